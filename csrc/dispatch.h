@@ -1,0 +1,33 @@
+// Which kernels run: one table for each instruction set the build has, the best one this CPU has picked once.
+#pragma once
+#include "kernels/pool.h"
+
+namespace striate {
+
+struct Kernels {
+  const char* isa;
+  PoolKernels<float> pool_f32;
+  PoolKernels<double> pool_f64;
+
+  template <class T>
+  const PoolKernels<T>& pool() const;
+};
+template <>
+inline const PoolKernels<float>& Kernels::pool<float>() const {
+  return pool_f32;
+}
+template <>
+inline const PoolKernels<double>& Kernels::pool<double>() const {
+  return pool_f64;
+}
+
+// The tables this CPU can run, slowest first; `count` is set to how many.
+const Kernels* const* available_kernels(int* count);
+
+// The table in use: the last available one, or the one STRIATE_ISA names when the library loads.
+const Kernels& kernels();
+
+// False if this machine has no instruction set of that name.
+bool use_kernels(const char* isa);
+
+}  // namespace striate

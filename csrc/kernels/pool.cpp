@@ -1,0 +1,828 @@
+// Pooling: y[o] = max or mean of x over the taps of output o.
+//
+// Layout. Vectors run across channels: lane k is channel k of one pixel, so that no stride, edge or row length of the
+// window ever meets a vector. In memory order (batch, depth, height, width, channels) that is how the data lies. In
+// (batch, channels, depth, height, width) a band of as many planes as a vector has lanes is turned on its way through the
+// cache, pooled by the very same code, and turned back: six shuffles a vector, where vectors along a row cost 100 cycles a
+// row of 7 outputs (docs/kernels/pool.md has the losing versions).
+//
+// Tile. The unit of work is a row of outputs (backward: of inputs), cut into columns where it is long, or in turned order
+// a band of rows that fits the second-level cache. Each value is computed whole by one unit, its terms in one order: the
+// bits do not depend on where the work is cut.
+//
+// Gather or scatter. Backward in channels order gathers: each input's gradient is summed from the outputs that look at it
+// and written once. In planes order max pooling scatters, into bands with one owner: one scalar add an output is less
+// than turning the data.
+//
+// Wide windows, and those whose taps vary (adaptive, global), reduce runs of consecutive values instead.
+#include "pool.h"
+
+#include <new>
+
+#include "../parallel.h"
+#include "../simd.h"
+
+namespace striate {
+namespace STRIATE_ISA {
+namespace {
+
+// ---------------------------------------------------------------------------------------------------------- geometry
+
+// Rows are many and short: a 32-bit division takes a third of a 64-bit one's time on older machines.
+inline int64_t quotient(int64_t a, int64_t b) {  // of nothing negative
+  if (b == 1) return a;
+  if (b == 2) return a >> 1;
+  return ((a | b) >> 32) == 0 ? int64_t(uint32_t(a) / uint32_t(b)) : a / b;
+}
+
+// The taps of output o that fall inside the input: at first, first + step, …, `count` of them, the first being tap `tap`.
+struct Look {
+  int64_t first, count, step, tap;
+};
+
+inline Look look(const Axis& a, int64_t o) {
+  if (a.size == 0) {  // adaptive; 128 bits because o·I may not fit 64
+    const int64_t first = int64_t(__int128(o) * a.input / a.output);
+    const int64_t end = int64_t((__int128(o + 1) * a.input + a.output - 1) / a.output);
+    return {first, end - first, 1, 0};
+  }
+  const int64_t start = o * a.stride - a.before;
+  const int64_t last = start + (a.size - 1) * a.dilation;
+  if (start >= 0 && last < a.input) return {start, a.size, a.dilation, 0};
+  const int64_t tap = start >= 0 ? 0 : (-start + a.dilation - 1) / a.dilation;
+  const int64_t first = start + tap * a.dilation;
+  if (first >= a.input || tap >= a.size) return {0, 0, 1, 0};
+  const int64_t room = (a.input - 1 - first) / a.dilation + 1;
+  return {first, room < a.size - tap ? room : a.size - tap, a.dilation, tap};
+}
+
+// The outputs that look at input i: first, first + step, …, `count` of them, through taps tap, tap - tap_step, …
+struct Seen {
+  int64_t first, count, step, tap, tap_step;
+};
+
+inline Seen seen(const Axis& a, int64_t i) {
+  if (a.size == 0) {
+    const int64_t first = int64_t(__int128(i) * a.output / a.input);
+    const int64_t end = int64_t((__int128(i + 1) * a.output + a.input - 1) / a.input);
+    return {first, end - first, 1, 0, 0};
+  }
+  const int64_t q = i + a.before;  // o·stride + t·dilation = q
+  if (a.dilation == 1) {
+    const int64_t first = q < a.size ? 0 : quotient(q - a.size, a.stride) + 1;
+    const int64_t last = quotient(q, a.stride), end = last < a.output ? last + 1 : a.output;
+    return {first, end > first ? end - first : 0, 1, q - first * a.stride, a.stride};
+  }
+  // Solutions step by (dilation/g, -stride/g), g the greatest common divisor; the first has the largest tap.
+  int64_t g = a.stride, r = a.dilation;
+  while (r != 0) {
+    const int64_t rest = g % r;
+    g = r;
+    r = rest;
+  }
+  const int64_t step = a.dilation / g, tap_step = a.stride / g, reach = q / a.dilation;
+  int64_t tap = reach < a.size - 1 ? reach : a.size - 1, tries = tap_step;
+  while (tap >= 0 && tries > 0 && (q - tap * a.dilation) % a.stride != 0) --tap, --tries;
+  if (tap < 0 || tries == 0) return {0, 0, 1, 0, 0};
+  const int64_t first = (q - tap * a.dilation) / a.stride, count = tap / tap_step + 1;
+  if (first >= a.output) return {0, 0, 1, 0, 0};
+  const int64_t room = (a.output - 1 - first) / step + 1;
+  return {first, room < count ? room : count, step, tap, tap_step};
+}
+
+// The inputs that any of the outputs [begin, end) looks at lie in [first, last), and the other way about.
+struct Range {
+  int64_t first, last;
+  int64_t size() const { return last > first ? last - first : 0; }
+};
+inline Range looked_at(const Axis& a, int64_t begin, int64_t end) {
+  if (a.size == 0) return {look(a, begin).first, look(a, end - 1).first + look(a, end - 1).count};
+  const int64_t first = begin * a.stride - a.before, last = (end - 1) * a.stride - a.before + (a.size - 1) * a.dilation + 1;
+  return {first > 0 ? first : 0, last < a.input ? last : a.input};
+}
+inline Range seen_by(const Axis& a, int64_t begin, int64_t end) {
+  if (a.size == 0) return {seen(a, begin).first, seen(a, end - 1).first + seen(a, end - 1).count};
+  const int64_t before_first = begin + a.before - (a.size - 1) * a.dilation, last = quotient(end - 1 + a.before, a.stride) + 1;
+  return {before_first <= 0 ? 0 : quotient(before_first + a.stride - 1, a.stride), last < a.output ? last : a.output};
+}
+
+// Taps of output o that average pooling counts.
+inline int64_t counted(const Axis& a, bool include_pad, int64_t o) {
+  if (!include_pad || a.size == 0) return look(a, o).count;
+  const int64_t start = o * a.stride - a.before, end = start + a.size, limit = a.input + a.after;
+  return (end < limit ? end : limit) - start;
+}
+
+constexpr int64_t kTileColumns = 256;
+constexpr int64_t kBandElements = 32768;  // 128 KiB of float turned at a time: an eighth to a half of a second-level cache
+
+template <class T>
+class Scratch {  // uninitialised, aligned to a cache line
+ public:
+  explicit Scratch(int64_t count)
+      : data_(static_cast<T*>(::operator new(size_t(count < 1 ? 1 : count) * sizeof(T), std::align_val_t(64)))) {}
+  ~Scratch() { ::operator delete(data_, std::align_val_t(64)); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  operator T*() const { return data_; }
+
+ private:
+  T* data_;
+};
+
+inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t tiles(int64_t count, int64_t tile) { return (count + tile - 1) / tile; }
+
+// Windows that reach over few enough rows and columns to be turned in bands. Average pooling of wide ones reduces runs.
+inline bool narrow(const Window& w) {
+  const auto reach = [](const Axis& a) { return a.size == 0 ? int64_t(1) << 40 : (a.size - 1) * a.dilation + 1; };
+  return reach(w.depth) <= 64 && reach(w.height) <= 64 && reach(w.width) <= 1024 && w.width.stride <= 64;
+}
+
+// ------------------------------------------------------------------------------------------------------------- layout
+
+template <auto V>
+struct Constant {
+  static constexpr auto value = V;
+};
+
+// Calls body(vectors, c, lanes) over channels: four vectors at a time, one, or (0) part of one. The last vector steps back
+// to end at the last channel and computes some again, which is cheaper than part of a vector.
+template <class T, class Body>
+inline void over_channels(int64_t channels, const Body& body) {
+  constexpr int64_t L = kLanes<T>;
+  int64_t c = 0;
+  for (; c + 4 * L <= channels; c += 4 * L) body(Constant<4>{}, c, L);
+  for (; c + L <= channels; c += L) body(Constant<1>{}, c, L);
+  if (c == channels) return;
+  if (channels > L)
+    body(Constant<1>{}, channels - L, L);
+  else
+    body(Constant<0>{}, c, channels - c);
+}
+
+// Where a pixel's neighbours are, in elements.
+struct Pitch {
+  int64_t deep, down, right;
+};
+
+// `count` consecutive values of each of `planes` planes, to vectors of one value a plane. Lanes beyond repeat the last plane.
+template <class T>
+inline void turn_in(const T* x, int64_t pitch, int64_t planes, int64_t count, T* lanes) {
+  constexpr int64_t L = kLanes<T>;
+  const T* plane[L];
+  for (int64_t k = 0; k < L; ++k) plane[k] = x + (k < planes ? k : planes - 1) * pitch;
+  Vector<T> rows[L];
+  if (count < L) {
+    for (int64_t k = 0; k < L; ++k) rows[k] = load_first<Vector<T>>(plane[k], count);
+    transpose<T>(rows);
+    for (int64_t k = 0; k < count; ++k) store(lanes + k * L, rows[k]);
+    return;
+  }
+  for (int64_t i = 0; i < count; i += L) {
+    if (i + L > count) i = count - L;  // some again: cheaper than part of a vector
+#pragma GCC unroll 16
+    for (int64_t k = 0; k < L; ++k) rows[k] = load(plane[k] + i);
+    transpose<T>(rows);
+#pragma GCC unroll 16
+    for (int64_t k = 0; k < L; ++k) store(lanes + (i + k) * L, rows[k]);
+  }
+}
+
+template <class T>
+inline Vector<T> load_lanes(const T* p) {
+  return load(p);
+}
+template <class T>
+inline Vector<T> load_lanes(const uint8_t* p) {
+  return (Vector<T>)from_bytes<T>(load_as<ByteVector<T>>(p));
+}
+template <class T>
+inline void store_lanes(T* p, const Vector<T>& v, int64_t n) {
+  store_first(p, v, n);
+}
+template <class T>
+inline void store_lanes(uint8_t* p, const Vector<T>& v, int64_t n) {
+  store_first(p, to_bytes<T>((IntVector<T>)v), n);
+}
+
+// And back. What: T, or uint8_t for tap numbers. At least L·L values of `lanes` are readable, whatever they hold.
+template <class T, class What>
+inline void turn_out(const What* lanes, int64_t count, What* y, int64_t pitch, int64_t planes) {
+  constexpr int64_t L = kLanes<T>;
+  for (int64_t i = 0; i < count; i += L) {
+    if (i + L > count && count >= L) i = count - L;
+    Vector<T> rows[L];
+#pragma GCC unroll 16
+    for (int64_t k = 0; k < L; ++k) rows[k] = load_lanes<T>(lanes + (i + k) * L);
+    transpose<T>(rows);
+    if (planes == L && count >= L) {
+#pragma GCC unroll 16
+      for (int64_t k = 0; k < L; ++k) store_lanes<T>(y + k * pitch + i, rows[k], L);
+    } else {
+      for (int64_t k = 0; k < planes; ++k) store_lanes<T>(y + k * pitch + i, rows[k], min(L, count));
+    }
+  }
+}
+
+// Turns a block of depths × rows × columns; `step` between depths, rows and columns consecutive.
+template <class T>
+inline void turn_block_in(const T* x, int64_t plane_pitch, int64_t planes, int64_t height, int64_t width, int64_t depths, int64_t step,
+                          int64_t rows, int64_t columns, T* lanes) {
+  constexpr int64_t L = kLanes<T>;
+  for (int64_t d = 0; d < depths; ++d)
+    if (columns == width)
+      turn_in(x + d * step * height * width, plane_pitch, planes, rows * columns, lanes + d * rows * columns * L);
+    else
+      for (int64_t h = 0; h < rows; ++h)
+        turn_in(x + (d * step * height + h) * width, plane_pitch, planes, columns, lanes + (d * rows + h) * columns * L);
+}
+
+// Runs row(from, pitch, channels, d, h, looks…, y, offset) over all output rows of the window, in either memory order.
+// `Row` computes `columns` outputs: see MaxRow and AvgRow.
+template <class T, class Row>
+void forward(const PoolShape& p, const T* x, T* y, uint8_t* offset, const Row& row) {
+  constexpr int64_t L = kLanes<T>;
+  const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
+  if (p.channels_last) {
+    const int64_t C = p.channels, tile = min(W.output, max(1, 16 * kTileColumns / C)), rows = p.batch * D.output * H.output;
+    const Pitch pitch = {H.input * W.input * C, W.input * C, C};
+    parallel_for(tiles(W.output, tile) * rows, tile * C * 8, [=](int64_t begin, int64_t end) {
+      Scratch<Look> across(tile);
+      for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t column = unit / rows * tile, columns = min(tile, W.output - column);
+        const int64_t oh = unit % rows % H.output, od = unit % rows / H.output % D.output, n = unit % rows / H.output / D.output;
+        if (unit == begin || unit % rows == 0)
+          for (int64_t j = 0; j < columns; ++j) across[j] = look(W, column + j);
+        const int64_t out = ((unit % rows) * W.output + column) * C;
+        row(x + n * D.input * pitch.deep, pitch, C, od, oh, column, look(D, od), look(H, oh), across, columns, y + out,
+            offset ? offset + out : nullptr);
+      }
+    });
+    return;
+  }
+  const int64_t planes = p.batch * p.channels, in = D.input * H.input * W.input, outs = D.output * H.output * W.output;
+  const int64_t tile = min(W.output, max(1, kTileColumns / W.stride));
+  const int64_t columns_in = min(W.input, (tile - 1) * W.stride + (W.size - 1) * W.dilation + 1), reach = (H.size - 1) * H.dilation + 1;
+  const int64_t fit = kBandElements / L / columns_in / min(D.size, D.input) - reach;
+  const int64_t band = min(H.output, fit < 0 ? 1 : fit / H.stride + 1), bands = tiles(H.output, band);
+  const int64_t rows_in = min(H.input, (band - 1) * H.stride + reach), groups = tiles(planes, L);
+  parallel_for(tiles(W.output, tile) * groups * D.output * bands, band * tile * L * 8, [=](int64_t begin, int64_t end) {
+    Scratch<Look> across(tile);
+    Scratch<T> turned(min(D.size, D.input) * rows_in * columns_in * L), out(band * tile * L + L * L);
+    Scratch<uint8_t> tap(band * tile * L + L * L);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t oh0 = unit % bands * band, oh1 = min(H.output, oh0 + band), od = unit / bands % D.output;
+      const int64_t group = unit / bands / D.output % groups, column = unit / bands / D.output / groups * tile;
+      const int64_t columns = min(tile, W.output - column), first = group * L, lanes = min(L, planes - first);
+      const Range high = looked_at(H, oh0, oh1), wide = looked_at(W, column, column + columns);
+      const Look ld = look(D, od);
+      turn_block_in<T>(x + first * in + (ld.first * H.input + high.first) * W.input + wide.first, in, lanes, H.input, W.input, ld.count,
+                       ld.step, high.size(), wide.size(), turned);
+      for (int64_t j = 0; j < columns; ++j) across[j] = look(W, column + j), across[j].first -= wide.first;
+      const Pitch pitch = {high.size() * wide.size() * L, wide.size() * L, L};
+      for (int64_t oh = oh0; oh < oh1; ++oh) {
+        Look lh = look(H, oh);
+        lh.first -= high.first;
+        row(turned, pitch, L, od, oh, column, Look{0, ld.count, 1, ld.tap}, lh, across, columns, out + (oh - oh0) * columns * L,
+            offset ? tap + (oh - oh0) * columns * L : nullptr);
+      }
+      const int64_t to = first * outs + (od * H.output + oh0) * W.output + column;
+      for (int64_t oh = oh0; oh < oh1; oh += columns == W.output ? band : 1) {
+        const int64_t count = columns == W.output ? (oh1 - oh0) * columns : columns, from = (oh - oh0) * columns * L;
+        turn_out<T>(out + from, count, y + to + (oh - oh0) * W.output, outs, lanes);
+        if (offset) turn_out<T>(tap + from, count, offset + to + (oh - oh0) * W.output, outs, lanes);
+      }
+    }
+  });
+}
+
+// ---------------------------------------------------------------------------------------------------------------- max
+
+// NaN wins, the last one; among equals the first. `place` follows.
+template <class T>
+inline void take_larger(Vector<T>& best, IntVector<T>& place, const Vector<T>& v, const IntVector<T>& at) {
+  const IntVector<T> better = (v > best) | (v != v);
+  best = better ? v : best;
+  place = better ? at : place;
+}
+
+// How taps are numbered: by their order in the window (offset), or by their position in the plane (index).
+struct Numbering {
+  int64_t first, deep, down, right;  // of the first valid tap, and from tap to tap
+};
+
+template <class T, int Blocks, class Where>
+inline void max_pixel(const T* x, const Pitch& pitch, const Look& ld, const Look& lh, const Look& lw, const Numbering& number,
+                      int64_t lanes, T* y, Where* where) {
+  constexpr int B = Blocks == 0 ? 1 : Blocks;
+  constexpr int64_t L = kLanes<T>;
+  const int64_t deep = ld.step * pitch.deep, down = lh.step * pitch.down, right = lw.step * pitch.right;
+  Vector<T> best[B];
+  IntVector<T> place[B];
+  for (int b = 0; b < B; ++b) best[b] = broadcast(-T(__builtin_inf())), place[b] = broadcast_int<T>(number.first);
+  const IntVector<T> next = broadcast_int<T>(number.right);
+  for (int64_t d = 0; d < ld.count; ++d)
+    for (int64_t h = 0; h < lh.count; ++h) {
+      const T* from = x + d * deep + h * down;
+      IntVector<T> at = broadcast_int<T>(number.first + d * number.deep + h * number.down);
+      for (int64_t w = 0; w < lw.count; ++w, from += right, at += next)
+        for (int b = 0; b < B; ++b)
+          take_larger<T>(best[b], place[b], Blocks == 0 ? load_first<Vector<T>>(from, lanes) : load(from + b * L), at);
+    }
+  for (int b = 0; b < B; ++b) {
+    store_first(y + b * L, best[b], lanes);
+    if (where == nullptr) continue;
+    if constexpr (sizeof(Where) == 1)
+      store_first(where + b * L, to_bytes<T>(place[b]), lanes);
+    else
+      for (int64_t k = 0; k < lanes; ++k) where[b * L + k] = place[b][k];
+  }
+}
+
+template <class T>
+void max_offset(const PoolShape& p, const T* x, T* y, uint8_t* offset) {
+  const int64_t row_taps = p.window.width.size, plane_taps = p.window.height.size * row_taps;
+  forward(p, x, y, offset,
+          [=](const T* from, const Pitch& pitch, int64_t channels, int64_t, int64_t, int64_t, const Look& ld, const Look& lh,
+              const Look* across, int64_t columns, T* to, uint8_t* tap) {
+            from += ld.first * pitch.deep + lh.first * pitch.down;
+            for (int64_t j = 0; j < columns; ++j) {
+              const Look lw = across[j];
+              const Numbering number = {ld.tap * plane_taps + lh.tap * row_taps + lw.tap, plane_taps, row_taps, 1};
+              over_channels<T>(channels, [&](auto blocks, int64_t c, int64_t lanes) {
+                max_pixel<T, decltype(blocks)::value>(from + lw.first * pitch.right + c, pitch, ld, lh, lw, number, lanes,
+                                                      to + j * channels + c, tap ? tap + j * channels + c : nullptr);
+              });
+            }
+          });
+}
+
+// Gathers, in channels order.
+template <class T>
+void max_offset_backward_channels(const PoolShape& p, const T* dy, const uint8_t* offset, T* dx) {
+  constexpr int64_t L = kLanes<T>;
+  const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
+  const int64_t C = p.channels, tile = min(W.input, max(1, 16 * kTileColumns / C)), rows = p.batch * D.input * H.input;
+  parallel_for(tiles(W.input, tile) * rows, tile * C * 4, [=](int64_t begin, int64_t end) {
+    Scratch<Seen> across(tile);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t column = unit / rows * tile, columns = min(tile, W.input - column);
+      const int64_t ih = unit % rows % H.input, id = unit % rows / H.input % D.input, n = unit % rows / H.input / D.input;
+      if (unit == begin || unit % rows == 0)
+        for (int64_t j = 0; j < columns; ++j) across[j] = seen(W, column + j);
+      const Seen sd = seen(D, id), sh = seen(H, ih);
+      T* to = dx + (unit % rows * W.input + column) * C;
+      for (int64_t j = 0; j < columns; ++j, to += C) {
+        const Seen sw = across[j];
+        over_channels<T>(C, [&](auto blocks, int64_t c, int64_t lanes) {
+          constexpr int Blocks = decltype(blocks)::value, B = Blocks == 0 ? 1 : Blocks;
+          Vector<T> sum[B] = {};
+          for (int64_t d = 0; d < sd.count; ++d)
+            for (int64_t h = 0; h < sh.count; ++h) {
+              const int64_t row = ((n * D.output + sd.first + d * sd.step) * H.output + sh.first + h * sh.step) * W.output;
+              int64_t tap = ((sd.tap - d * sd.tap_step) * H.size + sh.tap - h * sh.tap_step) * W.size + sw.tap;
+              int64_t from = (row + sw.first) * C + c;
+              for (int64_t w = 0; w < sw.count; ++w, tap -= sw.tap_step, from += sw.step * C)
+                for (int b = 0; b < B; ++b) {
+                  const ByteVector<T> chosen =
+                      Blocks == 0 ? load_first<ByteVector<T>>(offset + from, lanes) : load_as<ByteVector<T>>(offset + from + b * L);
+                  const Vector<T> gradient = Blocks == 0 ? load_first<Vector<T>>(dy + from, lanes) : load(dy + from + b * L);
+                  sum[b] += from_bytes<T>(chosen) == broadcast_int<T>(tap) ? gradient : Vector<T>{};
+                }
+            }
+          for (int b = 0; b < B; ++b) store_first(to + c + b * L, sum[b], lanes);
+        });
+      }
+    }
+  });
+}
+
+// Tap numbers to displacements from a window's corner: both are sums, so one table serves every output.
+struct Displacements {
+  int64_t of[256];
+  explicit Displacements(const Window& w) {
+    const int64_t taps = w.depth.size * w.height.size * w.width.size;
+    for (int64_t t = 0; t < taps; ++t) {
+      const int64_t td = t / w.width.size / w.height.size, th = t / w.width.size % w.height.size, tw = t % w.width.size;
+      of[t] = (td * w.depth.dilation * w.height.input + th * w.height.dilation) * w.width.input + tw * w.width.dilation;
+    }
+    for (int64_t t = taps; t < 256; ++t) of[t] = -(int64_t(1) << 61);  // no such tap
+  }
+};
+
+// Scatters, in planes order, into bands that fit the first-level cache. A band takes what falls into it, whoever computed
+// `offset`: nothing is written outside. Outputs come in order, so that every sum has one order.
+template <class T>
+void max_offset_backward_planes(const PoolShape& p, const T* dy, const uint8_t* offset, T* dx) {
+  const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
+  const int64_t plane = H.input * W.input, planes = p.batch * p.channels;
+  // cut the first axis that has anything to cut
+  const Axis cut = D.input > 1 ? D : H.input > 1 ? H : W;
+  const int64_t slab = D.input > 1 ? plane : H.input > 1 ? W.input : 1;
+  const int64_t band = max(1, min(cut.input, 8192 / slab)), bands = tiles(cut.input, band);
+  parallel_for(planes * bands, band * slab, [=](int64_t begin, int64_t end) {
+    const Displacements moved(p.window);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t n = unit / bands, first = unit % bands * band, last = min(cut.input, first + band);
+      const Range all = seen_by(cut, first, last);
+      const Range deep = D.input > 1 ? all : Range{0, D.output};
+      const Range high = D.input == 1 && H.input > 1 ? all : Range{0, H.output};
+      const Range wide = D.input == 1 && H.input == 1 ? all : Range{0, W.output};
+      T* to = dx + n * D.input * plane + first * slab;
+      const uint64_t length = uint64_t((last - first) * slab);
+      memset(to, 0, length * sizeof(T));
+      for (int64_t od = deep.first; od < deep.last; ++od)
+        for (int64_t oh = high.first; oh < high.last; ++oh) {
+          const int64_t out = ((n * D.output + od) * H.output + oh) * W.output;
+          int64_t corner = (od * D.stride - D.before) * plane + (oh * H.stride - H.before) * W.input - W.before - first * slab;
+          corner += wide.first * W.stride;
+          for (int64_t ow = wide.first; ow < wide.last; ++ow, corner += W.stride) {
+            const uint64_t at = uint64_t(corner + moved.of[offset[out + ow]]);
+            if (at < length) to[at] += dy[out + ow];
+          }
+        }
+    }
+  });
+}
+
+template <class T>
+void max_offset_backward(const PoolShape& p, const T* dy, const uint8_t* offset, T* dx) {
+  p.channels_last ? max_offset_backward_channels(p, dy, offset, dx) : max_offset_backward_planes(p, dy, offset, dx);
+}
+
+void offset_to_index(const PoolShape& p, const uint8_t* offset, int64_t* index) {
+  const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
+  const int64_t outer = p.channels_last ? p.batch : p.batch * p.channels, inner = p.channels_last ? p.channels : 1;
+  parallel_for(outer * D.output * H.output, W.output * inner, [=](int64_t begin, int64_t end) {
+    const Displacements moved(p.window);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t oh = unit % H.output, od = unit / H.output % D.output;
+      const int64_t corner = ((od * D.stride - D.before) * H.input + oh * H.stride - H.before) * W.input - W.before;
+      const bool empty = look(D, od).count * look(H, oh).count == 0;
+      int64_t out = unit * W.output * inner;
+      for (int64_t ow = 0; ow < W.output; ++ow) {
+        const bool none = empty || look(W, ow).count == 0;
+        for (int64_t c = 0; c < inner; ++c, ++out) index[out] = none ? -1 : corner + ow * W.stride + moved.of[offset[out]];
+      }
+    }
+  });
+}
+
+// The largest of a run of values, then its place: reading the run a second time from cache is cheaper than carrying a
+// place along in every lane.
+template <class T>
+struct Largest {
+  T value = -T(__builtin_inf());
+  int64_t index = -1;
+
+  void take(const T* run, int64_t count, int64_t step, int64_t at) {
+    constexpr int64_t L = kLanes<T>;
+    T largest = run[0];
+    bool nan = false;
+    int64_t i = 0;
+    if (step == 1 && count >= L) {
+      Vector<T> best = load(run);
+      IntVector<T> odd = best != best;
+      for (; i + L <= count; i += L) {
+        const Vector<T> v = load(run + i);
+        odd |= v != v;
+        best = v > best ? v : best;
+      }
+      for (int64_t k = 0; k < L; ++k) {
+        nan |= odd[k] != 0;
+        largest = best[k] > largest ? best[k] : largest;
+      }
+    }
+    for (; i < count; ++i) {
+      nan |= run[i * step] != run[i * step];
+      largest = run[i * step] > largest ? run[i * step] : largest;
+    }
+    if (nan) {
+      i = count - 1;
+      while (run[i * step] == run[i * step]) --i;
+    } else if (index < 0 || largest > value) {
+      i = 0;
+      while (run[i * step] != largest) ++i;
+    } else {
+      return;
+    }
+    value = run[i * step];
+    index = at + i * step;
+  }
+};
+
+template <class T>
+void max_index_planes(const PoolShape& p, const T* x, T* y, int64_t* index) {
+  const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
+  const int64_t outer = p.batch * p.channels, row = W.input, plane = H.input * row;
+  const int64_t per_output = D.input / D.output + H.input / H.output + W.input / W.output;
+  parallel_for(outer * D.output * H.output * W.output, per_output, [=](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t ow = unit % W.output, oh = unit / W.output % H.output, nd = unit / W.output / H.output;
+      const Look ld = look(D, nd % D.output), lh = look(H, oh), lw = look(W, ow);
+      const T* from = x + nd / D.output * D.input * plane;
+      const bool whole_rows = lw.count == row && lh.step == 1;
+      Largest<T> largest;
+      for (int64_t d = 0; d < ld.count; ++d)
+        for (int64_t h = 0; h < (whole_rows ? 1 : lh.count); ++h) {
+          const int64_t at = (ld.first + d * ld.step) * plane + (lh.first + h * lh.step) * row + lw.first;
+          largest.take(from + at, whole_rows ? row * lh.count : lw.count, lw.step, at);
+        }
+      const int64_t out = (nd * H.output + oh) * W.output + ow;
+      y[out] = largest.value;
+      index[out] = largest.index;
+    }
+  });
+}
+
+template <class T>
+void max_index_channels(const PoolShape& p, const T* x, T* y, int64_t* index) {
+  constexpr int64_t kBlock = 4 * kLanes<T>;
+  const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
+  const int64_t C = p.channels, blocks = tiles(C, kBlock);
+  const Pitch pitch = {H.input * W.input * C, W.input * C, C};
+  const int64_t per_output = D.input / D.output + H.input / H.output + W.input / W.output;
+  parallel_for(p.batch * D.output * H.output * W.output * blocks, per_output * kBlock, [=](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t c0 = unit % blocks * kBlock, out = unit / blocks, n = out / W.output / H.output / D.output;
+      const Look ld = look(D, out / W.output / H.output % D.output), lh = look(H, out / W.output % H.output), lw = look(W, out % W.output);
+      const int64_t first = (ld.first * H.input + lh.first) * W.input + lw.first;
+      const bool none = ld.count * lh.count * lw.count == 0;
+      const Numbering number = {none ? -1 : first, ld.step * H.input * W.input, lh.step * W.input, lw.step};
+      over_channels<T>(min(kBlock, C - c0), [&](auto blocks, int64_t c, int64_t lanes) {
+        max_pixel<T, decltype(blocks)::value>(x + n * D.input * pitch.deep + first * C + c0 + c, pitch, ld, lh, lw, number, lanes,
+                                              y + out * C + c0 + c, index + out * C + c0 + c);
+      });
+    }
+  });
+}
+
+template <class T>
+void max_index(const PoolShape& p, const T* x, T* y, int64_t* index) {
+  p.channels_last ? max_index_channels(p, x, y, index) : max_index_planes(p, x, y, index);
+}
+
+// One owner a plane (or a block of channels of an image), outputs in order: no races, and the same sum on any thread count.
+template <class T>
+bool max_index_backward(const PoolShape& p, const T* dy, const int64_t* index, T* dx) {
+  const Window& w = p.window;
+  const int64_t inputs = w.depth.input * w.height.input * w.width.input, outputs = w.depth.output * w.height.output * w.width.output;
+  const int64_t block = p.channels_last ? min(p.channels, 64) : 1, blocks = (p.channels + block - 1) / block;
+  const int64_t pitch = p.channels_last ? p.channels : 1;
+  int all_inside = 1, *inside = &all_inside;
+  parallel_for(p.batch * blocks, (inputs + outputs) * block, [=](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t c = unit % blocks * block, width = min(block, p.channels - c), n = unit / blocks;
+      T* to = dx + (p.channels_last ? n * inputs * p.channels + c : unit * inputs);
+      const int64_t from = p.channels_last ? n * outputs * p.channels + c : unit * outputs;
+      if (width == pitch)
+        memset(to, 0, size_t(inputs * width) * sizeof(T));
+      else
+        for (int64_t i = 0; i < inputs; ++i) memset(to + i * pitch, 0, size_t(width) * sizeof(T));
+      for (int64_t o = 0; o < outputs; ++o)
+        for (int64_t k = 0; k < width; ++k) {
+          const int64_t at = index[from + o * pitch + k];
+          if (at >= 0 && at < inputs)
+            to[at * pitch + k] += dy[from + o * pitch + k];
+          else if (at != -1)  // -1: a window with no tap inside the input
+            __atomic_store_n(inside, 0, __ATOMIC_RELAXED);
+        }
+    }
+  });
+  return all_inside != 0;
+}
+
+// ------------------------------------------------------------------------------------------------------------ average
+
+template <class T>
+inline T sum_run(const T* run, int64_t count) {
+  constexpr int64_t L = kLanes<T>;
+  T total = 0;
+  int64_t i = 0;
+  if (count >= 2 * L) {
+    Vector<T> a = {}, b = {};
+    for (; i + 2 * L <= count; i += 2 * L) a += load(run + i), b += load(run + i + L);
+    a += b;
+    for (int64_t half = L / 2; half > 0; half /= 2)
+      for (int64_t k = 0; k < half; ++k) a[k] += a[k + half];
+    total = a[0];
+  }
+  for (; i < count; ++i) total += run[i];
+  return total;
+}
+
+template <class T>
+inline T divisor(const PoolShape& p, AvgDivisor by, int64_t od, int64_t oh) {  // all but the width's factor
+  if (by.divisor_override != 0) return T(by.divisor_override);
+  return T(counted(p.window.depth, by.count_include_pad, od) * counted(p.window.height, by.count_include_pad, oh));
+}
+template <class T>
+inline T divisor(const PoolShape& p, AvgDivisor by, int64_t ow) {
+  return by.divisor_override != 0 ? T(1) : T(counted(p.window.width, by.count_include_pad, ow));
+}
+
+template <class T>
+void avg_bands(const PoolShape& p, AvgDivisor by, const T* x, T* y) {
+  forward(p, x, y, nullptr,
+          [=](const T* from, const Pitch& pitch, int64_t channels, int64_t od, int64_t oh, int64_t column, const Look& ld, const Look& lh,
+              const Look* across, int64_t columns, T* to, uint8_t*) {
+            constexpr int64_t L = kLanes<T>;
+            const T rows = divisor<T>(p, by, od, oh);
+            from += ld.first * pitch.deep + lh.first * pitch.down;
+            for (int64_t j = 0; j < columns; ++j) {
+              const Look lw = across[j];
+              const Vector<T> count = broadcast(rows * divisor<T>(p, by, column + j));
+              over_channels<T>(channels, [&](auto blocks, int64_t c, int64_t lanes) {
+                constexpr int Blocks = decltype(blocks)::value, B = Blocks == 0 ? 1 : Blocks;
+                Vector<T> total[B] = {};
+                for (int64_t d = 0; d < ld.count; ++d)
+                  for (int64_t h = 0; h < lh.count; ++h) {
+                    const T* row = from + d * pitch.deep + h * pitch.down + lw.first * pitch.right + c;
+                    Vector<T> sum[B] = {};  // each row on its own first: a sum's error grows with its length
+                    for (int64_t t = 0; t < lw.count; ++t, row += pitch.right)
+                      for (int b = 0; b < B; ++b) sum[b] += Blocks == 0 ? load_first<Vector<T>>(row, lanes) : load(row + b * L);
+                    for (int b = 0; b < B; ++b) total[b] += sum[b];
+                  }
+                for (int b = 0; b < B; ++b) store_first(to + j * channels + c + b * L, total[b] / count, lanes);
+              });
+            }
+          });
+}
+
+// A window is a few runs of consecutive values; whole rows, then whole planes, join into one run.
+template <class T>
+void avg_planes_wide(const PoolShape& p, AvgDivisor by, const T* x, T* y) {
+  const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
+  const int64_t outer = p.batch * p.channels, row = W.input, plane = H.input * row;
+  const int64_t per_output = D.input / D.output + H.input / H.output + W.input / W.output;
+  parallel_for(outer * D.output * H.output * W.output, per_output, [=](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t ow = unit % W.output, oh = unit / W.output % H.output, nd = unit / W.output / H.output;
+      const int64_t od = nd % D.output;
+      const Look ld = look(D, od), lh = look(H, oh), lw = look(W, ow);
+      int64_t run = lw.count, rows = lh.count, planes = ld.count;
+      if (run == row) run *= rows, rows = 1;
+      if (run == plane) run *= planes, planes = 1;
+      const T* from = x + (nd / D.output * D.input + ld.first) * plane + lh.first * row + lw.first;
+      T sum = 0;
+      for (int64_t d = 0; d < planes; ++d)
+        for (int64_t h = 0; h < rows; ++h) sum += sum_run(from + d * plane + h * row, run);
+      y[(nd * H.output + oh) * W.output + ow] = sum / (divisor<T>(p, by, od, oh) * divisor<T>(p, by, ow));
+    }
+  });
+}
+
+// How many outputs, at most, look at any of n neighbouring inputs.
+inline int64_t most_seen(const Axis& a, int64_t n) {
+  return min(a.output, a.size == 0 ? n * a.output / a.input + 2 : (n + a.size - 2) / a.stride + 1);
+}
+
+// A row of dx: first, for each output column, what the outputs above and below pass back (the sum of dy / divisor); then
+// across the columns. `from` is the first output of the rows and columns that are heard.
+template <class T>
+struct AvgBackRow {
+  PoolShape p;
+  AvgDivisor by;
+
+  void operator()(const T* from, const Pitch& pitch, int64_t channels, const Seen& sd, const Seen& sh, const Range& wide,
+                  const Seen* across, int64_t columns, T* passed, T* to) const {
+    constexpr int64_t L = kLanes<T>;
+    const int64_t C = channels;
+    if (sd.count * sh.count == 0) memset(passed, 0, size_t(wide.size() * C) * sizeof(T));
+    for (int64_t d = 0; d < sd.count; ++d)
+      for (int64_t h = 0; h < sh.count; ++h) {
+        const T rows = divisor<T>(p, by, sd.first + d, sh.first + h);
+        for (int64_t o = 0; o < wide.size(); ++o) {
+          const T count = rows * divisor<T>(p, by, wide.first + o);
+          const T* gradient = from + d * pitch.deep + h * pitch.down + o * C;
+          T* sum = passed + o * C;
+          if (d + h == 0)
+            for (int64_t c = 0; c < C; ++c) sum[c] = gradient[c] / count;
+          else
+            for (int64_t c = 0; c < C; ++c) sum[c] += gradient[c] / count;
+        }
+      }
+    for (int64_t j = 0; j < columns; ++j, to += C) {
+      const int64_t heard = across[j].count;
+      const T* first = passed + (heard > 0 ? (across[j].first - wide.first) * C : 0);
+      over_channels<T>(C, [&](auto blocks, int64_t c, int64_t lanes) {
+        constexpr int Blocks = decltype(blocks)::value, B = Blocks == 0 ? 1 : Blocks;
+        Vector<T> sum[B] = {};
+        for (int64_t o = 0; o < heard; ++o)
+          for (int b = 0; b < B; ++b)
+            sum[b] += Blocks == 0 ? load_first<Vector<T>>(first + o * C + c, lanes) : load(first + o * C + c + b * L);
+        for (int b = 0; b < B; ++b) store_first(to + c + b * L, sum[b], lanes);
+      });
+    }
+  }
+};
+
+template <class T>
+void avg_backward_channels(const PoolShape& p, AvgDivisor by, const T* dy, T* dx) {
+  const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
+  const int64_t C = p.channels, tile = min(W.input, max(1, 16 * kTileColumns / C)), rows = p.batch * D.input * H.input;
+  const Pitch pitch = {H.output * W.output * C, W.output * C, C};
+  const AvgBackRow<T> row = {p, by};
+  parallel_for(tiles(W.input, tile) * rows, tile * C * 4, [=](int64_t begin, int64_t end) {
+    Scratch<Seen> across(tile);
+    Scratch<T> passed(most_seen(W, tile) * C);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t column = unit / rows * tile, columns = min(tile, W.input - column);
+      const int64_t ih = unit % rows % H.input, id = unit % rows / H.input % D.input, n = unit % rows / H.input / D.input;
+      if (unit == begin || unit % rows == 0)
+        for (int64_t j = 0; j < columns; ++j) across[j] = seen(W, column + j);
+      const Seen sd = seen(D, id), sh = seen(H, ih);
+      const Range wide = seen_by(W, column, column + columns);
+      row(dy + (n * D.output + sd.first) * pitch.deep + sh.first * pitch.down + wide.first * C, pitch, C, sd, sh, wide, across, columns,
+          passed, dx + (unit % rows * W.input + column) * C);
+    }
+  });
+}
+
+template <class T>
+void avg_backward_bands(const PoolShape& p, AvgDivisor by, const T* dy, T* dx) {
+  constexpr int64_t L = kLanes<T>;
+  const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
+  const int64_t planes = p.batch * p.channels, ins = D.input * H.input * W.input, outs = D.output * H.output * W.output;
+  const int64_t tile = min(W.input, kTileColumns), band = min(H.input, max(1, kBandElements / L / tile));
+  const int64_t bands = tiles(H.input, band), groups = tiles(planes, L);
+  const int64_t heard = most_seen(D, 1) * most_seen(H, band) * most_seen(W, tile);
+  const AvgBackRow<T> row = {p, by};
+  parallel_for(tiles(W.input, tile) * groups * D.input * bands, band * tile * L * 4, [=](int64_t begin, int64_t end) {
+    Scratch<Seen> across(tile);
+    Scratch<T> turned(heard * L), passed(most_seen(W, tile) * L), out(band * tile * L + L * L);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t ih0 = unit % bands * band, ih1 = min(H.input, ih0 + band), id = unit / bands % D.input;
+      const int64_t group = unit / bands / D.input % groups, column = unit / bands / D.input / groups * tile;
+      const int64_t columns = min(tile, W.input - column), first = group * L, lanes = min(L, planes - first);
+      const Range high = seen_by(H, ih0, ih1), wide = seen_by(W, column, column + columns);
+      const Seen sd = seen(D, id);
+      if (high.size() * wide.size() > 0)
+        turn_block_in<T>(dy + first * outs + (sd.first * H.output + high.first) * W.output + wide.first, outs, lanes, H.output, W.output,
+                         sd.count, 1, high.size(), wide.size(), turned);
+      for (int64_t j = 0; j < columns; ++j) across[j] = seen(W, column + j);
+      const Pitch pitch = {high.size() * wide.size() * L, wide.size() * L, L};
+      for (int64_t ih = ih0; ih < ih1; ++ih) {
+        const Seen sh = seen(H, ih);
+        row(turned + (sh.first - high.first) * pitch.down, pitch, L, sd, sh, wide, across, columns, passed, out + (ih - ih0) * columns * L);
+      }
+      T* to = dx + first * ins + (id * H.input + ih0) * W.input + column;
+      if (columns == W.input)
+        turn_out<T>(static_cast<const T*>(out), (ih1 - ih0) * columns, to, ins, lanes);
+      else
+        for (int64_t h = 0; h < ih1 - ih0; ++h) turn_out<T>(out + h * columns * L, columns, to + h * W.input, ins, lanes);
+    }
+  });
+}
+
+template <class T>
+void avg_backward_planes_wide(const PoolShape& p, AvgDivisor by, const T* dy, T* dx) {
+  const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
+  const int64_t outer = p.batch * p.channels;
+  parallel_for(outer * D.input * H.input, W.input, [=](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t ih = unit % H.input, id = unit / H.input % D.input, n = unit / H.input / D.input;
+      const Seen sd = seen(D, id), sh = seen(H, ih);
+      T* to = dx + ((n * D.input + id) * H.input + ih) * W.input;
+      memset(to, 0, size_t(W.input) * sizeof(T));
+      for (int64_t ow = 0; ow < W.output; ++ow) {
+        const Look lw = look(W, ow);
+        const T across = divisor<T>(p, by, ow);
+        T passed = 0;
+        for (int64_t d = 0; d < sd.count; ++d)
+          for (int64_t h = 0; h < sh.count; ++h) {
+            const int64_t od = sd.first + d, oh = sh.first + h;
+            passed += dy[((n * D.output + od) * H.output + oh) * W.output + ow] / (divisor<T>(p, by, od, oh) * across);
+          }
+        for (int64_t i = lw.first; i < lw.first + lw.count; ++i) to[i] += passed;
+      }
+    }
+  });
+}
+
+template <class T>
+void avg(const PoolShape& p, AvgDivisor by, const T* x, T* y) {
+  p.channels_last || narrow(p.window) ? avg_bands(p, by, x, y) : avg_planes_wide(p, by, x, y);
+}
+
+template <class T>
+void avg_backward(const PoolShape& p, AvgDivisor by, const T* dy, T* dx) {
+  if (p.channels_last)
+    avg_backward_channels(p, by, dy, dx);
+  else
+    narrow(p.window) ? avg_backward_bands(p, by, dy, dx) : avg_backward_planes_wide(p, by, dy, dx);
+}
+
+}  // namespace
+
+extern const PoolKernels<float> pool_f32;
+extern const PoolKernels<double> pool_f64;
+#define STRIATE_POOL(T) \
+  {max_offset<T>, max_offset_backward<T>, offset_to_index, max_index<T>, max_index_backward<T>, avg<T>, avg_backward<T>}
+const PoolKernels<float> pool_f32 = STRIATE_POOL(float);
+const PoolKernels<double> pool_f64 = STRIATE_POOL(double);
+
+}  // namespace STRIATE_ISA
+}  // namespace striate

@@ -1,0 +1,180 @@
+// One vector type for every instruction set: GCC and Clang vector extensions, as wide as the file's target allows.
+// Everything lives in the namespace of the instruction set, so that no linker can hand AVX code to an older machine.
+#pragma once
+#include <stdint.h>
+#include <string.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#ifndef STRIATE_ISA
+#error "compile kernels once per instruction set with -DSTRIATE_ISA=name (CMakeLists.txt does)"
+#endif
+
+namespace striate {
+namespace STRIATE_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <class T>
+constexpr int kLanes = kVectorBytes / int(sizeof(T));
+
+template <class T>
+struct Lane;
+template <>
+struct Lane<float> {
+  using Int = int32_t;
+};
+template <>
+struct Lane<double> {
+  using Int = int64_t;
+};
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kVectorBytes)));
+};
+template <class T>
+using Vector = typename VectorOf<T>::type;
+// A mask is a vector of integers as wide as T: all ones where true, zero where false. So is a vector of positions.
+template <class T>
+using IntVector = Vector<typename Lane<T>::Int>;
+template <class T>
+struct BytesOf {
+  typedef uint8_t type __attribute__((vector_size(kLanes<T>)));
+};
+template <class T>
+using ByteVector = typename BytesOf<T>::type;  // one byte for each lane of T
+
+// Unaligned. Typed rather than by memcpy, which would tell the compiler that a store may change anything.
+template <class V, class P>
+inline V load_as(const P* p) {
+  typedef V Loose __attribute__((aligned(1)));
+  return *reinterpret_cast<const Loose*>(p);
+}
+template <class T>
+inline Vector<T> load(const T* p) {
+  return load_as<Vector<T>>(p);
+}
+template <class V, class P>
+inline void store(P* p, const V& v) {
+  typedef V Loose __attribute__((aligned(1)));
+  *reinterpret_cast<Loose*>(p) = v;
+}
+// The first n values alone, zeros behind. By halves: a copy of unknown length would be a function call.
+template <class V, class P>
+inline V load_first(const P* p, int64_t n) {
+  V v = {};
+  char* to = reinterpret_cast<char*>(&v);
+  const char* from = reinterpret_cast<const char*>(p);
+  const size_t bytes = size_t(n) * sizeof(P);
+  if (bytes >= sizeof(V)) return load_as<V>(p);
+  if (bytes & 32) memcpy(to, from, 32), to += 32, from += 32;
+  if (bytes & 16) memcpy(to, from, 16), to += 16, from += 16;
+  if (bytes & 8) memcpy(to, from, 8), to += 8, from += 8;
+  if (bytes & 4) memcpy(to, from, 4), to += 4, from += 4;
+  if (bytes & 2) memcpy(to, from, 2), to += 2, from += 2;
+  if (bytes & 1) *to = *from;
+  return v;
+}
+template <class V, class P>
+inline void store_first(P* p, const V& v, int64_t n) {
+  char* to = reinterpret_cast<char*>(p);
+  const char* from = reinterpret_cast<const char*>(&v);
+  const size_t bytes = size_t(n) * sizeof(P);
+  if (bytes >= sizeof(V)) return store(p, v);
+  if (bytes & 32) memcpy(to, from, 32), to += 32, from += 32;
+  if (bytes & 16) memcpy(to, from, 16), to += 16, from += 16;
+  if (bytes & 8) memcpy(to, from, 8), to += 8, from += 8;
+  if (bytes & 4) memcpy(to, from, 4), to += 4, from += 4;
+  if (bytes & 2) memcpy(to, from, 2), to += 2, from += 2;
+  if (bytes & 1) *to = *from;
+}
+
+template <class T>
+inline Vector<T> broadcast(T value) {
+  return value - Vector<T>{};
+}
+template <class T>
+inline IntVector<T> broadcast_int(int64_t value) {
+  return typename Lane<T>::Int(value) - IntVector<T>{};
+}
+
+// Positions that fit a byte, to bytes and back. GCC 12 takes the general form apart lane by lane, hence the intrinsics.
+template <class T>
+inline IntVector<T> from_bytes(const ByteVector<T>& v) {
+#if defined(__AVX2__)
+  __m128i bytes = {};
+  memcpy(&bytes, &v, sizeof v);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return (IntVector<T>)_mm512_cvtepu8_epi32(bytes);
+  else
+    return (IntVector<T>)_mm512_cvtepu8_epi64(bytes);
+#else
+  if constexpr (sizeof(T) == 4)
+    return (IntVector<T>)_mm256_cvtepu8_epi32(bytes);
+  else
+    return (IntVector<T>)_mm256_cvtepu8_epi64(bytes);
+#endif
+#else
+  return __builtin_convertvector(v, IntVector<T>);
+#endif
+}
+template <class T>
+inline ByteVector<T> to_bytes(const IntVector<T>& v) {
+#if defined(__AVX512F__) || !defined(__AVX2__)
+  return __builtin_convertvector(v, ByteVector<T>);
+#else
+  // the lowest byte of each lane to the front of its half, then the two halves together
+  __m256i mixed;
+  if constexpr (sizeof(T) == 4)
+    mixed = _mm256_shuffle_epi8((__m256i)v,
+                                _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1)));
+  else
+    mixed = _mm256_shuffle_epi8((__m256i)v,
+                                _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 8, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1)));
+  const uint64_t low = uint64_t(_mm256_extract_epi64(mixed, 0)), high = uint64_t(_mm256_extract_epi64(mixed, 2));
+  const uint64_t both = low | high << (sizeof(T) == 4 ? 32 : 16);
+  ByteVector<T> out;
+  memcpy(&out, &both, sizeof out);
+  return out;
+#endif
+}
+
+template <int... I>
+struct Indices {};
+template <int N, int... I>
+struct CountTo : CountTo<N - 1, N - 1, I...> {};
+template <int... I>
+struct CountTo<0, I...> {
+  using type = Indices<I...>;
+};
+
+// Of rows a and b that are `Block` apart: the lanes that stay in a and come to it, and those of b. The indices are template
+// arguments because a vector of them, however constant, is built anew at each use by GCC 12.
+template <class T, int Block, int... I>
+inline void swap_blocks(Vector<T>& a, Vector<T>& b, Indices<I...>) {
+  const Vector<T> low = __builtin_shufflevector(a, b, (I & Block ? kLanes<T> + I - Block : I)...);
+  b = __builtin_shufflevector(a, b, (I & Block ? kLanes<T> + I : I + Block)...);
+  a = low;
+}
+
+// Lane j of row i goes to lane i of row j. Swaps blocks of 1, 2, 4, … lanes between rows that far apart: log2(lanes)
+// shuffles a row, one instruction each but for single lanes before AVX-512.
+template <class T, int Block = 1>
+inline void transpose(Vector<T> (&rows)[kLanes<T>]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes<T>; ++i)
+    if ((i & Block) == 0) swap_blocks<T, Block>(rows[i], rows[i + Block], typename CountTo<kLanes<T>>::type{});
+  if constexpr (2 * Block < kLanes<T>) transpose<T, 2 * Block>(rows);
+}
+
+}  // namespace STRIATE_ISA
+}  // namespace striate
