@@ -1,0 +1,43 @@
+"""Errors that say what was expected, what came, where, and what to do next.
+
+Every message is made by :func:`build`, so that they all read alike. The classes also inherit the exceptions torch raises
+for the same mistakes: code that catches ``RuntimeError`` or ``ValueError`` around a torch layer catches these too.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ArgumentError", "ArgumentTypeError", "CheckpointError", "DataError", "DtypeError", "ShapeError", "build"]
+
+
+class ArgumentError(ValueError, RuntimeError):
+    """An argument's value cannot be meant: a stride of 0, a padding over half the window."""
+
+
+class ArgumentTypeError(TypeError, RuntimeError):
+    """An argument has the wrong type or length: a kernel of 2.5, two strides for three axes."""
+
+
+class ShapeError(ValueError, RuntimeError):
+    """A tensor's shape does not fit the operation."""
+
+
+class DtypeError(TypeError, RuntimeError):
+    """A tensor's element type does not fit the operation."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged, or does not fit the model."""
+
+
+class DataError(ValueError):
+    """A data file or a request for data cannot be used."""
+
+
+def build(where: str, expects: str, got: object, *, do: str, **facts: object) -> str:
+    """One sentence of what is wrong, the facts, and what to do next.
+
+    >>> build("MaxPool2d", "a stride of at least 1", 0, do="Leave stride out to step by the kernel's size.", x=(1, 3, 8, 8))
+    "MaxPool2d expects a stride of at least 1, got 0. x: (1, 3, 8, 8). Leave stride out to step by the kernel's size."
+    """
+    told = "".join(f" {name}: {value}." for name, value in facts.items())
+    return f"{where} expects {expects}, got {got}.{told} {do}"

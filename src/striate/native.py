@@ -1,0 +1,69 @@
+"""The compiled core: whether it is here, and what it runs on."""
+
+from __future__ import annotations
+
+import platform
+import warnings
+from pathlib import Path
+
+import torch
+
+from . import __path__ as _folders
+
+__all__ = ["core", "missing", "native_info", "use_isa"]
+
+
+def _load() -> str | None:
+    found = [path for folder in _folders if (path := Path(folder) / "_core.so").is_file()]
+    if not found:
+        return "striate's native core is not installed"
+    try:
+        torch.ops.load_library(str(found[0]))
+    except OSError as error:
+        return f"striate's native core does not load: {str(error).splitlines()[0]}"
+    return None
+
+
+missing: str | None = _load()
+core: bool = missing is None
+if missing is not None:
+    warnings.warn(f"{missing}; every layer uses torch's operator instead. Reinstall striate with a C++ compiler (g++) at hand.", stacklevel=2)
+
+# What has kernels of its own and what goes to torch's operator, for `striate doctor`.
+NATIVE = ("max_pool1d/2d/3d", "avg_pool1d/2d/3d", "adaptive_max_pool1d/2d/3d", "adaptive_avg_pool1d/2d/3d", "global pooling")
+TORCH = ("convolution", "transposed convolution", "batch, layer, instance, group, RMS and local response normalization")
+
+
+def native_info() -> dict[str, object]:
+    """Versions, the instruction set in use and those available, threads, and what is native and what is torch's.
+
+    >>> sorted(native_info())
+    ['core', 'isa', 'isa_available', 'native', 'python', 'striate', 'threads', 'torch', 'torch_operator']
+    """
+    from . import __version__
+
+    return {
+        "striate": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "core": core,
+        "isa": torch.ops.striate.isa_chosen() if core else "none",
+        "isa_available": torch.ops.striate.isa_available().split() if core else [],
+        "threads": torch.get_num_threads(),
+        "native": list(NATIVE) if core else [],
+        "torch_operator": list(TORCH) if core else [*NATIVE, *TORCH],
+    }
+
+
+def use_isa(name: str) -> None:
+    """Uses the kernels compiled for one instruction set, for tests and measurements. ``STRIATE_ISA`` sets it at start.
+
+    Raises ArgumentError if this machine or build has none of that name.
+
+    >>> use_isa(native_info()["isa"])
+    """
+    from .errors import ArgumentError, build
+
+    if not core or not torch.ops.striate.isa_choose(name):
+        available = native_info()["isa_available"]
+        raise ArgumentError(build("use_isa", "an instruction set of this machine", repr(name), do=f"Choose one of {available}."))

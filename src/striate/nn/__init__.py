@@ -1,0 +1,28 @@
+"""A drop-in for ``torch.nn``: every public name of it is here, and striate's own classes in place of theirs.
+
+>>> from striate import nn
+>>> nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2))(torch.ones(1, 3, 8, 8)).shape
+torch.Size([1, 8, 3, 3])
+"""
+
+import sys as _sys
+import types as _types
+from importlib import import_module as _import_module
+
+import torch
+from torch.nn import *  # noqa: F403
+
+from .conv import *  # noqa: F403
+from .norm import *  # noqa: F403
+from .pool import *  # noqa: F403
+
+# `from . import functional` would find torch's, which `import *` has just brought.
+functional = _import_module(f"{__name__}.functional")
+
+# torch.nn has no __all__: what `import *` leaves out, its submodules among them, comes here, and can be imported from here.
+for _name in dir(torch.nn):
+    _value = getattr(torch.nn, _name)
+    if not _name.startswith("_"):
+        globals().setdefault(_name, _value)
+        if isinstance(_value, _types.ModuleType) and _name != "functional" and _value.__name__.startswith("torch."):
+            _sys.modules.setdefault(f"{__name__}.{_name}", _value)

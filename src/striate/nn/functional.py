@@ -1,0 +1,192 @@
+"""A drop-in for ``torch.nn.functional``: every public name of it, and striate's own functions with the same signatures.
+
+>>> import torch
+>>> max_pool2d(torch.arange(16.0).view(1, 1, 4, 4), 2).flatten()
+tensor([ 5.,  7., 13., 15.])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as _F
+from torch import Tensor
+from torch.nn.functional import *  # noqa: F403
+
+from ..ops import conv as _conv
+from ..ops import norm as _norm
+from ..ops import pool as _pool
+
+for _name in dir(_F):
+    if not _name.startswith("_"):
+        globals().setdefault(_name, getattr(_F, _name))
+
+
+def _max(dims: int) -> Callable[..., Any]:
+    where = f"max_pool{dims}d"
+
+    def max_pool(
+        input: Tensor,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Any:
+        return _pool.max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, dims=dims, where=where)
+
+    return _named(max_pool, where, _pool.max_pool)
+
+
+def _max_with_indices(dims: int) -> Callable[..., Any]:
+    where = f"max_pool{dims}d_with_indices"
+
+    def max_pool_with_indices(
+        input: Tensor,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Any:
+        return _pool.max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, True, dims=dims, where=where)
+
+    return _named(max_pool_with_indices, where, _pool.max_pool)
+
+
+def _avg(dims: int) -> Callable[..., Tensor]:
+    where = f"avg_pool{dims}d"
+
+    def avg_pool(
+        input: Tensor,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Tensor:
+        return _pool.avg_pool(input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dims=dims, where=where)
+
+    return _named(avg_pool, where, _pool.avg_pool)
+
+
+def _adaptive_max(dims: int) -> Callable[..., Any]:
+    where = f"adaptive_max_pool{dims}d"
+
+    def adaptive_max_pool(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+        return _pool.adaptive_max_pool(input, output_size, return_indices, dims=dims, where=where)
+
+    return _named(adaptive_max_pool, where, _pool.adaptive_max_pool)
+
+
+def _adaptive_max_with_indices(dims: int) -> Callable[..., Any]:
+    where = f"adaptive_max_pool{dims}d_with_indices"
+
+    def adaptive_max_pool_with_indices(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+        return _pool.adaptive_max_pool(input, output_size, True, dims=dims, where=where)
+
+    return _named(adaptive_max_pool_with_indices, where, _pool.adaptive_max_pool)
+
+
+def _adaptive_avg(dims: int) -> Callable[..., Tensor]:
+    where = f"adaptive_avg_pool{dims}d"
+
+    def adaptive_avg_pool(input: Tensor, output_size: Any) -> Tensor:
+        return _pool.adaptive_avg_pool(input, output_size, dims=dims, where=where)
+
+    return _named(adaptive_avg_pool, where, _pool.adaptive_avg_pool)
+
+
+def _convolution(dims: int) -> Callable[..., Tensor]:
+    def conv(
+        input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+    ) -> Tensor:
+        return _conv.conv(input, weight, bias, stride, padding, dilation, groups, dims=dims)
+
+    return _named(conv, f"conv{dims}d", _conv.conv)
+
+
+def _transposed(dims: int) -> Callable[..., Tensor]:
+    def conv_transpose(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+    ) -> Tensor:
+        return _conv.conv_transpose(input, weight, bias, stride, padding, output_padding, groups, dilation, dims=dims)
+
+    return _named(conv_transpose, f"conv_transpose{dims}d", _conv.conv_transpose)
+
+
+def _named(function: Callable[..., Any], name: str, documented: Callable[..., Any]) -> Callable[..., Any]:
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = (documented.__doc__ or "").split("\n\n")[0]
+    return function
+
+
+max_pool1d, max_pool2d, max_pool3d = (_max(d) for d in (1, 2, 3))
+max_pool1d_with_indices, max_pool2d_with_indices, max_pool3d_with_indices = (_max_with_indices(d) for d in (1, 2, 3))
+avg_pool1d, avg_pool2d, avg_pool3d = (_avg(d) for d in (1, 2, 3))
+adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = (_adaptive_max(d) for d in (1, 2, 3))
+adaptive_max_pool1d_with_indices, adaptive_max_pool2d_with_indices, adaptive_max_pool3d_with_indices = (
+    _adaptive_max_with_indices(d) for d in (1, 2, 3)
+)
+adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = (_adaptive_avg(d) for d in (1, 2, 3))
+conv1d, conv2d, conv3d = (_convolution(d) for d in (1, 2, 3))
+conv_transpose1d, conv_transpose2d, conv_transpose3d = (_transposed(d) for d in (1, 2, 3))
+
+
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """See :func:`striate.ops.norm.batch_norm`."""
+    return _norm.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+def layer_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """See :func:`striate.ops.norm.layer_norm`."""
+    return _norm.layer_norm(input, normalized_shape, weight, bias, eps)
+
+
+def instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """See :func:`striate.ops.norm.instance_norm`."""
+    return _norm.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+
+
+def group_norm(input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """See :func:`striate.ops.norm.group_norm`."""
+    return _norm.group_norm(input, num_groups, weight, bias, eps)
+
+
+def rms_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+    """See :func:`striate.ops.norm.rms_norm`."""
+    return _norm.rms_norm(input, normalized_shape, weight, eps)
+
+
+def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
+    """See :func:`striate.ops.norm.local_response_norm`."""
+    return _norm.local_response_norm(input, size, alpha, beta, k)

@@ -1,0 +1,1 @@
+"""Operations: arguments checked and resolved, the method chosen, gradients and shapes registered. One file a family."""

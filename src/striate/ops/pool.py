@@ -1,0 +1,479 @@
+"""Pooling: the maximum or the mean of x over a window's taps.
+
+Arguments are checked and resolved into a :class:`~striate.window.Window` here, once for forward, backward and tracing; the
+kernels get numbers that fit. Two forms of maximum: for windows of up to 256 taps the kernel keeps one byte an output, the
+tap's number (*offset*), instead of torch's 8-byte position (*index*); wider and adaptive windows keep the index.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import native
+from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
+from ..reference import pool as reference
+from ..window import AdaptiveAxis, Axis, Window, output_size, same_padding
+from .choose import Candidate, always, choose, native_refusal
+
+__all__ = ["adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "max_pool"]
+
+Sizes = int | Sequence[int]
+LARGEST = 2**62  # of any argument: sums of two still fit the kernels' 64 bits
+MAX_TAPS = 256  # what a byte can number
+
+
+class Plan(NamedTuple):
+    """A call's geometry, resolved. Adaptive axes have size 0."""
+
+    input: list[int]
+    output: list[int]
+    size: list[int]
+    stride: list[int]
+    dilation: list[int]
+    before: list[int]
+    after: list[int]
+    wide: bool  # too wide for byte offsets, or of taps that vary
+    adaptive: bool  # asked for by output size: torch has operators of their own for that
+    window: Window | tuple[AdaptiveAxis, ...]
+
+    @property
+    def symmetric(self) -> bool:
+        return self.before == self.after
+
+
+# ------------------------------------------------------------------------------------------------------------ arguments
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
+
+
+def _per_axis(value: Any, dims: int, least: int, what: str, where: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    values = tuple(value) if isinstance(value, list | tuple) else (value,) * dims
+    if len(values) == 1:
+        values *= dims
+    if len(values) != dims or not all(_is_int(v) for v in values):
+        one = "an integer" if dims == 1 else f"one integer or {dims}"
+        raise ArgumentTypeError(build(where, f"{what} to be {one}", repr(value), do=f"Give {one}.", x=shape))
+    for v in values:
+        if not least <= v <= LARGEST:
+            raise ArgumentError(build(where, f"{what} from {least} to 2^62", value, do=f"Choose a {what} of at least {least}.", x=shape))
+    return values
+
+
+def _check_input(x: Tensor, dims: int, where: str) -> None:
+    if not isinstance(x, Tensor):
+        raise ArgumentTypeError(build(where, "a tensor", type(x).__name__, do="Call torch.as_tensor on it first."))
+    if x.dim() not in (dims + 1, dims + 2):
+        axes = ", ".join("DHW"[3 - dims :]) if dims > 1 else "L"
+        raise ShapeError(build(where, f"x of shape (N, C, {axes}) or (C, {axes})", tuple(x.shape), do="Add or drop axes with unsqueeze or flatten."))
+    if any(s == 0 for s in x.shape[-dims - 1 :]):
+        raise ShapeError(build(where, "at least one channel and one value on each axis", tuple(x.shape), do="Only the batch may be empty."))
+    if x.dtype is torch.bool or x.is_complex():
+        raise DtypeError(build(where, "real numbers", str(x.dtype).removeprefix("torch."), do="Convert x with .float() or .real.", x=tuple(x.shape)))
+
+
+def _plan(shape: tuple[int, ...], dims: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, where: str) -> Plan:
+    """Resolves and checks a window over the last ``dims`` axes of ``shape``."""
+    input = shape[-dims:]
+    size = _per_axis(kernel_size, dims, 1, "kernel_size", where, shape)
+    steps = size if stride is None or stride == [] or stride == () else _per_axis(stride, dims, 1, "stride", where, shape)
+    holes = _per_axis(dilation, dims, 1, "dilation", where, shape)
+    if isinstance(padding, str):
+        if padding not in ("same", "valid"):
+            raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(padding), do='Use "same" for ceil(input / stride) outputs.', x=shape))
+        pads = [(0, 0) if padding == "valid" else same_padding(*a) for a in zip(input, size, steps, holes, strict=True)]
+    else:
+        pads = [(p, p) for p in _per_axis(padding, dims, 0, "padding", where, shape)]
+        for (p, _), k, d in zip(pads, size, holes, strict=True):
+            if p > ((k - 1) * d + 1) // 2:
+                expects = f"padding of at most half the window, {((k - 1) * d + 1) // 2}"
+                raise ArgumentError(build(where, expects, p, do="Pad x with torch.nn.functional.pad first if windows of padding alone are meant.", x=shape))
+    axes = []
+    for i, k, s, d, (before, after) in zip(input, size, steps, holes, pads, strict=True):
+        count = output_size(i, k, s, d, before, after, ceil_mode)
+        if count < 1:
+            extent = (k - 1) * d + 1
+            expects = f"a window no larger than the padded input, {i + before + after}"
+            raise ShapeError(build(where, expects, extent, do="Make the kernel or its dilation smaller, or pad more.", x=shape))
+        axes.append(Axis(i, count, k, s, d, before, after))
+    window = Window(tuple(axes))
+    a = axes[-1]
+    wide = prod(size) > MAX_TAPS or a.stride > 64 or any((a.size - 1) * a.dilation >= 1024 for a in axes)
+    return Plan(*(list(v) for v in (input, window.output, size, steps, holes, window.before, window.after)), wide, False, window)
+
+
+def _adaptive_plan(shape: tuple[int, ...], dims: int, output: Any, where: str) -> Plan:
+    """Resolves adaptive windows; where the input divides evenly they are an ordinary window."""
+    input = shape[-dims:]
+    sizes = tuple(output) if isinstance(output, list | tuple) else (output,) * dims
+    if len(sizes) == 1:
+        sizes *= dims
+    if len(sizes) != dims or not all(o is None or _is_int(o) for o in sizes):
+        one = "an integer or None" if dims == 1 else f"one integer or None, or {dims}"
+        raise ArgumentTypeError(build(where, f"output_size to be {one}", repr(output), do="None keeps an axis as it is.", x=shape))
+    sizes = tuple(i if o is None else o for i, o in zip(input, sizes, strict=True))
+    if any(not 0 <= o <= LARGEST for o in sizes):
+        raise ArgumentError(build(where, "output_size from 0 to 2^62", output, do="Choose how many values to keep on each axis.", x=shape))
+    if prod(shape[:-dims]) * prod(sizes) > 2**48:
+        raise ArgumentError(build(where, "an output that fits memory", output, do="Choose a smaller output_size.", x=shape))
+    if all(o > 0 and i % o == 0 for i, o in zip(input, sizes, strict=True)):
+        size = tuple(i // o for i, o in zip(input, sizes, strict=True))
+        plan = _plan(shape, dims, size, size, 0, 1, False, where)
+        if not plan.wide:
+            return plan._replace(adaptive=True)
+    zeros, ones = [0] * dims, [1] * dims
+    axes = tuple(AdaptiveAxis(i, o) for i, o in zip(input, sizes, strict=True))
+    return Plan(list(input), list(sizes), zeros, ones, ones, zeros, zeros, True, True, axes)
+
+
+_cached_plan = functools.lru_cache(maxsize=4096)(_plan)
+_cached_adaptive_plan = functools.lru_cache(maxsize=4096)(_adaptive_plan)
+
+
+def _key(value: Any) -> Any:
+    """``value`` if it can be a cache's key, else None: 2, 2.0 and True are one key, so only plain integers may be."""
+    if type(value) is int or type(value) is str:
+        return value
+    if type(value) in (tuple, list) and all(type(v) is int for v in value):
+        return tuple(value)
+    return None
+
+
+def plan_for(x: Tensor, dims: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, where: str) -> Plan:
+    """The checks and geometry of one call, cached by shape and arguments."""
+    _check_input(x, dims, where)
+    if not torch.compiler.is_compiling():
+        k, s, p, d = _key(kernel_size), _key(stride) or (), _key(padding), _key(dilation)
+        if k is not None and p is not None and d is not None and (s or stride is None) and type(x.shape[-1]) is int:
+            return _cached_plan(tuple(x.shape), dims, k, s or None, p, d, bool(ceil_mode), where)
+    return _plan(tuple(x.shape), dims, kernel_size, stride, padding, dilation, bool(ceil_mode), where)
+
+
+def adaptive_plan_for(x: Tensor, dims: int, output_size: Any, where: str) -> Plan:
+    _check_input(x, dims, where)
+    if not torch.compiler.is_compiling():
+        key = _key(output_size)
+        if key is not None and type(x.shape[-1]) is int:
+            return _cached_adaptive_plan(tuple(x.shape), dims, key, where)
+    return _adaptive_plan(tuple(x.shape), dims, output_size, where)
+
+
+# --------------------------------------------------------------------------------------------------------------- layout
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether the output of an operation on ``x`` is channels_last: torch's rule, and the same for one axis."""
+    if x.is_contiguous():
+        return False
+    if x.dim() == 4:
+        return x.is_contiguous(memory_format=torch.channels_last) or _channels_vary_fastest(x)
+    if x.dim() == 5:
+        return x.is_contiguous(memory_format=torch.channels_last_3d) or _channels_vary_fastest(x)
+    return x.dim() == 3 and x.transpose(1, 2).is_contiguous()
+
+
+def _channels_vary_fastest(x: Tensor) -> bool:
+    # A slice of a channels_last tensor still is one: strides fall from the batch over the axes to the channels.
+    order = [1, *range(x.dim() - 1, 1, -1), 0]
+    strides = [x.stride(d) for d in order]
+    return x.stride(1) > 0 and all(a <= b for a, b in zip(strides, strides[1:], strict=False)) and x.stride(1) < x.stride(-1)
+
+
+def _empty(x: Tensor, sizes: Sequence[int], dtype: torch.dtype, channels_last: bool) -> Tensor:
+    """For tracing: a tensor laid out as the kernels lay it out."""
+    if channels_last and len(sizes) == 3:
+        return x.new_empty([sizes[0], sizes[2], sizes[1]], dtype=dtype).transpose(1, 2)
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return torch.empty(sizes, dtype=dtype, device=x.device, memory_format=formats[len(sizes)] if channels_last else torch.contiguous_format)
+
+
+# ------------------------------------------------------------------------------------------------------------ operators
+
+if native.core:
+    _ops = torch.ops.striate
+
+    @torch.library.register_fake("striate::max_pool_offset")
+    def _(x, output, size, stride, dilation, before, channels_last, keep):
+        sizes = [*x.shape[:2], *output]
+        offset = _empty(x, sizes, torch.uint8, channels_last) if keep else x.new_empty([0], dtype=torch.uint8)
+        return _empty(x, sizes, x.dtype, channels_last), offset
+
+    @torch.library.register_fake("striate::max_pool_offset_backward")
+    def _(dy, offset, input, size, stride, dilation, before, channels_last):
+        return _empty(dy, [*dy.shape[:2], *input], dy.dtype, channels_last)
+
+    @torch.library.register_fake("striate::offset_to_index")
+    def _(offset, input, size, stride, dilation, before, channels_last):
+        return _empty(offset, offset.shape, torch.int64, channels_last)
+
+    @torch.library.register_fake("striate::max_pool_index")
+    def _(x, output, size, stride, dilation, before, channels_last):
+        sizes = [*x.shape[:2], *output]
+        return _empty(x, sizes, x.dtype, channels_last), _empty(x, sizes, torch.int64, channels_last)
+
+    @torch.library.register_fake("striate::max_pool_index_backward")
+    def _(dy, index, input, channels_last):
+        return _empty(dy, [*dy.shape[:2], *input], dy.dtype, channels_last)
+
+    @torch.library.register_fake("striate::avg_pool")
+    def _(x, output, size, stride, before, after, channels_last, count_include_pad, divisor_override):
+        return _empty(x, [*x.shape[:2], *output], x.dtype, channels_last)
+
+    @torch.library.register_fake("striate::avg_pool_backward")
+    def _(dy, input, size, stride, before, after, channels_last, count_include_pad, divisor_override):
+        return _empty(dy, [*dy.shape[:2], *input], dy.dtype, channels_last)
+
+    # Gradients. Backward is linear in dy, so its own gradient is its adjoint: picking what forward picked, or averaging.
+
+    def _max_offset_setup(ctx, inputs, output):
+        x, _, size, stride, dilation, before, channels_last, keep = inputs
+        ctx.save_for_backward(output[1])
+        ctx.arguments = (list(x.shape[2:]), size, stride, dilation, before, channels_last)
+        ctx.mark_non_differentiable(output[1])
+
+    def _max_offset_backward(ctx, dy, _):
+        (offset,) = ctx.saved_tensors
+        return _ops.max_pool_offset_backward.default(dy, offset, *ctx.arguments), *[None] * 7
+
+    def _max_offset_backward_setup(ctx, inputs, output):
+        ctx.save_for_backward(inputs[1])
+        ctx.arguments = inputs[2:]
+
+    def _max_offset_double_backward(ctx, ddx):
+        (offset,) = ctx.saved_tensors
+        return _pick(ddx, _ops.offset_to_index.default(offset, *ctx.arguments)), *[None] * 7
+
+    def _max_index_setup(ctx, inputs, output):
+        ctx.save_for_backward(output[1])
+        ctx.arguments = (list(inputs[0].shape[2:]), inputs[-1])
+        ctx.mark_non_differentiable(output[1])
+
+    def _max_index_backward(ctx, dy, _):
+        (index,) = ctx.saved_tensors
+        return _ops.max_pool_index_backward.default(dy, index, *ctx.arguments), *[None] * 6
+
+    def _max_index_backward_setup(ctx, inputs, output):
+        ctx.save_for_backward(inputs[1])
+
+    def _max_index_double_backward(ctx, ddx):
+        (index,) = ctx.saved_tensors
+        return _pick(ddx, index), None, None, None
+
+    def _avg_setup(ctx, inputs, output):
+        ctx.input, ctx.arguments = list(inputs[0].shape[2:]), inputs[2:]
+
+    def _avg_backward(ctx, dy):
+        return _ops.avg_pool_backward.default(dy, ctx.input, *ctx.arguments), *[None] * 8
+
+    def _avg_backward_setup(ctx, inputs, output):
+        ctx.output, ctx.arguments = list(inputs[0].shape[2:]), inputs[2:]
+
+    def _avg_double_backward(ctx, ddx):
+        return _ops.avg_pool.default(ddx, ctx.output, *ctx.arguments), *[None] * 8
+
+    def _pick(x: Tensor, index: Tensor) -> Tensor:
+        picked = x.flatten(2).gather(2, index.flatten(2).clamp(min=0)).view(index.shape)
+        return picked.masked_fill(index < 0, 0)
+
+    for _name, _backward, _setup in (
+        ("max_pool_offset", _max_offset_backward, _max_offset_setup),
+        ("max_pool_offset_backward", _max_offset_double_backward, _max_offset_backward_setup),
+        ("max_pool_index", _max_index_backward, _max_index_setup),
+        ("max_pool_index_backward", _max_index_double_backward, _max_index_backward_setup),
+        ("avg_pool", _avg_backward, _avg_setup),
+        ("avg_pool_backward", _avg_double_backward, _avg_backward_setup),
+    ):
+        torch.library.register_autograd(f"striate::{_name}", _backward, setup_context=_setup)
+
+
+# -------------------------------------------------------------------------------------------------------------- methods
+
+
+def _batched(x: Tensor, plan: Plan) -> Tensor:
+    return x if x.dim() == len(plan.input) + 2 else x.unsqueeze(0)
+
+
+def _native_refusal(x: Tensor, plan: Plan, *rest: Any) -> str | None:
+    if 0 in plan.output:
+        return "kernels need at least one output"
+    if plan.wide and prod(plan.input) >= 2**31:
+        return "the kernel for wide windows counts fewer than 2^31 places in a plane"
+    return native_refusal(x)
+
+
+def _native_max(x: Tensor, plan: Plan, indices: bool) -> tuple[Tensor, Tensor | None]:
+    batch = _batched(x, plan)
+    channels_last = is_channels_last(batch)
+    geometry = (plan.size, plan.stride, plan.dilation, plan.before, channels_last)
+    index: Tensor | None
+    if plan.wide:
+        y, index = _ops.max_pool_index.default(batch, plan.output, *geometry)
+    else:
+        keep = indices or (x.requires_grad and torch.is_grad_enabled())
+        y, offset = _ops.max_pool_offset.default(batch, plan.output, *geometry, keep)
+        index = _ops.offset_to_index.default(offset, plan.input, *geometry) if indices else None
+    if batch is x:
+        return y, index
+    return y.squeeze(0), index.squeeze(0) if index is not None else None
+
+
+def _native_avg(x: Tensor, plan: Plan, count_include_pad: bool, divisor_override: int | None) -> Tensor:
+    batch = _batched(x, plan)
+    y = _ops.avg_pool.default(
+        batch, plan.output, plan.size, plan.stride, plan.before, plan.after, is_channels_last(batch), count_include_pad, divisor_override
+    )
+    return y if batch is x else y.squeeze(0)
+
+
+def _torch_refusal(x: Tensor, plan: Plan, *rest: Any) -> str | None:
+    return None if plan.symmetric else "torch's operator pads both sides alike"
+
+
+def _torch_avg_refusal(x: Tensor, plan: Plan, count_include_pad: bool, divisor_override: int | None) -> str | None:
+    if len(plan.input) == 1 and divisor_override is not None:
+        return "torch's avg_pool1d takes no divisor_override"
+    return _torch_refusal(x, plan)
+
+
+_TORCH_MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_TORCH_AVG = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+_TORCH_ADAPTIVE_MAX = {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
+_TORCH_ADAPTIVE_AVG = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+
+
+def _ceil_mode(plan: Plan) -> bool:
+    return any(a.output != output_size(a.input, a.size, a.stride, a.dilation, a.before, a.after) for a in plan.window if isinstance(a, Axis))
+
+
+def _torch_max(x: Tensor, plan: Plan, indices: bool) -> tuple[Tensor, Tensor | None]:
+    dims = len(plan.input)
+    if plan.adaptive:
+        got = _TORCH_ADAPTIVE_MAX[dims](x, plan.output, return_indices=indices)
+    else:
+        got = _TORCH_MAX[dims](x, plan.size, plan.stride, plan.before, plan.dilation, _ceil_mode(plan), return_indices=indices)
+    return got if indices else (got, None)
+
+
+def _torch_avg(x: Tensor, plan: Plan, count_include_pad: bool, divisor_override: int | None) -> Tensor:
+    dims = len(plan.input)
+    if plan.adaptive:
+        return _TORCH_ADAPTIVE_AVG[dims](x, plan.output)
+    if dims == 1:
+        return F.avg_pool1d(x, plan.size, plan.stride, plan.before, _ceil_mode(plan), count_include_pad)
+    return _TORCH_AVG[dims](x, plan.size, plan.stride, plan.before, _ceil_mode(plan), count_include_pad, divisor_override)
+
+
+def _reference_max(x: Tensor, plan: Plan, indices: bool) -> tuple[Tensor, Tensor | None]:
+    batch = _batched(x, plan)
+    y, index = reference.max_pool(batch, plan.window)
+    return (y, index) if batch is x else (y.squeeze(0), index.squeeze(0))
+
+
+def _reference_avg(x: Tensor, plan: Plan, count_include_pad: bool, divisor_override: int | None) -> Tensor:
+    batch = _batched(x, plan)
+    y = reference.avg_pool(batch, plan.window, count_include_pad, divisor_override)
+    return y if batch is x else y.squeeze(0)
+
+
+MAX_METHODS = (
+    Candidate("native", _native_refusal, _native_max),
+    Candidate("torch", _torch_refusal, _torch_max),
+    Candidate("reference", always, _reference_max),
+)
+AVG_METHODS = (
+    Candidate("native", _native_refusal, _native_avg),
+    Candidate("torch", _torch_avg_refusal, _torch_avg),
+    Candidate("reference", always, _reference_avg),
+)
+
+
+# ------------------------------------------------------------------------------------------------------------ functions
+
+
+def max_pool(
+    x: Tensor,
+    kernel_size: Sizes,
+    stride: Sizes | None = None,
+    padding: Sizes | str = 0,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    dims: int,
+    where: str = "max_pool",
+) -> Any:
+    """Maximum over each window: ``y[o] = max over t of x[o·stride + t·dilation - before]``; padding never wins.
+
+    x: (N, C, *axes) or (C, *axes) of ``dims`` axes; returns y, or (y, index) with the maximum's position in its plane.
+
+    Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no window can have.
+
+    >>> max_pool(torch.tensor([[[1.0, 3.0, 2.0, 5.0]]]), 2, dims=1, return_indices=True)
+    (tensor([[[3., 5.]]]), tensor([[[1, 3]]]))
+    """
+    plan = plan_for(x, dims, kernel_size, stride, padding, dilation, ceil_mode, where)
+    y, index = choose(MAX_METHODS, x, plan)(x, plan, return_indices)
+    return (y, index) if return_indices else y
+
+
+def avg_pool(
+    x: Tensor,
+    kernel_size: Sizes,
+    stride: Sizes | None = None,
+    padding: Sizes | str = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    dims: int,
+    where: str = "avg_pool",
+) -> Tensor:
+    """Mean over each window: ``y[o] = (sum over t of x[o·stride + t - before]) / divisor``.
+
+    The divisor is ``divisor_override``, or the taps inside input and padding, or (``count_include_pad=False``) inside the
+    input alone. x: (N, C, *axes) or (C, *axes) of ``dims`` axes.
+
+    Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no window can have.
+
+    >>> avg_pool(torch.tensor([[[1.0, 3.0, 2.0, 5.0]]]), 2, dims=1)
+    tensor([[[2.0000, 3.5000]]])
+    """
+    plan = plan_for(x, dims, kernel_size, stride, padding, 1, ceil_mode, where)
+    if divisor_override is not None:
+        if not _is_int(divisor_override):
+            expects = "divisor_override to be an integer or None"
+            raise ArgumentTypeError(build(where, expects, repr(divisor_override), do="Leave it out to divide by the window's taps.", x=tuple(x.shape)))
+        if not 0 < abs(divisor_override) <= LARGEST:
+            expects = "divisor_override other than 0 and within 2^62"
+            raise ArgumentError(build(where, expects, divisor_override, do="Leave it out to divide by the window's taps.", x=tuple(x.shape)))
+    arguments = (x, plan, bool(count_include_pad), divisor_override)
+    return choose(AVG_METHODS, *arguments)(*arguments)
+
+
+def adaptive_max_pool(x: Tensor, output_size: Any, return_indices: bool = False, *, dims: int, where: str = "adaptive_max_pool") -> Any:
+    """Maximum over windows that cover the input evenly: output o looks at ``[⌊o·I/O⌋, ⌈(o+1)·I/O⌉)``.
+
+    >>> adaptive_max_pool(torch.tensor([[[1.0, 3.0, 2.0, 5.0, 4.0]]]), 2, dims=1)
+    tensor([[[3., 5.]]])
+    """
+    plan = adaptive_plan_for(x, dims, output_size, where)
+    y, index = choose(MAX_METHODS, x, plan)(x, plan, return_indices)
+    return (y, index) if return_indices else y
+
+
+def adaptive_avg_pool(x: Tensor, output_size: Any, *, dims: int, where: str = "adaptive_avg_pool") -> Tensor:
+    """Mean over windows that cover the input evenly: output o looks at ``[⌊o·I/O⌋, ⌈(o+1)·I/O⌉)``.
+
+    >>> adaptive_avg_pool(torch.tensor([[[1.0, 3.0, 2.0, 5.0, 4.0]]]), 2, dims=1)
+    tensor([[[2.0000, 3.6667]]])
+    """
+    plan = adaptive_plan_for(x, dims, output_size, where)
+    return choose(AVG_METHODS, x, plan, True, None)(x, plan, True, None)

@@ -1,0 +1,15 @@
+"""Every operation as its textbook formula, forward and backward, in a few lines of plain torch.
+
+This is what a reader learns from, what the tests trust, and what double backward differentiates: autograd goes through every
+function here, the backward ones included. Nothing here is fast; the kernels are, and they are measured against this.
+
+>>> import torch
+>>> from striate.reference import conv
+>>> x = torch.tensor([[[2.0, 3, 1, 0, 4], [1, 2, 0, 1, 3], [0, 1, 2, 3, 1]]])
+>>> conv.conv(x, torch.tensor([[[1.0, 0, -1], [-1, 1, 0], [0, -1, 1]]]), stride=2)
+tensor([[[ 3., -4.]]])
+"""
+
+from striate.reference import conv, local, norm, pool
+
+__all__ = ["conv", "local", "norm", "pool"]

@@ -1,0 +1,211 @@
+r"""Convolution: a weighted sum of what the window sees.
+
+:func:`windows` gathers, for every output and tap, the input there; :func:`windows_backward` is its adjoint. Pooling and locally
+connected layers reduce the same gathered tensor in other ways.
+
+Formulas write o for a position in the output, t for a tap, and i(o, t) = o·stride + t·dilation - before, one of each an axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from striate.errors import ArgumentError, build
+from striate.window import AdaptiveAxis, Axis, Window, output_size, same_padding
+
+__all__ = ["Axes", "conv", "conv_backward", "window", "windows", "windows_backward"]
+
+Axes = Window | Sequence[Axis | AdaptiveAxis]
+Sizes = int | Sequence[int]
+
+
+def window(input: Sequence[int], size: Sequence[int], stride: Sizes = 1, padding: Sizes | str = 0, dilation: Sizes = 1) -> Window:
+    """The window of a layer that is given by torch's arguments: one number for all axes, or one for each.
+
+    .. math:: output = ⌊(input + before + after - dilation·(size - 1) - 1) / stride⌋ + 1
+
+    input: spatial sizes; padding: numbers, ``"valid"`` (none) or ``"same"`` (ceil(input / stride) outputs, an odd one behind).
+
+    Raises: ArgumentError for any other word.
+
+    Source: Dumoulin, Visin, *A guide to convolution arithmetic for deep learning*, 2016.
+
+    >>> window((28, 28), (5, 5), padding="same").output, window((32,), (5,), stride=2).output
+    ((28, 28), (14,))
+    """
+    if isinstance(padding, str) and padding not in ("same", "valid"):
+        raise ArgumentError(build("conv", "a padding of 'same', 'valid' or whole numbers", repr(padding), do="Pass one of these."))
+    axes = []
+    for d, (i, k) in enumerate(zip(input, size)):
+        s, dil = (v if isinstance(v, int) else v[d] for v in (stride, dilation))
+        if isinstance(padding, str):
+            before, after = same_padding(i, k, s, dil) if padding == "same" else (0, 0)
+        else:
+            before = after = padding if isinstance(padding, int) else padding[d]
+        axes.append(Axis(i, output_size(i, k, s, dil, before, after), k, s, dil, before, after))
+    return Window(tuple(axes))
+
+
+def _sources(axis: Axis | AdaptiveAxis, mode: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """For every output and tap, the input position read and whether there is one: two tensors (output, taps)."""
+    if isinstance(axis, AdaptiveAxis):  # its windows differ in length: fill the short ones up with taps that see nothing
+        rows = [axis.taps(o) for o in range(axis.output)]
+        longest = max(map(len, rows), default=1)
+        at = torch.tensor([row + [-1] * (longest - len(row)) for row in rows], dtype=torch.long, device=device).reshape(-1, longest)
+    else:
+        o, t = torch.arange(axis.output, device=device), torch.arange(axis.size, device=device)
+        at = o[:, None] * axis.stride + t * axis.dilation - axis.before
+    last = axis.input - 1
+    inside = (at >= 0) & (at <= last)
+    if mode == "zeros":
+        return at.clamp(0, last), inside
+    if mode == "replicate":
+        at = at.clamp(0, last)
+    elif mode == "circular":
+        at = at % axis.input
+    elif mode == "reflect":
+        if not bool(((at >= -last) & (at <= 2 * last)).all()):
+            fix = "Pad less, or use padding_mode='replicate'."
+            raise ArgumentError(build("conv", f"a reflected padding of at most {last}, the input's size less one", axis, do=fix))
+        at = last - (last - at.abs()).abs()
+    else:
+        fix = "Use 'zeros', 'reflect', 'replicate' or 'circular'."
+        raise ArgumentError(build("conv", "a padding_mode that exists", repr(mode), do=fix))
+    return at, torch.ones_like(inside)
+
+
+def windows(x: Tensor, axes: Axes, fill: float = 0, mode: str = "zeros") -> Tensor:
+    """What every output sees at every tap; ``fill`` where a tap sees no input.
+
+    .. math:: seen[n, c, o, t] = x[n, c, i(o, t)]
+
+    x: (N, C, *input); axes: a Window or its axes, adaptive ones too, one for each of the last axes of x; mode: what stands in the
+    padding, ``fill`` for ``"zeros"``, else the input itself by ``"reflect"``, ``"replicate"`` or ``"circular"``.
+    Result: (N, C, *output, *taps); the taps of adaptive windows that are shorter than the longest are ``fill``.
+
+    Raises: ArgumentError for another mode, and where a reflection does not fit into the input.
+
+    Source: Chellapilla, Puri, Simard, *High performance convolutional neural networks for document processing*, 2006.
+
+    >>> windows(torch.tensor([1, 2, 3]), (Axis(input=3, output=3, size=3, before=1, after=1),))
+    tensor([[0, 1, 2],
+            [1, 2, 3],
+            [2, 3, 0]])
+    >>> windows(torch.arange(5), (AdaptiveAxis(input=5, output=3),), fill=-1)
+    tensor([[ 0,  1, -1],
+            [ 1,  2,  3],
+            [ 3,  4, -1]])
+    """
+    axes = tuple(axes)
+    lead = x.ndim - len(axes)
+    for d, axis in enumerate(axes):
+        at, inside = _sources(axis, mode, x.device)
+        dim = lead + 2 * d  # every axis before this one has become two: output and tap
+        x = x.index_select(dim, at.flatten()).unflatten(dim, at.shape)
+        x = x.masked_fill(~inside.reshape(*at.shape, *[1] * (x.ndim - dim - 2)), fill)
+    return x.permute(*range(lead), *range(lead, x.ndim, 2), *range(lead + 1, x.ndim, 2))
+
+
+def windows_backward(dseen: Tensor, axes: Axes, mode: str = "zeros") -> Tensor:
+    """The adjoint of :func:`windows`: every input collects the gradients of the (output, tap) pairs that saw it.
+
+    .. math:: dx[n, c, i] = Σ_{(o, t): i(o, t) = i} dseen[n, c, o, t]
+
+    dseen: (N, C, *output, *taps); axes, mode: as given to ``windows``. Result: (N, C, *input).
+
+    Raises: as ``windows`` does.
+
+    >>> windows_backward(torch.ones(3, 3), (Axis(input=3, output=3, size=3, before=1, after=1),))
+    tensor([2., 3., 2.])
+    """
+    axes = tuple(axes)
+    count = len(axes)
+    lead = dseen.ndim - 2 * count
+    dx = dseen.permute(*range(lead), *(lead + d + side for d in range(count) for side in (0, count)))
+    for dim, axis in enumerate(axes, lead):  # (output, tap) pairs fold into inputs, one axis after the other
+        at, inside = _sources(axis, mode, dx.device)
+        dx = dx.masked_fill(~inside.reshape(*at.shape, *[1] * (dx.ndim - dim - 2)), 0).flatten(dim, dim + 1)
+        zeros = dx.new_zeros(*dx.shape[:dim], axis.input, *dx.shape[dim + 1 :])
+        dx = zeros.index_add(dim, at.flatten(), dx)
+    return dx
+
+
+def _grouped(x: Tensor, weight: Tensor, axes: Window, groups: int, mode: str) -> tuple[Tensor, Tensor]:
+    """What is seen, (N, G, C/G, positions, taps), and the weight, (G, C_out/G, C/G, taps)."""
+    seen = windows(x, axes, mode=mode).flatten(2, x.ndim - 1).flatten(3)
+    return seen.unflatten(1, (groups, -1)), weight.flatten(2).unflatten(0, (groups, -1))
+
+
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes | str = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+) -> Tensor:
+    r"""Convolution as networks mean it: cross-correlation, the kernel is not flipped.
+
+    .. math:: y[n, k, o] = b[k] + Σ_c Σ_t x[n, c, i(o, t)] · w[k, c, t]
+
+    With groups, output channel k sums over the C/G channels c of its own group.
+
+    x: (N, C, *input); weight: (C_out, C/groups, *taps); bias: (C_out,). Result: (N, C_out, *output).
+    padding: numbers, ``"same"`` or ``"valid"``; padding_mode: ``"zeros"``, ``"reflect"``, ``"replicate"`` or ``"circular"``.
+
+    Raises: ArgumentError for another padding or padding_mode; RuntimeError where shapes do not fit.
+
+    Source: Dumoulin, Visin, *A guide to convolution arithmetic for deep learning*, 2016.
+
+    >>> sobel_x = torch.tensor([[[[1, 0, -1], [2, 0, -2], [1, 0, -1]]]])
+    >>> conv(torch.arange(16).reshape(1, 1, 4, 4), sobel_x)
+    tensor([[[[-8, -8],
+              [-8, -8]]]])
+    """
+    axes = window(x.shape[2:], weight.shape[2:], stride, padding, dilation)
+    seen, w = _grouped(x, weight, axes, groups, padding_mode)
+    y = torch.einsum("ngcpt,gkct->ngkp", seen, w).flatten(1, 2).unflatten(2, axes.output)
+    return y if bias is None else y + bias.reshape(-1, *[1] * len(axes.axes))
+
+
+def conv_backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: Sizes = 1,
+    padding: Sizes | str = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""The gradients (dx, dweight, dbias) of :func:`conv`: the sum is linear in each, so each is an adjoint.
+
+    .. math::
+        dx[n, c, i] = Σ_{(o, t): i(o, t) = i} Σ_k dy[n, k, o] · w[k, c, t], \quad
+        dw[k, c, t] = Σ_n Σ_o dy[n, k, o] · x[n, c, i(o, t)], \quad
+        db[k] = Σ_n Σ_o dy[n, k, o]
+
+    dx is a full convolution of dy with the kernel turned by 180°; dw correlates x with dy. Complex factors are conjugated.
+
+    dy: (N, C_out, *output); the rest as for ``conv``. Result: shapes of x, weight and bias.
+
+    Raises: as ``conv`` does.
+
+    Source: Dumoulin, Visin, *A guide to convolution arithmetic for deep learning*, 2016.
+
+    >>> x, w = torch.tensor([[[1, 2, 3, 4]]]), torch.tensor([[[1, -1]]])
+    >>> dx, dw, db = conv_backward(torch.tensor([[[1, 10, 100]]]), x, w)
+    >>> dx.tolist(), dw.tolist(), db.tolist()
+    ([[[1, 9, 90, -100]]], [[[321, 432]]], [111])
+    """
+    axes = window(x.shape[2:], weight.shape[2:], stride, padding, dilation)
+    seen, w = _grouped(x, weight, axes, groups, padding_mode)
+    g = dy.flatten(2).unflatten(1, (groups, -1))
+    dseen = torch.einsum("ngkp,gkct->ngcpt", g, w.conj()).flatten(1, 2).unflatten(3, axes.size).unflatten(2, axes.output)
+    dweight = torch.einsum("ngkp,ngcpt->gkct", g, seen.conj()).reshape(weight.shape)
+    return windows_backward(dseen, axes, padding_mode), dweight, dy.flatten(2).sum((0, 2))

@@ -1,0 +1,81 @@
+r"""Locally connected layers: a convolution whose every output position has weights of its own.
+
+Formulas write o for a position in the output, t for a tap, and i(o, t) = o·stride + t·dilation - before, one of each an axis.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from striate.reference.conv import Sizes, window, windows, windows_backward
+from striate.window import Window
+
+__all__ = ["local", "local_backward"]
+
+
+def _seen(x: Tensor, weight: Tensor, stride: Sizes, padding: Sizes | str, dilation: Sizes) -> tuple[Window, Tensor, Tensor]:
+    """The window; what is seen, (N, C, positions, taps); the weight, (C_out, C, positions, taps)."""
+    axes = window(x.shape[2:], weight.shape[x.ndim :], stride, padding, dilation)
+    return axes, windows(x, axes).flatten(2, x.ndim - 1).flatten(3), weight.flatten(2, x.ndim - 1).flatten(3)
+
+
+def local(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes | str = 0,
+    dilation: Sizes = 1,
+) -> Tensor:
+    r"""A locally connected layer: weights are not shared between positions.
+
+    .. math:: y[n, k, o] = b[k, o] + Σ_c Σ_t x[n, c, i(o, t)] · w[k, c, o, t]
+
+    x: (N, C, *input); weight: (C_out, C, *output, *taps); bias: (C_out, *output). Result: (N, C_out, *output).
+    padding: numbers, ``"same"`` or ``"valid"``.
+
+    Raises: ArgumentError for another padding; RuntimeError where shapes do not fit.
+
+    Source: Gregor, LeCun, *Emergence of complex-like cells in a temporal product network with local receptive fields*, 2010.
+
+    >>> own = torch.tensor([[[[1, 1], [1, -1], [0, 10]]]])
+    >>> local(torch.tensor([[[1, 2, 3, 4]]]), own)
+    tensor([[[ 3, -1, 40]]])
+    """
+    axes, seen, w = _seen(x, weight, stride, padding, dilation)
+    y = torch.einsum("ncpt,kcpt->nkp", seen, w).unflatten(2, axes.output)
+    return y if bias is None else y + bias
+
+
+def local_backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: Sizes = 1,
+    padding: Sizes | str = 0,
+    dilation: Sizes = 1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""The gradients (dx, dweight, dbias) of :func:`local`.
+
+    .. math::
+        dx[n, c, i] = Σ_{(o, t): i(o, t) = i} Σ_k dy[n, k, o] · w[k, c, o, t], \quad
+        dw[k, c, o, t] = Σ_n dy[n, k, o] · x[n, c, i(o, t)], \quad
+        db[k, o] = Σ_n dy[n, k, o]
+
+    dy: (N, C_out, *output); the rest as for ``local``. Result: shapes of x, weight and bias. Complex factors are conjugated.
+
+    Raises: as ``local`` does.
+
+    Source: Gregor, LeCun, 2010.
+
+    >>> own = torch.tensor([[[[1, 1], [1, -1], [0, 10]]]])
+    >>> dx, dw, db = local_backward(torch.tensor([[[1, 2, 3]]]), torch.tensor([[[1, 2, 3, 4]]]), own)
+    >>> dx.tolist(), dw.tolist(), db.tolist()
+    ([[[1, 3, -2, 30]]], [[[[1, 2], [4, 6], [9, 12]]]], [[1, 2, 3]])
+    """
+    axes, seen, w = _seen(x, weight, stride, padding, dilation)
+    g = dy.flatten(2)
+    dseen = torch.einsum("nkp,kcpt->ncpt", g, w.conj()).unflatten(3, axes.size).unflatten(2, axes.output)
+    dweight = torch.einsum("nkp,ncpt->kcpt", g, seen.conj()).reshape(weight.shape)
+    return windows_backward(dseen, axes), dweight, dy.sum(0)

@@ -1,0 +1,333 @@
+r"""Normalization: one formula, four choices of the axes that are measured.
+
+.. math:: y = γ·x̂ + β, \quad x̂ = (x - μ) / \sqrt{σ² + ε}
+
+==========  =============================================  ==================================
+kind        μ and σ² are measured over                     x: (N, C, H, W)
+==========  =============================================  ==================================
+batch       one channel of the whole batch                 (N, H, W) per channel
+layer       one sample                                     (C, H, W) per sample
+instance    one channel of one sample                      (H, W) per sample and channel
+group       a group of channels of one sample              (C/G, H, W) per sample and group
+==========  =============================================  ==================================
+
+σ² is the biased variance. Everything is computed in float64 and rounded once, to the type of what is returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from striate.moments import Moments
+
+__all__ = [
+    "batch_norm",
+    "batch_norm_backward",
+    "group_norm",
+    "group_norm_backward",
+    "instance_norm",
+    "instance_norm_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "normalize",
+    "normalize_backward",
+    "running_statistics",
+]
+
+
+def _along(parameter: Tensor | None, x: Tensor, dims: Sequence[int], missing: float) -> Tensor:
+    """A parameter laid along some axes of x, so that it broadcasts; a number where there is none."""
+    if parameter is None:
+        return torch.full((), missing, dtype=torch.float64, device=x.device)
+    return parameter.to(torch.float64).reshape([size if d in dims else 1 for d, size in enumerate(x.shape)])
+
+
+def _standardize(
+    x: Tensor, dims: Sequence[int], eps: float, scaled: Sequence[int], mean: Tensor | None, variance: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """x̂ and 1/√(σ² + ε), with measured statistics or with given ones."""
+    if mean is None or variance is None:
+        moments = Moments.of(x, dims, keepdim=True)
+        μ, var = moments.mean, moments.variance()
+    else:
+        μ, var = _along(mean, x, scaled, 0), _along(variance, x, scaled, 1)
+    scale = (var + eps).rsqrt()
+    return (x - μ) * scale, scale
+
+
+def normalize(
+    x: Tensor,
+    dims: Sequence[int],
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    eps: float = 1e-5,
+    scaled: Sequence[int] = (1,),
+    mean: Tensor | None = None,
+    variance: Tensor | None = None,
+) -> Tensor:
+    r"""Brings x to mean 0 and variance 1 over some axes, then scales and shifts.
+
+    .. math:: y = γ·x̂ + β, \quad x̂ = (x - μ) / \sqrt{σ² + ε}, \quad μ = \text{mean}(x), \quad σ² = \text{mean}((x - μ)²)
+
+    x: any shape; dims: the axes that are measured; scaled: the axes that gamma and beta run along (their shape is x's there);
+    mean, variance: given statistics that run along ``scaled``, instead of measured ones. Result: x's shape and type.
+
+    Raises: ArgumentError without an axis to measure; RuntimeError where shapes do not fit.
+
+    Source: Ioffe, Szegedy, *Batch normalization*, 2015; Wu, He, *Group normalization*, 2018.
+
+    >>> normalize(torch.tensor([[1.0, 3.0], [2.0, 8.0]]), dims=(1,), eps=0)
+    tensor([[-1.,  1.],
+            [-1.,  1.]])
+    """
+    x_hat, _ = _standardize(x, dims, eps, scaled, mean, variance)
+    return (_along(gamma, x, scaled, 1) * x_hat + _along(beta, x, scaled, 0)).to(x.dtype)
+
+
+def normalize_backward(
+    dy: Tensor,
+    x: Tensor,
+    dims: Sequence[int],
+    gamma: Tensor | None = None,
+    eps: float = 1e-5,
+    scaled: Sequence[int] = (1,),
+    mean: Tensor | None = None,
+    variance: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""The gradients (dx, dgamma, dbeta) of :func:`normalize`.
+
+    .. math::
+        g = γ·dy, \quad dx = \frac{1}{\sqrt{σ² + ε}} (g - \text{mean}(g) - x̂·\text{mean}(g·x̂)), \quad
+        dγ = Σ dy·x̂, \quad dβ = Σ dy
+
+    The means are over ``dims``, the sums over the axes outside ``scaled``. Given statistics are constants: dx = g/√(σ² + ε).
+
+    dy: x's shape; the rest as for ``normalize``. Result: dx of x's shape, dgamma and dbeta of x's shape along ``scaled``.
+
+    Raises: as ``normalize`` does.
+
+    Source: Ioffe, Szegedy, *Batch normalization*, 2015.
+
+    >>> x, dy = torch.tensor([[1.0, 3.0, 5.0]]), torch.tensor([[1.0, 0.0, 1.0]])
+    >>> dx, dgamma, dbeta = normalize_backward(dy, x, dims=(1,))
+    >>> dx.sum().abs() < 1e-6, (dx * x).sum().abs() < 1e-5
+    (tensor(True), tensor(True))
+    """
+    x_hat, scale = _standardize(x, dims, eps, scaled, mean, variance)
+    wide = dy.to(torch.float64)
+    g = wide * _along(gamma, x, scaled, 1)
+    if mean is None or variance is None:
+        g = g - g.mean(tuple(dims), keepdim=True) - x_hat * (g * x_hat).mean(tuple(dims), keepdim=True)
+    spread = [size if d in scaled else 1 for d, size in enumerate(x.shape)]
+    shape, kind = [x.shape[d] for d in sorted(scaled)], x.dtype if gamma is None else gamma.dtype
+    dgamma, dbeta = (total.sum_to_size(spread).reshape(shape).to(kind) for total in (wide * x_hat, wide))
+    return (scale * g).to(x.dtype), dgamma, dbeta
+
+
+def _but(x: Tensor, dim: int) -> tuple[int, ...]:
+    return tuple(d for d in range(x.ndim) if d != dim)
+
+
+def batch_norm(
+    x: Tensor,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    eps: float = 1e-5,
+    mean: Tensor | None = None,
+    variance: Tensor | None = None,
+) -> Tensor:
+    r"""Batch normalization: each channel is measured over the batch and all positions.
+
+    .. math:: y = γ_c·(x - μ_c) / \sqrt{σ²_c + ε} + β_c
+
+    In evaluation ``mean`` and ``variance`` are the running ones, and the layer is linear in x.
+
+    x: (N, C, *input); gamma, beta, mean, variance: (C,). Result: x's shape.
+
+    Raises: RuntimeError where shapes do not fit.
+
+    Source: Ioffe, Szegedy, *Batch normalization*, 2015.
+
+    >>> x = torch.tensor([[1.0, 10.0], [3.0, 30.0]])
+    >>> batch_norm(x, eps=0)
+    tensor([[-1., -1.],
+            [ 1.,  1.]])
+    >>> batch_norm(x, eps=0, mean=torch.tensor([0.0, 10.0]), variance=torch.tensor([1.0, 4.0]))
+    tensor([[ 1.,  0.],
+            [ 3., 10.]])
+    """
+    return normalize(x, _but(x, 1), gamma, beta, eps, (1,), mean, variance)
+
+
+def batch_norm_backward(
+    dy: Tensor,
+    x: Tensor,
+    gamma: Tensor | None = None,
+    eps: float = 1e-5,
+    mean: Tensor | None = None,
+    variance: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""The gradients (dx, dgamma, dbeta) of :func:`batch_norm`, training or evaluation.
+
+    .. math:: dx = \frac{γ}{\sqrt{σ² + ε}} (dy - \text{mean}(dy) - x̂·\text{mean}(dy·x̂)), \quad dγ = Σ dy·x̂, \quad dβ = Σ dy
+
+    With given statistics dx = γ/√(σ² + ε)·dy. dy: x's shape. Result: shapes of x, gamma and beta.
+
+    Raises: RuntimeError where shapes do not fit.
+
+    Source: Ioffe, Szegedy, *Batch normalization*, 2015.
+
+    >>> one = torch.ones(2)
+    >>> dx, dgamma, dbeta = batch_norm_backward(torch.ones(3, 2), torch.eye(3, 2), eps=0, mean=0 * one, variance=4 * one)
+    >>> dx[0].tolist(), dgamma.tolist(), dbeta.tolist()
+    ([0.5, 0.5], [0.5, 0.5], [3.0, 3.0])
+    """
+    return normalize_backward(dy, x, _but(x, 1), gamma, eps, (1,), mean, variance)
+
+
+def running_statistics(x: Tensor, mean: Tensor, variance: Tensor, momentum: float = 0.1) -> tuple[Tensor, Tensor]:
+    r"""The running mean and variance after one more batch.
+
+    .. math:: r ← (1 - momentum)·r + momentum·batch
+
+    The batch's variance is the unbiased one here, as in torch. x: (N, C, *input); mean, variance: (C,).
+
+    Source: Ioffe, Szegedy, *Batch normalization*, 2015.
+
+    >>> running_statistics(torch.tensor([[1.0], [3.0]]), torch.zeros(1), torch.ones(1), momentum=0.5)
+    (tensor([1.]), tensor([1.5000]))
+    """
+    batch = Moments.of(x, _but(x, 1))
+    pairs = (mean, batch.mean), (variance, batch.variance(unbiased=True))
+    new_mean, new_variance = (((1 - momentum) * old + momentum * new).to(old.dtype) for old, new in pairs)
+    return new_mean, new_variance
+
+
+def _layer_dims(x: Tensor, dims: Sequence[int] | None) -> tuple[int, ...]:
+    return _but(x, 0) if dims is None else tuple(d % x.ndim for d in dims)
+
+
+def layer_norm(
+    x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None, eps: float = 1e-5, dims: Sequence[int] | None = None
+) -> Tensor:
+    r"""Layer normalization: each sample is measured over all its channels and positions, or over the axes given.
+
+    .. math:: y = γ·(x - μ_n) / \sqrt{σ²_n + ε} + β
+
+    dims: the axes measured and scaled, all but the first unless given; torch's ``normalized_shape`` is the last ones, and
+    ``dims=(1,)`` measures all channels at one position (ConvNeXt).
+
+    x: any shape; gamma, beta: x's shape along dims. Result: x's shape.
+
+    Raises: RuntimeError where shapes do not fit.
+
+    Source: Ba, Kiros, Hinton, *Layer normalization*, 2016.
+
+    >>> layer_norm(torch.tensor([[1.0, 3.0], [2.0, 8.0]]), eps=0)
+    tensor([[-1.,  1.],
+            [-1.,  1.]])
+    """
+    dims = _layer_dims(x, dims)
+    return normalize(x, dims, gamma, beta, eps, dims)
+
+
+def layer_norm_backward(
+    dy: Tensor, x: Tensor, gamma: Tensor | None = None, eps: float = 1e-5, dims: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""The gradients (dx, dgamma, dbeta) of :func:`layer_norm`.
+
+    .. math:: dx = \frac{1}{\sqrt{σ² + ε}} (γ·dy - \text{mean}(γ·dy) - x̂·\text{mean}(γ·dy·x̂)), \quad dγ = Σ dy·x̂, \quad dβ = Σ dy
+
+    γ varies inside what is measured, so it stays under the means. dy: x's shape. Result: shapes of x, gamma and beta.
+
+    Raises: RuntimeError where shapes do not fit.
+
+    Source: Ba, Kiros, Hinton, *Layer normalization*, 2016.
+
+    >>> dx, dgamma, dbeta = layer_norm_backward(torch.ones(2, 2), torch.tensor([[1.0, 3.0], [2.0, 8.0]]), eps=0)
+    >>> dx.abs().max().item(), dgamma.tolist(), dbeta.tolist()
+    (0.0, [-2.0, 2.0], [2.0, 2.0])
+    """
+    dims = _layer_dims(x, dims)
+    return normalize_backward(dy, x, dims, gamma, eps, dims)
+
+
+def group_norm(x: Tensor, groups: int, gamma: Tensor | None = None, beta: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    r"""Group normalization: each group of neighbouring channels of a sample is measured.
+
+    .. math:: y = γ_c·(x - μ_{ng}) / \sqrt{σ²_{ng} + ε} + β_c
+
+    x: (N, C, *input); gamma, beta: (C,). Result: x's shape.
+
+    Raises: RuntimeError where groups does not divide C.
+
+    Source: Wu, He, *Group normalization*, 2018.
+
+    >>> group_norm(torch.tensor([[1.0, 3.0, 2.0, 8.0]]), 2, eps=0)
+    tensor([[-1.,  1., -1.,  1.]])
+    """
+    split = x.unflatten(1, (groups, -1))
+    return normalize(split, tuple(range(2, split.ndim)), gamma, beta, eps, (1, 2)).flatten(1, 2)
+
+
+def group_norm_backward(
+    dy: Tensor, x: Tensor, groups: int, gamma: Tensor | None = None, eps: float = 1e-5
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""The gradients (dx, dgamma, dbeta) of :func:`group_norm`.
+
+    .. math:: dx = \frac{1}{\sqrt{σ² + ε}} (γ·dy - \text{mean}(γ·dy) - x̂·\text{mean}(γ·dy·x̂)), \quad dγ = Σ dy·x̂, \quad dβ = Σ dy
+
+    dy: x's shape. Result: shapes of x, gamma and beta.
+
+    Raises: RuntimeError where groups does not divide C.
+
+    Source: Wu, He, *Group normalization*, 2018.
+
+    >>> dx, dgamma, dbeta = group_norm_backward(torch.ones(1, 4), torch.tensor([[1.0, 3.0, 2.0, 8.0]]), 2, eps=0)
+    >>> dx.abs().max().item(), dgamma.tolist(), dbeta.tolist()
+    (0.0, [-1.0, 1.0, -1.0, 1.0], [1.0, 1.0, 1.0, 1.0])
+    """
+    x, dy = x.unflatten(1, (groups, -1)), dy.unflatten(1, (groups, -1))
+    dx, dgamma, dbeta = normalize_backward(dy, x, tuple(range(2, x.ndim)), gamma, eps, (1, 2))
+    return dx.flatten(1, 2), dgamma.flatten(), dbeta.flatten()
+
+
+def instance_norm(x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    r"""Instance normalization: each channel of a sample is measured; a group normalization with groups of one channel.
+
+    .. math:: y = γ_c·(x - μ_{nc}) / \sqrt{σ²_{nc} + ε} + β_c
+
+    With running statistics, evaluation is that of :func:`batch_norm`.
+
+    x: (N, C, *input); gamma, beta: (C,). Result: x's shape.
+
+    Raises: RuntimeError where shapes do not fit.
+
+    Source: Ulyanov, Vedaldi, Lempitsky, *Instance normalization: the missing ingredient for fast stylization*, 2016.
+
+    >>> instance_norm(torch.tensor([[[1.0, 3.0], [2.0, 8.0]]]), eps=0)
+    tensor([[[-1.,  1.],
+             [-1.,  1.]]])
+    """
+    return group_norm(x, x.shape[1], gamma, beta, eps)
+
+
+def instance_norm_backward(dy: Tensor, x: Tensor, gamma: Tensor | None = None, eps: float = 1e-5) -> tuple[Tensor, Tensor, Tensor]:
+    r"""The gradients (dx, dgamma, dbeta) of :func:`instance_norm`.
+
+    .. math:: dx = \frac{γ}{\sqrt{σ² + ε}} (dy - \text{mean}(dy) - x̂·\text{mean}(dy·x̂)), \quad dγ = Σ dy·x̂, \quad dβ = Σ dy
+
+    dy: x's shape. Result: shapes of x, gamma and beta.
+
+    Raises: RuntimeError where shapes do not fit.
+
+    Source: Ulyanov, Vedaldi, Lempitsky, 2016.
+
+    >>> dx, dgamma, dbeta = instance_norm_backward(torch.ones(1, 2, 2), torch.tensor([[[1.0, 3.0], [2.0, 8.0]]]), eps=0)
+    >>> dx.abs().max().item(), dgamma.tolist(), dbeta.tolist()
+    (0.0, [0.0, 0.0], [2.0, 2.0])
+    """
+    return group_norm_backward(dy, x, x.shape[1], gamma, eps)
