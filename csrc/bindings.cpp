@@ -93,6 +93,9 @@ Window resolve(const Ints& input, const Ints& output, const Ints& size, const In
   Axis axis[3] = {point, point, point};
   for (size_t k = 0; k < axes; ++k)
     axis[3 - axes + k] = resolve_axis(input[k], output[k], size[k], stride[k], dilation[k], before[k], after.empty() ? 0 : after[k]);
+  __int128 outputs = 1;
+  for (const Axis& a : axis) outputs = outputs > kLargest ? outputs : outputs * a.output;
+  check(outputs < (int64_t(1) << 48), "an output has no more than 2^48 places");
   return {axis[0], axis[1], axis[2]};
 }
 

@@ -122,7 +122,7 @@ def _adaptive_plan(shape: tuple[int, ...], dims: int, output: Any, where: str) -
     sizes = tuple(i if o is None else o for i, o in zip(input, sizes, strict=True))
     if any(not 0 <= o <= LARGEST for o in sizes):
         raise ArgumentError(build(where, "output_size from 0 to 2^62", output, do="Choose how many values to keep on each axis.", x=shape))
-    if prod(shape[:-dims]) * prod(sizes) > 2**48:
+    if prod(sizes) > 2**40:
         raise ArgumentError(build(where, "an output that fits memory", output, do="Choose a smaller output_size.", x=shape))
     if all(o > 0 and i % o == 0 for i, o in zip(input, sizes, strict=True)):
         size = tuple(i // o for i, o in zip(input, sizes, strict=True))
