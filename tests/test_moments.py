@@ -3,6 +3,7 @@
 import math
 from fractions import Fraction
 from functools import reduce
+from itertools import chain
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def same(a, b, **tolerance):
 
 @given(st.lists(values, min_size=1, max_size=6))
 def test_merging_parts_from_the_left_gives_the_whole(parts):
-    same(reduce(Moments.merge, map(of, parts)), of(sum(parts, [])), **ROUNDING)
+    same(reduce(Moments.merge, map(of, parts)), of(list(chain(*parts))), **ROUNDING)
 
 
 @given(values, values, values)
@@ -58,7 +59,7 @@ def test_merging_along_any_tree_gives_the_whole(parts, random):
     while len(pool) > 1:
         a, b = (pool.pop(random.randrange(len(pool))) for _ in range(2))
         pool.append(a.merge(b))
-    same(pool[0], of(sum(parts, [])), **ROUNDING)
+    same(pool[0], of(list(chain(*parts))), **ROUNDING)
 
 
 @given(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import warnings
 from pathlib import Path
@@ -14,7 +15,9 @@ __all__ = ["core", "missing", "native_info", "use_isa"]
 
 
 def _load() -> str | None:
-    found = [path for folder in _folders if (path := Path(folder) / "_core.so").is_file()]
+    given = os.environ.get("STRIATE_CORE")  # another build of it: with sanitizers, or under work
+    places = [Path(given)] if given else [Path(folder) / "_core.so" for folder in _folders]
+    found = [path for path in places if path.is_file()]
     if not found:
         return "striate's native core is not installed"
     try:

@@ -39,7 +39,7 @@ def window(input: Sequence[int], size: Sequence[int], stride: Sizes = 1, padding
     if isinstance(padding, str) and padding not in ("same", "valid"):
         raise ArgumentError(build("conv", "a padding of 'same', 'valid' or whole numbers", repr(padding), do="Pass one of these."))
     axes = []
-    for d, (i, k) in enumerate(zip(input, size)):
+    for d, (i, k) in enumerate(zip(input, size, strict=True)):
         s, dil = (v if isinstance(v, int) else v[d] for v in (stride, dilation))
         if isinstance(padding, str):
             before, after = same_padding(i, k, s, dil) if padding == "same" else (0, 0)
@@ -104,7 +104,7 @@ def windows(x: Tensor, axes: Axes, fill: float = 0, mode: str = "zeros") -> Tens
     for d, axis in enumerate(axes):
         at, inside = _sources(axis, mode, x.device)
         dim = lead + 2 * d  # every axis before this one has become two: output and tap
-        x = x.index_select(dim, at.flatten()).unflatten(dim, at.shape)
+        x = torch.unflatten(x.index_select(dim, at.flatten()), dim, at.shape)
         x = x.masked_fill(~inside.reshape(*at.shape, *[1] * (x.ndim - dim - 2)), fill)
     return x.permute(*range(lead), *range(lead, x.ndim, 2), *range(lead + 1, x.ndim, 2))
 
@@ -136,7 +136,7 @@ def windows_backward(dseen: Tensor, axes: Axes, mode: str = "zeros") -> Tensor:
 def _grouped(x: Tensor, weight: Tensor, axes: Window, groups: int, mode: str) -> tuple[Tensor, Tensor]:
     """What is seen, (N, G, C/G, positions, taps), and the weight, (G, C_out/G, C/G, taps)."""
     seen = windows(x, axes, mode=mode).flatten(2, x.ndim - 1).flatten(3)
-    return seen.unflatten(1, (groups, -1)), weight.flatten(2).unflatten(0, (groups, -1))
+    return torch.unflatten(seen, 1, (groups, -1)), torch.unflatten(weight.flatten(2), 0, (groups, -1))
 
 
 def conv(
@@ -169,7 +169,7 @@ def conv(
     """
     axes = window(x.shape[2:], weight.shape[2:], stride, padding, dilation)
     seen, w = _grouped(x, weight, axes, groups, padding_mode)
-    y = torch.einsum("ngcpt,gkct->ngkp", seen, w).flatten(1, 2).unflatten(2, axes.output)
+    y = torch.einsum("ngcpt,gkct->ngkp", seen, w).reshape(x.shape[0], weight.shape[0], *axes.output)
     return y if bias is None else y + bias.reshape(-1, *[1] * len(axes.axes))
 
 
@@ -205,7 +205,7 @@ def conv_backward(
     """
     axes = window(x.shape[2:], weight.shape[2:], stride, padding, dilation)
     seen, w = _grouped(x, weight, axes, groups, padding_mode)
-    g = dy.flatten(2).unflatten(1, (groups, -1))
-    dseen = torch.einsum("ngkp,gkct->ngcpt", g, w.conj()).flatten(1, 2).unflatten(3, axes.size).unflatten(2, axes.output)
+    g = torch.unflatten(dy.flatten(2), 1, (groups, -1))
+    dseen = torch.einsum("ngkp,gkct->ngcpt", g, w.conj()).reshape(*x.shape[:2], *axes.output, *axes.size)
     dweight = torch.einsum("ngkp,ngcpt->gkct", g, seen.conj()).reshape(weight.shape)
     return windows_backward(dseen, axes, padding_mode), dweight, dy.flatten(2).sum((0, 2))

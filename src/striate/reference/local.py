@@ -44,7 +44,7 @@ def local(
     tensor([[[ 3, -1, 40]]])
     """
     axes, seen, w = _seen(x, weight, stride, padding, dilation)
-    y = torch.einsum("ncpt,kcpt->nkp", seen, w).unflatten(2, axes.output)
+    y = torch.einsum("ncpt,kcpt->nkp", seen, w).reshape(x.shape[0], weight.shape[0], *axes.output)
     return y if bias is None else y + bias
 
 
@@ -76,6 +76,6 @@ def local_backward(
     """
     axes, seen, w = _seen(x, weight, stride, padding, dilation)
     g = dy.flatten(2)
-    dseen = torch.einsum("nkp,kcpt->ncpt", g, w.conj()).unflatten(3, axes.size).unflatten(2, axes.output)
+    dseen = torch.einsum("nkp,kcpt->ncpt", g, w.conj()).reshape(*x.shape[:2], *axes.output, *axes.size)
     dweight = torch.einsum("nkp,ncpt->kcpt", g, seen.conj()).reshape(weight.shape)
     return windows_backward(dseen, axes), dweight, dy.sum(0)

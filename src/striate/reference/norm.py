@@ -269,7 +269,7 @@ def group_norm(x: Tensor, groups: int, gamma: Tensor | None = None, beta: Tensor
     >>> group_norm(torch.tensor([[1.0, 3.0, 2.0, 8.0]]), 2, eps=0)
     tensor([[-1.,  1., -1.,  1.]])
     """
-    split = x.unflatten(1, (groups, -1))
+    split = torch.unflatten(x, 1, (groups, -1))
     return normalize(split, tuple(range(2, split.ndim)), gamma, beta, eps, (1, 2)).flatten(1, 2)
 
 
@@ -290,7 +290,7 @@ def group_norm_backward(
     >>> dx.abs().max().item(), dgamma.tolist(), dbeta.tolist()
     (0.0, [-1.0, 1.0, -1.0, 1.0], [1.0, 1.0, 1.0, 1.0])
     """
-    x, dy = x.unflatten(1, (groups, -1)), dy.unflatten(1, (groups, -1))
+    x, dy = torch.unflatten(x, 1, (groups, -1)), torch.unflatten(dy, 1, (groups, -1))
     dx, dgamma, dbeta = normalize_backward(dy, x, tuple(range(2, x.ndim)), gamma, eps, (1, 2))
     return dx.flatten(1, 2), dgamma.flatten(), dbeta.flatten()
 

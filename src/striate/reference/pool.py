@@ -72,7 +72,8 @@ def max_pool_backward(dy: Tensor, index: Tensor, input: Sequence[int]) -> Tensor
     """
     lead = dy.ndim - len(input)
     dy, index = dy.masked_fill(index < 0, 0).flatten(lead), index.clamp(min=0).flatten(lead)
-    return dy.new_zeros(*dy.shape[:lead], prod(input)).scatter_add(-1, index, dy).unflatten(-1, tuple(input))
+    dx = dy.new_zeros(*dy.shape[:lead], prod(input)).scatter_add(-1, index, dy)
+    return dx.reshape(*dx.shape[:-1], *input)
 
 
 def _divisor(window: Axes, count_include_pad: bool, divisor_override: int | None, like: Tensor) -> Tensor:

@@ -1,0 +1,54 @@
+# make demo   a first look: sets up .venv, builds the native core, trains LeNet-5 on handwritten digits
+# make test   the same set-up with the test tools, then the whole suite
+# make bench  the pooling benchmark          make asan   the native tests under AddressSanitizer and UBSan
+# make lint   ruff and mypy                  make clean  forgets everything that was built
+.PHONY: demo test bench asan lint clean
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find csrc src -type f -name '*.[ch]*' -o -type f -name '*.py' -path 'src/*') CMakeLists.txt pyproject.toml constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# also for the packages a build fetches for itself
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+
+demo: $(VENV)/.installed
+	$(BIN)/striate train
+
+test: $(VENV)/.tested lint
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.tested
+	$(BIN)/python benchmarks/run.py pool
+
+lint: $(VENV)/.tested
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and on its own: the build of striate finds it there instead of fetching a second copy
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet torch==2.13.0 numpy scikit-build-core cmake ninja
+	touch $@
+
+$(VENV)/.installed: $(SOURCES) $(VENV)/.torch
+	$(BIN)/pip install --quiet --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(BIN)/pip install --quiet --no-build-isolation -e '.[test]'
+	touch $@
+
+# A core of its own in build/asan: the installed one stays. torch itself is not instrumented, so leaks are not looked for.
+asan: $(VENV)/.tested
+	$(BIN)/cmake -S . -B build/asan -G Ninja -DSTRIATE_SANITIZE=ON -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
+	$(BIN)/cmake --build build/asan
+	STRIATE_CORE=$(CURDIR)/build/asan/_core.so LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+	  $(BIN)/python -m pytest tests/test_pool.py -k "not 2_to_the_31 and not compile and not export and not torchs_bytes"
+
+clean:
+	rm -rf $(VENV) build dist runs

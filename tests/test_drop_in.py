@@ -1,0 +1,356 @@
+"""striate.nn in torch.nn's place: its names, its signatures, the course notes' code, and models swapped there and back."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import striate
+import striate.nn as nn
+import striate.nn.functional as SF
+from striate.nn import swap
+
+PACKAGE = Path(striate.__file__).parent
+
+# The code samples of the course notes (IOAI notes on pooling and normalization; ApX on batch normalization in practice),
+# their import line changed and nothing else, indentation restored.
+NOTES = {
+    "pooling": """
+import striate.nn as nn
+max_pool = nn.MaxPool2d(kernel_size=2, stride=2)
+avg_pool = nn.AvgPool2d(kernel_size=2, stride=2)
+global_avg = nn.AdaptiveAvgPool2d((1, 1))
+""",
+    "batch normalization": """
+import striate.nn as nn
+bn1 = nn.BatchNorm1d(num_features=128)
+bn2 = nn.BatchNorm2d(num_features=64)
+bn3 = nn.BatchNorm3d(num_features=32)
+# Typical conv block
+block = nn.Sequential(
+    nn.Conv2d(64, 64, kernel_size=3, padding=1, bias=False),
+    nn.BatchNorm2d(64),
+    nn.ReLU(inplace=True)
+)
+""",
+    "layer normalization": """
+import striate.nn as nn
+ln = nn.LayerNorm(normalized_shape=512)
+block = nn.Sequential(
+    nn.Linear(512, 512, bias=False),
+    nn.LayerNorm(512),
+    nn.ReLU(inplace=True)
+)
+""",
+    "multi-layer perceptron": """
+import torch
+import striate.nn as nn
+input_features = 784
+hidden_units = 100
+output_classes = 10
+model = nn.Sequential(
+    nn.Linear(input_features, hidden_units),
+    nn.BatchNorm1d(num_features=hidden_units),
+    nn.ReLU(), # Apply activation after normalization
+    nn.Linear(hidden_units, output_classes)
+)
+print(model)
+dummy_input = torch.randn(64, input_features)
+output = model(dummy_input)
+print("Output shape:", output.shape) # Expected: torch.Size([64, 10])
+assert output.shape == torch.Size([64, 10])
+""",
+    "convolutional network": """
+import torch
+import striate.nn as nn
+in_channels = 3
+out_channels_conv1 = 16
+out_channels_conv2 = 32
+model_cnn = nn.Sequential(
+    nn.Conv2d(in_channels=in_channels, out_channels=out_channels_conv1, kernel_size=3, padding=1),
+    nn.BatchNorm2d(num_features=out_channels_conv1),
+    nn.ReLU(),
+    nn.MaxPool2d(kernel_size=2, stride=2),
+    nn.Conv2d(in_channels=out_channels_conv1, out_channels=out_channels_conv2, kernel_size=3, padding=1),
+    nn.BatchNorm2d(num_features=out_channels_conv2),
+    nn.ReLU(),
+    nn.MaxPool2d(kernel_size=2, stride=2)
+)
+print(model_cnn)
+dummy_input_cnn = torch.randn(16, in_channels, 32, 32)
+output_cnn = model_cnn(dummy_input_cnn)
+print("CNN Output shape:", output_cnn.shape) # Expected: torch.Size([16, 32, 8, 8])
+assert output_cnn.shape == torch.Size([16, 32, 8, 8])
+""",
+    "modes": """
+import torch
+import striate.nn as nn
+model = nn.Sequential(
+    nn.Linear(10, 20),
+    nn.BatchNorm1d(20),
+    nn.ReLU()
+)
+model.train() # Set the model to training mode
+print(f"Model mode during training: {'Training' if model.training else 'Evaluation'}")
+model.eval() # Set the model to evaluation mode
+print(f"Model mode during evaluation: {'Training' if model.training else 'Evaluation'}")
+dummy_input = torch.randn(4, 10) # Batch size 4
+with torch.no_grad(): # Disable gradient calculation for inference
+    output_eval = model(dummy_input)
+print("Output shape during evaluation:", output_eval.shape)
+assert output_eval.shape == torch.Size([4, 20])
+""",
+    "statistics of the four norms": """
+import torch
+import striate.nn as nn
+x = torch.rand(8, 6, 5, 5)
+def normalized(dims):
+    m = x.mean(dims, keepdim=True)
+    v = x.var(dims, keepdim=True, unbiased=False)
+    return (x - m) / (v + 1e-5).sqrt()
+torch.testing.assert_close(nn.BatchNorm2d(6)(x), normalized((0, 2, 3)))
+torch.testing.assert_close(nn.LayerNorm([6, 5, 5])(x), normalized((1, 2, 3)))
+torch.testing.assert_close(nn.InstanceNorm2d(6)(x), normalized((2, 3)))
+""",
+}
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_code_of_the_course_notes_runs_with_its_import_line_changed(name: str) -> None:
+    names: dict[str, Any] = {}
+    exec(compile(NOTES[name], name, "exec"), names)
+    layers = [v for v in names.values() if isinstance(v, torch.nn.Module)]
+    assert layers or "normalized" in names
+    ours = [m for layer in layers for m in layer.modules() if type(m).__module__.startswith("striate.")]
+    assert ours or not layers
+
+
+def public(module: Any) -> list[str]:
+    return [name for name in dir(module) if not name.startswith("_")]
+
+
+def test_every_public_name_of_torch_nn_is_here() -> None:
+    assert len(public(torch.nn)) > 150
+    assert [n for n in public(torch.nn) if not hasattr(nn, n)] == []
+    assert [n for n in public(F) if not hasattr(SF, n)] == []
+    from striate.nn.parameter import Parameter
+    from striate.nn.utils import clip_grad_norm_
+
+    assert Parameter is torch.nn.Parameter and clip_grad_norm_ is torch.nn.utils.clip_grad_norm_
+    assert nn.functional is SF
+
+
+def test_our_classes_replace_torchs_and_subclass_them() -> None:
+    for theirs, ours in swap.SWAPS.items():
+        assert issubclass(ours, theirs)
+        assert getattr(nn, theirs.__name__) is ours
+        assert ours.__name__ == theirs.__name__
+        assert ours.__doc__ and ours.__doc__ != theirs.__doc__
+        assert inspect.signature(ours) == inspect.signature(theirs)
+    assert len(swap.SWAPS) == 12 + 6 + 10
+
+
+def test_our_functions_take_what_torchs_take() -> None:
+    checked = 0
+    for name in public(SF):
+        ours, theirs = getattr(SF, name), getattr(F, name, None)
+        if getattr(ours, "__module__", "") != SF.__name__ or theirs is None:
+            continue
+        try:
+            expected = list(inspect.signature(theirs).parameters)
+        except ValueError:  # a builtin: its documentation opens with the call
+            call = (theirs.__doc__ or "").strip().split("->")[0]
+            expected = [a.split("=")[0].strip() for a in call[call.index("(") + 1 : call.rindex(")")].split(",")]
+        if expected in (["args", "kwargs"], ["*args", "**kwargs"]):  # one function for with and without indices
+            expected = ["input", "output_size", "return_indices"] if "adaptive" in name else list(inspect.signature(F.max_pool2d_with_indices).parameters)
+        got = list(inspect.signature(ours).parameters)
+        assert got[: len(expected)] == expected, name
+        checked += 1
+    assert checked >= 29
+
+
+# ----------------------------------------------------------------------------------------------------------------- swap
+
+
+class Mine(torch.nn.Conv2d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + 1
+
+
+class Net(torch.nn.Module):
+    def __init__(self, conv: type = torch.nn.Conv2d) -> None:
+        super().__init__()
+        self.stem = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
+        self.mine = conv(8, 8, 3)
+        self.pool = torch.nn.MaxPool2d(2)
+        self.again = self.pool
+        self.head = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.LayerNorm(8), torch.nn.Linear(8, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.again(self.pool(self.mine(self.stem(x)))))
+
+
+def classes(model: torch.nn.Module) -> list[tuple[str, type]]:
+    return [(name, type(m)) for name, m in model.named_modules()]
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_a_round_trip_leaves_state_outputs_and_classes_as_they_were(training: bool) -> None:
+    model = Net().train(training)
+    x = torch.randn(4, 3, 16, 18)
+    twin = copy.deepcopy(model)
+    expected, state = twin(x), copy.deepcopy(model.state_dict())
+    before = classes(model)
+    strides = {k: v.stride() for k, v in state.items()}
+    assert striate.accelerate(model) is model
+    assert striate.restore(model) is model
+    assert classes(model) == before
+    assert {k: v.stride() for k, v in model.state_dict().items()} == strides
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert not any(k.startswith("_striate") for m in model.modules() for k in vars(m))
+    assert torch.equal(model(x), expected)
+
+
+def test_accelerate_keeps_objects_hooks_mode_and_names_and_computes_the_same() -> None:
+    model = Net().eval()
+    x = torch.randn(4, 3, 16, 18)
+    expected = model(x)
+    calls: list[str] = []
+    model.pool.register_forward_hook(lambda *_: calls.append("pool"))
+    objects = dict(model.named_modules())
+    parameters = dict(model.named_parameters())
+    striate.accelerate(model)
+    torch.testing.assert_close(model(x), expected)
+    assert calls == ["pool", "pool"]
+    assert all(m is objects[n] for n, m in model.named_modules())
+    assert all(p is parameters[n] for n, p in model.named_parameters())
+    assert not model.pool.training
+    assert isinstance(model.pool, nn.MaxPool2d) and isinstance(model.head[2], nn.LayerNorm) and model.again is model.pool
+    assert model.stem(x).is_contiguous(memory_format=torch.channels_last)
+    assert repr(model) == repr(Net().eval())
+
+
+def test_accelerate_leaves_subclasses_alone_and_says_so() -> None:
+    model = Net(Mine)
+    with pytest.warns(UserWarning) as warned:
+        striate.accelerate(model)
+    assert str(warned[0].message) == "accelerate left 1 of 6 layers to torch. mine: Mine is a subclass of Conv2d with code of its own."
+    assert type(model.mine) is Mine
+    striate.restore(model)
+    assert type(model.mine) is Mine
+
+
+def test_accelerating_twice_is_accelerating_once() -> None:
+    model = Net()
+    striate.accelerate(striate.accelerate(model))
+    striate.restore(model)
+    assert classes(model) == classes(Net())
+    assert model.mine.weight.is_contiguous()
+
+
+def test_a_model_that_was_channels_last_stays_so() -> None:
+    model = Net().to(memory_format=torch.channels_last)
+    striate.restore(striate.accelerate(model))
+    assert model.mine.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_an_accelerated_model_survives_copying_and_saving() -> None:
+    model = striate.accelerate(Net())
+    twin = copy.deepcopy(model)
+    x = torch.randn(4, 3, 16, 18)
+    assert torch.equal(twin(x), model(x))
+    striate.restore(twin)
+    assert classes(twin) == classes(Net()) and twin.mine.weight.is_contiguous()
+    fresh = Net()
+    fresh.load_state_dict(model.state_dict())
+
+
+def test_gradients_of_an_accelerated_model_are_torchs() -> None:
+    model = Net()
+    twin = striate.accelerate(copy.deepcopy(model))
+    x = torch.randn(4, 3, 16, 18)
+    for m in (model, twin):
+        m(x).square().sum().backward()
+    for (name, a), b in zip(model.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, msg=lambda m, n=name: f"{n}: {m}")
+
+
+# -------------------------------------------------------------------------------------------------------------- package
+
+
+def run(code: str, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+def test_without_the_core_everything_works_on_torch_and_one_warning_says_so(tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE, tmp_path / "striate", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    site = Path(torch.__file__).parent.parent
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(site)!r}]" + """
+import warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import torch, striate
+    x = torch.randn(1, 2, 6, 6, requires_grad=True)
+    y = striate.nn.MaxPool2d(2)(x) + striate.nn.AvgPool2d(2)(x) + striate.nn.AdaptiveMaxPool2d(3)(x)
+    y.sum().backward()
+    assert striate.nn.MaxPool2d(2, 1, padding="same")(x).shape == x.shape
+    striate.accelerate(torch.nn.Sequential(torch.nn.MaxPool2d(2)))(x)
+ours = [str(w.message) for w in caught if "striate" in str(w.message)]
+print(len(ours), ours[0])
+print(striate.native_info()["core"], striate.native_info()["native"])
+"""
+    result = run(code, "-S")  # -S: no installed striate comes first
+    assert result.returncode == 0, result.stderr
+    told = "1 striate's native core is not installed; every layer uses torch's operator instead. Reinstall striate with a C++ compiler (g++) at hand."
+    assert result.stdout.splitlines() == [told, "False []"]
+
+
+def test_importing_striate_brings_no_plotting_data_or_image_library() -> None:
+    result = run("import striate, sys; print(sorted({'matplotlib', 'sklearn', 'PIL', 'scipy', 'safetensors'} & set(sys.modules)))")
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_importing_striate_adds_little_to_importing_torch() -> None:
+    code = "import time, torch; a = time.perf_counter(); import striate; print(time.perf_counter() - a)"
+    added_seconds = min(float(run(code).stdout) for _ in range(3))
+    torch_seconds = float(run("import time; a = time.perf_counter(); import torch; print(time.perf_counter() - a)").stdout)
+    assert added_seconds < 0.2 * torch_seconds, (added_seconds, torch_seconds)
+
+
+def test_native_info_names_the_instruction_set_in_use(isa: str) -> None:
+    info = striate.native_info()
+    assert info["isa"] == isa and isa in info["isa_available"]
+    assert info["threads"] == torch.get_num_threads() and info["torch"] == torch.__version__
+
+
+def test_an_unknown_instruction_set_is_refused_by_name() -> None:
+    from striate.native import use_isa
+
+    with pytest.raises(ValueError) as raised:
+        use_isa("avx1024")
+    assert str(raised.value) == f"use_isa expects an instruction set of this machine, got 'avx1024'. Choose one of {striate.native_info()['isa_available']}."
+
+
+def test_striate_isa_sets_the_instruction_set_at_start() -> None:
+    import os
+
+    environment = {**os.environ, "STRIATE_ISA": "baseline"}
+    code = "import striate; print(striate.native_info()['isa'])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert result.stdout.strip() == "baseline", result.stderr
+
+
+def test_warnings_of_ours_are_none_with_the_core() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        striate.accelerate(Net())
