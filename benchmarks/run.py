@@ -1,0 +1,157 @@
+"""Times a family's kernels against torch's, in one run: `python benchmarks/run.py pool`.
+
+Each case is called in turn by every contestant, once untimed (so that page faults of the allocator fall on nobody else) and
+once timed, over and over; medians are reported. The limit is the machine's copy bandwidth, measured in the same rounds.
+Contestants: striate on the row's layout, torch eager on NCHW and on NHWC, and torch eager on the row's layout again (A/A: its
+ratio to itself shows the noise). The error is the largest against float64, in units of the largest value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import striate
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from samples import BENCHMARKS, Benchmark, channels_last
+
+RESULTS = Path(__file__).parent / "results"
+COPY_ELEMENTS = 2**25  # 128 MiB read, 128 MiB written: far beyond any cache
+Call = Callable[[], Any]
+
+
+def medians_ms(contestants: dict[str, Call], rounds: int) -> dict[str, tuple[float, float]]:
+    """The median of each contestant's times and their spread (interquartile range over median), interleaved."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, call in contestants.items():
+            call()
+            start = time.perf_counter()
+            call()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    result = {}
+    for name, measured in times.items():
+        low, middle, high = statistics.quantiles(measured, n=4)
+        result[name] = (middle, (high - low) / middle)
+    return result
+
+
+def both_passes(function: Callable[..., torch.Tensor], x: torch.Tensor, dy: torch.Tensor, arguments: dict[str, Any]) -> tuple[Call, Call]:
+    x = x.detach().requires_grad_()
+    return lambda: function(x, **arguments), lambda: torch.autograd.grad(function(x, **arguments), x, dy)
+
+
+def error(case: Benchmark, x: torch.Tensor, dy: torch.Tensor) -> float:
+    """Of y and dx, against torch in float64, in units of the largest value of each."""
+    results = []
+    for function, dtype in ((case.sample.ours, x.dtype), (case.sample.theirs, torch.float64)):
+        given = x.detach().to(dtype).requires_grad_()
+        y = function(given, **case.sample.arguments)
+        results.append((y.detach(), *torch.autograd.grad(y, given, dy.to(dtype))))
+    return max(float((ours - exact).abs().max() / exact.abs().max()) for ours, exact in zip(*results, strict=True))
+
+
+def measure(case: Benchmark, rounds: int) -> list[dict[str, Any]]:
+    sample, rows = case.sample, []
+    source, target = torch.ones(COPY_ELEMENTS), torch.empty(COPY_ELEMENTS)
+    x = torch.randn(sample.shape)
+    dy = torch.randn_like(sample.theirs(x, **sample.arguments))
+    layouts = {"NCHW": torch.Tensor.contiguous, "NHWC": channels_last}
+    given = {name: (layout(x), layout(dy)) for name, layout in layouts.items()}
+    theirs = {name: both_passes(sample.theirs, *tensors, sample.arguments) for name, tensors in given.items()}
+    ours = {name: both_passes(sample.ours, *tensors, sample.arguments) for name, tensors in given.items()}
+    forward_bytes, backward_bytes = case.moved_bytes(x, dy)
+    for k, (which, moved) in enumerate((("forward", forward_bytes), ("forward+backward", forward_bytes + backward_bytes))):
+        contestants: dict[str, Call] = {"copy": lambda: target.copy_(source)}
+        for name in layouts:
+            contestants |= {f"striate {name}": ours[name][k], f"eager {name}": theirs[name][k], f"again {name}": theirs[name][k]}
+        got = medians_ms(contestants, rounds)
+        bytes_per_ms = 2 * 4 * COPY_ELEMENTS / got["copy"][0]
+        for name in layouts:
+            ms, spread = got[f"striate {name}"]
+            rows.append(
+                {
+                    "op": sample.function,
+                    "arguments": sample.arguments,
+                    "shape": list(sample.shape),
+                    "layout": name,
+                    "pass": which,
+                    "striate_ms": ms,
+                    "spread": spread,
+                    "eager_nchw_ms": got["eager NCHW"][0],
+                    "eager_nhwc_ms": got["eager NHWC"][0],
+                    "ratio_nchw": got["eager NCHW"][0] / ms,
+                    "ratio_nhwc": got["eager NHWC"][0] / ms,
+                    "ratio_a_a": got[f"again {name}"][0] / got[f"eager {name}"][0],
+                    "share_of_limit": moved / bytes_per_ms / ms,
+                    "copy_gb_per_s": bytes_per_ms / 1e6,
+                    "max_error": error(case, *given[name]),
+                }
+            )
+    return rows
+
+
+HEADER = "| operation | shape | layout | pass | striate ms | spread | eager NCHW ms | eager NHWC ms | × NCHW | × NHWC | A/A | of copy | error |"
+
+
+def line(row: dict[str, Any]) -> str:
+    arguments = ", ".join(f"{k} {v}" for k, v in row["arguments"].items())
+    return (
+        f"| {row['op']} {arguments} | {'×'.join(map(str, row['shape']))} | {row['layout']} | {row['pass']} | {row['striate_ms']:.3f} | "
+        f"{row['spread']:.0%} | {row['eager_nchw_ms']:.3f} | {row['eager_nhwc_ms']:.3f} | {row['ratio_nchw']:.1f} | {row['ratio_nhwc']:.1f} | "
+        f"{row['ratio_a_a']:.2f} | {row['share_of_limit']:.0%} | {row['max_error']:.0e} |"
+    )
+
+
+def processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    return next((part.split(":")[1].strip() for part in text.splitlines() if part.startswith("model name")), platform.machine())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("family", choices=sorted(BENCHMARKS))
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--rounds", type=int, default=11, help="timed calls of each contestant, at least 7 (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default %(default)s")
+    parser.add_argument("--json", type=Path, help="where to write the rows (default benchmarks/results/FAMILY.json; with --only nowhere)")
+    options = parser.parse_args()
+    if options.rounds < 7:
+        parser.error(f"a median of fewer than 7 rounds says little, got --rounds {options.rounds}")
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    cases = [c for c in BENCHMARKS[options.family] if options.only in str(c.sample)]
+    if not cases:
+        parser.error(f"no case of {options.family} has {options.only!r} in its name")
+    info = striate.native_info()
+    print(f"{processor()}, {options.threads} threads, {info['isa']}, torch {info['torch']}, striate {info['striate']}\n")
+    print(HEADER + "\n" + "|---" * (HEADER.count("|") - 1) + "|")
+    rows = []
+    for case in cases:
+        for row in measure(case, options.rounds):
+            rows.append(row)
+            print(line(row), flush=True)
+    path = options.json or (None if options.only else RESULTS / f"{options.family}.json")
+    if path:
+        machine = {"processor": processor(), "threads": options.threads, "rounds": options.rounds} | {k: info[k] for k in ("isa", "torch", "striate")}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+        print(f"\n{len(rows)} rows in {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

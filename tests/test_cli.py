@@ -1,0 +1,130 @@
+"""The command line: its words, its exit codes, and one line for each mistake."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+
+from striate import cli
+from striate.cli import main
+from striate.training.job import run
+
+HELP = "See striate train --help."
+
+
+def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert "train" in told and "doctor" in told and "--version" in told
+
+
+def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert capsys.readouterr().out.startswith("usage: striate")
+
+
+def test_train_help_shows_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for option in ("model", "epochs", "batch-size", "learning-rate", "momentum", "weight-decay", "seed", "threads", "out"):
+        assert f"--{option} " in told
+    assert told.count("(default: ") == 9
+    assert "runs/lenet5-digits" in told
+
+
+def test_the_defaults_are_the_jobs() -> None:
+    options = vars(cli._parser().parse_args(["train"]))
+    del options["command"]
+    defaults = {name: p.default for name, p in inspect.signature(run).parameters.items()}
+    assert options.items() <= defaults.items() and defaults.keys() - options.keys() == {"threads", "out", "on_epoch"}
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    from striate import __version__
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"striate {__version__}\n"
+
+
+def test_train_prints_a_line_for_each_epoch_then_the_accuracy_and_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert main(["train", "--model", "mlp_bn", "--epochs", "2", "--threads", "1", "--out", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    accuracy = json.loads((out / "metrics.json").read_text())["test_accuracy"]
+    assert len(lines) == 4
+    assert lines[0].startswith("epoch   1/2   train loss ") and lines[1].startswith("epoch   2/2   train loss ")
+    assert lines[2] == f"mlp_bn: test accuracy {100 * accuracy:.2f} % on 360 images it never saw"
+    assert lines[3] == f"results in {out}"
+
+
+def test_the_folder_is_named_after_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--model", "mlp_bn", "--epochs", "1"]) == 0
+    assert (tmp_path / "runs" / "mlp_bn-digits" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--epochs", "0"], "striate: train expects epochs of at least 1, got 0. Use a whole number from 1 on."),
+        (["train", "--batch-size", "0"], "striate: train expects batch_size of at least 1, got 0. Use a whole number from 1 on."),
+        (["train", "--threads", "0"], "striate: train expects 1 to 1024 threads, got 0. Leave threads out to use every core."),
+        (["train", "--seed", "-1"], "striate: digits expects a seed from 0 to 4294967295, got -1. Use seed=0."),
+        (
+            ["train", "--model", "vgg99"],
+            "striate: models.by_name expects one of lenet5, mlp_bn, cnn_bn, got 'vgg99'. Choose one of these names.",
+        ),
+        (
+            ["train", "--learning-rate", "nan"],
+            "striate: train expects a learning_rate of 0 or more, got nan. Set learning_rate to a finite number from 0 on.",
+        ),
+        (["train", "--epochs", "two"], f"striate train: argument --epochs: invalid int value: 'two'. {HELP}"),
+        (["train", "--depth", "3"], "striate: unrecognized arguments: --depth 3. See striate --help."),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    told = capsys.readouterr()
+    assert told.err == message + "\n" and told.out == ""
+    assert not list(tmp_path.iterdir()), "a refused request left something behind"
+
+
+def test_an_unknown_command_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian"]) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith("striate: argument") and told.err.count("\n") == 1 and "trian" in told.err
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for folder, why in ((tmp_path / "file" / "run", "Not a directory"), (tmp_path / "file", "File exists")):
+        assert main(["train", "--out", str(folder)]) == 2
+        told = capsys.readouterr()
+        expected = f"striate: train expects a folder it can write to, got {why}. folder: {folder}. Give another with --out.\n"
+        assert told.err == expected and told.out == ""
+
+
+def test_ctrl_c_says_stopped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(options: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_train", stop)
+    assert main(["train"]) == 130
+    assert capsys.readouterr().err == "striate: stopped.\n"
+
+
+def test_doctor_prints_each_fact(capsys: pytest.CaptureFixture[str]) -> None:
+    from striate.native import native_info
+
+    assert main(["doctor"]) == 0
+    told = capsys.readouterr().out
+    for name, value in native_info().items():
+        assert name.replace("_", " ") in told
+        for item in value if isinstance(value, list) else [value]:
+            assert isinstance(item, bool) or str(item) in told

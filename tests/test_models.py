@@ -1,0 +1,80 @@
+"""The models are those of the course notes, number by number."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from striate import models, nn
+from striate.errors import ArgumentError
+
+
+def shapes_of(model: nn.Sequential, x: torch.Tensor) -> list[tuple[int, ...]]:
+    shapes = []
+    for layer in model:
+        x = layer(x)
+        shapes.append(tuple(x.shape[1:]))
+    return shapes
+
+
+def test_lenet5_has_the_notes_shapes() -> None:
+    found = shapes_of(models.lenet5(), torch.rand(2, 1, 28, 28))
+    assert found == [
+        (20, 28, 28),
+        (20, 28, 28),
+        (20, 14, 14),
+        (50, 14, 14),
+        (50, 14, 14),
+        (50, 7, 7),
+        (2450,),
+        (500,),
+        (500,),
+        (10,),
+    ]
+
+
+def test_lenet5_has_1256080_parameters() -> None:
+    counts = [p.numel() for p in models.lenet5().parameters()]
+    assert [a + b for a, b in zip(counts[::2], counts[1::2], strict=True)] == [520, 25_050, 1_225_500, 5_010]
+    assert sum(counts) == 1_256_080
+
+
+def test_lenet5_weights_have_the_notes_shapes() -> None:
+    weights = [tuple(p.shape) for p in models.lenet5().parameters() if p.ndim > 1]
+    assert weights == [(20, 1, 5, 5), (50, 20, 5, 5), (500, 2450), (10, 500)]
+
+
+def test_lenet5_with_three_classes_gives_three_scores() -> None:
+    assert models.lenet5(classes=3)(torch.rand(2, 1, 28, 28)).shape == (2, 3)
+
+
+def test_mlp_bn_is_linear_norm_relu_linear() -> None:
+    model = models.mlp_bn()
+    assert [type(layer).__name__ for layer in model] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
+    assert [p.numel() for p in model.parameters()] == [78_400, 100, 100, 100, 1_000, 10]
+    assert model(torch.rand(64, 784)).shape == (64, 10)
+
+
+def test_cnn_bn_halves_the_image_twice() -> None:
+    model = models.cnn_bn()
+    assert model(torch.rand(16, 3, 32, 32)).shape == (16, 32, 8, 8)
+    assert sum(p.numel() for p in model.parameters()) == 448 + 32 + 4_640 + 64
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+def test_every_name_makes_a_sequential_of_striates_layers_with_torchs_state(name: str) -> None:
+    model = models.by_name(name)()
+    assert isinstance(model, torch.nn.Sequential)
+    twin = torch.nn.Sequential(*(getattr(torch.nn, type(layer).__name__)(**arguments(layer)) for layer in model))
+    twin.load_state_dict(model.state_dict())
+
+
+def arguments(layer: torch.nn.Module) -> dict[str, object]:
+    names = ("in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride", "padding", "num_features")
+    return {name: getattr(layer, name) for name in names if hasattr(layer, name)}
+
+
+def test_an_unknown_name_is_told_the_known_ones() -> None:
+    with pytest.raises(ArgumentError) as error:
+        models.by_name("lenet6")
+    assert str(error.value) == "models.by_name expects one of lenet5, mlp_bn, cnn_bn, got 'lenet6'. Choose one of these names."
