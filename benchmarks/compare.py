@@ -16,7 +16,8 @@ from typing import Any
 def ratios(path: Path) -> dict[str, float]:
     rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"]
     return {
-        f"{r['op']} {r['arguments']} {r['shape']} {r['layout']} {r['pass']}": min(r["eager_nchw_ms"], r["eager_nhwc_ms"]) / r["striate_ms"] for r in rows
+        f"{r['op']} {r['arguments']} {r['shape']} {r['layout']} {r['pass']}": min(r["eager_nchw_ms"], r["eager_nhwc_ms"]) / r["striate_ms"]
+        for r in rows
     }
 
 

@@ -101,15 +101,17 @@ def measure(case: Benchmark, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-HEADER = "| operation | shape | layout | pass | striate ms | spread | eager NCHW ms | eager NHWC ms | × NCHW | × NHWC | A/A | of copy | error |"
+HEADER = (
+    "| operation | shape | layout | pass | striate ms | spread | eager NCHW ms | eager NHWC ms | × NCHW | × NHWC | A/A | of copy | error |"
+)
 
 
 def line(row: dict[str, Any]) -> str:
     arguments = ", ".join(f"{k} {v}" for k, v in row["arguments"].items())
     return (
         f"| {row['op']} {arguments} | {'×'.join(map(str, row['shape']))} | {row['layout']} | {row['pass']} | {row['striate_ms']:.3f} | "
-        f"{row['spread']:.0%} | {row['eager_nchw_ms']:.3f} | {row['eager_nhwc_ms']:.3f} | {row['ratio_nchw']:.1f} | {row['ratio_nhwc']:.1f} | "
-        f"{row['ratio_a_a']:.2f} | {row['share_of_limit']:.0%} | {row['max_error']:.0e} |"
+        f"{row['spread']:.0%} | {row['eager_nchw_ms']:.3f} | {row['eager_nhwc_ms']:.3f} | "
+        f"{row['ratio_nchw']:.1f} | {row['ratio_nhwc']:.1f} | {row['ratio_a_a']:.2f} | {row['share_of_limit']:.0%} | {row['max_error']:.0e} |"
     )
 
 
@@ -146,7 +148,9 @@ def main() -> int:
             print(line(row), flush=True)
     path = options.json or (None if options.only else RESULTS / f"{options.family}.json")
     if path:
-        machine = {"processor": processor(), "threads": options.threads, "rounds": options.rounds} | {k: info[k] for k in ("isa", "torch", "striate")}
+        machine = {"processor": processor(), "threads": options.threads, "rounds": options.rounds} | {
+            k: info[k] for k in ("isa", "torch", "striate")
+        }
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
         print(f"\n{len(rows)} rows in {path}")

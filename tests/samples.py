@@ -29,7 +29,9 @@ class Sample(NamedTuple):
         return getattr(F, self.function)
 
     def __str__(self) -> str:
-        return f"{self.function}-{'x'.join(map(str, self.shape))}-" + ",".join(f"{k}={v}" for k, v in self.arguments.items()).replace(" ", "")
+        return f"{self.function}-{'x'.join(map(str, self.shape))}-" + ",".join(f"{k}={v}" for k, v in self.arguments.items()).replace(
+            " ", ""
+        )
 
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:
@@ -95,7 +97,15 @@ def _avg_bytes(x: torch.Tensor, y: torch.Tensor) -> tuple[int, int]:
 
 
 def _pool_benchmarks() -> Iterator[Benchmark]:
-    shapes = [(32, 64, 56, 56), (32, 256, 14, 14), (8, 64, 112, 112), (128, 20, 28, 28), (16, 17, 33, 29), (1, 3, 224, 224), (1, 64, 56, 56)]
+    shapes = [
+        (32, 64, 56, 56),
+        (32, 256, 14, 14),
+        (8, 64, 112, 112),
+        (128, 20, 28, 28),
+        (16, 17, 33, 29),
+        (1, 3, 224, 224),
+        (1, 64, 56, 56),
+    ]
     for shape in shapes:
         yield Benchmark(Sample("max_pool2d", shape, {"kernel_size": 2}), _max_bytes)
         yield Benchmark(Sample("max_pool2d", shape, {"kernel_size": 3, "stride": 2, "padding": 1}), _max_bytes)

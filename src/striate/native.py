@@ -30,7 +30,9 @@ def _load() -> str | None:
 missing: str | None = _load()
 core: bool = missing is None
 if missing is not None:
-    warnings.warn(f"{missing}; every layer uses torch's operator instead. Reinstall striate with a C++ compiler (g++) at hand.", stacklevel=2)
+    warnings.warn(
+        f"{missing}; every layer uses torch's operator instead. Reinstall striate with a C++ compiler (g++) at hand.", stacklevel=2
+    )
 
 # What has kernels of its own and what goes to torch's operator, for `striate doctor`.
 NATIVE = ("max_pool1d/2d/3d", "avg_pool1d/2d/3d", "adaptive_max_pool1d/2d/3d", "adaptive_avg_pool1d/2d/3d", "global pooling")

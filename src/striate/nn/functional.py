@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn.functional import *  # noqa: F403
 
 from ..ops import conv as _conv
-from ..ops import norm as _norm
 from ..ops import pool as _pool
 
 for _name in dir(_F):
@@ -142,51 +141,3 @@ adaptive_max_pool1d_with_indices, adaptive_max_pool2d_with_indices, adaptive_max
 adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = (_adaptive_avg(d) for d in (1, 2, 3))
 conv1d, conv2d, conv3d = (_convolution(d) for d in (1, 2, 3))
 conv_transpose1d, conv_transpose2d, conv_transpose3d = (_transposed(d) for d in (1, 2, 3))
-
-
-def batch_norm(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """See :func:`striate.ops.norm.batch_norm`."""
-    return _norm.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-
-
-def layer_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
-    """See :func:`striate.ops.norm.layer_norm`."""
-    return _norm.layer_norm(input, normalized_shape, weight, bias, eps)
-
-
-def instance_norm(
-    input: Tensor,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """See :func:`striate.ops.norm.instance_norm`."""
-    return _norm.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
-
-
-def group_norm(input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
-    """See :func:`striate.ops.norm.group_norm`."""
-    return _norm.group_norm(input, num_groups, weight, bias, eps)
-
-
-def rms_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
-    """See :func:`striate.ops.norm.rms_norm`."""
-    return _norm.rms_norm(input, normalized_shape, weight, eps)
-
-
-def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
-    """See :func:`striate.ops.norm.local_response_norm`."""
-    return _norm.local_response_norm(input, size, alpha, beta, k)

@@ -27,7 +27,11 @@ class _Pool:
         super().__init_subclass__()
         if dims:
             cls.dims = dims
-            words = {"{dims}": str(dims), "{letters}": ("L", "H, W", "D, H, W")[dims - 1], "{axes}": ("one axis", "two axes", "three axes")[dims - 1]}
+            words = {
+                "{dims}": str(dims),
+                "{letters}": ("L", "H, W", "D, H, W")[dims - 1],
+                "{axes}": ("one axis", "two axes", "three axes")[dims - 1],
+            }
             text = cls.documentation
             for name, word in words.items():
                 text = text.replace(name, word)

@@ -2,7 +2,8 @@
 
 A candidate refuses with a sentence that says why, so that every choice can be explained. The last one never refuses.
 
->>> double = (Candidate("shift", lambda n: None if n >= 0 else "shifts need n ≥ 0", lambda n: n << 1), Candidate("add", always, lambda n: n + n))
+>>> shift = Candidate("shift", lambda n: None if n >= 0 else "shifts need n ≥ 0", lambda n: n << 1)
+>>> double = (shift, Candidate("add", always, lambda n: n + n))
 >>> choose(double, 21)(21), choose(double, -21)(-21)
 (42, -42)
 >>> explain(double, -21)

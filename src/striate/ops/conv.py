@@ -19,7 +19,15 @@ TRANSPOSE_METHODS = (Candidate("torch", always, lambda dims, *arguments: _TRANSP
 
 
 def conv(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1, *, dims: int
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    dims: int,
 ) -> Tensor:
     """Cross-correlation: ``y[n, k, o] = b[k] + sum over c, t of w[k, c, t] · x[n, c, o·stride + t·dilation - before]``.
 

@@ -25,7 +25,7 @@ def _run(name: str, *arguments: Any) -> Tensor:
 
 
 def batch_norm(
-    x: Tensor,
+    input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None = None,
@@ -41,21 +41,21 @@ def batch_norm(
     tensor([[-1.],
             [ 1.]])
     """
-    return _run("batch_norm", x, running_mean, running_var, weight, bias, training, momentum, eps)
+    return _run("batch_norm", input, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
-def layer_norm(x: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+def layer_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
     """``γ·(x - μ)/√(σ² + ε) + β``, μ and σ² over the last axes, those of ``normalized_shape``.
 
     >>> import torch
     >>> layer_norm(torch.tensor([[1.0, 3.0]]), [2], eps=0.0)
     tensor([[-1.,  1.]])
     """
-    return _run("layer_norm", x, normalized_shape, weight, bias, eps)
+    return _run("layer_norm", input, normalized_shape, weight, bias, eps)
 
 
 def instance_norm(
-    x: Tensor,
+    input: Tensor,
     running_mean: Tensor | None = None,
     running_var: Tensor | None = None,
     weight: Tensor | None = None,
@@ -70,34 +70,34 @@ def instance_norm(
     >>> instance_norm(torch.tensor([[[1.0, 3.0]]]), eps=0.0)
     tensor([[[-1.,  1.]]])
     """
-    return _run("instance_norm", x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+    return _run("instance_norm", input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
 
 
-def group_norm(x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+def group_norm(input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
     """``γ·(x - μ)/√(σ² + ε) + β``, μ and σ² per sample and group of channels.
 
     >>> import torch
     >>> group_norm(torch.tensor([[[1.0], [3.0]]]), 1, eps=0.0).flatten()
     tensor([-1.,  1.])
     """
-    return _run("group_norm", x, num_groups, weight, bias, eps)
+    return _run("group_norm", input, num_groups, weight, bias, eps)
 
 
-def rms_norm(x: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+def rms_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
     """``γ·x/√(mean(x²) + ε)`` over the last axes.
 
     >>> import torch
     >>> rms_norm(torch.tensor([[3.0, 3.0]]), [2], eps=0.0)
     tensor([[1., 1.]])
     """
-    return _run("rms_norm", x, normalized_shape, weight, eps)
+    return _run("rms_norm", input, normalized_shape, weight, eps)
 
 
-def local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
+def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
     """``x/(k + α·mean(x² over size neighbouring channels))^β`` (Krizhevsky et al. 2012).
 
     >>> import torch
     >>> local_response_norm(torch.ones(1, 1, 1, 1), 1, alpha=3.0, beta=0.5).flatten()
     tensor([0.5000])
     """
-    return _run("local_response_norm", x, size, alpha, beta, k)
+    return _run("local_response_norm", input, size, alpha, beta, k)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 from typing import Any, NamedTuple
 
@@ -73,14 +74,20 @@ def _check_input(x: Tensor, dims: int, where: str) -> None:
         raise ArgumentTypeError(build(where, "a tensor", type(x).__name__, do="Call torch.as_tensor on it first."))
     if x.dim() not in (dims + 1, dims + 2):
         axes = ", ".join("DHW"[3 - dims :]) if dims > 1 else "L"
-        raise ShapeError(build(where, f"x of shape (N, C, {axes}) or (C, {axes})", tuple(x.shape), do="Add or drop axes with unsqueeze or flatten."))
+        raise ShapeError(
+            build(where, f"x of shape (N, C, {axes}) or (C, {axes})", tuple(x.shape), do="Add or drop axes with unsqueeze or flatten.")
+        )
     if any(s == 0 for s in x.shape[-dims - 1 :]):
         raise ShapeError(build(where, "at least one channel and one value on each axis", tuple(x.shape), do="Only the batch may be empty."))
     if x.dtype is torch.bool or x.is_complex():
-        raise DtypeError(build(where, "real numbers", str(x.dtype).removeprefix("torch."), do="Convert x with .float() or .real.", x=tuple(x.shape)))
+        raise DtypeError(
+            build(where, "real numbers", str(x.dtype).removeprefix("torch."), do="Convert x with .float() or .real.", x=tuple(x.shape))
+        )
 
 
-def _plan(shape: tuple[int, ...], dims: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, where: str) -> Plan:
+def _plan(
+    shape: tuple[int, ...], dims: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, where: str
+) -> Plan:
     """Resolves and checks a window over the last ``dims`` axes of ``shape``."""
     input = shape[-dims:]
     size = _per_axis(kernel_size, dims, 1, "kernel_size", where, shape)
@@ -88,14 +95,20 @@ def _plan(shape: tuple[int, ...], dims: int, kernel_size: Any, stride: Any, padd
     holes = _per_axis(dilation, dims, 1, "dilation", where, shape)
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
-            raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(padding), do='Use "same" for ceil(input / stride) outputs.', x=shape))
+            raise ArgumentError(
+                build(
+                    where, 'padding "same", "valid" or a number', repr(padding), do='Use "same" for ceil(input / stride) outputs.', x=shape
+                )
+            )
         pads = [(0, 0) if padding == "valid" else same_padding(*a) for a in zip(input, size, steps, holes, strict=True)]
     else:
         pads = [(p, p) for p in _per_axis(padding, dims, 0, "padding", where, shape)]
         for (p, _), k, d in zip(pads, size, holes, strict=True):
             if p > ((k - 1) * d + 1) // 2:
                 expects = f"padding of at most half the window, {((k - 1) * d + 1) // 2}"
-                raise ArgumentError(build(where, expects, p, do="Pad x with torch.nn.functional.pad first if windows of padding alone are meant.", x=shape))
+                raise ArgumentError(
+                    build(where, expects, p, do="Pad x with torch.nn.functional.pad first if windows of padding alone are meant.", x=shape)
+                )
     axes = []
     for i, k, s, d, (before, after) in zip(input, size, steps, holes, pads, strict=True):
         count = output_size(i, k, s, d, before, after, ceil_mode)
@@ -107,7 +120,8 @@ def _plan(shape: tuple[int, ...], dims: int, kernel_size: Any, stride: Any, padd
     window = Window(tuple(axes))
     a = axes[-1]
     wide = prod(size) > MAX_TAPS or a.stride > 64 or any((a.size - 1) * a.dilation >= 1024 for a in axes)
-    return Plan(*(list(v) for v in (input, window.output, size, steps, holes, window.before, window.after)), wide, False, window)
+    before_all, after_all = list(window.before), list(window.after)
+    return Plan(list(input), list(window.output), list(size), list(steps), list(holes), before_all, after_all, wide, False, window)
 
 
 def _adaptive_plan(shape: tuple[int, ...], dims: int, output: Any, where: str) -> Plan:
@@ -184,7 +198,7 @@ def _channels_vary_fastest(x: Tensor) -> bool:
     # A slice of a channels_last tensor still is one: strides fall from the batch over the axes to the channels.
     order = [1, *range(x.dim() - 1, 1, -1), 0]
     strides = [x.stride(d) for d in order]
-    return x.stride(1) > 0 and all(a <= b for a, b in zip(strides, strides[1:], strict=False)) and x.stride(1) < x.stride(-1)
+    return x.stride(1) > 0 and all(a <= b for a, b in pairwise(strides)) and x.stride(1) < x.stride(-1)
 
 
 def _empty(x: Tensor, sizes: Sequence[int], dtype: torch.dtype, channels_last: bool) -> Tensor:
@@ -201,82 +215,101 @@ if native.core:
     _ops = torch.ops.striate
 
     @torch.library.register_fake("striate::max_pool_offset")
-    def _(x, output, size, stride, dilation, before, channels_last, keep):
+    def _(x: Any, output: Any, size: Any, stride: Any, dilation: Any, before: Any, channels_last: Any, keep: Any) -> Any:
         sizes = [*x.shape[:2], *output]
         offset = _empty(x, sizes, torch.uint8, channels_last) if keep else x.new_empty([0], dtype=torch.uint8)
         return _empty(x, sizes, x.dtype, channels_last), offset
 
     @torch.library.register_fake("striate::max_pool_offset_backward")
-    def _(dy, offset, input, size, stride, dilation, before, channels_last):
+    def _(dy: Any, offset: Any, input: Any, size: Any, stride: Any, dilation: Any, before: Any, channels_last: Any) -> Any:
         return _empty(dy, [*dy.shape[:2], *input], dy.dtype, channels_last)
 
     @torch.library.register_fake("striate::offset_to_index")
-    def _(offset, input, size, stride, dilation, before, channels_last):
+    def _(offset: Any, input: Any, size: Any, stride: Any, dilation: Any, before: Any, channels_last: Any) -> Any:
         return _empty(offset, offset.shape, torch.int64, channels_last)
 
     @torch.library.register_fake("striate::max_pool_index")
-    def _(x, output, size, stride, dilation, before, channels_last):
+    def _(x: Any, output: Any, size: Any, stride: Any, dilation: Any, before: Any, channels_last: Any) -> Any:
         sizes = [*x.shape[:2], *output]
         return _empty(x, sizes, x.dtype, channels_last), _empty(x, sizes, torch.int64, channels_last)
 
     @torch.library.register_fake("striate::max_pool_index_backward")
-    def _(dy, index, input, channels_last):
+    def _(dy: Any, index: Any, input: Any, channels_last: Any) -> Any:
         return _empty(dy, [*dy.shape[:2], *input], dy.dtype, channels_last)
 
     @torch.library.register_fake("striate::avg_pool")
-    def _(x, output, size, stride, before, after, channels_last, count_include_pad, divisor_override):
+    def _(
+        x: Any,
+        output: Any,
+        size: Any,
+        stride: Any,
+        before: Any,
+        after: Any,
+        channels_last: Any,
+        count_include_pad: Any,
+        divisor_override: Any,
+    ) -> Any:
         return _empty(x, [*x.shape[:2], *output], x.dtype, channels_last)
 
     @torch.library.register_fake("striate::avg_pool_backward")
-    def _(dy, input, size, stride, before, after, channels_last, count_include_pad, divisor_override):
+    def _(
+        dy: Any,
+        input: Any,
+        size: Any,
+        stride: Any,
+        before: Any,
+        after: Any,
+        channels_last: Any,
+        count_include_pad: Any,
+        divisor_override: Any,
+    ) -> Any:
         return _empty(dy, [*dy.shape[:2], *input], dy.dtype, channels_last)
 
     # Gradients. Backward is linear in dy, so its own gradient is its adjoint: picking what forward picked, or averaging.
 
-    def _max_offset_setup(ctx, inputs, output):
-        x, _, size, stride, dilation, before, channels_last, keep = inputs
+    def _max_offset_setup(ctx: Any, inputs: Any, output: Any) -> Any:
         ctx.save_for_backward(output[1])
-        ctx.arguments = (list(x.shape[2:]), size, stride, dilation, before, channels_last)
+        ctx.arguments = (list(inputs[0].shape[2:]), *inputs[2:7])
         ctx.mark_non_differentiable(output[1])
 
-    def _max_offset_backward(ctx, dy, _):
+    def _max_offset_backward(ctx: Any, dy: Any, _: Any) -> Any:
         (offset,) = ctx.saved_tensors
         return _ops.max_pool_offset_backward.default(dy, offset, *ctx.arguments), *[None] * 7
 
-    def _max_offset_backward_setup(ctx, inputs, output):
+    def _max_offset_backward_setup(ctx: Any, inputs: Any, output: Any) -> Any:
         ctx.save_for_backward(inputs[1])
         ctx.arguments = inputs[2:]
 
-    def _max_offset_double_backward(ctx, ddx):
+    def _max_offset_double_backward(ctx: Any, ddx: Any) -> Any:
         (offset,) = ctx.saved_tensors
         return _pick(ddx, _ops.offset_to_index.default(offset, *ctx.arguments)), *[None] * 7
 
-    def _max_index_setup(ctx, inputs, output):
+    def _max_index_setup(ctx: Any, inputs: Any, output: Any) -> Any:
         ctx.save_for_backward(output[1])
         ctx.arguments = (list(inputs[0].shape[2:]), inputs[-1])
         ctx.mark_non_differentiable(output[1])
 
-    def _max_index_backward(ctx, dy, _):
+    def _max_index_backward(ctx: Any, dy: Any, _: Any) -> Any:
         (index,) = ctx.saved_tensors
         return _ops.max_pool_index_backward.default(dy, index, *ctx.arguments), *[None] * 6
 
-    def _max_index_backward_setup(ctx, inputs, output):
+    def _max_index_backward_setup(ctx: Any, inputs: Any, output: Any) -> Any:
         ctx.save_for_backward(inputs[1])
 
-    def _max_index_double_backward(ctx, ddx):
+    def _max_index_double_backward(ctx: Any, ddx: Any) -> Any:
         (index,) = ctx.saved_tensors
         return _pick(ddx, index), None, None, None
 
-    def _avg_setup(ctx, inputs, output):
+    def _avg_setup(ctx: Any, inputs: Any, output: Any) -> Any:
         ctx.input, ctx.arguments = list(inputs[0].shape[2:]), inputs[2:]
 
-    def _avg_backward(ctx, dy):
+    def _avg_backward(ctx: Any, dy: Any) -> Any:
         return _ops.avg_pool_backward.default(dy, ctx.input, *ctx.arguments), *[None] * 8
 
-    def _avg_backward_setup(ctx, inputs, output):
+    def _avg_backward_setup(ctx: Any, inputs: Any, output: Any) -> Any:
         ctx.output, ctx.arguments = list(inputs[0].shape[2:]), inputs[2:]
 
-    def _avg_double_backward(ctx, ddx):
+    def _avg_double_backward(ctx: Any, ddx: Any) -> Any:
         return _ops.avg_pool.default(ddx, ctx.output, *ctx.arguments), *[None] * 8
 
     def _pick(x: Tensor, index: Tensor) -> Tensor:
@@ -343,14 +376,16 @@ def _torch_avg_refusal(x: Tensor, plan: Plan, count_include_pad: bool, divisor_o
     return _torch_refusal(x, plan)
 
 
-_TORCH_MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-_TORCH_AVG = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
-_TORCH_ADAPTIVE_MAX = {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
-_TORCH_ADAPTIVE_AVG = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+_TORCH_MAX: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_TORCH_AVG: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+_TORCH_ADAPTIVE_MAX: dict[int, Any] = {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
+_TORCH_ADAPTIVE_AVG: dict[int, Any] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 
 def _ceil_mode(plan: Plan) -> bool:
-    return any(a.output != output_size(a.input, a.size, a.stride, a.dilation, a.before, a.after) for a in plan.window if isinstance(a, Axis))
+    return any(
+        a.output != output_size(a.input, a.size, a.stride, a.dilation, a.before, a.after) for a in plan.window if isinstance(a, Axis)
+    )
 
 
 def _torch_max(x: Tensor, plan: Plan, indices: bool) -> tuple[Tensor, Tensor | None]:
@@ -367,7 +402,7 @@ def _torch_avg(x: Tensor, plan: Plan, count_include_pad: bool, divisor_override:
     if plan.adaptive:
         return _TORCH_ADAPTIVE_AVG[dims](x, plan.output)
     if dims == 1:
-        return F.avg_pool1d(x, plan.size, plan.stride, plan.before, _ceil_mode(plan), count_include_pad)
+        return _TORCH_AVG[dims](x, plan.size, plan.stride, plan.before, _ceil_mode(plan), count_include_pad)
     return _TORCH_AVG[dims](x, plan.size, plan.stride, plan.before, _ceil_mode(plan), count_include_pad, divisor_override)
 
 
@@ -450,10 +485,14 @@ def avg_pool(
     if divisor_override is not None:
         if not _is_int(divisor_override):
             expects = "divisor_override to be an integer or None"
-            raise ArgumentTypeError(build(where, expects, repr(divisor_override), do="Leave it out to divide by the window's taps.", x=tuple(x.shape)))
+            raise ArgumentTypeError(
+                build(where, expects, repr(divisor_override), do="Leave it out to divide by the window's taps.", x=tuple(x.shape))
+            )
         if not 0 < abs(divisor_override) <= LARGEST:
             expects = "divisor_override other than 0 and within 2^62"
-            raise ArgumentError(build(where, expects, divisor_override, do="Leave it out to divide by the window's taps.", x=tuple(x.shape)))
+            raise ArgumentError(
+                build(where, expects, divisor_override, do="Leave it out to divide by the window's taps.", x=tuple(x.shape))
+            )
     arguments = (x, plan, bool(count_include_pad), divisor_override)
     return choose(AVG_METHODS, *arguments)(*arguments)
 
