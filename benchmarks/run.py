@@ -111,7 +111,8 @@ def line(row: dict[str, Any]) -> str:
     return (
         f"| {row['op']} {arguments} | {'×'.join(map(str, row['shape']))} | {row['layout']} | {row['pass']} | {row['striate_ms']:.3f} | "
         f"{row['spread']:.0%} | {row['eager_nchw_ms']:.3f} | {row['eager_nhwc_ms']:.3f} | "
-        f"{row['ratio_nchw']:.1f} | {row['ratio_nhwc']:.1f} | {row['ratio_a_a']:.2f} | {row['share_of_limit']:.0%} | {row['max_error']:.0e} |"
+        f"{row['ratio_nchw']:.1f} | {row['ratio_nhwc']:.1f} | {row['ratio_a_a']:.2f} | {row['share_of_limit']:.0%} | "
+        f"{row['max_error']:.0e} |"
     )
 
 

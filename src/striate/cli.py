@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from . import __version__
 from .errors import ArgumentError, CheckpointError, DataError
+from .models import NAMES
 
 __all__ = ["main", "table"]
 
@@ -29,8 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         options = _parser().parse_args(argv)
-        return options.command(options)
+        command: Callable[[argparse.Namespace], int] = options.command
+        return command(options)
     except (ArgumentError, CheckpointError, DataError) as error:
+        print(f"striate: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, a closed pipe
         print(f"striate: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -43,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="striate", description="Convolutional networks on PyTorch: fast, exact and visible on the CPU you have.")
     parser.add_argument("--version", action="version", version=f"striate {__version__}")
-    parser.set_defaults(command=lambda options: parser.print_help() or 0)
+    parser.set_defaults(command=_help)
+    default = argparse.SUPPRESS  # the job's own
     commands = parser.add_subparsers(title="commands", metavar="")
 
     train = commands.add_parser(
@@ -53,20 +59,28 @@ def _parser() -> argparse.ArgumentParser:
         "Writes metrics.json, model.safetensors, curves.png, filters.png and confusion.png.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    train.add_argument("--model", default="lenet5", metavar="NAME", help="lenet5, mlp_bn or cnn_bn")
-    train.add_argument("--epochs", type=int, default=12, metavar="N", help="times to go through the training images")
+    train.add_argument("--model", default="lenet5", metavar="NAME", help=f"one of {', '.join(NAMES)}")
+    train.add_argument("--epochs", type=int, default=8, metavar="N", help="times to go through the training images")
     train.add_argument("--batch-size", type=int, default=32, metavar="N", help="images in a step, at most")
-    train.add_argument("--learning-rate", type=float, default=0.02, metavar="X", help="at its peak")
+    train.add_argument("--learning-rate", type=float, default=0.025, metavar="X", help="at its peak")
     train.add_argument("--momentum", type=float, default=0.9, metavar="X", help="the part of the last step that carries on")
     train.add_argument("--weight-decay", type=float, default=5e-4, metavar="X", help="pull of the weights towards zero")
     train.add_argument("--seed", type=int, default=0, metavar="N", help="decides the split, the first weights and the order")
-    train.add_argument("--threads", type=int, default=argparse.SUPPRESS, metavar="N", help="threads for torch (default: its own choice)")
-    train.add_argument("--out", default=argparse.SUPPRESS, metavar="FOLDER", help="for the results (default: runs/MODEL-digits, e.g. runs/lenet5-digits)")
+    train.add_argument("--threads", type=int, default=default, metavar="N", help="threads for torch (default: its own choice)")
+    train.add_argument(
+        "--out", default=default, metavar="FOLDER", help="for the results (default: runs/MODEL-digits, as runs/lenet5-digits)"
+    )
     train.set_defaults(command=_train)
 
-    doctor = commands.add_parser("doctor", help="say what striate runs on, and what is native", description="Says what striate runs on, and what is native.")
+    about = "Says which versions and instruction set striate runs on, and which operations are native."
+    doctor = commands.add_parser("doctor", help="say what striate runs on, and what is native", description=about)
     doctor.set_defaults(command=_doctor)
     return parser
+
+
+def _help(options: argparse.Namespace) -> int:
+    _parser().print_help()
+    return 0
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -107,8 +121,8 @@ def table(facts: Mapping[str, object]) -> str:
     width = max((len(name) for name in facts), default=0) + 2
     lines = []
     for name, value in facts.items():
-        items = list(value) or ["none"] if isinstance(value, (list, tuple)) else [{True: "yes", False: "no"}[value] if isinstance(value, bool) else value]
-        for index, item in enumerate(items):
+        items = list(value) or ["none"] if isinstance(value, (list, tuple)) else [value]
+        for index, item in enumerate({True: "yes", False: "no"}[item] if isinstance(item, bool) else item for item in items):
             lines.append(f"{name.replace('_', ' ') if index == 0 else '':<{width}}{item}")
     return "\n".join(lines)
 
