@@ -679,6 +679,18 @@ inline int64_t most_seen(const Axis& a, int64_t n) {
   return min(a.output, a.size == 0 ? n * a.output / a.input + 2 : (n + a.size - 2) / a.stride + 1);
 }
 
+// Which outputs `passed` was computed from: neighbouring rows of inputs often hear the same ones, and need not divide again.
+template <class T>
+struct Held {
+  const T* from = nullptr;
+  int64_t depths = 0, rows = 0, columns = 0;
+  bool is(const T* at, int64_t d, int64_t h, int64_t w) {
+    if (from == at && depths == d && rows == h && columns == w) return true;
+    *this = {at, d, h, w};
+    return false;
+  }
+};
+
 // A row of dx: first, for each output column, what the outputs above and below pass back (the sum of dy / divisor); then
 // across the columns. `from` is the first output of the rows and columns that are heard.
 template <class T>
@@ -687,9 +699,25 @@ struct AvgBackRow {
   AvgDivisor by;
 
   void operator()(const T* from, const Pitch& pitch, int64_t channels, const Seen& sd, const Seen& sh, const Range& wide,
-                  const Seen* across, int64_t columns, T* passed, T* to) const {
+                  const Seen* across, int64_t columns, Held<T>* held, T* passed, T* to) const {
     constexpr int64_t L = kLanes<T>;
     const int64_t C = channels;
+    if (!held->is(from, sd.count, sh.count, wide.size())) pass(from, pitch, C, sd, sh, wide, passed);
+    for (int64_t j = 0; j < columns; ++j, to += C) {
+      const int64_t heard = across[j].count;
+      const T* first = passed + (heard > 0 ? (across[j].first - wide.first) * C : 0);
+      over_channels<T>(C, [&](auto blocks, int64_t c, int64_t lanes) {
+        constexpr int Blocks = decltype(blocks)::value, B = Blocks == 0 ? 1 : Blocks;
+        Vector<T> sum[B] = {};
+        for (int64_t o = 0; o < heard; ++o)
+          for (int b = 0; b < B; ++b)
+            sum[b] += Blocks == 0 ? load_first<Vector<T>>(first + o * C + c, lanes) : load(first + o * C + c + b * L);
+        for (int b = 0; b < B; ++b) store_first(to + c + b * L, sum[b], lanes);
+      });
+    }
+  }
+
+  void pass(const T* from, const Pitch& pitch, int64_t C, const Seen& sd, const Seen& sh, const Range& wide, T* passed) const {
     if (sd.count * sh.count == 0) memset(passed, 0, size_t(wide.size() * C) * sizeof(T));
     for (int64_t d = 0; d < sd.count; ++d)
       for (int64_t h = 0; h < sh.count; ++h) {
@@ -704,18 +732,6 @@ struct AvgBackRow {
             for (int64_t c = 0; c < C; ++c) sum[c] += gradient[c] / count;
         }
       }
-    for (int64_t j = 0; j < columns; ++j, to += C) {
-      const int64_t heard = across[j].count;
-      const T* first = passed + (heard > 0 ? (across[j].first - wide.first) * C : 0);
-      over_channels<T>(C, [&](auto blocks, int64_t c, int64_t lanes) {
-        constexpr int Blocks = decltype(blocks)::value, B = Blocks == 0 ? 1 : Blocks;
-        Vector<T> sum[B] = {};
-        for (int64_t o = 0; o < heard; ++o)
-          for (int b = 0; b < B; ++b)
-            sum[b] += Blocks == 0 ? load_first<Vector<T>>(first + o * C + c, lanes) : load(first + o * C + c + b * L);
-        for (int b = 0; b < B; ++b) store_first(to + c + b * L, sum[b], lanes);
-      });
-    }
   }
 };
 
@@ -728,6 +744,7 @@ void avg_backward_channels(const PoolShape& p, AvgDivisor by, const T* dy, T* dx
   parallel_for(tiles(W.input, tile) * rows, tile * C * 4, [=](int64_t begin, int64_t end) {
     Scratch<Seen> across(tile);
     Scratch<T> passed(most_seen(W, tile) * C);
+    Held<T> held;
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t column = unit / rows * tile, columns = min(tile, W.input - column);
       const int64_t ih = unit % rows % H.input, id = unit % rows / H.input % D.input, n = unit % rows / H.input / D.input;
@@ -736,7 +753,7 @@ void avg_backward_channels(const PoolShape& p, AvgDivisor by, const T* dy, T* dx
       const Seen sd = seen(D, id), sh = seen(H, ih);
       const Range wide = seen_by(W, column, column + columns);
       row(dy + (n * D.output + sd.first) * pitch.deep + sh.first * pitch.down + wide.first * C, pitch, C, sd, sh, wide, across, columns,
-          passed, dx + (unit % rows * W.input + column) * C);
+          &held, passed, dx + (unit % rows * W.input + column) * C);
     }
   });
 }
@@ -764,9 +781,11 @@ void avg_backward_bands(const PoolShape& p, AvgDivisor by, const T* dy, T* dx) {
                          sd.count, 1, high.size(), wide.size(), turned);
       for (int64_t j = 0; j < columns; ++j) across[j] = seen(W, column + j);
       const Pitch pitch = {high.size() * wide.size() * L, wide.size() * L, L};
+      Held<T> held;
       for (int64_t ih = ih0; ih < ih1; ++ih) {
         const Seen sh = seen(H, ih);
-        row(turned + (sh.first - high.first) * pitch.down, pitch, L, sd, sh, wide, across, columns, passed, out + (ih - ih0) * columns * L);
+        row(turned + (sh.first - high.first) * pitch.down, pitch, L, sd, sh, wide, across, columns, &held, passed,
+            out + (ih - ih0) * columns * L);
       }
       T* to = dx + first * ins + (id * H.input + ih0) * W.input + column;
       if (columns == W.input)

@@ -1,0 +1,82 @@
+"""Data sets that need no download."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import DataError, build
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Split", "digits"]
+
+LARGEST_SIZE_PX = 128  # 1,797 images of 128×128 floats are 118 MB; the scans behind them have 32×32 pixels
+
+
+@dataclass(frozen=True)
+class Split:
+    """A data set in two parts, one to train on and one that training never sees.
+
+    Shapes: images ``(N, C, H, W)`` float32, labels ``(N,)`` int64.
+    """
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+
+def digits(size: int = 28, test_fraction: float = 0.2, seed: int = 0) -> Split:
+    """The 1,797 handwritten digits of UCI Optdigits that come with scikit-learn, split so that both parts hold every digit alike.
+
+    Pixels 0 … 16 become 0 … 1; the 8×8 images are resized bilinearly.
+
+    size: height and width of an image [px], 8 to 128; test_fraction: the part held out, strictly between 0 and 1, so large
+    that each of the ten digits has a place in both parts; seed: of the shuffle, 0 to 2³²-1.
+
+    Returns images ``(N, 1, size, size)`` from 0 to 1, labels ``(N,)`` from 0 to 9; 1,437 and 360 of them by default.
+    Raises DataError for another size, fraction or seed.
+
+    Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
+
+    >>> split = digits()
+    >>> split.train_images.shape, split.test_images.shape
+    (torch.Size([1437, 1, 28, 28]), torch.Size([360, 1, 28, 28]))
+    >>> split.test_labels.bincount().tolist()
+    [36, 36, 35, 37, 36, 37, 36, 36, 35, 36]
+    """
+    if isinstance(size, bool) or not isinstance(size, int) or not 8 <= size <= LARGEST_SIZE_PX:
+        raise DataError(
+            build(
+                "digits", f"a size from 8 to {LARGEST_SIZE_PX} px", repr(size), do="Use size=28 for LeNet-5, size=8 for the stored images."
+            )
+        )
+    if isinstance(test_fraction, bool) or not isinstance(test_fraction, (int, float)) or not 0 < test_fraction < 1:
+        raise DataError(build("digits", "a test_fraction between 0 and 1", repr(test_fraction), do="Use 0.2 to hold out a fifth."))
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise DataError(build("digits", "a seed from 0 to 4294967295", repr(seed), do="Use seed=0."))
+
+    import torch
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    pixels, classes = load_digits(return_X_y=True)
+    try:
+        train, test = train_test_split(range(len(classes)), test_size=float(test_fraction), stratify=classes, random_state=seed)
+    except ValueError:
+        raise DataError(
+            build(
+                "digits",
+                "a test_fraction that leaves ten images or more in both parts",
+                test_fraction,
+                images=len(classes),
+                do="Use 0.2 to hold out a fifth.",
+            )
+        ) from None
+    images = torch.from_numpy(pixels).float().reshape(-1, 1, 8, 8) / 16
+    if size != 8:
+        images = torch.nn.functional.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
+    labels = torch.from_numpy(classes).long()
+    return Split(images[train], labels[train], images[test], labels[test])

@@ -1,0 +1,172 @@
+"""Pictures of a training: how it went, what the first layer learned, what is mistaken for what."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError, ShapeError, build
+from .loop import History
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["confusion", "curves", "filters"]
+
+INK, GREY, LIGHT = "#1f2933", "#7b8794", "#e4e7eb"
+BLUE, ORANGE = "#1f6fb4", "#d9661f"  # told apart in every common colour blindness, and by lightness in print
+DPI = 150
+MOST_CELLS = 256  # beyond, a 5×5 filter is smaller than a fingertip
+
+
+def _figure(width_in: float, height_in: float, pad_in: float = 0.12) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=pad_in, h_pad=pad_in)
+    figure = Figure(figsize=(width_in, height_in), layout=layout, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _plain(axes: Any) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(GREY)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.grid(axis="y", color=LIGHT, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def curves(history: History, path: str | os.PathLike[str]) -> None:
+    """Draws the loss and the test accuracy over the epochs, in two panels, as a PNG file.
+
+    Raises DataError if the history is empty.
+    """
+    if not history:
+        raise DataError(build("figures.curves", "an epoch at least", "none", do="Train first."))
+    from matplotlib.ticker import MaxNLocator
+
+    numbers = [epoch.number for epoch in history]
+    style: dict[str, Any] = {"linewidth": 2, "marker": "o", "markersize": 4, "clip_on": False}
+    figure = _figure(10, 4)
+    epochs = f"{len(history)} epoch" + "s" * (len(history) > 1)
+    figure.suptitle(f"Test accuracy {100 * history.test_accuracy[-1]:.1f} % after {epochs}", color=INK, fontsize=14)
+    left, right = figure.subplots(1, 2)
+
+    left.plot(numbers, history.train_loss, color=BLUE, label="training images", **style)
+    left.plot(numbers, history.test_loss, color=ORANGE, label="test images", **style)
+    left.set(title="Loss", xlabel="epoch", ylabel="mean cross entropy [nats]", ylim=(0, 1.05 * max(history.train_loss + history.test_loss)))
+    left.legend(frameon=False)
+
+    percent = [100 * part for part in history.test_accuracy]
+    right.plot(numbers, percent, color=ORANGE, **style)
+    right.set(title="Accuracy on the test images", xlabel="epoch", ylabel="classified rightly [%]", ylim=(max(0, min(percent) - 5), 100))
+    right.annotate(
+        f"{percent[-1]:.1f}",
+        (numbers[-1], percent[-1]),
+        xytext=(8, 0),
+        textcoords="offset points",
+        va="center",
+        color=ORANGE,
+        weight="bold",
+    )
+    for axes in (left, right):
+        _plain(axes)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlim(numbers[0] - (len(numbers) == 1), numbers[-1] + (len(numbers) == 1))
+    figure.savefig(path, dpi=DPI, format="png")
+
+
+def filters(weight: Tensor, path: str | os.PathLike[str]) -> None:
+    """Draws a layer's filters side by side on one colour scale, white at zero, as a PNG file.
+
+    weight: ``(F, C, h, w)``; with one channel the F filters fill a grid row by row, else each filter is a column of its C channels.
+
+    Raises ShapeError for another number of axes, or for more than 256 pictures.
+    """
+    if weight.ndim != 4 or not 0 < weight.shape[0] * weight.shape[1] <= MOST_CELLS:
+        wanted = f"a weight (F, C, h, w) of 1 to {MOST_CELLS} pictures"
+        raise ShapeError(build("figures.filters", wanted, tuple(weight.shape), do="Pick some filters: weight[:16, :3]."))
+    count, channels, height, width = weight.shape
+    if channels == 1:
+        square = math.isqrt(count - 1) + 1
+        columns = next((c for c in range(square, 2 * square) if count % c == 0), square)  # a full grid, if one is near square
+        rows = -(-count // columns)
+    else:
+        columns, rows = count, channels
+    pictures = weight.detach().cpu().float().transpose(0, 1).reshape(-1, height, width).numpy()
+    largest = float(abs(pictures).max()) or 1.0
+
+    names_in = 0.25 * (rows if channels == 1 else 1)
+    figure = _figure(max(4.5, 1.1 * columns + 1.6), max(2.5, 1.1 * rows * height / width + names_in + 0.7), pad_in=0.06)
+    size = f"{height}×{width}" + f" on {channels} channels" * (channels > 1)
+    figure.suptitle(f"The {count} filter{'s' * (count > 1)} of the first layer, {size}", color=INK, fontsize=14)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for index, axes in enumerate(grid.flat):
+        axes.set(xticks=[], yticks=[])
+        if index >= len(pictures):
+            axes.axis("off")
+            continue
+        image = axes.imshow(pictures[index], cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
+        for spine in axes.spines.values():
+            spine.set_color(GREY)
+            spine.set_linewidth(0.6)
+        if index < count:
+            axes.set_title(index, fontsize=9, color=GREY, pad=3)
+        if channels > 1 and index % columns == 0:
+            axes.set_ylabel(f"channel {index // columns}", fontsize=9, color=GREY)
+    bar = figure.colorbar(image, ax=grid, pad=0.02, aspect=30)
+    bar.set_label("weight (red adds, blue subtracts)" if rows * height > width else "weight", color=INK, fontsize=9)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, colors=INK)
+    figure.savefig(path, dpi=DPI, format="png")
+
+
+def confusion(predictions: Tensor, labels: Tensor, path: str | os.PathLike[str]) -> None:
+    """Draws how often each true class (row) was taken for each class (column), with the counts in the cells, as a PNG file.
+
+    Mistakes are orange, right answers blue; zeros stay empty, so that the mistakes stand out.
+
+    predictions, labels: ``(N,)`` whole numbers from 0. Raises DataError if they differ in length or are empty.
+    """
+    if len(labels) == 0 or predictions.shape != labels.shape:
+        got = f"{len(predictions)} for {len(labels)}"
+        raise DataError(build("figures.confusion", "a prediction for each label", got, do="Take both from evaluate()."))
+    import numpy as np
+    from matplotlib.colors import to_rgb
+
+    classes = int(max(predictions.max(), labels.max())) + 1
+    counts = (labels * classes + predictions).cpu().bincount(minlength=classes * classes).reshape(classes, classes).numpy()
+    wrong = int(counts.sum() - counts.trace())
+
+    right = np.eye(classes, dtype=bool)
+    right_share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    wrong_share = np.where(counts > 0, 0.25 + 0.6 * counts / max(counts[~right].max(initial=0), 1), 0)
+    share = np.where(right, right_share, wrong_share)[..., None]
+    cells = 1 - share * (1 - np.where(right[..., None], np.array(to_rgb(BLUE)), np.array(to_rgb(ORANGE))))
+
+    side = max(4.5, 0.52 * classes + 1.2)
+    figure = _figure(side, side + 0.3)
+    axes = figure.subplots()
+    axes.imshow(cells, interpolation="nearest")
+    for row in range(classes):
+        for column in range(classes):
+            if counts[row, column]:
+                dark = cells[row, column].mean() < 0.62
+                axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=10, color="white" if dark else INK)
+    axes.set_title(f"{len(labels) - wrong} of {len(labels)} test images right, {wrong} mistaken", color=INK, fontsize=14, pad=12)
+    axes.set_xlabel("predicted class", color=INK)
+    axes.set_ylabel("true class", color=INK)
+    axes.set_xticks(range(classes))
+    axes.set_yticks(range(classes))
+    axes.set_xticks(np.arange(-0.5, classes), minor=True)
+    axes.set_yticks(np.arange(-0.5, classes), minor=True)
+    axes.grid(which="minor", color=LIGHT, linewidth=0.8)
+    axes.tick_params(which="both", length=0, colors=INK)
+    for spine in axes.spines.values():
+        spine.set_color(LIGHT)
+    figure.savefig(path, dpi=DPI, format="png")
