@@ -162,6 +162,25 @@ inline void over_channels(int64_t channels, const Body& body) {
     body(Constant<0>{}, c, channels - c);
 }
 
+// The same over all pixels of a row of outputs: body(vectors, j, c, lanes, next). Where one vector holds all channels, as in
+// turned order, four neighbouring pixels whose windows are whole go together, `next` (the stride) inputs apart: loops over
+// the taps then cost a quarter. Else next is 0 and the vectors are channels of pixel j.
+template <class T, class Body>
+inline void over_pixels(const Axis& width, int64_t channels, const Look* across, int64_t columns, const Body& body) {
+  constexpr int64_t L = kLanes<T>;
+  for (int64_t j = 0; j < columns; ++j) {
+    if (channels == L && j + 4 <= columns && across[j].count == width.size && across[j + 3].count == width.size) {
+      body(Constant<4>{}, j, 0, L, width.stride);
+      j += 3;
+    } else {
+      over_channels<T>(channels, [&](auto blocks, int64_t c, int64_t lanes) { body(blocks, j, c, lanes, 0); });
+    }
+  }
+}
+
+// Columns of a unit in channels order: whole rows where a row is not very long.
+inline int64_t channel_tile(int64_t channels) { return max(16, min(512, 65536 / channels)); }
+
 // Where a pixel's neighbours are, in elements.
 struct Pitch {
   int64_t deep, down, right;
@@ -240,13 +259,13 @@ inline void turn_block_in(const T* x, int64_t plane_pitch, int64_t planes, int64
 }
 
 // Runs row(from, pitch, channels, d, h, looks…, y, offset) over all output rows of the window, in either memory order.
-// `Row` computes `columns` outputs: see MaxRow and AvgRow.
+// `Row` computes `columns` outputs: see max_offset and avg_bands.
 template <class T, class Row>
 void forward(const PoolShape& p, const T* x, T* y, uint8_t* offset, const Row& row) {
   constexpr int64_t L = kLanes<T>;
   const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
   if (p.channels_last) {
-    const int64_t C = p.channels, tile = min(W.output, max(1, 16 * kTileColumns / C)), rows = p.batch * D.output * H.output;
+    const int64_t C = p.channels, tile = min(W.output, channel_tile(C)), rows = p.batch * D.output * H.output;
     const Pitch pitch = {H.input * W.input * C, W.input * C, C};
     parallel_for(tiles(W.output, tile) * rows, tile * C * 8, [=](int64_t begin, int64_t end) {
       Scratch<Look> across(tile);
@@ -313,9 +332,10 @@ struct Numbering {
   int64_t first, deep, down, right;  // of the first valid tap, and from tap to tap
 };
 
+// Blocks vectors side by side, `apart` in x and contiguous in y: channels of a pixel, or pixels of one vector's channels.
 template <class T, int Blocks, class Where>
-inline void max_pixel(const T* x, const Pitch& pitch, const Look& ld, const Look& lh, const Look& lw, const Numbering& number,
-                      int64_t lanes, T* y, Where* where) {
+inline void max_pixel(const T* x, int64_t apart, const Pitch& pitch, const Look& ld, const Look& lh, const Look& lw,
+                      const Numbering& number, int64_t lanes, T* y, Where* where) {
   constexpr int B = Blocks == 0 ? 1 : Blocks;
   constexpr int64_t L = kLanes<T>;
   const int64_t deep = ld.step * pitch.deep, down = lh.step * pitch.down, right = lw.step * pitch.right;
@@ -329,7 +349,7 @@ inline void max_pixel(const T* x, const Pitch& pitch, const Look& ld, const Look
       IntVector<T> at = broadcast_int<T>(number.first + d * number.deep + h * number.down);
       for (int64_t w = 0; w < lw.count; ++w, from += right, at += next)
         for (int b = 0; b < B; ++b)
-          take_larger<T>(best[b], place[b], Blocks == 0 ? load_first<Vector<T>>(from, lanes) : load(from + b * L), at);
+          take_larger<T>(best[b], place[b], Blocks == 0 ? load_first<Vector<T>>(from, lanes) : load(from + b * apart), at);
     }
   for (int b = 0; b < B; ++b) {
     store_first(y + b * L, best[b], lanes);
@@ -343,19 +363,19 @@ inline void max_pixel(const T* x, const Pitch& pitch, const Look& ld, const Look
 
 template <class T>
 void max_offset(const PoolShape& p, const T* x, T* y, uint8_t* offset) {
-  const int64_t row_taps = p.window.width.size, plane_taps = p.window.height.size * row_taps;
+  constexpr int64_t L = kLanes<T>;
+  const Axis W = p.window.width;
+  const int64_t row_taps = W.size, plane_taps = p.window.height.size * row_taps;
   forward(p, x, y, offset,
           [=](const T* from, const Pitch& pitch, int64_t channels, int64_t, int64_t, int64_t, const Look& ld, const Look& lh,
               const Look* across, int64_t columns, T* to, uint8_t* tap) {
             from += ld.first * pitch.deep + lh.first * pitch.down;
-            for (int64_t j = 0; j < columns; ++j) {
+            over_pixels<T>(W, channels, across, columns, [&](auto blocks, int64_t j, int64_t c, int64_t lanes, int64_t next) {
               const Look lw = across[j];
               const Numbering number = {ld.tap * plane_taps + lh.tap * row_taps + lw.tap, plane_taps, row_taps, 1};
-              over_channels<T>(channels, [&](auto blocks, int64_t c, int64_t lanes) {
-                max_pixel<T, decltype(blocks)::value>(from + lw.first * pitch.right + c, pitch, ld, lh, lw, number, lanes,
-                                                      to + j * channels + c, tap ? tap + j * channels + c : nullptr);
-              });
-            }
+              max_pixel<T, decltype(blocks)::value>(from + lw.first * pitch.right + c, next ? next * pitch.right : L, pitch, ld, lh, lw,
+                                                    number, lanes, to + j * channels + c, tap ? tap + j * channels + c : nullptr);
+            });
           });
 }
 
@@ -364,7 +384,7 @@ template <class T>
 void max_offset_backward_channels(const PoolShape& p, const T* dy, const uint8_t* offset, T* dx) {
   constexpr int64_t L = kLanes<T>;
   const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
-  const int64_t C = p.channels, tile = min(W.input, max(1, 16 * kTileColumns / C)), rows = p.batch * D.input * H.input;
+  const int64_t C = p.channels, tile = min(W.input, channel_tile(C)), rows = p.batch * D.input * H.input;
   parallel_for(tiles(W.input, tile) * rows, tile * C * 4, [=](int64_t begin, int64_t end) {
     Scratch<Seen> across(tile);
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -552,8 +572,8 @@ void max_index_channels(const PoolShape& p, const T* x, T* y, int64_t* index) {
       const bool none = ld.count * lh.count * lw.count == 0;
       const Numbering number = {none ? -1 : first, ld.step * H.input * W.input, lh.step * W.input, lw.step};
       over_channels<T>(min(kBlock, C - c0), [&](auto blocks, int64_t c, int64_t lanes) {
-        max_pixel<T, decltype(blocks)::value>(x + n * D.input * pitch.deep + first * C + c0 + c, pitch, ld, lh, lw, number, lanes,
-                                              y + out * C + c0 + c, index + out * C + c0 + c);
+        max_pixel<T, decltype(blocks)::value>(x + n * D.input * pitch.deep + first * C + c0 + c, kLanes<T>, pitch, ld, lh, lw, number,
+                                              lanes, y + out * C + c0 + c, index + out * C + c0 + c);
       });
     }
   });
@@ -625,29 +645,31 @@ inline T divisor(const PoolShape& p, AvgDivisor by, int64_t ow) {
 
 template <class T>
 void avg_bands(const PoolShape& p, AvgDivisor by, const T* x, T* y) {
+  const Axis W = p.window.width;
   forward(p, x, y, nullptr,
           [=](const T* from, const Pitch& pitch, int64_t channels, int64_t od, int64_t oh, int64_t column, const Look& ld, const Look& lh,
               const Look* across, int64_t columns, T* to, uint8_t*) {
             constexpr int64_t L = kLanes<T>;
             const T rows = divisor<T>(p, by, od, oh);
             from += ld.first * pitch.deep + lh.first * pitch.down;
-            for (int64_t j = 0; j < columns; ++j) {
+            over_pixels<T>(W, channels, across, columns, [&](auto blocks, int64_t j, int64_t c, int64_t lanes, int64_t next) {
+              constexpr int Blocks = decltype(blocks)::value, B = Blocks == 0 ? 1 : Blocks;
               const Look lw = across[j];
-              const Vector<T> count = broadcast(rows * divisor<T>(p, by, column + j));
-              over_channels<T>(channels, [&](auto blocks, int64_t c, int64_t lanes) {
-                constexpr int Blocks = decltype(blocks)::value, B = Blocks == 0 ? 1 : Blocks;
-                Vector<T> total[B] = {};
-                for (int64_t d = 0; d < ld.count; ++d)
-                  for (int64_t h = 0; h < lh.count; ++h) {
-                    const T* row = from + d * pitch.deep + h * pitch.down + lw.first * pitch.right + c;
-                    Vector<T> sum[B] = {};  // each row on its own first: a sum's error grows with its length
-                    for (int64_t t = 0; t < lw.count; ++t, row += pitch.right)
-                      for (int b = 0; b < B; ++b) sum[b] += Blocks == 0 ? load_first<Vector<T>>(row, lanes) : load(row + b * L);
-                    for (int b = 0; b < B; ++b) total[b] += sum[b];
-                  }
-                for (int b = 0; b < B; ++b) store_first(to + j * channels + c + b * L, total[b] / count, lanes);
-              });
-            }
+              const int64_t apart = next ? next * pitch.right : L;
+              Vector<T> total[B] = {};
+              for (int64_t d = 0; d < ld.count; ++d)
+                for (int64_t h = 0; h < lh.count; ++h) {
+                  const T* row = from + d * pitch.deep + h * pitch.down + lw.first * pitch.right + c;
+                  Vector<T> sum[B] = {};  // each row on its own first: a sum's error grows with its length
+                  for (int64_t t = 0; t < lw.count; ++t, row += pitch.right)
+                    for (int b = 0; b < B; ++b) sum[b] += Blocks == 0 ? load_first<Vector<T>>(row, lanes) : load(row + b * apart);
+                  for (int b = 0; b < B; ++b) total[b] += sum[b];
+                }
+              for (int b = 0; b < B; ++b) {
+                const T count = rows * divisor<T>(p, by, column + j + (next ? b : 0));
+                store_first(to + j * channels + c + b * L, total[b] / broadcast(count), lanes);
+              }
+            });
           });
 }
 
@@ -738,7 +760,7 @@ struct AvgBackRow {
 template <class T>
 void avg_backward_channels(const PoolShape& p, AvgDivisor by, const T* dy, T* dx) {
   const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
-  const int64_t C = p.channels, tile = min(W.input, max(1, 16 * kTileColumns / C)), rows = p.batch * D.input * H.input;
+  const int64_t C = p.channels, tile = min(W.input, channel_tile(C)), rows = p.batch * D.input * H.input;
   const Pitch pitch = {H.output * W.output * C, W.output * C, C};
   const AvgBackRow<T> row = {p, by};
   parallel_for(tiles(W.input, tile) * rows, tile * C * 4, [=](int64_t begin, int64_t end) {
