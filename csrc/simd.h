@@ -11,6 +11,9 @@
 #error "compile kernels once per instruction set with -DSTRIATE_ISA=name (CMakeLists.txt does)"
 #endif
 
+// For what must keep its vectors in registers: a call would pass them through memory.
+#define STRIATE_INLINE inline __attribute__((always_inline))
+
 namespace striate {
 namespace STRIATE_ISA {
 
@@ -69,7 +72,7 @@ inline void store(P* p, const V& v) {
 }
 // The first n values alone, zeros behind. By halves: a copy of unknown length would be a function call.
 template <class V, class P>
-inline V load_first(const P* p, int64_t n) {
+STRIATE_INLINE V load_first(const P* p, int64_t n) {
   V v = {};
   char* to = reinterpret_cast<char*>(&v);
   const char* from = reinterpret_cast<const char*>(p);
@@ -84,7 +87,7 @@ inline V load_first(const P* p, int64_t n) {
   return v;
 }
 template <class V, class P>
-inline void store_first(P* p, const V& v, int64_t n) {
+STRIATE_INLINE void store_first(P* p, const V& v, int64_t n) {
   char* to = reinterpret_cast<char*>(p);
   const char* from = reinterpret_cast<const char*>(&v);
   const size_t bytes = size_t(n) * sizeof(P);
@@ -160,7 +163,7 @@ struct CountTo<0, I...> {
 // Of rows a and b that are `Block` apart: the lanes that stay in a and come to it, and those of b. The indices are template
 // arguments because a vector of them, however constant, is built anew at each use by GCC 12.
 template <class T, int Block, int... I>
-inline void swap_blocks(Vector<T>& a, Vector<T>& b, Indices<I...>) {
+STRIATE_INLINE void swap_blocks(Vector<T>& a, Vector<T>& b, Indices<I...>) {
   const Vector<T> low = __builtin_shufflevector(a, b, (I & Block ? kLanes<T> + I - Block : I)...);
   b = __builtin_shufflevector(a, b, (I & Block ? kLanes<T> + I : I + Block)...);
   a = low;
@@ -169,11 +172,29 @@ inline void swap_blocks(Vector<T>& a, Vector<T>& b, Indices<I...>) {
 // Lane j of row i goes to lane i of row j. Swaps blocks of 1, 2, 4, … lanes between rows that far apart: log2(lanes)
 // shuffles a row, one instruction each but for single lanes before AVX-512.
 template <class T, int Block = 1>
-inline void transpose(Vector<T> (&rows)[kLanes<T>]) {
+STRIATE_INLINE void transpose(Vector<T> (&rows)[kLanes<T>]) {
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes<T>; ++i)
     if ((i & Block) == 0) swap_blocks<T, Block>(rows[i], rows[i + Block], typename CountTo<kLanes<T>>::type{});
   if constexpr (2 * Block < kLanes<T>) transpose<T, 2 * Block>(rows);
+}
+
+// The same for bytes, which have no swaps of single lanes but cheap interleaving: of rows half of all apart, log2(lanes) times.
+template <class T, int... I>
+STRIATE_INLINE void interleave(const ByteVector<T>& a, const ByteVector<T>& b, ByteVector<T>& low, ByteVector<T>& high, Indices<I...>) {
+  constexpr int L = kLanes<T>;
+  low = __builtin_shufflevector(a, b, (I % 2 * L + I / 2)...);
+  high = __builtin_shufflevector(a, b, (I % 2 * L + I / 2 + L / 2)...);
+}
+template <class T, int Steps = kLanes<T>>
+STRIATE_INLINE void transpose_bytes(ByteVector<T> (&rows)[kLanes<T>]) {
+  constexpr int L = kLanes<T>;
+  ByteVector<T> mixed[L];
+#pragma GCC unroll 16
+  for (int i = 0; i < L / 2; ++i) interleave<T>(rows[i], rows[i + L / 2], mixed[2 * i], mixed[2 * i + 1], typename CountTo<L>::type{});
+#pragma GCC unroll 16
+  for (int i = 0; i < L; ++i) rows[i] = mixed[i];
+  if constexpr (Steps > 2) transpose_bytes<T, Steps / 2>(rows);
 }
 
 }  // namespace STRIATE_ISA

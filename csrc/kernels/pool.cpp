@@ -150,7 +150,7 @@ struct Constant {
 // Calls body(vectors, c, lanes) over channels: four vectors at a time, one, or (0) part of one. The last vector steps back
 // to end at the last channel and computes some again, which is cheaper than part of a vector.
 template <class T, class Body>
-inline void over_channels(int64_t channels, const Body& body) {
+STRIATE_INLINE void over_channels(int64_t channels, const Body& body) {
   constexpr int64_t L = kLanes<T>;
   int64_t c = 0;
   for (; c + 4 * L <= channels; c += 4 * L) body(Constant<4>{}, c, L);
@@ -166,7 +166,7 @@ inline void over_channels(int64_t channels, const Body& body) {
 // turned order, four neighbouring pixels whose windows are whole go together, `next` (the stride) inputs apart: loops over
 // the taps then cost a quarter. Else next is 0 and the vectors are channels of pixel j.
 template <class T, class Body>
-inline void over_pixels(const Axis& width, int64_t channels, const Look* across, int64_t columns, const Body& body) {
+STRIATE_INLINE void over_pixels(const Axis& width, int64_t channels, const Look* across, int64_t columns, const Body& body) {
   constexpr int64_t L = kLanes<T>;
   for (int64_t j = 0; j < columns; ++j) {
     if (channels == L && j + 4 <= columns && across[j].count == width.size && across[j + 3].count == width.size) {
@@ -184,6 +184,15 @@ inline int64_t channel_tile(int64_t channels) { return max(16, min(512, 65536 / 
 // Where a pixel's neighbours are, in elements.
 struct Pitch {
   int64_t deep, down, right;
+};
+
+template <bool, class A, class B>
+struct Select {
+  using type = B;
+};
+template <class A, class B>
+struct Select<true, A, B> {
+  using type = A;
 };
 
 // `count` consecutive values of each of `planes` planes, to vectors of one value a plane. Lanes beyond repeat the last plane.
@@ -210,37 +219,30 @@ inline void turn_in(const T* x, int64_t pitch, int64_t planes, int64_t count, T*
 }
 
 template <class T>
-inline Vector<T> load_lanes(const T* p) {
-  return load(p);
+STRIATE_INLINE void transpose_lanes(Vector<T> (&rows)[kLanes<T>]) {
+  transpose<T>(rows);
 }
 template <class T>
-inline Vector<T> load_lanes(const uint8_t* p) {
-  return (Vector<T>)from_bytes<T>(load_as<ByteVector<T>>(p));
-}
-template <class T>
-inline void store_lanes(T* p, const Vector<T>& v, int64_t n) {
-  store_first(p, v, n);
-}
-template <class T>
-inline void store_lanes(uint8_t* p, const Vector<T>& v, int64_t n) {
-  store_first(p, to_bytes<T>((IntVector<T>)v), n);
+STRIATE_INLINE void transpose_lanes(ByteVector<T> (&rows)[kLanes<T>]) {
+  transpose_bytes<T>(rows);
 }
 
-// And back. What: T, or uint8_t for tap numbers. At least L·L values of `lanes` are readable, whatever they hold.
+// And back, of values or of tap numbers. At least L·L of `lanes` are readable, whatever they hold.
 template <class T, class What>
 inline void turn_out(const What* lanes, int64_t count, What* y, int64_t pitch, int64_t planes) {
   constexpr int64_t L = kLanes<T>;
+  using Row = typename Select<sizeof(What) == 1, ByteVector<T>, Vector<T>>::type;
   for (int64_t i = 0; i < count; i += L) {
     if (i + L > count && count >= L) i = count - L;
-    Vector<T> rows[L];
+    Row rows[L];
 #pragma GCC unroll 16
-    for (int64_t k = 0; k < L; ++k) rows[k] = load_lanes<T>(lanes + (i + k) * L);
-    transpose<T>(rows);
+    for (int64_t k = 0; k < L; ++k) rows[k] = load_as<Row>(lanes + (i + k) * L);
+    transpose_lanes<T>(rows);
     if (planes == L && count >= L) {
 #pragma GCC unroll 16
-      for (int64_t k = 0; k < L; ++k) store_lanes<T>(y + k * pitch + i, rows[k], L);
+      for (int64_t k = 0; k < L; ++k) store(y + k * pitch + i, rows[k]);
     } else {
-      for (int64_t k = 0; k < planes; ++k) store_lanes<T>(y + k * pitch + i, rows[k], min(L, count));
+      for (int64_t k = 0; k < planes; ++k) store_first(y + k * pitch + i, rows[k], min(L, count));
     }
   }
 }
@@ -321,7 +323,7 @@ void forward(const PoolShape& p, const T* x, T* y, uint8_t* offset, const Row& r
 
 // NaN wins, the last one; among equals the first. `place` follows.
 template <class T>
-inline void take_larger(Vector<T>& best, IntVector<T>& place, const Vector<T>& v, const IntVector<T>& at) {
+STRIATE_INLINE void take_larger(Vector<T>& best, IntVector<T>& place, const Vector<T>& v, const IntVector<T>& at) {
   const IntVector<T> better = (v > best) | (v != v);
   best = better ? v : best;
   place = better ? at : place;
@@ -334,8 +336,8 @@ struct Numbering {
 
 // Blocks vectors side by side, `apart` in x and contiguous in y: channels of a pixel, or pixels of one vector's channels.
 template <class T, int Blocks, class Where>
-inline void max_pixel(const T* x, int64_t apart, const Pitch& pitch, const Look& ld, const Look& lh, const Look& lw,
-                      const Numbering& number, int64_t lanes, T* y, Where* where) {
+STRIATE_INLINE void max_pixel(const T* x, int64_t apart, const Pitch& pitch, const Look& ld, const Look& lh, const Look& lw,
+                              const Numbering& number, int64_t lanes, T* y, Where* where) {
   constexpr int B = Blocks == 0 ? 1 : Blocks;
   constexpr int64_t L = kLanes<T>;
   const int64_t deep = ld.step * pitch.deep, down = lh.step * pitch.down, right = lw.step * pitch.right;
