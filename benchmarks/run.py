@@ -1,7 +1,9 @@
 """Times a family's kernels against torch's, in one run: `python benchmarks/run.py pool`.
 
-Each case is called in turn by every contestant, once untimed (so that page faults of the allocator fall on nobody else) and
-once timed, over and over; medians are reported. The limit is the machine's copy bandwidth, measured in the same rounds.
+Each case is called in turn by every contestant, once untimed and once timed, over and over; medians are reported. The C
+library is told to keep freed memory: as it comes, glibc gives blocks of tens of megabytes back and faults them in again at a
+microsecond a page, whoever happens to call next, which is several times what any of these kernels takes
+(--allocator default shows it). The limit is the machine's copy bandwidth, measured in the same rounds.
 Contestants: striate on the row's layout, torch eager on NCHW and on NHWC, and torch eager on the row's layout again (A/A: its
 ratio to itself shows the noise). The error is the largest against float64, in units of the largest value.
 """
@@ -9,6 +11,7 @@ ratio to itself shows the noise). The error is the largest against float64, in u
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import platform
 import statistics
@@ -28,6 +31,16 @@ from samples import BENCHMARKS, Benchmark, channels_last
 RESULTS = Path(__file__).parent / "results"
 COPY_ELEMENTS = 2**25  # 128 MiB read, 128 MiB written: far beyond any cache
 Call = Callable[[], Any]
+
+
+def keep_memory() -> bool:
+    """Tells glibc never to give memory back; False where there is no glibc."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return False
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h's names for what is set
+    return all(libc.mallopt(what, value) for what, value in ((trim_threshold, 2**31 - 1), (top_pad, 2**28), (mmap_threshold, 2**30)))
 
 
 def medians_ms(contestants: dict[str, Call], rounds: int) -> dict[str, tuple[float, float]]:
@@ -130,17 +143,22 @@ def main() -> int:
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--rounds", type=int, default=11, help="timed calls of each contestant, at least 7 (default %(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default %(default)s")
+    parser.add_argument("--allocator", choices=["kept", "default"], default="kept", help="what free does (default %(default)s)")
     parser.add_argument("--json", type=Path, help="where to write the rows (default benchmarks/results/FAMILY.json; with --only nowhere)")
     options = parser.parse_args()
     if options.rounds < 7:
         parser.error(f"a median of fewer than 7 rounds says little, got --rounds {options.rounds}")
+    if options.allocator == "kept" and not keep_memory():
+        parser.error("this C library has no mallopt: choose --allocator default")
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     cases = [c for c in BENCHMARKS[options.family] if options.only in str(c.sample)]
     if not cases:
         parser.error(f"no case of {options.family} has {options.only!r} in its name")
     info = striate.native_info()
-    print(f"{processor()}, {options.threads} threads, {info['isa']}, torch {info['torch']}, striate {info['striate']}\n")
+    print(
+        f"{processor()}, {options.threads} threads, {info['isa']}, torch {info['torch']}, striate {info['striate']}, allocator {options.allocator}\n"
+    )
     print(HEADER + "\n" + "|---" * (HEADER.count("|") - 1) + "|")
     rows = []
     for case in cases:
@@ -149,7 +167,7 @@ def main() -> int:
             print(line(row), flush=True)
     path = options.json or (None if options.only else RESULTS / f"{options.family}.json")
     if path:
-        machine = {"processor": processor(), "threads": options.threads, "rounds": options.rounds} | {
+        machine = {"processor": processor(), "threads": options.threads, "rounds": options.rounds, "allocator": options.allocator} | {
             k: info[k] for k in ("isa", "torch", "striate")
         }
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from .. import native
 from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
 from ..reference import pool as reference
 from ..window import AdaptiveAxis, Axis, Window, output_size, same_padding
+from .autograd import differentiable
 from .choose import Candidate, always, choose, native_refusal
 
 __all__ = ["adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "max_pool"]
@@ -274,7 +275,7 @@ if native.core:
 
     def _max_offset_backward(ctx: Any, dy: Any, _: Any) -> Any:
         (offset,) = ctx.saved_tensors
-        return _ops.max_pool_offset_backward.default(dy, offset, *ctx.arguments), *[None] * 7
+        return max_pool_offset_backward(dy, offset, *ctx.arguments), *[None] * 7
 
     def _max_offset_backward_setup(ctx: Any, inputs: Any, output: Any) -> Any:
         ctx.save_for_backward(inputs[1])
@@ -291,7 +292,7 @@ if native.core:
 
     def _max_index_backward(ctx: Any, dy: Any, _: Any) -> Any:
         (index,) = ctx.saved_tensors
-        return _ops.max_pool_index_backward.default(dy, index, *ctx.arguments), *[None] * 6
+        return max_pool_index_backward(dy, index, *ctx.arguments), *[None] * 6
 
     def _max_index_backward_setup(ctx: Any, inputs: Any, output: Any) -> Any:
         ctx.save_for_backward(inputs[1])
@@ -304,27 +305,26 @@ if native.core:
         ctx.input, ctx.arguments = list(inputs[0].shape[2:]), inputs[2:]
 
     def _avg_backward(ctx: Any, dy: Any) -> Any:
-        return _ops.avg_pool_backward.default(dy, ctx.input, *ctx.arguments), *[None] * 8
+        return avg_pool_backward(dy, ctx.input, *ctx.arguments), *[None] * 8
 
     def _avg_backward_setup(ctx: Any, inputs: Any, output: Any) -> Any:
         ctx.output, ctx.arguments = list(inputs[0].shape[2:]), inputs[2:]
 
     def _avg_double_backward(ctx: Any, ddx: Any) -> Any:
-        return _ops.avg_pool.default(ddx, ctx.output, *ctx.arguments), *[None] * 8
+        return avg_pool_native(ddx, ctx.output, *ctx.arguments), *[None] * 8
 
     def _pick(x: Tensor, index: Tensor) -> Tensor:
         picked = x.flatten(2).gather(2, index.flatten(2).clamp(min=0)).view(index.shape)
         return picked.masked_fill(index < 0, 0)
 
-    for _name, _backward, _setup in (
-        ("max_pool_offset", _max_offset_backward, _max_offset_setup),
-        ("max_pool_offset_backward", _max_offset_double_backward, _max_offset_backward_setup),
-        ("max_pool_index", _max_index_backward, _max_index_setup),
-        ("max_pool_index_backward", _max_index_double_backward, _max_index_backward_setup),
-        ("avg_pool", _avg_backward, _avg_setup),
-        ("avg_pool_backward", _avg_double_backward, _avg_backward_setup),
-    ):
-        torch.library.register_autograd(f"striate::{_name}", _backward, setup_context=_setup)
+    max_pool_offset = differentiable(_ops.max_pool_offset.default, _max_offset_setup, _max_offset_backward)
+    max_pool_offset_backward = differentiable(
+        _ops.max_pool_offset_backward.default, _max_offset_backward_setup, _max_offset_double_backward
+    )
+    max_pool_index = differentiable(_ops.max_pool_index.default, _max_index_setup, _max_index_backward)
+    max_pool_index_backward = differentiable(_ops.max_pool_index_backward.default, _max_index_backward_setup, _max_index_double_backward)
+    avg_pool_native = differentiable(_ops.avg_pool.default, _avg_setup, _avg_backward)
+    avg_pool_backward = differentiable(_ops.avg_pool_backward.default, _avg_backward_setup, _avg_double_backward)
 
 
 # -------------------------------------------------------------------------------------------------------------- methods
@@ -348,10 +348,10 @@ def _native_max(x: Tensor, plan: Plan, indices: bool) -> tuple[Tensor, Tensor | 
     geometry = (plan.size, plan.stride, plan.dilation, plan.before, channels_last)
     index: Tensor | None
     if plan.wide:
-        y, index = _ops.max_pool_index.default(batch, plan.output, *geometry)
+        y, index = max_pool_index(batch, plan.output, *geometry)
     else:
         keep = indices or (x.requires_grad and torch.is_grad_enabled())
-        y, offset = _ops.max_pool_offset.default(batch, plan.output, *geometry, keep)
+        y, offset = max_pool_offset(batch, plan.output, *geometry, keep)
         index = _ops.offset_to_index.default(offset, plan.input, *geometry) if indices else None
     if batch is x:
         return y, index
@@ -360,7 +360,7 @@ def _native_max(x: Tensor, plan: Plan, indices: bool) -> tuple[Tensor, Tensor | 
 
 def _native_avg(x: Tensor, plan: Plan, count_include_pad: bool, divisor_override: int | None) -> Tensor:
     batch = _batched(x, plan)
-    y = _ops.avg_pool.default(
+    y = avg_pool_native(
         batch, plan.output, plan.size, plan.stride, plan.before, plan.after, is_channels_last(batch), count_include_pad, divisor_override
     )
     return y if batch is x else y.squeeze(0)
