@@ -70,9 +70,15 @@ inline void store(P* p, const V& v) {
   typedef V Loose __attribute__((aligned(1)));
   *reinterpret_cast<Loose*>(p) = v;
 }
-// The first n values alone, zeros behind. By halves: a copy of unknown length would be a function call.
+// The first n values alone, zeros behind. Without masks by halves: a copy of unknown length would be a function call.
 template <class V, class P>
 STRIATE_INLINE V load_first(const P* p, int64_t n) {
+#if defined(__AVX512F__)
+  const uint32_t mask = n >= 16 ? 0xffff : (1u << n) - 1;
+  if constexpr (sizeof(V) == 64 && sizeof(P) == 4) return (V)_mm512_maskz_loadu_ps(__mmask16(mask), p);
+  if constexpr (sizeof(V) == 64 && sizeof(P) == 8) return (V)_mm512_maskz_loadu_pd(__mmask8(mask), p);
+  if constexpr (sizeof(V) == 16 && sizeof(P) == 1) return (V)_mm_maskz_loadu_epi8(__mmask16(mask), p);
+#endif
   V v = {};
   char* to = reinterpret_cast<char*>(&v);
   const char* from = reinterpret_cast<const char*>(p);
@@ -88,10 +94,16 @@ STRIATE_INLINE V load_first(const P* p, int64_t n) {
 }
 template <class V, class P>
 STRIATE_INLINE void store_first(P* p, const V& v, int64_t n) {
-  char* to = reinterpret_cast<char*>(p);
-  const char* from = reinterpret_cast<const char*>(&v);
   const size_t bytes = size_t(n) * sizeof(P);
   if (bytes >= sizeof(V)) return store(p, v);
+#if defined(__AVX512F__)
+  const uint32_t mask = (1u << n) - 1;
+  if constexpr (sizeof(V) == 64 && sizeof(P) == 4) return _mm512_mask_storeu_ps(p, __mmask16(mask), (__m512)v);
+  if constexpr (sizeof(V) == 64 && sizeof(P) == 8) return _mm512_mask_storeu_pd(p, __mmask8(mask), (__m512d)v);
+  if constexpr (sizeof(V) == 16 && sizeof(P) == 1) return _mm_mask_storeu_epi8(p, __mmask16(mask), (__m128i)v);
+#endif
+  char* to = reinterpret_cast<char*>(p);
+  const char* from = reinterpret_cast<const char*>(&v);
   if (bytes & 32) memcpy(to, from, 32), to += 32, from += 32;
   if (bytes & 16) memcpy(to, from, 16), to += 16, from += 16;
   if (bytes & 8) memcpy(to, from, 8), to += 8, from += 8;
@@ -159,6 +171,20 @@ template <int... I>
 struct CountTo<0, I...> {
   using type = Indices<I...>;
 };
+
+// The sum of all lanes, halves first.
+template <class T, int Half, int... I>
+STRIATE_INLINE Vector<T> add_half(const Vector<T>& v, Indices<I...>) {
+  return v + __builtin_shufflevector(v, v, (I ^ Half)...);
+}
+template <class T, int Half = kLanes<T> / 2>
+STRIATE_INLINE T sum_lanes(const Vector<T>& v) {
+  const Vector<T> sum = add_half<T, Half>(v, typename CountTo<kLanes<T>>::type{});
+  if constexpr (Half > 1)
+    return sum_lanes<T, Half / 2>(sum);
+  else
+    return sum[0];
+}
 
 // Of rows a and b that are `Block` apart: the lanes that stay in a and come to it, and those of b. The indices are template
 // arguments because a vector of them, however constant, is built anew at each use by GCC 12.

@@ -621,18 +621,11 @@ bool max_index_backward(const PoolShape& p, const T* dy, const int64_t* index, T
 template <class T>
 inline T sum_run(const T* run, int64_t count) {
   constexpr int64_t L = kLanes<T>;
-  T total = 0;
+  Vector<T> a = {}, b = {};  // two, because an addition takes as long as four begin
   int64_t i = 0;
-  if (count >= 2 * L) {
-    Vector<T> a = {}, b = {};
-    for (; i + 2 * L <= count; i += 2 * L) a += load(run + i), b += load(run + i + L);
-    a += b;
-    for (int64_t half = L / 2; half > 0; half /= 2)
-      for (int64_t k = 0; k < half; ++k) a[k] += a[k + half];
-    total = a[0];
-  }
-  for (; i < count; ++i) total += run[i];
-  return total;
+  for (; i + 2 * L <= count; i += 2 * L) a += load(run + i), b += load(run + i + L);
+  for (; i < count; i += L) b += load_first<Vector<T>>(run + i, min(L, count - i));
+  return sum_lanes<T>(a + b);
 }
 
 template <class T>
@@ -823,7 +816,17 @@ void avg_backward_bands(const PoolShape& p, AvgDivisor by, const T* dy, T* dx) {
 template <class T>
 void avg_backward_planes_wide(const PoolShape& p, AvgDivisor by, const T* dy, T* dx) {
   const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
-  const int64_t outer = p.batch * p.channels;
+  const int64_t outer = p.batch * p.channels, plane = D.input * H.input * W.input;
+  if (look(D, 0).count * look(H, 0).count * look(W, 0).count == plane && D.output * H.output * W.output == 1) {  // global
+    const T count = divisor<T>(p, by, 0, 0) * divisor<T>(p, by, 0);
+    parallel_for(outer, plane, [=](int64_t begin, int64_t end) {
+      for (int64_t n = begin; n < end; ++n) {
+        const T each = dy[n] / count;
+        for (int64_t i = 0; i < plane; ++i) dx[n * plane + i] = each;
+      }
+    });
+    return;
+  }
   parallel_for(outer * D.input * H.input, W.input, [=](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t ih = unit % H.input, id = unit / H.input % D.input, n = unit / H.input / D.input;
@@ -847,7 +850,7 @@ void avg_backward_planes_wide(const PoolShape& p, AvgDivisor by, const T* dy, T*
 
 template <class T>
 void avg(const PoolShape& p, AvgDivisor by, const T* x, T* y) {
-  p.channels_last || narrow(p.window) ? avg_bands(p, by, x, y) : avg_planes_wide(p, by, x, y);
+  p.channels_last || (narrow(p.window) && p.window.width.output > 1) ? avg_bands(p, by, x, y) : avg_planes_wide(p, by, x, y);
 }
 
 template <class T>
@@ -855,7 +858,7 @@ void avg_backward(const PoolShape& p, AvgDivisor by, const T* dy, T* dx) {
   if (p.channels_last)
     avg_backward_channels(p, by, dy, dx);
   else
-    narrow(p.window) ? avg_backward_bands(p, by, dy, dx) : avg_backward_planes_wide(p, by, dy, dx);
+    narrow(p.window) && p.window.width.output > 1 ? avg_backward_bands(p, by, dy, dx) : avg_backward_planes_wide(p, by, dy, dx);
 }
 
 }  // namespace
