@@ -535,26 +535,51 @@ struct Largest {
   }
 };
 
+// One output's window as runs of consecutive values; whole rows, then whole planes, join into one run. A global window is
+// worked out once for all planes.
+struct Place {
+  Window window;
+  int64_t o = -1, od = 0, oh = 0, ow = 0;
+  int64_t first = 0, planes = 0, rows = 0, run = 0;  // the first value's place in its volume, and how many of each
+  Look deep, high, wide;
+
+  explicit Place(const Window& w) : window(w) {}
+
+  // To output number `to` of a plane; false if that is where it stands.
+  bool move(int64_t to) {
+    if (to == o) return false;
+    o = to;
+    const Axis &D = window.depth, &H = window.height, &W = window.width;
+    const int64_t above = quotient(o, W.output);
+    ow = o - above * W.output;
+    od = quotient(above, H.output);
+    oh = above - od * H.output;
+    deep = look(D, od), high = look(H, oh), wide = look(W, ow);
+    first = (deep.first * H.input + high.first) * W.input + wide.first;
+    planes = deep.count, rows = high.count, run = wide.count;
+    if (run == W.input && high.step == 1) run *= rows, rows = 1;
+    if (run == W.input * H.input && deep.step == 1) run *= planes, planes = 1;
+    return true;
+  }
+};
+
 template <class T>
 void max_index_planes(const PoolShape& p, const T* x, T* y, int64_t* index) {
   const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
-  const int64_t outer = p.batch * p.channels, row = W.input, plane = H.input * row;
-  const int64_t per_output = D.input / D.output + H.input / H.output + W.input / W.output;
-  parallel_for(outer * D.output * H.output * W.output, per_output, [=](int64_t begin, int64_t end) {
+  const int64_t outs = D.output * H.output * W.output, row = W.input, plane = H.input * row;
+  parallel_for(p.batch * p.channels * outs, look(D, 0).count * look(H, 0).count * look(W, 0).count, [=](int64_t begin, int64_t end) {
+    Place at(p.window);
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t ow = unit % W.output, oh = unit / W.output % H.output, nd = unit / W.output / H.output;
-      const Look ld = look(D, nd % D.output), lh = look(H, oh), lw = look(W, ow);
-      const T* from = x + nd / D.output * D.input * plane;
-      const bool whole_rows = lw.count == row && lh.step == 1;
+      const int64_t n = quotient(unit, outs);
+      at.move(unit - n * outs);
       Largest<T> largest;
-      for (int64_t d = 0; d < ld.count; ++d)
-        for (int64_t h = 0; h < (whole_rows ? 1 : lh.count); ++h) {
-          const int64_t at = (ld.first + d * ld.step) * plane + (lh.first + h * lh.step) * row + lw.first;
-          largest.take(from + at, whole_rows ? row * lh.count : lw.count, lw.step, at);
+      for (int64_t d = 0; d < at.planes; ++d)
+        for (int64_t h = 0; h < at.rows; ++h) {
+          const int64_t from = at.first + d * at.deep.step * plane + h * at.high.step * row;
+          if (at.run > 0) largest.take(x + n * D.input * plane + from, at.run, at.wide.step, from);
         }
-      const int64_t out = (nd * H.output + oh) * W.output + ow;
-      y[out] = largest.value;
-      index[out] = largest.index;
+      y[unit] = largest.value;
+      index[unit] = largest.index;
     }
   });
 }
@@ -668,25 +693,21 @@ void avg_bands(const PoolShape& p, AvgDivisor by, const T* x, T* y) {
           });
 }
 
-// A window is a few runs of consecutive values; whole rows, then whole planes, join into one run.
 template <class T>
 void avg_planes_wide(const PoolShape& p, AvgDivisor by, const T* x, T* y) {
   const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
-  const int64_t outer = p.batch * p.channels, row = W.input, plane = H.input * row;
-  const int64_t per_output = D.input / D.output + H.input / H.output + W.input / W.output;
-  parallel_for(outer * D.output * H.output * W.output, per_output, [=](int64_t begin, int64_t end) {
+  const int64_t outs = D.output * H.output * W.output, row = W.input, plane = H.input * row;
+  parallel_for(p.batch * p.channels * outs, look(D, 0).count * look(H, 0).count * look(W, 0).count, [=](int64_t begin, int64_t end) {
+    Place at(p.window);
+    T count = 0;
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t ow = unit % W.output, oh = unit / W.output % H.output, nd = unit / W.output / H.output;
-      const int64_t od = nd % D.output;
-      const Look ld = look(D, od), lh = look(H, oh), lw = look(W, ow);
-      int64_t run = lw.count, rows = lh.count, planes = ld.count;
-      if (run == row) run *= rows, rows = 1;
-      if (run == plane) run *= planes, planes = 1;
-      const T* from = x + (nd / D.output * D.input + ld.first) * plane + lh.first * row + lw.first;
+      const int64_t n = quotient(unit, outs);
+      if (at.move(unit - n * outs)) count = divisor<T>(p, by, at.od, at.oh) * divisor<T>(p, by, at.ow);
+      const T* from = x + n * D.input * plane + at.first;
       T sum = 0;
-      for (int64_t d = 0; d < planes; ++d)
-        for (int64_t h = 0; h < rows; ++h) sum += sum_run(from + d * plane + h * row, run);
-      y[(nd * H.output + oh) * W.output + ow] = sum / (divisor<T>(p, by, od, oh) * divisor<T>(p, by, ow));
+      for (int64_t d = 0; d < at.planes; ++d)
+        for (int64_t h = 0; h < at.rows; ++h) sum += sum_run(from + d * plane + h * row, at.run);
+      y[unit] = sum / count;
     }
   });
 }
