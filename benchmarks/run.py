@@ -156,9 +156,8 @@ def main() -> int:
     if not cases:
         parser.error(f"no case of {options.family} has {options.only!r} in its name")
     info = striate.native_info()
-    print(
-        f"{processor()}, {options.threads} threads, {info['isa']}, torch {info['torch']}, striate {info['striate']}, allocator {options.allocator}\n"
-    )
+    versions = f"torch {info['torch']}, striate {info['striate']}"
+    print(f"{processor()}, {options.threads} threads, {info['isa']}, {versions}, allocator {options.allocator}\n")
     print(HEADER + "\n" + "|---" * (HEADER.count("|") - 1) + "|")
     rows = []
     for case in cases:

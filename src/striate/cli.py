@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"striate {__version__}")
     parser.set_defaults(command=_help)
     default = argparse.SUPPRESS  # the job's own
-    commands = parser.add_subparsers(title="commands", metavar="")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     train = commands.add_parser(
         "train",
