@@ -44,10 +44,12 @@ def keep_memory() -> bool:
 
 
 def medians_ms(contestants: dict[str, Call], rounds: int) -> dict[str, tuple[float, float]]:
-    """The median of each contestant's times and their spread (interquartile range over median), interleaved."""
+    """The median of each contestant's times and their spread (interquartile range over median), interleaved, in turning order."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, call in contestants.items():
+    order = list(contestants.items())
+    for turn in range(rounds):
+        first = turn % len(order)
+        for name, call in order[first:] + order[:first]:  # or each would always inherit the same neighbour's cache
             call()
             start = time.perf_counter()
             call()

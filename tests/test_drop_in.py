@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import os
 import shutil
 import subprocess
 import sys
@@ -352,12 +353,13 @@ def test_an_unknown_instruction_set_is_refused_by_name() -> None:
 
 
 def test_striate_isa_sets_the_instruction_set_at_start() -> None:
-    import os
-
-    environment = {**os.environ, "STRIATE_ISA": "baseline"}
     code = "import striate; print(striate.native_info()['isa'])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    start = [sys.executable, "-c", code]
+    result = subprocess.run(start, capture_output=True, text=True, env={**os.environ, "STRIATE_ISA": "baseline"})
     assert result.stdout.strip() == "baseline", result.stderr
+    result = subprocess.run(start, capture_output=True, text=True, env={**os.environ, "STRIATE_ISA": "neon9"})
+    available = striate.native_info()["isa_available"]
+    assert f"STRIATE_ISA=neon9 is none of this machine's instruction sets, {available}; the best is used." in result.stderr
 
 
 def test_warnings_of_ours_are_none_with_the_core() -> None:

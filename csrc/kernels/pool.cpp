@@ -741,6 +741,15 @@ struct AvgBackRow {
     constexpr int64_t L = kLanes<T>;
     const int64_t C = channels;
     if (!held->is(from, sd.count, sh.count, wide.size())) pass(from, pitch, C, sd, sh, wide, passed);
+    if (C == L) {  // turned order: a pixel is a vector
+      for (int64_t j = 0; j < columns; ++j) {
+        const T* first = passed + (across[j].first - wide.first) * L;
+        Vector<T> sum = {};
+        for (int64_t o = 0; o < across[j].count; ++o) sum += load(first + o * L);
+        store(to + j * L, sum);
+      }
+      return;
+    }
     for (int64_t j = 0; j < columns; ++j, to += C) {
       const int64_t heard = across[j].count;
       const T* first = passed + (heard > 0 ? (across[j].first - wide.first) * C : 0);

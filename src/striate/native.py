@@ -34,6 +34,11 @@ if missing is not None:
         f"{missing}; every layer uses torch's operator instead. Reinstall striate with a C++ compiler (g++) at hand.", stacklevel=2
     )
 
+_asked = os.environ.get("STRIATE_ISA")
+if core and _asked and torch.ops.striate.isa_chosen() != _asked:
+    _available = torch.ops.striate.isa_available().split()
+    warnings.warn(f"STRIATE_ISA={_asked} is none of this machine's instruction sets, {_available}; the best is used.", stacklevel=2)
+
 # What has kernels of its own and what goes to torch's operator, for `striate doctor`.
 NATIVE = ("max_pool1d/2d/3d", "avg_pool1d/2d/3d", "adaptive_max_pool1d/2d/3d", "adaptive_avg_pool1d/2d/3d", "global pooling")
 TORCH = ("convolution", "transposed convolution", "batch, layer, instance, group, RMS and local response normalization")
