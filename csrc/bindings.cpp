@@ -76,7 +76,8 @@ Axis resolve_axis(int64_t input, int64_t output, int64_t size, int64_t stride, i
   check(input > 0 && output > 0 && size >= 0 && stride > 0 && dilation > 0 && before >= 0 && after >= 0,
         "a window's sizes, stride and dilation are at least 1 and its padding at least 0");
   __int128 reach = __int128(output - 1) * stride + __int128(size > 0 ? size - 1 : 0) * dilation;
-  check(reach < kLargest && before < kLargest && after < kLargest && dilation < kLargest, "a window reaches past 2^62");
+  check(reach < kLargest && stride <= kLargest && dilation <= kLargest && before <= kLargest && after <= kLargest,
+        "a window reaches past 2^62");
   check(size == 0 || reach < __int128(input) + before + after || after == 0 || reach - stride < __int128(input) + before + after,
         "the last output starts past the padded input");
   return {input, output, size, stride, dilation, before, after};
@@ -118,11 +119,15 @@ void check_sizes(const Tensor& x, const Ints& sizes, const char* name) {
   check(Ints(have.begin(), have.end()) == sizes, std::string(name) + " has another shape than the window gives");
 }
 
+// What a byte can number, and no window that could miss the input: its taps would all be padding.
 void check_offsets(const Window& w) {
-  const Axis& a = w.width;
-  check(w.depth.size > 0 && w.height.size > 0 && a.size > 0 && w.depth.size <= 256 && w.height.size <= 256 && a.size <= 256 &&
-            w.depth.size * w.height.size * a.size <= 256 && a.stride <= 64 && (a.size - 1) * a.dilation < 1024,
-        "offsets are for windows of at most 256 taps, stride 64 and extent 1024");
+  int64_t taps = 1;
+  for (const Axis& a : {w.depth, w.height, w.width}) {
+    check(a.size > 0 && a.size <= 256 && (a.size - 1) * a.dilation < 1024 && a.before < 1024 && (a.before == 0 || a.dilation <= a.input),
+          "offsets are for windows that extend over fewer than 1024 places and never miss the input");
+    taps *= a.size;
+  }
+  check(taps <= 256, "offsets are for windows of at most 256 taps");
 }
 
 // Calls run(T{}) for the element type.

@@ -220,6 +220,59 @@ def test_more_than_2_to_the_31_elements_do_not_wrap() -> None:
     assert y[0, 0, -1] == 7 and y[0, 0, 2**25 - 1] == 5 and y.sum() == 12
 
 
+def test_dilation_of_an_axis_of_one_place_moves_nothing(layout: Any, isa: str) -> None:
+    x = layout(torch.arange(300.0).view(1, 1, 300, 1).expand(1, 20, 300, 1).contiguous())
+    y, index = SF.max_pool2d(x, (300, 1), 1, 0, (1, 2), return_indices=True)
+    assert (y == 299).all() and (index == 299).all()
+    assert torch.equal(SF.max_pool2d(x, (1, 1), 1, 0, (2**61, 2**62)), x)
+
+
+@pytest.mark.parametrize(
+    ("shape", "window"),
+    [
+        ((2, 26, 2, 1, 1), ([2, 1, 2], [1, 1, 3], [1, 0, 1], [1, 1, 2])),
+        ((1, 17, 3, 7, 1), ([3, 1, 2], [70, 1, 3], [0, 0, 3], [1, 600, 5])),
+        ((1, 19, 3, 4, 1), ([5, 4, 1], [1, 1, 1], "same", [3, 1, 2])),
+    ],
+)
+def test_windows_that_miss_the_input_pass_nothing_to_their_neighbours(shape: Any, window: Any, layout: Any, isa: str) -> None:
+    kernel, stride, padding, dilation = window
+    x = layout(torch.randn(shape)).requires_grad_()
+    y, index = SF.max_pool3d(x, kernel, stride, padding, dilation, return_indices=True)
+    plan = ops.plan_for(x, 3, kernel, stride, padding, dilation, False, "max_pool3d")
+    expected, expected_index = reference.max_pool(x.detach(), plan.window)
+    assert torch.equal(y, expected) and torch.equal(index, expected_index)
+    dy = torch.randn_like(y)
+    (dx,) = torch.autograd.grad(y, x, dy)
+    torch.testing.assert_close(dx, reference.max_pool_backward(dy, index, shape[2:]))
+
+
+def test_a_window_over_a_large_volume_takes_little_memory_besides() -> None:
+    import resource
+
+    x = torch.ones(1, 1, 64, 1025, 256)
+    SF.max_pool3d(x[..., :8, :8], 2)
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    y = SF.max_pool3d(x, (64, 2, 1), 1, 0, (1, 1023, 1))
+    SF.avg_pool3d(x, (64, 64, 256))
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib) * 1024 < 3 * x.numel() and y.shape[2:] == (1, 2, 256)
+
+
+def test_a_negative_divisor_works_in_every_type() -> None:
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        x = torch.ones(1, 1, 4, 4, dtype=dtype)
+        assert (SF.avg_pool2d(x, 2, divisor_override=-2) == -2).all()
+        assert (SF.avg_pool1d(x[0], 2, divisor_override=-2) == -1).all()
+
+
+def test_symbolic_tracing_takes_axes_of_size_one() -> None:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    x = torch.randn(2, 3, 8, 1)
+    traced = make_fx(lambda x: SF.max_pool2d(x, (2, 1)), tracing_mode="symbolic")(x)
+    assert torch.equal(traced(x), F.max_pool2d(x, (2, 1)))
+
+
 def test_huge_dilation_and_padding_are_legal_where_the_output_is_small() -> None:
     x = torch.tensor([[[3.0, 1.0, 2.0]]])
     assert SF.max_pool1d(x, 3, 1, 2**40, 2**40).tolist() == [[[3.0, 1.0, 2.0]]]
@@ -418,6 +471,9 @@ def test_operators_called_past_the_checks_raise_instead_of_reading_outside() -> 
         lambda: ops.max_pool_index_backward(X, torch.full((1, 2, 8, 8), -2), [16, 16], False),
         lambda: ops.avg_pool(X, [4, 4], two, two, zero, zero, False, True, 0),
         lambda: ops.avg_pool(X, [4, 4], two, two, [-1, 0], zero, False, True, None),
+        lambda: ops.avg_pool_backward(torch.ones(1, 9999, 1, 1), [1, 4], one, [1, 2**63 - 1], [0, 2], zero, True, True, 1),
+        lambda: ops.max_pool_offset_backward(X, X.byte(), [20000, 1], one, [2**63 - 1, 1], one, [2, 0], False),
+        lambda: ops.max_pool_offset(X, [4, 4], two, two, [9, 9], [5, 5], False, True),
     ]
     for call in bad:
         with pytest.raises(RuntimeError, match="striate: "):

@@ -36,6 +36,7 @@ inline int64_t quotient(int64_t a, int64_t b) {  // of nothing negative
 }
 
 // The taps of output o that fall inside the input: at first, first + step, …, `count` of them, the first being tap `tap`.
+// A lone tap has step 1, however far dilation would put the next.
 struct Look {
   int64_t first, count, step, tap;
 };
@@ -48,12 +49,13 @@ inline Look look(const Axis& a, int64_t o) {
   }
   const int64_t start = o * a.stride - a.before;
   const int64_t last = start + (a.size - 1) * a.dilation;
-  if (start >= 0 && last < a.input) return {start, a.size, a.dilation, 0};
+  if (start >= 0 && last < a.input) return {start, a.size, a.size > 1 ? a.dilation : 1, 0};
   const int64_t tap = start >= 0 ? 0 : (-start + a.dilation - 1) / a.dilation;
   const int64_t first = start + tap * a.dilation;
   if (first >= a.input || tap >= a.size) return {0, 0, 1, 0};
   const int64_t room = (a.input - 1 - first) / a.dilation + 1;
-  return {first, room < a.size - tap ? room : a.size - tap, a.dilation, tap};
+  const int64_t count = room < a.size - tap ? room : a.size - tap;
+  return {first, count, count > 1 ? a.dilation : 1, tap};
 }
 
 // The outputs that look at input i: first, first + step, …, `count` of them, through taps tap, tap - tap_step, …
@@ -134,10 +136,12 @@ inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t tiles(int64_t count, int64_t tile) { return (count + tile - 1) / tile; }
 
-// Windows that reach over few enough rows and columns to be turned in bands. Average pooling of wide ones reduces runs.
+// Windows that take in few enough places to be turned in bands: 4 MiB of float at most. Average pooling of wide ones reduces
+// runs; max pooling of wide ones comes with an index (ops/pool.py decides, by the same bound).
 inline bool narrow(const Window& w) {
-  const auto reach = [](const Axis& a) { return a.size == 0 ? int64_t(1) << 40 : (a.size - 1) * a.dilation + 1; };
-  return reach(w.depth) <= 64 && reach(w.height) <= 64 && reach(w.width) <= 1024 && w.width.stride <= 64;
+  const auto reach = [](const Axis& a, int64_t more) { return min(a.input, (a.size - 1) * a.dilation + 1 + more); };
+  if (w.depth.size == 0 || w.height.size == 0 || w.width.size == 0) return false;
+  return min(w.depth.size, w.depth.input) * reach(w.height, 0) * reach(w.width, kTileColumns) <= 65536;
 }
 
 // ------------------------------------------------------------------------------------------------------------- layout
@@ -247,6 +251,15 @@ inline void turn_out(const What* lanes, int64_t count, What* y, int64_t pitch, i
   }
 }
 
+// Turns rows × columns of planes that are `width` wide.
+template <class T, class What>
+inline void turn_block_out(const What* lanes, int64_t rows, int64_t columns, int64_t width, What* y, int64_t pitch, int64_t planes) {
+  if (columns == width)
+    turn_out<T>(lanes, rows * columns, y, pitch, planes);
+  else
+    for (int64_t h = 0; h < rows; ++h) turn_out<T>(lanes + h * columns * kLanes<T>, columns, y + h * width, pitch, planes);
+}
+
 // Turns a block of depths × rows × columns; `step` between depths, rows and columns consecutive.
 template <class T>
 inline void turn_block_in(const T* x, int64_t plane_pitch, int64_t planes, int64_t height, int64_t width, int64_t depths, int64_t step,
@@ -310,11 +323,8 @@ void forward(const PoolShape& p, const T* x, T* y, uint8_t* offset, const Row& r
             offset ? tap + (oh - oh0) * columns * L : nullptr);
       }
       const int64_t to = first * outs + (od * H.output + oh0) * W.output + column;
-      for (int64_t oh = oh0; oh < oh1; oh += columns == W.output ? band : 1) {
-        const int64_t count = columns == W.output ? (oh1 - oh0) * columns : columns, from = (oh - oh0) * columns * L;
-        turn_out<T>(out + from, count, y + to + (oh - oh0) * W.output, outs, lanes);
-        if (offset) turn_out<T>(tap + from, count, offset + to + (oh - oh0) * W.output, outs, lanes);
-      }
+      turn_block_out<T>(static_cast<const T*>(out), oh1 - oh0, columns, W.output, y + to, outs, lanes);
+      if (offset) turn_block_out<T>(static_cast<const uint8_t*>(tap), oh1 - oh0, columns, W.output, offset + to, outs, lanes);
     }
   });
 }
@@ -482,12 +492,9 @@ void offset_to_index(const PoolShape& p, const uint8_t* offset, int64_t* index) 
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t oh = unit % H.output, od = unit / H.output % D.output;
       const int64_t corner = ((od * D.stride - D.before) * H.input + oh * H.stride - H.before) * W.input - W.before;
-      const bool empty = look(D, od).count * look(H, oh).count == 0;
       int64_t out = unit * W.output * inner;
-      for (int64_t ow = 0; ow < W.output; ++ow) {
-        const bool none = empty || look(W, ow).count == 0;
-        for (int64_t c = 0; c < inner; ++c, ++out) index[out] = none ? -1 : corner + ow * W.stride + moved.of[offset[out]];
-      }
+      for (int64_t ow = 0; ow < W.output; ++ow)
+        for (int64_t c = 0; c < inner; ++c, ++out) index[out] = corner + ow * W.stride + moved.of[offset[out]];
     }
   });
 }
@@ -656,7 +663,7 @@ inline T sum_run(const T* run, int64_t count) {
 template <class T>
 inline T divisor(const PoolShape& p, AvgDivisor by, int64_t od, int64_t oh) {  // all but the width's factor
   if (by.divisor_override != 0) return T(by.divisor_override);
-  return T(counted(p.window.depth, by.count_include_pad, od) * counted(p.window.height, by.count_include_pad, oh));
+  return T(counted(p.window.depth, by.count_include_pad, od)) * T(counted(p.window.height, by.count_include_pad, oh));
 }
 template <class T>
 inline T divisor(const PoolShape& p, AvgDivisor by, int64_t ow) {
@@ -835,10 +842,7 @@ void avg_backward_bands(const PoolShape& p, AvgDivisor by, const T* dy, T* dx) {
             out + (ih - ih0) * columns * L);
       }
       T* to = dx + first * ins + (id * H.input + ih0) * W.input + column;
-      if (columns == W.input)
-        turn_out<T>(static_cast<const T*>(out), (ih1 - ih0) * columns, to, ins, lanes);
-      else
-        for (int64_t h = 0; h < ih1 - ih0; ++h) turn_out<T>(out + h * columns * L, columns, to + h * W.input, ins, lanes);
+      turn_block_out<T>(static_cast<const T*>(out), ih1 - ih0, columns, W.input, to, ins, lanes);
     }
   });
 }

@@ -41,7 +41,7 @@ class Plan(NamedTuple):
     dilation: list[int]
     before: list[int]
     after: list[int]
-    wide: bool  # too wide for byte offsets, or of taps that vary
+    wide: bool  # a maximum is kept by index: too wide for byte offsets, of taps that vary, or a window may be empty
     adaptive: bool  # asked for by output size: torch has operators of their own for that
     window: Window | tuple[AdaptiveAxis, ...]
 
@@ -119,8 +119,13 @@ def _plan(
             raise ShapeError(build(where, expects, extent, do="Make the kernel or its dilation smaller, or pad more.", x=shape))
         axes.append(Axis(i, count, k, s, d, before, after))
     window = Window(tuple(axes))
-    a = axes[-1]
-    wide = prod(size) > MAX_TAPS or a.stride > 64 or any((a.size - 1) * a.dilation >= 1024 for a in axes)
+    wide = prod(size) > MAX_TAPS or any((a.size - 1) * a.dilation >= 1024 for a in axes)
+    # one that may miss the input has no tap to name; one that takes in much would be turned in much scratch memory
+    wide = wide or any(a.before > 0 and a.dilation > a.input for a in axes)
+    places = 1
+    for axis, a in enumerate(axes, start=3 - dims):  # depth by its taps, rows by their reach, columns by a tile of outputs more
+        places *= a.size if axis == 0 else min(a.input, a.extent + (256 if axis == 2 else 0))
+    wide = wide or places > 2**16
     before_all, after_all = list(window.before), list(window.after)
     return Plan(list(input), list(window.output), list(size), list(steps), list(holes), before_all, after_all, wide, False, window)
 
@@ -167,7 +172,7 @@ def plan_for(x: Tensor, dims: int, kernel_size: Any, stride: Any, padding: Any, 
     _check_input(x, dims, where)
     if not torch.compiler.is_compiling():
         k, s, p, d = _key(kernel_size), _key(stride) or (), _key(padding), _key(dilation)
-        if k is not None and p is not None and d is not None and (s or stride is None) and type(x.shape[-1]) is int:
+        if k is not None and p is not None and d is not None and (s or stride is None) and all(type(n) is int for n in x.shape):
             return _cached_plan(tuple(x.shape), dims, k, s or None, p, d, bool(ceil_mode), where)
     return _plan(tuple(x.shape), dims, kernel_size, stride, padding, dilation, bool(ceil_mode), where)
 
@@ -176,7 +181,7 @@ def adaptive_plan_for(x: Tensor, dims: int, output_size: Any, where: str) -> Pla
     _check_input(x, dims, where)
     if not torch.compiler.is_compiling():
         key = _key(output_size)
-        if key is not None and type(x.shape[-1]) is int:
+        if key is not None and all(type(n) is int for n in x.shape):
             return _cached_adaptive_plan(tuple(x.shape), dims, key, where)
     return _adaptive_plan(tuple(x.shape), dims, output_size, where)
 
@@ -270,11 +275,14 @@ if native.core:
 
     def _max_offset_setup(ctx: Any, inputs: Any, output: Any) -> Any:
         ctx.save_for_backward(output[1])
+        ctx.set_materialize_grads(False)  # or each backward would clear a tensor of zeros for the offsets
         ctx.arguments = (list(inputs[0].shape[2:]), *inputs[2:7])
         ctx.mark_non_differentiable(output[1])
 
     def _max_offset_backward(ctx: Any, dy: Any, _: Any) -> Any:
         (offset,) = ctx.saved_tensors
+        if dy is None:
+            return (None,) * 8
         return max_pool_offset_backward(dy, offset, *ctx.arguments), *[None] * 7
 
     def _max_offset_backward_setup(ctx: Any, inputs: Any, output: Any) -> Any:
@@ -287,11 +295,14 @@ if native.core:
 
     def _max_index_setup(ctx: Any, inputs: Any, output: Any) -> Any:
         ctx.save_for_backward(output[1])
+        ctx.set_materialize_grads(False)
         ctx.arguments = (list(inputs[0].shape[2:]), inputs[-1])
         ctx.mark_non_differentiable(output[1])
 
     def _max_index_backward(ctx: Any, dy: Any, _: Any) -> Any:
         (index,) = ctx.saved_tensors
+        if dy is None:
+            return (None,) * 7
         return max_pool_index_backward(dy, index, *ctx.arguments), *[None] * 6
 
     def _max_index_backward_setup(ctx: Any, inputs: Any, output: Any) -> Any:
@@ -367,7 +378,11 @@ def _native_avg(x: Tensor, plan: Plan, count_include_pad: bool, divisor_override
 
 
 def _torch_refusal(x: Tensor, plan: Plan, *rest: Any) -> str | None:
-    return None if plan.symmetric else "torch's operator pads both sides alike"
+    if not plan.symmetric:
+        return "torch's operator pads both sides alike"
+    if any(2 * pad > k for pad, k in zip(plan.before, plan.size, strict=True)) and not plan.adaptive:
+        return "torch's operator pads at most half the kernel"
+    return None
 
 
 def _torch_avg_refusal(x: Tensor, plan: Plan, count_include_pad: bool, divisor_override: int | None) -> str | None:

@@ -81,9 +81,8 @@ def _divisor(window: Axes, count_include_pad: bool, divisor_override: int | None
     divisor = torch.ones((), dtype=torch.long)
     for a in window:
         divisor = divisor[..., None] * torch.tensor([a.counted(o, count_include_pad) for o in range(a.output)], dtype=torch.long)
-    if divisor_override is not None:
-        divisor = torch.full_like(divisor, divisor_override)
-    return divisor.clamp(min=1).to(like.device, like.dtype if like.is_floating_point() else None)  # a sum of nothing stays 0
+    divisor = divisor.clamp(min=1) if divisor_override is None else torch.full_like(divisor, divisor_override)
+    return divisor.to(like.device, like.dtype if like.is_floating_point() else None)  # a sum of nothing stays 0
 
 
 def avg_pool(x: Tensor, window: Axes, count_include_pad: bool = True, divisor_override: int | None = None) -> Tensor:
