@@ -151,22 +151,33 @@ struct Constant {
   static constexpr auto value = V;
 };
 
-// Calls body(vectors, c, lanes) over channels: four vectors at a time, one, or (0) part of one. The last vector steps back
-// to end at the last channel and computes some again, which is cheaper than part of a vector.
+// Calls body(Constant<vectors>, c, last, lanes) over channels, up to four vectors at a time: see vector_at. The last one steps
+// back to end at the last channel and computes some again, which is cheaper than part of a vector; only fewer channels than a
+// vector has lanes are a part, with 0 for vectors.
 template <class T, class Body>
 STRIATE_INLINE void over_channels(int64_t channels, const Body& body) {
   constexpr int64_t L = kLanes<T>;
+  if (channels < L) return body(Constant<0>{}, 0, 0, channels);
   int64_t c = 0;
-  for (; c + 4 * L <= channels; c += 4 * L) body(Constant<4>{}, c, L);
-  for (; c + L <= channels; c += L) body(Constant<1>{}, c, L);
-  if (c == channels) return;
-  if (channels > L)
-    body(Constant<1>{}, channels - L, L);
-  else
-    body(Constant<0>{}, c, channels - c);
+  for (; c + 4 * L <= channels; c += 4 * L) body(Constant<4>{}, c, 3 * L, L);
+  const int64_t left = channels - c, last = left - L;
+  if (left > 3 * L)
+    body(Constant<4>{}, c, last, L);
+  else if (left > 2 * L)
+    body(Constant<3>{}, c, last, L);
+  else if (left > L)
+    body(Constant<2>{}, c, last, L);
+  else if (left > 0)
+    body(Constant<1>{}, channels - L, 0, L);
 }
 
-// The same over all pixels of a row of outputs: body(vectors, j, c, lanes, next). Where one vector holds all channels, as in
+// Where the b-th of `Vectors` vectors begins: one behind the other, the last one at `last`.
+template <class T, int Vectors>
+STRIATE_INLINE int64_t vector_at(int b, int64_t last) {
+  return b == Vectors - 1 ? last : b * kLanes<T>;
+}
+
+// The same over all pixels of a row of outputs: body(vectors, j, c, last, lanes, next). Where one vector holds all channels, as in
 // turned order, four neighbouring pixels whose windows are whole go together, `next` (the stride) inputs apart: loops over
 // the taps then cost a quarter. Else next is 0 and the vectors are channels of pixel j.
 template <class T, class Body>
@@ -174,10 +185,10 @@ STRIATE_INLINE void over_pixels(const Axis& width, int64_t channels, const Look*
   constexpr int64_t L = kLanes<T>;
   for (int64_t j = 0; j < columns; ++j) {
     if (channels == L && j + 4 <= columns && across[j].count == width.size && across[j + 3].count == width.size) {
-      body(Constant<4>{}, j, 0, L, width.stride);
+      body(Constant<4>{}, j, 0, 3 * L, L, width.stride);
       j += 3;
     } else {
-      over_channels<T>(channels, [&](auto blocks, int64_t c, int64_t lanes) { body(blocks, j, c, lanes, 0); });
+      over_channels<T>(channels, [&](auto blocks, int64_t c, int64_t last, int64_t lanes) { body(blocks, j, c, last, lanes, 0); });
     }
   }
 }
@@ -344,12 +355,11 @@ struct Numbering {
   int64_t first, deep, down, right;  // of the first valid tap, and from tap to tap
 };
 
-// Blocks vectors side by side, `apart` in x and contiguous in y: channels of a pixel, or pixels of one vector's channels.
+// Blocks vectors side by side: channels of a pixel, or (`apart` in x, contiguous in y) pixels of one vector's channels.
 template <class T, int Blocks, class Where>
-STRIATE_INLINE void max_pixel(const T* x, int64_t apart, const Pitch& pitch, const Look& ld, const Look& lh, const Look& lw,
+STRIATE_INLINE void max_pixel(const T* x, int64_t apart, int64_t last, const Pitch& pitch, const Look& ld, const Look& lh, const Look& lw,
                               const Numbering& number, int64_t lanes, T* y, Where* where) {
   constexpr int B = Blocks == 0 ? 1 : Blocks;
-  constexpr int64_t L = kLanes<T>;
   const int64_t deep = ld.step * pitch.deep, down = lh.step * pitch.down, right = lw.step * pitch.right;
   Vector<T> best[B];
   IntVector<T> place[B];
@@ -361,15 +371,18 @@ STRIATE_INLINE void max_pixel(const T* x, int64_t apart, const Pitch& pitch, con
       IntVector<T> at = broadcast_int<T>(number.first + d * number.deep + h * number.down);
       for (int64_t w = 0; w < lw.count; ++w, from += right, at += next)
         for (int b = 0; b < B; ++b)
-          take_larger<T>(best[b], place[b], Blocks == 0 ? load_first<Vector<T>>(from, lanes) : load(from + b * apart), at);
+          take_larger<T>(best[b], place[b],
+                         Blocks == 0 ? load_first<Vector<T>>(from, lanes) : load(from + (apart ? b * apart : vector_at<T, B>(b, last))),
+                         at);
     }
   for (int b = 0; b < B; ++b) {
-    store_first(y + b * L, best[b], lanes);
+    const int64_t to = vector_at<T, B>(b, last);
+    store_first(y + to, best[b], lanes);
     if (where == nullptr) continue;
     if constexpr (sizeof(Where) == 1)
-      store_first(where + b * L, to_bytes<T>(place[b]), lanes);
+      store_first(where + to, to_bytes<T>(place[b]), lanes);
     else
-      for (int64_t k = 0; k < lanes; ++k) where[b * L + k] = place[b][k];
+      for (int64_t k = 0; k < lanes; ++k) where[to + k] = place[b][k];
   }
 }
 
@@ -382,11 +395,11 @@ void max_offset(const PoolShape& p, const T* x, T* y, uint8_t* offset) {
           [=](const T* from, const Pitch& pitch, int64_t channels, int64_t, int64_t, int64_t, const Look& ld, const Look& lh,
               const Look* across, int64_t columns, T* to, uint8_t* tap) {
             from += ld.first * pitch.deep + lh.first * pitch.down;
-            over_pixels<T>(W, channels, across, columns, [&](auto blocks, int64_t j, int64_t c, int64_t lanes, int64_t next) {
+            over_pixels<T>(W, channels, across, columns, [&](auto blocks, int64_t j, int64_t c, int64_t last, int64_t lanes, int64_t next) {
               const Look lw = across[j];
               const Numbering number = {ld.tap * plane_taps + lh.tap * row_taps + lw.tap, plane_taps, row_taps, 1};
-              max_pixel<T, decltype(blocks)::value>(from + lw.first * pitch.right + c, next ? next * pitch.right : L, pitch, ld, lh, lw,
-                                                    number, lanes, to + j * channels + c, tap ? tap + j * channels + c : nullptr);
+              max_pixel<T, decltype(blocks)::value>(from + lw.first * pitch.right + c, next * pitch.right, last, pitch, ld, lh, lw, number,
+                                                    lanes, to + j * channels + c, tap ? tap + j * channels + c : nullptr);
             });
           });
 }
@@ -408,7 +421,7 @@ void max_offset_backward_channels(const PoolShape& p, const T* dy, const uint8_t
       T* to = dx + (unit % rows * W.input + column) * C;
       for (int64_t j = 0; j < columns; ++j, to += C) {
         const Seen sw = across[j];
-        over_channels<T>(C, [&](auto blocks, int64_t c, int64_t lanes) {
+        over_channels<T>(C, [&](auto blocks, int64_t c, int64_t last, int64_t lanes) {
           constexpr int Blocks = decltype(blocks)::value, B = Blocks == 0 ? 1 : Blocks;
           Vector<T> sum[B] = {};
           for (int64_t d = 0; d < sd.count; ++d)
@@ -418,13 +431,14 @@ void max_offset_backward_channels(const PoolShape& p, const T* dy, const uint8_t
               int64_t from = (row + sw.first) * C + c;
               for (int64_t w = 0; w < sw.count; ++w, tap -= sw.tap_step, from += sw.step * C)
                 for (int b = 0; b < B; ++b) {
-                  const ByteVector<T> chosen =
-                      Blocks == 0 ? load_first<ByteVector<T>>(offset + from, lanes) : load_as<ByteVector<T>>(offset + from + b * L);
-                  const Vector<T> gradient = Blocks == 0 ? load_first<Vector<T>>(dy + from, lanes) : load(dy + from + b * L);
+                  const ByteVector<T> chosen = Blocks == 0 ? load_first<ByteVector<T>>(offset + from, lanes)
+                                                           : load_as<ByteVector<T>>(offset + from + vector_at<T, B>(b, last));
+                  const Vector<T> gradient =
+                      Blocks == 0 ? load_first<Vector<T>>(dy + from, lanes) : load(dy + from + vector_at<T, B>(b, last));
                   sum[b] += from_bytes<T>(chosen) == broadcast_int<T>(tap) ? gradient : Vector<T>{};
                 }
             }
-          for (int b = 0; b < B; ++b) store_first(to + c + b * L, sum[b], lanes);
+          for (int b = 0; b < B; ++b) store_first(to + c + vector_at<T, B>(b, last), sum[b], lanes);
         });
       }
     }
@@ -605,9 +619,9 @@ void max_index_channels(const PoolShape& p, const T* x, T* y, int64_t* index) {
       const int64_t first = (ld.first * H.input + lh.first) * W.input + lw.first;
       const bool none = ld.count * lh.count * lw.count == 0;
       const Numbering number = {none ? -1 : first, ld.step * H.input * W.input, lh.step * W.input, lw.step};
-      over_channels<T>(min(kBlock, C - c0), [&](auto blocks, int64_t c, int64_t lanes) {
-        max_pixel<T, decltype(blocks)::value>(x + n * D.input * pitch.deep + first * C + c0 + c, kLanes<T>, pitch, ld, lh, lw, number,
-                                              lanes, y + out * C + c0 + c, index + out * C + c0 + c);
+      over_channels<T>(min(kBlock, C - c0), [&](auto blocks, int64_t c, int64_t last, int64_t lanes) {
+        max_pixel<T, decltype(blocks)::value>(x + n * D.input * pitch.deep + first * C + c0 + c, 0, last, pitch, ld, lh, lw, number, lanes,
+                                              y + out * C + c0 + c, index + out * C + c0 + c);
       });
     }
   });
@@ -679,22 +693,24 @@ void avg_bands(const PoolShape& p, AvgDivisor by, const T* x, T* y) {
             constexpr int64_t L = kLanes<T>;
             const T rows = divisor<T>(p, by, od, oh);
             from += ld.first * pitch.deep + lh.first * pitch.down;
-            over_pixels<T>(W, channels, across, columns, [&](auto blocks, int64_t j, int64_t c, int64_t lanes, int64_t next) {
+            over_pixels<T>(W, channels, across, columns, [&](auto blocks, int64_t j, int64_t c, int64_t last, int64_t lanes, int64_t next) {
               constexpr int Blocks = decltype(blocks)::value, B = Blocks == 0 ? 1 : Blocks;
               const Look lw = across[j];
-              const int64_t apart = next ? next * pitch.right : L;
+              const int64_t apart = next * pitch.right;
               Vector<T> total[B] = {};
               for (int64_t d = 0; d < ld.count; ++d)
                 for (int64_t h = 0; h < lh.count; ++h) {
                   const T* row = from + d * pitch.deep + h * pitch.down + lw.first * pitch.right + c;
                   Vector<T> sum[B] = {};  // each row on its own first: a sum's error grows with its length
                   for (int64_t t = 0; t < lw.count; ++t, row += pitch.right)
-                    for (int b = 0; b < B; ++b) sum[b] += Blocks == 0 ? load_first<Vector<T>>(row, lanes) : load(row + b * apart);
+                    for (int b = 0; b < B; ++b)
+                      sum[b] +=
+                          Blocks == 0 ? load_first<Vector<T>>(row, lanes) : load(row + (apart ? b * apart : vector_at<T, B>(b, last)));
                   for (int b = 0; b < B; ++b) total[b] += sum[b];
                 }
               for (int b = 0; b < B; ++b) {
                 const T count = rows * divisor<T>(p, by, column + j + (next ? b : 0));
-                store_first(to + j * channels + c + b * L, total[b] / broadcast(count), lanes);
+                store_first(to + j * channels + c + vector_at<T, B>(b, last), total[b] / broadcast(count), lanes);
               }
             });
           });
@@ -760,13 +776,13 @@ struct AvgBackRow {
     for (int64_t j = 0; j < columns; ++j, to += C) {
       const int64_t heard = across[j].count;
       const T* first = passed + (heard > 0 ? (across[j].first - wide.first) * C : 0);
-      over_channels<T>(C, [&](auto blocks, int64_t c, int64_t lanes) {
+      over_channels<T>(C, [&](auto blocks, int64_t c, int64_t last, int64_t lanes) {
         constexpr int Blocks = decltype(blocks)::value, B = Blocks == 0 ? 1 : Blocks;
         Vector<T> sum[B] = {};
         for (int64_t o = 0; o < heard; ++o)
           for (int b = 0; b < B; ++b)
-            sum[b] += Blocks == 0 ? load_first<Vector<T>>(first + o * C + c, lanes) : load(first + o * C + c + b * L);
-        for (int b = 0; b < B; ++b) store_first(to + c + b * L, sum[b], lanes);
+            sum[b] += Blocks == 0 ? load_first<Vector<T>>(first + o * C + c, lanes) : load(first + o * C + c + vector_at<T, B>(b, last));
+        for (int b = 0; b < B; ++b) store_first(to + c + vector_at<T, B>(b, last), sum[b], lanes);
       });
     }
   }
