@@ -3,7 +3,7 @@
 // Layout. Vectors run across channels: lane k is channel k of one pixel, so that no stride, edge or row length of the
 // window ever meets a vector. In memory order (batch, depth, height, width, channels) that is how the data lies. In
 // (batch, channels, depth, height, width) a band of as many planes as a vector has lanes is turned on its way through the
-// cache, pooled by the very same code, and turned back: six shuffles a vector, where vectors along a row cost 100 cycles a
+// cache, pooled by the very same code, and turned back: four shuffles a vector, where vectors along a row cost 100 cycles a
 // row of 7 outputs (docs/kernels/pool.md has the losing versions).
 //
 // Tile. The unit of work is a row of outputs (backward: of inputs), cut into columns where it is long, or in turned order
@@ -17,96 +17,12 @@
 // Wide windows, and those whose taps vary (adaptive, global), reduce runs of consecutive values instead.
 #include "pool.h"
 
-#include <new>
-
 #include "../parallel.h"
-#include "../simd.h"
+#include "../turn.h"
 
 namespace striate {
 namespace STRIATE_ISA {
 namespace {
-
-// ---------------------------------------------------------------------------------------------------------- geometry
-
-// Rows are many and short: a 32-bit division takes a third of a 64-bit one's time on older machines.
-inline int64_t quotient(int64_t a, int64_t b) {  // of nothing negative
-  if (b == 1) return a;
-  if (b == 2) return a >> 1;
-  return ((a | b) >> 32) == 0 ? int64_t(uint32_t(a) / uint32_t(b)) : a / b;
-}
-
-// The taps of output o that fall inside the input: at first, first + step, …, `count` of them, the first being tap `tap`.
-// A lone tap has step 1, however far dilation would put the next.
-struct Look {
-  int64_t first, count, step, tap;
-};
-
-inline Look look(const Axis& a, int64_t o) {
-  if (a.size == 0) {  // adaptive; 128 bits because o·I may not fit 64
-    const int64_t first = int64_t(__int128(o) * a.input / a.output);
-    const int64_t end = int64_t((__int128(o + 1) * a.input + a.output - 1) / a.output);
-    return {first, end - first, 1, 0};
-  }
-  const int64_t start = o * a.stride - a.before;
-  const int64_t last = start + (a.size - 1) * a.dilation;
-  if (start >= 0 && last < a.input) return {start, a.size, a.size > 1 ? a.dilation : 1, 0};
-  const int64_t tap = start >= 0 ? 0 : (-start + a.dilation - 1) / a.dilation;
-  const int64_t first = start + tap * a.dilation;
-  if (first >= a.input || tap >= a.size) return {0, 0, 1, 0};
-  const int64_t room = (a.input - 1 - first) / a.dilation + 1;
-  const int64_t count = room < a.size - tap ? room : a.size - tap;
-  return {first, count, count > 1 ? a.dilation : 1, tap};
-}
-
-// The outputs that look at input i: first, first + step, …, `count` of them, through taps tap, tap - tap_step, …
-struct Seen {
-  int64_t first, count, step, tap, tap_step;
-};
-
-inline Seen seen(const Axis& a, int64_t i) {
-  if (a.size == 0) {
-    const int64_t first = int64_t(__int128(i) * a.output / a.input);
-    const int64_t end = int64_t((__int128(i + 1) * a.output + a.input - 1) / a.input);
-    return {first, end - first, 1, 0, 0};
-  }
-  const int64_t q = i + a.before;  // o·stride + t·dilation = q
-  if (a.dilation == 1) {
-    const int64_t first = q < a.size ? 0 : quotient(q - a.size, a.stride) + 1;
-    const int64_t last = quotient(q, a.stride), end = last < a.output ? last + 1 : a.output;
-    return {first, end > first ? end - first : 0, 1, q - first * a.stride, a.stride};
-  }
-  // Solutions step by (dilation/g, -stride/g), g the greatest common divisor; the first has the largest tap.
-  int64_t g = a.stride, r = a.dilation;
-  while (r != 0) {
-    const int64_t rest = g % r;
-    g = r;
-    r = rest;
-  }
-  const int64_t step = a.dilation / g, tap_step = a.stride / g, reach = q / a.dilation;
-  int64_t tap = reach < a.size - 1 ? reach : a.size - 1, tries = tap_step;
-  while (tap >= 0 && tries > 0 && (q - tap * a.dilation) % a.stride != 0) --tap, --tries;
-  if (tap < 0 || tries == 0) return {0, 0, 1, 0, 0};
-  const int64_t first = (q - tap * a.dilation) / a.stride, count = tap / tap_step + 1;
-  if (first >= a.output) return {0, 0, 1, 0, 0};
-  const int64_t room = (a.output - 1 - first) / step + 1;
-  return {first, room < count ? room : count, step, tap, tap_step};
-}
-
-// The inputs that any of the outputs [begin, end) looks at lie in [first, last), and the other way about.
-struct Range {
-  int64_t first, last;
-  int64_t size() const { return last > first ? last - first : 0; }
-};
-inline Range looked_at(const Axis& a, int64_t begin, int64_t end) {
-  if (a.size == 0) return {look(a, begin).first, look(a, end - 1).first + look(a, end - 1).count};
-  const int64_t first = begin * a.stride - a.before, last = (end - 1) * a.stride - a.before + (a.size - 1) * a.dilation + 1;
-  return {first > 0 ? first : 0, last < a.input ? last : a.input};
-}
-inline Range seen_by(const Axis& a, int64_t begin, int64_t end) {
-  if (a.size == 0) return {seen(a, begin).first, seen(a, end - 1).first + seen(a, end - 1).count};
-  const int64_t before_first = begin + a.before - (a.size - 1) * a.dilation, last = quotient(end - 1 + a.before, a.stride) + 1;
-  return {before_first <= 0 ? 0 : quotient(before_first + a.stride - 1, a.stride), last < a.output ? last : a.output};
-}
 
 // Taps of output o that average pooling counts.
 inline int64_t counted(const Axis& a, bool include_pad, int64_t o) {
@@ -118,24 +34,6 @@ inline int64_t counted(const Axis& a, bool include_pad, int64_t o) {
 constexpr int64_t kTileColumns = 256;
 constexpr int64_t kBandElements = 32768;  // 128 KiB of float turned at a time: an eighth to a half of a second-level cache
 
-template <class T>
-class Scratch {  // uninitialised, aligned to a cache line
- public:
-  explicit Scratch(int64_t count)
-      : data_(static_cast<T*>(::operator new(size_t(count < 1 ? 1 : count) * sizeof(T), std::align_val_t(64)))) {}
-  ~Scratch() { ::operator delete(data_, std::align_val_t(64)); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  operator T*() const { return data_; }
-
- private:
-  T* data_;
-};
-
-inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
-inline int64_t tiles(int64_t count, int64_t tile) { return (count + tile - 1) / tile; }
-
 // Windows that take in few enough places to be turned in bands: 4 MiB of float at most. Average pooling of wide ones reduces
 // runs; max pooling of wide ones comes with an index (ops/pool.py decides, by the same bound).
 inline bool narrow(const Window& w) {
@@ -144,40 +42,7 @@ inline bool narrow(const Window& w) {
   return min(w.depth.size, w.depth.input) * reach(w.height, 0) * reach(w.width, kTileColumns) <= 65536;
 }
 
-// ------------------------------------------------------------------------------------------------------------- layout
-
-template <auto V>
-struct Constant {
-  static constexpr auto value = V;
-};
-
-// Calls body(Constant<vectors>, c, last, lanes) over channels, up to four vectors at a time: see vector_at. The last one steps
-// back to end at the last channel and computes some again, which is cheaper than part of a vector; only fewer channels than a
-// vector has lanes are a part, with 0 for vectors.
-template <class T, class Body>
-STRIATE_INLINE void over_channels(int64_t channels, const Body& body) {
-  constexpr int64_t L = kLanes<T>;
-  if (channels < L) return body(Constant<0>{}, 0, 0, channels);
-  int64_t c = 0;
-  for (; c + 4 * L <= channels; c += 4 * L) body(Constant<4>{}, c, 3 * L, L);
-  const int64_t left = channels - c, last = left - L;
-  if (left > 3 * L)
-    body(Constant<4>{}, c, last, L);
-  else if (left > 2 * L)
-    body(Constant<3>{}, c, last, L);
-  else if (left > L)
-    body(Constant<2>{}, c, last, L);
-  else if (left > 0)
-    body(Constant<1>{}, channels - L, 0, L);
-}
-
-// Where the b-th of `Vectors` vectors begins: one behind the other, the last one at `last`.
-template <class T, int Vectors>
-STRIATE_INLINE int64_t vector_at(int b, int64_t last) {
-  return b == Vectors - 1 ? last : b * kLanes<T>;
-}
-
-// The same over all pixels of a row of outputs: body(vectors, j, c, last, lanes, next). Where one vector holds all channels, as in
+// over_channels for all pixels of a row of outputs: body(vectors, j, c, last, lanes, next). Where one vector holds all channels, as in
 // turned order, four neighbouring pixels whose windows are whole go together, `next` (the stride) inputs apart: loops over
 // the taps then cost a quarter. Else next is 0 and the vectors are channels of pixel j.
 template <class T, class Body>
@@ -195,94 +60,6 @@ STRIATE_INLINE void over_pixels(const Axis& width, int64_t channels, const Look*
 
 // Columns of a unit in channels order: whole rows where a row is not very long.
 inline int64_t channel_tile(int64_t channels) { return max(16, min(512, 65536 / channels)); }
-
-// Where a pixel's neighbours are, in elements.
-struct Pitch {
-  int64_t deep, down, right;
-};
-
-template <bool, class A, class B>
-struct Select {
-  using type = B;
-};
-template <class A, class B>
-struct Select<true, A, B> {
-  using type = A;
-};
-
-// `count` consecutive values of each of `planes` planes, to vectors of one value a plane. Lanes beyond repeat the last plane.
-template <class T>
-inline void turn_in(const T* x, int64_t pitch, int64_t planes, int64_t count, T* lanes) {
-  constexpr int64_t L = kLanes<T>;
-  const T* plane[L];
-  for (int64_t k = 0; k < L; ++k) plane[k] = x + (k < planes ? k : planes - 1) * pitch;
-  Vector<T> rows[L];
-  if (count < L) {
-    for (int64_t k = 0; k < L; ++k) rows[k] = load_first<Vector<T>>(plane[k], count);
-    transpose<T>(rows);
-    for (int64_t k = 0; k < count; ++k) store(lanes + k * L, rows[k]);
-    return;
-  }
-  for (int64_t i = 0; i < count; i += L) {
-    if (i + L > count) i = count - L;  // some again: cheaper than part of a vector
-#pragma GCC unroll 16
-    for (int64_t k = 0; k < L; ++k) rows[k] = load(plane[k] + i);
-    transpose<T>(rows);
-#pragma GCC unroll 16
-    for (int64_t k = 0; k < L; ++k) store(lanes + (i + k) * L, rows[k]);
-  }
-}
-
-template <class T>
-STRIATE_INLINE void transpose_lanes(Vector<T> (&rows)[kLanes<T>]) {
-  transpose<T>(rows);
-}
-template <class T>
-STRIATE_INLINE void transpose_lanes(ByteVector<T> (&rows)[kLanes<T>]) {
-  transpose_bytes<T>(rows);
-}
-
-// And back, of values or of tap numbers. At least L·L of `lanes` are readable, whatever they hold.
-template <class T, class What>
-inline void turn_out(const What* lanes, int64_t count, What* y, int64_t pitch, int64_t planes) {
-  constexpr int64_t L = kLanes<T>;
-  using Row = typename Select<sizeof(What) == 1, ByteVector<T>, Vector<T>>::type;
-  for (int64_t i = 0; i < count; i += L) {
-    if (i + L > count && count >= L) i = count - L;
-    Row rows[L];
-#pragma GCC unroll 16
-    for (int64_t k = 0; k < L; ++k) rows[k] = load_as<Row>(lanes + (i + k) * L);
-    transpose_lanes<T>(rows);
-    if (planes == L && count >= L) {
-#pragma GCC unroll 16
-      for (int64_t k = 0; k < L; ++k) store(y + k * pitch + i, rows[k]);
-    } else {
-      for (int64_t k = 0; k < planes; ++k) store_first(y + k * pitch + i, rows[k], min(L, count));
-    }
-  }
-}
-
-// Turns rows × columns of planes that are `width` wide.
-template <class T, class What>
-inline void turn_block_out(const What* lanes, int64_t rows, int64_t columns, int64_t width, What* y, int64_t pitch, int64_t planes) {
-  if (columns == width)
-    turn_out<T>(lanes, rows * columns, y, pitch, planes);
-  else
-    for (int64_t h = 0; h < rows; ++h) turn_out<T>(lanes + h * columns * kLanes<T>, columns, y + h * width, pitch, planes);
-}
-
-// Turns a block of depths × rows × columns; `step` between depths, rows and columns consecutive.
-template <class T>
-inline void turn_block_in(const T* x, int64_t plane_pitch, int64_t planes, int64_t height, int64_t width, int64_t depths, int64_t step,
-                          int64_t rows, int64_t columns, T* lanes) {
-  constexpr int64_t L = kLanes<T>;
-  for (int64_t d = 0; d < depths; ++d)
-    if (columns == width)
-      turn_in(x + d * step * height * width, plane_pitch, planes, rows * columns, lanes + d * rows * columns * L);
-    else
-      for (int64_t h = 0; h < rows; ++h)
-        turn_in(x + (d * step * height + h) * width, plane_pitch, planes, columns, lanes + (d * rows + h) * columns * L);
-}
 
 // Runs row(from, pitch, channels, d, h, looks…, y, offset) over all output rows of the window, in either memory order.
 // `Row` computes `columns` outputs: see max_offset and avg_bands.
@@ -733,11 +510,6 @@ void avg_planes_wide(const PoolShape& p, AvgDivisor by, const T* x, T* y) {
       y[unit] = sum / count;
     }
   });
-}
-
-// How many outputs, at most, look at any of n neighbouring inputs.
-inline int64_t most_seen(const Axis& a, int64_t n) {
-  return min(a.output, a.size == 0 ? n * a.output / a.input + 2 : (n + a.size - 2) / a.stride + 1);
 }
 
 // Which outputs `passed` was computed from: neighbouring rows of inputs often hear the same ones, and need not divide again.

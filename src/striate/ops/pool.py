@@ -244,31 +244,11 @@ if native.core:
         return _empty(dy, [*dy.shape[:2], *input], dy.dtype, channels_last)
 
     @torch.library.register_fake("striate::avg_pool")
-    def _(
-        x: Any,
-        output: Any,
-        size: Any,
-        stride: Any,
-        before: Any,
-        after: Any,
-        channels_last: Any,
-        count_include_pad: Any,
-        divisor_override: Any,
-    ) -> Any:
+    def _(x: Any, output: Any, size: Any, stride: Any, before: Any, after: Any, channels_last: Any, *divisor: Any) -> Any:
         return _empty(x, [*x.shape[:2], *output], x.dtype, channels_last)
 
     @torch.library.register_fake("striate::avg_pool_backward")
-    def _(
-        dy: Any,
-        input: Any,
-        size: Any,
-        stride: Any,
-        before: Any,
-        after: Any,
-        channels_last: Any,
-        count_include_pad: Any,
-        divisor_override: Any,
-    ) -> Any:
+    def _(dy: Any, input: Any, size: Any, stride: Any, before: Any, after: Any, channels_last: Any, *divisor: Any) -> Any:
         return _empty(dy, [*dy.shape[:2], *input], dy.dtype, channels_last)
 
     # Gradients. Backward is linear in dy, so its own gradient is its adjoint: picking what forward picked, or averaging.
