@@ -362,6 +362,17 @@ def test_striate_isa_sets_the_instruction_set_at_start() -> None:
     assert f"STRIATE_ISA=neon9 is none of this machine's instruction sets, {available}; the best is used." in result.stderr
 
 
+def test_a_missing_compiler_gives_one_clear_message(tmp_path: Path) -> None:
+    cmake, root = shutil.which("cmake", path=str(Path(sys.executable).parent)), PACKAGE.parent.parent
+    assert cmake, "the test extra installs cmake beside python"
+    command = [cmake, "-S", str(root), "-B", str(tmp_path), "-G", "Unix Makefiles", "-DCMAKE_MAKE_PROGRAM=/usr/bin/make"]
+    result = subprocess.run(command, capture_output=True, text=True, env={"PATH": "/nowhere"})
+    told = " ".join(result.stderr.split())
+    assert result.returncode != 0
+    assert "striate needs a C++20 compiler and found none. Install one (Debian, Ubuntu: apt install g++) or set CXX to its path." in told
+    assert told.count("CMake Error") == 1
+
+
 def test_warnings_of_ours_are_none_with_the_core() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -391,6 +391,15 @@ def test_models_compile_without_graph_breaks(dynamic: bool) -> None:
     torch.testing.assert_close(compiled(torch.randn(2, 3, 33, 44)).shape, torch.Size([2, 8]))
 
 
+def test_models_compile_to_machine_code() -> None:
+    model = S.Sequential(S.Conv2d(3, 8, 3), S.ReLU(), S.MaxPool2d(2), S.AvgPool2d(2), S.GlobalAvgPool2d())
+    x = torch.randn(2, 3, 16, 18)
+    compiled = torch.compile(model, fullgraph=True)
+    loss, expected = compiled(x).square().sum(), model(x).square().sum()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(one, list(model.parameters())) for one in (loss, expected)))
+
+
 def test_models_export() -> None:
     model = S.Sequential(S.Conv2d(3, 8, 3), S.MaxPool2d(2), S.AvgPool2d(3, 2, padding="same"), S.GlobalMaxPool2d()).eval()
     x = torch.randn(2, 3, 20, 22)
