@@ -78,8 +78,7 @@ Axis resolve_axis(int64_t input, int64_t output, int64_t size, int64_t stride, i
   __int128 reach = __int128(output - 1) * stride + __int128(size > 0 ? size - 1 : 0) * dilation;
   check(reach < kLargest && stride <= kLargest && dilation <= kLargest && before <= kLargest && after <= kLargest,
         "a window reaches past 2^62");
-  check(size == 0 || reach < __int128(input) + before + after || after == 0 || reach - stride < __int128(input) + before + after,
-        "the last output starts past the padded input");
+  check(size == 0 || __int128(output - 1) * stride < __int128(input) + before, "the last output starts past the input");
   return {input, output, size, stride, dilation, before, after};
 }
 

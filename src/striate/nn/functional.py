@@ -30,8 +30,8 @@ for _name in dir(_F):
         globals().setdefault(_name, getattr(_F, _name))
 
 
-def _max(dims: int) -> Callable[..., Any]:
-    where = f"max_pool{dims}d"
+def _max(dims: int, indices: bool = False) -> Callable[..., Any]:
+    where = f"max_pool{dims}d" + ("_with_indices" if indices else "")
 
     def max_pool(
         input: Tensor,
@@ -42,26 +42,10 @@ def _max(dims: int) -> Callable[..., Any]:
         ceil_mode: bool = False,
         return_indices: bool = False,
     ) -> Any:
-        return _pool.max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, dims=dims, where=where)
+        both = return_indices or indices
+        return _pool.max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, both, dims=dims, where=where)
 
     return _named(max_pool, where, _pool.max_pool)
-
-
-def _max_with_indices(dims: int) -> Callable[..., Any]:
-    where = f"max_pool{dims}d_with_indices"
-
-    def max_pool_with_indices(
-        input: Tensor,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
-        dilation: Any = 1,
-        ceil_mode: bool = False,
-        return_indices: bool = False,
-    ) -> Any:
-        return _pool.max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, True, dims=dims, where=where)
-
-    return _named(max_pool_with_indices, where, _pool.max_pool)
 
 
 def _avg(dims: int) -> Callable[..., Tensor]:
@@ -81,22 +65,13 @@ def _avg(dims: int) -> Callable[..., Tensor]:
     return _named(avg_pool, where, _pool.avg_pool)
 
 
-def _adaptive_max(dims: int) -> Callable[..., Any]:
-    where = f"adaptive_max_pool{dims}d"
+def _adaptive_max(dims: int, indices: bool = False) -> Callable[..., Any]:
+    where = f"adaptive_max_pool{dims}d" + ("_with_indices" if indices else "")
 
     def adaptive_max_pool(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
-        return _pool.adaptive_max_pool(input, output_size, return_indices, dims=dims, where=where)
+        return _pool.adaptive_max_pool(input, output_size, return_indices or indices, dims=dims, where=where)
 
     return _named(adaptive_max_pool, where, _pool.adaptive_max_pool)
-
-
-def _adaptive_max_with_indices(dims: int) -> Callable[..., Any]:
-    where = f"adaptive_max_pool{dims}d_with_indices"
-
-    def adaptive_max_pool_with_indices(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
-        return _pool.adaptive_max_pool(input, output_size, True, dims=dims, where=where)
-
-    return _named(adaptive_max_pool_with_indices, where, _pool.adaptive_max_pool)
 
 
 def _adaptive_avg(dims: int) -> Callable[..., Tensor]:
@@ -140,11 +115,11 @@ def _named(function: Callable[..., Any], name: str, documented: Callable[..., An
 
 
 max_pool1d, max_pool2d, max_pool3d = (_max(d) for d in (1, 2, 3))
-max_pool1d_with_indices, max_pool2d_with_indices, max_pool3d_with_indices = (_max_with_indices(d) for d in (1, 2, 3))
+max_pool1d_with_indices, max_pool2d_with_indices, max_pool3d_with_indices = (_max(d, indices=True) for d in (1, 2, 3))
 avg_pool1d, avg_pool2d, avg_pool3d = (_avg(d) for d in (1, 2, 3))
 adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = (_adaptive_max(d) for d in (1, 2, 3))
 adaptive_max_pool1d_with_indices, adaptive_max_pool2d_with_indices, adaptive_max_pool3d_with_indices = (
-    _adaptive_max_with_indices(d) for d in (1, 2, 3)
+    _adaptive_max(d, indices=True) for d in (1, 2, 3)
 )
 adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = (_adaptive_avg(d) for d in (1, 2, 3))
 conv1d, conv2d, conv3d = (_convolution(d) for d in (1, 2, 3))
