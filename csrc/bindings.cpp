@@ -7,6 +7,7 @@
 
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "dispatch.h"
@@ -59,12 +60,34 @@ Tensor laid_out(const Tensor& x, bool channels_last) {
   return torch::stable::contiguous(x, memory_format(x.dim(), channels_last));
 }
 
-Tensor new_tensor(const Tensor& like, Ints sizes, ScalarType dtype, bool channels_last) {
-  const bool swap = channels_last && sizes.size() == 3;
-  if (swap) std::swap(sizes[1], sizes[2]);
-  Tensor out =
-      torch::stable::empty(sizes, dtype, std::nullopt, like.device(), std::nullopt, memory_format(int64_t(sizes.size()), channels_last));
-  return swap ? torch::stable::transpose(out, 1, 2) : out;
+int32_t dtype_number(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return aoti_torch_dtype_float32();
+    case ScalarType::Double:
+      return aoti_torch_dtype_float64();
+    case ScalarType::Long:
+      return aoti_torch_dtype_int64();
+    default:
+      return aoti_torch_dtype_uint8();
+  }
+}
+
+// On the CPU. By the C function: through the dispatcher each would cost a microsecond more.
+Tensor new_tensor(const Ints& sizes, ScalarType dtype, bool channels_last = false) {
+  const int64_t dims = int64_t(sizes.size());
+  Ints strides(sizes.size());
+  int64_t pitch = 1;
+  for (int64_t k = 0; k < dims; ++k) {
+    int64_t dim = dims - 1 - k;
+    if (channels_last && dims > 2 && dim > 0) dim = k == 0 ? 1 : dims - k;
+    strides[dim] = pitch;
+    pitch *= sizes[dim] > 1 ? sizes[dim] : 1;
+  }
+  AtenTensorHandle out;
+  check(aoti_torch_empty_strided(dims, sizes.data(), strides.data(), dtype_number(dtype), aoti_torch_device_type_cpu(), 0, &out) == 0,
+        "no memory for a result");
+  return Tensor(out);
 }
 
 // ------------------------------------------------------------------------------------------------------------- window
@@ -147,9 +170,8 @@ std::tuple<Tensor, Tensor> max_pool_offset(const Tensor& input, Ints output, Int
   const Window w = resolve(spatial(input, output.size()), output, size, stride, dilation, before);
   check_offsets(w);
   const Tensor x = laid_out(input, channels_last);
-  Tensor y = new_tensor(x, with_spatial(x, output), x.scalar_type(), channels_last);
-  Tensor offset = keep ? new_tensor(x, with_spatial(x, output), ScalarType::Byte, channels_last)
-                       : torch::stable::empty(Ints{0}, ScalarType::Byte, std::nullopt, x.device());
+  Tensor y = new_tensor(with_spatial(x, output), x.scalar_type(), channels_last);
+  Tensor offset = keep ? new_tensor(with_spatial(x, output), ScalarType::Byte, channels_last) : new_tensor({0}, ScalarType::Byte);
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
     if (y.numel() > 0)
@@ -166,7 +188,7 @@ Tensor max_pool_offset_backward(const Tensor& gradient, const Tensor& offset, In
   check_sizes(offset, with_spatial(gradient, spatial(gradient, input.size())), "offset");
   check(offset.scalar_type() == ScalarType::Byte, "offsets are bytes");
   const Tensor dy = laid_out(gradient, channels_last), chosen = laid_out(offset, channels_last);
-  Tensor dx = new_tensor(dy, with_spatial(dy, input), dy.scalar_type(), channels_last);
+  Tensor dx = new_tensor(with_spatial(dy, input), dy.scalar_type(), channels_last);
   for_float(dy, [&](auto zero) {
     using T = decltype(zero);
     if (dx.numel() > 0)
@@ -182,7 +204,7 @@ Tensor offset_to_index(const Tensor& offset, Ints input, Ints size, Ints stride,
   check_offsets(w);
   check(offset.scalar_type() == ScalarType::Byte, "offsets are bytes");
   const Tensor chosen = laid_out(offset, channels_last);
-  Tensor index = new_tensor(chosen, with_spatial(chosen, output), ScalarType::Long, channels_last);
+  Tensor index = new_tensor(with_spatial(chosen, output), ScalarType::Long, channels_last);
   if (index.numel() > 0)
     kernels().pool_f32.offset_to_index(pool_shape(chosen, w, channels_last), static_cast<const uint8_t*>(chosen.data_ptr()),
                                        static_cast<int64_t*>(index.data_ptr()));
@@ -194,8 +216,8 @@ std::tuple<Tensor, Tensor> max_pool_index(const Tensor& input, Ints output, Ints
   const Window w = resolve(spatial(input, output.size()), output, size, stride, dilation, before);
   check(w.depth.input * w.height.input * w.width.input < (int64_t(1) << 31), "the kernel counts fewer than 2^31 places in a plane");
   const Tensor x = laid_out(input, channels_last);
-  Tensor y = new_tensor(x, with_spatial(x, output), x.scalar_type(), channels_last);
-  Tensor index = new_tensor(x, with_spatial(x, output), ScalarType::Long, channels_last);
+  Tensor y = new_tensor(with_spatial(x, output), x.scalar_type(), channels_last);
+  Tensor index = new_tensor(with_spatial(x, output), ScalarType::Long, channels_last);
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
     if (y.numel() > 0)
@@ -211,7 +233,7 @@ Tensor max_pool_index_backward(const Tensor& gradient, const Tensor& index, Ints
   check_sizes(index, with_spatial(gradient, output), "index");
   check(index.scalar_type() == ScalarType::Long, "indices are int64");
   const Tensor dy = laid_out(gradient, channels_last), chosen = laid_out(index, channels_last);
-  Tensor dx = new_tensor(dy, with_spatial(dy, input), dy.scalar_type(), channels_last);
+  Tensor dx = new_tensor(with_spatial(dy, input), dy.scalar_type(), channels_last);
   for_float(dy, [&](auto zero) {
     using T = decltype(zero);
     if (dx.numel() > 0)
@@ -232,7 +254,7 @@ Tensor avg_pool(const Tensor& input, Ints output, Ints size, Ints stride, Ints b
   const Window w = resolve(spatial(input, output.size()), output, size, stride, Ints(output.size(), 1), before, after);
   const AvgDivisor divisor = avg_divisor(count_include_pad, divisor_override);
   const Tensor x = laid_out(input, channels_last);
-  Tensor y = new_tensor(x, with_spatial(x, output), x.scalar_type(), channels_last);
+  Tensor y = new_tensor(with_spatial(x, output), x.scalar_type(), channels_last);
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
     if (y.numel() > 0)
@@ -246,12 +268,259 @@ Tensor avg_pool_backward(const Tensor& gradient, Ints input, Ints size, Ints str
   const Window w = resolve(input, spatial(gradient, input.size()), size, stride, Ints(input.size(), 1), before, after);
   const AvgDivisor divisor = avg_divisor(count_include_pad, divisor_override);
   const Tensor dy = laid_out(gradient, channels_last);
-  Tensor dx = new_tensor(dy, with_spatial(dy, input), dy.scalar_type(), channels_last);
+  Tensor dx = new_tensor(with_spatial(dy, input), dy.scalar_type(), channels_last);
   for_float(dy, [&](auto zero) {
     using T = decltype(zero);
     if (dx.numel() > 0)
       kernels().pool<T>().avg_backward(pool_shape(dy, w, channels_last), divisor, static_cast<const T*>(dy.data_ptr()),
                                        static_cast<T*>(dx.data_ptr()));
+  });
+  return dx;
+}
+
+// ------------------------------------------------------------------------------------------------------ normalization
+
+using Given = std::optional<Tensor>;
+
+// How the operators' integers stand for norm.h's enumerations; ops/norm.py has the same.
+constexpr int64_t kAlongChannels = 0, kAlongElements = 1, kAlongPlaces = 2;
+
+NormShape norm_shape(const Tensor& x, int64_t batches, int64_t groups, int64_t along, bool channels_last) {
+  check(batches > 0 && groups > 0, "a normalization has batches and groups");
+  if (along == kAlongElements) {
+    check(x.numel() % batches == 0, "rows divide what there is");
+    return {batches, 1, 1, 1, x.numel() / batches, false, Along::kElements};
+  }
+  check(x.dim() >= 2, "an input has a batch and channels");
+  const int64_t N = x.size(0), C = x.size(1);
+  int64_t places = 1;
+  for (int64_t d = 2; d < x.dim(); ++d) places *= x.size(d);
+  if (along == kAlongPlaces) {
+    if (channels_last || places == 1) return {N * places, 1, 1, 1, C, false, Along::kElements};
+    return {N, 1, 1, C, places, false, Along::kRows};
+  }
+  check(along == kAlongChannels && N % batches == 0 && C % groups == 0, "batches divide the batch, and groups the channels");
+  return {batches, N / batches, groups, C / groups, places, channels_last || places == 1, Along::kChannels};
+}
+
+// What gamma and beta hold.
+int64_t scaled(const NormShape& s) { return s.along == Along::kElements ? s.places : s.all_channels(); }
+
+// gamma and beta in the order of x's memory; `sizes` are theirs in that order.
+Given scale_laid_out(const Given& parameter, const Tensor& x, const NormShape& shape, int64_t along, bool channels_last) {
+  if (!parameter) return parameter;
+  check(parameter->numel() == scaled(shape), "scale and shift have a number for each of what they run along");
+  check(parameter->scalar_type() == x.scalar_type(), "scale and shift are of the input's type");
+  if (along != kAlongElements || !channels_last) return laid_out(*parameter, false);
+  return laid_out(torch::stable::unsqueeze(*parameter, 0), true);
+}
+Tensor new_scale(const Tensor& x, const Tensor& parameter, int64_t along, bool channels_last, bool wanted) {
+  if (!wanted) return new_tensor({0}, x.scalar_type());
+  const auto have = parameter.sizes();
+  Ints sizes(have.begin(), have.end());
+  if (along != kAlongElements || !channels_last) return new_tensor(sizes, x.scalar_type(), false);
+  sizes.insert(sizes.begin(), 1);
+  return new_tensor(sizes, x.scalar_type(), true);
+}
+
+Given residual_laid_out(const Given& residual, const Tensor& x, bool channels_last) {
+  if (!residual) return residual;
+  const auto sizes = x.sizes();
+  check_sizes(*residual, Ints(sizes.begin(), sizes.end()), "residual");
+  check(residual->scalar_type() == x.scalar_type(), "residual is of the input's type");
+  return laid_out(*residual, channels_last);
+}
+
+template <class T>
+T* pointer(const Tensor& x) {
+  return x.numel() > 0 ? static_cast<T*>(x.data_ptr()) : nullptr;
+}
+template <class T>
+const T* pointer(const Given& x) {
+  return x && x->numel() > 0 ? static_cast<const T*>(x->data_ptr()) : nullptr;
+}
+
+Activation activation_of(int64_t number) {
+  check(number >= 0 && number <= 2, "an activation is 0, 1 or 2");
+  return static_cast<Activation>(number);
+}
+
+Tensor new_statistics(int64_t sets) { return new_tensor({2, sets}, ScalarType::Double); }
+double* doubles(const Tensor& statistics, int64_t sets, int row) {
+  check(statistics.scalar_type() == ScalarType::Double && statistics.numel() == 2 * sets && is_laid_out(statistics, false),
+        "statistics are a mean and a variance for each set, in float64");
+  return static_cast<double*>(statistics.data_ptr()) + row * sets;
+}
+
+Tensor norm_measure(const Tensor& input, int64_t batches, int64_t groups, int64_t along, bool channels_last, bool centered) {
+  const Tensor x = laid_out(input, channels_last);
+  const NormShape shape = norm_shape(x, batches, groups, along, channels_last);
+  Tensor statistics = new_statistics(shape.sets());
+  for_float(x, [&](auto zero) {
+    using T = decltype(zero);
+    NormForward<T> f = {};
+    f.x = pointer<T>(x), f.mean = doubles(statistics, shape.sets(), 0), f.variance = doubles(statistics, shape.sets(), 1);
+    f.centered = centered;
+    kernels().norm<T>().forward(shape, f);
+  });
+  return statistics;
+}
+
+std::tuple<Tensor, Tensor> norm(const Tensor& input, const Given& given_residual, const Given& weight, const Given& bias, const Given& mean,
+                                const Given& variance, int64_t batches, int64_t groups, int64_t along, bool channels_last, bool centered,
+                                double eps, int64_t activation, double slope) {
+  const Tensor x = laid_out(input, channels_last);
+  const NormShape shape = norm_shape(x, batches, groups, along, channels_last);
+  const Given residual = residual_laid_out(given_residual, x, channels_last);
+  const Given gamma = scale_laid_out(weight, x, shape, along, channels_last), beta = scale_laid_out(bias, x, shape, along, channels_last);
+  const auto sizes = x.sizes();
+  Tensor y = new_tensor(Ints(sizes.begin(), sizes.end()), x.scalar_type(), channels_last);
+  const int64_t sets = shape.sets();
+  Tensor statistics = new_statistics(sets);
+  double *means = doubles(statistics, sets, 0), *variances = doubles(statistics, sets, 1);
+  if (mean) {
+    check(variance && mean->numel() == sets && variance->numel() == sets, "a mean and a variance are given for each set");
+    const Tensor from[2] = {laid_out(*mean, false), laid_out(*variance, false)};
+    for (int k = 0; k < 2; ++k)
+      for_float(from[k], [&](auto zero) {
+        using T = decltype(zero);
+        for (int64_t i = 0; i < sets; ++i) means[k * sets + i] = double(static_cast<const T*>(from[k].data_ptr())[i]);
+      });
+  }
+  for_float(x, [&](auto zero) {
+    using T = decltype(zero);
+    const NormForward<T> f = {pointer<T>(x),
+                              pointer<T>(residual),
+                              pointer<T>(gamma),
+                              pointer<T>(beta),
+                              pointer<T>(y),
+                              means,
+                              variances,
+                              mean.has_value(),
+                              centered,
+                              eps,
+                              activation_of(activation),
+                              T(slope)};
+    kernels().norm<T>().forward(shape, f);
+  });
+  return {y, statistics};
+}
+
+template <class Run>
+void with_backward(const Tensor& gradient, const Tensor& input, const Given& given_residual, const Given& weight, const Given& bias,
+                   const Tensor& statistics, int64_t batches, int64_t groups, int64_t along, bool channels_last, bool centered, double eps,
+                   int64_t activation, double slope, const Run& run) {
+  const Tensor x = laid_out(input, channels_last), dy = laid_out(gradient, channels_last);
+  const auto sizes = x.sizes();
+  check_sizes(dy, Ints(sizes.begin(), sizes.end()), "dy");
+  check(dy.scalar_type() == x.scalar_type(), "dy is of the input's type");
+  const NormShape shape = norm_shape(x, batches, groups, along, channels_last);
+  const Given residual = residual_laid_out(given_residual, x, channels_last);
+  const Given gamma = scale_laid_out(weight, x, shape, along, channels_last), beta = scale_laid_out(bias, x, shape, along, channels_last);
+  const Tensor kept = laid_out(statistics, false);
+  for_float(x, [&](auto zero) {
+    using T = decltype(zero);
+    NormBackward<T> b = {};
+    b.dy = pointer<T>(dy), b.x = pointer<T>(x), b.residual = pointer<T>(residual), b.gamma = pointer<T>(gamma), b.beta = pointer<T>(beta);
+    b.mean = doubles(kept, shape.sets(), 0), b.variance = doubles(kept, shape.sets(), 1);
+    b.centered = centered, b.eps = eps, b.activation = activation_of(activation), b.slope = T(slope);
+    run(shape, b);
+  });
+}
+
+// wanted: 1 dx, 2 dresidual, 4 dweight, 8 dbias; the others come back empty.
+std::tuple<Tensor, Tensor, Tensor, Tensor> norm_backward(const Tensor& dy, const Tensor& x, const Given& residual, const Given& weight,
+                                                         const Given& bias, const Tensor& statistics, const Given& means, int64_t batches,
+                                                         int64_t groups, int64_t along, bool channels_last, bool centered, double eps,
+                                                         int64_t activation, double slope, bool constant, int64_t wanted) {
+  const auto have = x.sizes();
+  const Ints sizes(have.begin(), have.end());
+  const auto like_x = [&](bool is_wanted) {
+    return is_wanted ? new_tensor(sizes, x.scalar_type(), channels_last) : new_tensor({0}, x.scalar_type());
+  };
+  check((!(wanted & 4) || weight) && (!(wanted & 8) || bias), "gradients are of what there is");
+  Tensor dx = like_x(wanted & 1), dresidual = like_x(wanted & 2);
+  Tensor dweight = new_scale(x, weight.value_or(x), along, channels_last, wanted & 4);
+  Tensor dbias = new_scale(x, bias.value_or(x), along, channels_last, wanted & 8);
+  with_backward(dy, x, residual, weight, bias, statistics, batches, groups, along, channels_last, centered, eps, activation, slope,
+                [&](const NormShape& shape, auto b) {
+                  using T = std::remove_const_t<std::remove_pointer_t<decltype(b.dx)>>;
+                  b.dx = pointer<T>(dx), b.dresidual = pointer<T>(dresidual), b.dgamma = pointer<T>(dweight), b.dbeta = pointer<T>(dbias);
+                  b.constant = constant;
+                  if (means) b.gradient_mean = doubles(*means, shape.sets(), 0), b.product_mean = doubles(*means, shape.sets(), 1);
+                  kernels().norm<T>().backward(shape, b);
+                });
+  const auto as_parameter = [&](const Tensor& d, bool is_wanted) {
+    return is_wanted && along == kAlongElements && channels_last ? torch::stable::squeeze(d, 0) : d;
+  };
+  return {dx, dresidual, as_parameter(dweight, wanted & 4), as_parameter(dbias, wanted & 8)};
+}
+
+Tensor norm_sums(const Tensor& dy, const Tensor& x, const Given& residual, const Given& weight, const Given& bias, const Tensor& statistics,
+                 bool channels_last, double eps, int64_t activation, double slope) {
+  const int64_t C = x.size(1);
+  Tensor sums = new_statistics(C);
+  with_backward(dy, x, residual, weight, bias, statistics, 1, C, kAlongChannels, channels_last, true, eps, activation, slope,
+                [&](const NormShape& shape, auto b) {
+                  using T = std::remove_const_t<std::remove_pointer_t<decltype(b.dx)>>;
+                  b.constant = true, b.sums = doubles(sums, C, 0);
+                  kernels().norm<T>().backward(shape, b);
+                });
+  return sums;
+}
+
+// r ← (1 - momentum)·r + momentum·batch, of the mean over what was measured apart; the variance unbiased, of `count` values.
+void norm_update(const Tensor& mean, const Tensor& variance, const Tensor& statistics, int64_t count, double momentum) {
+  const int64_t sets = statistics.size(1), C = mean.numel();
+  check(variance.numel() == C && C > 0 && sets % C == 0, "running statistics are one number a channel");
+  const double unbiased = double(count) / double(count - 1);
+  const Tensor* running[2] = {&mean, &variance};
+  for (int k = 0; k < 2; ++k) {
+    const double *batch = doubles(statistics, sets, k), times = k == 0 ? 1 : unbiased;
+    const int64_t stride = running[k]->stride(0);
+    for_float(*running[k], [&](auto zero) {
+      using T = decltype(zero);
+      T* r = static_cast<T*>(running[k]->data_ptr());
+      for (int64_t c = 0; c < C; ++c) {
+        double sum = 0;
+        for (int64_t i = c; i < sets; i += C) sum += batch[i];
+        r[c * stride] = T((1 - momentum) * double(r[c * stride]) + momentum * times * (sum / double(sets / C)));
+      }
+    });
+  }
+}
+
+LocalResponse local_response_shape(const Tensor& x, int64_t size, double alpha, double beta, double k, bool channels_last) {
+  check(x.dim() >= 2 && size >= 1, "an input has a batch and channels, a window at least one");
+  int64_t places = 1;
+  for (int64_t d = 2; d < x.dim(); ++d) places *= x.size(d);
+  return {x.size(0), x.size(1), places, channels_last || places == 1, size, alpha, beta, k};
+}
+
+Tensor local_response(const Tensor& input, int64_t size, double alpha, double beta, double k, bool channels_last) {
+  const Tensor x = laid_out(input, channels_last);
+  const auto sizes = x.sizes();
+  Tensor y = new_tensor(Ints(sizes.begin(), sizes.end()), x.scalar_type(), channels_last);
+  for_float(x, [&](auto zero) {
+    using T = decltype(zero);
+    if (y.numel() > 0)
+      kernels().local_response<T>().forward(local_response_shape(x, size, alpha, beta, k, channels_last), pointer<T>(x), pointer<T>(y));
+  });
+  return y;
+}
+
+Tensor local_response_backward(const Tensor& gradient, const Tensor& input, int64_t size, double alpha, double beta, double k,
+                               bool channels_last) {
+  const Tensor x = laid_out(input, channels_last), dy = laid_out(gradient, channels_last);
+  const auto sizes = x.sizes();
+  check_sizes(dy, Ints(sizes.begin(), sizes.end()), "dy");
+  check(dy.scalar_type() == x.scalar_type(), "dy is of the input's type");
+  Tensor dx = new_tensor(Ints(sizes.begin(), sizes.end()), x.scalar_type(), channels_last);
+  for_float(x, [&](auto zero) {
+    using T = decltype(zero);
+    if (dx.numel() > 0)
+      kernels().local_response<T>().backward(local_response_shape(x, size, alpha, beta, k, channels_last), pointer<T>(dy), pointer<T>(x),
+                                             pointer<T>(dx));
   });
   return dx;
 }
@@ -290,6 +559,22 @@ STABLE_TORCH_LIBRARY(striate, m) {
   m.def(
       "avg_pool_backward(Tensor dy, SymInt[] input, SymInt[] size, SymInt[] stride, SymInt[] before, SymInt[] after, "
       "bool channels_last, bool count_include_pad, int? divisor_override) -> Tensor");
+  m.def(
+      "norm(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? variance, SymInt batches, SymInt groups, "
+      "int along, bool channels_last, bool centered, float eps, int activation, float slope) -> (Tensor, Tensor)");
+  m.def(
+      "norm_backward(Tensor dy, Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor statistics, Tensor? means, "
+      "SymInt batches, SymInt groups, int along, bool channels_last, bool centered, float eps, int activation, float slope, "
+      "bool constant, int wanted) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("norm_measure(Tensor x, SymInt batches, SymInt groups, int along, bool channels_last, bool centered) -> Tensor");
+  m.def(
+      "norm_sums(Tensor dy, Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor statistics, bool channels_last, "
+      "float eps, int activation, float slope) -> Tensor");
+  m.def("local_response(Tensor x, SymInt size, float alpha, float beta, float k, bool channels_last) -> Tensor");
+  m.def(
+      "local_response_backward(Tensor dy, Tensor x, SymInt size, float alpha, float beta, float k, bool channels_last) -> "
+      "Tensor");
+  m.def("norm_update(Tensor(a!) mean, Tensor(b!) variance, Tensor statistics, SymInt count, float momentum) -> ()");
   m.def("isa_available() -> str");
   m.def("isa_chosen() -> str");
   m.def("isa_choose(str name) -> bool");
@@ -303,6 +588,13 @@ STABLE_TORCH_LIBRARY_IMPL(striate, CPU, m) {
   m.impl("max_pool_index_backward", TORCH_BOX(&max_pool_index_backward));
   m.impl("avg_pool", TORCH_BOX(&avg_pool));
   m.impl("avg_pool_backward", TORCH_BOX(&avg_pool_backward));
+  m.impl("norm", TORCH_BOX(&norm));
+  m.impl("norm_backward", TORCH_BOX(&norm_backward));
+  m.impl("norm_measure", TORCH_BOX(&norm_measure));
+  m.impl("norm_sums", TORCH_BOX(&norm_sums));
+  m.impl("local_response", TORCH_BOX(&local_response));
+  m.impl("local_response_backward", TORCH_BOX(&local_response_backward));
+  m.impl("norm_update", TORCH_BOX(&norm_update));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(striate, CompositeExplicitAutograd, m) {

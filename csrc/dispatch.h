@@ -1,5 +1,7 @@
 // Which kernels run: one table for each instruction set the build has, the best one this CPU has picked once.
 #pragma once
+#include "kernels/local_response.h"
+#include "kernels/norm.h"
 #include "kernels/pool.h"
 
 namespace striate {
@@ -8,9 +10,17 @@ struct Kernels {
   const char* isa;
   PoolKernels<float> pool_f32;
   PoolKernels<double> pool_f64;
+  NormKernels<float> norm_f32;
+  NormKernels<double> norm_f64;
+  LocalResponseKernels<float> local_response_f32;
+  LocalResponseKernels<double> local_response_f64;
 
   template <class T>
   const PoolKernels<T>& pool() const;
+  template <class T>
+  const NormKernels<T>& norm() const;
+  template <class T>
+  const LocalResponseKernels<T>& local_response() const;
 };
 template <>
 inline const PoolKernels<float>& Kernels::pool<float>() const {
@@ -19,6 +29,24 @@ inline const PoolKernels<float>& Kernels::pool<float>() const {
 template <>
 inline const PoolKernels<double>& Kernels::pool<double>() const {
   return pool_f64;
+}
+
+template <>
+inline const NormKernels<float>& Kernels::norm<float>() const {
+  return norm_f32;
+}
+template <>
+inline const NormKernels<double>& Kernels::norm<double>() const {
+  return norm_f64;
+}
+
+template <>
+inline const LocalResponseKernels<float>& Kernels::local_response<float>() const {
+  return local_response_f32;
+}
+template <>
+inline const LocalResponseKernels<double>& Kernels::local_response<double>() const {
+  return local_response_f64;
 }
 
 // The tables this CPU can run, slowest first; `count` is set to how many.

@@ -1,7 +1,10 @@
-// One parallel_for, over torch's own thread pool; bindings.cpp gives it its body.
+// How work is cut: one parallel_for, over torch's own thread pool; bindings.cpp gives it its body; and memory for one range.
 // A kernel must compute the same bits wherever [0, count) is cut: cut points depend on the number of threads.
 #pragma once
+#include <stddef.h>
 #include <stdint.h>
+
+#include <new>
 
 namespace striate {
 
@@ -10,6 +13,24 @@ void parallel_ranges(int64_t count, int64_t grain, void (*body)(void*, int64_t, 
 
 #ifdef STRIATE_ISA
 namespace STRIATE_ISA {
+
+inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t tiles(int64_t count, int64_t tile) { return (count + tile - 1) / tile; }
+
+template <class T>
+class Scratch {  // uninitialised, aligned to a cache line
+ public:
+  explicit Scratch(int64_t count)
+      : data_(static_cast<T*>(::operator new(size_t(count < 1 ? 1 : count) * sizeof(T), std::align_val_t(64)))) {}
+  ~Scratch() { ::operator delete(data_, std::align_val_t(64)); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  operator T*() const { return data_; }
+
+ private:
+  T* data_;
+};
 
 // Work worth waking a thread for: about 10 µs of touching memory.
 constexpr int64_t kGrainElements = 16384;

@@ -163,6 +163,11 @@ inline ByteVector<T> to_bytes(const IntVector<T>& v) {
 #endif
 }
 
+template <auto V>
+struct Constant {
+  static constexpr auto value = V;
+};
+
 template <int... I>
 struct Indices {};
 template <int N, int... I>
@@ -171,6 +176,46 @@ template <int... I>
 struct CountTo<0, I...> {
   using type = Indices<I...>;
 };
+
+// True in the first n lanes.
+template <class T, int... I>
+STRIATE_INLINE IntVector<T> count_lanes(Indices<I...>) {
+  return IntVector<T>{I...};
+}
+template <class T>
+STRIATE_INLINE IntVector<T> first_lanes(int64_t n) {
+  return count_lanes<T>(typename CountTo<kLanes<T>>::type{}) < broadcast_int<T>(n);
+}
+
+// Calls body(i, Constant<true>, lanes) for each whole vector of `count` values, then once with false for the rest.
+template <class T, class Body>
+STRIATE_INLINE void over_vectors(int64_t count, const Body& body) {
+  constexpr int64_t L = kLanes<T>;
+  int64_t i = 0;
+  for (; i + L <= count; i += L) body(i, Constant<true>{}, L);
+  if (i < count) body(i, Constant<false>{}, count - i);
+}
+template <class T, class Whole>
+STRIATE_INLINE Vector<T> load_lanes(Whole, const T* p, int64_t lanes) {
+  if constexpr (Whole::value)
+    return load(p);
+  else
+    return load_first<Vector<T>>(p, lanes);
+}
+template <class T, class Whole>
+STRIATE_INLINE void store_lanes(Whole, T* p, const Vector<T>& v, int64_t lanes) {
+  if constexpr (Whole::value)
+    store(p, v);
+  else
+    store_first(p, v, lanes);
+}
+template <class T, class Whole>
+STRIATE_INLINE Vector<T> only_lanes(Whole, const Vector<T>& v, int64_t lanes) {
+  if constexpr (Whole::value)
+    return v;
+  else
+    return first_lanes<T>(lanes) ? v : Vector<T>{};
+}
 
 // The sum of all lanes, halves first.
 template <class T, int Half, int... I>

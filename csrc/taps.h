@@ -1,14 +1,11 @@
 // Which inputs an output looks at, and which outputs look at an input, worked out from window.h's integers. For every sliding
 // window: pooling, and what is to come. Compiled with the kernels, once for each instruction set.
 #pragma once
+#include "parallel.h"
 #include "window.h"
 
 namespace striate {
 namespace STRIATE_ISA {
-
-inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
-inline int64_t tiles(int64_t count, int64_t tile) { return (count + tile - 1) / tile; }
 
 // Rows are many and short: a 32-bit division takes a third of a 64-bit one's time on older machines.
 inline int64_t quotient(int64_t a, int64_t b) {  // of nothing negative

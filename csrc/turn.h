@@ -1,31 +1,11 @@
 // Vectors across channels in both memory orders: loops over channels, and planes turned into that order and back.
 #pragma once
-#include <new>
-
+#include "parallel.h"
 #include "simd.h"
 #include "taps.h"
 
 namespace striate {
 namespace STRIATE_ISA {
-
-template <class T>
-class Scratch {  // uninitialised, aligned to a cache line
- public:
-  explicit Scratch(int64_t count)
-      : data_(static_cast<T*>(::operator new(size_t(count < 1 ? 1 : count) * sizeof(T), std::align_val_t(64)))) {}
-  ~Scratch() { ::operator delete(data_, std::align_val_t(64)); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  operator T*() const { return data_; }
-
- private:
-  T* data_;
-};
-
-template <auto V>
-struct Constant {
-  static constexpr auto value = V;
-};
 
 // Calls body(Constant<vectors>, c, last, lanes) over channels, up to four vectors at a time: see vector_at. The last one steps
 // back to end at the last channel and computes some again, which is cheaper than part of a vector; only fewer channels than a

@@ -286,3 +286,210 @@ def test_groups_that_do_not_divide_the_channels_are_refused():
 def test_normalizing_over_no_axis_is_refused():
     with pytest.raises(ArgumentError, match=r"Moments\.of expects at least one axis to reduce"):
         norm.normalize(torch.ones(2, 3), ())
+
+
+RMS_DIMS = [None, (-1,), (-2, -1), (1,), (1, 2, 3), (0, 2)]
+every_rms = pytest.mark.parametrize("dims", RMS_DIMS, ids=str)
+# beside the usual: an even window, one as wide as the channels, one that is wider, one of a single channel
+LOCAL = [
+    (5, 1e-4, 0.75, 1.0),
+    (2, 0.5, 0.75, 2.0),
+    (3, 2.0, 1.5, 0.25),
+    (6, 1.0, 1.0, 1.0),
+    (9, 3.0, 0.5, 1.0),
+    (1, 1.0, 2.0, 0.5),
+    (4, 1.0, -0.5, 1),
+]
+every_window = pytest.mark.parametrize(("size", "alpha", "beta", "k"), LOCAL, ids=str)
+
+
+def rms_sample(dims, dtype=torch.float64, mean=0.0):
+    """x, gamma and dy, and gamma laid along x."""
+    shape = (2, 6, 4, 5)
+    at = {d % 4 for d in (-1,) if dims is None} or {d % 4 for d in dims}
+    x, gamma, _, dy = sample(shape, [shape[d] for d in sorted(at)], mean, dtype)
+    return x, gamma, dy, [size if d in at else 1 for d, size in enumerate(shape)]
+
+
+@affine
+@pytest.mark.parametrize("eps", [1e-5, 0.3])
+@pytest.mark.parametrize("last", [1, 2, 4])
+def test_rms_norm_over_the_last_axes_is_torchs(last, eps, affine):
+    shape, dims = (2, 3, 4, 5), tuple(range(-last, 0))
+    x, gamma, _, dy = sample(shape, shape[-last:])
+    scale, wanted = (gamma, (x, gamma)) if affine else (None, (x,))
+    y, torchs = norm.rms_norm(x, scale, eps, None if last == 1 else dims), F.rms_norm(x, shape[-last:], scale, eps)
+    assert y.shape == x.shape and y.count_nonzero() == y.numel()
+    assert_close(y, torchs, **CLOSE)
+    got = norm.rms_norm_backward(dy, x, scale, eps, None if last == 1 else dims)
+    assert len(got) == 2 and got[1].shape == gamma.shape
+    for mine, theirs in zip(got, torch.autograd.grad(torchs, wanted, dy), strict=False):
+        assert mine.count_nonzero() == mine.numel()
+        assert_close(mine, theirs, **CLOSE)
+
+
+@affine
+@every_rms
+def test_rms_norm_over_any_axes_is_the_formula_and_its_backward_autograds(dims, affine):
+    x, gamma, dy, along = rms_sample(dims)
+    scale, wanted = (gamma, (x, gamma)) if affine else (None, (x,))
+    y = norm.rms_norm(x, scale, 0.01, dims)
+    formula = x / (x.square().mean(dims or -1, keepdim=True) + 0.01).sqrt() * (gamma.reshape(along) if affine else 1)
+    assert_close(y, formula, **CLOSE)
+    got = norm.rms_norm_backward(dy, x, scale, 0.01, dims)
+    for mine, automatic, theirs in zip(got, torch.autograd.grad(y, wanted, dy), torch.autograd.grad(formula, wanted, dy), strict=False):
+        assert mine.count_nonzero() == mine.numel()
+        assert_close(mine, automatic, **CLOSE)
+        assert_close(mine, theirs, **CLOSE)
+
+
+@every_rms
+def test_gradcheck_accepts_rms_norm_and_its_backward(dims):
+    x, gamma, dy, _ = rms_sample(dims)
+    assert torch.autograd.gradcheck(lambda x, g: norm.rms_norm(x, g, 1e-5, dims), (x, gamma))
+    assert torch.autograd.gradcheck(lambda dy, x, g: norm.rms_norm_backward(dy, x, g, 1e-5, dims), (dy.requires_grad_(), x, gamma))
+
+
+def test_rms_norm_brings_the_mean_square_to_1_and_leaves_the_direction():
+    x, _, dy, _ = rms_sample((1, 2, 3), mean=50.0)
+    y = norm.rms_norm(x, None, 0.0, (1, 2, 3))
+    assert_close(y.square().mean((1, 2, 3)), torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-12)
+    ratio = y / x
+    assert_close(ratio, ratio[:, :1, :1, :1].expand_as(ratio), rtol=1e-12, atol=0)
+    dx, _ = norm.rms_norm_backward(dy, x, None, 0.0, (1, 2, 3))
+    assert dx.abs().max() > 1e-3
+    assert (dx * x).sum().abs() < 1e-11  # scaling the input changes nothing
+    assert dx.sum().abs() > 1e-3  # shifting it does
+
+
+def test_rms_norm_of_what_has_mean_0_is_layer_norm():
+    x, gamma, dy, _ = rms_sample((1, 2, 3))
+    x = (x - x.mean((1, 2, 3), keepdim=True)).detach()
+    assert_close(norm.rms_norm(x, gamma, dims=(1, 2, 3)), norm.layer_norm(x, gamma), **CLOSE)
+    dx = norm.rms_norm_backward(dy, x, gamma, dims=(1, 2, 3))[0]
+    assert_close(dx - dx.mean((1, 2, 3), keepdim=True), norm.layer_norm_backward(dy, x, gamma)[0], **CLOSE)
+
+
+def test_rms_norm_by_hand_where_everything_is_a_whole_number():
+    x, dy = torch.tensor([[1.0, 7.0], [5.0, -5.0]]), torch.tensor([[7.0, 49.0], [10.0, 0.0]])
+    assert_close(norm.rms_norm(x, torch.tensor([5.0, 10.0]), 0.0), torch.tensor([[1.0, 14.0], [5.0, -10.0]]))
+    dx, dgamma = norm.rms_norm_backward(dy, x, torch.tensor([1.0, 1.0]), 0.0)
+    assert_close(dx, torch.tensor([[0.0, 0.0], [1.0, 1.0]]), rtol=0, atol=1e-6)  # dy of the first row runs along x
+    assert_close(dgamma, torch.tensor([11.4, 68.6]))
+
+
+def test_given_statistics_are_taken_as_they_are_centered_or_not():
+    x, gamma, beta, dy = sample((2, 6, 4, 5))
+    mean, variance = torch.zeros(6, dtype=torch.float64), x.detach().square().mean((0, 2, 3))
+    arguments = ((0, 2, 3), gamma, beta, 1e-5, (1,))
+    measured = norm.normalize(x, *arguments, centered=False)
+    assert_close(norm.normalize(x, *arguments, mean, variance), measured, **CLOSE)
+    given = [norm.normalize_backward(dy, x, (0, 2, 3), gamma, 1e-5, (1,), mean, variance, centered) for centered in (True, False)]
+    for one, other in zip(*given, strict=True):
+        assert torch.equal(one, other)
+    assert not torch.allclose(given[0][0], norm.normalize_backward(dy, x, (0, 2, 3), gamma, centered=False)[0])
+
+
+@pytest.mark.parametrize("x", [(2, 0), (0, 3), (0, 2, 3, 4)], ids=str)
+def test_rms_norm_of_nothing_is_nothing(x):
+    x = torch.ones(x)
+    dx, dgamma = norm.rms_norm_backward(x, x)
+    assert norm.rms_norm(x).shape == dx.shape == x.shape
+    assert torch.equal(dgamma, torch.zeros(x.shape[-1:]))
+
+
+def test_rms_norm_over_no_axis_is_refused():
+    with pytest.raises(ArgumentError, match=r"Moments\.of expects at least one axis to reduce"):
+        norm.rms_norm(torch.ones(2, 3), dims=())
+
+
+def test_an_infinity_makes_the_rest_0_and_a_nan_stays_in_its_own_row():
+    x = torch.ones(3, 4)
+    x[0, 1], x[1, 1] = float("inf"), float("nan")
+    y = norm.rms_norm(x)
+    assert y.isnan().tolist() == [[False, True, False, False], [True] * 4, [False] * 4]
+    assert y[0, 0] == 0 and torch.equal(y.isnan(), F.rms_norm(x, (4,)).isnan())
+
+
+@every_window
+@every_map
+def test_local_response_norm_is_torchs(shape, size, alpha, beta, k):
+    x, _, _, dy = sample(shape)
+    y, torchs = norm.local_response_norm(x, size, alpha, beta, k), F.local_response_norm(x, size, alpha, beta, k)
+    assert y.shape == x.shape and y.count_nonzero() == y.numel()
+    assert_close(y, torchs, **CLOSE)
+    dx = norm.local_response_norm_backward(dy, x, size, alpha, beta, k)
+    assert dx.shape == x.shape and dx.count_nonzero() == dx.numel()
+    assert_close(dx, torch.autograd.grad(y, x, dy)[0], **CLOSE)
+    assert_close(dx, torch.autograd.grad(torchs, x, dy)[0], **CLOSE)
+
+
+def test_local_response_norms_defaults_are_torchs():
+    x, _, _, dy = sample((2, 6, 4, 5))
+    torchs = F.local_response_norm(x, 5)
+    assert_close(norm.local_response_norm(x, 5), torchs, rtol=1e-14, atol=0)
+    assert_close(norm.local_response_norm_backward(dy, x, 5), torch.autograd.grad(torchs, x, dy)[0], rtol=1e-13, atol=0)
+
+
+@every_window
+def test_gradcheck_accepts_local_response_norm_and_its_backward(size, alpha, beta, k):
+    x, _, _, dy = sample((2, 6, 3))
+    assert torch.autograd.gradcheck(lambda x: norm.local_response_norm(x, size, alpha, beta, k), (x,))
+    both = (dy.requires_grad_(), x)
+    assert torch.autograd.gradcheck(lambda dy, x: norm.local_response_norm_backward(dy, x, size, alpha, beta, k), both)
+
+
+def test_an_even_windows_odd_channel_is_the_one_before():
+    x = torch.zeros(1, 5)
+    x[0, 2] = 2.0
+    probe = torch.full_like(x, 1e-9)  # too small to count: its own size tells its divisor
+    y = norm.local_response_norm(x + probe, 4, alpha=1, beta=1, k=1)
+    assert_close(y / (x + probe), torch.tensor([[1.0, 0.5, 0.5, 0.5, 0.5]]))  # 4/4 more in the windows of channels 1 to 4
+
+
+def test_local_response_norm_with_alpha_0_divides_by_a_power_of_k():
+    x, _, _, dy = sample((2, 6, 4, 5))
+    assert_close(norm.local_response_norm(x, 5, 0, 0.5, 4), x / 2, rtol=1e-14, atol=0)
+    assert_close(norm.local_response_norm_backward(dy, x, 5, 0, 0.5, 4), dy / 2, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 2), (2, 0, 3), (2, 3, 0)], ids=str)
+def test_local_response_norm_of_nothing_is_nothing(shape):
+    x = torch.ones(shape)
+    assert norm.local_response_norm(x, 3).shape == norm.local_response_norm_backward(x, x, 3).shape == shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_rms_and_local_response_norm_are_rounded_once(dtype):
+    x, gamma, dy, _ = rms_sample((1,), dtype, mean=100.0)
+    wide, wide_gamma, wide_dy = x.double(), gamma.double(), dy.double()
+    pairs = [
+        (norm.rms_norm(x, gamma, dims=(1,)), norm.rms_norm(wide, wide_gamma, dims=(1,))),
+        (norm.local_response_norm(x, 3, 0.3, 0.7), norm.local_response_norm(wide, 3, 0.3, 0.7)),
+        (norm.local_response_norm_backward(dy, x, 3, 0.3, 0.7), norm.local_response_norm_backward(wide_dy, wide, 3, 0.3, 0.7)),
+        (norm.leaky(x, 0.3), norm.leaky(wide, 0.3)),
+        (norm.leaky(dy, 0.3), norm.leaky(wide_dy, 0.3)),
+        *zip(norm.rms_norm_backward(dy, x, gamma, dims=(1,)), norm.rms_norm_backward(wide_dy, wide, wide_gamma, dims=(1,)), strict=True),
+    ]
+    for mine, exact in pairs:
+        assert mine.dtype == dtype and mine.count_nonzero() > 0
+        assert torch.equal(mine, exact.to(dtype))
+
+
+@pytest.mark.parametrize("slope", [0, 0.01, 0.25, 1, 2.0, -1.0])
+def test_leaky_is_torchs_forward_and_backward_at_0_too(slope):
+    z = torch.tensor([-3.0, -0.5, -0.0, 0.0, 0.5, 3.0], dtype=torch.float64, requires_grad=True)
+    y, torchs = norm.leaky(z, slope), F.leaky_relu(z, slope)
+    assert torch.equal(y, torchs) and y.count_nonzero() >= 2
+    dy = torch.arange(1.0, 7, dtype=torch.float64)
+    assert torch.equal(torch.autograd.grad(y, z, dy)[0], torch.autograd.grad(torchs, z, dy)[0])
+    away = torch.tensor([-3.0, -0.5, 0.5, 3.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda z: norm.leaky(z, slope), (away,))
+
+
+def test_leaky_of_slope_0_is_the_relu_of_infinities_too_and_nan_stays_nan():
+    z = torch.tensor([float("-inf"), float("inf"), float("nan"), -1.0])
+    for slope, least in ((0, 0.0), (0.5, float("-inf")), (1, float("-inf"))):
+        y = norm.leaky(z, slope)
+        assert y[:2].tolist() == [least, float("inf")] and y[2].isnan() and y[3] == -slope
+    assert torch.equal(norm.leaky(z, 0)[:2], F.relu(z)[:2])

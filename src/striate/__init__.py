@@ -3,7 +3,8 @@
 __version__ = "0.1.0"
 
 from . import models, nn
+from .deploy.fold import fold
 from .native import native_info
 from .nn.swap import accelerate, restore
 
-__all__ = ["__version__", "accelerate", "models", "native_info", "nn", "restore"]
+__all__ = ["__version__", "accelerate", "fold", "models", "native_info", "nn", "restore"]

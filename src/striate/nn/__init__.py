@@ -15,6 +15,7 @@ from torch.nn import *  # noqa: F403
 from .conv import *  # noqa: F403
 from .norm import *  # noqa: F403
 from .pool import *  # noqa: F403
+from .statistics import *  # noqa: F403
 
 # `from . import functional` would find torch's, which `import *` has just brought.
 functional = _import_module(f"{__name__}.functional")

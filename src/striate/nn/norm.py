@@ -1,75 +1,416 @@
-"""Normalization layers: drop-ins for torch.nn's."""
+"""Normalization layers: drop-ins for torch.nn's, and what torch.nn lacks.
+
+Every one may carry an ``activation`` (None, "relu", "leaky_relu" or "silu") that its kernel computes in the same pass; the
+``…Act2d`` layers set it, and so does :func:`striate.accelerate` where a ReLU follows.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
 from ..ops import norm as ops
+from ..ops.shared import synchronized_batch_norm
 
 __all__ = [
+    "AdaIN",
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "BatchNormAct2d",
+    "GhostBatchNorm2d",
     "GroupNorm",
+    "GroupNormAct2d",
     "InstanceNorm1d",
     "InstanceNorm2d",
     "InstanceNorm3d",
     "LayerNorm",
+    "LayerNorm2d",
     "LocalResponseNorm",
+    "NoisyBatchNorm2d",
     "RMSNorm",
+    "SyncBatchNorm",
+    "adaptive_instance_norm",
 ]
 
 
-class _BatchNorm:
-    def forward(self: Any, input: Tensor) -> Tensor:
-        self._check_input_dim(input)
-        batch_statistics = self.training or self.running_mean is None
-        keep = self.training and self.track_running_stats
-        momentum = 0.0 if self.momentum is None else self.momentum
-        if keep and self.num_batches_tracked is not None:
+class _Activated:
+    """What a layer does after it has normalized; nothing unless told."""
+
+    activation: str | None = None
+    negative_slope: float = 0.01
+
+    def extra_repr(self: Any) -> str:
+        told: str = super().extra_repr()  # type: ignore[misc]
+        if self.activation is not None:
+            told += f", activation={self.activation!r}"
+            if self.activation == "leaky_relu":
+                told += f", negative_slope={self.negative_slope}"
+        return told
+
+
+def _set_activation(module: Any, activation: str | None, negative_slope: float) -> None:
+    ops.check_activation(activation, type(module).__name__)
+    module.activation, module.negative_slope = activation, negative_slope
+
+
+def _dimensions(x: Any, allowed: tuple[int, ...], where: str, shape: str) -> None:
+    if isinstance(x, Tensor) and x.dim() not in allowed:
+        raise ShapeError(build(where, f"x of shape {shape}", tuple(x.shape), do="Add or drop axes with unsqueeze or flatten."))
+
+
+class _BatchNorm(_Activated):
+    """The body of every batch norm: which statistics, and what becomes of the running ones."""
+
+    frozen = False
+    whole_batch: Any = None  # see nn/statistics.py
+    _ranks: tuple[int, ...] = (2, 3, 4, 5)
+    _shape = "(N, C) or (N, C, *axes)"
+
+    def freeze(self: Any, parameters: bool = False) -> Any:
+        """Normalizes with the running statistics from now on and leaves them alone, in training too; returns the layer.
+
+        ``train()`` and ``eval()`` change nothing about it, :meth:`unfreeze` does. With ``parameters`` scale and shift get no
+        gradient either, until ``unfreeze(parameters=True)``. Frozen is part of a copy and of a pickle, not of ``state_dict``.
+
+        Raises ArgumentError without running statistics.
+
+        >>> layer = BatchNorm2d(3).freeze().train()
+        >>> y = layer(torch.full((2, 3, 4, 4), 5.0))
+        >>> layer.running_mean, layer.num_batches_tracked
+        (tensor([0., 0., 0.]), tensor(0))
+        """
+        if self.running_mean is None:
+            where = type(self).__name__
+            raise ArgumentError(
+                build(f"{where}.freeze", "running statistics", None, do="Build the layer with track_running_stats=True and train it.")
+            )
+        self.frozen = True
+        return self._learn(False) if parameters else self
+
+    def unfreeze(self: Any, parameters: bool = False) -> Any:
+        """Undoes :meth:`freeze`; returns the layer.
+
+        >>> BatchNorm2d(3).freeze().unfreeze().frozen
+        False
+        """
+        self.frozen = False
+        return self._learn(True) if parameters else self
+
+    def _learn(self: Any, whether: bool) -> Any:
+        for p in (self.weight, self.bias):
+            if p is not None:
+                p.requires_grad_(whether)
+        return self
+
+    def _check_input_dim(self: Any, input: Any) -> None:
+        _dimensions(input, self._ranks, type(self).__name__, self._shape)
+
+    def _step(self: Any) -> float:
+        """Counts a batch; returns the weight it has in the running statistics."""
+        if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             if self.momentum is None:  # the mean of all batches so far
-                momentum = 1.0 / float(self.num_batches_tracked)
-        mean, var = (self.running_mean, self.running_var) if keep or not self.training else (None, None)
-        return ops.batch_norm(input, mean, var, self.weight, self.bias, batch_statistics, momentum, self.eps)
+                return 1.0 / float(self.num_batches_tracked)
+        return 0.0 if self.momentum is None else self.momentum
 
+    def _batches(self: Any, input: Tensor) -> int:
+        return 1
 
-class _InstanceNorm:
-    def _apply_instance_norm(self: Any, input: Tensor) -> Tensor:
-        own_statistics = self.training or not self.track_running_stats
-        momentum = 0.0 if self.momentum is None else self.momentum
-        return ops.instance_norm(input, self.running_mean, self.running_var, self.weight, self.bias, own_statistics, momentum, self.eps)
+    def forward(self: Any, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        self._check_input_dim(input)
+        if self.whole_batch is not None and self.training and not self.frozen:
+            return self.whole_batch.forward(self, input, residual)
+        measured = (self.training and not self.frozen) or self.running_mean is None
+        momentum, mean, var = 0.0, self.running_mean, self.running_var
+        if measured and mean is not None:
+            if self.track_running_stats:
+                momentum = self._step()
+            else:
+                mean = var = None
+        return ops.by_channel(
+            input,
+            mean,
+            var,
+            self.weight,
+            self.bias,
+            measured,
+            momentum,
+            self.eps,
+            batches=self._batches(input) if measured else 1,
+            residual=residual,
+            activation=self.activation,
+            slope=self.negative_slope,
+            where=type(self).__name__,
+        )
+
+    def extra_repr(self: Any) -> str:
+        return super().extra_repr() + (", frozen=True" if self.frozen else "")
 
 
 class BatchNorm1d(_BatchNorm, torch.nn.BatchNorm1d):
-    """Batch normalization of (N, C) or (N, C, L); arguments and state as in ``torch.nn``. Formula: :func:`striate.ops.norm.batch_norm`.
+    r"""Batch normalization of (N, C) or (N, C, L); arguments and state as in ``torch.nn``.
+
+    .. math:: y = γ_c·(x - μ_c)/\sqrt{σ²_c + ε} + β_c
+
+    Source: Ioffe, Szegedy, *Batch normalization*, 2015.
 
     >>> BatchNorm1d(4)(torch.randn(8, 4)).shape
     torch.Size([8, 4])
     """
 
+    _ranks, _shape = (2, 3), "(N, C) or (N, C, L)"
+
 
 class BatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
-    """Batch normalization of (N, C, H, W); arguments and state as in ``torch.nn``. Formula: :func:`striate.ops.norm.batch_norm`.
+    r"""Batch normalization of (N, C, H, W); arguments and state as in ``torch.nn``.
+
+    .. math:: y = γ_c·(x - μ_c)/\sqrt{σ²_c + ε} + β_c
+
+    μ and σ² are the batch's in training, the running ones in evaluation and when frozen (:meth:`freeze`).
+
+    Source: Ioffe, Szegedy, *Batch normalization*, 2015.
 
     >>> BatchNorm2d(4)(torch.randn(8, 4, 2, 2)).shape
     torch.Size([8, 4, 2, 2])
     """
 
+    _ranks, _shape = (4,), "(N, C, H, W)"
+
 
 class BatchNorm3d(_BatchNorm, torch.nn.BatchNorm3d):
-    """Batch normalization of (N, C, D, H, W); arguments and state as in ``torch.nn``. Formula: :func:`striate.ops.norm.batch_norm`.
+    r"""Batch normalization of (N, C, D, H, W); arguments and state as in ``torch.nn``.
+
+    .. math:: y = γ_c·(x - μ_c)/\sqrt{σ²_c + ε} + β_c
+
+    Source: Ioffe, Szegedy, *Batch normalization*, 2015.
 
     >>> BatchNorm3d(4)(torch.randn(8, 4, 2, 2, 2)).shape
     torch.Size([8, 4, 2, 2, 2])
     """
 
+    _ranks, _shape = (5,), "(N, C, D, H, W)"
+
+
+class BatchNormAct2d(_BatchNorm, torch.nn.BatchNorm2d):
+    r"""Batch normalization, the sum with a residual if one is given, and an activation, in one pass forward and backward.
+
+    .. math:: y = act(γ_c·(x - μ_c)/\sqrt{σ²_c + ε} + β_c + residual)
+
+    For backward it keeps x and the statistics, and the residual if there is one; not what was activated.
+
+    x, residual: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). activation: None, "relu", "leaky_relu" or "silu" (SiLU
+    is a pass of its own); negative_slope: of the leaky ReLU. The rest as for :class:`BatchNorm2d`; the state is the same too.
+
+    Raises ArgumentError for any other activation.
+
+    >>> layer = BatchNormAct2d(4)
+    >>> bool((layer(torch.randn(8, 4, 2, 2), residual=torch.ones(8, 4, 2, 2)) >= 0).all())
+    True
+    """
+
+    def __init__(self, num_features: int, *args: Any, activation: str | None = "relu", negative_slope: float = 0.01, **kwargs: Any) -> None:
+        super().__init__(num_features, *args, **kwargs)
+        _set_activation(self, activation, negative_slope)
+
+
+class GhostBatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
+    r"""Batch normalization of sub-batches: each ``ghost_batch_size`` samples in turn are measured by themselves.
+
+    .. math:: y = γ_c·(x - μ_{bc})/\sqrt{σ²_{bc} + ε} + β_c
+
+    A large batch then learns with the noise of a small one. The running statistics take one step towards the mean over the
+    sub-batches. Evaluation is :class:`BatchNorm2d`'s. x: as for :class:`BatchNormAct2d`; N is a multiple of
+    ``ghost_batch_size``, or smaller.
+
+    Raises ArgumentError for a size below 1, ShapeError where it does not divide the batch.
+
+    Source: Hoffer, Hubara, Soudry, *Train longer, generalize better*, 2017.
+
+    >>> layer = GhostBatchNorm2d(4, ghost_batch_size=2)
+    >>> x = torch.randn(8, 4, 2, 2)
+    >>> torch.allclose(layer(x)[2:4], BatchNorm2d(4)(x[2:4]), atol=1e-6)
+    True
+    """
+
+    def __init__(self, num_features: int, ghost_batch_size: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(num_features, *args, **kwargs)
+        if isinstance(ghost_batch_size, bool) or not isinstance(ghost_batch_size, int) or ghost_batch_size < 1:
+            where = type(self).__name__
+            raise ArgumentError(build(where, "a ghost_batch_size of at least 1", repr(ghost_batch_size), do="Choose 16 or 32."))
+        self.ghost_batch_size = ghost_batch_size
+
+    def _batches(self, input: Tensor) -> int:
+        samples, size = input.shape[0], self.ghost_batch_size
+        if samples > size and samples % size != 0:
+            expects = f"a batch that ghost_batch_size, {size}, divides"
+            do = "Drop the last incomplete batch or choose another size."
+            raise ShapeError(build(type(self).__name__, expects, samples, do=do, x=tuple(input.shape)))
+        return max(1, samples // size)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, ghost_batch_size={self.ghost_batch_size}"
+
+
+class NoisyBatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
+    r"""Batch normalization that is made useless on purpose: random shift and scale after it, of another distribution each step.
+
+    .. math::
+        z_{nc} = s_{nc}·y_{nc} + m_{nc}, \quad m_{nc} ∼ U(μ_c ± r_μ), \; s_{nc} ∼ N(σ_c, r_σ), \quad
+        μ_c ∼ U(±n_μ), \; σ_c ∼ U(1, n_σ)
+
+    Each step draws μ and σ for every channel, and from them a shift and a scale for every sample. What follows the layer sees
+    inputs whose distribution shifts more than without any normalization; that training still goes well with it says that the
+    shift is not what batch norm cures. Evaluation, and frozen, is :class:`BatchNorm2d`'s. The noise comes from a generator of
+    the layer's own: the same ``seed`` gives the same noise, and torch's global numbers are left alone.
+
+    mean_noise, scale_noise: n_μ and n_σ; mean_spread, scale_spread: r_μ and r_σ; the defaults are the paper's.
+
+    Source: Santurkar, Tsipras, Ilyas, Mądry, *How does batch normalization help optimization?*, 2018, appendix A.
+
+    >>> NoisyBatchNorm2d(4, seed=1)(torch.randn(8, 4, 2, 2)).shape
+    torch.Size([8, 4, 2, 2])
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *args: Any,
+        mean_noise: float = 0.5,
+        scale_noise: float = 1.25,
+        mean_spread: float = 0.1,
+        scale_spread: float = 0.1,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_features, *args, **kwargs)
+        self.mean_noise, self.scale_noise, self.mean_spread, self.scale_spread = mean_noise, scale_noise, mean_spread, scale_spread
+        self.reseed(seed)
+
+    def reseed(self, seed: int) -> None:
+        """Begins the noise anew."""
+        self.seed, self.step = seed, 0
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        y = super().forward(input, residual)
+        if not self.training or self.frozen:
+            return y
+        chance = torch.Generator().manual_seed(self.seed + (self.step << 32))
+        self.step += 1
+        channels, shape = input.shape[1], input.shape[:2]
+        center = (2 * torch.rand(channels, generator=chance) - 1) * self.mean_noise
+        width = 1 + torch.rand(channels, generator=chance) * (self.scale_noise - 1)
+        shift = center + (2 * torch.rand(shape, generator=chance) - 1) * self.mean_spread
+        scale = width + torch.randn(shape, generator=chance) * self.scale_spread
+        shift, scale = (t.to(y).reshape(*shape, *[1] * (y.dim() - 2)) for t in (shift, scale))
+        return torch.addcmul(shift, y, scale)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, seed={self.seed}"
+
+
+class SyncBatchNorm(_BatchNorm, torch.nn.SyncBatchNorm):
+    r"""Batch normalization of the batch of all processes of ``torch.distributed``, on the CPU too (backend gloo).
+
+    .. math:: n = Σ n_r, \quad μ, σ² \text{ merged from all ranks' moments}, \quad y = γ_c·(x - μ_c)/\sqrt{σ²_c + ε} + β_c
+
+    Arguments and state as in ``torch.nn``, whose own does not run on the CPU. Equal to one process that has the whole batch:
+    backward divides by the whole count, and the running variance is unbiased with it. Ranks may have batches of different
+    size, also none. In evaluation, frozen, without ``torch.distributed`` or with one process it is :class:`BatchNorm2d`. Each
+    forward gathers 2C + 1 doubles from each rank, each backward 2C.
+
+    x: as for :class:`BatchNormAct2d`. Raises ShapeError where all ranks together have one value per channel.
+
+    Source: Chan, Golub, LeVeque, 1979 (merging); Ioffe, Szegedy, 2015.
+
+    >>> SyncBatchNorm(4)(torch.randn(8, 4, 2, 2)).shape
+    torch.Size([8, 4, 2, 2])
+    """
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        if not isinstance(input, Tensor) or not input.is_cpu:
+            return torch.nn.SyncBatchNorm.forward(self, input)
+        measured = (self.training and not self.frozen) or self.running_mean is None
+        if not measured or not dist.is_available() or not dist.is_initialized() or dist.get_world_size(self.process_group) == 1:
+            return super().forward(input, residual)
+        self._check_input_dim(input)
+        mean, var = (self.running_mean, self.running_var) if self.track_running_stats else (None, None)
+        return synchronized_batch_norm(
+            input,
+            mean,
+            var,
+            self.weight,
+            self.bias,
+            0.0 if mean is None else self._step(),
+            self.eps,
+            self.process_group,
+            residual=residual,
+            activation=self.activation,
+            slope=self.negative_slope,
+            where=type(self).__name__,
+        )
+
+    @classmethod
+    def convert_sync_batchnorm(cls, module: Any, process_group: Any = None) -> Any:
+        """``module`` with every batch norm in it, torch's and striate's, made a SyncBatchNorm with the same parameters and state.
+
+        >>> type(SyncBatchNorm.convert_sync_batchnorm(torch.nn.Sequential(torch.nn.BatchNorm2d(4)))[0]).__name__
+        'SyncBatchNorm'
+        """
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            made = cls(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats, process_group)
+            for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked", "training"):
+                setattr(made, name, getattr(module, name))
+            made.frozen = getattr(module, "frozen", False)
+            made.activation, made.negative_slope = getattr(module, "activation", None), getattr(module, "negative_slope", 0.01)
+            return made
+        for name, child in module.named_children():
+            converted = cls.convert_sync_batchnorm(child, process_group)
+            if converted is not child:
+                setattr(module, name, converted)
+        return module
+
+
+class _InstanceNorm(_Activated):
+    def _apply_instance_norm(self: Any, input: Tensor) -> Tensor:
+        measured = self.training or not self.track_running_stats
+        return ops.instance(
+            input,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            measured,
+            0.0 if self.momentum is None else self.momentum,
+            self.eps,
+            activation=self.activation,
+            slope=self.negative_slope,
+            where=type(self).__name__,
+        )
+
+    def forward(self: Any, input: Tensor) -> Tensor:
+        dims = self._get_no_batch_dim()
+        axes = ", ".join("DHW"[4 - dims :]) if dims > 2 else "L"
+        _dimensions(input, (dims, dims + 1), type(self).__name__, f"(N, C, {axes}) or (C, {axes})")
+        if isinstance(input, Tensor) and input.shape[-dims] != self.num_features and (self.affine or self.track_running_stats):
+            expects = f"{self.num_features} channels"
+            do = f"Set num_features={input.shape[-dims]}, or look at what comes before."
+            raise ShapeError(build(type(self).__name__, expects, input.shape[-dims], do=do, x=tuple(input.shape)))
+        if isinstance(input, Tensor) and input.dim() == dims:
+            return self._apply_instance_norm(input.unsqueeze(0)).squeeze(0)
+        return self._apply_instance_norm(input)
+
 
 class InstanceNorm1d(_InstanceNorm, torch.nn.InstanceNorm1d):
-    """Instance normalization of (N, C, L) or (C, L); arguments and state as in ``torch.nn``.
+    r"""Instance normalization of (N, C, L) or (C, L); arguments and state as in ``torch.nn``.
+
+    .. math:: y = γ_c·(x - μ_{nc})/\sqrt{σ²_{nc} + ε} + β_c
+
+    Source: Ulyanov, Vedaldi, Lempitsky, *Instance normalization*, 2016.
 
     >>> InstanceNorm1d(4)(torch.randn(2, 4, 8)).shape
     torch.Size([2, 4, 8])
@@ -77,7 +418,11 @@ class InstanceNorm1d(_InstanceNorm, torch.nn.InstanceNorm1d):
 
 
 class InstanceNorm2d(_InstanceNorm, torch.nn.InstanceNorm2d):
-    """Instance normalization of (N, C, H, W) or (C, H, W); arguments and state as in ``torch.nn``.
+    r"""Instance normalization of (N, C, H, W) or (C, H, W); arguments and state as in ``torch.nn``.
+
+    .. math:: y = γ_c·(x - μ_{nc})/\sqrt{σ²_{nc} + ε} + β_c
+
+    Source: Ulyanov, Vedaldi, Lempitsky, *Instance normalization*, 2016.
 
     >>> InstanceNorm2d(4)(torch.randn(2, 4, 8, 8)).shape
     torch.Size([2, 4, 8, 8])
@@ -85,52 +430,186 @@ class InstanceNorm2d(_InstanceNorm, torch.nn.InstanceNorm2d):
 
 
 class InstanceNorm3d(_InstanceNorm, torch.nn.InstanceNorm3d):
-    """Instance normalization of (N, C, D, H, W) or (C, D, H, W); arguments and state as in ``torch.nn``.
+    r"""Instance normalization of (N, C, D, H, W) or (C, D, H, W); arguments and state as in ``torch.nn``.
+
+    .. math:: y = γ_c·(x - μ_{nc})/\sqrt{σ²_{nc} + ε} + β_c
+
+    Source: Ulyanov, Vedaldi, Lempitsky, *Instance normalization*, 2016.
 
     >>> InstanceNorm3d(4)(torch.randn(2, 4, 8, 8, 8)).shape
     torch.Size([2, 4, 8, 8, 8])
     """
 
 
-class LayerNorm(torch.nn.LayerNorm):
-    """Layer normalization over the last axes; arguments and state as in ``torch.nn``. Formula: :func:`striate.ops.norm.layer_norm`.
+class LayerNorm(_Activated, torch.nn.LayerNorm):
+    r"""Layer normalization over the last axes; arguments and state as in ``torch.nn``.
+
+    .. math:: y = γ·(x - μ_n)/\sqrt{σ²_n + ε} + β
+
+    Source: Ba, Kiros, Hinton, *Layer normalization*, 2016.
 
     >>> LayerNorm(4)(torch.randn(2, 4)).shape
     torch.Size([2, 4])
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return ops.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+        shape, more = self.normalized_shape, {"activation": self.activation, "slope": self.negative_slope}
+        return ops.by_element(input, shape, self.weight, self.bias, self.eps, where=type(self).__name__, **more)  # type: ignore[arg-type]
 
 
-class GroupNorm(torch.nn.GroupNorm):
-    """Group normalization of (N, C, *); arguments and state as in ``torch.nn``. Formula: :func:`striate.ops.norm.group_norm`.
+class LayerNorm2d(_Activated, torch.nn.Module):
+    r"""Layer normalization of all channels at each place by itself: (N, C, H, W), or any number of axes.
+
+    .. math:: y = γ_c·(x - μ_{nhw})/\sqrt{σ²_{nhw} + ε} + β_c
+
+    num_channels: C; elementwise_affine: whether γ and β are there, of shape (C,); bias: whether β is.
+
+    Raises ArgumentError for fewer than one channel, ShapeError for another number of channels.
+
+    Source: Liu et al., *A ConvNet for the 2020s*, 2022.
+
+    >>> LayerNorm2d(4)(torch.randn(2, 4, 8, 8)).shape
+    torch.Size([2, 4, 8, 8])
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        eps: float = 1e-6,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(num_channels, bool) or not isinstance(num_channels, int) or num_channels < 1:
+            do = "It is the size of x's second axis."
+            raise ArgumentError(build("LayerNorm2d", "num_channels of at least 1", repr(num_channels), do=do))
+        self.num_channels, self.eps, self.elementwise_affine = num_channels, eps, elementwise_affine
+        factory = {"device": device, "dtype": dtype}
+        self.weight = torch.nn.Parameter(torch.ones(num_channels, **factory)) if elementwise_affine else None
+        self.bias = torch.nn.Parameter(torch.zeros(num_channels, **factory)) if elementwise_affine and bias else None
+
+    def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Tensor) and input.dim() > 1 and input.shape[1] != self.num_channels:
+            do = f"Set num_channels={input.shape[1]}, or look at what comes before."
+            raise ShapeError(build("LayerNorm2d", f"{self.num_channels} channels", input.shape[1], do=do, x=tuple(input.shape)))
+        more = {"activation": self.activation, "slope": self.negative_slope}
+        return ops.layer_norm_2d(input, self.weight, self.bias, self.eps, where=type(self).__name__, **more)  # type: ignore[arg-type]
+
+    def extra_repr(self) -> str:
+        return f"{self.num_channels}, eps={self.eps}, elementwise_affine={self.elementwise_affine}" + _Activated.extra_repr(self)
+
+
+class GroupNorm(_Activated, torch.nn.GroupNorm):
+    r"""Group normalization of (N, C, *); arguments and state as in ``torch.nn``.
+
+    .. math:: y = γ_c·(x - μ_{ng})/\sqrt{σ²_{ng} + ε} + β_c
+
+    Source: Wu, He, *Group normalization*, 2018.
 
     >>> GroupNorm(2, 4)(torch.randn(2, 4, 8)).shape
     torch.Size([2, 4, 8])
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        return ops.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        more: Any = {"residual": residual, "activation": self.activation, "slope": self.negative_slope}
+        return ops.by_group(input, self.num_groups, self.weight, self.bias, self.eps, where=type(self).__name__, **more)
 
 
-class RMSNorm(torch.nn.RMSNorm):
-    """Root-mean-square normalization over the last axes; arguments and state as in ``torch.nn``.
+class GroupNormAct2d(GroupNorm):
+    r"""Group normalization, the sum with a residual if one is given, and an activation, in one pass forward and backward.
+
+    .. math:: y = act(γ_c·(x - μ_{ng})/\sqrt{σ²_{ng} + ε} + β_c + residual)
+
+    x, residual: (N, C, *). activation and negative_slope: as for :class:`BatchNormAct2d`; the rest, and the state, as for
+    :class:`GroupNorm`.
+
+    Raises ArgumentError for any other activation.
+
+    >>> bool((GroupNormAct2d(2, 4)(torch.randn(2, 4, 8, 8)) >= 0).all())
+    True
+    """
+
+    def __init__(
+        self, num_groups: int, num_channels: int, *args: Any, activation: str | None = "relu", negative_slope: float = 0.01, **kwargs: Any
+    ) -> None:
+        super().__init__(num_groups, num_channels, *args, **kwargs)
+        _set_activation(self, activation, negative_slope)
+
+
+class RMSNorm(_Activated, torch.nn.RMSNorm):
+    r"""Root-mean-square normalization over the last axes; arguments and state as in ``torch.nn``.
+
+    .. math:: y = γ·x/\sqrt{mean(x²) + ε}
+
+    Source: Zhang, Sennrich, *Root mean square layer normalization*, 2019.
 
     >>> RMSNorm(4)(torch.randn(2, 4)).shape
     torch.Size([2, 4])
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.rms_norm(x, self.normalized_shape, self.weight, self.eps)
+        more: Any = {"activation": self.activation, "slope": self.negative_slope, "where": type(self).__name__}
+        return ops.by_element(x, self.normalized_shape, self.weight, None, self.eps, centered=False, **more)
 
 
 class LocalResponseNorm(torch.nn.LocalResponseNorm):
-    """Normalization over neighbouring channels; arguments as in ``torch.nn``. Formula: :func:`striate.ops.norm.local_response_norm`.
+    r"""Normalization over neighbouring channels; arguments as in ``torch.nn``.
+
+    .. math:: y_c = x_c / (k + \frac{α}{size} Σ_{j} x_j²)^β, \quad j = c - ⌊size/2⌋ … c + ⌊(size - 1)/2⌋
+
+    Source: Krizhevsky, Sutskever, Hinton, *ImageNet classification with deep convolutional neural networks*, 2012.
 
     >>> LocalResponseNorm(3)(torch.randn(2, 4, 8, 8)).shape
     torch.Size([2, 4, 8, 8])
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return ops.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
+        return ops.response(input, self.size, self.alpha, self.beta, self.k, where=type(self).__name__)
+
+
+def adaptive_instance_norm(content: Tensor, style: Tensor, eps: float = 1e-5) -> Tensor:
+    r"""The content normalized per sample and channel, then given the style's mean and deviation.
+
+    .. math:: y = σ(s)·(c - μ(c))/\sqrt{σ²(c) + ε} + μ(s), \quad σ(s) = \sqrt{σ²(s) + ε}
+
+    content: (N, C, *axes); style: (N, C, *other axes). Result: content's shape.
+
+    Raises ShapeError where samples or channels differ.
+
+    Source: Huang, Belongie, *Arbitrary style transfer in real-time with adaptive instance normalization*, 2017.
+
+    >>> c, s = torch.randn(1, 2, 8, 8), 3 + 2 * torch.randn(1, 2, 5, 5)
+    >>> torch.allclose(adaptive_instance_norm(c, s).mean((2, 3)), s.mean((2, 3)), atol=1e-5)
+    True
+    """
+    for name, x in (("content", content), ("style", style)):
+        if not isinstance(x, Tensor):
+            raise ArgumentTypeError(build("AdaIN", f"{name} to be a tensor", type(x).__name__, do="Give content and style."))
+        if x.dim() < 3:
+            raise ShapeError(build("AdaIN", f"{name} of shape (N, C, *axes)", tuple(x.shape), do="Add axes with unsqueeze."))
+    if content.shape[:2] != style.shape[:2]:
+        expects, do = f"a style of {content.shape[0]} samples and {content.shape[1]} channels", "Expand the style to the content's batch."
+        raise ShapeError(build("AdaIN", expects, tuple(style.shape[:2]), do=do, content=tuple(content.shape)))
+    var, mean = torch.var_mean(style.flatten(2), 2, correction=0)
+    deviation, mean = ((v.to(content.dtype)).reshape(*content.shape[:2], *[1] * (content.dim() - 2)) for v in ((var + eps).sqrt(), mean))
+    return torch.addcmul(mean, ops.instance(content, None, None, None, None, True, 0.0, eps, where="AdaIN"), deviation)
+
+
+class AdaIN(torch.nn.Module):
+    """Adaptive instance normalization, :func:`adaptive_instance_norm`, as a layer without parameters.
+
+    >>> AdaIN()(torch.randn(1, 2, 8, 8), torch.randn(1, 2, 5, 5)).shape
+    torch.Size([1, 2, 8, 8])
+    """
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, content: Tensor, style: Tensor) -> Tensor:
+        return adaptive_instance_norm(content, style, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"eps={self.eps}"

@@ -12,7 +12,9 @@ A candidate refuses with a sentence that says why, so that every choice can be e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -20,15 +22,7 @@ from torch.autograd import forward_ad
 
 from .. import native
 
-__all__ = ["Candidate", "always", "choose", "explain", "native_refusal"]
-
-
-class Candidate(NamedTuple):
-    """A method: its name, why it refuses these arguments (None: it does not), and what it computes."""
-
-    name: str
-    refuse: Callable[..., str | None]
-    run: Callable[..., Any]
+__all__ = ["Candidate", "always", "choose", "explain", "native_refusal", "prefer"]
 
 
 def always(*args: Any) -> None:
@@ -36,43 +30,87 @@ def always(*args: Any) -> None:
     return None
 
 
+class Candidate(NamedTuple):
+    """A method: its name, why it cannot take these arguments (None: it can), what it computes, why another is faster."""
+
+    name: str
+    refuse: Callable[..., str | None]
+    run: Callable[..., Any]
+    slower: Callable[..., str | None] = always
+
+    def reason(self, *args: Any) -> str | None:
+        """Why not this one: it cannot, or another is faster and this one is not preferred."""
+        return self.refuse(*args) or (None if _preferred == self.name else self.slower(*args))
+
+
+_preferred: str | None = os.environ.get("STRIATE_METHOD")
+
+
+@contextmanager
+def prefer(name: str | None) -> Iterator[None]:
+    """Inside, the methods of that name go first wherever they can: "native", "torch" or "reference"; None: as measured.
+
+    For tests, measurements, and whoever wants one method's numbers however small the work. ``STRIATE_METHOD`` sets it at start.
+
+    >>> with prefer("torch"):
+    ...     explain((Candidate("native", always, abs), Candidate("torch", always, abs)), -1)
+    [('torch', None)]
+    """
+    global _preferred
+    before, _preferred = _preferred, name
+    try:
+        yield
+    finally:
+        _preferred = before
+
+
+def _in_order(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+    if _preferred is None:
+        return candidates
+    return sorted(candidates, key=lambda c: c.name != _preferred)
+
+
 def choose(candidates: Sequence[Candidate], *args: Any) -> Callable[..., Any]:
-    """The method of the first candidate that does not refuse ``args``."""
-    for candidate in candidates:
-        if candidate.refuse(*args) is None:
+    """The method of the first candidate that has no reason against it; the last one never has."""
+    for candidate in _in_order(candidates):
+        if candidate.reason(*args) is None:
             return candidate.run
     raise AssertionError(f"the last of {[c.name for c in candidates]} refused")
 
 
 def explain(candidates: Sequence[Candidate], *args: Any) -> list[tuple[str, str | None]]:
-    """Every candidate up to the chosen one, with its reason to refuse; the chosen one's is None."""
+    """Every candidate up to the chosen one, with the reason against it; the chosen one's is None."""
     reasons: list[tuple[str, str | None]] = []
-    for candidate in candidates:
-        reasons.append((candidate.name, candidate.refuse(*args)))
+    for candidate in _in_order(candidates):
+        reasons.append((candidate.name, candidate.reason(*args)))
         if reasons[-1][1] is None:
             break
     return reasons
 
 
-def native_refusal(x: torch.Tensor) -> str | None:
-    """Why no kernel of ours can take ``x``, whatever the operation."""
+def native_refusal(*tensors: torch.Tensor | None) -> str | None:
+    """Why no kernel of ours can take these, whatever the operation."""
     if native.missing is not None:
         return native.missing
-    if x.dtype is not torch.float32 and x.dtype is not torch.float64:
-        return f"kernels are for float32 and float64, got {str(x.dtype).removeprefix('torch.')}"
-    if x.device.type != "cpu":
-        return f"kernels are for the CPU, got {x.device.type}"
-    if x.layout is not torch.strided:
-        return f"kernels are for strided tensors, got {x.layout}"
-    if torch.compiler.is_compiling():
-        return None
-    if type(x) is not torch.Tensor and type(x) is not torch.nn.Parameter and not _is_traced(x):
-        return f"kernels are for plain tensors, got {type(x).__name__}"
-    if torch._C._functorch.is_functorch_wrapped_tensor(x):
-        return "kernels have no rule for function transforms (vmap, grad, jvp)"
-    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:
-        return "kernels have no forward-mode derivative"
-    if torch.onnx.is_in_onnx_export():
+    compiling = torch.compiler.is_compiling()
+    for x in tensors:
+        if x is None:
+            continue
+        if x.dtype is not torch.float32 and x.dtype is not torch.float64:
+            return f"kernels are for float32 and float64, got {str(x.dtype).removeprefix('torch.')}"
+        if not x.is_cpu:
+            return f"kernels are for the CPU, got {x.device.type}"
+        if x.layout is not torch.strided:
+            return f"kernels are for strided tensors, got {x.layout}"
+        if compiling:
+            continue
+        if type(x) is not torch.Tensor and type(x) is not torch.nn.Parameter and not _is_traced(x):
+            return f"kernels are for plain tensors, got {type(x).__name__}"
+        if torch._C._functorch.is_functorch_wrapped_tensor(x):
+            return "kernels have no rule for function transforms (vmap, grad, jvp)"
+        if forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:
+            return "kernels have no forward-mode derivative"
+    if not compiling and torch.onnx.is_in_onnx_export():
         return "ONNX has no operator for our kernels"
     return None
 

@@ -1,27 +1,374 @@
-"""Normalization. Its kernels are to come: today the one candidate of each operation is torch's operator.
+"""Normalization: ``y = act(γ·x̂ + β + residual)``, ``x̂ = (x - μ)/√(σ² + ε)``.
 
-Every function has the signature of its namesake in ``torch.nn.functional``.
+What is measured together is all that tells the norms apart. x is (batches·samples, groups·channels, places), and each of
+batches × groups has a mean and a variance over its samples, channels and places:
+
+=========  ============================================  =========  =========
+norm       measured together                             batches    groups
+=========  ============================================  =========  =========
+batch      a channel of the whole batch                  1          C
+ghost      a channel of a sub-batch                      N/size     C
+instance   a channel of a sample                         N          C
+group      a group of channels of a sample               N          G
+layer      a sample's last axes; γ, β along them         rows       1
+layer 2d   all channels at one place                     N·places   1
+=========  ============================================  =========  =========
+
+RMS norm is a layer norm that takes the mean as 0. Arguments are checked here, once for every way to compute.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .choose import Candidate, always, choose
+from .. import native
+from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
+from ..reference import norm as reference
+from .autograd import differentiable
+from .choose import Candidate, always, choose, native_refusal
+from .layout import empty, is_channels_last
 
-__all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "local_response_norm", "rms_norm"]
+__all__ = ["ACTIVATIONS", "batch_norm", "group_norm", "instance_norm", "layer_norm", "layer_norm_2d", "local_response_norm", "rms_norm"]
 
-METHODS = {
-    name: (Candidate("torch", always, getattr(F, name)),)
-    for name in ("batch_norm", "layer_norm", "instance_norm", "group_norm", "rms_norm", "local_response_norm")
-}
+# norm.h's numbers. What gamma and beta run along:
+CHANNELS, ELEMENTS, PLACES = 0, 1, 2
+# What follows; SiLU is torch's own, behind the kernel.
+ACTIVATIONS = {None: 0, "relu": 1, "leaky_relu": 2, "silu": 0}
+DX, DRESIDUAL, DWEIGHT, DBIAS = 1, 2, 4, 8
 
 
-def _run(name: str, *arguments: Any) -> Tensor:
-    return choose(METHODS[name], *arguments)(*arguments)
+# ------------------------------------------------------------------------------------------------------------ arguments
+
+
+def _check(x: Any, where: str, least: int, shape: str) -> None:
+    if not isinstance(x, Tensor):
+        raise ArgumentTypeError(build(where, "a tensor", type(x).__name__, do="Call torch.as_tensor on it first."))
+    if x.dim() < least:
+        raise ShapeError(build(where, f"x of shape {shape}", tuple(x.shape), do="Add axes with unsqueeze."))
+    if not x.is_floating_point():
+        kind = str(x.dtype).removeprefix("torch.")
+        raise DtypeError(build(where, "floating-point numbers", kind, do="Convert x with .float().", x=tuple(x.shape)))
+
+
+def _check_eps(eps: Any, where: str) -> None:
+    if isinstance(eps, bool) or not isinstance(eps, int | float | torch.SymFloat):
+        raise ArgumentTypeError(build(where, "eps to be a number", repr(eps), do="Use 1e-5."))
+    if not 0 < eps < math.inf:
+        raise ArgumentError(build(where, "an eps above 0", eps, do="Use 1e-5: it keeps a constant channel's variance from dividing by 0."))
+
+
+def _check_channels(x: Tensor, where: str, **parameters: Tensor | None) -> None:
+    channels = x.shape[1]
+    for name, p in parameters.items():
+        if p is None:
+            continue
+        if not isinstance(p, Tensor):
+            raise ArgumentTypeError(build(where, f"{name} to be a tensor or None", type(p).__name__, do="Give one number a channel."))
+        if p.dim() != 1 or p.shape[0] != channels:
+            expects = f"{name} of shape ({channels},), one number a channel"
+            raise ShapeError(build(where, expects, tuple(p.shape), do="x's second axis is the channels.", x=tuple(x.shape)))
+        if p.device != x.device:
+            raise ArgumentError(build(where, f"{name} on x's device, {x.device}", p.device, do=f"Move it with .to({str(x.device)!r})."))
+
+
+def _check_residual(x: Tensor, residual: Any, where: str) -> None:
+    if not isinstance(residual, Tensor):
+        raise ArgumentTypeError(build(where, "residual to be a tensor or None", type(residual).__name__, do="Leave it out to add nothing."))
+    if residual.shape != x.shape:
+        raise ShapeError(build(where, "a residual of x's shape", tuple(residual.shape), do="Bring it to x's shape.", x=tuple(x.shape)))
+    if residual.dtype != x.dtype:
+        kind = str(residual.dtype).removeprefix("torch.")
+        raise DtypeError(build(where, f"a residual of x's type, {str(x.dtype).removeprefix('torch.')}", kind, do="Convert it with .to(x)."))
+
+
+def check_activation(activation: Any, where: str) -> None:
+    if activation not in ACTIVATIONS:
+        names = ", ".join(repr(a) for a in ACTIVATIONS)
+        raise ArgumentError(build(where, f"an activation of {names}", repr(activation), do="Put any other behind the layer."))
+
+
+def _check_running(x: Tensor, where: str, running_mean: Any, running_var: Any, needed: bool) -> None:
+    if (running_mean is None) != (running_var is None):
+        got = "only a running variance" if running_mean is None else "only a running mean"
+        raise ArgumentError(build(where, "running_mean and running_var together", got, do="Give both or neither."))
+    if needed and running_mean is None:
+        raise ArgumentError(
+            build(where, "running statistics where the batch is not measured", None, do="Give running_mean and running_var, or measure it.")
+        )
+    _check_channels(x, where, running_mean=running_mean, running_var=running_var)
+
+
+def _check_momentum(momentum: Any, where: str) -> None:
+    if isinstance(momentum, bool) or not isinstance(momentum, int | float | torch.SymFloat):
+        raise ArgumentTypeError(build(where, "momentum to be a number", repr(momentum), do="Use 0.1."))
+    if not math.isfinite(momentum):
+        raise ArgumentError(build(where, "a finite momentum", momentum, do="Use 0.1: the weight of the newest batch."))
+
+
+def _check_more_than_one(count: int, x: Tensor, where: str, of: str) -> None:
+    if count == 1:
+        raise ShapeError(build(where, f"more than one value per {of} to measure", 1, do="Use a larger batch or .eval().", x=tuple(x.shape)))
+
+
+def check_channel_arguments(
+    x: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any,
+    bias: Any,
+    measured: bool,
+    momentum: Any,
+    eps: Any,
+    residual: Any,
+    activation: Any,
+    where: str,
+) -> None:
+    """Raises what cannot be meant of a norm whose statistics belong to channels."""
+    _check(x, where, 2, "(N, C) or (N, C, *axes)")
+    _check_eps(eps, where)
+    _check_momentum(momentum, where)
+    _check_channels(x, where, weight=weight, bias=bias)
+    _check_running(x, where, running_mean, running_var, not measured)
+    if residual is not None:
+        _check_residual(x, residual, where)
+    if activation is not None:
+        check_activation(activation, where)
+
+
+# ------------------------------------------------------------------------------------------------------------ operators
+
+if native.core:
+    _ops = torch.ops.striate
+
+    def _sets(x: Tensor, batches: Any, groups: Any, along: int) -> Any:
+        if along == PLACES:
+            places = x.shape[0]
+            for size in x.shape[2:]:
+                places = places * size
+            return places
+        return batches if along == ELEMENTS else batches * groups
+
+    @torch.library.register_fake("striate::norm")
+    def _(
+        x: Any, residual: Any, weight: Any, bias: Any, mean: Any, variance: Any, batches: Any, groups: Any, along: Any, *rest: Any
+    ) -> Any:
+        statistics = x.new_empty([2, _sets(x, batches, groups, along)], dtype=torch.float64)
+        return empty(x, x.shape, x.dtype, rest[0]), statistics
+
+    @torch.library.register_fake("striate::norm_backward")
+    def _(
+        dy: Any,
+        x: Any,
+        residual: Any,
+        weight: Any,
+        bias: Any,
+        statistics: Any,
+        means: Any,
+        batches: Any,
+        groups: Any,
+        along: Any,
+        *rest: Any,
+    ) -> Any:
+        channels_last, wanted = rest[0], rest[-1]
+
+        def like(p: Any, flag: int) -> Any:
+            if not wanted & flag:
+                return x.new_empty([0])
+            if flag & (DX | DRESIDUAL):
+                return empty(x, x.shape, x.dtype, channels_last)
+            return empty(x, [1, *p.shape], x.dtype, True).squeeze(0) if channels_last and along == ELEMENTS else x.new_empty(p.shape)
+
+        return like(x, DX), like(x, DRESIDUAL), like(weight, DWEIGHT), like(bias, DBIAS)
+
+    @torch.library.register_fake("striate::norm_measure")
+    def _(x: Any, batches: Any, groups: Any, along: Any, channels_last: Any, centered: Any) -> Any:
+        return x.new_empty([2, _sets(x, batches, groups, along)], dtype=torch.float64)
+
+    @torch.library.register_fake("striate::norm_sums")
+    def _(dy: Any, x: Any, *rest: Any) -> Any:
+        return x.new_empty([2, x.shape[1]], dtype=torch.float64)
+
+    @torch.library.register_fake("striate::norm_update")
+    def _(mean: Any, variance: Any, statistics: Any, count: Any, momentum: Any) -> None:
+        return None
+
+    def _setup(ctx: Any, inputs: Any, output: Any) -> None:
+        x, residual, weight, bias, mean, _, *ctx.geometry = inputs
+        activated = ctx.geometry[6] != 0  # only then is the sign of what was activated needed
+        ctx.save_for_backward(x, residual if activated else None, weight, bias, output[1])
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(output[1])
+        ctx.given = mean is not None
+
+    def _backward(ctx: Any, dy: Any, _: Any) -> Any:
+        if dy is None:
+            return (None,) * 14
+        x, residual, weight, bias, statistics = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        wanted = DX * needs[0] + DWEIGHT * needs[2] + DBIAS * needs[3]
+        plain = ctx.geometry[6] == 0
+        if needs[1] and not plain:
+            wanted += DRESIDUAL
+        arguments = (dy, x, residual, weight, bias, statistics, None, *ctx.geometry, ctx.given, wanted)
+        dx, dresidual, dweight, dbias = norm_backward(*arguments) if wanted else (None,) * 4
+        return (
+            dx if needs[0] else None,
+            (dy if plain else dresidual) if needs[1] else None,
+            dweight if needs[2] else None,
+            dbias if needs[3] else None,
+            *[None] * 10,
+        )
+
+    def _backward_setup(ctx: Any, inputs: Any, output: Any) -> None:
+        dy, x, residual, weight, bias, statistics, _, *ctx.geometry = inputs
+        ctx.save_for_backward(dy, x, residual, weight, bias, statistics)
+        ctx.set_materialize_grads(False)
+
+    def _double_backward(ctx: Any, *gradients: Any) -> Any:
+        """Differentiates the reference of backward, of which the kernel is the fast form."""
+        *inputs, statistics = ctx.saved_tensors
+        *geometry, constant, wanted = ctx.geometry
+        further = torch.is_grad_enabled()
+        with torch.enable_grad():
+            given = [p if p is None or (further and p.requires_grad) else p.detach().requires_grad_() for p in inputs]
+            outputs = _backward_formula(given, statistics if constant else None, *geometry)
+        flags = (DX, DRESIDUAL, DWEIGHT, DBIAS)
+        used = [(out, g) for out, g, flag in zip(outputs, gradients, flags, strict=True) if wanted & flag and g is not None]
+        asked = [k for k, p in enumerate(given) if p is not None and ctx.needs_input_grad[k]]
+        found: list[Any] = [None] * 17
+        if used:
+            roots, seeds = zip(*used, strict=True)
+            got = torch.autograd.grad(roots, [given[k] for k in asked], seeds, create_graph=further, allow_unused=True)
+            for k, gradient in zip(asked, got, strict=True):
+                found[k] = gradient
+        return tuple(found)
+
+    def _backward_formula(
+        inputs: Sequence[Any],
+        statistics: Tensor | None,
+        batches: int,
+        groups: int,
+        along: int,
+        channels_last: bool,
+        centered: bool,
+        eps: float,
+        activation: int,
+        slope: float,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        dy, x, residual, weight, bias = inputs
+        if along == ELEMENTS:
+            shape, dims, scaled = [batches, -1], [1], [1]
+        elif along == PLACES:
+            shape, dims, scaled = [*x.shape[:2], -1], [1], [1]
+        else:
+            shape, dims, scaled = [batches, x.shape[0] // batches, groups, x.shape[1] // groups, -1], [1, 3, 4], [2, 3]
+        along_scaled = [x.reshape(shape).shape[d] for d in scaled]
+        gamma, beta = (None if p is None else p.reshape(along_scaled) for p in (weight, bias))
+        mean, variance = (None, None) if statistics is None else (s.reshape(along_scaled) for s in statistics)
+        g = dy
+        if activation:
+            z = reference.normalize(x.reshape(shape), dims, gamma, beta, eps, scaled, mean, variance, centered=centered).reshape(x.shape)
+            z = z if residual is None else z + residual
+            g = dy * torch.where(z > 0, 1.0, slope if activation == 2 else 0.0).to(dy.dtype)
+        dx, dgamma, dbeta = reference.normalize_backward(
+            g.reshape(shape), x.reshape(shape), dims, gamma, eps, scaled, mean, variance, centered=centered
+        )
+        return (
+            dx.reshape(x.shape),
+            g,
+            None if weight is None else dgamma.reshape(weight.shape),
+            None if bias is None else dbeta.reshape(bias.shape),
+        )
+
+    @torch.library.register_fake("striate::local_response")
+    def _(x: Any, size: Any, alpha: Any, beta: Any, k: Any, channels_last: Any) -> Any:
+        return empty(x, x.shape, x.dtype, channels_last)
+
+    @torch.library.register_fake("striate::local_response_backward")
+    def _(dy: Any, x: Any, size: Any, alpha: Any, beta: Any, k: Any, channels_last: Any) -> Any:
+        return empty(x, x.shape, x.dtype, channels_last)
+
+    def _response_setup(ctx: Any, inputs: Any, output: Any) -> None:
+        x, *ctx.arguments = inputs
+        ctx.save_for_backward(x)
+
+    def _response_backward(ctx: Any, dy: Any) -> Any:
+        return response_backward(dy, *ctx.saved_tensors, *ctx.arguments), *[None] * 5
+
+    def _response_backward_setup(ctx: Any, inputs: Any, output: Any) -> None:
+        dy, x, *ctx.arguments = inputs
+        ctx.save_for_backward(dy, x)
+
+    def _response_double_backward(ctx: Any, ddx: Any) -> Any:
+        further = torch.is_grad_enabled()
+        with torch.enable_grad():
+            given = [p if further and p.requires_grad else p.detach().requires_grad_() for p in ctx.saved_tensors]
+            dx = reference.local_response_norm_backward(*given, *ctx.arguments[:4])
+        found = torch.autograd.grad(dx, given, ddx, create_graph=further)
+        return (*found, *[None] * 5)
+
+    response_native = differentiable(_ops.local_response.default, _response_setup, _response_backward)
+    response_backward = differentiable(_ops.local_response_backward.default, _response_backward_setup, _response_double_backward, tensors=2)
+    norm_native = differentiable(_ops.norm.default, _setup, _backward, tensors=4)
+    norm_backward = differentiable(_ops.norm_backward.default, _backward_setup, _double_backward, tensors=5)
+
+
+# -------------------------------------------------------------------------------------------------------------- methods
+
+
+def _refusal(x: Tensor, residual: Any, weight: Any, bias: Any, running: Any, *rest: Any) -> str | None:
+    for p in (weight, bias):
+        if p is not None and p.dtype is not x.dtype:
+            return f"kernels need scale and shift of the input's type, {str(x.dtype).removeprefix('torch.')}"
+    if x.numel() == 0:
+        return "kernels need at least one value"
+    return native_refusal(x, residual, weight, bias, running)
+
+
+def _native(
+    x: Tensor,
+    residual: Any,
+    weight: Any,
+    bias: Any,
+    running: Any,
+    variance: Any,
+    measured: bool,
+    batches: int,
+    groups: int,
+    along: int,
+    last: bool,
+    centered: bool,
+    eps: float,
+    activation: str | None,
+    slope: float,
+    theirs: Any,
+) -> tuple[Tensor, Tensor]:
+    mean, variance = (None, None) if measured else (running, variance)
+    number = ACTIVATIONS[activation]
+    y, statistics = norm_native(x, residual, weight, bias, mean, variance, batches, groups, along, last, centered, eps, number, slope)
+    return (F.silu(y) if activation == "silu" else y), statistics
+
+
+def _torch(x: Tensor, residual: Any, *rest: Any) -> tuple[Tensor, None]:
+    *_, activation, slope, theirs = rest
+    y = theirs()
+    if residual is not None:
+        y = y + residual
+    if activation == "leaky_relu":
+        return F.leaky_relu(y, slope), None
+    return (y if activation is None else F.relu(y) if activation == "relu" else F.silu(y)), None
+
+
+METHODS = (Candidate("native", _refusal, _native), Candidate("torch", always, _torch))
+
+
+# ------------------------------------------------------------------------------------------------------------ functions
 
 
 def batch_norm(
@@ -36,22 +383,71 @@ def batch_norm(
 ) -> Tensor:
     """``γ·(x - μ)/√(σ² + ε) + β``, μ and σ² per channel: the batch's in training, else the running ones.
 
-    >>> import torch
+    In training the running statistics become ``(1 - momentum)·r + momentum·batch``, the batch's variance unbiased there.
+    input: (N, C) or (N, C, *axes); the others: (C,). Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError.
+
+    Source: Ioffe, Szegedy, *Batch normalization*, 2015.
+
     >>> batch_norm(torch.tensor([[1.0], [3.0]]), None, None, training=True, eps=1e-9)
     tensor([[-1.],
             [ 1.]])
     """
-    return _run("batch_norm", input, running_mean, running_var, weight, bias, training, momentum, eps)
+    return by_channel(input, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
-def layer_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
-    """``γ·(x - μ)/√(σ² + ε) + β``, μ and σ² over the last axes, those of ``normalized_shape``.
+def by_channel(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    measured: bool,
+    momentum: float,
+    eps: float,
+    *,
+    batches: int = 1,
+    residual: Tensor | None = None,
+    activation: str | None = None,
+    slope: float = 0.01,
+    where: str = "batch_norm",
+) -> Tensor:
+    """Batch, ghost and instance norm: each of ``batches`` equal parts of the batch is measured per channel, if it is measured.
 
-    >>> import torch
-    >>> layer_norm(torch.tensor([[1.0, 3.0]]), [2], eps=0.0)
-    tensor([[-1.,  1.]])
+    The running statistics take one step towards the mean over the batches. What follows: the sum with ``residual``, then
+    ``activation``, one of ACTIVATIONS.
+
+    >>> by_channel(torch.tensor([[1.0], [3.0]]), None, None, None, None, True, 0.1, 1e-9, activation="relu")
+    tensor([[0.],
+            [1.]])
     """
-    return _run("layer_norm", input, normalized_shape, weight, bias, eps)
+    check_channel_arguments(x, running_mean, running_var, weight, bias, measured, momentum, eps, residual, activation, where)
+    channels = x.shape[1]
+    count = x.numel() // (channels * batches) if channels and batches else 0
+    if measured:
+        _check_more_than_one(count, x, where, "channel" if batches == 1 else "channel of a sample")
+
+    def theirs() -> Tensor:
+        if batches == 1 or not measured:
+            return F.batch_norm(x, running_mean, running_var, weight, bias, measured, momentum, eps)
+        if batches == x.shape[0]:
+            return F.instance_norm(x, running_mean, running_var, weight, bias, True, momentum, eps)
+        if running_mean is None or running_var is None:
+            return torch.cat([F.batch_norm(part, None, None, weight, bias, True, momentum, eps) for part in x.chunk(batches)])
+        running = [(running_mean.clone(), running_var.clone()) for _ in range(batches)]
+        parts = zip(x.chunk(batches), running, strict=True)
+        y = torch.cat([F.batch_norm(part, *pair, weight, bias, True, momentum, eps) for part, pair in parts])
+        for r, steps in zip((running_mean, running_var), zip(*running, strict=True), strict=True):
+            r.copy_(torch.stack(steps).mean(0))
+        return y
+
+    arguments = (
+        *(x, residual, weight, bias, running_mean, running_var, measured, batches if measured else 1, channels, CHANNELS),
+        *(is_channels_last(x), True, eps, activation, slope, theirs),
+    )
+    y, statistics = choose(METHODS, *arguments)(*arguments)
+    if measured and running_mean is not None and statistics is not None:
+        _ops.norm_update.default(running_mean, running_var, statistics, count, momentum)
+    return y
 
 
 def instance_norm(
@@ -64,40 +460,257 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """``γ·(x - μ)/√(σ² + ε) + β``, μ and σ² per sample and channel.
+    """``γ·(x - μ)/√(σ² + ε) + β``, μ and σ² per sample and channel, or the running ones (``use_input_stats=False``).
 
-    >>> import torch
-    >>> instance_norm(torch.tensor([[[1.0, 3.0]]]), eps=0.0)
+    input: (N, C, *axes); the others: (C,). Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError.
+
+    Source: Ulyanov, Vedaldi, Lempitsky, *Instance normalization*, 2016.
+
+    >>> instance_norm(torch.tensor([[[1.0, 3.0]]]), eps=1e-9)
     tensor([[[-1.,  1.]]])
     """
-    return _run("instance_norm", input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+    return instance(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+
+
+def instance(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    measured: bool,
+    momentum: float,
+    eps: float,
+    *,
+    activation: str | None = None,
+    slope: float = 0.01,
+    where: str = "instance_norm",
+) -> Tensor:
+    """Instance norm and an activation: batch norm of batches of one sample.
+
+    >>> instance(torch.tensor([[[1.0, 3.0]]]), None, None, None, None, True, 0.1, 1e-9, activation="relu")
+    tensor([[[0., 1.]]])
+    """
+    _check(x, where, 3, "(N, C, *axes)")
+    batches = x.shape[0] if measured else 1
+    more: Any = {"batches": batches, "activation": activation, "slope": slope, "where": where}
+    return by_channel(x, running_mean, running_var, weight, bias, measured, momentum, eps, **more)
 
 
 def group_norm(input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
-    """``γ·(x - μ)/√(σ² + ε) + β``, μ and σ² per sample and group of channels.
+    """``γ·(x - μ)/√(σ² + ε) + β``, μ and σ² per sample and group of neighbouring channels.
 
-    >>> import torch
-    >>> group_norm(torch.tensor([[[1.0], [3.0]]]), 1, eps=0.0).flatten()
+    input: (N, C, *axes), C a multiple of num_groups; weight, bias: (C,). Raises ArgumentError, ArgumentTypeError, ShapeError
+    or DtypeError.
+
+    Source: Wu, He, *Group normalization*, 2018.
+
+    >>> group_norm(torch.tensor([[[1.0], [3.0]]]), 1, eps=1e-9).flatten()
     tensor([-1.,  1.])
     """
-    return _run("group_norm", input, num_groups, weight, bias, eps)
+    return by_group(input, num_groups, weight, bias, eps)
+
+
+def by_group(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    *,
+    residual: Tensor | None = None,
+    activation: str | None = None,
+    slope: float = 0.01,
+    where: str = "group_norm",
+) -> Tensor:
+    """Group norm, the sum with ``residual``, and an activation.
+
+    >>> by_group(torch.tensor([[[1.0], [3.0]]]), 1, None, None, 1e-9, activation="relu").flatten()
+    tensor([0., 1.])
+    """
+    _check(x, where, 2, "(N, C, *axes)")
+    _check_eps(eps, where)
+    if isinstance(groups, bool) or not isinstance(groups, int | torch.SymInt):
+        raise ArgumentTypeError(build(where, "num_groups to be an integer", repr(groups), do="Use 32, or what divides the channels."))
+    if groups < 1 or x.shape[1] % groups != 0:
+        expects = f"num_groups that divides the {x.shape[1]} channels"
+        raise ArgumentError(build(where, expects, groups, do="Choose a divisor of the channels.", x=tuple(x.shape)))
+    _check_channels(x, where, weight=weight, bias=bias)
+    if residual is not None:
+        _check_residual(x, residual, where)
+    if activation is not None:
+        check_activation(activation, where)
+    samples = x.shape[0]
+    if x.numel() > 0:
+        _check_more_than_one(x.numel() // groups, x, where, "group")  # torch's rule: one sample's lone value
+
+    def theirs() -> Tensor:
+        return F.group_norm(x, groups, weight, bias, eps)
+
+    arguments = (
+        *(x, residual, weight, bias, None, None, True, samples, groups, CHANNELS),
+        *(is_channels_last(x), True, eps, activation, slope, theirs),
+    )
+    y: Tensor = choose(METHODS, *arguments)(*arguments)[0]
+    return y
+
+
+def layer_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """``γ·(x - μ)/√(σ² + ε) + β``, μ and σ² over the last axes, those of ``normalized_shape``; γ and β have that shape.
+
+    Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError.
+
+    Source: Ba, Kiros, Hinton, *Layer normalization*, 2016.
+
+    >>> layer_norm(torch.tensor([[1.0, 3.0]]), [2], eps=1e-9)
+    tensor([[-1.,  1.]])
+    """
+    return by_element(input, normalized_shape, weight, bias, eps)
 
 
 def rms_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
-    """``γ·x/√(mean(x²) + ε)`` over the last axes.
+    """``γ·x/√(mean(x²) + ε)`` over the last axes, those of ``normalized_shape``; ε is the type's rounding step if None.
 
-    >>> import torch
-    >>> rms_norm(torch.tensor([[3.0, 3.0]]), [2], eps=0.0)
+    Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError.
+
+    Source: Zhang, Sennrich, *Root mean square layer normalization*, 2019.
+
+    >>> rms_norm(torch.tensor([[3.0, 3.0]]), [2], eps=1e-9)
     tensor([[1., 1.]])
     """
-    return _run("rms_norm", input, normalized_shape, weight, eps)
+    return by_element(input, normalized_shape, weight, None, eps, centered=False, where="rms_norm")
+
+
+def by_element(
+    x: Tensor,
+    normalized_shape: Any,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float | None,
+    *,
+    centered: bool = True,
+    activation: str | None = None,
+    slope: float = 0.01,
+    where: str = "layer_norm",
+) -> Tensor:
+    """Layer norm, or RMS norm if not ``centered``, and an activation.
+
+    >>> by_element(torch.tensor([[1.0, 3.0]]), [2], None, None, 1e-9, activation="relu")
+    tensor([[0., 1.]])
+    """
+    _check(x, where, 1, "(*, *normalized_shape)")
+    shape = _normalized_shape(x, normalized_shape, where)
+    given_eps = eps
+    if eps is None:
+        eps = torch.finfo(x.dtype).eps
+    _check_eps(eps, where)
+    for name, p in (("weight", weight), ("bias", bias)):
+        if p is not None and tuple(p.shape) != shape:
+            do = "Scale and shift have a number for each normalized element."
+            raise ShapeError(build(where, f"{name} of the normalized shape, {shape}", tuple(p.shape), do=do, x=tuple(x.shape)))
+    if activation is not None:
+        check_activation(activation, where)
+    rows = 1
+    for size in x.shape[: x.dim() - len(shape)]:
+        rows = rows * size
+
+    def theirs() -> Tensor:
+        if centered:
+            return F.layer_norm(x, shape, weight, bias, 1e-5 if given_eps is None else given_eps)
+        return F.rms_norm(x, shape, weight, given_eps)
+
+    last = len(shape) == x.dim() - 1 and len(shape) > 1 and is_channels_last(x)
+    arguments = (
+        *(x, None, weight, bias, None, None, True, rows, 1, ELEMENTS),
+        *(last, centered, eps, activation, slope, theirs),
+    )
+    y: Tensor = choose(METHODS, *arguments)(*arguments)[0]
+    return y
+
+
+def _normalized_shape(x: Tensor, normalized_shape: Any, where: str) -> tuple[int, ...]:
+    sizes = normalized_shape if isinstance(normalized_shape, Sequence) else (normalized_shape,)
+    if len(sizes) == 0 or not all(isinstance(s, int | torch.SymInt) and not isinstance(s, bool) for s in sizes):
+        do = "Give the sizes of the axes to measure."
+        raise ArgumentTypeError(build(where, "normalized_shape to be an integer or some", repr(normalized_shape), do=do))
+    shape = tuple(sizes)
+    if len(shape) > x.dim() or tuple(x.shape[x.dim() - len(shape) :]) != shape:
+        do = "normalized_shape is the sizes of x's last axes."
+        raise ShapeError(build(where, f"x to end in the normalized shape, {shape}", tuple(x.shape), do=do))
+    return shape
+
+
+def layer_norm_2d(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    activation: str | None = None,
+    slope: float = 0.01,
+    where: str = "layer_norm_2d",
+) -> Tensor:
+    """``γ·(x - μ)/√(σ² + ε) + β``, μ and σ² over all channels at one place, as ConvNeXt has it.
+
+    x: (N, C, *axes); weight, bias: (C,). Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError.
+
+    Source: Liu et al., *A ConvNet for the 2020s*, 2022.
+
+    >>> layer_norm_2d(torch.tensor([[[1.0], [3.0]]]), eps=1e-9).flatten()
+    tensor([-1.,  1.])
+    """
+    _check(x, where, 2, "(N, C, *axes)")
+    _check_eps(eps, where)
+    _check_channels(x, where, weight=weight, bias=bias)
+    if activation is not None:
+        check_activation(activation, where)
+
+    def theirs() -> Tensor:
+        return F.layer_norm(x.movedim(1, -1), (x.shape[1],), weight, bias, eps).movedim(-1, 1)
+
+    arguments = (
+        *(x, None, weight, bias, None, None, True, x.shape[0], 1, PLACES),
+        *(is_channels_last(x), True, eps, activation, slope, theirs),
+    )
+    y: Tensor = choose(METHODS, *arguments)(*arguments)[0]
+    return y
 
 
 def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
-    """``x/(k + α·mean(x² over size neighbouring channels))^β`` (Krizhevsky et al. 2012).
+    """``x/(k + α/size·Σ x²)^β``, the sum over the ``size`` channels from ``c - ⌊size/2⌋`` to ``c + ⌊(size - 1)/2⌋``.
 
-    >>> import torch
+    input: (N, C, *axes). Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError.
+
+    Source: Krizhevsky, Sutskever, Hinton, *ImageNet classification with deep convolutional neural networks*, 2012.
+
     >>> local_response_norm(torch.ones(1, 1, 1, 1), 1, alpha=3.0, beta=0.5).flatten()
     tensor([0.5000])
     """
-    return _run("local_response_norm", input, size, alpha, beta, k)
+    return response(input, size, alpha, beta, k)
+
+
+def response(x: Tensor, size: int, alpha: float, beta: float, k: float, *, where: str = "local_response_norm") -> Tensor:
+    """Local response normalization, named ``where`` in errors."""
+    _check(x, where, 3, "(N, C, *axes)")
+    if isinstance(size, bool) or not isinstance(size, int | torch.SymInt):
+        raise ArgumentTypeError(build(where, "size to be an integer", repr(size), do="Give a number of channels, as 5."))
+    if not 1 <= size < 2**31:
+        raise ArgumentError(build(where, "a size from 1 to 2^31 - 1", size, do="Give a number of channels, as 5.", x=tuple(x.shape)))
+    for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
+        if isinstance(value, bool) or not isinstance(value, int | float | torch.SymFloat):
+            raise ArgumentTypeError(build(where, f"{name} to be a number", repr(value), do="See the formula in its docstring."))
+    arguments = (x, size, float(alpha), float(beta), float(k))
+    y: Tensor = choose(RESPONSE_METHODS, *arguments)(*arguments)
+    return y
+
+
+def _response_refusal(x: Tensor, *rest: Any) -> str | None:
+    return "kernels need at least one value" if x.numel() == 0 else native_refusal(x)
+
+
+def _native_response(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    y: Tensor = response_native(x, size, alpha, beta, k, is_channels_last(x))
+    return y
+
+
+RESPONSE_METHODS = (Candidate("native", _response_refusal, _native_response), Candidate("torch", always, F.local_response_norm))

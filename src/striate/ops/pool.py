@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from itertools import pairwise
 from math import prod
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from ..reference import pool as reference
 from ..window import AdaptiveAxis, Axis, Window, output_size, same_padding
 from .autograd import differentiable
 from .choose import Candidate, always, choose, native_refusal
+from .layout import empty, is_channels_last
 
 __all__ = ["adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "max_pool"]
 
@@ -186,35 +186,6 @@ def adaptive_plan_for(x: Tensor, dims: int, output_size: Any, where: str) -> Pla
     return _adaptive_plan(tuple(x.shape), dims, output_size, where)
 
 
-# --------------------------------------------------------------------------------------------------------------- layout
-
-
-def is_channels_last(x: Tensor) -> bool:
-    """Whether the output of an operation on ``x`` is channels_last: torch's rule, and the same for one axis."""
-    if x.is_contiguous():
-        return False
-    if x.dim() == 4:
-        return x.is_contiguous(memory_format=torch.channels_last) or _channels_vary_fastest(x)
-    if x.dim() == 5:
-        return x.is_contiguous(memory_format=torch.channels_last_3d) or _channels_vary_fastest(x)
-    return x.dim() == 3 and x.transpose(1, 2).is_contiguous()
-
-
-def _channels_vary_fastest(x: Tensor) -> bool:
-    # A slice of a channels_last tensor still is one: strides fall from the batch over the axes to the channels.
-    order = [1, *range(x.dim() - 1, 1, -1), 0]
-    strides = [x.stride(d) for d in order]
-    return x.stride(1) > 0 and all(a <= b for a, b in pairwise(strides)) and x.stride(1) < x.stride(-1)
-
-
-def _empty(x: Tensor, sizes: Sequence[int], dtype: torch.dtype, channels_last: bool) -> Tensor:
-    """For tracing: a tensor laid out as the kernels lay it out."""
-    if channels_last and len(sizes) == 3:
-        return x.new_empty([sizes[0], sizes[2], sizes[1]], dtype=dtype).transpose(1, 2)
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return torch.empty(sizes, dtype=dtype, device=x.device, memory_format=formats[len(sizes)] if channels_last else torch.contiguous_format)
-
-
 # ------------------------------------------------------------------------------------------------------------ operators
 
 if native.core:
@@ -223,33 +194,33 @@ if native.core:
     @torch.library.register_fake("striate::max_pool_offset")
     def _(x: Any, output: Any, size: Any, stride: Any, dilation: Any, before: Any, channels_last: Any, keep: Any) -> Any:
         sizes = [*x.shape[:2], *output]
-        offset = _empty(x, sizes, torch.uint8, channels_last) if keep else x.new_empty([0], dtype=torch.uint8)
-        return _empty(x, sizes, x.dtype, channels_last), offset
+        offset = empty(x, sizes, torch.uint8, channels_last) if keep else x.newempty([0], dtype=torch.uint8)
+        return empty(x, sizes, x.dtype, channels_last), offset
 
     @torch.library.register_fake("striate::max_pool_offset_backward")
     def _(dy: Any, offset: Any, input: Any, size: Any, stride: Any, dilation: Any, before: Any, channels_last: Any) -> Any:
-        return _empty(dy, [*dy.shape[:2], *input], dy.dtype, channels_last)
+        return empty(dy, [*dy.shape[:2], *input], dy.dtype, channels_last)
 
     @torch.library.register_fake("striate::offset_to_index")
     def _(offset: Any, input: Any, size: Any, stride: Any, dilation: Any, before: Any, channels_last: Any) -> Any:
-        return _empty(offset, offset.shape, torch.int64, channels_last)
+        return empty(offset, offset.shape, torch.int64, channels_last)
 
     @torch.library.register_fake("striate::max_pool_index")
     def _(x: Any, output: Any, size: Any, stride: Any, dilation: Any, before: Any, channels_last: Any) -> Any:
         sizes = [*x.shape[:2], *output]
-        return _empty(x, sizes, x.dtype, channels_last), _empty(x, sizes, torch.int64, channels_last)
+        return empty(x, sizes, x.dtype, channels_last), empty(x, sizes, torch.int64, channels_last)
 
     @torch.library.register_fake("striate::max_pool_index_backward")
     def _(dy: Any, index: Any, input: Any, channels_last: Any) -> Any:
-        return _empty(dy, [*dy.shape[:2], *input], dy.dtype, channels_last)
+        return empty(dy, [*dy.shape[:2], *input], dy.dtype, channels_last)
 
     @torch.library.register_fake("striate::avg_pool")
     def _(x: Any, output: Any, size: Any, stride: Any, before: Any, after: Any, channels_last: Any, *divisor: Any) -> Any:
-        return _empty(x, [*x.shape[:2], *output], x.dtype, channels_last)
+        return empty(x, [*x.shape[:2], *output], x.dtype, channels_last)
 
     @torch.library.register_fake("striate::avg_pool_backward")
     def _(dy: Any, input: Any, size: Any, stride: Any, before: Any, after: Any, channels_last: Any, *divisor: Any) -> Any:
-        return _empty(dy, [*dy.shape[:2], *input], dy.dtype, channels_last)
+        return empty(dy, [*dy.shape[:2], *input], dy.dtype, channels_last)
 
     # Gradients. Backward is linear in dy, so its own gradient is its adjoint: picking what forward picked, or averaging.
 

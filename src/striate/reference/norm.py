@@ -1,4 +1,4 @@
-r"""Normalization: one formula, four choices of the axes that are measured.
+r"""Normalization: one formula, and choices of the axes that are measured.
 
 .. math:: y = γ·x̂ + β, \quad x̂ = (x - μ) / \sqrt{σ² + ε}
 
@@ -7,11 +7,16 @@ kind        μ and σ² are measured over                     x: (N, C, H, W)
 ==========  =============================================  ==================================
 batch       one channel of the whole batch                 (N, H, W) per channel
 layer       one sample                                     (C, H, W) per sample
+layer 2d    all channels at one place                      (C) per sample and place
 instance    one channel of one sample                      (H, W) per sample and channel
 group       a group of channels of one sample              (C/G, H, W) per sample and group
+rms         the last axis, with μ = 0                      (W) per sample, channel and row
 ==========  =============================================  ==================================
 
-σ² is the biased variance. Everything is computed in float64 and rounded once, to the type of what is returned.
+σ² is the biased variance; with μ = 0 it is the mean square. Local response normalization stands apart: it divides each value by
+a power of the squares of its neighbouring channels. :func:`leaky` is what may follow a norm.
+
+Everything is computed in float64 and rounded once, to the type of what is returned.
 """
 
 from __future__ import annotations
@@ -22,6 +27,8 @@ import torch
 from torch import Tensor
 
 from striate.moments import Moments
+from striate.reference import pool
+from striate.window import Axis
 
 __all__ = [
     "batch_norm",
@@ -32,8 +39,13 @@ __all__ = [
     "instance_norm_backward",
     "layer_norm",
     "layer_norm_backward",
+    "leaky",
+    "local_response_norm",
+    "local_response_norm_backward",
     "normalize",
     "normalize_backward",
+    "rms_norm",
+    "rms_norm_backward",
     "running_statistics",
 ]
 
@@ -46,14 +58,16 @@ def _along(parameter: Tensor | None, x: Tensor, dims: Sequence[int], missing: fl
 
 
 def _standardize(
-    x: Tensor, dims: Sequence[int], eps: float, scaled: Sequence[int], mean: Tensor | None, variance: Tensor | None
+    x: Tensor, dims: Sequence[int], eps: float, scaled: Sequence[int], mean: Tensor | None, variance: Tensor | None, centered: bool
 ) -> tuple[Tensor, Tensor]:
     """x̂ and 1/√(σ² + ε), with measured statistics or with given ones."""
-    if mean is None or variance is None:
+    if mean is not None and variance is not None:
+        μ, var = _along(mean, x, scaled, 0), _along(variance, x, scaled, 1)
+    elif centered:
         moments = Moments.of(x, dims, keepdim=True)
         μ, var = moments.mean, moments.variance()
     else:
-        μ, var = _along(mean, x, scaled, 0), _along(variance, x, scaled, 1)
+        μ, var = _along(None, x, scaled, 0), Moments.of(x.to(torch.float64).square(), dims, keepdim=True).mean
     scale = (var + eps).rsqrt()
     return (x - μ) * scale, scale
 
@@ -67,13 +81,15 @@ def normalize(
     scaled: Sequence[int] = (1,),
     mean: Tensor | None = None,
     variance: Tensor | None = None,
+    centered: bool = True,
 ) -> Tensor:
     r"""Brings x to mean 0 and variance 1 over some axes, then scales and shifts.
 
     .. math:: y = γ·x̂ + β, \quad x̂ = (x - μ) / \sqrt{σ² + ε}, \quad μ = \text{mean}(x), \quad σ² = \text{mean}((x - μ)²)
 
     x: any shape; dims: the axes that are measured; scaled: the axes that gamma and beta run along (their shape is x's there);
-    mean, variance: given statistics that run along ``scaled``, instead of measured ones. Result: x's shape and type.
+    mean, variance: given statistics that run along ``scaled``, instead of measured ones; centered: if not, μ is taken as 0, so that
+    σ² is mean(x²). Result: x's shape and type.
 
     Raises: ArgumentError without an axis to measure; RuntimeError where shapes do not fit.
 
@@ -83,7 +99,7 @@ def normalize(
     tensor([[-1.,  1.],
             [-1.,  1.]])
     """
-    x_hat, _ = _standardize(x, dims, eps, scaled, mean, variance)
+    x_hat, _ = _standardize(x, dims, eps, scaled, mean, variance, centered)
     return (_along(gamma, x, scaled, 1) * x_hat + _along(beta, x, scaled, 0)).to(x.dtype)
 
 
@@ -96,6 +112,7 @@ def normalize_backward(
     scaled: Sequence[int] = (1,),
     mean: Tensor | None = None,
     variance: Tensor | None = None,
+    centered: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""The gradients (dx, dgamma, dbeta) of :func:`normalize`.
 
@@ -104,6 +121,7 @@ def normalize_backward(
         dγ = Σ dy·x̂, \quad dβ = Σ dy
 
     The means are over ``dims``, the sums over the axes outside ``scaled``. Given statistics are constants: dx = g/√(σ² + ε).
+    Not ``centered``, μ = 0 is a constant, and mean(g) falls away.
 
     dy: x's shape; the rest as for ``normalize``. Result: dx of x's shape, dgamma and dbeta of x's shape along ``scaled``.
 
@@ -116,11 +134,12 @@ def normalize_backward(
     >>> dx.sum().abs() < 1e-6, (dx * x).sum().abs() < 1e-5
     (tensor(True), tensor(True))
     """
-    x_hat, scale = _standardize(x, dims, eps, scaled, mean, variance)
+    x_hat, scale = _standardize(x, dims, eps, scaled, mean, variance, centered)
     wide = dy.to(torch.float64)
     g = wide * _along(gamma, x, scaled, 1)
     if mean is None or variance is None:
-        g = g - g.mean(tuple(dims), keepdim=True) - x_hat * (g * x_hat).mean(tuple(dims), keepdim=True)
+        slide = g.mean(tuple(dims), keepdim=True) if centered else 0
+        g = g - slide - x_hat * (g * x_hat).mean(tuple(dims), keepdim=True)
     spread = [size if d in scaled else 1 for d, size in enumerate(x.shape)]
     shape, kind = [x.shape[d] for d in sorted(scaled)], x.dtype if gamma is None else gamma.dtype
     dgamma, dbeta = (total.sum_to_size(spread).reshape(shape).to(kind) for total in (wide * x_hat, wide))
@@ -331,3 +350,119 @@ def instance_norm_backward(dy: Tensor, x: Tensor, gamma: Tensor | None = None, e
     (0.0, [0.0, 0.0], [2.0, 2.0])
     """
     return group_norm_backward(dy, x, x.shape[1], gamma, eps)
+
+
+def _rms_dims(x: Tensor, dims: Sequence[int] | None) -> tuple[int, ...]:
+    return _layer_dims(x, (-1,) if dims is None else dims)
+
+
+def rms_norm(x: Tensor, gamma: Tensor | None = None, eps: float = 1e-5, dims: Sequence[int] | None = None) -> Tensor:
+    r"""Root mean square normalization: a layer normalization that takes the mean as 0 and does not shift.
+
+    .. math:: y = γ·x / \sqrt{\text{mean}(x²) + ε}
+
+    dims: the axes measured and scaled, the last unless given. torch's ``eps=None`` is the type's ``torch.finfo(...).eps``.
+
+    x: any shape; gamma: x's shape along dims. Result: x's shape.
+
+    Raises: ArgumentError without an axis; RuntimeError where shapes do not fit.
+
+    Source: Zhang, Sennrich, *Root mean square layer normalization*, 2019.
+
+    >>> rms_norm(torch.tensor([[1.0, 7.0], [5.0, -5.0]]), eps=0)
+    tensor([[ 0.2000,  1.4000],
+            [ 1.0000, -1.0000]])
+    """
+    dims = _rms_dims(x, dims)
+    return normalize(x, dims, gamma, None, eps, dims, centered=False)
+
+
+def rms_norm_backward(
+    dy: Tensor, x: Tensor, gamma: Tensor | None = None, eps: float = 1e-5, dims: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    r"""The gradients (dx, dgamma) of :func:`rms_norm`.
+
+    .. math:: dx = \frac{1}{\sqrt{\text{mean}(x²) + ε}} (γ·dy - x̂·\text{mean}(γ·dy·x̂)), \quad dγ = Σ dy·x̂
+
+    dy: x's shape. Result: shapes of x and gamma.
+
+    Raises: ArgumentError without an axis; RuntimeError where shapes do not fit.
+
+    Source: Zhang, Sennrich, 2019.
+
+    >>> dx, dgamma = rms_norm_backward(torch.tensor([[7.0, -1.0]]), torch.tensor([[1.0, 7.0]]), eps=0)
+    >>> dx, dgamma
+    (tensor([[ 1.4000, -0.2000]]), tensor([ 1.4000, -1.4000]))
+    """
+    dims = _rms_dims(x, dims)
+    dx, dgamma, _ = normalize_backward(dy, x, dims, gamma, eps, dims, centered=False)
+    return dx, dgamma
+
+
+def _neighbours(x: Tensor, size: int) -> tuple[Axis]:
+    """The window over the channels: of channel c those from c - ⌊size/2⌋ to c + ⌊(size - 1)/2⌋."""
+    return (Axis(x.shape[1], x.shape[1], size, before=size // 2, after=(size - 1) // 2),)
+
+
+def _denominator(x: Tensor, size: int, alpha: float, k: float) -> Tensor:
+    """D = k + α·mean(x²), a mean that divides by size at the ends too."""
+    squares = x.to(torch.float64).square().movedim(1, -1)
+    return k + alpha * pool.avg_pool(squares, _neighbours(x, size)).movedim(-1, 1)
+
+
+def local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
+    r"""Local response normalization: each value is divided by a power of the squares of its neighbouring channels.
+
+    .. math:: y_c = x_c / D_c^β, \quad D_c = k + \frac{α}{size} Σ_{j = c - ⌊size/2⌋}^{c + ⌊(size - 1)/2⌋} x_j²
+
+    The window ends at the first and the last channel, but α is always divided by ``size``, as in torch; the paper has α itself.
+
+    x: (N, C, *input); size: at least 1. Result: x's shape.
+
+    Raises: RuntimeError for a negative size.
+
+    Source: Krizhevsky, Sutskever, Hinton, *ImageNet classification with deep convolutional neural networks*, 2012.
+
+    >>> local_response_norm(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), size=2, alpha=2, beta=1, k=0)
+    tensor([[1.0000, 0.4000, 0.2308, 0.1600]])
+    """
+    return (x / _denominator(x, size, alpha, k) ** beta).to(x.dtype)
+
+
+def local_response_norm_backward(dy: Tensor, x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
+    r"""The gradient of :func:`local_response_norm`: each channel's own, less what it took from those whose window holds it.
+
+    .. math:: dx_i = dy_i·D_i^{-β} - \frac{2αβ}{size}·x_i Σ_{j: window(j) ∋ i} dy_j·x_j·D_j^{-β - 1}
+
+    dy: x's shape. Result: x's shape.
+
+    Raises: RuntimeError for a negative size, and where shapes do not fit.
+
+    Source: Krizhevsky, Sutskever, Hinton, 2012.
+
+    >>> x = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    >>> local_response_norm_backward(torch.tensor([[0.0, 0.0, 1.0, 0.0]]), x, size=2, alpha=2, beta=1, k=0)
+    tensor([[ 0.0000, -0.0710, -0.0296,  0.0000]])
+    """
+    wide, d = dy.to(torch.float64), _denominator(x, size, alpha, k)
+    taken = (wide * x * d ** (-beta - 1)).movedim(1, -1)
+    shared = pool.avg_pool_backward(taken, _neighbours(x, size)).movedim(-1, 1)
+    return (wide * d**-beta - 2 * alpha * beta * (x * shared)).to(x.dtype)
+
+
+def leaky(z: Tensor, slope: float) -> Tensor:
+    r"""What may follow a norm: values below 0 are multiplied by a slope. 1 changes nothing; 0 is the ReLU.
+
+    .. math:: y = \begin{cases} z & z > 0 \\ slope·z & \text{otherwise} \end{cases}
+
+    With slope 0 also -inf becomes 0; NaN stays NaN. The derivative at 0 is the slope.
+
+    z: any shape. Result: z's shape.
+
+    Source: Maas, Hannun, Ng, *Rectifier nonlinearities improve neural network acoustic models*, 2013.
+
+    >>> leaky(torch.tensor([-4.0, 0.0, 3.0]), 0.25)
+    tensor([-1.,  0.,  3.])
+    """
+    wide = z.to(torch.float64)
+    return (wide.relu() if slope == 0 else torch.where(wide > 0, wide, slope * wide)).to(z.dtype)

@@ -1,0 +1,5 @@
+"""Models made ready for use: what training needed and inference does not is merged away."""
+
+from .fold import FoldEntry, FoldReport, fold
+
+__all__ = ["FoldEntry", "FoldReport", "fold"]

@@ -1,0 +1,119 @@
+"""Batch norm whose statistics are those of a whole batch, though the batch passes in parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ArgumentError, build
+from ..moments import Moments
+from ..ops import shared
+from .norm import SyncBatchNorm, _BatchNorm
+
+__all__ = ["whole_batch_statistics"]
+
+
+class _Measured(Exception):
+    """A layer has seen its input: nothing behind it is needed in this pass."""
+
+
+class _WholeBatch:
+    """What the layers of one model have measured. A layer asks :meth:`forward` instead of measuring by itself."""
+
+    def __init__(self, model: torch.nn.Module, stop: bool) -> None:
+        found = ((name, m) for name, m in model.named_modules() if isinstance(m, _BatchNorm) and not isinstance(m, SyncBatchNorm))
+        self.names: dict[Any, str] = {m: name for name, m in found if m.training and not m.frozen}  # type: ignore[attr-defined]
+        self.stop = stop  # at the first layer not known yet
+        self.measuring = True
+        self.moments: dict[Any, Moments] = {}
+        self.known: dict[Any, Moments] = {}
+        self.called: set[Any] = set()
+
+    def forward(self, layer: Any, x: Tensor, residual: Tensor | None) -> Tensor:
+        if layer in self.called:
+            expects = "each batch norm to be called once in a forward pass"
+            do = "Give each place a layer of its own, or leave this one out by freezing it."
+            raise ArgumentError(build("whole_batch_statistics", expects, f"two calls of {self.names[layer]}", do=do))
+        self.called.add(layer)
+        if layer not in self.known and self.measuring:
+            self.moments[layer] = self.moments.get(layer, Moments.empty(x.shape[1])).merge(shared.measure(x))
+            if self.stop:
+                raise _Measured
+        moments = self.known.get(layer)
+        if moments is None:  # the layer's own part; or one that no part has passed through while measuring
+            moments = shared.measure(x)
+        count = max(1, x.numel() // x.shape[1])
+        arguments = (x, residual, layer.weight, layer.bias, layer.eps, layer.activation, layer.negative_slope)
+        return shared.normalize_with(moments, lambda sums: sums / count, *arguments)
+
+    def learn(self) -> bool:
+        """Takes over what one round has measured; False if that was nothing new."""
+        new = {layer: moments for layer, moments in self.moments.items() if layer not in self.known}
+        self.known |= new
+        return bool(new)
+
+
+@contextmanager
+def whole_batch_statistics(model: torch.nn.Module, parts: Iterable[Any], *, layer_by_layer: bool = True) -> Iterator[None]:
+    """Inside, every batch norm of ``model`` in training normalizes with the statistics of all ``parts`` together.
+
+    For gradient accumulation: a batch too large for memory passes in k parts, and batch norm sees it whole (pytorch issue
+    46516). On entry the parts pass through the model without gradients, and each layer merges its moments over them; inside,
+    give the model the same parts again, with gradients. The running statistics take one step, for the whole batch.
+
+    Exact: statistics, outputs and running statistics are those of one pass of the whole batch, up to rounding. With
+    ``layer_by_layer`` that holds in networks of any depth, since a layer's input is right only when those before it know
+    theirs: a model of L batch norms costs about L/2 forward passes more. Without it there is one such pass: only layers that
+    depend on no other batch norm are exact, the others were measured behind layers that saw a part alone.
+
+    Not exact: gradients. Each part's dx subtracts its own ``mean(γ·g)`` and ``x̂·mean(γ·g·x̂)``, not the whole batch's, which are
+    known only when all backward passes are done; the gradients of scale and shift are exact for the dy they get. Dropout and
+    other randomness differ between the passes unless you make them repeat.
+
+    parts: inputs, each a tensor or a tuple of the model's arguments. Layers in evaluation, frozen ones and SyncBatchNorm stay
+    as they are. Raises ArgumentError where there is no part, or where a layer is called twice in a pass.
+
+    >>> from striate import nn
+    >>> layer, whole, x = nn.BatchNorm1d(3), nn.BatchNorm1d(3), torch.randn(8, 3)
+    >>> with whole_batch_statistics(layer, x.split(2)):
+    ...     y = torch.cat([layer(part) for part in x.split(2)])
+    >>> torch.allclose(y, whole(x), atol=1e-6), torch.allclose(layer.running_var, whole.running_var)
+    (True, True)
+    """
+    inputs = [part if isinstance(part, tuple) else (part,) for part in parts]
+    if not inputs:
+        raise ArgumentError(build("whole_batch_statistics", "at least one part of the batch", 0, do="Split the batch with x.split(size)."))
+    session = _WholeBatch(model, layer_by_layer)
+
+    def begin(*_: Any) -> None:
+        session.called.clear()
+
+    hook = model.register_forward_pre_hook(begin)
+    for layer in session.names:
+        layer.whole_batch = session
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            while True:
+                session.moments.clear()
+                for arguments in inputs:
+                    try:
+                        model(*arguments)
+                    except _Measured:
+                        continue
+                if not session.learn() or not layer_by_layer:
+                    break
+        session.measuring = False
+        for layer, moments in session.known.items():
+            if layer.running_mean is not None and int(moments.count) > 1:
+                statistics = torch.stack([moments.mean, moments.variance()])
+                step = layer._step()
+                torch.ops.striate.norm_update.default(layer.running_mean, layer.running_var, statistics, int(moments.count), step)
+        yield
+    finally:
+        hook.remove()
+        for layer in session.names:
+            layer.whole_batch = None
