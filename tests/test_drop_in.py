@@ -242,7 +242,54 @@ def test_accelerate_keeps_objects_hooks_mode_and_names_and_computes_the_same() -
     assert not model.pool.training
     assert isinstance(model.pool, nn.MaxPool2d) and isinstance(model.head[2], nn.LayerNorm) and model.again is model.pool
     assert model.stem(x).is_contiguous(memory_format=torch.channels_last)
-    assert repr(model) == repr(Net().eval())
+    told = repr(model).replace(", activation='relu'", "").replace("AbsorbedReLU(computed by the norm before)", "ReLU()")
+    assert told == repr(Net().eval())
+
+
+def fused_pair() -> torch.nn.Sequential:
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_accelerate_computes_norm_and_relu_in_one_pass_and_restore_undoes_it(training: bool) -> None:
+    model = fused_pair().train(training)
+    model.append(torch.nn.Sequential(torch.nn.GroupNorm(2, 8), torch.nn.LeakyReLU(0.3), torch.nn.ReLU()))
+    twin, x = copy.deepcopy(model), torch.randn(4, 3, 16, 18)
+    before = repr(model)
+    striate.accelerate(model)
+    assert (model[1].activation, model[2](torch.tensor(-1.0)).item()) == ("relu", -1.0)  # the second hands on what it gets
+    assert (model[4][0].activation, model[4][0].negative_slope) == ("leaky_relu", 0.3)
+    assert type(model[4][2]) is torch.nn.ReLU  # no norm right before it
+    (ours,), (theirs,) = ([m(x).square().sum()] for m in (model, twin))
+    torch.testing.assert_close(ours, theirs)
+    for p, q in zip(torch.autograd.grad(ours, list(model.parameters())), torch.autograd.grad(theirs, list(twin.parameters())), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-4)
+    if training:
+        torch.testing.assert_close(model[1].running_var, twin[1].running_var)
+    striate.accelerate(model)  # once more changes nothing
+    assert model[1].activation == "relu"
+    copied = copy.deepcopy(model)
+    assert repr(striate.restore(model)) == before == repr(striate.restore(copied))
+    torch.testing.assert_close(model(x), copied(x))
+
+
+def test_accelerate_fuses_nothing_that_is_looked_at_used_twice_or_changed() -> None:
+    hooked, shared, own = fused_pair(), fused_pair(), fused_pair()
+    hooked[1].register_forward_hook(lambda *_: None)
+    shared.append(shared[2])
+    own[2] = type("Loud", (torch.nn.ReLU,), {})()
+    parts = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Identity(), torch.nn.ReLU())
+    for model in (hooked, shared, own, parts):
+        assert swap.fusions(model) == []
+        assert not any("computed by" in repr(m) for m in striate.accelerate(model).modules())
+
+
+def test_restore_of_a_frozen_norm_warns_and_leaves_it_in_evaluation() -> None:
+    model = striate.accelerate(fused_pair())
+    model[1].freeze()
+    with pytest.warns(UserWarning, match="restore thaws a frozen BatchNorm2d"):
+        striate.restore(model)
+    assert not model[1].training and type(model[1]) is torch.nn.BatchNorm2d and "frozen" not in vars(model[1])
 
 
 def test_accelerate_leaves_subclasses_alone_and_says_so() -> None:

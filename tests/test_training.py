@@ -11,9 +11,9 @@ import torch
 
 from striate import nn
 from striate.errors import ArgumentError, DataError, ShapeError
-from striate.training import Epoch, History, Split, digits, evaluate, figures, load, train
+from striate.training import Epoch, History, Split, digits, evaluate, figures, load, parameter_groups, train
 from striate.training.job import digit_classifier, run
-from striate.training.loop import learning_rate_at, parameter_groups, shifted
+from striate.training.loop import learning_rate_at, shifted
 
 SETTINGS: dict[str, Any] = {"epochs": 2, "batch_size": 32, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "seed": 0}
 

@@ -362,22 +362,37 @@ struct ElementsBackward {
     return {b.centered ? total.gradient / double(length) : 0, total.product / double(length)};
   }
 
-  // dx of elements [begin, end) of a row; adds g·x̂ and g to what the block has of dγ and dβ.
-  void apply(int64_t row, int64_t begin, int64_t end, const Means& m, T* dgamma, T* dbeta) const {
+  // What a row's elements share.
+  struct Row {
+    Vector<T> high, low, rstd, mean, slant;
+  };
+  Row row_parameters(int64_t row, const Means& m) const {
     const Center<T> c = center(row);
-    const Vector<T> high = broadcast(c.high), low = broadcast(c.low), rstd = broadcast(T(c.scale));
-    const Vector<T> mean = broadcast(T(m.gradient * c.scale)), slant = broadcast(T(m.product * c.scale));
+    return {broadcast(c.high), broadcast(c.low), broadcast(T(c.scale)), broadcast(T(m.gradient * c.scale)),
+            broadcast(T(m.product * c.scale))};
+  }
+
+  // dx of elements [begin, end) of `Rows` rows; adds g·x̂ and g to what the block has of dγ and dβ, once for all of them.
+  template <int Rows>
+  void apply(int64_t row, int64_t begin, int64_t end, const Means* m, T* dgamma, T* dbeta) const {
+    Row of[Rows];
+    for (int k = 0; k < Rows; ++k) of[k] = row_parameters(row + k, m[k]);
     over_vectors<T>(end - begin, [&](int64_t i, auto whole, int64_t lanes) {
-      Vector<T> g, x_hat;
-      const int64_t at = row * length + begin + i;
-      const Vector<T> scale = b.gamma ? rstd * load_lanes(whole, b.gamma + begin + i, lanes) : rstd;
+      const Vector<T> gamma = b.gamma ? load_lanes(whole, b.gamma + begin + i, lanes) : broadcast(T(1));
       const Vector<T> beta = b.beta ? load_lanes(whole, b.beta + begin + i, lanes) : Vector<T>{};
-      backward_vector<T>(whole, b, at, lanes, high, low, rstd, scale, beta, &g, &x_hat);
-      if (b.dx) store_lanes(whole, b.dx + at, scale * g - (mean + x_hat * slant), lanes);
-      if (b.dresidual) store_lanes(whole, b.dresidual + at, g, lanes);
+      Vector<T> gradient = {}, product = {};
+      for (int k = 0; k < Rows; ++k) {
+        Vector<T> g, x_hat;
+        const int64_t at = (row + k) * length + begin + i;
+        const Vector<T> scale = of[k].rstd * gamma;
+        backward_vector<T>(whole, b, at, lanes, of[k].high, of[k].low, of[k].rstd, scale, beta, &g, &x_hat);
+        if (b.dx) store_lanes(whole, b.dx + at, scale * g - (of[k].mean + x_hat * of[k].slant), lanes);
+        if (b.dresidual) store_lanes(whole, b.dresidual + at, g, lanes);
+        gradient += g, product += g * x_hat;
+      }
       if (dgamma) {
-        store_lanes(whole, dgamma + i, load_lanes(whole, dgamma + i, lanes) + g * x_hat, lanes);
-        store_lanes(whole, dbeta + i, load_lanes(whole, dbeta + i, lanes) + g, lanes);
+        store_lanes(whole, dgamma + i, load_lanes(whole, dgamma + i, lanes) + product, lanes);
+        store_lanes(whole, dbeta + i, load_lanes(whole, dbeta + i, lanes) + gradient, lanes);
       }
     });
   }
@@ -396,8 +411,17 @@ struct ElementsBackward {
         T *dgamma = parts ? parts + k * 2 * D + first : nullptr, *dbeta = parts ? dgamma + D : nullptr;
         if (parts)
           for (int64_t i = 0; i < last - first; ++i) dgamma[i] = dbeta[i] = 0;
-        for (int64_t row = k * self.block(); row < min(self.rows, (k + 1) * self.block()); ++row)
-          self.apply(row, first, last, self.is_long() ? row_means[row] : self.means(self.sums(row, 0, D)), dgamma, dbeta);
+        const int64_t end = min(self.rows, (k + 1) * self.block());
+        const auto mean_of = [&](int64_t row) { return self.is_long() ? row_means[row] : self.means(self.sums(row, 0, D)); };
+        int64_t row = k * self.block();
+        for (; row + 4 <= end; row += 4) {
+          const Means m[4] = {mean_of(row), mean_of(row + 1), mean_of(row + 2), mean_of(row + 3)};
+          self.template apply<4>(row, first, last, m, dgamma, dbeta);
+        }
+        for (; row < end; ++row) {
+          const Means m = mean_of(row);
+          self.template apply<1>(row, first, last, &m, dgamma, dbeta);
+        }
       }
     });
     if (scaled())

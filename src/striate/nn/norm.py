@@ -112,10 +112,11 @@ class _BatchNorm(_Activated):
 
     def _step(self: Any) -> float:
         """Counts a batch; returns the weight it has in the running statistics."""
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
+        batches = self.num_batches_tracked
+        if batches is not None:
+            batches.add_(1)
             if self.momentum is None:  # the mean of all batches so far
-                return 1.0 / float(self.num_batches_tracked)
+                return 1.0 / float(batches)
         return 0.0 if self.momentum is None else self.momentum
 
     def _batches(self: Any, input: Tensor) -> int:

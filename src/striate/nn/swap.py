@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 import torch
 
 from . import conv, norm, pool
+from .norm import _Activated
 
-__all__ = ["Left", "accelerate", "plan", "restore"]
+__all__ = ["Left", "accelerate", "fusions", "plan", "restore"]
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -20,7 +22,34 @@ SWAPS: dict[type, type] = {
 }
 BACK = {ours: theirs for theirs, ours in SWAPS.items()}
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+_FUSED = "_striate_fused"  # on a norm that computes the activation behind it
 _MARK = "_striate_relaid"  # the parameters whose memory format accelerate changed, kept on the module that owns them
+
+
+class _Absorbed:
+    """An activation that the norm before it computes: it hands on what it gets."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return input
+
+    def extra_repr(self) -> str:
+        told: str = super().extra_repr()  # type: ignore[misc]
+        return (told + ", " if told else "") + "computed by the norm before"
+
+
+class AbsorbedReLU(_Absorbed, torch.nn.ReLU):
+    """A ReLU that the norm before it computes."""
+
+
+class AbsorbedLeakyReLU(_Absorbed, torch.nn.LeakyReLU):
+    """A leaky ReLU that the norm before it computes."""
+
+
+# Activations that a norm can compute in its own pass: what it calls them, and the class they get.
+FUSED: dict[type, tuple[str, type]] = {
+    torch.nn.ReLU: ("relu", AbsorbedReLU),
+    torch.nn.LeakyReLU: ("leaky_relu", AbsorbedLeakyReLU),
+}
 
 
 class Left(NamedTuple):
@@ -51,11 +80,38 @@ def plan(model: torch.nn.Module) -> tuple[list[str], list[Left]]:
     return swapped, left
 
 
+def fusions(model: torch.nn.Module) -> list[tuple[torch.nn.Module, torch.nn.Module]]:
+    """Each norm and the activation right behind it in a ``Sequential``, where one pass can compute both.
+
+    Both must be used at one place only, have no hooks (which might look at what lies between), and be no subclasses.
+
+    >>> [kind.__name__ for pair in fusions(torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.ReLU())) for kind in map(type, pair)]
+    ['BatchNorm2d', 'ReLU']
+    """
+    places: dict[torch.nn.Module, int] = {}
+    for _, module in model.named_modules(remove_duplicate=False):
+        places[module] = places.get(module, 0) + 1
+
+    def lone(module: torch.nn.Module) -> bool:
+        return places[module] == 1 and not module._forward_hooks and not module._forward_pre_hooks and not module._backward_hooks
+
+    found = []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Sequential) and type(module).forward is torch.nn.Sequential.forward:
+            for layer, act in pairwise(module):
+                kind = SWAPS.get(type(layer), type(layer))
+                fits = issubclass(kind, _Activated) and kind in BACK and getattr(layer, "activation", None) is None
+                if fits and type(act) in FUSED and lone(layer) and lone(act):
+                    found.append((layer, act))
+    return found
+
+
 def accelerate(model: Model) -> Model:
     """Makes ``model`` use striate's layers and the channels_last memory format, in place, and returns it.
 
     Every layer whose class is exactly one of torch's becomes striate's namesake; its parameters, buffers, hooks, mode and
     name stay. A subclass keeps its class, because its code may count on it: a warning names each (see :func:`plan`).
+    Where a ReLU or leaky ReLU follows a norm in a ``Sequential`` the norm computes both in one pass (see :func:`fusions`).
     Weights of two and three axes are laid out channels_last, so that activations follow.
 
     >>> model = accelerate(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.MaxPool2d(2)))
@@ -63,10 +119,15 @@ def accelerate(model: Model) -> Model:
     ('striate.nn.pool', True)
     """
     swapped, left = plan(model)
+    fused = fusions(model)
     modules = dict(model.named_modules())
     for name in swapped:
         module = modules[name]
         module.__class__ = SWAPS[type(module)]
+    for layer, activation in fused:
+        name, absorbed = FUSED[type(activation)]
+        layer.__dict__ |= {"activation": name, "negative_slope": getattr(activation, "negative_slope", 0.01), _FUSED: True}
+        activation.__class__ = absorbed
     for module in modules.values():
         relaid = []
         for name, parameter in module.named_parameters(recurse=False):
@@ -89,7 +150,16 @@ def restore(model: Model) -> Model:
     <class 'torch.nn.modules.pooling.MaxPool2d'>
     """
     for module in model.modules():
+        if module.__dict__.pop(_FUSED, False):
+            del module.__dict__["activation"], module.__dict__["negative_slope"]
+        if isinstance(module, _Absorbed):
+            module.__class__ = type(module).__bases__[1]
         if type(module) in BACK:
+            if getattr(module, "frozen", False):
+                name = type(module).__name__
+                warnings.warn(f"restore thaws a frozen {name}: torch's own can only be put in eval mode, which it is.", stacklevel=2)
+                module.__dict__.pop("frozen")
+                module.eval()
             module.__class__ = BACK[type(module)]
         for name in module.__dict__.pop(_MARK, []):
             parameter = getattr(module, name)

@@ -31,16 +31,11 @@ def always(*args: Any) -> None:
 
 
 class Candidate(NamedTuple):
-    """A method: its name, why it cannot take these arguments (None: it can), what it computes, why another is faster."""
+    """A method: its name, why it refuses these arguments (None: it does not), and what it computes."""
 
     name: str
     refuse: Callable[..., str | None]
     run: Callable[..., Any]
-    slower: Callable[..., str | None] = always
-
-    def reason(self, *args: Any) -> str | None:
-        """Why not this one: it cannot, or another is faster and this one is not preferred."""
-        return self.refuse(*args) or (None if _preferred == self.name else self.slower(*args))
 
 
 _preferred: str | None = os.environ.get("STRIATE_METHOD")
@@ -73,7 +68,7 @@ def _in_order(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
 def choose(candidates: Sequence[Candidate], *args: Any) -> Callable[..., Any]:
     """The method of the first candidate that has no reason against it; the last one never has."""
     for candidate in _in_order(candidates):
-        if candidate.reason(*args) is None:
+        if candidate.refuse(*args) is None:
             return candidate.run
     raise AssertionError(f"the last of {[c.name for c in candidates]} refused")
 
@@ -82,7 +77,7 @@ def explain(candidates: Sequence[Candidate], *args: Any) -> list[tuple[str, str 
     """Every candidate up to the chosen one, with the reason against it; the chosen one's is None."""
     reasons: list[tuple[str, str | None]] = []
     for candidate in _in_order(candidates):
-        reasons.append((candidate.name, candidate.reason(*args)))
+        reasons.append((candidate.name, candidate.refuse(*args)))
         if reasons[-1][1] is None:
             break
     return reasons
@@ -92,26 +87,42 @@ def native_refusal(*tensors: torch.Tensor | None) -> str | None:
     """Why no kernel of ours can take these, whatever the operation."""
     if native.missing is not None:
         return native.missing
-    compiling = torch.compiler.is_compiling()
+    compiling, duals = torch.compiler.is_compiling(), forward_ad._current_level >= 0
+    traced = torch._C._get_tracing_state() is not None
     for x in tensors:
         if x is None:
             continue
-        if x.dtype is not torch.float32 and x.dtype is not torch.float64:
-            return f"kernels are for float32 and float64, got {str(x.dtype).removeprefix('torch.')}"
-        if not x.is_cpu:
-            return f"kernels are for the CPU, got {x.device.type}"
-        if x.layout is not torch.strided:
-            return f"kernels are for strided tensors, got {x.layout}"
-        if compiling:
+        plain = type(x) is torch.Tensor or type(x) is torch.nn.Parameter
+        if plain and not duals and x.dtype in _TYPES and x.is_cpu and x.layout is torch.strided and not _is_transformed(x):
             continue
-        if type(x) is not torch.Tensor and type(x) is not torch.nn.Parameter and not _is_traced(x):
-            return f"kernels are for plain tensors, got {type(x).__name__}"
-        if torch._C._functorch.is_functorch_wrapped_tensor(x):
-            return "kernels have no rule for function transforms (vmap, grad, jvp)"
-        if forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:
-            return "kernels have no forward-mode derivative"
-    if not compiling and torch.onnx.is_in_onnx_export():
+        reason = _reason(x, compiling)
+        if reason is not None:
+            return reason
+        traced = True
+    if traced and not compiling and torch.onnx.is_in_onnx_export():
         return "ONNX has no operator for our kernels"
+    return None
+
+
+_TYPES = (torch.float32, torch.float64)
+_is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
+
+
+def _reason(x: torch.Tensor, compiling: bool) -> str | None:
+    if x.dtype not in _TYPES:
+        return f"kernels are for float32 and float64, got {str(x.dtype).removeprefix('torch.')}"
+    if not x.is_cpu:
+        return f"kernels are for the CPU, got {x.device.type}"
+    if x.layout is not torch.strided:
+        return f"kernels are for strided tensors, got {x.layout}"
+    if compiling:
+        return None
+    if type(x) is not torch.Tensor and type(x) is not torch.nn.Parameter and not _is_traced(x):
+        return f"kernels are for plain tensors, got {type(x).__name__}"
+    if _is_transformed(x):
+        return "kernels have no rule for function transforms (vmap, grad, jvp)"
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:
+        return "kernels have no forward-mode derivative"
     return None
 
 

@@ -73,7 +73,7 @@ def _check_channels(x: Tensor, where: str, **parameters: Tensor | None) -> None:
         if p.dim() != 1 or p.shape[0] != channels:
             expects = f"{name} of shape ({channels},), one number a channel"
             raise ShapeError(build(where, expects, tuple(p.shape), do="x's second axis is the channels.", x=tuple(x.shape)))
-        if p.device != x.device:
+        if not (p.is_cpu and x.is_cpu) and p.device != x.device:  # devices are slow to compare
             raise ArgumentError(build(where, f"{name} on x's device, {x.device}", p.device, do=f"Move it with .to({str(x.device)!r})."))
 
 
@@ -93,7 +93,7 @@ def check_activation(activation: Any, where: str) -> None:
         raise ArgumentError(build(where, f"an activation of {names}", repr(activation), do="Put any other behind the layer."))
 
 
-def _check_running(x: Tensor, where: str, running_mean: Any, running_var: Any, needed: bool) -> None:
+def _check_running(where: str, running_mean: Any, running_var: Any, needed: bool) -> None:
     if (running_mean is None) != (running_var is None):
         got = "only a running variance" if running_mean is None else "only a running mean"
         raise ArgumentError(build(where, "running_mean and running_var together", got, do="Give both or neither."))
@@ -101,7 +101,6 @@ def _check_running(x: Tensor, where: str, running_mean: Any, running_var: Any, n
         raise ArgumentError(
             build(where, "running statistics where the batch is not measured", None, do="Give running_mean and running_var, or measure it.")
         )
-    _check_channels(x, where, running_mean=running_mean, running_var=running_var)
 
 
 def _check_momentum(momentum: Any, where: str) -> None:
@@ -133,8 +132,8 @@ def check_channel_arguments(
     _check(x, where, 2, "(N, C) or (N, C, *axes)")
     _check_eps(eps, where)
     _check_momentum(momentum, where)
-    _check_channels(x, where, weight=weight, bias=bias)
-    _check_running(x, where, running_mean, running_var, not measured)
+    _check_running(where, running_mean, running_var, not measured)
+    _check_channels(x, where, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     if residual is not None:
         _check_residual(x, residual, where)
     if activation is not None:
@@ -365,7 +364,43 @@ def _torch(x: Tensor, residual: Any, *rest: Any) -> tuple[Tensor, None]:
     return (y if activation is None else F.relu(y) if activation == "relu" else F.silu(y)), None
 
 
-METHODS = (Candidate("native", _refusal, _native), Candidate("torch", always, _torch))
+# Up to so many values torch's group and layer norm are faster: a call of ours costs some 30 µs more, most of it Python's.
+# Measured by `benchmarks/run.py norm --only little`. Its batch and instance norm cost as much as ours.
+LITTLE_GROUP, LITTLE_ROWS = 65536, 32768
+
+
+def _not_little(
+    x: Tensor,
+    residual: Any,
+    weight: Any,
+    bias: Any,
+    running: Any,
+    variance: Any,
+    measured: bool,
+    batches: int,
+    groups: int,
+    along: int,
+    last: bool,
+    centered: bool,
+    eps: float,
+    *rest: Any,
+) -> str | None:
+    """Why this is not for torch's operator, though that is quicker to call."""
+    count = x.numel()
+    if count > (LITTLE_ROWS if along == ELEMENTS else LITTLE_GROUP):
+        return f"{count} values are worth a kernel's call"
+    if count == 0 or not centered or residual is not None or along == PLACES or (along == CHANNELS and groups == x.shape[1]):
+        return "for torch's operator it is no little work either"
+    if type(x) is not Tensor or x.dtype is not torch.float32 or not x.is_cpu or native.missing is not None or torch.compiler.is_compiling():
+        return "only float32 tensors on the CPU are looked at before the choice"
+    if torch._C._functorch.is_functorch_wrapped_tensor(x):
+        return "inside function transforms no tensor is looked at"
+    with torch._C._AutoDispatchBelowAutograd():
+        central = _ops.norm_is_central.default(x, batches, groups, along, last, eps)
+    return None if central else "torch's x·scale + shift loses digits far from zero, and is not exactly β where x is constant"
+
+
+METHODS = (Candidate("little", _not_little, _torch), Candidate("native", _refusal, _native), Candidate("torch", always, _torch))
 
 
 # ------------------------------------------------------------------------------------------------------------ functions

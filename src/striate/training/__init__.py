@@ -3,5 +3,6 @@
 from .checkpoint import load, save
 from .data import Split, digits
 from .loop import Epoch, History, evaluate, train
+from .parameters import parameter_groups
 
-__all__ = ["Epoch", "History", "Split", "digits", "evaluate", "load", "save", "train"]
+__all__ = ["Epoch", "History", "Split", "digits", "evaluate", "load", "parameter_groups", "save", "train"]

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError, DataError, build
 from .data import Split
+from .parameters import parameter_groups
 
-__all__ = ["Epoch", "History", "check", "evaluate", "learning_rate_at", "parameter_groups", "shifted", "train"]
+__all__ = ["Epoch", "History", "check", "evaluate", "learning_rate_at", "shifted", "train"]
 
 WARM_UP = 0.2  # the part of all steps in which the learning rate rises
 EVALUATION_BATCH = 256  # images; keeps LeNet-5's largest activation at 16 MB
@@ -80,19 +81,6 @@ def learning_rate_at(step: int, steps: int, peak: float) -> float:
     return peak * (0.5 + 0.5 * math.cos(math.pi * (done - warm) / (steps + 1 - warm)))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """The parameters in two groups: weights decay; what has one axis or none (biases, scale and shift of norms) does not.
-
-    >>> [len(group["params"]) for group in parameter_groups(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), 1e-4)]
-    [1, 3]
-    """
-    trained = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
 def shifted(images: Tensor, most_px: int, generator: torch.Generator) -> Tensor:
     """Each image moved by its own random whole number of pixels, up to ``most_px`` along each axis; zeros come in at the edge.
 
@@ -147,7 +135,7 @@ def train(
 
     .. math:: v ← momentum·v + g, \\quad w ← w - rate·(g + momentum·v)
 
-    ``g`` is the batch's mean gradient plus ``weight_decay·w`` (weights only, see :func:`parameter_groups`); the rate follows
+    ``g`` is the batch's mean gradient plus ``weight_decay·w`` (weights only, see :func:`.parameter_groups`); the rate follows
     :func:`learning_rate_at`. Each epoch visits all images once in an order of its own, in batches of equal size, give or
     take one image, and of at most ``batch_size``, so that no batch is left too small for batch normalization.
 
