@@ -5,7 +5,8 @@ library is told to keep freed memory: as it comes, glibc gives blocks of tens of
 microsecond a page, whoever happens to call next, which is several times what any of these kernels takes
 (--allocator default shows it). The limit is the machine's copy bandwidth, measured in the same rounds.
 Contestants: striate on the row's layout, torch eager on NCHW and on NHWC, and torch eager on the row's layout again (A/A: its
-ratio to itself shows the noise). The error is the largest against float64, in units of the largest value.
+ratio to itself shows the noise). "kept" is what forward keeps
+for backward, over what torch keeps. The error is the largest against float64, in units of the largest value.
 """
 
 from __future__ import annotations
@@ -61,37 +62,57 @@ def medians_ms(contestants: dict[str, Call], rounds: int) -> dict[str, tuple[flo
     return result
 
 
-def both_passes(function: Callable[..., torch.Tensor], x: torch.Tensor, dy: torch.Tensor, arguments: dict[str, Any]) -> tuple[Call, Call]:
+def both_passes(function: Callable[..., torch.Tensor], parameters: list[Any], x: torch.Tensor, dy: torch.Tensor) -> tuple[Call, Call]:
     x = x.detach().requires_grad_()
-    return lambda: function(x, **arguments), lambda: torch.autograd.grad(function(x, **arguments), x, dy)
+    return lambda: function(x), lambda: torch.autograd.grad(function(x), [x, *parameters], dy)
 
 
 def error(case: Benchmark, x: torch.Tensor, dy: torch.Tensor) -> float:
-    """Of y and dx, against torch in float64, in units of the largest value of each."""
+    """Of y and dx, against torch in float64 on NCHW, in units of the largest value of each."""
     results = []
-    for function, dtype in ((case.sample.ours, x.dtype), (case.sample.theirs, torch.float64)):
-        given = x.detach().to(dtype).requires_grad_()
-        y = function(given, **case.sample.arguments)
-        results.append((y.detach(), *torch.autograd.grad(y, given, dy.to(dtype))))
+    for (function, _), dtype in zip(case.contestants(), (x.dtype, torch.float64), strict=True):
+        if isinstance(function, torch.nn.Module):
+            function = function.to(dtype)
+        exact = dtype is torch.float64
+        given, gradient = (t.detach().contiguous().to(dtype) if exact else t.detach() for t in (x, dy))
+        y = function(given.requires_grad_())
+        results.append((y.detach(), *torch.autograd.grad(y, given, gradient)))
     return max(float((ours - exact).abs().max() / exact.abs().max()) for ours, exact in zip(*results, strict=True))
+
+
+def kept_bytes(function: Callable[..., torch.Tensor], x: torch.Tensor) -> int:
+    """What forward keeps for backward, each block of memory once; x among it if it is kept."""
+    blocks: dict[int, int] = {}
+
+    def pack(t: torch.Tensor) -> torch.Tensor:
+        blocks[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        function(x.detach().requires_grad_())
+    return sum(blocks.values())
 
 
 def measure(case: Benchmark, rounds: int) -> list[dict[str, Any]]:
     sample, rows = case.sample, []
     source, target = torch.ones(COPY_ELEMENTS), torch.empty(COPY_ELEMENTS)
     x = torch.randn(sample.shape)
-    dy = torch.randn_like(sample.theirs(x, **sample.arguments))
-    layouts = {"NCHW": torch.Tensor.contiguous, "NHWC": channels_last}
+    ours_and_theirs = case.contestants()
+    dy = torch.randn_like(ours_and_theirs[1][0](x))
+    layouts = {"NCHW": torch.Tensor.contiguous} | (
+        {"NHWC": channels_last} if x.dim() > 3 or not sample.function.startswith("layer") else {}
+    )
     given = {name: (layout(x), layout(dy)) for name, layout in layouts.items()}
-    theirs = {name: both_passes(sample.theirs, *tensors, sample.arguments) for name, tensors in given.items()}
-    ours = {name: both_passes(sample.ours, *tensors, sample.arguments) for name, tensors in given.items()}
+    ours, theirs = ({name: both_passes(*one, *tensors) for name, tensors in given.items()} for one in ours_and_theirs)
     forward_bytes, backward_bytes = case.moved_bytes(x, dy)
+    kept = {name: [kept_bytes(function, tensors[0]) for function, _ in ours_and_theirs] for name, tensors in given.items()}
     for k, (which, moved) in enumerate((("forward", forward_bytes), ("forward+backward", forward_bytes + backward_bytes))):
         contestants: dict[str, Call] = {"copy": lambda: target.copy_(source)}
         for name in layouts:
             contestants |= {f"striate {name}": ours[name][k], f"eager {name}": theirs[name][k], f"again {name}": theirs[name][k]}
         got = medians_ms(contestants, rounds)
         bytes_per_ms = 2 * 4 * COPY_ELEMENTS / got["copy"][0]
+        nhwc = got.get("eager NHWC", got["eager NCHW"])[0]  # there is but one order of rows
         for name in layouts:
             ms, spread = got[f"striate {name}"]
             rows.append(
@@ -104,21 +125,21 @@ def measure(case: Benchmark, rounds: int) -> list[dict[str, Any]]:
                     "striate_ms": ms,
                     "spread": spread,
                     "eager_nchw_ms": got["eager NCHW"][0],
-                    "eager_nhwc_ms": got["eager NHWC"][0],
+                    "eager_nhwc_ms": nhwc,
                     "ratio_nchw": got["eager NCHW"][0] / ms,
-                    "ratio_nhwc": got["eager NHWC"][0] / ms,
+                    "ratio_nhwc": nhwc / ms,
                     "ratio_a_a": got[f"again {name}"][0] / got[f"eager {name}"][0],
                     "share_of_limit": moved / bytes_per_ms / ms,
                     "copy_gb_per_s": bytes_per_ms / 1e6,
+                    "kept_bytes": kept[name][0],
+                    "kept_bytes_torch": kept[name][1],
                     "max_error": error(case, *given[name]),
                 }
             )
     return rows
 
 
-HEADER = (
-    "| operation | shape | layout | pass | striate ms | spread | eager NCHW ms | eager NHWC ms | × NCHW | × NHWC | A/A | of copy | error |"
-)
+HEADER = "| operation | shape | layout | pass | striate ms | spread | eager NCHW ms | eager NHWC ms | × NCHW | × NHWC | A/A | of copy | kept | error |"
 
 
 def line(row: dict[str, Any]) -> str:
@@ -127,7 +148,7 @@ def line(row: dict[str, Any]) -> str:
         f"| {row['op']} {arguments} | {'×'.join(map(str, row['shape']))} | {row['layout']} | {row['pass']} | {row['striate_ms']:.3f} | "
         f"{row['spread']:.0%} | {row['eager_nchw_ms']:.3f} | {row['eager_nhwc_ms']:.3f} | "
         f"{row['ratio_nchw']:.1f} | {row['ratio_nhwc']:.1f} | {row['ratio_a_a']:.2f} | {row['share_of_limit']:.0%} | "
-        f"{row['max_error']:.0e} |"
+        f"{row['kept_bytes'] / max(1, row['kept_bytes_torch']):.2f} | {row['max_error']:.0e} |"
     )
 
 

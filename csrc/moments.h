@@ -51,29 +51,38 @@ struct Runs {
   int64_t whole(int64_t most) const { return length >= most ? most : most / length * length; }
 };
 
-constexpr int64_t kChunk = 4096;  // 64 terms in each of 4 vectors of 16 sums: their rounding is that of one float operation
+constexpr int64_t kChunk = 4096;
+// Terms of one sum of T. Squares of numbers on a grid, as floats far from zero are, are all 0 or 1 modulo 4 of its square: where
+// the sum cannot hold that last digit it is always cut off, never rounded up. 16 terms still hold it; 64 lose 3e-7.
+constexpr int64_t kTerms = 16;
 
 // Sums of d and d·d for d = x - shift.
 template <class T>
-inline void deviation_sums(const T* x, const Runs& runs, int64_t begin, int64_t end, T shift, T* sum, T* square) {
+inline void deviation_sums(const T* x, const Runs& runs, int64_t begin, int64_t end, T shift, double* sum, double* square) {
   constexpr int64_t L = kLanes<T>;
-  Vector<T> s[4] = {}, q[4] = {};
+  Vector<double> total_s = {}, total_q = {};
   const Vector<T> from = broadcast(shift);
   runs.over(begin, end, [&](int64_t at, int64_t count) {
-    const T* run = x + at;
-    int64_t i = 0;
-    for (; i + 4 * L <= count; i += 4 * L)
-      for (int b = 0; b < 4; ++b) {
-        const Vector<T> d = load(run + i + b * L) - from;
-        s[b] += d, q[b] += d * d;
-      }
-    over_vectors<T>(count - i, [&](int64_t j, auto whole, int64_t lanes) {
-      const Vector<T> d = only_lanes<T>(whole, load_lanes(whole, run + i + j, lanes) - from, lanes);
-      s[0] += d, q[0] += d * d;
-    });
+    for (int64_t first = 0; first < count; first += 4 * kTerms * L) {
+      const T* run = x + at + first;
+      const int64_t n = min(4 * kTerms * L, count - first);
+      Vector<T> s[4] = {}, q[4] = {};
+      int64_t i = 0;
+      for (; i + 4 * L <= n; i += 4 * L)
+        for (int b = 0; b < 4; ++b) {
+          const Vector<T> d = load(run + i + b * L) - from;
+          s[b] += d, q[b] += d * d;
+        }
+      over_vectors<T>(n - i, [&](int64_t j, auto whole, int64_t lanes) {
+        const Vector<T> d = only_lanes<T>(whole, load_lanes(whole, run + i + j, lanes) - from, lanes);
+        s[0] += d, q[0] += d * d;
+      });
+      add_widened<T>((s[0] + s[1]) + (s[2] + s[3]), total_s);
+      for (int b = 0; b < 4; ++b) add_widened<T>(q[b], total_q);
+    }
   });
-  *sum = sum_lanes<T>((s[0] + s[1]) + (s[2] + s[3]));
-  *square = sum_lanes<T>((q[0] + q[1]) + (q[2] + q[3]));
+  *sum = sum_lanes<double>(total_s);
+  *square = sum_lanes<double>(total_q);
 }
 
 // Where squares overflow: values from about 1e19 on in float.
@@ -98,14 +107,15 @@ inline Moments measure(const T* x, const Runs& runs, int64_t begin, int64_t end,
   Moments total;
   for (int64_t next, at = begin, chunk = runs.whole(kChunk); at < end; at = next) {
     next = min(end, at + chunk);
-    T shift = T(total.mean), sum, square;
+    T shift = T(total.mean);
+    double sum, square;
     if (centered && total.count == 0) {
       const T first = x[at / runs.length * runs.pitch + at % runs.length];  // of constant values the deviations are exactly 0
       deviation_sums(x, runs, at, next, first, &sum, &square);
-      shift = first + sum / T(next - at);
+      shift = T(double(first) + sum / double(next - at));
     }
     deviation_sums(x, runs, at, next, shift, &sum, &square);
-    if (!(square < T(__builtin_inf())))
+    if (!(square < __builtin_inf()))
       total.merge(wide_moments(x, runs, at, next, centered));
     else
       total.merge(centered ? shifted_moments(double(next - at), shift, sum, square) : Moments{double(next - at), 0, square});

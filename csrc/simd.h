@@ -70,6 +70,23 @@ inline void store(P* p, const V& v) {
   typedef V Loose __attribute__((aligned(1)));
   *reinterpret_cast<Loose*>(p) = v;
 }
+// Past the caches: a line that is written whole need not be read before. p is aligned to the vector; settle() before others read.
+template <class V, class P>
+STRIATE_INLINE void stream(P* p, const V& v) {
+#if defined(__AVX512F__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
+#elif defined(__AVX2__)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
+#else
+  store(p, v);
+#endif
+}
+inline void settle() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
 // The first n values alone, zeros behind. Without masks by halves: a copy of unknown length would be a function call.
 template <class V, class P>
 STRIATE_INLINE V load_first(const P* p, int64_t n) {
@@ -229,6 +246,21 @@ STRIATE_INLINE T sum_lanes(const Vector<T>& v) {
     return sum_lanes<T, Half / 2>(sum);
   else
     return sum[0];
+}
+
+// Adds the lanes of v, in double, to those of a vector of doubles: two to each where T is float.
+template <class T, int First, int... I>
+STRIATE_INLINE Vector<double> widen(const Vector<T>& v, Indices<I...>) {
+  return __builtin_convertvector(__builtin_shufflevector(v, v, (First + I)...), Vector<double>);
+}
+template <class T>
+STRIATE_INLINE void add_widened(const Vector<T>& v, Vector<double>& sum) {
+  if constexpr (sizeof(T) == sizeof(double)) {
+    sum += v;
+  } else {
+    using Half = typename CountTo<kLanes<double>>::type;
+    sum += widen<T, 0>(v, Half{}) + widen<T, kLanes<double>>(v, Half{});
+  }
 }
 
 // Of rows a and b that are `Block` apart: the lanes that stay in a and come to it, and those of b. The indices are template

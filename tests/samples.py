@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
+import striate.nn as N
 import striate.nn.functional as S
+from striate.ops import norm as ops_norm
 
-__all__ = ["BENCHMARKS", "POOL", "Benchmark", "Sample", "channels_last"]
+__all__ = ["BENCHMARKS", "NORM", "POOL", "Benchmark", "NormSample", "Sample", "channels_last"]
 
 
 class Sample(NamedTuple):
@@ -80,10 +82,20 @@ POOL: list[Sample] = list(_pool())
 
 
 class Benchmark(NamedTuple):
-    """A case worth timing. moved_bytes: what must be read and written, for (forward, backward), of element size 4."""
+    """A case worth timing. moved_bytes: what must be read and written, for (forward, backward), of element size 4.
+
+    layers: makes our layer and torch's, where the sample's functions take more than x.
+    """
 
     sample: Sample
     moved_bytes: Callable[[torch.Tensor, torch.Tensor], tuple[int, int]]
+    layers: Callable[[], tuple[torch.nn.Module, torch.nn.Module]] | None = None
+
+    def contestants(self) -> list[tuple[Callable[..., torch.Tensor], list[torch.nn.Parameter]]]:
+        """Ours and torch's, each a function of x with the parameters it learns."""
+        if self.layers is not None:
+            return [(layer, list(layer.parameters())) for layer in self.layers()]
+        return [(lambda x, f=f: f(x, **self.sample.arguments), []) for f in (self.sample.ours, self.sample.theirs)]
 
 
 def _max_bytes(x: torch.Tensor, y: torch.Tensor) -> tuple[int, int]:
@@ -116,4 +128,177 @@ def _pool_benchmarks() -> Iterator[Benchmark]:
     yield Benchmark(Sample("max_pool3d", (4, 16, 16, 56, 56), {"kernel_size": 2}), _max_bytes)
 
 
-BENCHMARKS: dict[str, list[Benchmark]] = {"pool": list(_pool_benchmarks())}
+def _whole_bytes(x: torch.Tensor, y: torch.Tensor) -> tuple[int, int]:
+    # Statistics of the whole tensor: x is read for them, then read and y written; x and dy are read twice, and dx is written.
+    return 12 * x.numel(), 20 * x.numel()
+
+
+def _set_bytes(x: torch.Tensor, y: torch.Tensor) -> tuple[int, int]:
+    return 8 * x.numel(), 12 * x.numel()  # what is measured together fits a cache: everything is read once
+
+
+def _normed(function: str, shape: tuple[int, ...]) -> Benchmark:
+    channels, rest = shape[1], shape[1:] if len(shape) > 3 else shape[-1:]
+    groups = next(g for g in range(min(32, max(1, channels // 2)), 0, -1) if channels % g == 0)
+    batch = {2: "1d", 3: "1d", 4: "2d", 5: "3d"}[len(shape)]
+    made: dict[str, tuple[dict[str, Any], Callable[[], tuple[torch.nn.Module, torch.nn.Module]]]] = {
+        "batch_norm+relu": (
+            {},
+            lambda: (
+                N.BatchNormAct2d(channels),
+                torch.nn.Sequential(getattr(torch.nn, f"BatchNorm{batch}")(channels), torch.nn.ReLU(inplace=True)),
+            ),
+        ),
+        "instance_norm": (
+            {},
+            lambda: tuple(getattr(m, f"InstanceNorm{batch}")(channels, affine=True) for m in (N, torch.nn)),  # type: ignore[return-value]
+        ),
+        "group_norm": ({"num_groups": groups}, lambda: (N.GroupNorm(groups, channels), torch.nn.GroupNorm(groups, channels))),
+        "layer_norm": ({"normalized_shape": list(rest)}, lambda: (N.LayerNorm(rest), torch.nn.LayerNorm(rest))),
+        "rms_norm": ({"normalized_shape": list(rest)}, lambda: (N.RMSNorm(rest), torch.nn.RMSNorm(rest))),
+        "layer_norm_2d": ({}, lambda: (N.LayerNorm2d(channels), _PermutedLayerNorm(channels))),
+        "local_response_norm": ({"size": 5}, lambda: (N.LocalResponseNorm(5), torch.nn.LocalResponseNorm(5))),
+    }
+    arguments, layers = made[function]
+    return Benchmark(Sample(function, shape, arguments), _whole_bytes if function.startswith("batch") else _set_bytes, layers)
+
+
+class _PermutedLayerNorm(torch.nn.LayerNorm):
+    """How torch users write a layer norm of all channels at each place."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def _norm_benchmarks() -> Iterator[Benchmark]:
+    shapes = [
+        (32, 64, 56, 56),
+        (32, 256, 14, 14),
+        (8, 64, 112, 112),
+        (128, 20, 28, 28),
+        (16, 17, 33, 29),
+        (8, 32, 16, 32, 32),
+        (1, 3, 224, 224),
+        (1, 64, 56, 56),
+        (1, 64, 8, 8),
+        (1, 16, 8, 8),
+    ]
+    for shape in shapes:
+        for function in ("batch_norm+relu", "instance_norm", "group_norm", "layer_norm"):
+            yield _normed(function, shape)
+    yield _normed("layer_norm", (64, 512))
+    yield _normed("layer_norm", (32, 128, 768))
+    yield _normed("rms_norm", (32, 128, 768))
+    yield _normed("layer_norm_2d", (32, 64, 56, 56))
+    yield _normed("local_response_norm", (32, 64, 56, 56))
+
+
+BENCHMARKS: dict[str, list[Benchmark]] = {"norm": list(_norm_benchmarks()), "pool": list(_pool_benchmarks())}
+
+
+class NormSample(NamedTuple):
+    """A call of a normalization in ``striate.ops.norm``; ``arguments``: all that is no tensor. ``affine``: with scale and shift.
+
+    Batch and instance norm that do not measure get the statistics of :meth:`running`.
+    """
+
+    function: str
+    shape: tuple[int, ...]
+    arguments: dict[str, Any]
+    affine: bool = True
+
+    @property
+    def scaled(self) -> tuple[int, ...]:
+        """The shape of scale and shift."""
+        return tuple(self.arguments.get("normalized_shape", self.shape[1:2]))
+
+    @property
+    def has_weight(self) -> bool:
+        return self.affine and self.function != "local_response_norm"
+
+    @property
+    def has_bias(self) -> bool:
+        return self.has_weight and self.function != "rms_norm"
+
+    @property
+    def measures(self) -> bool:
+        return bool(self.arguments.get("training", self.arguments.get("use_input_stats", True)))
+
+    def running(self, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+        """A mean and a variance for each channel."""
+        channels = self.shape[1]
+        return torch.linspace(1, 4, channels, dtype=dtype), torch.linspace(0.5, 5, channels, dtype=dtype)
+
+    def ours(self, x: torch.Tensor, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None) -> torch.Tensor:
+        a, function = self.arguments, getattr(ops_norm, self.function)
+        running = (None, None) if self.measures else self.running(x.dtype)
+        if self.function == "by_channel":
+            return function(x, None, None, weight, bias, True, 0.1, 1e-5, **a)
+        if self.function in ("batch_norm", "instance_norm"):
+            return function(x, *running, weight, bias, **a)
+        if self.function == "local_response_norm":
+            return function(x, **a)
+        return function(x, weight=weight, **({"bias": bias} if self.function != "rms_norm" else {}), **a)
+
+    def __str__(self) -> str:
+        told = ",".join(f"{k}={v}" for k, v in self.arguments.items()).replace(" ", "")
+        return f"{self.function}-{'x'.join(map(str, self.shape))}-{told}" + ("" if self.affine else "-plain")
+
+
+def _norms() -> Iterator[NormSample]:
+    # lengths 1 and long, channels beside every vector's width, more than one piece of 32768 values, more than 1024 columns
+    few = [(2, 3, 1), (3, 1, 50), (2, 17, 23), (3, 33, 9, 7), (2, 64, 5, 6), (2, 3, 6, 7, 9), (1, 18, 5, 4, 8), (2, 5, 1, 1)]
+    flat = [(64, 5), (37, 130), (40001, 3), (3, 1100)]
+    long = [(4, 3, 120, 110), (2, 1, 200, 211), (2, 1100, 7, 5), (3, 100, 25, 21)]
+    for shape in [*flat, *few, *long]:
+        yield NormSample("batch_norm", shape, {"training": True})
+    yield NormSample("batch_norm", (3, 5, 11, 14), {"training": True, "eps": 0.3}, affine=False)
+    yield NormSample("batch_norm", (37, 130), {"training": True, "eps": 1e-3}, affine=False)
+    for shape in [(4, 5), (2, 17, 23), (3, 33, 9, 7), (2, 3, 6, 7, 9), (4, 3, 120, 110), (2, 1100, 7, 5)]:
+        yield NormSample("batch_norm", shape, {"training": False})
+    yield NormSample("batch_norm", (3, 5, 11, 14), {"training": False, "eps": 0.3}, affine=False)
+
+    yield NormSample("by_channel", (8, 17), {"batches": 2})
+    yield NormSample("by_channel", (8, 5, 6, 7), {"batches": 4})
+    yield NormSample("by_channel", (6, 33, 40), {"batches": 3})
+    yield NormSample("by_channel", (4, 3, 5, 6, 7), {"batches": 2}, affine=False)
+    yield NormSample("by_channel", (4, 3, 130, 140), {"batches": 2})
+    yield NormSample("by_channel", (16, 64, 3, 3), {"batches": 16})
+
+    for shape in [(1, 1, 2), (2, 3, 50), (3, 17, 9, 7), (2, 64, 5, 6), (2, 5, 3, 4, 5), (2, 3, 190, 180), (1, 1100, 3, 3), (2, 130, 4)]:
+        yield NormSample("instance_norm", shape, {})
+    yield NormSample("instance_norm", (2, 33, 7, 6), {"eps": 0.3}, affine=False)
+    yield NormSample("instance_norm", (2, 17, 9, 7), {"use_input_stats": False})
+
+    groups = {(5, 6): 3, (3, 6, 5): 2, (2, 64, 7, 7): 32, (2, 33, 9, 7): 11, (2, 100, 5, 5): 1, (2, 130, 4, 3): 130, (2, 6, 3, 4, 5): 3}
+    for shape, count in {**groups, (2, 6, 110, 120): 2, (1, 1100, 6, 5): 55, (2, 2200, 3, 5): 1, (2, 3, 1): 1}.items():
+        yield NormSample("group_norm", shape, {"num_groups": count})
+    yield NormSample("group_norm", (2, 10, 9, 7), {"num_groups": 5, "eps": 0.3}, affine=False)
+
+    rows = {1: [(7, 5), (3, 4, 64), (2, 3, 4, 130), (300, 17), (4, 1), (66, 16500), (2, 40000)]}
+    rows |= {2: [(2, 5, 6, 7), (3, 17, 23), (3, 33, 5), (4, 5)], 3: [(2, 17, 9, 7), (2, 65, 16, 17)], 4: [(2, 3, 4, 5, 6)]}
+    for last, shapes in rows.items():
+        for shape in shapes:
+            yield NormSample("layer_norm", shape, {"normalized_shape": shape[-last:]})
+    yield NormSample("layer_norm", (2, 33, 9, 7), {"normalized_shape": (33, 9, 7), "eps": 0.3}, affine=False)
+    for shape, last in [((7, 5), 1), ((300, 33), 1), ((3, 4, 64), 1), ((2, 17, 9, 7), 3), ((2, 16500), 1), ((4, 1), 1), ((3, 5, 6), 2)]:
+        yield NormSample("rms_norm", shape, {"normalized_shape": shape[-last:]})
+    yield NormSample("rms_norm", (3, 4, 100), {"normalized_shape": (100,), "eps": 0.3}, affine=False)
+
+    for shape in [(2, 17), (3, 5, 7), (2, 33, 9, 7), (2, 3, 40, 41), (1, 1100, 6, 5), (2, 130, 3, 4, 5), (2, 64, 1, 1), (1, 1, 30)]:
+        yield NormSample("layer_norm_2d", shape, {})
+    yield NormSample("layer_norm_2d", (2, 100, 5, 7), {"eps": 0.3}, affine=False)
+
+    yield NormSample("local_response_norm", (2, 5, 7), {"size": 3})
+    yield NormSample("local_response_norm", (2, 33, 9, 7), {"size": 5, "alpha": 1.0})
+    yield NormSample("local_response_norm", (2, 17, 3, 4, 5), {"size": 4, "alpha": 2.0, "beta": 0.6, "k": 2.0})
+    yield NormSample("local_response_norm", (1, 3, 40, 41), {"size": 9, "alpha": 1.0})  # wider than the channels
+    yield NormSample("local_response_norm", (2, 64, 5, 6), {"size": 1, "alpha": 1.0, "beta": 0.5})
+    yield NormSample("local_response_norm", (1, 1100, 6, 5), {"size": 5, "alpha": 1.0, "beta": 1.0})
+    yield NormSample("local_response_norm", (1, 1, 50), {"size": 2, "alpha": 1.0})
+
+
+NORM: list[NormSample] = list(_norms())

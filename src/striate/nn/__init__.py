@@ -13,7 +13,7 @@ import torch
 from torch.nn import *  # noqa: F403
 
 from .conv import *  # noqa: F403
-from .norm import *  # noqa: F403
+from .norm import *  # type: ignore[assignment]  # noqa: F403
 from .pool import *  # noqa: F403
 from .statistics import *  # noqa: F403
 

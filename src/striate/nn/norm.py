@@ -6,13 +6,14 @@ Every one may carry an ``activation`` (None, "relu", "leaky_relu" or "silu") tha
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
+from ..errors import ArgumentError, ShapeError, build
 from ..ops import norm as ops
 from ..ops.shared import synchronized_batch_norm
 
@@ -133,21 +134,30 @@ class _BatchNorm(_Activated):
                 momentum = self._step()
             else:
                 mean = var = None
-        return ops.by_channel(
-            input,
-            mean,
-            var,
-            self.weight,
-            self.bias,
-            measured,
-            momentum,
-            self.eps,
-            batches=self._batches(input) if measured else 1,
-            residual=residual,
-            activation=self.activation,
-            slope=self.negative_slope,
-            where=type(self).__name__,
-        )
+        try:
+            return ops.by_channel(
+                input,
+                mean,
+                var,
+                self.weight,
+                self.bias,
+                measured,
+                momentum,
+                self.eps,
+                batches=self._batches(input) if measured else 1,
+                residual=residual,
+                activation=self.activation,
+                slope=self.negative_slope,
+                where=type(self).__name__,
+            )
+        except Exception:
+            self._step_back(measured and mean is not None)
+            raise
+
+    def _step_back(self: Any, stepped: bool) -> None:
+        """A batch that is refused was none."""
+        if stepped and self.num_batches_tracked is not None:
+            self.num_batches_tracked.sub_(1)
 
     def extra_repr(self: Any) -> str:
         return super().extra_repr() + (", frozen=True" if self.frozen else "")
@@ -246,6 +256,8 @@ class GhostBatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
         self.ghost_batch_size = ghost_batch_size
 
     def _batches(self, input: Tensor) -> int:
+        if not isinstance(input, Tensor):
+            return 1
         samples, size = input.shape[0], self.ghost_batch_size
         if samples > size and samples % size != 0:
             expects = f"a batch that ghost_batch_size, {size}, divides"
@@ -267,7 +279,8 @@ class NoisyBatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
     Each step draws μ and σ for every channel, and from them a shift and a scale for every sample. What follows the layer sees
     inputs whose distribution shifts more than without any normalization; that training still goes well with it says that the
     shift is not what batch norm cures. Evaluation, and frozen, is :class:`BatchNorm2d`'s. The noise comes from a generator of
-    the layer's own: the same ``seed`` gives the same noise, and torch's global numbers are left alone.
+    the layer's own: the same ``seed`` gives the same noise, and forward leaves torch's global numbers alone. Without a seed
+    the constructor draws one from them.
 
     mean_noise, scale_noise: n_μ and n_σ; mean_spread, scale_spread: r_μ and r_σ; the defaults are the paper's.
 
@@ -285,12 +298,12 @@ class NoisyBatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
         scale_noise: float = 1.25,
         mean_spread: float = 0.1,
         scale_spread: float = 0.1,
-        seed: int = 0,
+        seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_features, *args, **kwargs)
         self.mean_noise, self.scale_noise, self.mean_spread, self.scale_spread = mean_noise, scale_noise, mean_spread, scale_spread
-        self.reseed(seed)
+        self.reseed(int(torch.randint(2**31, ())) if seed is None else seed)
 
     def reseed(self, seed: int) -> None:
         """Begins the noise anew."""
@@ -300,7 +313,8 @@ class NoisyBatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
         y = super().forward(input, residual)
         if not self.training or self.frozen:
             return y
-        chance = torch.Generator().manual_seed(self.seed + (self.step << 32))
+        mixed = hashlib.blake2b(f"{self.seed} {self.step}".encode(), digest_size=4)  # the CPU's generator takes 32 bits of a seed
+        chance = torch.Generator().manual_seed(int.from_bytes(mixed.digest(), "little"))
         self.step += 1
         channels, shape = input.shape[1], input.shape[:2]
         center = (2 * torch.rand(channels, generator=chance) - 1) * self.mean_noise
@@ -314,17 +328,19 @@ class NoisyBatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
         return f"{super().extra_repr()}, seed={self.seed}"
 
 
-class SyncBatchNorm(_BatchNorm, torch.nn.SyncBatchNorm):
+class SyncBatchNorm(_BatchNorm, torch.nn.modules.batchnorm._BatchNorm):
     r"""Batch normalization of the batch of all processes of ``torch.distributed``, on the CPU too (backend gloo).
 
     .. math:: n = Σ n_r, \quad μ, σ² \text{ merged from all ranks' moments}, \quad y = γ_c·(x - μ_c)/\sqrt{σ²_c + ε} + β_c
 
-    Arguments and state as in ``torch.nn``, whose own does not run on the CPU. Equal to one process that has the whole batch:
-    backward divides by the whole count, and the running variance is unbiased with it. Ranks may have batches of different
-    size, also none. In evaluation, frozen, without ``torch.distributed`` or with one process it is :class:`BatchNorm2d`. Each
-    forward gathers 2C + 1 doubles from each rank, each backward 2C.
+    Arguments and state as in ``torch.nn``, whose own does not run on the CPU; not a subclass of it, because
+    ``DistributedDataParallel`` refuses those there. Equal to one process that has the whole batch: backward divides by the whole
+    count, and the running variance is unbiased with it. Ranks may have batches of different size, also none. In evaluation,
+    frozen, without ``torch.distributed``, with one process or outside the group it is :class:`BatchNorm2d`. Each forward gathers
+    2C + 1 doubles from each rank, each backward 2C.
 
-    x: as for :class:`BatchNormAct2d`. Raises ShapeError where all ranks together have one value per channel.
+    x: as for :class:`BatchNormAct2d`. Raises ShapeError where all ranks together have one value per channel, ArgumentError
+    where no kernel takes x.
 
     Source: Chan, Golub, LeVeque, 1979 (merging); Ioffe, Szegedy, 2015.
 
@@ -332,28 +348,45 @@ class SyncBatchNorm(_BatchNorm, torch.nn.SyncBatchNorm):
     torch.Size([8, 4, 2, 2])
     """
 
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        process_group: Any = None,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        self.process_group = process_group
+
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        if not isinstance(input, Tensor) or not input.is_cpu:
-            return torch.nn.SyncBatchNorm.forward(self, input)
-        measured = (self.training and not self.frozen) or self.running_mean is None
-        if not measured or not dist.is_available() or not dist.is_initialized() or dist.get_world_size(self.process_group) == 1:
+        alone = not dist.is_available() or not dist.is_initialized() or dist.get_world_size(self.process_group) <= 1
+        if alone or not self.training or self.frozen:
             return super().forward(input, residual)
         self._check_input_dim(input)
         mean, var = (self.running_mean, self.running_var) if self.track_running_stats else (None, None)
-        return synchronized_batch_norm(
-            input,
-            mean,
-            var,
-            self.weight,
-            self.bias,
-            0.0 if mean is None else self._step(),
-            self.eps,
-            self.process_group,
-            residual=residual,
-            activation=self.activation,
-            slope=self.negative_slope,
-            where=type(self).__name__,
-        )
+        momentum = 0.0 if mean is None else self._step()
+        try:
+            return synchronized_batch_norm(
+                input,
+                mean,
+                var,
+                self.weight,
+                self.bias,
+                momentum,
+                self.eps,
+                self.process_group,
+                residual=residual,
+                activation=self.activation,
+                slope=self.negative_slope,
+                where=type(self).__name__,
+            )
+        except Exception:
+            self._step_back(mean is not None)
+            raise
 
     @classmethod
     def convert_sync_batchnorm(cls, module: Any, process_group: Any = None) -> Any:
@@ -362,18 +395,29 @@ class SyncBatchNorm(_BatchNorm, torch.nn.SyncBatchNorm):
         >>> type(SyncBatchNorm.convert_sync_batchnorm(torch.nn.Sequential(torch.nn.BatchNorm2d(4)))[0]).__name__
         'SyncBatchNorm'
         """
+        made: dict[Any, Any] = {}  # a layer under two names stays one
+
+        def converted(layer: Any) -> Any:
+            if layer not in made:
+                made[layer] = _synchronized(cls, layer, process_group)
+            return made[layer]
+
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            made = cls(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats, process_group)
-            for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked", "training"):
-                setattr(made, name, getattr(module, name))
-            made.frozen = getattr(module, "frozen", False)
-            made.activation, made.negative_slope = getattr(module, "activation", None), getattr(module, "negative_slope", 0.01)
-            return made
-        for name, child in module.named_children():
-            converted = cls.convert_sync_batchnorm(child, process_group)
-            if converted is not child:
-                setattr(module, name, converted)
+            return converted(module)
+        for parent in list(module.modules()):
+            for name, child in parent._modules.items():
+                if isinstance(child, torch.nn.modules.batchnorm._BatchNorm):
+                    parent._modules[name] = converted(child)
         return module
+
+
+def _synchronized(kind: Any, layer: Any, process_group: Any) -> Any:
+    made = kind(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats, process_group)
+    for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked", "training"):
+        setattr(made, name, getattr(layer, name))
+    made.frozen = getattr(layer, "frozen", False)
+    made.activation, made.negative_slope = getattr(layer, "activation", None), getattr(layer, "negative_slope", 0.01)
+    return made
 
 
 class _InstanceNorm(_Activated):
@@ -586,10 +630,10 @@ def adaptive_instance_norm(content: Tensor, style: Tensor, eps: float = 1e-5) ->
     True
     """
     for name, x in (("content", content), ("style", style)):
-        if not isinstance(x, Tensor):
-            raise ArgumentTypeError(build("AdaIN", f"{name} to be a tensor", type(x).__name__, do="Give content and style."))
-        if x.dim() < 3:
-            raise ShapeError(build("AdaIN", f"{name} of shape (N, C, *axes)", tuple(x.shape), do="Add axes with unsqueeze."))
+        ops.check_input(x, "AdaIN", 3, "(N, C, *axes)", name=name)
+    ops.check_eps(eps, "AdaIN")
+    if style.numel() == 0:
+        raise ShapeError(build("AdaIN", "a style of at least one value per channel", tuple(style.shape), do="Give an image."))
     if content.shape[:2] != style.shape[:2]:
         expects, do = f"a style of {content.shape[0]} samples and {content.shape[1]} channels", "Expand the style to the content's batch."
         raise ShapeError(build("AdaIN", expects, tuple(style.shape[:2]), do=do, content=tuple(content.shape)))

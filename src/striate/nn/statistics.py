@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..errors import ArgumentError, build
 from ..moments import Moments
-from ..ops import shared
-from .norm import SyncBatchNorm, _BatchNorm
+from ..ops import norm, shared
+from .norm import GhostBatchNorm2d, SyncBatchNorm, _BatchNorm
 
 __all__ = ["whole_batch_statistics"]
 
@@ -25,8 +25,9 @@ class _WholeBatch:
     """What the layers of one model have measured. A layer asks :meth:`forward` instead of measuring by itself."""
 
     def __init__(self, model: torch.nn.Module, stop: bool) -> None:
-        found = ((name, m) for name, m in model.named_modules() if isinstance(m, _BatchNorm) and not isinstance(m, SyncBatchNorm))
-        self.names: dict[Any, str] = {m: name for name, m in found if m.training and not m.frozen}  # type: ignore[attr-defined]
+        found: list[tuple[str, Any]] = [(name, m) for name, m in model.named_modules() if isinstance(m, _BatchNorm)]
+        own = (SyncBatchNorm, GhostBatchNorm2d)  # which say themselves what is measured together
+        self.names = {m: name for name, m in found if m.training and not m.frozen and not isinstance(m, own)}
         self.stop = stop  # at the first layer not known yet
         self.measuring = True
         self.moments: dict[Any, Moments] = {}
@@ -39,6 +40,9 @@ class _WholeBatch:
             do = "Give each place a layer of its own, or leave this one out by freezing it."
             raise ArgumentError(build("whole_batch_statistics", expects, f"two calls of {self.names[layer]}", do=do))
         self.called.add(layer)
+        where = type(layer).__name__
+        norm.check_channel_arguments(x, None, None, layer.weight, layer.bias, True, 0.0, layer.eps, residual, layer.activation, where)
+        shared.check_native(where, x, residual, layer.weight, layer.bias)
         if layer not in self.known and self.measuring:
             self.moments[layer] = self.moments.get(layer, Moments.empty(x.shape[1])).merge(shared.measure(x))
             if self.stop:
@@ -46,6 +50,7 @@ class _WholeBatch:
         moments = self.known.get(layer)
         if moments is None:  # the layer's own part; or one that no part has passed through while measuring
             moments = shared.measure(x)
+        norm.check_more_than_one(int(moments.count), x, where, "channel")
         count = max(1, x.numel() // x.shape[1])
         arguments = (x, residual, layer.weight, layer.bias, layer.eps, layer.activation, layer.negative_slope)
         return shared.normalize_with(moments, lambda sums: sums / count, *arguments)
@@ -74,8 +79,10 @@ def whole_batch_statistics(model: torch.nn.Module, parts: Iterable[Any], *, laye
     known only when all backward passes are done; the gradients of scale and shift are exact for the dy they get. Dropout and
     other randomness differ between the passes unless you make them repeat.
 
-    parts: inputs, each a tensor or a tuple of the model's arguments. Layers in evaluation, frozen ones and SyncBatchNorm stay
-    as they are. Raises ArgumentError where there is no part, or where a layer is called twice in a pass.
+    parts: inputs, each a tensor or a tuple of the model's arguments. Call the model itself, whose call begins a pass. Layers in
+    evaluation, frozen ones, ghost and synchronized batch norm stay as they are. All parts should take the same way through the
+    model. Raises ArgumentError where there is no part or no layer, or where a layer is called twice in a pass, as activation
+    checkpointing does.
 
     >>> from striate import nn
     >>> layer, whole, x = nn.BatchNorm1d(3), nn.BatchNorm1d(3), torch.randn(8, 3)
@@ -88,6 +95,11 @@ def whole_batch_statistics(model: torch.nn.Module, parts: Iterable[Any], *, laye
     if not inputs:
         raise ArgumentError(build("whole_batch_statistics", "at least one part of the batch", 0, do="Split the batch with x.split(size)."))
     session = _WholeBatch(model, layer_by_layer)
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    if norms and not any(isinstance(m, _BatchNorm) for m in norms):
+        do = "Call striate.accelerate(model) first."
+        raise ArgumentError(build("whole_batch_statistics", "batch norms of striate's", f"only torch's, {len(norms)} of them", do=do))
+    buffers = [(b, b.clone()) for b in model.buffers()]  # other layers may keep statistics of their own
 
     def begin(*_: Any) -> None:
         session.called.clear()
@@ -107,8 +119,10 @@ def whole_batch_statistics(model: torch.nn.Module, parts: Iterable[Any], *, laye
                 if not session.learn() or not layer_by_layer:
                     break
         session.measuring = False
+        for b, before in buffers:
+            b.copy_(before)
         for layer, moments in session.known.items():
-            if layer.running_mean is not None and int(moments.count) > 1:
+            if layer.running_mean is not None and layer.track_running_stats and int(moments.count) > 1:
                 statistics = torch.stack([moments.mean, moments.variance()])
                 step = layer._step()
                 torch.ops.striate.norm_update.default(layer.running_mean, layer.running_var, statistics, int(moments.count), step)

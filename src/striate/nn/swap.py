@@ -18,8 +18,12 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 # From torch's class to striate's: a subclass with the same state, so that changing a module's class is the whole swap.
 # Parameters, buffers, hooks, mode and identity stay because the object stays.
 SWAPS: dict[type, type] = {
-    getattr(torch.nn, name): getattr(family, name) for family in (conv, norm, pool) for name in family.__all__ if hasattr(torch.nn, name)
+    theirs: getattr(family, name)
+    for family in (conv, norm, pool)
+    for name in family.__all__
+    if (theirs := getattr(torch.nn, name, None)) is not None and issubclass(getattr(family, name), theirs)
 }
+OWN = {getattr(family, name) for family in (conv, norm, pool) for name in family.__all__}
 BACK = {ours: theirs for theirs, ours in SWAPS.items()}
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 _FUSED = "_striate_fused"  # on a norm that computes the activation behind it
@@ -72,7 +76,7 @@ def plan(model: torch.nn.Module) -> tuple[list[str], list[Left]]:
     for name, module in model.named_modules():
         if type(module) in SWAPS:
             swapped.append(name)
-        elif type(module) not in BACK:
+        elif type(module) not in OWN:
             base = next((b for b in SWAPS if isinstance(module, b)), None)
             if base is not None:
                 kind = type(module).__name__

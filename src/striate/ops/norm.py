@@ -46,17 +46,23 @@ DX, DRESIDUAL, DWEIGHT, DBIAS = 1, 2, 4, 8
 # ------------------------------------------------------------------------------------------------------------ arguments
 
 
-def _check(x: Any, where: str, least: int, shape: str) -> None:
+def check_input(
+    x: Any, where: str, least: int, shape: str, *, name: str = "x", complex_too: bool = False, integers_too: bool = False
+) -> None:
+    """Raises what cannot be meant of a tensor that is normalized: its type, its rank, its numbers."""
     if not isinstance(x, Tensor):
-        raise ArgumentTypeError(build(where, "a tensor", type(x).__name__, do="Call torch.as_tensor on it first."))
+        what = "a tensor" if name == "x" else f"{name} to be a tensor"
+        raise ArgumentTypeError(build(where, what, type(x).__name__, do="Call torch.as_tensor on it first."))
     if x.dim() < least:
-        raise ShapeError(build(where, f"x of shape {shape}", tuple(x.shape), do="Add axes with unsqueeze."))
-    if not x.is_floating_point():
-        kind = str(x.dtype).removeprefix("torch.")
-        raise DtypeError(build(where, "floating-point numbers", kind, do="Convert x with .float().", x=tuple(x.shape)))
+        raise ShapeError(build(where, f"{name} of shape {shape}", tuple(x.shape), do="Add axes with unsqueeze."))
+    if x.is_floating_point() or (x.is_complex() and complex_too) or (integers_too and not x.is_complex() and x.dtype is not torch.bool):
+        return
+    kind = str(x.dtype).removeprefix("torch.")
+    what = "floating-point numbers" if name == "x" else f"a {name} of floating-point numbers"
+    raise DtypeError(build(where, what, kind, do="Convert x with .float().", x=tuple(x.shape)))
 
 
-def _check_eps(eps: Any, where: str) -> None:
+def check_eps(eps: Any, where: str) -> None:
     if isinstance(eps, bool) or not isinstance(eps, int | float | torch.SymFloat):
         raise ArgumentTypeError(build(where, "eps to be a number", repr(eps), do="Use 1e-5."))
     if not 0 < eps < math.inf:
@@ -88,7 +94,7 @@ def _check_residual(x: Tensor, residual: Any, where: str) -> None:
 
 
 def check_activation(activation: Any, where: str) -> None:
-    if activation not in ACTIVATIONS:
+    if not (activation is None or isinstance(activation, str)) or activation not in ACTIVATIONS:
         names = ", ".join(repr(a) for a in ACTIVATIONS)
         raise ArgumentError(build(where, f"an activation of {names}", repr(activation), do="Put any other behind the layer."))
 
@@ -110,7 +116,7 @@ def _check_momentum(momentum: Any, where: str) -> None:
         raise ArgumentError(build(where, "a finite momentum", momentum, do="Use 0.1: the weight of the newest batch."))
 
 
-def _check_more_than_one(count: int, x: Tensor, where: str, of: str) -> None:
+def check_more_than_one(count: int, x: Tensor, where: str, of: str) -> None:
     if count == 1:
         raise ShapeError(build(where, f"more than one value per {of} to measure", 1, do="Use a larger batch or .eval().", x=tuple(x.shape)))
 
@@ -129,8 +135,8 @@ def check_channel_arguments(
     where: str,
 ) -> None:
     """Raises what cannot be meant of a norm whose statistics belong to channels."""
-    _check(x, where, 2, "(N, C) or (N, C, *axes)")
-    _check_eps(eps, where)
+    check_input(x, where, 2, "(N, C) or (N, C, *axes)")
+    check_eps(eps, where)
     _check_momentum(momentum, where)
     _check_running(where, running_mean, running_var, not measured)
     _check_channels(x, where, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
@@ -459,7 +465,7 @@ def by_channel(
     channels = x.shape[1]
     count = x.numel() // (channels * batches) if channels and batches else 0
     if measured:
-        _check_more_than_one(count, x, where, "channel" if batches == 1 else "channel of a sample")
+        check_more_than_one(count, x, where, "channel" if batches == 1 else "channel of a sample")
 
     def theirs() -> Tensor:
         if batches == 1 or not measured:
@@ -526,7 +532,7 @@ def instance(
     >>> instance(torch.tensor([[[1.0, 3.0]]]), None, None, None, None, True, 0.1, 1e-9, activation="relu")
     tensor([[[0., 1.]]])
     """
-    _check(x, where, 3, "(N, C, *axes)")
+    check_input(x, where, 3, "(N, C, *axes)")
     batches = x.shape[0] if measured else 1
     more: Any = {"batches": batches, "activation": activation, "slope": slope, "where": where}
     return by_channel(x, running_mean, running_var, weight, bias, measured, momentum, eps, **more)
@@ -563,8 +569,8 @@ def by_group(
     >>> by_group(torch.tensor([[[1.0], [3.0]]]), 1, None, None, 1e-9, activation="relu").flatten()
     tensor([0., 1.])
     """
-    _check(x, where, 2, "(N, C, *axes)")
-    _check_eps(eps, where)
+    check_input(x, where, 2, "(N, C, *axes)")
+    check_eps(eps, where)
     if isinstance(groups, bool) or not isinstance(groups, int | torch.SymInt):
         raise ArgumentTypeError(build(where, "num_groups to be an integer", repr(groups), do="Use 32, or what divides the channels."))
     if groups < 1 or x.shape[1] % groups != 0:
@@ -577,7 +583,7 @@ def by_group(
         check_activation(activation, where)
     samples = x.shape[0]
     if x.numel() > 0:
-        _check_more_than_one(x.numel() // groups, x, where, "group")  # torch's rule: one sample's lone value
+        check_more_than_one(x.numel() // groups, x, where, "group")  # torch's rule: one sample's lone value
 
     def theirs() -> Tensor:
         return F.group_norm(x, groups, weight, bias, eps)
@@ -633,12 +639,12 @@ def by_element(
     >>> by_element(torch.tensor([[1.0, 3.0]]), [2], None, None, 1e-9, activation="relu")
     tensor([[0., 1.]])
     """
-    _check(x, where, 1, "(*, *normalized_shape)")
+    check_input(x, where, 1, "(*, *normalized_shape)", complex_too=not centered)  # as torch's
     shape = _normalized_shape(x, normalized_shape, where)
     given_eps = eps
     if eps is None:
         eps = torch.finfo(x.dtype).eps
-    _check_eps(eps, where)
+    check_eps(eps, where)
     for name, p in (("weight", weight), ("bias", bias)):
         if p is not None and tuple(p.shape) != shape:
             do = "Scale and shift have a number for each normalized element."
@@ -694,8 +700,8 @@ def layer_norm_2d(
     >>> layer_norm_2d(torch.tensor([[[1.0], [3.0]]]), eps=1e-9).flatten()
     tensor([-1.,  1.])
     """
-    _check(x, where, 2, "(N, C, *axes)")
-    _check_eps(eps, where)
+    check_input(x, where, 2, "(N, C, *axes)")
+    check_eps(eps, where)
     _check_channels(x, where, weight=weight, bias=bias)
     if activation is not None:
         check_activation(activation, where)
@@ -726,7 +732,7 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
 
 def response(x: Tensor, size: int, alpha: float, beta: float, k: float, *, where: str = "local_response_norm") -> Tensor:
     """Local response normalization, named ``where`` in errors."""
-    _check(x, where, 3, "(N, C, *axes)")
+    check_input(x, where, 3, "(N, C, *axes)", integers_too=True)  # as torch's
     if isinstance(size, bool) or not isinstance(size, int | torch.SymInt):
         raise ArgumentTypeError(build(where, "size to be an integer", repr(size), do="Give a number of channels, as 5."))
     if not 1 <= size < 2**31:

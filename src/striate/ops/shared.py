@@ -20,7 +20,7 @@ from . import norm
 from .choose import native_refusal
 from .layout import is_channels_last
 
-__all__ = ["measure", "normalize_with", "synchronized_batch_norm"]
+__all__ = ["check_native", "measure", "normalize_with", "synchronized_batch_norm"]
 
 
 def measure(x: Tensor) -> Moments:
@@ -104,6 +104,13 @@ def normalize_with(
     return F.silu(y) if activation == "silu" else y
 
 
+def check_native(where: str, *tensors: Tensor | None) -> None:
+    """Raises ArgumentError where no kernel takes these: torch has no operator for statistics from elsewhere on the CPU."""
+    reason = native_refusal(*tensors)
+    if reason is not None:
+        raise ArgumentError(build(where, "what a kernel takes", reason, do="Convert x and the layer to float32 on the CPU."))
+
+
 def synchronized_batch_norm(
     x: Tensor,
     running_mean: Tensor | None,
@@ -125,9 +132,7 @@ def synchronized_batch_norm(
     where no kernel takes x, ShapeError where all parts together have one value per channel.
     """
     norm.check_channel_arguments(x, running_mean, running_var, weight, bias, True, momentum, eps, residual, activation, where)
-    reason = native_refusal(x, residual, weight, bias, running_mean)
-    if reason is not None:
-        raise ArgumentError(build(where, "what a kernel takes", reason, do="Convert x to float32 on the CPU."))
+    check_native(where, x, residual, weight, bias, running_mean)
     channels = x.shape[1]
     own = measure(x)
 
@@ -144,8 +149,10 @@ def synchronized_batch_norm(
     if total.count == 1:
         do = "Use larger batches or .eval()."
         raise ShapeError(build(where, "more than one value per channel to measure, all processes together", 1, do=do, x=tuple(x.shape)))
-    if total.count == 0:
-        return torch.empty_like(x)
+    if total.count == 0:  # no values, but a graph: backward is called on every rank
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        y = x if weight is None else x * weight.view(shape)
+        return y.clone() if bias is None else y + bias.view(shape)
 
     def means(sums: Tensor) -> Tensor:
         parts = gathered(sums)

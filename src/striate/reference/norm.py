@@ -361,7 +361,8 @@ def rms_norm(x: Tensor, gamma: Tensor | None = None, eps: float = 1e-5, dims: Se
 
     .. math:: y = γ·x / \sqrt{\text{mean}(x²) + ε}
 
-    dims: the axes measured and scaled, the last unless given. torch's ``eps=None`` is the type's ``torch.finfo(...).eps``.
+    dims: the axes measured and scaled, the last unless given. torch's ``eps=None`` is float64's ``torch.finfo(...).eps``, or float32's
+    for every narrower type.
 
     x: any shape; gamma: x's shape along dims. Result: x's shape.
 
