@@ -1,6 +1,6 @@
 # make demo   a first look: sets up .venv, builds the native core, trains LeNet-5 on handwritten digits
 # make test   the same set-up with the test tools, then the whole suite
-# make bench  the pooling benchmark          make asan   the native tests under AddressSanitizer and UBSan
+# make bench  the benchmarks                  make asan   the native tests under AddressSanitizer and UBSan
 # make lint   ruff and mypy                  make clean  forgets everything that was built
 .PHONY: demo test bench asan lint clean
 .DELETE_ON_ERROR:
@@ -21,6 +21,7 @@ test: $(VENV)/.tested lint
 
 bench: $(VENV)/.tested
 	$(BIN)/python benchmarks/run.py pool
+	$(BIN)/python benchmarks/run.py norm
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .
@@ -48,7 +49,7 @@ asan: $(VENV)/.tested
 	$(BIN)/cmake --build build/asan
 	STRIATE_CORE=$(CURDIR)/build/asan/_core.so LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-	  $(BIN)/python -m pytest tests/test_pool.py -k "not 2_to_the_31 and not compile and not export and not torchs_bytes"
+	  $(BIN)/python -m pytest tests/test_pool.py tests/test_norm.py -k "not 2_to_the_31 and not compile and not export and not bytes"
 
 clean:
 	rm -rf $(VENV) build dist runs

@@ -40,8 +40,11 @@ if core and _asked and torch.ops.striate.isa_chosen() != _asked:
     warnings.warn(f"STRIATE_ISA={_asked} is none of this machine's instruction sets, {_available}; the best is used.", stacklevel=2)
 
 # What has kernels of its own and what goes to torch's operator, for `striate doctor`.
-NATIVE = ("max_pool1d/2d/3d", "avg_pool1d/2d/3d", "adaptive_max_pool1d/2d/3d", "adaptive_avg_pool1d/2d/3d", "global pooling")
-TORCH = ("convolution", "transposed convolution", "batch, layer, instance, group, RMS and local response normalization")
+NATIVE = (
+    *("max_pool1d/2d/3d", "avg_pool1d/2d/3d", "adaptive_max_pool1d/2d/3d", "adaptive_avg_pool1d/2d/3d", "global pooling"),
+    *("batch, ghost and synchronized batch norm", "instance, group, layer and RMS norm", "local response norm"),
+)
+TORCH = ("convolution", "transposed convolution")
 
 
 def native_info() -> dict[str, object]:
