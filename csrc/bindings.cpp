@@ -366,17 +366,6 @@ Tensor norm_measure(const Tensor& input, int64_t batches, int64_t groups, int64_
   return statistics;
 }
 
-// Whether every set has its mean within two deviations of zero and varies at all: then the plain formula x·scale + shift, which
-// torch's operators use, loses no digits that ours keeps.
-bool norm_is_central(const Tensor& input, int64_t batches, int64_t groups, int64_t along, bool channels_last, double eps) {
-  const Tensor statistics = norm_measure(input, batches, groups, along, channels_last, true);
-  const int64_t sets = statistics.size(1);
-  const double *mean = doubles(statistics, sets, 0), *variance = doubles(statistics, sets, 1);
-  for (int64_t i = 0; i < sets; ++i)
-    if (!(mean[i] * mean[i] <= 4 * variance[i] && variance[i] >= 100 * eps && variance[i] <= 1e12)) return false;
-  return true;
-}
-
 std::tuple<Tensor, Tensor> norm(const Tensor& input, const Given& given_residual, const Given& weight, const Given& bias, const Given& mean,
                                 const Given& variance, int64_t batches, int64_t groups, int64_t along, bool channels_last, bool centered,
                                 double eps, int64_t activation, double slope) {
@@ -484,6 +473,7 @@ Tensor norm_sums(const Tensor& dy, const Tensor& x, const Given& residual, const
 void norm_update(const Tensor& mean, const Tensor& variance, const Tensor& statistics, int64_t count, double momentum) {
   const int64_t sets = statistics.size(1), C = mean.numel();
   check(variance.numel() == C && C > 0 && sets % C == 0, "running statistics are one number a channel");
+  for (const Tensor* r : {&mean, &variance}) for_float(*r, [](auto) {});  // before either changes
   const double unbiased = double(count) / double(count - 1);
   const Tensor* running[2] = {&mean, &variance};
   for (int k = 0; k < 2; ++k) {
@@ -581,7 +571,6 @@ STABLE_TORCH_LIBRARY(striate, m) {
   m.def(
       "norm_sums(Tensor dy, Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor statistics, bool channels_last, "
       "float eps, int activation, float slope) -> Tensor");
-  m.def("norm_is_central(Tensor x, SymInt batches, SymInt groups, int along, bool channels_last, float eps) -> bool");
   m.def("local_response(Tensor x, SymInt size, float alpha, float beta, float k, bool channels_last) -> Tensor");
   m.def(
       "local_response_backward(Tensor dy, Tensor x, SymInt size, float alpha, float beta, float k, bool channels_last) -> "
@@ -602,7 +591,6 @@ STABLE_TORCH_LIBRARY_IMPL(striate, CPU, m) {
   m.impl("avg_pool_backward", TORCH_BOX(&avg_pool_backward));
   m.impl("norm", TORCH_BOX(&norm));
   m.impl("norm_backward", TORCH_BOX(&norm_backward));
-  m.impl("norm_is_central", TORCH_BOX(&norm_is_central));
   m.impl("norm_measure", TORCH_BOX(&norm_measure));
   m.impl("norm_sums", TORCH_BOX(&norm_sums));
   m.impl("local_response", TORCH_BOX(&local_response));

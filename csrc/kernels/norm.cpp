@@ -607,20 +607,21 @@ inline void measure_columns(const T* x, int64_t rows, int64_t pitch, int64_t wid
     int overflow = 0;
     const T *q0 = square, *q1 = q0 + apart, *q2 = q1 + apart, *q3 = q2 + apart;
     for (int64_t w = 0; w < width; ++w) overflow |= !((q0[w] + q1[w]) + (q2[w] + q3[w]) < T(__builtin_inf()));
-    if (overflow) {
-      for (int64_t w = 0; w < width; ++w) {
-        Moments total = {double(at), mean[w], m2[w]};
-        total.merge(wide_moments(from + w, Runs{1, pitch}, 0, n, true));
-        mean[w] = total.mean, m2[w] = total.m2;
+    const Scratch<Moments> wide(overflow ? width : 0);  // of the columns that overflow; the others keep their bits
+    const auto overflows = [&](int64_t w) { return !((q0[w] + q1[w]) + (q2[w] + q3[w]) < T(__builtin_inf())); };
+    for (int64_t w = 0; overflow && w < width; ++w)
+      if (overflows(w)) {
+        wide[w] = {double(at), mean[w], m2[w]};
+        wide[w].merge(wide_moments(from + w, Runs{1, pitch}, 0, n, true));
       }
-      continue;
-    }
     for (int64_t w = 0; w < width; ++w) {  // Moments::merge, where the first chunk has share 1 and weight 0
       const double q = (double(q0[w]) + double(q1[w])) + (double(q2[w]) + double(q3[w]));
       const double step = double(sum[w]) / count, spread = q - double(sum[w]) * step;
       const double delta = double(shift[w]) + step - mean[w];
       mean[w] += delta * share, m2[w] += (spread < 0 ? 0 : spread) + delta * delta * weight;
     }
+    for (int64_t w = 0; overflow && w < width; ++w)
+      if (overflows(w)) mean[w] = wide[w].mean, m2[w] = wide[w].m2;
   }
 }
 

@@ -92,7 +92,7 @@ def native_refusal(*tensors: torch.Tensor | None) -> str | None:
     for x in tensors:
         if x is None:
             continue
-        plain = type(x) is torch.Tensor or type(x) is torch.nn.Parameter
+        plain = not compiling and (type(x) is torch.Tensor or type(x) is torch.nn.Parameter)
         if plain and not duals and x.dtype in _TYPES and x.is_cpu and x.layout is torch.strided and not _is_transformed(x):
             continue
         reason = _reason(x, compiling)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -112,7 +112,7 @@ def _check_running(where: str, running_mean: Any, running_var: Any, needed: bool
 def _check_momentum(momentum: Any, where: str) -> None:
     if isinstance(momentum, bool) or not isinstance(momentum, int | float | torch.SymFloat):
         raise ArgumentTypeError(build(where, "momentum to be a number", repr(momentum), do="Use 0.1."))
-    if not math.isfinite(momentum):
+    if not -math.inf < momentum < math.inf:
         raise ArgumentError(build(where, "a finite momentum", momentum, do="Use 0.1: the weight of the newest batch."))
 
 
@@ -235,13 +235,17 @@ if native.core:
         ctx.save_for_backward(dy, x, residual, weight, bias, statistics)
         ctx.set_materialize_grads(False)
 
+    def _alias(p: Tensor | None, further: bool) -> Any:
+        # A node of its own: where dy was computed from x, the gradient at x must not take in the way through dy as well.
+        return None if p is None else p.view_as(p) if further and p.requires_grad else p.detach().requires_grad_()
+
     def _double_backward(ctx: Any, *gradients: Any) -> Any:
         """Differentiates the reference of backward, of which the kernel is the fast form."""
         *inputs, statistics = ctx.saved_tensors
         *geometry, constant, wanted = ctx.geometry
         further = torch.is_grad_enabled()
         with torch.enable_grad():
-            given = [p if p is None or (further and p.requires_grad) else p.detach().requires_grad_() for p in inputs]
+            given = [_alias(p, further) for p in inputs]
             outputs = _backward_formula(given, statistics if constant else None, *geometry)
         flags = (DX, DRESIDUAL, DWEIGHT, DBIAS)
         used = [(out, g) for out, g, flag in zip(outputs, gradients, flags, strict=True) if wanted & flag and g is not None]
@@ -313,7 +317,7 @@ if native.core:
     def _response_double_backward(ctx: Any, ddx: Any) -> Any:
         further = torch.is_grad_enabled()
         with torch.enable_grad():
-            given = [p if further and p.requires_grad else p.detach().requires_grad_() for p in ctx.saved_tensors]
+            given = [_alias(p, further) for p in ctx.saved_tensors]
             dx = reference.local_response_norm_backward(*given, *ctx.arguments[:4])
         found = torch.autograd.grad(dx, given, ddx, create_graph=further)
         return (*found, *[None] * 5)
@@ -327,13 +331,13 @@ if native.core:
 # -------------------------------------------------------------------------------------------------------------- methods
 
 
-def _refusal(x: Tensor, residual: Any, weight: Any, bias: Any, running: Any, *rest: Any) -> str | None:
+def _refusal(x: Tensor, residual: Any, weight: Any, bias: Any, running: Any, variance: Any, *rest: Any) -> str | None:
     for p in (weight, bias):
         if p is not None and p.dtype is not x.dtype:
             return f"kernels need scale and shift of the input's type, {str(x.dtype).removeprefix('torch.')}"
     if x.numel() == 0:
         return "kernels need at least one value"
-    return native_refusal(x, residual, weight, bias, running)
+    return native_refusal(x, residual, weight, bias, running, variance)
 
 
 def _native(
@@ -347,13 +351,14 @@ def _native(
     batches: int,
     groups: int,
     along: int,
-    last: bool,
+    any_order: bool,
     centered: bool,
     eps: float,
     activation: str | None,
     slope: float,
     theirs: Any,
 ) -> tuple[Tensor, Tensor]:
+    last = any_order and is_channels_last(x)
     mean, variance = (None, None) if measured else (running, variance)
     number = ACTIVATIONS[activation]
     y, statistics = norm_native(x, residual, weight, bias, mean, variance, batches, groups, along, last, centered, eps, number, slope)
@@ -370,43 +375,7 @@ def _torch(x: Tensor, residual: Any, *rest: Any) -> tuple[Tensor, None]:
     return (y if activation is None else F.relu(y) if activation == "relu" else F.silu(y)), None
 
 
-# Up to so many values torch's group and layer norm are faster: a call of ours costs some 30 µs more, most of it Python's.
-# Measured by `benchmarks/run.py norm --only little`. Its batch and instance norm cost as much as ours.
-LITTLE_GROUP, LITTLE_ROWS = 65536, 32768
-
-
-def _not_little(
-    x: Tensor,
-    residual: Any,
-    weight: Any,
-    bias: Any,
-    running: Any,
-    variance: Any,
-    measured: bool,
-    batches: int,
-    groups: int,
-    along: int,
-    last: bool,
-    centered: bool,
-    eps: float,
-    *rest: Any,
-) -> str | None:
-    """Why this is not for torch's operator, though that is quicker to call."""
-    count = x.numel()
-    if count > (LITTLE_ROWS if along == ELEMENTS else LITTLE_GROUP):
-        return f"{count} values are worth a kernel's call"
-    if count == 0 or not centered or residual is not None or along == PLACES or (along == CHANNELS and groups == x.shape[1]):
-        return "for torch's operator it is no little work either"
-    if type(x) is not Tensor or x.dtype is not torch.float32 or not x.is_cpu or native.missing is not None or torch.compiler.is_compiling():
-        return "only float32 tensors on the CPU are looked at before the choice"
-    if torch._C._functorch.is_functorch_wrapped_tensor(x):
-        return "inside function transforms no tensor is looked at"
-    with torch._C._AutoDispatchBelowAutograd():
-        central = _ops.norm_is_central.default(x, batches, groups, along, last, eps)
-    return None if central else "torch's x·scale + shift loses digits far from zero, and is not exactly β where x is constant"
-
-
-METHODS = (Candidate("little", _not_little, _torch), Candidate("native", _refusal, _native), Candidate("torch", always, _torch))
+METHODS = (Candidate("native", _refusal, _native), Candidate("torch", always, _torch))
 
 
 # ------------------------------------------------------------------------------------------------------------ functions
@@ -468,6 +437,8 @@ def by_channel(
         check_more_than_one(count, x, where, "channel" if batches == 1 else "channel of a sample")
 
     def theirs() -> Tensor:
+        if x.numel() == 0 and batches != 1:  # torch's instance norm takes no empty batch
+            return F.batch_norm(x, None, None, weight, bias, True, momentum, eps)
         if batches == 1 or not measured:
             return F.batch_norm(x, running_mean, running_var, weight, bias, measured, momentum, eps)
         if batches == x.shape[0]:
@@ -483,7 +454,7 @@ def by_channel(
 
     arguments = (
         *(x, residual, weight, bias, running_mean, running_var, measured, batches if measured else 1, channels, CHANNELS),
-        *(is_channels_last(x), True, eps, activation, slope, theirs),
+        *(True, True, eps, activation, slope, theirs),
     )
     y, statistics = choose(METHODS, *arguments)(*arguments)
     if measured and running_mean is not None and statistics is not None:
@@ -590,7 +561,7 @@ def by_group(
 
     arguments = (
         *(x, residual, weight, bias, None, None, True, samples, groups, CHANNELS),
-        *(is_channels_last(x), True, eps, activation, slope, theirs),
+        *(True, True, eps, activation, slope, theirs),
     )
     y: Tensor = choose(METHODS, *arguments)(*arguments)[0]
     return y
@@ -642,10 +613,13 @@ def by_element(
     check_input(x, where, 1, "(*, *normalized_shape)", complex_too=not centered)  # as torch's
     shape = _normalized_shape(x, normalized_shape, where)
     given_eps = eps
-    if eps is None:
+    if eps is None and not centered:
         eps = torch.finfo(x.dtype).eps
     check_eps(eps, where)
     for name, p in (("weight", weight), ("bias", bias)):
+        if p is not None and not isinstance(p, Tensor):
+            do = "Scale and shift have a number for each normalized element."
+            raise ArgumentTypeError(build(where, f"{name} to be a tensor or None", type(p).__name__, do=do))
         if p is not None and tuple(p.shape) != shape:
             do = "Scale and shift have a number for each normalized element."
             raise ShapeError(build(where, f"{name} of the normalized shape, {shape}", tuple(p.shape), do=do, x=tuple(x.shape)))
@@ -657,13 +631,13 @@ def by_element(
 
     def theirs() -> Tensor:
         if centered:
-            return F.layer_norm(x, shape, weight, bias, 1e-5 if given_eps is None else given_eps)
+            return F.layer_norm(x, shape, weight, bias, cast(float, eps))
         return F.rms_norm(x, shape, weight, given_eps)
 
-    last = len(shape) == x.dim() - 1 and len(shape) > 1 and is_channels_last(x)
+    any_order = len(shape) == x.dim() - 1 and len(shape) > 1  # a whole sample: its memory order does not matter
     arguments = (
         *(x, None, weight, bias, None, None, True, rows, 1, ELEMENTS),
-        *(last, centered, eps, activation, slope, theirs),
+        *(any_order, centered, eps, activation, slope, theirs),
     )
     y: Tensor = choose(METHODS, *arguments)(*arguments)[0]
     return y
@@ -711,7 +685,7 @@ def layer_norm_2d(
 
     arguments = (
         *(x, None, weight, bias, None, None, True, x.shape[0], 1, PLACES),
-        *(is_channels_last(x), True, eps, activation, slope, theirs),
+        *(True, True, eps, activation, slope, theirs),
     )
     y: Tensor = choose(METHODS, *arguments)(*arguments)[0]
     return y
