@@ -139,7 +139,10 @@ def measure(case: Benchmark, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-HEADER = "| operation | shape | layout | pass | striate ms | spread | eager NCHW ms | eager NHWC ms | × NCHW | × NHWC | A/A | of copy | kept | error |"
+HEADER = (  # of the table that is printed
+    "| operation | shape | layout | pass | striate ms | spread | eager NCHW ms | eager NHWC ms | "
+    "× NCHW | × NHWC | A/A | of copy | kept | error |"
+)
 
 
 def line(row: dict[str, Any]) -> str:
