@@ -51,6 +51,12 @@ GRADCHECKS = 24  # finite differences on each of some hundred samples would take
 SLOW_CHECKS = 130  # values up to which finite differences of each one take no time
 
 
+@pytest.fixture(autouse=True)
+def one_thread(same_threads_and_seed: None) -> None:
+    """Samples are tiny: threads only wait for one another, on a busy machine for longer than all the rest takes."""
+    torch.set_num_threads(1)
+
+
 # ------------------------------------------------------------------------------------------------------------- samples
 
 

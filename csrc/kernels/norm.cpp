@@ -12,7 +12,7 @@
 // do the first, then the second. Either way pieces of a fixed size are measured in the same order and merged in the same
 // order: the bits depend on neither the choice nor the threads.
 //
-// Results of 8 MiB and more are written past the caches, where whole lines allow it: they would not stay there, and a line
+// Results of 4 MiB and more are written past the caches, where whole lines allow it: they would not stay there, and a line
 // written by ordinary stores is read first. That took a quarter to a third off large forward passes.
 //
 // Accuracy. μ and σ are doubles. x - μ is (x - high) - low with μ = high + low in T: the first difference is exact for x near
@@ -30,7 +30,7 @@ constexpr int64_t kPiece = 32768;            // values measured by one unit of w
 constexpr int64_t kTogetherBytes = 1 << 20;  // half of a large second-level cache, all of a small one
 constexpr int64_t kTogetherSets = 16;        // fewer might leave threads idle
 
-constexpr int64_t kStreamBytes = int64_t(8) << 20;
+constexpr int64_t kStreamBytes = int64_t(4) << 20;
 
 // One vector of a result.
 template <class T, class Whole>
@@ -39,6 +39,15 @@ STRIATE_INLINE void store_result(Whole whole, bool past_caches, T* p, const Vect
     stream(p, v);
   else
     store_lanes(whole, p, v, lanes);
+}
+
+// over_vectors, from where whole vectors of what is written past the caches are aligned.
+template <class T, class Body>
+STRIATE_INLINE void over_result(bool past_caches, const T* to, int64_t count, const Body& body) {
+  const int64_t off = reinterpret_cast<uintptr_t>(to) % kVectorBytes / sizeof(T);
+  const int64_t head = past_caches && off > 0 ? min(count, kLanes<T> - off) : 0;
+  if (head > 0) body(0, Constant<false>{}, head);
+  over_vectors<T>(count - head, [&](int64_t i, auto whole, int64_t lanes) { body(head + i, whole, lanes); });
 }
 
 // Runs body.prepare(set, work, slot), .measure(set, piece, work, slot), .finish(set, work, slot) and .apply(set, piece, work,
@@ -200,7 +209,7 @@ struct RunsForward {
     set.over_channels_of(piece, [&](int64_t c, int64_t at, int64_t count) {
       const Vector<T> scale = broadcast(T(f.gamma ? double(f.gamma[first + c]) * center.scale : center.scale));
       const Vector<T> shift = broadcast(f.beta ? f.beta[first + c] : T(0));
-      over_vectors<T>(count, [&](int64_t i, auto whole, int64_t lanes) {
+      over_result<T>(past, f.y + base + at, count, [&](int64_t i, auto whole, int64_t lanes) {
         forward_vector<T>(whole, f, past, base + at + i, lanes, high, low, scale, shift);
       });
     });
@@ -209,7 +218,7 @@ struct RunsForward {
   void apply_elements(int64_t base, int64_t piece, const Center<T>& center) const {
     const int64_t begin = piece * set.piece(), count = min(set.size - begin, set.piece());
     const Vector<T> high = broadcast(center.high), low = broadcast(center.low), rstd = broadcast(T(center.scale));
-    over_vectors<T>(count, [&](int64_t i, auto whole, int64_t lanes) {
+    over_result<T>(past, f.y + base, count, [&](int64_t i, auto whole, int64_t lanes) {
       const Vector<T> scale = f.gamma ? rstd * load_lanes(whole, f.gamma + begin + i, lanes) : rstd;
       const Vector<T> shift = f.beta ? load_lanes(whole, f.beta + begin + i, lanes) : Vector<T>{};
       forward_vector<T>(whole, f, past, base + i, lanes, high, low, scale, shift);
@@ -378,7 +387,7 @@ struct RunsBackward {
     const Vector<T> slant = broadcast(T(work.means[slot].product * center.scale));
     set.over_channels_of(piece, [&](int64_t c, int64_t at, int64_t count) {
       const Vector<T> scale = broadcast(T(double(gamma(first + c)) * center.scale)), shift = broadcast(beta(first + c));
-      over_vectors<T>(count, [&](int64_t i, auto whole, int64_t lanes) {
+      over_result<T>(past && b.dx, b.dx + base + at, count, [&](int64_t i, auto whole, int64_t lanes) {
         Vector<T> g, x_hat;
         backward_vector<T>(whole, b, base + at + i, lanes, high, low, rstd, scale, shift, &g, &x_hat);
         if (b.dx) store_result(whole, past, b.dx + base + at + i, scale * g - (mean + x_hat * slant), lanes);
