@@ -386,6 +386,9 @@ std::tuple<Tensor, Tensor> norm(const Tensor& input, const Given& given_residual
         using T = decltype(zero);
         for (int64_t i = 0; i < sets; ++i) means[k * sets + i] = double(static_cast<const T*>(from[k].data_ptr())[i]);
       });
+    for (int64_t i = 0; i < sets; ++i)
+      check(!(variances[i] < 0), "running variances are at least 0, got " + std::to_string(variances[i]) + " in channel " +
+                                     std::to_string(i) + ". reset_running_stats() starts them anew.");
   }
   for_float(x, [&](auto zero) {
     using T = decltype(zero);

@@ -1659,3 +1659,27 @@ def test_operators_called_past_the_checks_raise_instead_of_reading_outside() -> 
     for call in bad:
         with pytest.raises(RuntimeError, match="striate: "):
             call()
+
+
+def test_a_negative_running_variance_is_refused_by_channel() -> None:
+    variance = torch.tensor([1.0, 0.0, -0.5, 1.0])
+    with pytest.raises(RuntimeError) as raised:
+        ops.batch_norm(torch.randn(2, 4, 3, 3), torch.zeros(4), variance)
+    assert str(raised.value).splitlines()[0] == (
+        "striate: running variances are at least 0, got -0.500000 in channel 2. reset_running_stats() starts them anew."
+    )
+
+
+def test_rows_of_nothing_take_no_time_and_no_memory() -> None:
+    start = time.perf_counter()
+    for norm in (ops.layer_norm, ops.rms_norm):
+        x = torch.empty(2**31, 0, requires_grad=True)
+        y = norm(x, [0], torch.ones(0))
+        assert y.shape == x.shape and torch.autograd.grad(y.sum(), x)[0].shape == x.shape
+    assert time.perf_counter() - start < 1
+
+
+def test_parts_that_do_not_divide_the_batch_are_refused() -> None:
+    with pytest.raises(ShapeError) as raised:
+        ops.by_channel(torch.randn(6, 3, 4), None, None, None, None, True, 0.1, 1e-5, batches=4, where="Ghost")
+    assert str(raised.value) == "Ghost expects a batch that 4 parts divide, got 6. x: (6, 3, 4). Measure equal parts of the batch."

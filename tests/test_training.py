@@ -285,3 +285,36 @@ def test_the_job_leaves_the_number_of_threads(tmp_path: Path) -> None:
 def test_lenet5_learns_the_digits(tmp_path: Path) -> None:
     metrics = run(out=tmp_path)
     assert metrics["test_accuracy"] >= 0.97
+
+
+def test_scale_and_shift_of_every_norm_and_all_biases_do_not_decay() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNormAct2d(8),
+        nn.LayerNorm([8, 6, 6]),  # a scale of three axes
+        nn.LayerNorm2d(8),
+        nn.GroupNorm(2, 8),
+        nn.InstanceNorm2d(8, affine=True),
+        nn.RMSNorm([6, 6]),
+        nn.SyncBatchNorm(8),
+        nn.Linear(6, 4),
+    )
+    decayed, free = parameter_groups(model, 0.1)
+    assert [id(p) for p in decayed["params"]] == [id(model[0].weight), id(model[8].weight)] and decayed["weight_decay"] == 0.1
+    assert len(free["params"]) == 15 and free["weight_decay"] == 0.0
+    assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
+
+
+def test_a_parameter_used_twice_stands_in_one_group_and_what_does_not_learn_in_none() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.BatchNorm1d(3))
+    model[1].weight = model[0].weight
+    model[2].requires_grad_(False)
+    decayed, free = parameter_groups(model, 0.1)
+    assert [p is model[0].weight for p in decayed["params"]] == [True] and len(free["params"]) == 2
+
+
+@pytest.mark.parametrize("decay", [-1e-4, float("nan"), float("inf"), True, "0.1"])
+def test_a_weight_decay_that_cannot_be_meant_is_refused(decay: object) -> None:
+    with pytest.raises(ArgumentError) as raised:
+        parameter_groups(nn.Linear(2, 2), decay)  # type: ignore[arg-type]
+    assert str(raised.value) == f"parameter_groups expects a weight_decay of 0 or more, got {decay!r}. Use 1e-4, or 0 for none."

@@ -435,6 +435,9 @@ def by_channel(
     count = x.numel() // (channels * batches) if channels and batches else 0
     if measured:
         check_more_than_one(count, x, where, "channel" if batches == 1 else "channel of a sample")
+        if batches > 1 and x.shape[0] % batches != 0:
+            do = "Measure equal parts of the batch."
+            raise ShapeError(build(where, f"a batch that {batches} parts divide", x.shape[0], do=do, x=tuple(x.shape)))
 
     def theirs() -> Tensor:
         if x.numel() == 0 and batches != 1:  # torch's instance norm takes no empty batch
@@ -630,6 +633,9 @@ def by_element(
         rows = rows * size
 
     def theirs() -> Tensor:
+        if x.numel() == 0:  # torch's would still make statistics for each of what may be 2^31 rows
+            y = x.clone() if weight is None else x * weight
+            return y if bias is None else y + bias
         if centered:
             return F.layer_norm(x, shape, weight, bias, cast(float, eps))
         return F.rms_norm(x, shape, weight, given_eps)

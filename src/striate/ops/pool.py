@@ -194,7 +194,7 @@ if native.core:
     @torch.library.register_fake("striate::max_pool_offset")
     def _(x: Any, output: Any, size: Any, stride: Any, dilation: Any, before: Any, channels_last: Any, keep: Any) -> Any:
         sizes = [*x.shape[:2], *output]
-        offset = empty(x, sizes, torch.uint8, channels_last) if keep else x.newempty([0], dtype=torch.uint8)
+        offset = empty(x, sizes, torch.uint8, channels_last) if keep else x.new_empty([0], dtype=torch.uint8)
         return empty(x, sizes, x.dtype, channels_last), offset
 
     @torch.library.register_fake("striate::max_pool_offset_backward")
