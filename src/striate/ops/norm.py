@@ -635,7 +635,7 @@ def by_element(
     def theirs() -> Tensor:
         if x.numel() == 0:  # torch's would still make statistics for each of what may be 2^31 rows
             y = x.clone() if weight is None else x * weight
-            return y if bias is None else y + bias
+            return (y if bias is None else y + bias).to(x.dtype)
         if centered:
             return F.layer_norm(x, shape, weight, bias, cast(float, eps))
         return F.rms_norm(x, shape, weight, given_eps)
