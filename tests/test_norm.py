@@ -1683,3 +1683,31 @@ def test_parts_that_do_not_divide_the_batch_are_refused() -> None:
     with pytest.raises(ShapeError) as raised:
         ops.by_channel(torch.randn(6, 3, 4), None, None, None, None, True, 0.1, 1e-5, batches=4, where="Ghost")
     assert str(raised.value) == "Ghost expects a batch that 4 parts divide, got 6. x: (6, 3, 4). Measure equal parts of the batch."
+
+
+@pytest.mark.parametrize("name", ["evaluation", "instance_norm", "group_norm", "layer_norm", "last axis", "layer_norm_2d", "residual"])
+def test_what_is_written_past_the_caches_has_the_same_bits(isa: str, layout: Layout, name: str) -> None:
+    # 5.3 MB at once, and by quarters, which are written by ordinary stores; 31·27 is no whole number of vectors
+    x, dy, other = (layout(torch.randn(48, 33, 31, 27)) for _ in range(3))
+    weight, bias, mean, variance = torch.rand(33), torch.randn(33), torch.randn(33), torch.rand(33) + 0.5
+    calls: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+        "evaluation": lambda t, _: ops.batch_norm(t, mean, variance, weight, bias),
+        "instance_norm": lambda t, _: ops.instance_norm(t, weight=weight, bias=bias),
+        "group_norm": lambda t, _: ops.group_norm(t, 3, weight, bias),
+        "layer_norm": lambda t, _: ops.layer_norm(t, [33, 31, 27], weight.view(-1, 1, 1).expand(33, 31, 27).contiguous()),
+        "last axis": lambda t, _: ops.layer_norm(t, [27]),
+        "layer_norm_2d": lambda t, _: ops.layer_norm_2d(t, weight, bias),
+        "residual": lambda t, r: ops.by_channel(t, mean, variance, weight, bias, False, 0.1, 1e-5, residual=r, activation="relu"),
+    }
+
+    def both_ways(t: torch.Tensor, r: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        t, r = t.detach().requires_grad_(), r.detach().requires_grad_()
+        y = calls[name](t, r)
+        return y, *(d for d in torch.autograd.grad(y, (t, r), g, allow_unused=True) if d is not None)
+
+    assert x.numel() * 4 >= 2**22 > x[:12].numel() * 4
+    whole = both_ways(x, other, dy)
+    parts = [both_ways(*quarter) for quarter in zip(x.split(12), other.split(12), dy.split(12), strict=True)]
+    for k, result in enumerate(whole):
+        assert torch.equal(result, torch.cat([part[k] for part in parts]))
+    assert len(whole) == (3 if name == "residual" else 2)
