@@ -4,11 +4,11 @@
 //
 // Layout. Two patterns. Runs: what is measured together is consecutive, or a few stretches of it; vectors run along it and
 // their lanes are added up at the end (moments.h). Columns: it lies one row apart, as a channel does in channels_last; vectors
-// run across, and lane k stays column k. Narrow rows are glued together until a row fills some vectors: 16 pixels of 3 channels
-// are one row of 48 columns, whose moments merge by threes.
+// run across, and lane k stays column k. Narrow rows are glued together until a row fills some vectors: 32 pixels of 3 channels
+// are one row of 96 columns, of which each third one belongs to the same channel and merges with it.
 //
 // Passes. The statistics need all of x before y can begin, and dx all of x and dy: two passes each. Where what is measured
-// together fits a second-level cache, both run at once on one thread, and memory is read once (`together`); else all threads
+// together fits a second-level cache, both run at once on one thread, and memory is read once; else all threads
 // do the first, then the second. Either way pieces of a fixed size are measured in the same order and merged in the same
 // order: the bits depend on neither the choice nor the threads.
 //
@@ -30,7 +30,7 @@ constexpr int64_t kPiece = 32768;            // values measured by one unit of w
 constexpr int64_t kTogetherBytes = 1 << 20;  // half of a large second-level cache, all of a small one
 constexpr int64_t kTogetherSets = 16;        // fewer might leave threads idle
 
-constexpr int64_t kStreamBytes = int64_t(4) << 20;
+constexpr int64_t kStreamBytes = int64_t(4) << 20;  // results that no second-level cache keeps
 
 // One vector of a result.
 template <class T, class Whole>
@@ -926,7 +926,7 @@ void places_backward(const NormShape& shape, const NormBackward<T>& b, bool past
   const int64_t C = shape.channels, S = shape.places;
   parallel_for(PlaceBlock<T>::units(shape), C * PlaceBlock<T>::places(shape) * 3, [=](int64_t begin, int64_t end) {
     const int64_t widest = padded<T>(PlaceBlock<T>::places(shape));
-    const Scratch<T> room(7 * widest);
+    const Scratch<T> room(5 * widest);
     T *high = room, *low = high + widest, *rstd = low + widest, *sum = rstd + widest, *product = sum + widest;
     const Scratch<double> gradient(widest), slope(widest);
     for (int64_t unit = begin; unit < end; ++unit) {

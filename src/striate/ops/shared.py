@@ -24,7 +24,7 @@ __all__ = ["check_native", "measure", "normalize_with", "synchronized_batch_norm
 
 
 def measure(x: Tensor) -> Moments:
-    """The moments of each channel of x, (N, C, *axes), in float64; of no values where x is empty.
+    """The moments of each channel of x, (N, C, *axes), in float64; of no values where x is empty. Call :func:`check_native` before.
 
     >>> m = measure(torch.tensor([[1.0], [3.0]]))
     >>> m.count, m.mean, m.m2
@@ -33,11 +33,8 @@ def measure(x: Tensor) -> Moments:
     channels = x.shape[1]
     if x.numel() == 0:
         return Moments.empty(channels)
-    x = x.detach()
-    if native_refusal(x) is not None:
-        return Moments.of(x, tuple(d for d in range(x.dim()) if d != 1))
     count = x.numel() // channels
-    mean, variance = torch.ops.striate.norm_measure.default(x, 1, channels, norm.CHANNELS, is_channels_last(x), True)
+    mean, variance = torch.ops.striate.norm_measure.default(x.detach(), 1, channels, norm.CHANNELS, is_channels_last(x), True)
     return Moments(count, mean, variance * count)
 
 
