@@ -101,7 +101,6 @@ Axis resolve_axis(int64_t input, int64_t output, int64_t size, int64_t stride, i
   __int128 reach = __int128(output - 1) * stride + __int128(size > 0 ? size - 1 : 0) * dilation;
   check(reach < kLargest && stride <= kLargest && dilation <= kLargest && before <= kLargest && after <= kLargest,
         "a window reaches past 2^62");
-  check(size == 0 || __int128(output - 1) * stride < __int128(input) + before, "the last output starts past the input");
   return {input, output, size, stride, dilation, before, after};
 }
 
@@ -134,7 +133,11 @@ Ints with_spatial(const Tensor& x, const Ints& axes) {
   return sizes;
 }
 
-PoolShape pool_shape(const Tensor& x, const Window& window, bool channels_last) { return {window, x.size(0), x.size(1), channels_last}; }
+PoolShape pool_shape(const Tensor& x, const Window& window, bool channels_last) {
+  for (const Axis& a : {window.depth, window.height, window.width})
+    check(a.size == 0 || (a.output - 1) * a.stride < a.input + a.before, "the last output starts past the input");
+  return {window, x.size(0), x.size(1), channels_last};
+}
 
 void check_sizes(const Tensor& x, const Ints& sizes, const char* name) {
   const auto have = x.sizes();
@@ -278,9 +281,99 @@ Tensor avg_pool_backward(const Tensor& gradient, Ints input, Ints size, Ints str
   return dx;
 }
 
-// ------------------------------------------------------------------------------------------------------ normalization
+// -------------------------------------------------------------------------------------------------------- convolution
 
 using Given = std::optional<Tensor>;
+
+template <class T>
+T* pointer(const Tensor& x) {
+  return x.numel() > 0 ? static_cast<T*>(x.data_ptr()) : nullptr;
+}
+template <class T>
+const T* pointer(const Given& x) {
+  return x && x->numel() > 0 ? static_cast<const T*>(x->data_ptr()) : nullptr;
+}
+
+// x or its gradient, and y or its gradient: batch and channels of each.
+ConvShape conv_shape(const Tensor& like_x, int64_t channels, int64_t filters, const Window& window, int64_t groups, bool channels_last) {
+  check(groups > 0 && channels > 0 && filters > 0 && channels % groups == 0 && filters % groups == 0, "groups divide the channels");
+  const auto narrow = [](const Axis& a) {
+    return a.size <= 4096 && (a.size - 1) * a.dilation <= 65536 && a.before <= 65536 && a.stride <= 65536;
+  };
+  check(narrow(window.depth) && narrow(window.height) && narrow(window.width), "kernels are for windows of some thousand places");
+  return {window, like_x.size(0), channels, filters, groups, channels_last};
+}
+
+template <class T>
+const ConvKernels<T>& conv_kernels(const std::string& method) {
+  check(method == "depthwise" || method == "direct", "a convolution is depthwise or direct");
+  return method == "direct" ? kernels().direct<T>() : kernels().depthwise<T>();
+}
+
+bool weight_is_last(const Tensor& w) { return !is_laid_out(w, false) && is_laid_out(w, true); }
+
+void check_like(const Tensor& x, const Tensor& other, const char* name) {
+  check(other.scalar_type() == x.scalar_type(), std::string(name) + " is of the input's type");
+}
+
+// Forward, or with `adjoint` the input gradient: `axes` are the result's.
+Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight, const Given& bias, const Ints& axes, const Ints& stride,
+                        const Ints& dilation, const Ints& before, int64_t groups, bool channels_last, const std::string& method) {
+  const Ints size = spatial(weight, axes.size()), have = spatial(source, axes.size());
+  const Window window = adjoint ? resolve(axes, have, size, stride, dilation, before) : resolve(have, axes, size, stride, dilation, before);
+  const int64_t filters = weight.size(0), channels = weight.size(1) * groups;
+  check(source.size(1) == (adjoint ? filters : channels), "a weight fits the channels");
+  check_like(source, weight, "weight");
+  const Tensor x = laid_out(source, channels_last);
+  const bool last = weight_is_last(weight);
+  const Tensor w = last ? weight : laid_out(weight, false);
+  Given b;
+  if (bias) {
+    check(bias->numel() == (adjoint ? channels : filters), "a bias has a number for each channel");
+    check_like(source, *bias, "bias");
+    b = laid_out(*bias, false);
+  }
+  const ConvShape shape = conv_shape(x, channels, filters, window, groups, channels_last);
+  Ints sizes = {x.size(0), adjoint ? channels : filters};
+  sizes.insert(sizes.end(), axes.begin(), axes.end());
+  Tensor y = new_tensor(sizes, x.scalar_type(), channels_last);
+  for_float(x, [&](auto zero) {
+    using T = decltype(zero);
+    if (y.numel() == 0) return;
+    const ConvKernels<T>& k = conv_kernels<T>(method);
+    (adjoint ? k.input : k.forward)(shape, pointer<T>(x), {pointer<T>(w), last}, pointer<T>(b), pointer<T>(y));
+  });
+  return y;
+}
+
+Tensor conv(const Tensor& x, const Tensor& weight, const Given& bias, Ints output, Ints stride, Ints dilation, Ints before, int64_t groups,
+            bool channels_last, std::string method) {
+  return conv_activations(false, x, weight, bias, output, stride, dilation, before, groups, channels_last, method);
+}
+
+Tensor conv_input(const Tensor& dy, const Tensor& weight, const Given& bias, Ints input, Ints stride, Ints dilation, Ints before,
+                  int64_t groups, bool channels_last, std::string method) {
+  return conv_activations(true, dy, weight, bias, input, stride, dilation, before, groups, channels_last, method);
+}
+
+Tensor conv_weight(const Tensor& gradient, const Tensor& input, Ints size, Ints stride, Ints dilation, Ints before, int64_t groups,
+                   bool channels_last, std::string method) {
+  const Window window = resolve(spatial(input, size.size()), spatial(gradient, size.size()), size, stride, dilation, before);
+  check(gradient.size(0) == input.size(0), "x and dy have one batch");
+  check_like(input, gradient, "dy");
+  const Tensor x = laid_out(input, channels_last), dy = laid_out(gradient, channels_last);
+  const ConvShape shape = conv_shape(x, x.size(1), dy.size(1), window, groups, channels_last);
+  Ints sizes = {shape.filters, shape.channels / groups};
+  sizes.insert(sizes.end(), size.begin(), size.end());
+  Tensor dw = new_tensor(sizes, x.scalar_type());
+  for_float(x, [&](auto zero) {
+    using T = decltype(zero);
+    if (dw.numel() > 0) conv_kernels<T>(method).weight(shape, pointer<T>(dy), pointer<T>(x), pointer<T>(dw));
+  });
+  return dw;
+}
+
+// ------------------------------------------------------------------------------------------------------ normalization
 
 // How the operators' integers stand for norm.h's enumerations; ops/norm.py has the same.
 constexpr int64_t kAlongChannels = 0, kAlongElements = 1, kAlongPlaces = 2;
@@ -329,15 +422,6 @@ Given residual_laid_out(const Given& residual, const Tensor& x, bool channels_la
   check_sizes(*residual, Ints(sizes.begin(), sizes.end()), "residual");
   check(residual->scalar_type() == x.scalar_type(), "residual is of the input's type");
   return laid_out(*residual, channels_last);
-}
-
-template <class T>
-T* pointer(const Tensor& x) {
-  return x.numel() > 0 ? static_cast<T*>(x.data_ptr()) : nullptr;
-}
-template <class T>
-const T* pointer(const Given& x) {
-  return x && x->numel() > 0 ? static_cast<const T*>(x->data_ptr()) : nullptr;
 }
 
 Activation activation_of(int64_t number) {
@@ -563,6 +647,10 @@ STABLE_TORCH_LIBRARY(striate, m) {
   m.def(
       "avg_pool_backward(Tensor dy, SymInt[] input, SymInt[] size, SymInt[] stride, SymInt[] before, SymInt[] after, "
       "bool channels_last, bool count_include_pad, int? divisor_override) -> Tensor");
+  const std::string geometry = "SymInt[] stride, SymInt[] dilation, SymInt[] before, SymInt groups, bool channels_last, str method) -> Tensor";
+  m.def(("conv(Tensor x, Tensor weight, Tensor? bias, SymInt[] output, " + geometry).c_str());
+  m.def(("conv_input(Tensor dy, Tensor weight, Tensor? bias, SymInt[] input, " + geometry).c_str());
+  m.def(("conv_weight(Tensor dy, Tensor x, SymInt[] size, " + geometry).c_str());
   m.def(
       "norm(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? variance, SymInt batches, SymInt groups, "
       "int along, bool channels_last, bool centered, float eps, int activation, float slope) -> (Tensor, Tensor)");
@@ -592,6 +680,9 @@ STABLE_TORCH_LIBRARY_IMPL(striate, CPU, m) {
   m.impl("max_pool_index_backward", TORCH_BOX(&max_pool_index_backward));
   m.impl("avg_pool", TORCH_BOX(&avg_pool));
   m.impl("avg_pool_backward", TORCH_BOX(&avg_pool_backward));
+  m.impl("conv", TORCH_BOX(&conv));
+  m.impl("conv_input", TORCH_BOX(&conv_input));
+  m.impl("conv_weight", TORCH_BOX(&conv_weight));
   m.impl("norm", TORCH_BOX(&norm));
   m.impl("norm_backward", TORCH_BOX(&norm_backward));
   m.impl("norm_measure", TORCH_BOX(&norm_measure));

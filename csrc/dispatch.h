@@ -1,5 +1,6 @@
 // Which kernels run: one table for each instruction set the build has, the best one this CPU has picked once.
 #pragma once
+#include "kernels/conv.h"
 #include "kernels/local_response.h"
 #include "kernels/norm.h"
 #include "kernels/pool.h"
@@ -8,6 +9,10 @@ namespace striate {
 
 struct Kernels {
   const char* isa;
+  ConvKernels<float> depthwise_f32;
+  ConvKernels<double> depthwise_f64;
+  ConvKernels<float> direct_f32;
+  ConvKernels<double> direct_f64;
   PoolKernels<float> pool_f32;
   PoolKernels<double> pool_f64;
   NormKernels<float> norm_f32;
@@ -16,12 +21,34 @@ struct Kernels {
   LocalResponseKernels<double> local_response_f64;
 
   template <class T>
+  const ConvKernels<T>& depthwise() const;
+  template <class T>
+  const ConvKernels<T>& direct() const;
+  template <class T>
   const PoolKernels<T>& pool() const;
   template <class T>
   const NormKernels<T>& norm() const;
   template <class T>
   const LocalResponseKernels<T>& local_response() const;
 };
+template <>
+inline const ConvKernels<float>& Kernels::depthwise<float>() const {
+  return depthwise_f32;
+}
+template <>
+inline const ConvKernels<double>& Kernels::depthwise<double>() const {
+  return depthwise_f64;
+}
+
+template <>
+inline const ConvKernels<float>& Kernels::direct<float>() const {
+  return direct_f32;
+}
+template <>
+inline const ConvKernels<double>& Kernels::direct<double>() const {
+  return direct_f64;
+}
+
 template <>
 inline const PoolKernels<float>& Kernels::pool<float>() const {
   return pool_f32;

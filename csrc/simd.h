@@ -234,6 +234,18 @@ STRIATE_INLINE Vector<T> only_lanes(Whole, const Vector<T>& v, int64_t lanes) {
     return first_lanes<T>(lanes) ? v : Vector<T>{};
 }
 
+// Lane k of the result is lane of[k] of v.
+template <class T>
+STRIATE_INLINE Vector<T> pick_lanes(const Vector<T>& v, const IntVector<T>& of) {
+#if defined(__clang__)
+  Vector<T> picked;
+  for (int k = 0; k < kLanes<T>; ++k) picked[k] = v[of[k]];
+  return picked;
+#else
+  return __builtin_shuffle(v, of);
+#endif
+}
+
 // The sum of all lanes, halves first.
 template <class T, int Half, int... I>
 STRIATE_INLINE Vector<T> add_half(const Vector<T>& v, Indices<I...>) {

@@ -47,12 +47,10 @@ struct Select<true, A, B> {
   using type = A;
 };
 
-// `count` consecutive values of each of `planes` planes, to vectors of one value a plane. Lanes beyond repeat the last plane.
+// `count` consecutive values of each of the planes, to vectors of one value a plane.
 template <class T>
-inline void turn_in(const T* x, int64_t pitch, int64_t planes, int64_t count, T* lanes) {
+inline void turn_in(const T* const* plane, int64_t count, T* lanes) {
   constexpr int64_t L = kLanes<T>;
-  const T* plane[L];
-  for (int64_t k = 0; k < L; ++k) plane[k] = x + (k < planes ? k : planes - 1) * pitch;
   Vector<T> rows[L];
   if (count < L) {
     for (int64_t k = 0; k < L; ++k) rows[k] = load_first<Vector<T>>(plane[k], count);
@@ -68,6 +66,14 @@ inline void turn_in(const T* x, int64_t pitch, int64_t planes, int64_t count, T*
 #pragma GCC unroll 16
     for (int64_t k = 0; k < L; ++k) store(lanes + (i + k) * L, rows[k]);
   }
+}
+
+// The same of planes `pitch` apart. Lanes beyond repeat the last plane.
+template <class T>
+inline void turn_in(const T* x, int64_t pitch, int64_t planes, int64_t count, T* lanes) {
+  const T* plane[kLanes<T>];
+  for (int64_t k = 0; k < kLanes<T>; ++k) plane[k] = x + (k < planes ? k : planes - 1) * pitch;
+  turn_in(plane, count, lanes);
 }
 
 template <class T>

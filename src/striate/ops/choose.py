@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 
 from .. import native
 
-__all__ = ["Candidate", "always", "choose", "explain", "native_refusal", "prefer"]
+__all__ = ["Candidate", "always", "choose", "explain", "first", "native_refusal", "prefer", "preferred"]
 
 
 def always(*args: Any) -> None:
@@ -31,11 +31,20 @@ def always(*args: Any) -> None:
 
 
 class Candidate(NamedTuple):
-    """A method: its name, why it refuses these arguments (None: it does not), and what it computes."""
+    """A method: its name, why it refuses these arguments (None: it does not), what it computes, and why another is faster.
+
+    A refusal is for good; what is merely slower still runs where it is asked for by name (:func:`prefer`).
+    """
 
     name: str
     refuse: Callable[..., str | None]
     run: Callable[..., Any]
+    slower: Callable[..., str | None] = always
+
+    def reason(self, *args: Any) -> str | None:
+        """Why it is not taken for these arguments."""
+        reason = self.refuse(*args)
+        return self.slower(*args) if reason is None and self.name != _preferred else reason
 
 
 _preferred: str | None = os.environ.get("STRIATE_METHOD")
@@ -43,7 +52,7 @@ _preferred: str | None = os.environ.get("STRIATE_METHOD")
 
 @contextmanager
 def prefer(name: str | None) -> Iterator[None]:
-    """Inside, the methods of that name go first wherever they can: "native", "torch" or "reference"; None: as measured.
+    """Inside, the methods of that name go first wherever they can; None: as measured. Names: ``striate.ops.choose.explain`` lists them.
 
     For tests, measurements, and whoever wants one method's numbers however small the work. ``STRIATE_METHOD`` sets it at start.
 
@@ -59,6 +68,11 @@ def prefer(name: str | None) -> Iterator[None]:
         _preferred = before
 
 
+def preferred() -> str | None:
+    """What :func:`prefer` or ``STRIATE_METHOD`` named."""
+    return _preferred
+
+
 def _in_order(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
     if _preferred is None:
         return candidates
@@ -67,9 +81,14 @@ def _in_order(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
 
 def choose(candidates: Sequence[Candidate], *args: Any) -> Callable[..., Any]:
     """The method of the first candidate that has no reason against it; the last one never has."""
+    return first(candidates, *args).run
+
+
+def first(candidates: Sequence[Candidate], *args: Any) -> Candidate:
+    """That candidate itself."""
     for candidate in _in_order(candidates):
-        if candidate.refuse(*args) is None:
-            return candidate.run
+        if candidate.reason(*args) is None:
+            return candidate
     raise AssertionError(f"the last of {[c.name for c in candidates]} refused")
 
 
@@ -77,7 +96,7 @@ def explain(candidates: Sequence[Candidate], *args: Any) -> list[tuple[str, str 
     """Every candidate up to the chosen one, with the reason against it; the chosen one's is None."""
     reasons: list[tuple[str, str | None]] = []
     for candidate in _in_order(candidates):
-        reasons.append((candidate.name, candidate.refuse(*args)))
+        reasons.append((candidate.name, candidate.reason(*args)))
         if reasons[-1][1] is None:
             break
     return reasons

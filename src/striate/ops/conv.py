@@ -1,63 +1,509 @@
-"""Convolution and its transpose. Their kernels are to come: today the one candidate is torch's operator."""
+r"""Convolution and its transpose: one trilinear form, three maps, and for each map the fastest method that can compute it.
+
+.. math:: Σ_{n, k, o} dy[n, k, o] · Σ_{c, t} w[k, c, t] · x[n, c, i(o, t)]
+
+is linear in dy, w and x. Its derivative by dy is the convolution ("forward"), by x the input gradient ("input", which is also
+the transposed convolution), by w the weight gradient ("weight"). So the gradients of each map are the two others, to any order.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .choose import Candidate, always, choose
+from .. import native
+from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
+from ..reference import conv as reference
+from ..window import Axis, Window, output_size, same_padding
+from . import choose
+from .arguments import as_key, is_int, per_axis
+from .choose import Candidate, always, native_refusal
+from .layout import empty, is_channels_last
 
-__all__ = ["conv", "conv_transpose"]
+__all__ = ["METHODS", "Plan", "conv", "conv_transpose"]
 
+Sizes = int | Sequence[int]
+Map = str  # "forward", "input" or "weight"
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
-CONV_METHODS = (Candidate("torch", always, lambda dims, *arguments: _CONV[dims](*arguments)),)
-TRANSPOSE_METHODS = (Candidate("torch", always, lambda dims, *arguments: _TRANSPOSE[dims](*arguments)),)
+
+class Plan(NamedTuple):
+    """The geometry of a convolution, resolved: x (batch, channels, *input), y (batch, filters, *output)."""
+
+    batch: int
+    channels: int
+    filters: int
+    groups: int
+    input: tuple[int, ...]
+    output: tuple[int, ...]
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @property
+    def window(self) -> Window:
+        return Window(
+            tuple(
+                Axis(*a)
+                for a in zip(self.input, self.output, self.size, self.stride, self.dilation, self.before, self.after, strict=True)
+            )
+        )
+
+    @property
+    def dims(self) -> int:
+        return len(self.size)
+
+    @property
+    def taps(self) -> int:
+        return prod(self.size)
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        return (self.batch, self.channels, *self.input)
+
+    @property
+    def y_shape(self) -> tuple[int, ...]:
+        return (self.batch, self.filters, *self.output)
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        return (self.filters, self.channels // self.groups, *self.size)
+
+
+# ------------------------------------------------------------------------------------------------------------ arguments
+
+
+def _letters(dims: int) -> str:
+    return ", ".join("DHW"[3 - dims :]) if dims > 1 else "L"
+
+
+def _check_tensors(x: Any, weight: Any, bias: Any, groups: Any, dims: int, where: str, transposed: bool) -> None:
+    for name, t in (("x", x), ("weight", weight), ("bias", bias)):
+        if not isinstance(t, Tensor) and not (name == "bias" and t is None):
+            raise ArgumentTypeError(build(where, f"{name} to be a tensor", type(t).__name__, do="Call torch.as_tensor on it first."))
+    shape, of_weight = tuple(x.shape), tuple(weight.shape)
+    if x.dim() not in (dims + 1, dims + 2):
+        expects = f"x of shape (N, C, {_letters(dims)}) or (C, {_letters(dims)})"
+        raise ShapeError(build(where, expects, shape, do="Add or drop axes with unsqueeze or flatten."))
+    if weight.dim() != dims + 2:
+        lead = "(in, out / groups, " if transposed else "(out, in / groups, "
+        expects = f"a weight of shape {lead}{_letters(dims)})"
+        raise ShapeError(build(where, expects, of_weight, do="Give it a number of taps for each axis.", x=shape))
+    if not is_int(groups):
+        raise ArgumentTypeError(build(where, "groups to be an integer", repr(groups), do="Give one integer.", x=shape))
+    if groups < 1:
+        raise ArgumentError(build(where, "at least 1 group", groups, do="Leave groups out for one.", x=shape))
+    first, second = of_weight[:2]
+    if first == 0 or (transposed and second == 0):
+        raise ShapeError(build(where, "a weight with at least one filter", of_weight, do="Choose out_channels of at least 1.", x=shape))
+    if any(k == 0 for k in of_weight[2:]):
+        expects = "a weight with at least one tap on each axis"
+        raise ShapeError(build(where, expects, of_weight, do="Choose a kernel_size of at least 1.", x=shape))
+    if first % groups:
+        what = "input" if transposed else "output"
+        expects = f"groups that divide the weight's {first} {what} channels"
+        raise ArgumentError(build(where, expects, groups, do="Choose a divisor.", x=shape, weight=of_weight))
+    channels, wanted = shape[-dims - 1], first if transposed else second * groups
+    if channels != wanted:
+        fix = f"Set in_channels={channels}, or check the layer before."
+        if groups > 1:
+            fix = f"The weight and {groups} groups fit {wanted} channels."
+        raise ShapeError(build(where, f"{wanted} channels", channels, do=fix, x=shape, weight=of_weight))
+    if bias is not None:
+        filters = second * groups if transposed else first
+        if tuple(bias.shape) != (filters,):
+            expects = f"a bias of shape ({filters},)"
+            raise ShapeError(build(where, expects, tuple(bias.shape), do="Give one number for each filter.", x=shape))
+    for name, t in (("weight", weight), ("bias", bias)):
+        if t is not None and t.device != x.device:
+            raise ArgumentError(build(where, f"{name} on x's device, {x.device}", t.device, do="Move one with .to().", x=shape))
+        if t is not None and t.dtype is not x.dtype and not torch.is_autocast_enabled(x.device.type):
+            wanted_type, got = (str(d).removeprefix("torch.") for d in (x.dtype, t.dtype))
+            raise DtypeError(build(where, f"{name} of x's type, {wanted_type}", got, do="Convert one with .to().", x=shape))
+
+
+def _paddings(padding: Any, input: Any, size: Any, stride: Any, dilation: Any, where: str, shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    if isinstance(padding, str):
+        if padding not in ("same", "valid"):
+            fix = 'Use "same" for ceil(input / stride) outputs.'
+            raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(padding), do=fix, x=shape))
+        return [(0, 0) if padding == "valid" else same_padding(*a) for a in zip(input, size, stride, dilation, strict=True)]
+    return [(p, p) for p in per_axis(padding, len(input), 0, "padding", where, shape)]
+
+
+def _plan(
+    shape: tuple[int, ...], weight: tuple[int, ...], dims: int, stride: Any, padding: Any, dilation: Any, groups: int, where: str
+) -> Plan:
+    input, size = shape[-dims:], weight[2:]
+    steps = per_axis(stride, dims, 1, "stride", where, shape)
+    holes = per_axis(dilation, dims, 1, "dilation", where, shape)
+    pads = _paddings(padding, input, size, steps, holes, where, shape)
+    output = []
+    for i, k, s, d, (before, after) in zip(input, size, steps, holes, pads, strict=True):
+        output.append(output_size(i, k, s, d, before, after))
+        if output[-1] < 1:
+            expects = f"a window no larger than the padded input, {i + before + after}"
+            raise ShapeError(build(where, expects, (k - 1) * d + 1, do="Make the kernel or its dilation smaller, or pad more.", x=shape))
+    batch = shape[0] if len(shape) == dims + 2 else 1
+    befores, afters = tuple(p for p, _ in pads), tuple(p for _, p in pads)
+    return Plan(batch, shape[-dims - 1], weight[0], groups, input, tuple(output), size, steps, holes, befores, afters)
+
+
+def _transpose_plan(
+    shape: tuple[int, ...],
+    weight: tuple[int, ...],
+    dims: int,
+    stride: Any,
+    padding: Any,
+    extra: Any,
+    dilation: Any,
+    groups: int,
+    where: str,
+) -> Plan:
+    """The plan of the convolution whose adjoint is meant: its output is what comes in."""
+    output, size = shape[-dims:], weight[2:]
+    steps = per_axis(stride, dims, 1, "stride", where, shape)
+    holes = per_axis(dilation, dims, 1, "dilation", where, shape)
+    more = per_axis(extra, dims, 0, "output_padding", where, shape)
+    if isinstance(padding, str):  # "same": the output is input · stride; "valid": whatever a tap reaches
+        if padding not in ("same", "valid"):
+            fix = 'Use "same" for input · stride outputs.'
+            raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(padding), do=fix, x=shape))
+        if padding == "same" and any(more):
+            raise ArgumentError(build(where, 'no output_padding beside padding "same"', extra, do="Leave output_padding out.", x=shape))
+        if padding == "same":
+            input = [o * s for o, s in zip(output, steps, strict=True)]
+        else:
+            input = [(o - 1) * s + d * (k - 1) + 1 + m for o, s, d, k, m in zip(output, steps, holes, size, more, strict=True)]
+        pads = _paddings(padding, input, size, steps, holes, where, shape)
+    else:
+        for m, s, d in zip(more, steps, holes, strict=True):
+            if m >= max(s, d):
+                expects = f"output_padding below stride or dilation, {max(s, d)}"
+                raise ArgumentError(build(where, expects, m, do="Choose a smaller one.", x=shape))
+        pads = _paddings(padding, output, size, steps, holes, where, shape)
+        input = [
+            (o - 1) * s - p - q + d * (k - 1) + 1 + m
+            for o, s, d, k, m, (p, q) in zip(output, steps, holes, size, more, pads, strict=True)
+        ]
+    for i, o, k, s, d, (p, _) in zip(input, output, size, steps, holes, pads, strict=True):
+        if i < 1:
+            expects = "padding that leaves an output"
+            raise ShapeError(build(where, expects, p, do=f"Pad less: {(o - 1) * s + d * (k - 1) + 1} values come out without.", x=shape))
+    batch = shape[0] if len(shape) == dims + 2 else 1
+    befores = tuple(p for p, _ in pads)
+    # of the convolution: behind, as much as before, or less where its output would else be more than what comes in
+    afters = tuple(
+        q if output_size(i, k, s, d, p, q) == o else (o - 1) * s + d * (k - 1) + 1 - i - p
+        for i, o, k, s, d, (p, q) in zip(input, output, size, steps, holes, pads, strict=True)
+    )
+    return Plan(batch, weight[1] * groups, shape[-dims - 1], groups, tuple(input), output, size, steps, holes, befores, afters)
+
+
+_cached_plan = functools.lru_cache(maxsize=4096)(_plan)
+_cached_transpose_plan = functools.lru_cache(maxsize=4096)(_transpose_plan)
+
+
+def _planned(make: Callable[..., Plan], cached: Callable[..., Plan], x: Tensor, weight: Tensor, dims: int, *rest: Any) -> Plan:
+    if not torch.compiler.is_compiling() and all(type(n) is int for n in x.shape):
+        key = tuple(as_key(v) for v in rest)
+        if None not in key:
+            return cached(tuple(x.shape), tuple(weight.shape), dims, *key)
+    return make(tuple(x.shape), tuple(weight.shape), dims, *rest)
+
+
+# -------------------------------------------------------------------------------------------------------------- methods
+
+
+class Call(NamedTuple):
+    """What a method is chosen by."""
+
+    map: Map
+    plan: Plan
+    channels_last: bool  # the order of the activations, in and out
+    dtype: torch.dtype
+    refusal: str | None  # why no kernel of ours takes these tensors
+
+
+def _torch_refusal(call: Call) -> str | None:
+    p = call.plan
+    if max(*p.stride, *p.dilation, *p.before, *p.after, *p.input) >= 2**31 - 1:
+        return "torch's operators count in 32 bits"
+    if min(p.after) < 0:
+        return "torch's operators cannot leave out what lies behind"
+    return None
+
+
+def _torch(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """torch's operator. It takes as much padding before as behind: what is more on one side is put around x."""
+    p = call.plan
+    least = list(map(min, p.before, p.after))
+    if call.map == "weight" and p.taps == 1 and max(p.stride) > 1:
+        least = [0] * p.dims  # all of it is put around x, and then what no tap sees left out: see below
+    around = [n for k in reversed(range(p.dims)) for n in (p.before[k] - least[k], p.after[k] - least[k])]
+    if call.map == "forward":
+        return _CONV[p.dims](_padded(a, around), b, bias, p.stride, least, p.dilation, p.groups)
+    stride = list(p.stride)
+    if call.map == "input":
+        padded = [i + before + after - 2 * n for i, before, after, n in zip(p.input, p.before, p.after, least, strict=True)]
+        x = empty(a, [p.batch, p.channels, *padded], a.dtype, call.channels_last)  # its layout is what counts
+        geometry = (stride, least, list(p.dilation), False, [0] * p.dims, p.groups)
+        dx = torch.ops.aten.convolution_backward.default(a, x, b, None, *geometry, [True, False, False])[0]
+        dx = _padded(dx, [-n for n in around])
+        return dx if bias is None else dx + bias.reshape(-1, *[1] * p.dims)
+    x = _padded(b, around)
+    if p.taps == 1 and max(stride) > 1:  # with a stride oneDNN writes past the end of some of these (its issue 6035)
+        for axis, (step, count) in enumerate(zip(stride, p.output, strict=True), 2):
+            x = x[(slice(None),) * axis + (slice(0, (count - 1) * step + 1, step),)]
+        stride = [1] * p.dims
+    w = empty(a, p.weight_shape, a.dtype, False)
+    geometry = (stride, least, list(p.dilation), False, [0] * p.dims, p.groups)
+    return torch.ops.aten.convolution_backward.default(a, x, w, None, *geometry, [False, True, False])[1]
+
+
+def _padded(x: Tensor, around: list[int]) -> Tensor:
+    return F.pad(x, around) if any(around) else x
+
+
+def _reference(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    p = call.plan
+    run = {"forward": reference.conv_forward, "input": reference.conv_input, "weight": reference.conv_weight}[call.map]
+    y = run(a, b, p.window, p.groups)
+    return y if bias is None else y + bias.reshape(-1, *[1] * p.dims)
+
+
+def _native_refusal(call: Call) -> str | None:
+    if call.refusal is not None:
+        return call.refusal
+    p = call.plan
+    if min(*p.x_shape, *p.y_shape) < 1:
+        return "there is nothing to compute"
+    axes = zip(p.size, p.dilation, p.before, p.stride, strict=True)
+    if any(k > 4096 or max((k - 1) * d, before, s) > 65536 for k, d, before, s in axes):
+        return "kernels are for windows of some thousand places"
+    return None
+
+
+def _native(method: str) -> Callable[..., Tensor]:
+    def run(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+        p = call.plan
+        rest = (p.stride, p.dilation, p.before, p.groups, call.channels_last, method)
+        if call.map == "forward":
+            return _ops.conv.default(a, b, bias, p.output, *rest)
+        if call.map == "input":
+            return _ops.conv_input.default(a, b, bias, p.input, *rest)
+        return _ops.conv_weight.default(a, b, p.size, *rest)
+
+    return run
+
+
+METHODS = (
+    Candidate("depthwise", _native_refusal, _native("depthwise"), lambda call: None if call.plan.groups == call.plan.channels else "x"),
+    Candidate("torch", _torch_refusal, _torch),
+    Candidate("reference", always, _reference),
+)
+
+
+def method_for(call: Call) -> Candidate:
+    """The method that computes this call: the first in order that has no reason against it."""
+    if torch.compiler.is_compiling() or not all(type(n) is int for n in call.plan.x_shape):
+        return choose.first(METHODS, call)
+    return _cached_method(call, choose.preferred())
+
+
+@functools.lru_cache(maxsize=4096)
+def _cached_method(call: Call, preferred: str | None) -> Candidate:
+    return choose.first(METHODS, call)
+
+
+# ------------------------------------------------------------------------------------------------------------ gradients
+
+# Of each map, for both of its arguments a and b: the map that gives the gradient, and what of (g, a, b) it takes.
+_GRADIENTS: dict[Map, tuple[tuple[Map, int, int], tuple[Map, int, int]]] = {
+    "forward": (("input", 0, 2), ("weight", 0, 1)),  # a = x, b = w: dx from dy and w, dw from dy and x
+    "input": (("forward", 0, 2), ("weight", 1, 0)),  # a = dy, b = w
+    "weight": (("forward", 2, 0), ("input", 1, 0)),  # a = dy, b = x
+}
+
+
+def _gradients(ctx: Any, call: Call, saved: tuple[Tensor, Tensor], g: Tensor) -> list[Tensor | None]:
+    """Of a, b and the bias, as far as they are asked for."""
+    tensors, got = (g, *saved), []
+    for wanted, (map, first, second) in zip(ctx.needs_input_grad, _GRADIENTS[call.map], strict=False):
+        got.append(_apply(call._replace(map=map), tensors[first], tensors[second], None) if wanted else None)
+    if len(ctx.needs_input_grad) > 2:
+        got.append(g.sum([0, *range(2, g.dim())]) if ctx.needs_input_grad[2] else None)
+    return got
+
+
+class _Map(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, bias: Tensor | None, call: Call) -> Tensor:
+        ctx.save_for_backward(a, b)
+        ctx.call = call
+        with torch._C._AutoDispatchBelowAutograd():
+            return method_for(call).run(call, a, b, bias)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return (*_gradients(ctx, ctx.call, ctx.saved_tensors, g), None)
+
+
+_map = super(torch.autograd.Function, _Map).apply  # without what only function transforms need
+
+
+def _apply(call: Call, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    rest = () if call.map == "weight" else (bias,)
+    if torch.compiler.is_compiling() or (type(a) is not Tensor and type(a) is not torch.nn.Parameter):
+        return method_for(call).run(call, a, b, *rest)  # traced: every method consists of operators that have a gradient
+    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad or (bias is not None and bias.requires_grad)):
+        return _map(a, b, bias, call)  # type: ignore[no-untyped-call]
+    with torch._C._AutoDispatchBelowAutograd():
+        return method_for(call).run(call, a, b, *rest)
+
+
+if native.core:
+    _ops = torch.ops.striate
+
+    @torch.library.register_fake("striate::conv")
+    def _(x: Any, weight: Any, bias: Any, output: Any, stride: Any, dilation: Any, before: Any, groups: Any, last: Any, method: Any) -> Any:
+        return empty(x, [x.shape[0], weight.shape[0], *output], x.dtype, last)
+
+    @torch.library.register_fake("striate::conv_input")
+    def _(dy: Any, weight: Any, bias: Any, input: Any, stride: Any, dilation: Any, before: Any, groups: Any, last: Any, method: Any) -> Any:
+        return empty(dy, [dy.shape[0], weight.shape[1] * groups, *input], dy.dtype, last)
+
+    @torch.library.register_fake("striate::conv_weight")
+    def _(dy: Any, x: Any, size: Any, stride: Any, dilation: Any, before: Any, groups: Any, last: Any, method: Any) -> Any:
+        return empty(dy, [dy.shape[1], x.shape[1] // groups, *size], dy.dtype, False)
+
+    def _register(op: Any, map: Map) -> None:
+        """The gradient of an operator of ours where it is traced."""
+
+        def setup(ctx: Any, inputs: Any, output: Any) -> None:
+            a, b = inputs[:2]
+            axes, (stride, dilation, before, groups, last, _) = inputs[-7], inputs[-6:]
+            x, y = {"forward": (a, output), "input": (output, a), "weight": (b, a)}[map]
+            size = axes if map == "weight" else b.shape[2:]
+            input, out = tuple(x.shape[2:]), tuple(y.shape[2:])
+            after = tuple(
+                (o - 1) * s + d * (k - 1) + 1 - i - p for i, o, k, s, d, p in zip(input, out, size, stride, dilation, before, strict=True)
+            )
+            geometry = (input, out, tuple(size), tuple(stride), tuple(dilation), tuple(before))
+            plan = Plan(x.shape[0], x.shape[1], y.shape[1], groups, *geometry, after)
+            ctx.call = Call(map, plan, last, a.dtype, None)
+            ctx.save_for_backward(a, b)
+
+        def backward(ctx: Any, g: Any) -> Any:
+            got = _gradients(ctx, ctx.call, ctx.saved_tensors, g)
+            return (*got[: 2 if map == "weight" else 3], *[None] * 7)
+
+        torch.library.register_autograd(op, backward, setup_context=setup)
+
+    for _op, _name in ((_ops.conv, "forward"), (_ops.conv_input, "input"), (_ops.conv_weight, "weight")):
+        _register(_op.default, _name)
+
+
+# ------------------------------------------------------------------------------------------------------------ functions
+
+
+def _run(map: Map, plan: Plan, x: Tensor, weight: Tensor, bias: Tensor | None, theirs: Callable[[], Tensor] | None) -> Tensor:
+    """``theirs``: torch's operator as it is, where there is one for these arguments."""
+    refusal = _autocast(x) or native_refusal(x, weight, bias)
+    batch = x if x.dim() == plan.dims + 2 else x.unsqueeze(0)
+    last = refusal is None and (is_channels_last(batch) or is_channels_last(weight))
+    call = Call(map, plan, last, x.dtype, refusal)
+    if theirs is not None and _all_torch(call):
+        return theirs()
+    y = _apply(call, batch, weight, bias) if refusal is None else method_for(call).run(call, batch, weight, bias)
+    return y if batch is x else y.squeeze(0)
+
+
+def _autocast(x: Tensor) -> str | None:
+    return "autocast chooses the type" if x.is_cpu and torch.is_autocast_enabled("cpu") else None
+
+
+def _all_torch(call: Call) -> bool:
+    """Whether torch's operator is the choice for this map and its gradients: its own formula of the gradient is as good then."""
+    p = call.plan
+    if call.refusal is not None:
+        return _torch_refusal(call) is None
+    if p.taps == 1 and max(p.stride) > 1:
+        return False  # its weight gradient may write past the end
+    return all(method_for(call._replace(map=m)).name == "torch" for m in ("forward", "input", "weight"))
 
 
 def conv(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
+    stride: Sizes = 1,
+    padding: Sizes | str = 0,
+    dilation: Sizes = 1,
     groups: int = 1,
     *,
     dims: int,
+    where: str = "conv",
 ) -> Tensor:
     """Cross-correlation: ``y[n, k, o] = b[k] + sum over c, t of w[k, c, t] · x[n, c, o·stride + t·dilation - before]``.
 
-    x: (N, C, *axes), weight: (K, C / groups, *taps), bias: (K,); y: (N, K, *outputs).
+    x: (N, C, *axes) or (C, *axes) of ``dims`` axes, weight: (K, C / groups, *taps), bias: (K,); y: (N, K, *outputs).
+    padding: numbers, ``"valid"`` (none) or ``"same"`` (ceil(input / stride) outputs, an odd one behind).
 
-    >>> import torch
+    Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no convolution can have.
+
     >>> conv(torch.ones(1, 3, 32, 32), torch.ones(10, 3, 5, 5), padding=2, dims=2).shape
     torch.Size([1, 10, 32, 32])
+    >>> conv(torch.ones(1, 1, 7), torch.ones(1, 1, 3), stride=2, padding="same", dims=1)
+    tensor([[[2., 3., 3., 2.]]])
     """
-    arguments = (dims, x, weight, bias, stride, padding, dilation, groups)
-    return choose(CONV_METHODS, *arguments)(*arguments)
+    _check_tensors(x, weight, bias, groups, dims, where, transposed=False)
+    plan = _planned(_plan, _cached_plan, x, weight, dims, stride, padding, dilation, groups, where)
+    symmetric = plan.before == plan.after
+    arguments = (x, weight, bias, plan.stride, plan.before, plan.dilation, groups)
+    return _run("forward", plan, x, weight, bias, (lambda: _CONV[dims](*arguments)) if symmetric else None)
 
 
 def conv_transpose(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
+    stride: Sizes = 1,
+    padding: Sizes | str = 0,
+    output_padding: Sizes = 0,
     groups: int = 1,
-    dilation: Any = 1,
+    dilation: Sizes = 1,
     *,
     dims: int,
+    where: str = "conv_transpose",
 ) -> Tensor:
-    """The adjoint of :func:`conv` in x, a layer of its own. x: (N, C, *axes), weight: (C, K / groups, *taps).
+    """The adjoint of :func:`conv` in x, a layer of its own: ``y[n, c, i] = b[c] + sum of w[k, c, t] · x[n, k, o]`` over the o and t
+    with ``i = o·stride + t·dilation - before``.
 
-    >>> import torch
+    x: (N, K, *axes) or (K, *axes), weight: (K, C / groups, *taps), bias: (C,); y: (N, C, *outputs) with
+    ``(axis - 1)·stride - 2·padding + dilation·(taps - 1) + 1 + output_padding`` values on each axis. padding: numbers, ``"valid"``
+    (none) or ``"same"`` (axis · stride values).
+
+    Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no transposed convolution can have.
+
     >>> conv_transpose(torch.ones(1, 8, 16, 16), torch.ones(8, 4, 2, 2), stride=2, dims=2).shape
     torch.Size([1, 4, 32, 32])
     """
-    arguments = (dims, x, weight, bias, stride, padding, output_padding, groups, dilation)
-    return choose(TRANSPOSE_METHODS, *arguments)(*arguments)
+    _check_tensors(x, weight, bias, groups, dims, where, transposed=True)
+    make, cached = _transpose_plan, _cached_transpose_plan
+    plan = _planned(make, cached, x, weight, dims, stride, padding, output_padding, dilation, groups, where)
+    theirs = None
+    if not isinstance(padding, str):
+        arguments = (x, weight, bias, plan.stride, plan.before, output_padding, groups, plan.dilation)
+        theirs = lambda: _TRANSPOSE[dims](*arguments)  # noqa: E731
+    return _run("input", plan, x, weight, bias, theirs)

@@ -20,6 +20,7 @@ from .. import native
 from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
 from ..reference import pool as reference
 from ..window import AdaptiveAxis, Axis, Window, output_size, same_padding
+from .arguments import LARGEST, as_key, is_int, per_axis
 from .autograd import differentiable
 from .choose import Candidate, always, choose, native_refusal
 from .layout import empty, is_channels_last
@@ -27,7 +28,6 @@ from .layout import empty, is_channels_last
 __all__ = ["adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "max_pool"]
 
 Sizes = int | Sequence[int]
-LARGEST = 2**62  # of any argument: sums of two still fit the kernels' 64 bits
 MAX_TAPS = 256  # what a byte can number
 
 
@@ -53,23 +53,6 @@ class Plan(NamedTuple):
 # ------------------------------------------------------------------------------------------------------------ arguments
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
-
-
-def _per_axis(value: Any, dims: int, least: int, what: str, where: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    values = tuple(value) if isinstance(value, list | tuple) else (value,) * dims
-    if len(values) == 1:
-        values *= dims
-    if len(values) != dims or not all(_is_int(v) for v in values):
-        one = "an integer" if dims == 1 else f"one integer or {dims}"
-        raise ArgumentTypeError(build(where, f"{what} to be {one}", repr(value), do=f"Give {one}.", x=shape))
-    for v in values:
-        if not least <= v <= LARGEST:
-            raise ArgumentError(build(where, f"{what} from {least} to 2^62", value, do=f"Choose a {what} of at least {least}.", x=shape))
-    return values
-
-
 def _check_input(x: Tensor, dims: int, where: str) -> None:
     if not isinstance(x, Tensor):
         raise ArgumentTypeError(build(where, "a tensor", type(x).__name__, do="Call torch.as_tensor on it first."))
@@ -91,9 +74,9 @@ def _plan(
 ) -> Plan:
     """Resolves and checks a window over the last ``dims`` axes of ``shape``."""
     input = shape[-dims:]
-    size = _per_axis(kernel_size, dims, 1, "kernel_size", where, shape)
-    steps = size if stride is None or stride == [] or stride == () else _per_axis(stride, dims, 1, "stride", where, shape)
-    holes = _per_axis(dilation, dims, 1, "dilation", where, shape)
+    size = per_axis(kernel_size, dims, 1, "kernel_size", where, shape)
+    steps = size if stride is None or stride == [] or stride == () else per_axis(stride, dims, 1, "stride", where, shape)
+    holes = per_axis(dilation, dims, 1, "dilation", where, shape)
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
             raise ArgumentError(
@@ -103,7 +86,7 @@ def _plan(
             )
         pads = [(0, 0) if padding == "valid" else same_padding(*a) for a in zip(input, size, steps, holes, strict=True)]
     else:
-        pads = [(p, p) for p in _per_axis(padding, dims, 0, "padding", where, shape)]
+        pads = [(p, p) for p in per_axis(padding, dims, 0, "padding", where, shape)]
         for (p, _), k, d in zip(pads, size, holes, strict=True):
             if p > ((k - 1) * d + 1) // 2:
                 expects = f"padding of at most half the window, {((k - 1) * d + 1) // 2}"
@@ -136,7 +119,7 @@ def _adaptive_plan(shape: tuple[int, ...], dims: int, output: Any, where: str) -
     sizes = tuple(output) if isinstance(output, list | tuple) else (output,) * dims
     if len(sizes) == 1:
         sizes *= dims
-    if len(sizes) != dims or not all(o is None or _is_int(o) for o in sizes):
+    if len(sizes) != dims or not all(o is None or is_int(o) for o in sizes):
         one = "an integer or None" if dims == 1 else f"one integer or None, or {dims}"
         raise ArgumentTypeError(build(where, f"output_size to be {one}", repr(output), do="None keeps an axis as it is.", x=shape))
     sizes = tuple(i if o is None else o for i, o in zip(input, sizes, strict=True))
@@ -158,20 +141,11 @@ _cached_plan = functools.lru_cache(maxsize=4096)(_plan)
 _cached_adaptive_plan = functools.lru_cache(maxsize=4096)(_adaptive_plan)
 
 
-def _key(value: Any) -> Any:
-    """``value`` if it can be a cache's key, else None: 2, 2.0 and True are one key, so only plain integers may be."""
-    if type(value) is int or type(value) is str:
-        return value
-    if type(value) in (tuple, list) and all(type(v) is int for v in value):
-        return tuple(value)
-    return None
-
-
 def plan_for(x: Tensor, dims: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, where: str) -> Plan:
     """The checks and geometry of one call, cached by shape and arguments."""
     _check_input(x, dims, where)
     if not torch.compiler.is_compiling():
-        k, s, p, d = _key(kernel_size), _key(stride) or (), _key(padding), _key(dilation)
+        k, s, p, d = as_key(kernel_size), as_key(stride) or (), as_key(padding), as_key(dilation)
         if k is not None and p is not None and d is not None and (s or stride is None) and all(type(n) is int for n in x.shape):
             return _cached_plan(tuple(x.shape), dims, k, s or None, p, d, bool(ceil_mode), where)
     return _plan(tuple(x.shape), dims, kernel_size, stride, padding, dilation, bool(ceil_mode), where)
@@ -180,7 +154,7 @@ def plan_for(x: Tensor, dims: int, kernel_size: Any, stride: Any, padding: Any, 
 def adaptive_plan_for(x: Tensor, dims: int, output_size: Any, where: str) -> Plan:
     _check_input(x, dims, where)
     if not torch.compiler.is_compiling():
-        key = _key(output_size)
+        key = as_key(output_size)
         if key is not None and all(type(n) is int for n in x.shape):
             return _cached_adaptive_plan(tuple(x.shape), dims, key, where)
     return _adaptive_plan(tuple(x.shape), dims, output_size, where)
@@ -449,7 +423,7 @@ def avg_pool(
     """
     plan = plan_for(x, dims, kernel_size, stride, padding, 1, ceil_mode, where)
     if divisor_override is not None:
-        if not _is_int(divisor_override):
+        if not is_int(divisor_override):
             expects = "divisor_override to be an integer or None"
             raise ArgumentTypeError(
                 build(where, expects, repr(divisor_override), do="Leave it out to divide by the window's taps.", x=tuple(x.shape))

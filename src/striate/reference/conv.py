@@ -16,7 +16,7 @@ from torch import Tensor
 from striate.errors import ArgumentError, build
 from striate.window import AdaptiveAxis, Axis, Window, output_size, same_padding
 
-__all__ = ["Axes", "conv", "conv_backward", "window", "windows", "windows_backward"]
+__all__ = ["Axes", "conv", "conv_backward", "conv_forward", "conv_input", "conv_weight", "window", "windows", "windows_backward"]
 
 Axes = Window | Sequence[Axis | AdaptiveAxis]
 Sizes = int | Sequence[int]
@@ -133,10 +133,49 @@ def windows_backward(dseen: Tensor, axes: Axes, mode: str = "zeros") -> Tensor:
     return dx
 
 
-def _grouped(x: Tensor, weight: Tensor, axes: Window, groups: int, mode: str) -> tuple[Tensor, Tensor]:
-    """What is seen, (N, G, C/G, positions, taps), and the weight, (G, C_out/G, C/G, taps)."""
-    seen = windows(x, axes, mode=mode).flatten(2, x.ndim - 1).flatten(3)
-    return torch.unflatten(seen, 1, (groups, -1)), torch.unflatten(weight.flatten(2), 0, (groups, -1))
+def _grouped(x: Tensor, axes: Window, groups: int, mode: str) -> Tensor:
+    """What is seen: (N, G, C/G, positions, taps)."""
+    return torch.unflatten(windows(x, axes, mode=mode).flatten(2, x.ndim - 1).flatten(3), 1, (groups, -1))
+
+
+def conv_forward(x: Tensor, weight: Tensor, axes: Window, groups: int = 1, mode: str = "zeros") -> Tensor:
+    r"""The convolution over a resolved window: y[n, k, o] = Σ_c Σ_t x[n, c, i(o, t)] · w[k, c, t].
+
+    x: (N, C, *input); weight: (C_out, C/groups, *taps). Result: (N, C_out, *output).
+
+    >>> conv_forward(torch.tensor([[[1, 2, 3]]]), torch.tensor([[[1, -1]]]), window((3,), (2,)))
+    tensor([[[-1, -1]]])
+    """
+    w = torch.unflatten(weight.flatten(2), 0, (groups, -1))
+    y = torch.einsum("ngcpt,gkct->ngkp", _grouped(x, axes, groups, mode), w)
+    return y.reshape(x.shape[0], weight.shape[0], *axes.output)
+
+
+def conv_input(dy: Tensor, weight: Tensor, axes: Window, groups: int = 1, mode: str = "zeros") -> Tensor:
+    r"""The input gradient, which is the transposed convolution: dx[n, c, i] = Σ_{(o, t): i(o, t) = i} Σ_k dy[n, k, o] · w[k, c, t].
+
+    A full convolution of dy with the kernel turned by 180°. dy: (N, C_out, *output). Result: (N, C, *input).
+
+    >>> conv_input(torch.tensor([[[1, 10]]]), torch.tensor([[[1, -1]]]), window((3,), (2,)))
+    tensor([[[  1,   9, -10]]])
+    """
+    w = torch.unflatten(weight.flatten(2), 0, (groups, -1))
+    g = torch.unflatten(dy.flatten(2), 1, (groups, -1))
+    dseen = torch.einsum("ngkp,gkct->ngcpt", g, w.conj())
+    return windows_backward(dseen.reshape(dy.shape[0], weight.shape[1] * groups, *axes.output, *axes.size), axes, mode)
+
+
+def conv_weight(dy: Tensor, x: Tensor, axes: Window, groups: int = 1, mode: str = "zeros") -> Tensor:
+    r"""The weight gradient: dw[k, c, t] = Σ_n Σ_o dy[n, k, o] · x[n, c, i(o, t)], x correlated with dy.
+
+    dy: (N, C_out, *output); x: (N, C, *input). Result: (C_out, C/groups, *taps).
+
+    >>> conv_weight(torch.tensor([[[1, 10]]]), torch.tensor([[[1, 2, 3]]]), window((3,), (2,)))
+    tensor([[[21, 32]]])
+    """
+    g = torch.unflatten(dy.flatten(2), 1, (groups, -1))
+    dweight = torch.einsum("ngkp,ngcpt->gkct", g, _grouped(x, axes, groups, mode).conj())
+    return dweight.reshape(dy.shape[1], x.shape[1] // groups, *axes.size)
 
 
 def conv(
@@ -168,8 +207,7 @@ def conv(
               [-8, -8]]]])
     """
     axes = window(x.shape[2:], weight.shape[2:], stride, padding, dilation)
-    seen, w = _grouped(x, weight, axes, groups, padding_mode)
-    y = torch.einsum("ngcpt,gkct->ngkp", seen, w).reshape(x.shape[0], weight.shape[0], *axes.output)
+    y = conv_forward(x, weight, axes, groups, padding_mode)
     return y if bias is None else y + bias.reshape(-1, *[1] * len(axes.axes))
 
 
@@ -204,8 +242,5 @@ def conv_backward(
     ([[[1, 9, 90, -100]]], [[[321, 432]]], [111])
     """
     axes = window(x.shape[2:], weight.shape[2:], stride, padding, dilation)
-    seen, w = _grouped(x, weight, axes, groups, padding_mode)
-    g = torch.unflatten(dy.flatten(2), 1, (groups, -1))
-    dseen = torch.einsum("ngkp,gkct->ngcpt", g, w.conj()).reshape(*x.shape[:2], *axes.output, *axes.size)
-    dweight = torch.einsum("ngkp,ngcpt->gkct", g, seen.conj()).reshape(weight.shape)
-    return windows_backward(dseen, axes, padding_mode), dweight, dy.flatten(2).sum((0, 2))
+    dx, dweight = conv_input(dy, weight, axes, groups, padding_mode), conv_weight(dy, x, axes, groups, padding_mode)
+    return dx, dweight, dy.flatten(2).sum((0, 2))
