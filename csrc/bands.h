@@ -1,7 +1,6 @@
 // Blocks of a convolution's destination, and the bands of its source that they sum. Both maps to activations have one form here:
 // forward, a destination is an output and sums inputs; in the input gradient (the adjoint) it is an input and sums outputs.
-// A band is copied to scratch memory once, with zeros where the window hangs over the left and right edge: the sums then need to know
-// nothing of edges but which rows there are.
+// A band holds what exists: sources outside the image are left to whoever sums.
 #pragma once
 #include "taps.h"
 
@@ -48,11 +47,11 @@ struct Along {  // an axis, looked at from the destination
     const int64_t tap_step = a.stride / g;
     int64_t tap = 0;
     while (tap < min(a.size, tap_step) && (number + a.before - tap * a.dilation) % a.stride != 0) ++tap;
-    if (tap >= min(a.size, tap_step)) return {number, a.stride, 1, 0, 0, 1, 0, 0};
-    return {number, a.stride, 1, (a.size - 1 - tap) / tap_step + 1, tap, tap_step, (number + a.before - tap * a.dilation) / a.stride,
-            -a.dilation / g};
+    if (tap >= min(a.size, tap_step)) return {number, a.stride, 1, 0, 0, 1, 0, 1};
+    const int64_t taps = (a.size - 1 - tap) / tap_step + 1, last = tap + (taps - 1) * tap_step;  // the last tap sums the first source
+    return {number, a.stride, 1, taps, last, -tap_step, (number + a.before - last * a.dilation) / a.stride, a.dilation / g};
   }
-  // All sources, edges and what hangs over them included, of the destinations [begin, end).
+  // All sources of the destinations [begin, end), those beyond the edges included.
   Range reach(int64_t begin, int64_t end) const {
     if (!adjoint) {
       const int64_t first = begin * axis.stride - axis.before;
@@ -82,7 +81,7 @@ inline Side side_of(const Shape& s, bool adjoint) {
   return {{w.depth, adjoint}, {w.height, adjoint}, {w.width, adjoint}, s.batch, s.groups, adjoint ? c : k, adjoint ? k : c, s.channels_last};
 }
 
-// A block of destinations: depths, rows and columns, and the band of sources it needs. Columns reach over the edges.
+// A block of destinations: depths, rows and columns, and the band of sources it needs.
 struct Block {
   int64_t n, d0, d1, h0, h1, w0, w1;
   Range deep, high, wide;
@@ -105,8 +104,8 @@ inline Blocks cut(const Side& s, int64_t channels, int64_t units) {
   b.wide = min(s.width.destinations(), kColumns);
   if (s.width.adjoint) b.wide = max(1, tiles(b.wide, s.width.axis.stride)) * s.width.axis.stride;
   b.wide = min(b.wide, s.width.destinations());
-  const int64_t row = max(1, s.width.reach(0, b.wide).size() * channels);
   const auto needs = [&](const Along& a, int64_t n) { return max(1, min(a.sources(), a.reach(0, n).size())); };
+  const int64_t row = needs(s.width, b.wide) * channels;
   b.deep = 1;
   b.high = s.height.destinations();
   while (b.high > 1 && needs(s.height, b.high) * needs(s.depth, 1) * row > kBandValues) b.high = (b.high + 1) / 2;
@@ -136,16 +135,14 @@ inline Block block_at(const Side& s, const Blocks& b, int64_t number) {
   at.d0 = d * b.deep, at.d1 = min(s.depth.destinations(), at.d0 + b.deep);
   at.h0 = h * b.high, at.h1 = min(s.height.destinations(), at.h0 + b.high);
   at.w0 = w * b.wide, at.w1 = min(s.width.destinations(), at.w0 + b.wide);
-  at.deep = s.depth.range(at.d0, at.d1), at.high = s.height.range(at.h0, at.h1), at.wide = s.width.reach(at.w0, at.w1);
+  at.deep = s.depth.range(at.d0, at.d1), at.high = s.height.range(at.h0, at.h1), at.wide = s.width.range(at.w0, at.w1);
   return at;
 }
 
 // The largest band of any block, in columns and rows.
-inline int64_t most_columns(const Side& s, const Blocks& b) { return s.width.reach(0, b.wide).size() + 2 * s.width.axis.stride; }
-inline int64_t most_rows(const Side& s, const Blocks& b) {
-  const auto most = [](const Along& a, int64_t n) { return max(1, min(a.sources(), a.reach(0, n).size() + 2)); };
-  return most(s.depth, b.deep) * most(s.height, b.high);
-}
+inline int64_t most_sources(const Along& a, int64_t n) { return max(1, min(a.sources(), a.reach(0, n).size() + 2)); }
+inline int64_t most_columns(const Side& s, const Blocks& b) { return most_sources(s.width, b.wide); }
+inline int64_t most_rows(const Side& s, const Blocks& b) { return most_sources(s.depth, b.deep) * most_sources(s.height, b.high); }
 
 // The part [first, last) of a phase's destinations that lie in columns [w0, w1).
 inline Range in_block(const Phase& p, int64_t w0, int64_t w1) {

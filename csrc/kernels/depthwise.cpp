@@ -2,16 +2,19 @@
 //
 //   y[k, o] = b[k] + sum over c < q, t of w[k, c, t] · x[group(k)·q + c, o·stride + t·dilation - before]
 //
-// Layout. Lane k of a vector is destination channel k of one pixel, whichever group it is in. A band of the source is copied so that lane
-// k of its c-th plane holds what channel k sums: for a depthwise convolution (q = 1, one filter a group) that is the channel itself,
-// else channels are dealt out to the lanes on the way. The copy has zeros beyond left and right, so no column is an edge. Source in
-// planes order is turned on its way; where a map's destination is in planes order it is turned back.
+// Layout. Lane k of a vector is destination channel k of one pixel, whichever group it is in. Depthwise in channels order is read
+// where it lies. Else a band of the source is brought into that order: planes are turned, and where a group has several channels
+// or filters they are dealt out, so that lane k of the c-th plane of the band holds what destination k sums. Destinations in planes
+// order are turned back.
 //
-// Tile. One vector of channels by kTile columns: so many independent sums hide the latency of the multiply-add (4 cycles, two a cycle), and
-// each needs one load from the first-level cache: 9 loads to 8 multiply-adds at two a cycle each.
+// Tile. One vector of channels by kTile columns: 14 sums, 7 weights and a source are 22 of AVX-512's 32 registers, and 14 sums more
+// than hide the latency of the multiply-add (4 cycles, two a cycle); 6 columns where there are 16 registers. The sources of neighbouring
+// taps overlap: 7 taps of 14 columns take 7 + 20 loads for 98 multiply-adds.
 //
-// The weight gradient sums over a row in registers, 8 taps at a time, over chunks of images and rows in float, and over the chunks, which
-// depend on the shape alone, in double.
+// Edges. A source outside the image adds nothing: the tile that hangs over skips it.
+//
+// The weight gradient is the same tile with the roles of weights and destinations exchanged. It sums a chunk of rows in float, and the
+// chunks, which depend on the shape alone, in double.
 #include "conv.h"
 
 #include "../bands.h"
@@ -21,20 +24,20 @@ namespace striate {
 namespace STRIATE_ISA {
 namespace {
 
-constexpr int kTile = 8;
+constexpr int kTile = kVectorBytes == 64 ? 14 : 6;
+constexpr int64_t kStreamBytes = int64_t(4) << 20;  // results that no cache keeps until they are read
 
-// Destination channels [first, first + lanes) as one vector, and which source channel each of them sums: base + of[lane], for c = 0.
+// Destination channels [first, first + lanes) as one vector, and which source channel each sums: base + of[lane] + c.
 template <class T>
 struct Lanes {
   int64_t first, lanes, base, span;
-  bool plain;  // lane k is source channel first + k
   IntVector<T> of;
 };
 
 template <class T>
 Lanes<T> lanes_at(int64_t first, int64_t all, int64_t to, int64_t from) {
   constexpr int64_t L = kLanes<T>;
-  Lanes<T> v = {first, min(L, all - first), first / to * from, 1, to == 1 && from == 1, {}};
+  Lanes<T> v = {first, min(L, all - first), first / to * from, 1, {}};
   for (int64_t k = 0; k < L; ++k) {
     const int64_t channel = (first + min(k, v.lanes - 1)) / to * from - v.base;
     v.of[k] = typename Lane<T>::Int(channel);
@@ -43,58 +46,52 @@ Lanes<T> lanes_at(int64_t first, int64_t all, int64_t to, int64_t from) {
   return v;
 }
 
-// One row of a band: sources [wide.first, wide.last) of every lane's c-th channel; zeros where there are none.
+// `count` pixels in memory order, for the c-th channel of every lane.
 template <class T>
-void copy_row(const T* x, int64_t columns, int64_t pitch, bool channels_last, int64_t plane, int64_t channels, const Lanes<T>& v, int64_t c,
-              Range wide, T* band) {
+void deal(const T* image, int64_t pixel, int64_t count, bool channels_last, int64_t plane, int64_t channels, const Lanes<T>& v, int64_t c,
+          T* band) {
   constexpr int64_t L = kLanes<T>;
-  const int64_t left = min(max(0, -wide.first), wide.size()), begin = max(0, wide.first), end = max(begin, min(columns, wide.last));
-  for (int64_t i = 0; i < left; ++i) store(band + i * L, Vector<T>{});
-  T* to = band + left * L;
-  if (channels_last) {
-    const T* from = x + begin * pitch + v.base + c;
-    if (v.plain && v.lanes == L) {
-      for (int64_t i = begin; i < end; ++i, to += L, from += pitch) store(to, load(from));
-    } else if (v.plain) {
-      for (int64_t i = begin; i < end; ++i, to += L, from += pitch) store(to, load_first<Vector<T>>(from, v.lanes));
-    } else if (v.span <= L) {
-      const int64_t there = min(v.span, channels - v.base - c);
-      const IntVector<T> of = v.of;
-      for (int64_t i = begin; i < end; ++i, to += L, from += pitch)
-        store(to, pick_lanes<T>(load_first<Vector<T>>(from, there), of));
-    } else {
-      for (int64_t i = begin; i < end; ++i, to += L, from += pitch)
-        for (int64_t k = 0; k < L; ++k) to[k] = from[v.of[k]];
-    }
-  } else {
+  if (!channels_last) {
     const T* planes[L];
-    for (int64_t k = 0; k < L; ++k) planes[k] = x + (v.base + v.of[k] + c) * plane + begin;
-    if (end > begin) turn_in(planes, end - begin, to);
-    to += (end - begin) * L;
+    for (int64_t k = 0; k < L; ++k) planes[k] = image + (v.base + v.of[k] + c) * plane + pixel;
+    return turn_in(planes, count, band);
   }
-  for (const T* stop = band + wide.size() * L; to < stop; to += L) store(to, Vector<T>{});
+  const T* from = image + pixel * channels + v.base + c;
+  const int64_t there = min(L, channels - v.base - c);
+  const IntVector<T> of = v.of;
+  if (v.span > L) {
+    for (int64_t i = 0; i < count; ++i, band += L, from += channels)
+      for (int64_t k = 0; k < L; ++k) band[k] = from[of[k]];
+  } else if (there == L) {
+    for (int64_t i = 0; i < count; ++i, band += L, from += channels) store(band, pick_lanes<T>(load(from), of));
+  } else {
+    for (int64_t i = 0; i < count; ++i, band += L, from += channels) store(band, pick_lanes<T>(load_first<Vector<T>>(from, there), of));
+  }
 }
 
-// The band of block b for the c-th channels: rows of depths one behind the other.
+// The band of a block: for each c its depths, rows and columns, those that exist.
 template <class T>
 void copy_band(const Side& s, const Block& b, const T* source, const Lanes<T>& v, T* band) {
-  constexpr int64_t L = kLanes<T>;
-  const int64_t D = s.depth.sources(), H = s.height.sources(), W = s.width.sources(), channels = s.all_from(), row = b.wide.size() * L;
+  const int64_t D = s.depth.sources(), H = s.height.sources(), W = s.width.sources(), channels = s.all_from();
   const T* image = source + b.n * D * H * W * channels;
+  const bool whole = b.wide.size() == W;  // rows then follow one another in memory: more at a time to turn
+  const int64_t runs = whole ? min(1, b.high.size()) : b.high.size(), run = (whole ? b.high.size() : 1) * b.wide.size();
   for (int64_t c = 0; c < s.from; ++c)
     for (int64_t d = b.deep.first; d < b.deep.last; ++d)
-      for (int64_t h = b.high.first; h < b.high.last; ++h, band += row) {
-        const int64_t at = (d * H + h) * W;
-        copy_row(s.channels_last ? image + at * channels : image + at, W, channels, s.channels_last, D * H * W, channels, v, c, b.wide, band);
-      }
+      for (int64_t h = 0; h < runs; ++h, band += run * kLanes<T>)
+        if (run > 0) deal(image, (d * H + b.high.first + h) * W + b.wide.first, run, s.channels_last, D * H * W, channels, v, c, band);
 }
 
-// The rows of a band that a destination's row sums, and the weights beside them: channel, depth and row taps together.
+// The rows that a row of destinations sums and the weights beside them, channel, depth and row taps together. `source` points to where
+// column 0 is or would be; columns [wide.first, wide.last) are there.
 template <class T>
 struct Rows {
   const T** source;
   const T** weight;
   int64_t count;
+  const T* weights;  // where all weights begin
+  int64_t pitch;     // from column to column
+  Range wide;
 };
 
 template <class T>
@@ -103,79 +100,113 @@ void find_rows(const Side& s, const Block& b, int64_t d, int64_t h, const T* ban
   const Sources deep = s.depth.of(d), high = s.height.of(h);
   const int64_t KH = s.height.axis.size, KW = s.width.axis.size;
   rows.count = 0;
+  rows.wide = b.wide;
+  rows.weights = weight;
   for (int64_t c = 0; c < s.from; ++c)
     for (int64_t i = 0; i < deep.count; ++i)
       for (int64_t j = 0; j < high.count; ++j, ++rows.count) {
         const int64_t row = (c * b.deep.size() + deep.first + i * deep.step - b.deep.first) * b.high.size() + high.first + j * high.step - b.high.first;
         const int64_t tap = ((c * s.depth.axis.size + deep.tap + i * deep.tap_step) * KH + high.tap + j * high.tap_step) * KW;
-        rows.source[rows.count] = band + row * b.wide.size() * L;
+        rows.source[rows.count] = band + (row * b.wide.size() - b.wide.first) * rows.pitch;
         rows.weight[rows.count] = weight + tap * L;
       }
 }
 
-// N neighbouring destinations: their sources are `apart` values apart.
-template <class T, int N, class Apart>
-STRIATE_INLINE void tile(const Rows<T>& rows, const Phase& p, int64_t source, Apart apart, const Vector<T>& bias, T* to, int64_t to_apart,
-                         int64_t lanes) {
+// ----------------------------------------------------------------------------------------------- forward and input gradient
+
+// N neighbouring destinations of a phase from the j0-th on, `pitch` the distance of columns and `weights` to be added to the rows'. Taps: how many, if the compiler
+// is to know: neighbouring sources then stay in registers. Clip: some sources may lie outside the image.
+template <class T, int N, int Taps, bool Clip>
+STRIATE_INLINE void tile(const Rows<T>& rows, const Phase& p, int64_t j0, int64_t pitch, int64_t channel, int64_t weights, const Vector<T>& bias,
+                         Vector<T> (&sum)[N]) {
   constexpr int64_t L = kLanes<T>;
-  Vector<T> sum[N];
+  const int64_t first = j0 * p.step + p.shift, low = rows.wide.first - first, high = rows.wide.last - first;
 #pragma GCC unroll 16
   for (int j = 0; j < N; ++j) sum[j] = bias;
   for (int64_t r = 0; r < rows.count; ++r) {
-    const T *x = rows.source[r] + source, *w = rows.weight[r] + p.tap * L;
-    for (int64_t i = 0; i < p.taps; ++i, x += p.shift_step * L, w += p.tap_step * L) {
-      const Vector<T> weight = load(w);
+    const T *x = rows.source[r] + channel + first * pitch, *w = rows.weight[r] + weights + p.tap * L;
+    if constexpr (Taps > 0) {
+      Vector<T> weight[Taps];
 #pragma GCC unroll 16
-      for (int j = 0; j < N; ++j) sum[j] += weight * load(x + j * apart);
+      for (int i = 0; i < Taps; ++i) weight[i] = load(w + i * p.tap_step * L);
+#pragma GCC unroll 32
+      for (int k = 0; k < N + Taps - 1; ++k)
+        if (!Clip || (k >= low && k < high)) {
+          const Vector<T> seen = load(x + k * pitch);
+#pragma GCC unroll 16
+          for (int i = 0; i < Taps; ++i)
+            if (k - i >= 0 && k - i < N) sum[k - i] += weight[i] * seen;
+        }
+    } else {
+      for (int64_t i = 0, at = 0; i < p.taps; ++i, at += p.shift_step) {
+        const Vector<T> weight = load(w + i * p.tap_step * L);
+#pragma GCC unroll 16
+        for (int j = 0; j < N; ++j)
+          if (!Clip || (at + j * p.step >= low && at + j * p.step < high)) sum[j] += weight * load(x + (at + j * p.step) * pitch);
+      }
     }
   }
-  if (lanes == L) {
-#pragma GCC unroll 16
-    for (int j = 0; j < N; ++j) store(to + j * to_apart, sum[j]);
-  } else {
-#pragma GCC unroll 16
-    for (int j = 0; j < N; ++j) store_first(to + j * to_apart, sum[j], lanes);
-  }
 }
 
-template <class T, class Apart>
-STRIATE_INLINE void sum_columns(const Rows<T>& rows, const Phase& p, Range columns, int64_t base, Apart apart, const Vector<T>& bias, T* to,
-                                int64_t to_apart, int64_t lanes) {
-  constexpr int64_t L = kLanes<T>;
-  const auto at = [&](int64_t j) { return (j * p.step + p.shift - base) * L; };
+// body(Constant<n>, j) for tiles of n columns: the last one steps back over some again, which is cheaper than short tiles.
+template <class Body>
+STRIATE_INLINE void over_tiles(Range columns, const Body& body) {
   int64_t j = columns.first;
-  for (; j + kTile <= columns.last; j += kTile) tile<T, kTile>(rows, p, at(j), apart, bias, to + (j - columns.first) * to_apart, to_apart, lanes);
-  const int64_t left = columns.last - j;
-  if (left > 4 && columns.size() >= kTile) {  // some again: cheaper than a short tile
-    j = columns.last - kTile;
-    return tile<T, kTile>(rows, p, at(j), apart, bias, to + (j - columns.first) * to_apart, to_apart, lanes);
-  }
-  if (left >= 4) tile<T, 4>(rows, p, at(j), apart, bias, to + (j - columns.first) * to_apart, to_apart, lanes), j += 4;
-  for (; j < columns.last; ++j) tile<T, 1>(rows, p, at(j), apart, bias, to + (j - columns.first) * to_apart, to_apart, lanes);
+  for (; j + kTile <= columns.last; j += kTile) body(Constant<kTile>{}, j);
+  if (j >= columns.last) return;
+  if (columns.size() >= kTile) return body(Constant<kTile>{}, columns.last - kTile);
+  constexpr int half = kTile / 2;
+  if (columns.last - j > half) body(Constant<half>{}, j), j = columns.last - half;
+  if (columns.last - j == half) return body(Constant<half>{}, j);
+  for (; j < columns.last; ++j) body(Constant<1>{}, j);
 }
 
-template <class T>
-STRIATE_INLINE void sum_row(const Rows<T>& rows, const Along& width, const Block& b, const Vector<T>& bias, T* to, int64_t pitch, int64_t lanes) {
-  constexpr int64_t L = kLanes<T>;
+// Calls run(Constant<taps>) with the taps of a phase whose sources overlap so that a tile can keep them, else with 0.
+template <class Run>
+STRIATE_INLINE void with_taps(const Phase& p, const Run& run) {
+  if (p.step == 1 && p.shift_step == 1) {
+    if (p.taps == 2) return run(Constant<2>{});
+    if (p.taps == 3) return run(Constant<3>{});
+    if (p.taps == 5) return run(Constant<5>{});
+    if (p.taps == 7) return run(Constant<7>{});
+  }
+  run(Constant<0>{});
+}
+
+// The columns [w0, w1) of a row of destinations, in vectors of channels: the v-th has its sources at channel_at(v), its weights v·weights
+// further on. put(v, column, value) takes each destination.
+template <class T, class Pitch, class ChannelAt, class Bias, class Put>
+STRIATE_INLINE void sum_row(const Rows<T>& rows, const Along& width, int64_t w0, int64_t w1, int64_t vectors, int64_t weights, Pitch pitch,
+                            const ChannelAt& channel_at, const Bias& bias, const Put& put) {
   for (int64_t number = 0; number < width.phases(); ++number) {
     const Phase p = width.phase(number);
-    const Range columns = in_block(p, b.w0, b.w1);
-    if (columns.size() == 0) continue;
-    T* first = to + (p.first + columns.first * p.apart - b.w0) * pitch;
-    if (p.step == 1)
-      sum_columns<T>(rows, p, columns, b.wide.first, Constant<L>::value, bias, first, p.apart * pitch, lanes);
-    else
-      sum_columns<T>(rows, p, columns, b.wide.first, p.step * L, bias, first, p.apart * pitch, lanes);
+    with_taps(p, [&](auto taps) {
+      over_tiles(in_block(p, w0, w1), [&](auto columns, int64_t j) {
+        constexpr int N = decltype(columns)::value, Taps = decltype(taps)::value;
+        const int64_t first = j * p.step + p.shift, last = first + (N - 1) * p.step + (p.taps - 1) * p.shift_step;
+        const bool inside = first >= rows.wide.first && last < rows.wide.last;
+        for (int64_t v = 0; v < vectors; ++v) {
+          Vector<T> sum[N];
+          if (inside)
+            tile<T, N, Taps, false>(rows, p, j, pitch, channel_at(v), v * weights, bias(v), sum);
+          else
+            tile<T, N, Taps, true>(rows, p, j, pitch, channel_at(v), v * weights, bias(v), sum);
+#pragma GCC unroll 16
+          for (int i = 0; i < N; ++i) put(v, p.first + (j + i) * p.apart, sum[i]);
+        }
+      });
+    });
   }
 }
 
-// Weights beside the lanes: [vector of channels][c][tap][lane].
+// Weights beside the lanes: [vector of channels][c][tap][lane]. step_back: the last vector ends with the last channel.
 template <class T>
-void pack(const ConvShape& s, const Side& side, bool adjoint, Weight<T> weight, T* packed) {
+void pack(const ConvShape& s, const Side& side, bool adjoint, bool step_back, Weight<T> weight, T* packed) {
   constexpr int64_t L = kLanes<T>;
   const int64_t taps = s.taps(), inputs = s.channels / s.groups, all = side.all_to();
   const int64_t tap_pitch = weight.channels_last ? inputs : 1, channel_pitch = weight.channels_last ? 1 : taps;
-  for (int64_t first = 0; first < all; first += L)
+  for (int64_t v = 0; v < all; v += L) {
+    const int64_t first = step_back ? min(v, all - L) : v;
     for (int64_t c = 0; c < side.from; ++c)
       for (int64_t t = 0; t < taps; ++t, packed += L)
         for (int64_t k = 0; k < L; ++k) {
@@ -183,24 +214,67 @@ void pack(const ConvShape& s, const Side& side, bool adjoint, Weight<T> weight, 
           const int64_t filter = adjoint ? group * side.from + c : to, channel = adjoint ? to % side.to : c;
           packed[k] = to < all ? weight.data[filter * inputs * taps + channel * channel_pitch + t * tap_pitch] : T(0);
         }
+  }
+}
+
+inline bool in_place(const ConvShape& s, int64_t lanes) {
+  return s.channels_last && s.groups == s.channels && s.filters == s.channels && s.channels >= lanes;
+}
+// A row where it lies, as a block of its own.
+inline Block row_block(const Side& s, int64_t n, int64_t d, int64_t h, int64_t w0, int64_t w1) {
+  return {n, d, d + 1, h, h + 1, w0, w1, {0, s.depth.sources()}, {0, s.height.sources()}, {0, s.width.sources()}};
 }
 
 template <class T>
-void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T> weight, const T* bias, T* to) {
+void activations_in_place(const ConvShape& shape, bool adjoint, const T* source, Weight<T> weight, const T* bias, T* to) {
+  constexpr int64_t L = kLanes<T>;
+  const Side s = side_of(shape, adjoint);
+  const int64_t C = s.groups, taps = shape.taps(), vectors = tiles(C, L), D = s.depth.destinations(), H = s.height.destinations(),
+                W = s.width.destinations(), image = s.sources() * C;
+  const Scratch<T> packed(vectors * taps * L);
+  pack(shape, s, adjoint, true, weight, static_cast<T*>(packed));
+  const T* weights = packed;
+  const int64_t phases = s.width.phases(), wide = tiles(min(W, kColumns), phases) * phases, wides = tiles(W, wide);
+  const bool past = C % L == 0 && s.batch * D * H * W * C * int64_t(sizeof(T)) >= kStreamBytes &&
+                    reinterpret_cast<uintptr_t>(to) % kVectorBytes == 0;
+  parallel_for(s.batch * D * H * wides, min(W, wide) * C * min(taps, 32), [=](int64_t begin, int64_t end) {
+    const int64_t most = s.depth.axis.size * s.height.axis.size;
+    Scratch<const T*> from(most), beside(most);
+    Rows<T> rows = {from, beside, 0, nullptr, C, {}};
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t w0 = unit % wides * wide, h = unit / wides % H, d = unit / wides / H % D, n = unit / wides / H / D;
+      find_rows(s, row_block(s, n, d, h, 0, 0), d, h, source + n * image, weights, rows);
+      T* row = to + ((n * D + d) * H + h) * W * C;
+      const auto channel_at = [&](int64_t v) { return min(v * L, C - L); };
+      sum_row(
+          rows, s.width, w0, min(W, w0 + wide), vectors, taps * L, C, channel_at,
+          [&](int64_t v) { return bias ? load(bias + channel_at(v)) : Vector<T>{}; },
+          [&](int64_t v, int64_t column, const Vector<T>& sum) {
+            T* at = row + column * C + channel_at(v);
+            past ? stream(at, sum) : store(at, sum);
+          });
+    }
+    if (past) settle();
+  });
+}
+
+template <class T>
+void activations_in_bands(const ConvShape& shape, bool adjoint, const T* source, Weight<T> weight, const T* bias, T* to) {
   constexpr int64_t L = kLanes<T>;
   const Side s = side_of(shape, adjoint);
   const int64_t all = s.all_to(), vectors = tiles(all, L), taps = shape.taps(), D = s.depth.destinations(), H = s.height.destinations(),
                 W = s.width.destinations();
   const Blocks blocks = cut(s, s.from * L, vectors);
   const Scratch<T> packed(vectors * s.from * taps * L);
-  pack(shape, s, adjoint, weight, static_cast<T*>(packed));
+  pack(shape, s, adjoint, false, weight, static_cast<T*>(packed));
   const int64_t band_values = most_rows(s, blocks) * most_columns(s, blocks) * s.from * L;
   const T* weights = packed;
-  parallel_for(s.batch * blocks.each * vectors, blocks.deep * blocks.high * blocks.wide * L * min(taps * s.from, 64), [=](int64_t begin, int64_t end) {
+  const int64_t work = blocks.deep * blocks.high * blocks.wide * L * min(taps * s.from, 64);
+  parallel_for(s.batch * blocks.each * vectors, work, [=](int64_t begin, int64_t end) {
     Scratch<T> band(band_values), turned(s.channels_last ? 0 : blocks.deep * blocks.high * blocks.wide * L + L * L);
     const int64_t most = s.from * s.depth.axis.size * s.height.axis.size;
     Scratch<const T*> sources(most), beside(most);
-    Rows<T> rows = {sources, beside, 0};
+    Rows<T> rows = {sources, beside, 0, nullptr, L, {}};
     for (int64_t unit = begin; unit < end; ++unit) {
       const Block b = block_at(s, blocks, unit / vectors);
       const int64_t first = unit % vectors * L, columns = b.w1 - b.w0;
@@ -209,14 +283,16 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
       copy_band(s, b, source, v, static_cast<T*>(band));
       T* out = turned;
       for (int64_t d = b.d0; d < b.d1; ++d)
-        for (int64_t h = b.h0; h < b.h1; ++h) {
+        for (int64_t h = b.h0; h < b.h1; ++h, out += columns * L) {
           find_rows(s, b, d, h, static_cast<const T*>(band), weights + unit % vectors * s.from * taps * L, rows);
-          if (s.channels_last) {
-            sum_row(rows, s.width, b, start, to + (((b.n * D + d) * H + h) * W + b.w0) * all + first, all, v.lanes);
-          } else {
-            sum_row(rows, s.width, b, start, out, L, L);
-            out += columns * L;
-          }
+          T* row = to + (((b.n * D + d) * H + h) * W) * all + first;
+          const auto run = [&](const auto& put) {
+            sum_row(rows, s.width, b.w0, b.w1, 1, 0, Constant<L>::value, [](int64_t) { return int64_t(0); }, [&](int64_t) { return start; }, put);
+          };
+          if (!s.channels_last)
+            run([&](int64_t, int64_t column, const Vector<T>& sum) { store(out + (column - b.w0) * L, sum); });
+          else
+            run([&](int64_t, int64_t column, const Vector<T>& sum) { store_first(row + column * all, sum, v.lanes); });
         }
       if (!s.channels_last)
         for (int64_t d = b.d0; d < b.d1; ++d)
@@ -224,6 +300,14 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
                             to + (((b.n * all + first) * D + d) * H + b.h0) * W + b.w0, D * H * W, v.lanes);
     }
   });
+}
+
+template <class T>
+void activations(const ConvShape& s, bool adjoint, const T* source, Weight<T> weight, const T* bias, T* to) {
+  if (in_place(s, kLanes<T>))
+    activations_in_place(s, adjoint, source, weight, bias, to);
+  else
+    activations_in_bands(s, adjoint, source, weight, bias, to);
 }
 
 template <class T>
@@ -237,29 +321,117 @@ void input(const ConvShape& s, const T* dy, Weight<T> weight, const T* bias, T* 
 
 // ------------------------------------------------------------------------------------------------------ weight gradient
 
-// sum[i] += Σ_j dy[j] · x[i][j·apart], for N taps at a time.
-template <class T, int N>
-STRIATE_INLINE void add_taps(const T* dy, const T* const* x, T* const* sum, int64_t columns, int64_t apart) {
+// A tile as above, the other way about: the weights are the sums, and N gradients stay in registers while the rows pass.
+template <class T, int N, int Taps, bool Clip>
+STRIATE_INLINE void weight_tile(const Rows<T>& rows, const Phase& p, int64_t j0, int64_t pitch, int64_t channel, const T* dy, int64_t dy_pitch,
+                                T* sums) {
   constexpr int64_t L = kLanes<T>;
-  Vector<T> total[N];
-  const T* at[N];
+  const int64_t first = j0 * p.step + p.shift, low = rows.wide.first - first, high = rows.wide.last - first;
+  Vector<T> g[N];
 #pragma GCC unroll 16
-  for (int i = 0; i < N; ++i) total[i] = Vector<T>{}, at[i] = x[i];
-  for (int64_t j = 0, k = 0; j < columns; ++j, k += apart) {
-    const Vector<T> g = load(dy + j * L);
+  for (int j = 0; j < N; ++j) g[j] = load(dy + j * dy_pitch);
+  for (int64_t r = 0; r < rows.count; ++r) {
+    const T* x = rows.source[r] + channel + first * pitch;
+    T* w = sums + (rows.weight[r] - rows.weights);
+    if constexpr (Taps > 0) {
+      Vector<T> sum[Taps];
 #pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) total[i] += g * load(at[i] + k);
+      for (int i = 0; i < Taps; ++i) sum[i] = load(w + i * L);
+#pragma GCC unroll 32
+      for (int k = 0; k < N + Taps - 1; ++k)
+        if (!Clip || (k >= low && k < high)) {
+          const Vector<T> seen = load(x + k * pitch);
+#pragma GCC unroll 16
+          for (int i = 0; i < Taps; ++i)
+            if (k - i >= 0 && k - i < N) sum[i] += g[k - i] * seen;
+        }
+#pragma GCC unroll 16
+      for (int i = 0; i < Taps; ++i) store(w + i * L, sum[i]);
+    } else {
+      for (int64_t i = 0, at = 0; i < p.taps; ++i, at += p.shift_step) {
+        Vector<T> sum = load(w + i * L);
+#pragma GCC unroll 16
+        for (int j = 0; j < N; ++j)
+          if (!Clip || (at + j * p.step >= low && at + j * p.step < high)) sum += g[j] * load(x + (at + j * p.step) * pitch);
+        store(w + i * L, sum);
+      }
+    }
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < N; ++i) store(sum[i], load(sum[i]) + total[i]);
+}
+
+// The destinations [w0, w1) of a row: dy at dy + v·dy_vector + column·dy_pitch, sums at sums + v·of_vector.
+template <class T, class Pitch, class ChannelAt>
+STRIATE_INLINE void weight_row(const Rows<T>& rows, const Phase& p, int64_t w0, int64_t w1, int64_t vectors, int64_t of_vector, Pitch pitch,
+                               const ChannelAt& channel_at, const T* dy, int64_t dy_pitch, T* sums) {
+  with_taps(p, [&](auto taps) {
+    const auto run = [&](auto columns, int64_t j) {
+      constexpr int N = decltype(columns)::value, Taps = decltype(taps)::value;
+      const int64_t first = j * p.step + p.shift, last = first + (N - 1) * p.step + (p.taps - 1) * p.shift_step;
+      const bool inside = first >= rows.wide.first && last < rows.wide.last;
+      for (int64_t v = 0; v < vectors; ++v) {
+        const T* g = dy + channel_at(v) + j * dy_pitch;
+        if (inside)
+          weight_tile<T, N, Taps, false>(rows, p, j, pitch, channel_at(v), g, dy_pitch, sums + v * of_vector);
+        else
+          weight_tile<T, N, Taps, true>(rows, p, j, pitch, channel_at(v), g, dy_pitch, sums + v * of_vector);
+      }
+    };
+    int64_t j = w0;  // no destination twice
+    for (; j + kTile <= w1; j += kTile) run(Constant<kTile>{}, j);
+    if (j + kTile / 2 <= w1) run(Constant<kTile / 2>{}, j), j += kTile / 2;
+    for (; j + 2 <= w1; j += 2) run(Constant<2>{}, j);
+    if (j < w1) run(Constant<1>{}, j);
+  });
+}
+
+// dweight[k, c, t] from `chunks` partial sums, each [vector of filters][c][tap][lane], the last vector stepped back to the last filter.
+template <class T>
+void merge(const T* partial, int64_t chunks, int64_t filters, int64_t of_filter, bool step_back, T* dweight) {
+  constexpr int64_t L = kLanes<T>;
+  const int64_t vectors = tiles(filters, L), chunk = vectors * of_filter * L;
+  for (int64_t k = 0; k < filters; ++k) {
+    const int64_t v = k / L, lane = step_back ? k - min(v * L, filters - L) : k % L;
+    for (int64_t i = 0; i < of_filter; ++i) {
+      double total = 0;
+      for (int64_t n = 0; n < chunks; ++n) total += double(partial[n * chunk + (v * of_filter + i) * L + lane]);
+      dweight[k * of_filter + i] = T(total);
+    }
+  }
 }
 
 template <class T>
-void weight_gradient(const ConvShape& shape, const T* dy, const T* x, T* dweight) {
+void weight_in_place(const ConvShape& shape, const T* dy, const T* x, T* dweight) {
   constexpr int64_t L = kLanes<T>;
   const Side s = side_of(shape, false);
-  Side plain = s;  // dy itself, lane for lane
-  plain.groups = s.all_to(), plain.to = plain.from = 1;
+  const int64_t C = s.groups, taps = shape.taps(), vectors = tiles(C, L), D = s.depth.destinations(), H = s.height.destinations(),
+                W = s.width.destinations(), image = s.sources() * C, items = s.batch * D * H;
+  const int64_t chunks = max(1, min(64, items / 8)), chunk_values = vectors * taps * L;
+  const Scratch<T> sums(chunks * chunk_values);
+  T* partial = sums;
+  parallel_for(chunks, kGrainElements, [=](int64_t begin, int64_t end) {
+    const int64_t most = s.depth.axis.size * s.height.axis.size;
+    Scratch<const T*> from(most), beside(most);
+    Rows<T> rows = {from, beside, 0, nullptr, C, {}};
+    const Phase p = s.width.phase(0);
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      T* sum = partial + chunk * chunk_values;
+      for (int64_t i = 0; i < chunk_values; i += L) store(sum + i, Vector<T>{});
+      for (int64_t item = chunk * items / chunks; item < (chunk + 1) * items / chunks; ++item) {
+        const int64_t h = item % H, d = item / H % D, n = item / H / D;
+        find_rows(s, row_block(s, n, d, h, 0, W), d, h, x + n * image, static_cast<const T*>(sum), rows);
+        weight_row(rows, p, 0, W, vectors, taps * L, C, [&](int64_t v) { return min(v * L, C - L); }, dy + item * W * C, C, sum);
+      }
+    }
+  });
+  merge(static_cast<const T*>(partial), chunks, C, taps, true, dweight);
+}
+
+template <class T>
+void weight_in_bands(const ConvShape& shape, const T* dy, const T* x, T* dweight) {
+  constexpr int64_t L = kLanes<T>;
+  const Side s = side_of(shape, false);
+  Side of_dy = side_of(shape, true);  // its sources are dy's, and each lane is its own filter
+  of_dy.groups = s.all_to(), of_dy.to = of_dy.from = 1;
   const int64_t all = s.all_to(), vectors = tiles(all, L), taps = shape.taps(), of_vector = s.from * taps * L;
   const Blocks blocks = cut(s, s.from * L + L, vectors);
   const int64_t items = s.batch * blocks.each, chunks = min(items, max(1, 128 / vectors));
@@ -269,9 +441,8 @@ void weight_gradient(const ConvShape& shape, const T* dy, const T* x, T* dweight
   parallel_for(chunks * vectors, kGrainElements, [=](int64_t begin, int64_t end) {
     Scratch<T> band(band_values), gradient(dy_values);
     const int64_t most = s.from * s.depth.axis.size * s.height.axis.size;
-    Scratch<const T*> sources(most), beside(most), of_tap(most * s.width.axis.size);
-    Scratch<T*> sum_of(most * s.width.axis.size);
-    Rows<T> rows = {sources, beside, 0};
+    Scratch<const T*> sources(most), beside(most);
+    Rows<T> rows = {sources, beside, 0, nullptr, L, {}};
     const Phase p = s.width.phase(0);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t chunk = unit / vectors, first = unit % vectors * L;
@@ -283,34 +454,25 @@ void weight_gradient(const ConvShape& shape, const T* dy, const T* x, T* dweight
         copy_band(s, b, x, v, static_cast<T*>(band));
         Block own = b;
         own.deep = {b.d0, b.d1}, own.high = {b.h0, b.h1}, own.wide = {b.w0, b.w1};
-        Side of_dy = plain;
-        of_dy.depth.adjoint = of_dy.height.adjoint = of_dy.width.adjoint = true;
         copy_band(of_dy, own, dy, same, static_cast<T*>(gradient));
-        const T* g = gradient;
-        const int64_t columns = b.w1 - b.w0;
+        const T* g = static_cast<const T*>(gradient) - b.w0 * L;
         for (int64_t d = b.d0; d < b.d1; ++d)
-          for (int64_t h = b.h0; h < b.h1; ++h, g += columns * L) {
+          for (int64_t h = b.h0; h < b.h1; ++h, g += (b.w1 - b.w0) * L) {
             find_rows(s, b, d, h, static_cast<const T*>(band), static_cast<const T*>(sum), rows);
-            int64_t count = 0;
-            for (int64_t r = 0; r < rows.count; ++r)
-              for (int64_t i = 0; i < p.taps; ++i, ++count) {
-                of_tap[count] = rows.source[r] + (b.w0 * p.step + p.shift + i * p.shift_step - b.wide.first) * L;
-                sum_of[count] = sum + (rows.weight[r] - sum) + i * L;
-              }
-            int64_t i = 0;
-            for (; i + 8 <= count; i += 8) add_taps<T, 8>(g, of_tap + i, sum_of + i, columns, p.step * L);
-            if (count - i >= 4) add_taps<T, 4>(g, of_tap + i, sum_of + i, columns, p.step * L), i += 4;
-            for (; i < count; ++i) add_taps<T, 1>(g, of_tap + i, sum_of + i, columns, p.step * L);
+            weight_row(rows, p, b.w0, b.w1, 1, 0, Constant<L>::value, [](int64_t) { return int64_t(0); }, g, L, sum);
           }
       }
     }
   });
-  for (int64_t k = 0; k < all; ++k)
-    for (int64_t i = 0; i < s.from * taps; ++i) {
-      double total = 0;
-      for (int64_t chunk = 0; chunk < chunks; ++chunk) total += double(partial[(chunk * vectors + k / L) * of_vector + i * L + k % L]);
-      dweight[k * s.from * taps + i] = T(total);
-    }
+  merge(static_cast<const T*>(partial), chunks, all, s.from * taps, false, dweight);
+}
+
+template <class T>
+void weight_gradient(const ConvShape& s, const T* dy, const T* x, T* dweight) {
+  if (in_place(s, kLanes<T>))
+    weight_in_place(s, dy, x, dweight);
+  else
+    weight_in_bands(s, dy, x, dweight);
 }
 
 }  // namespace
