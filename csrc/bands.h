@@ -96,7 +96,7 @@ struct Blocks {
   int64_t each;                    // blocks of one image
 };
 
-constexpr int64_t kBandValues = 65536;  // 256 KiB of float: half of a small second-level cache
+constexpr int64_t kBandValues = 131072;  // 512 KiB of float: half of a second-level cache
 constexpr int64_t kColumns = 512;       // destinations of a row that are taken at once
 
 inline Blocks cut(const Side& s, int64_t channels, int64_t units) {
@@ -106,11 +106,20 @@ inline Blocks cut(const Side& s, int64_t channels, int64_t units) {
   b.wide = min(b.wide, s.width.destinations());
   const auto needs = [&](const Along& a, int64_t n) { return max(1, min(a.sources(), a.reach(0, n).size())); };
   const int64_t row = needs(s.width, b.wide) * channels;
-  b.deep = 1;
-  b.high = s.height.destinations();
-  while (b.high > 1 && needs(s.height, b.high) * needs(s.depth, 1) * row > kBandValues) b.high = (b.high + 1) / 2;
-  if (b.high == s.height.destinations())
-    while (b.deep < s.depth.destinations() && needs(s.height, b.high) * needs(s.depth, 2 * b.deep) * row <= kBandValues) b.deep *= 2;
+  // as thick as fits; of depths and rows whichever saves more copies of what neighbouring blocks share
+  b.deep = b.high = 1;
+  const auto fits = [&](int64_t deep, int64_t high) { return needs(s.depth, deep) * needs(s.height, high) * row <= kBandValues; };
+  const auto copies = [&](const Along& a, int64_t n) { return double(needs(a, n)) / double(n); };
+  for (;;) {
+    const int64_t deep = min(2 * b.deep, s.depth.destinations()), high = min(2 * b.high, s.height.destinations());
+    const bool deeper = deep > b.deep && fits(deep, b.high), higher = high > b.high && fits(b.deep, high);
+    if (!deeper && !higher) break;
+    const double gain_deep = copies(s.depth, b.deep) / copies(s.depth, deep), gain_high = copies(s.height, b.high) / copies(s.height, high);
+    if (deeper && (!higher || gain_deep > gain_high))
+      b.deep = deep;
+    else
+      b.high = high;
+  }
   b.deep = min(b.deep, s.depth.destinations());
   // enough units for some threads, but no thinner than the window is high
   const int64_t thin = max(4, s.height.axis.size);

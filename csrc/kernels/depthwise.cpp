@@ -18,6 +18,7 @@
 #include "conv.h"
 
 #include "../bands.h"
+#include "../chunks.h"
 #include "../turn.h"
 
 namespace striate {
@@ -384,18 +385,13 @@ STRIATE_INLINE void weight_row(const Rows<T>& rows, const Phase& p, int64_t w0, 
   });
 }
 
-// dweight[k, c, t] from `chunks` partial sums, each [vector of filters][c][tap][lane], the last vector stepped back to the last filter.
+// dweight[k, c, t] from sums as [vector of filters][c][tap][lane], the last vector stepped back to end with the last filter, or not.
 template <class T>
-void merge(const T* partial, int64_t chunks, int64_t filters, int64_t of_filter, bool step_back, T* dweight) {
+void unpack(const T* sums, int64_t filters, int64_t of_filter, bool step_back, T* dweight) {
   constexpr int64_t L = kLanes<T>;
-  const int64_t vectors = tiles(filters, L), chunk = vectors * of_filter * L;
   for (int64_t k = 0; k < filters; ++k) {
     const int64_t v = k / L, lane = step_back ? k - min(v * L, filters - L) : k % L;
-    for (int64_t i = 0; i < of_filter; ++i) {
-      double total = 0;
-      for (int64_t n = 0; n < chunks; ++n) total += double(partial[n * chunk + (v * of_filter + i) * L + lane]);
-      dweight[k * of_filter + i] = T(total);
-    }
+    for (int64_t i = 0; i < of_filter; ++i) dweight[k * of_filter + i] = sums[(v * of_filter + i) * L + lane];
   }
 }
 
@@ -423,7 +419,8 @@ void weight_in_place(const ConvShape& shape, const T* dy, const T* x, T* dweight
       }
     }
   });
-  merge(static_cast<const T*>(partial), chunks, C, taps, true, dweight);
+  merge_chunks(partial, chunks, chunk_values);
+  unpack(partial, C, taps, true, dweight);
 }
 
 template <class T>
@@ -464,7 +461,8 @@ void weight_in_bands(const ConvShape& shape, const T* dy, const T* x, T* dweight
       }
     }
   });
-  merge(static_cast<const T*>(partial), chunks, all, s.from * taps, false, dweight);
+  merge_chunks(partial, chunks, vectors * of_vector);
+  unpack(partial, all, s.from * taps, false, dweight);
 }
 
 template <class T>

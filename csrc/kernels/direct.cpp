@@ -15,6 +15,7 @@
 #include "conv.h"
 
 #include "../bands.h"
+#include "../chunks.h"
 #include "../turn.h"
 
 namespace striate {
@@ -382,27 +383,35 @@ void input(const ConvShape& s, const T* dy, Weight<T> weight, const T* bias, T* 
 
 // ------------------------------------------------------------------------------------------------------ weight gradient
 
-// sums[term] += Σ_j x[term's source + j] · dy[j] for R terms and V vectors of filters.
+// A row of a block, for the weight gradient: where its sources begin, and its dy.
+template <class T>
+struct GradientRow {
+  const T *x, *dy;
+};
+
+// sums[term] += Σ_rows Σ_j x[term's source + j] · dy[j] for R terms and V vectors of filters.
 template <class T, int R, int V>
-void add_terms(const T* x, const Term* terms, const T* dy, int64_t dy_vector, int64_t columns, T* sums) {
+void add_terms(const GradientRow<T>* rows, int64_t rows_count, const Term* terms, int64_t dy_vector, int64_t columns, T* sums) {
   constexpr int64_t L = kLanes<T>;
   Vector<T> sum[R][V];
-  const T* source[R];
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    source[r] = x + terms[r].source;
+  for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) sum[r][v] = load(sums + terms[r].weight + v * L);
-  }
-  for (int64_t j = 0; j < columns; ++j) {
-    Vector<T> g[V];
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) g[v] = load(dy + v * dy_vector + j * L);
+  for (int64_t row = 0; row < rows_count; ++row) {
+    const T *source[R], *dy = rows[row].dy;
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const Vector<T> seen = broadcast(source[r][j]);
+    for (int r = 0; r < R; ++r) source[r] = rows[row].x + terms[r].source;
+    for (int64_t j = 0; j < columns; ++j) {
+      Vector<T> g[V];
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) sum[r][v] += seen * g[v];
+      for (int v = 0; v < V; ++v) g[v] = load(dy + v * dy_vector + j * L);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const Vector<T> seen = broadcast(source[r][j]);
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) sum[r][v] += seen * g[v];
+      }
     }
   }
 #pragma GCC unroll 16
@@ -412,19 +421,17 @@ void add_terms(const T* x, const Term* terms, const T* dy, int64_t dy_vector, in
 }
 
 template <class T, int V>
-void add_row(const T* x, const Term* terms, int64_t count, const T* dy, int64_t dy_vector, int64_t columns, T* sums) {
-  constexpr int64_t most = kManyRegisters ? 12 : 6;
+void add_rows(const GradientRow<T>* rows, int64_t rows_count, const Term* terms, int64_t count, int64_t dy_vector, int64_t columns, T* sums) {
+  constexpr int64_t most = kManyRegisters ? 12 : V == 2 ? 6 : 10;
   while (count > 0) {
     const int64_t n = tiles(count, tiles(count, most));
-    const auto run = [&](auto known) { add_terms<T, decltype(known)::value, V>(x, terms, dy, dy_vector, columns, sums); };
-    if constexpr (kManyRegisters) {
-      if (n == 12) run(Constant<12>{});
-      if (n == 11) run(Constant<11>{});
-      if (n == 10) run(Constant<10>{});
-      if (n == 9) run(Constant<9>{});
-      if (n == 8) run(Constant<8>{});
-      if (n == 7) run(Constant<7>{});
-    }
+    const auto run = [&](auto known) { add_terms<T, decltype(known)::value, V>(rows, rows_count, terms, dy_vector, columns, sums); };
+    if (n == 12) run(Constant<12>{});
+    if (n == 11) run(Constant<11>{});
+    if (n == 10) run(Constant<10>{});
+    if (n == 9) run(Constant<9>{});
+    if (n == 8) run(Constant<8>{});
+    if (n == 7) run(Constant<7>{});
     if (n == 6) run(Constant<6>{});
     if (n == 5) run(Constant<5>{});
     if (n == 4) run(Constant<4>{});
@@ -463,13 +470,14 @@ void weight_gradient(const ConvShape& shape, const T* dy, const T* x, T* dweight
   const int64_t vectors = tiles(s.to, L), terms_most = s.from * shape.taps(), of_group = vectors * L * terms_most;
   const Blocks blocks = cut(s, s.from + vectors * L, s.groups);
   const Planes planes = planes_of(s, blocks);
-  const int64_t items = s.batch * blocks.each, chunks = min(items, max(1, 64 / s.groups));
+  const int64_t items = s.batch * blocks.each, chunks = min(items, max(1, 32 / s.groups));
   const Scratch<T> sums(chunks * s.groups * of_group);
   T* partial = sums;
   parallel_for(chunks * s.groups, kGrainElements, [=](int64_t begin, int64_t end) {
     const int64_t dy_vector = blocks.deep * blocks.high * blocks.wide * L;
     Scratch<T> band(s.from * planes.plane), line(s.from * planes.row), gradient(vectors * dy_vector);
     Scratch<Term> terms(terms_most);
+    Scratch<GradientRow<T>> rows(blocks.deep * blocks.high);
     const Phase phase = s.width.phase(0);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t chunk = unit / s.groups, group = unit % s.groups;
@@ -484,30 +492,36 @@ void weight_gradient(const ConvShape& shape, const T* dy, const T* x, T* dweight
         for (int64_t v = 0; v < vectors; v += 2) {
           const int64_t two = min(2, vectors - v);
           Sources deep = {0, -1, 0, 0, 0}, high = deep;
-          int64_t count = 0;
+          int64_t count = 0, gathered = 0;  // rows with the same taps go together
+          const auto flush = [&] {
+            T* of_pair = sum + v * L * terms_most;
+            const GradientRow<T>* r = rows;
+            two == 2 ? add_rows<T, 2>(r, gathered, terms, count, dy_vector, columns, of_pair)
+                     : add_rows<T, 1>(r, gathered, terms, count, dy_vector, columns, of_pair);
+            gathered = 0;
+          };
           const T* g = gradient + v * dy_vector;
           for (int64_t d = b.d0; d < b.d1; ++d)
             for (int64_t h = b.h0; h < b.h1; ++h, g += columns * L) {
               const Sources now_deep = s.depth.of(d), now_high = s.height.of(h);
-              if (!now_deep.same_taps(deep) || !now_high.same_taps(high))
-                count = find_terms(s, planes, now_deep, now_high, phase, b.w0 * phase.step + phase.shift - reach, two * L, static_cast<Term*>(terms));
+              if (!now_deep.same_taps(deep) || !now_high.same_taps(high)) {
+                if (gathered > 0) flush();
+                const int64_t from = b.w0 * phase.step + phase.shift - reach;
+                count = find_terms(s, planes, now_deep, now_high, phase, from, two * L, static_cast<Term*>(terms));
+              }
               deep = now_deep, high = now_high;
-              const T* row = band + row_at(planes, b, deep, high);
-              T* of_pair = sum + v * L * terms_most;
-              two == 2 ? add_row<T, 2>(row, terms, count, g, dy_vector, columns, of_pair) : add_row<T, 1>(row, terms, count, g, dy_vector, columns, of_pair);
+              rows[gathered++] = {band + row_at(planes, b, deep, high), g};
             }
+          flush();
         }
       }
     }
   });
+  merge_chunks(partial, chunks, s.groups * of_group);
   for (int64_t k = 0; k < s.all_to(); ++k) {
     const int64_t group = k / s.to, in = k % s.to, pair = in / (2 * L) * 2, width = min(2, vectors - pair) * L;
-    for (int64_t r = 0; r < terms_most; ++r) {
-      double total = 0;
-      for (int64_t chunk = 0; chunk < chunks; ++chunk)
-        total += double(partial[(chunk * s.groups + group) * of_group + pair * L * terms_most + r * width + in - pair * L]);
-      dweight[k * terms_most + r] = T(total);
-    }
+    const T* of_filter = partial + group * of_group + pair * L * terms_most + in - pair * L;
+    for (int64_t r = 0; r < terms_most; ++r) dweight[k * terms_most + r] = of_filter[r * width];
   }
 }
 
