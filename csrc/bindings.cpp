@@ -297,10 +297,16 @@ const T* pointer(const Given& x) {
 // x or its gradient, and y or its gradient: batch and channels of each.
 ConvShape conv_shape(const Tensor& like_x, int64_t channels, int64_t filters, const Window& window, int64_t groups, bool channels_last) {
   check(groups > 0 && channels > 0 && filters > 0 && channels % groups == 0 && filters % groups == 0, "groups divide the channels");
+  const auto min = [](int64_t a, int64_t b) { return a < b ? a : b; };
+  const auto max = [](int64_t a, int64_t b) { return a > b ? a : b; };
   const auto narrow = [](const Axis& a) {
     return a.size <= 4096 && (a.size - 1) * a.dilation <= 65536 && a.before <= 65536 && a.stride <= 65536;
   };
   check(narrow(window.depth) && narrow(window.height) && narrow(window.width), "kernels are for windows of some thousand places");
+  const Axis& w = window.width;
+  const int64_t columns = (min(512, w.output) - 1) * w.stride + (w.size - 1) * w.dilation + 1;
+  check(__int128(columns) * window.depth.size * window.height.size * max(channels, filters) / groups < (int64_t(1) << 26),
+        "a band of sources fits memory");
   return {window, like_x.size(0), channels, filters, groups, channels_last};
 }
 
@@ -371,6 +377,19 @@ Tensor conv_weight(const Tensor& gradient, const Tensor& input, Ints size, Ints 
     if (dw.numel() > 0) conv_kernels<T>(method).weight(shape, pointer<T>(dy), pointer<T>(x), pointer<T>(dw));
   });
   return dw;
+}
+
+Tensor conv_bias(const Tensor& gradient, bool channels_last) {
+  check(gradient.dim() >= 3, "dy has a batch, channels and places");
+  const Tensor dy = laid_out(gradient, channels_last);
+  const int64_t N = dy.size(0), C = dy.size(1);
+  check(dy.numel() > 0, "dy holds something");
+  Tensor db = new_tensor({C}, dy.scalar_type());
+  for_float(dy, [&](auto zero) {
+    using T = decltype(zero);
+    kernels().bias<T>()(N, C, dy.numel() / N / C, channels_last, pointer<T>(dy), pointer<T>(db));
+  });
+  return db;
 }
 
 // ------------------------------------------------------------------------------------------------------ normalization
@@ -651,6 +670,7 @@ STABLE_TORCH_LIBRARY(striate, m) {
   m.def(("conv(Tensor x, Tensor weight, Tensor? bias, SymInt[] output, " + geometry).c_str());
   m.def(("conv_input(Tensor dy, Tensor weight, Tensor? bias, SymInt[] input, " + geometry).c_str());
   m.def(("conv_weight(Tensor dy, Tensor x, SymInt[] size, " + geometry).c_str());
+  m.def("conv_bias(Tensor dy, bool channels_last) -> Tensor");
   m.def(
       "norm(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? variance, SymInt batches, SymInt groups, "
       "int along, bool channels_last, bool centered, float eps, int activation, float slope) -> (Tensor, Tensor)");
@@ -683,6 +703,7 @@ STABLE_TORCH_LIBRARY_IMPL(striate, CPU, m) {
   m.impl("conv", TORCH_BOX(&conv));
   m.impl("conv_input", TORCH_BOX(&conv_input));
   m.impl("conv_weight", TORCH_BOX(&conv_weight));
+  m.impl("conv_bias", TORCH_BOX(&conv_bias));
   m.impl("norm", TORCH_BOX(&norm));
   m.impl("norm_backward", TORCH_BOX(&norm_backward));
   m.impl("norm_measure", TORCH_BOX(&norm_measure));

@@ -13,6 +13,8 @@ struct Kernels {
   ConvKernels<double> depthwise_f64;
   ConvKernels<float> direct_f32;
   ConvKernels<double> direct_f64;
+  BiasGradient<float> bias_f32;
+  BiasGradient<double> bias_f64;
   PoolKernels<float> pool_f32;
   PoolKernels<double> pool_f64;
   NormKernels<float> norm_f32;
@@ -24,6 +26,8 @@ struct Kernels {
   const ConvKernels<T>& depthwise() const;
   template <class T>
   const ConvKernels<T>& direct() const;
+  template <class T>
+  BiasGradient<T> bias() const;
   template <class T>
   const PoolKernels<T>& pool() const;
   template <class T>
@@ -47,6 +51,15 @@ inline const ConvKernels<float>& Kernels::direct<float>() const {
 template <>
 inline const ConvKernels<double>& Kernels::direct<double>() const {
   return direct_f64;
+}
+
+template <>
+inline BiasGradient<float> Kernels::bias<float>() const {
+  return bias_f32;
+}
+template <>
+inline BiasGradient<double> Kernels::bias<double>() const {
+  return bias_f64;
 }
 
 template <>

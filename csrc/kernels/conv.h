@@ -1,4 +1,4 @@
-// What depthwise.cpp and direct.cpp offer, once for each instruction set and element type: two ways to compute the three maps of
+// What depthwise.cpp, direct.cpp and bias.cpp offer, once for each instruction set and element type: two ways to compute the three maps of
 // one trilinear form (ops/conv.py). bindings.cpp has checked every argument.
 #pragma once
 #include "../window.h"
@@ -26,5 +26,8 @@ struct ConvKernels {
   void (*input)(const ConvShape&, const T* dy, Weight<T> weight, const T* bias, T* dx);       // bias: of a transposed convolution
   void (*weight)(const ConvShape&, const T* dy, const T* x, T* dweight);                      // contiguous
 };
+
+template <class T>
+using BiasGradient = void (*)(int64_t batch, int64_t channels, int64_t places, bool channels_last, const T* dy, T* db);
 
 }  // namespace striate

@@ -26,7 +26,6 @@ namespace STRIATE_ISA {
 namespace {
 
 constexpr int kTile = kVectorBytes == 64 ? 14 : 6;
-constexpr int64_t kStreamBytes = int64_t(4) << 20;  // results that no cache keeps until they are read
 
 // Destination channels [first, first + lanes) as one vector, and which source channel each sums: base + of[lane] + c.
 template <class T>
@@ -115,6 +114,8 @@ void find_rows(const Side& s, const Block& b, int64_t d, int64_t h, const T* ban
 
 // ----------------------------------------------------------------------------------------------- forward and input gradient
 
+inline uint32_t first_bits(int64_t n) { return n <= 0 ? 0 : n >= 32 ? ~0u : (1u << n) - 1; }
+
 // N neighbouring destinations of a phase from the j0-th on, `pitch` the distance of columns and `weights` to be added to the rows'. Taps: how many, if the compiler
 // is to know: neighbouring sources then stay in registers. Clip: some sources may lie outside the image.
 template <class T, int N, int Taps, bool Clip>
@@ -122,6 +123,7 @@ STRIATE_INLINE void tile(const Rows<T>& rows, const Phase& p, int64_t j0, int64_
                          Vector<T> (&sum)[N]) {
   constexpr int64_t L = kLanes<T>;
   const int64_t first = j0 * p.step + p.shift, low = rows.wide.first - first, high = rows.wide.last - first;
+  const uint32_t valid = first_bits(high) & ~first_bits(low);  // of the sources from the first on
 #pragma GCC unroll 16
   for (int j = 0; j < N; ++j) sum[j] = bias;
   for (int64_t r = 0; r < rows.count; ++r) {
@@ -132,7 +134,7 @@ STRIATE_INLINE void tile(const Rows<T>& rows, const Phase& p, int64_t j0, int64_
       for (int i = 0; i < Taps; ++i) weight[i] = load(w + i * p.tap_step * L);
 #pragma GCC unroll 32
       for (int k = 0; k < N + Taps - 1; ++k)
-        if (!Clip || (k >= low && k < high)) {
+        if (!Clip || (valid >> k & 1)) {
           const Vector<T> seen = load(x + k * pitch);
 #pragma GCC unroll 16
           for (int i = 0; i < Taps; ++i)
@@ -146,6 +148,17 @@ STRIATE_INLINE void tile(const Rows<T>& rows, const Phase& p, int64_t j0, int64_
           if (!Clip || (at + j * p.step >= low && at + j * p.step < high)) sum[j] += weight * load(x + (at + j * p.step) * pitch);
       }
     }
+  }
+}
+
+// A tile's sums to where they belong, `pitch` values from one to the next.
+template <class T, int N>
+STRIATE_INLINE void put_tile(const Vector<T> (&sum)[N], T* to, int64_t pitch, int64_t lanes) {
+  if (lanes == kLanes<T>) {
+#pragma GCC unroll 16
+    for (int j = 0; j < N; ++j, to += pitch) store(to, sum[j]);
+  } else {
+    for (int j = 0; j < N; ++j, to += pitch) store_first(to, sum[j], lanes);
   }
 }
 
@@ -175,7 +188,7 @@ STRIATE_INLINE void with_taps(const Phase& p, const Run& run) {
 }
 
 // The columns [w0, w1) of a row of destinations, in vectors of channels: the v-th has its sources at channel_at(v), its weights v·weights
-// further on. put(v, column, value) takes each destination.
+// further on. put(v, column, apart, sums) takes a tile's destinations.
 template <class T, class Pitch, class ChannelAt, class Bias, class Put>
 STRIATE_INLINE void sum_row(const Rows<T>& rows, const Along& width, int64_t w0, int64_t w1, int64_t vectors, int64_t weights, Pitch pitch,
                             const ChannelAt& channel_at, const Bias& bias, const Put& put) {
@@ -192,8 +205,7 @@ STRIATE_INLINE void sum_row(const Rows<T>& rows, const Along& width, int64_t w0,
             tile<T, N, Taps, false>(rows, p, j, pitch, channel_at(v), v * weights, bias(v), sum);
           else
             tile<T, N, Taps, true>(rows, p, j, pitch, channel_at(v), v * weights, bias(v), sum);
-#pragma GCC unroll 16
-          for (int i = 0; i < N; ++i) put(v, p.first + (j + i) * p.apart, sum[i]);
+          put(v, p.first + j * p.apart, p.apart, sum);
         }
       });
     });
@@ -236,8 +248,6 @@ void activations_in_place(const ConvShape& shape, bool adjoint, const T* source,
   pack(shape, s, adjoint, true, weight, static_cast<T*>(packed));
   const T* weights = packed;
   const int64_t phases = s.width.phases(), wide = tiles(min(W, kColumns), phases) * phases, wides = tiles(W, wide);
-  const bool past = C % L == 0 && s.batch * D * H * W * C * int64_t(sizeof(T)) >= kStreamBytes &&
-                    reinterpret_cast<uintptr_t>(to) % kVectorBytes == 0;
   parallel_for(s.batch * D * H * wides, min(W, wide) * C * min(taps, 32), [=](int64_t begin, int64_t end) {
     const int64_t most = s.depth.axis.size * s.height.axis.size;
     Scratch<const T*> from(most), beside(most);
@@ -250,12 +260,8 @@ void activations_in_place(const ConvShape& shape, bool adjoint, const T* source,
       sum_row(
           rows, s.width, w0, min(W, w0 + wide), vectors, taps * L, C, channel_at,
           [&](int64_t v) { return bias ? load(bias + channel_at(v)) : Vector<T>{}; },
-          [&](int64_t v, int64_t column, const Vector<T>& sum) {
-            T* at = row + column * C + channel_at(v);
-            past ? stream(at, sum) : store(at, sum);
-          });
+          [&](int64_t v, int64_t column, int64_t apart, const auto& sums) { put_tile(sums, row + column * C + channel_at(v), apart * C, L); });
     }
-    if (past) settle();
   });
 }
 
@@ -291,9 +297,9 @@ void activations_in_bands(const ConvShape& shape, bool adjoint, const T* source,
             sum_row(rows, s.width, b.w0, b.w1, 1, 0, Constant<L>::value, [](int64_t) { return int64_t(0); }, [&](int64_t) { return start; }, put);
           };
           if (!s.channels_last)
-            run([&](int64_t, int64_t column, const Vector<T>& sum) { store(out + (column - b.w0) * L, sum); });
+            run([&](int64_t, int64_t column, int64_t apart, const auto& sums) { put_tile(sums, out + (column - b.w0) * L, apart * L, L); });
           else
-            run([&](int64_t, int64_t column, const Vector<T>& sum) { store_first(row + column * all, sum, v.lanes); });
+            run([&](int64_t, int64_t column, int64_t apart, const auto& sums) { put_tile(sums, row + column * all, apart * all, v.lanes); });
         }
       if (!s.channels_last)
         for (int64_t d = b.d0; d < b.d1; ++d)
@@ -328,6 +334,7 @@ STRIATE_INLINE void weight_tile(const Rows<T>& rows, const Phase& p, int64_t j0,
                                 T* sums) {
   constexpr int64_t L = kLanes<T>;
   const int64_t first = j0 * p.step + p.shift, low = rows.wide.first - first, high = rows.wide.last - first;
+  const uint32_t valid = first_bits(high) & ~first_bits(low);  // of the sources from the first on
   Vector<T> g[N];
 #pragma GCC unroll 16
   for (int j = 0; j < N; ++j) g[j] = load(dy + j * dy_pitch);
@@ -340,7 +347,7 @@ STRIATE_INLINE void weight_tile(const Rows<T>& rows, const Phase& p, int64_t j0,
       for (int i = 0; i < Taps; ++i) sum[i] = load(w + i * L);
 #pragma GCC unroll 32
       for (int k = 0; k < N + Taps - 1; ++k)
-        if (!Clip || (k >= low && k < high)) {
+        if (!Clip || (valid >> k & 1)) {
           const Vector<T> seen = load(x + k * pitch);
 #pragma GCC unroll 16
           for (int i = 0; i < Taps; ++i)
