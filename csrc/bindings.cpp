@@ -300,7 +300,7 @@ ConvShape conv_shape(const Tensor& like_x, int64_t channels, int64_t filters, co
   const auto min = [](int64_t a, int64_t b) { return a < b ? a : b; };
   const auto max = [](int64_t a, int64_t b) { return a > b ? a : b; };
   const auto narrow = [](const Axis& a) {
-    return a.size <= 4096 && (a.size - 1) * a.dilation <= 65536 && a.before <= 65536 && a.stride <= 65536;
+    return a.size > 0 && a.size <= 4096 && (a.size - 1) * a.dilation <= 65536 && a.before <= 65536 && a.stride <= 65536;
   };
   check(narrow(window.depth) && narrow(window.height) && narrow(window.width), "kernels are for windows of some thousand places");
   const Axis& w = window.width;

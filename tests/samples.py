@@ -12,7 +12,7 @@ import striate.nn as N
 import striate.nn.functional as S
 from striate.ops import norm as ops_norm
 
-__all__ = ["BENCHMARKS", "NORM", "POOL", "Benchmark", "NormSample", "Sample", "channels_last"]
+__all__ = ["BENCHMARKS", "CONV", "NORM", "POOL", "Benchmark", "ConvSample", "NormSample", "Sample", "channels_last"]
 
 
 class Sample(NamedTuple):
@@ -302,3 +302,145 @@ def _norms() -> Iterator[NormSample]:
 
 
 NORM: list[NormSample] = list(_norms())
+
+
+class ConvSample(NamedTuple):
+    """A call of conv1d, conv_transpose2d …: ``weight`` is its shape; ``arguments``: all that is no tensor. ``bias``: with one."""
+
+    function: str
+    shape: tuple[int, ...]
+    weight: tuple[int, ...]
+    arguments: dict[str, Any]
+    bias: bool = True
+
+    @property
+    def ours(self) -> Callable[..., torch.Tensor]:
+        return getattr(S, self.function)
+
+    @property
+    def theirs(self) -> Callable[..., torch.Tensor]:
+        return getattr(F, self.function)
+
+    @property
+    def transposed(self) -> bool:
+        return "transpose" in self.function
+
+    @property
+    def groups(self) -> int:
+        return self.arguments.get("groups", 1)
+
+    @property
+    def depthwise(self) -> bool:
+        """One channel of the input (of the output, if transposed) a group."""
+        return self.weight[1] == 1 and self.groups > 1
+
+    @property
+    def filters(self) -> int:
+        return self.weight[1] * self.groups if self.transposed else self.weight[0]
+
+    def __str__(self) -> str:
+        told = ",".join(f"{k}={v}" for k, v in self.arguments.items()).replace(" ", "")
+        sizes = "-".join("x".join(map(str, s)) for s in (self.shape, self.weight))
+        return f"{self.function}-{sizes}-{told}" + ("" if self.bias else "-plain")
+
+
+def _convs() -> Iterator[ConvSample]:
+    def conv(shape: tuple[int, ...], filters: int, kernel: tuple[int, ...], bias: bool = True, **arguments: Any) -> ConvSample:
+        groups = arguments.get("groups", 1)
+        return ConvSample(f"conv{len(kernel)}d", shape, (filters, shape[1] // groups, *kernel), arguments, bias)
+
+    # dense: few channels and many, beside every vector's width
+    yield conv((2, 17, 13, 29), 33, (3, 3), padding=1)
+    yield conv((2, 33, 9, 7), 17, (3, 3), padding=1, bias=False)
+    yield conv((1, 64, 6, 7), 48, (3, 3), padding=1)
+    yield conv((1, 3, 19, 21), 24, (7, 7), stride=2, padding=3)
+    for channels in (1, 2, 3, 4):
+        yield conv((2, channels, 11, 10), 5, (5, 5), padding=2)
+    yield conv((3, 20, 8, 8), 10, (5, 5))
+    yield conv((2, 9, 13, 29), 7, (2, 3), stride=(3, 2))
+    yield conv((2, 8, 10, 11), 16, (2, 2), stride=3, bias=False)  # pixels between the windows
+    yield conv((2, 5, 12, 13), 6, (3, 3), stride=2, padding=1)
+    yield conv((2, 5, 14, 13), 6, (3, 3), dilation=2, padding=2)
+    yield conv((1, 4, 14, 13), 9, (3, 2), dilation=(3, 1), stride=(1, 2), padding=(3, 0))
+    # same padding, more behind than before
+    yield conv((2, 5, 9, 11), 8, (2, 2), padding="same")
+    yield conv((2, 6, 8, 10), 7, (3, 3), padding="same", stride=2)
+    yield conv((2, 6, 9, 10), 7, (4, 5), padding="same", stride=(2, 3))
+    yield conv((1, 3, 9, 10), 4, (2, 4), padding="same", dilation=(3, 1))
+    # one tap, one place, more kernel than image, padding alone
+    yield conv((2, 33, 9, 7), 17, (1, 1))
+    yield conv((1, 64, 5, 5), 32, (1, 1), bias=False)
+    yield conv((2, 17, 9, 8), 8, (1, 1), stride=2)
+    yield conv((2, 6, 10, 8), 9, (1, 1), stride=3, padding=1, groups=3)
+    yield conv((1, 8, 1, 1), 6, (1, 1))
+    yield conv((2, 8, 1, 1), 6, (3, 3), padding=1)
+    yield conv((1, 3, 4, 5), 4, (7, 6), padding=(3, 4))
+    yield conv((1, 2, 3, 3), 5, (2, 2), padding=3)
+    yield conv((1, 2, 3, 2), 4, (1, 1), padding=2, stride=2)
+    # groups
+    yield conv((2, 6, 9, 8), 10, (3, 3), padding=1, groups=2)  # 3 and 5 in a group
+    yield conv((2, 21, 7, 6), 35, (3, 3), padding=1, groups=7)
+    yield conv((1, 64, 7, 7), 64, (3, 3), padding=1, groups=32)
+    yield conv((2, 33, 5, 6), 33, (3, 3), padding=1, groups=3, bias=False)
+    yield conv((1, 34, 6, 6), 34, (1, 1), groups=2)
+    yield conv((1, 40, 5, 7), 24, (3, 1), groups=8, stride=(2, 1))
+    # depthwise
+    for kernel in (2, 3, 5, 7, 9):
+        yield conv((2, 17, 13, 29), 17, (kernel, kernel), padding=kernel // 2, groups=17)
+    yield conv((1, 64, 14, 14), 64, (3, 3), padding=1, groups=64, bias=False)
+    yield conv((2, 33, 9, 12), 33, (3, 3), stride=2, padding=1, groups=33)
+    yield conv((2, 33, 15, 16), 33, (5, 5), stride=2, padding=2, groups=33)
+    yield conv((2, 5, 11, 12), 5, (3, 3), stride=(1, 2), padding=(2, 1), groups=5)
+    yield conv((2, 6, 13, 12), 6, (3, 3), dilation=2, padding=2, groups=6)
+    yield conv((2, 6, 12, 12), 6, (3, 5), padding="same", stride=2, groups=6)
+    yield conv((2, 6, 12, 13), 6, (2, 2), stride=3, groups=6)
+    yield conv((1, 12, 6, 5), 12, (1, 1), groups=12)
+    yield conv((1, 19, 3, 2), 19, (7, 7), padding=3, groups=19)
+    yield conv((1, 4, 1, 1), 4, (3, 3), padding=1, groups=4)
+    yield conv((1, 3, 5, 530), 3, (3, 3), padding=1, groups=3)  # more than 512 columns
+    yield conv((2, 5, 9, 10), 10, (3, 3), padding=1, groups=5)  # two filters a channel
+    yield conv((2, 6, 9, 11), 18, (5, 5), padding=2, stride=2, groups=6)
+    yield conv((1, 3, 8, 9), 33, (3, 3), padding=1, groups=3)
+    # long rows
+    yield conv((1, 3, 4, 530), 8, (3, 3), padding=1)
+    yield conv((1, 3, 1300), 8, (7,), padding=3)
+    yield conv((1, 17, 1300), 5, (3,), stride=2)
+    yield conv((2, 5, 1300), 5, (31,), padding=15, groups=5)
+    yield conv((1, 1, 1300), 4, (64,), stride=5)
+    yield conv((1, 4, 1300), 6, (3,), dilation=64, padding="same")
+    # one axis and three
+    yield conv((3, 5, 23), 7, (3,), padding=1)
+    yield conv((2, 8, 20), 8, (4,), stride=4, bias=False)
+    yield conv((2, 8, 21), 16, (5,), padding="same", stride=2, groups=8)
+    yield conv((2, 3, 1), 4, (3,), padding=1)
+    yield conv((2, 3, 5, 6, 7), 4, (3, 3, 3), padding=1)
+    yield conv((1, 6, 4, 7, 9), 9, (2, 3, 1), stride=(1, 2, 2), groups=3)
+    yield conv((1, 17, 4, 5, 6), 8, (1, 1, 1), stride=2)
+    yield conv((2, 9, 5, 6, 7), 9, (3, 3, 3), padding=1, groups=9)
+    yield conv((1, 4, 6, 5, 8), 8, (3, 2, 3), padding="same", stride=2, groups=4, bias=False)
+    yield conv((1, 2, 7, 6, 6), 3, (2, 2, 2), dilation=(3, 1, 2))
+
+    def transposed(shape: tuple[int, ...], filters: int, kernel: tuple[int, ...], bias: bool = True, **arguments: Any) -> ConvSample:
+        groups = arguments.get("groups", 1)
+        return ConvSample(f"conv_transpose{len(kernel)}d", shape, (shape[1], filters // groups, *kernel), arguments, bias)
+
+    yield transposed((2, 8, 7, 6), 5, (2, 2), stride=2)
+    yield transposed((1, 17, 6, 7), 33, (3, 3), stride=2, padding=1, output_padding=1)
+    yield transposed((2, 6, 7, 9), 10, (4, 4), stride=2, padding=1, groups=2, bias=False)
+    yield transposed((2, 5, 6, 7), 4, (3, 3), padding=1)
+    yield transposed((1, 3, 5, 6), 4, (2, 2), stride=3, output_padding=1)  # outputs that are the bias alone
+    yield transposed((2, 6, 6, 5), 6, (3, 3), stride=2, padding=1, output_padding=1, groups=6)
+    yield transposed((1, 20, 9, 13), 20, (5, 5), padding=2, groups=20)
+    yield transposed((2, 3, 6, 5), 4, (3, 2), dilation=(2, 3), padding=(1, 0))
+    yield transposed((1, 3, 5, 4), 2, (3, 3), dilation=3, stride=2, output_padding=2)  # as much as the stride, below the dilation
+    yield transposed((2, 4, 5, 6), 6, (3, 3), stride=2, padding="same")
+    yield transposed((2, 4, 5, 6), 6, (2, 1), stride=(3, 2), padding="same")
+    yield transposed((2, 4, 1, 1), 3, (3, 3))
+    yield transposed((2, 9, 4, 5), 7, (1, 1), stride=2)
+    yield transposed((2, 5, 23), 4, (4,), stride=2, padding=1)
+    yield transposed((1, 3, 1300), 3, (3,), stride=1, padding=1, groups=3)
+    yield transposed((1, 4, 3, 4, 5), 6, (3, 3, 3), stride=2, padding=1, output_padding=1)
+    yield transposed((1, 6, 3, 4, 5), 6, (2, 3, 2), stride=(1, 2, 2), padding="same", groups=6)
+
+
+CONV: list[ConvSample] = list(_convs())

@@ -10,6 +10,7 @@ import pytest
 
 from striate import cli
 from striate.cli import main
+from striate.models import NAMES
 from striate.training.job import run
 
 HELP = "See striate train --help."
@@ -75,7 +76,7 @@ def test_the_folder_is_named_after_the_model(tmp_path: Path, monkeypatch: pytest
         (["train", "--seed", "-1"], "striate: digits expects a seed from 0 to 4294967295, got -1. Use seed=0."),
         (
             ["train", "--model", "vgg99"],
-            "striate: models.by_name expects one of lenet5, mlp_bn, cnn_bn, got 'vgg99'. Choose one of these names.",
+            f"striate: models.by_name expects one of {', '.join(NAMES)}, got 'vgg99'. Choose one of these names.",
         ),
         (
             ["train", "--learning-rate", "nan"],

@@ -158,7 +158,10 @@ def test_our_classes_replace_torchs_and_subclass_them() -> None:
         assert ours.__name__ == theirs.__name__
         assert ours.__doc__ and ours.__doc__ != theirs.__doc__
         assert inspect.signature(ours) == inspect.signature(theirs)
-    assert len(swap.SWAPS) == 12 + 6 + 10
+    convs = {f"{lazy}Conv{kind}{d}d" for lazy in ("", "Lazy") for kind in ("", "Transpose") for d in (1, 2, 3)}
+    pools = {f"{kind}Pool{d}d" for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg") for d in (1, 2, 3)}
+    norms = {f"{kind}Norm{d}d" for kind in ("Batch", "Instance") for d in (1, 2, 3)} | {"GroupNorm", "LayerNorm", "LocalResponseNorm", "RMSNorm"}
+    assert {theirs.__name__ for theirs in swap.SWAPS} == convs | pools | norms | {"ChannelShuffle"}
 
 
 def test_our_functions_take_what_torchs_take() -> None:
@@ -300,6 +303,16 @@ def test_accelerate_leaves_subclasses_alone_and_says_so() -> None:
     assert type(model.mine) is Mine
     striate.restore(model)
     assert type(model.mine) is Mine
+
+
+def test_a_lazy_layer_is_swapped_before_it_has_seen_an_input_and_back_after() -> None:
+    model = torch.nn.Sequential(torch.nn.LazyConv2d(8, 3), torch.nn.LazyConvTranspose2d(3, 2, stride=2))
+    striate.accelerate(model)
+    assert [type(m) for m in model] == [nn.LazyConv2d, nn.LazyConvTranspose2d]
+    y = model(torch.randn(1, 4, 9, 9))
+    assert [type(m) for m in model] == [nn.Conv2d, nn.ConvTranspose2d]
+    assert [type(m) for m in striate.restore(model)] == [torch.nn.Conv2d, torch.nn.ConvTranspose2d]
+    assert model[0].in_channels == 4 and y.shape == (1, 3, 14, 14)
 
 
 def test_accelerating_twice_is_accelerating_once() -> None:

@@ -141,7 +141,7 @@ FOLDS = {"lenet5": {}, "mlp_bn": {"1": "0"}, "cnn_bn": {"1": "0", "5": "4"}}
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("accelerated", [False, True], ids=["given", "accelerated"])
-@pytest.mark.parametrize("name", models.NAMES)
+@pytest.mark.parametrize("name", INPUTS)
 def test_every_model_of_striate_folds_whole(name: str, accelerated: bool, dtype: torch.dtype) -> None:
     model = trained(models.NAMES[name]()).to(dtype)
     if accelerated:

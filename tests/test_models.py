@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
-from striate import models, nn
+from striate import models, nn, restore
 from striate.errors import ArgumentError
+from striate.nn.swap import SWAPS
 
 
 def shapes_of(model: nn.Sequential, x: torch.Tensor) -> list[tuple[int, ...]]:
@@ -63,18 +66,21 @@ def test_cnn_bn_halves_the_image_twice() -> None:
 
 @pytest.mark.parametrize("name", models.NAMES)
 def test_every_name_makes_a_sequential_of_striates_layers_with_torchs_state(name: str) -> None:
-    model = models.by_name(name)()
-    assert isinstance(model, torch.nn.Sequential)
-    twin = torch.nn.Sequential(*(getattr(torch.nn, type(layer).__name__)(**arguments(layer)) for layer in model))
-    twin.load_state_dict(model.state_dict())
-
-
-def arguments(layer: torch.nn.Module) -> dict[str, object]:
-    names = ("in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride", "padding", "num_features")
-    return {name: getattr(layer, name) for name in names if hasattr(layer, name)}
+    with torch.device("meta"):
+        model = models.by_name(name)()
+    assert type(model) is torch.nn.Sequential
+    ours = [type(m) for m in model.modules() if type(m).__module__.startswith("striate.nn")]
+    assert not [m for m in model.modules() if type(m) in SWAPS], "a layer of torch's where striate has one"
+    assert len(ours) >= 1
+    twin = restore(copy.deepcopy(model))
+    assert {type(m) for m in twin.modules() if type(m).__module__.startswith("striate.nn")} <= {nn.LayerNorm2d}
+    assert [(k, v.shape) for k, v in twin.state_dict().items()] == [(k, v.shape) for k, v in model.state_dict().items()]
 
 
 def test_an_unknown_name_is_told_the_known_ones() -> None:
     with pytest.raises(ArgumentError) as error:
         models.by_name("lenet6")
-    assert str(error.value) == "models.by_name expects one of lenet5, mlp_bn, cnn_bn, got 'lenet6'. Choose one of these names."
+    assert str(error.value) == (
+        "models.by_name expects one of lenet5, mlp_bn, cnn_bn, resnet_cifar, alexnet, vgg11_bn, resnet18, resnet50, mobilenet_v1, "
+        "mobilenet_v2, convnext_tiny, got 'lenet6'. Choose one of these names."
+    )

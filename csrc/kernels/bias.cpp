@@ -47,24 +47,29 @@ template <class T>
 void gradient(int64_t batch, int64_t channels, int64_t places, bool channels_last, const T* dy, T* db) {
   const int64_t rows = batch * places, pieces = tiles(places, 4096);
   const int64_t chunks = channels_last ? max(1, min(64, rows / 64)) : batch * pieces;
-  const Scratch<T> sums(chunks * channels);
-  T* partial = sums;
+  const Scratch<double> sums(chunks * channels);
+  double* partial = sums;
   if (channels_last)
     parallel_for(chunks, tiles(rows, chunks) * channels, [=](int64_t begin, int64_t end) {
+      Scratch<T> sum(channels);
       for (int64_t chunk = begin; chunk < end; ++chunk) {
-        const int64_t first = chunk * rows / chunks;
-        add_rows(dy + first * channels, (chunk + 1) * rows / chunks - first, channels, partial + chunk * channels);
+        const int64_t last = (chunk + 1) * rows / chunks;
+        ChunkSum<T> total(partial + chunk * channels, sum, channels);
+        for (int64_t row = chunk * rows / chunks; row < last; row += 256) {
+          add_rows(dy + row * channels, min(256, last - row), channels, static_cast<T*>(sum));
+          total.add();
+        }
       }
     });
   else
     parallel_for(chunks * channels, min(places, 4096), [=](int64_t begin, int64_t end) {
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t piece = unit % pieces, c = unit / pieces % channels, n = unit / pieces / channels, first = piece * 4096;
-        partial[(n * pieces + piece) * channels + c] = sum_run(dy + (n * channels + c) * places + first, min(4096, places - first));
+        partial[(n * pieces + piece) * channels + c] = double(sum_run(dy + (n * channels + c) * places + first, min(4096, places - first)));
       }
     });
   merge_chunks(partial, chunks, channels);
-  for (int64_t c = 0; c < channels; ++c) db[c] = partial[c];
+  for (int64_t c = 0; c < channels; ++c) db[c] = T(partial[c]);
 }
 
 }  // namespace

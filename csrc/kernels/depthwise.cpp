@@ -13,8 +13,8 @@
 //
 // Edges. A source outside the image adds nothing: the tile that hangs over skips it.
 //
-// The weight gradient is the same tile with the roles of weights and destinations exchanged. It sums a chunk of rows in float, and the
-// chunks, which depend on the shape alone, in double.
+// The weight gradient is the same tile with the roles of weights and destinations exchanged. It sums a tile in registers, some rows in
+// float, and from there on in double, in chunks that depend on the shape alone.
 #include "conv.h"
 
 #include "../bands.h"
@@ -114,16 +114,16 @@ void find_rows(const Side& s, const Block& b, int64_t d, int64_t h, const T* ban
 
 // ----------------------------------------------------------------------------------------------- forward and input gradient
 
-inline uint32_t first_bits(int64_t n) { return n <= 0 ? 0 : n >= 32 ? ~0u : (1u << n) - 1; }
+inline uint64_t first_bits(int64_t n) { return n <= 0 ? 0 : n >= 64 ? ~uint64_t(0) : (uint64_t(1) << n) - 1; }
 
-// N neighbouring destinations of a phase from the j0-th on, `pitch` the distance of columns and `weights` to be added to the rows'. Taps: how many, if the compiler
-// is to know: neighbouring sources then stay in registers. Clip: some sources may lie outside the image.
-template <class T, int N, int Taps, bool Clip>
+// N neighbouring destinations of a phase from the j0-th on; `weights` is added to where the rows' are. Taps and Step: of the phase, where the
+// compiler is to know: a source is then loaded once for all destinations that sum it. Clip: some sources may lie outside the image.
+template <class T, int N, int Taps, int Step, bool Clip>
 STRIATE_INLINE void tile(const Rows<T>& rows, const Phase& p, int64_t j0, int64_t pitch, int64_t channel, int64_t weights, const Vector<T>& bias,
                          Vector<T> (&sum)[N]) {
   constexpr int64_t L = kLanes<T>;
   const int64_t first = j0 * p.step + p.shift, low = rows.wide.first - first, high = rows.wide.last - first;
-  const uint32_t valid = first_bits(high) & ~first_bits(low);  // of the sources from the first on
+  const uint64_t valid = first_bits(high) & ~first_bits(low);  // of the sources from the first on
 #pragma GCC unroll 16
   for (int j = 0; j < N; ++j) sum[j] = bias;
   for (int64_t r = 0; r < rows.count; ++r) {
@@ -132,13 +132,13 @@ STRIATE_INLINE void tile(const Rows<T>& rows, const Phase& p, int64_t j0, int64_
       Vector<T> weight[Taps];
 #pragma GCC unroll 16
       for (int i = 0; i < Taps; ++i) weight[i] = load(w + i * p.tap_step * L);
-#pragma GCC unroll 32
-      for (int k = 0; k < N + Taps - 1; ++k)
+#pragma GCC unroll 64
+      for (int k = 0; k < (N - 1) * Step + Taps; ++k)
         if (!Clip || (valid >> k & 1)) {
           const Vector<T> seen = load(x + k * pitch);
 #pragma GCC unroll 16
           for (int i = 0; i < Taps; ++i)
-            if (k - i >= 0 && k - i < N) sum[k - i] += weight[i] * seen;
+            if (k >= i && (k - i) % Step == 0 && (k - i) / Step < N) sum[(k - i) / Step] += weight[i] * seen;
         }
     } else {
       for (int64_t i = 0, at = 0; i < p.taps; ++i, at += p.shift_step) {
@@ -175,16 +175,22 @@ STRIATE_INLINE void over_tiles(Range columns, const Body& body) {
   for (; j < columns.last; ++j) body(Constant<1>{}, j);
 }
 
-// Calls run(Constant<taps>) with the taps of a phase whose sources overlap so that a tile can keep them, else with 0.
+// Calls run(Constant<taps>, Constant<step>) for the phases whose sources overlap so that a tile can keep them, else with 0 taps.
 template <class Run>
 STRIATE_INLINE void with_taps(const Phase& p, const Run& run) {
-  if (p.step == 1 && p.shift_step == 1) {
-    if (p.taps == 2) return run(Constant<2>{});
-    if (p.taps == 3) return run(Constant<3>{});
-    if (p.taps == 5) return run(Constant<5>{});
-    if (p.taps == 7) return run(Constant<7>{});
+  if (p.shift_step == 1 && p.step == 1) {
+    if (p.taps == 2) return run(Constant<2>{}, Constant<1>{});
+    if (p.taps == 3) return run(Constant<3>{}, Constant<1>{});
+    if (p.taps == 4) return run(Constant<4>{}, Constant<1>{});
+    if (p.taps == 5) return run(Constant<5>{}, Constant<1>{});
+    if (p.taps == 7) return run(Constant<7>{}, Constant<1>{});
   }
-  run(Constant<0>{});
+  if (p.shift_step == 1 && p.step == 2) {
+    if (p.taps == 3) return run(Constant<3>{}, Constant<2>{});
+    if (p.taps == 5) return run(Constant<5>{}, Constant<2>{});
+    if (p.taps == 7) return run(Constant<7>{}, Constant<2>{});
+  }
+  run(Constant<0>{}, Constant<1>{});
 }
 
 // The columns [w0, w1) of a row of destinations, in vectors of channels: the v-th has its sources at channel_at(v), its weights v·weights
@@ -194,17 +200,17 @@ STRIATE_INLINE void sum_row(const Rows<T>& rows, const Along& width, int64_t w0,
                             const ChannelAt& channel_at, const Bias& bias, const Put& put) {
   for (int64_t number = 0; number < width.phases(); ++number) {
     const Phase p = width.phase(number);
-    with_taps(p, [&](auto taps) {
+    with_taps(p, [&](auto taps, auto step) {
       over_tiles(in_block(p, w0, w1), [&](auto columns, int64_t j) {
-        constexpr int N = decltype(columns)::value, Taps = decltype(taps)::value;
+        constexpr int N = decltype(columns)::value, Taps = decltype(taps)::value, Step = decltype(step)::value;
         const int64_t first = j * p.step + p.shift, last = first + (N - 1) * p.step + (p.taps - 1) * p.shift_step;
         const bool inside = first >= rows.wide.first && last < rows.wide.last;
         for (int64_t v = 0; v < vectors; ++v) {
           Vector<T> sum[N];
           if (inside)
-            tile<T, N, Taps, false>(rows, p, j, pitch, channel_at(v), v * weights, bias(v), sum);
+            tile<T, N, Taps, Step, false>(rows, p, j, pitch, channel_at(v), v * weights, bias(v), sum);
           else
-            tile<T, N, Taps, true>(rows, p, j, pitch, channel_at(v), v * weights, bias(v), sum);
+            tile<T, N, Taps, Step, true>(rows, p, j, pitch, channel_at(v), v * weights, bias(v), sum);
           put(v, p.first + j * p.apart, p.apart, sum);
         }
       });
@@ -329,12 +335,12 @@ void input(const ConvShape& s, const T* dy, Weight<T> weight, const T* bias, T* 
 // ------------------------------------------------------------------------------------------------------ weight gradient
 
 // A tile as above, the other way about: the weights are the sums, and N gradients stay in registers while the rows pass.
-template <class T, int N, int Taps, bool Clip>
+template <class T, int N, int Taps, int Step, bool Clip>
 STRIATE_INLINE void weight_tile(const Rows<T>& rows, const Phase& p, int64_t j0, int64_t pitch, int64_t channel, const T* dy, int64_t dy_pitch,
                                 T* sums) {
   constexpr int64_t L = kLanes<T>;
   const int64_t first = j0 * p.step + p.shift, low = rows.wide.first - first, high = rows.wide.last - first;
-  const uint32_t valid = first_bits(high) & ~first_bits(low);  // of the sources from the first on
+  const uint64_t valid = first_bits(high) & ~first_bits(low);  // of the sources from the first on
   Vector<T> g[N];
 #pragma GCC unroll 16
   for (int j = 0; j < N; ++j) g[j] = load(dy + j * dy_pitch);
@@ -344,24 +350,24 @@ STRIATE_INLINE void weight_tile(const Rows<T>& rows, const Phase& p, int64_t j0,
     if constexpr (Taps > 0) {
       Vector<T> sum[Taps];
 #pragma GCC unroll 16
-      for (int i = 0; i < Taps; ++i) sum[i] = load(w + i * L);
-#pragma GCC unroll 32
-      for (int k = 0; k < N + Taps - 1; ++k)
+      for (int i = 0; i < Taps; ++i) sum[i] = Vector<T>{};
+#pragma GCC unroll 64
+      for (int k = 0; k < (N - 1) * Step + Taps; ++k)
         if (!Clip || (valid >> k & 1)) {
           const Vector<T> seen = load(x + k * pitch);
 #pragma GCC unroll 16
           for (int i = 0; i < Taps; ++i)
-            if (k - i >= 0 && k - i < N) sum[i] += g[k - i] * seen;
+            if (k >= i && (k - i) % Step == 0 && (k - i) / Step < N) sum[i] += g[(k - i) / Step] * seen;
         }
 #pragma GCC unroll 16
-      for (int i = 0; i < Taps; ++i) store(w + i * L, sum[i]);
+      for (int i = 0; i < Taps; ++i) store(w + i * L, load(w + i * L) + sum[i]);
     } else {
       for (int64_t i = 0, at = 0; i < p.taps; ++i, at += p.shift_step) {
-        Vector<T> sum = load(w + i * L);
+        Vector<T> sum = {};
 #pragma GCC unroll 16
         for (int j = 0; j < N; ++j)
           if (!Clip || (at + j * p.step >= low && at + j * p.step < high)) sum += g[j] * load(x + (at + j * p.step) * pitch);
-        store(w + i * L, sum);
+        store(w + i * L, load(w + i * L) + sum);
       }
     }
   }
@@ -371,17 +377,17 @@ STRIATE_INLINE void weight_tile(const Rows<T>& rows, const Phase& p, int64_t j0,
 template <class T, class Pitch, class ChannelAt>
 STRIATE_INLINE void weight_row(const Rows<T>& rows, const Phase& p, int64_t w0, int64_t w1, int64_t vectors, int64_t of_vector, Pitch pitch,
                                const ChannelAt& channel_at, const T* dy, int64_t dy_pitch, T* sums) {
-  with_taps(p, [&](auto taps) {
+  with_taps(p, [&](auto taps, auto step) {
     const auto run = [&](auto columns, int64_t j) {
-      constexpr int N = decltype(columns)::value, Taps = decltype(taps)::value;
+      constexpr int N = decltype(columns)::value, Taps = decltype(taps)::value, Step = decltype(step)::value;
       const int64_t first = j * p.step + p.shift, last = first + (N - 1) * p.step + (p.taps - 1) * p.shift_step;
       const bool inside = first >= rows.wide.first && last < rows.wide.last;
       for (int64_t v = 0; v < vectors; ++v) {
         const T* g = dy + channel_at(v) + j * dy_pitch;
         if (inside)
-          weight_tile<T, N, Taps, false>(rows, p, j, pitch, channel_at(v), g, dy_pitch, sums + v * of_vector);
+          weight_tile<T, N, Taps, Step, false>(rows, p, j, pitch, channel_at(v), g, dy_pitch, sums + v * of_vector);
         else
-          weight_tile<T, N, Taps, true>(rows, p, j, pitch, channel_at(v), g, dy_pitch, sums + v * of_vector);
+          weight_tile<T, N, Taps, Step, true>(rows, p, j, pitch, channel_at(v), g, dy_pitch, sums + v * of_vector);
       }
     };
     int64_t j = w0;  // no destination twice
@@ -394,11 +400,11 @@ STRIATE_INLINE void weight_row(const Rows<T>& rows, const Phase& p, int64_t w0, 
 
 // dweight[k, c, t] from sums as [vector of filters][c][tap][lane], the last vector stepped back to end with the last filter, or not.
 template <class T>
-void unpack(const T* sums, int64_t filters, int64_t of_filter, bool step_back, T* dweight) {
+void unpack(const double* sums, int64_t filters, int64_t of_filter, bool step_back, T* dweight) {
   constexpr int64_t L = kLanes<T>;
   for (int64_t k = 0; k < filters; ++k) {
     const int64_t v = k / L, lane = step_back ? k - min(v * L, filters - L) : k % L;
-    for (int64_t i = 0; i < of_filter; ++i) dweight[k * of_filter + i] = sums[(v * of_filter + i) * L + lane];
+    for (int64_t i = 0; i < of_filter; ++i) dweight[k * of_filter + i] = T(sums[(v * of_filter + i) * L + lane]);
   }
 }
 
@@ -409,20 +415,24 @@ void weight_in_place(const ConvShape& shape, const T* dy, const T* x, T* dweight
   const int64_t C = s.groups, taps = shape.taps(), vectors = tiles(C, L), D = s.depth.destinations(), H = s.height.destinations(),
                 W = s.width.destinations(), image = s.sources() * C, items = s.batch * D * H;
   const int64_t chunks = max(1, min(64, items / 8)), chunk_values = vectors * taps * L;
-  const Scratch<T> sums(chunks * chunk_values);
-  T* partial = sums;
+  const Scratch<double> totals(chunks * chunk_values);
+  double* partial = totals;
   parallel_for(chunks, kGrainElements, [=](int64_t begin, int64_t end) {
     const int64_t most = s.depth.axis.size * s.height.axis.size;
     Scratch<const T*> from(most), beside(most);
     Rows<T> rows = {from, beside, 0, nullptr, C, {}};
+    Scratch<T> sum(chunk_values);
     const Phase p = s.width.phase(0);
     for (int64_t chunk = begin; chunk < end; ++chunk) {
-      T* sum = partial + chunk * chunk_values;
-      for (int64_t i = 0; i < chunk_values; i += L) store(sum + i, Vector<T>{});
-      for (int64_t item = chunk * items / chunks; item < (chunk + 1) * items / chunks; ++item) {
+      const int64_t last = (chunk + 1) * items / chunks;
+      int64_t added = 0;
+      ChunkSum<T> total(partial + chunk * chunk_values, sum, chunk_values);
+      for (int64_t item = chunk * items / chunks; item < last; ++item) {
         const int64_t h = item % H, d = item / H % D, n = item / H / D;
         find_rows(s, row_block(s, n, d, h, 0, W), d, h, x + n * image, static_cast<const T*>(sum), rows);
-        weight_row(rows, p, 0, W, vectors, taps * L, C, [&](int64_t v) { return min(v * L, C - L); }, dy + item * W * C, C, sum);
+        weight_row(rows, p, 0, W, vectors, taps * L, C, [&](int64_t v) { return min(v * L, C - L); }, dy + item * W * C, C, static_cast<T*>(sum));
+        added += W;
+        if (added >= kPlacesInFloat || item + 1 == last) total.add(), added = 0;
       }
     }
   });
@@ -440,10 +450,10 @@ void weight_in_bands(const ConvShape& shape, const T* dy, const T* x, T* dweight
   const Blocks blocks = cut(s, s.from * L + L, vectors);
   const int64_t items = s.batch * blocks.each, chunks = min(items, max(1, 128 / vectors));
   const int64_t band_values = most_rows(s, blocks) * most_columns(s, blocks) * s.from * L, dy_values = blocks.deep * blocks.high * blocks.wide * L;
-  const Scratch<T> sums(chunks * vectors * of_vector);
-  T* partial = sums;
+  const Scratch<double> totals(chunks * vectors * of_vector);
+  double* partial = totals;
   parallel_for(chunks * vectors, kGrainElements, [=](int64_t begin, int64_t end) {
-    Scratch<T> band(band_values), gradient(dy_values);
+    Scratch<T> band(band_values), gradient(dy_values), sum(of_vector);
     const int64_t most = s.from * s.depth.axis.size * s.height.axis.size;
     Scratch<const T*> sources(most), beside(most);
     Rows<T> rows = {sources, beside, 0, nullptr, L, {}};
@@ -451,9 +461,10 @@ void weight_in_bands(const ConvShape& shape, const T* dy, const T* x, T* dweight
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t chunk = unit / vectors, first = unit % vectors * L;
       const Lanes<T> v = lanes_at<T>(first, all, s.to, s.from), same = lanes_at<T>(first, all, 1, 1);
-      T* sum = partial + unit * of_vector;
-      for (int64_t i = 0; i < of_vector; i += L) store(sum + i, Vector<T>{});
-      for (int64_t item = chunk * items / chunks; item < (chunk + 1) * items / chunks; ++item) {
+      const int64_t last = (chunk + 1) * items / chunks;
+      int64_t added = 0;
+      ChunkSum<T> total(partial + unit * of_vector, sum, of_vector);
+      for (int64_t item = chunk * items / chunks; item < last; ++item) {
         const Block b = block_at(s, blocks, item);
         copy_band(s, b, x, v, static_cast<T*>(band));
         Block own = b;
@@ -463,8 +474,10 @@ void weight_in_bands(const ConvShape& shape, const T* dy, const T* x, T* dweight
         for (int64_t d = b.d0; d < b.d1; ++d)
           for (int64_t h = b.h0; h < b.h1; ++h, g += (b.w1 - b.w0) * L) {
             find_rows(s, b, d, h, static_cast<const T*>(band), static_cast<const T*>(sum), rows);
-            weight_row(rows, p, b.w0, b.w1, 1, 0, Constant<L>::value, [](int64_t) { return int64_t(0); }, g, L, sum);
+            weight_row(rows, p, b.w0, b.w1, 1, 0, Constant<L>::value, [](int64_t) { return int64_t(0); }, g, L, static_cast<T*>(sum));
           }
+        added += (b.d1 - b.d0) * (b.h1 - b.h0) * (b.w1 - b.w0);
+        if (added >= kPlacesInFloat || item + 1 == last) total.add(), added = 0;
       }
     }
   });

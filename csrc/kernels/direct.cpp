@@ -11,7 +11,7 @@
 //   columns in lanes   F filters × lines of columns, for fewer filters than half a vector; each weight is broadcast.
 //   weight gradient    up to 12 r × V vectors of filters; sources are broadcast, dy is the vector.
 //
-// The weight gradient sums chunks of images and rows in float, and the chunks, which depend on the shape alone, in double.
+// The weight gradient sums some rows in registers, a block in float, and from there on in double, in chunks that depend on the shape alone.
 #include "conv.h"
 
 #include "../bands.h"
@@ -273,8 +273,10 @@ template <class T>
 void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T> weight, const T* bias, T* to) {
   constexpr int64_t L = kLanes<T>;
   const Side s = side_of(shape, adjoint);
-  const bool few = s.to * 2 <= L;  // destinations: columns in lanes
-  const int64_t lanes = few ? s.to : L, vectors = few ? 1 : tiles(s.to, L), all = s.all_to(), terms_most = s.from * shape.taps();
+  const int64_t terms_most = s.from * shape.taps(), all = s.all_to();
+  // Columns in lanes: for few destinations a group; and in planes order, where filters in lanes would have to be turned, while a sum is short.
+  const bool few = s.to * 2 <= L || (!s.channels_last && s.to <= 32 && terms_most <= 160);
+  const int64_t lanes = few ? s.to : L, vectors = few ? 1 : tiles(s.to, L);
   const int64_t D = s.depth.destinations(), H = s.height.destinations(), W = s.width.destinations(), places = D * H * W;
   const Blocks blocks = cut(s, s.from, s.groups);
   const Planes planes = planes_of(s, blocks);
@@ -397,7 +399,7 @@ void add_terms(const GradientRow<T>* rows, int64_t rows_count, const Term* terms
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) sum[r][v] = load(sums + terms[r].weight + v * L);
+    for (int v = 0; v < V; ++v) sum[r][v] = Vector<T>{};
   for (int64_t row = 0; row < rows_count; ++row) {
     const T *source[R], *dy = rows[row].dy;
 #pragma GCC unroll 16
@@ -417,7 +419,10 @@ void add_terms(const GradientRow<T>* rows, int64_t rows_count, const Term* terms
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) store(sums + terms[r].weight + v * L, sum[r][v]);
+    for (int v = 0; v < V; ++v) {
+      T* to = sums + terms[r].weight + v * L;
+      store(to, load(to) + sum[r][v]);
+    }
 }
 
 template <class T, int V>
@@ -471,19 +476,20 @@ void weight_gradient(const ConvShape& shape, const T* dy, const T* x, T* dweight
   const Blocks blocks = cut(s, s.from + vectors * L, s.groups);
   const Planes planes = planes_of(s, blocks);
   const int64_t items = s.batch * blocks.each, chunks = min(items, max(1, 32 / s.groups));
-  const Scratch<T> sums(chunks * s.groups * of_group);
-  T* partial = sums;
+  const Scratch<double> totals(chunks * s.groups * of_group);
+  double* partial = totals;
   parallel_for(chunks * s.groups, kGrainElements, [=](int64_t begin, int64_t end) {
     const int64_t dy_vector = blocks.deep * blocks.high * blocks.wide * L;
-    Scratch<T> band(s.from * planes.plane), line(s.from * planes.row), gradient(vectors * dy_vector);
+    Scratch<T> band(s.from * planes.plane), line(s.from * planes.row), gradient(vectors * dy_vector), sum(of_group);
     Scratch<Term> terms(terms_most);
     Scratch<GradientRow<T>> rows(blocks.deep * blocks.high);
     const Phase phase = s.width.phase(0);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t chunk = unit / s.groups, group = unit % s.groups;
-      T* sum = partial + unit * of_group;
-      for (int64_t i = 0; i < of_group; i += L) store(sum + i, Vector<T>{});
-      for (int64_t item = chunk * items / chunks; item < (chunk + 1) * items / chunks; ++item) {
+      ChunkSum<T> total(partial + unit * of_group, sum, of_group);
+      const int64_t last = (chunk + 1) * items / chunks;
+      int64_t added = 0;
+      for (int64_t item = chunk * items / chunks; item < last; ++item) {
         const Block b = block_at(s, blocks, item);
         const int64_t columns = b.w1 - b.w0, reach = s.width.reach(b.w0, b.w1).first;
         copy_planes(s, b, planes, x, group, static_cast<T*>(line), static_cast<T*>(band));
@@ -494,6 +500,7 @@ void weight_gradient(const ConvShape& shape, const T* dy, const T* x, T* dweight
           Sources deep = {0, -1, 0, 0, 0}, high = deep;
           int64_t count = 0, gathered = 0;  // rows with the same taps go together
           const auto flush = [&] {
+            if (gathered == 0) return;
             T* of_pair = sum + v * L * terms_most;
             const GradientRow<T>* r = rows;
             two == 2 ? add_rows<T, 2>(r, gathered, terms, count, dy_vector, columns, of_pair)
@@ -505,23 +512,27 @@ void weight_gradient(const ConvShape& shape, const T* dy, const T* x, T* dweight
             for (int64_t h = b.h0; h < b.h1; ++h, g += columns * L) {
               const Sources now_deep = s.depth.of(d), now_high = s.height.of(h);
               if (!now_deep.same_taps(deep) || !now_high.same_taps(high)) {
-                if (gathered > 0) flush();
+                flush();
                 const int64_t from = b.w0 * phase.step + phase.shift - reach;
                 count = find_terms(s, planes, now_deep, now_high, phase, from, two * L, static_cast<Term*>(terms));
               }
               deep = now_deep, high = now_high;
               rows[gathered++] = {band + row_at(planes, b, deep, high), g};
+              if (gathered * columns >= 256) flush();  // longer sums would lose digits
             }
           flush();
         }
+        added += (b.d1 - b.d0) * (b.h1 - b.h0) * columns;
+        if (added < kPlacesInFloat && item + 1 < last) continue;
+        total.add(), added = 0;
       }
     }
   });
   merge_chunks(partial, chunks, s.groups * of_group);
   for (int64_t k = 0; k < s.all_to(); ++k) {
     const int64_t group = k / s.to, in = k % s.to, pair = in / (2 * L) * 2, width = min(2, vectors - pair) * L;
-    const T* of_filter = partial + group * of_group + pair * L * terms_most + in - pair * L;
-    for (int64_t r = 0; r < terms_most; ++r) dweight[k * terms_most + r] = of_filter[r * width];
+    const double* of_filter = partial + group * of_group + pair * L * terms_most + in - pair * L;
+    for (int64_t r = 0; r < terms_most; ++r) dweight[k * terms_most + r] = T(of_filter[r * width]);
   }
 }
 

@@ -7,13 +7,44 @@ from collections.abc import Callable
 from torch.nn import Sequential
 
 from ..errors import ArgumentError, build
+from .alexnet import alexnet
 from .cnn import cnn_bn
+from .convnext import convnext_tiny
 from .lenet import lenet5
 from .mlp import mlp_bn
+from .mobilenet import mobilenet_v1, mobilenet_v2
+from .resnet import resnet18, resnet50, resnet_cifar
+from .vgg import vgg11_bn
 
-__all__ = ["NAMES", "by_name", "cnn_bn", "lenet5", "mlp_bn"]
+__all__ = [
+    "NAMES",
+    "alexnet",
+    "by_name",
+    "cnn_bn",
+    "convnext_tiny",
+    "lenet5",
+    "mlp_bn",
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "resnet18",
+    "resnet50",
+    "resnet_cifar",
+    "vgg11_bn",
+]
 
-NAMES: dict[str, Callable[..., Sequential]] = {"lenet5": lenet5, "mlp_bn": mlp_bn, "cnn_bn": cnn_bn}
+NAMES: dict[str, Callable[..., Sequential]] = {
+    "lenet5": lenet5,
+    "mlp_bn": mlp_bn,
+    "cnn_bn": cnn_bn,
+    "resnet_cifar": resnet_cifar,
+    "alexnet": alexnet,
+    "vgg11_bn": vgg11_bn,
+    "resnet18": resnet18,
+    "resnet50": resnet50,
+    "mobilenet_v1": mobilenet_v1,
+    "mobilenet_v2": mobilenet_v2,
+    "convnext_tiny": convnext_tiny,
+}
 
 
 def by_name(name: str) -> Callable[..., Sequential]:

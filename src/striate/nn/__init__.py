@@ -12,7 +12,9 @@ from importlib import import_module as _import_module
 import torch
 from torch.nn import *  # noqa: F403
 
+from .blocks import *  # noqa: F403
 from .conv import *  # noqa: F403
+from .local import *  # noqa: F403
 from .norm import *  # type: ignore[assignment]  # noqa: F403
 from .pool import *  # noqa: F403
 from .statistics import *  # noqa: F403

@@ -1,76 +1,320 @@
-"""Convolution layers: drop-ins for torch.nn's."""
+"""Convolution layers: drop-ins for torch.nn's, with ``"same"`` padding at any stride and padding modes for the transposed ones too.
+
+One class body a kind; the number of axes is all that 1d, 2d and 3d differ in.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from math import prod
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
 from ..ops import conv as ops
+from ..ops.arguments import is_int, per_axis
+from ..ops.padding import MODES, padded_conv, padded_conv_transpose
 
-__all__ = ["Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
+__all__ = [*(f"{lazy}Conv{kind}{d}d" for lazy in ("", "Lazy") for kind in ("", "Transpose") for d in (1, 2, 3))]
+
+# What the examples are for each number of axes: a convolution by hand, its result, and the code that shows another.
+_EXAMPLES = (
+    """>>> layer = nn.Conv1d(3, 1, 3, stride=2, bias=False)
+    >>> layer.weight.data = torch.tensor([[[1.0, 0, -1], [-1, 1, 0], [0, -1, 1]]])
+    >>> layer(torch.tensor([[2.0, 3, 1, 0, 4], [1, 2, 0, 1, 3], [0, 1, 2, 3, 1]])).tolist()
+    [[3.0, -4.0]]""",
+    """>>> nn.Conv2d(3, 6, 5)(torch.ones(1, 3, 32, 32)).shape
+    torch.Size([1, 6, 28, 28])
+    >>> sobel = nn.Conv2d(1, 1, 3, bias=False)
+    >>> sobel.weight.data = torch.tensor([[[[1.0, 0, -1], [2, 0, -2], [1, 0, -1]]]])
+    >>> sobel(torch.arange(16.0).view(1, 4, 4)).tolist()
+    [[[-8.0, -8.0], [-8.0, -8.0]]]""",
+    """>>> nn.Conv3d(1, 2, 3, padding=1, padding_mode="replicate")(torch.ones(1, 1, 4, 4, 4)).shape
+    torch.Size([1, 2, 4, 4, 4])""",
+)
 
 
-class _Conv:
+class _Layer:
+    """What all of them share: documentation and a constructor for each class, with its number of axes in it."""
+
+    dims: int
+    documentation: str
+
+    def __init_subclass__(cls, dims: int = 0) -> None:
+        super().__init_subclass__()
+        if dims:
+            cls.dims = dims
+            words = {
+                "{dims}": str(dims),
+                "{letters}": ("L", "H, W", "D, H, W")[dims - 1],
+                "{axes}": ("one axis", "two axes", "three axes")[dims - 1],
+                "{parameters}": str(10 * (3 * 5**dims + 1)),
+                "{macs}": str(10 * 3 * 5**dims * 32**dims),
+                "{example}": _EXAMPLES[dims - 1],
+            }
+            text = cls.documentation
+            for name, word in words.items():
+                text = text.replace(name, word)
+            cls.__doc__ = text
+            cls.__init__ = _constructor(cls, cls.__bases__[-1].__init__)  # type: ignore[method-assign, misc]
+
+
+def _constructor(cls: Any, theirs: Any) -> Callable[..., None]:
+    """torch's constructor, with its signature, after our checks, and for what it refuses and our layers can."""
+    signature = inspect.signature(theirs)
+
+    @functools.wraps(theirs)
+    def construct(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            bound = signature.bind(self, *args, **kwargs)
+        except TypeError:
+            theirs(self, *args, **kwargs)  # says which argument is missing or too many
+            raise
+        bound.apply_defaults()
+        given = _checked(bound.arguments, cls.dims, type(self).__name__)
+        kept = {name: given[name] for name in ("stride", "padding", "padding_mode")}
+        if given["padding"] == "same":
+            given["stride"] = (1,) * cls.dims
+        if "output_padding" in given:  # transposed: torch's knows numbers of zeros only
+            given["padding_mode"] = "zeros"
+            given["padding"] = (0,) * cls.dims if isinstance(given["padding"], str) else given["padding"]
+        del given["self"]
+        super(cls, self).__init__(**given)
+        self.__dict__ |= kept
+
+    return construct
+
+
+def _checked(arguments: dict[str, Any], dims: int, where: str) -> dict[str, Any]:
+    """The constructor's arguments, the numbers as plain integers, one for each axis. Raises for what no layer can have."""
+    a = dict(arguments)
+    for name, least in (("in_channels", 0), ("out_channels", 1), ("groups", 1)):
+        if name not in a:  # a lazy layer's in_channels
+            continue
+        value = a[name] = _whole(a[name])
+        if not is_int(value):
+            raise ArgumentTypeError(build(where, f"{name} to be an integer", repr(value), do="Give one integer."))
+        if value < least:
+            raise ArgumentError(build(where, f"{name} of at least {least}", value, do="Choose a larger one."))
+    for name in ("in_channels", "out_channels"):
+        if a.get(name, 0) % a["groups"]:
+            raise ArgumentError(build(where, f"groups that divide {name}, {a[name]}", a["groups"], do="Choose a divisor."))
+    for name, least in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("output_padding", 0), ("dilation", 1)):
+        if name not in a:
+            continue
+        if name == "padding" and isinstance(a[name], str):
+            if a[name] not in ("same", "valid"):
+                fix = f'Use "same" for {"input · stride" if "output_padding" in a else "ceil(input / stride)"} outputs.'
+                raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(a[name]), do=fix))
+            continue
+        a[name] = per_axis(_whole(a[name]), dims, least, name, where)
+    if a["padding"] == "same" and any(a.get("output_padding", ())):
+        fix = "Leave output_padding out."
+        raise ArgumentError(build(where, 'no output_padding beside padding "same"', a["output_padding"], do=fix))
+    if a["padding_mode"] not in MODES:
+        fix = f"Choose one of {', '.join(MODES)}."
+        raise ArgumentError(build(where, "a padding_mode that exists", repr(a["padding_mode"]), do=fix))
+    if prod((a.get("in_channels", 1), a["out_channels"], *a["kernel_size"])) > 2**40:
+        raise ArgumentError(build(where, "a weight that fits memory", a["kernel_size"], do="Choose a smaller kernel_size."))
+    return a
+
+
+def _whole(value: Any) -> Any:
+    """Whole numbers of other libraries as Python's, in a sequence too; anything else as it is."""
+    if isinstance(value, Iterable) and not isinstance(value, str | Tensor):
+        return tuple(map(_whole, value))
+    if isinstance(value, bool | int | torch.SymInt) or not hasattr(value, "__index__"):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:  # a tensor of something else
+        return value
+
+
+class _Conv(_Layer):
+    documentation = """Convolution over {axes}: every output is a weighted sum of what its window sees.
+
+    .. math:: y[n, k, o] = b[k] + Σ_c Σ_t x[n, c, o · stride + t · dilation - before] · w[k, c, t]
+
+    c runs over the in_channels / groups channels of k's group, t over the taps. It is a cross-correlation: the kernel is not turned.
+    The size of each axis is ``⌊(I + before + after - dilation·(kernel_size - 1) - 1) / stride⌋ + 1``.
+
+    Arguments as in ``torch.nn``, and ``padding="same"`` at any stride: as much padding as makes ``⌈I / stride⌉`` outputs, an odd one
+    behind. ``padding_mode`` says what stands in the padding, also in that of ``"same"``: "zeros", "reflect", "replicate" or "circular".
+
+    Shapes: x (N, in_channels, {letters}) or (in_channels, {letters}); y (N, out_channels, {letters}) or without N;
+    weight (out_channels, in_channels / groups, *kernel_size), bias (out_channels,).
+
+    Cost: ``out_channels · (in_channels / groups · taps + 1)`` parameters; ``in_channels / groups · taps`` MACs (multiply-adds) an
+    output, those with padding counted.
+
+    Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no convolution can have.
+
+    Source: LeCun et al. 1989; Dumoulin, Visin 2016, "A guide to convolution arithmetic for deep learning".
+
+    >>> from striate import nn
+    >>> layer = nn.Conv{dims}d(3, 10, 5, padding=2)
+    >>> y = layer(torch.ones(1, 3, *[32] * {dims}))
+    >>> sum(p.numel() for p in layer.parameters()), y.numel() * layer.weight[0].numel()  # parameters and MACs
+    ({parameters}, {macs})
+    >>> nn.Conv{dims}d(1, 1, 3, stride=2, padding="same")(torch.ones(1, *[7] * {dims})).shape[1:].numel() == 4**{dims}
+    True
+    {example}
+    """
+
     def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        padding = self.padding
+        rest = (self.stride, self.padding, self.dilation, self.groups)
         if self.padding_mode != "zeros":
-            input, padding = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
-        return ops.conv(input, weight, bias, self.stride, padding, self.dilation, self.groups, dims=len(self.kernel_size))
+            return padded_conv(input, weight, bias, *rest, self.padding_mode, dims=self.dims, where=type(self).__name__)
+        return ops.conv(input, weight, bias, *rest, dims=self.dims, where=type(self).__name__)
 
 
-class _ConvTranspose:
-    def forward(self: Any, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        dims = len(self.kernel_size)
-        extra = self._output_padding(input, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation)
-        return ops.conv_transpose(input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation, dims=dims)
+class _ConvTranspose(_Layer):
+    documentation = """The adjoint of a convolution over {axes}, a layer of its own: every input spreads over a window of outputs.
+
+    .. math:: y[n, k, i] = b[k] + Σ_{(o, t): o·stride + t·dilation - before = i} Σ_c x[n, c, o] · w[c, k, t]
+
+    c runs over the in_channels / groups channels of k's group. The size of each axis is
+    ``(I - 1)·stride - 2·padding + dilation·(kernel_size - 1) + 1 + output_padding``: the same arguments bring a convolution of y
+    to x's size.
+
+    Arguments as in ``torch.nn``, and ``padding="same"``: the output has ``I · stride`` values; ``"valid"``: no padding.
+    ``padding_mode`` other than "zeros" gives the adjoint of a convolution with that mode: what came to lie in the padding is not
+    dropped but added to the outputs that the padding is made of, round the other end with "circular".
+    ``forward(x, output_size)`` chooses among the sizes that such a convolution brings to x's.
+
+    Shapes: x (N, in_channels, {letters}) or (in_channels, {letters}); y (N, out_channels, {letters}) or without N;
+    weight (in_channels, out_channels / groups, *kernel_size), bias (out_channels,).
+
+    Cost: ``in_channels · out_channels / groups · taps + out_channels`` parameters; ``out_channels / groups · taps`` MACs (multiply-adds)
+    an input.
+
+    Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no transposed convolution can have.
+
+    Source: Zeiler et al. 2010, "Deconvolutional networks"; Dumoulin, Visin 2016, "A guide to convolution arithmetic for deep learning".
+
+    >>> from striate import nn
+    >>> layer = nn.ConvTranspose{dims}d(2, 1, 3, stride=2, padding="same")
+    >>> layer(torch.ones(1, 2, *[4] * {dims})).shape[2:].numel() == 8**{dims}
+    True
+    >>> conv, back = (kind(1, 1, 3, padding=1, padding_mode="circular", bias=False) for kind in (nn.Conv{dims}d, nn.ConvTranspose{dims}d))
+    >>> back.load_state_dict(conv.state_dict())
+    <All keys matched successfully>
+    >>> x, y = torch.randn(2, 1, *[5] * {dims})
+    >>> torch.allclose((conv(x) * y).sum(), (x * back(y)).sum(), atol=1e-4)  # what an adjoint is
+    True
+    """
+
+    def forward(self: Any, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        rest = (input, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        if self.padding_mode != "zeros" or output_size is not None:
+            return padded_conv_transpose(*rest, self.padding_mode, output_size, dims=self.dims, where=type(self).__name__)
+        return ops.conv_transpose(*rest, dims=self.dims, where=type(self).__name__)
 
 
-class Conv1d(_Conv, torch.nn.Conv1d):
-    """Convolution over one axis; arguments, shapes and state as in ``torch.nn``. Formula: :func:`striate.ops.conv.conv`.
+class _Lazy:
+    """A layer that takes in_channels from its first input and becomes ``cls_to_become`` then."""
 
-    >>> Conv1d(3, 1, 3, stride=2)(torch.ones(1, 3, 5)).shape
-    torch.Size([1, 1, 2])
+    def initialize_parameters(self: Any, input: Tensor, *args: Any, **kwargs: Any) -> None:
+        if self.has_uninitialized_params():
+            channels = self._get_in_channels(input)
+            if channels % self.groups:
+                expects, fix = f"groups that divide x's channels, {channels}", "Choose a divisor."
+                raise ArgumentError(build(type(self).__name__, expects, self.groups, do=fix, x=tuple(input.shape)))
+        super().initialize_parameters(input, *args, **kwargs)  # type: ignore[misc]
+
+    def _get_in_channels(self: Any, input: Any) -> int:
+        where, dims = type(self).__name__, self.dims
+        if not isinstance(input, Tensor):
+            raise ArgumentTypeError(build(where, "x to be a tensor", type(input).__name__, do="Call torch.as_tensor on it first."))
+        if input.dim() not in (dims + 1, dims + 2):
+            letters = ("L", "H, W", "D, H, W")[dims - 1]
+            expects, fix = f"x of shape (N, C, {letters}) or (C, {letters})", "Add or drop axes with unsqueeze or flatten."
+            raise ShapeError(build(where, expects, tuple(input.shape), do=fix))
+        channels: int = input.shape[-dims - 1]
+        if channels == 0:  # torch's would leave the bias as it lay in memory
+            raise ShapeError(build(where, "x of at least one channel", tuple(input.shape), do="Give the first input channels."))
+        return channels
+
+
+class _LazyConv(_Lazy, _Conv):
+    documentation = """:class:`Conv{dims}d` that takes ``in_channels`` from its first input, and is one from then on.
+
+    Arguments as in ``torch.nn``, and what :class:`Conv{dims}d` takes besides.
+
+    Raises as :class:`Conv{dims}d` does, and ArgumentError where ``groups`` do not divide the channels.
+
+    >>> from striate import nn
+    >>> layer = nn.LazyConv{dims}d(8, 3, stride=2, padding="same")
+    >>> y = layer(torch.ones(1, 4, *[6] * {dims}))
+    >>> type(layer).__name__, layer.in_channels, y.shape[2]
+    ('Conv{dims}d', 4, 3)
     """
 
 
-class Conv2d(_Conv, torch.nn.Conv2d):
-    """Convolution over two axes; arguments, shapes and state as in ``torch.nn``. Formula: :func:`striate.ops.conv.conv`.
+class _LazyConvTranspose(_Lazy, _ConvTranspose):
+    documentation = """:class:`ConvTranspose{dims}d` that takes ``in_channels`` from its first input, and is one from then on.
 
-    >>> Conv2d(3, 10, 5, padding=2)(torch.ones(1, 3, 32, 32)).shape
-    torch.Size([1, 10, 32, 32])
+    Arguments as in ``torch.nn``, and what :class:`ConvTranspose{dims}d` takes besides.
+
+    Raises as :class:`ConvTranspose{dims}d` does, and ArgumentError where ``groups`` do not divide the channels.
+
+    >>> from striate import nn
+    >>> layer = nn.LazyConvTranspose{dims}d(8, 3, stride=2, padding="same")
+    >>> y = layer(torch.ones(1, 4, *[6] * {dims}))
+    >>> type(layer).__name__, layer.in_channels, y.shape[2]
+    ('ConvTranspose{dims}d', 4, 12)
     """
 
 
-class Conv3d(_Conv, torch.nn.Conv3d):
-    """Convolution over three axes; arguments, shapes and state as in ``torch.nn``. Formula: :func:`striate.ops.conv.conv`.
-
-    >>> Conv3d(1, 2, 3)(torch.ones(1, 1, 4, 4, 4)).shape
-    torch.Size([1, 2, 2, 2, 2])
-    """
+class Conv1d(_Conv, torch.nn.Conv1d, dims=1):
+    pass
 
 
-class ConvTranspose1d(_ConvTranspose, torch.nn.ConvTranspose1d):
-    """The adjoint of a convolution over one axis; arguments, shapes and state as in ``torch.nn``.
-
-    >>> ConvTranspose1d(2, 1, 2, stride=2)(torch.ones(1, 2, 4)).shape
-    torch.Size([1, 1, 8])
-    """
+class Conv2d(_Conv, torch.nn.Conv2d, dims=2):
+    pass
 
 
-class ConvTranspose2d(_ConvTranspose, torch.nn.ConvTranspose2d):
-    """The adjoint of a convolution over two axes; arguments, shapes and state as in ``torch.nn``.
-
-    >>> ConvTranspose2d(2, 1, 2, stride=2)(torch.ones(1, 2, 4, 4)).shape
-    torch.Size([1, 1, 8, 8])
-    """
+class Conv3d(_Conv, torch.nn.Conv3d, dims=3):
+    pass
 
 
-class ConvTranspose3d(_ConvTranspose, torch.nn.ConvTranspose3d):
-    """The adjoint of a convolution over three axes; arguments, shapes and state as in ``torch.nn``.
+class ConvTranspose1d(_ConvTranspose, torch.nn.ConvTranspose1d, dims=1):
+    pass
 
-    >>> ConvTranspose3d(2, 1, 2, stride=2)(torch.ones(1, 2, 2, 2, 2)).shape
-    torch.Size([1, 1, 4, 4, 4])
-    """
+
+class ConvTranspose2d(_ConvTranspose, torch.nn.ConvTranspose2d, dims=2):
+    pass
+
+
+class ConvTranspose3d(_ConvTranspose, torch.nn.ConvTranspose3d, dims=3):
+    pass
+
+
+class LazyConv1d(_LazyConv, torch.nn.LazyConv1d, dims=1):  # type: ignore[misc]
+    cls_to_become = Conv1d
+
+
+class LazyConv2d(_LazyConv, torch.nn.LazyConv2d, dims=2):  # type: ignore[misc]
+    cls_to_become = Conv2d
+
+
+class LazyConv3d(_LazyConv, torch.nn.LazyConv3d, dims=3):  # type: ignore[misc]
+    cls_to_become = Conv3d
+
+
+class LazyConvTranspose1d(_LazyConvTranspose, torch.nn.LazyConvTranspose1d, dims=1):  # type: ignore[misc]
+    cls_to_become = ConvTranspose1d
+
+
+class LazyConvTranspose2d(_LazyConvTranspose, torch.nn.LazyConvTranspose2d, dims=2):  # type: ignore[misc]
+    cls_to_become = ConvTranspose2d
+
+
+class LazyConvTranspose3d(_LazyConvTranspose, torch.nn.LazyConvTranspose3d, dims=3):  # type: ignore[misc]
+    cls_to_become = ConvTranspose3d

@@ -84,15 +84,19 @@ def _adaptive_avg(dims: int) -> Callable[..., Tensor]:
 
 
 def _convolution(dims: int) -> Callable[..., Tensor]:
+    where = f"conv{dims}d"
+
     def conv(
         input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
     ) -> Tensor:
-        return _conv.conv(input, weight, bias, stride, padding, dilation, groups, dims=dims)
+        return _conv.conv(input, weight, bias, stride, padding, dilation, groups, dims=dims, where=where)
 
-    return _named(conv, f"conv{dims}d", _conv.conv)
+    return _named(conv, where, _conv.conv)
 
 
 def _transposed(dims: int) -> Callable[..., Tensor]:
+    where = f"conv_transpose{dims}d"
+
     def conv_transpose(
         input: Tensor,
         weight: Tensor,
@@ -103,9 +107,9 @@ def _transposed(dims: int) -> Callable[..., Tensor]:
         groups: int = 1,
         dilation: Any = 1,
     ) -> Tensor:
-        return _conv.conv_transpose(input, weight, bias, stride, padding, output_padding, groups, dilation, dims=dims)
+        return _conv.conv_transpose(input, weight, bias, stride, padding, output_padding, groups, dilation, dims=dims, where=where)
 
-    return _named(conv_transpose, f"conv_transpose{dims}d", _conv.conv_transpose)
+    return _named(conv_transpose, where, _conv.conv_transpose)
 
 
 def _named(function: Callable[..., Any], name: str, documented: Callable[..., Any]) -> Callable[..., Any]:

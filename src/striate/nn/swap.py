@@ -7,8 +7,9 @@ from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 import torch
+from torch.nn.parameter import is_lazy
 
-from . import conv, norm, pool
+from . import blocks, conv, norm, pool
 from .norm import _Activated
 
 __all__ = ["Left", "accelerate", "fusions", "plan", "restore"]
@@ -19,11 +20,11 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 # Parameters, buffers, hooks, mode and identity stay because the object stays.
 SWAPS: dict[type, type] = {
     theirs: getattr(family, name)
-    for family in (conv, norm, pool)
+    for family in (blocks, conv, norm, pool)
     for name in family.__all__
     if (theirs := getattr(torch.nn, name, None)) is not None and issubclass(getattr(family, name), theirs)
 }
-OWN = {getattr(family, name) for family in (conv, norm, pool) for name in family.__all__}
+OWN = {getattr(family, name) for family in (blocks, conv, norm, pool) for name in family.__all__}
 BACK = {ours: theirs for theirs, ours in SWAPS.items()}
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 _FUSED = "_striate_fused"  # on a norm that computes the activation behind it
@@ -103,11 +104,33 @@ def fusions(model: torch.nn.Module) -> list[tuple[torch.nn.Module, torch.nn.Modu
     for module in model.modules():
         if isinstance(module, torch.nn.Sequential) and type(module).forward is torch.nn.Sequential.forward:
             for layer, act in pairwise(module):
-                kind = SWAPS.get(type(layer), type(layer))
-                fits = issubclass(kind, _Activated) and kind in BACK and getattr(layer, "activation", None) is None
-                if fits and type(act) in FUSED and lone(layer) and lone(act):
+                if fits(layer, act) and lone(layer) and lone(act):
                     found.append((layer, act))
     return found
+
+
+def fits(layer: torch.nn.Module, activation: torch.nn.Module) -> bool:
+    """Whether ``layer`` is a norm, ours or one that becomes ours, that can compute ``activation`` in its own pass.
+
+    >>> fits(torch.nn.BatchNorm2d(3), torch.nn.ReLU()), fits(torch.nn.BatchNorm2d(3), torch.nn.GELU())
+    (True, False)
+    """
+    kind = SWAPS.get(type(layer), type(layer))
+    able = issubclass(kind, _Activated) and kind in BACK and getattr(layer, "activation", None) is None
+    return able and type(activation) in FUSED
+
+
+def fuse(layer: torch.nn.Module, activation: torch.nn.Module) -> None:
+    """Makes ``layer`` compute ``activation``, and ``activation`` hand on what it gets; :func:`restore` undoes it.
+
+    >>> layer, activation = norm.BatchNorm2d(3), torch.nn.ReLU()
+    >>> fuse(layer, activation)
+    >>> layer.activation, activation
+    ('relu', AbsorbedReLU(computed by the norm before))
+    """
+    name, absorbed = FUSED[type(activation)]
+    layer.__dict__ |= {"activation": name, "negative_slope": getattr(activation, "negative_slope", 0.01), _FUSED: True}
+    activation.__class__ = absorbed
 
 
 def accelerate(model: Model) -> Model:
@@ -129,12 +152,12 @@ def accelerate(model: Model) -> Model:
         module = modules[name]
         module.__class__ = SWAPS[type(module)]
     for layer, activation in fused:
-        name, absorbed = FUSED[type(activation)]
-        layer.__dict__ |= {"activation": name, "negative_slope": getattr(activation, "negative_slope", 0.01), _FUSED: True}
-        activation.__class__ = absorbed
+        fuse(layer, activation)
     for module in modules.values():
         relaid = []
         for name, parameter in module.named_parameters(recurse=False):
+            if is_lazy(parameter):  # it has no shape yet
+                continue
             format = _FORMATS.get(parameter.dim())
             if format is not None and parameter.is_contiguous() and not parameter.is_contiguous(memory_format=format):
                 parameter.data = parameter.data.contiguous(memory_format=format)

@@ -22,10 +22,10 @@ def is_int(value: Any) -> bool:
     return isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
 
 
-def per_axis(value: Any, dims: int, least: int, what: str, where: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+def per_axis(value: Any, dims: int, least: int, what: str, where: str, shape: tuple[int, ...] | None = None) -> tuple[int, ...]:
     """One number for each axis, each at least ``least``, from one for all or a list.
 
-    Raises ArgumentTypeError or ArgumentError, with ``what`` for the argument's name and ``where`` for the operation's.
+    Raises ArgumentTypeError or ArgumentError, with ``what`` for the argument's name, ``where`` for the operation's, and x's ``shape``.
 
     >>> per_axis(3, 2, 1, "stride", "conv2d", (1, 3, 8, 8))
     (3, 3)
@@ -35,11 +35,16 @@ def per_axis(value: Any, dims: int, least: int, what: str, where: str, shape: tu
         values *= dims
     if len(values) != dims or not all(is_int(v) for v in values):
         one = "an integer" if dims == 1 else f"one integer or {dims}"
-        raise ArgumentTypeError(build(where, f"{what} to be {one}", repr(value), do=f"Give {one}.", x=shape))
+        raise ArgumentTypeError(build(where, f"{what} to be {one}", repr(value), do=f"Give {one}.", **_facts(shape)))
     for v in values:
         if not least <= v <= LARGEST:
-            raise ArgumentError(build(where, f"{what} from {least} to 2^62", v, do=f"Choose a {what} of at least {least}.", x=shape))
+            fix = f"Choose {'an' if what[0] in 'aeiou' else 'a'} {what} of at least {least}."
+            raise ArgumentError(build(where, f"{what} from {least} to 2^62", v, do=fix, **_facts(shape)))
     return values
+
+
+def _facts(shape: tuple[int, ...] | None) -> dict[str, object]:
+    return {} if shape is None else {"x": shape}
 
 
 def as_key(value: Any) -> Any:

@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 
 from .. import native
 
-__all__ = ["Candidate", "always", "choose", "explain", "first", "native_refusal", "prefer", "preferred"]
+__all__ = ["Candidate", "always", "choose", "explain", "first", "native_refusal", "prefer", "preferred", "reasons"]
 
 
 def always(*args: Any) -> None:
@@ -40,11 +40,6 @@ class Candidate(NamedTuple):
     refuse: Callable[..., str | None]
     run: Callable[..., Any]
     slower: Callable[..., str | None] = always
-
-    def reason(self, *args: Any) -> str | None:
-        """Why it is not taken for these arguments."""
-        reason = self.refuse(*args)
-        return self.slower(*args) if reason is None and self.name != _preferred else reason
 
 
 _preferred: str | None = os.environ.get("STRIATE_METHOD")
@@ -73,33 +68,35 @@ def preferred() -> str | None:
     return _preferred
 
 
-def _in_order(candidates: Sequence[Candidate]) -> Sequence[Candidate]:
-    if _preferred is None:
-        return candidates
-    return sorted(candidates, key=lambda c: c.name != _preferred)
+def reasons(candidates: Sequence[Candidate], *args: Any, method: str | None = None) -> Iterator[tuple[Candidate, str | None]]:
+    """The candidates in the order they are asked, each with the reason against it; the one named ``method`` first."""
+    name = method or _preferred
+    for candidate in candidates if name is None else sorted(candidates, key=lambda c: c.name != name):
+        reason = candidate.refuse(*args)
+        yield candidate, candidate.slower(*args) if reason is None and candidate.name != name else reason
 
 
-def choose(candidates: Sequence[Candidate], *args: Any) -> Callable[..., Any]:
-    """The method of the first candidate that has no reason against it; the last one never has."""
-    return first(candidates, *args).run
-
-
-def first(candidates: Sequence[Candidate], *args: Any) -> Candidate:
-    """That candidate itself."""
-    for candidate in _in_order(candidates):
-        if candidate.reason(*args) is None:
+def first(candidates: Sequence[Candidate], *args: Any, method: str | None = None) -> Candidate:
+    """The first candidate that has no reason against it; the last one never has."""
+    for candidate, reason in reasons(candidates, *args, method=method):
+        if reason is None:
             return candidate
     raise AssertionError(f"the last of {[c.name for c in candidates]} refused")
 
 
-def explain(candidates: Sequence[Candidate], *args: Any) -> list[tuple[str, str | None]]:
+def choose(candidates: Sequence[Candidate], *args: Any) -> Callable[..., Any]:
+    """What that candidate computes."""
+    return first(candidates, *args).run
+
+
+def explain(candidates: Sequence[Candidate], *args: Any, method: str | None = None) -> list[tuple[str, str | None]]:
     """Every candidate up to the chosen one, with the reason against it; the chosen one's is None."""
-    reasons: list[tuple[str, str | None]] = []
-    for candidate in _in_order(candidates):
-        reasons.append((candidate.name, candidate.reason(*args)))
-        if reasons[-1][1] is None:
+    told: list[tuple[str, str | None]] = []
+    for candidate, reason in reasons(candidates, *args, method=method):
+        told.append((candidate.name, reason))
+        if reason is None:
             break
-    return reasons
+    return told
 
 
 def native_refusal(*tensors: torch.Tensor | None) -> str | None:

@@ -21,7 +21,7 @@ from .. import native
 from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
 from ..reference import conv as reference
 from ..window import Axis, Window, output_size, same_padding
-from . import choose
+from . import choose, crossovers
 from .arguments import as_key, is_int, per_axis
 from .choose import Candidate, always, native_refusal
 from .layout import empty, is_channels_last
@@ -119,6 +119,9 @@ def _check_tensors(x: Any, weight: Any, bias: Any, groups: Any, dims: int, where
         if groups > 1:
             fix = f"The weight and {groups} groups fit {wanted} channels."
         raise ShapeError(build(where, f"{wanted} channels", channels, do=fix, x=shape, weight=of_weight))
+    if channels == 0:  # torch would give an output without filters
+        fix = "Only the batch may be empty."
+        raise ShapeError(build(where, "x of at least one channel", shape, do=fix, weight=of_weight))
     if bias is not None:
         filters = second * groups if transposed else first
         if tuple(bias.shape) != (filters,):
@@ -141,6 +144,13 @@ def _paddings(padding: Any, input: Any, size: Any, stride: Any, dilation: Any, w
     return [(p, p) for p in per_axis(padding, len(input), 0, "padding", where, shape)]
 
 
+def _check_room(sizes: Sequence[int], where: str, shape: tuple[int, ...], fix: str) -> None:
+    if torch.compiler.is_compiling() or not all(type(n) is int for n in sizes):
+        return
+    if prod(max(1, n) for n in sizes) > 2**40:
+        raise ShapeError(build(where, "an output that fits memory", tuple(sizes), do=fix, x=shape))
+
+
 def _plan(
     shape: tuple[int, ...], weight: tuple[int, ...], dims: int, stride: Any, padding: Any, dilation: Any, groups: int, where: str
 ) -> Plan:
@@ -155,6 +165,7 @@ def _plan(
             expects = f"a window no larger than the padded input, {i + before + after}"
             raise ShapeError(build(where, expects, (k - 1) * d + 1, do="Make the kernel or its dilation smaller, or pad more.", x=shape))
     batch = shape[0] if len(shape) == dims + 2 else 1
+    _check_room((batch, weight[0], *output), where, shape, "Pad less, or choose a larger stride.")
     befores, afters = tuple(p for p, _ in pads), tuple(p for _, p in pads)
     return Plan(batch, shape[-dims - 1], weight[0], groups, input, tuple(output), size, steps, holes, befores, afters)
 
@@ -201,6 +212,7 @@ def _transpose_plan(
             expects = "padding that leaves an output"
             raise ShapeError(build(where, expects, p, do=f"Pad less: {(o - 1) * s + d * (k - 1) + 1} values come out without.", x=shape))
     batch = shape[0] if len(shape) == dims + 2 else 1
+    _check_room((batch, weight[1] * groups, *input), where, shape, "Pad more, or choose a smaller stride.")
     befores = tuple(p for p, _ in pads)
     # of the convolution: behind, as much as before, or less where its output would else be more than what comes in
     afters = tuple(
@@ -233,14 +245,19 @@ class Call(NamedTuple):
     channels_last: bool  # the order of the activations, in and out
     dtype: torch.dtype
     refusal: str | None  # why no kernel of ours takes these tensors
+    method: str | None = None  # asked for by name
+
+    @property
+    def places(self) -> int:
+        return prod(self.plan.output)
 
 
 def _torch_refusal(call: Call) -> str | None:
     p = call.plan
-    if max(*p.stride, *p.dilation, *p.before, *p.after, *p.input) >= 2**31 - 1:
+    if any(n >= 2**31 - 1 for n in (*p.stride, *p.dilation, *p.before, *p.after, *p.input)):  # no max(): traced numbers would be compared
         return "torch's operators count in 32 bits"
-    if min(p.after) < 0:
-        return "torch's operators cannot leave out what lies behind"
+    if call.refusal is None and any(n < 0 for n in p.after):
+        return "torch's gradients cannot leave out what lies behind"
     return None
 
 
@@ -254,6 +271,9 @@ def _torch(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tens
     if call.map == "forward":
         return _CONV[p.dims](_padded(a, around), b, bias, p.stride, least, p.dilation, p.groups)
     stride = list(p.stride)
+    if call.map == "input" and call.refusal is not None:  # with torch's own gradient: of any type, under autocast and transforms
+        y = _TRANSPOSE[p.dims](a, b, bias, stride, least, _extra(call, least), p.groups, p.dilation)
+        return _padded(y, [-n for n in around])
     if call.map == "input":
         padded = [i + before + after - 2 * n for i, before, after, n in zip(p.input, p.before, p.after, least, strict=True)]
         x = empty(a, [p.batch, p.channels, *padded], a.dtype, call.channels_last)  # its layout is what counts
@@ -271,6 +291,13 @@ def _torch(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tens
     return torch.ops.aten.convolution_backward.default(a, x, w, None, *geometry, [False, True, False])[1]
 
 
+def _extra(call: Call, padding: list[int]) -> list[int]:
+    """torch's output_padding, by which a transposed convolution with that padding gets all values and those around."""
+    p = call.plan
+    axes = zip(p.input, p.before, p.after, padding, p.output, p.stride, p.dilation, p.size, strict=True)
+    return [i + before + after - 2 * n - ((o - 1) * s - 2 * n + d * (k - 1) + 1) for i, before, after, n, o, s, d, k in axes]
+
+
 def _padded(x: Tensor, around: list[int]) -> Tensor:
     return F.pad(x, around) if any(around) else x
 
@@ -282,16 +309,72 @@ def _reference(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> 
     return y if bias is None else y + bias.reshape(-1, *[1] * p.dims)
 
 
+def _torch_channels_last(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """torch's operator on activations turned to channels_last and back: oneDNN is at home there."""
+    format = FORMATS[call.plan.dims + 2]
+    a, b = (t if t.shape == call.plan.weight_shape else t.contiguous(memory_format=format) for t in (a, b))
+    y = _torch(call._replace(channels_last=True), a, b, *([] if call.map == "weight" else [bias]))
+    return y.contiguous()
+
+
+def _turning_refusal(call: Call) -> str | None:
+    if call.refusal is not None:
+        return call.refusal
+    if call.channels_last or call.plan.dims == 1:
+        return "the activations are channels_last already" if call.channels_last else "torch has no channels_last for one axis"
+    return _torch_refusal(call)
+
+
+def _pointwise(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A 1×1 convolution is a product of matrices: of all pixels at once in channels order, image by image in planes order."""
+    p = call.plan
+    weight_shape = (p.filters, p.channels)
+    if call.channels_last:
+        rows = [t.movedim(1, -1).reshape(-1, t.shape[1]) if t.shape != p.weight_shape or call.map == "weight" else t for t in (a, b)]
+        if call.map == "weight":
+            return (rows[0].T @ rows[1]).view(p.weight_shape)
+        w = b.reshape(weight_shape)
+        y = F.linear(rows[0], w if call.map == "forward" else w.T, bias)
+        return y.view(p.batch, *p.input, y.shape[1]).movedim(-1, 1)
+    if call.map == "weight":
+        dy, x = a.flatten(2), b.flatten(2).transpose(1, 2)
+        return torch.bmm(dy, x).sum(0).view(p.weight_shape)
+    w = b.reshape(weight_shape)
+    y = torch.matmul(w if call.map == "forward" else w.T, a.flatten(2))
+    if bias is not None:
+        y += bias[:, None]
+    return y.view(p.batch, y.shape[1], *p.input)
+
+
+def _pointwise_refusal(call: Call) -> str | None:
+    p = call.plan
+    if call.refusal is not None:
+        return call.refusal
+    if p.taps > 1 or p.groups > 1 or max(p.stride) > 1 or any(p.before) or any(p.after):
+        return "it is for one tap, one group, stride 1 and no padding"
+    return "there is nothing to compute" if any(n < 1 for n in (*p.x_shape, *p.y_shape)) else None
+
+
 def _native_refusal(call: Call) -> str | None:
     if call.refusal is not None:
         return call.refusal
     p = call.plan
-    if min(*p.x_shape, *p.y_shape) < 1:
+    if any(n < 1 for n in (*p.x_shape, *p.y_shape)):
         return "there is nothing to compute"
     axes = zip(p.size, p.dilation, p.before, p.stride, strict=True)
     if any(k > 4096 or max((k - 1) * d, before, s) > 65536 for k, d, before, s in axes):
         return "kernels are for windows of some thousand places"
+    columns = (min(512, p.output[-1]) - 1) * p.stride[-1] + (p.size[-1] - 1) * p.dilation[-1] + 1
+    if columns * prod(p.size[:-1]) * max(p.channels, p.filters) // p.groups > 2**23:
+        return "the inputs of one row of outputs are more than 32 MiB"
     return None
+
+
+def _depthwise_refusal(call: Call) -> str | None:
+    p = call.plan
+    if max(p.channels, p.filters) // p.groups > 32:
+        return "it is for at most 32 channels and filters a group"
+    return _native_refusal(call)
 
 
 def _native(method: str) -> Callable[..., Tensor]:
@@ -307,23 +390,33 @@ def _native(method: str) -> Callable[..., Tensor]:
     return run
 
 
+def _slower(name: str) -> Callable[[Call], str | None]:
+    return lambda call: crossovers.slower(name, call)
+
+
 METHODS = (
-    Candidate("depthwise", _native_refusal, _native("depthwise"), lambda call: None if call.plan.groups == call.plan.channels else "x"),
+    Candidate("depthwise", _depthwise_refusal, _native("depthwise"), _slower("depthwise")),
+    Candidate("direct", _native_refusal, _native("direct"), _slower("direct")),
+    Candidate("pointwise", _pointwise_refusal, _pointwise, _slower("pointwise")),
+    Candidate("torch_channels_last", _turning_refusal, _torch_channels_last, _slower("torch_channels_last")),
     Candidate("torch", _torch_refusal, _torch),
     Candidate("reference", always, _reference),
 )
 
 
+NAMES = tuple(candidate.name for candidate in METHODS)
+
+
 def method_for(call: Call) -> Candidate:
     """The method that computes this call: the first in order that has no reason against it."""
     if torch.compiler.is_compiling() or not all(type(n) is int for n in call.plan.x_shape):
-        return choose.first(METHODS, call)
+        return choose.first(METHODS, call, method=call.method)
     return _cached_method(call, choose.preferred())
 
 
 @functools.lru_cache(maxsize=4096)
 def _cached_method(call: Call, preferred: str | None) -> Candidate:
-    return choose.first(METHODS, call)
+    return choose.first(METHODS, call, method=call.method)
 
 
 # ------------------------------------------------------------------------------------------------------------ gradients
@@ -342,8 +435,16 @@ def _gradients(ctx: Any, call: Call, saved: tuple[Tensor, Tensor], g: Tensor) ->
     for wanted, (map, first, second) in zip(ctx.needs_input_grad, _GRADIENTS[call.map], strict=False):
         got.append(_apply(call._replace(map=map), tensors[first], tensors[second], None) if wanted else None)
     if len(ctx.needs_input_grad) > 2:
-        got.append(g.sum([0, *range(2, g.dim())]) if ctx.needs_input_grad[2] else None)
+        got.append(_bias_gradient(call, g) if ctx.needs_input_grad[2] else None)
     return got
+
+
+def _bias_gradient(call: Call, g: Tensor) -> Tensor:
+    plain = type(g) is Tensor and not torch.compiler.is_compiling() and not (torch.is_grad_enabled() and g.requires_grad)
+    if plain and call.refusal is None and g.numel() > 0:
+        with torch._C._AutoDispatchBelowAutograd():
+            return _ops.conv_bias.default(g, call.channels_last)
+    return g.sum([0, *range(2, g.dim())])
 
 
 class _Map(torch.autograd.Function):
@@ -383,6 +484,10 @@ if native.core:
     def _(dy: Any, weight: Any, bias: Any, input: Any, stride: Any, dilation: Any, before: Any, groups: Any, last: Any, method: Any) -> Any:
         return empty(dy, [dy.shape[0], weight.shape[1] * groups, *input], dy.dtype, last)
 
+    @torch.library.register_fake("striate::conv_bias")
+    def _(dy: Any, last: Any) -> Any:
+        return dy.new_empty([dy.shape[1]])
+
     @torch.library.register_fake("striate::conv_weight")
     def _(dy: Any, x: Any, size: Any, stride: Any, dilation: Any, before: Any, groups: Any, last: Any, method: Any) -> Any:
         return empty(dy, [dy.shape[1], x.shape[1] // groups, *size], dy.dtype, False)
@@ -417,12 +522,23 @@ if native.core:
 # ------------------------------------------------------------------------------------------------------------ functions
 
 
-def _run(map: Map, plan: Plan, x: Tensor, weight: Tensor, bias: Tensor | None, theirs: Callable[[], Tensor] | None) -> Tensor:
+def _run(
+    map: Map,
+    plan: Plan,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    theirs: Callable[[], Tensor] | None,
+    method: str | None,
+    where: str,
+) -> Tensor:
     """``theirs``: torch's operator as it is, where there is one for these arguments."""
+    if method is not None and method not in NAMES:
+        raise ArgumentError(build(where, f"method to be one of {', '.join(NAMES)}", repr(method), do="Leave it out for the fastest."))
     refusal = _autocast(x) or native_refusal(x, weight, bias)
     batch = x if x.dim() == plan.dims + 2 else x.unsqueeze(0)
     last = refusal is None and (is_channels_last(batch) or is_channels_last(weight))
-    call = Call(map, plan, last, x.dtype, refusal)
+    call = Call(map, plan, last, x.dtype, refusal, method)
     if theirs is not None and _all_torch(call):
         return theirs()
     y = _apply(call, batch, weight, bias) if refusal is None else method_for(call).run(call, batch, weight, bias)
@@ -454,11 +570,14 @@ def conv(
     *,
     dims: int,
     where: str = "conv",
+    method: str | None = None,
 ) -> Tensor:
     """Cross-correlation: ``y[n, k, o] = b[k] + sum over c, t of w[k, c, t] · x[n, c, o·stride + t·dilation - before]``.
 
     x: (N, C, *axes) or (C, *axes) of ``dims`` axes, weight: (K, C / groups, *taps), bias: (K,); y: (N, K, *outputs).
     padding: numbers, ``"valid"`` (none) or ``"same"`` (ceil(input / stride) outputs, an odd one behind).
+
+    method: one of ``striate.ops.conv.NAMES``, to go before the one that was measured to be fastest, wherever it can.
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no convolution can have.
 
@@ -471,7 +590,7 @@ def conv(
     plan = _planned(_plan, _cached_plan, x, weight, dims, stride, padding, dilation, groups, where)
     symmetric = plan.before == plan.after
     arguments = (x, weight, bias, plan.stride, plan.before, plan.dilation, groups)
-    return _run("forward", plan, x, weight, bias, (lambda: _CONV[dims](*arguments)) if symmetric else None)
+    return _run("forward", plan, x, weight, bias, (lambda: _CONV[dims](*arguments)) if symmetric else None, method, where)
 
 
 def conv_transpose(
@@ -486,6 +605,7 @@ def conv_transpose(
     *,
     dims: int,
     where: str = "conv_transpose",
+    method: str | None = None,
 ) -> Tensor:
     """The adjoint of :func:`conv` in x, a layer of its own: ``y[n, c, i] = b[c] + sum of w[k, c, t] · x[n, k, o]`` over the o and t
     with ``i = o·stride + t·dilation - before``.
@@ -506,4 +626,4 @@ def conv_transpose(
     if not isinstance(padding, str):
         arguments = (x, weight, bias, plan.stride, plan.before, output_padding, groups, plan.dilation)
         theirs = lambda: _TRANSPOSE[dims](*arguments)  # noqa: E731
-    return _run("input", plan, x, weight, bias, theirs)
+    return _run("input", plan, x, weight, bias, theirs, method, where)

@@ -1,0 +1,144 @@
+"""Locally connected layers: convolutions that do not share their weights between positions."""
+
+from __future__ import annotations
+
+from math import prod, sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
+from ..ops import local as ops
+from ..ops.arguments import LARGEST, is_int, per_axis
+
+__all__ = ["LocallyConnected1d", "LocallyConnected2d", "LocallyConnected3d"]
+
+Sizes = int | tuple[int, ...]
+
+
+def whole(value: Any, what: str, where: str, least: int = 1) -> int:
+    """``value`` if it is a whole number of at least ``least``; raises ArgumentTypeError or ArgumentError.
+
+    >>> whole(3, "in_channels", "LocallyConnected2d")
+    3
+    """
+    if not is_int(value):
+        raise ArgumentTypeError(build(where, f"{what} to be an integer", repr(value), do="Give a whole number."))
+    if not least <= value <= LARGEST:
+        raise ArgumentError(build(where, f"{what} from {least} to 2^62", value, do=f"Choose at least {least}."))
+    return int(value)
+
+
+class _LocallyConnected(torch.nn.Module):
+    """The body of the layers of one, two and three axes."""
+
+    dims: int
+    bias: torch.nn.Parameter | None
+    documentation = """A convolution over {axes} whose every output position has weights of its own.
+
+    .. math:: y[n, k, o] = b[k, o] + Σ_c Σ_t x[n, c, o · stride + t · dilation - before] · w[k, c, o, t]
+
+    input_size: the size of x's last axes, one number for all or one for each; it fixes the output's, and with it the weight's.
+    padding: numbers, ``"same"`` (``⌈I / stride⌉`` outputs, an odd one behind) or ``"valid"``.
+
+    Shapes: x (N, in_channels, {letters}) or (in_channels, {letters}); y alike, channels_last where x is; weight
+    (out_channels, in_channels, \\*output, \\*kernel_size); bias (out_channels, \\*output). Both start uniform within
+    ``1 / √(in_channels · taps)``, as a convolution's.
+
+    Memory order: the weight lies as it is used, [\\*output][out_channels][\\*kernel_size][in_channels], so its strides do not fall. Copies,
+    ``state_dict`` and optimizers keep that. A weight that was replaced by one of another order still works, for a copy each call.
+
+    Cost: out_channels·|output|·(in_channels·taps + 1) parameters; out_channels·|output|·in_channels·taps MACs a sample.
+
+    Raises ArgumentError, ArgumentTypeError or ShapeError for arguments no window can have and inputs of another size.
+
+    Source: Gregor, LeCun, *Emergence of complex-like cells in a temporal product network with local receptive fields*, 2010.
+
+    {example}
+    """
+
+    def __init_subclass__(cls, dims: int = 0) -> None:
+        super().__init_subclass__()
+        if dims:
+            cls.dims = dims
+            name, size, spread = f"LocallyConnected{dims}d", (8,) * dims, (6,) * dims
+            example = f""">>> layer = {name}(3, 4, input_size=8, kernel_size=3)
+    >>> layer(torch.ones(2, 3, {", ".join(map(str, size))})).shape, sum(p.numel() for p in layer.parameters())
+    (torch.Size([2, 4, {", ".join(map(str, spread))}]), {4 * prod(spread) * (3 * 3**dims + 1)})"""
+            words = {
+                "{letters}": ("L", "H, W", "D, H, W")[dims - 1],
+                "{axes}": ("one axis", "two axes", "three axes")[dims - 1],
+                "{example}": example,
+            }
+            text = cls.documentation
+            for name, word in words.items():
+                text = text.replace(name, word)
+            cls.__doc__ = text
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        input_size: Sizes,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Sizes | str = 0,
+        dilation: Sizes = 1,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        where = type(self).__name__
+        self.in_channels, self.out_channels = (
+            whole(value, what, where) for what, value in (("in_channels", in_channels), ("out_channels", out_channels))
+        )
+        self.input_size = per_axis(input_size, self.dims, 1, "input_size", where)
+        plan = ops.geometry(self.input_size, kernel_size, stride, padding, dilation, where, (self.in_channels, *self.input_size))
+        self.kernel_size, self.output_size = plan.window.size, plan.window.output
+        self.stride, self.padding, self.dilation = plan.stride, plan.padding, plan.dilation
+        shape = (self.out_channels, self.in_channels, *self.output_size, *self.kernel_size)
+        if prod(shape) > 2**40:
+            do = "Choose a larger stride, fewer channels, or a convolution, which shares them."
+            raise ArgumentError(build(where, "a weight that fits memory", shape, do=do))
+        factory = {"device": device, "dtype": dtype}
+        ordered = torch.empty(*self.output_size, self.out_channels, *self.kernel_size, self.in_channels, **factory)
+        self.weight = torch.nn.Parameter(ops.shaped(ordered))
+        shift = torch.empty(*self.output_size, self.out_channels, **factory).movedim(-1, 0)
+        self.register_parameter("bias", torch.nn.Parameter(shift) if bias else None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws weight and bias anew."""
+        bound = 1 / sqrt(self.in_channels * prod(self.kernel_size))
+        for p in self.parameters(recurse=False):
+            torch.nn.init.uniform_(p, -bound, bound)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Tensor) and input.dim() > self.dims and tuple(input.shape[-self.dims :]) != self.input_size:
+            size = tuple(input.shape[-self.dims :])
+            do = f"Set input_size={size}, or resize x."
+            raise ShapeError(build(type(self).__name__, f"an input of size {self.input_size}", size, do=do, x=tuple(input.shape)))
+        return ops.local(input, self.weight, self.bias, self.stride, self.padding, self.dilation, where=type(self).__name__)
+
+    def extra_repr(self) -> str:
+        told = f"{self.in_channels}, {self.out_channels}, input_size={self.input_size}, kernel_size={self.kernel_size}"
+        told += f", stride={self.stride}"
+        if self.padding not in ("valid", (0,) * self.dims):
+            told += f", padding={self.padding!r}"
+        if self.dilation != (1,) * self.dims:
+            told += f", dilation={self.dilation}"
+        return told + ("" if self.bias is not None else ", bias=False")
+
+
+class LocallyConnected1d(_LocallyConnected, dims=1):
+    pass
+
+
+class LocallyConnected2d(_LocallyConnected, dims=2):
+    pass
+
+
+class LocallyConnected3d(_LocallyConnected, dims=3):
+    pass

@@ -1,0 +1,199 @@
+"""Convolutions whose padding is made of the input itself, their adjoints, and transposed convolutions onto a size that is asked for.
+
+Each is a convolution without padding: of an input that has its margins already, or with a result whose margins go back to where they
+came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
+from ..window import same_padding
+from .arguments import is_int, per_axis
+from .conv import (
+    Sizes,
+    _cached_plan,
+    _cached_transpose_plan,
+    _check_tensors,
+    _plan,
+    _planned,
+    _transpose_plan,
+    conv,
+    conv_transpose,
+)
+
+__all__ = ["MODES", "fold", "pad", "padded_conv", "padded_conv_transpose"]
+
+MODES = ("zeros", "reflect", "replicate", "circular")
+
+
+def pad(x: Tensor, before: Sequence[int], after: Sequence[int], mode: str) -> Tensor:
+    """``x`` with margins around its last axes: zeros, the values next to the edge turned round, those at it, or the other end's.
+
+    Differentiable; keeps the memory order.
+
+    >>> x = torch.tensor([[1, 2, 3]])
+    >>> [pad(x.float(), [2], [1], mode).int().tolist()[0] for mode in MODES]
+    [[0, 0, 1, 2, 3, 0], [3, 2, 1, 2, 3, 2], [1, 1, 1, 2, 3, 3], [2, 3, 1, 2, 3, 1]]
+    """
+    if mode != "circular":
+        around = [n for sides in zip(reversed(before), reversed(after), strict=True) for n in sides]
+        return F.pad(x, around, mode="constant" if mode == "zeros" else mode)
+    for dim, (p, q) in enumerate(zip(before, after, strict=True), x.dim() - len(before)):  # F.pad's own leaves channels_last
+        head = [x.narrow(dim, x.shape[dim] - p, p)] if p else []  # an empty part would change the memory order
+        tail = [x.narrow(dim, 0, q)] if q else []
+        x = torch.cat([*head, x, *tail], dim)
+    return x
+
+
+def fold(y: Tensor, before: Sequence[int], after: Sequence[int], mode: str) -> Tensor:
+    """The adjoint of :func:`pad`: every margin is added to the values that it is made of.
+
+    .. math:: ⟨fold(y), x⟩ = ⟨y, pad(x)⟩
+
+    Differentiable; keeps the memory order.
+
+    >>> y = torch.tensor([[10.0, 20, 1, 2, 3, 30]])
+    >>> [fold(y, [2], [1], mode).int().tolist()[0] for mode in MODES]
+    [[1, 2, 3], [1, 52, 13], [31, 2, 33], [31, 12, 23]]
+    """
+    for dim, (p, q) in enumerate(zip(before, after, strict=True), y.dim() - len(before)):
+        size = y.shape[dim] - p - q
+        head, tail, y = y.narrow(dim, 0, p), y.narrow(dim, p + size, q), y.narrow(dim, p, size)
+        if p == 0 and q == 0:
+            continue
+        y = y.clone()
+        if mode == "reflect":
+            y.narrow(dim, 1, p).add_(head.flip(dim))
+            y.narrow(dim, size - 1 - q, q).add_(tail.flip(dim))
+        elif mode == "circular":
+            y.narrow(dim, size - p, p).add_(head)
+            y.narrow(dim, 0, q).add_(tail)
+        elif mode == "replicate":  # one after the other: a sum may depend on the number of threads
+            y.narrow(dim, 0, 1).index_add_(dim, y.new_zeros(p, dtype=torch.long), head)
+            y.narrow(dim, size - 1, 1).index_add_(dim, y.new_zeros(q, dtype=torch.long), tail)
+    return y
+
+
+def _check_margins(sizes: Sequence[int], before: Sequence[int], after: Sequence[int], mode: str, where: str, shape: Any) -> None:
+    """``sizes``: the axes inside the margins, of an input or of a transposed convolution's output."""
+    if mode not in MODES:
+        raise ArgumentError(build(where, f"a padding_mode of {_words(MODES)}", repr(mode), do="Leave it out for zeros.", x=shape))
+    for size, p, q in zip(sizes, before, after, strict=True):
+        if size < 1 and mode != "zeros":
+            raise ShapeError(build(where, f"values to make a {mode} padding of", size, do="Give at least one on each axis.", x=shape))
+        most = {"reflect": size - 1, "circular": size}.get(mode)
+        if most is not None and max(p, q) > most:
+            expects = f"a {mode} padding of at most {most} on an axis of {size}"
+            raise ArgumentError(build(where, expects, max(p, q), do="Pad less, or use padding_mode='replicate'.", x=shape))
+
+
+def _words(names: Sequence[str]) -> str:
+    *most, last = (repr(n) for n in names)
+    return f"{', '.join(most)} or {last}"
+
+
+def padded_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes | str = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+    mode: str = "zeros",
+    *,
+    dims: int,
+    where: str = "conv",
+) -> Tensor:
+    """:func:`striate.ops.conv.conv` of :func:`pad`'s result; ``"same"`` and numbers pad as they do there.
+
+    Raises as it does, and ArgumentError where a reflection or the way round is longer than the input.
+
+    >>> x, w = torch.tensor([[[1.0, 2, 3]]]), torch.ones(1, 1, 3)
+    >>> padded_conv(x, w, padding=1, mode="circular", dims=1)
+    tensor([[[6., 6., 6.]]])
+    """
+    _check_tensors(x, weight, bias, groups, dims, where, transposed=False)
+    plan = _planned(_plan, _cached_plan, x, weight, dims, stride, padding, dilation, groups, where)
+    shape = tuple(x.shape)
+    _check_margins(plan.input, plan.before, plan.after, mode, where, shape)
+    padded = tuple(i + p + q for i, p, q in zip(plan.input, plan.before, plan.after, strict=True))
+    if not torch.compiler.is_compiling() and all(type(n) is int for n in shape) and prod((*shape[:-dims], *padded)) > 2**40:
+        raise ShapeError(build(where, "a padded input that fits memory", padded, do="Pad less.", x=shape))
+    if any(plan.before) or any(plan.after):
+        x = pad(x, plan.before, plan.after, mode)
+    return conv(x, weight, bias, plan.stride, 0, plan.dilation, groups, dims=dims, where=where)
+
+
+def padded_conv_transpose(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes | str = 0,
+    output_padding: Sizes = 0,
+    groups: int = 1,
+    dilation: Sizes = 1,
+    mode: str = "zeros",
+    output_size: Sequence[int] | None = None,
+    *,
+    dims: int,
+    where: str = "conv_transpose",
+) -> Tensor:
+    """The adjoint of :func:`padded_conv` in x, with a bias: a transposed convolution without padding, then :func:`fold`.
+
+    output_size: the result's axes (batch and channels before them are passed over), of those that the convolution brings to x's size;
+    it takes the place of ``output_padding``.
+
+    Raises as :func:`striate.ops.conv.conv_transpose` does; ArgumentError for a size that the convolution does not bring to x's, and
+    where a reflection or the way round is longer than the result.
+
+    >>> x, w = torch.tensor([[[1.0, 10, 100]]]), torch.tensor([[[1.0, 2, 3]]])
+    >>> padded_conv_transpose(x, w, padding=1, mode="circular", dims=1)
+    tensor([[[312., 123., 231.]]])
+    >>> padded_conv_transpose(x, w, stride=2, padding="same", output_size=[5], dims=1)
+    tensor([[[  2.,  13.,  20., 130., 200.]]])
+    """
+    _check_tensors(x, weight, bias, groups, dims, where, transposed=True)
+    shape = tuple(x.shape)
+    if output_size is not None:  # first the largest
+        output_padding = 0 if padding == "same" else tuple(s - 1 for s in per_axis(stride, dims, 1, "stride", where, shape))
+    make, cached = _transpose_plan, _cached_transpose_plan
+    plan = _planned(make, cached, x, weight, dims, stride, padding, output_padding, dilation, groups, where)
+    sizes = plan.input if output_size is None else _asked(output_size, plan.input, plan.stride, where, shape)
+    before, after, tail = [], [], []
+    for i, o, k, s, d, p in zip(sizes, plan.output, plan.size, plan.stride, plan.dilation, plan.before, strict=True):
+        p, q = same_padding(i, k, s, d) if padding == "same" else (p, p)
+        before.append(p)
+        after.append(q)
+        tail.append(i + p + q - ((o - 1) * s + d * (k - 1) + 1))
+    _check_margins(sizes, before, after, mode, where, shape)
+    if mode == "zeros" and padding != "same":
+        return conv_transpose(x, weight, bias, plan.stride, plan.before, tail, groups, plan.dilation, dims=dims, where=where)
+    y = conv_transpose(x, weight, None, plan.stride, 0, tail, groups, plan.dilation, dims=dims, where=where)
+    y = fold(y, before, after, mode)
+    return y if bias is None else y + bias.to(y.dtype).reshape(-1, *[1] * dims)
+
+
+def _asked(given: Any, most: tuple[int, ...], stride: Sequence[int], where: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of ``output_size``: any of the last as many sizes as the stride."""
+    dims, rank = len(most), len(shape)
+    sizes = tuple(given) if isinstance(given, list | tuple) else (given,)
+    if len(sizes) == rank:
+        sizes = sizes[rank - dims :]
+    if len(sizes) != dims or not all(is_int(n) for n in sizes):
+        expects = f"an output_size of {dims} or {rank} integers"
+        raise ArgumentTypeError(build(where, expects, repr(given), do="Give the sizes of the axes.", x=shape))
+    least = tuple(max(1, n - s + 1) for n, s in zip(most, stride, strict=True))
+    if not all(a <= n <= b for a, n, b in zip(least, sizes, most, strict=True)):
+        fix = "A convolution brings only these to x's size."
+        raise ArgumentError(build(where, f"an output_size from {least} to {most}", sizes, do=fix, x=shape))
+    return sizes
