@@ -3,7 +3,8 @@
 Each case is called in turn by every contestant, once untimed and once timed, over and over; medians are reported. The C
 library is told to keep freed memory: as it comes, glibc gives blocks of tens of megabytes back and faults them in again at a
 microsecond a page, whoever happens to call next, which is several times what any of these kernels takes
-(--allocator default shows it). The limit is the machine's copy bandwidth, measured in the same rounds.
+(--allocator default shows it). The limit is the machine's copy bandwidth or, where it takes longer, the arithmetic of a large product
+of matrices, both measured in the same rounds.
 Contestants: striate on the row's layout, torch eager on NCHW and on NHWC, and torch eager on the row's layout again (A/A: its
 ratio to itself shows the noise). "kept" is what forward keeps
 for backward, over what torch keeps. The error is the largest against float64, in units of the largest value.
@@ -31,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from samples import BENCHMARKS, Benchmark, channels_last
 
 RESULTS = Path(__file__).parent / "results"
+GEMM_SIDE = 2048
 COPY_ELEMENTS = 2**25  # 128 MiB read, 128 MiB written: far beyond any cache
 Call = Callable[[], Any]
 
@@ -63,9 +65,12 @@ def medians_ms(contestants: dict[str, Call], rounds: int) -> dict[str, tuple[flo
     return result
 
 
-def both_passes(function: Callable[..., torch.Tensor], parameters: list[Any], x: torch.Tensor, dy: torch.Tensor) -> tuple[Call, Call]:
-    x = x.detach().requires_grad_()
-    return lambda: function(x), lambda: torch.autograd.grad(function(x), [x, *parameters], dy)
+def both_passes(
+    function: Callable[..., torch.Tensor], parameters: list[Any], x: torch.Tensor, dy: torch.Tensor, input_gradient: bool
+) -> tuple[Call, Call]:
+    x = x.detach().requires_grad_(input_gradient)
+    wanted = [x, *parameters] if input_gradient else parameters
+    return lambda: function(x), lambda: torch.autograd.grad(function(x), wanted, dy)
 
 
 def error(case: Benchmark, x: torch.Tensor, dy: torch.Tensor) -> float:
@@ -97,6 +102,7 @@ def kept_bytes(function: Callable[..., torch.Tensor], x: torch.Tensor) -> int:
 def measure(case: Benchmark, rounds: int) -> list[dict[str, Any]]:
     sample, rows = case.sample, []
     source, target = torch.ones(COPY_ELEMENTS), torch.empty(COPY_ELEMENTS)
+    square = torch.randn(GEMM_SIDE, GEMM_SIDE)
     x = torch.randn(sample.shape)
     ours_and_theirs = case.contestants()
     dy = torch.randn_like(ours_and_theirs[1][0](x))
@@ -104,15 +110,20 @@ def measure(case: Benchmark, rounds: int) -> list[dict[str, Any]]:
         {"NHWC": channels_last} if x.dim() > 3 or not sample.function.startswith("layer") else {}
     )
     given = {name: (layout(x), layout(dy)) for name, layout in layouts.items()}
-    ours, theirs = ({name: both_passes(*one, *tensors) for name, tensors in given.items()} for one in ours_and_theirs)
+    ours, theirs = ({name: both_passes(*one, *tensors, case.input_gradient) for name, tensors in given.items()} for one in ours_and_theirs)
     forward_bytes, backward_bytes = case.moved_bytes(x, dy)
     kept = {name: [kept_bytes(function, tensors[0]) for function, _ in ours_and_theirs] for name, tensors in given.items()}
+    maps = (1, 3 if case.input_gradient else 2)  # products as large as the forward one
     for k, (which, moved) in enumerate((("forward", forward_bytes), ("forward+backward", forward_bytes + backward_bytes))):
         contestants: dict[str, Call] = {"copy": lambda: target.copy_(source)}
+        if case.macs:
+            contestants["gemm"] = lambda: square @ square
         for name in layouts:
             contestants |= {f"striate {name}": ours[name][k], f"eager {name}": theirs[name][k], f"again {name}": theirs[name][k]}
         got = medians_ms(contestants, rounds)
         bytes_per_ms = 2 * 4 * COPY_ELEMENTS / got["copy"][0]
+        macs_per_ms = GEMM_SIDE**3 / got["gemm"][0] if case.macs else 1.0
+        limit_ms = max(moved / bytes_per_ms, maps[k] * case.macs / macs_per_ms)
         nhwc = got.get("eager NHWC", got["eager NCHW"])[0]  # there is but one order of rows
         for name in layouts:
             ms, spread = got[f"striate {name}"]
@@ -130,8 +141,9 @@ def measure(case: Benchmark, rounds: int) -> list[dict[str, Any]]:
                     "ratio_nchw": got["eager NCHW"][0] / ms,
                     "ratio_nhwc": nhwc / ms,
                     "ratio_a_a": got[f"again {name}"][0] / got[f"eager {name}"][0],
-                    "share_of_limit": moved / bytes_per_ms / ms,
+                    "share_of_limit": limit_ms / ms,
                     "copy_gb_per_s": bytes_per_ms / 1e6,
+                    "gemm_gflops": 2 * macs_per_ms / 1e6 if case.macs else None,
                     "kept_bytes": kept[name][0],
                     "kept_bytes_torch": kept[name][1],
                     "max_error": error(case, *given[name]),
@@ -142,7 +154,7 @@ def measure(case: Benchmark, rounds: int) -> list[dict[str, Any]]:
 
 HEADER = (  # of the table that is printed
     "| operation | shape | layout | pass | striate ms | spread | eager NCHW ms | eager NHWC ms | "
-    "× NCHW | × NHWC | A/A | of copy | kept | error |"
+    "× NCHW | × NHWC | A/A | of limit | kept | error |"
 )
 
 

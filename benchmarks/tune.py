@@ -140,7 +140,8 @@ def main() -> int:
     keep_memory()
     torch.manual_seed(0)
     info = native_info()
-    about = f"# {processor()}, {info['threads']} threads, {info['isa']}, torch {info['torch']}, medians of {options.rounds}: python benchmarks/tune.py"
+    machine = f"{processor()}, {info['threads']} threads, {info['isa']}, torch {info['torch']}"
+    about = f"# {machine}, medians of {options.rounds}: python benchmarks/tune.py"
     names = ["axes", "kind", "up_to", "size", "map", "order", "method", *METHODS]
     print(about + "\n" + ",".join(names))
     found = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -84,12 +85,15 @@ POOL: list[Sample] = list(_pool())
 class Benchmark(NamedTuple):
     """A case worth timing. moved_bytes: what must be read and written, for (forward, backward), of element size 4.
 
-    layers: makes our layer and torch's, where the sample's functions take more than x.
+    layers: makes our layer and torch's, where the sample's functions take more than x. macs: multiply-adds of the forward pass, where
+    arithmetic counts. input_gradient: whether backward computes dx.
     """
 
     sample: Sample
     moved_bytes: Callable[[torch.Tensor, torch.Tensor], tuple[int, int]]
     layers: Callable[[], tuple[torch.nn.Module, torch.nn.Module]] | None = None
+    macs: int = 0
+    input_gradient: bool = True
 
     def contestants(self) -> list[tuple[Callable[..., torch.Tensor], list[torch.nn.Parameter]]]:
         """Ours and torch's, each a function of x with the parameters it learns."""
@@ -196,7 +200,89 @@ def _norm_benchmarks() -> Iterator[Benchmark]:
     yield _normed("local_response_norm", (32, 64, 56, 56))
 
 
-BENCHMARKS: dict[str, list[Benchmark]] = {"norm": list(_norm_benchmarks()), "pool": list(_pool_benchmarks())}
+def _conv_bytes(x: torch.Tensor, y: torch.Tensor) -> tuple[int, int]:
+    return 4 * (x.numel() + y.numel()), 4 * (2 * x.numel() + 2 * y.numel())  # each map reads two of x, y and w and writes the third
+
+
+def _convolved(shape: tuple[int, ...], filters: int, size: int, input_gradient: bool = True, **arguments: Any) -> Benchmark:
+    dims, channels, groups = len(shape) - 2, shape[1], arguments.get("groups", 1)
+    stride, padding, dilation = (arguments.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1)))
+
+    def layers() -> tuple[torch.nn.Module, torch.nn.Module]:
+        ours, theirs = (getattr(m, f"Conv{dims}d")(channels, filters, size, bias=False, **arguments) for m in (N, torch.nn))
+        theirs.load_state_dict(ours.state_dict())
+        return ours, theirs
+
+    outputs = [(n + 2 * padding - dilation * (size - 1) - 1) // stride + 1 for n in shape[2:]]
+    macs = shape[0] * prod(outputs) * filters * channels // groups * size**dims
+    named = {"filters": filters, "size": size, **arguments} | ({} if input_gradient else {"dx": "no"})
+    return Benchmark(Sample(f"conv{dims}d", shape, named), _conv_bytes, layers, macs, input_gradient)
+
+
+class Unfolded(torch.nn.Module):
+    """How torch users write a locally connected layer: unfold everything, then one einsum."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        filters, channels, *rest = layer.weight.shape
+        self.size, self.stride, self.padding = rest[2:], layer.stride, layer.padding
+        weight = layer.weight.detach().reshape(filters, channels, *rest[:2], -1).permute(0, 1, 4, 2, 3)
+        self.weight = torch.nn.Parameter(weight.reshape(filters, channels * prod(rest[2:]), *rest[:2]).contiguous())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen = F.unfold(x, self.size, stride=self.stride, padding=self.padding)
+        return torch.einsum("nrhw,krhw->nkhw", seen.view(x.shape[0], -1, *self.weight.shape[2:]), self.weight)
+
+
+def _locally_connected(shape: tuple[int, ...], filters: int, size: int, padding: int = 0) -> Benchmark:
+    def layers() -> tuple[torch.nn.Module, torch.nn.Module]:
+        ours = N.LocallyConnected2d(shape[1], filters, shape[2:], size, padding=padding, bias=False)
+        return ours, Unfolded(ours)
+
+    places = prod(n + 2 * padding - size + 1 for n in shape[2:])
+    weights = places * filters * shape[1] * size**2
+
+    def moved(x: torch.Tensor, y: torch.Tensor) -> tuple[int, int]:
+        return 4 * (x.numel() + y.numel() + weights), 4 * (2 * x.numel() + 2 * y.numel() + 2 * weights)
+
+    return Benchmark(Sample("locally_connected", shape, {"filters": filters, "size": size}), moved, layers, shape[0] * weights)
+
+
+def _conv_benchmarks() -> Iterator[Benchmark]:
+    # the cases of the published tables: wide, pointwise, stem, LeNet, depthwise, grouped, three dimensions
+    yield _convolved((16, 64, 56, 56), 64, 3, padding=1)
+    yield _convolved((16, 128, 28, 28), 128, 3, padding=1)
+    yield _convolved((16, 512, 7, 7), 512, 3, padding=1)
+    yield _convolved((16, 256, 56, 56), 64, 1)
+    yield _convolved((16, 64, 56, 56), 256, 1)
+    yield _convolved((16, 256, 56, 56), 128, 1, stride=2)
+    yield _convolved((16, 3, 224, 224), 64, 7, input_gradient=False, stride=2, padding=3)
+    yield _convolved((16, 3, 112, 112), 32, 3, input_gradient=False, stride=2, padding=1)
+    yield _convolved((16, 3, 224, 224), 96, 4, stride=4)
+    yield _convolved((128, 1, 28, 28), 20, 5, padding=2)
+    yield _convolved((128, 1, 28, 28), 20, 5, input_gradient=False, padding=2)
+    yield _convolved((128, 20, 14, 14), 50, 5, padding=2)
+    for shape, size, stride in (((16, 64, 56, 56), 3, 1), ((16, 96, 56, 56), 3, 2), ((16, 96, 56, 56), 5, 1), ((16, 96, 56, 56), 7, 1)):
+        yield _convolved(shape, shape[1], size, padding=size // 2, stride=stride, groups=shape[1])
+    yield _convolved((16, 384, 14, 14), 384, 7, padding=3, groups=384)
+    yield _convolved((16, 64, 2000), 64, 9, padding=4, groups=64)
+    yield _convolved((4, 32, 16, 28, 28), 32, 3, padding=1, groups=32)
+    yield _convolved((16, 128, 28, 28), 128, 3, padding=1, groups=32)
+    yield _convolved((16, 128, 28, 28), 128, 3, padding=1, groups=4)
+    yield _convolved((4, 1, 32, 64, 64), 16, 3, padding=1)
+    yield _convolved((4, 16, 16, 32, 32), 32, 3, padding=1)
+    # odd ones
+    yield _convolved((8, 17, 13, 29), 33, 3, padding=1)
+    yield _convolved((1, 17, 13, 29), 33, 3, padding=1)
+    yield _convolved((1, 64, 56, 56), 64, 3, padding=1)
+    yield _convolved((1, 96, 56, 56), 96, 7, padding=3, groups=96)
+    yield _convolved((16, 64, 56, 56), 3, 3, padding=1)
+    yield _convolved((8, 32, 500), 48, 5, padding=2)
+    yield _locally_connected((16, 32, 28, 28), 32, 3, padding=1)
+    yield _locally_connected((32, 16, 32, 32), 16, 5, padding=2)
+
+
+BENCHMARKS: dict[str, list[Benchmark]] = {"conv": list(_conv_benchmarks()), "norm": list(_norm_benchmarks()), "pool": list(_pool_benchmarks())}
 
 
 class NormSample(NamedTuple):

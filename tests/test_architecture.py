@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "models": {"errors", "nn"},
     "deploy": {"errors", "nn"},
     "training": {"errors", "nn", "models"},
-    "cli": {"errors", "nn", "models", "training", "native"},
+    "cli": {"errors", "ops", "nn", "models", "training", "native"},
 }
 
 

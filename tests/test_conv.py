@@ -31,7 +31,8 @@ from striate.reference import conv as reference
 from striate.window import same_padding
 
 NAMES = [m.name for m in ops.METHODS]
-NATIVE = [name for name in NAMES if name not in ("torch", "reference")]
+NATIVE = ["depthwise", "direct"]
+THEIRS = [name for name in NAMES if name not in NATIVE]  # made of torch's operators
 MAPS = ("forward", "input", "weight")
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {"channels_first": Tensor.contiguous, "channels_last": channels_last}
 EPS = torch.finfo(torch.float32).eps
@@ -63,7 +64,7 @@ class How(NamedTuple):
 
 
 OURS = [How(name, isa) for name in NATIVE for isa in ISAS]
-EVERY = [*OURS, How("torch", None), How("reference", None)]
+EVERY = [*OURS, *(How(name, None) for name in THEIRS)]
 
 
 @pytest.fixture(params=OURS, ids=str)
@@ -270,7 +271,6 @@ def test_large_work_is_cut_between_threads_and_keeps_its_bits(sample: ConvSample
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.xfail(reason="ops/conv.py sums it by torch's sum, which adds in another order on more threads", strict=True)
 def test_the_bias_gradient_keeps_its_bits_on_any_number_of_threads() -> None:
     sample = LARGE[0]
     given = tensors(sample, torch.randn)
@@ -307,6 +307,15 @@ def test_gradients_and_their_gradients_are_what_finite_differences_say(sample: C
         call = lambda x, w, b: sample.ours(x, w, b, **sample.arguments)  # noqa: E731
         assert torch.autograd.gradcheck(call, inputs, fast_mode=True)
         assert torch.autograd.gradgradcheck(call, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize(("shape", "weight"), [((2, 6, 7, 8), (5, 6, 1, 1)), ((2, 6, 7, 8), (6, 6, 3, 3)), ((2, 6, 9), (6, 6, 3))])
+def test_an_activation_in_place_may_follow(shape: tuple[int, ...], weight: tuple[int, ...], method: str, layout: Any) -> None:
+    x, w = layout(torch.randn(shape)).requires_grad_(), torch.randn(weight, requires_grad=True)
+    f = getattr(SF, f"conv{len(shape) - 2}d")
+    expected = torch.autograd.grad(f(x, w).relu().sum(), (x, w))
+    for ours, theirs in zip(torch.autograd.grad(f(x, w).relu_().sum(), (x, w)), expected, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_a_third_derivative_is_that_of_torch() -> None:
@@ -460,9 +469,6 @@ def test_autocast_gives_torchs_type_and_numbers() -> None:
             assert S.Conv2d(6, 6, 3, groups=6, **more)(torch.randn(2, 6, 7, 7)).dtype is torch.bfloat16
 
 
-@pytest.mark.xfail(
-    reason="ops/conv.py: _torch's input gradient is no operator for autocast and complex numbers; conv_transpose is", strict=True
-)
 @pytest.mark.parametrize("kind", ["autocast", "complex"])
 def test_a_transposed_same_convolution_takes_autocast_and_complex_numbers(kind: str) -> None:
     x, w = whole_numbers((2, 6, 8, 9)), whole_numbers((6, 1, 3, 4))
@@ -554,9 +560,6 @@ def test_models_compile_to_machine_code() -> None:
     torch.testing.assert_close(*(torch.autograd.grad(one, list(model.parameters())) for one in (loss, expected)), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.xfail(
-    reason="ops/conv.py: min(*p.x_shape, *p.y_shape) compares a traced batch with the channels: any(n < 1 …) does not", strict=True
-)
 def test_models_export() -> None:
     model, x = network().eval(), torch.randn(2, 3, 20, 22)
     exported = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
@@ -987,7 +990,6 @@ def test_operators_called_past_the_checks_raise_instead_of_reading_outside() -> 
             call()
 
 
-@pytest.mark.xfail(reason="csrc/bindings.cpp: conv corrupts the heap", strict=True)
 def test_an_operator_called_past_the_checks_with_a_weight_without_taps_raises_too() -> None:
     code = """
 import torch, striate

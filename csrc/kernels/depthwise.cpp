@@ -31,13 +31,14 @@ constexpr int kTile = kVectorBytes == 64 ? 14 : 6;
 template <class T>
 struct Lanes {
   int64_t first, lanes, base, span;
+  bool plain;  // lane k sums channel base + k
   IntVector<T> of;
 };
 
 template <class T>
 Lanes<T> lanes_at(int64_t first, int64_t all, int64_t to, int64_t from) {
   constexpr int64_t L = kLanes<T>;
-  Lanes<T> v = {first, min(L, all - first), first / to * from, 1, {}};
+  Lanes<T> v = {first, min(L, all - first), first / to * from, 1, to == 1 && from == 1, {}};
   for (int64_t k = 0; k < L; ++k) {
     const int64_t channel = (first + min(k, v.lanes - 1)) / to * from - v.base;
     v.of[k] = typename Lane<T>::Int(channel);
@@ -46,26 +47,37 @@ Lanes<T> lanes_at(int64_t first, int64_t all, int64_t to, int64_t from) {
   return v;
 }
 
-// `count` pixels in memory order, for the c-th channel of every lane.
+// `count` pixels in memory order, for each of the `from` channels of every lane; bands of them are `apart` values apart.
 template <class T>
-void deal(const T* image, int64_t pixel, int64_t count, bool channels_last, int64_t plane, int64_t channels, const Lanes<T>& v, int64_t c,
-          T* band) {
+void deal(const T* image, int64_t pixel, int64_t count, bool channels_last, int64_t plane, int64_t channels, int64_t from, const Lanes<T>& v,
+          T* band, int64_t apart) {
   constexpr int64_t L = kLanes<T>;
+  const bool together = v.span + from - 1 <= L;  // all that the lanes sum at a pixel fits one vector
+  const int64_t there = min(L, channels - v.base);
+  const IntVector<T> of = v.of;
   if (!channels_last) {
     const T* planes[L];
-    for (int64_t k = 0; k < L; ++k) planes[k] = image + (v.base + v.of[k] + c) * plane + pixel;
-    return turn_in(planes, count, band);
+    for (int64_t c = together ? from - 1 : 0; c < from; ++c) {  // turned once if one vector has it all, to where the last c belongs
+      for (int64_t k = 0; k < L; ++k) planes[k] = image + (v.base + (together ? min(k, there - 1) : of[k] + c)) * plane + pixel;
+      turn_in(planes, count, band + c * apart);
+    }
+    if (!together || (from == 1 && v.plain)) return;
+    for (int64_t i = 0; i < count; ++i, band += L) {
+      const Vector<T> values = load(band + (from - 1) * apart);
+      for (int64_t c = 0; c < from; ++c) store(band + c * apart, pick_lanes<T>(values, of + typename Lane<T>::Int(c)));
+    }
+    return;
   }
-  const T* from = image + pixel * channels + v.base + c;
-  const int64_t there = min(L, channels - v.base - c);
-  const IntVector<T> of = v.of;
-  if (v.span > L) {
-    for (int64_t i = 0; i < count; ++i, band += L, from += channels)
-      for (int64_t k = 0; k < L; ++k) band[k] = from[of[k]];
-  } else if (there == L) {
-    for (int64_t i = 0; i < count; ++i, band += L, from += channels) store(band, pick_lanes<T>(load(from), of));
-  } else {
-    for (int64_t i = 0; i < count; ++i, band += L, from += channels) store(band, pick_lanes<T>(load_first<Vector<T>>(from, there), of));
+  const T* x = image + pixel * channels + v.base;
+  if (!together) {
+    for (int64_t i = 0; i < count; ++i, band += L, x += channels)
+      for (int64_t c = 0; c < from; ++c)
+        for (int64_t k = 0; k < L; ++k) band[c * apart + k] = x[of[k] + c];
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i, band += L, x += channels) {
+    const Vector<T> values = there == L ? load(x) : load_first<Vector<T>>(x, there);
+    for (int64_t c = 0; c < from; ++c) store(band + c * apart, pick_lanes<T>(values, of + typename Lane<T>::Int(c)));
   }
 }
 
@@ -76,10 +88,11 @@ void copy_band(const Side& s, const Block& b, const T* source, const Lanes<T>& v
   const T* image = source + b.n * D * H * W * channels;
   const bool whole = b.wide.size() == W;  // rows then follow one another in memory: more at a time to turn
   const int64_t runs = whole ? min(1, b.high.size()) : b.high.size(), run = (whole ? b.high.size() : 1) * b.wide.size();
-  for (int64_t c = 0; c < s.from; ++c)
-    for (int64_t d = b.deep.first; d < b.deep.last; ++d)
-      for (int64_t h = 0; h < runs; ++h, band += run * kLanes<T>)
-        if (run > 0) deal(image, (d * H + b.high.first + h) * W + b.wide.first, run, s.channels_last, D * H * W, channels, v, c, band);
+  const int64_t apart = b.deep.size() * b.high.size() * b.wide.size() * kLanes<T>;
+  for (int64_t d = b.deep.first; d < b.deep.last; ++d)
+    for (int64_t h = 0; h < runs; ++h, band += run * kLanes<T>)
+      if (run > 0)
+        deal(image, (d * H + b.high.first + h) * W + b.wide.first, run, s.channels_last, D * H * W, channels, s.from, v, band, apart);
 }
 
 // The rows that a row of destinations sums and the weights beside them, channel, depth and row taps together. `source` points to where

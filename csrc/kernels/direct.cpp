@@ -64,46 +64,53 @@ void spread(const T* x, int64_t pitch, int64_t count, int64_t planes, T* to, int
     for (int64_t i = 0; i < count; ++i) to[c * apart + i] = x[i * pitch + c];
 }
 
-// The band of block b for one group. `line` is for a row of all its channels.
 template <class T>
-void copy_planes(const Side& s, const Block& b, const Planes& p, const T* source, int64_t group, T* line, T* band) {
+STRIATE_INLINE void copy_values(const T* from, int64_t count, T* to) {
+  over_vectors<T>(count, [&](int64_t i, auto whole, int64_t lanes) { store_lanes(whole, to + i, load_lanes(whole, from + i, lanes), lanes); });
+}
+
+// The columns of a band that hold sources; all others are zeros, and stay.
+struct Filled {
+  int64_t left = -1, count = -1;
+};
+
+// The band of block b for one group. `line` is for a row of all its channels, in channels order with a stride.
+template <class T>
+void copy_planes(const Side& s, const Block& b, const Planes& p, const T* source, int64_t group, T* line, T* band, Filled& filled) {
   const int64_t D = s.depth.sources(), H = s.height.sources(), W = s.width.sources(), channels = s.all_from(), q = s.from;
   const Range reach = s.width.reach(b.w0, b.w1);
   const int64_t begin = max(0, reach.first), end = max(begin, min(W, reach.last)), left = begin - reach.first, count = end - begin;
+  if (filled.left != left || filled.count != count) {
+    for (int64_t i = 0; i < q * p.plane; ++i) band[i] = 0;
+    filled = {left, count};
+  }
+  const T* image = source + b.n * D * H * W * channels;
   for (int64_t d = b.deep.first; d < b.deep.last; ++d)
     for (int64_t h = b.high.first; h < b.high.last; ++h) {
       const int64_t at = (d * H + h) * W + begin;
       T* row = band + ((d - b.deep.first) * p.rows + h - b.high.first) * p.row;
-      const T *image = source + b.n * D * H * W * channels, *from = image + (group * q) * D * H * W + at;
+      const T* from = image + group * q * D * H * W + at;
       int64_t apart = D * H * W;
-      if (s.channels_last) {  // planes of the row first, beside one another; straight to their place if they are not split
-        const bool straight = p.step == 1;
-        apart = straight ? p.plane : p.row;
-        spread(image + at * channels + group * q, channels, count, q, straight ? row + left : line, apart);
+      if (s.channels_last) {
+        T* to = p.step == 1 ? row + left : line;
+        apart = p.step == 1 ? p.plane : p.row;
+        spread(image + at * channels + group * q, channels, count, q, to, apart);
+        if (p.step == 1) continue;
         from = line;
-        if (straight) {
-          for (int64_t c = 0; c < q; ++c) {
-            T* to = row + c * p.plane;
-            for (int64_t i = 0; i < min(left, p.part); ++i) to[i] = 0;
-            for (int64_t i = left + count; i < p.part; ++i) to[i] = 0;
-          }
+      }
+      for (int64_t c = 0; c < q; ++c, from += apart) {
+        if (p.step == 1) {
+          copy_values(from, count, row + c * p.plane + left);
           continue;
         }
-      }
-      for (int64_t c = 0; c < q; ++c, from += apart)
-        for (int64_t part = 0; part < p.step; ++part) {
+        for (int64_t part = 0; part < p.step; ++part) {  // places i with i·step + part = left + the number of the column
+          const int64_t first = left <= part ? 0 : (left - part + p.step - 1) / p.step;
+          const int64_t last = left + count <= part ? 0 : (left + count - part + p.step - 1) / p.step;
           T* to = row + c * p.plane + part * p.part;
-          // places i with i·step + part = left + the number of the column
-          const int64_t first = min(p.part, left <= part ? 0 : (left - part + p.step - 1) / p.step);
-          const int64_t last = max(first, min(p.part, left + count <= part ? 0 : (left + count - part + p.step - 1) / p.step));
-          for (int64_t i = 0; i < first; ++i) to[i] = 0;
           const T* x = from + part - left;
-          if (p.step == 1)
-            for (int64_t i = first; i < last; ++i) to[i] = x[i];
-          else
-            for (int64_t i = first; i < last; ++i) to[i] = x[i * p.step];
-          for (int64_t i = last; i < p.part; ++i) to[i] = 0;
+          for (int64_t i = first; i < last; ++i) to[i] = x[i * p.step];
         }
+      }
     }
 }
 
@@ -287,6 +294,7 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
   const int64_t work = blocks.deep * blocks.high * blocks.wide * s.to * min(terms_most, 256) / 16;
   parallel_for(s.batch * blocks.each * s.groups, work, [=](int64_t begin, int64_t end) {
     Scratch<T> band(s.from * planes.plane), line(s.from * planes.row), turned(s.channels_last || few ? 0 : 2 * (blocks.deep * blocks.high * blocks.wide * L + L * L));
+    Filled filled;
     Scratch<Term> terms(phases * terms_most);
     Scratch<int64_t> counts(phases);
     Scratch<Line<T>> lines(phases * kMostLines);
@@ -294,7 +302,7 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
     for (int64_t unit = begin; unit < end; ++unit) {
       const Block b = block_at(s, blocks, unit / s.groups);
       const int64_t group = unit % s.groups, first = group * s.to, columns = b.w1 - b.w0, reach = s.width.reach(b.w0, b.w1).first;
-      copy_planes(s, b, planes, source, group, static_cast<T*>(line), static_cast<T*>(band));
+      copy_planes(s, b, planes, source, group, static_cast<T*>(line), static_cast<T*>(band), filled);
       for (int64_t v = 0; v < vectors; v += 2) {
         const int64_t two = min(2, vectors - v), channel = first + v * L, in_last = few ? s.to : min(L, s.to - (v + two - 1) * L);
         const T* w = weights + group * packed_values + v * L * terms_most;
@@ -481,6 +489,7 @@ void weight_gradient(const ConvShape& shape, const T* dy, const T* x, T* dweight
   parallel_for(chunks * s.groups, kGrainElements, [=](int64_t begin, int64_t end) {
     const int64_t dy_vector = blocks.deep * blocks.high * blocks.wide * L;
     Scratch<T> band(s.from * planes.plane), line(s.from * planes.row), gradient(vectors * dy_vector), sum(of_group);
+    Filled filled;
     Scratch<Term> terms(terms_most);
     Scratch<GradientRow<T>> rows(blocks.deep * blocks.high);
     const Phase phase = s.width.phase(0);
@@ -492,7 +501,7 @@ void weight_gradient(const ConvShape& shape, const T* dy, const T* x, T* dweight
       for (int64_t item = chunk * items / chunks; item < last; ++item) {
         const Block b = block_at(s, blocks, item);
         const int64_t columns = b.w1 - b.w0, reach = s.width.reach(b.w0, b.w1).first;
-        copy_planes(s, b, planes, x, group, static_cast<T*>(line), static_cast<T*>(band));
+        copy_planes(s, b, planes, x, group, static_cast<T*>(line), static_cast<T*>(band), filled);
         for (int64_t v = 0; v < vectors; ++v)
           copy_gradient(s, b, dy, group * s.to + v * L, min(L, s.to - v * L), gradient + v * dy_vector);
         for (int64_t v = 0; v < vectors; v += 2) {

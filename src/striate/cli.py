@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from . import __version__
-from .errors import ArgumentError, CheckpointError, DataError
+from .errors import ArgumentError, ArgumentTypeError, CheckpointError, DataError, ShapeError, build
 from .models import NAMES
 
 __all__ = ["main", "table"]
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(argv)
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
-    except (ArgumentError, CheckpointError, DataError) as error:
+    except (ArgumentError, ArgumentTypeError, CheckpointError, DataError, ShapeError) as error:
         print(f"striate: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a closed pipe
@@ -72,6 +72,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(command=_train)
 
+    explain = commands.add_parser(
+        "explain",
+        help="say by which method a convolution is computed, and why",
+        description="For a convolution and its two gradients: the methods in the order they are asked, the reason against each, and "
+        "the one that is taken. Ratios are measurements of benchmarks/tune.py.",
+    )
+    explain.add_argument("layer", choices=["conv1d", "conv2d", "conv3d"])
+    explain.add_argument("--input", required=True, metavar="NxCxHxW", help="shape of x, as 16x64x56x56; without N one image")
+    explain.add_argument("--out", required=True, type=int, metavar="K", help="output channels")
+    explain.add_argument("--kernel", required=True, metavar="K", help="taps on each axis, as 3 or 3x5")
+    explain.add_argument("--stride", default="1", metavar="S", help="as 2 or 2x1 (default 1)")
+    explain.add_argument("--padding", default="0", metavar="P", help='as 1 or 1x0, "same" or "valid" (default 0)')
+    explain.add_argument("--dilation", default="1", metavar="D", help="as 2 or 2x1 (default 1)")
+    explain.add_argument("--groups", default=1, type=int, metavar="G", help="default 1")
+    explain.add_argument("--channels-last", action="store_true", help="x lies in memory with its channels innermost")
+    explain.set_defaults(command=_explain)
+
     about = "Says which versions and instruction set striate runs on, and which operations are native."
     doctor = commands.add_parser("doctor", help="say what striate runs on, and what is native", description=about)
     doctor.set_defaults(command=_doctor)
@@ -101,10 +118,53 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _sizes(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        fix = "Write as 16x64x56x56."
+        raise ArgumentError(build("explain", f"{option} to be whole numbers with x between", repr(text), do=fix)) from None
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from .ops.conv import explain
+
+    dims = int(options.layer[-2])
+    shape = _sizes(options.input, "--input")
+    if len(shape) == dims + 1:
+        shape = (1, *shape)
+    if len(shape) != dims + 2:
+        expects = f"--input of {dims + 1} or {dims + 2} numbers"
+        raise ArgumentError(build("explain", expects, repr(options.input), do="Write batch, channels and axes, as 16x64x56x56."))
+    each: dict[str, tuple[int, ...]] = {}
+    for name in ("kernel", "stride", "dilation", "padding"):
+        text = getattr(options, name)
+        if name != "padding" or text not in ("same", "valid"):
+            each[name] = _sizes(text, f"--{name}")
+    kernel = each.pop("kernel")
+    kernel = kernel * dims if len(kernel) == 1 else kernel
+    if options.groups < 1 or options.out < 1 or len(kernel) != dims:
+        expects = f"--out and --groups of at least 1, and --kernel of 1 or {dims} numbers"
+        got = f"{options.out}, {options.groups}, {options.kernel!r}"
+        raise ArgumentError(build("explain", expects, got, do="Choose others."))
+    weight = (options.out, shape[1] // options.groups, *kernel)
+    arguments = {"padding": options.padding, **each}
+    told = explain(shape, weight, groups=options.groups, channels_last=options.channels_last, **arguments)
+    order = "channels" if options.channels_last else "planes"
+    print(f"{options.layer} {shape[1]}→{options.out}, {'×'.join(map(str, kernel))}, of x {'×'.join(map(str, shape))} in {order} order")
+    names = {"forward": "forward", "input": "input gradient", "weight": "weight gradient"}
+    for map_, methods in told.items():
+        print(f"\n{names[map_]}: {methods[-1][0]}")
+        for name, reason in methods[:-1]:
+            print(f"  not {name}: {reason}")
+    return 0
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from .native import native_info
+    from .ops.crossovers import about
 
-    print(table(native_info()))
+    print(table({**native_info(), "convolution_methods": about()}))
     return 0
 
 

@@ -43,8 +43,9 @@ if core and _asked and torch.ops.striate.isa_chosen() != _asked:
 NATIVE = (
     *("max_pool1d/2d/3d", "avg_pool1d/2d/3d", "adaptive_max_pool1d/2d/3d", "adaptive_avg_pool1d/2d/3d", "global pooling"),
     *("batch, ghost and synchronized batch norm", "instance, group, layer and RMS norm", "local response norm"),
+    *("convolution and its transpose where a kernel of ours was measured to be faster",),
 )
-TORCH = ("convolution", "transposed convolution")
+TORCH = ("other convolutions", "locally connected layers (as batches of products)")
 
 
 def native_info() -> dict[str, object]:

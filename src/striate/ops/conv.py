@@ -26,7 +26,7 @@ from .arguments import as_key, is_int, per_axis
 from .choose import Candidate, always, native_refusal
 from .layout import empty, is_channels_last
 
-__all__ = ["METHODS", "Plan", "conv", "conv_transpose"]
+__all__ = ["METHODS", "NAMES", "Call", "Plan", "conv", "conv_transpose", "explain", "method_for"]
 
 Sizes = int | Sequence[int]
 Map = str  # "forward", "input" or "weight"
@@ -452,7 +452,7 @@ class _Map(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, bias: Tensor | None, call: Call) -> Tensor:
         ctx.save_for_backward(a, b)
         ctx.call = call
-        with torch._C._AutoDispatchBelowAutograd():
+        with torch._C._AutoDispatchBelowADInplaceOrView():  # a view of what a method made is not one to autograd
             return method_for(call).run(call, a, b, bias)
 
     @staticmethod
@@ -627,3 +627,29 @@ def conv_transpose(
         arguments = (x, weight, bias, plan.stride, plan.before, output_padding, groups, plan.dilation)
         theirs = lambda: _TRANSPOSE[dims](*arguments)  # noqa: E731
     return _run("input", plan, x, weight, bias, theirs, method, where)
+
+
+def explain(
+    shape: Sequence[int],
+    weight: Sequence[int],
+    stride: Sizes = 1,
+    padding: Sizes | str = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+    channels_last: bool = False,
+) -> dict[Map, list[tuple[str, str | None]]]:
+    """For each map of a float32 convolution, the methods in the order they are asked, up to the chosen one, and the reasons against them.
+
+    shape: of x, (N, C, *axes); weight: its shape, (K, C / groups, *taps).
+
+    Raises as :func:`conv` does for arguments no convolution can have.
+
+    >>> [methods[-1] for methods in explain((16, 64, 56, 56), (64, 1, 3, 3), padding=1, groups=64).values()]
+    [('depthwise', None), ('depthwise', None), ('depthwise', None)]
+    """
+    dims = len(weight) - 2
+    x, w = (torch.empty(tuple(sizes), device="meta") for sizes in (shape, weight))
+    _check_tensors(x, w, None, groups, dims, "explain", transposed=False)
+    plan = _plan(tuple(x.shape), tuple(w.shape), dims, stride, padding, dilation, groups, "explain")
+    calls = (Call(map, plan, channels_last, torch.float32, native.missing) for map in _GRADIENTS)
+    return {call.map: choose.explain(METHODS, call) for call in calls}

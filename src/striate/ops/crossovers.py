@@ -8,14 +8,13 @@ file, and nothing is measured while striate runs.
 from __future__ import annotations
 
 import csv
-import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from .conv import Call, Plan
 
-__all__ = ["COUNTED", "PATH", "SMALL", "Row", "kind_of", "row_for", "slower", "table"]
+__all__ = ["COUNTED", "PATH", "SMALL", "Row", "about", "kind_of", "row_for", "slower", "table"]
 
 PATH = Path(__file__).with_name("crossovers.csv")
 SMALL = 256  # outputs on all axes up to which images count as small
@@ -38,10 +37,21 @@ class Row(NamedTuple):
     order: str  # "planes" or "channels"
     method: str  # the fastest
     ratios: dict[str, float]  # of each method measured: torch's time over its own
+    reasons: dict[str, str]  # against each method but the fastest
 
-    def __str__(self) -> str:
-        axes = "1d" if self.axes == 1 else f"{self.axes}d"
-        return f"{axes} {self.kind}, up to {self.up_to} {COUNTED[self.kind]}, {self.size} images in {self.order} order"
+
+def _row(read: dict[str, str]) -> Row:
+    axes, up_to = int(read["axes"]), int(read["up_to"])
+    kind, size, map, order, method = (read[name] for name in ("kind", "size", "map", "order", "method"))
+    ratios = {name: float(read[name]) for name in list(read)[7:] if read[name]}
+    most = "of any number of" if up_to >= 10**9 else f"up to {up_to}"
+    place = f"{axes}d {kind}, {most} {COUNTED[kind]}, {size} images in {order} order"
+    reasons = {}
+    for name, ratio in ratios.items():
+        share = ratio / {"torch": 1.0, **ratios}[method]
+        lost = f"{method} took {share:.2f} of its time" if share < 1 else f"it lost against {method} on one of the shapes"
+        reasons[name] = f"{lost} for {place}"
+    return Row(axes, kind, up_to, size, map, order, method, ratios, reasons)
 
 
 def kind_of(plan: Plan) -> tuple[str, int]:
@@ -61,44 +71,54 @@ def kind_of(plan: Plan) -> tuple[str, int]:
     return "dense", channels
 
 
-@functools.cache
 def table() -> tuple[Row, ...]:
     """All rows, in the order of the file; of one kind by rising ``up_to``."""
     if not PATH.is_file():
         return ()
     with PATH.open(newline="") as file:
-        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
-    names = list(rows[0])[7:] if rows else []
-    found = []
-    for r in rows:
-        ratios = {name: float(r[name]) for name in names if r[name]}
-        found.append(Row(int(r["axes"]), r["kind"], int(r["up_to"]), r["size"], r["map"], r["order"], r["method"], ratios))
-    return tuple(found)
+        return tuple(map(_row, csv.DictReader(line for line in file if not line.startswith("#"))))
 
 
-@functools.cache
-def _rows(axes: int, kind: str, size: str, map: str, order: str) -> tuple[Row, ...]:
-    found = [r for r in table() if (r.kind, r.size, r.map, r.order) == (kind, size, map, order)]
-    own = [r for r in found if r.axes == axes]
-    return tuple(sorted(own or [r for r in found if r.axes == 2], key=lambda r: r.up_to))
+# Read at import: what torch.compile traces opens no files.
+_ROWS: dict[tuple[int, str, str, str, str], list[Row]] = {}
+for _one in table():
+    _ROWS.setdefault((_one.axes, _one.kind, _one.size, _one.map, _one.order), []).append(_one)
 
 
 def row_for(call: Call) -> Row | None:
-    """The row that a call falls into: the first that reaches its number, or the last."""
+    """The row that a call falls into: the first that reaches its number, or the last. What was not measured for its axes is as for two."""
     kind, number = kind_of(call.plan)
     size = "small" if call.places <= SMALL else "large"
-    rows = _rows(call.plan.dims, kind, size, call.map, "channels" if call.channels_last else "planes")
-    return next((r for r in rows if number <= r.up_to), rows[-1] if rows else None)
+    order = "channels" if call.channels_last else "planes"
+    rows = _ROWS.get((call.plan.dims, kind, size, call.map, order)) or _ROWS.get((2, kind, size, call.map, order), [])
+    for row in rows:
+        if number <= row.up_to:
+            return row
+    return rows[-1] if rows else None
+
+
+def about() -> list[str]:
+    """What the table says, in a few lines: on what it was measured, and how often each method is the fastest, by kind.
+
+    >>> about()[0].startswith("measured on")
+    True
+    """
+    with PATH.open() as file:
+        lines = [f"measured on {file.readline().strip('# ').strip()}"]
+    for kind in COUNTED:
+        chosen: dict[str, int] = {}
+        for row in table():
+            if row.kind == kind:
+                chosen[row.method] = chosen.get(row.method, 0) + 1
+        told = ", ".join(f"{name} {count}" for name, count in sorted(chosen.items(), key=lambda item: -item[1]))
+        lines.append(f"{kind}: {told} of {sum(chosen.values())} cases")
+    return lines
 
 
 def slower(name: str, call: Call) -> str | None:
     """Why the method is not the first choice for a call, from the measurements; None if it is."""
     row = row_for(call)
-    if row is None:
-        return "it was not measured for such a convolution (benchmarks/tune.py)"
-    if row.method == name:
+    if row is not None and row.method == name:
         return None
-    fastest = row.ratios.get(row.method, 1.0)
-    if name not in row.ratios:
-        return f"it was not measured for {row}"
-    return f"{row.method} took {row.ratios[name] / fastest:.2f} of its time for {row}"
+    reason = None if row is None else row.reasons.get(name)
+    return reason or "it was not measured for such a convolution (benchmarks/tune.py)"
