@@ -29,12 +29,13 @@ from samples import channels_last
 
 MAPS = ("forward", "input", "weight")
 METHODS = [name for name in conv.NAMES if name not in ("torch", "reference")]
-LIMITS = {
-    "depthwise": (9, 25, 10**9),
-    "grouped": (1, 2, 4, 8, 16, 32, 10**9),
-    "few filters": (2, 4, 8),
-    "pointwise": (50, 100, 10**9),
-    "dense": (1, 2, 4, 8, 16, 32, 64, 10**9),
+ANY = 10**9
+LIMITS = {  # for two axes, and for one or three
+    "depthwise": ((9, 25, ANY), (9, 25, ANY)),
+    "grouped": ((1, 2, 4, 8, 16, 32, ANY), (2, 8, ANY)),
+    "few filters": ((2, 4, 8), (4,)),
+    "pointwise": ((50, 100, ANY), ()),  # as for two
+    "dense": ((1, 2, 4, 8, 16, 32, 64, ANY), (1, 4, 16, 32, ANY)),
 }
 LEAST_GAIN = 1.03  # for a method to go before torch's operator: less is noise
 MOST_LOSS = 0.97  # on any shape of a row
@@ -50,33 +51,27 @@ class Shape(NamedTuple):
     stride: int = 1
 
 
-def shapes(axes: int, kind: str, limit: int, small: bool) -> Iterator[Shape]:
+def shapes(axes: int, kind: str, limit: int, stride: int, small: bool) -> list[Shape]:
     """What stands for a row."""
     side = {1: 200 if small else 2000, 2: 14 if small else 40, 3: 6 if small else 20}[axes]
     batch = {1: 16, 2: 16, 3: 4}[axes] * (4 if small else 1)
-    places = (side,) * axes
+    places = (side * (stride if small else 1),) * axes
     if kind == "depthwise":
-        size = {9: 3, 25: 5, 10**9: 7}[limit] if axes == 2 else {9: 9, 25: 25, 10**9: 49}[limit] if axes == 1 else 3
-        yield Shape(batch, 96, 96, 96, places, size)
-        yield Shape(batch, 64, 64, 64, places, size, 2)
-    elif kind == "grouped":
-        each = 64 if limit == 10**9 else limit
+        of_axes = {1: {9: 9, 25: 25, ANY: 49}, 2: {9: 3, 25: 5, ANY: 7}, 3: {9: 2, 25: 2, ANY: 3}}
+        return [Shape(batch, c, c, c, places, of_axes[axes][limit], stride) for c in (96, 64)]
+    if kind == "grouped":
+        each = 64 if limit == ANY else limit
         groups = max(2, 128 // each)
-        yield Shape(batch, groups * each, groups * max(2, each), groups, places, 3)
-        yield Shape(batch, groups * each, groups * max(2, each), groups, places, 3, 2)
-    elif kind == "few filters":
-        yield Shape(batch, 64, limit, 1, places, 3)
-        yield Shape(batch, 32, limit, 1, places, 5)
-    elif kind == "pointwise":
-        channels, filters = {50: (256, 64), 100: (128, 128), 10**9: (64, 256)}[limit]
-        yield Shape(batch, channels, filters, 1, places, 1)
-        yield Shape(batch, channels // 2, filters // 2, 1, places, 1)
-    else:
-        channels = 128 if limit == 10**9 else limit
-        filters = max(16, channels)
-        yield Shape(batch, channels, filters, 1, places, 3)
-        yield Shape(batch, channels, filters + 4, 1, places, 5 if axes < 3 else 3)
-        yield Shape(batch, channels, 2 * filters, 1, places, 3, 2)
+        return [Shape(batch, groups * each, groups * max(2, each) * more, groups, places, 3, stride) for more in (1, 2)]
+    if kind == "few filters":
+        return [Shape(batch, 64, limit, 1, places, 3, stride), Shape(batch, 32, limit, 1, places, 5 if axes < 3 else 3, stride)]
+    if kind == "pointwise":
+        channels, filters = {50: (256, 64), 100: (128, 128), ANY: (64, 256)}[limit]
+        return [Shape(batch, channels // n, filters // n, 1, places, 1, stride) for n in (1, 2)]
+    channels = 128 if limit == ANY else limit
+    filters = max(16, channels)
+    size = 5 if axes < 3 else 3
+    return [Shape(batch, channels, filters, 1, places, 3, stride), Shape(batch, channels, 2 * filters + 4, 1, places, size, stride)]
 
 
 def call_of(shape: Shape, map: str, last: bool) -> conv.Call:
@@ -107,28 +102,33 @@ def fastest(measured: list[dict[str, float]], means: dict[str, float]) -> str:
 
 
 def rows(rounds: int, only: str) -> Iterator[dict[str, object]]:
-    for axes in (2, 3, 1):
-        for kind, limits in crossovers.COUNTED.items():
-            for limit in LIMITS[kind] if kind in LIMITS and only in f"{axes}d {limits} {kind}" else ():
-                if axes != 2 and (kind in ("pointwise", "few filters") or (kind == "depthwise" and axes == 3 and limit != 10**9)):
-                    continue  # as in two dimensions
-                for small in (True, False):
-                    for map in MAPS:
-                        for last in (False, True):
-                            calls = [call_of(shape, map, last) for shape in shapes(axes, kind, limit, small)]
-                            measured = [ratios(call, rounds) for call in calls]
-                            names = [n for n in METHODS if all(n in m for m in measured)]
-                            means = {n: statistics.geometric_mean(m[n] for m in measured) for n in names}
-                            yield {
-                                "axes": axes,
-                                "kind": kind,
-                                "up_to": limit,
-                                "size": "small" if prod(calls[0].plan.output) <= crossovers.SMALL else "large",
-                                "map": map,
-                                "order": "channels" if last else "planes",
-                                "method": fastest(measured, means),
-                                **{n: f"{means[n]:.2f}" if n in means else "" for n in METHODS},
-                            }
+    cases = (
+        (axes, kind, limit, stride, small, map, last)
+        for axes in (2, 3, 1)
+        for kind in crossovers.COUNTED
+        for limit in LIMITS[kind][0 if axes == 2 else 1]
+        for stride in (1, 2)
+        for small in (True, False)
+        for map in MAPS
+        for last in (False, True)
+        if only in f"{axes}d {kind}"
+    )
+    for axes, kind, limit, stride, small, map, last in cases:
+        calls = [call_of(shape, map, last) for shape in shapes(axes, kind, limit, stride, small)]
+        measured = [ratios(call, rounds) for call in calls]
+        names = [n for n in METHODS if all(n in m for m in measured)]
+        means = {n: statistics.geometric_mean(m[n] for m in measured) for n in names}
+        yield {
+            "axes": axes,
+            "kind": kind,
+            "up_to": limit,
+            "stride": "1" if stride == 1 else "more",
+            "size": "small" if prod(calls[0].plan.output) <= crossovers.SMALL else "large",
+            "map": map,
+            "order": "channels" if last else "planes",
+            "method": fastest(measured, means),
+            **{n: f"{means[n]:.2f}" if n in means else "" for n in METHODS},
+        }
 
 
 def main() -> int:
@@ -142,7 +142,7 @@ def main() -> int:
     info = native_info()
     machine = f"{processor()}, {info['threads']} threads, {info['isa']}, torch {info['torch']}"
     about = f"# {machine}, medians of {options.rounds}: python benchmarks/tune.py"
-    names = ["axes", "kind", "up_to", "size", "map", "order", "method", *METHODS]
+    names = ["axes", "kind", "up_to", "stride", "size", "map", "order", "method", *METHODS]
     print(about + "\n" + ",".join(names))
     found = []
     for row in rows(options.rounds, options.only):

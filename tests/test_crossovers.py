@@ -18,9 +18,9 @@ def call(shape: tuple[int, ...], weight: tuple[int, ...], map: str = "forward", 
 
 
 def test_every_kind_map_order_and_size_has_rows() -> None:
-    have = {(r.kind, r.map, r.order, r.size) for r in crossovers.table() if r.axes == 2}
+    have = {(r.kind, r.strided, r.map, r.order, r.size) for r in crossovers.table() if r.axes == 2}
     maps, orders, sizes = ("forward", "input", "weight"), ("planes", "channels"), ("small", "large")
-    assert have == {(k, m, o, s) for k in crossovers.COUNTED for m in maps for o in orders for s in sizes}
+    assert have == {(k, t, m, o, s) for k in crossovers.COUNTED for t in (False, True) for m in maps for o in orders for s in sizes}
 
 
 def test_a_row_names_its_fastest_method_and_never_one_that_lost_on_average() -> None:
@@ -54,10 +54,10 @@ def test_a_reason_says_by_how_much_another_method_was_faster() -> None:
     reasons = dict(choose.explain(conv.METHODS, wide))
     assert reasons["torch"] is None
     assert reasons["depthwise"] == "it is for at most 32 channels and filters a group"
-    assert reasons["pointwise"] == "it is for one tap, one group, stride 1 and no padding"
+    assert reasons["pointwise"] == "it is for one tap, one group and no padding"
     assert reasons["torch_channels_last"] == "the activations are channels_last already"
     assert str(reasons["direct"]).startswith("torch took 0.")
-    assert str(reasons["direct"]).endswith("of its time for 2d dense, up to 64 channels, large images in channels order")
+    assert str(reasons["direct"]).endswith("of its time for 2d dense, up to 64 channels, stride 1, large images in channels order")
 
 
 def test_a_method_asked_for_goes_first_and_one_that_cannot_is_passed_over() -> None:

@@ -312,9 +312,9 @@ def _reference(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> 
 def _torch_channels_last(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """torch's operator on activations turned to channels_last and back: oneDNN is at home there."""
     format = FORMATS[call.plan.dims + 2]
-    a, b = (t if t.shape == call.plan.weight_shape else t.contiguous(memory_format=format) for t in (a, b))
-    y = _torch(call._replace(channels_last=True), a, b, *([] if call.map == "weight" else [bias]))
-    return y.contiguous()
+    a = a.contiguous(memory_format=format)
+    b = b.contiguous(memory_format=format) if call.map == "weight" else b
+    return _torch(call._replace(channels_last=True), a, b, bias).contiguous()
 
 
 def _turning_refusal(call: Call) -> str | None:
@@ -328,30 +328,40 @@ def _turning_refusal(call: Call) -> str | None:
 def _pointwise(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """A 1×1 convolution is a product of matrices: of all pixels at once in channels order, image by image in planes order."""
     p = call.plan
-    weight_shape = (p.filters, p.channels)
-    if call.channels_last:
-        rows = [t.movedim(1, -1).reshape(-1, t.shape[1]) if t.shape != p.weight_shape or call.map == "weight" else t for t in (a, b)]
-        if call.map == "weight":
-            return (rows[0].T @ rows[1]).view(p.weight_shape)
-        w = b.reshape(weight_shape)
-        y = F.linear(rows[0], w if call.map == "forward" else w.T, bias)
-        return y.view(p.batch, *p.input, y.shape[1]).movedim(-1, 1)
+    axes = zip(p.input, p.output, p.stride, strict=True)
+    seen = (slice(None), slice(None), *(slice(0, (o - 1) * s + 1, min(s, i)) for i, o, s in axes))
     if call.map == "weight":
-        dy, x = a.flatten(2), b.flatten(2).transpose(1, 2)
-        return torch.bmm(dy, x).sum(0).view(p.weight_shape)
-    w = b.reshape(weight_shape)
-    y = torch.matmul(w if call.map == "forward" else w.T, a.flatten(2))
+        x = b[seen]
+        if call.channels_last:
+            return (_pixels(a).T @ _pixels(x)).view(p.weight_shape)
+        return torch.bmm(a.flatten(2), x.flatten(2).transpose(1, 2)).sum(0).view(p.weight_shape)
+    w = b.reshape(p.filters, p.channels)
+    w, x = (w, a[seen]) if call.map == "forward" else (w.T, a)
+    if call.channels_last:
+        y = F.linear(_pixels(x), w, bias).view(p.batch, *p.output, len(w)).movedim(-1, 1)
+    else:  # by bmm: torch.matmul would turn x
+        y = torch.bmm(w.expand(p.batch, *w.shape), x.flatten(2)).view(p.batch, len(w), *p.output)
+        y = y if bias is None else y + bias.reshape(-1, *[1] * p.dims)
+    if call.map == "forward" or all(s == 1 for s in p.stride):
+        return y
+    dx = empty(y, p.x_shape, y.dtype, call.channels_last).zero_()
     if bias is not None:
-        y += bias[:, None]
-    return y.view(p.batch, y.shape[1], *p.input)
+        dx += bias.reshape(-1, *[1] * p.dims)
+    dx[seen] = y
+    return dx
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """(N, C, *axes) as a matrix of one pixel a row, without a copy where x is channels_last."""
+    return x.movedim(1, -1).reshape(-1, x.shape[1])
 
 
 def _pointwise_refusal(call: Call) -> str | None:
     p = call.plan
     if call.refusal is not None:
         return call.refusal
-    if p.taps > 1 or p.groups > 1 or max(p.stride) > 1 or any(p.before) or any(p.after):
-        return "it is for one tap, one group, stride 1 and no padding"
+    if p.taps > 1 or p.groups > 1 or any(p.before) or any(p.after):
+        return "it is for one tap, one group and no padding"
     return "there is nothing to compute" if any(n < 1 for n in (*p.x_shape, *p.y_shape)) else None
 
 
@@ -409,14 +419,37 @@ NAMES = tuple(candidate.name for candidate in METHODS)
 
 def method_for(call: Call) -> Candidate:
     """The method that computes this call: the first in order that has no reason against it."""
-    if torch.compiler.is_compiling() or not all(type(n) is int for n in call.plan.x_shape):
-        return choose.first(METHODS, call, method=call.method)
-    return _cached_method(call, choose.preferred())
-
-
-@functools.lru_cache(maxsize=4096)
-def _cached_method(call: Call, preferred: str | None) -> Candidate:
     return choose.first(METHODS, call, method=call.method)
+
+
+class Route(NamedTuple):
+    """A call, the method chosen for it, and whether torch's operator is the choice for it and for its gradients."""
+
+    call: Call
+    method: Candidate
+    all_torch: bool
+
+
+def _route(
+    map: Map, plan: Plan, channels_last: bool, dtype: torch.dtype, refusal: str | None, method: str | None, preferred: str | None
+) -> Route:  # `preferred` only tells cached routes apart
+    call = Call(map, plan, channels_last, dtype, refusal, method)
+    if refusal is not None:
+        theirs = _torch_refusal(call) is None
+    elif plan.taps == 1 and any(s > 1 for s in plan.stride):
+        theirs = False  # its weight gradient may write past the end
+    else:
+        theirs = all(method_for(call._replace(map=m)).name == "torch" for m in ("forward", "input", "weight"))
+    return Route(call, method_for(call), theirs)
+
+
+_cached_route = functools.lru_cache(maxsize=4096)(_route)
+
+
+def _route_for(map: Map, plan: Plan, channels_last: bool, dtype: torch.dtype, refusal: str | None, method: str | None) -> Route:
+    if torch.compiler.is_compiling() or type(plan.batch) is not int or not all(type(n) is int for n in plan.input):
+        return _route(map, plan, channels_last, dtype, refusal, method, None)
+    return _cached_route(map, plan, channels_last, dtype, refusal, method, choose.preferred())
 
 
 # ------------------------------------------------------------------------------------------------------------ gradients
@@ -433,7 +466,7 @@ def _gradients(ctx: Any, call: Call, saved: tuple[Tensor, Tensor], g: Tensor) ->
     """Of a, b and the bias, as far as they are asked for."""
     tensors, got = (g, *saved), []
     for wanted, (map, first, second) in zip(ctx.needs_input_grad, _GRADIENTS[call.map], strict=False):
-        got.append(_apply(call._replace(map=map), tensors[first], tensors[second], None) if wanted else None)
+        got.append(_apply(_route_for(map, *call[1:]), tensors[first], tensors[second], None) if wanted else None)
     if len(ctx.needs_input_grad) > 2:
         got.append(_bias_gradient(call, g) if ctx.needs_input_grad[2] else None)
     return got
@@ -449,11 +482,11 @@ def _bias_gradient(call: Call, g: Tensor) -> Tensor:
 
 class _Map(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, bias: Tensor | None, call: Call) -> Tensor:
+    def forward(ctx: Any, a: Tensor, b: Tensor, bias: Tensor | None, route: Route) -> Tensor:
         ctx.save_for_backward(a, b)
-        ctx.call = call
+        ctx.call = route.call
         with torch._C._AutoDispatchBelowADInplaceOrView():  # a view of what a method made is not one to autograd
-            return method_for(call).run(call, a, b, bias)
+            return route.method.run(route.call, a, b, bias)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
@@ -463,14 +496,17 @@ class _Map(torch.autograd.Function):
 _map = super(torch.autograd.Function, _Map).apply  # without what only function transforms need
 
 
-def _apply(call: Call, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-    rest = () if call.map == "weight" else (bias,)
+def _apply(route: Route, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     if torch.compiler.is_compiling() or (type(a) is not Tensor and type(a) is not torch.nn.Parameter):
-        return method_for(call).run(call, a, b, *rest)  # traced: every method consists of operators that have a gradient
-    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad or (bias is not None and bias.requires_grad)):
-        return _map(a, b, bias, call)  # type: ignore[no-untyped-call]
+        return route.method.run(route.call, a, b, bias)  # traced: every method consists of operators that have a gradient
+    if _needs_gradient(a, b, bias):
+        return _map(a, b, bias, route)  # type: ignore[no-untyped-call]
     with torch._C._AutoDispatchBelowAutograd():
-        return method_for(call).run(call, a, b, *rest)
+        return route.method.run(route.call, a, b, bias)
+
+
+def _needs_gradient(a: Tensor, b: Tensor, bias: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and (a.requires_grad or b.requires_grad or (bias is not None and bias.requires_grad))
 
 
 if native.core:
@@ -538,25 +574,15 @@ def _run(
     refusal = _autocast(x) or native_refusal(x, weight, bias)
     batch = x if x.dim() == plan.dims + 2 else x.unsqueeze(0)
     last = refusal is None and (is_channels_last(batch) or is_channels_last(weight))
-    call = Call(map, plan, last, x.dtype, refusal, method)
-    if theirs is not None and _all_torch(call):
+    route = _route_for(map, plan, last, x.dtype, refusal, method)
+    if theirs is not None and (route.all_torch or (route.method.name == "torch" and not _needs_gradient(x, weight, bias))):
         return theirs()
-    y = _apply(call, batch, weight, bias) if refusal is None else method_for(call).run(call, batch, weight, bias)
+    y = _apply(route, batch, weight, bias) if refusal is None else route.method.run(route.call, batch, weight, bias)
     return y if batch is x else y.squeeze(0)
 
 
 def _autocast(x: Tensor) -> str | None:
     return "autocast chooses the type" if x.is_cpu and torch.is_autocast_enabled("cpu") else None
-
-
-def _all_torch(call: Call) -> bool:
-    """Whether torch's operator is the choice for this map and its gradients: its own formula of the gradient is as good then."""
-    p = call.plan
-    if call.refusal is not None:
-        return _torch_refusal(call) is None
-    if p.taps == 1 and max(p.stride) > 1:
-        return False  # its weight gradient may write past the end
-    return all(method_for(call._replace(map=m)).name == "torch" for m in ("forward", "input", "weight"))
 
 
 def conv(

@@ -1,8 +1,8 @@
 """Which method of convolution was fastest where: a table of measurements, ``crossovers.csv``, made by ``benchmarks/tune.py``.
 
-Each row holds for one kind of convolution, up to a number of what the kind is counted by, for small or for larger images, one map and
-one memory order; the columns are the times of torch's operator over the methods' own. Results never depend on timing: the table is a
-file, and nothing is measured while striate runs.
+Each row holds for one kind of convolution, up to a number of what the kind is counted by, with stride 1 or more, for small or larger
+images, one map and one memory order; the columns are the times of torch's operator over the methods' own. Results never depend on
+timing: the table is a file, and nothing is measured while striate runs.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Row(NamedTuple):
     axes: int
     kind: str
     up_to: int
+    strided: bool  # by more than 1 on some axis
     size: str  # "small" or "large"
     map: str
     order: str  # "planes" or "channels"
@@ -43,15 +44,17 @@ class Row(NamedTuple):
 def _row(read: dict[str, str]) -> Row:
     axes, up_to = int(read["axes"]), int(read["up_to"])
     kind, size, map, order, method = (read[name] for name in ("kind", "size", "map", "order", "method"))
-    ratios = {name: float(read[name]) for name in list(read)[7:] if read[name]}
+    strided = read["stride"] != "1"
+    ratios = {name: float(read[name]) for name in list(read)[8:] if read[name]}
     most = "of any number of" if up_to >= 10**9 else f"up to {up_to}"
-    place = f"{axes}d {kind}, {most} {COUNTED[kind]}, {size} images in {order} order"
+    stride = "a larger stride" if strided else "stride 1"
+    place = f"{axes}d {kind}, {most} {COUNTED[kind]}, {stride}, {size} images in {order} order"
     reasons = {}
     for name, ratio in ratios.items():
         share = ratio / {"torch": 1.0, **ratios}[method]
         lost = f"{method} took {share:.2f} of its time" if share < 1 else f"it lost against {method} on one of the shapes"
         reasons[name] = f"{lost} for {place}"
-    return Row(axes, kind, up_to, size, map, order, method, ratios, reasons)
+    return Row(axes, kind, up_to, strided, size, map, order, method, ratios, reasons)
 
 
 def kind_of(plan: Plan) -> tuple[str, int]:
@@ -80,17 +83,17 @@ def table() -> tuple[Row, ...]:
 
 
 # Read at import: what torch.compile traces opens no files.
-_ROWS: dict[tuple[int, str, str, str, str], list[Row]] = {}
+_ROWS: dict[tuple[int, str, bool, str, str, str], list[Row]] = {}
 for _one in table():
-    _ROWS.setdefault((_one.axes, _one.kind, _one.size, _one.map, _one.order), []).append(_one)
+    _ROWS.setdefault((_one.axes, _one.kind, _one.strided, _one.size, _one.map, _one.order), []).append(_one)
 
 
 def row_for(call: Call) -> Row | None:
     """The row that a call falls into: the first that reaches its number, or the last. What was not measured for its axes is as for two."""
     kind, number = kind_of(call.plan)
-    size = "small" if call.places <= SMALL else "large"
-    order = "channels" if call.channels_last else "planes"
-    rows = _ROWS.get((call.plan.dims, kind, size, call.map, order)) or _ROWS.get((2, kind, size, call.map, order), [])
+    strided, size = any(s > 1 for s in call.plan.stride), "small" if call.places <= SMALL else "large"
+    key = (kind, strided, size, call.map, "channels" if call.channels_last else "planes")
+    rows = _ROWS.get((call.plan.dims, *key)) or _ROWS.get((2, *key), [])
     for row in rows:
         if number <= row.up_to:
             return row
