@@ -38,13 +38,7 @@ struct Along {  // an axis, looked at from the destination
   Phase phase(int64_t number) const {
     const Axis& a = axis;
     if (!adjoint) return {0, 1, a.stride, a.size, 0, 1, -a.before, a.dilation};
-    int64_t g = a.stride, r = a.dilation;
-    while (r != 0) {
-      const int64_t rest = g % r;
-      g = r;
-      r = rest;
-    }
-    const int64_t tap_step = a.stride / g;
+    const int64_t g = common_divisor(a.stride, a.dilation), tap_step = a.stride / g;
     int64_t tap = 0;
     while (tap < min(a.size, tap_step) && (number + a.before - tap * a.dilation) % a.stride != 0) ++tap;
     if (tap >= min(a.size, tap_step)) return {number, a.stride, 1, 0, 0, 1, 0, 1};
@@ -78,7 +72,8 @@ template <class Shape>
 inline Side side_of(const Shape& s, bool adjoint) {
   const int64_t c = s.channels / s.groups, k = s.filters / s.groups;
   const Window& w = s.window;
-  return {{w.depth, adjoint}, {w.height, adjoint}, {w.width, adjoint}, s.batch, s.groups, adjoint ? c : k, adjoint ? k : c, s.channels_last};
+  return {{w.depth, adjoint}, {w.height, adjoint}, {w.width, adjoint}, s.batch,
+          s.groups,           adjoint ? c : k,     adjoint ? k : c,    s.channels_last};
 }
 
 // A block of destinations: depths, rows and columns, and the band of sources it needs.
@@ -91,24 +86,29 @@ struct Block {
 // How a map's destinations are cut into blocks, by shape alone: as many rows as keep the band, `row_values(columns)` values a row of
 // sources, within `budget`.
 struct Blocks {
-  int64_t deep, high, wide;        // of one block
-  int64_t deeps, highs, wides;     // how many
-  int64_t each;                    // blocks of one image
+  int64_t deep, high, wide;     // of one block
+  int64_t deeps, highs, wides;  // how many
+  int64_t each;                 // blocks of one image
+
+  int64_t places() const { return deep * high * wide; }
 };
 
 constexpr int64_t kBandValues = 131072;  // 512 KiB of float: half of a second-level cache
-constexpr int64_t kColumns = 512;       // destinations of a row that are taken at once
+constexpr int64_t kBlockPlaces = 65536;  // destinations of a block, where each needs many sources less than one
 
-inline Blocks cut(const Side& s, int64_t channels, int64_t units) {
+// `channels` of a source's place are in the band; `padded`: the columns that hang over the edges too. `units` share a block.
+inline Blocks cut(const Side& s, int64_t channels, int64_t units, bool padded) {
   Blocks b;
   b.wide = min(s.width.destinations(), kColumns);
   if (s.width.adjoint) b.wide = max(1, tiles(b.wide, s.width.axis.stride)) * s.width.axis.stride;
   b.wide = min(b.wide, s.width.destinations());
   const auto needs = [&](const Along& a, int64_t n) { return max(1, min(a.sources(), a.reach(0, n).size())); };
-  const int64_t row = needs(s.width, b.wide) * channels;
+  const int64_t row = (padded ? s.width.reach(0, b.wide).size() : needs(s.width, b.wide)) * channels;
   // as thick as fits; of depths and rows whichever saves more copies of what neighbouring blocks share
   b.deep = b.high = 1;
-  const auto fits = [&](int64_t deep, int64_t high) { return needs(s.depth, deep) * needs(s.height, high) * row <= kBandValues; };
+  const auto fits = [&](int64_t deep, int64_t high) {
+    return needs(s.depth, deep) * needs(s.height, high) * row <= kBandValues && deep * high * b.wide <= kBlockPlaces;
+  };
   const auto copies = [&](const Along& a, int64_t n) { return double(needs(a, n)) / double(n); };
   for (;;) {
     const int64_t deep = min(2 * b.deep, s.depth.destinations()), high = min(2 * b.high, s.height.destinations());

@@ -303,10 +303,13 @@ ConvShape conv_shape(const Tensor& like_x, int64_t channels, int64_t filters, co
     return a.size > 0 && a.size <= 4096 && (a.size - 1) * a.dilation <= 65536 && a.before <= 65536 && a.stride <= 65536;
   };
   check(narrow(window.depth) && narrow(window.height) && narrow(window.width), "kernels are for windows of some thousand places");
-  const Axis& w = window.width;
-  const int64_t columns = (min(512, w.output) - 1) * w.stride + (w.size - 1) * w.dilation + 1;
-  check(__int128(columns) * window.depth.size * window.height.size * max(channels, filters) / groups < (int64_t(1) << 26),
-        "a band of sources fits memory");
+  // the band of one row of destinations at its largest, see bands.h and direct.cpp
+  const auto extent = [](const Axis& a) { return (a.size - 1) * a.dilation + 1; };
+  __int128 values = (min(kColumns, max(window.width.input, window.width.output)) + 35) * window.width.stride + extent(window.width);
+  for (const Axis& a : {window.depth, window.height}) values *= min(extent(a) + 2, max(a.input, a.output));
+  check(values * max(channels, filters) / groups < (int64_t(1) << 30), "a band of sources fits memory");
+  check(__int128(window.depth.size) * window.height.size * window.width.size * max(channels, filters) / groups < (int64_t(1) << 25),
+        "a filter has fewer than 2^25 weights");
   return {window, like_x.size(0), channels, filters, groups, channels_last};
 }
 
@@ -365,7 +368,7 @@ Tensor conv_input(const Tensor& dy, const Tensor& weight, const Given& bias, Int
 Tensor conv_weight(const Tensor& gradient, const Tensor& input, Ints size, Ints stride, Ints dilation, Ints before, int64_t groups,
                    bool channels_last, std::string method) {
   const Window window = resolve(spatial(input, size.size()), spatial(gradient, size.size()), size, stride, dilation, before);
-  check(gradient.size(0) == input.size(0), "x and dy have one batch");
+  check(gradient.size(0) == input.size(0) && input.size(0) > 0, "x and dy have one batch, and it is not empty");
   check_like(input, gradient, "dy");
   const Tensor x = laid_out(input, channels_last), dy = laid_out(gradient, channels_last);
   const ConvShape shape = conv_shape(x, x.size(1), dy.size(1), window, groups, channels_last);
@@ -666,7 +669,8 @@ STABLE_TORCH_LIBRARY(striate, m) {
   m.def(
       "avg_pool_backward(Tensor dy, SymInt[] input, SymInt[] size, SymInt[] stride, SymInt[] before, SymInt[] after, "
       "bool channels_last, bool count_include_pad, int? divisor_override) -> Tensor");
-  const std::string geometry = "SymInt[] stride, SymInt[] dilation, SymInt[] before, SymInt groups, bool channels_last, str method) -> Tensor";
+  const std::string geometry =
+      "SymInt[] stride, SymInt[] dilation, SymInt[] before, SymInt groups, bool channels_last, str method) -> Tensor";
   m.def(("conv(Tensor x, Tensor weight, Tensor? bias, SymInt[] output, " + geometry).c_str());
   m.def(("conv_input(Tensor dy, Tensor weight, Tensor? bias, SymInt[] input, " + geometry).c_str());
   m.def(("conv_weight(Tensor dy, Tensor x, SymInt[] size, " + geometry).c_str());

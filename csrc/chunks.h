@@ -5,7 +5,7 @@
 namespace striate {
 namespace STRIATE_ISA {
 
-// How many places a kernel adds up in float before it hands them on: tiles of them one by one, so that errors grow with tens of sums.
+// About how many places a kernel adds up in float, some tens or hundreds in registers at a time, before it hands them on.
 constexpr int64_t kPlacesInFloat = 2048;
 
 // The sum of a chunk: what a kernel has added up in `sum`, add() takes into `total`, in double, and begins `sum` anew.

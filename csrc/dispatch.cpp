@@ -19,9 +19,9 @@ namespace striate {
   extern const LocalResponseKernels<float> local_response_f32;  \
   extern const LocalResponseKernels<double> local_response_f64; \
   }
-#define STRIATE_TABLE(ISA)                                                                                                      \
-  {#ISA,          ISA::depthwise_f32, ISA::depthwise_f64, ISA::direct_f32, ISA::direct_f64, ISA::bias_f32, ISA::bias_f64, ISA::pool_f32, \
-   ISA::pool_f64, ISA::norm_f32,      ISA::norm_f64,      ISA::local_response_f32,          ISA::local_response_f64}
+#define STRIATE_TABLE(ISA)                                                                                                                 \
+  {#ISA,          ISA::depthwise_f32, ISA::depthwise_f64, ISA::direct_f32, ISA::direct_f64,         ISA::bias_f32,          ISA::bias_f64, \
+   ISA::pool_f32, ISA::pool_f64,      ISA::norm_f32,      ISA::norm_f64,   ISA::local_response_f32, ISA::local_response_f64}
 
 STRIATE_DECLARE(baseline)
 #if defined(__x86_64__)

@@ -1,5 +1,5 @@
 // Which inputs an output looks at, and which outputs look at an input, worked out from window.h's integers. For every sliding
-// window: pooling, and what is to come. Compiled with the kernels, once for each instruction set.
+// window: pooling and convolution. Compiled with the kernels, once for each instruction set.
 #pragma once
 #include "parallel.h"
 #include "window.h"
@@ -12,6 +12,15 @@ inline int64_t quotient(int64_t a, int64_t b) {  // of nothing negative
   if (b == 1) return a;
   if (b == 2) return a >> 1;
   return ((a | b) >> 32) == 0 ? int64_t(uint32_t(a) / uint32_t(b)) : a / b;
+}
+
+inline int64_t common_divisor(int64_t a, int64_t b) {
+  while (b != 0) {
+    const int64_t rest = a % b;
+    a = b;
+    b = rest;
+  }
+  return a;
 }
 
 // The taps of output o that fall inside the input: at first, first + step, …, `count` of them, the first being tap `tap`.
@@ -55,12 +64,7 @@ inline Seen seen(const Axis& a, int64_t i) {
     return {first, end > first ? end - first : 0, 1, q - first * a.stride, a.stride};
   }
   // Solutions step by (dilation/g, -stride/g), g the greatest common divisor; the first has the largest tap.
-  int64_t g = a.stride, r = a.dilation;
-  while (r != 0) {
-    const int64_t rest = g % r;
-    g = r;
-    r = rest;
-  }
+  const int64_t g = common_divisor(a.stride, a.dilation);
   const int64_t step = a.dilation / g, tap_step = a.stride / g, reach = q / a.dilation;
   int64_t tap = reach < a.size - 1 ? reach : a.size - 1, tries = tap_step;
   while (tap >= 0 && tries > 0 && (q - tap * a.dilation) % a.stride != 0) --tap, --tries;

@@ -13,6 +13,9 @@ struct Axis {
   int64_t before, after;  // padding
 };
 
+// Destinations of a row that a convolution takes at once; ops/conv.py and bindings.cpp bound its scratch memory by it.
+constexpr int64_t kColumns = 512;
+
 // Depth, height, width. An operation on fewer axes leads with axes of one input, one output and one tap.
 struct Window {
   Axis depth, height, width;

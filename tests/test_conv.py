@@ -927,7 +927,7 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: S.Conv2d(4, 6, 3, padding=9, padding_mode="circular")(X), ArgumentError, "Conv2d expects a circular padding of at most 8 on an axis of 8, got 9. x: (1, 4, 8, 8). Pad less, or use padding_mode='replicate'."),
     (lambda: S.Conv2d(4, 6, 3, padding=1, padding_mode="replicate")(X[:, :, :0]), ShapeError, "Conv2d expects a window no larger than the padded input, 2, got 3. x: (1, 4, 0, 8). Make the kernel or its dilation smaller, or pad more."),
     (lambda: S.Conv2d(4, 6, 9, padding="same", padding_mode="reflect")(X[..., :4]), ArgumentError, "Conv2d expects a reflect padding of at most 3 on an axis of 4, got 4. x: (1, 4, 8, 4). Pad less, or use padding_mode='replicate'."),
-    (lambda: S.Conv2d(4, 6, 3, padding=2**31, stride=2**31, padding_mode="replicate")(X), ShapeError, "Conv2d expects a padded input that fits memory, got (4294967304, 4294967304). x: (1, 4, 8, 8). Pad less."),
+    (lambda: S.Conv2d(4, 6, 3, padding=2**31, stride=2**31, padding_mode="replicate")(X), ShapeError, "Conv2d expects a padded input that fits memory, got (1, 4, 4294967304, 4294967304). x: (1, 4, 8, 8). Pad less."),
     (lambda: S.Conv2d(3, 6, 3, padding=1, padding_mode="reflect")(X), ShapeError, "Conv2d expects 3 channels, got 4. x: (1, 4, 8, 8). weight: (6, 3, 3, 3). Set in_channels=4, or check the layer before."),
     (lambda: S.ConvTranspose2d(4, 6, 3, padding=9, padding_mode="reflect")(X), ShapeError, "ConvTranspose2d expects padding that leaves an output, got 9. x: (1, 4, 8, 8). Pad less: 10 values come out without."),
     (lambda: S.ConvTranspose2d(4, 6, 3, padding=4, padding_mode="circular")(X[..., :6]), ShapeError, "ConvTranspose2d expects padding that leaves an output, got 4. x: (1, 4, 8, 6). Pad less: 8 values come out without."),
@@ -999,6 +999,57 @@ except RuntimeError as error:
     print("striate: " in str(error))
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120).stdout == "True\n"
+
+
+FAR = [  # a band that held all that a row of outputs reaches would take gigabytes, or more numbers than 32 bits count
+    ("conv2d", (1, 2, 40001, 1), (16, 2, 3, 3), {"padding": 20000, "dilation": 20000}),
+    ("conv2d", (1, 600, 2000, 1), (1, 600, 3, 3), {"padding": 1000, "dilation": 1000}),
+    ("conv1d", (1, 1000, 5), (16, 1000, 1), {"stride": 65536}),
+    ("conv_transpose1d", (1, 256, 1), (256, 1, 4096), {"stride": 4096}),
+    ("conv_transpose1d", (1, 512, 10), (512, 1, 256), {"stride": 128}),
+]
+
+
+@pytest.mark.parametrize(("function", "shape", "weight", "arguments"), FAR)
+def test_windows_that_reach_far_are_computed_in_bounded_memory(
+    function: str, shape: tuple[int, ...], weight: tuple[int, ...], arguments: dict[str, int], ours: str
+) -> None:
+    x, w = whole_numbers(shape), whole_numbers(weight)
+    assert torch.equal(getattr(SF, function)(x, w, **arguments), getattr(F, function)(x.double(), w.double(), **arguments).float())
+
+
+def test_a_transposed_convolution_that_leaves_out_what_lies_behind_stays_with_a_method() -> None:
+    ours = S.ConvTranspose2d(64, 64, 3, dilation=3, output_padding=2)  # output_padding above the stride
+    theirs = torch.nn.ConvTranspose2d(64, 64, 3, dilation=3, output_padding=2)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 64, 9, 9)
+    for name in (None, *NAMES):
+        with choose.prefer(name):
+            torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_weight_gradient_of_a_long_row_keeps_its_digits(layout: Any, ours: str) -> None:
+    x, w = layout(torch.randn(1, 16, 1 << 17)), torch.randn(16, 1, 3, requires_grad=True)
+    dy = torch.randn(1, 16, (1 << 17) - 2)
+    exact = torch.autograd.grad(F.conv1d(x.double(), w.double(), groups=16), w, dy.double())[0]
+    got = torch.autograd.grad(SF.conv1d(x, w, groups=16), w, dy)[0]
+    assert (got - exact).abs().max() <= 4 * EPS * exact.abs().max()
+
+
+def test_one_axis_keeps_its_channels_innermost_by_every_method(method: str) -> None:
+    if method == "reference":
+        pytest.skip("its products come as they come")
+    x, w = torch.randn(2, 50, 64).transpose(1, 2).requires_grad_(), torch.randn(64, 64, 3)
+    y = SF.conv1d(x, w)
+    (dx,) = torch.autograd.grad(y.sum(), x)
+    assert is_channels_last(y) and is_channels_last(dx)
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_the_operator_for_the_weight_gradient_refuses_an_empty_batch(name: str) -> None:
+    empty = torch.ones(0, 4, 3, 3)
+    with pytest.raises(RuntimeError, match="striate: x and dy have one batch, and it is not empty"):
+        torch.ops.striate.conv_weight(empty, empty, [1, 1], [1, 1], [1, 1], [0, 0], 4, False, name)
 
 
 # ------------------------------------------------------------------------------------------------------------ worked facts

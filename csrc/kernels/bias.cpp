@@ -8,6 +8,9 @@ namespace striate {
 namespace STRIATE_ISA {
 namespace {
 
+constexpr int64_t kRun = 4096;  // values of a plane, and
+constexpr int64_t kRows = 256;  // rows of channels, that are summed in float
+
 // Rows of a chunk in channels order; four rows at once, so that no sum waits for the one before.
 template <class T>
 void add_rows(const T* dy, int64_t rows, int64_t channels, T* sums) {
@@ -45,7 +48,7 @@ T sum_run(const T* dy, int64_t count) {
 
 template <class T>
 void gradient(int64_t batch, int64_t channels, int64_t places, bool channels_last, const T* dy, T* db) {
-  const int64_t rows = batch * places, pieces = tiles(places, 4096);
+  const int64_t rows = batch * places, pieces = tiles(places, kRun);
   const int64_t chunks = channels_last ? max(1, min(64, rows / 64)) : batch * pieces;
   const Scratch<double> sums(chunks * channels);
   double* partial = sums;
@@ -55,17 +58,17 @@ void gradient(int64_t batch, int64_t channels, int64_t places, bool channels_las
       for (int64_t chunk = begin; chunk < end; ++chunk) {
         const int64_t last = (chunk + 1) * rows / chunks;
         ChunkSum<T> total(partial + chunk * channels, sum, channels);
-        for (int64_t row = chunk * rows / chunks; row < last; row += 256) {
-          add_rows(dy + row * channels, min(256, last - row), channels, static_cast<T*>(sum));
+        for (int64_t row = chunk * rows / chunks; row < last; row += kRows) {
+          add_rows(dy + row * channels, min(kRows, last - row), channels, static_cast<T*>(sum));
           total.add();
         }
       }
     });
   else
-    parallel_for(chunks * channels, min(places, 4096), [=](int64_t begin, int64_t end) {
+    parallel_for(chunks * channels, min(places, kRun), [=](int64_t begin, int64_t end) {
       for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t piece = unit % pieces, c = unit / pieces % channels, n = unit / pieces / channels, first = piece * 4096;
-        partial[(n * pieces + piece) * channels + c] = double(sum_run(dy + (n * channels + c) * places + first, min(4096, places - first)));
+        const int64_t piece = unit % pieces, c = unit / pieces % channels, n = unit / pieces / channels, first = piece * kRun;
+        partial[(n * pieces + piece) * channels + c] = double(sum_run(dy + (n * channels + c) * places + first, min(kRun, places - first)));
       }
     });
   merge_chunks(partial, chunks, channels);

@@ -1,5 +1,5 @@
-// What depthwise.cpp, direct.cpp and bias.cpp offer, once for each instruction set and element type: two ways to compute the three maps of
-// one trilinear form (ops/conv.py). bindings.cpp has checked every argument.
+// What depthwise.cpp and direct.cpp offer, once for each instruction set and element type: two ways to compute the three maps of one
+// trilinear form (ops/conv.py); and bias.cpp, the gradient of the bias. bindings.cpp has checked every argument.
 #pragma once
 #include "../window.h"
 
@@ -22,9 +22,9 @@ struct Weight {
 
 template <class T>
 struct ConvKernels {
-  void (*forward)(const ConvShape&, const T* x, Weight<T> weight, const T* bias, T* y);       // bias may be null
-  void (*input)(const ConvShape&, const T* dy, Weight<T> weight, const T* bias, T* dx);       // bias: of a transposed convolution
-  void (*weight)(const ConvShape&, const T* dy, const T* x, T* dweight);                      // contiguous
+  void (*forward)(const ConvShape&, const T* x, Weight<T> weight, const T* bias, T* y);  // bias may be null
+  void (*input)(const ConvShape&, const T* dy, Weight<T> weight, const T* bias, T* dx);  // bias: of a transposed convolution
+  void (*weight)(const ConvShape&, const T* dy, const T* x, T* dweight);                 // contiguous
 };
 
 template <class T>

@@ -15,11 +15,10 @@
 //
 // The weight gradient is the same tile with the roles of weights and destinations exchanged. It sums a tile in registers, some rows in
 // float, and from there on in double, in chunks that depend on the shape alone.
-#include "conv.h"
-
 #include "../bands.h"
 #include "../chunks.h"
 #include "../turn.h"
+#include "conv.h"
 
 namespace striate {
 namespace STRIATE_ISA {
@@ -49,8 +48,8 @@ Lanes<T> lanes_at(int64_t first, int64_t all, int64_t to, int64_t from) {
 
 // `count` pixels in memory order, for each of the `from` channels of every lane; bands of them are `apart` values apart.
 template <class T>
-void deal(const T* image, int64_t pixel, int64_t count, bool channels_last, int64_t plane, int64_t channels, int64_t from, const Lanes<T>& v,
-          T* band, int64_t apart) {
+void deal(const T* image, int64_t pixel, int64_t count, bool channels_last, int64_t plane, int64_t channels, int64_t from,
+          const Lanes<T>& v, T* band, int64_t apart) {
   constexpr int64_t L = kLanes<T>;
   const bool together = v.span + from - 1 <= L;  // all that the lanes sum at a pixel fits one vector
   const int64_t there = min(L, channels - v.base);
@@ -118,7 +117,8 @@ void find_rows(const Side& s, const Block& b, int64_t d, int64_t h, const T* ban
   for (int64_t c = 0; c < s.from; ++c)
     for (int64_t i = 0; i < deep.count; ++i)
       for (int64_t j = 0; j < high.count; ++j, ++rows.count) {
-        const int64_t row = (c * b.deep.size() + deep.first + i * deep.step - b.deep.first) * b.high.size() + high.first + j * high.step - b.high.first;
+        const int64_t row =
+            (c * b.deep.size() + deep.first + i * deep.step - b.deep.first) * b.high.size() + high.first + j * high.step - b.high.first;
         const int64_t tap = ((c * s.depth.axis.size + deep.tap + i * deep.tap_step) * KH + high.tap + j * high.tap_step) * KW;
         rows.source[rows.count] = band + (row * b.wide.size() - b.wide.first) * rows.pitch;
         rows.weight[rows.count] = weight + tap * L;
@@ -129,11 +129,11 @@ void find_rows(const Side& s, const Block& b, int64_t d, int64_t h, const T* ban
 
 inline uint64_t first_bits(int64_t n) { return n <= 0 ? 0 : n >= 64 ? ~uint64_t(0) : (uint64_t(1) << n) - 1; }
 
-// N neighbouring destinations of a phase from the j0-th on; `weights` is added to where the rows' are. Taps and Step: of the phase, where the
-// compiler is to know: a source is then loaded once for all destinations that sum it. Clip: some sources may lie outside the image.
+// N neighbouring destinations of a phase from the j0-th on; `weights` is added to where the rows' are. Taps and Step: of the phase, where
+// the compiler is to know: a source is then loaded once for all destinations that sum it. Clip: some sources may lie outside the image.
 template <class T, int N, int Taps, int Step, bool Clip>
-STRIATE_INLINE void tile(const Rows<T>& rows, const Phase& p, int64_t j0, int64_t pitch, int64_t channel, int64_t weights, const Vector<T>& bias,
-                         Vector<T> (&sum)[N]) {
+STRIATE_INLINE void tile(const Rows<T>& rows, const Phase& p, int64_t j0, int64_t pitch, int64_t channel, int64_t weights,
+                         const Vector<T>& bias, Vector<T> (&sum)[N]) {
   constexpr int64_t L = kLanes<T>;
   const int64_t first = j0 * p.step + p.shift, low = rows.wide.first - first, high = rows.wide.last - first;
   const uint64_t valid = first_bits(high) & ~first_bits(low);  // of the sources from the first on
@@ -253,8 +253,8 @@ inline bool in_place(const ConvShape& s, int64_t lanes) {
   return s.channels_last && s.groups == s.channels && s.filters == s.channels && s.channels >= lanes;
 }
 // A row where it lies, as a block of its own.
-inline Block row_block(const Side& s, int64_t n, int64_t d, int64_t h, int64_t w0, int64_t w1) {
-  return {n, d, d + 1, h, h + 1, w0, w1, {0, s.depth.sources()}, {0, s.height.sources()}, {0, s.width.sources()}};
+inline Block row_block(const Side& s, int64_t n, int64_t d, int64_t h) {
+  return {n, d, d + 1, h, h + 1, 0, s.width.destinations(), {0, s.depth.sources()}, {0, s.height.sources()}, {0, s.width.sources()}};
 }
 
 template <class T>
@@ -273,13 +273,15 @@ void activations_in_place(const ConvShape& shape, bool adjoint, const T* source,
     Rows<T> rows = {from, beside, 0, nullptr, C, {}};
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t w0 = unit % wides * wide, h = unit / wides % H, d = unit / wides / H % D, n = unit / wides / H / D;
-      find_rows(s, row_block(s, n, d, h, 0, 0), d, h, source + n * image, weights, rows);
+      find_rows(s, row_block(s, n, d, h), d, h, source + n * image, weights, rows);
       T* row = to + ((n * D + d) * H + h) * W * C;
       const auto channel_at = [&](int64_t v) { return min(v * L, C - L); };
       sum_row(
           rows, s.width, w0, min(W, w0 + wide), vectors, taps * L, C, channel_at,
           [&](int64_t v) { return bias ? load(bias + channel_at(v)) : Vector<T>{}; },
-          [&](int64_t v, int64_t column, int64_t apart, const auto& sums) { put_tile(sums, row + column * C + channel_at(v), apart * C, L); });
+          [&](int64_t v, int64_t column, int64_t apart, const auto& sums) {
+            put_tile(sums, row + column * C + channel_at(v), apart * C, L);
+          });
     }
   });
 }
@@ -290,14 +292,14 @@ void activations_in_bands(const ConvShape& shape, bool adjoint, const T* source,
   const Side s = side_of(shape, adjoint);
   const int64_t all = s.all_to(), vectors = tiles(all, L), taps = shape.taps(), D = s.depth.destinations(), H = s.height.destinations(),
                 W = s.width.destinations();
-  const Blocks blocks = cut(s, s.from * L, vectors);
+  const Blocks blocks = cut(s, s.from * L, vectors, false);
   const Scratch<T> packed(vectors * s.from * taps * L);
   pack(shape, s, adjoint, false, weight, static_cast<T*>(packed));
   const int64_t band_values = most_rows(s, blocks) * most_columns(s, blocks) * s.from * L;
   const T* weights = packed;
-  const int64_t work = blocks.deep * blocks.high * blocks.wide * L * min(taps * s.from, 64);
+  const int64_t work = blocks.places() * L * min(taps * s.from, 64);
   parallel_for(s.batch * blocks.each * vectors, work, [=](int64_t begin, int64_t end) {
-    Scratch<T> band(band_values), turned(s.channels_last ? 0 : blocks.deep * blocks.high * blocks.wide * L + L * L);
+    Scratch<T> band(band_values), turned(s.channels_last ? 0 : blocks.places() * L + L * L);
     const int64_t most = s.from * s.depth.axis.size * s.height.axis.size;
     Scratch<const T*> sources(most), beside(most);
     Rows<T> rows = {sources, beside, 0, nullptr, L, {}};
@@ -313,12 +315,16 @@ void activations_in_bands(const ConvShape& shape, bool adjoint, const T* source,
           find_rows(s, b, d, h, static_cast<const T*>(band), weights + unit % vectors * s.from * taps * L, rows);
           T* row = to + (((b.n * D + d) * H + h) * W) * all + first;
           const auto run = [&](const auto& put) {
-            sum_row(rows, s.width, b.w0, b.w1, 1, 0, Constant<L>::value, [](int64_t) { return int64_t(0); }, [&](int64_t) { return start; }, put);
+            sum_row(
+                rows, s.width, b.w0, b.w1, 1, 0, Constant<L>::value, [](int64_t) { return int64_t(0); }, [&](int64_t) { return start; },
+                put);
           };
           if (!s.channels_last)
             run([&](int64_t, int64_t column, int64_t apart, const auto& sums) { put_tile(sums, out + (column - b.w0) * L, apart * L, L); });
           else
-            run([&](int64_t, int64_t column, int64_t apart, const auto& sums) { put_tile(sums, row + column * all, apart * all, v.lanes); });
+            run([&](int64_t, int64_t column, int64_t apart, const auto& sums) {
+              put_tile(sums, row + column * all, apart * all, v.lanes);
+            });
         }
       if (!s.channels_last)
         for (int64_t d = b.d0; d < b.d1; ++d)
@@ -349,8 +355,8 @@ void input(const ConvShape& s, const T* dy, Weight<T> weight, const T* bias, T* 
 
 // A tile as above, the other way about: the weights are the sums, and N gradients stay in registers while the rows pass.
 template <class T, int N, int Taps, int Step, bool Clip>
-STRIATE_INLINE void weight_tile(const Rows<T>& rows, const Phase& p, int64_t j0, int64_t pitch, int64_t channel, const T* dy, int64_t dy_pitch,
-                                T* sums) {
+STRIATE_INLINE void weight_tile(const Rows<T>& rows, const Phase& p, int64_t j0, int64_t pitch, int64_t channel, const T* dy,
+                                int64_t dy_pitch, T* sums) {
   constexpr int64_t L = kLanes<T>;
   const int64_t first = j0 * p.step + p.shift, low = rows.wide.first - first, high = rows.wide.last - first;
   const uint64_t valid = first_bits(high) & ~first_bits(low);  // of the sources from the first on
@@ -426,8 +432,9 @@ void weight_in_place(const ConvShape& shape, const T* dy, const T* x, T* dweight
   constexpr int64_t L = kLanes<T>;
   const Side s = side_of(shape, false);
   const int64_t C = s.groups, taps = shape.taps(), vectors = tiles(C, L), D = s.depth.destinations(), H = s.height.destinations(),
-                W = s.width.destinations(), image = s.sources() * C, items = s.batch * D * H;
-  const int64_t chunks = max(1, min(64, items / 8)), chunk_values = vectors * taps * L;
+                W = s.width.destinations(), image = s.sources() * C;
+  const int64_t piece = min(W, kPlacesInFloat), pieces = tiles(W, piece), items = s.batch * D * H * pieces;
+  const int64_t chunks = max(1, min(64, items * piece / 448)), chunk_values = vectors * taps * L;
   const Scratch<double> totals(chunks * chunk_values);
   double* partial = totals;
   parallel_for(chunks, kGrainElements, [=](int64_t begin, int64_t end) {
@@ -441,10 +448,11 @@ void weight_in_place(const ConvShape& shape, const T* dy, const T* x, T* dweight
       int64_t added = 0;
       ChunkSum<T> total(partial + chunk * chunk_values, sum, chunk_values);
       for (int64_t item = chunk * items / chunks; item < last; ++item) {
-        const int64_t h = item % H, d = item / H % D, n = item / H / D;
-        find_rows(s, row_block(s, n, d, h, 0, W), d, h, x + n * image, static_cast<const T*>(sum), rows);
-        weight_row(rows, p, 0, W, vectors, taps * L, C, [&](int64_t v) { return min(v * L, C - L); }, dy + item * W * C, C, static_cast<T*>(sum));
-        added += W;
+        const int64_t w0 = item % pieces * piece, row = item / pieces, h = row % H, d = row / H % D, n = row / H / D;
+        find_rows(s, row_block(s, n, d, h), d, h, x + n * image, static_cast<const T*>(sum), rows);
+        const auto channel_at = [&](int64_t v) { return min(v * L, C - L); };
+        weight_row(rows, p, w0, min(W, w0 + piece), vectors, taps * L, C, channel_at, dy + row * W * C, C, static_cast<T*>(sum));
+        added += piece;
         if (added >= kPlacesInFloat || item + 1 == last) total.add(), added = 0;
       }
     }
@@ -460,9 +468,9 @@ void weight_in_bands(const ConvShape& shape, const T* dy, const T* x, T* dweight
   Side of_dy = side_of(shape, true);  // its sources are dy's, and each lane is its own filter
   of_dy.groups = s.all_to(), of_dy.to = of_dy.from = 1;
   const int64_t all = s.all_to(), vectors = tiles(all, L), taps = shape.taps(), of_vector = s.from * taps * L;
-  const Blocks blocks = cut(s, s.from * L + L, vectors);
+  const Blocks blocks = cut(s, s.from * L + L, vectors, false);
   const int64_t items = s.batch * blocks.each, chunks = min(items, max(1, 128 / vectors));
-  const int64_t band_values = most_rows(s, blocks) * most_columns(s, blocks) * s.from * L, dy_values = blocks.deep * blocks.high * blocks.wide * L;
+  const int64_t band_values = most_rows(s, blocks) * most_columns(s, blocks) * s.from * L, dy_values = blocks.places() * L;
   const Scratch<double> totals(chunks * vectors * of_vector);
   double* partial = totals;
   parallel_for(chunks * vectors, kGrainElements, [=](int64_t begin, int64_t end) {

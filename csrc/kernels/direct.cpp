@@ -2,9 +2,9 @@
 //
 //   y[k, o] = b[k] + sum over r of w[k, r] · x[place(r) + o],   r = (c, t) through channels and taps of a group
 //
-// Layout. A band of the source is copied into planes with rows that are padded with zeros, and split by the stride: the sources of neighbouring
-// destinations are then neighbours for every r, and r is one list of offsets, whatever the layout, the dimensions, the stride or the
-// dilation were. In the input gradient the destinations of a row come in as many kinds as the stride; each has its own list.
+// Layout. A band of the source is copied into planes with rows that are padded with zeros, and split by the stride: the sources of
+// neighbouring destinations are then neighbours for every r, and r is one list of offsets, whatever the layout, the dimensions, the stride
+// or the dilation were. In the input gradient the destinations of a row come in as many kinds as the stride; each has its own list.
 //
 // Tiles, of sums in registers while r passes:
 //   filters in lanes   M columns × V vectors of filters; each source is broadcast. 14×2: 28 sums, 2 weights and a source of 32.
@@ -12,11 +12,10 @@
 //   weight gradient    up to 12 r × V vectors of filters; sources are broadcast, dy is the vector.
 //
 // The weight gradient sums some rows in registers, a block in float, and from there on in double, in chunks that depend on the shape alone.
-#include "conv.h"
-
 #include "../bands.h"
 #include "../chunks.h"
 #include "../turn.h"
+#include "conv.h"
 
 namespace striate {
 namespace STRIATE_ISA {
@@ -66,7 +65,8 @@ void spread(const T* x, int64_t pitch, int64_t count, int64_t planes, T* to, int
 
 template <class T>
 STRIATE_INLINE void copy_values(const T* from, int64_t count, T* to) {
-  over_vectors<T>(count, [&](int64_t i, auto whole, int64_t lanes) { store_lanes(whole, to + i, load_lanes(whole, from + i, lanes), lanes); });
+  over_vectors<T>(count,
+                  [&](int64_t i, auto whole, int64_t lanes) { store_lanes(whole, to + i, load_lanes(whole, from + i, lanes), lanes); });
 }
 
 // The columns of a band that hold sources; all others are zeros, and stay.
@@ -153,6 +153,14 @@ void pack(const ConvShape& s, const Side& side, bool adjoint, int64_t lanes, Wei
   }
 }
 
+// Calls run(Constant<n>) for an n of 1 to Most.
+template <int Most, class Run>
+STRIATE_INLINE void with_number(int64_t n, const Run& run) {
+  if constexpr (Most > 1)
+    if (n < Most) return with_number<Most - 1>(n, run);
+  run(Constant<Most>{});
+}
+
 // -------------------------------------------------------------------------------------------------- filters in lanes
 
 template <class T, int M, int V>
@@ -209,7 +217,8 @@ void sum_columns(const T* x, const T* w, const Term* terms, int64_t count, const
   const int64_t size = best_tile(n);
   const auto run = [&](auto m) {
     constexpr int M = decltype(m)::value;
-    for (int64_t j = 0; j < n; j += M) tile<T, M, V>(x + j, w, terms, count, bias, {out.to + j * out.pitch, out.pitch, out.apart, out.lanes}, n - j);
+    for (int64_t j = 0; j < n; j += M)
+      tile<T, M, V>(x + j, w, terms, count, bias, {out.to + j * out.pitch, out.pitch, out.apart, out.lanes}, n - j);
   };
   if constexpr (kManyRegisters) {
     if (size == 14) return run(Constant<14>{});
@@ -239,7 +248,8 @@ struct Line {
 constexpr int kMostLines = kManyRegisters ? 8 : 4;
 
 template <class T, int F, int N>
-void sum_lines(const Line<T>* lines, int64_t lines_count, const T* w, const Term* terms, int64_t count, const T* bias, int64_t pitch, int64_t apart) {
+void sum_lines(const Line<T>* lines, int64_t lines_count, const T* w, const Term* terms, int64_t count, const T* bias, int64_t pitch,
+               int64_t apart) {
   Vector<T> sum[F][N];
   const T* x[N];
 #pragma GCC unroll 8
@@ -281,22 +291,24 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
   constexpr int64_t L = kLanes<T>;
   const Side s = side_of(shape, adjoint);
   const int64_t terms_most = s.from * shape.taps(), all = s.all_to();
-  // Columns in lanes: for few destinations a group; and in planes order, where filters in lanes would have to be turned, while a sum is short.
+  // Columns in lanes: for few destinations a group; and in planes order, where filters in lanes would have to be turned, while a sum is
+  // short.
   const bool few = s.to * 2 <= L || (!s.channels_last && s.to <= 32 && terms_most <= 160);
   const int64_t lanes = few ? s.to : L, vectors = few ? 1 : tiles(s.to, L);
   const int64_t D = s.depth.destinations(), H = s.height.destinations(), W = s.width.destinations(), places = D * H * W;
-  const Blocks blocks = cut(s, s.from, s.groups);
+  const Blocks blocks = cut(s, s.from, s.groups, true);
   const Planes planes = planes_of(s, blocks);
   const int64_t packed_values = (vectors + vectors % 2) * lanes * terms_most, phases = s.width.phases();
   const Scratch<T> packed(s.groups * packed_values);
   for (int64_t g = 0; g < s.groups; ++g) pack(shape, s, adjoint, lanes, weight, g, packed + g * packed_values);
   const T* weights = packed;
-  const int64_t work = blocks.deep * blocks.high * blocks.wide * s.to * min(terms_most, 256) / 16;
+  const int64_t turned_vector = blocks.places() * L + L * L;  // turn_out reads whole squares
+  const int64_t work = blocks.places() * s.to * min(terms_most, 256) / 16;
   parallel_for(s.batch * blocks.each * s.groups, work, [=](int64_t begin, int64_t end) {
-    Scratch<T> band(s.from * planes.plane), line(s.from * planes.row), turned(s.channels_last || few ? 0 : 2 * (blocks.deep * blocks.high * blocks.wide * L + L * L));
+    Scratch<T> band(s.from * planes.plane), line(s.from * planes.row), turned(s.channels_last || few ? 0 : 2 * turned_vector);
     Filled filled;
-    Scratch<Term> terms(phases * terms_most);
-    Scratch<int64_t> counts(phases);
+    Scratch<Term> terms(terms_most);  // of all phases: a tap is of one
+    Scratch<int64_t> begins(phases), counts(phases);
     Scratch<Line<T>> lines(phases * kMostLines);
     Scratch<int64_t> waiting(phases);
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -314,7 +326,7 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
         const auto flush = [&](int64_t p) {
           if (waiting[p] == 0) return;
           const int64_t pitch = s.width.phase(p).apart * (s.channels_last ? all : 1), apart = s.channels_last ? 1 : places;
-          const Term* of = terms + p * terms_most;
+          const Term* of = terms + begins[p];
           const Line<T>* l = lines + p * kMostLines;
           for (int64_t f = 0; f < s.to; f += 4) {
             const auto run = [&](auto count_known) {
@@ -326,24 +338,22 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
                 sum_lines<T, F, N>(some, now, w + f, of, counts[p], bias ? bias + first + f : nullptr, pitch, apart);
               }
             };
-            const int64_t left = s.to - f;
-            if (left >= 4) run(Constant<4>{});
-            else if (left == 3) run(Constant<3>{});
-            else if (left == 2) run(Constant<2>{});
-            else run(Constant<1>{});
+            with_number<4>(min(4, s.to - f), run);
           }
           waiting[p] = 0;
         };
         for (int64_t d = b.d0; d < b.d1; ++d)
           for (int64_t h = b.h0; h < b.h1; ++h) {
             const Sources now_deep = s.depth.of(d), now_high = s.height.of(h);
-            if (!now_deep.same_taps(deep) || !now_high.same_taps(high))
-              for (int64_t p = 0; p < phases; ++p) {
-                flush(p);
+            if (!now_deep.same_taps(deep) || !now_high.same_taps(high)) {
+              for (int64_t p = 0; p < phases; ++p) flush(p);
+              for (int64_t p = 0, found = 0; p < phases; ++p, found += counts[p - 1]) {
                 const Phase phase = s.width.phase(p);
                 const int64_t from = in_block(phase, b.w0, b.w1).first * phase.step + phase.shift - reach;
-                counts[p] = find_terms(s, planes, now_deep, now_high, phase, from, two * lanes, terms + p * terms_most);
+                begins[p] = found;
+                counts[p] = find_terms(s, planes, now_deep, now_high, phase, from, two * lanes, terms + found);
               }
+            }
             deep = now_deep, high = now_high;
             const T* row = band + row_at(planes, b, deep, high);
             for (int64_t p = 0; p < phases; ++p) {
@@ -362,11 +372,12 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
               } else {
                 Target<T> out = {to + pixel * all + channel, phase.apart * all, L, in_last};
                 if (!s.channels_last) {
-                  const int64_t of_vector = blocks.deep * blocks.high * blocks.wide * L + L * L;
-                  out = {turned + (((d - b.d0) * (b.h1 - b.h0) + h - b.h0) * columns + column - b.w0) * L, phase.apart * L, of_vector, L};
+                  out = {turned + (((d - b.d0) * (b.h1 - b.h0) + h - b.h0) * columns + column - b.w0) * L, phase.apart * L, turned_vector,
+                         L};
                 }
-                const Term* of = terms + p * terms_most;
-                two == 2 ? sum_columns<T, 2>(row, w, of, counts[p], start, out, some.size()) : sum_columns<T, 1>(row, w, of, counts[p], start, out, some.size());
+                const Term* of = terms + begins[p];
+                two == 2 ? sum_columns<T, 2>(row, w, of, counts[p], start, out, some.size())
+                         : sum_columns<T, 1>(row, w, of, counts[p], start, out, some.size());
               }
             }
           }
@@ -374,8 +385,8 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
         if (!s.channels_last && !few)
           for (int64_t k = 0; k < two; ++k)
             for (int64_t d = b.d0; d < b.d1; ++d)
-              turn_block_out<T>(static_cast<const T*>(turned) + k * (blocks.deep * blocks.high * blocks.wide * L + L * L) + (d - b.d0) * (b.h1 - b.h0) * columns * L,
-                                b.h1 - b.h0, columns, W, to + (b.n * all + channel + k * L) * places + (d * H + b.h0) * W + b.w0, places,
+              turn_block_out<T>(static_cast<const T*>(turned) + k * turned_vector + (d - b.d0) * (b.h1 - b.h0) * columns * L, b.h1 - b.h0,
+                                columns, W, to + (b.n * all + channel + k * L) * places + (d * H + b.h0) * W + b.w0, places,
                                 k == two - 1 ? in_last : L);
       }
     }
@@ -434,23 +445,13 @@ void add_terms(const GradientRow<T>* rows, int64_t rows_count, const Term* terms
 }
 
 template <class T, int V>
-void add_rows(const GradientRow<T>* rows, int64_t rows_count, const Term* terms, int64_t count, int64_t dy_vector, int64_t columns, T* sums) {
-  constexpr int64_t most = kManyRegisters ? 12 : V == 2 ? 6 : 10;
+void add_rows(const GradientRow<T>* rows, int64_t rows_count, const Term* terms, int64_t count, int64_t dy_vector, int64_t columns,
+              T* sums) {
+  constexpr int most = kManyRegisters ? 12 : V == 2 ? 6 : 10;
   while (count > 0) {
     const int64_t n = tiles(count, tiles(count, most));
     const auto run = [&](auto known) { add_terms<T, decltype(known)::value, V>(rows, rows_count, terms, dy_vector, columns, sums); };
-    if (n == 12) run(Constant<12>{});
-    if (n == 11) run(Constant<11>{});
-    if (n == 10) run(Constant<10>{});
-    if (n == 9) run(Constant<9>{});
-    if (n == 8) run(Constant<8>{});
-    if (n == 7) run(Constant<7>{});
-    if (n == 6) run(Constant<6>{});
-    if (n == 5) run(Constant<5>{});
-    if (n == 4) run(Constant<4>{});
-    if (n == 3) run(Constant<3>{});
-    if (n == 2) run(Constant<2>{});
-    if (n == 1) run(Constant<1>{});
+    with_number<most>(n, run);
     terms += n, count -= n;
   }
 }
@@ -459,10 +460,12 @@ void add_rows(const GradientRow<T>* rows, int64_t rows_count, const Term* terms,
 template <class T>
 void copy_gradient(const Side& s, const Block& b, const T* dy, int64_t first, int64_t lanes, T* to) {
   constexpr int64_t L = kLanes<T>;
-  const int64_t D = s.depth.destinations(), H = s.height.destinations(), W = s.width.destinations(), all = s.all_to(), columns = b.w1 - b.w0;
+  const int64_t D = s.depth.destinations(), H = s.height.destinations(), W = s.width.destinations(), all = s.all_to(),
+                columns = b.w1 - b.w0;
   for (int64_t d = b.d0; d < b.d1; ++d) {
     if (!s.channels_last) {
-      turn_block_in<T>(dy + (b.n * all + first) * D * H * W + (d * H + b.h0) * W + b.w0, D * H * W, lanes, H, W, 1, 1, b.h1 - b.h0, columns, to);
+      turn_block_in<T>(dy + (b.n * all + first) * D * H * W + (d * H + b.h0) * W + b.w0, D * H * W, lanes, H, W, 1, 1, b.h1 - b.h0, columns,
+                       to);
       to += (b.h1 - b.h0) * columns * L;
       continue;
     }
@@ -476,64 +479,63 @@ void copy_gradient(const Side& s, const Block& b, const T* dy, int64_t first, in
   }
 }
 
+constexpr int64_t kMostTotals = int64_t(1) << 22;  // 32 MiB of doubles
+
 template <class T>
 void weight_gradient(const ConvShape& shape, const T* dy, const T* x, T* dweight) {
   constexpr int64_t L = kLanes<T>;
   const Side s = side_of(shape, false);
-  const int64_t vectors = tiles(s.to, L), terms_most = s.from * shape.taps(), of_group = vectors * L * terms_most;
-  const Blocks blocks = cut(s, s.from + vectors * L, s.groups);
+  const int64_t vectors = tiles(s.to, L), pairs = tiles(vectors, 2), terms_most = s.from * shape.taps(),
+                of_group = vectors * L * terms_most;
+  const Blocks blocks = cut(s, s.from + 2 * L, s.groups * pairs, true);
   const Planes planes = planes_of(s, blocks);
-  const int64_t items = s.batch * blocks.each, chunks = min(items, max(1, 32 / s.groups));
+  const int64_t items = s.batch * blocks.each, shares = s.groups * pairs;  // of a chunk: two vectors of a group's filters each
+  const int64_t chunks = min(items, max(1, min(64 / shares, kMostTotals / (s.groups * of_group))));
   const Scratch<double> totals(chunks * s.groups * of_group);
   double* partial = totals;
-  parallel_for(chunks * s.groups, kGrainElements, [=](int64_t begin, int64_t end) {
-    const int64_t dy_vector = blocks.deep * blocks.high * blocks.wide * L;
-    Scratch<T> band(s.from * planes.plane), line(s.from * planes.row), gradient(vectors * dy_vector), sum(of_group);
+  parallel_for(chunks * shares, kGrainElements, [=](int64_t begin, int64_t end) {
+    const int64_t dy_vector = blocks.places() * L;
+    Scratch<T> band(s.from * planes.plane), line(s.from * planes.row), gradient(2 * dy_vector), sum(2 * L * terms_most);
     Filled filled;
     Scratch<Term> terms(terms_most);
     Scratch<GradientRow<T>> rows(blocks.deep * blocks.high);
     const Phase phase = s.width.phase(0);
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t chunk = unit / s.groups, group = unit % s.groups;
-      ChunkSum<T> total(partial + unit * of_group, sum, of_group);
+      const int64_t chunk = unit / shares, group = unit % shares / pairs, v = unit % pairs * 2, two = min(2, vectors - v);
       const int64_t last = (chunk + 1) * items / chunks;
+      ChunkSum<T> total(partial + (chunk * s.groups + group) * of_group + v * L * terms_most, sum, two * L * terms_most);
       int64_t added = 0;
       for (int64_t item = chunk * items / chunks; item < last; ++item) {
         const Block b = block_at(s, blocks, item);
-        const int64_t columns = b.w1 - b.w0, reach = s.width.reach(b.w0, b.w1).first;
+        const int64_t columns = b.w1 - b.w0, from = b.w0 * phase.step + phase.shift - s.width.reach(b.w0, b.w1).first;
         copy_planes(s, b, planes, x, group, static_cast<T*>(line), static_cast<T*>(band), filled);
-        for (int64_t v = 0; v < vectors; ++v)
-          copy_gradient(s, b, dy, group * s.to + v * L, min(L, s.to - v * L), gradient + v * dy_vector);
-        for (int64_t v = 0; v < vectors; v += 2) {
-          const int64_t two = min(2, vectors - v);
-          Sources deep = {0, -1, 0, 0, 0}, high = deep;
-          int64_t count = 0, gathered = 0;  // rows with the same taps go together
-          const auto flush = [&] {
-            if (gathered == 0) return;
-            T* of_pair = sum + v * L * terms_most;
-            const GradientRow<T>* r = rows;
-            two == 2 ? add_rows<T, 2>(r, gathered, terms, count, dy_vector, columns, of_pair)
-                     : add_rows<T, 1>(r, gathered, terms, count, dy_vector, columns, of_pair);
-            gathered = 0;
-          };
-          const T* g = gradient + v * dy_vector;
-          for (int64_t d = b.d0; d < b.d1; ++d)
-            for (int64_t h = b.h0; h < b.h1; ++h, g += columns * L) {
-              const Sources now_deep = s.depth.of(d), now_high = s.height.of(h);
-              if (!now_deep.same_taps(deep) || !now_high.same_taps(high)) {
-                flush();
-                const int64_t from = b.w0 * phase.step + phase.shift - reach;
-                count = find_terms(s, planes, now_deep, now_high, phase, from, two * L, static_cast<Term*>(terms));
-              }
-              deep = now_deep, high = now_high;
-              rows[gathered++] = {band + row_at(planes, b, deep, high), g};
-              if (gathered * columns >= 256) flush();  // longer sums would lose digits
+        for (int64_t k = 0; k < two; ++k)
+          copy_gradient(s, b, dy, group * s.to + (v + k) * L, min(L, s.to - (v + k) * L), gradient + k * dy_vector);
+        Sources deep = {0, -1, 0, 0, 0}, high = deep;
+        int64_t count = 0, gathered = 0;  // rows with the same taps go together
+        const auto flush = [&] {
+          if (gathered == 0) return;
+          const GradientRow<T>* r = rows;
+          T* to = sum;
+          two == 2 ? add_rows<T, 2>(r, gathered, terms, count, dy_vector, columns, to)
+                   : add_rows<T, 1>(r, gathered, terms, count, dy_vector, columns, to);
+          gathered = 0;
+        };
+        const T* g = gradient;
+        for (int64_t d = b.d0; d < b.d1; ++d)
+          for (int64_t h = b.h0; h < b.h1; ++h, g += columns * L) {
+            const Sources now_deep = s.depth.of(d), now_high = s.height.of(h);
+            if (!now_deep.same_taps(deep) || !now_high.same_taps(high)) {
+              flush();
+              count = find_terms(s, planes, now_deep, now_high, phase, from, two * L, static_cast<Term*>(terms));
             }
-          flush();
-        }
+            deep = now_deep, high = now_high;
+            rows[gathered++] = {band + row_at(planes, b, deep, high), g};
+            if (gathered * columns >= 256) flush();  // longer sums would lose digits
+          }
+        flush();
         added += (b.d1 - b.d0) * (b.h1 - b.h0) * columns;
-        if (added < kPlacesInFloat && item + 1 < last) continue;
-        total.add(), added = 0;
+        if (added >= kPlacesInFloat || item + 1 == last) total.add(), added = 0;
       }
     }
   });

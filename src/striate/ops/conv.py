@@ -144,11 +144,11 @@ def _paddings(padding: Any, input: Any, size: Any, stride: Any, dilation: Any, w
     return [(p, p) for p in per_axis(padding, len(input), 0, "padding", where, shape)]
 
 
-def _check_room(sizes: Sequence[int], where: str, shape: tuple[int, ...], fix: str) -> None:
+def _check_room(sizes: Sequence[int], where: str, shape: tuple[int, ...], fix: str, what: str = "an output") -> None:
     if torch.compiler.is_compiling() or not all(type(n) is int for n in sizes):
         return
     if prod(max(1, n) for n in sizes) > 2**40:
-        raise ShapeError(build(where, "an output that fits memory", tuple(sizes), do=fix, x=shape))
+        raise ShapeError(build(where, f"{what} that fits memory", tuple(sizes), do=fix, x=shape))
 
 
 def _plan(
@@ -186,6 +186,10 @@ def _transpose_plan(
     steps = per_axis(stride, dims, 1, "stride", where, shape)
     holes = per_axis(dilation, dims, 1, "dilation", where, shape)
     more = per_axis(extra, dims, 0, "output_padding", where, shape)
+    for m, s, d in zip(more, steps, holes, strict=True):
+        if m >= max(s, d):
+            expects = f"output_padding below stride or dilation, {max(s, d)}"
+            raise ArgumentError(build(where, expects, m, do="Choose a smaller one.", x=shape))
     if isinstance(padding, str):  # "same": the output is input · stride; "valid": whatever a tap reaches
         if padding not in ("same", "valid"):
             fix = 'Use "same" for input · stride outputs.'
@@ -198,10 +202,6 @@ def _transpose_plan(
             input = [(o - 1) * s + d * (k - 1) + 1 + m for o, s, d, k, m in zip(output, steps, holes, size, more, strict=True)]
         pads = _paddings(padding, input, size, steps, holes, where, shape)
     else:
-        for m, s, d in zip(more, steps, holes, strict=True):
-            if m >= max(s, d):
-                expects = f"output_padding below stride or dilation, {max(s, d)}"
-                raise ArgumentError(build(where, expects, m, do="Choose a smaller one.", x=shape))
         pads = _paddings(padding, output, size, steps, holes, where, shape)
         input = [
             (o - 1) * s - p - q + d * (k - 1) + 1 + m
@@ -256,20 +256,18 @@ def _torch_refusal(call: Call) -> str | None:
     p = call.plan
     if any(n >= 2**31 - 1 for n in (*p.stride, *p.dilation, *p.before, *p.after, *p.input)):  # no max(): traced numbers would be compared
         return "torch's operators count in 32 bits"
-    if call.refusal is None and any(n < 0 for n in p.after):
-        return "torch's gradients cannot leave out what lies behind"
     return None
 
 
 def _torch(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """torch's operator. It takes as much padding before as behind: what is more on one side is put around x."""
+    """torch's operator. It takes as much padding before as behind: what is more on one side is put around x, or less cut off."""
     p = call.plan
-    least = list(map(min, p.before, p.after))
+    least = [max(0, min(pads)) for pads in zip(p.before, p.after, strict=True)]
     if call.map == "weight" and p.taps == 1 and max(p.stride) > 1:
         least = [0] * p.dims  # all of it is put around x, and then what no tap sees left out: see below
     around = [n for k in reversed(range(p.dims)) for n in (p.before[k] - least[k], p.after[k] - least[k])]
     if call.map == "forward":
-        return _CONV[p.dims](_padded(a, around), b, bias, p.stride, least, p.dilation, p.groups)
+        return _in_order(call, _CONV[p.dims](_padded(a, around), b, bias, p.stride, least, p.dilation, p.groups))
     stride = list(p.stride)
     if call.map == "input" and call.refusal is not None:  # with torch's own gradient: of any type, under autocast and transforms
         y = _TRANSPOSE[p.dims](a, b, bias, stride, least, _extra(call, least), p.groups, p.dilation)
@@ -279,7 +277,7 @@ def _torch(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tens
         x = empty(a, [p.batch, p.channels, *padded], a.dtype, call.channels_last)  # its layout is what counts
         geometry = (stride, least, list(p.dilation), False, [0] * p.dims, p.groups)
         dx = torch.ops.aten.convolution_backward.default(a, x, b, None, *geometry, [True, False, False])[0]
-        dx = _padded(dx, [-n for n in around])
+        dx = _in_order(call, _padded(dx, [-n for n in around]))
         return dx if bias is None else dx + bias.reshape(-1, *[1] * p.dims)
     x = _padded(b, around)
     if p.taps == 1 and max(stride) > 1:  # with a stride oneDNN writes past the end of some of these (its issue 6035)
@@ -289,6 +287,11 @@ def _torch(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tens
     w = empty(a, p.weight_shape, a.dtype, False)
     geometry = (stride, least, list(p.dilation), False, [0] * p.dims, p.groups)
     return torch.ops.aten.convolution_backward.default(a, x, w, None, *geometry, [False, True, False])[1]
+
+
+def _in_order(call: Call, y: Tensor) -> Tensor:
+    """For one axis torch has no channels_last: its results are laid out as those of the kernels."""
+    return y.mT.contiguous().mT if call.plan.dims == 1 and call.channels_last else y
 
 
 def _extra(call: Call, padding: list[int]) -> list[int]:
@@ -374,9 +377,15 @@ def _native_refusal(call: Call) -> str | None:
     axes = zip(p.size, p.dilation, p.before, p.stride, strict=True)
     if any(k > 4096 or max((k - 1) * d, before, s) > 65536 for k, d, before, s in axes):
         return "kernels are for windows of some thousand places"
-    columns = (min(512, p.output[-1]) - 1) * p.stride[-1] + (p.size[-1] - 1) * p.dilation[-1] + 1
-    if columns * prod(p.size[:-1]) * max(p.channels, p.filters) // p.groups > 2**23:
-        return "the inputs of one row of outputs are more than 32 MiB"
+    # the band of one row of outputs at its largest: see csrc/bands.h and direct.cpp; 512 is kColumns
+    extents = [(k - 1) * d + 1 for k, d in zip(p.size, p.dilation, strict=True)]
+    band = (min(512, max(p.input[-1], p.output[-1])) + 35) * p.stride[-1] + extents[-1]
+    for extent, i, o in zip(extents[:-1], p.input[:-1], p.output[:-1], strict=True):
+        band *= min(extent + 2, max(i, o))
+    if band * max(p.channels, p.filters) // p.groups > 2**23:
+        return "what one row of outputs sees may take more than 32 MiB"
+    if p.taps * max(p.channels, p.filters) // p.groups > 2**22:
+        return "a filter has more than 4 million weights"
     return None
 
 
@@ -430,14 +439,12 @@ class Route(NamedTuple):
     all_torch: bool
 
 
-def _route(
-    map: Map, plan: Plan, channels_last: bool, dtype: torch.dtype, refusal: str | None, method: str | None, preferred: str | None
-) -> Route:  # `preferred` only tells cached routes apart
-    call = Call(map, plan, channels_last, dtype, refusal, method)
-    if refusal is not None:
+def _route(call: Call, preferred: str | None) -> Route:  # `preferred` only tells cached routes apart
+    plan = call.plan
+    if call.refusal is not None:
         theirs = _torch_refusal(call) is None
-    elif plan.taps == 1 and any(s > 1 for s in plan.stride):
-        theirs = False  # its weight gradient may write past the end
+    elif (plan.taps == 1 and any(s > 1 for s in plan.stride)) or (plan.dims == 1 and call.channels_last):
+        theirs = False  # its weight gradient may write past the end; it has no channels_last
     else:
         theirs = all(method_for(call._replace(map=m)).name == "torch" for m in ("forward", "input", "weight"))
     return Route(call, method_for(call), theirs)
@@ -446,10 +453,10 @@ def _route(
 _cached_route = functools.lru_cache(maxsize=4096)(_route)
 
 
-def _route_for(map: Map, plan: Plan, channels_last: bool, dtype: torch.dtype, refusal: str | None, method: str | None) -> Route:
-    if torch.compiler.is_compiling() or type(plan.batch) is not int or not all(type(n) is int for n in plan.input):
-        return _route(map, plan, channels_last, dtype, refusal, method, None)
-    return _cached_route(map, plan, channels_last, dtype, refusal, method, choose.preferred())
+def _route_for(call: Call) -> Route:
+    if torch.compiler.is_compiling() or type(call.plan.batch) is not int or not all(type(n) is int for n in call.plan.input):
+        return _route(call, None)
+    return _cached_route(call, choose.preferred())
 
 
 # ------------------------------------------------------------------------------------------------------------ gradients
@@ -466,7 +473,7 @@ def _gradients(ctx: Any, call: Call, saved: tuple[Tensor, Tensor], g: Tensor) ->
     """Of a, b and the bias, as far as they are asked for."""
     tensors, got = (g, *saved), []
     for wanted, (map, first, second) in zip(ctx.needs_input_grad, _GRADIENTS[call.map], strict=False):
-        got.append(_apply(_route_for(map, *call[1:]), tensors[first], tensors[second], None) if wanted else None)
+        got.append(_apply(_route_for(call._replace(map=map)), tensors[first], tensors[second], None) if wanted else None)
     if len(ctx.needs_input_grad) > 2:
         got.append(_bias_gradient(call, g) if ctx.needs_input_grad[2] else None)
     return got
@@ -538,7 +545,8 @@ if native.core:
             size = axes if map == "weight" else b.shape[2:]
             input, out = tuple(x.shape[2:]), tuple(y.shape[2:])
             after = tuple(
-                (o - 1) * s + d * (k - 1) + 1 - i - p for i, o, k, s, d, p in zip(input, out, size, stride, dilation, before, strict=True)
+                p if output_size(i, k, s, d, p, p) == o else (o - 1) * s + d * (k - 1) + 1 - i - p
+                for i, o, k, s, d, p in zip(input, out, size, stride, dilation, before, strict=True)
             )
             geometry = (input, out, tuple(size), tuple(stride), tuple(dilation), tuple(before))
             plan = Plan(x.shape[0], x.shape[1], y.shape[1], groups, *geometry, after)
@@ -574,8 +582,9 @@ def _run(
     refusal = _autocast(x) or native_refusal(x, weight, bias)
     batch = x if x.dim() == plan.dims + 2 else x.unsqueeze(0)
     last = refusal is None and (is_channels_last(batch) or is_channels_last(weight))
-    route = _route_for(map, plan, last, x.dtype, refusal, method)
-    if theirs is not None and (route.all_torch or (route.method.name == "torch" and not _needs_gradient(x, weight, bias))):
+    route = _route_for(Call(map, plan, last, x.dtype, refusal, method))
+    plain = route.method.name == "torch" and not (plan.dims == 1 and last) and not _needs_gradient(x, weight, bias)
+    if theirs is not None and (route.all_torch or plain):
         return theirs()
     y = _apply(route, batch, weight, bias) if refusal is None else route.method.run(route.call, batch, weight, bias)
     return y if batch is x else y.squeeze(0)
@@ -674,6 +683,8 @@ def explain(
     [('depthwise', None), ('depthwise', None), ('depthwise', None)]
     """
     dims = len(weight) - 2
+    if dims not in _CONV:
+        raise ShapeError(build("explain", "a weight of one to three axes of taps", tuple(weight), do="Give (K, C / groups, *taps)."))
     x, w = (torch.empty(tuple(sizes), device="meta") for sizes in (shape, weight))
     _check_tensors(x, w, None, groups, dims, "explain", transposed=False)
     plan = _plan(tuple(x.shape), tuple(w.shape), dims, stride, padding, dilation, groups, "explain")

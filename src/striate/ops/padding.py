@@ -7,7 +7,6 @@ came from.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from .conv import (
     Sizes,
     _cached_plan,
     _cached_transpose_plan,
+    _check_room,
     _check_tensors,
     _plan,
     _planned,
@@ -67,7 +67,7 @@ def fold(y: Tensor, before: Sequence[int], after: Sequence[int], mode: str) -> T
     for dim, (p, q) in enumerate(zip(before, after, strict=True), y.dim() - len(before)):
         size = y.shape[dim] - p - q
         head, tail, y = y.narrow(dim, 0, p), y.narrow(dim, p + size, q), y.narrow(dim, p, size)
-        if p == 0 and q == 0:
+        if mode == "zeros" or (p == 0 and q == 0):
             continue
         y = y.clone()
         if mode == "reflect":
@@ -126,8 +126,7 @@ def padded_conv(
     shape = tuple(x.shape)
     _check_margins(plan.input, plan.before, plan.after, mode, where, shape)
     padded = tuple(i + p + q for i, p, q in zip(plan.input, plan.before, plan.after, strict=True))
-    if not torch.compiler.is_compiling() and all(type(n) is int for n in shape) and prod((*shape[:-dims], *padded)) > 2**40:
-        raise ShapeError(build(where, "a padded input that fits memory", padded, do="Pad less.", x=shape))
+    _check_room((*shape[:-dims], *padded), where, shape, "Pad less.", what="a padded input")
     if any(plan.before) or any(plan.after):
         x = pad(x, plan.before, plan.after, mode)
     return conv(x, weight, bias, plan.stride, 0, plan.dilation, groups, dims=dims, where=where)
