@@ -202,6 +202,10 @@ def test_an_output_is_channels_last_where_x_or_the_weight_is(method: str) -> Non
         for given in ((channels_last(x), w), (x, w.expand(6, 2, *weight[2:])[:, 1:]), (x, w), (channels_last(x)[:, :, 1:, 2:], w)):
             y = f(*given, padding=1, groups=6)
             assert is_channels_last(y) == any(map(is_channels_last, given)), [t.stride() for t in given]
+    one = torch.randn(2, 1, 9, 10)  # of a lone channel the strides tell, as in torch
+    w = torch.randn(6, 1, 3, 3)
+    for x, k in ((one, w), (one.to(memory_format=torch.channels_last), w), (one, w.to(memory_format=torch.channels_last))):
+        assert is_channels_last(SF.conv2d(x, k)) == is_channels_last(F.conv2d(x, k))
     dense = channels_last(torch.randn(8, 6, 3, 3))
     assert is_channels_last(SF.conv2d(torch.randn(2, 6, 9, 10), dense))
     assert is_channels_last(SF.conv_transpose2d(torch.randn(2, 8, 9, 10), dense))

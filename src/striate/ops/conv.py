@@ -581,13 +581,18 @@ def _run(
         raise ArgumentError(build(where, f"method to be one of {', '.join(NAMES)}", repr(method), do="Leave it out for the fastest."))
     refusal = _autocast(x) or native_refusal(x, weight, bias)
     batch = x if x.dim() == plan.dims + 2 else x.unsqueeze(0)
-    last = refusal is None and (is_channels_last(batch) or is_channels_last(weight))
+    last = refusal is None and (_channels_last(batch) or _channels_last(weight))
     route = _route_for(Call(map, plan, last, x.dtype, refusal, method))
     plain = route.method.name == "torch" and not (plan.dims == 1 and last) and not _needs_gradient(x, weight, bias)
     if theirs is not None and (route.all_torch or plain):
         return theirs()
     y = _apply(route, batch, weight, bias) if refusal is None else route.method.run(route.call, batch, weight, bias)
     return y if batch is x else y.squeeze(0)
+
+
+def _channels_last(x: Tensor) -> bool:
+    """torch's rule for convolutions: a lone channel, whose order says nothing, is channels_last if its strides are."""
+    return is_channels_last(x) or (x.dim() > 3 and x.shape[1] == 1 and x.stride(1) == 1 and x.shape[-1] > 1)
 
 
 def _autocast(x: Tensor) -> str | None:
