@@ -38,10 +38,10 @@ class Sample(NamedTuple):
 
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:
-    """``x`` with the channels innermost, for one to three axes."""
+    """``x`` with the channels innermost, for one to three axes; a lone channel's strides too, which ``contiguous`` would leave."""
     order = [0, *range(2, x.dim()), 1]
     back = [0, x.dim() - 1, *range(1, x.dim() - 1)]
-    return x.permute(order).contiguous().permute(back)
+    return x.new_empty([x.shape[d] for d in order]).permute(back).copy_(x)
 
 
 def _pool() -> Iterator[Sample]:

@@ -182,8 +182,11 @@ def first(output: Any) -> Tensor:
 
 
 def rounding(name: str, expected: Any) -> dict[str, float]:
-    """A convolution sums hundreds of products of either sign: it rounds in the proportion of the largest sum, not of what is left."""
-    if name not in CONVS and name not in CONV_MODULES:
+    """The tolerance for three axes: hundreds of products of either sign round in the proportion of the largest sum, not of what is left.
+
+    At default tolerances torch's own float32 operators fail as often as ours, on 4 of 20 samples of conv3d and 3 of 10 of conv_transpose3d.
+    """
+    if (name not in CONVS and name not in CONV_MODULES) or "3d" not in name:
         return {}
     largest = max(float(t.abs().max()) for t in tree_flatten(expected)[0] if isinstance(t, Tensor) and t.numel() > 0)
     return {"rtol": 1.3e-6, "atol": max(1e-5, 4 * torch.finfo(torch.float32).eps * largest)}

@@ -437,3 +437,15 @@ def test_warnings_of_ours_are_none_with_the_core() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         striate.accelerate(Net())
+
+
+def test_accelerate_makes_a_network_of_gray_images_channels_last_from_its_first_layer() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 20, 5), nn.ReLU(), nn.Conv2d(20, 8, 3))
+    x = torch.randn(2, 1, 12, 12)
+    expected, before = model(x), [p.stride() for p in model.parameters()]
+    striate.accelerate(model)
+    first = model[0](x)
+    assert first.is_contiguous(memory_format=torch.channels_last) and not first.is_contiguous()
+    torch.testing.assert_close(model(x), expected)
+    striate.restore(model)
+    assert [p.stride() for p in model.parameters()] == before and model[0](x).is_contiguous()

@@ -159,9 +159,11 @@ def accelerate(model: Model) -> Model:
             if is_lazy(parameter):  # it has no shape yet
                 continue
             format = _FORMATS.get(parameter.dim())
-            if format is not None and parameter.is_contiguous() and not parameter.is_contiguous(memory_format=format):
-                parameter.data = parameter.data.contiguous(memory_format=format)
-                relaid.append(name)
+            if format is not None and parameter.is_contiguous():
+                laid = parameter.data.to(memory_format=format)  # where a lone channel leaves only strides to tell, those too
+                if laid.stride() != parameter.stride():
+                    parameter.data = laid
+                    relaid.append(name)
         if relaid:
             module.__dict__.setdefault(_MARK, []).extend(relaid)
     if left:
@@ -190,5 +192,5 @@ def restore(model: Model) -> Model:
             module.__class__ = BACK[type(module)]
         for name in module.__dict__.pop(_MARK, []):
             parameter = getattr(module, name)
-            parameter.data = parameter.data.contiguous()
+            parameter.data = parameter.data.to(memory_format=torch.contiguous_format)
     return model

@@ -471,6 +471,8 @@ _GRADIENTS: dict[Map, tuple[tuple[Map, int, int], tuple[Map, int, int]]] = {
 
 def _gradients(ctx: Any, call: Call, saved: tuple[Tensor, Tensor], g: Tensor) -> list[Tensor | None]:
     """Of a, b and the bias, as far as they are asked for."""
+    if call.map != "weight" and call.refusal is None and call.plan.dims > 1:  # turned once, not by each
+        g = g.contiguous(memory_format=FORMATS[g.dim()] if call.channels_last else torch.contiguous_format)
     tensors, got = (g, *saved), []
     for wanted, (map, first, second) in zip(ctx.needs_input_grad, _GRADIENTS[call.map], strict=False):
         got.append(_apply(_route_for(call._replace(map=map)), tensors[first], tensors[second], None) if wanted else None)
