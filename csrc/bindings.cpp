@@ -82,7 +82,7 @@ Tensor new_tensor(const Ints& sizes, ScalarType dtype, bool channels_last = fals
     int64_t dim = dims - 1 - k;
     if (channels_last && dims > 2 && dim > 0) dim = k == 0 ? 1 : dims - k;
     strides[dim] = pitch;
-    pitch *= sizes[dim] > 1 ? sizes[dim] : 1;
+    check(!__builtin_mul_overflow(pitch, sizes[dim] > 1 ? sizes[dim] : int64_t(1), &pitch), "a result has fewer than 2^63 values");
   }
   AtenTensorHandle out;
   check(aoti_torch_empty_strided(dims, sizes.data(), strides.data(), dtype_number(dtype), aoti_torch_device_type_cpu(), 0, &out) == 0,
