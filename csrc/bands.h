@@ -56,7 +56,7 @@ struct Along {  // an axis, looked at from the destination
   }
 };
 
-// A map, looked at from its destination: of `channels` a group each, over three axes.
+// A map, looked at from its destination, over three axes.
 struct Side {
   Along depth, height, width;
   int64_t batch, groups, to, from;  // destination and source channels a group
@@ -80,11 +80,9 @@ inline Side side_of(const Shape& s, bool adjoint) {
 struct Block {
   int64_t n, d0, d1, h0, h1, w0, w1;
   Range deep, high, wide;
-  int64_t rows() const { return deep.size() * high.size(); }
 };
 
-// How a map's destinations are cut into blocks, by shape alone: as many rows as keep the band, `row_values(columns)` values a row of
-// sources, within `budget`.
+// How a map's destinations are cut into blocks, by shape alone.
 struct Blocks {
   int64_t deep, high, wide;     // of one block
   int64_t deeps, highs, wides;  // how many
@@ -94,7 +92,7 @@ struct Blocks {
 };
 
 constexpr int64_t kBandValues = 131072;  // 512 KiB of float: half of a second-level cache
-constexpr int64_t kBlockPlaces = 65536;  // destinations of a block, where each needs many sources less than one
+constexpr int64_t kBlockPlaces = 65536;  // destinations of a block, for maps with far fewer sources
 
 // `channels` of a source's place are in the band; `padded`: the columns that hang over the edges too. `units` share a block.
 inline Blocks cut(const Side& s, int64_t channels, int64_t units, bool padded) {

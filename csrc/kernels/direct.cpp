@@ -204,36 +204,21 @@ void tile(const T* x, const T* w, const Term* terms, int64_t count, const Vector
 }
 
 // The tile's columns for a row of n: whichever wastes least; one more stands for a tile's own cost.
+constexpr int kMostColumns = kManyRegisters ? 14 : 6;
 inline int64_t best_tile(int64_t n) {
-  constexpr int sizes[] = {14, 12, 11, 10, 8, 7, 6, 5, 4, 3, 2, 1};
-  int64_t best = 1, cost = int64_t(1) << 62;
-  for (int size : sizes)
-    if ((kManyRegisters || size <= 6) && tiles(n, size) * (size + 1) < cost) best = size, cost = tiles(n, size) * (size + 1);
+  int64_t best = 1;
+  for (int64_t size = 1; size <= kMostColumns; ++size)
+    if (tiles(n, size) * (size + 1) <= tiles(n, best) * (best + 1)) best = size;
   return best;
 }
 
 template <class T, int V>
 void sum_columns(const T* x, const T* w, const Term* terms, int64_t count, const Vector<T>* bias, const Target<T>& out, int64_t n) {
-  const int64_t size = best_tile(n);
-  const auto run = [&](auto m) {
+  with_number<kMostColumns>(best_tile(n), [&](auto m) {
     constexpr int M = decltype(m)::value;
     for (int64_t j = 0; j < n; j += M)
       tile<T, M, V>(x + j, w, terms, count, bias, {out.to + j * out.pitch, out.pitch, out.apart, out.lanes}, n - j);
-  };
-  if constexpr (kManyRegisters) {
-    if (size == 14) return run(Constant<14>{});
-    if (size == 12) return run(Constant<12>{});
-    if (size == 11) return run(Constant<11>{});
-    if (size == 10) return run(Constant<10>{});
-    if (size == 8) return run(Constant<8>{});
-    if (size == 7) return run(Constant<7>{});
-  }
-  if (size == 6) return run(Constant<6>{});
-  if (size == 5) return run(Constant<5>{});
-  if (size == 4) return run(Constant<4>{});
-  if (size == 3) return run(Constant<3>{});
-  if (size == 2) return run(Constant<2>{});
-  run(Constant<1>{});
+  });
 }
 
 // -------------------------------------------------------------------------------------------------- columns in lanes

@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         "Writes metrics.json, model.safetensors, curves.png, filters.png and confusion.png.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    train.add_argument("--model", default="lenet5", metavar="NAME", help=f"one of {', '.join(NAMES)}")
+    train.add_argument("--model", default="lenet5", metavar="NAME", help=f"one of {', '.join(NAMES)}; those for larger images are refused")
     train.add_argument("--epochs", type=int, default=8, metavar="N", help="times to go through the training images")
     train.add_argument("--batch-size", type=int, default=32, metavar="N", help="images in a step, at most")
     train.add_argument("--learning-rate", type=float, default=0.025, metavar="X", help="at its peak")

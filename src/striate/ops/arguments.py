@@ -38,7 +38,8 @@ def per_axis(value: Any, dims: int, least: int, what: str, where: str, shape: tu
         raise ArgumentTypeError(build(where, f"{what} to be {one}", repr(value), do=f"Give {one}.", **_facts(shape)))
     for v in values:
         if not least <= v <= LARGEST:
-            fix = f"Choose {'an' if what[0] in 'aeiou' else 'a'} {what} of at least {least}."
+            bound = f"at least {least}" if v < least else "2^62 or less"
+            fix = f"Choose {'an' if what[0] in 'aeiou' else 'a'} {what} of {bound}."
             raise ArgumentError(build(where, f"{what} from {least} to 2^62", v, do=fix, **_facts(shape)))
     return values
 

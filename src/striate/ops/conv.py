@@ -26,7 +26,7 @@ from .arguments import as_key, is_int, per_axis
 from .choose import Candidate, always, native_refusal
 from .layout import empty, is_channels_last
 
-__all__ = ["METHODS", "NAMES", "Call", "Plan", "conv", "conv_transpose", "explain", "method_for"]
+__all__ = ["METHODS", "NAMES", "Call", "Plan", "conv", "conv_transpose", "explain", "method_for", "plan_for"]
 
 Sizes = int | Sequence[int]
 Map = str  # "forward", "input" or "weight"
@@ -54,8 +54,7 @@ class Plan(NamedTuple):
     def window(self) -> Window:
         return Window(
             tuple(
-                Axis(*a)
-                for a in zip(self.input, self.output, self.size, self.stride, self.dilation, self.before, self.after, strict=True)
+                Axis(*a) for a in zip(self.input, self.output, self.size, self.stride, self.dilation, self.before, self.after, strict=True)
             )
         )
 
@@ -144,7 +143,7 @@ def _paddings(padding: Any, input: Any, size: Any, stride: Any, dilation: Any, w
     return [(p, p) for p in per_axis(padding, len(input), 0, "padding", where, shape)]
 
 
-def _check_room(sizes: Sequence[int], where: str, shape: tuple[int, ...], fix: str, what: str = "an output") -> None:
+def check_room(sizes: Sequence[int], where: str, shape: tuple[int, ...], fix: str, what: str = "an output") -> None:
     if torch.compiler.is_compiling() or not all(type(n) is int for n in sizes):
         return
     if prod(max(1, n) for n in sizes) > 2**40:
@@ -165,7 +164,7 @@ def _plan(
             expects = f"a window no larger than the padded input, {i + before + after}"
             raise ShapeError(build(where, expects, (k - 1) * d + 1, do="Make the kernel or its dilation smaller, or pad more.", x=shape))
     batch = shape[0] if len(shape) == dims + 2 else 1
-    _check_room((batch, weight[0], *output), where, shape, "Pad less, or choose a larger stride.")
+    check_room((batch, weight[0], *output), where, shape, "Pad less, or choose a larger stride.")
     befores, afters = tuple(p for p, _ in pads), tuple(p for _, p in pads)
     return Plan(batch, shape[-dims - 1], weight[0], groups, input, tuple(output), size, steps, holes, befores, afters)
 
@@ -204,15 +203,14 @@ def _transpose_plan(
     else:
         pads = _paddings(padding, output, size, steps, holes, where, shape)
         input = [
-            (o - 1) * s - p - q + d * (k - 1) + 1 + m
-            for o, s, d, k, m, (p, q) in zip(output, steps, holes, size, more, pads, strict=True)
+            (o - 1) * s - p - q + d * (k - 1) + 1 + m for o, s, d, k, m, (p, q) in zip(output, steps, holes, size, more, pads, strict=True)
         ]
     for i, o, k, s, d, (p, _) in zip(input, output, size, steps, holes, pads, strict=True):
         if i < 1:
             expects = "padding that leaves an output"
             raise ShapeError(build(where, expects, p, do=f"Pad less: {(o - 1) * s + d * (k - 1) + 1} values come out without.", x=shape))
     batch = shape[0] if len(shape) == dims + 2 else 1
-    _check_room((batch, weight[1] * groups, *input), where, shape, "Pad more, or choose a smaller stride.")
+    check_room((batch, weight[1] * groups, *input), where, shape, "Pad more, or choose a smaller stride.")
     befores = tuple(p for p, _ in pads)
     # of the convolution: behind, as much as before, or less where its output would else be more than what comes in
     afters = tuple(
@@ -226,12 +224,20 @@ _cached_plan = functools.lru_cache(maxsize=4096)(_plan)
 _cached_transpose_plan = functools.lru_cache(maxsize=4096)(_transpose_plan)
 
 
-def _planned(make: Callable[..., Plan], cached: Callable[..., Plan], x: Tensor, weight: Tensor, dims: int, *rest: Any) -> Plan:
+def plan_for(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any, dims: int, where: str, transposed: bool = False) -> Plan:
+    """The checks of one call and its plan, cached by shapes and arguments.
+
+    geometry: stride, padding, dilation and groups; ``transposed``: stride, padding, output_padding, dilation and groups.
+    """
+    _check_tensors(x, weight, bias, geometry[-1], dims, where, transposed)
+    make: Callable[..., Plan] = _transpose_plan if transposed else _plan
+    cached: Callable[..., Plan] = _cached_transpose_plan if transposed else _cached_plan
+    shapes = (tuple(x.shape), tuple(weight.shape), dims)
     if not torch.compiler.is_compiling() and all(type(n) is int for n in x.shape):
-        key = tuple(as_key(v) for v in rest)
+        key = tuple(as_key(v) for v in geometry)
         if None not in key:
-            return cached(tuple(x.shape), tuple(weight.shape), dims, *key)
-    return make(tuple(x.shape), tuple(weight.shape), dims, *rest)
+            return cached(*shapes, *key, where)
+    return make(*shapes, *geometry, where)
 
 
 # -------------------------------------------------------------------------------------------------------------- methods
@@ -628,8 +634,7 @@ def conv(
     >>> conv(torch.ones(1, 1, 7), torch.ones(1, 1, 3), stride=2, padding="same", dims=1)
     tensor([[[2., 3., 3., 2.]]])
     """
-    _check_tensors(x, weight, bias, groups, dims, where, transposed=False)
-    plan = _planned(_plan, _cached_plan, x, weight, dims, stride, padding, dilation, groups, where)
+    plan = plan_for(x, weight, bias, stride, padding, dilation, groups, dims=dims, where=where)
     symmetric = plan.before == plan.after
     arguments = (x, weight, bias, plan.stride, plan.before, plan.dilation, groups)
     return _run("forward", plan, x, weight, bias, (lambda: _CONV[dims](*arguments)) if symmetric else None, method, where)
@@ -661,9 +666,7 @@ def conv_transpose(
     >>> conv_transpose(torch.ones(1, 8, 16, 16), torch.ones(8, 4, 2, 2), stride=2, dims=2).shape
     torch.Size([1, 4, 32, 32])
     """
-    _check_tensors(x, weight, bias, groups, dims, where, transposed=True)
-    make, cached = _transpose_plan, _cached_transpose_plan
-    plan = _planned(make, cached, x, weight, dims, stride, padding, output_padding, dilation, groups, where)
+    plan = plan_for(x, weight, bias, stride, padding, output_padding, dilation, groups, dims=dims, where=where, transposed=True)
     theirs = None
     if not isinstance(padding, str):
         arguments = (x, weight, bias, plan.stride, plan.before, output_padding, groups, plan.dilation)
@@ -693,7 +696,6 @@ def explain(
     if dims not in _CONV:
         raise ShapeError(build("explain", "a weight of one to three axes of taps", tuple(weight), do="Give (K, C / groups, *taps)."))
     x, w = (torch.empty(tuple(sizes), device="meta") for sizes in (shape, weight))
-    _check_tensors(x, w, None, groups, dims, "explain", transposed=False)
-    plan = _plan(tuple(x.shape), tuple(w.shape), dims, stride, padding, dilation, groups, "explain")
+    plan = plan_for(x, w, None, stride, padding, dilation, groups, dims=dims, where="explain")
     calls = (Call(map, plan, channels_last, torch.float32, native.missing) for map in _GRADIENTS)
     return {call.map: choose.explain(METHODS, call) for call in calls}

@@ -16,18 +16,7 @@ from torch import Tensor
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
 from ..window import same_padding
 from .arguments import is_int, per_axis
-from .conv import (
-    Sizes,
-    _cached_plan,
-    _cached_transpose_plan,
-    _check_room,
-    _check_tensors,
-    _plan,
-    _planned,
-    _transpose_plan,
-    conv,
-    conv_transpose,
-)
+from .conv import Sizes, check_room, conv, conv_transpose, plan_for
 
 __all__ = ["MODES", "fold", "pad", "padded_conv", "padded_conv_transpose"]
 
@@ -121,12 +110,11 @@ def padded_conv(
     >>> padded_conv(x, w, padding=1, mode="circular", dims=1)
     tensor([[[6., 6., 6.]]])
     """
-    _check_tensors(x, weight, bias, groups, dims, where, transposed=False)
-    plan = _planned(_plan, _cached_plan, x, weight, dims, stride, padding, dilation, groups, where)
+    plan = plan_for(x, weight, bias, stride, padding, dilation, groups, dims=dims, where=where)
     shape = tuple(x.shape)
     _check_margins(plan.input, plan.before, plan.after, mode, where, shape)
     padded = tuple(i + p + q for i, p, q in zip(plan.input, plan.before, plan.after, strict=True))
-    _check_room((*shape[:-dims], *padded), where, shape, "Pad less.", what="a padded input")
+    check_room((*shape[:-dims], *padded), where, shape, "Pad less.", what="a padded input")
     if any(plan.before) or any(plan.after):
         x = pad(x, plan.before, plan.after, mode)
     return conv(x, weight, bias, plan.stride, 0, plan.dilation, groups, dims=dims, where=where)
@@ -161,12 +149,10 @@ def padded_conv_transpose(
     >>> padded_conv_transpose(x, w, stride=2, padding="same", output_size=[5], dims=1)
     tensor([[[  2.,  13.,  20., 130., 200.]]])
     """
-    _check_tensors(x, weight, bias, groups, dims, where, transposed=True)
     shape = tuple(x.shape)
     if output_size is not None:  # first the largest
         output_padding = 0 if padding == "same" else tuple(s - 1 for s in per_axis(stride, dims, 1, "stride", where, shape))
-    make, cached = _transpose_plan, _cached_transpose_plan
-    plan = _planned(make, cached, x, weight, dims, stride, padding, output_padding, dilation, groups, where)
+    plan = plan_for(x, weight, bias, stride, padding, output_padding, dilation, groups, dims=dims, where=where, transposed=True)
     sizes = plan.input if output_size is None else _asked(output_size, plan.input, plan.stride, where, shape)
     before, after, tail = [], [], []
     for i, o, k, s, d, p in zip(sizes, plan.output, plan.size, plan.stride, plan.dilation, plan.before, strict=True):
