@@ -1,16 +1,20 @@
-"""How many digits the norms keep far from zero: `python benchmarks/accuracy.py`.
+"""How many digits are kept: by the norms far from zero, `python benchmarks/accuracy.py norm`; by the convolutions' methods, `… conv`.
 
-x has standard deviation 1 around a mean of 0, 10, 1000 and 10000, in float32. Each row is the largest error of y and of dx
+Norms: x has standard deviation 1 around a mean of 0, 10, 1000 and 10000, in float32. Each row is the largest error of y and of dx
 against the same formula in float64, in units of the largest value, for striate and torch in both memory orders. The last
 column is the best that float32 can do: every quantity right in float64 and rounded once to float32 where an operator must
 store or combine it (the mean as a pair of floats, x - μ, 1/σ, x̂, the products).
+
+Convolutions: x is what follows a ReLU, weights are as He et al. draw them, dy is normal; 28×28 places, as many filters as channels. Each
+row is the root mean square of the error against float64, over that of the truth, in units of 1e-7; "largest" is the largest error
+over the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from torch import Tensor
 
 import striate.nn.functional as S
 from striate.ops.choose import prefer
+from striate.ops.conv import conv
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from samples import channels_last
@@ -82,8 +87,33 @@ def rows() -> list[tuple[str, float, str, list[float]]]:
     return result
 
 
+def conv_rows() -> Iterator[tuple[str, str, int, list[float]]]:
+    """Method, taps, channels, and of each map the error's root mean square and its largest value, over the truth's root mean square."""
+    for method, size in (("torch", 3), ("winograd_2x2", 3), ("winograd_4x4", 3), ("torch", 5), ("winograd_2x2", 5)):
+        for channels in (16, 64, 256, 512):
+            torch.manual_seed(0)
+            x, dy = torch.randn(4, channels, 28, 28).relu(), torch.randn(4, channels, 28, 28)
+            w = torch.randn(channels, channels, size, size) * (2 / (channels * size * size)) ** 0.5
+            found = []
+            for name, dtype in (("torch", torch.float64), (method, torch.float32)):
+                a, b = x.to(dtype).requires_grad_(), w.to(dtype).requires_grad_()
+                y = conv(a, b, padding=size // 2, dims=2, method=name)
+                found.append((y.detach(), *torch.autograd.grad(y, (a, b), dy.to(dtype))))
+            numbers = []
+            for truth, got in zip(*found, strict=True):
+                scale, wrong = truth.square().mean().sqrt(), got - truth
+                numbers += [float(wrong.square().mean().sqrt() / scale), float(wrong.abs().max() / scale)]
+            yield method, f"{size}×{size}", channels, numbers
+
+
 def main() -> int:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("family", nargs="?", choices=["norm", "conv"], default="norm", help="default %(default)s")
+    if parser.parse_args().family == "conv":
+        print("| method | taps | channels | y | largest | dx | largest | dw | largest |\n" + "|---" * 9 + "|")
+        for method, taps, channels, numbers in conv_rows():
+            print(f"| {method} | {taps} | {channels} | " + " | ".join(f"{n * 1e7:.1f}" for n in numbers) + " |", flush=True)
+        return 0
     print("| norm | mean/σ | of | striate NCHW | striate NHWC | torch NCHW | torch NHWC | best float32 |")
     print("|---" * 8 + "|")
     for kind, mean, which, errors in rows():

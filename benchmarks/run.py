@@ -13,7 +13,6 @@ for backward, over what torch keeps. The error is the largest against float64, i
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import platform
 import random
@@ -27,6 +26,7 @@ from typing import Any
 import torch
 
 import striate
+from striate.allocator import tune_allocator
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from samples import BENCHMARKS, Benchmark, channels_last
@@ -37,18 +37,14 @@ COPY_ELEMENTS = 2**25  # 128 MiB read, 128 MiB written: far beyond any cache
 Call = Callable[[], Any]
 
 
-def keep_memory() -> bool:
-    """Tells glibc never to give memory back; False where there is no glibc."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-    except OSError:
-        return False
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h's names for what is set
-    return all(libc.mallopt(what, value) for what, value in ((trim_threshold, 2**31 - 1), (top_pad, 2**28), (mmap_threshold, 2**30)))
+def middle(times: list[float]) -> tuple[float, float]:
+    """The median, and the spread: interquartile range over median."""
+    low, median, high = statistics.quantiles(times, n=4)
+    return median, (high - low) / median
 
 
 def medians_ms(contestants: dict[str, Call], rounds: int) -> dict[str, tuple[float, float]]:
-    """The median of each contestant's times and their spread (interquartile range over median), interleaved, in an order shuffled anew."""
+    """The median of each contestant's times and their spread, interleaved, in an order shuffled anew."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     order, chance = list(contestants.items()), random.Random(0)
     for _ in range(rounds):
@@ -58,11 +54,7 @@ def medians_ms(contestants: dict[str, Call], rounds: int) -> dict[str, tuple[flo
             start = time.perf_counter()
             call()
             times[name].append((time.perf_counter() - start) * 1e3)
-    result = {}
-    for name, measured in times.items():
-        low, middle, high = statistics.quantiles(measured, n=4)
-        result[name] = (middle, (high - low) / middle)
-    return result
+    return {name: middle(measured) for name, measured in times.items()}
 
 
 def both_passes(
@@ -187,7 +179,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.rounds < 7:
         parser.error(f"a median of fewer than 7 rounds says little, got --rounds {options.rounds}")
-    if options.allocator == "kept" and not keep_memory():
+    if options.allocator == "kept" and not tune_allocator():
         parser.error("this C library has no mallopt: choose --allocator default")
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

@@ -13,18 +13,18 @@ import csv
 import statistics
 import sys
 from collections.abc import Iterator
-from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from striate import native_info
+from striate.allocator import tune_allocator
 from striate.ops import conv, crossovers
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from run import keep_memory, medians_ms, processor
+from run import medians_ms, processor
 from samples import channels_last
 
 MAPS = ("forward", "input", "weight")
@@ -35,6 +35,8 @@ LIMITS = {  # for one, two and three axes
     "grouped": ((2, 8, ANY), (1, 2, 4, 8, 16, 32, ANY), (2, 8, ANY)),
     "few filters": ((4,), (2, 4, 8), (4,)),
     "pointwise": ((), (50, 100, ANY), ()),  # as for two
+    "dense 3×3": ((1, 4, 16, 32, ANY), (1, 2, 4, 8, 16, 32, 64, 128, 256, ANY), ()),
+    "dense 5×5": ((1, 4, 16, 32, ANY), (1, 2, 4, 8, 16, 32, 64, ANY), ()),
     "dense": ((1, 4, 16, 32, ANY), (1, 2, 4, 8, 16, 32, 64, ANY), (1, 4, 16, 32, ANY)),
 }
 LEAST_GAIN = 1.03  # for a method to go before torch's operator: less is noise
@@ -49,10 +51,12 @@ class Shape(NamedTuple):
     places: tuple[int, ...]
     size: int
     stride: int = 1
+    dilation: int = 1
 
 
-def shapes(axes: int, kind: str, limit: int, stride: int, small: bool) -> list[Shape]:
+def shapes(axes: int, kind: str, limit: int, stride: int, size_name: str) -> list[Shape]:
     """What stands for a row."""
+    small = size_name == "small"
     side = {1: 200 if small else 2000, 2: 14 if small else 40, 3: 6 if small else 20}[axes]
     batch = {1: 16, 2: 16, 3: 4}[axes] * (4 if small else 1)
     places = (side * (stride if small else 1),) * axes
@@ -68,16 +72,27 @@ def shapes(axes: int, kind: str, limit: int, stride: int, small: bool) -> list[S
     if kind == "pointwise":
         channels, filters = {50: (256, 64), 100: (128, 128), ANY: (64, 256)}[limit]
         return [Shape(batch, channels // n, filters // n, 1, places, 1, stride) for n in (1, 2)]
+    if kind in ("dense 3×3", "dense 5×5"):
+        channels = (512 if kind == "dense 3×3" and axes == 2 else 128) if limit == ANY else limit
+        filters, size = max(16, channels), 3 if kind == "dense 3×3" else 5
+        if axes == 1:
+            length = {"small": 60, "medium": 400, "large": 4000}[size_name]
+            return [Shape(16, channels, filters, 1, (length,), size), Shape(8, channels, 2 * filters, 1, (2 * length,), size)]
+        one, two = {"small": ((16, 7), (4, 14)), "medium": ((16, 14), (2, 56)), "large": ((16, 28), (8, 56))}[size_name]
+        return [Shape(one[0], channels, filters, 1, (one[1],) * 2, size), Shape(two[0], channels, 2 * filters, 1, (two[1],) * 2, size)]
     channels = 128 if limit == ANY else limit
     filters = max(16, channels)
-    size = 5 if axes < 3 else 3
-    return [Shape(batch, channels, filters, 1, places, 3, stride), Shape(batch, channels, 2 * filters + 4, 1, places, size, stride)]
+    wide = [(3, 2), (7, 1)] if stride == 1 and axes < 3 else [(3, 1), (5 if axes < 3 else 3, 1)]
+    return [
+        Shape(batch, channels, filters * (1 + k) + 4 * k, 1, places, size, stride, dilation) for k, (size, dilation) in enumerate(wide)
+    ]
 
 
 def call_of(shape: Shape, map: str, last: bool) -> conv.Call:
     x = (shape.batch, shape.channels, *shape.places)
     weight = (shape.filters, shape.channels // shape.groups, *[shape.size] * len(shape.places))
-    plan = conv._plan(x, weight, len(shape.places), shape.stride, shape.size // 2, 1, shape.groups, "tune")
+    padding = shape.size // 2 * shape.dilation
+    plan = conv._plan(x, weight, len(shape.places), shape.stride, padding, shape.dilation, shape.groups, "tune")
     return conv.Call(map, plan, last, torch.float32, None)
 
 
@@ -103,18 +118,19 @@ def fastest(measured: list[dict[str, float]], means: dict[str, float]) -> str:
 
 def rows(rounds: int, only: str) -> Iterator[dict[str, object]]:
     cases = (
-        (axes, kind, limit, stride, small, map, last)
+        (axes, kind, limit, stride, size, map, last)
         for axes in (2, 3, 1)
         for kind in crossovers.COUNTED
         for limit in LIMITS[kind][axes - 1]
-        for stride in (1, 2)
-        for small in (True, False)
+        for stride in ((1,) if "×" in kind else (1, 2))
+        for size in crossovers.SIZES[kind]
         for map in MAPS
         for last in (False, True)
         if only in f"{axes}d {kind}"
     )
-    for axes, kind, limit, stride, small, map, last in cases:
-        calls = [call_of(shape, map, last) for shape in shapes(axes, kind, limit, stride, small)]
+    for axes, kind, limit, stride, size, map, last in cases:
+        calls = [call_of(shape, map, last) for shape in shapes(axes, kind, limit, stride, size)]
+        assert all(crossovers.kind_of(c.plan)[0] == kind and crossovers.size_of(kind, c.plan) == size for c in calls), (kind, limit, size)
         measured = [ratios(call, rounds) for call in calls]
         names = [n for n in METHODS if all(n in m for m in measured)]
         means = {n: statistics.geometric_mean(m[n] for m in measured) for n in names}
@@ -123,7 +139,7 @@ def rows(rounds: int, only: str) -> Iterator[dict[str, object]]:
             "kind": kind,
             "up_to": limit,
             "stride": "1" if stride == 1 else "more",
-            "size": "small" if prod(calls[0].plan.output) <= crossovers.SMALL else "large",
+            "size": size,
             "map": map,
             "order": "channels" if last else "planes",
             "method": fastest(measured, means),
@@ -137,7 +153,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="kinds whose name contains this; prints, writes nothing")
     parser.add_argument("--out", type=Path, default=crossovers.PATH, help="default: the chooser's own table")
     options = parser.parse_args()
-    keep_memory()
+    tune_allocator()
     torch.manual_seed(0)
     info = native_info()
     machine = f"{processor()}, {info['threads']} threads, {info['isa']}, torch {info['torch']}"

@@ -5,7 +5,9 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <limits>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <type_traits>
 #include <vector>
@@ -281,6 +283,15 @@ Tensor avg_pool_backward(const Tensor& gradient, Ints input, Ints size, Ints str
   return dx;
 }
 
+// --------------------------------------------------------------------------------------------------------- statistics
+
+Tensor new_statistics(int64_t sets) { return new_tensor({2, sets}, ScalarType::Double); }
+double* doubles(const Tensor& statistics, int64_t sets, int row) {
+  check(statistics.scalar_type() == ScalarType::Double && statistics.numel() == 2 * sets && is_laid_out(statistics, false),
+        "statistics are a mean and a variance for each set, in float64");
+  return static_cast<double*>(statistics.data_ptr()) + row * sets;
+}
+
 // -------------------------------------------------------------------------------------------------------- convolution
 
 using Given = std::optional<Tensor>;
@@ -315,8 +326,25 @@ ConvShape conv_shape(const Tensor& like_x, int64_t channels, int64_t filters, co
 
 template <class T>
 const ConvKernels<T>& conv_kernels(const std::string& method) {
-  check(method == "depthwise" || method == "direct", "a convolution is depthwise or direct");
-  return method == "direct" ? kernels().direct<T>() : kernels().depthwise<T>();
+  const std::string_view names[] = {"depthwise", "direct", "winograd_4x4", "winograd_2x2"};
+  const ConvKernels<T>* tables[] = {&kernels().depthwise<T>(), &kernels().direct<T>(), &kernels().winograd4<T>(),
+                                    &kernels().winograd2<T>()};
+  for (int k = 0; k < 4; ++k)
+    if (method == names[k]) return *tables[k];
+  check(false, "a convolution is depthwise, direct, winograd_4x4 or winograd_2x2");
+  return *tables[0];
+}
+
+// Whether there is a tile for it: along each axis of more than one tap 4 outputs of 3, or 2 of 3 or of 5, the same on both.
+void check_filtering(const Window& w, const std::string& method) {
+  if (method != "winograd_4x4" && method != "winograd_2x2") return;
+  const int64_t taps = w.height.size > w.width.size ? w.height.size : w.width.size;
+  check(w.depth.size == 1 && w.depth.output == 1 && w.depth.before == 0, "Winograd's is for one and two axes");
+  check(taps == 3 || (taps == 5 && method == "winograd_2x2"), "Winograd's tiles are for 3 taps on an axis, those of two outputs for 5 too");
+  for (const Axis& a : {w.height, w.width}) {
+    check(a.stride == 1 && a.dilation == 1, "Winograd's is for stride and dilation 1");
+    check(a.size == 1 || a.size == taps, "Winograd's tiles have as many taps on both axes, or one");
+  }
 }
 
 bool weight_is_last(const Tensor& w) { return !is_laid_out(w, false) && is_laid_out(w, true); }
@@ -325,9 +353,17 @@ void check_like(const Tensor& x, const Tensor& other, const char* name) {
   check(other.scalar_type() == x.scalar_type(), std::string(name) + " is of the input's type");
 }
 
-// Forward, or with `adjoint` the input gradient: `axes` are the result's.
+// What follows the sums: see Epilogue. statistics, where they are wanted: mean and variance of each channel.
+struct After {
+  Given residual;
+  double low = -std::numeric_limits<double>::infinity(), high = std::numeric_limits<double>::infinity();
+  Given statistics;
+};
+
+// Forward, or with `adjoint` the input gradient: `axes` are the result's. packed: by conv_pack, of this weight.
 Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight, const Given& bias, const Ints& axes, const Ints& stride,
-                        const Ints& dilation, const Ints& before, int64_t groups, bool channels_last, const std::string& method) {
+                        const Ints& dilation, const Ints& before, int64_t groups, bool channels_last, const std::string& method,
+                        const Given& packed = {}, const After& after = {}) {
   const Ints size = spatial(weight, axes.size()), have = spatial(source, axes.size());
   const Window window = adjoint ? resolve(axes, have, size, stride, dilation, before) : resolve(have, axes, size, stride, dilation, before);
   const int64_t filters = weight.size(0), channels = weight.size(1) * groups;
@@ -346,11 +382,27 @@ Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight
   Ints sizes = {x.size(0), adjoint ? channels : filters};
   sizes.insert(sizes.end(), axes.begin(), axes.end());
   Tensor y = new_tensor(sizes, x.scalar_type(), channels_last);
+  check_filtering(window, method);
+  Given residual = after.residual;
+  if (residual) {
+    check_sizes(*residual, sizes, "residual");
+    check_like(source, *residual, "residual");
+    residual = laid_out(*residual, channels_last);
+  }
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
     if (y.numel() == 0) return;
     const ConvKernels<T>& k = conv_kernels<T>(method);
-    (adjoint ? k.input : k.forward)(shape, pointer<T>(x), {pointer<T>(w), last}, pointer<T>(b), pointer<T>(y));
+    Epilogue<T> e = {pointer<T>(b), pointer<T>(residual), T(after.low), T(after.high), nullptr, nullptr};
+    if (after.statistics) {
+      check(k.pack, "only Winograd's tiles measure what they write");
+      e.mean = doubles(*after.statistics, sizes[1], 0), e.variance = doubles(*after.statistics, sizes[1], 1);
+    }
+    if (packed) {
+      check(k.pack && !adjoint && packed->numel() == k.packed_size(shape), "a packed weight is of this method and map");
+      check_like(source, *packed, "a packed weight");
+    }
+    (adjoint ? k.input : k.forward)(shape, pointer<T>(x), {pointer<T>(w), last, pointer<T>(packed)}, e, pointer<T>(y));
   });
   return y;
 }
@@ -365,6 +417,42 @@ Tensor conv_input(const Tensor& dy, const Tensor& weight, const Given& bias, Int
   return conv_activations(true, dy, weight, bias, input, stride, dilation, before, groups, channels_last, method);
 }
 
+// y = min(max(conv + bias + residual, low), high), for inference: there is no gradient.
+Tensor conv_fused(const Tensor& x, const Tensor& weight, const Given& packed, const Given& bias, const Given& residual, double low,
+                  double high, Ints output, Ints stride, Ints dilation, Ints before, int64_t groups, bool channels_last,
+                  std::string method) {
+  return conv_activations(false, x, weight, bias, output, stride, dilation, before, groups, channels_last, method, packed,
+                          {residual, low, high, {}});
+}
+
+// y, and the mean and variance of each of its channels.
+std::tuple<Tensor, Tensor> conv_measured(const Tensor& x, const Tensor& weight, const Given& bias, Ints output, Ints stride, Ints dilation,
+                                         Ints before, int64_t groups, bool channels_last, std::string method) {
+  After after;
+  after.statistics = new_statistics(weight.size(0));
+  Tensor y = conv_activations(false, x, weight, bias, output, stride, dilation, before, groups, channels_last, method, {}, after);
+  return {y, *after.statistics};
+}
+
+// A weight as the forward map of a method wants it, for conv_fused. Empty where a method wants it as it is.
+Tensor conv_pack(const Tensor& weight, int64_t groups, std::string method) {
+  check(weight.dim() >= 3 && weight.numel() > 0, "a weight has filters, channels and taps");
+  const Ints size = spatial(weight, size_t(weight.dim()) - 2), ones(size.size(), 1), zeros(size.size(), 0);
+  const Window window = resolve(size, ones, size, ones, ones, zeros);
+  check_filtering(window, method);
+  const bool last = weight_is_last(weight);
+  const Tensor w = last ? weight : laid_out(weight, false);
+  const ConvShape shape = conv_shape(w, w.size(1) * groups, w.size(0), window, groups, false);
+  Given packed;
+  for_float(w, [&](auto zero) {
+    using T = decltype(zero);
+    const ConvKernels<T>& k = conv_kernels<T>(method);
+    packed = new_tensor({k.pack ? k.packed_size(shape) : 0}, w.scalar_type());
+    if (k.pack) k.pack(shape, {pointer<T>(w), last}, pointer<T>(*packed));
+  });
+  return *packed;
+}
+
 Tensor conv_weight(const Tensor& gradient, const Tensor& input, Ints size, Ints stride, Ints dilation, Ints before, int64_t groups,
                    bool channels_last, std::string method) {
   const Window window = resolve(spatial(input, size.size()), spatial(gradient, size.size()), size, stride, dilation, before);
@@ -375,6 +463,7 @@ Tensor conv_weight(const Tensor& gradient, const Tensor& input, Ints size, Ints 
   Ints sizes = {shape.filters, shape.channels / groups};
   sizes.insert(sizes.end(), size.begin(), size.end());
   Tensor dw = new_tensor(sizes, x.scalar_type());
+  check_filtering(window, method);
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
     if (dw.numel() > 0) conv_kernels<T>(method).weight(shape, pointer<T>(dy), pointer<T>(x), pointer<T>(dw));
@@ -447,15 +536,8 @@ Given residual_laid_out(const Given& residual, const Tensor& x, bool channels_la
 }
 
 Activation activation_of(int64_t number) {
-  check(number >= 0 && number <= 2, "an activation is 0, 1 or 2");
+  check(number >= 0 && number <= 3, "an activation is 0, 1, 2 or 3");
   return static_cast<Activation>(number);
-}
-
-Tensor new_statistics(int64_t sets) { return new_tensor({2, sets}, ScalarType::Double); }
-double* doubles(const Tensor& statistics, int64_t sets, int row) {
-  check(statistics.scalar_type() == ScalarType::Double && statistics.numel() == 2 * sets && is_laid_out(statistics, false),
-        "statistics are a mean and a variance for each set, in float64");
-  return static_cast<double*>(statistics.data_ptr()) + row * sets;
 }
 
 Tensor norm_measure(const Tensor& input, int64_t batches, int64_t groups, int64_t along, bool channels_last, bool centered) {
@@ -474,7 +556,7 @@ Tensor norm_measure(const Tensor& input, int64_t batches, int64_t groups, int64_
 
 std::tuple<Tensor, Tensor> norm(const Tensor& input, const Given& given_residual, const Given& weight, const Given& bias, const Given& mean,
                                 const Given& variance, int64_t batches, int64_t groups, int64_t along, bool channels_last, bool centered,
-                                double eps, int64_t activation, double slope) {
+                                double eps, int64_t activation, double slope, const Given& measured) {
   const Tensor x = laid_out(input, channels_last);
   const NormShape shape = norm_shape(x, batches, groups, along, channels_last);
   const Given residual = residual_laid_out(given_residual, x, channels_last);
@@ -496,6 +578,14 @@ std::tuple<Tensor, Tensor> norm(const Tensor& input, const Given& given_residual
       check(!(variances[i] < 0), "running variances are at least 0, got " + std::to_string(variances[i]) + " in channel " +
                                      std::to_string(i) + ". reset_running_stats() starts them anew.");
   }
+  bool known = measured.has_value();
+  if (known) {
+    const double* from[2] = {doubles(*measured, sets, 0), doubles(*measured, sets, 1)};
+    for (int64_t i = 0; i < sets; ++i) {
+      means[i] = from[0][i], variances[i] = from[1][i];
+      known = known && variances[i] < std::numeric_limits<double>::infinity();  // where squares overflowed they are measured again
+    }
+  }
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
     const NormForward<T> f = {pointer<T>(x),
@@ -505,7 +595,7 @@ std::tuple<Tensor, Tensor> norm(const Tensor& input, const Given& given_residual
                               pointer<T>(y),
                               means,
                               variances,
-                              mean.has_value(),
+                              mean.has_value() || known,
                               centered,
                               eps,
                               activation_of(activation),
@@ -676,8 +766,15 @@ STABLE_TORCH_LIBRARY(striate, m) {
   m.def(("conv_weight(Tensor dy, Tensor x, SymInt[] size, " + geometry).c_str());
   m.def("conv_bias(Tensor dy, bool channels_last) -> Tensor");
   m.def(
+      "conv_fused(Tensor x, Tensor weight, Tensor? packed, Tensor? bias, Tensor? residual, float low, float high, SymInt[] output, "
+      "SymInt[] stride, SymInt[] dilation, SymInt[] before, SymInt groups, bool channels_last, str method) -> Tensor");
+  m.def(
+      "conv_measured(Tensor x, Tensor weight, Tensor? bias, SymInt[] output, SymInt[] stride, SymInt[] dilation, SymInt[] before, "
+      "SymInt groups, bool channels_last, str method) -> (Tensor, Tensor)");
+  m.def("conv_pack(Tensor weight, SymInt groups, str method) -> Tensor");
+  m.def(
       "norm(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? variance, SymInt batches, SymInt groups, "
-      "int along, bool channels_last, bool centered, float eps, int activation, float slope) -> (Tensor, Tensor)");
+      "int along, bool channels_last, bool centered, float eps, int activation, float slope, Tensor? measured=None) -> (Tensor, Tensor)");
   m.def(
       "norm_backward(Tensor dy, Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor statistics, Tensor? means, "
       "SymInt batches, SymInt groups, int along, bool channels_last, bool centered, float eps, int activation, float slope, "
@@ -708,6 +805,9 @@ STABLE_TORCH_LIBRARY_IMPL(striate, CPU, m) {
   m.impl("conv_input", TORCH_BOX(&conv_input));
   m.impl("conv_weight", TORCH_BOX(&conv_weight));
   m.impl("conv_bias", TORCH_BOX(&conv_bias));
+  m.impl("conv_fused", TORCH_BOX(&conv_fused));
+  m.impl("conv_measured", TORCH_BOX(&conv_measured));
+  m.impl("conv_pack", TORCH_BOX(&conv_pack));
   m.impl("norm", TORCH_BOX(&norm));
   m.impl("norm_backward", TORCH_BOX(&norm_backward));
   m.impl("norm_measure", TORCH_BOX(&norm_measure));

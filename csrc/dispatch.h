@@ -13,6 +13,8 @@ struct Kernels {
   ConvKernels<double> depthwise_f64;
   ConvKernels<float> direct_f32;
   ConvKernels<double> direct_f64;
+  ConvKernels<float> winograd4_f32, winograd2_f32;
+  ConvKernels<double> winograd4_f64, winograd2_f64;
   BiasGradient<float> bias_f32;
   BiasGradient<double> bias_f64;
   PoolKernels<float> pool_f32;
@@ -26,6 +28,10 @@ struct Kernels {
   const ConvKernels<T>& depthwise() const;
   template <class T>
   const ConvKernels<T>& direct() const;
+  template <class T>
+  const ConvKernels<T>& winograd4() const;
+  template <class T>
+  const ConvKernels<T>& winograd2() const;
   template <class T>
   BiasGradient<T> bias() const;
   template <class T>
@@ -51,6 +57,24 @@ inline const ConvKernels<float>& Kernels::direct<float>() const {
 template <>
 inline const ConvKernels<double>& Kernels::direct<double>() const {
   return direct_f64;
+}
+
+template <>
+inline const ConvKernels<float>& Kernels::winograd4<float>() const {
+  return winograd4_f32;
+}
+template <>
+inline const ConvKernels<double>& Kernels::winograd4<double>() const {
+  return winograd4_f64;
+}
+
+template <>
+inline const ConvKernels<float>& Kernels::winograd2<float>() const {
+  return winograd2_f32;
+}
+template <>
+inline const ConvKernels<double>& Kernels::winograd2<double>() const {
+  return winograd2_f64;
 }
 
 template <>

@@ -4,12 +4,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <new>
-
 namespace striate {
 
 // Calls body(context, begin, end) on disjoint ranges that cover [0, count), none shorter than `grain` but the last.
 void parallel_ranges(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context);
+
+// Memory aligned to a cache line, of this thread: workspace.cpp. It is given back on the thread that took it.
+void* take_workspace(size_t bytes);
+void give_workspace(void* memory);
 
 #ifdef STRIATE_ISA
 namespace STRIATE_ISA {
@@ -21,9 +23,8 @@ inline int64_t tiles(int64_t count, int64_t tile) { return (count + tile - 1) / 
 template <class T>
 class Scratch {  // uninitialised, aligned to a cache line
  public:
-  explicit Scratch(int64_t count)
-      : data_(static_cast<T*>(::operator new(size_t(count < 1 ? 1 : count) * sizeof(T), std::align_val_t(64)))) {}
-  ~Scratch() { ::operator delete(data_, std::align_val_t(64)); }
+  explicit Scratch(int64_t count) : data_(static_cast<T*>(take_workspace(size_t(count < 1 ? 1 : count) * sizeof(T)))) {}
+  ~Scratch() { give_workspace(data_); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   operator T*() const { return data_; }

@@ -138,6 +138,13 @@ inline IntVector<T> broadcast_int(int64_t value) {
   return typename Lane<T>::Int(value) - IntVector<T>{};
 }
 
+// z between low and high; NaN stays.
+template <class T>
+STRIATE_INLINE Vector<T> clamp(const Vector<T>& z, T low, T high) {
+  const Vector<T> least = broadcast(low), most = broadcast(high), raised = z < least ? least : z;
+  return raised > most ? most : raised;
+}
+
 // Positions that fit a byte, to bytes and back. GCC 12 takes the general form apart lane by lane, hence the intrinsics.
 template <class T>
 inline IntVector<T> from_bytes(const ByteVector<T>& v) {
@@ -184,6 +191,14 @@ template <auto V>
 struct Constant {
   static constexpr auto value = V;
 };
+
+// Calls run(Constant<n>) for an n of 1 to Most.
+template <int Most, class Run>
+STRIATE_INLINE void with_number(int64_t n, const Run& run) {
+  if constexpr (Most > 1)
+    if (n < Most) return with_number<Most - 1>(n, run);
+  run(Constant<Most>{});
+}
 
 template <int... I>
 struct Indices {};
@@ -258,6 +273,13 @@ STRIATE_INLINE T sum_lanes(const Vector<T>& v) {
     return sum_lanes<T, Half / 2>(sum);
   else
     return sum[0];
+}
+
+// As many values as a vector of doubles has lanes, as doubles.
+template <class T>
+STRIATE_INLINE Vector<double> load_widened(const T* p) {
+  typedef T Narrow __attribute__((vector_size(kLanes<double> * sizeof(T))));
+  return __builtin_convertvector(load_as<Narrow>(p), Vector<double>);
 }
 
 // Adds the lanes of v, in double, to those of a vector of doubles: two to each where T is float.

@@ -495,8 +495,8 @@ def rich(channels: int = 4, activation: str | None = None) -> Any:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("relu", "ReLU()"), ("leaky_relu", "LeakyReLU(negative_slope=0.3)"), ("silu", "SiLU()")],
-    ids=["relu", "leaky_relu", "silu"],
+    [("relu", "ReLU()"), ("leaky_relu", "LeakyReLU(negative_slope=0.3)"), ("relu6", "ReLU6()"), ("silu", "SiLU()")],
+    ids=["relu", "leaky_relu", "relu6", "silu"],
 )
 def test_an_activation_of_the_norm_stays_as_a_layer(name: str, text: str) -> None:
     folded, report = checked(trained(nn.Sequential(nn.Conv2d(3, 4, 3), rich(activation=name))), torch.randn(IMAGE))
@@ -524,7 +524,7 @@ def test_an_activation_that_is_no_layer_is_refused() -> None:
 
     Later.forward.__module__ = "striate.nn.norm"  # as if striate had it
     told = reason(trained(nn.Sequential(nn.Conv2d(3, 4, 3), Later(4))), torch.randn(IMAGE))
-    assert told == "its activation gelu is none of relu, leaky_relu, silu"
+    assert told == "its activation gelu is none of relu, leaky_relu, relu6, silu"
 
 
 def test_a_second_input_to_the_norm_is_refused() -> None:

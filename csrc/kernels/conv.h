@@ -1,5 +1,5 @@
-// What depthwise.cpp and direct.cpp offer, once for each instruction set and element type: two ways to compute the three maps of one
-// trilinear form (ops/conv.py); and bias.cpp, the gradient of the bias. bindings.cpp has checked every argument.
+// What depthwise.cpp, direct.cpp and winograd.cpp offer, once for each instruction set and element type: ways to compute the three maps of
+// one trilinear form (ops/conv.py); and bias.cpp, the gradient of the bias. bindings.cpp has checked every argument.
 #pragma once
 #include "../window.h"
 
@@ -18,13 +18,28 @@ template <class T>
 struct Weight {
   const T* data;
   bool channels_last;
+  const T* packed = nullptr;  // what `pack` made of it, for the forward map
+};
+
+// What becomes of a sum before it is written: min(max(sum + bias + residual, low), high). NaN stays.
+template <class T>
+struct Epilogue {
+  const T* bias;      // null: none. In the input map of a transposed convolution's channels
+  const T* residual;  // null, or laid out as the result
+  T low, high;
+  double *mean, *variance;  // null, or where each channel's go, of what is written (the variance is biased)
+
+  bool finishes() const { return residual || low > -__builtin_inf() || high < __builtin_inf(); }
 };
 
 template <class T>
 struct ConvKernels {
-  void (*forward)(const ConvShape&, const T* x, Weight<T> weight, const T* bias, T* y);  // bias may be null
-  void (*input)(const ConvShape&, const T* dy, Weight<T> weight, const T* bias, T* dx);  // bias: of a transposed convolution
-  void (*weight)(const ConvShape&, const T* dy, const T* x, T* dweight);                 // contiguous
+  void (*forward)(const ConvShape&, const T* x, Weight<T> weight, const Epilogue<T>&, T* y);
+  void (*input)(const ConvShape&, const T* dy, Weight<T> weight, const Epilogue<T>&, T* dx);
+  void (*weight)(const ConvShape&, const T* dy, const T* x, T* dweight);  // contiguous
+  // Null where nothing is gained: how many values `pack` makes, of a shape's weights in any image.
+  int64_t (*packed_size)(const ConvShape&);
+  void (*pack)(const ConvShape&, Weight<T> weight, T* packed);
 };
 
 template <class T>

@@ -17,6 +17,7 @@
 // float, and from there on in double, in chunks that depend on the shape alone.
 #include "../bands.h"
 #include "../chunks.h"
+#include "../epilogue.h"
 #include "../turn.h"
 #include "conv.h"
 
@@ -258,7 +259,7 @@ inline Block row_block(const Side& s, int64_t n, int64_t d, int64_t h) {
 }
 
 template <class T>
-void activations_in_place(const ConvShape& shape, bool adjoint, const T* source, Weight<T> weight, const T* bias, T* to) {
+void activations_in_place(const ConvShape& shape, bool adjoint, const T* source, Weight<T> weight, const Epilogue<T>& e, T* to) {
   constexpr int64_t L = kLanes<T>;
   const Side s = side_of(shape, adjoint);
   const int64_t C = s.groups, taps = shape.taps(), vectors = tiles(C, L), D = s.depth.destinations(), H = s.height.destinations(),
@@ -267,6 +268,7 @@ void activations_in_place(const ConvShape& shape, bool adjoint, const T* source,
   pack(shape, s, adjoint, true, weight, static_cast<T*>(packed));
   const T* weights = packed;
   const int64_t phases = s.width.phases(), wide = tiles(min(W, kColumns), phases) * phases, wides = tiles(W, wide);
+  const bool finishes = e.finishes();
   parallel_for(s.batch * D * H * wides, min(W, wide) * C * min(taps, 32), [=](int64_t begin, int64_t end) {
     const int64_t most = s.depth.axis.size * s.height.axis.size;
     Scratch<const T*> from(most), beside(most);
@@ -278,9 +280,13 @@ void activations_in_place(const ConvShape& shape, bool adjoint, const T* source,
       const auto channel_at = [&](int64_t v) { return min(v * L, C - L); };
       sum_row(
           rows, s.width, w0, min(W, w0 + wide), vectors, taps * L, C, channel_at,
-          [&](int64_t v) { return bias ? load(bias + channel_at(v)) : Vector<T>{}; },
-          [&](int64_t v, int64_t column, int64_t apart, const auto& sums) {
-            put_tile(sums, row + column * C + channel_at(v), apart * C, L);
+          [&](int64_t v) { return e.bias ? load(e.bias + channel_at(v)) : Vector<T>{}; },
+          [&](int64_t v, int64_t column, int64_t apart, auto& sums) {
+            T* at = row + column * C + channel_at(v);
+            if (finishes)
+              for (int64_t j = 0; j < int64_t(sizeof sums / sizeof sums[0]); ++j)
+                sums[j] = finish(Constant<true>{}, e, sums[j], at - to + j * apart * C, L);
+            put_tile(sums, at, apart * C, L);
           });
     }
   });
@@ -334,21 +340,11 @@ void activations_in_bands(const ConvShape& shape, bool adjoint, const T* source,
   });
 }
 
-template <class T>
-void activations(const ConvShape& s, bool adjoint, const T* source, Weight<T> weight, const T* bias, T* to) {
-  if (in_place(s, kLanes<T>))
-    activations_in_place(s, adjoint, source, weight, bias, to);
-  else
-    activations_in_bands(s, adjoint, source, weight, bias, to);
-}
-
-template <class T>
-void forward(const ConvShape& s, const T* x, Weight<T> weight, const T* bias, T* y) {
-  activations(s, false, x, weight, bias, y);
-}
-template <class T>
-void input(const ConvShape& s, const T* dy, Weight<T> weight, const T* bias, T* dx) {
-  activations(s, true, dy, weight, bias, dx);
+template <class T, bool Adjoint>
+void run(const ConvShape& s, const T* source, Weight<T> weight, const Epilogue<T>& e, T* to) {
+  if (in_place(s, kLanes<T>)) return activations_in_place(s, Adjoint, source, weight, e, to);
+  activations_in_bands(s, Adjoint, source, weight, e.bias, to);
+  if (e.finishes()) finish_all(e, s.batch, to, side_of(s, Adjoint));
 }
 
 // ------------------------------------------------------------------------------------------------------ weight gradient
@@ -518,8 +514,8 @@ void weight_gradient(const ConvShape& s, const T* dy, const T* x, T* dweight) {
 
 extern const ConvKernels<float> depthwise_f32;
 extern const ConvKernels<double> depthwise_f64;
-const ConvKernels<float> depthwise_f32 = {forward<float>, input<float>, weight_gradient<float>};
-const ConvKernels<double> depthwise_f64 = {forward<double>, input<double>, weight_gradient<double>};
+const ConvKernels<float> depthwise_f32 = {run<float, false>, run<float, true>, weight_gradient<float>, nullptr, nullptr};
+const ConvKernels<double> depthwise_f64 = {run<double, false>, run<double, true>, weight_gradient<double>, nullptr, nullptr};
 
 }  // namespace STRIATE_ISA
 }  // namespace striate

@@ -14,6 +14,7 @@
 // The weight gradient sums some rows in registers, a block in float, and from there on in double, in chunks that depend on the shape alone.
 #include "../bands.h"
 #include "../chunks.h"
+#include "../epilogue.h"
 #include "../turn.h"
 #include "conv.h"
 
@@ -153,14 +154,6 @@ void pack(const ConvShape& s, const Side& side, bool adjoint, int64_t lanes, Wei
   }
 }
 
-// Calls run(Constant<n>) for an n of 1 to Most.
-template <int Most, class Run>
-STRIATE_INLINE void with_number(int64_t n, const Run& run) {
-  if constexpr (Most > 1)
-    if (n < Most) return with_number<Most - 1>(n, run);
-  run(Constant<Most>{});
-}
-
 // -------------------------------------------------------------------------------------------------- filters in lanes
 
 template <class T, int M, int V>
@@ -180,10 +173,13 @@ STRIATE_INLINE void sum_tile(const T* x, const T* w, const Term* terms, int64_t 
 }
 
 // M columns of V vectors to `to`, `pitch` values from column to column, `lanes` of the last vector; vectors are `apart` values apart.
+// With an epilogue the sums are finished for y[at] and so on.
 template <class T>
 struct Target {
   T* to;
   int64_t pitch, apart, lanes;
+  const Epilogue<T>* epilogue = nullptr;
+  int64_t at = 0;
 };
 template <class T, int M, int V>
 void tile(const T* x, const T* w, const Term* terms, int64_t count, const Vector<T>* bias, const Target<T>& out, int64_t columns) {
@@ -198,8 +194,9 @@ void tile(const T* x, const T* w, const Term* terms, int64_t count, const Vector
     if (j < columns)
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) {
-        T* at = out.to + j * out.pitch + v * out.apart;
-        v == V - 1 ? store_first(at, sum[j][v], out.lanes) : store(at, sum[j][v]);
+        const int64_t at = j * out.pitch + v * out.apart, lanes = v == V - 1 ? out.lanes : kLanes<T>;
+        if (out.epilogue) sum[j][v] = finish(Constant<false>{}, *out.epilogue, sum[j][v], out.at + at, lanes);
+        store_first(out.to + at, sum[j][v], lanes);
       }
 }
 
@@ -217,7 +214,8 @@ void sum_columns(const T* x, const T* w, const Term* terms, int64_t count, const
   with_number<kMostColumns>(best_tile(n), [&](auto m) {
     constexpr int M = decltype(m)::value;
     for (int64_t j = 0; j < n; j += M)
-      tile<T, M, V>(x + j, w, terms, count, bias, {out.to + j * out.pitch, out.pitch, out.apart, out.lanes}, n - j);
+      tile<T, M, V>(x + j, w, terms, count, bias,
+                    {out.to + j * out.pitch, out.pitch, out.apart, out.lanes, out.epilogue, out.at + j * out.pitch}, n - j);
   });
 }
 
@@ -272,7 +270,7 @@ void sum_lines(const Line<T>* lines, int64_t lines_count, const T* w, const Term
 // ----------------------------------------------------------------------------------------------- forward and input gradient
 
 template <class T>
-void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T> weight, const T* bias, T* to) {
+void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T> weight, const Epilogue<T>& e, T* to) {
   constexpr int64_t L = kLanes<T>;
   const Side s = side_of(shape, adjoint);
   const int64_t terms_most = s.from * shape.taps(), all = s.all_to();
@@ -289,6 +287,8 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
   const T* weights = packed;
   const int64_t turned_vector = blocks.places() * L + L * L;  // turn_out reads whole squares
   const int64_t work = blocks.places() * s.to * min(terms_most, 256) / 16;
+  const T* bias = e.bias;
+  const bool finishes = e.finishes();
   parallel_for(s.batch * blocks.each * s.groups, work, [=](int64_t begin, int64_t end) {
     Scratch<T> band(s.from * planes.plane), line(s.from * planes.row), turned(s.channels_last || few ? 0 : 2 * turned_vector);
     Filled filled;
@@ -355,7 +355,7 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
                   if (waiting[p] == kMostLines) flush(p);
                 }
               } else {
-                Target<T> out = {to + pixel * all + channel, phase.apart * all, L, in_last};
+                Target<T> out = {to + pixel * all + channel, phase.apart * all, L, in_last, finishes ? &e : nullptr, pixel * all + channel};
                 if (!s.channels_last) {
                   out = {turned + (((d - b.d0) * (b.h1 - b.h0) + h - b.h0) * columns + column - b.w0) * L, phase.apart * L, turned_vector,
                          L};
@@ -369,22 +369,23 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
         for (int64_t p = 0; p < phases; ++p) flush(p);
         if (!s.channels_last && !few)
           for (int64_t k = 0; k < two; ++k)
-            for (int64_t d = b.d0; d < b.d1; ++d)
+            for (int64_t d = b.d0; d < b.d1; ++d) {
+              const int64_t at = (b.n * all + channel + k * L) * places + (d * H + b.h0) * W + b.w0, planes_ = k == two - 1 ? in_last : L;
               turn_block_out<T>(static_cast<const T*>(turned) + k * turned_vector + (d - b.d0) * (b.h1 - b.h0) * columns * L, b.h1 - b.h0,
-                                columns, W, to + (b.n * all + channel + k * L) * places + (d * H + b.h0) * W + b.w0, places,
-                                k == two - 1 ? in_last : L);
+                                columns, W, to + at, places, planes_);
+              if (finishes)
+                for (int64_t l = 0; l < planes_; ++l)
+                  for (int64_t h = 0; h < b.h1 - b.h0; ++h) finish_values(e, to, at + l * places + h * W, columns);
+            }
       }
     }
   });
+  if (few && finishes) finish_all(e, s.batch, to, s);
 }
 
-template <class T>
-void forward(const ConvShape& s, const T* x, Weight<T> weight, const T* bias, T* y) {
-  activations(s, false, x, weight, bias, y);
-}
-template <class T>
-void input(const ConvShape& s, const T* dy, Weight<T> weight, const T* bias, T* dx) {
-  activations(s, true, dy, weight, bias, dx);
+template <class T, bool Adjoint>
+void run(const ConvShape& s, const T* source, Weight<T> weight, const Epilogue<T>& e, T* to) {
+  activations(s, Adjoint, source, weight, e, to);
 }
 
 // ------------------------------------------------------------------------------------------------------ weight gradient
@@ -536,8 +537,8 @@ void weight_gradient(const ConvShape& shape, const T* dy, const T* x, T* dweight
 
 extern const ConvKernels<float> direct_f32;
 extern const ConvKernels<double> direct_f64;
-const ConvKernels<float> direct_f32 = {forward<float>, input<float>, weight_gradient<float>};
-const ConvKernels<double> direct_f64 = {forward<double>, input<double>, weight_gradient<double>};
+const ConvKernels<float> direct_f32 = {run<float, false>, run<float, true>, weight_gradient<float>, nullptr, nullptr};
+const ConvKernels<double> direct_f64 = {run<double, false>, run<double, true>, weight_gradient<double>, nullptr, nullptr};
 
 }  // namespace STRIATE_ISA
 }  // namespace striate

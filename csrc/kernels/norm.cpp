@@ -111,11 +111,13 @@ template <class T>
 STRIATE_INLINE Vector<T> activate(Activation activation, T slope, const Vector<T>& z) {
   if (activation == Activation::kNone) return z;
   if (activation == Activation::kRelu) return z <= Vector<T>{} ? Vector<T>{} : z;  // NaN stays
+  if (activation == Activation::kRelu6) return clamp<T>(z, T(0), T(6));
   return z > Vector<T>{} ? z : z * broadcast(slope);
 }
 template <class T>
 STRIATE_INLINE Vector<T> activate_backward(Activation activation, T slope, const Vector<T>& z, const Vector<T>& dy) {
   if (activation == Activation::kRelu) return z <= Vector<T>{} ? Vector<T>{} : dy;
+  if (activation == Activation::kRelu6) return z <= Vector<T>{} ? Vector<T>{} : z >= broadcast(T(6)) ? Vector<T>{} : dy;
   return z > Vector<T>{} ? dy : dy * broadcast(slope);
 }
 

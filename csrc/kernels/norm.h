@@ -26,8 +26,8 @@ struct NormShape {
   int64_t set_size() const { return samples * channels * (along == Along::kRows ? 1 : places); }
 };
 
-// What follows scale, shift and residual: nothing, max(z, 0), or z above 0 and slope·z below.
-enum class Activation { kNone, kRelu, kLeaky };
+// What follows scale, shift and residual: nothing, max(z, 0), z above 0 and slope·z below, or min(max(z, 0), 6).
+enum class Activation { kNone, kRelu, kLeaky, kRelu6 };
 
 // Null pointers stand for what there is not: gamma 1, beta 0, no residual.
 template <class T>

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import json
+import os
+import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import Any, NoReturn
 
 from . import __version__
 from .errors import ArgumentError, ArgumentTypeError, CheckpointError, DataError, ShapeError, build
@@ -89,6 +98,28 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--channels-last", action="store_true", help="x lies in memory with its channels innermost")
     explain.set_defaults(command=_explain)
 
+    profile = commands.add_parser(
+        "profile",
+        help="say where a model's time goes, layer by layer",
+        description="Times a model's layers inside training steps on random numbers: by which method each is computed, how near that "
+        "is to what the machine can do, and what the next best method of each convolution would cost.",
+    )
+    profile.add_argument("model", metavar="MODEL", help=f"one of {', '.join(NAMES)}; or package.module:callable, which returns a module")
+    profile.add_argument("--input", required=True, metavar="NxCxHxW", help="shape of x, as 16x3x112x112")
+    profile.add_argument("--forward-only", action="store_true", help="inference: evaluation mode, no backward")
+    order = profile.add_mutually_exclusive_group()
+    order.add_argument("--channels-last", action="store_true", help="x and the weights lie in memory with their channels innermost")
+    order.add_argument("--planes", action="store_true", help="they lie plane by plane (default, but for the weights of --accelerate)")
+    classes = profile.add_mutually_exclusive_group()
+    classes.add_argument("--accelerate", action="store_true", help="striate's layers in place of torch's, channels_last")
+    classes.add_argument("--plain", action="store_true", help="torch's layers in place of striate's")
+    profile.add_argument("--rounds", type=int, default=7, metavar="N", help="of which medians are told (default 7)")
+    profile.add_argument("--threads", type=int, metavar="N", help="threads for torch (default: its own choice)")
+    profile.add_argument("--top", type=int, metavar="N", help="the N slowest layers only, in the text")
+    profile.add_argument("--json", metavar="FILE", help="where to write all of it as JSON")
+    profile.add_argument("--html", metavar="FILE", help="where to write it as a page")
+    profile.set_defaults(command=_profile)
+
     about = "Says which versions and instruction set striate runs on, and which operations are native."
     doctor = commands.add_parser("doctor", help="say what striate runs on, and what is native", description=about)
     doctor.set_defaults(command=_doctor)
@@ -158,6 +189,120 @@ def _explain(options: argparse.Namespace) -> int:
         for name, reason in methods[:-1]:
             print(f"  not {name}: {reason}")
     return 0
+
+
+def _profile(options: argparse.Namespace) -> int:
+    import torch
+
+    from .diagnostics.profile import profile
+    from .nn.swap import accelerate, restore
+
+    shape = _shape(options.input)
+    for option, least in (("top", 1), ("threads", 1)):
+        value = getattr(options, option)
+        if value is not None and not least <= value <= 1024:
+            raise ArgumentError(build("profile", f"--{option} from {least} to 1024", value, do=f"Leave --{option} out."))
+    for path in (options.json, options.html):
+        folder = Path(path or ".").parent
+        if path is not None and (Path(path).is_dir() or not os.access(folder, os.W_OK)):
+            why = "a folder" if Path(path).is_dir() else "one in a folder that cannot be written to"
+            raise ArgumentError(build("profile", "a file to write to", why, file=path, do="Name another."))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(options.threads or threads)
+        with _current_folder():
+            torch.manual_seed(0)
+            model = _model(options.model).train(not options.forward_only)
+            with warnings.catch_warnings(record=True) as told:
+                model = accelerate(model) if options.accelerate else restore(model) if options.plain else model
+            for one in told:
+                print(f"striate: {one.message}", file=sys.stderr)
+            x = torch.randn(shape)
+            if options.channels_last or options.planes:
+                format = torch.contiguous_format if options.planes else torch.channels_last_3d if x.dim() == 5 else torch.channels_last
+                model = model.to(memory_format=format)
+            if options.channels_last:
+                x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+            with _bar() as progress:
+                found = profile(model, x, backward=not options.forward_only, rounds=options.rounds, progress=progress)
+    finally:
+        torch.set_num_threads(threads)
+    found = replace(found, model=options.model)
+    columns = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
+    print(found.table(max(80, min(columns, 160)), options.top))
+    files = {options.json: lambda: json.dumps(found.to_dict(), indent=1) + "\n", options.html: found.html}
+    for path, text in files.items():
+        if path is not None:
+            Path(path).write_text(text(), encoding="utf-8")
+            print(f"written to {path}")
+    return 0
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    parts = text.lower().split("x")
+    shape = tuple(int(part) for part in parts if part.isascii() and part.isdigit())
+    if len(shape) != len(parts) or 0 in shape:
+        fix = "Write as 16x3x112x112, the batch first."
+        raise ArgumentError(build("profile", "--input to be whole numbers from 1 on with x between", repr(text), do=fix))
+    if len(shape) < 2 or prod(shape) > 2**31:
+        expects = "--input of a batch and at least one axis more, and at most 2^31 values"
+        raise ArgumentError(build("profile", expects, repr(text), do="Write as 16x3x112x112."))
+    return shape
+
+
+def _model(text: str) -> Any:
+    """A model of that name, or what ``package.module:callable`` gives."""
+    from torch.nn import Module
+
+    if text in NAMES:
+        return NAMES[text]()
+    if ":" not in text:
+        expects, fix = f"one of {', '.join(NAMES)}, or package.module:callable", "Choose one of these names, or a callable of your own."
+        raise ArgumentError(build("profile", expects, repr(text), do=fix))
+    module, _, name = text.partition(":")
+    try:
+        made = importlib.import_module(module)
+        for part in name.split("."):
+            made = getattr(made, part)
+        if not isinstance(made, Module) and callable(made):
+            made = made()
+    except Exception as error:  # whatever the code raises that is imported and called
+        why = (str(error) or "no more is told").splitlines()[0].rstrip(".")
+        fix = "The current folder is searched too."
+        raise ArgumentError(build("profile", f"a model from {text}", f"{type(error).__name__}: {why}", do=fix)) from None
+    if not isinstance(made, Module):
+        fix = "Name a function or class that makes one without arguments."
+        raise ArgumentError(build("profile", f"a torch.nn.Module from {text}", type(made).__name__, do=fix))
+    return made
+
+
+@contextmanager
+def _current_folder() -> Iterator[None]:
+    """Inside, modules in the current folder can be imported."""
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
+
+
+@contextmanager
+def _bar(width: int = 24) -> Iterator[Callable[[int, int, str], None] | None]:
+    """A bar on standard error for what is under way, gone at the end; None where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+
+    def tell(done: int, of: int, what: str) -> None:
+        full = width * done // max(1, of)
+        print(f"\r{'█' * full}{'░' * (width - full)} {done}/{of} {what[:40]:<40}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield tell
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _doctor(options: argparse.Namespace) -> int:

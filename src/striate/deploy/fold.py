@@ -48,6 +48,7 @@ LAYERS = (_ConvNd, torch.nn.Linear)
 ACTIVATIONS: dict[str, Callable[[Any], Module]] = {  # what a norm may do after normalizing, as a layer of its own
     "relu": lambda norm: torch.nn.ReLU(),
     "leaky_relu": lambda norm: torch.nn.LeakyReLU(norm.negative_slope),
+    "relu6": lambda norm: torch.nn.ReLU6(),
     "silu": lambda norm: torch.nn.SiLU(),
 }
 OWN_CODE = ("torch.nn.modules.", "striate.nn.")  # where a forward comes from whose formula is known

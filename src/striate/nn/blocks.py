@@ -608,6 +608,8 @@ class _ConvNormAct(_Documented, torch.nn.Sequential):
         if order != "conv-act-norm" and isinstance(norm, str | type | functools.partial):  # which make a norm that is nobody else's
             act = _fused(normed, act)
         children = {"conv": convolution, "norm": normed, "act": act}
+        if order == "conv-norm-act":
+            norms.feed(convolution, normed)
         for name in order.split("-"):
             if children[name] is not None:
                 self.add_module(name, children[name])

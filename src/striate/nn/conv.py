@@ -167,11 +167,14 @@ class _Conv(_Layer):
     {example}
     """
 
+    feeds_norm = False  # a batch norm takes its output and nothing else does: see ops/handed.py
+
     def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rest = (self.stride, self.padding, self.dilation, self.groups)
         if self.padding_mode != "zeros":
             return padded_conv(input, weight, bias, *rest, self.padding_mode, dims=self.dims, where=type(self).__name__)
-        return ops.conv(input, weight, bias, *rest, dims=self.dims, where=type(self).__name__)
+        measure = self.feeds_norm and self.training and not torch.compiler.is_compiling()
+        return ops.conv(input, weight, bias, *rest, dims=self.dims, where=type(self).__name__, measure=measure)
 
 
 class _ConvTranspose(_Layer):

@@ -1,6 +1,6 @@
 """Normalization layers: drop-ins for torch.nn's, and what torch.nn lacks.
 
-Every one may carry an ``activation`` (None, "relu", "leaky_relu" or "silu") that its kernel computes in the same pass; the
+Every one may carry an ``activation`` (None, "relu", "leaky_relu", "relu6" or "silu") that its kernel computes in the same pass; the
 ``…Act2d`` layers set it, and so does :func:`striate.accelerate` where a ReLU follows.
 """
 
@@ -123,7 +123,8 @@ class _BatchNorm(_Activated):
     def _batches(self: Any, input: Tensor) -> int:
         return 1
 
-    def forward(self: Any, input: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(self: Any, input: Tensor, residual: Tensor | None = None, activation: str | None = None) -> Tensor:
+        """``activation``: instead of the layer's own."""
         self._check_input_dim(input)
         if self.whole_batch is not None and self.training and not self.frozen:
             return self.whole_batch.forward(self, input, residual)
@@ -146,7 +147,7 @@ class _BatchNorm(_Activated):
                 self.eps,
                 batches=self._batches(input) if measured else 1,
                 residual=residual,
-                activation=self.activation,
+                activation=activation or self.activation,
                 slope=self.negative_slope,
                 where=type(self).__name__,
             )
@@ -214,7 +215,7 @@ class BatchNormAct2d(_BatchNorm, torch.nn.BatchNorm2d):
 
     For backward it keeps x and the statistics, and the residual if there is one; not what was activated.
 
-    x, residual: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). activation: None, "relu", "leaky_relu" or "silu" (SiLU
+    x, residual: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). activation: None, "relu", "leaky_relu", "relu6" or "silu" (SiLU
     is a pass of its own); negative_slope: of the leaky ReLU. The rest as for :class:`BatchNorm2d`; the state is the same too.
 
     Raises ArgumentError for any other activation.
@@ -309,8 +310,8 @@ class NoisyBatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
         """Begins the noise anew."""
         self.seed, self.step = seed, 0
 
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        y = super().forward(input, residual)
+    def forward(self, input: Tensor, residual: Tensor | None = None, activation: str | None = None) -> Tensor:
+        y = super().forward(input, residual, activation)
         if not self.training or self.frozen:
             return y
         mixed = hashlib.blake2b(f"{self.seed} {self.step}".encode(), digest_size=4)  # the CPU's generator takes 32 bits of a seed
@@ -362,10 +363,10 @@ class SyncBatchNorm(_BatchNorm, torch.nn.modules.batchnorm._BatchNorm):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
         self.process_group = process_group
 
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None, activation: str | None = None) -> Tensor:
         alone = not dist.is_available() or not dist.is_initialized() or dist.get_world_size(self.process_group) <= 1
         if alone or not self.training or self.frozen:
-            return super().forward(input, residual)
+            return super().forward(input, residual, activation)
         self._check_input_dim(input)
         mean, var = (self.running_mean, self.running_var) if self.track_running_stats else (None, None)
         momentum = 0.0 if mean is None else self._step()
@@ -380,7 +381,7 @@ class SyncBatchNorm(_BatchNorm, torch.nn.modules.batchnorm._BatchNorm):
                 self.eps,
                 self.process_group,
                 residual=residual,
-                activation=self.activation,
+                activation=activation or self.activation,
                 slope=self.negative_slope,
                 where=type(self).__name__,
             )
@@ -418,6 +419,44 @@ def _synchronized(kind: Any, layer: Any, process_group: Any) -> Any:
     made.frozen = getattr(layer, "frozen", False)
     made.activation, made.negative_slope = getattr(layer, "activation", None), getattr(layer, "negative_slope", 0.01)
     return made
+
+
+# What a batch norm can do for a network's own activation layer.
+_NAMED = {torch.nn.ReLU: "relu", torch.nn.ReLU6: "relu6"}
+
+
+def norm_act(norm: torch.nn.Module, x: Tensor, activation: torch.nn.Module, residual: Tensor | None = None) -> Tensor:
+    """``activation(norm(x) + residual)``, in one pass where the norm is a batch norm of striate's and the activation a ReLU or ReLU6.
+
+    For networks whose blocks share one activation, so that it cannot become the norm's own. Hooks on either keep them apart.
+
+    >>> norm_act(BatchNorm2d(3), torch.ones(2, 3, 4, 4), torch.nn.ReLU(), torch.full((2, 3, 4, 4), -1.0)).sum()
+    tensor(0., grad_fn=<SumBackward0>)
+    """
+    name = _NAMED.get(type(activation))
+    ours = type(norm) in (BatchNorm1d, BatchNorm2d, BatchNorm3d) and norm.activation is None and norm.whole_batch is None
+    hooked = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in (norm, activation))
+    if ours and name is not None and not hooked and isinstance(x, Tensor):  # a tracer's proxy is to see the layers
+        fused: Tensor = norm(x, residual, name)
+        return fused
+    y = norm(x)
+    if residual is not None:
+        y += residual
+    activated: Tensor = activation(y)
+    return activated
+
+
+def feed(conv: Any, norm: Any) -> None:
+    """Tells a convolution that a batch norm takes its output and nothing else does: see ops/handed.py. Others stay as they are.
+
+    >>> from striate import nn
+    >>> layer = nn.Conv2d(1, 1, 3)
+    >>> feed(layer, nn.BatchNorm2d(1))
+    >>> layer.feeds_norm
+    True
+    """
+    if isinstance(norm, torch.nn.modules.batchnorm._BatchNorm) and hasattr(conv, "feeds_norm"):
+        conv.feeds_norm = True
 
 
 class _InstanceNorm(_Activated):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
@@ -10,9 +11,9 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from . import blocks, conv, norm, pool
-from .norm import _Activated
+from .norm import _Activated, feed
 
-__all__ = ["Left", "accelerate", "fusions", "plan", "restore"]
+__all__ = ["Left", "accelerate", "feed_norms", "fusions", "plan", "restore"]
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -46,6 +47,10 @@ class AbsorbedReLU(_Absorbed, torch.nn.ReLU):
     """A ReLU that the norm before it computes."""
 
 
+class AbsorbedReLU6(_Absorbed, torch.nn.ReLU6):
+    """A ReLU6 that the norm before it computes."""
+
+
 class AbsorbedLeakyReLU(_Absorbed, torch.nn.LeakyReLU):
     """A leaky ReLU that the norm before it computes."""
 
@@ -53,6 +58,7 @@ class AbsorbedLeakyReLU(_Absorbed, torch.nn.LeakyReLU):
 # Activations that a norm can compute in its own pass: what it calls them, and the class they get.
 FUSED: dict[type, tuple[str, type]] = {
     torch.nn.ReLU: ("relu", AbsorbedReLU),
+    torch.nn.ReLU6: ("relu6", AbsorbedReLU6),
     torch.nn.LeakyReLU: ("leaky_relu", AbsorbedLeakyReLU),
 }
 
@@ -100,13 +106,25 @@ def fusions(model: torch.nn.Module) -> list[tuple[torch.nn.Module, torch.nn.Modu
     def lone(module: torch.nn.Module) -> bool:
         return places[module] == 1 and not module._forward_hooks and not module._forward_pre_hooks and not module._backward_hooks
 
-    found = []
+    return [(layer, act) for layer, act in _neighbours(model) if fits(layer, act) and lone(layer) and lone(act)]
+
+
+def _neighbours(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, torch.nn.Module]]:
+    """Each two layers of which the second, in a ``Sequential``, takes what the first gives."""
     for module in model.modules():
         if isinstance(module, torch.nn.Sequential) and type(module).forward is torch.nn.Sequential.forward:
-            for layer, act in pairwise(module):
-                if fits(layer, act) and lone(layer) and lone(act):
-                    found.append((layer, act))
-    return found
+            yield from pairwise(module)
+
+
+def feed_norms(model: Model) -> Model:
+    """Tells each of our convolutions right before a batch norm in a ``Sequential`` so (see :func:`.norm.feed`); returns ``model``.
+
+    >>> feed_norms(torch.nn.Sequential(conv.Conv2d(1, 2, 3), norm.BatchNorm2d(2)))[0].feeds_norm
+    True
+    """
+    for layer, follower in _neighbours(model):
+        feed(layer, follower)
+    return model
 
 
 def fits(layer: torch.nn.Module, activation: torch.nn.Module) -> bool:
@@ -138,7 +156,7 @@ def accelerate(model: Model) -> Model:
 
     Every layer whose class is exactly one of torch's becomes striate's namesake; its parameters, buffers, hooks, mode and
     name stay. A subclass keeps its class, because its code may count on it: a warning names each (see :func:`plan`).
-    Where a ReLU or leaky ReLU follows a norm in a ``Sequential`` the norm computes both in one pass (see :func:`fusions`).
+    Where a ReLU, ReLU6 or leaky ReLU follows a norm in a ``Sequential`` the norm computes both in one pass (see :func:`fusions`).
     Weights of two and three axes are laid out channels_last, so that activations follow.
 
     >>> model = accelerate(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.MaxPool2d(2)))
@@ -153,6 +171,7 @@ def accelerate(model: Model) -> Model:
         module.__class__ = SWAPS[type(module)]
     for layer, activation in fused:
         fuse(layer, activation)
+    feed_norms(model)
     for module in modules.values():
         relaid = []
         for name, parameter in module.named_parameters(recurse=False):
@@ -181,6 +200,7 @@ def restore(model: Model) -> Model:
     for module in model.modules():
         if module.__dict__.pop(_FUSED, False):
             del module.__dict__["activation"], module.__dict__["negative_slope"]
+        module.__dict__.pop("feeds_norm", None)
         if isinstance(module, _Absorbed):
             module.__class__ = type(module).__bases__[1]
         if type(module) in BACK:

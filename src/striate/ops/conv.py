@@ -24,7 +24,9 @@ from ..window import Axis, Window, output_size, same_padding
 from . import choose, crossovers
 from .arguments import as_key, is_int, per_axis
 from .choose import Candidate, always, native_refusal
+from .handed import hand
 from .layout import empty, is_channels_last
+from .precision import is_strict
 
 __all__ = ["METHODS", "NAMES", "Call", "Plan", "conv", "conv_transpose", "explain", "method_for", "plan_for"]
 
@@ -252,10 +254,8 @@ class Call(NamedTuple):
     dtype: torch.dtype
     refusal: str | None  # why no kernel of ours takes these tensors
     method: str | None = None  # asked for by name
-
-    @property
-    def places(self) -> int:
-        return prod(self.plan.output)
+    strict: bool = False  # see precision
+    measure: bool = False  # the statistics of its channels are wanted, for a norm
 
 
 def _torch_refusal(call: Call) -> str | None:
@@ -402,10 +402,38 @@ def _depthwise_refusal(call: Call) -> str | None:
     return _native_refusal(call)
 
 
+def _winograd_refusal(outputs: int) -> Callable[[Call], str | None]:
+    """Of the tiles of so many outputs on an axis."""
+    taps = (1, 3) if outputs == 4 else (1, 3, 5)
+
+    def refuse(call: Call) -> str | None:
+        p = call.plan
+        if call.refusal is not None:
+            return call.refusal
+        if call.strict:
+            return "precision is strict"
+        if any(n != 1 for n in (*p.stride, *p.dilation)):
+            return "it is for stride and dilation 1"
+        if p.dims == 3:
+            return "it is for one and two axes"
+        if p.taps == 1 or any(k not in taps for k in p.size) or len({k for k in p.size if k > 1}) > 1:
+            return f"it is for {'3' if outputs == 4 else '3 or 5'} taps on an axis, and as many or one on the other"
+        return _native_refusal(call)
+
+    return refuse
+
+
+_MEASURING = ("winograd_4x4", "winograd_2x2")
+
+
 def _native(method: str) -> Callable[..., Tensor]:
     def run(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
         p = call.plan
         rest = (p.stride, p.dilation, p.before, p.groups, call.channels_last, method)
+        if call.map == "forward" and call.measure and method in _MEASURING:
+            y, statistics = _ops.conv_measured.default(a, b, bias, p.output, *rest)
+            hand(y, statistics)
+            return y
         if call.map == "forward":
             return _ops.conv.default(a, b, bias, p.output, *rest)
         if call.map == "input":
@@ -422,6 +450,8 @@ def _slower(name: str) -> Callable[[Call], str | None]:
 METHODS = (
     Candidate("depthwise", _depthwise_refusal, _native("depthwise"), _slower("depthwise")),
     Candidate("direct", _native_refusal, _native("direct"), _slower("direct")),
+    Candidate("winograd_4x4", _winograd_refusal(4), _native("winograd_4x4"), _slower("winograd_4x4")),
+    Candidate("winograd_2x2", _winograd_refusal(2), _native("winograd_2x2"), _slower("winograd_2x2")),
     Candidate("pointwise", _pointwise_refusal, _pointwise, _slower("pointwise")),
     Candidate("torch_channels_last", _turning_refusal, _torch_channels_last, _slower("torch_channels_last")),
     Candidate("torch", _torch_refusal, _torch),
@@ -539,6 +569,15 @@ if native.core:
     def _(dy: Any, last: Any) -> Any:
         return dy.new_empty([dy.shape[1]])
 
+    @torch.library.register_fake("striate::conv_fused")
+    def _(x: Any, weight: Any, packed: Any, bias: Any, residual: Any, low: Any, high: Any, output: Any, *rest: Any) -> Any:
+        return empty(x, [x.shape[0], weight.shape[0], *output], x.dtype, rest[-2])
+
+    @torch.library.register_fake("striate::conv_measured")
+    def _(x: Any, weight: Any, bias: Any, output: Any, *rest: Any) -> Any:
+        y = empty(x, [x.shape[0], weight.shape[0], *output], x.dtype, rest[-2])
+        return y, x.new_empty([2, weight.shape[0]], dtype=torch.float64)
+
     @torch.library.register_fake("striate::conv_weight")
     def _(dy: Any, x: Any, size: Any, stride: Any, dilation: Any, before: Any, groups: Any, last: Any, method: Any) -> Any:
         return empty(dy, [dy.shape[1], x.shape[1] // groups, *size], dy.dtype, False)
@@ -558,7 +597,7 @@ if native.core:
             )
             geometry = (input, out, tuple(size), tuple(stride), tuple(dilation), tuple(before))
             plan = Plan(x.shape[0], x.shape[1], y.shape[1], groups, *geometry, after)
-            ctx.call = Call(map, plan, last, a.dtype, None)
+            ctx.call = Call(map, plan, last, a.dtype, None, strict=is_strict())
             ctx.save_for_backward(a, b)
 
         def backward(ctx: Any, g: Any) -> Any:
@@ -583,6 +622,7 @@ def _run(
     theirs: Callable[[], Tensor] | None,
     method: str | None,
     where: str,
+    measure: bool = False,
 ) -> Tensor:
     """``theirs``: torch's operator as it is, where there is one for these arguments."""
     if method is not None and method not in NAMES:
@@ -590,7 +630,7 @@ def _run(
     refusal = _autocast(x) or native_refusal(x, weight, bias)
     batch = x if x.dim() == plan.dims + 2 else x.unsqueeze(0)
     last = refusal is None and (_channels_last(batch) or _channels_last(weight))
-    route = _route_for(Call(map, plan, last, x.dtype, refusal, method))
+    route = _route_for(Call(map, plan, last, x.dtype, refusal, method, is_strict(), measure))
     plain = route.method.name == "torch" and not (plan.dims == 1 and last) and not _needs_gradient(x, weight, bias)
     if theirs is not None and (route.all_torch or plain):
         return theirs()
@@ -619,6 +659,7 @@ def conv(
     dims: int,
     where: str = "conv",
     method: str | None = None,
+    measure: bool = False,
 ) -> Tensor:
     """Cross-correlation: ``y[n, k, o] = b[k] + sum over c, t of w[k, c, t] · x[n, c, o·stride + t·dilation - before]``.
 
@@ -626,6 +667,7 @@ def conv(
     padding: numbers, ``"valid"`` (none) or ``"same"`` (ceil(input / stride) outputs, an odd one behind).
 
     method: one of ``striate.ops.conv.NAMES``, to go before the one that was measured to be fastest, wherever it can.
+    measure: a batch norm follows; methods that can then take its statistics while they write (see :mod:`.handed`).
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no convolution can have.
 
@@ -637,7 +679,7 @@ def conv(
     plan = plan_for(x, weight, bias, stride, padding, dilation, groups, dims=dims, where=where)
     symmetric = plan.before == plan.after
     arguments = (x, weight, bias, plan.stride, plan.before, plan.dilation, groups)
-    return _run("forward", plan, x, weight, bias, (lambda: _CONV[dims](*arguments)) if symmetric else None, method, where)
+    return _run("forward", plan, x, weight, bias, (lambda: _CONV[dims](*arguments)) if symmetric else None, method, where, measure)
 
 
 def conv_transpose(
@@ -697,5 +739,5 @@ def explain(
         raise ShapeError(build("explain", "a weight of one to three axes of taps", tuple(weight), do="Give (K, C / groups, *taps)."))
     x, w = (torch.empty(tuple(sizes), device="meta") for sizes in (shape, weight))
     plan = plan_for(x, w, None, stride, padding, dilation, groups, dims=dims, where="explain")
-    calls = (Call(map, plan, channels_last, torch.float32, native.missing) for map in _GRADIENTS)
+    calls = (Call(map, plan, channels_last, torch.float32, native.missing, strict=is_strict()) for map in _GRADIENTS)
     return {call.map: choose.explain(METHODS, call) for call in calls}

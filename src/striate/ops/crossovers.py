@@ -8,24 +8,30 @@ timing: the table is a file, and nothing is measured while striate runs.
 from __future__ import annotations
 
 import csv
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from .conv import Call, Plan
 
-__all__ = ["COUNTED", "PATH", "SMALL", "Row", "about", "kind_of", "row_for", "slower", "table"]
+__all__ = ["COUNTED", "PATH", "SIZES", "Row", "about", "kind_of", "row_for", "size_of", "slower", "table"]
 
 PATH = Path(__file__).with_name("crossovers.csv")
-SMALL = 256  # outputs on all axes up to which images count as small
 # The kinds of convolution, and what a kind is counted by.
 COUNTED = {
     "depthwise": "taps",
     "grouped": "channels a group",
     "few filters": "filters",
     "pointwise": "percent of filters to channels",
+    "dense 3×3": "channels",  # or filters, whichever are fewer: those that Winograd's tiles are for, on one axis too
+    "dense 5×5": "channels",
     "dense": "channels",
 }
+# The sizes of a kind, and up to how many outputs: of an image; where the weights are transformed first, of all images together.
+_OF_IMAGE = {"small": 256, "large": 10**18}
+_OF_ALL = {"small": 1024, "medium": 8192, "large": 10**18}
+SIZES = {kind: _OF_ALL if kind in ("dense 3×3", "dense 5×5") else _OF_IMAGE for kind in COUNTED}
 
 
 class Row(NamedTuple):
@@ -33,7 +39,7 @@ class Row(NamedTuple):
     kind: str
     up_to: int
     strided: bool  # by more than 1 on some axis
-    size: str  # "small" or "large"
+    size: str  # one of SIZES
     map: str
     order: str  # "planes" or "channels"
     method: str  # the fastest
@@ -51,7 +57,8 @@ def _row(read: dict[str, str]) -> Row:
     ratios = {name: float(value) for name, value in read.items() if name not in _PLACE and value}
     most = "of any number of" if up_to >= 10**9 else f"up to {up_to}"
     stride = "a larger stride" if strided else "stride 1"
-    place = f"{axes}d {kind}, {most} {COUNTED[kind]}, {stride}, {size} images in {order} order"
+    images = "images" if SIZES[kind] is _OF_IMAGE else "batches"
+    place = f"{axes}d {kind}, {most} {COUNTED[kind]}, {stride}, {size} {images} in {order} order"
     reasons = {}
     for name, ratio in ratios.items():
         if name == method:
@@ -76,7 +83,26 @@ def kind_of(plan: Plan) -> tuple[str, int]:
         return "pointwise", 100 * filters // max(1, channels)
     if filters <= 8 and filters < channels:
         return "few filters", filters
+    taps = {k for k in plan.size if k > 1}
+    if taps in ({3}, {5}) and plan.dims < 3 and all(n == 1 for n in (*plan.stride, *plan.dilation)):
+        return "dense 3×3" if taps == {3} else "dense 5×5", channels if channels < filters else filters
     return "dense", channels
+
+
+def size_of(kind: str, plan: Plan) -> str:
+    """Which of the kind's sizes a convolution has.
+
+    >>> from .conv import Plan
+    >>> plan = Plan(16, 64, 64, 1, (14, 14), (14, 14), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
+    >>> size_of("dense", plan), size_of("dense 3×3", plan)
+    ('small', 'medium')
+    """
+    places = prod(plan.output)
+    if SIZES[kind] is _OF_ALL:
+        if type(plan.batch) is not int:  # traced for any batch
+            return "large"
+        places = places * plan.batch
+    return next(name for name, most in SIZES[kind].items() if places <= most)
 
 
 def table() -> tuple[Row, ...]:
@@ -96,7 +122,7 @@ for _one in table():
 def row_for(call: Call) -> Row | None:
     """The row that a call falls into: the first that reaches its number, or the last. What was not measured for its axes is as for two."""
     kind, number = kind_of(call.plan)
-    strided, size = any(s > 1 for s in call.plan.stride), "small" if call.places <= SMALL else "large"
+    strided, size = any(s > 1 for s in call.plan.stride), size_of(kind, call.plan)
     key = (kind, strided, size, call.map, "channels" if call.channels_last else "planes")
     rows = _ROWS.get((call.plan.dims, *key)) or _ROWS.get((2, *key), [])
     for row in rows:

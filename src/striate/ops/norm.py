@@ -32,6 +32,7 @@ from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, b
 from ..reference import norm as reference
 from .autograd import differentiable
 from .choose import Candidate, always, choose, native_refusal
+from .handed import handed
 from .layout import empty, is_channels_last
 
 __all__ = ["ACTIVATIONS", "batch_norm", "group_norm", "instance_norm", "layer_norm", "layer_norm_2d", "local_response_norm", "rms_norm"]
@@ -39,7 +40,7 @@ __all__ = ["ACTIVATIONS", "batch_norm", "group_norm", "instance_norm", "layer_no
 # norm.h's numbers. What gamma and beta run along:
 CHANNELS, ELEMENTS, PLACES = 0, 1, 2
 # What follows; SiLU is torch's own, behind the kernel.
-ACTIVATIONS = {None: 0, "relu": 1, "leaky_relu": 2, "silu": 0}
+ACTIVATIONS = {None: 0, "relu": 1, "leaky_relu": 2, "relu6": 3, "silu": 0}
 DX, DRESIDUAL, DWEIGHT, DBIAS = 1, 2, 4, 8
 
 
@@ -204,7 +205,7 @@ if native.core:
         return None
 
     def _setup(ctx: Any, inputs: Any, output: Any) -> None:
-        x, residual, weight, bias, mean, _, *ctx.geometry = inputs
+        x, residual, weight, bias, mean, _, *ctx.geometry, _ = inputs
         activated = ctx.geometry[6] != 0  # only then is the sign of what was activated needed
         ctx.save_for_backward(x, residual if activated else None, weight, bias, output[1])
         ctx.set_materialize_grads(False)
@@ -213,7 +214,7 @@ if native.core:
 
     def _backward(ctx: Any, dy: Any, _: Any) -> Any:
         if dy is None:
-            return (None,) * 14
+            return (None,) * 15
         x, residual, weight, bias, statistics = ctx.saved_tensors
         needs = ctx.needs_input_grad
         wanted = DX * needs[0] + DWEIGHT * needs[2] + DBIAS * needs[3]
@@ -227,7 +228,7 @@ if native.core:
             (dy if plain else dresidual) if needs[1] else None,
             dweight if needs[2] else None,
             dbias if needs[3] else None,
-            *[None] * 10,
+            *[None] * 11,
         )
 
     def _backward_setup(ctx: Any, inputs: Any, output: Any) -> None:
@@ -284,7 +285,8 @@ if native.core:
         if activation:
             z = reference.normalize(x.reshape(shape), dims, gamma, beta, eps, scaled, mean, variance, centered=centered).reshape(x.shape)
             z = z if residual is None else z + residual
-            g = dy * torch.where(z > 0, 1.0, slope if activation == 2 else 0.0).to(dy.dtype)
+            passes = (z > 0) & (z < 6) if activation == 3 else z > 0
+            g = dy * torch.where(passes, 1.0, slope if activation == 2 else 0.0).to(dy.dtype)
         dx, dgamma, dbeta = reference.normalize_backward(
             g.reshape(shape), x.reshape(shape), dims, gamma, eps, scaled, mean, variance, centered=centered
         )
@@ -361,7 +363,10 @@ def _native(
     last = any_order and is_channels_last(x)
     mean, variance = (None, None) if measured else (running, variance)
     number = ACTIVATIONS[activation]
-    y, statistics = norm_native(x, residual, weight, bias, mean, variance, batches, groups, along, last, centered, eps, number, slope)
+    by_channel = measured and batches == 1 and along == CHANNELS and groups == x.shape[1]
+    known = handed(x) if by_channel and not torch.compiler.is_compiling() else None
+    rest = (batches, groups, along, last, centered, eps, number, slope, known)
+    y, statistics = norm_native(x, residual, weight, bias, mean, variance, *rest)
     return (F.silu(y) if activation == "silu" else y), statistics
 
 
@@ -372,6 +377,8 @@ def _torch(x: Tensor, residual: Any, *rest: Any) -> tuple[Tensor, None]:
         y = y + residual
     if activation == "leaky_relu":
         return F.leaky_relu(y, slope), None
+    if activation == "relu6":
+        return F.relu6(y), None
     return (y if activation is None else F.relu(y) if activation == "relu" else F.silu(y)), None
 
 

@@ -1,0 +1,538 @@
+"""Times whole networks against what else runs them, in one run: `python benchmarks/networks.py train` (or infer, memory).
+
+Every contestant has a process of its own, because how memory is kept is a setting of the process: torch's run as they come, "tuned" ones
+and striate call striate.tune_allocator first, so that a reader can tell kernels from memory. One process works at a time. Rounds go
+through the contestants in an order shuffled anew; a turn is one untimed call, then timed ones for at least a tenth of a second, of which
+the mean counts. Reported are medians over the rounds and their spread (interquartile range over median).
+
+train   forward, cross-entropy, backward and SGD with momentum 0.9, from the same weights and images: first losses must agree to 1e-3.
+infer   one call in evaluation, of a network whose batch norms hold the statistics of a batch; the error is the largest difference from
+        float64, in units of the output's root mean square.
+memory  the most that a training step has allocated at once, from the profiler's record (see benchmarks/memory.py). What kernels, torch's
+        and striate's, keep to work in is not recorded: the peak of resident memory that train tells has it.
+
+Contestants: striate; torch's own layers, eager on NCHW and on NHWC, and compiled on NHWC; for inference also compiled with frozen weights,
+ONNX Runtime and OpenVINO, both in float32 on as many threads (`pip install -e '.[bench]'`). Each gets its images in the memory order it
+prefers. "best" is the fastest but striate and those tuned. A/A is torch eager on NHWC over itself. The limit is the arithmetic of direct
+convolution, its multiplications, times three in training, at the rate of a large product of matrices in the same rounds: a method with
+fewer multiplications may get past it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.metadata
+import importlib.util
+import json
+import multiprocessing
+import random
+import resource
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+import striate
+from striate import models
+from striate.allocator import tune_allocator
+
+sys.path.insert(0, str(Path(__file__).parent))
+from memory import peak_bytes
+from run import GEMM_SIDE, RESULTS, middle, processor
+
+LEAST_SECONDS = 0.1  # of timed calls in a turn: LeNet-5's step takes a third of it
+LOSS_TOLERANCE = 1e-3
+Call = Callable[[], Any]
+
+
+class Case(NamedTuple):
+    network: str
+    shape: tuple[int, int, int, int]
+
+    def __str__(self) -> str:
+        return f"{self.network} {'×'.join(map(str, self.shape))}"
+
+
+class Contestant(NamedTuple):
+    """Who computes: "striate", "torch", or another package; with channels last in memory, compiled, with memory kept."""
+
+    who: str = "torch"
+    last: bool = False
+    compiled: bool = False
+    frozen: bool = False
+    tuned: bool = False
+
+
+TRAIN = [
+    Case("lenet5", (128, 1, 28, 28)),
+    Case("vgg11_bn", (32, 3, 64, 64)),
+    Case("resnet18", (16, 3, 112, 112)),
+    Case("mobilenet_v2", (16, 3, 112, 112)),
+    Case("convnext_tiny", (8, 3, 112, 112)),
+]
+INFER = [Case(network, (n, 3, 224, 224)) for network in ("resnet18", "resnet50", "vgg11_bn", "mobilenet_v2") for n in (1, 16)]
+REFERENCE, OURS = "eager NHWC", "striate"
+TRAINERS = {
+    "eager NCHW": Contestant(),
+    REFERENCE: Contestant(last=True),
+    "compile NHWC": Contestant(last=True, compiled=True),
+    "eager NHWC tuned": Contestant(last=True, tuned=True),
+    OURS: Contestant(OURS, last=True, tuned=True),
+}
+RUNNERS = {
+    **{name: TRAINERS[name] for name in TRAINERS if name != OURS},
+    "compile NHWC frozen": Contestant(last=True, compiled=True, frozen=True),
+    "ONNX Runtime": Contestant("onnxruntime"),
+    "OpenVINO": Contestant("openvino"),
+    OURS: TRAINERS[OURS],
+}
+
+
+# ------------------------------------------------------------------------------------------------- networks and contestants
+
+
+class ChannelsNorm(torch.nn.LayerNorm):
+    """LayerNorm2d as torchvision writes it, with torch's operators."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def plain(model: torch.nn.Module) -> torch.nn.Module:
+    """The network with torch's layers alone."""
+    model = striate.restore(model)
+    for parent in list(model.modules()):
+        for name, module in parent.named_children():
+            if type(module) is striate.nn.LayerNorm2d:
+                layer = ChannelsNorm(module.num_channels, eps=module.eps)
+                layer.load_state_dict(module.state_dict())
+                setattr(parent, name, layer)
+    ours = {type(m).__name__ for m in model.modules() if type(m).__module__.startswith("striate.nn")}
+    assert not ours, f"striate's layers in torch's network: {ours}"
+    return model
+
+
+class OnlyTorch(TorchDispatchMode):
+    """Refuses striate's operators."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func.namespace != "striate", f"{func} in torch's network"
+        return func(*args, **(kwargs or {}))
+
+
+def built(network: str) -> torch.nn.Module:
+    """With the same weights every time."""
+    torch.manual_seed(0)
+    return models.by_name(network)()
+
+
+def images(shape: tuple[int, ...], last: bool) -> Tensor:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    return x.to(memory_format=torch.channels_last) if last else x
+
+
+def trainer(case: Case, contestant: Contestant) -> Call:
+    """One training step, which returns the loss."""
+    model = built(case.network)
+    if contestant.who == OURS:
+        model = striate.accelerate(model)
+    else:
+        model = plain(model)
+        if contestant.last:
+            model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)  # the loss stays far from 0, and gradients from denormals
+    called = model
+    if contestant.compiled:
+        torch._inductor.config.fallback_random = True  # dropout as in eager mode, or the losses would differ; the time does not
+        called = torch.compile(model, dynamic=False)
+    x, steps = images(case.shape, contestant.last), 0
+    target = torch.randint(0, 10, (len(x),), generator=torch.Generator().manual_seed(2))
+
+    def step() -> float:
+        nonlocal steps
+        torch.manual_seed(steps)  # the same dropout for all
+        loss = F.cross_entropy(called(x), target)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        steps += 1
+        return loss.item()
+
+    return step
+
+
+def runner(case: Case, contestant: Contestant, folder: Path) -> Call:
+    """One call in evaluation, which returns the output."""
+    x = images(case.shape, contestant.last)
+    if contestant.who == "onnxruntime":
+        import onnxruntime
+
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads, settings.inter_op_num_threads = torch.get_num_threads(), 1
+        session = onnxruntime.InferenceSession(onnx_path(folder, case), settings, providers=["CPUExecutionProvider"])
+        return lambda: torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
+    if contestant.who == "openvino":
+        import openvino
+
+        # float32 has to be asked for: where the processor multiplies bfloat16 fast, that is the default
+        wishes = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        network = openvino.Core().compile_model(onnx_path(folder, case), "CPU", wishes)
+        request = network.create_infer_request()
+        return lambda: torch.from_numpy(request.infer({0: x.numpy()}, share_inputs=True, share_outputs=True)[network.output(0)])
+    model = built(case.network).eval()
+    model.load_state_dict(torch.load(state_path(folder, case)))
+    if contestant.who == OURS:
+        called = striate.freeze(model, x) if hasattr(striate, "freeze") else striate.accelerate(model)
+    else:
+        called = plain(model)
+        if contestant.last:
+            called = called.to(memory_format=torch.channels_last)
+        if contestant.compiled:
+            torch._inductor.config.freezing = contestant.frozen
+            called = torch.compile(called, dynamic=False)
+
+    def call() -> Tensor:
+        with torch.inference_mode():
+            return called(x)
+
+    return call
+
+
+def state_path(folder: Path, case: Case) -> str:
+    return str(folder / f"{case.network}.pt")
+
+
+def onnx_path(folder: Path, case: Case) -> str:
+    return str(folder / f"{case.network}-{case.shape[0]}.onnx")
+
+
+def prepare(case: Case, folder: Path, export: bool) -> Tensor:
+    """Writes what all contestants load, and returns the right output, in float64.
+
+    γ, β and running statistics are such that folding has something to fold, and that activations neither fade nor grow.
+    """
+    model = plain(built(case.network))
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+        torch.nn.init.normal_(norm.bias, std=0.1)
+        norm.momentum = None  # the running statistics become the mean over the batches, of which there is one
+    with torch.no_grad():
+        model.train()(images((8, *case.shape[1:]), False))
+    model.eval()
+    torch.save(model.state_dict(), state_path(folder, case))
+    x = images(case.shape, False)
+    if export:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter by TorchScript is the older one, but needs one package less
+            torch.onnx.export(model, (x,), onnx_path(folder, case), input_names=["x"], output_names=["y"], dynamo=False)
+    with torch.inference_mode():
+        return model.double()(x.double())
+
+
+def forward_macs(case: Case) -> int:
+    """Of convolutions and linear layers, for the batch; counted on two images, where torch's network also shows that it is torch's."""
+    with OnlyTorch(), FlopCounterMode(display=False) as counter, torch.no_grad():
+        plain(built(case.network))(images((2, *case.shape[1:]), False))
+    return counter.get_total_flops() // 4 * case.shape[0]  # two operations a MAC, two images
+
+
+# ------------------------------------------------------------------------------------------------- one process a contestant
+
+
+class Turn(NamedTuple):
+    """Of one call: the mean over the timed ones."""
+
+    ms: float
+    page_faults: float
+    system_ms: float
+
+
+def turn(call: Call) -> Turn:
+    call()
+    calls, before, start = 0, resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    while (seconds := time.perf_counter() - start) < LEAST_SECONDS:
+        call()
+        calls += 1
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    return Turn(seconds * 1e3 / calls, (after.ru_minflt - before.ru_minflt) / calls, (after.ru_stime - before.ru_stime) * 1e3 / calls)
+
+
+def resident_mb(which: str) -> float:
+    """VmRSS, what the process has in memory now, or VmHWM, the most it ever had."""
+    # not getrusage's ru_maxrss, which begins with the parent's
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(which)) * 1024 / 1e6
+
+
+def work(pipe: Connection, make: Callable[..., Call], arguments: tuple[Any, ...], threads: int, tuned: bool) -> None:
+    """A contestant's process: what it is when ready, then a turn whenever asked."""
+    if tuned:
+        tune_allocator()
+    torch.set_num_threads(threads)
+    start = time.perf_counter()
+    call = make(*arguments)
+    times, results = [time.perf_counter()], []
+    for _ in range(3):
+        results.append(call())
+        times.append(time.perf_counter())
+    results = [result.tolist() if isinstance(result, Tensor) else result for result in results]
+    pipe.send({"ready_s": times[0] - start, "first_ms": (times[1] - times[0]) * 1e3, "results": results})
+    del results
+    while pipe.recv() == "turn":
+        pipe.send(turn(call))
+    peak = resident_mb("VmHWM")
+    del call
+    gc.collect()
+    pipe.send({"peak_resident_mb": peak, "kept_resident_mb": resident_mb("VmRSS")})
+
+
+class Worker:
+    """The driver's end of a contestant's process."""
+
+    def __init__(self, name: str, make: Callable[..., Call], arguments: tuple[Any, ...], threads: int, tuned: bool) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.name = name
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=work, args=(theirs, make, arguments, threads, tuned), daemon=True)
+        self.process.start()
+        theirs.close()  # or its end would go unnoticed
+        self.told: dict[str, Any] = self.receive()
+
+    def receive(self) -> Any:
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            raise SystemExit(f"{self.name} ended before it was asked to: its message stands above") from None
+
+    def turn(self) -> Turn:
+        self.pipe.send("turn")
+        return self.receive()
+
+    def stop(self) -> dict[str, float]:
+        self.pipe.send("stop")
+        told = self.receive()
+        self.process.join()
+        return told
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+def measure(
+    case: Case, contestants: dict[str, Contestant], make: Callable[..., Call], more: tuple[Any, ...], passes: int, rounds: int, threads: int
+) -> dict[str, Any]:
+    """A row: every contestant's medians, striate's ratios to them, and its share of the limit."""
+    with ExitStack() as stack:
+        workers = {}
+        for name, contestant in contestants.items():
+            workers[name] = Worker(f"{case}, {name},", make, (case, contestant, *more), threads, contestant.tuned)
+            stack.callback(workers[name].kill)
+        square = torch.randn(GEMM_SIDE, GEMM_SIDE)
+        calls: dict[str, Callable[[], Turn]] = {name: worker.turn for name, worker in workers.items()}
+        calls |= {"again": workers[REFERENCE].turn, "gemm": lambda: turn(lambda: square @ square)}
+        turns: dict[str, list[Turn]] = {name: [] for name in calls}
+        order, chance = list(calls), random.Random(0)
+        for _ in range(rounds):
+            chance.shuffle(order)
+            for name in order:
+                turns[name].append(calls[name]())
+        found: dict[str, dict[str, Any]] = {}
+        for name, measured in turns.items():
+            ms, spread = middle([one.ms for one in measured])
+            rest = {what: statistics.median(getattr(one, what) for one in measured) for what in ("page_faults", "system_ms")}
+            found[name] = {"ms": ms, "spread": spread} | rest
+        for name, worker in workers.items():
+            found[name] |= worker.told | worker.stop()
+    again, gemm = found.pop("again"), found.pop("gemm")
+    ms = found[OURS]["ms"]
+    macs, rate = forward_macs(case), GEMM_SIDE**3 / gemm["ms"]
+    best = min((name for name in found if name != OURS and not contestants[name].tuned), key=lambda name: found[name]["ms"])
+    return {
+        "network": case.network,
+        "shape": list(case.shape),
+        "striate_ms": ms,
+        "spread": found[OURS]["spread"],
+        "ratios": {name: one["ms"] / ms for name, one in found.items() if name != OURS},
+        "best": best,
+        "ratio_best": found[best]["ms"] / ms,
+        "ratio_a_a": again["ms"] / found[REFERENCE]["ms"],
+        "forward_macs": macs,
+        "gemm_gflops": 2 * rate / 1e6,
+        "share_of_limit": passes * macs / rate / ms,
+        "contestants": found,
+    }
+
+
+# ------------------------------------------------------------------------------------------------- commands
+
+
+def table(head: list[str]) -> str:
+    return "| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|"
+
+
+def line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def shape_text(row: dict[str, Any]) -> str:
+    return "×".join(map(str, row["shape"]))
+
+
+def times_head(names: list[str]) -> list[str]:
+    return ["network", "input", "striate ms", "spread", *(f"{n} ms (×)" for n in names if n != OURS), "× best", "A/A", "of limit"]
+
+
+def times_cells(row: dict[str, Any]) -> list[str]:
+    return [
+        row["network"],
+        shape_text(row),
+        f"{row['striate_ms']:.1f}",
+        f"{row['spread']:.0%}",
+        *(f"{row['contestants'][name]['ms']:.1f} ({ratio:.2f})" for name, ratio in row["ratios"].items()),
+        f"{row['ratio_best']:.2f} ({row['best']})",
+        f"{row['ratio_a_a']:.2f}",
+        f"{row['share_of_limit']:.0%}",
+    ]
+
+
+DETAILS = ["network", "input", "contestant", "ms", "spread", "page faults", "system ms"]
+DETAILS += ["peak resident MB", "kept MB", "ready s", "first ms"]
+
+
+def details_cells(row: dict[str, Any], name: str) -> list[str]:
+    one = row["contestants"][name]
+    return [
+        row["network"],
+        shape_text(row),
+        name,
+        f"{one['ms']:.1f}",
+        f"{one['spread']:.0%}",
+        f"{one['page_faults']:.0f}",
+        f"{one['system_ms']:.1f}",
+        f"{one['peak_resident_mb']:.0f}",
+        f"{one['kept_resident_mb']:.0f}",
+        f"{one['ready_s']:.1f}",
+        f"{one['first_ms']:.1f}",
+    ]
+
+
+def train(options: argparse.Namespace) -> list[dict[str, Any]]:
+    rows = []
+    print(table(times_head(list(TRAINERS))))
+    for case in options.cases:
+        row = measure(case, TRAINERS, trainer, (), 3, options.rounds, options.threads)
+        for one in row["contestants"].values():
+            one["first_losses"] = one.pop("results")
+        first = [one["first_losses"][0] for one in row["contestants"].values()]
+        row["losses_agree"] = all(abs(loss - first[0]) <= LOSS_TOLERANCE for loss in first)
+        rows.append(row)
+        print(line(times_cells(row)), flush=True)
+    print("\n" + table([*DETAILS, "losses of the first steps"]))
+    for row in rows:
+        for name, one in row["contestants"].items():
+            print(line([*details_cells(row, name), ", ".join(f"{loss:.4f}" for loss in one["first_losses"])]))
+    return rows
+
+
+def infer(options: argparse.Namespace) -> list[dict[str, Any]]:
+    contestants = dict(RUNNERS)
+    for name, contestant in RUNNERS.items():
+        needed = [contestant.who, "onnx"] if contestant.who not in ("torch", OURS) else []
+        missing = [package for package in needed if importlib.util.find_spec(package) is None]
+        if missing:
+            print(f"{name} is left out, it needs {' and '.join(missing)}: pip install -e '.[bench]'")
+            del contestants[name]
+    if not hasattr(striate, "freeze"):
+        print("striate.freeze does not exist: striate's network is only accelerated")
+    export = any(c.who not in ("torch", OURS) for c in contestants.values())
+    rows = []
+    print("\n" + table([*times_head(list(contestants)), "first call / ordinary"]))
+    for case in options.cases:
+        with tempfile.TemporaryDirectory() as folder:
+            exact = prepare(case, Path(folder), export)
+            row = measure(case, contestants, runner, (Path(folder),), 1, options.rounds, options.threads)
+        for one in row["contestants"].values():
+            y = torch.tensor(one.pop("results")[0], dtype=torch.float64)
+            one["max_error"] = float((y - exact).abs().max() / exact.square().mean().sqrt())
+        row["first_over_ordinary"] = row["contestants"][OURS]["first_ms"] / row["striate_ms"]
+        rows.append(row)
+        print(line([*times_cells(row), f"{row['first_over_ordinary']:.1f}"]), flush=True)
+    print("\n" + table([*DETAILS, "error"]))
+    for row in rows:
+        for name, one in row["contestants"].items():
+            print(line([*details_cells(row, name), f"{one['max_error']:.0e}"]))
+    return rows
+
+
+def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
+    names = ["eager NCHW", REFERENCE, OURS]
+    rows = []
+    print(table(["network", "input", *(f"{name} MB" for name in names), *(f"× {name}" for name in names[:-1])]))
+    for case in options.cases:
+        peaks = {name: peak_bytes(trainer(case, TRAINERS[name])) for name in names}
+        ratios = {name: peaks[name] / peaks[OURS] for name in names[:-1]}
+        rows.append({"network": case.network, "shape": list(case.shape), "peak_bytes": peaks, "ratios": ratios})
+        told = [*(f"{peak / 1e6:.1f}" for peak in peaks.values()), *(f"{ratio:.2f}" for ratio in ratios.values())]
+        print(line([case.network, shape_text(rows[-1]), *told]), flush=True)
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command, cases, about in (
+        (train, TRAIN, "time a training step"),
+        (infer, INFER, "time a call in evaluation"),
+        (memory, TRAIN, "what a training step allocates"),
+    ):
+        sub = commands.add_parser(command.__name__, help=about, description=f"{about.capitalize()} of each network.")
+        sub.add_argument("--only", default="", help=f"networks and inputs whose name contains this, as {str(cases[0])!r}")
+        if command is not memory:
+            sub.add_argument("--rounds", type=int, default=11, help="turns of each contestant, at least 7 (default %(default)s)")
+        sub.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of every contestant (default %(default)s)")
+        where = f"benchmarks/results/networks_{command.__name__}.json"
+        sub.add_argument("--json", type=Path, help=f"where to write the rows (default {where}; with --only nowhere)")
+        sub.set_defaults(command=command, all_cases=cases, rounds=11)
+    options = parser.parse_args()
+    if options.rounds < 7:
+        parser.error(f"a median of fewer than 7 rounds says little, got --rounds {options.rounds}")
+    options.cases = [case for case in options.all_cases if options.only in str(case)]
+    if not options.cases:
+        parser.error(f"no network has {options.only!r} in its name and input: {', '.join(map(str, options.all_cases))}")
+    torch.set_num_threads(options.threads)
+    info = striate.native_info()
+    machine = {"processor": processor(), "threads": options.threads, "rounds": options.rounds} | {
+        k: info[k] for k in ("isa", "torch", "striate")
+    }
+    if options.command is infer:
+        machine |= {name: importlib.metadata.version(name) for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name)}
+    print(", ".join(f"{name} {value}" for name, value in machine.items()) + "\n")
+    rows = options.command(options)
+    path = options.json or (None if options.only else RESULTS / f"networks_{options.command.__name__}.json")
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+        print(f"\n{len(rows)} rows in {path}")
+    apart = [row["network"] for row in rows if not row.get("losses_agree", True)]
+    if apart:
+        print(f"\nthe first losses of {', '.join(apart)} differ by more than {LOSS_TOLERANCE:g}: the contestants do not compute the same")
+    return 1 if apart else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

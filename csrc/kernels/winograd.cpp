@@ -1,0 +1,534 @@
+// Convolution of stride 1 with fewer multiplications: minimal filtering, winograd.h, on tiles of the destination.
+//
+//   y = Aᵀ[ Σ_c (G w[k, c] Gᵀ) ⊙ (B x[c] Bᵀ) ]A: for each of the n² points a product of matrices, (tiles × channels) · (channels × filters)
+//
+// Layout. Sources at the points, V: [point][vector of channels][tile][lane]; weights U: [point][two vectors of filters][channel][lane].
+// A micro-kernel broadcasts one channel of M tiles, which lie a vector apart, and adds M × 2 vectors of filters: 14×2 as in direct.cpp.
+// The products, [point][vector][tile][lane], are transformed back two vectors of filters at a time, while they are in the cache.
+//
+// Blocks of tiles run on from row to row and image to image. A block's V is to stay in the second-level cache with the products, while U
+// passes by once a block. Few tiles: the filters are cut too, and each part transforms the sources again.
+//
+// The input gradient is the same sum of weights read backwards. The weight gradient is Gᵀ[ Σ_tiles (A dy Aᵀ) ⊙ V ]G: products of
+// (channels × tiles) · (tiles × filters), added up in chunks that depend on the shape alone; a part of the channels is chosen such that its
+// sums stay in the cache too.
+#include "../winograd.h"
+
+#include "../epilogue.h"
+#include "../moments.h"
+#include "../turn.h"
+#include "../window.h"
+#include "conv.h"
+
+namespace striate {
+namespace STRIATE_ISA {
+namespace {
+
+constexpr bool kManyRegisters = kVectorBytes == 64;
+constexpr int kMostTiles = kManyRegisters ? 14 : 6;  // of a micro-kernel
+constexpr int kMostPoints = 36, kMostOutputs = 16, kMostTaps = 25;
+constexpr int64_t kSourceBytes = int64_t(1) << 20;  // of a block's V: half of a second-level cache of 2 MiB
+
+// --------------------------------------------------------------------------------------------------------------- tiles
+
+// A tile's sizes, and its transforms.
+template <class T>
+struct TileKind {
+  int64_t high, wide, taps_high, taps_wide;
+  void (*source)(const T* x, int64_t down, int64_t right, T* to, int64_t apart);
+  void (*result)(const T* from, int64_t apart, T* y);
+  void (*gradient)(const T* dy, int64_t down, int64_t right, T* to, int64_t apart);
+  void (*weight)(const T* w, int64_t pitch, T* to, int64_t apart);
+  void (*weight_sum)(const double* from, double* dw);
+
+  int64_t source_high() const { return high + taps_high - 1; }
+  int64_t source_wide() const { return wide + taps_wide - 1; }
+  int64_t points() const { return source_high() * source_wide(); }
+};
+
+template <class T, int High, int TapsHigh, int Wide, int TapsWide>
+constexpr TileKind<T> tile_kind() {
+  using F = Filtering<T, High, TapsHigh, Wide, TapsWide>;
+  return {High,        Wide,      TapsHigh,
+          TapsWide,    F::source, F::result,
+          F::gradient, F::weight, Filtering<double, High, TapsHigh, Wide, TapsWide>::weight_sum};
+}
+
+// For a filter of these taps, with `size` outputs on each axis that it filters; null if there is none.
+template <class T>
+const TileKind<T>* find_kind(int64_t size, int64_t taps_high, int64_t taps_wide) {
+  static constexpr TileKind<T> kinds[] = {
+      tile_kind<T, 4, 3, 4, 3>(), tile_kind<T, 1, 1, 4, 3>(), tile_kind<T, 4, 3, 1, 1>(),
+      tile_kind<T, 2, 3, 2, 3>(), tile_kind<T, 1, 1, 2, 3>(), tile_kind<T, 2, 3, 1, 1>(),
+      tile_kind<T, 2, 5, 2, 5>(), tile_kind<T, 1, 1, 2, 5>(), tile_kind<T, 2, 5, 1, 1>(),
+  };
+  for (const TileKind<T>& k : kinds)
+    if (k.taps_high == taps_high && k.taps_wide == taps_wide && (k.high == size || k.wide == size)) return &k;
+  return nullptr;
+}
+
+// A map of stride 1 seen from its destination: destination o sums sources o - before + t.
+struct Plane {
+  int64_t high, wide;
+  int64_t size() const { return high * wide; }
+};
+struct Grid {
+  Plane to, from;                    // of an image
+  int64_t before_high, before_wide;  // sources that the first destination would see before the first; may be negative
+  int64_t rows, columns, tiles;      // of tiles in an image; in all images
+  int64_t to_channels, from_channels, groups;
+  bool channels_last;
+
+  int64_t all_to() const { return groups * to_channels; }
+  int64_t all_from() const { return groups * from_channels; }
+};
+
+template <class T>
+Grid grid_of(const ConvShape& s, const TileKind<T>& kind, bool adjoint) {
+  const Axis &h = s.window.height, &w = s.window.width;
+  const Plane x = {h.input, w.input}, y = {h.output, w.output};
+  Grid g;
+  g.to = adjoint ? x : y, g.from = adjoint ? y : x;
+  g.before_high = adjoint ? h.size - 1 - h.before : h.before, g.before_wide = adjoint ? w.size - 1 - w.before : w.before;
+  g.rows = tiles(g.to.high, kind.high), g.columns = tiles(g.to.wide, kind.wide), g.tiles = s.batch * g.rows * g.columns;
+  g.groups = s.groups, g.channels_last = s.channels_last;
+  g.to_channels = (adjoint ? s.channels : s.filters) / s.groups, g.from_channels = (adjoint ? s.filters : s.channels) / s.groups;
+  return g;
+}
+
+// Tiles side by side: of row `row` of image n those from `column` on; the first is the block's `at`-th.
+struct Run {
+  int64_t n, row, column, count, at;
+};
+template <class Body>
+STRIATE_INLINE void over_runs(const Grid& g, int64_t begin, int64_t end, const Body& body) {
+  for (int64_t tile = begin; tile < end;) {
+    const int64_t column = tile % g.columns, row = tile / g.columns % g.rows, n = tile / g.columns / g.rows;
+    const int64_t count = min(g.columns - column, end - tile);
+    body(Run{n, row, column, count, tile - begin});
+    tile += count;
+  }
+}
+
+// A piece of an image that may hang over its edges, at most the sources of a run of tiles.
+struct Piece {
+  int64_t row, column, high, wide;
+  bool inside(const Plane& p) const { return row >= 0 && column >= 0 && row + high <= p.high && column + wide <= p.wide; }
+};
+
+// One vector of channels of a piece in channels order; zeros beyond the edges.
+template <class T>
+void copy_piece(const T* image, const Plane& plane, int64_t channels, const Piece& piece, int64_t lanes, T* to) {
+  constexpr int64_t L = kLanes<T>;
+  for (int64_t i = piece.row; i < piece.row + piece.high; ++i)
+    for (int64_t j = piece.column; j < piece.column + piece.wide; ++j, to += L) {
+      const bool inside = i >= 0 && i < plane.high && j >= 0 && j < plane.wide;
+      store(to, inside ? load_first<Vector<T>>(image + (i * plane.wide + j) * channels, lanes) : Vector<T>{});
+    }
+}
+// The same from planes.
+template <class T>
+void turn_piece(const T* image, const Plane& plane, const Piece& piece, int64_t lanes, T* to) {
+  constexpr int64_t L = kLanes<T>;
+  const int64_t begin = min(piece.wide, max(0, -piece.column)), end = max(begin, min(piece.wide, plane.wide - piece.column));
+  for (int64_t i = piece.row; i < piece.row + piece.high; ++i, to += piece.wide * L) {
+    const bool inside = i >= 0 && i < plane.high;
+    for (int64_t j = 0; j < (inside ? begin : piece.wide); ++j) store(to + j * L, Vector<T>{});
+    if (!inside) continue;
+    if (end > begin) turn_in(image + i * plane.wide + piece.column + begin, plane.size(), lanes, end - begin, to + begin * L);
+    for (int64_t j = end; j < piece.wide; ++j) store(to + j * L, Vector<T>{});
+  }
+}
+
+// ------------------------------------------------------------------------------------------------ to the points and back
+
+// [point][vector][tile][lane]: where vectors, tiles and points are. Points are an odd number of cache lines apart: at a power of two all of
+// a tile's would share a few sets of the cache.
+template <class T>
+struct Points {
+  int64_t tiles, vectors;
+  int64_t vector() const { return tiles * kLanes<T>; }
+  int64_t point() const { return (tiles * vectors | 1) * kLanes<T>; }
+};
+
+// Tiles [begin, end) of x (or, with `gradient`, of dy, which is a tile's destination) at the points; channels from `first` on.
+template <class T>
+void to_points(const Grid& g, const TileKind<T>& kind, bool gradient, const T* x, int64_t first, int64_t channels, int64_t begin,
+               int64_t end, const Points<T>& points, T* strip, T* to) {
+  constexpr int64_t L = kLanes<T>;
+  const Plane& plane = gradient ? g.to : g.from;
+  const int64_t all = gradient ? g.all_to() : g.all_from(), images = g.tiles / (g.rows * g.columns);
+  const int64_t high = gradient ? kind.high : kind.source_high(), wide = gradient ? kind.wide : kind.source_wide();
+  const auto transform = gradient ? kind.gradient : kind.source;
+  const T* last = x + images * plane.size() * all - L;  // where a vector may begin
+  over_runs(g, begin, end, [&](const Run& run) {
+    const T* image = x + run.n * plane.size() * all;
+    Piece piece = {run.row * kind.high, run.column * kind.wide, high, wide};
+    if (!gradient) piece.row -= g.before_high, piece.column -= g.before_wide;
+    if (!g.channels_last) {
+      piece.wide += (run.count - 1) * kind.wide;
+      for (int64_t v = 0; v * L < channels; ++v) {
+        turn_piece(image + (first + v * L) * plane.size(), plane, piece, min(L, channels - v * L), strip);
+        for (int64_t k = 0; k < run.count; ++k)
+          transform(strip + k * kind.wide * L, piece.wide * L, L, to + v * points.vector() + (run.at + k) * L, points.point());
+      }
+      return;
+    }
+    for (int64_t k = 0; k < run.count; ++k, piece.column += kind.wide) {
+      const bool inside = piece.inside(plane);
+      const T* at = image + (piece.row * plane.wide + piece.column) * all + first;
+      const int64_t reach = ((high - 1) * plane.wide + wide - 1) * all;
+      for (int64_t v = 0; v * L < channels; ++v) {
+        T* target = to + v * points.vector() + (run.at + k) * L;
+        if (inside && at + v * L + reach <= last) {  // what lies behind the last channel goes to lanes that nobody reads
+          transform(at + v * L, plane.wide * all, all, target, points.point());
+        } else {
+          copy_piece(image + first + v * L, plane, all, piece, min(L, channels - v * L), strip);
+          transform(strip, wide * L, L, target, points.point());
+        }
+      }
+    }
+  });
+}
+
+// One vector of channels of a block's results: from the products to y.
+template <class T>
+void from_points(const Grid& g, const TileKind<T>& kind, const Epilogue<T>& e, const T* products, const Points<T>& points, int64_t channel,
+                 int64_t lanes, int64_t begin, int64_t end, T* strip, T* y, Moments* moments) {
+  constexpr int64_t L = kLanes<T>;
+  const Vector<T> bias = e.bias ? load_first<Vector<T>>(e.bias + channel, lanes) : Vector<T>{};
+  const int64_t all = g.all_to();
+  double count = 0;
+  T shift[kLanes<T>];
+  double sums[kLanes<T>], squares[kLanes<T>];
+  for (int64_t k = 0; k < L; ++k) sums[k] = squares[k] = 0;
+  over_runs(g, begin, end, [&](const Run& run) {
+    const int64_t row = run.row * kind.high, rows = min(kind.high, g.to.high - row), first = run.column * kind.wide,
+                  strip_wide = min(run.count * kind.wide, g.to.wide - first);
+    for (int64_t k = 0; k < run.count; ++k) {
+      T tile[kMostOutputs * kLanes<T>];
+      kind.result(products + (run.at + k) * L, points.point(), tile);
+      const int64_t column = first + k * kind.wide, columns = min(kind.wide, g.to.wide - column);
+      if (moments && count == 0) store(shift, load(tile) + bias);
+      const Vector<T> from = moments ? load(shift) : Vector<T>{};
+      Vector<T> sum = {}, square = {};
+      const auto put = [&](auto whole) {
+        for (int64_t i = 0; i < rows; ++i)
+          for (int64_t j = 0; j < columns; ++j) {
+            const Vector<T> z = load(tile + (i * kind.wide + j) * L) + bias;
+            if (moments) {
+              const Vector<T> d = z - from;
+              sum += d, square += d * d;
+            }
+            if (g.channels_last) {
+              const int64_t at = ((run.n * g.to.high + row + i) * g.to.wide + column + j) * all + channel;
+              store_lanes(whole, y + at, finish(whole, e, z, at, lanes), lanes);
+            } else {
+              store(strip + (i * strip_wide + k * kind.wide + j) * L, z);
+            }
+          }
+      };
+      lanes == L ? put(Constant<true>{}) : put(Constant<false>{});
+      if (moments) {
+        count += double(rows * columns);
+        T of_tile[2][kLanes<T>];
+        store(of_tile[0], sum), store(of_tile[1], square);
+        for (int64_t l = 0; l < L; ++l) sums[l] += double(of_tile[0][l]), squares[l] += double(of_tile[1][l]);
+      }
+    }
+    if (!g.channels_last) {
+      const int64_t at = ((run.n * all + channel) * g.to.high + row) * g.to.wide + first;
+      turn_block_out<T>(static_cast<const T*>(strip), rows, strip_wide, g.to.wide, y + at, g.to.size(), lanes);
+      if (e.finishes())
+        for (int64_t l = 0; l < lanes; ++l)
+          for (int64_t i = 0; i < rows; ++i) finish_values(e, y, at + l * g.to.size() + i * g.to.wide, strip_wide);
+    }
+  });
+  if (moments)
+    for (int64_t l = 0; l < lanes; ++l) moments[l] = shifted_moments(count, double(shift[l]), sums[l], squares[l]);
+}
+
+// ------------------------------------------------------------------------------------------------------------- weights
+
+// Vectors of destination channels go by twos; where a group's pair begins in U, and how wide it is.
+template <class T>
+struct Pairs {
+  int64_t vectors, channels;  // of destinations; of sources
+  int64_t count() const { return tiles(vectors, 2); }
+  int64_t width(int64_t pair) const { return min(2, vectors - 2 * pair) * kLanes<T>; }
+  int64_t at(int64_t pair) const { return 2 * pair * kLanes<T> * channels; }
+  int64_t point() const { return (vectors * channels | 1) * kLanes<T>; }
+};
+
+template <class T>
+int64_t packed_values(const Grid& g, const TileKind<T>& kind) {
+  return g.groups * kind.points() * Pairs<T>{tiles(g.to_channels, kLanes<T>), g.from_channels}.point();
+}
+
+// All weights at the points.
+template <class T>
+void pack(const ConvShape& s, const Grid& g, const TileKind<T>& kind, bool adjoint, Weight<T> weight, T* packed) {
+  constexpr int64_t L = kLanes<T>;
+  const Pairs<T> pairs = {tiles(g.to_channels, L), g.from_channels};
+  const int64_t taps = kind.taps_high * kind.taps_wide, inputs = s.channels / s.groups, of_group = kind.points() * pairs.point();
+  const int64_t piece = 16;  // sources at a time
+  const int64_t pieces = tiles(g.from_channels, piece);
+  parallel_for(g.groups * pairs.vectors * pieces, piece * kind.points() * L, [=](int64_t begin, int64_t end) {
+    Scratch<T> turned(piece * taps * L + L * L);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t group = unit / pieces / pairs.vectors, v = unit / pieces % pairs.vectors, pair = v / 2;
+      const int64_t first = unit % pieces * piece, last = min(g.from_channels, first + piece), lanes = min(L, g.to_channels - v * L);
+      T* to = packed + group * of_group + pairs.at(pair) + v % 2 * L;
+      // [source][tap][lane], or [tap][source][lane]: lanes are filters forward, whose weights lie together, and channels in the adjoint
+      int64_t of_source = taps * L, of_tap = L;
+      if (!adjoint) {
+        const T* row = weight.data + (group * g.to_channels + v * L) * inputs * taps;
+        if (weight.channels_last) {
+          of_source = L, of_tap = piece * L;
+          for (int64_t t = 0; t < taps; ++t) turn_in(row + t * inputs + first, inputs * taps, lanes, last - first, turned + t * of_tap);
+        } else {
+          turn_in(row + first * taps, inputs * taps, lanes, (last - first) * taps, static_cast<T*>(turned));
+        }
+      } else {
+        for (int64_t c = first; c < last; ++c) {
+          const T* filter = weight.data + (group * g.from_channels + c) * inputs * taps;
+          T* at = turned + (c - first) * of_source;
+          if (weight.channels_last)
+            for (int64_t t = 0; t < taps; ++t) store(at + t * L, load_first<Vector<T>>(filter + t * inputs + v * L, lanes));
+          else
+            turn_in(filter + v * L * taps, taps, lanes, taps, at);
+        }
+      }
+      for (int64_t c = first; c < last; ++c) {
+        const T* from = turned + (c - first) * of_source;
+        kind.weight(adjoint ? from + (taps - 1) * of_tap : from, adjoint ? -of_tap : of_tap, to + c * pairs.width(pair), pairs.point());
+      }
+    }
+  });
+}
+
+// ------------------------------------------------------------------------------------------------------ micro-kernels
+
+// out[j][v] = Σ_c a[c of tile j] · b[c][v] for M tiles and V vectors of filters.
+template <class T, int M, int V>
+void multiply(const T* a, int64_t vector, int64_t channels, const T* b, T* out, int64_t out_vector) {
+  constexpr int L = kLanes<T>;
+  Vector<T> sum[M][V];
+#pragma GCC unroll 14
+  for (int j = 0; j < M; ++j)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) sum[j][v] = Vector<T>{};
+  for (; channels > 0; channels -= L, a += vector) {
+    const int64_t lanes = min(L, channels);
+    for (int64_t lane = 0; lane < lanes; ++lane, b += V * L) {
+      Vector<T> weight[V];
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) weight[v] = load(b + v * L);
+#pragma GCC unroll 14
+      for (int j = 0; j < M; ++j) {
+        const Vector<T> seen = broadcast(a[j * L + lane]);
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) sum[j][v] += seen * weight[v];
+      }
+    }
+  }
+#pragma GCC unroll 14
+  for (int j = 0; j < M; ++j)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) store(out + v * out_vector + j * L, sum[j][v]);
+}
+
+// sums[j][v] += Σ_tiles a[tile][lane j] · b[tile][v] for M channels and V vectors of filters.
+template <class T, int M, int V>
+void add_products(const T* a, const T* b, int64_t b_vector, int64_t count, bool anew, T* sums, int64_t row) {
+  constexpr int L = kLanes<T>;
+  Vector<T> sum[M][V];
+#pragma GCC unroll 8
+  for (int j = 0; j < M; ++j)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) sum[j][v] = Vector<T>{};
+  for (int64_t t = 0; t < count; ++t, a += L, b += L) {
+    Vector<T> g[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) g[v] = load(b + v * b_vector);
+#pragma GCC unroll 8
+    for (int j = 0; j < M; ++j) {
+      const Vector<T> seen = broadcast(a[j]);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sum[j][v] += seen * g[v];
+    }
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < M; ++j)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) {
+      T* to = sums + j * row + v * L;
+      store(to, anew ? sum[j][v] : load(to) + sum[j][v]);
+    }
+}
+
+// ----------------------------------------------------------------------------------------------- forward and input gradient
+
+// Tiles of a block: as many as its sources at the points take kSourceBytes, whole micro-kernels.
+template <class T>
+int64_t block_tiles(const TileKind<T>& kind, int64_t channels, int64_t all) {
+  const int64_t of_tile = kind.points() * tiles(channels, kLanes<T>) * kVectorBytes;
+  const int64_t most = max(kMostTiles, min(8 * kMostTiles, kSourceBytes / of_tile / kMostTiles * kMostTiles));
+  return tiles(all, tiles(all, most));  // blocks as even as can be
+}
+
+template <class T>
+void activations(const ConvShape& s, const TileKind<T>& kind, bool adjoint, const T* x, const T* packed, const Epilogue<T>& e, T* y) {
+  constexpr int64_t L = kLanes<T>;
+  const Grid g = grid_of(s, kind, adjoint);
+  const Pairs<T> pairs = {tiles(g.to_channels, L), g.from_channels};
+  const int64_t block = block_tiles(kind, g.from_channels, g.tiles), blocks = tiles(g.tiles, block);
+  const int64_t at_once = tiles(block, tiles(block, kMostTiles));  // of the micro-kernel: as even as can be
+  const int64_t room = tiles(block, at_once) * at_once;
+  const Points<T> seen = {room, tiles(g.from_channels, L)}, made = {room, 2};
+  const int64_t parts = min(pairs.count(), tiles(8, blocks * g.groups));  // of the filters, where there are few blocks
+  const int64_t of_group = kind.points() * pairs.point();
+  const int64_t strip = max(kind.source_high() * (block * kind.wide + kind.taps_wide) * L, kMostPoints * L) + L * L;
+  const bool measures = e.mean != nullptr;
+  const Scratch<Moments> moments(measures ? blocks * g.all_to() : 0);
+  Moments* measured = moments;
+  const TileKind<T>* tile = &kind;
+  parallel_for(blocks * g.groups * parts, kGrainElements, [=](int64_t begin, int64_t end) {
+    Scratch<T> sources(kind.points() * seen.point()), products(kind.points() * made.point()), row(strip);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t part = unit % parts, group = unit / parts % g.groups, number = unit / parts / g.groups;
+      const int64_t first = number * block, last = min(g.tiles, first + block), count = last - first;
+      to_points<T>(g, *tile, false, x, group * g.from_channels, g.from_channels, first, last, seen, row, sources);
+      for (int64_t pair = part * pairs.count() / parts; pair < (part + 1) * pairs.count() / parts; ++pair) {
+        const bool two = pairs.width(pair) == 2 * L;
+        const T* weights = packed + group * of_group + pairs.at(pair);
+        with_number<kMostTiles>(at_once, [&](auto m) {
+          constexpr int M = decltype(m)::value;
+          for (int64_t p = 0; p < tile->points(); ++p)
+            for (int64_t t = 0; t < count; t += M) {
+              const T* a = sources + p * seen.point() + t * L;
+              T* out = products + p * made.point() + t * L;
+              two ? multiply<T, M, 2>(a, seen.vector(), g.from_channels, weights + p * pairs.point(), out, made.vector())
+                  : multiply<T, M, 1>(a, seen.vector(), g.from_channels, weights + p * pairs.point(), out, made.vector());
+            }
+        });
+        for (int64_t v = 0; v < (two ? 2 : 1); ++v) {
+          const int64_t in_group = (2 * pair + v) * L, channel = group * g.to_channels + in_group;
+          from_points<T>(g, *tile, e, products + v * made.vector(), made, channel, min(L, g.to_channels - in_group), first, last, row, y,
+                         measures ? measured + number * g.all_to() + channel : nullptr);
+        }
+      }
+    }
+  });
+  if (measures)
+    for (int64_t c = 0; c < g.all_to(); ++c) {
+      Moments all;
+      for (int64_t b = 0; b < blocks; ++b) all.merge(measured[b * g.all_to() + c]);
+      e.mean[c] = all.mean, e.variance[c] = all.variance();
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------ weight gradient
+
+constexpr int64_t kSumBytes = int64_t(5) << 18;    // of a part's sums
+constexpr int64_t kTotalBytes = int64_t(1) << 26;  // of all chunks'
+
+template <class T>
+void weight_gradient(const ConvShape& s, const TileKind<T>& kind, const T* dy, const T* x, T* dw) {
+  constexpr int64_t L = kLanes<T>, M = L < 8 ? L : 8;
+  const Grid g = grid_of(s, kind, false);
+  const int64_t C = g.from_channels, K = g.to_channels, vectors = tiles(C, L), filters = tiles(K, L), row = filters * L;
+  const int64_t of_vector = kind.points() * row * kVectorBytes;  // sums of one vector of channels
+  const int64_t part = min(vectors, max(1, kSumBytes / of_vector)), parts = tiles(vectors, part);
+  const int64_t of_tile = kind.points() * (part + filters) * kVectorBytes;
+  const int64_t block = min(g.tiles, max(16, min(128, kSourceBytes / of_tile))), blocks = tiles(g.tiles, block);
+  const int64_t point = vectors * L * row, of_chunk = kind.points() * point;  // sums: [chunk][group][point][channel][filter]
+  const int64_t chunks =
+      max(1, min(tiles(blocks, 2), min(tiles(8, parts * g.groups), kTotalBytes / (g.groups * of_chunk * int64_t(sizeof(T))))));
+  const Points<T> seen = {block, part}, given = {block, filters};
+  const Scratch<T> totals(chunks * g.groups * of_chunk);
+  T* total = totals;
+  const TileKind<T>* tile = &kind;
+  const int64_t strip = max(kind.source_high() * (block * kind.wide + kind.taps_wide) * L, kMostPoints * L) + L * L;
+  parallel_for(chunks * g.groups * parts, kGrainElements, [=](int64_t begin, int64_t end) {
+    Scratch<T> sources(kind.points() * seen.point()), gradients(kind.points() * given.point()), line(strip);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t v0 = unit % parts * part, v1 = min(vectors, v0 + part), group = unit / parts % g.groups,
+                    chunk = unit / parts / g.groups;
+      T* sums = total + (chunk * g.groups + group) * of_chunk;
+      const int64_t first_block = chunk * blocks / chunks;
+      for (int64_t b = first_block; b < (chunk + 1) * blocks / chunks; ++b) {
+        const int64_t first = b * block, last = min(g.tiles, first + block);
+        to_points<T>(g, *tile, false, x, group * C + v0 * L, min(C, v1 * L) - v0 * L, first, last, seen, line, sources);
+        to_points<T>(g, *tile, true, dy, group * K, K, first, last, given, line, gradients);
+        for (int64_t p = 0; p < tile->points(); ++p)
+          for (int64_t v = v0; v < v1; ++v)
+            for (int64_t c = 0; c < min(L, C - v * L); c += M)
+              for (int64_t k = 0; k < filters; k += 2) {
+                const T* a = sources + p * seen.point() + (v - v0) * seen.vector() + c;
+                const T* z = gradients + p * given.point() + k * given.vector();
+                T* to = sums + p * point + (v * L + c) * row + k * L;
+                k + 2 <= filters ? add_products<T, M, 2>(a, z, given.vector(), last - first, b == first_block, to, row)
+                                 : add_products<T, M, 1>(a, z, given.vector(), last - first, b == first_block, to, row);
+              }
+      }
+    }
+  });
+  // chunks added up in one order, then back from the points, a vector of filters at a time
+  constexpr int64_t D = kLanes<double>;
+  const int64_t taps = tile->taps_high * tile->taps_wide;
+  parallel_for(g.groups * filters * C, kind.points() * L * (chunks + 4), [=](int64_t begin, int64_t end) {
+    double of_points[kMostPoints * kLanes<double>], of_taps[kMostTaps * kLanes<double>];
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t c = unit % C, v = unit / C % filters, group = unit / C / filters;
+      for (int64_t k = v * L; k < min(K, (v + 1) * L); k += D) {
+        for (int64_t p = 0; p < tile->points(); ++p) {
+          Vector<double> sum = {};
+          for (int64_t chunk = 0; chunk < chunks; ++chunk)
+            sum += load_widened(total + (chunk * g.groups + group) * of_chunk + p * point + c * row + k);
+          store(of_points + p * D, sum);
+        }
+        tile->weight_sum(of_points, of_taps);
+        for (int64_t l = 0; l < min(D, K - k); ++l)
+          for (int64_t t = 0; t < taps; ++t) dw[((group * K + k + l) * C + c) * taps + t] = T(of_taps[t * D + l]);
+      }
+    }
+  });
+}
+
+// -------------------------------------------------------------------------------------------------------------- entry
+
+template <class T, int Size, bool Adjoint>
+void run(const ConvShape& s, const T* x, Weight<T> weight, const Epilogue<T>& e, T* y) {
+  const TileKind<T>& kind = *find_kind<T>(Size, s.window.height.size, s.window.width.size);
+  if (weight.packed) return activations(s, kind, Adjoint, x, weight.packed, e, y);
+  const Grid g = grid_of(s, kind, Adjoint);
+  const Scratch<T> packed(packed_values(g, kind));
+  pack(s, g, kind, Adjoint, weight, static_cast<T*>(packed));
+  activations(s, kind, Adjoint, x, static_cast<const T*>(packed), e, y);
+}
+template <class T, int Size>
+void run_weight(const ConvShape& s, const T* dy, const T* x, T* dw) {
+  weight_gradient(s, *find_kind<T>(Size, s.window.height.size, s.window.width.size), dy, x, dw);
+}
+template <class T, int Size>
+int64_t packed_size(const ConvShape& s) {
+  const TileKind<T>& kind = *find_kind<T>(Size, s.window.height.size, s.window.width.size);
+  return packed_values(grid_of(s, kind, false), kind);
+}
+template <class T, int Size>
+void pack_weight(const ConvShape& s, Weight<T> weight, T* packed) {
+  const TileKind<T>& kind = *find_kind<T>(Size, s.window.height.size, s.window.width.size);
+  pack(s, grid_of(s, kind, false), kind, false, weight, packed);
+}
+
+}  // namespace
+
+extern const ConvKernels<float> winograd4_f32, winograd2_f32;
+extern const ConvKernels<double> winograd4_f64, winograd2_f64;
+#define STRIATE_WINOGRAD(T, SIZE) {run<T, SIZE, false>, run<T, SIZE, true>, run_weight<T, SIZE>, packed_size<T, SIZE>, pack_weight<T, SIZE>}
+const ConvKernels<float> winograd4_f32 = STRIATE_WINOGRAD(float, 4), winograd2_f32 = STRIATE_WINOGRAD(float, 2);
+const ConvKernels<double> winograd4_f64 = STRIATE_WINOGRAD(double, 4), winograd2_f64 = STRIATE_WINOGRAD(double, 2);
+
+}  // namespace STRIATE_ISA
+}  // namespace striate

@@ -1,0 +1,365 @@
+"""Convolution by minimal filtering: its error by tile, channels and map, where it is exact, what follows it, and when it is used."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import ISAS
+from samples import channels_last
+from torch import Tensor
+
+import striate
+import striate.nn as S
+from striate import native
+from striate.errors import ArgumentError
+from striate.ops import choose
+from striate.ops import conv as ops
+from striate.ops.handed import handed
+from striate.ops.precision import is_strict, precision
+
+kernels = torch.ops.striate
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {"channels_first": Tensor.contiguous, "channels_last": channels_last}
+MAPS = ("forward", "input", "weight")
+INFINITE = float("inf")
+
+
+class Case(NamedTuple):
+    method: str
+    size: tuple[int, ...]  # taps on each axis
+    input: tuple[int, ...]
+    before: tuple[int, ...]
+    batch: int = 2
+    channels: int = 20
+    filters: int = 17
+    groups: int = 1
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        return tuple(i + 2 * b - k + 1 for i, b, k in zip(self.input, self.before, self.size, strict=True))
+
+    @property
+    def rest(self) -> tuple[Any, ...]:
+        ones = [1] * len(self.size)
+        return ones, ones, list(self.before), self.groups
+
+
+# Tiles on two axes and on one of them; edges that no tile fits, filters and channels that no vector fits; more padding than taps.
+CASES = [
+    Case("winograd_4x4", (3, 3), (13, 17), (1, 1)),
+    Case("winograd_4x4", (3, 3), (8, 5), (0, 2), channels=5, filters=40),
+    Case("winograd_4x4", (3, 3), (3, 3), (3, 4), batch=1, channels=1, filters=1),
+    Case("winograd_4x4", (3, 3), (14, 14), (1, 1), batch=16, channels=48, filters=33),
+    Case("winograd_4x4", (1, 3), (6, 19), (0, 1)),
+    Case("winograd_4x4", (3, 1), (19, 6), (1, 0), groups=2),
+    Case("winograd_4x4", (3,), (50,), (1,)),
+    Case("winograd_4x4", (3, 3), (9, 9), (1, 1), channels=8, filters=12, groups=3),
+    Case("winograd_2x2", (3, 3), (13, 17), (1, 1)),
+    Case("winograd_2x2", (3, 3), (7, 7), (1, 1), batch=5, channels=70, filters=64),
+    Case("winograd_2x2", (1, 3), (4, 9), (0, 0)),
+    Case("winograd_2x2", (3, 1), (9, 4), (2, 0)),
+    Case("winograd_2x2", (5, 5), (14, 15), (2, 0)),
+    Case("winograd_2x2", (5, 5), (6, 7), (4, 6), batch=3, channels=3, filters=50),
+    Case("winograd_2x2", (5, 1), (11, 3), (2, 0)),
+    Case("winograd_2x2", (5,), (31,), (2,), groups=2),
+]
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = torch.ops.striate.isa_chosen()
+    native.use_isa(request.param)
+    yield request.param
+    native.use_isa(before)
+
+
+@pytest.fixture(params=LAYOUTS)
+def layout(request: pytest.FixtureRequest) -> Callable[[Tensor], Tensor]:
+    return LAYOUTS[request.param]
+
+
+class Given(NamedTuple):
+    x: Tensor
+    weight: Tensor
+    bias: Tensor
+    dy: Tensor
+    residual: Tensor
+
+
+def tensors(case: Case, make: Callable[..., Tensor]) -> Given:
+    y = (case.batch, case.filters * case.groups, *case.output)
+    weight = make((case.filters * case.groups, case.channels, *case.size))
+    return Given(make((case.batch, case.channels * case.groups, *case.input)), weight, make(y[1:2]), make(y), make(y))
+
+
+def by_winograd(case: Case, given: Given, lay: Callable[[Tensor], Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    x, w, b, dy, r = (t.to(dtype) for t in given)
+    last = lay is channels_last
+    rest = (*case.rest, last, case.method)
+    x, dy, r = lay(x), lay(dy), lay(r)
+    packed = kernels.conv_pack(w, case.groups, case.method)
+    y, statistics = kernels.conv_measured(x, w, b, case.output, *rest)
+    return {
+        "forward": kernels.conv(x, w, b, case.output, *rest),
+        "input": kernels.conv_input(dy, w, None, case.input, *rest),
+        "weight": kernels.conv_weight(dy, x, case.size, *rest),
+        "fused": kernels.conv_fused(x, w, packed, b, r, -2.0, 3.0, case.output, *rest),
+        "measured": y,
+        "statistics": statistics,
+    }
+
+
+def exactly(case: Case, given: Given) -> dict[str, Tensor]:
+    x, w = given.x.double().requires_grad_(), given.weight.double().requires_grad_()
+    f = (F.conv1d, F.conv2d)[len(case.size) - 1]
+    plain = f(x, w, None, padding=case.before, groups=case.groups)
+    dx, dw = torch.autograd.grad(plain, (x, w), given.dy.double())
+    y = plain.detach() + given.bias.double().reshape(-1, *[1] * len(case.size))
+    of_channel = y.transpose(0, 1).flatten(1)
+    statistics = torch.stack([of_channel.mean(1), of_channel.var(1, unbiased=False)])
+    fused = (y + given.residual.double()).clamp(-2, 3)
+    return {"forward": y, "input": dx, "weight": dw, "fused": fused, "measured": y, "statistics": statistics}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_map_is_the_sum_as_it_is_written_to_the_digits_of_its_type(case: Case, layout: Any, isa: str) -> None:
+    given = tensors(case, torch.randn)
+    expected = exactly(case, given)
+    for dtype, most in ((torch.float64, 1e-14), (torch.float32, 1e-5)):
+        got = by_winograd(case, given, layout, dtype)
+        for name, truth in expected.items():
+            if dtype is torch.float64 or name != "statistics":
+                scale = expected["forward"] if name == "fused" else truth  # where sums are cut off little is left to compare with
+                error = (got[name].double() - truth).square().mean().sqrt() / scale.square().mean().sqrt()
+                assert error <= most, (name, dtype, float(error))
+        of_these = got["measured"].double().transpose(0, 1).flatten(1)
+        assert torch.allclose(got["statistics"][0], of_these.mean(1), rtol=1e-6, atol=1e-6)
+        assert torch.allclose(got["statistics"][1], of_these.var(1, unbiased=False), rtol=1e-5, atol=1e-9)
+        assert torch.equal(got["measured"], got["forward"])
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.method == "winograd_2x2" and max(c.size) == 3], ids=str)
+def test_whole_numbers_and_weights_of_fours_give_exact_sums_where_all_points_are_whole(case: Case, layout: Any, isa: str) -> None:
+    given = tensors(case, lambda shape: torch.randint(-5, 6, shape).float())
+    given = given._replace(weight=4 * given.weight)  # the divisors are 1 and 2 on each axis
+    expected = exactly(case, given)
+    got = by_winograd(case, given, layout, torch.float32)
+    for name in (*MAPS, "fused"):
+        assert torch.equal(got[name].double(), expected[name]), name
+    assert (expected["forward"] != 0).double().mean() > 0.5
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_bits_are_the_same_on_1_2_3_and_8_threads_and_in_both_orders(case: Case) -> None:
+    given = tensors(case, torch.randn)
+    results = []
+    for threads in (1, 2, 3, 8):
+        torch.set_num_threads(threads)
+        results += [by_winograd(case, given, lay, torch.float32) for lay in LAYOUTS.values()]
+    for other in results[1:]:
+        for name, value in results[0].items():
+            assert torch.equal(value, other[name]), name
+
+
+def as_in_networks(channels: int, filters: int, size: int) -> tuple[Tensor, Tensor]:
+    """What follows a ReLU, and weights as He et al. begin with."""
+    x = torch.randn(2, channels, 28, 28).relu()
+    return x, torch.randn(filters, channels, size, size) * (2 / (channels * size * size)) ** 0.5
+
+
+@pytest.mark.parametrize("channels", [16, 64, 256, 512])
+@pytest.mark.parametrize(("method", "size"), [("winograd_4x4", 3), ("winograd_2x2", 3), ("winograd_2x2", 5)])
+def test_the_error_in_networks_is_at_most_a_hundred_thousandth_of_the_outputs_rms(method: str, size: int, channels: int) -> None:
+    x, w = as_in_networks(channels, 64, size)
+    dy = torch.randn(2, 64, 28, 28)
+    case = Case(method, (size, size), (28, 28), (size // 2,) * 2, 2, channels, 64)
+    given = Given(x, w, torch.zeros(64), dy, torch.zeros_like(dy))
+    expected, got = exactly(case, given), by_winograd(case, given, channels_last, torch.float32)
+    for name in MAPS:
+        error = (got[name].double() - expected[name]).square().mean().sqrt() / expected[name].square().mean().sqrt()
+        assert 1e-8 < error <= 1e-5, (name, float(error))
+
+
+@pytest.mark.parametrize(("method", "size"), [("winograd_4x4", 3), ("winograd_2x2", 3), ("winograd_2x2", 5)])
+def test_gradients_and_their_gradients_are_what_finite_differences_say(method: str, size: int, layout: Any) -> None:
+    x = layout(torch.randn(1, 2, 6, 7, dtype=torch.float64)).requires_grad_()
+    w, b = torch.randn(3, 2, size, size, dtype=torch.float64, requires_grad=True), torch.randn(3, dtype=torch.float64, requires_grad=True)
+    with choose.prefer(method):
+        for map_ in MAPS:
+            assert ops.method_for(call((1, 2, 6, 7), (3, 2, size, size), map_, padding=2)).name == method
+        assert torch.autograd.gradcheck(lambda *t: S.functional.conv2d(*t, padding=2), (x, w, b), fast_mode=True)
+        assert torch.autograd.gradgradcheck(lambda *t: S.functional.conv2d(*t, padding=2), (x, w, b), fast_mode=True)
+
+
+def test_nan_and_infinity_reach_what_sees_them_and_nothing_beyond_its_tile() -> None:
+    x, w = torch.randn(1, 4, 16, 16), torch.randn(8, 4, 3, 3)
+    x[0, 1, 9, 9] = float("nan")
+    y = ops.conv(x, w, padding=1, dims=2, method="winograd_4x4")
+    assert y[0, :, 8:11, 8:11].isnan().all()
+    assert not y[0, :, :7].isnan().any() and not y[0, :, :, :7].isnan().any()
+
+
+# ---------------------------------------------------------------------------------------------------------- when it is used
+
+
+def call(shape: tuple[int, ...], weight: tuple[int, ...], map_: str = "forward", strict: bool = False, **arguments: Any) -> ops.Call:
+    rest = (arguments.get("stride", 1), arguments.get("padding", 0), arguments.get("dilation", 1), arguments.get("groups", 1))
+    return ops.Call(map_, ops._plan(shape, weight, len(weight) - 2, *rest, "test"), False, torch.float32, None, None, strict)
+
+
+@pytest.mark.parametrize(
+    ("one", "reason"),
+    [
+        (call((1, 4, 9, 9), (4, 4, 3, 3), strict=True), "precision is strict"),
+        (call((1, 4, 9, 9), (4, 4, 3, 3), stride=2), "it is for stride and dilation 1"),
+        (call((1, 4, 9, 9), (4, 4, 3, 3), dilation=2), "it is for stride and dilation 1"),
+        (call((1, 4, 9, 9, 9), (4, 4, 3, 3, 3)), "it is for one and two axes"),
+        (call((1, 4, 9, 9), (4, 4, 1, 1)), "it is for 3 taps on an axis, and as many or one on the other"),
+        (call((1, 4, 9, 9), (4, 4, 5, 5)), "it is for 3 taps on an axis, and as many or one on the other"),
+        (call((0, 4, 9, 9), (4, 4, 3, 3)), "there is nothing to compute"),
+    ],
+    ids=str,
+)
+def test_what_it_cannot_compute_it_refuses_with_a_reason(one: ops.Call, reason: str) -> None:
+    assert next(m for m in ops.METHODS if m.name == "winograd_4x4").refuse(one) == reason
+
+
+def test_tiles_of_two_take_five_taps_too_and_say_so() -> None:
+    refuse = next(m for m in ops.METHODS if m.name == "winograd_2x2").refuse
+    assert refuse(call((1, 4, 9, 9), (4, 4, 5, 5))) is None
+    assert refuse(call((1, 4, 9, 9), (4, 4, 3, 5))) == "it is for 3 or 5 taps on an axis, and as many or one on the other"
+
+
+@pytest.mark.parametrize(
+    ("method", "size", "stride", "message"),
+    [
+        ("winograd_4x4", (5, 5), [1, 1], "Winograd's tiles are for 3 taps on an axis, those of two outputs for 5 too"),
+        ("winograd_2x2", (3, 3), [2, 2], "Winograd's is for stride and dilation 1"),
+        ("winograd_2x2", (5, 3), [1, 1], "Winograd's tiles have as many taps on both axes, or one"),
+        ("winograd", (3, 3), [1, 1], "a convolution is depthwise, direct, winograd_4x4 or winograd_2x2"),
+    ],
+)
+def test_operators_called_past_the_checks_refuse_too(method: str, size: tuple[int, int], stride: list[int], message: str) -> None:
+    x, w = torch.randn(1, 2, 12, 12), torch.randn(3, 2, *size)
+    output = [(12 - k) // s + 1 for k, s in zip(size, stride, strict=True)]
+    with pytest.raises(RuntimeError) as raised:
+        kernels.conv(x, w, None, output, stride, [1, 1], [0, 0], 1, False, method)
+    assert message in str(raised.value)
+
+
+def test_a_packed_weight_of_another_method_is_refused() -> None:
+    x, w = torch.randn(1, 2, 12, 12), torch.randn(3, 2, 3, 3)
+    packed = kernels.conv_pack(w, 1, "winograd_2x2")
+    with pytest.raises(RuntimeError, match="a packed weight is of this method and map"):
+        kernels.conv_fused(x, w, packed, None, None, -INFINITE, INFINITE, [10, 10], [1, 1], [1, 1], [0, 0], 1, False, "winograd_4x4")
+    assert kernels.conv_pack(w, 1, "direct").numel() == 0
+
+
+def test_strict_precision_never_uses_it_and_fast_does_where_it_was_faster() -> None:
+    x, w = torch.randn(8, 64, 56, 56, requires_grad=True), torch.randn(64, 64, 3, 3, requires_grad=True)
+    assert not is_strict()
+    chosen = [methods[-1][0] for methods in ops.explain(x.shape, w.shape, padding=1, channels_last=True).values()]
+    assert set(chosen) == {"winograd_4x4"}
+    with precision("strict"):
+        assert is_strict()
+        for methods in ops.explain(x.shape, w.shape, padding=1, channels_last=True).values():
+            assert dict(methods)["winograd_4x4"] == dict(methods)["winograd_2x2"] == "precision is strict"
+        plain = S.functional.conv2d(x, w, padding=1)
+    theirs = F.conv2d(x, w, padding=1)
+    assert torch.equal(plain, theirs)
+    # the gradients too, though they are computed after the context
+    for ours, expected in zip(torch.autograd.grad(plain.sum(), (x, w)), torch.autograd.grad(theirs.sum(), (x, w)), strict=True):
+        assert torch.equal(ours, expected)
+    assert not torch.equal(S.functional.conv2d(x, w, padding=1), theirs)
+
+
+def test_precision_holds_from_the_call_on_and_a_context_restores_it() -> None:
+    try:
+        precision("strict")
+        with precision("fast"):
+            assert not is_strict()
+        assert is_strict()
+        with pytest.raises(ZeroDivisionError), precision("fast"):
+            raise ZeroDivisionError
+        assert is_strict()
+    finally:
+        precision("fast")
+    assert repr(precision("fast")) == "precision('fast')"
+
+
+@pytest.mark.parametrize("mode", ["exact", None, 3])
+def test_another_word_for_precision_is_refused(mode: Any) -> None:
+    with pytest.raises(ArgumentError) as raised:
+        precision(mode)
+    assert str(raised.value) == f'precision expects mode to be "fast" or "strict", got {mode!r}. Choose one of them.'
+    assert not is_strict()
+
+
+# --------------------------------------------------------------------------------------------- statistics for the norm behind
+
+
+def test_a_norm_takes_the_statistics_of_the_convolution_before_it_and_gives_the_same(layout: Any) -> None:
+    plain = S.Conv2d(16, 33, 3, padding=1, bias=False)
+    fed = copy.deepcopy(plain)
+    fed.feeds_norm = True
+    x = layout(torch.randn(4, 16, 20, 21) + 3)
+    dz = torch.randn(4, 33, 20, 21)
+    results = []
+    for conv in (plain, fed):
+        norm = S.BatchNorm2d(33)
+        with choose.prefer("winograd_4x4"):
+            y = conv(x)
+        assert (handed(y) is not None) == (conv is fed)
+        z = norm(y)
+        results.append((z, norm.running_mean, norm.running_var, *torch.autograd.grad(z, [conv.weight, norm.weight], dz)))
+    for a, b in zip(*results, strict=True):
+        assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+
+
+def test_statistics_far_from_zero_and_near_overflow_are_as_good() -> None:
+    for shift, scale in ((1e4, 1.0), (0.0, 1e25)):
+        x = torch.randn(2, 8, 12, 12) * scale
+        conv, norm = S.Conv2d(8, 16, 3, padding=1), S.BatchNorm2d(16)
+        conv.feeds_norm = True
+        conv.bias.data.fill_(shift)
+        with choose.prefer("winograd_4x4"):
+            y = conv(x)
+        assert handed(y) is not None
+        z = norm(y)
+        expected = F.batch_norm(y.double(), None, None, training=True)
+        alone = S.BatchNorm2d(16)(y.detach().clone())
+        assert (z - expected).abs().max() <= 2 * (alone - expected).abs().max() + 1e-6, shift
+
+
+def test_a_changed_output_or_another_tensor_is_measured_again() -> None:
+    conv, norm = S.Conv2d(4, 8, 3), S.BatchNorm2d(8)
+    conv.feeds_norm = True
+    x = torch.randn(2, 4, 9, 9)
+    with choose.prefer("winograd_2x2"), torch.no_grad():
+        y = conv(x)
+        assert handed(y) is not None
+        y += 5
+        assert handed(y) is None
+        norm(y)
+        assert abs(float(norm.running_mean.mean() - 0.1 * y.mean())) < 1e-5
+        assert handed(conv.eval()(x)) is None
+        with torch.inference_mode():
+            assert handed(conv.train()(x)) is None
+
+
+def test_blocks_networks_and_accelerate_feed_their_norms_and_restore_forgets_it() -> None:
+    assert S.ConvNormAct2d(3, 8, 3).conv.feeds_norm
+    assert not S.ConvNormAct2d(3, 8, 3, norm="group").conv.feeds_norm
+    assert not S.ConvNormAct2d(3, 8, 3, order="conv-act-norm").conv.feeds_norm
+    model = striate.models.resnet18(10)
+    convs = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert all(m.feeds_norm for m in convs) and len(convs) == 20
+    theirs = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 8, 3))
+    striate.accelerate(theirs)
+    assert theirs[0].feeds_norm and not theirs[2].feeds_norm
+    striate.restore(theirs)
+    assert "feeds_norm" not in theirs[0].__dict__
