@@ -373,7 +373,7 @@ void add_products(const T* a, const T* b, int64_t b_vector, int64_t count, bool 
 template <class T>
 int64_t block_tiles(const TileKind<T>& kind, int64_t channels, int64_t all) {
   const int64_t of_tile = kind.points() * tiles(channels, kLanes<T>) * kVectorBytes;
-  const int64_t most = max(kMostTiles, min(8 * kMostTiles, kSourceBytes / of_tile / kMostTiles * kMostTiles));
+  const int64_t most = max(kMostTiles, min(4 * kMostTiles, kSourceBytes / of_tile / kMostTiles * kMostTiles));
   return tiles(all, tiles(all, most));  // blocks as even as can be
 }
 
@@ -441,7 +441,7 @@ void weight_gradient(const ConvShape& s, const TileKind<T>& kind, const T* dy, c
   const int64_t of_vector = kind.points() * row * kVectorBytes;  // sums of one vector of channels
   const int64_t part = min(vectors, max(1, kSumBytes / of_vector)), parts = tiles(vectors, part);
   const int64_t of_tile = kind.points() * (part + filters) * kVectorBytes;
-  const int64_t block = min(g.tiles, max(16, min(128, kSourceBytes / of_tile))), blocks = tiles(g.tiles, block);
+  const int64_t block = min(g.tiles, max(16, min(128, kSourceBytes / 2 / of_tile))), blocks = tiles(g.tiles, block);
   const int64_t point = vectors * L * row, of_chunk = kind.points() * point;  // sums: [chunk][group][point][channel][filter]
   const int64_t chunks =
       max(1, min(tiles(blocks, 2), min(tiles(8, parts * g.groups), kTotalBytes / (g.groups * of_chunk * int64_t(sizeof(T))))));
