@@ -23,6 +23,10 @@ bench: $(VENV)/.tested
 	$(BIN)/python benchmarks/run.py pool
 	$(BIN)/python benchmarks/run.py norm
 	$(BIN)/python benchmarks/run.py conv
+	$(BIN)/pip install --quiet --no-build-isolation -e '.[bench]'
+	$(BIN)/python benchmarks/networks.py train
+	$(BIN)/python benchmarks/networks.py infer
+	$(BIN)/python benchmarks/networks.py memory
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .

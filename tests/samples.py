@@ -252,6 +252,8 @@ def _conv_benchmarks() -> Iterator[Benchmark]:
     # the cases of the published tables: wide, pointwise, stem, LeNet, depthwise, grouped, three dimensions
     yield _convolved((16, 64, 56, 56), 64, 3, padding=1)
     yield _convolved((16, 128, 28, 28), 128, 3, padding=1)
+    yield _convolved((32, 32, 56, 56), 32, 3, padding=1)
+    yield _convolved((16, 256, 14, 14), 256, 3, padding=1)
     yield _convolved((16, 512, 7, 7), 512, 3, padding=1)
     yield _convolved((16, 256, 56, 56), 64, 1)
     yield _convolved((16, 64, 56, 56), 256, 1)

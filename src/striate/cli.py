@@ -132,6 +132,7 @@ def _help(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from .allocator import tune_allocator
     from .training.job import run
     from .training.loop import Epoch
 
@@ -142,6 +143,7 @@ def _train(options: argparse.Namespace) -> int:
             flush=True,
         )
 
+    tune_allocator()
     settings = {name: value for name, value in vars(options).items() if name != "command"}
     metrics = run(**settings, on_epoch=tell)
     print(f"{metrics['model']}: test accuracy {100 * metrics['test_accuracy']:.2f} % on {metrics['test_images']} images it never saw")

@@ -1,0 +1,1015 @@
+r"""A model made ready for inference: traced once, folded, fused and packed, run without autograd, kept in a file without pickle.
+
+The trace (``torch.export``, for any batch size) is a list of operators, the *graph*. It is made shorter:
+
+1. what depends on no input is computed once;
+2. a batch norm goes into the convolution or linear layer before it, by :mod:`striate.deploy.fold`'s formula;
+3. a convolution takes in the sum behind it (a residual) and then the clamp behind that (ReLU, ReLU6, hardtanh), so that one pass computes
+   ``y = min(max(conv(x) + b + r, low), high)``; linear layers and the norms that are left likewise, as far as they can.
+
+What is left runs in order, by striate's functions where there is one and torch's operators else, all of them ones that only compute.
+When a value is used for the last time is worked out once: there it is dropped, and a sum is written where its residual lay.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.utils import _pytree as pytree
+
+from .. import tensorfile
+from ..errors import ArgumentError, ArgumentTypeError, CheckpointError, DtypeError, ShapeError, build
+from ..ops import conv, norm, pool
+from ..ops.choose import prefer
+from ..ops.fused import FusedConv, FusedLinear
+from .fold import _copy, _one_line, _Root, _scale_and_shift
+
+__all__ = ["Frozen", "freeze", "load"]
+
+FORMAT = 1  # of the graph in a file: one more for each change that older code would misread
+# The most a frozen model's outputs may be off the model's, in parts of their root mean square. Deep networks lose digits in float32 by
+# themselves: a ResNet-50 of random weights is off 1.4e-4 from float64, and frozen off 1.8e-4.
+ERROR = 1e-3
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+# ------------------------------------------------------------------------------------------------------------------ graph
+
+
+@dataclass(eq=False)
+class Node:
+    """One value: an input, a constant, or what an operator makes of the nodes and numbers in ``args`` and ``kwargs``."""
+
+    op: str  # "input", "constant", or an operator's name
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    shape: tuple[int | str, ...] | None = None  # a letter for an axis of any size; None for what is no tensor
+    dtype: torch.dtype | None = None
+    name: str = ""
+    value: Any = None  # of a constant
+
+    def sources(self) -> list[Node]:
+        """The nodes it is computed from."""
+        return _nodes((self.args, self.kwargs))
+
+
+@dataclass
+class Graph:
+    """Operators in the order they run, what goes in, and what comes out."""
+
+    inputs: list[Node] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    output: Any = None  # nodes in tuples, lists and dicts, as the model returns them
+    ranges: dict[str, tuple[int, int | None]] = field(default_factory=dict)  # of the letters: least and most
+    example: dict[str, int] = field(default_factory=dict)  # of the letters: the example's sizes
+    difference: float = math.nan  # from the model, in parts of the outputs' root mean square
+
+    def users(self) -> dict[Node, list[Node]]:
+        """For each node those that use it. The output counts, as a node of its own."""
+        users: dict[Node, list[Node]] = {}
+        for node in [*self.nodes, Node("output", (self.output,))]:
+            for source in dict.fromkeys(node.sources()):
+                users.setdefault(source, []).append(node)
+        return users
+
+    def replace(self, old: Node, new: Any) -> None:
+        """``new`` wherever ``old`` was used."""
+
+        def swap(value: Any) -> Any:
+            return new if value is old else value
+
+        for node in self.nodes:
+            if old in node.sources():
+                node.args, node.kwargs = _walk(swap, (node.args, node.kwargs))
+        self.output = _walk(swap, self.output)
+
+    def drop_unused(self) -> None:
+        used = set(_nodes(self.output))
+        for node in reversed(self.nodes):
+            if node in used:
+                used.update(node.sources())
+        self.nodes = [node for node in self.nodes if node in used]
+
+
+def _walk(f: Callable[[Any], Any], value: Any) -> Any:
+    """``value`` with f of every leaf of its tuples, lists and dicts."""
+    if isinstance(value, tuple | list):
+        return (tuple if isinstance(value, tuple) else list)(_walk(f, v) for v in value)
+    return {key: _walk(f, v) for key, v in value.items()} if isinstance(value, dict) else f(value)
+
+
+def _nodes(value: Any) -> list[Node]:
+    found: list[Node] = []
+    _walk(lambda v: found.append(v) if isinstance(v, Node) else None, value)
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------------- operators
+
+FUSED_CONV, FUSED_LINEAR, FUSED_NORM = "fused.conv", "fused.linear", "fused.batch_norm"
+# Their arguments: x and residual are nodes, CONSTANTS constants, the others numbers; None for what there is not.
+ARGUMENTS = {
+    FUSED_CONV: ("x", "residual", "weight", "bias", "stride", "padding", "dilation", "groups", "low", "high"),
+    FUSED_LINEAR: ("x", "weight", "bias", "low", "high"),
+    FUSED_NORM: ("x", "residual", "weight", "bias", "mean", "variance", "eps", "activation"),
+}
+CONSTANTS = ("weight", "bias", "mean", "variance")
+SIZES: dict[str, Callable[..., Any]] = {  # of Python, for sizes and the parts of tuples
+    "getitem": operator.getitem,
+    **{f"sizes.{name}": getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "mod", "neg")},
+    "sizes.max": torch.sym_max,
+    "sizes.min": torch.sym_min,
+}
+# Operators that only compute: those of torch that it tags as core or pointwise, and these; and some of striate's, for what torch has not.
+# Not among them are torch's inner ones, whose names begin with _, and gradients.
+_OTHERS = """
+__and__ __or__ __xor__ _adaptive_avg_pool2d _adaptive_avg_pool3d _log_softmax _native_batch_norm_legit
+_native_batch_norm_legit_no_training _softmax _to_copy _unsafe_view _weight_norm adaptive_avg_pool2d adaptive_avg_pool3d
+adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d arange baddbmm batch_norm broadcast_to channel_shuffle chunk concat conv1d
+conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution_backward dot einsum expand_as eye flatten flip floor_divide
+full_like glu group_norm hardswish im2col instance_norm layer_norm linalg_norm linalg_vector_norm linear linspace log_sigmoid log_softmax
+logsumexp matmul max_pool1d max_pool2d max_pool3d meshgrid movedim mv narrow norm ones ones_like outer pad pixel_shuffle pixel_unshuffle
+prelu repeat_interleave reshape reshape_as rms_norm roll rot90 scaled_dot_product_attention softmax split square stack std swapaxes
+swapdims t tensordot tile to transpose tril_indices triu type_as unbind unflatten unfold upsample_bicubic2d upsample_linear1d
+upsample_nearest1d upsample_nearest3d upsample_trilinear3d var_mean vdot view_as zeros zeros_like
+"""
+OTHERS = frozenset(_OTHERS.split())
+STRIATE = frozenset("avg_pool conv conv_input local_response max_pool_index max_pool_offset norm offset_to_index".split(" "))
+# They go by the order in memory, which freezing changes.
+REFUSED = frozenset("as_strided empty_strided new_empty_strided sym_is_contiguous sym_storage_offset sym_stride".split(" "))
+# Results in memory of their own, beside those of the pointwise operators.
+_NEW = """
+adaptive_avg_pool2d avg_pool1d avg_pool2d avg_pool3d batch_norm cat clone conv1d conv2d conv3d group_norm layer_norm linear max_pool1d
+max_pool2d max_pool3d
+"""
+NEW = frozenset(_NEW.split())
+IDENTITIES = frozenset(("alias", "clone", "contiguous", "detach", "lift_fresh_copy"))
+DROPOUTS = frozenset(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"))
+
+
+def _operator(name: str) -> Any:
+    """The operator of that name if it is one that only computes: no state, no chance, no files; None if not."""
+    if name in SIZES:
+        return SIZES[name]
+    parts = name.split(".")
+    if len(parts) != 3 or parts[0] not in ("aten", "striate") or not all(re.fullmatch(r"\w+", part) for part in parts):
+        return None
+    packet = getattr(getattr(torch.ops, parts[0]), parts[1], None)
+    known = isinstance(packet, torch._ops.OpOverloadPacket) and parts[2] in packet.overloads()
+    overload: Any = getattr(packet, parts[2]) if known else None
+    if overload is None or overload._schema.is_mutable or parts[1] in REFUSED:
+        return None
+    if parts[1] in (STRIATE if parts[0] == "striate" else OTHERS):
+        return overload
+    inner = parts[0] == "striate" or parts[1].startswith("_") or parts[1].endswith("_backward")
+    chance = torch.Tag.nondeterministic_seeded in overload.tags
+    return overload if {torch.Tag.core, torch.Tag.pointwise} & set(overload.tags) and not inner and not chance else None
+
+
+def _base(op: str) -> str:
+    """The name without namespace and overload: conv2d of aten.conv2d.default."""
+    return op.split(".")[1] if op.count(".") == 2 else ""
+
+
+def _is_new(op: str) -> bool:
+    """Whether a result is memory of its own, not what its arguments lie in."""
+    if op in ARGUMENTS or _base(op) in NEW:
+        return True
+    overload = None if op in SIZES else _operator(op)
+    return overload is not None and torch.Tag.pointwise in overload.tags and all(r.alias_info is None for r in overload._schema.returns)
+
+
+def _arguments(node: Node) -> dict[str, Any]:
+    """An operator's arguments by name, the defaults too."""
+    schema = _operator(node.op)._schema
+    given = dict(zip((a.name for a in schema.arguments), node.args, strict=False))
+    return {a.name: node.kwargs.get(a.name, given.get(a.name, a.default_value)) for a in schema.arguments}
+
+
+def _by_channel(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda x, weight, bias, mean, variance, *rest: function(x, mean, variance, weight, bias, *rest[:3])
+
+
+# striate's functions for operators of torch, of the same arguments.
+OURS: dict[str, Callable[..., Any]] = {
+    "aten.view.default": torch.reshape,  # what is a view of a tensor in planes order may be none in channels order
+    "aten._unsafe_view.default": torch.reshape,
+    "aten.layer_norm.default": lambda *arguments: norm.layer_norm(*arguments[:5]),  # the last is about CUDA's library
+    "aten.group_norm.default": lambda *arguments: norm.group_norm(*arguments[:5]),
+    "aten.rms_norm.default": norm.rms_norm,
+    "aten.instance_norm.default": _by_channel(norm.instance_norm),
+    "aten.batch_norm.default": _by_channel(norm.batch_norm),
+    **{f"aten.max_pool{d}d.default": partial(pool.max_pool, dims=d) for d in (1, 2, 3)},
+    **{f"aten.avg_pool{d}d.default": partial(pool.avg_pool, dims=d) for d in (1, 2, 3)},
+    **{f"aten.adaptive_avg_pool{d}d.default": partial(pool.adaptive_avg_pool, dims=d) for d in (1, 2, 3)},
+    **{f"aten.conv{d}d.{kind}": partial(conv.conv, dims=d) for d in (1, 2, 3) for kind in ("default", "padding")},
+    **{
+        f"aten.conv_transpose{d}d.{kind}": partial(conv.conv_transpose, dims=d)
+        for d, kind in ((1, "default"), (2, "input"), (3, "input"))
+    },
+}
+
+# ------------------------------------------------------------------------------------------------------------------ trace
+
+TRACEABLE = "Freeze the parts of the model that can be traced one by one, or take what depends on the input's values out of forward."
+OTHERWISE = "Take it out of forward, or freeze the parts of the model without it."
+
+
+class _Refusal(Exception):
+    """What a graph cannot be made of: expected, got, and what to do."""
+
+
+def _trace(model: Module, inputs: tuple[Tensor, ...]) -> Graph:
+    """The graph of a model, whose inputs have a first axis of any size wherever the model allows it."""
+    batches = tuple({0: torch.export.Dim.AUTO} if x.dim() else None for x in inputs)
+    with warnings.catch_warnings(), prefer("torch"):
+        warnings.simplefilter("ignore")  # of torch.export, about itself
+        try:
+            program = torch.export.export(_Root(model), inputs, dynamic_shapes={"inputs": batches}, strict=False)
+            try:
+                return _converted(program)
+            except _Refusal:  # what writes in place, say, where another value lies too: torch.export has a way, ten times as slow
+                program = program.run_decompositions({})
+        except Exception as error:
+            raise ArgumentError(build("freeze", "a model that torch.export can trace", _one_line(error), do=TRACEABLE)) from error
+    try:
+        return _converted(program)
+    except _Refusal as refusal:
+        expects, got, do = refusal.args
+        raise ArgumentError(build("freeze", expects, got, do=do)) from None
+
+
+def _converted(program: Any) -> Graph:
+    """torch.export's program as a graph. What writes into a tensor becomes what makes a new one, where no other value shares its memory."""
+    graph = Graph()
+    letters: dict[str, str] = {}
+    for spec in program.graph_signature.output_specs:
+        if spec.kind.name != "USER_OUTPUT":
+            do = "Take the change out of forward."
+            raise _Refusal("a model whose forward changes no state", f"one that changes {_named(spec.target)}", do)
+    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    tensors = {**program.state_dict, **program.constants}
+    made: dict[Any, Any] = {}
+    shares: dict[Node, set[Node]] = {}  # the nodes in whose memory a node may lie
+    for one in program.graph.nodes:
+        value = one.meta.get("val")
+        about: dict[str, Any] = {"shape": _shape(value, letters), "dtype": getattr(value, "dtype", None)}
+        if one.op == "placeholder" and specs[one.name].kind.name == "USER_INPUT":
+            made[one] = Node("input", **about, name=f"input {len(graph.inputs)}")
+            graph.inputs.append(made[one])
+        elif one.op == "placeholder":
+            tensor = tensors.get(specs[one.name].target)
+            if not isinstance(tensor, Tensor):
+                raise _Refusal("a model of tensors", f"{_named(specs[one.name].target)}, a {type(tensor).__name__}", OTHERWISE)
+            made[one] = Node("constant", **about, name=_named(specs[one.name].target), value=tensor.detach())
+        elif one.op == "call_function" and not str(one.target).startswith("aten._assert"):
+            args, kwargs = _walk(lambda v: made[v] if isinstance(v, torch.fx.Node) else v, (tuple(one.args), dict(one.kwargs)))
+            node = Node(_name(one.target), args, kwargs, **about, name=one.name)
+            if isinstance(one.target, torch._ops.OpOverload) and one.target._schema.is_mutable:
+                node.op = node.op.replace("_.", ".", 1)
+                target = args[0]
+                others = {n for n, there in shares.items() if target in there} | shares.get(target, {target})
+                if target.op in ("input", "constant") or len(others) > 1:
+                    raise _Refusal("operators that change no input", f"{one.target}", OTHERWISE)
+                made.update({key: node for key, was in made.items() if was is target})
+            given = _arguments(node) if node.op in ("aten.batch_norm.default", "aten.instance_norm.default") else {}
+            changes = given.get("running_mean") is not None and (given.get("training") or given.get("use_input_stats"))
+            unknown = _operator(node.op) is None and not (_base(node.op) in DROPOUTS and not node.args[2])
+            if changes or unknown:
+                raise _Refusal("operators that only compute", f"{node.op} ({node.name})", OTHERWISE)
+            shares[node] = {node} if _is_new(node.op) else {node}.union(*(shares.get(s, {s}) for s in node.sources()))
+            made[one] = node
+            graph.nodes.append(node)
+        elif one.op == "output":
+            leaves = [made.get(leaf, leaf) if isinstance(leaf, torch.fx.Node) else leaf for leaf in one.args[0]]
+            graph.output = pytree.tree_unflatten(leaves, program.call_spec.out_spec)
+            _check_output(graph.output)
+    for symbol, letter in letters.items():
+        found = next((r for s, r in program.range_constraints.items() if str(s) == symbol), None)
+        least, most = (0, None) if found is None else (found.lower, found.upper)
+        graph.ranges[letter] = 0 if least <= 2 else int(least), None if most is None or most > 2**62 else int(most)
+    return graph
+
+
+def _named(target: Any) -> str:
+    return str(target).removeprefix("model.")
+
+
+def _name(target: Any) -> str:
+    return next((name for name, function in SIZES.items() if function is target), str(target))
+
+
+def _shape(value: Any, letters: dict[str, str]) -> tuple[int | str, ...] | None:
+    """Sizes; those that may be any by letters, N, N1, N2, …, and what follows from them by torch.export's formula."""
+    if not isinstance(value, Tensor):
+        return None
+    told: list[int | str] = []
+    for size in map(str, value.shape):
+        if re.fullmatch(r"s\d+", size):
+            letters.setdefault(size, f"N{len(letters) or ''}")
+        told.append(int(size) if size.isdecimal() else letters.get(size, size))
+    return tuple(told)
+
+
+def _check_output(output: Any) -> None:
+    plain = isinstance(output, Node) or type(output) in (tuple, list)
+    plain = plain or (type(output) is dict and all(isinstance(key, str) for key in output))
+    if not plain:
+        do = "Return those from forward."
+        raise _Refusal("outputs of tensors in tuples, lists and dicts of names", f"a {type(output).__name__}", do)
+    for part in () if isinstance(output, Node) else output.values() if isinstance(output, dict) else output:
+        _check_output(part)
+
+
+# --------------------------------------------------------------------------------------------------------------- shortening
+
+
+def _shorten(graph: Graph) -> None:
+    _drop_identities(graph)
+    _compute_constants(graph)
+    graph.drop_unused()
+    for node in list(graph.nodes):
+        fused = _fusible(node)
+        if fused is not None:
+            graph.nodes[graph.nodes.index(node)] = fused
+            graph.replace(node, fused)
+    _pick_first(graph)
+    _take_in_norms(graph)
+    _take_in_sums(graph)
+    _take_in_clamps(graph)
+    graph.drop_unused()
+    for node in _nodes(graph.output):
+        if node.op == "constant":  # or the caller could write into it
+            graph.nodes.append(Node("aten.clone.default", (node,), {}, node.shape, node.dtype, node.name))
+            graph.output = _walk(partial(_in_place_of, node, graph.nodes[-1]), graph.output)
+
+
+def _in_place_of(old: Any, new: Any, value: Any) -> Any:
+    return new if value is old else value
+
+
+def _drop_identities(graph: Graph) -> None:
+    outputs = set(_nodes(graph.output))  # two that share no memory stay two
+    for node in list(graph.nodes):
+        if _base(node.op) in IDENTITIES | DROPOUTS and not (node in outputs and _base(node.op) == "clone"):
+            graph.nodes.remove(node)
+            graph.replace(node, node.args[0])
+
+
+def _compute_constants(graph: Graph) -> None:
+    for node in list(graph.nodes):
+        if any(source.op != "constant" for source in node.sources()):
+            continue
+        args, kwargs = _walk(lambda v: v.value if isinstance(v, Node) else v, (node.args, node.kwargs))
+        value = _operator(node.op)(*args, **kwargs)
+        graph.nodes.remove(node)
+        if isinstance(value, Tensor | tuple | list):
+            node.op, node.args, node.kwargs, node.value = "constant", (), {}, value
+        else:
+            graph.replace(node, value)
+
+
+def _is_constant(*values: Any) -> bool:
+    return all(v is None or (isinstance(v, Node) and v.op == "constant") for v in values)
+
+
+def _fusible(node: Node) -> Node | None:
+    """The fused node for a convolution or linear layer of fixed weights, or a batch norm of fixed statistics."""
+    base, rank = _base(node.op), len(node.shape or ())
+    if base in ("conv1d", "conv2d", "conv3d") and rank == int(base[4]) + 2:
+        op = FUSED_CONV
+    elif base == "linear" and rank:
+        op = FUSED_LINEAR
+    elif base in ("batch_norm", "_native_batch_norm_legit_no_training"):
+        op = FUSED_NORM
+    else:
+        return None
+    given = _arguments(node)
+    if op == FUSED_NORM and given.get("training"):
+        return None
+    names = {"x": "input", "mean": "running_mean", "variance": "running_var"}
+    kwargs = {name: given.get(names.get(name, name)) for name in ARGUMENTS[op]}
+    constants = [kwargs[name] for name in CONSTANTS if name in kwargs]
+    if not _is_constant(*constants) or any(c is not None and c.value.dtype is not torch.float32 for c in constants):
+        return None
+    named = next((c.name.rpartition(".")[0] for c in constants if c is not None), "")
+    shape = node.args[0].shape if op == FUSED_NORM else node.shape
+    return Node(op, (), kwargs, shape, torch.float32, named or node.name)
+
+
+def _pick_first(graph: Graph) -> None:
+    """A batch norm that was the first of an operator's three results is all of it now."""
+    for node in list(graph.nodes):
+        if node.op == "getitem" and node.args[0].op == FUSED_NORM:
+            graph.nodes.remove(node)
+            graph.replace(node, node.args[0])
+
+
+def _take_in_norms(graph: Graph) -> None:
+    users = graph.users()
+    for node in list(graph.nodes):
+        if node.op == FUSED_NORM and users[node.kwargs["x"]] == [node] and _merge(node.kwargs["x"], node.kwargs):
+            layer = node.kwargs["x"]
+            graph.nodes.remove(node)
+            graph.replace(node, layer)
+            users[layer] = users.get(node, [])
+
+
+def _merge(layer: Node, given: dict[str, Any]) -> bool:
+    """Puts ``s·y + t`` on a layer's outputs, ``W' = s·W`` and ``b' = s·b + t``, in float64, rounded once. False where that cannot be."""
+    transposed = _base(layer.op).startswith("conv_transpose") and len(layer.shape or ()) == int(_base(layer.op)[14]) + 2
+    if not (transposed or layer.op == FUSED_CONV or (layer.op == FUSED_LINEAR and len(layer.shape or ()) == 2)):
+        return False  # of more axes, a linear layer's features are not on the norm's
+    arguments = _arguments(layer) if transposed else layer.kwargs
+    weight, bias = arguments["weight"], arguments["bias"]
+    if not _is_constant(weight, bias):
+        return False
+    mean, variance, gamma, beta = (None if given[k] is None else given[k].value for k in ("mean", "variance", "weight", "bias"))
+    known = SimpleNamespace(running_mean=mean, running_var=variance, weight=gamma, bias=beta, eps=given["eps"])
+    scale, shift = _scale_and_shift(known)
+    w, b = weight.value.double(), 0.0 if bias is None else bias.value.double()
+    if transposed:  # its weight is (in, out / groups, *taps)
+        along = (arguments["groups"], 1, -1, *[1] * (w.dim() - 2))
+        w = (w.unflatten(0, (arguments["groups"], -1)) * scale.view(along)).flatten(0, 1)
+    else:
+        w = w * scale.view(-1, *[1] * (w.dim() - 1))
+    w, b = w.float(), (b * scale + shift).float()
+    if not (_is_finite(w) and _is_finite(b)):
+        return False
+    path = weight.name.removesuffix("weight")
+    for name, value in (("weight", w), ("bias", b)):
+        arguments[name] = Node("constant", shape=tuple(value.shape), dtype=value.dtype, name=f"{path}{name}", value=value)
+    if transposed:
+        layer.args, layer.kwargs = tuple(arguments.values()), {}
+    return True
+
+
+def _take_in_sums(graph: Graph) -> None:
+    """``conv(x) + r`` of the same shape: the convolution computes the sum, where the sum stood."""
+    users = graph.users()
+    for node in list(graph.nodes):
+        if node.op != "aten.add.Tensor" or node.kwargs.get("alpha", 1) != 1 or node.dtype is not torch.float32:
+            continue
+        for layer, other in (node.args, node.args[::-1]):
+            if not (isinstance(layer, Node) and isinstance(other, Node)) or layer is other or layer.shape != other.shape:
+                continue
+            takes = layer.op in (FUSED_CONV, FUSED_NORM) and layer.kwargs["residual"] is None
+            if takes and users[layer] == [node] and other.dtype is torch.float32:
+                layer.kwargs["residual"] = other
+                graph.nodes.remove(layer)
+                graph.nodes[graph.nodes.index(node)] = layer
+                graph.replace(node, layer)
+                users = graph.users()
+                break
+
+
+def _bounds(node: Node) -> tuple[float, float] | None:
+    """Of a clamp by numbers."""
+    if node.op == "aten.relu.default":
+        return 0.0, math.inf
+    if _base(node.op) not in ("hardtanh", "relu6", "clamp", "clamp_min", "clamp_max") or node.dtype is not torch.float32:
+        return None
+    given = {"min": 0.0, "max": 6.0} if _base(node.op) == "relu6" else _arguments(node)
+    low, high = given.get("min_val", given.get("min")), given.get("max_val", given.get("max"))
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    return (float(low), float(high)) if isinstance(low, int | float) and isinstance(high, int | float) and low <= high else None
+
+
+def _take_in_clamps(graph: Graph) -> None:
+    users = graph.users()
+    for node in list(graph.nodes):
+        layer, bounds = node.args[0] if node.args else None, _bounds(node)
+        if bounds is None or not isinstance(layer, Node) or users[layer] != [node]:
+            continue
+        given = layer.kwargs
+        if layer.op == FUSED_NORM and given["activation"] is None and bounds in NORM_ACTIVATIONS:
+            given["activation"] = NORM_ACTIVATIONS[bounds]
+        elif layer.op in (FUSED_CONV, FUSED_LINEAR) and given["low"] is None and given["high"] is None:
+            given["low"], given["high"] = (None if math.isinf(bound) else bound for bound in bounds)
+        else:
+            continue
+        graph.nodes.remove(node)
+        graph.replace(node, layer)
+        users = graph.users()
+
+
+NORM_ACTIVATIONS = {(0.0, math.inf): "relu", **({(0.0, 6.0): "relu6"} if "relu6" in norm.ACTIVATIONS else {})}
+
+# ---------------------------------------------------------------------------------------------------------------- program
+
+Values = list[Any]
+
+
+class _Step(NamedTuple):
+    run: Callable[[Values], Any]
+    slot: int
+    done: tuple[int, ...]  # slots that nothing reads any more
+
+
+class _Program:
+    """A graph ready to run: its layers, and what to do in what order. Nothing in it changes but what its layers remember."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.constants = list(dict.fromkeys(n for node in graph.nodes for n in node.sources() if n.op == "constant"))
+        self.layers = {node: _layer(node) for node in graph.nodes if node.op in (FUSED_CONV, FUSED_LINEAR)}
+        slots = {node: slot for slot, node in enumerate([*graph.inputs, *self.constants, *graph.nodes])}
+        self.start: Values = [None] * len(graph.inputs) + [c.value for c in self.constants] + [None] * len(graph.nodes)
+        last = {source: node for node in graph.nodes for source in node.sources()}
+        for node in [*_nodes(graph.output), *self.constants]:
+            last.pop(node, None)
+        done: dict[Node, list[int]] = {}
+        for source, node in last.items():
+            done.setdefault(node, []).append(slots[source])
+        users = graph.users()
+        reuse = {node for node in self.layers if node.op == FUSED_CONV and _may_overwrite(node, last, users)}
+        self.fast, self.exact = (
+            [_Step(self._run(node, slots, node in reuse, exact), slots[node], tuple(done.get(node, ()))) for node in graph.nodes]
+            for exact in (False, True)
+        )
+        self.output = _walk(lambda node: slots[node], graph.output)
+        self.finite = all(_is_finite(c.value) for c in self.constants if isinstance(c.value, Tensor))
+
+    def __call__(self, inputs: tuple[Tensor, ...]) -> Any:
+        values = self.start.copy()
+        values[: len(inputs)] = inputs
+        for run, slot, done in self.fast if self.finite and all(map(_is_finite, inputs)) else self.exact:
+            values[slot] = run(values)
+            for k in done:
+                values[k] = None
+        return _walk(lambda slot: values[slot], self.output)
+
+    def _run(self, node: Node, slots: dict[Node, int], reuse: bool, exact: bool) -> Callable[[Values], Any]:
+        """What computes a node from the values in their slots."""
+        given = node.kwargs
+        if node.op in ARGUMENTS:
+            x, r = slots[given["x"]], slots[given["residual"]] if given.get("residual") is not None else None
+            if node.op == FUSED_NORM:
+                constants = (given[name] for name in ("mean", "variance", "weight", "bias"))
+                rest = (*(None if c is None else c.value for c in constants), False, 0.1, given["eps"])
+                return lambda v: norm.by_channel(v[x], *rest, residual=None if r is None else v[r], activation=given["activation"])
+            layer: Any = self.layers[node]
+            if r is None:
+                run = layer.exact if exact else layer
+                return lambda v: run(v[x])
+            return (lambda v: layer.exact(v[x], v[r])) if exact else (lambda v: layer(v[x], v[r], reuse))
+        function, given_args = _operator(node.op), node.args
+        if node.op in OURS:
+            function, given_args, given = OURS[node.op], tuple(_arguments(node).values()), {}
+        if given_args and isinstance(given_args[0], Node) and not _nodes((given_args[1:], given)):
+            first, rest = slots[given_args[0]], given_args[1:]
+            return lambda v: function(v[first], *rest, **given)
+
+        def run_any(v: Values) -> Any:
+            args, kwargs = _walk(lambda a: v[slots[a]] if isinstance(a, Node) else a, (given_args, given))
+            return function(*args, **kwargs)
+
+        return run_any
+
+
+def _layer(node: Node) -> FusedConv | FusedLinear:
+    given = node.kwargs
+    weight, bias = given["weight"].value, None if given["bias"] is None else given["bias"].value
+    bounds = {"low": -math.inf if given["low"] is None else given["low"], "high": math.inf if given["high"] is None else given["high"]}
+    if node.op == FUSED_LINEAR:
+        return FusedLinear(weight, bias, **bounds, where=node.name)
+    layer = FusedConv(weight, bias, given["stride"], given["padding"], given["dilation"], given["groups"], **bounds, where=node.name)
+    given["weight"].value = layer.weight  # the same numbers in channels order: one copy for both
+    return layer
+
+
+def _may_overwrite(node: Node, last: dict[Node, Node], users: dict[Node, list[Node]]) -> bool:
+    """Whether a node's residual is memory of its own that nothing but the node reads from there on."""
+    residual = node.kwargs["residual"]
+    if residual is None or residual is node.kwargs["x"] or last.get(residual) is not node or not _is_new(residual.op):
+        return False
+    return all(_is_new(user.op) for user in users[residual])
+
+
+def _is_finite(x: Tensor) -> bool:
+    """By one pass that adds them: NaN and infinity stay in a sum."""
+    return not x.is_floating_point() or math.isfinite(x.sum().item())
+
+
+# ----------------------------------------------------------------------------------------------------------------- frozen
+
+
+class Frozen(Module):
+    r"""A model that :func:`freeze` made: it computes, and nothing else can be done to it.
+
+    ``frozen(*inputs)``: tensors of the example's shapes, with any batch size, float32 ones on the CPU; returns what the model returned.
+    Nothing is kept for a gradient. Results are channels_last where they have four or five axes. Threads may call it at once: each gets the
+    bits it would get alone.
+
+    It has no parameters and no ``state_dict``, stays in evaluation mode whatever ``train()`` says, and is saved with :meth:`save`. Copies
+    share its weights, which never change.
+
+    Raises ShapeError, DtypeError or ArgumentError for inputs it was not frozen for.
+
+    >>> frozen = freeze(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU()), torch.ones(1, 3, 8, 8))
+    >>> frozen(torch.ones(5, 3, 8, 8)).shape
+    torch.Size([5, 8, 6, 6])
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.training = False
+        self._program = _Program(graph)
+
+    @property
+    def difference(self) -> float:
+        """How far its outputs were off the model's when it was frozen, in parts of their root mean square."""
+        return self._program.graph.difference
+
+    def forward(self, *inputs: Tensor) -> Any:
+        given = self._checked(inputs)
+        if torch.is_autocast_enabled("cpu"):
+            with torch.no_grad(), torch.autocast("cpu", enabled=False):
+                return self._program(given)
+        with torch.no_grad():
+            return self._program(given)
+
+    def _checked(self, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        graph = self._program.graph
+        sizes: dict[str, int] = {}
+        if len(inputs) != len(graph.inputs):
+            _refuse(ArgumentTypeError, f"{_count(len(graph.inputs), 'input')}", len(inputs), "Give what the model takes.")
+        given = []
+        for node, x in zip(graph.inputs, inputs, strict=True):
+            if not isinstance(x, Tensor):
+                _refuse(ArgumentTypeError, f"{node.name} to be a tensor", x.__class__.__name__, "Call torch.as_tensor on it first.")
+            shape, before = node.shape or (), sizes.copy()
+            wanted = [sizes.setdefault(n, size) if isinstance(n, str) else n for n, size in zip(shape, x.shape, strict=False)]
+            if x.dim() != len(shape) or list(x.shape) != wanted:
+                do = "Freeze the model with an example of that shape."
+                _refuse(ShapeError, f"{node.name} of shape {_told(shape)}", tuple(x.shape), do, **before)
+            if x.dtype is not node.dtype or not x.is_cpu:
+                type, got = (str(d).removeprefix("torch.") for d in (node.dtype, x.dtype))
+                _refuse(DtypeError, f"{node.name} of {type} on the CPU", f"{got} on {x.device.type}", "Convert it with .to().")
+            if x.requires_grad and torch.is_grad_enabled():
+                do = "Call it under torch.no_grad(), or train with the model it was frozen from."
+                _refuse(ArgumentError, f"{node.name} without a gradient", "one that requires it", do)
+            given.append(x.detach().contiguous(memory_format=FORMATS[x.dim()]) if x.dim() in FORMATS else x.detach())
+        for letter, size in sizes.items():
+            least, most = graph.ranges.get(letter, (0, None))
+            if size < least or (most is not None and size > most):
+                bound = f"{letter} of at least {least}" if size < least else f"{letter} of at most {most}"
+                _refuse(ShapeError, bound, size, "The model was traced for those.")
+        return tuple(given)
+
+    # what it is
+
+    def explain(self) -> dict[str, list[tuple[str, str | None]]]:
+        """For each convolution and linear layer, with the example's shape: the methods in the order they are asked, up to the chosen one,
+        each with the reason against it.
+
+        >>> frozen = freeze(torch.nn.Conv2d(8, 8, 3), torch.ones(1, 8, 8, 8))
+        >>> [methods[-1][1] for methods in frozen.explain().values()]
+        [None]
+        """
+        return {name: layer.explain(self._example(node.kwargs["x"])) for name, node, layer in self._named_layers()}
+
+    def _named_layers(self) -> list[tuple[str, Node, FusedConv | FusedLinear]]:
+        named: dict[str, tuple[Node, FusedConv | FusedLinear]] = {}
+        for node, layer in self._program.layers.items():
+            name = node.name
+            while name in named:
+                name += "'"
+            named[name] = node, layer
+        return [(name, *of) for name, of in named.items()]
+
+    def _example(self, node: Node) -> Tensor:
+        """A tensor of the shape a node has for the example, of one number."""
+        sizes = self._program.graph.example
+        shape = [sizes.get(n, 1) if isinstance(n, str) else n for n in node.shape or ()]
+        return torch.empty(1).expand(shape)
+
+    def __repr__(self) -> str:
+        graph, names = self._program.graph, {node: name for name, node, _ in self._named_layers()}
+        rows = [("operator", "of", "method", "output")]
+        for node in graph.nodes:
+            layer = self._program.layers.get(node)
+            if layer is not None:
+                method = layer.method(self._example(node.kwargs["x"]))
+            else:
+                method = "striate" if node.op in OURS or node.op == FUSED_NORM else "torch"
+            rows.append((_what(node), names.get(node, node.name), method, "" if node.shape is None else _told(node.shape)))
+        widths = [max(len(row[k]) for row in rows) for k in range(3)]
+        table = ["  ".join([*(f"{row[k]:{widths[k]}}" for k in range(3)), row[3]]).rstrip() for row in rows]
+        inputs = ", ".join(f"{_told(node.shape or ())} {str(node.dtype).removeprefix('torch.')}" for node in graph.inputs)
+        numbers = sum(c.value.numel() for c in self._program.constants if isinstance(c.value, Tensor))
+        head = f"Frozen: {inputs}; {_count(len(graph.nodes), 'operator')}, {numbers:,} numbers"
+        return "\n  ".join([head, *table])
+
+    # what cannot be done to it
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: a frozen model has no parameters."""
+        do = "Keep the model it was frozen from: that has the state. Save this one with .save(path)."
+        _refuse(ArgumentError, "to be saved whole", "a call of state_dict", do)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: a frozen model has no parameters."""
+        do = "Load it into the model it was frozen from, and freeze that again."
+        _refuse(ArgumentError, "its weights to stay", "a call of load_state_dict", do)
+
+    def train(self, mode: bool = True) -> Frozen:
+        """No effect: it stays in evaluation mode, also as a part of a model that trains."""
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Frozen:
+        moved = fn(torch.zeros(1))
+        if moved.dtype is not torch.float32 or not moved.is_cpu:
+            got = f"{str(moved.dtype).removeprefix('torch.')} on {moved.device.type}"
+            _refuse(ArgumentError, "to stay float32 on the CPU", got, "Convert the model it was frozen from.")
+        return self
+
+    def __copy__(self) -> Frozen:
+        twin = self.__class__.__new__(self.__class__)
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Frozen:
+        return self.__copy__()
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        do = "Save it with .save(path), and load that with striate.load_frozen(path)."
+        _refuse(ArgumentError, "to be kept in a file of numbers and text", "a call of pickle", do)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes one safetensors file: the weights, and the graph as JSON in its metadata, each byte under a SHA-256; no code.
+
+        A crash at any moment leaves the file there was or the new one. ``striate.load_frozen`` reads it.
+
+        Raises CheckpointError if the name does not end in ``.safetensors`` or the file cannot be written.
+
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> frozen = freeze(torch.nn.Linear(2, 1), torch.ones(1, 2))
+        >>> frozen.save(folder.name + "/model.safetensors")
+        >>> torch.equal(load(folder.name + "/model.safetensors")(torch.ones(3, 2)), frozen(torch.ones(3, 2)))
+        True
+        """
+        tensorfile.check_name(Path(path))
+        metadata, tensors = _encoded(self._program)
+        tensorfile.write(Path(path), tensorfile.encode(tensors, metadata))
+
+
+def _refuse(error: type[Exception], expects: str, got: Any, do: str, **facts: Any) -> NoReturn:
+    raise error(build("Frozen", expects, got, do=do, **facts))
+
+
+def _told(shape: tuple[int | str, ...]) -> str:
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _what(node: Node) -> str:
+    """An operator and what it takes in."""
+    if node.op not in ARGUMENTS:
+        return _base(node.op) or node.op
+    given, told = node.kwargs, node.op.partition(".")[2]
+    told += " + sum" if given.get("residual") is not None else ""
+    low, high = given.get("low"), given.get("high")
+    clamp = "relu" if (low, high) == (0, None) else "relu6" if (low, high) == (0, 6) else f"clamp {low} to {high}"
+    after = given.get("activation") or (None if low is None and high is None else clamp)
+    return f"{told} + {after}" if after else told
+
+
+# ---------------------------------------------------------------------------------------------------------------- freezing
+
+
+def freeze(model: Module, example_input: Tensor | tuple[Tensor, ...]) -> Frozen:
+    r"""A copy of ``model`` for inference only: folded, fused and packed once, for any batch size. ``model`` stays as it is.
+
+    .. math:: \max |frozen(x) - model(x)| ≤ 10^{-3} \sqrt{\operatorname{mean}\, model(x)^2}
+
+    That is checked on the example, and on a batch of 1, with a warning where it does not hold; ``frozen.difference`` has the ratio.
+    Inputs that hold NaN or infinity go by torch's own operators, so that NaN stays what it is.
+
+    model: of float32 on the CPU. It is frozen as ``model.eval()`` computes, whatever its mode. example_input: a tensor, or a tuple of
+    tensors, that ``model(*example_input)`` runs on. All axes but the first are frozen with it; the first too, where the model needs it.
+
+    Cost: the time is that of a trace, some seconds; the memory twice that of the weights, which are kept as they are and packed.
+
+    Raises ArgumentTypeError for what is no model or example, DtypeError for other types and devices, and ArgumentError for a model that
+    torch.export cannot trace, that changes state in forward, draws random numbers, or returns something else than tensors.
+
+    Source: V. Vanhoucke, A. Senior, M. Mao, "Improving the speed of neural networks on CPUs", 2011, for fixed weights laid out once;
+    :func:`striate.fold` for the norms.
+
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, bias=False), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
+    >>> frozen = freeze(model, torch.ones(2, 3, 8, 8))
+    >>> print("\n".join(line.split("  (N")[0] for line in str(frozen).splitlines()[1:])) # doctest: +NORMALIZE_WHITESPACE
+      operator     of          method   output
+      conv + relu  0           onednn
+      max_pool2d   max_pool2d  striate
+    >>> frozen(torch.ones(7, 3, 8, 8)).shape
+    torch.Size([7, 8, 3, 3])
+    """
+    if not isinstance(model, Module):
+        raise ArgumentTypeError(build("freeze", "a torch.nn.Module", type(model).__name__, do="Pass the model itself, then an example."))
+    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+    strange = [type(x).__name__ for x in inputs if not isinstance(x, Tensor)]
+    if strange or not inputs:
+        do = "Pass what model(*example_input) takes; give a model with other arguments a forward that takes tensors."
+        raise ArgumentTypeError(build("freeze", "a tensor or a tuple of tensors", ", ".join(strange) or "an empty tuple", do=do))
+    _check_types(model, inputs)
+    with torch.inference_mode(False), torch.no_grad():
+        try:
+            copied = _copy(model).eval()
+        except ArgumentError as error:
+            do = "Take out what keeps copy.deepcopy(model) from working."
+            raise ArgumentError(build("freeze", "a model that can be copied", _one_line(error.__cause__ or error), do=do)) from error  # type: ignore[arg-type]
+        inputs = tuple(x.detach().clone() for x in inputs)
+        batches = {x.shape[0] for x in inputs if x.dim()}
+        # torch.export takes an axis of 0 or 1 for one that always is
+        traced = tuple(torch.cat([x, x]) if x.dim() and batches <= {1} else x for x in inputs)
+        graph = _trace(copied, traced)
+        for node, x in zip(graph.inputs, inputs, strict=True):
+            graph.example |= {size: x.shape[axis] for axis, size in enumerate(node.shape or ()) if isinstance(size, str)}
+        _shorten(graph)
+        frozen = Frozen(graph)
+        graph.difference = _difference(copied, frozen, inputs)
+        if not graph.difference <= ERROR:
+            do = "Compare the two on your own data before you use the frozen one; a condition on the batch size in forward is one cause."
+            found = f"{graph.difference:.1e}"
+            told = build("freeze", f"outputs within {ERROR:.0e} of the model's, in parts of their root mean square", found, do=do)
+            warnings.warn(told, stacklevel=2)
+    return frozen
+
+
+def _check_types(model: Module, inputs: tuple[Tensor, ...]) -> None:
+    for name, x in [*model.named_parameters(), *model.named_buffers(), *((f"input {k}", x) for k, x in enumerate(inputs))]:
+        if not x.is_cpu or x.layout is not torch.strided or x.is_complex() or (x.is_floating_point() and x.dtype is not torch.float32):
+            got = f"{name} in {str(x.dtype).removeprefix('torch.')} on {x.device.type}"
+            do = "Convert model and example with .float().cpu()."
+            raise DtypeError(build("freeze", "a model and an example of float32 on the CPU", got, do=do))
+
+
+def _difference(model: Module, frozen: Frozen, inputs: tuple[Tensor, ...]) -> float:
+    """The largest over the outputs, for the example and for a batch of 1, in parts of an output's root mean square."""
+    graph, found = frozen._program.graph, 0.0
+    single = tuple(x[:1] if node.shape and isinstance(node.shape[0], str) else x for node, x in zip(graph.inputs, inputs, strict=True))
+    allowed = all(least <= 1 for least, _ in graph.ranges.values())
+    for given in (inputs, single) if allowed and any(a.shape != b.shape for a, b in zip(inputs, single, strict=True)) else (inputs,):
+        try:
+            expected = pytree.tree_leaves(model(*(x.clone() for x in given)))
+        except Exception:
+            if given is inputs:
+                raise
+            continue  # a batch of 1 is more than the model can do
+        for a, b in zip(expected, pytree.tree_leaves(frozen(*given)), strict=True):
+            if a.shape != b.shape:
+                return math.inf
+            a, b = a.detach().double(), b.detach().double()
+            apart = (a - b).abs().masked_fill((a == b) | (a.isnan() & b.isnan()), 0)
+            size = a[a.isfinite()].square().mean().sqrt() if a.isfinite().any() else 1.0
+            if apart.numel() and apart.max() > 0:
+                found = max(found, float(apart.max() / size), key=lambda v: (math.isnan(v), v))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------------- files
+
+# Values of torch in a graph, by name.
+VALUES: dict[str, Any] = {
+    **{str(v).removeprefix("torch."): v for v in tensorfile.DTYPES.values()},
+    **{str(v).removeprefix("torch."): v for v in (torch.contiguous_format, torch.preserve_format, *FORMATS.values(), torch.strided)},
+    "cpu": torch.device("cpu"),
+}
+
+
+def _encoded(program: _Program) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A graph in words and numbers that JSON has, and the tensors it names."""
+    graph = program.graph
+    tensors: dict[str, Tensor] = {}
+    names: dict[Node, str] = {}
+    for constant in program.constants:
+        names[constant] = name = f"{constant.name or 'constant'}{'' if constant.name not in tensors else f'.{len(tensors)}'}"
+        tensors[name] = constant.value
+    numbers = {node: number for number, node in enumerate([*graph.inputs, *graph.nodes])}
+
+    def told(value: Any) -> Any:
+        if isinstance(value, Node):
+            return {"tensor": names[value]} if value.op == "constant" else {"node": numbers[value]}
+        if isinstance(value, tuple | list):
+            return {"tuple" if isinstance(value, tuple) else "list": [told(v) for v in value]}
+        if isinstance(value, dict):
+            return {"dict": {key: told(v) for key, v in value.items()}}
+        if isinstance(value, float) and not math.isfinite(value):
+            return {"float": str(value)}
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        found = [name for name, known in VALUES.items() if type(known) is type(value) and known == value]
+        if not found:
+            do = "Freeze the parts of the model without it."
+            raise CheckpointError(build("save", "a graph of numbers, text and tensors", f"{type(value).__name__} {value}", do=do))
+        return {"torch": found[0]}
+
+    parts = ((node, told(node.args), {key: told(value) for key, value in node.kwargs.items()}) for node in graph.nodes)
+    nodes = [{"op": node.op, "args": args, "kwargs": kwargs, "shape": node.shape, "name": node.name} for node, args, kwargs in parts]
+    inputs = [{"shape": node.shape, "dtype": str(node.dtype).removeprefix("torch."), "name": node.name} for node in graph.inputs]
+    rest = {"ranges": graph.ranges, "example": graph.example, "difference": told(graph.difference)}
+    return {"frozen": FORMAT, "inputs": inputs, "nodes": nodes, "output": told(graph.output), **rest}, tensors
+
+
+def load(path: str | os.PathLike[str]) -> Frozen:
+    """The model that :meth:`Frozen.save` wrote, ready to run: it gives the same bits.
+
+    The file is data: it names operators of a list of ones that only compute, and any other is refused. The model runs once, on zeros of the
+    example's shape, so that weights are packed and methods chosen.
+
+    Raises CheckpointError, in one line, for a file that is missing, damaged in as little as one bit, of something else, of a newer striate,
+    or with an operator that is not on the list.
+    """
+    path = Path(path)
+
+    def refusal(got: str, do: str = "Copy the file afresh, or freeze the model again.") -> CheckpointError:
+        return CheckpointError(build("load_frozen", "a sound frozen model", got, path=path, do=do))
+
+    def check(places: dict[str, tensorfile.Place], metadata: dict[str, Any]) -> None:
+        format = metadata.get("frozen")
+        if type(format) is not int:
+            raise refusal("a file of something else", "Load a checkpoint with striate.training.load, or freeze its model.")
+        if format > FORMAT:
+            raise refusal(f"one of format {format}, where this striate knows up to {FORMAT}", "Use a newer striate.")
+
+    try:
+        tensors, metadata = tensorfile.read(path, check)
+    except tensorfile.Damaged as found:
+        raise refusal(str(found)) from None
+    try:
+        graph = _decoded(metadata, tensors)
+        with torch.inference_mode(False), torch.no_grad():
+            frozen = Frozen(graph)
+            shapes = ([graph.example[n] if isinstance(n, str) else n for n in node.shape or ()] for node in graph.inputs)
+            frozen(*(torch.zeros(shape, dtype=node.dtype) for shape, node in zip(shapes, graph.inputs, strict=True)))
+    except _Refusal as unknown:
+        raise refusal(*unknown.args) from None
+    except Exception as error:
+        raise refusal(f"a graph that does not run ({_one_line(error)})") from None
+    return frozen
+
+
+def _decoded(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> Graph:
+    """Raises _Refusal for an operator that is not on the list, and whatever comes for what no graph has."""
+    graph = Graph()
+    known: list[Node] = []
+    constants: dict[str, Node] = {}
+
+    def read(value: Any) -> Any:
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        ((kind, inner),) = value.items()
+        if kind == "node" and type(inner) is int and inner >= 0:
+            return known[inner]
+        if kind == "tensor":
+            return constants.setdefault(inner, Node("constant", name=inner, shape=tuple(tensors[inner].shape), value=tensors[inner]))
+        if kind in ("tuple", "list"):
+            return (tuple if kind == "tuple" else list)(map(read, inner))
+        if kind == "dict":
+            return {str(key): read(v) for key, v in inner.items()}
+        if kind == "float":
+            return float(inner)
+        if kind == "torch":
+            return VALUES[inner]
+        raise ValueError(f"a {kind} in a graph")
+
+    def shape_of(told: Any) -> tuple[int | str, ...] | None:
+        return None if told is None else tuple(n if type(n) is int and n >= 0 else str(n) for n in told)
+
+    for one in metadata["inputs"]:
+        known.append(Node("input", shape=shape_of(one["shape"]), dtype=VALUES[one["dtype"]], name=str(one["name"])))
+    graph.inputs = known.copy()
+    for one in metadata["nodes"]:
+        args, kwargs = read(one["args"]), {str(key): read(value) for key, value in one["kwargs"].items()}
+        node = Node(str(one["op"]), args, kwargs, shape_of(one["shape"]), name=str(one["name"]))
+        if node.op not in ARGUMENTS and _operator(node.op) is None:
+            raise _Refusal(f"operator {node.op!r}, which is not one it runs", "Use the striate and torch it was frozen with.")
+        if node.op in ARGUMENTS:
+            wanted = ARGUMENTS[node.op]
+            if node.args or node.kwargs.keys() != set(wanted) or not _is_constant(*(node.kwargs[k] for k in CONSTANTS if k in wanted)):
+                raise ValueError(f"arguments that {node.op} does not have")
+        known.append(node)
+        graph.nodes.append(node)
+    graph.output = read(metadata["output"])
+    graph.ranges = {str(k): (int(least), None if most is None else int(most)) for k, (least, most) in metadata["ranges"].items()}
+    graph.example = {str(k): int(v) for k, v in metadata["example"].items()}
+    graph.difference = float(read(metadata["difference"]))
+    return graph

@@ -1,0 +1,310 @@
+r"""Convolutions and linear layers for inference: the weight is packed once, and what follows is computed in the same pass.
+
+.. math:: y = \min(\max(x * w + b + r,\ low),\ high)
+
+r is the other side of a sum (a residual); low and high are an activation's bounds: 0 and infinity for ReLU, 0 and 6 for ReLU6. There is
+no gradient. For each shape of x a method is chosen when it first comes, and kept.
+
+A method is a :class:`~striate.ops.choose.Candidate` whose ``run(layer, call)`` packs the layer's weight, or takes it packed from
+:meth:`_Fused.packed`, and returns what computes y from x, the residual, and whether that may be overwritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf, prod
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import ArgumentError, ShapeError, build
+from . import choose, crossovers
+from . import conv as plain
+from .choose import Candidate, always, native_refusal
+from .conv import FORMATS, Call, Sizes
+from .precision import is_strict
+
+__all__ = ["CONV_METHODS", "LINEAR_METHODS", "FusedConv", "FusedLinear", "Product", "finish"]
+
+Run = Callable[[Tensor, Tensor | None, bool], Tensor]
+MOST_SHAPES = 1024  # of a layer that are remembered: about 1 KiB each
+# What fusing and packing bring oneDNN over torch's operator with a pass for the activation, on the layers of ResNet and MobileNet: between
+# 1.05 and 1.9. A method of ours has to have been measured to be faster than torch's operator by more than this.
+GAIN = 1.25
+PLACES = 2048  # outputs of all images together that the table calls a medium batch
+# Products of this many rows, by weights of this many numbers, are faster by packed weights: up to 3 times, for VGG's 25088×4096.
+ROWS, NUMBERS = 4, 2**20
+
+
+def finish(y: Tensor, residual: Tensor | None = None, low: float = -inf, high: float = inf) -> Tensor:
+    """What follows the sums, in place: ``y = min(max(y + residual, low), high)``. NaN stays.
+
+    >>> finish(torch.tensor([-1.0, 2.0]), torch.tensor([0.5, 0.5]), low=0.0)
+    tensor([0.0000, 2.5000])
+    """
+    if residual is not None:
+        y.add_(residual)
+    if low == 0 and high == inf:
+        return y.relu_()
+    return y if low == -inf and high == inf else y.clamp_(low, high)
+
+
+class _Fused:
+    """A weight, what follows it, and a way to run for each shape of x that has come. Threads may call it at once."""
+
+    methods: tuple[Candidate, ...]
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, low: float, high: float, where: str) -> None:
+        if not low <= high:
+            raise ArgumentError(build(where, "low to be at most high", f"{low} and {high}", do="Leave out what does not bound."))
+        self.weight, self.bias, self.low, self.high, self.where = weight, bias, float(low), float(high), where
+        self._packed: dict[Any, Any] = {}
+        self._runs: dict[Any, tuple[str, Run]] = {}
+
+    def packed(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What ``make`` makes of the weight, once for each key. Two threads may both make it: one of the two is kept."""
+        return self._packed[key] if key in self._packed else self._packed.setdefault(key, make())
+
+    def call_for(self, x: Tensor) -> Any:
+        """What a method is chosen by. Raises what cannot be meant."""
+        raise NotImplementedError
+
+    def method(self, x: Tensor) -> str:
+        """The name of the method for x."""
+        return self._chosen(x)[0]
+
+    def explain(self, x: Tensor) -> list[tuple[str, str | None]]:
+        """The methods in the order they are asked for x, up to the chosen one, each with the reason against it."""
+        return choose.explain(self.methods, self.call_for(x))
+
+    def _chosen(self, x: Tensor) -> tuple[str, Run]:
+        key = x.shape, x.dtype, is_strict(), choose.preferred()
+        found = self._runs.get(key)
+        if found is None:
+            call = self.call_for(x)
+            candidate = choose.first(self.methods, call)
+            if len(self._runs) >= MOST_SHAPES:
+                self._runs.clear()
+            found = self._runs[key] = candidate.name, candidate.run(self, call)
+        return found
+
+
+class FusedConv(_Fused):
+    r"""A convolution by a weight that stays as it is, then a sum and a clamp.
+
+    .. math:: y = \min(\max(conv(x, w) + b + r,\ low),\ high)
+
+    weight, bias, stride, padding, dilation, groups: as :func:`striate.ops.conv.conv` takes them.
+
+    ``conv(x, residual, reuse)``: with ``reuse`` y may be written where the residual lies.
+    ``conv.exact(x, residual)``: by torch's operator, whose NaN and infinity are torch's. oneDNN's ReLU makes NaN 0.
+
+    Shapes: x (N, C, \*axes), residual and y (N, K, \*output); of two and three axes in channels order.
+
+    Raises as :func:`striate.ops.conv.conv` does, ShapeError for x without a batch, and ArgumentError where low is above high.
+
+    >>> conv = FusedConv(torch.ones(1, 2, 3, 3), torch.tensor([-5.0]), padding=1, high=10.0)
+    >>> conv(torch.ones(1, 2, 3, 3), torch.ones(1, 1, 3, 3)).flatten()
+    tensor([ 4.,  8.,  4.,  8., 10.,  8.,  4.,  8.,  4.])
+    >>> [name for name, _ in conv.explain(torch.ones(1, 2, 3, 3))][-1] in plain.NAMES + ("onednn",)
+    True
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Sizes = 1,
+        padding: Sizes | str = 0,
+        dilation: Sizes = 1,
+        groups: int = 1,
+        low: float = -inf,
+        high: float = inf,
+        where: str = "conv",
+    ) -> None:
+        self.dims, self.format = weight.dim() - 2, FORMATS.get(weight.dim())
+        super().__init__(weight if self.format is None else weight.contiguous(memory_format=self.format), bias, low, high, where)
+        self.geometry = stride, padding, dilation, groups
+        self.methods = CONV_METHODS
+
+    def call_for(self, x: Tensor) -> Call:
+        if x.dim() != self.dims + 2:
+            raise ShapeError(build(self.where, f"x of {self.dims + 2} axes", tuple(x.shape), do="Add the batch with unsqueeze(0)."))
+        plan = plain.plan_for(x, self.weight, self.bias, *self.geometry, dims=self.dims, where=self.where)
+        return Call("forward", plan, self.format is not None, x.dtype, native_refusal(x, self.weight, self.bias), strict=is_strict())
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None, reuse: bool = False) -> Tensor:
+        return self._chosen(x)[1](x, residual, reuse)
+
+    def exact(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        y = plain.conv(x, self.weight, self.bias, *self.geometry, dims=self.dims, where=self.where, method="torch")
+        return finish(y, residual, self.low, self.high)
+
+
+class Product(NamedTuple):
+    """What the method of a linear layer is chosen by."""
+
+    rows: int
+    numbers: int  # of the weight
+    refusal: str | None
+
+
+class FusedLinear(_Fused):
+    r"""A linear layer by a weight that stays as it is, then a clamp.
+
+    .. math:: y = \min(\max(x wᵀ + b,\ low),\ high)
+
+    Shapes: x (\*, in), weight (out, in), bias (out,), y (\*, out). ``linear.exact(x)``: as :meth:`FusedConv.exact`.
+
+    Raises ArgumentError where low is above high, ShapeError for x of another number of features.
+
+    >>> FusedLinear(torch.eye(2), torch.tensor([0.5, 0.5]), low=0.0)(torch.tensor([[-1.0, 2.0]]))
+    tensor([[0.0000, 2.5000]])
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, low: float = -inf, high: float = inf, where: str = "linear") -> None:
+        super().__init__(weight, bias, low, high, where)
+        self.methods = LINEAR_METHODS
+
+    def call_for(self, x: Tensor) -> Product:
+        features = self.weight.shape[1]
+        if x.dim() == 0 or x.shape[-1] != features:
+            do = f"Set in_features={x.shape[-1] if x.dim() else 1}, or check the layer before."
+            raise ShapeError(build(self.where, f"{features} features", tuple(x.shape), do=do))
+        return Product(prod(x.shape[:-1]), self.weight.numel(), native_refusal(x, self.weight, self.bias))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._chosen(x)[1](x, None, False)
+
+    def exact(self, x: Tensor) -> Tensor:
+        return finish(F.linear(x, self.weight, self.bias), None, self.low, self.high)
+
+
+# ----------------------------------------------------------------------------------------------------------------- oneDNN
+# The operators that torch.compile calls for inference: torch.ops.mkldnn. A layer behind them is packed, clamped, and summed in one pass.
+
+
+def _onednn_missing(refusal: str | None) -> str | None:
+    if refusal is not None and refusal != plain.native.missing:
+        return refusal
+    return None if torch.backends.mkldnn.is_available() else "torch was built without oneDNN"
+
+
+def _attribute(low: float, high: float) -> tuple[str, list[float]]:
+    """oneDNN's name for a clamp, and its numbers."""
+    if low == -inf and high == inf:
+        return "none", []
+    return ("relu", []) if low == 0 and high == inf else ("hardtanh", [low, high])
+
+
+def _onednn_refusal(call: Call) -> str | None:
+    missing = _onednn_missing(call.refusal)
+    if missing is not None:
+        return missing
+    if call.plan.dims == 1 or call.dtype is not torch.float32:
+        return "it is for two and three axes, in float32"
+    if any(n < 1 for n in (*call.plan.x_shape, *call.plan.y_shape)):
+        return "there is nothing to compute"
+    return plain._torch_refusal(call)
+
+
+def _onednn(layer: FusedConv, call: Call) -> Run:
+    ops, p = torch.ops.mkldnn, call.plan
+    pointwise, summed = ops._convolution_pointwise.default, ops._convolution_pointwise.binary
+    summed_in_place = ops._convolution_pointwise_.binary
+    least = [max(0, min(pads)) for pads in zip(p.before, p.after, strict=True)]  # it pads both sides alike: the rest is put around x
+    around = [n for k in reversed(range(p.dims)) for n in (p.before[k] - least[k], p.after[k] - least[k])]
+    uneven = any(around)
+    padded = [i + b + a - 2 * n for i, b, a, n in zip(p.input, p.before, p.after, least, strict=True)]
+    geometry = least, list(p.stride), list(p.dilation), p.groups
+
+    def pack() -> Any:  # laid out by the image's size, and, as far as was measured, not by the batch
+        return ops._reorder_convolution_weight.default(layer.weight, *geometry, [p.batch, p.channels, *padded])
+
+    packed, bias, low, high = layer.packed(("onednn", *padded), pack), layer.bias, layer.low, layer.high
+    clamp = (*_attribute(low, high), "")
+    relu, rest = ("relu", (-inf, high)) if low == 0 else (None, (low, high))  # behind a sum it knows only ReLU
+
+    def run(x: Tensor, residual: Tensor | None, reuse: bool) -> Tensor:
+        x = F.pad(x, around) if uneven else x
+        if residual is None:
+            return pointwise(x, packed, bias, *geometry, *clamp)
+        if reuse:
+            y = summed_in_place(residual, x, packed, bias, *geometry, "add", 1.0, relu, [], "")
+        else:
+            y = summed(x, residual, packed, bias, *geometry, "add", 1.0, relu, [], "")
+        return finish(y, None, *rest)
+
+    return run
+
+
+def _onednn_product_refusal(call: Product) -> str | None:
+    few = call.rows < ROWS or call.numbers < NUMBERS
+    return _onednn_missing(call.refusal) or (f"packing pays from {ROWS} rows and {NUMBERS:,} weights on" if few else None)
+
+
+def _onednn_product(layer: FusedLinear, call: Product) -> Run:
+    ops = torch.ops.mkldnn
+    packed = layer.packed("onednn", lambda: ops._reorder_linear_weight.default(layer.weight, None))
+    linear, clamp, bias = ops._linear_pointwise.default, (*_attribute(layer.low, layer.high), ""), layer.bias
+    return lambda x, residual, reuse: linear(x, packed, bias, *clamp)
+
+
+# ------------------------------------------------------------------------------------------------- methods of convolution
+
+NATIVE = ("depthwise", "direct", "winograd_4x4", "winograd_2x2")  # striate::conv_fused has them, and packs where that helps
+
+
+def _native(name: str) -> Callable[[FusedConv, Call], Run]:
+    def prepare(layer: FusedConv, call: Call) -> Run:
+        ops, p = torch.ops.striate, call.plan
+        packed = layer.packed(name, lambda: ops.conv_pack.default(layer.weight, p.groups, name))
+        before = (layer.weight, packed if packed.numel() else None, layer.bias)
+        after = (layer.low, layer.high, p.output, p.stride, p.dilation, p.before, p.groups, call.channels_last, name)
+        fused = ops.conv_fused.default
+        return lambda x, residual, reuse: fused(x, *before, residual, *after)
+
+    return prepare
+
+
+def _then_finish(candidate: Candidate) -> Callable[[FusedConv, Call], Run]:
+    """A method of :mod:`striate.ops.conv`, then the sum and the clamp in place."""
+
+    def prepare(layer: FusedConv, call: Call) -> Run:
+        def run(x: Tensor, residual: Tensor | None, reuse: bool) -> Tensor:
+            x = x if layer.format is None else x.contiguous(memory_format=layer.format)
+            return finish(candidate.run(call, x, layer.weight, layer.bias), residual, layer.low, layer.high)
+
+        return run
+
+    return prepare
+
+
+def _slower(candidate: Candidate) -> Callable[[Call], str | None]:
+    def slower(call: Call) -> str | None:
+        p = call.plan
+        batch = max(p.batch, -(-PLACES // max(1, prod(p.output))))  # transforming weights, which few places do not pay for, is done already
+        call = call._replace(plan=p._replace(batch=batch))
+        reason = candidate.slower(call)
+        if reason is not None or _onednn_refusal(call) is not None:
+            return reason
+        row = crossovers.row_for(call)
+        ratio = 1.0 if row is None else row.ratios.get(candidate.name, 1.0)
+        if ratio > GAIN:
+            return None
+        return f"{ratio:.2f} times the speed of torch's operator is less than the {GAIN} that fusing brings oneDNN"
+
+    return slower
+
+
+CONV_METHODS = (
+    *(c._replace(run=_native(c.name), slower=_slower(c)) for c in plain.METHODS if c.name in NATIVE),
+    Candidate("onednn", _onednn_refusal, _onednn),
+    *(c._replace(run=_then_finish(c)) for c in plain.METHODS if c.name not in NATIVE),
+)
+LINEAR_METHODS = (
+    Candidate("onednn", _onednn_product_refusal, _onednn_product),
+    Candidate("torch", always, lambda layer, call: lambda x, residual, reuse: layer.exact(x)),
+)

@@ -1,0 +1,929 @@
+"""Frozen models compute what their models compute, for any batch, in any thread, from a file; and nothing else can be done to them."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+import math
+import pickle
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import striate
+import striate.nn as SN
+from striate import models, tensorfile
+from striate.deploy import freeze as module
+from striate.deploy.freeze import ERROR, Frozen, freeze, load
+from striate.errors import ArgumentError, ArgumentTypeError, CheckpointError, DtypeError, ShapeError
+from striate.ops import fused
+from striate.ops.choose import prefer
+from striate.ops.fused import FusedConv, FusedLinear
+from striate.ops.precision import precision
+from striate.reference import conv as reference
+
+nn = torch.nn
+inf, nan = math.inf, math.nan
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def calibrated(model: Any, *shape: int) -> Any:
+    """The model in training mode, its norms with statistics of random inputs, and weights as training might leave them."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    with torch.no_grad():
+        for m in norms:
+            m.momentum = 1.0
+            if m.weight is not None:
+                m.weight.uniform_(0.5, 1.5)
+                m.bias.normal_(0, 0.3)
+        if norms:
+            model.train()(torch.randn(8, *shape))
+    return model
+
+
+def made(name: str) -> Any:
+    """A model of striate's by name, with less of the linear layers that hold most of the weights of some."""
+    model = models.NAMES[name](classes=10) if name in ("alexnet", "vgg11_bn") else models.NAMES[name]()
+    for layer in [m for m in model.modules() if isinstance(m, nn.Linear) and 4096 in (m.in_features, m.out_features)]:
+        narrow = [64 if n == 4096 else n for n in (layer.in_features, layer.out_features)]
+        layer.__init__(*narrow)
+    return model
+
+
+def leaves(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    return [x for part in (output.values() if isinstance(output, dict) else output) for x in leaves(part)]
+
+
+def close(expected: Tensor, got: Tensor) -> None:
+    assert got.shape == expected.shape and got.dtype == expected.dtype
+    assert not got.requires_grad and not got.is_inference()
+    if expected.is_floating_point() and expected.numel():
+        size = expected.double().square().mean().sqrt()
+        assert size > 1e-6, "an output of zeros tests nothing"
+        assert (expected.double() - got.double()).abs().max() <= ERROR * size
+    else:
+        assert torch.equal(expected, got)
+
+
+def checked(model: Any, *inputs: Tensor, batches: tuple[int, ...] = (1, 2, 5)) -> Frozen:
+    """freeze, with what holds for every call: the model and the inputs are as before, and the outputs the same for any batch."""
+    state = {name: x.clone() for name, x in model.state_dict().items()}
+    given, training = [x.clone() for x in inputs], model.training
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frozen = freeze(model, inputs)
+    assert model.training is training and all(torch.equal(x, state[name]) for name, x in model.state_dict().items())
+    evaluated = copy.deepcopy(model).eval()
+    graph = frozen._program.graph
+    free = any(isinstance(n, str) for node in graph.inputs for n in node.shape or ())
+    for size in batches if free else (len(inputs[0]),):
+        mine = [torch.randn(size, *x.shape[1:]) if x.is_floating_point() else x[:1].repeat(size, *[1] * (x.dim() - 1)) for x in inputs]
+        before = [x.clone() for x in mine]
+        with torch.no_grad():
+            expected = leaves(evaluated(*(x.clone() for x in mine)))
+        got = leaves(frozen(*mine))
+        assert len(got) == len(expected)
+        for a, b in zip(expected, got, strict=True):
+            close(a, b)
+        assert all(torch.equal(a, b) for a, b in zip(mine, before, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(leaves(frozen(*mine)), got, strict=True)), "a second call gives the same bits"
+    assert all(torch.equal(a, b) for a, b in zip(inputs, given, strict=True))
+    return frozen
+
+
+def operators(frozen: Frozen) -> list[str]:
+    return [module._what(node) for node in frozen._program.graph.nodes]
+
+
+class Called(nn.Module):
+    """Layers by name, called as told."""
+
+    def __init__(self, call: Callable[..., Any], **layers: Any) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+        self.call = call
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.call(self, *inputs)
+
+
+def text_of(error: type, call: Callable[[], Any]) -> str:
+    with pytest.raises(error) as raised:
+        call()
+    return str(raised.value)
+
+
+IMAGE = (2, 4, 9, 9)
+
+# ------------------------------------------------------------------------------------------------------------ whole models
+
+INPUTS = {"lenet5": (1, 28, 28), "mlp_bn": (784,), "cnn_bn": (3, 16, 16), "alexnet": (3, 63, 63)}
+FUSED = {  # operators left, by their names
+    "lenet5": ["conv + relu", "max_pool2d", "conv + relu", "max_pool2d", "flatten", "linear + relu", "linear"],
+    "mlp_bn": ["linear + relu", "linear"],
+    "cnn_bn": ["conv + relu", "max_pool2d"] * 2,
+    "resnet18": [
+        *("conv + relu", "max_pool2d"),
+        *["conv + relu", "conv + sum + relu"] * 2,
+        *["conv + relu", "conv", "conv + sum + relu", "conv + relu", "conv + sum + relu"] * 3,
+        *("adaptive_avg_pool2d", "flatten", "linear"),
+    ],
+    "mobilenet_v1": ["conv + relu"] * 27 + ["adaptive_avg_pool2d", "flatten", "linear"],
+}
+
+
+@pytest.mark.parametrize("name", models.NAMES)
+def test_every_model_of_striate_is_the_same_frozen(name: str) -> None:
+    shape = INPUTS.get(name, (3, 32, 32))
+    frozen = checked(calibrated(made(name), *shape), torch.randn(2, *shape))
+    if name in FUSED:
+        assert sorted(operators(frozen)) == sorted(FUSED[name])
+    assert frozen.difference <= ERROR and not [what for what in operators(frozen) if "norm" in what and name != "convnext_tiny"]
+
+
+def test_an_accelerated_model_is_the_same_frozen() -> None:
+    model = calibrated(models.NAMES["resnet_cifar"](), 3, 16, 16)
+    checked(striate.accelerate(model), torch.randn(2, 3, 16, 16))
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_an_example_of_any_batch_gives_a_model_for_any_batch(size: int) -> None:
+    frozen = checked(models.NAMES["lenet5"](), torch.randn(size, 1, 28, 28))
+    assert frozen._program.graph.inputs[0].shape == ("N", 1, 28, 28) and frozen._program.graph.example == {"N": size}
+
+
+@pytest.mark.parametrize("name", ["lenet5", "cnn_bn"])
+def test_an_empty_batch_passes(name: str) -> None:
+    frozen = freeze(models.NAMES[name](), torch.randn(2, *INPUTS[name]))
+    assert frozen(torch.empty(0, *INPUTS[name])).shape[0] == 0
+
+
+# ---------------------------------------------------------------------------------------------------------------- graphs
+
+
+def conv(channels: int = 4, filters: int = 4, size: int = 3, **more: Any) -> nn.Conv2d:
+    return nn.Conv2d(channels, filters, size, padding=size // 2, **more)
+
+
+def convs(count: int) -> dict[str, Any]:
+    return {name: conv() for name in "abcdef"[:count]}
+
+
+GRAPHS: dict[str, tuple[Callable[..., Any], dict[str, Any], list[str]]] = {
+    "a residual": (lambda m, x: (m.b(m.a(x).relu()) + x).relu(), convs(2), ["conv + relu", "conv + sum + relu"]),
+    "a sum the other way round": (lambda m, x: x + m.a(x), convs(1), ["conv + sum"]),
+    "a residual of two convolutions": (lambda m, x: (m.a(x) + m.b(x)).relu(), convs(2), ["conv", "conv + sum + relu"]),
+    "a residual that is used again": (
+        lambda m, x: (lambda r: m.c((m.b(r) + r).relu()) + r * 2)(m.a(x).relu()),
+        convs(3),
+        ["conv + relu", "conv + sum + relu", "mul", "conv + sum"],
+    ),
+    "a residual that an output is": (lambda m, x: (lambda r: (m.b(r) + r, r))(m.a(x)), convs(2), ["conv", "conv + sum"]),
+    "a residual that a view of lives on": (
+        lambda m, x: (lambda r: m.c(m.b(r) + r).flatten(1) + r.flatten(1))(m.a(x)),
+        convs(3),
+        ["conv", "conv + sum", "conv", "flatten", "flatten", "add"],
+    ),
+    "a sum of a value with itself": (lambda m, x: (lambda y: y + y)(m.a(x)), convs(1), ["conv", "add"]),
+    "a convolution of its own residual": (lambda m, x: (lambda y: m.b(y) + y)(m.a(x).relu()).relu(), convs(2), ["conv + relu", "conv + sum + relu"]),
+    "a convolution with two users": (lambda m, x: (lambda y: y.relu() - y)(m.a(x)), convs(1), ["conv", "relu", "sub"]),
+    "a sum that has more users": (lambda m, x: (lambda y: y.relu() + 2 * y)(m.a(x) + x), convs(1), ["conv + sum", "relu", "mul", "add"]),
+    "a broadcast sum": (lambda m, x: m.a(x) + x.mean((2, 3), keepdim=True), convs(1), ["conv", "mean", "add"]),
+    "a sum with a number": (lambda m, x: m.a(x) + 1.5, convs(1), ["conv", "add"]),
+    "a sum with a factor": (lambda m, x: torch.add(m.a(x), x, alpha=2), convs(1), ["conv", "add"]),
+    "a sum with another type": (lambda m, x: m.a(x) + x.double(), convs(1), ["conv", "to", "add"]),
+    "relu on both sides of a sum": (
+        lambda m, x: (m.a(x).relu() + m.b(x).relu()).relu(),
+        convs(2),
+        ["conv + relu", "conv + relu", "add", "relu"],
+    ),
+    "branches that meet": (
+        lambda m, x: m.c(torch.cat([m.a(x).relu(), m.b(x)], 1)[:, 2:6]),
+        convs(3),
+        ["conv + relu", "conv", "cat", "slice", "slice", "conv"],
+    ),
+    "a layer called twice": (lambda m, x: m.b(m.a(m.a(x).relu()).relu()), convs(2), ["conv + relu", "conv + relu", "conv"]),
+    "a layer called twice, once before a norm": (
+        lambda m, x: m.bn(m.a(m.a(x))),
+        {"a": conv(), "bn": nn.BatchNorm2d(4)},
+        ["conv", "conv"],
+    ),
+    "pre-activation": (
+        lambda m, x: x + m.b(m.n2(m.a(m.n1(x).relu())).relu()),
+        {**convs(2), "n1": nn.BatchNorm2d(4), "n2": nn.BatchNorm2d(4)},
+        ["batch_norm + relu", "conv + relu", "conv + sum"],
+    ),
+    "a norm that takes in a sum": (
+        lambda m, x: (m.bn(x) + m.a(x)).relu(),
+        {"a": conv(), "bn": nn.BatchNorm2d(4)},
+        ["conv", "batch_norm + sum + relu"],
+    ),
+    "a norm behind a norm": (
+        lambda m, x: m.n2(m.n1(m.a(x))),
+        {"a": conv(bias=False), "n1": nn.BatchNorm2d(4), "n2": nn.BatchNorm2d(4, affine=False)},
+        ["conv"],
+    ),
+    "a convolution whose norm is not alone": (
+        lambda m, x: (lambda y: m.bn(y) - y)(m.a(x)),
+        {"a": conv(), "bn": nn.BatchNorm2d(4)},
+        ["conv", "batch_norm", "sub"],
+    ),
+    "norms that measure the batch": (
+        lambda m, x: m.bn(m.a(x)),
+        {"a": conv(), "bn": nn.BatchNorm2d(4, track_running_stats=False)},
+        ["conv", "batch_norm"],
+    ),
+    "relu6": (lambda m, x: F.relu6(m.a(5 * x)), convs(1), ["mul", "conv + relu6"]),
+    "hardtanh": (lambda m, x: F.hardtanh(m.a(x), -0.5, 0.25), convs(1), ["conv + clamp -0.5 to 0.25"]),
+    "clamps with one bound": (
+        lambda m, x: m.b(m.a(x).clamp(max=0.5)).clamp_min(-0.25),
+        convs(2),
+        ["conv + clamp None to 0.5", "conv + clamp -0.25 to None"],
+    ),
+    "a sum and two bounds": (lambda m, x: (m.a(x) + x).clamp(-0.5, 0.5), convs(1), ["conv + sum + clamp -0.5 to 0.5"]),
+    "a clamp behind a clamp": (lambda m, x: F.relu6(m.a(x).relu()), convs(1), ["conv + relu", "relu6"]),
+    "activations that are left": (
+        lambda m, x: F.silu(m.b(F.leaky_relu(m.a(x), 0.1))) * torch.sigmoid(x),
+        convs(2),
+        ["conv", "leaky_relu", "conv", "silu", "sigmoid", "mul"],
+    ),
+    "dropout and identities": (
+        lambda m, x: F.dropout2d(m.i(F.dropout(m.a(x), 0.5, m.training)), 0.5, m.training).contiguous().relu(),
+        {"a": conv(), "i": nn.Identity()},
+        ["conv + relu"],
+    ),
+    "in place": (
+        lambda m, x: m.b(F.relu(m.a(x).mul_(2), inplace=True)).add_(1).relu_(),
+        convs(2),
+        ["conv", "mul", "relu", "conv", "add", "relu"],
+    ),
+    "in place on what is used later": (lambda m, x: (lambda y: (y.relu_(), y + x))(m.a(x)), convs(1), ["conv + relu", "add"]),
+    "a linear layer with a norm": (
+        lambda m, x: m.bn(m.l(x.flatten(1))).relu(),
+        {"l": nn.Linear(324, 7, bias=False), "bn": nn.BatchNorm1d(7)},
+        ["flatten", "linear + relu"],
+    ),
+    "a linear layer whose norm is on another axis": (
+        lambda m, x: m.bn(m.l(x.flatten(2))),
+        {"l": nn.Linear(81, 7), "bn": nn.BatchNorm1d(4)},
+        ["flatten", "linear", "batch_norm"],
+    ),
+    "a transposed convolution with a norm": (
+        lambda m, x: m.bn(m.t(x)).relu(),
+        {"t": nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, groups=2), "bn": nn.BatchNorm2d(6)},
+        ["conv_transpose2d", "relu"],
+    ),
+    "weights that the input decides": (lambda m, x: F.conv2d(x, m.l(x.mean((0, 2, 3))).view(2, 4, 1, 1)), {"l": nn.Linear(4, 8)}, []),
+    "weights that are computed": (
+        lambda m, x: m.w(x) + m.s(x),
+        {"w": nn.utils.parametrizations.weight_norm(conv()), "s": nn.utils.parametrizations.spectral_norm(conv())},
+        ["conv", "conv + sum"],
+    ),
+    "sizes of the input": (lambda m, x: m.a(x).view(x.shape[0], -1) * x.shape[0], convs(1), []),
+    "outputs that are copies": (lambda m, x: (lambda y: (y, y.clone(), y + 0))(m.a(x)), convs(1), ["conv", "clone", "add"]),
+    "an output that is the input": (lambda m, x: (x, m.a(x)), convs(1), ["conv"]),
+    "an output that is a constant": (lambda m, x: (m.a.bias, m.a(x).flatten(1)), convs(1), ["conv", "flatten", "clone"]),
+}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_graphs_keep_their_values(name: str) -> None:
+    call, layers, left = GRAPHS[name]
+    frozen = checked(calibrated(Called(call, **copy.deepcopy(layers)), *IMAGE[1:]), torch.randn(IMAGE))
+    if left:
+        assert sorted(operators(frozen)) == sorted(left)
+
+
+def test_two_inputs_and_named_outputs() -> None:
+    model = Called(lambda m, x, y: {"sum": m.a(x) + m.b(y), "parts": [m.a(x), (y.mean((1, 2, 3)),)]}, **convs(2))
+    frozen = checked(model, torch.randn(IMAGE), torch.randn(IMAGE))
+    got = frozen(torch.randn(3, 4, 9, 9), torch.randn(3, 4, 9, 9))
+    assert list(got) == ["sum", "parts"] and type(got["parts"]) is list and type(got["parts"][1]) is tuple
+
+
+def test_whole_numbers_go_in_and_come_out() -> None:
+    model = Called(lambda m, i: (lambda y: (y.argmax(1), y))(m.l(m.e(i).flatten(1))), e=nn.Embedding(5, 3), l=nn.Linear(6, 4))
+    checked(model, torch.tensor([[1, 2], [3, 4]]))
+
+
+def test_a_model_whose_batch_size_is_fixed_is_frozen_for_that() -> None:
+    frozen = checked(Called(lambda m, x: m.a(x).view(2, -1), a=conv()), torch.randn(IMAGE))
+    told = text_of(ShapeError, lambda: frozen(torch.randn(3, 4, 9, 9)))
+    assert told == "Frozen expects input 0 of shape (2, 4, 9, 9), got (3, 4, 9, 9). Freeze the model with an example of that shape."
+
+
+BLOCKS: dict[str, tuple[Any, tuple[int, ...]]] = {
+    **{
+        f"{kind}{d}d": (getattr(SN, f"{kind}{d}d")(4, 6, 3, padding=1), (4, *[7] * d))
+        for kind in ("Conv", "ConvTranspose", "ConvNormAct", "DepthwiseSeparableConv")
+        for d in (1, 2, 3)
+    },
+    **{f"{kind}{d}d": (getattr(SN, f"{kind}{d}d")(2), (4, *[6] * d)) for kind in ("MaxPool", "AvgPool", "AdaptiveAvgPool") for d in (1, 2, 3)},
+    "AdaptiveMaxPool2d": (SN.AdaptiveMaxPool2d(2), (4, 7, 7)),
+    "AvgPool2d uneven": (SN.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False), (4, 8, 8)),
+    "MaxPool2d same": (SN.MaxPool2d(3, 2, padding="same"), (4, 8, 8)),
+    "MaxPool2d indices": (SN.MaxPool2d(2, return_indices=True), (4, 8, 8)),
+    "GlobalAvgPool2d": (SN.GlobalAvgPool2d(), (4, 8, 8)),
+    "GlobalMaxPool2d": (SN.GlobalMaxPool2d(), (4, 8, 8)),
+    "Conv2d same": (SN.Conv2d(4, 5, (2, 3), 2, padding="same"), (4, 8, 7)),
+    "Conv2d reflect": (SN.Conv2d(4, 5, 3, padding=1, padding_mode="reflect"), (4, 8, 8)),
+    "Conv2d circular": (SN.Conv2d(4, 5, 3, padding=1, padding_mode="circular"), (4, 8, 8)),
+    "Conv2d of torch, same": (nn.Conv2d(4, 5, 2, padding="same", dilation=3), (4, 8, 8)),
+    "Conv2d depthwise": (SN.DepthwiseConv2d(4, 3, 2, multiplier=2), (4, 8, 8)),
+    "ConvTranspose2d same": (SN.ConvTranspose2d(4, 5, 3, 2, padding="same"), (4, 8, 8)),
+    "ConvTranspose2d circular": (SN.ConvTranspose2d(4, 5, 3, 2, 1, padding_mode="circular"), (4, 8, 8)),
+    "Linear": (nn.Linear(8, 3), (4, 8)),
+    "BatchNorm2d": (SN.BatchNorm2d(4), (4, 8, 8)),
+    "BatchNormAct2d": (SN.BatchNormAct2d(4), (4, 8, 8)),
+    "InstanceNorm2d": (SN.InstanceNorm2d(4, affine=True), (4, 8, 8)),
+    "GroupNorm": (SN.GroupNorm(2, 4), (4, 8, 8)),
+    "LayerNorm": (SN.LayerNorm(8), (4, 8)),
+    "LayerNorm2d": (SN.LayerNorm2d(4), (4, 8, 8)),
+    "RMSNorm": (SN.RMSNorm(8), (4, 8)),
+    "LocalResponseNorm": (SN.LocalResponseNorm(3), (4, 8, 8)),
+    "Bottleneck": (SN.Bottleneck(4, 2, 6, padding=1, expand=True), (4, 8, 8)),
+    "BlurPool2d": (SN.BlurPool2d(4), (4, 8, 8)),
+    "ChannelShuffle": (SN.ChannelShuffle(2), (4, 8, 8)),
+    "SqueezeExcite": (SN.SqueezeExcite(4, 2), (4, 8, 8)),
+    "SpatiallySeparableConv2d": (SN.SpatiallySeparableConv2d(4, 6, 3), (4, 8, 8)),
+    "LocallyConnected2d": (SN.LocallyConnected2d(4, 3, 8, 3), (4, 8, 8)),
+    "norm-act-conv": (SN.ConvNormAct2d(4, 6, 3, order="norm-act-conv"), (4, 8, 8)),
+    "upsampling": (nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), nn.PixelUnshuffle(2), nn.Softmax(1)), (4, 8, 8)),
+    "activations": (nn.Sequential(nn.Hardswish(), nn.Hardsigmoid(), nn.GELU(), nn.PReLU(), nn.Mish(), nn.ELU(), nn.GLU(1)), (4, 8, 8)),
+    "attention": (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (5, 8)),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_layer_freezes(name: str) -> None:
+    layer, shape = BLOCKS[name]
+    checked(calibrated(copy.deepcopy(layer), *shape), torch.randn(2, *shape), batches=(1, 3))
+
+
+# ------------------------------------------------------------------------------------------------------------- edge values
+
+
+def test_nan_and_infinity_are_the_models_own() -> None:
+    model = Called(lambda m, x: m.l(F.relu6(m.b(m.a(x).relu()) + x).flatten(1)).relu(), **convs(2), l=nn.Linear(324, 5))
+    frozen = freeze(model, torch.randn(IMAGE))
+    x = torch.randn(3, 4, 9, 9)
+    x[0, 1, 4, 4], x[1, 2, 3, 3], x[2, 0, 0, 0] = nan, inf, -inf
+    with torch.no_grad():
+        expected, got = model(x), frozen(x)
+    assert expected.isnan().any() and torch.equal(expected.isnan(), got.isnan()) and torch.equal(expected.isinf(), got.isinf())
+
+
+def test_weights_that_are_not_finite_are_the_models_own() -> None:
+    model = Called(lambda m, x: m.a(x).relu(), a=conv())
+    model.a.weight.data[0, 0, 0, 0] = nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frozen = freeze(model, torch.randn(IMAGE))
+    assert frozen(torch.randn(IMAGE)).isnan().any()
+
+
+def test_a_norm_that_would_overflow_a_weight_is_left() -> None:
+    model = nn.Sequential(conv(bias=False), nn.BatchNorm2d(4))
+    model[0].weight.data.mul_(1e30)
+    model[1].running_var.fill_(1e-30)
+    model[1].weight.data.fill_(1e30)
+    model[1].eps = 1e-30
+    frozen = freeze(model, 1e-30 * torch.randn(IMAGE))
+    assert operators(frozen) == ["conv", "batch_norm"]
+
+
+def test_inputs_may_lie_in_memory_in_any_order() -> None:
+    frozen = freeze(Called(lambda m, x: m.b(m.a(x).relu() + x), **convs(2)), torch.randn(IMAGE))
+    x = torch.randn(IMAGE)
+    expected = frozen(x)
+    assert expected.is_contiguous(memory_format=torch.channels_last)
+    wide = torch.randn(2, 6, 11, 11)
+    wide[:, 1:5, 1:-1, 1:-1] = x
+    for same in (x.contiguous(memory_format=torch.channels_last), wide[:, 1:5, 1:-1, 1:-1], x.transpose(2, 3).contiguous().transpose(2, 3)):
+        assert torch.equal(frozen(same), expected)
+    row = torch.randn(1, 4, 9, 9)
+    assert torch.equal(frozen(row.expand(IMAGE)), frozen(row.repeat(2, 1, 1, 1)))
+
+
+def test_a_view_that_only_planes_order_has_is_made_in_channels_order() -> None:
+    checked(Called(lambda m, x: m.a(x).view(x.shape[0], 2, -1).view(x.shape[0], -1), a=conv()), torch.randn(IMAGE))
+
+
+def test_autocast_changes_nothing() -> None:
+    frozen, x = freeze(Called(lambda m, x: m.l(m.a(x).flatten(1)), a=conv(), l=nn.Linear(324, 3)), torch.randn(IMAGE)), torch.randn(IMAGE)
+    expected = frozen(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(frozen(x), expected)
+
+
+def test_strict_precision_is_kept_to() -> None:
+    frozen, x = freeze(conv(64, 64), torch.randn(2, 64, 20, 20)), torch.randn(2, 64, 20, 20)
+    with precision("strict"):
+        strict = frozen.explain()
+        assert not [name for methods in strict.values() for name, reason in methods if "winograd" in name and reason is None]
+        close(F.conv2d(x, frozen._program.constants[0].value, frozen._program.constants[1].value, padding=1), frozen(x))
+
+
+# ------------------------------------------------------------------------------------------------------------------ threads
+
+
+def test_eight_threads_at_once_get_the_bits_of_one() -> None:
+    model = calibrated(models.NAMES["resnet_cifar"](), 3, 16, 16)
+    inputs = [torch.randn(1 + k % 3, 3, 16, 16) for k in range(8)]
+    alone, together = (freeze(model, inputs[0]) for _ in range(2))  # the threads find nothing packed but for one shape
+    expected = [alone(x) for x in inputs]
+    got: list[list[Tensor]] = [[] for _ in inputs]
+    start = threading.Barrier(len(inputs))
+
+    def work(k: int) -> None:
+        torch.set_num_threads(1)
+        start.wait()
+        got[k] = [together(inputs[k]) for _ in range(6)]
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(len(inputs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(len(some) == 6 and all(torch.equal(y, one) for y in some) for some, one in zip(got, expected, strict=True))
+
+
+# -------------------------------------------------------------------------------------------------------------------- files
+
+
+def small() -> Any:
+    layers = (conv(bias=False), nn.BatchNorm2d(4), nn.ReLU6(), nn.MaxPool2d(2, ceil_mode=True), nn.Flatten(), nn.Linear(100, 3))
+    return calibrated(nn.Sequential(*layers), *IMAGE[1:])
+
+
+def test_a_file_gives_the_same_bits(tmp_path: Path) -> None:
+    frozen = freeze(small(), torch.randn(IMAGE))
+    frozen.save(tmp_path / "model.safetensors")
+    again = load(str(tmp_path / "model.safetensors"))
+    for size in (1, 2, 5):
+        x = torch.randn(size, *IMAGE[1:])
+        assert torch.equal(again(x), frozen(x))
+    assert repr(again) == repr(frozen) and again.difference == frozen.difference
+    again.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again.safetensors", "model.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["branches that meet", "pre-activation", "sizes of the input", "weights that the input decides", "hardtanh"])
+def test_graphs_of_every_kind_keep_in_a_file(name: str, tmp_path: Path) -> None:
+    call, layers, _ = GRAPHS[name]
+    frozen = freeze(calibrated(Called(call, **copy.deepcopy(layers)), *IMAGE[1:]), torch.randn(IMAGE))
+    frozen.save(tmp_path / "model.safetensors")
+    x = torch.randn(3, *IMAGE[1:])
+    assert torch.equal(load(tmp_path / "model.safetensors")(x), frozen(x))
+
+
+def test_named_outputs_and_values_of_torch_keep_in_a_file(tmp_path: Path) -> None:
+    model = Called(lambda m, x, i: {"a": [m.a(x).to(torch.float64), (m.e(i) * -inf,)]}, a=conv(), e=nn.Embedding(3, 2))
+    inputs = torch.randn(IMAGE), torch.tensor([0, 2])
+    frozen = freeze(model, inputs)
+    frozen.save(tmp_path / "model.safetensors")
+    got, expected = load(tmp_path / "model.safetensors")(*inputs), frozen(*inputs)
+    assert torch.equal(got["a"][0], expected["a"][0]) and got["a"][0].dtype is torch.float64 and torch.equal(got["a"][1][0], expected["a"][1][0])
+
+
+def test_two_convolutions_that_share_a_weight_keep_in_a_file(tmp_path: Path) -> None:
+    call, layers, _ = GRAPHS["a layer called twice, once before a norm"]
+    frozen = freeze(calibrated(Called(call, **copy.deepcopy(layers)), *IMAGE[1:]), torch.randn(IMAGE))
+    frozen.save(tmp_path / "model.safetensors")
+    x = torch.randn(IMAGE)
+    assert torch.equal(load(tmp_path / "model.safetensors")(x), frozen(x))
+    assert list(frozen.explain()) == ["a", "a'"]
+
+
+def refused(path: Path, got: str, do: str = "Copy the file afresh, or freeze the model again.") -> None:
+    told = text_of(CheckpointError, lambda: load(path))
+    assert told == f"load_frozen expects a sound frozen model, got {got}. path: {path}. {do}" and "\n" not in told
+
+
+def test_a_file_with_any_bit_changed_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    freeze(nn.Linear(2, 2), torch.ones(1, 2)).save(path)
+    sound = path.read_bytes()
+    for at in range(0, len(sound), 7):
+        path.write_bytes(sound[:at] + bytes([sound[at] ^ 1 << at % 8]) + sound[at + 1 :])
+        with pytest.raises(CheckpointError, match=r"^load_frozen expects a sound frozen model, got "):
+            load(path)
+    for cut in (0, 7, 100, len(sound) - 1):
+        path.write_bytes(sound[:cut])
+        with pytest.raises(CheckpointError, match=r"^load_frozen expects a sound frozen model, got "):
+            load(path)
+
+
+def test_a_missing_file_and_one_of_something_else_are_refused(tmp_path: Path) -> None:
+    refused(tmp_path / "none.safetensors", "No such file or directory")
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"PK" + bytes(1000))
+    refused(path, "a file of 1002 bytes whose header does not fit in it")
+    path.write_bytes(tensorfile.encode({"weight": torch.ones(2)}, {"epoch": 3}))
+    refused(path, "a file of something else", "Load a checkpoint with striate.training.load, or freeze its model.")
+
+
+def forged(path: Path, **changes: Any) -> None:
+    """A file whose digests are right and whose graph is another."""
+    metadata, tensors = module._encoded(freeze(nn.Sequential(conv(), nn.ReLU(), nn.SiLU()), torch.randn(IMAGE))._program)
+    for key, change in changes.items():
+        metadata[key] = change(metadata[key]) if callable(change) else change
+    path.write_bytes(tensorfile.encode(tensors, metadata))
+
+
+def with_op(name: str) -> Callable[[Any], Any]:
+    return lambda nodes: [nodes[0], {**nodes[1], "op": name}]
+
+
+def test_a_file_of_a_newer_striate_is_refused(tmp_path: Path) -> None:
+    forged(tmp_path / "model.safetensors", frozen=2)
+    refused(tmp_path / "model.safetensors", "one of format 2, where this striate knows up to 1", "Use a newer striate.")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "aten.from_file.default",
+        "aten.relu_.default",
+        "aten.set_.default",
+        "aten.rand.default",
+        "aten.bernoulli.default",
+        "aten._embedding_bag.default",
+        "aten.embedding_dense_backward.default",
+        "striate.isa_choose.default",
+        "striate.norm_update.default",
+        "aten.as_strided.default",
+        "aten.nothing.default",
+        "aten.relu.nothing",
+        "aten.__class__.default",
+        "profiler._record_function_enter.default",
+        "os.system",
+        "__import__",
+        "",
+    ],
+)
+def test_a_file_with_an_operator_that_is_not_on_the_list_is_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    forged(path, nodes=with_op(name))
+    refused(path, f"operator {name!r}, which is not one it runs", "Use the striate and torch it was frozen with.")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"nodes": with_op("fused.conv")},
+        {"nodes": with_op("aten.conv2d.default")},
+        {"nodes": lambda nodes: nodes[::-1]},
+        {"nodes": lambda nodes: [{**nodes[0], "kwargs": {**nodes[0]["kwargs"], "weight": {"tensor": "no such"}}}, nodes[1]]},
+        {"nodes": lambda nodes: [{**nodes[0], "kwargs": {**nodes[0]["kwargs"], "weight": {"node": 0}}}, nodes[1]]},
+        {"nodes": lambda nodes: [{**nodes[0], "kwargs": {**nodes[0]["kwargs"], "stride": {"list": [0, 0]}}}, nodes[1]]},
+        {"nodes": lambda nodes: [nodes[0], {**nodes[1], "args": {"tuple": [{"node": 7}]}}]},
+        {"nodes": lambda nodes: [nodes[0], {**nodes[1], "args": {"tuple": [{"node": -1}]}}]},
+        {"nodes": 3},
+        {"output": {"node": 9}},
+        {"inputs": [{"shape": [2, 2], "dtype": "object", "name": "x"}]},
+        {"inputs": [{"shape": [2**62, 2**62], "dtype": "float32", "name": "x"}]},
+        {"example": {}},
+    ],
+    ids=repr,
+)
+def test_a_file_with_a_graph_that_is_none_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    forged(path, **changes)
+    told = text_of(CheckpointError, lambda: load(path))
+    assert told.startswith("load_frozen expects a sound frozen model, got a graph that does not run (")
+    assert told.endswith(f"). path: {path}. Copy the file afresh, or freeze the model again.") and "\n" not in told
+
+
+def test_a_name_without_the_formats_ending_is_refused(tmp_path: Path) -> None:
+    frozen = freeze(nn.Linear(2, 2), torch.ones(1, 2))
+    told = text_of(CheckpointError, lambda: frozen.save(tmp_path / "model.pt"))
+    assert told == "save expects a name that ends in .safetensors, got 'model.pt'. Name it model.safetensors."
+
+
+def test_a_save_that_fails_leaves_the_file_there_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.safetensors"
+    frozen = freeze(nn.Linear(2, 2), torch.ones(1, 2))
+    frozen.save(path)
+    before = path.read_bytes()
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tensorfile.os, "fsync", full)
+    told = text_of(CheckpointError, lambda: freeze(nn.Linear(2, 2), torch.ones(1, 2)).save(path))
+    assert told.startswith("save expects a folder it can write to, got No space left on device.")
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_nothing_in_a_file_is_pickled(tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    path = tmp_path / "model.safetensors"
+    freeze(small(), torch.randn(IMAGE)).save(path)
+    with safe_open(path, "pt") as file:
+        assert sorted(file.keys()) == ["0.bias", "0.weight", "5.bias", "5.weight"]
+        told = json.loads(file.metadata()["striate"])
+    assert told["metadata"]["frozen"] == module.FORMAT
+    assert told["sha256"]["5.bias"] == hashlib.sha256(load(path)._program.constants[-1].value.numpy().tobytes()).hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------- what cannot be done
+
+
+def test_what_cannot_be_done_to_a_frozen_model_is_told() -> None:
+    frozen = freeze(nn.Linear(2, 2), torch.ones(1, 2))
+    told = {
+        "state_dict": text_of(ArgumentError, frozen.state_dict),
+        "load_state_dict": text_of(ArgumentError, lambda: frozen.load_state_dict({})),
+        "of a part": text_of(ArgumentError, nn.Sequential(frozen).state_dict),
+        "pickle": text_of(ArgumentError, lambda: pickle.dumps(frozen)),
+        "torch.save": text_of(ArgumentError, lambda: torch.save(frozen, io.BytesIO())),
+        "double": text_of(ArgumentError, frozen.double),
+        "cuda": text_of(ArgumentError, lambda: frozen.to("meta")),
+    }
+    state = "Frozen expects to be saved whole, got a call of state_dict. Keep the model it was frozen from: that has the state. "
+    state += "Save this one with .save(path)."
+    kept = "Frozen expects to be kept in a file of numbers and text, got a call of pickle. "
+    kept += "Save it with .save(path), and load that with striate.load_frozen(path)."
+    assert told == {
+        "state_dict": state,
+        "of a part": state,
+        "load_state_dict": "Frozen expects its weights to stay, got a call of load_state_dict. Load it into the model it was frozen from, and "
+        "freeze that again.",
+        "pickle": kept,
+        "torch.save": kept,
+        "double": "Frozen expects to stay float32 on the CPU, got float64 on cpu. Convert the model it was frozen from.",
+        "cuda": "Frozen expects to stay float32 on the CPU, got float32 on meta. Convert the model it was frozen from.",
+    }
+
+
+def test_it_stays_in_evaluation_and_has_no_parameters() -> None:
+    frozen = freeze(nn.Sequential(nn.Linear(2, 2), nn.Dropout()), torch.ones(1, 2))
+    whole = nn.Sequential(frozen, nn.Linear(2, 1)).train().float().to("cpu")
+    assert not frozen.training and frozen.eval() is frozen and list(frozen.parameters()) == [] and list(frozen.buffers()) == []
+    whole(torch.ones(3, 2)).sum().backward()
+    assert whole[1].weight.grad is not None
+
+
+def test_copies_compute_the_same_and_share_the_weights() -> None:
+    frozen, x = freeze(small(), torch.randn(IMAGE)), torch.randn(IMAGE)
+    for twin in (copy.copy(frozen), copy.deepcopy(frozen), copy.deepcopy(nn.Sequential(frozen))[0]):
+        assert twin is not frozen and isinstance(twin, Frozen) and torch.equal(twin(x), frozen(x))
+        assert twin._program is frozen._program
+
+
+def test_it_has_nothing_in_common_with_its_model() -> None:
+    model, x = small(), torch.randn(IMAGE)
+    frozen = freeze(model, x)
+    expected = frozen(x)
+    with torch.no_grad():
+        for p in [*model.parameters(), *model.buffers()]:
+            p.fill_(7)
+    assert torch.equal(frozen(x), expected)
+
+
+def test_outputs_that_are_written_into_change_nothing() -> None:
+    frozen = freeze(Called(lambda m, x: (m.a.bias, m.a(x)), a=conv()), torch.randn(IMAGE))
+    x = torch.randn(IMAGE)
+    first = [y.clone() for y in frozen(x)]
+    for y in frozen(x):
+        y.fill_(7)
+    assert all(torch.equal(a, b) for a, b in zip(frozen(x), first, strict=True))
+
+
+def test_inputs_it_was_not_frozen_for_are_refused() -> None:
+    frozen = freeze(Called(lambda m, x, y: m.a(x) + m.b(y), **convs(2)), (torch.randn(IMAGE), torch.randn(IMAGE)))
+    x = torch.randn(IMAGE)
+    told = {
+        "count": text_of(ArgumentTypeError, lambda: frozen(x)),
+        "list": text_of(ArgumentTypeError, lambda: frozen(x, [1])),
+        "size": text_of(ShapeError, lambda: frozen(x, torch.randn(2, 4, 9, 8))),
+        "rank": text_of(ShapeError, lambda: frozen(x[0], x)),
+        "batch": text_of(ShapeError, lambda: frozen(x, x[:1])),
+        "type": text_of(DtypeError, lambda: frozen(x, x.double())),
+        "device": text_of(DtypeError, lambda: frozen(x, x.to("meta"))),
+        "gradient": text_of(ArgumentError, lambda: frozen(x, x.clone().requires_grad_())),
+    }
+    do = "Freeze the model with an example of that shape."
+    assert told == {
+        "count": "Frozen expects 2 inputs, got 1. Give what the model takes.",
+        "list": "Frozen expects input 1 to be a tensor, got list. Call torch.as_tensor on it first.",
+        "size": f"Frozen expects input 1 of shape (N, 4, 9, 9), got (2, 4, 9, 8). N: 2. {do}",
+        "rank": f"Frozen expects input 0 of shape (N, 4, 9, 9), got (4, 9, 9). {do}",
+        "batch": f"Frozen expects input 1 of shape (N, 4, 9, 9), got (1, 4, 9, 9). N: 2. {do}",
+        "type": "Frozen expects input 1 of float32 on the CPU, got float64 on cpu. Convert it with .to().",
+        "device": "Frozen expects input 1 of float32 on the CPU, got float32 on meta. Convert it with .to().",
+        "gradient": "Frozen expects input 1 without a gradient, got one that requires it. Call it under torch.no_grad(), or train with the model "
+        "it was frozen from.",
+    }
+    with torch.no_grad():
+        assert frozen(x, x.clone().requires_grad_()).grad_fn is None
+
+
+# ------------------------------------------------------------------------------------------------- what cannot be frozen
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x: Any) -> Any:
+        self.seen += 1
+        return x * 2
+
+
+def test_what_cannot_be_frozen_is_told() -> None:
+    x = torch.randn(IMAGE)
+    stuck = Called(lambda m, x: x)
+    stuck.generator = (k for k in range(3))
+    do = "Pass what model(*example_input) takes; give a model with other arguments a forward that takes tensors."
+    traced = "Freeze the parts of the model that can be traced one by one, or take what depends on the input's values out of forward."
+    without = "Take it out of forward, or freeze the parts of the model without it."
+    types, fix = "freeze expects a model and an example of float32 on the CPU, got", "Convert model and example with .float().cpu()."
+    other = (
+        (ArgumentTypeError, torch.relu, x, "a torch.nn.Module, got builtin_function_or_method. Pass the model itself, then an example."),
+        (ArgumentTypeError, conv(), [x], f"a tensor or a tuple of tensors, got list. {do}"),
+        (ArgumentTypeError, conv(), (), f"a tensor or a tuple of tensors, got an empty tuple. {do}"),
+        (DtypeError, conv().double(), x, "a model and an example of float32 on the CPU, got weight in float64 on cpu. " + fix),
+        (DtypeError, conv(), x.half(), "a model and an example of float32 on the CPU, got input 0 in float16 on cpu. " + fix),
+        (DtypeError, conv(device="meta"), x, "a model and an example of float32 on the CPU, got weight in float32 on meta. " + fix),
+        (
+            ArgumentError,
+            stuck,
+            x,
+            "a model that can be copied, got TypeError: cannot pickle 'generator' object. Take out what keeps copy.deepcopy(model) from working.",
+        ),
+        (ArgumentError, Counting(), x, "a model whose forward changes no state, got one that changes seen. Take the change out of forward."),
+        (ArgumentError, Called(lambda m, x: x.add_(1)), x, "a model whose forward changes no state, got one that changes inputs_0. Take the change out of forward."),
+        (ArgumentError, Called(lambda m, x: F.dropout(x, 0.5)), x, f"operators that only compute, got aten.native_dropout.default (native_dropout). {without}"),
+        (ArgumentError, Called(lambda m, x: x + torch.rand(9)), x, f"operators that only compute, got aten.rand.default (rand). {without}"),
+        (ArgumentError, Called(lambda m, x: x.as_strided((2, 2), (1, 1))), x, f"operators that only compute, got aten.as_strided.default (as_strided). {without}"),
+        (
+            ArgumentError,
+            Called(lambda m, x: (m.a(x), "label"), a=conv()),
+            x,
+            "outputs of tensors in tuples, lists and dicts of names, got a str. Return those from forward.",
+        ),
+    )
+    for error, model, example, text in other:
+        assert text_of(error, lambda: freeze(model, example)) == f"freeze expects {text}"
+    assert types in text_of(DtypeError, lambda: freeze(conv().double(), x))
+    told = text_of(ArgumentError, lambda: freeze(Called(lambda m, x: x if x.sum() > 0 else -x), x))
+    assert told.startswith("freeze expects a model that torch.export can trace, got GuardOnDataDependentSymNode: ") and told.endswith(traced)
+    told = text_of(ArgumentError, lambda: freeze(conv(), torch.randn(2, 5, 9, 9)))
+    assert told.startswith("freeze expects a model that torch.export can trace, got RuntimeError: Given groups=1, weight of size ")
+
+
+def test_a_model_that_treats_a_single_one_otherwise_is_warned_of() -> None:
+    model = Called(lambda m, x: m.a(x) * (2 if x.shape[0] == 1 else 1), a=conv())
+    with pytest.warns(UserWarning) as warned:
+        frozen = freeze(model, torch.randn(IMAGE))
+    told = str(warned[0].message)
+    assert told.startswith("freeze expects outputs within 1e-03 of the model's, in parts of their root mean square, got ")
+    assert told.endswith("Compare the two on your own data before you use the frozen one; a condition on the batch size in forward is one cause.")
+    assert frozen.difference > 0.1
+
+
+def test_a_models_mode_does_not_matter_and_stays() -> None:
+    model = small().train()
+    frozen = freeze(model, torch.randn(IMAGE))
+    assert model.training and all(m.training for m in model.modules())
+    x = torch.randn(IMAGE)
+    with torch.no_grad():
+        close(copy.deepcopy(model).eval()(x), frozen(x))
+
+
+def test_freezing_under_inference_mode_makes_a_model_for_outside() -> None:
+    with torch.inference_mode():
+        frozen = freeze(small(), torch.randn(IMAGE))
+    y = frozen(torch.randn(IMAGE))
+    assert not y.is_inference()
+    nn.Linear(3, 1)(y).sum().backward()
+
+
+# ------------------------------------------------------------------------------------------------------------ what it says
+
+
+def test_it_prints_as_a_table_of_operators_and_methods() -> None:
+    frozen = freeze(Called(lambda m, x: m.l((m.a(x).relu() + x).flatten(1)), a=nn.Conv2d(4, 4, 3, 1, 2, 2), l=nn.Linear(324, 5)), torch.randn(IMAGE))
+    assert repr(nn.Sequential(frozen)).splitlines() == [
+        "Sequential(",
+        "  (0): Frozen: (N, 4, 9, 9) float32; 4 operators, 1,773 numbers",
+        "    operator     of       method  output",
+        "    conv + relu  a        onednn  (N, 4, 9, 9)",
+        "    add          add      torch   (N, 4, 9, 9)",
+        "    flatten      flatten  torch   (N, 324)",
+        "    linear       l        torch   (N, 5)",
+        ")",
+    ]
+
+
+def test_it_explains_the_method_of_each_layer() -> None:
+    frozen = freeze(Called(lambda m, x: m.l(m.a(x).flatten(1)), a=nn.Conv2d(9, 2, 3), l=nn.Linear(512, 5)), torch.randn(2, 9, 18, 18))
+    told = frozen.explain()
+    assert list(told) == ["a", "l"]
+    assert told["l"] == [("onednn", "packing pays from 4 rows and 1,048,576 weights on"), ("torch", None)]
+    assert told["a"][0] == ("depthwise", "it was not measured for such a convolution (benchmarks/tune.py)")
+    assert told["a"][-1][1] is None and all(reason for _, reason in told["a"][:-1])
+
+
+# ----------------------------------------------------------------------------------------------------------- fused layers
+
+SHAPES = {  # x, weight, stride, padding, dilation, groups
+    "3×3": ((2, 8, 9, 7), (16, 8, 3, 3), 1, 1, 1, 1),
+    "1×1": ((2, 8, 9, 7), (16, 8, 1, 1), 1, 0, 1, 1),
+    "1×1 strided": ((2, 8, 9, 7), (16, 8, 1, 1), 2, 0, 1, 1),
+    "5×5": ((1, 3, 11, 9), (6, 3, 5, 5), 1, 2, 1, 1),
+    "depthwise": ((2, 16, 9, 7), (16, 1, 3, 3), (2, 1), 1, 1, 16),
+    "grouped, dilated": ((2, 6, 11, 11), (12, 2, 3, 3), 1, 2, 2, 3),
+    "same": ((2, 5, 8, 7), (7, 5, 2, 4), 1, "same", 1, 1),
+    "one channel": ((3, 1, 12, 12), (4, 1, 5, 5), 1, 2, 1, 1),
+    "one axis": ((2, 4, 13), (6, 4, 3), 2, 1, 1, 1),
+    "three axes": ((2, 3, 6, 7, 8), (4, 3, 3, 3, 3), 1, 1, 1, 1),
+}
+
+
+@pytest.mark.parametrize("method", [c.name for c in fused.CONV_METHODS])
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_method_computes_sum_and_clamp(name: str, method: str) -> None:
+    shape, weight_shape, *geometry = SHAPES[name]
+    x, w, b = (torch.randint(-3, 4, s).float() for s in (shape, weight_shape, weight_shape[:1]))
+    y = reference.conv(x, w, b, *geometry)
+    r = torch.randint(-9, 10, y.shape).float()
+    if x.dim() in module.FORMATS:
+        r = r.contiguous(memory_format=module.FORMATS[x.dim()])
+
+    def same(a: Tensor, b: Tensor) -> bool:
+        return torch.allclose(a, b, rtol=0, atol=1e-3) if "winograd" in method else torch.equal(a, b)
+
+    for low, high in ((-inf, inf), (0.0, inf), (0.0, 6.0), (-2.0, inf), (-inf, 3.0)):
+        layer = FusedConv(w, b, *geometry, low, high)
+        with prefer(method):
+            if layer.explain(x)[-1][0] != method:
+                pytest.skip(dict(layer.explain(x))[method])
+            assert layer.method(x) == method
+            expected, summed, kept = y.clamp(low, high), (y + r).clamp(low, high), r.clone(memory_format=torch.preserve_format)
+            assert same(layer(x), expected) and torch.equal(layer.exact(x), expected)
+            assert same(layer(x, kept), summed) and torch.equal(layer.exact(x, kept), summed) and torch.equal(kept, r)
+            assert same(layer(x, kept, True), summed)
+    assert y.count_nonzero() > y.numel() // 2
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+def test_a_linear_layer_by_each_method(rows: int) -> None:
+    x, w, b = (torch.randint(-3, 4, s).float() for s in ((rows, 1024), (1024, 1024), (1024,)))
+    for low, high in ((-inf, inf), (0.0, inf), (-5.0, 60.0)):
+        layer = FusedLinear(w, b, low, high)
+        assert layer.method(x) == ("torch" if rows == 1 else "onednn")
+        expected = F.linear(x, w, b).clamp(low, high)
+        assert torch.equal(layer(x), expected) and torch.equal(layer.exact(x), expected)
+        assert torch.equal(layer(x.view(1, rows, 1024)), expected.view(1, rows, 1024))
+
+
+def test_a_weight_is_packed_once_for_all_batches() -> None:
+    layer = FusedConv(torch.randn(8, 8, 3, 3))
+    for size in (1, 2, 7):
+        layer(torch.randn(size, 8, 9, 9))
+    assert len(layer._packed) == 1 and len(layer._runs) == 3
+    with prefer("torch"):
+        assert layer.method(torch.randn(1, 8, 9, 9)) == "torch"
+
+
+def test_what_no_fused_layer_can_have_is_told() -> None:
+    w = torch.ones(4, 4, 3, 3)
+    told = {
+        "bounds": text_of(ArgumentError, lambda: FusedConv(w, low=1.0, high=0.0)),
+        "nan": text_of(ArgumentError, lambda: FusedLinear(w[0, 0], low=nan)),
+        "channels": text_of(ShapeError, lambda: FusedConv(w, where="features.0")(torch.ones(1, 3, 9, 9))),
+        "batch": text_of(ShapeError, lambda: FusedConv(w)(torch.ones(4, 9, 9))),
+        "features": text_of(ShapeError, lambda: FusedLinear(torch.ones(2, 5))(torch.ones(1, 4))),
+        "type": text_of(DtypeError, lambda: FusedConv(w)(torch.ones(1, 4, 9, 9, dtype=torch.float64))),
+    }
+    assert told == {
+        "bounds": "conv expects low to be at most high, got 1.0 and 0.0. Leave out what does not bound.",
+        "nan": "linear expects low to be at most high, got nan and inf. Leave out what does not bound.",
+        "channels": "features.0 expects 4 channels, got 3. x: (1, 3, 9, 9). weight: (4, 4, 3, 3). Set in_channels=3, or check the layer before.",
+        "batch": "conv expects x of 4 axes, got (4, 9, 9). Add the batch with unsqueeze(0).",
+        "features": "linear expects 5 features, got (1, 4). Set in_features=4, or check the layer before.",
+        "type": "conv expects weight of x's type, float64, got float32. x: (1, 4, 9, 9). Convert one with .to().",
+    }
