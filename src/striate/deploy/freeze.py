@@ -146,9 +146,9 @@ swapdims t tensordot tile to transpose tril_indices triu type_as unbind unflatte
 upsample_nearest1d upsample_nearest3d upsample_trilinear3d var_mean vdot view_as zeros zeros_like
 """
 OTHERS = frozenset(_OTHERS.split())
-STRIATE = frozenset("avg_pool conv conv_input local_response max_pool_index max_pool_offset norm offset_to_index".split(" "))
+STRIATE = frozenset(["avg_pool", "conv", "conv_input", "local_response", "max_pool_index", "max_pool_offset", "norm", "offset_to_index"])
 # They go by the order in memory, which freezing changes.
-REFUSED = frozenset("as_strided empty_strided new_empty_strided sym_is_contiguous sym_storage_offset sym_stride".split(" "))
+REFUSED = frozenset(["as_strided", "empty_strided", "new_empty_strided", "sym_is_contiguous", "sym_storage_offset", "sym_stride"])
 # Results in memory of their own, beside those of the pointwise operators.
 _NEW = """
 adaptive_avg_pool2d avg_pool1d avg_pool2d avg_pool3d batch_norm cat clone conv1d conv2d conv3d group_norm layer_norm linear max_pool1d
