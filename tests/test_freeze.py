@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import io
 import json
@@ -541,9 +542,14 @@ def test_a_missing_file_and_one_of_something_else_are_refused(tmp_path: Path) ->
     refused(path, "a file of something else", "Load a checkpoint with striate.training.load, or freeze its model.")
 
 
+@functools.cache
+def genuine() -> tuple[dict[str, Any], dict[str, Tensor]]:
+    return module._encoded(freeze(nn.Sequential(conv(), nn.ReLU(), nn.SiLU()), torch.randn(IMAGE))._program)
+
+
 def forged(path: Path, **changes: Any) -> None:
     """A file whose digests are right and whose graph is another."""
-    metadata, tensors = module._encoded(freeze(nn.Sequential(conv(), nn.ReLU(), nn.SiLU()), torch.randn(IMAGE))._program)
+    metadata, tensors = (dict(part) for part in genuine())
     for key, change in changes.items():
         metadata[key] = change(metadata[key]) if callable(change) else change
     path.write_bytes(tensorfile.encode(tensors, metadata))

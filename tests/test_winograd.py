@@ -363,3 +363,35 @@ def test_blocks_networks_and_accelerate_feed_their_norms_and_restore_forgets_it(
     assert theirs[0].feeds_norm and not theirs[2].feeds_norm
     striate.restore(theirs)
     assert "feeds_norm" not in theirs[0].__dict__
+
+
+# ------------------------------------------------------------------------------------------------------------ whole networks
+
+
+def test_scores_of_resnet50_differ_by_little_between_fast_and_strict() -> None:
+    model = striate.accelerate(striate.models.resnet50(10)).train()
+    x = torch.randn(4, 3, 64, 64)
+    with torch.no_grad():
+        for _ in range(3):  # running statistics as after some steps
+            model(x)
+        model.eval()
+        fast = model(x)
+        with precision("strict"):
+            strict = model(x)
+    exact = copy.deepcopy(model).double()(x.double()).detach()
+    size = exact.square().mean().sqrt()
+    error, allowed = ((y - exact).square().mean().sqrt() / size for y in (fast, strict))
+    assert not torch.equal(fast, strict)
+    assert error <= 1e-4 and error <= 30 * allowed, (float(error), float(allowed))
+    assert torch.equal(fast.argmax(1), strict.argmax(1))
+
+
+def test_a_training_run_ends_at_the_same_accuracy_under_fast_and_strict(tmp_path: Any) -> None:
+    from striate.training.job import run
+
+    accuracies = []
+    for mode in ("fast", "strict"):
+        with precision(mode):
+            accuracies.append(run(model="lenet5", epochs=1, threads=1, out=tmp_path / mode)["test_accuracy"])
+    assert min(accuracies) > 0.4
+    assert abs(accuracies[0] - accuracies[1]) <= 0.03, accuracies

