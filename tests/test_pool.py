@@ -415,7 +415,7 @@ def test_models_export() -> None:
     assert "striate.max_pool_offset" in str(exported.graph)
     for batch in (2, 5):
         x = torch.randn(batch, 3, 20, 22)
-        assert torch.equal(exported.module()(x), model(x))
+        torch.testing.assert_close(exported.module()(x), model(x))  # the convolution was chosen for any batch, not for this one
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input
