@@ -26,7 +26,16 @@ from striate.errors import ArgumentError, ShapeError
 from striate.ops import choose
 from striate.ops import norm as ops
 from striate.ops.conv import METHODS
+from striate.ops.precision import precision
 from striate.ops.shared import measure, normalize_with
+
+
+@pytest.fixture
+def strict() -> Iterator[None]:
+    """torch's tolerances are a few roundings: those of Winograd's sums are more, see test_winograd.py."""
+    with precision("strict"):
+        yield
+
 
 # at least so many samples each: a torch release that drops some must not pass unnoticed
 POOLS = {
@@ -226,7 +235,7 @@ class Operators(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-def test_reference_inputs_give_what_torch_gives(name: str, dtype: torch.dtype) -> None:
+def test_reference_inputs_give_what_torch_gives(name: str, dtype: torch.dtype, strict: None) -> None:
     ours, theirs, count = getattr(SF, name), getattr(torch.nn.functional, name), 0
     for sample in samples(name, dtype, "reference_inputs"):
         count += 1
@@ -321,7 +330,7 @@ def both(name: str, given: Any, training: bool) -> tuple[torch.nn.Module, torch.
 
 @pytest.mark.parametrize("name", MODULES)
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_modules_give_what_torchs_give(name: str, training: bool) -> None:
+def test_modules_give_what_torchs_give(name: str, training: bool, strict: None) -> None:
     inputs = module_inputs(name, training)
     assert len(inputs) >= MODULES[name]
     for given in inputs:

@@ -159,7 +159,7 @@ def test_repr_tells_the_activation_where_there_is_one() -> None:
 def test_an_unknown_activation_is_refused(kind: Any, wrong: Any) -> None:
     with pytest.raises(ArgumentError) as raised:
         kind(*[4] * (2 if kind is nn.GroupNormAct2d else 1), activation=wrong)
-    expects = "an activation of None, 'relu', 'leaky_relu', 'silu'"
+    expects = "an activation of None, 'relu', 'leaky_relu', 'relu6', 'silu'"
     assert str(raised.value) == f"{kind.__name__} expects {expects}, got {wrong!r}. Put any other behind the layer."
 
 

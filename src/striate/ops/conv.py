@@ -416,7 +416,8 @@ def _winograd_refusal(outputs: int) -> Callable[[Call], str | None]:
             return "it is for stride and dilation 1"
         if p.dims == 3:
             return "it is for one and two axes"
-        if p.taps == 1 or any(k not in taps for k in p.size) or len({k for k in p.size if k > 1}) > 1:
+        wide = [k for k in p.size if k > 1]  # in no set: traced numbers have no hash
+        if not wide or any(k not in taps for k in wide) or any(k != wide[0] for k in wide):
             return f"it is for {'3' if outputs == 4 else '3 or 5'} taps on an axis, and as many or one on the other"
         return _native_refusal(call)
 

@@ -83,9 +83,9 @@ def kind_of(plan: Plan) -> tuple[str, int]:
         return "pointwise", 100 * filters // max(1, channels)
     if filters <= 8 and filters < channels:
         return "few filters", filters
-    taps = {k for k in plan.size if k > 1}
-    if taps in ({3}, {5}) and plan.dims < 3 and all(n == 1 for n in (*plan.stride, *plan.dilation)):
-        return "dense 3×3" if taps == {3} else "dense 5×5", channels if channels < filters else filters
+    wide = [k for k in plan.size if k > 1]  # in no set: traced numbers have no hash
+    if plan.dims < 3 and wide[0] in (3, 5) and all(k == wide[0] for k in wide) and all(n == 1 for n in (*plan.stride, *plan.dilation)):
+        return "dense 3×3" if wide[0] == 3 else "dense 5×5", channels if channels < filters else filters
     return "dense", channels
 
 
