@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from striate import nn
+from striate import nn, tensorfile
 from striate.errors import CheckpointError
 from striate.training import checkpoint
 from striate.training.checkpoint import load, previous_path, save
@@ -144,7 +144,7 @@ def signed(path: Path, change: Any) -> None:
     header["__metadata__"]["striate"] = json.dumps(told, separators=(",", ":"))
     text = json.dumps(header, separators=(",", ":")).encode()
     start = bytearray(len(text).to_bytes(8, "little") + text)
-    start[checkpoint.DIGEST] = hashlib.sha256(start).hexdigest().encode()
+    start[tensorfile.DIGEST] = hashlib.sha256(start).hexdigest().encode()
     path.write_bytes(bytes(start) + whole[end:])
 
 

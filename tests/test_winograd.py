@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ISAS
 from samples import channels_last
 from torch import Tensor
 
 import striate
 import striate.nn as S
-from striate import native
 from striate.errors import ArgumentError
 from striate.ops import choose
 from striate.ops import conv as ops
@@ -67,14 +65,6 @@ CASES = [
     Case("winograd_2x2", (5, 1), (11, 3), (2, 0)),
     Case("winograd_2x2", (5,), (31,), (2,), groups=2),
 ]
-
-
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = torch.ops.striate.isa_chosen()
-    native.use_isa(request.param)
-    yield request.param
-    native.use_isa(before)
 
 
 @pytest.fixture(params=LAYOUTS)
