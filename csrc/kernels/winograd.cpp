@@ -16,6 +16,7 @@
 
 #include "../epilogue.h"
 #include "../moments.h"
+#include "../product.h"
 #include "../turn.h"
 #include "../window.h"
 #include "conv.h"
@@ -24,8 +25,6 @@ namespace striate {
 namespace STRIATE_ISA {
 namespace {
 
-constexpr bool kManyRegisters = kVectorBytes == 64;
-constexpr int kMostTiles = kManyRegisters ? 14 : 6;  // of a micro-kernel
 constexpr int kMostPoints = 36, kMostOutputs = 16, kMostTaps = 25;
 constexpr int64_t kSourceBytes = int64_t(1) << 20;  // of a block's V: half of a second-level cache of 2 MiB
 
@@ -250,16 +249,6 @@ void from_points(const Grid& g, const TileKind<T>& kind, const Epilogue<T>& e, c
 
 // ------------------------------------------------------------------------------------------------------------- weights
 
-// Vectors of destination channels go by twos; where a group's pair begins in U, and how wide it is.
-template <class T>
-struct Pairs {
-  int64_t vectors, channels;  // of destinations; of sources
-  int64_t count() const { return tiles(vectors, 2); }
-  int64_t width(int64_t pair) const { return min(2, vectors - 2 * pair) * kLanes<T>; }
-  int64_t at(int64_t pair) const { return 2 * pair * kLanes<T> * channels; }
-  int64_t point() const { return (vectors * channels | 1) * kLanes<T>; }
-};
-
 template <class T>
 int64_t packed_values(const Grid& g, const TileKind<T>& kind) {
   return g.groups * kind.points() * Pairs<T>{tiles(g.to_channels, kLanes<T>), g.from_channels}.point();
@@ -309,35 +298,6 @@ void pack(const ConvShape& s, const Grid& g, const TileKind<T>& kind, bool adjoi
 
 // ------------------------------------------------------------------------------------------------------ micro-kernels
 
-// out[j][v] = Σ_c a[c of tile j] · b[c][v] for M tiles and V vectors of filters.
-template <class T, int M, int V>
-void multiply(const T* a, int64_t vector, int64_t channels, const T* b, T* out, int64_t out_vector) {
-  constexpr int L = kLanes<T>;
-  Vector<T> sum[M][V];
-#pragma GCC unroll 14
-  for (int j = 0; j < M; ++j)
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) sum[j][v] = Vector<T>{};
-  for (; channels > 0; channels -= L, a += vector) {
-    const int64_t lanes = min(L, channels);
-    for (int64_t lane = 0; lane < lanes; ++lane, b += V * L) {
-      Vector<T> weight[V];
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) weight[v] = load(b + v * L);
-#pragma GCC unroll 14
-      for (int j = 0; j < M; ++j) {
-        const Vector<T> seen = broadcast(a[j * L + lane]);
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) sum[j][v] += seen * weight[v];
-      }
-    }
-  }
-#pragma GCC unroll 14
-  for (int j = 0; j < M; ++j)
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) store(out + v * out_vector + j * L, sum[j][v]);
-}
-
 // sums[j][v] += Σ_tiles a[tile][lane j] · b[tile][v] for M channels and V vectors of filters.
 template <class T, int M, int V>
 void add_products(const T* a, const T* b, int64_t b_vector, int64_t count, bool anew, T* sums, int64_t row) {
@@ -373,7 +333,7 @@ void add_products(const T* a, const T* b, int64_t b_vector, int64_t count, bool 
 template <class T>
 int64_t block_tiles(const TileKind<T>& kind, int64_t channels, int64_t all) {
   const int64_t of_tile = kind.points() * tiles(channels, kLanes<T>) * kVectorBytes;
-  const int64_t most = max(kMostTiles, min(4 * kMostTiles, kSourceBytes / of_tile / kMostTiles * kMostTiles));
+  const int64_t most = max(kMostRows, min(4 * kMostRows, kSourceBytes / of_tile / kMostRows * kMostRows));
   return tiles(all, tiles(all, most));  // blocks as even as can be
 }
 
@@ -383,7 +343,7 @@ void activations(const ConvShape& s, const TileKind<T>& kind, bool adjoint, cons
   const Grid g = grid_of(s, kind, adjoint);
   const Pairs<T> pairs = {tiles(g.to_channels, L), g.from_channels};
   const int64_t block = block_tiles(kind, g.from_channels, g.tiles), blocks = tiles(g.tiles, block);
-  const int64_t at_once = tiles(block, tiles(block, kMostTiles));  // of the micro-kernel: as even as can be
+  const int64_t at_once = tiles(block, tiles(block, kMostRows));  // of the micro-kernel: as even as can be
   const int64_t room = tiles(block, at_once) * at_once;
   const Points<T> seen = {room, tiles(g.from_channels, L)}, made = {room, 2};
   const int64_t parts = min(pairs.count(), tiles(8, blocks * g.groups));  // of the filters, where there are few blocks
@@ -402,7 +362,7 @@ void activations(const ConvShape& s, const TileKind<T>& kind, bool adjoint, cons
       for (int64_t pair = part * pairs.count() / parts; pair < (part + 1) * pairs.count() / parts; ++pair) {
         const bool two = pairs.width(pair) == 2 * L;
         const T* weights = packed + group * of_group + pairs.at(pair);
-        with_number<kMostTiles>(at_once, [&](auto m) {
+        with_number<kMostRows>(at_once, [&](auto m) {
           constexpr int M = decltype(m)::value;
           for (int64_t p = 0; p < tile->points(); ++p)
             for (int64_t t = 0; t < count; t += M) {
