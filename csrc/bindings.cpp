@@ -462,7 +462,7 @@ Tensor conv_weight(const Tensor& gradient, const Tensor& input, Ints size, Ints 
   const ConvShape shape = conv_shape(x, x.size(1), dy.size(1), window, groups, channels_last);
   Ints sizes = {shape.filters, shape.channels / groups};
   sizes.insert(sizes.end(), size.begin(), size.end());
-  Tensor dw = new_tensor(sizes, x.scalar_type());
+  Tensor dw = new_tensor(sizes, x.scalar_type(), channels_last);
   check_filtering(window, method);
   for_float(x, [&](auto zero) {
     using T = decltype(zero);

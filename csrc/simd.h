@@ -281,6 +281,12 @@ STRIATE_INLINE Vector<double> load_widened(const T* p) {
   typedef T Narrow __attribute__((vector_size(kLanes<double> * sizeof(T))));
   return __builtin_convertvector(load_as<Narrow>(p), Vector<double>);
 }
+// And back.
+template <class T>
+STRIATE_INLINE void store_narrowed(T* p, const Vector<double>& v) {
+  typedef T Narrow __attribute__((vector_size(kLanes<double> * sizeof(T))));
+  store(p, __builtin_convertvector(v, Narrow));
+}
 
 // Adds the lanes of v, in double, to those of a vector of doubles: two to each where T is float.
 template <class T, int First, int... I>

@@ -136,12 +136,13 @@ struct Filtering {
         [](const V(&in)[TapsWide], V(&out)[kWide]) { values_at_points<kWide, TapsWide>(in, out); },
         [&](int i, int j, const V& v) { store(to + (i * kWide + j) * apart, v * E(divisor<kHigh>(i) * divisor<kWide>(j))); });
   }
-  static void weight_sum(const E* from, E* dw) {
+  // apart: from point to point; pitch: from tap to tap.
+  static void weight_sum(const E* from, int64_t apart, E* dw, int64_t pitch) {
     along_both<kHigh, kWide, TapsHigh, TapsWide, V>(
-        [&](int i, int j) { return load(from + (i * kWide + j) * kLanes<E>) * E(divisor<kHigh>(i) * divisor<kWide>(j)); },
+        [&](int i, int j) { return load(from + (i * kWide + j) * apart) * E(divisor<kHigh>(i) * divisor<kWide>(j)); },
         [](const V(&in)[kHigh], V(&out)[TapsHigh]) { sum_of_points<kHigh, TapsHigh>(in, out); },
         [](const V(&in)[kWide], V(&out)[TapsWide]) { sum_of_points<kWide, TapsWide>(in, out); },
-        [&](int i, int j, const V& v) { store(dw + (i * TapsWide + j) * kLanes<E>, v); });
+        [&](int i, int j, const V& v) { store(dw + (i * TapsWide + j) * pitch, v); });
   }
 };
 

@@ -11,6 +11,8 @@ struct ConvShape {
   bool channels_last;  // memory order of x, y and their gradients
 
   int64_t taps() const { return window.depth.size * window.height.size * window.width.size; }
+  // Where the r-th (channel, tap) of a filter is in a weight's gradient, which lies in the memory order of x.
+  int64_t weight_at(int64_t r) const { return channels_last ? r % taps() * (channels / groups) + r / taps() : r; }
 };
 
 // A weight (filters, channels / groups, taps): contiguous, or channels_last with the channels innermost.
@@ -36,7 +38,7 @@ template <class T>
 struct ConvKernels {
   void (*forward)(const ConvShape&, const T* x, Weight<T> weight, const Epilogue<T>&, T* y);
   void (*input)(const ConvShape&, const T* dy, Weight<T> weight, const Epilogue<T>&, T* dx);
-  void (*weight)(const ConvShape&, const T* dy, const T* x, T* dweight);  // contiguous
+  void (*weight)(const ConvShape&, const T* dy, const T* x, T* dweight);
   // Null where nothing is gained: how many values `pack` makes, of a shape's weights in any image.
   int64_t (*packed_size)(const ConvShape&);
   void (*pack)(const ConvShape&, Weight<T> weight, T* packed);

@@ -415,11 +415,11 @@ STRIATE_INLINE void weight_row(const Rows<T>& rows, const Phase& p, int64_t w0, 
 
 // dweight[k, c, t] from sums as [vector of filters][c][tap][lane], the last vector stepped back to end with the last filter, or not.
 template <class T>
-void unpack(const double* sums, int64_t filters, int64_t of_filter, bool step_back, T* dweight) {
+void unpack(const ConvShape& shape, const double* sums, int64_t filters, int64_t of_filter, bool step_back, T* dweight) {
   constexpr int64_t L = kLanes<T>;
   for (int64_t k = 0; k < filters; ++k) {
     const int64_t v = k / L, lane = step_back ? k - min(v * L, filters - L) : k % L;
-    for (int64_t i = 0; i < of_filter; ++i) dweight[k * of_filter + i] = T(sums[(v * of_filter + i) * L + lane]);
+    for (int64_t i = 0; i < of_filter; ++i) dweight[k * of_filter + shape.weight_at(i)] = T(sums[(v * of_filter + i) * L + lane]);
   }
 }
 
@@ -454,7 +454,7 @@ void weight_in_place(const ConvShape& shape, const T* dy, const T* x, T* dweight
     }
   });
   merge_chunks(partial, chunks, chunk_values);
-  unpack(partial, C, taps, true, dweight);
+  unpack(shape, partial, C, taps, true, dweight);
 }
 
 template <class T>
@@ -499,7 +499,7 @@ void weight_in_bands(const ConvShape& shape, const T* dy, const T* x, T* dweight
     }
   });
   merge_chunks(partial, chunks, vectors * of_vector);
-  unpack(partial, all, s.from * taps, false, dweight);
+  unpack(shape, partial, all, s.from * taps, false, dweight);
 }
 
 template <class T>

@@ -529,7 +529,7 @@ void weight_gradient(const ConvShape& shape, const T* dy, const T* x, T* dweight
   for (int64_t k = 0; k < s.all_to(); ++k) {
     const int64_t group = k / s.to, in = k % s.to, pair = in / (2 * L) * 2, width = min(2, vectors - pair) * L;
     const double* of_filter = partial + group * of_group + pair * L * terms_most + in - pair * L;
-    for (int64_t r = 0; r < terms_most; ++r) dweight[k * terms_most + r] = T(of_filter[r * width]);
+    for (int64_t r = 0; r < terms_most; ++r) dweight[k * terms_most + shape.weight_at(r)] = T(of_filter[r * width]);
   }
 }
 

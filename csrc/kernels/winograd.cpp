@@ -25,8 +25,11 @@ namespace striate {
 namespace STRIATE_ISA {
 namespace {
 
-constexpr int kMostPoints = 36, kMostOutputs = 16, kMostTaps = 25;
+constexpr int kMostPoints = 36, kMostOutputs = 16;
 constexpr int64_t kSourceBytes = int64_t(1) << 20;  // of a block's V: half of a second-level cache of 2 MiB
+constexpr int64_t kWeightBytes = int64_t(3) << 19;  // of the weights at the points that a thread transforms for itself
+constexpr int64_t kFewBlocks = 8;
+constexpr int64_t kSpan = 4;  // vectors of channels that go to the points in one piece of work
 
 // --------------------------------------------------------------------------------------------------------------- tiles
 
@@ -38,7 +41,7 @@ struct TileKind {
   void (*result)(const T* from, int64_t apart, T* y);
   void (*gradient)(const T* dy, int64_t down, int64_t right, T* to, int64_t apart);
   void (*weight)(const T* w, int64_t pitch, T* to, int64_t apart);
-  void (*weight_sum)(const double* from, double* dw);
+  void (*weight_sum)(const T* from, int64_t apart, T* dw, int64_t pitch);
 
   int64_t source_high() const { return high + taps_high - 1; }
   int64_t source_wide() const { return wide + taps_wide - 1; }
@@ -48,9 +51,7 @@ struct TileKind {
 template <class T, int High, int TapsHigh, int Wide, int TapsWide>
 constexpr TileKind<T> tile_kind() {
   using F = Filtering<T, High, TapsHigh, Wide, TapsWide>;
-  return {High,        Wide,      TapsHigh,
-          TapsWide,    F::source, F::result,
-          F::gradient, F::weight, Filtering<double, High, TapsHigh, Wide, TapsWide>::weight_sum};
+  return {High, Wide, TapsHigh, TapsWide, F::source, F::result, F::gradient, F::weight, F::weight_sum};
 }
 
 // For a filter of these taps, with `size` outputs on each axis that it filters; null if there is none.
@@ -254,49 +255,63 @@ int64_t packed_values(const Grid& g, const TileKind<T>& kind) {
   return g.groups * kind.points() * Pairs<T>{tiles(g.to_channels, kLanes<T>), g.from_channels}.point();
 }
 
+// One vector of a group's destinations, the v-th, from all its sources: at the points, from `to` on, sources `width` values apart and
+// points `apart`. turned: room to lay weights out in.
+constexpr int64_t kPiece = 16;  // sources at a time
+template <class T>
+int64_t turned_values(const TileKind<T>& kind) {
+  return kPiece * kind.taps_high * kind.taps_wide * kLanes<T> + kLanes<T> * kLanes<T>;
+}
+template <class T>
+void pack_vector(const ConvShape& s, const Grid& g, const TileKind<T>& kind, bool adjoint, Weight<T> weight, int64_t group, int64_t v,
+                 int64_t begin, int64_t end, int64_t width, int64_t apart, T* turned, T* to) {
+  constexpr int64_t L = kLanes<T>;
+  const int64_t taps = kind.taps_high * kind.taps_wide, inputs = s.channels / s.groups, lanes = min(L, g.to_channels - v * L);
+  for (int64_t first = begin; first < end; first += kPiece) {
+    const int64_t last = min(end, first + kPiece);
+    // [source][tap][lane], or [tap][source][lane]: lanes are filters forward, whose weights lie together, and channels in the adjoint
+    int64_t of_source = taps * L, of_tap = L;
+    if (!adjoint) {
+      const T* row = weight.data + (group * g.to_channels + v * L) * inputs * taps;
+      if (weight.channels_last) {
+        of_source = L, of_tap = kPiece * L;
+        for (int64_t t = 0; t < taps; ++t) turn_in(row + t * inputs + first, inputs * taps, lanes, last - first, turned + t * of_tap);
+      } else {
+        turn_in(row + first * taps, inputs * taps, lanes, (last - first) * taps, turned);
+      }
+    } else {
+      for (int64_t c = first; c < last; ++c) {
+        const T* filter = weight.data + (group * g.from_channels + c) * inputs * taps;
+        T* at = turned + (c - first) * of_source;
+        if (weight.channels_last)
+          for (int64_t t = 0; t < taps; ++t) store(at + t * L, load_first<Vector<T>>(filter + t * inputs + v * L, lanes));
+        else
+          turn_in(filter + v * L * taps, taps, lanes, taps, at);
+      }
+    }
+    for (int64_t c = first; c < last; ++c) {
+      const T* from = turned + (c - first) * of_source;
+      kind.weight(adjoint ? from + (taps - 1) * of_tap : from, adjoint ? -of_tap : of_tap, to + c * width, apart);
+    }
+  }
+}
+
 // All weights at the points.
 template <class T>
 void pack(const ConvShape& s, const Grid& g, const TileKind<T>& kind, bool adjoint, Weight<T> weight, T* packed) {
-  constexpr int64_t L = kLanes<T>;
-  const Pairs<T> pairs = {tiles(g.to_channels, L), g.from_channels};
-  const int64_t taps = kind.taps_high * kind.taps_wide, inputs = s.channels / s.groups, of_group = kind.points() * pairs.point();
-  const int64_t piece = 16;  // sources at a time
-  const int64_t pieces = tiles(g.from_channels, piece);
-  parallel_for(g.groups * pairs.vectors * pieces, piece * kind.points() * L, [=](int64_t begin, int64_t end) {
-    Scratch<T> turned(piece * taps * L + L * L);
+  const Pairs<T> pairs = {tiles(g.to_channels, kLanes<T>), g.from_channels};
+  const int64_t pieces = tiles(g.from_channels, kPiece);
+  parallel_for(g.groups * pairs.vectors * pieces, kPiece * kind.points() * kLanes<T>, [=, &kind](int64_t begin, int64_t end) {
+    Scratch<T> turned(turned_values(kind));
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t group = unit / pieces / pairs.vectors, v = unit / pieces % pairs.vectors, pair = v / 2;
-      const int64_t first = unit % pieces * piece, last = min(g.from_channels, first + piece), lanes = min(L, g.to_channels - v * L);
-      T* to = packed + group * of_group + pairs.at(pair) + v % 2 * L;
-      // [source][tap][lane], or [tap][source][lane]: lanes are filters forward, whose weights lie together, and channels in the adjoint
-      int64_t of_source = taps * L, of_tap = L;
-      if (!adjoint) {
-        const T* row = weight.data + (group * g.to_channels + v * L) * inputs * taps;
-        if (weight.channels_last) {
-          of_source = L, of_tap = piece * L;
-          for (int64_t t = 0; t < taps; ++t) turn_in(row + t * inputs + first, inputs * taps, lanes, last - first, turned + t * of_tap);
-        } else {
-          turn_in(row + first * taps, inputs * taps, lanes, (last - first) * taps, static_cast<T*>(turned));
-        }
-      } else {
-        for (int64_t c = first; c < last; ++c) {
-          const T* filter = weight.data + (group * g.from_channels + c) * inputs * taps;
-          T* at = turned + (c - first) * of_source;
-          if (weight.channels_last)
-            for (int64_t t = 0; t < taps; ++t) store(at + t * L, load_first<Vector<T>>(filter + t * inputs + v * L, lanes));
-          else
-            turn_in(filter + v * L * taps, taps, lanes, taps, at);
-        }
-      }
-      for (int64_t c = first; c < last; ++c) {
-        const T* from = turned + (c - first) * of_source;
-        kind.weight(adjoint ? from + (taps - 1) * of_tap : from, adjoint ? -of_tap : of_tap, to + c * pairs.width(pair), pairs.point());
-      }
+      const int64_t group = unit / pieces / pairs.vectors, v = unit / pieces % pairs.vectors, first = unit % pieces * kPiece;
+      pack_vector<T>(s, g, kind, adjoint, weight, group, v, first, min(g.from_channels, first + kPiece), pairs.width(v / 2), pairs.point(),
+                     turned, packed + group * kind.points() * pairs.point() + pairs.at(v / 2) + v % 2 * kLanes<T>);
     }
   });
 }
 
-// ------------------------------------------------------------------------------------------------------ micro-kernels
+// ------------------------------------------------------------------------------------------------------ micro-kernel
 
 // sums[j][v] += Σ_tiles a[tile][lane j] · b[tile][v] for M channels and V vectors of filters.
 template <class T, int M, int V>
@@ -329,61 +344,130 @@ void add_products(const T* a, const T* b, int64_t b_vector, int64_t count, bool 
 
 // ----------------------------------------------------------------------------------------------- forward and input gradient
 
-// Tiles of a block: as many as its sources at the points take kSourceBytes, whole micro-kernels.
+// How the tiles are cut into blocks, and what a block takes.
 template <class T>
-int64_t block_tiles(const TileKind<T>& kind, int64_t channels, int64_t all) {
-  const int64_t of_tile = kind.points() * tiles(channels, kLanes<T>) * kVectorBytes;
-  const int64_t most = max(kMostRows, min(4 * kMostRows, kSourceBytes / of_tile / kMostRows * kMostRows));
-  return tiles(all, tiles(all, most));  // blocks as even as can be
+struct Blocks {
+  int64_t all, size, count;  // tiles; of a block at most; blocks
+  int64_t at_once;           // of the micro-kernel: as even as can be
+  Points<T> seen, made;      // sources; products with two vectors of destinations
+  int64_t strip;             // for a row of a block's tiles that is turned or padded
+
+  Blocks(const Grid& g, const TileKind<T>& kind, int64_t least = 1) : all(g.tiles) {  // least: blocks, where the tiles are enough
+    const int64_t of_tile = kind.points() * tiles(g.from_channels, kLanes<T>) * kVectorBytes;
+    const int64_t most = max(kMostRows, min(4 * kMostRows, kSourceBytes / of_tile / kMostRows * kMostRows));
+    size = tiles(all, tiles(all, max(kMostRows, min(most, tiles(all, least))))), count = tiles(all, size);
+    at_once = tiles(size, tiles(size, kMostRows));
+    const int64_t room = tiles(size, at_once) * at_once;
+    seen = {room, tiles(g.from_channels, kLanes<T>)}, made = {room, 2};
+    strip = max(kind.source_high() * (size * kind.wide + kind.taps_wide) * kLanes<T>, kMostPoints * kLanes<T>) + kLanes<T> * kLanes<T>;
+  }
+  int64_t first(int64_t b) const { return b * size; }
+  int64_t last(int64_t b) const { return min(all, (b + 1) * size); }
+};
+
+// The results of block b for one or two vectors of a group's destinations, the v-th and the next: products at the points, then back.
+// weights: of point after point `apart`. moments: null, or where those of the block's channels begin.
+template <class T>
+void results(const Grid& g, const TileKind<T>& kind, const Blocks<T>& blocks, const Epilogue<T>& e, int64_t b, int64_t group, int64_t v,
+             int64_t vectors, const T* sources, const T* weights, int64_t apart, T* products, T* strip, T* y, Moments* moments) {
+  constexpr int64_t L = kLanes<T>;
+  const Points<T>&seen = blocks.seen, &made = blocks.made;
+  const int64_t first = blocks.first(b), last = blocks.last(b);
+  with_number<kMostRows>(blocks.at_once, [&](auto m) {
+    constexpr int M = decltype(m)::value;
+    for (int64_t p = 0; p < kind.points(); ++p)
+      for (int64_t t = 0; t < last - first; t += M) {
+        const T* a = sources + p * seen.point() + t * L;
+        T* out = products + p * made.point() + t * L;
+        vectors == 2 ? multiply<T, M, 2>(a, seen.vector(), g.from_channels, weights + p * apart, out, made.vector())
+                     : multiply<T, M, 1>(a, seen.vector(), g.from_channels, weights + p * apart, out, made.vector());
+      }
+  });
+  for (int64_t k = 0; k < vectors; ++k) {
+    const int64_t in_group = (v + k) * L, channel = group * g.to_channels + in_group;
+    from_points<T>(g, kind, e, products + k * made.vector(), made, channel, min(L, g.to_channels - in_group), first, last, strip, y,
+                   moments ? moments + channel : nullptr);
+  }
+}
+
+// Each block stays in the cache while the weights, which are at the points already, pass by.
+template <class T>
+void weights_pass(const Grid& g, const TileKind<T>& kind, const Blocks<T>& blocks, const T* x, const T* packed, const Epilogue<T>& e, T* y,
+                  Moments* moments) {
+  const Pairs<T> pairs = {tiles(g.to_channels, kLanes<T>), g.from_channels};
+  parallel_for(blocks.count * g.groups, kGrainElements, [=, &kind](int64_t begin, int64_t end) {
+    Scratch<T> sources(kind.points() * blocks.seen.point()), products(kind.points() * blocks.made.point()), strip(blocks.strip);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t group = unit % g.groups, b = unit / g.groups;
+      to_points<T>(g, kind, false, x, group * g.from_channels, g.from_channels, blocks.first(b), blocks.last(b), blocks.seen, strip,
+                   sources);
+      const T* of_group = packed + group * kind.points() * pairs.point();
+      for (int64_t pair = 0; pair < pairs.count(); ++pair)
+        results<T>(g, kind, blocks, e, b, group, 2 * pair, pairs.width(pair) / kLanes<T>, sources, of_group + pairs.at(pair), pairs.point(),
+                   products, strip, y, moments ? moments + b * g.all_to() : nullptr);
+    }
+  });
+}
+
+// Few blocks, many weights: all sources at the points lie in memory, and pass by the weights of one or two vectors, which each thread
+// transforms for itself into what stays in its cache. All weights at the points, up to four times the weights, are never written.
+template <class T>
+void sources_pass(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const Blocks<T>& blocks, bool adjoint, const T* x,
+                  Weight<T> weight, const Epilogue<T>& e, T* y, Moments* moments) {
+  constexpr int64_t L = kLanes<T>;
+  const int64_t of_block = kind.points() * blocks.seen.point(), spans = tiles(blocks.seen.vectors, kSpan);
+  const Scratch<T> memory(g.groups * blocks.count * of_block);
+  T* sources = memory;  // [group][block]
+  parallel_for(g.groups * blocks.count * spans, blocks.size * kind.points() * kSpan * L, [=, &kind](int64_t begin, int64_t end) {
+    Scratch<T> strip(blocks.strip);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t v = unit % spans * kSpan, at = unit / spans, b = at % blocks.count, group = at / blocks.count;
+      to_points<T>(g, kind, false, x, group * g.from_channels + v * L, min(kSpan * L, g.from_channels - v * L), blocks.first(b),
+                   blocks.last(b), blocks.seen, strip, sources + at * of_block + v * blocks.seen.vector());
+    }
+  });
+  const Pairs<T> pairs = {tiles(g.to_channels, L), g.from_channels};
+  const int64_t of_vector = kind.points() * g.from_channels * kVectorBytes;
+  const int64_t step = weight.packed || 2 * of_vector <= kWeightBytes ? 2 : 1, steps = tiles(pairs.vectors, step);
+  const int64_t shares = min(blocks.count, tiles(8, steps * g.groups));  // of the blocks
+  parallel_for(g.groups * steps * shares, kGrainElements, [=, &kind](int64_t begin, int64_t end) {
+    const int64_t pitch = (step * g.from_channels | 1) * L;  // from point to point
+    Scratch<T> local(weight.packed ? 0 : kind.points() * pitch), turned(turned_values(kind));
+    Scratch<T> products(kind.points() * blocks.made.point()), strip(blocks.strip);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t share = unit % shares, v = unit / shares % steps * step, group = unit / shares / steps;
+      const int64_t vectors = min(step, pairs.vectors - v);
+      const T* weights = local;
+      if (weight.packed)
+        weights = weight.packed + group * kind.points() * pairs.point() + pairs.at(v / 2);
+      else
+        for (int64_t k = 0; k < vectors; ++k)
+          pack_vector<T>(s, g, kind, adjoint, weight, group, v + k, 0, g.from_channels, vectors * L, pitch, turned, local + k * L);
+      for (int64_t b = share * blocks.count / shares; b < (share + 1) * blocks.count / shares; ++b)
+        results<T>(g, kind, blocks, e, b, group, v, vectors, sources + (group * blocks.count + b) * of_block, weights,
+                   weight.packed ? pairs.point() : pitch, products, strip, y, moments ? moments + b * g.all_to() : nullptr);
+    }
+  });
 }
 
 template <class T>
-void activations(const ConvShape& s, const TileKind<T>& kind, bool adjoint, const T* x, const T* packed, const Epilogue<T>& e, T* y) {
-  constexpr int64_t L = kLanes<T>;
+void activations(const ConvShape& s, const TileKind<T>& kind, bool adjoint, const T* x, Weight<T> weight, const Epilogue<T>& e, T* y) {
   const Grid g = grid_of(s, kind, adjoint);
-  const Pairs<T> pairs = {tiles(g.to_channels, L), g.from_channels};
-  const int64_t block = block_tiles(kind, g.from_channels, g.tiles), blocks = tiles(g.tiles, block);
-  const int64_t at_once = tiles(block, tiles(block, kMostRows));  // of the micro-kernel: as even as can be
-  const int64_t room = tiles(block, at_once) * at_once;
-  const Points<T> seen = {room, tiles(g.from_channels, L)}, made = {room, 2};
-  const int64_t parts = min(pairs.count(), tiles(8, blocks * g.groups));  // of the filters, where there are few blocks
-  const int64_t of_group = kind.points() * pairs.point();
-  const int64_t strip = max(kind.source_high() * (block * kind.wide + kind.taps_wide) * L, kMostPoints * L) + L * L;
-  const bool measures = e.mean != nullptr;
-  const Scratch<Moments> moments(measures ? blocks * g.all_to() : 0);
-  Moments* measured = moments;
-  const TileKind<T>* tile = &kind;
-  parallel_for(blocks * g.groups * parts, kGrainElements, [=](int64_t begin, int64_t end) {
-    Scratch<T> sources(kind.points() * seen.point()), products(kind.points() * made.point()), row(strip);
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t part = unit % parts, group = unit / parts % g.groups, number = unit / parts / g.groups;
-      const int64_t first = number * block, last = min(g.tiles, first + block), count = last - first;
-      to_points<T>(g, *tile, false, x, group * g.from_channels, g.from_channels, first, last, seen, row, sources);
-      for (int64_t pair = part * pairs.count() / parts; pair < (part + 1) * pairs.count() / parts; ++pair) {
-        const bool two = pairs.width(pair) == 2 * L;
-        const T* weights = packed + group * of_group + pairs.at(pair);
-        with_number<kMostRows>(at_once, [&](auto m) {
-          constexpr int M = decltype(m)::value;
-          for (int64_t p = 0; p < tile->points(); ++p)
-            for (int64_t t = 0; t < count; t += M) {
-              const T* a = sources + p * seen.point() + t * L;
-              T* out = products + p * made.point() + t * L;
-              two ? multiply<T, M, 2>(a, seen.vector(), g.from_channels, weights + p * pairs.point(), out, made.vector())
-                  : multiply<T, M, 1>(a, seen.vector(), g.from_channels, weights + p * pairs.point(), out, made.vector());
-            }
-        });
-        for (int64_t v = 0; v < (two ? 2 : 1); ++v) {
-          const int64_t in_group = (2 * pair + v) * L, channel = group * g.to_channels + in_group;
-          from_points<T>(g, *tile, e, products + v * made.vector(), made, channel, min(L, g.to_channels - in_group), first, last, row, y,
-                         measures ? measured + number * g.all_to() + channel : nullptr);
-        }
-      }
-    }
-  });
-  if (measures)
+  const bool few = Blocks<T>(g, kind).count < kFewBlocks && packed_values(g, kind) / g.groups * int64_t(sizeof(T)) > kWeightBytes;
+  const Blocks<T> blocks(g, kind, few ? 1 : kFewBlocks);
+  const Scratch<Moments> of_blocks(e.mean ? blocks.count * g.all_to() : 0);
+  Moments* moments = e.mean ? static_cast<Moments*>(of_blocks) : nullptr;
+  if (few) {
+    sources_pass(s, g, kind, blocks, adjoint, x, weight, e, y, moments);
+  } else {
+    const Scratch<T> packed(weight.packed ? 0 : packed_values(g, kind));
+    if (!weight.packed) pack(s, g, kind, adjoint, weight, static_cast<T*>(packed));
+    weights_pass(g, kind, blocks, x, weight.packed ? weight.packed : static_cast<const T*>(packed), e, y, moments);
+  }
+  if (moments)
     for (int64_t c = 0; c < g.all_to(); ++c) {
       Moments all;
-      for (int64_t b = 0; b < blocks; ++b) all.merge(measured[b * g.all_to() + c]);
+      for (int64_t b = 0; b < blocks.count; ++b) all.merge(moments[b * g.all_to() + c]);
       e.mean[c] = all.mean, e.variance[c] = all.variance();
     }
 }
@@ -392,11 +476,78 @@ void activations(const ConvShape& s, const TileKind<T>& kind, bool adjoint, cons
 
 constexpr int64_t kSumBytes = int64_t(5) << 18;    // of a part's sums
 constexpr int64_t kTotalBytes = int64_t(1) << 26;  // of all chunks'
+constexpr int64_t kThreeBytes = int64_t(1) << 21;  // of all tiles at the points, of three vectors
 
+// dw of one vector of channels by one or two of filters, from its sums at the points: [point][channel][filter]. turned: room for a vector.
 template <class T>
-void weight_gradient(const ConvShape& s, const TileKind<T>& kind, const T* dy, const T* x, T* dw) {
-  constexpr int64_t L = kLanes<T>, M = L < 8 ? L : 8;
-  const Grid g = grid_of(s, kind, false);
+void put_filters(const ConvShape& s, const Grid& g, const TileKind<T>& kind, int64_t group, int64_t channel, int64_t filter,
+                 int64_t vectors, const T* sums, T* turned, T* dw) {
+  constexpr int64_t L = kLanes<T>;
+  const int64_t C = g.from_channels, K = g.to_channels, taps = kind.taps_high * kind.taps_wide, row = vectors * L;
+  const int64_t channels = min(L, C - channel), of_tap = s.channels_last ? channels * L : L, of_channel = s.channels_last ? L : taps * L;
+  for (int64_t v = 0; v < vectors; ++v) {
+    const int64_t first = filter + v * L, filters = min(L, K - first);
+    for (int64_t c = 0; c < channels; ++c) kind.weight_sum(sums + c * row + v * L, L * row, turned + c * of_channel, of_tap);
+    T* to = dw + (group * K + first) * C * taps;
+    if (s.channels_last)
+      for (int64_t t = 0; t < taps; ++t)
+        turn_out<T>(static_cast<const T*>(turned) + t * of_tap, channels, to + t * C + channel, C * taps, filters);
+    else
+      turn_out<T>(static_cast<const T*>(turned), channels * taps, to + channel * taps, C * taps, filters);
+  }
+}
+
+// sums += of `count` tiles at one point, of one vector of channels by one or two of filters; `row` from channel to channel.
+template <class T>
+STRIATE_INLINE void add_vectors(const T* a, const T* b, int64_t b_vector, int64_t vectors, int64_t channels, int64_t count, bool anew,
+                                T* sums, int64_t row) {
+  constexpr int64_t M = kLanes<T> < 8 ? kLanes<T> : 8;
+  for (int64_t c = 0; c < min(kLanes<T>, channels); c += M)
+    vectors == 2 ? add_products<T, M, 2>(a + c, b, b_vector, count, anew, sums + c * row, row)
+                 : add_products<T, M, 1>(a + c, b, b_vector, count, anew, sums + c * row, row);
+}
+
+// Few tiles: x and dy at the points lie in memory; what one vector of channels by two of filters takes, sums too, is in the cache.
+template <class T>
+void sum_whole(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const T* dy, const T* x, T* dw) {
+  constexpr int64_t L = kLanes<T>;
+  const int64_t C = g.from_channels, K = g.to_channels, vectors = tiles(C, L), filters = tiles(K, L), pairs = tiles(filters, 2);
+  const Points<T> seen = {g.tiles, vectors}, given = {g.tiles, filters};
+  const int64_t of_x = kind.points() * seen.point(), of_dy = kind.points() * given.point();
+  const Scratch<T> memory(g.groups * (of_x + of_dy));
+  T *sources = memory, *gradients = sources + g.groups * of_x;
+  const int64_t x_spans = tiles(vectors, kSpan), spans = x_spans + tiles(filters, kSpan), share = min(g.tiles, 4 * kMostRows),
+                shares = tiles(g.tiles, share), strip_values = Blocks<T>(g, kind).strip;
+  parallel_for(g.groups * shares * spans, share * kind.points() * kSpan * L, [=, &kind](int64_t begin, int64_t end) {
+    Scratch<T> strip(strip_values);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t span = unit % spans, first = unit / spans % shares * share, last = min(g.tiles, first + share);
+      const int64_t group = unit / spans / shares;
+      const bool of_gradient = span >= x_spans;
+      const int64_t v = (of_gradient ? span - x_spans : span) * kSpan, all = of_gradient ? K : C;
+      const Points<T>& points = of_gradient ? given : seen;
+      T* to = of_gradient ? gradients + group * of_dy : sources + group * of_x;
+      to_points<T>(g, kind, of_gradient, of_gradient ? dy : x, group * all + v * L, min(kSpan * L, all - v * L), first, last, points, strip,
+                   to + v * points.vector() + first * L);
+    }
+  });
+  parallel_for(g.groups * pairs * vectors, kGrainElements, [=, &kind](int64_t begin, int64_t end) {
+    Scratch<T> sums(kind.points() * 2 * L * L), turned(turned_values(kind));
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t v = unit % vectors, k = unit / vectors % pairs * 2, group = unit / vectors / pairs, two = min(2, filters - k);
+      for (int64_t p = 0; p < kind.points(); ++p)
+        add_vectors<T>(sources + group * of_x + p * seen.point() + v * seen.vector(),
+                       gradients + group * of_dy + p * given.point() + k * given.vector(), given.vector(), two, C - v * L, g.tiles, true,
+                       sums + p * L * two * L, two * L);
+      put_filters<T>(s, g, kind, group, v * L, k * L, two, sums, turned, dw);
+    }
+  });
+}
+
+// Many tiles: a block of them at a time, in chunks that depend on the shape alone; sums of all points in memory.
+template <class T>
+void sum_blocks(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const T* dy, const T* x, T* dw) {
+  constexpr int64_t L = kLanes<T>;
   const int64_t C = g.from_channels, K = g.to_channels, vectors = tiles(C, L), filters = tiles(K, L), row = filters * L;
   const int64_t of_vector = kind.points() * row * kVectorBytes;  // sums of one vector of channels
   const int64_t part = min(vectors, max(1, kSumBytes / of_vector)), parts = tiles(vectors, part);
@@ -408,9 +559,8 @@ void weight_gradient(const ConvShape& s, const TileKind<T>& kind, const T* dy, c
   const Points<T> seen = {block, part}, given = {block, filters};
   const Scratch<T> totals(chunks * g.groups * of_chunk);
   T* total = totals;
-  const TileKind<T>* tile = &kind;
   const int64_t strip = max(kind.source_high() * (block * kind.wide + kind.taps_wide) * L, kMostPoints * L) + L * L;
-  parallel_for(chunks * g.groups * parts, kGrainElements, [=](int64_t begin, int64_t end) {
+  parallel_for(chunks * g.groups * parts, kGrainElements, [=, &kind](int64_t begin, int64_t end) {
     Scratch<T> sources(kind.points() * seen.point()), gradients(kind.points() * given.point()), line(strip);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t v0 = unit % parts * part, v1 = min(vectors, v0 + part), group = unit / parts % g.groups,
@@ -419,53 +569,47 @@ void weight_gradient(const ConvShape& s, const TileKind<T>& kind, const T* dy, c
       const int64_t first_block = chunk * blocks / chunks;
       for (int64_t b = first_block; b < (chunk + 1) * blocks / chunks; ++b) {
         const int64_t first = b * block, last = min(g.tiles, first + block);
-        to_points<T>(g, *tile, false, x, group * C + v0 * L, min(C, v1 * L) - v0 * L, first, last, seen, line, sources);
-        to_points<T>(g, *tile, true, dy, group * K, K, first, last, given, line, gradients);
-        for (int64_t p = 0; p < tile->points(); ++p)
+        to_points<T>(g, kind, false, x, group * C + v0 * L, min(C, v1 * L) - v0 * L, first, last, seen, line, sources);
+        to_points<T>(g, kind, true, dy, group * K, K, first, last, given, line, gradients);
+        for (int64_t p = 0; p < kind.points(); ++p)
           for (int64_t v = v0; v < v1; ++v)
-            for (int64_t c = 0; c < min(L, C - v * L); c += M)
-              for (int64_t k = 0; k < filters; k += 2) {
-                const T* a = sources + p * seen.point() + (v - v0) * seen.vector() + c;
-                const T* z = gradients + p * given.point() + k * given.vector();
-                T* to = sums + p * point + (v * L + c) * row + k * L;
-                k + 2 <= filters ? add_products<T, M, 2>(a, z, given.vector(), last - first, b == first_block, to, row)
-                                 : add_products<T, M, 1>(a, z, given.vector(), last - first, b == first_block, to, row);
-              }
+            for (int64_t k = 0; k < filters; k += 2)
+              add_vectors<T>(sources + p * seen.point() + (v - v0) * seen.vector(), gradients + p * given.point() + k * given.vector(),
+                             given.vector(), min(2, filters - k), C - v * L, last - first, b == first_block,
+                             sums + p * point + v * L * row + k * L, row);
       }
     }
   });
-  // chunks added up in one order, then back from the points, a vector of filters at a time
-  constexpr int64_t D = kLanes<double>;
-  const int64_t taps = tile->taps_high * tile->taps_wide;
-  parallel_for(g.groups * filters * C, kind.points() * L * (chunks + 4), [=](int64_t begin, int64_t end) {
-    double of_points[kMostPoints * kLanes<double>], of_taps[kMostTaps * kLanes<double>];
+  const int64_t pairs = tiles(filters, 2);
+  parallel_for(g.groups * pairs * vectors, kind.points() * L * L * (chunks + 4), [=, &kind](int64_t begin, int64_t end) {
+    Scratch<T> sums(kind.points() * 2 * L * L), turned(turned_values(kind));
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t c = unit % C, v = unit / C % filters, group = unit / C / filters;
-      for (int64_t k = v * L; k < min(K, (v + 1) * L); k += D) {
-        for (int64_t p = 0; p < tile->points(); ++p) {
-          Vector<double> sum = {};
-          for (int64_t chunk = 0; chunk < chunks; ++chunk)
-            sum += load_widened(total + (chunk * g.groups + group) * of_chunk + p * point + c * row + k);
-          store(of_points + p * D, sum);
-        }
-        tile->weight_sum(of_points, of_taps);
-        for (int64_t l = 0; l < min(D, K - k); ++l)
-          for (int64_t t = 0; t < taps; ++t) dw[((group * K + k + l) * C + c) * taps + t] = T(of_taps[t * D + l]);
-      }
+      const int64_t v = unit % vectors, k = unit / vectors % pairs * 2, group = unit / vectors / pairs, two = min(2, filters - k);
+      T* to = sums;
+      for (int64_t p = 0; p < kind.points(); ++p)
+        for (int64_t c = 0; c < L; ++c)
+          for (int64_t l = 0; l < two * L; l += kLanes<double>, to += kLanes<double>) {
+            Vector<double> sum = {};  // of the chunks, in one order
+            for (int64_t chunk = 0; chunk < chunks; ++chunk)
+              sum += load_widened(total + (chunk * g.groups + group) * of_chunk + p * point + (v * L + c) * row + k * L + l);
+            store_narrowed(to, sum);
+          }
+      put_filters<T>(s, g, kind, group, v * L, k * L, two, sums, turned, dw);
     }
   });
+}
+
+template <class T>
+void weight_gradient(const ConvShape& s, const TileKind<T>& kind, const T* dy, const T* x, T* dw) {
+  const Grid g = grid_of(s, kind, false);
+  3 * g.tiles* kind.points() * kVectorBytes <= kThreeBytes ? sum_whole(s, g, kind, dy, x, dw) : sum_blocks(s, g, kind, dy, x, dw);
 }
 
 // -------------------------------------------------------------------------------------------------------------- entry
 
 template <class T, int Size, bool Adjoint>
 void run(const ConvShape& s, const T* x, Weight<T> weight, const Epilogue<T>& e, T* y) {
-  const TileKind<T>& kind = *find_kind<T>(Size, s.window.height.size, s.window.width.size);
-  if (weight.packed) return activations(s, kind, Adjoint, x, weight.packed, e, y);
-  const Grid g = grid_of(s, kind, Adjoint);
-  const Scratch<T> packed(packed_values(g, kind));
-  pack(s, g, kind, Adjoint, weight, static_cast<T*>(packed));
-  activations(s, kind, Adjoint, x, static_cast<const T*>(packed), e, y);
+  activations(s, *find_kind<T>(Size, s.window.height.size, s.window.width.size), Adjoint, x, weight, e, y);
 }
 template <class T, int Size>
 void run_weight(const ConvShape& s, const T* dy, const T* x, T* dw) {

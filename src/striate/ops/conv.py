@@ -290,7 +290,7 @@ def _torch(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tens
         for axis, (step, count) in enumerate(zip(stride, p.output, strict=True), 2):
             x = x[(slice(None),) * axis + (slice(0, (count - 1) * step + 1, step),)]
         stride = [1] * p.dims
-    w = empty(a, p.weight_shape, a.dtype, False)
+    w = empty(a, p.weight_shape, a.dtype, call.channels_last and p.dims > 1)  # its layout is what counts
     geometry = (stride, least, list(p.dilation), False, [0] * p.dims, p.groups)
     return torch.ops.aten.convolution_backward.default(a, x, w, None, *geometry, [False, True, False])[1]
 
@@ -581,7 +581,7 @@ if native.core:
 
     @torch.library.register_fake("striate::conv_weight")
     def _(dy: Any, x: Any, size: Any, stride: Any, dilation: Any, before: Any, groups: Any, last: Any, method: Any) -> Any:
-        return empty(dy, [dy.shape[1], x.shape[1] // groups, *size], dy.dtype, False)
+        return empty(dy, [dy.shape[1], x.shape[1] // groups, *size], dy.dtype, last)
 
     def _register(op: Any, map: Map) -> None:
         """The gradient of an operator of ours where it is traced."""
