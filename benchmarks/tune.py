@@ -20,14 +20,14 @@ import torch
 
 from striate import native_info
 from striate.allocator import tune_allocator
-from striate.ops import conv, crossovers
+from striate.ops import conv, crossovers, fused
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from run import medians_ms, processor
 from samples import channels_last
 
-MAPS = ("forward", "input", "weight")
+MAPS = ("forward", "input", "weight", "fused")  # fused: for inference, over oneDNN's operator with a packed weight and a ReLU
 METHODS = [name for name in conv.NAMES if name not in ("torch", "reference")]
 ANY = 10**9
 LIMITS = {  # for one, two and three axes
@@ -54,37 +54,54 @@ class Shape(NamedTuple):
     dilation: int = 1
 
 
-def shapes(axes: int, kind: str, limit: int, stride: int, size_name: str) -> list[Shape]:
+# For sizes that count the outputs of all images: batches and sides of outputs, in training and for inference.
+BATCHES = {"tiny": ((16, 4), (4, 8)), "small": ((16, 7), (4, 14)), "medium": ((16, 14), (2, 56)), "large": ((16, 28), (8, 56))}
+SINGLES = {"tiny": ((1, 7), (1, 14)), "small": ((1, 28), (16, 7)), "medium": ((1, 56), (16, 14)), "large": ((16, 28), (8, 56))}
+LENGTHS = {"tiny": 15, "small": 60, "medium": 400, "large": 4000}  # of one axis, for 16 images
+
+
+def shapes(axes: int, kind: str, limit: int, stride: int, map: str, size_name: str) -> list[Shape]:
     """What stands for a row."""
     small = size_name == "small"
     side = {1: 200 if small else 2000, 2: 14 if small else 40, 3: 6 if small else 20}[axes]
     batch = {1: 16, 2: 16, 3: 4}[axes] * (4 if small else 1)
-    places = (side * (stride if small else 1),) * axes
+    runs = [(batch, side * (stride if small else 1))] * 2
+    if crossovers.sizes(kind, map) is not crossovers.sizes("depthwise", "forward"):
+        of_axis = ((16, LENGTHS[size_name]), (8, 2 * LENGTHS[size_name]))
+        runs = [(n, side * stride) for n, side in (of_axis if axes == 1 else (SINGLES if map == "fused" else BATCHES)[size_name])]
+    (batch, side), (batch_2, side_2) = runs
+    places, places_2 = (side,) * axes, (side_2,) * axes
     if kind == "depthwise":
         of_axes = {1: {9: 9, 25: 25, ANY: 49}, 2: {9: 3, 25: 5, ANY: 7}, 3: {ANY: 3}}
-        return [Shape(batch, c, c, c, places, of_axes[axes][limit], stride) for c in (96, 64)]
+        size = of_axes[axes][limit]
+        return [Shape(batch, 96, 96, 96, places, size, stride), Shape(batch_2, 64, 64, 64, places_2, size, stride)]
     if kind == "grouped":
         each = 64 if limit == ANY else limit
-        groups = max(2, 128 // each)
-        return [Shape(batch, groups * each, groups * max(2, each) * more, groups, places, 3, stride) for more in (1, 2)]
+        groups, filters = max(2, 128 // each), max(2, each)
+        channels = groups * each
+        return [
+            Shape(batch, channels, groups * filters, groups, places, 3, stride),
+            Shape(batch_2, channels, groups * filters * 2, groups, places_2, 3, stride),
+        ]
     if kind == "few filters":
-        return [Shape(batch, 64, limit, 1, places, 3, stride), Shape(batch, 32, limit, 1, places, 5 if axes < 3 else 3, stride)]
+        return [Shape(batch, 64, limit, 1, places, 3, stride), Shape(batch_2, 32, limit, 1, places_2, 5 if axes < 3 else 3, stride)]
     if kind == "pointwise":
         channels, filters = {50: (256, 64), 100: (128, 128), ANY: (64, 256)}[limit]
-        return [Shape(batch, channels // n, filters // n, 1, places, 1, stride) for n in (1, 2)]
+        more = {"tiny": 4, "small": 2}.get(size_name, 1) if map == "fused" else 1  # small images have many channels
+        return [
+            Shape(batch, channels * more, filters * more, 1, places, 1, stride),
+            Shape(batch_2, channels // 2 * more, filters // 2 * more, 1, places_2, 1, stride),
+        ]
     if kind in ("dense 3×3", "dense 5×5"):
         channels = (512 if kind == "dense 3×3" and axes == 2 else 128) if limit == ANY else limit
         filters, size = max(16, channels), 3 if kind == "dense 3×3" else 5
-        if axes == 1:
-            length = {"small": 60, "medium": 400, "large": 4000}[size_name]
-            return [Shape(16, channels, filters, 1, (length,), size), Shape(8, channels, 2 * filters, 1, (2 * length,), size)]
-        one, two = {"small": ((16, 7), (4, 14)), "medium": ((16, 14), (2, 56)), "large": ((16, 28), (8, 56))}[size_name]
-        return [Shape(one[0], channels, filters, 1, (one[1],) * 2, size), Shape(two[0], channels, 2 * filters, 1, (two[1],) * 2, size)]
+        return [Shape(batch, channels, filters, 1, places, size), Shape(batch_2, channels, 2 * filters, 1, places_2, size)]
     channels = 128 if limit == ANY else limit
     filters = max(16, channels)
-    wide = [(3, 2), (7, 1)] if stride == 1 and axes < 3 else [(3, 1), (5 if axes < 3 else 3, 1)]
+    (size, dilation), (size_2, dilation_2) = ((3, 2), (7, 1)) if stride == 1 and axes < 3 else ((3, 1), (5 if axes < 3 else 3, 1))
     return [
-        Shape(batch, channels, filters * (1 + k) + 4 * k, 1, places, size, stride, dilation) for k, (size, dilation) in enumerate(wide)
+        Shape(batch, channels, filters, 1, places, size, stride, dilation),
+        Shape(batch_2, channels, 2 * filters + 4, 1, places_2, size_2, stride, dilation_2),
     ]
 
 
@@ -96,8 +113,22 @@ def call_of(shape: Shape, map: str, last: bool) -> conv.Call:
     return conv.Call(map, plan, last, torch.float32, None)
 
 
+def fused_ratios(call: conv.Call, rounds: int) -> dict[str, float]:
+    """oneDNN's time over each method's."""
+    p, call = call.plan, call._replace(map="forward")
+    layer = fused.FusedConv(torch.randn(p.weight_shape), torch.randn(p.filters), p.stride, p.before, p.dilation, p.groups, low=0.0)
+    x = channels_last(torch.randn(p.x_shape))
+    able = [m for m in fused.CONV_METHODS if m.name in (*fused.NATIVE, "onednn") and m.refuse(call) is None]
+    runs = {m.name: m.run(layer, call) for m in able}
+    with torch.no_grad():
+        got = medians_ms({name: lambda run=run: run(x, None, False) for name, run in runs.items()}, rounds)
+    return {name: got["onednn"][0] / ms for name, (ms, _) in got.items() if name != "onednn"}
+
+
 def ratios(call: conv.Call, rounds: int) -> dict[str, float]:
     """torch's time over each method's."""
+    if call.map == "fused":
+        return fused_ratios(call, rounds)
     p = call.plan
     tensors = {"x": torch.randn(p.x_shape), "y": torch.randn(p.y_shape), "w": torch.randn(p.weight_shape)}
     if call.channels_last:
@@ -123,14 +154,14 @@ def rows(rounds: int, only: str) -> Iterator[dict[str, object]]:
         for kind in crossovers.COUNTED
         for limit in LIMITS[kind][axes - 1]
         for stride in ((1,) if "×" in kind else (1, 2))
-        for size in crossovers.SIZES[kind]
         for map in MAPS
+        for size in crossovers.sizes(kind, map)
         for last in (False, True)
-        if only in f"{axes}d {kind}"
+        if only in f"{axes}d {kind} {map}" and (map != "fused" or (last and axes == 2))
     )
-    for axes, kind, limit, stride, size, map, last in cases:
-        calls = [call_of(shape, map, last) for shape in shapes(axes, kind, limit, stride, size)]
-        assert all(crossovers.kind_of(c.plan)[0] == kind and crossovers.size_of(kind, c.plan) == size for c in calls), (kind, limit, size)
+    for axes, kind, limit, stride, map, size, last in cases:
+        calls = [call_of(shape, map, last) for shape in shapes(axes, kind, limit, stride, map, size)]
+        assert all(crossovers.kind_of(c.plan)[0] == kind and crossovers.size_of(kind, map, c.plan) == size for c in calls), (kind, limit, size)
         measured = [ratios(call, rounds) for call in calls]
         names = [n for n in METHODS if all(n in m for m in measured)]
         means = {n: statistics.geometric_mean(m[n] for m in measured) for n in names}
@@ -150,7 +181,7 @@ def rows(rounds: int, only: str) -> Iterator[dict[str, object]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="timed calls of each method (default %(default)s)")
-    parser.add_argument("--only", default="", help="kinds whose name contains this; the table's other rows stay")
+    parser.add_argument("--only", default="", help="kinds and maps whose name contains this, as 2d pointwise fused; the table's other rows stay")
     parser.add_argument("--out", type=Path, default=crossovers.PATH, help="default: the chooser's own table")
     options = parser.parse_args()
     tune_allocator()
@@ -167,7 +198,7 @@ def main() -> int:
     if options.only:
         with crossovers.PATH.open(newline="") as file:
             rest = csv.DictReader(line for line in file if not line.startswith("#"))
-            found = [{n: row.get(n, "") for n in names} for row in rest if options.only not in f"{row['axes']}d {row['kind']}"] + found
+            found = [{n: row.get(n, "") for n in names} for row in rest if options.only not in f"{row['axes']}d {row['kind']} {row['map']}"] + found
     with options.out.open("w", newline="") as file:
         file.write(about + "\n")
         writer = csv.DictWriter(file, names, lineterminator="\n")

@@ -19,15 +19,14 @@ def call(shape: tuple[int, ...], weight: tuple[int, ...], map: str = "forward", 
 
 def test_every_kind_map_order_and_size_has_rows() -> None:
     have = {(r.kind, r.strided, r.map, r.order, r.size) for r in crossovers.table() if r.axes == 2}
-    maps, orders = ("forward", "input", "weight"), ("planes", "channels")
-    strides = {kind: (False,) if "×" in kind else (False, True) for kind in crossovers.COUNTED}
+    maps, orders = ("forward", "input", "weight", "fused"), ("planes", "channels")
     assert have == {
         (kind, strided, map_, order, size)
-        for kind, sizes in crossovers.SIZES.items()
-        for strided in strides[kind]
+        for kind in crossovers.COUNTED
+        for strided in ((False,) if "×" in kind else (False, True))
         for map_ in maps
-        for order in orders
-        for size in sizes
+        for order in orders[map_ == "fused" :]
+        for size in crossovers.sizes(kind, map_)
     }
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from .conv import Call, Plan
 
-__all__ = ["COUNTED", "PATH", "SIZES", "Row", "about", "kind_of", "row_for", "size_of", "slower", "table"]
+__all__ = ["COUNTED", "PATH", "Row", "about", "kind_of", "row_for", "size_of", "sizes", "slower", "table"]
 
 PATH = Path(__file__).with_name("crossovers.csv")
 # The kinds of convolution, and what a kind is counted by.
@@ -28,10 +28,18 @@ COUNTED = {
     "dense 5×5": "channels",
     "dense": "channels",
 }
-# The sizes of a kind, and up to how many outputs: of an image; where the weights are transformed first, of all images together.
+# The sizes, and up to how many outputs: of an image; where weights are transformed or lie packed, of all images together.
 _OF_IMAGE = {"small": 256, "large": 10**18}
-_OF_ALL = {"small": 1024, "medium": 8192, "large": 10**18}
-SIZES = {kind: _OF_ALL if kind in ("dense 3×3", "dense 5×5") else _OF_IMAGE for kind in COUNTED}
+_OF_ALL = {"tiny": 256, "small": 1024, "medium": 8192, "large": 10**18}
+
+
+def sizes(kind: str, map: str) -> dict[str, int]:
+    """The sizes there are, and up to how many outputs.
+
+    >>> list(sizes("depthwise", "forward")), list(sizes("depthwise", "fused"))
+    (['small', 'large'], ['tiny', 'small', 'medium', 'large'])
+    """
+    return _OF_ALL if map == "fused" or kind in ("dense 3×3", "dense 5×5") else _OF_IMAGE
 
 
 class Row(NamedTuple):
@@ -39,8 +47,8 @@ class Row(NamedTuple):
     kind: str
     up_to: int
     strided: bool  # by more than 1 on some axis
-    size: str  # one of SIZES
-    map: str
+    size: str  # one of sizes()
+    map: str  # or "fused": forward, for inference, and the ratios are to oneDNN's operator for that
     order: str  # "planes" or "channels"
     method: str  # the fastest
     ratios: dict[str, float]  # of each method measured: torch's time over its own
@@ -57,13 +65,13 @@ def _row(read: dict[str, str]) -> Row:
     ratios = {name: float(value) for name, value in read.items() if name not in _PLACE and value}
     most = "of any number of" if up_to >= 10**9 else f"up to {up_to}"
     stride = "a larger stride" if strided else "stride 1"
-    images = "images" if SIZES[kind] is _OF_IMAGE else "batches"
+    images = "images" if sizes(kind, map) is _OF_IMAGE else "batches"
     place = f"{axes}d {kind}, {most} {COUNTED[kind]}, {stride}, {size} {images} in {order} order"
     reasons = {}
     for name, ratio in ratios.items():
         if name == method:
             continue
-        share = ratio / {"torch": 1.0, **ratios}[method]
+        share = ratio / {"torch": 1.0, "onednn": 1.0, **ratios}[method]
         lost = f"{method} took {share:.2f} of its time" if share < 1 else f"it lost against {method} on one of the shapes"
         reasons[name] = f"{lost} for {place}"
     return Row(axes, kind, up_to, strided, size, map, order, method, ratios, reasons)
@@ -89,20 +97,20 @@ def kind_of(plan: Plan) -> tuple[str, int]:
     return "dense", channels
 
 
-def size_of(kind: str, plan: Plan) -> str:
-    """Which of the kind's sizes a convolution has.
+def size_of(kind: str, map: str, plan: Plan) -> str:
+    """Which of the sizes a convolution has.
 
     >>> from .conv import Plan
     >>> plan = Plan(16, 64, 64, 1, (14, 14), (14, 14), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
-    >>> size_of("dense", plan), size_of("dense 3×3", plan)
+    >>> size_of("dense", "forward", plan), size_of("dense 3×3", "forward", plan)
     ('small', 'medium')
     """
-    places = prod(plan.output)
-    if SIZES[kind] is _OF_ALL:
+    places, known = prod(plan.output), sizes(kind, map)
+    if known is _OF_ALL:
         if type(plan.batch) is not int:  # traced for any batch
             return "large"
         places = places * plan.batch
-    return next(name for name, most in SIZES[kind].items() if places <= most)
+    return next(name for name, most in known.items() if places <= most)
 
 
 def table() -> tuple[Row, ...]:
@@ -122,7 +130,7 @@ for _one in table():
 def row_for(call: Call) -> Row | None:
     """The row that a call falls into: the first that reaches its number, or the last. What was not measured for its axes is as for two."""
     kind, number = kind_of(call.plan)
-    strided, size = any(s > 1 for s in call.plan.stride), size_of(kind, call.plan)
+    strided, size = any(s > 1 for s in call.plan.stride), size_of(kind, call.map, call.plan)
     key = (kind, strided, size, call.map, "channels" if call.channels_last else "planes")
     rows = _ROWS.get((call.plan.dims, *key)) or _ROWS.get((2, *key), [])
     for row in rows:

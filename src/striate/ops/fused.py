@@ -30,10 +30,6 @@ __all__ = ["CONV_METHODS", "LINEAR_METHODS", "FusedConv", "FusedLinear", "Produc
 
 Run = Callable[[Tensor, Tensor | None, bool], Tensor]
 MOST_SHAPES = 1024  # of a layer that are remembered: about 1 KiB each
-# What fusing and packing bring oneDNN over torch's operator with a pass for the activation, on the layers of ResNet and MobileNet: between
-# 1.05 and 1.9. A method of ours has to have been measured to be faster than torch's operator by more than this.
-GAIN = 1.25
-PLACES = 2048  # outputs of all images together that the table calls a medium batch
 # Products of this many rows, by weights of this many numbers, are faster by packed weights: up to 3 times, for VGG's 25088×4096.
 ROWS, NUMBERS = 4, 2**20
 
@@ -283,18 +279,12 @@ def _then_finish(candidate: Candidate) -> Callable[[FusedConv, Call], Run]:
 
 
 def _slower(candidate: Candidate) -> Callable[[Call], str | None]:
+    """By the table's rows for inference, where oneDNN has torch's place; else as where there are gradients."""
+
     def slower(call: Call) -> str | None:
-        p = call.plan
-        batch = max(p.batch, -(-PLACES // max(1, prod(p.output))))  # transforming weights, which few places do not pay for, is done already
-        call = call._replace(plan=p._replace(batch=batch))
-        reason = candidate.slower(call)
-        if reason is not None or _onednn_refusal(call) is not None:
-            return reason
-        row = crossovers.row_for(call)
-        ratio = 1.0 if row is None else row.ratios.get(candidate.name, 1.0)
-        if ratio > GAIN:
-            return None
-        return f"{ratio:.2f} times the speed of torch's operator is less than the {GAIN} that fusing brings oneDNN"
+        fused = call._replace(map="fused")
+        measured = _onednn_refusal(call) is None and crossovers.row_for(fused) is not None
+        return crossovers.slower(candidate.name, fused) if measured else candidate.slower(call)
 
     return slower
 
