@@ -19,6 +19,7 @@ import torch.nn.functional as F
 import striate
 import striate.nn as nn
 import striate.nn.functional as SF
+from striate import models
 from striate.nn import swap
 
 PACKAGE = Path(striate.__file__).parent
@@ -245,7 +246,7 @@ def test_accelerate_keeps_objects_hooks_mode_and_names_and_computes_the_same() -
     assert not model.pool.training
     assert isinstance(model.pool, nn.MaxPool2d) and isinstance(model.head[2], nn.LayerNorm) and model.again is model.pool
     assert model.stem(x).is_contiguous(memory_format=torch.channels_last)
-    told = repr(model).replace(", activation='relu'", "").replace("AbsorbedReLU(computed by the norm before)", "ReLU()")
+    told = repr(model).replace(", activation='relu'", "").replace("AbsorbedReLU(computed by the layer beside it)", "ReLU()")
     assert told == repr(Net().eval())
 
 
@@ -285,6 +286,112 @@ def test_accelerate_fuses_nothing_that_is_looked_at_used_twice_or_changed() -> N
     for model in (hooked, shared, own, parts):
         assert swap.fusions(model) == []
         assert not any("computed by" in repr(m) for m in striate.accelerate(model).modules())
+
+
+POOLINGS = {
+    "pairs": dict(kernel_size=2),
+    "overlapping": dict(kernel_size=3, stride=2, padding=1),
+    "rounded up": dict(kernel_size=3, stride=2, ceil_mode=True),
+    "rounded up and padded": dict(kernel_size=(3, 2), stride=2, padding=1, ceil_mode=True),
+    "wide": dict(kernel_size=17, stride=1, padding=8),
+}
+
+
+def before_pooling(*layers: torch.nn.Module) -> torch.nn.Sequential:
+    """Behind a convolution that hands on what it gets."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1, groups=3, bias=False), *layers)
+    torch.nn.init.ones_(model[0].weight)
+    return model
+
+
+def awkward(kind: str) -> torch.Tensor:
+    x = torch.randn(2, 3, 19, 18, generator=torch.Generator().manual_seed(7))
+    made = {
+        "random": x,
+        "ties": (2 * x).round().clamp(-1, 1),
+        "zeros and negative": torch.where(x > 0, 0.0, x),
+        "zeros of both signs": torch.where(x > 0, 0.0, -0.0),
+        "negative": -x.abs() - 0.1,
+        "ties at 6 and above": 6 + (2 * x).round().clamp(-1, 2) / 2,
+        "NaN": torch.where(x > 1.5, torch.nan, x),
+        "infinite": torch.where(x > 1, torch.inf, torch.where(x < 0.5, -torch.inf, x)),
+    }
+    return made[kind].requires_grad_()
+
+
+@pytest.mark.parametrize(
+    "kind", ["random", "ties", "zeros and negative", "zeros of both signs", "negative", "ties at 6 and above", "NaN", "infinite"]
+)
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("act", [torch.nn.ReLU(), torch.nn.ReLU(inplace=True), torch.nn.ReLU6()], ids=["relu", "relu in place", "relu6"])
+def test_an_activation_behind_max_pooling_gives_the_bits_it_gives_before(act: torch.nn.Module, pooling: str, kind: str) -> None:
+    model = before_pooling(copy.deepcopy(act), torch.nn.MaxPool2d(**POOLINGS[pooling]))
+    twin = striate.accelerate(copy.deepcopy(model))
+    x = awkward(kind)
+    assert twin[2].activation is not None and twin[1](x) is x
+    plain = striate.accelerate(copy.deepcopy(model))
+    plain[1], plain[2] = copy.deepcopy(act), nn.MaxPool2d(**POOLINGS[pooling])
+    results = [m(x) for m in (model, plain, twin)]
+    dy = torch.randn(results[0].shape)
+    found = [(y, *torch.autograd.grad(y, x, dy)) for y in results]
+    for y, _ in found[:2]:
+        torch.testing.assert_close(found[2][0], y, rtol=0, atol=0, equal_nan=True)
+    if isinstance(act, torch.nn.ReLU6) and kind == "NaN":
+        return  # torch's ReLU6 hands a gradient through NaN or not by where in the vector it lies
+    # where windows overlap torch adds up gradients in another order than striate
+    torch.testing.assert_close(found[2][1], found[1][1], rtol=0, atol=0)
+    torch.testing.assert_close(found[2][1], found[0][1])
+
+
+def test_accelerate_computes_relu_behind_max_pooling_and_restore_undoes_it() -> None:
+    model = models.lenet5()
+    told, state = repr(model), copy.deepcopy(model.state_dict())
+    x = torch.randn(3, 1, 28, 28)
+    plain = copy.deepcopy(model)
+    assert [(type(a).__name__, type(b).__name__) for a, b in swap.fusions(model)] == [("MaxPool2d", "ReLU")] * 2
+    assert swap.plan(model) == ([], []) and striate.accelerate(model) is model
+    assert [m.activation for m in model if isinstance(m, nn.MaxPool2d)] == ["relu"] * 2 and "activation='relu'" in repr(model[2])
+    assert type(model[8]) is torch.nn.ReLU and model.state_dict().keys() == state.keys()
+    assert swap.fusions(model) == [] and repr(striate.accelerate(model)) == repr(copy.deepcopy(model))  # once more changes nothing
+    (ours, theirs), weights = (model(x), plain(x)), ([*m.parameters()] for m in (model, plain))
+    assert torch.equal(ours, theirs)
+    for p, q in zip(*(torch.autograd.grad(y.square().sum(), w) for y, w in zip((ours, theirs), weights, strict=True)), strict=True):
+        torch.testing.assert_close(p, q)
+    striate.restore(model)
+    assert repr(model) == told and not any("activation" in vars(m) for m in model.modules())
+    assert torch.equal(model(x), torch_twin(plain)(x))
+
+
+def torch_twin(model: torch.nn.Module) -> torch.nn.Module:
+    return striate.restore(copy.deepcopy(model))
+
+
+def test_an_activation_stays_before_what_it_does_not_commute_with() -> None:
+    conv, act, pool = torch.nn.Conv2d, torch.nn.ReLU, torch.nn.MaxPool2d
+    hooked = [torch.nn.Sequential(conv(3, 3, 1), act(), pool(2)) for _ in range(3)]
+    for k, model in enumerate(hooked):
+        model[k].register_forward_hook(lambda *_: None)
+    shared = torch.nn.Sequential(conv(3, 3, 1), act(), pool(2))
+    shared.append(shared[1])
+    own = type("Loud", (torch.nn.MaxPool2d,), {})(2)
+    left = [
+        *hooked,
+        shared,
+        torch.nn.Sequential(conv(3, 3, 1), act(), torch.nn.Identity(), pool(2)),
+        torch.nn.Sequential(act(inplace=True), pool(2)),  # whoever gave x sees it change
+        torch.nn.Sequential(conv(3, 3, 1), torch.nn.LeakyReLU(), pool(2)),
+        torch.nn.Sequential(conv(3, 3, 1), torch.nn.GELU(), pool(2)),
+        torch.nn.Sequential(conv(3, 3, 1), act(), torch.nn.AvgPool2d(2)),
+        torch.nn.Sequential(conv(3, 3, 1), act(), pool(2, return_indices=True)),
+        torch.nn.Sequential(conv(3, 3, 1), act(), pool(3, padding=2, dilation=2)),
+        torch.nn.Sequential(conv(3, 3, 1), act(), own),
+    ]
+    for model in left:
+        assert swap.fusions(model) == []
+    norms = torch.nn.Sequential(conv(3, 3, 1), torch.nn.BatchNorm2d(3), act(), pool(2))  # the norm does it in a pass it makes anyway
+    assert [type(layer) for layer, _ in swap.fusions(norms)] == [torch.nn.BatchNorm2d]
+    twice = striate.accelerate(torch.nn.Sequential(conv(3, 3, 1), act(), pool(2), torch.nn.ReLU6()))
+    assert (twice[2].activation, type(twice[3])) == ("relu", torch.nn.ReLU6)
 
 
 def test_restore_of_a_frozen_norm_warns_and_leaves_it_in_evaluation() -> None:

@@ -164,6 +164,13 @@ def test_an_accelerated_model_is_the_same_frozen() -> None:
     checked(striate.accelerate(model), torch.randn(2, 3, 16, 16))
 
 
+def test_a_clamp_behind_max_pooling_is_the_convolutions() -> None:
+    frozen = checked(striate.accelerate(models.NAMES["lenet5"]()), torch.randn(2, 1, 28, 28))
+    assert operators(frozen) == ["conv + relu", "max_pool2d"] * 2 + ["flatten", "linear + relu", "linear"]
+    dilated = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.MaxPool2d(2, dilation=2), torch.nn.ReLU())
+    assert operators(checked(dilated, torch.randn(2, 3, 9, 9))) == ["conv", "max_pool2d", "relu"]
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_an_example_of_any_batch_gives_a_model_for_any_batch(size: int) -> None:
     frozen = checked(models.NAMES["lenet5"](), torch.randn(size, 1, 28, 28))

@@ -488,10 +488,14 @@ def _bounds(node: Node) -> tuple[float, float] | None:
 
 
 def _take_in_clamps(graph: Graph) -> None:
+    """``clamp(layer(x))``, and ``clamp(max_pool(layer(x)))``, which is ``max_pool(clamp(layer(x)))``: the layer computes the clamp."""
     users = graph.users()
     for node in list(graph.nodes):
-        layer, bounds = node.args[0] if node.args else None, _bounds(node)
-        if bounds is None or not isinstance(layer, Node) or users[layer] != [node]:
+        before, bounds = node.args[0] if node.args else None, _bounds(node)
+        if bounds is None or not isinstance(before, Node) or users[before] != [node]:
+            continue
+        layer = before.args[0] if _base(before.op) in MAX_POOLS and set(_arguments(before)["dilation"]) == {1} else before
+        if layer is not before and users[layer] != [before]:
             continue
         given = layer.kwargs
         if layer.op == FUSED_NORM and given["activation"] is None and bounds in NORM_ACTIVATIONS:
@@ -501,10 +505,11 @@ def _take_in_clamps(graph: Graph) -> None:
         else:
             continue
         graph.nodes.remove(node)
-        graph.replace(node, layer)
+        graph.replace(node, before)
         users = graph.users()
 
 
+MAX_POOLS = frozenset(("max_pool1d", "max_pool2d", "max_pool3d"))  # dilated ones may have windows of padding alone, whose maximum is -inf
 NORM_ACTIVATIONS = {(0.0, math.inf): "relu", **({(0.0, 6.0): "relu6"} if "relu6" in norm.ACTIVATIONS else {})}
 
 # ---------------------------------------------------------------------------------------------------------------- program

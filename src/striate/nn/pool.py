@@ -8,13 +8,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops import pool as ops
+from .norm import _Activated
 
 __all__ = [
     *(f"{kind}Pool{d}d" for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg", "GlobalMax", "GlobalAvg") for d in (1, 2, 3)),
 ]
+
+
+# What max pooling can compute behind the maximum (see swap.py).
+ACTIVATIONS = {"relu": F.relu, "relu6": F.relu6}
 
 
 class _Pool:
@@ -38,7 +44,7 @@ class _Pool:
             cls.__doc__ = text
 
 
-class _Max(_Pool):
+class _Max(_Activated, _Pool):
     documentation = """Maximum over a sliding window of {axes}.
 
     .. math:: y[n, c, o] = \\max_t x[n, c, o · stride + t · dilation - before]
@@ -62,7 +68,7 @@ class _Max(_Pool):
     """
 
     def forward(self: Any, input: Tensor) -> Any:
-        return ops.max_pool(
+        y = ops.max_pool(
             input,
             self.kernel_size,
             self.stride,
@@ -73,6 +79,7 @@ class _Max(_Pool):
             dims=self.dims,
             where=type(self).__name__,
         )
+        return y if self.activation is None else ACTIVATIONS[self.activation](y)
 
 
 class _Avg(_Pool):

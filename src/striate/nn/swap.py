@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch.nn.parameter import is_lazy
@@ -28,34 +27,34 @@ SWAPS: dict[type, type] = {
 OWN = {getattr(family, name) for family in (blocks, conv, norm, pool) for name in family.__all__}
 BACK = {ours: theirs for theirs, ours in SWAPS.items()}
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
-_FUSED = "_striate_fused"  # on a norm that computes the activation behind it
+_FUSED = "_striate_fused"  # on a layer that computes the activation beside it
 _MARK = "_striate_relaid"  # the parameters whose memory format accelerate changed, kept on the module that owns them
 
 
 class _Absorbed:
-    """An activation that the norm before it computes: it hands on what it gets."""
+    """An activation that the norm before it or the pooling behind it computes: it hands on what it gets."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return input
 
     def extra_repr(self) -> str:
         told: str = super().extra_repr()  # type: ignore[misc]
-        return (told + ", " if told else "") + "computed by the norm before"
+        return (told + ", " if told else "") + "computed by the layer beside it"
 
 
 class AbsorbedReLU(_Absorbed, torch.nn.ReLU):
-    """A ReLU that the norm before it computes."""
+    """A ReLU that the layer beside it computes."""
 
 
 class AbsorbedReLU6(_Absorbed, torch.nn.ReLU6):
-    """A ReLU6 that the norm before it computes."""
+    """A ReLU6 that the layer beside it computes."""
 
 
 class AbsorbedLeakyReLU(_Absorbed, torch.nn.LeakyReLU):
-    """A leaky ReLU that the norm before it computes."""
+    """A leaky ReLU that the layer beside it computes."""
 
 
-# Activations that a norm can compute in its own pass: what it calls them, and the class they get.
+# Activations that another layer can compute: what it calls them, and the class they get.
 FUSED: dict[type, tuple[str, type]] = {
     torch.nn.ReLU: ("relu", AbsorbedReLU),
     torch.nn.ReLU6: ("relu6", AbsorbedReLU6),
@@ -92,12 +91,17 @@ def plan(model: torch.nn.Module) -> tuple[list[str], list[Left]]:
 
 
 def fusions(model: torch.nn.Module) -> list[tuple[torch.nn.Module, torch.nn.Module]]:
-    """Each norm and the activation right behind it in a ``Sequential``, where one pass can compute both.
+    """Each layer that can compute the activation beside it in a ``Sequential``, and that activation.
 
-    Both must be used at one place only, have no hooks (which might look at what lies between), and be no subclasses.
+    A norm computes the one behind it, in one pass. Max pooling computes the one before it, where a convolution is before that: a rising
+    function of the maximum is the maximum of the function's values, of which there are more (see :func:`commutes`).
 
-    >>> [kind.__name__ for pair in fusions(torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.ReLU())) for kind in map(type, pair)]
-    ['BatchNorm2d', 'ReLU']
+    All must be used at one place only, have no hooks (which might look at what lies between), and be no subclasses.
+
+    >>> block = [torch.nn.Conv2d(3, 3, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2)]
+    >>> model = torch.nn.Sequential(*block, torch.nn.BatchNorm2d(3), torch.nn.ReLU())
+    >>> [tuple(type(layer).__name__ for layer in pair) for pair in fusions(model)]
+    [('BatchNorm2d', 'ReLU'), ('MaxPool2d', 'ReLU')]
     """
     places: dict[torch.nn.Module, int] = {}
     for _, module in model.named_modules(remove_duplicate=False):
@@ -106,14 +110,22 @@ def fusions(model: torch.nn.Module) -> list[tuple[torch.nn.Module, torch.nn.Modu
     def lone(module: torch.nn.Module) -> bool:
         return places[module] == 1 and not module._forward_hooks and not module._forward_pre_hooks and not module._backward_hooks
 
-    return [(layer, act) for layer, act in _neighbours(model) if fits(layer, act) and lone(layer) and lone(act)]
+    norms = [(layer, act) for layer, act in _neighbours(model) if fits(layer, act)]
+    # behind a convolution, whose output nobody else sees: an activation may work in place
+    pools = [
+        (layer, act)
+        for before, act, layer in _neighbours(model, 3)
+        if SWAPS.get(type(before), type(before)).__module__ == conv.__name__ and lone(before) and commutes(act, layer)
+    ]
+    return [(layer, act) for layer, act in norms + pools if lone(layer) and lone(act)]
 
 
-def _neighbours(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, torch.nn.Module]]:
-    """Each two layers of which the second, in a ``Sequential``, takes what the first gives."""
+def _neighbours(model: torch.nn.Module, count: int = 2) -> Iterator[tuple[torch.nn.Module, ...]]:
+    """Each ``count`` layers of which each but the first, in a ``Sequential``, takes what the one before it gives."""
     for module in model.modules():
         if isinstance(module, torch.nn.Sequential) and type(module).forward is torch.nn.Sequential.forward:
-            yield from pairwise(module)
+            layers = list(module)
+            yield from zip(*(layers[k:] for k in range(count)), strict=False)
 
 
 def feed_norms(model: Model) -> Model:
@@ -134,8 +146,24 @@ def fits(layer: torch.nn.Module, activation: torch.nn.Module) -> bool:
     (True, False)
     """
     kind = SWAPS.get(type(layer), type(layer))
-    able = issubclass(kind, _Activated) and kind in BACK and getattr(layer, "activation", None) is None
-    return able and type(activation) in FUSED
+    able = issubclass(kind, _Activated) and not issubclass(kind, pool._Max) and kind in BACK
+    return able and getattr(layer, "activation", None) is None and type(activation) in FUSED
+
+
+def commutes(activation: torch.nn.Module, layer: torch.nn.Module) -> bool:
+    """Whether ``layer`` is max pooling, ours or one that becomes ours, and gives the same before and behind ``activation``, gradients too.
+
+    ReLU and ReLU6 rise, and where they make different inputs equal their gradient is 0, so that it does not matter which the window
+    picks. A leaky ReLU's rounding makes some equal, too. A dilated window may take in padding alone, whose maximum is -inf.
+
+    >>> [commutes(act, torch.nn.MaxPool2d(2)) for act in (torch.nn.ReLU(), torch.nn.LeakyReLU())]
+    [True, False]
+    """
+    kind: Any = SWAPS.get(type(layer), type(layer))
+    if not (issubclass(kind, pool._Max) and kind in BACK) or layer.return_indices or getattr(layer, "activation", None) is not None:
+        return False
+    steps = layer.dilation if isinstance(layer.dilation, tuple | list) else [layer.dilation]
+    return all(step == 1 for step in steps) and type(activation) in FUSED and FUSED[type(activation)][0] in pool.ACTIVATIONS
 
 
 def fuse(layer: torch.nn.Module, activation: torch.nn.Module) -> None:
@@ -144,7 +172,7 @@ def fuse(layer: torch.nn.Module, activation: torch.nn.Module) -> None:
     >>> layer, activation = norm.BatchNorm2d(3), torch.nn.ReLU()
     >>> fuse(layer, activation)
     >>> layer.activation, activation
-    ('relu', AbsorbedReLU(computed by the norm before))
+    ('relu', AbsorbedReLU(computed by the layer beside it))
     """
     name, absorbed = FUSED[type(activation)]
     layer.__dict__ |= {"activation": name, "negative_slope": getattr(activation, "negative_slope", 0.01), _FUSED: True}
@@ -156,7 +184,8 @@ def accelerate(model: Model) -> Model:
 
     Every layer whose class is exactly one of torch's becomes striate's namesake; its parameters, buffers, hooks, mode and
     name stay. A subclass keeps its class, because its code may count on it: a warning names each (see :func:`plan`).
-    Where a ReLU, ReLU6 or leaky ReLU follows a norm in a ``Sequential`` the norm computes both in one pass (see :func:`fusions`).
+    Where a ReLU, ReLU6 or leaky ReLU follows a norm in a ``Sequential`` the norm computes both in one pass, and between a convolution and
+    max pooling a ReLU or ReLU6 is computed behind the pooling (see :func:`fusions`).
     Weights of two and three axes are laid out channels_last, so that activations follow.
 
     >>> model = accelerate(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.MaxPool2d(2)))
