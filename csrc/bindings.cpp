@@ -326,12 +326,12 @@ ConvShape conv_shape(const Tensor& like_x, int64_t channels, int64_t filters, co
 
 template <class T>
 const ConvKernels<T>& conv_kernels(const std::string& method) {
-  const std::string_view names[] = {"depthwise", "direct", "winograd_4x4", "winograd_2x2"};
-  const ConvKernels<T>* tables[] = {&kernels().depthwise<T>(), &kernels().direct<T>(), &kernels().winograd4<T>(),
-                                    &kernels().winograd2<T>()};
-  for (int k = 0; k < 4; ++k)
+  const std::string_view names[] = {"depthwise", "direct", "winograd_4x4", "winograd_2x2", "unfolded"};
+  const ConvKernels<T>* tables[] = {&kernels().depthwise<T>(), &kernels().direct<T>(), &kernels().winograd4<T>(), &kernels().winograd2<T>(),
+                                    &kernels().unfolded<T>()};
+  for (int k = 0; k < 5; ++k)
     if (method == names[k]) return *tables[k];
-  check(false, "a convolution is depthwise, direct, winograd_4x4 or winograd_2x2");
+  check(false, "a convolution is depthwise, direct, winograd_4x4, winograd_2x2 or unfolded");
   return *tables[0];
 }
 
@@ -345,6 +345,17 @@ void check_filtering(const Window& w, const std::string& method) {
     check(a.stride == 1 && a.dilation == 1, "Winograd's is for stride and dilation 1");
     check(a.size == 1 || a.size == taps, "Winograd's tiles have as many taps on both axes, or one");
   }
+}
+
+constexpr int64_t kMostUnfolded = int64_t(1) << 20;  // values; ops/conv.py has the same
+
+// Whether its rows can be unfolded.
+void check_unfolding(bool adjoint, const ConvShape& s, const std::string& method) {
+  if (method != "unfolded") return;
+  check(s.channels_last, "what is unfolded is in channels order");
+  for (const Axis& a : {s.window.depth, s.window.height, s.window.width})
+    check(!adjoint || a.stride == 1, "an input gradient is unfolded for stride 1");
+  check(s.taps() * ((adjoint ? s.filters : s.channels) / s.groups + 15) <= kMostUnfolded, "a destination sees at most a million values");
 }
 
 bool weight_is_last(const Tensor& w) { return !is_laid_out(w, false) && is_laid_out(w, true); }
@@ -383,6 +394,7 @@ Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight
   sizes.insert(sizes.end(), axes.begin(), axes.end());
   Tensor y = new_tensor(sizes, x.scalar_type(), channels_last);
   check_filtering(window, method);
+  check_unfolding(adjoint, shape, method);
   Given residual = after.residual;
   if (residual) {
     check_sizes(*residual, sizes, "residual");
@@ -395,7 +407,7 @@ Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight
     const ConvKernels<T>& k = conv_kernels<T>(method);
     Epilogue<T> e = {pointer<T>(b), pointer<T>(residual), T(after.low), T(after.high), nullptr, nullptr};
     if (after.statistics) {
-      check(k.pack, "only Winograd's tiles measure what they write");
+      check(k.pack, "only Winograd's tiles and what is unfolded measure what they write");
       e.mean = doubles(*after.statistics, sizes[1], 0), e.variance = doubles(*after.statistics, sizes[1], 1);
     }
     if (packed) {
@@ -466,7 +478,9 @@ Tensor conv_weight(const Tensor& gradient, const Tensor& input, Ints size, Ints 
   check_filtering(window, method);
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
-    if (dw.numel() > 0) conv_kernels<T>(method).weight(shape, pointer<T>(dy), pointer<T>(x), pointer<T>(dw));
+    const ConvKernels<T>& k = conv_kernels<T>(method);
+    check(k.weight, "the method has a weight gradient");
+    if (dw.numel() > 0) k.weight(shape, pointer<T>(dy), pointer<T>(x), pointer<T>(dw));
   });
   return dw;
 }

@@ -6,18 +6,18 @@
 
 namespace striate {
 
-#define STRIATE_DECLARE(ISA)                                                                \
-  namespace ISA {                                                                           \
-  extern const ConvKernels<float> depthwise_f32, direct_f32, winograd4_f32, winograd2_f32;  \
-  extern const ConvKernels<double> depthwise_f64, direct_f64, winograd4_f64, winograd2_f64; \
-  extern const BiasGradient<float> bias_f32;                                                \
-  extern const BiasGradient<double> bias_f64;                                               \
-  extern const PoolKernels<float> pool_f32;                                                 \
-  extern const PoolKernels<double> pool_f64;                                                \
-  extern const NormKernels<float> norm_f32;                                                 \
-  extern const NormKernels<double> norm_f64;                                                \
-  extern const LocalResponseKernels<float> local_response_f32;                              \
-  extern const LocalResponseKernels<double> local_response_f64;                             \
+#define STRIATE_DECLARE(ISA)                                                                              \
+  namespace ISA {                                                                                         \
+  extern const ConvKernels<float> depthwise_f32, direct_f32, winograd4_f32, winograd2_f32, unfolded_f32;  \
+  extern const ConvKernels<double> depthwise_f64, direct_f64, winograd4_f64, winograd2_f64, unfolded_f64; \
+  extern const BiasGradient<float> bias_f32;                                                              \
+  extern const BiasGradient<double> bias_f64;                                                             \
+  extern const PoolKernels<float> pool_f32;                                                               \
+  extern const PoolKernels<double> pool_f64;                                                              \
+  extern const NormKernels<float> norm_f32;                                                               \
+  extern const NormKernels<double> norm_f64;                                                              \
+  extern const LocalResponseKernels<float> local_response_f32;                                            \
+  extern const LocalResponseKernels<double> local_response_f64;                                           \
   }
 #define STRIATE_TABLE(ISA)  \
   {#ISA,                    \
@@ -29,6 +29,8 @@ namespace striate {
    ISA::winograd2_f32,      \
    ISA::winograd4_f64,      \
    ISA::winograd2_f64,      \
+   ISA::unfolded_f32,       \
+   ISA::unfolded_f64,       \
    ISA::bias_f32,           \
    ISA::bias_f64,           \
    ISA::pool_f32,           \

@@ -15,6 +15,8 @@ struct Kernels {
   ConvKernels<double> direct_f64;
   ConvKernels<float> winograd4_f32, winograd2_f32;
   ConvKernels<double> winograd4_f64, winograd2_f64;
+  ConvKernels<float> unfolded_f32;
+  ConvKernels<double> unfolded_f64;
   BiasGradient<float> bias_f32;
   BiasGradient<double> bias_f64;
   PoolKernels<float> pool_f32;
@@ -32,6 +34,8 @@ struct Kernels {
   const ConvKernels<T>& winograd4() const;
   template <class T>
   const ConvKernels<T>& winograd2() const;
+  template <class T>
+  const ConvKernels<T>& unfolded() const;
   template <class T>
   BiasGradient<T> bias() const;
   template <class T>
@@ -75,6 +79,15 @@ inline const ConvKernels<float>& Kernels::winograd2<float>() const {
 template <>
 inline const ConvKernels<double>& Kernels::winograd2<double>() const {
   return winograd2_f64;
+}
+
+template <>
+inline const ConvKernels<float>& Kernels::unfolded<float>() const {
+  return unfolded_f32;
+}
+template <>
+inline const ConvKernels<double>& Kernels::unfolded<double>() const {
+  return unfolded_f64;
 }
 
 template <>

@@ -71,6 +71,6 @@ def test_kernels_use_no_standard_templates() -> None:
     if not sources.is_dir():
         pytest.skip("the C++ sources are not installed, only the checkout has them")
     allowed = {"std::align_val_t"}
-    shared = [sources / f"{name}.h" for name in ("simd", "parallel", "window", "taps", "turn", "moments", "bands", "chunks", "epilogue", "winograd")]
+    shared = [sources / f"{name}.h" for name in ("simd", "parallel", "window", "taps", "turn", "moments", "bands", "chunks", "epilogue", "product", "winograd")]
     for path in [*(sources / "kernels").iterdir(), *shared]:
         assert set(re.findall(r"std::\w+", path.read_text())) <= allowed, path.name

@@ -32,7 +32,7 @@ from striate.window import same_padding
 
 WINOGRAD = ["winograd_4x4", "winograd_2x2"]  # of fewer products, and less exact: tests/test_winograd.py
 NAMES = [m.name for m in ops.METHODS if m.name not in WINOGRAD]
-NATIVE = ["depthwise", "direct"]
+NATIVE = ["depthwise", "direct", "unfolded"]
 THEIRS = [name for name in NAMES if name not in NATIVE]  # made of torch's operators
 MAPS = ("forward", "input", "weight")
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {"channels_first": Tensor.contiguous, "channels_last": channels_last}

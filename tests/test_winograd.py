@@ -230,7 +230,7 @@ def test_tiles_of_two_take_five_taps_too_and_say_so() -> None:
         ("winograd_4x4", (5, 5), [1, 1], "Winograd's tiles are for 3 taps on an axis, those of two outputs for 5 too"),
         ("winograd_2x2", (3, 3), [2, 2], "Winograd's is for stride and dilation 1"),
         ("winograd_2x2", (5, 3), [1, 1], "Winograd's tiles have as many taps on both axes, or one"),
-        ("winograd", (3, 3), [1, 1], "a convolution is depthwise, direct, winograd_4x4 or winograd_2x2"),
+        ("winograd", (3, 3), [1, 1], "a convolution is depthwise, direct, winograd_4x4, winograd_2x2 or unfolded"),
     ],
 )
 def test_operators_called_past_the_checks_refuse_too(method: str, size: tuple[int, int], stride: list[int], message: str) -> None:

@@ -1,5 +1,5 @@
-// What depthwise.cpp, direct.cpp and winograd.cpp offer, once for each instruction set and element type: ways to compute the three maps of
-// one trilinear form (ops/conv.py); and bias.cpp, the gradient of the bias. bindings.cpp has checked every argument.
+// What depthwise.cpp, direct.cpp, unfolded.cpp and winograd.cpp offer, once for each instruction set and element type: ways to compute the
+// three maps of one trilinear form (ops/conv.py); and bias.cpp, the gradient of the bias. bindings.cpp has checked every argument.
 #pragma once
 #include "../window.h"
 
@@ -38,7 +38,7 @@ template <class T>
 struct ConvKernels {
   void (*forward)(const ConvShape&, const T* x, Weight<T> weight, const Epilogue<T>&, T* y);
   void (*input)(const ConvShape&, const T* dy, Weight<T> weight, const Epilogue<T>&, T* dx);
-  void (*weight)(const ConvShape&, const T* dy, const T* x, T* dweight);
+  void (*weight)(const ConvShape&, const T* dy, const T* x, T* dweight);  // null: it has none
   // Null where nothing is gained: how many values `pack` makes, of a shape's weights in any image.
   int64_t (*packed_size)(const ConvShape&);
   void (*pack)(const ConvShape&, Weight<T> weight, T* packed);

@@ -255,59 +255,12 @@ int64_t packed_values(const Grid& g, const TileKind<T>& kind) {
   return g.groups * kind.points() * Pairs<T>{tiles(g.to_channels, kLanes<T>), g.from_channels}.point();
 }
 
-// One vector of a group's destinations, the v-th, from all its sources: at the points, from `to` on, sources `width` values apart and
-// points `apart`. turned: room to lay weights out in.
-constexpr int64_t kPiece = 16;  // sources at a time
-template <class T>
-int64_t turned_values(const TileKind<T>& kind) {
-  return kPiece * kind.taps_high * kind.taps_wide * kLanes<T> + kLanes<T> * kLanes<T>;
-}
-template <class T>
-void pack_vector(const ConvShape& s, const Grid& g, const TileKind<T>& kind, bool adjoint, Weight<T> weight, int64_t group, int64_t v,
-                 int64_t begin, int64_t end, int64_t width, int64_t apart, T* turned, T* to) {
-  constexpr int64_t L = kLanes<T>;
-  const int64_t taps = kind.taps_high * kind.taps_wide, inputs = s.channels / s.groups, lanes = min(L, g.to_channels - v * L);
-  for (int64_t first = begin; first < end; first += kPiece) {
-    const int64_t last = min(end, first + kPiece);
-    // [source][tap][lane], or [tap][source][lane]: lanes are filters forward, whose weights lie together, and channels in the adjoint
-    int64_t of_source = taps * L, of_tap = L;
-    if (!adjoint) {
-      const T* row = weight.data + (group * g.to_channels + v * L) * inputs * taps;
-      if (weight.channels_last) {
-        of_source = L, of_tap = kPiece * L;
-        for (int64_t t = 0; t < taps; ++t) turn_in(row + t * inputs + first, inputs * taps, lanes, last - first, turned + t * of_tap);
-      } else {
-        turn_in(row + first * taps, inputs * taps, lanes, (last - first) * taps, turned);
-      }
-    } else {
-      for (int64_t c = first; c < last; ++c) {
-        const T* filter = weight.data + (group * g.from_channels + c) * inputs * taps;
-        T* at = turned + (c - first) * of_source;
-        if (weight.channels_last)
-          for (int64_t t = 0; t < taps; ++t) store(at + t * L, load_first<Vector<T>>(filter + t * inputs + v * L, lanes));
-        else
-          turn_in(filter + v * L * taps, taps, lanes, taps, at);
-      }
-    }
-    for (int64_t c = first; c < last; ++c) {
-      const T* from = turned + (c - first) * of_source;
-      kind.weight(adjoint ? from + (taps - 1) * of_tap : from, adjoint ? -of_tap : of_tap, to + c * width, apart);
-    }
-  }
-}
-
 // All weights at the points.
 template <class T>
 void pack(const ConvShape& s, const Grid& g, const TileKind<T>& kind, bool adjoint, Weight<T> weight, T* packed) {
   const Pairs<T> pairs = {tiles(g.to_channels, kLanes<T>), g.from_channels};
-  const int64_t pieces = tiles(g.from_channels, kPiece);
-  parallel_for(g.groups * pairs.vectors * pieces, kPiece * kind.points() * kLanes<T>, [=, &kind](int64_t begin, int64_t end) {
-    Scratch<T> turned(turned_values(kind));
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t group = unit / pieces / pairs.vectors, v = unit / pieces % pairs.vectors, first = unit % pieces * kPiece;
-      pack_vector<T>(s, g, kind, adjoint, weight, group, v, first, min(g.from_channels, first + kPiece), pairs.width(v / 2), pairs.point(),
-                     turned, packed + group * kind.points() * pairs.point() + pairs.at(v / 2) + v % 2 * kLanes<T>);
-    }
+  over_weights(s, adjoint, weight, [=, &kind](int64_t group, int64_t v, int64_t c, const T* from, int64_t of_tap) {
+    kind.weight(from, of_tap, packed + group * kind.points() * pairs.point() + pairs.at(v, c), pairs.point());
   });
 }
 
@@ -379,8 +332,9 @@ void results(const Grid& g, const TileKind<T>& kind, const Blocks<T>& blocks, co
       for (int64_t t = 0; t < last - first; t += M) {
         const T* a = sources + p * seen.point() + t * L;
         T* out = products + p * made.point() + t * L;
-        vectors == 2 ? multiply<T, M, 2>(a, seen.vector(), g.from_channels, weights + p * apart, out, made.vector())
-                     : multiply<T, M, 1>(a, seen.vector(), g.from_channels, weights + p * apart, out, made.vector());
+        const auto put = [&](int j, int k, const Vector<T>& sum) { store(out + k * made.vector() + j * L, sum); };
+        vectors == 2 ? multiply<T, M, 2>(a, seen.vector(), g.from_channels, 1, weights + p * apart, put)
+                     : multiply<T, M, 1>(a, seen.vector(), g.from_channels, 1, weights + p * apart, put);
       }
   });
   for (int64_t k = 0; k < vectors; ++k) {
@@ -432,7 +386,7 @@ void sources_pass(const ConvShape& s, const Grid& g, const TileKind<T>& kind, co
   const int64_t shares = min(blocks.count, tiles(8, steps * g.groups));  // of the blocks
   parallel_for(g.groups * steps * shares, kGrainElements, [=, &kind](int64_t begin, int64_t end) {
     const int64_t pitch = (step * g.from_channels | 1) * L;  // from point to point
-    Scratch<T> local(weight.packed ? 0 : kind.points() * pitch), turned(turned_values(kind));
+    Scratch<T> local(weight.packed ? 0 : kind.points() * pitch), turned(turned_values<T>(kind.taps_high * kind.taps_wide));
     Scratch<T> products(kind.points() * blocks.made.point()), strip(blocks.strip);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t share = unit % shares, v = unit / shares % steps * step, group = unit / shares / steps;
@@ -442,7 +396,9 @@ void sources_pass(const ConvShape& s, const Grid& g, const TileKind<T>& kind, co
         weights = weight.packed + group * kind.points() * pairs.point() + pairs.at(v / 2);
       else
         for (int64_t k = 0; k < vectors; ++k)
-          pack_vector<T>(s, g, kind, adjoint, weight, group, v + k, 0, g.from_channels, vectors * L, pitch, turned, local + k * L);
+          over_weights<T>(s, adjoint, weight, group, v + k, 0, g.from_channels, turned, [&](int64_t c, const T* from, int64_t of_tap) {
+            kind.weight(from, of_tap, local + (c * vectors + k) * L, pitch);
+          });
       for (int64_t b = share * blocks.count / shares; b < (share + 1) * blocks.count / shares; ++b)
         results<T>(g, kind, blocks, e, b, group, v, vectors, sources + (group * blocks.count + b) * of_block, weights,
                    weight.packed ? pairs.point() : pitch, products, strip, y, moments ? moments + b * g.all_to() : nullptr);
@@ -532,7 +488,7 @@ void sum_whole(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const
     }
   });
   parallel_for(g.groups * pairs * vectors, kGrainElements, [=, &kind](int64_t begin, int64_t end) {
-    Scratch<T> sums(kind.points() * 2 * L * L), turned(turned_values(kind));
+    Scratch<T> sums(kind.points() * 2 * L * L), turned(turned_values<T>(kind.taps_high * kind.taps_wide));
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t v = unit % vectors, k = unit / vectors % pairs * 2, group = unit / vectors / pairs, two = min(2, filters - k);
       for (int64_t p = 0; p < kind.points(); ++p)
@@ -582,7 +538,7 @@ void sum_blocks(const ConvShape& s, const Grid& g, const TileKind<T>& kind, cons
   });
   const int64_t pairs = tiles(filters, 2);
   parallel_for(g.groups * pairs * vectors, kind.points() * L * L * (chunks + 4), [=, &kind](int64_t begin, int64_t end) {
-    Scratch<T> sums(kind.points() * 2 * L * L), turned(turned_values(kind));
+    Scratch<T> sums(kind.points() * 2 * L * L), turned(turned_values<T>(kind.taps_high * kind.taps_wide));
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t v = unit % vectors, k = unit / vectors % pairs * 2, group = unit / vectors / pairs, two = min(2, filters - k);
       T* to = sums;

@@ -424,7 +424,22 @@ def _winograd_refusal(outputs: int) -> Callable[[Call], str | None]:
     return refuse
 
 
-_MEASURING = ("winograd_4x4", "winograd_2x2")
+def _unfolded_refusal(call: Call) -> str | None:
+    p = call.plan
+    if call.refusal is not None:
+        return call.refusal
+    if not call.channels_last:
+        return "it is for channels order"
+    if call.map == "weight":
+        return "it has no weight gradient"
+    if call.map == "input" and any(s != 1 for s in p.stride):
+        return "its input gradient is for stride 1"
+    if p.taps * (max(p.channels, p.filters) // p.groups + 15) > 2**20:
+        return "it is for outputs that see at most a million values"
+    return _native_refusal(call)
+
+
+_MEASURING = ("winograd_4x4", "winograd_2x2", "unfolded")
 
 
 def _native(method: str) -> Callable[..., Tensor]:
@@ -453,6 +468,7 @@ METHODS = (
     Candidate("direct", _native_refusal, _native("direct"), _slower("direct")),
     Candidate("winograd_4x4", _winograd_refusal(4), _native("winograd_4x4"), _slower("winograd_4x4")),
     Candidate("winograd_2x2", _winograd_refusal(2), _native("winograd_2x2"), _slower("winograd_2x2")),
+    Candidate("unfolded", _unfolded_refusal, _native("unfolded"), _slower("unfolded")),
     Candidate("pointwise", _pointwise_refusal, _pointwise, _slower("pointwise")),
     Candidate("torch_channels_last", _turning_refusal, _torch_channels_last, _slower("torch_channels_last")),
     Candidate("torch", _torch_refusal, _torch),

@@ -250,7 +250,7 @@ def _onednn_product(layer: FusedLinear, call: Product) -> Run:
 
 # ------------------------------------------------------------------------------------------------- methods of convolution
 
-NATIVE = ("depthwise", "direct", "winograd_4x4", "winograd_2x2")  # striate::conv_fused has them, and packs where that helps
+NATIVE = ("depthwise", "direct", "winograd_4x4", "winograd_2x2", "unfolded")  # striate::conv_fused has them, and packs where that helps
 
 
 def _native(name: str) -> Callable[[FusedConv, Call], Run]:
