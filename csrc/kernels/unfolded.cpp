@@ -51,48 +51,50 @@ View view_of(const ConvShape& s, bool adjoint) {
 
 // ------------------------------------------------------------------------------------------------------------ unfolding
 
-// Of a run of taps only [begin, end) of its values lie inside; zeros elsewhere. A vector may be read up to `last`.
+// The run at x of which only the values [begin, end) lie inside: zeros elsewhere.
 template <class T>
-STRIATE_INLINE void copy_run(const T* x, int64_t begin, int64_t end, int64_t run, const T* last, T* to, int64_t vector) {
+void copy_part(const T* x, int64_t begin, int64_t end, int64_t run, T* to, int64_t vector) {
   constexpr int64_t L = kLanes<T>;
   for (int64_t i = 0; i < run; i += L, to += vector) {
-    if (i >= begin && (i + L <= end || end == run)) {  // what lies behind the run goes to lanes that nobody reads
-      store(to, x + i <= last ? load(x + i) : load_first<Vector<T>>(x + i, min(L, run - i)));
-    } else {
-      store(to, Vector<T>{});
+    const bool some = i < end && i + L > begin, whole = begin <= i && i + L <= end;
+    store(to, whole ? load(x + i) : Vector<T>{});
+    if (some && !whole)
       for (int64_t k = max(i, begin); k < min(i + L, end); ++k) to[k - i] = x[k];
-    }
   }
 }
 
-// What `rows` destinations from `place` on see.
+// What `rows` destinations from `place` on see. Vectors may be read up to `last`. Not inlined: its loops are short of registers.
 template <class T>
-void unfold(const View& s, const T* x, const T* last, int64_t place, int64_t rows, T* to) {
+__attribute__((noinline)) void unfold(const View& s, const T* x, const T* last, int64_t place, int64_t rows, T* to) {
   constexpr int64_t L = kLanes<T>;
   const Axis &depth = s.depth, &height = s.height, &width = s.width;
-  const int64_t all = s.all_from(), run = s.run(), run_taps = s.run_taps(), vector = rows * L, of_run = tiles(run, L) * vector;
-  int64_t w = place % width.output, h = place / width.output % height.output, d = place / width.output / height.output % depth.output,
-          n = place / width.output / height.output / depth.output;
-  for (int64_t row = 0; row < rows; ++row) {
-    T* target = to + row * L;
+  const int64_t all = s.all_from(), channels = s.from_channels, run = s.run(), run_taps = s.run_taps(), vector = rows * L;
+  const int64_t of_run = tiles(run, L) * vector, reach = (run - 1) / L * L;
+  for (int64_t row = 0, count; row < rows; row += count, to += count * L) {  // places side by side
+    const int64_t line = (place + row) / width.output, w = (place + row) % width.output, h = line % height.output,
+                  d = line / height.output % depth.output, n = line / height.output / depth.output;
+    count = min(rows - row, width.output - w);
+    T* target = to;
     for (int64_t td = 0; td < depth.size; ++td)
       for (int64_t th = 0; th < height.size; ++th) {
         const int64_t i = d * depth.stride - depth.before + td * depth.dilation,
                       j = h * height.stride - height.before + th * height.dilation;
         const bool inside = i >= 0 && i < depth.input && j >= 0 && j < height.input;
-        const int64_t line = ((n * depth.input + i) * height.input + j) * width.input;
+        const T* source = x + ((n * depth.input + i) * height.input + j) * width.input * all;
         for (int64_t tw = 0; tw < width.size; tw += run_taps, target += of_run) {
-          const int64_t k = w * width.stride - width.before + tw * width.dilation;
-          const int64_t first = inside ? min(run_taps, max(0, -k)) : 0, end = inside ? max(first, min(run_taps, width.input - k)) : 0;
-          copy_run(x + (line + k) * all, first * s.from_channels, end * s.from_channels, run, last, target, vector);
+          int64_t k = w * width.stride - width.before + tw * width.dilation;
+          for (int64_t at = 0; at < count * L; at += L, k += width.stride) {
+            const T* from = source + k * all;
+            if (inside && k >= 0 && k + run_taps <= width.input && from + reach <= last) {
+              T* put = target + at;  // what lies behind the run goes to lanes that nobody reads
+              for (int64_t c = 0; c <= reach; c += L, put += vector) store(put, load(from + c));
+            } else {
+              const int64_t begin = min(run_taps, max(0, -k)), end = inside ? min(run_taps, width.input - k) : 0;
+              copy_part(from, begin * channels, end * channels, run, target + at, vector);
+            }
+          }
         }
       }
-    if (++w < width.output) continue;
-    w = 0;
-    if (++h < height.output) continue;
-    h = 0;
-    if (++d < depth.output) continue;
-    d = 0, ++n;
   }
 }
 

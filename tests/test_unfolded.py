@@ -1,0 +1,213 @@
+"""Convolution as a product of matrices: its maps by geometry, what follows it, what it measures, its bits, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from samples import channels_last
+from torch import Tensor
+
+import striate.nn as S
+from striate.ops import choose
+from striate.ops import conv as ops
+from striate.ops.handed import handed
+
+kernels = torch.ops.striate
+FUNCTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+Axes = tuple[int, ...]
+
+
+class Case(NamedTuple):
+    size: Axes  # taps on each axis
+    input: Axes
+    stride: Axes
+    dilation: Axes
+    before: Axes
+    batch: int = 2
+    channels: int = 20  # of a group
+    filters: int = 17
+    groups: int = 1
+
+    @property
+    def output(self) -> Axes:
+        axes = zip(self.input, self.size, self.stride, self.dilation, self.before, strict=True)
+        return tuple((i + 2 * b - (k - 1) * d - 1) // s + 1 for i, k, s, d, b in axes)
+
+    @property
+    def rest(self) -> tuple[Any, ...]:
+        return self.stride, self.dilation, self.before, self.groups, True, "unfolded"
+
+    @property
+    def turns(self) -> bool:
+        """Whether it has an input gradient."""
+        return all(s == 1 for s in self.stride)
+
+
+# Rows of taps that lie side by side and taps that do not; edges within a vector; fewer channels and filters than lanes, and more; windows
+# that miss the input; blocks of one place, of several images, and many.
+CASES = [
+    Case((1, 1), (9, 7), (1, 1), (1, 1), (0, 0)),
+    Case((1, 1), (9, 7), (2, 3), (1, 1), (1, 2), channels=5, filters=40),
+    Case((1, 1), (28, 28), (1, 1), (1, 1), (0, 0), batch=5, channels=48, filters=70),
+    Case((3, 3), (13, 17), (1, 1), (1, 1), (1, 1)),
+    Case((3, 3), (13, 17), (2, 2), (1, 1), (1, 1), channels=33, filters=64),
+    Case((3, 3), (12, 11), (1, 2), (2, 3), (2, 3), filters=32),
+    Case((7, 7), (40, 33), (2, 2), (1, 1), (3, 3), channels=3, filters=24),
+    Case((2, 4), (9, 10), (1, 1), (1, 1), (0, 3), channels=1, filters=1),
+    Case((3, 3), (8, 9), (1, 1), (1, 1), (1, 1), channels=4, filters=18, groups=3),
+    Case((3, 5), (4, 3), (1, 1), (1, 2), (4, 9), batch=3, channels=2),
+    Case((3, 3), (7, 7), (1, 1), (1, 1), (1, 1), batch=3, channels=600, filters=9),
+    Case((5,), (50,), (2,), (1,), (2,)),
+    Case((3,), (31,), (1,), (2,), (2,), groups=2),
+    Case((2, 3, 3), (5, 6, 7), (1, 2, 1), (1, 1, 1), (1, 1, 1), channels=6),
+    Case((3, 3, 2), (5, 6, 7), (1, 1, 1), (2, 1, 1), (2, 1, 0), channels=6),
+]
+
+
+class Given(NamedTuple):
+    x: Tensor
+    weight: Tensor
+    bias: Tensor
+    dy: Tensor
+    residual: Tensor
+
+
+def tensors(case: Case, make: Any) -> Given:
+    y = (case.batch, case.filters * case.groups, *case.output)
+    weight = make((case.filters * case.groups, case.channels, *case.size))
+    return Given(make((case.batch, case.channels * case.groups, *case.input)), weight, make(y[1:2]), make(y), make(y))
+
+
+def unfolded(case: Case, given: Given, dtype: torch.dtype) -> dict[str, Tensor]:
+    x, w, b, dy, r = (t.to(dtype) for t in given)
+    x, dy, r = channels_last(x), channels_last(dy), channels_last(r)
+    packed = kernels.conv_pack(w, case.groups, "unfolded")
+    measured, statistics = kernels.conv_measured(x, w, b, case.output, *case.rest)
+    got = {
+        "forward": kernels.conv(x, w, b, case.output, *case.rest),
+        "without bias": kernels.conv(x, channels_last(w), None, case.output, *case.rest),
+        "fused": kernels.conv_fused(x, w, packed, b, r, -20.0, 30.0, case.output, *case.rest),
+        "as it is": kernels.conv_fused(x, w, None, b, None, -float("inf"), 3.0, case.output, *case.rest),
+        "measured": measured,
+        "statistics": statistics,
+    }
+    if case.turns:
+        for name, weight in (("input", w), ("input by channels", channels_last(w))):
+            got[name] = kernels.conv_input(dy, weight, None, case.input, *case.rest)
+    return got
+
+
+def exactly(case: Case, given: Given) -> dict[str, Tensor]:
+    x, w, b, dy, r = (t.double() for t in given)
+    x.requires_grad_()
+    plain = FUNCTIONS[len(case.size)](x, w, None, case.stride, case.before, case.dilation, case.groups)
+    (dx,) = torch.autograd.grad(plain, x, dy)
+    plain = plain.detach()
+    y = plain + b.reshape(-1, *[1] * len(case.size))
+    of_channel = y.transpose(0, 1).flatten(1)
+    expected = {
+        "forward": y,
+        "without bias": plain,
+        "fused": (y + r).clamp(-20, 30),
+        "as it is": y.clamp(max=3),
+        "measured": y,
+        "statistics": torch.stack([of_channel.mean(1), of_channel.var(1, unbiased=False)]),
+    }
+    return {**expected, "input": dx, "input by channels": dx} if case.turns else expected
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_whole_numbers_give_exact_sums(case: Case, isa: str) -> None:
+    given = tensors(case, lambda shape: torch.randint(-5, 6, shape).float())
+    expected = exactly(case, given)
+    assert (expected["forward"] != 0).double().mean() > 0.5
+    for dtype in (torch.float32, torch.float64):
+        for name, y in unfolded(case, given, dtype).items():
+            if name == "statistics":
+                assert torch.allclose(y, expected[name], rtol=1e-5, atol=1e-4)
+            else:
+                assert torch.equal(y.double(), expected[name]), (name, dtype)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_random_numbers_give_sums_to_the_digits_of_their_type_and_what_was_written_is_measured(case: Case, isa: str) -> None:
+    given = tensors(case, torch.randn)
+    expected = exactly(case, given)
+    for dtype, most in ((torch.float64, 1e-14), (torch.float32, 2e-6)):
+        got = unfolded(case, given, dtype)
+        for name in expected.keys() - {"statistics"}:
+            error = (got[name].double() - expected[name]).square().mean().sqrt() / expected[name].square().mean().sqrt()
+            assert error <= most, (name, dtype, float(error))
+        of_these = got["measured"].double().transpose(0, 1).flatten(1)
+        assert torch.allclose(got["statistics"][0], of_these.mean(1), rtol=1e-6, atol=1e-6)
+        assert torch.allclose(got["statistics"][1], of_these.var(1, unbiased=False), rtol=1e-5, atol=1e-9)
+        assert torch.equal(got["measured"], got["forward"])
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_bits_are_the_same_on_1_2_3_and_8_threads(case: Case) -> None:
+    given = tensors(case, torch.randn)
+    results = []
+    for threads in (1, 2, 3, 8):
+        torch.set_num_threads(threads)
+        results.append(unfolded(case, given, torch.float32))
+    for other in results[1:]:
+        for name, value in results[0].items():
+            assert torch.equal(value, other[name]), name
+
+
+def test_nan_and_infinity_reach_only_the_outputs_that_see_them() -> None:
+    x, w = channels_last(torch.randn(1, 4, 9, 9)), torch.randn(20, 4, 3, 3)
+    x[0, 1, 4, 4], x[0, 2, 0, 8] = float("nan"), float("inf")
+    y = ops.conv(x, w, padding=1, dims=2, method="unfolded")
+    assert torch.equal(y.isnan()[0, 0], F.conv2d(x, w, padding=1).isnan()[0, 0])
+    assert torch.equal(y.isfinite(), F.conv2d(x, w, padding=1).isfinite())
+
+
+def call(shape: Axes, weight: Axes, map: str = "forward", last: bool = True, strict: bool = False, **arguments: Any) -> ops.Call:
+    rest = (arguments.get("stride", 1), arguments.get("padding", 0), arguments.get("dilation", 1), arguments.get("groups", 1))
+    return ops.Call(map, ops._plan(shape, weight, len(weight) - 2, *rest, "test"), last, torch.float32, None, None, strict)
+
+
+@pytest.mark.parametrize(
+    ("one", "reason"),
+    [
+        (call((1, 4, 9, 9), (4, 4, 3, 3), strict=True), None),
+        (call((1, 4, 9, 9, 9), (4, 4, 3, 3, 3)), None),
+        (call((1, 4, 9, 9), (4, 4, 3, 3), last=False), "it is for channels order"),
+        (call((1, 4, 9, 9), (4, 4, 3, 3), "weight"), "it has no weight gradient"),
+        (call((1, 4, 9, 9), (4, 4, 3, 3), "input", stride=2), "its input gradient is for stride 1"),
+        (call((1, 1, 300, 300), (1, 1, 257, 256)), "it is for outputs that see at most a million values"),
+        (call((0, 4, 9, 9), (4, 4, 3, 3)), "there is nothing to compute"),
+    ],
+    ids=str,
+)
+def test_what_it_cannot_compute_it_refuses_with_a_reason(one: ops.Call, reason: str | None) -> None:
+    assert next(m for m in ops.METHODS if m.name == "unfolded").refuse(one) == reason
+
+
+def test_operators_called_past_the_checks_refuse_too() -> None:
+    x, w = channels_last(torch.randn(1, 2, 12, 12)), torch.randn(3, 2, 3, 3)
+    dy, ones, zeros = channels_last(torch.randn(1, 3, 5, 5)), [1, 1], [0, 0]
+    with pytest.raises(RuntimeError, match="what is unfolded is in channels order"):
+        kernels.conv(x, w, None, [10, 10], ones, ones, zeros, 1, False, "unfolded")
+    with pytest.raises(RuntimeError, match="an input gradient is unfolded for stride 1"):
+        kernels.conv_input(dy, w, None, [12, 12], [2, 2], ones, zeros, 1, True, "unfolded")
+    with pytest.raises(RuntimeError, match="the method has a weight gradient"):
+        kernels.conv_weight(dy, x, [3, 3], [2, 2], ones, zeros, 1, True, "unfolded")
+    with pytest.raises(RuntimeError, match="a destination sees at most a million values"):
+        kernels.conv(torch.randn(1, 1, 300, 300), torch.randn(1, 1, 257, 256), None, [44, 45], ones, ones, zeros, 1, True, "unfolded")
+
+
+def test_a_norm_takes_the_statistics_of_the_convolution_before_it() -> None:
+    conv, norm = S.Conv2d(16, 33, 1, bias=False), S.BatchNorm2d(33)
+    conv.feeds_norm = True
+    x = channels_last(torch.randn(4, 16, 20, 21) + 3)
+    with choose.prefer("unfolded"):
+        y = conv(x)
+    assert handed(y) is not None
+    expected = S.BatchNorm2d(33)(y.detach().clone(memory_format=torch.preserve_format))
+    assert (norm(y) - expected).abs().max() <= 1e-5 * expected.abs().max()
