@@ -922,6 +922,22 @@ def test_a_weight_is_packed_once_for_all_batches() -> None:
         assert layer.method(torch.randn(1, 8, 9, 9)) == "torch"
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+def test_a_weight_is_packed_anew_for_another_number_of_threads() -> None:
+    # oneDNN lays it out by that, and turns one of another layout around in each call
+    x, features, threads = torch.randn(4, 960, 3, 3), torch.randn(8, 1024), torch.get_num_threads()
+    conv, linear = FusedConv(torch.randn(320, 960, 1, 1)), FusedLinear(torch.randn(1024, 1024))
+    try:
+        with prefer("onednn"):
+            for count in (1, 2, 1):
+                torch.set_num_threads(count)
+                torch.testing.assert_close(conv(x), conv.exact(x), rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(linear(features), linear.exact(features), rtol=1e-4, atol=1e-4)
+    finally:
+        torch.set_num_threads(threads)
+    assert [len(layer._packed) for layer in (conv, linear)] == [2, 2]
+
+
 def test_what_no_fused_layer_can_have_is_told() -> None:
     w = torch.ones(4, 4, 3, 3)
     told = {
