@@ -27,6 +27,7 @@ from .choose import Candidate, always, native_refusal
 from .handed import hand
 from .layout import empty, is_channels_last
 from .precision import is_strict
+from .recipe import keep
 
 __all__ = ["METHODS", "NAMES", "Call", "Plan", "conv", "conv_transpose", "explain", "method_for", "plan_for"]
 
@@ -522,15 +523,20 @@ _GRADIENTS: dict[Map, tuple[tuple[Map, int, int], tuple[Map, int, int]]] = {
 }
 
 
-def _gradients(ctx: Any, call: Call, saved: tuple[Tensor, Tensor], g: Tensor) -> list[Tensor | None]:
+def _gradients(ctx: Any, call: Call, g: Tensor) -> list[Tensor | None]:
     """Of a, b and the bias, as far as they are asked for."""
+    needs = ctx.needs_input_grad
+    got: list[Tensor | None] = [None, None, None]
     if call.map != "weight" and call.refusal is None and call.plan.dims > 1:  # turned once, not by each
         g = g.contiguous(memory_format=FORMATS[g.dim()] if call.channels_last else torch.contiguous_format)
-    tensors, got = (g, *saved), []
-    for wanted, (map, first, second) in zip(ctx.needs_input_grad, _GRADIENTS[call.map], strict=False):
-        got.append(_apply(_route_for(call._replace(map=map)), tensors[first], tensors[second], None) if wanted else None)
-    if len(ctx.needs_input_grad) > 2:
-        got.append(_bias_gradient(call, g) if ctx.needs_input_grad[2] else None)
+    tensors = [g, *ctx.saved_tensors]
+    for wanted in (1, 0):  # of b first: a is for it alone, and if it was made for it, it need not live longer
+        if needs[wanted]:
+            map, first, second = _GRADIENTS[call.map][wanted]
+            got[wanted] = _apply(_route_for(call._replace(map=map)), tensors[first], tensors[second], None)
+        tensors[1] = None
+    if len(needs) > 2 and needs[2]:
+        got[2] = _bias_gradient(call, g)
     return got
 
 
@@ -545,14 +551,14 @@ def _bias_gradient(call: Call, g: Tensor) -> Tensor:
 class _Map(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, bias: Tensor | None, route: Route) -> Tensor:
-        ctx.save_for_backward(a, b)
+        ctx.save_for_backward(a if ctx.needs_input_grad[1] else None, b if ctx.needs_input_grad[0] else None)
         ctx.call = route.call
         with torch._C._AutoDispatchBelowADInplaceOrView():  # a view of what a method made is not one to autograd
             return route.method.run(route.call, a, b, bias)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        return (*_gradients(ctx, ctx.call, ctx.saved_tensors, g), None)
+        return (*_gradients(ctx, ctx.call, g), None)
 
 
 _map = super(torch.autograd.Function, _Map).apply  # without what only function transforms need
@@ -618,7 +624,7 @@ if native.core:
             ctx.save_for_backward(a, b)
 
         def backward(ctx: Any, g: Any) -> Any:
-            got = _gradients(ctx, ctx.call, ctx.saved_tensors, g)
+            got = _gradients(ctx, ctx.call, g)
             return (*got[: 2 if map == "weight" else 3], *[None] * 7)
 
         torch.library.register_autograd(op, backward, setup_context=setup)
@@ -650,9 +656,13 @@ def _run(
     route = _route_for(Call(map, plan, last, x.dtype, refusal, method, is_strict(), measure))
     plain = route.method.name == "torch" and not (plan.dims == 1 and last) and not _needs_gradient(x, weight, bias)
     if theirs is not None and (route.all_torch or plain):
-        return theirs()
-    y = _apply(route, batch, weight, bias) if refusal is None else route.method.run(route.call, batch, weight, bias)
-    return y if batch is x else y.squeeze(0)
+        y = theirs()
+    else:
+        y = _apply(route, batch, weight, bias) if refusal is None else route.method.run(route.call, batch, weight, bias)
+        y = y if batch is x else y.squeeze(0)
+    if refusal is None and weight.requires_grad:
+        keep(x, y)
+    return y
 
 
 def _channels_last(x: Tensor) -> bool:

@@ -19,6 +19,7 @@ RMS norm is a layer norm that takes the mean as 0. Arguments are checked here, o
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, cast
@@ -34,6 +35,7 @@ from .autograd import differentiable
 from .choose import Candidate, always, choose, native_refusal
 from .handed import handed
 from .layout import empty, is_channels_last
+from .recipe import keep, offer
 
 __all__ = ["ACTIVATIONS", "batch_norm", "group_norm", "instance_norm", "layer_norm", "layer_norm_2d", "local_response_norm", "rms_norm"]
 
@@ -367,7 +369,15 @@ def _native(
     known = handed(x) if by_channel and not torch.compiler.is_compiling() else None
     rest = (batches, groups, along, last, centered, eps, number, slope, known)
     y, statistics = norm_native(x, residual, weight, bias, mean, variance, *rest)
+    if residual is None:
+        offer(y, functools.partial(_again, rest[:-1]))
+    elif number:
+        keep(residual, y, 1)
     return (F.silu(y) if activation == "silu" else y), statistics
+
+
+def _again(geometry: Any, x: Tensor, residual: None, weight: Any, bias: Any, statistics: Tensor) -> Tensor:
+    return _ops.norm.default(x, residual, weight, bias, *statistics, *geometry, None)[0]
 
 
 def _torch(x: Tensor, residual: Any, *rest: Any) -> tuple[Tensor, None]:
