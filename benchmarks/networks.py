@@ -83,6 +83,7 @@ TRAIN = [
     Case("mobilenet_v2", (16, 3, 112, 112)),
     Case("convnext_tiny", (8, 3, 112, 112)),
 ]
+MEMORY = [*TRAIN, Case("resnet18", (16, 3, 224, 224))]  # where activations weigh more than gradients
 INFER = [Case(network, (n, 3, 224, 224)) for network in ("resnet18", "resnet50", "vgg11_bn", "mobilenet_v2") for n in (1, 16)]
 REFERENCE, OURS = "eager NHWC", "striate"
 TRAINERS = {
@@ -498,7 +499,7 @@ def main() -> int:
     for command, cases, about in (
         (train, TRAIN, "time a training step"),
         (infer, INFER, "time a call in evaluation"),
-        (memory, TRAIN, "what a training step allocates"),
+        (memory, MEMORY, "what a training step allocates"),
     ):
         sub = commands.add_parser(command.__name__, help=about, description=f"{about.capitalize()} of each network.")
         sub.add_argument("--only", default="", help=f"networks and inputs whose name contains this, as {str(cases[0])!r}")
