@@ -32,14 +32,15 @@ def test_every_kind_map_order_and_size_has_rows() -> None:
 
 def test_a_row_names_its_fastest_method_and_never_one_that_lost_on_average() -> None:
     for row in crossovers.table():
-        assert row.method == "torch" or row.ratios[row.method] >= 1.03, row
-        assert row.method in conv.NAMES
+        rival = "onednn" if row.map == "fused" else "torch"
+        assert row.method == rival or row.ratios[row.method] >= 1.03, row
+        assert row.method in (*conv.NAMES, rival)
 
 
 def test_the_number_decides_which_row_holds() -> None:
     rows = [crossovers.row_for(call((4, c, 40, 40), (64, c, 3, 3), padding=1)) for c in (1, 3, 4, 5, 200)]
     assert [r.up_to for r in rows if r] == [1, 4, 4, 8, 64]
-    assert crossovers.row_for(call((4, 3, 9, 9), (8, 3, 3, 3))).size == "small"  # type: ignore[union-attr]
+    assert crossovers.row_for(call((4, 3, 9, 9), (8, 3, 3, 3))).size == "tiny"  # type: ignore[union-attr]
 
 
 def test_a_call_is_computed_by_the_method_of_its_row_wherever_that_can() -> None:
