@@ -43,14 +43,15 @@ def middle(times: list[float]) -> tuple[float, float]:
     return median, (high - low) / median
 
 
-def medians_ms(contestants: dict[str, Call], rounds: int) -> dict[str, tuple[float, float]]:
-    """The median of each contestant's times and their spread, interleaved, in an order shuffled anew."""
+def medians_ms(contestants: dict[str, Call], rounds: int, before: Call | None = None) -> dict[str, tuple[float, float]]:
+    """The median of each contestant's times and their spread, interleaved, in an order shuffled anew. before: runs before each timed
+    call, where an untimed one of the contestant's own runs else."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     order, chance = list(contestants.items()), random.Random(0)
     for _ in range(rounds):
         chance.shuffle(order)  # or each would always inherit the same neighbour's cache: behind the copy, twice the time
         for name, call in order:
-            call()
+            (before or call)()
             start = time.perf_counter()
             call()
             times[name].append((time.perf_counter() - start) * 1e3)

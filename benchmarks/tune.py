@@ -43,6 +43,7 @@ LIMITS = {  # for one, two and three axes
 LEAST_GAIN = 1.03  # for a method to go before torch's operator: less is noise
 MOST_LOSS = 0.97  # on any shape of a row
 FAR = 3  # times the fastest's time
+OTHER = torch.ones(2**23)  # 32 MiB
 
 
 class Shape(NamedTuple):
@@ -115,7 +116,7 @@ def call_of(shape: Shape, map: str, last: bool) -> conv.Call:
     return conv.Call(map, plan, last, torch.float32, None)
 
 
-def over(calls: dict[str, Callable[[], object]], rival: str, rounds: int) -> dict[str, float]:
+def over(calls: dict[str, Callable[[], object]], rival: str, rounds: int, before: Callable[[], object] | None = None) -> dict[str, float]:
     """The rival's time over each other's. Those that a first call shows to be far behind are not timed again."""
     first = {}
     for name, call in calls.items():
@@ -124,19 +125,19 @@ def over(calls: dict[str, Callable[[], object]], rival: str, rounds: int) -> dic
         call()
         first[name] = (time.perf_counter() - start) * 1e3
     near = {name: call for name, call in calls.items() if name == rival or first[name] <= FAR * min(first.values())}
-    got = {name: (first[name], 0.0) for name in calls} | medians_ms(near, rounds)
+    got = {name: (first[name], 0.0) for name in calls} | medians_ms(near, rounds, before)
     return {name: got[rival][0] / ms for name, (ms, _) in got.items() if name != rival}
 
 
 def fused_ratios(call: conv.Call, rounds: int) -> dict[str, float]:
-    """oneDNN's time over each method's."""
+    """oneDNN's time over each method's. In a network the weights of a layer have left the cache when its turn comes; x has not."""
     p, call = call.plan, call._replace(map="forward")
     layer = fused.FusedConv(torch.randn(p.weight_shape), torch.randn(p.filters), p.stride, p.before, p.dilation, p.groups, low=0.0)
     x = channels_last(torch.randn(p.x_shape))
     able = [m for m in fused.CONV_METHODS if m.name in (*fused.NATIVE, "onednn") and m.refuse(call) is None]
     runs = {m.name: m.run(layer, call) for m in able}
     with torch.no_grad():
-        return over({name: lambda run=run: run(x, None, False) for name, run in runs.items()}, "onednn", rounds)
+        return over({name: lambda run=run: run(x, None, False) for name, run in runs.items()}, "onednn", rounds, lambda: (OTHER.sum(), x.sum()))
 
 
 def ratios(call: conv.Call, rounds: int) -> dict[str, float]:

@@ -460,6 +460,7 @@ Tensor conv_pack(const Tensor& weight, int64_t groups, std::string method) {
     using T = decltype(zero);
     const ConvKernels<T>& k = conv_kernels<T>(method);
     packed = new_tensor({k.pack ? k.packed_size(shape) : 0}, w.scalar_type());
+    use_large_pages(pointer<T>(*packed), size_t(packed->numel()) * sizeof(T));
     if (k.pack) k.pack(shape, {pointer<T>(w), last}, pointer<T>(*packed));
   });
   return *packed;

@@ -12,6 +12,8 @@ void parallel_ranges(int64_t count, int64_t grain, void (*body)(void*, int64_t, 
 // Memory aligned to a cache line, of this thread: workspace.cpp. It is given back on the thread that took it.
 void* take_workspace(size_t bytes);
 void give_workspace(void* memory);
+// Asks for pages of 2 MiB, where the system has them: what streams through megabytes waits less for addresses. Before it is first written.
+void use_large_pages(void* memory, size_t bytes);
 
 #ifdef STRIATE_ISA
 namespace STRIATE_ISA {

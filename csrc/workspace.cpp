@@ -1,6 +1,10 @@
 // Memory that kernels work in. A thread keeps what it gave back for its next call: fresh pages cost a microsecond each, which for a
 // megabyte is more than many a call takes. What it keeps is bounded; the rest goes back to the system, all of it when the thread ends.
 #include <stddef.h>
+#include <stdint.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include <new>
 
@@ -30,6 +34,17 @@ thread_local Kept kept;
 
 }  // namespace
 
+void use_large_pages(void* memory, size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kLarge = uintptr_t(2) << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + kLarge - 1) / kLarge * kLarge,
+                  end = (reinterpret_cast<uintptr_t>(memory) + bytes) / kLarge * kLarge;
+  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // refused, all stays as it was
+#else
+  (void)memory, (void)bytes;
+#endif
+}
+
 void* take_workspace(size_t bytes) {
   int best = -1;
   for (int k = 0; k < kSlots; ++k)
@@ -41,6 +56,7 @@ void* take_workspace(size_t bytes) {
     kept.bytes -= block->bytes;
   } else {
     block = static_cast<Block*>(::operator new(kAlignment + bytes, std::align_val_t(kAlignment)));
+    use_large_pages(block, kAlignment + bytes);
     block->bytes = bytes;
   }
   return reinterpret_cast<char*>(block) + kAlignment;
