@@ -200,6 +200,11 @@ void activations(const View& s, const T* x, const T* packed, const Epilogue<T>& 
       Measure<T> measure;
       for (int64_t t = 0; t < count; t += at_once) {
         const int64_t at = (first + t) * all + channel;
+        for (int64_t j = 0; j < min(at_once, count - t); ++j)  // results go where nothing was read: the lines come while the sums are made
+          for (int64_t c = 0; c < lanes; c += L) {
+            __builtin_prefetch(y + at + j * all + c, 1);
+            if (e.residual) __builtin_prefetch(e.residual + at + j * all + c);
+          }
         with_number<kMostRows>(min(at_once, count - t), [&](auto m) {
           constexpr int M = decltype(m)::value;
           const auto product = [&](auto vectors, auto whole) {
