@@ -137,7 +137,9 @@ def fused_ratios(call: conv.Call, rounds: int) -> dict[str, float]:
     able = [m for m in fused.CONV_METHODS if m.name in (*fused.NATIVE, "onednn") and m.refuse(call) is None]
     runs = {m.name: m.run(layer, call) for m in able}
     with torch.no_grad():
-        return over({name: lambda run=run: run(x, None, False) for name, run in runs.items()}, "onednn", rounds, lambda: (OTHER.sum(), x.sum()))
+        return over(
+            {name: lambda run=run: run(x, None, False) for name, run in runs.items()}, "onednn", rounds, lambda: (OTHER.sum(), x.sum())
+        )
 
 
 def ratios(call: conv.Call, rounds: int) -> dict[str, float]:
@@ -175,7 +177,11 @@ def rows(rounds: int, only: str) -> Iterator[dict[str, object]]:
     )
     for axes, kind, limit, stride, map, size, last in cases:
         calls = [call_of(shape, map, last) for shape in shapes(axes, kind, limit, stride, map, size)]
-        assert all(crossovers.kind_of(c.plan)[0] == kind and crossovers.size_of(kind, map, c.plan) == size for c in calls), (kind, limit, size)
+        assert all(crossovers.kind_of(c.plan)[0] == kind and crossovers.size_of(kind, map, c.plan) == size for c in calls), (
+            kind,
+            limit,
+            size,
+        )
         measured = [ratios(call, rounds) for call in calls]
         names = [n for n in METHODS if all(n in m for m in measured)]
         means = {n: statistics.geometric_mean(m[n] for m in measured) for n in names}
@@ -195,7 +201,9 @@ def rows(rounds: int, only: str) -> Iterator[dict[str, object]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="timed calls of each method (default %(default)s)")
-    parser.add_argument("--only", default="", help="kinds and maps whose name contains this, as 2d pointwise fused; the table's other rows stay")
+    parser.add_argument(
+        "--only", default="", help="kinds and maps whose name contains this, as 2d pointwise fused; the table's other rows stay"
+    )
     parser.add_argument("--out", type=Path, default=crossovers.PATH, help="default: the chooser's own table")
     options = parser.parse_args()
     tune_allocator()
@@ -212,7 +220,9 @@ def main() -> int:
     if options.only:
         with crossovers.PATH.open(newline="") as file:
             rest = csv.DictReader(line for line in file if not line.startswith("#"))
-            found = [{n: row.get(n, "") for n in names} for row in rest if options.only not in f"{row['axes']}d {row['kind']} {row['map']}"] + found
+            found = [
+                {n: row.get(n, "") for n in names} for row in rest if options.only not in f"{row['axes']}d {row['kind']} {row['map']}"
+            ] + found
     with options.out.open("w", newline="") as file:
         file.write(about + "\n")
         writer = csv.DictWriter(file, names, lineterminator="\n")
