@@ -22,6 +22,7 @@ from striate import native
 from striate.errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError
 from striate.ops import norm as ops
 from striate.ops.choose import explain, prefer
+from striate.ops.precision import precision
 from striate.reference import norm as reference
 
 Layout = Callable[[torch.Tensor], torch.Tensor]
@@ -1321,11 +1322,12 @@ def test_a_training_step_compiles_to_machine_code_with_its_running_statistics() 
 
 def test_models_export(layout: Layout) -> None:
     model = randomized(network()).eval()
-    exported = torch.export.export(model, (layout(torch.randn(2, 3, 7, 8)),), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    assert "striate.norm" in str(exported.graph) and "striate.local_response" in str(exported.graph)
-    for batch in (2, 5):
-        x = layout(torch.randn(batch, 3, 7, 8))
-        torch.testing.assert_close(exported.module()(x), model(x))
+    with precision("strict"):  # for any batch another method of convolution may be chosen than for one
+        exported = torch.export.export(model, (layout(torch.randn(2, 3, 7, 8)),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        assert "striate.norm" in str(exported.graph) and "striate.local_response" in str(exported.graph)
+        for batch in (2, 5):
+            x = layout(torch.randn(batch, 3, 7, 8))
+            torch.testing.assert_close(exported.module()(x), model(x))
 
 
 @pytest.mark.parametrize("name", layers())
