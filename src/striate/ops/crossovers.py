@@ -7,7 +7,7 @@ timing: the table is a file, and nothing is measured while striate runs.
 
 from __future__ import annotations
 
-import csv
+import sys
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -51,30 +51,32 @@ class Row(NamedTuple):
     map: str  # or "fused": forward, for inference, and the ratios are to oneDNN's operator for that
     order: str  # "planes" or "channels"
     method: str  # the fastest
-    ratios: dict[str, float]  # of each method measured: torch's time over its own
-    reasons: dict[str, str]  # against each method but the fastest
+    columns: str  # the names of methods, and what was measured of each: as text, since thousands of dicts would cost time at import
+    cells: str
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Of each method measured: torch's time over its own."""
+        return {name: float(cell) for name, cell in zip(self.columns.split(","), self.cells.split(","), strict=True) if cell}
 
 
-_PLACE = ("axes", "kind", "up_to", "stride", "size", "map", "order", "method")  # the other columns are methods
+_PLACE = ("axes", "kind", "up_to", "stride", "size", "map", "order", "method")  # the columns in front of the methods
 
 
-def _row(read: dict[str, str]) -> Row:
-    axes, up_to = int(read["axes"]), int(read["up_to"])
-    kind, size, map, order, method = (read[name] for name in ("kind", "size", "map", "order", "method"))
-    strided = read["stride"] != "1"
-    ratios = {name: float(value) for name, value in read.items() if name not in _PLACE and value}
-    most = "of any number of" if up_to >= 10**9 else f"up to {up_to}"
-    stride = "a larger stride" if strided else "stride 1"
-    images = "images" if sizes(kind, map) is _OF_IMAGE else "batches"
-    place = f"{axes}d {kind}, {most} {COUNTED[kind]}, {stride}, {size} {images} in {order} order"
-    reasons = {}
-    for name, ratio in ratios.items():
-        if name == method:
-            continue
-        share = ratio / {"torch": 1.0, "onednn": 1.0, **ratios}[method]
-        lost = f"{method} took {share:.2f} of its time" if share < 1 else f"it lost against {method} on one of the shapes"
-        reasons[name] = f"{lost} for {place}"
-    return Row(axes, kind, up_to, strided, size, map, order, method, ratios, reasons)
+def _row(line: str, columns: str) -> Row:
+    axes, kind, up_to, stride, size, map, order, method, cells = line.split(",", len(_PLACE))
+    return Row(int(axes), sys.intern(kind), int(up_to), stride != "1", size, map, order, method, columns, cells)
+
+
+def _reason(row: Row, name: str) -> str:
+    """Against a method that was measured, but was not the fastest."""
+    most = "of any number of" if row.up_to >= 10**9 else f"up to {row.up_to}"
+    stride = "a larger stride" if row.strided else "stride 1"
+    images = "images" if sizes(row.kind, row.map) is _OF_IMAGE else "batches"
+    place = f"{row.axes}d {row.kind}, {most} {COUNTED[row.kind]}, {stride}, {row.size} {images} in {row.order} order"
+    share = row.ratios[name] / {"torch": 1.0, "onednn": 1.0, **row.ratios}[row.method]
+    lost = f"{row.method} took {share:.2f} of its time" if share < 1 else f"it lost against {row.method} on one of the shapes, or in digits"
+    return f"{lost} for {place}"
 
 
 def kind_of(plan: Plan) -> tuple[str, int]:
@@ -117,8 +119,9 @@ def table() -> tuple[Row, ...]:
     """All rows, in the order of the file; of one kind by rising ``up_to``."""
     if not PATH.is_file():
         return ()
-    with PATH.open(newline="") as file:
-        return tuple(map(_row, csv.DictReader(line for line in file if not line.startswith("#"))))
+    head, *lines = [line for line in PATH.read_text().splitlines() if not line.startswith("#")]
+    columns = head.split(",", len(_PLACE))[-1]
+    return tuple(_row(line, columns) for line in lines)
 
 
 # Read at import: what torch.compile traces opens no files.
@@ -165,5 +168,6 @@ def slower(name: str, call: Call) -> str | None:
     row = row_for(call)
     if row is not None and row.method == name:
         return None
-    reason = None if row is None else row.reasons.get(name)
-    return reason or "it was not measured for such a convolution (benchmarks/tune.py)"
+    if row is None or name not in row.ratios:
+        return "it was not measured for such a convolution (benchmarks/tune.py)"
+    return _reason(row, name)
