@@ -473,7 +473,8 @@ void sum_whole(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const
   const Scratch<T> memory(g.groups * (of_x + of_dy));
   T *sources = memory, *gradients = sources + g.groups * of_x;
   const int64_t x_spans = tiles(vectors, kSpan), spans = x_spans + tiles(filters, kSpan), share = min(g.tiles, 4 * kMostRows),
-                shares = tiles(g.tiles, share), strip_values = Blocks<T>(g, kind).strip;
+                shares = tiles(g.tiles, share),
+                strip_values = max(kind.source_high() * (share * kind.wide + kind.taps_wide) * L, kMostPoints * L) + L * L;
   parallel_for(g.groups * shares * spans, share * kind.points() * kSpan * L, [=, &kind](int64_t begin, int64_t end) {
     Scratch<T> strip(strip_values);
     for (int64_t unit = begin; unit < end; ++unit) {
