@@ -54,7 +54,8 @@ asan: $(VENV)/.tested
 	$(BIN)/cmake --build build/asan
 	STRIATE_CORE=$(CURDIR)/build/asan/_core.so LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-	  $(BIN)/python -m pytest tests/test_pool.py tests/test_norm.py tests/test_conv.py -k "not 2_to_the_31 and not compile and not export and not bytes"
+	  $(BIN)/python -m pytest tests/test_pool.py tests/test_norm.py tests/test_conv.py tests/test_winograd.py tests/test_unfolded.py \
+	  -k "not 2_to_the_31 and not compile and not export and not bytes"
 
 clean:
 	rm -rf $(VENV) build dist runs

@@ -70,7 +70,7 @@ def shapes(axes: int, kind: str, limit: int, stride: int, map: str, size_name: s
     side = {1: 200 if small else 2000, 2: 14 if small else 40, 3: 6 if small else 20}[axes]
     batch = {1: 16, 2: 16, 3: 4}[axes] * (4 if small else 1)
     runs = [(batch, side * (stride if small else 1))] * 2
-    if crossovers.sizes(kind, map) is not crossovers.sizes("depthwise", "forward"):
+    if "tiny" in crossovers.sizes(kind, map):
         of_axis = ((16, LENGTHS[size_name]), (8, 2 * LENGTHS[size_name]))
         runs = [(n, side * stride) for n, side in (of_axis if axes == 1 else (SINGLES if map == "fused" else BATCHES)[size_name])]
     (batch, side), (batch_2, side_2) = runs

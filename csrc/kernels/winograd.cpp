@@ -151,6 +151,12 @@ struct Points {
   int64_t point() const { return (tiles * vectors | 1) * kLanes<T>; }
 };
 
+// What turns or pads one row of up to `count` tiles next to each other, or one tile's values; then a block that is turned.
+template <class T>
+int64_t strip_values(const TileKind<T>& kind, int64_t count) {
+  return max(kind.source_high() * (count * kind.wide + kind.taps_wide), kMostPoints) * kLanes<T> + kLanes<T> * kLanes<T>;
+}
+
 // Tiles [begin, end) of x (or, with `gradient`, of dy, which is a tile's destination) at the points; channels from `first` on.
 template <class T>
 void to_points(const Grid& g, const TileKind<T>& kind, bool gradient, const T* x, int64_t first, int64_t channels, int64_t begin,
@@ -303,7 +309,7 @@ struct Blocks {
   int64_t all, size, count;  // tiles; of a block at most; blocks
   int64_t at_once;           // of the micro-kernel: as even as can be
   Points<T> seen, made;      // sources; products with two vectors of destinations
-  int64_t strip;             // for a row of a block's tiles that is turned or padded
+  int64_t strip;             // of strip_values()
 
   Blocks(const Grid& g, const TileKind<T>& kind, int64_t least = 1) : all(g.tiles) {  // least: blocks, where the tiles are enough
     const int64_t of_tile = kind.points() * tiles(g.from_channels, kLanes<T>) * kVectorBytes;
@@ -312,7 +318,7 @@ struct Blocks {
     at_once = tiles(size, tiles(size, kMostRows));
     const int64_t room = tiles(size, at_once) * at_once;
     seen = {room, tiles(g.from_channels, kLanes<T>)}, made = {room, 2};
-    strip = max(kind.source_high() * (size * kind.wide + kind.taps_wide) * kLanes<T>, kMostPoints * kLanes<T>) + kLanes<T> * kLanes<T>;
+    strip = strip_values(kind, size);
   }
   int64_t first(int64_t b) const { return b * size; }
   int64_t last(int64_t b) const { return min(all, (b + 1) * size); }
@@ -473,10 +479,9 @@ void sum_whole(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const
   const Scratch<T> memory(g.groups * (of_x + of_dy));
   T *sources = memory, *gradients = sources + g.groups * of_x;
   const int64_t x_spans = tiles(vectors, kSpan), spans = x_spans + tiles(filters, kSpan), share = min(g.tiles, 4 * kMostRows),
-                shares = tiles(g.tiles, share),
-                strip_values = max(kind.source_high() * (share * kind.wide + kind.taps_wide) * L, kMostPoints * L) + L * L;
+                shares = tiles(g.tiles, share);
   parallel_for(g.groups * shares * spans, share * kind.points() * kSpan * L, [=, &kind](int64_t begin, int64_t end) {
-    Scratch<T> strip(strip_values);
+    Scratch<T> strip(strip_values(kind, share));
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t span = unit % spans, first = unit / spans % shares * share, last = min(g.tiles, first + share);
       const int64_t group = unit / spans / shares;
@@ -516,9 +521,8 @@ void sum_blocks(const ConvShape& s, const Grid& g, const TileKind<T>& kind, cons
   const Points<T> seen = {block, part}, given = {block, filters};
   const Scratch<T> totals(chunks * g.groups * of_chunk);
   T* total = totals;
-  const int64_t strip = max(kind.source_high() * (block * kind.wide + kind.taps_wide) * L, kMostPoints * L) + L * L;
   parallel_for(chunks * g.groups * parts, kGrainElements, [=, &kind](int64_t begin, int64_t end) {
-    Scratch<T> sources(kind.points() * seen.point()), gradients(kind.points() * given.point()), line(strip);
+    Scratch<T> sources(kind.points() * seen.point()), gradients(kind.points() * given.point()), strip(strip_values(kind, block));
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t v0 = unit % parts * part, v1 = min(vectors, v0 + part), group = unit / parts % g.groups,
                     chunk = unit / parts / g.groups;
@@ -526,8 +530,8 @@ void sum_blocks(const ConvShape& s, const Grid& g, const TileKind<T>& kind, cons
       const int64_t first_block = chunk * blocks / chunks;
       for (int64_t b = first_block; b < (chunk + 1) * blocks / chunks; ++b) {
         const int64_t first = b * block, last = min(g.tiles, first + block);
-        to_points<T>(g, kind, false, x, group * C + v0 * L, min(C, v1 * L) - v0 * L, first, last, seen, line, sources);
-        to_points<T>(g, kind, true, dy, group * K, K, first, last, given, line, gradients);
+        to_points<T>(g, kind, false, x, group * C + v0 * L, min(C, v1 * L) - v0 * L, first, last, seen, strip, sources);
+        to_points<T>(g, kind, true, dy, group * K, K, first, last, given, strip, gradients);
         for (int64_t p = 0; p < kind.points(); ++p)
           for (int64_t v = v0; v < v1; ++v)
             for (int64_t k = 0; k < filters; k += 2)

@@ -1,8 +1,8 @@
 """Which method of convolution was fastest where: a table of measurements, ``crossovers.csv``, made by ``benchmarks/tune.py``.
 
-Each row holds for one kind of convolution, up to a number of what the kind is counted by, with stride 1 or more, for small or larger
-images, one map and one memory order; the columns are the times of torch's operator over the methods' own. Results never depend on
-timing: the table is a file, and nothing is measured while striate runs.
+Each row holds for one kind of convolution, up to a number of what the kind is counted by, with stride 1 or more, up to a number of
+outputs (of an image, or of all of them), one map and one memory order; the columns are the times of torch's operator (for frozen layers
+of oneDNN's) over the methods' own. Results never depend on timing: the table is a file, and nothing is measured while striate runs.
 """
 
 from __future__ import annotations
