@@ -18,14 +18,16 @@ MAY_IMPORT = {
     "native": {"errors"},
     "allocator": set(),
     "tensorfile": {"errors"},
+    "text": set(),
     "reference": {"window", "moments", "errors"},
     "ops": {"window", "moments", "errors", "reference", "native"},
     "nn": {"window", "moments", "errors", "reference", "native", "ops"},
     "models": {"errors", "nn"},
     "deploy": {"errors", "nn", "ops", "native", "tensorfile"},
     "training": {"errors", "nn", "models", "tensorfile"},
-    "diagnostics": {"errors", "ops", "nn", "native"},
-    "cli": {"errors", "ops", "nn", "models", "training", "diagnostics", "native", "allocator", "deploy"},
+    "analysis": {"errors", "window", "text", "ops", "nn"},
+    "diagnostics": {"errors", "ops", "nn", "native", "text", "analysis"},
+    "cli": {"errors", "ops", "nn", "models", "training", "diagnostics", "analysis", "native", "allocator", "deploy"},
 }
 
 

@@ -296,7 +296,7 @@ branches = strides.flatmap(lambda s: st.tuples(stacks_of(s), stacks_of(s)))  # t
 def field_of(stack):
     field = Field()
     for axis in stack:
-        field = field.then(axis)
+        field = field.then(axis.look)
     return field
 
 
@@ -323,12 +323,12 @@ def test_union_covers_both_branches_and_no_more(pair, output):
 
 def test_union_of_a_residual_block_is_the_field_of_its_longer_branch():
     three = Axis(32, 32, size=3, before=1, after=1)
-    assert Field().union(field_of([three, three])) == Field(size=5, jump=1, start=-2)
+    assert Field().union(field_of([three, three])) == Field.of(size=5, jump=1, start=-2)
 
 
 def test_branches_with_other_jumps_cannot_meet():
     with pytest.raises(ValueError, match="branches that meet have the same jump, got 2 and 1"):
-        Field(jump=2).union(Field(jump=1))
+        Field.of(jump=2).union(Field.of(jump=1))
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
@@ -345,4 +345,4 @@ def test_512_layers_of_three_cover_1024_pixels_and_511_do_not():
 
 def test_field_of_lenet_is_16_pixels_with_a_jump_of_4():
     five, two = Axis(28, 28, 5, before=2, after=2), Axis(28, 14, 2, stride=2)
-    assert field_of([five, two, five, two]) == Field(size=16, jump=4, start=-6)
+    assert field_of([five, two, five, two]) == Field.of(size=16, jump=4, start=-6)

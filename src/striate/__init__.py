@@ -4,6 +4,7 @@ __version__ = "0.1.0"
 
 from . import models, nn
 from .allocator import tune_allocator
+from .analysis.report import inspect
 from .deploy.fold import fold
 from .deploy.freeze import freeze
 from .deploy.freeze import load as load_frozen
@@ -17,6 +18,7 @@ __all__ = [
     "accelerate",
     "fold",
     "freeze",
+    "inspect",
     "load_frozen",
     "models",
     "native_info",

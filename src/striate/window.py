@@ -9,11 +9,12 @@ N dimensions are a tuple of axes. This module needs no torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from math import prod
+from fractions import Fraction
+from math import gcd, lcm, prod
 
-__all__ = ["AdaptiveAxis", "Axis", "Field", "Window", "output_size", "same_padding"]
+__all__ = ["AdaptiveAxis", "Axis", "Field", "Look", "Window", "output_size", "same_padding"]
 
 
 def output_size(input: int, size: int, stride: int = 1, dilation: int = 1, before: int = 0, after: int = 0, ceil: bool = False) -> int:
@@ -96,6 +97,17 @@ class Axis:
         return pairs
 
     @property
+    def look(self) -> Look:
+        """The same without the ends of the input: for composition."""
+        return Look((range(-self.before, self.extent - self.before, self.dilation),), self.stride)
+
+    @property
+    def look_back(self) -> Look:
+        """Of the adjoint, the transposed convolution, whose outputs are this axis's inputs."""
+        from_tap = [[i + self.before - tap * self.dilation for tap in reversed(range(self.size))] for i in range(self.stride)]
+        return Look(tuple(tuple(at // self.stride for at in row if at % self.stride == 0) for row in from_tap), 1)
+
+    @property
     def interior(self) -> range:
         """The outputs all of whose taps fall inside the input."""
         first = -(-self.before // self.stride)
@@ -137,6 +149,11 @@ class AdaptiveAxis:
 
     def counted(self, output: int, include_pad: bool = True) -> int:
         return len(self.taps(output))
+
+    @property
+    def look(self) -> Look:
+        turns = gcd(self.input, self.output)
+        return Look(tuple(tuple(self.taps(o)) for o in range(self.output // turns)), self.input // turns)
 
 
 @dataclass(frozen=True)
@@ -193,38 +210,138 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Look:
+    """Which positions of an axis each output of one operation looks at, in the padding and beyond the ends too.
+
+    Like all that a network's layers do along an axis it repeats: output ``o + period`` looks at what ``o`` looks at, moved by shift.
+    positions: of the first ``period`` outputs.
+
+    >>> Axis(8, 4, size=3, stride=2, before=1).look.at(3)
+    [5, 6, 7]
+    >>> up = Axis(8, 4, size=3, stride=2, before=1).look_back  # of the transposed convolution: 4 inputs, 8 outputs
+    >>> [up.at(o) for o in range(4)]
+    [[0], [0, 1], [1], [1, 2]]
+    """
+
+    positions: tuple[Sequence[int], ...] = ((0,),)
+    shift: int = 1
+
+    @property
+    def period(self) -> int:
+        return len(self.positions)
+
+    def at(self, output: int) -> list[int]:
+        times, phase = divmod(output, self.period)
+        return [p + times * self.shift for p in self.positions[phase]]
+
+    def inputs(self, outputs: Iterable[int], size: int) -> frozenset[int]:
+        """The positions from 0 to below ``size`` that any of these outputs looks at."""
+        return frozenset(p for o in outputs for p in self.at(o) if 0 <= p < size)
+
+    def outputs(self, inputs: Container[int], size: int) -> frozenset[int]:
+        """The outputs from 0 to below ``size`` that look at any of these positions."""
+        return frozenset(o for o in range(size) if any(p in inputs for p in self.at(o)))
+
+
+@dataclass(frozen=True)
 class Field:
-    """The receptive field of a stack of windows on one axis: output o sees the inputs ``[first(o), last(o)]``.
+    """The receptive field of a stack of operations on one axis: output o sees the inputs from ``first(o)`` to ``last(o)``.
 
     .. math:: r ← r + (extent - 1)·j, \\quad j ← j·stride, \\quad start ← start - before·j
 
-    size: inputs seen by one output [px]; jump: inputs between neighbouring outputs [px]; start: the first input output 0 sees,
-    negative where it sees padding.
+    That holds for windows with whole strides. Where the stack has a transposed convolution or an upsampling, outputs differ by their
+    phase, and a field is kept for each: ``spans`` are the first and last inputs of outputs 0 to period - 1 (None where an output sees
+    nothing), and output ``o + period`` sees what ``o`` sees, moved by ``shift``.
+
+    size: inputs seen by one output, of the phase that sees most [px]; jump: inputs between neighbouring outputs [px]; start: the first
+    input output 0 sees, negative where it sees padding.
 
     >>> f = Field()
     >>> for _ in range(3):
-    ...     f = f.then(Axis(32, 32, size=3, before=1, after=1))
+    ...     f = f.then(Axis(32, 32, size=3, before=1, after=1).look)
     >>> f.size, f.jump, f.start
     (7, 1, -3)
+    >>> up = f.then(Axis(64, 32, size=2, stride=2).look_back)  # twice as many outputs
+    >>> up.size, up.jump, up.span(0), up.span(1)
+    (7, Fraction(1, 2), (-3, 3), (-3, 3))
     """
 
-    size: int = 1
-    jump: int = 1
-    start: int = 0
+    spans: tuple[tuple[int, int] | None, ...] = ((0, 0),)
+    shift: int = 1
 
-    def then(self, axis: Axis) -> Field:
-        """The field after one more window."""
-        return Field(self.size + (axis.extent - 1) * self.jump, self.jump * axis.stride, self.start - axis.before * self.jump)
+    @classmethod
+    def of(cls, size: int = 1, jump: int = 1, start: int = 0) -> Field:
+        """One whose outputs all see as much."""
+        return cls(((start, start + size - 1),), jump)
+
+    @property
+    def period(self) -> int:
+        return len(self.spans)
+
+    @property
+    def size(self) -> int:
+        return max((b - a + 1 for a, b in filter(None, self.spans)), default=0)
+
+    @property
+    def jump(self) -> int | Fraction:
+        jump = Fraction(self.shift, self.period)
+        return int(jump) if jump.denominator == 1 else jump
+
+    @property
+    def start(self) -> int:
+        return self.first(0)
+
+    def span(self, output: int) -> tuple[int, int] | None:
+        """The first and the last input that an output sees."""
+        times, phase = divmod(output, self.period)
+        span = self.spans[phase]
+        return None if span is None else (span[0] + times * self.shift, span[1] + times * self.shift)
+
+    def first(self, output: int) -> int:
+        span = self.span(output)
+        if span is None:
+            raise ValueError(f"output {output} sees no input")
+        return span[0]
+
+    def last(self, output: int) -> int:
+        span = self.span(output)
+        if span is None:
+            raise ValueError(f"output {output} sees no input")
+        return span[1]
+
+    def over(self, first: int, last: int) -> tuple[int, int] | None:
+        """From the first to the last input that any of the outputs from ``first`` to ``last`` sees."""
+        ends = {*range(first, min(last, first + self.period - 1) + 1), *range(max(first, last - self.period + 1), last + 1)}
+        spans = [span for o in ends if (span := self.span(o)) is not None]
+        return (min(a for a, _ in spans), max(b for _, b in spans)) if spans else None
+
+    def then(self, look: Look) -> Field:
+        """The field after one more operation."""
+        turns = self.period // gcd(self.period, look.shift) if look.shift else 1
+        spans = []
+        for output in range(look.period * turns):
+            seen = look.at(output)
+            spans.append(self.over(min(seen), max(seen)) if seen else None)
+        return Field(*_shortest(spans, self.shift * look.shift * turns // self.period))
 
     def union(self, other: Field) -> Field:
         """The field of two branches that meet."""
-        if self.jump != other.jump:
+        if self.shift * other.period != other.shift * self.period:
             raise ValueError(f"branches that meet have the same jump, got {self.jump} and {other.jump}")
-        start = min(self.start, other.start)
-        return Field(max(self.start + self.size, other.start + other.size) - start, self.jump, start)
+        period = lcm(self.period, other.period)
+        spans = []
+        for output in range(period):
+            both = [span for span in (self.span(output), other.span(output)) if span is not None]
+            spans.append((min(a for a, _ in both), max(b for _, b in both)) if both else None)
+        return Field(*_shortest(spans, self.shift * period // self.period))
 
-    def first(self, output: int) -> int:
-        return self.start + output * self.jump
 
-    def last(self, output: int) -> int:
-        return self.first(output) + self.size - 1
+def _shortest(spans: list[tuple[int, int] | None], shift: int) -> tuple[tuple[tuple[int, int] | None, ...], int]:
+    """The same with the least period."""
+    period = len(spans)
+    for part in (p for p in range(1, period) if period % p == 0 and shift * p % period == 0):
+        step = shift * part // period
+        moved = (None if span is None else (span[0] + step, span[1] + step) for span in spans[:-part])
+        if all(a == b for a, b in zip(moved, spans[part:], strict=True)):
+            return tuple(spans[:part]), step
+    return tuple(spans), shift

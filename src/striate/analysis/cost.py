@@ -1,0 +1,80 @@
+"""What an operation costs: its multiply-adds, forward and backward, counted on the graph.
+
+A multiply-add (MAC) is one product added to a sum. Counted are the operations made of them: convolutions and their transposes, matrix products
+and attention. Taps that fall into the padding count, as everywhere in the field (:attr:`striate.window.Window.tap_count` leaves them out).
+FLOPs are given as 2 a MAC; biases, activations, norms and pooling are in neither number.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from .trace import WRITTEN, Graph, Node, Ref
+
+__all__ = ["FLOPS_PER_MAC", "backward_macs", "macs"]
+
+FLOPS_PER_MAC = 2
+PRODUCTS = {  # the names of what is multiplied
+    "aten.mm": ("self", "mat2"),
+    "aten.addmm": ("mat1", "mat2"),
+    "aten.bmm": ("self", "mat2"),
+    "aten.baddbmm": ("batch1", "batch2"),
+    "aten.mv": ("self", "vec"),
+    "aten.addmv": ("mat", "vec"),
+    "aten.dot": ("self", "tensor"),
+    "aten.vdot": ("self", "other"),
+}
+CONVOLUTIONS = ("aten.convolution", "aten._convolution", "aten.mkldnn_convolution")
+ATTENTION = "aten._scaled_dot_product"
+# Made of products that are not counted here.
+UNCOUNTED = ("aten.lstm", "aten.gru", "aten.rnn", "aten.mkldnn_rnn_layer", "aten._thnn", "aten._trilinear", "aten._cudnn_rnn", "aten.cdist", "aten._cdist",
+             "aten.fft", "aten._fft", "aten.linalg", "aten._linalg", "aten._native_multi_head", "aten._transformer_encoder")  # fmt: skip
+
+
+def macs(graph: Graph, node: Node) -> int | None:
+    """Of one operation, forward; None where they are not known.
+
+    >>> from striate.analysis.trace import trace
+    >>> from torch.nn import Conv2d
+    >>> graph = trace(Conv2d(3, 10, 5, padding=2), (1, 3, 32, 32))
+    >>> macs(graph, graph.nodes[0])
+    768000
+    """
+    if node.op in CONVOLUTIONS:
+        weight = graph.values[node.inputs[1]].shape
+        per_value = prod(weight[1:])  # of the output; of the input where it is transposed, which is spread out
+        of = node.inputs[0] if node.arguments.get("transposed") else node.outputs[0]
+        return prod(graph.values[of].shape) * per_value
+    if node.op in PRODUCTS:
+        left, right = (_shape(graph, node, name) for name in PRODUCTS[node.op])
+        if left is None or right is None:
+            return None
+        return prod(left) * (right[-1] if len(right) > 1 else 1)
+    if node.op.startswith(ATTENTION):
+        query, key, value = (graph.values[v].shape for v in node.inputs[:3])
+        return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+    known = node.op == WRITTEN or node.op.startswith("aten.") and not node.op.startswith(UNCOUNTED)
+    return 0 if known or not node.outputs else None
+
+
+def backward_macs(graph: Graph, node: Node) -> int | None:
+    """Of its gradients: each factor's takes as many as the operation, where a gradient of it is asked."""
+    forward = macs(graph, node)
+    if not forward:
+        return forward
+    if node.op.startswith(ATTENTION):  # five products in place of two
+        return forward * 5 // 2 if any(node.needs[:3]) else 0
+    names = PRODUCTS.get(node.op)
+    factors = node.inputs[:2] if names is None else [v for v in (_ref(node, name) for name in names) if v is not None]
+    asked = {value: need for value, need in zip(node.inputs, node.needs, strict=True)}
+    return forward * sum(asked.get(value, False) for value in factors)
+
+
+def _ref(node: Node, name: str) -> int | None:
+    given = node.arguments.get(name)
+    return given.value if isinstance(given, Ref) else None
+
+
+def _shape(graph: Graph, node: Node, name: str) -> tuple[int, ...] | None:
+    value = _ref(node, name)
+    return None if value is None else graph.values[value].shape

@@ -1,0 +1,387 @@
+"""What a model does with an input, as a graph: every operation, the tensors it reads and writes, and the layer that called it.
+
+The model runs once on tensors that have shapes and no values (torch's fake tensors): branches, shared layers and functions called
+in between are seen as they happen, and no arithmetic is done. Where code asks for a value (``if x.sum() > 0``), which such a tensor
+has not, the model runs in earnest on one input instead, and :attr:`Graph.reason` says so.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import Module
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
+from ..ops.choose import prefer
+
+__all__ = ["WRITTEN", "Call", "Graph", "Node", "Ref", "Value", "trace"]
+
+HERE = str(Path(__file__).parent.parent)
+TORCH = str(Path(torch.__file__).parent)
+# What operations answer about tensors, and what makes new ones of none.
+WRITTEN = "written"  # stands for the change of a tensor by what is written into a view of it
+SILENT = ("prim.device", "aten.sym_size", "aten.sym_stride", "aten.sym_numel", "aten.sym_storage_offset")
+
+
+@dataclass(eq=False)
+class Value:
+    """A tensor: one that was given, one of the model's own, or one that an operation made."""
+
+    index: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    bytes: int
+    name: str | None = None  # of a parameter or buffer of the model
+    is_parameter: bool = False
+    node: int | None = None  # that made it
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Stands for a tensor among a node's arguments: the index of its value."""
+
+    value: int
+
+
+@dataclass(eq=False)
+class Node:
+    """One operation of torch's."""
+
+    index: int
+    op: str  # as "aten.convolution"
+    arguments: dict[str, Any]  # by their names in the operation's schema, with Ref for tensors
+    inputs: tuple[int, ...]  # values
+    outputs: tuple[int, ...]
+    needs: tuple[bool, ...]  # for each input, whether a gradient is asked
+    call: int | None  # the innermost layer's call that it is part of
+    line: str | None  # of the model's code, as "net.py:12"
+
+
+@dataclass(eq=False)
+class Call:
+    """One time that a module was called."""
+
+    index: int
+    path: str
+    module: Module
+    number: int  # which of the module's calls, from 0
+    parent: int | None
+    training: bool
+    line: str | None
+    start: int  # the first node that is made inside
+    inputs: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+    has_calls: bool = False  # of other modules within
+
+
+@dataclass(eq=False)
+class Kept:
+    """A tensor that autograd keeps for the backward pass."""
+
+    value: int | None
+    bytes: int
+    call: int | None
+    node: int  # the one at work
+
+
+@dataclass(eq=False)
+class Graph:
+    """All of it, in the order it happened."""
+
+    model: Module
+    training: bool
+    values: list[Value] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
+    inputs: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+    reason: str | None = None  # why it holds for one input only; None: for any of these shapes
+
+    def leaf_of(self, node: Node) -> Call | None:
+        """The call that a node is part of, if that calls no other module."""
+        call = None if node.call is None else self.calls[node.call]
+        return None if call is None or call.has_calls else call
+
+    def readers(self) -> dict[int, list[Node]]:
+        """For each value the nodes that read it."""
+        found: dict[int, list[Node]] = {}
+        for node in self.nodes:
+            for value in dict.fromkeys(node.inputs):
+                found.setdefault(value, []).append(node)
+        return found
+
+
+def trace(model: Module, example: Any) -> Graph:
+    """Runs ``model`` once and writes down what happens.
+
+    example: a shape, a tensor, or a tuple or dictionary of these and of other arguments; of shapes float tensors are made.
+    The model is left as it was: parameters, running statistics, mode, and whatever else its modules hold.
+
+    Raises ShapeError where the model's forward fails on tensors of these shapes, ArgumentTypeError for anything but a module.
+
+    >>> graph = trace(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU()), (1, 3, 8, 8))
+    >>> [node.op for node in graph.nodes], graph.values[graph.outputs[0]].shape
+    (['aten.convolution', 'aten.relu'], (1, 8, 6, 6))
+    """
+    if not isinstance(model, Module):
+        raise ArgumentTypeError(build("inspect", "a torch.nn.Module", type(model).__name__, do="Give the model itself."))
+    args, kwargs = _arguments(example)
+    lazy = [n for n, p in model.named_parameters() if isinstance(p, torch.nn.parameter.UninitializedParameter)]
+    if lazy:
+        raise ArgumentError(build("inspect", "a model whose parameters exist", f"{lazy[0]} without a shape", do="Call the model once."))
+    try:
+        return _run(model, args, kwargs, fake=True)
+    except Exception as error:
+        why, fake_error = _told(error), error
+    try:
+        graph = _run(model, args, kwargs, fake=False)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(t.shape)) for t in tree_leaves((args, kwargs)) if isinstance(t, (Tensor, _Shape)))
+        fix = "Give the shape the model is for, batch and channels first."
+        raise ShapeError(build("inspect", f"a forward that runs on x {shapes}", _told(error), do=fix)) from fake_error
+    graph.reason = why
+    return graph
+
+
+@dataclass(frozen=True)
+class _Shape:
+    shape: tuple[int, ...]
+
+
+def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The model's arguments, shapes among them as _Shape."""
+
+    def is_shape(given: Any) -> bool:
+        return isinstance(given, (tuple, list, torch.Size)) and len(given) > 0 and all(type(n) is int for n in given)
+
+    def made(given: Any) -> Any:
+        if is_shape(given):
+            if min(given) < 0:
+                raise ShapeError(build("inspect", "sizes from 0 on", tuple(given), do="Give the input's shape."))
+            return _Shape(tuple(given))
+        if isinstance(given, (tuple, list)):
+            return type(given)(made(one) for one in given)
+        return given
+
+    if isinstance(example, Mapping):
+        return (), {name: made(one) for name, one in example.items()}
+    if is_shape(example) or not isinstance(example, (tuple, list)):
+        if not is_shape(example) and not isinstance(example, Tensor):
+            raise ArgumentTypeError(build("inspect", "a shape or a tensor as input", repr(example)[:60], do="Give (1, 3, 224, 224)."))
+        return (made(example),), {}
+    return tuple(made(one) for one in example), {}
+
+
+def _told(error: BaseException) -> str:
+    """What went wrong, and where in the model's code."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    line = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else None
+    text = (str(error).strip() or "no more is told").splitlines()[0].rstrip(".")
+    return f"{type(error).__name__}: {text[:200]}" + (f" (at {line})" if line else "")
+
+
+def _is_users(file: str) -> bool:
+    return not file.startswith((HERE, TORCH, "<")) and "/importlib/" not in file
+
+
+def _line() -> str | None:
+    """Of the model's code, the one that is at work: as "/path/net.py:12"."""
+    frame: Any = sys._getframe(2)
+    while frame is not None and frame.f_code is not _run.__code__:  # beyond it is whoever asked for the trace
+        if _is_users(frame.f_code.co_filename):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    return None
+
+
+@contextmanager
+def _unchanged(model: Module) -> Iterator[None]:
+    """Puts back whatever the modules hold besides the tensors' contents."""
+    held = [(module, {name: dict(v) if isinstance(v, dict) else v for name, v in module.__dict__.items()}) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in held:
+            for name in set(module.__dict__) - set(attributes):
+                del module.__dict__[name]
+            for name, value in attributes.items():
+                now = module.__dict__.get(name)
+                if isinstance(now, dict) and isinstance(value, dict):
+                    now.clear()
+                    now.update(value)
+                else:
+                    module.__dict__[name] = value
+
+
+def _run(model: Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake: bool) -> Graph:
+    from torch._subclasses.fake_tensor import FakeTensorMode  # takes longer to import than striate
+
+    graph = Graph(model, model.training)
+    with ExitStack() as stack:
+        stack.enter_context(_unchanged(model))
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
+        if mode is not None:
+            stack.enter_context(mode)
+        else:
+            torch.manual_seed(0)
+
+        def own(t: Tensor) -> Tensor:  # parameters are read, buffers may be written
+            return mode.from_tensor(t) if mode is not None else t if isinstance(t, torch.nn.Parameter) else t.detach().clone()
+
+        def given(one: Any) -> Any:
+            if isinstance(one, _Shape):
+                return torch.empty(one.shape) if mode is not None else torch.randn(one.shape)
+            if isinstance(one, Tensor) and mode is not None:
+                return mode.from_tensor(one)
+            return one
+
+        tensors: dict[str, Tensor] = {}
+        same: dict[int, Tensor] = {}
+        for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
+            tensors[name] = same.setdefault(id(tensor), own(tensor) if id(tensor) not in same else tensor)
+        args, kwargs = tree_map(given, (args, kwargs))
+        recorder = _Recorder(graph)
+        parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        for name, tensor in tensors.items():
+            recorder.add(tensor, name=name, is_parameter=name in parameters)
+        graph.inputs = tuple(recorder.add(t).index for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
+        stack.enter_context(_hooks(model, recorder))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(prefer("torch"))  # whose operators have one form each
+        with recorder, saved_tensors_hooks(recorder.keep, lambda t: t):
+            y = torch.func.functional_call(model, tensors, args, kwargs)
+        graph.outputs = tuple(recorder.find(t).index for t in _tensors(y))
+    return graph
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+@contextmanager
+def _hooks(model: Module, recorder: _Recorder) -> Iterator[None]:
+    handles = []
+    for path, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(recorder.enter(path), with_kwargs=True))
+        handles.append(module.register_forward_hook(recorder.leave))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.graph = graph
+        self.known: Any = WeakTensorKeyDictionary()  # tensor → value
+        self.stack: list[Call] = []
+        self.numbers: dict[Module, int] = {}
+        self.stored: set[int] = set()  # storages of what the model owns, or that are kept already
+
+    # -------------------------------------------------------------------------------------------------------------- values
+
+    def add(self, tensor: Tensor, name: str | None = None, is_parameter: bool = False, node: int | None = None) -> Value:
+        graph = self.graph
+        if name is not None and tensor in self.known:  # shared between modules
+            return self.known[tensor]
+        value = Value(len(graph.values), tuple(tensor.shape), tensor.dtype, tensor.numel() * tensor.element_size(), name, is_parameter, node)
+        graph.values.append(value)
+        self.known[tensor] = value
+        if name is not None:
+            self.stored.add(_storage(tensor))
+        return value
+
+    def find(self, tensor: Tensor) -> Value:
+        value = self.known.get(tensor)
+        return value if value is not None else self.add(tensor)  # a constant of the model's code
+
+    # --------------------------------------------------------------------------------------------------------------- calls
+
+    def enter(self, path: str) -> Any:
+        def hook(module: Module, args: Any, kwargs: Any) -> None:
+            number = self.numbers.get(module, 0)
+            self.numbers[module] = number + 1
+            parent = self.stack[-1] if self.stack else None
+            if parent is not None:
+                parent.has_calls = True
+            call = Call(len(self.graph.calls), path, module, number, parent and parent.index, module.training, _line(), len(self.graph.nodes))
+            call.inputs = tuple(self.find(t).index for t in _tensors((args, kwargs)))
+            self.graph.calls.append(call)
+            self.stack.append(call)
+
+        return hook
+
+    def leave(self, module: Module, args: Any, y: Any) -> None:
+        call = self.stack.pop()
+        call.outputs = tuple(self.find(t).index for t in _tensors(y))
+
+    # ---------------------------------------------------------------------------------------------------------- operations
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = f"{func.namespace}.{func._schema.name.split('::')[1]}"
+        if name in SILENT:
+            return func(*args, **kwargs)
+        tensors = _tensors((args, kwargs))
+        read = [self.find(t).index for t in tensors]
+        needs = tuple(t.requires_grad for t in tensors)
+        defaults = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
+        named = defaults | {a.name: v for a, v in zip(func._schema.arguments, args, strict=False)} | kwargs
+        arguments = {key: _plain(value, self) for key, value in named.items()}
+        y = func(*args, **kwargs)
+        graph = self.graph
+        node = Node(len(graph.nodes), name, arguments, tuple(read), (), needs, self.stack[-1].index if self.stack else None, _line())
+        graph.nodes.append(node)
+        node.outputs = tuple(self.add(t, node=node.index).index for t in _tensors(y))
+        if name.endswith("_") and tensors and tensors[0]._base is not None:
+            self._write(tensors[0]._base, node)
+        return y
+
+    def _write(self, base: Tensor, node: Node) -> None:
+        """What is written into a view is in what it is a view of."""
+        whole = self.find(base)
+        written = Node(len(self.graph.nodes), WRITTEN, {}, (whole.index, node.outputs[0]), (), (False, False), node.call, node.line)
+        self.graph.nodes.append(written)
+        written.outputs = (self.add(base, node=written.index).index,)
+
+    # ------------------------------------------------------------------------------------------------------------ backward
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        storage = _storage(tensor)
+        if storage not in self.stored:
+            self.stored.add(storage)
+            value = self.known.get(tensor)
+            last = len(self.graph.nodes) - 1
+            made_now = value is not None and value.node == last
+            call = self.stack[-1].index if self.stack else None
+            size = tensor.untyped_storage().nbytes()
+            self.graph.kept.append(Kept(value and value.index, size, call, last if made_now else last + 1))
+        return tensor
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _plain(given: Any, recorder: _Recorder) -> Any:
+    if isinstance(given, Tensor):
+        return Ref(recorder.find(given).index)
+    if isinstance(given, (list, tuple)):
+        return [_plain(one, recorder) for one in given]
+    return given

@@ -1,0 +1,398 @@
+"""Inspecting a network: its table, its costs, its receptive fields, and what happens to the model and to mistakes."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+from itertools import product
+from math import prod
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from graphs import GRAPHS, shapes_of
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import striate
+from striate.analysis import Report, inspect
+from striate.analysis.field import reached_from, seen_by, units_of
+from striate.diagnostics.field import effective_field, verify
+from striate.errors import ArgumentError, ArgumentTypeError, ShapeError
+
+SHAPES = {
+    "lenet5": (1, 1, 28, 28),
+    "cnn_bn": (2, 3, 32, 32),
+    "resnet_cifar": (1, 3, 32, 32),
+    "alexnet": (1, 3, 224, 224),
+    "vgg11_bn": (1, 3, 64, 64),
+    "resnet18": (1, 3, 64, 64),
+    "resnet50": (1, 3, 64, 64),
+    "mobilenet_v1": (1, 3, 64, 64),
+    "mobilenet_v2": (1, 3, 64, 64),
+    "convnext_tiny": (1, 3, 64, 64),
+}
+
+
+def graph_report(name: str) -> Report:
+    make, input = GRAPHS[name]
+    torch.manual_seed(0)
+    return inspect(make().eval(), input)
+
+
+def model_report(name: str) -> Report:
+    return inspect(striate.models.by_name(name)().eval(), SHAPES[name])
+
+
+# --------------------------------------------------------------------------------------------------------------------- the table
+
+
+def test_lenet_of_the_notes_is_told_line_by_line() -> None:
+    report = inspect(striate.models.lenet5(), (1, 1, 28, 28))
+    told = [(row.type, row.output_shape[1:], row.weight_shape, row.parameters, row.macs) for row in report.layers]
+    assert told == [
+        ("Conv2d", (20, 28, 28), (20, 1, 5, 5), 520, 392_000),
+        ("ReLU", (20, 28, 28), None, 0, 0),
+        ("MaxPool2d", (20, 14, 14), None, 0, 0),
+        ("Conv2d", (50, 14, 14), (50, 20, 5, 5), 25_050, 4_900_000),
+        ("ReLU", (50, 14, 14), None, 0, 0),
+        ("MaxPool2d", (50, 7, 7), None, 0, 0),
+        ("Flatten", (2450,), None, 0, 0),
+        ("Linear", (500,), (500, 2450), 1_225_500, 1_225_000),
+        ("ReLU", (500,), None, 0, 0),
+        ("Linear", (10,), (10, 500), 5_010, 5_000),
+    ]
+    fields = [(row.receptive_field["size"][0], row.receptive_field["jump"][0], row.receptive_field["offset"][0]) for row in report.layers[:6]]
+    assert fields == [(5, 1, -2), (5, 1, -2), (6, 2, -2), (14, 2, -6), (14, 2, -6), (16, 4, -6)]
+    assert report.totals["parameters"] == 1_256_080 and report.totals["macs"] == 6_522_000 and report.totals["flops"] == 13_044_000
+    # backward: both gradients of each product, but for the first layer's input
+    assert report.totals["backward_macs"] == 2 * 6_522_000 - 392_000
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_totals_are_the_sums_of_the_columns_and_every_parameter_stands_once(name: str) -> None:
+    report = model_report(name)
+    for total, column in (("parameters", "parameters"), ("macs", "macs"), ("flops", "flops"), ("kept_bytes", "kept_bytes")):
+        assert report.totals[total] == sum(getattr(row, column) for row in report.layers), total
+    assert report.totals["parameters"] == sum(p.numel() for p in report.graph.model.parameters())
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_macs_are_half_of_what_torchs_counter_counts(name: str) -> None:
+    report = model_report(name)
+    with FlopCounterMode(display=False) as counter, striate.ops.choose.prefer("torch"), torch.no_grad():
+        report.graph.model(torch.zeros(SHAPES[name]))
+    assert report.totals["flops"] == counter.get_total_flops() > 0
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_macs_of_odd_graphs_are_half_of_what_torchs_counter_counts(name: str) -> None:
+    report = graph_report(name)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        report.graph.model(*(torch.rand(shape) for shape in report.input_shapes))
+    assert report.totals["flops"] == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", ["lenet5", "resnet18", "mobilenet_v2", "convnext_tiny", "vgg11_bn"])
+def test_backward_macs_are_half_of_what_torchs_counter_counts(name: str) -> None:
+    report = model_report(name)
+    with FlopCounterMode(display=False) as counter, striate.ops.choose.prefer("torch"):
+        y = report.graph.model(torch.zeros(SHAPES[name]))
+        forward = counter.get_total_flops()
+        y.sum().backward()
+    assert 2 * report.totals["backward_macs"] == counter.get_total_flops() - forward
+
+
+@pytest.mark.parametrize("name", ["lenet5", "resnet18", "mobilenet_v2", "vgg11_bn"])
+def test_parameters_and_macs_are_those_of_torchinfo(name: str) -> None:
+    torchinfo = pytest.importorskip("torchinfo", reason="torchinfo is not installed")
+    report = model_report(name)
+    plain = striate.restore(report.graph.model)  # its MACs of classes that it does not know are guesses
+    other = torchinfo.summary(plain, input_size=SHAPES[name], verbose=0, device="cpu")
+    assert report.totals["parameters"] == other.total_params
+    # torchinfo counts a MAC for each parameter of a norm, and one for each bias value
+    norms = sum(p.numel() for m in plain.modules() if "Norm" in type(m).__name__ for p in m.parameters()) * SHAPES[name][0]
+    bias = sum(prod(row.output_shape) for row, m in of_layers(report) if getattr(m, "bias", None) is not None and row.macs)
+    assert report.totals["macs"] == other.total_mult_adds - norms - bias
+
+
+def of_layers(report: Report) -> list[tuple[Any, nn.Module]]:
+    return [(row, report.graph.calls[row.call].module) for row in report.layers if row.call is not None]
+
+
+def test_what_autograd_keeps_is_what_a_training_step_keeps() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5))
+    report = inspect(model, (4, 3, 8, 8))
+    x, y = 4 * 3 * 64 * 4, 4 * 8 * 36 * 4
+    assert [row.kept_bytes for row in report.layers] == [x, y, 0, 0]  # the convolution's input; the ReLU's output, which is the linear layer's input
+
+
+# ----------------------------------------------------------------------------------------------------------------- odd models
+
+
+def test_functions_stand_in_rows_of_their_own_named_by_where_they_are() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.conv(x) + x) + 1
+
+    report = inspect(nn.Sequential(Block(), nn.Flatten()), (1, 4, 6, 6))
+    assert [(row.name, row.type) for row in report.layers] == [
+        ("0.conv", "Conv2d"), ("0.add", "add"), ("0.relu", "relu"), ("0.add_2", "add"), ("1", "Flatten"),
+    ]  # fmt: skip
+    assert "test_inspect.py:" in report.layers[1].line
+
+
+def test_a_layer_that_is_called_again_has_its_parameters_once() -> None:
+    report = graph_report("repeated")
+    rows = [row for row in report.layers if row.type == "Conv2d"]
+    assert [(row.name, row.parameters) for row in rows] == [("conv", 38), ("conv (call 2)", 0), ("conv (call 3)", 0)]
+    assert [row.receptive_field["size"] for row in rows] == [[5, 5], [9, 9], [13, 13]]
+    assert {row.macs for row in rows} == {21 * 17 * 2 * 2 * 9}
+
+
+def test_parameters_nobody_reads_have_a_row() -> None:
+    model = nn.Sequential(nn.Linear(3, 2))
+    model.extra = nn.Parameter(torch.zeros(7))
+    report = inspect(model, (1, 3))
+    assert (report.layers[-1].name, report.layers[-1].parameters) == ("(not called)", 7)
+
+
+def test_tied_weights_count_once() -> None:
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    model[1].weight = model[0].weight
+    report = inspect(model, (1, 4))
+    assert report.totals["parameters"] == 16 and [row.parameters for row in report.layers] == [16, 0]
+
+
+def test_dictionaries_and_several_inputs_are_given_by_name_or_place() -> None:
+    make, shapes = GRAPHS["two"]
+    by_place, by_name = inspect(make(), shapes), inspect(make(), {"image": shapes[0], "depth": torch.zeros(shapes[1])})
+    assert by_place.to_dict()["layers"] == by_name.to_dict()["layers"]
+    assert by_place.receptive_field("softplus", (1, 1)).rectangle == ((4, 7), (4, 7))
+    assert by_place.receptive_field("softplus", (1, 1), input=1).rectangle == ((0, 2), (0, 2))
+
+
+def test_a_shape_without_the_batch_is_one_sample() -> None:
+    assert inspect(striate.models.lenet5(), (1, 28, 28)).input_shapes == [(1, 1, 28, 28)]
+    assert inspect(nn.Conv1d(2, 3, 3), (2, 9)).input_shapes == [(1, 2, 9)]
+    assert inspect(nn.Linear(3, 2), (5, 3)).input_shapes == [(5, 3)]
+
+
+def test_data_decides_and_the_answer_holds_for_one_input() -> None:
+    class Choosing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.norm(self.conv(x))
+            if y.sum() > 1e9:
+                return y
+            return y * 2
+
+    model = Choosing()
+    state = copy.deepcopy(model.state_dict())
+    report = inspect(model, (2, 1, 8, 8))
+    assert {row.status["receptive_field"] for row in report.layers} == {"this input"}
+    assert "DataDependentOutputException" in report.notes[0] and "test_inspect.py:" in report.notes[0]
+    assert report.layers[0].macs == 2 * 2 * 36 * 9
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    class Remembering(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.calls, self.last = nn.BatchNorm2d(3), 0, None
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            self.last = x
+            self.more = x
+            return self.norm(x)
+
+    model = Remembering()
+    state, generator = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    inspect(model, (2, 3, 4, 4))
+    assert (model.calls, model.last, hasattr(model, "more"), model.training) == (0, None, False, True)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator) and not model._forward_hooks and not model._forward_pre_hooks
+    assert all(type(p) is nn.Parameter and p.grad is None for p in model.parameters())
+
+
+def test_training_on_one_value_per_channel_is_told_in_evaluation() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4))
+    report = inspect(model, (1, 3, 8, 8))
+    assert report.notes[0] == "Training would fail on this input: a batch norm gets one value per channel. Told for evaluation."
+    assert model.training and len(report.layers) == 2
+
+
+def test_it_works_without_the_native_core() -> None:
+    code = (
+        "import warnings; warnings.simplefilter('ignore')\n"
+        "import striate; from striate.analysis import inspect\n"
+        "assert not striate.native_info()['core']\n"
+        "print(inspect(striate.models.resnet18(), (1, 3, 64, 64)).to_dict()['layers'])"
+    )
+    environment = {**os.environ, "STRIATE_CORE": "/nowhere/_core.so"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    here = inspect(striate.models.resnet18(), (1, 3, 64, 64))
+    assert done.stdout.strip() == str(here.to_dict()["layers"])
+
+
+def test_accelerated_and_torchs_own_models_are_told_alike() -> None:
+    ours = striate.models.resnet18().eval()
+    theirs = striate.restore(ours)
+    a, b = inspect(ours, (1, 3, 64, 64)), inspect(theirs, (1, 3, 64, 64))
+    keys = ("parameters", "macs", "backward_macs")
+    assert [a.totals[key] for key in keys] == [b.totals[key] for key in keys]
+    assert a.layers[-1].receptive_field == b.layers[-1].receptive_field
+
+
+# -------------------------------------------------------------------------------------------------------- receptive fields
+
+
+def brute_force(model: nn.Module, shapes: list[tuple[int, ...]], unit: tuple[int, ...]) -> list[Tensor]:
+    """Which positions of each input move a unit, by gradients where no term can cancel: all weights and values are positive."""
+    model = copy.deepcopy(model).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(0.5 + torch.rand_like(p))
+    inputs = [(0.5 + torch.rand(shape, dtype=torch.float64)).requires_grad_() for shape in shapes]
+    y = model(*inputs)
+    gradients = torch.autograd.grad(y[(0, slice(None), *unit)].sum(), inputs, allow_unused=True)
+    return [(g != 0).any(1)[0] if g is not None else torch.zeros(x.shape[2:]) > 0 for g, x in zip(gradients, inputs, strict=True)]
+
+
+@pytest.mark.parametrize("name", [name for name in GRAPHS if name not in ("functional", "attention")])
+def test_every_units_field_is_the_one_that_gradients_find(name: str) -> None:
+    report = graph_report(name)
+    shape = report.graph.values[report.graph.outputs[0]].shape
+    value = report.graph.outputs[0]
+    units = list(product(*({0, n // 2, n // 2 + 1, n - 1} & set(range(n)) for n in shape[2:])))
+    for unit in units:
+        moved = brute_force(report.graph.model, report.input_shapes, unit)
+        found = seen_by(report.graph, value, units_of(shape, unit))
+        for number, mask in enumerate(moved):
+            axes = report.axes(number)
+            if not mask.any():
+                assert number not in found or not all(map(len, found[number].axes)), unit
+                continue
+            seen = found[number]
+            for k, (_, axis) in enumerate(axes):
+                others = [d for d in range(mask.dim()) if d != k]
+                positions = (mask.any(dim=others) if others else mask).nonzero().flatten().tolist()
+                if seen.exact:
+                    assert sorted(seen.axes[axis]) == positions, (unit, axis)
+                extent = report.fields.extent(value, (number, axis))
+                place = report.fields.place(value, (number, axis))
+                if extent.exact:
+                    at = unit[place.axis - 2] if place is not None else 0
+                    first, last = extent.field.span(at)
+                    size = report.input_shapes[number][axis]
+                    assert first <= positions[0] and positions[-1] <= last, (unit, axis)
+                    assert (first == positions[0] or first < 0) and (last == positions[-1] or last >= size), (unit, axis)
+                else:
+                    assert set(positions) <= set(seen.axes[axis])
+            if seen.exact:
+                assert int(mask.sum()) == prod(len(seen.axes[axis]) for _, axis in axes), unit
+
+
+def test_a_row_and_a_column_are_an_upper_bound_whose_interval_is_exact() -> None:
+    found = graph_report("cross").receptive_field("add", (5, 5))
+    assert found == (((3, 7), (3, 7)), ((3, 4, 5, 6, 7), (3, 4, 5, 6, 7)), False, "exact")
+
+
+@pytest.mark.parametrize("name", [*GRAPHS])
+def test_not_a_number_reaches_just_what_the_graph_says_in_odd_graphs(name: str) -> None:
+    checked = verify(graph_report(name)) if any(row.call is not None for row in graph_report(name).layers) else []
+    assert all(one.holds for one in checked), [one for one in checked if not one.holds]
+    assert checked or name == "functional"
+
+
+@pytest.mark.parametrize("name", [name for name in SHAPES if name not in ("alexnet", "resnet50")])
+def test_not_a_number_reaches_just_what_the_graph_says_in_models(name: str) -> None:
+    report = model_report(name)
+    checked = verify(report)
+    assert len(checked) > 8 and all(one.holds for one in checked), [one for one in checked if not one.holds]
+    assert sum(one.exact for one in checked) > len(checked) // 2
+
+
+@pytest.mark.parametrize("name", [name for name in GRAPHS if name != "functional"])
+def test_what_a_pixel_reaches_is_what_sees_it(name: str) -> None:
+    report = graph_report(name)
+    value = report.graph.outputs[0]
+    shape, given = report.graph.values[value].shape, report.input_shapes[0]
+    pixel = tuple(n // 3 for n in given[2:])
+    reached = reached_from(report.graph, value, {0: units_of(given, pixel)})
+    assert reached is not None
+    for unit in product(*map(range, shape[2:])):
+        seen = seen_by(report.graph, value, units_of(shape, unit)).get(0)
+        sees = seen is not None and all(p in axis for p, axis in zip(pixel, seen.axes[2:], strict=True))
+        within = all(u in axis for u, axis in zip(unit, reached.axes[2:], strict=True))
+        assert sees == within or (not reached.exact and within) or (seen is not None and not seen.exact)
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet18", 435), ("resnet50", 427)])  # the stride stands in the 3×3 convolution; 483 in the 1×1
+def test_fields_of_resnets_are_those_of_the_recurrence(name: str, size: int) -> None:
+    report = inspect(striate.models.by_name(name)().eval(), (1, 3, 224, 224))
+    last = [row for row in report.layers if row.output_shape[2:] == (7, 7)][-1]
+    assert last.receptive_field["size"] == [size, size] and last.receptive_field["jump"] == [32, 32]
+
+
+def test_the_effective_field_lies_inside_the_theoretical_one_and_is_largest_in_the_middle() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Conv2d(1 if i == 0 else 4, 4, 3, padding=1) for i in range(5)))
+    report = inspect(model, (1, 1, 21, 21))
+    heat = effective_field(report, "4", (10, 10), images=4)
+    (top, bottom), (left, right) = report.receptive_field("4", (10, 10)).rectangle
+    outside = heat.clone()
+    outside[top : bottom + 1, left : right + 1] = 0
+    assert heat.max() == 1 and outside.max() == 0 and (top, bottom) == (5, 15)
+    assert heat[8:13, 8:13].sum() > 0.5 * heat.sum()
+
+
+# ---------------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_bad_input_is_refused_with_a_clear_line() -> None:
+    lenet = striate.models.lenet5()
+    with pytest.raises(ArgumentTypeError, match=r"^inspect expects a torch.nn.Module, got str\. Give the model itself\.$"):
+        inspect("lenet5", (1, 1, 28, 28))
+    with pytest.raises(ArgumentTypeError, match=r"^inspect expects a shape or a tensor as input, got 3\. Give \(1, 3, 224, 224\)\.$"):
+        inspect(lenet, 3)
+    with pytest.raises(ShapeError, match=r"^inspect expects sizes from 0 on, got \(1, -1, 28, 28\)\. Give the input's shape\.$"):
+        inspect(lenet, (1, -1, 28, 28))
+    with pytest.raises(ShapeError, match=r"^inspect expects a forward that runs on x \(1, 3, 28, 28\), got ShapeError: .* Give the shape the model is for, batch and channels first\.$"):
+        inspect(lenet, (1, 3, 28, 28))
+    with pytest.raises(ArgumentError, match=r"^inspect expects a model whose parameters exist, got weight without a shape\. Call the model once\.$"):
+        inspect(nn.LazyConv2d(3, 3), (1, 3, 8, 8))
+    report = inspect(lenet, (1, 1, 28, 28))
+    with pytest.raises(ArgumentError, match=r"^Report\.layer expects one of 0, 1, 2, 3, 4, 5, 6, 7 …, got 'conv9'\. Choose the name of a row\.$"):
+        report.receptive_field("conv9")
+    with pytest.raises(ArgumentError, match=r"^Report\.receptive_field expects unit within \(28, 28\), got \(28, 0\)\. Count from 0 on each axis behind batch and channels\.$"):
+        report.receptive_field("0", (28, 0))
+    with pytest.raises(ArgumentError, match=r"^Report\.projective_field expects pixel within \(28, 28\), got \(0,\)\. Count from 0"):
+        report.projective_field("0", (0,))
+    with pytest.raises(ArgumentError, match=r"^Report\.table expects a width of at least 80, got 79\. Leave it out for 100\.$"):
+        report.table(79)
+    with pytest.raises(ArgumentError, match=r"^effective_field expects images from 1 on, got 0\. Leave it out for 32\.$"):
+        effective_field(report, "0", images=0)
+
+
+def test_the_failing_line_of_the_model_is_told() -> None:
+    class Wrong(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ x[:, :, :, :1]
+
+    with pytest.raises(ShapeError, match=r"got RuntimeError: .* \(at test_inspect\.py:\d+\)\. Give the shape"):
+        inspect(Wrong(), (1, 2, 5, 5))
+    assert shapes_of((1, 2)) == [(1, 2)]
