@@ -147,6 +147,19 @@ class Attention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v)
 
 
+class Written(nn.Module):
+    """A tensor that is filled part by part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.new_zeros(x.shape[0], 2, x.shape[2], x.shape[3])
+        y[:, :, ::2] = self.conv(F.glu(torch.cat([x, x], 1), 1))[:, :, ::2]
+        return self.conv(y)
+
+
 def bilinear() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 2, 3, stride=2), nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(2, 1, 3, padding=1))
 
@@ -177,6 +190,7 @@ GRAPHS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "margins": (Margins, (1, 1, 19, 22)),
     "shuffled": (Shuffled, (1, 4, 9, 10)),
     "attention": (Attention, (1, 1, 8, 6)),
+    "written": (Written, (1, 2, 8, 7)),
     "bilinear": (bilinear, (1, 1, 15, 19)),
     "sparse": (sparse, (1, 1, 7, 6)),
     "wave": (wave, (1, 1, 90)),

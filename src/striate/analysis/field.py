@@ -138,10 +138,10 @@ def _follow(graph: Graph, link: Link, axis: Axes, place: Place, field: Field, ma
         return
     along = link.axes[place.axis]
     alone = place.inner == 1 and place.size == whole
-    if isinstance(along, Along) and along.look == SAME:
+    size = graph.values[output].shape[along.axis] if isinstance(along, Along) else 0
+    if isinstance(along, Along) and along.look == SAME and size == whole:
         made.add(axis, place._replace(axis=along.axis), field)
     elif isinstance(along, Along) and alone:
-        size = graph.values[output].shape[along.axis]
         made.add(axis, Place(along.axis, 1, size), field.then(along.look))
     elif isinstance(along, Anywhere) and alone and along.positions:
         made.see(axis, field.over(along.positions[0], along.positions[-1]))
@@ -236,7 +236,7 @@ def _backward(graph: Graph, link: Link, units: Seen, shape: Sequence[int]) -> Se
             axes.append(along.positions)
         else:
             given = units.axes[along.axis]
-            axes.append(given if along.look == SAME else along.look.inputs(given, n))
+            axes.append(given if along.look == SAME and n == shape[along.axis] else along.look.inputs(given, n))
     return Seen(tuple(axes), units.exact and link.exact)
 
 
@@ -265,11 +265,11 @@ def _forward(graph: Graph, link: Link, given: Seen, shape: Sequence[int]) -> See
         found, exact = _reindexed(link.axes, given.axes, size, shape, back=False)
         return Seen(found, given.exact and link.exact and exact)
     axes: list[Set] = list(_all(shape))
-    for positions, along in zip(given.axes, link.axes, strict=True):
+    for n, positions, along in zip(size, given.axes, link.axes, strict=True):
         if isinstance(along, Anywhere):
             if not any(p in along.positions for p in positions):
                 return None
-        elif along.look == SAME:
+        elif along.look == SAME and n == shape[along.axis]:
             axes[along.axis] = _both(axes[along.axis], positions)
         else:
             axes[along.axis] = _both(axes[along.axis], along.look.outputs(frozenset(positions), shape[along.axis]))
@@ -280,7 +280,9 @@ def _both(one: Set, other: Set) -> Set:
     return other if isinstance(one, range) and len(one) >= len(other) else frozenset(one) & frozenset(other)
 
 
-def _reindexed(regroup: Regroup, given: Sequence[Set], have: Sequence[int], want: Sequence[int], back: bool) -> tuple[tuple[Set, ...], bool]:
+def _reindexed(
+    regroup: Regroup, given: Sequence[Set], have: Sequence[int], want: Sequence[int], back: bool
+) -> tuple[tuple[Set, ...], bool]:
     """Positions on axes that are merged or split: the product of each group's, told by its other axes."""
     axes: list[Set] = list(_all(want))
     exact = True

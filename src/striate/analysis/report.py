@@ -51,7 +51,8 @@ class Layer:
     parameters: that are read here for the first time. macs, flops: multiply-adds, and 2 each; backward_macs: of the gradients.
     activation_bytes: of the outputs; kept_bytes: of what autograd keeps for the backward pass here and nowhere before.
     receptive_field: size, jump and offset for each axis of the input [px], or None. line: of the model's code.
-    status: for "output_shape", "macs", "kept_bytes" and "receptive_field" whether it is exact, an upper bound, holds for this input or is unknown.
+    status: for "output_shape", "macs", "kept_bytes" and "receptive_field" whether it is exact, an upper bound, unknown, or holds for
+    this input only.
     """
 
     name: str
@@ -240,7 +241,7 @@ def inspect(
 
     Raises ShapeError where the model does not run on such an input, with the line of its code; ArgumentTypeError for other arguments.
 
-    Source: receptive fields after A. Araujo, W. Norris, J. Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019.
+    Source: receptive fields after A. Araujo, W. Norris, J. Sim, "Computing Receptive Fields of Convolutional Neural Networks", 2019.
 
     >>> from torch import nn
     >>> layer = inspect(nn.Conv2d(3, 10, 5, padding=2), (1, 3, 32, 32)).layers[0]
@@ -271,8 +272,9 @@ def inspect(
         few = ", ".join(measured[:3]) + (" …" if len(measured) > 3 else "")
         notes.append(f"Receptive fields follow the taps; the statistics that norms take over places ({few}) are not counted.")
     report = Report(type(model).__name__, graph, fields, rows.layers, rows.totals, notes)
-    asked = {"optimizer": optimizer, "batch_size": batch_size, "object_px": object_px, "loss": loss, "task": task}
-    report.findings = lint(report, ignore=ignore, **asked)
+    report.findings = lint(
+        report, optimizer=optimizer, batch_size=batch_size, object_px=object_px, loss=loss, task=task, ignore=ignore
+    )
     return report
 
 
@@ -307,7 +309,8 @@ class _Rows:
             leaf = graph.leaf_of(node)
             nodes.setdefault(leaf.index if leaf is not None else (node.index,), []).append(node)
         starts: list[tuple[int, int, Call | Node]] = [(call.start, 0, call) for call in graph.calls if not call.has_calls]
-        starts += [(key[0], 1, nodes[key][0]) for key in nodes if isinstance(key, tuple) and nodes[key][0].op not in FREE]
+        alone = (found[0] for key, found in nodes.items() if isinstance(key, tuple))
+        starts += [(node.index, 1, node) for node in alone if node.op not in FREE and node.outputs]
         starts.sort(key=lambda start: start[:2])
         self.owned = self._owners(nodes, starts)
         self.kept = self._kept(starts)

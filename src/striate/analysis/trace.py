@@ -287,7 +287,7 @@ def _hooks(model: Module, recorder: _Recorder) -> Iterator[None]:
 
 class _Recorder(TorchDispatchMode):
     def __init__(self, graph: Graph) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.graph = graph
         self.known: Any = WeakTensorKeyDictionary()  # tensor → value
         self.stack: list[Call] = []
@@ -300,7 +300,8 @@ class _Recorder(TorchDispatchMode):
         graph = self.graph
         if name is not None and tensor in self.known:  # shared between modules
             return self.known[tensor]
-        value = Value(len(graph.values), tuple(tensor.shape), tensor.dtype, tensor.numel() * tensor.element_size(), name, is_parameter, node)
+        size = tensor.numel() * tensor.element_size()
+        value = Value(len(graph.values), tuple(tensor.shape), tensor.dtype, size, name, is_parameter, node)
         graph.values.append(value)
         self.known[tensor] = value
         if name is not None:
@@ -320,7 +321,8 @@ class _Recorder(TorchDispatchMode):
             parent = self.stack[-1] if self.stack else None
             if parent is not None:
                 parent.has_calls = True
-            call = Call(len(self.graph.calls), path, module, number, parent and parent.index, module.training, _line(), len(self.graph.nodes))
+            graph, above = self.graph, None if parent is None else parent.index
+            call = Call(len(graph.calls), path, module, number, above, module.training, _line(), len(graph.nodes))
             call.inputs = tuple(self.find(t).index for t in _tensors((args, kwargs)))
             self.graph.calls.append(call)
             self.stack.append(call)
