@@ -291,12 +291,8 @@ def _with_batch(model: Any, input: Any) -> Any:
     """A shape without a batch gets one of 1 where the first layer says how many axes there are."""
     if not isinstance(model, Module) or not isinstance(input, (tuple, list)) or not all(type(n) is int for n in input):
         return input
-    for module in model.modules():
-        digits = [c for c in type(module).__name__ if c in "123"]
-        known = isinstance(module, (torch.nn.modules.conv._ConvNd, torch.nn.modules.batchnorm._BatchNorm)) and digits
-        if known:
-            return (1, *input) if len(input) == int(digits[-1]) + 1 else input
-    return input
+    first = next((module for module in model.modules() if isinstance(module, torch.nn.modules.conv._ConvNd)), None)
+    return (1, *input) if first is not None and len(input) == len(first.kernel_size) + 1 else input
 
 
 class _Rows:
