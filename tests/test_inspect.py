@@ -6,6 +6,7 @@ import copy
 import os
 import subprocess
 import sys
+import time
 from itertools import product
 from math import prod
 from typing import Any
@@ -352,6 +353,25 @@ def test_fields_of_resnets_are_those_of_the_recurrence(name: str, size: int) -> 
     report = inspect(striate.models.by_name(name)().eval(), (1, 3, 224, 224))
     last = [row for row in report.layers if row.output_shape[2:] == (7, 7)][-1]
     assert last.receptive_field["size"] == [size, size] and last.receptive_field["jump"] == [32, 32]
+
+
+def test_units_are_told_by_the_axes_that_follow_the_image_wherever_they_are() -> None:
+    report = model_report("convnext_tiny")
+    row = next(row for row in report.layers if row.type == "LayerNorm")
+    assert row.output_shape == (1, 16, 16, 96) and report.unit_axes(row.name) == (1, 2)
+    assert report.receptive_field(row.name, (15, 0)).rectangle == ((48, 63), (0, 15))
+
+
+def test_a_resnet_152_without_any_values_is_inspected_in_seconds() -> None:
+    from striate.models.resnet import Bottleneck, _resnet, _stem
+
+    with torch.device("meta"):
+        model = _resnet(_stem(3), Bottleneck, [64, 128, 256, 512], [3, 8, 36, 3], 1000)
+    start = time.perf_counter()
+    report = inspect(model, (1, 3, 224, 224))
+    assert time.perf_counter() - start < 10
+    assert report.totals["parameters"] == 60_192_808 and round(report.totals["macs"] / 1e9, 2) == 11.51  # torchvision's
+    assert {row.status["receptive_field"] for row in report.layers} == {"exact"}
 
 
 def test_the_effective_field_lies_inside_the_theoretical_one_and_is_largest_in_the_middle() -> None:

@@ -301,12 +301,12 @@ def _reindexed(
     return tuple(axes), exact
 
 
-def units_of(shape: Sequence[int], unit: Iterable[int]) -> Seen:
-    """One unit of a layer's output: its places on the axes behind batch and channels, of the first sample, in any channel."""
-    places = tuple(unit)
-    axes: list[Set] = list(_all(shape))
-    if shape and len(shape) > len(places):
-        axes[0] = range(1)
-    for k, place in enumerate(places):
-        axes[len(shape) - len(places) + k] = range(place, place + 1)
-    return Seen(tuple(axes))
+def units_of(shape: Sequence[int], unit: Iterable[int], axes: Sequence[int] | None = None) -> Seen:
+    """One unit: its places on these axes, those behind batch and channels if None; of the first sample, in any channel."""
+    found: list[Set] = list(_all(shape))
+    where = range(2, len(shape)) if axes is None else axes
+    if 0 not in where:
+        found[0] = range(1)
+    for axis, place in zip(where, unit, strict=True):
+        found[axis] = range(place, place + 1)
+    return Seen(tuple(found))

@@ -118,11 +118,25 @@ class Report:
         """The axes of one of the model's inputs that receptive fields are told for."""
         return [axis for axis in self.fields.axes if axis[0] == input]
 
+    def unit_axes(self, layer: str) -> tuple[int, ...]:
+        """The axes of a layer's output that say where a unit stands: those that follow the axes of the first input, wherever they are; if
+        they cannot be told, all behind batch and channels.
+
+        >>> from torch import nn
+        >>> report = inspect(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(2), nn.Linear(36, 5)), (1, 3, 8, 8))
+        >>> report.unit_axes("0"), report.unit_axes("1")
+        ((2, 3), (2,))
+        """
+        row = self.layer(layer)
+        places = [None if row.value is None else self.fields.place(row.value, axis) for axis in self.axes()]
+        found = tuple(place.axis for place in places if place is not None and place.size == row.output_shape[place.axis])
+        return found if len(found) == len(places) == len(set(found)) else tuple(range(2, len(row.output_shape)))
+
     def receptive_field(self, layer: str, unit: Sequence[int] | None = None, input: int = 0) -> ReceptiveField:
         """Which part of an input a unit of a layer sees.
 
-        unit: its place on the axes of the layer's output behind batch and channels, the middle one if None; input: the number of
-        the model's input.
+        unit: its place on the output's axes that follow the image's (:meth:`unit_axes`), the middle one if None; input: the number
+        of the model's input.
 
         Raises ArgumentError for a layer or unit there is not.
 
@@ -144,7 +158,7 @@ class Report:
         return ReceptiveField(rectangle, taps, seen.exact, status)
 
     def projective_field(self, layer: str, pixel: Sequence[int], input: int = 0) -> ReceptiveField:
-        """Which units of a layer an input's pixel reaches: the same answer, on the axes of the layer's output behind batch and channels.
+        """Which units of a layer an input's pixel reaches: the same answer, on the axes of :meth:`unit_axes`.
 
         Raises ArgumentError for a layer or pixel there is not.
 
@@ -158,22 +172,23 @@ class Report:
         given = self.graph.values[self.graph.inputs[input]].shape
         _check_place("Report.projective_field", "pixel", pixel, given[2:])
         assert value is not None
-        shape = self.graph.values[value].shape
+        found = self.unit_axes(layer)
         seen = reached_from(self.graph, value, {input: units_of(given, pixel)})
         if seen is None or not axes:
-            return ReceptiveField(None, tuple(() for _ in shape[2:]), True, EXACT)
-        taps = tuple(tuple(sorted(places)) for places in seen.axes[2:])
+            return ReceptiveField(None, tuple(() for _ in found), True, EXACT)
+        taps = tuple(tuple(sorted(seen.axes[axis])) for axis in found)
         return ReceptiveField(tuple((t[0], t[-1]) for t in taps), taps, seen.exact, ONE_RUN if self.graph.reason else EXACT)
 
     def _units(self, layer: str, unit: Sequence[int] | None) -> tuple[int, Seen]:
         row = self.layer(layer)
         if row.value is None:
             raise ArgumentError(build("Report.receptive_field", "a layer with an output", repr(layer), do="Choose another row."))
-        shape = self.graph.values[row.value].shape
+        shape, axes = self.graph.values[row.value].shape, self.unit_axes(row.name)
+        sizes = tuple(shape[axis] for axis in axes)
         if unit is None:
-            unit = tuple(n // 2 for n in shape[2:])
-        _check_place("Report.receptive_field", "unit", unit, shape[2:])
-        return row.value, units_of(shape, unit)
+            unit = tuple(n // 2 for n in sizes)
+        _check_place("Report.receptive_field", "unit", unit, sizes)
+        return row.value, units_of(shape, unit, axes)
 
     # ------------------------------------------------------------------------------------------------------------------- forms
 

@@ -127,7 +127,8 @@ class Graph:
 def trace(model: Module, example: Any) -> Graph:
     """Runs ``model`` once and writes down what happens.
 
-    example: a shape, a tensor, or a tuple or dictionary of these and of other arguments; of shapes float tensors are made.
+    example: a shape, a tensor, or a tuple or dictionary of these and of other arguments; of shapes float tensors are made, on the device
+    of the model, which may be "meta".
     The model is left as it was: parameters, running statistics, mode, and whatever else its modules hold.
 
     Raises ShapeError where the model's forward fails on tensors of these shapes, ArgumentTypeError for anything but a module.
@@ -242,9 +243,11 @@ def _run(model: Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake: boo
         def own(t: Tensor) -> Tensor:  # parameters are read, buffers may be written
             return mode.from_tensor(t) if mode is not None else t if isinstance(t, torch.nn.Parameter) else t.detach().clone()
 
+        device = next((p.device for p in model.parameters()), None)  # "meta" too: of models that have no values at all
+
         def given(one: Any) -> Any:
             if isinstance(one, _Shape):
-                return torch.empty(one.shape) if mode is not None else torch.randn(one.shape)
+                return torch.empty(one.shape, device=device) if mode is not None else torch.randn(one.shape, device=device)
             if isinstance(one, Tensor) and mode is not None:
                 return mode.from_tensor(one)
             return one

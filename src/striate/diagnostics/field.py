@@ -79,7 +79,9 @@ def verify(report: Report, layers: Sequence[str] | None = None, unit: Sequence[i
     if not axes:
         raise ArgumentError(build("verify", "an input with axes behind batch and channels", report.input_shapes, do="Give an image."))
     rows = [_layer(report, name) for name in layers] if layers is not None else [row for row in report.layers if _is_call(report, row)]
-    units = {row.name: tuple(unit) if unit is not None else tuple(n // 2 for n in row.output_shape[2:]) for row in rows}
+    where = {row.name: report.unit_axes(row.name) for row in rows}
+    middle = {row.name: tuple(row.output_shape[axis] // 2 for axis in where[row.name]) for row in rows}
+    units = middle if unit is None else {row.name: tuple(unit) for row in rows}
     told = {row.name: report.receptive_field(row.name, units[row.name]) for row in rows}
     seen: dict[str, list[set[int]]] = {row.name: [set() for _ in axes] for row in rows}
     shape = report.input_shapes[0]
@@ -96,7 +98,7 @@ def verify(report: Report, layers: Sequence[str] | None = None, unit: Sequence[i
                 more = (other.expand(len(positions), *other.shape[1:]) for other in others)
 
                 def take(name: str, y: Tensor, number: int = number, positions: range = positions) -> None:
-                    hit = _at(y, units[name]).isnan().flatten(1).any(1)
+                    hit = _at(y, where[name], units[name]).isnan().flatten(1).any(1)
                     seen[name][number] |= {p for p, yes in zip(positions, hit.tolist(), strict=True) if yes}
 
                 _run(report, model, rows, (x, *more), take)
@@ -128,7 +130,8 @@ def effective_field(report: Report, layer: str, unit: Sequence[int] | None = Non
     if images < 1:
         raise ArgumentError(build("effective_field", "images from 1 on", images, do="Leave it out for 32."))
     row = _layer(report, layer)
-    place = tuple(unit) if unit is not None else tuple(n // 2 for n in row.output_shape[2:])
+    axes = report.unit_axes(layer)
+    place = tuple(unit) if unit is not None else tuple(row.output_shape[axis] // 2 for axis in axes)
     report.receptive_field(layer, place)  # refuses a unit there is not
     shape = report.input_shapes[0]
     generator = torch.Generator().manual_seed(seed)
@@ -140,7 +143,7 @@ def effective_field(report: Report, layer: str, unit: Sequence[int] | None = Non
             inputs[0].requires_grad_()
             made: dict[str, Tensor] = {}
             _run(report, model, [row], tuple(inputs), made.setdefault)
-            (dx,) = torch.autograd.grad(_at(made[layer], place).sum(), inputs[0])
+            (dx,) = torch.autograd.grad(_at(made[layer], axes, place).sum(), inputs[0])
             total += dx.double().sum(1).square().sum(0)
     return (total / total.max().clamp(min=torch.finfo(torch.float64).tiny)).sqrt().float()
 
@@ -195,10 +198,12 @@ def _evaluating(model: Module) -> Iterator[Module]:
             module.training = training
 
 
-def _at(y: Tensor, place: Sequence[int]) -> Tensor:
-    """The unit at a place, in all samples and channels."""
-    index: tuple[Any, ...] = (slice(None), slice(None), *place)
-    return y[index]
+def _at(y: Tensor, axes: Sequence[int], place: Sequence[int]) -> Tensor:
+    """The unit at a place on these axes, in all samples and channels."""
+    index: list[Any] = [slice(None)] * y.dim()
+    for axis, at in zip(axes, place, strict=True):
+        index[axis] = at
+    return y[tuple(index)]
 
 
 def _run(
