@@ -192,6 +192,19 @@ def test_a_shape_without_the_batch_is_one_sample() -> None:
     assert inspect(nn.Linear(3, 2), (5, 3)).input_shapes == [(5, 3)]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_shapes_become_tensors_of_the_models_type(dtype: torch.dtype) -> None:
+    report = inspect(nn.Conv2d(3, 4, 3).to(dtype), (2, 3, 8, 8))
+    assert report.totals["parameter_bytes"] == 112 * dtype.itemsize and report.layers[0].activation_bytes == 2 * 4 * 36 * dtype.itemsize
+
+
+@pytest.mark.parametrize("make", [lambda: nn.LSTM(8, 16), lambda: nn.Bilinear(8, 8, 3)])
+def test_what_cannot_be_counted_is_unknown(make: Any) -> None:
+    report = inspect(make(), ((5, 2, 8), (5, 2, 8)) if isinstance(make(), nn.Bilinear) else (5, 2, 8))
+    assert report.totals["macs"] is None and report.layers[0].status["macs"] == "unknown"
+    assert report.to_dict()["layers"][0]["flops"] is None and "?" in report.table()
+
+
 def test_data_decides_and_the_answer_holds_for_one_input() -> None:
     class Choosing(nn.Module):
         def __init__(self) -> None:
@@ -348,6 +361,15 @@ def test_what_a_pixel_reaches_is_what_sees_it(name: str) -> None:
         assert sees == within or (not reached.exact and within) or (seen is not None and not seen.exact)
 
 
+EXACT = [name for name in GRAPHS if name not in ("cross", "written", "gate", "functional")]
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_what_can_be_told_exactly_is(name: str) -> None:
+    report = graph_report(name)
+    assert {report.fields.extent(report.graph.outputs[0], axis).exact for axis in report.fields.axes} == {True}
+
+
 @pytest.mark.parametrize(("name", "size"), [("resnet18", 435), ("resnet50", 427)])  # the stride stands in the 3×3 convolution; 483 in the 1×1
 def test_fields_of_resnets_are_those_of_the_recurrence(name: str, size: int) -> None:
     report = inspect(striate.models.by_name(name)().eval(), (1, 3, 224, 224))
@@ -402,6 +424,8 @@ def test_bad_input_is_refused_with_a_clear_line() -> None:
         inspect(lenet, (1, 3, 28, 28))
     with pytest.raises(ArgumentError, match=r"^inspect expects a model whose parameters exist, got weight without a shape\. Call the model once\.$"):
         inspect(nn.LazyConv2d(3, 3), (1, 3, 8, 8))
+    with pytest.raises(ArgumentTypeError, match=r"^inspect expects a model whose code is Python, got a torch\.jit\.ScriptModule\. Inspect the model that it was made of\.$"):
+        inspect(torch.jit.script(nn.ReLU()), (1, 3))
     report = inspect(lenet, (1, 1, 28, 28))
     with pytest.raises(ArgumentError, match=r"^Report\.layer expects one of 0, 1, 2, 3, 4, 5, 6, 7 …, got 'conv9'\. Choose the name of a row\.$"):
         report.receptive_field("conv9")

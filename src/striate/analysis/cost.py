@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from math import prod
 
-from .trace import WRITTEN, Graph, Node, Ref
+from .trace import LOCAL, WRITTEN, Graph, Node, Ref
 
 __all__ = ["FLOPS_PER_MAC", "backward_macs", "macs"]
 
@@ -31,7 +31,7 @@ UNCOUNTED = tuple(
     f"aten.{name}"
     for name in (
         *("lstm", "gru", "rnn", "mkldnn_rnn_layer", "_thnn", "_trilinear", "_cudnn_rnn", "cdist", "_cdist", "fft", "_fft"),
-        *("linalg", "_linalg", "_native_multi_head", "_transformer_encoder"),
+        *("linalg_solve", "_linalg", "linalg_inv", "linalg_eig", "linalg_qr", "linalg_cholesky", "_native_multi_head", "_transformer_encoder"),
     )
 )
 
@@ -50,6 +50,9 @@ def macs(graph: Graph, node: Node) -> int | None:
         per_value = prod(weight[1:])  # of the output; of the input where it is transposed, which is spread out
         of = node.inputs[0] if node.arguments.get("transposed") else node.outputs[0]
         return prod(graph.values[of].shape) * per_value
+    if node.op == LOCAL:
+        layer = node.arguments["layer"]
+        return prod(graph.values[node.outputs[0]].shape) * layer.in_channels * prod(layer.weight.shape[-layer.dims :])
     if node.op in PRODUCTS:
         left, right = (_shape(graph, node, name) for name in PRODUCTS[node.op])
         if left is None or right is None:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..ops.local import geometry
 from ..window import AdaptiveAxis, Axis, Look
-from .trace import WRITTEN, Graph, Node, Ref
+from .trace import LOCAL, WRITTEN, Graph, Node, Ref
 
 __all__ = ["Along", "Anywhere", "Link", "Regroup", "links_of"]
 
@@ -205,6 +206,18 @@ def pooling(op: Op) -> list[list[Link]]:
     dilation = _each(op["dilation"], dims, [1] * dims)
     looks = {lead + i: Along(lead + i, Axis(0, 0, size[i], stride[i], dilation[i], padding[i]).look) for i in range(dims)}
     return [[op.same(op.input, dict(looks))] for _ in op.node.outputs]
+
+
+def locally_connected(op: Op) -> list[list[Link]]:
+    layer, shape = op["layer"], op.shape(op.input)
+    arguments = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    window = geometry(layer.input_size, *arguments, type(layer).__name__, shape).window
+    lead = len(shape) - layer.dims
+    looks: dict[int, Along | Anywhere] = {lead + i: Along(lead + i, axis.look) for i, axis in enumerate(window)}
+    return [[op.same(op.input, {lead - 1: Anywhere(range(shape[lead - 1])), **looks})]]
+
+
+RULES[LOCAL] = locally_connected
 
 
 @rule(*(f"{name}adaptive_{kind}_pool{d}d" for name in ("", "_") for kind in ("avg", "max") for d in (1, 2, 3)))
