@@ -2,15 +2,15 @@
 
 Against torchinfo, which runs the model in earnest (`pip install torchinfo`), in one process, interleaved; medians and spread. The first
 inspection of a process also imports what torch traces with and is told apart. Memory is the most that is held at once beyond the model,
-measured in a process of its own for each.
+measured in a process of its own for each (Linux).
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import multiprocessing
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,16 @@ def ours_of(name: str) -> Any:
 def peak_mib(maker: str, name: str, queue: Any) -> None:
     run = globals()[maker](name)
     globals()[maker]("lenet5")()  # imports
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = resident_kib("VmRSS")
     run()
-    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    queue.put((resident_kib("VmHWM") - before) / 1024)
+
+
+def resident_kib(name: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith(name)).split()[1])
 
 
 def memory(maker: str, name: str) -> float:

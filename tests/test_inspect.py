@@ -178,6 +178,12 @@ def test_tied_weights_count_once() -> None:
     assert report.totals["parameters"] == 16 and [row.parameters for row in report.layers] == [16, 0]
 
 
+def test_a_layer_with_a_parametrized_weight_is_one_row() -> None:
+    model = nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.ReLU())
+    report = inspect(model, (1, 3, 8, 8))
+    assert [(row.name, row.parameters) for row in report.layers] == [("0", 4 + 4 + 108), ("1", 0)]
+
+
 def test_dictionaries_and_several_inputs_are_given_by_name_or_place() -> None:
     make, shapes = GRAPHS["two"]
     by_place, by_name = inspect(make(), shapes), inspect(make(), {"image": shapes[0], "depth": torch.zeros(shapes[1])})

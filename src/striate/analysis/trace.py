@@ -285,6 +285,8 @@ def _tensors(tree: Any) -> list[Tensor]:
 def _hooks(model: Module, recorder: _Recorder) -> Iterator[None]:
     handles = []
     for path, module in model.named_modules():
+        if "parametrizations" in path.split("."):
+            continue  # how a layer's weight is computed is part of the layer
         handles.append(module.register_forward_pre_hook(recorder.enter(path), with_kwargs=True))
         handles.append(module.register_forward_hook(recorder.leave))
     try:
