@@ -110,13 +110,13 @@ def test_a_bias_that_something_else_reads_stays(also: str) -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_without_the_bias_the_copy_computes_the_same_in_training_and_in_evaluation(training: bool) -> None:
     model = drawn(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5), nn.BatchNorm1d(5))).double()
-    report = inspect(model.train(training), (8, 3, 8, 8))
+    report = inspect(model.train(training), torch.zeros(8, 3, 8, 8, dtype=torch.double))
     before = copy.deepcopy(model.state_dict())
     fixed, difference = report.fix()
     assert (fixed[0].bias, fixed[4].bias) == (None, None) and model[0].bias is not None
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert told(inspect(fixed, (8, 3, 8, 8)), "bias-before-norm") == []
     x = torch.randn(8, 3, 8, 8, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    assert told(inspect(fixed, x), "bias-before-norm") == []
     for step in range(2):  # in training the second after the running statistics have moved
         torch.testing.assert_close(fixed(x), model(x), rtol=0, atol=1e-12, msg=str(step))
     torch.testing.assert_close(fixed.eval()(x), model.eval()(x), rtol=0, atol=1e-12)
@@ -390,18 +390,25 @@ def test_no_momentum_is_a_cumulative_average_of_batch_norm_and_none_of_instance_
 @pytest.mark.parametrize(
     ("eps", "message"),
     [
-        (0.0, "eps=0 divides a channel that does not vary by 0, and the result is not a number."),
         (1e-20, "eps=1e-20 multiplies the gradient of a channel that does not vary by 1e+10."),
         (0.1, "eps=0.1 is added to the variance: one of 1 comes out as 0.909, one of 0.01 as 0.0909."),
     ],
 )
 def test_an_eps_that_is_lost_or_decides_is_told_and_mended(eps: float, message: str) -> None:
-    model = nn.Sequential(nn.BatchNorm2d(3, eps=eps), striate.nn.LayerNorm2d(3, eps=eps)).eval()  # torch refuses to train with 0
-    report = inspect(model, (8, 3, 8, 8))
+    report = inspect(nn.Sequential(nn.BatchNorm2d(3, eps=eps), striate.nn.LayerNorm2d(3, eps=eps)), (8, 3, 8, 8))
     assert told(report, "norm-eps") == [("0", message, "Set eps=1e-05."), ("1", message, "Set eps=1e-06.")]
     assert severities(report) == {"norm-eps": "warning"}
     fixed, _ = report.fix()
     assert (fixed[0].eps, fixed[1].eps) == (1e-5, 1e-6) and inspect(fixed, (8, 3, 8, 8)).findings == []
+
+
+def test_an_eps_of_zero_divides_by_zero() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3, eps=0.0)).eval()  # torch refuses to train it
+    message = "eps=0 divides a channel that does not vary by 0, and the result is not a number."
+    assert told(inspect(model, (8, 3, 8, 8)), "norm-eps") == [("0", message, "Set eps=1e-05.")]
+    model[0].running_var.zero_()
+    assert model(torch.zeros(1, 3, 1, 1)).isnan().all()
+    assert inspect(model, (8, 3, 8, 8)).fix()[0](torch.zeros(1, 3, 1, 1)).isfinite().all()
 
 
 @pytest.mark.parametrize("eps", [1e-12, 1e-8, 1e-5, 1e-3, 1e-2])

@@ -1,7 +1,7 @@
 """Mistakes that can be seen on the graph: rules, each with a reason and a way to mend it.
 
-A rule is a function in :mod:`striate.analysis.rules` that looks at a :class:`Context` and yields :class:`Found`. Its id, severity and source
-stand at its head, its reason in its docstring and, in full, in docs/lint.
+A rule is a function in :mod:`striate.analysis.rules` that looks at a :class:`Context` and yields :class:`Found`. Its id, severity and
+source stand at its head, its reason in its docstring and, at length, in docs/lint.
 """
 
 from __future__ import annotations
@@ -148,11 +148,9 @@ class Context:
 
         place_of: dict[int, int] = {}  # of a node its row
         for place, layer in enumerate(self.layers):
-            call = self.call(layer)
-            if call is None:
-                node = self.graph.values[layer.value].node if layer.value is not None else None
-                if node is not None:
-                    place_of[node] = place
+            maker = self.graph.values[layer.value].node if layer.value is not None else None
+            if self.call(layer) is None and maker is not None:
+                place_of[maker] = place
         calls = {call.index: place for place, layer in enumerate(self.layers) if (call := self.call(layer)) is not None}
         for node in self.graph.nodes:
             leaf = self.graph.leaf_of(node)
@@ -172,17 +170,18 @@ class Context:
             call = self.call(layer)
             if call is not None and call.outputs and set(call.outputs) <= set(call.inputs):
                 passed.setdefault(call.start, []).append(place)
-        for node in [*self.graph.nodes, None]:
-            for place in passed.get(node.index if node is not None else len(self.graph.nodes), []):
+
+        def passes(index: int) -> None:
+            for place in passed.get(index, []):
                 call = self.call(self.layers[place])
-                assert call is not None
-                for value in call.outputs:
+                for value in call.outputs if call is not None else ():
                     for source in made.get(value, set()):
                         link(source, place)
                     made[value] = {place}
-            if node is None:
-                break
-            sources = set().union(*(made.get(v, set()) for v in node.inputs)) if node.inputs else set()
+
+        for node in self.graph.nodes:
+            passes(node.index)
+            sources: set[int] = set().union(*(made.get(v, set()) for v in node.inputs))
             own = place_of.get(node.index)
             if own is None or (node.op in FREE and self.graph.leaf_of(node) is None):
                 for value in node.outputs:
@@ -192,7 +191,8 @@ class Context:
                 link(source, own)
             for value in node.outputs:
                 made[value] = {own}
-        self._last = set().union(*(made.get(v, set()) for v in self.graph.outputs))
+        passes(len(self.graph.nodes))
+        self._last: set[int] = set().union(*(made.get(v, set()) for v in self.graph.outputs))
         named = [{place: [self.layers[p] for p in found] for place, found in one.items()} for one in (before, after)]
         return named[0], named[1]
 
@@ -256,7 +256,8 @@ def lint(
         for place, message, fix, mend in one.find(context):
             layer = lines.get(place)
             if layer is None or not _is_ignored(context, layer, one.id):
-                found.append(Finding(one.id, one.severity, place, message, fix, one.source, layer.line if layer is not None else None, mend))
+                line = layer.line if layer is not None else None
+                found.append(Finding(one.id, one.severity, place, message, fix, one.source, line, mend))
     return sorted(found, key=lambda f: (SEVERITIES.index(f.severity), places.get(f.place, len(places))))
 
 
