@@ -306,6 +306,10 @@ def test_a_group_of_one_value_is_an_error_at_any_batch(norm: nn.Module, shape: t
     assert told(inspect(nn.Sequential(nn.GroupNorm(2, 4)), (8, 4, 1, 1)), "one-value-norm") == []
 
 
+def test_instance_norm_without_a_batch_has_as_many_values_as_places() -> None:
+    assert inspect(nn.Sequential(nn.InstanceNorm1d(4)), (4, 9)).findings == []
+
+
 def test_a_norm_that_is_called_again_mixes_statistics() -> None:
     class Twice(nn.Module):
         def __init__(self, norm: nn.Module) -> None:

@@ -213,7 +213,7 @@ def _reached(context: Context, layer: Layer) -> list[Layer]:
 def one_value_norm(context: Context) -> Iterator[Found]:
     """One value is its own mean: what is left after the norm is its shift. A batch norm in training gets one where the batch is 1 and the
     map 1×1, and torch refuses; group and layer norm get one where a group is one channel and the map 1×1, and torch says nothing."""
-    for layer, norm in context.of(*TRACKING, *OF_SAMPLES):
+    for layer, norm in context.of(_BatchNorm, *OF_SAMPLES):  # instance norm refuses in any mode: there is no trace of it
         shape = context.input_shape(layer)
         if shape is None:
             continue
@@ -236,8 +236,6 @@ def _values(norm: Any, shape: tuple[int, ...]) -> int:
     """How many values one statistic of a sample is of."""
     if isinstance(norm, torch.nn.GroupNorm):
         return norm.num_channels // norm.num_groups * prod(shape[2:])
-    if isinstance(norm, _InstanceNorm):
-        return prod(shape[2:])
     return norm.num_channels if isinstance(norm, nn.LayerNorm2d) else prod(norm.normalized_shape)
 
 
