@@ -323,8 +323,9 @@ def norm_on_output(context: Context) -> Iterator[Found]:
     """Scores behind a norm have the mean and the spread that its shift and scale say, not those that the features ask for. Told where the
     output is a row of numbers a sample, or where a loss or task says that it is compared with something."""
     for layer, norm in context.of(*NORMS):
-        compared = context.loss is not None or context.task is not None
-        if not context.is_output(layer) or not (compared or len(layer.output_shape) == 2) or getattr(norm, "activation", None) is not None:
+        row = len(layer.output_shape) == 2 and not isinstance(norm, _InstanceNorm)  # which takes such a shape for channels and places
+        compared = row or context.loss is not None or context.task is not None
+        if not compared or not context.is_output(layer) or getattr(norm, "activation", None) is not None:
             continue
         outputs = layer.output_shape[1] if len(layer.output_shape) > 1 else layer.output_shape[0]
         over = "over the batch" if isinstance(norm, _BatchNorm) else "in each sample"
