@@ -451,6 +451,5 @@ def test_the_failing_line_of_the_model_is_told() -> None:
 
 def test_a_layer_whose_mode_is_its_own_keeps_it_where_the_model_is_told_for_evaluation() -> None:
     model = nn.Sequential(nn.Dropout().eval(), nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4))
-    model[0].eval()
     report = inspect(model, (1, 3, 8, 8))
     assert report.notes[0].startswith("Training would fail on this input") and [m.training for m in model] == [False, True, True]

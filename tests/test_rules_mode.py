@@ -41,7 +41,7 @@ def test_the_mode_of_a_norm_that_does_the_same_in_both_is_nothing(norm: nn.Modul
     for model_trains in (True, False):
         model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), norm).train(model_trains)
         norm.train(not model_trains)
-        assert inspect(model, SHAPE, ignore=["groups-are-layer-norm"]).findings == []
+        assert inspect(model, SHAPE).findings == []
 
 
 def test_dropout_whose_mode_is_not_the_models_is_told_and_mended() -> None:

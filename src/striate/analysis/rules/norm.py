@@ -213,7 +213,7 @@ def _reached(context: Context, layer: Layer) -> list[Layer]:
 def one_value_norm(context: Context) -> Iterator[Found]:
     """One value is its own mean: what is left after the norm is its shift. A batch norm in training gets one where the batch is 1 and the
     map 1×1, and torch refuses; group and layer norm get one where a group is one channel and the map 1×1, and torch says nothing."""
-    for layer, norm in context.of(_BatchNorm, *OF_SAMPLES):  # instance norm refuses in any mode: there is no trace of it
+    for layer, norm in context.of(_BatchNorm, *OF_SAMPLES):  # where instance norm measures one value it refuses, and nothing is traced
         shape = context.input_shape(layer)
         if shape is None:
             continue
