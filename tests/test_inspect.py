@@ -453,3 +453,9 @@ def test_the_failing_line_of_the_model_is_told() -> None:
     with pytest.raises(ShapeError, match=r"got RuntimeError: .* \(at test_inspect\.py:\d+\)\. Give the shape"):
         inspect(Wrong(), (1, 2, 5, 5))
     assert shapes_of((1, 2)) == [(1, 2)]
+
+
+def test_a_layer_whose_mode_is_its_own_keeps_it_where_the_model_is_told_for_evaluation() -> None:
+    model = nn.Sequential(nn.Dropout().eval(), nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4))
+    report = inspect(model, (1, 3, 8, 8))
+    assert report.notes[0].startswith("Training would fail on this input") and [m.training for m in model] == [False, True, True]

@@ -98,6 +98,7 @@ class Report:
     totals: dict[str, int | None]
     notes: list[str]
     findings: list[Finding] = field(default_factory=list)
+    optimizer: torch.optim.Optimizer | None = None
 
     @property
     def input_shapes(self) -> list[tuple[int, ...]]:
@@ -190,6 +191,24 @@ class Report:
         _check_place("Report.receptive_field", "unit", unit, sizes)
         return row.value, units_of(shape, unit, axes)
 
+    # ---------------------------------------------------------------------------------------------------------------- findings
+
+    def fix(self) -> tuple[Module, str]:
+        """A copy of the model without those findings that can be mended mechanically, and what changed, as a unified diff.
+
+        The model itself stays as it is. Where the optimizer's groups are wrong, the diff goes on with them: what they hold, and what
+        :func:`striate.training.parameter_groups` gives for the copy.
+
+        >>> from torch import nn
+        >>> report = inspect(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval(), (1, 3, 8, 8))
+        >>> print("\\n".join(report.fix()[1].splitlines()[4:6]))
+        -  (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
+        +  (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1), bias=False)
+        """
+        from .fix import fix
+
+        return fix(self)
+
     # ------------------------------------------------------------------------------------------------------------------- forms
 
     def to_dict(self) -> dict[str, Any]:
@@ -272,11 +291,13 @@ def inspect(
     except ShapeError as error:
         if not (isinstance(model, Module) and model.training and "more than 1 value per channel" in str(error)):
             raise
+        modes = [(module, module.training) for module in model.modules()]
         model.eval()
         try:
             graph = trace(model, example)
         finally:
-            model.train()
+            for module, training in modes:
+                module.training = training
         notes.append("Training would fail on this input: a batch norm gets one value per channel. Told for evaluation.")
     fields = fields_of(graph)
     rows = _Rows(graph, fields)
@@ -286,7 +307,7 @@ def inspect(
     if measured:
         few = ", ".join(measured[:3]) + (" …" if len(measured) > 3 else "")
         notes.append(f"Receptive fields follow the taps; the statistics that norms take over places ({few}) are not counted.")
-    report = Report(type(model).__name__, graph, fields, rows.layers, rows.totals, notes)
+    report = Report(type(model).__name__, graph, fields, rows.layers, rows.totals, notes, optimizer=optimizer)
     report.findings = lint(
         report, optimizer=optimizer, batch_size=batch_size, object_px=object_px, loss=loss, task=task, ignore=ignore
     )
