@@ -30,8 +30,8 @@ ATTENTION = "aten._scaled_dot_product"
 UNCOUNTED = tuple(
     f"aten.{name}"
     for name in (
-        *("lstm", "gru", "rnn", "mkldnn_rnn_layer", "_thnn", "_trilinear", "_cudnn_rnn", "cdist", "_cdist", "fft", "_fft"),
-        *("linalg_solve", "_linalg", "linalg_inv", "linalg_eig", "linalg_qr", "linalg_cholesky", "_native_multi_head", "_transformer_encoder"),
+        *("lstm", "gru", "rnn", "mkldnn_rnn_layer", "_thnn", "_trilinear", "_cudnn_rnn", "cdist", "_cdist", "fft", "_fft", "_linalg"),
+        *("linalg_solve", "linalg_inv", "linalg_eig", "linalg_qr", "linalg_cholesky", "_native_multi_head", "_transformer_encoder"),
     )
 )
 
