@@ -249,7 +249,7 @@ def _run(model: Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake: boo
             return mode.from_tensor(t) if mode is not None else t if isinstance(t, torch.nn.Parameter) else t.detach().clone()
 
         weight = next((p for p in model.parameters() if p.is_floating_point()), None)
-        like: dict[str, Any] = {} if weight is None else {"device": weight.device, "dtype": weight.dtype}  # "meta" too: models without any values
+        like: dict[str, Any] = {} if weight is None else {"device": weight.device, "dtype": weight.dtype}
 
         def given(one: Any) -> Any:
             if isinstance(one, _Shape):
