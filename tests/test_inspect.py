@@ -183,6 +183,8 @@ def test_a_shape_without_the_batch_is_one_sample() -> None:
     assert inspect(striate.models.lenet5(), (1, 28, 28)).input_shapes == [(1, 1, 28, 28)]
     assert inspect(nn.Conv1d(2, 3, 3), (2, 9)).input_shapes == [(1, 2, 9)]
     assert inspect(nn.Linear(3, 2), (5, 3)).input_shapes == [(5, 3)]
+    assert inspect(striate.models.mlp_bn().eval(), (784,)).input_shapes == [(1, 784)]
+    assert inspect(striate.models.mlp_bn().eval(), (2, 784)).input_shapes == [(2, 784)], "a norm of (N, C) does not say that it lacks a batch"
 
 
 def test_data_decides_and_the_answer_holds_for_one_input() -> None:

@@ -289,12 +289,16 @@ def _with_batch(model: Any, input: Any) -> Any:
     """A shape without a batch gets one of 1 where the first layer says how many axes there are."""
     if not isinstance(model, Module) or not isinstance(input, (tuple, list)) or not all(type(n) is int for n in input):
         return input
-    for module in model.modules():
-        digits = [c for c in type(module).__name__ if c in "123"]
-        known = isinstance(module, (torch.nn.modules.conv._ConvNd, torch.nn.modules.batchnorm._BatchNorm)) and digits
-        if known:
-            return (1, *input) if len(input) == int(digits[-1]) + 1 else input
-    return input
+    counts = (axes for module in model.modules() if (axes := _axes_of_sample(module)) is not None)
+    return (1, *input) if len(input) == next(counts, None) else input
+
+
+def _axes_of_sample(module: Module) -> int | None:
+    """Without the batch; None where a layer leaves it open."""
+    if isinstance(module, torch.nn.modules.conv._ConvNd):
+        return len(module.kernel_size) + 1
+    known = {torch.nn.Linear: 1, torch.nn.BatchNorm2d: 3, torch.nn.BatchNorm3d: 4}
+    return next((axes for kind, axes in known.items() if isinstance(module, kind)), None)
 
 
 class _Rows:
