@@ -42,8 +42,8 @@ def columns(rows: list[list[str]], sides: str, width: int, shrink: Mapping[int, 
     sides: for each column ``<`` or ``>``.
 
     >>> print("\\n".join(columns([["layer", "ms"], ["features.0", "1.25"]], "<>", 12, {0: 6})))
-    layer    ms
-    …res.0 1.25
+    layer     ms
+    …res.0  1.25
     """
     kept = [column for column in range(len(sides)) if column not in hidden]
     wide = [max(len(row[column]) for row in rows) for column in range(len(sides))]
