@@ -229,8 +229,9 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(type(p) is nn.Parameter and p.grad is None for p in model.parameters())
 
 
-def test_training_on_one_value_per_channel_is_told_in_evaluation() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4))
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, striate.nn.BatchNorm2d])
+def test_training_on_one_value_per_channel_is_told_in_evaluation(norm: type[nn.Module]) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 8), norm(4))
     report = inspect(model, (1, 3, 8, 8))
     assert report.notes[0] == "Training would fail on this input: a batch norm gets one value per channel. Told for evaluation."
     assert model.training and len(report.layers) == 2

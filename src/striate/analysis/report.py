@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from math import prod
@@ -254,7 +255,7 @@ def inspect(
     try:
         graph = trace(model, example)
     except ShapeError as error:
-        if not (isinstance(model, Module) and model.training and "more than 1 value per channel" in str(error)):
+        if not (isinstance(model, Module) and model.training and re.search("more than (1|one) value per channel", str(error))):
             raise
         model.eval()
         try:
