@@ -125,8 +125,8 @@ def test_options_reach_the_model_and_the_rules(monkeypatch: pytest.MonkeyPatch, 
         return []
 
     monkeypatch.setattr(lint, "RULES", {"looks": lint.Rule("looks", "note", "arithmetic", look)})
-    rules = ["--batch-size", "4", "--object", "12.5", "--task", "segmentation", "--loss", "CrossEntropyLoss"]
-    assert main([*LENET, "--train", *rules]) == 0
+    options = ["--batch-size", "4", "--object", "12.5", "--task", "segmentation", "--loss", "CrossEntropyLoss"]
+    assert main([*LENET, "--train", *options]) == 0
     (seen,) = contexts
     assert seen.batch_size == 4 and seen.object_px == 12.5 and seen.task == "segmentation" and seen.graph.training
     assert type(seen.loss) is torch.nn.CrossEntropyLoss
@@ -351,8 +351,8 @@ def test_inspect_says_in_one_line_what_is_wrong(
 
 
 def test_an_unknown_rule_to_ignore_is_refused_with_those_there_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    rules = {name: lint.Rule(name, "note", "arithmetic", lambda context: iter(())) for name in ("one-rule", "another")}
-    monkeypatch.setattr(lint, "RULES", rules)
+    known = {name: lint.Rule(name, "note", "arithmetic", lambda context: iter(())) for name in ("one-rule", "another")}
+    monkeypatch.setattr(lint, "RULES", known)
     assert main([*LENET, "--ignore", "one-rule", "--ignore", "third"]) == 2
     assert capsys.readouterr().err == "striate: lint expects ids of rules to ignore, got 'third'. There are another, one-rule.\n"
 

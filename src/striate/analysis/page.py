@@ -38,7 +38,8 @@ def facts(report: Report) -> list[str]:
     back = f", {t['backward_macs']:,} MACs backward" if t["backward_macs"] is not None else ""
     return [
         f"{report.model}: x {shapes}, {mode} mode",
-        f"{t['parameters']:,} parameters ({short(t['parameter_bytes'] or 0)}B){trained}; {told}{back}",
+        f"{t['parameters']:,} parameters ({short(t['parameter_bytes'] or 0)}B){trained}",
+        f"{told}{back}",
         f"{short(t['activation_bytes'] or 0)}B of outputs, of which a training step keeps {short(t['kept_bytes'] or 0)}B for backward",
     ]
 
@@ -167,7 +168,7 @@ td.bar { width: 20% }
 
 
 def page(report: Report) -> str:
-    title, _, _ = facts(report)
+    title, *_ = facts(report)
     what = title.removeprefix(f"{report.model}: ")
     t = report.totals
     trained = "" if t["trainable_parameters"] == t["parameters"] else f"{short(t['trainable_parameters'] or 0)} trained"
