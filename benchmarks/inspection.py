@@ -65,7 +65,8 @@ def main() -> None:
     first_ms = (time.perf_counter() - start) * 1e3
     rows = []
     print(f"first inspection of a process: {first_ms:.0f} ms")
-    print(f"{'network':<16}{'striate ms':>12}{'torchinfo ms':>14}{'ratio':>8}{'striate MiB':>13}{'torchinfo MiB':>15}{'parameters MiB':>16}")
+    heads = ("striate ms", "torchinfo ms", "ratio", "striate MiB", "torchinfo MiB", "parameters MiB")
+    print(f"{'network':<16}" + "".join(f"{head:>16}" for head in heads))
     for name in CASES:
         times = medians_ms({"striate": ours_of(name), "torchinfo": torchinfo_of(name)}, max(7, options.rounds))
         held = {"striate": memory("ours_of", name), "torchinfo": memory("torchinfo_of", name)}
@@ -81,9 +82,8 @@ def main() -> None:
         }
         rows.append(row)
         ratio = row["striate_ms"] / row["torchinfo_ms"]
-        print(
-            f"{name:<16}{row['striate_ms']:>12.0f}{row['torchinfo_ms']:>14.0f}{ratio:>8.2f}{held['striate']:>13.0f}{held['torchinfo']:>15.0f}{parameters:>16.0f}"
-        )
+        cells = (row["striate_ms"], row["torchinfo_ms"], ratio, held["striate"], held["torchinfo"], parameters)
+        print(f"{name:<16}" + "".join(f"{cell:>16.2f}" for cell in cells))
     told = {"command": "python benchmarks/inspection.py", "torch": torch.__version__, "first_ms": first_ms, "rows": rows}
     options.json.write_text(json.dumps(told, indent=1) + "\n")
 

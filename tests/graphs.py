@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import striate.nn as S
+
 
 class Inception(nn.Module):
     """Branches of windows that contain each other."""
@@ -147,6 +149,23 @@ class Attention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v)
 
 
+class Written(nn.Module):
+    """A tensor that is filled part by part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.new_zeros(x.shape[0], 2, x.shape[2], x.shape[3])
+        y[:, :, ::2] = self.conv(F.glu(torch.cat([x, x], 1), 1))[:, :, ::2]
+        return self.conv(y)
+
+
+def local() -> nn.Module:
+    return nn.Sequential(S.LocallyConnected2d(2, 3, (9, 8), 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(3, 1, 2))
+
+
 def bilinear() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 2, 3, stride=2), nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(2, 1, 3, padding=1))
 
@@ -177,6 +196,8 @@ GRAPHS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "margins": (Margins, (1, 1, 19, 22)),
     "shuffled": (Shuffled, (1, 4, 9, 10)),
     "attention": (Attention, (1, 1, 8, 6)),
+    "written": (Written, (1, 2, 8, 7)),
+    "local": (local, (1, 2, 9, 8)),
     "bilinear": (bilinear, (1, 1, 15, 19)),
     "sparse": (sparse, (1, 1, 7, 6)),
     "wave": (wave, (1, 1, 90)),

@@ -182,7 +182,7 @@ def test_frames_are_what_the_middle_unit_sees(name: str) -> None:
         limits = report.input_shapes[0][2:]
         inside = tuple((max(0, first), min(n - 1, last)) for (first, last), n in zip(frame.spans, limits, strict=True))
         assert report.receptive_field(frame.layer.name, frame.unit).rectangle == inside
-        assert frame.unit == tuple(n // 2 for n in frame.layer.output_shape[2:])
+        assert frame.unit == tuple(frame.layer.output_shape[axis] // 2 for axis in report.unit_axes(frame.layer.name))
 
 
 def test_frames_of_lenet_are_those_of_its_windows() -> None:

@@ -318,7 +318,8 @@ AXES = {1: ("places",), 2: ("rows", "columns"), 3: ("planes", "rows", "columns")
 
 def _seen(report: Report, layer: str, unit: tuple[int, ...] | None) -> list[str]:
     """What a unit sees of each input, as lines."""
-    place = unit if unit is not None else tuple(n // 2 for n in report.layer(layer).output_shape[2:])
+    shape = report.layer(layer).output_shape
+    place = unit if unit is not None else tuple(shape[axis] // 2 for axis in report.unit_axes(layer))
     lines = []
     for number, shape in enumerate(report.input_shapes):
         found = report.receptive_field(layer, place, number)

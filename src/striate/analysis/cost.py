@@ -1,15 +1,15 @@
 """What an operation costs: its multiply-adds, forward and backward, counted on the graph.
 
-A multiply-add (MAC) is one product added to a sum. Counted are the operations made of them: convolutions and their transposes, matrix products
-and attention. Taps that fall into the padding count, as everywhere in the field (:attr:`striate.window.Window.tap_count` leaves them out).
-FLOPs are given as 2 a MAC; biases, activations, norms and pooling are in neither number.
+A multiply-add (MAC) is one product added to a sum. Counted are the operations made of them: convolutions and their transposes, products
+of matrices and attention. Taps that fall into the padding count, as everywhere in the field (:attr:`striate.window.Window.tap_count`
+leaves them out). FLOPs are given as 2 a MAC; biases, activations, norms and pooling are in neither number.
 """
 
 from __future__ import annotations
 
 from math import prod
 
-from .trace import WRITTEN, Graph, Node, Ref
+from .trace import LOCAL, WRITTEN, Graph, Node, Ref
 
 __all__ = ["FLOPS_PER_MAC", "backward_macs", "macs"]
 
@@ -27,8 +27,13 @@ PRODUCTS = {  # the names of what is multiplied
 CONVOLUTIONS = ("aten.convolution", "aten._convolution", "aten.mkldnn_convolution")
 ATTENTION = "aten._scaled_dot_product"
 # Made of products that are not counted here.
-UNCOUNTED = ("aten.lstm", "aten.gru", "aten.rnn", "aten.mkldnn_rnn_layer", "aten._thnn", "aten._trilinear", "aten._cudnn_rnn", "aten.cdist", "aten._cdist",
-             "aten.fft", "aten._fft", "aten.linalg", "aten._linalg", "aten._native_multi_head", "aten._transformer_encoder")  # fmt: skip
+UNCOUNTED = tuple(
+    f"aten.{name}"
+    for name in (
+        *("lstm", "gru", "rnn", "mkldnn_rnn_layer", "_thnn", "_trilinear", "_cudnn_rnn", "cdist", "_cdist", "fft", "_fft"),
+        *("linalg_solve", "_linalg", "linalg_inv", "linalg_eig", "linalg_qr", "linalg_cholesky", "_native_multi_head", "_transformer_encoder"),
+    )
+)
 
 
 def macs(graph: Graph, node: Node) -> int | None:
@@ -45,6 +50,9 @@ def macs(graph: Graph, node: Node) -> int | None:
         per_value = prod(weight[1:])  # of the output; of the input where it is transposed, which is spread out
         of = node.inputs[0] if node.arguments.get("transposed") else node.outputs[0]
         return prod(graph.values[of].shape) * per_value
+    if node.op == LOCAL:
+        layer = node.arguments["layer"]
+        return prod(graph.values[node.outputs[0]].shape) * layer.in_channels * prod(layer.weight.shape[-layer.dims :])
     if node.op in PRODUCTS:
         left, right = (_shape(graph, node, name) for name in PRODUCTS[node.op])
         if left is None or right is None:
@@ -53,7 +61,7 @@ def macs(graph: Graph, node: Node) -> int | None:
     if node.op.startswith(ATTENTION):
         query, key, value = (graph.values[v].shape for v in node.inputs[:3])
         return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
-    known = node.op == WRITTEN or node.op.startswith("aten.") and not node.op.startswith(UNCOUNTED)
+    known = node.op == WRITTEN or (node.op.startswith("aten.") and not node.op.startswith(UNCOUNTED))
     return 0 if known or not node.outputs else None
 
 

@@ -45,14 +45,18 @@ class _State:
     def __init__(self) -> None:
         self.fields: dict[Axes, dict[Place, Field]] = {}
         self.always: dict[Axes, tuple[int, int]] = {}
+        self.narrowed: set[Place] = set()  # by which units see less than their fields say
         self.exact = True
 
-    def see(self, axis: Axes, span: tuple[int, int] | None) -> None:
-        if span is not None:
+    def see(self, axis: Axes | None, span: tuple[int, int] | None) -> None:
+        if span is not None and axis is not None:
             old = self.always.get(axis, span)
             self.always[axis] = (min(old[0], span[0]), max(old[1], span[1]))
 
-    def add(self, axis: Axes, place: Place, field: Field) -> None:
+    def add(self, axis: Axes | None, place: Place, field: Field) -> None:
+        if axis is None:
+            self.narrowed.add(place)
+            return
         fields = self.fields.setdefault(axis, {})
         old = fields.get(place)
         try:
@@ -94,13 +98,13 @@ class Fields:
         if not fields and always is None:
             return None
         if len(fields) == 1 and always is None:
-            return Extent(next(iter(fields.values())), state.exact)
+            return Extent(next(iter(fields.values())), state.exact and not state.narrowed)
         spans = [span for place, field in fields.items() if (span := field.over(0, place.size - 1)) is not None]
         if always is not None:
             spans.append(always)
         whole = Field(((min(a for a, _ in spans), max(b for _, b in spans)),), 0)
         covered = always is not None and always[0] <= 0 and always[1] >= self.size(axis) - 1
-        return Extent(whole, state.exact and (covered or not fields))
+        return Extent(whole, state.exact and not state.narrowed and (covered or not fields))
 
     def size(self, axis: Axes) -> int:
         return self.graph.values[self.graph.inputs[axis[0]]].shape[axis[1]]
@@ -128,54 +132,53 @@ def _joined(graph: Graph, states: dict[int, _State], output: int, links: Sequenc
         for axis, fields in state.fields.items():
             for place, field in fields.items():
                 _follow(graph, link, axis, place, field, made, output)
+        for place in state.narrowed:
+            _follow(graph, link, None, place, Field(), made, output)
     return made
 
 
-def _follow(graph: Graph, link: Link, axis: Axes, place: Place, field: Field, made: _State, output: int) -> None:
+def _follow(graph: Graph, link: Link, axis: Axes | None, place: Place, field: Field, made: _State, output: int) -> None:
+    """What a field becomes over a link; axis None: of a place that narrows others' fields."""
     whole = graph.values[link.value].shape[place.axis]
     if isinstance(link.axes, Regroup):
         _regrouped(graph, link, axis, place, field, made, output)
         return
     along = link.axes[place.axis]
     alone = place.inner == 1 and place.size == whole
-    if isinstance(along, Along) and along.look == SAME:
+    size = graph.values[output].shape[along.axis] if isinstance(along, Along) else 0
+    if isinstance(along, Along) and along.look == SAME and size == whole:
         made.add(axis, place._replace(axis=along.axis), field)
-    elif isinstance(along, Along) and alone:
-        size = graph.values[output].shape[along.axis]
+    elif isinstance(along, Along) and alone and axis is not None:
         made.add(axis, Place(along.axis, 1, size), field.then(along.look))
     elif isinstance(along, Anywhere) and alone and along.positions:
         made.see(axis, field.over(along.positions[0], along.positions[-1]))
+        made.exact &= axis is not None or len(along.positions) == whole
     else:
         made.see(axis, field.over(0, place.size - 1))
         made.exact &= isinstance(along, Anywhere) and len(along.positions) == whole
 
 
-def _regrouped(graph: Graph, link: Link, axis: Axes, place: Place, field: Field, made: _State, output: int) -> None:
+def _regrouped(graph: Graph, link: Link, axis: Axes | None, place: Place, field: Field, made: _State, output: int) -> None:
     assert isinstance(link.axes, Regroup)
     before, after = graph.values[link.value].shape, graph.values[output].shape
     mine, theirs = next(group for group in link.axes.groups if place.axis in group[0])
-    inner = place.inner * prod(before[k] for k in mine if k > place.axis)
-    left, size = inner, place.size  # what is still to be placed: numbers that repeat after inner · size
+    left, size = place.inner * prod(before[k] for k in mine if k > place.axis), place.size  # numbers are index // left % size
     for k in reversed(theirs):
         n = after[k]
         if left >= n and left % n == 0:
             left //= n
             continue
-        if n % left:  # cut across
-            made.see(axis, field.over(0, place.size - 1))
-            made.exact = False
-            return
         room = n // left
-        if size <= room and (room % size == 0 or k == theirs[0]):
+        if n % left == 0 and size <= room and (room % size == 0 or k == theirs[0]):
             made.add(axis, Place(k, left, size), field)
             return
-        if size <= room or size % room:
+        if n % left or size % room:  # cut across
             made.see(axis, field.over(0, place.size - 1))
             made.exact = False
             return
-        # Split between this axis and those before it, which alone say where to look to within this axis' length.
+        # Split between this axis and those before it. Those say from where to where; this one narrows it, until all of it is summed.
+        made.narrowed.add(Place(k, left, room))
         field, size, left = field.then(Look((range(room),), room)), size // room, 1
-        made.exact = False
     if size == 1:
         made.see(axis, field.over(0, 0))
 
@@ -236,7 +239,7 @@ def _backward(graph: Graph, link: Link, units: Seen, shape: Sequence[int]) -> Se
             axes.append(along.positions)
         else:
             given = units.axes[along.axis]
-            axes.append(given if along.look == SAME else along.look.inputs(given, n))
+            axes.append(given if along.look == SAME and n == shape[along.axis] else along.look.inputs(given, n))
     return Seen(tuple(axes), units.exact and link.exact)
 
 
@@ -265,11 +268,11 @@ def _forward(graph: Graph, link: Link, given: Seen, shape: Sequence[int]) -> See
         found, exact = _reindexed(link.axes, given.axes, size, shape, back=False)
         return Seen(found, given.exact and link.exact and exact)
     axes: list[Set] = list(_all(shape))
-    for positions, along in zip(given.axes, link.axes, strict=True):
+    for n, positions, along in zip(size, given.axes, link.axes, strict=True):
         if isinstance(along, Anywhere):
             if not any(p in along.positions for p in positions):
                 return None
-        elif along.look == SAME:
+        elif along.look == SAME and n == shape[along.axis]:
             axes[along.axis] = _both(axes[along.axis], positions)
         else:
             axes[along.axis] = _both(axes[along.axis], along.look.outputs(frozenset(positions), shape[along.axis]))
@@ -280,7 +283,9 @@ def _both(one: Set, other: Set) -> Set:
     return other if isinstance(one, range) and len(one) >= len(other) else frozenset(one) & frozenset(other)
 
 
-def _reindexed(regroup: Regroup, given: Sequence[Set], have: Sequence[int], want: Sequence[int], back: bool) -> tuple[tuple[Set, ...], bool]:
+def _reindexed(
+    regroup: Regroup, given: Sequence[Set], have: Sequence[int], want: Sequence[int], back: bool
+) -> tuple[tuple[Set, ...], bool]:
     """Positions on axes that are merged or split: the product of each group's, told by its other axes."""
     axes: list[Set] = list(_all(want))
     exact = True
@@ -299,12 +304,12 @@ def _reindexed(regroup: Regroup, given: Sequence[Set], have: Sequence[int], want
     return tuple(axes), exact
 
 
-def units_of(shape: Sequence[int], unit: Iterable[int]) -> Seen:
-    """One unit of a layer's output: its places on the axes behind batch and channels, of the first sample, in any channel."""
-    places = tuple(unit)
-    axes: list[Set] = list(_all(shape))
-    if shape and len(shape) > len(places):
-        axes[0] = range(1)
-    for k, place in enumerate(places):
-        axes[len(shape) - len(places) + k] = range(place, place + 1)
-    return Seen(tuple(axes))
+def units_of(shape: Sequence[int], unit: Iterable[int], axes: Sequence[int] | None = None) -> Seen:
+    """One unit: its places on these axes, those behind batch and channels if None; of the first sample, in any channel."""
+    found: list[Set] = list(_all(shape))
+    where = range(2, len(shape)) if axes is None else axes
+    if 0 not in where:
+        found[0] = range(1)
+    for axis, place in zip(where, unit, strict=True):
+        found[axis] = range(place, place + 1)
+    return Seen(tuple(found))

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..ops.local import geometry
 from ..window import AdaptiveAxis, Axis, Look
-from .trace import WRITTEN, Graph, Node, Ref
+from .trace import LOCAL, WRITTEN, Graph, Node, Ref
 
 __all__ = ["Along", "Anywhere", "Link", "Regroup", "links_of"]
 
@@ -126,15 +127,15 @@ def _is_pointwise(name: str) -> bool:
 # --------------------------------------------------------------------------------------------------------------- value by value
 
 
-@rule(
-    *("detach", "alias", "clone", "contiguous", "_to_copy", "lift_fresh", "native_dropout", "dropout", "bernoulli", "bernoulli_"),
-    *("where", "masked_fill", "masked_fill_", "copy_", "rrelu_with_noise", "_prelu_kernel", "celu", "hardswish", "hardswish_", "mish"),
-    *("relu", "relu_", "relu6", "clamp", "clamp_", "add_", "mul_", "sub_", "div_", "fill_", "zero_", "new_empty", "new_zeros", "empty_like"),
-    *("zeros_like", "ones_like", "full_like", "fused_dropout", "elu_", "leaky_relu_", "hardtanh_", "silu_", "sigmoid_", "tanh_"),
+@rule(  # what torch does not tag as such
+    *("detach", "alias", "contiguous", "_to_copy", "lift_fresh", "native_dropout", "dropout", "bernoulli", "bernoulli_", "masked_fill_"),
+    *("copy_", "rrelu_with_noise", "_prelu_kernel", "prelu", "hardswish", "hardswish_", "fill_", "zero_", "uniform_", "normal_"),
+    *("new_empty", "new_zeros", "new_full", "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "log_sigmoid_forward"),
+    *("floor_divide", "bucketize", "quantize_per_tensor", "fake_quantize_per_tensor_affine"),
 )
 def pointwise(op: Op) -> list[list[Link]]:
     """Axes are matched from the last on; those of size 1 are repeated."""
-    if op.node.op.startswith("aten.new_") or op.node.op.endswith(("_like", ".fill_", ".zero_")):
+    if op.node.op.startswith("aten.new_") or op.node.op.endswith(("_like", ".fill_", ".zero_", ".uniform_", ".normal_")):
         return [[] for _ in op.node.outputs]  # of the input only the shape is used
     rank = len(op.output)
     links = []
@@ -148,8 +149,17 @@ def pointwise(op: Op) -> list[list[Link]]:
     return [links for _ in op.node.outputs]
 
 
-@rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "_batch_norm_with_update",
-      "_batch_norm_no_update", "native_group_norm", "native_layer_norm", "_fused_rms_norm", "cudnn_batch_norm")  # fmt: skip
+@rule("glu")
+def gated(op: Op) -> list[list[Link]]:
+    """The first half of an axis by the sigmoid of the second."""
+    axis = op.axis(op.input, op["dim"])
+    return [[op.same(op.input, {axis: Along(axis, Look(((0, op.output[axis]),), 1))})]]
+
+
+@rule(
+    *("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "_batch_norm_with_update"),
+    *("_batch_norm_no_update", "native_group_norm", "native_layer_norm", "_fused_rms_norm"),
+)
 def norm(op: Op) -> list[list[Link]]:
     """Value by value: statistics count as constants, as evaluation has them. (What they see is said by the norm's axes.)"""
     return [[op.same(op.input)], *([] for _ in op.node.outputs[1:])]
@@ -186,16 +196,28 @@ def convolution(op: Op) -> list[list[Link]]:
     return [[op.same(x, changed), *op.others(x)]]
 
 
-@rule("max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
-      "quantized_max_pool2d")  # fmt: skip
+@rule("max_pool2d_with_indices", "max_pool3d_with_indices", *(f"{kind}_pool{d}d" for kind in ("max", "avg") for d in (1, 2, 3)))
 def pooling(op: Op) -> list[list[Link]]:
     size = op["kernel_size"]
     dims = int(op.node.op.split("pool")[1][0])
     lead = len(op.shape(op.input)) - dims
     size = _each(size, dims)
-    stride, padding, dilation = _each(op["stride"], dims, size), _each(op["padding"], dims, [0] * dims), _each(op["dilation"], dims, [1] * dims)
+    stride, padding = _each(op["stride"], dims, size), _each(op["padding"], dims, [0] * dims)
+    dilation = _each(op["dilation"], dims, [1] * dims)
     looks = {lead + i: Along(lead + i, Axis(0, 0, size[i], stride[i], dilation[i], padding[i]).look) for i in range(dims)}
     return [[op.same(op.input, dict(looks))] for _ in op.node.outputs]
+
+
+def locally_connected(op: Op) -> list[list[Link]]:
+    layer, shape = op["layer"], op.shape(op.input)
+    arguments = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    window = geometry(layer.input_size, *arguments, type(layer).__name__, shape).window
+    lead = len(shape) - layer.dims
+    looks: dict[int, Along | Anywhere] = {lead + i: Along(lead + i, axis.look) for i, axis in enumerate(window)}
+    return [[op.same(op.input, {lead - 1: Anywhere(range(shape[lead - 1])), **looks})]]
+
+
+RULES[LOCAL] = locally_connected
 
 
 @rule(*(f"{name}adaptive_{kind}_pool{d}d" for name in ("", "_") for kind in ("avg", "max") for d in (1, 2, 3)))
@@ -207,8 +229,7 @@ def adaptive_pooling(op: Op) -> list[list[Link]]:
     return [[op.same(op.input, dict(looks))] for _ in op.node.outputs]
 
 
-@rule("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d",
-      "_upsample_nearest_exact3d")  # fmt: skip
+@rule(*(f"{name}{d}d" for name in ("upsample_nearest", "_upsample_nearest_exact") for d in (1, 2, 3)))
 def nearest(op: Op) -> list[list[Link]]:
     half = Fraction(1, 2) if "exact" in op.node.op else Fraction(0)
     return _resampled(op, lambda at: (floor(at),), lambda o, ratio: (o + half) * ratio)
@@ -276,8 +297,10 @@ def transposed(op: Op) -> list[list[Link]]:
     return [[Link(op.input, tuple(map(Along, order)))]]
 
 
-@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "unsqueeze_", "squeeze", "squeeze_", "flatten", "unflatten",
-      "as_strided", "as_strided_", "view_copy", "_reshape_copy", "unsqueeze_copy", "squeeze_copy")  # fmt: skip
+@rule(
+    *("view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "unsqueeze_", "squeeze", "squeeze_", "flatten", "unflatten"),
+    *("as_strided", "as_strided_", "view_copy", "_reshape_copy", "unsqueeze_copy", "squeeze_copy"),
+)
 def regrouped(op: Op) -> list[list[Link]]:
     before, after = op.shape(op.input), op.output
     if prod(before) != prod(after) or (op.node.op.startswith("aten.as_strided") and before != after):
@@ -418,8 +441,7 @@ def stacked(op: Op) -> list[list[Link]]:
     return [[Link(v, tuple(Along(i + (i >= axis)) for i in range(len(op.shape(v))))) for v in dict.fromkeys(op.node.inputs)]]
 
 
-@rule("constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d",
-      "replication_pad3d", "pad")  # fmt: skip
+@rule("constant_pad_nd", "pad", *(f"{kind}_pad{d}d" for kind in ("reflection", "replication") for d in (1, 2, 3)))
 def padded(op: Op) -> list[list[Link]]:
     """Margins made of values of the image see less than they seem to here, where the image goes on."""
     rank = len(op.output)
@@ -440,8 +462,10 @@ RULES[WRITTEN] = part_written
 # ------------------------------------------------------------------------------------------------------------- sums over axes
 
 
-@rule("mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean", "prod", "norm", "linalg_vector_norm", "logsumexp",
-      "argmax", "argmin", "any", "all", "nansum", "median", "mode", "count_nonzero", "aminmax", "nanmean")  # fmt: skip
+@rule(
+    *("mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean", "prod", "norm", "linalg_vector_norm"),
+    *("logsumexp", "argmax", "argmin", "any", "all", "nansum", "median", "mode", "count_nonzero", "aminmax", "nanmean"),
+)
 def reduced(op: Op) -> list[list[Link]]:
     shape = op.shape(op.input)
     given = op["dim"]
@@ -457,8 +481,10 @@ def reduced(op: Op) -> list[list[Link]]:
     return [[Link(op.input, tuple(found))] for _ in op.node.outputs]
 
 
-@rule("_softmax", "softmax", "_log_softmax", "log_softmax", "_safe_softmax", "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "sort", "topk", "kthvalue",
-      "renorm")  # fmt: skip
+@rule(
+    *("_softmax", "softmax", "_log_softmax", "log_softmax", "_safe_softmax", "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"),
+    *("sort", "topk", "kthvalue", "renorm"),
+)
 def along_one(op: Op) -> list[list[Link]]:
     axis = op.axis(op.input, op["dim"] if op["dim"] is not None else -1)
     everything = Anywhere(range(op.shape(op.input)[axis]))
@@ -484,8 +510,10 @@ def product(op: Op) -> list[list[Link]]:
     return [[left, right, *more]]
 
 
-@rule("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math", "_scaled_dot_product_efficient_attention",
-      "_scaled_dot_product_flash_attention", "scaled_dot_product_attention", "_scaled_dot_product_fused_attention_overrideable")  # fmt: skip
+@rule(
+    *("scaled_dot_product_attention", "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math"),
+    *("_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"),
+)
 def attention(op: Op) -> list[list[Link]]:
     """Each query sees all keys and values."""
     query, key, value = op.node.inputs[:3]
@@ -504,7 +532,7 @@ def embedded(op: Op) -> list[list[Link]]:
     return [[Link(indices, tuple(Along(i) for i in range(len(op.shape(indices)))))]]
 
 
-@rule("empty", "zeros", "ones", "full", "arange", "scalar_tensor", "rand", "randn", "eye", "linspace", "empty_strided", "randint", "randperm")
+@rule("empty", "zeros", "ones", "full", "arange", "scalar_tensor", "rand", "randn", "eye", "linspace", "empty_strided", "randint")
 def made(op: Op) -> list[list[Link]]:
     return [[] for _ in op.node.outputs]
 

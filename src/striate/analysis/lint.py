@@ -1,16 +1,20 @@
 """Mistakes that can be seen on the graph: rules, each with a reason and a way to mend it.
 
-A rule is a function in :mod:`striate.analysis.rules` that looks at a :class:`Context` and yields :class:`Found`. Its id, severity and source
-stand at its head, its reason in docs/guide/lint.md.
+A rule is a function in :mod:`striate.analysis.rules` that looks at a :class:`Context` and yields :class:`Found`. Its id, severity and
+source stand at its head, its reason in its docstring and, at length, in docs/lint.
 """
 
 from __future__ import annotations
 
+import ast
+import linecache
 import re
-from collections.abc import Callable, Collection, Iterator
+import textwrap
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from inspect import getsourcelines
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -22,7 +26,7 @@ from .trace import Call, Graph
 if TYPE_CHECKING:
     from .report import Layer, Report
 
-__all__ = ["RULES", "Context", "Finding", "Found", "Rule", "lint", "rule"]
+__all__ = ["RULES", "Context", "Finding", "Found", "Rule", "configured", "lint", "rule"]
 
 SEVERITIES = ("error", "warning", "note")
 TASKS = ("classification", "localisation", "segmentation")
@@ -124,6 +128,19 @@ class Context:
             if isinstance(module, classes):
                 yield layer, module
 
+    def first(self, *classes: type[Module]) -> Iterator[tuple[Layer, Any]]:
+        """The same, with each layer once, where it is called first."""
+        seen: set[int] = set()
+        for layer, module in self.of(*classes):
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield layer, module
+
+    def path(self, layer: Layer) -> str:
+        """Where in the model the layer of a row is; for an operation its row's name."""
+        call = self.call(layer)
+        return call.path if call is not None else layer.name
+
     @cached_property
     def _neighbours(self) -> tuple[dict[int, list[Layer]], dict[int, list[Layer]]]:
         """By the rows' places in ``layers``: the rows that made what a row reads, and those that read what it made."""
@@ -131,11 +148,9 @@ class Context:
 
         place_of: dict[int, int] = {}  # of a node its row
         for place, layer in enumerate(self.layers):
-            call = self.call(layer)
-            if call is None:
-                node = self.graph.values[layer.value].node if layer.value is not None else None
-                if node is not None:
-                    place_of[node] = place
+            maker = self.graph.values[layer.value].node if layer.value is not None else None
+            if self.call(layer) is None and maker is not None:
+                place_of[maker] = place
         calls = {call.index: place for place, layer in enumerate(self.layers) if (call := self.call(layer)) is not None}
         for node in self.graph.nodes:
             leaf = self.graph.leaf_of(node)
@@ -155,17 +170,18 @@ class Context:
             call = self.call(layer)
             if call is not None and call.outputs and set(call.outputs) <= set(call.inputs):
                 passed.setdefault(call.start, []).append(place)
-        for node in [*self.graph.nodes, None]:
-            for place in passed.get(node.index if node is not None else len(self.graph.nodes), []):
+
+        def passes(index: int) -> None:
+            for place in passed.get(index, []):
                 call = self.call(self.layers[place])
-                assert call is not None
-                for value in call.outputs:
+                for value in call.outputs if call is not None else ():
                     for source in made.get(value, set()):
                         link(source, place)
                     made[value] = {place}
-            if node is None:
-                break
-            sources = set().union(*(made.get(v, set()) for v in node.inputs)) if node.inputs else set()
+
+        for node in self.graph.nodes:
+            passes(node.index)
+            sources: set[int] = set().union(*(made.get(v, set()) for v in node.inputs))
             own = place_of.get(node.index)
             if own is None or (node.op in FREE and self.graph.leaf_of(node) is None):
                 for value in node.outputs:
@@ -175,12 +191,17 @@ class Context:
                 link(source, own)
             for value in node.outputs:
                 made[value] = {own}
-        self._last = set().union(*(made.get(v, set()) for v in self.graph.outputs))
+        passes(len(self.graph.nodes))
+        self._last: set[int] = set().union(*(made.get(v, set()) for v in self.graph.outputs))
         named = [{place: [self.layers[p] for p in found] for place, found in one.items()} for one in (before, after)]
         return named[0], named[1]
 
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        return {id(layer): place for place, layer in enumerate(self.layers)}
+
     def _place(self, layer: Layer) -> int:
-        return next(place for place, one in enumerate(self.layers) if one is layer)
+        return self._places[id(layer)]
 
     def before(self, layer: Layer) -> list[Layer]:
         """The rows that made what it reads."""
@@ -235,7 +256,8 @@ def lint(
         for place, message, fix, mend in one.find(context):
             layer = lines.get(place)
             if layer is None or not _is_ignored(context, layer, one.id):
-                found.append(Finding(one.id, one.severity, place, message, fix, one.source, layer.line if layer is not None else None, mend))
+                line = layer.line if layer is not None else None
+                found.append(Finding(one.id, one.severity, place, message, fix, one.source, line, mend))
     return sorted(found, key=lambda f: (SEVERITIES.index(f.severity), places.get(f.place, len(places))))
 
 
@@ -244,16 +266,82 @@ IGNORED = re.compile(r"#\s*striate:\s*ignore\[([\w\-, ]+)\]")
 
 def _is_ignored(context: Context, layer: Layer, id: str) -> bool:
     """Whether the code says so: ``# striate: ignore[ID]`` where the layer is called, or where its owner makes it (``self.name = …``)."""
-    call = context.call(layer)
-    path, _, name = (call.path if call is not None else layer.name).rpartition(".")
-    try:
-        owner = context.model.get_submodule(path)
-        lines, first = getsourcelines(type(owner))
-    except (AttributeError, OSError, TypeError):
-        return False
-    at = int(layer.line.rpartition(":")[2]) if layer.line else -1
-    for number, line in enumerate(lines, first):
-        told = IGNORED.search(line)
-        if told and id in re.split(r"[,\s]+", told.group(1)) and (number == at or re.search(rf"\bself\.{re.escape(name)}\s*=", line)):
+    if layer.line is not None:
+        file, _, number = layer.line.rpartition(":")
+        if _says(id, [linecache.getline(file, int(number))]):
             return True
+    if context.call(layer) is None:
+        return False
+    names = context.path(layer).split(".")
+    for depth in range(len(names), 0, -1):  # the layer's owner; where that is one of torch's containers, who made that
+        owner = context.model.get_submodule(".".join(names[: depth - 1]))
+        found = [lines for kind in type(owner).__mro__ for lines in _makes(kind, names[depth - 1], names[depth:])]
+        if found:
+            return any(_says(id, lines) for lines in found)
     return False
+
+
+def _says(id: str, lines: Sequence[str]) -> bool:
+    told = (IGNORED.search(line) for line in lines)
+    return any(id in re.split(r"[,\s]+", one.group(1)) for one in told if one)
+
+
+def _makes(kind: type, name: str, inside: Sequence[str]) -> Iterator[list[str]]:
+    """The lines of a class that set ``self.name``; of a container's one argument's. inside: the names from there on to the layer."""
+    if kind.__module__.split(".")[0] in ("torch", "striate"):
+        return
+    try:
+        lines = textwrap.dedent("".join(getsourcelines(kind)[0])).splitlines()
+        tree = ast.parse("\n".join(lines))
+    except (OSError, TypeError, SyntaxError):  # typed into a prompt; or no longer what it was
+        return
+    for node in ast.walk(tree):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        if any(isinstance(t, ast.Attribute) and t.attr == name and isinstance(t.value, ast.Name) and t.value.id == "self" for t in targets):
+            assert isinstance(node, (ast.Assign, ast.AnnAssign))
+            kept = {node.lineno, *_lines_of(node.value, inside)}
+            yield [lines[number - 1] for number in sorted(kept)]
+
+
+def _lines_of(made: ast.expr | None, inside: Sequence[str]) -> Iterator[int]:
+    """Of a layer; of a container's calls only those of what is asked, and their first lines."""
+    while inside and isinstance(made, ast.Call) and inside[0].isdigit():
+        listed = made.args[0] if len(made.args) == 1 else None
+        parts = listed.elts if isinstance(listed, (ast.List, ast.Tuple)) else made.args
+        if int(inside[0]) >= len(parts) or any(isinstance(one, ast.Starred) for one in parts):
+            break
+        yield made.lineno
+        made, inside = parts[int(inside[0])], inside[1:]
+    if made is not None:
+        yield from range(made.lineno, (made.end_lineno or made.lineno) + 1)
+
+
+def configured(folder: str | Path) -> list[str]:
+    """The ids that ``[tool.striate.lint] ignore`` names in the first pyproject.toml of a folder and those above it, for the command line.
+
+    Python 3.10 cannot read such a file: nothing is ignored then.
+
+    Raises ArgumentError for a file that is no TOML, or where that is not a list of texts.
+
+    >>> configured("/")
+    []
+    """
+    try:
+        import tomllib
+    except ImportError:
+        return []
+    start = Path(folder).resolve()
+    file = next((at / "pyproject.toml" for at in (start, *start.parents) if (at / "pyproject.toml").is_file()), None)
+    if file is None:
+        return []
+    try:
+        told: Any = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ArgumentError(build(str(file), "TOML", str(error).rstrip("."), do="Mend the file.")) from error
+    for name in ("tool", "striate", "lint"):
+        told = told.get(name, {}) if isinstance(told, dict) else {}
+    ignored = told.get("ignore", []) if isinstance(told, dict) else []
+    if not isinstance(ignored, list) or not all(isinstance(id, str) for id in ignored):
+        do = 'Write ignore = ["bias-before-norm"].'
+        raise ArgumentError(build(str(file), "a list of ids as ignore in [tool.striate.lint]", repr(ignored), do=do))
+    return ignored

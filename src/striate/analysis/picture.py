@@ -88,7 +88,8 @@ def frames(report: Report, most: int = MOST) -> list[Frame]:
 def _frame(report: Report, layer: Layer) -> Frame | None:
     if layer.value is None or layer.receptive_field is None:
         return None
-    unit = tuple(n // 2 for n in layer.output_shape[2:])
+    axes = report.unit_axes(layer.name)
+    unit = tuple(layer.output_shape[axis] // 2 for axis in axes)
     spans = []
     for axis in report.axes():
         extent, place = report.fields.extent(layer.value, axis), report.fields.place(layer.value, axis)
@@ -96,9 +97,9 @@ def _frame(report: Report, layer: Layer) -> Frame | None:
             return None
         if extent.field.shift == 0:  # all units see the same
             span = extent.field.span(0)
-        elif place is not None and place.axis >= 2 and place.size == layer.output_shape[place.axis]:
-            span = extent.field.span(unit[place.axis - 2])
-        else:  # rows or columns lie among the channels, or on one axis
+        elif place is not None and place.axis in axes and place.size == layer.output_shape[place.axis]:
+            span = extent.field.span(unit[axes.index(place.axis)])
+        else:  # rows and columns lie on one axis
             return None
         if span is None:
             return None

@@ -52,7 +52,8 @@ class Layer:
     parameters: that are read here for the first time. macs, flops: multiply-adds, and 2 each; backward_macs: of the gradients.
     activation_bytes: of the outputs; kept_bytes: of what autograd keeps for the backward pass here and nowhere before.
     receptive_field: size, jump and offset for each axis of the input [px], or None. line: of the model's code.
-    status: for "output_shape", "macs", "kept_bytes" and "receptive_field" whether it is exact, an upper bound, holds for this input or is unknown.
+    status: for "output_shape", "macs", "kept_bytes" and "receptive_field" whether it is exact, an upper bound, unknown, or holds for
+    this input only.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Report:
     totals: dict[str, int | None]
     notes: list[str]
     findings: list[Finding] = field(default_factory=list)
+    optimizer: torch.optim.Optimizer | None = None
 
     @property
     def input_shapes(self) -> list[tuple[int, ...]]:
@@ -118,11 +120,25 @@ class Report:
         """The axes of one of the model's inputs that receptive fields are told for."""
         return [axis for axis in self.fields.axes if axis[0] == input]
 
+    def unit_axes(self, layer: str) -> tuple[int, ...]:
+        """The axes of a layer's output that say where a unit stands: those that follow the axes of the first input, wherever they are; if
+        they cannot be told, all behind batch and channels.
+
+        >>> from torch import nn
+        >>> report = inspect(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(2), nn.Linear(36, 5)), (1, 3, 8, 8))
+        >>> report.unit_axes("0"), report.unit_axes("1")
+        ((2, 3), (2,))
+        """
+        row = self.layer(layer)
+        places = [None if row.value is None else self.fields.place(row.value, axis) for axis in self.axes()]
+        found = tuple(place.axis for place in places if place is not None and place.size == row.output_shape[place.axis])
+        return found if len(found) == len(places) == len(set(found)) else tuple(range(2, len(row.output_shape)))
+
     def receptive_field(self, layer: str, unit: Sequence[int] | None = None, input: int = 0) -> ReceptiveField:
         """Which part of an input a unit of a layer sees.
 
-        unit: its place on the axes of the layer's output behind batch and channels, the middle one if None; input: the number of
-        the model's input.
+        unit: its place on the output's axes that follow the image's (:meth:`unit_axes`), the middle one if None; input: the number
+        of the model's input.
 
         Raises ArgumentError for a layer or unit there is not.
 
@@ -144,7 +160,7 @@ class Report:
         return ReceptiveField(rectangle, taps, seen.exact, status)
 
     def projective_field(self, layer: str, pixel: Sequence[int], input: int = 0) -> ReceptiveField:
-        """Which units of a layer an input's pixel reaches: the same answer, on the axes of the layer's output behind batch and channels.
+        """Which units of a layer an input's pixel reaches: the same answer, on the axes of :meth:`unit_axes`.
 
         Raises ArgumentError for a layer or pixel there is not.
 
@@ -158,22 +174,41 @@ class Report:
         given = self.graph.values[self.graph.inputs[input]].shape
         _check_place("Report.projective_field", "pixel", pixel, given[2:])
         assert value is not None
-        shape = self.graph.values[value].shape
+        found = self.unit_axes(layer)
         seen = reached_from(self.graph, value, {input: units_of(given, pixel)})
         if seen is None or not axes:
-            return ReceptiveField(None, tuple(() for _ in shape[2:]), True, EXACT)
-        taps = tuple(tuple(sorted(places)) for places in seen.axes[2:])
+            return ReceptiveField(None, tuple(() for _ in found), True, EXACT)
+        taps = tuple(tuple(sorted(seen.axes[axis])) for axis in found)
         return ReceptiveField(tuple((t[0], t[-1]) for t in taps), taps, seen.exact, ONE_RUN if self.graph.reason else EXACT)
 
     def _units(self, layer: str, unit: Sequence[int] | None) -> tuple[int, Seen]:
         row = self.layer(layer)
         if row.value is None:
             raise ArgumentError(build("Report.receptive_field", "a layer with an output", repr(layer), do="Choose another row."))
-        shape = self.graph.values[row.value].shape
+        shape, axes = self.graph.values[row.value].shape, self.unit_axes(row.name)
+        sizes = tuple(shape[axis] for axis in axes)
         if unit is None:
-            unit = tuple(n // 2 for n in shape[2:])
-        _check_place("Report.receptive_field", "unit", unit, shape[2:])
-        return row.value, units_of(shape, unit)
+            unit = tuple(n // 2 for n in sizes)
+        _check_place("Report.receptive_field", "unit", unit, sizes)
+        return row.value, units_of(shape, unit, axes)
+
+    # ---------------------------------------------------------------------------------------------------------------- findings
+
+    def fix(self) -> tuple[Module, str]:
+        """A copy of the model without those findings that can be mended mechanically, and what changed, as a unified diff.
+
+        The model itself stays as it is. Where the optimizer's groups are wrong, the diff goes on with them: what they hold, and what
+        :func:`striate.training.parameter_groups` gives for the copy.
+
+        >>> from torch import nn
+        >>> report = inspect(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval(), (1, 3, 8, 8))
+        >>> print("\\n".join(report.fix()[1].splitlines()[4:6]))
+        -  (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
+        +  (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1), bias=False)
+        """
+        from .fix import fix
+
+        return fix(self)
 
     # ------------------------------------------------------------------------------------------------------------------- forms
 
@@ -241,7 +276,7 @@ def inspect(
 
     Raises ShapeError where the model does not run on such an input, with the line of its code; ArgumentTypeError for other arguments.
 
-    Source: receptive fields after A. Araujo, W. Norris, J. Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019.
+    Source: receptive fields after A. Araujo, W. Norris, J. Sim, "Computing Receptive Fields of Convolutional Neural Networks", 2019.
 
     >>> from torch import nn
     >>> layer = inspect(nn.Conv2d(3, 10, 5, padding=2), (1, 3, 32, 32)).layers[0]
@@ -257,11 +292,13 @@ def inspect(
     except ShapeError as error:
         if not (isinstance(model, Module) and model.training and re.search("more than (1|one) value per channel", str(error))):
             raise
+        modes = [(module, module.training) for module in model.modules()]
         model.eval()
         try:
             graph = trace(model, example)
         finally:
-            model.train()
+            for module, training in modes:
+                module.training = training
         notes.append("Training would fail on this input: a batch norm gets one value per channel. Told for evaluation.")
     fields = fields_of(graph)
     rows = _Rows(graph, fields)
@@ -271,9 +308,10 @@ def inspect(
     if measured:
         few = ", ".join(measured[:3]) + (" …" if len(measured) > 3 else "")
         notes.append(f"Receptive fields follow the taps; the statistics that norms take over places ({few}) are not counted.")
-    report = Report(type(model).__name__, graph, fields, rows.layers, rows.totals, notes)
-    asked = {"optimizer": optimizer, "batch_size": batch_size, "object_px": object_px, "loss": loss, "task": task}
-    report.findings = lint(report, ignore=ignore, **asked)
+    report = Report(type(model).__name__, graph, fields, rows.layers, rows.totals, notes, optimizer=optimizer)
+    report.findings = lint(
+        report, optimizer=optimizer, batch_size=batch_size, object_px=object_px, loss=loss, task=task, ignore=ignore
+    )
     return report
 
 
@@ -290,16 +328,9 @@ def _with_batch(model: Any, input: Any) -> Any:
     """A shape without a batch gets one of 1 where the first layer says how many axes there are."""
     if not isinstance(model, Module) or not isinstance(input, (tuple, list)) or not all(type(n) is int for n in input):
         return input
-    counts = (axes for module in model.modules() if (axes := _axes_of_sample(module)) is not None)
-    return (1, *input) if len(input) == next(counts, None) else input
-
-
-def _axes_of_sample(module: Module) -> int | None:
-    """Without the batch; None where a layer leaves it open."""
-    if isinstance(module, torch.nn.modules.conv._ConvNd):
-        return len(module.kernel_size) + 1
-    known = {torch.nn.Linear: 1, torch.nn.BatchNorm2d: 3, torch.nn.BatchNorm3d: 4}
-    return next((axes for kind, axes in known.items() if isinstance(module, kind)), None)
+    kinds = (torch.nn.modules.conv._ConvNd, torch.nn.Linear)  # a linear layer may stand before the convolutions in the list
+    first = next((module for kind in kinds for module in model.modules() if isinstance(module, kind)), None)
+    return (1, *input) if first is not None and len(input) == len(getattr(first, "kernel_size", ())) + 1 else input
 
 
 class _Rows:
@@ -312,7 +343,8 @@ class _Rows:
             leaf = graph.leaf_of(node)
             nodes.setdefault(leaf.index if leaf is not None else (node.index,), []).append(node)
         starts: list[tuple[int, int, Call | Node]] = [(call.start, 0, call) for call in graph.calls if not call.has_calls]
-        starts += [(key[0], 1, nodes[key][0]) for key in nodes if isinstance(key, tuple) and nodes[key][0].op not in FREE]
+        alone = (found[0] for key, found in nodes.items() if isinstance(key, tuple))
+        starts += [(node.index, 1, node) for node in alone if node.op not in FREE and node.outputs]
         starts.sort(key=lambda start: start[:2])
         self.owned = self._owners(nodes, starts)
         self.kept = self._kept(starts)

@@ -24,13 +24,15 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
+from ..nn.local import _LocallyConnected
 from ..ops.choose import prefer
 
-__all__ = ["WRITTEN", "Call", "Graph", "Node", "Ref", "Value", "trace"]
+__all__ = ["LOCAL", "WRITTEN", "Call", "Graph", "Node", "Ref", "Value", "trace"]
 
 HERE = str(Path(__file__).parent.parent)
 TORCH = str(Path(torch.__file__).parent)
 # What operations answer about tensors, and what makes new ones of none.
+LOCAL = "locally_connected"
 WRITTEN = "written"  # stands for the change of a tensor by what is written into a view of it
 SILENT = ("prim.device", "aten.sym_size", "aten.sym_stride", "aten.sym_numel", "aten.sym_storage_offset")
 
@@ -127,7 +129,8 @@ class Graph:
 def trace(model: Module, example: Any) -> Graph:
     """Runs ``model`` once and writes down what happens.
 
-    example: a shape, a tensor, or a tuple or dictionary of these and of other arguments; of shapes float tensors are made.
+    example: a shape, a tensor, or a tuple or dictionary of these and of other arguments; of shapes tensors are made as the
+    model's first weight is: of its type, on its device, which may be "meta".
     The model is left as it was: parameters, running statistics, mode, and whatever else its modules hold.
 
     Raises ShapeError where the model's forward fails on tensors of these shapes, ArgumentTypeError for anything but a module.
@@ -138,6 +141,9 @@ def trace(model: Module, example: Any) -> Graph:
     """
     if not isinstance(model, Module):
         raise ArgumentTypeError(build("inspect", "a torch.nn.Module", type(model).__name__, do="Give the model itself."))
+    if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
+        fix = "Inspect the model that it was made of."
+        raise ArgumentTypeError(build("inspect", "a model whose code is Python", "a torch.jit.ScriptModule", do=fix))
     args, kwargs = _arguments(example)
     lazy = [n for n, p in model.named_parameters() if isinstance(p, torch.nn.parameter.UninitializedParameter)]
     if lazy:
@@ -242,9 +248,12 @@ def _run(model: Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake: boo
         def own(t: Tensor) -> Tensor:  # parameters are read, buffers may be written
             return mode.from_tensor(t) if mode is not None else t if isinstance(t, torch.nn.Parameter) else t.detach().clone()
 
+        weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+        like = {} if weight is None else {"device": weight.device, "dtype": weight.dtype}  # "meta" too: models without any values
+
         def given(one: Any) -> Any:
             if isinstance(one, _Shape):
-                return torch.empty(one.shape) if mode is not None else torch.randn(one.shape)
+                return torch.empty(one.shape, **like) if mode is not None else torch.randn(one.shape, **like)
             if isinstance(one, Tensor) and mode is not None:
                 return mode.from_tensor(one)
             return one
@@ -287,7 +296,7 @@ def _hooks(model: Module, recorder: _Recorder) -> Iterator[None]:
 
 class _Recorder(TorchDispatchMode):
     def __init__(self, graph: Graph) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.graph = graph
         self.known: Any = WeakTensorKeyDictionary()  # tensor → value
         self.stack: list[Call] = []
@@ -300,7 +309,8 @@ class _Recorder(TorchDispatchMode):
         graph = self.graph
         if name is not None and tensor in self.known:  # shared between modules
             return self.known[tensor]
-        value = Value(len(graph.values), tuple(tensor.shape), tensor.dtype, tensor.numel() * tensor.element_size(), name, is_parameter, node)
+        size = tensor.numel() * tensor.element_size()
+        value = Value(len(graph.values), tuple(tensor.shape), tensor.dtype, size, name, is_parameter, node)
         graph.values.append(value)
         self.known[tensor] = value
         if name is not None:
@@ -320,7 +330,8 @@ class _Recorder(TorchDispatchMode):
             parent = self.stack[-1] if self.stack else None
             if parent is not None:
                 parent.has_calls = True
-            call = Call(len(self.graph.calls), path, module, number, parent and parent.index, module.training, _line(), len(self.graph.nodes))
+            graph, above = self.graph, None if parent is None else parent.index
+            call = Call(len(graph.calls), path, module, number, above, module.training, _line(), len(graph.nodes))
             call.inputs = tuple(self.find(t).index for t in _tensors((args, kwargs)))
             self.graph.calls.append(call)
             self.stack.append(call)
@@ -330,6 +341,19 @@ class _Recorder(TorchDispatchMode):
     def leave(self, module: Module, args: Any, y: Any) -> None:
         call = self.stack.pop()
         call.outputs = tuple(self.find(t).index for t in _tensors(y))
+        if isinstance(module, _LocallyConnected):
+            self._stand_for(call)
+
+    def _stand_for(self, call: Call) -> None:
+        """One operation in place of those that a layer is made of: they say how it is computed, and it says what."""
+        nodes = self.graph.nodes
+        asked = {v: need for node in nodes[call.start :] for v, need in zip(node.inputs, node.needs, strict=True)}
+        own = {v: need for v, need in asked.items() if v in call.inputs or self.graph.values[v].is_parameter}
+        del nodes[call.start :]
+        node = Node(call.start, LOCAL, {"layer": call.module}, tuple(own), call.outputs, tuple(own.values()), call.index, call.line)
+        nodes.append(node)
+        for value in call.outputs:
+            self.graph.values[value].node = node.index
 
     # ---------------------------------------------------------------------------------------------------------- operations
 

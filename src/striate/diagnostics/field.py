@@ -1,7 +1,7 @@
 """Receptive fields on the live model: a proof that the graph's are right, and where in them the weight lies.
 
-The proof: an image with NaN on one row (or column, or plane) makes exactly those units NaN that see it, whatever the weights, because nothing
-times NaN is a number. Norms are passed by for it: the statistics they take over places count as constants on the graph too.
+The proof: an image with NaN on one row (or column, or plane) makes exactly those units NaN that see it, whatever the weights: nothing times
+NaN is a number. Norms are passed by for it: the statistics they take over places count as constants on the graph too.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class _NormsPassed(TorchDispatchMode):
 def verify(report: Report, layers: Sequence[str] | None = None, unit: Sequence[int] | None = None) -> list[Checked]:
     """Compares the receptive fields of a report with what the model does.
 
-    layers: names of rows, all that are layers of the model if None; unit: as for ``Report.receptive_field``, each layer's middle one if None.
+    layers: names of rows, all layers of the model if None; unit: as for ``Report.receptive_field``, each layer's middle one if None.
     The model runs once for every position on every axis of the first input, in evaluation, without gradients.
 
     Raises ArgumentError for a row that is no layer, and for an input without axes behind batch and channels.
@@ -79,14 +79,16 @@ def verify(report: Report, layers: Sequence[str] | None = None, unit: Sequence[i
     if not axes:
         raise ArgumentError(build("verify", "an input with axes behind batch and channels", report.input_shapes, do="Give an image."))
     rows = [_layer(report, name) for name in layers] if layers is not None else [row for row in report.layers if _is_call(report, row)]
-    units = {row.name: tuple(unit) if unit is not None else tuple(n // 2 for n in row.output_shape[2:]) for row in rows}
+    where = {row.name: report.unit_axes(row.name) for row in rows}
+    middle = {row.name: tuple(row.output_shape[axis] // 2 for axis in where[row.name]) for row in rows}
+    units = middle if unit is None else {row.name: tuple(unit) for row in rows}
     told = {row.name: report.receptive_field(row.name, units[row.name]) for row in rows}
     seen: dict[str, list[set[int]]] = {row.name: [set() for _ in axes] for row in rows}
     shape = report.input_shapes[0]
     generator = torch.Generator().manual_seed(0)
     image = torch.randn((1, *shape[1:]), generator=generator)
     others = [torch.randn((1, *other[1:]), generator=generator) for other in report.input_shapes[1:]]
-    with _evaluating(report.graph.model) as model, torch.no_grad(), prefer("torch"), _NormsPassed():
+    with _evaluating(report.graph.model) as model, torch.no_grad(), prefer("torch"), _NormsPassed():  # type: ignore[no-untyped-call]
         for number, (_, axis) in enumerate(axes):
             for first in range(0, shape[axis], CHUNK):
                 positions = range(first, min(shape[axis], first + CHUNK))
@@ -96,7 +98,7 @@ def verify(report: Report, layers: Sequence[str] | None = None, unit: Sequence[i
                 more = (other.expand(len(positions), *other.shape[1:]) for other in others)
 
                 def take(name: str, y: Tensor, number: int = number, positions: range = positions) -> None:
-                    hit = y[(slice(None), slice(None), *units[name])].isnan().flatten(1).any(1)
+                    hit = _at(y, where[name], units[name]).isnan().flatten(1).any(1)
                     seen[name][number] |= {p for p, yes in zip(positions, hit.tolist(), strict=True) if yes}
 
                 _run(report, model, rows, (x, *more), take)
@@ -128,7 +130,8 @@ def effective_field(report: Report, layer: str, unit: Sequence[int] | None = Non
     if images < 1:
         raise ArgumentError(build("effective_field", "images from 1 on", images, do="Leave it out for 32."))
     row = _layer(report, layer)
-    place = tuple(unit) if unit is not None else tuple(n // 2 for n in row.output_shape[2:])
+    axes = report.unit_axes(layer)
+    place = tuple(unit) if unit is not None else tuple(row.output_shape[axis] // 2 for axis in axes)
     report.receptive_field(layer, place)  # refuses a unit there is not
     shape = report.input_shapes[0]
     generator = torch.Generator().manual_seed(seed)
@@ -138,9 +141,9 @@ def effective_field(report: Report, layer: str, unit: Sequence[int] | None = Non
             count = min(CHUNK, images - first)
             inputs = [torch.randn((count, *given[1:]), generator=generator) for given in report.input_shapes]
             inputs[0].requires_grad_()
-            made: list[Tensor] = []
-            _run(report, model, [row], tuple(inputs), lambda name, y: made.append(y[(slice(None), slice(None), *place)].sum()))
-            (dx,) = torch.autograd.grad(made[0], inputs[0])
+            made: dict[str, Tensor] = {}
+            _run(report, model, [row], tuple(inputs), made.setdefault)
+            (dx,) = torch.autograd.grad(_at(made[layer], axes, place).sum(), inputs[0])
             total += dx.double().sum(1).square().sum(0)
     return (total / total.max().clamp(min=torch.finfo(torch.float64).tiny)).sqrt().float()
 
@@ -163,8 +166,9 @@ def draw(report: Report, layer: str, path: str | Path, unit: Sequence[int] | Non
     plot.imshow(heat.sqrt().numpy(), cmap="magma", vmin=0, vmax=1)
     if rectangle is not None:
         (top, bottom), (left, right) = rectangle
-        plot.add_patch(Rectangle((left - 0.5, top - 0.5), right - left + 1, bottom - top + 1, fill=False, edgecolor="#5ba3d6", linewidth=1.5))
-        plot.set_title(f"{report.model}, {layer}: what one unit sees\nframe {bottom - top + 1}×{right - left + 1} px; root of its effect", fontsize=10)
+        high, wide = bottom - top + 1, right - left + 1
+        plot.add_patch(Rectangle((left - 0.5, top - 0.5), wide, high, fill=False, edgecolor="#5ba3d6", linewidth=1.5))
+        plot.set_title(f"{report.model}, {layer}: what one unit sees\nframe {high}×{wide} px; root of its effect", fontsize=10)
     figure.savefig(path, dpi=120)
 
 
@@ -194,8 +198,16 @@ def _evaluating(model: Module) -> Iterator[Module]:
             module.training = training
 
 
+def _at(y: Tensor, axes: Sequence[int], place: Sequence[int]) -> Tensor:
+    """The unit at a place on these axes, in all samples and channels."""
+    index: list[Any] = [slice(None)] * y.dim()
+    for axis, at in zip(axes, place, strict=True):
+        index[axis] = at
+    return y[tuple(index)]
+
+
 def _run(
-    report: Report, model: Callable[..., Any], rows: Sequence[Layer], inputs: tuple[Tensor, ...], take: Callable[[str, Tensor], None]
+    report: Report, model: Callable[..., Any], rows: Sequence[Layer], inputs: tuple[Tensor, ...], take: Callable[[str, Tensor], object]
 ) -> None:
     """Runs the model, and hands over what those layers make, at once: later ones may write into it."""
     wanted: dict[tuple[Module, int], str] = {}

@@ -1,1 +1,5 @@
 """The rules, by what they are about. Importing them makes them known."""
+
+from . import decay as decay
+from . import mode as mode
+from . import norm as norm
