@@ -212,6 +212,28 @@ def test_erf_draws_the_unit_that_is_asked_for(tmp_path: Path, monkeypatch: pytes
     assert capsys.readouterr().out.endswith(f"written to {file}\n")
 
 
+# ------------------------------------------------------------------------------------------------------------------- fixes
+
+
+def test_fix_shows_what_mends_the_findings(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "mine_to_inspect.py").write_text(
+        "from torch import nn\ndef net(): return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())\n"
+    )
+    main(["inspect", "mine_to_inspect:net", "--input", "2x3x8x8", "--fix"])
+    told = capsys.readouterr().out.split("\n\n")[-1].splitlines()
+    assert told[:2] == ["--- mine_to_inspect:net", "+++ mine_to_inspect:net, fixed"]
+    assert [line for line in told[2:] if line[0] in "+-"] == [
+        "-  (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))",
+        "+  (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1), bias=False)",
+    ]
+
+
+def test_fix_says_so_where_there_is_nothing_to_mend(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    found(monkeypatch, "warning")
+    assert main([*LENET, "--fix"]) == 0
+    assert capsys.readouterr().out.endswith("\n\nfix: nothing can be mended mechanically\n")
+
+
 # ---------------------------------------------------------------------------------------------------------------- exit codes
 
 

@@ -136,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--task", metavar="TASK", help="for the rules: classification, localisation or segmentation")
     inspect.add_argument("--loss", metavar="NAME", help="what the output goes into, for the rules: of torch.nn, as CrossEntropyLoss")
     inspect.add_argument("--ignore", action="append", default=[], metavar="ID", help="a rule to leave out, as bias-before-norm; repeatable")
+    inspect.add_argument("--fix", action="store_true", help="show what mends those findings that can be mended mechanically, as a diff")
     inspect.add_argument("--strict", action="store_true", help="exit code 1 for warnings too")
     inspect.add_argument("--debug", action="store_true", help="show where in the code a request failed")
     inspect.set_defaults(command=_inspect)
@@ -273,6 +274,8 @@ def _inspect(options: argparse.Namespace) -> int:
             print(f"written to {options.erf[1]}", file=told)
         for line in field:
             print(line, file=told)
+        if options.fix:
+            print("\n" + (report.fix()[1] or "fix: nothing can be mended mechanically"), file=told)
         holds = _verified(report, told) if options.verify else True
     _write(None if to_stdout else options.json, lambda: _json(report.to_dict()), told)
     _write(options.html, report.html, told)
