@@ -109,7 +109,7 @@ def test_colours_come_only_where_they_are_asked_for_and_change_no_text() -> None
     assert "\x1b" not in report.table()
     colored = report.table(color=True)
     assert re.sub(r"\x1b\[\d*m", "", colored) == report.table()
-    assert "\x1b[31m✗\x1b[0m 3: " in colored and "\x1b[33m!\x1b[0m model: " in colored and "\x1b[34m██████\x1b[0m" in colored
+    assert "\x1b[31m✗\x1b[0m 3 (net.py:12): " in colored and "\x1b[33m!\x1b[0m model: " in colored and "\x1b[34m██████\x1b[0m" in colored
 
 
 def test_marks_say_what_is_a_bound_and_what_is_unknown() -> None:

@@ -14,6 +14,7 @@ from . import picture
 from .report import BOUND, UNKNOWN
 
 if TYPE_CHECKING:
+    from .lint import Finding
     from .report import Layer, Report
 
 __all__ = ["markdown", "page", "table"]
@@ -61,6 +62,11 @@ def counted(report: Report) -> str:
     return ", ".join(f"{n} {name}{'s' if n != 1 else ''}" for name, n in counts.items() if n)
 
 
+def code_line(finding: Finding) -> str:
+    """Where in the code it stands, in brackets, if that is known."""
+    return f" ({Path(finding.line).name})" if finding.line else ""
+
+
 def _rows(report: Report) -> list[list[str]]:
     total = report.totals["macs"] or 0
     rows = [["layer", "type", "output", "weight", "parameters", "MACs", "made", "kept", "field", ""]]
@@ -106,7 +112,7 @@ def table(report: Report, width: int = 100, color: bool = False) -> str:
         told += ["", counted(report)]
         for finding in report.findings:
             mark = MARKS[finding.severity]
-            head = f"{mark} {finding.place}: {finding.message} {finding.fix} [{finding.rule}]"
+            head = f"{mark} {finding.place}{code_line(finding)}: {finding.message} {finding.fix} [{finding.rule}]"
             first, *more = textwrap.wrap(head, width, subsequent_indent="  ", break_long_words=False) or [""]
             told += [_colored(mark, finding.severity) + first[len(mark) :] if color else first, *more]
     return "\n".join(told)
@@ -136,7 +142,7 @@ def markdown(report: Report) -> str:
         exact = "?" if layer.macs is None else f"{layer.macs:,}" if layer.macs else ""
         cells = [f"`{row[0]}`", *row[1:5], exact, *row[6:9], share]
         lines.append("| " + " | ".join(cells) + " |")
-    found = [f"- **{f.severity}** `{f.place}`: {f.message} {f.fix} (`{f.rule}`)" for f in report.findings]
+    found = [f"- **{f.severity}** `{f.place}`{code_line(f)}: {f.message} {f.fix} (`{f.rule}`)" for f in report.findings]
     told = [f"- {line}" for line in [*facts(report), *report.notes]]
     return "\n".join([*told, "", *lines, "", ABOUT, *([""] if found else []), *found]) + "\n"
 
@@ -203,9 +209,8 @@ def _findings(report: Report) -> str:
         return ""
     listed = []
     for f in report.findings:
-        line = f" ({escape(Path(f.line).name)})" if f.line else ""
         listed.append(
-            f'<li class="{f.severity}"><em>{f.severity}</em> <b>{escape(f.place)}</b>{line}: {escape(f.message)} {escape(f.fix)}'
+            f'<li class="{f.severity}"><em>{f.severity}</em> <b>{escape(f.place)}</b>{escape(code_line(f))}: {escape(f.message)} {escape(f.fix)}'
             f"<small>{escape(f.rule)}. {escape(f.source)}</small></li>"
         )
     return f"<h2>Findings</h2>\n<p>{counted(report)}</p>\n<ul>\n{chr(10).join(listed)}\n</ul>"

@@ -22,7 +22,7 @@ STYLE = """
 .seen { display: grid; grid-template-columns: minmax(0, 5fr) minmax(0, 6fr); gap: 28px; align-items: center; margin-top: 14px }
 .seen table { margin: 0 }
 .seen td i { display: inline-block; width: 11px; height: 11px; border: 3px solid; margin-right: 8px }
-svg { display: block; width: 100%; max-height: 70vh; border-radius: 4px; background: var(--track) }
+.seen > svg { display: block; width: 100%; max-height: 70vh; border-radius: 4px; background: var(--track) }
 svg .frame { fill: none; stroke-width: 2.5; vector-effect: non-scaling-stroke }
 svg .halo { stroke: #fff; stroke-width: 5; stroke-opacity: .6 }
 svg .edge { fill: none; stroke: var(--soft); stroke-width: 1; vector-effect: non-scaling-stroke }
