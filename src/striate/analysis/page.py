@@ -209,10 +209,9 @@ def _findings(report: Report) -> str:
         return ""
     listed = []
     for f in report.findings:
-        listed.append(
-            f'<li class="{f.severity}"><em>{f.severity}</em> <b>{escape(f.place)}</b>{escape(code_line(f))}: {escape(f.message)} {escape(f.fix)}'
-            f"<small>{escape(f.rule)}. {escape(f.source)}</small></li>"
-        )
+        place = f"<em>{f.severity}</em> <b>{escape(f.place)}</b>{escape(code_line(f))}"
+        told = f"{escape(f.message)} {escape(f.fix)}<small>{escape(f.rule)}. {escape(f.source)}</small>"
+        listed.append(f'<li class="{f.severity}">{place}: {told}</li>')
     return f"<h2>Findings</h2>\n<p>{counted(report)}</p>\n<ul>\n{chr(10).join(listed)}\n</ul>"
 
 
