@@ -19,14 +19,15 @@ MAY_IMPORT = {
     "allocator": set(),
     "tensorfile": {"errors"},
     "text": set(),
+    "sheet": set(),
     "reference": {"window", "moments", "errors"},
     "ops": {"window", "moments", "errors", "reference", "native"},
     "nn": {"window", "moments", "errors", "reference", "native", "ops"},
     "models": {"errors", "nn"},
     "deploy": {"errors", "nn", "ops", "native", "tensorfile"},
     "training": {"errors", "nn", "models", "tensorfile"},
-    "analysis": {"errors", "window", "text", "ops", "nn", "training"},
-    "diagnostics": {"errors", "ops", "nn", "native", "text", "analysis"},
+    "analysis": {"errors", "window", "text", "sheet", "ops", "nn", "training"},
+    "diagnostics": {"errors", "ops", "nn", "native", "text", "sheet", "analysis"},
     "cli": {"errors", "ops", "nn", "models", "training", "diagnostics", "analysis", "native", "allocator", "deploy"},
 }
 

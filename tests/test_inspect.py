@@ -196,6 +196,8 @@ def test_a_shape_without_the_batch_is_one_sample() -> None:
     assert inspect(striate.models.lenet5(), (1, 28, 28)).input_shapes == [(1, 1, 28, 28)]
     assert inspect(nn.Conv1d(2, 3, 3), (2, 9)).input_shapes == [(1, 2, 9)]
     assert inspect(nn.Linear(3, 2), (5, 3)).input_shapes == [(5, 3)]
+    assert inspect(striate.models.mlp_bn().eval(), (784,)).input_shapes == [(1, 784)]
+    assert inspect(striate.models.mlp_bn().eval(), (2, 784)).input_shapes == [(2, 784)], "a norm of (N, C) does not say that it lacks a batch"
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -253,8 +255,9 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(type(p) is nn.Parameter and p.grad is None for p in model.parameters())
 
 
-def test_training_on_one_value_per_channel_is_told_in_evaluation() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4))
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, striate.nn.BatchNorm2d])
+def test_training_on_one_value_per_channel_is_told_in_evaluation(norm: type[nn.Module]) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 8), norm(4))
     report = inspect(model, (1, 3, 8, 8))
     assert report.notes[0] == "Training would fail on this input: a batch norm gets one value per channel. Told for evaluation."
     assert model.training and len(report.layers) == 2

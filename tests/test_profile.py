@@ -610,7 +610,8 @@ NAMED = ", ".join(models.NAMES)
     [
         (
             ["resnet", "--input", "1x3x8x8"],
-            f"profile expects one of {NAMED}, or package.module:callable, got 'resnet'. Choose one of these names, or a callable of your own.",
+            f"profile expects one of {NAMED}, package.module:callable, or a file of striate train, got 'resnet'. "
+            "Choose one of these names, or a callable of your own.",
         ),
         (
             ["nowhere:net", "--input", "4x3"],
@@ -646,11 +647,11 @@ NAMED = ", ".join(models.NAMES)
         ),
         (
             ["lenet5", "--input", "5"],
-            "profile expects --input of a batch and at least one axis more, and at most 2^31 values, got '5'. Write as 16x3x112x112.",
+            "profile expects --input of a batch and at least one axis more, got '5'. Write as 16x3x112x112.",
         ),
         (
             ["lenet5", "--input", "99999x3x99999x99999"],
-            "profile expects --input of a batch and at least one axis more, and at most 2^31 values, got '99999x3x99999x99999'. Write as 16x3x112x112.",
+            "profile expects --input of at most 2^31 values, got '99999x3x99999x99999'. Write as 16x3x112x112.",
         ),
         (
             ["lenet5", "--input", "1x1x9x9"],

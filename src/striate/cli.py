@@ -1,4 +1,7 @@
-"""The command line: parses, calls, prints. Exit codes: 0 done, 2 a request that cannot be meant, 130 stopped by Ctrl-C."""
+"""The command line: parses, calls, prints.
+
+Exit codes: 0 done, 1 inspect has found what is wrong, 2 a request that cannot be meant, 130 stopped by Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,26 @@ import json
 import os
 import shutil
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
 from .errors import ArgumentError, ArgumentTypeError, CheckpointError, DataError, ShapeError, build
 from .models import NAMES
 
+if TYPE_CHECKING:
+    from .analysis.report import Report
+
 __all__ = ["main", "table"]
+
+
+MODEL = f"one of {', '.join(NAMES)}; package.module:callable, which returns a module; or the model.safetensors of striate train"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,11 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     striate 0.1.0
     0
     """
+    options = argparse.Namespace()
     try:
-        options = _parser().parse_args(argv)
+        _parser().parse_args(argv, options)
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
     except (ArgumentError, ArgumentTypeError, CheckpointError, DataError, ShapeError) as error:
+        if getattr(options, "debug", False):
+            traceback.print_exc()
         print(f"striate: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a closed pipe
@@ -98,13 +111,43 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--channels-last", action="store_true", help="x lies in memory with its channels innermost")
     explain.set_defaults(command=_explain)
 
+    inspect = commands.add_parser(
+        "inspect",
+        help="say what a model's layers cost and see, and what is likely a mistake",
+        description="Shapes, parameters, multiply-adds, memory and receptive fields of a model, layer by layer, and likely mistakes, "
+        "before any of it is computed. Exit code 1: there are errors among the findings, or fields that do not hold.",
+    )
+    inspect.add_argument("model", metavar="MODEL", help=MODEL)
+    inspect.add_argument(
+        "--input", required=True, action="append", metavar="CxHxW", help="shape of x, as 3x224x224 or 16x3x224x224; repeatable"
+    )
+    modes = inspect.add_mutually_exclusive_group()
+    modes.add_argument("--eval", action="store_true", help="evaluation mode (default)")
+    modes.add_argument("--train", action="store_true", help="training mode")
+    inspect.add_argument("--markdown", action="store_true", help="Markdown in place of the table")
+    inspect.add_argument("--json", metavar="FILE", help="where to write all of it as JSON; - for standard output, in place of the table")
+    inspect.add_argument("--html", metavar="FILE", help="where to write it as a page")
+    inspect.add_argument("--field", metavar="LAYER", help="also what a unit of that layer sees of the input")
+    inspect.add_argument("--unit", metavar="Y,X", help="which, counted from 0 (default: the middle one)")
+    inspect.add_argument("--erf", nargs=2, metavar=("LAYER", "FILE"), help="draw where in its field a unit's weight lies, as a PNG")
+    inspect.add_argument("--verify", action="store_true", help="compare the fields with what the model does, which runs it often")
+    inspect.add_argument("--batch-size", type=int, metavar="N", help="training's, for the rules (default: the input's)")
+    inspect.add_argument("--object", type=float, metavar="PX", help="how large what is to be recognised is in the input, for the rules")
+    inspect.add_argument("--task", metavar="TASK", help="for the rules: classification, localisation or segmentation")
+    inspect.add_argument("--loss", metavar="NAME", help="what the output goes into, for the rules: of torch.nn, as CrossEntropyLoss")
+    inspect.add_argument("--ignore", action="append", default=[], metavar="ID", help="a rule to leave out, as bias-before-norm; repeatable")
+    inspect.add_argument("--fix", action="store_true", help="show what mends those findings that can be mended mechanically, as a diff")
+    inspect.add_argument("--strict", action="store_true", help="exit code 1 for warnings too")
+    inspect.add_argument("--debug", action="store_true", help="show where in the code a request failed")
+    inspect.set_defaults(command=_inspect)
+
     profile = commands.add_parser(
         "profile",
         help="say where a model's time goes, layer by layer",
         description="Times a model's layers inside training steps on random numbers: by which method each is computed, how near that "
         "is to what the machine can do, and what the next best method of each convolution would cost.",
     )
-    profile.add_argument("model", metavar="MODEL", help=f"one of {', '.join(NAMES)}; or package.module:callable, which returns a module")
+    profile.add_argument("model", metavar="MODEL", help=MODEL)
     profile.add_argument("--input", required=True, metavar="NxCxHxW", help="shape of x, as 16x3x112x112")
     profile.add_argument("--forward-only", action="store_true", help="inference: evaluation mode, no backward")
     order = profile.add_mutually_exclusive_group()
@@ -193,28 +236,158 @@ def _explain(options: argparse.Namespace) -> int:
     return 0
 
 
+def _inspect(options: argparse.Namespace) -> int:
+    import torch
+
+    from .analysis.report import inspect
+
+    shapes = tuple(_shape("inspect", text) for text in options.input)
+    unit, loss = _unit(options), _loss(options.loss)
+    if options.batch_size is not None and options.batch_size < 1:
+        raise ArgumentError(build("inspect", "--batch-size from 1 on", options.batch_size, do="Leave --batch-size out for the input's."))
+    if options.object is not None and not 0 < options.object < float("inf"):
+        raise ArgumentError(build("inspect", "--object of more than 0 px", f"{options.object:g}", do="Leave --object out."))
+    to_stdout = options.json == "-"
+    for path in (None if to_stdout else options.json, options.html, options.erf and options.erf[1]):
+        _check_file("inspect", path)
+    with _current_folder():
+        torch.manual_seed(0)
+        model = _model("inspect", options.model).train(options.train)
+        report = inspect(
+            model,
+            shapes[0] if len(shapes) == 1 else shapes,
+            batch_size=options.batch_size,
+            object_px=options.object,
+            loss=loss,
+            task=options.task,
+            ignore=options.ignore,
+        )
+        report.model = options.model
+        field = _seen(report, options.field, unit) if options.field is not None else []
+        if options.erf is not None:
+            from .diagnostics.field import draw
+
+            draw(report, options.erf[0], options.erf[1], unit)
+        _show(report, options)
+        told = sys.stderr if to_stdout or options.markdown else sys.stdout  # what another program reads stands alone
+        if options.erf is not None:
+            print(f"written to {options.erf[1]}", file=told)
+        for line in field:
+            print(line, file=told)
+        if options.fix:
+            print("\n" + (report.fix()[1] or "fix: nothing can be mended mechanically"), file=told)
+        holds = _verified(report, told) if options.verify else True
+    _write(None if to_stdout else options.json, lambda: _json(report.to_dict()), told)
+    _write(options.html, report.html, told)
+    wrong = ("error", "warning") if options.strict else ("error",)
+    return 0 if holds and not any(finding.severity in wrong for finding in report.findings) else 1
+
+
+def _show(report: Report, options: argparse.Namespace) -> None:
+    if options.json == "-":
+        print(_json(report.to_dict()), end="")
+    elif options.markdown:
+        print(report.markdown(), end="")
+    else:
+        print(report.table(_width(), color=sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
+
+
+def _unit(options: argparse.Namespace) -> tuple[int, ...] | None:
+    if options.unit is None:
+        return None
+    if options.field is None and options.erf is None:
+        raise ArgumentError(build("inspect", "--field or --erf with --unit", "neither", do="Name a layer with --field."))
+    parts = options.unit.split(",")
+    if not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
+        fix = "Write as 3,4, counted from 0."
+        raise ArgumentError(build("inspect", "--unit to be whole numbers with commas between", repr(options.unit), do=fix))
+    return tuple(map(int, parts))
+
+
+def _loss(name: str | None) -> Any:
+    if name is None:
+        return None
+    from torch import nn
+
+    kind: Any = getattr(nn, name, None)
+    is_loss = isinstance(kind, type) and issubclass(kind, nn.modules.loss._Loss)
+    if not is_loss:
+        raise ArgumentError(build("inspect", "--loss to be a loss of torch.nn", repr(name), do="Write as CrossEntropyLoss."))
+    return kind()
+
+
+AXES = {1: ("places",), 2: ("rows", "columns"), 3: ("planes", "rows", "columns")}
+
+
+def _seen(report: Report, layer: str, unit: tuple[int, ...] | None) -> list[str]:
+    """What a unit sees of each input, as lines."""
+    shape = report.layer(layer).output_shape
+    place = unit if unit is not None else tuple(shape[axis] // 2 for axis in report.unit_axes(layer))
+    lines = []
+    for number, shape in enumerate(report.input_shapes):
+        found = report.receptive_field(layer, place, number)
+        if len(found.taps) in AXES:
+            most = "" if found.exact and found.status != "upper bound" else " at most"
+            of = f" of input {number + 1}" if len(report.input_shapes) > 1 else ""
+            lines += ["", f"{layer}{_told_unit(place)} sees{most}{of}"]
+            for name, size, taps in zip(AXES[len(found.taps)], shape[2:], found.taps, strict=True):
+                lines.append(f"  {name:<8} {_runs(taps)}: {len(taps)} of {size}")
+    if not lines:
+        shapes = ", ".join(map(str, report.input_shapes))
+        raise ArgumentError(build("inspect", "an input with axes behind batch and channels", shapes, do="Leave --field out."))
+    return lines
+
+
+def _told_unit(unit: Sequence[int]) -> str:
+    return f", unit {','.join(map(str, unit))}," if unit else ""
+
+
+def _runs(places: Sequence[int]) -> str:
+    """Whole numbers in order, those that follow each other as one.
+
+    >>> _runs((0, 1, 2, 5, 7, 8)), _runs(())
+    ('0 to 2, 5, 7 to 8', 'none')
+    """
+    starts = [k for k in range(len(places)) if k == 0 or places[k] != places[k - 1] + 1]
+    runs = [(places[a], places[b - 1]) for a, b in zip(starts, [*starts[1:], len(places)], strict=False)]
+    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in runs) or "none"
+
+
+def _verified(report: Report, told: Any) -> bool:
+    """Whether all receptive fields are as the model's; says which are not."""
+    from .diagnostics.field import verify
+
+    checked = verify(report)
+    wrong = [one for one in checked if not one.holds]
+    print(f"\nfields compared with the model: {len(checked) - len(wrong)} of {len(checked)} layers hold", file=told)
+    for one in wrong:
+        expected, measured = ("; ".join(map(_runs, places)) for places in (one.expected, one.measured))
+        print(f"  {one.layer}{_told_unit(one.unit)} sees {measured}, where the report has {expected}", file=told)
+    return not wrong
+
+
 def _profile(options: argparse.Namespace) -> int:
     import torch
 
     from .diagnostics.profile import profile
     from .nn.swap import accelerate, restore
 
-    shape = _shape(options.input)
+    shape = _shape("profile", options.input)
+    if len(shape) < 2:
+        expects = "--input of a batch and at least one axis more"
+        raise ArgumentError(build("profile", expects, repr(options.input), do="Write as 16x3x112x112."))
     for option, least in (("top", 1), ("threads", 1)):
         value = getattr(options, option)
         if value is not None and not least <= value <= 1024:
             raise ArgumentError(build("profile", f"--{option} from {least} to 1024", value, do=f"Leave --{option} out."))
     for path in (options.json, options.html):
-        folder = Path(path or ".").parent
-        if path is not None and (Path(path).is_dir() or not os.access(folder, os.W_OK)):
-            why = "a folder" if Path(path).is_dir() else "one in a folder that cannot be written to"
-            raise ArgumentError(build("profile", "a file to write to", why, file=path, do="Name another."))
+        _check_file("profile", path)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(options.threads or threads)
         with _current_folder():
             torch.manual_seed(0)
-            model = _model(options.model).train(not options.forward_only)
+            model = _model("profile", options.model).train(not options.forward_only)
             with warnings.catch_warnings(record=True) as told:
                 model = accelerate(model) if options.accelerate else restore(model) if options.plain else model
             for one in told:
@@ -230,37 +403,60 @@ def _profile(options: argparse.Namespace) -> int:
     finally:
         torch.set_num_threads(threads)
     found = replace(found, model=options.model)
-    columns = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
-    print(found.table(max(80, min(columns, 160)), options.top))
-    files = {options.json: lambda: json.dumps(found.to_dict(), indent=1) + "\n", options.html: found.html}
-    for path, text in files.items():
-        if path is not None:
-            Path(path).write_text(text(), encoding="utf-8")
-            print(f"written to {path}")
+    print(found.table(_width(), options.top))
+    _write(options.json, lambda: _json(found.to_dict()))
+    _write(options.html, found.html)
     return 0
 
 
-def _shape(text: str) -> tuple[int, ...]:
+def _write(path: str | None, text: Callable[[], str], told: Any = None) -> None:
+    """Where a file is asked for; told: the stream that hears of it, standard output if None."""
+    if path is not None:
+        Path(path).write_text(text(), encoding="utf-8")
+        print(f"written to {path}", file=told)
+
+
+def _json(facts: Mapping[str, object]) -> str:
+    return json.dumps(facts, indent=1) + "\n"
+
+
+def _width() -> int:
+    columns = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
+    return max(80, min(columns, 160))
+
+
+def _check_file(where: str, path: str | None) -> None:
+    """Found out before the work, not after it."""
+    folder = Path(path or ".").parent
+    if path is not None and (Path(path).is_dir() or not os.access(folder, os.W_OK)):
+        why = "a folder" if Path(path).is_dir() else "one in a folder that cannot be written to"
+        raise ArgumentError(build(where, "a file to write to", why, file=path, do="Name another."))
+
+
+def _shape(where: str, text: str) -> tuple[int, ...]:
     parts = text.lower().split("x")
     shape = tuple(int(part) for part in parts if part.isascii() and part.isdigit())
     if len(shape) != len(parts) or 0 in shape:
         fix = "Write as 16x3x112x112, the batch first."
-        raise ArgumentError(build("profile", "--input to be whole numbers from 1 on with x between", repr(text), do=fix))
-    if len(shape) < 2 or prod(shape) > 2**31:
-        expects = "--input of a batch and at least one axis more, and at most 2^31 values"
-        raise ArgumentError(build("profile", expects, repr(text), do="Write as 16x3x112x112."))
+        raise ArgumentError(build(where, "--input to be whole numbers from 1 on with x between", repr(text), do=fix))
+    if prod(shape) > 2**31:
+        raise ArgumentError(build(where, "--input of at most 2^31 values", repr(text), do="Write as 16x3x112x112."))
     return shape
 
 
-def _model(text: str) -> Any:
-    """A model of that name, or what ``package.module:callable`` gives."""
+def _model(where: str, text: str) -> Any:
+    """A model of that name, what ``package.module:callable`` gives, or what a file of ``striate train`` holds."""
     from torch.nn import Module
 
     if text in NAMES:
         return NAMES[text]()
+    if text.endswith(".safetensors"):
+        from .training.job import trained
+
+        return trained(text)
     if ":" not in text:
-        expects, fix = f"one of {', '.join(NAMES)}, or package.module:callable", "Choose one of these names, or a callable of your own."
-        raise ArgumentError(build("profile", expects, repr(text), do=fix))
+        expects = f"one of {', '.join(NAMES)}, package.module:callable, or a file of striate train"
+        raise ArgumentError(build(where, expects, repr(text), do="Choose one of these names, or a callable of your own."))
     module, _, name = text.partition(":")
     try:
         made = importlib.import_module(module)
@@ -271,10 +467,10 @@ def _model(text: str) -> Any:
     except Exception as error:  # whatever the code raises that is imported and called
         why = (str(error) or "no more is told").splitlines()[0].rstrip(".")
         fix = "The current folder is searched too."
-        raise ArgumentError(build("profile", f"a model from {text}", f"{type(error).__name__}: {why}", do=fix)) from None
+        raise ArgumentError(build(where, f"a model from {text}", f"{type(error).__name__}: {why}", do=fix)) from error
     if not isinstance(made, Module):
         fix = "Name a function or class that makes one without arguments."
-        raise ArgumentError(build("profile", f"a torch.nn.Module from {text}", type(made).__name__, do=fix))
+        raise ArgumentError(build(where, f"a torch.nn.Module from {text}", type(made).__name__, do=fix))
     return made
 
 

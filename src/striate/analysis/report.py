@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from math import prod
@@ -289,7 +290,7 @@ def inspect(
     try:
         graph = trace(model, example)
     except ShapeError as error:
-        if not (isinstance(model, Module) and model.training and "more than 1 value per channel" in str(error)):
+        if not (isinstance(model, Module) and model.training and re.search("more than (1|one) value per channel", str(error))):
             raise
         modes = [(module, module.training) for module in model.modules()]
         model.eval()
@@ -327,8 +328,9 @@ def _with_batch(model: Any, input: Any) -> Any:
     """A shape without a batch gets one of 1 where the first layer says how many axes there are."""
     if not isinstance(model, Module) or not isinstance(input, (tuple, list)) or not all(type(n) is int for n in input):
         return input
-    first = next((module for module in model.modules() if isinstance(module, torch.nn.modules.conv._ConvNd)), None)
-    return (1, *input) if first is not None and len(input) == len(first.kernel_size) + 1 else input
+    kinds = (torch.nn.modules.conv._ConvNd, torch.nn.Linear)  # a linear layer may stand before the convolutions in the list
+    first = next((module for kind in kinds for module in model.modules() if isinstance(module, kind)), None)
+    return (1, *input) if first is not None and len(input) == len(getattr(first, "kernel_size", ())) + 1 else input
 
 
 class _Rows:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, build
 from ..tensorfile import DTYPES, SUFFIX, Damaged, Place, check_name, encode, read, write
 
-__all__ = ["load", "previous_path", "save"]
+__all__ = ["load", "metadata_of", "previous_path", "save"]
 
 
 def previous_path(path: str | os.PathLike[str]) -> Path:
@@ -70,6 +70,17 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
         for key, tensor in tensors.items():
             state[key].copy_(tensor)
     return metadata
+
+
+def metadata_of(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What was saved with a checkpoint besides the model.
+
+    Raises CheckpointError if the file is missing, damaged or not a checkpoint.
+    """
+    try:
+        return _read(Path(path), None)[1]
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} Give the file of a checkpoint, as runs/lenet5-digits/model.safetensors.") from None
 
 
 def _keep(path: Path, previous: Path) -> None:

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from .. import nn
-from ..errors import ArgumentError, build
+from ..errors import ArgumentError, CheckpointError, build
 from ..models import NAMES, by_name
 from . import checkpoint, figures
 from .data import digits
 from .loop import Epoch, check, evaluate, train
 
-__all__ = ["digit_classifier", "run"]
+__all__ = ["digit_classifier", "run", "trained"]
 
 SHIFT_PX = 2  # LeNet-5, 12 epochs at rate 0.02, mean over seeds 0 to 4: 99.3 % of the test images right, 98.4 % without shifts
 LEAST_PX = {"alexnet": 63, "vgg11_bn": 32, "convnext_tiny": 32}  # models that halve an image of 28 px to nothing
@@ -125,6 +125,23 @@ def run(
     finally:
         torch.set_num_threads(before)
     return metrics
+
+
+def trained(path: str | os.PathLike[str]) -> nn.Sequential:
+    """The model of a run, from the ``model.safetensors`` it wrote.
+
+    Raises CheckpointError for a file that is missing, damaged, or of anything else.
+    """
+    metadata = checkpoint.metadata_of(path)
+    settings = metadata.get("settings")
+    name = settings.get("model") if isinstance(settings, dict) else None
+    if name not in NAMES:
+        got = "a frozen model" if "frozen" in metadata else "one that names no model"
+        fix = "Name what makes the model instead, as package.module:callable."
+        raise CheckpointError(build("load", "a checkpoint of striate train", got, path=path, do=fix))
+    model = digit_classifier(name)
+    checkpoint.load(model, path)
+    return model
 
 
 def _writable(folder: Path) -> Path:

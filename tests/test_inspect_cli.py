@@ -1,0 +1,386 @@
+"""striate inspect: what is printed and written, the exit codes, and one line for each mistake."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import striate
+from striate import models, nn
+from striate.analysis import Report, lint, rules  # noqa: F401  rules are known before tests put others in their place
+from striate.analysis.lint import Context, Finding, Found
+from striate.cli import main
+from striate.diagnostics import field as fields
+from striate.training import checkpoint
+from striate.training.job import digit_classifier
+
+LENET = ["inspect", "lenet5", "--input", "1x28x28"]
+NAMED = ", ".join(models.NAMES)
+
+
+def report_of(*arguments: str, capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    """What ``--json -`` prints."""
+    main(["inspect", *arguments, "--json", "-"])
+    told: dict[str, object] = json.loads(capsys.readouterr().out)
+    return told
+
+
+def write_models(folder: Path) -> None:
+    (folder / "mine_to_inspect.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv = torch.nn.Conv2d(3, 4, 3, padding=2, dilation=2)\n"
+        "    def forward(self, x, y=None):\n"
+        "        if y is not None:\n"
+        "            x = x + y.mean((2, 3), keepdim=True)\n"
+        "        return self.conv(x)\n"
+        "class Broken(Net):\n"
+        "    def forward(self, x):\n"
+        "        raise KeyError('no\\nsuch')\n"
+        "def number(): return 7\n"
+        "def broken(): raise OSError('no\\nfile.')\n"
+    )
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to be in, with models in it."""
+    write_models(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine_to_inspect", raising=False)
+    return tmp_path
+
+
+def found(monkeypatch: pytest.MonkeyPatch, *severities: str) -> None:
+    """Has lint find just these."""
+    told = [Finding(f"a-{severity}", severity, "0", "It is wrong.", "Mend it.", "arithmetic") for severity in severities]
+    monkeypatch.setattr(lint, "lint", lambda report, **more: told)
+
+
+# --------------------------------------------------------------------------------------------------------- what is printed
+
+
+@pytest.mark.parametrize("shape", ["1x28x28", "1X28X28", "2x1x28x28"])
+def test_the_table_is_the_reports_without_control_codes(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["inspect", "lenet5", "--input", shape])
+    told = capsys.readouterr().out
+    sizes = (2 if shape.startswith("2") else 1, 1, 28, 28)
+    report = striate.inspect(models.lenet5().eval(), sizes)
+    assert told == report.table().replace("Sequential:", "lenet5:", 1) + "\n" and "\x1b" not in told
+    assert f"x {sizes[0]}×1×28×28, evaluation mode" in told
+
+
+def test_markdown_and_json_stand_alone_on_standard_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = str(tmp_path / "page.html")
+    main([*LENET, "--markdown", "--html", page, "--field", "3"])
+    printed = capsys.readouterr()
+    report = striate.inspect(models.lenet5().eval(), (1, 1, 28, 28))
+    report.model = "lenet5"
+    assert printed.out == report.markdown() and printed.err.endswith(f"written to {page}\n") and "\n3, unit 7,7, sees\n" in printed.err
+    main([*LENET, "--json", "-", "--html", page, "--verify"])
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == json.loads(json.dumps(report.to_dict())) and "10 of 10 layers hold" in printed.err
+
+
+def test_files_hold_the_report_as_json_and_as_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [str(tmp_path / name) for name in ("report.json", "page.html")]
+    main([*LENET, "--json", files[0], "--html", files[1]])
+    told = capsys.readouterr().out
+    assert told.startswith("lenet5: x ") and told.endswith(f"written to {files[0]}\nwritten to {files[1]}\n")
+    assert json.loads(Path(files[0]).read_text())["totals"]["macs"] == 6_522_000
+    assert "<h1>lenet5</h1>" in Path(files[1]).read_text()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("no_color", "is_colored"), [(None, True), ("", True), ("1", False)])
+def test_a_terminal_gets_colours_unless_no_color_is_set(no_color: str | None, is_colored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("COLUMNS", "90")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_color is not None:
+        monkeypatch.setenv("NO_COLOR", no_color)
+    main(LENET)
+    assert ("\x1b[34m" in screen.getvalue()) == is_colored
+    assert max(map(len, re.sub(r"\x1b\[\d*m", "", screen.getvalue()).splitlines())) <= 90
+
+
+def test_options_reach_the_model_and_the_rules(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    contexts: list[Context] = []
+
+    def look(context: Context) -> list[Found]:
+        contexts.append(context)
+        return []
+
+    monkeypatch.setattr(lint, "RULES", {"looks": lint.Rule("looks", "note", "arithmetic", look)})
+    options = ["--batch-size", "4", "--object", "12.5", "--task", "segmentation", "--loss", "CrossEntropyLoss"]
+    assert main([*LENET, "--train", *options]) == 0
+    (seen,) = contexts
+    assert seen.batch_size == 4 and seen.object_px == 12.5 and seen.task == "segmentation" and seen.graph.training
+    assert type(seen.loss) is torch.nn.CrossEntropyLoss
+    assert "lenet5: x 1×1×28×28, training mode" in capsys.readouterr().out
+    assert main([*LENET, "--eval", "--ignore", "looks"]) == 0
+    assert len(contexts) == 1
+
+
+# ----------------------------------------------------------------------------------------------------- models and their inputs
+
+
+def test_a_callable_in_the_current_folder_gets_several_inputs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = list(sys.path)
+    told = report_of("mine_to_inspect:Net", "--input", "2x3x8x8", "--input", "2x3x5x4", capsys=capsys)
+    assert told["model"] == "mine_to_inspect:Net" and told["input_shapes"] == [[2, 3, 8, 8], [2, 3, 5, 4]]
+    assert sys.path == before
+
+
+def test_the_file_of_a_run_is_the_model_that_was_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(tmp_path / "model.safetensors")
+    for name, parameters in (("lenet5", 1_256_080), ("cnn_bn", None)):
+        model = digit_classifier(name)
+        checkpoint.save(model, file, settings={"model": name})
+        told = report_of(file, "--input", "1x28x28", capsys=capsys)
+        total = told["totals"]["parameters"]  # type: ignore[index]
+        assert total == sum(p.numel() for p in model.parameters()) and parameters in (None, total)
+    assert told["model"] == file and told["mode"] == "evaluation"
+
+
+# ---------------------------------------------------------------------------------------------------------- receptive fields
+
+
+def test_a_units_field_is_printed_axis_by_axis_with_the_holes_of_dilation(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([*LENET, "--field", "5", "--unit", "3,0"])
+    assert capsys.readouterr().out.endswith("\n\n5, unit 3,0, sees\n  rows     6 to 21: 16 of 28\n  columns  0 to 9: 10 of 28\n")
+    main([*LENET, "--field", "9"])
+    assert capsys.readouterr().out.endswith("\n\n9 sees\n  rows     0 to 27: 28 of 28\n  columns  0 to 27: 28 of 28\n")
+    main(["inspect", "mine_to_inspect:Net", "--input", "1x3x8x8", "--input", "1x3x5x4", "--field", "conv", "--unit", "4,0"])
+    assert capsys.readouterr().out.endswith(
+        "\n\nconv, unit 4,0, sees of input 1\n  rows     2, 4, 6: 3 of 8\n  columns  0, 2: 2 of 8\n"
+        "\nconv, unit 4,0, sees of input 2\n  rows     0 to 4: 5 of 5\n  columns  0 to 3: 4 of 4\n"
+    )
+
+
+def test_a_bound_is_said_to_be_one(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "mine_to_inspect.py").write_text("from graphs import Cross")
+    main(["inspect", "mine_to_inspect:Cross", "--input", "1x1x11x12", "--field", "add"])
+    assert capsys.readouterr().out.endswith("add, unit 5,6, sees at most\n  rows     3 to 7: 5 of 11\n  columns  4 to 8: 5 of 12\n")
+
+
+def test_verify_says_how_many_layers_hold(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    found(monkeypatch)
+    assert main([*LENET, "--verify"]) == 0
+    assert capsys.readouterr().out.endswith("\n\nfields compared with the model: 10 of 10 layers hold\n")
+
+
+def test_a_field_that_does_not_hold_is_told_and_gives_exit_code_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def verify(report: Report) -> list[fields.Checked]:
+        places = ((0, 1, 2), (4, 6))
+        return [
+            fields.Checked("0", (1, 5), places, places, True),
+            fields.Checked("3", (1, 5), places, ((0, 1, 2, 3), (4, 6)), True),
+            fields.Checked("5", (), places, ((0, 1, 3), ()), False),
+        ]
+
+    found(monkeypatch)
+    monkeypatch.setattr(fields, "verify", verify)
+    assert main([*LENET, "--verify"]) == 1
+    assert capsys.readouterr().out.endswith(
+        "\nfields compared with the model: 1 of 3 layers hold\n"
+        "  3, unit 1,5, sees 0 to 3; 4, 6, where the report has 0 to 2; 4, 6\n"
+        "  5 sees 0 to 1, 3; none, where the report has 0 to 2; 4, 6\n"
+    )
+
+
+def test_erf_draws_the_unit_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "field.png"
+    asked = []
+    whole = fields.effective_field
+    monkeypatch.setattr(fields, "effective_field", lambda *given: asked.append(given[1:3]) or whole(*given))
+    main([*LENET, "--erf", "3", str(file), "--unit", "2,3"])
+    assert file.read_bytes().startswith(b"\x89PNG") and asked == [("3", (2, 3))]
+    assert capsys.readouterr().out.endswith(f"written to {file}\n")
+
+
+# ------------------------------------------------------------------------------------------------------------------- fixes
+
+
+def test_fix_shows_what_mends_the_findings(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "mine_to_inspect.py").write_text(
+        "from torch import nn\ndef net(): return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())\n"
+    )
+    main(["inspect", "mine_to_inspect:net", "--input", "2x3x8x8", "--fix"])
+    told = capsys.readouterr().out.split("\n\n")[-1].splitlines()
+    assert told[:2] == ["--- mine_to_inspect:net", "+++ mine_to_inspect:net, fixed"]
+    assert [line for line in told[2:] if line[0] in "+-"] == [
+        "-  (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))",
+        "+  (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1), bias=False)",
+    ]
+
+
+def test_fix_says_so_where_there_is_nothing_to_mend(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    found(monkeypatch, "warning")
+    assert main([*LENET, "--fix"]) == 0
+    assert capsys.readouterr().out.endswith("\n\nfix: nothing can be mended mechanically\n")
+
+
+# ---------------------------------------------------------------------------------------------------------------- exit codes
+
+
+@pytest.mark.parametrize(
+    ("severities", "options", "code"),
+    [
+        ([], [], 0),
+        (["note", "warning"], [], 0),
+        (["note"], ["--strict"], 0),
+        (["warning"], ["--strict"], 1),
+        (["error", "note"], [], 1),
+        (["error"], ["--json", "-"], 1),
+    ],
+)
+def test_errors_among_the_findings_give_exit_code_1_and_warnings_if_strict(
+    severities: list[str], options: list[str], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found(monkeypatch, *severities)
+    assert main([*LENET, *options]) == code
+    told = capsys.readouterr().out
+    assert all(f"a-{severity}" in told for severity in severities)
+
+
+INPUT = ["--input", "1x28x28"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["resnet", *INPUT],
+            f"inspect expects one of {NAMED}, package.module:callable, or a file of striate train, got 'resnet'. "
+            "Choose one of these names, or a callable of your own.",
+        ),
+        (
+            ["nowhere:net", *INPUT],
+            "inspect expects a model from nowhere:net, got ModuleNotFoundError: No module named 'nowhere'. The current folder is searched too.",
+        ),
+        (
+            ["mine_to_inspect:broken", *INPUT],
+            "inspect expects a model from mine_to_inspect:broken, got OSError: no. The current folder is searched too.",
+        ),
+        (
+            ["mine_to_inspect:number", *INPUT],
+            "inspect expects a torch.nn.Module from mine_to_inspect:number, got int. "
+            "Name a function or class that makes one without arguments.",
+        ),
+        (
+            ["mine_to_inspect:Broken", *INPUT],
+            "inspect expects a forward that runs on x (1, 1, 28, 28), got KeyError: 'no\\nsuch' (at mine_to_inspect.py:12). "
+            "Give the shape the model is for, batch and channels first.",
+        ),
+        (
+            ["lenet5", "--input", "1x1x9x9"],
+            "inspect expects a forward that runs on x (1, 1, 9, 9), got RuntimeError: mat1 and mat2 shapes cannot be multiplied "
+            "(1x200 and 2450x500). Give the shape the model is for, batch and channels first.",
+        ),
+        (
+            ["lenet5", "--input", "4y3"],
+            "inspect expects --input to be whole numbers from 1 on with x between, got '4y3'. Write as 16x3x112x112, the batch first.",
+        ),
+        (
+            ["lenet5", "--input", "99999x3x99999x99999"],
+            "inspect expects --input of at most 2^31 values, got '99999x3x99999x99999'. Write as 16x3x112x112.",
+        ),
+        (
+            ["none.safetensors", *INPUT],
+            "load expects a sound checkpoint, got No such file or directory. path: none.safetensors. "
+            "Give the file of a checkpoint, as runs/lenet5-digits/model.safetensors.",
+        ),
+        (
+            ["text.safetensors", *INPUT],
+            "load expects a sound checkpoint, got a file of 13 bytes whose header does not fit in it. path: text.safetensors. "
+            "Give the file of a checkpoint, as runs/lenet5-digits/model.safetensors.",
+        ),
+        (
+            ["frozen.safetensors", *INPUT],
+            "load expects a checkpoint of striate train, got a frozen model. path: frozen.safetensors. "
+            "Name what makes the model instead, as package.module:callable.",
+        ),
+        (
+            ["other.safetensors", *INPUT],
+            "load expects a checkpoint of striate train, got one that names no model. path: other.safetensors. "
+            "Name what makes the model instead, as package.module:callable.",
+        ),
+        (["lenet5", *INPUT, "--json", "."], "inspect expects a file to write to, got a folder. file: .. Name another."),
+        (
+            ["lenet5", *INPUT, "--html", "no/such/page.html"],
+            "inspect expects a file to write to, got one in a folder that cannot be written to. file: no/such/page.html. Name another.",
+        ),
+        (["lenet5", *INPUT, "--erf", "3", "."], "inspect expects a file to write to, got a folder. file: .. Name another."),
+        (
+            ["lenet5", *INPUT, "--batch-size", "0"],
+            "inspect expects --batch-size from 1 on, got 0. Leave --batch-size out for the input's.",
+        ),
+        (["lenet5", *INPUT, "--object", "0"], "inspect expects --object of more than 0 px, got 0. Leave --object out."),
+        (["lenet5", *INPUT, "--object", "nan"], "inspect expects --object of more than 0 px, got nan. Leave --object out."),
+        (
+            ["lenet5", *INPUT, "--task", "chess"],
+            "lint expects a task of classification, localisation, segmentation, got 'chess'. Choose one of them, or leave it out.",
+        ),
+        (["lenet5", *INPUT, "--loss", "Conv2d"], "inspect expects --loss to be a loss of torch.nn, got 'Conv2d'. Write as CrossEntropyLoss."),
+        (["lenet5", *INPUT, "--loss", "Nothing"], "inspect expects --loss to be a loss of torch.nn, got 'Nothing'. Write as CrossEntropyLoss."),
+        (
+            ["lenet5", *INPUT, "--unit", "3,4"],
+            "inspect expects --field or --erf with --unit, got neither. Name a layer with --field.",
+        ),
+        (
+            ["lenet5", *INPUT, "--field", "3", "--unit", "3x4"],
+            "inspect expects --unit to be whole numbers with commas between, got '3x4'. Write as 3,4, counted from 0.",
+        ),
+        (
+            ["lenet5", *INPUT, "--field", "3", "--unit", "14,0"],
+            "Report.receptive_field expects unit within (14, 14), got (14, 0). Count from 0 on each axis behind batch and channels.",
+        ),
+        (
+            ["lenet5", *INPUT, "--field", "conv"],
+            "Report.layer expects one of 0, 1, 2, 3, 4, 5, 6, 7 …, got 'conv'. Choose the name of a row.",
+        ),
+        (
+            ["mlp_bn", "--input", "784", "--field", "0"],
+            "inspect expects an input with axes behind batch and channels, got (1, 784). Leave --field out.",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_inspect_says_in_one_line_what_is_wrong(
+    arguments: list[str], told: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "text.safetensors").write_text("no checkpoint")
+    if arguments[0] == "frozen.safetensors":
+        striate.freeze(nn.Linear(2, 1), torch.ones(1, 2)).save(here / "frozen.safetensors")
+    checkpoint.save(nn.Linear(2, 1), here / "other.safetensors", settings=3)
+    assert main(["inspect", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.err == f"striate: {told}\n" and printed.out == ""
+
+
+def test_an_unknown_rule_to_ignore_is_refused_with_those_there_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    known = {name: lint.Rule(name, "note", "arithmetic", lambda context: iter(())) for name in ("one-rule", "another")}
+    monkeypatch.setattr(lint, "RULES", known)
+    assert main([*LENET, "--ignore", "one-rule", "--ignore", "third"]) == 2
+    assert capsys.readouterr().err == "striate: lint expects ids of rules to ignore, got 'third'. There are another, one-rule.\n"
+
+
+def test_debug_shows_where_a_request_failed_before_the_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "mine_to_inspect:broken", *INPUT, "--debug"]) == 2
+    told = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in told and 'mine_to_inspect.py", line 14, in broken' in told
+    assert told.splitlines()[-1].startswith("striate: inspect expects a model from mine_to_inspect:broken, got OSError: no.")
