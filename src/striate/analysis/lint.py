@@ -17,7 +17,7 @@ import torch
 from torch.nn import Module
 
 from ..errors import ArgumentError, build
-from .trace import Call, Graph
+from .trace import Call, Graph, Node
 
 if TYPE_CHECKING:
     from .report import Layer, Report
@@ -31,13 +31,15 @@ TASKS = ("classification", "localisation", "segmentation")
 class Found(NamedTuple):
     """What a rule yields: where, what, how to mend it, and what does so on a model where that is mechanical.
 
-    place: a row's name, "model" or "optimizer"; message: one sentence, with the number; mend: does it to a copy of the model.
+    place: a row's name, "model" or "optimizer"; message: one sentence, with the number; mend: does it to a copy of the model;
+    severity: if it is not the rule's.
     """
 
     place: str
     message: str
     fix: str
     mend: Callable[[Module], None] | None = None
+    severity: str | None = None
 
 
 @dataclass(frozen=True)
@@ -125,22 +127,42 @@ class Context:
                 yield layer, module
 
     @cached_property
+    def _place_of(self) -> dict[int, int]:
+        """Of an operation, by its number, the place of its row in ``layers``."""
+        places: dict[int, int] = {}
+        calls: dict[int, int] = {}
+        for place, layer in enumerate(self.layers):
+            call = self.call(layer)
+            if call is not None:
+                calls[call.index] = place
+            elif layer.value is not None and (node := self.graph.values[layer.value].node) is not None:
+                places[node] = place
+        for one in self.graph.nodes:
+            leaf = self.graph.leaf_of(one)
+            if leaf is not None and leaf.index in calls:
+                places[one.index] = calls[leaf.index]
+        return places
+
+    def row(self, node: Node) -> Layer | None:
+        """The row that an operation is part of; None for what only reads the same values otherwise."""
+        place = self._place_of.get(node.index)
+        return None if place is None else self.layers[place]
+
+    def nodes(self, layer: Layer) -> list[Node]:
+        """The operations that a row stands for."""
+        own = self._place(layer)
+        return [node for node in self.graph.nodes if self._place_of.get(node.index) == own]
+
+    @cached_property
+    def readers(self) -> dict[int, list[Node]]:
+        """For each value the operations that read it."""
+        return self.graph.readers()
+
+    @cached_property
     def _neighbours(self) -> tuple[dict[int, list[Layer]], dict[int, list[Layer]]]:
         """By the rows' places in ``layers``: the rows that made what a row reads, and those that read what it made."""
         from .report import FREE
 
-        place_of: dict[int, int] = {}  # of a node its row
-        for place, layer in enumerate(self.layers):
-            call = self.call(layer)
-            if call is None:
-                node = self.graph.values[layer.value].node if layer.value is not None else None
-                if node is not None:
-                    place_of[node] = place
-        calls = {call.index: place for place, layer in enumerate(self.layers) if (call := self.call(layer)) is not None}
-        for node in self.graph.nodes:
-            leaf = self.graph.leaf_of(node)
-            if leaf is not None:
-                place_of[node.index] = calls[leaf.index]
         made: dict[int, set[int]] = {}  # of a value the rows it comes from, through what only reads it otherwise
         before: dict[int, list[int]] = {place: [] for place in range(len(self.layers))}
         after: dict[int, list[int]] = {place: [] for place in range(len(self.layers))}
@@ -166,7 +188,7 @@ class Context:
             if node is None:
                 break
             sources = set().union(*(made.get(v, set()) for v in node.inputs)) if node.inputs else set()
-            own = place_of.get(node.index)
+            own = self._place_of.get(node.index)
             if own is None or (node.op in FREE and self.graph.leaf_of(node) is None):
                 for value in node.outputs:
                     made[value] = sources
@@ -232,10 +254,11 @@ def lint(
     for one in RULES.values():
         if one.id in ignore:
             continue
-        for place, message, fix, mend in one.find(context):
+        for place, message, fix, mend, severity in one.find(context):
             layer = lines.get(place)
             if layer is None or not _is_ignored(context, layer, one.id):
-                found.append(Finding(one.id, one.severity, place, message, fix, one.source, layer.line if layer is not None else None, mend))
+                line = layer.line if layer is not None else None
+                found.append(Finding(one.id, severity or one.severity, place, message, fix, one.source, line, mend))
     return sorted(found, key=lambda f: (SEVERITIES.index(f.severity), places.get(f.place, len(places))))
 
 
