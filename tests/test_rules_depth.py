@@ -154,6 +154,13 @@ def test_norms_of_the_batch_poolings_of_means_and_flattening_are_linear() -> Non
     assert findings("no-nonlinearity", net, (2, 3, 8, 8)) == [("warning", "5", told)]
 
 
+def test_a_kernel_behind_a_wide_pointwise_convolution_is_told() -> None:
+    net = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 8, 3))
+    assert findings("no-nonlinearity", net, (1, 4, 8, 8)) == [
+        ("warning", "1", "It reads 0 with no nonlinearity between: their 304 weights, 4×4×1×1 and 8×4×3×3, make one linear map.")
+    ]
+
+
 def test_linear_layers_in_a_row_are_told_each() -> None:
     net = nn.Sequential(nn.Linear(4, 9), nn.Linear(9, 9), nn.Linear(9, 3))
     assert findings("no-nonlinearity", net, (1, 4)) == [
@@ -179,6 +186,7 @@ class Gated(nn.Module):
         nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.BatchNorm2d(4), nn.Conv2d(4, 8, 1)),
         nn.Sequential(nn.Conv2d(4, 4, (3, 1)), nn.Conv2d(4, 4, (1, 3))),
         nn.Sequential(nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2), nn.Conv2d(2, 8, 1)),
+        nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 16, 1)),
         nn.Sequential(nn.Conv2d(4, 4, 3), nn.MaxPool2d(2), nn.Conv2d(4, 4, 1)),
         nn.Sequential(nn.Conv2d(4, 8, 2, 2), nn.GroupNorm(1, 8), nn.Conv2d(8, 8, 3)),
         nn.Sequential(Residual(nn.Conv2d(4, 4, 1)), Residual(nn.Conv2d(4, 4, 1))),
@@ -186,7 +194,7 @@ class Gated(nn.Module):
         striate.nn.ConvNormAct2d(4, 4, 3),
         Gated(),
     ],
-    ids=["activation", "separable", "axes", "bottleneck", "maximum", "group norm", "residual", "shuffle", "block", "gate"],
+    ids=["activation", "separable", "axes", "bottleneck", "expansion", "maximum", "group norm", "residual", "shuffle", "block", "gate"],
 )
 def test_maps_that_save_work_and_nonlinear_ones_are_fine(net: nn.Module) -> None:
     assert findings("no-nonlinearity", net, (2, 4, 12, 12)) == []

@@ -63,6 +63,21 @@ def test_fields_of_different_sides_are_judged_by_the_smaller_side() -> None:
     ]
 
 
+def test_attention_sees_objects_whole_and_networks_without_windows_are_not_asked() -> None:
+    class Attending(nn.Module):
+        def __init__(self, attends: bool) -> None:
+            super().__init__()
+            self.conv, self.attends = nn.Conv2d(1, 8, 2, stride=2), attends
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x).flatten(2).transpose(1, 2)
+            return F.scaled_dot_product_attention(y, y, y) if self.attends else y.relu()
+
+    assert findings("field-smaller-than-object", Attending(True), (1, 1, 8, 8), object_px=5) == []
+    assert [place for _, place, _ in findings("field-smaller-than-object", Attending(False), (1, 1, 8, 8), object_px=5)] == ["conv"]
+    assert findings("field-smaller-than-object", nn.ReLU(), (1, 1, 8, 8), object_px=5) == []
+
+
 def test_global_pooling_of_small_fields_is_told_for_classification() -> None:
     net = nn.Sequential(*convolutions(1, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 5))
     assert findings("field-smaller-than-input", net, (1, 2, 16, 16), task="classification") == [
@@ -209,6 +224,7 @@ def test_functions_are_judged_as_layers() -> None:
 # ------------------------------------------------------------------------------------------------------------- windows themselves
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 def test_even_windows_with_padding_move_the_map() -> None:
     assert findings("even-kernel-same-padding", nn.Conv2d(1, 1, 4, padding="same"), (1, 1, 8, 8)) == [
         ("note", "Conv2d", "Its even windows of 4×4, with 1 padded before and 2 behind, move the map by 0.5×0.5 units.")
@@ -321,6 +337,9 @@ def test_a_kernel_larger_than_its_map_lies_on_padding() -> None:
     ]
     assert findings("kernel-larger-than-map", nn.Conv2d(1, 1, 3, padding=1), (1, 1, 1, 1)) == [
         ("warning", "Conv2d", "Of the taps of its 3×3 kernel on a map of 1×1, 89 % fall into the padding.")
+    ]
+    assert findings("kernel-larger-than-map", nn.Conv2d(1, 1, 3, padding=24, dilation=24), (1, 1, 28, 28)) == [
+        ("warning", "Conv2d", "Of the taps of its 3×3 kernel, 49×49 with its dilation, on a map of 28×28, 82 % fall into the padding.")
     ]
 
 

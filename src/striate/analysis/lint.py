@@ -150,8 +150,15 @@ class Context:
 
     def nodes(self, layer: Layer) -> list[Node]:
         """The operations that a row stands for."""
-        own = self._place(layer)
-        return [node for node in self.graph.nodes if self._place_of.get(node.index) == own]
+        return self._nodes[self._place(layer)]
+
+    @cached_property
+    def _nodes(self) -> list[list[Node]]:
+        found: list[list[Node]] = [[] for _ in self.layers]
+        for node in self.graph.nodes:
+            if node.index in self._place_of:
+                found[self._place_of[node.index]].append(node)
+        return found
 
     @cached_property
     def readers(self) -> dict[int, list[Node]]:
@@ -202,7 +209,11 @@ class Context:
         return named[0], named[1]
 
     def _place(self, layer: Layer) -> int:
-        return next(place for place, one in enumerate(self.layers) if one is layer)
+        return self._places[id(layer)]
+
+    @cached_property
+    def _places(self) -> dict[int, int]:
+        return {id(layer): place for place, layer in enumerate(self.layers)}
 
     def before(self, layer: Layer) -> list[Layer]:
         """The rows that made what it reads."""

@@ -199,6 +199,8 @@ def _linear_map(context: Context, layer: Layer) -> _Linear | None:
 def _saves(first: _Linear, second: _Linear) -> bool:
     """Whether two maps are cheaper than the one that they make, as it is meant where one is not followed by an activation."""
     narrow = first.outputs < min(first.inputs, second.outputs)
+    pointwise = prod(first.kernel) == prod(second.kernel) == 1 and bool(first.kernel)  # MobileNet's blocks may keep their width
+    narrow |= pointwise and first.outputs <= first.inputs and first.outputs < second.outputs
     around = [{axis for axis, size in enumerate(one.kernel) if size > 1} for one in (first, second)]
     crossed = bool(around[0]) and bool(around[1]) and not around[0] & around[1]
     return max(first.groups, second.groups) > 1 or narrow or crossed

@@ -11,7 +11,7 @@ import torch
 
 from ...text import sizes
 from ...window import Axis, Field
-from ..cost import CONVOLUTIONS
+from ..cost import ATTENTION, CONVOLUTIONS
 from ..lint import Context, Found, rule
 from ..report import FREE, Layer
 from ..trace import Node
@@ -164,8 +164,9 @@ def early_downsampling(context: Context) -> Iterator[Found]:
     "A. Araujo, W. Norris, J. Sim, \"Computing Receptive Fields of Convolutional Neural Networks\", Distill 2019",
 )
 def field_smaller_than_object(context: Context) -> Iterator[Found]:
-    """A unit that sees a part of an object decides by that part; no unit of any map sees one whole."""
-    if context.object_px is None:
+    """A unit that sees a part of an object decides by that part; no unit of any map sees one whole. Attention unites units."""
+    united = any(node.op.startswith(ATTENTION) or node.op in ("aten.bmm", "aten.baddbmm") for node in context.graph.nodes)
+    if context.object_px is None or united or not _windows(context):
         return
     best: tuple[Layer, list[int]] | None = None
     for layer in context.layers:
@@ -407,17 +408,22 @@ def pooling_in_localisation(context: Context) -> Iterator[Found]:
             )
 
 
-@rule("kernel-larger-than-map", "warning", "arithmetic: taps in the padding multiply zeros")
+@rule(
+    "kernel-larger-than-map",
+    "warning",
+    "L.-C. Chen, G. Papandreou, F. Schroff, H. Adam, \"Rethinking Atrous Convolution for Semantic Image Segmentation\", 2017, section 3.3",
+)
 def kernel_larger_than_map(context: Context) -> Iterator[Found]:
-    """A kernel that is larger than its map lies on padding for the most part: its outer weights are hardly ever trained."""
+    """A kernel that is larger than its map lies on padding for the most part, and taps there multiply zeros."""
     for window in _windows(context):
         if not window.is_convolution or not any(axis.extent > axis.input for axis in window.axes):
             continue
         share = 1 - prod(axis.tap_count / (axis.output * axis.size) for axis in window.axes)
         if share > 0.5:
+            spread = f", {sizes([axis.extent for axis in window.axes])} with its dilation," if _dilation(window) > 1 else ""
             yield Found(
                 window.layer.name,
-                f"Of the taps of its {sizes(window.kernel)} kernel on a map of {sizes([axis.input for axis in window.axes])}, "
+                f"Of the taps of its {sizes(window.kernel)} kernel{spread} on a map of {sizes([axis.input for axis in window.axes])}, "
                 f"{_percent(share)} fall into the padding.",
-                "Use a smaller kernel, fewer strides before it, or larger images.",
+                "Use a smaller kernel or dilation, fewer strides before it, or larger images.",
             )
