@@ -191,6 +191,9 @@ def test_pixels_that_another_branch_sees_are_a_note() -> None:
 
 
 def test_branches_that_skip_the_same_pixels_lose_them() -> None:
+    wave = Beside(nn.Conv1d(1, 1, 1, stride=2), nn.AvgPool1d(1, 2))
+    told = "Its windows skip 50 % of its input, which reach nothing."
+    assert findings("skipped-pixels", wave, (1, 1, 8)) == [("warning", "one", told), ("warning", "other", told)]
     net = Beside(nn.Conv2d(1, 1, 1, stride=2), nn.Conv2d(1, 1, (1, 2), stride=2))
     assert findings("skipped-pixels", net, (1, 1, 8, 8)) == [
         ("warning", "one", "Its windows skip 75 % of its input, and 50 % reach nothing at all."),
@@ -311,6 +314,9 @@ def test_places_that_poolings_forget_are_told_where_they_are_asked_for() -> None
         ("warning", "2", "It makes one vector of 16 places, 4×4, and says nothing of where something was."),
     ]
     assert findings("pooling-in-localisation", net, (1, 2, 16, 16), task="classification") == []
+    assert findings("pooling-in-localisation", nn.MaxPool1d(4, 2), (1, 1, 16), task="segmentation") == [
+        ("warning", "MaxPool1d", "It forgets which of 4 units was the largest, that is where within 4 px something lies.")
+    ]
 
 
 class Decoder(nn.Module):

@@ -68,18 +68,21 @@ def _windows(context: Context) -> list[_Window]:
         dilation = _each(arguments.get("dilation", 1), dims)
         transposed = node.op in CONVOLUTIONS and arguments["transposed"]
         before, after = list(padding), list(padding)
-        maker = graph.values[value].node
-        if maker is not None and PADS.match(graph.nodes[maker].op) and context.row(graph.nodes[maker]) is layer:
-            reads = graph.nodes[maker]
-            margins = reads.arguments["pad" if "pad" in reads.arguments else "padding"]
+        number = graph.values[value].node
+        maker = graph.nodes[number] if number is not None else None
+        if maker is not None and PADS.match(maker.op) and context.row(maker) is layer:
+            margins = maker.arguments["pad" if "pad" in maker.arguments else "padding"]
             for axis in range(len(margins) // 2):
                 before[-1 - axis] += margins[2 * axis]
                 after[-1 - axis] += margins[2 * axis + 1]
-            value = reads.inputs[0]
+            reads, value = maker, maker.inputs[0]
             given = graph.values[value].shape
         source, target = (made, given) if transposed else (given, made)
         numbers = zip(source[-dims:], target[-dims:], kernel, stride, dilation, before, after, strict=True)
-        found.append(_Window(layer, node, reads, value, tuple(Axis(*one) for one in numbers)))
+        axes = tuple(Axis(*one) for one in numbers)
+        if maker is not None and maker.op == "aten.unsqueeze" and POOLING.match(node.op):  # pooling on one axis is done on two
+            value, axes = maker.inputs[0], axes[1:]
+        found.append(_Window(layer, node, reads, value, axes))
     return found
 
 
