@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from striate import inspect
 from striate.analysis import rules  # noqa: F401  makes the rules known
-from striate.analysis.lint import RULES, configured
+from striate.analysis.ignore import configured
+from striate.analysis.lint import RULES
 from striate.errors import ArgumentError
 
 ROOT = Path(__file__).parent.parent
@@ -24,11 +25,12 @@ def network() -> nn.Module:
 
 
 def found(model: nn.Module) -> list[tuple[str, str]]:
-    return [(f.rule, f.place) for f in inspect(model, SHAPE).findings]
+    """What is found of the rule that these networks break."""
+    return [(f.rule, f.place) for f in inspect(model, SHAPE).findings if f.rule == "bias-before-norm"]
 
 
 def test_findings_come_by_severity_and_then_in_the_order_of_the_rows() -> None:
-    assert found(network()) == [("bias-before-norm", "1"), ("norm-eps", "3"), ("groups-are-instance-norm", "0")]
+    assert [(f.rule, f.place) for f in inspect(network(), SHAPE).findings] == [("bias-before-norm", "1"), ("norm-eps", "3"), ("groups-are-instance-norm", "0")]
 
 
 def test_a_finding_as_a_dictionary_has_these_names_and_no_others() -> None:
@@ -52,7 +54,7 @@ def test_every_rule_has_a_section_in_the_documentation_and_a_reason(id: str) -> 
     if not (ROOT / "docs").is_dir():
         pytest.skip("the documentation is not installed, only the checkout has it")
     assert f"\n## {id}\n" in page.read_text(encoding="utf-8")
-    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", id) and RULES[id].source and RULES[id].reason.endswith((".", ")"))
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", id) and RULES[id].source and RULES[id].reason.endswith((".", ")"))
 
 
 def test_an_id_to_ignore_that_no_rule_has_is_refused() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_rules_norm import severities, told
+from findings import severities, told
 from torch import nn
 
 import striate
@@ -24,7 +24,7 @@ def test_decay_on_scales_shifts_and_biases_is_told_with_the_group_that_has_it() 
     message = "weight_decay=0.0005 pulls 3 parameters (26 numbers) towards 0, which are scales, shifts and biases: 1.weight, 1.bias, 4.bias."
     fix = "Give it striate.training.parameter_groups(model, weight_decay=0.0005)."
     assert told(report, "decay-on-norm-or-bias") == [("optimizer", message, fix)]
-    assert severities(report) == {"decay-on-norm-or-bias": "warning", "decay-on-scale-invariant": "note"}
+    assert severities(report, "decay") == {"decay-on-norm-or-bias": "warning", "decay-on-scale-invariant": "note"}
     assert report.findings[0].line is None
 
 
@@ -33,9 +33,9 @@ def test_groups_of_parameter_groups_no_decay_and_no_optimizer_are_right() -> Non
     right = torch.optim.SGD(parameter_groups(model, 5e-4), 0.1)
     none = torch.optim.SGD(model.parameters(), 0.1)
     plain = torch.optim.Rprop(model.parameters())  # has no decay at all
-    assert severities(inspect(model, SHAPE, optimizer=right)) == {"decay-on-scale-invariant": "note"}
+    assert severities(inspect(model, SHAPE, optimizer=right), "decay") == {"decay-on-scale-invariant": "note"}
     for optimizer in (none, plain, None):
-        assert inspect(model, SHAPE, optimizer=optimizer).findings == []
+        assert severities(inspect(model, SHAPE, optimizer=optimizer), "decay") == {}
 
 
 def test_one_bias_is_told_in_the_singular_and_many_are_cut() -> None:
@@ -66,7 +66,7 @@ def test_the_diff_goes_on_with_the_groups() -> None:
     ]
     assert fixed[0].bias is None
     again = inspect(fixed, SHAPE, optimizer=torch.optim.SGD(parameter_groups(fixed, 5e-4), 0.1))
-    assert severities(again) == {"decay-on-scale-invariant": "note"} and again.fix()[1] == ""
+    assert severities(again, "decay") == {"decay-on-scale-invariant": "note"} and again.fix()[1] == ""
 
 
 def test_decay_on_weights_that_a_norm_follows_is_a_note_about_the_learning_rate() -> None:
@@ -125,6 +125,6 @@ def test_parameters_that_are_in_no_group_are_told() -> None:
     message = "2 parameters (645 numbers) of 5 that learn are in none of its groups and stay as they are: 4.weight, 4.bias."
     fix = "Make the optimizer when the model is complete, or add them with add_param_group."
     assert told(report, "parameters-not-in-optimizer") == [("optimizer", message, fix)]
-    assert severities(report) == {"parameters-not-in-optimizer": "warning"}
+    assert severities(report, "decay") == {"parameters-not-in-optimizer": "warning"}
     model[4].requires_grad_(False)
-    assert inspect(model, SHAPE, optimizer=optimizer).findings == []
+    assert severities(inspect(model, SHAPE, optimizer=optimizer), "decay") == {}

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from test_rules_norm import severities, told
+from findings import severities, told
 from torch import nn
 
 import striate
@@ -21,15 +21,15 @@ def network(*more: nn.Module) -> nn.Module:
 
 def test_a_norm_that_trains_in_an_evaluated_model_is_told_and_mended() -> None:
     model = network().eval()
-    assert inspect(model, SHAPE).findings == []
+    assert severities(inspect(model, SHAPE), "norm", "mode") == {}
     model[1].train()
     report = inspect(model, SHAPE)
     message = "It is in training mode and the model is not: each batch it sees moves its running statistics by 0.1 of the way."
     assert told(report, "norm-in-training-mode") == [("1", message, "Call eval() on the model after the last train(), or on this layer.")]
-    assert severities(report) == {"norm-in-training-mode": "warning"}
+    assert severities(report, "norm", "mode") == {"norm-in-training-mode": "warning"}
     fixed, difference = report.fix()
     assert (fixed[1].training, model[1].training, difference) == (False, True, "")  # no repr says a mode
-    assert inspect(fixed, SHAPE).findings == []
+    assert severities(inspect(fixed, SHAPE), "norm", "mode") == {}
     model[1].momentum = None
     assert "statistics by 1/batches of the way." in told(inspect(model, SHAPE), "norm-in-training-mode")[0][1]
 
@@ -41,7 +41,7 @@ def test_the_mode_of_a_norm_that_does_the_same_in_both_is_nothing(norm: nn.Modul
     for model_trains in (True, False):
         model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), norm).train(model_trains)
         norm.train(not model_trains)
-        assert inspect(model, SHAPE).findings == []
+        assert severities(inspect(model, SHAPE), "norm", "mode") == {}
 
 
 def test_dropout_whose_mode_is_not_the_models_is_told_and_mended() -> None:
@@ -50,24 +50,24 @@ def test_dropout_whose_mode_is_not_the_models_is_told_and_mended() -> None:
     report = inspect(model, SHAPE)
     message = "It is in training mode and the model is not: it drops 30 % of what it gets."
     assert told(report, "mixed-modes") == [("3", message, "Call eval() on the model, or on this layer.")]
-    assert severities(report) == {"mixed-modes": "warning"}
-    assert inspect(report.fix()[0], SHAPE).findings == [] and report.fix()[0][3].training is False
+    assert severities(report, "norm", "mode") == {"mixed-modes": "warning"}
+    assert severities(inspect(report.fix()[0], SHAPE), "norm", "mode") == {} and report.fix()[0][3].training is False
     model.train()
     model[3].eval()
     report = inspect(model, SHAPE)
     message = "It is in evaluation mode and the model is not: it drops nothing, where p=0.3 is asked."
     assert told(report, "mixed-modes") == [("3", message, "Call train() on the model, or on this layer.")]
-    assert inspect(report.fix()[0], SHAPE).findings == [] and report.fix()[0][3].training is True
+    assert severities(inspect(report.fix()[0], SHAPE), "norm", "mode") == {} and report.fix()[0][3].training is True
 
 
 def test_an_evaluated_norm_whose_scale_learns_is_told() -> None:
     model = network()
-    assert inspect(model, SHAPE).findings == []
+    assert severities(inspect(model, SHAPE), "norm", "mode") == {}
     model[1].eval()
     report = inspect(model, SHAPE)
     message = "It is in evaluation mode and the model is not: its running statistics stay, and its 8 scales and shifts learn."
     assert told(report, "mixed-modes") == [("1", message, "Call train() on the model, or freeze() on this layer if that is meant.")]
-    assert severities(report) == {"mixed-modes": "warning"} and report.findings[0].mend is None  # which of the two is meant?
+    assert severities(report, "norm", "mode") == {"mixed-modes": "warning"} and report.findings[0].mend is None  # which of the two is meant?
 
 
 def test_a_norm_that_is_frozen_by_eval_thaws_with_the_next_train() -> None:
@@ -77,10 +77,10 @@ def test_a_norm_that_is_frozen_by_eval_thaws_with_the_next_train() -> None:
     message = "It is frozen by eval() alone: with the next train() its 4 running means and variances move again."
     fix = "Call freeze() on striate's batch norm, or eval() on this layer after each train()."
     assert told(report, "frozen-norm-thaws") == [("1", message, fix)]
-    assert severities(report) == {"frozen-norm-thaws": "warning"}
+    assert severities(report, "norm", "mode") == {"frozen-norm-thaws": "warning"}
     fixed, difference = report.fix()
     assert fixed[1].frozen and not model[1].frozen and "frozen=True" in difference
-    assert inspect(fixed, SHAPE).findings == []
+    assert severities(inspect(fixed, SHAPE), "norm", "mode") == {}
     state = copy.deepcopy(fixed[1].state_dict())
     for net, moves in ((fixed, False), (model, True)):
         net.train()(torch.randn(SHAPE))
@@ -91,7 +91,7 @@ def test_a_norm_that_is_frozen_by_eval_thaws_with_the_next_train() -> None:
 def test_torchs_norm_that_thaws_is_told_and_left_to_be_mended_by_hand() -> None:
     model = nn.Sequential(nn.BatchNorm2d(3, affine=False).eval())
     report = inspect(model.train(), SHAPE)
-    assert report.findings == []
+    assert severities(report, "norm", "mode") == {}
     model[0].eval()
     report = inspect(model, SHAPE)
     assert [(f.rule, f.mend) for f in report.findings] == [("frozen-norm-thaws", None)]
@@ -99,12 +99,12 @@ def test_torchs_norm_that_thaws_is_told_and_left_to_be_mended_by_hand() -> None:
 
 def test_batch_statistics_in_evaluation_are_told() -> None:
     model = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False))
-    assert inspect(model, SHAPE).findings == []
+    assert severities(inspect(model, SHAPE), "norm", "mode") == {}
     report = inspect(model.eval(), SHAPE)
     message = "It keeps no running statistics: in evaluation its 3 channels are normalized by what is in the batch."
     fix = "Build it with track_running_stats=True and train it, or use GroupNorm."
     assert told(report, "batch-statistics-at-evaluation") == [("0", message, fix)]
-    assert severities(report) == {"batch-statistics-at-evaluation": "warning"}
+    assert severities(report, "norm", "mode") == {"batch-statistics-at-evaluation": "warning"}
     x = torch.randn(SHAPE)
     assert not torch.allclose(model(x)[:1], model(x[:1]))
-    assert inspect(nn.Sequential(nn.BatchNorm2d(3)).eval(), SHAPE).findings == []
+    assert severities(inspect(nn.Sequential(nn.BatchNorm2d(3)).eval(), SHAPE), "norm", "mode") == {}

@@ -8,20 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from findings import severities, told
 from torch import Tensor, nn
 
 import striate
 from striate import inspect
-from striate.analysis.report import Report
-
-
-def told(report: Report, id: str) -> list[tuple[str, str, str]]:
-    """Where, what and how to mend it, of one rule's findings."""
-    return [(f.place, f.message, f.fix) for f in report.findings if f.rule == id]
-
-
-def severities(report: Report) -> dict[str, str]:
-    return {f.rule: f.severity for f in report.findings}
 
 
 def drawn(model: nn.Module) -> nn.Module:
@@ -41,7 +32,7 @@ def test_a_bias_that_batch_norm_subtracts_is_told_and_one_behind_or_before_a_rel
     assert told(report, "bias-before-norm") == [
         ("0", "The 8 values of its bias do nothing: 1 (BatchNorm2d) subtracts each channel's mean, and the bias with it.", "Build it with bias=False.")
     ]
-    assert severities(report)["bias-before-norm"] == "warning"
+    assert severities(report, "norm")["bias-before-norm"] == "warning"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +137,7 @@ def test_a_bias_before_a_norm_of_several_layers_is_told_and_left_to_be_mended_by
 def test_a_convolution_with_norm_and_activation_in_one_is_seen_through() -> None:
     block = striate.nn.ConvNormAct2d(3, 8, 3, bias=True)
     assert [place for place, _, _ in told(inspect(block, (8, 3, 8, 8)), "bias-before-norm")] == ["conv"]
-    assert inspect(striate.nn.ConvNormAct2d(3, 8, 3), (8, 3, 8, 8)).findings == []
+    assert severities(inspect(striate.nn.ConvNormAct2d(3, 8, 3), (8, 3, 8, 8)), "norm") == {}
 
 
 # ------------------------------------------------------------------------------------------------------------------ what stands before
@@ -162,7 +153,7 @@ def test_a_norm_behind_an_activation_is_a_note_and_one_behind_a_pooling_is_none(
     message = f"BatchNorm2d stands behind {word}: the means and variances of 8 channels it measures are of values that it has bent already."
     fix = "Put the norm before the activation, unless that was tried and is worse."
     assert told(report, "norm-after-activation") == [("2", message, fix)]
-    assert severities(report)["norm-after-activation"] == "note"
+    assert severities(report, "norm")["norm-after-activation"] == "note"
     pooled = nn.Sequential(nn.Conv2d(3, 8, 3), activation, nn.MaxPool2d(2), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1))
     assert told(inspect(pooled, (8, 3, 9, 9)), "norm-after-activation") == []
 
@@ -199,7 +190,7 @@ def test_dropout_before_batch_norms_is_told_with_the_variance_it_adds() -> None:
         "whose outputs are 0.71 of what they should be."
     )
     assert told(report, "dropout-before-batch-norm") == [("1", message, "Drop behind the last batch norm, or not at all.")]
-    assert severities(report)["dropout-before-batch-norm"] == "warning"
+    assert severities(report, "norm")["dropout-before-batch-norm"] == "warning"
     one = inspect(nn.Sequential(nn.Dropout(0.2), nn.Linear(4, 4), nn.BatchNorm1d(4)).eval(), (8, 4))
     message = "p=0.2 stands before 1 batch norm, first 2: for values of mean 0 the running variance is 1.25 times that of evaluation, whose outputs are 0.89 of what they should be."
     assert [m for _, m, _ in told(one, "dropout-before-batch-norm")] == [message]
@@ -237,17 +228,17 @@ def test_few_samples_a_step_are_told_where_they_are_training_s() -> None:
     report = inspect(bottle(), (1, 3, 8, 8), batch_size=4)
     message = "It measures 4 samples at once, 144 values a channel, and fewer than 8 samples are known to cost accuracy."
     assert told(report, "small-batch-norm") == [("1", message, "Use GroupNorm(32, 64), whose statistics are of one sample, or more samples.")]
-    assert severities(report) == {"small-batch-norm": "warning"}
+    assert severities(report, "norm") == {"small-batch-norm": "warning"}
     one = "It measures 1 sample at once, 36 values a channel, and fewer than 8 samples are known to cost accuracy."
     assert [m for _, m, _ in told(inspect(bottle(), (1, 3, 8, 8), batch_size=1), "small-batch-norm")] == [one]
     assert told(inspect(bottle(), (2, 3, 8, 8)), "small-batch-norm")[0][1].startswith("It measures 2 samples at once, 72 values")
 
 
 def test_a_batch_of_one_only_to_look_at_a_model_is_no_mistake() -> None:
-    assert inspect(bottle(), (1, 3, 8, 8)).findings == []
-    assert inspect(bottle().eval(), (2, 3, 8, 8)).findings == []
-    assert inspect(bottle(), (1, 3, 8, 8), batch_size=8).findings == []
-    assert inspect(nn.Sequential(striate.nn.BatchNorm2d(3).freeze()), (2, 3, 8, 8)).findings == []
+    assert severities(inspect(bottle(), (1, 3, 8, 8)), "norm") == {}
+    assert severities(inspect(bottle().eval(), (2, 3, 8, 8)), "norm") == {}
+    assert severities(inspect(bottle(), (1, 3, 8, 8), batch_size=8), "norm") == {}
+    assert severities(inspect(nn.Sequential(striate.nn.BatchNorm2d(3).freeze()), (2, 3, 8, 8)), "norm") == {}
 
 
 def test_sub_batches_of_a_ghost_batch_norm_count_as_batches() -> None:
@@ -289,9 +280,9 @@ def test_one_value_a_channel_is_an_error_where_the_batch_is_said_to_be_one() -> 
     report = inspect(nn.Sequential(nn.Conv2d(3, 64, 8, bias=False), nn.BatchNorm2d(64)), (1, 3, 8, 8), batch_size=1)
     message = "Each of its 64 channels has 1 value a step, which has no variance: training stops here."
     assert told(report, "one-value-norm") == [("1", message, "Train on more samples at once, and drop a last batch of 1.")]
-    assert severities(report) == {"one-value-norm": "error"}
+    assert severities(report, "norm") == {"one-value-norm": "error"}
     model = nn.Sequential(nn.Conv2d(3, 64, 8, bias=False), nn.BatchNorm2d(64))
-    assert inspect(model, (1, 3, 8, 8)).findings == [] and inspect(model, (1, 3, 8, 8), batch_size=8).findings == []
+    assert severities(inspect(model, (1, 3, 8, 8)).findings == [] and inspect(model, (1, 3, 8, 8), batch_size=8), "norm") == {}
     assert inspect(model, (1, 3, 9, 8), batch_size=1).findings[0].rule == "small-batch-norm"
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         model(torch.zeros(1, 3, 8, 8))
@@ -307,7 +298,7 @@ def test_a_group_of_one_value_is_an_error_at_any_batch(norm: nn.Module, shape: t
 
 
 def test_instance_norm_without_a_batch_has_as_many_values_as_places() -> None:
-    assert inspect(nn.Sequential(nn.InstanceNorm1d(4)), (4, 9)).findings == []
+    assert severities(inspect(nn.Sequential(nn.InstanceNorm1d(4)), (4, 9)), "norm") == {}
 
 
 def test_a_norm_that_is_called_again_mixes_statistics() -> None:
@@ -322,7 +313,7 @@ def test_a_norm_that_is_called_again_mixes_statistics() -> None:
     report = inspect(Twice(nn.BatchNorm2d(3)), (8, 3, 8, 8))
     message = "It is called 2 times in a pass: training measures each place by itself, and the running statistics mix them."
     assert told(report, "norm-reused") == [("norm", message, "Give each place a norm of its own.")]
-    assert severities(report) == {"norm-reused": "warning"}
+    assert severities(report, "norm") == {"norm-reused": "warning"}
     for norm in (nn.GroupNorm(1, 3), nn.BatchNorm2d(3, track_running_stats=False), striate.nn.BatchNorm2d(3).freeze(), nn.InstanceNorm2d(3)):
         assert told(inspect(Twice(norm), (8, 3, 8, 8)), "norm-reused") == []
 
@@ -331,7 +322,7 @@ def test_a_norm_as_last_layer_is_told_where_its_output_is_compared() -> None:
     report = inspect(nn.Sequential(nn.Linear(4, 10, bias=False), nn.BatchNorm1d(10)), (8, 4))
     message = "BatchNorm1d is the last layer: its shift and scale are the mean and spread of the 10 outputs over the batch."
     assert told(report, "norm-on-output") == [("1", message, "Leave it out, or put it before the last layer.")]
-    assert severities(report) == {"norm-on-output": "warning"}
+    assert severities(report, "norm") == {"norm-on-output": "warning"}
     maps = nn.Sequential(nn.Conv2d(3, 5, 3, bias=False), nn.GroupNorm(5, 5))
     message = "GroupNorm is the last layer: its shift and scale are the mean and spread of the 5 outputs in each sample."
     assert [m for _, m, _ in told(inspect(maps, (8, 3, 8, 8), task="segmentation"), "norm-on-output")] == [message]
@@ -359,10 +350,10 @@ def test_a_momentum_that_makes_no_average_is_told_and_mended(momentum: float, me
     model = nn.Sequential(nn.BatchNorm2d(3, momentum=momentum))
     report = inspect(model, (8, 3, 8, 8))
     assert told(report, "norm-momentum") == [("0", message, f"Set momentum={meant:g}.")]
-    assert severities(report) == {"norm-momentum": "warning"}
+    assert severities(report, "norm") == {"norm-momentum": "warning"}
     fixed, difference = report.fix()
     assert (fixed[0].momentum, model[0].momentum) == (meant, momentum) and f"momentum={meant}" in difference
-    assert inspect(fixed, (8, 3, 8, 8)).findings == []
+    assert severities(inspect(fixed, (8, 3, 8, 8)), "norm") == {}
 
 
 @pytest.mark.parametrize(
@@ -383,10 +374,10 @@ def test_no_momentum_is_a_cumulative_average_of_batch_norm_and_none_of_instance_
     report = inspect(nn.Sequential(nn.BatchNorm2d(3, momentum=None)), (8, 3, 8, 8))
     message = "momentum=None averages all batches alike: after 1,000 of them the last counts 0.1 %, and so does the first."
     assert told(report, "cumulative-average") == [("0", message, "Set momentum=0.1 to train; None is for measuring again with weights that stay.")]
-    assert severities(report) == {"cumulative-average": "note"}
+    assert severities(report, "norm") == {"cumulative-average": "note"}
     assert severities(inspect(nn.Sequential(nn.BatchNorm2d(3)), (8, 3, 8, 8))) == {}
     instance = nn.Sequential(nn.InstanceNorm2d(3, momentum=None, track_running_stats=True))
-    assert severities(inspect(instance, (8, 3, 8, 8))) == {"norm-momentum": "warning"}
+    assert severities(inspect(instance, (8, 3, 8, 8)), "norm") == {"norm-momentum": "warning"}
     instance(torch.full((2, 3, 4, 4), 5.0))
     assert not instance[0].running_mean.any()
 
@@ -401,7 +392,7 @@ def test_no_momentum_is_a_cumulative_average_of_batch_norm_and_none_of_instance_
 def test_an_eps_that_is_lost_or_decides_is_told_and_mended(eps: float, message: str) -> None:
     report = inspect(nn.Sequential(nn.BatchNorm2d(3, eps=eps), striate.nn.LayerNorm2d(3, eps=eps)), (8, 3, 8, 8))
     assert told(report, "norm-eps") == [("0", message, "Set eps=1e-05."), ("1", message, "Set eps=1e-06.")]
-    assert severities(report) == {"norm-eps": "warning"}
+    assert severities(report, "norm") == {"norm-eps": "warning"}
     fixed, _ = report.fix()
     assert (fixed[0].eps, fixed[1].eps) == (1e-5, 1e-6) and inspect(fixed, (8, 3, 8, 8)).findings == []
 
@@ -417,8 +408,8 @@ def test_an_eps_of_zero_divides_by_zero() -> None:
 
 @pytest.mark.parametrize("eps", [1e-12, 1e-8, 1e-5, 1e-3, 1e-2])
 def test_an_eps_that_is_in_use_is_right(eps: float) -> None:
-    assert inspect(nn.Sequential(nn.BatchNorm2d(3, eps=eps), nn.GroupNorm(1, 3, eps=eps)), (8, 3, 8, 8), ignore=["groups-are-layer-norm"]).findings == []
-    assert inspect(nn.Sequential(nn.RMSNorm(8)), (8, 3, 8)).findings == []  # without an eps
+    assert severities(inspect(nn.Sequential(nn.BatchNorm2d(3, eps=eps), nn.GroupNorm(1, 3, eps=eps)), (8, 3, 8, 8), ignore=["groups-are-layer-norm"]), "norm") == {}
+    assert severities(inspect(nn.Sequential(nn.RMSNorm(8)), (8, 3, 8)), "norm") == {}  # without an eps
 
 
 def test_groups_of_one_channel_and_one_group_of_all_have_names_of_their_own() -> None:
@@ -429,7 +420,7 @@ def test_groups_of_one_channel_and_one_group_of_all_have_names_of_their_own() ->
     assert told(report, "groups-are-layer-norm") == [
         ("1", "1 group of 8 channels is layer norm over channels and places together.", "Leave it if that is meant; LayerNorm2d does it at each place by itself.")
     ]
-    assert severities(report) == {"groups-are-instance-norm": "note", "groups-are-layer-norm": "note"}
+    assert severities(report, "norm") == {"groups-are-instance-norm": "note", "groups-are-layer-norm": "note"}
     x = torch.randn(2, 8, 5, 5)
     torch.testing.assert_close(nn.GroupNorm(8, 8)(x), nn.InstanceNorm2d(8)(x))
     torch.testing.assert_close(nn.GroupNorm(1, 8)(x), nn.LayerNorm([8, 5, 5])(x))

@@ -1,5 +1,8 @@
 """The rules, by what they are about. Importing them makes them known."""
 
 from . import decay as decay
+from . import depth as depth
+from . import head as head
 from . import mode as mode
 from . import norm as norm
+from . import window as window

@@ -1,0 +1,206 @@
+"""Rules about depth: layers that the layers around them make worth less."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from typing import NamedTuple
+
+from ...text import sizes
+from ..cost import CONVOLUTIONS
+from ..lint import Context, Found, rule
+from ..report import FREE, Layer
+from ..trace import Node
+
+PRODUCTS = ("aten.mm", "aten.addmm", "aten.bmm", "aten.baddbmm")
+BATCH_NORM = ("aten.native_batch_norm", "aten._native_batch_norm_legit", "aten._native_batch_norm_legit_no_training")
+NORMS = (*BATCH_NORM, "aten.native_layer_norm", "aten.native_group_norm", "aten._fused_rms_norm")
+PADS = ("aten.constant_pad_nd", "aten.reflection_pad1d", "aten.reflection_pad2d", "aten.replication_pad1d", "aten.replication_pad2d")
+MEANS = ("aten.mean", "aten.avg_pool2d", "aten.avg_pool3d", "aten._adaptive_avg_pool2d", "aten._adaptive_avg_pool3d")
+LINEAR = {*CONVOLUTIONS, *PRODUCTS, *BATCH_NORM, *PADS, *MEANS, "aten.native_dropout"}
+SLOPES = {"aten.sigmoid": 0.25, "aten.sigmoid_": 0.25, "aten.tanh": 0.61, "aten.tanh_": 0.61}
+LEAST = 0.25**4  # of the gradient that saturating activations may leave
+
+
+def _values(context: Context, layer: Layer) -> list[Node]:
+    """The operations of a row that compute what it returns, not what it counts or how it is read."""
+    nodes = context.nodes(layer)
+    floating = [node for node in nodes if node.outputs and context.graph.values[node.outputs[0]].dtype.is_floating_point]
+    return [node for node in floating if node.op not in FREE]
+
+
+# ---------------------------------------------------------------------------------------------------------------------- saturation
+
+
+@rule(
+    "deep-saturation",
+    "warning",
+    "X. Glorot, Y. Bengio, \"Understanding the Difficulty of Training Deep Feedforward Neural Networks\", 2010",
+)
+def deep_saturation(context: Context) -> Iterator[Found]:
+    """The slope of a sigmoid is at most 0.25, of L in a row 0.25^L; that of a tanh is 0.61 in the mean over N(0, 1)."""
+    left: dict[int, tuple[float, int]] = {}  # for each row what remains of the gradient on the best way to it, and of how many slopes
+    worst: tuple[float, int, Layer] | None = None
+    inputs = set(context.graph.inputs)  # and their views
+    for node in context.graph.nodes:
+        if node.op in FREE and inputs & {*node.inputs}:
+            inputs |= {*node.outputs}
+    for layer in context.layers:
+        nodes = _values(context, layer)
+        best = max((left[id(one)] for one in context.before(layer)), default=(1.0, 0))
+        if any(inputs & {*node.inputs} for node in nodes):
+            best = (1.0, 0)
+        if any(node.op in NORMS for node in nodes):
+            best = (1.0, 0)
+        slope = SLOPES.get(nodes[-1].op, 1.0) if nodes else 1.0
+        if slope < 1 and not context.is_output(layer):  # an output's may be part of the loss
+            best = (best[0] * slope, best[1] + 1)
+            if best[0] <= LEAST and (worst is None or best[0] < worst[0]):
+                worst = (*best, layer)
+        left[id(layer)] = best
+    if worst is not None:
+        share, count, layer = worst
+        yield Found(
+            layer.name,
+            f"It is the last of {count} saturating activations without a norm or a shortcut between, whose slopes leave "
+            f"{'at most' if share == 0.25**count else 'about'} {share:.2g} of the gradient.",
+            "Use ReLU, a norm before each, or residual blocks.",
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------------- mixed channels
+
+
+def _convolution(context: Context, layer: Layer) -> Node | None:
+    return next((node for node in context.nodes(layer) if node.op in CONVOLUTIONS), None)
+
+
+def _is_depthwise(context: Context, layer: Layer) -> bool:
+    """Whether each output channel reads one input channel of several, by weights that are learned."""
+    node = _convolution(context, layer)
+    if node is None or layer.weight_shape is None:
+        return False
+    return bool(node.arguments["groups"] == context.graph.values[node.inputs[0]].shape[1] > 1)
+
+
+def _mixes(context: Context, layer: Layer) -> bool:
+    """Whether its outputs read several channels."""
+    node = _convolution(context, layer)
+    if node is not None:
+        return bool(node.arguments["groups"] < context.graph.values[node.inputs[0]].shape[1])
+    return any(one.op in PRODUCTS for one in context.nodes(layer))
+
+
+def _is_linear(context: Context, layer: Layer) -> bool:
+    """Whether it is affine in what it reads, once trained: it does not matter how a norm of the batch gets its statistics."""
+    if layer.type in ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d"):
+        return True
+    return all(one.op in LINEAR for one in _values(context, layer))
+
+
+def _pools_globally(context: Context, layer: Layer) -> bool:
+    shape = context.input_shape(layer)
+    made = layer.output_shape
+    return shape is not None and len(shape) > 2 and shape[:2] == made[:2] and prod(shape[2:]) > 1 == prod(made[2:])
+
+
+@rule("depthwise-without-pointwise", "warning", "A. Howard et al., \"MobileNets\", 2017, section 3.1")
+def depthwise_without_pointwise(context: Context) -> Iterator[Found]:
+    """A depthwise convolution looks around in each channel alone; without a layer that mixes them channels never meet."""
+    if sum(layer.weight_shape is not None and (layer.macs or 0) > 0 for layer in context.layers) < 2:
+        return
+    for layer in context.layers:
+        if not _is_depthwise(context, layer):
+            continue
+        stop = _unmixed(context, layer)
+        if stop is not None:
+            assert layer.weight_shape is not None
+            told = f"Its {layer.weight_shape[0]} channels reach {stop} without being mixed."
+            yield Found(layer.name, told, "Add a 1×1 convolution behind it.")
+
+
+def _unmixed(context: Context, layer: Layer) -> str | None:
+    """What the channels reach if nothing mixes them: the first of the ends of all ways from a row."""
+    ends, seen = [], set()
+    ways = [(layer, False)]  # rows, and whether something on the way there was not linear
+    for one, bent in ways:
+        if context.is_output(one):
+            ends.append("the output")
+        for after in context.after(one):
+            if (id(after), bent) in seen:
+                continue
+            seen.add((id(after), bent))
+            if _mixes(context, after):
+                return None
+            if _pools_globally(context, after):
+                ends.append(f"the pooling {after.name}")
+            elif _is_depthwise(context, after) and (bent or not _is_linear(context, one)):
+                ends.append(f"the next depthwise convolution, {after.name},")
+            else:
+                ways.append((after, bent or not _is_linear(context, after)))
+    return ends[0] if ends else None
+
+
+# --------------------------------------------------------------------------------------------------------------------- linear chains
+
+
+@rule("no-nonlinearity", "warning", "arithmetic: W₂·(W₁·x + b₁) + b₂ = (W₂·W₁)·x + (W₂·b₁ + b₂)")
+def no_nonlinearity(context: Context) -> Iterator[Found]:
+    """Two linear maps in a row are one. Not meant are those that save work: depthwise or grouped, narrow between, one axis each."""
+    for layer in context.layers:
+        first = _linear_map(context, layer)
+        if first is None or not _is_linear(context, layer):
+            continue
+        norms, one, second = [], layer, None
+        while second is None and not context.is_output(one):
+            after = context.after(one)
+            if len(after) != 1 or len(context.before(after[0])) != 1:
+                break
+            one = after[0]
+            second = _linear_map(context, one)
+            if second is None and not _is_linear(context, one):
+                break
+            norms += [one.name] if any(node.op in BATCH_NORM for node in context.nodes(one)) else []
+        if second is None or _saves(first, second):
+            continue
+        through = f" through {', '.join(norms)}, linear too," if norms else ""
+        weights = prod(first.shape) + prod(second.shape)
+        yield Found(
+            one.name,
+            f"It reads {layer.name}{through} with no nonlinearity between: their {weights:,} weights, {sizes(first.shape)} and "
+            f"{sizes(second.shape)}, make one linear map.",
+            "Put an activation between them, or leave one out.",
+        )
+
+
+class _Linear(NamedTuple):
+    """A linear map of channels; shape: of its weights."""
+
+    inputs: int
+    outputs: int
+    groups: int
+    kernel: tuple[int, ...]
+    shape: tuple[int, ...]
+
+
+def _linear_map(context: Context, layer: Layer) -> _Linear | None:
+    """Of a row that is a convolution or a linear layer."""
+    shape, node = layer.weight_shape, _convolution(context, layer)
+    if shape is None:
+        return None
+    if node is not None:
+        channels = [context.graph.values[value].shape[1] for value in (node.inputs[0], node.outputs[0])]
+        return _Linear(channels[0], channels[1], node.arguments["groups"], shape[2:], shape)
+    if [one.op for one in _values(context, layer)] in ([op] for op in PRODUCTS) and len(shape) == 2:
+        return _Linear(shape[1], shape[0], 1, (), shape)
+    return None
+
+
+def _saves(first: _Linear, second: _Linear) -> bool:
+    """Whether two maps are cheaper than the one that they make, as it is meant where one is not followed by an activation."""
+    narrow = first.outputs < min(first.inputs, second.outputs)
+    pointwise = prod(first.kernel) == prod(second.kernel) == 1 and bool(first.kernel)  # MobileNet's blocks may keep their width
+    narrow |= pointwise and first.outputs <= first.inputs and first.outputs < second.outputs
+    around = [{axis for axis, size in enumerate(one.kernel) if size > 1} for one in (first, second)]
+    crossed = bool(around[0]) and bool(around[1]) and not around[0] & around[1]
+    return max(first.groups, second.groups) > 1 or narrow or crossed

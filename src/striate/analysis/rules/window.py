@@ -1,0 +1,432 @@
+"""Rules about windows: what they miss, what they do not need, and how much of the image a unit sees."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from math import ceil, gcd, prod
+from typing import NamedTuple
+
+import torch
+
+from ...text import sizes
+from ...window import Axis, Field
+from ..cost import ATTENTION, CONVOLUTIONS
+from ..lint import Context, Found, rule
+from ..report import FREE, Layer
+from ..trace import Node
+
+POOLING = re.compile(r"aten\.(max|avg)_pool[123]d(_with_indices)?$")
+GLOBAL = re.compile(r"aten\.(_?(adaptive_)?(avg|max)_pool[123]d|(mean|sum|amax)$)")
+PADS = re.compile(r"aten\.(constant_pad_nd|reflection_pad[123]d|replication_pad[123]d)$")
+EARLY, STRIDE, UNITS = 3, 4, 8  # before which convolution, from which stride on, and how many units an object needs there
+SHARE = 0.1  # of the input that a floor may drop before it is more than a note
+
+
+class _Window(NamedTuple):
+    """A layer whose units look through windows.
+
+    node: the convolution or pooling; reads: the same, or the padding that the layer does before it; value: what that reads; axes: with this
+    padding; of a transposed convolution its adjoint's.
+    """
+
+    layer: Layer
+    node: Node
+    reads: Node
+    value: int
+    axes: tuple[Axis, ...]
+
+    @property
+    def is_convolution(self) -> bool:
+        return self.node.op in CONVOLUTIONS and not self.node.arguments["transposed"]
+
+    @property
+    def is_transposed(self) -> bool:
+        return self.node.op in CONVOLUTIONS and bool(self.node.arguments["transposed"])
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        return tuple(axis.size for axis in self.axes)
+
+    @property
+    def looks_around(self) -> bool:
+        return max(self.kernel) > 1
+
+
+def _windows(context: Context) -> list[_Window]:
+    graph, found = context.graph, []
+    for node in graph.nodes:
+        layer = context.row(node)
+        if layer is None or not (node.op in CONVOLUTIONS or POOLING.match(node.op)):
+            continue
+        reads, value = node, node.inputs[0]
+        given, made, arguments = graph.values[value].shape, graph.values[node.outputs[0]].shape, node.arguments
+        kernel = graph.values[node.inputs[1]].shape[2:] if node.op in CONVOLUTIONS else arguments["kernel_size"]
+        dims = len(given) - 2 if node.op in CONVOLUTIONS else int(node.op.split("pool")[1][0])
+        kernel = _each(kernel, dims)
+        stride, padding = _each(arguments["stride"] or kernel, dims), _each(arguments["padding"], dims)
+        dilation = _each(arguments.get("dilation", 1), dims)
+        transposed = node.op in CONVOLUTIONS and arguments["transposed"]
+        before, after = list(padding), list(padding)
+        number = graph.values[value].node
+        maker = graph.nodes[number] if number is not None else None
+        if maker is not None and PADS.match(maker.op) and context.row(maker) is layer:
+            margins = maker.arguments["pad" if "pad" in maker.arguments else "padding"]
+            for axis in range(len(margins) // 2):
+                before[-1 - axis] += margins[2 * axis]
+                after[-1 - axis] += margins[2 * axis + 1]
+            reads, value = maker, maker.inputs[0]
+            given = graph.values[value].shape
+        source, target = (made, given) if transposed else (given, made)
+        numbers = zip(source[-dims:], target[-dims:], kernel, stride, dilation, before, after, strict=True)
+        axes = tuple(Axis(*one) for one in numbers)
+        if maker is not None and maker.op == "aten.unsqueeze" and POOLING.match(node.op):  # pooling on one axis is done on two
+            value, axes = maker.inputs[0], axes[1:]
+        found.append(_Window(layer, node, reads, value, axes))
+    return found
+
+
+def _each(given: int | list[int] | tuple[int, ...], dims: int) -> list[int]:
+    listed = [given] if isinstance(given, int) else list(given)
+    return listed * dims if len(listed) == 1 else listed
+
+
+def _fields(context: Context, value: int, everything: bool = True) -> list[Field] | None:
+    """Of a map's units, on each axis of the input; None for what is no map. everything: with what is seen through global means."""
+    fields, found = context.report.fields, []
+    axes = context.report.axes()
+    places = [fields.place(value, axis) for axis in axes]
+    if not places or any(place is None for place in places) or max(place.size for place in places if place is not None) < 2:
+        return None
+    for axis, place in zip(axes, places, strict=True):
+        extent = fields.extent(value, axis)
+        assert extent is not None and place is not None
+        found.append(extent.field if everything else fields.states[value].fields[axis][place])
+    return found
+
+
+def _image(context: Context) -> list[int]:
+    return [context.report.fields.size(axis) for axis in context.report.axes()]
+
+
+def _readers(context: Context, value: int) -> list[Node]:
+    """What computes with a tensor, also through views of it."""
+    found = []
+    for node in context.readers.get(value, []):
+        found += [one for output in node.outputs for one in _readers(context, output)] if node.op in FREE else [node]
+    return found
+
+
+def _percent(share: float) -> str:
+    """In whole percents, never all or nothing by rounding.
+
+    >>> _percent(0.125), _percent(0.001), _percent(0.999), _percent(1)
+    ('12 %', 'under 1 %', 'over 99 %', '100 %')
+    """
+    if 0 < share < 0.01 or 0.99 < share < 1:
+        return "under 1 %" if share < 0.5 else "over 99 %"
+    return f"{100 * share:.0f} %"
+
+
+def _units(numbers: list[float]) -> str:
+    return "×".join(f"{n:.3g}" for n in numbers)
+
+
+# ------------------------------------------------------------------------------------------------------------- fields and objects
+
+
+@rule("early-downsampling", "warning", "K. He et al., \"Deep Residual Learning for Image Recognition\", 2016, sections 4.1 and 4.2")
+def early_downsampling(context: Context) -> Iterator[Found]:
+    """A map that is coarse before its layers have seen shapes cannot tell them any more: each stride halves what an object has."""
+    if context.object_px is None:
+        return
+    convolutions = [window for window in _windows(context) if window.is_convolution and window.looks_around]
+    if len(convolutions) < EARLY:
+        return
+    fields = _fields(context, convolutions[EARLY - 1].value)
+    if fields is None:
+        return
+    jumps = [float(field.jump) for field in fields]
+    left = [context.object_px / jump for jump in jumps if jump]
+    if max(jumps) < STRIDE or not left or min(left) >= UNITS:
+        return
+    made = [(layer, _fields(context, layer.value)) for layer in context.layers if layer.value is not None]
+    first = next(layer for layer, seen in made if seen is not None and max(field.jump for field in seen) >= STRIDE)
+    coarsest = max(float(field.jump) for _, seen in made if seen is not None for field in seen)
+    yield Found(
+        first.name,
+        f"The stride is {_units(jumps)} before the third convolution, where an object of {context.object_px:g} px covers "
+        f"{_units(left)} units, and {context.object_px / coarsest:.3g} of the coarsest map.",
+        "Take strides and poolings out of the first layers, or give larger images.",
+    )
+
+
+@rule(
+    "field-smaller-than-object",
+    "warning",
+    "A. Araujo, W. Norris, J. Sim, \"Computing Receptive Fields of Convolutional Neural Networks\", Distill 2019",
+)
+def field_smaller_than_object(context: Context) -> Iterator[Found]:
+    """A unit that sees a part of an object decides by that part; no unit of any map sees one whole. Attention unites units."""
+    united = any(node.op.startswith(ATTENTION) or node.op in ("aten.bmm", "aten.baddbmm") for node in context.graph.nodes)
+    if context.object_px is None or united or not _windows(context):
+        return
+    best: tuple[Layer, list[int]] | None = None
+    for layer in context.layers:
+        fields = _fields(context, layer.value) if layer.value is not None else None
+        if fields is not None and (best is None or min(f.size for f in fields) > min(best[1])):
+            best = layer, [f.size for f in fields]
+    if best is not None and min(best[1]) < context.object_px:
+        yield Found(
+            best[0].name,
+            f"Its units see {sizes(best[1])} px, more than those of any other map and less than an object of {context.object_px:g} px.",
+            "Add layers, strides or dilation before the head.",
+        )
+
+
+@rule(
+    "field-smaller-than-input",
+    "note",
+    "W. Brendel, M. Bethge, \"Approximating CNNs with Bag-of-local-Features Models Works Surprisingly Well on ImageNet\", 2019",
+)
+def field_smaller_than_input(context: Context) -> Iterator[Found]:
+    """Behind a global pooling a class is a sum over places: what lies further apart than one field is counted, but not how it lies."""
+    if context.task != "classification" or context.object_px is not None:
+        return
+    pooled = [(layer, fields) for layer, fields, _ in _globally_pooled(context)]
+    image = _image(context)
+    for layer, fields in pooled[-1:]:
+        seen = [field.size for field in fields]
+        if any(field < size for field, size in zip(seen, image, strict=True)):
+            yield Found(
+                layer.name,
+                f"It pools units that see {sizes(seen)} px each of an image of {sizes(image)}.",
+                "Give object_px to have it compared with what is to be recognised, or add layers before the pooling.",
+            )
+
+
+def _globally_pooled(context: Context) -> Iterator[tuple[Layer, list[Field], int]]:
+    """Rows that make of a map a vector, the fields of the map and the map, in order."""
+    for node in context.graph.nodes:
+        layer = context.row(node)
+        if layer is None or not node.inputs or not GLOBAL.match(node.op):
+            continue
+        fields = _fields(context, node.inputs[0])
+        if fields is not None and _fields(context, node.outputs[0]) is None:
+            yield layer, fields, node.inputs[0]
+
+
+@rule("unproductive-layers", "note", "M. L. Richter et al., \"(Input) Size Matters for CNN Classifiers\", 2021")
+def unproductive_layers(context: Context) -> Iterator[Found]:
+    """Where each input of a convolution has seen the whole image, a larger field adds padding: such layers often add little accuracy."""
+    image, found, total = _image(context), [], 0
+    for window in _windows(context):
+        if not window.is_convolution or not window.looks_around:
+            continue
+        total += 1
+        fields = _fields(context, window.value, everything=False)
+        if fields is not None and all(field.size > size for field, size in zip(fields, image, strict=True)):
+            found.append((window.layer, fields))
+    if found:
+        layer, fields = found[0]
+        few = f"the first of {len(found)}" if len(found) > 1 else "the only one"
+        yield Found(
+            layer.name,
+            f"It is {few} of {total} convolutions whose inputs see more than the image already: "
+            f"{sizes([f.size for f in fields])} px of {sizes(image)}.",
+            "Give larger images, or leave out strides or layers, and compare.",
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------ what no window sees
+
+
+def _reached(axis: Axis) -> set[int]:
+    return {position for output in range(axis.output) for position in axis.taps(output)}
+
+
+def _skips(axis: Axis) -> bool:
+    """Whether it leaves out positions between those it looks at."""
+    reached = _reached(axis)
+    return bool(reached) and len(reached) < max(reached) - min(reached) + 1
+
+
+@rule("dropped-rows", "note", "arithmetic: windows start every stride, and the last that fits ends before the input does")
+def dropped_rows(context: Context) -> Iterator[Found]:
+    """⌊(input + padding - extent)/stride⌋ leaves a remainder, and the rows and columns of it reach nothing."""
+    for window in _windows(context):
+        if window.is_transposed or any(map(_skips, window.axes)):
+            continue
+        names = ("positions",) if len(window.axes) == 1 else ("planes", "rows", "columns")[-len(window.axes) :]
+        told, kept = [], 1.0
+        for name, axis in zip(names, window.axes, strict=True):
+            left = axis.input - 1 - max(_reached(axis), default=axis.input - 1)
+            if left > 0 and axis.stride > 1:
+                told.append(f"{left} of {axis.input} {name}")
+                kept *= 1 - left / axis.input
+        if told:
+            yield Found(
+                window.layer.name,
+                f"Its windows end before the last {' and '.join(told)}: {_percent(1 - kept)} of its input reaches nothing.",
+                "Pad, use ceil_mode, or choose an input whose size the strides divide.",
+                severity="warning" if 1 - kept >= SHARE else None,
+            )
+
+
+@rule(
+    "skipped-pixels",
+    "warning",
+    "T. He et al., \"Bag of Tricks for Image Classification with Convolutional Neural Networks\", 2019, section 4",
+)
+def skipped_pixels(context: Context) -> Iterator[Found]:
+    """A stride larger than the window's extent leaves gaps; with dilation a factor that both have in common leaves them too."""
+    windows = [window for window in _windows(context) if not window.is_transposed]
+    for window in windows:
+        if not any(map(_skips, window.axes)):
+            continue
+        whole = prod(axis.input for axis in window.axes)
+        skipped = whole - prod(len(_reached(axis)) for axis in window.axes)
+        beside = [other for other in windows if other.value == window.value]
+        others = {node.index for node in _readers(context, window.value)} - {other.reads.index for other in beside}
+        missed = torch.ones([axis.input for axis in window.axes], dtype=torch.bool)
+        for other in beside:
+            seen = torch.ones_like(missed)
+            for number, axis in enumerate(other.axes):
+                on = torch.zeros(axis.input, dtype=torch.bool)
+                on[list(_reached(axis))] = True
+                seen &= on.reshape([-1 if k == number else 1 for k in range(len(other.axes))])
+            missed &= ~seen
+        lost = 0 if others or window.value in context.graph.outputs else int(missed.sum())
+        told = f"Its windows skip {_percent(skipped / whole)} of its input"
+        if lost:
+            more = f", and {_percent(lost / whole)} reach nothing at all." if lost < skipped else ", which reach nothing."
+            yield Found(window.layer.name, told + more, "Use a kernel of at least the stride, or pool first.")
+        else:
+            fix = "Average by the stride before it, as ResNet-D does; leave it where trained weights are loaded."
+            yield Found(window.layer.name, told + ", which other branches see.", fix, severity="note")
+
+
+# ------------------------------------------------------------------------------------------------------------- windows themselves
+
+
+@rule("even-kernel-same-padding", "note", "arithmetic: the middle of unit o's window lies at o + (extent - 1)/2 - padding before it")
+def even_kernel_same_padding(context: Context) -> Iterator[Found]:
+    """An even window has no middle value: a padded one of stride 1 moves the map by half a unit, and layers add that up."""
+    for window in _windows(context):
+        if window.is_transposed or any(node.op == "aten.slice" for node in context.readers.get(window.node.outputs[0], [])):
+            continue  # what is cut afterwards is moved on purpose
+        moved = [(axis.extent - 1) / 2 - axis.before if axis.stride == 1 and axis.before + axis.after else 0.0 for axis in window.axes]
+        if any(move % 1 for move in moved):
+            at = window.axes[max(range(len(moved)), key=lambda k: moved[k] % 1)]
+            yield Found(
+                window.layer.name,
+                f"Its even windows of {sizes(window.kernel)}, with {at.before} padded before and {at.after} behind, move the map by "
+                f"{_units([abs(move) for move in moved])} units.",
+                "Use an odd kernel.",
+                severity="warning" if context.task in ("localisation", "segmentation") else None,
+            )
+
+
+@rule("gridding", "warning", "P. Wang et al., \"Understanding Convolution for Semantic Segmentation\", 2018, section 3.2")
+def gridding(context: Context) -> Iterator[Found]:
+    """Stacked dilations with a common factor never meet the positions between: neighbouring units are made of separate pixels."""
+    windows = {id(window.layer): window for window in _windows(context) if window.is_convolution or window.is_transposed}
+    dilated = {place: window for place, window in windows.items() if _dilation(window) > 1}
+    if len(dilated) < 2:
+        return
+    ahead: dict[int, set[int]] = {}  # for each row the convolutions that come before it
+    followed: set[int] = set()
+    for layer in context.layers:
+        ahead[id(layer)] = set().union(*(ahead.get(id(one), set()) | ({id(one)} & set(windows)) for one in context.before(layer)))
+        if id(layer) in windows:
+            followed |= ahead[id(layer)]
+    for place, window in windows.items():
+        stacked = [dilated[one] for one in windows if one in dilated and (one == place or one in ahead[place])]
+        if place in followed or len(stacked) < 2 or _fields(context, window.node.outputs[0]) is None:
+            continue
+        seen = context.report.receptive_field(window.layer.name)
+        if seen.rectangle is None:
+            continue
+        sides = [last - first + 1 for first, last in seen.rectangle]
+        taps = prod(map(len, seen.taps))
+        if taps < prod(sides):
+            dilations = [_dilation(one) for one in stacked]
+            factor = gcd(*dilations)
+            common = f" have the factor {factor} in common" if factor > 1 else " leave holes"
+            yield Found(
+                stacked[-1].layer.name,
+                f"The dilations {', '.join(map(str, dilations))}{common}: a unit sees {taps} of the {prod(sides)} pixels in its field of "
+                f"{sizes(sides)}.",
+                "Choose dilations such as 1, 2, 5, without a common factor and beginning with 1.",
+            )
+
+
+def _dilation(window: _Window) -> int:
+    return max(axis.dilation if axis.size > 1 else 1 for axis in window.axes)
+
+
+@rule("checkerboard", "warning", "A. Odena, V. Dumoulin, C. Olah, \"Deconvolution and Checkerboard Artifacts\", Distill 2016")
+def checkerboard(context: Context) -> Iterator[Found]:
+    """Where the stride does not divide the kernel, outputs of a transposed convolution are sums of different numbers of taps."""
+    for window in _windows(context):
+        if not window.is_transposed:
+            continue
+        counts = [[len(taps) for taps in axis.look_back.positions] for axis in window.axes]
+        if any(min(of) != max(of) for of in counts):
+            strides = [axis.stride for axis in window.axes]
+            better = [ceil(axis.size / axis.stride) * axis.stride for axis in window.axes]
+            yield Found(
+                window.layer.name,
+                f"Its kernel of {sizes(window.kernel)} is no multiple of its stride of {sizes(strides)}: outputs are sums of "
+                f"{prod(map(min, counts))} to {prod(map(max, counts))} taps, in a pattern that shows.",
+                f"Use a kernel of {sizes(better)}, or an upsampling and a convolution.",
+            )
+
+
+@rule("pooling-in-localisation", "warning", "V. Badrinarayanan, A. Kendall, R. Cipolla, \"SegNet\", 2017, section 3")
+def pooling_in_localisation(context: Context) -> Iterator[Found]:
+    """A maximum says what was there and not where, a mean over all places neither; where places are asked for they are lost."""
+    if context.task not in ("localisation", "segmentation"):
+        return
+    for window in _windows(context):
+        if not window.node.op.startswith("aten.max_pool") or all(axis.stride == 1 for axis in window.axes):
+            continue
+        places = [node for output in window.node.outputs[1:] for node in _readers(context, output)]
+        fields = _fields(context, window.value)
+        if places or fields is None or len(_readers(context, window.value)) > 1:
+            continue  # they are handed on, or the map itself is
+        within = [float(axis.size * field.jump) for axis, field in zip(window.axes[-len(fields) :], fields, strict=True)]
+        yield Found(
+            window.layer.name,
+            f"It forgets which of {sizes(window.kernel)} units was the largest, that is where within {_units(within)} px something lies.",
+            "Use a convolution of the same stride, or hand the map on to a decoder.",
+        )
+    for layer, _, value in _globally_pooled(context):
+        if len(_readers(context, value)) == 1:
+            shape = context.graph.values[value].shape[2:]
+            yield Found(
+                layer.name,
+                f"It makes one vector of {prod(shape)} places, {sizes(shape)}, and says nothing of where something was.",
+                "Flatten a narrow map instead, or predict on the map.",
+            )
+
+
+@rule(
+    "kernel-larger-than-map",
+    "warning",
+    "L.-C. Chen, G. Papandreou, F. Schroff, H. Adam, \"Rethinking Atrous Convolution for Semantic Image Segmentation\", 2017, section 3.3",
+)
+def kernel_larger_than_map(context: Context) -> Iterator[Found]:
+    """A kernel that is larger than its map lies on padding for the most part, and taps there multiply zeros."""
+    for window in _windows(context):
+        if not window.is_convolution or not any(axis.extent > axis.input for axis in window.axes):
+            continue
+        share = 1 - prod(axis.tap_count / (axis.output * axis.size) for axis in window.axes)
+        if share > 0.5:
+            spread = f", {sizes([axis.extent for axis in window.axes])} with its dilation," if _dilation(window) > 1 else ""
+            yield Found(
+                window.layer.name,
+                f"Of the taps of its {sizes(window.kernel)} kernel{spread} on a map of {sizes([axis.input for axis in window.axes])}, "
+                f"{_percent(share)} fall into the padding.",
+                "Use a smaller kernel or dilation, fewer strides before it, or larger images.",
+            )

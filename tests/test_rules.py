@@ -1,0 +1,42 @@
+"""What holds for all rules: a section in the documentation, and messages on odd models."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from graphs import GRAPHS
+from torch import nn
+
+from striate.analysis import inspect, rules
+from striate.analysis.lint import RULES
+
+DOCS = Path(__file__).parent.parent / "docs" / "lint"
+MODULES = sorted({rule.find.__module__.rpartition(".")[2] for rule in RULES.values()})
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_page_has_a_section_for_each_rule_of_its_module_and_no_other(module: str) -> None:
+    ids = {rule.id for rule in RULES.values() if rule.find.__module__ == f"{rules.__name__}.{module}"}
+    assert set(re.findall(r"^## (.+)$", (DOCS / f"{module}.md").read_text(encoding="utf-8"), re.M)) == ids
+
+
+@pytest.mark.parametrize("task", ["localisation", "classification", "segmentation"])
+def test_messages_on_odd_graphs_are_sentences_with_a_number(task: str) -> None:
+    losses = (nn.CrossEntropyLoss(), nn.NLLLoss(), nn.BCEWithLogitsLoss(), None)
+    told = [
+        finding
+        for place, (make, input) in enumerate(GRAPHS.values())
+        for finding in inspect(make(), input, object_px=20, task=task, loss=losses[place % 4]).findings
+    ]
+    assert len(told) > 10
+    for finding in told:
+        assert re.fullmatch(r"[A-Z].*\d.*\.", finding.message) and finding.fix.endswith("."), finding
+
+
+def test_inputs_without_a_batch_and_of_no_samples_are_judged() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 1, 1, 2), nn.MaxPool2d(2))
+    by_batch = [{f.rule for f in inspect(net, torch.zeros(*batch, 1, 9, 9), task="localisation").findings} for batch in ((), (0,), (3,))]
+    assert all({"skipped-pixels", "dropped-rows", "pooling-in-localisation"} <= found for found in by_batch)

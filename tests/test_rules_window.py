@@ -1,0 +1,366 @@
+"""Lint rules about windows: each with a network that has the mistake and one near it that has not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from findings import findings
+from torch import Tensor, nn
+
+import striate
+from striate.analysis.lint import RULES
+from striate.analysis.rules import window  # noqa: F401  fills RULES
+
+
+def convolutions(*strides: int, channels: int = 2) -> list[nn.Module]:
+    return [nn.Conv2d(channels, channels, 3, stride, padding=1) for stride in strides]
+
+
+class Beside(nn.Module):
+    """Two branches on one map."""
+
+    def __init__(self, one: nn.Module, other: nn.Module) -> None:
+        super().__init__()
+        self.one, self.other = one, other
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one(x) + self.other(x)
+
+
+# ------------------------------------------------------------------------------------------------------------- fields and objects
+
+
+def test_a_stride_of_4_before_the_third_convolution_leaves_few_units_of_a_small_object() -> None:
+    net = nn.Sequential(*convolutions(2, 2, 1, 2))
+    assert findings("early-downsampling", net, (1, 2, 64, 64), object_px=20) == [
+        ("warning", "1", "The stride is 4×4 before the third convolution, where an object of 20 px covers 5×5 units, and 2.5 of the coarsest map.")
+    ]
+
+
+def test_later_strides_larger_objects_and_unknown_ones_are_no_early_downsampling() -> None:
+    early, late = nn.Sequential(*convolutions(2, 2, 1, 2)), nn.Sequential(*convolutions(2, 1, 2, 2))
+    assert findings("early-downsampling", late, (1, 2, 64, 64), object_px=20) == []
+    assert findings("early-downsampling", early, (1, 2, 64, 64), object_px=32) == []
+    assert findings("early-downsampling", early, (1, 2, 64, 64)) == []
+    assert findings("early-downsampling", nn.Sequential(*convolutions(2, 2)), (1, 2, 64, 64), object_px=20) == []
+
+
+def test_an_object_is_larger_than_the_largest_field() -> None:
+    lenet = striate.models.lenet5()
+    assert findings("field-smaller-than-object", lenet, (1, 1, 28, 28), object_px=20) == [
+        ("warning", "5", "Its units see 16×16 px, more than those of any other map and less than an object of 20 px.")
+    ]
+    assert findings("field-smaller-than-object", lenet, (1, 1, 28, 28), object_px=16) == []
+
+
+def test_fields_of_different_sides_are_judged_by_the_smaller_side() -> None:
+    net = nn.Conv2d(1, 1, (3, 9))
+    assert findings("field-smaller-than-object", net, (1, 1, 20, 20), object_px=5) == [
+        ("warning", "Conv2d", "Its units see 3×9 px, more than those of any other map and less than an object of 5 px.")
+    ]
+
+
+def test_attention_sees_objects_whole_and_networks_without_windows_are_not_asked() -> None:
+    class Attending(nn.Module):
+        def __init__(self, attends: bool) -> None:
+            super().__init__()
+            self.conv, self.attends = nn.Conv2d(1, 8, 2, stride=2), attends
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x).flatten(2).transpose(1, 2)
+            return F.scaled_dot_product_attention(y, y, y) if self.attends else y.relu()
+
+    assert findings("field-smaller-than-object", Attending(True), (1, 1, 8, 8), object_px=5) == []
+    assert [place for _, place, _ in findings("field-smaller-than-object", Attending(False), (1, 1, 8, 8), object_px=5)] == ["conv"]
+    assert findings("field-smaller-than-object", nn.ReLU(), (1, 1, 8, 8), object_px=5) == []
+
+
+def test_global_pooling_of_small_fields_is_told_for_classification() -> None:
+    net = nn.Sequential(*convolutions(1, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 5))
+    assert findings("field-smaller-than-input", net, (1, 2, 16, 16), task="classification") == [
+        ("note", "2", "It pools units that see 5×5 px each of an image of 16×16.")
+    ]
+
+
+def test_fields_of_the_whole_input_flat_heads_and_other_tasks_are_not_told() -> None:
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 5)]
+    net, flat = nn.Sequential(*convolutions(1, 2), *head), nn.Sequential(*convolutions(1, 2), nn.Flatten(), nn.Linear(128, 5))
+    assert findings("field-smaller-than-input", net, (1, 2, 5, 5), task="classification") == []
+    assert findings("field-smaller-than-input", flat, (1, 2, 16, 16), task="classification") == []
+    assert findings("field-smaller-than-input", net, (1, 2, 16, 16)) == []
+    assert findings("field-smaller-than-input", net, (1, 2, 16, 16), task="classification", object_px=4) == []
+
+
+def test_a_mean_in_a_function_is_a_global_pooling() -> None:
+    class Mean(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x).mean((2, 3))
+
+    assert findings("field-smaller-than-input", Mean(), (1, 2, 16, 16), task="classification") == [
+        ("note", "mean", "It pools units that see 3×3 px each of an image of 16×16.")
+    ]
+
+
+def test_layers_whose_inputs_see_more_than_the_image_are_counted() -> None:
+    net = nn.Sequential(*convolutions(1, 1, 1, 1, 1))
+    assert findings("unproductive-layers", net, (1, 2, 6, 6)) == [
+        ("note", "3", "It is the first of 2 of 5 convolutions whose inputs see more than the image already: 7×7 px of 6×6.")
+    ]
+    assert findings("unproductive-layers", net, (1, 2, 8, 8)) == [
+        ("note", "4", "It is the only one of 5 convolutions whose inputs see more than the image already: 9×9 px of 8×8.")
+    ]
+
+
+def test_fields_of_just_the_image_and_1x1_convolutions_are_productive() -> None:
+    assert findings("unproductive-layers", nn.Sequential(*convolutions(1, 1, 1, 1, 1)), (1, 2, 9, 9)) == []
+    assert findings("unproductive-layers", nn.Sequential(*convolutions(1, 1, 1), nn.Conv2d(2, 2, 1)), (1, 2, 6, 6)) == []
+
+
+def test_a_gate_that_sees_everything_makes_no_layer_unproductive() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.gate, self.last = nn.Conv2d(2, 2, 3, padding=1), nn.Linear(2, 2), nn.Conv2d(2, 2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            return self.last(y * self.gate(y.mean((2, 3)))[:, :, None, None])
+
+    assert findings("unproductive-layers", Gated(), (1, 2, 20, 20)) == []
+
+
+# ------------------------------------------------------------------------------------------------------------ what no window sees
+
+
+def test_pooling_drops_what_its_stride_does_not_divide() -> None:
+    assert findings("dropped-rows", nn.MaxPool2d(2), (1, 1, 7, 8)) == [
+        ("warning", "MaxPool2d", "Its windows end before the last 1 of 7 rows: 14 % of its input reaches nothing.")
+    ]
+    assert findings("dropped-rows", nn.MaxPool2d(2), (1, 1, 27, 27)) == [
+        ("note", "MaxPool2d", "Its windows end before the last 1 of 27 rows and 1 of 27 columns: 7 % of its input reaches nothing.")
+    ]
+    assert findings("dropped-rows", nn.Conv1d(1, 1, 8, 8), (1, 1, 1007)) == [
+        ("note", "Conv1d", "Its windows end before the last 7 of 1007 positions: under 1 % of its input reaches nothing.")
+    ]
+    assert findings("dropped-rows", nn.AvgPool3d((3, 1, 1)), (1, 1, 5, 4, 4)) == [
+        ("warning", "AvgPool3d", "Its windows end before the last 2 of 5 planes: 40 % of its input reaches nothing.")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("layer", "size"),
+    [
+        (nn.MaxPool2d(2), 8),
+        (nn.MaxPool2d(2, ceil_mode=True), 7),
+        (nn.MaxPool2d(3, 2, 1), 7),
+        (nn.Conv2d(1, 1, 3, 2, padding=1), 8),
+        (nn.Conv2d(1, 1, 3), 7),
+        (nn.AdaptiveAvgPool2d(3), 7),
+        (nn.Conv2d(1, 1, 2, 2, padding=1, padding_mode="reflect"), 7),
+        (nn.ConvTranspose2d(1, 1, 3, 2), 7),
+    ],
+)
+def test_windows_that_reach_the_end_drop_nothing(layer: nn.Module, size: int) -> None:
+    assert findings("dropped-rows", layer, (1, 1, size, size)) == []
+
+
+def test_a_stride_larger_than_the_kernel_skips_pixels() -> None:
+    assert findings("skipped-pixels", nn.Conv2d(1, 1, 1, stride=2), (1, 1, 8, 8)) == [
+        ("warning", "Conv2d", "Its windows skip 75 % of its input, which reach nothing.")
+    ]
+    assert findings("skipped-pixels", nn.Conv2d(1, 1, 3, stride=2, dilation=2, padding=2), (1, 1, 8, 8)) == [
+        ("warning", "Conv2d", "Its windows skip 75 % of its input, which reach nothing.")
+    ]
+    assert findings("skipped-pixels", nn.AvgPool1d(2, 3), (1, 1, 9)) == [
+        ("warning", "AvgPool1d", "Its windows skip 33 % of its input, which reach nothing.")
+    ]
+
+
+def test_pixels_that_another_branch_sees_are_a_note() -> None:
+    net = Beside(nn.Conv2d(1, 1, 1, stride=2), nn.Conv2d(1, 1, 3, stride=2, padding=1))
+    assert findings("skipped-pixels", net, (1, 1, 8, 8)) == [
+        ("note", "one", "Its windows skip 75 % of its input, which other branches see.")
+    ]
+
+
+def test_branches_that_skip_the_same_pixels_lose_them() -> None:
+    wave = Beside(nn.Conv1d(1, 1, 1, stride=2), nn.AvgPool1d(1, 2))
+    told = "Its windows skip 50 % of its input, which reach nothing."
+    assert findings("skipped-pixels", wave, (1, 1, 8)) == [("warning", "one", told), ("warning", "other", told)]
+    net = Beside(nn.Conv2d(1, 1, 1, stride=2), nn.Conv2d(1, 1, (1, 2), stride=2))
+    assert findings("skipped-pixels", net, (1, 1, 8, 8)) == [
+        ("warning", "one", "Its windows skip 75 % of its input, and 50 % reach nothing at all."),
+        ("warning", "other", "Its windows skip 50 % of its input, which reach nothing."),
+    ]
+
+
+@pytest.mark.parametrize("arguments", [{"stride": 2, "padding": 1}, {"dilation": 2}, {"stride": 2, "dilation": 3, "padding": 3}])
+def test_windows_that_meet_skip_nothing(arguments: dict[str, int]) -> None:
+    assert findings("skipped-pixels", nn.Conv2d(1, 1, 3, **arguments), (1, 1, 12, 12)) == []
+
+
+def test_functions_are_judged_as_layers() -> None:
+    class Skipping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1, 1, 1, 1))
+            self.last = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(F.max_pool2d(F.conv2d(x, self.weight, stride=2), 2))
+
+    assert findings("skipped-pixels", Skipping(), (1, 1, 10, 10)) == [
+        ("warning", "convolution", "Its windows skip 75 % of its input, which reach nothing.")
+    ]
+    assert findings("dropped-rows", Skipping(), (1, 1, 10, 10)) == [
+        ("warning", "max_pool2d", "Its windows end before the last 1 of 5 rows and 1 of 5 columns: 36 % of its input reaches nothing.")
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------- windows themselves
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+def test_even_windows_with_padding_move_the_map() -> None:
+    assert findings("even-kernel-same-padding", nn.Conv2d(1, 1, 4, padding="same"), (1, 1, 8, 8)) == [
+        ("note", "Conv2d", "Its even windows of 4×4, with 1 padded before and 2 behind, move the map by 0.5×0.5 units.")
+    ]
+    assert findings("even-kernel-same-padding", nn.Conv2d(1, 1, (3, 2), padding=(1, 1)), (1, 1, 8, 8), task="segmentation") == [
+        ("warning", "Conv2d", "Its even windows of 3×2, with 1 padded before and 1 behind, move the map by 0×0.5 units.")
+    ]
+
+
+class Causal(nn.Module):
+    """Padded on both sides, and cut behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, 2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)[:, :, :-1]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv1d(1, 1, 3, padding="same"),
+        nn.Conv1d(1, 1, 4, stride=2, padding=1),
+        nn.Conv1d(1, 1, 2),
+        nn.Conv1d(1, 1, 2, dilation=2, padding=1),
+        Causal(),
+    ],
+)
+def test_odd_windows_strides_and_causal_ones_do_not(layer: nn.Module) -> None:
+    assert findings("even-kernel-same-padding", layer, (1, 1, 9)) == []
+
+
+def dilated(*dilations: int) -> nn.Module:
+    return nn.Sequential(*(nn.Conv2d(1, 1, 3, padding=d, dilation=d) for d in dilations))
+
+
+def test_dilations_with_a_common_factor_leave_holes() -> None:
+    assert findings("gridding", dilated(2, 2, 2), (1, 1, 32, 32)) == [
+        ("warning", "2", "The dilations 2, 2, 2 have the factor 2 in common: a unit sees 49 of the 169 pixels in its field of 13×13.")
+    ]
+    assert findings("gridding", nn.Sequential(dilated(4, 6), nn.ReLU(), nn.Conv2d(1, 1, 1)), (1, 1, 64, 64)) == [
+        ("warning", "0.1", "The dilations 4, 6 have the factor 2 in common: a unit sees 81 of the 441 pixels in its field of 21×21.")
+    ]
+    assert findings("gridding", dilated(3, 7), (1, 1, 64, 64)) == [
+        ("warning", "1", "The dilations 3, 7 leave holes: a unit sees 81 of the 441 pixels in its field of 21×21.")
+    ]
+
+
+@pytest.mark.parametrize(
+    "net",
+    [dilated(1, 2, 5), dilated(2), dilated(2, 2, 1), dilated(1, 2, 2), dilated(1, 1), nn.Sequential(nn.AvgPool2d(2, 1), dilated(2, 2))],
+)
+def test_dilations_that_fill_each_others_holes_do_not(net: nn.Module) -> None:
+    assert findings("gridding", net, (1, 1, 32, 32)) == []
+
+
+def test_branches_of_different_dilations_are_no_stack() -> None:
+    assert findings("gridding", Beside(dilated(2), dilated(4)), (1, 1, 32, 32)) == []
+
+
+def test_a_transposed_convolution_whose_stride_does_not_divide_its_kernel_makes_a_pattern() -> None:
+    assert findings("checkerboard", nn.ConvTranspose2d(1, 1, 3, stride=2), (1, 1, 8, 8)) == [
+        (
+            "warning",
+            "ConvTranspose2d",
+            "Its kernel of 3×3 is no multiple of its stride of 2×2: outputs are sums of 1 to 4 taps, in a pattern that shows.",
+        )
+    ]
+    (found,) = striate.inspect(nn.ConvTranspose1d(1, 1, 5, stride=3), (1, 1, 8)).findings
+    assert found.fix == "Use a kernel of 6, or an upsampling and a convolution."
+
+
+@pytest.mark.parametrize("layer", [nn.ConvTranspose2d(1, 1, 4, stride=2, padding=1), nn.ConvTranspose2d(1, 1, 3), nn.Conv2d(1, 1, 3, stride=2)])
+def test_kernels_that_strides_divide_make_none(layer: nn.Module) -> None:
+    assert findings("checkerboard", layer, (1, 1, 8, 8)) == []
+
+
+def test_places_that_poolings_forget_are_told_where_they_are_asked_for() -> None:
+    net = nn.Sequential(*convolutions(2), nn.MaxPool2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 4))
+    assert findings("pooling-in-localisation", net, (1, 2, 16, 16), task="localisation") == [
+        ("warning", "1", "It forgets which of 3×3 units was the largest, that is where within 6×6 px something lies."),
+        ("warning", "2", "It makes one vector of 16 places, 4×4, and says nothing of where something was."),
+    ]
+    assert findings("pooling-in-localisation", net, (1, 2, 16, 16), task="classification") == []
+    assert findings("pooling-in-localisation", nn.MaxPool1d(4, 2), (1, 1, 16), task="segmentation") == [
+        ("warning", "MaxPool1d", "It forgets which of 4 units was the largest, that is where within 4 px something lies.")
+    ]
+
+
+class Decoder(nn.Module):
+    """A pooling whose map, or whose places, are handed on."""
+
+    def __init__(self, unpools: bool) -> None:
+        super().__init__()
+        self.conv, self.last, self.unpools = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 1, 1), unpools
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        small, places = F.max_pool2d(x, 2, return_indices=True)
+        return self.last(F.max_unpool2d(small, places, 2) if self.unpools else x + F.interpolate(small, scale_factor=2))
+
+
+@pytest.mark.parametrize("unpools", [True, False])
+def test_places_that_are_handed_on_are_not_forgotten(unpools: bool) -> None:
+    assert findings("pooling-in-localisation", Decoder(unpools), (1, 1, 8, 8), task="segmentation") == []
+
+
+def test_a_kernel_larger_than_its_map_lies_on_padding() -> None:
+    assert findings("kernel-larger-than-map", nn.Conv2d(1, 1, 7, padding=3), (1, 1, 4, 4)) == [
+        ("warning", "Conv2d", "Of the taps of its 7×7 kernel on a map of 4×4, 67 % fall into the padding.")
+    ]
+    assert findings("kernel-larger-than-map", nn.Conv2d(1, 1, 3, padding=1), (1, 1, 1, 1)) == [
+        ("warning", "Conv2d", "Of the taps of its 3×3 kernel on a map of 1×1, 89 % fall into the padding.")
+    ]
+    assert findings("kernel-larger-than-map", nn.Conv2d(1, 1, 3, padding=24, dilation=24), (1, 1, 28, 28)) == [
+        ("warning", "Conv2d", "Of the taps of its 3×3 kernel, 49×49 with its dilation, on a map of 28×28, 82 % fall into the padding.")
+    ]
+
+
+@pytest.mark.parametrize(("layer", "size"), [(nn.Conv2d(1, 1, 7, padding=3), 7), (nn.Conv2d(1, 1, 4), 4), (nn.MaxPool2d(3, 2, 1), 1)])
+def test_a_kernel_of_its_maps_size_is_not_too_large(layer: nn.Module, size: int) -> None:
+    assert findings("kernel-larger-than-map", layer, (1, 1, size, size)) == []
+
+
+SOURCES = {rule.source for rule in RULES.values() if rule.find.__module__.endswith(".window")}
+SHAPES: dict[str, Any] = {"lenet5": (1, 1, 28, 28), "vgg11_bn": (1, 3, 224, 224), "resnet18": (1, 3, 224, 224), "mobilenet_v2": (1, 3, 224, 224)}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_good_networks_have_notes_on_shortcuts_and_fields_only(name: str) -> None:
+    model = striate.models.by_name(name)()
+    found = [(f.rule, f.severity, f.place) for f in striate.inspect(model, SHAPES[name]).findings if f.source in SOURCES]
+    shortcuts = [("skipped-pixels", "note", f"layer{number}.0.downsample.0") for number in (2, 3, 4)] if name == "resnet18" else []
+    assert [one for one in found if one[0] != "unproductive-layers"] == shortcuts
