@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "models": {"errors", "nn"},
     "deploy": {"errors", "nn", "ops", "native", "tensorfile"},
     "training": {"errors", "nn", "models", "tensorfile"},
-    "analysis": {"errors", "window", "text", "ops", "nn"},
+    "analysis": {"errors", "window", "text", "reference", "ops", "nn"},
     "diagnostics": {"errors", "ops", "nn", "native", "text", "analysis"},
     "cli": {"errors", "ops", "nn", "models", "training", "diagnostics", "analysis", "native", "allocator", "deploy"},
 }
