@@ -165,7 +165,7 @@ def test_ten_5x5_filters_with_padding_2_have_760_parameters_and_768000_multiply_
         "  dW 10×3×5×5   768,000 MACs: x correlated with dy",
         "  db 10         10,240 additions: dy summed over the batch and all positions",
         "  together      1,536,000 MACs, twice forward; 768,000 where x needs no gradient (a first layer)",
-        "  height, width  1 + (5 − 1) = 5; outputs look 1 apart, the first from −2, in the padding",
+        "  height, width  1 + (5 − 1) = 5; output 0 looks from −2 on (padding), each next one 1 further",
     ):
         assert line in told
 
@@ -257,7 +257,7 @@ def test_dilation_is_in_the_formula_where_there_is_one() -> None:
         "height  14 = ⌊(16 + 2·0 − 3)/1⌋ + 1",
         "width   12 = ⌊(16 + 2·0 − 2·(3 − 1) − 1)/1⌋ + 1",
     ]
-    assert part(told, "Receptive field")[1] == "width   1 + 2·(3 − 1) = 5; outputs look 1 apart, the first from 0"
+    assert part(told, "Receptive field")[1] == "width   1 + 2·(3 − 1) = 5; output 0 looks from 0 on, each next one 1 further"
 
 
 def test_a_transposed_convolution_multiplies_each_input_with_every_tap() -> None:

@@ -224,7 +224,7 @@ def explain(layer: str, shape: Sequence[int], *, small: bool = False, channels_l
         smaller, fewer = worked.shrink(family, x, dims, options)
         about, told_facts, _ = _EXPLAINERS[family](layer, smaller, dims, fewer)
         opening = f"A smaller one worked through: {about}, x {sizes(smaller)} → y {sizes(told_facts['output_shape'])}"
-        parts.append(Part(opening, ()))
+        parts.append(Part(opening, (("", worked.PLACES),)))
         facts["small"] = {"input_shape": list(smaller), "options": fewer}
         sections, values = _work(layer, family, smaller, dims, fewer)
         parts += sections
@@ -250,7 +250,7 @@ def example(name: str) -> Explanation:
     shape = tuple(given.x.shape)
     title, facts, parts = _EXPLAINERS[family](given.layer, shape, dims, given.options)
     facts = {"layer": given.layer, "options": given.options, "input_shape": list(shape), **facts}
-    shown = [Part("Example", (("", given.about),)), *(part for part in parts if part.title.startswith(("Output size", "Measured")))]
+    shown = [Part("Example", (("", given.about), ("", worked.PLACES))), *(part for part in parts if part.title.startswith(("Output size", "Measured")))]
     more, values = _work(given.layer, family, shape, dims, given.options, given)
     if given.more is not None:
         heading, rows = given.more(values["y"])
@@ -630,8 +630,8 @@ def _receptive(windows: Sequence[Window], fields: Sequence[Field], transposed: b
             reach = f"({axis.size:,} − 1)" if axis.dilation == 1 else f"{axis.dilation:,}·({axis.size:,} − 1)"
             terms += f" + {reach}" if jump == 1 else f" + {reach}·{jump:,}"
             jump *= axis.stride
-        begins = f"{_number(found.start)}, in the padding" if found.start < 0 else f"{found.start}"
-        return f"1{terms} = {found.size:,}; outputs look {jump:,} apart, the first from {begins}"
+        begins = f"{_number(found.start)} on (padding)" if found.start < 0 else f"{found.start} on"
+        return f"1{terms} = {found.size:,}; output 0 looks from {begins}, each next one {jump:,} further"
 
     formula = "" if transposed else " = 1 + dilation·(kernel − 1)" if len(windows) == 1 else " = 1 + Σ dilation·(kernel − 1)·strides before"
     return Part(f"Receptive field{formula}", tuple(_by_axis(range(len(fields)), tell)))
@@ -679,7 +679,7 @@ def _spread(values: Sequence[int]) -> str:
 
 
 def _title(layer: str, size: Sequence[int], stride: Sequence[int], padding: Any, dilation: Sequence[int], channels: str, more: str) -> str:
-    told = [f"{layer} {channels}{sizes(size)}", f"stride {_spread(stride)}"]
+    told = [f"{layer} {channels}{sizes(size) if len(size) > 1 else f'{size[0]} taps'}", f"stride {_spread(stride)}"]
     told.append(f"padding {padding if isinstance(padding, str) else _spread(padding)}")
     if any(d > 1 for d in dilation):
         told.append(f"dilation {_spread(dilation)}")
@@ -817,7 +817,7 @@ def _pooling(layer: str, shape: tuple[int, ...], dims: int, options: dict[str, A
     parts.append(Part(f"Memory, {BYTES} bytes a float32", tuple(memory)))
     overlap = any(a.stride < a.extent for a in axes)
     meet = " Windows overlap: an input collects from all that saw it." if overlap else ""
-    how = "each dy goes to the one element that won, the first of equal ones; the others get 0."
+    how = "each dy goes to the element that won, the first of equal ones; the others get 0."
     if not maximum:
         how = "each dy is shared out evenly: dy / divisor to every element of its window."
     parts.append(Part("Backward, from dy of y's shape", ((f"dx {sizes(shape)}", how + meet),)))

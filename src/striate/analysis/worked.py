@@ -21,7 +21,7 @@ from ..window import Window, output_size
 if TYPE_CHECKING:
     from .explain import Step
 
-__all__ = ["EXAMPLES", "Example", "Row", "convolution", "normalization", "pooling", "shrink", "triples"]
+__all__ = ["EXAMPLES", "PLACES", "Example", "Row", "convolution", "normalization", "pooling", "shrink", "triples"]
 
 Row = tuple[str | None, str]
 Section = tuple[str, list[Row]]  # a heading and its rows
@@ -32,6 +32,7 @@ GAP = 3  # between matrices
 # Whole numbers to fill a small tensor with, over and over: cycles of a prime length, so that rows differ.
 INPUTS = (1, 3, 2, 0, 4, 2, 1, 5, 2, 0, 3, 1, 1, 4, 0, 2, 3)
 WEIGHTS = (1, 0, -1, 2, 1, -1, 0, 1, -2, 0, 1)
+PLACES = "In brackets: sample, channel and slice, as far as there are several, then row and column."
 ROUNDED = "Numbers are rounded to 4 digits behind the point."
 
 
@@ -213,7 +214,8 @@ def convolution(
         forward += _cells(target, y, triples(step), 0, (source, a, 1), (f"W{n}", w, 2), b)
         if place + 1 < len(steps):
             forward.append(("", ""))
-    sections: list[Section] = [(f"forward: y sums x·W over what it sees{' (z likewise)' if len(steps) > 1 else ''}, plus b", forward)]
+    plus, likewise = ", plus b" if any(step.bias for step in steps) else "", " (z likewise)" if len(steps) > 1 else ""
+    sections: list[Section] = [(f"forward: y sums x·W over what it sees{likewise}{plus}", forward)]
     values["dy"] = torch.ones_like(values["y"]) if dy is None else dy
     backward: list[Row] = []
     for place in reversed(range(len(steps))):
