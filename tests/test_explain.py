@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -510,6 +511,18 @@ def test_matrices_stand_side_by_side_and_break_where_the_line_ends() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- how it is told
+
+
+def test_the_guide_shows_what_is_printed() -> None:
+    page = Path(__file__).parent.parent / "docs" / "guide" / "explain.md"
+    if not page.is_file():
+        pytest.skip("the guide is not installed, only the checkout has it")
+    text = page.read_text(encoding="utf-8")
+    conv = str(explain("conv2d", (3, 32, 32), out=10, kernel=5, padding=2)).partition("\n\nMethod")[0]
+    small = str(explain("conv2d", (3, 9, 9), out=4, kernel=3, padding=1, small=True)).partition("\n\nA smaller")[2].partition("\n\nMethod")[0]
+    against = str(explain("separable2d", (128, 32, 32), out=256, kernel=3, padding="same", bias=False)).partition("\n\nAgainst")[2]
+    for shown in (conv, f"```\nA smaller{small}\n```", f"```\nAgainst{against}\n```", f"```\n{example('max-pool')}\n```"):
+        assert len(shown) > 200 and shown in text
 
 
 @every_case

@@ -56,8 +56,8 @@ class Axis:
     [[0, 1], [1, 2, 3], [3, 4]]
     >>> a.outputs(1)
     [(0, 2), (1, 0)]
-    >>> a.interior, a.tap_count
-    (range(1, 2), 7)
+    >>> a.interior, list(a.edges), a.tap_count
+    (range(1, 2), [0, 2], 7)
     """
 
     input: int

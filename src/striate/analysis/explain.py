@@ -250,11 +250,12 @@ def example(name: str) -> Explanation:
     shape = tuple(given.x.shape)
     title, facts, parts = _EXPLAINERS[family](given.layer, shape, dims, given.options)
     facts = {"layer": given.layer, "options": given.options, "input_shape": list(shape), **facts}
-    shown = [Part("Example", (("", given.about), ("", worked.PLACES))), *(part for part in parts if part.title.startswith(("Output size", "Measured")))]
+    shown = [Part("Example", (("", given.about), ("", worked.PLACES)))]
+    shown += [part for part in parts if part.title.startswith(("Output size", "Measured"))]
     more, values = _work(given.layer, family, shape, dims, given.options, given)
     if given.more is not None:
         heading, rows = given.more(values["y"])
-        more.insert(1, Part(heading[0].upper() + heading[1:], tuple(rows)))
+        more.insert(1, Part(heading, tuple(rows)))
     return Explanation(title, facts, (*shown, *more), values)
 
 
@@ -270,7 +271,7 @@ def _work(
         sections, values = worked.pooling(family == "maxpool", window, shape, options.get("count_include_pad", True), x, dy)
     else:
         sections, values = worked.convolution(_steps(family, shape, dims, options), x, weight, dy)
-    return [Part(heading[0].upper() + heading[1:], tuple(rows)) for heading, rows in sections], values
+    return [Part(heading, tuple(rows)) for heading, rows in sections], values
 
 
 def _family(layer: str) -> tuple[str, int]:
@@ -556,14 +557,8 @@ def _multiply_adds(steps: Sequence[Step]) -> Part:
     return Part("Multiply-adds (MACs)", tuple(rows))
 
 
-def _letters(steps: Sequence[Step]) -> tuple[list[str], list[str]]:
-    """The names of what goes through the steps, x first, and the numbers behind W and b."""
-    through = ["x", "y"] if len(steps) == 1 else ["x", "z", "y"]
-    return through, [""] if len(steps) == 1 else [str(n + 1) for n in range(len(steps))]
-
-
 def _memory(steps: Sequence[Step]) -> Part:
-    through, _ = _letters(steps)
+    through, _ = worked.letters(len(steps))
     rows: list[Row] = []
     for name, shape in zip(through, [steps[0].x_shape, *(s.y_shape for s in steps)], strict=True):
         rows.append((name, f"{_outputs(shape)} × {BYTES} = {BYTES * prod(shape):,} bytes"))
@@ -574,7 +569,7 @@ def _memory(steps: Sequence[Step]) -> Part:
 
 def _backward(steps: Sequence[Step]) -> Part:
     """Of each step its three gradients, the last step's first."""
-    through, numbers = _letters(steps)
+    through, numbers = worked.letters(len(steps))
     rows: list[Row] = []
     for place in reversed(range(len(steps))):
         step, x, y, n = steps[place], f"d{through[place]}", f"d{through[place + 1]}", numbers[place]

@@ -21,7 +21,7 @@ from ..window import Window, output_size
 if TYPE_CHECKING:
     from .explain import Step
 
-__all__ = ["EXAMPLES", "PLACES", "Example", "Row", "convolution", "normalization", "pooling", "shrink", "triples"]
+__all__ = ["EXAMPLES", "PLACES", "Example", "Row", "convolution", "letters", "normalization", "pooling", "shrink", "triples"]
 
 Row = tuple[str | None, str]
 Section = tuple[str, list[Row]]  # a heading and its rows
@@ -186,13 +186,21 @@ def _maps(step: Step, x: Tensor, w: Tensor, b: Tensor | None) -> tuple[Tensor, C
     return (y if b is None else y + b.reshape(-1, *[1] * p.dims)), back
 
 
+def letters(steps: int) -> tuple[list[str], list[str]]:
+    """The names of what goes through one step or two, x first, and the numbers behind W and b.
+
+    >>> letters(1), letters(2)
+    ((['x', 'y'], ['']), (['x', 'z', 'y'], ['1', '2']))
+    """
+    return (["x", "y"], [""]) if steps == 1 else (["x", "z", "y"], ["1", "2"])
+
+
 def convolution(
     steps: Sequence[Step], x: Tensor | None = None, weight: Tensor | None = None, dy: Tensor | None = None
 ) -> tuple[list[Section], dict[str, Tensor]]:
     """The steps one after the other, and back. What is not given is made of small whole numbers; dy of ones."""
     values: dict[str, Tensor] = {}
-    through = ["x", "y"] if len(steps) == 1 else ["x", "z", "y"]
-    numbers = [""] if len(steps) == 1 else [str(n + 1) for n in range(len(steps))]
+    through, numbers = letters(len(steps))
     forward: list[Row] = []
     backs = []
     values["x"] = filled(steps[0].x_shape, INPUTS) if x is None else x
@@ -211,11 +219,11 @@ def convolution(
             values[f"b{n}"] = b
             shown.append((f"b{n}", b))
         forward += [matrices(*shown), ("", ""), matrices((target, y)), ("", "")]
-        forward += _cells(target, y, triples(step), 0, (source, a, 1), (f"W{n}", w, 2), b)
+        forward += _cells(target, y, triples(step), 0, (a, 1), (w, 2), b)
         if place + 1 < len(steps):
             forward.append(("", ""))
     plus, likewise = ", plus b" if any(step.bias for step in steps) else "", " (z likewise)" if len(steps) > 1 else ""
-    sections: list[Section] = [(f"forward: y sums x·W over what it sees{likewise}{plus}", forward)]
+    sections: list[Section] = [(f"Forward: y sums x·W over what it sees{likewise}{plus}", forward)]
     values["dy"] = torch.ones_like(values["y"]) if dy is None else dy
     backward: list[Row] = []
     for place in reversed(range(len(steps))):
@@ -231,13 +239,13 @@ def convolution(
             shown.append((f"db{n}", values[f"db{n}"]))
         met = triples(step)
         backward += [matrices(*shown), ("", "")]
-        backward += _cells(f"d{source}", dx, met, 1, (f"d{target}", g, 0), (f"W{n}", w, 2), few=True)
-        backward += _cells(f"dW{n}", dw, met, 2, (source, a, 1), (f"d{target}", g, 0), few=True)
+        backward += _cells(f"d{source}", dx, met, 1, (g, 0), (w, 2), few=True)
+        backward += _cells(f"dW{n}", dw, met, 2, (a, 1), (g, 0), few=True)
         if step.bias:
             backward.append(_bias_cell(f"db{n}", values[f"db{n}"], g))
         if place:
             backward.append(("", ""))
-    sections.append(("backward: each gradient sums the same products, with its own factor left out", backward))
+    sections.append(("Backward: each gradient sums the same products, with its own factor left out", backward))
     return sections, values
 
 
@@ -246,15 +254,18 @@ def _cells(
     result: Tensor,
     met: Sequence[tuple[Index, Index, Index]],
     own: int,
-    first: tuple[str, Tensor, int],
-    second: tuple[str, Tensor, int],
+    first: tuple[Tensor, int],
+    second: tuple[Tensor, int],
     bias: Tensor | None = None,
     few: bool = False,
 ) -> list[Row]:
-    """Some cells of a result as the sums that they are. own: whose places these are among a triple's; first, second: the factors."""
+    """Some cells of a result as the sums that they are.
+
+    own: which of a triple's places are the result's; first, second: the factors, with which of the places are theirs.
+    """
     sums: dict[Index, list[str]] = {}
     for places in met:
-        a, b = (float(t[places[which]]) for _, t, which in (first, second))
+        a, b = (float(t[places[which]]) for t, which in (first, second))
         sums.setdefault(places[own], []).append(f"{factor(a)}·{factor(b)}")
     shape = tuple(result.shape)
     rows: list[Row] = []
@@ -318,7 +329,7 @@ def pooling(
         backward.append(("", "Every other dx is 0: it did not win."))
     law = "the largest of each window" if maximum else "the mean of each window"
     back = "dy goes to the winner" if maximum else "dy is shared out evenly"
-    return [(f"forward: {law}", forward), (f"backward: {back}", backward)], values
+    return [(f"Forward: {law}", forward), (f"Backward: {back}", backward)], values
 
 
 # ----------------------------------------------------------------------------------------------------------------- norms
@@ -416,7 +427,7 @@ def normalization(
     if affine:
         backward += [("", ""), matrices(("dγ", back[1]), ("dβ", back[2]), lead=1)]
     backward.append(("", ROUNDED))
-    return [("forward: measure, bring to mean 0 and variance 1, scale and shift", forward), ("backward", backward)], values
+    return [("Forward: measure, bring to mean 0 and variance 1, scale and shift", forward), ("Backward", backward)], values
 
 
 # --------------------------------------------------------------------------------------------------------------- shrinking
@@ -505,7 +516,7 @@ def _magnitude(y: Tensor) -> Section:
     for at in every(size.shape):
         a, b = float(gx[at]), float(gy[at])
         rows.append((cell("G", tuple(size.shape), at, 0), f"= √({factor(a)}² + {factor(b)}²) = {number(float(size[at]))}"))
-    return "edges: G = √(Gx² + Gy²), Gx = y[0], Gy = y[1]", rows
+    return "Edges: G = √(Gx² + Gy²), Gx = y[0], Gy = y[1]", rows
 
 
 _POOLED = _tensor([[[1, 3, 2, 1], [4, 2, 1, 5], [2, 0, 3, 1], [1, 5, 2, 2]]])
