@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "models": {"errors", "nn"},
     "deploy": {"errors", "nn", "ops", "native", "tensorfile"},
     "training": {"errors", "nn", "models", "tensorfile"},
-    "analysis": {"errors", "window", "text", "sheet", "ops", "nn", "training"},
+    "analysis": {"errors", "window", "text", "sheet", "reference", "ops", "nn", "training"},
     "diagnostics": {"errors", "ops", "nn", "native", "text", "sheet", "analysis"},
     "cli": {"errors", "ops", "nn", "models", "training", "diagnostics", "analysis", "native", "allocator", "deploy"},
 }

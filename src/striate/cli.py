@@ -96,19 +96,39 @@ def _parser() -> argparse.ArgumentParser:
 
     explain = commands.add_parser(
         "explain",
-        help="say by which method a convolution is computed, and why",
-        description="For a convolution and its two gradients: the methods in the order they are asked, the reason against each, and "
-        "the one that is taken. Ratios are measurements of benchmarks/tune.py.",
+        help="spell out the arithmetic of one layer, and by which method a convolution is computed",
+        description="Puts a layer's numbers into the formulas: output size, parameters, multiply-adds,\n"
+        "memory, gradients, receptive field. With --small a smaller layer of the same kind is\n"
+        "worked through, forward and backward, cell by cell. For a convolution also: the methods\n"
+        "in the order they are asked, the reason against each, and the one that is taken. Ratios\n"
+        "there are measurements of benchmarks/tune.py.",
+        epilog=_examples(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    explain.add_argument("layer", choices=["conv1d", "conv2d", "conv3d"])
-    explain.add_argument("--input", required=True, metavar="NxCxHxW", help="shape of x, as 16x64x56x56; without N one image")
-    explain.add_argument("--out", required=True, type=int, metavar="K", help="output channels")
-    explain.add_argument("--kernel", required=True, metavar="K", help="taps on each axis, as 3 or 3x5")
-    explain.add_argument("--stride", default="1", metavar="S", help="as 2 or 2x1 (default 1)")
-    explain.add_argument("--padding", default="0", metavar="P", help='as 1 or 1x0, "same" or "valid" (default 0)')
-    explain.add_argument("--dilation", default="1", metavar="D", help="as 2 or 2x1 (default 1)")
-    explain.add_argument("--groups", default=1, type=int, metavar="G", help="default 1")
+    explain.add_argument(
+        "layer",
+        nargs="?",
+        metavar="LAYER",
+        help="conv, depthwise, separable, convtranspose, local, maxpool or avgpool with 1d, 2d or 3d behind it, as conv2d; spatial2d, "
+        "bottleneck2d; batchnorm, layernorm, layernorm2d (all channels at one place), instancenorm, groupnorm",
+    )
+    explain.add_argument("--input", metavar="NxCxHxW", help="shape of x, as 16x64x56x56; without N one image (norms need it)")
+    explain.add_argument("--out", type=int, metavar="K", help="output channels")
+    explain.add_argument("--kernel", metavar="K", help="taps on each axis, as 3 or 3x5")
+    explain.add_argument("--stride", metavar="S", help="as 2 or 2x1 (default 1; of pooling the kernel)")
+    explain.add_argument("--padding", metavar="P", help='as 1 or 1x0, "same" or "valid" (default 0)')
+    explain.add_argument("--dilation", metavar="D", help="as 2 or 2x1 (default 1)")
+    explain.add_argument("--groups", type=int, metavar="G", help="default 1; of groupnorm to be given")
+    explain.add_argument("--middle", type=int, metavar="M", help="channels between two steps (default: out, of a bottleneck out / 4)")
+    explain.add_argument("--output-padding", metavar="P", help="of convtranspose, as 1 or 1x0 (default 0)")
+    explain.add_argument("--no-bias", dest="bias", action="store_const", const=False, help="a convolution without it")
+    explain.add_argument("--ceil", action="store_const", const=True, help="pooling rounds its output size up")
+    inside = "avgpool divides by the taps inside x only"
+    explain.add_argument("--exclude-pad", dest="count_include_pad", action="store_const", const=False, help=inside)
     explain.add_argument("--channels-last", action="store_true", help="x lies in memory with its channels innermost")
+    explain.add_argument("--small", action="store_true", help="a smaller layer of the same kind is worked through as well")
+    explain.add_argument("--example", metavar="NAME", help="in place of a layer: one of the examples below")
+    explain.add_argument("--json", action="store_true", help="print it as JSON")
     explain.set_defaults(command=_explain)
 
     inspect = commands.add_parser(
@@ -202,37 +222,33 @@ def _sizes(text: str, option: str) -> tuple[int, ...]:
         raise ArgumentError(build("explain", f"{option} to be whole numbers with x between", repr(text), do=fix)) from None
 
 
-def _explain(options: argparse.Namespace) -> int:
-    from .ops.conv import explain
+def _examples() -> str:
+    from .analysis.worked import EXAMPLES
 
-    dims = int(options.layer[-2])
-    shape = _sizes(options.input, "--input")
-    if len(shape) == dims + 1:
-        shape = (1, *shape)
-    if len(shape) != dims + 2:
-        expects = f"--input of {dims + 1} or {dims + 2} numbers"
-        raise ArgumentError(build("explain", expects, repr(options.input), do="Write batch, channels and axes, as 16x64x56x56."))
-    each: dict[str, tuple[int, ...]] = {}
-    for name in ("kernel", "stride", "dilation", "padding"):
-        text = getattr(options, name)
-        if name != "padding" or text not in ("same", "valid"):
-            each[name] = _sizes(text, f"--{name}")
-    kernel = each.pop("kernel")
-    kernel = kernel * dims if len(kernel) == 1 else kernel
-    if options.groups < 1 or options.out < 1 or len(kernel) != dims:
-        expects = f"--out and --groups of at least 1, and --kernel of 1 or {dims} numbers"
-        got = f"{options.out}, {options.groups}, {options.kernel!r}"
-        raise ArgumentError(build("explain", expects, got, do="Choose others."))
-    weight = (options.out, shape[1] // options.groups, *kernel)
-    arguments = {"padding": options.padding, **each}
-    told = explain(shape, weight, groups=options.groups, channels_last=options.channels_last, **arguments)
-    order = "channels" if options.channels_last else "planes"
-    print(f"{options.layer} {shape[1]}→{options.out}, {'×'.join(map(str, kernel))}, of x {'×'.join(map(str, shape))} in {order} order")
-    names = {"forward": "forward", "input": "input gradient", "weight": "weight gradient"}
-    for map_, methods in told.items():
-        print(f"\n{names[map_]}: {methods[-1][0]}")
-        for name, reason in methods[:-1]:
-            print(f"  not {name}: {reason}")
+    return "\n".join(["examples:", *(f"  {name:<10} {example.layer}. {example.about}" for name, example in EXAMPLES.items())])
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from .analysis.explain import example, explain
+
+    given = {name: getattr(options, name) for name in ("out", "groups", "middle", "bias", "ceil", "count_include_pad")}
+    for name in ("kernel", "stride", "padding", "dilation", "output_padding"):
+        text, plain = getattr(options, name), (None, "same", "valid") if name == "padding" else (None,)
+        given[name] = text if text in plain else _sizes(text, f"--{name.replace('_', '-')}")
+    alone = options.layer is None and options.input is None and all(value is None for value in given.values())
+    if options.example is not None and not alone:
+        raise ArgumentError(build("explain", "--example alone", "a layer or its options too", do="Leave out one or the other."))
+    if options.example is None and options.layer is None:
+        fix = "Write as striate explain conv2d --input 3x32x32 --out 10 --kernel 5."
+        raise ArgumentError(build("explain", "a layer or --example", "neither", do=fix))
+    if options.example is not None:
+        found = example(options.example)
+    elif options.input is None:
+        raise ArgumentError(build("explain", f"{options.layer} with its --input", "none", do="Add --input, as 16x64x56x56."))
+    else:
+        shape = _sizes(options.input, "--input")
+        found = explain(options.layer, shape, small=options.small, channels_last=options.channels_last, **given)
+    print(json.dumps(found.to_dict(), indent=1, ensure_ascii=False) if options.json else found)
     return 0
 
 

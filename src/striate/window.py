@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from math import gcd, lcm, prod
 
 __all__ = ["AdaptiveAxis", "Axis", "Field", "Look", "Window", "output_size", "same_padding"]
@@ -55,8 +56,8 @@ class Axis:
     [[0, 1], [1, 2, 3], [3, 4]]
     >>> a.outputs(1)
     [(0, 2), (1, 0)]
-    >>> a.interior, a.tap_count
-    (range(1, 2), 7)
+    >>> a.interior, list(a.edges), a.tap_count
+    (range(1, 2), [0, 2], 7)
     """
 
     input: int
@@ -115,11 +116,14 @@ class Axis:
         return range(min(first, self.output), max(min(first, self.output), min(last, self.output)))
 
     @property
+    def edges(self) -> Iterator[int]:
+        """The other outputs, those before the interior and those behind it: few, however long the axis is."""
+        return chain(range(self.interior.start), range(self.interior.stop, self.output))
+
+    @property
     def tap_count(self) -> int:
         """Taps inside the input, over all outputs: what a convolution really multiplies on this axis."""
-        inside = self.interior
-        edges = (o for o in range(self.output) if o not in inside)
-        return len(inside) * self.size + sum(len(self.valid_taps(o)) for o in edges)
+        return len(self.interior) * self.size + sum(len(self.valid_taps(o)) for o in self.edges)
 
     def counted(self, output: int, include_pad: bool = True) -> int:
         """The taps that average pooling divides by; with ``include_pad`` those in the padding too, but none beyond it."""

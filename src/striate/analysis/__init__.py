@@ -1,6 +1,7 @@
-"""The size, cost, receptive field and mistakes of a network, from its graph."""
+"""The size, cost, receptive field and mistakes of a network, from its graph; the arithmetic of one layer."""
 
+from .explain import Explanation, explain
 from .lint import Finding
 from .report import Layer, ReceptiveField, Report, inspect
 
-__all__ = ["Finding", "Layer", "ReceptiveField", "Report", "inspect"]
+__all__ = ["Explanation", "Finding", "Layer", "ReceptiveField", "Report", "explain", "inspect"]
