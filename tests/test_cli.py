@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -145,3 +147,11 @@ def test_doctor_tells_where_the_methods_were_measured(capsys: pytest.CaptureFixt
     assert main(["doctor"]) == 0
     told = capsys.readouterr().out
     assert "convolution methods" in told and "measured on " in told and "depthwise: " in told
+
+
+def test_a_reader_that_has_read_enough_is_no_mistake() -> None:
+    command = [sys.executable, "-c", "from striate.cli import main; import sys; sys.exit(main(['inspect', 'resnet50', '--input', '3x64x64']))"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        told = process.stderr.read()
+        assert process.wait() == 0 and told == b""

@@ -384,3 +384,11 @@ def test_debug_shows_where_a_request_failed_before_the_line(here: Path, capsys: 
     told = capsys.readouterr().err
     assert "Traceback (most recent call last)" in told and 'mine_to_inspect.py", line 14, in broken' in told
     assert told.splitlines()[-1].startswith("striate: inspect expects a model from mine_to_inspect:broken, got OSError: no.")
+
+
+def test_the_projects_file_names_rules_to_leave_out(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tomllib", reason="Python 3.10 cannot read such a file")
+    told = report_of("cnn_bn", "--input", "3x32x32", capsys=capsys)["findings"]
+    assert {finding["rule"] for finding in told} == {"bias-before-norm"}
+    (here / "pyproject.toml").write_text('[tool.striate.lint]\nignore = ["bias-before-norm"]\n')
+    assert report_of("cnn_bn", "--input", "3x32x32", capsys=capsys)["findings"] == []

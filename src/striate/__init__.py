@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 from . import models, nn
 from .allocator import tune_allocator
-from .analysis.report import inspect
+from .analysis import explain, inspect
 from .deploy.fold import fold
 from .deploy.freeze import freeze
 from .deploy.freeze import load as load_frozen
@@ -16,6 +16,7 @@ from .ops.precision import precision
 __all__ = [
     "__version__",
     "accelerate",
+    "explain",
     "fold",
     "freeze",
     "inspect",

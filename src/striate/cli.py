@@ -57,7 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"striate: {error}", file=sys.stderr)
         return 2
-    except OSError as error:  # a full disk, a closed pipe
+    except BrokenPipeError:  # who reads has read enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter would tell of it at its end
+        return 0
+    except OSError as error:  # a full disk
         print(f"striate: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -255,6 +258,7 @@ def _explain(options: argparse.Namespace) -> int:
 def _inspect(options: argparse.Namespace) -> int:
     import torch
 
+    from .analysis.ignore import configured
     from .analysis.report import inspect
 
     shapes = tuple(_shape("inspect", text) for text in options.input)
@@ -276,7 +280,7 @@ def _inspect(options: argparse.Namespace) -> int:
             object_px=options.object,
             loss=loss,
             task=options.task,
-            ignore=options.ignore,
+            ignore=[*options.ignore, *configured(os.getcwd())],
         )
         report.model = options.model
         field = _seen(report, options.field, unit) if options.field is not None else []
