@@ -392,3 +392,12 @@ def test_the_projects_file_names_rules_to_leave_out(here: Path, capsys: pytest.C
     assert {finding["rule"] for finding in told} == {"bias-before-norm"}
     (here / "pyproject.toml").write_text('[tool.striate.lint]\nignore = ["bias-before-norm"]\n')
     assert report_of("cnn_bn", "--input", "3x32x32", capsys=capsys)["findings"] == []
+
+
+def test_the_guide_shows_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).parent.parent / "docs" / "guide" / "inspect.md"
+    if not page.is_file():
+        pytest.skip("the guide is not installed, only the checkout has it")
+    assert main(["inspect", "lenet5", "--input", "1x28x28"]) == 0
+    shown = capsys.readouterr().out
+    assert "6,522,000 MACs" in shown and f"```\n{shown}```\n" in page.read_text(encoding="utf-8")
