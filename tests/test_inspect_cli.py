@@ -62,7 +62,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def found(monkeypatch: pytest.MonkeyPatch, *severities: str) -> None:
     """Has lint find just these."""
     told = [Finding(f"a-{severity}", severity, "0", "It is wrong.", "Mend it.", "arithmetic") for severity in severities]
-    monkeypatch.setattr(lint, "lint", lambda report, **more: told)
+    monkeypatch.setattr(lint, "lint", lambda report, use, ignore: told)
 
 
 # --------------------------------------------------------------------------------------------------------- what is printed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.nn import Module
@@ -14,22 +14,25 @@ from .trace import Call, Graph, Node
 if TYPE_CHECKING:
     from .report import Layer, Report
 
-__all__ = ["Context"]
+__all__ = ["Context", "Use"]
+
+
+class Use(NamedTuple):
+    """What a network is trained with and for, as far as it is known: the arguments of :func:`striate.inspect` of these names."""
+
+    optimizer: torch.optim.Optimizer | None = None
+    batch_size: int | None = None
+    object_px: float | None = None
+    loss: Module | None = None
+    task: str | None = None
 
 
 class Context:
     """A report, and what rules ask about it."""
 
-    def __init__(
-        self,
-        report: Report,
-        optimizer: torch.optim.Optimizer | None = None,
-        batch_size: int | None = None,
-        object_px: float | None = None,
-        loss: Module | None = None,
-        task: str | None = None,
-    ) -> None:
-        self.report, self.optimizer, self.object_px, self.loss, self.task = report, optimizer, object_px, loss, task
+    def __init__(self, report: Report, use: Use) -> None:
+        self.report = report
+        self.optimizer, batch_size, self.object_px, self.loss, self.task = use
         self.graph: Graph = report.graph
         self.model: Module = report.graph.model
         self.layers: list[Layer] = [layer for layer in report.layers if layer.value is not None]

@@ -10,11 +10,10 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from torch.nn import Module
 
 from ..errors import ArgumentError, build
-from .context import Context
+from .context import Context, Use
 from .ignore import is_ignored
 
 if TYPE_CHECKING:
@@ -86,17 +85,8 @@ def rule(id: str, severity: str, source: str) -> Callable[[Callable[[Context], I
     return add
 
 
-def lint(
-    report: Report,
-    *,
-    optimizer: torch.optim.Optimizer | None = None,
-    batch_size: int | None = None,
-    object_px: float | None = None,
-    loss: Module | None = None,
-    task: str | None = None,
-    ignore: Collection[str] = (),
-) -> list[Finding]:
-    """All findings, errors first, in the order of the rows. The arguments are those of :func:`striate.inspect`.
+def lint(report: Report, use: Use, ignore: Collection[str] = ()) -> list[Finding]:
+    """All findings, errors first, in the order of the rows.
 
     Raises ArgumentError for an id in ``ignore`` that no rule has, and for a task there is not.
     """
@@ -105,9 +95,9 @@ def lint(
     unknown = sorted(set(ignore) - set(RULES))
     if unknown:
         raise ArgumentError(build("lint", "ids of rules to ignore", repr(unknown[0]), do=f"There are {', '.join(sorted(RULES))}."))
-    if task not in (None, *TASKS):
-        raise ArgumentError(build("lint", f"a task of {', '.join(TASKS)}", repr(task), do="Choose one of them, or leave it out."))
-    context = Context(report, optimizer, batch_size, object_px, loss, task)
+    if use.task not in (None, *TASKS):
+        raise ArgumentError(build("lint", f"a task of {', '.join(TASKS)}", repr(use.task), do="Choose one of them, or leave it out."))
+    context = Context(report, use)
     places = {layer.name: place for place, layer in enumerate(report.layers)}
     lines = {layer.name: layer for layer in report.layers}
     found = []

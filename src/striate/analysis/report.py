@@ -283,6 +283,7 @@ def inspect(
     >>> layer.output_shape, layer.parameters, layer.macs, layer.receptive_field
     ((1, 10, 32, 32), 760, 768000, {'size': [5, 5], 'jump': [1, 1], 'offset': [-2, -2]})
     """
+    from .context import Use
     from .lint import lint
 
     notes = []
@@ -309,9 +310,7 @@ def inspect(
         few = ", ".join(measured[:3]) + (" …" if len(measured) > 3 else "")
         notes.append(f"Receptive fields follow the taps; the statistics that norms take over places ({few}) are not counted.")
     report = Report(type(model).__name__, graph, fields, rows.layers, rows.totals, notes, optimizer=optimizer)
-    report.findings = lint(
-        report, optimizer=optimizer, batch_size=batch_size, object_px=object_px, loss=loss, task=task, ignore=ignore
-    )
+    report.findings = lint(report, Use(optimizer, batch_size, object_px, loss, task), ignore)
     return report
 
 
