@@ -13,8 +13,9 @@ import torch
 
 import striate
 from striate import models, nn
-from striate.analysis import Report, lint, rules  # noqa: F401  rules are known before tests put others in their place
-from striate.analysis.lint import Context, Finding, Found
+from striate.analysis import Report, lint
+from striate.analysis.context import Context
+from striate.analysis.rule import Finding, Found, Rule
 from striate.cli import main
 from striate.diagnostics import field as fields
 from striate.training import checkpoint
@@ -124,7 +125,7 @@ def test_options_reach_the_model_and_the_rules(monkeypatch: pytest.MonkeyPatch, 
         contexts.append(context)
         return []
 
-    monkeypatch.setattr(lint, "RULES", {"looks": lint.Rule("looks", "note", "arithmetic", look)})
+    monkeypatch.setattr(lint, "RULES", {"looks": Rule("looks", "note", "arithmetic", look)})
     options = ["--batch-size", "4", "--object", "12.5", "--task", "segmentation", "--loss", "CrossEntropyLoss"]
     assert main([*LENET, "--train", *options]) == 0
     (seen,) = contexts
@@ -373,7 +374,7 @@ def test_inspect_says_in_one_line_what_is_wrong(
 
 
 def test_an_unknown_rule_to_ignore_is_refused_with_those_there_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    known = {name: lint.Rule(name, "note", "arithmetic", lambda context: iter(())) for name in ("one-rule", "another")}
+    known = {name: Rule(name, "note", "arithmetic", lambda context: iter(())) for name in ("one-rule", "another")}
     monkeypatch.setattr(lint, "RULES", known)
     assert main([*LENET, "--ignore", "one-rule", "--ignore", "third"]) == 2
     assert capsys.readouterr().err == "striate: lint expects ids of rules to ignore, got 'third'. There are another, one-rule.\n"

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from striate import models
 from striate.analysis import Report, inspect
-from striate.analysis.lint import Finding
 from striate.analysis.picture import frames
+from striate.analysis.rule import Finding
 from striate.errors import ArgumentError
 
 GOLDEN = Path(__file__).parent / "golden" / "inspect"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from striate import inspect
 from striate.analysis import rules  # noqa: F401  makes the rules known
 from striate.analysis.ignore import configured
-from striate.analysis.lint import RULES
+from striate.analysis.rule import RULES
 from striate.errors import ArgumentError
 
 ROOT = Path(__file__).parent.parent

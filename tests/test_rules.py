@@ -12,7 +12,7 @@ from torch import nn
 
 import striate
 from striate.analysis import inspect, rules
-from striate.analysis.lint import RULES
+from striate.analysis.rule import RULES
 
 GOLDEN = Path(__file__).parent / "golden" / "inspect"
 DOCS = Path(__file__).parent.parent / "docs" / "lint"

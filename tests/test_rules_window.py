@@ -11,7 +11,7 @@ from findings import findings
 from torch import Tensor, nn
 
 import striate
-from striate.analysis.lint import RULES
+from striate.analysis.rule import RULES
 from striate.analysis.rules import window  # noqa: F401  fills RULES
 
 

@@ -1,7 +1,7 @@
 """The size, cost, receptive field and mistakes of a network, from its graph; the arithmetic of one layer."""
 
 from .explain import Explanation, explain
-from .lint import Finding
 from .report import Layer, ReceptiveField, Report, inspect
+from .rule import Finding
 
 __all__ = ["Explanation", "Finding", "Layer", "ReceptiveField", "Report", "explain", "inspect"]

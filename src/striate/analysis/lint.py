@@ -1,88 +1,19 @@
-"""Mistakes that can be seen on the graph: rules, each with a reason and a way to mend it.
-
-A rule is a function in :mod:`striate.analysis.rules` that looks at a :class:`.context.Context` and yields :class:`Found`. Its id,
-severity and source stand at its head, its reason in its docstring and, at length, in docs/lint.
-"""
+"""Mistakes that can be seen on the graph: what the rules find, but for what is ignored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
-
-from torch.nn import Module
+from collections.abc import Collection
 
 from ..errors import ArgumentError, build
+from . import rules as rules  # fills RULES
 from .context import Context, Use
 from .ignore import is_ignored
+from .report import Report
+from .rule import RULES, SEVERITIES, Finding
 
-if TYPE_CHECKING:
-    from .report import Report
+__all__ = ["lint"]
 
-__all__ = ["RULES", "Context", "Finding", "Found", "Rule", "lint", "rule"]
-
-SEVERITIES = ("error", "warning", "note")
 TASKS = ("classification", "localisation", "segmentation")
-
-
-class Found(NamedTuple):
-    """What a rule yields: where, what, how to mend it, and what does so on a model where that is mechanical.
-
-    place: a row's name, "model" or "optimizer"; message: one sentence, with the number; mend: does it to a copy of the model;
-    severity: if it is not the rule's.
-    """
-
-    place: str
-    message: str
-    fix: str
-    mend: Callable[[Module], None] | None = None
-    severity: str | None = None
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One finding, as a report holds it. line: of the model's code, where it is known."""
-
-    rule: str
-    severity: str
-    place: str
-    message: str
-    fix: str
-    source: str
-    line: str | None = None
-    mend: Callable[[Module], None] | None = field(default=None, repr=False, compare=False)
-
-    def to_dict(self) -> dict[str, str]:
-        return {name: getattr(self, name) for name in ("rule", "severity", "place", "message", "fix", "source")}
-
-    def __str__(self) -> str:
-        return f"{self.severity}: {self.place}: {self.message} [{self.rule}] {self.fix}"
-
-
-class Rule(NamedTuple):
-    id: str
-    severity: str
-    source: str
-    find: Callable[[Context], Iterator[Found]]
-
-    @property
-    def reason(self) -> str:
-        """Its function's docstring."""
-        return " ".join((self.find.__doc__ or "").split())
-
-
-RULES: dict[str, Rule] = {}
-
-
-def rule(id: str, severity: str, source: str) -> Callable[[Callable[[Context], Iterator[Found]]], Callable[[Context], Iterator[Found]]]:
-    """Makes a function a rule. source: a paper, a page of the documentation, or arithmetic that anybody can check."""
-
-    def add(find: Callable[[Context], Iterator[Found]]) -> Callable[[Context], Iterator[Found]]:
-        assert severity in SEVERITIES and id not in RULES
-        RULES[id] = Rule(id, severity, source, find)
-        return find
-
-    return add
 
 
 def lint(report: Report, use: Use, ignore: Collection[str] = ()) -> list[Finding]:
@@ -90,8 +21,6 @@ def lint(report: Report, use: Use, ignore: Collection[str] = ()) -> list[Finding
 
     Raises ArgumentError for an id in ``ignore`` that no rule has, and for a task there is not.
     """
-    from . import rules  # noqa: F401  fills RULES
-
     unknown = sorted(set(ignore) - set(RULES))
     if unknown:
         raise ArgumentError(build("lint", "ids of rules to ignore", repr(unknown[0]), do=f"There are {', '.join(sorted(RULES))}."))

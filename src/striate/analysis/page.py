@@ -14,8 +14,8 @@ from . import picture
 from .report import BOUND, UNKNOWN
 
 if TYPE_CHECKING:
-    from .lint import Finding
     from .report import Layer, Report
+    from .rule import Finding
 
 __all__ = ["markdown", "page", "table"]
 

@@ -26,7 +26,7 @@ from .field import Axes, Extent, Fields, Seen, fields_of, reached_from, seen_by,
 from .trace import WRITTEN, Call, Graph, Node, trace
 
 if TYPE_CHECKING:
-    from .lint import Finding
+    from .rule import Finding
 
 __all__ = ["Layer", "ReceptiveField", "Report", "inspect"]
 

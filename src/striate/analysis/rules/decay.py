@@ -11,7 +11,8 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ...text import short
 from ...training.parameters import parameter_groups
-from ..lint import Context, Found, rule
+from ..context import Context
+from ..rule import Found, rule
 from .norm import LAYERS, followers
 
 OPTIMIZER = "optimizer"

@@ -7,9 +7,10 @@ from math import prod
 from typing import NamedTuple
 
 from ...text import sizes
+from ..context import Context
 from ..cost import CONVOLUTIONS
-from ..lint import Context, Found, rule
 from ..report import FREE, Layer
+from ..rule import Found, rule
 from ..trace import Node
 
 PRODUCTS = ("aten.mm", "aten.addmm", "aten.bmm", "aten.baddbmm")

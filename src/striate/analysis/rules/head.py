@@ -8,9 +8,10 @@ from math import e, log, log1p, prod
 from torch.nn import BCEWithLogitsLoss, CrossEntropyLoss, MultiLabelSoftMarginLoss, NLLLoss
 
 from ...text import sizes
+from ..context import Context
 from ..cost import CONVOLUTIONS
-from ..lint import Context, Found, rule
 from ..report import FREE, Layer
+from ..rule import Found, rule
 from ..trace import Node
 
 PRODUCTS = ("aten.addmm", "aten.mm")

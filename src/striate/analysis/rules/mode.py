@@ -8,8 +8,9 @@ from typing import Any
 from torch.nn import Module
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..lint import Context, Found, rule
+from ..context import Context
 from ..report import Layer
+from ..rule import Found, rule
 from .norm import DROPOUTS, TRACKING, is_frozen
 
 MODES = "pytorch.org, torch.nn.Module.train"

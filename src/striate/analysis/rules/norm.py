@@ -15,8 +15,9 @@ from torch.nn.modules.dropout import Dropout, Dropout1d, Dropout2d, Dropout3d
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ... import nn
-from ..lint import Context, Found, rule
+from ..context import Context
 from ..report import FREE, Layer
+from ..rule import Found, rule
 from ..trace import Graph
 
 __all__ = ["DROPOUTS", "LAYERS", "NORMS", "TRACKING", "followers", "is_frozen"]

@@ -11,9 +11,10 @@ import torch
 
 from ...text import sizes
 from ...window import Axis, Field
+from ..context import Context
 from ..cost import ATTENTION, CONVOLUTIONS
-from ..lint import Context, Found, rule
 from ..report import FREE, Layer
+from ..rule import Found, rule
 from ..trace import Node
 
 POOLING = re.compile(r"aten\.(max|avg)_pool[123]d(_with_indices)?$")
