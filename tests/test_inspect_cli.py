@@ -13,7 +13,7 @@ import torch
 
 import striate
 from striate import models, nn
-from striate.analysis import Report, lint
+from striate.analysis import Report, inspection, lint
 from striate.analysis.context import Context
 from striate.analysis.rule import Finding, Found, Rule
 from striate.cli import main
@@ -63,7 +63,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def found(monkeypatch: pytest.MonkeyPatch, *severities: str) -> None:
     """Has lint find just these."""
     told = [Finding(f"a-{severity}", severity, "0", "It is wrong.", "Mend it.", "arithmetic") for severity in severities]
-    monkeypatch.setattr(lint, "lint", lambda report, use, ignore: told)
+    monkeypatch.setattr(inspection, "lint", lambda report, use, ignore: told)
 
 
 # --------------------------------------------------------------------------------------------------------- what is printed

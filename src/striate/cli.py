@@ -259,7 +259,7 @@ def _inspect(options: argparse.Namespace) -> int:
     import torch
 
     from .analysis.ignore import configured
-    from .analysis.report import inspect
+    from .analysis.inspection import inspect
 
     shapes = tuple(_shape("inspect", text) for text in options.input)
     unit, loss = _unit(options), _loss(options.loss)

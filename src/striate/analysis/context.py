@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn import Module
 
+from .rows import FREE, Layer
 from .trace import Call, Graph, Node
 
 if TYPE_CHECKING:
-    from .report import Layer, Report
+    from .report import Report
 
 __all__ = ["Context", "Use"]
 
@@ -113,8 +114,6 @@ class Context:
     @cached_property
     def _neighbours(self) -> tuple[dict[int, list[Layer]], dict[int, list[Layer]]]:
         """By the rows' places in ``layers``: the rows that made what a row reads, and those that read what it made."""
-        from .report import FREE
-
         made: dict[int, set[int]] = {}  # of a value the rows it comes from, through what only reads it otherwise
         before: dict[int, list[int]] = {place: [] for place in range(len(self.layers))}
         after: dict[int, list[int]] = {place: [] for place in range(len(self.layers))}

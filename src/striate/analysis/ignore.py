@@ -15,7 +15,7 @@ from ..errors import ArgumentError, build
 from .context import Context
 
 if TYPE_CHECKING:
-    from .report import Layer
+    from .rows import Layer
 
 __all__ = ["configured", "is_ignored"]
 

@@ -11,10 +11,10 @@ from ..errors import ArgumentError, build
 from ..sheet import bars, boxes, document
 from ..text import columns, short, sizes
 from . import picture
-from .report import BOUND, UNKNOWN
+from .rows import BOUND, UNKNOWN, Layer
 
 if TYPE_CHECKING:
-    from .report import Layer, Report
+    from .report import Report
     from .rule import Finding
 
 __all__ = ["markdown", "page", "table"]

@@ -7,10 +7,10 @@ from math import log, prod
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..text import sizes
-from .report import BOUND
+from .rows import BOUND, Layer
 
 if TYPE_CHECKING:
-    from .report import Layer, Report
+    from .report import Report
 
 __all__ = ["STYLE", "frames", "picture"]
 

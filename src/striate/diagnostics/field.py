@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import Module
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..analysis.report import Layer, Report
+from ..analysis.report import Report
+from ..analysis.rows import Layer
 from ..errors import ArgumentError, build
 from ..ops.choose import prefer
 

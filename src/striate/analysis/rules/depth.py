@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ...text import sizes
 from ..context import Context
 from ..cost import CONVOLUTIONS
-from ..report import FREE, Layer
+from ..rows import FREE, Layer
 from ..rule import Found, rule
 from ..trace import Node
 

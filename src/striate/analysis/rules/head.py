@@ -10,7 +10,7 @@ from torch.nn import BCEWithLogitsLoss, CrossEntropyLoss, MultiLabelSoftMarginLo
 from ...text import sizes
 from ..context import Context
 from ..cost import CONVOLUTIONS
-from ..report import FREE, Layer
+from ..rows import FREE, Layer
 from ..rule import Found, rule
 from ..trace import Node
 

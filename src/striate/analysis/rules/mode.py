@@ -9,7 +9,7 @@ from torch.nn import Module
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..context import Context
-from ..report import Layer
+from ..rows import Layer
 from ..rule import Found, rule
 from .norm import DROPOUTS, TRACKING, is_frozen
 

@@ -16,7 +16,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ... import nn
 from ..context import Context
-from ..report import FREE, Layer
+from ..rows import FREE, Layer
 from ..rule import Found, rule
 from ..trace import Graph
 
