@@ -288,11 +288,11 @@ def skipped_pixels(context: Context) -> Iterator[Found]:
         skipped = whole - prod(len(_reached(axis)) for axis in window.axes)
         beside = [other for other in windows if other.value == window.value]
         others = {node.index for node in _readers(context, window.value)} - {other.reads.index for other in beside}
-        missed = torch.ones([axis.input for axis in window.axes], dtype=torch.bool)
+        missed = torch.ones([axis.input for axis in window.axes], dtype=torch.bool, device="cpu")  # whatever the default device is
         for other in beside:
             seen = torch.ones_like(missed)
             for number, axis in enumerate(other.axes):
-                on = torch.zeros(axis.input, dtype=torch.bool)
+                on = torch.zeros(axis.input, dtype=torch.bool, device="cpu")
                 on[list(_reached(axis))] = True
                 seen &= on.reshape([-1 if k == number else 1 for k in range(len(other.axes))])
             missed &= ~seen
