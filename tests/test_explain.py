@@ -605,7 +605,7 @@ LAYERS = (
         ("conv2d --input 3y4 --out 1 --kernel 3", "--input to be whole numbers with x between, got '3y4'. Write as 16x64x56x56."),
         (
             "convtranspose1d --input 3x4 --out 1 --kernel 3 --output-padding one",
-            "--output-padding to be whole numbers with x between, got 'one'. Write as 16x64x56x56.",
+            "--output-padding to be whole numbers with x between, got 'one'. Write as 3 or 3x5.",
         ),
         ("conv1d --input 3 --out 1 --kernel 3", "an input of 2 or 3 numbers, got 3. Write batch, channels and axes, as 16x64x56."),
         ("conv2d --input 3x4 --out 1 --kernel 3", "an input of 3 or 4 numbers, got 3×4. Write batch, channels and axes, as 16x64x56x56."),

@@ -465,3 +465,100 @@ def test_a_layer_whose_mode_is_its_own_keeps_it_where_the_model_is_told_for_eval
     model = nn.Sequential(nn.Dropout().eval(), nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4))
     report = inspect(model, (1, 3, 8, 8))
     assert report.notes[0].startswith("Training would fail on this input") and [m.training for m in model] == [False, True, True]
+
+
+class NoGradHead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            y = self.first(x)
+        return self.second(y)
+
+
+def test_no_gradient_is_counted_of_what_is_computed_without() -> None:
+    first, second = inspect(NoGradHead(), (1, 3, 8, 8)).layers
+    assert first.backward_macs == 0 and first.macs == 8 * 3 * 9 * 36
+    assert second.backward_macs == second.macs == 8 * 8 * 9 * 16  # the weight's
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        return x @ weight
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        return None, None
+
+
+class WithFunction(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Doubled.apply(x, self.weight)
+
+
+def test_gradients_of_a_function_of_autograd_are_counted_by_what_it_computes() -> None:
+    assert inspect(WithFunction(), (2, 3)).totals["backward_macs"] == 2 * 3 * 5
+
+
+def test_several_shapes_without_the_batch_are_one_sample_each() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(1, 4, 3)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.a(x) + self.b(y)
+
+    assert inspect(Sum(), ((3, 8, 8), (1, 8, 8))).input_shapes == [(1, 3, 8, 8), (1, 1, 8, 8)]
+    assert inspect(Sum(), ((2, 3, 8, 8), (2, 1, 8, 8))).input_shapes == [(2, 3, 8, 8), (2, 1, 8, 8)]
+
+
+def test_a_default_device_changes_no_finding() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1, stride=2), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    with torch.device("meta"):
+        found = [finding.rule for finding in inspect(model, (1, 3, 16, 16)).findings]
+    assert found == ["skipped-pixels"]
+
+
+def test_torch_prints_nothing_of_what_is_told_as_an_error(capfd: pytest.CaptureFixture[str]) -> None:
+    class Far(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean((2, 3))
+
+    with pytest.raises(ShapeError):
+        inspect(Far(), (3, 8, 8))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "told"),
+    [
+        ({"loss": "NLLLoss"}, ArgumentTypeError, "a loss that is a module, got str. Make it, as nn.CrossEntropyLoss()."),
+        ({"loss": nn.NLLLoss}, ArgumentTypeError, "a loss that is a module, got the class NLLLoss. Make it, as nn.CrossEntropyLoss()."),
+        ({"optimizer": "SGD"}, ArgumentTypeError, "a torch.optim.Optimizer, got str. Make it, as SGD(model.parameters(), 0.1)."),
+        ({"batch_size": 0}, ArgumentError, "batch_size to be a whole number from 1 on, got 0. Leave it out for the input's."),
+        ({"object_px": -3.0}, ArgumentError, "object_px to be more than 0 px, got -3.0. Leave it out."),
+    ],
+)
+def test_what_the_rules_would_not_understand_is_refused(options: dict[str, Any], kind: type[Exception], told: str) -> None:
+    with pytest.raises(kind) as error:
+        inspect(nn.Conv2d(3, 4, 3), (1, 3, 8, 8), **options)
+    assert str(error.value) == f"inspect expects {told}"
+
+
+def test_a_parallel_model_is_refused_with_what_to_inspect() -> None:
+    with pytest.raises(ArgumentTypeError) as error:
+        inspect(nn.DataParallel(nn.Conv2d(3, 4, 3)), (1, 3, 8, 8))
+    assert str(error.value) == "inspect expects a model by itself, got a torch.nn.DataParallel. Inspect its .module."
+
+
+def test_one_rule_to_ignore_may_be_given_by_itself() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    assert inspect(model, (1, 3, 8, 8)).findings and not inspect(model, (1, 3, 8, 8), ignore="bias-before-norm").findings

@@ -48,6 +48,14 @@ def write_models(folder: Path) -> None:
         "        raise KeyError('no\\nsuch')\n"
         "def number(): return 7\n"
         "def broken(): raise OSError('no\\nfile.')\n"
+        "def leaves(): raise SystemExit(0)\n"
+        "class Leaves(Net):\n"
+        "    def forward(self, x):\n"
+        "        raise SystemExit(0)\n"
+        "class Talks(Net):\n"
+        "    def forward(self, x):\n"
+        "        print('seen')\n"
+        "        return self.conv(x)\n"
     )
 
 
@@ -325,6 +333,28 @@ INPUT = ["--input", "1x28x28"]
             ["lenet5", *INPUT, "--html", "no/such/page.html"],
             "inspect expects a file to write to, got one in a folder that cannot be written to. file: no/such/page.html. Name another.",
         ),
+        (
+            ["lenet5", *INPUT, "--json", "a.txt", "--html", "./a.txt"],
+            "inspect expects a file to write to, got one that another option writes. file: ./a.txt. Name another.",
+        ),
+        (
+            ["lenet5", *INPUT, "--erf", "3", "field.jpg"],
+            "inspect expects --erf with a file that ends in .png, got 'field.jpg'. Name another.",
+        ),
+        (
+            ["mine_to_inspect.py:Net", *INPUT],
+            "inspect expects a model from mine_to_inspect.py:Net, got ModuleNotFoundError: No module named 'mine_to_inspect.py'; "
+            "'mine_to_inspect' is not a package. Name the module without .py.",
+        ),
+        (
+            ["mine_to_inspect:leaves", *INPUT],
+            "inspect expects a model from mine_to_inspect:leaves, got SystemExit: 0. The current folder is searched too.",
+        ),
+        (
+            ["mine_to_inspect:Leaves", *INPUT],
+            "inspect expects a forward that runs on x (1, 1, 28, 28), got SystemExit: 0 (at mine_to_inspect.py:18). "
+            "Give the shape the model is for, batch and channels first.",
+        ),
         (["lenet5", *INPUT, "--erf", "3", "."], "inspect expects a file to write to, got a folder. file: .. Name another."),
         (
             ["lenet5", *INPUT, "--batch-size", "0"],
@@ -393,6 +423,12 @@ def test_the_projects_file_names_rules_to_leave_out(here: Path, capsys: pytest.C
     assert {finding["rule"] for finding in told} == {"bias-before-norm"}
     (here / "pyproject.toml").write_text('[tool.striate.lint]\nignore = ["bias-before-norm"]\n')
     assert report_of("cnn_bn", "--input", "3x32x32", capsys=capsys)["findings"] == []
+
+
+def test_what_the_models_own_code_prints_is_no_part_of_the_report(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "mine_to_inspect:Talks", "--input", "3x8x8", "--verify", "--erf", "conv", "field.png", "--json", "-"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["model"] == "mine_to_inspect:Talks" and "seen" in told.err
 
 
 def test_the_guide_shows_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

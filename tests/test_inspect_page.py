@@ -91,8 +91,7 @@ def test_lines_of_large_networks_fit_and_every_layer_has_its_own(name: str, widt
     lines = report.table(width).splitlines()
     assert max(map(len, lines)) <= width
     head = lines[lines.index("") + 1]
-    rows = lines[lines.index("") + 2 :]
-    rows = rows[: rows.index("")]
+    rows = lines[lines.index("") + 2 : lines.index("", lines.index("") + 2)]
     assert len(rows) == len(report.layers)
     for row, layer in zip(rows, report.layers, strict=True):
         shown = row[: head.index("type")].rstrip()
@@ -217,3 +216,10 @@ def test_frames_lie_in_the_picture_unless_it_says_that_they_do_not() -> None:
 def test_an_input_without_rows_and_columns_has_no_picture() -> None:
     for name in ("wave", "volume"):
         assert frames(odd(name)) == [] and "<svg" not in odd(name).html()
+
+
+def test_a_rules_name_is_never_cut_at_the_end_of_a_line() -> None:
+    report = inspect(models.resnet18().eval(), (1, 3, 64, 64))
+    for width in range(80, 120):
+        told = report.table(width)
+        assert all(f"[{finding.rule}]" in told for finding in report.findings)

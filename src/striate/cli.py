@@ -14,7 +14,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -221,7 +221,7 @@ def _sizes(text: str, option: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.lower().split("x"))
     except ValueError:
-        fix = "Write as 16x64x56x56."
+        fix = "Write as 16x64x56x56." if option == "--input" else "Write as 3 or 3x5."
         raise ArgumentError(build("explain", f"{option} to be whole numbers with x between", repr(text), do=fix)) from None
 
 
@@ -268,26 +268,29 @@ def _inspect(options: argparse.Namespace) -> int:
     if options.object is not None and not 0 < options.object < float("inf"):
         raise ArgumentError(build("inspect", "--object of more than 0 px", f"{options.object:g}", do="Leave --object out."))
     to_stdout = options.json == "-"
-    for path in (None if to_stdout else options.json, options.html, options.erf and options.erf[1]):
-        _check_file("inspect", path)
+    _check_files("inspect", None if to_stdout else options.json, options.html, options.erf and options.erf[1])
+    if options.erf is not None and Path(options.erf[1]).suffix.lower() != ".png":
+        raise ArgumentError(build("inspect", "--erf with a file that ends in .png", repr(options.erf[1]), do="Name another."))
     with _current_folder():
         torch.manual_seed(0)
-        model = _model("inspect", options.model).train(options.train)
-        report = inspect(
-            model,
-            shapes[0] if len(shapes) == 1 else shapes,
-            batch_size=options.batch_size,
-            object_px=options.object,
-            loss=loss,
-            task=options.task,
-            ignore=[*options.ignore, *configured(os.getcwd())],
-        )
+        with redirect_stdout(sys.stderr):  # what the model's own code prints is no part of the report
+            model = _model("inspect", options.model).train(options.train)
+            report = inspect(
+                model,
+                shapes[0] if len(shapes) == 1 else shapes,
+                batch_size=options.batch_size,
+                object_px=options.object,
+                loss=loss,
+                task=options.task,
+                ignore=[*options.ignore, *configured(os.getcwd())],
+            )
         report.model = options.model
         field = _seen(report, options.field, unit) if options.field is not None else []
         if options.erf is not None:
             from .diagnostics.field import draw
 
-            draw(report, options.erf[0], options.erf[1], unit)
+            with redirect_stdout(sys.stderr):
+                draw(report, options.erf[0], options.erf[1], unit)
         _show(report, options)
         told = sys.stderr if to_stdout or options.markdown else sys.stdout  # what another program reads stands alone
         if options.erf is not None:
@@ -377,7 +380,8 @@ def _verified(report: Report, told: Any) -> bool:
     """Whether all receptive fields are as the model's; says which are not."""
     from .diagnostics.field import verify
 
-    checked = verify(report)
+    with redirect_stdout(sys.stderr):
+        checked = verify(report)
     wrong = [one for one in checked if not one.holds]
     print(f"\nfields compared with the model: {len(checked) - len(wrong)} of {len(checked)} layers hold", file=told)
     for one in wrong:
@@ -400,8 +404,7 @@ def _profile(options: argparse.Namespace) -> int:
         value = getattr(options, option)
         if value is not None and not least <= value <= 1024:
             raise ArgumentError(build("profile", f"--{option} from {least} to 1024", value, do=f"Leave --{option} out."))
-    for path in (options.json, options.html):
-        _check_file("profile", path)
+    _check_files("profile", options.json, options.html)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(options.threads or threads)
@@ -445,12 +448,19 @@ def _width() -> int:
     return max(80, min(columns, 160))
 
 
-def _check_file(where: str, path: str | None) -> None:
+def _check_files(where: str, *paths: str | None) -> None:
     """Found out before the work, not after it."""
-    folder = Path(path or ".").parent
-    if path is not None and (Path(path).is_dir() or not os.access(folder, os.W_OK)):
-        why = "a folder" if Path(path).is_dir() else "one in a folder that cannot be written to"
-        raise ArgumentError(build(where, "a file to write to", why, file=path, do="Name another."))
+    given = [path for path in paths if path is not None]
+    for number, path in enumerate(given):
+        why = None
+        if Path(path).is_dir():
+            why = "a folder"
+        elif not os.access(Path(path).parent, os.W_OK):
+            why = "one in a folder that cannot be written to"
+        elif Path(path).resolve() in [Path(other).resolve() for other in given[:number]]:
+            why = "one that another option writes"
+        if why is not None:
+            raise ArgumentError(build(where, "a file to write to", why, file=path, do="Name another."))
 
 
 def _shape(where: str, text: str) -> tuple[int, ...]:
@@ -484,9 +494,9 @@ def _model(where: str, text: str) -> Any:
             made = getattr(made, part)
         if not isinstance(made, Module) and callable(made):
             made = made()
-    except Exception as error:  # whatever the code raises that is imported and called
-        why = (str(error) or "no more is told").splitlines()[0].rstrip(".")
-        fix = "The current folder is searched too."
+    except (Exception, SystemExit) as error:  # whatever the code raises that is imported and called
+        why = (str(error).strip() or "no more is told").splitlines()[0].rstrip(".")
+        fix = "Name the module without .py." if module.endswith(".py") else "The current folder is searched too."
         raise ArgumentError(build(where, f"a model from {text}", f"{type(error).__name__}: {why}", do=fix)) from error
     if not isinstance(made, Module):
         fix = "Name a function or class that makes one without arguments."

@@ -89,8 +89,13 @@ def inspect(
 
 
 def _with_batch(model: Any, input: Any) -> Any:
-    """A shape without a batch gets one of 1 where the first layer says how many axes there are."""
-    if not isinstance(model, Module) or not isinstance(input, (tuple, list)) or not all(type(n) is int for n in input):
+    """A shape without a batch gets one of 1 where the first layer says how many axes there are; of several all or none."""
+    if not isinstance(model, Module) or not isinstance(input, (tuple, list)) or not input:
+        return input
+    if all(isinstance(one, (tuple, list)) for one in input):
+        given = [_with_batch(model, one) for one in input]
+        return given if all(one is not old for one, old in zip(given, input, strict=True)) else input
+    if not all(type(n) is int for n in input):
         return input
     kinds = (torch.nn.modules.conv._ConvNd, torch.nn.Linear)  # a linear layer may stand before the convolutions in the list
     first = next((module for kind in kinds for module in model.modules() if isinstance(module, kind)), None)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
-from ..errors import ArgumentError, build
+import torch
+from torch.nn import Module
+
+from ..errors import ArgumentError, ArgumentTypeError, build
 from . import rules as rules  # fills RULES
 from .context import Context, Use
 from .ignore import is_ignored
@@ -19,8 +23,11 @@ TASKS = ("classification", "localisation", "segmentation")
 def lint(report: Report, use: Use, ignore: Collection[str] = ()) -> list[Finding]:
     """All findings, errors first, in the order of the rows.
 
-    Raises ArgumentError for an id in ``ignore`` that no rule has, and for a task there is not.
+    Raises ArgumentError for an id in ``ignore`` that no rule has, a task there is not, and sizes below what they can be; ArgumentTypeError
+    for a loss or an optimizer that is none.
     """
+    _check(use)
+    ignore = (ignore,) if isinstance(ignore, str) else ignore
     unknown = sorted(set(ignore) - set(RULES))
     if unknown:
         raise ArgumentError(build("lint", "ids of rules to ignore", repr(unknown[0]), do=f"There are {', '.join(sorted(RULES))}."))
@@ -39,3 +46,22 @@ def lint(report: Report, use: Use, ignore: Collection[str] = ()) -> list[Finding
                 line = layer.line if layer is not None else None
                 found.append(Finding(one.id, severity or one.severity, place, message, fix, one.source, line, mend))
     return sorted(found, key=lambda f: (SEVERITIES.index(f.severity), places.get(f.place, len(places))))
+
+
+def _check(use: Use) -> None:
+    """Refuses what the rules would not understand, and so say nothing of."""
+    optimizer, batch_size, object_px, loss, _ = use
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        do = "Make it, as SGD(model.parameters(), 0.1)."
+        raise ArgumentTypeError(build("inspect", "a torch.optim.Optimizer", _kind(optimizer), do=do))
+    if loss is not None and not isinstance(loss, Module):
+        raise ArgumentTypeError(build("inspect", "a loss that is a module", _kind(loss), do="Make it, as nn.CrossEntropyLoss()."))
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        do = "Leave it out for the input's."
+        raise ArgumentError(build("inspect", "batch_size to be a whole number from 1 on", repr(batch_size), do=do))
+    if object_px is not None and not (type(object_px) in (int, float) and 0 < object_px < float("inf")):
+        raise ArgumentError(build("inspect", "object_px to be more than 0 px", repr(object_px), do="Leave it out."))
+
+
+def _kind(given: Any) -> str:
+    return f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__

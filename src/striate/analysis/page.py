@@ -113,7 +113,7 @@ def table(report: Report, width: int = 100, color: bool = False) -> str:
         for finding in report.findings:
             mark = MARKS[finding.severity]
             head = f"{mark} {finding.place}{code_line(finding)}: {finding.message} {finding.fix} [{finding.rule}]"
-            first, *more = textwrap.wrap(head, width, subsequent_indent="  ", break_long_words=False) or [""]
+            first, *more = textwrap.wrap(head, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False) or [""]
             told += [_colored(mark, finding.severity) + first[len(mark) :] if color else first, *more]
     return "\n".join(told)
 

@@ -7,6 +7,7 @@ has not, the model runs in earnest on one input instead, and :attr:`Graph.reason
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -144,20 +145,27 @@ def trace(model: Module, example: Any) -> Graph:
     if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
         fix = "Inspect the model that it was made of."
         raise ArgumentTypeError(build("inspect", "a model whose code is Python", "a torch.jit.ScriptModule", do=fix))
+    if isinstance(model, torch.nn.DataParallel):
+        raise ArgumentTypeError(build("inspect", "a model by itself", "a torch.nn.DataParallel", do="Inspect its .module."))
     args, kwargs = _arguments(example)
     lazy = [n for n, p in model.named_parameters() if isinstance(p, torch.nn.parameter.UninitializedParameter)]
     if lazy:
         raise ArgumentError(build("inspect", "a model whose parameters exist", f"{lazy[0]} without a shape", do="Call the model once."))
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    told, logger.disabled = logger.disabled, True  # which prints a traceback for what is told in a sentence here
     try:
         return _run(model, args, kwargs, fake=True)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         why, fake_error = _told(error), error
+    finally:
+        logger.disabled = told
     try:
         graph = _run(model, args, kwargs, fake=False)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         shapes = ", ".join(str(tuple(t.shape)) for t in tree_leaves((args, kwargs)) if isinstance(t, (Tensor, _Shape)))
         fix = "Give the shape the model is for, batch and channels first."
-        raise ShapeError(build("inspect", f"a forward that runs on x {shapes}", _told(error), do=fix)) from fake_error
+        given = f"x {shapes}" if shapes else "no tensor"
+        raise ShapeError(build("inspect", f"a forward that runs on {given}", _told(error), do=fix)) from fake_error
     graph.reason = why
     return graph
 
@@ -366,7 +374,8 @@ class _Recorder(TorchDispatchMode):
             return func(*args, **kwargs)
         tensors = _tensors((args, kwargs))
         read = [self.find(t).index for t in tensors]
-        needs = tuple(t.requires_grad for t in tensors)
+        asked = _is_differentiated()
+        needs = tuple(asked and t.requires_grad for t in tensors)
         defaults = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
         named = defaults | {a.name: v for a, v in zip(func._schema.arguments, args, strict=False)} | kwargs
         arguments = {key: _plain(value, self) for key, value in named.items()}
@@ -399,6 +408,18 @@ class _Recorder(TorchDispatchMode):
             size = tensor.untyped_storage().nbytes()
             self.graph.kept.append(Kept(value and value.index, size, call, last if made_now else last + 1))
         return tensor
+
+
+def _is_differentiated() -> bool:
+    """Whether gradients are asked of what is computed: not under ``no_grad``, but inside a Function of autograd."""
+    if torch.is_grad_enabled():
+        return True
+    frame: Any = sys._getframe(2)
+    while frame is not None and frame.f_code is not _run.__code__:
+        if frame.f_code is torch.autograd.Function.apply.__func__.__code__:  # type: ignore[attr-defined]
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _storage(tensor: Tensor) -> int:

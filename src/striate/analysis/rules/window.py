@@ -289,7 +289,7 @@ def skipped_pixels(context: Context) -> Iterator[Found]:
         skipped = whole - prod(len(_reached(axis)) for axis in window.axes)
         beside = [other for other in windows if other.value == window.value]
         others = {node.index for node in _readers(context, window.value)} - {other.reads.index for other in beside}
-        missed = torch.ones([axis.input for axis in window.axes], dtype=torch.bool, device="cpu")
+        missed = torch.ones([axis.input for axis in window.axes], dtype=torch.bool, device="cpu")  # whatever the default device is
         for other in beside:
             seen = torch.ones_like(missed)
             for number, axis in enumerate(other.axes):
