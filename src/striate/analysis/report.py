@@ -304,7 +304,7 @@ def inspect(
     rows = _Rows(graph, fields)
     if graph.reason:
         notes.append(f"The model could not be traced without values ({graph.reason}); it ran once, and all holds for this input only.")
-    measured = [row.name for row in rows.layers if row.type in SPATIAL_NORMS]
+    measured = [row.name for row in rows.layers if row.type in SPATIAL_NORMS or _measures_places(row, graph, fields)]
     if measured:
         few = ", ".join(measured[:3]) + (" …" if len(measured) > 3 else "")
         notes.append(f"Receptive fields follow the taps; the statistics that norms take over places ({few}) are not counted.")
@@ -316,6 +316,18 @@ def inspect(
 
 
 SPATIAL_NORMS = ("GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d", "GlobalResponseNorm")
+
+
+def _measures_places(row: Layer, graph: Graph, fields: Fields) -> bool:
+    """Whether a row is a norm over axes that follow the image's."""
+    made = None if row.value is None else graph.values[row.value].node
+    if made is None or "norm" not in graph.nodes[made].op:
+        return False
+    over = graph.nodes[made].arguments.get("normalized_shape")
+    if over is None:
+        return graph.nodes[made].op == "aten.native_group_norm"
+    places = [fields.place(graph.nodes[made].inputs[0], axis) for axis in fields.axes]
+    return any(place is not None and place.axis >= len(row.output_shape) - len(over) for place in places)
 
 
 def _check_place(where: str, what: str, place: Sequence[int], shape: Sequence[int]) -> None:
@@ -444,7 +456,8 @@ class _Rows:
             status={
                 "output_shape": exact,
                 "macs": exact if known else UNKNOWN,
-                "kept_bytes": exact,
+                # what a recurrent layer works in is not told without values
+                "kept_bytes": UNKNOWN if any(node.op.startswith("aten.mkldnn_rnn") for node in nodes) else exact,
                 "receptive_field": UNKNOWN if output is None else BOUND if bound else exact,
             },
             line=line,
