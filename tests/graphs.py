@@ -162,12 +162,76 @@ class Written(nn.Module):
         return self.conv(y)
 
 
+class Interleaved(nn.Module):
+    """Places that take turns between two tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([x, self.conv(x)], -1).flatten(-2)
+
+
+class Picked(nn.Module):
+    """Rows that are picked one by one: side by side, and added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(torch.stack([x[:, :, 3], x[:, :, 0] + x[:, :, 6], x[:, :, 2]], 2))
+
+
+class Mirrored(nn.Module):
+    """Margins made of the image, wider than the windows that look at them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(1, 2, 3, padding=2, padding_mode="replicate"), nn.Conv2d(2, 1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.conv(F.pad(x, (4, 1, 3, -1), mode="reflect")))
+
+
+class Aliased(nn.Module):
+    """Views of a tensor that is written into after they were made, by itself and by another view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.wide = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 7, padding=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x).clone()
+        top, bottom = y[:, :, :-1], y[:, :, 1:]
+        y.add_(self.conv(self.conv(x)))
+        bottom.add_(self.wide(x)[:, :, 1:])
+        return top + bottom
+
+
+class Cumulative(nn.Module):
+    """Sums so far, and windows without a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).cumsum(2).unfold(3, 3, 2).amax(-1)
+
+
 def local() -> nn.Module:
     return nn.Sequential(S.LocallyConnected2d(2, 3, (9, 8), 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(3, 1, 2))
 
 
 def bilinear() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 2, 3, stride=2), nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(2, 1, 3, padding=1))
+
+
+def enlarged() -> nn.Module:
+    """By a factor of which 41 are 0.99999994 in float32, not 1."""
+    return nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Upsample((82, 9)))
 
 
 def sparse() -> nn.Module:
@@ -197,6 +261,12 @@ GRAPHS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "shuffled": (Shuffled, (1, 4, 9, 10)),
     "attention": (Attention, (1, 1, 8, 6)),
     "written": (Written, (1, 2, 8, 7)),
+    "interleaved": (Interleaved, (1, 1, 6, 5)),
+    "picked": (Picked, (1, 1, 8, 6)),
+    "mirrored": (Mirrored, (1, 1, 9, 8)),
+    "aliased": (Aliased, (1, 1, 9, 8)),
+    "cumulative": (Cumulative, (1, 1, 7, 11)),
+    "enlarged": (enlarged, (1, 1, 2, 5)),
     "local": (local, (1, 2, 9, 8)),
     "bilinear": (bilinear, (1, 1, 15, 19)),
     "sparse": (sparse, (1, 1, 7, 6)),

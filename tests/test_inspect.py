@@ -133,6 +133,74 @@ def test_backward_macs_of_a_depthwise_layer_are_twice_its_forward_ones() -> None
     assert [row.backward_macs for row in report.layers] == [2 * 8 * 25 * 9, 2 * 2 * 8 * 9 * 9]
 
 
+class Applied(nn.Module):
+    """Some function of an input and three convolutions."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+        self.a, self.b, self.c = (nn.Conv2d(2, 2, 3, padding=1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x, self.a, self.b, self.c)
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Any:
+        y = F.conv2d(F.conv2d(x, weight, padding=1), weight, padding=1)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        return dy, None
+
+
+def without_gradient(x: Tensor, a: Any, b: Any, c: Any) -> Tensor:
+    with torch.no_grad():
+        y = a(x)
+    return c(y)
+
+
+def written_into(x: Tensor, a: Any, b: Any, c: Any) -> Tensor:
+    y = torch.zeros_like(x)
+    y[:, :, 2:] = a(x)[:, :, 2:]
+    return b(y)
+
+
+# what is done, and how many gradients of products that asks
+BACKWARD: dict[str, tuple[Any, int]] = {
+    "no_grad": (without_gradient, 1),
+    "detached": (lambda x, a, b, c: b(a(x).detach()) + c(x), 2),
+    "not used": (lambda x, a, b, c: (a(b(x)), c(x))[1], 1),
+    "a whole number": (lambda x, a, b, c: (a(b(x)), c(x).argmax(1)), 3),
+    "written into": (written_into, 3),
+    "a function of its own": (lambda x, a, b, c: b(Square.apply(a(x), c.weight)), 7),
+}
+
+
+@pytest.mark.parametrize("name", BACKWARD)
+def test_backward_macs_are_of_what_the_backward_pass_comes_by(name: str) -> None:
+    function, count = BACKWARD[name]
+    report = inspect(Applied(function), (1, 2, 8, 9))
+    assert report.totals["backward_macs"] == sum(row.backward_macs for row in report.layers) == count * 2 * 2 * 9 * 8 * 9
+
+
+def test_macs_of_a_matrix_by_a_vector_and_what_its_rows_see() -> None:
+    class Weighed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = nn.Parameter(torch.rand(7))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.weights
+
+    report = inspect(Weighed(), (1, 2, 5, 7))
+    assert report.totals["macs"] == 2 * 5 * 7
+    assert report.receptive_field("Weighed", (4,)) == (((4, 4), (0, 6)), ((4,), tuple(range(7))), True, "exact")
+
+
 def test_what_autograd_keeps_is_what_a_training_step_keeps() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5))
     report = inspect(model, (4, 3, 8, 8))
@@ -214,6 +282,7 @@ def test_what_cannot_be_counted_is_unknown(make: Any) -> None:
     report = inspect(make(), ((5, 2, 8), (5, 2, 8)) if isinstance(make(), nn.Bilinear) else (5, 2, 8))
     assert report.totals["macs"] is None and report.layers[0].status["macs"] == "unknown"
     assert report.to_dict()["layers"][0]["flops"] is None and "?" in report.table()
+    assert (report.layers[0].status["kept_bytes"] == "unknown") == (report.layers[0].type == "LSTM")
 
 
 def test_data_decides_and_the_answer_holds_for_one_input() -> None:
@@ -256,6 +325,23 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), generator) and not model._forward_hooks and not model._forward_pre_hooks
     assert all(type(p) is nn.Parameter and p.grad is None for p in model.parameters())
+
+
+NOTE = "Receptive fields follow the taps; the statistics that norms take over places ({}) are not counted."
+
+
+@pytest.mark.parametrize("library", [nn, striate.nn])
+def test_norms_over_places_are_told_of_whatever_they_are(library: Any) -> None:
+    places = [nn.Conv2d(2, 4, 3), library.LayerNorm((4, 6, 6)), library.LayerNorm(6), library.GroupNorm(2, 4)]
+    assert inspect(nn.Sequential(*places), (1, 2, 8, 8)).notes == [NOTE.format("1, 2, 3")]
+    channels = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(2), Moved(), library.LayerNorm(4))
+    assert inspect(channels, (1, 2, 8, 8)).notes == []
+    assert inspect(Applied(lambda x, a, b, c: F.group_norm(a(x), 2)), (1, 2, 8, 8)).notes == [NOTE.format("group_norm")]
+
+
+class Moved(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, striate.nn.BatchNorm2d])
@@ -373,13 +459,55 @@ def test_what_a_pixel_reaches_is_what_sees_it(name: str) -> None:
         assert sees == within or (not reached.exact and within) or (seen is not None and not seen.exact)
 
 
-EXACT = [name for name in GRAPHS if name not in ("cross", "written", "gate", "functional")]
+BOUNDS = ("cross", "written", "gate", "functional", "interleaved", "picked", "mirrored", "aliased", "cumulative")
+EXACT = [name for name in GRAPHS if name not in BOUNDS]
 
 
 @pytest.mark.parametrize("name", EXACT)
 def test_what_can_be_told_exactly_is(name: str) -> None:
     report = graph_report(name)
     assert {report.fields.extent(report.graph.outputs[0], axis).exact for axis in report.fields.axes} == {True}
+
+
+MASKED = {
+    "sums so far": lambda x: x.cumsum(3),
+    "a causal mask": lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+    "a mask": lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=torch.eye(6, dtype=torch.bool, device=x.device)),
+    "norms of slices": lambda x: x.renorm(2, 3, 1.0),
+    "other strides": lambda x: x.clone().as_strided((1, 1, 6, 6), (36, 36, 1, 6)),
+    "a ratio without a short period": lambda x: F.interpolate(x, size=(6, 4999), mode="bilinear"),
+    "an order of its own": lambda x: x[:, :, torch.tensor([3, 1, 0])],
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_what_a_unit_may_see_without_seeing_it_is_a_bound(name: str) -> None:
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return MASKED[name](x)
+
+    report = inspect(Model(), (1, 1, 6, 6 if "ratio" not in name else 5003))
+    found = report.receptive_field(report.layers[-1].name, (0, 1))
+    assert (found.exact, found.status) == (False, "upper bound")
+
+
+def test_the_smallest_value_but_one_of_an_axis_sees_all_of_it() -> None:
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.kthvalue(2, 2).values
+
+    report = inspect(Model(), (1, 3, 5, 4))
+    assert report.receptive_field("Model", (2,)).taps == ((0, 1, 2, 3, 4), (2,))
+
+
+def test_long_axes_and_ratios_of_many_phases_are_inspected_in_seconds() -> None:
+    audio = nn.Sequential(nn.Conv1d(1, 4, 9, stride=4), nn.ReLU(), nn.MaxPool1d(4), nn.Conv1d(4, 4, 3), nn.AdaptiveAvgPool1d(1))
+    enlarged = nn.Sequential(*(nn.Sequential(nn.Upsample(scale_factor=1.3, mode="bilinear"), nn.Conv2d(1, 1, 3, padding=1)) for _ in range(6)))
+    start = time.perf_counter()
+    inspect(audio, (1, 1, 1_000_000))
+    report = inspect(enlarged, (1, 1, 32, 32))
+    assert time.perf_counter() - start < 10
+    assert report.layers[-1].status["receptive_field"] == "upper bound", "13⁶ phases"
 
 
 @pytest.mark.parametrize(("name", "size"), [("resnet18", 435), ("resnet50", 427)])  # the stride stands in the 3×3 convolution; 483 in the 1×1

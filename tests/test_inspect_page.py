@@ -91,7 +91,8 @@ def test_lines_of_large_networks_fit_and_every_layer_has_its_own(name: str, widt
     lines = report.table(width).splitlines()
     assert max(map(len, lines)) <= width
     head = lines[lines.index("") + 1]
-    rows = lines[lines.index("") + 2 : lines.index("", lines.index("") + 2)]
+    first = lines.index("") + 2
+    rows = lines[first : lines.index("", first)]
     assert len(rows) == len(report.layers)
     for row, layer in zip(rows, report.layers, strict=True):
         shown = row[: head.index("type")].rstrip()

@@ -319,11 +319,16 @@ class Field:
         spans = [span for o in ends if (span := self.span(o)) is not None]
         return (min(a for a, _ in spans), max(b for _, b in spans)) if spans else None
 
+    def phases(self, look: Look) -> int:
+        """How many outputs of one more operation repeat."""
+        return look.period * (self.period // gcd(self.period, look.shift) if look.shift else 1)
+
     def then(self, look: Look) -> Field:
         """The field after one more operation."""
-        turns = self.period // gcd(self.period, look.shift) if look.shift else 1
+        count = self.phases(look)
+        turns = count // look.period
         spans = []
-        for output in range(look.period * turns):
+        for output in range(count):
             seen = look.at(output)
             spans.append(self.over(min(seen), max(seen)) if seen else None)
         return Field(*_shortest(spans, self.shift * look.shift * turns // self.period))

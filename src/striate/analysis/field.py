@@ -22,6 +22,7 @@ from .trace import Graph
 __all__ = ["Extent", "Fields", "Seen", "fields_of", "reached_from", "seen_by"]
 
 Axes = tuple[int, int]  # an input of the model, and an axis of it
+PHASES = 2**16  # that a field is followed in; beyond it units are taken to see all that any of them sees
 
 
 class Place(NamedTuple):
@@ -122,11 +123,14 @@ def fields_of(graph: Graph) -> Fields:
 
 def _joined(graph: Graph, states: dict[int, _State], output: int, links: Sequence[Link]) -> _State:
     made = _State()
+    several = len({link.value for link in links if link.value in states}) > 1
     for link in links:
         state = states.get(link.value)
         if state is None or not (state.fields or state.always):
             continue
         made.exact &= state.exact and link.exact
+        if several and link.within is not None and link.within[0] > 1:  # of channels units are told by all
+            made.narrowed.add(Place(link.within[0], 1, graph.values[output].shape[link.within[0]]))
         for axis, span in state.always.items():
             made.see(axis, span)
         for axis, fields in state.fields.items():
@@ -148,8 +152,9 @@ def _follow(graph: Graph, link: Link, axis: Axes | None, place: Place, field: Fi
     size = graph.values[output].shape[along.axis] if isinstance(along, Along) else 0
     if isinstance(along, Along) and along.look == SAME and size == whole:
         made.add(axis, place._replace(axis=along.axis), field)
-    elif isinstance(along, Along) and alone and axis is not None:
-        made.add(axis, Place(along.axis, 1, size), field.then(along.look))
+    elif isinstance(along, Along) and alone and (axis is None or field.phases(along.look) <= PHASES):
+        made.add(axis, Place(along.axis, 1, size), field if axis is None else field.then(along.look))
+        made.exact &= along.ends is None
     elif isinstance(along, Anywhere) and alone and along.positions:
         made.see(axis, field.over(along.positions[0], along.positions[-1]))
         made.exact &= axis is not None or len(along.positions) == whole
@@ -199,12 +204,19 @@ def _met(one: Seen | None, other: Seen) -> Seen:
     """What either holds."""
     if one is None:
         return other
-    more = [set(b) - set(a) if len(a) < len(b) or not isinstance(a, range) else () for a, b in zip(one.axes, other.axes, strict=True)]
-    less = [set(a) - set(b) if len(b) < len(a) or not isinstance(b, range) else () for a, b in zip(one.axes, other.axes, strict=True)]
+    more = [_missing(b, a) for a, b in zip(one.axes, other.axes, strict=True)]
+    less = [_missing(a, b) for a, b in zip(one.axes, other.axes, strict=True)]
     contained = not any(more) or not any(less)
     one_axis = sum(bool(m) or bool(n) for m, n in zip(more, less, strict=True)) <= 1
-    axes = tuple(a if not m else b if not n else frozenset(a) | m for a, b, m, n in zip(one.axes, other.axes, more, less, strict=True))
+    axes = tuple(a if not m else b if not n else frozenset(a).union(m) for a, b, m, n in zip(one.axes, other.axes, more, less, strict=True))
     return Seen(axes, one.exact and other.exact and (contained or one_axis))
+
+
+def _missing(one: Set, other: Set) -> Set:
+    """What of one the other lacks."""
+    if isinstance(other, range) and one and other.start <= min(one) and max(one) < other.stop:
+        return ()
+    return set(one).difference(other)
 
 
 def _all(shape: Sequence[int]) -> tuple[range, ...]:
@@ -222,6 +234,8 @@ def seen_by(graph: Graph, value: int, units: Seen) -> dict[int, Seen]:
             if given is None or not all(map(len, given.axes)):
                 continue
             for link in links:
+                if link.within is not None and not any(p in link.within[1] for p in given.axes[link.within[0]]):
+                    continue
                 found = _backward(graph, link, given, graph.values[output].shape)
                 if all(map(len, found.axes)):
                     wanted[link.value] = _met(wanted.get(link.value), found)
@@ -239,7 +253,8 @@ def _backward(graph: Graph, link: Link, units: Seen, shape: Sequence[int]) -> Se
             axes.append(along.positions)
         else:
             given = units.axes[along.axis]
-            axes.append(given if along.look == SAME and n == shape[along.axis] else along.look.inputs(given, n))
+            look = along.ends or along.look
+            axes.append(given if look == SAME and n == shape[along.axis] else look.inputs(given, n))
     return Seen(tuple(axes), units.exact and link.exact)
 
 
@@ -268,19 +283,21 @@ def _forward(graph: Graph, link: Link, given: Seen, shape: Sequence[int]) -> See
         found, exact = _reindexed(link.axes, given.axes, size, shape, back=False)
         return Seen(found, given.exact and link.exact and exact)
     axes: list[Set] = list(_all(shape))
+    if link.within is not None:
+        axes[link.within[0]] = link.within[1]
     for n, positions, along in zip(size, given.axes, link.axes, strict=True):
         if isinstance(along, Anywhere):
             if not any(p in along.positions for p in positions):
                 return None
-        elif along.look == SAME and n == shape[along.axis]:
+        elif along.look == SAME and along.ends is None and n == shape[along.axis]:
             axes[along.axis] = _both(axes[along.axis], positions)
         else:
-            axes[along.axis] = _both(axes[along.axis], along.look.outputs(frozenset(positions), shape[along.axis]))
+            axes[along.axis] = _both(axes[along.axis], (along.ends or along.look).outputs(frozenset(positions), shape[along.axis]))
     return Seen(tuple(axes), given.exact and link.exact) if all(map(len, axes)) else None
 
 
 def _both(one: Set, other: Set) -> Set:
-    return other if isinstance(one, range) and len(one) >= len(other) else frozenset(one) & frozenset(other)
+    return other if not _missing(other, one) else frozenset(one) & frozenset(other)
 
 
 def _reindexed(

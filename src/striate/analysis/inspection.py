@@ -19,11 +19,11 @@ from torch.nn import Module
 
 from ..errors import ShapeError
 from .context import Use
-from .field import fields_of
+from .field import Fields, fields_of
 from .lint import lint
 from .report import Report
-from .rows import Rows
-from .trace import trace
+from .rows import Layer, Rows
+from .trace import Graph, trace
 
 __all__ = ["inspect"]
 
@@ -79,13 +79,25 @@ def inspect(
     rows = Rows(graph, fields)
     if graph.reason:
         notes.append(f"The model could not be traced without values ({graph.reason}); it ran once, and all holds for this input only.")
-    measured = [row.name for row in rows.layers if row.type in SPATIAL_NORMS]
+    measured = [row.name for row in rows.layers if row.type in SPATIAL_NORMS or _measures_places(row, graph, fields)]
     if measured:
         few = ", ".join(measured[:3]) + (" …" if len(measured) > 3 else "")
         notes.append(f"Receptive fields follow the taps; the statistics that norms take over places ({few}) are not counted.")
     report = Report(type(model).__name__, graph, fields, rows.layers, rows.totals, notes, optimizer=optimizer)
     report.findings = lint(report, Use(optimizer, batch_size, object_px, loss, task), ignore)
     return report
+
+
+def _measures_places(row: Layer, graph: Graph, fields: Fields) -> bool:
+    """Whether a row is a norm over axes that follow the image's."""
+    made = None if row.value is None else graph.values[row.value].node
+    if made is None or "norm" not in graph.nodes[made].op:
+        return False
+    over = graph.nodes[made].arguments.get("normalized_shape")
+    if over is None:
+        return graph.nodes[made].op == "aten.native_group_norm"
+    places = [fields.place(graph.nodes[made].inputs[0], axis) for axis in fields.axes]
+    return any(place is not None and place.axis >= len(row.output_shape) - len(over) for place in places)
 
 
 def _with_batch(model: Any, input: Any) -> Any:

@@ -23,10 +23,14 @@ SAME = Look()
 
 
 class Along(NamedTuple):
-    """An input's axis that is followed by the output's axis ``axis``."""
+    """An input's axis that is followed by the output's axis ``axis``.
+
+    ends: where what is computed near the ends of the axis looks otherwise, the positions of all outputs, in place of ``look``'s.
+    """
 
     axis: int
     look: Look = SAME
+    ends: Look | None = None
 
 
 class Anywhere(NamedTuple):
@@ -44,12 +48,14 @@ class Regroup(NamedTuple):
 class Link(NamedTuple):
     """How one output of an operation depends on one tensor that it reads.
 
-    axes: for each axis of that tensor; or a Regroup. exact: False where it may see less.
+    axes: for each axis of that tensor; or a Regroup. exact: False where it may see less. within: an axis of the output and the places on
+    it that see that tensor, if not all do.
     """
 
     value: int
     axes: tuple[Along | Anywhere, ...] | Regroup
     exact: bool = True
+    within: tuple[int, range] | None = None
 
 
 class Op:
@@ -232,7 +238,30 @@ def adaptive_pooling(op: Op) -> list[list[Link]]:
 @rule(*(f"{name}{d}d" for name in ("upsample_nearest", "_upsample_nearest_exact") for d in (1, 2, 3)))
 def nearest(op: Op) -> list[list[Link]]:
     half = Fraction(1, 2) if "exact" in op.node.op else Fraction(0)
-    return _resampled(op, lambda at: (floor(at),), lambda o, ratio: (o + half) * ratio)
+    links = _resampled(op, lambda at: (floor(at),), lambda o, ratio: (o + half) * ratio)
+    axes = links[0][0].axes
+    assert not isinstance(axes, Regroup)
+    return [[links[0][0]._replace(axes=tuple(_rounded(op, i, axes[i], float(half)) for i in range(len(axes))))]]
+
+
+def _rounded(op: Op, axis: int, along: Along | Anywhere, half: float) -> Along | Anywhere:
+    """torch multiplies in float32: where the product should be a whole number it may fall short, and another position is the nearest."""
+    if axis < 2 or isinstance(along, Anywhere):
+        return along
+    size, out = op.shape(op.input)[axis], op.output[axis]
+    scale = _factor(op, axis)
+    ratio = torch.tensor(1 / scale if scale else size / out, dtype=torch.float32, device="cpu")
+    got = ((torch.arange(out, device="cpu") + half) * ratio).floor().long().clamp(max=size - 1)
+    if got.tolist() == [along.look.at(o)[0] for o in range(out)]:
+        return along
+    found = Look(tuple((p,) for p in got.tolist()), size)
+    return along._replace(ends=found) if scale else along._replace(look=found)
+
+
+def _factor(op: Op, axis: int) -> float | None:
+    """The scale that was given for an axis, if one was."""
+    factors = op["scale_factors"] or [op[name] for name in ("scales", "scales_d", "scales_h", "scales_w") if name in op.arguments]
+    return factors[len(factors) - len(op.output) + axis] if factors else None
 
 
 @rule("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d")
@@ -256,20 +285,27 @@ def _center(op: Op) -> Callable[[int, Fraction], Fraction]:
 def _resampled(op: Op, taps: Callable[[Fraction], tuple[int, ...]], source: Callable[[int, Fraction], Fraction]) -> list[list[Link]]:
     """The position that an output takes its value from, and the positions around it that it is made of."""
     shape = op.shape(op.input)
-    factors = op["scale_factors"] or [op[name] for name in ("scales", "scales_d", "scales_h", "scales_w") if name in op.arguments]
     looks: dict[int, Along | Anywhere] = {}
+    exact = True
     for i in range(2, len(shape)):
         size, out = shape[i], op.output[i]
-        scale = factors[len(factors) - len(shape) + i] if factors and not op["align_corners"] else None
+        scale = None if op["align_corners"] else _factor(op, i)
         ratio = Fraction(size, out) if not scale else 1 / Fraction(scale).limit_denominator(10**6)
         if op["align_corners"]:
             ratio = Fraction(size - 1, out - 1) if out > 1 else Fraction(0)
         if ratio.denominator > 4096:
-            looks[i] = Anywhere(range(size))
+            looks[i], exact = Anywhere(range(size)), False
             continue
         positions = tuple(taps(source(o, ratio)) for o in range(ratio.denominator))
         looks[i] = Along(i, Look(positions, ratio.numerator))
-    return [[op.same(op.input, looks)]]
+    return [[op.same(op.input, looks, exact)]]
+
+
+@rule("unfold", "unfold_copy")
+def windows(op: Op) -> list[list[Link]]:
+    """Window o holds positions o·step to o·step + size - 1, one each along a new last axis."""
+    axis = op.axis(op.input, op["dimension"])
+    return [[op.same(op.input, {axis: Along(axis, Look((range(op["size"]),), op["step"]))}, exact=op["size"] == 1)]]
 
 
 @rule("im2col")
@@ -303,7 +339,7 @@ def transposed(op: Op) -> list[list[Link]]:
 )
 def regrouped(op: Op) -> list[list[Link]]:
     before, after = op.shape(op.input), op.output
-    if prod(before) != prod(after) or (op.node.op.startswith("aten.as_strided") and before != after):
+    if prod(before) != prod(after) or op.node.op.startswith("aten.as_strided"):
         return [[op.everywhere(op.input, exact=False)]]
     if before == after:
         return [[op.same(op.input)]]
@@ -430,25 +466,43 @@ def joined(op: Op) -> list[list[Link]]:
     for value in op.node.inputs:
         shape = op.shape(value)
         if len(shape) == len(op.output):
-            links.append(op.same(value, {axis: Along(axis, Look(((-start,),), 1))}))
-            start += shape[axis]
+            stop = start + shape[axis]
+            links.append(op.same(value, {axis: Along(axis, Look(((-start,),), 1))})._replace(within=(axis, range(start, stop))))
+            start = stop
     return [links]
 
 
 @rule("stack")
 def stacked(op: Op) -> list[list[Link]]:
     axis = (op["dim"] or 0) % len(op.output)
-    return [[Link(v, tuple(Along(i + (i >= axis)) for i in range(len(op.shape(v))))) for v in dict.fromkeys(op.node.inputs)]]
+    axes = tuple(Along(i) for i in range(len(op.output)) if i != axis)
+    return [[Link(value, axes, within=(axis, range(k, k + 1))) for k, value in enumerate(op.node.inputs)]]
 
 
-@rule("constant_pad_nd", "pad", *(f"{kind}_pad{d}d" for kind in ("reflection", "replication") for d in (1, 2, 3)))
+@rule("constant_pad_nd", "pad")
 def padded(op: Op) -> list[list[Link]]:
-    """Margins made of values of the image see less than they seem to here, where the image goes on."""
-    rank = len(op.output)
-    pad = op["pad"] or op["padding"]
-    axes: dict[int, Along | Anywhere] = {rank - 1 - i: Along(rank - 1 - i, Look(((-pad[2 * i],),), 1)) for i in range(len(pad) // 2)}
-    margins = op.node.op != "aten.constant_pad_nd" and any(n > 0 for n in pad)
-    return [[op.same(op.input, axes, exact=not margins)]]
+    return [[op.same(op.input, {axis: Along(axis, Look(((-before,),), 1)) for axis, before, _ in _margins(op)})]]
+
+
+@rule(*(f"{kind}_pad{d}d" for kind in ("reflection", "replication") for d in (1, 2, 3)))
+def extended(op: Op) -> list[list[Link]]:
+    """Margins made of values of the image: those that stand as far behind the border, or the border's."""
+    axes: dict[int, Along | Anywhere] = {}
+    for axis, before, after in _margins(op):
+        last = op.shape(op.input)[axis] - 1
+        wanted = range(-before, last + 1 + after)
+        if "reflection" in op.node.op:
+            places = tuple((last - abs(last - abs(p)),) for p in wanted)
+        else:
+            places = tuple((min(max(p, 0), last),) for p in wanted)
+        axes[axis] = Along(axis, Look(((-before,),), 1), Look(places, len(places)) if before > 0 or after > 0 else None)
+    return [[op.same(op.input, axes)]]
+
+
+def _margins(op: Op) -> list[tuple[int, int, int]]:
+    """Axis, before, after; the last axis comes first in torch's list."""
+    pad, rank = op["pad"] or op["padding"] or [], len(op.output)
+    return [(rank - 1 - i, pad[2 * i], pad[2 * i + 1]) for i in range(len(pad) // 2)]
 
 
 def part_written(op: Op) -> list[list[Link]]:
@@ -464,7 +518,7 @@ RULES[WRITTEN] = part_written
 
 @rule(
     *("mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean", "prod", "norm", "linalg_vector_norm"),
-    *("logsumexp", "argmax", "argmin", "any", "all", "nansum", "median", "mode", "count_nonzero", "aminmax", "nanmean"),
+    *("logsumexp", "argmax", "argmin", "any", "all", "nansum", "median", "mode", "count_nonzero", "aminmax", "nanmean", "kthvalue"),
 )
 def reduced(op: Op) -> list[list[Link]]:
     shape = op.shape(op.input)
@@ -483,21 +537,25 @@ def reduced(op: Op) -> list[list[Link]]:
 
 @rule(
     *("_softmax", "softmax", "_log_softmax", "log_softmax", "_safe_softmax", "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"),
-    *("sort", "topk", "kthvalue", "renorm"),
+    *("sort", "topk"),
 )
 def along_one(op: Op) -> list[list[Link]]:
+    """Each sees the whole axis; of sums so far only what stands before it."""
     axis = op.axis(op.input, op["dim"] if op["dim"] is not None else -1)
     everything = Anywhere(range(op.shape(op.input)[axis]))
-    return [[op.same(op.input, {axis: everything})] for _ in op.node.outputs]
+    return [[op.same(op.input, {axis: everything}, exact="cum" not in op.node.op)] for _ in op.node.outputs]
 
 
 @rule("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "matmul", "linear")
 def product(op: Op) -> list[list[Link]]:
     """Rows of the first by columns of the second; a third is added."""
-    names = ("mat1", "mat2") if "mat1" in op.arguments else ("batch1", "batch2") if "batch1" in op.arguments else ("self", "mat2")
-    a, b = (op.value(name) for name in names)
+    pairs = (("mat1", "mat2"), ("batch1", "batch2"), ("mat", "vec"), ("self", "vec"), ("self", "mat2"))
+    a, b = (op.value(name) for name in next((pair for pair in pairs if pair[0] in op.arguments and pair[1] in op.arguments), pairs[-1]))
     if a is None or b is None:
-        return [[op.everywhere(v) for v in dict.fromkeys(op.node.inputs)]]
+        return [[op.everywhere(v, exact=op.output == ()) for v in dict.fromkeys(op.node.inputs)]]
+    if len(op.shape(b)) == 1:  # a vector
+        rows = [Link(a, (Along(0), Anywhere(range(op.shape(a)[1])))), op.everywhere(b)]
+        return [[*rows, *(link for link in pointwise(op)[0] if link.value not in (a, b))]]
     rank = len(op.output)
     lead = tuple(Along(i) for i in range(rank - 2))
     left = Link(a, (*lead, Along(rank - 2), Anywhere(range(op.shape(a)[-1]))))
@@ -515,11 +573,12 @@ def product(op: Op) -> list[list[Link]]:
     *("_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"),
 )
 def attention(op: Op) -> list[list[Link]]:
-    """Each query sees all keys and values."""
+    """Each query sees all keys and values, unless a mask hides some."""
     query, key, value = op.node.inputs[:3]
+    exact = not op["is_causal"] and op.value("attn_mask") is None and op.value("attn_bias") is None
     rank = len(op.output)
     lead = tuple(Along(i) for i in range(rank - 2))
-    every = {v: Link(v, (*lead, *(Anywhere(range(n)) for n in op.shape(v)[-2:]))) for v in (key, value)}
+    every = {v: Link(v, (*lead, *(Anywhere(range(n)) for n in op.shape(v)[-2:])), exact) for v in (key, value)}
     asks = Link(query, (*lead, Along(rank - 2), Anywhere(range(op.shape(query)[-1]))))
     first = [asks, *(every[v] for v in dict.fromkeys((key, value))), *op.others(query, key, value)]
     return [first, *([] for _ in op.node.outputs[1:])]

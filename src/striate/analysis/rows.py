@@ -166,7 +166,8 @@ class Rows:
             status={
                 "output_shape": exact,
                 "macs": exact if known else UNKNOWN,
-                "kept_bytes": exact,
+                # what a recurrent layer works in is not told without values
+                "kept_bytes": UNKNOWN if any(node.op.startswith("aten.mkldnn_rnn") for node in nodes) else exact,
                 "receptive_field": UNKNOWN if output is None else BOUND if bound else exact,
             },
             line=line,

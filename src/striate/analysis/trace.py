@@ -67,7 +67,7 @@ class Node:
     arguments: dict[str, Any]  # by their names in the operation's schema, with Ref for tensors
     inputs: tuple[int, ...]  # values
     outputs: tuple[int, ...]
-    needs: tuple[bool, ...]  # for each input, whether a gradient is asked
+    needs: tuple[bool, ...]  # for each input, whether the backward pass from the model's outputs asks its gradient
     call: int | None  # the innermost layer's call that it is part of
     line: str | None  # of the model's code, as "net.py:12"
 
@@ -282,6 +282,8 @@ def _run(model: Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake: boo
         with recorder, saved_tensors_hooks(recorder.keep, lambda t: t):
             y = torch.func.functional_call(model, tensors, args, kwargs)
         graph.outputs = tuple(recorder.find(t).index for t in _tensors(y))
+        if graph.outputs:
+            recorder.settle({recorder.find(t).index for t in _tensors(y) if t.requires_grad})
     return graph
 
 
@@ -312,6 +314,8 @@ class _Recorder(TorchDispatchMode):
         self.stack: list[Call] = []
         self.numbers: dict[Module, int] = {}
         self.stored: set[int] = set()  # storages of what the model owns, or that are kept already
+        self.hidden: set[int] = set()  # nodes at which autograd did not look on: under no_grad, or within a function of the model's own
+        self.written: dict[int, Value] = {}  # storage → what was last written into it
 
     # -------------------------------------------------------------------------------------------------------------- values
 
@@ -329,7 +333,12 @@ class _Recorder(TorchDispatchMode):
 
     def find(self, tensor: Tensor) -> Value:
         value = self.known.get(tensor)
-        return value if value is not None else self.add(tensor)  # a constant of the model's code
+        if value is None:
+            return self.add(tensor)  # a constant of the model's code
+        last = self.written.get(_storage(tensor)) if self.written else None
+        if last is None or last.node is None or (value.node is not None and value.node >= last.node) or value is last:
+            return value
+        return self._join(tensor, value, last)  # another view of the same values was written into since
 
     # --------------------------------------------------------------------------------------------------------------- calls
 
@@ -384,18 +393,37 @@ class _Recorder(TorchDispatchMode):
         node = Node(len(graph.nodes), name, arguments, tuple(read), (), needs, self.stack[-1].index if self.stack else None, _line())
         graph.nodes.append(node)
         node.outputs = tuple(self.add(t, node=node.index).index for t in _tensors(y))
-        if name.endswith("_") and tensors and tensors[0]._base is not None:
-            self._write(tensors[0]._base, node)
+        if not torch.is_grad_enabled():
+            self.hidden.add(node.index)
+        if name.endswith("_") and tensors and node.outputs:
+            base, part = tensors[0]._base, graph.values[node.outputs[0]]
+            self.written[_storage(tensors[0])] = part if base is None else self._join(base, self.known.get(base) or self.add(base), part)
         return y
 
-    def _write(self, base: Tensor, node: Node) -> None:
-        """What is written into a view is in what it is a view of."""
-        whole = self.find(base)
-        written = Node(len(self.graph.nodes), WRITTEN, {}, (whole.index, node.outputs[0]), (), (False, False), node.call, node.line)
+    def _join(self, tensor: Tensor, value: Value, part: Value) -> Value:
+        """What is written into a tensor is in all that share its memory."""
+        call = self.stack[-1].index if self.stack else None
+        written = Node(len(self.graph.nodes), WRITTEN, {}, (value.index, part.index), (), (True, True), call, _line())
         self.graph.nodes.append(written)
-        written.outputs = (self.add(base, node=written.index).index,)
+        made = self.add(tensor, node=written.index)
+        written.outputs = (made.index,)
+        return made
 
     # ------------------------------------------------------------------------------------------------------------ backward
+
+    def settle(self, asked: set[int]) -> None:
+        """Of the gradients that operations could ask, leaves those that the backward pass from these values comes by.
+
+        Autograd does not look into a function of the model's own: what stands in it counts as if it did.
+        """
+        values = self.graph.values
+        for node in reversed(self.graph.nodes):
+            if asked.isdisjoint(node.outputs):
+                node.needs = (False,) * len(node.inputs)
+            elif node.index in self.hidden:
+                made = (values[v].node is not None for v in node.inputs)
+                node.needs = tuple(need or m for need, m in zip(node.needs, made, strict=True))
+            asked.update(v for v, need in zip(node.inputs, node.needs, strict=True) if need)
 
     def keep(self, tensor: Tensor) -> Tensor:
         storage = _storage(tensor)

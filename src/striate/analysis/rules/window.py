@@ -242,14 +242,22 @@ def unproductive_layers(context: Context) -> Iterator[Found]:
 # ------------------------------------------------------------------------------------------------------------ what no window sees
 
 
-def _reached(axis: Axis) -> set[int]:
-    return {position for output in range(axis.output) for position in axis.taps(output)}
+def _reached(axis: Axis) -> list[int]:
+    """In order. An axis may have millions of positions."""
+    outputs = torch.arange(axis.output, device="cpu") * axis.stride  # whatever device models are made on
+    taps = torch.arange(axis.size, device="cpu") * axis.dilation
+    few, many = sorted((outputs, taps), key=len)
+    on = torch.zeros(axis.input, dtype=torch.bool, device="cpu")
+    for one in few.tolist():
+        at = many + (one - axis.before)
+        on[at[(at >= 0) & (at < axis.input)]] = True
+    return on.nonzero().flatten().tolist()
 
 
 def _skips(axis: Axis) -> bool:
     """Whether it leaves out positions between those it looks at."""
     reached = _reached(axis)
-    return bool(reached) and len(reached) < max(reached) - min(reached) + 1
+    return bool(reached) and len(reached) < reached[-1] - reached[0] + 1
 
 
 @rule("dropped-rows", "note", "arithmetic: windows start every stride, and the last that fits ends before the input does")
@@ -294,7 +302,7 @@ def skipped_pixels(context: Context) -> Iterator[Found]:
             seen = torch.ones_like(missed)
             for number, axis in enumerate(other.axes):
                 on = torch.zeros(axis.input, dtype=torch.bool, device="cpu")
-                on[list(_reached(axis))] = True
+                on[_reached(axis)] = True
                 seen &= on.reshape([-1 if k == number else 1 for k in range(len(other.axes))])
             missed &= ~seen
         lost = 0 if others or window.value in context.graph.outputs else int(missed.sum())
