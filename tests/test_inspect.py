@@ -517,6 +517,15 @@ def test_fields_of_resnets_are_those_of_the_recurrence(name: str, size: int) -> 
     assert last.receptive_field["size"] == [size, size] and last.receptive_field["jump"] == [32, 32]
 
 
+def test_channels_that_are_places_make_a_bound_until_they_are_summed() -> None:
+    down, mixed = nn.PixelUnshuffle(2), nn.Conv2d(4, 4, 3, padding=1)
+    apart = inspect(nn.Sequential(down, nn.Conv2d(4, 4, 1, groups=4), nn.PixelShuffle(2)), (1, 1, 8, 8))
+    assert [row.status["receptive_field"] for row in apart.layers] == ["upper bound"] * 3  # in truth a unit sees 1 px
+    together = inspect(nn.Sequential(down, mixed, nn.PixelShuffle(2)), (1, 1, 8, 8))
+    assert [row.status["receptive_field"] for row in together.layers] == ["upper bound", "exact", "exact"]
+    assert [row.receptive_field["size"] for row in together.layers] == [[2, 2], [6, 6], [6, 6]]
+
+
 def test_units_are_told_by_the_axes_that_follow_the_image_wherever_they_are() -> None:
     report = model_report("convnext_tiny")
     row = next(row for row in report.layers if row.type == "LayerNorm")

@@ -131,6 +131,8 @@ def _joined(graph: Graph, states: dict[int, _State], output: int, links: Sequenc
         made.exact &= state.exact and link.exact
         if several and link.within is not None and link.within[0] > 1:  # of channels units are told by all
             made.narrowed.add(Place(link.within[0], 1, graph.values[output].shape[link.within[0]]))
+        if link.narrows is not None:
+            made.narrowed.add(Place(link.narrows, 1, graph.values[output].shape[link.narrows]))
         for axis, span in state.always.items():
             made.see(axis, span)
         for axis, fields in state.fields.items():

@@ -49,13 +49,14 @@ class Link(NamedTuple):
     """How one output of an operation depends on one tensor that it reads.
 
     axes: for each axis of that tensor; or a Regroup. exact: False where it may see less. within: an axis of the output and the places on
-    it that see that tensor, if not all do.
+    it that see that tensor, if not all do. narrows: an axis of the output along which units see parts of what is told, all together all.
     """
 
     value: int
     axes: tuple[Along | Anywhere, ...] | Regroup
     exact: bool = True
     within: tuple[int, range] | None = None
+    narrows: int | None = None
 
 
 class Op:
@@ -396,7 +397,8 @@ def to_channels(op: Op) -> list[list[Link]]:
     r, rank = op["downscale_factor"], len(op.output)
     down = Look((range(r),), r)
     channels = Along(rank - 3, Look(((0,),) * (r * r), 1))
-    return [[op.same(op.input, {rank - 3: channels, rank - 2: Along(rank - 2, down), rank - 1: Along(rank - 1, down)})]]
+    link = op.same(op.input, {rank - 3: channels, rank - 2: Along(rank - 2, down), rank - 1: Along(rank - 1, down)})
+    return [[link._replace(narrows=rank - 3)]]
 
 
 @rule("channel_shuffle", "native_channel_shuffle")

@@ -383,8 +383,7 @@ class _Recorder(TorchDispatchMode):
             return func(*args, **kwargs)
         tensors = _tensors((args, kwargs))
         read = [self.find(t).index for t in tensors]
-        asked = _is_differentiated()
-        needs = tuple(asked and t.requires_grad for t in tensors)
+        needs = tuple(t.requires_grad for t in tensors)
         defaults = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
         named = defaults | {a.name: v for a, v in zip(func._schema.arguments, args, strict=False)} | kwargs
         arguments = {key: _plain(value, self) for key, value in named.items()}
@@ -436,18 +435,6 @@ class _Recorder(TorchDispatchMode):
             size = tensor.untyped_storage().nbytes()
             self.graph.kept.append(Kept(value and value.index, size, call, last if made_now else last + 1))
         return tensor
-
-
-def _is_differentiated() -> bool:
-    """Whether gradients are asked of what is computed: not under ``no_grad``, but inside a Function of autograd."""
-    if torch.is_grad_enabled():
-        return True
-    frame: Any = sys._getframe(2)
-    while frame is not None and frame.f_code is not _run.__code__:
-        if frame.f_code is torch.autograd.Function.apply.__func__.__code__:  # type: ignore[attr-defined]
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _storage(tensor: Tensor) -> int:
