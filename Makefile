@@ -23,6 +23,7 @@ bench: $(VENV)/.tested
 	$(BIN)/python benchmarks/run.py pool
 	$(BIN)/python benchmarks/run.py norm
 	$(BIN)/python benchmarks/run.py conv
+	$(BIN)/python benchmarks/inspection.py
 	$(BIN)/pip install --quiet --no-build-isolation -e '.[bench]'
 	$(BIN)/python benchmarks/networks.py train
 	$(BIN)/python benchmarks/networks.py infer

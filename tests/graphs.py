@@ -273,7 +273,3 @@ GRAPHS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "wave": (wave, (1, 1, 90)),
     "volume": (volume, (1, 1, 5, 8, 6)),
 }
-
-
-def shapes_of(input: Any) -> list[tuple[int, ...]]:
-    return [input] if isinstance(input[0], int) else list(input)

@@ -293,7 +293,7 @@ INPUT = ["--input", "1x28x28"]
         (
             ["mine_to_inspect:Broken", *INPUT],
             "inspect expects a forward that runs on x (1, 1, 28, 28), got KeyError: 'no\\nsuch' (at mine_to_inspect.py:12). "
-            "Give the shape the model is for, batch and channels first.",
+            "Call it on such an input to see why.",
         ),
         (
             ["lenet5", "--input", "1x1x9x9"],
@@ -353,7 +353,7 @@ INPUT = ["--input", "1x28x28"]
         (
             ["mine_to_inspect:Leaves", *INPUT],
             "inspect expects a forward that runs on x (1, 1, 28, 28), got SystemExit: 0 (at mine_to_inspect.py:18). "
-            "Give the shape the model is for, batch and channels first.",
+            "Call it on such an input to see why.",
         ),
         (["lenet5", *INPUT, "--erf", "3", "."], "inspect expects a file to write to, got a folder. file: .. Name another."),
         (

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn import Module
 
-from .rows import FREE, Layer
-from .trace import Call, Graph, Node
+from .rows import Layer
+from .trace import FREE, Call, Graph, Node
 
 if TYPE_CHECKING:
     from .report import Report

@@ -19,7 +19,7 @@ from ..window import Field, Look
 from .links import SAME, Along, Anywhere, Link, Regroup, links_of
 from .trace import Graph
 
-__all__ = ["Extent", "Fields", "Seen", "fields_of", "reached_from", "seen_by"]
+__all__ = ["Extent", "Fields", "Seen", "reached_from", "seen_by"]
 
 Axes = tuple[int, int]  # an input of the model, and an axis of it
 PHASES = 2**16  # that a field is followed in; beyond it units are taken to see all that any of them sees
@@ -115,10 +115,6 @@ class Fields:
         state = self.states.get(value)
         places = list(state.fields.get(axis, {})) if state is not None else []
         return places[0] if len(places) == 1 else None
-
-
-def fields_of(graph: Graph) -> Fields:
-    return Fields(graph)
 
 
 def _joined(graph: Graph, states: dict[int, _State], output: int, links: Sequence[Link]) -> _State:

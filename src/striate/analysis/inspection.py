@@ -19,7 +19,7 @@ from torch.nn import Module
 
 from ..errors import ShapeError
 from .context import Use
-from .field import Fields, fields_of
+from .field import Fields
 from .lint import lint
 from .report import Report
 from .rows import Layer, Rows
@@ -75,7 +75,7 @@ def inspect(
             for module, training in modes:
                 module.training = training
         notes.append("Training would fail on this input: a batch norm gets one value per channel. Told for evaluation.")
-    fields = fields_of(graph)
+    fields = Fields(graph)
     rows = Rows(graph, fields)
     if graph.reason:
         notes.append(f"The model could not be traced without values ({graph.reason}); it ran once, and all holds for this input only.")

@@ -60,7 +60,7 @@ class Link(NamedTuple):
 
 
 class Op:
-    """A node with its graph, and what rules ask about it."""
+    """A node with its graph, and what the functions below ask about it."""
 
     def __init__(self, graph: Graph, node: Node) -> None:
         self.graph, self.node, self.arguments = graph, node, node.arguments
@@ -100,13 +100,15 @@ class Op:
         return number % max(1, len(self.shape(value)))
 
 
-Rule = Callable[[Op], "list[list[Link]]"]
-RULES: dict[str, Rule] = {}
+Linker = Callable[[Op], "list[list[Link]]"]
+LINKS: dict[str, Linker] = {}
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    def add(function: Rule) -> Rule:
-        RULES.update({f"aten.{name}": function for name in names})
+def links_for(*names: str) -> Callable[[Linker], Linker]:
+    """Makes a function that of these operators."""
+
+    def add(function: Linker) -> Linker:
+        LINKS.update({f"aten.{name}": function for name in names})
         return function
 
     return add
@@ -114,7 +116,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 def links_of(graph: Graph, node: Node) -> list[list[Link]]:
     """For each output of a node its links."""
-    found = RULES.get(node.op)
+    found = LINKS.get(node.op)
     op = Op(graph, node)
     if found is not None:
         return found(op)
@@ -134,7 +136,7 @@ def _is_pointwise(name: str) -> bool:
 # --------------------------------------------------------------------------------------------------------------- value by value
 
 
-@rule(  # what torch does not tag as such
+@links_for(  # what torch does not tag as such
     *("detach", "alias", "contiguous", "_to_copy", "lift_fresh", "native_dropout", "dropout", "bernoulli", "bernoulli_", "masked_fill_"),
     *("copy_", "rrelu_with_noise", "_prelu_kernel", "prelu", "hardswish", "hardswish_", "fill_", "zero_", "uniform_", "normal_"),
     *("new_empty", "new_zeros", "new_full", "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "log_sigmoid_forward"),
@@ -156,14 +158,14 @@ def pointwise(op: Op) -> list[list[Link]]:
     return [links for _ in op.node.outputs]
 
 
-@rule("glu")
+@links_for("glu")
 def gated(op: Op) -> list[list[Link]]:
     """The first half of an axis by the sigmoid of the second."""
     axis = op.axis(op.input, op["dim"])
     return [[op.same(op.input, {axis: Along(axis, Look(((0, op.output[axis]),), 1))})]]
 
 
-@rule(
+@links_for(
     *("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "_batch_norm_with_update"),
     *("_batch_norm_no_update", "native_group_norm", "native_layer_norm", "_fused_rms_norm"),
 )
@@ -183,7 +185,7 @@ def _each(given: Sequence[int] | int | None, count: int, otherwise: Sequence[int
     return listed * count if len(listed) == 1 else listed
 
 
-@rule("convolution", "_convolution", "mkldnn_convolution", "slow_conv2d_forward", "conv_depthwise3d")
+@links_for("convolution", "_convolution", "mkldnn_convolution", "slow_conv2d_forward", "conv_depthwise3d")
 def convolution(op: Op) -> list[list[Link]]:
     x, weight = op.input, op.node.inputs[1]
     of_x, of_weight = op.shape(x), op.shape(weight)
@@ -203,7 +205,7 @@ def convolution(op: Op) -> list[list[Link]]:
     return [[op.same(x, changed), *op.others(x)]]
 
 
-@rule("max_pool2d_with_indices", "max_pool3d_with_indices", *(f"{kind}_pool{d}d" for kind in ("max", "avg") for d in (1, 2, 3)))
+@links_for("max_pool2d_with_indices", "max_pool3d_with_indices", *(f"{kind}_pool{d}d" for kind in ("max", "avg") for d in (1, 2, 3)))
 def pooling(op: Op) -> list[list[Link]]:
     size = op["kernel_size"]
     dims = int(op.node.op.split("pool")[1][0])
@@ -224,10 +226,10 @@ def locally_connected(op: Op) -> list[list[Link]]:
     return [[op.same(op.input, {lead - 1: Anywhere(range(shape[lead - 1])), **looks})]]
 
 
-RULES[LOCAL] = locally_connected
+LINKS[LOCAL] = locally_connected
 
 
-@rule(*(f"{name}adaptive_{kind}_pool{d}d" for name in ("", "_") for kind in ("avg", "max") for d in (1, 2, 3)))
+@links_for(*(f"{name}adaptive_{kind}_pool{d}d" for name in ("", "_") for kind in ("avg", "max") for d in (1, 2, 3)))
 def adaptive_pooling(op: Op) -> list[list[Link]]:
     dims = int(op.node.op.split("pool")[1][0])
     shape = op.shape(op.input)
@@ -236,7 +238,7 @@ def adaptive_pooling(op: Op) -> list[list[Link]]:
     return [[op.same(op.input, dict(looks))] for _ in op.node.outputs]
 
 
-@rule(*(f"{name}{d}d" for name in ("upsample_nearest", "_upsample_nearest_exact") for d in (1, 2, 3)))
+@links_for(*(f"{name}{d}d" for name in ("upsample_nearest", "_upsample_nearest_exact") for d in (1, 2, 3)))
 def nearest(op: Op) -> list[list[Link]]:
     half = Fraction(1, 2) if "exact" in op.node.op else Fraction(0)
     links = _resampled(op, lambda at: (floor(at),), lambda o, ratio: (o + half) * ratio)
@@ -265,12 +267,12 @@ def _factor(op: Op, axis: int) -> float | None:
     return factors[len(factors) - len(op.output) + axis] if factors else None
 
 
-@rule("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d")
+@links_for("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d")
 def linear_interpolation(op: Op) -> list[list[Link]]:
     return _resampled(op, lambda at: (floor(at),) if at == floor(at) else (floor(at), floor(at) + 1), _center(op))
 
 
-@rule("upsample_bicubic2d")
+@links_for("upsample_bicubic2d")
 def cubic_interpolation(op: Op) -> list[list[Link]]:
     def taps(at: Fraction) -> tuple[int, ...]:
         return (floor(at),) if at == floor(at) else tuple(range(floor(at) - 1, floor(at) + 3))
@@ -302,29 +304,24 @@ def _resampled(op: Op, taps: Callable[[Fraction], tuple[int, ...]], source: Call
     return [[op.same(op.input, looks, exact)]]
 
 
-@rule("unfold", "unfold_copy")
+@links_for("unfold", "unfold_copy")
 def windows(op: Op) -> list[list[Link]]:
     """Window o holds positions o·step to o·step + size - 1, one each along a new last axis."""
     axis = op.axis(op.input, op["dimension"])
     return [[op.same(op.input, {axis: Along(axis, Look((range(op["size"]),), op["step"]))}, exact=op["size"] == 1)]]
 
 
-@rule("im2col")
-def unfolded(op: Op) -> list[list[Link]]:
-    return [[op.everywhere(op.input, exact=False)]]
-
-
 # ---------------------------------------------------------------------------------------------------------------- axes that move
 
 
-@rule("permute", "permute_copy")
+@links_for("permute", "permute_copy")
 def permuted(op: Op) -> list[list[Link]]:
     rank = len(op.output)
     from_output = {d % rank: o for o, d in enumerate(op["dims"])}
     return [[Link(op.input, tuple(Along(from_output[i]) for i in range(rank)))]]
 
 
-@rule("t", "transpose", "transpose_", "t_copy", "transpose_copy", "numpy_T")
+@links_for("t", "transpose", "transpose_", "t_copy", "transpose_copy", "numpy_T")
 def transposed(op: Op) -> list[list[Link]]:
     rank = len(op.output)
     one, other = (0, 1) if op.node.op.endswith(".t") else (op["dim0"], op["dim1"])
@@ -334,7 +331,7 @@ def transposed(op: Op) -> list[list[Link]]:
     return [[Link(op.input, tuple(map(Along, order)))]]
 
 
-@rule(
+@links_for(
     *("view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "unsqueeze_", "squeeze", "squeeze_", "flatten", "unflatten"),
     *("as_strided", "as_strided_", "view_copy", "_reshape_copy", "unsqueeze_copy", "squeeze_copy"),
 )
@@ -372,7 +369,7 @@ def _groups(before: Sequence[int], after: Sequence[int]) -> tuple[tuple[tuple[in
     return tuple(groups)
 
 
-@rule("expand", "expand_copy", "repeat")
+@links_for("expand", "expand_copy", "repeat")
 def expanded(op: Op) -> list[list[Link]]:
     shape = op.shape(op.input)
     ahead = len(op.output) - len(shape)
@@ -383,7 +380,7 @@ def expanded(op: Op) -> list[list[Link]]:
     return [[Link(op.input, tuple(axes))]]
 
 
-@rule("pixel_shuffle")
+@links_for("pixel_shuffle")
 def to_space(op: Op) -> list[list[Link]]:
     """Output (c, y, x) is input (c·r² + (y mod r)·r + x mod r, ⌊y/r⌋, ⌊x/r⌋)."""
     r, rank = op["upscale_factor"], len(op.output)
@@ -392,7 +389,7 @@ def to_space(op: Op) -> list[list[Link]]:
     return [[op.same(op.input, {rank - 3: channels, rank - 2: Along(rank - 2, up), rank - 1: Along(rank - 1, up)})]]
 
 
-@rule("pixel_unshuffle")
+@links_for("pixel_unshuffle")
 def to_channels(op: Op) -> list[list[Link]]:
     r, rank = op["downscale_factor"], len(op.output)
     down = Look((range(r),), r)
@@ -401,21 +398,21 @@ def to_channels(op: Op) -> list[list[Link]]:
     return [[link._replace(narrows=rank - 3)]]
 
 
-@rule("channel_shuffle", "native_channel_shuffle")
+@links_for("channel_shuffle", "native_channel_shuffle")
 def channels_shuffled(op: Op) -> list[list[Link]]:
     n, groups = op.output[1], op["groups"]
     each = n // groups
     return [[op.same(op.input, {1: Along(1, Look(tuple((o % groups * each + o // groups,) for o in range(n)), n))})]]
 
 
-@rule("flip")
+@links_for("flip")
 def flipped(op: Op) -> list[list[Link]]:
     rank = len(op.output)
     axes = {d % rank: Along(d % rank, Look(((op.output[d % rank] - 1,),), -1)) for d in op["dims"]}
     return [[op.same(op.input, dict(axes))]]
 
 
-@rule("roll")
+@links_for("roll")
 def rolled(op: Op) -> list[list[Link]]:
     rank = len(op.output)
     axes: dict[int, Along | Anywhere] = {}
@@ -428,7 +425,7 @@ def rolled(op: Op) -> list[list[Link]]:
 # ----------------------------------------------------------------------------------------------------------- parts and their sums
 
 
-@rule("slice", "slice_copy", "narrow")
+@links_for("slice", "slice_copy", "narrow")
 def sliced(op: Op) -> list[list[Link]]:
     axis = op.axis(op.input, op["dim"] or 0)
     n = op.shape(op.input)[axis]
@@ -437,7 +434,7 @@ def sliced(op: Op) -> list[list[Link]]:
     return [[op.same(op.input, {axis: Along(axis, Look(((start,),), op["step"] or 1))})]]
 
 
-@rule("select", "select_copy")
+@links_for("select", "select_copy")
 def selected(op: Op) -> list[list[Link]]:
     shape = op.shape(op.input)
     axis = op.axis(op.input, op["dim"])
@@ -446,7 +443,7 @@ def selected(op: Op) -> list[list[Link]]:
     return [[Link(op.input, tuple(axes))]]
 
 
-@rule("split", "split_with_sizes", "chunk", "unbind", "split_copy", "split_with_sizes_copy", "unbind_copy")
+@links_for("split", "split_with_sizes", "chunk", "unbind", "split_copy", "split_with_sizes_copy", "unbind_copy")
 def parted(op: Op) -> list[list[Link]]:
     axis = op.axis(op.input, op["dim"] or 0)
     found, start = [], 0
@@ -462,7 +459,7 @@ def parted(op: Op) -> list[list[Link]]:
     return found
 
 
-@rule("cat", "concat")
+@links_for("cat", "concat")
 def joined(op: Op) -> list[list[Link]]:
     axis, start, links = (op["dim"] or 0) % len(op.output), 0, []
     for value in op.node.inputs:
@@ -474,19 +471,19 @@ def joined(op: Op) -> list[list[Link]]:
     return [links]
 
 
-@rule("stack")
+@links_for("stack")
 def stacked(op: Op) -> list[list[Link]]:
     axis = (op["dim"] or 0) % len(op.output)
     axes = tuple(Along(i) for i in range(len(op.output)) if i != axis)
     return [[Link(value, axes, within=(axis, range(k, k + 1))) for k, value in enumerate(op.node.inputs)]]
 
 
-@rule("constant_pad_nd", "pad")
+@links_for("constant_pad_nd", "pad")
 def padded(op: Op) -> list[list[Link]]:
     return [[op.same(op.input, {axis: Along(axis, Look(((-before,),), 1)) for axis, before, _ in _margins(op)})]]
 
 
-@rule(*(f"{kind}_pad{d}d" for kind in ("reflection", "replication") for d in (1, 2, 3)))
+@links_for(*(f"{kind}_pad{d}d" for kind in ("reflection", "replication") for d in (1, 2, 3)))
 def extended(op: Op) -> list[list[Link]]:
     """Margins made of values of the image: those that stand as far behind the border, or the border's."""
     axes: dict[int, Along | Anywhere] = {}
@@ -513,12 +510,12 @@ def part_written(op: Op) -> list[list[Link]]:
     return [[op.same(whole, exact=False), op.everywhere(part, exact=False)]]
 
 
-RULES[WRITTEN] = part_written
+LINKS[WRITTEN] = part_written
 
 # ------------------------------------------------------------------------------------------------------------- sums over axes
 
 
-@rule(
+@links_for(
     *("mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean", "prod", "norm", "linalg_vector_norm"),
     *("logsumexp", "argmax", "argmin", "any", "all", "nansum", "median", "mode", "count_nonzero", "aminmax", "nanmean", "kthvalue"),
 )
@@ -537,7 +534,7 @@ def reduced(op: Op) -> list[list[Link]]:
     return [[Link(op.input, tuple(found))] for _ in op.node.outputs]
 
 
-@rule(
+@links_for(
     *("_softmax", "softmax", "_log_softmax", "log_softmax", "_safe_softmax", "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"),
     *("sort", "topk"),
 )
@@ -548,7 +545,7 @@ def along_one(op: Op) -> list[list[Link]]:
     return [[op.same(op.input, {axis: everything}, exact="cum" not in op.node.op)] for _ in op.node.outputs]
 
 
-@rule("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "matmul", "linear")
+@links_for("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "matmul", "linear")
 def product(op: Op) -> list[list[Link]]:
     """Rows of the first by columns of the second; a third is added."""
     pairs = (("mat1", "mat2"), ("batch1", "batch2"), ("mat", "vec"), ("self", "vec"), ("self", "mat2"))
@@ -570,7 +567,7 @@ def product(op: Op) -> list[list[Link]]:
     return [[left, right, *more]]
 
 
-@rule(
+@links_for(
     *("scaled_dot_product_attention", "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math"),
     *("_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"),
 )
@@ -586,14 +583,14 @@ def attention(op: Op) -> list[list[Link]]:
     return [first, *([] for _ in op.node.outputs[1:])]
 
 
-@rule("embedding")
+@links_for("embedding")
 def embedded(op: Op) -> list[list[Link]]:
     indices = op.value("indices")
     assert indices is not None
     return [[Link(indices, tuple(Along(i) for i in range(len(op.shape(indices)))))]]
 
 
-@rule("empty", "zeros", "ones", "full", "arange", "scalar_tensor", "rand", "randn", "eye", "linspace", "empty_strided", "randint")
+@links_for("empty", "zeros", "ones", "full", "arange", "scalar_tensor", "rand", "randn", "eye", "linspace", "empty_strided", "randint")
 def made(op: Op) -> list[list[Link]]:
     return [[] for _ in op.node.outputs]
 

@@ -9,20 +9,11 @@ from typing import Any
 
 from .cost import FLOPS_PER_MAC, backward_macs, macs
 from .field import Extent, Fields
-from .trace import WRITTEN, Call, Graph, Node
+from .trace import FREE, Call, Graph, Node
 
-__all__ = ["BOUND", "EXACT", "FREE", "ONE_RUN", "UNKNOWN", "Layer", "Rows"]
+__all__ = ["BOUND", "EXACT", "ONE_RUN", "UNKNOWN", "Layer", "Rows"]
 
 EXACT, BOUND, UNKNOWN, ONE_RUN = "exact", "upper bound", "unknown", "this input"
-# Operations that only say how the same values are read, or make tensors of none: no row of their own.
-FREE = frozenset(
-    f"aten.{name}"
-    for name in (
-        *("view", "_unsafe_view", "t", "transpose", "permute", "unsqueeze", "squeeze", "expand", "detach", "alias", "select", "slice"),
-        *("split", "split_with_sizes", "unbind", "as_strided", "as_strided_", "reshape", "clone", "contiguous", "_to_copy", "lift_fresh"),
-        *("empty", "zeros", "ones", "full", "arange", "scalar_tensor", "new_empty", "new_zeros", "zeros_like", "ones_like", "empty_like"),
-    )
-) | {WRITTEN}
 
 
 @dataclass(frozen=True)
@@ -84,7 +75,7 @@ class Rows:
         for _, _, one in starts:
             for node in nodes.get(one.index, []) if isinstance(one, Call) else [one]:
                 for value in node.inputs:
-                    self._own(owners, self._origin(value), one)
+                    self._own(owners, self.graph.origin(value), one)
         held = {id(p): v for v, p in ((v, self._tensor(v.name)) for v in values if v.is_parameter and v.name)}
         for _, _, one in starts:
             if isinstance(one, Call):
@@ -92,14 +83,6 @@ class Rows:
                     if id(parameter) in held:
                         self._own(owners, held[id(parameter)].index, one)
         return owners
-
-    def _origin(self, value: int) -> int:
-        """What a tensor is a view of."""
-        node = self.graph.values[value].node
-        while node is not None and self.graph.nodes[node].op in FREE and self.graph.nodes[node].inputs:
-            value = self.graph.nodes[node].inputs[0]
-            node = self.graph.values[value].node
-        return value
 
     def _own(self, owners: dict[int, Call | Node], value: int, row: Call | Node) -> None:
         if self.graph.values[value].is_parameter:
@@ -142,7 +125,7 @@ class Rows:
         values = self.graph.values
         output = outputs[0] if outputs else None
         owned = [values[v] for v, row in self.owned.items() if row is one]
-        read = [values[v] for node in nodes for v in map(self._origin, node.inputs) if values[v].is_parameter]
+        read = [values[v] for node in nodes for v in map(self.graph.origin, node.inputs) if values[v].is_parameter]
         weights = [v for v in read if (v.name or "").split(".")[-1].startswith("weight")] or read
         counted = [macs(self.graph, node) for node in nodes]
         backward = [backward_macs(self.graph, node) for node in nodes]

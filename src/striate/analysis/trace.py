@@ -28,13 +28,22 @@ from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
 from ..nn.local import _LocallyConnected
 from ..ops.choose import prefer
 
-__all__ = ["LOCAL", "WRITTEN", "Call", "Graph", "Node", "Ref", "Value", "trace"]
+__all__ = ["FREE", "LOCAL", "WRITTEN", "Call", "Graph", "Node", "Ref", "Value", "trace"]
 
 HERE = str(Path(__file__).parent.parent)
 TORCH = str(Path(torch.__file__).parent)
 # What operations answer about tensors, and what makes new ones of none.
 LOCAL = "locally_connected"
 WRITTEN = "written"  # stands for the change of a tensor by what is written into a view of it
+# Operations that only say how the same values are read, or make tensors of none: no row of their own.
+FREE = frozenset(
+    f"aten.{name}"
+    for name in (
+        *("view", "_unsafe_view", "t", "transpose", "permute", "unsqueeze", "squeeze", "expand", "detach", "alias", "select", "slice"),
+        *("split", "split_with_sizes", "unbind", "as_strided", "as_strided_", "reshape", "clone", "contiguous", "_to_copy", "lift_fresh"),
+        *("empty", "zeros", "ones", "full", "arange", "scalar_tensor", "new_empty", "new_zeros", "zeros_like", "ones_like", "empty_like"),
+    )
+) | {WRITTEN}
 SILENT = ("prim.device", "aten.sym_size", "aten.sym_stride", "aten.sym_numel", "aten.sym_storage_offset")
 
 
@@ -80,7 +89,6 @@ class Call:
     path: str
     module: Module
     number: int  # which of the module's calls, from 0
-    parent: int | None
     training: bool
     line: str | None
     start: int  # the first node that is made inside
@@ -93,7 +101,6 @@ class Call:
 class Kept:
     """A tensor that autograd keeps for the backward pass."""
 
-    value: int | None
     bytes: int
     call: int | None
     node: int  # the one at work
@@ -117,6 +124,12 @@ class Graph:
         """The call that a node is part of, if that calls no other module."""
         call = None if node.call is None else self.calls[node.call]
         return None if call is None or call.has_calls else call
+
+    def origin(self, value: int) -> int:
+        """What a tensor is, where it only reads another's values otherwise."""
+        while (node := self.values[value].node) is not None and self.nodes[node].op in FREE and self.nodes[node].inputs:
+            value = self.nodes[node].inputs[0]
+        return value
 
     def readers(self) -> dict[int, list[Node]]:
         """For each value the nodes that read it."""
@@ -163,7 +176,8 @@ def trace(model: Module, example: Any) -> Graph:
         graph = _run(model, args, kwargs, fake=False)
     except (Exception, SystemExit) as error:
         shapes = ", ".join(str(tuple(t.shape)) for t in tree_leaves((args, kwargs)) if isinstance(t, (Tensor, _Shape)))
-        fix = "Give the shape the model is for, batch and channels first."
+        of_shapes = isinstance(error, (RuntimeError, ValueError))
+        fix = "Give the shape the model is for, batch and channels first." if of_shapes else "Call it on such an input to see why."
         given = f"x {shapes}" if shapes else "no tensor"
         raise ShapeError(build("inspect", f"a forward that runs on {given}", _told(error), do=fix)) from fake_error
     graph.reason = why
@@ -224,20 +238,22 @@ def _line() -> str | None:
 @contextmanager
 def _unchanged(model: Module) -> Iterator[None]:
     """Puts back whatever the modules hold besides the tensors' contents."""
-    held = [(module, {name: dict(v) if isinstance(v, dict) else v for name, v in module.__dict__.items()}) for module in model.modules()]
+
+    def copied(given: Any) -> Any:
+        return given.copy() if isinstance(given, (dict, list, set)) else None
+
+    held = [(module, {name: (value, copied(value)) for name, value in module.__dict__.items()}) for module in model.modules()]
     try:
         yield
     finally:
         for module, attributes in held:
             for name in set(module.__dict__) - set(attributes):
                 del module.__dict__[name]
-            for name, value in attributes.items():
-                now = module.__dict__.get(name)
-                if isinstance(now, dict) and isinstance(value, dict):
-                    now.clear()
-                    now.update(value)
-                else:
-                    module.__dict__[name] = value
+            for name, (value, contents) in attributes.items():
+                module.__dict__[name] = value
+                if contents is not None:
+                    value.clear()
+                    value.extend(contents) if isinstance(value, list) else value.update(contents)
 
 
 def _run(model: Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake: bool) -> Graph:
@@ -346,11 +362,10 @@ class _Recorder(TorchDispatchMode):
         def hook(module: Module, args: Any, kwargs: Any) -> None:
             number = self.numbers.get(module, 0)
             self.numbers[module] = number + 1
-            parent = self.stack[-1] if self.stack else None
-            if parent is not None:
-                parent.has_calls = True
-            graph, above = self.graph, None if parent is None else parent.index
-            call = Call(len(graph.calls), path, module, number, above, module.training, _line(), len(graph.nodes))
+            if self.stack:
+                self.stack[-1].has_calls = True
+            graph = self.graph
+            call = Call(len(graph.calls), path, module, number, module.training, _line(), len(graph.nodes))
             call.inputs = tuple(self.find(t).index for t in _tensors((args, kwargs)))
             self.graph.calls.append(call)
             self.stack.append(call)
@@ -433,7 +448,7 @@ class _Recorder(TorchDispatchMode):
             made_now = value is not None and value.node == last
             call = self.stack[-1].index if self.stack else None
             size = tensor.untyped_storage().nbytes()
-            self.graph.kept.append(Kept(value and value.index, size, call, last if made_now else last + 1))
+            self.graph.kept.append(Kept(size, call, last if made_now else last + 1))
         return tensor
 
 

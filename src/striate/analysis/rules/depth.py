@@ -9,9 +9,9 @@ from typing import NamedTuple
 from ...text import sizes
 from ..context import Context
 from ..cost import CONVOLUTIONS
-from ..rows import FREE, Layer
+from ..rows import Layer
 from ..rule import Found, rule
-from ..trace import Node
+from ..trace import FREE, Node
 
 PRODUCTS = ("aten.mm", "aten.addmm", "aten.bmm", "aten.baddbmm")
 BATCH_NORM = ("aten.native_batch_norm", "aten._native_batch_norm_legit", "aten._native_batch_norm_legit_no_training")

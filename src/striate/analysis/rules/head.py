@@ -10,7 +10,7 @@ from torch.nn import BCEWithLogitsLoss, CrossEntropyLoss, MultiLabelSoftMarginLo
 from ...text import sizes
 from ..context import Context
 from ..cost import CONVOLUTIONS
-from ..rows import FREE, Layer
+from ..rows import Layer
 from ..rule import Found, rule
 from ..trace import Node
 
@@ -57,9 +57,7 @@ def _flattened(context: Context, layer: Layer, inputs: int) -> tuple[int, ...] |
 
 def _made(context: Context, value: int) -> tuple[Layer, Node] | None:
     """The operation that a tensor comes from, beyond what only reads the same values otherwise, and its row."""
-    node = context.graph.values[value].node
-    while node is not None and context.graph.nodes[node].op in FREE and context.graph.nodes[node].inputs:
-        node = context.graph.values[context.graph.nodes[node].inputs[0]].node
+    node = context.graph.values[context.graph.origin(value)].node
     if node is None:
         return None
     layer = context.row(context.graph.nodes[node])

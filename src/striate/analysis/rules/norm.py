@@ -16,9 +16,8 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ... import nn
 from ..context import Context
-from ..rows import FREE, Layer
+from ..rows import Layer
 from ..rule import Found, rule
-from ..trace import Graph
 
 __all__ = ["DROPOUTS", "LAYERS", "NORMS", "TRACKING", "followers", "is_frozen"]
 
@@ -53,15 +52,6 @@ def _measures(norm: Any) -> bool:
     return norm.running_mean is None or (norm.training and not is_frozen(norm))
 
 
-def _origin(graph: Graph, value: int) -> int:
-    """What a tensor is a view of."""
-    node = graph.values[value].node
-    while node is not None and graph.nodes[node].op in FREE and graph.nodes[node].inputs:
-        value = graph.nodes[node].inputs[0]
-        node = graph.values[value].node
-    return value
-
-
 def followers(context: Context, layer: Layer) -> list[Layer]:
     """The norms that normalize what a row made; none where anything else takes it too."""
     found = context.after(layer)
@@ -69,7 +59,7 @@ def followers(context: Context, layer: Layer) -> list[Layer]:
         call = context.call(row)
         if call is None or not isinstance(call.module, NORMS):
             return []
-        if [_origin(context.graph, value) == layer.value for value in call.inputs] != [True, *[False] * (len(call.inputs) - 1)]:
+        if [context.graph.origin(value) == layer.value for value in call.inputs] != [True, *[False] * (len(call.inputs) - 1)]:
             return []  # it is the residual
     return [] if context.is_output(layer) else found
 
@@ -153,7 +143,7 @@ def norm_after_activation(context: Context) -> Iterator[Found]:
     for layer, norm in context.of(*TRACKING, *OF_SAMPLES):
         call = context.call(layer)
         assert call is not None
-        node = graph.values[_origin(graph, call.inputs[0])].node if call.inputs else None
+        node = graph.values[graph.origin(call.inputs[0])].node if call.inputs else None
         op = graph.nodes[node].op.rstrip("_") if node is not None else ""
         if op in ACTIVATIONS:
             word = op.removeprefix("aten.").strip("_").removesuffix("_kernel")

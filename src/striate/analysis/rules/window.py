@@ -13,9 +13,9 @@ from ...text import sizes
 from ...window import Axis, Field
 from ..context import Context
 from ..cost import ATTENTION, CONVOLUTIONS
-from ..rows import FREE, Layer
+from ..rows import Layer
 from ..rule import Found, rule
-from ..trace import Node
+from ..trace import FREE, Node
 
 POOLING = re.compile(r"aten\.(max|avg)_pool[123]d(_with_indices)?$")
 GLOBAL = re.compile(r"aten\.(_?(adaptive_)?(avg|max)_pool[123]d|(mean|sum|amax)$)")
