@@ -23,7 +23,7 @@ import striate.nn as S
 import striate.nn.functional as SF
 from striate import native
 from striate.errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError
-from striate.ops import choose
+from striate.ops import choose, gate
 from striate.ops import conv as ops
 from striate.ops.layout import is_channels_last
 from striate.ops.padding import MODES, fold, pad
@@ -442,7 +442,7 @@ def test_what_the_kernels_refuse_goes_to_torch_with_the_same_result(dtype: torch
         name = f"conv{len(shape) - 2}d"
         x, w = (torch.randn(s, dtype=dtype) if dtype is not torch.int64 else whole_numbers(s, dtype) for s in (shape, weight))
         assert torch.equal(getattr(SF, name)(x, w, **arguments), getattr(F, name)(x, w, **arguments))
-        told = choose.native_refusal(x, w)
+        told = gate.reason(x, w)
         assert told == f"kernels are for float32 and float64, got {str(dtype).removeprefix('torch.')}"
         if dtype is not torch.int64:
             x.requires_grad_()

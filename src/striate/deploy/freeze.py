@@ -32,7 +32,7 @@ from torch.utils import _pytree as pytree
 
 from .. import tensorfile
 from ..errors import ArgumentError, ArgumentTypeError, CheckpointError, DtypeError, ShapeError, build
-from ..ops import conv, norm, pool
+from ..ops import conv, gate, norm, pool
 from ..ops.choose import prefer
 from ..ops.fused import FusedConv, FusedLinear
 from .fold import _copy, _one_line, _Root, _scale_and_shift
@@ -215,10 +215,7 @@ OURS: dict[str, Callable[..., Any]] = {
     **{f"aten.avg_pool{d}d.default": partial(pool.avg_pool, dims=d) for d in (1, 2, 3)},
     **{f"aten.adaptive_avg_pool{d}d.default": partial(pool.adaptive_avg_pool, dims=d) for d in (1, 2, 3)},
     **{f"aten.conv{d}d.{kind}": partial(conv.conv, dims=d) for d in (1, 2, 3) for kind in ("default", "padding")},
-    **{
-        f"aten.conv_transpose{d}d.{kind}": partial(conv.conv_transpose, dims=d)
-        for d, kind in ((1, "default"), (2, "input"), (3, "input"))
-    },
+    **{f"aten.conv_transpose{d}d.{kind}": partial(conv.conv_transpose, dims=d) for d, kind in ((1, "default"), (2, "input"), (3, "input"))},
 }
 
 # ------------------------------------------------------------------------------------------------------------------ trace
@@ -550,7 +547,7 @@ class _Program:
     def __call__(self, inputs: tuple[Tensor, ...]) -> Any:
         values = self.start.copy()
         values[: len(inputs)] = inputs
-        for run, slot, done in self.fast if self.finite and all(map(_is_finite, inputs)) else self.exact:
+        for run, slot, done in self.fast if self.finite and gate.is_open(*inputs) and all(map(_is_finite, inputs)) else self.exact:
             values[slot] = run(values)
             for k in done:
                 values[k] = None

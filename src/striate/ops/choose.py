@@ -17,12 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import torch
-from torch.autograd import forward_ad
-
-from .. import native
-
-__all__ = ["Candidate", "always", "choose", "explain", "first", "native_refusal", "prefer", "preferred", "reasons"]
+__all__ = ["Candidate", "always", "choose", "explain", "first", "prefer", "preferred", "reasons"]
 
 
 def always(*args: Any) -> None:
@@ -97,53 +92,3 @@ def explain(candidates: Sequence[Candidate], *args: Any, method: str | None = No
         if reason is None:
             break
     return told
-
-
-def native_refusal(*tensors: torch.Tensor | None) -> str | None:
-    """Why no kernel of ours can take these, whatever the operation."""
-    if native.missing is not None:
-        return native.missing
-    compiling, duals = torch.compiler.is_compiling(), forward_ad._current_level >= 0
-    traced = torch._C._get_tracing_state() is not None
-    for x in tensors:
-        if x is None:
-            continue
-        plain = not compiling and (type(x) is torch.Tensor or type(x) is torch.nn.Parameter)
-        if plain and not duals and x.dtype in _TYPES and x.is_cpu and x.layout is torch.strided and not _is_transformed(x):
-            continue
-        reason = _reason(x, compiling)
-        if reason is not None:
-            return reason
-        traced = True
-    if traced and not compiling and torch.onnx.is_in_onnx_export():
-        return "ONNX has no operator for our kernels"
-    return None
-
-
-_TYPES = (torch.float32, torch.float64)
-_is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
-
-
-def _reason(x: torch.Tensor, compiling: bool) -> str | None:
-    if x.dtype not in _TYPES:
-        return f"kernels are for float32 and float64, got {str(x.dtype).removeprefix('torch.')}"
-    if not x.is_cpu:
-        return f"kernels are for the CPU, got {x.device.type}"
-    if x.layout is not torch.strided:
-        return f"kernels are for strided tensors, got {x.layout}"
-    if compiling:
-        return None
-    if type(x) is not torch.Tensor and type(x) is not torch.nn.Parameter and not _is_traced(x):
-        return f"kernels are for plain tensors, got {type(x).__name__}"
-    if _is_transformed(x):
-        return "kernels have no rule for function transforms (vmap, grad, jvp)"
-    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:
-        return "kernels have no forward-mode derivative"
-    return None
-
-
-def _is_traced(x: torch.Tensor) -> bool:
-    from torch._subclasses.fake_tensor import FakeTensor
-    from torch._subclasses.functional_tensor import FunctionalTensor
-
-    return isinstance(x, FakeTensor | FunctionalTensor)

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ArgumentError, ShapeError, build
-from . import choose, crossovers
+from . import choose, crossovers, gate
 from . import conv as plain
-from .choose import Candidate, always, native_refusal
+from .choose import Candidate, always
 from .conv import FORMATS, Call, Sizes
 from .precision import is_strict
 
@@ -129,7 +129,7 @@ class FusedConv(_Fused):
         if x.dim() != self.dims + 2:
             raise ShapeError(build(self.where, f"x of {self.dims + 2} axes", tuple(x.shape), do="Add the batch with unsqueeze(0)."))
         plan = plain.plan_for(x, self.weight, self.bias, *self.geometry, dims=self.dims, where=self.where)
-        return Call("forward", plan, self.format is not None, x.dtype, native_refusal(x, self.weight, self.bias), strict=is_strict())
+        return Call("forward", plan, self.format is not None, x.dtype, gate.reason(x, self.weight, self.bias), strict=is_strict())
 
     def __call__(self, x: Tensor, residual: Tensor | None = None, reuse: bool = False) -> Tensor:
         return self._chosen(x)[1](x, residual, reuse)
@@ -169,7 +169,7 @@ class FusedLinear(_Fused):
         if x.dim() == 0 or x.shape[-1] != features:
             do = f"Set in_features={x.shape[-1] if x.dim() else 1}, or check the layer before."
             raise ShapeError(build(self.where, f"{features} features", tuple(x.shape), do=do))
-        return Product(prod(x.shape[:-1]), self.weight.numel(), native_refusal(x, self.weight, self.bias))
+        return Product(prod(x.shape[:-1]), self.weight.numel(), gate.reason(x, self.weight, self.bias))
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._chosen(x)[1](x, None, False)
