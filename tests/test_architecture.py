@@ -13,6 +13,7 @@ import striate
 ROOT = Path(striate.__file__).parent
 MAY_IMPORT = {
     "errors": set(),
+    "_torch": set(),
     "window": set(),
     "moments": {"errors"},
     "native": {"errors"},
@@ -21,7 +22,7 @@ MAY_IMPORT = {
     "text": set(),
     "sheet": set(),
     "reference": {"window", "moments", "errors"},
-    "ops": {"window", "moments", "errors", "reference", "native"},
+    "ops": {"_torch", "window", "moments", "errors", "reference", "native"},
     "nn": {"window", "moments", "errors", "reference", "native", "ops"},
     "models": {"errors", "nn"},
     "deploy": {"errors", "nn", "ops", "native", "tensorfile"},

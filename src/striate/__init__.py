@@ -12,7 +12,7 @@ from .deploy.freeze import load as load_frozen
 from .diagnostics.profile import profile
 from .native import native_info
 from .nn.swap import accelerate, restore
-from .ops.precision import precision
+from .ops.precision import precision, set_precision
 
 if TYPE_CHECKING:
     from .analysis.explain import explain
@@ -32,6 +32,7 @@ __all__ = [
     "precision",
     "profile",
     "restore",
+    "set_precision",
     "tune_allocator",
 ]
 

@@ -23,7 +23,7 @@ from ..reference import conv as reference
 from ..window import Axis, Window, output_size, same_padding
 from . import choose, crossovers
 from .arguments import as_key, is_int, per_axis
-from .choose import Candidate, always, native_refusal
+from .choose import AS_MEASURED, Candidate, always, native_refusal
 from .handed import hand
 from .layout import empty, is_channels_last
 from .precision import is_strict
@@ -254,7 +254,7 @@ class Call(NamedTuple):
     channels_last: bool  # the order of the activations, in and out
     dtype: torch.dtype
     refusal: str | None  # why no kernel of ours takes these tensors
-    method: str | None = None  # asked for by name
+    method: str | None = None  # asked for by name, or AS_MEASURED; None: what is preferred when a method is chosen
     strict: bool = False  # see precision
     measure: bool = False  # the statistics of its channels are wanted, for a norm
 
@@ -493,7 +493,7 @@ class Route(NamedTuple):
     all_torch: bool
 
 
-def _route(call: Call, preferred: str | None) -> Route:  # `preferred` only tells cached routes apart
+def _route(call: Call) -> Route:
     plan = call.plan
     if call.refusal is not None:
         theirs = _torch_refusal(call) is None
@@ -509,8 +509,8 @@ _cached_route = functools.lru_cache(maxsize=4096)(_route)
 
 def _route_for(call: Call) -> Route:
     if torch.compiler.is_compiling() or type(call.plan.batch) is not int or not all(type(n) is int for n in call.plan.input):
-        return _route(call, None)
-    return _cached_route(call, choose.preferred())
+        return _route(call)
+    return _cached_route(call)
 
 
 # ------------------------------------------------------------------------------------------------------------ gradients
@@ -620,7 +620,7 @@ if native.core:
             )
             geometry = (input, out, tuple(size), tuple(stride), tuple(dilation), tuple(before))
             plan = Plan(x.shape[0], x.shape[1], y.shape[1], groups, *geometry, after)
-            ctx.call = Call(map, plan, last, a.dtype, None, strict=is_strict())
+            ctx.call = Call(map, plan, last, a.dtype, None, choose.preferred() or AS_MEASURED, is_strict())
             ctx.save_for_backward(a, b)
 
         def backward(ctx: Any, g: Any) -> Any:
@@ -653,6 +653,7 @@ def _run(
     refusal = _autocast(x) or native_refusal(x, weight, bias)
     batch = x if x.dim() == plan.dims + 2 else x.unsqueeze(0)
     last = refusal is None and (_channels_last(batch) or _channels_last(weight))
+    method = method or choose.preferred() or AS_MEASURED  # settled here, for the gradients too
     route = _route_for(Call(map, plan, last, x.dtype, refusal, method, is_strict(), measure))
     plain = route.method.name == "torch" and not (plan.dims == 1 and last) and not _needs_gradient(x, weight, bias)
     if theirs is not None and (route.all_torch or plain):
