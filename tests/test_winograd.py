@@ -269,20 +269,6 @@ def test_strict_precision_never_uses_it_and_fast_does_where_it_was_faster() -> N
     assert not torch.equal(S.functional.conv2d(x, w, padding=1), theirs)
 
 
-def test_precision_holds_from_the_call_on_and_a_context_restores_it() -> None:
-    try:
-        precision("strict")
-        with precision("fast"):
-            assert not is_strict()
-        assert is_strict()
-        with pytest.raises(ZeroDivisionError), precision("fast"):
-            raise ZeroDivisionError
-        assert is_strict()
-    finally:
-        precision("fast")
-    assert repr(precision("fast")) == "precision('fast')"
-
-
 @pytest.mark.parametrize("mode", ["exact", None, 3])
 def test_another_word_for_precision_is_refused(mode: Any) -> None:
     with pytest.raises(ArgumentError) as raised:

@@ -12,7 +12,7 @@ from .deploy.freeze import load as load_frozen
 from .diagnostics.profile import profile
 from .native import native_info
 from .nn.swap import accelerate, restore
-from .ops.precision import precision
+from .ops.precision import precision, set_precision
 
 _torch.warn()
 
@@ -34,6 +34,7 @@ __all__ = [
     "precision",
     "profile",
     "restore",
+    "set_precision",
     "tune_allocator",
 ]
 

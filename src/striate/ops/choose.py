@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-__all__ = ["Candidate", "always", "choose", "explain", "first", "prefer", "preferred", "reasons"]
+from ..errors import ArgumentError, build
+from .setting import Block, Setting
+
+__all__ = ["AS_MEASURED", "NAMES", "Candidate", "always", "choose", "explain", "first", "prefer", "preferred", "reasons"]
 
 
 def always(*args: Any) -> None:
@@ -28,7 +30,7 @@ def always(*args: Any) -> None:
 class Candidate(NamedTuple):
     """A method: its name, why it refuses these arguments (None: it does not), what it computes, and why another is faster.
 
-    A refusal is for good; what is merely slower still runs where it is asked for by name (:func:`prefer`).
+    A refusal is for good; what is merely slower still runs where it is asked for by name (:class:`prefer`).
     """
 
     name: str
@@ -37,36 +39,55 @@ class Candidate(NamedTuple):
     slower: Callable[..., str | None] = always
 
 
-_preferred: str | None = os.environ.get("STRIATE_METHOD")
+# Every method there is, of one family or of several: first convolution's own, in its order.
+NAMES = (
+    *("depthwise", "direct", "winograd_4x4", "winograd_2x2", "unfolded", "pointwise", "torch_channels_last"),
+    *("torch", "reference", "native", "local", "onednn"),
+)
+AS_MEASURED = ""  # in a method's place: none goes first, whatever is preferred
 
 
-@contextmanager
-def prefer(name: str | None) -> Iterator[None]:
-    """Inside, the methods of that name go first wherever they can; None: as measured. Names: ``striate.ops.choose.explain`` lists them.
+def _known(name: str | None, where: str) -> str | None:
+    if name is not None and name not in NAMES:
+        do = f"{'Unset it' if where.isupper() else 'Give None'} for the method that was measured to be the fastest."
+        raise ArgumentError(build(where, f"one of {', '.join(NAMES)}", repr(name), do=do))
+    return name
 
-    For tests, measurements, and whoever wants one method's numbers however small the work. ``STRIATE_METHOD`` sets it at start.
+
+_PREFERRED = Setting("prefer", _known(os.environ.get("STRIATE_METHOD") or None, "STRIATE_METHOD"))
+
+
+class prefer(Block[str | None]):  # noqa: N801  used after `with`
+    """Inside, the methods of that name go first wherever they can; None: as measured. Names: :data:`NAMES`, of which each family has some.
+
+    For tests, measurements, and whoever wants one method's numbers however small the work. ``STRIATE_METHOD`` sets it for the process, at
+    start. A block holds for its own context, as :class:`striate.precision`'s do, and for the gradients of what was computed in it.
+
+    Raises ArgumentError for a name that no method has.
 
     >>> with prefer("torch"):
     ...     explain((Candidate("native", always, abs), Candidate("torch", always, abs)), -1)
     [('torch', None)]
     """
-    global _preferred
-    before, _preferred = _preferred, name
-    try:
-        yield
-    finally:
-        _preferred = before
+
+    setting = _PREFERRED
+
+    def __init__(self, name: str | None) -> None:
+        super().__init__(_known(name, "prefer"))
+
+    def __repr__(self) -> str:
+        return f"prefer({self.value!r})"
 
 
 def preferred() -> str | None:
-    """What :func:`prefer` or ``STRIATE_METHOD`` named."""
-    return _preferred
+    """What :class:`prefer` named in this context, or ``STRIATE_METHOD``."""
+    return _PREFERRED.value()
 
 
 def reasons(candidates: Sequence[Candidate], *args: Any, method: str | None = None) -> Iterator[tuple[Candidate, str | None]]:
-    """The candidates in the order they are asked, each with the reason against it; the one named ``method`` first."""
-    name = method or _preferred
-    for candidate in candidates if name is None else sorted(candidates, key=lambda c: c.name != name):
+    """The candidates in the order they are asked, each with the reason against it; first the one named ``method``, or the preferred."""
+    name = preferred() if method is None else method
+    for candidate in candidates if not name else sorted(candidates, key=lambda c: c.name != name):
         reason = candidate.refuse(*args)
         yield candidate, candidate.slower(*args) if reason is None and candidate.name != name else reason
 

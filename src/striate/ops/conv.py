@@ -25,7 +25,7 @@ from ..window import Axis, Window, output_size, same_padding
 from . import choose, crossovers, gate, handover
 from .arguments import as_key, is_int, per_axis
 from .autograd import without_autocast
-from .choose import Candidate, always
+from .choose import AS_MEASURED, Candidate, always
 from .handed import hand
 from .layout import empty, is_channels_last
 from .precision import is_strict
@@ -263,7 +263,7 @@ class Call(NamedTuple):
     channels_last: bool  # the order of the activations, in and out
     dtype: torch.dtype
     refusal: str | None  # why no kernel of ours takes these tensors
-    method: str | None = None  # asked for by name
+    method: str | None = None  # asked for by name, or AS_MEASURED; None: what is preferred when a method is chosen
     strict: bool = False  # see precision
     measure: bool = False  # the statistics of its channels are wanted, for a norm
 
@@ -500,7 +500,7 @@ class Route(NamedTuple):
     all_torch: bool
 
 
-def _route(call: Call, preferred: str | None) -> Route:  # `preferred` only tells cached routes apart
+def _route(call: Call) -> Route:
     plan = call.plan
     if call.refusal is not None:
         theirs = _torch_refusal(call) is None
@@ -516,8 +516,8 @@ _cached_route = functools.lru_cache(maxsize=4096)(_route)
 
 def _route_for(call: Call) -> Route:
     if torch.compiler.is_compiling() or type(call.plan.batch) is not int or not all(type(n) is int for n in call.plan.input):
-        return _route(call, None)
-    return _cached_route(call, choose.preferred())
+        return _route(call)
+    return _cached_route(call)
 
 
 # ------------------------------------------------------------------------------------------------------------ gradients
@@ -630,7 +630,7 @@ if native.core:
             )
             geometry = (input, out, tuple(size), tuple(stride), tuple(dilation), tuple(before))
             plan = Plan(x.shape[0], x.shape[1], y.shape[1], groups, *geometry, after)
-            ctx.call = Call(map, plan, last, a.dtype, None, strict=is_strict())
+            ctx.call = Call(map, plan, last, a.dtype, None, choose.preferred() or AS_MEASURED, is_strict())
             ctx.save_for_backward(a, b)
 
         def backward(ctx: Any, g: Any) -> Any:
@@ -664,6 +664,7 @@ def _run(
     refusal = None if closed is None else closed.reason
     batch = x if x.dim() == plan.dims + 2 else x.unsqueeze(0)
     last = refusal is None and (_channels_last(batch) or _channels_last(weight))
+    method = method or choose.preferred() or AS_MEASURED  # settled here, for the gradients too
     route = _route_for(Call(map, plan, last, x.dtype, refusal, method, is_strict(), measure))
     plain = route.method.name == "torch" and not (plan.dims == 1 and last) and not _needs_gradient(x, weight, bias)
     if theirs is not None and (route.all_torch or plain):
