@@ -31,7 +31,7 @@ from .layout import empty, is_channels_last
 from .precision import is_strict
 from .recipe import keep
 
-__all__ = ["METHODS", "NAMES", "Call", "Plan", "conv", "conv_transpose", "explain", "method_for", "plan_for"]
+__all__ = ["METHODS", "NAMES", "NATIVE", "NUMBERS", "Call", "Plan", "conv", "conv_transpose", "explain", "method_for", "plan_for"]
 
 Sizes = int | Sequence[int]
 Map = str  # "forward", "input" or "weight"
@@ -447,13 +447,28 @@ def _unfolded_refusal(call: Call) -> str | None:
     return _native_refusal(call)
 
 
+_REFUSALS: dict[str, Callable[[Call], str | None]] = {
+    "depthwise": _depthwise_refusal,
+    "direct": _native_refusal,
+    "winograd_4x4": _winograd_refusal(4),
+    "winograd_2x2": _winograd_refusal(2),
+    "unfolded": _unfolded_refusal,
+}
+# The native methods, in the order of the numbers that the core's operators take (csrc/methods.def). Without a core all of them refuse.
+NATIVE: tuple[str, ...] = native.CONV_METHODS or tuple(_REFUSALS)
+NUMBERS = {name: number for number, name in enumerate(NATIVE)}
+if NUMBERS.keys() != _REFUSALS.keys():
+    _expects = f"a native core with the convolution methods {', '.join(_REFUSALS)}"
+    raise ImportError(build("striate", _expects, ", ".join(NATIVE), do="Build the core from the sources of this version."))
 _MEASURING = ("winograd_4x4", "winograd_2x2", "unfolded")
 
 
 def _native(method: str) -> Callable[..., Tensor]:
+    number = NUMBERS[method]
+
     def run(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
         p = call.plan
-        rest = (p.stride, p.dilation, p.before, p.groups, call.channels_last, method)
+        rest = (p.stride, p.dilation, p.before, p.groups, call.channels_last, number)
         if call.map == "forward" and call.measure and method in _MEASURING:
             y, statistics = _ops.conv_measured.default(a, b, bias, p.output, *rest)
             hand(y, statistics)
@@ -472,11 +487,7 @@ def _slower(name: str) -> Callable[[Call], str | None]:
 
 
 METHODS = (
-    Candidate("depthwise", _depthwise_refusal, _native("depthwise"), _slower("depthwise")),
-    Candidate("direct", _native_refusal, _native("direct"), _slower("direct")),
-    Candidate("winograd_4x4", _winograd_refusal(4), _native("winograd_4x4"), _slower("winograd_4x4")),
-    Candidate("winograd_2x2", _winograd_refusal(2), _native("winograd_2x2"), _slower("winograd_2x2")),
-    Candidate("unfolded", _unfolded_refusal, _native("unfolded"), _slower("unfolded")),
+    *(Candidate(name, _REFUSALS[name], _native(name), _slower(name)) for name in NATIVE),
     Candidate("pointwise", _pointwise_refusal, _pointwise, _slower("pointwise")),
     Candidate("torch_channels_last", _turning_refusal, _torch_channels_last, _slower("torch_channels_last")),
     Candidate("torch", _torch_refusal, _torch),

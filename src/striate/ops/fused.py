@@ -252,15 +252,16 @@ def _onednn_product(layer: FusedLinear, call: Product) -> Run:
 
 # ------------------------------------------------------------------------------------------------- methods of convolution
 
-NATIVE = ("depthwise", "direct", "winograd_4x4", "winograd_2x2", "unfolded")  # striate::conv_fused has them, and packs where that helps
-
 
 def _native(name: str) -> Callable[[FusedConv, Call], Run]:
+    """By ``striate::conv_fused``, with the weight packed where that helps."""
+    number = plain.NUMBERS[name]
+
     def prepare(layer: FusedConv, call: Call) -> Run:
         ops, p = torch.ops.striate, call.plan
-        packed = layer.packed(name, lambda: ops.conv_pack.default(layer.weight, p.groups, name))
+        packed = layer.packed(name, lambda: ops.conv_pack.default(layer.weight, p.groups, number))
         before = (layer.weight, packed if packed.numel() else None, layer.bias)
-        after = (layer.low, layer.high, p.output, p.stride, p.dilation, p.before, p.groups, call.channels_last, name)
+        after = (layer.low, layer.high, p.output, p.stride, p.dilation, p.before, p.groups, call.channels_last, number)
         fused = ops.conv_fused.default
         return lambda x, residual, reuse: fused(x, *before, residual, *after)
 
@@ -292,9 +293,9 @@ def _slower(candidate: Candidate) -> Callable[[Call], str | None]:
 
 
 CONV_METHODS = (
-    *(c._replace(run=_native(c.name), slower=_slower(c)) for c in plain.METHODS if c.name in NATIVE),
+    *(c._replace(run=_native(c.name), slower=_slower(c)) for c in plain.METHODS if c.name in plain.NATIVE),
     Candidate("onednn", _onednn_refusal, _onednn),
-    *(c._replace(run=_then_finish(c)) for c in plain.METHODS if c.name not in NATIVE),
+    *(c._replace(run=_then_finish(c)) for c in plain.METHODS if c.name not in plain.NATIVE),
 )
 LINEAR_METHODS = (
     Candidate("onednn", _onednn_product_refusal, _onednn_product),
