@@ -17,11 +17,11 @@ from samples import CONV, POOL, channels_last
 from torch import Tensor
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 import striate.nn as S
 import striate.nn.functional as SF
+from striate._torch import Observer
 from striate.errors import ArgumentError, ShapeError
 from striate.ops import choose
 from striate.ops import norm as ops
@@ -217,7 +217,7 @@ def same_bits_or_error(ours: Callable[[], Any], theirs: Callable[[], Any]) -> No
         assert not run.calls
 
 
-class Operators(TorchDispatchMode):
+class Operators(Observer):
     """Keeps the calls of striate's operators."""
 
     def __init__(self) -> None:

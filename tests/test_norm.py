@@ -14,11 +14,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from samples import NORM, NormSample, channels_last
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import striate.nn as S
 import striate.nn.functional as SF
 from striate import native
+from striate._torch import Observer
 from striate.errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError
 from striate.ops import norm as ops
 from striate.ops.choose import explain, prefer
@@ -284,7 +284,7 @@ def operators_of(call: Callable[[], Any]) -> set[str]:
     """The names of our operators that a call runs."""
     seen: set[str] = set()
 
-    class Watch(TorchDispatchMode):
+    class Watch(Observer):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func.namespace == "striate":
                 seen.add(func._opname)
