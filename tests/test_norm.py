@@ -6,10 +6,10 @@ import copy
 import ctypes
 import math
 import pickle
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import memory
 import pytest
 import torch
 import torch.nn.functional as F
@@ -1586,11 +1586,10 @@ def everything() -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("call", "kind", "message"), BAD, ids=[f"{k}-{m[:50]}" for k, (_, _, m) in enumerate(BAD)])
-def test_bad_input_raises_its_message_at_once_and_changes_nothing(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
-    before, start = everything(), time.perf_counter()
-    with pytest.raises(kind) as raised:
+def test_bad_input_raises_its_message_takes_little_memory_and_changes_nothing(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
+    before = everything()
+    with pytest.raises(kind) as raised, memory.at_most(2**29):
         call()
-    assert time.perf_counter() - start < 1
     assert str(raised.value) == message
     assert isinstance(raised.value, RuntimeError) or kind is ValueError  # torch's own, of a constructor
     assert all(torch.equal(p, q) for p, q in zip(everything(), before, strict=True))
@@ -1672,13 +1671,12 @@ def test_a_negative_running_variance_is_refused_by_channel() -> None:
     )
 
 
-def test_rows_of_nothing_take_no_time_and_no_memory() -> None:
-    start = time.perf_counter()
+def test_rows_of_nothing_are_not_gone_through_and_take_no_memory() -> None:
     for norm in (ops.layer_norm, ops.rms_norm):
-        x = torch.empty(2**31, 0, requires_grad=True)
-        y = norm(x, [0], torch.ones(0))
-        assert y.shape == x.shape and torch.autograd.grad(y.sum(), x)[0].shape == x.shape
-    assert time.perf_counter() - start < 1
+        x = torch.empty(2**60, 0, requires_grad=True)  # a loop over the rows would not come to an end
+        with memory.at_most(2**29):
+            y = norm(x, [0], torch.ones(0))
+            assert y.shape == x.shape and torch.autograd.grad(y.sum(), x)[0].shape == x.shape
 
 
 def test_parts_that_do_not_divide_the_batch_are_refused() -> None:

@@ -59,7 +59,10 @@ def _conv_weight(dy: Shape, x: Shape, *args: Any, out_shape: Any = None, **kwarg
 
 if native.core:
     _ops = torch.ops.striate
-    _FLOPS: dict[str, Any] = {"conv": _conv, "conv_fused": _conv, "conv_measured": _conv_measured, "conv_input": _conv_input, "conv_weight": _conv_weight}
+    _FLOPS: dict[str, Any] = {
+        **{"conv": _conv, "conv_fused": _conv, "conv_measured": _conv_measured},
+        **{"conv_input": _conv_input, "conv_weight": _conv_weight},
+    }
     for _name, _formula in _FLOPS.items():
         register_flop_formula(getattr(_ops, _name))(_formula)
     for _name in OPERATORS:
