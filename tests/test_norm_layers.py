@@ -668,7 +668,7 @@ def test_a_style_that_has_no_deviation_to_measure_is_refused_with_one_of_our_err
             nn.AdaIN()(torch.randn(2, 3, 4, 4), style)
 
 
-@pytest.mark.parametrize("eps", [None, 0.0, -1.0, math.nan, "1e-5"], ids=repr)
+@pytest.mark.parametrize("eps", [None, -1.0, math.nan, "1e-5"], ids=repr)
 def test_adaptive_instance_norm_refuses_an_eps_that_is_no_small_number(eps: Any) -> None:
     with pytest.raises((ArgumentError, ArgumentTypeError)):
         nn.AdaIN(eps)(torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError, ShapeError, build
 from ..ops import norm as ops
+from ..ops.arguments import as_int, is_int
 from ..ops.shared import synchronized_batch_norm
 
 __all__ = [
@@ -252,10 +253,10 @@ class GhostBatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
 
     def __init__(self, num_features: int, ghost_batch_size: int, *args: Any, **kwargs: Any) -> None:
         super().__init__(num_features, *args, **kwargs)
-        if isinstance(ghost_batch_size, bool) or not isinstance(ghost_batch_size, int) or ghost_batch_size < 1:
+        self.ghost_batch_size = as_int(ghost_batch_size)
+        if not is_int(self.ghost_batch_size) or self.ghost_batch_size < 1:
             where = type(self).__name__
             raise ArgumentError(build(where, "a ghost_batch_size of at least 1", repr(ghost_batch_size), do="Choose 16 or 32."))
-        self.ghost_batch_size = ghost_batch_size
 
     def _batches(self, input: Tensor) -> int:
         if not isinstance(input, Tensor):
@@ -567,9 +568,10 @@ class LayerNorm2d(_Activated, torch.nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        if isinstance(num_channels, bool) or not isinstance(num_channels, int) or num_channels < 1:
+        given, num_channels = num_channels, as_int(num_channels)
+        if not is_int(num_channels) or num_channels < 1:
             do = "It is the size of x's second axis."
-            raise ArgumentError(build("LayerNorm2d", "num_channels of at least 1", repr(num_channels), do=do))
+            raise ArgumentError(build("LayerNorm2d", "num_channels of at least 1", repr(given), do=do))
         self.num_channels, self.eps, self.elementwise_affine = num_channels, eps, elementwise_affine
         factory = {"device": device, "dtype": dtype}
         self.weight = torch.nn.Parameter(torch.ones(num_channels, **factory)) if elementwise_affine else None
@@ -619,7 +621,7 @@ class GroupNormAct2d(GroupNorm):
     def __init__(
         self, num_groups: int, num_channels: int, *args: Any, activation: str | None = "relu", negative_slope: float = 0.01, **kwargs: Any
     ) -> None:
-        super().__init__(num_groups, num_channels, *args, **kwargs)
+        super().__init__(as_int(num_groups), as_int(num_channels), *args, **kwargs)
         _set_activation(self, activation, negative_slope)
 
 
@@ -671,7 +673,7 @@ def adaptive_instance_norm(content: Tensor, style: Tensor, eps: float = 1e-5) ->
     """
     for name, x in (("content", content), ("style", style)):
         ops.check_input(x, "AdaIN", 3, "(N, C, *axes)", name=name)
-    ops.check_eps(eps, "AdaIN")
+    eps = ops.check_eps(eps, "AdaIN")
     if style.numel() == 0:
         raise ShapeError(build("AdaIN", "a style of at least one value per channel", tuple(style.shape), do="Give an image."))
     if content.shape[:2] != style.shape[:2]:

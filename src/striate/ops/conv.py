@@ -22,7 +22,7 @@ from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, b
 from ..reference import conv as reference
 from ..window import Axis, Window, output_size, same_padding
 from . import choose, crossovers
-from .arguments import as_key, is_int, per_axis
+from .arguments import as_int, as_ints, as_key, is_int, per_axis
 from .choose import Candidate, always, native_refusal
 from .handed import hand
 from .layout import empty, is_channels_last
@@ -232,15 +232,17 @@ def plan_for(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any, dim
 
     geometry: stride, padding, dilation and groups; ``transposed``: stride, padding, output_padding, dilation and groups.
     """
-    _check_tensors(x, weight, bias, geometry[-1], dims, where, transposed)
+    *rest, groups = geometry
+    groups = as_int(groups)
+    _check_tensors(x, weight, bias, groups, dims, where, transposed)
     make: Callable[..., Plan] = _transpose_plan if transposed else _plan
     cached: Callable[..., Plan] = _cached_transpose_plan if transposed else _cached_plan
     shapes = (tuple(x.shape), tuple(weight.shape), dims)
     if not torch.compiler.is_compiling() and all(type(n) is int for n in x.shape):
-        key = tuple(as_key(v) for v in geometry)
+        key = tuple(as_key(v) for v in rest)
         if None not in key:
-            return cached(*shapes, *key, where)
-    return make(*shapes, *geometry, where)
+            return cached(*shapes, *key, groups, where)
+    return make(*shapes, *rest, groups, where)
 
 
 # -------------------------------------------------------------------------------------------------------------- methods
@@ -705,7 +707,7 @@ def conv(
     """
     plan = plan_for(x, weight, bias, stride, padding, dilation, groups, dims=dims, where=where)
     symmetric = plan.before == plan.after
-    arguments = (x, weight, bias, plan.stride, plan.before, plan.dilation, groups)
+    arguments = (x, weight, bias, plan.stride, plan.before, plan.dilation, plan.groups)
     return _run("forward", plan, x, weight, bias, (lambda: _CONV[dims](*arguments)) if symmetric else None, method, where, measure)
 
 
@@ -738,7 +740,7 @@ def conv_transpose(
     plan = plan_for(x, weight, bias, stride, padding, output_padding, dilation, groups, dims=dims, where=where, transposed=True)
     theirs = None
     if not isinstance(padding, str):
-        arguments = (x, weight, bias, plan.stride, plan.before, output_padding, groups, plan.dilation)
+        arguments = (x, weight, bias, plan.stride, plan.before, as_ints(output_padding), plan.groups, plan.dilation)
         theirs = lambda: _TRANSPOSE[dims](*arguments)  # noqa: E731
     return _run("input", plan, x, weight, bias, theirs, method, where)
 
