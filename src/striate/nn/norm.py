@@ -79,6 +79,10 @@ class _BatchNorm(_Activated):
         ``train()`` and ``eval()`` change nothing about it, :meth:`unfreeze` does. With ``parameters`` scale and shift get no
         gradient either, until ``unfreeze(parameters=True)``. Frozen is part of a copy and of a pickle, not of ``state_dict``.
 
+        Nobody measures the statistics again, so nobody clears them: ``reset_running_stats()`` does nothing, and with it
+        ``torch.optim.swa_utils.update_bn``, which begins with that; ``reset_parameters()`` draws scale and shift anew alone.
+        Unfreeze the layer first to clear them.
+
         Raises ArgumentError without running statistics.
 
         >>> layer = BatchNorm2d(3).freeze().train()
@@ -102,6 +106,11 @@ class _BatchNorm(_Activated):
         """
         self.frozen = False
         return self._learn(True) if parameters else self
+
+    def reset_running_stats(self: Any) -> None:
+        """Sets the running statistics to 0 and 1 and begins counting anew; of a frozen layer they stay."""
+        if not self.frozen:
+            super().reset_running_stats()  # type: ignore[misc]
 
     def _learn(self: Any, whether: bool) -> Any:
         for p in (self.weight, self.bias):
