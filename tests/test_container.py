@@ -144,9 +144,9 @@ def test_what_is_written_between_direct_calls_unseen_is_what_the_next_layer_gets
                 return x
 
             theirs = twin(model)
-            expected = results(theirs, x, lambda x: call(theirs, place, x))  # noqa: B023
+            expected = results(theirs, x, lambda x: call(theirs, place, x))
             with sharing() as shared:
-                check(results(model, x, lambda x: call(model, place, x)), expected)  # noqa: B023
+                check(results(model, x, lambda x: call(model, place, x)), expected)
             assert shared.counts == (0, 0)
 
 
