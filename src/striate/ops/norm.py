@@ -369,7 +369,7 @@ def _refusal(closed: gate.Closed | None, x: Tensor, residual: Any, weight: Any, 
             return f"kernels need scale and shift of the input's type, {str(x.dtype).removeprefix('torch.')}"
     if x.numel() == 0:
         return "kernels need at least one value"
-    if rest[6] == 0:  # eps
+    if rest[8] == 0:  # eps
         return "with an eps of 0 a constant gives what torch's operator makes of it: NaN in most norms, β in instance norm"
     return None
 
