@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules import module as global_hooks
+from torch.nn.utils import parametrizations, prune
 from torch.utils.flop_counter import FlopCounterMode
 
 import striate
@@ -23,13 +24,6 @@ from striate.nn import container
 from striate.nn.container import Passed, run
 from striate.ops import choose, recipe
 from striate.ops import conv as conv_ops
-
-KINDS: dict[type, type] = {
-    nn.Conv2d: torch.nn.Conv2d,
-    nn.BatchNorm2d: torch.nn.BatchNorm2d,
-    nn.BatchNormAct2d: torch.nn.BatchNorm2d,
-    nn.Sequential: torch.nn.Sequential,
-}
 
 
 def images(channels: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -41,11 +35,16 @@ def block() -> nn.Sequential:
     """Statistics pass at 0 and 3, a recipe does at 3; a ReLU in a norm's pass."""
     torch.manual_seed(1)
     made = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU6()
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU6(),
     )
-    for name, p in made.named_parameters():
+    for p in made.parameters():
         if p.dim() == 1:
-            torch.nn.init.uniform_(p, 0.5, 1.5) if "weight" in name else torch.nn.init.normal_(p)
+            torch.nn.init.uniform_(p, 0.5, 1.5)
     return made
 
 
@@ -88,8 +87,9 @@ def sharing() -> Iterator[Shared]:
 
 
 def results(model: torch.nn.Module, x: Tensor, call: Callable[[Tensor], Tensor] | None = None) -> list[Tensor]:
-    """The output, all gradients and all buffers."""
-    x = x.detach().clone().requires_grad_()
+    """The output, all gradients and all buffers, computed in float64: what differs then is no rounding."""
+    model.double()
+    x = x.detach().double().requires_grad_()
     for p in model.parameters():
         p.grad = None
     y = (call or model)(x)
@@ -101,7 +101,7 @@ def results(model: torch.nn.Module, x: Tensor, call: Callable[[Tensor], Tensor] 
 def check(found: list[Tensor], expected: list[Tensor]) -> None:
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
-        bound = 2e-5 * max(1.0, float(other.abs().max()))
+        bound = 1e-9 * max(1.0, float(other.abs().max()))
         assert one.shape == other.shape and float((one - other).abs().max()) <= bound
 
 
@@ -189,7 +189,7 @@ HOOKS: dict[str, Callable[[torch.nn.Module], Any]] = {
 def test_a_hook_on_any_neighbour_gives_torchs_results_and_sharing_is_back_without_it(hook: str, place: int) -> None:
     model, x = block(), images()
     theirs = twin(model)
-    plain = results(theirs, x)
+    plain = results(twin(model), x)
     hooked, handle = HOOKS[hook](theirs[place]), HOOKS[hook](model[place])
     expected = results(theirs, x)
     assert any(not torch.allclose(a, b) for a, b in zip(plain, expected, strict=True)), "the hook does something"
@@ -294,8 +294,8 @@ def test_parametrized_and_pruned_layers_are_called() -> None:
     model, x = block(), images()
     theirs = twin(model)
     for one in (theirs, model):
-        torch.nn.utils.parametrizations.weight_norm(one[3])
-        torch.nn.utils.prune.l1_unstructured(one[0], "weight", 0.5)
+        parametrizations.weight_norm(one[3])
+        prune.l1_unstructured(one[0], "weight", 0.5)
     expected = results(theirs, x)
     check(results(model, x), expected)
 
@@ -322,30 +322,27 @@ def test_slices_places_and_loops_are_torchs() -> None:
     theirs = twin(model)
     assert isinstance(model, torch.nn.Sequential) and type(model[1:3]) is nn.Sequential and model[-1] is list(model)[5]
     assert len(model) == 6 and [type(m).__name__ for m in model] == [type(m).__name__ for m in theirs]
-    for part in (slice(1, 4), slice(0, 5, 2), slice(3, None)):
-        y = x if part.start != 1 else images(8)
-        if part.step == 2:
-            continue
-        y = y if model[part][0].weight.shape[1:2] != (8,) else images(8)
+    for part in (slice(0, 3), slice(1, 4), slice(3, None), slice(1, None, 3)):
+        y = x if part.start == 0 else images(8)
         assert torch.allclose(model[part](y), theirs[part](y), atol=1e-5)
     assert repr(model) == repr(theirs)
 
 
 def test_parts_are_replaced_removed_and_added_as_torchs() -> None:
     model, x = block(), images()
+    model[2] = nn.LeakyReLU()
+    model.append(nn.Conv2d(8, 4, 1))
+    model.insert(2, nn.Identity())
+    del model[-2]
+    model.extend(nn.Sequential(nn.BatchNorm2d(4)))
     theirs = twin(model)
+    assert repr(theirs) == repr(model) and len(model) == 8
     for one in (model, theirs):
-        one[2] = torch.nn.LeakyReLU()
-        one[4].momentum = 0.5
-        one.append(torch.nn.Conv2d(8, 4, 1))
-        one.insert(2, torch.nn.Identity())
-        del one[-2]
-        one.extend(torch.nn.Sequential(torch.nn.BatchNorm2d(4)))
-    theirs[6].load_state_dict(model[6].state_dict())
+        one[5].momentum = 0.5
     expected = results(theirs, x)
     with sharing() as shared:
         check(results(model, x), expected)
-    assert shared.counts == (2, 0)
+    assert shared.counts == (2, 1)
     assert isinstance(model + model, torch.nn.Sequential) and len(model * 2) == 2 * len(model)
 
 
@@ -400,7 +397,9 @@ def test_a_type_that_changes_on_the_way_is_torchs_from_there() -> None:
 
 def nested() -> nn.Sequential:
     layers = list(block())
-    return nn.Sequential(nn.Sequential(layers[0]), nn.Sequential(layers[1], nn.Sequential(), nn.Sequential(layers[2], layers[3])), *layers[4:])
+    return nn.Sequential(
+        nn.Sequential(layers[0]), nn.Sequential(layers[1], nn.Sequential(), nn.Sequential(layers[2], layers[3])), *layers[4:]
+    )
 
 
 def test_containers_in_containers_are_seen_through() -> None:
@@ -411,18 +410,19 @@ def test_containers_in_containers_are_seen_through() -> None:
     assert shared.counts == (2, 1)
 
 
+COUNTS = {"0": (1, 1), "1": (0, 1), "1.1": (2, 0), "1.2": (1, 0)}  # what is shared though there is a hook at this path
+
+
 @pytest.mark.parametrize("hook", HOOKS)
-@pytest.mark.parametrize("path", ["0", "1", "1.1", "1.2"])
+@pytest.mark.parametrize("path", COUNTS)
 def test_containers_with_a_hook_are_called(path: str, hook: str) -> None:
     model, x = nested(), images()
     theirs = twin(model)
     handles = [HOOKS[hook](one.get_submodule(path)) for one in (theirs, model)]
-    if "backward" in hook and path == "1.1":  # an empty container's output is its input, which a backward hook makes a view of
-        model.get_submodule("1.2.0").inplace = theirs.get_submodule("1.2.0").inplace = False
     expected = results(theirs, x)
     with sharing() as shared:
         check(results(model, x), expected)
-    assert shared.counts == {"0": (1, 1), "1": (0, 1), "1.1": (2, 1), "1.2": (1, 1)}[path] or shared.counts < (2, 1)
+    assert shared.counts == COUNTS[path]
     for handle in handles:
         handle.remove()
     with sharing() as shared:
@@ -471,8 +471,8 @@ def test_frozen_norms_and_norms_in_evaluation_get_no_statistics() -> None:
     model, x = block(), images()
     model[1].freeze()
     model[4].eval()
-    theirs = twin(model)
-    theirs[1].eval()
+    with pytest.warns(UserWarning, match="restore thaws a frozen BatchNorm2d"):
+        theirs = twin(model)
     expected = results(theirs, x)
     with sharing() as shared:
         check(results(model, x), expected)
@@ -579,9 +579,11 @@ def test_copies(how: str) -> None:
         copied = nested()
         copied.load_state_dict(twin(model).state_dict())
     assert type(copied) is nn.Sequential and type(copied[1]) is nn.Sequential
-    expected = results(model, x)
     with sharing() as shared:
-        assert all(torch.equal(*pair) for pair in zip(results(copied, x), [*expected], strict=True)) or shared.counts == (2, 1)
+        expected = results(model, x)
+        found = results(copied, x)
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    assert shared.counts == (4, 2)
 
 
 def test_accelerate_makes_torchs_containers_ours_and_restore_gives_them_back() -> None:
@@ -652,8 +654,7 @@ def test_hooks_inside_residual_blocks_are_called_as_torchs(name: str, hook: str,
     calls: list[list[str]] = [[], []]
     for model, called in zip((ours, theirs), calls, strict=True):
         module = model.get_submodule(path)
-        if path == "relu":
-            module.inplace = False
+        model.relu.inplace = False  # torch refuses to change what a module with a full backward hook gave
         module.register_forward_hook(lambda m, a, y, called=called: called.append("forward"))
         module.register_full_backward_hook(lambda m, a, y, called=called: called.append("backward"))
         if hook == "own forward":

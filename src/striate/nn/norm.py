@@ -278,8 +278,8 @@ class BatchNormAct2d(_Summing, torch.nn.BatchNorm2d):
 
     .. math:: y = act(γ_c·(x - μ_c)/\sqrt{σ²_c + ε} + β_c + residual)
 
-    For backward it keeps x and the statistics, and the residual if there is one; not what was activated. A convolution behind it keeps
-    nothing more: see ops/recipe.py.
+    For backward it keeps x and the statistics, and the residual if there is one; not what was activated. In a container a
+    convolution behind it keeps nothing more: see ops/recipe.py.
 
     x, residual: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). activation: None, "relu", "leaky_relu", "relu6" or "silu" (SiLU
     is a pass of its own); negative_slope: of the leaky ReLU. The rest as for :class:`BatchNorm2d`; the state is the same too.
