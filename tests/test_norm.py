@@ -541,7 +541,7 @@ def test_training_batch_norm_refuses_an_eps_of_0_as_torchs_does_and_the_kernels_
         assert all(torch.equal(a, b) for a, b in zip(before, layer.state_dict().values(), strict=True))
         assert torch.equal(layer.eval()(X), X if layer.activation is None else X.relu())
         assert torch.equal(layer.train().freeze()(X), layer.eval()(X))
-    arguments = (X, None, None, None, None, None, True, 2, 3, ops.CHANNELS, True, True, 0, None, 0.01, None)
+    arguments = (None, X, None, None, None, None, None, True, 2, 3, ops.CHANNELS, True, True, 0, None, 0.01, None)
     reason = "with an eps of 0 a constant gives what torch's operator makes of it: NaN in most norms, β in instance norm"
     assert explain(ops.METHODS, *arguments) == [("native", reason), ("torch", None)]
 
