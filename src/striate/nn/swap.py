@@ -28,6 +28,7 @@ OWN = {getattr(family, name) for family in (blocks, conv, norm, pool) for name i
 BACK = {ours: theirs for theirs, ours in SWAPS.items()}
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 _FUSED = "_striate_fused"  # on a layer that computes the activation beside it
+_GUARD = "_striate_guard"  # the handle of the hook that keeps a layer left to torch from a call that oneDNN breaks on
 _MARK = "_striate_relaid"  # the parameters whose memory format accelerate changed, kept on the module that owns them
 
 
@@ -88,8 +89,22 @@ def plan(model: torch.nn.Module) -> tuple[list[str], list[Left]]:
             base = next((b for b in SWAPS if isinstance(module, b)), None)
             if base is not None:
                 kind = type(module).__name__
-                left.append(Left(name, kind, f"{kind} is a subclass of {base.__name__} with code of its own"))
+                reason = f"{kind} is a subclass of {base.__name__} with code of its own"
+                if _strides_one_tap(module):
+                    reason += ", whose input is laid out contiguous: in channels_last oneDNN's gradient of one tap with a stride is unsafe"
+                left.append(Left(name, kind, reason))
     return swapped, left
+
+
+def _strides_one_tap(module: torch.nn.Module) -> bool:
+    """Whether a convolution of torch's would have the weight gradient that oneDNN breaks on in channels_last (its issue 6035)."""
+    kinds = [theirs for theirs in SWAPS if "Conv" in theirs.__name__]
+    return isinstance(module, tuple(kinds)) and max(module.kernel_size) == 1 and max(module.stride) > 1
+
+
+def _contiguous(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A forward pre-hook: the arguments, tensors laid out contiguous."""
+    return tuple(a.contiguous() if isinstance(a, torch.Tensor) else a for a in args)
 
 
 def fusions(model: torch.nn.Module) -> list[tuple[torch.nn.Module, torch.nn.Module]]:
@@ -174,7 +189,8 @@ def accelerate(model: Model) -> Model:
     """Makes ``model`` use striate's layers and the channels_last memory format, in place, and returns it.
 
     Every layer whose class is exactly one of torch's becomes striate's namesake; its parameters, buffers, hooks, mode and
-    name stay. A subclass keeps its class, because its code may count on it: a warning names each (see :func:`plan`).
+    name stay. A subclass keeps its class, because its code may count on it: a warning names each (see :func:`plan`). One tap with a stride
+    in such a layer gets a forward pre-hook that lays its input out contiguous: channels_last would bring oneDNN to break (its issue 6035).
     Where a ReLU, ReLU6 or leaky ReLU follows a norm in a ``Sequential`` the norm computes both in one pass, and between a convolution and
     max pooling a ReLU or ReLU6 is computed behind the pooling (see :func:`fusions`).
     Weights of two and three axes are laid out channels_last, so that activations follow.
@@ -194,7 +210,13 @@ def accelerate(model: Model) -> Model:
             module.__class__ = container.Sequential
     for layer, activation in fused:
         fuse(layer, activation)
+    for one in left:
+        module = modules[one.name]
+        if _strides_one_tap(module) and _GUARD not in module.__dict__:
+            module.__dict__[_GUARD] = module.register_forward_pre_hook(_contiguous)
     for module in modules.values():
+        if _GUARD in module.__dict__:  # its weight decides the memory order too
+            continue
         relaid = []
         for name, parameter in module.named_parameters(recurse=False):
             if is_lazy(parameter):  # it has no shape yet
@@ -220,6 +242,8 @@ def restore(model: Model) -> Model:
     <class 'torch.nn.modules.pooling.MaxPool2d'>
     """
     for module in model.modules():
+        if _GUARD in module.__dict__:
+            module.__dict__.pop(_GUARD).remove()
         if module.__dict__.pop(_FUSED, False):
             del module.__dict__["activation"], module.__dict__["negative_slope"]
         if type(module) is container.Sequential:
