@@ -6,6 +6,7 @@ and the feature that is off then, stand beside it. :data:`off` lists those featu
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import warnings
 from collections.abc import Callable
@@ -30,6 +31,7 @@ __all__ = [
     "saved_tensors_hooked",
     "warn",
     "watching",
+    "without_views",
 ]
 
 NATIVE = "native kernels"  # the feature without which every layer is torch's
@@ -169,6 +171,16 @@ def has_global_hooks() -> bool:
 
 below_autograd = _find("torch._C._AutoDispatchBelowAutograd", NATIVE)
 below_views = _find("torch._C._AutoDispatchBelowADInplaceOrView", NATIVE)
+_exclude = _find("torch._C._ExcludeDispatchKeyGuard", "in-place changes of outputs without a batch axis")
+
+
+def without_views() -> Any:
+    """A block in which autograd does not note that a tensor is a view of another."""
+    if _exclude is None:
+        return contextlib.nullcontext()
+    return _exclude(torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView))
+
+
 _saved_tensors_hooks = _find("torch._C._autograd._top_saved_tensors_default_hooks", "tensors made again in backward")
 
 

@@ -20,7 +20,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
 from ..ops.arguments import per_axis, whole
 from ..ops.conv import conv
-from ..ops.layout import is_channels_last
+from ..ops.layout import is_channels_last, owned
 from ..ops.padding import MODES, pad
 from . import norm as norms
 from .container import Sequential
@@ -461,11 +461,11 @@ class ChannelShuffle(torch.nn.ChannelShuffle):
         if channels % self.groups:
             expects = f"channels that {self.groups} groups divide"
             raise ShapeError(build(where, expects, channels, do="Choose groups that divide them.", x=tuple(input.shape)))
-        if channels == 0:
+        if channels == 0 or self.groups in (1, channels):  # they stay where they are, in a tensor of its own
             return input.clone()
         if is_channels_last(input):
             shuffled = input.movedim(1, -1).unflatten(-1, (self.groups, -1)).transpose(-1, -2)
-            return shuffled.flatten(-2).movedim(-1, 1)
+            return owned(Tensor.movedim, shuffled.flatten(-2), -1, 1)
         return input.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
 from ..ops import conv as ops
-from ..ops.arguments import as_int, is_int, per_axis
+from ..ops.arguments import LARGEST, as_int, is_int, per_axis
 from ..ops.padding import MODES, padded_conv, padded_conv_transpose
 from .namesake import as_torch
 
@@ -114,7 +114,8 @@ def _checked(arguments: dict[str, Any], dims: int, where: str) -> dict[str, Any]
                 fix = f'Use "same" for {"input · stride" if "output_padding" in a else "ceil(input / stride)"} outputs.'
                 raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(a[name]), do=fix))
             continue
-        a[name] = per_axis(a[name], dims, least, name, where)
+        most = 2**63 - 1 if name in ("stride", "dilation") else LARGEST  # the call says where that is too much
+        a[name] = per_axis(a[name], dims, least, name, where, most=most)
     if a["padding"] == "same" and any(a.get("output_padding", ())):
         fix = "Leave output_padding out."
         raise ArgumentError(build(where, 'no output_padding beside padding "same"', a["output_padding"], do=fix))

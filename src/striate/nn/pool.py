@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..ops import pool as ops
+from ..ops.layout import owned
 from ..ops.norm import activated
 from .namesake import Namesake
 from .norm import _Activated
@@ -203,7 +204,7 @@ class _GlobalMax(_Global):
 
     def _compute(self: Any, input: Tensor) -> Tensor:
         y = ops.adaptive_max_pool(input, 1, dims=self.dims, where=type(self).__name__)
-        return y if self.keepdim else y.flatten(-self.dims - 1)
+        return y if self.keepdim else owned(Tensor.flatten, y, -self.dims - 1)
 
 
 class _GlobalAvg(_Global):
@@ -229,7 +230,7 @@ class _GlobalAvg(_Global):
 
     def _compute(self: Any, input: Tensor) -> Tensor:
         y = ops.adaptive_avg_pool(input, 1, dims=self.dims, where=type(self).__name__)
-        return y if self.keepdim else y.flatten(-self.dims - 1)
+        return y if self.keepdim else owned(Tensor.flatten, y, -self.dims - 1)
 
 
 class MaxPool1d(_Max, torch.nn.MaxPool1d, dims=1):

@@ -27,7 +27,7 @@ from .arguments import as_int, as_key, is_int, per_axis
 from .autograd import without_autocast
 from .choose import AS_MEASURED, Candidate, always
 from .handed import hand
-from .layout import empty, is_channels_last
+from .layout import empty, is_channels_last, owned
 from .precision import is_strict
 from .recipe import keep
 
@@ -592,7 +592,7 @@ def _apply(route: Route, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
         return route.method.run(route.call, a, b, bias)  # every method then consists of operators that have a gradient
     if _needs_gradient(a, b, bias):
         return _map(a, b, bias, route)  # type: ignore[no-untyped-call]
-    with below_autograd():
+    with below_views():  # no view either
         return route.method.run(route.call, a, b, bias)
 
 
@@ -685,7 +685,7 @@ def _run(
         y = theirs()
     else:
         y = _apply(route, batch, weight, bias)
-        y = y if batch is x else y.squeeze(0)
+        y = y if batch is x else owned(Tensor.squeeze, y, 0)
     if fresh and refusal is None and weight.requires_grad:
         keep(x, y)
     return y

@@ -30,7 +30,7 @@ from . import gate
 from .arguments import as_key, per_axis
 from .autograd import without_autocast
 from .choose import Candidate, always, choose
-from .layout import is_channels_last
+from .layout import empty, is_channels_last, owned
 
 __all__ = ["METHODS", "Plan", "geometry", "laid_out", "local", "shaped"]
 
@@ -301,10 +301,7 @@ def laid_out(weight: Tensor) -> Tensor:
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
     work, filters = _Work(x, plan, weight.shape[0]), weight.shape[0]
-    if is_channels_last(x):
-        y = x.new_empty(x.shape[0], *work.output, filters).movedim(-1, 1)
-    else:
-        y = x.new_empty(x.shape[0], filters, *work.output)
+    y = empty(x, [x.shape[0], filters, *work.output], x.dtype, is_channels_last(x))
     matrices, spread = work.matrices(weight), work.spread(x)
     shift = None if bias is None else bias.movedim(0, -1).reshape(-1, 1, work.filters)
     for chunk in work.chunks:
@@ -391,7 +388,10 @@ def _run(closed: None, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Pla
 
 def _reference(closed: Any, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
     y = reference.local(x, weight, bias, plan.stride, plan.padding, plan.dilation)
-    return y.movedim(1, -1).contiguous().movedim(-1, 1) if is_channels_last(x) else y.contiguous()
+    if is_channels_last(x):
+        return owned(Tensor.movedim, y.movedim(1, -1).contiguous(), -1, 1)
+    y = y.contiguous()
+    return owned(Tensor.view_as, y, y)
 
 
 METHODS = (Candidate("local", _refusal, _run), Candidate("reference", always, _reference))
@@ -431,4 +431,4 @@ def local(
     plan = plan_for(x, weight, bias, stride, padding, dilation, where)
     batch = x if x.dim() == weight.dim() // 2 + 1 else x.unsqueeze(0)
     y = choose(METHODS, closed, batch, weight, bias, plan)(closed, batch, weight, bias, plan)
-    return y if batch is x else y.squeeze(0)
+    return y if batch is x else owned(Tensor.squeeze, y, 0)

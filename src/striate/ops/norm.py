@@ -35,7 +35,7 @@ from . import gate
 from .arguments import as_float, as_int, as_ints, is_float, is_int
 from .autograd import differentiable
 from .choose import Candidate, always, choose
-from .layout import empty, is_channels_last
+from .layout import empty, is_channels_last, owned
 from .recipe import keep, offer
 
 __all__ = ["ACTIVATIONS", "batch_norm", "group_norm", "instance_norm", "layer_norm", "layer_norm_2d", "local_response_norm", "rms_norm"]
@@ -770,7 +770,8 @@ def layer_norm_2d(
             check_activation(activation, where)
 
     def theirs() -> Tensor:
-        return F.layer_norm(x.movedim(1, -1), (x.shape[1],), weight, bias, eps).movedim(-1, 1)
+        y = F.layer_norm(x.movedim(1, -1), (x.shape[1],), weight, bias, eps)
+        return owned(Tensor.movedim, y, -1, 1) if isinstance(y, Tensor) else y.movedim(-1, 1)
 
     arguments = (
         *(closed, x, None, weight, bias, None, None, True, x.shape[0], 1, PLACES),

@@ -18,6 +18,7 @@ from ..window import same_padding
 from . import gate, handover
 from .arguments import as_ints, is_int, per_axis
 from .conv import Sizes, check_room, conv, conv_transpose, plan_for
+from .layout import owned
 
 __all__ = ["MODES", "fold", "pad", "padded_conv", "padded_conv_transpose"]
 
@@ -55,9 +56,11 @@ def fold(y: Tensor, before: Sequence[int], after: Sequence[int], mode: str) -> T
     [[1, 2, 3], [1, 52, 13], [31, 2, 33], [31, 12, 23]]
     """
     for dim, (p, q) in enumerate(zip(before, after, strict=True), y.dim() - len(before)):
+        if p == 0 and q == 0:
+            continue
         size = y.shape[dim] - p - q
         head, tail, y = y.narrow(dim, 0, p), y.narrow(dim, p + size, q), y.narrow(dim, p, size)
-        if mode == "zeros" or (p == 0 and q == 0):
+        if mode == "zeros":
             continue
         y = y.clone()
         if mode == "reflect":
@@ -169,7 +172,8 @@ def padded_conv_transpose(
     if mode == "zeros" and padding != "same":
         return conv_transpose(x, weight, bias, plan.stride, plan.before, tail, groups, plan.dilation, dims=dims, where=where)
     y = conv_transpose(x, weight, None, plan.stride, 0, tail, groups, plan.dilation, dims=dims, where=where)
-    y = fold(y, before, after, mode)
+    margins = (before, after, mode)
+    y = owned(fold, y, *margins) if mode == "zeros" else fold(y, *margins)  # other margins are added in place, through views
     return y if bias is None else y + bias.to(y.dtype).reshape(-1, *[1] * dims)
 
 

@@ -24,7 +24,7 @@ from . import gate, handover
 from .arguments import LARGEST, as_int, as_ints, as_key, is_int, per_axis
 from .autograd import differentiable
 from .choose import Candidate, always, choose
-from .layout import empty, is_channels_last
+from .layout import empty, is_channels_last, owned
 
 __all__ = ["adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "max_pool"]
 
@@ -319,7 +319,7 @@ def _native_max(closed: Any, x: Tensor, plan: Plan, indices: bool) -> tuple[Tens
         index = _ops.offset_to_index.default(offset, plan.input, *geometry) if indices else None
     if batch is x:
         return y, index
-    return y.squeeze(0), index.squeeze(0) if index is not None else None
+    return owned(Tensor.squeeze, y, 0), None if index is None else owned(Tensor.squeeze, index, 0)
 
 
 def _native_avg(closed: Any, x: Tensor, plan: Plan, count_include_pad: bool, divisor_override: int | None) -> Tensor:
@@ -327,7 +327,7 @@ def _native_avg(closed: Any, x: Tensor, plan: Plan, count_include_pad: bool, div
     y = avg_pool_native(
         batch, plan.output, plan.size, plan.stride, plan.before, plan.after, is_channels_last(batch), count_include_pad, divisor_override
     )
-    return y if batch is x else y.squeeze(0)
+    return y if batch is x else owned(Tensor.squeeze, y, 0)
 
 
 def _torch_refusal(closed: Any, x: Tensor, plan: Plan, *rest: Any) -> str | None:
@@ -384,13 +384,14 @@ def _torch_avg(closed: Any, x: Tensor, plan: Plan, count_include_pad: bool, divi
 def _reference_max(closed: Any, x: Tensor, plan: Plan, indices: bool) -> tuple[Tensor, Tensor | None]:
     batch = _batched(x, plan)
     y, index = reference.max_pool(batch, plan.window)
-    return (y, index) if batch is x else (y.squeeze(0), index.squeeze(0))
+    shape = y.shape if batch is x else y.shape[1:]
+    return owned(Tensor.reshape, y, shape), owned(Tensor.reshape, index, shape)
 
 
 def _reference_avg(closed: Any, x: Tensor, plan: Plan, count_include_pad: bool, divisor_override: int | None) -> Tensor:
     batch = _batched(x, plan)
     y = reference.avg_pool(batch, plan.window, count_include_pad, divisor_override)
-    return y if batch is x else y.squeeze(0)
+    return y if batch is x else owned(Tensor.squeeze, y, 0)
 
 
 def _padded_same(x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, dims: int, fill: float) -> tuple[Any, Any]:
