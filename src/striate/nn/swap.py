@@ -96,10 +96,11 @@ def plan(model: torch.nn.Module) -> tuple[list[str], list[Left]]:
     return swapped, left
 
 
-def _strides_one_tap(module: Any) -> bool:
+def _strides_one_tap(module: torch.nn.Module) -> bool:
     """Whether a convolution of torch's would have the weight gradient that oneDNN breaks on in channels_last (its issue 6035)."""
-    kinds = [theirs for theirs in SWAPS if "Conv" in theirs.__name__]
-    return isinstance(module, tuple(kinds)) and max(module.kernel_size) == 1 and max(module.stride) > 1
+    layer: Any = module
+    kinds = tuple(theirs for theirs in SWAPS if "Conv" in theirs.__name__)
+    return isinstance(module, kinds) and max(layer.kernel_size) == 1 and max(layer.stride) > 1
 
 
 def _contiguous(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
