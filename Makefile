@@ -8,7 +8,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find csrc src -type f -name '*.[ch]*' -o -type f -name '*.py' -path 'src/*') CMakeLists.txt pyproject.toml constraints.txt
+SOURCES := $(shell find csrc src -type f -name '*.[ch]*' -o -type f -name '*.def' -o -type f -name '*.py' -path 'src/*') CMakeLists.txt pyproject.toml constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # also for the packages a build fetches for itself
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt

@@ -135,7 +135,7 @@ def fused_ratios(call: conv.Call, rounds: int) -> dict[str, float]:
     p, call = call.plan, call._replace(map="forward")
     layer = fused.FusedConv(torch.randn(p.weight_shape), torch.randn(p.filters), p.stride, p.before, p.dilation, p.groups, low=0.0)
     x = channels_last(torch.randn(p.x_shape))
-    able = [m for m in fused.CONV_METHODS if m.name in (*fused.NATIVE, "onednn") and m.refuse(call) is None]
+    able = [m for m in fused.CONV_METHODS if m.name in (*conv.NATIVE, "onednn") and m.refuse(call) is None]
     runs = {m.name: m.run(layer, call) for m in able}
     with torch.no_grad():
         return over(

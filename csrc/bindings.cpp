@@ -7,7 +7,6 @@
 
 #include <limits>
 #include <string>
-#include <string_view>
 #include <tuple>
 #include <type_traits>
 #include <vector>
@@ -180,8 +179,8 @@ std::tuple<Tensor, Tensor> max_pool_offset(const Tensor& input, Ints output, Int
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
     if (y.numel() > 0)
-      kernels().pool<T>().max_offset(pool_shape(x, w, channels_last), static_cast<const T*>(x.data_ptr()), static_cast<T*>(y.data_ptr()),
-                                     keep ? static_cast<uint8_t*>(offset.data_ptr()) : nullptr);
+      kernels<T>().pool->max_offset(pool_shape(x, w, channels_last), static_cast<const T*>(x.data_ptr()), static_cast<T*>(y.data_ptr()),
+                                    keep ? static_cast<uint8_t*>(offset.data_ptr()) : nullptr);
   });
   return {y, offset};
 }
@@ -197,8 +196,8 @@ Tensor max_pool_offset_backward(const Tensor& gradient, const Tensor& offset, In
   for_float(dy, [&](auto zero) {
     using T = decltype(zero);
     if (dx.numel() > 0)
-      kernels().pool<T>().max_offset_backward(pool_shape(dy, w, channels_last), static_cast<const T*>(dy.data_ptr()),
-                                              static_cast<const uint8_t*>(chosen.data_ptr()), static_cast<T*>(dx.data_ptr()));
+      kernels<T>().pool->max_offset_backward(pool_shape(dy, w, channels_last), static_cast<const T*>(dy.data_ptr()),
+                                             static_cast<const uint8_t*>(chosen.data_ptr()), static_cast<T*>(dx.data_ptr()));
   });
   return dx;
 }
@@ -211,8 +210,8 @@ Tensor offset_to_index(const Tensor& offset, Ints input, Ints size, Ints stride,
   const Tensor chosen = laid_out(offset, channels_last);
   Tensor index = new_tensor(with_spatial(chosen, output), ScalarType::Long, channels_last);
   if (index.numel() > 0)
-    kernels().pool_f32.offset_to_index(pool_shape(chosen, w, channels_last), static_cast<const uint8_t*>(chosen.data_ptr()),
-                                       static_cast<int64_t*>(index.data_ptr()));
+    kernels<float>().pool->offset_to_index(pool_shape(chosen, w, channels_last), static_cast<const uint8_t*>(chosen.data_ptr()),
+                                           static_cast<int64_t*>(index.data_ptr()));
   return index;
 }
 
@@ -226,8 +225,8 @@ std::tuple<Tensor, Tensor> max_pool_index(const Tensor& input, Ints output, Ints
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
     if (y.numel() > 0)
-      kernels().pool<T>().max_index(pool_shape(x, w, channels_last), static_cast<const T*>(x.data_ptr()), static_cast<T*>(y.data_ptr()),
-                                    static_cast<int64_t*>(index.data_ptr()));
+      kernels<T>().pool->max_index(pool_shape(x, w, channels_last), static_cast<const T*>(x.data_ptr()), static_cast<T*>(y.data_ptr()),
+                                   static_cast<int64_t*>(index.data_ptr()));
   });
   return {y, index};
 }
@@ -242,8 +241,8 @@ Tensor max_pool_index_backward(const Tensor& gradient, const Tensor& index, Ints
   for_float(dy, [&](auto zero) {
     using T = decltype(zero);
     if (dx.numel() > 0)
-      check(kernels().pool<T>().max_index_backward(pool_shape(dy, w, channels_last), static_cast<const T*>(dy.data_ptr()),
-                                                   static_cast<const int64_t*>(chosen.data_ptr()), static_cast<T*>(dx.data_ptr())),
+      check(kernels<T>().pool->max_index_backward(pool_shape(dy, w, channels_last), static_cast<const T*>(dy.data_ptr()),
+                                                  static_cast<const int64_t*>(chosen.data_ptr()), static_cast<T*>(dx.data_ptr())),
             "an index lies outside the input");
   });
   return dx;
@@ -263,7 +262,7 @@ Tensor avg_pool(const Tensor& input, Ints output, Ints size, Ints stride, Ints b
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
     if (y.numel() > 0)
-      kernels().pool<T>().avg(pool_shape(x, w, channels_last), divisor, static_cast<const T*>(x.data_ptr()), static_cast<T*>(y.data_ptr()));
+      kernels<T>().pool->avg(pool_shape(x, w, channels_last), divisor, static_cast<const T*>(x.data_ptr()), static_cast<T*>(y.data_ptr()));
   });
   return y;
 }
@@ -277,8 +276,8 @@ Tensor avg_pool_backward(const Tensor& gradient, Ints input, Ints size, Ints str
   for_float(dy, [&](auto zero) {
     using T = decltype(zero);
     if (dx.numel() > 0)
-      kernels().pool<T>().avg_backward(pool_shape(dy, w, channels_last), divisor, static_cast<const T*>(dy.data_ptr()),
-                                       static_cast<T*>(dx.data_ptr()));
+      kernels<T>().pool->avg_backward(pool_shape(dy, w, channels_last), divisor, static_cast<const T*>(dy.data_ptr()),
+                                      static_cast<T*>(dx.data_ptr()));
   });
   return dx;
 }
@@ -324,23 +323,32 @@ ConvShape conv_shape(const Tensor& like_x, int64_t channels, int64_t filters, co
   return {window, like_x.size(0), channels, filters, groups, channels_last};
 }
 
+// Whether a number stands for one of `count` things; the message says what each stands for.
+void check_number(int64_t number, int64_t count, const char* what, const auto& name) {
+  if (number >= 0 && number < count) return;
+  std::string told = what;
+  told.append(" is one of");
+  for (int64_t k = 0; k < count; ++k) told.append(k ? ", " : " ").append(std::to_string(k)).append(" ").append(name(k));
+  check(false, told.append(", got ").append(std::to_string(number)));
+}
+
+Method method_of(int64_t number) {
+  check_number(number, kMethods, "a method of convolution", [](int64_t k) { return kMethodNames[k]; });
+  return static_cast<Method>(number);
+}
+
 template <class T>
-const ConvKernels<T>& conv_kernels(const std::string& method) {
-  const std::string_view names[] = {"depthwise", "direct", "winograd_4x4", "winograd_2x2", "unfolded"};
-  const ConvKernels<T>* tables[] = {&kernels().depthwise<T>(), &kernels().direct<T>(), &kernels().winograd4<T>(), &kernels().winograd2<T>(),
-                                    &kernels().unfolded<T>()};
-  for (int k = 0; k < 5; ++k)
-    if (method == names[k]) return *tables[k];
-  check(false, "a convolution is depthwise, direct, winograd_4x4, winograd_2x2 or unfolded");
-  return *tables[0];
+const ConvKernels<T>& conv_kernels(Method method) {
+  return *kernels<T>().conv[static_cast<int64_t>(method)];
 }
 
 // Whether there is a tile for it: along each axis of more than one tap 4 outputs of 3, or 2 of 3 or of 5, the same on both.
-void check_filtering(const Window& w, const std::string& method) {
-  if (method != "winograd_4x4" && method != "winograd_2x2") return;
+void check_filtering(const Window& w, Method method) {
+  if (method != Method::winograd_4x4 && method != Method::winograd_2x2) return;
   const int64_t taps = w.height.size > w.width.size ? w.height.size : w.width.size;
   check(w.depth.size == 1 && w.depth.output == 1 && w.depth.before == 0, "Winograd's is for one and two axes");
-  check(taps == 3 || (taps == 5 && method == "winograd_2x2"), "Winograd's tiles are for 3 taps on an axis, those of two outputs for 5 too");
+  check(taps == 3 || (taps == 5 && method == Method::winograd_2x2),
+        "Winograd's tiles are for 3 taps on an axis, those of two outputs for 5 too");
   for (const Axis& a : {w.height, w.width}) {
     check(a.stride == 1 && a.dilation == 1, "Winograd's is for stride and dilation 1");
     check(a.size == 1 || a.size == taps, "Winograd's tiles have as many taps on both axes, or one");
@@ -350,8 +358,8 @@ void check_filtering(const Window& w, const std::string& method) {
 constexpr int64_t kMostUnfolded = int64_t(1) << 20;  // values; ops/conv.py has the same
 
 // Whether its rows can be unfolded.
-void check_unfolding(bool adjoint, const ConvShape& s, const std::string& method) {
-  if (method != "unfolded") return;
+void check_unfolding(bool adjoint, const ConvShape& s, Method method) {
+  if (method != Method::unfolded) return;
   check(s.channels_last, "what is unfolded is in channels order");
   for (const Axis& a : {s.window.depth, s.window.height, s.window.width})
     check(!adjoint || a.stride == 1, "an input gradient is unfolded for stride 1");
@@ -373,8 +381,9 @@ struct After {
 
 // Forward, or with `adjoint` the input gradient: `axes` are the result's. packed: by conv_pack, of this weight.
 Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight, const Given& bias, const Ints& axes, const Ints& stride,
-                        const Ints& dilation, const Ints& before, int64_t groups, bool channels_last, const std::string& method,
+                        const Ints& dilation, const Ints& before, int64_t groups, bool channels_last, int64_t number,
                         const Given& packed = {}, const After& after = {}) {
+  const Method method = method_of(number);
   const Ints size = spatial(weight, axes.size()), have = spatial(source, axes.size());
   const Window window = adjoint ? resolve(axes, have, size, stride, dilation, before) : resolve(have, axes, size, stride, dilation, before);
   const int64_t filters = weight.size(0), channels = weight.size(1) * groups;
@@ -420,26 +429,25 @@ Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight
 }
 
 Tensor conv(const Tensor& x, const Tensor& weight, const Given& bias, Ints output, Ints stride, Ints dilation, Ints before, int64_t groups,
-            bool channels_last, std::string method) {
+            bool channels_last, int64_t method) {
   return conv_activations(false, x, weight, bias, output, stride, dilation, before, groups, channels_last, method);
 }
 
 Tensor conv_input(const Tensor& dy, const Tensor& weight, const Given& bias, Ints input, Ints stride, Ints dilation, Ints before,
-                  int64_t groups, bool channels_last, std::string method) {
+                  int64_t groups, bool channels_last, int64_t method) {
   return conv_activations(true, dy, weight, bias, input, stride, dilation, before, groups, channels_last, method);
 }
 
 // y = min(max(conv + bias + residual, low), high), for inference: there is no gradient.
 Tensor conv_fused(const Tensor& x, const Tensor& weight, const Given& packed, const Given& bias, const Given& residual, double low,
-                  double high, Ints output, Ints stride, Ints dilation, Ints before, int64_t groups, bool channels_last,
-                  std::string method) {
+                  double high, Ints output, Ints stride, Ints dilation, Ints before, int64_t groups, bool channels_last, int64_t method) {
   return conv_activations(false, x, weight, bias, output, stride, dilation, before, groups, channels_last, method, packed,
                           {residual, low, high, {}});
 }
 
 // y, and the mean and variance of each of its channels.
 std::tuple<Tensor, Tensor> conv_measured(const Tensor& x, const Tensor& weight, const Given& bias, Ints output, Ints stride, Ints dilation,
-                                         Ints before, int64_t groups, bool channels_last, std::string method) {
+                                         Ints before, int64_t groups, bool channels_last, int64_t method) {
   After after;
   after.statistics = new_statistics(weight.size(0));
   Tensor y = conv_activations(false, x, weight, bias, output, stride, dilation, before, groups, channels_last, method, {}, after);
@@ -447,7 +455,8 @@ std::tuple<Tensor, Tensor> conv_measured(const Tensor& x, const Tensor& weight, 
 }
 
 // A weight as the forward map of a method wants it, for conv_fused. Empty where a method wants it as it is.
-Tensor conv_pack(const Tensor& weight, int64_t groups, std::string method) {
+Tensor conv_pack(const Tensor& weight, int64_t groups, int64_t number) {
+  const Method method = method_of(number);
   check(weight.dim() >= 3 && weight.numel() > 0, "a weight has filters, channels and taps");
   const Ints size = spatial(weight, size_t(weight.dim()) - 2), ones(size.size(), 1), zeros(size.size(), 0);
   const Window window = resolve(size, ones, size, ones, ones, zeros);
@@ -467,7 +476,8 @@ Tensor conv_pack(const Tensor& weight, int64_t groups, std::string method) {
 }
 
 Tensor conv_weight(const Tensor& gradient, const Tensor& input, Ints size, Ints stride, Ints dilation, Ints before, int64_t groups,
-                   bool channels_last, std::string method) {
+                   bool channels_last, int64_t number) {
+  const Method method = method_of(number);
   const Window window = resolve(spatial(input, size.size()), spatial(gradient, size.size()), size, stride, dilation, before);
   check(gradient.size(0) == input.size(0) && input.size(0) > 0, "x and dy have one batch, and it is not empty");
   check_like(input, gradient, "dy");
@@ -494,7 +504,7 @@ Tensor conv_bias(const Tensor& gradient, bool channels_last) {
   Tensor db = new_tensor({C}, dy.scalar_type());
   for_float(dy, [&](auto zero) {
     using T = decltype(zero);
-    kernels().bias<T>()(N, C, dy.numel() / N / C, channels_last, pointer<T>(dy), pointer<T>(db));
+    (*kernels<T>().bias)(N, C, dy.numel() / N / C, channels_last, pointer<T>(dy), pointer<T>(db));
   });
   return db;
 }
@@ -564,7 +574,7 @@ Tensor norm_measure(const Tensor& input, int64_t batches, int64_t groups, int64_
     NormForward<T> f = {};
     f.x = pointer<T>(x), f.mean = doubles(statistics, shape.sets(), 0), f.variance = doubles(statistics, shape.sets(), 1);
     f.centered = centered;
-    kernels().norm<T>().forward(shape, f);
+    kernels<T>().norm->forward(shape, f);
   });
   return statistics;
 }
@@ -615,7 +625,7 @@ std::tuple<Tensor, Tensor> norm(const Tensor& input, const Given& given_residual
                               eps,
                               activation_of(activation),
                               T(slope)};
-    kernels().norm<T>().forward(shape, f);
+    kernels<T>().norm->forward(shape, f);
   });
   return {y, statistics};
 }
@@ -662,7 +672,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_backward(const Tensor& dy, const
                   b.dx = pointer<T>(dx), b.dresidual = pointer<T>(dresidual), b.dgamma = pointer<T>(dweight), b.dbeta = pointer<T>(dbias);
                   b.constant = constant;
                   if (means) b.gradient_mean = doubles(*means, shape.sets(), 0), b.product_mean = doubles(*means, shape.sets(), 1);
-                  kernels().norm<T>().backward(shape, b);
+                  kernels<T>().norm->backward(shape, b);
                 });
   const auto as_parameter = [&](const Tensor& d, bool is_wanted) {
     return is_wanted && along == kAlongElements && channels_last ? torch::stable::squeeze(d, 0) : d;
@@ -678,7 +688,7 @@ Tensor norm_sums(const Tensor& dy, const Tensor& x, const Given& residual, const
                 [&](const NormShape& shape, auto b) {
                   using T = std::remove_const_t<std::remove_pointer_t<decltype(b.dx)>>;
                   b.constant = true, b.sums = doubles(sums, C, 0);
-                  kernels().norm<T>().backward(shape, b);
+                  kernels<T>().norm->backward(shape, b);
                 });
   return sums;
 }
@@ -719,7 +729,7 @@ Tensor local_response(const Tensor& input, int64_t size, double alpha, double be
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
     if (y.numel() > 0)
-      kernels().local_response<T>().forward(local_response_shape(x, size, alpha, beta, k, channels_last), pointer<T>(x), pointer<T>(y));
+      kernels<T>().local_response->forward(local_response_shape(x, size, alpha, beta, k, channels_last), pointer<T>(x), pointer<T>(y));
   });
   return y;
 }
@@ -734,23 +744,45 @@ Tensor local_response_backward(const Tensor& gradient, const Tensor& input, int6
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
     if (dx.numel() > 0)
-      kernels().local_response<T>().backward(local_response_shape(x, size, alpha, beta, k, channels_last), pointer<T>(dy), pointer<T>(x),
-                                             pointer<T>(dx));
+      kernels<T>().local_response->backward(local_response_shape(x, size, alpha, beta, k, channels_last), pointer<T>(dy), pointer<T>(x),
+                                            pointer<T>(dx));
   });
   return dx;
 }
 
 // -------------------------------------------------------------------------------------------------------------- about
 
-std::string isa_available() {
+// Names with a space between two, as bytes: the stable ABI of torch 2.13 leaks every text that an operator takes or gives.
+Ints as_bytes(int64_t count, const auto& name) {
+  std::string names;
+  for (int64_t k = 0; k < count; ++k) names.append(k ? " " : "").append(name(k));
+  return Ints(names.begin(), names.end());
+}
+
+Ints conv_methods() {
+  return as_bytes(kMethods, [](int64_t k) { return kMethodNames[k]; });
+}
+
+Ints isa_available() {
   int count;
   const Kernels* const* list = available_kernels(&count);
-  std::string names;
-  for (int i = 0; i < count; ++i) names += (i ? " " : "") + std::string(list[i]->isa);
-  return names;
+  return as_bytes(count, [&](int64_t k) { return list[k]->isa; });
 }
-std::string isa_chosen() { return kernels().isa; }
-bool isa_choose(std::string name) { return use_kernels(name.c_str()); }
+
+// By the number in what is available.
+int64_t isa_chosen() {
+  int count;
+  const Kernels *const *list = available_kernels(&count), *chosen = &chosen_kernels();
+  int64_t number = 0;
+  while (list[number] != chosen) ++number;
+  return number;
+}
+void isa_choose(int64_t number) {
+  int count;
+  const Kernels* const* list = available_kernels(&count);
+  check_number(number, count, "an instruction set", [&](int64_t k) { return list[k]->isa; });
+  use_kernels(number);
+}
 
 }  // namespace
 
@@ -775,18 +807,18 @@ STABLE_TORCH_LIBRARY(striate, m) {
       "avg_pool_backward(Tensor dy, SymInt[] input, SymInt[] size, SymInt[] stride, SymInt[] before, SymInt[] after, "
       "bool channels_last, bool count_include_pad, int? divisor_override) -> Tensor");
   const std::string geometry =
-      "SymInt[] stride, SymInt[] dilation, SymInt[] before, SymInt groups, bool channels_last, str method) -> Tensor";
+      "SymInt[] stride, SymInt[] dilation, SymInt[] before, SymInt groups, bool channels_last, int method) -> Tensor";
   m.def(("conv(Tensor x, Tensor weight, Tensor? bias, SymInt[] output, " + geometry).c_str());
   m.def(("conv_input(Tensor dy, Tensor weight, Tensor? bias, SymInt[] input, " + geometry).c_str());
   m.def(("conv_weight(Tensor dy, Tensor x, SymInt[] size, " + geometry).c_str());
   m.def("conv_bias(Tensor dy, bool channels_last) -> Tensor");
   m.def(
       "conv_fused(Tensor x, Tensor weight, Tensor? packed, Tensor? bias, Tensor? residual, float low, float high, SymInt[] output, "
-      "SymInt[] stride, SymInt[] dilation, SymInt[] before, SymInt groups, bool channels_last, str method) -> Tensor");
+      "SymInt[] stride, SymInt[] dilation, SymInt[] before, SymInt groups, bool channels_last, int method) -> Tensor");
   m.def(
       "conv_measured(Tensor x, Tensor weight, Tensor? bias, SymInt[] output, SymInt[] stride, SymInt[] dilation, SymInt[] before, "
-      "SymInt groups, bool channels_last, str method) -> (Tensor, Tensor)");
-  m.def("conv_pack(Tensor weight, SymInt groups, str method) -> Tensor");
+      "SymInt groups, bool channels_last, int method) -> (Tensor, Tensor)");
+  m.def("conv_pack(Tensor weight, SymInt groups, int method) -> Tensor");
   m.def(
       "norm(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? variance, SymInt batches, SymInt groups, "
       "int along, bool channels_last, bool centered, float eps, int activation, float slope, Tensor? measured=None) -> (Tensor, Tensor)");
@@ -803,9 +835,10 @@ STABLE_TORCH_LIBRARY(striate, m) {
       "local_response_backward(Tensor dy, Tensor x, SymInt size, float alpha, float beta, float k, bool channels_last) -> "
       "Tensor");
   m.def("norm_update(Tensor(a!) mean, Tensor(b!) variance, Tensor statistics, SymInt count, float momentum) -> ()");
-  m.def("isa_available() -> str");
-  m.def("isa_chosen() -> str");
-  m.def("isa_choose(str name) -> bool");
+  m.def("conv_methods() -> int[]");
+  m.def("isa_available() -> int[]");
+  m.def("isa_chosen() -> int");
+  m.def("isa_choose(int number) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(striate, CPU, m) {
@@ -833,6 +866,7 @@ STABLE_TORCH_LIBRARY_IMPL(striate, CPU, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(striate, CompositeExplicitAutograd, m) {
+  m.impl("conv_methods", TORCH_BOX(&conv_methods));
   m.impl("isa_available", TORCH_BOX(&isa_available));
   m.impl("isa_chosen", TORCH_BOX(&isa_chosen));
   m.impl("isa_choose", TORCH_BOX(&isa_choose));

@@ -1,4 +1,4 @@
-// Which kernels run: one table for each instruction set the build has, the best one this CPU has picked once.
+// Which kernels run: one table for each instruction set the build has (kernels/table.cpp), the best one this CPU has picked once.
 #pragma once
 #include "kernels/conv.h"
 #include "kernels/local_response.h"
@@ -7,132 +7,51 @@
 
 namespace striate {
 
+// The methods of convolution, by the numbers that operators take.
+enum class Method : int64_t {
+#define STRIATE_METHOD(name) name,
+#include "methods.def"
+};
+constexpr const char* kMethodNames[] = {
+#define STRIATE_METHOD(name) #name,
+#include "methods.def"
+};
+constexpr int64_t kMethods = sizeof(kMethodNames) / sizeof(*kMethodNames);
+
+// What an instruction set has for one element type.
+template <class T>
+struct KernelsOf {
+  const ConvKernels<T>* conv[kMethods];  // by Method
+  const BiasGradient<T>* bias;
+  const PoolKernels<T>* pool;
+  const NormKernels<T>* norm;
+  const LocalResponseKernels<T>* local_response;
+};
+
 struct Kernels {
   const char* isa;
-  ConvKernels<float> depthwise_f32;
-  ConvKernels<double> depthwise_f64;
-  ConvKernels<float> direct_f32;
-  ConvKernels<double> direct_f64;
-  ConvKernels<float> winograd4_f32, winograd2_f32;
-  ConvKernels<double> winograd4_f64, winograd2_f64;
-  ConvKernels<float> unfolded_f32;
-  ConvKernels<double> unfolded_f64;
-  BiasGradient<float> bias_f32;
-  BiasGradient<double> bias_f64;
-  PoolKernels<float> pool_f32;
-  PoolKernels<double> pool_f64;
-  NormKernels<float> norm_f32;
-  NormKernels<double> norm_f64;
-  LocalResponseKernels<float> local_response_f32;
-  LocalResponseKernels<double> local_response_f64;
-
-  template <class T>
-  const ConvKernels<T>& depthwise() const;
-  template <class T>
-  const ConvKernels<T>& direct() const;
-  template <class T>
-  const ConvKernels<T>& winograd4() const;
-  template <class T>
-  const ConvKernels<T>& winograd2() const;
-  template <class T>
-  const ConvKernels<T>& unfolded() const;
-  template <class T>
-  BiasGradient<T> bias() const;
-  template <class T>
-  const PoolKernels<T>& pool() const;
-  template <class T>
-  const NormKernels<T>& norm() const;
-  template <class T>
-  const LocalResponseKernels<T>& local_response() const;
+  KernelsOf<float> f32;
+  KernelsOf<double> f64;
 };
-template <>
-inline const ConvKernels<float>& Kernels::depthwise<float>() const {
-  return depthwise_f32;
-}
-template <>
-inline const ConvKernels<double>& Kernels::depthwise<double>() const {
-  return depthwise_f64;
-}
-
-template <>
-inline const ConvKernels<float>& Kernels::direct<float>() const {
-  return direct_f32;
-}
-template <>
-inline const ConvKernels<double>& Kernels::direct<double>() const {
-  return direct_f64;
-}
-
-template <>
-inline const ConvKernels<float>& Kernels::winograd4<float>() const {
-  return winograd4_f32;
-}
-template <>
-inline const ConvKernels<double>& Kernels::winograd4<double>() const {
-  return winograd4_f64;
-}
-
-template <>
-inline const ConvKernels<float>& Kernels::winograd2<float>() const {
-  return winograd2_f32;
-}
-template <>
-inline const ConvKernels<double>& Kernels::winograd2<double>() const {
-  return winograd2_f64;
-}
-
-template <>
-inline const ConvKernels<float>& Kernels::unfolded<float>() const {
-  return unfolded_f32;
-}
-template <>
-inline const ConvKernels<double>& Kernels::unfolded<double>() const {
-  return unfolded_f64;
-}
-
-template <>
-inline BiasGradient<float> Kernels::bias<float>() const {
-  return bias_f32;
-}
-template <>
-inline BiasGradient<double> Kernels::bias<double>() const {
-  return bias_f64;
-}
-
-template <>
-inline const PoolKernels<float>& Kernels::pool<float>() const {
-  return pool_f32;
-}
-template <>
-inline const PoolKernels<double>& Kernels::pool<double>() const {
-  return pool_f64;
-}
-
-template <>
-inline const NormKernels<float>& Kernels::norm<float>() const {
-  return norm_f32;
-}
-template <>
-inline const NormKernels<double>& Kernels::norm<double>() const {
-  return norm_f64;
-}
-
-template <>
-inline const LocalResponseKernels<float>& Kernels::local_response<float>() const {
-  return local_response_f32;
-}
-template <>
-inline const LocalResponseKernels<double>& Kernels::local_response<double>() const {
-  return local_response_f64;
-}
 
 // The tables this CPU can run, slowest first; `count` is set to how many.
 const Kernels* const* available_kernels(int* count);
 
 // The table in use: the last available one, or the one STRIATE_ISA names when the library loads.
-const Kernels& kernels();
+const Kernels& chosen_kernels();
 
-// False if this machine has no instruction set of that name.
-bool use_kernels(const char* isa);
+// From now on the one of that number in `available_kernels`.
+void use_kernels(int64_t number);
+
+template <class T>
+const KernelsOf<T>& kernels();
+template <>
+inline const KernelsOf<float>& kernels<float>() {
+  return chosen_kernels().f32;
+}
+template <>
+inline const KernelsOf<double>& kernels<double>() {
+  return chosen_kernels().f64;
+}
 
 }  // namespace striate

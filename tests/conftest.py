@@ -12,13 +12,13 @@ from striate import native
 if not native.core:
     pytest.exit(f"{native.missing}: the tests are about the native core. Build it with `make test`.", returncode=3)
 
-ISAS: list[str] = torch.ops.striate.isa_available().split()
+ISAS = list(native.ISAS)
 
 
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each instruction set of this machine in turn."""
-    before = torch.ops.striate.isa_chosen()
+    before = native.isa()
     native.use_isa(request.param)
     yield request.param
     native.use_isa(before)

@@ -13,6 +13,7 @@ import striate
 ROOT = Path(striate.__file__).parent
 MAY_IMPORT = {
     "errors": set(),
+    "_torch": set(),
     "window": set(),
     "moments": {"errors"},
     "native": {"errors"},
@@ -21,13 +22,13 @@ MAY_IMPORT = {
     "text": set(),
     "sheet": set(),
     "reference": {"window", "moments", "errors"},
-    "ops": {"window", "moments", "errors", "reference", "native"},
-    "nn": {"window", "moments", "errors", "reference", "native", "ops"},
+    "ops": {"_torch", "window", "moments", "errors", "reference", "native"},
+    "nn": {"_torch", "window", "moments", "errors", "reference", "native", "ops"},
     "models": {"errors", "nn"},
-    "deploy": {"errors", "nn", "ops", "native", "tensorfile"},
+    "deploy": {"_torch", "errors", "nn", "ops", "native", "tensorfile"},
     "training": {"errors", "nn", "models", "tensorfile"},
-    "analysis": {"errors", "window", "text", "sheet", "reference", "ops", "nn", "training"},
-    "diagnostics": {"errors", "ops", "nn", "native", "text", "sheet", "analysis"},
+    "analysis": {"_torch", "errors", "window", "text", "sheet", "reference", "ops", "nn", "training"},
+    "diagnostics": {"_torch", "errors", "ops", "nn", "native", "text", "sheet", "analysis"},
     "cli": {"errors", "ops", "nn", "models", "training", "diagnostics", "analysis", "native", "allocator", "deploy"},
 }
 

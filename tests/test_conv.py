@@ -23,8 +23,9 @@ import striate.nn as S
 import striate.nn.functional as SF
 from striate import native
 from striate.errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError
-from striate.ops import choose
+from striate.ops import choose, gate
 from striate.ops import conv as ops
+from striate.ops.conv import NUMBERS
 from striate.ops.layout import is_channels_last
 from striate.ops.padding import MODES, fold, pad
 from striate.ops.precision import precision
@@ -56,7 +57,7 @@ class How(NamedTuple):
 
     @contextmanager
     def chosen(self) -> Iterator[None]:
-        before = torch.ops.striate.isa_chosen()
+        before = native.isa()
         native.use_isa(self.isa or before)
         try:
             with choose.prefer(self.method), precision("strict"):  # maps that the method has not are sums as they are written too
@@ -442,7 +443,7 @@ def test_what_the_kernels_refuse_goes_to_torch_with_the_same_result(dtype: torch
         name = f"conv{len(shape) - 2}d"
         x, w = (torch.randn(s, dtype=dtype) if dtype is not torch.int64 else whole_numbers(s, dtype) for s in (shape, weight))
         assert torch.equal(getattr(SF, name)(x, w, **arguments), getattr(F, name)(x, w, **arguments))
-        told = choose.native_refusal(x, w)
+        told = gate.reason(x, w)
         assert told == f"kernels are for float32 and float64, got {str(dtype).removeprefix('torch.')}"
         if dtype is not torch.int64:
             x.requires_grad_()
@@ -968,7 +969,8 @@ def test_a_float_that_equals_a_cached_integer_is_still_refused() -> None:
 def test_operators_called_past_the_checks_raise_instead_of_reading_outside() -> None:
     ops, one, zero = torch.ops.striate, [1, 1], [0, 0]
     x, w, y = torch.ones(1, 4, 8, 8), torch.ones(4, 1, 3, 3), torch.ones(1, 4, 6, 6)
-    good = (one, one, zero, 4, False, "depthwise")
+    depthwise = NUMBERS["depthwise"]
+    good = (one, one, zero, 4, False, depthwise)
     assert ops.conv(x, w, None, [6, 6], *good).shape == y.shape
     bad = [
         lambda: ops.conv(x, w, None, [6], *good),
@@ -978,13 +980,12 @@ def test_operators_called_past_the_checks_raise_instead_of_reading_outside() -> 
         lambda: ops.conv(x, w[:, :0], None, [6, 6], *good),
         lambda: ops.conv(x[:, :3], w, None, [6, 6], *good),
         lambda: ops.conv(x.int(), w.int(), None, [6, 6], *good),
-        lambda: ops.conv(x, w, None, [6, 6], [0, 1], one, zero, 4, False, "depthwise"),
-        lambda: ops.conv(x, w, None, [6, 6], one, [1, -1], zero, 4, False, "depthwise"),
-        lambda: ops.conv(x, w, None, [6, 6], one, [1, 2**62], zero, 4, False, "depthwise"),
-        lambda: ops.conv(x, w, None, [6, 6], one, one, [-1, 0], 4, False, "depthwise"),
-        lambda: ops.conv(x, w, None, [6, 6], one, one, zero, 3, False, "depthwise"),
-        lambda: ops.conv(x, w, None, [6, 6], one, one, zero, 0, False, "depthwise"),
-        lambda: ops.conv(x, w, None, [6, 6], one, one, zero, 4, False, "fastest"),
+        lambda: ops.conv(x, w, None, [6, 6], [0, 1], one, zero, 4, False, depthwise),
+        lambda: ops.conv(x, w, None, [6, 6], one, [1, -1], zero, 4, False, depthwise),
+        lambda: ops.conv(x, w, None, [6, 6], one, [1, 2**62], zero, 4, False, depthwise),
+        lambda: ops.conv(x, w, None, [6, 6], one, one, [-1, 0], 4, False, depthwise),
+        lambda: ops.conv(x, w, None, [6, 6], one, one, zero, 3, False, depthwise),
+        lambda: ops.conv(x, w, None, [6, 6], one, one, zero, 0, False, depthwise),
         lambda: ops.conv_input(y[:, :3], w, None, [8, 8], *good),
         lambda: ops.conv_input(y, w, None, [8, 2**61], *good),
         lambda: ops.conv_weight(y, x[:0], [3, 3], *good),
@@ -998,9 +999,10 @@ def test_operators_called_past_the_checks_raise_instead_of_reading_outside() -> 
 
 def test_an_operator_called_past_the_checks_with_a_weight_without_taps_raises_too() -> None:
     code = """
-import torch, striate
+import torch
+from striate.ops.conv import NUMBERS
 try:
-    torch.ops.striate.conv(torch.ones(1, 4, 8, 8), torch.ones(4, 1, 3, 0), None, [6, 6], [1, 1], [1, 1], [0, 0], 4, False, "depthwise")
+    torch.ops.striate.conv(torch.ones(1, 4, 8, 8), torch.ones(4, 1, 3, 0), None, [6, 6], [1, 1], [1, 1], [0, 0], 4, False, NUMBERS["depthwise"])
 except RuntimeError as error:
     print("striate: " in str(error))
 """
@@ -1055,7 +1057,7 @@ def test_one_axis_keeps_its_channels_innermost_by_every_method(method: str) -> N
 def test_the_operator_for_the_weight_gradient_refuses_an_empty_batch(name: str) -> None:
     empty = torch.ones(0, 4, 3, 3)
     with pytest.raises(RuntimeError, match="striate: x and dy have one batch, and it is not empty"):
-        torch.ops.striate.conv_weight(empty, empty, [1, 1], [1, 1], [1, 1], [0, 0], 4, False, name)
+        torch.ops.striate.conv_weight(empty, empty, [1, 1], [1, 1], [1, 1], [0, 0], 4, False, NUMBERS[name])
 
 
 # ------------------------------------------------------------------------------------------------------------ worked facts

@@ -29,6 +29,7 @@ from striate.deploy.freeze import ERROR, Frozen, freeze, load
 from striate.errors import ArgumentError, ArgumentTypeError, CheckpointError, DtypeError, ShapeError
 from striate.ops import fused
 from striate.ops.choose import prefer
+from striate.ops.conv import NUMBERS
 from striate.ops.fused import FusedConv, FusedLinear
 from striate.ops.precision import precision
 from striate.reference import conv as reference
@@ -567,8 +568,62 @@ def with_op(name: str) -> Callable[[Any], Any]:
 
 
 def test_a_file_of_a_newer_striate_is_refused(tmp_path: Path) -> None:
-    forged(tmp_path / "model.safetensors", frozen=2)
-    refused(tmp_path / "model.safetensors", "one of format 2, where this striate knows up to 1", "Use a newer striate.")
+    forged(tmp_path / "model.safetensors", frozen=3)
+    refused(tmp_path / "model.safetensors", "one of format 3, where this striate knows up to 2", "Use a newer striate.")
+
+
+def of_format_1(path: Path, method: str = "depthwise", keyword: bool = False, format: int = 1) -> nn.Module:
+    """Writes what the first format held of a convolution and of its adjoint behind it, both with methods by name; that model in torch."""
+    torch.manual_seed(0)
+    weight, bias = torch.randn(2, 1, 3, 3), torch.randn(2)
+    pairs = [{"list": [n, n]} for n in (1, 1, 1)]
+    first: list[Any] = [{"node": 0}, {"tensor": "weight"}, {"tensor": "bias"}, {"list": [4, 5]}, *pairs, 2, False, method]
+    second = [{"node": 1}, {"tensor": "weight"}, None, {"list": [4, 5]}, *pairs, 2, False, "direct"]
+    named = {"method": first.pop()} if keyword else {}
+    nodes = [
+        {"op": "striate.conv.default", "args": {"tuple": first}, "kwargs": named, "shape": ["N", 2, 4, 5], "name": "conv"},
+        {"op": "striate.conv_input.default", "args": {"tuple": second}, "kwargs": {}, "shape": ["N", 2, 4, 5], "name": "conv_input"},
+    ]
+    graph = {
+        "inputs": [{"shape": ["N", 2, 4, 5], "dtype": "float32", "name": "input 0"}],
+        "nodes": nodes,
+        "output": {"node": 2},
+        "ranges": {"N": [0, None]},
+        "example": {"N": 2},
+        "difference": 0.0,
+    }
+    path.write_bytes(tensorfile.encode({"weight": weight, "bias": bias}, {"frozen": format, **graph}))
+    layers = nn.Conv2d(2, 2, 3, padding=1, groups=2), nn.ConvTranspose2d(2, 2, 3, padding=1, groups=2, bias=False)
+    model = nn.Sequential(*layers)
+    model.load_state_dict({"0.weight": weight, "0.bias": bias, "1.weight": weight})
+    return model.requires_grad_(False)
+
+
+@pytest.mark.parametrize("keyword", [False, True])
+@pytest.mark.parametrize("method", ["depthwise", "direct", "winograd_4x4", "winograd_2x2"])
+def test_a_file_of_format_1_whose_methods_are_names_is_converted(method: str, keyword: bool, tmp_path: Path) -> None:
+    path, x = tmp_path / "model.safetensors", torch.randn(3, 2, 4, 5)
+    model = of_format_1(path, method, keyword)
+    frozen = load(path)
+    assert [node.kwargs.get("method", node.args[-1]) for node in frozen._program.graph.nodes] == [NUMBERS[method], NUMBERS["direct"]]
+    torch.testing.assert_close(frozen(x), model(x))
+    frozen.save(path)
+    assert tensorfile.read(path, lambda *_: None)[1]["frozen"] == 2
+    assert torch.equal(load(path)(x), frozen(x))
+
+
+@pytest.mark.parametrize("method", ["fft", "torch", ""])
+def test_a_file_of_format_1_with_an_unknown_method_is_refused(method: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    of_format_1(path, method)
+    refused(path, f"method {method!r} of striate.conv.default, which is not one it has", "Use the striate it was frozen with.")
+
+
+def test_a_name_is_no_method_in_a_file_of_format_2(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    of_format_1(path, format=2)
+    told = text_of(CheckpointError, lambda: load(path))
+    assert told.startswith("load_frozen expects a sound frozen model, got a graph that does not run (") and "\n" not in told
 
 
 @pytest.mark.parametrize(

@@ -267,9 +267,9 @@ def test_gradients_of_many_scales_and_shifts_err_at_most_twice_as_much_as_float3
     exact, plain = by_reference(sample, call), in_float32(sample, call)
     floors = roundings(sample, call, exact)
     deviation = lambda a, b: float((a - b).square().mean().sqrt())  # noqa: E731
-    before = torch.ops.striate.isa_chosen()
+    before = native.isa()
     try:
-        for isa in torch.ops.striate.isa_available().split():
+        for isa in native.ISAS:
             native.use_isa(isa)
             for layout in LAYOUTS.values():
                 got = run(sample, call, layout)

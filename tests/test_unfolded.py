@@ -16,6 +16,7 @@ from striate.ops import conv as ops
 from striate.ops.handed import handed
 
 kernels = torch.ops.striate
+UNFOLDED = ops.NUMBERS["unfolded"]
 FUNCTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 Axes = tuple[int, ...]
 
@@ -38,7 +39,7 @@ class Case(NamedTuple):
 
     @property
     def rest(self) -> tuple[Any, ...]:
-        return self.stride, self.dilation, self.before, self.groups, True, "unfolded"
+        return self.stride, self.dilation, self.before, self.groups, True, UNFOLDED
 
     @property
     def turns(self) -> bool:
@@ -84,7 +85,7 @@ def tensors(case: Case, make: Any) -> Given:
 def unfolded(case: Case, given: Given, dtype: torch.dtype) -> dict[str, Tensor]:
     x, w, b, dy, r = (t.to(dtype) for t in given)
     x, dy, r = channels_last(x), channels_last(dy), channels_last(r)
-    packed = kernels.conv_pack(w, case.groups, "unfolded")
+    packed = kernels.conv_pack(w, case.groups, UNFOLDED)
     measured, statistics = kernels.conv_measured(x, w, b, case.output, *case.rest)
     got = {
         "forward": kernels.conv(x, w, b, case.output, *case.rest),
@@ -194,13 +195,13 @@ def test_operators_called_past_the_checks_refuse_too() -> None:
     x, w = channels_last(torch.randn(1, 2, 12, 12)), torch.randn(3, 2, 3, 3)
     dy, ones, zeros = channels_last(torch.randn(1, 3, 5, 5)), [1, 1], [0, 0]
     with pytest.raises(RuntimeError, match="what is unfolded is in channels order"):
-        kernels.conv(x, w, None, [10, 10], ones, ones, zeros, 1, False, "unfolded")
+        kernels.conv(x, w, None, [10, 10], ones, ones, zeros, 1, False, UNFOLDED)
     with pytest.raises(RuntimeError, match="an input gradient is unfolded for stride 1"):
-        kernels.conv_input(dy, w, None, [12, 12], [2, 2], ones, zeros, 1, True, "unfolded")
+        kernels.conv_input(dy, w, None, [12, 12], [2, 2], ones, zeros, 1, True, UNFOLDED)
     with pytest.raises(RuntimeError, match="the method has a weight gradient"):
-        kernels.conv_weight(dy, x, [3, 3], [2, 2], ones, zeros, 1, True, "unfolded")
+        kernels.conv_weight(dy, x, [3, 3], [2, 2], ones, zeros, 1, True, UNFOLDED)
     with pytest.raises(RuntimeError, match="a destination sees at most a million values"):
-        kernels.conv(torch.randn(1, 1, 300, 300), torch.randn(1, 1, 257, 256), None, [44, 45], ones, ones, zeros, 1, True, "unfolded")
+        kernels.conv(torch.randn(1, 1, 300, 300), torch.randn(1, 1, 257, 256), None, [44, 45], ones, ones, zeros, 1, True, UNFOLDED)
 
 
 def test_a_norm_takes_the_statistics_of_the_convolution_before_it() -> None:

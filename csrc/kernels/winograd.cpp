@@ -589,11 +589,11 @@ void pack_weight(const ConvShape& s, Weight<T> weight, T* packed) {
 
 }  // namespace
 
-extern const ConvKernels<float> winograd4_f32, winograd2_f32;
-extern const ConvKernels<double> winograd4_f64, winograd2_f64;
+extern const ConvKernels<float> winograd_4x4_f32, winograd_2x2_f32;
+extern const ConvKernels<double> winograd_4x4_f64, winograd_2x2_f64;
 #define STRIATE_WINOGRAD(T, SIZE) {run<T, SIZE, false>, run<T, SIZE, true>, run_weight<T, SIZE>, packed_size<T, SIZE>, pack_weight<T, SIZE>}
-const ConvKernels<float> winograd4_f32 = STRIATE_WINOGRAD(float, 4), winograd2_f32 = STRIATE_WINOGRAD(float, 2);
-const ConvKernels<double> winograd4_f64 = STRIATE_WINOGRAD(double, 4), winograd2_f64 = STRIATE_WINOGRAD(double, 2);
+const ConvKernels<float> winograd_4x4_f32 = STRIATE_WINOGRAD(float, 4), winograd_2x2_f32 = STRIATE_WINOGRAD(float, 2);
+const ConvKernels<double> winograd_4x4_f64 = STRIATE_WINOGRAD(double, 4), winograd_2x2_f64 = STRIATE_WINOGRAD(double, 2);
 
 }  // namespace STRIATE_ISA
 }  // namespace striate

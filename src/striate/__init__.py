@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 from typing import TYPE_CHECKING, Any
 
-from . import models, nn
+from . import _torch, models, nn
 from .allocator import tune_allocator
 from .deploy.fold import fold
 from .deploy.freeze import freeze
@@ -12,7 +12,9 @@ from .deploy.freeze import load as load_frozen
 from .diagnostics.profile import profile
 from .native import native_info
 from .nn.swap import accelerate, restore
-from .ops.precision import precision
+from .ops.precision import precision, set_precision
+
+_torch.warn()
 
 if TYPE_CHECKING:
     from .analysis.explain import explain
@@ -32,6 +34,7 @@ __all__ = [
     "precision",
     "profile",
     "restore",
+    "set_precision",
     "tune_allocator",
 ]
 

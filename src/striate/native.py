@@ -11,7 +11,7 @@ import torch
 
 from . import __path__ as _folders
 
-__all__ = ["core", "missing", "native_info", "use_isa"]
+__all__ = ["CONV_METHODS", "ISAS", "core", "isa", "missing", "native_info", "use_isa"]
 
 
 def _load() -> str | None:
@@ -24,7 +24,14 @@ def _load() -> str | None:
         torch.ops.load_library(str(found[0]))
     except OSError as error:
         return f"striate's native core does not load: {str(error).splitlines()[0]}"
+    if not hasattr(torch.ops.striate, "conv_methods"):
+        return "striate's native core is of another version"
     return None
+
+
+def _names(letters: list[int]) -> tuple[str, ...]:
+    """What the core lists, in the order of the numbers by which its operators take it. Text comes as bytes: see csrc/bindings.cpp."""
+    return tuple(bytes(letters).decode().split())
 
 
 missing: str | None = _load()
@@ -34,10 +41,12 @@ if missing is not None:
         f"{missing}; every layer uses torch's operator instead. Reinstall striate with a C++ compiler (g++) at hand.", stacklevel=2
     )
 
+ISAS: tuple[str, ...] = _names(torch.ops.striate.isa_available()) if core else ()  # instruction sets of this machine, slowest first
+CONV_METHODS: tuple[str, ...] = _names(torch.ops.striate.conv_methods()) if core else ()  # csrc/methods.def
+
 _asked = os.environ.get("STRIATE_ISA")
-if core and _asked and torch.ops.striate.isa_chosen() != _asked:
-    _available = torch.ops.striate.isa_available().split()
-    warnings.warn(f"STRIATE_ISA={_asked} is none of this machine's instruction sets, {_available}; the best is used.", stacklevel=2)
+if core and _asked and _asked not in ISAS:
+    warnings.warn(f"STRIATE_ISA={_asked} is none of this machine's instruction sets, {list(ISAS)}; the best is used.", stacklevel=2)
 
 # What has kernels of its own and what goes to torch's operator, for `striate doctor`.
 NATIVE = (
@@ -61,12 +70,21 @@ def native_info() -> dict[str, object]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "core": core,
-        "isa": torch.ops.striate.isa_chosen() if core else "none",
-        "isa_available": torch.ops.striate.isa_available().split() if core else [],
+        "isa": isa(),
+        "isa_available": list(ISAS),
         "threads": torch.get_num_threads(),
         "native": list(NATIVE) if core else [],
         "torch_operator": list(TORCH) if core else [*NATIVE, *TORCH],
     }
+
+
+def isa() -> str:
+    """The instruction set in use, "none" without a core.
+
+    >>> isa() in (*ISAS, "none")
+    True
+    """
+    return ISAS[torch.ops.striate.isa_chosen()] if core else "none"
 
 
 def use_isa(name: str) -> None:
@@ -74,10 +92,10 @@ def use_isa(name: str) -> None:
 
     Raises ArgumentError if this machine or build has none of that name.
 
-    >>> use_isa(native_info()["isa"])
+    >>> use_isa(isa())
     """
     from .errors import ArgumentError, build
 
-    if not core or not torch.ops.striate.isa_choose(name):
-        available = native_info()["isa_available"]
-        raise ArgumentError(build("use_isa", "an instruction set of this machine", repr(name), do=f"Choose one of {available}."))
+    if name not in ISAS:
+        raise ArgumentError(build("use_isa", "an instruction set of this machine", repr(name), do=f"Choose one of {list(ISAS)}."))
+    torch.ops.striate.isa_choose(ISAS.index(name))

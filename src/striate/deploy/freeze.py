@@ -32,14 +32,15 @@ from torch.utils import _pytree as pytree
 
 from .. import tensorfile
 from ..errors import ArgumentError, ArgumentTypeError, CheckpointError, DtypeError, ShapeError, build
-from ..ops import conv, norm, pool
+from ..ops import conv, gate, norm, pool
 from ..ops.choose import prefer
 from ..ops.fused import FusedConv, FusedLinear
 from .fold import _copy, _one_line, _Root, _scale_and_shift
 
 __all__ = ["Frozen", "freeze", "load"]
 
-FORMAT = 1  # of the graph in a file: one more for each change that older code would misread
+# Of the graph in a file: one more for each change that older code would misread. 2: the method of a convolution is a number.
+FORMAT = 2
 # The most a frozen model's outputs may be off the model's, in parts of their root mean square. Deep networks lose digits in float32 by
 # themselves: a ResNet-50 of random weights is off 1.4e-4 from float64, and frozen off 1.8e-4.
 ERROR = 1e-3
@@ -215,10 +216,7 @@ OURS: dict[str, Callable[..., Any]] = {
     **{f"aten.avg_pool{d}d.default": partial(pool.avg_pool, dims=d) for d in (1, 2, 3)},
     **{f"aten.adaptive_avg_pool{d}d.default": partial(pool.adaptive_avg_pool, dims=d) for d in (1, 2, 3)},
     **{f"aten.conv{d}d.{kind}": partial(conv.conv, dims=d) for d in (1, 2, 3) for kind in ("default", "padding")},
-    **{
-        f"aten.conv_transpose{d}d.{kind}": partial(conv.conv_transpose, dims=d)
-        for d, kind in ((1, "default"), (2, "input"), (3, "input"))
-    },
+    **{f"aten.conv_transpose{d}d.{kind}": partial(conv.conv_transpose, dims=d) for d, kind in ((1, "default"), (2, "input"), (3, "input"))},
 }
 
 # ------------------------------------------------------------------------------------------------------------------ trace
@@ -550,7 +548,7 @@ class _Program:
     def __call__(self, inputs: tuple[Tensor, ...]) -> Any:
         values = self.start.copy()
         values[: len(inputs)] = inputs
-        for run, slot, done in self.fast if self.finite and all(map(_is_finite, inputs)) else self.exact:
+        for run, slot, done in self.fast if self.finite and gate.is_open(*inputs) and all(map(_is_finite, inputs)) else self.exact:
             values[slot] = run(values)
             for k in done:
                 values[k] = None
@@ -936,10 +934,10 @@ def load(path: str | os.PathLike[str]) -> Frozen:
     """The model that :meth:`Frozen.save` wrote, ready to run: it gives the same bits.
 
     The file is data: it names operators of a list of ones that only compute, and any other is refused. The model runs once, on zeros of the
-    example's shape, so that weights are packed and methods chosen.
+    example's shape, so that weights are packed and methods chosen. A file of an older striate's format is converted.
 
     Raises CheckpointError, in one line, for a file that is missing, damaged in as little as one bit, of something else, of a newer striate,
-    or with an operator that is not on the list.
+    or with an operator or a method that is not on the list.
     """
     path = Path(path)
 
@@ -970,8 +968,17 @@ def load(path: str | os.PathLike[str]) -> Frozen:
     return frozen
 
 
+def _numbered(op: str, value: Any) -> Any:
+    """An argument of a convolution: in format 1 the only text is the name of its method."""
+    if not isinstance(value, str):
+        return value
+    if value not in conv.NUMBERS:
+        raise _Refusal(f"method {value!r} of {op}, which is not one it has", "Use the striate it was frozen with.")
+    return conv.NUMBERS[value]
+
+
 def _decoded(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> Graph:
-    """Raises _Refusal for an operator that is not on the list, and whatever comes for what no graph has."""
+    """Raises _Refusal for an operator or a method that it does not have, and whatever comes for what no graph has."""
     graph = Graph()
     known: list[Node] = []
     constants: dict[str, Node] = {}
@@ -1005,6 +1012,8 @@ def _decoded(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> Graph:
         node = Node(str(one["op"]), args, kwargs, shape_of(one["shape"]), name=str(one["name"]))
         if node.op not in ARGUMENTS and _operator(node.op) is None:
             raise _Refusal(f"operator {node.op!r}, which is not one it runs", "Use the striate and torch it was frozen with.")
+        if metadata["frozen"] == 1 and node.op in ("striate.conv.default", "striate.conv_input.default"):
+            node.args, node.kwargs = _walk(partial(_numbered, node.op), (node.args, node.kwargs))
         if node.op in ARGUMENTS:
             wanted = ARGUMENTS[node.op]
             if node.args or node.kwargs.keys() != set(wanted) or not _is_constant(*(node.kwargs[k] for k in CONSTANTS if k in wanted)):

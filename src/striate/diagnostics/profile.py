@@ -29,13 +29,13 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from .._torch import Observer
 from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
 from ..native import native_info
 from ..nn import blocks, conv, local, norm, pool
 from ..ops import conv as ops
-from ..ops.choose import native_refusal
+from ..ops import gate
 from ..ops.conv import Call, Candidate, Plan
 from ..ops.layout import is_channels_last
 from ..ops.local import geometry
@@ -436,7 +436,7 @@ class _Frame:
         self.native = False
 
 
-class _Observer(TorchDispatchMode):
+class _Observer(Observer):
     """Looks on while a model runs once: which modules call which, and in which an operator of ours runs."""
 
     def __init__(self, model: Module, backward: bool) -> None:
@@ -574,7 +574,7 @@ def _convolution(layer: Any, x: Tensor, more: bool) -> dict[str, Call] | None:
     if layer.padding_mode != "zeros":  # the padding is put around x first
         padded = (i + p + q for i, p, q in zip(plan.input, plan.before, plan.after, strict=True))
         plan = planned((*x.shape[:-dims], *padded), 0)
-    refusal = ops._autocast(x) or native_refusal(x, layer.weight, layer.bias)
+    refusal = gate.reason(x, layer.weight, layer.bias)
     batch = x if x.dim() == dims + 2 else x.unsqueeze(0)
     last = refusal is None and (ops._channels_last(batch) or ops._channels_last(layer.weight))
     return {map: Call(TRANSPOSED[map] if transposed else map, plan, last, x.dtype, refusal, strict=is_strict()) for map in MAPS}

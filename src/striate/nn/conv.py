@@ -19,6 +19,7 @@ from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
 from ..ops import conv as ops
 from ..ops.arguments import is_int, per_axis
 from ..ops.padding import MODES, padded_conv, padded_conv_transpose
+from .namesake import as_torch
 
 __all__ = [*(f"{lazy}Conv{kind}{d}d" for lazy in ("", "Lazy") for kind in ("", "Transpose") for d in (1, 2, 3))]
 
@@ -62,6 +63,8 @@ class _Layer:
                 text = text.replace(name, word)
             cls.__doc__ = text
             cls.__init__ = _constructor(cls, cls.__bases__[-1].__init__)  # type: ignore[method-assign, misc]
+            theirs: Any = cls.__bases__[-1]
+            cls._as_torch = as_torch(theirs.forward if issubclass(cls, _ConvTranspose) else theirs._conv_forward)
 
 
 def _constructor(cls: Any, theirs: Any) -> Callable[..., None]:
@@ -169,7 +172,13 @@ class _Conv(_Layer):
 
     feeds_norm = False  # a batch norm takes its output and nothing else does: see ops/handed.py
 
-    def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if torch.jit.is_scripting():
+            return self._as_torch(input, weight, bias)
+        else:
+            return self._compute(input, weight, bias)
+
+    def _compute(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rest = (self.stride, self.padding, self.dilation, self.groups)
         if self.padding_mode != "zeros":
             return padded_conv(input, weight, bias, *rest, self.padding_mode, dims=self.dims, where=type(self).__name__)
@@ -213,7 +222,13 @@ class _ConvTranspose(_Layer):
     True
     """
 
-    def forward(self: Any, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if torch.jit.is_scripting():
+            return self._as_torch(input, output_size)
+        else:
+            return self._compute(input, output_size)
+
+    def _compute(self: Any, input: Tensor, output_size: Sequence[int] | None) -> Tensor:
         rest = (input, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
         if self.padding_mode != "zeros" or output_size is not None:
             return padded_conv_transpose(*rest, self.padding_mode, output_size, dims=self.dims, where=type(self).__name__)

@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ArgumentError, ShapeError, build
 from ..ops import norm as ops
 from ..ops.shared import synchronized_batch_norm
+from .namesake import Namesake
 
 __all__ = [
     "AdaIN",
@@ -39,11 +41,23 @@ __all__ = [
 ]
 
 
-class _Activated:
-    """What a layer does after it has normalized; nothing unless told."""
+class _Activated(Namesake):
+    """What a layer does after it has normalized; nothing unless told. TorchScript computes it behind the namesake."""
 
     activation: str | None = None
     negative_slope: float = 0.01
+    frozen = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        known = [name for base in cls.__mro__ for name in base.__dict__.get("__constants__", ())]
+        cls.__constants__ = list(dict.fromkeys([*known, "activation", "negative_slope", "frozen"]))
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return ops.activated(self._as_torch(input), self.activation, self.negative_slope)
+        else:
+            return self._compute(input)
 
     def extra_repr(self: Any) -> str:
         told: str = super().extra_repr()  # type: ignore[misc]
@@ -67,7 +81,6 @@ def _dimensions(x: Any, allowed: tuple[int, ...], where: str, shape: str) -> Non
 class _BatchNorm(_Activated):
     """The body of every batch norm: which statistics, and what becomes of the running ones."""
 
-    frozen = False
     whole_batch: Any = None  # see nn/statistics.py
     _ranks: tuple[int, ...] = (2, 3, 4, 5)
     _shape = "(N, C) or (N, C, *axes)"
@@ -108,7 +121,11 @@ class _BatchNorm(_Activated):
                 p.requires_grad_(whether)
         return self
 
-    def _check_input_dim(self: Any, input: Any) -> None:
+    def _check_input_dim(self, input: Any) -> None:
+        if not torch.jit.is_scripting():
+            self._check_rank(input)
+
+    def _check_rank(self, input: Any) -> None:
         _dimensions(input, self._ranks, type(self).__name__, self._shape)
 
     def _step(self: Any) -> float:
@@ -123,8 +140,20 @@ class _BatchNorm(_Activated):
     def _batches(self: Any, input: Tensor) -> int:
         return 1
 
-    def forward(self: Any, input: Tensor, residual: Tensor | None = None, activation: str | None = None) -> Tensor:
-        """``activation``: instead of the layer's own."""
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return ops.activated(self._scripted(input), self.activation, self.negative_slope)
+        else:
+            return self._compute(input)
+
+    def _scripted(self, input: Tensor) -> Tensor:
+        if self.frozen:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        else:
+            return self._as_torch(input)
+
+    def _compute(self: Any, input: Tensor, residual: Tensor | None = None, activation: str | None = None) -> Tensor:
+        """What follows the norm, too: the sum with ``residual``, and ``activation`` instead of the layer's own."""
         self._check_input_dim(input)
         if self.whole_batch is not None and self.training and not self.frozen:
             return self.whole_batch.forward(self, input, residual)
@@ -162,6 +191,19 @@ class _BatchNorm(_Activated):
 
     def extra_repr(self: Any) -> str:
         return super().extra_repr() + (", frozen=True" if self.frozen else "")
+
+
+class _Summing(_BatchNorm):
+    """A batch norm whose ``forward`` takes a residual, which those that are drop-ins do not."""
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        if torch.jit.is_scripting():
+            y = self._scripted(input)
+            if residual is not None:
+                y = y + residual
+            return ops.activated(y, self.activation, self.negative_slope)
+        else:
+            return self._compute(input, residual)
 
 
 class BatchNorm1d(_BatchNorm, torch.nn.BatchNorm1d):
@@ -208,7 +250,7 @@ class BatchNorm3d(_BatchNorm, torch.nn.BatchNorm3d):
     _ranks, _shape = (5,), "(N, C, D, H, W)"
 
 
-class BatchNormAct2d(_BatchNorm, torch.nn.BatchNorm2d):
+class BatchNormAct2d(_Summing, torch.nn.BatchNorm2d):
     r"""Batch normalization, the sum with a residual if one is given, and an activation, in one pass forward and backward.
 
     .. math:: y = act(γ_c·(x - μ_c)/\sqrt{σ²_c + ε} + β_c + residual)
@@ -231,7 +273,7 @@ class BatchNormAct2d(_BatchNorm, torch.nn.BatchNorm2d):
         _set_activation(self, activation, negative_slope)
 
 
-class GhostBatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
+class GhostBatchNorm2d(_Summing, torch.nn.BatchNorm2d):
     r"""Batch normalization of sub-batches: each ``ghost_batch_size`` samples in turn are measured by themselves.
 
     .. math:: y = γ_c·(x - μ_{bc})/\sqrt{σ²_{bc} + ε} + β_c
@@ -271,7 +313,7 @@ class GhostBatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
         return f"{super().extra_repr()}, ghost_batch_size={self.ghost_batch_size}"
 
 
-class NoisyBatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
+class NoisyBatchNorm2d(_Summing, torch.nn.BatchNorm2d):
     r"""Batch normalization that is made useless on purpose: random shift and scale after it, of another distribution each step.
 
     .. math::
@@ -311,8 +353,8 @@ class NoisyBatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
         """Begins the noise anew."""
         self.seed, self.step = seed, 0
 
-    def forward(self, input: Tensor, residual: Tensor | None = None, activation: str | None = None) -> Tensor:
-        y = super().forward(input, residual, activation)
+    def _compute(self, input: Tensor, residual: Tensor | None = None, activation: str | None = None) -> Tensor:
+        y = super()._compute(input, residual, activation)
         if not self.training or self.frozen:
             return y
         mixed = hashlib.blake2b(f"{self.seed} {self.step}".encode(), digest_size=4)  # the CPU's generator takes 32 bits of a seed
@@ -330,7 +372,7 @@ class NoisyBatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
         return f"{super().extra_repr()}, seed={self.seed}"
 
 
-class SyncBatchNorm(_BatchNorm, torch.nn.modules.batchnorm._BatchNorm):
+class SyncBatchNorm(_Summing, torch.nn.modules.batchnorm._BatchNorm):
     r"""Batch normalization of the batch of all processes of ``torch.distributed``, on the CPU too (backend gloo).
 
     .. math:: n = Σ n_r, \quad μ, σ² \text{ merged from all ranks' moments}, \quad y = γ_c·(x - μ_c)/\sqrt{σ²_c + ε} + β_c
@@ -364,10 +406,10 @@ class SyncBatchNorm(_BatchNorm, torch.nn.modules.batchnorm._BatchNorm):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
         self.process_group = process_group
 
-    def forward(self, input: Tensor, residual: Tensor | None = None, activation: str | None = None) -> Tensor:
+    def _compute(self, input: Tensor, residual: Tensor | None = None, activation: str | None = None) -> Tensor:
         alone = not dist.is_available() or not dist.is_initialized() or dist.get_world_size(self.process_group) <= 1
         if alone or not self.training or self.frozen:
-            return super().forward(input, residual, activation)
+            return super()._compute(input, residual, activation)
         self._check_input_dim(input)
         mean, var = (self.running_mean, self.running_var) if self.track_running_stats else (None, None)
         momentum = 0.0 if mean is None else self._step()
@@ -438,7 +480,7 @@ def norm_act(norm: torch.nn.Module, x: Tensor, activation: torch.nn.Module, resi
     ours = type(norm) in (BatchNorm1d, BatchNorm2d, BatchNorm3d) and norm.activation is None and norm.whole_batch is None
     hooked = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in (norm, activation))
     if ours and name is not None and not hooked and isinstance(x, Tensor):  # a tracer's proxy is to see the layers
-        fused: Tensor = norm(x, residual, name)
+        fused: Tensor = norm._compute(x, residual, name)  # type: ignore[operator]
         return fused
     y = norm(x)
     if residual is not None:
@@ -461,7 +503,7 @@ def feed(conv: Any, norm: Any) -> None:
 
 
 class _InstanceNorm(_Activated):
-    def _apply_instance_norm(self: Any, input: Tensor) -> Tensor:
+    def _normalize(self: Any, input: Tensor) -> Tensor:
         measured = self.training or not self.track_running_stats
         return ops.instance(
             input,
@@ -477,7 +519,7 @@ class _InstanceNorm(_Activated):
             where=type(self).__name__,
         )
 
-    def forward(self: Any, input: Tensor) -> Tensor:
+    def _compute(self: Any, input: Tensor) -> Tensor:
         dims = self._get_no_batch_dim()
         axes = ", ".join("DHW"[4 - dims :]) if dims > 2 else "L"
         _dimensions(input, (dims, dims + 1), type(self).__name__, f"(N, C, {axes}) or (C, {axes})")
@@ -486,8 +528,8 @@ class _InstanceNorm(_Activated):
             do = f"Set num_features={input.shape[-dims]}, or look at what comes before."
             raise ShapeError(build(type(self).__name__, expects, input.shape[-dims], do=do, x=tuple(input.shape)))
         if isinstance(input, Tensor) and input.dim() == dims:
-            return self._apply_instance_norm(input.unsqueeze(0)).squeeze(0)
-        return self._apply_instance_norm(input)
+            return self._normalize(input.unsqueeze(0)).squeeze(0)
+        return self._normalize(input)
 
 
 class InstanceNorm1d(_InstanceNorm, torch.nn.InstanceNorm1d):
@@ -537,7 +579,7 @@ class LayerNorm(_Activated, torch.nn.LayerNorm):
     torch.Size([2, 4])
     """
 
-    def forward(self, input: Tensor) -> Tensor:
+    def _compute(self, input: Tensor) -> Tensor:
         shape, more = self.normalized_shape, {"activation": self.activation, "slope": self.negative_slope}
         return ops.by_element(input, shape, self.weight, self.bias, self.eps, where=type(self).__name__, **more)  # type: ignore[arg-type]
 
@@ -575,7 +617,10 @@ class LayerNorm2d(_Activated, torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.ones(num_channels, **factory)) if elementwise_affine else None
         self.bias = torch.nn.Parameter(torch.zeros(num_channels, **factory)) if elementwise_affine and bias else None
 
-    def forward(self, input: Tensor) -> Tensor:
+    def _as_torch(self, input: Tensor) -> Tensor:
+        return F.layer_norm(input.movedim(1, -1), (self.num_channels,), self.weight, self.bias, self.eps).movedim(-1, 1)
+
+    def _compute(self, input: Tensor) -> Tensor:
         if isinstance(input, Tensor) and input.dim() > 1 and input.shape[1] != self.num_channels:
             do = f"Set num_channels={input.shape[1]}, or look at what comes before."
             raise ShapeError(build("LayerNorm2d", f"{self.num_channels} channels", input.shape[1], do=do, x=tuple(input.shape)))
@@ -597,7 +642,7 @@ class GroupNorm(_Activated, torch.nn.GroupNorm):
     torch.Size([2, 4, 8])
     """
 
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+    def _compute(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         more: Any = {"residual": residual, "activation": self.activation, "slope": self.negative_slope}
         return ops.by_group(input, self.num_groups, self.weight, self.bias, self.eps, where=type(self).__name__, **more)
 
@@ -622,6 +667,15 @@ class GroupNormAct2d(GroupNorm):
         super().__init__(num_groups, num_channels, *args, **kwargs)
         _set_activation(self, activation, negative_slope)
 
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        if torch.jit.is_scripting():
+            y = self._as_torch(input)
+            if residual is not None:
+                y = y + residual
+            return ops.activated(y, self.activation, self.negative_slope)
+        else:
+            return self._compute(input, residual)
+
 
 class RMSNorm(_Activated, torch.nn.RMSNorm):
     r"""Root-mean-square normalization over the last axes; arguments and state as in ``torch.nn``.
@@ -635,11 +689,17 @@ class RMSNorm(_Activated, torch.nn.RMSNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return ops.activated(self._as_torch(x), self.activation, self.negative_slope)
+        else:
+            return self._compute(x)
+
+    def _compute(self, x: Tensor) -> Tensor:
         more: Any = {"activation": self.activation, "slope": self.negative_slope, "where": type(self).__name__}
         return ops.by_element(x, self.normalized_shape, self.weight, None, self.eps, centered=False, **more)
 
 
-class LocalResponseNorm(torch.nn.LocalResponseNorm):
+class LocalResponseNorm(Namesake, torch.nn.LocalResponseNorm):
     r"""Normalization over neighbouring channels; arguments as in ``torch.nn``.
 
     .. math:: y_c = x_c / (k + \frac{α}{size} Σ_{j} x_j²)^β, \quad j = c - ⌊size/2⌋ … c + ⌊(size - 1)/2⌋
@@ -650,7 +710,7 @@ class LocalResponseNorm(torch.nn.LocalResponseNorm):
     torch.Size([2, 4, 8, 8])
     """
 
-    def forward(self, input: Tensor) -> Tensor:
+    def _compute(self, input: Tensor) -> Tensor:
         return ops.response(input, self.size, self.alpha, self.beta, self.k, where=type(self).__name__)
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops import pool as ops
+from ..ops.norm import activated
+from .namesake import Namesake
 from .norm import _Activated
 
 __all__ = [
@@ -20,10 +21,10 @@ __all__ = [
 
 
 # What max pooling can compute behind the maximum (see swap.py).
-ACTIVATIONS = {"relu": F.relu, "relu6": F.relu6}
+ACTIVATIONS = ("relu", "relu6")
 
 
-class _Pool:
+class _Pool(Namesake):
     """Gives each class its number of axes and its kind's documentation with that number in it."""
 
     dims: int
@@ -67,7 +68,16 @@ class _Max(_Activated, _Pool):
     tensor([1., 3.])
     """
 
-    def forward(self: Any, input: Tensor) -> Any:
+    def forward(self, input: Tensor):
+        if torch.jit.is_scripting():
+            if self.return_indices:
+                return self._as_torch(input)
+            else:
+                return activated(self._as_torch(input), self.activation, self.negative_slope)
+        else:
+            return self._compute(input)
+
+    def _compute(self: Any, input: Tensor) -> Any:
         y = ops.max_pool(
             input,
             self.kernel_size,
@@ -79,7 +89,7 @@ class _Max(_Activated, _Pool):
             dims=self.dims,
             where=type(self).__name__,
         )
-        return y if self.activation is None else ACTIVATIONS[self.activation](y)
+        return y if self.activation is None else activated(y, self.activation)
 
 
 class _Avg(_Pool):
@@ -103,7 +113,7 @@ class _Avg(_Pool):
     tensor([0.5000, 2.5000])
     """
 
-    def forward(self: Any, input: Tensor) -> Tensor:
+    def _compute(self: Any, input: Tensor) -> Tensor:
         return ops.avg_pool(
             input,
             self.kernel_size,
@@ -133,7 +143,7 @@ class _AdaptiveMax(_Pool):
     tensor([1., 3., 4.])
     """
 
-    def forward(self: Any, input: Tensor) -> Any:
+    def _compute(self: Any, input: Tensor) -> Any:
         return ops.adaptive_max_pool(input, self.output_size, self.return_indices, dims=self.dims, where=type(self).__name__)
 
 
@@ -153,11 +163,13 @@ class _AdaptiveAvg(_Pool):
     tensor([0.5000, 2.0000, 3.5000])
     """
 
-    def forward(self: Any, input: Tensor) -> Tensor:
+    def _compute(self: Any, input: Tensor) -> Tensor:
         return ops.adaptive_avg_pool(input, self.output_size, dims=self.dims, where=type(self).__name__)
 
 
 class _Global(_Pool, torch.nn.Module):
+    __constants__ = ("dims", "keepdim")
+
     def __init__(self, keepdim: bool = False) -> None:
         super().__init__()
         self.keepdim = keepdim
@@ -183,7 +195,12 @@ class _GlobalMax(_Global):
     tensor([[3., 3.]])
     """
 
-    def forward(self: Any, input: Tensor) -> Tensor:
+    def _as_torch(self, input: Tensor) -> Tensor:
+        lead = input.dim() - self.dims
+        y = input.flatten(lead).max(lead)[0]
+        return y.reshape(list(y.shape) + [1] * self.dims) if self.keepdim else y
+
+    def _compute(self: Any, input: Tensor) -> Tensor:
         y = ops.adaptive_max_pool(input, 1, dims=self.dims, where=type(self).__name__)
         return y if self.keepdim else y.flatten(-self.dims - 1)
 
@@ -204,7 +221,12 @@ class _GlobalAvg(_Global):
     tensor([[1.5000, 1.5000]])
     """
 
-    def forward(self: Any, input: Tensor) -> Tensor:
+    def _as_torch(self, input: Tensor) -> Tensor:
+        lead = input.dim() - self.dims
+        y = input.flatten(lead).mean(lead)
+        return y.reshape(list(y.shape) + [1] * self.dims) if self.keepdim else y
+
+    def _compute(self: Any, input: Tensor) -> Tensor:
         y = ops.adaptive_avg_pool(input, 1, dims=self.dims, where=type(self).__name__)
         return y if self.keepdim else y.flatten(-self.dims - 1)
 

@@ -22,8 +22,10 @@ def is_int(value: Any) -> bool:
     return isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
 
 
-def per_axis(value: Any, dims: int, least: int, what: str, where: str, shape: tuple[int, ...] | None = None) -> tuple[int, ...]:
-    """One number for each axis, each at least ``least``, from one for all or a list.
+def per_axis(
+    value: Any, dims: int, least: int, what: str, where: str, shape: tuple[int, ...] | None = None, most: int = LARGEST
+) -> tuple[int, ...]:
+    """One number for each axis, from ``least`` to ``most``, from one for all or a list.
 
     Raises ArgumentTypeError or ArgumentError, with ``what`` for the argument's name, ``where`` for the operation's, and x's ``shape``.
 
@@ -37,10 +39,11 @@ def per_axis(value: Any, dims: int, least: int, what: str, where: str, shape: tu
         one = "an integer" if dims == 1 else f"one integer or {dims}"
         raise ArgumentTypeError(build(where, f"{what} to be {one}", repr(value), do=f"Give {one}.", **_facts(shape)))
     for v in values:
-        if not least <= v <= LARGEST:
-            bound = f"at least {least}" if v < least else "2^62 or less"
+        if not least <= v <= most:
+            limit = "2^62" if most == LARGEST else "2^63 - 1"
+            bound = f"at least {least}" if v < least else f"{limit} or less"
             fix = f"Choose {'an' if what[0] in 'aeiou' else 'a'} {what} of {bound}."
-            raise ArgumentError(build(where, f"{what} from {least} to 2^62", v, do=fix, **_facts(shape)))
+            raise ArgumentError(build(where, f"{what} from {least} to {limit}", v, do=fix, **_facts(shape)))
     return values
 
 

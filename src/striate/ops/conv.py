@@ -18,24 +18,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import native
+from .._torch import below_autograd, below_views
 from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
 from ..reference import conv as reference
 from ..window import Axis, Window, output_size, same_padding
-from . import choose, crossovers
+from . import choose, crossovers, gate, handover
 from .arguments import as_key, is_int, per_axis
-from .choose import Candidate, always, native_refusal
+from .autograd import without_autocast
+from .choose import AS_MEASURED, Candidate, always
 from .handed import hand
 from .layout import empty, is_channels_last
 from .precision import is_strict
 from .recipe import keep
 
-__all__ = ["METHODS", "NAMES", "Call", "Plan", "conv", "conv_transpose", "explain", "method_for", "plan_for"]
+__all__ = ["METHODS", "NAMES", "NATIVE", "NUMBERS", "Call", "Plan", "conv", "conv_transpose", "explain", "method_for", "plan_for"]
 
 Sizes = int | Sequence[int]
 Map = str  # "forward", "input" or "weight"
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
-_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+ANY = 2**63 - 1  # what torch takes of a stride, and of a dilation where there is one tap
 
 
 class Plan(NamedTuple):
@@ -153,13 +154,21 @@ def check_room(sizes: Sequence[int], where: str, shape: tuple[int, ...], fix: st
         raise ShapeError(build(where, f"{what} that fits memory", tuple(sizes), do=fix, x=shape))
 
 
+def _steps(stride: Any, dilation: Any, size: Any, where: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Stride and dilation, one an axis; of one tap there is no dilation."""
+    steps = per_axis(stride, len(size), 1, "stride", where, shape, most=ANY)
+    holes = per_axis(dilation, len(size), 1, "dilation", where, shape, most=ANY)
+    alone = tuple(1 if k == 1 else d for k, d in zip(size, holes, strict=True))
+    return steps, per_axis(alone, len(size), 1, "dilation", where, shape)
+
+
 def _plan(
     shape: tuple[int, ...], weight: tuple[int, ...], dims: int, stride: Any, padding: Any, dilation: Any, groups: int, where: str
 ) -> Plan:
     input, size = shape[-dims:], weight[2:]
-    steps = per_axis(stride, dims, 1, "stride", where, shape)
-    holes = per_axis(dilation, dims, 1, "dilation", where, shape)
+    steps, holes = _steps(stride, dilation, size, where, shape)
     pads = _paddings(padding, input, size, steps, holes, where, shape)
+    steps = tuple(handover.clamped(s, i + p + q) for s, i, (p, q) in zip(steps, input, pads, strict=True))
     output = []
     for i, k, s, d, (before, after) in zip(input, size, steps, holes, pads, strict=True):
         output.append(output_size(i, k, s, d, before, after))
@@ -185,8 +194,7 @@ def _transpose_plan(
 ) -> Plan:
     """The plan of the convolution whose adjoint is meant: its output is what comes in."""
     output, size = shape[-dims:], weight[2:]
-    steps = per_axis(stride, dims, 1, "stride", where, shape)
-    holes = per_axis(dilation, dims, 1, "dilation", where, shape)
+    steps, holes = _steps(stride, dilation, size, where, shape)
     more = per_axis(extra, dims, 0, "output_padding", where, shape)
     for m, s, d in zip(more, steps, holes, strict=True):
         if m >= max(s, d):
@@ -212,6 +220,7 @@ def _transpose_plan(
         if i < 1:
             expects = "padding that leaves an output"
             raise ShapeError(build(where, expects, p, do=f"Pad less: {(o - 1) * s + d * (k - 1) + 1} values come out without.", x=shape))
+    steps = tuple(handover.clamped(s, i + p + q) for s, i, (p, q) in zip(steps, input, pads, strict=True))
     batch = shape[0] if len(shape) == dims + 2 else 1
     check_room((batch, weight[1] * groups, *input), where, shape, "Pad more, or choose a smaller stride.")
     befores = tuple(p for p, _ in pads)
@@ -254,7 +263,7 @@ class Call(NamedTuple):
     channels_last: bool  # the order of the activations, in and out
     dtype: torch.dtype
     refusal: str | None  # why no kernel of ours takes these tensors
-    method: str | None = None  # asked for by name
+    method: str | None = None  # asked for by name, or AS_MEASURED; None: what is preferred when a method is chosen
     strict: bool = False  # see precision
     measure: bool = False  # the statistics of its channels are wanted, for a norm
 
@@ -274,10 +283,10 @@ def _torch(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tens
         least = [0] * p.dims  # all of it is put around x, and then what no tap sees left out: see below
     around = [n for k in reversed(range(p.dims)) for n in (p.before[k] - least[k], p.after[k] - least[k])]
     if call.map == "forward":
-        return _in_order(call, _CONV[p.dims](_padded(a, around), b, bias, p.stride, least, p.dilation, p.groups))
+        return _in_order(call, handover.conv(_padded(a, around), b, bias, p.stride, least, p.dilation, p.groups, p.dims))
     stride = list(p.stride)
     if call.map == "input" and call.refusal is not None:  # with torch's own gradient: of any type, under autocast and transforms
-        y = _TRANSPOSE[p.dims](a, b, bias, stride, least, _extra(call, least), p.groups, p.dilation)
+        y = handover.conv_transpose(a, b, bias, stride, least, _extra(call, least), p.groups, p.dilation, p.dims)
         return _padded(y, [-n for n in around])
     if call.map == "input":
         padded = [i + before + after - 2 * n for i, before, after, n in zip(p.input, p.before, p.after, least, strict=True)]
@@ -288,9 +297,7 @@ def _torch(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tens
         return dx if bias is None else dx + bias.reshape(-1, *[1] * p.dims)
     x = _padded(b, around)
     if p.taps == 1 and max(stride) > 1:  # with a stride oneDNN writes past the end of some of these (its issue 6035)
-        for axis, (step, count) in enumerate(zip(stride, p.output, strict=True), 2):
-            x = x[(slice(None),) * axis + (slice(0, (count - 1) * step + 1, step),)]
-        stride = [1] * p.dims
+        x, stride = handover.sliced(x, stride), [1] * p.dims
     w = empty(a, p.weight_shape, a.dtype, call.channels_last and p.dims > 1)  # its layout is what counts
     geometry = (stride, least, list(p.dilation), False, [0] * p.dims, p.groups)
     return torch.ops.aten.convolution_backward.default(a, x, w, None, *geometry, [False, True, False])[1]
@@ -440,13 +447,28 @@ def _unfolded_refusal(call: Call) -> str | None:
     return _native_refusal(call)
 
 
+_REFUSALS: dict[str, Callable[[Call], str | None]] = {
+    "depthwise": _depthwise_refusal,
+    "direct": _native_refusal,
+    "winograd_4x4": _winograd_refusal(4),
+    "winograd_2x2": _winograd_refusal(2),
+    "unfolded": _unfolded_refusal,
+}
+# The native methods, in the order of the numbers that the core's operators take (csrc/methods.def). Without a core all of them refuse.
+NATIVE: tuple[str, ...] = native.CONV_METHODS or tuple(_REFUSALS)
+NUMBERS = {name: number for number, name in enumerate(NATIVE)}
+if NUMBERS.keys() != _REFUSALS.keys():
+    _expects = f"a native core with the convolution methods {', '.join(_REFUSALS)}"
+    raise ImportError(build("striate", _expects, ", ".join(NATIVE), do="Build the core from the sources of this version."))
 _MEASURING = ("winograd_4x4", "winograd_2x2", "unfolded")
 
 
 def _native(method: str) -> Callable[..., Tensor]:
+    number = NUMBERS[method]
+
     def run(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
         p = call.plan
-        rest = (p.stride, p.dilation, p.before, p.groups, call.channels_last, method)
+        rest = (p.stride, p.dilation, p.before, p.groups, call.channels_last, number)
         if call.map == "forward" and call.measure and method in _MEASURING:
             y, statistics = _ops.conv_measured.default(a, b, bias, p.output, *rest)
             hand(y, statistics)
@@ -465,11 +487,7 @@ def _slower(name: str) -> Callable[[Call], str | None]:
 
 
 METHODS = (
-    Candidate("depthwise", _depthwise_refusal, _native("depthwise"), _slower("depthwise")),
-    Candidate("direct", _native_refusal, _native("direct"), _slower("direct")),
-    Candidate("winograd_4x4", _winograd_refusal(4), _native("winograd_4x4"), _slower("winograd_4x4")),
-    Candidate("winograd_2x2", _winograd_refusal(2), _native("winograd_2x2"), _slower("winograd_2x2")),
-    Candidate("unfolded", _unfolded_refusal, _native("unfolded"), _slower("unfolded")),
+    *(Candidate(name, _REFUSALS[name], _native(name), _slower(name)) for name in NATIVE),
     Candidate("pointwise", _pointwise_refusal, _pointwise, _slower("pointwise")),
     Candidate("torch_channels_last", _turning_refusal, _torch_channels_last, _slower("torch_channels_last")),
     Candidate("torch", _torch_refusal, _torch),
@@ -493,7 +511,7 @@ class Route(NamedTuple):
     all_torch: bool
 
 
-def _route(call: Call, preferred: str | None) -> Route:  # `preferred` only tells cached routes apart
+def _route(call: Call) -> Route:
     plan = call.plan
     if call.refusal is not None:
         theirs = _torch_refusal(call) is None
@@ -509,8 +527,8 @@ _cached_route = functools.lru_cache(maxsize=4096)(_route)
 
 def _route_for(call: Call) -> Route:
     if torch.compiler.is_compiling() or type(call.plan.batch) is not int or not all(type(n) is int for n in call.plan.input):
-        return _route(call, None)
-    return _cached_route(call, choose.preferred())
+        return _route(call)
+    return _cached_route(call)
 
 
 # ------------------------------------------------------------------------------------------------------------ gradients
@@ -543,7 +561,7 @@ def _gradients(ctx: Any, call: Call, g: Tensor) -> list[Tensor | None]:
 def _bias_gradient(call: Call, g: Tensor) -> Tensor:
     plain = type(g) is Tensor and not torch.compiler.is_compiling() and not (torch.is_grad_enabled() and g.requires_grad)
     if plain and call.refusal is None and g.numel() > 0:
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             return _ops.conv_bias.default(g, call.channels_last)
     return g.sum([0, *range(2, g.dim())])
 
@@ -553,23 +571,26 @@ class _Map(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, bias: Tensor | None, route: Route) -> Tensor:
         ctx.save_for_backward(a if ctx.needs_input_grad[1] else None, b if ctx.needs_input_grad[0] else None)
         ctx.call = route.call
-        with torch._C._AutoDispatchBelowADInplaceOrView():  # a view of what a method made is not one to autograd
+        with below_views():  # a view of what a method made is not one to autograd
             return route.method.run(route.call, a, b, bias)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, g: Tensor) -> Any:
-        return (*_gradients(ctx, ctx.call, g), None)
+        closed = gate.closed_to(g)
+        return (*_gradients(ctx, ctx.call if closed is None else ctx.call._replace(refusal=closed.reason), g), None)
 
 
 _map = super(torch.autograd.Function, _Map).apply  # without what only function transforms need
 
 
 def _apply(route: Route, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-    if torch.compiler.is_compiling() or (type(a) is not Tensor and type(a) is not torch.nn.Parameter):
-        return route.method.run(route.call, a, b, bias)  # traced: every method consists of operators that have a gradient
+    traced = torch.compiler.is_compiling() or (type(a) is not Tensor and type(a) is not torch.nn.Parameter)
+    if traced or route.call.refusal is not None:
+        return route.method.run(route.call, a, b, bias)  # every method then consists of operators that have a gradient
     if _needs_gradient(a, b, bias):
         return _map(a, b, bias, route)  # type: ignore[no-untyped-call]
-    with torch._C._AutoDispatchBelowAutograd():
+    with below_autograd():
         return route.method.run(route.call, a, b, bias)
 
 
@@ -620,7 +641,7 @@ if native.core:
             )
             geometry = (input, out, tuple(size), tuple(stride), tuple(dilation), tuple(before))
             plan = Plan(x.shape[0], x.shape[1], y.shape[1], groups, *geometry, after)
-            ctx.call = Call(map, plan, last, a.dtype, None, strict=is_strict())
+            ctx.call = Call(map, plan, last, a.dtype, None, choose.preferred() or AS_MEASURED, is_strict())
             ctx.save_for_backward(a, b)
 
         def backward(ctx: Any, g: Any) -> Any:
@@ -645,20 +666,22 @@ def _run(
     theirs: Callable[[], Tensor] | None,
     method: str | None,
     where: str,
+    closed: gate.Closed | None,
     measure: bool = False,
 ) -> Tensor:
     """``theirs``: torch's operator as it is, where there is one for these arguments."""
     if method is not None and method not in NAMES:
         raise ArgumentError(build(where, f"method to be one of {', '.join(NAMES)}", repr(method), do="Leave it out for the fastest."))
-    refusal = _autocast(x) or native_refusal(x, weight, bias)
+    refusal = None if closed is None else closed.reason
     batch = x if x.dim() == plan.dims + 2 else x.unsqueeze(0)
     last = refusal is None and (_channels_last(batch) or _channels_last(weight))
+    method = method or choose.preferred() or AS_MEASURED  # settled here, for the gradients too
     route = _route_for(Call(map, plan, last, x.dtype, refusal, method, is_strict(), measure))
     plain = route.method.name == "torch" and not (plan.dims == 1 and last) and not _needs_gradient(x, weight, bias)
     if theirs is not None and (route.all_torch or plain):
         y = theirs()
     else:
-        y = _apply(route, batch, weight, bias) if refusal is None else route.method.run(route.call, batch, weight, bias)
+        y = _apply(route, batch, weight, bias)
         y = y if batch is x else y.squeeze(0)
     if refusal is None and weight.requires_grad:
         keep(x, y)
@@ -668,10 +691,6 @@ def _run(
 def _channels_last(x: Tensor) -> bool:
     """torch's rule for convolutions: a lone channel, whose order says nothing, is channels_last if its strides are."""
     return is_channels_last(x) or (x.dim() > 3 and x.shape[1] == 1 and x.stride(1) == 1 and x.shape[-1] > 1)
-
-
-def _autocast(x: Tensor) -> str | None:
-    return "autocast chooses the type" if x.is_cpu and torch.is_autocast_enabled("cpu") else None
 
 
 def conv(
@@ -703,10 +722,13 @@ def conv(
     >>> conv(torch.ones(1, 1, 7), torch.ones(1, 1, 3), stride=2, padding="same", dims=1)
     tensor([[[2., 3., 3., 2.]]])
     """
+    closed = gate.closed(x, weight, bias)
+    if closed is not None and closed.symbolic:
+        return handover.conv_as_it_came(x, weight, bias, stride, padding, dilation, groups, dims)
     plan = plan_for(x, weight, bias, stride, padding, dilation, groups, dims=dims, where=where)
-    symmetric = plan.before == plan.after
-    arguments = (x, weight, bias, plan.stride, plan.before, plan.dilation, groups)
-    return _run("forward", plan, x, weight, bias, (lambda: _CONV[dims](*arguments)) if symmetric else None, method, where, measure)
+    arguments = (x, weight, bias, plan.stride, plan.before, plan.dilation, groups, dims)
+    theirs = (lambda: handover.conv(*arguments)) if plan.before == plan.after else None
+    return _run("forward", plan, x, weight, bias, theirs, method, where, closed, measure)
 
 
 def conv_transpose(
@@ -735,12 +757,16 @@ def conv_transpose(
     >>> conv_transpose(torch.ones(1, 8, 16, 16), torch.ones(8, 4, 2, 2), stride=2, dims=2).shape
     torch.Size([1, 4, 32, 32])
     """
+    closed = gate.closed(x, weight, bias)
+    if closed is not None and closed.symbolic:
+        return handover.transpose_as_it_came(x, weight, bias, stride, padding, output_padding, groups, dilation, dims)
     plan = plan_for(x, weight, bias, stride, padding, output_padding, dilation, groups, dims=dims, where=where, transposed=True)
     theirs = None
     if not isinstance(padding, str):
-        arguments = (x, weight, bias, plan.stride, plan.before, output_padding, groups, plan.dilation)
-        theirs = lambda: _TRANSPOSE[dims](*arguments)  # noqa: E731
-    return _run("input", plan, x, weight, bias, theirs, method, where)
+        more = per_axis(output_padding, dims, 0, "output_padding", where, plan.x_shape)
+        arguments = (x, weight, bias, plan.stride, plan.before, more, groups, plan.dilation, dims)
+        theirs = lambda: handover.conv_transpose(*arguments)  # noqa: E731
+    return _run("input", plan, x, weight, bias, theirs, method, where, closed)
 
 
 def explain(
@@ -762,7 +788,7 @@ def explain(
     [('depthwise', None), ('depthwise', None), ('depthwise', None)]
     """
     dims = len(weight) - 2
-    if dims not in _CONV:
+    if dims not in handover.CONV:
         raise ShapeError(build("explain", "a weight of one to three axes of taps", tuple(weight), do="Give (K, C / groups, *taps)."))
     x, w = (torch.empty(tuple(sizes), device="meta") for sizes in (shape, weight))
     plan = plan_for(x, w, None, stride, padding, dilation, groups, dims=dims, where="explain")

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ArgumentError, ShapeError, build
-from . import choose, crossovers
+from . import choose, crossovers, gate
 from . import conv as plain
-from .choose import Candidate, always, native_refusal
+from .choose import AS_MEASURED, Candidate, always
 from .conv import FORMATS, Call, Sizes
 from .precision import is_strict
 
@@ -63,7 +63,7 @@ class _Fused:
         """What ``make`` makes of the weight, once for each key. Two threads may both make it: one of the two is kept."""
         return self._packed[key] if key in self._packed else self._packed.setdefault(key, make())
 
-    def call_for(self, x: Tensor) -> Any:
+    def call_for(self, x: Tensor, strict: bool) -> Any:
         """What a method is chosen by. Raises what cannot be meant."""
         raise NotImplementedError
 
@@ -73,14 +73,15 @@ class _Fused:
 
     def explain(self, x: Tensor) -> list[tuple[str, str | None]]:
         """The methods in the order they are asked for x, up to the chosen one, each with the reason against it."""
-        return choose.explain(self.methods, self.call_for(x))
+        return choose.explain(self.methods, self.call_for(x, is_strict()))
 
     def _chosen(self, x: Tensor) -> tuple[str, Run]:
-        key = x.shape, x.dtype, is_strict(), choose.preferred(), torch.get_num_threads()
+        strict, method = is_strict(), choose.preferred() or AS_MEASURED  # asked once: another thread may set them for the process meanwhile
+        key = x.shape, x.dtype, strict, method, torch.get_num_threads()
         found = self._runs.get(key)
         if found is None:
-            call = self.call_for(x)
-            candidate = choose.first(self.methods, call)
+            call = self.call_for(x, strict)
+            candidate = choose.first(self.methods, call, method=method)
             if len(self._runs) >= MOST_SHAPES:
                 self._runs.clear()
             found = self._runs[key] = candidate.name, candidate.run(self, call)
@@ -125,11 +126,11 @@ class FusedConv(_Fused):
         self.geometry = stride, padding, dilation, groups
         self.methods = CONV_METHODS
 
-    def call_for(self, x: Tensor) -> Call:
+    def call_for(self, x: Tensor, strict: bool) -> Call:
         if x.dim() != self.dims + 2:
             raise ShapeError(build(self.where, f"x of {self.dims + 2} axes", tuple(x.shape), do="Add the batch with unsqueeze(0)."))
         plan = plain.plan_for(x, self.weight, self.bias, *self.geometry, dims=self.dims, where=self.where)
-        return Call("forward", plan, self.format is not None, x.dtype, native_refusal(x, self.weight, self.bias), strict=is_strict())
+        return Call("forward", plan, self.format is not None, x.dtype, gate.reason(x, self.weight, self.bias), strict=strict)
 
     def __call__(self, x: Tensor, residual: Tensor | None = None, reuse: bool = False) -> Tensor:
         return self._chosen(x)[1](x, residual, reuse)
@@ -164,12 +165,12 @@ class FusedLinear(_Fused):
         super().__init__(weight, bias, low, high, where)
         self.methods = LINEAR_METHODS
 
-    def call_for(self, x: Tensor) -> Product:
+    def call_for(self, x: Tensor, strict: bool) -> Product:
         features = self.weight.shape[1]
         if x.dim() == 0 or x.shape[-1] != features:
             do = f"Set in_features={x.shape[-1] if x.dim() else 1}, or check the layer before."
             raise ShapeError(build(self.where, f"{features} features", tuple(x.shape), do=do))
-        return Product(prod(x.shape[:-1]), self.weight.numel(), native_refusal(x, self.weight, self.bias))
+        return Product(prod(x.shape[:-1]), self.weight.numel(), gate.reason(x, self.weight, self.bias))
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._chosen(x)[1](x, None, False)
@@ -251,15 +252,16 @@ def _onednn_product(layer: FusedLinear, call: Product) -> Run:
 
 # ------------------------------------------------------------------------------------------------- methods of convolution
 
-NATIVE = ("depthwise", "direct", "winograd_4x4", "winograd_2x2", "unfolded")  # striate::conv_fused has them, and packs where that helps
-
 
 def _native(name: str) -> Callable[[FusedConv, Call], Run]:
+    """By ``striate::conv_fused``, with the weight packed where that helps."""
+    number = plain.NUMBERS[name]
+
     def prepare(layer: FusedConv, call: Call) -> Run:
         ops, p = torch.ops.striate, call.plan
-        packed = layer.packed(name, lambda: ops.conv_pack.default(layer.weight, p.groups, name))
+        packed = layer.packed(name, lambda: ops.conv_pack.default(layer.weight, p.groups, number))
         before = (layer.weight, packed if packed.numel() else None, layer.bias)
-        after = (layer.low, layer.high, p.output, p.stride, p.dilation, p.before, p.groups, call.channels_last, name)
+        after = (layer.low, layer.high, p.output, p.stride, p.dilation, p.before, p.groups, call.channels_last, number)
         fused = ops.conv_fused.default
         return lambda x, residual, reuse: fused(x, *before, residual, *after)
 
@@ -291,9 +293,9 @@ def _slower(candidate: Candidate) -> Callable[[Call], str | None]:
 
 
 CONV_METHODS = (
-    *(c._replace(run=_native(c.name), slower=_slower(c)) for c in plain.METHODS if c.name in NATIVE),
+    *(c._replace(run=_native(c.name), slower=_slower(c)) for c in plain.METHODS if c.name in plain.NATIVE),
     Candidate("onednn", _onednn_refusal, _onednn),
-    *(c._replace(run=_then_finish(c)) for c in plain.METHODS if c.name not in NATIVE),
+    *(c._replace(run=_then_finish(c)) for c in plain.METHODS if c.name not in plain.NATIVE),
 )
 LINEAR_METHODS = (
     Candidate("onednn", _onednn_product_refusal, _onednn_product),

@@ -22,12 +22,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
 from ..reference import local as reference
 from ..window import Axis, Window, output_size, same_padding
+from . import gate
 from .arguments import as_key, per_axis
+from .autograd import without_autocast
 from .choose import Candidate, always, choose
 from .layout import is_channels_last
 
@@ -354,10 +355,13 @@ class _Local(torch.autograd.Function):
         return _forward(x, weight, bias, plan)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         plan, wanted = ctx.plan, ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled():  # a gradient of this gradient may be asked for: autograd differentiates the reference
+        if torch.is_grad_enabled() or not gate.is_open(
+            dy
+        ):  # a gradient of this gradient may be asked for: autograd differentiates the reference
             got = reference.local_backward(dy, x, weight, plan.stride, plan.padding, plan.dilation)
             return *(g if want else None for g, want in zip(got, wanted, strict=True)), None
         return *_backward(dy, x, weight, plan, wanted), None
@@ -366,28 +370,11 @@ class _Local(torch.autograd.Function):
 # -------------------------------------------------------------------------------------------------------------- methods
 
 
-def _refusal(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> str | None:
+def _refusal(closed: gate.Closed | None, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> str | None:
     if torch.compiler.is_compiling():
         return "torch.compile traces the formula"
-    if torch._C._get_tracing_state() is not None:
-        return "tracing needs the formula: chunks are for one size of batch"
-    for t in (x, weight, bias):
-        if t is None:
-            continue
-        if type(t) is not Tensor and type(t) is not torch.nn.Parameter:
-            return f"chunks are for plain tensors, got {type(t).__name__}"
-        if t.dtype not in (torch.float32, torch.float64):
-            return f"chunks are for float32 and float64, got {str(t.dtype).removeprefix('torch.')}"
-        if not t.is_cpu:
-            return f"chunks are for the CPU's caches, got {t.device.type}"
-        if t.layout is not torch.strided:
-            return f"chunks are for strided tensors, got {t.layout}"
-        if torch._C._functorch.is_functorch_wrapped_tensor(t):
-            return "chunks have no rule for function transforms (vmap, grad, jvp)"
-        if forward_ad._current_level >= 0 and forward_ad.unpack_dual(t).tangent is not None:
-            return "chunks have no forward-mode derivative"
-    if torch.is_autocast_enabled("cpu"):
-        return "autocast chooses the type of each product"
+    if closed is not None:
+        return closed.reason
     if x.numel() == 0:
         return "an empty batch has no products"
     if prod(plan.padded) > SPREAD * prod(plan.window.input):
@@ -395,14 +382,14 @@ def _refusal(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> str 
     return None
 
 
-def _run(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
+def _run(closed: None, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
         return _Local.apply(x, weight, bias, plan)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         return _forward(x, weight, bias, plan)
 
 
-def _reference(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
+def _reference(closed: Any, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
     y = reference.local(x, weight, bias, plan.stride, plan.padding, plan.dilation)
     return y.movedim(1, -1).contiguous().movedim(-1, 1) if is_channels_last(x) else y.contiguous()
 
@@ -438,7 +425,10 @@ def local(
     >>> local(torch.tensor([[[1.0, 2.0, 3.0, 4.0]]]), own)
     tensor([[[ 3., -1., 40.]]])
     """
+    closed = gate.closed(x, weight, bias)
+    if closed is not None and closed.symbolic and not isinstance(x, Tensor):
+        return reference.local(x, weight, bias, stride, padding, dilation)  # a tracer's stand-in: it says what it cannot do
     plan = plan_for(x, weight, bias, stride, padding, dilation, where)
     batch = x if x.dim() == weight.dim() // 2 + 1 else x.unsqueeze(0)
-    y = choose(METHODS, batch, weight, bias, plan)(batch, weight, bias, plan)
+    y = choose(METHODS, closed, batch, weight, bias, plan)(closed, batch, weight, bias, plan)
     return y if batch is x else y.squeeze(0)

@@ -31,8 +31,9 @@ from torch import Tensor
 from .. import native
 from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
 from ..reference import norm as reference
+from . import gate
 from .autograd import differentiable
-from .choose import Candidate, always, choose, native_refusal
+from .choose import Candidate, always, choose
 from .handed import handed
 from .layout import empty, is_channels_last
 from .recipe import keep, offer
@@ -136,9 +137,10 @@ def check_channel_arguments(
     residual: Any,
     activation: Any,
     where: str,
+    per_sample: bool = False,
 ) -> None:
     """Raises what cannot be meant of a norm whose statistics belong to channels."""
-    check_input(x, where, 2, "(N, C) or (N, C, *axes)")
+    check_input(x, where, *((3, "(N, C, *axes)") if per_sample else (2, "(N, C) or (N, C, *axes)")))
     check_eps(eps, where)
     _check_momentum(momentum, where)
     _check_running(where, running_mean, running_var, not measured)
@@ -233,6 +235,13 @@ if native.core:
             *[None] * 11,
         )
 
+    def _formula(ctx: Any, dy: Any, _: Any) -> Any:
+        if dy is None:
+            return (None,) * 4
+        *inputs, statistics = ctx.saved_tensors
+        outputs = _backward_formula([dy, *inputs], statistics if ctx.given else None, *ctx.geometry)
+        return tuple(g if need else None for g, need in zip(outputs, ctx.needs_input_grad, strict=False))
+
     def _backward_setup(ctx: Any, inputs: Any, output: Any) -> None:
         dy, x, residual, weight, bias, statistics, _, *ctx.geometry = inputs
         ctx.save_for_backward(dy, x, residual, weight, bias, statistics)
@@ -326,25 +335,33 @@ if native.core:
         found = torch.autograd.grad(dx, given, ddx, create_graph=further)
         return (*found, *[None] * 5)
 
-    response_native = differentiable(_ops.local_response.default, _response_setup, _response_backward)
-    response_backward = differentiable(_ops.local_response_backward.default, _response_backward_setup, _response_double_backward, tensors=2)
-    norm_native = differentiable(_ops.norm.default, _setup, _backward, tensors=4)
-    norm_backward = differentiable(_ops.norm_backward.default, _backward_setup, _double_backward, tensors=5)
+    def _response_formula(ctx: Any, dy: Any) -> Any:
+        return (reference.local_response_norm_backward(dy, *ctx.saved_tensors, *ctx.arguments[:4]),)
+
+    response_native = differentiable(_ops.local_response.default, _response_setup, _response_backward, _response_formula)
+    response_backward = differentiable(
+        _ops.local_response_backward.default, _response_backward_setup, _response_double_backward, _response_double_backward, tensors=2
+    )
+    norm_native = differentiable(_ops.norm.default, _setup, _backward, _formula, tensors=4)
+    norm_backward = differentiable(_ops.norm_backward.default, _backward_setup, _double_backward, _double_backward, tensors=5)
 
 
 # -------------------------------------------------------------------------------------------------------------- methods
 
 
-def _refusal(x: Tensor, residual: Any, weight: Any, bias: Any, running: Any, variance: Any, *rest: Any) -> str | None:
+def _refusal(closed: gate.Closed | None, x: Tensor, residual: Any, weight: Any, bias: Any, *rest: Any) -> str | None:
+    if closed is not None:
+        return closed.reason
     for p in (weight, bias):
         if p is not None and p.dtype is not x.dtype:
             return f"kernels need scale and shift of the input's type, {str(x.dtype).removeprefix('torch.')}"
     if x.numel() == 0:
         return "kernels need at least one value"
-    return native_refusal(x, residual, weight, bias, running, variance)
+    return None
 
 
 def _native(
+    closed: None,
     x: Tensor,
     residual: Any,
     weight: Any,
@@ -380,16 +397,25 @@ def _again(geometry: Any, x: Tensor, residual: None, weight: Any, bias: Any, sta
     return _ops.norm.default(x, residual, weight, bias, *statistics, *geometry, None)[0]
 
 
-def _torch(x: Tensor, residual: Any, *rest: Any) -> tuple[Tensor, None]:
+def _torch(closed: Any, x: Tensor, residual: Any, *rest: Any) -> tuple[Tensor, None]:
     *_, activation, slope, theirs = rest
     y = theirs()
-    if residual is not None:
-        y = y + residual
-    if activation == "leaky_relu":
-        return F.leaky_relu(y, slope), None
+    return activated(y if residual is None else y + residual, activation, slope), None
+
+
+def activated(y: Tensor, activation: str | None, slope: float = 0.01) -> Tensor:
+    """What follows a norm, by torch's operator.
+
+    >>> activated(torch.tensor([-1.0, 2.0]), "leaky_relu", 0.5)
+    tensor([-0.5000,  2.0000])
+    """
+    if activation is None:  # in words that TorchScript has
+        return y
+    if activation == "relu":
+        return F.relu(y)
     if activation == "relu6":
-        return F.relu6(y), None
-    return (y if activation is None else F.relu(y) if activation == "relu" else F.silu(y)), None
+        return F.relu6(y)
+    return F.silu(y) if activation == "silu" else F.leaky_relu(y, slope)
 
 
 METHODS = (Candidate("native", _refusal, _native), Candidate("torch", always, _torch))
@@ -432,13 +458,15 @@ def by_channel(
     momentum: float,
     eps: float,
     *,
-    batches: int = 1,
+    batches: int | None = 1,
     residual: Tensor | None = None,
     activation: str | None = None,
     slope: float = 0.01,
     where: str = "batch_norm",
 ) -> Tensor:
     """Batch, ghost and instance norm: each of ``batches`` equal parts of the batch is measured per channel, if it is measured.
+
+    ``batches`` None: as many as samples.
 
     The running statistics take one step towards the mean over the batches. What follows: the sum with ``residual``, then
     ``activation``, one of ACTIVATIONS.
@@ -447,21 +475,28 @@ def by_channel(
     tensor([[0.],
             [1.]])
     """
-    check_channel_arguments(x, running_mean, running_var, weight, bias, measured, momentum, eps, residual, activation, where)
+    closed = gate.closed(x, residual, weight, bias, running_mean, running_var)
+    symbolic = closed is not None and closed.symbolic
+    per_sample = batches is None
+    if not symbolic:
+        check_channel_arguments(
+            x, running_mean, running_var, weight, bias, measured, momentum, eps, residual, activation, where, per_sample
+        )
     channels = x.shape[1]
-    count = x.numel() // (channels * batches) if channels and batches else 0
-    if measured:
+    batches = (x.shape[0] if measured and not symbolic else 1) if batches is None else batches
+    count = x.numel() // (channels * batches) if not symbolic and channels and batches else 0
+    if measured and not symbolic:
         check_more_than_one(count, x, where, "channel" if batches == 1 else "channel of a sample")
         if batches > 1 and x.shape[0] % batches != 0:
             do = "Measure equal parts of the batch."
             raise ShapeError(build(where, f"a batch that {batches} parts divide", x.shape[0], do=do, x=tuple(x.shape)))
 
     def theirs() -> Tensor:
-        if x.numel() == 0 and batches != 1:  # torch's instance norm takes no empty batch
+        if not symbolic and x.numel() == 0 and batches != 1:  # torch's instance norm takes no empty batch
             return F.batch_norm(x, None, None, weight, bias, True, momentum, eps)
-        if batches == 1 or not measured:
+        if not measured or (batches == 1 and not per_sample):
             return F.batch_norm(x, running_mean, running_var, weight, bias, measured, momentum, eps)
-        if batches == x.shape[0]:
+        if per_sample:
             return F.instance_norm(x, running_mean, running_var, weight, bias, True, momentum, eps)
         if running_mean is None or running_var is None:
             return torch.cat([F.batch_norm(part, None, None, weight, bias, True, momentum, eps) for part in x.chunk(batches)])
@@ -473,7 +508,7 @@ def by_channel(
         return y
 
     arguments = (
-        *(x, residual, weight, bias, running_mean, running_var, measured, batches if measured else 1, channels, CHANNELS),
+        *(closed, x, residual, weight, bias, running_mean, running_var, measured, batches if measured else 1, channels, CHANNELS),
         *(True, True, eps, activation, slope, theirs),
     )
     y, statistics = choose(METHODS, *arguments)(*arguments)
@@ -523,9 +558,7 @@ def instance(
     >>> instance(torch.tensor([[[1.0, 3.0]]]), None, None, None, None, True, 0.1, 1e-9, activation="relu")
     tensor([[[0., 1.]]])
     """
-    check_input(x, where, 3, "(N, C, *axes)")
-    batches = x.shape[0] if measured else 1
-    more: Any = {"batches": batches, "activation": activation, "slope": slope, "where": where}
+    more: Any = {"batches": None, "activation": activation, "slope": slope, "where": where}
     return by_channel(x, running_mean, running_var, weight, bias, measured, momentum, eps, **more)
 
 
@@ -560,6 +593,22 @@ def by_group(
     >>> by_group(torch.tensor([[[1.0], [3.0]]]), 1, None, None, 1e-9, activation="relu").flatten()
     tensor([0., 1.])
     """
+    closed = gate.closed(x, residual, weight, bias)
+    if closed is None or not closed.symbolic:
+        _check_groups(x, groups, weight, bias, eps, residual, activation, where)
+
+    def theirs() -> Tensor:
+        return F.group_norm(x, groups, weight, bias, eps)
+
+    arguments = (
+        *(closed, x, residual, weight, bias, None, None, True, x.shape[0], groups, CHANNELS),
+        *(True, True, eps, activation, slope, theirs),
+    )
+    y: Tensor = choose(METHODS, *arguments)(*arguments)[0]
+    return y
+
+
+def _check_groups(x: Any, groups: Any, weight: Any, bias: Any, eps: Any, residual: Any, activation: Any, where: str) -> None:
     check_input(x, where, 2, "(N, C, *axes)")
     check_eps(eps, where)
     if isinstance(groups, bool) or not isinstance(groups, int | torch.SymInt):
@@ -572,19 +621,8 @@ def by_group(
         _check_residual(x, residual, where)
     if activation is not None:
         check_activation(activation, where)
-    samples = x.shape[0]
     if x.numel() > 0:
         check_more_than_one(x.numel() // groups, x, where, "group")  # torch's rule: one sample's lone value
-
-    def theirs() -> Tensor:
-        return F.group_norm(x, groups, weight, bias, eps)
-
-    arguments = (
-        *(x, residual, weight, bias, None, None, True, samples, groups, CHANNELS),
-        *(True, True, eps, activation, slope, theirs),
-    )
-    y: Tensor = choose(METHODS, *arguments)(*arguments)[0]
-    return y
 
 
 def layer_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
@@ -630,6 +668,12 @@ def by_element(
     >>> by_element(torch.tensor([[1.0, 3.0]]), [2], None, None, 1e-9, activation="relu")
     tensor([[0., 1.]])
     """
+    closed = gate.closed(x, weight, bias)
+    if closed is not None and closed.symbolic:
+        sizes = normalized_shape if isinstance(normalized_shape, Sequence) else (normalized_shape,)
+        if centered:
+            return activated(F.layer_norm(x, sizes, weight, bias, cast(float, eps)), activation, slope)
+        return activated(F.rms_norm(x, sizes, weight, eps), activation, slope)
     check_input(x, where, 1, "(*, *normalized_shape)", complex_too=not centered)  # as torch's
     shape = _normalized_shape(x, normalized_shape, where)
     given_eps = eps
@@ -659,7 +703,7 @@ def by_element(
 
     any_order = len(shape) == x.dim() - 1 and len(shape) > 1  # a whole sample: its memory order does not matter
     arguments = (
-        *(x, None, weight, bias, None, None, True, rows, 1, ELEMENTS),
+        *(closed, x, None, weight, bias, None, None, True, rows, 1, ELEMENTS),
         *(any_order, centered, eps, activation, slope, theirs),
     )
     y: Tensor = choose(METHODS, *arguments)(*arguments)[0]
@@ -697,17 +741,19 @@ def layer_norm_2d(
     >>> layer_norm_2d(torch.tensor([[[1.0], [3.0]]]), eps=1e-9).flatten()
     tensor([-1.,  1.])
     """
-    check_input(x, where, 2, "(N, C, *axes)")
-    check_eps(eps, where)
-    _check_channels(x, where, weight=weight, bias=bias)
-    if activation is not None:
-        check_activation(activation, where)
+    closed = gate.closed(x, weight, bias)
+    if closed is None or not closed.symbolic:
+        check_input(x, where, 2, "(N, C, *axes)")
+        check_eps(eps, where)
+        _check_channels(x, where, weight=weight, bias=bias)
+        if activation is not None:
+            check_activation(activation, where)
 
     def theirs() -> Tensor:
         return F.layer_norm(x.movedim(1, -1), (x.shape[1],), weight, bias, eps).movedim(-1, 1)
 
     arguments = (
-        *(x, None, weight, bias, None, None, True, x.shape[0], 1, PLACES),
+        *(closed, x, None, weight, bias, None, None, True, x.shape[0], 1, PLACES),
         *(True, True, eps, activation, slope, theirs),
     )
     y: Tensor = choose(METHODS, *arguments)(*arguments)[0]
@@ -729,6 +775,9 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
 
 def response(x: Tensor, size: int, alpha: float, beta: float, k: float, *, where: str = "local_response_norm") -> Tensor:
     """Local response normalization, named ``where`` in errors."""
+    closed = gate.closed(x)
+    if closed is not None and closed.symbolic:
+        return F.local_response_norm(x, size, alpha, beta, k)
     check_input(x, where, 3, "(N, C, *axes)", integers_too=True)  # as torch's
     if isinstance(size, bool) or not isinstance(size, int | torch.SymInt):
         raise ArgumentTypeError(build(where, "size to be an integer", repr(size), do="Give a number of channels, as 5."))
@@ -737,18 +786,24 @@ def response(x: Tensor, size: int, alpha: float, beta: float, k: float, *, where
     for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
         if isinstance(value, bool) or not isinstance(value, int | float | torch.SymFloat):
             raise ArgumentTypeError(build(where, f"{name} to be a number", repr(value), do="See the formula in its docstring."))
-    arguments = (x, size, float(alpha), float(beta), float(k))
+    arguments = (closed, x, size, float(alpha), float(beta), float(k))
     y: Tensor = choose(RESPONSE_METHODS, *arguments)(*arguments)
     return y
 
 
-def _response_refusal(x: Tensor, *rest: Any) -> str | None:
-    return "kernels need at least one value" if x.numel() == 0 else native_refusal(x)
+def _response_refusal(closed: gate.Closed | None, x: Tensor, *rest: Any) -> str | None:
+    if closed is not None:
+        return closed.reason
+    return "kernels need at least one value" if x.numel() == 0 else None
 
 
-def _native_response(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+def _native_response(closed: None, x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     y: Tensor = response_native(x, size, alpha, beta, k, is_channels_last(x))
     return y
 
 
-RESPONSE_METHODS = (Candidate("native", _response_refusal, _native_response), Candidate("torch", always, F.local_response_norm))
+def _torch_response(closed: Any, x: Tensor, *rest: Any) -> Tensor:
+    return F.local_response_norm(x, *rest)
+
+
+RESPONSE_METHODS = (Candidate("native", _response_refusal, _native_response), Candidate("torch", always, _torch_response))

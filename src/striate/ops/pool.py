@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from math import prod
+from math import inf, prod
 from typing import Any, NamedTuple
 
 import torch
@@ -20,9 +20,10 @@ from .. import native
 from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
 from ..reference import pool as reference
 from ..window import AdaptiveAxis, Axis, Window, output_size, same_padding
+from . import gate, handover
 from .arguments import LARGEST, as_key, is_int, per_axis
 from .autograd import differentiable
-from .choose import Candidate, always, choose, native_refusal
+from .choose import Candidate, always, choose
 from .layout import empty, is_channels_last
 
 __all__ = ["adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "max_pool"]
@@ -210,6 +211,11 @@ if native.core:
             return (None,) * 8
         return max_pool_offset_backward(dy, offset, *ctx.arguments), *[None] * 7
 
+    def _max_offset_formula(ctx: Any, dy: Any, _: Any) -> Any:
+        (offset,) = ctx.saved_tensors
+        index = None if dy is None else _ops.offset_to_index.default(offset, *ctx.arguments)
+        return (None if index is None else reference.max_pool_backward(dy, index, ctx.arguments[0]),)
+
     def _max_offset_backward_setup(ctx: Any, inputs: Any, output: Any) -> Any:
         ctx.save_for_backward(inputs[1])
         ctx.arguments = inputs[2:]
@@ -230,6 +236,10 @@ if native.core:
             return (None,) * 7
         return max_pool_index_backward(dy, index, *ctx.arguments), *[None] * 6
 
+    def _max_index_formula(ctx: Any, dy: Any, _: Any) -> Any:
+        (index,) = ctx.saved_tensors
+        return (None if dy is None else reference.max_pool_backward(dy, index, ctx.arguments[0]),)
+
     def _max_index_backward_setup(ctx: Any, inputs: Any, output: Any) -> Any:
         ctx.save_for_backward(inputs[1])
 
@@ -237,11 +247,19 @@ if native.core:
         (index,) = ctx.saved_tensors
         return _pick(ddx, index), None, None, None
 
+    def _axes(input: Any, output: Any, size: Any, stride: Any, before: Any, after: Any) -> Any:
+        axes = zip(input, output, size, stride, before, after, strict=True)
+        return tuple(Axis(i, o, k, s, 1, b, a) if k else AdaptiveAxis(i, o) for i, o, k, s, b, a in axes)
+
     def _avg_setup(ctx: Any, inputs: Any, output: Any) -> Any:
         ctx.input, ctx.arguments = list(inputs[0].shape[2:]), inputs[2:]
 
     def _avg_backward(ctx: Any, dy: Any) -> Any:
         return avg_pool_backward(dy, ctx.input, *ctx.arguments), *[None] * 8
+
+    def _avg_formula(ctx: Any, dy: Any) -> Any:
+        *geometry, _, count_include_pad, divisor = ctx.arguments
+        return (reference.avg_pool_backward(dy, _axes(ctx.input, dy.shape[2:], *geometry), count_include_pad, divisor),)
 
     def _avg_backward_setup(ctx: Any, inputs: Any, output: Any) -> Any:
         ctx.output, ctx.arguments = list(inputs[0].shape[2:]), inputs[2:]
@@ -249,18 +267,24 @@ if native.core:
     def _avg_double_backward(ctx: Any, ddx: Any) -> Any:
         return avg_pool_native(ddx, ctx.output, *ctx.arguments), *[None] * 8
 
+    def _avg_double_formula(ctx: Any, ddx: Any) -> Any:
+        *geometry, _, count_include_pad, divisor = ctx.arguments
+        return (reference.avg_pool(ddx, _axes(ddx.shape[2:], ctx.output, *geometry), count_include_pad, divisor),)
+
     def _pick(x: Tensor, index: Tensor) -> Tensor:
         picked = x.flatten(2).gather(2, index.flatten(2).clamp(min=0)).view(index.shape)
         return picked.masked_fill(index < 0, 0)
 
-    max_pool_offset = differentiable(_ops.max_pool_offset.default, _max_offset_setup, _max_offset_backward)
+    max_pool_offset = differentiable(_ops.max_pool_offset.default, _max_offset_setup, _max_offset_backward, _max_offset_formula)
+    max_pool_index = differentiable(_ops.max_pool_index.default, _max_index_setup, _max_index_backward, _max_index_formula)
+    avg_pool_native = differentiable(_ops.avg_pool.default, _avg_setup, _avg_backward, _avg_formula)
     max_pool_offset_backward = differentiable(
-        _ops.max_pool_offset_backward.default, _max_offset_backward_setup, _max_offset_double_backward
+        _ops.max_pool_offset_backward.default, _max_offset_backward_setup, _max_offset_double_backward, _max_offset_double_backward
     )
-    max_pool_index = differentiable(_ops.max_pool_index.default, _max_index_setup, _max_index_backward)
-    max_pool_index_backward = differentiable(_ops.max_pool_index_backward.default, _max_index_backward_setup, _max_index_double_backward)
-    avg_pool_native = differentiable(_ops.avg_pool.default, _avg_setup, _avg_backward)
-    avg_pool_backward = differentiable(_ops.avg_pool_backward.default, _avg_backward_setup, _avg_double_backward)
+    max_pool_index_backward = differentiable(
+        _ops.max_pool_index_backward.default, _max_index_backward_setup, _max_index_double_backward, _max_index_double_backward
+    )
+    avg_pool_backward = differentiable(_ops.avg_pool_backward.default, _avg_backward_setup, _avg_double_backward, _avg_double_formula)
 
 
 # -------------------------------------------------------------------------------------------------------------- methods
@@ -270,15 +294,17 @@ def _batched(x: Tensor, plan: Plan) -> Tensor:
     return x if x.dim() == len(plan.input) + 2 else x.unsqueeze(0)
 
 
-def _native_refusal(x: Tensor, plan: Plan, *rest: Any) -> str | None:
+def _native_refusal(closed: gate.Closed | None, x: Tensor, plan: Plan, *rest: Any) -> str | None:
+    if closed is not None:
+        return closed.reason
     if 0 in plan.output:
         return "kernels need at least one output"
     if plan.wide and prod(plan.input) >= 2**31:
         return "the kernel for wide windows counts fewer than 2^31 places in a plane"
-    return native_refusal(x)
+    return None
 
 
-def _native_max(x: Tensor, plan: Plan, indices: bool) -> tuple[Tensor, Tensor | None]:
+def _native_max(closed: Any, x: Tensor, plan: Plan, indices: bool) -> tuple[Tensor, Tensor | None]:
     batch = _batched(x, plan)
     channels_last = is_channels_last(batch)
     geometry = (plan.size, plan.stride, plan.dilation, plan.before, channels_last)
@@ -294,7 +320,7 @@ def _native_max(x: Tensor, plan: Plan, indices: bool) -> tuple[Tensor, Tensor | 
     return y.squeeze(0), index.squeeze(0) if index is not None else None
 
 
-def _native_avg(x: Tensor, plan: Plan, count_include_pad: bool, divisor_override: int | None) -> Tensor:
+def _native_avg(closed: Any, x: Tensor, plan: Plan, count_include_pad: bool, divisor_override: int | None) -> Tensor:
     batch = _batched(x, plan)
     y = avg_pool_native(
         batch, plan.output, plan.size, plan.stride, plan.before, plan.after, is_channels_last(batch), count_include_pad, divisor_override
@@ -302,7 +328,7 @@ def _native_avg(x: Tensor, plan: Plan, count_include_pad: bool, divisor_override
     return y if batch is x else y.squeeze(0)
 
 
-def _torch_refusal(x: Tensor, plan: Plan, *rest: Any) -> str | None:
+def _torch_refusal(closed: Any, x: Tensor, plan: Plan, *rest: Any) -> str | None:
     if not plan.symmetric:
         return "torch's operator pads both sides alike"
     if any(2 * pad > k for pad, k in zip(plan.before, plan.size, strict=True)) and not plan.adaptive:
@@ -310,10 +336,17 @@ def _torch_refusal(x: Tensor, plan: Plan, *rest: Any) -> str | None:
     return None
 
 
-def _torch_avg_refusal(x: Tensor, plan: Plan, count_include_pad: bool, divisor_override: int | None) -> str | None:
+def _torch_avg_refusal(closed: Any, x: Tensor, plan: Plan, count_include_pad: bool, divisor_override: int | None) -> str | None:
     if len(plan.input) == 1 and divisor_override is not None:
         return "torch's avg_pool1d takes no divisor_override"
-    return _torch_refusal(x, plan)
+    return _torch_refusal(closed, x, plan)
+
+
+def _torch_max_refusal(closed: Any, x: Tensor, plan: Plan, *rest: Any) -> str | None:
+    axes = zip(plan.input, plan.dilation, plan.before, strict=True)
+    if not plan.adaptive and any(before > 0 and dilation > input for input, dilation, before in axes):
+        return "torch's operator writes outside the gradient where a window may see padding alone"
+    return _torch_refusal(closed, x, plan)
 
 
 _TORCH_MAX: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -328,7 +361,7 @@ def _ceil_mode(plan: Plan) -> bool:
     )
 
 
-def _torch_max(x: Tensor, plan: Plan, indices: bool) -> tuple[Tensor, Tensor | None]:
+def _torch_max(closed: Any, x: Tensor, plan: Plan, indices: bool) -> tuple[Tensor, Tensor | None]:
     dims = len(plan.input)
     if plan.adaptive:
         got = _TORCH_ADAPTIVE_MAX[dims](x, plan.output, return_indices=indices)
@@ -337,7 +370,7 @@ def _torch_max(x: Tensor, plan: Plan, indices: bool) -> tuple[Tensor, Tensor | N
     return got if indices else (got, None)
 
 
-def _torch_avg(x: Tensor, plan: Plan, count_include_pad: bool, divisor_override: int | None) -> Tensor:
+def _torch_avg(closed: Any, x: Tensor, plan: Plan, count_include_pad: bool, divisor_override: int | None) -> Tensor:
     dims = len(plan.input)
     if plan.adaptive:
         return _TORCH_ADAPTIVE_AVG[dims](x, plan.output)
@@ -346,21 +379,44 @@ def _torch_avg(x: Tensor, plan: Plan, count_include_pad: bool, divisor_override:
     return _TORCH_AVG[dims](x, plan.size, plan.stride, plan.before, _ceil_mode(plan), count_include_pad, divisor_override)
 
 
-def _reference_max(x: Tensor, plan: Plan, indices: bool) -> tuple[Tensor, Tensor | None]:
+def _reference_max(closed: Any, x: Tensor, plan: Plan, indices: bool) -> tuple[Tensor, Tensor | None]:
     batch = _batched(x, plan)
     y, index = reference.max_pool(batch, plan.window)
     return (y, index) if batch is x else (y.squeeze(0), index.squeeze(0))
 
 
-def _reference_avg(x: Tensor, plan: Plan, count_include_pad: bool, divisor_override: int | None) -> Tensor:
+def _reference_avg(closed: Any, x: Tensor, plan: Plan, count_include_pad: bool, divisor_override: int | None) -> Tensor:
     batch = _batched(x, plan)
     y = reference.avg_pool(batch, plan.window, count_include_pad, divisor_override)
     return y if batch is x else y.squeeze(0)
 
 
+def _padded_same(x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, dims: int, fill: float) -> tuple[Any, Any]:
+    """Where sizes are no numbers: x with the padding around it that a word means, and the padding that is left to torch's operator."""
+    if padding != "same":
+        return x, 0 if padding == "valid" else padding
+    each = [v if isinstance(v, list | tuple) else (v,) * dims for v in (kernel_size, stride or kernel_size, dilation)]
+    return F.pad(x, handover.around(handover.same(x, *each)), value=fill), 0
+
+
+def _avg_as_it_came(
+    x: Any, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool, count_include_pad: bool, divisor_override: Any, dims: int
+) -> Any:
+    if padding == "same" and not count_include_pad and divisor_override is None:  # what is padded by hand counts as inside
+        total = _avg_as_it_came(x, kernel_size, stride, padding, ceil_mode, True, None, dims)
+        return total / _avg_as_it_came(torch.ones_like(x), kernel_size, stride, padding, ceil_mode, True, None, dims)
+    x, padding = _padded_same(x, kernel_size, stride, padding, 1, dims, 0.0)
+    if dims == 1 and divisor_override is None:
+        return F.avg_pool1d(x, kernel_size, stride, padding, ceil_mode, count_include_pad)
+    if dims == 1:
+        taps = kernel_size[0] if isinstance(kernel_size, list | tuple) else kernel_size
+        return F.avg_pool1d(x, kernel_size, stride, padding, ceil_mode, True) * (taps / divisor_override)
+    return _TORCH_AVG[dims](x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+
+
 MAX_METHODS = (
     Candidate("native", _native_refusal, _native_max),
-    Candidate("torch", _torch_refusal, _torch_max),
+    Candidate("torch", _torch_max_refusal, _torch_max),
     Candidate("reference", always, _reference_max),
 )
 AVG_METHODS = (
@@ -394,8 +450,13 @@ def max_pool(
     >>> max_pool(torch.tensor([[[1.0, 3.0, 2.0, 5.0]]]), 2, dims=1, return_indices=True)
     (tensor([[[3., 5.]]]), tensor([[[1, 3]]]))
     """
+    closed = gate.closed(x)
+    if closed is not None and closed.symbolic:
+        x, padding = _padded_same(x, kernel_size, stride, padding, dilation, dims, -inf)
+        arguments: Any = (x, kernel_size, stride, padding, dilation, ceil_mode)
+        return _TORCH_MAX[dims](*arguments, return_indices=return_indices)
     plan = plan_for(x, dims, kernel_size, stride, padding, dilation, ceil_mode, where)
-    y, index = choose(MAX_METHODS, x, plan)(x, plan, return_indices)
+    y, index = choose(MAX_METHODS, closed, x, plan)(closed, x, plan, return_indices)
     return (y, index) if return_indices else y
 
 
@@ -421,6 +482,9 @@ def avg_pool(
     >>> avg_pool(torch.tensor([[[1.0, 3.0, 2.0, 5.0]]]), 2, dims=1)
     tensor([[[2.0000, 3.5000]]])
     """
+    closed = gate.closed(x)
+    if closed is not None and closed.symbolic:
+        return _avg_as_it_came(x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dims)
     plan = plan_for(x, dims, kernel_size, stride, padding, 1, ceil_mode, where)
     if divisor_override is not None:
         if not is_int(divisor_override):
@@ -433,7 +497,7 @@ def avg_pool(
             raise ArgumentError(
                 build(where, expects, divisor_override, do="Leave it out to divide by the window's taps.", x=tuple(x.shape))
             )
-    arguments = (x, plan, bool(count_include_pad), divisor_override)
+    arguments = (closed, x, plan, bool(count_include_pad), divisor_override)
     return choose(AVG_METHODS, *arguments)(*arguments)
 
 
@@ -443,8 +507,11 @@ def adaptive_max_pool(x: Tensor, output_size: Any, return_indices: bool = False,
     >>> adaptive_max_pool(torch.tensor([[[1.0, 3.0, 2.0, 5.0, 4.0]]]), 2, dims=1)
     tensor([[[3., 5.]]])
     """
+    closed = gate.closed(x)
+    if closed is not None and closed.symbolic:
+        return _TORCH_ADAPTIVE_MAX[dims](x, output_size, return_indices=return_indices)
     plan = adaptive_plan_for(x, dims, output_size, where)
-    y, index = choose(MAX_METHODS, x, plan)(x, plan, return_indices)
+    y, index = choose(MAX_METHODS, closed, x, plan)(closed, x, plan, return_indices)
     return (y, index) if return_indices else y
 
 
@@ -454,5 +521,8 @@ def adaptive_avg_pool(x: Tensor, output_size: Any, *, dims: int, where: str = "a
     >>> adaptive_avg_pool(torch.tensor([[[1.0, 3.0, 2.0, 5.0, 4.0]]]), 2, dims=1)
     tensor([[[2.0000, 3.6667]]])
     """
+    closed = gate.closed(x)
+    if closed is not None and closed.symbolic:
+        return _TORCH_ADAPTIVE_AVG[dims](x, output_size)
     plan = adaptive_plan_for(x, dims, output_size, where)
-    return choose(AVG_METHODS, x, plan, True, None)(x, plan, True, None)
+    return choose(AVG_METHODS, closed, x, plan, True, None)(closed, x, plan, True, None)

@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _torch
+
 __all__ = ["keep", "offer"]
 
 
 def offer(y: Tensor, make: Callable[..., Tensor]) -> None:
     """Gives ``y`` a recipe: ``make`` makes it of the tensors that its node keeps for backward."""
-    if torch.compiler.is_compiling() or type(y) is not Tensor or y.grad_fn is None or _hooked():
+    if torch.compiler.is_compiling() or type(y) is not Tensor or y.grad_fn is None or _torch.saved_tensors_hooked():
         return
     node: Any = y.grad_fn
     node.recipe = (make, y._version, y.data_ptr())  # the node's, with none of its tensors: nothing lives longer
@@ -31,7 +33,7 @@ def keep(x: Tensor, y: Tensor, place: int = 0) -> None:
         return
     made: Any = x.grad_fn
     make, *then = getattr(made, "recipe", (None,))
-    if make is None or then != [x._version, x.data_ptr()] or _hooked():
+    if make is None or then != [x._version, x.data_ptr()] or _torch.saved_tensors_hooked():
         return
     ours = getattr(y.grad_fn, "_raw_saved_tensors", None)
     saved = ours[place] if ours else getattr(y.grad_fn, "_raw_saved_input", None)  # torch's convolution
@@ -51,10 +53,5 @@ def _made(make: Callable[..., Tensor], parts: list[tuple[Tensor | None, int]]) -
                 "one of the variables needed for gradient computation has been modified by an inplace operation: "
                 f"{list(p.shape)} is at version {p._version}; expected version {version} instead."
             )
-    with torch._C._AutoDispatchBelowAutograd():  # autograd ties what comes back to x's node
+    with _torch.below_autograd():  # autograd ties what comes back to x's node
         return make(*(p for p, _ in parts))
-
-
-def _hooked() -> bool:
-    """Whether somebody else says how tensors are kept: a checkpoint, save_on_cpu."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None

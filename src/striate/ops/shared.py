@@ -16,8 +16,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError, ShapeError, build
 from ..moments import Moments
-from . import norm
-from .choose import native_refusal
+from . import gate, norm
 from .layout import is_channels_last
 
 __all__ = ["check_native", "measure", "normalize_with", "synchronized_batch_norm"]
@@ -103,7 +102,7 @@ def normalize_with(
 
 def check_native(where: str, *tensors: Tensor | None) -> None:
     """Raises ArgumentError where no kernel takes these: torch has no operator for statistics from elsewhere on the CPU."""
-    reason = native_refusal(*tensors)
+    reason = gate.reason(*tensors)
     if reason is not None:
         raise ArgumentError(build(where, "what a kernel takes", reason, do="Convert x and the layer to float32 on the CPU."))
 

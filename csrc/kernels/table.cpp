@@ -1,0 +1,45 @@
+// What one instruction set has: the other files' kernels, in a table. It is constant, so that no order of initialization matters.
+#include "../dispatch.h"
+
+#define STRIATE_TEXT(x) STRIATE_QUOTED(x)
+#define STRIATE_QUOTED(x) #x
+
+namespace striate {
+namespace STRIATE_ISA {
+
+#define STRIATE_METHOD(name)                  \
+  extern const ConvKernels<float> name##_f32; \
+  extern const ConvKernels<double> name##_f64;
+#include "../methods.def"
+extern const BiasGradient<float> bias_f32;
+extern const BiasGradient<double> bias_f64;
+extern const PoolKernels<float> pool_f32;
+extern const PoolKernels<double> pool_f64;
+extern const NormKernels<float> norm_f32;
+extern const NormKernels<double> norm_f64;
+extern const LocalResponseKernels<float> local_response_f32;
+extern const LocalResponseKernels<double> local_response_f64;
+
+extern const Kernels table;
+constexpr Kernels table = {
+    STRIATE_TEXT(STRIATE_ISA),
+    {{
+#define STRIATE_METHOD(name) &name##_f32,
+#include "../methods.def"
+     },
+     &bias_f32,
+     &pool_f32,
+     &norm_f32,
+     &local_response_f32},
+    {{
+#define STRIATE_METHOD(name) &name##_f64,
+#include "../methods.def"
+     },
+     &bias_f64,
+     &pool_f64,
+     &norm_f64,
+     &local_response_f64},
+};
+
+}  // namespace STRIATE_ISA
+}  // namespace striate

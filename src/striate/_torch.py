@@ -1,0 +1,184 @@
+"""Every private name of torch's that striate uses, found once, and what is off on a torch that has it not.
+
+A name here may change with any release of torch. Each is looked up when striate is imported; what stands in its place where it is gone,
+and the feature that is off then, stand beside it. :data:`off` lists those features, and importing striate warns of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = [
+    "NATIVE",
+    "Observer",
+    "below_autograd",
+    "below_views",
+    "constant_while_compiling",
+    "is_plain_eager",
+    "is_recorded",
+    "is_transformed",
+    "is_transforming",
+    "off",
+    "saved_tensors_hooked",
+    "warn",
+    "watching",
+]
+
+NATIVE = "native kernels"  # the feature without which every layer is torch's
+off: dict[str, list[str]] = {}  # feature → the names that it misses
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _find(path: str, feature: str, otherwise: Any = None) -> Any:
+    """The object of that name, or ``otherwise`` where this torch has none.
+
+    >>> _find("torch._C._no_such_name", "an example", 7), off.pop("an example")
+    (7, ['torch._C._no_such_name'])
+    """
+    parts = path.split(".")
+    for split in range(len(parts) - 1, 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:split]))
+        except ImportError:
+            continue
+        try:
+            for part in parts[split:]:
+                found = getattr(found, part)
+        except AttributeError:
+            break
+        return found
+    off.setdefault(feature, []).append(path)
+    return otherwise
+
+
+# ------------------------------------------------------------------------------------------------- what looks on at a call
+
+_dispatch_modes = _find("torch._C._len_torch_dispatch_stack", NATIVE)
+_function_modes = _find("torch._C._len_torch_function_stack", NATIVE)
+_function_mode_stack = _find("torch.overrides._get_current_function_mode_stack", "kernels under torch.set_default_device")
+_DeviceContext = _find("torch.utils._device.DeviceContext", "kernels under torch.set_default_device")
+_transforms = _find("torch._C._functorch.peek_interpreter_stack", NATIVE)
+_tracing = _find("torch._C._get_tracing_state", NATIVE)
+_find("torch.autograd.forward_ad._current_level", NATIVE)  # read where it is asked: it changes
+_dispatch_mode_stack = _find("torch.utils._python_dispatch._get_current_dispatch_mode_stack", "profiling of our kernels", list)
+_autocast = torch.is_autocast_enabled
+
+
+class Observer(TorchDispatchMode):
+    """A dispatch mode of our own that wants to see our kernels at work: to it the gate stays open."""
+
+
+def is_plain_eager() -> bool:
+    """Whether nothing of torch's transforms, records or looks on at the calls that this thread makes now; see :func:`watching`.
+
+    >>> is_plain_eager()
+    True
+    """
+    return (
+        (_dispatch_modes() == 0 or _only_observers())
+        and _transforms() is None
+        and _tracing() is None
+        and forward_ad._current_level < 0
+        and not _autocast("cpu")
+        and (_function_modes() == 0 or _only_devices())
+    )
+
+
+def _only_observers() -> bool:
+    return all(isinstance(mode, Observer) for mode in _dispatch_mode_stack())
+
+
+def _only_devices() -> bool:
+    """Whether all torch-function modes are those that ``torch.set_default_device`` sets: they say where new tensors lie, nothing else."""
+    return _DeviceContext is not None and all(type(mode) is _DeviceContext for mode in _function_mode_stack())
+
+
+def watching() -> str | None:
+    """What transforms, records or looks on at the calls that this thread makes now, in words; None if nothing does.
+
+    >>> with torch.autocast("cpu", dtype=torch.bfloat16):
+    ...     watching()
+    'autocast chooses the type'
+    """
+    if _tracing() is not None:
+        return "torch.jit.trace records torch's operators"
+    if _transforms() is not None:
+        return "kernels have no rule for function transforms (vmap, grad, jvp)"
+    if _dispatch_modes() > 0 and not _only_observers():
+        return "a dispatch mode looks on (a FLOP counter, fake tensors)"
+    if _function_modes() > 0 and not _only_devices():
+        return "a torch-function mode looks on"
+    if forward_ad._current_level >= 0:
+        return "kernels have no forward-mode derivative"
+    return "autocast chooses the type" if _autocast("cpu") else None
+
+
+def is_recorded() -> bool:
+    """Whether ``torch.jit.trace`` records: sizes are tensors then."""
+    return _tracing() is not None
+
+
+_is_wrapped = _find("torch._C._functorch.is_functorch_wrapped_tensor", NATIVE)
+_is_batched = _find("torch._C._functorch.is_legacy_batchedtensor", "batched gradients", lambda x: False)  # by is_grads_batched
+_depth = _find("torch._C._functorch.get_dynamic_layer_stack_depth", "compiled function transforms", int)
+
+
+def is_transformed(x: torch.Tensor) -> bool:
+    """Whether a tensor stands for a batch of them or for one that is differentiated: how it lies in memory cannot be asked.
+
+    >>> is_transformed(torch.ones(1)), torch.vmap(lambda x: x + is_transformed(x))(torch.zeros(1))
+    (False, tensor([1.]))
+    """
+    return _is_wrapped(x) or _is_batched(x)
+
+
+def is_transforming() -> bool:
+    """Whether a function transform is at work; also for code that ``torch.compile`` traces.
+
+    >>> is_transforming()
+    False
+    """
+    return _depth() > 0  # the compiler computes it while it traces
+
+
+# ---------------------------------------------------------------------------------------------------------------- autograd
+
+below_autograd = _find("torch._C._AutoDispatchBelowAutograd", NATIVE)
+below_views = _find("torch._C._AutoDispatchBelowADInplaceOrView", NATIVE)
+_saved_tensors_hooks = _find("torch._C._autograd._top_saved_tensors_default_hooks", "tensors made again in backward")
+
+
+def saved_tensors_hooked() -> bool:
+    """Whether somebody else says how tensors are kept for backward: a checkpoint, ``save_on_cpu``.
+
+    >>> saved_tensors_hooked()
+    False
+    """
+    return _saved_tensors_hooks is None or _saved_tensors_hooks(False) is not None
+
+
+# ----------------------------------------------------------------------------------------------------------- torch.compile
+
+
+def constant_while_compiling(f: F) -> F:
+    """``f``, called once for each compilation by ``torch.compile``, outside of what it traces: its result is a constant there.
+
+    What ``torch.compiler.assume_constant_result`` does, without importing the compiler.
+    """
+    f._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return f
+
+
+def warn() -> None:
+    """Says which features are off on this torch."""
+    for feature, names in off.items():
+        told = "every layer uses torch's operator" if feature == NATIVE else "the rest works"
+        lacks = f"striate does not know torch {torch.__version__}, which lacks {', '.join(names)}"
+        warnings.warn(f"{lacks}: {feature} are off; {told}.", stacklevel=3)

@@ -1,0 +1,50 @@
+"""How a layer of ours is its ``torch.nn`` namesake to TorchScript, which compiles the source of ``forward``.
+
+A layer's ``forward`` has two branches. What TorchScript compiles is the namesake's own, under the name ``_as_torch``; the other, which it
+does not look into, asks the gate (:mod:`striate.ops.gate`). So a model that was scripted keeps its layers: nothing is swapped for it.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Namesake", "as_torch"]
+
+
+def as_torch(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of a class of torch's under the name ``_as_torch``: TorchScript compiles it by its ``__name__`` and its source.
+
+    >>> as_torch(torch.nn.MaxPool2d.forward).__name__
+    '_as_torch'
+    """
+    same: Any = types.FunctionType(method.__code__, method.__globals__, "_as_torch", method.__defaults__, method.__closure__)
+    same.__annotations__ = method.__annotations__
+    return same
+
+
+class Namesake:
+    """Gives a layer that takes one tensor its ``forward``; the class after it in the bases is the namesake, ``_compute`` what we do."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        known = (c for c in cls.__mro__ if c.__module__.startswith("torch.nn.") and c is not torch.nn.Module)
+        theirs = next((c.__dict__["forward"] for c in known if "forward" in c.__dict__), None)
+        if theirs is not None:
+            cls._as_torch = as_torch(theirs)  # type: ignore[method-assign]
+
+    if TYPE_CHECKING:  # TorchScript reads annotations and comments about types: there are none in what it compiles
+
+        def _as_torch(self, *args: Any) -> Any: ...
+
+        def _compute(self, *args: Any) -> Any: ...
+
+    def forward(self, input: Tensor):  # one tensor, or a maximum with its index: TorchScript infers it
+        if torch.jit.is_scripting():
+            return self._as_torch(input)
+        else:
+            return self._compute(input)

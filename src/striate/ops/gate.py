@@ -1,0 +1,131 @@
+"""The gate: plain eager calls are ours, everything else is torch's.
+
+A kernel runs when plain tensors of its types, on the CPU, flow through a plain eager call. Under function transforms, tracing, export,
+dispatch and torch-function modes and autocast, and for tensor subclasses, other types and devices, a layer is its ``torch.nn`` namesake:
+every tool of torch's meets the operators that it knows. ``torch.compile`` keeps our operators, for which it has fake kernels, gradients,
+FLOP formulas and vmap rules.
+
+:func:`closed` decides that, once for each call and once for each backward.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, compiler
+from torch.nn import Parameter
+
+from .. import _torch, native
+
+__all__ = ["Closed", "closed", "closed_to", "is_open", "reason"]
+
+_is_compiling, _is_plain_eager = compiler.is_dynamo_compiling, _torch.is_plain_eager
+_float32, _float64, _strided = torch.float32, torch.float64, torch.strided
+
+
+class Closed(NamedTuple):
+    """Why a call is torch's."""
+
+    reason: str  # a sentence's part, as a candidate's refusal
+    symbolic: bool  # sizes are no numbers (a tracer's stand-ins, an export): nothing can be checked, torch's operator gets what came
+
+
+def closed(*tensors: Any) -> Closed | None:
+    """Why no kernel of ours computes with these tensors here and now; None: one may. None among them are passed over.
+
+    >>> closed(torch.ones(2)), closed(torch.ones(2).bfloat16())
+    (None, Closed(reason='kernels are for float32 and float64, got bfloat16', symbolic=False))
+    >>> with torch.autocast("cpu", dtype=torch.bfloat16):
+    ...     closed(torch.ones(2))
+    Closed(reason='autocast chooses the type', symbolic=False)
+    """
+    if _is_compiling() or compiler._is_compiling_flag:
+        return _compiled(tensors)
+    if _native_missing is None and _is_plain_eager():
+        for x in tensors:
+            if x is None:
+                continue
+            kind = type(x)
+            if (kind is Tensor or kind is Parameter) and x.is_cpu and x.layout is _strided:
+                dtype = x.dtype
+                if dtype is _float32 or dtype is _float64:
+                    continue
+            break
+        else:
+            return None
+    return _why(tensors)
+
+
+_native_missing = native.missing or (f"this torch lacks {_torch.off[_torch.NATIVE][0]}" if _torch.NATIVE in _torch.off else None)
+
+
+def is_open(*tensors: Any) -> bool:
+    """Whether kernels of ours may compute with these tensors.
+
+    >>> is_open(torch.ones(2), None)
+    True
+    """
+    return closed(*tensors) is None
+
+
+def closed_to(gradient: Tensor) -> Closed | None:
+    """:func:`closed`, for a backward that does more than call operators: ``is_grads_batched`` brings many gradients as one.
+
+    >>> closed_to(torch.ones(2))
+    """
+    if _torch.is_transformed(gradient):
+        return Closed("gradients come batched", False)
+    return closed(gradient)
+
+
+def reason(*tensors: Any) -> str | None:
+    """:func:`closed`'s reason.
+
+    >>> reason(torch.ones(2, dtype=torch.int64))
+    'kernels are for float32 and float64, got int64'
+    """
+    why = closed(*tensors)
+    return None if why is None else why.reason
+
+
+def _compiled(tensors: tuple[Any, ...]) -> Closed | None:
+    """While ``torch.compile`` traces, types and devices alone decide; ``torch.export`` gets torch's operators."""
+    if compiler.is_exporting():
+        return Closed("torch.export gets torch's operators", True)
+    if _native_missing is not None:
+        return Closed(_native_missing, False)
+    if _torch.is_transforming():
+        return Closed("operators of ours have no gradient within function transforms", False)
+    for x in tensors:
+        reason = None if x is None or not isinstance(x, Tensor) else _numbers(x)
+        if reason is not None:
+            return Closed(reason, False)
+    return Closed("autocast chooses the type", False) if torch.is_autocast_enabled("cpu") else None
+
+
+def _why(tensors: tuple[Any, ...]) -> Closed:
+    for x in tensors:
+        if x is not None and not isinstance(x, Tensor) and hasattr(type(x), "__torch_function__"):
+            return Closed(f"a {type(x).__name__} stands for a tensor", True)
+    told = _torch.watching()
+    symbolic = _torch.is_recorded() or any(type(n) is not int for x in tensors if isinstance(x, Tensor) for n in x.shape)
+    if told is None or told.startswith("autocast"):  # what the tensors are is told first: it holds without it too
+        for x in tensors:
+            if isinstance(x, Tensor):
+                reason = _kind(x) or _numbers(x)
+                if reason is not None:
+                    return Closed(reason, symbolic)
+    return Closed(_native_missing or told or "there is no tensor", symbolic)
+
+
+def _kind(x: Tensor) -> str | None:
+    return None if type(x) is Tensor or type(x) is Parameter else f"kernels are for plain tensors, got {type(x).__name__}"
+
+
+def _numbers(x: Tensor) -> str | None:
+    if x.dtype is not _float32 and x.dtype is not _float64:
+        return f"kernels are for float32 and float64, got {str(x.dtype).removeprefix('torch.')}"
+    if not x.is_cpu:
+        return f"kernels are for the CPU, got {x.device.type}"
+    return None if x.layout is _strided else f"kernels are for strided tensors, got {x.layout}"
