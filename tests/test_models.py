@@ -68,7 +68,7 @@ def test_cnn_bn_halves_the_image_twice() -> None:
 def test_every_name_makes_a_sequential_of_striates_layers_with_torchs_state(name: str) -> None:
     with torch.device("meta"):
         model = models.by_name(name)()
-    assert type(model) is torch.nn.Sequential
+    assert type(model) is nn.Sequential and isinstance(model, torch.nn.Sequential)
     ours = [type(m) for m in model.modules() if type(m).__module__.startswith("striate.nn")]
     assert not [m for m in model.modules() if type(m) in SWAPS], "a layer of torch's where striate has one"
     assert len(ours) >= 1

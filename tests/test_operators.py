@@ -144,7 +144,9 @@ def imported(core: str) -> subprocess.CompletedProcess[str]:
     code = f"""
 import os, torch
 from importlib.util import find_spec
-torch.ops.load_library(os.environ.get("STRIATE_CORE") or os.path.join(os.path.dirname(find_spec("striate").origin), "_core.so"))
+folders = find_spec("striate").submodule_search_locations
+cores = [os.environ.get("STRIATE_CORE"), *(os.path.join(folder, "_core.so") for folder in folders)]
+torch.ops.load_library(next(core for core in cores if core and os.path.isfile(core)))
 {core}
 import striate
 print(striate.native.core, len(striate.ops.conv.NATIVE))

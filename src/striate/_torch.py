@@ -21,6 +21,7 @@ __all__ = [
     "below_autograd",
     "below_views",
     "constant_while_compiling",
+    "has_global_hooks",
     "is_plain_eager",
     "is_recorded",
     "is_transformed",
@@ -146,6 +147,22 @@ def is_transforming() -> bool:
     False
     """
     return _depth() > 0  # the compiler computes it while it traces
+
+
+_HOOKS = [
+    _find(f"torch.nn.modules.module._global_{name}_hooks", "values that only neighbours share", {None: None})
+    for name in ("forward", "forward_pre", "backward", "backward_pre")
+]
+
+
+def has_global_hooks() -> bool:
+    """Whether a hook looks at every module: ``torch.nn.modules.module.register_module_forward_hook`` and the like.
+
+    >>> has_global_hooks()
+    False
+    """
+    forward, forward_pre, backward, backward_pre = _HOOKS
+    return bool(forward or forward_pre or backward or backward_pre)
 
 
 # ---------------------------------------------------------------------------------------------------------------- autograd

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch.nn import Sequential
-
 from ..errors import ArgumentError, build
+from ..nn import Sequential
 from .alexnet import alexnet
 from .cnn import cnn_bn
 from .convnext import convnext_tiny

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from .. import nn
 from ..errors import ArgumentError, build
-from ..nn.swap import feed_norms
 from .initial import he
 
 __all__ = ["InvertedResidual", "mobilenet_v1", "mobilenet_v2"]
@@ -190,4 +189,4 @@ def _conv(
 
 def _classified(features: nn.Sequential, classifier: nn.Sequential) -> nn.Sequential:
     layers = OrderedDict(features=features, avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), classifier=classifier)
-    return feed_norms(he(nn.Sequential(layers), linear_std=0.01))
+    return he(nn.Sequential(layers), linear_std=0.01)

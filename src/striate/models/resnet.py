@@ -8,8 +8,7 @@ from torch import Tensor
 
 from .. import nn
 from ..errors import ArgumentError, build
-from ..nn.norm import feed, norm_act
-from ..nn.swap import feed_norms
+from ..nn.container import Passed, run
 from .initial import he
 
 __all__ = ["BasicBlock", "Bottleneck", "resnet18", "resnet50", "resnet_cifar"]
@@ -43,12 +42,10 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = _shortcut(inputs, width, stride)
-        feed(self.conv1, self.bn1)
-        feed(self.conv2, self.bn2)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = norm_act(self.bn1, self.conv1(x), self.relu)
-        return norm_act(self.bn2, self.conv2(y), self.relu, self.downsample(x))
+        shortcut = run([self.downsample], Passed(x))
+        return run([self.conv1, self.bn1, self.relu, self.conv2, self.bn2, self.relu], Passed(x), shortcut).value
 
 
 class Bottleneck(nn.Module):
@@ -84,13 +81,11 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(inputs, outputs, stride)
-        for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
-            feed(conv, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = norm_act(self.bn1, self.conv1(x), self.relu)
-        y = norm_act(self.bn2, self.conv2(y), self.relu)
-        return norm_act(self.bn3, self.conv3(y), self.relu, self.downsample(x))
+        shortcut = run([self.downsample], Passed(x))
+        first, second, third = [self.conv1, self.bn1, self.relu], [self.conv2, self.bn2, self.relu], [self.conv3, self.bn3, self.relu]
+        return run([*first, *second, *third], Passed(x), shortcut).value
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
@@ -237,4 +232,4 @@ def _resnet(
             channels = width * block.widening
         layers[f"layer{number}"] = stage
     layers |= {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(channels, classes)}
-    return feed_norms(he(nn.Sequential(OrderedDict(layers))))
+    return he(nn.Sequential(OrderedDict(layers)))

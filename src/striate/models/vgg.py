@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from .. import nn
-from ..nn.swap import feed_norms
 from .initial import he
 
 __all__ = ["vgg11_bn"]
@@ -81,4 +80,4 @@ def vgg11_bn(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
     model = nn.Sequential(
         OrderedDict(features=features, avgpool=nn.AdaptiveAvgPool2d((7, 7)), flatten=nn.Flatten(), classifier=classifier),
     )
-    return feed_norms(he(model, linear_std=0.01))
+    return he(model, linear_std=0.01)

@@ -13,6 +13,7 @@ import torch
 from torch.nn import *  # noqa: F403
 
 from .blocks import *  # noqa: F403
+from .container import Sequential as Sequential
 from .conv import *  # noqa: F403
 from .local import *  # noqa: F403
 from .norm import *  # type: ignore[assignment]  # noqa: F403

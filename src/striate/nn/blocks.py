@@ -23,6 +23,7 @@ from ..ops.conv import conv
 from ..ops.layout import is_channels_last
 from ..ops.padding import MODES, pad
 from . import norm as norms
+from .container import Sequential
 from .conv import Conv1d, Conv2d, Conv3d
 from .local import whole
 from .pool import GlobalAvgPool2d
@@ -540,7 +541,7 @@ _NORMS: dict[str, Callable[[int, int], torch.nn.Module]] = {
 _ORDERS = ("conv-norm-act", "conv-act-norm", "norm-act-conv")
 
 
-class _ConvNormAct(_Documented, torch.nn.Sequential):
+class _ConvNormAct(_Documented, Sequential):
     dims: int
     text = """A convolution over {axes}, a norm and an activation, in one of three orders.
 
@@ -608,8 +609,6 @@ class _ConvNormAct(_Documented, torch.nn.Sequential):
         if order != "conv-act-norm" and isinstance(norm, str | type | functools.partial):  # which make a norm that is nobody else's
             act = _fused(normed, act)
         children = {"conv": convolution, "norm": normed, "act": act}
-        if order == "conv-norm-act":
-            norms.feed(convolution, normed)
         for name in order.split("-"):
             if children[name] is not None:
                 self.add_module(name, children[name])
@@ -617,7 +616,7 @@ class _ConvNormAct(_Documented, torch.nn.Sequential):
     def __getitem__(self, idx: Any) -> Any:
         """A child; a slice of them is a plain Sequential."""
         if isinstance(idx, slice):
-            return torch.nn.Sequential(OrderedDict(list(self._modules.items())[idx]))
+            return Sequential(OrderedDict(list(self._modules.items())[idx]))
         return super().__getitem__(idx)
 
 

@@ -170,20 +170,18 @@ class _Conv(_Layer):
     {example}
     """
 
-    feeds_norm = False  # a batch norm takes its output and nothing else does: see ops/handed.py
-
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if torch.jit.is_scripting():
             return self._as_torch(input, weight, bias)
         else:
             return self._compute(input, weight, bias)
 
-    def _compute(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _compute(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *, measure: bool = False, fresh: bool = False) -> Tensor:
+        """``measure`` and ``fresh``: as :func:`striate.ops.conv.conv`, for a container."""
         rest = (self.stride, self.padding, self.dilation, self.groups)
         if self.padding_mode != "zeros":
             return padded_conv(input, weight, bias, *rest, self.padding_mode, dims=self.dims, where=type(self).__name__)
-        measure = self.feeds_norm and self.training and not torch.compiler.is_compiling()
-        return ops.conv(input, weight, bias, *rest, dims=self.dims, where=type(self).__name__, measure=measure)
+        return ops.conv(input, weight, bias, *rest, dims=self.dims, where=type(self).__name__, measure=measure, fresh=fresh)
 
 
 class _ConvTranspose(_Layer):
@@ -228,11 +226,11 @@ class _ConvTranspose(_Layer):
         else:
             return self._compute(input, output_size)
 
-    def _compute(self: Any, input: Tensor, output_size: Sequence[int] | None) -> Tensor:
+    def _compute(self: Any, input: Tensor, output_size: Sequence[int] | None, *, measure: bool = False, fresh: bool = False) -> Tensor:
         rest = (input, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
         if self.padding_mode != "zeros" or output_size is not None:
             return padded_conv_transpose(*rest, self.padding_mode, output_size, dims=self.dims, where=type(self).__name__)
-        return ops.conv_transpose(*rest, dims=self.dims, where=type(self).__name__)
+        return ops.conv_transpose(*rest, dims=self.dims, where=type(self).__name__, fresh=fresh)
 
 
 class _Lazy:

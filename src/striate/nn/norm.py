@@ -152,8 +152,19 @@ class _BatchNorm(_Activated):
         else:
             return self._as_torch(input)
 
-    def _compute(self: Any, input: Tensor, residual: Tensor | None = None, activation: str | None = None) -> Tensor:
-        """What follows the norm, too: the sum with ``residual``, and ``activation`` instead of the layer's own."""
+    def _compute(
+        self: Any,
+        input: Tensor,
+        residual: Tensor | None = None,
+        activation: str | None = None,
+        *,
+        statistics: Tensor | None = None,
+        fresh: bool = False,
+    ) -> Tensor:
+        """What follows the norm, too: the sum with ``residual``, and ``activation`` instead of the layer's own.
+
+        statistics, fresh: ``known`` and ``fresh`` of :func:`striate.ops.norm.by_channel`, for a container.
+        """
         self._check_input_dim(input)
         if self.whole_batch is not None and self.training and not self.frozen:
             return self.whole_batch.forward(self, input, residual)
@@ -179,6 +190,8 @@ class _BatchNorm(_Activated):
                 activation=activation or self.activation,
                 slope=self.negative_slope,
                 where=type(self).__name__,
+                known=statistics if measured else None,
+                fresh=fresh,
             )
         except Exception:
             self._step_back(measured and mean is not None)
@@ -353,8 +366,8 @@ class NoisyBatchNorm2d(_Summing, torch.nn.BatchNorm2d):
         """Begins the noise anew."""
         self.seed, self.step = seed, 0
 
-    def _compute(self, input: Tensor, residual: Tensor | None = None, activation: str | None = None) -> Tensor:
-        y = super()._compute(input, residual, activation)
+    def _compute(self, input: Tensor, residual: Tensor | None = None, activation: str | None = None, **shared: Any) -> Tensor:
+        y = super()._compute(input, residual, activation, **shared)
         if not self.training or self.frozen:
             return y
         mixed = hashlib.blake2b(f"{self.seed} {self.step}".encode(), digest_size=4)  # the CPU's generator takes 32 bits of a seed
@@ -406,10 +419,10 @@ class SyncBatchNorm(_Summing, torch.nn.modules.batchnorm._BatchNorm):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
         self.process_group = process_group
 
-    def _compute(self, input: Tensor, residual: Tensor | None = None, activation: str | None = None) -> Tensor:
+    def _compute(self, input: Tensor, residual: Tensor | None = None, activation: str | None = None, **shared: Any) -> Tensor:
         alone = not dist.is_available() or not dist.is_initialized() or dist.get_world_size(self.process_group) <= 1
         if alone or not self.training or self.frozen:
-            return super()._compute(input, residual, activation)
+            return super()._compute(input, residual, activation, **shared)
         self._check_input_dim(input)
         mean, var = (self.running_mean, self.running_var) if self.track_running_stats else (None, None)
         momentum = 0.0 if mean is None else self._step()
@@ -462,44 +475,6 @@ def _synchronized(kind: Any, layer: Any, process_group: Any) -> Any:
     made.frozen = getattr(layer, "frozen", False)
     made.activation, made.negative_slope = getattr(layer, "activation", None), getattr(layer, "negative_slope", 0.01)
     return made
-
-
-# What a batch norm can do for a network's own activation layer.
-_NAMED = {torch.nn.ReLU: "relu", torch.nn.ReLU6: "relu6"}
-
-
-def norm_act(norm: torch.nn.Module, x: Tensor, activation: torch.nn.Module, residual: Tensor | None = None) -> Tensor:
-    """``activation(norm(x) + residual)``, in one pass where the norm is a batch norm of striate's and the activation a ReLU or ReLU6.
-
-    For networks whose blocks share one activation, so that it cannot become the norm's own. Hooks on either keep them apart.
-
-    >>> norm_act(BatchNorm2d(3), torch.ones(2, 3, 4, 4), torch.nn.ReLU(), torch.full((2, 3, 4, 4), -1.0)).sum()
-    tensor(0., grad_fn=<SumBackward0>)
-    """
-    name = _NAMED.get(type(activation))
-    ours = type(norm) in (BatchNorm1d, BatchNorm2d, BatchNorm3d) and norm.activation is None and norm.whole_batch is None
-    hooked = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in (norm, activation))
-    if ours and name is not None and not hooked and isinstance(x, Tensor):  # a tracer's proxy is to see the layers
-        fused: Tensor = norm._compute(x, residual, name)  # type: ignore[operator]
-        return fused
-    y = norm(x)
-    if residual is not None:
-        y += residual
-    activated: Tensor = activation(y)
-    return activated
-
-
-def feed(conv: Any, norm: Any) -> None:
-    """Tells a convolution that a batch norm takes its output and nothing else does: see ops/handed.py. Others stay as they are.
-
-    >>> from striate import nn
-    >>> layer = nn.Conv2d(1, 1, 3)
-    >>> feed(layer, nn.BatchNorm2d(1))
-    >>> layer.feeds_norm
-    True
-    """
-    if isinstance(norm, torch.nn.modules.batchnorm._BatchNorm) and hasattr(conv, "feeds_norm"):
-        conv.feeds_norm = True
 
 
 class _InstanceNorm(_Activated):

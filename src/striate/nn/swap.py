@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch.nn.parameter import is_lazy
 
-from . import blocks, conv, norm, pool
-from .norm import _Activated, feed
+from . import blocks, container, conv, norm, pool
+from .norm import _Activated
 
-__all__ = ["Left", "accelerate", "feed_norms", "fusions", "plan", "restore"]
+__all__ = ["Left", "accelerate", "fusions", "plan", "restore"]
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -33,6 +33,8 @@ _MARK = "_striate_relaid"  # the parameters whose memory format accelerate chang
 
 class _Absorbed:
     """An activation that the norm before it or the pooling behind it computes: it hands on what it gets."""
+
+    hands_on = True
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return input
@@ -123,20 +125,9 @@ def fusions(model: torch.nn.Module) -> list[tuple[torch.nn.Module, torch.nn.Modu
 def _neighbours(model: torch.nn.Module, count: int = 2) -> Iterator[tuple[torch.nn.Module, ...]]:
     """Each ``count`` layers of which each but the first, in a ``Sequential``, takes what the one before it gives."""
     for module in model.modules():
-        if isinstance(module, torch.nn.Sequential) and type(module).forward is torch.nn.Sequential.forward:
+        if isinstance(module, torch.nn.Sequential) and type(module).forward in (torch.nn.Sequential.forward, container.Sequential.forward):
             layers = list(module)
             yield from zip(*(layers[k:] for k in range(count)), strict=False)
-
-
-def feed_norms(model: Model) -> Model:
-    """Tells each of our convolutions right before a batch norm in a ``Sequential`` so (see :func:`.norm.feed`); returns ``model``.
-
-    >>> feed_norms(torch.nn.Sequential(conv.Conv2d(1, 2, 3), norm.BatchNorm2d(2)))[0].feeds_norm
-    True
-    """
-    for layer, follower in _neighbours(model):
-        feed(layer, follower)
-    return model
 
 
 def fits(layer: torch.nn.Module, activation: torch.nn.Module) -> bool:
@@ -198,9 +189,11 @@ def accelerate(model: Model) -> Model:
     for name in swapped:
         module = modules[name]
         module.__class__ = SWAPS[type(module)]
+    for module in modules.values():
+        if type(module) is torch.nn.Sequential:
+            module.__class__ = container.Sequential
     for layer, activation in fused:
         fuse(layer, activation)
-    feed_norms(model)
     for module in modules.values():
         relaid = []
         for name, parameter in module.named_parameters(recurse=False):
@@ -229,7 +222,8 @@ def restore(model: Model) -> Model:
     for module in model.modules():
         if module.__dict__.pop(_FUSED, False):
             del module.__dict__["activation"], module.__dict__["negative_slope"]
-        module.__dict__.pop("feeds_norm", None)
+        if type(module) is container.Sequential:
+            module.__class__ = torch.nn.Sequential  # type: ignore[assignment]
         if isinstance(module, _Absorbed):
             module.__class__ = type(module).__bases__[1]
         if type(module) in BACK:

@@ -668,6 +668,7 @@ def _run(
     where: str,
     closed: gate.Closed | None,
     measure: bool = False,
+    fresh: bool = False,
 ) -> Tensor:
     """``theirs``: torch's operator as it is, where there is one for these arguments."""
     if method is not None and method not in NAMES:
@@ -683,7 +684,7 @@ def _run(
     else:
         y = _apply(route, batch, weight, bias)
         y = y if batch is x else y.squeeze(0)
-    if refusal is None and weight.requires_grad:
+    if fresh and refusal is None and weight.requires_grad:
         keep(x, y)
     return y
 
@@ -706,6 +707,7 @@ def conv(
     where: str = "conv",
     method: str | None = None,
     measure: bool = False,
+    fresh: bool = False,
 ) -> Tensor:
     """Cross-correlation: ``y[n, k, o] = b[k] + sum over c, t of w[k, c, t] · x[n, c, o·stride + t·dilation - before]``.
 
@@ -714,6 +716,7 @@ def conv(
 
     method: one of ``striate.ops.conv.NAMES``, to go before the one that was measured to be fastest, wherever it can.
     measure: a batch norm follows; methods that can then take its statistics while they write (see :mod:`.handed`).
+    fresh: a norm made x and nobody else can see it, so that it may be made again in backward (see :mod:`.recipe`).
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no convolution can have.
 
@@ -728,7 +731,7 @@ def conv(
     plan = plan_for(x, weight, bias, stride, padding, dilation, groups, dims=dims, where=where)
     arguments = (x, weight, bias, plan.stride, plan.before, plan.dilation, groups, dims)
     theirs = (lambda: handover.conv(*arguments)) if plan.before == plan.after else None
-    return _run("forward", plan, x, weight, bias, theirs, method, where, closed, measure)
+    return _run("forward", plan, x, weight, bias, theirs, method, where, closed, measure, fresh)
 
 
 def conv_transpose(
@@ -744,6 +747,7 @@ def conv_transpose(
     dims: int,
     where: str = "conv_transpose",
     method: str | None = None,
+    fresh: bool = False,
 ) -> Tensor:
     """The adjoint of :func:`conv` in x, a layer of its own: ``y[n, c, i] = b[c] + sum of w[k, c, t] · x[n, k, o]`` over the o and t
     with ``i = o·stride + t·dilation - before``.
@@ -766,7 +770,7 @@ def conv_transpose(
         more = per_axis(output_padding, dims, 0, "output_padding", where, plan.x_shape)
         arguments = (x, weight, bias, plan.stride, plan.before, more, groups, plan.dilation, dims)
         theirs = lambda: handover.conv_transpose(*arguments)  # noqa: E731
-    return _run("input", plan, x, weight, bias, theirs, method, where, closed)
+    return _run("input", plan, x, weight, bias, theirs, method, where, closed, fresh=fresh)
 
 
 def explain(

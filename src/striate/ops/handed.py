@@ -1,26 +1,25 @@
-"""The mean and variance of a convolution's channels, taken while it wrote them and handed to the norm behind it with its output."""
+"""The mean and variance of a convolution's channels, taken while it wrote them, for the norm behind it."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["hand", "handed"]
+__all__ = ["hand", "take"]
 
 
 def hand(y: Tensor, statistics: Tensor) -> None:
-    """Gives ``y`` its statistics: (2, C), the channels' means and biased variances."""
-    if not y.is_inference():  # such tensors do not count their changes
-        y._striate_statistics = (statistics, y._version)  # type: ignore[attr-defined]
+    """Gives ``y`` its statistics, (2, C), the channels' means and biased variances, on the way out of an ``autograd.Function``."""
+    y._striate_statistics = statistics  # type: ignore[attr-defined]
 
 
-def handed(x: Tensor) -> Tensor | None:
-    """What :func:`hand` gave this very tensor, unless it was changed since.
+def take(y: Tensor) -> Tensor | None:
+    """What :func:`hand` gave this very tensor; it is ``y``'s no longer. For whoever asked the convolution for it, before y is anybody's.
 
     >>> import torch
     >>> y = torch.zeros(1, 2, 3)
     >>> hand(y, torch.zeros(2, 2))
-    >>> handed(y) is not None, handed(y.view(1, 2, 3)), handed(y.add_(1))
-    (True, None, None)
+    >>> take(y) is not None, take(y)
+    (True, None)
     """
-    statistics, version = getattr(x, "_striate_statistics", (None, 0))
-    return statistics if statistics is not None and x._version == version else None
+    statistics: Tensor | None = y.__dict__.pop("_striate_statistics", None)
+    return statistics

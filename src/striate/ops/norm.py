@@ -34,7 +34,6 @@ from ..reference import norm as reference
 from . import gate
 from .autograd import differentiable
 from .choose import Candidate, always, choose
-from .handed import handed
 from .layout import empty, is_channels_last
 from .recipe import keep, offer
 
@@ -45,6 +44,7 @@ CHANNELS, ELEMENTS, PLACES = 0, 1, 2
 # What follows; SiLU is torch's own, behind the kernel.
 ACTIVATIONS = {None: 0, "relu": 1, "leaky_relu": 2, "relu6": 3, "silu": 0}
 DX, DRESIDUAL, DWEIGHT, DBIAS = 1, 2, 4, 8
+ARGUMENTS = 14  # of a method behind the residual, without what only containers give
 
 
 # ------------------------------------------------------------------------------------------------------------ arguments
@@ -378,17 +378,17 @@ def _native(
     activation: str | None,
     slope: float,
     theirs: Any,
+    known: Tensor | None = None,
+    fresh: bool = False,
 ) -> tuple[Tensor, Tensor]:
     last = any_order and is_channels_last(x)
     mean, variance = (None, None) if measured else (running, variance)
     number = ACTIVATIONS[activation]
-    by_channel = measured and batches == 1 and along == CHANNELS and groups == x.shape[1]
-    known = handed(x) if by_channel and not torch.compiler.is_compiling() else None
     rest = (batches, groups, along, last, centered, eps, number, slope, known)
     y, statistics = norm_native(x, residual, weight, bias, mean, variance, *rest)
     if residual is None:
         offer(y, functools.partial(_again, rest[:-1]))
-    elif number:
+    elif fresh and number:
         keep(residual, y, 1)
     return (F.silu(y) if activation == "silu" else y), statistics
 
@@ -398,7 +398,7 @@ def _again(geometry: Any, x: Tensor, residual: None, weight: Any, bias: Any, sta
 
 
 def _torch(closed: Any, x: Tensor, residual: Any, *rest: Any) -> tuple[Tensor, None]:
-    *_, activation, slope, theirs = rest
+    *_, activation, slope, theirs = rest[:ARGUMENTS]
     y = theirs()
     return activated(y if residual is None else y + residual, activation, slope), None
 
@@ -463,10 +463,13 @@ def by_channel(
     activation: str | None = None,
     slope: float = 0.01,
     where: str = "batch_norm",
+    known: Tensor | None = None,
+    fresh: bool = False,
 ) -> Tensor:
     """Batch, ghost and instance norm: each of ``batches`` equal parts of the batch is measured per channel, if it is measured.
 
-    ``batches`` None: as many as samples.
+    ``batches`` None: as many as samples. known: the batch's statistics, if the convolution that made x took them; fresh: a norm made the
+    residual and nobody else can see it. Both are for containers (see :mod:`striate.nn.container`).
 
     The running statistics take one step towards the mean over the batches. What follows: the sum with ``residual``, then
     ``activation``, one of ACTIVATIONS.
@@ -509,7 +512,7 @@ def by_channel(
 
     arguments = (
         *(closed, x, residual, weight, bias, running_mean, running_var, measured, batches if measured else 1, channels, CHANNELS),
-        *(True, True, eps, activation, slope, theirs),
+        *(True, True, eps, activation, slope, theirs, known, fresh),
     )
     y, statistics = choose(METHODS, *arguments)(*arguments)
     if measured and running_mean is not None and statistics is not None:

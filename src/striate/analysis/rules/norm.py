@@ -276,7 +276,6 @@ def _as_group_norm(context: Context, layer: Layer, norm: Any, groups: int) -> Ca
     path = context.path(layer)
     if type(norm) not in (*ours, *theirs) or not path:
         return None
-    feeding = [context.path(row) for row in context.before(layer) if context.call(row) is not None]
 
     def mend(model: Module) -> None:
         old: Any = model.get_submodule(path)
@@ -285,8 +284,6 @@ def _as_group_norm(context: Context, layer: Layer, norm: Any, groups: int) -> Ca
         new.weight, new.bias = old.weight, old.bias
         if kind is nn.GroupNorm:
             new.activation, new.negative_slope = old.activation, old.negative_slope
-        for before in feeding:
-            model.get_submodule(before).__dict__.pop("feeds_norm", None)
         for parent in list(model.modules()):
             for name, child in parent._modules.items():
                 if child is old:
