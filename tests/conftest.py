@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Generator, Iterator
 
+import memory
 import pytest
 import torch
 
@@ -22,6 +24,28 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     native.use_isa(request.param)
     yield request.param
     native.use_isa(before)
+
+
+LEFT_BYTES = 2**28  # what tests may leave behind before it is looked for
+floor_bytes = 0
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test is not looked through again: each full collection would go through half a million objects."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None, None, None]:
+    """Models in cycles, as reports and graphs hold them, are freed at once and not when Python gets round to it."""
+    global floor_bytes
+    yield
+    held = memory.resident_bytes()
+    if held > floor_bytes + LEFT_BYTES:
+        gc.collect()
+        floor_bytes = memory.resident_bytes()
+    floor_bytes = min(floor_bytes, held)
 
 
 @pytest.fixture(autouse=True)

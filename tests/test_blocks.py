@@ -414,7 +414,7 @@ def test_a_block_is_a_sequential_that_folds_and_slices() -> None:
     folded, report = fold(block, x)
     torch.testing.assert_close(folded(x), block(x), rtol=1e-4, atol=1e-5)
     assert report.entries[0].action != "left"
-    assert type(block[:1]) is torch.nn.Sequential and torch.equal(block[:1](x), block.conv(x)) and block[0] is block.conv
+    assert type(block[:1]) is nn.Sequential and torch.equal(block[:1](x), block.conv(x)) and block[0] is block.conv
 
 
 def test_repr_of_a_block_reads_like_its_layers() -> None:

@@ -6,11 +6,11 @@ import copy
 import io
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import memory
 import pytest
 import torch
 import torch.nn.functional as F
@@ -728,7 +728,6 @@ def test_output_size_chooses_as_in_torch() -> None:
 
 
 def test_huge_strides_dilations_and_paddings_are_legal_where_the_output_is_small() -> None:
-    started = time.perf_counter()
     x = whole_numbers((2, 3, 5, 6)).requires_grad_()
     far = S.Conv2d(3, 4, 3, stride=2**31, padding=2**31)
     y = far(x)  # only the output in the middle sees the first value
@@ -745,11 +744,10 @@ def test_huge_strides_dilations_and_paddings_are_legal_where_the_output_is_small
     assert S.Conv1d(3, 4, 1, stride=2**62)(x[..., 0]).shape == (2, 4, 1)
     up = S.ConvTranspose2d(3, 4, 3, dilation=2**40, padding=2**40)
     torch.testing.assert_close(up(x), F.conv_transpose2d(x, up.weight[..., 1:2, 1:2], up.bias))
-    assert time.perf_counter() - started < 1
 
 
 def test_outputs_of_more_values_than_memory_holds_are_refused_before_any_is_made() -> None:
-    x, w, started = torch.ones(1, 3, 8, 8), torch.ones(4, 3, 3, 3), time.perf_counter()
+    x, w = torch.ones(1, 3, 8, 8), torch.ones(4, 3, 3, 3)
     for call in (
         lambda: SF.conv2d(x, w, padding=2**31),  # 2^64 values
         lambda: SF.conv2d(x, w, padding=2**61),
@@ -761,9 +759,8 @@ def test_outputs_of_more_values_than_memory_holds_are_refused_before_any_is_made
         lambda: S.Conv2d(2**31, 2**31, 1),
         lambda: SF.conv2d(torch.empty(0, 3, 8, 8), w, padding=2**40),
     ):
-        with pytest.raises((ShapeError, ArgumentError), match=r"that fits memory|leaves an output"):
+        with pytest.raises((ShapeError, ArgumentError), match=r"that fits memory|leaves an output"), memory.at_most(2**29):
             call()
-    assert time.perf_counter() - started < 1
 
 
 # ----------------------------------------------------------------------------------------------------------------- layers
@@ -949,14 +946,12 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("call", "kind", "message"), BAD, ids=[str(k) for k in range(len(BAD))])
-def test_bad_input_raises_its_message_quickly_and_changes_nothing(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
-    started = time.perf_counter()
+def test_bad_input_raises_its_message_takes_little_memory_and_changes_nothing(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
     for _ in range(2):  # again from the cache
-        with pytest.raises(kind) as raised:
+        with pytest.raises(kind) as raised, memory.at_most(2**29):
             call()
         assert str(raised.value) == message
         assert isinstance(raised.value, RuntimeError)
-    assert time.perf_counter() - started < 1
     assert (X == 1).all() and (W == 1).all() and (T == 1).all()
 
 

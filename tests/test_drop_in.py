@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import importlib
 import inspect
 import os
 import shutil
@@ -495,11 +497,47 @@ def test_importing_striate_brings_no_plotting_data_or_image_library() -> None:
     assert result.stdout.strip() == "[]", result.stderr
 
 
-def test_importing_striate_adds_little_to_importing_torch() -> None:
-    code = "import time, torch; a = time.perf_counter(); import striate; print(time.perf_counter() - a)"
-    added_seconds = min(float(run(code).stdout) for _ in range(3))
-    torch_seconds = float(run("import time; a = time.perf_counter(); import torch; print(time.perf_counter() - a)").stdout)
-    assert added_seconds < 0.2 * torch_seconds, (added_seconds, torch_seconds)
+def test_importing_striate_imports_the_layers_and_nothing_that_many_programs_do_not_need() -> None:
+    code = """
+import sys, torch
+before = set(sys.modules)
+import striate
+new = set(sys.modules) - before
+print(sorted({name.split(".")[1] for name in new if name.startswith("striate.")}))
+print(sorted({name.split(".")[0] for name in new} - {"striate", *sys.stdlib_module_names}))
+print(torch.ops.striate.isa_chosen() == striate.native_info()["isa"])
+print(striate.models.lenet5.__name__, striate.training.parameter_groups.__name__, striate.deploy.freeze.__name__)
+"""
+    result = run(code)
+    assert result.stdout.splitlines() == [
+        "['allocator', 'errors', 'moments', 'native', 'nn', 'ops', 'reference', 'window']",
+        "[]",
+        "True",
+        "lenet5 parameter_groups striate.deploy.freeze",
+    ], result.stderr
+
+
+def test_every_public_name_is_there_and_is_the_one_that_type_checkers_see() -> None:
+    declared: dict[str, tuple[str | None, str]] = {}
+    for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            declared |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
+    assert set(striate.__all__) <= set(declared) | {"__version__"}
+    for name, (module, there) in declared.items():
+        if module is None:
+            assert getattr(striate, name) is importlib.import_module(f"striate.{there}"), name
+        else:
+            assert getattr(striate, name) is getattr(importlib.import_module(f"striate.{module}"), there), name
+    assert set(declared) <= set(dir(striate))
+    starred: dict[str, Any] = {}
+    exec("from striate import *", starred)
+    assert set(striate.__all__) <= set(starred)
+
+
+def test_a_name_that_striate_does_not_have_is_told() -> None:
+    with pytest.raises(AttributeError) as raised:
+        striate.convolve  # noqa: B018
+    assert str(raised.value) == "module 'striate' has no attribute 'convolve'"
 
 
 def test_native_info_names_the_instruction_set_in_use(isa: str) -> None:

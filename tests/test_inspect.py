@@ -6,7 +6,6 @@ import copy
 import os
 import subprocess
 import sys
-import time
 from itertools import product
 from math import prod
 from typing import Any
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from graphs import GRAPHS
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from work import calls_of
 
 import striate
 from striate.analysis import Report, inspect
@@ -44,8 +44,11 @@ def graph_report(name: str) -> Report:
     return inspect(make().eval(), input)
 
 
-def model_report(name: str) -> Report:
-    return inspect(striate.models.by_name(name)().eval(), SHAPES[name])
+def model_report(name: str, device: str = "cpu") -> Report:
+    """device: "meta" where no value is asked for: the parameters of these models together take 1.1 GB."""
+    with torch.device(device):
+        model = striate.models.by_name(name)().eval()
+    return inspect(model, SHAPES[name])
 
 
 # --------------------------------------------------------------------------------------------------------------------- the table
@@ -75,7 +78,7 @@ def test_lenet_of_the_notes_is_told_line_by_line() -> None:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_totals_are_the_sums_of_the_columns_and_every_parameter_stands_once(name: str) -> None:
-    report = model_report(name)
+    report = model_report(name, "meta")
     for total, column in (("parameters", "parameters"), ("macs", "macs"), ("flops", "flops"), ("kept_bytes", "kept_bytes")):
         assert report.totals[total] == sum(getattr(row, column) for row in report.layers), total
     assert report.totals["parameters"] == sum(p.numel() for p in report.graph.model.parameters())
@@ -83,9 +86,9 @@ def test_totals_are_the_sums_of_the_columns_and_every_parameter_stands_once(name
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_macs_are_half_of_what_torchs_counter_counts(name: str) -> None:
-    report = model_report(name)
+    report = model_report(name, "meta")
     with FlopCounterMode(display=False) as counter, striate.ops.choose.prefer("torch"), torch.no_grad():
-        report.graph.model(torch.zeros(SHAPES[name]))
+        report.graph.model(torch.zeros(SHAPES[name], device="meta"))
     assert report.totals["flops"] == counter.get_total_flops() > 0
 
 
@@ -99,9 +102,9 @@ def test_macs_of_odd_graphs_are_half_of_what_torchs_counter_counts(name: str) ->
 
 @pytest.mark.parametrize("name", ["lenet5", "resnet18", "resnet50", "vgg11_bn"])  # torch's counter leaves groups out of a weight's gradient
 def test_backward_macs_are_half_of_what_torchs_counter_counts(name: str) -> None:
-    report = model_report(name)
+    report = model_report(name, "meta")
     with FlopCounterMode(display=False) as counter, striate.ops.choose.prefer("torch"):
-        y = report.graph.model(torch.zeros(SHAPES[name]))
+        y = report.graph.model(torch.zeros(SHAPES[name], device="meta"))
         forward = counter.get_total_flops()
         y.sum().backward()
     assert 2 * report.totals["backward_macs"] == counter.get_total_flops() - forward
@@ -110,9 +113,9 @@ def test_backward_macs_are_half_of_what_torchs_counter_counts(name: str) -> None
 @pytest.mark.parametrize("name", SHAPES)
 def test_parameters_and_macs_are_those_of_torchinfo(name: str) -> None:
     torchinfo = pytest.importorskip("torchinfo", reason="torchinfo is not installed")
-    report = model_report(name)
+    report = model_report(name, "meta")
     plain = striate.restore(report.graph.model)  # its MACs of classes that it does not know are guesses
-    other = torchinfo.summary(plain, input_size=SHAPES[name], verbose=0, device="cpu")
+    other = torchinfo.summary(plain, input_size=SHAPES[name], verbose=0, device="meta")
     assert report.totals["parameters"] == other.total_params
     if name == "convnext_tiny":  # where linear layers are called for each place: torchinfo counts them once a sample
         assert report.totals["macs"] > other.total_mult_adds
@@ -437,7 +440,11 @@ def test_not_a_number_reaches_just_what_the_graph_says_in_odd_graphs(name: str) 
     assert checked or name == "functional"
 
 
-@pytest.mark.parametrize("name", [name for name in SHAPES if name not in ("alexnet", "resnet50")])
+# Each model runs once for every row and every column of its input: the others take up to half a minute.
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("lenet5", "cnn_bn", "resnet_cifar", "resnet18") else pytest.param(name, marks=pytest.mark.nightly) for name in SHAPES],
+)
 def test_not_a_number_reaches_just_what_the_graph_says_in_models(name: str) -> None:
     report = model_report(name)
     checked = verify(report)
@@ -501,14 +508,13 @@ def test_the_smallest_value_but_one_of_an_axis_sees_all_of_it() -> None:
     assert report.receptive_field("Model", (2,)).taps == ((0, 1, 2, 3, 4), (2,))
 
 
-def test_long_axes_and_ratios_of_many_phases_are_inspected_in_seconds() -> None:
+def test_long_axes_and_ratios_of_many_phases_are_not_gone_through() -> None:
     audio = nn.Sequential(nn.Conv1d(1, 4, 9, stride=4), nn.ReLU(), nn.MaxPool1d(4), nn.Conv1d(4, 4, 3), nn.AdaptiveAvgPool1d(1))
-    enlarged = nn.Sequential(*(nn.Sequential(nn.Upsample(scale_factor=1.3, mode="bilinear"), nn.Conv2d(1, 1, 3, padding=1)) for _ in range(6)))
-    start = time.perf_counter()
-    inspect(audio, (1, 1, 1_000_000))
+    enlarged = nn.Sequential(*(nn.Sequential(nn.Upsample(scale_factor=1.3, mode="bilinear"), nn.Conv2d(1, 1, 3, padding=1)) for _ in range(12)))
+    inspect(audio, (1, 1, 500))
+    assert calls_of(lambda: inspect(audio, (1, 1, 1_000_000))) < 1.5 * calls_of(lambda: inspect(audio, (1, 1, 1000)))
     report = inspect(enlarged, (1, 1, 32, 32))
-    assert time.perf_counter() - start < 10
-    assert report.layers[-1].status["receptive_field"] == "upper bound", "13⁶ phases"
+    assert report.layers[-1].status["receptive_field"] == "upper bound", "13¹² phases, which no loop comes to the end of"
 
 
 @pytest.mark.parametrize(("name", "size"), [("resnet18", 435), ("resnet50", 427)])  # the stride stands in the 3×3 convolution; 483 in the 1×1
@@ -534,14 +540,12 @@ def test_units_are_told_by_the_axes_that_follow_the_image_wherever_they_are() ->
     assert report.receptive_field(row.name, (15, 0)).rectangle == ((48, 63), (0, 15))
 
 
-def test_a_resnet_152_without_any_values_is_inspected_in_seconds() -> None:
+def test_a_resnet_152_is_inspected_without_any_values() -> None:
     from striate.models.resnet import Bottleneck, _resnet, _stem
 
     with torch.device("meta"):
         model = _resnet(_stem(3), Bottleneck, [64, 128, 256, 512], [3, 8, 36, 3], 1000)
-    start = time.perf_counter()
     report = inspect(model, (1, 3, 224, 224))
-    assert time.perf_counter() - start < 10
     assert report.totals["parameters"] == 60_192_808 and round(report.totals["macs"] / 1e9, 2) == 11.51  # torchvision's
     assert {row.status["receptive_field"] for row in report.layers} == {"exact"}
 

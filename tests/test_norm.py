@@ -6,19 +6,19 @@ import copy
 import ctypes
 import math
 import pickle
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import memory
 import pytest
 import torch
 import torch.nn.functional as F
 from samples import NORM, NormSample, channels_last
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import striate.nn as S
 import striate.nn.functional as SF
 from striate import native
+from striate._torch import Observer
 from striate.errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError
 from striate.ops import norm as ops
 from striate.ops.choose import explain, prefer
@@ -284,7 +284,7 @@ def operators_of(call: Callable[[], Any]) -> set[str]:
     """The names of our operators that a call runs."""
     seen: set[str] = set()
 
-    class Watch(TorchDispatchMode):
+    class Watch(Observer):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func.namespace == "striate":
                 seen.add(func._opname)
@@ -483,6 +483,78 @@ def test_constant_sets_give_exactly_beta_where_the_choice_is_left_to_striate(val
             x = layout(torch.full(sample.shape, value)).requires_grad_()
             y = sample.ours(x, call.weight, call.bias)
             assert torch.equal(y, call.bias.reshape(along).expand(view.shape).reshape(sample.shape)), str(sample)
+
+
+# With an eps of 0: each norm of torch's that takes it, with parameters a channel or an element.
+ZERO_EPS: dict[str, Callable[..., torch.Tensor]] = {
+    "batch_norm": lambda f, x, w, b, e: f.batch_norm(x, CONSTANT_MEAN.to(x.dtype), CONSTANT_VAR.to(x.dtype), w, b, False, 0.1, 0.0),
+    "instance_norm": lambda f, x, w, b, e: f.instance_norm(x, weight=w, bias=b, eps=0),
+    "instance_norm of one": lambda f, x, w, b, e: f.instance_norm(x[:1], weight=w, bias=b, eps=0),
+    "instance_norm, running": lambda f, x, w, b, e: f.instance_norm(
+        x, CONSTANT_MEAN.to(x.dtype), CONSTANT_VAR.to(x.dtype), w, b, use_input_stats=False, eps=0
+    ),
+    "group_norm": lambda f, x, w, b, e: f.group_norm(x, 2, w, b, 0),
+    "layer_norm": lambda f, x, w, b, e: f.layer_norm(x, x.shape[1:], e, eps=0),
+    "layer_norm of rows": lambda f, x, w, b, e: f.layer_norm(x, x.shape[3:], e[0, 0], eps=0),
+    "rms_norm": lambda f, x, w, b, e: f.rms_norm(x, x.shape[1:], e, 0),
+    "rms_norm of rows": lambda f, x, w, b, e: f.rms_norm(x, x.shape[3:], e[0, 0], 0.0),
+}
+CONSTANT_MEAN, CONSTANT_VAR = torch.tensor([0.0, 1.0, 0.0, 0.0]), torch.tensor([1.0, 0.0, 0.0, 2.0])
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 3.7])
+@pytest.mark.parametrize("name", ZERO_EPS)
+def test_with_an_eps_of_0_all_is_what_torch_makes_of_it(name: str, value: float, dtype: torch.dtype, layout: Layout, isa: str) -> None:
+    x = torch.randn(3, 4, 5, 6, dtype=dtype)
+    x[0, 0], x[1], x[2, 3, 2] = value, value, value  # constant channels, a constant sample, a constant row
+    x = layout(x)
+    tensors = (x, torch.randn(4, dtype=dtype), torch.randn(4, dtype=dtype), torch.randn(4, 5, 6, dtype=dtype))
+    found = []
+    for f in (SF, F):
+        given = [t.clone().requires_grad_() for t in tensors]
+        y = ZERO_EPS[name](f, *given)
+        y.backward(torch.ones_like(y) + y.detach().isfinite())
+        found.append([y.detach(), *(g.grad for g in given)])
+    ours, theirs = found
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or b is None or torch.equal(a.nan_to_num(1e3, 1e4, -1e4), b.nan_to_num(1e3, 1e4, -1e4))
+    if value == 0.0:  # the means of others are not exact in torch, so what should be 0/0 is a number at times
+        y = ours[0]
+        sets = y[:, 1] if "running" in name or name == "batch_norm" else y[0, 0] if "instance" in name else y[1]
+        if name in ("instance_norm", "instance_norm of one"):  # the one that divides by nothing where σ is 0
+            assert torch.equal(sets, tensors[2][0].expand(5, 6))
+        else:
+            assert not sets.isfinite().any()
+        assert y.isfinite().any()
+
+
+def test_training_batch_norm_refuses_an_eps_of_0_as_torchs_does_and_the_kernels_say_why_they_refuse_it() -> None:
+    layers = (S.BatchNorm2d(6, eps=0.0), S.GhostBatchNorm2d(6, 1, eps=0.0), S.BatchNormAct2d(6, eps=0.0), S.SyncBatchNorm(6, eps=0.0))
+    for layer in layers:
+        before = [t.clone() for t in layer.state_dict().values()]
+        with pytest.raises(ArgumentError) as raised:
+            layer(X)
+        assert str(raised.value) == (
+            f"{type(layer).__name__} expects an eps above 0, got 0.0. Use 1e-5: it keeps a constant channel's variance from dividing by 0."
+        )
+        assert all(torch.equal(a, b) for a, b in zip(before, layer.state_dict().values(), strict=True))
+        assert torch.equal(layer.eval()(X), X if layer.activation is None else X.relu())
+        assert torch.equal(layer.train().freeze()(X), layer.eval()(X))
+    arguments = (None, X, None, None, None, None, None, True, 2, 3, ops.CHANNELS, True, True, 0, None, 0.01, None)
+    reason = "with an eps of 0 a constant gives what torch's operator makes of it: NaN in most norms, β in instance norm"
+    assert explain(ops.METHODS, *arguments) == [("native", reason), ("torch", None)]
+
+
+def test_norms_that_torch_lacks_take_an_eps_of_0_too() -> None:
+    x = X.clone()
+    x[0, :, 1, 2] = 3.0
+    y = S.LayerNorm2d(6, eps=0)(x)
+    assert y[0, :, 1, 2].isnan().all() and torch.equal(y.isnan().sum(), torch.tensor(6))
+    torch.testing.assert_close(S.AdaIN(0)(X, X), X)
+    residual = S.GroupNormAct2d(3, 6, 0)(X, residual=X)
+    torch.testing.assert_close(residual, F.relu(F.group_norm(X, 3, eps=0) + X))
+    assert ops.instance_norm(X[:0], eps=0).shape == X[:0].shape
 
 
 FAR = [
@@ -1170,7 +1242,7 @@ def test_scales_of_another_type_go_to_torch(monkeypatch: Any) -> None:
     for name in ("batch_norm", "evaluate", "group_norm", "layer_norm"):
         ours, theirs = PAIRS[name]
         assert torch.equal(ours(x, w, b), theirs(x, w, b))
-        assert explained(lambda: ours(x, w, b), monkeypatch)[0] == ("native", "kernels need scale and shift of the input's type, bfloat16")
+        assert explained(lambda: ours(x, w, b), monkeypatch)[0] == ("native", "kernels are for float32 and float64, got bfloat16")
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -1417,6 +1489,7 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: SF.batch_norm(X, RM, RV, training=True, eps=-1e-5), ArgumentError, "batch_norm expects an eps above 0, got -1e-05. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
     (lambda: SF.batch_norm(X, RM, RV, training=True, eps=math.nan), ArgumentError, "batch_norm expects an eps above 0, got nan. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
     (lambda: SF.batch_norm(X, RM, RV, training=True, eps=math.inf), ArgumentError, "batch_norm expects an eps above 0, got inf. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
+    (lambda: SF.batch_norm(X, RM, RV, eps=-1e-5), ArgumentError, "batch_norm expects an eps of 0 or more, got -1e-05. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
     (lambda: SF.batch_norm(X, RM, RV, training=True, eps="1e-5"), ArgumentTypeError, "batch_norm expects eps to be a number, got '1e-5'. Use 1e-5."),
     (lambda: SF.batch_norm(X, RM, RV, training=True, eps=None), ArgumentTypeError, "batch_norm expects eps to be a number, got None. Use 1e-5."),
     (lambda: SF.batch_norm(X, RM, RV, training=True, eps=True), ArgumentTypeError, "batch_norm expects eps to be a number, got True. Use 1e-5."),
@@ -1443,8 +1516,8 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: SF.instance_norm(X, RM, torch.ones(5)), ShapeError, "instance_norm expects running_var of shape (6,), one number a channel, got (5,). x: (2, 6, 4, 5). x's second axis is the channels."),
     (lambda: SF.instance_norm(X, RM), ArgumentError, "instance_norm expects running_mean and running_var together, got only a running mean. Give both or neither."),
     (lambda: SF.instance_norm(X, use_input_stats=False), ArgumentError, "instance_norm expects running statistics where the batch is not measured, got None. Give running_mean and running_var, or measure it."),
-    (lambda: SF.instance_norm(X, eps=0.0), ArgumentError, "instance_norm expects an eps above 0, got 0.0. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: SF.instance_norm(X, eps=math.nan), ArgumentError, "instance_norm expects an eps above 0, got nan. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
+    (lambda: SF.instance_norm(X, eps=-0.5), ArgumentError, "instance_norm expects an eps of 0 or more, got -0.5. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
+    (lambda: SF.instance_norm(X, eps=math.nan), ArgumentError, "instance_norm expects an eps of 0 or more, got nan. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
     (lambda: SF.instance_norm(X, eps="small"), ArgumentTypeError, "instance_norm expects eps to be a number, got 'small'. Use 1e-5."),
     (lambda: SF.instance_norm(X, RM, RV, momentum=math.inf), ArgumentError, "instance_norm expects a finite momentum, got inf. Use 0.1: the weight of the newest batch."),
     (lambda: SF.instance_norm(X, RM, RV, momentum=[0.1]), ArgumentTypeError, "instance_norm expects momentum to be a number, got [0.1]. Use 0.1."),
@@ -1466,9 +1539,9 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: SF.group_norm(X, 3, torch.ones(3)), ShapeError, "group_norm expects weight of shape (6,), one number a channel, got (3,). x: (2, 6, 4, 5). x's second axis is the channels."),
     (lambda: SF.group_norm(X, 3, torch.ones(6), torch.ones(6, 1)), ShapeError, "group_norm expects bias of shape (6,), one number a channel, got (6, 1). x: (2, 6, 4, 5). x's second axis is the channels."),
     (lambda: SF.group_norm(X, 3, [1.0] * 6), ArgumentTypeError, "group_norm expects weight to be a tensor or None, got list. Give one number a channel."),
-    (lambda: SF.group_norm(X, 3, eps=0), ArgumentError, "group_norm expects an eps above 0, got 0. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: SF.group_norm(X, 3, eps=-1.0), ArgumentError, "group_norm expects an eps above 0, got -1.0. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: SF.group_norm(X, 3, eps=math.nan), ArgumentError, "group_norm expects an eps above 0, got nan. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
+    (lambda: SF.group_norm(X, 3, eps=math.inf), ArgumentError, "group_norm expects an eps of 0 or more, got inf. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
+    (lambda: SF.group_norm(X, 3, eps=-1.0), ArgumentError, "group_norm expects an eps of 0 or more, got -1.0. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
+    (lambda: SF.group_norm(X, 3, eps=math.nan), ArgumentError, "group_norm expects an eps of 0 or more, got nan. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
     (lambda: SF.group_norm(X, 3, eps="1e-5"), ArgumentTypeError, "group_norm expects eps to be a number, got '1e-5'. Use 1e-5."),
     (lambda: SF.group_norm(ONE, 6), ShapeError, "group_norm expects more than one value per group to measure, got 1. x: (1, 6, 1, 1). Use a larger batch or .eval()."),
     (lambda: ops.by_group(X, 3, None, None, 1e-5, residual=X[..., :4]), ShapeError, "group_norm expects a residual of x's shape, got (2, 6, 4, 4). x: (2, 6, 4, 5). Bring it to x's shape."),
@@ -1496,9 +1569,9 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: SF.layer_norm(X, [4, 5], torch.ones(4, 5), torch.ones(20)), ShapeError, "layer_norm expects bias of the normalized shape, (4, 5), got (20,). x: (2, 6, 4, 5). Scale and shift have a number for each normalized element."),
     (lambda: SF.layer_norm(X, [5], [1.0] * 5), ArgumentTypeError, "layer_norm expects weight to be a tensor or None, got list. Scale and shift have a number for each normalized element."),
     (lambda: SF.layer_norm(X, [5], None, 0.0), ArgumentTypeError, "layer_norm expects bias to be a tensor or None, got float. Scale and shift have a number for each normalized element."),
-    (lambda: SF.layer_norm(X, [5], eps=0), ArgumentError, "layer_norm expects an eps above 0, got 0. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: SF.layer_norm(X, [5], eps=-1e-5), ArgumentError, "layer_norm expects an eps above 0, got -1e-05. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: SF.layer_norm(X, [5], eps=math.nan), ArgumentError, "layer_norm expects an eps above 0, got nan. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
+    (lambda: SF.layer_norm(X, [5], eps=math.inf), ArgumentError, "layer_norm expects an eps of 0 or more, got inf. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
+    (lambda: SF.layer_norm(X, [5], eps=-1e-5), ArgumentError, "layer_norm expects an eps of 0 or more, got -1e-05. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
+    (lambda: SF.layer_norm(X, [5], eps=math.nan), ArgumentError, "layer_norm expects an eps of 0 or more, got nan. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
     (lambda: SF.layer_norm(X, [5], eps="tiny"), ArgumentTypeError, "layer_norm expects eps to be a number, got 'tiny'. Use 1e-5."),
     (lambda: SF.layer_norm(X, [5], eps=None), ArgumentTypeError, "layer_norm expects eps to be a number, got None. Use 1e-5."),
     # rms_norm
@@ -1513,16 +1586,16 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: SF.rms_norm(X, [5], torch.ones(4)), ShapeError, "rms_norm expects weight of the normalized shape, (5,), got (4,). x: (2, 6, 4, 5). Scale and shift have a number for each normalized element."),
     (lambda: SF.rms_norm(X, [5], torch.ones(5, 1)), ShapeError, "rms_norm expects weight of the normalized shape, (5,), got (5, 1). x: (2, 6, 4, 5). Scale and shift have a number for each normalized element."),
     (lambda: SF.rms_norm(X, [5], 1.0), ArgumentTypeError, "rms_norm expects weight to be a tensor or None, got float. Scale and shift have a number for each normalized element."),
-    (lambda: SF.rms_norm(X, [5], eps=0), ArgumentError, "rms_norm expects an eps above 0, got 0. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: SF.rms_norm(X, [5], eps=-1.0), ArgumentError, "rms_norm expects an eps above 0, got -1.0. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: SF.rms_norm(X, [5], eps=math.nan), ArgumentError, "rms_norm expects an eps above 0, got nan. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
+    (lambda: SF.rms_norm(X, [5], eps=math.inf), ArgumentError, "rms_norm expects an eps of 0 or more, got inf. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
+    (lambda: SF.rms_norm(X, [5], eps=-1.0), ArgumentError, "rms_norm expects an eps of 0 or more, got -1.0. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
+    (lambda: SF.rms_norm(X, [5], eps=math.nan), ArgumentError, "rms_norm expects an eps of 0 or more, got nan. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
     (lambda: SF.rms_norm(X, [5], eps="tiny"), ArgumentTypeError, "rms_norm expects eps to be a number, got 'tiny'. Use 1e-5."),
     # layer_norm_2d
     (lambda: ops.layer_norm_2d(ONE[0, :, 0, 0]), ShapeError, "layer_norm_2d expects x of shape (N, C, *axes), got (6,). Add axes with unsqueeze."),
     (lambda: ops.layer_norm_2d(X.long()), DtypeError, "layer_norm_2d expects floating-point numbers, got int64. x: (2, 6, 4, 5). Convert x with .float()."),
     (lambda: ops.layer_norm_2d(X, torch.ones(5)), ShapeError, "layer_norm_2d expects weight of shape (6,), one number a channel, got (5,). x: (2, 6, 4, 5). x's second axis is the channels."),
     (lambda: ops.layer_norm_2d(X, None, torch.ones(6, 1, 1)), ShapeError, "layer_norm_2d expects bias of shape (6,), one number a channel, got (6, 1, 1). x: (2, 6, 4, 5). x's second axis is the channels."),
-    (lambda: ops.layer_norm_2d(X, eps=0), ArgumentError, "layer_norm_2d expects an eps above 0, got 0. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
+    (lambda: ops.layer_norm_2d(X, eps=-0.5), ArgumentError, "layer_norm_2d expects an eps of 0 or more, got -0.5. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
     (lambda: ops.layer_norm_2d(X, activation="gelu"), ArgumentError, "layer_norm_2d expects an activation of None, 'relu', 'leaky_relu', 'relu6', 'silu', got 'gelu'. Put any other behind the layer."),
     # local_response_norm
     (lambda: SF.local_response_norm(X[:, :, 0, 0], 3), ShapeError, "local_response_norm expects x of shape (N, C, *axes), got (2, 6). Add axes with unsqueeze."),
@@ -1586,11 +1659,10 @@ def everything() -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("call", "kind", "message"), BAD, ids=[f"{k}-{m[:50]}" for k, (_, _, m) in enumerate(BAD)])
-def test_bad_input_raises_its_message_at_once_and_changes_nothing(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
-    before, start = everything(), time.perf_counter()
-    with pytest.raises(kind) as raised:
+def test_bad_input_raises_its_message_takes_little_memory_and_changes_nothing(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
+    before = everything()
+    with pytest.raises(kind) as raised, memory.at_most(2**29):
         call()
-    assert time.perf_counter() - start < 1
     assert str(raised.value) == message
     assert isinstance(raised.value, RuntimeError) or kind is ValueError  # torch's own, of a constructor
     assert all(torch.equal(p, q) for p, q in zip(everything(), before, strict=True))
@@ -1672,13 +1744,12 @@ def test_a_negative_running_variance_is_refused_by_channel() -> None:
     )
 
 
-def test_rows_of_nothing_take_no_time_and_no_memory() -> None:
-    start = time.perf_counter()
+def test_rows_of_nothing_are_not_gone_through_and_take_no_memory() -> None:
     for norm in (ops.layer_norm, ops.rms_norm):
-        x = torch.empty(2**31, 0, requires_grad=True)
-        y = norm(x, [0], torch.ones(0))
-        assert y.shape == x.shape and torch.autograd.grad(y.sum(), x)[0].shape == x.shape
-    assert time.perf_counter() - start < 1
+        x = torch.empty(2**60, 0, requires_grad=True)  # a loop over the rows would not come to an end
+        with memory.at_most(2**29):
+            y = norm(x, [0], torch.ones(0))
+            assert y.shape == x.shape and torch.autograd.grad(y.sum(), x)[0].shape == x.shape
 
 
 def test_parts_that_do_not_divide_the_batch_are_refused() -> None:

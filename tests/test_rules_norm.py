@@ -252,11 +252,9 @@ def test_sub_batches_of_a_ghost_batch_norm_count_as_batches() -> None:
 def test_the_group_norm_that_takes_over_has_the_parameters_and_no_group_of_one_channel(channels_and_groups: tuple[int, int]) -> None:
     channels, groups = channels_and_groups
     model = drawn(nn.Sequential(striate.nn.Conv2d(3, channels, 3, bias=False), striate.nn.BatchNormAct2d(channels, activation="relu")))
-    striate.nn.norm.feed(*model)
     fixed, _ = inspect(model, (2, 3, 8, 8)).fix()
     assert type(fixed[1]) is striate.nn.GroupNorm and (fixed[1].num_groups, fixed[1].activation) == (groups, "relu")
     assert torch.equal(fixed[1].weight, model[1].weight) and torch.equal(fixed[1].bias, model[1].bias)
-    assert model[0].feeds_norm and not fixed[0].feeds_norm
     assert told(inspect(fixed, (2, 3, 8, 8)), "small-batch-norm") == []
     x = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(fixed(x), F.relu(F.group_norm(model[0](x), groups, model[1].weight, model[1].bias)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytest
@@ -15,9 +16,10 @@ from torch import Tensor
 import striate
 import striate.nn as S
 from striate.errors import ArgumentError
+from striate.nn import container
 from striate.ops import choose
 from striate.ops import conv as ops
-from striate.ops.handed import handed
+from striate.ops.handed import take
 from striate.ops.precision import is_strict, precision
 
 kernels = torch.ops.striate
@@ -282,19 +284,32 @@ def test_another_word_for_precision_is_refused(mode: Any) -> None:
 # --------------------------------------------------------------------------------------------- statistics for the norm behind
 
 
+@contextmanager
+def counting() -> Iterator[list[Tensor]]:
+    """The statistics that containers take from convolutions meanwhile."""
+    taken: list[Tensor] = []
+
+    def spy(y: Tensor) -> Tensor | None:
+        statistics = take(y)
+        if statistics is not None:
+            taken.append(statistics)
+        return statistics
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(container, "take", spy)
+        yield taken
+
+
 def test_a_norm_takes_the_statistics_of_the_convolution_before_it_and_gives_the_same(layout: Any) -> None:
-    plain = S.Conv2d(16, 33, 3, padding=1, bias=False)
-    fed = copy.deepcopy(plain)
-    fed.feeds_norm = True
+    first = S.Conv2d(16, 33, 3, padding=1, bias=False)
     x = layout(torch.randn(4, 16, 20, 21) + 3)
     dz = torch.randn(4, 33, 20, 21)
     results = []
-    for conv in (plain, fed):
-        norm = S.BatchNorm2d(33)
-        with choose.prefer("winograd_4x4"):
-            y = conv(x)
-        assert (handed(y) is not None) == (conv is fed)
-        z = norm(y)
+    for shared in (False, True):
+        conv, norm = copy.deepcopy(first), S.BatchNorm2d(33)
+        with choose.prefer("winograd_4x4"), counting() as taken:
+            z = S.Sequential(conv, norm)(x) if shared else norm(conv(x))
+        assert len(taken) == shared
         results.append((z, norm.running_mean, norm.running_var, *torch.autograd.grad(z, [conv.weight, norm.weight], dz)))
     for a, b in zip(*results, strict=True):
         assert (a - b).abs().max() <= 1e-5 * b.abs().max()
@@ -304,45 +319,49 @@ def test_statistics_far_from_zero_and_near_overflow_are_as_good() -> None:
     for shift, scale in ((1e4, 1.0), (0.0, 1e25)):
         x = torch.randn(2, 8, 12, 12) * scale
         conv, norm = S.Conv2d(8, 16, 3, padding=1), S.BatchNorm2d(16)
-        conv.feeds_norm = True
         conv.bias.data.fill_(shift)
-        with choose.prefer("winograd_4x4"):
-            y = conv(x)
-        assert handed(y) is not None
-        z = norm(y)
+        with choose.prefer("winograd_4x4"), counting() as taken:
+            z, y = S.Sequential(conv, norm)(x), conv(x)
+        assert len(taken) == 1
         expected = F.batch_norm(y.double(), None, None, training=True)
         alone = S.BatchNorm2d(16)(y.detach().clone())
         assert (z - expected).abs().max() <= 2 * (alone - expected).abs().max() + 1e-6, shift
 
 
-def test_a_changed_output_or_another_tensor_is_measured_again() -> None:
+def test_only_a_container_asks_for_statistics_and_takes_them_away_with_it() -> None:
     conv, norm = S.Conv2d(4, 8, 3), S.BatchNorm2d(8)
-    conv.feeds_norm = True
     x = torch.randn(2, 4, 9, 9)
-    with choose.prefer("winograd_2x2"), torch.no_grad():
+    with choose.prefer("winograd_2x2"), torch.no_grad(), counting() as taken:
         y = conv(x)
-        assert handed(y) is not None
-        y += 5
-        assert handed(y) is None
+        assert take(y) is None
+        y.data.add_(5)  # which no version counts
         norm(y)
         assert abs(float(norm.running_mean.mean() - 0.1 * y.mean())) < 1e-5
-        assert handed(conv.eval()(x)) is None
+        assert not taken
+        S.Sequential(conv, norm.eval())(x)
+        assert not taken
         with torch.inference_mode():
-            assert handed(conv.train()(x)) is None
+            z = S.Sequential(conv, norm.train())(x)
+        assert len(taken) == 1 and (z - S.BatchNorm2d(8)(conv(x))).abs().max() <= 1e-5 * z.abs().max()
 
 
-def test_blocks_networks_and_accelerate_feed_their_norms_and_restore_forgets_it() -> None:
-    assert S.ConvNormAct2d(3, 8, 3).conv.feeds_norm
-    assert not S.ConvNormAct2d(3, 8, 3, norm="group").conv.feeds_norm
-    assert not S.ConvNormAct2d(3, 8, 3, order="conv-act-norm").conv.feeds_norm
+def test_blocks_networks_and_accelerate_give_their_norms_statistics_and_restore_does_not() -> None:
+    x = torch.randn(2, 3, 8, 8)
+
+    def taken(model: torch.nn.Module, x: Tensor) -> int:
+        with choose.prefer("winograd_4x4"), torch.no_grad(), counting() as found:
+            model(x)
+        return len(found)
+
+    assert taken(S.ConvNormAct2d(3, 8, 3), x) == 1
+    assert taken(S.ConvNormAct2d(3, 8, 3, norm="group"), x) == 0
+    assert taken(S.ConvNormAct2d(3, 8, 3, order="conv-act-norm"), x) == 0
     model = striate.models.resnet18(10)
-    convs = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
-    assert all(m.feeds_norm for m in convs) and len(convs) == 20
+    squares = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3) and m.stride == (1, 1)]
+    assert taken(model, torch.randn(2, 3, 64, 64)) == len(squares) == 13
     theirs = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 8, 3))
-    striate.accelerate(theirs)
-    assert theirs[0].feeds_norm and not theirs[2].feeds_norm
-    striate.restore(theirs)
-    assert "feeds_norm" not in theirs[0].__dict__
+    assert taken(striate.accelerate(theirs), x) == 1
+    assert taken(striate.restore(theirs), x) == 0
 
 
 # ------------------------------------------------------------------------------------------------------------ whole networks

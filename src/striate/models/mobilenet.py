@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import nn
 from ..errors import ArgumentError, build
+from ..nn.container import RESIDUAL, SUM
 from .initial import he
 
 __all__ = ["InvertedResidual", "mobilenet_v1", "mobilenet_v2"]
@@ -111,6 +112,9 @@ class InvertedResidual(nn.Module):
         if self.adds:
             y += x
         return y
+
+    def _chain(self) -> list[nn.Module]:
+        return [RESIDUAL, self.conv, SUM] if self.adds else [self.conv]
 
 
 def mobilenet_v2(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:

@@ -18,14 +18,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
-from ..ops.arguments import per_axis
+from ..ops.arguments import per_axis, whole
 from ..ops.conv import conv
 from ..ops.layout import is_channels_last
 from ..ops.padding import MODES, pad
 from . import norm as norms
 from .container import Sequential
 from .conv import Conv1d, Conv2d, Conv3d
-from .local import whole
 from .pool import GlobalAvgPool2d
 
 __all__ = [
@@ -214,8 +213,8 @@ class _DepthwiseSeparable(_Documented, torch.nn.Module):
     ) -> None:
         super().__init__()
         where = type(self).__name__
-        for what, value in (("in_channels", in_channels), ("out_channels", out_channels), ("multiplier", multiplier)):
-            whole(value, what, where)
+        in_channels, out_channels = whole(in_channels, "in_channels", where), whole(out_channels, "out_channels", where)
+        multiplier = whole(multiplier, "multiplier", where)
         factory = {"device": device, "dtype": dtype}
         self.depthwise = _DEPTHWISE[self.dims](
             in_channels, kernel_size, stride, padding, dilation, multiplier, bias, padding_mode, **factory
@@ -414,8 +413,8 @@ class Bottleneck(torch.nn.Module):
     ) -> None:
         super().__init__()
         where = type(self).__name__
-        for what, value in (("in_channels", in_channels), ("middle", middle), ("out_channels", out_channels)):
-            whole(value, what, where)
+        in_channels, middle = whole(in_channels, "in_channels", where), whole(middle, "middle", where)
+        out_channels = whole(out_channels, "out_channels", where)
         factory: Any = {"device": device, "dtype": dtype}
         last = middle if expand else out_channels
         self.reduce = PointwiseConv2d(in_channels, middle, bias, **factory)
@@ -700,6 +699,7 @@ class _BlurPool(_Documented, torch.nn.Module):
         super().__init__()
         where = type(self).__name__
         self.channels, self.size = whole(channels, "channels", where), whole(size, "size", where)
+        size = self.size
         if not 2 <= size <= 7:
             raise ArgumentError(build(where, "a size from 2 to 7", size, do="Choose 3, or 5 for a stronger blur."))
         self.stride = per_axis(stride, self.dims, 1, "stride", where)

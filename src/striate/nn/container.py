@@ -8,7 +8,7 @@ that has a hook, a ``forward`` of its own or another class is called as any modu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +27,7 @@ Module = torch.nn.Module
 class Passed(NamedTuple):
     """A value on its way from one layer to the next."""
 
-    value: Tensor
+    value: Any
     fresh: bool = False  # a norm made it, and nobody but the next layer can see it
 
 
@@ -54,14 +54,25 @@ class Sequential(torch.nn.Sequential):
     def _run(self, input: Any) -> Any:
         return run(self._modules.values(), Passed(input)).value
 
+    def _chain(self) -> Iterable[Any]:
+        return self._modules.values()
 
-CONVOLUTIONS = {kind for name, kind in vars(conv).items() if name in conv.__all__ and not name.startswith("Lazy")}
-BATCH_NORMS = {norm.BatchNorm1d, norm.BatchNorm2d, norm.BatchNorm3d, norm.BatchNormAct2d}
-NORMS = {getattr(norm, name) for name in norm.__all__ if isinstance(getattr(norm, name), type)} - {norm.AdaIN, norm.NoisyBatchNorm2d}
+
+def _kinds(part: Any) -> set[type]:
+    return {kind for name in part.__all__ if isinstance(kind := getattr(part, name), type) and not name.startswith("Lazy")}
+
+
+CONVOLUTIONS = _kinds(conv)
+BATCH_NORMS: set[type] = {norm.BatchNorm1d, norm.BatchNorm2d, norm.BatchNorm3d, norm.BatchNormAct2d}
+NORMS = _kinds(norm) - {norm.AdaIN, norm.NoisyBatchNorm2d}
 ACTIVATIONS: dict[type, str] = {torch.nn.ReLU: "relu", torch.nn.ReLU6: "relu6"}  # that a batch norm computes in its own pass
+RESIDUAL: Any = object()  # stands in a chain where a value goes two ways …
+SUM: Any = object()  # … and where they meet
+CALL = Module.__call__
+REPLACED = ("forward", "_conv_forward", "_compiled_call_impl")  # what an instance may have in its class's place, the last by compile()
 
 
-def is_plain(module: Module) -> bool:
+def is_plain(module: Any) -> bool:
     """Whether calling ``module`` is calling its class's ``forward`` and nothing else.
 
     >>> layer = torch.nn.ReLU()
@@ -71,82 +82,102 @@ def is_plain(module: Module) -> bool:
     """
     own = module.__dict__
     hooks = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
-    return not hooks and "forward" not in own
+    return not hooks and own.keys().isdisjoint(REPLACED)
 
 
-def run(modules: Iterable[Module], passed: Passed, residual: Passed | None = None) -> Passed:
+def run(modules: Iterable[Any], passed: Passed, residual: Passed | None = None) -> Passed:
     r"""The modules' results, one after the other: what ``for module in modules: x = module(x)`` computes.
 
     .. math:: y = act(norm(\ldots) + residual)
 
-    residual: what is added to the result of the last module but one, a norm; the last is an activation.
+    residual: what is added to the input of the last module, in a block of a residual network the activation behind a norm.
 
     >>> from striate import nn
     >>> run([nn.BatchNorm2d(1).eval(), nn.ReLU()], Passed(torch.ones(1, 1, 1, 1)), Passed(torch.full((1, 1, 1, 1), -2.0))).value.item()
     0.0
     """
     layers, x = list(modules), passed.value
-    if not isinstance(x, Tensor) or not gate.is_open(x) or torch.compiler.is_dynamo_compiling() or _torch.has_global_hooks():
-        return _one_by_one(layers, x, residual)
-    layers = _seen_through(layers)
-    fresh, statistics, at, count = passed.fresh, None, 0, len(layers)
-    summing = count - 2 if residual is not None else count  # where the norm before the sum stands
-    while at < count:
-        layer, kind, following = layers[at], type(layers[at]), layers[at + 1] if at + 1 < count else None
-        if getattr(kind, "hands_on", False) and is_plain(layer):
+    residuals = [] if residual is None else [residual]
+    if residuals:
+        layers.insert(len(layers) - 1, SUM)
+    if not isinstance(x, Tensor) or not gate.is_open(x) or torch.compiler.is_dynamo_compiling() or _looked_at():
+        for layer in layers:
+            x = x + residuals.pop().value if layer is SUM else layer(x)
+        return Passed(x)
+    fresh, statistics, at = passed.fresh, None, 0
+    while at < len(layers):
+        layer = _reached(layers, at)
+        kind = type(layer)
+        if at == len(layers):  # containers without layers were the last
+            break
+        elif layer is RESIDUAL:
+            residuals.append(Passed(x))
+        elif layer is SUM:
+            x, fresh = x + residuals.pop().value, False
+        elif getattr(kind, "hands_on", False) and is_plain(layer):
             pass
         elif (kind not in CONVOLUTIONS and kind not in NORMS) or not is_plain(layer):
-            x, fresh, statistics = layer(x), False, None
+            x, fresh = layer(x), False
         elif kind in CONVOLUTIONS:
-            wanted = following is not None and _measures(following)
-            x, fresh = layer._compute(x, *_weights(layer), measure=wanted, fresh=fresh), False  # type: ignore[operator]
-            statistics = take(x) if wanted else None
+            measure = _measures(_reached(layers, at + 1))
+            x, fresh = layer._compute(x, *_weights(layer), measure=measure, fresh=fresh), False
+            statistics = take(x) if measure else None
         elif kind in BATCH_NORMS:
-            name = _activation(layer, following)
-            added = residual if at == summing and (name is not None or layer.activation is not None) else None
-            value, again = (None, False) if added is None else added
-            x, fresh = layer._compute(x, value, name, statistics=statistics, fresh=again), added is None  # type: ignore[operator]
-            at, statistics = at + (name is not None), None
-            if added is not None:
-                return Passed(x if name is not None else layers[-1](x))
+            adds = _reached(layers, at + 1) is SUM and _fits(x, residuals[-1].value)
+            name = _activation(layer, _reached(layers, at + 1 + adds))
+            adds = adds and name is not None
+            value, again = residuals.pop() if adds else (None, False)
+            x, fresh = layer._compute(x, value, name, statistics=statistics, fresh=again), not adds
+            statistics, at = None, at + (name is not None) + adds
         else:
-            x, fresh, statistics = layer(x), True, None
-        if at == summing and residual is not None:
-            x, fresh = x + residual.value, False
+            x, fresh = layer(x), True
         at += 1
     return Passed(x, fresh)
 
 
-def _one_by_one(layers: Sequence[Module], x: Any, residual: Passed | None) -> Passed:
-    for at, layer in enumerate(layers):
-        x = layer(x)
-        if residual is not None and at == len(layers) - 2:
-            x = x + residual.value
-    return Passed(x)
+def _looked_at() -> bool:
+    """Whether somebody looks at the calls of all modules: by a hook, or in the place of ``Module.__call__``."""
+    return Module.__call__ is not CALL or _torch.has_global_hooks()
 
 
-def _seen_through(layers: Sequence[Module]) -> list[Module]:
-    """The layers, with those of containers that only call their layers in these containers' places."""
-    flat: list[Module] = []
-    for layer in layers:
-        if isinstance(layer, Sequential) and type(layer).forward is Sequential.forward and is_plain(layer):
-            flat += _seen_through(list(layer._modules.values()))
-        else:
-            flat.append(layer)
-    return flat
+def _reached(layers: list[Any], at: int) -> Any:
+    """The layer at this place, None behind the last. What only calls its layers in turn makes way for them."""
+    while at < len(layers):
+        inner = _chain(layers[at])
+        if inner is None:
+            return layers[at]
+        layers[at : at + 1] = inner
+    return None
+
+
+def _chain(layer: Any) -> Iterable[Any] | None:
+    """The layers that a call of ``layer`` calls one after the other, as its class says beside its ``forward``; None if it does more.
+
+    RESIDUAL and SUM may stand among them.
+    """
+    definer: Any = next((c for c in type(layer).__mro__ if "forward" in c.__dict__), None)
+    if definer is None or "_chain" not in definer.__dict__ or type(layer).__call__ is not CALL or not is_plain(layer):
+        return None
+    chain: Iterable[Any] | None = layer._chain()
+    return chain
 
 
 def _weights(layer: Any) -> tuple[Any, ...]:
     return (None,) if isinstance(layer, conv._ConvTranspose) else (layer.weight, layer.bias)
 
 
-def _measures(layer: Module) -> bool:
+def _measures(layer: Any) -> bool:
     """Whether this is a batch norm that measures its batch by itself, and nobody looks at what it gets."""
     measures = type(layer) in BATCH_NORMS and (layer.training or layer.running_mean is None)
     return measures and not layer.frozen and layer.whole_batch is None and is_plain(layer)
 
 
-def _activation(layer: Any, following: Module | None) -> str | None:
+def _activation(layer: Any, following: Any) -> str | None:
     """What a batch norm calls the activation behind it, if it can compute that in its own pass."""
     name = ACTIVATIONS.get(type(following))
-    return name if name is not None and layer.activation is None and layer.whole_batch is None and is_plain(following) else None  # type: ignore[arg-type]
+    return name if name is not None and layer.activation is None and layer.whole_batch is None and is_plain(following) else None
+
+
+def _fits(x: Any, residual: Any) -> bool:
+    """Whether a norm of ``x`` can add the residual in its own pass: torch's sum takes other shapes and types too."""
+    return type(x) is Tensor and type(residual) is Tensor and residual.shape == x.shape and residual.dtype is x.dtype

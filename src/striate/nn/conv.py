@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
 from ..ops import conv as ops
-from ..ops.arguments import is_int, per_axis
+from ..ops.arguments import as_int, is_int, per_axis
 from ..ops.padding import MODES, padded_conv, padded_conv_transpose
 from .namesake import as_torch
 
@@ -99,7 +98,7 @@ def _checked(arguments: dict[str, Any], dims: int, where: str) -> dict[str, Any]
     for name, least in (("in_channels", 0), ("out_channels", 1), ("groups", 1)):
         if name not in a:  # a lazy layer's in_channels
             continue
-        value = a[name] = _whole(a[name])
+        value = a[name] = as_int(a[name])
         if not is_int(value):
             raise ArgumentTypeError(build(where, f"{name} to be an integer", repr(value), do="Give one integer."))
         if value < least:
@@ -115,7 +114,7 @@ def _checked(arguments: dict[str, Any], dims: int, where: str) -> dict[str, Any]
                 fix = f'Use "same" for {"input · stride" if "output_padding" in a else "ceil(input / stride)"} outputs.'
                 raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(a[name]), do=fix))
             continue
-        a[name] = per_axis(_whole(a[name]), dims, least, name, where)
+        a[name] = per_axis(a[name], dims, least, name, where)
     if a["padding"] == "same" and any(a.get("output_padding", ())):
         fix = "Leave output_padding out."
         raise ArgumentError(build(where, 'no output_padding beside padding "same"', a["output_padding"], do=fix))
@@ -125,18 +124,6 @@ def _checked(arguments: dict[str, Any], dims: int, where: str) -> dict[str, Any]
     if prod((a.get("in_channels", 1), a["out_channels"], *a["kernel_size"])) > 2**40:
         raise ArgumentError(build(where, "a weight that fits memory", a["kernel_size"], do="Choose a smaller kernel_size."))
     return a
-
-
-def _whole(value: Any) -> Any:
-    """Whole numbers of other libraries as Python's, in a sequence too; anything else as it is."""
-    if isinstance(value, Iterable) and not isinstance(value, str | Tensor):
-        return tuple(map(_whole, value))
-    if isinstance(value, bool | int | torch.SymInt) or not hasattr(value, "__index__"):
-        return value
-    try:
-        return operator.index(value)
-    except TypeError:  # a tensor of something else
-        return value
 
 
 class _Conv(_Layer):

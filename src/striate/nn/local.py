@@ -8,26 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
+from ..errors import ArgumentError, ShapeError, build
 from ..ops import local as ops
-from ..ops.arguments import LARGEST, is_int, per_axis
+from ..ops.arguments import per_axis, whole
 
 __all__ = ["LocallyConnected1d", "LocallyConnected2d", "LocallyConnected3d"]
 
 Sizes = int | tuple[int, ...]
-
-
-def whole(value: Any, what: str, where: str, least: int = 1) -> int:
-    """``value`` if it is a whole number of at least ``least``; raises ArgumentTypeError or ArgumentError.
-
-    >>> whole(3, "in_channels", "LocallyConnected2d")
-    3
-    """
-    if not is_int(value):
-        raise ArgumentTypeError(build(where, f"{what} to be an integer", repr(value), do="Give a whole number."))
-    if not least <= value <= LARGEST:
-        raise ArgumentError(build(where, f"{what} from {least} to 2^62", value, do=f"Choose at least {least}."))
-    return int(value)
 
 
 class _LocallyConnected(torch.nn.Module):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError, ShapeError, build
 from ..ops import norm as ops
+from ..ops.arguments import as_int, is_int
 from ..ops.shared import synchronized_batch_norm
 from .namesake import Namesake
 
@@ -91,6 +92,10 @@ class _BatchNorm(_Activated):
         ``train()`` and ``eval()`` change nothing about it, :meth:`unfreeze` does. With ``parameters`` scale and shift get no
         gradient either, until ``unfreeze(parameters=True)``. Frozen is part of a copy and of a pickle, not of ``state_dict``.
 
+        Nobody measures the statistics again, so nobody clears them: ``reset_running_stats()`` does nothing, and with it
+        ``torch.optim.swa_utils.update_bn``, which begins with that; ``reset_parameters()`` draws scale and shift anew alone.
+        Unfreeze the layer first to clear them.
+
         Raises ArgumentError without running statistics.
 
         >>> layer = BatchNorm2d(3).freeze().train()
@@ -114,6 +119,11 @@ class _BatchNorm(_Activated):
         """
         self.frozen = False
         return self._learn(True) if parameters else self
+
+    def reset_running_stats(self: Any) -> None:
+        """Sets the running statistics to 0 and 1 and begins counting anew; of a frozen layer they stay."""
+        if not self.frozen:
+            super().reset_running_stats()  # type: ignore[misc]
 
     def _learn(self: Any, whether: bool) -> Any:
         for p in (self.weight, self.bias):
@@ -268,8 +278,8 @@ class BatchNormAct2d(_Summing, torch.nn.BatchNorm2d):
 
     .. math:: y = act(γ_c·(x - μ_c)/\sqrt{σ²_c + ε} + β_c + residual)
 
-    For backward it keeps x and the statistics, and the residual if there is one; not what was activated. A convolution behind it keeps
-    nothing more: see ops/recipe.py.
+    For backward it keeps x and the statistics, and the residual if there is one; not what was activated. In a container a
+    convolution behind it keeps nothing more: see ops/recipe.py.
 
     x, residual: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). activation: None, "relu", "leaky_relu", "relu6" or "silu" (SiLU
     is a pass of its own); negative_slope: of the leaky ReLU. The rest as for :class:`BatchNorm2d`; the state is the same too.
@@ -307,10 +317,10 @@ class GhostBatchNorm2d(_Summing, torch.nn.BatchNorm2d):
 
     def __init__(self, num_features: int, ghost_batch_size: int, *args: Any, **kwargs: Any) -> None:
         super().__init__(num_features, *args, **kwargs)
-        if isinstance(ghost_batch_size, bool) or not isinstance(ghost_batch_size, int) or ghost_batch_size < 1:
+        self.ghost_batch_size = as_int(ghost_batch_size)
+        if not is_int(self.ghost_batch_size) or self.ghost_batch_size < 1:
             where = type(self).__name__
             raise ArgumentError(build(where, "a ghost_batch_size of at least 1", repr(ghost_batch_size), do="Choose 16 or 32."))
-        self.ghost_batch_size = ghost_batch_size
 
     def _batches(self, input: Tensor) -> int:
         if not isinstance(input, Tensor):
@@ -584,9 +594,10 @@ class LayerNorm2d(_Activated, torch.nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        if isinstance(num_channels, bool) or not isinstance(num_channels, int) or num_channels < 1:
+        given, num_channels = num_channels, as_int(num_channels)
+        if not is_int(num_channels) or num_channels < 1:
             do = "It is the size of x's second axis."
-            raise ArgumentError(build("LayerNorm2d", "num_channels of at least 1", repr(num_channels), do=do))
+            raise ArgumentError(build("LayerNorm2d", "num_channels of at least 1", repr(given), do=do))
         self.num_channels, self.eps, self.elementwise_affine = num_channels, eps, elementwise_affine
         factory = {"device": device, "dtype": dtype}
         self.weight = torch.nn.Parameter(torch.ones(num_channels, **factory)) if elementwise_affine else None
@@ -639,7 +650,7 @@ class GroupNormAct2d(GroupNorm):
     def __init__(
         self, num_groups: int, num_channels: int, *args: Any, activation: str | None = "relu", negative_slope: float = 0.01, **kwargs: Any
     ) -> None:
-        super().__init__(num_groups, num_channels, *args, **kwargs)
+        super().__init__(as_int(num_groups), as_int(num_channels), *args, **kwargs)
         _set_activation(self, activation, negative_slope)
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -706,7 +717,7 @@ def adaptive_instance_norm(content: Tensor, style: Tensor, eps: float = 1e-5) ->
     """
     for name, x in (("content", content), ("style", style)):
         ops.check_input(x, "AdaIN", 3, "(N, C, *axes)", name=name)
-    ops.check_eps(eps, "AdaIN")
+    eps = ops.check_eps(eps, "AdaIN")
     if style.numel() == 0:
         raise ShapeError(build("AdaIN", "a style of at least one value per channel", tuple(style.shape), do="Give an image."))
     if content.shape[:2] != style.shape[:2]:

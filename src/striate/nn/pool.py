@@ -5,6 +5,7 @@ One class body a kind; the number of axes is all that 1d, 2d and 3d differ in.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -244,7 +245,14 @@ class MaxPool3d(_Max, torch.nn.MaxPool3d, dims=3):
 
 
 class AvgPool1d(_Avg, torch.nn.AvgPool1d, dims=1):
-    pass
+    @functools.wraps(torch.nn.AvgPool1d.__init__)  # type: ignore[misc]  # for its signature
+    def __init__(
+        self, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False, count_include_pad: bool = True
+    ) -> None:
+        word = isinstance(padding, str)  # which torch's constructor would take for a list of letters
+        super().__init__(kernel_size, stride, 0 if word else padding, ceil_mode, count_include_pad)
+        if word:
+            self.padding = padding
 
 
 class AvgPool2d(_Avg, torch.nn.AvgPool2d, dims=2):

@@ -41,7 +41,8 @@ class _WholeBatch:
             raise ArgumentError(build("whole_batch_statistics", expects, f"two calls of {self.names[layer]}", do=do))
         self.called.add(layer)
         where = type(layer).__name__
-        norm.check_channel_arguments(x, None, None, layer.weight, layer.bias, True, 0.0, layer.eps, residual, layer.activation, where)
+        given = (x, None, None, layer.weight, layer.bias, True, 0.0, layer.eps, residual, layer.activation, where)
+        _, eps = norm.check_channel_arguments(*given)
         shared.check_native(where, x, residual, layer.weight, layer.bias)
         if layer not in self.known and self.measuring:
             self.moments[layer] = self.moments.get(layer, Moments.empty(x.shape[1])).merge(shared.measure(x))
@@ -52,7 +53,7 @@ class _WholeBatch:
             moments = shared.measure(x)
         norm.check_more_than_one(int(moments.count), x, where, "channel")
         count = max(1, x.numel() // x.shape[1])
-        arguments = (x, residual, layer.weight, layer.bias, layer.eps, layer.activation, layer.negative_slope)
+        arguments = (x, residual, layer.weight, layer.bias, eps, layer.activation, layer.negative_slope)
         return shared.normalize_with(moments, lambda sums: sums / count, *arguments)
 
     def learn(self) -> bool:
@@ -124,7 +125,7 @@ def whole_batch_statistics(model: torch.nn.Module, parts: Iterable[Any], *, laye
         for layer, moments in session.known.items():
             if layer.running_mean is not None and layer.track_running_stats and int(moments.count) > 1:
                 statistics = torch.stack([moments.mean, moments.variance()])
-                step = layer._step()
+                step = float(layer._step())
                 torch.ops.striate.norm_update.default(layer.running_mean, layer.running_var, statistics, int(moments.count), step)
         yield
     finally:

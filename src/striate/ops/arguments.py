@@ -1,16 +1,73 @@
-"""What every family asks of its arguments: whole numbers, one or one for each axis, within what 64 bits can add."""
+"""What every family asks of its arguments: whole numbers, one or one for each axis, within what 64 bits can add.
+
+Numbers are taken as torch takes them: Python's, numpy's, and tensors of one element, in lists, tuples and arrays too. :func:`as_int`,
+:func:`as_ints` and :func:`as_float` make Python's of them; what is no number stays as it is, for a check to refuse.
+"""
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterable, Iterator
+from numbers import Real
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import ArgumentError, ArgumentTypeError, build
 
-__all__ = ["LARGEST", "as_key", "is_int", "per_axis"]
+__all__ = ["LARGEST", "as_float", "as_int", "as_ints", "as_key", "is_float", "is_int", "per_axis", "whole"]
 
 LARGEST = 2**62  # of any argument: sums of two still fit the kernels' 64 bits
+
+
+def as_int(value: Any) -> Any:
+    """A whole number, whatever library's, as Python's; a traced one, and all that is none, as it is.
+
+    >>> as_int(torch.tensor(2)), as_int(True), as_int(2.0), as_int("same")
+    (2, True, 2.0, 'same')
+    """
+    if type(value) is int or value is None or isinstance(value, bool | float | str | list | tuple | torch.SymInt):
+        return value
+    if isinstance(value, Tensor) and value.dtype is torch.bool:  # has an index, as True has
+        return value
+    try:
+        return int(operator.index(value))
+    except TypeError:
+        return value
+
+
+def as_ints(value: Any) -> Any:
+    """:func:`as_int` of a number, or of each in a list, an array or any other that holds several; then a tuple.
+
+    >>> as_ints(2), as_ints([2, torch.tensor(3)]), as_ints(torch.tensor([2, 3])), as_ints("same")
+    (2, (2, 3), (2, 3), 'same')
+    """
+    if not isinstance(value, list | tuple):
+        value = as_int(value)
+        if is_int(value) or isinstance(value, str | bytes) or not isinstance(value, Iterable):
+            return value
+        try:
+            value = tuple(value)
+        except TypeError:  # a tensor or array without an axis
+            return value
+    return tuple([as_int(v) for v in value])
+
+
+def as_float(value: Any) -> Any:
+    """A real number, whatever library's, as Python's; a traced one, and all that is none, as it is.
+
+    >>> as_float(torch.tensor(0.5)), as_float(1), as_float(True), as_float("1e-5")
+    (0.5, 1, True, '1e-5')
+    """
+    if type(value) is float or type(value) is int or isinstance(value, bool | torch.SymFloat):
+        return value
+    if isinstance(value, Tensor):
+        number = value.dim() == 0 and not value.requires_grad and not value.is_complex() and value.dtype is not torch.bool
+        return value.item() if number else value
+    # torch.compile takes numpy's numbers for arrays, which are none
+    real = isinstance(value, Real) or (torch.compiler.is_compiling() and hasattr(value, "__float__"))
+    return float(value) if real else value
 
 
 def is_int(value: Any) -> bool:
@@ -20,6 +77,29 @@ def is_int(value: Any) -> bool:
     (True, False, False)
     """
     return isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
+
+
+def is_float(value: Any) -> bool:
+    """Whether ``value`` is a real number, a traced one too; True and False are none.
+
+    >>> is_float(2), is_float(2.0), is_float(True)
+    (True, True, False)
+    """
+    return isinstance(value, int | float | torch.SymFloat) and not isinstance(value, bool)
+
+
+def whole(value: Any, what: str, where: str, least: int = 1) -> int:
+    """``value`` as a whole number of at least ``least``; raises ArgumentTypeError or ArgumentError.
+
+    >>> whole(3, "in_channels", "LocallyConnected2d")
+    3
+    """
+    number = as_int(value)
+    if not is_int(number):
+        raise ArgumentTypeError(build(where, f"{what} to be an integer", repr(value), do="Give a whole number."))
+    if not least <= number <= LARGEST:
+        raise ArgumentError(build(where, f"{what} from {least} to 2^62", number, do=f"Choose at least {least}."))
+    return int(number)
 
 
 def per_axis(
@@ -32,7 +112,8 @@ def per_axis(
     >>> per_axis(3, 2, 1, "stride", "conv2d", (1, 3, 8, 8))
     (3, 3)
     """
-    values = tuple(value) if isinstance(value, list | tuple) else (value,) * dims
+    values = as_ints(value)
+    values = values if isinstance(values, tuple) else (values,) * dims
     if len(values) == 1:
         values *= dims
     if len(values) != dims or not all(is_int(v) for v in values):
@@ -52,13 +133,18 @@ def _facts(shape: tuple[int, ...] | None) -> dict[str, object]:
 
 
 def as_key(value: Any) -> Any:
-    """``value`` if it can be a cache's key, else None: 2, 2.0 and True are one key, so only plain integers may be.
+    """``value`` as a cache's key, or None: 2, 2.0 and True are one key, so only whole numbers and words may be.
 
-    >>> as_key([2, 3]), as_key("same"), as_key(2.0)
-    ((2, 3), 'same', None)
+    >>> as_key([2, 3]), as_key("same"), as_key(2.0), as_key(torch.tensor(2))
+    ((2, 3), 'same', None, 2)
     """
     if type(value) is int or type(value) is str:
         return value
     if type(value) in (tuple, list) and all(type(v) is int for v in value):
         return tuple(value)
-    return None
+    if isinstance(value, Iterator):  # it gives its numbers once
+        return None
+    value = as_ints(value)
+    if isinstance(value, tuple):
+        return value if all(type(v) is int for v in value) else None
+    return value if type(value) is int else None

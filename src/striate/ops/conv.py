@@ -23,7 +23,7 @@ from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, b
 from ..reference import conv as reference
 from ..window import Axis, Window, output_size, same_padding
 from . import choose, crossovers, gate, handover
-from .arguments import as_key, is_int, per_axis
+from .arguments import as_int, as_key, is_int, per_axis
 from .autograd import without_autocast
 from .choose import AS_MEASURED, Candidate, always
 from .handed import hand
@@ -241,15 +241,17 @@ def plan_for(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any, dim
 
     geometry: stride, padding, dilation and groups; ``transposed``: stride, padding, output_padding, dilation and groups.
     """
-    _check_tensors(x, weight, bias, geometry[-1], dims, where, transposed)
+    *rest, groups = geometry
+    groups = as_int(groups)
+    _check_tensors(x, weight, bias, groups, dims, where, transposed)
     make: Callable[..., Plan] = _transpose_plan if transposed else _plan
     cached: Callable[..., Plan] = _cached_transpose_plan if transposed else _cached_plan
     shapes = (tuple(x.shape), tuple(weight.shape), dims)
     if not torch.compiler.is_compiling() and all(type(n) is int for n in x.shape):
-        key = tuple(as_key(v) for v in geometry)
+        key = tuple(as_key(v) for v in rest)
         if None not in key:
-            return cached(*shapes, *key, where)
-    return make(*shapes, *geometry, where)
+            return cached(*shapes, *key, groups, where)
+    return make(*shapes, *rest, groups, where)
 
 
 # -------------------------------------------------------------------------------------------------------------- methods
@@ -729,7 +731,7 @@ def conv(
     if closed is not None and closed.symbolic:
         return handover.conv_as_it_came(x, weight, bias, stride, padding, dilation, groups, dims)
     plan = plan_for(x, weight, bias, stride, padding, dilation, groups, dims=dims, where=where)
-    arguments = (x, weight, bias, plan.stride, plan.before, plan.dilation, groups, dims)
+    arguments = (x, weight, bias, plan.stride, plan.before, plan.dilation, plan.groups, dims)
     theirs = (lambda: handover.conv(*arguments)) if plan.before == plan.after else None
     return _run("forward", plan, x, weight, bias, theirs, method, where, closed, measure, fresh)
 
@@ -768,7 +770,7 @@ def conv_transpose(
     theirs = None
     if not isinstance(padding, str):
         more = per_axis(output_padding, dims, 0, "output_padding", where, plan.x_shape)
-        arguments = (x, weight, bias, plan.stride, plan.before, more, groups, plan.dilation, dims)
+        arguments = (x, weight, bias, plan.stride, plan.before, more, plan.groups, plan.dilation, dims)
         theirs = lambda: handover.conv_transpose(*arguments)  # noqa: E731
     return _run("input", plan, x, weight, bias, theirs, method, where, closed, fresh=fresh)
 

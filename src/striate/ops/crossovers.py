@@ -7,7 +7,6 @@ of oneDNN's) over the methods' own. Results never depend on timing: the table is
 
 from __future__ import annotations
 
-import sys
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -51,7 +50,7 @@ class Row(NamedTuple):
     map: str  # or "fused": forward, for inference, and the ratios are to oneDNN's operator for that
     order: str  # "planes" or "channels"
     method: str  # the fastest
-    columns: str  # the names of methods, and what was measured of each: as text, since thousands of dicts would cost time at import
+    columns: str  # the names of the methods, and what was measured of each
     cells: str
 
     @property
@@ -65,7 +64,7 @@ _PLACE = ("axes", "kind", "up_to", "stride", "size", "map", "order", "method")  
 
 def _row(line: str, columns: str) -> Row:
     axes, kind, up_to, stride, size, map, order, method, cells = line.split(",", len(_PLACE))
-    return Row(int(axes), sys.intern(kind), int(up_to), stride != "1", size, map, order, method, columns, cells)
+    return Row(int(axes), kind, int(up_to), stride != "1", size, map, order, method, columns, cells)
 
 
 def _reason(row: Row, name: str) -> str:
@@ -115,31 +114,39 @@ def size_of(kind: str, map: str, plan: Plan) -> str:
     return next(name for name, most in known.items() if places <= most)
 
 
+def _read() -> tuple[str, list[str]]:
+    """The names of the methods, and the lines of the file, in its order: of one kind by rising ``up_to``."""
+    if not PATH.is_file():
+        return "", []
+    head, *lines = [line for line in PATH.read_text().splitlines() if not line.startswith("#")]
+    return head.split(",", len(_PLACE))[-1], lines
+
+
 def table() -> tuple[Row, ...]:
     """All rows, in the order of the file; of one kind by rising ``up_to``."""
-    if not PATH.is_file():
-        return ()
-    head, *lines = [line for line in PATH.read_text().splitlines() if not line.startswith("#")]
-    columns = head.split(",", len(_PLACE))[-1]
+    columns, lines = _read()
     return tuple(_row(line, columns) for line in lines)
 
 
-# Read at import: what torch.compile traces opens no files.
-_ROWS: dict[tuple[int, str, bool, str, str, str], list[Row]] = {}
-for _one in table():
-    _ROWS.setdefault((_one.axes, _one.kind, _one.strided, _one.size, _one.map, _one.order), []).append(_one)
+# Read at import: what torch.compile traces opens no files. A line is made a row when it is looked up: making all 1,860 takes 10 ms.
+_Place = tuple[str, str, str, str, str, str]  # axes, kind, stride, size, map, order
+_COLUMNS, _lines = _read()
+_LINES: dict[_Place, list[str]] = {}
+for _line in _lines:
+    _axes, _kind, _, _stride, _size, _map, _order, _ = _line.split(",", 7)
+    _LINES.setdefault((_axes, _kind, _stride, _size, _map, _order), []).append(_line)
 
 
 def row_for(call: Call) -> Row | None:
     """The row that a call falls into: the first that reaches its number, or the last. What was not measured for its axes is as for two."""
     kind, number = kind_of(call.plan)
     strided, size = any(s > 1 for s in call.plan.stride), size_of(kind, call.map, call.plan)
-    key = (kind, strided, size, call.map, "channels" if call.channels_last else "planes")
-    rows = _ROWS.get((call.plan.dims, *key)) or _ROWS.get((2, *key), [])
-    for row in rows:
-        if number <= row.up_to:
-            return row
-    return rows[-1] if rows else None
+    place = (kind, "more" if strided else "1", size, call.map, "channels" if call.channels_last else "planes")
+    lines = _LINES.get((str(call.plan.dims), *place)) or _LINES.get(("2", *place), [])
+    for line in lines:
+        if number <= int(line.split(",", 3)[2]):
+            return _row(line, _COLUMNS)
+    return _row(lines[-1], _COLUMNS) if lines else None
 
 
 def about() -> list[str]:
@@ -152,7 +159,7 @@ def about() -> list[str]:
         return ["measured nowhere: the table is missing, and torch's operator goes first"]
     with PATH.open() as file:
         lines = [f"measured on {file.readline().strip('# ').strip()}"]
-    rows = [row for some in _ROWS.values() for row in some]
+    rows = table()
     for kind in COUNTED:
         chosen: dict[str, int] = {}
         for row in rows:

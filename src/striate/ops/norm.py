@@ -22,7 +22,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,7 @@ from .. import native
 from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
 from ..reference import norm as reference
 from . import gate
+from .arguments import as_float, as_int, as_ints, is_float, is_int
 from .autograd import differentiable
 from .choose import Candidate, always, choose
 from .layout import empty, is_channels_last
@@ -66,11 +67,16 @@ def check_input(
     raise DtypeError(build(where, what, kind, do="Convert x with .float().", x=tuple(x.shape)))
 
 
-def check_eps(eps: Any, where: str) -> None:
-    if isinstance(eps, bool) or not isinstance(eps, int | float | torch.SymFloat):
+def check_eps(eps: Any, where: str, zero: bool = True) -> float:
+    """``eps`` as a number; 0 where torch takes it (``zero``)."""
+    number = as_float(eps)
+    if not is_float(number):
         raise ArgumentTypeError(build(where, "eps to be a number", repr(eps), do="Use 1e-5."))
-    if not 0 < eps < math.inf:
-        raise ArgumentError(build(where, "an eps above 0", eps, do="Use 1e-5: it keeps a constant channel's variance from dividing by 0."))
+    if not (0 < number < math.inf or (zero and number == 0)):
+        expects = "an eps of 0 or more" if zero else "an eps above 0"
+        do = "Use 1e-5: it keeps a constant channel's variance from dividing by 0."
+        raise ArgumentError(build(where, expects, number, do=do))
+    return number
 
 
 def _check_channels(x: Tensor, where: str, **parameters: Tensor | None) -> None:
@@ -113,11 +119,13 @@ def _check_running(where: str, running_mean: Any, running_var: Any, needed: bool
         )
 
 
-def _check_momentum(momentum: Any, where: str) -> None:
-    if isinstance(momentum, bool) or not isinstance(momentum, int | float | torch.SymFloat):
+def _check_momentum(momentum: Any, where: str) -> float:
+    number = as_float(momentum)
+    if not is_float(number):
         raise ArgumentTypeError(build(where, "momentum to be a number", repr(momentum), do="Use 0.1."))
-    if not -math.inf < momentum < math.inf:
-        raise ArgumentError(build(where, "a finite momentum", momentum, do="Use 0.1: the weight of the newest batch."))
+    if not -math.inf < number < math.inf:
+        raise ArgumentError(build(where, "a finite momentum", number, do="Use 0.1: the weight of the newest batch."))
+    return number
 
 
 def check_more_than_one(count: int, x: Tensor, where: str, of: str) -> None:
@@ -138,17 +146,21 @@ def check_channel_arguments(
     activation: Any,
     where: str,
     per_sample: bool = False,
-) -> None:
-    """Raises what cannot be meant of a norm whose statistics belong to channels."""
+) -> tuple[float, float]:
+    """Raises what cannot be meant of a norm whose statistics belong to channels; returns momentum and eps as numbers.
+
+    per_sample: an eps of 0 is taken where the batch is measured too, as torch's instance norm does and its batch norm does not.
+    """
     check_input(x, where, *((3, "(N, C, *axes)") if per_sample else (2, "(N, C) or (N, C, *axes)")))
-    check_eps(eps, where)
-    _check_momentum(momentum, where)
+    eps = check_eps(eps, where, per_sample or not measured)
+    momentum = _check_momentum(momentum, where)
     _check_running(where, running_mean, running_var, not measured)
     _check_channels(x, where, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     if residual is not None:
         _check_residual(x, residual, where)
     if activation is not None:
         check_activation(activation, where)
+    return momentum, eps
 
 
 # ------------------------------------------------------------------------------------------------------------ operators
@@ -357,6 +369,8 @@ def _refusal(closed: gate.Closed | None, x: Tensor, residual: Any, weight: Any, 
             return f"kernels need scale and shift of the input's type, {str(x.dtype).removeprefix('torch.')}"
     if x.numel() == 0:
         return "kernels need at least one value"
+    if rest[8] == 0:  # eps
+        return "with an eps of 0 a constant gives what torch's operator makes of it: NaN in most norms, β in instance norm"
     return None
 
 
@@ -468,8 +482,9 @@ def by_channel(
 ) -> Tensor:
     """Batch, ghost and instance norm: each of ``batches`` equal parts of the batch is measured per channel, if it is measured.
 
-    ``batches`` None: as many as samples. known: the batch's statistics, if the convolution that made x took them; fresh: a norm made the
-    residual and nobody else can see it. Both are for containers (see :mod:`striate.nn.container`).
+    ``batches`` None: as many as samples, an instance norm, for which torch has an operator of its own. known: the batch's statistics, if
+    the convolution that made x took them; fresh: a norm made the residual and nobody else can see it. Both are for containers (see
+    :mod:`striate.nn.container`).
 
     The running statistics take one step towards the mean over the batches. What follows: the sum with ``residual``, then
     ``activation``, one of ACTIVATIONS.
@@ -482,9 +497,8 @@ def by_channel(
     symbolic = closed is not None and closed.symbolic
     per_sample = batches is None
     if not symbolic:
-        check_channel_arguments(
-            x, running_mean, running_var, weight, bias, measured, momentum, eps, residual, activation, where, per_sample
-        )
+        given = (x, running_mean, running_var, weight, bias, measured, momentum, eps, residual, activation)
+        momentum, eps = check_channel_arguments(*given, where, per_sample)
     channels = x.shape[1]
     batches = (x.shape[0] if measured and not symbolic else 1) if batches is None else batches
     count = x.numel() // (channels * batches) if not symbolic and channels and batches else 0
@@ -495,12 +509,13 @@ def by_channel(
             raise ShapeError(build(where, f"a batch that {batches} parts divide", x.shape[0], do=do, x=tuple(x.shape)))
 
     def theirs() -> Tensor:
-        if not symbolic and x.numel() == 0 and batches != 1:  # torch's instance norm takes no empty batch
-            return F.batch_norm(x, None, None, weight, bias, True, momentum, eps)
-        if not measured or (batches == 1 and not per_sample):
-            return F.batch_norm(x, running_mean, running_var, weight, bias, measured, momentum, eps)
+        if not symbolic and x.numel() == 0 and (per_sample or batches != 1):
+            # torch's instance norm takes no empty batch, its batch norm no eps of 0
+            return F.batch_norm(x, None, None, weight, bias, True, momentum, eps or 1.0)
         if per_sample:
-            return F.instance_norm(x, running_mean, running_var, weight, bias, True, momentum, eps)
+            return F.instance_norm(x, running_mean, running_var, weight, bias, measured, momentum, eps)
+        if batches == 1 or not measured:
+            return F.batch_norm(x, running_mean, running_var, weight, bias, measured, momentum, eps)
         if running_mean is None or running_var is None:
             return torch.cat([F.batch_norm(part, None, None, weight, bias, True, momentum, eps) for part in x.chunk(batches)])
         running = [(running_mean.clone(), running_var.clone()) for _ in range(batches)]
@@ -598,7 +613,7 @@ def by_group(
     """
     closed = gate.closed(x, residual, weight, bias)
     if closed is None or not closed.symbolic:
-        _check_groups(x, groups, weight, bias, eps, residual, activation, where)
+        groups, eps = _check_groups(x, groups, weight, bias, eps, residual, activation, where)
 
     def theirs() -> Tensor:
         return F.group_norm(x, groups, weight, bias, eps)
@@ -611,10 +626,11 @@ def by_group(
     return y
 
 
-def _check_groups(x: Any, groups: Any, weight: Any, bias: Any, eps: Any, residual: Any, activation: Any, where: str) -> None:
+def _check_groups(x: Any, groups: Any, weight: Any, bias: Any, eps: Any, residual: Any, activation: Any, where: str) -> tuple[int, float]:
     check_input(x, where, 2, "(N, C, *axes)")
-    check_eps(eps, where)
-    if isinstance(groups, bool) or not isinstance(groups, int | torch.SymInt):
+    eps = check_eps(eps, where)
+    groups = as_int(groups)
+    if not is_int(groups):
         raise ArgumentTypeError(build(where, "num_groups to be an integer", repr(groups), do="Use 32, or what divides the channels."))
     if groups < 1 or x.shape[1] % groups != 0:
         expects = f"num_groups that divides the {x.shape[1]} channels"
@@ -626,6 +642,7 @@ def _check_groups(x: Any, groups: Any, weight: Any, bias: Any, eps: Any, residua
         check_activation(activation, where)
     if x.numel() > 0:
         check_more_than_one(x.numel() // groups, x, where, "group")  # torch's rule: one sample's lone value
+    return groups, eps
 
 
 def layer_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
@@ -675,14 +692,14 @@ def by_element(
     if closed is not None and closed.symbolic:
         sizes = normalized_shape if isinstance(normalized_shape, Sequence) else (normalized_shape,)
         if centered:
-            return activated(F.layer_norm(x, sizes, weight, bias, cast(float, eps)), activation, slope)
+            return activated(F.layer_norm(x, sizes, weight, bias, 1e-5 if eps is None else eps), activation, slope)
         return activated(F.rms_norm(x, sizes, weight, eps), activation, slope)
     check_input(x, where, 1, "(*, *normalized_shape)", complex_too=not centered)  # as torch's
     shape = _normalized_shape(x, normalized_shape, where)
     given_eps = eps
     if eps is None and not centered:
         eps = torch.finfo(x.dtype).eps
-    check_eps(eps, where)
+    eps = check_eps(eps, where)
     for name, p in (("weight", weight), ("bias", bias)):
         if p is not None and not isinstance(p, Tensor):
             do = "Scale and shift have a number for each normalized element."
@@ -701,7 +718,7 @@ def by_element(
             y = x.clone() if weight is None else x * weight
             return (y if bias is None else y + bias).to(x.dtype)
         if centered:
-            return F.layer_norm(x, shape, weight, bias, cast(float, eps))
+            return F.layer_norm(x, shape, weight, bias, eps)
         return F.rms_norm(x, shape, weight, given_eps)
 
     any_order = len(shape) == x.dim() - 1 and len(shape) > 1  # a whole sample: its memory order does not matter
@@ -714,11 +731,11 @@ def by_element(
 
 
 def _normalized_shape(x: Tensor, normalized_shape: Any, where: str) -> tuple[int, ...]:
-    sizes = normalized_shape if isinstance(normalized_shape, Sequence) else (normalized_shape,)
-    if len(sizes) == 0 or not all(isinstance(s, int | torch.SymInt) and not isinstance(s, bool) for s in sizes):
+    sizes = as_ints(normalized_shape)
+    shape: tuple[int, ...] = sizes if isinstance(sizes, tuple) else (sizes,)
+    if len(shape) == 0 or not all(is_int(n) for n in shape):
         do = "Give the sizes of the axes to measure."
         raise ArgumentTypeError(build(where, "normalized_shape to be an integer or some", repr(normalized_shape), do=do))
-    shape = tuple(sizes)
     if len(shape) > x.dim() or tuple(x.shape[x.dim() - len(shape) :]) != shape:
         do = "normalized_shape is the sizes of x's last axes."
         raise ShapeError(build(where, f"x to end in the normalized shape, {shape}", tuple(x.shape), do=do))
@@ -747,7 +764,7 @@ def layer_norm_2d(
     closed = gate.closed(x, weight, bias)
     if closed is None or not closed.symbolic:
         check_input(x, where, 2, "(N, C, *axes)")
-        check_eps(eps, where)
+        eps = check_eps(eps, where)
         _check_channels(x, where, weight=weight, bias=bias)
         if activation is not None:
             check_activation(activation, where)
@@ -782,12 +799,13 @@ def response(x: Tensor, size: int, alpha: float, beta: float, k: float, *, where
     if closed is not None and closed.symbolic:
         return F.local_response_norm(x, size, alpha, beta, k)
     check_input(x, where, 3, "(N, C, *axes)", integers_too=True)  # as torch's
-    if isinstance(size, bool) or not isinstance(size, int | torch.SymInt):
+    size = as_int(size)
+    if not is_int(size):
         raise ArgumentTypeError(build(where, "size to be an integer", repr(size), do="Give a number of channels, as 5."))
     if not 1 <= size < 2**31:
         raise ArgumentError(build(where, "a size from 1 to 2^31 - 1", size, do="Give a number of channels, as 5.", x=tuple(x.shape)))
     for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
-        if isinstance(value, bool) or not isinstance(value, int | float | torch.SymFloat):
+        if not is_float(as_float(value)):
             raise ArgumentTypeError(build(where, f"{name} to be a number", repr(value), do="See the formula in its docstring."))
     arguments = (closed, x, size, float(alpha), float(beta), float(k))
     y: Tensor = choose(RESPONSE_METHODS, *arguments)(*arguments)

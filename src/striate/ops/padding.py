@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
 from ..window import same_padding
 from . import gate, handover
-from .arguments import is_int, per_axis
+from .arguments import as_ints, is_int, per_axis
 from .conv import Sizes, check_room, conv, conv_transpose, plan_for
 
 __all__ = ["MODES", "fold", "pad", "padded_conv", "padded_conv_transpose"]
@@ -176,7 +176,8 @@ def padded_conv_transpose(
 def _asked(given: Any, most: tuple[int, ...], stride: Sequence[int], where: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The axes of ``output_size``: any of the last as many sizes as the stride."""
     dims, rank = len(most), len(shape)
-    sizes = tuple(given) if isinstance(given, list | tuple) else (given,)
+    sizes = as_ints(given)
+    sizes = sizes if isinstance(sizes, tuple) else (sizes,)
     if len(sizes) == rank:
         sizes = sizes[rank - dims :]
     if len(sizes) != dims or not all(is_int(n) for n in sizes):

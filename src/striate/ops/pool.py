@@ -21,7 +21,7 @@ from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, b
 from ..reference import pool as reference
 from ..window import AdaptiveAxis, Axis, Window, output_size, same_padding
 from . import gate, handover
-from .arguments import LARGEST, as_key, is_int, per_axis
+from .arguments import LARGEST, as_int, as_ints, as_key, is_int, per_axis
 from .autograd import differentiable
 from .choose import Candidate, always, choose
 from .layout import empty, is_channels_last
@@ -76,7 +76,8 @@ def _plan(
     """Resolves and checks a window over the last ``dims`` axes of ``shape``."""
     input = shape[-dims:]
     size = per_axis(kernel_size, dims, 1, "kernel_size", where, shape)
-    steps = size if stride is None or stride == [] or stride == () else per_axis(stride, dims, 1, "stride", where, shape)
+    left_out = stride is None or (isinstance(stride, list | tuple) and len(stride) == 0)
+    steps = size if left_out else per_axis(stride, dims, 1, "stride", where, shape)
     holes = per_axis(dilation, dims, 1, "dilation", where, shape)
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
@@ -117,7 +118,8 @@ def _plan(
 def _adaptive_plan(shape: tuple[int, ...], dims: int, output: Any, where: str) -> Plan:
     """Resolves adaptive windows; where the input divides evenly they are an ordinary window."""
     input = shape[-dims:]
-    sizes = tuple(output) if isinstance(output, list | tuple) else (output,) * dims
+    sizes = as_ints(output)
+    sizes = sizes if isinstance(sizes, tuple) else (sizes,) * dims
     if len(sizes) == 1:
         sizes *= dims
     if len(sizes) != dims or not all(o is None or is_int(o) for o in sizes):
@@ -487,6 +489,7 @@ def avg_pool(
         return _avg_as_it_came(x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dims)
     plan = plan_for(x, dims, kernel_size, stride, padding, 1, ceil_mode, where)
     if divisor_override is not None:
+        divisor_override = as_int(divisor_override)
         if not is_int(divisor_override):
             expects = "divisor_override to be an integer or None"
             raise ArgumentTypeError(

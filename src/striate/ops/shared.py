@@ -127,7 +127,8 @@ def synchronized_batch_norm(
     Parts may differ in size, and be empty. Every process must call it, and backward, equally often. Raises ArgumentError
     where no kernel takes x, ShapeError where all parts together have one value per channel.
     """
-    norm.check_channel_arguments(x, running_mean, running_var, weight, bias, True, momentum, eps, residual, activation, where)
+    given = (x, running_mean, running_var, weight, bias, True, momentum, eps, residual, activation, where)
+    momentum, eps = norm.check_channel_arguments(*given)
     check_native(where, x, residual, weight, bias, running_mean)
     channels = x.shape[1]
     own = measure(x)

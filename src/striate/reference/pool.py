@@ -85,13 +85,18 @@ def _divisor(window: Axes, count_include_pad: bool, divisor_override: int | None
     return divisor.to(like.device, like.dtype if like.is_floating_point() else None)  # a sum of nothing stays 0
 
 
+def _wide(x: Tensor) -> Tensor:
+    """x in the type that its numbers are summed in: at least float32, for a mean of float16 fits where its sum is infinite."""
+    return x.to(torch.promote_types(x.dtype, torch.float32)) if x.is_floating_point() else x
+
+
 def avg_pool(x: Tensor, window: Axes, count_include_pad: bool = True, divisor_override: int | None = None) -> Tensor:
     r"""The mean of what each window sees; padding counts as zeros, or not at all.
 
     .. math:: y[n, c, o] = \frac{1}{count(o)} Σ_t x[n, c, i(o, t)]
 
     count(o): the taps of the window, without those in the padding unless ``count_include_pad``, never those that ``ceil`` has
-    put behind it; or ``divisor_override``.
+    put behind it; or ``divisor_override``. Sums of float16 and bfloat16 are float32's, rounded once.
 
     x: (N, C, *input). Result: (N, C, *output).
 
@@ -104,7 +109,9 @@ def avg_pool(x: Tensor, window: Axes, count_include_pad: bool = True, divisor_ov
     >>> avg_pool(x, Window((Axis(4, 2, size=2, stride=2),) * 2)).tolist()
     [[[[2.5, 2.25], [2.0, 2.0]]]]
     """
-    return windows(x, window).flatten(x.ndim).sum(-1) / _divisor(window, count_include_pad, divisor_override, x)
+    wide = _wide(x)
+    y = windows(wide, window).flatten(x.ndim).sum(-1) / _divisor(window, count_include_pad, divisor_override, wide)
+    return y.to(x.dtype) if x.is_floating_point() else y
 
 
 def avg_pool_backward(dy: Tensor, window: Axes, count_include_pad: bool = True, divisor_override: int | None = None) -> Tensor:
@@ -122,8 +129,10 @@ def avg_pool_backward(dy: Tensor, window: Axes, count_include_pad: bool = True, 
     """
     axes = tuple(window)
     taps = [a.size if not isinstance(a, AdaptiveAxis) else max((len(a.taps(o)) for o in range(a.output)), default=1) for a in axes]
-    shared = dy / _divisor(axes, count_include_pad, divisor_override, dy)
-    return windows_backward(shared.reshape(*dy.shape, *[1] * len(taps)).expand(*dy.shape, *taps), axes)
+    wide = _wide(dy)
+    shared = wide / _divisor(axes, count_include_pad, divisor_override, wide)
+    dx = windows_backward(shared.reshape(*dy.shape, *[1] * len(taps)).expand(*dy.shape, *taps), axes)
+    return dx.to(dy.dtype) if dy.is_floating_point() else dx
 
 
 def global_avg_pool(x: Tensor) -> Tensor:

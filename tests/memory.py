@@ -1,0 +1,91 @@
+"""What memory a test may take: how much is free, how much is taken, and zeros that take none."""
+
+from __future__ import annotations
+
+import mmap
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+__all__ = ["at_most", "free_bytes", "needs_memory", "resident_bytes", "zeros"]
+
+GIB = 2**30
+MAP_NORESERVE = 0x4000  # mmap has its name from Python 3.11 on
+# Of each version: the group's limit, its use, and how the part of the use is called that the kernel drops when memory is short (files that
+# were read and not asked for again).
+FILES = {
+    "v1": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    "v2": ("memory.max", "memory.current", "inactive_file"),
+}
+
+
+def free_bytes(root: Path = Path("/")) -> int:
+    """How much memory can be taken: the smaller of what the machine has available and what every control group above leaves.
+
+    root: where proc and sys are looked for.
+    """
+    available = _numbers(root / "proc/meminfo")["MemAvailable:"] * 1024
+    return max(0, min([available, *_left_by_groups(root)]))
+
+
+def _left_by_groups(root: Path) -> Iterator[int]:
+    """The limit minus the use of each control group that this process is in and that has a limit."""
+    groups = root / "proc/self/cgroup"
+    for line in groups.read_text().splitlines() if groups.is_file() else ():
+        number, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            tops, version = [root / "sys/fs/cgroup/memory"], "v1"
+        elif number == "0" and not controllers:
+            tops, version = [root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"], "v2"
+        else:
+            continue
+        limit_name, use_name, droppable = FILES[version]
+        for top in tops:
+            # a container may see its own group as the top, whatever the path is called outside
+            for folder in (top / path.lstrip("/"), *(top / path.lstrip("/")).parents):
+                if not folder.is_relative_to(top):
+                    break
+                limit, use = folder / limit_name, folder / use_name
+                if limit.is_file() and use.is_file() and limit.read_text().strip() != "max":
+                    dropped = _numbers(folder / "memory.stat").get(droppable, 0)
+                    yield int(limit.read_text()) - (int(use.read_text()) - dropped)
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """The lines of a file as name and number."""
+    lines = (line.split() for line in path.read_text().splitlines()) if path.is_file() else ()
+    return {words[0]: int(words[1]) for words in lines if len(words) > 1}
+
+
+def needs_memory(needed: int) -> None:
+    """Skips the test unless so many bytes are free."""
+    free = free_bytes()
+    if free < needed:
+        pytest.skip(f"it needs {needed / GIB:.1f} GiB of memory, and {free / GIB:.1f} GiB are free")
+
+
+def resident_bytes() -> int:
+    """What this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+@contextmanager
+def at_most(more: int) -> Iterator[None]:
+    """Inside of it the process can take so many bytes more, whether it writes to them or not; what asks for more fails."""
+    before, hard = resource.getrlimit(resource.RLIMIT_AS)
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+    resource.setrlimit(resource.RLIMIT_AS, (held + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (before, hard))
+
+
+def zeros(count: int) -> torch.Tensor:
+    """So many float32, in pages that take memory only once they are written to: read, they are all the kernel's one page of zeros."""
+    pages = mmap.mmap(-1, 4 * count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+    return torch.frombuffer(pages, dtype=torch.float32)
