@@ -370,7 +370,7 @@ class NoisyBatchNorm2d(_Summing, torch.nn.BatchNorm2d):
     ) -> None:
         super().__init__(num_features, *args, **kwargs)
         self.mean_noise, self.scale_noise, self.mean_spread, self.scale_spread = mean_noise, scale_noise, mean_spread, scale_spread
-        self.reseed(int(torch.randint(2**31, ())) if seed is None else seed)
+        self.reseed(int(torch.randint(2**31, (), device="cpu")) if seed is None else seed)
 
     def reseed(self, seed: int) -> None:
         """Begins the noise anew."""
@@ -381,13 +381,13 @@ class NoisyBatchNorm2d(_Summing, torch.nn.BatchNorm2d):
         if not self.training or self.frozen:
             return y
         mixed = hashlib.blake2b(f"{self.seed} {self.step}".encode(), digest_size=4)  # the CPU's generator takes 32 bits of a seed
-        chance = torch.Generator().manual_seed(int.from_bytes(mixed.digest(), "little"))
+        chance: Any = {"generator": torch.Generator("cpu").manual_seed(int.from_bytes(mixed.digest(), "little")), "device": "cpu"}
         self.step += 1
         channels, shape = input.shape[1], input.shape[:2]
-        center = (2 * torch.rand(channels, generator=chance) - 1) * self.mean_noise
-        width = 1 + torch.rand(channels, generator=chance) * (self.scale_noise - 1)
-        shift = center + (2 * torch.rand(shape, generator=chance) - 1) * self.mean_spread
-        scale = width + torch.randn(shape, generator=chance) * self.scale_spread
+        center = (2 * torch.rand(channels, **chance) - 1) * self.mean_noise
+        width = 1 + torch.rand(channels, **chance) * (self.scale_noise - 1)
+        shift = center + (2 * torch.rand(shape, **chance) - 1) * self.mean_spread
+        scale = width + torch.randn(shape, **chance) * self.scale_spread
         shift, scale = (t.to(y).reshape(*shape, *[1] * (y.dim() - 2)) for t in (shift, scale))
         return torch.addcmul(shift, y, scale)
 
