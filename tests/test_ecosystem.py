@@ -1015,7 +1015,7 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
 @situation("`saved_tensors_hooks` and `save_on_cpu`", by="striate")
 def _(layer: torch.nn.Module, x: Tensor) -> Any:
     def pack(t: Tensor) -> Any:
-        return pickle.dumps((t.detach().clone(memory_format=torch.preserve_format)))
+        return pickle.dumps(t.detach().clone(memory_format=torch.preserve_format))
 
     with torch.autograd.graph.saved_tensors_hooks(pack, pickle.loads):
         first = learned(layer, x)

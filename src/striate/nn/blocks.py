@@ -10,13 +10,15 @@ import functools
 from collections import OrderedDict
 from collections.abc import Callable
 from math import comb, gcd
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from .. import _torch
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
 from ..ops.arguments import per_axis, whole
 from ..ops.conv import conv
@@ -25,6 +27,7 @@ from ..ops.padding import MODES, pad
 from . import norm as norms
 from .container import Sequential
 from .conv import Conv1d, Conv2d, Conv3d
+from .namesake import Namesake
 from .pool import GlobalAvgPool2d
 
 __all__ = [
@@ -430,7 +433,7 @@ class Bottleneck(torch.nn.Module):
 # ------------------------------------------------------------------------------------------------------------- channels
 
 
-class ChannelShuffle(torch.nn.ChannelShuffle):
+class ChannelShuffle(Namesake, torch.nn.ChannelShuffle):
     r"""Mixes the channels of groups: the G groups of C/G channels in turn become C/G groups of G.
 
     .. math:: y[n, j·G + g] = x[n, g·C/G + j]
@@ -451,7 +454,7 @@ class ChannelShuffle(torch.nn.ChannelShuffle):
     def __init__(self, groups: int) -> None:
         super().__init__(whole(groups, "groups", type(self).__name__))
 
-    def forward(self, input: Tensor) -> Tensor:
+    def _compute(self, input: Tensor) -> Tensor:
         where = type(self).__name__
         if not isinstance(input, Tensor):
             raise ArgumentTypeError(build(where, "a tensor", type(input).__name__, do="Call torch.as_tensor on it first."))
@@ -463,7 +466,7 @@ class ChannelShuffle(torch.nn.ChannelShuffle):
             raise ShapeError(build(where, expects, channels, do="Choose groups that divide them.", x=tuple(input.shape)))
         if channels == 0 or self.groups in (1, channels):  # they stay where they are, in a tensor of its own
             return input.clone()
-        if is_channels_last(input):
+        if not _torch.is_transformed(input) and is_channels_last(input):
             shuffled = input.movedim(1, -1).unflatten(-1, (self.groups, -1)).transpose(-1, -2)
             return owned(Tensor.movedim, shuffled.flatten(-2), -1, 1)
         return input.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
@@ -511,11 +514,15 @@ class SqueezeExcite(torch.nn.Module):
         self.fc2 = PointwiseConv2d(squeezed, channels, **factory)
         self.scale_activation = _module(gate, "gate", where)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def _check(self, input: Any) -> None:
         if isinstance(input, Tensor) and input.dim() in (3, 4) and input.shape[-3] != self.fc1.in_channels:
             do = f"Set channels={input.shape[-3]}, or look at what comes before."
             expects = f"{self.fc1.in_channels} channels"
             raise ShapeError(build(type(self).__name__, expects, input.shape[-3], do=do, x=tuple(input.shape)))
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():
+            self._check(input)
         means = self.avgpool(input)
         return input * self.scale_activation(self.fc2(self.activation(self.fc1(means))))
 
@@ -670,9 +677,10 @@ ConvNormAct = ConvNormAct2d
 # ------------------------------------------------------------------------------------------------------------------ blur
 
 
-class _BlurPool(_Documented, torch.nn.Module):
-    dims: int
-    filter: Tensor
+class _BlurPool(_Documented, Namesake, torch.nn.Module):
+    if TYPE_CHECKING:  # TorchScript reads annotations, and knows other names
+        dims: int
+        filter: Tensor
     text = """A stride over {axes} that does not alias: a binomial low-pass filter, then each stride-th value.
 
     .. math:: y[n, c, o] = Σ_t x[n, c, o · stride + t - ⌊(size - 1)/2⌋] · f[t], \\quad f[t] = \\prod_a \\binom{size - 1}{t_a} / 2^{size - 1}
@@ -710,7 +718,16 @@ class _BlurPool(_Documented, torch.nn.Module):
         taps = functools.reduce(lambda f, _: f.unsqueeze(-1) * row, range(self.dims - 1), row)
         self.register_buffer("filter", taps.repeat(self.channels, 1, *[1] * self.dims), persistent=False)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def _as_torch(self, input: Tensor) -> Tensor:
+        dims, mode = self.filter.dim() - 2, "constant" if self.padding_mode == "zeros" else self.padding_mode
+        padded = F.pad(input, [(self.size - 1) // 2, self.size // 2] * dims, mode=mode)
+        if dims == 1:
+            return F.conv1d(padded, self.filter, None, self.stride, 0, 1, self.channels)
+        if dims == 2:
+            return F.conv2d(padded, self.filter, None, self.stride, 0, 1, self.channels)
+        return F.conv3d(padded, self.filter, None, self.stride, 0, 1, self.channels)
+
+    def _compute(self, input: Tensor) -> Tensor:
         where, dims = type(self).__name__, self.dims
         if not isinstance(input, Tensor):
             raise ArgumentTypeError(build(where, "a tensor", type(input).__name__, do="Call torch.as_tensor on it first."))

@@ -18,7 +18,7 @@ from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
 from ..ops import conv as ops
 from ..ops.arguments import LARGEST, as_int, is_int, per_axis
 from ..ops.padding import MODES, padded_conv, padded_conv_transpose
-from .namesake import as_torch
+from .namesake import as_torch, recorded
 
 __all__ = [*(f"{lazy}Conv{kind}{d}d" for lazy in ("", "Lazy") for kind in ("", "Transpose") for d in (1, 2, 3))]
 
@@ -158,6 +158,15 @@ class _Conv(_Layer):
     {example}
     """
 
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return self._as_torch(input, self.weight, self.bias)
+        else:
+            return self._conv_forward(input, self.weight, self.bias) if isinstance(input, Tensor) else recorded(self, self._own, input)
+
+    def _own(self: Any, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.weight, self.bias)
+
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if torch.jit.is_scripting():
             return self._as_torch(input, weight, bias)
@@ -212,9 +221,10 @@ class _ConvTranspose(_Layer):
         if torch.jit.is_scripting():
             return self._as_torch(input, output_size)
         else:
-            return self._compute(input, output_size)
+            sized = (input,) if output_size is None else (input, output_size)
+            return self._compute(input, output_size) if isinstance(input, Tensor) else recorded(self, self._compute, *sized)
 
-    def _compute(self: Any, input: Tensor, output_size: Sequence[int] | None, *, measure: bool = False, fresh: bool = False) -> Tensor:
+    def _compute(self: Any, input: Tensor, output_size: Sequence[int] | None = None, *, measure: bool = False, fresh: bool = False) -> Tensor:
         rest = (input, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
         if self.padding_mode != "zeros" or output_size is not None:
             return padded_conv_transpose(*rest, self.padding_mode, output_size, dims=self.dims, where=type(self).__name__)

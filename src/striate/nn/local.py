@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from math import prod, sqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ArgumentError, ShapeError, build
 from ..ops import local as ops
 from ..ops.arguments import per_axis, whole
+from .namesake import Namesake
 
 __all__ = ["LocallyConnected1d", "LocallyConnected2d", "LocallyConnected3d"]
 
 Sizes = int | tuple[int, ...]
 
 
-class _LocallyConnected(torch.nn.Module):
+class _LocallyConnected(Namesake, torch.nn.Module):
     """The body of the layers of one, two and three axes."""
 
-    dims: int
-    bias: torch.nn.Parameter | None
+    if TYPE_CHECKING:  # TorchScript reads annotations, and knows other names
+        dims: int
+        bias: torch.nn.Parameter | None
     documentation = """A convolution over {axes} whose every output position has weights of its own.
 
     .. math:: y[n, k, o] = b[k, o] + Σ_c Σ_t x[n, c, o · stride + t · dilation - before] · w[k, c, o, t]
@@ -85,6 +88,7 @@ class _LocallyConnected(torch.nn.Module):
         plan = ops.geometry(self.input_size, kernel_size, stride, padding, dilation, where, (self.in_channels, *self.input_size))
         self.kernel_size, self.output_size = plan.window.size, plan.window.output
         self.stride, self.padding, self.dilation = plan.stride, plan.padding, plan.dilation
+        self.margins = [n for axis in reversed(plan.window) for n in (axis.before, axis.after)]  # as torch.nn.functional.pad's
         shape = (self.out_channels, self.in_channels, *self.output_size, *self.kernel_size)
         if prod(shape) > 2**40:
             do = "Choose a larger stride, fewer channels, or a convolution, which shares them."
@@ -102,7 +106,21 @@ class _LocallyConnected(torch.nn.Module):
         for p in self.parameters(recurse=False):
             torch.nn.init.uniform_(p, -bound, bound)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def _as_torch(self, input: Tensor) -> Tensor:
+        dims = self.weight.dim() // 2 - 1
+        seen = input if input.dim() > dims + 1 else input.unsqueeze(0)
+        seen, axis = F.pad(seen, self.margins), 2
+        for size, stride, dilation in zip(self.kernel_size, self.stride, self.dilation):  # noqa: B905  TorchScript has no strict
+            seen = seen.unfold(axis, (size - 1) * dilation + 1, stride)[..., ::dilation]
+            axis += 1
+        weight = self.weight.flatten(2, dims + 1).flatten(3)
+        y = torch.einsum("ncpt,kcpt->nkp", seen.flatten(2, dims + 1).flatten(3), weight)
+        y = y.reshape(list(y.shape[:2]) + list(self.weight.shape[2 : 2 + dims]))
+        if self.bias is not None:
+            y = y + self.bias
+        return y if input.dim() > dims + 1 else y.squeeze(0)
+
+    def _compute(self, input: Tensor) -> Tensor:
         if isinstance(input, Tensor) and input.dim() > self.dims and tuple(input.shape[-self.dims :]) != self.input_size:
             size = tuple(input.shape[-self.dims :])
             do = f"Set input_size={size}, or resize x."

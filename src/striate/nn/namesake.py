@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
-__all__ = ["Namesake", "as_torch"]
+__all__ = ["Namesake", "as_torch", "recorded"]
 
 
 def as_torch(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -25,6 +25,28 @@ def as_torch(method: Callable[..., Any]) -> Callable[..., Any]:
     same: Any = types.FunctionType(method.__code__, method.__globals__, "_as_torch", method.__defaults__, method.__closure__)
     same.__annotations__ = method.__annotations__
     return same
+
+
+def recorded(layer: Any, compute: Callable[..., Any], *inputs: Any) -> Any:
+    """What ``layer`` gives for what is no tensor: a tracer of ``torch.fx`` records it as one node, as it does torch's layers.
+
+    The graph then calls the layer, so that its state and kernels stay. A layer that is the root of the trace has no name in it:
+    ``compute`` is traced then, as it is for anything else.
+
+    >>> from striate import nn
+    >>> [node.op for node in fx.symbolic_trace(torch.nn.Sequential(nn.MaxPool2d(2))).graph.nodes]
+    ['placeholder', 'call_module', 'output']
+    """
+    proxy = next((x for x in inputs if isinstance(x, fx.Proxy)), None)
+    if proxy is not None:
+        tracer: Any = proxy.tracer
+        try:
+            path = tracer.path_of_module(layer)
+        except NameError:
+            path = ""
+        if path:
+            return tracer.create_proxy("call_module", path, inputs, {})
+    return compute(*inputs)
 
 
 class Namesake:
@@ -47,4 +69,4 @@ class Namesake:
         if torch.jit.is_scripting():
             return self._as_torch(input)
         else:
-            return self._compute(input)
+            return self._compute(input) if isinstance(input, Tensor) else recorded(self, self._compute, input)

@@ -18,7 +18,7 @@ from ..errors import ArgumentError, ShapeError, build
 from ..ops import norm as ops
 from ..ops.arguments import as_int, is_int
 from ..ops.shared import synchronized_batch_norm
-from .namesake import Namesake
+from .namesake import Namesake, recorded
 
 __all__ = [
     "AdaIN",
@@ -58,7 +58,7 @@ class _Activated(Namesake):
         if torch.jit.is_scripting():
             return ops.activated(self._as_torch(input), self.activation, self.negative_slope)
         else:
-            return self._compute(input)
+            return self._compute(input) if isinstance(input, Tensor) else recorded(self, self._compute, input)
 
     def extra_repr(self: Any) -> str:
         told: str = super().extra_repr()  # type: ignore[misc]
@@ -154,7 +154,7 @@ class _BatchNorm(_Activated):
         if torch.jit.is_scripting():
             return ops.activated(self._scripted(input), self.activation, self.negative_slope)
         else:
-            return self._compute(input)
+            return self._compute(input) if isinstance(input, Tensor) else recorded(self, self._compute, input)
 
     def _scripted(self, input: Tensor) -> Tensor:
         if self.frozen:
@@ -226,7 +226,8 @@ class _Summing(_BatchNorm):
                 y = y + residual
             return ops.activated(y, self.activation, self.negative_slope)
         else:
-            return self._compute(input, residual)
+            summed = (input,) if residual is None else (input, residual)
+            return self._compute(*summed) if isinstance(input, Tensor) else recorded(self, self._compute, *summed)
 
 
 class BatchNorm1d(_BatchNorm, torch.nn.BatchNorm1d):
@@ -660,7 +661,8 @@ class GroupNormAct2d(GroupNorm):
                 y = y + residual
             return ops.activated(y, self.activation, self.negative_slope)
         else:
-            return self._compute(input, residual)
+            summed = (input,) if residual is None else (input, residual)
+            return self._compute(*summed) if isinstance(input, Tensor) else recorded(self, self._compute, *summed)
 
 
 class RMSNorm(_Activated, torch.nn.RMSNorm):
@@ -678,7 +680,7 @@ class RMSNorm(_Activated, torch.nn.RMSNorm):
         if torch.jit.is_scripting():
             return ops.activated(self._as_torch(x), self.activation, self.negative_slope)
         else:
-            return self._compute(x)
+            return self._compute(x) if isinstance(x, Tensor) else recorded(self, self._compute, x)
 
     def _compute(self, x: Tensor) -> Tensor:
         more: Any = {"activation": self.activation, "slope": self.negative_slope, "where": type(self).__name__}
@@ -728,7 +730,7 @@ def adaptive_instance_norm(content: Tensor, style: Tensor, eps: float = 1e-5) ->
     return torch.addcmul(mean, ops.instance(content, None, None, None, None, True, 0.0, eps, where="AdaIN"), deviation)
 
 
-class AdaIN(torch.nn.Module):
+class AdaIN(Namesake, torch.nn.Module):
     """Adaptive instance normalization, :func:`adaptive_instance_norm`, as a layer without parameters.
 
     >>> AdaIN()(torch.randn(1, 2, 8, 8), torch.randn(1, 2, 5, 5)).shape
@@ -740,6 +742,18 @@ class AdaIN(torch.nn.Module):
         self.eps = eps
 
     def forward(self, content: Tensor, style: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return self._as_torch(content, style)
+        else:
+            return self._compute(content, style) if isinstance(content, Tensor) else recorded(self, self._compute, content, style)
+
+    def _as_torch(self, content: Tensor, style: Tensor) -> Tensor:
+        var, mean = torch.var_mean(style.flatten(2), 2, correction=0)
+        shape = list(content.shape[:2]) + [1] * (content.dim() - 2)
+        normalized = F.instance_norm(content, eps=self.eps)
+        return torch.addcmul(mean.reshape(shape), normalized, (var + self.eps).sqrt().reshape(shape))
+
+    def _compute(self, content: Tensor, style: Tensor) -> Tensor:
         return adaptive_instance_norm(content, style, self.eps)
 
     def extra_repr(self) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..ops import pool as ops
 from ..ops.layout import owned
 from ..ops.norm import activated
-from .namesake import Namesake
+from .namesake import Namesake, recorded
 from .norm import _Activated
 
 __all__ = [
@@ -77,7 +77,7 @@ class _Max(_Activated, _Pool):
             else:
                 return activated(self._as_torch(input), self.activation, self.negative_slope)
         else:
-            return self._compute(input)
+            return self._compute(input) if isinstance(input, Tensor) else recorded(self, self._compute, input)
 
     def _compute(self: Any, input: Tensor) -> Any:
         y = ops.max_pool(

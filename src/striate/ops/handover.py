@@ -144,7 +144,8 @@ def transpose_as_it_came(
     if padding != "same":
         return TRANSPOSE[dims](x, weight, bias, stride, 0 if padding == "valid" else padding, output_padding, groups, dilation)
     y = TRANSPOSE[dims](x, weight, None, stride, 0, 0, groups, dilation)
-    reach = [d * (weight.shape[2 + k] - 1) + 1 - s for k, (s, d) in enumerate(zip(_each(stride, dims), _each(dilation, dims), strict=True))]
+    taps = [int(n) if isinstance(n, Tensor) else n for n in (weight.shape[2 + k] for k in range(dims))]
+    reach = [d * (k - 1) + 1 - s for k, s, d in zip(taps, _each(stride, dims), _each(dilation, dims), strict=True)]
     before = [torch.sym_max(0, n) // 2 for n in reach]  # a window that reaches less far than its stride leaves zeros behind
     y = F.pad(y, around([(-b, b - n) for b, n in zip(before, reach, strict=True)]))
     return y if bias is None else y + bias.reshape(-1, *[1] * dims)
@@ -169,7 +170,7 @@ def same(x: Any, size: Sequence[Any], stride: Sequence[Any], dilation: Sequence[
     """
     pads = []
     for n, k, s, d in zip([x.shape[axis - len(size)] for axis in range(len(size))], size, stride, dilation, strict=True):
-        n = int(n) if isinstance(n, Tensor) else n  # torch.jit.trace: the size of what it traces
+        n, k = (int(v) if isinstance(v, Tensor) else v for v in (n, k))  # torch.jit.trace: the sizes of what it traces
         total = torch.sym_max(0, ((n + s - 1) // s - 1) * s + d * (k - 1) + 1 - n)
         pads.append((total // 2, total - total // 2))
     return pads

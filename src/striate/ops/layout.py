@@ -23,6 +23,8 @@ def owned(view: Callable[..., Tensor], y: Tensor, *arguments: Any) -> Tensor:
     ...     torch.ones(1, 2).squeeze(0)._is_view(), owned(torch.Tensor.squeeze, torch.ones(1, 2), 0)._is_view()
     (True, False)
     """
+    if not isinstance(y, Tensor):  # a tracer's stand-in
+        return getattr(y, view.__name__)(*arguments)  # type: ignore[no-any-return]
     if torch.compiler.is_compiling() or type(y) is not Tensor or not _torch.is_plain_eager():
         return view(y, *arguments)
     with _torch.without_views():

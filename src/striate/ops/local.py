@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .. import _torch
 from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
 from ..reference import local as reference
 from ..window import Axis, Window, output_size, same_padding
@@ -135,6 +136,8 @@ def plan_for(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, paddin
     """The checks and geometry of one call, cached by shape and arguments."""
     _check_tensors(x, weight, bias, where)
     shapes = tuple(x.shape), tuple(weight.shape)
+    if _torch.is_recorded():  # sizes are tensors then
+        shapes = tuple(map(int, x.shape)), tuple(map(int, weight.shape))
     if not torch.compiler.is_compiling() and all(type(n) is int for shape in shapes for n in shape):
         key = (as_key(stride), as_key(padding), as_key(dilation))
         if None not in key:
@@ -356,9 +359,7 @@ class _Local(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         plan, wanted = ctx.plan, ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled() or not gate.is_open(
-            dy
-        ):  # a gradient of this gradient may be asked for: autograd differentiates the reference
+        if torch.is_grad_enabled() or gate.closed_to(dy) is not None:  # also where a gradient of this gradient may be asked for
             got = reference.local_backward(dy, x, weight, plan.stride, plan.padding, plan.dilation)
             return *(g if want else None for g, want in zip(got, wanted, strict=True)), None
         return *_backward(dy, x, weight, plan, wanted), None
@@ -388,6 +389,8 @@ def _run(closed: None, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Pla
 
 def _reference(closed: Any, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
     y = reference.local(x, weight, bias, plan.stride, plan.padding, plan.dilation)
+    if _torch.is_transformed(x):  # how it lies in memory cannot be asked
+        return y
     if is_channels_last(x):
         return owned(Tensor.movedim, y.movedim(1, -1).contiguous(), -1, 1)
     y = y.contiguous()

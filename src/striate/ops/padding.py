@@ -44,8 +44,8 @@ def pad(x: Tensor, before: Sequence[int], after: Sequence[int], mode: str) -> Te
     return x
 
 
-def fold(y: Tensor, before: Sequence[int], after: Sequence[int], mode: str) -> Tensor:
-    """The adjoint of :func:`pad`: every margin is added to the values that it is made of.
+def fold(y: Tensor, before: Sequence[int], after: Sequence[int], mode: str, in_place: bool = True) -> Tensor:
+    """The adjoint of :func:`pad`: every margin is added to the values that it is made of, ``in_place`` in one copy.
 
     .. math:: ⟨fold(y), x⟩ = ⟨y, pad(x)⟩
 
@@ -62,6 +62,9 @@ def fold(y: Tensor, before: Sequence[int], after: Sequence[int], mode: str) -> T
         head, tail, y = y.narrow(dim, 0, p), y.narrow(dim, p + size, q), y.narrow(dim, p, size)
         if mode == "zeros":
             continue
+        if not in_place:
+            y = y + _spread(head, mode, dim, size, first=True) + _spread(tail, mode, dim, size, first=False)
+            continue
         y = y.clone()
         if mode == "reflect":
             y.narrow(dim, 1, p).add_(head.flip(dim))
@@ -73,6 +76,17 @@ def fold(y: Tensor, before: Sequence[int], after: Sequence[int], mode: str) -> T
             y.narrow(dim, 0, 1).index_add_(dim, y.new_zeros(p, dtype=torch.long), head)
             y.narrow(dim, size - 1, 1).index_add_(dim, y.new_zeros(q, dtype=torch.long), tail)
     return y
+
+
+def _spread(margin: Tensor, mode: str, dim: int, size: Any, first: bool) -> Tensor:
+    """A margin where the values lie that it is made of, and zeros elsewhere, ``size`` of them on that axis."""
+    if mode == "replicate":
+        margin = margin.sum(dim, keepdim=True)
+    elif mode == "reflect":
+        margin = margin.flip(dim)
+    lead = {"reflect": 1 if first else size - 1 - margin.shape[dim], "replicate": 0 if first else size - 1}
+    at = lead.get(mode, size - margin.shape[dim] if first else 0)
+    return F.pad(margin, [0, 0] * (margin.dim() - 1 - dim) + [at, size - at - margin.shape[dim]])
 
 
 def _check_margins(sizes: Sequence[int], before: Sequence[int], after: Sequence[int], mode: str, where: str, shape: Any) -> None:
@@ -123,7 +137,10 @@ def padded_conv(
     _check_margins(plan.input, plan.before, plan.after, mode, where, shape)
     padded = tuple(i + p + q for i, p, q in zip(plan.input, plan.before, plan.after, strict=True))
     check_room((*shape[:-dims], *padded), where, shape, "Pad less.", what="a padded input")
-    if any(plan.before) or any(plan.after):
+    if closed is not None:
+        margins = handover.around(list(zip(plan.before, plan.after, strict=True)))
+        x = F.pad(x, margins, mode="constant" if mode == "zeros" else mode)
+    elif any(plan.before) or any(plan.after):
         x = pad(x, plan.before, plan.after, mode)
     return conv(x, weight, bias, plan.stride, 0, plan.dilation, groups, dims=dims, where=where)
 
@@ -172,8 +189,11 @@ def padded_conv_transpose(
     if mode == "zeros" and padding != "same":
         return conv_transpose(x, weight, bias, plan.stride, plan.before, tail, groups, plan.dilation, dims=dims, where=where)
     y = conv_transpose(x, weight, None, plan.stride, 0, tail, groups, plan.dilation, dims=dims, where=where)
-    margins = (before, after, mode)
-    y = owned(fold, y, *margins) if mode == "zeros" else fold(y, *margins)  # other margins are added in place, through views
+    in_place = gate.is_open(y)
+    if mode == "zeros" and in_place:
+        y = owned(fold, y, before, after, mode)  # other margins are added in place, through views
+    else:
+        y = fold(y, before, after, mode, in_place=in_place)
     return y if bias is None else y + bias.to(y.dtype).reshape(-1, *[1] * dims)
 
 
