@@ -1620,7 +1620,7 @@ def test_torchinfo_tells_of_ours_what_it_tells_of_torchs() -> None:
     torchinfo = pytest.importorskip("torchinfo")
     ours, theirs, x = twins()
     told = [torchinfo.summary(m, input_data=x, verbose=0) for m in (ours, theirs)]
-    assert [t.total_params for t in told][0] == told[1].total_params and told[0].total_mult_adds == told[1].total_mult_adds
+    assert told[0].total_params == told[1].total_params and told[0].total_mult_adds == told[1].total_mult_adds
     assert str(told[0]) == str(told[1])
 
 
@@ -1751,7 +1751,7 @@ def test_what_torchs_layers_refuse_ours_refuse(name: str) -> None:
                 try:
                     outcomes.append(tree_map_only(Tensor, lambda t: (type(t).__name__, t.dtype), layer(make())))
                 except Exception as error:
-                    assert not isinstance(error, AssertionError), (kind, error)
+                    assert not isinstance(error, AssertionError), (kind, error)  # noqa: PT017
                     outcomes.append(Exception)
             assert outcomes[0] == outcomes[1] or outcomes[0] is Exception, kind
 

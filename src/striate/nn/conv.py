@@ -224,7 +224,9 @@ class _ConvTranspose(_Layer):
             sized = (input,) if output_size is None else (input, output_size)
             return self._compute(input, output_size) if isinstance(input, Tensor) else recorded(self, self._compute, *sized)
 
-    def _compute(self: Any, input: Tensor, output_size: Sequence[int] | None = None, *, measure: bool = False, fresh: bool = False) -> Tensor:
+    def _compute(
+        self: Any, input: Tensor, output_size: Sequence[int] | None = None, *, measure: bool = False, fresh: bool = False
+    ) -> Tensor:
         rest = (input, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
         if self.padding_mode != "zeros" or output_size is not None:
             return padded_conv_transpose(*rest, self.padding_mode, output_size, dims=self.dims, where=type(self).__name__)

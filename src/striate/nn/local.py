@@ -88,7 +88,7 @@ class _LocallyConnected(Namesake, torch.nn.Module):
         plan = ops.geometry(self.input_size, kernel_size, stride, padding, dilation, where, (self.in_channels, *self.input_size))
         self.kernel_size, self.output_size = plan.window.size, plan.window.output
         self.stride, self.padding, self.dilation = plan.stride, plan.padding, plan.dilation
-        self.margins = [n for axis in reversed(plan.window) for n in (axis.before, axis.after)]  # as torch.nn.functional.pad's
+        self.margins = [n for axis in reversed(plan.window.axes) for n in (axis.before, axis.after)]  # as torch.nn.functional.pad's
         shape = (self.out_channels, self.in_channels, *self.output_size, *self.kernel_size)
         if prod(shape) > 2**40:
             do = "Choose a larger stride, fewer channels, or a convolution, which shares them."

@@ -730,7 +730,7 @@ def adaptive_instance_norm(content: Tensor, style: Tensor, eps: float = 1e-5) ->
     return torch.addcmul(mean, ops.instance(content, None, None, None, None, True, 0.0, eps, where="AdaIN"), deviation)
 
 
-class AdaIN(Namesake, torch.nn.Module):
+class AdaIN(torch.nn.Module):
     """Adaptive instance normalization, :func:`adaptive_instance_norm`, as a layer without parameters.
 
     >>> AdaIN()(torch.randn(1, 2, 8, 8), torch.randn(1, 2, 5, 5)).shape

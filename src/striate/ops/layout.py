@@ -24,7 +24,7 @@ def owned(view: Callable[..., Tensor], y: Tensor, *arguments: Any) -> Tensor:
     (True, False)
     """
     if not isinstance(y, Tensor):  # a tracer's stand-in
-        return getattr(y, view.__name__)(*arguments)  # type: ignore[no-any-return]
+        return getattr(y, view.__name__)(*arguments)
     if torch.compiler.is_compiling() or type(y) is not Tensor or not _torch.is_plain_eager():
         return view(y, *arguments)
     with _torch.without_views():
