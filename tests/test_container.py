@@ -290,6 +290,24 @@ def test_a_layer_of_another_class_is_called(place: int) -> None:
     check(results(model, x), expected)
 
 
+class Writing(torch.nn.Module):
+    """Gives back the very tensor that it got, changed where no version counts it; signs stay, of which torch's ReLU keeps its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.data.mul_(3)
+        return x
+
+
+@pytest.mark.parametrize("place", range(1, 6))
+def test_a_module_between_that_writes_unseen_gets_what_nobody_makes_again(place: int) -> None:
+    model, x = block(), images()
+    model.insert(place, Writing())
+    expected = results(twin(model), x)
+    with sharing() as shared:
+        check(results(model, x), expected)
+    assert shared.counts == {1: (1, 1), 2: (2, 0), 3: (2, 0), 4: (1, 1), 5: (2, 1)}[place]
+
+
 def test_parametrized_and_pruned_layers_are_called() -> None:
     model, x = block(), images()
     theirs = twin(model)
