@@ -1,8 +1,9 @@
 # make demo   a first look: sets up .venv, builds the native core, trains LeNet-5 on handwritten digits
-# make test   the same set-up with the test tools, then the whole suite
+# make test   the same set-up with the test tools, then the suite: at most 6 GB of memory and 12 minutes on two cores
+# make nightly  the same set-up, then the tests that take longer or more memory: once before an issue is resolved
 # make bench  the benchmarks                  make asan   the native tests under AddressSanitizer and UBSan
 # make lint   ruff and mypy                  make clean  forgets everything that was built
-.PHONY: demo test bench asan lint clean
+.PHONY: demo test nightly bench asan lint clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -19,11 +20,15 @@ demo: $(VENV)/.installed
 test: $(VENV)/.tested lint
 	$(BIN)/python -m pytest
 
+nightly: $(VENV)/.tested
+	$(BIN)/python -m pytest -m nightly -rs
+
 bench: $(VENV)/.tested
 	$(BIN)/python benchmarks/run.py pool
 	$(BIN)/python benchmarks/run.py norm
 	$(BIN)/python benchmarks/run.py conv
 	$(BIN)/python benchmarks/inspection.py
+	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/pip install --quiet --no-build-isolation -e '.[bench]'
 	$(BIN)/python benchmarks/networks.py train
 	$(BIN)/python benchmarks/networks.py infer

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Generator, Iterator
+
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else a process of 0.3 GB a core for the three models that are compiled to code
 
 import memory
 import pytest

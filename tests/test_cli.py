@@ -18,6 +18,14 @@ from striate.training.job import run
 HELP = "See striate train --help."
 
 
+@pytest.fixture(autouse=True)
+def tuned(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """How often the allocator was told to keep what is freed, which must not come true: the process of the tests would keep it all."""
+    made: list[bool] = []
+    monkeypatch.setattr("striate.allocator.tune_allocator", lambda: made.append(True) or True)
+    return made
+
+
 def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     told = capsys.readouterr().out
@@ -52,7 +60,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"striate {__version__}\n"
 
 
-def test_train_prints_a_line_for_each_epoch_then_the_accuracy_and_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_prints_a_line_for_each_epoch_then_the_accuracy_and_the_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tuned: list[bool]
+) -> None:
     out = tmp_path / "run"
     assert main(["train", "--model", "mlp_bn", "--epochs", "2", "--threads", "1", "--out", str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -61,6 +71,7 @@ def test_train_prints_a_line_for_each_epoch_then_the_accuracy_and_the_folder(tmp
     assert lines[0].startswith("epoch   1/2   train loss ") and lines[1].startswith("epoch   2/2   train loss ")
     assert lines[2] == f"mlp_bn: test accuracy {100 * accuracy:.2f} % on 360 images it never saw"
     assert lines[3] == f"results in {out}"
+    assert tuned == [True]
 
 
 def test_the_folder_is_named_after_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1001,7 +1001,7 @@ try:
 except RuntimeError as error:
     print("striate: " in str(error))
 """
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120).stdout == "True\n"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300).stdout == "True\n"
 
 
 FAR = [  # a band that held all that a row of outputs reaches would take gigabytes, or more numbers than 32 bits count

@@ -463,7 +463,7 @@ def test_gradients_of_an_accelerated_model_are_torchs() -> None:
 
 
 def run(code: str, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=300)
 
 
 def test_without_the_core_everything_works_on_torch_and_one_warning_says_so(tmp_path: Path) -> None:

@@ -1752,6 +1752,20 @@ def test_rows_of_nothing_are_not_gone_through_and_take_no_memory() -> None:
             assert y.shape == x.shape and torch.autograd.grad(y.sum(), x)[0].shape == x.shape
 
 
+@pytest.mark.nightly
+def test_more_than_2_to_the_31_elements_do_not_wrap() -> None:
+    memory.needs_memory(10 * 2**30)  # the output takes 8.6 GB
+    x = memory.zeros(2**31 + 128).view(-1, 64)
+    bias = torch.linspace(1, 2, 64)
+    for row in (2**25 - 1, 2**25, -1):
+        x[row] = torch.randn(64)
+    y = ops.layer_norm(x, [64], None, bias)
+    for row in (2**25 - 1, 2**25, -1):
+        torch.testing.assert_close(y[row], F.layer_norm(x[row], [64], None, bias))
+        y[row] = bias
+    assert all((part == bias).all() for part in y.split(2**20))
+
+
 def test_parts_that_do_not_divide_the_batch_are_refused() -> None:
     with pytest.raises(ShapeError) as raised:
         ops.by_channel(torch.randn(6, 3, 4), None, None, None, None, True, 0.1, 1e-5, batches=4, where="Ghost")

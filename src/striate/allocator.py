@@ -34,8 +34,7 @@ def tune_allocator() -> bool:
 
     Source: the manual page mallopt(3).
 
-    >>> tuned = tune_allocator()
-    >>> isinstance(tuned, bool)
+    >>> tune_allocator()  # doctest: +SKIP
     True
     """
     try:

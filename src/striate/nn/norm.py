@@ -323,6 +323,35 @@ class GhostBatchNorm2d(_Summing, torch.nn.BatchNorm2d):
             where = type(self).__name__
             raise ArgumentError(build(where, "a ghost_batch_size of at least 1", repr(ghost_batch_size), do="Choose 16 or 32."))
 
+    def _scripted(self, input: Tensor) -> Tensor:
+        """By torch's operators, for a batch of any size."""
+        size, mean, var = self.ghost_batch_size, self.running_mean, self.running_var
+        if self.frozen or not self.training:
+            measured = mean is None or (self.training and not self.frozen)
+            return F.batch_norm(input, mean, var, self.weight, self.bias, measured, 0.0, self.eps)
+        size = min(size, input.shape[0])
+        parts = input.unflatten(0, [-1, size])
+        now_var, now = torch.var_mean(parts, [1] + list(range(3, parts.dim())), correction=0, keepdim=True)
+        batches = self.num_batches_tracked
+        if mean is not None and var is not None and self.track_running_stats:
+            momentum = self.momentum
+            if batches is not None:
+                batches.add_(1)
+                if momentum is None:
+                    momentum = 1.0 / float(batches)
+            places = input[:size].numel() // input.shape[1]
+            step = 0.0 if momentum is None else momentum
+            with torch.no_grad():
+                mean.lerp_(now.mean(0).flatten(), step)
+                var.lerp_(now_var.mean(0).flatten() * (places / (places - 1)), step)
+        shape = [-1] + [1] * (input.dim() - 2)
+        y = ((parts - now) * torch.rsqrt(now_var + self.eps)).flatten(0, 1)
+        if self.weight is not None:
+            y = y * self.weight.reshape(shape)
+        if self.bias is not None:
+            y = y + self.bias.reshape(shape)
+        return y
+
     def _batches(self, input: Tensor) -> int:
         if not isinstance(input, Tensor):
             return 1
@@ -376,6 +405,15 @@ class NoisyBatchNorm2d(_Summing, torch.nn.BatchNorm2d):
     def reseed(self, seed: int) -> None:
         """Begins the noise anew."""
         self.seed, self.step = seed, 0
+
+    def _scripted(self, input: Tensor) -> Tensor:
+        if self.training and not self.frozen:
+            raise RuntimeError(
+                "NoisyBatchNorm2d expects evaluation mode in TorchScript, got training. Its noise is drawn by Python: call .eval() first."
+            )
+        return F.batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias, self.running_mean is None, 0.0, self.eps
+        )
 
     def _compute(self, input: Tensor, residual: Tensor | None = None, activation: str | None = None, **shared: Any) -> Tensor:
         y = super()._compute(input, residual, activation, **shared)

@@ -770,8 +770,9 @@ def layer_norm_2d(
             check_activation(activation, where)
 
     def theirs() -> Tensor:
-        y = F.layer_norm(x.movedim(1, -1), (x.shape[1],), weight, bias, eps)
-        return owned(Tensor.movedim, y, -1, 1) if isinstance(y, Tensor) else y.movedim(-1, 1)
+        last = x.dim() - 1  # ONNX's exporter by tracing knows no axes from the end
+        y = F.layer_norm(x.movedim(1, last), (x.shape[1],), weight, bias, eps)
+        return owned(Tensor.movedim, y, last, 1) if isinstance(y, Tensor) else y.movedim(last, 1)
 
     arguments = (
         *(closed, x, None, weight, bias, None, None, True, x.shape[0], 1, PLACES),
