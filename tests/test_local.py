@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import striate.nn as nn
 from striate.errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError
+from striate.ops import gate
 from striate.ops import local as ops
 from striate.ops.choose import explain, prefer
 from striate.reference import local as reference
@@ -84,6 +85,7 @@ def test_whole_numbers_give_exactly_the_references_output_and_gradients(
     x, w, b, dy = sample(input, kernel, counts, arguments, dtype=dtype)
     assert explain(
         ops.METHODS,
+        None,
         x,
         w,
         b,
@@ -241,7 +243,7 @@ def test_the_weights_gradient_lies_in_the_weights_order() -> None:
 
 def refusals(x: Tensor, w: Tensor, b: Tensor | None = None, **arguments: Any) -> str | None:
     plan = ops.plan_for(x, w, b, arguments.get("stride", 1), arguments.get("padding", 0), arguments.get("dilation", 1), "test")
-    return explain(ops.METHODS, x, w, b, plan)[0][1]
+    return explain(ops.METHODS, gate.closed(x, w, b), x, w, b, plan)[0][1]
 
 
 def test_a_chunk_refuses_with_a_sentence() -> None:

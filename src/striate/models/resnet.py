@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import torch
 from torch import Tensor
 
 from .. import nn
@@ -44,8 +45,15 @@ class BasicBlock(nn.Module):
         self.downsample = _shortcut(inputs, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = run([self.downsample], Passed(x))
-        return run([self.conv1, self.bn1, self.relu, self.conv2, self.bn2, self.relu], Passed(x), shortcut).value
+        if torch.jit.is_scripting():
+            y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+            return self.relu(y + self.downsample(x))
+        else:
+            return self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
+        layers = [self.conv1, self.bn1, self.relu, self.conv2, self.bn2, self.relu]
+        return run(layers, Passed(x), lambda: run([self.downsample], Passed(x))).value
 
 
 class Bottleneck(nn.Module):
@@ -83,9 +91,15 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = run([self.downsample], Passed(x))
+        if torch.jit.is_scripting():
+            y = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
+            return self.relu(self.bn3(self.conv3(y)) + self.downsample(x))
+        else:
+            return self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
         first, second, third = [self.conv1, self.bn1, self.relu], [self.conv2, self.bn2, self.relu], [self.conv3, self.bn3, self.relu]
-        return run([*first, *second, *third], Passed(x), shortcut).value
+        return run([*first, *second, *third], Passed(x), lambda: run([self.downsample], Passed(x))).value
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from .. import _torch
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
+from ..ops import gate as gates
 from ..ops.arguments import per_axis, whole
 from ..ops.conv import conv
 from ..ops.layout import is_channels_last, owned
@@ -466,7 +466,9 @@ class ChannelShuffle(Namesake, torch.nn.ChannelShuffle):
             raise ShapeError(build(where, expects, channels, do="Choose groups that divide them.", x=tuple(input.shape)))
         if channels == 0 or self.groups in (1, channels):  # they stay where they are, in a tensor of its own
             return input.clone()
-        if not _torch.is_transformed(input) and is_channels_last(input):
+        if not gates.is_open(input):
+            return torch.nn.ChannelShuffle.forward(self, input)
+        if is_channels_last(input):
             shuffled = input.movedim(1, -1).unflatten(-1, (self.groups, -1)).transpose(-1, -2)
             return owned(Tensor.movedim, shuffled.flatten(-2), -1, 1)
         return input.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)

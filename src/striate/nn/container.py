@@ -8,7 +8,7 @@ that has a hook, a ``forward`` of its own or another class is called as any modu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -85,24 +85,29 @@ def is_plain(module: Any) -> bool:
     return not hooks and own.keys().isdisjoint(REPLACED)
 
 
-def run(modules: Iterable[Any], passed: Passed, residual: Passed | None = None) -> Passed:
+def run(modules: Iterable[Any], passed: Passed, residual: Callable[[], Passed] | None = None) -> Passed:
     r"""The modules' results, one after the other: what ``for module in modules: x = module(x)`` computes.
 
     .. math:: y = act(norm(\ldots) + residual)
 
-    residual: what is added to the input of the last module, in a block of a residual network the activation behind a norm.
+    residual: gives what is added to the input of the last module, in a block of a residual network the activation behind a norm; it is
+    called when its time has come.
 
     >>> from striate import nn
-    >>> run([nn.BatchNorm2d(1).eval(), nn.ReLU()], Passed(torch.ones(1, 1, 1, 1)), Passed(torch.full((1, 1, 1, 1), -2.0))).value.item()
+    >>> x = torch.ones(1, 1, 1, 1)
+    >>> run([nn.BatchNorm2d(1).eval(), nn.ReLU()], Passed(x), lambda: Passed(-2 * x)).value.item()
     0.0
     """
     layers, x = list(modules), passed.value
-    residuals = [] if residual is None else [residual]
-    if residuals:
-        layers.insert(len(layers) - 1, SUM)
+    residuals: list[Passed] = []
+    if residual is not None:
+        layers[-1:] = [residual, SUM, layers[-1]]
     if not isinstance(x, Tensor) or not gate.is_open(x) or torch.compiler.is_dynamo_compiling() or _looked_at():
         for layer in layers:
-            x = x + residuals.pop().value if layer is SUM else layer(x)
+            if layer is residual and residual is not None:
+                residuals.append(residual())
+            else:
+                x = x + residuals.pop().value if layer is SUM else layer(x)
         return Passed(x)
     fresh, statistics, at = passed.fresh, None, 0
     while at < len(layers):
@@ -112,6 +117,8 @@ def run(modules: Iterable[Any], passed: Passed, residual: Passed | None = None) 
             break
         elif layer is RESIDUAL:
             residuals.append(Passed(x))
+        elif layer is residual:
+            residuals.append(residual())
         elif layer is SUM:
             x, fresh = x + residuals.pop().value, False
         elif getattr(kind, "hands_on", False) and is_plain(layer):
@@ -123,6 +130,9 @@ def run(modules: Iterable[Any], passed: Passed, residual: Passed | None = None) 
             x, fresh = layer._compute(x, *_weights(layer), measure=measure, fresh=fresh), False
             statistics = take(x) if measure else None
         elif kind in BATCH_NORMS:
+            if residual is not None and _reached(layers, at + 1) is residual:
+                residuals.append(residual())
+                del layers[at + 1]
             adds = _reached(layers, at + 1) is SUM and _fits(x, residuals[-1].value)
             name = _activation(layer, _reached(layers, at + 1 + adds))
             adds = adds and name is not None

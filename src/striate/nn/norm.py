@@ -42,6 +42,10 @@ __all__ = [
 ]
 
 
+# What says that a batch was refused. Others end a call for reasons of their own: a checkpoint stops when it has made again what it needs.
+REFUSALS = (RuntimeError, ValueError, TypeError, IndexError)
+
+
 class _Activated(Namesake):
     """What a layer does after it has normalized; nothing unless told. TorchScript computes it behind the namesake."""
 
@@ -203,7 +207,7 @@ class _BatchNorm(_Activated):
                 known=statistics if measured else None,
                 fresh=fresh,
             )
-        except Exception:
+        except REFUSALS:
             self._step_back(measured and mean is not None)
             raise
 
@@ -331,7 +335,7 @@ class GhostBatchNorm2d(_Summing, torch.nn.BatchNorm2d):
             return F.batch_norm(input, mean, var, self.weight, self.bias, measured, 0.0, self.eps)
         size = min(size, input.shape[0])
         parts = input.unflatten(0, [-1, size])
-        now_var, now = torch.var_mean(parts, [1] + list(range(3, parts.dim())), correction=0, keepdim=True)
+        now_var, now = torch.var_mean(parts, [1] + list(range(3, parts.dim())), correction=0, keepdim=True)  # noqa: RUF005  TorchScript
         batches = self.num_batches_tracked
         if mean is not None and var is not None and self.track_running_stats:
             momentum = self.momentum
@@ -490,7 +494,7 @@ class SyncBatchNorm(_Summing, torch.nn.modules.batchnorm._BatchNorm):
                 slope=self.negative_slope,
                 where=type(self).__name__,
             )
-        except Exception:
+        except REFUSALS:
             self._step_back(mean is not None)
             raise
 

@@ -121,7 +121,7 @@ def per_axis(
         raise ArgumentTypeError(build(where, f"{what} to be {one}", repr(value), do=f"Give {one}.", **_facts(shape)))
     for v in values:
         if not least <= v <= most:
-            limit = "2^62" if most == LARGEST else "2^63 - 1"
+            limit = "2^62" if most == LARGEST or v < least else "2^63 - 1"
             bound = f"at least {least}" if v < least else f"{limit} or less"
             fix = f"Choose {'an' if what[0] in 'aeiou' else 'a'} {what} of {bound}."
             raise ArgumentError(build(where, f"{what} from {least} to {limit}", v, do=fix, **_facts(shape)))

@@ -215,8 +215,7 @@ if native.core:
 
     def _max_offset_formula(ctx: Any, dy: Any, _: Any) -> Any:
         (offset,) = ctx.saved_tensors
-        index = None if dy is None else _ops.offset_to_index.default(offset, *ctx.arguments)
-        return (None if index is None else reference.max_pool_backward(dy, index, ctx.arguments[0]),)
+        return (None if dy is None else reference.max_pool_backward(dy, _positions(offset, *ctx.arguments), ctx.arguments[0]),)
 
     def _max_offset_backward_setup(ctx: Any, inputs: Any, output: Any) -> Any:
         ctx.save_for_backward(inputs[1])
@@ -272,6 +271,15 @@ if native.core:
     def _avg_double_formula(ctx: Any, ddx: Any) -> Any:
         *geometry, _, count_include_pad, divisor = ctx.arguments
         return (reference.avg_pool(ddx, _axes(ddx.shape[2:], ctx.output, *geometry), count_include_pad, divisor),)
+
+    def _positions(offset: Tensor, input: Any, size: Any, stride: Any, dilation: Any, before: Any, channels_last: Any) -> Tensor:
+        """The positions in their planes of the taps that are numbered by offset: ``striate::offset_to_index`` in torch's operators."""
+        tap, index, pitch = offset.long(), torch.zeros((), dtype=torch.long), 1
+        for k in reversed(range(len(size))):
+            along = torch.arange(offset.shape[2 + k]).view(-1, *[1] * (len(size) - 1 - k))
+            index = index + pitch * (along * stride[k] - before[k] + tap % size[k] * dilation[k])
+            tap, pitch = tap // size[k], pitch * input[k]
+        return index
 
     def _pick(x: Tensor, index: Tensor) -> Tensor:
         picked = x.flatten(2).gather(2, index.flatten(2).clamp(min=0)).view(index.shape)

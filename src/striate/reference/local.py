@@ -5,6 +5,8 @@ Formulas write o for a position in the output, t for a tap, and i(o, t) = o·str
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,13 @@ __all__ = ["local", "local_backward"]
 def _seen(x: Tensor, weight: Tensor, stride: Sizes, padding: Sizes | str, dilation: Sizes) -> tuple[Window, Tensor, Tensor]:
     """The window; what is seen, (N, C, positions, taps); the weight, (C_out, C, positions, taps)."""
     axes = window(x.shape[2:], weight.shape[x.ndim :], stride, padding, dilation)
-    return axes, windows(x, axes).flatten(2, x.ndim - 1).flatten(3), weight.flatten(2, x.ndim - 1).flatten(3)
+    return axes, _paired(windows(x, axes), x.ndim), _paired(weight, x.ndim)
+
+
+def _paired(seen: Tensor, rank: int) -> Tensor:
+    """(.., .., *output, *taps) as (.., .., positions, taps)."""
+    positions = prod(seen.shape[2:rank])
+    return seen.reshape(*seen.shape[:2], positions, -1)
 
 
 def local(
@@ -75,7 +83,7 @@ def local_backward(
     ([[[1, 3, -2, 30]]], [[[[1, 2], [4, 6], [9, 12]]]], [[1, 2, 3]])
     """
     axes, seen, w = _seen(x, weight, stride, padding, dilation)
-    g = dy.flatten(2)
+    g = dy.reshape(*dy.shape[:2], -1)
     dseen = torch.einsum("nkp,kcpt->ncpt", g, w.conj()).reshape(*x.shape[:2], *axes.output, *axes.size)
     dweight = torch.einsum("nkp,ncpt->kcpt", g, seen.conj()).reshape(weight.shape)
     return windows_backward(dseen, axes), dweight, dy.sum(0)
