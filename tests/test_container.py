@@ -717,8 +717,8 @@ def test_parts_of_residual_blocks_may_be_replaced_by_anything() -> None:
 
 def test_a_residual_with_fewer_layers_is_added_to_what_the_last_gets() -> None:
     x, y = torch.full((1, 1, 2, 2), -1.0), torch.full((1, 1, 2, 2), 0.5)
-    assert run([nn.ReLU()], Passed(x), Passed(y)).value.equal(F.relu(x + y))
-    assert run([], Passed(x), Passed(y)).value.equal(x + y)
+    assert run([nn.ReLU()], Passed(x), lambda: Passed(y)).value.equal(F.relu(x + y))
+    assert run([], Passed(x), lambda: Passed(y)).value.equal(x + y)
 
 
 def test_inverted_residuals_are_seen_through_and_called_if_hooked() -> None:

@@ -502,15 +502,15 @@ def test_importing_striate_imports_the_layers_and_nothing_that_many_programs_do_
 import sys, torch
 before = set(sys.modules)
 import striate
-new = set(sys.modules) - before
+new = set(sys.modules) - before - {"torch.utils.flop_counter"}  # which takes the formulas of our operators
 print(sorted({name.split(".")[1] for name in new if name.startswith("striate.")}))
 print(sorted({name.split(".")[0] for name in new} - {"striate", *sys.stdlib_module_names}))
-print(torch.ops.striate.isa_chosen() == striate.native_info()["isa"])
+print(striate.native.ISAS[torch.ops.striate.isa_chosen()] == striate.native_info()["isa"])
 print(striate.models.lenet5.__name__, striate.training.parameter_groups.__name__, striate.deploy.freeze.__name__)
 """
     result = run(code)
     assert result.stdout.splitlines() == [
-        "['allocator', 'errors', 'moments', 'native', 'nn', 'ops', 'reference', 'window']",
+        "['_torch', 'allocator', 'errors', 'moments', 'native', 'nn', 'ops', 'reference', 'window']",
         "[]",
         "True",
         "lenet5 parameter_groups striate.deploy.freeze",

@@ -249,16 +249,16 @@ def refusals(x: Tensor, w: Tensor, b: Tensor | None = None, **arguments: Any) ->
 def test_a_chunk_refuses_with_a_sentence() -> None:
     x, w, b, _ = sample((7, 9), (3, 3), (2, 2, 3), {})
     assert refusals(x, w, b) is None
-    assert refusals(x.half(), w.half()) == "chunks are for float32 and float64, got float16"
+    assert refusals(x.half(), w.half()) == "kernels are for float32 and float64, got float16"
     assert refusals(x[:0], w) == "an empty batch has no products"
-    assert refusals(x.to("meta"), w.to("meta")) == "chunks are for the CPU's caches, got meta"
+    assert refusals(x.to("meta"), w.to("meta")) == "kernels are for the CPU, got meta"
     far = torch.randn(3, 2, 107, 109, 3, 3)
     assert refusals(x, far, padding=51) == "padding makes x more than 16 times as large"
     with torch.autocast("cpu"):
-        assert refusals(x, w, b) == "autocast chooses the type of each product"
+        assert refusals(x, w, b) == "autocast chooses the type"
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
-        assert refusals(dual, w, b) == "chunks have no forward-mode derivative"
+        assert refusals(dual, w, b) == "kernels have no forward-mode derivative"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int64, torch.complex64], ids=str)

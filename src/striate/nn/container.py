@@ -101,7 +101,8 @@ def run(modules: Iterable[Any], passed: Passed, residual: Callable[[], Passed] |
     layers, x = list(modules), passed.value
     residuals: list[Passed] = []
     if residual is not None:
-        layers[-1:] = [residual, SUM, layers[-1]]
+        last = max(0, len(layers) - 1)
+        layers[last:last] = [residual, SUM]
     if not isinstance(x, Tensor) or not gate.is_open(x) or torch.compiler.is_dynamo_compiling() or _looked_at():
         for layer in layers:
             if layer is residual and residual is not None:
