@@ -110,7 +110,7 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.conv(x)
         if self.adds:
-            y += x
+            y = y + x  # in place it would change what a hook has kept, and a view that a backward hook has made
         return y
 
     def _chain(self) -> list[nn.Module]:
