@@ -27,6 +27,7 @@ bench: $(VENV)/.tested
 	$(BIN)/python benchmarks/run.py pool
 	$(BIN)/python benchmarks/run.py norm
 	$(BIN)/python benchmarks/run.py conv
+	$(BIN)/python benchmarks/gate.py
 	$(BIN)/python benchmarks/inspection.py
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/pip install --quiet --no-build-isolation -e '.[bench]'

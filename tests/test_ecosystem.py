@@ -1238,9 +1238,15 @@ GAPS: list[tuple[str, str, str]] = [
 ]
 
 
+# Layers of one and three axes are the code of those of two: they take six minutes, and run with `make nightly`.
+OTHER_AXES = r".*[13]d\b.*"
+
+
 def _case(name: str, row: str) -> Any:
     why = next((why for situation, rows, why in GAPS if situation == name and re.fullmatch(rows, row)), None)
-    return pytest.param(name, row, id=f"{name} | {row}", marks=() if why is None else pytest.mark.xfail(reason=why, strict=why not in (RELAID, ROUNDED)))
+    marks = [] if why is None else [pytest.mark.xfail(reason=why, strict=why not in (RELAID, ROUNDED))]
+    marks += [pytest.mark.nightly] if re.fullmatch(OTHER_AXES, row) else []
+    return pytest.param(name, row, id=f"{name} | {row}", marks=marks)
 
 
 @pytest.mark.parametrize(("name", "row_name"), [_case(*one) for one in CASES])
