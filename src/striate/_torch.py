@@ -139,7 +139,7 @@ def is_transformed(x: torch.Tensor) -> bool:
     >>> is_transformed(torch.ones(1)), torch.vmap(lambda x: x + is_transformed(x))(torch.zeros(1))
     (False, tensor([1.]))
     """
-    return _is_wrapped(x) or _is_batched(x)
+    return not torch.compiler.is_dynamo_compiling() and (_is_wrapped(x) or _is_batched(x))
 
 
 def is_transforming() -> bool:

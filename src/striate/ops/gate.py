@@ -42,7 +42,7 @@ def closed(*tensors: Any) -> Closed | None:
     """
     if _is_compiling() or compiler._is_compiling_flag:
         return _compiled(tensors)
-    if _native_missing is None and _is_plain_eager():
+    if native.missing is None and _lacking is None and _is_plain_eager():
         for x in tensors:
             if x is None:
                 continue
@@ -57,7 +57,7 @@ def closed(*tensors: Any) -> Closed | None:
     return _why(tensors)
 
 
-_native_missing = native.missing or (f"this torch lacks {_torch.off[_torch.NATIVE][0]}" if _torch.NATIVE in _torch.off else None)
+_lacking = f"this torch lacks {_torch.off[_torch.NATIVE][0]}" if _torch.NATIVE in _torch.off else None
 
 
 def is_open(*tensors: Any) -> bool:
@@ -93,8 +93,9 @@ def _compiled(tensors: tuple[Any, ...]) -> Closed | None:
     """While ``torch.compile`` traces, types and devices alone decide; ``torch.export`` gets torch's operators."""
     if compiler.is_exporting():
         return Closed("torch.export gets torch's operators", True)
-    if _native_missing is not None:
-        return Closed(_native_missing, False)
+    missing = native.missing or _lacking
+    if missing is not None:
+        return Closed(missing, False)
     if _torch.is_transforming():
         return Closed("operators of ours have no gradient within function transforms", False)
     for x in tensors:
@@ -116,7 +117,7 @@ def _why(tensors: tuple[Any, ...]) -> Closed:
                 reason = _kind(x) or _numbers(x)
                 if reason is not None:
                     return Closed(reason, symbolic)
-    return Closed(_native_missing or told or "there is no tensor", symbolic)
+    return Closed(native.missing or _lacking or told or "there is no tensor", symbolic)
 
 
 def _kind(x: Tensor) -> str | None:

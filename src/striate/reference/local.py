@@ -25,7 +25,7 @@ def _seen(x: Tensor, weight: Tensor, stride: Sizes, padding: Sizes | str, dilati
 def _paired(seen: Tensor, rank: int) -> Tensor:
     """(.., .., *output, *taps) as (.., .., positions, taps)."""
     positions = prod(seen.shape[2:rank])
-    return seen.reshape(*seen.shape[:2], positions, -1)
+    return seen.reshape(*seen.shape[:2], positions, prod(seen.shape[rank:]))
 
 
 def local(
@@ -83,7 +83,7 @@ def local_backward(
     ([[[1, 3, -2, 30]]], [[[[1, 2], [4, 6], [9, 12]]]], [[1, 2, 3]])
     """
     axes, seen, w = _seen(x, weight, stride, padding, dilation)
-    g = dy.reshape(*dy.shape[:2], -1)
+    g = dy.reshape(*dy.shape[:2], prod(dy.shape[2:]))
     dseen = torch.einsum("nkp,kcpt->ncpt", g, w.conj()).reshape(*x.shape[:2], *axes.output, *axes.size)
     dweight = torch.einsum("nkp,ncpt->kcpt", g, seen.conj()).reshape(weight.shape)
     return windows_backward(dseen, axes), dweight, dy.sum(0)
