@@ -1205,6 +1205,7 @@ OLDER_VMAP = "torch's older vmap, behind is_grads_batched, has no rule for einsu
 PADDED = "the namesake that TorchScript compiles has no such padding"
 AGAIN = "torch's norm moves its running statistics again while a checkpoint computes again, ours stops before it does"
 RELAID = "accelerate lays weights out in channels_last, so torch's operator rounds otherwise; a shuffle's output has another memory order"
+UNKNOWN = "the cause has not been found yet"
 ROUNDED = "a result is off by a rounding, on some machines"
 BATCH = r"BatchNorm\dd|ConvNormAct\dd|BatchNorm\dd channels_last|BatchNorm1d of a matrix|BatchNormAct2d|GhostBatchNorm2d|SyncBatchNorm"
 GAPS: list[tuple[str, str, str]] = [
@@ -1218,7 +1219,7 @@ GAPS: list[tuple[str, str, str]] = [
         (situation, "Conv2d same, strided|ConvTranspose2d circular|ConvTranspose2d same|AvgPool2d same|MaxPool2d same", PADDED)
         for situation in ("`torch.jit.script`, and the model as it was afterwards", "a script and a trace that are frozen, saved and loaded")
     ),
-    ("`torch.jit.script`, and the model as it was afterwards", "models.convnext.Block", "the block's gradients come in another order"),
+    ("`torch.jit.script`, and the model as it was afterwards", "models.convnext.Block", UNKNOWN),
     *(
         (situation, "an accelerated net", RELAID)
         for situation in (
@@ -1244,7 +1245,7 @@ OTHER_AXES = r".*[13]d\b.*"
 
 def _case(name: str, row: str) -> Any:
     why = next((why for situation, rows, why in GAPS if situation == name and re.fullmatch(rows, row)), None)
-    marks = [] if why is None else [pytest.mark.xfail(reason=why, strict=why not in (RELAID, ROUNDED))]
+    marks = [] if why is None else [pytest.mark.xfail(reason=why, strict=why not in (RELAID, ROUNDED, UNKNOWN))]
     marks += [pytest.mark.nightly] if re.fullmatch(OTHER_AXES, row) else []
     return pytest.param(name, row, id=f"{name} | {row}", marks=marks)
 
