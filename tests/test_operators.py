@@ -83,6 +83,16 @@ def test_the_cases_are_all_operators_there_are() -> None:
     assert sorted(cases()) == OPERATORS and len(OPERATORS) >= 25
 
 
+def test_calls_of_an_operator_give_the_same_bits_each_time(isa: str) -> None:
+    # few calls, but of every operator on every instruction set: for `make asan`, which has no time for those of the test below
+    with torch.inference_mode():
+        for name, arguments in cases().items():
+            first, *others = (getattr(torch.ops.striate, name).default(*arguments) for _ in range(3))
+            native.use_isa(isa)  # isa_choose chose another
+            for other in others if name != "conv_pack" else []:  # which leaves the lanes that no channel fills as they are
+                torch.testing.assert_close(other, first, rtol=0, atol=0)
+
+
 def test_calls_of_an_operator_keep_no_memory() -> None:
     code = "import test_operators; test_operators.print_what_calls_keep()"
     run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=600)
