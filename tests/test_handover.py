@@ -72,6 +72,29 @@ with Looking():
         nn.MaxPool1d(2, padding=1, dilation=3, ceil_mode=True)(x).sum().backward()
 print("survived")
 """,
+    "a group norm's scale and shift alone, in bfloat16": """
+for x, format in ((torch.randn(2, 4, 6, 7), torch.channels_last), (torch.randn(2, 4, 3, 6, 7), torch.channels_last_3d)):
+    x = x.contiguous(memory_format=format).bfloat16()
+    for model in (nn.GroupNorm(2, 4), nn.GroupNormAct2d(2, 4)):
+        for given in (x, x.clone().requires_grad_()):
+            y = model.bfloat16()(given)
+            assert y.is_contiguous(memory_format=format)
+            torch.autograd.grad(y.float().sum(), model.weight)
+print("survived")
+""",
+    "a group norm's scale and shift alone while a mode looks on": MODE + """
+x = torch.randn(2, 4, 6, 7).contiguous(memory_format=torch.channels_last)
+with Looking():
+    nn.GroupNorm(2, 4)(x).sum().backward()
+print("survived")
+""",
+    "a group norm behind a frozen convolution, in a layer left to torch": """
+class Mine(T.GroupNorm):
+    pass
+model = striate.accelerate(T.Sequential(T.Conv2d(3, 4, 3).requires_grad_(False), Mine(2, 4)))
+model(torch.randn(2, 3, 8, 8)).sum().backward()
+print("survived")
+""",
 }  # fmt: skip
 
 
@@ -111,6 +134,19 @@ def test_one_tap_transposed_with_a_stride_computes_as_torchs(dims: int, stride: 
     torch.testing.assert_close(found, getattr(F, f"conv_transpose{dims}d")(x.contiguous(), w, b, *geometry), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("shape", [(2, 4, 5, 6), (2, 4, 3, 5, 6), (2, 4, 5)])
+def test_a_group_norm_computes_as_torchs_whatever_the_memory_order(shape: tuple[int, ...], learns: bool) -> None:
+    x, w, b = torch.randn(shape[0], *shape[2:], shape[1], dtype=torch.float64).movedim(-1, 1), *torch.randn(2, 4, dtype=torch.float64)
+    leaves = [w.clone().requires_grad_(), b.clone().requires_grad_()]
+    given = x.requires_grad_(learns)
+    y = handover.group_norm(given, 2, *leaves, 1e-5)
+    expected = F.group_norm(x.detach().contiguous(), 2, *leaves, 1e-5)
+    assert y.stride() == F.group_norm(x.detach(), 2).stride()
+    for a, e in zip(*(torch.autograd.grad(z.square().sum(), leaves) for z in (y, expected)), strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-12, atol=1e-12)
+
+
 def test_a_plain_call_is_handed_over_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setitem(handover.CONV, 2, lambda *arguments: seen.append(arguments))
@@ -136,6 +172,27 @@ def test_a_stride_beyond_the_input_and_a_dilation_of_one_tap_may_be_of_any_size_
 
 class Mine(torch.nn.Conv2d):
     pass
+
+
+class MyNorm(torch.nn.GroupNorm):
+    pass
+
+
+def test_a_left_group_norm_that_learns_gets_its_input_contiguous() -> None:
+    model = torch.nn.Sequential(MyNorm(2, 4))
+    assert swap.plan(model)[1][0].reason == (
+        "MyNorm is a subclass of GroupNorm with code of its own, whose input is laid out contiguous: "
+        "in channels_last torch's gradient of scale and shift alone is unsafe"
+    )
+    with pytest.warns(UserWarning, match="laid out contiguous"):
+        striate.accelerate(model)
+    seen: list[Tensor] = []
+    model[0].register_forward_hook(lambda m, args, y: seen.append(args[0]))
+    x = torch.randn(2, 4, 5, 6).contiguous(memory_format=torch.channels_last)
+    model(x)
+    model.requires_grad_(False)(x)
+    assert [s.is_contiguous() for s in seen] == [True, False]
+    assert len(striate.restore(model)[0]._forward_pre_hooks) == 0
 
 
 def test_a_left_layer_gets_its_input_contiguous_and_restore_takes_that_back() -> None:

@@ -202,15 +202,48 @@ def test_an_output_changed_after_the_convolution_is_autograds_to_mind() -> None:
         grad(z.square().sum(), conv.weight)
 
 
-@pytest.mark.parametrize("what", ["input", "scale"])
-def test_what_the_norm_keeps_is_not_changed_unnoticed(what: str) -> None:
+def test_what_the_norm_keeps_is_not_changed_unnoticed() -> None:
     norm, conv = drawn(NORMS["batch"]()), CONVS["3×3"]()
     x = images() * 1
     z = nn.Sequential(norm, conv)(x)
     with torch.no_grad():
-        (x if what == "input" else norm.weight).mul_(2)
+        x.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         grad(z.sum(), conv.weight)
+
+
+@pytest.mark.parametrize("further", [False, True])
+@pytest.mark.parametrize("what", ["weight", "bias"])
+@pytest.mark.parametrize("kind", ["batch", "batch, leaky ReLU", "batch, ReLU6", "batch, no activation", "group", "layer 2d"])
+def test_scale_and_shift_written_through_data_before_backward(kind: str, what: str, further: bool) -> None:
+    """Averaged, pulled towards a teacher, clipped: torch's gradients do not follow a shift at all, and a scale only in the norm's own."""
+    torch.manual_seed(0)
+    norm, conv, x = drawn(NORMS[kind]()).double(), CONVS["3×3"]().double(), images(dtype=torch.float64)
+    activation = getattr(norm, "activation", None)
+    act = {"relu": F.relu, "leaky_relu": F.leaky_relu, "relu6": F.relu6, None: lambda y: y}[activation]
+    eps = norm.eps
+
+    def theirs(x: Tensor) -> Tensor:
+        if kind.startswith("batch"):
+            return act(F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.1, eps))
+        if kind == "group":
+            return act(F.group_norm(x, 2, norm.weight, norm.bias, eps))
+        return F.layer_norm(x.movedim(1, -1), (8,), norm.weight, norm.bias, eps).movedim(-1, 1)
+
+    p, before = getattr(norm, what), getattr(norm, what).detach().clone()
+
+    def gradients(call: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        z = call(x)
+        p.data.add_(torch.linspace(-2, 2, 8, dtype=torch.float64))
+        learned = [x, norm.weight, norm.bias, conv.weight]
+        found = list(grad(z.square().mean(), learned, create_graph=further))
+        if further:
+            found += grad(sum(g.square().sum() for g in found), learned)
+        p.data.copy_(before)
+        return found
+
+    expected = gradients(lambda x: F.conv2d(theirs(x), conv.weight, conv.bias, padding=1))
+    torch.testing.assert_close(gradients(nn.Sequential(norm, conv)), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_what_was_changed_before_the_convolution_is_autograds_to_mind() -> None:

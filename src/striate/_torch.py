@@ -68,10 +68,11 @@ _function_modes = _find("torch._C._len_torch_function_stack", NATIVE)
 _function_mode_stack = _find("torch.overrides._get_current_function_mode_stack", "kernels under torch.set_default_device")
 _DeviceContext = _find("torch.utils._device.DeviceContext", "kernels under torch.set_default_device")
 _transforms = _find("torch._C._functorch.peek_interpreter_stack", NATIVE)
-_tracing = _find("torch._C._get_tracing_state", NATIVE)
+_tracing = _find("torch._C._is_tracing", NATIVE)
 _find("torch.autograd.forward_ad._current_level", NATIVE)  # read where it is asked: it changes
 _dispatch_mode_stack = _find("torch.utils._python_dispatch._get_current_dispatch_mode_stack", "profiling of our kernels", list)
 _autocast = torch.is_autocast_enabled
+_any_autocast = _find("torch._C._is_any_autocast_enabled", "nothing", lambda: True)  # of any device: asked in a third of the time
 
 
 class Observer(TorchDispatchMode):
@@ -87,9 +88,9 @@ def is_plain_eager() -> bool:
     return (
         (_dispatch_modes() == 0 or _only_observers())
         and _transforms() is None
-        and _tracing() is None
+        and not _tracing()
         and forward_ad._current_level < 0
-        and not _autocast("cpu")
+        and not (_any_autocast() and _autocast("cpu"))
         and (_function_modes() == 0 or _only_devices())
     )
 
@@ -110,7 +111,7 @@ def watching() -> str | None:
     ...     watching()
     'autocast chooses the type'
     """
-    if _tracing() is not None:
+    if _tracing():
         return "torch.jit.trace records torch's operators"
     if _transforms() is not None:
         return "kernels have no rule for function transforms (vmap, grad, jvp)"
@@ -125,7 +126,8 @@ def watching() -> str | None:
 
 def is_recorded() -> bool:
     """Whether ``torch.jit.trace`` records: sizes are tensors then."""
-    return _tracing() is not None
+    tracing: bool = not torch.compiler.is_dynamo_compiling() and _tracing()
+    return tracing
 
 
 _is_wrapped = _find("torch._C._functorch.is_functorch_wrapped_tensor", NATIVE)

@@ -48,26 +48,26 @@ def alexnet(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
     """
     features = nn.Sequential(
         nn.Conv2d(in_channels, 64, 11, stride=4, padding=2),
-        nn.ReLU(inplace=True),
+        nn.ReLU(),
         nn.MaxPool2d(3, 2),
         nn.Conv2d(64, 192, 5, padding=2),
-        nn.ReLU(inplace=True),
+        nn.ReLU(),
         nn.MaxPool2d(3, 2),
         nn.Conv2d(192, 384, 3, padding=1),
-        nn.ReLU(inplace=True),
+        nn.ReLU(),
         nn.Conv2d(384, 256, 3, padding=1),
-        nn.ReLU(inplace=True),
+        nn.ReLU(),
         nn.Conv2d(256, 256, 3, padding=1),
-        nn.ReLU(inplace=True),
+        nn.ReLU(),
         nn.MaxPool2d(3, 2),
     )
     classifier = nn.Sequential(
         nn.Dropout(0.5),
         nn.Linear(256 * 6 * 6, 4096),
-        nn.ReLU(inplace=True),
+        nn.ReLU(),
         nn.Dropout(0.5),
         nn.Linear(4096, 4096),
-        nn.ReLU(inplace=True),
+        nn.ReLU(),
         nn.Linear(4096, classes),
     )
     return nn.Sequential(

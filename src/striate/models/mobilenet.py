@@ -188,7 +188,7 @@ def _conv(
     inputs: int, outputs: int, kernel: int, stride: int, activation: type[nn.ReLU] | type[nn.ReLU6], groups: int = 1
 ) -> nn.Sequential:
     conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs), activation(inplace=True))
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), activation())
 
 
 def _classified(features: nn.Sequential, classifier: nn.Sequential) -> nn.Sequential:

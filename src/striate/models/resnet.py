@@ -39,7 +39,7 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu = nn.ReLU()
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = _shortcut(inputs, width, stride)
@@ -87,7 +87,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu = nn.ReLU()
         self.downsample = _shortcut(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -220,7 +220,7 @@ def resnet_cifar(classes: int = 10, in_channels: int = 3, layers: int = 20) -> n
     stem: dict[str, nn.Module] = {
         "conv1": nn.Conv2d(in_channels, 16, 3, padding=1, bias=False),
         "bn1": nn.BatchNorm2d(16),
-        "relu": nn.ReLU(inplace=True),
+        "relu": nn.ReLU(),
     }
     return _resnet(stem, BasicBlock, [16, 32, 64], [layers // 6] * 3, classes)
 
@@ -229,7 +229,7 @@ def _stem(in_channels: int) -> dict[str, nn.Module]:
     return {
         "conv1": nn.Conv2d(in_channels, 64, 7, 2, padding=3, bias=False),
         "bn1": nn.BatchNorm2d(64),
-        "relu": nn.ReLU(inplace=True),
+        "relu": nn.ReLU(),
         "maxpool": nn.MaxPool2d(3, 2, padding=1),
     }
 

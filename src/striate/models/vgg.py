@@ -65,15 +65,15 @@ def vgg11_bn(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
     channels = in_channels
     for stage in ([64], [128], [256, 256], [512, 512], [512, 512]):
         for width in stage:
-            features.extend([nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)])
+            features.extend([nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()])
             channels = width
         features.append(nn.MaxPool2d(2, 2))
     classifier = nn.Sequential(
         nn.Linear(512 * 7 * 7, 4096),
-        nn.ReLU(inplace=True),
+        nn.ReLU(),
         nn.Dropout(0.5),
         nn.Linear(4096, 4096),
-        nn.ReLU(inplace=True),
+        nn.ReLU(),
         nn.Dropout(0.5),
         nn.Linear(4096, classes),
     )

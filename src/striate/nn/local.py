@@ -113,8 +113,8 @@ class _LocallyConnected(Namesake, torch.nn.Module):
         for size, stride, dilation in zip(self.kernel_size, self.stride, self.dilation):  # noqa: B905  TorchScript has no strict
             seen = seen.unfold(axis, (size - 1) * dilation + 1, stride)[..., ::dilation]
             axis += 1
-        weight = self.weight.flatten(2, dims + 1).flatten(3)
-        y = torch.einsum("ncpt,kcpt->nkp", seen.flatten(2, dims + 1).flatten(3), weight)
+        seen, weight = seen.flatten(2, dims + 1).flatten(3), self.weight.flatten(2, dims + 1).flatten(3)  # (rows, C, positions, taps)
+        y = torch.bmm(seen.permute(2, 0, 1, 3).flatten(2), weight.permute(2, 1, 3, 0).flatten(1, 2)).permute(1, 2, 0)
         y = y.reshape(list(y.shape[:2]) + list(self.weight.shape[2 : 2 + dims]))
         if self.bias is not None:
             y = y + self.bias

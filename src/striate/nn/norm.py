@@ -14,6 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import _torch
 from ..errors import ArgumentError, ShapeError, build
 from ..ops import norm as ops
 from ..ops.arguments import as_int, is_int
@@ -326,6 +327,12 @@ class GhostBatchNorm2d(_Summing, torch.nn.BatchNorm2d):
         if not is_int(self.ghost_batch_size) or self.ghost_batch_size < 1:
             where = type(self).__name__
             raise ArgumentError(build(where, "a ghost_batch_size of at least 1", repr(ghost_batch_size), do="Choose 16 or 32."))
+
+    def _compute(self: Any, input: Tensor, residual: Tensor | None = None, activation: str | None = None, **given: Any) -> Tensor:
+        if _torch.is_recorded():  # a trace is for batches of any size: it counts no sub-batches
+            y = self._scripted(input)
+            return ops.activated(y if residual is None else y + residual, activation or self.activation, self.negative_slope)
+        return super()._compute(input, residual, activation, **given)
 
     def _scripted(self, input: Tensor) -> Tensor:
         """By torch's operators, for a batch of any size."""

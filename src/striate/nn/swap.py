@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch.nn.parameter import is_lazy
 
+from ..ops import handover
 from . import blocks, container, conv, norm, pool
 from .norm import _Activated
 
@@ -28,7 +29,7 @@ OWN = {getattr(family, name) for family in (blocks, conv, norm, pool) for name i
 BACK = {ours: theirs for theirs, ours in SWAPS.items()}
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 _FUSED = "_striate_fused"  # on a layer that computes the activation beside it
-_GUARD = "_striate_guard"  # the handle of the hook that keeps a layer left to torch from a call that oneDNN breaks on
+_GUARD = "_striate_guard"  # the handle of the hook that keeps a layer left to torch from a call that torch breaks on
 _MARK = "_striate_relaid"  # the parameters whose memory format accelerate changed, kept on the module that owns them
 
 
@@ -90,22 +91,35 @@ def plan(model: torch.nn.Module) -> tuple[list[str], list[Left]]:
             if base is not None:
                 kind = type(module).__name__
                 reason = f"{kind} is a subclass of {base.__name__} with code of its own"
-                if _strides_one_tap(module):
-                    reason += ", whose input is laid out contiguous: in channels_last oneDNN's gradient of one tap with a stride is unsafe"
+                if (guard := _guard(module)) is not None:
+                    reason += f", whose input is laid out contiguous: in channels_last {guard.why}"
                 left.append(Left(name, kind, reason))
     return swapped, left
 
 
-def _strides_one_tap(module: torch.nn.Module) -> bool:
-    """Whether a convolution of torch's would have the weight gradient that oneDNN breaks on in channels_last (its issue 6035)."""
+class _Guard(NamedTuple):
+    """What keeps a layer that is left to torch from a call that torch breaks on (see :mod:`striate.ops.handover`)."""
+
+    why: str
+    hook: Callable[[torch.nn.Module, tuple[Any, ...]], tuple[Any, ...]]  # before forward: the arguments, laid out contiguous
+
+
+def _guard(module: torch.nn.Module) -> _Guard | None:
     layer: Any = module
     kinds = tuple(theirs for theirs in SWAPS if "Conv" in theirs.__name__)
-    return isinstance(module, kinds) and max(layer.kernel_size) == 1 and max(layer.stride) > 1
+    if isinstance(module, kinds) and max(layer.kernel_size) == 1 and max(layer.stride) > 1:
+        return _Guard("oneDNN's gradient of one tap with a stride is unsafe", _contiguous)
+    if isinstance(module, torch.nn.GroupNorm):
+        return _Guard("torch's gradient of scale and shift alone is unsafe", _contiguous_for_group_norm)
+    return None
 
 
 def _contiguous(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A forward pre-hook: the arguments, tensors laid out contiguous."""
     return tuple(a.contiguous() if isinstance(a, torch.Tensor) else a for a in args)
+
+
+def _contiguous_for_group_norm(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(handover.for_group_norm(a, module.weight, module.bias) for a in args)
 
 
 def fusions(model: torch.nn.Module) -> list[tuple[torch.nn.Module, torch.nn.Module]]:
@@ -190,8 +204,9 @@ def accelerate(model: Model) -> Model:
     """Makes ``model`` use striate's layers and the channels_last memory format, in place, and returns it.
 
     Every layer whose class is exactly one of torch's becomes striate's namesake; its parameters, buffers, hooks, mode and
-    name stay. A subclass keeps its class, because its code may count on it: a warning names each (see :func:`plan`). One tap with a stride
-    in such a layer gets a forward pre-hook that lays its input out contiguous: channels_last would bring oneDNN to break (its issue 6035).
+    name stay. A subclass keeps its class, because its code may count on it: a warning names each (see :func:`plan`). Where channels_last
+    would bring torch's operator to break (one tap with a stride, oneDNN's issue 6035; the gradient of a group norm's scale and shift
+    alone), such a layer gets a forward pre-hook that lays its input out contiguous.
     Where a ReLU, ReLU6 or leaky ReLU follows a norm in a ``Sequential`` the norm computes both in one pass, and between a convolution and
     max pooling a ReLU or ReLU6 is computed behind the pooling (see :func:`fusions`).
     Weights of two and three axes are laid out channels_last, so that activations follow.
@@ -213,8 +228,9 @@ def accelerate(model: Model) -> Model:
         fuse(layer, activation)
     for one in left:
         module = modules[one.name]
-        if _strides_one_tap(module) and _GUARD not in module.__dict__:
-            module.__dict__[_GUARD] = module.register_forward_pre_hook(_contiguous)
+        guard = _guard(module)
+        if guard is not None and _GUARD not in module.__dict__:
+            module.__dict__[_GUARD] = module.register_forward_pre_hook(guard.hook)
     for module in modules.values():
         if _GUARD in module.__dict__:  # its weight decides the memory order too
             continue

@@ -732,7 +732,11 @@ def conv(
         return handover.conv_as_it_came(x, weight, bias, stride, padding, dilation, groups, dims)
     plan = plan_for(x, weight, bias, stride, padding, dilation, groups, dims=dims, where=where)
     arguments = (x, weight, bias, plan.stride, plan.before, plan.dilation, plan.groups, dims)
-    theirs = (lambda: handover.conv(*arguments)) if plan.before == plan.after else None
+    theirs: Callable[[], Tensor] | None = None
+    if plan.before == plan.after:
+        theirs = lambda: handover.conv(*arguments)  # noqa: E731
+    elif closed is not None:
+        theirs = lambda: handover.conv_as_it_came(x, weight, bias, stride, padding, dilation, groups, dims)  # noqa: E731
     return _run("forward", plan, x, weight, bias, theirs, method, where, closed, measure, fresh)
 
 

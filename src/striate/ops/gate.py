@@ -43,15 +43,14 @@ def closed(*tensors: Any) -> Closed | None:
     if _is_compiling() or compiler._is_compiling_flag:
         return _compiled(tensors)
     if native.missing is None and _lacking is None and _is_plain_eager():
+        strided = False  # of the first that is said: no operator of torch's takes one that is not beside it
         for x in tensors:
             if x is None:
                 continue
-            kind = type(x)
-            if (kind is Tensor or kind is Parameter) and x.is_cpu and x.layout is _strided:
-                dtype = x.dtype
-                if dtype is _float32 or dtype is _float64:
-                    continue
-            break
+            number = (type(x) is Tensor or type(x) is Parameter) and ((dtype := x.dtype) is _float32 or dtype is _float64) and x.is_cpu
+            strided = number and (strided or (x.layout is _strided and not x.is_nested))
+            if not strided:
+                break
         else:
             return None
     return _why(tensors)
@@ -110,7 +109,7 @@ def _why(tensors: tuple[Any, ...]) -> Closed:
         if x is not None and not isinstance(x, Tensor) and hasattr(type(x), "__torch_function__"):
             return Closed(f"a {type(x).__name__} stands for a tensor", True)
     told = _torch.watching()
-    symbolic = _torch.is_recorded() or any(type(n) is not int for x in tensors if isinstance(x, Tensor) for n in x.shape)
+    symbolic = _torch.is_recorded() or any(_has_no_sizes(x) for x in tensors if isinstance(x, Tensor))
     if told is None or told.startswith("autocast"):  # what the tensors are is told first: it holds without it too
         for x in tensors:
             if isinstance(x, Tensor):
@@ -118,6 +117,10 @@ def _why(tensors: tuple[Any, ...]) -> Closed:
                 if reason is not None:
                     return Closed(reason, symbolic)
     return Closed(native.missing or _lacking or told or "there is no tensor", symbolic)
+
+
+def _has_no_sizes(x: Tensor) -> bool:
+    return x.is_nested or any(type(n) is not int for n in x.shape)
 
 
 def _kind(x: Tensor) -> str | None:
@@ -129,4 +132,6 @@ def _numbers(x: Tensor) -> str | None:
         return f"kernels are for float32 and float64, got {str(x.dtype).removeprefix('torch.')}"
     if not x.is_cpu:
         return f"kernels are for the CPU, got {x.device.type}"
+    if x.is_nested:
+        return "kernels are for tensors of one size, got a nested one"
     return None if x.layout is _strided else f"kernels are for strided tensors, got {x.layout}"

@@ -4,6 +4,8 @@ Known to read or write memory that is not theirs, with plain torch too, in any t
 
 - the weight gradient of one tap with a stride in channels_last (oneDNN's issue 6035): the stride is taken by slicing before the operator;
 - one tap with a dilation, a stride and padding on an axis of one value: of one tap there is no dilation;
+- the gradient of a group norm's scale and shift in channels_last, where that of its input is not asked for: torch writes to it all the
+  same. The input is laid out contiguous before the operator;
 - max pooling whose window may lie in the padding alone: its index lies outside, and its gradient is written there. Such calls are the
   reference's (see ``_torch_max_refusal`` in :mod:`.pool`).
 
@@ -29,6 +31,8 @@ __all__ = [
     "conv",
     "conv_as_it_came",
     "conv_transpose",
+    "for_group_norm",
+    "group_norm",
     "margins",
     "same",
     "sliced",
@@ -117,6 +121,30 @@ def _spread(y: Tensor, stride: Sequence[int], padding: Sequence[int], more: Sequ
         behind = m - p
         y = F.pad(y, [0, 0] * (y.dim() - 1 - dim) + [-p, behind]) if p or behind else y
     return y
+
+
+def group_norm(x: Any, groups: int, weight: Any, bias: Any, eps: float) -> Tensor:
+    """``torch.nn.functional.group_norm``, in x's memory order.
+
+    >>> group_norm(torch.tensor([[[1.0], [3.0]]]), 1, None, None, 1e-9).flatten()
+    tensor([-1.,  1.])
+    """
+    laid = for_group_norm(x, weight, bias)
+    y = F.group_norm(laid, groups, weight, bias, eps)
+    return y if laid is x else y.contiguous(memory_format=torch.channels_last if y.dim() == 4 else torch.channels_last_3d)
+
+
+def for_group_norm(x: Any, weight: Any, bias: Any) -> Any:
+    """x, laid out contiguous where torch's gradient of a group norm would break.
+
+    >>> x = torch.ones(1, 2, 2, 2).contiguous(memory_format=torch.channels_last)
+    >>> [for_group_norm(x, torch.ones(2).requires_grad_(learns), None).is_contiguous() for learns in (True, False)]
+    [True, False]
+    """
+    if not isinstance(x, Tensor) or x.dim() not in (4, 5) or not torch.is_grad_enabled():
+        return x
+    learns = any(p is not None and p.requires_grad for p in (weight, bias))
+    return x.contiguous() if learns else x
 
 
 # --------------------------------------------------------------------------------------------------- sizes that are no numbers

@@ -21,17 +21,17 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import native
+from .. import _torch, native
 from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
 from ..reference import norm as reference
-from . import gate
+from . import gate, handover
 from .arguments import as_float, as_int, as_ints, is_float, is_int
 from .autograd import differentiable
 from .choose import Candidate, always, choose
@@ -227,11 +227,15 @@ if native.core:
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(output[1])
         ctx.given = mean is not None
+        # An activation of torch's keeps what it needs: its gradient must not follow who writes scale or shift through `.data` meanwhile.
+        ctx.applied = [None if p is None else p.clone() for p in (weight, bias)] if activated and not torch.compiler.is_compiling() else []
 
     def _backward(ctx: Any, dy: Any, _: Any) -> Any:
         if dy is None:
             return (None,) * 15
         x, residual, weight, bias, statistics = ctx.saved_tensors
+        if not all(p is None or torch.equal(p, now) for p, now in zip(ctx.applied, (weight, bias), strict=False)):
+            return *_formula(ctx, dy, None), *[None] * 11
         needs = ctx.needs_input_grad
         wanted = DX * needs[0] + DWEIGHT * needs[2] + DBIAS * needs[3]
         plain = ctx.geometry[6] == 0
@@ -251,7 +255,7 @@ if native.core:
         if dy is None:
             return (None,) * 4
         *inputs, statistics = ctx.saved_tensors
-        outputs = _backward_formula([dy, *inputs], statistics if ctx.given else None, *ctx.geometry)
+        outputs = _backward_formula([dy, *inputs], statistics if ctx.given else None, *ctx.geometry, applied=ctx.applied)
         return tuple(g if need else None for g, need in zip(outputs, ctx.needs_input_grad, strict=False))
 
     def _backward_setup(ctx: Any, inputs: Any, output: Any) -> None:
@@ -293,20 +297,17 @@ if native.core:
         eps: float,
         activation: int,
         slope: float,
+        *,
+        applied: Sequence[Tensor | None] = (),
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         dy, x, residual, weight, bias = inputs
-        if along == ELEMENTS:
-            shape, dims, scaled = [batches, -1], [1], [1]
-        elif along == PLACES:
-            shape, dims, scaled = [*x.shape[:2], -1], [1], [1]
-        else:
-            shape, dims, scaled = [batches, x.shape[0] // batches, groups, x.shape[1] // groups, -1], [1, 3, 4], [2, 3]
-        along_scaled = [x.reshape(shape).shape[d] for d in scaled]
-        gamma, beta = (None if p is None else p.reshape(along_scaled) for p in (weight, bias))
+        shape, dims, scaled, along_scaled = _axes(x, batches, groups, along)
+        (gamma, beta), then = ([None if p is None else p.reshape(along_scaled) for p in both] for both in ((weight, bias), applied))
         mean, variance = (None, None) if statistics is None else (s.reshape(along_scaled) for s in statistics)
         g = dy
         if activation:
-            z = reference.normalize(x.reshape(shape), dims, gamma, beta, eps, scaled, mean, variance, centered=centered).reshape(x.shape)
+            scale, shift = then or (gamma, beta)
+            z = reference.normalize(x.reshape(shape), dims, scale, shift, eps, scaled, mean, variance, centered=centered).reshape(x.shape)
             z = z if residual is None else z + residual
             passes = (z > 0) & (z < 6) if activation == 3 else z > 0
             g = dy * torch.where(passes, 1.0, slope if activation == 2 else 0.0).to(dy.dtype)
@@ -319,6 +320,16 @@ if native.core:
             None if weight is None else dgamma.reshape(weight.shape),
             None if bias is None else dbeta.reshape(bias.shape),
         )
+
+    def _axes(x: Tensor, batches: int, groups: int, along: int) -> tuple[list[int], list[int], list[int], list[int]]:
+        """For :mod:`striate.reference.norm`: x's shape there, the axes that are measured, those of scale and shift, and their shape."""
+        if along == ELEMENTS:
+            shape, dims, scaled = [batches, -1], [1], [1]
+        elif along == PLACES:
+            shape, dims, scaled = [*x.shape[:2], -1], [1], [1]
+        else:
+            shape, dims, scaled = [batches, x.shape[0] // batches, groups, x.shape[1] // groups, -1], [1, 3, 4], [2, 3]
+        return shape, dims, scaled, [x.reshape(shape).shape[d] for d in scaled]
 
     @torch.library.register_fake("striate::local_response")
     def _(x: Any, size: Any, alpha: Any, beta: Any, k: Any, channels_last: Any) -> Any:
@@ -394,27 +405,42 @@ def _native(
     theirs: Any,
     known: Tensor | None = None,
     fresh: bool = False,
-) -> tuple[Tensor, Tensor]:
+    step: Callable[[Tensor], None] | None = None,
+    first: bool = False,
+) -> Tensor:
     last = any_order and is_channels_last(x)
     mean, variance = (None, None) if measured else (running, variance)
     number = ACTIVATIONS[activation]
+    if step is not None and first:
+        known = known if known is not None else _ops.norm_measure.default(x.detach(), batches, groups, along, last, centered)
+        step(known)
+        step = None
     rest = (batches, groups, along, last, centered, eps, number, slope, known)
     y, statistics = norm_native(x, residual, weight, bias, mean, variance, *rest)
+    if step is not None:
+        step(statistics)
     if residual is None:
-        offer(y, functools.partial(_again, rest[:-1]))
+        offer(y, functools.partial(_again, rest[:-1], mean is not None, activation), (2, 3))
     elif fresh and number:
         keep(residual, y, 1)
-    return (F.silu(y) if activation == "silu" else y), statistics
+    return F.silu(y) if activation == "silu" else y
 
 
-def _again(geometry: Any, x: Tensor, residual: None, weight: Any, bias: Any, statistics: Tensor) -> Tensor:
-    return _ops.norm.default(x, residual, weight, bias, *statistics, *geometry, None)[0]
+def _again(geometry: Any, given: bool, name: str | None, x: Tensor, residual: None, weight: Any, bias: Any, statistics: Tensor) -> Tensor:
+    if gate.is_open(x, weight, bias):
+        return _ops.norm.default(x, residual, weight, bias, *statistics, *geometry, None)[0]
+    batches, groups, along, _, centered, eps, _, slope = geometry
+    shape, dims, scaled, along_scaled = _axes(x, batches, groups, along)
+    gamma, beta = (None if p is None else p.reshape(along_scaled) for p in (weight, bias))
+    mean, variance = (s.reshape(along_scaled) for s in statistics) if given else (None, None)
+    y = reference.normalize(x.reshape(shape), dims, gamma, beta, eps, scaled, mean, variance, centered).reshape(x.shape)
+    return y if name == "silu" else activated(y, name, slope)
 
 
-def _torch(closed: Any, x: Tensor, residual: Any, *rest: Any) -> tuple[Tensor, None]:
+def _theirs(closed: Any, x: Tensor, residual: Any, *rest: Any) -> Tensor:
     *_, activation, slope, theirs = rest[:ARGUMENTS]
     y = theirs()
-    return activated(y if residual is None else y + residual, activation, slope), None
+    return activated(y if residual is None else y + residual, activation, slope)
 
 
 def activated(y: Tensor, activation: str | None, slope: float = 0.01) -> Tensor:
@@ -432,7 +458,7 @@ def activated(y: Tensor, activation: str | None, slope: float = 0.01) -> Tensor:
     return F.silu(y) if activation == "silu" else F.leaky_relu(y, slope)
 
 
-METHODS = (Candidate("native", _refusal, _native), Candidate("torch", always, _torch))
+METHODS = (Candidate("native", _refusal, _native), Candidate("torch", always, _theirs))
 
 
 # ------------------------------------------------------------------------------------------------------------ functions
@@ -525,13 +551,17 @@ def by_channel(
             r.copy_(torch.stack(steps).mean(0))
         return y
 
+    def step(statistics: Tensor) -> None:
+        _ops.norm_update.default(running_mean, running_var, statistics, count, momentum)
+
+    # A checkpoint ends its second pass when it has what it needs, and this norm may keep the last of it. torch's batch norm has taken its
+    # step by then; its instance norm, which is one of many batches, takes it later.
+    first = batches == 1 and not per_sample and not torch.compiler.is_compiling() and _torch.saved_tensors_hooked()
     arguments = (
         *(closed, x, residual, weight, bias, running_mean, running_var, measured, batches if measured else 1, channels, CHANNELS),
-        *(True, True, eps, activation, slope, theirs, known, fresh),
+        *(True, True, eps, activation, slope, theirs, known, fresh, step if measured and running_mean is not None else None, first),
     )
-    y, statistics = choose(METHODS, *arguments)(*arguments)
-    if measured and running_mean is not None and statistics is not None:
-        _ops.norm_update.default(running_mean, running_var, statistics, count, momentum)
+    y: Tensor = choose(METHODS, *arguments)(*arguments)
     return y
 
 
@@ -616,13 +646,13 @@ def by_group(
         groups, eps = _check_groups(x, groups, weight, bias, eps, residual, activation, where)
 
     def theirs() -> Tensor:
-        return F.group_norm(x, groups, weight, bias, eps)
+        return handover.group_norm(x, groups, weight, bias, eps)
 
     arguments = (
         *(closed, x, residual, weight, bias, None, None, True, x.shape[0], groups, CHANNELS),
         *(True, True, eps, activation, slope, theirs),
     )
-    y: Tensor = choose(METHODS, *arguments)(*arguments)[0]
+    y: Tensor = choose(METHODS, *arguments)(*arguments)
     return y
 
 
@@ -726,7 +756,7 @@ def by_element(
         *(closed, x, None, weight, bias, None, None, True, rows, 1, ELEMENTS),
         *(any_order, centered, eps, activation, slope, theirs),
     )
-    y: Tensor = choose(METHODS, *arguments)(*arguments)[0]
+    y: Tensor = choose(METHODS, *arguments)(*arguments)
     return y
 
 
@@ -778,7 +808,7 @@ def layer_norm_2d(
         *(closed, x, None, weight, bias, None, None, True, x.shape[0], 1, PLACES),
         *(True, True, eps, activation, slope, theirs),
     )
-    y: Tensor = choose(METHODS, *arguments)(*arguments)[0]
+    y: Tensor = choose(METHODS, *arguments)(*arguments)
     return y
 
 

@@ -2,7 +2,8 @@
 
 In conv → norm and activation → conv, the norm keeps its input, and the second convolution would keep the norm's output: as much again. It
 keeps the output's recipe instead: the norm's input, scale, shift and statistics, of which one pass makes the same bits. Only a norm without
-a residual gives one, so no recipe needs another.
+a residual gives one, so no recipe needs another. Scale and shift are copied: nothing in torch keeps a norm's shift for backward, so whoever
+changes it through ``.data`` before then expects no trouble.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from .. import _torch
 __all__ = ["keep", "offer"]
 
 
-def offer(y: Tensor, make: Callable[..., Tensor]) -> None:
-    """Gives ``y`` a recipe: ``make`` makes it of the tensors that its node keeps for backward."""
+def offer(y: Tensor, make: Callable[..., Tensor], parameters: tuple[int, ...]) -> None:
+    """Gives ``y`` a recipe: ``make`` makes it of the tensors that its node keeps for backward, at some places a layer's parameters."""
     if torch.compiler.is_compiling() or type(y) is not Tensor or y.grad_fn is None or _torch.saved_tensors_hooked():
         return
     node: Any = y.grad_fn
-    node.recipe = (make, y._version, y.data_ptr())  # the node's, with none of its tensors: nothing lives longer
+    node.recipe = (make, parameters, y._version, y.data_ptr())  # the node's, with none of its tensors: nothing lives longer
 
 
 def keep(x: Tensor, y: Tensor, place: int = 0) -> None:
@@ -32,7 +33,7 @@ def keep(x: Tensor, y: Tensor, place: int = 0) -> None:
     if torch.compiler.is_compiling() or y.grad_fn is None:
         return
     made: Any = x.grad_fn
-    make, *then = getattr(made, "recipe", (None,))
+    make, parameters, *then = getattr(made, "recipe", (None, ()))
     if make is None or then != [x._version, x.data_ptr()] or _torch.saved_tensors_hooked():
         return
     ours = getattr(y.grad_fn, "_raw_saved_tensors", None)
@@ -43,6 +44,8 @@ def keep(x: Tensor, y: Tensor, place: int = 0) -> None:
         parts = made.saved_tensors
     except RuntimeError:  # a backward gave them up, or one was changed since: autograd says so where it minds
         return
+    with torch.no_grad():
+        parts = [p.clone() if k in parameters and p is not None else p for k, p in enumerate(parts)]
     saved.register_hooks(lambda _: [(p, p if p is None else p._version) for p in parts], partial(_made, make))
 
 

@@ -127,7 +127,8 @@ def windows_backward(dseen: Tensor, axes: Axes, mode: str = "zeros") -> Tensor:
     dx = dseen.permute(*range(lead), *(lead + d + side for d in range(count) for side in (0, count)))
     for dim, axis in enumerate(axes, lead):  # (output, tap) pairs fold into inputs, one axis after the other
         at, inside = _sources(axis, mode, dx.device)
-        dx = dx.masked_fill(~inside.reshape(*at.shape, *[1] * (dx.ndim - dim - 2)), 0).flatten(dim, dim + 1)
+        dx = dx.masked_fill(~inside.reshape(*at.shape, *[1] * (dx.ndim - dim - 2)), 0)
+        dx = dx.reshape(*dx.shape[:dim], at.numel(), *dx.shape[dim + 2 :])  # flatten has no rule where gradients come batched
         zeros = dx.new_zeros(*dx.shape[:dim], axis.input, *dx.shape[dim + 1 :])
         dx = zeros.index_add(dim, at.flatten(), dx)
     return dx

@@ -1,6 +1,7 @@
 r"""Locally connected layers: a convolution whose every output position has weights of its own.
 
 Formulas write o for a position in the output, t for a tap, and i(o, t) = o·stride + t·dilation - before, one of each an axis.
+Each position is a product of matrices, and all of them one ``bmm``: of einsum, batches of gradients (``is_grads_batched``) have no rule.
 """
 
 from __future__ import annotations
@@ -28,6 +29,16 @@ def _paired(seen: Tensor, rank: int) -> Tensor:
     return seen.reshape(*seen.shape[:2], positions, prod(seen.shape[rank:]))
 
 
+def _columns(seen: Tensor) -> Tensor:
+    """(rows, C, positions, taps) as (positions, rows, C·taps)."""
+    return seen.permute(2, 0, 1, 3).reshape(seen.shape[2], seen.shape[0], seen.shape[1] * seen.shape[3])
+
+
+def _placed(columns: Tensor, channels: int) -> Tensor:
+    """:func:`_columns`, undone."""
+    return columns.reshape(*columns.shape[:2], channels, columns.shape[2] // max(1, channels)).permute(1, 2, 0, 3)
+
+
 def local(
     x: Tensor,
     weight: Tensor,
@@ -52,7 +63,7 @@ def local(
     tensor([[[ 3, -1, 40]]])
     """
     axes, seen, w = _seen(x, weight, stride, padding, dilation)
-    y = torch.einsum("ncpt,kcpt->nkp", seen, w).reshape(x.shape[0], weight.shape[0], *axes.output)
+    y = torch.bmm(_columns(seen), _columns(w).mT).permute(1, 2, 0).reshape(x.shape[0], weight.shape[0], *axes.output)
     return y if bias is None else y + bias
 
 
@@ -84,6 +95,7 @@ def local_backward(
     """
     axes, seen, w = _seen(x, weight, stride, padding, dilation)
     g = dy.reshape(*dy.shape[:2], prod(dy.shape[2:]))
-    dseen = torch.einsum("nkp,kcpt->ncpt", g, w.conj()).reshape(*x.shape[:2], *axes.output, *axes.size)
-    dweight = torch.einsum("nkp,ncpt->kcpt", g, seen.conj()).reshape(weight.shape)
+    g = g.permute(2, 0, 1)  # (positions, N, C_out)
+    dseen = _placed(torch.bmm(g, _columns(w).conj()), x.shape[1]).reshape(*x.shape[:2], *axes.output, *axes.size)
+    dweight = _placed(torch.bmm(g.mT, _columns(seen).conj()), x.shape[1]).reshape(weight.shape)
     return windows_backward(dseen, axes), dweight, dy.sum(0)
