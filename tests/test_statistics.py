@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import striate.nn as nn
 from striate.errors import ArgumentError, DtypeError, ShapeError
@@ -332,15 +333,46 @@ def test_a_whole_batch_of_one_value_raises_as_a_batch_norm_does() -> None:
         layer(x)
 
 
-def test_a_type_without_a_kernel_is_normalized_or_refused_by_name() -> None:
-    layer, x = nn.BatchNorm1d(3).bfloat16(), torch.randn(6, 3).bfloat16()
-    expected = copy.deepcopy(layer)(x)
-    try:
-        with whole_batch_statistics(layer, x.split(2)):
-            got = torch.cat([layer(part) for part in x.split(2)])
-    except (ArgumentError, DtypeError):
-        return
-    torch.testing.assert_close(got, expected)
+class Looking(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert "striate" not in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "leaky_relu", "relu6", "silu"])
+@pytest.mark.parametrize("how", ["bfloat16", "float16", "autocast", "a mode looks on"])
+def test_where_no_kernel_runs_torchs_operators_give_the_same(how: str, activation: str | None) -> None:
+    layer = nn.BatchNormAct2d(3, activation=activation)
+    torch.nn.init.uniform_(layer.weight, 0.5, 1.5)
+    torch.nn.init.normal_(layer.bias)
+    x, residual, dy = torch.randn(3, 6, 3, 4, 5)
+    kind = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(how, torch.float32)
+    contexts = {"autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16), "a mode looks on": Looking}
+    found = []
+    for to, context in ((torch.float32, contextlib.nullcontext), (kind, contexts.get(how, contextlib.nullcontext))):
+        one = copy.deepcopy(layer).to(kind).to(to)
+        leaves = [t.to(kind).to(to).requires_grad_() for t in (x, residual)]
+        parts = list(zip(*(t.split(2) for t in leaves), strict=True))
+        with context(), whole_batch_statistics(one, [(a.detach(), b.detach()) for a, b in parts]):
+            y = torch.cat([one(*part) for part in parts])
+        (y * dy.to(kind).to(to)).sum().backward()
+        found.append([y.detach(), *(t.grad for t in (*leaves, one.weight, one.bias)), one.running_mean, one.running_var])
+    tolerance = 1e-5 if kind is torch.float32 else 8 * torch.finfo(kind).eps
+    for expected, got in zip(*found, strict=True):
+        assert got.dtype is kind
+        torch.testing.assert_close(got.float(), expected, rtol=tolerance, atol=tolerance * max(1.0, float(expected.abs().max())))
+
+
+@pytest.mark.parametrize("how", ["vmap", "jvp", "trace"])
+def test_transforms_and_tracers_are_refused(how: str) -> None:
+    layer, x = nn.BatchNorm1d(3), torch.randn(6, 3)
+    calls = {
+        "vmap": lambda: torch.vmap(layer)(x.view(3, 2, 3)),
+        "jvp": lambda: torch.func.jvp(layer, (x[:2],), (x[:2],)),
+        "trace": lambda: torch.jit.trace(layer, (x[:2],)),
+    }
+    with whole_batch_statistics(layer, x.split(2)), pytest.raises(ArgumentError, match="a call that shares statistics to be a plain one"):
+        calls[how]()
 
 
 @pytest.mark.parametrize("x", [torch.ones(6, 5), torch.ones(6), torch.ones(6, 3).int()], ids=["channels", "axes", "integers"])

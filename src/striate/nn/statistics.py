@@ -43,7 +43,7 @@ class _WholeBatch:
         where = type(layer).__name__
         given = (x, None, None, layer.weight, layer.bias, True, 0.0, layer.eps, residual, layer.activation, where)
         _, eps = norm.check_channel_arguments(*given)
-        shared.check_native(where, x, residual, layer.weight, layer.bias)
+        shared.check_plain(where, x, residual, layer.weight, layer.bias)
         if layer not in self.known and self.measuring:
             self.moments[layer] = self.moments.get(layer, Moments.empty(x.shape[1])).merge(shared.measure(x))
             if self.stop:
@@ -124,9 +124,7 @@ def whole_batch_statistics(model: torch.nn.Module, parts: Iterable[Any], *, laye
             b.copy_(before)
         for layer, moments in session.known.items():
             if layer.running_mean is not None and layer.track_running_stats and int(moments.count) > 1:
-                statistics = torch.stack([moments.mean, moments.variance()])
-                step = float(layer._step())
-                torch.ops.striate.norm_update.default(layer.running_mean, layer.running_var, statistics, int(moments.count), step)
+                shared.step(layer.running_mean, layer.running_var, moments, float(layer._step()))
         yield
     finally:
         hook.remove()

@@ -13,17 +13,20 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
+from .. import _torch
 from ..errors import ArgumentError, ShapeError, build
 from ..moments import Moments
 from . import gate, norm
+from .autograd import without_autocast
 from .layout import is_channels_last
 
-__all__ = ["check_native", "measure", "normalize_with", "synchronized_batch_norm"]
+__all__ = ["check_plain", "measure", "normalize_with", "step", "synchronized_batch_norm"]
 
 
 def measure(x: Tensor) -> Moments:
-    """The moments of each channel of x, (N, C, *axes), in float64; of no values where x is empty. Call :func:`check_native` before.
+    """The moments of each channel of x, (N, C, *axes), in float64; of no values where x is empty.
 
     >>> m = measure(torch.tensor([[1.0], [3.0]]))
     >>> m.count, m.mean, m.m2
@@ -32,6 +35,8 @@ def measure(x: Tensor) -> Moments:
     channels = x.shape[1]
     if x.numel() == 0:
         return Moments.empty(channels)
+    if not gate.is_open(x):
+        return Moments.of(x.detach(), (0, *range(2, x.dim())))
     count = x.numel() // channels
     mean, variance = torch.ops.striate.norm_measure.default(x.detach(), 1, channels, norm.CHANNELS, is_channels_last(x), True)
     return Moments(count, mean, variance * count)
@@ -42,33 +47,75 @@ class _NormalizeWith(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, residual: Any, weight: Any, bias: Any, mean: Tensor, variance: Tensor, means: Any, rest: Any
     ) -> Tensor:
-        eps, number, slope = rest
-        last = is_channels_last(x)
-        arguments = (mean, variance, 1, x.shape[1], norm.CHANNELS, last, True, eps, number, slope)
-        y, statistics = torch.ops.striate.norm.default(x, residual, weight, bias, *arguments)
-        ctx.save_for_backward(x, residual if number else None, weight, bias, statistics)
-        ctx.means, ctx.rest, ctx.last = means, rest, last
+        eps, activation, slope = rest
+        if gate.is_open(x, residual, weight, bias):
+            geometry = (1, x.shape[1], norm.CHANNELS, is_channels_last(x), True, eps, norm.ACTIVATIONS[activation], slope)
+            y, statistics = torch.ops.striate.norm.default(x, residual, weight, bias, mean, variance, *geometry)
+        else:
+            statistics = torch.stack([mean, variance])
+            y = norm.activated(_affine(x, residual, weight, bias, statistics, eps)[1], activation, slope).to(x.dtype)
+        ctx.save_for_backward(x, residual if activation else None, weight, bias, statistics)
+        ctx.means, ctx.rest = means, rest
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> Any:
+    @without_autocast
+    def backward(ctx: Any, dy: Tensor) -> Any:  # type: ignore[override]
         x, residual, weight, bias, statistics = ctx.saved_tensors
-        needs, ops = ctx.needs_input_grad, torch.ops.striate
-        sums = ops.norm_sums.default(dy, x, residual, weight, bias, statistics, ctx.last, *ctx.rest)
-        dx = dresidual = None
-        if needs[0] or needs[1]:
-            means = ctx.means(sums)
-            if weight is not None:
-                means = means * weight
-            plain = ctx.rest[1] == 0
-            wanted = norm.DX * needs[0] + norm.DRESIDUAL * (needs[1] and not plain)
-            geometry = (1, x.shape[1], norm.CHANNELS, ctx.last, True, *ctx.rest, False, wanted)
-            dx, dresidual, _, _ = ops.norm_backward.default(dy, x, residual, weight, bias, statistics, means, *geometry)
-            dresidual = dy if plain else dresidual
-        dweight = sums[1].to(x.dtype) if needs[2] else None
-        dbias = sums[0].to(x.dtype) if needs[3] else None
-        return (dx if needs[0] else None), (dresidual if needs[1] else None), dweight, dbias, None, None, None, None
+        gradients = _backward if gate.is_open(dy, x, residual, weight, bias) else _backward_formula
+        return *gradients(ctx, dy, x, residual, weight, bias, statistics), None, None, None, None
+
+
+def _backward(ctx: Any, dy: Tensor, x: Tensor, residual: Any, weight: Any, bias: Any, statistics: Tensor) -> list[Tensor | None]:
+    needs, ops = ctx.needs_input_grad, torch.ops.striate
+    eps, activation, slope = ctx.rest
+    last, following = is_channels_last(x), (eps, norm.ACTIVATIONS[activation], slope)
+    sums = ops.norm_sums.default(dy, x, residual, weight, bias, statistics, last, *following)
+    dx = dresidual = None
+    if needs[0] or needs[1]:
+        means = ctx.means(sums)
+        if weight is not None:
+            means = means * weight
+        wanted = norm.DX * needs[0] + norm.DRESIDUAL * (needs[1] and activation is not None)
+        geometry = (1, x.shape[1], norm.CHANNELS, last, True, *following, False, wanted)
+        dx, dresidual, _, _ = ops.norm_backward.default(dy, x, residual, weight, bias, statistics, means, *geometry)
+        dresidual = dy if activation is None else dresidual
+    given = (dx, dresidual, sums[1].to(x.dtype), sums[0].to(x.dtype))
+    return [g if need else None for g, need in zip(given, needs, strict=False)]
+
+
+def _backward_formula(ctx: Any, dy: Tensor, x: Tensor, residual: Any, weight: Any, bias: Any, statistics: Tensor) -> list[Tensor | None]:
+    eps, activation, slope = ctx.rest
+    x_hat, z = _affine(x, residual, weight, bias, statistics, eps)
+    g = dy.to(z.dtype)
+    if activation is not None:
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            (g,) = torch.autograd.grad(norm.activated(z, activation, slope), z, g)
+    axes = (0, *range(2, x.dim()))
+    sums = torch.stack([g.sum(axes, dtype=torch.float64), (g * x_hat).sum(axes, dtype=torch.float64)])
+    scale = statistics.new_ones(x.shape[1]) if weight is None else weight.double()
+    first, second = (_along(m, z) for m in ctx.means(sums) * scale)
+    dx = (g * _along(scale, z) - first - x_hat * second) * _along((statistics[1] + eps).rsqrt(), z)
+    given = (dx, g, sums[1], sums[0])
+    likes = (x, x if residual is None else residual, x if weight is None else weight, x if bias is None else bias)
+    return [t.to(like.dtype) if need else None for t, like, need in zip(given, likes, ctx.needs_input_grad, strict=False)]
+
+
+def _affine(x: Tensor, residual: Any, weight: Any, bias: Any, statistics: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x̂, and what is activated, by torch's operators; of half precision in float32, as torch's batch norm computes it."""
+    wide = x if x.dtype is torch.float64 else x.float()
+    mean, scale = statistics[0], (statistics[1] + eps).rsqrt()
+    x_hat = (wide - _along(mean, wide)) * _along(scale, wide)
+    z = x_hat if weight is None else x_hat * _along(weight, wide)
+    z = z if bias is None else z + _along(bias, wide)
+    return x_hat, z if residual is None else z + residual
+
+
+def _along(p: Tensor, x: Tensor) -> Tensor:
+    """One number a channel, to be multiplied with x."""
+    return p.to(x.dtype).view(-1, *[1] * (x.dim() - 2))
 
 
 def normalize_with(
@@ -93,18 +140,38 @@ def normalize_with(
     tensor([[-1.],
             [ 1.]])
     """
-    rest = (eps, norm.ACTIVATIONS[activation], slope)
-    y = _NormalizeWith.apply(  # type: ignore[no-untyped-call]
-        x, residual, weight, bias, moments.mean, moments.variance(), means, rest
+    within = None if activation == "silu" else activation
+    y: Tensor = _NormalizeWith.apply(  # type: ignore[no-untyped-call]
+        x, residual, weight, bias, moments.mean, moments.variance(), means, (eps, within, slope)
     )
     return F.silu(y) if activation == "silu" else y
 
 
-def check_native(where: str, *tensors: Tensor | None) -> None:
-    """Raises ArgumentError where no kernel takes these: torch has no operator for statistics from elsewhere on the CPU."""
-    reason = gate.reason(*tensors)
-    if reason is not None:
-        raise ArgumentError(build(where, "what a kernel takes", reason, do="Convert x and the layer to float32 on the CPU."))
+def step(running_mean: Any, running_var: Any, moments: Moments, momentum: float) -> None:
+    r"""The running statistics' step towards a batch's moments, of more than one value, its variance unbiased.
+
+    .. math:: r ← (1 - momentum)·r + momentum·batch
+
+    >>> mean, var = torch.zeros(1), torch.ones(1)
+    >>> step(mean, var, measure(torch.tensor([[1.0], [3.0]])), 0.5)
+    >>> mean, var
+    (tensor([1.]), tensor([1.5000]))
+    """
+    with torch.no_grad():
+        for running, batch in ((running_mean, moments.mean), (running_var, moments.m2 / (moments.count - 1))):
+            running.copy_((1 - momentum) * running.double() + momentum * batch)
+
+
+def check_plain(where: str, *tensors: Tensor | None) -> None:
+    """Raises ArgumentError under a function transform or tracer: it would record one part's statistics for all that come.
+
+    >>> check_plain("here", torch.ones(1))
+    """
+    closed = gate.closed(*tensors)
+    transformed = any(x is not None and _torch.is_transformed(x) for x in tensors)
+    if closed is not None and (closed.symbolic or transformed or forward_ad._current_level >= 0):
+        do = "Call the layer outside of it, or in evaluation."
+        raise ArgumentError(build(where, "a call that shares statistics to be a plain one", closed.reason, do=do))
 
 
 def synchronized_batch_norm(
@@ -125,11 +192,11 @@ def synchronized_batch_norm(
     """Training batch norm over all processes of a group: each measures its part, all merge all parts in the order of the ranks.
 
     Parts may differ in size, and be empty. Every process must call it, and backward, equally often. Raises ArgumentError
-    where no kernel takes x, ShapeError where all parts together have one value per channel.
+    within function transforms and tracers, ShapeError where all parts together have one value per channel.
     """
     given = (x, running_mean, running_var, weight, bias, True, momentum, eps, residual, activation, where)
     momentum, eps = norm.check_channel_arguments(*given)
-    check_native(where, x, residual, weight, bias, running_mean)
+    check_plain(where, x, residual, weight, bias, running_mean)
     channels = x.shape[1]
     own = measure(x)
 
@@ -157,6 +224,5 @@ def synchronized_batch_norm(
 
     y = normalize_with(total, means, x, residual, weight, bias, eps, activation, slope)
     if running_mean is not None:
-        statistics = torch.stack([total.mean, total.variance()])
-        torch.ops.striate.norm_update.default(running_mean, running_var, statistics, total.count, momentum)
+        step(running_mean, running_var, total, momentum)
     return y
