@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import striate
+from striate import _torch
 
 ROOT = Path(striate.__file__).parent
 MAY_IMPORT = {
@@ -26,10 +27,10 @@ MAY_IMPORT = {
     "nn": {"_torch", "window", "moments", "errors", "reference", "native", "ops"},
     "models": {"errors", "nn"},
     "deploy": {"_torch", "errors", "nn", "ops", "native", "tensorfile"},
-    "training": {"errors", "nn", "models", "tensorfile"},
+    "training": {"_torch", "errors", "nn", "models", "tensorfile"},
     "analysis": {"_torch", "errors", "window", "text", "sheet", "reference", "ops", "nn", "training"},
     "diagnostics": {"_torch", "errors", "ops", "nn", "native", "text", "sheet", "analysis"},
-    "cli": {"errors", "ops", "nn", "models", "training", "diagnostics", "analysis", "native", "allocator", "deploy"},
+    "cli": {"_torch", "errors", "ops", "nn", "models", "training", "diagnostics", "analysis", "native", "allocator", "deploy"},
 }
 
 
@@ -55,6 +56,45 @@ def test_a_file_imports_only_from_parts_before_its_own(path: Path) -> None:
     part = path.relative_to(ROOT).parts[0].removesuffix(".py")
     assert part in MAY_IMPORT, f"{part} has no place in the dependency rule yet: give it one in this test and in ARCHITECTURE.md"
     assert imported(path) <= MAY_IMPORT[part] | {part}
+
+
+def private_names(path: Path, ours: set[str]) -> set[str]:
+    """The private names of others that a file uses: attributes that nothing of striate's has, and modules and what is imported from them."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            names = [node.attr]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [*(node.module or "").split("."), *(a.name for a in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [part for a in node.names for part in a.name.split(".")]
+        else:
+            continue
+        found |= {name for name in names if name.startswith("_") and not name.startswith("__")}
+    return found - ours
+
+
+def defined(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.arg):
+            names.add(node.arg)
+        elif isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.attr if isinstance(node, ast.Attribute) else node.id)
+    return names
+
+
+def test_private_names_of_torchs_are_in_one_place() -> None:
+    files = [path for path in ROOT.rglob("*.py") if path != ROOT / "_torch.py"]
+    ours = set().union(*map(defined, files)) | {"_striate_statistics", "_core"}
+    known = {name for names in _torch.ATTRIBUTES.values() for name in names} | set(_torch.OPERATORS)
+    pythons = {"_getframe", "_asdict"}  # sys and named tuples
+    used = {path.relative_to(ROOT): private_names(path, ours) - pythons for path in files}
+    assert {path: names - known for path, names in used.items() if names - known} == {}
+    told = {name for path in files for name in re.findall(r'"(_[a-z_]+)"', path.read_text())}  # read by getattr, or in an object's dictionary
+    assert known - ours - told <= set().union(*used.values())
 
 
 def test_window_needs_no_torch() -> None:

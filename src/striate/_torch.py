@@ -10,18 +10,40 @@ import contextlib
 import importlib
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
+if TYPE_CHECKING:
+    from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
+    from torch.nn.modules.batchnorm import _NormBase as NormBase
+    from torch.nn.modules.conv import _ConvNd as ConvBase
+    from torch.nn.modules.conv import _ConvTransposeNd as ConvTransposeBase
+    from torch.nn.modules.instancenorm import _InstanceNorm as InstanceNormBase
+
 __all__ = [
+    "ATTRIBUTES",
     "NATIVE",
+    "OPERATORS",
+    "AdaptiveMaxPoolBase",
+    "BatchNormBase",
+    "ConvBase",
+    "ConvTransposeBase",
+    "InstanceNormBase",
+    "LossBase",
+    "MaxPoolBase",
+    "NormBase",
     "Observer",
+    "OpOverload",
+    "OpOverloadPacket",
+    "TorchDispatchMode",
     "below_autograd",
     "below_views",
     "constant_while_compiling",
+    "fake_tensors",
+    "has_forward_derivatives",
     "has_global_hooks",
     "is_plain_eager",
     "is_recorded",
@@ -29,6 +51,9 @@ __all__ = [
     "is_transforming",
     "off",
     "saved_tensors_hooked",
+    "tree_leaves",
+    "tree_map",
+    "tree_unflatten",
     "warn",
     "watching",
     "without_views",
@@ -73,6 +98,15 @@ _find("torch.autograd.forward_ad._current_level", NATIVE)  # read where it is as
 _dispatch_mode_stack = _find("torch.utils._python_dispatch._get_current_dispatch_mode_stack", "profiling of our kernels", list)
 _autocast = torch.is_autocast_enabled
 _any_autocast = _find("torch._C._is_any_autocast_enabled", "nothing", lambda: True)  # of any device: asked in a third of the time
+
+
+def has_forward_derivatives() -> bool:
+    """Whether a level of forward-mode derivatives is at work.
+
+    >>> has_forward_derivatives()
+    False
+    """
+    return forward_ad._current_level >= 0
 
 
 class Observer(TorchDispatchMode):
@@ -194,6 +228,59 @@ def saved_tensors_hooked() -> bool:
     """
     return _saved_tensors_hooks is None or _saved_tensors_hooks(False) is not None
 
+
+# ------------------------------------------------------------------------------------------------- classes, trees, attributes
+
+_t = torch.nn
+if not TYPE_CHECKING:
+    _known = "layers whose class is not one of torch's own"
+    BatchNormBase = _find("torch.nn.modules.batchnorm._BatchNorm", _known, (_t.BatchNorm1d, _t.BatchNorm2d, _t.BatchNorm3d))
+    InstanceNormBase = _find(
+        "torch.nn.modules.instancenorm._InstanceNorm", _known, (_t.InstanceNorm1d, _t.InstanceNorm2d, _t.InstanceNorm3d)
+    )
+    NormBase = _find("torch.nn.modules.batchnorm._NormBase", _known, (BatchNormBase, InstanceNormBase))
+    ConvTransposeBase = _find(
+        "torch.nn.modules.conv._ConvTransposeNd", _known, (_t.ConvTranspose1d, _t.ConvTranspose2d, _t.ConvTranspose3d)
+    )
+    ConvBase = _find("torch.nn.modules.conv._ConvNd", _known, (_t.Conv1d, _t.Conv2d, _t.Conv3d, ConvTransposeBase))
+MaxPoolBase = _find("torch.nn.modules.pooling._MaxPoolNd", "their rows in a profile", ())
+AdaptiveMaxPoolBase = _find("torch.nn.modules.pooling._AdaptiveMaxPoolNd", "their rows in a profile", ())
+LossBase = _find("torch.nn.modules.loss._Loss", "losses by name", torch.nn.Module)
+
+tree_leaves, tree_map, tree_unflatten = (
+    _find(f"torch.utils._pytree.{name}", "analysis and frozen models") for name in ("tree_leaves", "tree_map", "tree_unflatten")
+)
+OpOverload = _find("torch._ops.OpOverload", "analysis and frozen models")
+OpOverloadPacket = _find("torch._ops.OpOverloadPacket", "analysis and frozen models")
+
+
+def fake_tensors(**options: Any) -> Any:
+    """A mode in which tensors have no memory. Importing it takes longer than importing striate."""
+    return importlib.import_module("torch._subclasses.fake_tensor").FakeTensorMode(**options)
+
+
+# What striate reads on torch's objects, and operators whose names begin so: with these the list of private names is whole.
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "torch.compiler": ("_is_compiling_flag",),
+    "a module": ("_modules", "_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
+    "a tensor": ("_version",),
+    "a storage": ("_cdata",),
+    "an operator": ("_schema", "_opname"),
+    "a lazy layer, an instance norm": ("_get_in_channels", "_get_no_batch_dim", "_check_input_dim"),
+    "a convolution": ("_conv_forward",),
+    "a node of autograd's": ("_raw_saved_tensors", "_raw_saved_input"),
+}
+OPERATORS = (
+    *("_convolution_pointwise", "_convolution_pointwise_", "_linear_pointwise", "_reorder_convolution_weight", "_reorder_linear_weight"),
+    *("_batch_norm_no_update", "_batch_norm_with_update", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training"),
+)
+
+_tensor = torch.empty(0)
+_samples = {"torch.compiler": torch.compiler, "a module": torch.nn.Module(), "a tensor": _tensor, "a storage": _tensor.untyped_storage()}
+for _owner, _sample in _samples.items():
+    _gone = [f"{name} of {_owner}" for name in ATTRIBUTES[_owner] if not hasattr(_sample, name)]
+    if _gone:
+        off.setdefault("models whose parts are looked at", []).extend(_gone)
 
 # ----------------------------------------------------------------------------------------------------------- torch.compile
 

@@ -332,8 +332,10 @@ def _loss(name: str | None) -> Any:
         return None
     from torch import nn
 
+    from ._torch import LossBase
+
     kind: Any = getattr(nn, name, None)
-    is_loss = isinstance(kind, type) and issubclass(kind, nn.modules.loss._Loss)
+    is_loss = isinstance(kind, type) and issubclass(kind, LossBase)
     if not is_loss:
         raise ArgumentError(build("inspect", "--loss to be a loss of torch.nn", repr(name), do="Write as CrossEntropyLoss."))
     return kind()

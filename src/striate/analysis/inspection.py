@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.nn import Module
 
+from .._torch import ConvBase
 from ..errors import ShapeError
 from .context import Use
 from .field import Fields
@@ -109,6 +110,6 @@ def _with_batch(model: Any, input: Any) -> Any:
         return given if all(one is not old for one, old in zip(given, input, strict=True)) else input
     if not all(type(n) is int for n in input):
         return input
-    kinds = (torch.nn.modules.conv._ConvNd, torch.nn.Linear)  # a linear layer may stand before the convolutions in the list
+    kinds = (ConvBase, torch.nn.Linear)  # a linear layer may stand before the convolutions in the list
     first = next((module for kind in kinds for module in model.modules() if isinstance(module, kind)), None)
     return (1, *input) if first is not None and len(input) == len(getattr(first, "kernel_size", ())) + 1 else input

@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Module
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from .._torch import TorchDispatchMode, fake_tensors, tree_leaves, tree_map
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
 from ..nn.local import _LocallyConnected
 from ..ops.choose import prefer
@@ -257,13 +256,11 @@ def _unchanged(model: Module) -> Iterator[None]:
 
 
 def _run(model: Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake: bool) -> Graph:
-    from torch._subclasses.fake_tensor import FakeTensorMode  # takes longer to import than striate
-
     graph = Graph(model, model.training)
     with ExitStack() as stack:
         stack.enter_context(_unchanged(model))
         stack.enter_context(torch.random.fork_rng(devices=[]))
-        mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
+        mode = fake_tensors(allow_non_fake_inputs=True) if fake else None
         if mode is not None:
             stack.enter_context(mode)
         else:

@@ -30,13 +30,11 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, fx
 from torch.nn import Module, Parameter
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedBuffer
 from torch.nn.utils import parametrize
-from torch.utils import _pytree as pytree
 
+from .._torch import BatchNormBase, ConvBase, ConvTransposeBase, tree_leaves
 from ..errors import ArgumentError, ArgumentTypeError, build
 from ..nn import functional
 
@@ -44,7 +42,7 @@ __all__ = ["FoldEntry", "FoldReport", "fold"]
 
 Model = TypeVar("Model", bound=Module)
 
-LAYERS = (_ConvNd, torch.nn.Linear)
+LAYERS = (ConvBase, torch.nn.Linear)
 ACTIVATIONS: dict[str, Callable[[Any], Module]] = {  # what a norm may do after normalizing, as a layer of its own
     "relu": lambda norm: torch.nn.ReLU(),
     "leaky_relu": lambda norm: torch.nn.LeakyReLU(norm.negative_slope),
@@ -193,11 +191,11 @@ def _run(model: Module, inputs: tuple[Tensor, ...]) -> tuple[list[Tensor], Count
     pieces = set(_pieces(model))
     inside = _parts(pieces)
     for name, module in model.named_modules():
-        if isinstance(module, (*LAYERS, _BatchNorm)) and module in pieces and module not in inside:
+        if isinstance(module, (*LAYERS, BatchNormBase)) and module in pieces and module not in inside:
             module.register_forward_pre_hook(lambda *_, name=name: counts.update([name]))
     with _same_random_numbers(model):
         output = model(*(x.detach().clone() for x in inputs))
-    leaves = pytree.tree_leaves(output)
+    leaves = tree_leaves(output)
     return [x for x in leaves if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())], counts
 
 
@@ -226,7 +224,7 @@ def _one_line(error: Exception) -> str:
 
 def _is_piece(module: Module) -> bool:
     """Whether the trace takes a module as one piece: torch's and striate's layers, and all that could be a layer or a norm."""
-    if isinstance(module, (*LAYERS, _BatchNorm)):
+    if isinstance(module, (*LAYERS, BatchNormBase)):
         return True
     if type(module) is Module or isinstance(module, (torch.nn.Sequential, torch.nn.ModuleList, torch.nn.ModuleDict)):
         return False
@@ -292,7 +290,7 @@ class _Observer(fx.Interpreter):
         self.watched: dict[fx.Node, tuple[Tensor, int]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        if n.op == "call_module" and isinstance(self.root.get_submodule(str(n.target)), _BatchNorm):
+        if n.op == "call_module" and isinstance(self.root.get_submodule(str(n.target)), BatchNormBase):
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             x = args[0] if args else kwargs["input"]
             self.watched[n] = x, x._version
@@ -386,7 +384,7 @@ class _Folder:
     def __init__(self, model: Module, result: Module, trace: _Trace) -> None:
         self.model, self.result, self.trace = model, result, trace
         self.names = {module: name for name, module in result.named_modules()}
-        self.norms = {name: module for name, module in result.named_modules() if isinstance(module, _BatchNorm)}
+        self.norms = {name: module for name, module in result.named_modules() if isinstance(module, BatchNormBase)}
         self.inside = _parts(_pieces(result))
         self.tensors = [  # of the given model: a copy may have memory of its own where that has shared memory
             (owner, ".".join(filter(None, (name, key))), value)
@@ -399,7 +397,7 @@ class _Folder:
             for name, owner in result.named_modules()
             for key, value in vars(owner).items()
             if key != "_modules"
-            for leaf in pytree.tree_leaves(value)
+            for leaf in tree_leaves(value)
             if isinstance(leaf, Module)
         }
         for node in list(trace.graph.nodes):
@@ -555,9 +553,9 @@ class _Folder:
             return f"its input is overwritten before {label} runs"
         scale, shift = _scale_and_shift(norm)
         if shift.any():
-            if isinstance(layer, _ConvTransposeNd):
+            if isinstance(layer, ConvTransposeBase):
                 return f"{label} does not use all its taps everywhere, and the norm's shift is not zero"
-            if isinstance(layer, _ConvNd) and _pads_with_zeros(layer):
+            if isinstance(layer, ConvBase) and _pads_with_zeros(layer):
                 return f"{label} pads with zeros, and the norm's shift is not zero"
         refusal = _misplaced(layer, label, len(self.trace.shapes[node]), scale.numel(), out=False)
         refusal = refusal or _merge(layer, label, scale, shift, out=False)
@@ -587,7 +585,7 @@ def _changed(module: Module, subject: str) -> str | None:
         return f"{subject} has no shape yet: run the model once"
     if parametrize.is_parametrized(module):
         return f"{subject} is parametrized"
-    if isinstance(module, (*LAYERS, _BatchNorm)):
+    if isinstance(module, (*LAYERS, BatchNormBase)):
         computed = [key for key in ("weight", "bias") if key not in module._parameters or hasattr(type(module), key)]
         if computed:
             return f"{subject} computes its {computed[0]} before each call"
@@ -622,7 +620,7 @@ def _scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
 
 
 def _groups(layer: Any) -> int:
-    return layer.groups if isinstance(layer, _ConvNd) else 1
+    return layer.groups if isinstance(layer, ConvBase) else 1
 
 
 def _pads_with_zeros(conv: Any) -> bool:
@@ -635,11 +633,11 @@ def _pads_with_zeros(conv: Any) -> bool:
 
 def _misplaced(layer: Any, label: str, rank: int, channels: int, *, out: bool) -> str | None:
     """Whether a layer's channels are not the norm's, in number or place: a linear layer's features are on the last axis."""
-    axis = rank - 1 - (len(layer.kernel_size) if isinstance(layer, _ConvNd) else 0)
+    axis = rank - 1 - (len(layer.kernel_size) if isinstance(layer, ConvBase) else 0)
     if axis != 1:
         return f"the channels of {label} are on axis {axis}, those of the norm on axis 1"
     first, second = layer.weight.shape[:2]
-    has = first if out != isinstance(layer, _ConvTransposeNd) else second * _groups(layer)
+    has = first if out != isinstance(layer, ConvTransposeBase) else second * _groups(layer)
     return None if has == channels else f"{label} has {has} channels there, the norm {channels}"
 
 
@@ -648,7 +646,7 @@ def _merge(layer: Any, label: str, scale: Tensor, shift: Tensor, *, out: bool) -
 
     Weights are (groups, out, in, taps) here, those of a transposed convolution (groups, in, out, taps).
     """
-    groups, transposed = _groups(layer), isinstance(layer, _ConvTransposeNd)
+    groups, transposed = _groups(layer), isinstance(layer, ConvTransposeBase)
     weight = layer.weight.to("cpu", torch.float64)
     grouped = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
     along = (groups, -1, 1, 1) if out != transposed else (groups, 1, -1, 1)

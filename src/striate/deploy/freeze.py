@@ -28,9 +28,9 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.utils import _pytree as pytree
 
 from .. import tensorfile
+from .._torch import OpOverload, OpOverloadPacket, tree_leaves, tree_unflatten
 from ..errors import ArgumentError, ArgumentTypeError, CheckpointError, DtypeError, ShapeError, build
 from ..ops import conv, gate, norm, pool
 from ..ops.choose import prefer
@@ -168,7 +168,7 @@ def _operator(name: str) -> Any:
     if len(parts) != 3 or parts[0] not in ("aten", "striate") or not all(re.fullmatch(r"\w+", part) for part in parts):
         return None
     packet = getattr(getattr(torch.ops, parts[0]), parts[1], None)
-    known = isinstance(packet, torch._ops.OpOverloadPacket) and parts[2] in packet.overloads()
+    known = isinstance(packet, OpOverloadPacket) and parts[2] in packet.overloads()
     overload: Any = getattr(packet, parts[2]) if known else None
     if overload is None or overload._schema.is_mutable or parts[1] in REFUSED:
         return None
@@ -275,7 +275,7 @@ def _converted(program: Any) -> Graph:
         elif one.op == "call_function" and not str(one.target).startswith("aten._assert"):
             args, kwargs = _walk(lambda v: made[v] if isinstance(v, torch.fx.Node) else v, (tuple(one.args), dict(one.kwargs)))
             node = Node(_name(one.target), args, kwargs, **about, name=one.name)
-            if isinstance(one.target, torch._ops.OpOverload) and one.target._schema.is_mutable:
+            if isinstance(one.target, OpOverload) and one.target._schema.is_mutable:
                 node.op = node.op.replace("_.", ".", 1)
                 target = args[0]
                 others = {n for n, there in shares.items() if target in there} | shares.get(target, {target})
@@ -292,7 +292,7 @@ def _converted(program: Any) -> Graph:
             graph.nodes.append(node)
         elif one.op == "output":
             leaves = [made.get(leaf, leaf) if isinstance(leaf, torch.fx.Node) else leaf for leaf in one.args[0]]
-            graph.output = pytree.tree_unflatten(leaves, program.call_spec.out_spec)
+            graph.output = tree_unflatten(leaves, program.call_spec.out_spec)
             _check_output(graph.output)
     for symbol, letter in letters.items():
         found = next((r for s, r in program.range_constraints.items() if str(s) == symbol), None)
@@ -870,12 +870,12 @@ def _difference(model: Module, frozen: Frozen, inputs: tuple[Tensor, ...]) -> fl
     allowed = all(least <= 1 for least, _ in graph.ranges.values())
     for given in (inputs, single) if allowed and any(a.shape != b.shape for a, b in zip(inputs, single, strict=True)) else (inputs,):
         try:
-            expected = pytree.tree_leaves(model(*(x.clone() for x in given)))
+            expected = tree_leaves(model(*(x.clone() for x in given)))
         except Exception:
             if given is inputs:
                 raise
             continue  # a batch of 1 is more than the model can do
-        for a, b in zip(expected, pytree.tree_leaves(frozen(*given)), strict=True):
+        for a, b in zip(expected, tree_leaves(frozen(*given)), strict=True):
             if a.shape != b.shape:
                 return math.inf
             a, b = a.detach().double(), b.detach().double()

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from .._torch import TorchDispatchMode
 from ..analysis.report import Report
 from ..analysis.rows import Layer
 from ..errors import ArgumentError, build

@@ -25,12 +25,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.parameter import is_lazy
-from torch.utils import _pytree as pytree
 
-from .._torch import Observer
+from .._torch import AdaptiveMaxPoolBase, BatchNormBase, ConvBase, ConvTransposeBase, MaxPoolBase, NormBase, Observer, tree_leaves
 from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
 from ..native import native_info
 from ..nn import blocks, conv, local, norm, pool
@@ -475,7 +472,7 @@ class _Observer(Observer):
 
 
 def _tensors(values: Any) -> list[Tensor]:
-    return [t for t in pytree.tree_leaves(values) if isinstance(t, Tensor)]
+    return [t for t in tree_leaves(values) if isinstance(t, Tensor)]
 
 
 def _key(module: Module, inputs: list[Tensor], output: Tensor) -> Any:
@@ -547,7 +544,7 @@ def _looked_at(path: str, frame: _Frame, y: Tensor, backward: bool) -> _Call:
     if same and frame.versions == [t._version for t in inputs]:  # a view, or what came in
         return _Call(path, module, key, (_Pass(0, 0), _Pass(0, 0)), {"forward": "none"}, ())
     computed = ["forward", *(["input"] if x.requires_grad else [])] if backward else ["forward"]
-    if isinstance(module, _ConvNd):
+    if isinstance(module, ConvBase):
         if backward and module.weight.requires_grad:
             computed.append("weight")
         calls = _convolution(module, x, frame.more)
@@ -560,7 +557,7 @@ def _looked_at(path: str, frame: _Frame, y: Tensor, backward: bool) -> _Call:
 
 def _convolution(layer: Any, x: Tensor, more: bool) -> dict[str, Call] | None:
     """The maps of a convolution by what they are to the layer; None for a transposed one onto a size or with margins that are asked for."""
-    dims, transposed = len(layer.kernel_size), isinstance(layer, _ConvTransposeNd)
+    dims, transposed = len(layer.kernel_size), isinstance(layer, ConvTransposeBase)
     if transposed and (more or layer.padding_mode != "zeros"):
         return None
     w = torch.empty_like(layer.weight, device="meta")
@@ -612,15 +609,15 @@ UNKNOWN = (  # whose arithmetic is not counted
     torch.nn.Bilinear,
     torch.nn.Embedding,
     torch.nn.EmbeddingBag,
-    _ConvNd,  # one without a plan
+    ConvBase,  # one without a plan
 )
 MAXIMA = (
-    torch.nn.modules.pooling._MaxPoolNd,
-    torch.nn.modules.pooling._AdaptiveMaxPoolNd,
+    MaxPoolBase,
+    AdaptiveMaxPoolBase,
     pool._GlobalMax,
 )
 NORMS = (
-    _NormBase,
+    NormBase,
     torch.nn.LayerNorm,
     torch.nn.GroupNorm,
     torch.nn.RMSNorm,
@@ -645,7 +642,7 @@ def _passes(module: Any, inputs: list[Tensor], y: Tensor, gradients: int) -> tup
         forward, backward = forward + y.numel(), backward + y.numel()
     if isinstance(module, NORMS) or type(module).__module__ == "torch.nn.modules.activation":  # and x
         backward += read
-    if isinstance(module, _BatchNorm) and ((module.training and not getattr(module, "frozen", False)) or module.running_mean is None):
+    if isinstance(module, BatchNormBase) and ((module.training and not getattr(module, "frozen", False)) or module.running_mean is None):
         forward, backward = forward + read, backward + read + written  # once more for the batch's statistics
     return (_Pass(forward, macs), _Pass(backward, macs) if gradients else _Pass(0, 0))
 

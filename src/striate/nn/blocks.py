@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 
+from .._torch import BatchNormBase, InstanceNormBase
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
 from ..ops import gate as gates
 from ..ops.arguments import per_axis, whole
@@ -647,7 +646,7 @@ def _centers(norm: torch.nn.Module | None) -> bool:
     """Whether the norm subtracts each channel's own mean."""
     if isinstance(norm, torch.nn.GroupNorm):
         return norm.num_groups == norm.num_channels
-    return isinstance(norm, _BatchNorm | _InstanceNorm)
+    return isinstance(norm, BatchNormBase | InstanceNormBase)
 
 
 def _fused(norm: Any, act: torch.nn.Module | None) -> torch.nn.Module | None:

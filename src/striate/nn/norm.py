@@ -445,7 +445,7 @@ class NoisyBatchNorm2d(_Summing, torch.nn.BatchNorm2d):
         return f"{super().extra_repr()}, seed={self.seed}"
 
 
-class SyncBatchNorm(_Summing, torch.nn.modules.batchnorm._BatchNorm):
+class SyncBatchNorm(_Summing, _torch.BatchNormBase):
     r"""Batch normalization of the batch of all processes of ``torch.distributed``, on the CPU too (backend gloo).
 
     .. math:: n = Σ n_r, \quad μ, σ² \text{ merged from all ranks' moments}, \quad y = γ_c·(x - μ_c)/\sqrt{σ²_c + ε} + β_c
@@ -519,11 +519,11 @@ class SyncBatchNorm(_Summing, torch.nn.modules.batchnorm._BatchNorm):
                 made[layer] = _synchronized(cls, layer, process_group)
             return made[layer]
 
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, _torch.BatchNormBase):
             return converted(module)
         for parent in list(module.modules()):
             for name, child in parent._modules.items():
-                if isinstance(child, torch.nn.modules.batchnorm._BatchNorm):
+                if isinstance(child, _torch.BatchNormBase):
                     parent._modules[name] = converted(child)
         return module
 

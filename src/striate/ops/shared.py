@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from .. import _torch
 from ..errors import ArgumentError, ShapeError, build
@@ -169,7 +168,7 @@ def check_plain(where: str, *tensors: Tensor | None) -> None:
     """
     closed = gate.closed(*tensors)
     transformed = any(x is not None and _torch.is_transformed(x) for x in tensors)
-    if closed is not None and (closed.symbolic or transformed or forward_ad._current_level >= 0):
+    if closed is not None and (closed.symbolic or transformed or _torch.has_forward_derivatives()):
         do = "Call the layer outside of it, or in evaluation."
         raise ArgumentError(build(where, "a call that shares statistics to be a plain one", closed.reason, do=do))
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
+from .._torch import NormBase
 from ..errors import ArgumentError, build
 from ..nn import LayerNorm2d
 
 __all__ = ["parameter_groups"]
 
 _NORMS = (
-    torch.nn.modules.batchnorm._NormBase,  # batch and instance norm of every kind
+    NormBase,  # batch and instance norm of every kind
     torch.nn.GroupNorm,
     torch.nn.LayerNorm,
     torch.nn.RMSNorm,

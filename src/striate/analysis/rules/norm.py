@@ -8,21 +8,18 @@ from math import gcd, prod, sqrt
 from typing import Any
 
 import torch
-from torch.nn import Module
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.dropout import Dropout, Dropout1d, Dropout2d, Dropout3d
-from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn import Dropout, Dropout1d, Dropout2d, Dropout3d, Module
 
 from ... import nn
+from ..._torch import BatchNormBase, ConvBase, InstanceNormBase
 from ..context import Context
 from ..rows import Layer
 from ..rule import Found, rule
 
 __all__ = ["DROPOUTS", "LAYERS", "NORMS", "TRACKING", "followers", "is_frozen"]
 
-LAYERS = (_ConvNd, torch.nn.Linear)
-TRACKING = (_BatchNorm, _InstanceNorm)  # that may keep running statistics
+LAYERS = (ConvBase, torch.nn.Linear)
+TRACKING = (BatchNormBase, InstanceNormBase)  # that may keep running statistics
 OF_SAMPLES = (torch.nn.GroupNorm, torch.nn.LayerNorm, nn.LayerNorm2d)  # whose statistics are of one sample each, in any mode
 NORMS = (*TRACKING, *OF_SAMPLES, torch.nn.RMSNorm)
 DROPOUTS = (Dropout, Dropout1d, Dropout2d, Dropout3d)  # alpha dropout keeps mean and variance
@@ -104,16 +101,16 @@ def _centers(context: Context, row: Layer, behind: Layer, module: Module) -> boo
     norm: Any = call.module
     if call.inputs[0] != row.value:  # reshaped in between: its channels may be others
         return False
-    by_channel = isinstance(norm, _InstanceNorm) or (isinstance(norm, torch.nn.GroupNorm) and norm.num_groups == norm.num_channels)
-    if not by_channel and not isinstance(norm, _BatchNorm):
+    by_channel = isinstance(norm, InstanceNormBase) or (isinstance(norm, torch.nn.GroupNorm) and norm.num_groups == norm.num_channels)
+    if not by_channel and not isinstance(norm, BatchNormBase):
         return False
     if isinstance(norm, TRACKING) and (is_frozen(norm) or (context.model.training and not norm.training)) and norm.running_mean is not None:
         return False  # whose mean is a constant
     rank = len(row.output_shape)
-    if isinstance(module, _ConvNd):
+    if isinstance(module, ConvBase):
         axes = len(module.kernel_size)
-        return rank == axes + 2 or (rank == axes + 1 and isinstance(norm, _InstanceNorm))
-    return rank == 2 and not isinstance(norm, _InstanceNorm)
+        return rank == axes + 2 or (rank == axes + 1 and isinstance(norm, InstanceNormBase))
+    return rank == 2 and not isinstance(norm, InstanceNormBase)
 
 
 def _without_bias(context: Context, layer: Layer, behind: list[Layer]) -> Callable[[Module], None] | None:
@@ -182,7 +179,7 @@ def dropout_before_batch_norm(context: Context) -> Iterator[Found]:
 
 def _follows(norm: Any) -> bool:
     """Whether it divides by running statistics that it has measured in training."""
-    return isinstance(norm, _BatchNorm) and norm.running_mean is not None and not is_frozen(norm)
+    return isinstance(norm, BatchNormBase) and norm.running_mean is not None and not is_frozen(norm)
 
 
 def _reached(context: Context, layer: Layer) -> list[Layer]:
@@ -204,11 +201,11 @@ def _reached(context: Context, layer: Layer) -> list[Layer]:
 def one_value_norm(context: Context) -> Iterator[Found]:
     """One value is its own mean: what is left after the norm is its shift. A batch norm in training gets one where the batch is 1 and the
     map 1×1, and torch refuses; group and layer norm get one where a group is one channel and the map 1×1, and torch says nothing."""
-    for layer, norm in context.of(_BatchNorm, *OF_SAMPLES):  # where instance norm measures one value it refuses, and nothing is traced
+    for layer, norm in context.of(BatchNormBase, *OF_SAMPLES):  # where instance norm measures one value it refuses, and nothing is traced
         shape = context.input_shape(layer)
         if shape is None:
             continue
-        if isinstance(norm, _BatchNorm):
+        if isinstance(norm, BatchNormBase):
             if _samples_are_meant(context, norm) and _samples(context, layer, norm) * prod(shape[2:]) == 1:
                 yield Found(
                     layer.name,
@@ -248,7 +245,7 @@ def _samples(context: Context, layer: Layer, norm: Any) -> int:
 def small_batch_norm(context: Context) -> Iterator[Found]:
     """The fewer samples, the noisier what is measured, and the further from the running statistics of evaluation. ResNet-50 on ImageNet
     errs on 23.6 % with 32 samples a step, 24.8 % with 8, 27.3 % with 4 and 34.7 % with 2; with group norm on 24.0 to 24.2 % with each."""
-    for layer, norm in context.first(_BatchNorm):
+    for layer, norm in context.first(BatchNormBase):
         shape = context.input_shape(layer)
         if shape is None or isinstance(norm, (nn.SyncBatchNorm, torch.nn.SyncBatchNorm)) or not _samples_are_meant(context, norm):
             continue
@@ -311,12 +308,12 @@ def norm_on_output(context: Context) -> Iterator[Found]:
     """Scores behind a norm have the mean and the spread that its shift and scale say, not those that the features ask for. Told where the
     output is a row of numbers a sample, or where a loss or task says that it is compared with something."""
     for layer, norm in context.of(*NORMS):
-        row = len(layer.output_shape) == 2 and not isinstance(norm, _InstanceNorm)  # which takes such a shape for channels and places
+        row = len(layer.output_shape) == 2 and not isinstance(norm, InstanceNormBase)  # which takes such a shape for channels and places
         compared = row or context.loss is not None or context.task is not None
         if not compared or not context.is_output(layer) or getattr(norm, "activation", None) is not None:
             continue
         outputs = layer.output_shape[1] if len(layer.output_shape) > 1 else layer.output_shape[0]
-        over = "over the batch" if isinstance(norm, _BatchNorm) else "in each sample"
+        over = "over the batch" if isinstance(norm, BatchNormBase) else "in each sample"
         yield Found(
             layer.name,
             f"{type(norm).__name__} is the last layer: its shift and scale are the mean and spread of the {outputs} outputs {over}.",
@@ -332,7 +329,7 @@ def norm_momentum(context: Context) -> Iterator[Found]:
     """torch's momentum m is the weight of the new batch: running ← (1 - m)·running + m·batch. With 0 the running statistics stay 0 and 1,
     with 1 they are the last batch's; 0.9 and more is likely a Keras momentum, the weight of the old ones."""
     for layer, norm in context.first(*TRACKING):
-        momentum = 0.0 if norm.momentum is None and isinstance(norm, _InstanceNorm) else norm.momentum
+        momentum = 0.0 if norm.momentum is None and isinstance(norm, InstanceNormBase) else norm.momentum
         if norm.running_mean is None or is_frozen(norm) or momentum is None or 0 < momentum < KERAS:
             continue
         meant = round(1 - momentum, 12) if KERAS <= momentum < 1 else 0.1
@@ -352,7 +349,7 @@ def norm_momentum(context: Context) -> Iterator[Found]:
 def cumulative_average(context: Context) -> Iterator[Found]:
     """With momentum=None the running statistics are the mean over all batches since the layer was made. The first weights' count as much
     as the last ones', which suits a pass over data with weights that no longer change."""
-    for layer, norm in context.first(_BatchNorm):
+    for layer, norm in context.first(BatchNormBase):
         if norm.running_mean is not None and norm.momentum is None and not is_frozen(norm):
             yield Found(
                 layer.name,
