@@ -25,7 +25,6 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from .._torch import TorchDispatchMode, fake_tensors, tree_leaves, tree_map
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
 from ..nn.local import _LocallyConnected
-from ..ops.choose import prefer
 
 __all__ = ["FREE", "LOCAL", "WRITTEN", "Call", "Graph", "Node", "Ref", "Value", "trace"]
 
@@ -291,7 +290,6 @@ def _run(model: Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake: boo
         graph.inputs = tuple(recorder.add(t).index for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
         stack.enter_context(_hooks(model, recorder))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(prefer("torch"))  # whose operators have one form each
         with recorder, saved_tensors_hooks(recorder.keep, lambda t: t):
             y = torch.func.functional_call(model, tensors, args, kwargs)
         graph.outputs = tuple(recorder.find(t).index for t in _tensors(y))

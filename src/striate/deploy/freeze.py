@@ -33,7 +33,6 @@ from .. import tensorfile
 from .._torch import OpOverload, OpOverloadPacket, tree_leaves, tree_unflatten
 from ..errors import ArgumentError, ArgumentTypeError, CheckpointError, DtypeError, ShapeError, build
 from ..ops import conv, gate, norm, pool
-from ..ops.choose import prefer
 from ..ops.fused import FusedConv, FusedLinear
 from .fold import _copy, _one_line, _Root, _scale_and_shift
 
@@ -219,6 +218,15 @@ OURS: dict[str, Callable[..., Any]] = {
     **{f"aten.conv_transpose{d}d.{kind}": partial(conv.conv_transpose, dims=d) for d, kind in ((1, "default"), (2, "input"), (3, "input"))},
 }
 
+
+
+def _call(node: Node) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """The function that computes a node of torch's or striate's operators, and its arguments."""
+    if node.op in OURS:
+        return OURS[node.op], tuple(_arguments(node).values()), {}
+    return _operator(node.op), node.args, node.kwargs
+
+
 # ------------------------------------------------------------------------------------------------------------------ trace
 
 TRACEABLE = "Freeze the parts of the model that can be traced one by one, or take what depends on the input's values out of forward."
@@ -232,7 +240,7 @@ class _Refusal(Exception):
 def _trace(model: Module, inputs: tuple[Tensor, ...]) -> Graph:
     """The graph of a model, whose inputs have a first axis of any size wherever the model allows it."""
     batches = tuple({0: torch.export.Dim.AUTO} if x.dim() else None for x in inputs)
-    with warnings.catch_warnings(), prefer("torch"):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch.export, about itself
         try:
             program = torch.export.export(_Root(model), inputs, dynamic_shapes={"inputs": batches}, strict=False)
@@ -370,8 +378,9 @@ def _compute_constants(graph: Graph) -> None:
     for node in list(graph.nodes):
         if any(source.op != "constant" for source in node.sources()):
             continue
-        args, kwargs = _walk(lambda v: v.value if isinstance(v, Node) else v, (node.args, node.kwargs))
-        value = _operator(node.op)(*args, **kwargs)
+        function, args, kwargs = _call(node)
+        args, kwargs = _walk(lambda v: v.value if isinstance(v, Node) else v, (args, kwargs))
+        value = function(*args, **kwargs)
         graph.nodes.remove(node)
         if isinstance(value, Tensor | tuple | list):
             node.op, node.args, node.kwargs, node.value = "constant", (), {}, value
@@ -568,9 +577,7 @@ class _Program:
                 run = layer.exact if exact else layer
                 return lambda v: run(v[x])
             return (lambda v: layer.exact(v[x], v[r])) if exact else (lambda v: layer(v[x], v[r], reuse))
-        function, given_args = _operator(node.op), node.args
-        if node.op in OURS:
-            function, given_args, given = OURS[node.op], tuple(_arguments(node).values()), {}
+        function, given_args, given = _call(node)
         if given_args and isinstance(given_args[0], Node) and not _nodes((given_args[1:], given)):
             first, rest = slots[given_args[0]], given_args[1:]
             return lambda v: function(v[first], *rest, **given)

@@ -19,7 +19,6 @@ from .._torch import TorchDispatchMode
 from ..analysis.report import Report
 from ..analysis.rows import Layer
 from ..errors import ArgumentError, build
-from ..ops.choose import prefer
 
 __all__ = ["Checked", "draw", "effective_field", "verify"]
 
@@ -89,7 +88,7 @@ def verify(report: Report, layers: Sequence[str] | None = None, unit: Sequence[i
     generator = torch.Generator().manual_seed(0)
     image = torch.randn((1, *shape[1:]), generator=generator)
     others = [torch.randn((1, *other[1:]), generator=generator) for other in report.input_shapes[1:]]
-    with _evaluating(report.graph.model) as model, torch.no_grad(), prefer("torch"), _NormsPassed():  # type: ignore[no-untyped-call]
+    with _evaluating(report.graph.model) as model, torch.no_grad(), _NormsPassed():  # type: ignore[no-untyped-call]
         for number, (_, axis) in enumerate(axes):
             for first in range(0, shape[axis], CHUNK):
                 positions = range(first, min(shape[axis], first + CHUNK))
