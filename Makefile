@@ -10,6 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc src -type f -name '*.[ch]*' -o -type f -name '*.def' -o -type f -name '*.py' -path 'src/*') CMakeLists.txt pyproject.toml constraints.txt
+TWO := -n 2 --dist worksteal  # processes that share the tests: most tests use one core
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # also for the packages a build fetches for itself
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
@@ -18,10 +19,10 @@ demo: $(VENV)/.installed
 	$(BIN)/striate train
 
 test: $(VENV)/.tested lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO)
 
 nightly: $(VENV)/.tested
-	$(BIN)/python -m pytest -m nightly -rs
+	$(BIN)/python -m pytest $(TWO) -m nightly -rs
 
 bench: $(VENV)/.tested
 	$(BIN)/python benchmarks/run.py pool

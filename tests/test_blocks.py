@@ -6,6 +6,7 @@ import copy
 import functools
 import math
 import pickle
+import re
 from typing import Any
 
 import pytest
@@ -353,7 +354,7 @@ def test_conv_norm_act_is_its_layers_in_order(dims: int, order: str) -> None:
         (dict(bias=True), True),
         (dict(bias=False, norm=None), False),
     ],
-    ids=str,
+    ids=lambda given: re.sub(" at 0x[0-9a-f]+", "", str(given)),  # the same in every process
 )
 def test_bias_is_dropped_where_the_norm_behind_takes_it_away(arguments: dict[str, Any], bias: bool) -> None:
     block = nn.ConvNormAct(**({"in_channels": 3, "out_channels": 4, "kernel_size": 3} | arguments))

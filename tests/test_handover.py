@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, func
 
 import striate
 from striate import nn
@@ -142,7 +142,11 @@ def test_a_group_norm_computes_as_torchs_whatever_the_memory_order(shape: tuple[
     given = x.requires_grad_(learns)
     y = handover.group_norm(given, 2, *leaves, 1e-5)
     expected = F.group_norm(x.detach().contiguous(), 2, *leaves, 1e-5)
-    assert y.stride() == F.group_norm(x.detach(), 2).stride()
+    assert torch.equal(y, F.group_norm(x.detach(), 2, *leaves)) and y.stride() == F.group_norm(x.detach(), 2).stride()
+    assert torch.autograd.gradcheck(lambda *t: handover.group_norm(t[0], 2, *t[1:], 1e-5), (x.detach().requires_grad_(), *leaves))
+    w, b = leaves
+    one = func.grad(lambda w: handover.group_norm(x.detach(), 2, w, b, 1e-5).square().sum())(w.detach())
+    torch.testing.assert_close(one, torch.autograd.grad(expected.square().sum(), w, retain_graph=True)[0], rtol=1e-12, atol=1e-12)
     for a, e in zip(*(torch.autograd.grad(z.square().sum(), leaves) for z in (y, expected)), strict=True):
         torch.testing.assert_close(a, e, rtol=1e-12, atol=1e-12)
 

@@ -493,8 +493,7 @@ ZERO_EPS: dict[str, Callable[..., torch.Tensor]] = {
     "instance_norm, running": lambda f, x, w, b, e: f.instance_norm(
         x, CONSTANT_MEAN.to(x.dtype), CONSTANT_VAR.to(x.dtype), w, b, use_input_stats=False, eps=0
     ),
-    # torch's gets it contiguous: see ops/handover.py
-    "group_norm": lambda f, x, w, b, e: f.group_norm(x.contiguous() if f is F else x, 2, w, b, 0),
+    "group_norm": lambda f, x, w, b, e: f.group_norm(x, 2, w, b, 0),
     "layer_norm": lambda f, x, w, b, e: f.layer_norm(x, x.shape[1:], e, eps=0),
     "layer_norm of rows": lambda f, x, w, b, e: f.layer_norm(x, x.shape[3:], e[0, 0], eps=0),
     "rms_norm": lambda f, x, w, b, e: f.rms_norm(x, x.shape[1:], e, 0),

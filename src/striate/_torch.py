@@ -51,6 +51,7 @@ __all__ = [
     "is_transforming",
     "off",
     "saved_tensors_hooked",
+    "takes_functions",
     "tree_leaves",
     "tree_map",
     "tree_unflatten",
@@ -185,6 +186,21 @@ def is_transforming() -> bool:
     False
     """
     return _depth() > 0  # the compiler computes it while it traces
+
+
+_stack = _find("torch._C._functorch.get_interpreter_stack", "autograd functions within transforms", lambda: None)
+_Functionalize = _find("torch._C._functorch.TransformType.Functionalize", "autograd functions within transforms")
+
+
+def takes_functions() -> bool:
+    """Whether an ``autograd.Function`` may be called here: tracers and ``torch.func.functionalize`` take none.
+
+    >>> takes_functions()
+    True
+    """
+    if torch.compiler.is_compiling() or is_recorded():
+        return False
+    return all(level.key() != _Functionalize for level in _stack() or ())
 
 
 _HOOKS = [

@@ -5,7 +5,7 @@ Known to read or write memory that is not theirs, with plain torch too, in any t
 - the weight gradient of one tap with a stride in channels_last (oneDNN's issue 6035): the stride is taken by slicing before the operator;
 - one tap with a dilation, a stride and padding on an axis of one value: of one tap there is no dilation;
 - the gradient of a group norm's scale and shift in channels_last, where that of its input is not asked for: torch writes to it all the
-  same. The input is laid out contiguous before the operator;
+  same. It is asked for here;
 - max pooling whose window may lie in the padding alone: its index lies outside, and its gradient is written there. Such calls are the
   reference's (see ``_torch_max_refusal`` in :mod:`.pool`).
 
@@ -124,27 +124,54 @@ def _spread(y: Tensor, stride: Sequence[int], padding: Sequence[int], more: Sequ
 
 
 def group_norm(x: Any, groups: int, weight: Any, bias: Any, eps: float) -> Tensor:
-    """``torch.nn.functional.group_norm``, in x's memory order.
+    """``torch.nn.functional.group_norm``.
 
     >>> group_norm(torch.tensor([[[1.0], [3.0]]]), 1, None, None, 1e-9).flatten()
     tensor([-1.,  1.])
     """
-    laid = for_group_norm(x, weight, bias)
-    y = F.group_norm(laid, groups, weight, bias, eps)
-    return y if laid is x else y.contiguous(memory_format=torch.channels_last if y.dim() == 4 else torch.channels_last_3d)
+    if _learns_in_channels_last(x, weight, bias) and _torch.takes_functions():
+        given = [t for t in (x, weight, bias) if t is not None]
+        made = iter(_Together.apply(*given))  # type: ignore[no-untyped-call]
+        x, weight, bias = (None if t is None else next(made) for t in (x, weight, bias))
+    return F.group_norm(x, groups, weight, bias, eps)
+
+
+class _Together(torch.autograd.Function):
+    """Hands tensors on. Where the gradient of one of them is asked for, those of all of them are computed."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(t.view_as(t) for t in tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return tangents
 
 
 def for_group_norm(x: Any, weight: Any, bias: Any) -> Any:
-    """x, laid out contiguous where torch's gradient of a group norm would break.
+    """x for a group norm that is called elsewhere, laid out contiguous where torch's gradient would break.
 
     >>> x = torch.ones(1, 2, 2, 2).contiguous(memory_format=torch.channels_last)
     >>> [for_group_norm(x, torch.ones(2).requires_grad_(learns), None).is_contiguous() for learns in (True, False)]
     [True, False]
     """
+    return x.contiguous() if _learns_in_channels_last(x, weight, bias) else x
+
+
+def _learns_in_channels_last(x: Any, weight: Any, bias: Any) -> bool:
     if not isinstance(x, Tensor) or x.dim() not in (4, 5) or not torch.is_grad_enabled():
-        return x
-    learns = any(p is not None and p.requires_grad for p in (weight, bias))
-    return x.contiguous() if learns else x
+        return False
+    return any(p is not None and p.requires_grad for p in (weight, bias)) and not x.is_contiguous()
 
 
 # --------------------------------------------------------------------------------------------------- sizes that are no numbers

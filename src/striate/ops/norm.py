@@ -228,7 +228,8 @@ if native.core:
         ctx.mark_non_differentiable(output[1])
         ctx.given = mean is not None
         # An activation of torch's keeps what it needs: its gradient must not follow who writes scale or shift through `.data` meanwhile.
-        ctx.applied = [None if p is None else p.clone() for p in (weight, bias)] if activated and not torch.compiler.is_compiling() else []
+        eager = activated and not torch.compiler.is_compiling() and gate.is_open(x, weight, bias)
+        ctx.applied = [None if p is None else p.clone() for p in (weight, bias)] if eager else []
 
     def _backward(ctx: Any, dy: Any, _: Any) -> Any:
         if dy is None:
