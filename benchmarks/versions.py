@@ -1,0 +1,118 @@
+"""Two versions of striate in one run: ``python benchmarks/versions.py OLD``, OLD being the python of another checkout's environment.
+
+A step of training, and a call under ``torch.no_grad``, of whole networks, accelerated, from images in planes order and in channels_last.
+Each contestant is a process of its own, all with the allocator tuned; one works at a time, in turns shuffled anew. A turn is one untimed
+call, then timed ones for at least a quarter of a second, of which the mean counts. Told are medians over the turns, their spread
+(interquartile range over median), old over new (above 1: the new one is faster), and A/A: two processes of the new version.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+CASES: dict[str, tuple[int, ...]] = {
+    "lenet5": (128, 1, 28, 28),
+    "resnet_cifar": (64, 3, 32, 32),
+    "vgg11_bn": (4, 3, 128, 128),
+    "resnet18": (8, 3, 128, 128),
+    "mobilenet_v2": (8, 3, 128, 128),
+}
+LEAST_SECONDS = 0.25
+
+
+def call_of(name: str, training: bool, last: bool) -> Callable[[], Any]:
+    import torch
+    import torch.nn.functional as F
+
+    import striate
+    from striate import models
+    from striate.allocator import tune_allocator
+
+    tune_allocator()
+    torch.manual_seed(0)
+    model = striate.accelerate(getattr(models, name)()).train(training)
+    x = torch.randn(CASES[name])
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    if not training:
+
+        def infer() -> Any:
+            with torch.no_grad():
+                return model(x)
+
+        return infer
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
+    target = torch.randint(0, 10, (len(x),))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), target).backward()
+        optimizer.step()
+
+    return step
+
+
+def work() -> None:
+    """Answers each line, a case, with the milliseconds of a call."""
+    calls: dict[str, Callable[[], Any]] = {}
+    for line in sys.stdin:
+        if line not in calls:
+            calls.clear()
+            calls[line] = call_of(*json.loads(line))
+        call, count = calls[line], 0
+        call()
+        start = time.perf_counter()
+        while count == 0 or time.perf_counter() - start < LEAST_SECONDS:
+            call()
+            count += 1
+        print((time.perf_counter() - start) / count * 1e3, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("old", help="python of the other version's environment")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each (default %(default)s)")
+    parser.add_argument("--only", default="", help="networks whose name contains this")
+    options = parser.parse_args()
+    pythons = {"old": options.old, "new": sys.executable, "again": sys.executable}
+    told = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    print(told[0].partition(":")[2].strip() if told else "unknown processor", "\n")
+    print("| network | input | order | | old ms | new ms | spread | old / new | A/A |\n|---|---|---|---|---|---|---|---|---|")
+    for name, shape in CASES.items():
+        if options.only not in name:
+            continue
+        workers = {
+            who: subprocess.Popen([python, __file__, "--work"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for who, python in pythons.items()
+        }
+        for training in (True, False):
+            for last in (False, True):
+                times: dict[str, list[float]] = {who: [] for who in workers}
+                for number in range(options.rounds + 1):
+                    for who in random.sample(list(workers), len(workers)):
+                        worker: Any = workers[who]
+                        worker.stdin.write(json.dumps([name, training, last]) + "\n")
+                        worker.stdin.flush()
+                        ms = float(worker.stdout.readline())
+                        if number > 0:  # the first builds the network
+                            times[who].append(ms)
+                middle = {who: statistics.median(some) for who, some in times.items()}
+                low, _, high = statistics.quantiles(times["new"], n=4)
+                row = [name, "×".join(map(str, shape)), "channels_last" if last else "planes", "train" if training else "infer"]
+                row += [f"{middle['old']:.2f}", f"{middle['new']:.2f}", f"{(high - low) / middle['new']:.0%}"]
+                row += [f"{middle['old'] / middle['new']:.2f}", f"{middle['again'] / middle['new']:.2f}"]
+                print("| " + " | ".join(row) + " |", flush=True)
+        for worker in workers.values():
+            worker.kill()
+
+
+if __name__ == "__main__":
+    work() if "--work" in sys.argv else main()
