@@ -611,7 +611,9 @@ def test_accelerate_makes_torchs_containers_ours_and_restore_gives_them_back() -
     model = torch.nn.Sequential(OrderedDict(a=Own(torch.nn.Conv2d(3, 8, 3)), b=torch.nn.Sequential(torch.nn.BatchNorm2d(8))))
     kept = [type(m) for m in model.modules()]
     striate.accelerate(model)
-    assert [type(m) for m in model.modules()] == [nn.Sequential, Own, nn.Conv2d, nn.Sequential, nn.BatchNorm2d]
+    own = type(model.a)
+    assert own is not Own and issubclass(own, Own) and own.__name__ == "Own"
+    assert [type(m) for m in model.modules()] == [nn.Sequential, own, nn.Conv2d, nn.Sequential, nn.BatchNorm2d]
     striate.restore(model)
     assert [type(m) for m in model.modules()] == kept
 

@@ -7,6 +7,7 @@ import copy
 import importlib
 import inspect
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -17,12 +18,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 import striate
 import striate.nn as nn
 import striate.nn.functional as SF
 from striate import models
-from striate.nn import swap
+from striate.nn import container, swap
 
 PACKAGE = Path(striate.__file__).parent
 
@@ -248,8 +250,7 @@ def test_accelerate_keeps_objects_hooks_mode_and_names_and_computes_the_same() -
     assert not model.pool.training
     assert isinstance(model.pool, nn.MaxPool2d) and isinstance(model.head[2], nn.LayerNorm) and model.again is model.pool
     assert model.stem(x).is_contiguous(memory_format=torch.channels_last)
-    told = repr(model).replace(", activation='relu'", "").replace("AbsorbedReLU(computed by the layer beside it)", "ReLU()")
-    assert told == repr(Net().eval())
+    assert repr(model) == repr(Net().eval())
 
 
 def fused_pair() -> torch.nn.Sequential:
@@ -257,37 +258,115 @@ def fused_pair() -> torch.nn.Sequential:
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_accelerate_computes_norm_and_relu_in_one_pass_and_restore_undoes_it(training: bool) -> None:
+def test_an_accelerated_container_computes_what_its_modules_compute_and_restore_gives_them_back(training: bool) -> None:
     model = fused_pair().train(training)
     model.append(torch.nn.Sequential(torch.nn.GroupNorm(2, 8), torch.nn.LeakyReLU(0.3), torch.nn.ReLU()))
     twin, x = copy.deepcopy(model), torch.randn(4, 3, 16, 18)
-    before = repr(model)
+    before, classes = repr(model), [type(m) for m in model.modules()]
     striate.accelerate(model)
-    assert (model[1].activation, model[2](torch.tensor(-1.0)).item()) == ("relu", -1.0)  # the second hands on what it gets
-    assert (model[4][0].activation, model[4][0].negative_slope) == ("leaky_relu", 0.3)
-    assert type(model[4][2]) is torch.nn.ReLU  # no norm right before it
+    assert model[2](torch.tensor(-1.0)) == 0 and repr(model) == before
     (ours,), (theirs,) = ([m(x).square().sum()] for m in (model, twin))
     torch.testing.assert_close(ours, theirs)
     for p, q in zip(torch.autograd.grad(ours, list(model.parameters())), torch.autograd.grad(theirs, list(twin.parameters())), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-4)
     if training:
         torch.testing.assert_close(model[1].running_var, twin[1].running_var)
-    striate.accelerate(model)  # once more changes nothing
-    assert model[1].activation == "relu"
+    swapped = [type(m) for m in model.modules()]
+    assert swapped == [type(m) for m in striate.accelerate(model).modules()]  # once more changes nothing
     copied = copy.deepcopy(model)
-    assert repr(striate.restore(model)) == before == repr(striate.restore(copied))
+    assert [type(m) for m in striate.restore(model).modules()] == classes == [type(m) for m in striate.restore(copied).modules()]
     torch.testing.assert_close(model(x), copied(x))
 
 
-def test_accelerate_fuses_nothing_that_is_looked_at_used_twice_or_changed() -> None:
-    hooked, shared, own = fused_pair(), fused_pair(), fused_pair()
-    hooked[1].register_forward_hook(lambda *_: None)
-    shared.append(shared[2])
-    own[2] = type("Loud", (torch.nn.ReLU,), {})()
-    parts = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Identity(), torch.nn.ReLU())
-    for model in (hooked, shared, own, parts):
-        assert swap.fusions(model) == []
-        assert not any("computed by" in repr(m) for m in striate.accelerate(model).modules())
+class Block(torch.nn.Sequential):
+    """A subclass that has Sequential's forward."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(torch.nn.Conv2d(inputs, outputs, 3), torch.nn.BatchNorm2d(outputs), torch.nn.ReLU(inplace=True))
+        self.outputs = outputs
+
+    def widest(self) -> int:
+        return self.outputs
+
+
+class Loud(torch.nn.Sequential):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) + 1
+
+
+def test_subclasses_of_sequential_share_and_stay_what_they_are() -> None:
+    model = torch.nn.Sequential(Block(3, 4), Block(4, 5), Loud(torch.nn.Conv2d(5, 5, 1), torch.nn.ReLU()))
+    twin, x = copy.deepcopy(model), torch.randn(2, 3, 9, 9)
+    striate.accelerate(model)
+    kind = type(model[0])
+    assert kind is not Block and isinstance(model[0], Block) and kind is type(model[1]) and type(model[2]) is Loud
+    assert (kind.__name__, kind.__module__, kind.__qualname__) == ("Block", __name__, "Block") and model[0].widest() == 4
+    torch.testing.assert_close(model(x), twin(x))
+    for copied in (copy.deepcopy(model), copy.copy(model[0]), pickle.loads(pickle.dumps(model))):
+        one = copied if isinstance(copied, Block) else copied[0]
+        assert type(one) is Block and one.widest() == 4 and isinstance(one[0], nn.Conv2d)
+        torch.testing.assert_close(one(x), twin[0](x))
+    assert [type(m) for m in striate.restore(model).modules()] == [type(m) for m in twin.modules()]
+
+
+@pytest.mark.parametrize("replaced", ["norm by a group norm", "norm by nothing", "pool", "activation", "activation and pool"])
+def test_parts_may_be_replaced_after_accelerate(replaced: str) -> None:
+    model = fused_pair()
+    model.append(torch.nn.Conv2d(8, 8, 3)), model.append(torch.nn.ReLU()), model.append(torch.nn.MaxPool2d(2))
+    twin, x = copy.deepcopy(model), torch.randn(4, 3, 16, 18)
+    striate.accelerate(model)
+    for one in (model, twin):
+        if replaced == "norm by a group norm":
+            one[1] = torch.nn.GroupNorm(2, 8)
+        elif replaced == "norm by nothing":
+            one[1] = torch.nn.Identity()
+        elif replaced == "pool":
+            one[3], one[6] = torch.nn.AvgPool2d(2), torch.nn.AvgPool2d(2)
+        else:
+            one[2], one[5] = torch.nn.SiLU(), torch.nn.Tanh()
+            if replaced == "activation and pool":
+                one[6] = torch.nn.AvgPool2d(2)
+    torch.testing.assert_close(model(x), twin(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("accelerated", [True, False])
+def test_features_may_be_tapped_sliced_and_hooked(accelerated: bool) -> None:
+    """A perceptual loss: a forward of one's own walks over the layers and keeps what lies between."""
+    theirs = torch.nn.Sequential(*fused_pair(), torch.nn.Conv2d(8, 8, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2)).eval()
+    ours = copy.deepcopy(theirs)
+    ours = striate.accelerate(ours) if accelerated else nn.Sequential(*striate.accelerate(ours))
+    x, tapped, hooked = torch.randn(2, 3, 16, 16), [], []
+    for model in (ours, theirs):
+        y, kept, seen = x, [], []
+        for layer in model:
+            y = layer(y)
+            kept.append(y)
+        kept += [model[:k](x) for k in range(1, 8)]
+        handles = [layer.register_forward_hook(lambda m, args, y, seen=seen: seen.append(y.detach().clone())) for layer in model]
+        kept.append(model(x))
+        for handle in handles:
+            handle.remove()
+        tapped.append([*kept, model(x)])
+        hooked.append(seen)
+    for a, b in zip(*tapped, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    assert len(hooked[0]) == len(hooked[1]) == 7
+    for a, b in zip(*hooked, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    assert tapped[0][1].min() < 0 <= tapped[0][2].min() and tapped[0][4].min() < 0 <= tapped[0][5].min()
+
+
+def test_converters_of_torchs_find_norms_and_activations_apart() -> None:
+    model = striate.accelerate(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU())).eval()
+    x, twin = torch.randn(2, 3, 8, 8), copy.deepcopy(model)
+    folded = torch.nn.Sequential(torch.nn.utils.fusion.fuse_conv_bn_eval(model[0], model[1]), model[2])
+    torch.testing.assert_close(folded(x), twin(x), rtol=1e-4, atol=1e-4)
+    converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
+    assert type(converted[2]) is torch.nn.ReLU and converted(x).min() == 0
+    layer = nn.BatchNormAct2d(3)
+    assert torch.nn.SyncBatchNorm.convert_sync_batchnorm(layer) is layer
+    ours = nn.SyncBatchNorm.convert_sync_batchnorm(layer)
+    assert type(ours) is nn.SyncBatchNorm and ours.activation == "relu" and ours(x).min() == 0
 
 
 POOLINGS = {
@@ -330,9 +409,9 @@ def test_an_activation_behind_max_pooling_gives_the_bits_it_gives_before(act: to
     model = before_pooling(copy.deepcopy(act), torch.nn.MaxPool2d(**POOLINGS[pooling]))
     twin = striate.accelerate(copy.deepcopy(model))
     x = awkward(kind)
-    assert twin[2].activation is not None and twin[1](x) is x
+    assert container._pooled(twin[1], twin[2]) is not None
     plain = striate.accelerate(copy.deepcopy(model))
-    plain[1], plain[2] = copy.deepcopy(act), nn.MaxPool2d(**POOLINGS[pooling])
+    plain[1].register_forward_hook(lambda *_: None)
     results = [m(x) for m in (model, plain, twin)]
     dy = torch.randn(results[0].shape)
     found = [(y, *torch.autograd.grad(y, x, dy)) for y in results]
@@ -345,23 +424,16 @@ def test_an_activation_behind_max_pooling_gives_the_bits_it_gives_before(act: to
     torch.testing.assert_close(found[2][1], found[0][1])
 
 
-def test_accelerate_computes_relu_behind_max_pooling_and_restore_undoes_it() -> None:
-    model = models.lenet5()
-    told, state = repr(model), copy.deepcopy(model.state_dict())
-    x = torch.randn(3, 1, 28, 28)
-    plain = copy.deepcopy(model)
-    assert [(type(a).__name__, type(b).__name__) for a, b in swap.fusions(model)] == [("MaxPool2d", "ReLU")] * 2
-    assert swap.plan(model) == ([], []) and striate.accelerate(model) is model
-    assert [m.activation for m in model if isinstance(m, nn.MaxPool2d)] == ["relu"] * 2 and "activation='relu'" in repr(model[2])
-    assert type(model[8]) is torch.nn.ReLU and model.state_dict().keys() == state.keys()
-    assert swap.fusions(model) == [] and repr(striate.accelerate(model)) == repr(copy.deepcopy(model))  # once more changes nothing
+def test_relu_is_computed_behind_max_pooling() -> None:
+    model = striate.accelerate(models.lenet5())
+    plain, x, seen = copy.deepcopy(model), torch.randn(3, 1, 28, 28), []
+    for module in plain.modules():
+        module.register_forward_hook(lambda m, args, y: seen.append(y))
     (ours, theirs), weights = (model(x), plain(x)), ([*m.parameters()] for m in (model, plain))
-    assert torch.equal(ours, theirs)
+    assert torch.equal(ours, theirs) and len(seen) == len(list(plain.modules()))
     for p, q in zip(*(torch.autograd.grad(y.square().sum(), w) for y, w in zip((ours, theirs), weights, strict=True)), strict=True):
         torch.testing.assert_close(p, q)
-    striate.restore(model)
-    assert repr(model) == told and not any("activation" in vars(m) for m in model.modules())
-    assert torch.equal(model(x), torch_twin(plain)(x))
+    torch.testing.assert_close(model(x), torch_twin(plain)(x))
 
 
 def torch_twin(model: torch.nn.Module) -> torch.nn.Module:
@@ -370,30 +442,29 @@ def torch_twin(model: torch.nn.Module) -> torch.nn.Module:
 
 def test_an_activation_stays_before_what_it_does_not_commute_with() -> None:
     conv, act, pool = torch.nn.Conv2d, torch.nn.ReLU, torch.nn.MaxPool2d
-    hooked = [torch.nn.Sequential(conv(3, 3, 1), act(), pool(2)) for _ in range(3)]
-    for k, model in enumerate(hooked):
-        model[k].register_forward_hook(lambda *_: None)
-    shared = torch.nn.Sequential(conv(3, 3, 1), act(), pool(2))
-    shared.append(shared[1])
-    own = type("Loud", (torch.nn.MaxPool2d,), {})(2)
+    own = type("Own", (torch.nn.MaxPool2d,), {})(2)
     left = [
-        *hooked,
-        shared,
-        torch.nn.Sequential(conv(3, 3, 1), act(), torch.nn.Identity(), pool(2)),
-        torch.nn.Sequential(act(inplace=True), pool(2)),  # whoever gave x sees it change
-        torch.nn.Sequential(conv(3, 3, 1), torch.nn.LeakyReLU(), pool(2)),
-        torch.nn.Sequential(conv(3, 3, 1), torch.nn.GELU(), pool(2)),
-        torch.nn.Sequential(conv(3, 3, 1), act(), torch.nn.AvgPool2d(2)),
-        torch.nn.Sequential(conv(3, 3, 1), act(), pool(2, return_indices=True)),
-        torch.nn.Sequential(conv(3, 3, 1), act(), pool(3, padding=2, dilation=2)),
-        torch.nn.Sequential(conv(3, 3, 1), act(), own),
+        (act(), torch.nn.Identity(), pool(2)),
+        (torch.nn.LeakyReLU(), pool(2)),
+        (torch.nn.GELU(), pool(2)),
+        (act(), torch.nn.AvgPool2d(2)),
+        (act(), pool(2, return_indices=True)),
+        (act(), pool(3, padding=2, dilation=2)),
+        (act(), own),
     ]
-    for model in left:
-        assert swap.fusions(model) == []
-    norms = torch.nn.Sequential(conv(3, 3, 1), torch.nn.BatchNorm2d(3), act(), pool(2))  # the norm does it in a pass it makes anyway
-    assert [type(layer) for layer, _ in swap.fusions(norms)] == [torch.nn.BatchNorm2d]
-    twice = striate.accelerate(torch.nn.Sequential(conv(3, 3, 1), act(), pool(2), torch.nn.ReLU6()))
-    assert (twice[2].activation, type(twice[3])) == ("relu", torch.nn.ReLU6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the subclass that is left
+        models = [striate.accelerate(torch.nn.Sequential(conv(3, 3, 1), *layers)) for layers in left]
+        hooked = [striate.accelerate(torch.nn.Sequential(conv(3, 3, 1), act(), pool(2))) for _ in range(2)]
+    for k, model in enumerate(hooked, 1):
+        assert container._pooled(*model[1:]) is not None
+        model[k].register_forward_hook(lambda *_: None)
+    for model in models + hooked:
+        assert container._pooled(model[1], model[2]) is None
+    x = torch.randn(1, 3, 4, 4)
+    first = striate.accelerate(torch.nn.Sequential(act(inplace=True), pool(2)))
+    first(x)
+    assert x.min() == 0  # whoever gave x sees it change
 
 
 def test_restore_of_a_frozen_norm_warns_and_leaves_it_in_evaluation() -> None:

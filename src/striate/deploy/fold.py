@@ -34,9 +34,10 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedBuffer
 from torch.nn.utils import parametrize
 
-from .._torch import BatchNormBase, ConvBase, ConvTransposeBase, tree_leaves
+from .._torch import ConvBase, ConvTransposeBase, tree_leaves
 from ..errors import ArgumentError, ArgumentTypeError, build
 from ..nn import functional
+from ..nn.norm import BATCH_NORMS
 
 __all__ = ["FoldEntry", "FoldReport", "fold"]
 
@@ -191,7 +192,7 @@ def _run(model: Module, inputs: tuple[Tensor, ...]) -> tuple[list[Tensor], Count
     pieces = set(_pieces(model))
     inside = _parts(pieces)
     for name, module in model.named_modules():
-        if isinstance(module, (*LAYERS, BatchNormBase)) and module in pieces and module not in inside:
+        if isinstance(module, (*LAYERS, *BATCH_NORMS)) and module in pieces and module not in inside:
             module.register_forward_pre_hook(lambda *_, name=name: counts.update([name]))
     with _same_random_numbers(model):
         output = model(*(x.detach().clone() for x in inputs))
@@ -224,7 +225,7 @@ def _one_line(error: Exception) -> str:
 
 def _is_piece(module: Module) -> bool:
     """Whether the trace takes a module as one piece: torch's and striate's layers, and all that could be a layer or a norm."""
-    if isinstance(module, (*LAYERS, BatchNormBase)):
+    if isinstance(module, (*LAYERS, *BATCH_NORMS)):
         return True
     if type(module) is Module or isinstance(module, (torch.nn.Sequential, torch.nn.ModuleList, torch.nn.ModuleDict)):
         return False
@@ -290,7 +291,7 @@ class _Observer(fx.Interpreter):
         self.watched: dict[fx.Node, tuple[Tensor, int]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        if n.op == "call_module" and isinstance(self.root.get_submodule(str(n.target)), BatchNormBase):
+        if n.op == "call_module" and isinstance(self.root.get_submodule(str(n.target)), BATCH_NORMS):
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             x = args[0] if args else kwargs["input"]
             self.watched[n] = x, x._version
@@ -384,7 +385,7 @@ class _Folder:
     def __init__(self, model: Module, result: Module, trace: _Trace) -> None:
         self.model, self.result, self.trace = model, result, trace
         self.names = {module: name for name, module in result.named_modules()}
-        self.norms = {name: module for name, module in result.named_modules() if isinstance(module, BatchNormBase)}
+        self.norms = {name: module for name, module in result.named_modules() if isinstance(module, BATCH_NORMS)}
         self.inside = _parts(_pieces(result))
         self.tensors = [  # of the given model: a copy may have memory of its own where that has shared memory
             (owner, ".".join(filter(None, (name, key))), value)
@@ -585,7 +586,7 @@ def _changed(module: Module, subject: str) -> str | None:
         return f"{subject} has no shape yet: run the model once"
     if parametrize.is_parametrized(module):
         return f"{subject} is parametrized"
-    if isinstance(module, (*LAYERS, BatchNormBase)):
+    if isinstance(module, (*LAYERS, *BATCH_NORMS)):
         computed = [key for key in ("weight", "bias") if key not in module._parameters or hasattr(type(module), key)]
         if computed:
             return f"{subject} computes its {computed[0]} before each call"

@@ -27,10 +27,11 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn.parameter import is_lazy
 
-from .._torch import AdaptiveMaxPoolBase, BatchNormBase, ConvBase, ConvTransposeBase, MaxPoolBase, NormBase, Observer, tree_leaves
+from .._torch import AdaptiveMaxPoolBase, ConvBase, ConvTransposeBase, MaxPoolBase, NormBase, Observer, tree_leaves
 from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
 from ..native import native_info
 from ..nn import blocks, conv, local, norm, pool
+from ..nn.container import Watched
 from ..ops import conv as ops
 from ..ops import gate
 from ..ops.conv import Call, Candidate, Plan
@@ -55,7 +56,8 @@ clock_ns = time.perf_counter_ns
 class Layer(NamedTuple):
     """What one layer did in a step, its calls on the same shapes together.
 
-    path: its name in the model; type: of its class; input_shapes: of the tensors it was called with; calls: how often on these shapes.
+    path: its name in the model; type: of its class; both of all, as ``0+1``, where neighbours are computed as one.
+    input_shapes: of the tensors it was called with; calls: how often on these shapes.
 
     forward_ms, backward_ms: medians of all calls of a step [ms]; backward_ms is None where backward was not timed.
     macs: multiply-adds of forward, taps in padding left out; moved_bytes: what forward and backward must read and write; limit_ms: the
@@ -242,7 +244,7 @@ def profile(
                 if not watched:
                     steps.append(_step(model, given, backward, seeds))
                     continue
-                with _Watch() as watch, _through({one.module for one in seen}, watch.call):
+                with _Watch() as watch, _through({module for one in seen for module in one.group}, watch.call):
                     _step(model, given, backward, seeds, watch)
                 times.append(watch.times)
         interruptions_per_s = (_interrupted() - interrupted) * 1e9 / (clock_ns() - start)
@@ -319,17 +321,12 @@ def _kept(model: Module) -> Iterator[None]:
 
 
 @contextmanager
-def _through(modules: Iterable[Module], call: Callable[[Module, Forward, Any, Any], Any]) -> Iterator[None]:
-    """Inside, what calls the ``forward`` of one of the modules goes through ``call``."""
+def _through(modules: Iterable[Module], call: Callable[[tuple[Module, ...], Forward, Any, Any], Any]) -> Iterator[None]:
+    """Inside, what calls the ``forward`` of one of the modules, or computes several as one, goes through ``call``."""
     before = [(module, module.__dict__.get("forward")) for module in modules]
-
-    def through(module: Module) -> Forward:
-        forward = module.forward
-        return lambda *args, **kwargs: call(module, forward, args, kwargs)
-
     try:
         for module, _ in before:
-            module.__dict__["forward"] = through(module)
+            module.__dict__["forward"] = Watched(module, call)
         yield
     finally:
         for module, own in before:
@@ -416,8 +413,8 @@ class _Call(NamedTuple):
     """A call of a layer, as it was seen in the first step."""
 
     path: str
-    module: Module
-    key: Any  # the layer and the shapes of what it was given and of what it returned
+    group: tuple[Module, ...]  # one, or neighbours that are computed as one
+    key: Any  # the layers and the shapes of what it was given and of what it returned
     passes: tuple[_Pass | None, ...]  # forward and, if it has a gradient, backward; None: not known
     method: dict[str, str]
     contests: tuple[_Contest, ...]
@@ -426,8 +423,8 @@ class _Call(NamedTuple):
 class _Frame:
     """A call that is under way."""
 
-    def __init__(self, module: Module, inputs: list[Tensor], more: bool) -> None:
-        self.module, self.inputs, self.more = module, inputs, more
+    def __init__(self, group: tuple[Module, ...], inputs: list[Tensor], more: bool) -> None:
+        self.group, self.inputs, self.more = group, inputs, more
         self.versions = [x._version for x in inputs]
         self.leaf = True
         self.native = False
@@ -451,23 +448,24 @@ class _Observer(Observer):
             self.frames[-1].native = True
         return func(*args, **(kwargs or {}))
 
-    def call(self, module: Module, forward: Forward, args: Any, kwargs: Any) -> Any:
+    def call(self, group: tuple[Module, ...], forward: Forward, args: Any, kwargs: Any) -> Any:
         if self.frames:
             self.frames[-1].leaf = False
-        frame = _Frame(module, _tensors((args, kwargs)), len(args) + len(kwargs) > 1)
+        name = "+".join(self.names[module] for module in group)
+        frame = _Frame(group, _tensors((args, kwargs)), len(args) + len(kwargs) > 1)
         self.frames.append(frame)
         try:
             y = forward(*args, **kwargs)
         except Exception:
-            self.failed = self.failed or self.names[module]  # the innermost
+            self.failed = self.failed or name  # the innermost
             raise
         finally:
             self.frames.pop()
         outputs = _tensors(y)
         if not frame.leaf:
-            self.parents.add(module)
+            self.parents.update(group)
         elif outputs:
-            self.seen.append(_looked_at(self.names[module], frame, outputs[0], self.backward))
+            self.seen.append(_looked_at(name, frame, outputs[0], self.backward))
         return y
 
 
@@ -475,8 +473,8 @@ def _tensors(values: Any) -> list[Tensor]:
     return [t for t in tree_leaves(values) if isinstance(t, Tensor)]
 
 
-def _key(module: Module, inputs: list[Tensor], output: Tensor) -> Any:
-    return module, tuple(tuple(x.shape) for x in inputs), tuple(output.shape)
+def _key(group: tuple[Module, ...], inputs: list[Tensor], output: Tensor) -> Any:
+    return group, tuple(tuple(x.shape) for x in inputs), tuple(output.shape)
 
 
 def _scout(model: Module, given: tuple[Tensor, ...], backward: bool) -> tuple[list[_Call], list[Tensor]]:
@@ -485,7 +483,7 @@ def _scout(model: Module, given: tuple[Tensor, ...], backward: bool) -> tuple[li
     try:
         with observer, _through(observer.names, observer.call), torch.set_grad_enabled(backward):
             y = model(*_copies(given))
-        seen = [one for one in observer.seen if one.module not in observer.parents]
+        seen = [one for one in observer.seen if observer.parents.isdisjoint(one.group)]
         outputs = [t for t in _tensors(y) if t.requires_grad]
         if outputs:
             torch.autograd.backward(outputs, [torch.ones_like(t) for t in outputs])
@@ -510,7 +508,7 @@ def _layer(row: list[_Call], times: list[dict[Any, list[int]]], found: dict[Any,
     others = {map: [other for other in ms.items() if other[0] != one.method] for map, (one, ms) in timed.items()}
     return Layer(
         path=first.path,
-        type=type(first.module).__name__,
+        type="+".join(type(module).__name__ for module in first.group),
         input_shapes=first.key[1],
         output_shape=first.key[2],
         calls=len(row),
@@ -537,22 +535,22 @@ def _rows(seen: list[_Call]) -> list[list[_Call]]:
 
 
 def _looked_at(path: str, frame: _Frame, y: Tensor, backward: bool) -> _Call:
-    module, inputs = frame.module, frame.inputs
-    key = _key(module, inputs, y)
+    group, inputs = frame.group, frame.inputs
+    module, key = group[0], _key(group, inputs, y)
     x = inputs[0] if inputs else y
     same = y.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
     if same and frame.versions == [t._version for t in inputs]:  # a view, or what came in
-        return _Call(path, module, key, (_Pass(0, 0), _Pass(0, 0)), {"forward": "none"}, ())
+        return _Call(path, group, key, (_Pass(0, 0), _Pass(0, 0)), {"forward": "none"}, ())
     computed = ["forward", *(["input"] if x.requires_grad else [])] if backward else ["forward"]
     if isinstance(module, ConvBase):
         if backward and module.weight.requires_grad:
             computed.append("weight")
         calls = _convolution(module, x, frame.more)
         if calls is not None:
-            return _convolved(path, module, key, x, calls, computed)
+            return _convolved(path, group, key, x, y, calls, computed)
     gradients = int(x.requires_grad) + int(any(p.requires_grad for p in module.parameters(recurse=False))) if backward else 0
     method = {"forward": "native" if frame.native else "torch"}
-    return _Call(path, module, key, _passes(module, inputs, y, gradients), method, ())
+    return _Call(path, group, key, _passes(module, inputs, y, gradients), method, ())
 
 
 def _convolution(layer: Any, x: Tensor, more: bool) -> dict[str, Call] | None:
@@ -577,8 +575,10 @@ def _convolution(layer: Any, x: Tensor, more: bool) -> dict[str, Call] | None:
     return {map: Call(TRANSPOSED[map] if transposed else map, plan, last, x.dtype, refusal, strict=is_strict()) for map in MAPS}
 
 
-def _convolved(path: str, module: Any, key: Any, x: Tensor, calls: dict[str, Call], computed: list[str]) -> _Call:
-    plan = calls["forward"].plan
+def _convolved(
+    path: str, group: tuple[Any, ...], key: Any, x: Tensor, y: Tensor, calls: dict[str, Call], computed: list[str]
+) -> _Call:
+    module, plan = group[0], calls["forward"].plan
     macs = plan.batch * plan.filters * plan.channels // plan.groups * plan.window.tap_count
     values = prod(plan.x_shape) + prod(plan.y_shape) + prod(plan.weight_shape)  # two are read, the third is written
     work = _Pass(values * x.element_size(), macs)
@@ -599,7 +599,11 @@ def _convolved(path: str, module: Any, key: Any, x: Tensor, calls: dict[str, Cal
         for map in computed
     )
     gradients = len(computed) - 1
-    return _Call(path, module, key, (work, _Pass(gradients * work.moved, gradients * work.macs)), method, contests)
+    pooled = 0  # what the pooling behind it reads and writes, and the activation behind that
+    if len(group) > 1:
+        pooled = (prod(plan.y_shape) + 3 * y.numel()) * x.element_size() + y.numel()
+    passes = _Pass(work.moved + pooled, work.macs), _Pass(gradients * work.moved + (pooled if gradients else 0), gradients * work.macs)
+    return _Call(path, group, key, passes, method, contests)
 
 
 UNKNOWN = (  # whose arithmetic is not counted
@@ -618,8 +622,9 @@ MAXIMA = (
 )
 NORMS = (
     NormBase,
+    *norm.BATCH_NORMS,
+    *norm.GROUP_NORMS,
     torch.nn.LayerNorm,
-    torch.nn.GroupNorm,
     torch.nn.RMSNorm,
     torch.nn.LocalResponseNorm,
     norm.LayerNorm2d,
@@ -642,7 +647,7 @@ def _passes(module: Any, inputs: list[Tensor], y: Tensor, gradients: int) -> tup
         forward, backward = forward + y.numel(), backward + y.numel()
     if isinstance(module, NORMS) or type(module).__module__ == "torch.nn.modules.activation":  # and x
         backward += read
-    if isinstance(module, BatchNormBase) and ((module.training and not getattr(module, "frozen", False)) or module.running_mean is None):
+    if isinstance(module, norm.BATCH_NORMS) and ((module.training and not getattr(module, "frozen", False)) or module.running_mean is None):
         forward, backward = forward + read, backward + read + written  # once more for the batch's statistics
     return (_Pass(forward, macs), _Pass(backward, macs) if gradients else _Pass(0, 0))
 
@@ -704,7 +709,7 @@ class _Watch:
         for handle in self.handles:
             handle.remove()
 
-    def call(self, module: Module, forward: Forward, args: Any, kwargs: Any) -> Any:
+    def call(self, group: tuple[Module, ...], forward: Forward, args: Any, kwargs: Any) -> Any:
         if not self.forward:
             return forward(*args, **kwargs)
         inputs = _tensors((args, kwargs))
@@ -714,7 +719,7 @@ class _Watch:
         took = clock_ns() - start
         outputs = _tensors(y)
         if outputs:
-            key = _key(module, inputs, outputs[0])
+            key = _key(group, inputs, outputs[0])
             self.times.setdefault(key, [0, 0])[0] += took
             self.made.append((key, before, [t.grad_fn for t in outputs]))
         return y

@@ -5,7 +5,6 @@ Cost is told in parameters and in MACs (multiply-adds) a sample, taps in padding
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections import OrderedDict
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._torch import BatchNormBase, InstanceNormBase
+from .._torch import InstanceNormBase
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
 from ..ops import gate as gates
 from ..ops.arguments import per_axis, whole
@@ -562,8 +561,8 @@ class _ConvNormAct(_Documented, Sequential):
     bias: None for one where it does something. Right before a norm that subtracts each channel's own mean (batch, instance, as many
     groups as channels) it does not: the mean takes it away again. True and False are kept to, so that such states can be loaded.
 
-    A ReLU or leaky ReLU right behind one of our norms is computed by the norm, in one pass; ``state_dict`` stays, and
-    :func:`striate.restore` takes it apart.
+    A ReLU, ReLU6 or leaky ReLU right behind one of our norms is computed by the norm's kernel, in one pass, as in any
+    :class:`Sequential` of striate's; each child is what it is, to be looked at or replaced.
 
     Shapes: x (N, in_channels, {letters}); y (N, out_channels, {letters}). Children ``conv``, ``norm``, ``act``, in their order.
 
@@ -575,8 +574,8 @@ class _ConvNormAct(_Documented, Sequential):
 
     >>> from striate import nn
     >>> block = nn.ConvNormAct{dims}d(3, 8, 3, padding=1)
-    >>> block(torch.randn(2, 3, *[6] * {dims})).shape[1], list(block.state_dict())[:3], block.norm.activation
-    (8, ['conv.weight', 'norm.weight', 'norm.bias'], 'relu')
+    >>> block(torch.randn(2, 3, *[6] * {dims})).shape[1], list(block.state_dict())[:3], block.act
+    (8, ['conv.weight', 'norm.weight', 'norm.bias'], ReLU())
     """
 
     def __init__(
@@ -613,8 +612,6 @@ class _ConvNormAct(_Documented, Sequential):
             raise ArgumentTypeError(build(where, "bias to be True, False or None", repr(bias), do="None drops it where it is useless."))
         rest: Any = {"groups": groups, "bias": bias, "padding_mode": padding_mode, "device": device, "dtype": dtype}
         convolution = _CONV[self.dims](in_channels, out_channels, kernel_size, stride, padding, dilation, **rest)
-        if order != "conv-act-norm" and isinstance(norm, str | type | functools.partial):  # which make a norm that is nobody else's
-            act = _fused(normed, act)
         children = {"conv": convolution, "norm": normed, "act": act}
         for name in order.split("-"):
             if children[name] is not None:
@@ -644,20 +641,9 @@ def _norm(given: Any, channels: int, dims: int, where: str) -> torch.nn.Module |
 
 def _centers(norm: torch.nn.Module | None) -> bool:
     """Whether the norm subtracts each channel's own mean."""
-    if isinstance(norm, torch.nn.GroupNorm):
+    if isinstance(norm, norms.GROUP_NORMS):
         return norm.num_groups == norm.num_channels
-    return isinstance(norm, BatchNormBase | InstanceNormBase)
-
-
-def _fused(norm: Any, act: torch.nn.Module | None) -> torch.nn.Module | None:
-    """Makes ``norm`` compute ``act`` where it can; returns the module that stands in its place."""
-    from .swap import BACK, fits, fuse  # which imports this module
-
-    if act is None or type(norm) not in BACK or not fits(norm, act):
-        return act
-    act = copy.copy(act)  # another block may have it too
-    fuse(norm, act)
-    return act
+    return isinstance(norm, (*norms.BATCH_NORMS, InstanceNormBase))
 
 
 class ConvNormAct1d(_ConvNormAct, axes=1):

@@ -8,6 +8,8 @@ that has a hook, a ``forward`` of its own or another class is called as any modu
 
 from __future__ import annotations
 
+import copyreg
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -16,10 +18,11 @@ from torch import Tensor
 
 from .. import _torch
 from ..ops import gate
+from ..ops import norm as norm_ops
 from ..ops.handed import take
-from . import conv, norm
+from . import conv, norm, pool
 
-__all__ = ["Passed", "Sequential", "is_plain", "run"]
+__all__ = ["Passed", "Sequential", "Watched", "container_of", "is_plain", "run", "theirs_of"]
 
 Module = torch.nn.Module
 
@@ -58,18 +61,64 @@ class Sequential(torch.nn.Sequential):
         return self._modules.values()
 
 
+@functools.cache
+def container_of(theirs: type) -> type:
+    """The class by which a container of ``theirs``, a ``torch.nn.Sequential`` or a subclass that has its ``forward``, shares as ours does.
+
+    It is a subclass of ``theirs`` made at run time: its instances are copied and pickled as ``theirs``.
+
+    >>> class Block(torch.nn.Sequential):
+    ...     pass
+    >>> kind = container_of(Block)
+    >>> kind.__name__, issubclass(kind, Block), theirs_of(kind) is Block, container_of(torch.nn.Sequential) is Sequential
+    ('Block', True, True, True)
+    """
+    if theirs is torch.nn.Sequential:
+        return Sequential
+
+    original: Any = theirs.__reduce_ex__
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        how, arguments, *state = original(self, protocol)
+        how = theirs.__new__ if how is copyreg.__newobj__ else how  # of which pickle asks that it makes self's own class
+        return how, tuple(theirs if a is kind else a for a in arguments), *state
+
+    shared = {name: Sequential.__dict__[name] for name in ("forward", "_run", "_chain")}
+    names = {name: getattr(theirs, name) for name in ("__module__", "__qualname__", "__doc__")}
+    kind = type(theirs.__name__, (theirs,), {**shared, **names, "__reduce_ex__": reduce, "_striate_theirs": theirs})
+    return kind
+
+
+def theirs_of(kind: type) -> type | None:
+    """The class that :func:`container_of` got; None for any other.
+
+    >>> theirs_of(Sequential), theirs_of(torch.nn.ReLU)
+    (<class 'torch.nn.modules.container.Sequential'>, None)
+    """
+    if kind is Sequential:
+        return torch.nn.Sequential
+    theirs: type | None = kind.__dict__.get("_striate_theirs")
+    return theirs
+
+
 def _kinds(part: Any) -> set[type]:
     return {kind for name in part.__all__ if isinstance(kind := getattr(part, name), type) and not name.startswith("Lazy")}
 
 
 CONVOLUTIONS = _kinds(conv)
 BATCH_NORMS: set[type] = {norm.BatchNorm1d, norm.BatchNorm2d, norm.BatchNorm3d, norm.BatchNormAct2d}
-NORMS = _kinds(norm) - {norm.AdaIN, norm.NoisyBatchNorm2d}
-ACTIVATIONS: dict[type, str] = {torch.nn.ReLU: "relu", torch.nn.ReLU6: "relu6"}  # that a batch norm computes in its own pass
+NORMS = _kinds(norm) - {norm.AdaIN, norm.NoisyBatchNorm2d, norm.LocalResponseNorm}
+MAX_POOLS: set[type] = {pool.MaxPool1d, pool.MaxPool2d, pool.MaxPool3d}
+# That a norm computes in its own pass, and whether they commute with a maximum, gradients too: they rise, and where they make different
+# inputs equal their gradient is 0, so that it does not matter which the window picks. A leaky ReLU's rounding makes some equal, too.
+ACTIVATIONS: dict[type, tuple[str, bool]] = {
+    torch.nn.ReLU: ("relu", True),
+    torch.nn.ReLU6: ("relu6", True),
+    torch.nn.LeakyReLU: ("leaky_relu", False),
+}
 RESIDUAL: Any = object()  # stands in a chain where a value goes two ways …
 SUM: Any = object()  # … and where they meet
 CALL = Module.__call__
-REPLACED = ("forward", "_conv_forward", "_compiled_call_impl")  # what an instance may have in its class's place, the last by compile()
 
 
 def is_plain(module: Any) -> bool:
@@ -82,7 +131,41 @@ def is_plain(module: Any) -> bool:
     """
     own = module.__dict__
     hooks = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
-    return not hooks and own.keys().isdisjoint(REPLACED)
+    if hooks or "_conv_forward" in own or "_compiled_call_impl" in own:  # what an instance may have in its class's place, or by compile()
+        return False
+    forward = own.get("forward")
+    return forward is None or (type(forward) is Watched and forward.plain)
+
+
+class Watched:
+    """A ``forward`` by which a tool of ours looks on: neighbours share as ever, and what computes several is told as one call.
+
+    call: gets the modules, what computes them, and its arguments.
+
+    >>> layer, seen = torch.nn.ReLU(), []
+    >>> layer.forward = Watched(layer, lambda modules, compute, args, kwargs: [seen.append(modules), compute(*args, **kwargs)][1])
+    >>> layer(torch.tensor(-1.0)), is_plain(layer), seen == [(layer,)]
+    (tensor(0.), True, True)
+    """
+
+    def __init__(self, module: Any, call: Callable[..., Any]) -> None:
+        self.module, self.forward, self.call, self.plain = module, module.forward, call, "forward" not in module.__dict__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.call((self.module,), self.forward, args, kwargs)
+
+
+def _compute(modules: tuple[Any, ...], how: Callable[..., Any], inputs: tuple[Any, ...], *weights: Any, **given: Any) -> Any:
+    """``how`` computes the modules, one after the other, from these inputs; whoever watches them is told."""
+    watched = modules[0].__dict__.get("forward")
+    if watched is None:
+        return how(*inputs, *weights, **given)
+    return watched.call(modules, lambda *inputs: how(*inputs, *weights, **given), inputs, {})
+
+
+def _conv_and_pool(convolution: Any, layer: Any, behind: tuple[str, float], *inputs: Any, fresh: bool) -> Any:
+    """There are fewer values behind a pooling to activate."""
+    return norm_ops.activated(layer._compute(convolution._compute(*inputs, fresh=fresh)), *behind)
 
 
 def run(modules: Iterable[Any], passed: Passed, residual: Callable[[], Passed] | None = None) -> Passed:
@@ -122,26 +205,36 @@ def run(modules: Iterable[Any], passed: Passed, residual: Callable[[], Passed] |
             residuals.append(residual())
         elif layer is SUM:
             x, fresh = x + residuals.pop().value, False
-        elif getattr(kind, "hands_on", False) and is_plain(layer):
-            pass
         elif (kind not in CONVOLUTIONS and kind not in NORMS) or not is_plain(layer):
             x, fresh = layer(x), False
         elif kind in CONVOLUTIONS:
-            measure = _measures(_reached(layers, at + 1))
-            x, fresh = layer._compute(x, *_weights(layer), measure=measure, fresh=fresh), False
-            statistics = take(x) if measure else None
+            weights = _weights(layer)
+            behind = _pooled(_reached(layers, at + 1), _reached(layers, at + 2))
+            if behind is not None:
+                how = functools.partial(_conv_and_pool, layer, layers[at + 2], behind)
+                x, at = _compute(tuple(layers[at : at + 3]), how, (x,), *weights, fresh=fresh), at + 2
+            else:
+                measure = _measures(_reached(layers, at + 1))
+                x = _compute((layer,), layer._compute, (x,), *weights, measure=measure, fresh=fresh)
+                statistics = take(x) if measure else None
+            fresh = False
         elif kind in BATCH_NORMS:
             if residual is not None and _reached(layers, at + 1) is residual:
                 residuals.append(residual())
                 del layers[at + 1]
             adds = _reached(layers, at + 1) is SUM and _fits(x, residuals[-1].value)
-            name = _activation(layer, _reached(layers, at + 1 + adds))
-            adds = adds and name is not None
+            following = _following(layer, _reached(layers, at + 1 + adds))
+            adds = adds and following is not None
             value, again = residuals.pop() if adds else (None, False)
-            x, fresh = layer._compute(x, value, name, statistics=statistics, fresh=again), not adds
-            statistics, at = None, at + (name is not None) + adds
+            both = (layer,) if following is None else (layer, layers[at + 1 + adds])
+            inputs = (x,) if value is None else (x, value)
+            x = _compute(both, layer._compute, inputs, following=following, statistics=statistics, fresh=again)
+            statistics, fresh, at = None, not adds, at + (following is not None) + adds
         else:
-            x, fresh = layer(x), True
+            following = _following(layer, _reached(layers, at + 1))
+            both = (layer,) if following is None else (layer, layers[at + 1])
+            x = _compute(both, layer._compute, (x,), following=following)
+            fresh, at = True, at + (following is not None)
         at += 1
     return Passed(x, fresh)
 
@@ -183,10 +276,26 @@ def _measures(layer: Any) -> bool:
     return measures and not layer.frozen and layer.whole_batch is None and is_plain(layer)
 
 
-def _activation(layer: Any, following: Any) -> str | None:
-    """What a batch norm calls the activation behind it, if it can compute that in its own pass."""
-    name = ACTIVATIONS.get(type(following))
-    return name if name is not None and layer.activation is None and layer.whole_batch is None and is_plain(following) else None
+def _following(layer: Any, activation: Any) -> tuple[str, float] | None:
+    """The activation behind a norm, its name and slope, if the norm can compute it in its own pass."""
+    name, _ = ACTIVATIONS.get(type(activation), (None, False))
+    if name is None or layer.activation is not None or not is_plain(activation):
+        return None
+    if getattr(layer, "whole_batch", None) is not None:
+        return None
+    return name, getattr(activation, "negative_slope", 0.01)
+
+
+def _pooled(activation: Any, layer: Any) -> tuple[str, float] | None:
+    """The activation that can as well stand behind the max pooling that follows it; its value nobody else sees.
+
+    A dilated window may take in padding alone, whose maximum is -inf.
+    """
+    name, commutes = ACTIVATIONS.get(type(activation), (None, False))
+    if name is None or not commutes or type(layer) not in MAX_POOLS or layer.return_indices or not is_plain(activation):
+        return None
+    steps = layer.dilation if isinstance(layer.dilation, tuple | list) else [layer.dilation]
+    return (name, 0.01) if all(step == 1 for step in steps) and is_plain(layer) else None
 
 
 def _fits(x: Any, residual: Any) -> bool:

@@ -1,7 +1,7 @@
 """Normalization layers: drop-ins for torch.nn's, and what torch.nn lacks.
 
-Every one may carry an ``activation`` (None, "relu", "leaky_relu", "relu6" or "silu") that its kernel computes in the same pass; the
-``…Act2d`` layers set it, and so does :func:`striate.accelerate` where a ReLU follows.
+Every one can compute an activation behind it in the same pass: a container asks for it at a call (see :mod:`.container`), and the
+``…Act2d`` layers, which are modules of their own and no subclasses of torch's norms, have one by name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..errors import ArgumentError, ShapeError, build
 from ..ops import norm as ops
 from ..ops.arguments import as_int, is_int
 from ..ops.shared import synchronized_batch_norm
-from .namesake import Namesake, recorded
+from .namesake import Namesake, as_torch, recorded
 
 __all__ = [
     "AdaIN",
@@ -64,6 +64,11 @@ class _Activated(Namesake):
             return ops.activated(self._as_torch(input), self.activation, self.negative_slope)
         else:
             return self._compute(input) if isinstance(input, Tensor) else recorded(self, self._compute, input)
+
+    def _told(self, following: tuple[str, float] | None) -> dict[str, Any]:
+        """What the kernel computes behind the norm, a container's activation and its slope or the layer's own, and what errors name."""
+        name, slope = following or (self.activation, self.negative_slope)
+        return {"activation": name, "slope": slope, "where": type(self).__name__}
 
     def extra_repr(self: Any) -> str:
         told: str = super().extra_repr()  # type: ignore[misc]
@@ -171,14 +176,14 @@ class _BatchNorm(_Activated):
         self: Any,
         input: Tensor,
         residual: Tensor | None = None,
-        activation: str | None = None,
+        following: tuple[str, float] | None = None,
         *,
         statistics: Tensor | None = None,
         fresh: bool = False,
     ) -> Tensor:
-        """What follows the norm, too: the sum with ``residual``, and ``activation`` instead of the layer's own.
+        """What follows the norm, too: the sum with ``residual``, and an activation.
 
-        statistics, fresh: ``known`` and ``fresh`` of :func:`striate.ops.norm.by_channel`, for a container.
+        following, statistics, fresh: for a container; the last two are ``known`` and ``fresh`` of :func:`striate.ops.norm.by_channel`.
         """
         self._check_input_dim(input)
         if self.whole_batch is not None and self.training and not self.frozen:
@@ -202,9 +207,7 @@ class _BatchNorm(_Activated):
                 self.eps,
                 batches=self._batches(input) if measured else 1,
                 residual=residual,
-                activation=activation or self.activation,
-                slope=self.negative_slope,
-                where=type(self).__name__,
+                **self._told(following),
                 known=statistics if measured else None,
                 fresh=fresh,
             )
@@ -219,6 +222,9 @@ class _BatchNorm(_Activated):
 
     def extra_repr(self: Any) -> str:
         return super().extra_repr() + (", frozen=True" if self.frozen else "")
+
+
+BATCH_NORMS: tuple[Any, ...] = (_torch.BatchNormBase, _BatchNorm)  # torch's and all of ours
 
 
 class _Summing(_BatchNorm):
@@ -279,7 +285,61 @@ class BatchNorm3d(_BatchNorm, torch.nn.BatchNorm3d):
     _ranks, _shape = (5,), "(N, C, D, H, W)"
 
 
-class BatchNormAct2d(_Summing, torch.nn.BatchNorm2d):
+class _State(torch.nn.Module):
+    """The state of torch's batch norm, under the same names, in a class that is none of torch's."""
+
+    _version = 2  # of states: since the second they count batches
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.num_features, self.eps, self.momentum = as_int(num_features), eps, momentum
+        self.affine, self.track_running_stats = affine, track_running_stats
+        factory = {"device": device, "dtype": dtype}
+        for name, there in (("weight", affine), ("bias", affine and bias)):
+            self.register_parameter(name, torch.nn.Parameter(torch.empty(num_features, **factory)) if there else None)
+        for name in ("running_mean", "running_var"):
+            self.register_buffer(name, torch.empty(num_features, **factory) if track_running_stats else None)
+        counted = torch.tensor(0, dtype=torch.long, device=device) if track_running_stats else None
+        self.register_buffer("num_batches_tracked", counted)
+        self.reset_parameters()
+
+    def reset_running_stats(self) -> None:
+        if self.track_running_stats:
+            self.running_mean.zero_()  # type: ignore[operator]
+            self.running_var.fill_(1)  # type: ignore[operator]
+            self.num_batches_tracked.zero_()  # type: ignore[operator]
+
+    def reset_parameters(self: Any) -> None:
+        self.reset_running_stats()
+        for parameter, draw in ((self.weight, torch.nn.init.ones_), (self.bias, torch.nn.init.zeros_)):
+            if parameter is not None:
+                draw(parameter)
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, *rest: Any) -> None:
+        key = f"{prefix}num_batches_tracked"
+        old = metadata.get("version", None)
+        if (old is None or old < 2) and self.track_running_stats and key not in state:
+            counted = self.num_batches_tracked
+            state[key] = counted if counted is not None and not counted.is_meta else torch.tensor(0, dtype=torch.long)
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+    def extra_repr(self) -> str:
+        told = f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, bias={self.bias is not None}"
+        return f"{told}, track_running_stats={self.track_running_stats}"
+
+
+class BatchNormAct2d(_Summing, _State):
     r"""Batch normalization, the sum with a residual if one is given, and an activation, in one pass forward and backward.
 
     .. math:: y = act(γ_c·(x - μ_c)/\sqrt{σ²_c + ε} + β_c + residual)
@@ -290,12 +350,18 @@ class BatchNormAct2d(_Summing, torch.nn.BatchNorm2d):
     x, residual: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). activation: None, "relu", "leaky_relu", "relu6" or "silu" (SiLU
     is a pass of its own); negative_slope: of the leaky ReLU. The rest as for :class:`BatchNorm2d`; the state is the same too.
 
+    It is no subclass of torch's batch norms, whose functions for all of them would lose the activation:
+    ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` and ``torch.optim.swa_utils.update_bn`` leave it alone, and
+    :meth:`SyncBatchNorm.convert_sync_batchnorm` of striate converts it.
+
     Raises ArgumentError for any other activation.
 
     >>> layer = BatchNormAct2d(4)
     >>> bool((layer(torch.randn(8, 4, 2, 2), residual=torch.ones(8, 4, 2, 2)) >= 0).all())
     True
     """
+
+    _as_torch = as_torch(_torch.BatchNormBase.forward)
 
     def __init__(self, num_features: int, *args: Any, activation: str | None = "relu", negative_slope: float = 0.01, **kwargs: Any) -> None:
         super().__init__(num_features, *args, **kwargs)
@@ -328,11 +394,11 @@ class GhostBatchNorm2d(_Summing, torch.nn.BatchNorm2d):
             where = type(self).__name__
             raise ArgumentError(build(where, "a ghost_batch_size of at least 1", repr(ghost_batch_size), do="Choose 16 or 32."))
 
-    def _compute(self: Any, input: Tensor, residual: Tensor | None = None, activation: str | None = None, **given: Any) -> Tensor:
+    def _compute(self: Any, input: Tensor, residual: Tensor | None = None, following: Any = None, **given: Any) -> Tensor:
         if _torch.is_recorded():  # a trace is for batches of any size: it counts no sub-batches
             y = self._scripted(input)
-            return ops.activated(y if residual is None else y + residual, activation or self.activation, self.negative_slope)
-        return super()._compute(input, residual, activation, **given)
+            return ops.activated(y if residual is None else y + residual, self.activation, self.negative_slope)
+        return super()._compute(input, residual, following, **given)
 
     def _scripted(self, input: Tensor) -> Tensor:
         """By torch's operators, for a batch of any size."""
@@ -426,8 +492,8 @@ class NoisyBatchNorm2d(_Summing, torch.nn.BatchNorm2d):
             input, self.running_mean, self.running_var, self.weight, self.bias, self.running_mean is None, 0.0, self.eps
         )
 
-    def _compute(self, input: Tensor, residual: Tensor | None = None, activation: str | None = None, **shared: Any) -> Tensor:
-        y = super()._compute(input, residual, activation, **shared)
+    def _compute(self, input: Tensor, residual: Tensor | None = None, following: Any = None, **shared: Any) -> Tensor:
+        y = super()._compute(input, residual, following, **shared)
         if not self.training or self.frozen:
             return y
         mixed = hashlib.blake2b(f"{self.seed} {self.step}".encode(), digest_size=4)  # the CPU's generator takes 32 bits of a seed
@@ -479,10 +545,10 @@ class SyncBatchNorm(_Summing, _torch.BatchNormBase):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
         self.process_group = process_group
 
-    def _compute(self, input: Tensor, residual: Tensor | None = None, activation: str | None = None, **shared: Any) -> Tensor:
+    def _compute(self, input: Tensor, residual: Tensor | None = None, following: Any = None, **shared: Any) -> Tensor:
         alone = not dist.is_available() or not dist.is_initialized() or dist.get_world_size(self.process_group) <= 1
         if alone or not self.training or self.frozen:
-            return super()._compute(input, residual, activation, **shared)
+            return super()._compute(input, residual, following, **shared)
         self._check_input_dim(input)
         mean, var = (self.running_mean, self.running_var) if self.track_running_stats else (None, None)
         momentum = 0.0 if mean is None else self._step()
@@ -497,9 +563,7 @@ class SyncBatchNorm(_Summing, _torch.BatchNormBase):
                 self.eps,
                 self.process_group,
                 residual=residual,
-                activation=activation or self.activation,
-                slope=self.negative_slope,
-                where=type(self).__name__,
+                **self._told(following),
             )
         except REFUSALS:
             self._step_back(mean is not None)
@@ -519,11 +583,11 @@ class SyncBatchNorm(_Summing, _torch.BatchNormBase):
                 made[layer] = _synchronized(cls, layer, process_group)
             return made[layer]
 
-        if isinstance(module, _torch.BatchNormBase):
+        if isinstance(module, BATCH_NORMS):
             return converted(module)
         for parent in list(module.modules()):
             for name, child in parent._modules.items():
-                if isinstance(child, _torch.BatchNormBase):
+                if isinstance(child, BATCH_NORMS):
                     parent._modules[name] = converted(child)
         return module
 
@@ -538,7 +602,7 @@ def _synchronized(kind: Any, layer: Any, process_group: Any) -> Any:
 
 
 class _InstanceNorm(_Activated):
-    def _normalize(self: Any, input: Tensor) -> Tensor:
+    def _normalize(self: Any, input: Tensor, following: tuple[str, float] | None) -> Tensor:
         measured = self.training or not self.track_running_stats
         return ops.instance(
             input,
@@ -549,12 +613,10 @@ class _InstanceNorm(_Activated):
             measured,
             0.0 if self.momentum is None else self.momentum,
             self.eps,
-            activation=self.activation,
-            slope=self.negative_slope,
-            where=type(self).__name__,
+            **self._told(following),
         )
 
-    def _compute(self: Any, input: Tensor) -> Tensor:
+    def _compute(self: Any, input: Tensor, following: tuple[str, float] | None = None) -> Tensor:
         dims = self._get_no_batch_dim()
         axes = ", ".join("DHW"[4 - dims :]) if dims > 2 else "L"
         _dimensions(input, (dims, dims + 1), type(self).__name__, f"(N, C, {axes}) or (C, {axes})")
@@ -563,8 +625,8 @@ class _InstanceNorm(_Activated):
             do = f"Set num_features={input.shape[-dims]}, or look at what comes before."
             raise ShapeError(build(type(self).__name__, expects, input.shape[-dims], do=do, x=tuple(input.shape)))
         if isinstance(input, Tensor) and input.dim() == dims:
-            return self._normalize(input.unsqueeze(0)).squeeze(0)
-        return self._normalize(input)
+            return self._normalize(input.unsqueeze(0), following).squeeze(0)
+        return self._normalize(input, following)
 
 
 class InstanceNorm1d(_InstanceNorm, torch.nn.InstanceNorm1d):
@@ -614,9 +676,8 @@ class LayerNorm(_Activated, torch.nn.LayerNorm):
     torch.Size([2, 4])
     """
 
-    def _compute(self, input: Tensor) -> Tensor:
-        shape, more = self.normalized_shape, {"activation": self.activation, "slope": self.negative_slope}
-        return ops.by_element(input, shape, self.weight, self.bias, self.eps, where=type(self).__name__, **more)  # type: ignore[arg-type]
+    def _compute(self, input: Tensor, following: tuple[str, float] | None = None) -> Tensor:
+        return ops.by_element(input, self.normalized_shape, self.weight, self.bias, self.eps, **self._told(following))
 
 
 class LayerNorm2d(_Activated, torch.nn.Module):
@@ -656,12 +717,11 @@ class LayerNorm2d(_Activated, torch.nn.Module):
     def _as_torch(self, input: Tensor) -> Tensor:
         return F.layer_norm(input.movedim(1, -1), (self.num_channels,), self.weight, self.bias, self.eps).movedim(-1, 1)
 
-    def _compute(self, input: Tensor) -> Tensor:
+    def _compute(self, input: Tensor, following: tuple[str, float] | None = None) -> Tensor:
         if isinstance(input, Tensor) and input.dim() > 1 and input.shape[1] != self.num_channels:
             do = f"Set num_channels={input.shape[1]}, or look at what comes before."
             raise ShapeError(build("LayerNorm2d", f"{self.num_channels} channels", input.shape[1], do=do, x=tuple(input.shape)))
-        more = {"activation": self.activation, "slope": self.negative_slope}
-        return ops.layer_norm_2d(input, self.weight, self.bias, self.eps, where=type(self).__name__, **more)  # type: ignore[arg-type]
+        return ops.layer_norm_2d(input, self.weight, self.bias, self.eps, **self._told(following))
 
     def extra_repr(self) -> str:
         return f"{self.num_channels}, eps={self.eps}, elementwise_affine={self.elementwise_affine}" + _Activated.extra_repr(self)
@@ -678,12 +738,12 @@ class GroupNorm(_Activated, torch.nn.GroupNorm):
     torch.Size([2, 4, 8])
     """
 
-    def _compute(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        more: Any = {"residual": residual, "activation": self.activation, "slope": self.negative_slope}
-        return ops.by_group(input, self.num_groups, self.weight, self.bias, self.eps, where=type(self).__name__, **more)
+    def _compute(self, input: Tensor, residual: Tensor | None = None, following: tuple[str, float] | None = None) -> Tensor:
+        more = {"residual": residual, **self._told(following)}
+        return ops.by_group(input, self.num_groups, self.weight, self.bias, self.eps, **more)
 
 
-class GroupNormAct2d(GroupNorm):
+class GroupNormAct2d(_Activated, torch.nn.Module):
     r"""Group normalization, the sum with a residual if one is given, and an activation, in one pass forward and backward.
 
     .. math:: y = act(γ_c·(x - μ_{ng})/\sqrt{σ²_{ng} + ε} + β_c + residual)
@@ -700,8 +760,18 @@ class GroupNormAct2d(GroupNorm):
     def __init__(
         self, num_groups: int, num_channels: int, *args: Any, activation: str | None = "relu", negative_slope: float = 0.01, **kwargs: Any
     ) -> None:
-        super().__init__(as_int(num_groups), as_int(num_channels), *args, **kwargs)
+        super().__init__()
+        like = GroupNorm(as_int(num_groups), as_int(num_channels), *args, **kwargs)
+        self.num_groups, self.num_channels, self.eps, self.affine = like.num_groups, like.num_channels, like.eps, like.affine
+        self.weight, self.bias = like.weight, like.bias
         _set_activation(self, activation, negative_slope)
+
+    _as_torch = as_torch(torch.nn.GroupNorm.forward)
+    _compute: Any = GroupNorm._compute
+
+    def extra_repr(self) -> str:
+        like: Any = torch.nn.GroupNorm
+        return str(like.extra_repr(self)) + _Activated.extra_repr(self)
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         if torch.jit.is_scripting():
@@ -712,6 +782,9 @@ class GroupNormAct2d(GroupNorm):
         else:
             summed = (input,) if residual is None else (input, residual)
             return self._compute(*summed) if isinstance(input, Tensor) else recorded(self, self._compute, *summed)
+
+
+GROUP_NORMS: tuple[Any, ...] = (torch.nn.GroupNorm, GroupNormAct2d)  # likewise
 
 
 class RMSNorm(_Activated, torch.nn.RMSNorm):
@@ -731,9 +804,8 @@ class RMSNorm(_Activated, torch.nn.RMSNorm):
         else:
             return self._compute(x) if isinstance(x, Tensor) else recorded(self, self._compute, x)
 
-    def _compute(self, x: Tensor) -> Tensor:
-        more: Any = {"activation": self.activation, "slope": self.negative_slope, "where": type(self).__name__}
-        return ops.by_element(x, self.normalized_shape, self.weight, None, self.eps, centered=False, **more)
+    def _compute(self, x: Tensor, following: tuple[str, float] | None = None) -> Tensor:
+        return ops.by_element(x, self.normalized_shape, self.weight, None, self.eps, centered=False, **self._told(following))
 
 
 class LocalResponseNorm(Namesake, torch.nn.LocalResponseNorm):

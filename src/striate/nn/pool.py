@@ -13,17 +13,11 @@ from torch import Tensor
 
 from ..ops import pool as ops
 from ..ops.layout import owned
-from ..ops.norm import activated
-from .namesake import Namesake, recorded
-from .norm import _Activated
+from .namesake import Namesake
 
 __all__ = [
     *(f"{kind}Pool{d}d" for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg", "GlobalMax", "GlobalAvg") for d in (1, 2, 3)),
 ]
-
-
-# What max pooling can compute behind the maximum (see swap.py).
-ACTIVATIONS = ("relu", "relu6")
 
 
 class _Pool(Namesake):
@@ -47,7 +41,7 @@ class _Pool(Namesake):
             cls.__doc__ = text
 
 
-class _Max(_Activated, _Pool):
+class _Max(_Pool):
     documentation = """Maximum over a sliding window of {axes}.
 
     .. math:: y[n, c, o] = \\max_t x[n, c, o · stride + t · dilation - before]
@@ -70,17 +64,8 @@ class _Max(_Activated, _Pool):
     tensor([1., 3.])
     """
 
-    def forward(self, input: Tensor):
-        if torch.jit.is_scripting():
-            if self.return_indices:
-                return self._as_torch(input)
-            else:
-                return activated(self._as_torch(input), self.activation, self.negative_slope)
-        else:
-            return self._compute(input) if isinstance(input, Tensor) else recorded(self, self._compute, input)
-
     def _compute(self: Any, input: Tensor) -> Any:
-        y = ops.max_pool(
+        return ops.max_pool(
             input,
             self.kernel_size,
             self.stride,
@@ -91,7 +76,6 @@ class _Max(_Activated, _Pool):
             dims=self.dims,
             where=type(self).__name__,
         )
-        return y if self.activation is None else activated(y, self.activation)
 
 
 class _Avg(_Pool):

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _torch
 from ..errors import ArgumentError, build
 from ..moments import Moments
 from ..ops import norm, shared
-from .norm import GhostBatchNorm2d, SyncBatchNorm, _BatchNorm
+from .norm import BATCH_NORMS, GhostBatchNorm2d, SyncBatchNorm, _BatchNorm
 
 __all__ = ["whole_batch_statistics"]
 
@@ -97,7 +96,7 @@ def whole_batch_statistics(model: torch.nn.Module, parts: Iterable[Any], *, laye
     if not inputs:
         raise ArgumentError(build("whole_batch_statistics", "at least one part of the batch", 0, do="Split the batch with x.split(size)."))
     session = _WholeBatch(model, layer_by_layer)
-    norms = [m for m in model.modules() if isinstance(m, _torch.BatchNormBase)]
+    norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS)]
     if norms and not any(isinstance(m, _BatchNorm) for m in norms):
         do = "Call striate.accelerate(model) first."
         raise ArgumentError(build("whole_batch_statistics", "batch norms of striate's", f"only torch's, {len(norms)} of them", do=do))

@@ -9,12 +9,14 @@ import torch
 from .._torch import NormBase
 from ..errors import ArgumentError, build
 from ..nn import LayerNorm2d
+from ..nn.norm import BATCH_NORMS, GROUP_NORMS
 
 __all__ = ["parameter_groups"]
 
 _NORMS = (
     NormBase,  # batch and instance norm of every kind
-    torch.nn.GroupNorm,
+    *BATCH_NORMS,
+    *GROUP_NORMS,
     torch.nn.LayerNorm,
     torch.nn.RMSNorm,
     LayerNorm2d,

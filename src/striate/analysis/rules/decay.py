@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.nn import Parameter
 
-from ..._torch import BatchNormBase, InstanceNormBase
+from ..._torch import InstanceNormBase
+from ...nn.norm import BATCH_NORMS
 from ...text import short
 from ...training.parameters import parameter_groups
 from ..context import Context
@@ -60,7 +61,7 @@ def _is_invariant(context: Context, row: object, module: object) -> bool:
     """Whether norms undo a factor on a layer's weight. A bias does not grow with it, unless it is subtracted too."""
     behind = followers(context, row)  # type: ignore[arg-type]
     bias = getattr(module, "bias", None) is not None
-    return bool(behind) and (not bias or all(isinstance(context.module(norm), (BatchNormBase, InstanceNormBase)) for norm in behind))
+    return bool(behind) and (not bias or all(isinstance(context.module(norm), (*BATCH_NORMS, InstanceNormBase)) for norm in behind))
 
 
 @rule("parameters-not-in-optimizer", "warning", "pytorch.org, torch.optim: an optimizer updates the parameters that it was given")

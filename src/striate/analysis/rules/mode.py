@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.nn import Module
 
-from ..._torch import BatchNormBase
+from ...nn.norm import BATCH_NORMS
 from ..context import Context
 from ..rows import Layer
 from ..rule import Found, rule
@@ -72,7 +72,7 @@ def frozen_norm_thaws(context: Context) -> Iterator[Found]:
 def batch_statistics_at_evaluation(context: Context) -> Iterator[Found]:
     """Without running statistics a batch norm measures the batch in evaluation too: what the model says of a sample depends on those beside
     it, and of a sample alone it is something else."""
-    for layer, norm in context.first(BatchNormBase):
+    for layer, norm in context.first(*BATCH_NORMS):
         if norm.running_mean is None and not context.model.training:
             yield Found(
                 layer.name,

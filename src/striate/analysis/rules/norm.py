@@ -11,7 +11,8 @@ import torch
 from torch.nn import Dropout, Dropout1d, Dropout2d, Dropout3d, Module
 
 from ... import nn
-from ..._torch import BatchNormBase, ConvBase, InstanceNormBase
+from ..._torch import ConvBase, InstanceNormBase
+from ...nn.norm import BATCH_NORMS, GROUP_NORMS
 from ..context import Context
 from ..rows import Layer
 from ..rule import Found, rule
@@ -19,8 +20,8 @@ from ..rule import Found, rule
 __all__ = ["DROPOUTS", "LAYERS", "NORMS", "TRACKING", "followers", "is_frozen"]
 
 LAYERS = (ConvBase, torch.nn.Linear)
-TRACKING = (BatchNormBase, InstanceNormBase)  # that may keep running statistics
-OF_SAMPLES = (torch.nn.GroupNorm, torch.nn.LayerNorm, nn.LayerNorm2d)  # whose statistics are of one sample each, in any mode
+TRACKING = (*BATCH_NORMS, InstanceNormBase)  # that may keep running statistics
+OF_SAMPLES = (*GROUP_NORMS, torch.nn.LayerNorm, nn.LayerNorm2d)  # whose statistics are of one sample each, in any mode
 NORMS = (*TRACKING, *OF_SAMPLES, torch.nn.RMSNorm)
 DROPOUTS = (Dropout, Dropout1d, Dropout2d, Dropout3d)  # alpha dropout keeps mean and variance
 ACTIVATIONS = frozenset(
@@ -101,8 +102,8 @@ def _centers(context: Context, row: Layer, behind: Layer, module: Module) -> boo
     norm: Any = call.module
     if call.inputs[0] != row.value:  # reshaped in between: its channels may be others
         return False
-    by_channel = isinstance(norm, InstanceNormBase) or (isinstance(norm, torch.nn.GroupNorm) and norm.num_groups == norm.num_channels)
-    if not by_channel and not isinstance(norm, BatchNormBase):
+    by_channel = isinstance(norm, InstanceNormBase) or (isinstance(norm, GROUP_NORMS) and norm.num_groups == norm.num_channels)
+    if not by_channel and not isinstance(norm, BATCH_NORMS):
         return False
     if isinstance(norm, TRACKING) and (is_frozen(norm) or (context.model.training and not norm.training)) and norm.running_mean is not None:
         return False  # whose mean is a constant
@@ -154,7 +155,7 @@ def norm_after_activation(context: Context) -> Iterator[Found]:
 def _statistics(norm: Any) -> str:
     if isinstance(norm, TRACKING):
         return f"means and variances of {norm.num_features} channels"
-    if isinstance(norm, torch.nn.GroupNorm):
+    if isinstance(norm, GROUP_NORMS):
         return f"means and variances of {norm.num_groups} group{'s' if norm.num_groups != 1 else ''}"
     return f"mean and variance of {norm.num_channels if isinstance(norm, nn.LayerNorm2d) else prod(norm.normalized_shape)} values each"
 
@@ -179,7 +180,7 @@ def dropout_before_batch_norm(context: Context) -> Iterator[Found]:
 
 def _follows(norm: Any) -> bool:
     """Whether it divides by running statistics that it has measured in training."""
-    return isinstance(norm, BatchNormBase) and norm.running_mean is not None and not is_frozen(norm)
+    return isinstance(norm, BATCH_NORMS) and norm.running_mean is not None and not is_frozen(norm)
 
 
 def _reached(context: Context, layer: Layer) -> list[Layer]:
@@ -201,11 +202,11 @@ def _reached(context: Context, layer: Layer) -> list[Layer]:
 def one_value_norm(context: Context) -> Iterator[Found]:
     """One value is its own mean: what is left after the norm is its shift. A batch norm in training gets one where the batch is 1 and the
     map 1×1, and torch refuses; group and layer norm get one where a group is one channel and the map 1×1, and torch says nothing."""
-    for layer, norm in context.of(BatchNormBase, *OF_SAMPLES):  # where instance norm measures one value it refuses, and nothing is traced
+    for layer, norm in context.of(*BATCH_NORMS, *OF_SAMPLES):  # where instance norm measures one value it refuses, and nothing is traced
         shape = context.input_shape(layer)
         if shape is None:
             continue
-        if isinstance(norm, BatchNormBase):
+        if isinstance(norm, BATCH_NORMS):
             if _samples_are_meant(context, norm) and _samples(context, layer, norm) * prod(shape[2:]) == 1:
                 yield Found(
                     layer.name,
@@ -222,7 +223,7 @@ def one_value_norm(context: Context) -> Iterator[Found]:
 
 def _values(norm: Any, shape: tuple[int, ...]) -> int:
     """How many values one statistic of a sample is of."""
-    if isinstance(norm, torch.nn.GroupNorm):
+    if isinstance(norm, GROUP_NORMS):
         return norm.num_channels // norm.num_groups * prod(shape[2:])
     return norm.num_channels if isinstance(norm, nn.LayerNorm2d) else prod(norm.normalized_shape)
 
@@ -245,7 +246,7 @@ def _samples(context: Context, layer: Layer, norm: Any) -> int:
 def small_batch_norm(context: Context) -> Iterator[Found]:
     """The fewer samples, the noisier what is measured, and the further from the running statistics of evaluation. ResNet-50 on ImageNet
     errs on 23.6 % with 32 samples a step, 24.8 % with 8, 27.3 % with 4 and 34.7 % with 2; with group norm on 24.0 to 24.2 % with each."""
-    for layer, norm in context.first(BatchNormBase):
+    for layer, norm in context.first(*BATCH_NORMS):
         shape = context.input_shape(layer)
         if shape is None or isinstance(norm, (nn.SyncBatchNorm, torch.nn.SyncBatchNorm)) or not _samples_are_meant(context, norm):
             continue
@@ -276,11 +277,11 @@ def _as_group_norm(context: Context, layer: Layer, norm: Any, groups: int) -> Ca
 
     def mend(model: Module) -> None:
         old: Any = model.get_submodule(path)
-        kind = nn.GroupNorm if type(old) in ours else torch.nn.GroupNorm
+        kind: Any = nn.GroupNorm if type(old) in ours else torch.nn.GroupNorm
+        if isinstance(old, nn.BatchNormAct2d):
+            kind = functools.partial(nn.GroupNormAct2d, activation=old.activation, negative_slope=old.negative_slope)
         new: Any = kind(groups, old.num_features, old.eps, old.affine).train(old.training)
         new.weight, new.bias = old.weight, old.bias
-        if kind is nn.GroupNorm:
-            new.activation, new.negative_slope = old.activation, old.negative_slope
         for parent in list(model.modules()):
             for name, child in parent._modules.items():
                 if child is old:
@@ -313,7 +314,7 @@ def norm_on_output(context: Context) -> Iterator[Found]:
         if not compared or not context.is_output(layer) or getattr(norm, "activation", None) is not None:
             continue
         outputs = layer.output_shape[1] if len(layer.output_shape) > 1 else layer.output_shape[0]
-        over = "over the batch" if isinstance(norm, BatchNormBase) else "in each sample"
+        over = "over the batch" if isinstance(norm, BATCH_NORMS) else "in each sample"
         yield Found(
             layer.name,
             f"{type(norm).__name__} is the last layer: its shift and scale are the mean and spread of the {outputs} outputs {over}.",
@@ -349,7 +350,7 @@ def norm_momentum(context: Context) -> Iterator[Found]:
 def cumulative_average(context: Context) -> Iterator[Found]:
     """With momentum=None the running statistics are the mean over all batches since the layer was made. The first weights' count as much
     as the last ones', which suits a pass over data with weights that no longer change."""
-    for layer, norm in context.first(BatchNormBase):
+    for layer, norm in context.first(*BATCH_NORMS):
         if norm.running_mean is not None and norm.momentum is None and not is_frozen(norm):
             yield Found(
                 layer.name,
@@ -389,7 +390,7 @@ def _set(model: Module, path: str, name: str, value: float) -> None:
 @rule("groups-are-instance-norm", "note", f"{GROUP_PAPER}, section 3")
 def groups_are_instance_norm(context: Context) -> Iterator[Found]:
     """With as many groups as channels each channel is normalized by itself: how strong it is beside the others is lost."""
-    for layer, norm in context.first(torch.nn.GroupNorm):
+    for layer, norm in context.first(*GROUP_NORMS):
         if norm.num_groups == norm.num_channels:
             yield Found(
                 layer.name,
@@ -402,7 +403,7 @@ def groups_are_instance_norm(context: Context) -> Iterator[Found]:
 def groups_are_layer_norm(context: Context) -> Iterator[Found]:
     """One group is layer norm over channels and places together, with a scale for each channel. LayerNorm2d, as in ConvNeXt, is another
     thing: it normalizes the channels of each place by themselves."""
-    for layer, norm in context.first(torch.nn.GroupNorm):
+    for layer, norm in context.first(*GROUP_NORMS):
         if norm.num_groups == 1 < norm.num_channels:
             yield Found(
                 layer.name,
