@@ -356,6 +356,56 @@ def test_features_may_be_tapped_sliced_and_hooked(accelerated: bool) -> None:
     assert tapped[0][1].min() < 0 <= tapped[0][2].min() and tapped[0][4].min() < 0 <= tapped[0][5].min()
 
 
+def small_resnet() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return striate.restore(models.resnet_cifar(layers=8))
+
+
+KINDS_OF_HOOKS: dict[str, Any] = {
+    "forward": lambda m, told: m.register_forward_hook(lambda m, args, y: told.append(y.detach().clone())),
+    "forward pre": lambda m, told: m.register_forward_pre_hook(lambda m, args: told.append(args[0].detach().clone())),
+    "full backward": lambda m, told: m.register_full_backward_hook(lambda m, dx, dy: told.append(dy[0].clone())),
+    "full backward, half": lambda m, told: m.register_full_backward_hook(lambda m, dx, dy: (told.append(dy[0].clone()), (dx[0] / 2,))[1]),
+    "backward pre": lambda m, told: m.register_full_backward_pre_hook(lambda m, dy: told.append(dy[0].clone())),
+    "backward pre, half": lambda m, told: m.register_full_backward_pre_hook(lambda m, dy: (told.append(dy[0].clone()), (dy[0] / 2,))[1]),
+}
+
+
+@pytest.mark.parametrize("when", ["before accelerate", "after accelerate"])
+@pytest.mark.parametrize("kind", KINDS_OF_HOOKS)
+def test_hooks_on_every_relu_see_and_do_what_they_do_in_torchs(kind: str, when: str) -> None:
+    results = []
+    x = torch.randn(4, 3, 16, 16, dtype=torch.float64)
+    for accelerated in (True, False):
+        model, told = small_resnet().double(), []
+        if accelerated and when == "after accelerate":
+            striate.accelerate(model)
+        for m in model.modules():
+            if isinstance(m, torch.nn.ReLU):
+                KINDS_OF_HOOKS[kind](m, told)
+        if accelerated and when == "before accelerate":
+            striate.accelerate(model)
+        model(x).square().mean().backward()
+        results.append([*told, *(p.grad for p in model.parameters())])
+    assert len(results[0]) == len(results[1]) > len(list(small_resnet().parameters())) + 6
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+def test_global_hooks_see_every_call() -> None:
+    model, theirs = striate.accelerate(fused_pair()), fused_pair()
+    counts = []
+    for one in (model, theirs):
+        seen: list[str] = []
+        handle = torch.nn.modules.module.register_module_forward_hook(lambda m, args, y, seen=seen: seen.append(type(m).__name__))
+        try:
+            one(torch.randn(2, 3, 8, 8))
+        finally:
+            handle.remove()
+        counts.append(seen)
+    assert counts[0] == counts[1] == ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d", "Sequential"]
+
+
 def test_converters_of_torchs_find_norms_and_activations_apart() -> None:
     model = striate.accelerate(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU())).eval()
     x, twin = torch.randn(2, 3, 8, 8), copy.deepcopy(model)

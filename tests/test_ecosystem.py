@@ -1777,7 +1777,7 @@ def test_distributed_data_parallel_gives_the_gradients_of_torchs(tmp_path: Path)
 of_models("taps on inner layers: Grad-CAM, guided backpropagation, activations by name", by="striate")
 
 
-@pytest.mark.parametrize("accelerated", [False, pytest.param(True, marks=pytest.mark.xfail(reason=RELAID, strict=False))])
+@pytest.mark.parametrize("accelerated", [False, True])
 def test_taps_on_inner_layers_see_what_they_see_in_torchs(accelerated: bool) -> None:
     ours, theirs, x = twins()
     if accelerated:
