@@ -26,7 +26,7 @@ def faults():
 
 def run():
     faults()
-    print(told, faults())
+    print(told, min(faults() for _ in range(3)))  # a small block that settles between the large ones may cost one of them its place, once
 
 told = tune_allocator() if sys.argv[1] == "tuned" else None
 if sys.argv[2] == "main":

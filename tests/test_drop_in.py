@@ -415,6 +415,7 @@ def test_converters_of_torchs_find_norms_and_activations_apart() -> None:
     assert type(converted[2]) is torch.nn.ReLU and converted(x).min() == 0
     layer = nn.BatchNormAct2d(3)
     assert torch.nn.SyncBatchNorm.convert_sync_batchnorm(layer) is layer
+    assert torch.func.replace_all_batch_norm_modules_(layer).track_running_stats
     ours = nn.SyncBatchNorm.convert_sync_batchnorm(layer)
     assert type(ours) is nn.SyncBatchNorm and ours.activation == "relu" and ours(x).min() == 0
 

@@ -608,7 +608,12 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
     return func.vmap(func.grad(lambda p, s: weigh(f(p, s)), argnums=(0, 1)), in_dims=(None, 0))(weights(layer), torch.stack([x, -x]))
 
 
-@situation("`replace_all_batch_norm_modules_`, then per-sample gradients", refused=MOVING, only=lambda n, m: bool(re.fullmatch(f"{NORMS}|{NETS}", n)))
+def replaced(name: str, layer: torch.nn.Module) -> bool:
+    """Whether torch finds all batch norms of it: ``BatchNormAct2d`` is none of torch's."""
+    return name != "BatchNormAct2d" and bool(re.fullmatch(f"{NORMS}|{NETS}", name))
+
+
+@situation("`replace_all_batch_norm_modules_`, then per-sample gradients", refused=MOVING, only=replaced)
 def _(layer: torch.nn.Module, x: Tensor) -> Any:
     return SITUATIONS["per-sample gradients: `vmap` of `grad`"].run(func.replace_all_batch_norm_modules_(layer), x)
 
@@ -1240,7 +1245,6 @@ GAPS: list[tuple[str, str, str]] = [
             "a tensor subclass that wraps another tensor",
         )
     ),
-    ("`FlopCounterMode` round a training step", r"ConvNormAct\dd", "what a block of ours is called in the counts"),
 ]
 
 

@@ -253,7 +253,7 @@ def test_the_group_norm_that_takes_over_has_the_parameters_and_no_group_of_one_c
     channels, groups = channels_and_groups
     model = drawn(nn.Sequential(striate.nn.Conv2d(3, channels, 3, bias=False), striate.nn.BatchNormAct2d(channels, activation="relu")))
     fixed, _ = inspect(model, (2, 3, 8, 8)).fix()
-    assert type(fixed[1]) is striate.nn.GroupNorm and (fixed[1].num_groups, fixed[1].activation) == (groups, "relu")
+    assert type(fixed[1]) is striate.nn.GroupNormAct2d and (fixed[1].num_groups, fixed[1].activation) == (groups, "relu")
     assert torch.equal(fixed[1].weight, model[1].weight) and torch.equal(fixed[1].bias, model[1].bias)
     assert told(inspect(fixed, (2, 3, 8, 8)), "small-batch-norm") == []
     x = torch.randn(2, 3, 8, 8)

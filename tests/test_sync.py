@@ -530,7 +530,7 @@ def test_conversion_keeps_parameters_buffers_mode_freezing_activation_and_option
     converted = 0
     for name, module in model.named_modules():
         old = before[name]
-        if not isinstance(old, torch.nn.modules.batchnorm._BatchNorm):
+        if not isinstance(old, (torch.nn.modules.batchnorm._BatchNorm, nn.BatchNormAct2d)):
             assert module is old
             continue
         converted += 1
