@@ -1,14 +1,18 @@
 """Two versions of striate in one run: ``python benchmarks/versions.py OLD``, OLD being the python of another checkout's environment.
 
-A step of training, and a call under ``torch.no_grad``, of whole networks, accelerated, from images in planes order and in channels_last.
+A step of training, and a call under ``torch.no_grad``, of whole networks, accelerated, from images in planes order and in channels_last:
+of ``striate.models`` and, named "plain", of torch's layers with a ``forward`` of their own (plain.py). The new version runs as
+``accelerate(model, memory_format=torch.channels_last)`` ("new") and as ``accelerate(model)`` ("default"); before there was this choice,
+accelerate gave channels_last.
 Each contestant is a process of its own, all with the allocator tuned; one works at a time, in turns shuffled anew. A turn is one untimed
 call, then timed ones for at least a quarter of a second, of which the mean counts. Told are medians over the turns, their spread
-(interquartile range over median), old over new (above 1: the new one is faster), and A/A: two processes of the new version.
+(interquartile range over median), old over new (above 1: the new one is faster) for both, and A/A: two processes of the first.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import random
 import statistics
@@ -20,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 CASES: dict[str, tuple[int, ...]] = {
+    "plain resnet18": (8, 3, 128, 128),
+    "plain mobilenet_v2": (8, 3, 128, 128),
     "lenet5": (128, 1, 28, 28),
     "resnet_cifar": (64, 3, 32, 32),
     "vgg11_bn": (4, 3, 128, 128),
@@ -29,9 +35,10 @@ CASES: dict[str, tuple[int, ...]] = {
 LEAST_SECONDS = 0.25
 
 
-def call_of(name: str, training: bool, last: bool) -> Callable[[], Any]:
+def call_of(name: str, training: bool, last: bool, asked: bool) -> Callable[[], Any]:
     import torch
     import torch.nn.functional as F
+    from plain import NETWORKS
 
     import striate
     from striate import models
@@ -39,7 +46,10 @@ def call_of(name: str, training: bool, last: bool) -> Callable[[], Any]:
 
     tune_allocator()
     torch.manual_seed(0)
-    model = striate.accelerate(getattr(models, name)()).train(training)
+    kind, _, network = name.rpartition(" ")
+    model = NETWORKS[network]() if kind else getattr(models, network)()
+    choice = {"memory_format": torch.channels_last} if asked and "memory_format" in inspect.signature(striate.accelerate).parameters else {}
+    model = striate.accelerate(model, **choice).train(training)
     x = torch.randn(CASES[name])
     x = x.contiguous(memory_format=torch.channels_last) if last else x
     if not training:
@@ -82,10 +92,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="turns of each (default %(default)s)")
     parser.add_argument("--only", default="", help="networks whose name contains this")
     options = parser.parse_args()
-    pythons = {"old": options.old, "new": sys.executable, "again": sys.executable}
+    pythons = {"old": options.old, "new": sys.executable, "default": sys.executable, "again": sys.executable}
     told = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     print(told[0].partition(":")[2].strip() if told else "unknown processor", "\n")
-    print("| network | input | order | | old ms | new ms | spread | old / new | A/A |\n|---|---|---|---|---|---|---|---|---|")
+    print("| network | input | images | | old ms | new ms | spread | old / new | old / default | A/A |\n" + "|---" * 10 + "|")
     for name, shape in CASES.items():
         if options.only not in name:
             continue
@@ -99,7 +109,7 @@ def main() -> None:
                 for number in range(options.rounds + 1):
                     for who in random.sample(list(workers), len(workers)):
                         worker: Any = workers[who]
-                        worker.stdin.write(json.dumps([name, training, last]) + "\n")
+                        worker.stdin.write(json.dumps([name, training, last, who != "default"]) + "\n")
                         worker.stdin.flush()
                         ms = float(worker.stdout.readline())
                         if number > 0:  # the first builds the network
@@ -108,7 +118,7 @@ def main() -> None:
                 low, _, high = statistics.quantiles(times["new"], n=4)
                 row = [name, "×".join(map(str, shape)), "channels_last" if last else "planes", "train" if training else "infer"]
                 row += [f"{middle['old']:.2f}", f"{middle['new']:.2f}", f"{(high - low) / middle['new']:.0%}"]
-                row += [f"{middle['old'] / middle['new']:.2f}", f"{middle['again'] / middle['new']:.2f}"]
+                row += [f"{middle['old'] / middle[who]:.2f}" for who in ("new", "default")] + [f"{middle['again'] / middle['new']:.2f}"]
                 print("| " + " | ".join(row) + " |", flush=True)
         for worker in workers.values():
             worker.kill()

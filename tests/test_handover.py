@@ -185,7 +185,7 @@ class MyNorm(torch.nn.GroupNorm):
 def test_a_left_group_norm_that_learns_gets_its_input_contiguous() -> None:
     model = torch.nn.Sequential(MyNorm(2, 4))
     assert swap.plan(model)[1][0].reason == (
-        "MyNorm is a subclass of GroupNorm with code of its own, whose input is laid out contiguous: "
+        "a subclass of GroupNorm with code of its own, whose input is laid out contiguous: "
         "in channels_last torch's gradient of scale and shift alone is unsafe"
     )
     with pytest.warns(UserWarning, match="laid out contiguous"):
@@ -202,7 +202,7 @@ def test_a_left_group_norm_that_learns_gets_its_input_contiguous() -> None:
 def test_a_left_layer_gets_its_input_contiguous_and_restore_takes_that_back() -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 13, 3), Mine(13, 8, 1, stride=2), Mine(8, 8, 3), Mine(8, 8, 1))
     twin, x = copy.deepcopy(model), torch.randn(2, 3, 12, 12)
-    reason = "Mine is a subclass of Conv2d with code of its own"
+    reason = "a subclass of Conv2d with code of its own"
     guarded = f"{reason}, whose input is laid out contiguous: in channels_last oneDNN's gradient of one tap with a stride is unsafe"
     assert [one.reason for one in swap.plan(model)[1]] == [guarded, reason, reason]
     with pytest.warns(UserWarning, match="laid out contiguous"):

@@ -9,7 +9,7 @@ import torch
 
 from striate import models, nn, restore
 from striate.errors import ArgumentError
-from striate.nn.swap import SWAPS
+from striate.nn.swap import BASES
 
 
 def shapes_of(model: nn.Sequential, x: torch.Tensor) -> list[tuple[int, ...]]:
@@ -70,7 +70,7 @@ def test_every_name_makes_a_sequential_of_striates_layers_with_torchs_state(name
         model = models.by_name(name)()
     assert type(model) is nn.Sequential and isinstance(model, torch.nn.Sequential)
     ours = [type(m) for m in model.modules() if type(m).__module__.startswith("striate.nn")]
-    assert not [m for m in model.modules() if type(m) in SWAPS], "a layer of torch's where striate has one"
+    assert not [m for m in model.modules() if type(m) in BASES], "a layer of torch's where striate has one"
     assert len(ours) >= 1
     twin = restore(copy.deepcopy(model))
     assert {type(m) for m in twin.modules() if type(m).__module__.startswith("striate.nn")} <= {nn.LayerNorm2d}

@@ -237,7 +237,10 @@ def test_results_and_gradients_are_the_references(case: Case, dtype: torch.dtype
     assert got.y.dtype is got.dx.dtype is dtype and got.y.shape == got.dx.shape == call.x.shape
     assert_accurate(got, exact, plain, floors)
     if layout is torch.Tensor.contiguous or "normalized_shape" not in case.sample.arguments:
-        assert steps(got.y) == steps(got.dx) == steps(layout(call.x))
+        follows = call.x.dim() > 3 and case.sample.function != "instance_norm"  # as torch's
+        assert steps(got.dx) == steps(layout(call.x) if follows else call.x.contiguous())
+        follows = follows or case.sample.function == "local_response_norm"
+        assert steps(got.y) == steps(layout(call.x) if follows else call.x.contiguous())
 
 
 def test_result_is_same_bits_for_1_2_and_3_threads(case: Case, isa: str) -> None:
@@ -400,13 +403,22 @@ def test_a_norm_with_what_follows_is_norm_sum_and_activation(
     narrow = [t.detach().requires_grad_() for t in ((layout(x), weight, bias, layout(r)) if residual else (layout(x), weight, bias))]
     more = {"residual": narrow[3]} if residual else {}
     y = ours(*narrow[:3], activation=activation, slope=SLOPE, **more)
-    assert steps(y) == steps(narrow[0])
+    assert steps(y) == steps(x if kind in ("instances", "elements") else narrow[0])  # as torch's
     assert close_to(y, expected, 16)
     with torch.no_grad():
         plain = ours(*narrow[:3])
         assert torch.equal(y, ACTIVATED[activation](plain + narrow[3] if residual else plain))
     for got, truth in zip(torch.autograd.grad(y, narrow, layout(dy)), torch.autograd.grad(expected, wide, dy.double()), strict=True):
         assert got.shape == truth.shape and close_to(got, truth)
+
+
+def test_the_slope_of_a_leaky_relu_keeps_its_digits_in_the_formula_of_backward() -> None:
+    x = torch.randn(2, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    found = []
+    for y in (ops.by_group(x, 2, None, None, 1e-5, activation="leaky_relu", slope=0.2), F.leaky_relu(F.group_norm(x, 2), 0.2)):
+        (first,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), x)[0])
+    torch.testing.assert_close(*found, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
@@ -1074,15 +1086,15 @@ def test_frozen_batch_norm_is_evaluation_in_training_and_leaves_everything_alone
     assert not torch.equal(layer(x), expected) and layer.weight.requires_grad and not same_state(layer, before)
 
 
-def test_layer_norm_of_channels_last_samples_stays_channels_last(isa: str) -> None:
+def test_layer_norm_of_channels_last_samples_is_contiguous(isa: str) -> None:
     layer, x, dy = randomized(S.LayerNorm([33, 9, 7])), torch.randn(2, 33, 9, 7), torch.randn(2, 33, 9, 7)
     results = []
     for layout in LAYOUTS.values():
         leaf = layout(x).requires_grad_()
         y = layer(leaf)
-        assert steps(y) == steps(leaf)
+        assert y.is_contiguous()
         found = torch.autograd.grad(y, [leaf, layer.weight, layer.bias], dy)
-        assert found[1].shape == found[2].shape == (33, 9, 7) and steps(found[0]) == steps(leaf)
+        assert found[1].shape == found[2].shape == (33, 9, 7) and found[0].is_contiguous()
         results.append((y, *found))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)

@@ -93,6 +93,7 @@ def test_calls_of_an_operator_give_the_same_bits_each_time(isa: str) -> None:
                 torch.testing.assert_close(other, first, rtol=0, atol=0)
 
 
+@pytest.mark.nightly
 def test_calls_of_an_operator_keep_no_memory() -> None:
     code = "import test_operators; test_operators.print_what_calls_keep()"
     run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=600)

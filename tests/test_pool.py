@@ -93,8 +93,10 @@ def test_whole_numbers_give_exactly_the_reference(sample: Sample, layout: Any, d
         torch.testing.assert_close(got_dx, dx)
     else:
         assert torch.equal(got_dx, dx)
-    assert steps(layout(y)) == steps(got_y)
-    assert steps(layout(x)) == steps(got_dx)
+    dims = x.dim() - 2
+    follows = dims == 2 or ("max_pool" in sample.function and "adaptive" not in sample.function) == (dims == 3)  # as torch's
+    assert steps(layout(y) if follows else y.contiguous()) == steps(got_y)
+    assert steps(layout(x) if follows else x.contiguous()) == steps(got_dx)
 
 
 @pytest.mark.parametrize("sample", [s for s in POOL if "avg" in s.function], ids=str)

@@ -94,7 +94,7 @@ def kept(norm: nn.Module, conv: nn.Module, x: Tensor | None = None) -> tuple[boo
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize(("norm", "conv"), [*((norm, "3×3") for norm in NORMS), *(("batch", conv) for conv in CONVS if conv != "3×3")])
 def test_gradients_are_the_same_to_the_bit_and_less_is_kept(
     norm: str, conv: str, dtype: torch.dtype, layout: Any, monkeypatch: pytest.MonkeyPatch
@@ -110,7 +110,8 @@ def test_gradients_are_the_same_to_the_bit_and_less_is_kept(
 
     held, found = gradients()
     held_without, expected = without(monkeypatch, gradients)
-    assert (held, held_without) == (False, True)
+    copied = norm == "RMS" and layout is torch.channels_last  # into the memory order that torch's gives
+    assert (held, held_without) == (copied, True)
     assert len(found) == len(expected) and all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 

@@ -36,7 +36,7 @@ from torch.nn.utils import parametrize
 
 from .._torch import ConvBase, ConvTransposeBase, tree_leaves
 from ..errors import ArgumentError, ArgumentTypeError, build
-from ..nn import functional
+from ..nn import adapters, functional
 from ..nn.norm import BATCH_NORMS
 
 __all__ = ["FoldEntry", "FoldReport", "fold"]
@@ -526,10 +526,10 @@ class _Folder:
         if refusal:
             return refusal
         actions[_name(node)] = f"folded into {self.names[layer]} before it"
-        activation = getattr(norm, "activation", None)
-        if activation is None:
+        following = _following(norm)
+        if following is None:
             self._take_out(node)
-        self._replace(norm, torch.nn.Identity() if activation is None else ACTIVATIONS[activation](norm))
+        self._replace(norm, following or torch.nn.Identity())
         return None
 
     def _fold_after(self, node: fx.Node, actions: dict[str, str]) -> str | None:
@@ -545,8 +545,9 @@ class _Folder:
                 return f"{self._what(target)} stands between it and {self._label(further[0])}"
             return f"{self._what(target)} comes after it"
         label = self._label(layer)
-        if getattr(norm, "activation", None) is not None:
-            return f"its activation {norm.activation} stands between it and {label}"
+        following = _following(norm)
+        if following is not None:
+            return f"its activation {getattr(norm, 'activation', None) or type(following).__name__} stands between it and {label}"
         refusal = self._layer_refusal(target, layer)
         if refusal:
             return refusal
@@ -580,7 +581,8 @@ def _changed(module: Module, subject: str) -> str | None:
     """Whether a module does something else than its class says, or is not ready: None, or what."""
     for method in ("forward", "_conv_forward", "_output_padding", "_check_input_dim", "__call__"):
         code = getattr(type(module), method, None)
-        if method in vars(module) or (code is not None and not str(getattr(code, "__module__", "")).startswith(OWN_CODE)):
+        own = code is not None and not str(getattr(code, "__module__", "")).startswith(OWN_CODE)
+        if method in vars(module) or (own and not adapters.is_known(module)):
             return f"{subject} has a {method} of its own"
     if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
         return f"{subject} has no shape yet: run the model once"
@@ -588,9 +590,16 @@ def _changed(module: Module, subject: str) -> str | None:
         return f"{subject} is parametrized"
     if isinstance(module, (*LAYERS, *BATCH_NORMS)):
         computed = [key for key in ("weight", "bias") if key not in module._parameters or hasattr(type(module), key)]
+        computed = ["weight"] if adapters.computes_its_weight(module) else computed
         if computed:
             return f"{subject} computes its {computed[0]} before each call"
     return next((f"{subject} has a {told}" for hooks, told in HOOKS.items() if getattr(module, hooks)), None)
+
+
+def _following(norm: Any) -> Module | None:
+    """What a norm does after it has normalized, as a module."""
+    activation = getattr(norm, "activation", None)
+    return adapters.behind(norm) if activation is None else ACTIVATIONS[activation](norm)
 
 
 def _overlap(a: Any, b: Any) -> bool:
@@ -627,7 +636,7 @@ def _groups(layer: Any) -> int:
 def _pads_with_zeros(conv: Any) -> bool:
     if conv.padding_mode != "zeros" or conv.padding == "valid":
         return False
-    if conv.padding == "same":
+    if conv.padding == "same" or adapters.pads_itself(conv):
         return any(size > 1 for size in conv.kernel_size)
     return any(conv.padding) if isinstance(conv.padding, tuple) else bool(conv.padding)
 

@@ -34,6 +34,7 @@ from .._torch import OpOverload, OpOverloadPacket, tree_leaves, tree_unflatten
 from ..errors import ArgumentError, ArgumentTypeError, CheckpointError, DtypeError, ShapeError, build
 from ..ops import conv, gate, norm, pool
 from ..ops.fused import FusedConv, FusedLinear
+from ..ops.layout import FORMATS
 from .fold import _copy, _one_line, _Root, _scale_and_shift
 
 __all__ = ["Frozen", "freeze", "load"]
@@ -43,7 +44,6 @@ FORMAT = 2
 # The most a frozen model's outputs may be off the model's, in parts of their root mean square. Deep networks lose digits in float32 by
 # themselves: a ResNet-50 of random weights is off 1.4e-4 from float64, and frozen off 1.8e-4.
 ERROR = 1e-3
-FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 # ------------------------------------------------------------------------------------------------------------------ graph
 

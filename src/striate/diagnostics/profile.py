@@ -570,8 +570,8 @@ def _convolution(layer: Any, x: Tensor, more: bool) -> dict[str, Call] | None:
         padded = (i + p + q for i, p, q in zip(plan.input, plan.before, plan.after, strict=True))
         plan = planned((*x.shape[:-dims], *padded), 0)
     refusal = gate.reason(x, layer.weight, layer.bias)
-    batch = x if x.dim() == dims + 2 else x.unsqueeze(0)
-    last = refusal is None and (ops._channels_last(batch) or ops._channels_last(layer.weight))
+    asked = dims > 1 and getattr(layer, "_channels_last", False)
+    last = refusal is None and (asked or ops.follows_channels_last(x, layer.weight))
     return {map: Call(TRANSPOSED[map] if transposed else map, plan, last, x.dtype, refusal, strict=is_strict()) for map in MAPS}
 
 
@@ -591,7 +591,7 @@ def _convolved(
             map=map,
             call=calls[map],
             method=method[map],
-            x_last=ops._channels_last(batch),
+            x_last=is_channels_last(batch),
             weight=module.weight,
             bias=module.bias if map == "forward" else None,
             work=work,

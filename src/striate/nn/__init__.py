@@ -19,6 +19,7 @@ from .local import *  # noqa: F403
 from .norm import *  # type: ignore[assignment]  # noqa: F403
 from .pool import *  # noqa: F403
 from .statistics import *  # noqa: F403
+from .swap import adapt as adapt
 
 # `from . import functional` would find torch's, which `import *` has just brought.
 functional = _import_module(f"{__name__}.functional")

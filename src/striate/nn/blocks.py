@@ -20,7 +20,7 @@ from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
 from ..ops import gate as gates
 from ..ops.arguments import per_axis, whole
 from ..ops.conv import conv
-from ..ops.layout import is_channels_last, owned
+from ..ops.layout import FORMATS, is_channels_last, owned
 from ..ops.padding import MODES, pad
 from . import norm as norms
 from .container import Sequential
@@ -463,13 +463,13 @@ class ChannelShuffle(Namesake, torch.nn.ChannelShuffle):
             expects = f"channels that {self.groups} groups divide"
             raise ShapeError(build(where, expects, channels, do="Choose groups that divide them.", x=tuple(input.shape)))
         if channels == 0 or self.groups in (1, channels):  # they stay where they are, in a tensor of its own
-            return input.clone()
+            return input.clone(memory_format=FORMATS[input.dim()] if is_channels_last(input) else torch.contiguous_format)
         if not gates.is_open(input):
             return torch.nn.ChannelShuffle.forward(self, input)
         if is_channels_last(input):
             shuffled = input.movedim(1, -1).unflatten(-1, (self.groups, -1)).transpose(-1, -2)
             return owned(Tensor.movedim, shuffled.flatten(-2), -1, 1)
-        return input.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+        return input.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2).contiguous()  # else a view of what was expanded
 
 
 class SqueezeExcite(torch.nn.Module):

@@ -22,7 +22,7 @@ from ..ops import norm as norm_ops
 from ..ops.handed import take
 from . import conv, norm, pool
 
-__all__ = ["Passed", "Sequential", "Watched", "container_of", "is_plain", "run", "theirs_of"]
+__all__ = ["Passed", "Sequential", "Watched", "activation_of", "container_of", "is_plain", "looked_at", "run", "theirs_of"]
 
 Module = torch.nn.Module
 
@@ -186,7 +186,7 @@ def run(modules: Iterable[Any], passed: Passed, residual: Callable[[], Passed] |
     if residual is not None:
         last = max(0, len(layers) - 1)
         layers[last:last] = [residual, SUM]
-    if not isinstance(x, Tensor) or not gate.is_open(x) or torch.compiler.is_dynamo_compiling() or _looked_at():
+    if not isinstance(x, Tensor) or not gate.is_open(x) or torch.compiler.is_dynamo_compiling() or looked_at():
         for layer in layers:
             if layer is residual and residual is not None:
                 residuals.append(residual())
@@ -239,7 +239,7 @@ def run(modules: Iterable[Any], passed: Passed, residual: Callable[[], Passed] |
     return Passed(x, fresh)
 
 
-def _looked_at() -> bool:
+def looked_at() -> bool:
     """Whether somebody looks at the calls of all modules: by a hook, or in the place of ``Module.__call__``."""
     return Module.__call__ is not CALL or _torch.has_global_hooks()
 
@@ -278,12 +278,19 @@ def _measures(layer: Any) -> bool:
 
 def _following(layer: Any, activation: Any) -> tuple[str, float] | None:
     """The activation behind a norm, its name and slope, if the norm can compute it in its own pass."""
-    name, _ = ACTIVATIONS.get(type(activation), (None, False))
-    if name is None or layer.activation is not None or not is_plain(activation):
+    if layer.activation is not None or getattr(layer, "whole_batch", None) is not None:
         return None
-    if getattr(layer, "whole_batch", None) is not None:
-        return None
-    return name, getattr(activation, "negative_slope", 0.01)
+    return activation_of(activation)
+
+
+def activation_of(module: Any) -> tuple[str, float] | None:
+    """The activation that calling this module is, its name and slope, of those that a norm computes in its own pass.
+
+    >>> activation_of(torch.nn.LeakyReLU(0.1)), activation_of(torch.nn.Tanh())
+    (('leaky_relu', 0.1), None)
+    """
+    name, _ = ACTIVATIONS.get(type(module), (None, False))
+    return None if name is None or not is_plain(module) else (name, getattr(module, "negative_slope", 0.01))
 
 
 def _pooled(activation: Any, layer: Any) -> tuple[str, float] | None:

@@ -44,6 +44,10 @@ class _Layer:
 
     dims: int
     documentation: str
+    _channels_last = False  # whether the output has that memory format whatever the input has: by accelerate, on an instance
+
+    def _told(self) -> dict[str, Any]:
+        return {"dims": self.dims, "where": type(self).__name__, "channels_last": self._channels_last}
 
     def __init_subclass__(cls, dims: int = 0) -> None:
         super().__init_subclass__()
@@ -177,8 +181,8 @@ class _Conv(_Layer):
         """``measure`` and ``fresh``: as :func:`striate.ops.conv.conv`, for a container."""
         rest = (self.stride, self.padding, self.dilation, self.groups)
         if self.padding_mode != "zeros":
-            return padded_conv(input, weight, bias, *rest, self.padding_mode, dims=self.dims, where=type(self).__name__)
-        return ops.conv(input, weight, bias, *rest, dims=self.dims, where=type(self).__name__, measure=measure, fresh=fresh)
+            return padded_conv(input, weight, bias, *rest, self.padding_mode, **self._told())
+        return ops.conv(input, weight, bias, *rest, **self._told(), measure=measure, fresh=fresh)
 
 
 class _ConvTranspose(_Layer):
@@ -229,8 +233,8 @@ class _ConvTranspose(_Layer):
     ) -> Tensor:
         rest = (input, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
         if self.padding_mode != "zeros" or output_size is not None:
-            return padded_conv_transpose(*rest, self.padding_mode, output_size, dims=self.dims, where=type(self).__name__)
-        return ops.conv_transpose(*rest, dims=self.dims, where=type(self).__name__, fresh=fresh)
+            return padded_conv_transpose(*rest, self.padding_mode, output_size, **self._told())
+        return ops.conv_transpose(*rest, **self._told(), fresh=fresh)
 
 
 class _Lazy:

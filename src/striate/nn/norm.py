@@ -602,6 +602,8 @@ def _synchronized(kind: Any, layer: Any, process_group: Any) -> Any:
 
 
 class _InstanceNorm(_Activated):
+    _channels_last = False  # whether the output is channels_last where the input is, which torch's never is: by accelerate, on an instance
+
     def _normalize(self: Any, input: Tensor, following: tuple[str, float] | None) -> Tensor:
         measured = self.training or not self.track_running_stats
         return ops.instance(
@@ -613,6 +615,7 @@ class _InstanceNorm(_Activated):
             measured,
             0.0 if self.momentum is None else self.momentum,
             self.eps,
+            any_order=self._channels_last,
             **self._told(following),
         )
 
@@ -848,7 +851,7 @@ def adaptive_instance_norm(content: Tensor, style: Tensor, eps: float = 1e-5) ->
         raise ShapeError(build("AdaIN", expects, tuple(style.shape[:2]), do=do, content=tuple(content.shape)))
     var, mean = torch.var_mean(style.flatten(2), 2, correction=0)
     deviation, mean = ((v.to(content.dtype)).reshape(*content.shape[:2], *[1] * (content.dim() - 2)) for v in ((var + eps).sqrt(), mean))
-    return torch.addcmul(mean, ops.instance(content, None, None, None, None, True, 0.0, eps, where="AdaIN"), deviation)
+    return torch.addcmul(mean, ops.instance(content, None, None, None, None, True, 0.0, eps, where="AdaIN", any_order=True), deviation)
 
 
 class AdaIN(torch.nn.Module):

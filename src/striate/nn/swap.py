@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch.nn.parameter import is_lazy
 
+from ..errors import ArgumentError, build
 from ..ops import handover
-from . import blocks, container, conv, norm, pool
+from . import adapters, blocks, container, conv, norm, pool
 
-__all__ = ["Left", "accelerate", "plan", "restore"]
+__all__ = ["Left", "accelerate", "adapt", "plan", "restore"]
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
@@ -25,10 +25,11 @@ SWAPS: dict[type, type] = {
     if (theirs := getattr(torch.nn, name, None)) is not None and issubclass(getattr(family, name), theirs)
 }
 OWN = {getattr(family, name) for family in (blocks, conv, norm, pool) for name in family.__all__}
+BASES = tuple(SWAPS)
 BACK = {ours: theirs for theirs, ours in SWAPS.items()}
-_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 _GUARD = "_striate_guard"  # the handle of the hook that keeps a layer left to torch from a call that torch breaks on
-_MARK = "_striate_relaid"  # the parameters whose memory format accelerate changed, kept on the module that owns them
+NAMED = 3  # of the layers of a class, in a warning
+_LAST = "_channels_last"  # set on a layer whose output is to have that memory format
 
 
 class Left(NamedTuple):
@@ -39,23 +40,66 @@ class Left(NamedTuple):
     reason: str
 
 
+def adapt(theirs: type, ours: type) -> None:
+    """Has :func:`accelerate` give the class ``ours`` to modules that are exactly of the class ``theirs``, and :func:`restore` take it back.
+
+    For a library's subclass of a layer of torch's, which accelerate would leave alone: write a subclass of it with the same state whose
+    ``forward`` computes the same by ``striate.nn.functional``. Nothing but the class of the module is changed, so ``ours`` must need
+    nothing that its ``__init__`` would set. A later call for the same class takes the place of an earlier one. timm's layers are adapted
+    already.
+
+    Raises ArgumentError where ``ours`` is no subclass of ``theirs``, either is no class of modules, or ``theirs`` is swapped as torch's.
+
+    >>> from striate.nn import functional
+    >>> class Standardized(torch.nn.Conv2d):
+    ...     def forward(self, x):
+    ...         w = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+    ...         return torch.nn.functional.conv2d(x, w, self.bias, self.stride, self.padding)
+    >>> class Ours(Standardized):
+    ...     def forward(self, x):
+    ...         w = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+    ...         return functional.conv2d(x, w, self.bias, self.stride, self.padding)
+    >>> adapt(Standardized, Ours)
+    >>> model = accelerate(torch.nn.Sequential(Standardized(3, 8, 3)))
+    >>> type(model[0]).__name__, type(restore(model)[0]).__name__
+    ('Ours', 'Standardized')
+    """
+    for kind in (theirs, ours):
+        if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
+            raise ArgumentError(build("adapt", "two classes of modules", repr(kind), do="Give their class and a subclass of it."))
+    if ours is theirs or not issubclass(ours, theirs):
+        raise ArgumentError(build("adapt", f"a subclass of {theirs.__name__}", ours.__name__, do=f"Derive {ours.__name__} from it."))
+    if theirs in BACK or (theirs in SWAPS and SWAPS[theirs] in OWN):
+        do = "Give the class of another library."
+        raise ArgumentError(build("adapt", "a class that accelerate leaves alone", theirs.__name__, do=do))
+    SWAPS[theirs] = ours
+    BACK[ours] = theirs
+
+
+def _adapt_what_is_imported() -> None:
+    for theirs in adapters.imported():
+        if theirs not in SWAPS:
+            adapt(theirs, adapters.made(theirs))
+
+
 def plan(model: torch.nn.Module) -> tuple[list[str], list[Left]]:
     """What :func:`accelerate` would do: the names of the layers it swaps, and those it leaves, with the reason.
 
     >>> class Mine(torch.nn.Conv2d):
     ...     pass
     >>> plan(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.MaxPool2d(2), Mine(1, 1, 1)))
-    (['1'], [Left(name='2', kind='Mine', reason='Mine is a subclass of Conv2d with code of its own')])
+    (['1'], [Left(name='2', kind='Mine', reason='a subclass of Conv2d with code of its own')])
     """
+    _adapt_what_is_imported()
     swapped, left = [], []
     for name, module in model.named_modules():
         if type(module) in SWAPS:
             swapped.append(name)
-        elif type(module) not in OWN:
-            base = next((b for b in SWAPS if isinstance(module, b)), None)
+        elif type(module) not in OWN and type(module) not in BACK:
+            base = next((b for b in BASES if isinstance(module, b)), None)
             if base is not None:
                 kind = type(module).__name__
-                reason = f"{kind} is a subclass of {base.__name__} with code of its own"
+                reason = f"a subclass of {base.__name__} with code of its own"
                 if (guard := _guard(module)) is not None:
                     reason += f", whose input is laid out contiguous: in channels_last {guard.why}"
                 left.append(Left(name, kind, reason))
@@ -71,7 +115,7 @@ class _Guard(NamedTuple):
 
 def _guard(module: torch.nn.Module) -> _Guard | None:
     layer: Any = module
-    kinds = tuple(theirs for theirs in SWAPS if "Conv" in theirs.__name__)
+    kinds = tuple(theirs for theirs in BASES if "Conv" in theirs.__name__)
     if isinstance(module, kinds) and max(layer.kernel_size) == 1 and max(layer.stride) > 1:
         return _Guard("oneDNN's gradient of one tap with a stride is unsafe", _contiguous)
     if isinstance(module, torch.nn.GroupNorm):
@@ -87,22 +131,34 @@ def _contiguous_for_group_norm(module: torch.nn.Module, args: tuple[Any, ...]) -
     return tuple(handover.for_group_norm(a, module.weight, module.bias) for a in args)
 
 
-def accelerate(model: Model) -> Model:
-    """Makes ``model`` use striate's layers and the channels_last memory format, in place, and returns it.
+def accelerate(model: Model, *, memory_format: torch.memory_format = torch.preserve_format) -> Model:
+    """Makes ``model`` use striate's layers, in place, and returns it.
 
-    Every layer whose class is exactly one of torch's becomes striate's namesake; its parameters, buffers, hooks, mode and
-    name stay. A subclass keeps its class, because its code may count on it: a warning names each (see :func:`plan`). Where channels_last
-    would bring torch's operator to break (one tap with a stride, oneDNN's issue 6035; the gradient of a group norm's scale and shift
-    alone), such a layer gets a forward pre-hook that lays its input out contiguous.
+    Every layer whose class is exactly one of torch's becomes striate's namesake; its parameters, buffers, hooks, mode and name stay. A
+    subclass keeps its class, because its code may count on it: a warning counts them by class, and :func:`plan` names each. Where
+    channels_last would bring torch's operator to break (one tap with a stride, oneDNN's issue 6035; the gradient of a group norm's scale
+    and shift alone), such a layer gets a forward pre-hook that lays its input out contiguous.
     A ``Sequential``, and a subclass that has its ``forward``, gets a class of striate's that calls neighbours together where nobody looks
     between them (see :mod:`striate.nn.container`): ``isinstance`` holds, ``type(m) is torch.nn.Sequential`` does not. Every module still
     computes what its name says: index, slice, hook and replace them as before.
-    Weights of two and three axes are laid out channels_last, so that activations follow.
+    Parameters and buffers are not touched: who shares, ties or views their memory goes on doing so.
 
-    >>> model = accelerate(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.MaxPool2d(2)))
-    >>> type(model[1]).__module__, model(torch.ones(1, 3, 8, 8)).is_contiguous(memory_format=torch.channels_last)
+    memory_format: ``torch.preserve_format``, and each layer's output has the memory format that torch's layer would give it; or
+    ``torch.channels_last``, and convolutions of two and three axes give channels_last outputs (channels_last_3d ones of three), which
+    the layers behind them keep. ``y.view(n, -1)`` then fails, as it does after ``model.to(memory_format=torch.channels_last)``: write
+    ``y.flatten(1)``. The last call's choice holds.
+
+    Raises ArgumentError for any other memory format.
+
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.MaxPool2d(2))
+    >>> type(accelerate(model)[1]).__module__, model(torch.ones(1, 3, 8, 8)).is_contiguous()
     ('striate.nn.pool', True)
+    >>> accelerate(model, memory_format=torch.channels_last)(torch.ones(1, 3, 8, 8)).is_contiguous(memory_format=torch.channels_last)
+    True
     """
+    if memory_format not in (torch.preserve_format, torch.channels_last):
+        expects, do = "memory_format to be torch.preserve_format or torch.channels_last", "Leave it out for what torch's layers give."
+        raise ArgumentError(build("accelerate", expects, memory_format, do=do))
     swapped, left = plan(model)
     modules = dict(model.named_modules())
     for name in swapped:
@@ -118,28 +174,28 @@ def accelerate(model: Model) -> Model:
         if guard is not None and _GUARD not in module.__dict__:
             module.__dict__[_GUARD] = module.register_forward_pre_hook(guard.hook)
     for module in modules.values():
-        if _GUARD in module.__dict__:  # its weight decides the memory order too
-            continue
-        relaid = []
-        for name, parameter in module.named_parameters(recurse=False):
-            if is_lazy(parameter):  # it has no shape yet
-                continue
-            format = _FORMATS.get(parameter.dim())
-            if format is not None and parameter.is_contiguous():
-                laid = parameter.data.to(memory_format=format)  # where a lone channel leaves only strides to tell, those too
-                if laid.stride() != parameter.stride():
-                    parameter.data = laid
-                    relaid.append(name)
-        if relaid:
-            module.__dict__.setdefault(_MARK, []).extend(relaid)
+        module.__dict__.pop(_LAST, None)
+        if memory_format is torch.channels_last and hasattr(type(module), _LAST):
+            module.__dict__[_LAST] = True
     if left:
-        told = "; ".join(f"{one.name or 'the model'}: {one.reason}" for one in left)
-        warnings.warn(f"accelerate left {len(left)} of {len(left) + len(swapped)} layers to torch. {told}.", stacklevel=2)
+        warnings.warn(f"accelerate left {len(left)} of {len(left) + len(swapped)} layers to torch: {_by_class(left)}.", stacklevel=2)
     return model
 
 
+def _by_class(left: list[Left]) -> str:
+    """How many of each class, which, and why."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for one in left:
+        alike.setdefault((one.kind, one.reason), []).append(one.name or "the model")
+    told = []
+    for (kind, reason), names in alike.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        told.append(f"{len(names)} {kind} ({', '.join(names[:NAMED])}{more}), {reason}")
+    return "; ".join(told)
+
+
 def restore(model: Model) -> Model:
-    """Undoes :func:`accelerate`, in place: torch's classes and the memory formats there were.
+    """Undoes :func:`accelerate`, in place: torch's classes.
 
     >>> type(restore(accelerate(torch.nn.Sequential(torch.nn.MaxPool2d(2))))[0])
     <class 'torch.nn.modules.pooling.MaxPool2d'>
@@ -157,7 +213,5 @@ def restore(model: Model) -> Model:
                 module.__dict__.pop("frozen")
                 module.eval()
             module.__class__ = BACK[type(module)]
-        for name in module.__dict__.pop(_MARK, []):
-            parameter = getattr(module, name)
-            parameter.data = parameter.data.to(memory_format=torch.contiguous_format)
+        module.__dict__.pop(_LAST, None)
     return model

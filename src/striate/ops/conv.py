@@ -27,7 +27,7 @@ from .arguments import as_int, as_key, is_int, per_axis
 from .autograd import without_autocast
 from .choose import AS_MEASURED, Candidate, always
 from .handed import hand
-from .layout import empty, is_channels_last, owned
+from .layout import FORMATS, empty, is_channels_last, owned
 from .precision import is_strict
 from .recipe import keep
 
@@ -35,7 +35,6 @@ __all__ = ["METHODS", "NAMES", "NATIVE", "NUMBERS", "Call", "Plan", "conv", "con
 
 Sizes = int | Sequence[int]
 Map = str  # "forward", "input" or "weight"
-FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 ANY = 2**63 - 1  # what torch takes of a stride, and of a dilation where there is one tap
 
 
@@ -262,7 +261,7 @@ class Call(NamedTuple):
 
     map: Map
     plan: Plan
-    channels_last: bool  # the order of the activations, in and out
+    channels_last: bool  # the order in which the kernels take and give activations; for one axis there is but one
     dtype: torch.dtype
     refusal: str | None  # why no kernel of ours takes these tensors
     method: str | None = None  # asked for by name, or AS_MEASURED; None: what is preferred when a method is chosen
@@ -280,12 +279,14 @@ def _torch_refusal(call: Call) -> str | None:
 def _torch(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """torch's operator. It takes as much padding before as behind: what is more on one side is put around x, or less cut off."""
     p = call.plan
+    if call.channels_last and call.map != "weight" and not (is_channels_last(a) or is_channels_last(b)):
+        a = a.contiguous(memory_format=FORMATS[a.dim()])  # nothing else tells torch which order is wanted
     least = [max(0, min(pads)) for pads in zip(p.before, p.after, strict=True)]
     if call.map == "weight" and p.taps == 1 and max(p.stride) > 1:
         least = [0] * p.dims  # all of it is put around x, and then what no tap sees left out: see below
     around = [n for k in reversed(range(p.dims)) for n in (p.before[k] - least[k], p.after[k] - least[k])]
     if call.map == "forward":
-        return _in_order(call, handover.conv(_padded(a, around), b, bias, p.stride, least, p.dilation, p.groups, p.dims))
+        return handover.conv(_padded(a, around), b, bias, p.stride, least, p.dilation, p.groups, p.dims)
     stride = list(p.stride)
     if call.map == "input" and call.refusal is not None:  # with torch's own gradient: of any type, under autocast and transforms
         y = handover.conv_transpose(a, b, bias, stride, least, _extra(call, least), p.groups, p.dilation, p.dims)
@@ -295,19 +296,14 @@ def _torch(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tens
         x = empty(a, [p.batch, p.channels, *padded], a.dtype, call.channels_last)  # its layout is what counts
         geometry = (stride, least, list(p.dilation), False, [0] * p.dims, p.groups)
         dx = torch.ops.aten.convolution_backward.default(a, x, b, None, *geometry, [True, False, False])[0]
-        dx = _in_order(call, _padded(dx, [-n for n in around]))
+        dx = _padded(dx, [-n for n in around])
         return dx if bias is None else dx + bias.reshape(-1, *[1] * p.dims)
     x = _padded(b, around)
     if p.taps == 1 and max(stride) > 1:  # with a stride oneDNN writes past the end of some of these (its issue 6035)
         x, stride = handover.sliced(x, stride), [1] * p.dims
-    w = empty(a, p.weight_shape, a.dtype, call.channels_last and p.dims > 1)  # its layout is what counts
+    w = empty(a, p.weight_shape, a.dtype, call.channels_last)  # its layout is what counts
     geometry = (stride, least, list(p.dilation), False, [0] * p.dims, p.groups)
     return torch.ops.aten.convolution_backward.default(a, x, w, None, *geometry, [False, True, False])[1]
-
-
-def _in_order(call: Call, y: Tensor) -> Tensor:
-    """For one axis torch has no channels_last: its results are laid out as those of the kernels."""
-    return y.mT.contiguous().mT if call.plan.dims == 1 and call.channels_last else y
 
 
 def _extra(call: Call, padding: list[int]) -> list[int]:
@@ -517,8 +513,8 @@ def _route(call: Call) -> Route:
     plan = call.plan
     if call.refusal is not None:
         theirs = _torch_refusal(call) is None
-    elif (plan.taps == 1 and any(s > 1 for s in plan.stride)) or (plan.dims == 1 and call.channels_last):
-        theirs = False  # its weight gradient may write past the end; it has no channels_last
+    elif plan.taps == 1 and any(s > 1 for s in plan.stride):
+        theirs = False  # its weight gradient may write past the end
     else:
         theirs = all(method_for(call._replace(map=m)).name == "torch" for m in ("forward", "input", "weight"))
     return Route(call, method_for(call), theirs)
@@ -671,17 +667,19 @@ def _run(
     closed: gate.Closed | None,
     measure: bool = False,
     fresh: bool = False,
+    channels_last: bool = False,
 ) -> Tensor:
     """``theirs``: torch's operator as it is, where there is one for these arguments."""
     if method is not None and method not in NAMES:
         raise ArgumentError(build(where, f"method to be one of {', '.join(NAMES)}", repr(method), do="Leave it out for the fastest."))
     refusal = None if closed is None else closed.reason
     batch = x if x.dim() == plan.dims + 2 else x.unsqueeze(0)
-    last = refusal is None and (_channels_last(batch) or _channels_last(weight))
+    follows = refusal is None and follows_channels_last(x, weight)
+    last = follows or (channels_last and refusal is None and plan.dims > 1)
     method = method or choose.preferred() or AS_MEASURED  # settled here, for the gradients too
     route = _route_for(Call(map, plan, last, x.dtype, refusal, method, is_strict(), measure))
-    plain = route.method.name == "torch" and not (plan.dims == 1 and last) and not _needs_gradient(x, weight, bias)
-    if theirs is not None and (route.all_torch or plain):
+    plain = route.method.name == "torch" and not _needs_gradient(x, weight, bias)
+    if theirs is not None and last == follows and (route.all_torch or plain):
         y = theirs()
     else:
         y = _apply(route, batch, weight, bias)
@@ -691,9 +689,9 @@ def _run(
     return y
 
 
-def _channels_last(x: Tensor) -> bool:
-    """torch's rule for convolutions: a lone channel, whose order says nothing, is channels_last if its strides are."""
-    return is_channels_last(x) or (x.dim() > 3 and x.shape[1] == 1 and x.stride(1) == 1 and x.shape[-1] > 1)
+def follows_channels_last(x: Tensor, weight: Tensor) -> bool:
+    """Whether torch's convolution of these gives channels_last: of an image without a batch axis the weight alone decides."""
+    return (x.dim() == weight.dim() and is_channels_last(x)) or is_channels_last(weight)
 
 
 def conv(
@@ -710,6 +708,7 @@ def conv(
     method: str | None = None,
     measure: bool = False,
     fresh: bool = False,
+    channels_last: bool = False,
 ) -> Tensor:
     """Cross-correlation: ``y[n, k, o] = b[k] + sum over c, t of w[k, c, t] · x[n, c, o·stride + t·dilation - before]``.
 
@@ -719,6 +718,7 @@ def conv(
     method: one of ``striate.ops.conv.NAMES``, to go before the one that was measured to be fastest, wherever it can.
     measure: a batch norm follows; methods that can then take its statistics while they write (see :mod:`.handed`).
     fresh: a norm made x and nobody else can see it, so that it may be made again in backward (see :mod:`.recipe`).
+    channels_last: y has that memory format whatever x and weight have; else, as torch's, where one of them has it.
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no convolution can have.
 
@@ -737,7 +737,7 @@ def conv(
         theirs = lambda: handover.conv(*arguments)  # noqa: E731
     elif closed is not None:
         theirs = lambda: handover.conv_as_it_came(x, weight, bias, stride, padding, dilation, groups, dims)  # noqa: E731
-    return _run("forward", plan, x, weight, bias, theirs, method, where, closed, measure, fresh)
+    return _run("forward", plan, x, weight, bias, theirs, method, where, closed, measure, fresh, channels_last)
 
 
 def conv_transpose(
@@ -754,6 +754,7 @@ def conv_transpose(
     where: str = "conv_transpose",
     method: str | None = None,
     fresh: bool = False,
+    channels_last: bool = False,
 ) -> Tensor:
     """The adjoint of :func:`conv` in x, a layer of its own: ``y[n, c, i] = b[c] + sum of w[k, c, t] · x[n, k, o]`` over the o and t
     with ``i = o·stride + t·dilation - before``.
@@ -776,7 +777,7 @@ def conv_transpose(
         more = per_axis(output_padding, dims, 0, "output_padding", where, plan.x_shape)
         arguments = (x, weight, bias, plan.stride, plan.before, more, plan.groups, plan.dilation, dims)
         theirs = lambda: handover.conv_transpose(*arguments)  # noqa: E731
-    return _run("input", plan, x, weight, bias, theirs, method, where, closed, fresh=fresh)
+    return _run("input", plan, x, weight, bias, theirs, method, where, closed, fresh=fresh, channels_last=channels_last)
 
 
 def explain(

@@ -23,7 +23,8 @@ from ..errors import ArgumentError, ShapeError, build
 from . import choose, crossovers, gate
 from . import conv as plain
 from .choose import AS_MEASURED, Candidate, always
-from .conv import FORMATS, Call, Sizes
+from .conv import Call, Sizes
+from .layout import FORMATS
 from .precision import is_strict
 
 __all__ = ["CONV_METHODS", "LINEAR_METHODS", "FusedConv", "FusedLinear", "Product", "finish"]

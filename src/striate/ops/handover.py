@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, compiler
 
 from .. import _torch
+from .layout import FORMATS, is_channels_last
 
 __all__ = [
     "CONV",
@@ -103,7 +104,10 @@ def _strides_one_tap(x: Tensor, weight: Tensor, stride: Sequence[int]) -> bool:
 def sliced(x: Tensor, stride: Sequence[int]) -> Tensor:
     """Each ``stride``-th value of the last axes: what one tap sees."""
     where: Any = (..., *(slice(None, None, s) for s in stride))
-    return x[where]
+    seen = x[where]
+    if compiler.is_dynamo_compiling() or _torch.is_transformed(x) or not is_channels_last(x) or is_channels_last(seen):
+        return seen
+    return seen.contiguous(memory_format=FORMATS[x.dim()])  # on a short axis the strides no longer say it
 
 
 def _adjoint(weight: Tensor, groups: int) -> Tensor:

@@ -1,9 +1,8 @@
-"""Memory order: torch's rule for four and five dimensions, and the same for three. And whose memory it is: see :func:`owned`."""
+"""Memory order, by torch's rule. And whose memory it is: see :func:`owned`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,7 +10,10 @@ from torch import Tensor
 
 from .. import _torch
 
-__all__ = ["empty", "is_channels_last", "owned"]
+__all__ = ["FORMATS", "empty", "is_channels_last", "owned"]
+
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of dimensions; torch has none for others
+
 
 def owned(view: Callable[..., Tensor], y: Tensor, *arguments: Any) -> Tensor:
     """``view(y, *arguments)`` of a tensor that nobody else has, as a tensor of its own: autograd takes it for no view.
@@ -32,34 +34,31 @@ def owned(view: Callable[..., Tensor], y: Tensor, *arguments: Any) -> Tensor:
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether the output of an operation on ``x`` is channels_last: torch's rule, and the same for one axis.
+    """Whether the output of an operation on ``x`` is channels_last: by its strides, which say it for a lone channel or place too, and for a
+    part of a tensor. For one axis there is no such memory format.
 
-    >>> is_channels_last(torch.empty(2, 3, 4, 4)), is_channels_last(torch.empty(2, 4, 3).transpose(1, 2))
+    >>> is_channels_last(torch.empty(2, 3, 4, 4)), is_channels_last(torch.empty(2, 4, 4, 3).movedim(-1, 1))
     (False, True)
     """
-    if x.is_contiguous():
+    if x.dim() not in FORMATS:
         return False
-    if x.dim() == 4:
-        return x.is_contiguous(memory_format=torch.channels_last) or _channels_vary_fastest(x)
-    if x.dim() == 5:
-        return x.is_contiguous(memory_format=torch.channels_last_3d) or _channels_vary_fastest(x)
-    return x.dim() == 3 and x.transpose(1, 2).is_contiguous()
-
-
-def _channels_vary_fastest(x: Tensor) -> bool:
-    # A slice of a channels_last tensor still is one: strides fall from the batch over the axes to the channels.
-    order = [1, *range(x.dim() - 1, 1, -1), 0]
-    strides = [x.stride(d) for d in order]
-    return x.stride(1) > 0 and all(a <= b for a, b in pairwise(strides)) and x.stride(1) < x.stride(-1)
+    sizes, strides = x.shape, x.stride()
+    if strides[1] == 0:
+        return False
+    least = 0
+    for d in (1, *range(x.dim() - 1, 1, -1), 0):  # from the channels over the axes to the batch each reaches past the one before
+        if sizes[d] == 0 or strides[d] < least or (d == 0 and least == strides[1]):
+            return False
+        least = strides[d] * max(1, sizes[d])
+    return True
 
 
 def empty(x: Tensor, sizes: Sequence[int], dtype: torch.dtype, channels_last: bool) -> Tensor:
     """A tensor laid out as the kernels lay it out.
 
-    >>> is_channels_last(empty(torch.empty(0), [2, 3, 4], torch.float32, True))
-    True
+    >>> empty(torch.empty(0), [2, 3, 4], torch.float32, True).stride()
+    (12, 1, 3)
     """
     if channels_last and len(sizes) == 3:
         return x.new_empty_strided(sizes, [sizes[1] * sizes[2], 1, sizes[1]], dtype=dtype)
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return torch.empty(sizes, dtype=dtype, device=x.device, memory_format=formats[len(sizes)] if channels_last else torch.contiguous_format)
+    return torch.empty(sizes, dtype=dtype, device=x.device, memory_format=FORMATS[len(sizes)] if channels_last else torch.contiguous_format)

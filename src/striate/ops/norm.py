@@ -35,7 +35,7 @@ from . import gate, handover
 from .arguments import as_float, as_int, as_ints, is_float, is_int
 from .autograd import differentiable
 from .choose import Candidate, always, choose
-from .layout import empty, is_channels_last, owned
+from .layout import FORMATS, empty, is_channels_last, owned
 from .recipe import keep, offer
 
 __all__ = ["ACTIVATIONS", "batch_norm", "group_norm", "instance_norm", "layer_norm", "layer_norm_2d", "local_response_norm", "rms_norm"]
@@ -311,7 +311,7 @@ if native.core:
             z = reference.normalize(x.reshape(shape), dims, scale, shift, eps, scaled, mean, variance, centered=centered).reshape(x.shape)
             z = z if residual is None else z + residual
             passes = (z > 0) & (z < 6) if activation == 3 else z > 0
-            g = dy * torch.where(passes, 1.0, slope if activation == 2 else 0.0).to(dy.dtype)
+            g = torch.where(passes, dy, dy * slope if activation == 2 else torch.zeros_like(dy))
         dx, dgamma, dbeta = reference.normalize_backward(
             g.reshape(shape), x.reshape(shape), dims, gamma, eps, scaled, mean, variance, centered=centered
         )
@@ -506,12 +506,14 @@ def by_channel(
     where: str = "batch_norm",
     known: Tensor | None = None,
     fresh: bool = False,
+    any_order: bool = True,
 ) -> Tensor:
     """Batch, ghost and instance norm: each of ``batches`` equal parts of the batch is measured per channel, if it is measured.
 
     ``batches`` None: as many as samples, an instance norm, for which torch has an operator of its own. known: the batch's statistics, if
     the convolution that made x took them; fresh: a norm made the residual and nobody else can see it. Both are for containers (see
-    :mod:`striate.nn.container`).
+    :mod:`striate.nn.container`). any_order: the result is channels_last where x is; else contiguous, as that of
+    torch's instance norm.
 
     The running statistics take one step towards the mean over the batches. What follows: the sum with ``residual``, then
     ``activation``, one of ACTIVATIONS.
@@ -560,7 +562,8 @@ def by_channel(
     first = batches == 1 and not per_sample and not torch.compiler.is_compiling() and _torch.saved_tensors_hooked()
     arguments = (
         *(closed, x, residual, weight, bias, running_mean, running_var, measured, batches if measured else 1, channels, CHANNELS),
-        *(True, True, eps, activation, slope, theirs, known, fresh, step if measured and running_mean is not None else None, first),
+        *(any_order, True, eps, activation, slope, theirs),
+        *(known, fresh, step if measured and running_mean is not None else None, first),
     )
     y: Tensor = choose(METHODS, *arguments)(*arguments)
     return y
@@ -601,13 +604,14 @@ def instance(
     activation: str | None = None,
     slope: float = 0.01,
     where: str = "instance_norm",
+    any_order: bool = False,
 ) -> Tensor:
     """Instance norm and an activation: batch norm of batches of one sample.
 
     >>> instance(torch.tensor([[[1.0, 3.0]]]), None, None, None, None, True, 0.1, 1e-9, activation="relu")
     tensor([[[0., 1.]]])
     """
-    more: Any = {"batches": None, "activation": activation, "slope": slope, "where": where}
+    more: Any = {"batches": None, "activation": activation, "slope": slope, "where": where, "any_order": any_order}
     return by_channel(x, running_mean, running_var, weight, bias, measured, momentum, eps, **more)
 
 
@@ -752,12 +756,13 @@ def by_element(
             return F.layer_norm(x, shape, weight, bias, eps)
         return F.rms_norm(x, shape, weight, given_eps)
 
-    any_order = len(shape) == x.dim() - 1 and len(shape) > 1  # a whole sample: its memory order does not matter
     arguments = (
         *(closed, x, None, weight, bias, None, None, True, rows, 1, ELEMENTS),
-        *(any_order, centered, eps, activation, slope, theirs),
+        *(False, centered, eps, activation, slope, theirs),
     )
     y: Tensor = choose(METHODS, *arguments)(*arguments)
+    if closed is None and not centered and is_channels_last(x):  # as torch's RMS norm gives it
+        y = y.contiguous(memory_format=FORMATS[x.dim()])
     return y
 
 
@@ -853,7 +858,8 @@ def _response_refusal(closed: gate.Closed | None, x: Tensor, *rest: Any) -> str 
 
 def _native_response(closed: None, x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     y: Tensor = response_native(x, size, alpha, beta, k, is_channels_last(x))
-    return y
+    like = y if x.is_contiguous() else torch.empty_like(x)  # torch's is made of operations on single values, which keep any order
+    return y if like.stride() == y.stride() else like.copy_(y)
 
 
 def _torch_response(closed: Any, x: Tensor, *rest: Any) -> Tensor:

@@ -28,20 +28,14 @@ MODES = ("zeros", "reflect", "replicate", "circular")
 def pad(x: Tensor, before: Sequence[int], after: Sequence[int], mode: str) -> Tensor:
     """``x`` with margins around its last axes: zeros, the values next to the edge turned round, those at it, or the other end's.
 
-    Differentiable; keeps the memory order.
+    Differentiable; the memory order is that of torch's operator.
 
     >>> x = torch.tensor([[1, 2, 3]])
     >>> [pad(x.float(), [2], [1], mode).int().tolist()[0] for mode in MODES]
     [[0, 0, 1, 2, 3, 0], [3, 2, 1, 2, 3, 2], [1, 1, 1, 2, 3, 3], [2, 3, 1, 2, 3, 1]]
     """
-    if mode != "circular":
-        around = [n for sides in zip(reversed(before), reversed(after), strict=True) for n in sides]
-        return F.pad(x, around, mode="constant" if mode == "zeros" else mode)
-    for dim, (p, q) in enumerate(zip(before, after, strict=True), x.dim() - len(before)):  # F.pad's own leaves channels_last
-        head = [x.narrow(dim, x.shape[dim] - p, p)] if p else []  # an empty part would change the memory order
-        tail = [x.narrow(dim, 0, q)] if q else []
-        x = torch.cat([*head, x, *tail], dim)
-    return x
+    around = [n for sides in zip(reversed(before), reversed(after), strict=True) for n in sides]
+    return F.pad(x, around, mode="constant" if mode == "zeros" else mode)
 
 
 def fold(y: Tensor, before: Sequence[int], after: Sequence[int], mode: str, in_place: bool = True) -> Tensor:
@@ -119,8 +113,9 @@ def padded_conv(
     *,
     dims: int,
     where: str = "conv",
+    channels_last: bool = False,
 ) -> Tensor:
-    """:func:`striate.ops.conv.conv` of :func:`pad`'s result; ``"same"`` and numbers pad as they do there.
+    """:func:`striate.ops.conv.conv` of :func:`pad`'s result; ``"same"``, numbers and ``channels_last`` are as there.
 
     Raises as it does, and ArgumentError where a reflection or the way round is longer than the input.
 
@@ -140,9 +135,9 @@ def padded_conv(
     if closed is not None:
         margins = handover.around(list(zip(plan.before, plan.after, strict=True)))
         x = F.pad(x, margins, mode="constant" if mode == "zeros" else mode)
-    elif any(plan.before) or any(plan.after):
+    elif mode == "circular" or any(plan.before) or any(plan.after):  # where there is none, torch still copies
         x = pad(x, plan.before, plan.after, mode)
-    return conv(x, weight, bias, plan.stride, 0, plan.dilation, groups, dims=dims, where=where)
+    return conv(x, weight, bias, plan.stride, 0, plan.dilation, groups, dims=dims, where=where, channels_last=channels_last)
 
 
 def padded_conv_transpose(
@@ -159,6 +154,7 @@ def padded_conv_transpose(
     *,
     dims: int,
     where: str = "conv_transpose",
+    channels_last: bool = False,
 ) -> Tensor:
     """The adjoint of :func:`padded_conv` in x, with a bias: a transposed convolution without padding, then :func:`fold`.
 
@@ -186,9 +182,10 @@ def padded_conv_transpose(
         after.append(q)
         tail.append(i + p + q - ((o - 1) * s + d * (k - 1) + 1))
     _check_margins(sizes, before, after, mode, where, shape)
+    rest: Any = {"dims": dims, "where": where, "channels_last": channels_last}
     if mode == "zeros" and padding != "same":
-        return conv_transpose(x, weight, bias, plan.stride, plan.before, tail, groups, plan.dilation, dims=dims, where=where)
-    y = conv_transpose(x, weight, None, plan.stride, 0, tail, groups, plan.dilation, dims=dims, where=where)
+        return conv_transpose(x, weight, bias, plan.stride, plan.before, tail, groups, plan.dilation, **rest)
+    y = conv_transpose(x, weight, None, plan.stride, 0, tail, groups, plan.dilation, **rest)
     in_place = gate.is_open(y)
     if mode == "zeros" and in_place:
         y = owned(fold, y, before, after, mode)  # other margins are added in place, through views

@@ -304,6 +304,19 @@ def _batched(x: Tensor, plan: Plan) -> Tensor:
     return x if x.dim() == len(plan.input) + 2 else x.unsqueeze(0)
 
 
+def _gives_channels_last(x: Tensor, plan: Plan, mean_or_adaptive: bool) -> bool:
+    """Whether torch's result is channels_last. Its operators differ: of one axis those for means and adaptive windows know that order, of
+    three axes all but those; and without a batch axis those of one and two axes do not."""
+    dims = len(plan.input)
+    if dims == 3 and x.dim() == 4:
+        return not mean_or_adaptive and not x.is_contiguous() and x.unsqueeze(0).is_contiguous(memory_format=torch.channels_last_3d)
+    if dims == 3:
+        return not mean_or_adaptive and is_channels_last(x)
+    if x.dim() == dims + 1 or (dims == 1 and not mean_or_adaptive):
+        return False
+    return is_channels_last(x if dims == 2 else x.unsqueeze(2))
+
+
 def _native_refusal(closed: gate.Closed | None, x: Tensor, plan: Plan, *rest: Any) -> str | None:
     if closed is not None:
         return closed.reason
@@ -316,7 +329,7 @@ def _native_refusal(closed: gate.Closed | None, x: Tensor, plan: Plan, *rest: An
 
 def _native_max(closed: Any, x: Tensor, plan: Plan, indices: bool) -> tuple[Tensor, Tensor | None]:
     batch = _batched(x, plan)
-    channels_last = is_channels_last(batch)
+    channels_last = _gives_channels_last(x, plan, plan.adaptive)
     geometry = (plan.size, plan.stride, plan.dilation, plan.before, channels_last)
     index: Tensor | None
     if plan.wide:
@@ -332,8 +345,9 @@ def _native_max(closed: Any, x: Tensor, plan: Plan, indices: bool) -> tuple[Tens
 
 def _native_avg(closed: Any, x: Tensor, plan: Plan, count_include_pad: bool, divisor_override: int | None) -> Tensor:
     batch = _batched(x, plan)
+    channels_last = _gives_channels_last(x, plan, True)
     y = avg_pool_native(
-        batch, plan.output, plan.size, plan.stride, plan.before, plan.after, is_channels_last(batch), count_include_pad, divisor_override
+        batch, plan.output, plan.size, plan.stride, plan.before, plan.after, channels_last, count_include_pad, divisor_override
     )
     return y if batch is x else owned(Tensor.squeeze, y, 0)
 
