@@ -149,7 +149,7 @@ def trainer(case: Case, contestant: Contestant) -> Call:
     """One training step, which returns the loss."""
     model = built(case.network)
     if contestant.who == OURS:
-        model = striate.accelerate(model)
+        model = striate.accelerate(model, memory_format=torch.channels_last)
     else:
         model = plain(model)
         if contestant.last:

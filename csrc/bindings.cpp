@@ -476,16 +476,17 @@ Tensor conv_pack(const Tensor& weight, int64_t groups, int64_t number) {
 }
 
 Tensor conv_weight(const Tensor& gradient, const Tensor& input, Ints size, Ints stride, Ints dilation, Ints before, int64_t groups,
-                   bool channels_last, int64_t number) {
+                   bool channels_last, int64_t number, bool weight_channels_last) {
   const Method method = method_of(number);
   const Window window = resolve(spatial(input, size.size()), spatial(gradient, size.size()), size, stride, dilation, before);
   check(gradient.size(0) == input.size(0) && input.size(0) > 0, "x and dy have one batch, and it is not empty");
   check_like(input, gradient, "dy");
   const Tensor x = laid_out(input, channels_last), dy = laid_out(gradient, channels_last);
-  const ConvShape shape = conv_shape(x, x.size(1), dy.size(1), window, groups, channels_last);
+  ConvShape shape = conv_shape(x, x.size(1), dy.size(1), window, groups, channels_last);
+  shape.weight_channels_last = weight_channels_last;
   Ints sizes = {shape.filters, shape.channels / groups};
   sizes.insert(sizes.end(), size.begin(), size.end());
-  Tensor dw = new_tensor(sizes, x.scalar_type(), channels_last);
+  Tensor dw = new_tensor(sizes, x.scalar_type(), weight_channels_last);
   check_filtering(window, method);
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
@@ -806,11 +807,10 @@ STABLE_TORCH_LIBRARY(striate, m) {
   m.def(
       "avg_pool_backward(Tensor dy, SymInt[] input, SymInt[] size, SymInt[] stride, SymInt[] before, SymInt[] after, "
       "bool channels_last, bool count_include_pad, int? divisor_override) -> Tensor");
-  const std::string geometry =
-      "SymInt[] stride, SymInt[] dilation, SymInt[] before, SymInt groups, bool channels_last, int method) -> Tensor";
-  m.def(("conv(Tensor x, Tensor weight, Tensor? bias, SymInt[] output, " + geometry).c_str());
-  m.def(("conv_input(Tensor dy, Tensor weight, Tensor? bias, SymInt[] input, " + geometry).c_str());
-  m.def(("conv_weight(Tensor dy, Tensor x, SymInt[] size, " + geometry).c_str());
+  const std::string geometry = "SymInt[] stride, SymInt[] dilation, SymInt[] before, SymInt groups, bool channels_last, int method";
+  m.def(("conv(Tensor x, Tensor weight, Tensor? bias, SymInt[] output, " + geometry + ") -> Tensor").c_str());
+  m.def(("conv_input(Tensor dy, Tensor weight, Tensor? bias, SymInt[] input, " + geometry + ") -> Tensor").c_str());
+  m.def(("conv_weight(Tensor dy, Tensor x, SymInt[] size, " + geometry + ", bool weight_channels_last=False) -> Tensor").c_str());
   m.def("conv_bias(Tensor dy, bool channels_last) -> Tensor");
   m.def(
       "conv_fused(Tensor x, Tensor weight, Tensor? packed, Tensor? bias, Tensor? residual, float low, float high, SymInt[] output, "

@@ -8,11 +8,12 @@ namespace striate {
 struct ConvShape {
   Window window;
   int64_t batch, channels, filters, groups;
-  bool channels_last;  // memory order of x, y and their gradients
+  bool channels_last;                 // memory order of x, y and their gradients
+  bool weight_channels_last = false;  // of the weight's gradient
 
   int64_t taps() const { return window.depth.size * window.height.size * window.width.size; }
-  // Where the r-th (channel, tap) of a filter is in a weight's gradient, which lies in the memory order of x.
-  int64_t weight_at(int64_t r) const { return channels_last ? r % taps() * (channels / groups) + r / taps() : r; }
+  // Where the r-th (channel, tap) of a filter is in the weight's gradient.
+  int64_t weight_at(int64_t r) const { return weight_channels_last ? r % taps() * (channels / groups) + r / taps() : r; }
 };
 
 // A weight (filters, channels / groups, taps): contiguous, or channels_last with the channels innermost.

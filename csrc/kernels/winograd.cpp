@@ -446,12 +446,13 @@ void put_filters(const ConvShape& s, const Grid& g, const TileKind<T>& kind, int
                  int64_t vectors, const T* sums, T* turned, T* dw) {
   constexpr int64_t L = kLanes<T>;
   const int64_t C = g.from_channels, K = g.to_channels, taps = kind.taps_high * kind.taps_wide, row = vectors * L;
-  const int64_t channels = min(L, C - channel), of_tap = s.channels_last ? channels * L : L, of_channel = s.channels_last ? L : taps * L;
+  const int64_t channels = min(L, C - channel), of_tap = s.weight_channels_last ? channels * L : L;
+  const int64_t of_channel = s.weight_channels_last ? L : taps * L;
   for (int64_t v = 0; v < vectors; ++v) {
     const int64_t first = filter + v * L, filters = min(L, K - first);
     for (int64_t c = 0; c < channels; ++c) kind.weight_sum(sums + c * row + v * L, L * row, turned + c * of_channel, of_tap);
     T* to = dw + (group * K + first) * C * taps;
-    if (s.channels_last)
+    if (s.weight_channels_last)
       for (int64_t t = 0; t < taps; ++t)
         turn_out<T>(static_cast<const T*>(turned) + t * of_tap, channels, to + t * C + channel, C * taps, filters);
     else

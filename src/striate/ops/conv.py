@@ -267,6 +267,7 @@ class Call(NamedTuple):
     method: str | None = None  # asked for by name, or AS_MEASURED; None: what is preferred when a method is chosen
     strict: bool = False  # see precision
     measure: bool = False  # the statistics of its channels are wanted, for a norm
+    weight_last: bool = False  # the weight is channels_last, so its gradient is to be
 
 
 def _torch_refusal(call: Call) -> str | None:
@@ -475,7 +476,7 @@ def _native(method: str) -> Callable[..., Tensor]:
             return _ops.conv.default(a, b, bias, p.output, *rest)
         if call.map == "input":
             return _ops.conv_input.default(a, b, bias, p.input, *rest)
-        return _ops.conv_weight.default(a, b, p.size, *rest)
+        return _ops.conv_weight.default(a, b, p.size, *rest, call.weight_last)
 
     return run
 
@@ -621,15 +622,16 @@ if native.core:
         return y, x.new_empty([2, weight.shape[0]], dtype=torch.float64)
 
     @torch.library.register_fake("striate::conv_weight")
-    def _(dy: Any, x: Any, size: Any, stride: Any, dilation: Any, before: Any, groups: Any, last: Any, method: Any) -> Any:
-        return empty(dy, [dy.shape[1], x.shape[1] // groups, *size], dy.dtype, last)
+    def _(dy: Any, x: Any, size: Any, stride: Any, dilation: Any, before: Any, groups: Any, *rest: Any) -> Any:
+        weight_last = len(rest) > 2 and rest[2]  # left out where it is the default
+        return empty(dy, [dy.shape[1], x.shape[1] // groups, *size], dy.dtype, weight_last)
 
     def _register(op: Any, map: Map) -> None:
         """The gradient of an operator of ours where it is traced."""
 
         def setup(ctx: Any, inputs: Any, output: Any) -> None:
             a, b = inputs[:2]
-            axes, (stride, dilation, before, groups, last, _) = inputs[-7], inputs[-6:]
+            axes, stride, dilation, before, groups, last, _ = inputs[2:9] if map == "weight" else inputs[3:]
             x, y = {"forward": (a, output), "input": (output, a), "weight": (b, a)}[map]
             size = axes if map == "weight" else b.shape[2:]
             input, out = tuple(x.shape[2:]), tuple(y.shape[2:])
@@ -639,12 +641,13 @@ if native.core:
             )
             geometry = (input, out, tuple(size), tuple(stride), tuple(dilation), tuple(before))
             plan = Plan(x.shape[0], x.shape[1], y.shape[1], groups, *geometry, after)
-            ctx.call = Call(map, plan, last, a.dtype, None, choose.preferred() or AS_MEASURED, is_strict())
+            weight_last = is_channels_last(output if map == "weight" else b)
+            ctx.call = Call(map, plan, last, a.dtype, None, choose.preferred() or AS_MEASURED, is_strict(), weight_last=weight_last)
             ctx.save_for_backward(a, b)
 
         def backward(ctx: Any, g: Any) -> Any:
             got = _gradients(ctx, ctx.call, g)
-            return (*got[: 2 if map == "weight" else 3], *[None] * 7)
+            return (*got[:2], *[None] * 8) if map == "weight" else (*got, *[None] * 7)
 
         torch.library.register_autograd(op, backward, setup_context=setup)
 
@@ -677,7 +680,8 @@ def _run(
     follows = refusal is None and follows_channels_last(x, weight)
     last = follows or (channels_last and refusal is None and plan.dims > 1)
     method = method or choose.preferred() or AS_MEASURED  # settled here, for the gradients too
-    route = _route_for(Call(map, plan, last, x.dtype, refusal, method, is_strict(), measure))
+    weight_last = refusal is None and is_channels_last(weight)
+    route = _route_for(Call(map, plan, last, x.dtype, refusal, method, is_strict(), measure, weight_last))
     plain = route.method.name == "torch" and not _needs_gradient(x, weight, bias)
     if theirs is not None and last == follows and (route.all_torch or plain):
         y = theirs()
