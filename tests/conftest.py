@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import Generator, Iterator
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # processes share the cores: a thread that waits leaves its core, a fifth of the time
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else a process of 0.3 GB a core for the three models that are compiled to code
 
 import memory

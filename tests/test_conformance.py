@@ -394,9 +394,10 @@ def opcheck(call: tuple[Any, Any, Any], trace: bool) -> str:
     return func._opname
 
 
-def test_opcheck_passes_for_every_operator_on_every_sample() -> None:
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.nightly)])
+def test_opcheck_passes_for_every_operator_of_pooling(step: int) -> None:
     seen: set[str] = set()
-    for sample in POOL:
+    for sample in POOL[::step]:
         for layout in (Tensor.contiguous, channels_last):
             x = layout(torch.randn(sample.shape, dtype=torch.float64)).requires_grad_()
             with Operators() as run:
@@ -434,7 +435,7 @@ def norm_outputs(x: Tensor) -> Iterator[Tensor]:
     yield normalize_with(measure(x), lambda sums: sums / count, x, residual, weight, bias, 1e-5, "relu")
 
 
-@pytest.mark.parametrize("shapes", [((4, 6, 3, 5),), pytest.param(((4, 6), (2, 4, 7), (2, 4, 3, 2, 3)), marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("shapes", [((4, 6, 3, 5),), pytest.param(((4, 6), (2, 4, 7), (4, 6, 3, 5), (2, 4, 3, 2, 3)), marks=pytest.mark.nightly)])
 def test_opcheck_passes_for_every_norm_operator_in_both_memory_orders(shapes: tuple[tuple[int, ...], ...]) -> None:
     seen: set[str] = set()
     for shape in shapes:
@@ -443,7 +444,7 @@ def test_opcheck_passes_for_every_norm_operator_in_both_memory_orders(shapes: tu
                 for y in norm_outputs(layout(torch.randn(shape, dtype=torch.float64)).requires_grad_()):
                     y.square().sum().backward()
             for call in run.calls:
-                traced = len(shape) == 4 and layout is last
+                traced = len(shapes) > 1 and layout is last
                 seen.add(opcheck(call, trace=traced or call[0]._opname not in seen))
     assert seen == {"norm", "norm_backward", "local_response", "local_response_backward"} | NO_GRADIENT
 

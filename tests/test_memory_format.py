@@ -367,3 +367,15 @@ def test_safetensors_saves_an_accelerated_model(memory_format: torch.memory_form
     fresh = Flat()
     files.load_model(fresh, str(tmp_path / "model.safetensors"))
     close(model, fresh)
+
+
+def test_a_compiled_model_gives_channels_last_where_that_is_asked_for() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1))
+    x = torch.randn(2, 3, 9, 9)
+    expected = copy.deepcopy(model)(x)
+    compiled = torch.compile(striate.accelerate(model, memory_format=LAST), backend="aot_eager", fullgraph=True)
+    y = compiled(x)
+    assert y.is_contiguous(memory_format=LAST) and not y.is_contiguous()
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+    y.sum().backward()
+    assert all(p.grad is not None and p.grad.is_contiguous() for p in model.parameters())

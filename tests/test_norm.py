@@ -1377,7 +1377,7 @@ def network() -> Any:
     )
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dynamic", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_models_compile_without_graph_breaks(dynamic: bool, layout: Layout) -> None:
     model = randomized(network())
     twin = copy.deepcopy(model)

@@ -407,7 +407,7 @@ def test_a_tensor_subclass_goes_to_torch() -> None:
     assert isinstance(SF.max_pool2d(x, 2), Mine)
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dynamic", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_models_compile_without_graph_breaks(dynamic: bool) -> None:
     model = S.Sequential(S.Conv2d(3, 8, 3), S.BatchNorm2d(8), S.ReLU(), S.MaxPool2d(3, 2, 1), S.AvgPool2d(2), S.AdaptiveMaxPool2d(3), S.GlobalAvgPool2d())
     x = torch.randn(2, 3, 40, 44)
