@@ -241,3 +241,17 @@ def test_a_norm_that_is_folded_leaves_its_drop_and_activation() -> None:
     same, report = striate.fold(striate.accelerate(model), x)
     assert report.folded == 1 and [type(m) for m in same[1]] == [Third, torch.nn.SiLU]
     torch.testing.assert_close(same(x), model(x))
+
+
+@pytest.mark.nightly
+def test_of_the_layers_of_timms_networks_at_least_nine_of_ten_are_swapped() -> None:
+    """Three networks of each of timm's modules, without memory for their weights."""
+    package = timm()
+    names = [n for module in package.list_modules() if (of := package.list_models(module=module)) for n in of[:: max(1, len(of) // 3)][:3]]
+    swapped = left = 0
+    for name in names:
+        with torch.device("meta"):
+            told = swap.plan(package.create_model(name))
+        swapped, left = swapped + len(told[0]), left + len(told[1])
+    print(f"{len(names)} networks: {swapped} layers swapped, {left} left")
+    assert len(names) > 200 and swapped >= 0.9 * (swapped + left)

@@ -106,10 +106,10 @@ def test_a_layer_gives_the_memory_format_that_torchs_gives(name: str, training: 
                             continue
                         got = ours(x)
                         compared += 1
-                        if dims == 3 and "Conv" in kind and batch != 3:
-                            continue  # torch leaves channels_last for one small volume, and not for a larger one
-                        assert formats(got) == formats(expected), (dims, order, tuple(x.shape), x.stride(), got.stride(), expected.stride())
                         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+                        if dims == 3 and "Conv" in kind and batch != 3 and order.startswith("channels_last"):
+                            continue  # torch leaves that order for one small volume, and not for a larger one
+                        assert formats(got) == formats(expected), (dims, order, tuple(x.shape), x.stride(), got.stride(), expected.stride())
     assert compared > 100
 
 
