@@ -742,7 +742,7 @@ def _methods(plan: convolutions.Plan, channels_last: bool) -> tuple[Part, dict[s
         for name, reason in methods[:-1]:
             lines += textwrap.wrap(f"not {name}: {reason}", WIDTH - 2, initial_indent="  ", subsequent_indent="    ")
         rows.append((None, "\n".join(lines)))
-    order = "channels" if channels_last else "planes"
+    order = "channels" if channels_last and plan.dims > 1 else "planes"
     return Part(f"Method, of x in {order} order", tuple(rows)), {m: [list(pair) for pair in pairs] for m, pairs in told.items()}
 
 

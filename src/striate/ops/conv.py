@@ -807,5 +807,5 @@ def explain(
         raise ShapeError(build("explain", "a weight of one to three axes of taps", tuple(weight), do="Give (K, C / groups, *taps)."))
     x, w = (torch.empty(tuple(sizes), device="meta") for sizes in (shape, weight))
     plan = plan_for(x, w, None, stride, padding, dilation, groups, dims=dims, where="explain")
-    calls = (Call(map, plan, channels_last, torch.float32, native.missing, strict=is_strict()) for map in _GRADIENTS)
+    calls = (Call(map, plan, channels_last and dims > 1, torch.float32, native.missing, strict=is_strict()) for map in _GRADIENTS)
     return {call.map: choose.explain(METHODS, call) for call in calls}
