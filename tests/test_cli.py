@@ -148,10 +148,14 @@ def test_explain_names_the_method_of_each_map_and_the_reasons_against_the_others
     assert main(["explain", "conv2d", "--input", "16x64x56x56", "--out", "64", "--kernel", "3", "--padding", "1", "--groups", "64"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-4:] == ["Method, of x in planes order", "  forward: depthwise", "  input gradient: depthwise", "  weight gradient: depthwise"]
-    asked = ["explain", "conv1d", "--input", "8x100", "--out", "16", "--kernel", "5", "--stride", "2", "--padding", "same", "--channels-last"]
+    asked = ["explain", "conv1d", "--input", "8x100", "--out", "16", "--kernel", "5", "--stride", "2", "--padding", "same"]
     assert main(asked) == 0
     told = capsys.readouterr().out
-    assert "\nMethod, of x in channels order\n  forward: " in told and "\n    not depthwise: " in told
+    assert "\nMethod, of x in planes order\n  forward: " in told and "\n    not depthwise: " in told
+    assert main([*asked, "--channels-last"]) == 0
+    assert capsys.readouterr().out == told  # of one axis there is one memory order
+    assert main(["explain", "conv2d", "--input", "8x100x9", "--out", "16", "--kernel", "5", "--channels-last"]) == 0
+    assert "\nMethod, of x in channels order\n  forward: " in capsys.readouterr().out
 
 
 def test_doctor_tells_where_the_methods_were_measured(capsys: pytest.CaptureFixture[str]) -> None:
