@@ -1,50 +1,73 @@
-"""Peak memory of a locally connected layer, forward and backward, against unfold and einsum: `python benchmarks/memory.py`.
+"""Peak memory of a locally connected layer, forward and backward, against unfold and einsum: `python benchmarks/memory.py` (Linux).
 
-Counted from the profiler's record of every allocation, so that nothing depends on what the allocator keeps. "Beyond the gradients" leaves
-out dx and the weight's gradient, which both formulations return.
+What the process holds at most beyond what it held before, each formulation in a process of its own after a tiny call of it, so that
+memory which kernels take for themselves counts too. "Beyond the gradients" leaves out dx and the weight's gradient, which both return.
 """
 
 from __future__ import annotations
 
+import argparse
+import ctypes
+import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from run import both_passes
-from samples import BENCHMARKS
+from samples import BENCHMARKS, Unfolded
+
+from striate.nn import LocallyConnected2d
+
+CASES = [case for case in BENCHMARKS["conv"] if case.sample.function == "locally_connected"]
+FORMULATIONS = ("striate", "unfold")
 
 
-def peak_bytes(call: Callable[[], Any]) -> int:
-    """The most that was allocated at once, above what was before."""
-    call()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as told:
-        kept = call()
-    now = most = 0
-    for event in sorted((e for e in told.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
+def resident_bytes(name: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line for line in status.splitlines() if line.startswith(name)).split()[1])
+
+
+def measure(number: int, formulation: str) -> tuple[int, int]:
+    """The most that this process takes for it, and what the gradients take of that."""
+    contestant = FORMULATIONS.index(formulation)
+    torch.manual_seed(0)
+    tiny = LocallyConnected2d(1, 1, 4, 3, bias=False)
+    some = torch.randn(1, 1, 4, 4)
+    one = (tiny, Unfolded(tiny))[contestant]
+    both_passes(one, list(one.parameters()), some, torch.randn(1, 1, 2, 2), True)[1]()  # code and thread pools
+    layer, parameters = CASES[number].contestants()[contestant]
+    x = torch.randn(CASES[number].sample.shape, requires_grad=True)
+    dy = torch.randn(x.shape[0], layer.weight.shape[0], *layer.weight.shape[2:4])
+    ctypes.CDLL(None).malloc_trim(0)  # what layers were made with
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = resident_bytes("VmRSS")
+    kept = both_passes(layer, parameters, x, dy, True)[1]()
+    taken = resident_bytes("VmHWM") - before
     del kept
-    return most
+    return taken, 4 * (x.numel() + sum(p.numel() for p in parameters))
+
+
+def peak_bytes(number: int, formulation: str) -> tuple[int, int]:
+    """The same, of a process of its own."""
+    run = [sys.executable, __file__, "--only", str(number), formulation]
+    taken, gradients = subprocess.run(run, capture_output=True, text=True, check=True).stdout.split()
+    return int(taken), int(gradients)
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    say = "bytes that one formulation of the N-th shape takes, and how many of them are gradients"
+    parser.add_argument("--only", nargs=2, metavar=("N", "|".join(FORMULATIONS)), help=say)
+    options = parser.parse_args()
+    if options.only:
+        print(*measure(int(options.only[0]), options.only[1]))
+        return 0
     print("| shape | filters, taps | striate MB | unfold MB | ratio | ratio beyond the gradients |\n|---|---|---|---|---|---|")
-    for case in BENCHMARKS["conv"]:
-        if case.sample.function != "locally_connected":
-            continue
-        torch.manual_seed(0)
-        x = torch.randn(case.sample.shape, requires_grad=True)
-        contestants = case.contestants()
-        peaks = [peak_bytes(both_passes(*one, x, torch.randn_like(one[0](x)), True)[1]) for one in contestants]
-        parameters = contestants[0][1]
-        gradients = 4 * (x.numel() + sum(p.numel() for p in parameters))
-        ours, theirs = peaks
+    for number, case in enumerate(CASES):
+        (ours, gradients), (theirs, _) = (peak_bytes(number, one) for one in FORMULATIONS)
         shape, a = "×".join(map(str, case.sample.shape)), case.sample.arguments
         print(
             f"| {shape} | {a['filters']}, {a['size']}×{a['size']} | {ours / 1e6:.1f} | {theirs / 1e6:.1f} | {theirs / ours:.1f} | "

@@ -1,6 +1,7 @@
 // Which kernels run: one table for each instruction set the build has (kernels/table.cpp), the best one this CPU has picked once.
 #pragma once
 #include "kernels/conv.h"
+#include "kernels/local.h"
 #include "kernels/local_response.h"
 #include "kernels/norm.h"
 #include "kernels/pool.h"
@@ -26,6 +27,7 @@ struct KernelsOf {
   const PoolKernels<T>* pool;
   const NormKernels<T>* norm;
   const LocalResponseKernels<T>* local_response;
+  const LocalKernels<T>* local;
 };
 
 struct Kernels {

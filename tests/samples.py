@@ -282,6 +282,8 @@ def _conv_benchmarks() -> Iterator[Benchmark]:
     yield _convolved((8, 32, 500), 48, 5, padding=2)
     yield _locally_connected((16, 32, 28, 28), 32, 3, padding=1)
     yield _locally_connected((32, 16, 32, 32), 16, 5, padding=2)
+    yield _locally_connected((1, 32, 28, 28), 32, 3, padding=1)
+    yield _locally_connected((128, 64, 8, 8), 64, 3, padding=1)
 
 
 BENCHMARKS: dict[str, list[Benchmark]] = {"conv": list(_conv_benchmarks()), "norm": list(_norm_benchmarks()), "pool": list(_pool_benchmarks())}

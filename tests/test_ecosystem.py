@@ -287,7 +287,7 @@ def _rows() -> Iterator[tuple[str, Row]]:
         yield f"ConvNormAct{d}d", Row(lambda n, of=of: of(n, "ConvNormAct")(4, 6, 3, padding=1), x)
         yield f"BlurPool{d}d", Row(lambda n, of=of: of(n, "BlurPool")(4), x)
         small = (2, 3, *(4,) * d)
-        yield f"LocallyConnected{d}d", Row(lambda n, of=of: of(n, "LocallyConnected")(3, 2, 4, 3), small, own=True, kernel=False)
+        yield f"LocallyConnected{d}d", Row(lambda n, of=of: of(n, "LocallyConnected")(3, 2, 4, 3), small, own=True)
         if d > 1:
             yield f"Conv{d}d channels_last", Row(lambda n, of=of: of(n, "Conv")(4, 6, 3), x, format=last[d])
             yield f"MaxPool{d}d channels_last", Row(lambda n, of=of: of(n, "MaxPool")(2), x, format=last[d])

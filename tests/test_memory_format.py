@@ -369,6 +369,20 @@ def test_safetensors_saves_an_accelerated_model(memory_format: torch.memory_form
     close(model, fresh)
 
 
+def test_locally_connected_layers_are_saved_by_safetensors_and_laid_in_one_vector(tmp_path: Path) -> None:
+    files = pytest.importorskip("safetensors.torch")
+    layer, fresh = (nn.LocallyConnected2d(3, 4, 8, 3) for _ in range(2))
+    files.save_file(layer.state_dict(), str(tmp_path / "layer.safetensors"))
+    fresh.load_state_dict(files.load_file(str(tmp_path / "layer.safetensors")))
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(fresh(x), layer(x))
+    vector = torch.nn.utils.parameters_to_vector(layer.parameters())
+    torch.nn.utils.vector_to_parameters(2 * vector, fresh.parameters())
+    torch.testing.assert_close(fresh(x), 2 * layer(x))
+    layer(x).sum().backward()
+    assert torch.nn.utils.parameters_to_vector(p.grad for p in layer.parameters()).count_nonzero() > 0
+
+
 def test_a_compiled_model_gives_channels_last_where_that_is_asked_for() -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1))
     x = torch.randn(2, 3, 9, 9)

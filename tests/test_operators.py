@@ -26,6 +26,7 @@ def cases() -> dict[str, tuple[Any, ...]]:
     """For each operator arguments of a small call. A convolution's are of another method each."""
     x, w, scale = torch.rand(1, 2, 4, 4), torch.rand(2, 2, 3, 3), torch.rand(2)
     last, own = x.contiguous(memory_format=torch.channels_last), w[:, :1]
+    places = torch.rand(2, 2, 3, 3, 2, 2)
     index, statistics = torch.zeros(1, 2, 2, 2, dtype=torch.int64), torch.ones(2, 2).double()
     four, two, one, zero, half = [4, 4], [2, 2], [1, 1], [0, 0], x[..., :2, :2].contiguous()
     pool, norm, act = (two, two, one, zero, False), (1, 2, 0, False), (True, 1e-5, 1, 0.0)
@@ -47,6 +48,9 @@ def cases() -> dict[str, tuple[Any, ...]]:
         "isa_available": (),
         "isa_choose": (0,),
         "isa_chosen": (),
+        "local": (x, places, scale[:, None, None].expand(2, 3, 3), one, one, zero, False),
+        "local_input": (x[..., :3, :3], places, four, one, one, zero, False),
+        "local_weight": (x[..., :3, :3], x, two, one, one, zero),
         "local_response": (x, 3, 1.0, 0.75, 1.0, False),
         "local_response_backward": (x, x, 3, 1.0, 0.75, 1.0, False),
         "max_pool_index": (x, two, *pool),

@@ -19,6 +19,8 @@ extern const NormKernels<float> norm_f32;
 extern const NormKernels<double> norm_f64;
 extern const LocalResponseKernels<float> local_response_f32;
 extern const LocalResponseKernels<double> local_response_f64;
+extern const LocalKernels<float> local_f32;
+extern const LocalKernels<double> local_f64;
 
 extern const Kernels table;
 constexpr Kernels table = {
@@ -30,7 +32,8 @@ constexpr Kernels table = {
      &bias_f32,
      &pool_f32,
      &norm_f32,
-     &local_response_f32},
+     &local_response_f32,
+     &local_f32},
     {{
 #define STRIATE_METHOD(name) &name##_f64,
 #include "../methods.def"
@@ -38,7 +41,8 @@ constexpr Kernels table = {
      &bias_f64,
      &pool_f64,
      &norm_f64,
-     &local_response_f64},
+     &local_response_f64,
+     &local_f64},
 };
 
 }  // namespace STRIATE_ISA

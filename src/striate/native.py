@@ -52,9 +52,9 @@ if core and _asked and _asked not in ISAS:
 NATIVE = (
     *("max_pool1d/2d/3d", "avg_pool1d/2d/3d", "adaptive_max_pool1d/2d/3d", "adaptive_avg_pool1d/2d/3d", "global pooling"),
     *("batch, ghost and synchronized batch norm", "instance, group, layer and RMS norm", "local response norm"),
-    *("convolution and its transpose where a kernel of ours was measured to be faster",),
+    *("convolution and its transpose where a kernel of ours was measured to be faster", "locally connected layers"),
 )
-TORCH = ("other convolutions", "locally connected layers (as batches of products)")
+TORCH = ("other convolutions",)
 
 
 def native_info() -> dict[str, object]:

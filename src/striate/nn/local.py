@@ -36,9 +36,6 @@ class _LocallyConnected(Namesake, torch.nn.Module):
     (out_channels, in_channels, \\*output, \\*kernel_size); bias (out_channels, \\*output). Both start uniform within
     ``1 / √(in_channels · taps)``, as a convolution's.
 
-    Memory order: the weight lies as it is used, [\\*output][out_channels][\\*kernel_size][in_channels], so its strides do not fall. Copies,
-    ``state_dict`` and optimizers keep that. A weight that was replaced by one of another order still works, for a copy each call.
-
     Cost: out_channels·|output|·(in_channels·taps + 1) parameters; out_channels·|output|·in_channels·taps MACs a sample.
 
     Raises ArgumentError, ArgumentTypeError or ShapeError for arguments no window can have and inputs of another size.
@@ -94,10 +91,9 @@ class _LocallyConnected(Namesake, torch.nn.Module):
             do = "Choose a larger stride, fewer channels, or a convolution, which shares them."
             raise ArgumentError(build(where, "a weight that fits memory", shape, do=do))
         factory = {"device": device, "dtype": dtype}
-        ordered = torch.empty(*self.output_size, self.out_channels, *self.kernel_size, self.in_channels, **factory)
-        self.weight = torch.nn.Parameter(ops.shaped(ordered))
-        shift = torch.empty(*self.output_size, self.out_channels, **factory).movedim(-1, 0)
-        self.register_parameter("bias", torch.nn.Parameter(shift) if bias else None)
+        self.weight = torch.nn.Parameter(torch.empty(shape, **factory))
+        shift = torch.empty(self.out_channels, *self.output_size, **factory) if bias else None
+        self.register_parameter("bias", None if shift is None else torch.nn.Parameter(shift))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

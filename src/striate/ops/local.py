@@ -1,43 +1,32 @@
-r"""Locally connected layers: each position's outputs are a product of matrices, and many positions are one batch of products.
+r"""Locally connected layers: three maps of one form, each the gradient of the others (the kernel: csrc/kernels/local.cpp).
 
-.. math:: Y_o = X_o · W_oᵀ, \quad dX_o = dY_o · W_o, \quad dW_o = dY_oᵀ · X_o
-
-for every output position o: X_o is what the window sees there, (N, taps·C); W_o (C_out, taps·C); Y_o (N, C_out). The weight is
-kept in memory as the products read it, position by position, [*output][C_out][*taps][C], whatever its shape says: no pass copies
-it, and its gradient is written by the products themselves. ([*output][*taps][C][C_out] makes the first product 1.3 times as fast and
-the others up to twice as slow.) What is seen is gathered for some positions at a time (a *chunk*, about
-:data:`SCRATCH_BYTES`), and the gradients of what was seen are added up before the next chunk: no unfolded input in memory.
-
-Bits: one product is computed by one thread as long as a batch has at least as many products as there are threads. Chunks are cut
-by shape into batches of at least :data:`LEAST`, so results are the same on any number of threads up to that.
+.. math:: ⟨y, dy⟩ = Σ_{n, k, o, c, t} dy[n, k, o] · x[n, c, o·stride + t·dilation - before] · w[k, c, o, t]
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from itertools import pairwise, product
+from collections.abc import Sequence
 from math import prod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from .. import _torch
+from .. import _torch, native
 from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
 from ..reference import local as reference
 from ..window import Axis, Window, output_size, same_padding
 from . import gate
 from .arguments import as_key, per_axis
-from .autograd import without_autocast
+from .autograd import differentiable
 from .choose import Candidate, always, choose
 from .layout import empty, is_channels_last, owned
 
-__all__ = ["METHODS", "Plan", "geometry", "laid_out", "local", "shaped"]
+__all__ = ["METHODS", "Plan", "geometry", "local"]
 
 Sizes = int | Sequence[int]
-SCRATCH_BYTES = 2**22  # for what the positions of a chunk see: about what two cores' second-level caches hold
-LEAST = 16  # products in a batch: with fewer than threads, MKL shares one product among threads and adds in another order
 SPREAD = 16  # padding may make the input that many times as large
 
 
@@ -145,246 +134,115 @@ def plan_for(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, paddin
     return _plan(*shapes, stride, padding, dilation, where)
 
 
-# --------------------------------------------------------------------------------------------------------------- chunks
+# ------------------------------------------------------------------------------------------------------------ operators
 
 
-class Chunk(NamedTuple):
-    """A box of output positions that follow each other in memory."""
+if native.core:
+    _ops = torch.ops.striate
 
-    first: int  # its first position, counted over all
-    positions: int
-    box: tuple[slice, ...]
-    sizes: tuple[int, ...]
+    @torch.library.register_fake("striate::local")
+    def _(x: Any, weight: Any, bias: Any, stride: Any, dilation: Any, before: Any, channels_last: Any) -> Any:
+        return empty(x, [x.shape[0], weight.shape[0], *weight.shape[2 : x.dim()]], x.dtype, channels_last)
 
+    @torch.library.register_fake("striate::local_input")
+    def _(dy: Any, weight: Any, input: Any, stride: Any, dilation: Any, before: Any, channels_last: Any) -> Any:
+        return empty(dy, [dy.shape[0], weight.shape[1], *input], dy.dtype, channels_last)
 
-def chunks(output: Sequence[int], limit: int) -> Iterator[Chunk]:
-    """Boxes of about ``limit`` positions, at least that many where there are, that cover the output in order.
+    @torch.library.register_fake("striate::local_weight")
+    def _(dy: Any, x: Any, size: Any, stride: Any, dilation: Any, before: Any) -> Any:
+        return dy.new_empty([dy.shape[1], x.shape[1], *dy.shape[2:], *size])
 
-    >>> [(c.first, c.sizes) for c in chunks((5, 4), 8)], [c.sizes for c in chunks((2, 20), 8)]
-    ([(0, (2, 4)), (8, (3, 4))], [(1, 10), (1, 10), (1, 10), (1, 10)])
-    """
-    axis, inner = len(output) - 1, 1
-    while axis > 0 and inner * output[axis] <= limit:
-        inner *= output[axis]
-        axis -= 1
-    pieces = max(1, output[axis] // -(-limit // inner))
-    cuts = [i * output[axis] // pieces for i in range(pieces + 1)]
-    first = 0
-    for lead in product(*(range(n) for n in output[:axis])):
-        for start, stop in pairwise(cuts):
-            positions = (stop - start) * inner
-            sizes = (*(1 for _ in lead), stop - start, *output[axis + 1 :])
-            box = (*(slice(i, i + 1) for i in lead), slice(start, stop), *(slice(0, n) for n in output[axis + 1 :]))
-            yield Chunk(first, positions, box, sizes)
-            first += positions
+    # Of the three maps of one form each is linear in two of x, weight and dy, and its gradients are the other two maps: so all orders of
+    # derivatives are these operators.
 
-
-class _Work:
-    """One pass over a batch: x (N, *padded, C) with its channels last and its padding in it, cut into chunks of positions."""
-
-    def __init__(self, x: Tensor, plan: Plan, filters: int) -> None:
-        self.axes, self.output, self.size = plan.window.axes, plan.window.output, plan.window.size
-        self.dims, self.samples, self.channels = len(self.axes), x.shape[0], x.shape[1]
-        self.positions, self.depth = prod(self.output), plan.window.taps * self.channels
-        self.padded = (self.samples, *plan.padded, self.channels)
-        # too few positions: each has some of the filters in each of several products
-        self.parts = next((n for n in range(1, filters) if filters % n == 0 and n * self.positions >= LEAST), filters)
-        self.filters = filters // self.parts
-        self.chunks = list(chunks(self.output, max(LEAST, SCRATCH_BYTES // (self.samples * self.depth * x.element_size()))))
-        most = max(c.positions for c in self.chunks) * self.parts * self.samples
-        self.seen, self.made = x.new_empty(most * self.depth), x.new_empty(most * self.filters)
-
-    def products(self, flat: Tensor, chunk: Chunk) -> Tensor:
-        """The chunk's matrices in a scratch tensor: (products, N, columns)."""
-        columns = self.depth if flat is self.seen else self.filters
-        return flat[: chunk.positions * self.parts * self.samples * columns].view(-1, self.samples, columns)
-
-    def own(self, chunk: Chunk) -> slice:
-        """The chunk's products among all."""
-        return slice(chunk.first * self.parts, (chunk.first + chunk.positions) * self.parts)
-
-    def matrices(self, weight: Tensor) -> Tensor:
-        """The weight as (products, C_out, taps·C); a view where it is laid out so."""
-        return weight.permute(_order(self.dims)).contiguous().view(-1, self.filters, self.depth)
-
-    def spread(self, x: Tensor) -> Tensor:
-        """x with its channels last and zeros around it."""
-        last = x.movedim(1, -1)
-        if self.padded == tuple(last.shape):
-            return last.contiguous()
-        spread = x.new_zeros(self.padded)
-        spread[self.inside].copy_(last)
-        return spread
-
-    @property
-    def inside(self) -> tuple[slice, ...]:
-        return (slice(None), *(slice(a.before, a.before + a.input) for a in self.axes))
-
-    def gather(self, spread: Tensor, chunk: Chunk) -> Tensor:
-        """What the chunk's positions see: (products, N, taps·C)."""
-        batch, *steps, one = spread.stride()
-        at = [a.stride * step for a, step in zip(self.axes, steps, strict=True)]
-        tap = [a.dilation * step for a, step in zip(self.axes, steps, strict=True)]
-        offset = spread.storage_offset() + sum(s.start * step for s, step in zip(chunk.box, at, strict=True))
-        sizes = (*chunk.sizes, self.parts, self.samples, *self.size, self.channels)
-        seen = self.products(self.seen, chunk)
-        seen.view(sizes).copy_(spread.as_strided(sizes, (*at, 0, batch, *tap, one), offset))
-        return seen
-
-    def scatter(self, dseen: Tensor, dspread: Tensor, chunk: Chunk) -> None:
-        """Adds the chunk's gradients where its positions looked: the adjoint of :meth:`gather`."""
-        parts = dseen.view(chunk.positions, self.parts, self.samples, self.depth).unbind(1)
-        whole = parts[0]
-        for part in parts[1:]:
-            whole += part
-        dseen = whole.unflatten(0, chunk.sizes).unflatten(-1, (*self.size, self.channels))
-        batch, *steps, one = dspread.stride()
-        tap = [a.dilation * step for a, step in zip(self.axes, steps, strict=True)]
-        start = dspread.storage_offset() + sum(s.start * a.stride * step for s, a, step in zip(chunk.box, self.axes, steps, strict=True))
-        for way in product(*(_apart(a, n) for a, n in zip(self.axes, chunk.sizes, strict=True))):
-            part = dseen[(*(w.outputs for w in way), slice(None), *(w.taps for w in way))]
-            at = [(w.outputs.step or 1) * a.stride * step for w, a, step in zip(way, self.axes, steps, strict=True)]
-            offset = start + sum(w.start * step for w, step in zip(way, steps, strict=True))
-            dspread.as_strided(part.shape, (*at, batch, *tap, one), offset).add_(part)
-
-    def put(self, y: Tensor, chunk: Chunk, target: Tensor) -> None:
-        """The chunk's results (products, N, C_out) into ``target`` (N, C_out, *output)."""
-        self._aligned(target, chunk).copy_(y.view(*chunk.sizes, self.parts, self.samples, self.filters))
-
-    def take(self, dy: Tensor, chunk: Chunk) -> Tensor:
-        """The chunk's gradients out of dy (N, C_out, *output): (products, N, C_out)."""
-        taken = self.products(self.made, chunk)
-        taken.view(*chunk.sizes, self.parts, self.samples, self.filters).copy_(self._aligned(dy, chunk))
-        return taken
-
-    def _aligned(self, y: Tensor, chunk: Chunk) -> Tensor:
-        part = y[(slice(None), slice(None), *chunk.box)].unflatten(1, (self.parts, self.filters))
-        return part.permute(*range(3, 3 + self.dims), 1, 0, 2)
-
-
-class _Apart(NamedTuple):
-    """(output, tap) pairs of one axis that reach no input twice: some outputs with some taps, and the first input they reach."""
-
-    outputs: slice
-    taps: slice
-    start: int
-
-
-def _apart(axis: Axis, count: int) -> list[_Apart]:
-    """The pairs of ``count`` outputs in as few such sets as there are: windows that do not overlap, or one tap of all windows."""
-    steps = -(-axis.extent // axis.stride)
-    if steps <= axis.size:
-        return [_Apart(slice(r, None, steps), slice(None), r * axis.stride) for r in range(min(steps, count))]
-    return [_Apart(slice(None), slice(t, t + 1), t * axis.dilation) for t in range(axis.size)]
-
-
-def _order(dims: int) -> list[int]:
-    """From the weight's shape (C_out, C, *output, *taps) to its order in memory, [*output][C_out][*taps][C]."""
-    return [*range(2, 2 + dims), 0, *range(2 + dims, 2 + 2 * dims), 1]
-
-
-def shaped(ordered: Tensor) -> Tensor:
-    """The weight of shape (C_out, C, *output, *taps) that lies in memory as ``ordered``, [*output][C_out][*taps][C].
-
-    >>> shaped(torch.zeros(5, 2, 4, 3)).shape
-    torch.Size([2, 3, 5, 4])
-    """
-    dims = ordered.dim() // 2 - 1
-    return ordered.permute(dims, 2 * dims + 1, *range(dims), *range(dims + 1, 2 * dims + 1))
-
-
-def laid_out(weight: Tensor) -> Tensor:
-    """The weight with its values in the products' order; itself if they are.
-
-    >>> laid_out(torch.zeros(2, 3, 5, 4)).stride()
-    (12, 1, 24, 3)
-    """
-    return shaped(weight.permute(_order(weight.dim() // 2 - 1)).contiguous())
-
-
-def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
-    work, filters = _Work(x, plan, weight.shape[0]), weight.shape[0]
-    y = empty(x, [x.shape[0], filters, *work.output], x.dtype, is_channels_last(x))
-    matrices, spread = work.matrices(weight), work.spread(x)
-    shift = None if bias is None else bias.movedim(0, -1).reshape(-1, 1, work.filters)
-    for chunk in work.chunks:
-        made = work.products(work.made, chunk)
-        torch.bmm(work.gather(spread, chunk), matrices[work.own(chunk)].transpose(1, 2), out=made)
-        if shift is not None:
-            made += shift[work.own(chunk)]
-        work.put(made, chunk, y)
-    return y
-
-
-def _backward(dy: Tensor, x: Tensor, weight: Tensor, plan: Plan, wanted: Sequence[bool]) -> list[Tensor | None]:
-    """dx, dweight and dbias, each if wanted, from one pass over the chunks."""
-    work = _Work(x, plan, weight.shape[0])
-    spread = matrices = dspread = dmatrices = dshift = dx = dweight = dbias = None
-    if wanted[0]:
-        matrices, dspread = work.matrices(weight), x.new_zeros(work.padded)
-        dx = dspread[work.inside].movedim(-1, 1)
-    if wanted[1]:
-        spread, ordered = work.spread(x), x.new_empty(*work.output, weight.shape[0], *work.size, work.channels)
-        dweight, dmatrices = shaped(ordered), work.matrices(shaped(ordered))
-    if wanted[2]:
-        dbias = x.new_empty(*work.output, weight.shape[0]).movedim(-1, 0)
-        dshift = dbias.movedim(0, -1).view(-1, work.filters)
-    for chunk in work.chunks:
-        taken, own = work.take(dy, chunk), work.own(chunk)
-        if spread is not None and dmatrices is not None:
-            torch.bmm(taken.transpose(1, 2), work.gather(spread, chunk), out=dmatrices[own])
-        if dspread is not None and matrices is not None:
-            dseen = work.products(work.seen, chunk)
-            torch.bmm(taken, matrices[own], out=dseen)
-            work.scatter(dseen, dspread, chunk)
-        if dshift is not None:
-            torch.sum(taken, 1, out=dshift[own])
-    del work, spread  # before there is a dx beside its padded self
-    if dx is not None and not is_channels_last(x):
-        dx = dx.contiguous()
-    elif dx is not None:
-        dx = dx.movedim(1, -1).contiguous().movedim(-1, 1)
-    return [dx, dweight, dbias]
-
-
-class _Local(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
+    def _setup(ctx: Any, inputs: Any, output: Any) -> None:
+        x, weight, _, *ctx.geometry = inputs
         ctx.save_for_backward(x, weight)
-        ctx.plan = plan
-        return _forward(x, weight, bias, plan)
 
-    @staticmethod
-    @without_autocast
-    def backward(ctx: Any, dy: Tensor) -> Any:
+    def _backward(ctx: Any, dy: Any) -> Any:
         x, weight = ctx.saved_tensors
-        plan, wanted = ctx.plan, ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled() or gate.closed_to(dy) is not None:  # also where a gradient of this gradient may be asked for
-            got = reference.local_backward(dy, x, weight, plan.stride, plan.padding, plan.dilation)
-            return *(g if want else None for g, want in zip(got, wanted, strict=True)), None
-        return *_backward(dy, x, weight, plan, wanted), None
+        (stride, dilation, before, _), (dx, dw, db) = ctx.geometry, ctx.needs_input_grad[:3]
+        return (
+            local_input(dy, weight, x.shape[2:], stride, dilation, before, is_channels_last(x)) if dx else None,
+            local_weight(dy, x, weight.shape[x.dim() :], stride, dilation, before) if dw else None,
+            dy.sum(0) if db else None,
+            *[None] * 4,
+        )
+
+    def _input_setup(ctx: Any, inputs: Any, output: Any) -> None:
+        dy, weight, _, *ctx.geometry = inputs
+        ctx.save_for_backward(dy, weight)
+
+    def _input_backward(ctx: Any, ddx: Any) -> Any:
+        dy, weight = ctx.saved_tensors
+        (stride, dilation, before, _), (ddy, dw) = ctx.geometry, ctx.needs_input_grad[:2]
+        return (
+            local_native(ddx, weight, None, stride, dilation, before, is_channels_last(dy)) if ddy else None,
+            local_weight(dy, ddx, weight.shape[dy.dim() :], stride, dilation, before) if dw else None,
+            *[None] * 5,
+        )
+
+    def _weight_setup(ctx: Any, inputs: Any, output: Any) -> None:
+        dy, x, _, *ctx.geometry = inputs
+        ctx.save_for_backward(dy, x)
+
+    def _weight_backward(ctx: Any, ddw: Any) -> Any:
+        dy, x = ctx.saved_tensors
+        (stride, dilation, before), (ddy, dx) = ctx.geometry, ctx.needs_input_grad[:2]
+        return (
+            local_native(x, ddw, None, stride, dilation, before, is_channels_last(dy)) if ddy else None,
+            local_input(dy, ddw, x.shape[2:], stride, dilation, before, is_channels_last(x)) if dx else None,
+            *[None] * 4,
+        )
+
+    def _margins(x: Tensor, weight: Tensor, geometry: Sequence[Any]) -> list[int]:
+        """What ``torch.nn.functional.pad`` puts around x so that the windows just fit."""
+        stride, dilation, before = geometry[:3]
+        output, size = weight.shape[2 : x.dim()], weight.shape[x.dim() :]
+        axes = zip(x.shape[2:], output, size, stride, dilation, before, strict=True)
+        pairs = [(p, (o - 1) * s + (k - 1) * d + 1 - i - p) for i, o, k, s, d, p in axes]
+        return [n for pair in reversed(pairs) for n in pair]
+
+    def _formula(ctx: Any, dy: Any) -> Any:
+        x, weight = ctx.saved_tensors
+        around = _margins(x, weight, ctx.geometry)
+        dx, dw, db = reference.local_backward(dy, pad(x, around), weight, ctx.geometry[0], 0, ctx.geometry[1])
+        return pad(dx, [-n for n in around]), dw, db if ctx.needs_input_grad[2] else None
+
+    def _input_formula(ctx: Any, ddx: Any) -> Any:
+        dy, weight = ctx.saved_tensors
+        around = pad(ddx, _margins(ddx, weight, ctx.geometry))
+        arguments = (ctx.geometry[0], 0, ctx.geometry[1])
+        return reference.local(around, weight, None, *arguments), reference.local_backward(dy, around, weight, *arguments)[1]
+
+    def _weight_formula(ctx: Any, ddw: Any) -> Any:
+        dy, x = ctx.saved_tensors
+        around, arguments = _margins(x, ddw, ctx.geometry), (ctx.geometry[0], 0, ctx.geometry[1])
+        padded = pad(x, around)
+        dx = reference.local_backward(dy, padded, ddw, *arguments)[0]
+        return reference.local(padded, ddw, None, *arguments), pad(dx, [-n for n in around])
+
+    local_native = differentiable(_ops.local.default, _setup, _backward, _formula, tensors=3)
+    local_input = differentiable(_ops.local_input.default, _input_setup, _input_backward, _input_formula, tensors=2)
+    local_weight = differentiable(_ops.local_weight.default, _weight_setup, _weight_backward, _weight_formula, tensors=2)
 
 
 # -------------------------------------------------------------------------------------------------------------- methods
 
 
 def _refusal(closed: gate.Closed | None, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> str | None:
-    if torch.compiler.is_compiling():
-        return "torch.compile traces the formula"
     if closed is not None:
         return closed.reason
     if x.numel() == 0:
-        return "an empty batch has no products"
+        return "an empty batch has nothing to add up"
     if prod(plan.padded) > SPREAD * prod(plan.window.input):
         return f"padding makes x more than {SPREAD} times as large"
     return None
 
 
 def _run(closed: None, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
-        return _Local.apply(x, weight, bias, plan)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        return _forward(x, weight, bias, plan)
+    before = [a.before for a in plan.window.axes]
+    return local_native(x, weight, bias, plan.stride, plan.dilation, before, is_channels_last(x))
 
 
 def _reference(closed: Any, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
@@ -416,7 +274,7 @@ def local(
 
     x: (N, C, *input) or (C, *input) of one, two or three axes; weight: (C_out, C, *output, *taps); bias: (C_out, *output) or None.
     Result: (N, C_out, *output) or (C_out, *output), channels_last where x is. padding: numbers, ``"same"`` (ceil(input / stride)
-    outputs, an odd one behind) or ``"valid"``. Fastest where the weight is :func:`laid_out`; any other order is copied first.
+    outputs, an odd one behind) or ``"valid"``.
 
     Cost: C_out·C·|output|·|taps| MACs a sample.
 

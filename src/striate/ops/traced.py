@@ -5,6 +5,7 @@ Their fake kernels and gradients stand with the operators' families.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ Shape = list[int]
 # All but norm_update, which changes its arguments: a batch of calls could not share them.
 OPERATORS = (
     *("conv", "conv_bias", "conv_fused", "conv_input", "conv_measured", "conv_pack", "conv_weight"),
+    *("local", "local_input", "local_weight"),
     *("norm", "norm_backward", "norm_measure", "norm_sums", "local_response", "local_response_backward"),
     *("avg_pool", "avg_pool_backward", "max_pool_index", "max_pool_index_backward"),
     *("max_pool_offset", "max_pool_offset_backward", "offset_to_index"),
@@ -57,11 +59,20 @@ def _conv_weight(dy: Shape, x: Shape, *args: Any, out_shape: Any = None, **kwarg
     return conv_backward_flop(dy, x, out_shape, *geometry, [False, True, False], [None, out_shape, None])
 
 
+def _local(x: Shape, weight: Shape, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return 2 * x[0] * prod(weight)
+
+
+def _local_weight(dy: Shape, x: Shape, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return 2 * x[0] * prod(out_shape)
+
+
 if native.core:
     _ops = torch.ops.striate
     _FLOPS: dict[str, Any] = {
         **{"conv": _conv, "conv_fused": _conv, "conv_measured": _conv_measured},
         **{"conv_input": _conv_input, "conv_weight": _conv_weight},
+        **{"local": _local, "local_input": _local, "local_weight": _local_weight},
     }
     for _name, _formula in _FLOPS.items():
         register_flop_formula(getattr(_ops, _name))(_formula)
