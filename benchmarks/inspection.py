@@ -36,6 +36,25 @@ def ours_of(name: str) -> Any:
     return lambda: inspect(model, CASES[name])
 
 
+def large() -> dict[str, Any]:
+    """What would take minutes if a loop went through it, or would not fit memory if values were computed."""
+    from torch import nn
+
+    from striate.analysis.explain import explain
+    from striate.models.resnet import Bottleneck, _resnet, _stem
+
+    audio = nn.Sequential(nn.Conv1d(1, 4, 9, stride=4), nn.ReLU(), nn.MaxPool1d(4), nn.Conv1d(4, 4, 3), nn.AdaptiveAvgPool1d(1))
+    enlarged = nn.Sequential(*(nn.Sequential(nn.Upsample(scale_factor=1.3, mode="bilinear"), nn.Conv2d(1, 1, 3, padding=1)) for _ in range(12)))
+    with torch.device("meta"):
+        resnet = _resnet(_stem(3), Bottleneck, [64, 128, 256, 512], [3, 8, 36, 3], 1000)
+    return {
+        "inspect, one axis of 1,000,000": lambda: inspect(audio, (1, 1, 1_000_000)),
+        "inspect, 12 enlargements by 1.3": lambda: inspect(enlarged, (1, 1, 32, 32)),
+        "inspect, ResNet-152 without values": lambda: inspect(resnet, (1, 3, 224, 224)),
+        "explain, one axis of 2²⁹": lambda: explain("conv1d", (1, 2**29), out=1, kernel=3, padding=1),
+    }
+
+
 def peak_mib(maker: str, name: str, queue: Any) -> None:
     run = globals()[maker](name)
     globals()[maker]("lenet5")()  # imports
@@ -91,6 +110,10 @@ def main() -> None:
         ratio = row["striate_ms"] / row["torchinfo_ms"]
         cells = (row["striate_ms"], row["torchinfo_ms"], ratio, held["striate"], held["torchinfo"], parameters)
         print(f"{name:<16}" + "".join(f"{cell:>16.2f}" for cell in cells))
+    for name, run in large().items():
+        start = time.perf_counter()
+        run()
+        print(f"{name:<40}{(time.perf_counter() - start) * 1e3:>8.0f} ms, once")
     told = {"command": "python benchmarks/inspection.py", "torch": torch.__version__, "first_ms": first_ms, "rows": rows}
     options.json.write_text(json.dumps(told, indent=1) + "\n")
 

@@ -175,7 +175,7 @@ def rows(rounds: int, only: str) -> Iterator[dict[str, object]]:
         for stride in ((1,) if "×" in kind else (1, 2))
         for map in MAPS
         for size in crossovers.sizes(kind, map)
-        for last in (False, True)
+        for last in ((False, True) if axes > 1 else (False,))  # of one axis there is one memory order
         if only in f"{axes}d {kind} {map}" and (map != "fused" or (last and axes == 2))
     )
     for axes, kind, limit, stride, map, size, last in cases:

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <cstring>
 #include <limits>
 #include <string>
 #include <tuple>
@@ -470,6 +471,7 @@ Tensor conv_pack(const Tensor& weight, int64_t groups, int64_t number) {
     const ConvKernels<T>& k = conv_kernels<T>(method);
     packed = new_tensor({k.pack ? k.packed_size(shape) : 0}, w.scalar_type());
     use_large_pages(pointer<T>(*packed), size_t(packed->numel()) * sizeof(T));
+    if (k.pack) std::memset(pointer<T>(*packed), 0, size_t(packed->numel()) * sizeof(T));  // also the lanes that no channel fills
     if (k.pack) k.pack(shape, {pointer<T>(w), last}, pointer<T>(*packed));
   });
   return *packed;

@@ -275,6 +275,27 @@ def test_a_convolution_with_a_conv_forward_of_its_own_is_called() -> None:
     check(results(model, x), expected)
 
 
+@pytest.mark.parametrize("name", ["Conv2d", "_conv_forward", "BatchNorm2d", "ReLU", "MaxPool2d"])
+def test_a_class_that_got_another_forward_is_called(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(*block(), nn.ReLU(), nn.MaxPool2d(2))
+    x, kind = images(), torch.nn.ReLU if name == "ReLU" else getattr(nn, name, nn.Conv2d)
+    method = "_conv_forward" if name == "_conv_forward" else "forward"
+    compute, calls = getattr(kind, method), []
+
+    def half(self: Any, *inputs: Any) -> Tensor:
+        calls.append(self)
+        out: Tensor = compute(self, *inputs)
+        return out * 0.5 + 0.25
+
+    monkeypatch.setattr(kind, method, half)
+    with torch.no_grad():
+        y, expected = model(x), x
+        for layer in model:
+            expected = layer(expected)
+    assert len(calls) == 2 * sum(isinstance(layer, kind) for layer in model) > 0
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("place", [0, 1, 2, 3, 4, 5])
 def test_a_layer_of_another_class_is_called(place: int) -> None:
     def halved(self: Any, input: Tensor) -> Tensor:
@@ -361,7 +382,10 @@ def test_parts_are_replaced_removed_and_added_as_torchs() -> None:
     with sharing() as shared:
         check(results(model, x), expected)
     assert shared.counts == (2, 1)
-    assert isinstance(model + model, torch.nn.Sequential) and len(model * 2) == 2 * len(model)
+    for made, length in ((model + model, 16), (model * 2, 16), (2 * model, 16), (model + theirs, 16)):
+        assert type(made) is nn.Sequential and len(made) == length and made[8] in (model[0], theirs[0])
+    with pytest.raises(ValueError, match="add operator supports only objects of Sequential class"):
+        model + [nn.ReLU()]  # noqa: RUF005
 
 
 def test_no_layer_and_what_is_none() -> None:

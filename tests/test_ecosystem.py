@@ -1822,6 +1822,63 @@ def test_what_torchs_layers_refuse_ours_refuse(name: str) -> None:
             assert outcomes[0] == outcomes[1] or outcomes[0] is Exception, kind
 
 
+# ------------------------------------------------------------------------------------------ situations that other files' tests hold
+
+# Of layers of ours and of accelerated models of torch's: each, and the tests that hold it.
+ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "features between the layers of a container: walked over, sliced, hooked later": ("drop_in.features_may_be_tapped_sliced_and_hooked",),
+    "parts of a container or a block replaced, removed, added": (
+        *("drop_in.parts_may_be_replaced_after_accelerate", "container.parts_are_replaced_removed_and_added_as_torchs"),
+        *("container.parts_of_residual_blocks_may_be_replaced_by_anything", "blocks.parts_of_a_block_are_what_they_are_and_may_be_replaced"),
+    ),
+    "hooks of every kind on single layers, set before or after `accelerate`; global hooks": (
+        *("drop_in.hooks_on_every_relu_see_and_do_what_they_do_in_torchs", "drop_in.global_hooks_see_every_call"),
+        *("container.a_hook_on_any_neighbour_gives_torchs_results_and_sharing_is_back_without_it",),
+        *("container.hooks_inside_residual_blocks_are_called_as_torchs",),
+    ),
+    "a `forward` put in the place of an instance's or a class's": (
+        *("container.a_layer_with_a_forward_of_its_own_is_called", "container.a_class_that_got_another_forward_is_called"),
+    ),
+    "`convert_sync_batchnorm`, `fuse_conv_bn_eval`": ("drop_in.converters_of_torchs_find_norms_and_activations_apart",),
+    "subclasses of `Sequential` that have its `forward`, copied and pickled": (
+        *("drop_in.subclasses_of_sequential_share_and_stay_what_they_are", "container.copies"),
+    ),
+    "`accelerate` and back: objects, classes, storages, strides": (
+        *("memory_format.parameters_and_buffers_are_the_same_memory_and_restore_leaves_all_as_it_was",),
+        *("drop_in.a_round_trip_leaves_state_outputs_and_classes_as_they_were",),
+    ),
+    "`share_memory()`, and another process that writes": ("memory_format.another_processs_writes_to_shared_memory_are_seen",),
+    "parameters tied by `.data`, in a flat buffer, in memory of numpy's or of a file": (
+        *("memory_format.parameters_that_are_tied_by_data_stay_tied", "memory_format.views_of_a_flat_buffer_stay_views"),
+        *("memory_format.weights_in_memory_of_numpys_and_of_a_file_stay_there",),
+    ),
+    "`DistributedDataParallel` inside and outside of `accelerate`": ("memory_format.distributed_data_parallel_gets_the_gradients",),
+    "optimizers' momenta, plain, foreach and fused, across `accelerate`": ("memory_format.accelerate_between_steps_keeps_momenta",),
+    "`LBFGS`, `parameters_to_vector`, safetensors": (
+        *("memory_format.optimizers_and_functions_that_flatten_parameters_take_them",),
+        *("memory_format.safetensors_saves_an_accelerated_model",),
+        *("memory_format.locally_connected_layers_are_saved_by_safetensors_and_laid_in_one_vector",),
+    ),
+    "`view` of what a layer gives; its memory format": (
+        *("memory_format.outputs_can_be_viewed_and_gradients_have_the_parameters_strides",),
+        *("memory_format.a_layer_gives_the_memory_format_that_torchs_gives",),
+    ),
+    "`accelerate(model, memory_format=torch.channels_last)`": ("memory_format.convolutions_give_channels_last_where_that_is_asked_for",),
+    "timm's layers and networks, and classes given to `striate.nn.adapt`": (
+        *("adapters.exact_instances_get_the_class_and_theirs_back", "adapters.a_layer_of_timms_computes_as_timms"),
+        *("adapters.networks_of_timms_are_accelerated_and_restored",),
+    ),
+}
+NETS |= dict.fromkeys(ELSEWHERE, "striate")
+
+
+def test_what_other_files_hold_is_there() -> None:
+    for tests in ELSEWHERE.values():
+        for where in tests:
+            file, name = where.split(".")
+            assert f"\ndef test_{name}(" in (Path(__file__).parent / f"test_{file}.py").read_text(), where
+
+
 # ------------------------------------------------------------------------------------------------------------------- the guide
 
 

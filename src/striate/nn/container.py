@@ -60,6 +60,16 @@ class Sequential(torch.nn.Sequential):
     def _chain(self) -> Iterable[Any]:
         return self._modules.values()
 
+    # torch's make one of torch's
+    def __add__(self, other: Any) -> Sequential:
+        return Sequential(*torch.nn.Sequential.__add__(self, other))
+
+    def __mul__(self, other: int) -> Sequential:
+        return Sequential(*torch.nn.Sequential.__mul__(self, other))
+
+    def __rmul__(self, other: int) -> Sequential:
+        return self * other
+
 
 @functools.cache
 def container_of(theirs: type) -> type:
@@ -84,6 +94,8 @@ def container_of(theirs: type) -> type:
         return how, tuple(theirs if a is kind else a for a in arguments), *state
 
     shared = {name: Sequential.__dict__[name] for name in ("forward", "_run", "_chain")}
+    sums = ("__add__", "__mul__", "__rmul__")
+    shared |= {name: Sequential.__dict__[name] for name in sums if getattr(theirs, name) is getattr(torch.nn.Sequential, name)}
     names = {name: getattr(theirs, name) for name in ("__module__", "__qualname__", "__doc__")}
     kind = type(theirs.__name__, (theirs,), {**shared, **names, "__reduce_ex__": reduce, "_striate_theirs": theirs})
     return kind
@@ -121,8 +133,16 @@ SUM: Any = object()  # … and where they meet
 CALL = Module.__call__
 
 
+def _written(kind: Any) -> tuple[Any, ...]:
+    """What a call of a module of this class goes through."""
+    return kind.__call__, kind.forward, getattr(kind, "_conv_forward", None)
+
+
+WRITTEN = {kind: _written(kind) for kind in CONVOLUTIONS | NORMS | MAX_POOLS | ACTIVATIONS.keys()}
+
+
 def is_plain(module: Any) -> bool:
-    """Whether calling ``module`` is calling its class's ``forward`` and nothing else.
+    """Whether calling ``module`` is calling its class's ``forward``, the one that was written for it, and nothing else.
 
     >>> layer = torch.nn.ReLU()
     >>> before, _ = is_plain(layer), layer.register_forward_hook(print)
@@ -132,6 +152,9 @@ def is_plain(module: Any) -> bool:
     own = module.__dict__
     hooks = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
     if hooks or "_conv_forward" in own or "_compiled_call_impl" in own:  # what an instance may have in its class's place, or by compile()
+        return False
+    kind = type(module)
+    if kind in WRITTEN and WRITTEN[kind] != _written(kind):  # somebody put another in its place
         return False
     forward = own.get("forward")
     return forward is None or (type(forward) is Watched and forward.plain)
