@@ -44,7 +44,7 @@ def large() -> dict[str, Any]:
     from striate.models.resnet import Bottleneck, _resnet, _stem
 
     audio = nn.Sequential(nn.Conv1d(1, 4, 9, stride=4), nn.ReLU(), nn.MaxPool1d(4), nn.Conv1d(4, 4, 3), nn.AdaptiveAvgPool1d(1))
-    enlarged = nn.Sequential(*(nn.Sequential(nn.Upsample(scale_factor=1.3, mode="bilinear"), nn.Conv2d(1, 1, 3, padding=1)) for _ in range(12)))
+    enlarged = nn.Sequential(*[nn.Sequential(nn.Upsample(scale_factor=1.3, mode="bilinear"), nn.Conv2d(1, 1, 3, padding=1))] * 12)
     with torch.device("meta"):
         resnet = _resnet(_stem(3), Bottleneck, [64, 128, 256, 512], [3, 8, 36, 3], 1000)
     return {
