@@ -133,12 +133,10 @@ SUM: Any = object()  # … and where they meet
 CALL = Module.__call__
 
 
-def _written(kind: Any) -> tuple[Any, ...]:
-    """What a call of a module of this class goes through."""
-    return kind.__call__, kind.forward, getattr(kind, "_conv_forward", None)
-
-
-WRITTEN = {kind: _written(kind) for kind in CONVOLUTIONS | NORMS | MAX_POOLS | ACTIVATIONS.keys()}
+# What a call of a module of these classes goes through.
+WRITTEN: dict[Any, tuple[Any, Any]] = {
+    kind: (kind.forward, getattr(kind, "_conv_forward", None)) for kind in CONVOLUTIONS | NORMS | MAX_POOLS | ACTIVATIONS.keys()
+}
 
 
 def is_plain(module: Any) -> bool:
@@ -154,7 +152,10 @@ def is_plain(module: Any) -> bool:
     if hooks or "_conv_forward" in own or "_compiled_call_impl" in own:  # what an instance may have in its class's place, or by compile()
         return False
     kind = type(module)
-    if kind in WRITTEN and WRITTEN[kind] != _written(kind):  # somebody put another in its place
+    forward, conv_forward = WRITTEN.get(kind, (None, None))
+    if forward is not None and (kind.forward is not forward or kind.__call__ is not CALL):  # somebody put another in its place
+        return False
+    if conv_forward is not None and kind._conv_forward is not conv_forward:
         return False
     forward = own.get("forward")
     return forward is None or (type(forward) is Watched and forward.plain)
@@ -232,12 +233,13 @@ def run(modules: Iterable[Any], passed: Passed, residual: Callable[[], Passed] |
             x, fresh = layer(x), False
         elif kind in CONVOLUTIONS:
             weights = _weights(layer)
-            behind = _pooled(_reached(layers, at + 1), _reached(layers, at + 2))
+            following = _reached(layers, at + 1)
+            behind = _pooled(following, _reached(layers, at + 2)) if type(following) in ACTIVATIONS else None
             if behind is not None:
                 how = functools.partial(_conv_and_pool, layer, layers[at + 2], behind)
                 x, at = _compute(tuple(layers[at : at + 3]), how, (x,), *weights, fresh=fresh), at + 2
             else:
-                measure = _measures(_reached(layers, at + 1))
+                measure = _measures(following)
                 x = _compute((layer,), layer._compute, (x,), *weights, measure=measure, fresh=fresh)
                 statistics = take(x) if measure else None
             fresh = False
@@ -245,8 +247,9 @@ def run(modules: Iterable[Any], passed: Passed, residual: Callable[[], Passed] |
             if residual is not None and _reached(layers, at + 1) is residual:
                 residuals.append(residual())
                 del layers[at + 1]
-            adds = _reached(layers, at + 1) is SUM and _fits(x, residuals[-1].value)
-            following = _following(layer, _reached(layers, at + 1 + adds))
+            beside = _reached(layers, at + 1)
+            adds = beside is SUM and _fits(x, residuals[-1].value)
+            following = _following(layer, _reached(layers, at + 2) if adds else beside)
             adds = adds and following is not None
             value, again = residuals.pop() if adds else (None, False)
             both = (layer,) if following is None else (layer, layers[at + 1 + adds])
@@ -270,9 +273,9 @@ def looked_at() -> bool:
 def _reached(layers: list[Any], at: int) -> Any:
     """The layer at this place, None behind the last. What only calls its layers in turn makes way for them."""
     while at < len(layers):
-        inner = _chain(layers[at])
-        if inner is None:
-            return layers[at]
+        layer = layers[at]
+        if type(layer) in WRITTEN or (inner := _chain(layer)) is None:
+            return layer
         layers[at : at + 1] = inner
     return None
 
@@ -282,11 +285,19 @@ def _chain(layer: Any) -> Iterable[Any] | None:
 
     RESIDUAL and SUM may stand among them.
     """
-    definer: Any = next((c for c in type(layer).__mro__ if "forward" in c.__dict__), None)
-    if definer is None or "_chain" not in definer.__dict__ or type(layer).__call__ is not CALL or not is_plain(layer):
+    kind: Any = type(layer)
+    forward, chained = _CHAINED.get(kind, (None, False))
+    if forward is None or forward is not getattr(kind, "forward", None):
+        definer: Any = next((c for c in kind.__mro__ if "forward" in c.__dict__), object)
+        chained = "_chain" in definer.__dict__
+        _CHAINED[kind] = getattr(kind, "forward", None), chained
+    if not chained or kind.__call__ is not CALL or not is_plain(layer):
         return None
     chain: Iterable[Any] | None = layer._chain()
     return chain
+
+
+_CHAINED: dict[type, tuple[Any, bool]] = {}  # by class: its forward, and whether what defines that says what it calls
 
 
 def _weights(layer: Any) -> tuple[Any, ...]:

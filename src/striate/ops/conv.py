@@ -89,15 +89,19 @@ def _letters(dims: int) -> str:
     return ", ".join("DHW"[3 - dims :]) if dims > 1 else "L"
 
 
-def _check_tensors(x: Any, weight: Any, bias: Any, groups: Any, dims: int, where: str, transposed: bool) -> None:
+def _check_kinds(x: Any, weight: Any, bias: Any, where: str) -> None:
+    if isinstance(x, Tensor) and isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor)):
+        return
     for name, t in (("x", x), ("weight", weight), ("bias", bias)):
-        if not isinstance(t, Tensor) and not (name == "bias" and t is None):
+        if not isinstance(t, Tensor):
             raise ArgumentTypeError(build(where, f"{name} to be a tensor", type(t).__name__, do="Call torch.as_tensor on it first."))
-    shape, of_weight = tuple(x.shape), tuple(weight.shape)
-    if x.dim() not in (dims + 1, dims + 2):
+
+
+def _check_shapes(shape: Any, of_weight: Any, of_bias: Any, groups: Any, dims: int, where: str, transposed: bool) -> None:
+    if len(shape) not in (dims + 1, dims + 2):
         expects = f"x of shape (N, C, {_letters(dims)}) or (C, {_letters(dims)})"
         raise ShapeError(build(where, expects, shape, do="Add or drop axes with unsqueeze or flatten."))
-    if weight.dim() != dims + 2:
+    if len(of_weight) != dims + 2:
         lead = "(in, out / groups, " if transposed else "(out, in / groups, "
         expects = f"a weight of shape {lead}{_letters(dims)})"
         raise ShapeError(build(where, expects, of_weight, do="Give it a number of taps for each axis.", x=shape))
@@ -124,17 +128,25 @@ def _check_tensors(x: Any, weight: Any, bias: Any, groups: Any, dims: int, where
     if channels == 0:  # torch would give an output without filters
         fix = "Only the batch may be empty."
         raise ShapeError(build(where, "x of at least one channel", shape, do=fix, weight=of_weight))
-    if bias is not None:
+    if of_bias is not None:
         filters = second * groups if transposed else first
-        if tuple(bias.shape) != (filters,):
+        if of_bias != (filters,):
             expects = f"a bias of shape ({filters},)"
-            raise ShapeError(build(where, expects, tuple(bias.shape), do="Give one number for each filter.", x=shape))
+            raise ShapeError(build(where, expects, of_bias, do="Give one number for each filter.", x=shape))
+
+
+_cached_check = functools.lru_cache(maxsize=4096)(_check_shapes)
+
+
+def _check_types(x: Tensor, weight: Tensor, bias: Tensor | None, where: str) -> None:
     for name, t in (("weight", weight), ("bias", bias)):
-        if t is not None and t.device != x.device:
-            raise ArgumentError(build(where, f"{name} on x's device, {x.device}", t.device, do="Move one with .to().", x=shape))
-        if t is not None and t.dtype is not x.dtype and not torch.is_autocast_enabled(x.device.type):
+        if t is None or (t.dtype is x.dtype and t.device == x.device):
+            continue
+        if t.device != x.device:
+            raise ArgumentError(build(where, f"{name} on x's device, {x.device}", t.device, do="Move one with .to().", x=tuple(x.shape)))
+        if not torch.is_autocast_enabled(x.device.type):
             wanted_type, got = (str(d).removeprefix("torch.") for d in (x.dtype, t.dtype))
-            raise DtypeError(build(where, f"{name} of x's type, {wanted_type}", got, do="Convert one with .to().", x=shape))
+            raise DtypeError(build(where, f"{name} of x's type, {wanted_type}", got, do="Convert one with .to().", x=tuple(x.shape)))
 
 
 def _paddings(padding: Any, input: Any, size: Any, stride: Any, dilation: Any, where: str, shape: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -242,15 +254,19 @@ def plan_for(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any, dim
     """
     *rest, groups = geometry
     groups = as_int(groups)
-    _check_tensors(x, weight, bias, groups, dims, where, transposed)
-    make: Callable[..., Plan] = _transpose_plan if transposed else _plan
-    cached: Callable[..., Plan] = _cached_transpose_plan if transposed else _cached_plan
-    shapes = (tuple(x.shape), tuple(weight.shape), dims)
-    if not torch.compiler.is_compiling() and all(type(n) is int for n in x.shape):
+    _check_kinds(x, weight, bias, where)
+    shape, of_weight, of_bias = tuple(x.shape), tuple(weight.shape), None if bias is None else tuple(bias.shape)
+    known = not torch.compiler.is_compiling() and all(type(n) is int for n in shape) and type(groups) is int
+    check = _cached_check if known else _check_shapes
+    check(shape, of_weight, of_bias, groups, dims, where, transposed)
+    _check_types(x, weight, bias, where)
+    if known:
         key = tuple(as_key(v) for v in rest)
         if None not in key:
-            return cached(*shapes, *key, groups, where)
-    return make(*shapes, *rest, groups, where)
+            cached: Callable[..., Plan] = _cached_transpose_plan if transposed else _cached_plan
+            return cached(shape, of_weight, dims, *key, groups, where)
+    make: Callable[..., Plan] = _transpose_plan if transposed else _plan
+    return make(shape, of_weight, dims, *rest, groups, where)
 
 
 # -------------------------------------------------------------------------------------------------------------- methods
@@ -677,10 +693,10 @@ def _run(
         raise ArgumentError(build(where, f"method to be one of {', '.join(NAMES)}", repr(method), do="Leave it out for the fastest."))
     refusal = None if closed is None else closed.reason
     batch = x if x.dim() == plan.dims + 2 else x.unsqueeze(0)
-    follows = refusal is None and follows_channels_last(x, weight)
+    weight_last = refusal is None and is_channels_last(weight)
+    follows = weight_last or (refusal is None and x.dim() == weight.dim() and is_channels_last(x))  # follows_channels_last
     last = follows or (channels_last and refusal is None and plan.dims > 1)
     method = method or choose.preferred() or AS_MEASURED  # settled here, for the gradients too
-    weight_last = refusal is None and is_channels_last(weight)
     route = _route_for(Call(map, plan, last, x.dtype, refusal, method, is_strict(), measure, weight_last))
     plain = route.method.name == "torch" and not _needs_gradient(x, weight, bias)
     if theirs is not None and last == follows and (route.all_torch or plain):

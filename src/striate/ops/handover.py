@@ -61,7 +61,7 @@ def conv(
     >>> conv(torch.ones(1, 1, 5), torch.ones(1, 1, 1), None, [2], [0], [1], 1, 1)
     tensor([[[1., 1., 1.]]])
     """
-    if isinstance(x, Tensor) and isinstance(weight, Tensor) and not isinstance(padding, str):
+    if isinstance(x, Tensor) and isinstance(weight, Tensor) and not isinstance(padding, str) and 1 in weight.shape[2:]:
         dilation = [1 if k == 1 else d for k, d in zip(weight.shape[2:], dilation, strict=True)]
         if _strides_one_tap(x, weight, stride):
             x = sliced(F.pad(x, around([(p, p) for p in padding])) if any(padding) else x, stride)
