@@ -249,8 +249,8 @@ def run(modules: Iterable[Any], passed: Passed, residual: Callable[[], Passed] |
                 del layers[at + 1]
             beside = _reached(layers, at + 1)
             adds = beside is SUM and _fits(x, residuals[-1].value)
+            adds = adds and layer.activation is None and getattr(layer, "whole_batch", None) is None
             following = _following(layer, _reached(layers, at + 2) if adds else beside)
-            adds = adds and following is not None
             value, again = residuals.pop() if adds else (None, False)
             both = (layer,) if following is None else (layer, layers[at + 1 + adds])
             inputs = (x,) if value is None else (x, value)

@@ -44,8 +44,9 @@ def keep(x: Tensor, y: Tensor, place: int = 0) -> None:
         parts = made.saved_tensors
     except RuntimeError:  # a backward gave them up, or one was changed since: autograd says so where it minds
         return
+    applied = dict(zip(parameters, getattr(made, "applied", ()), strict=False))  # as they were: x's node may have copies of its own
     with torch.no_grad():
-        parts = [p.clone() if k in parameters and p is not None else p for k, p in enumerate(parts)]
+        parts = [(applied[k] if k in applied else p.clone()) if k in parameters and p is not None else p for k, p in enumerate(parts)]
     saved.register_hooks(lambda _: [(p, p if p is None else p._version) for p in parts], partial(_made, make))
 
 
