@@ -982,6 +982,18 @@ def test_a_weight_is_packed_once_for_all_batches() -> None:
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+def test_a_bounded_number_of_shapes_is_remembered_and_those_asked_for_longest_ago_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "MOST_SHAPES", 3)
+    prepared: list[int] = []
+    layer = FusedConv(torch.randn(8, 8, 3, 3))
+    prepare = layer.call_for
+    monkeypatch.setattr(layer, "call_for", lambda x, strict: (prepared.append(len(x)), prepare(x, strict))[1])
+    for batch in (1, 2, 3, 1, 4, 1, 2, 5, 1):
+        assert len(layer(torch.randn(batch, 8, 6, 6))) == batch
+    assert prepared == [1, 2, 3, 4, 2, 5], "4 takes the place of 2, 2 of 3, 5 of 4; 1 stays"
+    assert len(layer._runs) == len(layer._asked) == 3
+
+
 def test_a_weight_is_packed_anew_for_another_number_of_threads() -> None:
     # oneDNN lays it out by that, and turns one of another layout around in each call
     x, features, threads = torch.randn(4, 960, 3, 3), torch.randn(8, 1024), torch.get_num_threads()

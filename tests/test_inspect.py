@@ -540,6 +540,42 @@ def test_units_are_told_by_the_axes_that_follow_the_image_wherever_they_are() ->
     assert report.receptive_field(row.name, (15, 0)).rectangle == ((48, 63), (0, 15))
 
 
+def test_a_model_that_gives_a_loss_has_fields_and_a_page() -> None:
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x).square().mean()
+
+    report = inspect(Loss(), (2, 3, 8, 8))
+    assert report.receptive_field("mean").rectangle == ((0, 7), (0, 7))
+    assert report.projective_field("mean", (3, 4)).rectangle == ()
+    assert "mean" in report.html() and "mean" in str(report)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(
+    "options", [{}, dict(num_layers=2), dict(num_layers=2, bidirectional=True), dict(batch_first=True, bias=False)], ids=str
+)
+def test_an_lstm_has_the_macs_of_the_products_it_is_made_of(options: dict[str, Any], frozen: bool) -> None:
+    found = []
+    for dtype in (torch.float32, torch.float64):  # one operator; products of matrices, step by step
+        class Net(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.before, self.lstm = nn.Linear(4, 4), nn.LSTM(4, 5, **options).requires_grad_(not frozen)
+
+            def forward(self, x: Tensor) -> Tensor:
+                out: Tensor = self.lstm(self.before(x))[0]
+                return out
+
+        totals = inspect(Net().to(dtype), torch.zeros(7, 2, 4, dtype=dtype)).totals
+        found.append((totals["macs"], totals["backward_macs"]))
+    assert found[0] == found[1] and min(found[0]) > 0
+
+
 def test_a_resnet_152_is_inspected_without_any_values() -> None:
     from striate.models.resnet import Bottleneck, _resnet, _stem
 

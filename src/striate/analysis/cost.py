@@ -26,11 +26,12 @@ PRODUCTS = {  # the names of what is multiplied
 }
 CONVOLUTIONS = ("aten.convolution", "aten._convolution", "aten.mkldnn_convolution")
 ATTENTION = "aten._scaled_dot_product"
+RECURRENT = "aten.mkldnn_rnn_layer"  # an LSTM's layer in one direction: of x (steps, N, in) and two weights, of the input and of the state
 # Made of products that are not counted here.
 UNCOUNTED = tuple(
     f"aten.{name}"
     for name in (
-        *("lstm", "gru", "rnn", "mkldnn_rnn_layer", "_thnn", "_trilinear", "_cudnn_rnn", "cdist", "_cdist", "fft", "_fft", "_linalg"),
+        *("lstm", "gru", "rnn", "_thnn", "_trilinear", "_cudnn_rnn", "cdist", "_cdist", "fft", "_fft", "_linalg"),
         *("linalg_solve", "linalg_inv", "linalg_eig", "linalg_qr", "linalg_cholesky", "_native_multi_head", "_transformer_encoder"),
     )
 )
@@ -61,6 +62,9 @@ def macs(graph: Graph, node: Node) -> int | None:
     if node.op.startswith(ATTENTION):
         query, key, value = (graph.values[v].shape for v in node.inputs[:3])
         return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+    if node.op == RECURRENT:
+        of_input, of_state = _recurrent(graph, node)
+        return of_input + of_state
     known = node.op == WRITTEN or (node.op.startswith("aten.") and not node.op.startswith(UNCOUNTED))
     return 0 if known or not node.outputs else None
 
@@ -72,10 +76,23 @@ def backward_macs(graph: Graph, node: Node) -> int | None:
         return forward
     if node.op.startswith(ATTENTION):  # five products in place of two
         return forward * 5 // 2 if any(node.needs[:3]) else 0
+    if node.op == RECURRENT:
+        of_input, of_state = _recurrent(graph, node)
+        x, input_weight, state_weight, _, _, state, *_ = node.needs
+        steps = graph.values[node.inputs[0]].shape[0]  # nobody asks for the gradient of a first state that is made of zeros
+        through = of_state if state else of_state // max(1, steps) * (steps - 1)
+        return of_input * (x + input_weight) + of_state * state_weight + through if any(node.needs) else 0
     names = PRODUCTS.get(node.op)
     factors = node.inputs[:2] if names is None else [v for v in (_ref(node, name) for name in names) if v is not None]
     asked = {value: need for value, need in zip(node.inputs, node.needs, strict=True)}
     return forward * sum(asked.get(value, False) for value in factors)
+
+
+def _recurrent(graph: Graph, node: Node) -> tuple[int, int]:
+    """MACs of all steps: with the input's weight, and with the state's."""
+    x, *weights = (graph.values[v].shape for v in node.inputs[:3])
+    of_input, of_state = (prod(x[:-1]) * prod(weight) for weight in weights)
+    return of_input, of_state
 
 
 def _ref(node: Node, name: str) -> int | None:

@@ -323,7 +323,7 @@ def units_of(shape: Sequence[int], unit: Iterable[int], axes: Sequence[int] | No
     """One unit: its places on these axes, those behind batch and channels if None; of the first sample, in any channel."""
     found: list[Set] = list(_all(shape))
     where = range(2, len(shape)) if axes is None else axes
-    if 0 not in where:
+    if shape and 0 not in where:
         found[0] = range(1)
     for axis, place in zip(where, unit, strict=True):
         found[axis] = range(place, place + 1)

@@ -11,6 +11,7 @@ A method is a :class:`~striate.ops.choose.Candidate` whose ``run(layer, call)`` 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from math import inf, prod
 from typing import Any, NamedTuple
@@ -30,7 +31,8 @@ from .precision import is_strict
 __all__ = ["CONV_METHODS", "LINEAR_METHODS", "FusedConv", "FusedLinear", "Product", "finish"]
 
 Run = Callable[[Tensor, Tensor | None, bool], Tensor]
-MOST_SHAPES = 1024  # of a layer that are remembered: about 1 KiB each
+_CLOCK = itertools.count()
+MOST_SHAPES = 32  # of a layer that are remembered, some KiB each: those that came last
 # Products of this many rows, by weights of this many numbers, are faster by packed weights: up to 3 times, for VGG's 25088×4096.
 ROWS, NUMBERS = 4, 2**20
 
@@ -59,6 +61,7 @@ class _Fused:
         self.weight, self.bias, self.low, self.high, self.where = weight, bias, float(low), float(high), where
         self._packed: dict[Any, Any] = {}
         self._runs: dict[Any, tuple[str, Run]] = {}
+        self._asked: dict[Any, int] = {}  # when last, by their keys
 
     def packed(self, key: Any, make: Callable[[], Any]) -> Any:
         """What ``make`` makes of the weight, once for each key. Two threads may both make it: one of the two is kept."""
@@ -83,9 +86,11 @@ class _Fused:
         if found is None:
             call = self.call_for(x, strict)
             candidate = choose.first(self.methods, call, method=method)
-            if len(self._runs) >= MOST_SHAPES:
-                self._runs.clear()
+            while len(self._runs) >= MOST_SHAPES:
+                longest_ago = min(list(self._runs), key=lambda key: self._asked.get(key, 0))
+                self._runs.pop(longest_ago, None), self._asked.pop(longest_ago, None)  # another thread may have done it
             found = self._runs[key] = candidate.name, candidate.run(self, call)
+        self._asked[key] = next(_CLOCK)
         return found
 
 
