@@ -2,7 +2,7 @@
 
 Against torchinfo, which runs the model in earnest (`pip install torchinfo`), in one process, interleaved; medians and spread. The first
 inspection of a process also imports what torch traces with and is told apart. Memory is the most that is held at once beyond the model,
-measured in a process of its own for each (Linux).
+measured in a process of its own for each (Linux). At the end, once each, what is too large to be gone through.
 """
 
 from __future__ import annotations

@@ -152,10 +152,10 @@ def is_plain(module: Any) -> bool:
     if hooks or "_conv_forward" in own or "_compiled_call_impl" in own:  # what an instance may have in its class's place, or by compile()
         return False
     kind = type(module)
-    forward, conv_forward = WRITTEN.get(kind, (None, None))
-    if forward is not None and (kind.forward is not forward or kind.__call__ is not CALL):  # somebody put another in its place
+    written, of_conv = WRITTEN.get(kind, (None, None))
+    if written is not None and (kind.forward is not written or kind.__call__ is not CALL):  # somebody put another in its place
         return False
-    if conv_forward is not None and kind._conv_forward is not conv_forward:
+    if of_conv is not None and kind._conv_forward is not of_conv:
         return False
     forward = own.get("forward")
     return forward is None or (type(forward) is Watched and forward.plain)
@@ -248,8 +248,7 @@ def run(modules: Iterable[Any], passed: Passed, residual: Callable[[], Passed] |
                 residuals.append(residual())
                 del layers[at + 1]
             beside = _reached(layers, at + 1)
-            adds = beside is SUM and _fits(x, residuals[-1].value)
-            adds = adds and layer.activation is None and getattr(layer, "whole_batch", None) is None
+            adds = beside is SUM and _ends(layer) and _fits(x, residuals[-1].value)
             following = _following(layer, _reached(layers, at + 2) if adds else beside)
             value, again = residuals.pop() if adds else (None, False)
             both = (layer,) if following is None else (layer, layers[at + 1 + adds])
@@ -280,6 +279,9 @@ def _reached(layers: list[Any], at: int) -> Any:
     return None
 
 
+_CHAINED: dict[type, tuple[Any, bool]] = {}  # by class: its forward, and whether what defines that says what it calls
+
+
 def _chain(layer: Any) -> Iterable[Any] | None:
     """The layers that a call of ``layer`` calls one after the other, as its class says beside its ``forward``; None if it does more.
 
@@ -297,9 +299,6 @@ def _chain(layer: Any) -> Iterable[Any] | None:
     return chain
 
 
-_CHAINED: dict[type, tuple[Any, bool]] = {}  # by class: its forward, and whether what defines that says what it calls
-
-
 def _weights(layer: Any) -> tuple[Any, ...]:
     return (None,) if isinstance(layer, conv._ConvTranspose) else (layer.weight, layer.bias)
 
@@ -312,9 +311,12 @@ def _measures(layer: Any) -> bool:
 
 def _following(layer: Any, activation: Any) -> tuple[str, float] | None:
     """The activation behind a norm, its name and slope, if the norm can compute it in its own pass."""
-    if layer.activation is not None or getattr(layer, "whole_batch", None) is not None:
-        return None
-    return activation_of(activation)
+    return activation_of(activation) if _ends(layer) else None
+
+
+def _ends(layer: Any) -> bool:
+    """Whether a norm computes nothing behind the norm yet, and by a kernel that can."""
+    return layer.activation is None and getattr(layer, "whole_batch", None) is None
 
 
 def activation_of(module: Any) -> tuple[str, float] | None:

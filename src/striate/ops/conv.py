@@ -693,8 +693,8 @@ def _run(
         raise ArgumentError(build(where, f"method to be one of {', '.join(NAMES)}", repr(method), do="Leave it out for the fastest."))
     refusal = None if closed is None else closed.reason
     batch = x if x.dim() == plan.dims + 2 else x.unsqueeze(0)
-    weight_last = refusal is None and is_channels_last(weight)
-    follows = weight_last or (refusal is None and x.dim() == weight.dim() and is_channels_last(x))  # follows_channels_last
+    follows = refusal is None and follows_channels_last(x, weight)
+    weight_last = follows and is_channels_last(weight)
     last = follows or (channels_last and refusal is None and plan.dims > 1)
     method = method or choose.preferred() or AS_MEASURED  # settled here, for the gradients too
     route = _route_for(Call(map, plan, last, x.dtype, refusal, method, is_strict(), measure, weight_last))
