@@ -1226,16 +1226,6 @@ def _cases() -> Iterator[tuple[str, str]]:
 CASES = list(_cases())
 
 
-# What is not right yet: a situation, the rows (whole names), and why. Each is expected to fail, and to be taken out here when it does not.
-PADDED = "the namesake that TorchScript compiles has no such padding"
-GAPS: list[tuple[str, str, str]] = [
-    *(
-        (situation, "Conv2d same, strided|ConvTranspose2d circular|ConvTranspose2d same|AvgPool2d same|MaxPool2d same", PADDED)
-        for situation in ("`torch.jit.script`, and the model as it was afterwards", "a script and a trace that are frozen, saved and loaded")
-    ),
-]
-
-
 # Where torch's operators sum in another order on some machines.
 ROUNDED = {
     ("`replace_all_batch_norm_modules_`, then per-sample gradients", "models.resnet_cifar"),
@@ -1250,9 +1240,7 @@ LONG = {"`torch.func.hessian`, and products with it", "`torch.autograd.functiona
 
 
 def _case(name: str, row: str) -> Any:
-    why = next((why for situation, rows, why in GAPS if situation == name and re.fullmatch(rows, row)), None)
-    marks = [] if why is None else [pytest.mark.xfail(reason=why, strict=True)]
-    marks += [pytest.mark.nightly] if re.fullmatch(OTHER_AXES, row) or name in LONG else []
+    marks = [pytest.mark.nightly] if re.fullmatch(OTHER_AXES, row) or name in LONG else []
     return pytest.param(name, row, id=f"{name} | {row}", marks=marks)
 
 
@@ -1526,6 +1514,45 @@ def test_traced_models_compute_as_torchs_and_the_model_stays_native(accelerated:
 
 
 of_models("models: `torch.jit.script`; afterwards they compute natively and keep their classes", by="torch, afterwards striate")
+
+
+SAME: dict[str, Callable[[], torch.nn.Module]] = {
+    "Conv1d, unevenly": lambda: nn.Conv1d(4, 6, 2, 3, "same", 2, groups=2),
+    "Conv2d, reflect": lambda: nn.Conv2d(4, 6, (3, 2), (2, 1), "same", padding_mode="reflect"),
+    "Conv3d, no bias": lambda: nn.Conv3d(4, 6, 3, 2, "same", bias=False),
+    "ConvTranspose1d, taps fewer than the stride": lambda: nn.ConvTranspose1d(4, 6, 2, 3, "same", groups=2),
+    "ConvTranspose2d, replicate": lambda: nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, padding_mode="replicate"),
+    "ConvTranspose2d, same and reflect": lambda: nn.ConvTranspose2d(4, 6, 3, 1, "same", dilation=2, padding_mode="reflect"),
+    "ConvTranspose3d, valid": lambda: nn.ConvTranspose3d(4, 6, 2, 2, "valid"),
+    "MaxPool1d, places": lambda: nn.MaxPool1d(3, 2, "same", return_indices=True),
+    "MaxPool2d, places": lambda: nn.MaxPool2d((3, 2), 2, "same", return_indices=True),
+    "MaxPool2d, dilation": lambda: nn.MaxPool2d((3, 2), 2, "same", (1, 2)),
+    "MaxPool2d, valid": lambda: nn.MaxPool2d(2, 2, "valid", ceil_mode=True),
+    "MaxPool3d": lambda: nn.MaxPool3d(2, 2, "same"),
+    "AvgPool1d, inside": lambda: nn.AvgPool1d(3, 2, "same", count_include_pad=False),
+    "AvgPool2d, divisor": lambda: nn.AvgPool2d(3, 2, "same", divisor_override=4),
+    "AvgPool2d, inside": lambda: nn.AvgPool2d(3, (2, 1), "same", count_include_pad=False),
+    "AvgPool3d, valid": lambda: nn.AvgPool3d(2, 2, "valid", ceil_mode=True, count_include_pad=False),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_torchscript_compiles_padding_that_torch_has_not(name: str) -> None:
+    layer = SAME[name]()
+    x = torch.randn(2, 4, *(7, 6, 5)[: layer.dims])
+    x[0, 1].fill_(-torch.inf if "Pool" in name else 0.0)
+    scripted = torch.jit.script(layer)
+    for given in (x, x[1]):
+        torch.testing.assert_close(scripted(given), layer(given))
+    torch.testing.assert_close(learned(scripted, x[1:]), learned(layer, x[1:]))
+
+
+def test_torchscript_gives_a_transposed_convolution_the_size_that_is_asked_for() -> None:
+    for padding in (1, "same"):
+        layer = nn.ConvTranspose2d(3, 2, 3, 2, padding, padding_mode="circular")
+        scripted, x = torch.jit.script(layer), torch.randn(2, 3, 4, 5)
+        for size in ([7, 9], [8, 10], [2, 2, 7, 10]):
+            torch.testing.assert_close(scripted(x, size), layer(x, size))
 
 
 @pytest.mark.parametrize("accelerated", [False, True])

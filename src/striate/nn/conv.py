@@ -18,6 +18,7 @@ from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
 from ..ops import conv as ops
 from ..ops.arguments import LARGEST, as_int, is_int, per_axis
 from ..ops.padding import MODES, padded_conv, padded_conv_transpose
+from . import scripted
 from .namesake import as_torch, recorded
 
 __all__ = [*(f"{lazy}Conv{kind}{d}d" for lazy in ("", "Lazy") for kind in ("", "Transpose") for d in (1, 2, 3))]
@@ -164,7 +165,7 @@ class _Conv(_Layer):
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.jit.is_scripting():
-            return self._as_torch(input, self.weight, self.bias)
+            return self._conv_forward(input, self.weight, self.bias)
         else:
             return self._conv_forward(input, self.weight, self.bias) if isinstance(input, Tensor) else recorded(self, self._own, input)
 
@@ -173,6 +174,11 @@ class _Conv(_Layer):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if torch.jit.is_scripting():
+            if isinstance(self.padding, str):  # by itself: TorchScript then leaves out what follows
+                same = self.padding == "same" and max(self.stride) > 1
+                if same:
+                    margins = scripted.same(input, self.kernel_size, self.stride, self.dilation)
+                    return scripted.conv(input, weight, bias, margins, self.stride, self.dilation, self.groups, self.padding_mode)
             return self._as_torch(input, weight, bias)
         else:
             return self._compute(input, weight, bias)
@@ -223,7 +229,14 @@ class _ConvTranspose(_Layer):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         if torch.jit.is_scripting():
-            return self._as_torch(input, output_size)
+            rest = (self.dilation, self.groups, self.padding_mode, output_size)
+            if isinstance(self.padding, str):
+                padding = None if self.padding == "same" else [0] * len(self.stride)
+                return scripted.conv_transpose(input, self.weight, self.bias, self.stride, padding, self.output_padding, *rest)
+            elif self.padding_mode != "zeros":
+                return scripted.conv_transpose(input, self.weight, self.bias, self.stride, self.padding, self.output_padding, *rest)
+            else:
+                return self._as_torch(input, output_size)
         else:
             sized = (input,) if output_size is None else (input, output_size)
             return self._compute(input, output_size) if isinstance(input, Tensor) else recorded(self, self._compute, *sized)

@@ -1,7 +1,8 @@
 """How a layer of ours is its ``torch.nn`` namesake to TorchScript, which compiles the source of ``forward``.
 
 A layer's ``forward`` has two branches. What TorchScript compiles is the namesake's own, under the name ``_as_torch``; the other, which it
-does not look into, asks the gate (:mod:`striate.ops.gate`). So a model that was scripted keeps its layers: nothing is swapped for it.
+does not look into, asks the gate (:mod:`striate.ops.gate`). What pads as no namesake does compiles :mod:`.scripted`. So a model that was
+scripted keeps its layers: nothing is swapped for it.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..ops import pool as ops
 from ..ops.layout import owned
-from .namesake import Namesake
+from . import scripted
+from .namesake import Namesake, recorded
 
 __all__ = [
     *(f"{kind}Pool{d}d" for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg", "GlobalMax", "GlobalAvg") for d in (1, 2, 3)),
@@ -30,6 +31,7 @@ class _Pool(Namesake):
         super().__init_subclass__()
         if dims:
             cls.dims = dims
+            cls.__constants__ = [*cls.__constants__, "dims"]  # of TorchScript
             words = {
                 "{dims}": str(dims),
                 "{letters}": ("L", "H, W", "D, H, W")[dims - 1],
@@ -63,6 +65,22 @@ class _Max(_Pool):
     >>> nn.MaxPool{dims}d(2)(torch.arange(4.0).expand(1, 1, *[4] * {dims})).flatten()[:2]
     tensor([1., 3.])
     """
+
+    def forward(self, input: Tensor):  # as Namesake's
+        if torch.jit.is_scripting():
+            if isinstance(self.padding, str):
+                size = [self.kernel_size] * self.dims if isinstance(self.kernel_size, int) else self.kernel_size
+                stride = [self.stride] * self.dims if isinstance(self.stride, int) else self.stride
+                dilation = [self.dilation] * self.dims if isinstance(self.dilation, int) else self.dilation
+                y, index = scripted.max_pool(input, size, stride, self.padding, dilation, self.ceil_mode)
+                if self.return_indices:
+                    return y, index
+                else:
+                    return y
+            else:
+                return self._as_torch(input)
+        else:
+            return self._compute(input) if isinstance(input, Tensor) else recorded(self, self._compute, input)
 
     def _compute(self: Any, input: Tensor) -> Any:
         return ops.max_pool(
@@ -98,6 +116,18 @@ class _Avg(_Pool):
     >>> nn.AvgPool{dims}d(2)(torch.arange(4.0).expand(1, 1, *[4] * {dims})).flatten()[:2]
     tensor([0.5000, 2.5000])
     """
+
+    def forward(self, input: Tensor):  # as Namesake's
+        if torch.jit.is_scripting():
+            if isinstance(self.padding, str):
+                size = [self.kernel_size] * self.dims if isinstance(self.kernel_size, int) else self.kernel_size
+                stride = [self.stride] * self.dims if isinstance(self.stride, int) else self.stride
+                rest = (self.padding, self.ceil_mode, self.count_include_pad)
+                return scripted.avg_pool(input, size, stride, *rest, self.divisor_override if hasattr(self, "divisor_override") else None)
+            else:
+                return self._as_torch(input)
+        else:
+            return self._compute(input) if isinstance(input, Tensor) else recorded(self, self._compute, input)
 
     def _compute(self: Any, input: Tensor) -> Tensor:
         return ops.avg_pool(
@@ -154,7 +184,7 @@ class _AdaptiveAvg(_Pool):
 
 
 class _Global(_Pool, torch.nn.Module):
-    __constants__ = ("dims", "keepdim")
+    __constants__ = ("keepdim",)
 
     def __init__(self, keepdim: bool = False) -> None:
         super().__init__()

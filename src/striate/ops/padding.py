@@ -20,7 +20,7 @@ from .arguments import as_ints, is_int, per_axis
 from .conv import Sizes, check_room, conv, conv_transpose, plan_for
 from .layout import owned
 
-__all__ = ["MODES", "fold", "pad", "padded_conv", "padded_conv_transpose"]
+__all__ = ["MODES", "fold", "folded", "pad", "padded_conv", "padded_conv_transpose"]
 
 MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -49,15 +49,14 @@ def fold(y: Tensor, before: Sequence[int], after: Sequence[int], mode: str, in_p
     >>> [fold(y, [2], [1], mode).int().tolist()[0] for mode in MODES]
     [[1, 2, 3], [1, 52, 13], [31, 2, 33], [31, 12, 23]]
     """
+    if not in_place:
+        return folded(y, list(before), list(after), mode)
     for dim, (p, q) in enumerate(zip(before, after, strict=True), y.dim() - len(before)):
         if p == 0 and q == 0:
             continue
         size = y.shape[dim] - p - q
         head, tail, y = y.narrow(dim, 0, p), y.narrow(dim, p + size, q), y.narrow(dim, p, size)
         if mode == "zeros":
-            continue
-        if not in_place:
-            y = y + _spread(head, mode, dim, size, first=True) + _spread(tail, mode, dim, size, first=False)
             continue
         y = y.clone()
         if mode == "reflect":
@@ -72,15 +71,28 @@ def fold(y: Tensor, before: Sequence[int], after: Sequence[int], mode: str, in_p
     return y
 
 
-def _spread(margin: Tensor, mode: str, dim: int, size: Any, first: bool) -> Tensor:
-    """A margin where the values lie that it is made of, and zeros elsewhere, ``size`` of them on that axis."""
-    if mode == "replicate":
-        margin = margin.sum(dim, keepdim=True)
-    elif mode == "reflect":
-        margin = margin.flip(dim)
-    lead = {"reflect": 1 if first else size - 1 - margin.shape[dim], "replicate": 0 if first else size - 1}
-    at = lead.get(mode, size - margin.shape[dim] if first else 0)
-    return F.pad(margin, [0, 0] * (margin.dim() - 1 - dim) + [at, size - at - margin.shape[dim]])
+def folded(y: Tensor, before: list[int], after: list[int], mode: str) -> Tensor:
+    """:func:`fold` without operations in place; TorchScript compiles it.
+
+    >>> torch.jit.script(folded)(torch.tensor([[10.0, 20, 1, 2, 3, 30]]), [2], [1], "circular")
+    tensor([[31., 12., 23.]])
+    """
+    for axis in range(len(before)):
+        dim, p, q = y.dim() - len(before) + axis, before[axis], after[axis]
+        size = y.shape[dim] - p - q
+        head, tail, y = y.narrow(dim, 0, p), y.narrow(dim, p + size, q), y.narrow(dim, p, size)
+        if mode == "reflect":
+            y = y + _spread(head.flip(dim), dim, size, 1) + _spread(tail.flip(dim), dim, size, size - 1 - q)
+        elif mode == "circular":
+            y = y + _spread(head, dim, size, size - p) + _spread(tail, dim, size, 0)
+        elif mode == "replicate":
+            y = y + _spread(head.sum(dim, keepdim=True), dim, size, 0) + _spread(tail.sum(dim, keepdim=True), dim, size, size - 1)
+    return y
+
+
+def _spread(values: Tensor, dim: int, size: int, at: int) -> Tensor:
+    """``values`` from ``at`` on, and zeros elsewhere, ``size`` of them on that axis."""
+    return F.pad(values, [0, 0] * (values.dim() - 1 - dim) + [at, size - at - values.shape[dim]])
 
 
 def _check_margins(sizes: Sequence[int], before: Sequence[int], after: Sequence[int], mode: str, where: str, shape: Any) -> None:

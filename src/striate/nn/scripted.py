@@ -1,0 +1,144 @@
+"""What TorchScript compiles of layers whose padding ``torch.nn`` has not: torch's operators, for any number of axes.
+
+``"same"`` with a stride, in pooling and in transposed convolutions, and the other padding modes of those. Written in the part of
+Python that TorchScript takes; sizes are lists with one number an axis.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..ops.padding import folded
+from ..window import same_padding
+
+__all__ = ["avg_pool", "conv", "conv_transpose", "max_pool", "same"]
+
+
+def same(x: Tensor, size: list[int], stride: list[int], dilation: list[int]) -> list[int]:
+    """The padding that ``"same"`` means, in the order of ``torch.nn.functional.pad``.
+
+    >>> torch.jit.script(same)(torch.ones(1, 6, 7), [3, 2], [2, 2], [1, 1])
+    [0, 1, 0, 1]
+    """
+    margins: list[int] = []
+    for axis in range(len(size)):
+        before, after = same_padding(x.shape[axis - len(size)], size[axis], stride[axis], dilation[axis])
+        margins = [before, after] + margins  # noqa: RUF005
+    return margins
+
+
+def conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, margins: list[int], stride: list[int], dilation: list[int], groups: int, mode: str
+) -> Tensor:
+    """A convolution of ``x`` with ``margins`` of a padding mode.
+
+    >>> conv(torch.ones(1, 1, 4), torch.ones(1, 1, 3), None, [1, 1], [1], [1], 1, "zeros")
+    tensor([[[2., 3., 3., 2.]]])
+    """
+    x = F.pad(x, margins, "constant" if mode == "zeros" else mode)
+    none = [0] * len(stride)
+    batch = x if x.dim() == weight.dim() else x.unsqueeze(0)
+    y = torch.convolution(batch, weight, bias, stride, none, dilation, False, none, groups)
+    return y if x.dim() == weight.dim() else y.squeeze(0)
+
+
+def conv_transpose(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int] | None,
+    output_padding: list[int],
+    dilation: list[int],
+    groups: int,
+    mode: str,
+    output_size: list[int] | None,
+) -> Tensor:
+    """The adjoint of a convolution whose padding has a mode; ``None`` in ``padding`` is ``"same"``.
+
+    >>> x, w = torch.tensor([[[1.0, 10, 100]]]), torch.tensor([[[1.0, 2, 3]]])
+    >>> conv_transpose(x, w, None, [1], [1], [0], [1], 1, "circular", None)
+    tensor([[[312., 123., 231.]]])
+    """
+    dims = len(stride)
+    before: list[int] = []
+    after: list[int] = []
+    tail: list[int] = []
+    for axis in range(dims):
+        inputs, step = x.shape[axis - dims], stride[axis]
+        reach = dilation[axis] * (weight.shape[2 + axis] - 1) + 1
+        spread = (inputs - 1) * step + reach
+        outputs = inputs * step if padding is None else spread - 2 * padding[axis] + output_padding[axis]
+        if output_size is not None:
+            outputs = output_size[len(output_size) - dims + axis]
+        if padding is None:
+            p, q = same_padding(outputs, weight.shape[2 + axis], step, dilation[axis])
+        else:
+            p, q = padding[axis], padding[axis]
+        before.append(p)
+        after.append(q)
+        tail.append(outputs + p + q - spread)
+    batch = x if x.dim() == weight.dim() else x.unsqueeze(0)
+    y = torch.convolution(batch, weight, None, stride, [0] * dims, dilation, True, tail, groups)
+    y = folded(y, before, after, mode)
+    if bias is not None:
+        y = y + bias.to(y.dtype).reshape([-1] + [1] * dims)
+    return y if x.dim() == weight.dim() else y.squeeze(0)
+
+
+def max_pool(
+    x: Tensor, size: list[int], stride: list[int], padding: str, dilation: list[int], ceil_mode: bool
+) -> tuple[Tensor, Tensor]:
+    """Maxima with the padding that a word means, and their positions in the plane.
+
+    >>> max_pool(torch.tensor([[1.0, 3, 2]]), [2], [2], "same", [1], False)
+    (tensor([[3., 2.]]), tensor([[1, 2]]))
+    """
+    dims = len(size)
+    margins = same(x, size, stride, dilation) if padding == "same" else [0] * (2 * dims)
+    padded = F.pad(x, margins, "constant", -float("inf"))
+    none = [0] * dims
+    if dims == 1:
+        y, at = F.max_pool1d_with_indices(padded, size, stride, none, dilation, ceil_mode)
+    elif dims == 2:
+        y, at = F.max_pool2d_with_indices(padded, size, stride, none, dilation, ceil_mode)
+    else:
+        y, at = F.max_pool3d_with_indices(padded, size, stride, none, dilation, ceil_mode)
+    place = torch.zeros_like(at)
+    apart = 1
+    for axis in range(dims):  # from the last on
+        wide = padded.shape[-1 - axis]
+        place = place + (at % wide - margins[2 * axis]).clamp(0, x.shape[-1 - axis] - 1) * apart  # of -inf alone the first
+        at, apart = at // wide, apart * x.shape[-1 - axis]
+    return y, place
+
+
+def avg_pool(
+    x: Tensor, size: list[int], stride: list[int], padding: str, ceil_mode: bool, count_include_pad: bool, divisor_override: int | None
+) -> Tensor:
+    """Means with the padding that a word means.
+
+    >>> x = torch.tensor([[2.0, 4, 6]])
+    >>> [avg_pool(x, [2], [2], "same", False, count_include_pad, None).tolist() for count_include_pad in (False, True)]
+    [[[3.0, 6.0]], [[3.0, 3.0]]]
+    """
+    dims = len(size)
+    padded = F.pad(x, same(x, size, stride, [1] * dims)) if padding == "same" else x
+    none = [0] * dims
+    if dims == 1:
+        y = F.avg_pool1d(padded, size, stride, none, ceil_mode)
+    elif dims == 2:
+        y = F.avg_pool2d(padded, size, stride, none, ceil_mode, True, divisor_override)
+    else:
+        y = F.avg_pool3d(padded, size, stride, none, ceil_mode, True, divisor_override)
+    if count_include_pad or divisor_override is not None:
+        return y
+    inside = F.pad(torch.ones_like(x), same(x, size, stride, [1] * dims)) if padding == "same" else torch.ones_like(x)
+    if dims == 1:
+        return y / F.avg_pool1d(inside, size, stride, none, ceil_mode)
+    elif dims == 2:
+        return y / F.avg_pool2d(inside, size, stride, none, ceil_mode)
+    else:
+        return y / F.avg_pool3d(inside, size, stride, none, ceil_mode)
