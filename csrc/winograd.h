@@ -110,11 +110,19 @@ struct Filtering {
   static constexpr int kHigh = High + TapsHigh - 1, kWide = Wide + TapsWide - 1;
   using V = Vector<E>;
 
-  static void source(const E* x, int64_t down, int64_t right, E* to, int64_t apart) {
-    along_both<kHigh, kWide, kHigh, kWide, V>([&](int i, int j) { return load(x + i * down + j * right); },
+  static STRIATE_INLINE V counted(const V& v, V& squares) {
+    squares += v * v;
+    return v;
+  }
+
+  // Each gives the sum of the squares of what it read, lane by lane: what is NaN, infinite or out of bounds shows there.
+  static V source(const E* x, int64_t down, int64_t right, E* to, int64_t apart) {
+    V squares[2] = {};
+    along_both<kHigh, kWide, kHigh, kWide, V>([&](int i, int j) { return counted(load(x + i * down + j * right), squares[i % 2]); },
                                               [](const V(&in)[kHigh], V(&out)[kHigh]) { source_at_points<kHigh>(in, out); },
                                               [](const V(&in)[kWide], V(&out)[kWide]) { source_at_points<kWide>(in, out); },
                                               [&](int i, int j, const V& v) { store(to + (i * kWide + j) * apart, v); });
+    return squares[0] + squares[1];
   }
   static void result(const E* from, int64_t apart, E* y) {
     along_both<kHigh, kWide, High, Wide, V>([&](int i, int j) { return load(from + (i * kWide + j) * apart); },
@@ -122,19 +130,23 @@ struct Filtering {
                                             [](const V(&in)[kWide], V(&out)[Wide]) { sum_of_points<kWide, Wide>(in, out); },
                                             [&](int i, int j, const V& v) { store(y + (i * Wide + j) * kLanes<E>, v); });
   }
-  static void gradient(const E* dy, int64_t down, int64_t right, E* to, int64_t apart) {
-    along_both<High, Wide, kHigh, kWide, V>([&](int i, int j) { return load(dy + i * down + j * right); },
+  static V gradient(const E* dy, int64_t down, int64_t right, E* to, int64_t apart) {
+    V squares[2] = {};
+    along_both<High, Wide, kHigh, kWide, V>([&](int i, int j) { return counted(load(dy + i * down + j * right), squares[i % 2]); },
                                             [](const V(&in)[High], V(&out)[kHigh]) { values_at_points<kHigh, High>(in, out); },
                                             [](const V(&in)[Wide], V(&out)[kWide]) { values_at_points<kWide, Wide>(in, out); },
                                             [&](int i, int j, const V& v) { store(to + (i * kWide + j) * apart, v); });
+    return squares[0] + squares[1];
   }
   // pitch: from tap to tap; negative where they are read backwards.
-  static void weight(const E* w, int64_t pitch, E* to, int64_t apart) {
+  static V weight(const E* w, int64_t pitch, E* to, int64_t apart) {
+    V squares = {};
     along_both<TapsHigh, TapsWide, kHigh, kWide, V>(
-        [&](int i, int j) { return load(w + (i * TapsWide + j) * pitch); },
+        [&](int i, int j) { return counted(load(w + (i * TapsWide + j) * pitch), squares); },
         [](const V(&in)[TapsHigh], V(&out)[kHigh]) { values_at_points<kHigh, TapsHigh>(in, out); },
         [](const V(&in)[TapsWide], V(&out)[kWide]) { values_at_points<kWide, TapsWide>(in, out); },
         [&](int i, int j, const V& v) { store(to + (i * kWide + j) * apart, v * E(divisor<kHigh>(i) * divisor<kWide>(j))); });
+    return squares;
   }
   // apart: from point to point; pitch: from tap to tap.
   static void weight_sum(const E* from, int64_t apart, E* dw, int64_t pitch) {

@@ -190,12 +190,133 @@ def test_gradients_and_their_gradients_are_what_finite_differences_say(method: s
         assert torch.autograd.gradgradcheck(lambda *t: S.functional.conv2d(*t, padding=2), (x, w, b), fast_mode=True)
 
 
-def test_nan_and_infinity_reach_what_sees_them_and_nothing_beyond_its_tile() -> None:
-    x, w = torch.randn(1, 4, 16, 16), torch.randn(8, 4, 3, 3)
-    x[0, 1, 9, 9] = float("nan")
-    y = ops.conv(x, w, padding=1, dims=2, method="winograd_4x4")
-    assert y[0, :, 8:11, 8:11].isnan().all()
-    assert not y[0, :, :7].isnan().any() and not y[0, :, :, :7].isnan().any()
+# ----------------------------------------------------------------------------------------------- special values and outliers
+
+SPECIAL = [1e4, -1e10, 1e30, INFINITE, -INFINITE, float("nan")]
+WIDE = [
+    Case("winograd_4x4", (3, 3), (28, 28), (1, 1), 4, 64, 64),
+    Case("winograd_4x4", (3, 3), (28, 28), (1, 1), 1, 64, 32),
+    Case("winograd_4x4", (3, 3), (7, 7), (1, 1), 3, 256, 128),  # weights are transformed by each thread
+    Case("winograd_2x2", (3, 3), (14, 14), (1, 1), 2, 32, 48, 2),
+    Case("winograd_2x2", (5, 5), (14, 14), (2, 2), 2, 32, 48),
+    Case("winograd_4x4", (1, 3), (9, 40), (0, 1), 2, 40, 24),
+]
+
+
+def kind(t: Tensor) -> Tensor:
+    """0 of numbers, 1 and -1 of infinities, 2 of NaN."""
+    return torch.where(t.isnan(), 2, t.isinf() * t.sign()).int()
+
+
+def direct(case: Case, given: Given, lay: Callable[[Tensor], Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    x, w, b, dy, r = (t.to(dtype) for t in given)
+    x, dy, r = lay(x), lay(dy), lay(r)
+    rest = (*case.rest, lay is channels_last, ops.NUMBERS["direct"])
+    y = kernels.conv(x, w, b, case.output, *rest)
+    return {
+        "forward": y,
+        "input": kernels.conv_input(dy, w, None, case.input, *rest),
+        "weight": kernels.conv_weight(dy, x, case.size, *rest),
+        "fused": kernels.conv_fused(x, w, None, b, r, -2.0, 3.0, case.output, *rest),
+        "measured": y,
+    }
+
+
+def touched(case: Case, given: Given, where: str, at: Tensor) -> dict[str, Tensor]:
+    """Which results see the values of x or dy at these places."""
+    marks = [torch.zeros_like(t, dtype=torch.float64) if name == where else torch.ones_like(t, dtype=torch.float64) for name, t in given._asdict().items()]
+    marked = Given(*marks)
+    getattr(marked, where).view(-1)[at] = 1
+    x, w = marked.x.requires_grad_(), marked.weight.requires_grad_()
+    y = (F.conv1d, F.conv2d)[len(case.size) - 1](x, w, padding=case.before, groups=case.groups)
+    dx, dw = torch.autograd.grad(y, (x, w), marked.dy)
+    seen = {"x": {"forward": y, "weight": dw}, "dy": {"input": dx, "weight": dw}}[where]
+    return {name: t.detach() > 0.5 for name, t in seen.items()}
+
+
+@pytest.mark.parametrize("where", ["x", "dy"])
+@pytest.mark.parametrize("value", SPECIAL)
+@pytest.mark.parametrize("case", WIDE, ids=str)
+def test_special_values_and_outliers_show_where_they_are_seen_and_nowhere_else(case: Case, value: float, where: str, isa: str) -> None:
+    for many, lay in ((1, channels_last), (8, Tensor.contiguous)):
+        given = tensors(case, torch.randn)
+        given = given._replace(weight=given.weight / 16)
+        t = getattr(given, where)
+        at = torch.randint(t.numel(), (many,))
+        at[0] = 0 if many > 1 else at[0]  # at an edge too
+        t.view(-1)[at] = value
+        got, truth = by_winograd(case, given, lay, torch.float32), direct(case, given, lay, torch.float32)
+        for name, seen in touched(case, given, where, at).items():
+            assert torch.equal(kind(got[name]), kind(truth[name])), name
+            if where == "dy" and name == "weight":  # the direct sum multiplies dy by the zeros of the padding
+                seen |= ~truth[name].isfinite()
+            assert torch.isfinite(got[name][~seen]).all()
+            clean = truth[name][~seen].double()
+            if len(clean):
+                assert (got[name][~seen].double() - clean).square().mean().sqrt() <= 1e-5 * clean.square().mean().sqrt(), name
+        for name in ("fused", "measured"):  # by packed weights; with sums of what is written
+            assert torch.equal(kind(got[name]), kind(truth[name])), name
+        sums = got["measured"].double().transpose(0, 1).flatten(1).sum(1)
+        assert torch.equal(got["statistics"].isfinite(), sums.isfinite().expand(2, -1))
+
+
+def test_the_footprint_of_a_special_value_is_torchs() -> None:
+    for value, batch in ((float("nan"), 4), (INFINITE, 4), (float("nan"), 1), (1e10, 4)):
+        x = torch.zeros(batch, 64, 28, 28)
+        x[0, 5, 9, 9] = value
+        conv = S.Conv2d(64, 64, 3, padding=1, bias=False)
+        expected = torch.nn.Conv2d.forward(conv, x)
+        with choose.prefer("winograd_4x4"):
+            y = conv(x)
+        assert torch.equal(kind(y), kind(expected))
+        assert torch.equal(y == 0, expected == 0)
+        assert (~y.isfinite()).sum() in (576, 0)
+
+
+def test_sums_of_large_numbers_are_finite_where_torchs_are(layout: Any) -> None:
+    case = WIDE[0]
+    given = tensors(case, torch.randn)
+    for scale, of_weights in ((1e36, 1e-2), (1e25, 1e9), (1e-3, 1e37)):
+        big = given._replace(x=given.x * scale, dy=given.dy * scale, weight=given.weight * of_weights)
+        for name in ("forward", "input"):
+            got, truth = by_winograd(case, big, layout, torch.float32)[name].double(), exactly(case, big)[name]
+            assert got.isfinite().all()
+            assert (got - truth).square().mean().sqrt() <= 1e-5 * truth.square().mean().sqrt()
+
+
+def test_one_image_out_of_bounds_leaves_the_others_their_bits(layout: Any) -> None:
+    case = WIDE[0]
+    given = tensors(case, torch.randn)
+    clean = by_winograd(case, given, layout, torch.float32)
+    given.x[2, 3, 5, 5] = given.dy[1, 3, 5, 5] = 1e12
+    got, summed = by_winograd(case, given, layout, torch.float32), direct(case, given, layout, torch.float32)
+    for name, image in (("forward", 2), ("input", 1)):
+        others = [n for n in range(case.batch) if n != image]
+        assert torch.equal(got[name][others], clean[name][others])
+        assert torch.equal(got[name][image], summed[name][image])
+        assert not torch.equal(clean[name][others], summed[name][others])
+    assert torch.equal(got["weight"], summed["weight"])
+
+
+@pytest.mark.parametrize("name", ["normal", "behind a ReLU", "one in ten", "dead channels", "decayed channels", "one loud channel", "heavy tails", "a border"])
+def test_ordinary_images_are_in_bounds(name: str, layout: Any, isa: str) -> None:
+    case = WIDE[0]
+    x = torch.randn(4, 64, 28, 28)
+    x = {
+        "normal": x,
+        "behind a ReLU": x.relu(),
+        "one in ten": x * (torch.rand_like(x) < 0.1),
+        "dead channels": x * (torch.arange(64) < 20).view(-1, 1, 1),
+        "decayed channels": x * torch.where(torch.arange(64) < 20, 1.0, 1e-12).view(-1, 1, 1),
+        "one loud channel": x * torch.where(torch.arange(64) == 8, 50.0, 1.0).view(-1, 1, 1),
+        "heavy tails": x.sign() * x.abs().mul(1.5).exp(),
+        "a border": F.pad(x[..., 8:20, 8:20], [8] * 4),
+    }[name]
+    given = tensors(case, torch.randn)._replace(x=x)
+    got, summed = by_winograd(case, given, layout, torch.float32), direct(case, given, layout, torch.float32)
+    for n in range(case.batch):
+        assert not torch.equal(got["forward"][n], summed["forward"][n])
+    assert not torch.equal(got["weight"], summed["weight"])
 
 
 # ---------------------------------------------------------------------------------------------------------- when it is used

@@ -23,6 +23,10 @@
 
 namespace striate {
 namespace STRIATE_ISA {
+
+extern const ConvKernels<float> direct_f32;  // computes what is out of bounds here
+extern const ConvKernels<double> direct_f64;
+
 namespace {
 
 constexpr int kMostPoints = 36, kMostOutputs = 16;
@@ -37,10 +41,10 @@ constexpr int64_t kSpan = 4;  // vectors of channels that go to the points in on
 template <class T>
 struct TileKind {
   int64_t high, wide, taps_high, taps_wide;
-  void (*source)(const T* x, int64_t down, int64_t right, T* to, int64_t apart);
+  Vector<T> (*source)(const T* x, int64_t down, int64_t right, T* to, int64_t apart);
   void (*result)(const T* from, int64_t apart, T* y);
-  void (*gradient)(const T* dy, int64_t down, int64_t right, T* to, int64_t apart);
-  void (*weight)(const T* w, int64_t pitch, T* to, int64_t apart);
+  Vector<T> (*gradient)(const T* dy, int64_t down, int64_t right, T* to, int64_t apart);
+  Vector<T> (*weight)(const T* w, int64_t pitch, T* to, int64_t apart);
   void (*weight_sum)(const T* from, int64_t apart, T* dw, int64_t pitch);
 
   int64_t source_high() const { return high + taps_high - 1; }
@@ -140,6 +144,110 @@ void turn_piece(const T* image, const Plane& plane, const Piece& piece, int64_t 
   }
 }
 
+// ------------------------------------------------------------------------------------------------------------- bounds
+
+// A tile mixes all that it reads. What is not finite would spread over it, and a value far beyond the others would leave its rounding error
+// on results that do not see it. So the transforms of sources sum the squares of what they read: a unit is one channel of one tile. An
+// image with a unit out of bounds is computed again by the direct sum (docs/kernels/winograd.md). Squares are compared by their exponents.
+constexpr int kApart = 16;         // of squares: a unit of 2⁸ times the others' root mean square
+constexpr int64_t kFewUnits = 64;  // vectors of units in an image
+
+template <class T>
+constexpr int kMantissa = sizeof(T) == 4 ? 23 : 52;
+template <class T>
+constexpr int64_t kMostExponent = (int64_t(1) << (8 * sizeof(T) - 1 - kMantissa<T>)) - 1;  // of infinity and NaN, which is above any number
+
+template <class T>
+STRIATE_INLINE IntVector<T> bits_of(const Vector<T>& squares) {
+  using Int = typename Lane<T>::Int;
+  return (IntVector<T>)squares & Int(~(Int(1) << (8 * sizeof(T) - 1)));  // a NaN may have a sign
+}
+template <class T>
+STRIATE_INLINE void raise(typename Lane<T>::Int* largest, const IntVector<T>& bits) {
+  const IntVector<T> old = load_as<IntVector<T>>(largest);
+  store(largest, bits > old ? bits : old);
+}
+template <class T>
+int64_t largest_exponent(const typename Lane<T>::Int* bits, int64_t count) {
+  typename Lane<T>::Int all = 0;
+  for (int64_t k = 0; k < count; ++k) all = bits[k] > all ? bits[k] : all;
+  return all >> kMantissa<T>;
+}
+
+// What was read of each tile by each part of the work on it: the largest squares, and exponents of some lanes of each vector.
+template <class T>
+struct Seen {
+  using Int = typename Lane<T>::Int;
+  int64_t of_image, all, parts, vectors;  // tiles; parts of the channels, and vectors in all of them
+  int64_t lanes;                          // in the sample: the first, of small images all
+  Scratch<Int> largest;                   // [part][tile][lane]
+  Scratch<uint16_t> sample;               // [vector][tile][lane]
+
+  Seen(const Grid& g, int64_t channels, int64_t parts_of_group)
+      : of_image(g.rows * g.columns),
+        all(g.tiles),
+        parts(g.groups * parts_of_group),
+        vectors(g.groups * tiles(channels, kLanes<T>)),
+        lanes(of_image * vectors > kFewUnits ? 1 : kLanes<T>),
+        largest(parts * all * kLanes<T>),
+        sample(vectors * all * lanes) {}
+};
+// The same as a part of the work sees it.
+template <class T>
+struct Note {
+  using Int = typename Lane<T>::Int;
+  Int* largest;
+  uint16_t* sample;
+  int64_t all, lanes;
+
+  Note() : largest(nullptr) {}  // where another part notes the same
+  Note(const Seen<T>& seen, int64_t part, int64_t vector)
+      : largest(seen.largest + part * seen.all * kLanes<T>),
+        sample(seen.sample + vector * seen.all * seen.lanes),
+        all(seen.all),
+        lanes(seen.lanes) {}
+  // Of the v-th vector of the part; the first one comes first.
+  STRIATE_INLINE void operator()(int64_t v, int64_t tile, const Vector<T>& squares) const {
+    if (!largest) return;
+    const IntVector<T> bits = bits_of<T>(squares);
+    Int* to = largest + tile * kLanes<T>;
+    v == 0 ? store(to, bits) : raise<T>(to, bits);
+    uint16_t* exponents = sample + (v * all + tile) * lanes;
+    exponents[0] = uint16_t(bits[0] >> kMantissa<T>);
+    for (int64_t k = 1; k < lanes; ++k) exponents[k] = uint16_t(bits[k] >> kMantissa<T>);
+  }
+};
+
+// Whether images are out of bounds: [image]. other: the largest exponent of the squares that sources are multiplied with; a sum has
+// `terms`. Out of bounds is an image whose largest unit is NaN or infinite, may overflow in a product, or lies far above three quarters of
+// those that are not zero; and one that is all but empty: its zeros are to stay zeros.
+template <class T>
+bool out_of_bounds(const Grid& g, const Seen<T>& seen, int64_t other, int64_t terms, uint8_t* bad) {
+  const int64_t of_image = g.rows * g.columns, images = g.tiles / of_image, bias = kMostExponent<T> / 2;
+  int64_t room = 4 * bias - 40;  // of the sum of two biased exponents of squares: transforms take 2²⁰ at most
+  for (; terms > 0; terms /= 2) room -= 2;
+  parallel_for(images, of_image * seen.vectors, [=, &seen](int64_t begin, int64_t end) {
+    int32_t counts[kMostExponent<T> + 1];
+    for (int64_t n = begin; n < end; ++n) {
+      const int64_t first = n * of_image, units = of_image * seen.lanes;
+      int64_t most = 0;
+      for (int64_t part = 0; part < seen.parts; ++part)
+        most = max(most, largest_exponent<T>(seen.largest + (part * seen.all + first) * kLanes<T>, of_image * kLanes<T>));
+      memset(counts, 0, sizeof counts);
+      for (int64_t v = 0; v < seen.vectors; ++v)
+        for (int64_t u = 0; u < units; ++u) ++counts[seen.sample[(v * seen.all + first) * seen.lanes + u]];
+      const int64_t filled = units * seen.vectors - counts[0];
+      int64_t usual = kMostExponent<T>, above = 0;
+      while (usual > 0 && (above += counts[usual]) * 4 <= filled) --usual;
+      bad[n] = most == kMostExponent<T> || other == kMostExponent<T> || (most > 0 && most + other > room) ||
+               (most > 0 && (filled * 16 < units * seen.vectors || most - usual > kApart));
+    }
+  });
+  for (int64_t n = 0; n < images; ++n)
+    if (bad[n]) return true;
+  return false;
+}
+
 // ------------------------------------------------------------------------------------------------ to the points and back
 
 // [point][vector][tile][lane]: where vectors, tiles and points are. Points are an odd number of cache lines apart: at a power of two all of
@@ -157,10 +265,11 @@ int64_t strip_values(const TileKind<T>& kind, int64_t count) {
   return max(kind.source_high() * (count * kind.wide + kind.taps_wide), kMostPoints) * kLanes<T> + kLanes<T> * kLanes<T>;
 }
 
-// Tiles [begin, end) of x (or, with `gradient`, of dy, which is a tile's destination) at the points; channels from `first` on.
+// Tiles [begin, end) of x (or, with `gradient`, of dy, which is a tile's destination) at the points; channels from `first` on. Lanes behind
+// the last channel hold others' values: what they are is noted too.
 template <class T>
 void to_points(const Grid& g, const TileKind<T>& kind, bool gradient, const T* x, int64_t first, int64_t channels, int64_t begin,
-               int64_t end, const Points<T>& points, T* strip, T* to) {
+               int64_t end, const Points<T>& points, const Note<T>& note, T* strip, T* to) {
   constexpr int64_t L = kLanes<T>;
   const Plane& plane = gradient ? g.to : g.from;
   const int64_t all = gradient ? g.all_to() : g.all_from(), images = g.tiles / (g.rows * g.columns);
@@ -176,7 +285,8 @@ void to_points(const Grid& g, const TileKind<T>& kind, bool gradient, const T* x
       for (int64_t v = 0; v * L < channels; ++v) {
         turn_piece(image + (first + v * L) * plane.size(), plane, piece, min(L, channels - v * L), strip);
         for (int64_t k = 0; k < run.count; ++k)
-          transform(strip + k * kind.wide * L, piece.wide * L, L, to + v * points.vector() + (run.at + k) * L, points.point());
+          note(v, begin + run.at + k,
+               transform(strip + k * kind.wide * L, piece.wide * L, L, to + v * points.vector() + (run.at + k) * L, points.point()));
       }
       return;
     }
@@ -187,10 +297,10 @@ void to_points(const Grid& g, const TileKind<T>& kind, bool gradient, const T* x
       for (int64_t v = 0; v * L < channels; ++v) {
         T* target = to + v * points.vector() + (run.at + k) * L;
         if (inside && at + v * L + reach <= last) {  // what lies behind the last channel goes to lanes that nobody reads
-          transform(at + v * L, plane.wide * all, all, target, points.point());
+          note(v, begin + run.at + k, transform(at + v * L, plane.wide * all, all, target, points.point()));
         } else {
           copy_piece(image + first + v * L, plane, all, piece, min(L, channels - v * L), strip);
-          transform(strip, wide * L, L, target, points.point());
+          note(v, begin + run.at + k, transform(strip, wide * L, L, target, points.point()));
         }
       }
     }
@@ -256,18 +366,30 @@ void from_points(const Grid& g, const TileKind<T>& kind, const Epilogue<T>& e, c
 
 // ------------------------------------------------------------------------------------------------------------- weights
 
+// Of all weights at the points; behind them comes the largest exponent of the squares of a filter's taps.
 template <class T>
-int64_t packed_values(const Grid& g, const TileKind<T>& kind) {
+int64_t packed_weights(const Grid& g, const TileKind<T>& kind) {
   return g.groups * kind.points() * Pairs<T>{tiles(g.to_channels, kLanes<T>), g.from_channels}.point();
 }
+template <class T>
+int64_t packed_values(const Grid& g, const TileKind<T>& kind) {
+  return packed_weights(g, kind) + kLanes<T>;
+}
 
-// All weights at the points.
 template <class T>
 void pack(const ConvShape& s, const Grid& g, const TileKind<T>& kind, bool adjoint, Weight<T> weight, T* packed) {
-  const Pairs<T> pairs = {tiles(g.to_channels, kLanes<T>), g.from_channels};
+  constexpr int64_t L = kLanes<T>;
+  const Pairs<T> pairs = {tiles(g.to_channels, L), g.from_channels};
+  const int64_t pieces = tiles(g.from_channels, kPiece), parts = g.groups * pairs.vectors * pieces;
+  const Scratch<typename Lane<T>::Int> memory(parts * L);
+  typename Lane<T>::Int* largest = memory;  // of each part, which is one thread's
   over_weights(s, adjoint, weight, [=, &kind](int64_t group, int64_t v, int64_t c, const T* from, int64_t of_tap) {
-    kind.weight(from, of_tap, packed + group * kind.points() * pairs.point() + pairs.at(v, c), pairs.point());
+    T* to = packed + group * kind.points() * pairs.point() + pairs.at(v, c);
+    const IntVector<T> bits = bits_of<T>(kind.weight(from, of_tap, to, pairs.point()));
+    auto* of_part = largest + ((group * pairs.vectors + v) * pieces + c / kPiece) * L;
+    c % kPiece == 0 ? store(of_part, bits) : raise<T>(of_part, bits);
   });
+  packed[packed_weights(g, kind)] = T(largest_exponent<T>(largest, parts * L));
 }
 
 // ------------------------------------------------------------------------------------------------------ micro-kernel
@@ -353,13 +475,14 @@ void results(const Grid& g, const TileKind<T>& kind, const Blocks<T>& blocks, co
 // Each block stays in the cache while the weights, which are at the points already, pass by.
 template <class T>
 void weights_pass(const Grid& g, const TileKind<T>& kind, const Blocks<T>& blocks, const T* x, const T* packed, const Epilogue<T>& e, T* y,
-                  Moments* moments) {
+                  Moments* moments, const Seen<T>& seen) {
   const Pairs<T> pairs = {tiles(g.to_channels, kLanes<T>), g.from_channels};
-  parallel_for(blocks.count * g.groups, kGrainElements, [=, &kind](int64_t begin, int64_t end) {
+  parallel_for(blocks.count * g.groups, kGrainElements, [=, &kind, &seen](int64_t begin, int64_t end) {
     Scratch<T> sources(kind.points() * blocks.seen.point()), products(kind.points() * blocks.made.point()), strip(blocks.strip);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t group = unit % g.groups, b = unit / g.groups;
-      to_points<T>(g, kind, false, x, group * g.from_channels, g.from_channels, blocks.first(b), blocks.last(b), blocks.seen, strip,
+      const Note<T> note(seen, group, group * blocks.seen.vectors);
+      to_points<T>(g, kind, false, x, group * g.from_channels, g.from_channels, blocks.first(b), blocks.last(b), blocks.seen, note, strip,
                    sources);
       const T* of_group = packed + group * kind.points() * pairs.point();
       for (int64_t pair = 0; pair < pairs.count(); ++pair)
@@ -371,25 +494,29 @@ void weights_pass(const Grid& g, const TileKind<T>& kind, const Blocks<T>& block
 
 // Few blocks, many weights: all sources at the points lie in memory, and pass by the weights of one or two vectors, which each thread
 // transforms for itself into what stays in its cache. All weights at the points, up to four times the weights, are never written.
+// Gives the largest exponent of their squares.
 template <class T>
-void sources_pass(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const Blocks<T>& blocks, bool adjoint, const T* x,
-                  Weight<T> weight, const Epilogue<T>& e, T* y, Moments* moments) {
+int64_t sources_pass(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const Blocks<T>& blocks, bool adjoint, const T* x,
+                     Weight<T> weight, const Epilogue<T>& e, T* y, Moments* moments, const Seen<T>& seen) {
   constexpr int64_t L = kLanes<T>;
   const int64_t of_block = kind.points() * blocks.seen.point(), spans = tiles(blocks.seen.vectors, kSpan);
   const Scratch<T> memory(g.groups * blocks.count * of_block);
   T* sources = memory;  // [group][block]
-  parallel_for(g.groups * blocks.count * spans, blocks.size * kind.points() * kSpan * L, [=, &kind](int64_t begin, int64_t end) {
+  parallel_for(g.groups * blocks.count * spans, blocks.size * kind.points() * kSpan * L, [=, &kind, &seen](int64_t begin, int64_t end) {
     Scratch<T> strip(blocks.strip);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t v = unit % spans * kSpan, at = unit / spans, b = at % blocks.count, group = at / blocks.count;
+      const Note<T> note(seen, group * spans + v / kSpan, group * blocks.seen.vectors + v);
       to_points<T>(g, kind, false, x, group * g.from_channels + v * L, min(kSpan * L, g.from_channels - v * L), blocks.first(b),
-                   blocks.last(b), blocks.seen, strip, sources + at * of_block + v * blocks.seen.vector());
+                   blocks.last(b), blocks.seen, note, strip, sources + at * of_block + v * blocks.seen.vector());
     }
   });
   const Pairs<T> pairs = {tiles(g.to_channels, L), g.from_channels};
   const int64_t of_vector = kind.points() * g.from_channels * kVectorBytes;
   const int64_t step = weight.packed || 2 * of_vector <= kWeightBytes ? 2 : 1, steps = tiles(pairs.vectors, step);
   const int64_t shares = min(blocks.count, tiles(8, steps * g.groups));  // of the blocks
+  const Scratch<typename Lane<T>::Int> squares(g.groups * pairs.vectors * L);
+  typename Lane<T>::Int* largest = squares;  // of each vector of filters
   parallel_for(g.groups * steps * shares, kGrainElements, [=, &kind](int64_t begin, int64_t end) {
     const int64_t pitch = (step * g.from_channels | 1) * L;  // from point to point
     Scratch<T> local(weight.packed ? 0 : kind.points() * pitch), turned(turned_values<T>(kind.taps_high * kind.taps_wide));
@@ -403,11 +530,61 @@ void sources_pass(const ConvShape& s, const Grid& g, const TileKind<T>& kind, co
       else
         for (int64_t k = 0; k < vectors; ++k)
           over_weights<T>(s, adjoint, weight, group, v + k, 0, g.from_channels, turned, [&](int64_t c, const T* from, int64_t of_tap) {
-            kind.weight(from, of_tap, local + (c * vectors + k) * L, pitch);
+            const IntVector<T> bits = bits_of<T>(kind.weight(from, of_tap, local + (c * vectors + k) * L, pitch));
+            typename Lane<T>::Int* at = largest + (group * pairs.vectors + v + k) * L;
+            if (share == 0) c == 0 ? store(at, bits) : raise<T>(at, bits);
           });
       for (int64_t b = share * blocks.count / shares; b < (share + 1) * blocks.count / shares; ++b)
         results<T>(g, kind, blocks, e, b, group, v, vectors, sources + (group * blocks.count + b) * of_block, weights,
                    weight.packed ? pairs.point() : pitch, products, strip, y, moments ? moments + b * g.all_to() : nullptr);
+    }
+  });
+  return weight.packed ? int64_t(weight.packed[packed_weights(g, kind)]) : largest_exponent<T>(largest, g.groups * pairs.vectors * L);
+}
+
+template <class T>
+const ConvKernels<T>& direct_kernels() {
+  if constexpr (sizeof(T) == 4)
+    return direct_f32;
+  else
+    return direct_f64;
+}
+
+// The results of images that are out of bounds, by the direct sum.
+template <class T>
+void compute_again(const ConvShape& s, const Grid& g, bool adjoint, const uint8_t* bad, const T* x, Weight<T> weight, Epilogue<T> e, T* y) {
+  const int64_t from = g.all_from() * g.from.size(), to = g.all_to() * g.to.size();
+  weight.packed = nullptr, e.mean = e.variance = nullptr;
+  for (int64_t n = 0, end; n < s.batch; n = end) {
+    for (end = n; end < s.batch && bad[end]; ++end) {
+    }
+    if (end == n) {
+      ++end;
+      continue;
+    }
+    ConvShape these = s;
+    Epilogue<T> after = e;
+    these.batch = end - n;
+    if (e.residual) after.residual = e.residual + n * to;
+    (adjoint ? direct_kernels<T>().input : direct_kernels<T>().forward)(these, x + n * from, weight, after, y + n * to);
+  }
+}
+
+// Each channel's mean and variance, of results that lie in memory.
+template <class T>
+void measure(const Grid& g, int64_t batch, const T* y, const Epilogue<T>& e) {
+  const int64_t channels = g.all_to(), places = g.to.size();
+  parallel_for(channels, batch * places, [=](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) {
+      const T* first = y + (g.channels_last ? c : c * places);
+      double sum = 0, squares = 0;
+      for (int64_t n = 0; n < batch; ++n)
+        for (int64_t i = 0; i < places; ++i) {
+          const double d = double(first[n * channels * places + i * (g.channels_last ? channels : 1)]) - double(*first);
+          sum += d, squares += d * d;
+        }
+      const Moments all = shifted_moments(double(batch * places), double(*first), sum, squares);
+      e.mean[c] = all.mean, e.variance[c] = all.variance();
     }
   });
 }
@@ -419,19 +596,28 @@ void activations(const ConvShape& s, const TileKind<T>& kind, bool adjoint, cons
   const Blocks<T> blocks(g, kind, few ? 1 : kFewBlocks);
   const Scratch<Moments> of_blocks(e.mean ? blocks.count * g.all_to() : 0);
   Moments* moments = e.mean ? static_cast<Moments*>(of_blocks) : nullptr;
+  const Seen<T> seen(g, g.from_channels, few ? tiles(blocks.seen.vectors, kSpan) : 1);
+  int64_t of_weights;
   if (few) {
-    sources_pass(s, g, kind, blocks, adjoint, x, weight, e, y, moments);
+    of_weights = sources_pass(s, g, kind, blocks, adjoint, x, weight, e, y, moments, seen);
   } else {
-    const Scratch<T> packed(weight.packed ? 0 : packed_values(g, kind));
-    if (!weight.packed) pack(s, g, kind, adjoint, weight, static_cast<T*>(packed));
-    weights_pass(g, kind, blocks, x, weight.packed ? weight.packed : static_cast<const T*>(packed), e, y, moments);
+    const Scratch<T> memory(weight.packed ? 0 : packed_values(g, kind));
+    const T* packed = weight.packed ? weight.packed : static_cast<const T*>(memory);
+    if (!weight.packed) pack(s, g, kind, adjoint, weight, static_cast<T*>(memory));
+    weights_pass(g, kind, blocks, x, packed, e, y, moments, seen);
+    of_weights = int64_t(packed[packed_weights(g, kind)]);
   }
-  if (moments)
+  const Scratch<uint8_t> bad(s.batch);
+  if (out_of_bounds(g, seen, of_weights, g.from_channels, static_cast<uint8_t*>(bad))) {
+    compute_again(s, g, adjoint, static_cast<const uint8_t*>(bad), x, weight, e, y);
+    if (moments) measure(g, s.batch, static_cast<const T*>(y), e);
+  } else if (moments) {
     for (int64_t c = 0; c < g.all_to(); ++c) {
       Moments all;
       for (int64_t b = 0; b < blocks.count; ++b) all.merge(moments[b * g.all_to() + c]);
       e.mean[c] = all.mean, e.variance[c] = all.variance();
     }
+  }
 }
 
 // ------------------------------------------------------------------------------------------------------ weight gradient
@@ -470,9 +656,20 @@ STRIATE_INLINE void add_vectors(const T* a, const T* b, int64_t b_vector, int64_
                  : add_products<T, M, 1>(a + c, b, b_vector, count, anew, sums + c * row, row);
 }
 
+// Whether an image of x or of dy is out of bounds.
+template <class T>
+bool sums_out_of_bounds(const Grid& g, const TileKind<T>& kind, const Seen<T>& of_x, const Seen<T>& of_dy) {
+  constexpr int64_t L = kLanes<T>;
+  const int64_t terms = g.tiles * kind.high * kind.wide;
+  const Scratch<uint8_t> bad(g.tiles / (g.rows * g.columns));
+  return out_of_bounds(g, of_x, largest_exponent<T>(of_dy.largest, of_dy.parts * of_dy.all * L), terms, static_cast<uint8_t*>(bad)) ||
+         out_of_bounds(g, of_dy, largest_exponent<T>(of_x.largest, of_x.parts * of_x.all * L), terms, static_cast<uint8_t*>(bad));
+}
+
+// Both ways give false, and dw is not written, where a value is out of bounds.
 // Few tiles: x and dy at the points lie in memory; what one vector of channels by two of filters takes, sums too, is in the cache.
 template <class T>
-void sum_whole(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const T* dy, const T* x, T* dw) {
+bool sum_whole(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const T* dy, const T* x, T* dw) {
   constexpr int64_t L = kLanes<T>;
   const int64_t C = g.from_channels, K = g.to_channels, vectors = tiles(C, L), filters = tiles(K, L), pairs = tiles(filters, 2);
   const Points<T> seen = {g.tiles, vectors}, given = {g.tiles, filters};
@@ -481,19 +678,24 @@ void sum_whole(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const
   T *sources = memory, *gradients = sources + g.groups * of_x;
   const int64_t x_spans = tiles(vectors, kSpan), spans = x_spans + tiles(filters, kSpan), share = min(g.tiles, 4 * kMostRows),
                 shares = tiles(g.tiles, share);
-  parallel_for(g.groups * shares * spans, share * kind.points() * kSpan * L, [=, &kind](int64_t begin, int64_t end) {
-    Scratch<T> strip(strip_values(kind, share));
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t span = unit % spans, first = unit / spans % shares * share, last = min(g.tiles, first + share);
-      const int64_t group = unit / spans / shares;
-      const bool of_gradient = span >= x_spans;
-      const int64_t v = (of_gradient ? span - x_spans : span) * kSpan, all = of_gradient ? K : C;
-      const Points<T>& points = of_gradient ? given : seen;
-      T* to = of_gradient ? gradients + group * of_dy : sources + group * of_x;
-      to_points<T>(g, kind, of_gradient, of_gradient ? dy : x, group * all + v * L, min(kSpan * L, all - v * L), first, last, points, strip,
-                   to + v * points.vector() + first * L);
-    }
-  });
+  const Seen<T> of_sources(g, C, x_spans), of_gradients(g, K, spans - x_spans);
+  parallel_for(g.groups * shares * spans, share * kind.points() * kSpan * L,
+               [=, &kind, &of_sources, &of_gradients](int64_t begin, int64_t end) {
+                 Scratch<T> strip(strip_values(kind, share));
+                 for (int64_t unit = begin; unit < end; ++unit) {
+                   const int64_t span = unit % spans, first = unit / spans % shares * share, last = min(g.tiles, first + share);
+                   const int64_t group = unit / spans / shares;
+                   const bool of_gradient = span >= x_spans;
+                   const int64_t v = (of_gradient ? span - x_spans : span) * kSpan, all = of_gradient ? K : C;
+                   const Points<T>& points = of_gradient ? given : seen;
+                   T* to = of_gradient ? gradients + group * of_dy : sources + group * of_x;
+                   const Note<T> note(of_gradient ? of_gradients : of_sources,
+                                      group * (of_gradient ? spans - x_spans : x_spans) + v / kSpan, group * points.vectors + v);
+                   to_points<T>(g, kind, of_gradient, of_gradient ? dy : x, group * all + v * L, min(kSpan * L, all - v * L), first, last,
+                                points, note, strip, to + v * points.vector() + first * L);
+                 }
+               });
+  if (sums_out_of_bounds(g, kind, of_sources, of_gradients)) return false;
   parallel_for(g.groups * pairs * vectors, kGrainElements, [=, &kind](int64_t begin, int64_t end) {
     Scratch<T> sums(kind.points() * 2 * L * L), turned(turned_values<T>(kind.taps_high * kind.taps_wide));
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -505,11 +707,12 @@ void sum_whole(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const
       put_filters<T>(s, g, kind, group, v * L, k * L, two, sums, turned, dw);
     }
   });
+  return true;
 }
 
 // Many tiles: a block of them at a time, in chunks that depend on the shape alone; sums of all points in memory.
 template <class T>
-void sum_blocks(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const T* dy, const T* x, T* dw) {
+bool sum_blocks(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const T* dy, const T* x, T* dw) {
   constexpr int64_t L = kLanes<T>;
   const int64_t C = g.from_channels, K = g.to_channels, vectors = tiles(C, L), filters = tiles(K, L), row = filters * L;
   const int64_t of_vector = kind.points() * row * kVectorBytes;  // sums of one vector of channels
@@ -520,19 +723,22 @@ void sum_blocks(const ConvShape& s, const Grid& g, const TileKind<T>& kind, cons
   const int64_t chunks =
       max(1, min(tiles(blocks, 2), min(tiles(8, parts * g.groups), kTotalBytes / (g.groups * of_chunk * int64_t(sizeof(T))))));
   const Points<T> seen = {block, part}, given = {block, filters};
+  const Seen<T> of_sources(g, C, parts), of_gradients(g, K, 1);
   const Scratch<T> totals(chunks * g.groups * of_chunk);
   T* total = totals;
-  parallel_for(chunks * g.groups * parts, kGrainElements, [=, &kind](int64_t begin, int64_t end) {
+  parallel_for(chunks * g.groups * parts, kGrainElements, [=, &kind, &of_sources, &of_gradients](int64_t begin, int64_t end) {
     Scratch<T> sources(kind.points() * seen.point()), gradients(kind.points() * given.point()), strip(strip_values(kind, block));
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t v0 = unit % parts * part, v1 = min(vectors, v0 + part), group = unit / parts % g.groups,
                     chunk = unit / parts / g.groups;
       T* sums = total + (chunk * g.groups + group) * of_chunk;
+      const Note<T> note(of_sources, group * parts + v0 / part, group * vectors + v0);
+      const Note<T> note_gradient = v0 == 0 ? Note<T>(of_gradients, group, group * filters) : Note<T>();
       const int64_t first_block = chunk * blocks / chunks;
       for (int64_t b = first_block; b < (chunk + 1) * blocks / chunks; ++b) {
         const int64_t first = b * block, last = min(g.tiles, first + block);
-        to_points<T>(g, kind, false, x, group * C + v0 * L, min(C, v1 * L) - v0 * L, first, last, seen, strip, sources);
-        to_points<T>(g, kind, true, dy, group * K, K, first, last, given, strip, gradients);
+        to_points<T>(g, kind, false, x, group * C + v0 * L, min(C, v1 * L) - v0 * L, first, last, seen, note, strip, sources);
+        to_points<T>(g, kind, true, dy, group * K, K, first, last, given, note_gradient, strip, gradients);
         for (int64_t p = 0; p < kind.points(); ++p)
           for (int64_t v = v0; v < v1; ++v)
             for (int64_t k = 0; k < filters; k += 2)
@@ -542,6 +748,7 @@ void sum_blocks(const ConvShape& s, const Grid& g, const TileKind<T>& kind, cons
       }
     }
   });
+  if (sums_out_of_bounds(g, kind, of_sources, of_gradients)) return false;
   const int64_t pairs = tiles(filters, 2);
   parallel_for(g.groups * pairs * vectors, kind.points() * L * L * (chunks + 4), [=, &kind](int64_t begin, int64_t end) {
     Scratch<T> sums(kind.points() * 2 * L * L), turned(turned_values<T>(kind.taps_high * kind.taps_wide));
@@ -559,12 +766,14 @@ void sum_blocks(const ConvShape& s, const Grid& g, const TileKind<T>& kind, cons
       put_filters<T>(s, g, kind, group, v * L, k * L, two, sums, turned, dw);
     }
   });
+  return true;
 }
 
 template <class T>
 void weight_gradient(const ConvShape& s, const TileKind<T>& kind, const T* dy, const T* x, T* dw) {
   const Grid g = grid_of(s, kind, false);
-  3 * g.tiles* kind.points() * kVectorBytes <= kThreeBytes ? sum_whole(s, g, kind, dy, x, dw) : sum_blocks(s, g, kind, dy, x, dw);
+  const bool few = 3 * g.tiles * kind.points() * kVectorBytes <= kThreeBytes;
+  if (!(few ? sum_whole(s, g, kind, dy, x, dw) : sum_blocks(s, g, kind, dy, x, dw))) direct_kernels<T>().weight(s, dy, x, dw);
 }
 
 // -------------------------------------------------------------------------------------------------------------- entry
