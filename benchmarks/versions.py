@@ -1,7 +1,8 @@
 """Two versions of striate in one run: ``python benchmarks/versions.py OLD``, OLD being the python of another checkout's environment.
 
 A step of training, and a call under ``torch.no_grad``, of whole networks, accelerated, from images in planes order and in channels_last:
-of ``striate.models`` and, named "plain", of torch's layers with a ``forward`` of their own (plain.py). The new version runs as
+of ``striate.models``, named "plain" of torch's layers with a ``forward`` of their own (plain.py), and named "convolutions" of two 3×3
+convolutions of the image's channels, a global average and a classifier. The new version runs as
 ``accelerate(model, memory_format=torch.channels_last)`` ("new") and as ``accelerate(model)`` ("default"); before there was this choice,
 accelerate gave channels_last.
 Each contestant is a process of its own, all with the allocator tuned; one works at a time, in turns shuffled anew. A turn is one untimed
@@ -31,6 +32,9 @@ CASES: dict[str, tuple[int, ...]] = {
     "vgg11_bn": (4, 3, 128, 128),
     "resnet18": (8, 3, 128, 128),
     "mobilenet_v2": (8, 3, 128, 128),
+    "convolutions large": (8, 32, 56, 56),
+    "convolutions wide": (8, 128, 28, 28),
+    "convolutions small": (16, 512, 7, 7),
 }
 LEAST_SECONDS = 0.25
 
@@ -47,7 +51,12 @@ def call_of(name: str, training: bool, last: bool, asked: bool) -> Callable[[], 
     tune_allocator()
     torch.manual_seed(0)
     kind, _, network = name.rpartition(" ")
-    model = NETWORKS[network]() if kind else getattr(models, network)()
+    if kind == "convolutions":
+        channels = CASES[name][1]
+        convolutions = (torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(2))
+        model: Any = torch.nn.Sequential(*convolutions, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(channels, 10))
+    else:
+        model = NETWORKS[network]() if kind else getattr(models, network)()
     choice = {"memory_format": torch.channels_last} if asked and "memory_format" in inspect.signature(striate.accelerate).parameters else {}
     model = striate.accelerate(model, **choice).train(training)
     x = torch.randn(CASES[name])

@@ -149,7 +149,9 @@ void turn_piece(const T* image, const Plane& plane, const Piece& piece, int64_t 
 // A tile mixes all that it reads. What is not finite would spread over it, and a value far beyond the others would leave its rounding error
 // on results that do not see it. So the transforms of sources sum the squares of what they read: a unit is one channel of one tile. An
 // image with a unit out of bounds is computed again by the direct sum (docs/kernels/winograd.md). Squares are compared by their exponents.
-constexpr int kApart = 16;         // of squares: a unit of 2⁸ times the others' root mean square
+constexpr int64_t kApart = 16;     // of squares: a unit of 2⁸ times the others' root mean square in its image,
+constexpr int64_t kAlone = 8;      // and of 2⁴ times that in the same channels
+constexpr int64_t kFewTiles = 4;   // in an image: one value may be in all of them
 constexpr int64_t kFewUnits = 64;  // vectors of units in an image
 
 template <class T>
@@ -218,6 +220,25 @@ struct Note {
   }
 };
 
+// Whether in an image the largest of some channels is far above what it is in their other tiles, of those that are not zero: a channel that
+// is loud everywhere is seen everywhere. first: of the image's tiles.
+template <class T>
+bool stands_alone(const Seen<T>& seen, int64_t first) {
+  constexpr int64_t L = kLanes<T>;
+  for (int64_t part = 0; part < seen.parts; ++part) {
+    const typename Lane<T>::Int* largest = seen.largest + (part * seen.all + first) * L;
+    for (int64_t l = 0; l < L; ++l) {
+      int64_t most = 0, sum = 0, count = 0;
+      for (int64_t t = 0; t < seen.of_image; ++t) {
+        const int64_t exponent = largest[t * L + l] >> kMantissa<T>;
+        most = max(most, exponent), sum += exponent, count += exponent > 0;
+      }
+      if (most * count - sum > kAlone * count) return true;
+    }
+  }
+  return false;
+}
+
 // Whether images are out of bounds: [image]. other: the largest exponent of the squares that sources are multiplied with; a sum has
 // `terms`. Out of bounds is an image whose largest unit is NaN or infinite, may overflow in a product, or lies far above three quarters of
 // those that are not zero; and one that is all but empty: its zeros are to stay zeros.
@@ -239,8 +260,12 @@ bool out_of_bounds(const Grid& g, const Seen<T>& seen, int64_t other, int64_t te
       const int64_t filled = units * seen.vectors - counts[0];
       int64_t usual = kMostExponent<T>, above = 0;
       while (usual > 0 && (above += counts[usual]) * 4 <= filled) --usual;
-      bad[n] = most == kMostExponent<T> || other == kMostExponent<T> || (most > 0 && most + other > room) ||
-               (most > 0 && (filled * 16 < units * seen.vectors || most - usual > kApart));
+      if (most == kMostExponent<T> || other == kMostExponent<T> || (most > 0 && most + other > room))
+        bad[n] = true;
+      else if (most == 0)
+        bad[n] = false;
+      else
+        bad[n] = filled * 16 < units * seen.vectors || (most - usual > kApart && (of_image <= kFewTiles || stands_alone<T>(seen, first)));
     }
   });
   for (int64_t n = 0; n < images; ++n)
