@@ -148,9 +148,13 @@ def test_whole_numbers_and_weights_of_fours_give_exact_sums_where_all_points_are
     assert (expected["forward"] != 0).double().mean() > 0.5
 
 
+@pytest.mark.parametrize("outlier", [None, 1e9])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_bits_are_the_same_on_1_2_3_and_8_threads_and_in_both_orders(case: Case) -> None:
+def test_bits_are_the_same_on_1_2_3_and_8_threads_and_in_both_orders(case: Case, outlier: float | None) -> None:
     given = tensors(case, torch.randn)
+    if outlier is not None:
+        for t in (given.x, given.dy):
+            t[-1].view(-1)[0] = outlier  # in channels_last it lies behind the last channel of the image before
     results = []
     for threads in (1, 2, 3, 8):
         torch.set_num_threads(threads)

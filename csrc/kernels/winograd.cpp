@@ -200,18 +200,20 @@ struct Note {
   using Int = typename Lane<T>::Int;
   Int* largest;
   uint16_t* sample;
-  int64_t all, lanes;
+  int64_t all, lanes, channels;  // channels of the part: lanes behind the last hold others' values
 
   Note() : largest(nullptr) {}  // where another part notes the same
-  Note(const Seen<T>& seen, int64_t part, int64_t vector)
+  Note(const Seen<T>& seen, int64_t part, int64_t vector, int64_t of_part)
       : largest(seen.largest + part * seen.all * kLanes<T>),
         sample(seen.sample + vector * seen.all * seen.lanes),
         all(seen.all),
-        lanes(seen.lanes) {}
+        lanes(seen.lanes),
+        channels(of_part) {}
   // Of the v-th vector of the part; the first one comes first.
   STRIATE_INLINE void operator()(int64_t v, int64_t tile, const Vector<T>& squares) const {
     if (!largest) return;
-    const IntVector<T> bits = bits_of<T>(squares);
+    IntVector<T> bits = bits_of<T>(squares);
+    if (channels - v * kLanes<T> < kLanes<T>) bits &= first_lanes<T>(channels - v * kLanes<T>);
     Int* to = largest + tile * kLanes<T>;
     v == 0 ? store(to, bits) : raise<T>(to, bits);
     uint16_t* exponents = sample + (v * all + tile) * lanes;
@@ -290,8 +292,7 @@ int64_t strip_values(const TileKind<T>& kind, int64_t count) {
   return max(kind.source_high() * (count * kind.wide + kind.taps_wide), kMostPoints) * kLanes<T> + kLanes<T> * kLanes<T>;
 }
 
-// Tiles [begin, end) of x (or, with `gradient`, of dy, which is a tile's destination) at the points; channels from `first` on. Lanes behind
-// the last channel hold others' values: what they are is noted too.
+// Tiles [begin, end) of x (or, with `gradient`, of dy, which is a tile's destination) at the points; channels from `first` on.
 template <class T>
 void to_points(const Grid& g, const TileKind<T>& kind, bool gradient, const T* x, int64_t first, int64_t channels, int64_t begin,
                int64_t end, const Points<T>& points, const Note<T>& note, T* strip, T* to) {
@@ -506,7 +507,7 @@ void weights_pass(const Grid& g, const TileKind<T>& kind, const Blocks<T>& block
     Scratch<T> sources(kind.points() * blocks.seen.point()), products(kind.points() * blocks.made.point()), strip(blocks.strip);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t group = unit % g.groups, b = unit / g.groups;
-      const Note<T> note(seen, group, group * blocks.seen.vectors);
+      const Note<T> note(seen, group, group * blocks.seen.vectors, g.from_channels);
       to_points<T>(g, kind, false, x, group * g.from_channels, g.from_channels, blocks.first(b), blocks.last(b), blocks.seen, note, strip,
                    sources);
       const T* of_group = packed + group * kind.points() * pairs.point();
@@ -531,7 +532,7 @@ int64_t sources_pass(const ConvShape& s, const Grid& g, const TileKind<T>& kind,
     Scratch<T> strip(blocks.strip);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t v = unit % spans * kSpan, at = unit / spans, b = at % blocks.count, group = at / blocks.count;
-      const Note<T> note(seen, group * spans + v / kSpan, group * blocks.seen.vectors + v);
+      const Note<T> note(seen, group * spans + v / kSpan, group * blocks.seen.vectors + v, g.from_channels - v * L);
       to_points<T>(g, kind, false, x, group * g.from_channels + v * L, min(kSpan * L, g.from_channels - v * L), blocks.first(b),
                    blocks.last(b), blocks.seen, note, strip, sources + at * of_block + v * blocks.seen.vector());
     }
@@ -704,22 +705,22 @@ bool sum_whole(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const
   const int64_t x_spans = tiles(vectors, kSpan), spans = x_spans + tiles(filters, kSpan), share = min(g.tiles, 4 * kMostRows),
                 shares = tiles(g.tiles, share);
   const Seen<T> of_sources(g, C, x_spans), of_gradients(g, K, spans - x_spans);
-  parallel_for(g.groups * shares * spans, share * kind.points() * kSpan * L,
-               [=, &kind, &of_sources, &of_gradients](int64_t begin, int64_t end) {
-                 Scratch<T> strip(strip_values(kind, share));
-                 for (int64_t unit = begin; unit < end; ++unit) {
-                   const int64_t span = unit % spans, first = unit / spans % shares * share, last = min(g.tiles, first + share);
-                   const int64_t group = unit / spans / shares;
-                   const bool of_gradient = span >= x_spans;
-                   const int64_t v = (of_gradient ? span - x_spans : span) * kSpan, all = of_gradient ? K : C;
-                   const Points<T>& points = of_gradient ? given : seen;
-                   T* to = of_gradient ? gradients + group * of_dy : sources + group * of_x;
-                   const Note<T> note(of_gradient ? of_gradients : of_sources,
-                                      group * (of_gradient ? spans - x_spans : x_spans) + v / kSpan, group * points.vectors + v);
-                   to_points<T>(g, kind, of_gradient, of_gradient ? dy : x, group * all + v * L, min(kSpan * L, all - v * L), first, last,
-                                points, note, strip, to + v * points.vector() + first * L);
-                 }
-               });
+  parallel_for(
+      g.groups * shares * spans, share * kind.points() * kSpan * L, [=, &kind, &of_sources, &of_gradients](int64_t begin, int64_t end) {
+        Scratch<T> strip(strip_values(kind, share));
+        for (int64_t unit = begin; unit < end; ++unit) {
+          const int64_t span = unit % spans, first = unit / spans % shares * share, last = min(g.tiles, first + share);
+          const int64_t group = unit / spans / shares;
+          const bool of_gradient = span >= x_spans;
+          const int64_t v = (of_gradient ? span - x_spans : span) * kSpan, all = of_gradient ? K : C;
+          const Points<T>& points = of_gradient ? given : seen;
+          T* to = of_gradient ? gradients + group * of_dy : sources + group * of_x;
+          const Note<T> note(of_gradient ? of_gradients : of_sources, group * (of_gradient ? spans - x_spans : x_spans) + v / kSpan,
+                             group * points.vectors + v, all - v * L);
+          to_points<T>(g, kind, of_gradient, of_gradient ? dy : x, group * all + v * L, min(kSpan * L, all - v * L), first, last, points,
+                       note, strip, to + v * points.vector() + first * L);
+        }
+      });
   if (sums_out_of_bounds(g, kind, of_sources, of_gradients)) return false;
   parallel_for(g.groups * pairs * vectors, kGrainElements, [=, &kind](int64_t begin, int64_t end) {
     Scratch<T> sums(kind.points() * 2 * L * L), turned(turned_values<T>(kind.taps_high * kind.taps_wide));
@@ -757,8 +758,8 @@ bool sum_blocks(const ConvShape& s, const Grid& g, const TileKind<T>& kind, cons
       const int64_t v0 = unit % parts * part, v1 = min(vectors, v0 + part), group = unit / parts % g.groups,
                     chunk = unit / parts / g.groups;
       T* sums = total + (chunk * g.groups + group) * of_chunk;
-      const Note<T> note(of_sources, group * parts + v0 / part, group * vectors + v0);
-      const Note<T> note_gradient = v0 == 0 ? Note<T>(of_gradients, group, group * filters) : Note<T>();
+      const Note<T> note(of_sources, group * parts + v0 / part, group * vectors + v0, C - v0 * L);
+      const Note<T> note_gradient = v0 == 0 ? Note<T>(of_gradients, group, group * filters, K) : Note<T>();
       const int64_t first_block = chunk * blocks / chunks;
       for (int64_t b = first_block; b < (chunk + 1) * blocks / chunks; ++b) {
         const int64_t first = b * block, last = min(g.tiles, first + block);
