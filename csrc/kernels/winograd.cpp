@@ -212,8 +212,16 @@ struct Note {
   // Of the v-th vector of the part; the first one comes first.
   STRIATE_INLINE void operator()(int64_t v, int64_t tile, const Vector<T>& squares) const {
     if (!largest) return;
-    IntVector<T> bits = bits_of<T>(squares);
-    if (channels - v * kLanes<T> < kLanes<T>) bits &= first_lanes<T>(channels - v * kLanes<T>);
+    if (__builtin_expect(channels - v * kLanes<T> < kLanes<T>, false)) return keep_first(v, tile, squares);
+    keep(v, tile, bits_of<T>(squares));
+  }
+
+ private:
+  // Out of line: the loops round the transforms are slower with it in them.
+  __attribute__((noinline)) void keep_first(int64_t v, int64_t tile, Vector<T> squares) const {
+    keep(v, tile, bits_of<T>(squares) & first_lanes<T>(channels - v * kLanes<T>));
+  }
+  STRIATE_INLINE void keep(int64_t v, int64_t tile, const IntVector<T>& bits) const {
     Int* to = largest + tile * kLanes<T>;
     v == 0 ? store(to, bits) : raise<T>(to, bits);
     uint16_t* exponents = sample + (v * all + tile) * lanes;
