@@ -1526,7 +1526,7 @@ SAME: dict[str, Callable[[], torch.nn.Module]] = {
     "ConvTranspose3d, valid": lambda: nn.ConvTranspose3d(4, 6, 2, 2, "valid"),
     "MaxPool1d, places": lambda: nn.MaxPool1d(3, 2, "same", return_indices=True),
     "MaxPool2d, places": lambda: nn.MaxPool2d((3, 2), 2, "same", return_indices=True),
-    "MaxPool2d, dilation": lambda: nn.MaxPool2d((3, 2), 2, "same", (1, 2)),
+    "MaxPool2d, dilation": lambda: nn.MaxPool2d((3, 2), 2, "same", (1, 2), return_indices=True),
     "MaxPool2d, valid": lambda: nn.MaxPool2d(2, 2, "valid", ceil_mode=True),
     "MaxPool3d": lambda: nn.MaxPool3d(2, 2, "same"),
     "AvgPool1d, inside": lambda: nn.AvgPool1d(3, 2, "same", count_include_pad=False),

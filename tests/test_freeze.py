@@ -981,7 +981,6 @@ def test_a_weight_is_packed_once_for_all_batches() -> None:
         assert layer.method(torch.randn(1, 8, 9, 9)) == "torch"
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 def test_a_bounded_number_of_shapes_is_remembered_and_those_asked_for_longest_ago_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "MOST_SHAPES", 3)
     prepared: list[int] = []
@@ -994,6 +993,7 @@ def test_a_bounded_number_of_shapes_is_remembered_and_those_asked_for_longest_ag
     assert len(layer._runs) == len(layer._asked) == 3
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 def test_a_weight_is_packed_anew_for_another_number_of_threads() -> None:
     # oneDNN lays it out by that, and turns one of another layout around in each call
     x, features, threads = torch.randn(4, 960, 3, 3), torch.randn(8, 1024), torch.get_num_threads()

@@ -110,7 +110,8 @@ def max_pool(
     apart = 1
     for axis in range(dims):  # from the last on
         wide = padded.shape[-1 - axis]
-        place = place + (at % wide - margins[2 * axis]).clamp(0, x.shape[-1 - axis] - 1) * apart  # of -inf alone the first
+        c = at % wide - margins[2 * axis]
+        place = place + torch.where(c < 0, c % dilation[-1 - axis], c) * apart  # of -inf alone the first tap inside
         at, apart = at // wide, apart * x.shape[-1 - axis]
     return y, place
 
