@@ -81,7 +81,7 @@ struct Grid {
   int64_t before_high, before_wide;  // sources that the first destination would see before the first; may be negative
   int64_t rows, columns, tiles;      // of tiles in an image; in all images
   int64_t to_channels, from_channels, groups;
-  bool channels_last;
+  bool channels_last, edges;  // edges: some destinations see beyond the sources
 
   int64_t all_to() const { return groups * to_channels; }
   int64_t all_from() const { return groups * from_channels; }
@@ -96,6 +96,8 @@ Grid grid_of(const ConvShape& s, const TileKind<T>& kind, bool adjoint) {
   g.before_high = adjoint ? h.size - 1 - h.before : h.before, g.before_wide = adjoint ? w.size - 1 - w.before : w.before;
   g.rows = tiles(g.to.high, kind.high), g.columns = tiles(g.to.wide, kind.wide), g.tiles = s.batch * g.rows * g.columns;
   g.groups = s.groups, g.channels_last = s.channels_last;
+  const auto beyond = [](int64_t to, int64_t from, int64_t before, int64_t taps) { return before > 0 || to - before + taps - 1 > from; };
+  g.edges = beyond(g.to.high, g.from.high, g.before_high, h.size) || beyond(g.to.wide, g.from.wide, g.before_wide, w.size);
   g.to_channels = (adjoint ? s.channels : s.filters) / s.groups, g.from_channels = (adjoint ? s.filters : s.channels) / s.groups;
   return g;
 }
@@ -149,10 +151,11 @@ void turn_piece(const T* image, const Plane& plane, const Piece& piece, int64_t 
 // A tile mixes all that it reads. What is not finite would spread over it, and a value far beyond the others would leave its rounding error
 // on results that do not see it. So the transforms of sources sum the squares of what they read: a unit is one channel of one tile. An
 // image with a unit out of bounds is computed again by the direct sum (docs/kernels/winograd.md). Squares are compared by their exponents.
-constexpr int64_t kApart = 16;     // of squares: a unit of 2⁸ times the others' root mean square in its image,
-constexpr int64_t kAlone = 8;      // and of 2⁴ times that in the same channels
-constexpr int64_t kFewTiles = 4;   // in an image: one value may be in all of them
-constexpr int64_t kFewUnits = 64;  // vectors of units in an image
+constexpr int64_t kApart = 16;                  // of squares: a unit of 2⁸ times the others' root mean square in its image,
+constexpr int64_t kAlone = 8;                   // and of 2⁴ times that in the same channels
+constexpr int64_t kFewTiles = 4;                // in an image: one value may be in all of them
+constexpr int64_t kFewUnits = 64;               // vectors of units in an image: each has a cell
+constexpr int64_t kEmpty = 8, kEmptyOfFew = 4;  // one cell in so many is not zero: the image is all but empty
 
 template <class T>
 constexpr int kMantissa = sizeof(T) == 4 ? 23 : 52;
@@ -176,58 +179,84 @@ int64_t largest_exponent(const typename Lane<T>::Int* bits, int64_t count) {
   return all >> kMantissa<T>;
 }
 
-// What was read of each tile by each part of the work on it: the largest squares, and exponents of some lanes of each vector.
+// What was read: for each tile a row of cells, one for each lane. A cell holds the largest squares of the channels that share its lane in
+// up to `per_cell` vectors. The work on a group is in parts of `part` vectors; a cell is of one part.
 template <class T>
 struct Seen {
   using Int = typename Lane<T>::Int;
-  int64_t of_image, all, parts, vectors;  // tiles; parts of the channels, and vectors in all of them
-  int64_t lanes;                          // in the sample: the first, of small images all
-  Scratch<Int> largest;                   // [part][tile][lane]
-  Scratch<uint16_t> sample;               // [vector][tile][lane]
+  static constexpr int64_t L = kLanes<T>;
+  int64_t of_image, all;                      // tiles
+  int64_t per_cell;                           // vectors
+  int64_t rows_of_part, rows_of_group, rows;  // for each tile
+  int64_t cells;                              // of an image, but for those that no channel shares
+  Scratch<Int> largest;                       // [row][tile][lane]
 
-  Seen(const Grid& g, int64_t channels, int64_t parts_of_group)
+  Seen(const Grid& g, int64_t channels, int64_t part) : Seen(g, channels, part, tiles(channels, kLanes<T>)) {}
+
+ private:
+  Seen(const Grid& g, int64_t channels, int64_t part, int64_t vectors)
       : of_image(g.rows * g.columns),
         all(g.tiles),
-        parts(g.groups * parts_of_group),
-        vectors(g.groups * tiles(channels, kLanes<T>)),
-        lanes(of_image * vectors > kFewUnits ? 1 : kLanes<T>),
-        largest(parts * all * kLanes<T>),
-        sample(vectors * all * lanes) {}
+        per_cell(of_image * g.groups * vectors > kFewUnits ? kSpan : 1),
+        rows_of_part(tiles(part, per_cell)),
+        rows_of_group(vectors / part * rows_of_part + tiles(vectors % part, per_cell)),
+        rows(g.groups * rows_of_group),
+        cells(of_image * g.groups * (rows_of_group * L - max(0, L - of_last_row(channels, vectors, part)))),
+        largest(rows * all * L) {}
+  int64_t of_last_row(int64_t channels, int64_t vectors, int64_t part) const {  // channels
+    const int64_t last_part = (vectors - 1) / part * part;
+    return channels - (last_part + (vectors - 1 - last_part) / per_cell * per_cell) * L;
+  }
 };
 // The same as a part of the work sees it.
 template <class T>
 struct Note {
   using Int = typename Lane<T>::Int;
+  static constexpr int64_t L = kLanes<T>;
   Int* largest;
-  uint16_t* sample;
-  int64_t all, lanes, channels;  // channels of the part: lanes behind the last hold others' values
+  int64_t row, per_cell;  // from one row of cells to the next
 
   Note() : largest(nullptr) {}  // where another part notes the same
-  Note(const Seen<T>& seen, int64_t part, int64_t vector, int64_t of_part)
-      : largest(seen.largest + part * seen.all * kLanes<T>),
-        sample(seen.sample + vector * seen.all * seen.lanes),
-        all(seen.all),
-        lanes(seen.lanes),
-        channels(of_part) {}
-  // Of the v-th vector of the part; the first one comes first.
-  STRIATE_INLINE void operator()(int64_t v, int64_t tile, const Vector<T>& squares) const {
+  Note(const Seen<T>& seen, int64_t group, int64_t part)
+      : largest(seen.largest + (group * seen.rows_of_group + part * seen.rows_of_part) * seen.all * L),
+        row(seen.all * L),
+        per_cell(seen.per_cell) {}
+
+  // Of all channels of the part in one tile: squares(v) computes the v-th vector and gives what it read.
+  template <class Squares>
+  STRIATE_INLINE void of_tile(int64_t tile, int64_t channels, const Squares& squares) const {
+    Int* cell = largest ? largest + tile * L : nullptr;
+    const int64_t step = row, count = per_cell;
+    for (int64_t v = 0; v * L < channels; cell += step) {
+      IntVector<T> most = {};
+      for (int64_t k = 0; k < count && v * L < channels; ++k, ++v) {
+        const IntVector<T> bits = lanes_of(squares(v), channels - v * L);
+        most = bits > most ? bits : most;
+      }
+      if (cell) store(cell, most);
+    }
+  }
+  // The same of one vector, where all tiles of it come before the next vector's.
+  STRIATE_INLINE void of_vector(int64_t v, int64_t tile, int64_t channels, const Vector<T>& squares) const {
     if (!largest) return;
-    if (__builtin_expect(channels - v * kLanes<T> < kLanes<T>, false)) return keep_first(v, tile, squares);
-    keep(v, tile, bits_of<T>(squares));
+    const IntVector<T> bits = lanes_of(squares, channels - v * L);
+    Int* cell = largest + v / per_cell * row + tile * L;
+    v % per_cell == 0 ? store(cell, bits) : raise<T>(cell, bits);
   }
 
  private:
-  // Out of line: the loops round the transforms are slower with it in them.
-  __attribute__((noinline)) void keep_first(int64_t v, int64_t tile, Vector<T> squares) const {
-    keep(v, tile, bits_of<T>(squares) & first_lanes<T>(channels - v * kLanes<T>));
+  // Lanes behind the last channel hold others' values.
+  static STRIATE_INLINE IntVector<T> lanes_of(const Vector<T>& squares, int64_t left) {
+    const IntVector<T> bits = bits_of<T>(squares);
+    return left < L ? bits & first_lanes<T>(left) : bits;
   }
-  STRIATE_INLINE void keep(int64_t v, int64_t tile, const IntVector<T>& bits) const {
-    Int* to = largest + tile * kLanes<T>;
-    v == 0 ? store(to, bits) : raise<T>(to, bits);
-    uint16_t* exponents = sample + (v * all + tile) * lanes;
-    exponents[0] = uint16_t(bits[0] >> kMantissa<T>);
-    for (int64_t k = 1; k < lanes; ++k) exponents[k] = uint16_t(bits[k] >> kMantissa<T>);
-  }
+};
+
+// An exponent against others of its kind, of those that are not zero.
+struct Others {
+  int64_t sum = 0, count = 0;
+  void add(int64_t exponent) { sum += exponent, count += exponent > 0; }
+  bool are_below(int64_t exponent) const { return exponent * count - sum > kAlone * count; }
 };
 
 // Whether in an image the largest of some channels is far above what it is in their other tiles, of those that are not zero: a channel that
@@ -235,47 +264,58 @@ struct Note {
 template <class T>
 bool stands_alone(const Seen<T>& seen, int64_t first) {
   constexpr int64_t L = kLanes<T>;
-  for (int64_t part = 0; part < seen.parts; ++part) {
-    const typename Lane<T>::Int* largest = seen.largest + (part * seen.all + first) * L;
+  for (int64_t row = 0; row < seen.rows; ++row) {
+    const typename Lane<T>::Int* largest = seen.largest + (row * seen.all + first) * L;
     for (int64_t l = 0; l < L; ++l) {
-      int64_t most = 0, sum = 0, count = 0;
+      Others all;
+      int64_t most = 0;
       for (int64_t t = 0; t < seen.of_image; ++t) {
         const int64_t exponent = largest[t * L + l] >> kMantissa<T>;
-        most = max(most, exponent), sum += exponent, count += exponent > 0;
+        most = max(most, exponent), all.add(exponent);
       }
-      if (most * count - sum > kAlone * count) return true;
+      if (all.are_below(most)) return true;
     }
   }
   return false;
 }
 
+// How many cells of an image, lane by lane, have an exponent of at least `least`.
+template <class T>
+int64_t cells_from(const Seen<T>& seen, int64_t first, int64_t least) {
+  using Int = typename Lane<T>::Int;
+  constexpr int64_t L = kLanes<T>;
+  IntVector<T> count = {};
+  for (int64_t row = 0; row < seen.rows; ++row)
+    for (int64_t t = 0; t < seen.of_image; ++t)
+      count -= load_as<IntVector<T>>(seen.largest + (row * seen.all + first + t) * L) >= (Int(least) << kMantissa<T>);
+  int64_t sum = 0;
+  for (int64_t l = 0; l < L; ++l) sum += count[l];
+  return sum;
+}
+
 // Whether images are out of bounds: [image]. other: the largest exponent of the squares that sources are multiplied with; a sum has
 // `terms`. Out of bounds is an image whose largest unit is NaN or infinite, may overflow in a product, or lies far above three quarters of
-// those that are not zero; and one that is all but empty: its zeros are to stay zeros.
+// the cells that are not zero; and one that is all but empty: its zeros are to stay zeros.
 template <class T>
 bool out_of_bounds(const Grid& g, const Seen<T>& seen, int64_t other, int64_t terms, uint8_t* bad) {
-  const int64_t of_image = g.rows * g.columns, images = g.tiles / of_image, bias = kMostExponent<T> / 2;
+  const int64_t images = g.tiles / seen.of_image, bias = kMostExponent<T> / 2;
   int64_t room = 4 * bias - 40;  // of the sum of two biased exponents of squares: transforms take 2²⁰ at most
   for (; terms > 0; terms /= 2) room -= 2;
-  parallel_for(images, of_image * seen.vectors, [=, &seen](int64_t begin, int64_t end) {
-    int32_t counts[kMostExponent<T> + 1];
+  parallel_for(images, seen.rows * seen.of_image, [=, &seen](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
-      const int64_t first = n * of_image, units = of_image * seen.lanes;
+      const int64_t first = n * seen.of_image;
       int64_t most = 0;
-      for (int64_t part = 0; part < seen.parts; ++part)
-        most = max(most, largest_exponent<T>(seen.largest + (part * seen.all + first) * kLanes<T>, of_image * kLanes<T>));
-      memset(counts, 0, sizeof counts);
-      for (int64_t v = 0; v < seen.vectors; ++v)
-        for (int64_t u = 0; u < units; ++u) ++counts[seen.sample[(v * seen.all + first) * seen.lanes + u]];
-      const int64_t filled = units * seen.vectors - counts[0];
-      int64_t usual = kMostExponent<T>, above = 0;
-      while (usual > 0 && (above += counts[usual]) * 4 <= filled) --usual;
-      if (most == kMostExponent<T> || other == kMostExponent<T> || (most > 0 && most + other > room))
+      for (int64_t row = 0; row < seen.rows; ++row)
+        most = max(most, largest_exponent<T>(seen.largest + (row * seen.all + first) * kLanes<T>, seen.of_image * kLanes<T>));
+      if (most == kMostExponent<T> || other == kMostExponent<T> || (most > 0 && most + other > room)) {
         bad[n] = true;
-      else if (most == 0)
+      } else if (most == 0) {
         bad[n] = false;
-      else
-        bad[n] = filled * 16 < units * seen.vectors || (most - usual > kApart && (of_image <= kFewTiles || stands_alone<T>(seen, first)));
+      } else {
+        const int64_t filled = cells_from(seen, first, 1), near = cells_from(seen, first, max(1, most - kApart));
+        bad[n] = filled * (seen.of_image <= kFewTiles ? kEmptyOfFew : kEmpty) < seen.cells ||
+                 (near * 4 <= filled && (seen.of_image <= kFewTiles || stands_alone<T>(seen, first)));
+      }
     }
   });
   for (int64_t n = 0; n < images; ++n)
@@ -319,24 +359,25 @@ void to_points(const Grid& g, const TileKind<T>& kind, bool gradient, const T* x
       for (int64_t v = 0; v * L < channels; ++v) {
         turn_piece(image + (first + v * L) * plane.size(), plane, piece, min(L, channels - v * L), strip);
         for (int64_t k = 0; k < run.count; ++k)
-          note(v, begin + run.at + k,
-               transform(strip + k * kind.wide * L, piece.wide * L, L, to + v * points.vector() + (run.at + k) * L, points.point()));
+          note.of_vector(
+              v, begin + run.at + k, channels,
+              transform(strip + k * kind.wide * L, piece.wide * L, L, to + v * points.vector() + (run.at + k) * L, points.point()));
       }
       return;
     }
+    // Copies: behind the pointer every call of a transform would make the compiler read them again.
+    const auto own = transform;
+    const int64_t pitch = plane.wide * all, pixel = all, apart = points.point(), next = points.vector(), lanes = channels;
     for (int64_t k = 0; k < run.count; ++k, piece.column += kind.wide) {
-      const bool inside = piece.inside(plane);
-      const T* at = image + (piece.row * plane.wide + piece.column) * all + first;
-      const int64_t reach = ((high - 1) * plane.wide + wide - 1) * all;
-      for (int64_t v = 0; v * L < channels; ++v) {
-        T* target = to + v * points.vector() + (run.at + k) * L;
-        if (inside && at + v * L + reach <= last) {  // what lies behind the last channel goes to lanes that nobody reads
-          note(v, begin + run.at + k, transform(at + v * L, plane.wide * all, all, target, points.point()));
-        } else {
-          copy_piece(image + first + v * L, plane, all, piece, min(L, channels - v * L), strip);
-          note(v, begin + run.at + k, transform(strip, wide * L, L, target, points.point()));
-        }
-      }
+      const T* at = image + piece.row * pitch + piece.column * pixel + first;
+      // What lies behind the last channel goes to lanes that nobody reads.
+      const T* stop = piece.inside(plane) ? last - (high - 1) * pitch - (wide - 1) * pixel : nullptr;
+      T* target = to + (run.at + k) * L;
+      note.of_tile(begin + run.at + k, lanes, [&](int64_t v) {
+        if (at + v * L <= stop) return own(at + v * L, pitch, pixel, target + v * next, apart);
+        copy_piece(image + first + v * L, plane, pixel, piece, min(L, lanes - v * L), strip);
+        return own(strip, wide * L, L, target + v * next, apart);
+      });
     }
   });
 }
@@ -400,7 +441,38 @@ void from_points(const Grid& g, const TileKind<T>& kind, const Epilogue<T>& e, c
 
 // ------------------------------------------------------------------------------------------------------------- weights
 
-// Of all weights at the points; behind them comes the largest exponent of the squares of a filter's taps.
+// The largest exponent of the squares of a filter's taps for one channel; and whether one is far above three quarters of all, above those
+// of the filter's other channels, and above the other filters' for the same. Edges may not see that tap while their tiles would: there it
+// counts as what is not finite.
+struct OfWeights {
+  int64_t most;
+  bool apart;
+  int64_t at(const Grid& g, int64_t infinite) const { return apart && g.edges ? infinite : most; }
+};
+// largest: [vector of filters][piece of channels][lane].
+template <class T>
+OfWeights of_weights(const typename Lane<T>::Int* largest, int64_t vectors, int64_t pieces) {
+  constexpr int64_t L = kLanes<T>;
+  const int64_t most = largest_exponent<T>(largest, vectors * pieces * L), filters = vectors * L;
+  const auto exponent = [=](int64_t f, int64_t p) { return int64_t(largest[(f / L * pieces + p) * L + f % L] >> kMantissa<T>); };
+  const Scratch<Others> of_pieces(pieces);
+  int64_t near = 0, filled = 0;
+  for (int64_t p = 0; p < pieces; ++p) {
+    of_pieces[p] = Others();
+    for (int64_t f = 0; f < filters; ++f) of_pieces[p].add(exponent(f, p)), near += exponent(f, p) + kApart >= most && exponent(f, p) > 0;
+    filled += of_pieces[p].count;
+  }
+  bool alone = false;
+  for (int64_t f = 0; f < filters && !alone && near * 4 <= filled; ++f) {
+    Others of_filter;
+    for (int64_t p = 0; p < pieces; ++p) of_filter.add(exponent(f, p));
+    for (int64_t p = 0; p < pieces; ++p)
+      alone = alone || (of_pieces[p].are_below(exponent(f, p)) && (pieces == 1 || of_filter.are_below(exponent(f, p))));
+  }
+  return {most, alone};
+}
+
+// Of all weights at the points; behind them come both of OfWeights.
 template <class T>
 int64_t packed_weights(const Grid& g, const TileKind<T>& kind) {
   return g.groups * kind.points() * Pairs<T>{tiles(g.to_channels, kLanes<T>), g.from_channels}.point();
@@ -408,6 +480,12 @@ int64_t packed_weights(const Grid& g, const TileKind<T>& kind) {
 template <class T>
 int64_t packed_values(const Grid& g, const TileKind<T>& kind) {
   return packed_weights(g, kind) + kLanes<T>;
+}
+
+template <class T>
+OfWeights of_packed(const Grid& g, const TileKind<T>& kind, const T* packed) {
+  const T* of = packed + packed_weights(g, kind);
+  return {int64_t(of[0]), of[1] != 0};
 }
 
 template <class T>
@@ -423,7 +501,8 @@ void pack(const ConvShape& s, const Grid& g, const TileKind<T>& kind, bool adjoi
     auto* of_part = largest + ((group * pairs.vectors + v) * pieces + c / kPiece) * L;
     c % kPiece == 0 ? store(of_part, bits) : raise<T>(of_part, bits);
   });
-  packed[packed_weights(g, kind)] = T(largest_exponent<T>(largest, parts * L));
+  const OfWeights of = of_weights<T>(largest, g.groups * pairs.vectors, pieces);
+  packed[packed_weights(g, kind)] = T(of.most), packed[packed_weights(g, kind) + 1] = T(of.apart);
 }
 
 // ------------------------------------------------------------------------------------------------------ micro-kernel
@@ -515,7 +594,7 @@ void weights_pass(const Grid& g, const TileKind<T>& kind, const Blocks<T>& block
     Scratch<T> sources(kind.points() * blocks.seen.point()), products(kind.points() * blocks.made.point()), strip(blocks.strip);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t group = unit % g.groups, b = unit / g.groups;
-      const Note<T> note(seen, group, group * blocks.seen.vectors, g.from_channels);
+      const Note<T> note(seen, group, 0);
       to_points<T>(g, kind, false, x, group * g.from_channels, g.from_channels, blocks.first(b), blocks.last(b), blocks.seen, note, strip,
                    sources);
       const T* of_group = packed + group * kind.points() * pairs.point();
@@ -528,10 +607,9 @@ void weights_pass(const Grid& g, const TileKind<T>& kind, const Blocks<T>& block
 
 // Few blocks, many weights: all sources at the points lie in memory, and pass by the weights of one or two vectors, which each thread
 // transforms for itself into what stays in its cache. All weights at the points, up to four times the weights, are never written.
-// Gives the largest exponent of their squares.
 template <class T>
-int64_t sources_pass(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const Blocks<T>& blocks, bool adjoint, const T* x,
-                     Weight<T> weight, const Epilogue<T>& e, T* y, Moments* moments, const Seen<T>& seen) {
+OfWeights sources_pass(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const Blocks<T>& blocks, bool adjoint, const T* x,
+                       Weight<T> weight, const Epilogue<T>& e, T* y, Moments* moments, const Seen<T>& seen) {
   constexpr int64_t L = kLanes<T>;
   const int64_t of_block = kind.points() * blocks.seen.point(), spans = tiles(blocks.seen.vectors, kSpan);
   const Scratch<T> memory(g.groups * blocks.count * of_block);
@@ -540,7 +618,7 @@ int64_t sources_pass(const ConvShape& s, const Grid& g, const TileKind<T>& kind,
     Scratch<T> strip(blocks.strip);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t v = unit % spans * kSpan, at = unit / spans, b = at % blocks.count, group = at / blocks.count;
-      const Note<T> note(seen, group * spans + v / kSpan, group * blocks.seen.vectors + v, g.from_channels - v * L);
+      const Note<T> note(seen, group, v / kSpan);
       to_points<T>(g, kind, false, x, group * g.from_channels + v * L, min(kSpan * L, g.from_channels - v * L), blocks.first(b),
                    blocks.last(b), blocks.seen, note, strip, sources + at * of_block + v * blocks.seen.vector());
     }
@@ -549,8 +627,9 @@ int64_t sources_pass(const ConvShape& s, const Grid& g, const TileKind<T>& kind,
   const int64_t of_vector = kind.points() * g.from_channels * kVectorBytes;
   const int64_t step = weight.packed || 2 * of_vector <= kWeightBytes ? 2 : 1, steps = tiles(pairs.vectors, step);
   const int64_t shares = min(blocks.count, tiles(8, steps * g.groups));  // of the blocks
-  const Scratch<typename Lane<T>::Int> squares(g.groups * pairs.vectors * L);
-  typename Lane<T>::Int* largest = squares;  // of each vector of filters
+  const int64_t pieces = tiles(g.from_channels, kPiece);
+  const Scratch<typename Lane<T>::Int> squares(g.groups * pairs.vectors * pieces * L);
+  typename Lane<T>::Int* largest = squares;  // [vector of filters][piece of channels][lane]
   parallel_for(g.groups * steps * shares, kGrainElements, [=, &kind](int64_t begin, int64_t end) {
     const int64_t pitch = (step * g.from_channels | 1) * L;  // from point to point
     Scratch<T> local(weight.packed ? 0 : kind.points() * pitch), turned(turned_values<T>(kind.taps_high * kind.taps_wide));
@@ -565,15 +644,15 @@ int64_t sources_pass(const ConvShape& s, const Grid& g, const TileKind<T>& kind,
         for (int64_t k = 0; k < vectors; ++k)
           over_weights<T>(s, adjoint, weight, group, v + k, 0, g.from_channels, turned, [&](int64_t c, const T* from, int64_t of_tap) {
             const IntVector<T> bits = bits_of<T>(kind.weight(from, of_tap, local + (c * vectors + k) * L, pitch));
-            typename Lane<T>::Int* at = largest + (group * pairs.vectors + v + k) * L;
-            if (share == 0) c == 0 ? store(at, bits) : raise<T>(at, bits);
+            typename Lane<T>::Int* at = largest + ((group * pairs.vectors + v + k) * pieces + c / kPiece) * L;
+            if (share == 0) c % kPiece == 0 ? store(at, bits) : raise<T>(at, bits);
           });
       for (int64_t b = share * blocks.count / shares; b < (share + 1) * blocks.count / shares; ++b)
         results<T>(g, kind, blocks, e, b, group, v, vectors, sources + (group * blocks.count + b) * of_block, weights,
                    weight.packed ? pairs.point() : pitch, products, strip, y, moments ? moments + b * g.all_to() : nullptr);
     }
   });
-  return weight.packed ? int64_t(weight.packed[packed_weights(g, kind)]) : largest_exponent<T>(largest, g.groups * pairs.vectors * L);
+  return weight.packed ? of_packed(g, kind, weight.packed) : of_weights<T>(largest, g.groups * pairs.vectors, pieces);
 }
 
 template <class T>
@@ -630,19 +709,19 @@ void activations(const ConvShape& s, const TileKind<T>& kind, bool adjoint, cons
   const Blocks<T> blocks(g, kind, few ? 1 : kFewBlocks);
   const Scratch<Moments> of_blocks(e.mean ? blocks.count * g.all_to() : 0);
   Moments* moments = e.mean ? static_cast<Moments*>(of_blocks) : nullptr;
-  const Seen<T> seen(g, g.from_channels, few ? tiles(blocks.seen.vectors, kSpan) : 1);
-  int64_t of_weights;
+  const Seen<T> seen(g, g.from_channels, few ? kSpan : blocks.seen.vectors);
+  OfWeights of;
   if (few) {
-    of_weights = sources_pass(s, g, kind, blocks, adjoint, x, weight, e, y, moments, seen);
+    of = sources_pass(s, g, kind, blocks, adjoint, x, weight, e, y, moments, seen);
   } else {
     const Scratch<T> memory(weight.packed ? 0 : packed_values(g, kind));
     const T* packed = weight.packed ? weight.packed : static_cast<const T*>(memory);
     if (!weight.packed) pack(s, g, kind, adjoint, weight, static_cast<T*>(memory));
     weights_pass(g, kind, blocks, x, packed, e, y, moments, seen);
-    of_weights = int64_t(packed[packed_weights(g, kind)]);
+    of = of_packed(g, kind, packed);
   }
   const Scratch<uint8_t> bad(s.batch);
-  if (out_of_bounds(g, seen, of_weights, g.from_channels, static_cast<uint8_t*>(bad))) {
+  if (out_of_bounds(g, seen, of.at(g, kMostExponent<T>), g.from_channels, static_cast<uint8_t*>(bad))) {
     compute_again(s, g, adjoint, static_cast<const uint8_t*>(bad), x, weight, e, y);
     if (moments) measure(g, s.batch, static_cast<const T*>(y), e);
   } else if (moments) {
@@ -696,8 +775,8 @@ bool sums_out_of_bounds(const Grid& g, const TileKind<T>& kind, const Seen<T>& o
   constexpr int64_t L = kLanes<T>;
   const int64_t terms = g.tiles * kind.high * kind.wide;
   const Scratch<uint8_t> bad(g.tiles / (g.rows * g.columns));
-  return out_of_bounds(g, of_x, largest_exponent<T>(of_dy.largest, of_dy.parts * of_dy.all * L), terms, static_cast<uint8_t*>(bad)) ||
-         out_of_bounds(g, of_dy, largest_exponent<T>(of_x.largest, of_x.parts * of_x.all * L), terms, static_cast<uint8_t*>(bad));
+  return out_of_bounds(g, of_x, largest_exponent<T>(of_dy.largest, of_dy.rows * of_dy.all * L), terms, static_cast<uint8_t*>(bad)) ||
+         out_of_bounds(g, of_dy, largest_exponent<T>(of_x.largest, of_x.rows * of_x.all * L), terms, static_cast<uint8_t*>(bad));
 }
 
 // Both ways give false, and dw is not written, where a value is out of bounds.
@@ -712,23 +791,22 @@ bool sum_whole(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const
   T *sources = memory, *gradients = sources + g.groups * of_x;
   const int64_t x_spans = tiles(vectors, kSpan), spans = x_spans + tiles(filters, kSpan), share = min(g.tiles, 4 * kMostRows),
                 shares = tiles(g.tiles, share);
-  const Seen<T> of_sources(g, C, x_spans), of_gradients(g, K, spans - x_spans);
-  parallel_for(
-      g.groups * shares * spans, share * kind.points() * kSpan * L, [=, &kind, &of_sources, &of_gradients](int64_t begin, int64_t end) {
-        Scratch<T> strip(strip_values(kind, share));
-        for (int64_t unit = begin; unit < end; ++unit) {
-          const int64_t span = unit % spans, first = unit / spans % shares * share, last = min(g.tiles, first + share);
-          const int64_t group = unit / spans / shares;
-          const bool of_gradient = span >= x_spans;
-          const int64_t v = (of_gradient ? span - x_spans : span) * kSpan, all = of_gradient ? K : C;
-          const Points<T>& points = of_gradient ? given : seen;
-          T* to = of_gradient ? gradients + group * of_dy : sources + group * of_x;
-          const Note<T> note(of_gradient ? of_gradients : of_sources, group * (of_gradient ? spans - x_spans : x_spans) + v / kSpan,
-                             group * points.vectors + v, all - v * L);
-          to_points<T>(g, kind, of_gradient, of_gradient ? dy : x, group * all + v * L, min(kSpan * L, all - v * L), first, last, points,
-                       note, strip, to + v * points.vector() + first * L);
-        }
-      });
+  const Seen<T> of_sources(g, C, kSpan), of_gradients(g, K, kSpan);
+  parallel_for(g.groups * shares * spans, share * kind.points() * kSpan * L,
+               [=, &kind, &of_sources, &of_gradients](int64_t begin, int64_t end) {
+                 Scratch<T> strip(strip_values(kind, share));
+                 for (int64_t unit = begin; unit < end; ++unit) {
+                   const int64_t span = unit % spans, first = unit / spans % shares * share, last = min(g.tiles, first + share);
+                   const int64_t group = unit / spans / shares;
+                   const bool of_gradient = span >= x_spans;
+                   const int64_t v = (of_gradient ? span - x_spans : span) * kSpan, all = of_gradient ? K : C;
+                   const Points<T>& points = of_gradient ? given : seen;
+                   T* to = of_gradient ? gradients + group * of_dy : sources + group * of_x;
+                   const Note<T> note(of_gradient ? of_gradients : of_sources, group, v / kSpan);
+                   to_points<T>(g, kind, of_gradient, of_gradient ? dy : x, group * all + v * L, min(kSpan * L, all - v * L), first, last,
+                                points, note, strip, to + v * points.vector() + first * L);
+                 }
+               });
   if (sums_out_of_bounds(g, kind, of_sources, of_gradients)) return false;
   parallel_for(g.groups * pairs * vectors, kGrainElements, [=, &kind](int64_t begin, int64_t end) {
     Scratch<T> sums(kind.points() * 2 * L * L), turned(turned_values<T>(kind.taps_high * kind.taps_wide));
@@ -757,7 +835,7 @@ bool sum_blocks(const ConvShape& s, const Grid& g, const TileKind<T>& kind, cons
   const int64_t chunks =
       max(1, min(tiles(blocks, 2), min(tiles(8, parts * g.groups), kTotalBytes / (g.groups * of_chunk * int64_t(sizeof(T))))));
   const Points<T> seen = {block, part}, given = {block, filters};
-  const Seen<T> of_sources(g, C, parts), of_gradients(g, K, 1);
+  const Seen<T> of_sources(g, C, part), of_gradients(g, K, filters);
   const Scratch<T> totals(chunks * g.groups * of_chunk);
   T* total = totals;
   parallel_for(chunks * g.groups * parts, kGrainElements, [=, &kind, &of_sources, &of_gradients](int64_t begin, int64_t end) {
@@ -766,8 +844,8 @@ bool sum_blocks(const ConvShape& s, const Grid& g, const TileKind<T>& kind, cons
       const int64_t v0 = unit % parts * part, v1 = min(vectors, v0 + part), group = unit / parts % g.groups,
                     chunk = unit / parts / g.groups;
       T* sums = total + (chunk * g.groups + group) * of_chunk;
-      const Note<T> note(of_sources, group * parts + v0 / part, group * vectors + v0, C - v0 * L);
-      const Note<T> note_gradient = v0 == 0 ? Note<T>(of_gradients, group, group * filters, K) : Note<T>();
+      const Note<T> note(of_sources, group, v0 / part);
+      const Note<T> note_gradient = v0 == 0 ? Note<T>(of_gradients, group, 0) : Note<T>();
       const int64_t first_block = chunk * blocks / chunks;
       for (int64_t b = first_block; b < (chunk + 1) * blocks / chunks; ++b) {
         const int64_t first = b * block, last = min(g.tiles, first + block);
