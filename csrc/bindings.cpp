@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "dispatch.h"
+#include "edges.h"
 #include "parallel.h"
 
 namespace striate {
@@ -425,6 +426,7 @@ Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight
       check_like(source, *packed, "a packed weight");
     }
     (adjoint ? k.input : k.forward)(shape, pointer<T>(x), {pointer<T>(w), last, pointer<T>(packed)}, e, pointer<T>(y));
+    mend_edges<T>(shape, adjoint, pointer<T>(x), {pointer<T>(w), last}, e, pointer<T>(y));
   });
   return y;
 }
@@ -494,7 +496,9 @@ Tensor conv_weight(const Tensor& gradient, const Tensor& input, Ints size, Ints 
     using T = decltype(zero);
     const ConvKernels<T>& k = conv_kernels<T>(method);
     check(k.weight, "the method has a weight gradient");
-    if (dw.numel() > 0) k.weight(shape, pointer<T>(dy), pointer<T>(x), pointer<T>(dw));
+    if (dw.numel() == 0) return;
+    k.weight(shape, pointer<T>(dy), pointer<T>(x), pointer<T>(dw));
+    mend_edges_of_weight<T>(shape, pointer<T>(dy), pointer<T>(x), pointer<T>(dw));
   });
   return dw;
 }

@@ -431,6 +431,80 @@ def test_nan_and_infinity_reach_the_outputs_that_see_them_and_no_other(method: s
     assert torch.equal(y.isinf().nonzero()[:, 1:], torch.tensor([[4, i, j] for i in (0, 1) for j in (0, 1)]))
 
 
+def kind(t: Tensor) -> Tensor:
+    """0 of numbers, 1 and -1 of infinities, 2 of NaN."""
+    return torch.where(t.isnan(), 2, t.isinf() * t.sign()).int()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("where", ["x", "weight", "dy"])
+@pytest.mark.parametrize(
+    ("shape", "weight", "arguments"),
+    [
+        ((2, 16, 9, 10), (12, 16, 3, 3), {"padding": 1}),
+        ((3, 16, 9, 10), (12, 16, 3, 3), {"padding": 1, "stride": 2}),
+        ((2, 12, 9, 10), (12, 1, 3, 3), {"padding": 1, "groups": 12}),
+        ((2, 16, 9, 10), (8, 16, 3, 5), {"padding": (1, 2)}),
+        ((2, 16, 2, 2), (8, 16, 3, 3), {"padding": 1}),
+        ((2, 8, 40), (8, 8, 3), {"padding": 1}),
+        ((2, 8, 5, 6, 7), (8, 8, 3, 3, 3), {"padding": 1}),
+    ],
+    ids=str,
+)
+def test_special_values_show_where_torch_shows_them_and_what_is_padded_takes_no_part(
+    shape: tuple[int, ...], weight: tuple[int, ...], arguments: dict[str, Any], where: str, value: float, ours: str, layout: Any
+) -> None:
+    name = f"conv{len(shape) - 2}d"
+    for at in (0, -1):
+        x, w = torch.randn(shape), torch.randn(weight)
+        dy = torch.randn_like(getattr(F, name)(x, w, **arguments))
+        {"x": x, "weight": w, "dy": dy}[where].view(-1)[at] = value
+        marks = {  # 1 where the value is, and where it is seen
+            key: torch.ones_like(t) if key != where else (~t.isfinite()).float() for key, t in (("x", x), ("weight", w), ("dy", dy))
+        }
+        results = []
+        for functions, given in ((SF, (x, w, dy)), (F, (x, w, dy)), (F, marks.values())):
+            *leaves, gradient = (t.clone() for t in given)
+            leaves = [layout(leaves[0]).requires_grad_(), leaves[1].requires_grad_()]
+            y = getattr(functions, name)(*leaves, **arguments)
+            results.append([y, *torch.autograd.grad(y, leaves, layout(gradient))])
+        for k, (got, expected, mark) in enumerate(zip(*results, strict=True)):
+            # There torch multiplies the zeros of the padding; and what is unfolded leaves that gradient to torch.
+            padded = where == "dy" and k == 2 and (len(shape) == 5 or shape[-1] < weight[-1])
+            if not padded:
+                assert torch.equal(kind(got), kind(expected))
+                assert torch.allclose(got, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
+            if not (padded and ours == "unfolded") and (where, k) not in (("x", 1), ("weight", 2), ("dy", 0)):
+                assert torch.equal(kind(got) != 0, mark > 0.5)
+
+
+@pytest.mark.parametrize("name", ["direct", "unfolded", "winograd_4x4"])
+def test_what_follows_a_sum_follows_at_the_edges_that_a_weight_spoilt_too(name: str) -> None:
+    x, w, bias, residual = torch.randn(2, 16, 9, 9), torch.randn(8, 16, 3, 3), torch.randn(8), torch.randn(2, 8, 9, 9)
+    w[3, 5, 0, 2] = float("inf")
+    x, residual = channels_last(x), channels_last(residual)
+    rest = [9, 9], [1, 1], [1, 1], [1, 1], 1, True, ops.NUMBERS[name]
+    y = F.conv2d(x, w, bias, padding=1) + residual
+    operators = torch.ops.striate
+    packed = operators.conv_pack(w, 1, ops.NUMBERS[name])
+    for given in (None, packed) if packed.numel() else (None,):
+        fused = operators.conv_fused(x, w, given, bias, residual, 0.0, 6.0, *rest)
+        assert torch.equal(kind(fused), kind(y.clamp(0, 6)))
+        assert torch.allclose(fused, y.clamp(0, 6), atol=1e-4, equal_nan=True)
+    if name != "direct":
+        w[3, 5, 0, 2], w[3, 5, 1, 1] = 1.0, float("nan")  # seen by every output
+        measured, statistics = operators.conv_measured(x, w, bias, *rest)
+        assert statistics[:, 3].isnan().all()
+        assert statistics[:, :3].isfinite().all()
+        w, x = torch.randn(8, 16, 3, 3), channels_last(torch.randn(4, 16, 1, 1))
+        w[3, 5, 0, 2] = float("nan")  # seen by none
+        measured, statistics = operators.conv_measured(x, w, bias, [1, 1], *rest[1:])
+        expected = F.conv2d(x, w.nan_to_num(), bias, padding=1)
+        assert torch.allclose(measured, expected, atol=1e-4)
+        assert torch.allclose(statistics[0], expected.double().mean((0, 2, 3)), atol=1e-4)
+        assert torch.allclose(statistics[1], expected.double().var((0, 2, 3), unbiased=False), atol=1e-3)
+
+
 def test_denormals_stay_what_they_are(method: str, layout: Any) -> None:
     x = layout(torch.full((1, 6, 5, 5), 1e-42))
     assert torch.equal(SF.conv2d(x, torch.ones(6, 1, 1, 1), groups=6), x)

@@ -252,8 +252,6 @@ def test_special_values_and_outliers_show_where_they_are_seen_and_nowhere_else(c
         got, truth = by_winograd(case, given, lay, torch.float32), direct(case, given, lay, torch.float32)
         for name, seen in touched(case, given, where, at).items():
             assert torch.equal(kind(got[name]), kind(truth[name])), name
-            if where == "weight" or (where == "dy" and name == "weight"):  # the direct sum multiplies them by the zeros of the padding
-                seen |= ~truth[name].isfinite()
             assert torch.isfinite(got[name][~seen]).all()
             clean = truth[name][~seen].double()
             if len(clean):

@@ -14,6 +14,7 @@
 // sums stay in the cache too.
 #include "../winograd.h"
 
+#include "../bounds.h"
 #include "../epilogue.h"
 #include "../moments.h"
 #include "../product.h"
@@ -146,181 +147,10 @@ void turn_piece(const T* image, const Plane& plane, const Piece& piece, int64_t 
   }
 }
 
-// ------------------------------------------------------------------------------------------------------------- bounds
-
-// A tile mixes all that it reads. What is not finite would spread over it, and a value far beyond the others would leave its rounding error
-// on results that do not see it. So the transforms of sources sum the squares of what they read: a unit is one channel of one tile. An
-// image with a unit out of bounds is computed again by the direct sum (docs/kernels/winograd.md). Squares are compared by their exponents.
-constexpr int64_t kApart = 16;                  // of squares: a unit of 2⁸ times the others' root mean square in its image,
-constexpr int64_t kAlone = 8;                   // and of 2⁴ times that in the same channels
-constexpr int64_t kFewTiles = 4;                // in an image: one value may be in all of them
-constexpr int64_t kFewUnits = 64;               // vectors of units in an image: each has a cell
-constexpr int64_t kEmpty = 8, kEmptyOfFew = 4;  // one cell in so many is not zero: the image is all but empty
-
+// A look at sources, or at dy, whose work on a group is in parts of so many vectors of channels.
 template <class T>
-constexpr int kMantissa = sizeof(T) == 4 ? 23 : 52;
-template <class T>
-constexpr int64_t kMostExponent = (int64_t(1) << (8 * sizeof(T) - 1 - kMantissa<T>)) - 1;  // of infinity and NaN, which is above any number
-
-template <class T>
-STRIATE_INLINE IntVector<T> bits_of(const Vector<T>& squares) {
-  using Int = typename Lane<T>::Int;
-  return (IntVector<T>)squares & Int(~(Int(1) << (8 * sizeof(T) - 1)));  // a NaN may have a sign
-}
-template <class T>
-STRIATE_INLINE void raise(typename Lane<T>::Int* largest, const IntVector<T>& bits) {
-  const IntVector<T> old = load_as<IntVector<T>>(largest);
-  store(largest, bits > old ? bits : old);
-}
-template <class T>
-int64_t largest_exponent(const typename Lane<T>::Int* bits, int64_t count) {
-  typename Lane<T>::Int all = 0;
-  for (int64_t k = 0; k < count; ++k) all = bits[k] > all ? bits[k] : all;
-  return all >> kMantissa<T>;
-}
-
-// What was read: for each tile a row of cells, one for each lane. A cell holds the largest squares of the channels that share its lane in
-// up to `per_cell` vectors. The work on a group is in parts of `part` vectors; a cell is of one part.
-template <class T>
-struct Seen {
-  using Int = typename Lane<T>::Int;
-  static constexpr int64_t L = kLanes<T>;
-  int64_t of_image, all;                      // tiles
-  int64_t per_cell;                           // vectors
-  int64_t rows_of_part, rows_of_group, rows;  // for each tile
-  int64_t cells;                              // of an image, but for those that no channel shares
-  Scratch<Int> largest;                       // [row][tile][lane]
-
-  Seen(const Grid& g, int64_t channels, int64_t part) : Seen(g, channels, part, tiles(channels, kLanes<T>)) {}
-
- private:
-  Seen(const Grid& g, int64_t channels, int64_t part, int64_t vectors)
-      : of_image(g.rows * g.columns),
-        all(g.tiles),
-        per_cell(of_image * g.groups * vectors > kFewUnits ? kSpan : 1),
-        rows_of_part(tiles(part, per_cell)),
-        rows_of_group(vectors / part * rows_of_part + tiles(vectors % part, per_cell)),
-        rows(g.groups * rows_of_group),
-        cells(of_image * g.groups * (rows_of_group * L - max(0, L - of_last_row(channels, vectors, part)))),
-        largest(rows * all * L) {}
-  int64_t of_last_row(int64_t channels, int64_t vectors, int64_t part) const {  // channels
-    const int64_t last_part = (vectors - 1) / part * part;
-    return channels - (last_part + (vectors - 1 - last_part) / per_cell * per_cell) * L;
-  }
-};
-// The same as a part of the work sees it.
-template <class T>
-struct Note {
-  using Int = typename Lane<T>::Int;
-  static constexpr int64_t L = kLanes<T>;
-  Int* largest;
-  int64_t row, per_cell;  // from one row of cells to the next
-
-  Note() : largest(nullptr) {}  // where another part notes the same
-  Note(const Seen<T>& seen, int64_t group, int64_t part)
-      : largest(seen.largest + (group * seen.rows_of_group + part * seen.rows_of_part) * seen.all * L),
-        row(seen.all * L),
-        per_cell(seen.per_cell) {}
-
-  // Of all channels of the part in one tile: squares(v) computes the v-th vector and gives what it read.
-  template <class Squares>
-  STRIATE_INLINE void of_tile(int64_t tile, int64_t channels, const Squares& squares) const {
-    Int* cell = largest ? largest + tile * L : nullptr;
-    const int64_t step = row, count = per_cell;
-    for (int64_t v = 0; v * L < channels; cell += step) {
-      IntVector<T> most = {};
-      for (int64_t k = 0; k < count && v * L < channels; ++k, ++v) {
-        const IntVector<T> bits = lanes_of(squares(v), channels - v * L);
-        most = bits > most ? bits : most;
-      }
-      if (cell) store(cell, most);
-    }
-  }
-  // The same of one vector, where all tiles of it come before the next vector's.
-  STRIATE_INLINE void of_vector(int64_t v, int64_t tile, int64_t channels, const Vector<T>& squares) const {
-    if (!largest) return;
-    const IntVector<T> bits = lanes_of(squares, channels - v * L);
-    Int* cell = largest + v / per_cell * row + tile * L;
-    v % per_cell == 0 ? store(cell, bits) : raise<T>(cell, bits);
-  }
-
- private:
-  // Lanes behind the last channel hold others' values.
-  static STRIATE_INLINE IntVector<T> lanes_of(const Vector<T>& squares, int64_t left) {
-    const IntVector<T> bits = bits_of<T>(squares);
-    return left < L ? bits & first_lanes<T>(left) : bits;
-  }
-};
-
-// An exponent against others of its kind, of those that are not zero.
-struct Others {
-  int64_t sum = 0, count = 0;
-  void add(int64_t exponent) { sum += exponent, count += exponent > 0; }
-  bool are_below(int64_t exponent) const { return exponent * count - sum > kAlone * count; }
-};
-
-// Whether in an image the largest of some channels is far above what it is in their other tiles, of those that are not zero: a channel that
-// is loud everywhere is seen everywhere. first: of the image's tiles.
-template <class T>
-bool stands_alone(const Seen<T>& seen, int64_t first) {
-  constexpr int64_t L = kLanes<T>;
-  for (int64_t row = 0; row < seen.rows; ++row) {
-    const typename Lane<T>::Int* largest = seen.largest + (row * seen.all + first) * L;
-    for (int64_t l = 0; l < L; ++l) {
-      Others all;
-      int64_t most = 0;
-      for (int64_t t = 0; t < seen.of_image; ++t) {
-        const int64_t exponent = largest[t * L + l] >> kMantissa<T>;
-        most = max(most, exponent), all.add(exponent);
-      }
-      if (all.are_below(most)) return true;
-    }
-  }
-  return false;
-}
-
-// How many cells of an image, lane by lane, have an exponent of at least `least`.
-template <class T>
-int64_t cells_from(const Seen<T>& seen, int64_t first, int64_t least) {
-  using Int = typename Lane<T>::Int;
-  constexpr int64_t L = kLanes<T>;
-  IntVector<T> count = {};
-  for (int64_t row = 0; row < seen.rows; ++row)
-    for (int64_t t = 0; t < seen.of_image; ++t)
-      count -= load_as<IntVector<T>>(seen.largest + (row * seen.all + first + t) * L) >= (Int(least) << kMantissa<T>);
-  int64_t sum = 0;
-  for (int64_t l = 0; l < L; ++l) sum += count[l];
-  return sum;
-}
-
-// Whether images are out of bounds: [image]. other: the largest exponent of the squares that sources are multiplied with; a sum has
-// `terms`. Out of bounds is an image whose largest unit is NaN or infinite, may overflow in a product, or lies far above three quarters of
-// the cells that are not zero; and one that is all but empty: its zeros are to stay zeros.
-template <class T>
-bool out_of_bounds(const Grid& g, const Seen<T>& seen, int64_t other, int64_t terms, uint8_t* bad) {
-  const int64_t images = g.tiles / seen.of_image, bias = kMostExponent<T> / 2;
-  int64_t room = 4 * bias - 40;  // of the sum of two biased exponents of squares: transforms take 2²⁰ at most
-  for (; terms > 0; terms /= 2) room -= 2;
-  parallel_for(images, seen.rows * seen.of_image, [=, &seen](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) {
-      const int64_t first = n * seen.of_image;
-      int64_t most = 0;
-      for (int64_t row = 0; row < seen.rows; ++row)
-        most = max(most, largest_exponent<T>(seen.largest + (row * seen.all + first) * kLanes<T>, seen.of_image * kLanes<T>));
-      if (most == kMostExponent<T> || other == kMostExponent<T> || (most > 0 && most + other > room)) {
-        bad[n] = true;
-      } else if (most == 0) {
-        bad[n] = false;
-      } else {
-        const int64_t filled = cells_from(seen, first, 1), near = cells_from(seen, first, max(1, most - kApart));
-        bad[n] = filled * (seen.of_image <= kFewTiles ? kEmptyOfFew : kEmpty) < seen.cells ||
-                 (near * 4 <= filled && (seen.of_image <= kFewTiles || stands_alone<T>(seen, first)));
-      }
-    }
-  });
-  for (int64_t n = 0; n < images; ++n)
-    if (bad[n]) return true;
-  return false;
+Magnitudes<T> magnitudes_of(const Grid& g, int64_t channels, int64_t part) {
+  return Magnitudes<T>(g.rows * g.columns, g.tiles, g.groups, channels, part);
 }
 
 // ------------------------------------------------------------------------------------------------ to the points and back
@@ -354,20 +184,21 @@ void to_points(const Grid& g, const TileKind<T>& kind, bool gradient, const T* x
     const T* image = x + run.n * plane.size() * all;
     Piece piece = {run.row * kind.high, run.column * kind.wide, high, wide};
     if (!gradient) piece.row -= g.before_high, piece.column -= g.before_wide;
-    if (!g.channels_last) {
-      piece.wide += (run.count - 1) * kind.wide;
-      for (int64_t v = 0; v * L < channels; ++v) {
-        turn_piece(image + (first + v * L) * plane.size(), plane, piece, min(L, channels - v * L), strip);
-        for (int64_t k = 0; k < run.count; ++k)
-          note.of_vector(
-              v, begin + run.at + k, channels,
-              transform(strip + k * kind.wide * L, piece.wide * L, L, to + v * points.vector() + (run.at + k) * L, points.point()));
-      }
-      return;
-    }
     // Copies: behind the pointer every call of a transform would make the compiler read them again.
     const auto own = transform;
     const int64_t pitch = plane.wide * all, pixel = all, apart = points.point(), next = points.vector(), lanes = channels;
+    if (!g.channels_last) {
+      piece.wide += (run.count - 1) * kind.wide;
+      const int64_t down = piece.wide * L, right = kind.wide * L;
+      for (int64_t v = 0; v * L < lanes; ++v) {
+        const T* from = strip;
+        T* target = to + v * next + run.at * L;
+        turn_piece(image + (first + v * L) * plane.size(), plane, piece, min(L, lanes - v * L), strip);
+        note.of_vector(v, begin + run.at, run.count, lanes,
+                       [&](int64_t k) { return own(from + k * right, down, L, target + k * L, apart); });
+      }
+      return;
+    }
     for (int64_t k = 0; k < run.count; ++k, piece.column += kind.wide) {
       const T* at = image + piece.row * pitch + piece.column * pixel + first;
       // What lies behind the last channel goes to lanes that nobody reads.
@@ -440,37 +271,6 @@ void from_points(const Grid& g, const TileKind<T>& kind, const Epilogue<T>& e, c
 }
 
 // ------------------------------------------------------------------------------------------------------------- weights
-
-// The largest exponent of the squares of a filter's taps for one channel; and whether one is far above three quarters of all, above those
-// of the filter's other channels, and above the other filters' for the same. Edges may not see that tap while their tiles would: there it
-// counts as what is not finite.
-struct OfWeights {
-  int64_t most;
-  bool apart;
-  int64_t at(const Grid& g, int64_t infinite) const { return apart && g.edges ? infinite : most; }
-};
-// largest: [vector of filters][piece of channels][lane].
-template <class T>
-OfWeights of_weights(const typename Lane<T>::Int* largest, int64_t vectors, int64_t pieces) {
-  constexpr int64_t L = kLanes<T>;
-  const int64_t most = largest_exponent<T>(largest, vectors * pieces * L), filters = vectors * L;
-  const auto exponent = [=](int64_t f, int64_t p) { return int64_t(largest[(f / L * pieces + p) * L + f % L] >> kMantissa<T>); };
-  const Scratch<Others> of_pieces(pieces);
-  int64_t near = 0, filled = 0;
-  for (int64_t p = 0; p < pieces; ++p) {
-    of_pieces[p] = Others();
-    for (int64_t f = 0; f < filters; ++f) of_pieces[p].add(exponent(f, p)), near += exponent(f, p) + kApart >= most && exponent(f, p) > 0;
-    filled += of_pieces[p].count;
-  }
-  bool alone = false;
-  for (int64_t f = 0; f < filters && !alone && near * 4 <= filled; ++f) {
-    Others of_filter;
-    for (int64_t p = 0; p < pieces; ++p) of_filter.add(exponent(f, p));
-    for (int64_t p = 0; p < pieces; ++p)
-      alone = alone || (of_pieces[p].are_below(exponent(f, p)) && (pieces == 1 || of_filter.are_below(exponent(f, p))));
-  }
-  return {most, alone};
-}
 
 // Of all weights at the points; behind them come both of OfWeights.
 template <class T>
@@ -588,7 +388,7 @@ void results(const Grid& g, const TileKind<T>& kind, const Blocks<T>& blocks, co
 // Each block stays in the cache while the weights, which are at the points already, pass by.
 template <class T>
 void weights_pass(const Grid& g, const TileKind<T>& kind, const Blocks<T>& blocks, const T* x, const T* packed, const Epilogue<T>& e, T* y,
-                  Moments* moments, const Seen<T>& seen) {
+                  Moments* moments, const Magnitudes<T>& seen) {
   const Pairs<T> pairs = {tiles(g.to_channels, kLanes<T>), g.from_channels};
   parallel_for(blocks.count * g.groups, kGrainElements, [=, &kind, &seen](int64_t begin, int64_t end) {
     Scratch<T> sources(kind.points() * blocks.seen.point()), products(kind.points() * blocks.made.point()), strip(blocks.strip);
@@ -609,7 +409,7 @@ void weights_pass(const Grid& g, const TileKind<T>& kind, const Blocks<T>& block
 // transforms for itself into what stays in its cache. All weights at the points, up to four times the weights, are never written.
 template <class T>
 OfWeights sources_pass(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const Blocks<T>& blocks, bool adjoint, const T* x,
-                       Weight<T> weight, const Epilogue<T>& e, T* y, Moments* moments, const Seen<T>& seen) {
+                       Weight<T> weight, const Epilogue<T>& e, T* y, Moments* moments, const Magnitudes<T>& seen) {
   constexpr int64_t L = kLanes<T>;
   const int64_t of_block = kind.points() * blocks.seen.point(), spans = tiles(blocks.seen.vectors, kSpan);
   const Scratch<T> memory(g.groups * blocks.count * of_block);
@@ -709,7 +509,7 @@ void activations(const ConvShape& s, const TileKind<T>& kind, bool adjoint, cons
   const Blocks<T> blocks(g, kind, few ? 1 : kFewBlocks);
   const Scratch<Moments> of_blocks(e.mean ? blocks.count * g.all_to() : 0);
   Moments* moments = e.mean ? static_cast<Moments*>(of_blocks) : nullptr;
-  const Seen<T> seen(g, g.from_channels, few ? kSpan : blocks.seen.vectors);
+  const Magnitudes<T> seen = magnitudes_of<T>(g, g.from_channels, few ? kSpan : blocks.seen.vectors);
   OfWeights of;
   if (few) {
     of = sources_pass(s, g, kind, blocks, adjoint, x, weight, e, y, moments, seen);
@@ -721,7 +521,7 @@ void activations(const ConvShape& s, const TileKind<T>& kind, bool adjoint, cons
     of = of_packed(g, kind, packed);
   }
   const Scratch<uint8_t> bad(s.batch);
-  if (out_of_bounds(g, seen, of.at(g, kMostExponent<T>), g.from_channels, static_cast<uint8_t*>(bad))) {
+  if (out_of_bounds(seen, of.at(g.edges, kMostExponent<T>), g.from_channels, static_cast<uint8_t*>(bad))) {
     compute_again(s, g, adjoint, static_cast<const uint8_t*>(bad), x, weight, e, y);
     if (moments) measure(g, s.batch, static_cast<const T*>(y), e);
   } else if (moments) {
@@ -771,12 +571,12 @@ STRIATE_INLINE void add_vectors(const T* a, const T* b, int64_t b_vector, int64_
 
 // Whether an image of x or of dy is out of bounds.
 template <class T>
-bool sums_out_of_bounds(const Grid& g, const TileKind<T>& kind, const Seen<T>& of_x, const Seen<T>& of_dy) {
+bool sums_out_of_bounds(const Grid& g, const TileKind<T>& kind, const Magnitudes<T>& of_x, const Magnitudes<T>& of_dy) {
   constexpr int64_t L = kLanes<T>;
   const int64_t terms = g.tiles * kind.high * kind.wide;
   const Scratch<uint8_t> bad(g.tiles / (g.rows * g.columns));
-  return out_of_bounds(g, of_x, largest_exponent<T>(of_dy.largest, of_dy.rows * of_dy.all * L), terms, static_cast<uint8_t*>(bad)) ||
-         out_of_bounds(g, of_dy, largest_exponent<T>(of_x.largest, of_x.rows * of_x.all * L), terms, static_cast<uint8_t*>(bad));
+  return out_of_bounds(of_x, largest_exponent<T>(of_dy.largest, of_dy.rows * of_dy.all * L), terms, static_cast<uint8_t*>(bad)) ||
+         out_of_bounds(of_dy, largest_exponent<T>(of_x.largest, of_x.rows * of_x.all * L), terms, static_cast<uint8_t*>(bad));
 }
 
 // Both ways give false, and dw is not written, where a value is out of bounds.
@@ -791,7 +591,7 @@ bool sum_whole(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const
   T *sources = memory, *gradients = sources + g.groups * of_x;
   const int64_t x_spans = tiles(vectors, kSpan), spans = x_spans + tiles(filters, kSpan), share = min(g.tiles, 4 * kMostRows),
                 shares = tiles(g.tiles, share);
-  const Seen<T> of_sources(g, C, kSpan), of_gradients(g, K, kSpan);
+  const Magnitudes<T> of_sources = magnitudes_of<T>(g, C, kSpan), of_gradients = magnitudes_of<T>(g, K, kSpan);
   parallel_for(g.groups * shares * spans, share * kind.points() * kSpan * L,
                [=, &kind, &of_sources, &of_gradients](int64_t begin, int64_t end) {
                  Scratch<T> strip(strip_values(kind, share));
@@ -835,7 +635,7 @@ bool sum_blocks(const ConvShape& s, const Grid& g, const TileKind<T>& kind, cons
   const int64_t chunks =
       max(1, min(tiles(blocks, 2), min(tiles(8, parts * g.groups), kTotalBytes / (g.groups * of_chunk * int64_t(sizeof(T))))));
   const Points<T> seen = {block, part}, given = {block, filters};
-  const Seen<T> of_sources(g, C, part), of_gradients(g, K, filters);
+  const Magnitudes<T> of_sources = magnitudes_of<T>(g, C, part), of_gradients = magnitudes_of<T>(g, K, filters);
   const Scratch<T> totals(chunks * g.groups * of_chunk);
   T* total = totals;
   parallel_for(chunks * g.groups * parts, kGrainElements, [=, &kind, &of_sources, &of_gradients](int64_t begin, int64_t end) {
