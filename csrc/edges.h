@@ -111,9 +111,9 @@ void mend_edges(const ConvShape& s, bool adjoint, const T* source, Weight<T> wei
       for (int64_t n = 0; n < s.batch; ++n)
         for (const EdgePlace& p : all) {
           double sum = e.bias ? double(e.bias[c]) : 0;
-          for (int64_t tap = 0; tap < taps; ++tap) {
+          for (int64_t tap = 0; tap < taps && !std::isnan(sum); ++tap) {
             const int64_t at = edges.source(p, tap);
-            for (int64_t q = 0; at >= 0 && q < of_group; ++q)
+            for (int64_t q = 0; at >= 0 && q < of_group && !std::isnan(sum); ++q)
               sum += double(weight_of(c, q, tap)) * double(source[value_at(s.channels_last, n, first + q, from, at, edges.sources())]);
           }
           const int64_t at = value_at(s.channels_last, n, c, to, edges.destination(p), places);
