@@ -108,14 +108,37 @@ def test_a_mean_in_a_function_is_a_global_pooling() -> None:
     ]
 
 
-def test_layers_whose_inputs_see_more_than_the_image_are_counted() -> None:
+def test_layers_whose_inputs_see_more_than_the_image_are_told() -> None:
     net = nn.Sequential(*convolutions(1, 1, 1, 1, 1))
+    told = "The units that it reads see {} px each, more than the image of {}: its windows add little but padding."
     assert findings("unproductive-layers", net, (1, 2, 6, 6)) == [
-        ("note", "3", "It is the first of 2 of 5 convolutions whose inputs see more than the image already: 7×7 px of 6×6.")
+        ("note", "3", told.format("7×7", "6×6")),
+        ("note", "4", told.format("9×9", "6×6")),
     ]
-    assert findings("unproductive-layers", net, (1, 2, 8, 8)) == [
-        ("note", "4", "It is the only one of 5 convolutions whose inputs see more than the image already: 9×9 px of 8×8.")
-    ]
+    assert findings("unproductive-layers", net, (1, 2, 8, 8)) == [("note", "4", told.format("9×9", "8×8"))]
+    strided = nn.Sequential(nn.Conv2d(1, 2, 3, 2), nn.MaxPool2d(2), *convolutions(1, 1))
+    assert findings("unproductive-layers", strided, (1, 1, 12, 12)) == [("note", "3", told.format("13×13", "12×12"))]
+
+
+def test_unproductive_layers_that_take_few_of_the_macs_are_not_told() -> None:
+    wide = nn.Sequential(nn.Conv2d(2, 20, 3, padding=1), *convolutions(1, 1, channels=20), nn.Conv2d(20, 1, 3, padding=1))
+    assert findings("unproductive-layers", wide, (1, 2, 6, 6)) == []  # 180 of the 7,740 MACs of each place
+    assert [place for _, place, _ in findings("unproductive-layers", wide, (1, 2, 4, 4))] == ["2", "3"]
+
+
+def test_a_shortcut_that_carries_a_smaller_field_along_leaves_layers_something_to_add() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Sequential(*convolutions(1, 1, 1)), nn.Conv2d(2, 2, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.other(x + self.one(x))
+
+    assert findings("unproductive-layers", Residual(), (1, 2, 6, 6)) == []
+    assert [place for _, place, _ in findings("unproductive-layers", nn.Sequential(*convolutions(1, 1), Residual()), (1, 2, 4, 4))] == [
+        "2.one.0", "2.one.1", "2.one.2", "2.other"
+    ]  # fmt: skip
 
 
 def test_fields_of_just_the_image_and_1x1_convolutions_are_productive() -> None:
@@ -169,6 +192,60 @@ def test_pooling_drops_what_its_stride_does_not_divide() -> None:
 )
 def test_windows_that_reach_the_end_drop_nothing(layer: nn.Module, size: int) -> None:
     assert findings("dropped-rows", layer, (1, 1, size, size)) == []
+
+
+PADS = [nn.ConstantPad2d(1, 0.0), nn.ReplicationPad2d(1), nn.Sequential(nn.ZeroPad2d((1, 0, 1, 0)), nn.ReflectionPad2d((0, 1, 0, 1)))]
+
+
+@pytest.mark.parametrize("pad", PADS)
+def test_padding_that_a_window_leaves_out_is_no_lost_input(pad: nn.Module) -> None:
+    assert findings("dropped-rows", nn.Sequential(pad, nn.MaxPool2d(3, 2)), (1, 1, 112, 112)) == []
+    assert findings("dropped-rows", nn.Sequential(pad, nn.MaxPool2d(3, 3)), (1, 1, 111, 112)) == [
+        ("note", "1", "Its windows end before the last 1 of 111 rows: under 1 % of its input reaches nothing.")
+    ]
+
+
+def test_padding_by_an_operation_of_its_own_is_judged_as_the_layers_own() -> None:
+    assert findings("skipped-pixels", nn.Sequential(nn.ZeroPad2d((1, 0, 1, 0)), nn.Conv2d(1, 1, 1, 2)), (1, 1, 6, 6)) == [
+        ("warning", "1", "Its windows skip 75 % of its input, which reach nothing.")
+    ]
+    assert findings("kernel-larger-than-map", nn.Sequential(nn.ZeroPad2d(3), nn.Conv2d(1, 1, 7)), (1, 1, 4, 4)) == [
+        ("warning", "1", "Of the taps of its 7×7 kernel on a map of 4×4, 67 % fall into the padding.")
+    ]
+    assert findings("even-kernel-same-padding", nn.Sequential(nn.ZeroPad2d((1, 2, 1, 2)), nn.Conv2d(1, 1, 4)), (1, 1, 8, 8)) == [
+        ("note", "1", "Its even windows of 4×4, with 1 padded before and 2 behind, move the map by 0.5×0.5 units.")
+    ]
+
+
+class Padded(nn.Module):
+    """Two branches on one padded map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pad, self.branches = nn.ZeroPad2d(1), Beside(nn.Conv2d(1, 1, 1, 2), nn.MaxPool2d(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.branches(self.pad(x))
+
+
+def test_branches_on_a_padded_map_see_each_others_pixels() -> None:
+    assert findings("skipped-pixels", Padded(), (1, 1, 8, 8)) == [
+        ("note", "branches.one", "Its windows skip 75 % of its input, which other branches see.")
+    ]
+
+
+def test_what_is_cut_off_or_padded_with_channels_is_no_padding_of_windows() -> None:
+    class Cut(nn.Module):
+        def __init__(self, *margins: int) -> None:
+            super().__init__()
+            self.margins, self.pool, self.last = margins, nn.MaxPool2d(3, 2), nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.pool(F.pad(x, self.margins)))
+
+    told = "Its windows end before the last 1 of {0} rows and 1 of {0} columns: {1} % of its input reaches nothing."
+    assert findings("dropped-rows", Cut(0, -1, 0, -1), (1, 1, 9, 9)) == [("warning", "pool", told.format(8, 23))]
+    assert findings("dropped-rows", Cut(0, 0, 0, 0, 0, 1), (1, 1, 8, 8)) == [("warning", "pool", told.format(8, 23))]
 
 
 def test_a_stride_larger_than_the_kernel_skips_pixels() -> None:
@@ -256,6 +333,7 @@ class Causal(nn.Module):
         nn.Conv1d(1, 1, 2),
         nn.Conv1d(1, 1, 2, dilation=2, padding=1),
         Causal(),
+        nn.Sequential(nn.ConstantPad1d((3, 0), 0.0), nn.Conv1d(1, 1, 4)),
     ],
 )
 def test_odd_windows_strides_and_causal_ones_do_not(layer: nn.Module) -> None:

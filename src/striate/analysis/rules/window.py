@@ -22,18 +22,18 @@ GLOBAL = re.compile(r"aten\.(_?(adaptive_)?(avg|max)_pool[123]d|(mean|sum|amax)$
 PADS = re.compile(r"aten\.(constant_pad_nd|reflection_pad[123]d|replication_pad[123]d)$")
 EARLY, STRIDE, UNITS = 3, 4, 8  # before which convolution, from which stride on, and how many units an object needs there
 SHARE = 0.1  # of the input that a floor may drop before it is more than a note
+PART = 0.1  # of the MACs, from which on layers that see too much are told
 
 
 class _Window(NamedTuple):
     """A layer whose units look through windows.
 
-    node: the convolution or pooling; reads: the same, or the padding that the layer does before it; value: what that reads; axes: with this
-    padding; of a transposed convolution its adjoint's.
+    node: the convolution or pooling; value: what it reads, before all padding that is done for it, by itself or by operations of their own;
+    axes: with this padding; of a transposed convolution its adjoint's.
     """
 
     layer: Layer
     node: Node
-    reads: Node
     value: int
     axes: tuple[Axis, ...]
 
@@ -60,7 +60,7 @@ def _windows(context: Context) -> list[_Window]:
         layer = context.row(node)
         if layer is None or not (node.op in CONVOLUTIONS or POOLING.match(node.op)):
             continue
-        reads, value = node, node.inputs[0]
+        value = node.inputs[0]
         given, made, arguments = graph.values[value].shape, graph.values[node.outputs[0]].shape, node.arguments
         kernel = graph.values[node.inputs[1]].shape[2:] if node.op in CONVOLUTIONS else arguments["kernel_size"]
         dims = len(given) - 2 if node.op in CONVOLUTIONS else int(node.op.split("pool")[1][0])
@@ -70,21 +70,29 @@ def _windows(context: Context) -> list[_Window]:
         transposed = node.op in CONVOLUTIONS and arguments["transposed"]
         before, after = list(padding), list(padding)
         number = graph.values[value].node
+        while not transposed and (margins := _margins(graph.nodes[number], dims) if number is not None else None) is not None:
+            before = [own + more for own, (more, _) in zip(before, margins, strict=True)]
+            after = [own + more for own, (_, more) in zip(after, margins, strict=True)]
+            value = graph.nodes[number].inputs[0]
+            given, number = graph.values[value].shape, graph.values[value].node
         maker = graph.nodes[number] if number is not None else None
-        if maker is not None and PADS.match(maker.op) and context.row(maker) is layer:
-            margins = maker.arguments["pad" if "pad" in maker.arguments else "padding"]
-            for axis in range(len(margins) // 2):
-                before[-1 - axis] += margins[2 * axis]
-                after[-1 - axis] += margins[2 * axis + 1]
-            reads, value = maker, maker.inputs[0]
-            given = graph.values[value].shape
         source, target = (made, given) if transposed else (given, made)
         numbers = zip(source[-dims:], target[-dims:], kernel, stride, dilation, before, after, strict=True)
         axes = tuple(Axis(*one) for one in numbers)
         if maker is not None and maker.op == "aten.unsqueeze" and POOLING.match(node.op):  # pooling on one axis is done on two
             value, axes = maker.inputs[0], axes[1:]
-        found.append(_Window(layer, node, reads, value, axes))
+        found.append(_Window(layer, node, value, axes))
     return found
+
+
+def _margins(node: Node, dims: int) -> list[tuple[int, int]] | None:
+    """What a padding adds before and behind each of the last axes; None for what is no padding, cuts off, or adds channels."""
+    if not PADS.match(node.op):
+        return None
+    listed = node.arguments["pad" if "pad" in node.arguments else "padding"]
+    pairs = list(zip(listed[::2], listed[1::2], strict=True))  # the last axis comes first
+    pairs += [(0, 0)] * (dims - len(pairs))
+    return None if min(listed, default=0) < 0 or any(map(any, pairs[dims:])) else pairs[:dims][::-1]
 
 
 def _each(given: int | list[int] | tuple[int, ...], dims: int) -> list[int]:
@@ -111,10 +119,11 @@ def _image(context: Context) -> list[int]:
 
 
 def _readers(context: Context, value: int) -> list[Node]:
-    """What computes with a tensor, also through views of it."""
+    """What computes with a tensor, also through views of it and with a padding around it."""
     found = []
     for node in context.readers.get(value, []):
-        found += [one for output in node.outputs for one in _readers(context, output)] if node.op in FREE else [node]
+        passes = node.op in FREE or PADS.match(node.op)
+        found += [one for output in node.outputs for one in _readers(context, output)] if passes else [node]
     return found
 
 
@@ -219,24 +228,42 @@ def _globally_pooled(context: Context) -> Iterator[tuple[Layer, list[Field], int
 
 @rule("unproductive-layers", "note", "M. L. Richter et al., \"(Input) Size Matters for CNN Classifiers\", 2021")
 def unproductive_layers(context: Context) -> Iterator[Found]:
-    """Where each input of a convolution has seen the whole image, a larger field adds padding: such layers often add little accuracy."""
-    image, found, total = _image(context), [], 0
+    """Where each input of a convolution has seen the whole image, a larger field adds padding: such layers often add little accuracy. Where
+    shortcuts carry smaller fields along, they still have something to add."""
+    image, least, found = _image(context), _least_fields(context), []
     for window in _windows(context):
-        if not window.is_convolution or not window.looks_around:
-            continue
-        total += 1
-        fields = _fields(context, window.value, everything=False)
-        if fields is not None and all(field.size > size for field, size in zip(fields, image, strict=True)):
-            found.append((window.layer, fields))
-    if found:
-        layer, fields = found[0]
-        few = f"the first of {len(found)}" if len(found) > 1 else "the only one"
+        seen = least.get(window.value)
+        if window.is_convolution and window.looks_around and seen and all(one > size for one, size in zip(seen, image, strict=True)):
+            found.append((window.layer, seen))
+    if sum(layer.macs or 0 for layer, _ in found) < PART * sum(layer.macs or 0 for layer in context.layers):
+        return
+    for layer, seen in found:
         yield Found(
             layer.name,
-            f"It is {few} of {total} convolutions whose inputs see more than the image already: "
-            f"{sizes([f.size for f in fields])} px of {sizes(image)}.",
+            f"The units that it reads see {sizes(seen)} px each, more than the image of {sizes(image)}: its windows add little but padding.",
             "Give larger images, or leave out strides or layers, and compare.",
         )
+
+
+def _least_fields(context: Context) -> dict[int, list[int]]:
+    """For each tensor that follows from the first input the field of its units on the way that adds least, on each axis [px].
+
+    Only windows add: what attention and global means see besides does not count.
+    """
+    axes = context.report.axes()
+    least = {context.graph.inputs[0]: [1] * len(axes)} if axes else {}
+    windows = {window.node.index: window for window in _windows(context) if not window.is_transposed}
+    for node in context.graph.nodes:
+        seen = min((least[value] for value in node.inputs if value in least), key=prod, default=None)
+        if seen is None:
+            continue
+        window = windows.get(node.index)
+        fields = _fields(context, window.value, everything=False) if window is not None else None
+        if window is not None and fields is not None:
+            by_axis = zip(seen, window.axes[-len(fields) :], fields, strict=True)
+            seen = [size + int((axis.extent - 1) * field.jump) for size, axis, field in by_axis]
+        least |= dict.fromkeys(node.outputs, seen)
+    return least
 
 
 # ------------------------------------------------------------------------------------------------------------ what no window sees
@@ -296,7 +323,7 @@ def skipped_pixels(context: Context) -> Iterator[Found]:
         whole = prod(axis.input for axis in window.axes)
         skipped = whole - prod(len(_reached(axis)) for axis in window.axes)
         beside = [other for other in windows if other.value == window.value]
-        others = {node.index for node in _readers(context, window.value)} - {other.reads.index for other in beside}
+        others = {node.index for node in _readers(context, window.value)} - {other.node.index for other in beside}
         missed = torch.ones([axis.input for axis in window.axes], dtype=torch.bool, device="cpu")  # whatever the default device is
         for other in beside:
             seen = torch.ones_like(missed)
@@ -324,7 +351,7 @@ def even_kernel_same_padding(context: Context) -> Iterator[Found]:
     for window in _windows(context):
         if window.is_transposed or any(node.op == "aten.slice" for node in context.readers.get(window.node.outputs[0], [])):
             continue  # what is cut afterwards is moved on purpose
-        moved = [(axis.extent - 1) / 2 - axis.before if axis.stride == 1 and axis.before + axis.after else 0.0 for axis in window.axes]
+        moved = [(axis.extent - 1) / 2 - axis.before if axis.stride == 1 and _is_centred(axis) else 0.0 for axis in window.axes]
         if any(move % 1 for move in moved):
             at = window.axes[max(range(len(moved)), key=lambda k: moved[k] % 1)]
             yield Found(
@@ -334,6 +361,11 @@ def even_kernel_same_padding(context: Context) -> Iterator[Found]:
                 "Use an odd kernel.",
                 severity="warning" if context.task in ("localisation", "segmentation") else None,
             )
+
+
+def _is_centred(axis: Axis) -> bool:
+    """Whether padding is meant to keep the map in place. Windows that see nothing behind their unit are causal, on purpose too."""
+    return axis.before + axis.after > 0 and (axis.after > 0 or axis.before < axis.extent - 1)
 
 
 @rule("gridding", "warning", "P. Wang et al., \"Understanding Convolution for Semantic Segmentation\", 2018, section 3.2")
