@@ -110,7 +110,7 @@ def test_a_mean_in_a_function_is_a_global_pooling() -> None:
 
 def test_layers_whose_inputs_see_more_than_the_image_are_told() -> None:
     net = nn.Sequential(*convolutions(1, 1, 1, 1, 1))
-    told = "The units that it reads see {} px each, more than the image of {}: its windows add little but padding."
+    told = "Units that it reads see {} px each, more than the {} of the image: its windows add little but padding."
     assert findings("unproductive-layers", net, (1, 2, 6, 6)) == [
         ("note", "3", told.format("7×7", "6×6")),
         ("note", "4", told.format("9×9", "6×6")),
@@ -261,7 +261,7 @@ def test_a_stride_larger_than_the_kernel_skips_pixels() -> None:
 
 
 def test_pixels_that_another_branch_sees_are_a_note() -> None:
-    net = Beside(nn.Conv2d(1, 1, 1, stride=2), nn.Conv2d(1, 1, 3, stride=2, padding=1))
+    net = Beside(nn.Conv2d(1, 1, 1, stride=2), nn.Sequential(nn.Conv2d(1, 1, 3, stride=2, padding=1), nn.ReLU()))
     assert findings("skipped-pixels", net, (1, 1, 8, 8)) == [
         ("note", "one", "Its windows skip 75 % of its input, which other branches see.")
     ]
@@ -271,11 +271,54 @@ def test_branches_that_skip_the_same_pixels_lose_them() -> None:
     wave = Beside(nn.Conv1d(1, 1, 1, stride=2), nn.AvgPool1d(1, 2))
     told = "Its windows skip 50 % of its input, which reach nothing."
     assert findings("skipped-pixels", wave, (1, 1, 8)) == [("warning", "one", told), ("warning", "other", told)]
-    net = Beside(nn.Conv2d(1, 1, 1, stride=2), nn.Conv2d(1, 1, (1, 2), stride=2))
+    net = Beside(nn.Sequential(nn.Conv2d(1, 1, 1, stride=2), nn.ReLU()), nn.Conv2d(1, 1, (1, 2), stride=2))
     assert findings("skipped-pixels", net, (1, 1, 8, 8)) == [
-        ("warning", "one", "Its windows skip 75 % of its input, and 50 % reach nothing at all."),
+        ("warning", "one.0", "Its windows skip 75 % of its input, and 50 % reach nothing at all."),
         ("warning", "other", "Its windows skip 50 % of its input, which reach nothing."),
     ]
+
+
+def test_values_that_were_computed_one_by_one_for_a_branch_are_not_lost_where_the_map_is_seen() -> None:
+    first = [nn.BatchNorm2d(2), nn.ReLU()]
+    net = Beside(nn.Sequential(*first, nn.Conv2d(2, 2, 1, stride=2)), nn.Sequential(*first, nn.Conv2d(2, 2, 3, stride=2, padding=1)))
+    assert findings("skipped-pixels", net, (1, 2, 8, 8)) == [
+        ("note", "one.2", "Its windows skip 75 % of its input, which other branches see.")
+    ]
+    moved = Beside(nn.AvgPool2d(1, 2), nn.Sequential(nn.ZeroPad2d((-1, 1, -1, 1)), nn.AvgPool2d(1, 2)))  # NASNet's reduction
+    assert [(severity, place) for severity, place, _ in findings("skipped-pixels", moved, (1, 2, 8, 8))] == [
+        ("note", "one"), ("note", "other.1")
+    ]  # fmt: skip
+
+
+def test_rows_that_another_branch_sees_are_a_note() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool, self.conv = nn.MaxPool2d(2), nn.Conv2d(1, 1, 3, 2)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.pool(x), self.conv(x)
+
+    told = "Its windows end before the last 1 of 7 rows and 1 of 7 columns: 27 % of its input, which other branches see."
+    assert findings("dropped-rows", Pooled(), (1, 1, 7, 7)) == [("note", "pool", told)]
+
+
+class Deployable(nn.Module):
+    """A block whose branches are one convolution when it is deployed, as RepVGG's."""
+
+    def __init__(self, stride: int = 2, size: int = 3, bends: bool = False) -> None:
+        super().__init__()
+        self.large = nn.Sequential(nn.Conv2d(2, 2, size, stride, padding=size // 2, bias=False), nn.BatchNorm2d(2))
+        self.small = nn.Sequential(nn.Conv2d(2, 2, 1, stride, bias=False), nn.BatchNorm2d(2))
+        self.bend = nn.ReLU() if bends else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bend(self.large(x)) + self.small(x)
+
+
+def test_branches_of_a_reparameterised_block_are_one_kernel_and_skip_nothing() -> None:
+    assert findings("skipped-pixels", Deployable(), (1, 2, 8, 8)) == []
+    assert [place for _, place, _ in findings("skipped-pixels", Deployable(bends=True), (1, 2, 8, 8))] == ["small.0"]
 
 
 @pytest.mark.parametrize("arguments", [{"stride": 2, "padding": 1}, {"dilation": 2}, {"stride": 2, "dilation": 3, "padding": 3}])

@@ -16,6 +16,8 @@ from ..cost import ATTENTION, CONVOLUTIONS
 from ..rows import Layer
 from ..rule import Found, rule
 from ..trace import FREE, Node
+from .depth import NORMS, linear_sums
+from .norm import ACTIVATIONS
 
 POOLING = re.compile(r"aten\.(max|avg)_pool[123]d(_with_indices)?$")
 GLOBAL = re.compile(r"aten\.(_?(adaptive_)?(avg|max)_pool[123]d|(mean|sum|amax)$)")
@@ -69,13 +71,12 @@ def _windows(context: Context) -> list[_Window]:
         dilation = _each(arguments.get("dilation", 1), dims)
         transposed = node.op in CONVOLUTIONS and arguments["transposed"]
         before, after = list(padding), list(padding)
-        number = graph.values[value].node
-        while not transposed and (margins := _margins(graph.nodes[number], dims) if number is not None else None) is not None:
+        maker = _maker(context, value)
+        while maker is not None and not transposed and (margins := _margins(maker, dims)) is not None:
             before = [own + more for own, (more, _) in zip(before, margins, strict=True)]
             after = [own + more for own, (_, more) in zip(after, margins, strict=True)]
-            value = graph.nodes[number].inputs[0]
-            given, number = graph.values[value].shape, graph.values[value].node
-        maker = graph.nodes[number] if number is not None else None
+            value = maker.inputs[0]
+            given, maker = graph.values[value].shape, _maker(context, value)
         source, target = (made, given) if transposed else (given, made)
         numbers = zip(source[-dims:], target[-dims:], kernel, stride, dilation, before, after, strict=True)
         axes = tuple(Axis(*one) for one in numbers)
@@ -83,6 +84,12 @@ def _windows(context: Context) -> list[_Window]:
             value, axes = maker.inputs[0], axes[1:]
         found.append(_Window(layer, node, value, axes))
     return found
+
+
+def _maker(context: Context, value: int) -> Node | None:
+    """The operation that made a tensor."""
+    number = context.graph.values[value].node
+    return None if number is None else context.graph.nodes[number]
 
 
 def _margins(node: Node, dims: int) -> list[tuple[int, int]] | None:
@@ -240,7 +247,8 @@ def unproductive_layers(context: Context) -> Iterator[Found]:
     for layer, seen in found:
         yield Found(
             layer.name,
-            f"The units that it reads see {sizes(seen)} px each, more than the image of {sizes(image)}: its windows add little but padding.",
+            f"Units that it reads see {sizes(seen)} px each, more than the {sizes(image)} of the image: "
+            "its windows add little but padding.",
             "Give larger images, or leave out strides or layers, and compare.",
         )
 
@@ -287,25 +295,72 @@ def _skips(axis: Axis) -> bool:
     return bool(reached) and len(reached) < reached[-1] - reached[0] + 1
 
 
+def _made_of(context: Context, value: int) -> tuple[int, set[int]]:
+    """The map that a tensor was made of, value by value or by padding and cutting, and the operations on the way."""
+    on_the_way: set[int] = set()
+    while (node := _maker(context, value)) is not None:
+        if not (PADS.match(node.op) or node.op in NORMS or node.op.rstrip("_") in ACTIVATIONS):
+            break
+        on_the_way.add(node.index)
+        value = node.inputs[0]
+    return value, on_the_way
+
+
+def _unseen(context: Context, window: _Window, windows: list[_Window]) -> int:
+    """How many positions of its input neither it nor any other reader of the map looks at."""
+    graph = context.graph
+    source, on_the_way = _made_of(context, window.value)
+    beside, known = [window], set(on_the_way)
+    for other in windows:
+        of, between = _made_of(context, other.value)
+        if of == source and not any(PADS.match(graph.nodes[number].op) for number in between | on_the_way):  # at the same places
+            beside.append(other)
+            known |= between
+    ends, ways = {other.node.index for other in beside}, [source]
+    for value in ways:
+        readers = [node for node in context.readers.get(value, []) if node.index not in ends]
+        if value in graph.outputs or any(node.index not in known and node.op not in FREE and not PADS.match(node.op) for node in readers):
+            return 0
+        ways += [output for node in readers for output in node.outputs]
+    missed = torch.ones([axis.input for axis in window.axes], dtype=torch.bool, device="cpu")  # whatever the default device is
+    for other in beside:
+        seen = torch.ones_like(missed)
+        for number, axis in enumerate(other.axes):
+            on = torch.zeros(axis.input, dtype=torch.bool, device="cpu")
+            on[_reached(axis)] = True
+            seen &= on.reshape([-1 if k == number else 1 for k in range(len(other.axes))])
+        missed &= ~seen
+    return int(missed.sum())
+
+
+def _fate(unseen: int, left_out: int, whole: int) -> str:
+    """What becomes of positions that a window leaves out."""
+    if not unseen:
+        return "which other branches see"
+    return "which reach nothing" if unseen == left_out else f"and {_percent(unseen / whole)} reach nothing at all"
+
+
 @rule("dropped-rows", "note", "arithmetic: windows start every stride, and the last that fits ends before the input does")
 def dropped_rows(context: Context) -> Iterator[Found]:
     """⌊(input + padding - extent)/stride⌋ leaves a remainder, and the rows and columns of it reach nothing."""
-    for window in _windows(context):
-        if window.is_transposed or any(map(_skips, window.axes)):
+    windows = [window for window in _windows(context) if not window.is_transposed]
+    for window in windows:
+        if any(map(_skips, window.axes)):
             continue
         names = ("positions",) if len(window.axes) == 1 else ("planes", "rows", "columns")[-len(window.axes) :]
-        told, kept = [], 1.0
+        told, whole, kept = [], 1, 1
         for name, axis in zip(names, window.axes, strict=True):
-            left = axis.input - 1 - max(_reached(axis), default=axis.input - 1)
-            if left > 0 and axis.stride > 1:
-                told.append(f"{left} of {axis.input} {name}")
-                kept *= 1 - left / axis.input
+            left = axis.input - 1 - max(_reached(axis), default=axis.input - 1) if axis.stride > 1 else 0
+            told += [f"{left} of {axis.input} {name}"] if left > 0 else []
+            whole, kept = whole * axis.input, kept * (axis.input - left)
         if told:
+            unseen = _unseen(context, window, windows)
+            fate = " reaches nothing" if unseen == whole - kept else f", {_fate(unseen, whole - kept, whole)}"
             yield Found(
                 window.layer.name,
-                f"Its windows end before the last {' and '.join(told)}: {_percent(1 - kept)} of its input reaches nothing.",
+                f"Its windows end before the last {' and '.join(told)}: {_percent(1 - kept / whole)} of its input{fate}.",
                 "Pad, use ceil_mode, or choose an input whose size the strides divide.",
-                severity="warning" if 1 - kept >= SHARE else None,
+                severity="warning" if unseen >= SHARE * whole else None,
             )
 
 
@@ -318,28 +373,40 @@ def skipped_pixels(context: Context) -> Iterator[Found]:
     """A stride larger than the window's extent leaves gaps; with dilation a factor that both have in common leaves them too."""
     windows = [window for window in _windows(context) if not window.is_transposed]
     for window in windows:
-        if not any(map(_skips, window.axes)):
+        if not any(map(_skips, window.axes)) or _is_part_of_another(context, window, windows):
             continue
         whole = prod(axis.input for axis in window.axes)
         skipped = whole - prod(len(_reached(axis)) for axis in window.axes)
-        beside = [other for other in windows if other.value == window.value]
-        others = {node.index for node in _readers(context, window.value)} - {other.node.index for other in beside}
-        missed = torch.ones([axis.input for axis in window.axes], dtype=torch.bool, device="cpu")  # whatever the default device is
-        for other in beside:
-            seen = torch.ones_like(missed)
-            for number, axis in enumerate(other.axes):
-                on = torch.zeros(axis.input, dtype=torch.bool, device="cpu")
-                on[_reached(axis)] = True
-                seen &= on.reshape([-1 if k == number else 1 for k in range(len(other.axes))])
-            missed &= ~seen
-        lost = 0 if others or window.value in context.graph.outputs else int(missed.sum())
-        told = f"Its windows skip {_percent(skipped / whole)} of its input"
-        if lost:
-            more = f", and {_percent(lost / whole)} reach nothing at all." if lost < skipped else ", which reach nothing."
-            yield Found(window.layer.name, told + more, "Use a kernel of at least the stride, or pool first.")
+        unseen = _unseen(context, window, windows)
+        told = f"Its windows skip {_percent(skipped / whole)} of its input, {_fate(unseen, skipped, whole)}."
+        if unseen:
+            yield Found(window.layer.name, told, "Use a kernel of at least the stride, or pool first.")
         else:
             fix = "Average by the stride before it, as ResNet-D does; leave it where trained weights are loaded."
-            yield Found(window.layer.name, told + ", which other branches see.", fix, severity="note")
+            yield Found(window.layer.name, told, fix, severity="note")
+
+
+def _is_part_of_another(context: Context, window: _Window, windows: list[_Window]) -> bool:
+    """Whether it is a branch of a re-parameterised block: its taps lie within those of a convolution on the same map with which it is
+    summed, so that both are one larger kernel."""
+    if not window.is_convolution:
+        return False
+    larger = [
+        other
+        for other in windows
+        if other.is_convolution
+        and other.value == window.value
+        and prod(other.kernel) > prod(window.kernel)
+        and all(_lies_within(one, of) for one, of in zip(window.axes, other.axes, strict=True))
+    ]
+    sums = linear_sums(context, window.layer) if larger else set()
+    return any(sums & linear_sums(context, other.layer) for other in larger)
+
+
+def _lies_within(one: Axis, other: Axis) -> bool:
+    """Whether each unit's taps are among those of the other's."""
+    taps, others = ({axis.position(0, tap) for tap in range(axis.size)} for axis in (one, other))
+    return one.stride == other.stride and taps <= others
 
 
 # ------------------------------------------------------------------------------------------------------------- windows themselves
