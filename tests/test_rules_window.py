@@ -120,6 +120,12 @@ def test_layers_whose_inputs_see_more_than_the_image_are_told() -> None:
     assert findings("unproductive-layers", strided, (1, 1, 12, 12)) == [("note", "3", told.format("13×13", "12×12"))]
 
 
+def test_a_chain_for_large_images_is_unproductive_on_small_ones_and_a_residual_network_is_not() -> None:
+    vgg, resnet = striate.models.vgg11_bn(), striate.models.resnet18()
+    assert [place for _, place, _ in findings("unproductive-layers", vgg, (1, 3, 32, 32))] == ["features.18", "features.22", "features.25"]
+    assert findings("unproductive-layers", vgg, (1, 3, 224, 224)) == findings("unproductive-layers", resnet, (1, 3, 224, 224)) == []
+
+
 def test_unproductive_layers_that_take_few_of_the_macs_are_not_told() -> None:
     wide = nn.Sequential(nn.Conv2d(2, 20, 3, padding=1), *convolutions(1, 1, channels=20), nn.Conv2d(20, 1, 3, padding=1))
     assert findings("unproductive-layers", wide, (1, 2, 6, 6)) == []  # 180 of the 7,740 MACs of each place

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
-__all__ = ["columns", "cut", "short", "sizes"]
+__all__ = ["columns", "cut", "joined", "short", "sizes"]
 
 
 def sizes(shape: Sequence[int]) -> str:
@@ -27,6 +28,44 @@ def short(number: float) -> str:
             return f"{number:.0f}" if not letter else f"{number:.3g}{letter}"
         number /= 1000
     raise AssertionError
+
+
+def joined(names: Sequence[str]) -> list[str]:
+    """Names in fewer: those that differ in one number are one, with all these numbers.
+
+    >>> joined(["stem.0", "layer1.0.conv", "layer1.1.conv", "layer1.3.conv", "layer2.0.conv"])
+    ['stem.0', 'layer1.{0,1,3}.conv', 'layer2.0.conv']
+    >>> joined([f"blocks.{k}.mlp" for k in range(12)])
+    ['blocks.{0-11}.mlp']
+    """
+    split = [re.split(r"(\d+)", name) for name in names]  # numbers at the odd places
+
+    def at(place: int) -> dict[tuple[str, ...], list[str]]:
+        found: dict[tuple[str, ...], list[str]] = {}
+        for parts in split:
+            numbers = found.setdefault((*parts[:place], "", *parts[place + 1 :]) if place < len(parts) else tuple(parts), [])
+            numbers += parts[place : place + 1]
+        return found
+
+    place = min(range(1, max(map(len, split), default=1), 2), key=lambda place: len(at(place)), default=0)
+    if not place:
+        return list(names)
+    told = []
+    for parts, numbers in at(place).items():
+        number = "" if not numbers else numbers[0] if len(numbers) == 1 else f"{{{_runs([*map(int, numbers)])}}}"
+        told.append("".join((*parts[:place], number, *parts[place + 1 :])) if numbers else "".join(parts))
+    return told
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """Of three in a row and more the first and the last."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
 
 
 def cut(text: str, width: int, end: bool) -> str:

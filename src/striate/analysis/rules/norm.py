@@ -15,6 +15,7 @@ from ... import nn
 from ..._torch import ConvBase, InstanceNormBase
 from ...nn.norm import BATCH_NORMS, GROUP_NORMS
 from ..context import Context
+from ..cost import CONVOLUTIONS
 from ..rows import Layer
 from ..rule import Found, rule
 from .depth import linear_sums
@@ -156,9 +157,11 @@ def norm_after_activation(context: Context) -> Iterator[Found]:
 
 def _is_branch(context: Context, layer: Layer) -> bool:
     """Whether a norm is the identity's branch of a re-parameterised block: beside a convolution on the same map and summed with it."""
-    beside = [row for one in context.before(layer) for row in context.after(one) if isinstance(context.module(row), ConvBase)]
-    sums = linear_sums(context, layer) if beside else set()
-    return any(sums & linear_sums(context, row) for row in beside)
+    call = context.call(layer)
+    assert call is not None
+    rows = [context.row(node) for node in context.readers.get(call.inputs[0], []) if node.op in CONVOLUTIONS]
+    sums = linear_sums(context, layer) if rows else set()
+    return any(sums & linear_sums(context, row) for row in rows if row is not None)
 
 
 def _statistics(norm: Any) -> str:
