@@ -183,6 +183,25 @@ def test_linear_layers_in_a_row_are_told_each() -> None:
     ]
 
 
+class Ratio(nn.Module):
+    """Products and quotients that are not linear, though a factor is the model's own or there is only one."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.one, self.other, self.scale = way, nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Parameter(torch.ones(4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.one(x)
+        if self.way == "square":
+            return self.other(y * y)
+        return self.other(self.scale / y if self.way == "inverse" else y / self.scale)
+
+
+def test_a_scale_is_linear_and_a_square_and_an_inverse_are_not() -> None:
+    told = {way: [place for _, place, _ in findings("no-nonlinearity", Ratio(way), (2, 4, 5, 5))] for way in ("square", "inverse", "scale")}
+    assert told == {"square": [], "inverse": [], "scale": ["other"]}
+
+
 class Gated(nn.Module):
     def __init__(self) -> None:
         super().__init__()

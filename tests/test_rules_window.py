@@ -126,6 +126,35 @@ def test_a_chain_for_large_images_is_unproductive_on_small_ones_and_a_residual_n
     assert findings("unproductive-layers", vgg, (1, 3, 224, 224)) == findings("unproductive-layers", resnet, (1, 3, 224, 224)) == []
 
 
+def test_windows_over_rows_and_columns_on_one_axis_are_judged() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.along, self.pool = nn.Conv2d(1, 2, 3, padding=1), nn.Conv1d(2, 2, 3, padding=1), nn.MaxPool1d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.pool(self.along(self.conv(x).flatten(2)))
+
+    assert findings("unproductive-layers", Tokens(), (1, 1, 6, 6)) == []
+    assert findings("pooling-in-localisation", Tokens(), (1, 1, 6, 6), task="localisation") == []
+
+
+def test_a_map_on_its_side_is_followed_by_its_own_axes() -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(1, 1, (5, 1), padding=(2, 0)), nn.Conv2d(1, 1, (1, 3), padding=(0, 1))
+
+        def forward(self, x: Tensor) -> Tensor:  # rows only
+            return self.last(self.first(x).transpose(2, 3))
+
+    net = nn.Sequential(Turned(), nn.Conv2d(1, 1, 3, padding=1))
+    assert findings("unproductive-layers", net, (1, 1, 6, 1)) == []  # one column is never exceeded: no window looks along it
+    assert findings("unproductive-layers", nn.Sequential(net, net[1]), (1, 1, 6, 2))[0][1:] == (
+        "0.1 (call 2)", "Units that it reads see 9×3 px each, more than the 6×2 of the image: its windows add little but padding."
+    )  # fmt: skip
+
+
 def test_unproductive_layers_that_take_few_of_the_macs_are_not_told() -> None:
     wide = nn.Sequential(nn.Conv2d(2, 20, 3, padding=1), *convolutions(1, 1, channels=20), nn.Conv2d(20, 1, 3, padding=1))
     assert findings("unproductive-layers", wide, (1, 2, 6, 6)) == []  # 180 of the 7,740 MACs of each place

@@ -52,28 +52,31 @@ class Group:
         return ", ".join(", ".join(names if few else joined(names)) + line for line, names in by_line.items())
 
     @property
-    def extent(self) -> str:
-        """How many layers, and of how much of the MACs, where that says something: ``12 layers, 8 % of the MACs``."""
+    def scope(self) -> str:
+        """How many layers, and of how much of the MACs, in brackets where that says something: ``(12 layers, 8.0 % of the MACs)``."""
         count = len({finding.place for finding in self.findings})
         told = [f"{count} layers"] if count > 1 else []
-        if self.share is not None and self.share > 0:
-            told.append(f"{percent(self.share)} of the MACs")
-        return ", ".join(told)
+        told += [f"{percent(self.share)} of the MACs"] if self.share else []
+        return f" ({', '.join(told)})" if told else ""
+
+    @property
+    def alike(self) -> bool:
+        """Whether the same is told of all."""
+        return len({(finding.message, finding.fix) for finding in self.findings}) == 1
 
     @property
     def message(self) -> str:
         """What is wrong and how it is mended, of the layer with the largest share where they differ."""
         first = max(self.findings, key=lambda finding: finding.share or 0.0)
-        alike = len({(finding.message, finding.fix) for finding in self.findings}) == 1
-        return f"{first.message} {first.fix}" if alike else f"At {first.place}: {first.message} {first.fix}"
+        return f"{'' if self.alike else f'At {first.place}: '}{first.message} {first.fix}"
 
 
 def grouped(findings: Sequence[Finding]) -> list[Group]:
     """By severity, in it what is about the whole model, then what takes the largest share of the MACs.
 
     >>> found = [Finding(rule, "note", rule, "It is wrong.", "Mend it.", "", share=share) for rule, share in (("a", 0.1), ("b", 0.4))]
-    >>> [(group.rule, group.places, group.extent) for group in grouped(found)]
-    [('b', 'b', '40 % of the MACs'), ('a', 'a', '10 % of the MACs')]
+    >>> [(group.rule, group.places + group.scope) for group in grouped(found)]
+    [('b', 'b (40 % of the MACs)'), ('a', 'a (10 % of the MACs)')]
     """
     held: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:

@@ -126,8 +126,8 @@ def table(report: Report, width: int = 100, color: bool = False) -> str:
     groups = grouped(report.findings)
     told += ["", counted(groups)] if groups else []
     for group in groups:
-        mark, extent = MARKS[group.severity], f" ({group.extent})" if group.extent else ""
-        first, *more = _indented(f"{mark} {group.rule}: {group.places}{extent}", width)
+        mark = MARKS[group.severity]
+        first, *more = _indented(f"{mark} {group.rule}: {group.places}{group.scope}", width)
         told += [_colored(mark, group.severity) + first[len(mark) :] if color else first, *more]
         told += _indented(f"  {group.message}", width)
     return "\n".join(told)
@@ -161,7 +161,7 @@ def markdown(report: Report) -> str:
         cells = [f"`{row[0]}`", *row[1:5], exact, *row[6:9], share]
         lines.append("| " + " | ".join(cells) + " |")
     found = [
-        f"- **{group.severity}** {group.rule}: `{group.places}`{f' ({group.extent})' if group.extent else ''}. {group.message}"
+        f"- **{group.severity}** {group.rule}: `{group.places}`{group.scope}. {group.message}"
         for group in grouped(report.findings)
     ]
     told = [f"- {line}" for line in [*facts(report), *report.notes]]
@@ -265,11 +265,9 @@ def _findings(report: Report) -> str:
         return ""
     listed = []
     for group in groups:
-        extent = f" ({group.extent})" if group.extent else ""
-        head = f"<em>{group.severity}</em> <b>{escape(group.rule)}</b>: {escape(group.places)}{extent}"
+        head = f"<em>{group.severity}</em> <b>{escape(group.rule)}</b>: {escape(group.places)}{escape(group.scope)}"
         each = "".join(f"<br><b>{escape(f.place)}</b>: {escape(f.message)} {escape(f.fix)}" for f in group.findings)
-        alike = len({(f.message, f.fix) for f in group.findings}) == 1
-        more = "" if alike else f"<details><summary>each of them</summary>{each.removeprefix('<br>')}</details>"
+        more = "" if group.alike else f"<details><summary>each of them</summary>{each.removeprefix('<br>')}</details>"
         listed.append(f'<li class="{group.severity}">{head}<br>{escape(group.message)}<small>{escape(group.source)}</small>{more}</li>')
     return f"<h2>Findings</h2>\n<p>{counted(groups)}</p>\n<ul>\n{chr(10).join(listed)}\n</ul>"
 

@@ -25,7 +25,7 @@ def stages(report: Report) -> list[Stage]:
 
     >>> from striate import inspect, models
     >>> [(stage.size, len(stage.layers)) for stage in stages(inspect(models.lenet5(), (1, 1, 28, 28)))]
-    [((28, 28), 2), ((14, 14), 3), ((7, 7), 1), (None, 4)]
+    [((28, 28), 2), ((14, 14), 3), ((7, 7), 2), (None, 3)]
     """
     found: list[Stage] = []
     waiting: list[Layer] = []

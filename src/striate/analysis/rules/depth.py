@@ -106,8 +106,8 @@ def _is_linear(context: Context, layer: Layer) -> bool:
 
 def _scales(context: Context, node: Node) -> bool:
     """Whether it multiplies what was computed by something of the model's own, as a layer scale does."""
-    values = context.graph.values
-    return node.op in SCALES and sum(values[context.graph.origin(value)].name is None for value in node.inputs) == 1
+    computed = [context.graph.values[context.graph.origin(value)].name is None for value in node.inputs]
+    return node.op in SCALES and sum(computed) == 1 and (computed[0] or "mul" in node.op)
 
 
 def linear_sums(context: Context, layer: Layer) -> set[int]:

@@ -121,6 +121,18 @@ def _fields(context: Context, value: int, everything: bool = True) -> list[Field
     return found
 
 
+def _along(context: Context, window: _Window) -> list[tuple[Axis, float] | None]:
+    """For each axis of the input the window's axis that follows it, with the jump of what it reads [px]; None where none does alone."""
+    fields, shape = context.report.fields, context.graph.values[window.value].shape
+    found: list[tuple[Axis, float] | None] = []
+    for axis in context.report.axes():
+        place = fields.place(window.value, axis)
+        number = -1 if place is None else place.axis - (len(shape) - len(window.axes))
+        alone = place is not None and number >= 0 and place.size == shape[place.axis]
+        found.append((window.axes[number], float(fields.states[window.value].fields[axis][place].jump)) if place and alone else None)
+    return found
+
+
 def _image(context: Context) -> list[int]:
     return [context.report.fields.size(axis) for axis in context.report.axes()]
 
@@ -265,11 +277,9 @@ def _least_fields(context: Context) -> dict[int, list[int]]:
         seen = min((least[value] for value in node.inputs if value in least), key=prod, default=None)
         if seen is None:
             continue
-        window = windows.get(node.index)
-        fields = _fields(context, window.value, everything=False) if window is not None else None
-        if window is not None and fields is not None:
-            by_axis = zip(seen, window.axes[-len(fields) :], fields, strict=True)
-            seen = [size + int((axis.extent - 1) * field.jump) for size, axis, field in by_axis]
+        if (window := windows.get(node.index)) is not None:
+            steps = (0 if along is None else int((along[0].extent - 1) * along[1]) for along in _along(context, window))
+            seen = [size + step for size, step in zip(seen, steps, strict=True)]
         least |= dict.fromkeys(node.outputs, seen)
     return least
 
@@ -500,10 +510,10 @@ def pooling_in_localisation(context: Context) -> Iterator[Found]:
         if not window.node.op.startswith("aten.max_pool") or all(axis.stride == 1 for axis in window.axes):
             continue
         places = [node for output in window.node.outputs[1:] for node in _readers(context, output)]
-        fields = _fields(context, window.value)
-        if places or fields is None or len(_readers(context, window.value)) > 1:
+        along = [one for one in _along(context, window) if one is not None]
+        if places or not along or len(_readers(context, window.value)) > 1:
             continue  # they are handed on, or the map itself is
-        within = [float(axis.size * field.jump) for axis, field in zip(window.axes[-len(fields) :], fields, strict=True)]
+        within = [axis.size * jump for axis, jump in along]
         yield Found(
             window.layer.name,
             f"It forgets which of {sizes(window.kernel)} units was the largest, that is where within {_units(within)} px something lies.",
