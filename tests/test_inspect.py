@@ -629,8 +629,8 @@ def test_bad_input_is_refused_with_a_clear_line() -> None:
         report.receptive_field("0", (28, 0))
     with pytest.raises(ArgumentError, match=r"^Report\.projective_field expects pixel within \(28, 28\), got \(0,\)\. Count from 0"):
         report.projective_field("0", (0,))
-    with pytest.raises(ArgumentError, match=r"^Report\.table expects a width of at least 80, got 79\. Leave it out for 100\.$"):
-        report.table(79)
+    with pytest.raises(ArgumentError, match=r"^Report\.table expects a width of at least 40, got 39\. Leave it out for 100\.$"):
+        report.table(39)
     with pytest.raises(ArgumentError, match=r"^effective_field expects images from 1 on, got 0\. Leave it out for 32\.$"):
         effective_field(report, "0", images=0)
 

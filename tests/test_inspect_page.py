@@ -186,7 +186,7 @@ def test_messages_that_differ_are_told_of_the_layer_with_the_largest_share_and_o
 def test_a_layer_that_a_rule_finds_twice_counts_once_and_many_names_are_joined() -> None:
     report = lenet()
     report.findings = [found("a-rule", "note", f"blocks.{k}.attn.{part}", 0.01) for k in range(10) for part in ("qkv", "proj", "qkv")]
-    assert findings_of(report)[1] == "· a-rule: blocks.{0-9}.attn.qkv, blocks.{0-9}.attn.proj (20 layers, 20 % of the MACs)"
+    assert findings_of(report)[1] == "· a-rule: blocks.{0-9}.attn.{qkv,proj} (20 layers, 20 % of the MACs)"
 
 
 def test_marks_say_what_is_a_bound_and_what_is_unknown() -> None:
