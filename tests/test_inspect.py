@@ -92,12 +92,18 @@ def test_macs_are_half_of_what_torchs_counter_counts(name: str) -> None:
     assert report.totals["flops"] == counter.get_total_flops() > 0
 
 
+# torch 2.14's counter sees attention on the CPU as one operator, of which it has no formula; before, it saw the products inside.
+COUNTS_ATTENTION = torch.__version__ < (2, 14)
+
+
 @pytest.mark.parametrize("name", GRAPHS)
 def test_macs_of_odd_graphs_are_half_of_what_torchs_counter_counts(name: str) -> None:
     report = graph_report(name)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         report.graph.model(*(torch.rand(shape) for shape in report.input_shapes))
-    assert report.totals["flops"] == counter.get_total_flops()
+    left_out = 0 if COUNTS_ATTENTION else sum(row.flops for row in report.layers if row.type.startswith("scaled_dot_product"))
+    assert (left_out > 0) == (name == "attention" and not COUNTS_ATTENTION)
+    assert report.totals["flops"] - left_out == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("name", ["lenet5", "resnet18", "resnet50", "vgg11_bn"])  # torch's counter leaves groups out of a weight's gradient
@@ -623,8 +629,8 @@ def test_bad_input_is_refused_with_a_clear_line() -> None:
         report.receptive_field("0", (28, 0))
     with pytest.raises(ArgumentError, match=r"^Report\.projective_field expects pixel within \(28, 28\), got \(0,\)\. Count from 0"):
         report.projective_field("0", (0,))
-    with pytest.raises(ArgumentError, match=r"^Report\.table expects a width of at least 80, got 79\. Leave it out for 100\.$"):
-        report.table(79)
+    with pytest.raises(ArgumentError, match=r"^Report\.table expects a width of at least 40, got 39\. Leave it out for 100\.$"):
+        report.table(39)
     with pytest.raises(ArgumentError, match=r"^effective_field expects images from 1 on, got 0\. Leave it out for 32\.$"):
         effective_field(report, "0", images=0)
 

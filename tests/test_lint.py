@@ -36,7 +36,7 @@ def test_findings_come_by_severity_and_then_in_the_order_of_the_rows() -> None:
 def test_a_finding_as_a_dictionary_has_these_names_and_no_others() -> None:
     finding = inspect(network(), SHAPE).findings[1]
     told = finding.to_dict()
-    assert list(told) == ["rule", "severity", "place", "message", "fix", "source"]
+    assert list(told) == ["rule", "severity", "place", "message", "fix", "source", "share"]
     assert told == {
         "rule": "norm-eps",
         "severity": "warning",
@@ -44,6 +44,7 @@ def test_a_finding_as_a_dictionary_has_these_names_and_no_others() -> None:
         "message": "eps=1 is added to the variance: one of 1 comes out as 0.5, one of 0.01 as 0.0099.",
         "fix": "Set eps=1e-05.",
         "source": "arithmetic of y = x/√(σ² + ε); float32 has 7 digits",
+        "share": 0.0,
     }
     assert str(finding) == f"warning: 3: {told['message']} [norm-eps] Set eps=1e-05."
 

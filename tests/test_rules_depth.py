@@ -101,12 +101,24 @@ def test_channels_that_are_never_mixed_are_told_with_what_they_reach() -> None:
     assert findings(rule, nn.Sequential(stem, nn.ReLU(), depthwise(outputs=16), nn.ReLU()), input) == [
         ("warning", "2", "Its 16 channels reach the output without being mixed.")
     ]
-    assert findings(rule, nn.Sequential(stem, depthwise(), nn.ReLU(), depthwise(), nn.ReLU(), nn.Conv2d(8, 4, 1)), input) == [
-        ("warning", "1", "Its 8 channels reach the next depthwise convolution, 3, without being mixed.")
+    rows = [layer for _ in range(3) for layer in (depthwise(), nn.ReLU())]
+    assert findings(rule, nn.Sequential(stem, *rows, nn.Conv2d(8, 4, 1)), input) == [
+        ("warning", "1", "Its 8 channels reach the third depthwise convolution in a row, 5, without being mixed.")
     ]
     assert findings(rule, nn.Sequential(stem, depthwise(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)), input) == [
         ("warning", "1", "Its 8 channels reach the pooling 2 without being mixed.")
     ]
+
+
+class Scaled(nn.Module):
+    """A residual block without an activation, with a layer scale, as the token mixers of FastViT."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body, self.scale = body, nn.Parameter(torch.ones(8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.scale * self.body(x)
 
 
 class Excited(nn.Module):
@@ -129,10 +141,12 @@ class Excited(nn.Module):
         nn.Sequential(depthwise(), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 4, 1)),
         nn.Sequential(depthwise(), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 144, 4)),
         nn.Sequential(nn.Conv2d(8, 8, 3, groups=4), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=4)),
+        nn.Sequential(depthwise(), nn.ReLU(), depthwise(), nn.ReLU(), nn.Conv2d(8, 4, 1)),
+        nn.Sequential(*(Scaled(depthwise()) for _ in range(4)), nn.Conv2d(8, 4, 1)),
         Excited(),
         depthwise(),
     ],
-    ids=["separable", "two axes", "pooled", "flat", "grouped", "excited", "alone"],
+    ids=["separable", "two axes", "pooled", "flat", "grouped", "cheap operation", "linear residual", "excited", "alone"],
 )
 def test_channels_that_are_mixed_later_are_fine(net: nn.Module) -> None:
     assert findings("depthwise-without-pointwise", net, (2, 8, 12, 12)) == []
@@ -167,6 +181,25 @@ def test_linear_layers_in_a_row_are_told_each() -> None:
         ("warning", "1", "It reads 0 with no nonlinearity between: their 117 weights, 9×4 and 9×9, make one linear map."),
         ("warning", "2", "It reads 1 with no nonlinearity between: their 108 weights, 9×9 and 3×9, make one linear map."),
     ]
+
+
+class Ratio(nn.Module):
+    """Products and quotients that are not linear, though a factor is the model's own or there is only one."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.one, self.other, self.scale = way, nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Parameter(torch.ones(4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.one(x)
+        if self.way == "square":
+            return self.other(y * y)
+        return self.other(self.scale / y if self.way == "inverse" else y / self.scale)
+
+
+def test_a_scale_is_linear_and_a_square_and_an_inverse_are_not() -> None:
+    told = {way: [place for _, place, _ in findings("no-nonlinearity", Ratio(way), (2, 4, 5, 5))] for way in ("square", "inverse", "scale")}
+    assert told == {"square": [], "inverse": [], "scale": ["other"]}
 
 
 class Gated(nn.Module):

@@ -158,6 +158,23 @@ def test_a_norm_behind_an_activation_is_a_note_and_one_behind_a_pooling_is_none(
     assert told(inspect(pooled, (8, 3, 9, 9)), "norm-after-activation") == []
 
 
+def test_the_norm_of_an_identity_beside_a_convolution_is_a_branch_and_not_told() -> None:
+    class Deployable(nn.Module):
+        """The blocks of RepVGG: convolution and identity, each with a norm, are one convolution when they are deployed."""
+
+        def __init__(self, bends: bool) -> None:
+            super().__init__()
+            self.act, self.conv, self.norm, self.identity = nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+            self.bend = nn.Tanh() if bends else nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.act(x)
+            return self.bend(self.norm(self.conv(x))) + self.identity(x)
+
+    assert told(inspect(Deployable(bends=False), (8, 8, 7, 7)), "norm-after-activation") == []
+    assert [place for place, _, _ in told(inspect(Deployable(bends=True), (8, 8, 7, 7)), "norm-after-activation")] == ["identity"]
+
+
 @pytest.mark.parametrize(
     ("norm", "measured"),
     [
@@ -408,6 +425,14 @@ def test_an_eps_of_zero_divides_by_zero() -> None:
 def test_an_eps_that_is_in_use_is_right(eps: float) -> None:
     assert severities(inspect(nn.Sequential(nn.BatchNorm2d(3, eps=eps), nn.GroupNorm(1, 3, eps=eps)), (8, 3, 8, 8), ignore=["groups-are-layer-norm"]), "norm") == {}
     assert severities(inspect(nn.Sequential(nn.RMSNorm(8)), (8, 3, 8)), "norm") == {}  # without an eps
+
+
+def test_a_class_that_knows_of_one_group_only_means_it() -> None:
+    class OneGroup(nn.GroupNorm):
+        def __init__(self, channels: int) -> None:
+            super().__init__(1, channels)
+
+    assert told(inspect(OneGroup(8), (2, 8, 5, 5)), "groups-are-layer-norm") == []
 
 
 def test_groups_of_one_channel_and_one_group_of_all_have_names_of_their_own() -> None:

@@ -108,14 +108,72 @@ def test_a_mean_in_a_function_is_a_global_pooling() -> None:
     ]
 
 
-def test_layers_whose_inputs_see_more_than_the_image_are_counted() -> None:
+def test_layers_whose_inputs_see_more_than_the_image_are_told() -> None:
     net = nn.Sequential(*convolutions(1, 1, 1, 1, 1))
+    told = "Units that it reads see {} px each, more than the {} of the image: its windows add little but padding."
     assert findings("unproductive-layers", net, (1, 2, 6, 6)) == [
-        ("note", "3", "It is the first of 2 of 5 convolutions whose inputs see more than the image already: 7×7 px of 6×6.")
+        ("note", "3", told.format("7×7", "6×6")),
+        ("note", "4", told.format("9×9", "6×6")),
     ]
-    assert findings("unproductive-layers", net, (1, 2, 8, 8)) == [
-        ("note", "4", "It is the only one of 5 convolutions whose inputs see more than the image already: 9×9 px of 8×8.")
-    ]
+    assert findings("unproductive-layers", net, (1, 2, 8, 8)) == [("note", "4", told.format("9×9", "8×8"))]
+    strided = nn.Sequential(nn.Conv2d(1, 2, 3, 2), nn.MaxPool2d(2), *convolutions(1, 1))
+    assert findings("unproductive-layers", strided, (1, 1, 12, 12)) == [("note", "3", told.format("13×13", "12×12"))]
+
+
+def test_a_chain_for_large_images_is_unproductive_on_small_ones_and_a_residual_network_is_not() -> None:
+    vgg, resnet = striate.models.vgg11_bn(), striate.models.resnet18()
+    assert [place for _, place, _ in findings("unproductive-layers", vgg, (1, 3, 32, 32))] == ["features.18", "features.22", "features.25"]
+    assert findings("unproductive-layers", vgg, (1, 3, 224, 224)) == findings("unproductive-layers", resnet, (1, 3, 224, 224)) == []
+
+
+def test_windows_over_rows_and_columns_on_one_axis_are_judged() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.along, self.pool = nn.Conv2d(1, 2, 3, padding=1), nn.Conv1d(2, 2, 3, padding=1), nn.MaxPool1d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.pool(self.along(self.conv(x).flatten(2)))
+
+    assert findings("unproductive-layers", Tokens(), (1, 1, 6, 6)) == []
+    assert findings("pooling-in-localisation", Tokens(), (1, 1, 6, 6), task="localisation") == []
+
+
+def test_a_map_on_its_side_is_followed_by_its_own_axes() -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(1, 1, (5, 1), padding=(2, 0)), nn.Conv2d(1, 1, (1, 3), padding=(0, 1))
+
+        def forward(self, x: Tensor) -> Tensor:  # rows only
+            return self.last(self.first(x).transpose(2, 3))
+
+    net = nn.Sequential(Turned(), nn.Conv2d(1, 1, 3, padding=1))
+    assert findings("unproductive-layers", net, (1, 1, 6, 1)) == []  # one column is never exceeded: no window looks along it
+    assert findings("unproductive-layers", nn.Sequential(net, net[1]), (1, 1, 6, 2))[0][1:] == (
+        "0.1 (call 2)", "Units that it reads see 9×3 px each, more than the 6×2 of the image: its windows add little but padding."
+    )  # fmt: skip
+
+
+def test_unproductive_layers_that_take_few_of_the_macs_are_not_told() -> None:
+    wide = nn.Sequential(nn.Conv2d(2, 20, 3, padding=1), *convolutions(1, 1, channels=20), nn.Conv2d(20, 1, 3, padding=1))
+    assert findings("unproductive-layers", wide, (1, 2, 6, 6)) == []  # 180 of the 7,740 MACs of each place
+    assert [place for _, place, _ in findings("unproductive-layers", wide, (1, 2, 4, 4))] == ["2", "3"]
+
+
+def test_a_shortcut_that_carries_a_smaller_field_along_leaves_layers_something_to_add() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Sequential(*convolutions(1, 1, 1)), nn.Conv2d(2, 2, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.other(x + self.one(x))
+
+    assert findings("unproductive-layers", Residual(), (1, 2, 6, 6)) == []
+    assert [place for _, place, _ in findings("unproductive-layers", nn.Sequential(*convolutions(1, 1), Residual()), (1, 2, 4, 4))] == [
+        "2.one.0", "2.one.1", "2.one.2", "2.other"
+    ]  # fmt: skip
 
 
 def test_fields_of_just_the_image_and_1x1_convolutions_are_productive() -> None:
@@ -171,6 +229,60 @@ def test_windows_that_reach_the_end_drop_nothing(layer: nn.Module, size: int) ->
     assert findings("dropped-rows", layer, (1, 1, size, size)) == []
 
 
+PADS = [nn.ConstantPad2d(1, 0.0), nn.ReplicationPad2d(1), nn.Sequential(nn.ZeroPad2d((1, 0, 1, 0)), nn.ReflectionPad2d((0, 1, 0, 1)))]
+
+
+@pytest.mark.parametrize("pad", PADS)
+def test_padding_that_a_window_leaves_out_is_no_lost_input(pad: nn.Module) -> None:
+    assert findings("dropped-rows", nn.Sequential(pad, nn.MaxPool2d(3, 2)), (1, 1, 112, 112)) == []
+    assert findings("dropped-rows", nn.Sequential(pad, nn.MaxPool2d(3, 3)), (1, 1, 111, 112)) == [
+        ("note", "1", "Its windows end before the last 1 of 111 rows: under 1 % of its input reaches nothing.")
+    ]
+
+
+def test_padding_by_an_operation_of_its_own_is_judged_as_the_layers_own() -> None:
+    assert findings("skipped-pixels", nn.Sequential(nn.ZeroPad2d((1, 0, 1, 0)), nn.Conv2d(1, 1, 1, 2)), (1, 1, 6, 6)) == [
+        ("warning", "1", "Its windows skip 75 % of its input, which reach nothing.")
+    ]
+    assert findings("kernel-larger-than-map", nn.Sequential(nn.ZeroPad2d(3), nn.Conv2d(1, 1, 7)), (1, 1, 4, 4)) == [
+        ("warning", "1", "Of the taps of its 7×7 kernel on a map of 4×4, 67 % fall into the padding.")
+    ]
+    assert findings("even-kernel-same-padding", nn.Sequential(nn.ZeroPad2d((1, 2, 1, 2)), nn.Conv2d(1, 1, 4)), (1, 1, 8, 8)) == [
+        ("note", "1", "Its even windows of 4×4, with 1 padded before and 2 behind, move the map by 0.5×0.5 units.")
+    ]
+
+
+class Padded(nn.Module):
+    """Two branches on one padded map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pad, self.branches = nn.ZeroPad2d(1), Beside(nn.Conv2d(1, 1, 1, 2), nn.MaxPool2d(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.branches(self.pad(x))
+
+
+def test_branches_on_a_padded_map_see_each_others_pixels() -> None:
+    assert findings("skipped-pixels", Padded(), (1, 1, 8, 8)) == [
+        ("note", "branches.one", "Its windows skip 75 % of its input, which other branches see.")
+    ]
+
+
+def test_what_is_cut_off_or_padded_with_channels_is_no_padding_of_windows() -> None:
+    class Cut(nn.Module):
+        def __init__(self, *margins: int) -> None:
+            super().__init__()
+            self.margins, self.pool, self.last = margins, nn.MaxPool2d(3, 2), nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.pool(F.pad(x, self.margins)))
+
+    told = "Its windows end before the last 1 of {0} rows and 1 of {0} columns: {1} % of its input reaches nothing."
+    assert findings("dropped-rows", Cut(0, -1, 0, -1), (1, 1, 9, 9)) == [("warning", "pool", told.format(8, 23))]
+    assert findings("dropped-rows", Cut(0, 0, 0, 0, 0, 1), (1, 1, 8, 8)) == [("warning", "pool", told.format(8, 23))]
+
+
 def test_a_stride_larger_than_the_kernel_skips_pixels() -> None:
     assert findings("skipped-pixels", nn.Conv2d(1, 1, 1, stride=2), (1, 1, 8, 8)) == [
         ("warning", "Conv2d", "Its windows skip 75 % of its input, which reach nothing.")
@@ -184,7 +296,7 @@ def test_a_stride_larger_than_the_kernel_skips_pixels() -> None:
 
 
 def test_pixels_that_another_branch_sees_are_a_note() -> None:
-    net = Beside(nn.Conv2d(1, 1, 1, stride=2), nn.Conv2d(1, 1, 3, stride=2, padding=1))
+    net = Beside(nn.Conv2d(1, 1, 1, stride=2), nn.Sequential(nn.Conv2d(1, 1, 3, stride=2, padding=1), nn.ReLU()))
     assert findings("skipped-pixels", net, (1, 1, 8, 8)) == [
         ("note", "one", "Its windows skip 75 % of its input, which other branches see.")
     ]
@@ -194,11 +306,54 @@ def test_branches_that_skip_the_same_pixels_lose_them() -> None:
     wave = Beside(nn.Conv1d(1, 1, 1, stride=2), nn.AvgPool1d(1, 2))
     told = "Its windows skip 50 % of its input, which reach nothing."
     assert findings("skipped-pixels", wave, (1, 1, 8)) == [("warning", "one", told), ("warning", "other", told)]
-    net = Beside(nn.Conv2d(1, 1, 1, stride=2), nn.Conv2d(1, 1, (1, 2), stride=2))
+    net = Beside(nn.Sequential(nn.Conv2d(1, 1, 1, stride=2), nn.ReLU()), nn.Conv2d(1, 1, (1, 2), stride=2))
     assert findings("skipped-pixels", net, (1, 1, 8, 8)) == [
-        ("warning", "one", "Its windows skip 75 % of its input, and 50 % reach nothing at all."),
+        ("warning", "one.0", "Its windows skip 75 % of its input, and 50 % reach nothing at all."),
         ("warning", "other", "Its windows skip 50 % of its input, which reach nothing."),
     ]
+
+
+def test_values_that_were_computed_one_by_one_for_a_branch_are_not_lost_where_the_map_is_seen() -> None:
+    first = [nn.BatchNorm2d(2), nn.ReLU()]
+    net = Beside(nn.Sequential(*first, nn.Conv2d(2, 2, 1, stride=2)), nn.Sequential(*first, nn.Conv2d(2, 2, 3, stride=2, padding=1)))
+    assert findings("skipped-pixels", net, (1, 2, 8, 8)) == [
+        ("note", "one.2", "Its windows skip 75 % of its input, which other branches see.")
+    ]
+    moved = Beside(nn.AvgPool2d(1, 2), nn.Sequential(nn.ZeroPad2d((-1, 1, -1, 1)), nn.AvgPool2d(1, 2)))  # NASNet's reduction
+    assert [(severity, place) for severity, place, _ in findings("skipped-pixels", moved, (1, 2, 8, 8))] == [
+        ("note", "one"), ("note", "other.1")
+    ]  # fmt: skip
+
+
+def test_rows_that_another_branch_sees_are_a_note() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool, self.conv = nn.MaxPool2d(2), nn.Conv2d(1, 1, 3, 2)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.pool(x), self.conv(x)
+
+    told = "Its windows end before the last 1 of 7 rows and 1 of 7 columns: 27 % of its input, which other branches see."
+    assert findings("dropped-rows", Pooled(), (1, 1, 7, 7)) == [("note", "pool", told)]
+
+
+class Deployable(nn.Module):
+    """A block whose branches are one convolution when it is deployed, as RepVGG's."""
+
+    def __init__(self, stride: int = 2, size: int = 3, bends: bool = False) -> None:
+        super().__init__()
+        self.large = nn.Sequential(nn.Conv2d(2, 2, size, stride, padding=size // 2, bias=False), nn.BatchNorm2d(2))
+        self.small = nn.Sequential(nn.Conv2d(2, 2, 1, stride, bias=False), nn.BatchNorm2d(2))
+        self.bend = nn.ReLU() if bends else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bend(self.large(x)) + self.small(x)
+
+
+def test_branches_of_a_reparameterised_block_are_one_kernel_and_skip_nothing() -> None:
+    assert findings("skipped-pixels", Deployable(), (1, 2, 8, 8)) == []
+    assert [place for _, place, _ in findings("skipped-pixels", Deployable(bends=True), (1, 2, 8, 8))] == ["small.0"]
 
 
 @pytest.mark.parametrize("arguments", [{"stride": 2, "padding": 1}, {"dilation": 2}, {"stride": 2, "dilation": 3, "padding": 3}])
@@ -256,6 +411,7 @@ class Causal(nn.Module):
         nn.Conv1d(1, 1, 2),
         nn.Conv1d(1, 1, 2, dilation=2, padding=1),
         Causal(),
+        nn.Sequential(nn.ConstantPad1d((3, 0), 0.0), nn.Conv1d(1, 1, 4)),
     ],
 )
 def test_odd_windows_strides_and_causal_ones_do_not(layer: nn.Module) -> None:

@@ -312,7 +312,7 @@ def _show(report: Report, options: argparse.Namespace) -> None:
     elif options.markdown:
         print(report.markdown(), end="")
     else:
-        print(report.table(_width(), color=sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
+        print(report.table(_width(40), color=sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
 
 
 def _unit(options: argparse.Namespace) -> tuple[int, ...] | None:
@@ -428,7 +428,7 @@ def _profile(options: argparse.Namespace) -> int:
     finally:
         torch.set_num_threads(threads)
     found = replace(found, model=options.model)
-    print(found.table(_width(), options.top))
+    print(found.table(_width(80), options.top))
     _write(options.json, lambda: _json(found.to_dict()))
     _write(options.html, found.html)
     return 0
@@ -445,9 +445,9 @@ def _json(facts: Mapping[str, object]) -> str:
     return json.dumps(facts, indent=1) + "\n"
 
 
-def _width() -> int:
+def _width(least: int) -> int:
     columns = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
-    return max(80, min(columns, 160))
+    return max(least, min(columns, 160))
 
 
 def _check_files(where: str, *paths: str | None) -> None:

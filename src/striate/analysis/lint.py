@@ -36,7 +36,7 @@ def lint(report: Report, use: Use, ignore: Collection[str] = ()) -> list[Finding
     context = Context(report, use)
     places = {layer.name: place for place, layer in enumerate(report.layers)}
     lines = {layer.name: layer for layer in report.layers}
-    found = []
+    found, total = [], sum(layer.macs or 0 for layer in report.layers)
     for one in RULES.values():
         if one.id in ignore:
             continue
@@ -44,7 +44,8 @@ def lint(report: Report, use: Use, ignore: Collection[str] = ()) -> list[Finding
             layer = lines.get(place)
             if layer is None or not is_ignored(context, layer, one.id):
                 line = layer.line if layer is not None else None
-                found.append(Finding(one.id, severity or one.severity, place, message, fix, one.source, line, mend))
+                share = (layer.macs or 0) / total if layer is not None and total else None
+                found.append(Finding(one.id, severity or one.severity, place, message, fix, one.source, line, share, mend))
     return sorted(found, key=lambda f: (SEVERITIES.index(f.severity), places.get(f.place, len(places))))
 
 

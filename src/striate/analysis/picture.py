@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from html import escape
-from math import log, prod
+from math import log, log1p, prod
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..text import sizes
@@ -113,20 +113,20 @@ def picture(report: Report) -> str:
     if not drawn:
         return ""
     height, width = report.input_shapes[0][2:]
-    # frames are drawn whole up to an image's size away: beyond, the image would be too small to see
-    shown = [f for f in drawn if all(-n <= first and last < 2 * n for (first, last), n in zip(f.spans, (height, width), strict=True))]
-    top, left = (min([0, *(frame.spans[axis][0] for frame in shown)]) for axis in (0, 1))
-    bottom, right = (max([n, *(frame.spans[axis][1] + 1 for frame in shown)]) for axis, n in enumerate((height, width)))
+    shortens = any(first < -n or last >= 2 * n for frame in drawn for (first, last), n in zip(frame.spans, (height, width), strict=True))
+    boxes = [_box(frame, (height, width), shortens) for frame in drawn]
+    top, left = (min([0.0, *(box[axis][0] for box in boxes)]) for axis in (0, 1))
+    bottom, right = (max([float(n), *(box[axis][1] for box in boxes)]) for axis, n in enumerate((height, width)))
     margin = max(bottom - top, right - left) / 50
     view = f"{left - margin:g} {top - margin:g} {right - left + 2 * margin:g} {bottom - top + 2 * margin:g}"
     grid = ""
     if max(height, width) <= GRID_PX:
         lines = "".join(f"M{x} 0V{height}" for x in range(1, width)) + "".join(f"M0 {y}H{width}" for y in range(1, height))
         grid = f'<path class="grid" d="{lines}"/>'
-    outlines = "".join(_outline(frame, place) for place, frame in reversed(list(enumerate(drawn))))
+    outlines = "".join(_outline(frame, box, place) for place, (frame, box) in reversed(list(enumerate(zip(drawn, boxes, strict=True)))))
     rows = "".join(_row(report, frame, place) for place, frame in enumerate(drawn))
     outside = " Around the image: padding." if (top, bottom, left, right) != (0, height, 0, width) else ""
-    outside += " Larger fields lie beyond the edge." if len(shown) < len(drawn) else ""
+    outside += " Distances in it are drawn shortened, the more the further away." if shortens else ""
     bound = " Dashed: an upper bound." if any(_is_bound(frame) for frame in drawn) else ""
     grey = ' class="grey"' if report.input_shapes[0][1] == 1 else ""
     return f"""<h2>What a unit sees</h2>
@@ -149,9 +149,25 @@ def _is_bound(frame: Frame) -> bool:
     return frame.layer.status["receptive_field"] == BOUND
 
 
-def _outline(frame: Frame, place: int) -> str:
-    (top, _), (left, _) = frame.spans
-    box = f'x="{left}" y="{top}" width="{frame.size[1]}" height="{frame.size[0]}"'
+Box = tuple[tuple[float, float], ...]  # on rows and columns of the picture, from and to
+
+
+def _box(frame: Frame, image: tuple[int, int], shortens: bool) -> Box:
+    """Where a frame is drawn: in pixels of the image, and where frames go further from it than its size, d of them beyond its edge as
+    n/2·ln(1 + 2d/n), so that all are seen and the image is not too small."""
+
+    def beyond(pixels: int, n: int) -> float:
+        return n / 2 * log1p(2 * pixels / n) if shortens else float(pixels)
+
+    def at(edge: int, n: int) -> float:
+        return -beyond(-edge, n) if edge < 0 else n + beyond(edge - n, n) if edge > n else float(edge)
+
+    return tuple((at(first, n), at(last + 1, n)) for (first, last), n in zip(frame.spans, image, strict=True))
+
+
+def _outline(frame: Frame, at: Box, place: int) -> str:
+    (top, bottom), (left, right) = at
+    box = f'x="{left:.6g}" y="{top:.6g}" width="{right - left:.6g}" height="{bottom - top:.6g}"'
     dashes = ' stroke-dasharray="6 4"' if _is_bound(frame) else ""
     title = f"<title>{escape(frame.layer.name)}: {sizes(frame.size)} px</title>"
     return f'<rect class="frame halo" {box}/><rect class="frame" style="stroke:var(--k{place})" {box}{dashes}>{title}</rect>'

@@ -187,7 +187,7 @@ class Report:
         }
 
     def table(self, width: int = 100, color: bool = False) -> str:
-        """As text, in lines of ``width`` characters, at least 80."""
+        """As text, in lines of ``width`` characters, at least 40."""
         from .page import table
 
         return table(self, width, color)

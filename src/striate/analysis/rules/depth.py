@@ -13,13 +13,18 @@ from ..rows import Layer
 from ..rule import Found, rule
 from ..trace import FREE, Node
 
+__all__ = ["linear_sums"]
+
 PRODUCTS = ("aten.mm", "aten.addmm", "aten.bmm", "aten.baddbmm")
 BATCH_NORM = ("aten.native_batch_norm", "aten._native_batch_norm_legit", "aten._native_batch_norm_legit_no_training")
 NORMS = (*BATCH_NORM, "aten.native_layer_norm", "aten.native_group_norm", "aten._fused_rms_norm")
 PADS = ("aten.constant_pad_nd", "aten.reflection_pad1d", "aten.reflection_pad2d", "aten.replication_pad1d", "aten.replication_pad2d")
 MEANS = ("aten.mean", "aten.avg_pool2d", "aten.avg_pool3d", "aten._adaptive_avg_pool2d", "aten._adaptive_avg_pool3d")
-LINEAR = {*CONVOLUTIONS, *PRODUCTS, *BATCH_NORM, *PADS, *MEANS, "aten.native_dropout"}
+SUMS = ("aten.add", "aten.add_", "aten.sub", "aten.sub_", "aten.rsub")
+SCALES = ("aten.mul", "aten.mul_", "aten.div", "aten.div_")  # linear where all but one of the factors are the model's own
+LINEAR = {*CONVOLUTIONS, *PRODUCTS, *BATCH_NORM, *PADS, *MEANS, *SUMS, "aten.cat", "aten.native_dropout"}
 SLOPES = {"aten.sigmoid": 0.25, "aten.sigmoid_": 0.25, "aten.tanh": 0.61, "aten.tanh_": 0.61}
+DEPTHWISE = 2  # in a row, with something between that is not linear, before channels are mixed: as many as known designs have
 LEAST = 0.25**4  # of the gradient that saturating activations may leave
 
 
@@ -96,7 +101,28 @@ def _is_linear(context: Context, layer: Layer) -> bool:
     """Whether it is affine in what it reads, once trained: it does not matter how a norm of the batch gets its statistics."""
     if layer.type in ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d"):
         return True
-    return all(one.op in LINEAR for one in _values(context, layer))
+    return all(one.op in LINEAR or _scales(context, one) for one in _values(context, layer))
+
+
+def _scales(context: Context, node: Node) -> bool:
+    """Whether it multiplies what was computed by something of the model's own, as a layer scale does."""
+    computed = [context.graph.values[context.graph.origin(value)].name is None for value in node.inputs]
+    return node.op in SCALES and sum(computed) == 1 and (computed[0] or "mul" in node.op)
+
+
+def linear_sums(context: Context, layer: Layer) -> set[int]:
+    """The rows in which what a row made is added to something, by their identity, with nothing between that mixes channels or bends.
+
+    Branches that read one map and meet so are one convolution, once a re-parameterised block is deployed: X. Ding et al., "RepVGG", 2021.
+    """
+    found, ways = set(), [layer]
+    for one in ways:
+        for after in context.after(one):
+            if after in ways or _mixes(context, after) or not _is_linear(context, after):
+                continue
+            ways.append(after)
+            found |= {id(after)} if any(node.op in SUMS for node in context.nodes(after)) else set()
+    return found
 
 
 def _pools_globally(context: Context, layer: Layer) -> bool:
@@ -107,7 +133,8 @@ def _pools_globally(context: Context, layer: Layer) -> bool:
 
 @rule("depthwise-without-pointwise", "warning", "A. Howard et al., \"MobileNets\", 2017, section 3.1")
 def depthwise_without_pointwise(context: Context) -> Iterator[Found]:
-    """A depthwise convolution looks around in each channel alone; without a layer that mixes them channels never meet."""
+    """A depthwise convolution looks around in each channel alone; without a layer that mixes them channels never meet. Two of them before
+    the mixing are a known design (GhostNet's cheap operations), three are not."""
     if sum(layer.weight_shape is not None and (layer.macs or 0) > 0 for layer in context.layers) < 2:
         return
     for layer in context.layers:
@@ -123,22 +150,24 @@ def depthwise_without_pointwise(context: Context) -> Iterator[Found]:
 def _unmixed(context: Context, layer: Layer) -> str | None:
     """What the channels reach if nothing mixes them: the first of the ends of all ways from a row."""
     ends, seen = [], set()
-    ways = [(layer, False)]  # rows, and whether something on the way there was not linear
-    for one, bent in ways:
+    ways = [(layer, False, 1)]  # rows, whether something since the last depthwise one was not linear, and how many of those there were
+    for one, bent, count in ways:
         if context.is_output(one):
             ends.append("the output")
         for after in context.after(one):
-            if (id(after), bent) in seen:
+            another = _is_depthwise(context, after) and (bent or not _is_linear(context, one))
+            way = (after, not another and (bent or not _is_linear(context, after)), count + another)
+            if (id(after), *way[1:]) in seen:
                 continue
-            seen.add((id(after), bent))
+            seen.add((id(after), *way[1:]))
             if _mixes(context, after):
                 return None
             if _pools_globally(context, after):
                 ends.append(f"the pooling {after.name}")
-            elif _is_depthwise(context, after) and (bent or not _is_linear(context, one)):
-                ends.append(f"the next depthwise convolution, {after.name},")
+            elif way[2] > DEPTHWISE:
+                ends.append(f"the third depthwise convolution in a row, {after.name},")
             else:
-                ways.append((after, bent or not _is_linear(context, after)))
+                ways.append(way)
     return ends[0] if ends else None
 
 

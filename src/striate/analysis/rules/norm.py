@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from inspect import signature
 from math import gcd, prod, sqrt
 from typing import Any
 
@@ -14,8 +15,10 @@ from ... import nn
 from ..._torch import ConvBase, InstanceNormBase
 from ...nn.norm import BATCH_NORMS, GROUP_NORMS
 from ..context import Context
+from ..cost import CONVOLUTIONS
 from ..rows import Layer
 from ..rule import Found, rule
+from .depth import linear_sums
 
 __all__ = ["DROPOUTS", "LAYERS", "NORMS", "TRACKING", "followers", "is_frozen"]
 
@@ -143,13 +146,22 @@ def norm_after_activation(context: Context) -> Iterator[Found]:
         assert call is not None
         node = graph.values[graph.origin(call.inputs[0])].node if call.inputs else None
         op = graph.nodes[node].op.rstrip("_") if node is not None else ""
-        if op in ACTIVATIONS:
+        if op in ACTIVATIONS and not _is_branch(context, layer):
             word = op.removeprefix("aten.").strip("_").removesuffix("_kernel")
             yield Found(
                 layer.name,
                 f"{type(norm).__name__} stands behind {word}: the {_statistics(norm)} it measures are of values that it has bent already.",
                 "Put the norm before the activation, unless that was tried and is worse.",
             )
+
+
+def _is_branch(context: Context, layer: Layer) -> bool:
+    """Whether a norm is the identity's branch of a re-parameterised block: beside a convolution on the same map and summed with it."""
+    call = context.call(layer)
+    assert call is not None
+    rows = [context.row(node) for node in context.readers.get(call.inputs[0], []) if node.op in CONVOLUTIONS]
+    sums = linear_sums(context, layer) if rows else set()
+    return any(sums & linear_sums(context, row) for row in rows if row is not None)
 
 
 def _statistics(norm: Any) -> str:
@@ -404,7 +416,8 @@ def groups_are_layer_norm(context: Context) -> Iterator[Found]:
     """One group is layer norm over channels and places together, with a scale for each channel. LayerNorm2d, as in ConvNeXt, is another
     thing: it normalizes the channels of each place by themselves."""
     for layer, norm in context.first(*GROUP_NORMS):
-        if norm.num_groups == 1 < norm.num_channels:
+        chosen = "num_groups" in signature(type(norm)).parameters  # a class that knows of one group only means it
+        if norm.num_groups == 1 < norm.num_channels and chosen:
             yield Found(
                 layer.name,
                 f"1 group of {norm.num_channels} channels is layer norm over channels and places together.",

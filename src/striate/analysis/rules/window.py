@@ -16,24 +16,26 @@ from ..cost import ATTENTION, CONVOLUTIONS
 from ..rows import Layer
 from ..rule import Found, rule
 from ..trace import FREE, Node
+from .depth import NORMS, linear_sums
+from .norm import ACTIVATIONS
 
 POOLING = re.compile(r"aten\.(max|avg)_pool[123]d(_with_indices)?$")
 GLOBAL = re.compile(r"aten\.(_?(adaptive_)?(avg|max)_pool[123]d|(mean|sum|amax)$)")
 PADS = re.compile(r"aten\.(constant_pad_nd|reflection_pad[123]d|replication_pad[123]d)$")
 EARLY, STRIDE, UNITS = 3, 4, 8  # before which convolution, from which stride on, and how many units an object needs there
 SHARE = 0.1  # of the input that a floor may drop before it is more than a note
+PART = 0.1  # of the MACs, from which on layers that see too much are told
 
 
 class _Window(NamedTuple):
     """A layer whose units look through windows.
 
-    node: the convolution or pooling; reads: the same, or the padding that the layer does before it; value: what that reads; axes: with this
-    padding; of a transposed convolution its adjoint's.
+    node: the convolution or pooling; value: what it reads, before all padding that is done for it, by itself or by operations of their own;
+    axes: with this padding; of a transposed convolution its adjoint's.
     """
 
     layer: Layer
     node: Node
-    reads: Node
     value: int
     axes: tuple[Axis, ...]
 
@@ -60,7 +62,7 @@ def _windows(context: Context) -> list[_Window]:
         layer = context.row(node)
         if layer is None or not (node.op in CONVOLUTIONS or POOLING.match(node.op)):
             continue
-        reads, value = node, node.inputs[0]
+        value = node.inputs[0]
         given, made, arguments = graph.values[value].shape, graph.values[node.outputs[0]].shape, node.arguments
         kernel = graph.values[node.inputs[1]].shape[2:] if node.op in CONVOLUTIONS else arguments["kernel_size"]
         dims = len(given) - 2 if node.op in CONVOLUTIONS else int(node.op.split("pool")[1][0])
@@ -69,22 +71,35 @@ def _windows(context: Context) -> list[_Window]:
         dilation = _each(arguments.get("dilation", 1), dims)
         transposed = node.op in CONVOLUTIONS and arguments["transposed"]
         before, after = list(padding), list(padding)
-        number = graph.values[value].node
-        maker = graph.nodes[number] if number is not None else None
-        if maker is not None and PADS.match(maker.op) and context.row(maker) is layer:
-            margins = maker.arguments["pad" if "pad" in maker.arguments else "padding"]
-            for axis in range(len(margins) // 2):
-                before[-1 - axis] += margins[2 * axis]
-                after[-1 - axis] += margins[2 * axis + 1]
-            reads, value = maker, maker.inputs[0]
-            given = graph.values[value].shape
+        maker = _maker(context, value)
+        while maker is not None and not transposed and (margins := _margins(maker, dims)) is not None:
+            before = [own + more for own, (more, _) in zip(before, margins, strict=True)]
+            after = [own + more for own, (_, more) in zip(after, margins, strict=True)]
+            value = maker.inputs[0]
+            given, maker = graph.values[value].shape, _maker(context, value)
         source, target = (made, given) if transposed else (given, made)
         numbers = zip(source[-dims:], target[-dims:], kernel, stride, dilation, before, after, strict=True)
         axes = tuple(Axis(*one) for one in numbers)
         if maker is not None and maker.op == "aten.unsqueeze" and POOLING.match(node.op):  # pooling on one axis is done on two
             value, axes = maker.inputs[0], axes[1:]
-        found.append(_Window(layer, node, reads, value, axes))
+        found.append(_Window(layer, node, value, axes))
     return found
+
+
+def _maker(context: Context, value: int) -> Node | None:
+    """The operation that made a tensor."""
+    number = context.graph.values[value].node
+    return None if number is None else context.graph.nodes[number]
+
+
+def _margins(node: Node, dims: int) -> list[tuple[int, int]] | None:
+    """What a padding adds before and behind each of the last axes; None for what is no padding, cuts off, or adds channels."""
+    if not PADS.match(node.op):
+        return None
+    listed = node.arguments["pad" if "pad" in node.arguments else "padding"]
+    pairs = list(zip(listed[::2], listed[1::2], strict=True))  # the last axis comes first
+    pairs += [(0, 0)] * (dims - len(pairs))
+    return None if min(listed, default=0) < 0 or any(map(any, pairs[dims:])) else pairs[:dims][::-1]
 
 
 def _each(given: int | list[int] | tuple[int, ...], dims: int) -> list[int]:
@@ -106,15 +121,28 @@ def _fields(context: Context, value: int, everything: bool = True) -> list[Field
     return found
 
 
+def _along(context: Context, window: _Window) -> list[tuple[Axis, float] | None]:
+    """For each axis of the input the window's axis that follows it, with the jump of what it reads [px]; None where none does alone."""
+    fields, shape = context.report.fields, context.graph.values[window.value].shape
+    found: list[tuple[Axis, float] | None] = []
+    for axis in context.report.axes():
+        place = fields.place(window.value, axis)
+        number = -1 if place is None else place.axis - (len(shape) - len(window.axes))
+        alone = place is not None and number >= 0 and place.size == shape[place.axis]
+        found.append((window.axes[number], float(fields.states[window.value].fields[axis][place].jump)) if place and alone else None)
+    return found
+
+
 def _image(context: Context) -> list[int]:
     return [context.report.fields.size(axis) for axis in context.report.axes()]
 
 
 def _readers(context: Context, value: int) -> list[Node]:
-    """What computes with a tensor, also through views of it."""
+    """What computes with a tensor, also through views of it and with a padding around it."""
     found = []
     for node in context.readers.get(value, []):
-        found += [one for output in node.outputs for one in _readers(context, output)] if node.op in FREE else [node]
+        passes = node.op in FREE or PADS.match(node.op)
+        found += [one for output in node.outputs for one in _readers(context, output)] if passes else [node]
     return found
 
 
@@ -219,24 +247,41 @@ def _globally_pooled(context: Context) -> Iterator[tuple[Layer, list[Field], int
 
 @rule("unproductive-layers", "note", "M. L. Richter et al., \"(Input) Size Matters for CNN Classifiers\", 2021")
 def unproductive_layers(context: Context) -> Iterator[Found]:
-    """Where each input of a convolution has seen the whole image, a larger field adds padding: such layers often add little accuracy."""
-    image, found, total = _image(context), [], 0
+    """Where each input of a convolution has seen the whole image, a larger field adds padding: such layers often add little accuracy. Where
+    shortcuts carry smaller fields along, they still have something to add."""
+    image, least, found = _image(context), _least_fields(context), []
     for window in _windows(context):
-        if not window.is_convolution or not window.looks_around:
-            continue
-        total += 1
-        fields = _fields(context, window.value, everything=False)
-        if fields is not None and all(field.size > size for field, size in zip(fields, image, strict=True)):
-            found.append((window.layer, fields))
-    if found:
-        layer, fields = found[0]
-        few = f"the first of {len(found)}" if len(found) > 1 else "the only one"
+        seen = least.get(window.value)
+        if window.is_convolution and window.looks_around and seen and all(one > size for one, size in zip(seen, image, strict=True)):
+            found.append((window.layer, seen))
+    if sum(layer.macs or 0 for layer, _ in found) < PART * sum(layer.macs or 0 for layer in context.layers):
+        return
+    for layer, seen in found:
         yield Found(
             layer.name,
-            f"It is {few} of {total} convolutions whose inputs see more than the image already: "
-            f"{sizes([f.size for f in fields])} px of {sizes(image)}.",
+            f"Units that it reads see {sizes(seen)} px each, more than the {sizes(image)} of the image: "
+            "its windows add little but padding.",
             "Give larger images, or leave out strides or layers, and compare.",
         )
+
+
+def _least_fields(context: Context) -> dict[int, list[int]]:
+    """For each tensor that follows from the first input the field of its units on the way that adds least, on each axis [px].
+
+    Only windows add: what attention and global means see besides does not count.
+    """
+    axes = context.report.axes()
+    least = {context.graph.inputs[0]: [1] * len(axes)} if axes else {}
+    windows = {window.node.index: window for window in _windows(context) if not window.is_transposed}
+    for node in context.graph.nodes:
+        seen = min((least[value] for value in node.inputs if value in least), key=prod, default=None)
+        if seen is None:
+            continue
+        if (window := windows.get(node.index)) is not None:
+            steps = (0 if along is None else int((along[0].extent - 1) * along[1]) for along in _along(context, window))
+            seen = [size + step for size, step in zip(seen, steps, strict=True)]
+        least |= dict.fromkeys(node.outputs, seen)
+    return least
 
 
 # ------------------------------------------------------------------------------------------------------------ what no window sees
@@ -260,25 +305,72 @@ def _skips(axis: Axis) -> bool:
     return bool(reached) and len(reached) < reached[-1] - reached[0] + 1
 
 
+def _made_of(context: Context, value: int) -> tuple[int, set[int]]:
+    """The map that a tensor was made of, value by value or by padding and cutting, and the operations on the way."""
+    on_the_way: set[int] = set()
+    while (node := _maker(context, value)) is not None:
+        if not (PADS.match(node.op) or node.op in NORMS or node.op.rstrip("_") in ACTIVATIONS):
+            break
+        on_the_way.add(node.index)
+        value = node.inputs[0]
+    return value, on_the_way
+
+
+def _unseen(context: Context, window: _Window, windows: list[_Window]) -> int:
+    """How many positions of its input neither it nor any other reader of the map looks at."""
+    graph = context.graph
+    source, on_the_way = _made_of(context, window.value)
+    beside, known = [window], set(on_the_way)
+    for other in windows:
+        of, between = _made_of(context, other.value)
+        if of == source and not any(PADS.match(graph.nodes[number].op) for number in between | on_the_way):  # at the same places
+            beside.append(other)
+            known |= between
+    ends, ways = {other.node.index for other in beside}, [source]
+    for value in ways:
+        readers = [node for node in context.readers.get(value, []) if node.index not in ends]
+        if value in graph.outputs or any(node.index not in known and node.op not in FREE and not PADS.match(node.op) for node in readers):
+            return 0
+        ways += [output for node in readers for output in node.outputs]
+    missed = torch.ones([axis.input for axis in window.axes], dtype=torch.bool, device="cpu")  # whatever the default device is
+    for other in beside:
+        seen = torch.ones_like(missed)
+        for number, axis in enumerate(other.axes):
+            on = torch.zeros(axis.input, dtype=torch.bool, device="cpu")
+            on[_reached(axis)] = True
+            seen &= on.reshape([-1 if k == number else 1 for k in range(len(other.axes))])
+        missed &= ~seen
+    return int(missed.sum())
+
+
+def _fate(unseen: int, left_out: int, whole: int) -> str:
+    """What becomes of positions that a window leaves out."""
+    if not unseen:
+        return "which other branches see"
+    return "which reach nothing" if unseen == left_out else f"and {_percent(unseen / whole)} reach nothing at all"
+
+
 @rule("dropped-rows", "note", "arithmetic: windows start every stride, and the last that fits ends before the input does")
 def dropped_rows(context: Context) -> Iterator[Found]:
     """⌊(input + padding - extent)/stride⌋ leaves a remainder, and the rows and columns of it reach nothing."""
-    for window in _windows(context):
-        if window.is_transposed or any(map(_skips, window.axes)):
+    windows = [window for window in _windows(context) if not window.is_transposed]
+    for window in windows:
+        if any(map(_skips, window.axes)):
             continue
         names = ("positions",) if len(window.axes) == 1 else ("planes", "rows", "columns")[-len(window.axes) :]
-        told, kept = [], 1.0
+        told, whole, kept = [], 1, 1
         for name, axis in zip(names, window.axes, strict=True):
-            left = axis.input - 1 - max(_reached(axis), default=axis.input - 1)
-            if left > 0 and axis.stride > 1:
-                told.append(f"{left} of {axis.input} {name}")
-                kept *= 1 - left / axis.input
+            left = axis.input - 1 - max(_reached(axis), default=axis.input - 1) if axis.stride > 1 else 0
+            told += [f"{left} of {axis.input} {name}"] if left > 0 else []
+            whole, kept = whole * axis.input, kept * (axis.input - left)
         if told:
+            unseen = _unseen(context, window, windows)
+            fate = " reaches nothing" if unseen == whole - kept else f", {_fate(unseen, whole - kept, whole)}"
             yield Found(
                 window.layer.name,
-                f"Its windows end before the last {' and '.join(told)}: {_percent(1 - kept)} of its input reaches nothing.",
+                f"Its windows end before the last {' and '.join(told)}: {_percent(1 - kept / whole)} of its input{fate}.",
                 "Pad, use ceil_mode, or choose an input whose size the strides divide.",
-                severity="warning" if 1 - kept >= SHARE else None,
+                severity="warning" if unseen >= SHARE * whole else None,
             )
 
 
@@ -291,28 +383,40 @@ def skipped_pixels(context: Context) -> Iterator[Found]:
     """A stride larger than the window's extent leaves gaps; with dilation a factor that both have in common leaves them too."""
     windows = [window for window in _windows(context) if not window.is_transposed]
     for window in windows:
-        if not any(map(_skips, window.axes)):
+        if not any(map(_skips, window.axes)) or _is_part_of_another(context, window, windows):
             continue
         whole = prod(axis.input for axis in window.axes)
         skipped = whole - prod(len(_reached(axis)) for axis in window.axes)
-        beside = [other for other in windows if other.value == window.value]
-        others = {node.index for node in _readers(context, window.value)} - {other.reads.index for other in beside}
-        missed = torch.ones([axis.input for axis in window.axes], dtype=torch.bool, device="cpu")  # whatever the default device is
-        for other in beside:
-            seen = torch.ones_like(missed)
-            for number, axis in enumerate(other.axes):
-                on = torch.zeros(axis.input, dtype=torch.bool, device="cpu")
-                on[_reached(axis)] = True
-                seen &= on.reshape([-1 if k == number else 1 for k in range(len(other.axes))])
-            missed &= ~seen
-        lost = 0 if others or window.value in context.graph.outputs else int(missed.sum())
-        told = f"Its windows skip {_percent(skipped / whole)} of its input"
-        if lost:
-            more = f", and {_percent(lost / whole)} reach nothing at all." if lost < skipped else ", which reach nothing."
-            yield Found(window.layer.name, told + more, "Use a kernel of at least the stride, or pool first.")
+        unseen = _unseen(context, window, windows)
+        told = f"Its windows skip {_percent(skipped / whole)} of its input, {_fate(unseen, skipped, whole)}."
+        if unseen:
+            yield Found(window.layer.name, told, "Use a kernel of at least the stride, or pool first.")
         else:
             fix = "Average by the stride before it, as ResNet-D does; leave it where trained weights are loaded."
-            yield Found(window.layer.name, told + ", which other branches see.", fix, severity="note")
+            yield Found(window.layer.name, told, fix, severity="note")
+
+
+def _is_part_of_another(context: Context, window: _Window, windows: list[_Window]) -> bool:
+    """Whether it is a branch of a re-parameterised block: its taps lie within those of a convolution on the same map with which it is
+    summed, so that both are one larger kernel."""
+    if not window.is_convolution:
+        return False
+    larger = [
+        other
+        for other in windows
+        if other.is_convolution
+        and other.value == window.value
+        and prod(other.kernel) > prod(window.kernel)
+        and all(_lies_within(one, of) for one, of in zip(window.axes, other.axes, strict=True))
+    ]
+    sums = linear_sums(context, window.layer) if larger else set()
+    return any(sums & linear_sums(context, other.layer) for other in larger)
+
+
+def _lies_within(one: Axis, other: Axis) -> bool:
+    """Whether each unit's taps are among those of the other's."""
+    taps, others = ({axis.position(0, tap) for tap in range(axis.size)} for axis in (one, other))
+    return one.stride == other.stride and taps <= others
 
 
 # ------------------------------------------------------------------------------------------------------------- windows themselves
@@ -324,7 +428,7 @@ def even_kernel_same_padding(context: Context) -> Iterator[Found]:
     for window in _windows(context):
         if window.is_transposed or any(node.op == "aten.slice" for node in context.readers.get(window.node.outputs[0], [])):
             continue  # what is cut afterwards is moved on purpose
-        moved = [(axis.extent - 1) / 2 - axis.before if axis.stride == 1 and axis.before + axis.after else 0.0 for axis in window.axes]
+        moved = [(axis.extent - 1) / 2 - axis.before if axis.stride == 1 and _is_centred(axis) else 0.0 for axis in window.axes]
         if any(move % 1 for move in moved):
             at = window.axes[max(range(len(moved)), key=lambda k: moved[k] % 1)]
             yield Found(
@@ -334,6 +438,11 @@ def even_kernel_same_padding(context: Context) -> Iterator[Found]:
                 "Use an odd kernel.",
                 severity="warning" if context.task in ("localisation", "segmentation") else None,
             )
+
+
+def _is_centred(axis: Axis) -> bool:
+    """Whether padding is meant to keep the map in place. Windows that see nothing behind their unit are causal, on purpose too."""
+    return axis.before + axis.after > 0 and (axis.after > 0 or axis.before < axis.extent - 1)
 
 
 @rule("gridding", "warning", "P. Wang et al., \"Understanding Convolution for Semantic Segmentation\", 2018, section 3.2")
@@ -401,10 +510,10 @@ def pooling_in_localisation(context: Context) -> Iterator[Found]:
         if not window.node.op.startswith("aten.max_pool") or all(axis.stride == 1 for axis in window.axes):
             continue
         places = [node for output in window.node.outputs[1:] for node in _readers(context, output)]
-        fields = _fields(context, window.value)
-        if places or fields is None or len(_readers(context, window.value)) > 1:
+        along = [one for one in _along(context, window) if one is not None]
+        if places or not along or len(_readers(context, window.value)) > 1:
             continue  # they are handed on, or the map itself is
-        within = [float(axis.size * field.jump) for axis, field in zip(window.axes[-len(fields) :], fields, strict=True)]
+        within = [axis.size * jump for axis, jump in along]
         yield Found(
             window.layer.name,
             f"It forgets which of {sizes(window.kernel)} units was the largest, that is where within {_units(within)} px something lies.",

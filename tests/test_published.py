@@ -1,0 +1,43 @@
+"""What inspecting tells of published networks, which are taken to be good: few lines, and right ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from adapted import timm
+
+from striate.analysis import Report, inspect
+from striate.analysis.group import grouped
+
+GOLDEN = Path(__file__).parent / "golden" / "inspect" / "published.txt"
+TOLD = dict(line.split(": ") for line in GOLDEN.read_text(encoding="utf-8").splitlines())
+SCREEN = (80, 24)  # columns and lines
+FEW = {  # a family each; the others are told of in make nightly
+    *("resnet18", "densenet121", "vgg16_bn", "mobilenetv3_small_100", "efficientnet_b0", "regnety_008", "convnext_atto", "inception_next_atto"),
+    *("repvgg_a0", "mobileone_s0", "ghostnet_100", "poolformer_s12", "fastvit_t8", "starnet_s1", "vit_tiny_patch16_224", "levit_conv_128"),
+}
+
+
+def published(name: str) -> Report:
+    with torch.device("meta"):
+        model = timm().create_model(name).eval()
+    return inspect(model, (1, *model.default_cfg["input_size"]))
+
+
+@pytest.mark.parametrize("name", [name if name in FEW else pytest.param(name, marks=pytest.mark.nightly) for name in TOLD])
+def test_findings_of_a_published_network_are_those_that_are_kept_and_fit_one_screen(name: str) -> None:
+    report = published(name)
+    told = [f"{len({f.place for f in group.findings})} {group.severity} {group.rule}" for group in grouped(report.findings)]
+    assert (", ".join(told) or "nothing") == TOLD[name]
+    columns, lines = SCREEN
+    shown = report.table(columns).split("\n\n")[3:]
+    assert len(shown) == bool(told) and all(len(part.splitlines()) <= lines for part in shown)
+
+
+def test_what_fires_on_good_networks_is_told_of_few_of_them_and_with_few_rules() -> None:
+    rules = {name: [] if told == "nothing" else [one.split(" ", 2)[2] for one in told.split(", ")] for name, told in TOLD.items()}
+    assert len(rules) >= 80 and set(TOLD) >= FEW and max(map(len, rules.values())) <= 3
+    networks = {rule: sum(rule in found for found in rules.values()) for rule in ("unproductive-layers", "depthwise-without-pointwise", "groups-are-layer-norm")}
+    assert networks["unproductive-layers"] == networks["groups-are-layer-norm"] == 0 < networks["depthwise-without-pointwise"] <= 5
