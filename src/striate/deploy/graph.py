@@ -104,34 +104,39 @@ ARGUMENTS = {
 CONSTANTS = ("weight", "bias", "mean", "variance")
 SIZES: dict[str, Callable[..., Any]] = {  # of Python, for sizes and the parts of tuples
     "getitem": operator.getitem,
-    **{f"sizes.{name}": getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "mod", "neg")},
-    "sizes.max": torch.sym_max,
-    "sizes.min": torch.sym_min,
+    **{f"sizes.{name}": getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "neg")},
+    **{f"sizes.{name}": getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")},
+    **{f"sizes.{name}": getattr(torch, f"sym_{name}") for name in ("max", "min", "float", "int", "not", "ite")},
 }
-# Operators that only compute: those of torch that it tags as core or pointwise, and these; and some of striate's, for what torch has not.
-# Not among them are torch's inner ones, whose names begin with _, and gradients.
+# Operators that only compute: those of torch that it tags as core or pointwise, that are methods of tensors or functions of torch.fft,
+# torch.linalg, torch.special and torch.nn.functional, and these; and some of striate's, for what torch has not. Not among them are
+# torch's inner ones, whose names begin with _, and gradients.
+PUBLIC = {"fft": torch.fft, "linalg": torch.linalg, "special": torch.special}
 _OTHERS = """
-__and__ __or__ __xor__ _adaptive_avg_pool2d _adaptive_avg_pool3d _log_softmax _native_batch_norm_legit
-_native_batch_norm_legit_no_training _softmax _to_copy _unsafe_view _weight_norm adaptive_avg_pool2d adaptive_avg_pool3d
-adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d arange baddbmm batch_norm broadcast_to channel_shuffle chunk concat conv1d
-conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution_backward dot einsum expand_as eye flatten flip floor_divide
-full_like glu group_norm hardswish im2col instance_norm layer_norm linalg_norm linalg_vector_norm linear linspace log_sigmoid log_softmax
-logsumexp matmul max_pool1d max_pool2d max_pool3d meshgrid movedim mv narrow norm ones ones_like outer pad pixel_shuffle pixel_unshuffle
-prelu repeat_interleave reshape reshape_as rms_norm roll rot90 scaled_dot_product_attention softmax split square stack std swapaxes
-swapdims t tensordot tile to transpose tril_indices triu type_as unbind unflatten unfold upsample_bicubic2d upsample_linear1d
-upsample_nearest1d upsample_nearest3d upsample_trilinear3d var_mean vdot view_as zeros zeros_like
+_adaptive_avg_pool2d _adaptive_avg_pool3d _log_softmax _native_batch_norm_legit _native_batch_norm_legit_no_training _softmax _to_copy
+_unique2 _unsafe_view _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact1d _upsample_nearest_exact2d
+_upsample_nearest_exact3d _weight_norm affine_grid_generator arange bartlett_window blackman_window block_diag bucketize cartesian_prod
+cdist complex concat convolution_backward einsum empty_like eye full_like grid_sampler grid_sampler_3d gru hamming_window hann_window
+im2col item kaiser_window linspace log_sigmoid logspace lstm meshgrid ones ones_like polar rnn_relu rnn_tanh rrelu
+scaled_dot_product_attention searchsorted stack std_mean tensordot tril_indices triu_indices unique_dim upsample_bicubic2d
+upsample_linear1d upsample_nearest1d upsample_nearest3d upsample_trilinear3d vander var_mean view_as_complex view_as_real zeros zeros_like
 """
 OTHERS = frozenset(_OTHERS.split())
 STRIATE = frozenset(["avg_pool", "conv", "conv_input", "local_response", "max_pool_index", "max_pool_offset", "norm", "offset_to_index"])
-# They go by the order in memory, which freezing changes.
-REFUSED = frozenset(["as_strided", "empty_strided", "new_empty_strided", "sym_is_contiguous", "sym_storage_offset", "sym_stride"])
+# They go by the order in memory, which freezing changes, or make tensors of other layouts than rows and columns.
+_REFUSED = """
+as_strided as_strided_scatter coalesce data empty_strided new_empty_strided pin_memory resize resize_as resize_as_sparse set slice_inverse
+smm sparse_mask sparse_resize sparse_resize_and_clear sspaddmm sym_is_contiguous sym_storage_offset sym_stride to_mkldnn to_padded_tensor
+to_sparse to_sparse_bsc to_sparse_bsr to_sparse_csc to_sparse_csr
+"""
+REFUSED = frozenset(_REFUSED.split())
 # Results in memory of their own, beside those of the pointwise operators.
 _NEW = """
 adaptive_avg_pool2d avg_pool1d avg_pool2d avg_pool3d batch_norm cat clone conv1d conv2d conv3d group_norm layer_norm linear max_pool1d
 max_pool2d max_pool3d
 """
 NEW = frozenset(_NEW.split())
-IDENTITIES = frozenset(("alias", "clone", "contiguous", "detach", "lift_fresh_copy"))
+IDENTITIES = frozenset(("alias", "clone", "contiguous", "detach", "lift_fresh", "lift_fresh_copy"))
 DROPOUTS = frozenset(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"))
 
 
@@ -149,9 +154,20 @@ def operator_of(name: str) -> Any:
         return None
     if parts[1] in (STRIATE if parts[0] == "striate" else OTHERS):
         return overload
-    inner = parts[0] == "striate" or parts[1].startswith("_") or parts[1].endswith("_backward")
-    chance = torch.Tag.nondeterministic_seeded in overload.tags
-    return overload if {torch.Tag.core, torch.Tag.pointwise} & set(overload.tags) and not inner and not chance else None
+    inner = parts[0] == "striate" or re.search("^_(?!_)|_backward$", parts[1]) or torch.Tag.nondeterministic_seeded in overload.tags
+    return overload if not inner and ({torch.Tag.core, torch.Tag.pointwise} & set(overload.tags) or _is_public(parts[1])) else None
+
+
+def _is_public(name: str) -> bool:
+    """Whether torch offers an operator as a method of tensors, in place ones too, or as a function of its modules of functions.
+
+    >>> [_is_public(name) for name in ("cumsum", "fill", "fft_rfft2", "pixel_shuffle", "from_file", "fbgemm_linear_int8_weight")]
+    [True, True, True, True, False, False]
+    """
+    family, _, rest = name.partition("_")
+    if family in PUBLIC:
+        return hasattr(PUBLIC[family], rest)
+    return hasattr(torch.Tensor, name) or hasattr(torch.Tensor, f"{name}_") or hasattr(torch.nn.functional, name)
 
 
 def base_of(op: str) -> str:
