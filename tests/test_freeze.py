@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import hashlib
@@ -28,7 +29,9 @@ import striate
 import striate.nn as SN
 from striate import models, tensorfile
 from striate.deploy import freeze as module
+from striate.deploy.bounds import plan
 from striate.deploy.freeze import ERROR, Frozen, freeze, load
+from striate.deploy.graph import base_of
 from striate.errors import ArgumentError, ArgumentTypeError, CheckpointError, DtypeError, ShapeError
 from striate.ops import fused
 from striate.ops.choose import prefer
@@ -562,6 +565,80 @@ def test_nan_and_infinity_are_the_models_own() -> None:
     with torch.no_grad():
         expected, got = model(x), frozen(x)
     assert expected.isnan().any() and torch.equal(expected.isnan(), got.isnan()) and torch.equal(expected.isinf(), got.isinf())
+
+
+def apart(m: Any, x: Any) -> Any:
+    y = x * 1e20
+    return y * y - y.exp() * (x > 0)  # infinity less infinity where x > 0, else infinity
+
+
+BORN: dict[str, Callable[[Any, Any], Any]] = {  # in a layer's input, its residual, or before a norm or a linear layer
+    "before a convolution": lambda m, x: m.a(apart(m, x)).relu(),
+    "before a clamp": lambda m, x: F.relu6(m.a(apart(m, x))),
+    "in a residual": lambda m, x: (m.a(x) + apart(m, x)).relu(),
+    "in a residual with two bounds": lambda m, x: (m.a(x) + apart(m, x)).clamp(-1, 1),
+    "behind a layer": lambda m, x: m.b((m.a(x) - 0.5).log() + 0 * m.a(x)).relu(),
+    "far before the clamp": lambda m, x: m.b(m.a(F.max_pool2d(apart(m, x), 3, 1, 1)) + x).relu(),
+    "before a linear layer": lambda m, x: m.l(apart(m, x).flatten(1)).relu(),
+    "before a norm": lambda m, x: m.bn(apart(m, x) + m.a(x)).relu(),
+    "by a quotient": lambda m, x: m.a((x - x) / (x - x).relu() + x).relu(),
+    "by an overflow of two layers": lambda m, x: m.b(m.a(m.b(m.a(x * 1e18) * 1e18) * 1e18).relu()).relu(),
+}
+
+
+@pytest.mark.parametrize("method", ["onednn", "torch", "direct", "winograd_2x2", None])
+@pytest.mark.parametrize("name", BORN)
+def test_nan_that_is_born_inside_is_the_models_own(name: str, method: str | None) -> None:
+    layers = {**convs(2), "l": nn.Linear(324, 5), "bn": nn.BatchNorm2d(4)}
+    model = Called(BORN[name], **layers).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frozen = freeze(model, torch.randn(IMAGE))
+    x = torch.randn(3, 4, 9, 9)
+    x[0] = -x[0].abs()
+    with torch.no_grad(), prefer(method) if method else contextlib.nullcontext():
+        expected, got = model(x), frozen(x)
+    assert expected.isnan().any() and torch.equal(expected.isnan(), got.isnan()) and torch.equal(expected.isinf(), got.isinf())
+
+
+def test_values_are_measured_where_weights_give_no_bound() -> None:
+    def measured(call: Callable[..., Any], **layers: Any) -> list[str]:
+        program = freeze(Called(call, **layers), torch.randn(IMAGE))._program
+        assert not program.plan.exact
+        return [base_of(node.op) or node.op for node in program.graph.nodes if node in program.plan.measured]
+
+    assert measured(lambda m, x: F.relu6(m.b(F.max_pool2d(m.a(x).relu() + x, 2))), **convs(2)) == []
+    assert measured(lambda m, x: m.b(m.a(x).exp()), **convs(2)) == [], "a layer without a clamp keeps NaN"
+    assert measured(lambda m, x: m.b(m.a(x).exp()).relu(), **convs(2)) == ["exp"]
+    assert measured(lambda m, x: m.b(m.a(x).exp().sigmoid()).relu(), **convs(2)) == ["sigmoid"]
+    assert measured(lambda m, x: (m.a(x.exp()) + x.log()).relu(), **convs(1)) == ["exp", "log"]
+    assert measured(lambda m, x: m.l(torch.cat([x.flatten(1), x.tanh().flatten(1)], 1)).relu(), l=nn.Linear(648, 3)) == []
+    deep = [layer for _ in range(60) for layer in (conv(bias=False), nn.ReLU())]
+    for layer in deep[::2]:
+        layer.weight.data.fill_(1.0)  # 36 times as large each time: 2^5.2
+    program = freeze(nn.Sequential(*deep), 1e-30 * torch.rand(IMAGE))._program
+    assert [program.graph.nodes.index(node) for node in sorted(program.plan.measured, key=program.graph.nodes.index)] == [12, 25, 38, 51]
+
+
+def test_what_a_layers_bound_is_of_is_true() -> None:
+    """An image of a filter's signs comes to the sum of its weights' sizes, which is the bound."""
+    layer = conv(4, 4)
+    x = layer.weight.detach()[:1].sign()
+    graph = freeze(nn.Sequential(layer, nn.ReLU()), x.expand(2, -1, -1, -1))._program.graph
+    gain = layer.weight.detach().abs().sum((1, 2, 3))
+    assert float(F.conv2d(x, layer.weight.detach())[0, 0]) == pytest.approx(float(gain[0]), rel=1e-6)
+    assert not plan(graph).measured
+    layer.weight.data.mul_(2.0**70)
+    graph = freeze(nn.Sequential(layer, nn.ReLU()), 2.0**-70 * x.expand(2, -1, -1, -1))._program.graph
+    assert plan(graph).exact == {graph.nodes[0]}, "2^32 times 2^70 is more than 2^100: torch computes it"
+
+
+def test_large_values_are_the_models_own_too() -> None:
+    model = Called(lambda m, x: m.b(m.a(x).relu()), **convs(2))
+    frozen = freeze(model, torch.randn(IMAGE))
+    x = 1e15 * torch.randn(IMAGE)
+    with torch.no_grad():
+        close(model(x), frozen(x))
 
 
 def test_weights_that_are_not_finite_are_the_models_own() -> None:

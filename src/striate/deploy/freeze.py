@@ -19,7 +19,6 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -32,8 +31,9 @@ from ..errors import ArgumentError, ArgumentTypeError, CheckpointError, DtypeErr
 from ..ops import conv, gate, norm, pool
 from ..ops.fused import FusedConv, FusedLinear
 from ..ops.layout import FORMATS
+from .bounds import affine, is_within, plan
 from .capture import trace
-from .fold import _copy, _one_line, _scale_and_shift
+from .fold import _copy, _one_line
 from .graph import (
     ARGUMENTS,
     CONSTANTS,
@@ -204,9 +204,7 @@ def _merge(layer: Node, given: dict[str, Any]) -> bool:
     weight, bias = arguments["weight"], arguments["bias"]
     if not _is_constant(weight, bias):
         return False
-    mean, variance, gamma, beta = (None if given[k] is None else given[k].value for k in ("mean", "variance", "weight", "bias"))
-    known = SimpleNamespace(running_mean=mean, running_var=variance, weight=gamma, bias=beta, eps=given["eps"])
-    scale, shift = _scale_and_shift(known)
+    scale, shift = affine(given)
     w, b = weight.value.double(), 0.0 if bias is None else bias.value.double()
     if transposed:  # its weight is (in, out / groups, *taps)
         along = (arguments["groups"], 1, -1, *[1] * (w.dim() - 2))
@@ -214,7 +212,7 @@ def _merge(layer: Node, given: dict[str, Any]) -> bool:
     else:
         w = w * scale.view(-1, *[1] * (w.dim() - 1))
     w, b = w.float(), (b * scale + shift).float()
-    if not (_is_finite(w) and _is_finite(b)):
+    if not (w.isfinite().all() and b.isfinite().all()):
         return False
     path = weight.name.removesuffix("weight")
     for name, value in (("weight", w), ("bias", b)):
@@ -291,6 +289,10 @@ class _Step(NamedTuple):
     done: tuple[int, ...]  # slots that nothing reads any more
 
 
+class _Beyond(Exception):
+    """A value is not finite, or larger than planned for."""
+
+
 class _Program:
     """A graph ready to run: its layers, and what to do in what order. Nothing in it changes but what its layers remember."""
 
@@ -308,17 +310,25 @@ class _Program:
             done.setdefault(node, []).append(slots[source])
         users = graph.users()
         reuse = {node for node in self.layers if node.op == FUSED_CONV and _may_overwrite(node, last, users)}
+        self.plan = plan(graph)
         self.fast, self.exact = (
             [_Step(self._run(node, slots, node in reuse, exact), slots[node], tuple(done.get(node, ()))) for node in graph.nodes]
             for exact in (False, True)
         )
         self.output = walk(lambda node: None if node is None else slots[node], graph.output)
-        self.finite = all(_is_finite(c.value) for c in self.constants if isinstance(c.value, Tensor))
 
     def __call__(self, inputs: tuple[Tensor, ...]) -> Any:
+        if gate.is_open(*inputs) and all(map(is_within, inputs)):
+            try:
+                return self._through(self.fast, inputs)
+            except _Beyond:
+                pass  # once more: no step keeps anything
+        return self._through(self.exact, inputs)
+
+    def _through(self, steps: list[_Step], inputs: tuple[Tensor, ...]) -> Any:
         values = self.start.copy()
         values[: len(inputs)] = inputs
-        for run, slot, done in self.fast if self.finite and gate.is_open(*inputs) and all(map(_is_finite, inputs)) else self.exact:
+        for run, slot, done in steps:
             values[slot] = run(values)
             for k in done:
                 values[k] = None
@@ -326,6 +336,19 @@ class _Program:
 
     def _run(self, node: Node, slots: dict[Node, int], reuse: bool, exact: bool) -> Callable[[Values], Any]:
         """What computes a node from the values in their slots."""
+        run = self._computing(node, slots, reuse, exact or node in self.plan.exact)
+        if exact or node not in self.plan.measured:
+            return run
+
+        def measured(v: Values) -> Any:
+            y = run(v)
+            if not is_within(y):
+                raise _Beyond
+            return y
+
+        return measured
+
+    def _computing(self, node: Node, slots: dict[Node, int], reuse: bool, exact: bool) -> Callable[[Values], Any]:
         given = node.kwargs
         if node.op in ARGUMENTS:
             x, r = slots[given["x"]], slots[given["residual"]] if given.get("residual") is not None else None
@@ -367,11 +390,6 @@ def _may_overwrite(node: Node, last: dict[Node, Node], users: dict[Node, list[No
     if residual is None or residual is node.kwargs["x"] or last.get(residual) is not node or not is_new(residual.op):
         return False
     return all(is_new(user.op) for user in users[residual])
-
-
-def _is_finite(x: Tensor) -> bool:
-    """By one pass that adds them: NaN and infinity stay in a sum."""
-    return not x.is_floating_point() or math.isfinite(x.sum().item())
 
 
 # ----------------------------------------------------------------------------------------------------------------- frozen
