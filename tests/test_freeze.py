@@ -876,6 +876,13 @@ def test_a_name_is_no_method_in_a_file_of_format_2(tmp_path: Path) -> None:
         "aten.set_.default",
         "aten.rand.default",
         "aten.bernoulli.default",
+        "aten.rand_like.default",
+        "aten.resize.default",
+        "aten.set.source_Tensor",
+        "aten.set.source_Storage",
+        "aten.to_sparse.default",
+        "aten.fbgemm_linear_int8_weight.default",
+        "aten.quantized_lstm_cell.default",
         "aten._embedding_bag.default",
         "aten.embedding_dense_backward.default",
         "striate.isa_choose.default",
@@ -1162,6 +1169,16 @@ def test_what_torch_cannot_trace_is_told_with_its_line() -> None:
     traced = "Freeze the parts of the model that can be traced one by one, or take what depends on the input's values out of forward."
     assert re.match(r"freeze expects a model that torch\.export can trace, got RuntimeError: .* \(at test_freeze\.py:\d+\)\. ", told)
     assert told.endswith(traced) and "\n" not in told
+
+
+def test_an_operator_that_wants_its_tensors_in_rows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(module.OURS, "aten.view_as_complex.default")
+    model = Called(lambda m, x: torch.view_as_complex(m.a(x).unflatten(3, (3, 3))[..., :2].contiguous()).abs(), a=conv())
+    told = text_of(ArgumentError, lambda: freeze(model, torch.randn(IMAGE)))
+    assert told == (
+        "freeze expects operators that take tensors in channels order, got RuntimeError: Tensor must have a last dimension with stride 1. "
+        "Freeze the parts of the model without it."
+    )
 
 
 def test_another_model_may_be_made_while_one_is_frozen() -> None:

@@ -589,7 +589,7 @@ def freeze(model: Module, example_input: Tensor | tuple[Tensor, ...]) -> Frozen:
     .. math:: \max |frozen(x) - model(x)| ≤ 10^{-3} \sqrt{\operatorname{mean}\, model(x)^2}
 
     That is checked on the example, and on a batch of 1, with a warning where it does not hold; ``frozen.difference`` has the ratio.
-    Inputs that hold NaN or infinity go by torch's own operators, so that NaN stays what it is.
+    NaN stays what it is, where it comes in and where it is born inside: there the call goes by torch's own operators (:mod:`.bounds`).
 
     model: of float32 on the CPU. It is frozen as ``model.eval()`` computes, whatever its mode. example_input: a tensor, or a tuple of
     tensors, that ``model(*example_input)`` runs on. All axes but the first are frozen with it; the first too, where the model needs it.
@@ -597,7 +597,8 @@ def freeze(model: Module, example_input: Tensor | tuple[Tensor, ...]) -> Frozen:
     Cost: the time is that of a trace, some seconds; the memory twice that of the weights, which are kept as they are and packed.
 
     Raises ArgumentTypeError for what is no model or example, DtypeError for other types and devices, and ArgumentError for a model that
-    torch.export cannot trace, that changes state in forward, draws random numbers, or returns something else than tensors.
+    torch.export cannot trace, that changes state in forward, draws random numbers, goes by its input's values, or returns something else
+    than tensors and None; with the line of its code where torch's trace tells that.
 
     Source: V. Vanhoucke, A. Senior, M. Mao, "Improving the speed of neural networks on CPUs", 2011, for fixed weights laid out once;
     :func:`striate.fold` for the norms.
