@@ -28,6 +28,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import striate
 import striate.nn as SN
 from striate import models, tensorfile
+from striate.deploy import bounds
 from striate.deploy import freeze as module
 from striate.deploy.bounds import plan
 from striate.deploy.freeze import ERROR, Frozen, freeze, load
@@ -610,6 +611,7 @@ def test_values_are_measured_where_weights_give_no_bound() -> None:
     assert measured(lambda m, x: F.relu6(m.b(F.max_pool2d(m.a(x).relu() + x, 2))), **convs(2)) == []
     assert measured(lambda m, x: m.b(m.a(x).exp()), **convs(2)) == [], "a layer without a clamp keeps NaN"
     assert measured(lambda m, x: m.b(m.a(x).exp()).relu(), **convs(2)) == ["exp"]
+    assert measured(lambda m, x: m.b(x.view(torch.int32).view(torch.float32)).relu(), **convs(2)) == ["view"]
     assert measured(lambda m, x: m.b(m.a(x).exp().sigmoid()).relu(), **convs(2)) == ["sigmoid"]
     assert measured(lambda m, x: (m.a(x.exp()) + x.log()).relu(), **convs(1)) == ["exp", "log"]
     assert measured(lambda m, x: m.l(torch.cat([x.flatten(1), x.tanh().flatten(1)], 1)).relu(), l=nn.Linear(648, 3)) == []
@@ -618,6 +620,16 @@ def test_values_are_measured_where_weights_give_no_bound() -> None:
         layer.weight.data.fill_(1.0)  # 36 times as large each time: 2^5.2
     program = freeze(nn.Sequential(*deep), 1e-30 * torch.rand(IMAGE))._program
     assert [program.graph.nodes.index(node) for node in sorted(program.plan.measured, key=program.graph.nodes.index)] == [12, 25, 38, 51]
+
+
+def test_measuring_goes_through_every_part_of_a_tensor_that_is_too_long_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "PART", 7)
+    for at in range(30):
+        x = torch.ones(2, 3, 5)
+        assert bounds.is_within(x)
+        for value in (nan, inf, -inf, -(2.0**33)):
+            x.view(-1)[at] = value
+            assert not bounds.is_within(x)
 
 
 def test_what_a_layers_bound_is_of_is_true() -> None:
@@ -682,6 +694,7 @@ def test_autocast_changes_nothing() -> None:
     expected = frozen(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(frozen(x), expected)
+        assert freeze(conv(), x).difference < 1e-5
 
 
 def test_strict_precision_is_kept_to() -> None:
@@ -807,6 +820,13 @@ def forged(path: Path, **changes: Any) -> None:
 
 def with_op(name: str) -> Callable[[Any], Any]:
     return lambda nodes: [nodes[0], {**nodes[1], "op": name}]
+
+
+def test_a_file_with_an_operator_that_draws_random_numbers_is_refused(tmp_path: Path) -> None:
+    args = {"tuple": [{"node": 0}, 0.1, 0.3, True]}
+    forged(tmp_path / "model.safetensors", nodes=lambda nodes: [nodes[0], {**nodes[1], "op": "aten.rrelu.default", "args": args}])
+    got = "operator 'aten.rrelu.default', which is not one it runs"
+    refused(tmp_path / "model.safetensors", got, "Use the striate and torch it was frozen with.")
 
 
 def test_a_file_of_a_newer_striate_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["is_users", "of_error", "of_stack"]
+__all__ = ["at", "is_users", "of_error", "of_stack"]
 
 HERE, TORCH = str(Path(__file__).parent), str(Path(torch.__file__).parent)
 
@@ -35,6 +35,15 @@ def of_stack(told: str) -> str | None:
     'net.py:12'
     """
     return _last(re.findall(r'File "([^"]+)", line (\d+)', told))
+
+
+def at(line: str | None) -> str:
+    """How a message goes on with a line, if it is known.
+
+    >>> at("net.py:12"), at(None)
+    (' (at net.py:12)', '')
+    """
+    return "" if line is None else f" (at {line})"
 
 
 def _last(frames: list[tuple[str, Any]]) -> str | None:

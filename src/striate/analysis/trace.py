@@ -210,9 +210,8 @@ def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _told(error: BaseException) -> str:
     """What went wrong, and where in the model's code."""
-    line = source.of_error(error)
     text = (str(error).strip() or "no more is told").splitlines()[0].rstrip(".")
-    return f"{type(error).__name__}: {text[:200]}" + (f" (at {line})" if line else "")
+    return f"{type(error).__name__}: {text[:200]}{source.at(source.of_error(error))}"
 
 
 def _line() -> str | None:

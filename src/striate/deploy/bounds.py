@@ -4,10 +4,10 @@ A convolution or linear layer whose input and residual are at most X and R in si
 
 .. math:: |y| \le X \max_o \sum_{i,\,taps} |w_{o,i}| + \max_o |b_o| + R
 
-and so no partial sum of it is larger, in whatever order it is summed. Below :data:`LIMIT` that leaves float32 room for rounding and for the
-sums of a mean. Graphs are gone through in order, from inputs of at most :data:`MOST`. Where a bound is needed and is lost, because it grew
-beyond the limit or an operator has no rule here, the value is *measured* when it is computed: the plan goes on from ``MOST``, and whoever
-runs the graph must take another way if the value is larger, or not finite.
+and so no partial sum of it is larger, in whatever order it is summed. Below :data:`LIMIT` that leaves float32 room for rounding, for the
+sums of a mean and for what Winograd's tiles add. Graphs are gone through in order, from inputs of at most :data:`MOST`. Where a bound is
+needed and is lost, because it grew beyond the limit or an operator has no rule here, the value is *measured* when it is computed: the plan
+goes on from ``MOST``, and whoever runs the graph must take another way if the value is larger, or not finite.
 
 A bound is needed where oneDNN may clamp: its ReLU makes 0 of NaN.
 """
@@ -29,6 +29,7 @@ __all__ = ["LIMIT", "MOST", "Plan", "affine", "is_within", "plan"]
 
 MOST = 2.0**32  # of values that are measured: far above those of any network in use, and 14 layers of 100 times below the limit
 LIMIT = 2.0**100
+PART = 2**30  # torch.dot takes fewer than 2^31 numbers
 # No result is larger than the largest of what goes in, and where all of that is finite, so is this.
 _KEEP = """
 adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d alias amax amin cat
@@ -57,7 +58,7 @@ def is_within(x: Tensor) -> bool:
     if not x.is_floating_point():
         return True
     flat = (x.movedim(1, -1) if x.dim() in FORMATS else x).reshape(-1)
-    return float(torch.dot(flat, flat)) <= MOST**2
+    return sum(float(torch.dot(part, part)) for part in flat.split(PART)) <= MOST**2
 
 
 def plan(graph: Graph) -> Plan:
@@ -113,6 +114,8 @@ def _largest(value: Any) -> float:
 def _rule(node: Node, bound: Any) -> float:
     name = base_of(node.op) or node.op
     sources = [bound(source) for source in node.sources()]
+    if node.op == "aten.view.dtype" or "dtype" in node.kwargs:
+        return inf  # other numbers from the same bits, or rounded to fewer
     if name in KEEP:
         return max(sources, default=inf)
     if name in CLAMPS:

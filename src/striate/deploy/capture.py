@@ -17,13 +17,14 @@ from .. import source
 from .._torch import OpOverload, tree_unflatten
 from ..errors import ArgumentError, build
 from .fold import _one_line, _Root
-from .graph import DROPOUTS, SIZES, Graph, Node, Refusal, arguments_of, base_of, is_new, operator_of, walk
+from .graph import DROPOUTS, SIZES, Graph, Node, Refusal, arguments_of, base_of, draws, is_new, operator_of, walk
 
 __all__ = ["trace"]
 
 TRACEABLE = "Freeze the parts of the model that can be traced one by one, or take what depends on the input's values out of forward."
 OTHERWISE = "Take it out of forward, or freeze the parts of the model without it."
 CHECKS = "aten._assert", "aten.sym_constrain"  # of torch.export's own: of sizes, which follow from the inputs', and of types
+CHANCE = ", which draws random numbers"
 FIXED = "Write it with torch.where, or freeze the parts of the model before and behind it."
 
 
@@ -49,9 +50,9 @@ def trace(model: Module, inputs: tuple[Tensor, ...]) -> Graph:
         return _Conversion(functional, lines).graph
     except Refusal as refusal:
         expects, got, do = refusal.args
-        raise ArgumentError(build("freeze", expects, f"{got}{_at(source.of_error(refusal))}", do=do)) from None
+        raise ArgumentError(build("freeze", expects, f"{got}{source.at(source.of_error(refusal))}", do=do)) from None
     except Exception as error:
-        at = _at(source.of_error(error))
+        at = source.at(source.of_error(error))
         if type(error).__name__ == "GuardOnDataDependentSymNode":
             expects, got, do = "a forward that goes one way whatever the input's values are", f"one that asks for a value{at}", FIXED
         else:
@@ -70,7 +71,7 @@ def _check_state(functional: Any, program: Any) -> None:
         if spec.kind.name != "USER_OUTPUT":
             written = [one for one in _everywhere(program) if _is_mutable(one.target) and specs.get(_viewed(one).name) == spec.target]
             written += [user for one in program.graph.nodes if specs.get(one.name) == spec.target for user in one.users]  # as a norm does
-            raise _change(f"{_named(spec.target)}{_at(next(map(_line, written), None))}")
+            raise _change(f"{_named(spec.target)}{source.at(next(map(_line, written), None))}")
 
 
 def _viewed(one: fx.Node) -> fx.Node:
@@ -98,10 +99,6 @@ class _DataIsDetached(TorchFunctionMode):
 
 
 DATA = Tensor.data.__get__  # type: ignore[attr-defined]
-
-
-def _at(line: str | None) -> str:
-    return "" if line is None else f" (at {line})"
 
 
 class _Conversion:
@@ -169,18 +166,19 @@ class _Conversion:
         name, shares = _name(one.target), self.shares
         if _is_mutable(one.target):
             name = name.replace("_.", ".", 1)
-        known, chance = operator_of(name) is not None, _is_seeded(one.target)
+        known = operator_of(name) is not None
 
         def refuse(what: str) -> NoReturn:
-            raise Refusal("operators that only compute", f"{name}{what}{_at(_line(one) or self.lines.get(str(one.target)))}", OTHERWISE)
+            at = source.at(_line(one) or self.lines.get(str(one.target)))
+            raise Refusal("operators that only compute", f"{name}{what}{at}", OTHERWISE)
 
         if not known and not (base_of(name) in DROPOUTS and not one.args[2]):
-            refuse(", which draws random numbers" if chance else "")
+            refuse(CHANCE if isinstance(one.target, OpOverload) and torch.Tag.nondeterministic_seeded in one.target.tags else "")
         args, kwargs = self._nodes((tuple(one.args), dict(one.kwargs)))
         node = Node(name, args, kwargs, **self._about(one), name=one.name)
         given = arguments_of(node) if known and name not in SIZES else {}
-        if chance and (given.get("dropout_p") or given.get("training") or (given.get("train") and given.get("dropout"))):
-            refuse(", which draws random numbers")
+        if known and draws(node):
+            refuse(CHANCE)
         if given.get("running_mean") is not None and (given.get("training") or given.get("use_input_stats")):
             refuse(", which changes its running statistics")
         if _is_mutable(one.target):
@@ -196,10 +194,6 @@ class _Conversion:
 
 def _is_mutable(target: Any) -> bool:
     return isinstance(target, OpOverload) and target._schema.is_mutable
-
-
-def _is_seeded(target: Any) -> bool:
-    return isinstance(target, OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
 
 
 def _region(one: fx.Node) -> fx.Node | None:

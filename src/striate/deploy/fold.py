@@ -222,11 +222,6 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].rstrip('.')}"
 
 
-def _at(error: BaseException) -> str:
-    line = source.of_error(error)
-    return "" if line is None else f" (at {line})"
-
-
 # The trace.
 
 
@@ -340,7 +335,8 @@ def _trace(model: Module, inputs: tuple[Tensor, ...]) -> _Trace:
         try:
             graph = tracer.trace(root)
         except Exception as error:
-            raise ArgumentError(build("fold", "a model that torch.fx can trace", f"{_one_line(error)}{_at(error)}", do=do)) from error
+            got = f"{_one_line(error)}{source.at(source.of_error(error))}"
+            raise ArgumentError(build("fold", "a model that torch.fx can trace", got, do=do)) from error
         read = {name for name, x in root.named_parameters(remove_duplicate=False) if id(x) in tracer.read}
         read |= {name for name, x in root.named_buffers(remove_duplicate=False) if id(x) in tracer.read}
         observer = _Observer(root, graph)

@@ -47,6 +47,7 @@ from .graph import (
     Refusal,
     arguments_of,
     base_of,
+    draws,
     is_new,
     nodes_of,
     operator_of,
@@ -618,7 +619,7 @@ def freeze(model: Module, example_input: Tensor | tuple[Tensor, ...]) -> Frozen:
         do = "Pass what model(*example_input) takes; give a model with other arguments a forward that takes tensors."
         raise ArgumentTypeError(build("freeze", "a tensor or a tuple of tensors", ", ".join(strange) or "an empty tuple", do=do))
     _check_types(model, inputs)
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):  # as it runs
         try:
             copied = _copy(model).eval()
         except ArgumentError as error:
@@ -804,7 +805,7 @@ def _decoded(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> Graph:
     for one in metadata["nodes"]:
         args, kwargs = read(one["args"]), {str(key): read(value) for key, value in one["kwargs"].items()}
         node = Node(str(one["op"]), args, kwargs, shape_of(one["shape"]), name=str(one["name"]))
-        if node.op not in ARGUMENTS and operator_of(node.op) is None:
+        if node.op not in ARGUMENTS and (operator_of(node.op) is None or draws(node)):
             raise Refusal(f"operator {node.op!r}, which is not one it runs", "Use the striate and torch it was frozen with.")
         if metadata["frozen"] == 1 and node.op in ("striate.conv.default", "striate.conv_input.default"):
             node.args, node.kwargs = walk(partial(_numbered, node.op), (node.args, node.kwargs))

@@ -166,8 +166,16 @@ def _is_public(name: str) -> bool:
     """
     family, _, rest = name.partition("_")
     if family in PUBLIC:
-        return hasattr(PUBLIC[family], rest)
+        return not rest.startswith("_") and hasattr(PUBLIC[family], rest)
     return hasattr(torch.Tensor, name) or hasattr(torch.Tensor, f"{name}_") or hasattr(torch.nn.functional, name)
+
+
+def draws(node: Node) -> bool:
+    """Whether an operator draws random numbers as it is called here: attention, an LSTM and a leaky ReLU may, and need not."""
+    if node.op in SIZES or torch.Tag.nondeterministic_seeded not in operator_of(node.op).tags:
+        return False
+    given = arguments_of(node)
+    return bool(given.get("dropout_p") or given.get("training") or (given.get("train") and given.get("dropout")))
 
 
 def base_of(op: str) -> str:
