@@ -993,7 +993,7 @@ def test_a_model_that_cannot_be_traced_is_an_error_with_the_reason() -> None:
         fold(model, torch.ones(IMAGE))
     assert str(error.value) == (
         "fold expects a model that torch.fx can trace, got TraceError: symbolically traced variables cannot be used as inputs to "
-        "control flow. Fold the parts of the model that can be traced one by one, or take what depends on the input's values out of "
+        f"control flow (at test_fold.py:{model.call.__code__.co_firstlineno}). Fold the parts of the model that can be traced one by one, or take what depends on the input's values out of "
         "forward."
     )
 

@@ -279,7 +279,7 @@ def fake_tensors(**options: Any) -> Any:
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "torch.compiler": ("_is_compiling_flag",),
     "a module": ("_modules", "_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
-    "a tensor": ("_version",),
+    "a tensor": ("_base", "_version"),
     "a storage": ("_cdata",),
     "an operator": ("_schema", "_opname"),
     "a lazy layer, an instance norm": ("_get_in_channels", "_get_no_batch_dim", "_check_input_dim"),

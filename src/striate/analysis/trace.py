@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import logging
 import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,14 +20,13 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Module
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from .. import source
 from .._torch import TorchDispatchMode, fake_tensors, tree_leaves, tree_map
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
 from ..nn.local import _LocallyConnected
 
 __all__ = ["FREE", "LOCAL", "WRITTEN", "Call", "Graph", "Node", "Ref", "Value", "trace"]
 
-HERE = str(Path(__file__).parent.parent)
-TORCH = str(Path(torch.__file__).parent)
 # What operations answer about tensors, and what makes new ones of none.
 LOCAL = "locally_connected"
 WRITTEN = "written"  # stands for the change of a tensor by what is written into a view of it
@@ -213,21 +210,15 @@ def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _told(error: BaseException) -> str:
     """What went wrong, and where in the model's code."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
-    line = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else None
     text = (str(error).strip() or "no more is told").splitlines()[0].rstrip(".")
-    return f"{type(error).__name__}: {text[:200]}" + (f" (at {line})" if line else "")
-
-
-def _is_users(file: str) -> bool:
-    return not file.startswith((HERE, TORCH, "<")) and "/importlib/" not in file
+    return f"{type(error).__name__}: {text[:200]}{source.at(source.of_error(error))}"
 
 
 def _line() -> str | None:
     """Of the model's code, the one that is at work: as "/path/net.py:12"."""
     frame: Any = sys._getframe(2)
     while frame is not None and frame.f_code is not _run.__code__:  # beyond it is whoever asked for the trace
-        if _is_users(frame.f_code.co_filename):
+        if source.is_users(frame.f_code.co_filename):
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
         frame = frame.f_back
     return None

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +35,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedBuffer
 from torch.nn.utils import parametrize
 
+from .. import source
 from .._torch import ConvBase, ConvTransposeBase, tree_leaves
 from ..errors import ArgumentError, ArgumentTypeError, build
 from ..nn import adapters, functional
@@ -259,6 +261,13 @@ class _Root(Module):
 PREFIX = len("model.")
 
 
+class _Proxy(fx.Proxy):
+    """A value of the trace into which code may write: ``y[:, 0] = 1.0``."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
+
+
 class _Tracer(fx.Tracer):
     def __init__(self, inputs: int) -> None:
         ours = {f for f in vars(functional).values() if getattr(f, "__module__", "").startswith("striate.")}  # they check their tensors
@@ -269,6 +278,9 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: Module, module_qualified_name: str) -> bool:
         return _is_piece(m)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         return root_fn, [self.root, *(self.create_proxy("placeholder", f"input_{i}", (), {}) for i in range(self.inputs))]
@@ -323,7 +335,8 @@ def _trace(model: Module, inputs: tuple[Tensor, ...]) -> _Trace:
         try:
             graph = tracer.trace(root)
         except Exception as error:
-            raise ArgumentError(build("fold", "a model that torch.fx can trace", _one_line(error), do=do)) from error
+            got = f"{_one_line(error)}{source.at(source.of_error(error))}"
+            raise ArgumentError(build("fold", "a model that torch.fx can trace", got, do=do)) from error
         read = {name for name, x in root.named_parameters(remove_duplicate=False) if id(x) in tracer.read}
         read |= {name for name, x in root.named_buffers(remove_duplicate=False) if id(x) in tracer.read}
         observer = _Observer(root, graph)

@@ -14,15 +14,11 @@ When a value is used for the last time is worked out once: there it is dropped, 
 from __future__ import annotations
 
 import math
-import operator
 import os
-import re
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -30,12 +26,33 @@ from torch import Tensor
 from torch.nn import Module
 
 from .. import tensorfile
-from .._torch import OpOverload, OpOverloadPacket, tree_leaves, tree_unflatten
+from .._torch import tree_leaves
 from ..errors import ArgumentError, ArgumentTypeError, CheckpointError, DtypeError, ShapeError, build
 from ..ops import conv, gate, norm, pool
 from ..ops.fused import FusedConv, FusedLinear
 from ..ops.layout import FORMATS
-from .fold import _copy, _one_line, _Root, _scale_and_shift
+from .bounds import affine, is_within, plan
+from .capture import trace
+from .fold import _copy, _one_line
+from .graph import (
+    ARGUMENTS,
+    CONSTANTS,
+    DROPOUTS,
+    FUSED_CONV,
+    FUSED_LINEAR,
+    FUSED_NORM,
+    IDENTITIES,
+    Graph,
+    Node,
+    Refusal,
+    arguments_of,
+    base_of,
+    draws,
+    is_new,
+    nodes_of,
+    operator_of,
+    walk,
+)
 
 __all__ = ["Frozen", "freeze", "load"]
 
@@ -45,167 +62,23 @@ FORMAT = 2
 # themselves: a ResNet-50 of random weights is off 1.4e-4 from float64, and frozen off 1.8e-4.
 ERROR = 1e-3
 
-# ------------------------------------------------------------------------------------------------------------------ graph
-
-
-@dataclass(eq=False)
-class Node:
-    """One value: an input, a constant, or what an operator makes of the nodes and numbers in ``args`` and ``kwargs``."""
-
-    op: str  # "input", "constant", or an operator's name
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    shape: tuple[int | str, ...] | None = None  # a letter for an axis of any size; None for what is no tensor
-    dtype: torch.dtype | None = None
-    name: str = ""
-    value: Any = None  # of a constant
-
-    def sources(self) -> list[Node]:
-        """The nodes it is computed from."""
-        return _nodes((self.args, self.kwargs))
-
-
-@dataclass
-class Graph:
-    """Operators in the order they run, what goes in, and what comes out."""
-
-    inputs: list[Node] = field(default_factory=list)
-    nodes: list[Node] = field(default_factory=list)
-    output: Any = None  # nodes in tuples, lists and dicts, as the model returns them
-    ranges: dict[str, tuple[int, int | None]] = field(default_factory=dict)  # of the letters: least and most
-    example: dict[str, int] = field(default_factory=dict)  # of the letters: the example's sizes
-    difference: float = math.nan  # from the model, in parts of the outputs' root mean square
-
-    def users(self) -> dict[Node, list[Node]]:
-        """For each node those that use it. The output counts, as a node of its own."""
-        users: dict[Node, list[Node]] = {}
-        for node in [*self.nodes, Node("output", (self.output,))]:
-            for source in dict.fromkeys(node.sources()):
-                users.setdefault(source, []).append(node)
-        return users
-
-    def replace(self, old: Node, new: Any) -> None:
-        """``new`` wherever ``old`` was used."""
-
-        def swap(value: Any) -> Any:
-            return new if value is old else value
-
-        for node in self.nodes:
-            if old in node.sources():
-                node.args, node.kwargs = _walk(swap, (node.args, node.kwargs))
-        self.output = _walk(swap, self.output)
-
-    def drop_unused(self) -> None:
-        used = set(_nodes(self.output))
-        for node in reversed(self.nodes):
-            if node in used:
-                used.update(node.sources())
-        self.nodes = [node for node in self.nodes if node in used]
-
-
-def _walk(f: Callable[[Any], Any], value: Any) -> Any:
-    """``value`` with f of every leaf of its tuples, lists and dicts."""
-    if isinstance(value, tuple | list):
-        return (tuple if isinstance(value, tuple) else list)(_walk(f, v) for v in value)
-    return {key: _walk(f, v) for key, v in value.items()} if isinstance(value, dict) else f(value)
-
-
-def _nodes(value: Any) -> list[Node]:
-    found: list[Node] = []
-    _walk(lambda v: found.append(v) if isinstance(v, Node) else None, value)
-    return found
-
-
 # -------------------------------------------------------------------------------------------------------------- operators
-
-FUSED_CONV, FUSED_LINEAR, FUSED_NORM = "fused.conv", "fused.linear", "fused.batch_norm"
-# Their arguments: x and residual are nodes, CONSTANTS constants, the others numbers; None for what there is not.
-ARGUMENTS = {
-    FUSED_CONV: ("x", "residual", "weight", "bias", "stride", "padding", "dilation", "groups", "low", "high"),
-    FUSED_LINEAR: ("x", "weight", "bias", "low", "high"),
-    FUSED_NORM: ("x", "residual", "weight", "bias", "mean", "variance", "eps", "activation"),
-}
-CONSTANTS = ("weight", "bias", "mean", "variance")
-SIZES: dict[str, Callable[..., Any]] = {  # of Python, for sizes and the parts of tuples
-    "getitem": operator.getitem,
-    **{f"sizes.{name}": getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "mod", "neg")},
-    "sizes.max": torch.sym_max,
-    "sizes.min": torch.sym_min,
-}
-# Operators that only compute: those of torch that it tags as core or pointwise, and these; and some of striate's, for what torch has not.
-# Not among them are torch's inner ones, whose names begin with _, and gradients.
-_OTHERS = """
-__and__ __or__ __xor__ _adaptive_avg_pool2d _adaptive_avg_pool3d _log_softmax _native_batch_norm_legit
-_native_batch_norm_legit_no_training _softmax _to_copy _unsafe_view _weight_norm adaptive_avg_pool2d adaptive_avg_pool3d
-adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d arange baddbmm batch_norm broadcast_to channel_shuffle chunk concat conv1d
-conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution_backward dot einsum expand_as eye flatten flip floor_divide
-full_like glu group_norm hardswish im2col instance_norm layer_norm linalg_norm linalg_vector_norm linear linspace log_sigmoid log_softmax
-logsumexp matmul max_pool1d max_pool2d max_pool3d meshgrid movedim mv narrow norm ones ones_like outer pad pixel_shuffle pixel_unshuffle
-prelu repeat_interleave reshape reshape_as rms_norm roll rot90 scaled_dot_product_attention softmax split square stack std swapaxes
-swapdims t tensordot tile to transpose tril_indices triu type_as unbind unflatten unfold upsample_bicubic2d upsample_linear1d
-upsample_nearest1d upsample_nearest3d upsample_trilinear3d var_mean vdot view_as zeros zeros_like
-"""
-OTHERS = frozenset(_OTHERS.split())
-STRIATE = frozenset(["avg_pool", "conv", "conv_input", "local_response", "max_pool_index", "max_pool_offset", "norm", "offset_to_index"])
-# They go by the order in memory, which freezing changes.
-REFUSED = frozenset(["as_strided", "empty_strided", "new_empty_strided", "sym_is_contiguous", "sym_storage_offset", "sym_stride"])
-# Results in memory of their own, beside those of the pointwise operators.
-_NEW = """
-adaptive_avg_pool2d avg_pool1d avg_pool2d avg_pool3d batch_norm cat clone conv1d conv2d conv3d group_norm layer_norm linear max_pool1d
-max_pool2d max_pool3d
-"""
-NEW = frozenset(_NEW.split())
-IDENTITIES = frozenset(("alias", "clone", "contiguous", "detach", "lift_fresh_copy"))
-DROPOUTS = frozenset(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"))
-
-
-def _operator(name: str) -> Any:
-    """The operator of that name if it is one that only computes: no state, no chance, no files; None if not."""
-    if name in SIZES:
-        return SIZES[name]
-    parts = name.split(".")
-    if len(parts) != 3 or parts[0] not in ("aten", "striate") or not all(re.fullmatch(r"\w+", part) for part in parts):
-        return None
-    packet = getattr(getattr(torch.ops, parts[0]), parts[1], None)
-    known = isinstance(packet, OpOverloadPacket) and parts[2] in packet.overloads()
-    overload: Any = getattr(packet, parts[2]) if known else None
-    if overload is None or overload._schema.is_mutable or parts[1] in REFUSED:
-        return None
-    if parts[1] in (STRIATE if parts[0] == "striate" else OTHERS):
-        return overload
-    inner = parts[0] == "striate" or parts[1].startswith("_") or parts[1].endswith("_backward")
-    chance = torch.Tag.nondeterministic_seeded in overload.tags
-    return overload if {torch.Tag.core, torch.Tag.pointwise} & set(overload.tags) and not inner and not chance else None
-
-
-def _base(op: str) -> str:
-    """The name without namespace and overload: conv2d of aten.conv2d.default."""
-    return op.split(".")[1] if op.count(".") == 2 else ""
-
-
-def _is_new(op: str) -> bool:
-    """Whether a result is memory of its own, not what its arguments lie in."""
-    if op in ARGUMENTS or _base(op) in NEW:
-        return True
-    overload = None if op in SIZES else _operator(op)
-    return overload is not None and torch.Tag.pointwise in overload.tags and all(r.alias_info is None for r in overload._schema.returns)
-
-
-def _arguments(node: Node) -> dict[str, Any]:
-    """An operator's arguments by name, the defaults too."""
-    schema = _operator(node.op)._schema
-    given = dict(zip((a.name for a in schema.arguments), node.args, strict=False))
-    return {a.name: node.kwargs.get(a.name, given.get(a.name, a.default_value)) for a in schema.arguments}
 
 
 def _by_channel(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda x, weight, bias, mean, variance, *rest: function(x, mean, variance, weight, bias, *rest[:3])
 
 
+def _in_rows(name: str) -> Callable[..., Any]:
+    """An operator that wants its tensors in rows: what is so in the model may be in channels order here."""
+    return lambda *given: operator_of(name)(*(x.contiguous() if isinstance(x, Tensor) else x for x in given))
+
+
 # striate's functions for operators of torch, of the same arguments.
 OURS: dict[str, Callable[..., Any]] = {
     "aten.view.default": torch.reshape,  # what is a view of a tensor in planes order may be none in channels order
     "aten._unsafe_view.default": torch.reshape,
+    **{f"aten.{name}": _in_rows(f"aten.{name}") for name in ("kron.default", "view.dtype", "view_as.default", "view_as_complex.default")},
     "aten.layer_norm.default": lambda *arguments: norm.layer_norm(*arguments[:5]),  # the last is about CUDA's library
     "aten.group_norm.default": lambda *arguments: norm.group_norm(*arguments[:5]),
     "aten.rms_norm.default": norm.rms_norm,
@@ -219,124 +92,11 @@ OURS: dict[str, Callable[..., Any]] = {
 }
 
 
-
 def _call(node: Node) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """The function that computes a node of torch's or striate's operators, and its arguments."""
     if node.op in OURS:
-        return OURS[node.op], tuple(_arguments(node).values()), {}
-    return _operator(node.op), node.args, node.kwargs
-
-
-# ------------------------------------------------------------------------------------------------------------------ trace
-
-TRACEABLE = "Freeze the parts of the model that can be traced one by one, or take what depends on the input's values out of forward."
-OTHERWISE = "Take it out of forward, or freeze the parts of the model without it."
-
-
-class _Refusal(Exception):
-    """What a graph cannot be made of: expected, got, and what to do."""
-
-
-def _trace(model: Module, inputs: tuple[Tensor, ...]) -> Graph:
-    """The graph of a model, whose inputs have a first axis of any size wherever the model allows it."""
-    batches = tuple({0: torch.export.Dim.AUTO} if x.dim() else None for x in inputs)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch.export, about itself
-        try:
-            program = torch.export.export(_Root(model), inputs, dynamic_shapes={"inputs": batches}, strict=False)
-            try:
-                return _converted(program)
-            except _Refusal:  # what writes in place, say, where another value lies too: torch.export has a way, ten times as slow
-                program = program.run_decompositions({})
-        except Exception as error:
-            raise ArgumentError(build("freeze", "a model that torch.export can trace", _one_line(error), do=TRACEABLE)) from error
-    try:
-        return _converted(program)
-    except _Refusal as refusal:
-        expects, got, do = refusal.args
-        raise ArgumentError(build("freeze", expects, got, do=do)) from None
-
-
-def _converted(program: Any) -> Graph:
-    """torch.export's program as a graph. What writes into a tensor becomes what makes a new one, where no other value shares its memory."""
-    graph = Graph()
-    letters: dict[str, str] = {}
-    for spec in program.graph_signature.output_specs:
-        if spec.kind.name != "USER_OUTPUT":
-            do = "Take the change out of forward."
-            raise _Refusal("a model whose forward changes no state", f"one that changes {_named(spec.target)}", do)
-    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
-    tensors = {**program.state_dict, **program.constants}
-    made: dict[Any, Any] = {}
-    shares: dict[Node, set[Node]] = {}  # the nodes in whose memory a node may lie
-    for one in program.graph.nodes:
-        value = one.meta.get("val")
-        about: dict[str, Any] = {"shape": _shape(value, letters), "dtype": getattr(value, "dtype", None)}
-        if one.op == "placeholder" and specs[one.name].kind.name == "USER_INPUT":
-            made[one] = Node("input", **about, name=f"input {len(graph.inputs)}")
-            graph.inputs.append(made[one])
-        elif one.op == "placeholder":
-            tensor = tensors.get(specs[one.name].target)
-            if not isinstance(tensor, Tensor):
-                raise _Refusal("a model of tensors", f"{_named(specs[one.name].target)}, a {type(tensor).__name__}", OTHERWISE)
-            made[one] = Node("constant", **about, name=_named(specs[one.name].target), value=tensor.detach())
-        elif one.op == "call_function" and not str(one.target).startswith("aten._assert"):
-            args, kwargs = _walk(lambda v: made[v] if isinstance(v, torch.fx.Node) else v, (tuple(one.args), dict(one.kwargs)))
-            node = Node(_name(one.target), args, kwargs, **about, name=one.name)
-            if isinstance(one.target, OpOverload) and one.target._schema.is_mutable:
-                node.op = node.op.replace("_.", ".", 1)
-                target = args[0]
-                others = {n for n, there in shares.items() if target in there} | shares.get(target, {target})
-                if target.op in ("input", "constant") or len(others) > 1:
-                    raise _Refusal("operators that change no input", f"{one.target}", OTHERWISE)
-                made.update({key: node for key, was in made.items() if was is target})
-            given = _arguments(node) if node.op in ("aten.batch_norm.default", "aten.instance_norm.default") else {}
-            changes = given.get("running_mean") is not None and (given.get("training") or given.get("use_input_stats"))
-            unknown = _operator(node.op) is None and not (_base(node.op) in DROPOUTS and not node.args[2])
-            if changes or unknown:
-                raise _Refusal("operators that only compute", f"{node.op} ({node.name})", OTHERWISE)
-            shares[node] = {node} if _is_new(node.op) else {node}.union(*(shares.get(s, {s}) for s in node.sources()))
-            made[one] = node
-            graph.nodes.append(node)
-        elif one.op == "output":
-            leaves = [made.get(leaf, leaf) if isinstance(leaf, torch.fx.Node) else leaf for leaf in one.args[0]]
-            graph.output = tree_unflatten(leaves, program.call_spec.out_spec)
-            _check_output(graph.output)
-    for symbol, letter in letters.items():
-        found = next((r for s, r in program.range_constraints.items() if str(s) == symbol), None)
-        least, most = (0, None) if found is None else (found.lower, found.upper)
-        graph.ranges[letter] = 0 if least <= 2 else int(least), None if most is None or most > 2**62 else int(most)
-    return graph
-
-
-def _named(target: Any) -> str:
-    return str(target).removeprefix("model.")
-
-
-def _name(target: Any) -> str:
-    return next((name for name, function in SIZES.items() if function is target), str(target))
-
-
-def _shape(value: Any, letters: dict[str, str]) -> tuple[int | str, ...] | None:
-    """Sizes; those that may be any by letters, N, N1, N2, …, and what follows from them by torch.export's formula."""
-    if not isinstance(value, Tensor):
-        return None
-    told: list[int | str] = []
-    for size in map(str, value.shape):
-        if re.fullmatch(r"s\d+", size):
-            letters.setdefault(size, f"N{len(letters) or ''}")
-        told.append(int(size) if size.isdecimal() else letters.get(size, size))
-    return tuple(told)
-
-
-def _check_output(output: Any) -> None:
-    plain = isinstance(output, Node) or type(output) in (tuple, list)
-    plain = plain or (type(output) is dict and all(isinstance(key, str) for key in output))
-    if not plain:
-        do = "Return those from forward."
-        raise _Refusal("outputs of tensors in tuples, lists and dicts of names", f"a {type(output).__name__}", do)
-    for part in () if isinstance(output, Node) else output.values() if isinstance(output, dict) else output:
-        _check_output(part)
+        return OURS[node.op], tuple(arguments_of(node).values()), {}
+    return operator_of(node.op), node.args, node.kwargs
 
 
 # --------------------------------------------------------------------------------------------------------------- shortening
@@ -356,10 +116,10 @@ def _shorten(graph: Graph) -> None:
     _take_in_sums(graph)
     _take_in_clamps(graph)
     graph.drop_unused()
-    for node in _nodes(graph.output):
+    for node in nodes_of(graph.output):
         if node.op == "constant":  # or the caller could write into it
             graph.nodes.append(Node("aten.clone.default", (node,), {}, node.shape, node.dtype, node.name))
-            graph.output = _walk(partial(_in_place_of, node, graph.nodes[-1]), graph.output)
+            graph.output = walk(partial(_in_place_of, node, graph.nodes[-1]), graph.output)
 
 
 def _in_place_of(old: Any, new: Any, value: Any) -> Any:
@@ -367,9 +127,9 @@ def _in_place_of(old: Any, new: Any, value: Any) -> Any:
 
 
 def _drop_identities(graph: Graph) -> None:
-    outputs = set(_nodes(graph.output))  # two that share no memory stay two
+    outputs = set(nodes_of(graph.output))  # two that share no memory stay two
     for node in list(graph.nodes):
-        if _base(node.op) in IDENTITIES | DROPOUTS and not (node in outputs and _base(node.op) == "clone"):
+        if base_of(node.op) in IDENTITIES | DROPOUTS and not (node in outputs and base_of(node.op) == "clone"):
             graph.nodes.remove(node)
             graph.replace(node, node.args[0])
 
@@ -379,8 +139,10 @@ def _compute_constants(graph: Graph) -> None:
         if any(source.op != "constant" for source in node.sources()):
             continue
         function, args, kwargs = _call(node)
-        args, kwargs = _walk(lambda v: v.value if isinstance(v, Node) else v, (args, kwargs))
+        args, kwargs = walk(lambda v: v.value if isinstance(v, Node) else v, (args, kwargs))
         value = function(*args, **kwargs)
+        if any(isinstance(x, Tensor) and x.dtype not in tensorfile.DTYPES.values() for x in tree_leaves(value)):
+            continue  # complex, which no file holds
         graph.nodes.remove(node)
         if isinstance(value, Tensor | tuple | list):
             node.op, node.args, node.kwargs, node.value = "constant", (), {}, value
@@ -394,7 +156,7 @@ def _is_constant(*values: Any) -> bool:
 
 def _fusible(node: Node) -> Node | None:
     """The fused node for a convolution or linear layer of fixed weights, or a batch norm of fixed statistics."""
-    base, rank = _base(node.op), len(node.shape or ())
+    base, rank = base_of(node.op), len(node.shape or ())
     if base in ("conv1d", "conv2d", "conv3d") and rank == int(base[4]) + 2:
         op = FUSED_CONV
     elif base == "linear" and rank:
@@ -403,7 +165,7 @@ def _fusible(node: Node) -> Node | None:
         op = FUSED_NORM
     else:
         return None
-    given = _arguments(node)
+    given = arguments_of(node)
     if op == FUSED_NORM and given.get("training"):
         return None
     names = {"x": "input", "mean": "running_mean", "variance": "running_var"}
@@ -436,16 +198,14 @@ def _take_in_norms(graph: Graph) -> None:
 
 def _merge(layer: Node, given: dict[str, Any]) -> bool:
     """Puts ``s·y + t`` on a layer's outputs, ``W' = s·W`` and ``b' = s·b + t``, in float64, rounded once. False where that cannot be."""
-    transposed = _base(layer.op).startswith("conv_transpose") and len(layer.shape or ()) == int(_base(layer.op)[14]) + 2
+    transposed = base_of(layer.op).startswith("conv_transpose") and len(layer.shape or ()) == int(base_of(layer.op)[14]) + 2
     if not (transposed or layer.op == FUSED_CONV or (layer.op == FUSED_LINEAR and len(layer.shape or ()) == 2)):
         return False  # of more axes, a linear layer's features are not on the norm's
-    arguments = _arguments(layer) if transposed else layer.kwargs
+    arguments = arguments_of(layer) if transposed else layer.kwargs
     weight, bias = arguments["weight"], arguments["bias"]
     if not _is_constant(weight, bias):
         return False
-    mean, variance, gamma, beta = (None if given[k] is None else given[k].value for k in ("mean", "variance", "weight", "bias"))
-    known = SimpleNamespace(running_mean=mean, running_var=variance, weight=gamma, bias=beta, eps=given["eps"])
-    scale, shift = _scale_and_shift(known)
+    scale, shift = affine(given)
     w, b = weight.value.double(), 0.0 if bias is None else bias.value.double()
     if transposed:  # its weight is (in, out / groups, *taps)
         along = (arguments["groups"], 1, -1, *[1] * (w.dim() - 2))
@@ -453,7 +213,7 @@ def _merge(layer: Node, given: dict[str, Any]) -> bool:
     else:
         w = w * scale.view(-1, *[1] * (w.dim() - 1))
     w, b = w.float(), (b * scale + shift).float()
-    if not (_is_finite(w) and _is_finite(b)):
+    if not (w.isfinite().all() and b.isfinite().all()):
         return False
     path = weight.name.removesuffix("weight")
     for name, value in (("weight", w), ("bias", b)):
@@ -486,9 +246,9 @@ def _bounds(node: Node) -> tuple[float, float] | None:
     """Of a clamp by numbers."""
     if node.op == "aten.relu.default":
         return 0.0, math.inf
-    if _base(node.op) not in ("hardtanh", "relu6", "clamp", "clamp_min", "clamp_max") or node.dtype is not torch.float32:
+    if base_of(node.op) not in ("hardtanh", "relu6", "clamp", "clamp_min", "clamp_max") or node.dtype is not torch.float32:
         return None
-    given = {"min": 0.0, "max": 6.0} if _base(node.op) == "relu6" else _arguments(node)
+    given = {"min": 0.0, "max": 6.0} if base_of(node.op) == "relu6" else arguments_of(node)
     low, high = given.get("min_val", given.get("min")), given.get("max_val", given.get("max"))
     low, high = -math.inf if low is None else low, math.inf if high is None else high
     return (float(low), float(high)) if isinstance(low, int | float) and isinstance(high, int | float) and low <= high else None
@@ -501,7 +261,7 @@ def _take_in_clamps(graph: Graph) -> None:
         before, bounds = node.args[0] if node.args else None, _bounds(node)
         if bounds is None or not isinstance(before, Node) or users[before] != [node]:
             continue
-        layer = before.args[0] if _base(before.op) in MAX_POOLS and set(_arguments(before)["dilation"]) == {1} else before
+        layer = before.args[0] if base_of(before.op) in MAX_POOLS and set(arguments_of(before)["dilation"]) == {1} else before
         if layer is not before and users[layer] != [before]:
             continue
         given = layer.kwargs
@@ -530,6 +290,10 @@ class _Step(NamedTuple):
     done: tuple[int, ...]  # slots that nothing reads any more
 
 
+class _Beyond(Exception):
+    """A value is not finite, or larger than planned for."""
+
+
 class _Program:
     """A graph ready to run: its layers, and what to do in what order. Nothing in it changes but what its layers remember."""
 
@@ -540,31 +304,52 @@ class _Program:
         slots = {node: slot for slot, node in enumerate([*graph.inputs, *self.constants, *graph.nodes])}
         self.start: Values = [None] * len(graph.inputs) + [c.value for c in self.constants] + [None] * len(graph.nodes)
         last = {source: node for node in graph.nodes for source in node.sources()}
-        for node in [*_nodes(graph.output), *self.constants]:
+        for node in [*nodes_of(graph.output), *self.constants]:
             last.pop(node, None)
         done: dict[Node, list[int]] = {}
         for source, node in last.items():
             done.setdefault(node, []).append(slots[source])
         users = graph.users()
         reuse = {node for node in self.layers if node.op == FUSED_CONV and _may_overwrite(node, last, users)}
+        self.plan = plan(graph)
         self.fast, self.exact = (
             [_Step(self._run(node, slots, node in reuse, exact), slots[node], tuple(done.get(node, ()))) for node in graph.nodes]
             for exact in (False, True)
         )
-        self.output = _walk(lambda node: slots[node], graph.output)
-        self.finite = all(_is_finite(c.value) for c in self.constants if isinstance(c.value, Tensor))
+        self.output = walk(lambda node: None if node is None else slots[node], graph.output)
 
     def __call__(self, inputs: tuple[Tensor, ...]) -> Any:
+        if gate.is_open(*inputs) and all(map(is_within, inputs)):
+            try:
+                return self._through(self.fast, inputs)
+            except _Beyond:
+                pass  # once more: no step keeps anything
+        return self._through(self.exact, inputs)
+
+    def _through(self, steps: list[_Step], inputs: tuple[Tensor, ...]) -> Any:
         values = self.start.copy()
         values[: len(inputs)] = inputs
-        for run, slot, done in self.fast if self.finite and gate.is_open(*inputs) and all(map(_is_finite, inputs)) else self.exact:
+        for run, slot, done in steps:
             values[slot] = run(values)
             for k in done:
                 values[k] = None
-        return _walk(lambda slot: values[slot], self.output)
+        return walk(lambda slot: None if slot is None else values[slot], self.output)
 
     def _run(self, node: Node, slots: dict[Node, int], reuse: bool, exact: bool) -> Callable[[Values], Any]:
         """What computes a node from the values in their slots."""
+        run = self._computing(node, slots, reuse, exact or node in self.plan.exact)
+        if exact or node not in self.plan.measured:
+            return run
+
+        def measured(v: Values) -> Any:
+            y = run(v)
+            if not is_within(y):
+                raise _Beyond
+            return y
+
+        return measured
+
+    def _computing(self, node: Node, slots: dict[Node, int], reuse: bool, exact: bool) -> Callable[[Values], Any]:
         given = node.kwargs
         if node.op in ARGUMENTS:
             x, r = slots[given["x"]], slots[given["residual"]] if given.get("residual") is not None else None
@@ -578,12 +363,12 @@ class _Program:
                 return lambda v: run(v[x])
             return (lambda v: layer.exact(v[x], v[r])) if exact else (lambda v: layer(v[x], v[r], reuse))
         function, given_args, given = _call(node)
-        if given_args and isinstance(given_args[0], Node) and not _nodes((given_args[1:], given)):
+        if given_args and isinstance(given_args[0], Node) and not nodes_of((given_args[1:], given)):
             first, rest = slots[given_args[0]], given_args[1:]
             return lambda v: function(v[first], *rest, **given)
 
         def run_any(v: Values) -> Any:
-            args, kwargs = _walk(lambda a: v[slots[a]] if isinstance(a, Node) else a, (given_args, given))
+            args, kwargs = walk(lambda a: v[slots[a]] if isinstance(a, Node) else a, (given_args, given))
             return function(*args, **kwargs)
 
         return run_any
@@ -603,14 +388,9 @@ def _layer(node: Node) -> FusedConv | FusedLinear:
 def _may_overwrite(node: Node, last: dict[Node, Node], users: dict[Node, list[Node]]) -> bool:
     """Whether a node's residual is memory of its own that nothing but the node reads from there on."""
     residual = node.kwargs["residual"]
-    if residual is None or residual is node.kwargs["x"] or last.get(residual) is not node or not _is_new(residual.op):
+    if residual is None or residual is node.kwargs["x"] or last.get(residual) is not node or not is_new(residual.op):
         return False
-    return all(_is_new(user.op) for user in users[residual])
-
-
-def _is_finite(x: Tensor) -> bool:
-    """By one pass that adds them: NaN and infinity stay in a sum."""
-    return not x.is_floating_point() or math.isfinite(x.sum().item())
+    return all(is_new(user.op) for user in users[residual])
 
 
 # ----------------------------------------------------------------------------------------------------------------- frozen
@@ -792,7 +572,7 @@ def _count(count: int, what: str) -> str:
 def _what(node: Node) -> str:
     """An operator and what it takes in."""
     if node.op not in ARGUMENTS:
-        return _base(node.op) or node.op
+        return base_of(node.op) or node.op
     given, told = node.kwargs, node.op.partition(".")[2]
     told += " + sum" if given.get("residual") is not None else ""
     low, high = given.get("low"), given.get("high")
@@ -810,7 +590,7 @@ def freeze(model: Module, example_input: Tensor | tuple[Tensor, ...]) -> Frozen:
     .. math:: \max |frozen(x) - model(x)| ≤ 10^{-3} \sqrt{\operatorname{mean}\, model(x)^2}
 
     That is checked on the example, and on a batch of 1, with a warning where it does not hold; ``frozen.difference`` has the ratio.
-    Inputs that hold NaN or infinity go by torch's own operators, so that NaN stays what it is.
+    NaN stays what it is, where it comes in and where it is born inside: there the call goes by torch's own operators (:mod:`.bounds`).
 
     model: of float32 on the CPU. It is frozen as ``model.eval()`` computes, whatever its mode. example_input: a tensor, or a tuple of
     tensors, that ``model(*example_input)`` runs on. All axes but the first are frozen with it; the first too, where the model needs it.
@@ -818,7 +598,8 @@ def freeze(model: Module, example_input: Tensor | tuple[Tensor, ...]) -> Frozen:
     Cost: the time is that of a trace, some seconds; the memory twice that of the weights, which are kept as they are and packed.
 
     Raises ArgumentTypeError for what is no model or example, DtypeError for other types and devices, and ArgumentError for a model that
-    torch.export cannot trace, that changes state in forward, draws random numbers, or returns something else than tensors.
+    torch.export cannot trace, that changes state in forward, draws random numbers, goes by its input's values, or returns something else
+    than tensors and None; with the line of its code where torch's trace tells that.
 
     Source: V. Vanhoucke, A. Senior, M. Mao, "Improving the speed of neural networks on CPUs", 2011, for fixed weights laid out once;
     :func:`striate.fold` for the norms.
@@ -838,7 +619,7 @@ def freeze(model: Module, example_input: Tensor | tuple[Tensor, ...]) -> Frozen:
         do = "Pass what model(*example_input) takes; give a model with other arguments a forward that takes tensors."
         raise ArgumentTypeError(build("freeze", "a tensor or a tuple of tensors", ", ".join(strange) or "an empty tuple", do=do))
     _check_types(model, inputs)
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):  # as it runs
         try:
             copied = _copy(model).eval()
         except ArgumentError as error:
@@ -848,7 +629,7 @@ def freeze(model: Module, example_input: Tensor | tuple[Tensor, ...]) -> Frozen:
         batches = {x.shape[0] for x in inputs if x.dim()}
         # torch.export takes an axis of 0 or 1 for one that always is
         traced = tuple(torch.cat([x, x]) if x.dim() and batches <= {1} else x for x in inputs)
-        graph = _trace(copied, traced)
+        graph = trace(copied, traced)
         for node, x in zip(graph.inputs, inputs, strict=True):
             graph.example |= {size: x.shape[axis] for axis, size in enumerate(node.shape or ()) if isinstance(size, str)}
         _shorten(graph)
@@ -882,7 +663,14 @@ def _difference(model: Module, frozen: Frozen, inputs: tuple[Tensor, ...]) -> fl
             if given is inputs:
                 raise
             continue  # a batch of 1 is more than the model can do
-        for a, b in zip(expected, tree_leaves(frozen(*given)), strict=True):
+        try:
+            got = frozen(*given)
+        except Exception as error:
+            do = "Freeze the parts of the model without it."
+            raise ArgumentError(build("freeze", "operators that take tensors in channels order", _one_line(error), do=do)) from error
+        for a, b in zip(expected, tree_leaves(got), strict=True):
+            if a is None:
+                continue
             if a.shape != b.shape:
                 return math.inf
             a, b = a.detach().double(), b.detach().double()
@@ -968,7 +756,7 @@ def load(path: str | os.PathLike[str]) -> Frozen:
             frozen = Frozen(graph)
             shapes = ([graph.example[n] if isinstance(n, str) else n for n in node.shape or ()] for node in graph.inputs)
             frozen(*(torch.zeros(shape, dtype=node.dtype) for shape, node in zip(shapes, graph.inputs, strict=True)))
-    except _Refusal as unknown:
+    except Refusal as unknown:
         raise refusal(*unknown.args) from None
     except Exception as error:
         raise refusal(f"a graph that does not run ({_one_line(error)})") from None
@@ -980,12 +768,12 @@ def _numbered(op: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if value not in conv.NUMBERS:
-        raise _Refusal(f"method {value!r} of {op}, which is not one it has", "Use the striate it was frozen with.")
+        raise Refusal(f"method {value!r} of {op}, which is not one it has", "Use the striate it was frozen with.")
     return conv.NUMBERS[value]
 
 
 def _decoded(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> Graph:
-    """Raises _Refusal for an operator or a method that it does not have, and whatever comes for what no graph has."""
+    """Raises Refusal for an operator or a method that it does not have, and whatever comes for what no graph has."""
     graph = Graph()
     known: list[Node] = []
     constants: dict[str, Node] = {}
@@ -1017,10 +805,10 @@ def _decoded(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> Graph:
     for one in metadata["nodes"]:
         args, kwargs = read(one["args"]), {str(key): read(value) for key, value in one["kwargs"].items()}
         node = Node(str(one["op"]), args, kwargs, shape_of(one["shape"]), name=str(one["name"]))
-        if node.op not in ARGUMENTS and _operator(node.op) is None:
-            raise _Refusal(f"operator {node.op!r}, which is not one it runs", "Use the striate and torch it was frozen with.")
+        if node.op not in ARGUMENTS and (operator_of(node.op) is None or draws(node)):
+            raise Refusal(f"operator {node.op!r}, which is not one it runs", "Use the striate and torch it was frozen with.")
         if metadata["frozen"] == 1 and node.op in ("striate.conv.default", "striate.conv_input.default"):
-            node.args, node.kwargs = _walk(partial(_numbered, node.op), (node.args, node.kwargs))
+            node.args, node.kwargs = walk(partial(_numbered, node.op), (node.args, node.kwargs))
         if node.op in ARGUMENTS:
             wanted = ARGUMENTS[node.op]
             if node.args or node.kwargs.keys() != set(wanted) or not _is_constant(*(node.kwargs[k] for k in CONSTANTS if k in wanted)):
