@@ -1,6 +1,6 @@
 # make demo   a first look: sets up .venv, builds the native core, trains LeNet-5 on handwritten digits
 # make test   the same set-up with the test tools, then the suite: at most 6 GB of memory and 12 minutes on two cores
-# make nightly  the same set-up, then the tests that take longer or more memory: once before an issue is resolved
+# make nightly  the same set-up, then the tests that take longer or more memory: once before an issue is resolved; writes docs/ecosystem-networks.md
 # make bench  the benchmarks                  make asan   the native tests under AddressSanitizer, LeakSanitizer and UBSan
 # make lint   ruff and mypy                  make clean  forgets everything that was built
 .PHONY: demo test nightly bench asan lint clean
@@ -23,6 +23,8 @@ test: $(VENV)/.tested lint
 
 nightly: $(VENV)/.tested
 	$(BIN)/python -m pytest $(TWO) -m nightly -rs
+	$(BIN)/python -m pytest $(TWO) tests/test_published.py -k a_network  # the small ones, which are in the report too
+	$(BIN)/python tests/published.py
 
 bench: $(VENV)/.tested
 	$(BIN)/python benchmarks/run.py pool
@@ -54,7 +56,7 @@ $(VENV)/.installed: $(SOURCES) $(VENV)/.torch
 
 $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/pip install --quiet --no-build-isolation -e '.[test]'
-	$(BIN)/pip install --quiet --no-deps timm==1.0.31  # alone: it asks for torchvision, which needs another torch (tests/adapted.py)
+	$(BIN)/pip install --quiet --no-deps timm==1.0.31 pytorchcv==0.0.74 monai==1.6.1 einops==0.8.2  # alone: two ask for torchvision, which needs another torch (tests/adapted.py)
 	touch $@
 
 # A core of its own in build/asan: the installed one stays. Leaks fail it where the core made them: tests/leaks.py, which also says why

@@ -1,4 +1,4 @@
-"""timm, for tests. It imports torchvision, which needs another torch than ours: what it asks of it stands in while it is imported."""
+"""Other people's packages, for tests. Some import torchvision, which needs another torch than ours: what they ask of it stands in meanwhile."""
 
 from __future__ import annotations
 
@@ -53,11 +53,16 @@ def _standing_in() -> Iterator[None]:
             del sys.modules[name]
 
 
-def timm() -> Any:
-    """The package; where it is not installed, the test that asks is skipped."""
-    if importlib.util.find_spec("timm") is None:
-        pytest.skip("timm is not installed")
+def package(name: str) -> Any:
+    """A module of one of the packages; where the package is not installed, the test that asks is skipped."""
+    if importlib.util.find_spec(name.partition(".")[0]) is None:
+        pytest.skip(f"{name.partition('.')[0]} is not installed")
     if importlib.util.find_spec("torchvision") is not None:
-        return importlib.import_module("timm")
+        return importlib.import_module(name)
     with _standing_in():
-        return importlib.import_module("timm")
+        return importlib.import_module(name)
+
+
+def timm() -> Any:
+    """The package."""
+    return package("timm")
