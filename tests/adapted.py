@@ -1,4 +1,4 @@
-"""Other people's packages, for tests. Some import torchvision, which needs another torch than ours: what they ask of it stands in meanwhile."""
+"""Packages of networks, for tests. timm imports torchvision, which needs another torch than ours: what it asks of it stands in meanwhile."""
 
 from __future__ import annotations
 
