@@ -474,6 +474,7 @@ FORMS: dict[str, tuple[Callable[..., Any], str]] = {
     "Variable": (lambda m, x: Variable(m.a(x)) + Variable(m.a.bias).view(-1, 1, 1), f"{SIZE}Variable data has to be a tensor, but got _Proxy"),
     "alias": (lambda m, x: torch.ops.aten.alias(m.a(x)).relu(), FOLDS),
     "a tensor of numbers": (lambda m, x: m.a(x) * torch.tensor(2.0) + torch.tensor([1.0, 2, 3, 4]).view(4, 1, 1), FOLDS),
+    "a matrix transposed": (lambda m, x: m.a(x).flatten(1) @ torch.linspace(-9, 9, 324 * 50).view(50, 324).sin().t(), FOLDS),
     "written into views": (written, FOLDS),
     "written by a mask": (masked, FOLDS),
     "new_zeros": (filled(lambda x: x.new_zeros(x.shape[0], 4, 9, 9)), FOLDS),

@@ -116,6 +116,9 @@ def _shorten(graph: Graph) -> None:
     _take_in_sums(graph)
     _take_in_clamps(graph)
     graph.drop_unused()
+    for constant in {source for node in graph.nodes for source in node.sources() if source.op == "constant"}:
+        if isinstance(constant.value, Tensor):  # as files hold it: a product with a transposed matrix has other bits
+            constant.value = constant.value.contiguous()
     for node in nodes_of(graph.output):
         if node.op == "constant":  # or the caller could write into it
             graph.nodes.append(Node("aten.clone.default", (node,), {}, node.shape, node.dtype, node.name))
