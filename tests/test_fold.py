@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import warnings
 from collections.abc import Callable
@@ -1081,3 +1082,21 @@ def test_the_report_is_an_aligned_table() -> None:
         "bn         left                               the model calls it 2 times",
         "1 folded, 1 left; largest difference 1.2e-07 where outputs reach 3.0e+00",
     ]
+
+
+class Misled(nn.Module):
+    """Of two ways it goes the wrong one in a trace: what it compares there is no number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 2, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.a(x)
+        return self.b(y if type(y) is not torch.Tensor else torch.cat((y, y), 1))
+
+
+def test_a_trace_that_does_not_run_is_refused_with_the_line_it_came_from() -> None:
+    line = inspect.getsourcelines(Misled.forward)[1] + 2
+    with pytest.raises(ArgumentError, match=rf"a model whose trace runs on the example, got RuntimeError.* \(at test_fold.py:{line}\)"):
+        fold(Misled().eval(), torch.randn(1, 1, 4, 4))

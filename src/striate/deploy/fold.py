@@ -301,8 +301,10 @@ class _Observer(fx.Interpreter):
         self.steps: dict[fx.Node, int] = {}
         self.overwritten: dict[fx.Node, int] = {}
         self.watched: dict[fx.Node, tuple[Tensor, int]] = {}
+        self.now = ""  # the node that runs
 
     def run_node(self, n: fx.Node) -> Any:
+        self.now = n.name
         if n.op == "call_module" and isinstance(self.root.get_submodule(str(n.target)), BATCH_NORMS):
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             x = args[0] if args else kwargs["input"]
@@ -327,6 +329,14 @@ class _Trace:
     calls: dict[str, list[fx.Node]] = field(default_factory=dict)  # from a module's name
 
 
+def _line_of(root: Module, inputs: int, name: str) -> str | None:
+    """The line of the model's code that a node came from: traced once more, with the stacks, which takes much longer."""
+    tracer = _Tracer(inputs)
+    tracer.record_stack_traces = True
+    told = next((node.stack_trace for node in tracer.trace(root).nodes if node.name == name), None) or ""
+    return source.of_stack(told.rpartition(", in trace\n")[2])  # without who called fold
+
+
 def _trace(model: Module, inputs: tuple[Tensor, ...]) -> _Trace:
     model = _copy(model)
     root, tracer = _Root(model), _Tracer(len(inputs))
@@ -343,7 +353,8 @@ def _trace(model: Module, inputs: tuple[Tensor, ...]) -> _Trace:
         try:
             observer.run(*(x.detach().clone() for x in inputs))
         except Exception as error:
-            raise ArgumentError(build("fold", "a model whose trace runs on the example", _one_line(error), do=do)) from error
+            got = f"{_one_line(error)}{source.at(_line_of(root, len(inputs), observer.now))}"
+            raise ArgumentError(build("fold", "a model whose trace runs on the example", got, do=do)) from error
     read |= {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     trace = _Trace(graph, observer.shapes, observer.steps, observer.overwritten, {name[PREFIX:] for name in read})
     for node in graph.nodes:
