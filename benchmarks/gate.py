@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import statistics
 import timeit
-from pathlib import Path
 
 import torch
 
+from striate.diagnostics.profile import processor
 from striate.ops import gate
 
 
@@ -24,8 +24,7 @@ def nanoseconds(call: str, names: dict[str, object]) -> float:
 
 
 def main() -> None:
-    told = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    print(told[0].partition(":")[2].strip() if told else "unknown processor", f"torch {torch.__version__}")
+    print(f"{processor()}, torch {torch.__version__}")
     x, w, b = torch.ones(2, 3, 4, 4), torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
     for count, given in ((1, "x"), (3, "x, w, b"), (5, "x, w, b, w, b")):
         found = [nanoseconds(f"f({given})", {"f": f, "x": x, "w": w, "b": b}) for f in (gate.closed, nothing)]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
 import statistics
 import sys
@@ -27,6 +26,7 @@ import torch
 
 import striate
 from striate.allocator import tune_allocator
+from striate.diagnostics.profile import processor
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from samples import BENCHMARKS, Benchmark, channels_last
@@ -160,13 +160,6 @@ def line(row: dict[str, Any]) -> str:
         f"{row['kept_bytes'] / max(1, row['kept_bytes_torch']):.2f} | {row['max_error']:.0e} |"
     )
 
-
-def processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor()
-    return next((part.split(":")[1].strip() for part in text.splitlines() if part.startswith("model name")), platform.machine())
 
 
 def main() -> int:

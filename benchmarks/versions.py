@@ -1,6 +1,7 @@
 """Two versions of striate in one run: ``python benchmarks/versions.py OLD``, OLD being the python of another checkout's environment.
 
-A step of training, and a call under ``torch.no_grad``, of whole networks, accelerated, from images in planes order and in channels_last:
+A step of training, and a call under ``torch.no_grad``, of whole networks, accelerated, and a call of them frozen, from images in planes
+order and in channels_last:
 of ``striate.models``, named "plain" of torch's layers with a ``forward`` of their own (plain.py), and named "convolutions" of two 3×3
 convolutions of the image's channels, a global average and a classifier. The new version runs as
 ``accelerate(model, memory_format=torch.channels_last)`` ("new") and as ``accelerate(model)`` ("default"); before there was this choice,
@@ -21,7 +22,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 CASES: dict[str, tuple[int, ...]] = {
@@ -39,7 +39,7 @@ CASES: dict[str, tuple[int, ...]] = {
 LEAST_SECONDS = 0.25
 
 
-def call_of(name: str, training: bool, last: bool, asked: bool) -> Callable[[], Any]:
+def call_of(name: str, mode: str, last: bool, asked: bool) -> Callable[[], Any]:
     import torch
     import torch.nn.functional as F
     from plain import NETWORKS
@@ -58,10 +58,12 @@ def call_of(name: str, training: bool, last: bool, asked: bool) -> Callable[[], 
     else:
         model = NETWORKS[network]() if kind else getattr(models, network)()
     choice = {"memory_format": torch.channels_last} if asked and "memory_format" in inspect.signature(striate.accelerate).parameters else {}
-    model = striate.accelerate(model, **choice).train(training)
+    model = striate.accelerate(model, **choice).train(mode == "train")
     x = torch.randn(CASES[name])
     x = x.contiguous(memory_format=torch.channels_last) if last else x
-    if not training:
+    if mode == "frozen":
+        model = striate.freeze(model, x)
+    if mode != "train":
 
         def infer() -> Any:
             with torch.no_grad():
@@ -102,8 +104,9 @@ def main() -> None:
     parser.add_argument("--only", default="", help="networks whose name contains this")
     options = parser.parse_args()
     pythons = {"old": options.old, "new": sys.executable, "default": sys.executable, "again": sys.executable}
-    told = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    print(told[0].partition(":")[2].strip() if told else "unknown processor", "\n")
+    from striate.diagnostics.profile import processor  # not at the top: the old version's may not have it
+
+    print(processor(), "\n")
     print("| network | input | images | | old ms | new ms | spread | old / new | old / default | A/A |\n" + "|---" * 10 + "|")
     for name, shape in CASES.items():
         if options.only not in name:
@@ -112,20 +115,20 @@ def main() -> None:
             who: subprocess.Popen([python, __file__, "--work"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             for who, python in pythons.items()
         }
-        for training in (True, False):
+        for mode in ("train", "infer", "frozen"):
             for last in (False, True):
                 times: dict[str, list[float]] = {who: [] for who in workers}
                 for number in range(options.rounds + 1):
                     for who in random.sample(list(workers), len(workers)):
                         worker: Any = workers[who]
-                        worker.stdin.write(json.dumps([name, training, last, who != "default"]) + "\n")
+                        worker.stdin.write(json.dumps([name, mode, last, who != "default"]) + "\n")
                         worker.stdin.flush()
                         ms = float(worker.stdout.readline())
                         if number > 0:  # the first builds the network
                             times[who].append(ms)
                 middle = {who: statistics.median(some) for who, some in times.items()}
                 low, _, high = statistics.quantiles(times["new"], n=4)
-                row = [name, "×".join(map(str, shape)), "channels_last" if last else "planes", "train" if training else "infer"]
+                row = [name, "×".join(map(str, shape)), "channels_last" if last else "planes", mode]
                 row += [f"{middle['old']:.2f}", f"{middle['new']:.2f}", f"{(high - low) / middle['new']:.0%}"]
                 row += [f"{middle['old'] / middle[who]:.2f}" for who in ("new", "default")] + [f"{middle['again'] / middle['new']:.2f}"]
                 print("| " + " | ".join(row) + " |", flush=True)

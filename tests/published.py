@@ -5,8 +5,8 @@ its own arguments: few blocks, narrow, small images; what counts here is which o
 
 The steps, in order: ``evaluation`` and ``training`` of the accelerated network against float64, ``copied``, ``pickled`` and
 ``exported``, ``restored``, and of the restored one ``frozen``, ``folded`` and ``inspected``. ``refused`` of a :class:`Network` has the
-steps that cannot be taken, with words of the error that tells so: of ``pickled`` and ``exported`` the plain network's. ``faults`` has
-the steps that fail where they should not, with what is wrong. A step that begins to work has to leave the table.
+steps that cannot be taken, with words of the error that tells so: of ``pickled`` and ``exported`` the plain network's. A step
+that begins to work has to leave the table.
 
 How near float64 is near enough? An error is a tensor's distance from the one computed in float64, in parts of its root mean square,
 
@@ -37,7 +37,6 @@ import json
 import math
 import os
 import pickle
-import platform
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -54,6 +53,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 import striate
 from striate import text
 from striate.deploy import freeze
+from striate.diagnostics.profile import processor
 from striate.errors import ArgumentError
 from striate.nn import swap
 
@@ -85,7 +85,6 @@ class Network(NamedTuple):
     arguments: dict[str, Any]
     small: bool  # runs with every test, not only with `make nightly`
     refused: dict[str, str]  # step: words of the error that refuses it
-    faults: dict[str, str]  # step: what is wrong with striate there
 
     @property
     def id(self) -> str:
@@ -120,10 +119,9 @@ def _network(
     *,
     small: bool = False,
     refused: dict[str, str] | None = None,
-    faults: dict[str, str] | None = None,
     **arguments: Any,
 ) -> Network:
-    return Network(source, name, inputs, arguments, small, refused or {}, faults or {})
+    return Network(source, name, inputs, arguments, small, refused or {})
 
 
 # What torch.fx says of a forward that asks values or sizes, and of one that goes through them; and torch.export of one that asks values.
@@ -599,22 +597,21 @@ def take_all(network: Network) -> dict[str, Any]:
     """Every step. Returns the report's row, and leaves it in build/published."""
     ROWS.mkdir(parents=True, exist_ok=True)
     case = start(network)
-    assert network.refused.keys() <= REFUSALS.keys() and network.faults.keys() <= {step.__name__ for step in STEPS}
+    assert network.refused.keys() <= REFUSALS.keys()
     for step in STEPS:
         name = step.__name__
-        words = (network.refused | network.faults).get(name)
+        words = network.refused.get(name)
         if words is None:
             step(case)
             continue
-        kind = REFUSALS[name] if name in network.refused else Exception
         try:
             step(case)
-        except kind as error:
+        except REFUSALS[name] as error:
             told = " ".join(str(error).split())
         else:
             raise AssertionError(f"{name} of {network.id} works now: take {words!r} out of the table")
-        assert name in network.faults or words in told, f"{network.id} is refused with other words: {told}"
-        case.row[name] = words if name in network.refused else f"A fault of striate's: {words}"
+        assert words in told, f"{network.id} is refused with other words: {told}"
+        case.row[name] = words
     (ROWS / f"{network.id}.json").write_text(json.dumps(case.row))
     return case.row
 
@@ -657,7 +654,7 @@ def report(rows: list[dict[str, Any]]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     versions = {row["network"].partition(" ")[0]: row["version"] for row in rows}
     packages = ", ".join(f"{source} {version}" for source, version in versions.items())
-    machine = f"{platform.machine()}, {striate.native_info()['isa']}"
+    machine = f"{processor()}, {striate.native_info()['isa']}"
     page = HEAD.format(count=len(rows), packages=packages, machine=machine) + "\n".join(lines) + "\n"
     return page + "".join(f"\n{number}. {words.removeprefix('got ')}" for words, number in notes.items()) + "\n"
 

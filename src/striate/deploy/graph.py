@@ -19,7 +19,6 @@ from .._torch import OpOverloadPacket
 __all__ = ["ARGUMENTS", "CONSTANTS", "FUSED_CONV", "FUSED_LINEAR", "FUSED_NORM", "SIZES", "Graph", "Node", "Refusal"]
 
 
-
 @dataclass(eq=False)
 class Node:
     """One value: an input, a constant, or what an operator makes of the nodes and numbers in ``args`` and ``kwargs``."""

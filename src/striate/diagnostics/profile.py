@@ -266,7 +266,7 @@ def profile(
         backward=backward,
         rounds=rounds,
         threads=torch.get_num_threads(),
-        machine={"processor": _processor(), **{name: str(info[name]) for name in ("isa", "torch", "striate", "python")}},
+        machine={"processor": processor(), **{name: str(info[name]) for name in ("isa", "torch", "striate", "python")}},
         copy_gb_per_s=rates.bytes_per_ms / 1e6,
         gemm_gflops=2 * rates.macs_per_ms / 1e6,
         forward_ms=statistics.median(step[0] for step in steps) / 1e6,
@@ -773,9 +773,14 @@ def _interrupted() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
-def _processor() -> str:
+def processor() -> str:
+    """This machine's, with what tells its kinds apart: ``AMD EPYC, family 25 model 1``."""
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    return next((part.split(":")[1].strip() for part in text.splitlines() if part.startswith("model name")), platform.machine())
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    if "model name" not in told:
+        return platform.machine()
+    kind = f", family {told['cpu family']} model {told['model']}" if {"cpu family", "model"} <= told.keys() else ""
+    return told["model name"] + kind
