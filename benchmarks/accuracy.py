@@ -1,13 +1,14 @@
-"""How many digits are kept: by the norms far from zero, `python benchmarks/accuracy.py norm`; by the convolutions' methods, `… conv`.
+"""How many digits are kept: by the norms far from zero, `python benchmarks/accuracy.py norm`; by the convolutions'
+methods, `… conv`.
 
-Norms: x has standard deviation 1 around a mean of 0, 10, 1000 and 10000, in float32. Each row is the largest error of y and of dx
-against the same formula in float64, in units of the largest value, for striate and torch in both memory orders. The last
-column is the best that float32 can do: every quantity right in float64 and rounded once to float32 where an operator must
-store or combine it (the mean as a pair of floats, x - μ, 1/σ, x̂, the products).
+Norms: x has standard deviation 1 around a mean of 0, 10, 1000 and 10000, in float32. Each row is the largest error of y
+and of dx against the same formula in float64, in units of the largest value, for striate and torch in both memory
+orders. The last column is the best that float32 can do: every quantity right in float64 and rounded once to float32
+where an operator must store or combine it (the mean as a pair of floats, x - μ, 1/σ, x̂, the products).
 
-Convolutions: x is what follows a ReLU, weights are as He et al. draw them, dy is normal; 28×28 places, as many filters as channels. Each
-row is the root mean square of the error against float64, over that of the truth, in units of 1e-7; "largest" is the largest error
-over the same.
+Convolutions: x is what follows a ReLU, weights are as He et al. draw them, dy is normal; 28×28 places, as many filters
+as channels. Each row is the root mean square of the error against float64, over that of the truth, in units of 1e-7;
+"largest" is the largest error over the same.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ def rows() -> list[tuple[str, float, str, list[float]]]:
             x, dy = mean + torch.randn(SHAPE), torch.randn(SHAPE)
             size = SHAPE[1:] if kind == "layer" else SHAPE[1:2]
             weight, bias = 0.5 + torch.rand(size), torch.randn(size)
-            exact = passes(lambda t, k=kind, w=weight, b=bias: call(k, F, t, w.double(), b.double()), x.double(), dy.double())
+            exact = passes(
+                lambda t, k=kind, w=weight, b=bias: call(k, F, t, w.double(), b.double()), x.double(), dy.double()
+            )
             found = []
             with prefer("native"):
                 for functions in (S, F):
@@ -88,7 +91,9 @@ def rows() -> list[tuple[str, float, str, list[float]]]:
 
 
 def conv_rows() -> Iterator[tuple[str, str, int, list[float]]]:
-    """Method, taps, channels, and of each map the error's root mean square and its largest value, over the truth's root mean square."""
+    """Method, taps, channels, and of each map the error's root mean square and its largest value, over the truth's root
+    mean square.
+    """
     for method, size in (("torch", 3), ("winograd_2x2", 3), ("winograd_4x4", 3), ("torch", 5), ("winograd_2x2", 5)):
         for channels in (16, 64, 256, 512):
             torch.manual_seed(0)
@@ -112,7 +117,10 @@ def main() -> int:
     if parser.parse_args().family == "conv":
         print("| method | taps | channels | y | largest | dx | largest | dw | largest |\n" + "|---" * 9 + "|")
         for method, taps, channels, numbers in conv_rows():
-            print(f"| {method} | {taps} | {channels} | " + " | ".join(f"{n * 1e7:.1f}" for n in numbers) + " |", flush=True)
+            print(
+                f"| {method} | {taps} | {channels} | " + " | ".join(f"{n * 1e7:.1f}" for n in numbers) + " |",
+                flush=True,
+            )
         return 0
     print("| norm | mean/σ | of | striate NCHW | striate NHWC | torch NCHW | torch NHWC | best float32 |")
     print("|---" * 8 + "|")

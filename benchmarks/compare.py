@@ -1,7 +1,8 @@
 """Two results of run.py side by side: `python benchmarks/compare.py OLD.json NEW.json`.
 
-Times of two runs do not compare, the machine has changed its mood between them; ratios to torch in one run do. Prints the rows
-whose ratio to the better of torch's layouts changed by more than --percent, worst first; exits 1 if any became slower.
+Times of two runs do not compare, the machine has changed its mood between them; ratios to torch in one run do. Prints
+the rows whose ratio to the better of torch's layouts changed by more than --percent, worst first; exits 1 if any became
+slower.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from typing import Any
 def ratios(path: Path) -> dict[str, float]:
     rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"]
     return {
-        f"{r['op']} {r['arguments']} {r['shape']} {r['layout']} {r['pass']}": min(r["eager_nchw_ms"], r["eager_nhwc_ms"]) / r["striate_ms"]
+        f"{r['op']} {r['arguments']} {r['shape']} {r['layout']} {r['pass']}": min(
+            r["eager_nchw_ms"], r["eager_nhwc_ms"]
+        )
+        / r["striate_ms"]
         for r in rows
     }
 

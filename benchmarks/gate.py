@@ -1,4 +1,5 @@
-"""What asking the gate costs a call: ``python benchmarks/gate.py``; at most 1 µs for three tensors and 1.3 µs for five are meant.
+"""What asking the gate costs a call: ``python benchmarks/gate.py``; at most 1 µs for three tensors and 1.3 µs for five
+are meant.
 
 Medians of 15 turns of 100,000 calls each, beside a call of a function that does nothing.
 """

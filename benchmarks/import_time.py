@@ -1,9 +1,10 @@
 """What importing striate adds to importing torch: `python benchmarks/import_time.py`.
 
-Each contestant is a process of its own that times `import torch` and then its own import. They run in turn, in an order shuffled anew each
-round; medians are reported. The share is the median over processes of what the import added to that process' `import torch`; A/A is
-`import torch` of the row over `import torch` of the first, which shows the noise. The round before the first is not counted: in it
-the bytecode is written, as it is for every package that pip installs. What Python's garbage collector does in between is part of it.
+Each contestant is a process of its own that times `import torch` and then its own import. They run in turn, in an order
+shuffled anew each round; medians are reported. The share is the median over processes of what the import added to that
+process' `import torch`; A/A is `import torch` of the row over `import torch` of the first, which shows the noise. The
+round before the first is not counted: in it the bytecode is written, as it is for every package that pip installs. What
+Python's garbage collector does in between is part of it.
 """
 
 from __future__ import annotations
@@ -74,9 +75,13 @@ def measure(rounds: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=11, help="processes of each contestant, at least 7 (default %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=11, help="processes of each contestant, at least 7 (default %(default)s)"
+    )
     where = RESULTS / "import_time.json"
-    parser.add_argument("--json", type=Path, default=where, help="where to write the rows (default benchmarks/results/import_time.json)")
+    parser.add_argument(
+        "--json", type=Path, default=where, help="where to write the rows (default benchmarks/results/import_time.json)"
+    )
     options = parser.parse_args()
     if options.rounds < 7:
         parser.error(f"a median of fewer than 7 rounds says little, got --rounds {options.rounds}")
@@ -85,9 +90,20 @@ def main() -> None:
     print("| import | import torch ms | spread | A/A | added ms | share |\n|---|---|---|---|---|---|")
     for row in rows:
         added = (f"{row['added_ms']:.1f}", f"{row['added_share']:.1%}") if STATEMENTS[row["import"]] else ("", "")
-        cells = (row["import"], f"{row['torch_ms']:.0f}", f"{row['torch_spread']:.0%}", f"{row['ratio_a_a']:.2f}", *added)
+        cells = (
+            row["import"],
+            f"{row['torch_ms']:.0f}",
+            f"{row['torch_spread']:.0%}",
+            f"{row['ratio_a_a']:.2f}",
+            *added,
+        )
         print(f"| {' | '.join(cells)} |")
-    told = {"command": "python benchmarks/import_time.py", "processor": processor(), "torch": torch.__version__, "rounds": options.rounds}
+    told = {
+        "command": "python benchmarks/import_time.py",
+        "processor": processor(),
+        "torch": torch.__version__,
+        "rounds": options.rounds,
+    }
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(told | {"rows": rows}, indent=1) + "\n")
 

@@ -1,8 +1,9 @@
 """How long inspecting a network takes, and how much memory: `python benchmarks/inspection.py`.
 
-Against torchinfo, which runs the model in earnest (`pip install torchinfo`), in one process, interleaved; medians and spread. The first
-inspection of a process also imports what torch traces with and is told apart. Memory is the most that is held at once beyond the model,
-measured in a process of its own for each (Linux). At the end, once each, what is too large to be gone through.
+Against torchinfo, which runs the model in earnest (`pip install torchinfo`), in one process, interleaved; medians and
+spread. The first inspection of a process also imports what torch traces with and is told apart. Memory is the most that
+is held at once beyond the model, measured in a process of its own for each (Linux). At the end, once each, what is too
+large to be gone through.
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ from run import medians_ms
 import striate
 from striate.analysis import inspect
 
-CASES = {"lenet5": (1, 1, 28, 28), "resnet50": (1, 3, 224, 224), "mobilenet_v2": (1, 3, 224, 224), "convnext_tiny": (1, 3, 224, 224)}
+CASES = {
+    "lenet5": (1, 1, 28, 28),
+    "resnet50": (1, 3, 224, 224),
+    "mobilenet_v2": (1, 3, 224, 224),
+    "convnext_tiny": (1, 3, 224, 224),
+}
 
 
 def torchinfo_of(name: str) -> Any:
@@ -43,8 +49,12 @@ def large() -> dict[str, Any]:
     from striate.analysis.explain import explain
     from striate.models.resnet import Bottleneck, _resnet, _stem
 
-    audio = nn.Sequential(nn.Conv1d(1, 4, 9, stride=4), nn.ReLU(), nn.MaxPool1d(4), nn.Conv1d(4, 4, 3), nn.AdaptiveAvgPool1d(1))
-    enlarged = nn.Sequential(*[nn.Sequential(nn.Upsample(scale_factor=1.3, mode="bilinear"), nn.Conv2d(1, 1, 3, padding=1))] * 12)
+    audio = nn.Sequential(
+        nn.Conv1d(1, 4, 9, stride=4), nn.ReLU(), nn.MaxPool1d(4), nn.Conv1d(4, 4, 3), nn.AdaptiveAvgPool1d(1)
+    )
+    enlarged = nn.Sequential(
+        *[nn.Sequential(nn.Upsample(scale_factor=1.3, mode="bilinear"), nn.Conv2d(1, 1, 3, padding=1))] * 12
+    )
     with torch.device("meta"):
         resnet = _resnet(_stem(3), Bottleneck, [64, 128, 256, 512], [3, 8, 36, 3], 1000)
     return {
@@ -84,7 +94,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="at least 7 (default %(default)s)")
     where = Path(__file__).parent / "results" / "inspection.json"
-    parser.add_argument("--json", type=Path, default=where, help="where to write the rows (default benchmarks/results/inspection.json)")
+    parser.add_argument(
+        "--json", type=Path, default=where, help="where to write the rows (default benchmarks/results/inspection.json)"
+    )
     options = parser.parse_args()
     start = time.perf_counter()
     ours_of("lenet5")()
@@ -114,7 +126,12 @@ def main() -> None:
         start = time.perf_counter()
         run()
         print(f"{name:<40}{(time.perf_counter() - start) * 1e3:>8.0f} ms, once")
-    told = {"command": "python benchmarks/inspection.py", "torch": torch.__version__, "first_ms": first_ms, "rows": rows}
+    told = {
+        "command": "python benchmarks/inspection.py",
+        "torch": torch.__version__,
+        "first_ms": first_ms,
+        "rows": rows,
+    }
     options.json.write_text(json.dumps(told, indent=1) + "\n")
 
 

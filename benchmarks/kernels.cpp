@@ -1,5 +1,6 @@
-// Times the convolution kernels of several versions against each other: kernels.py builds it, with each version's kernels in a namespace of
-// its own and their names in VERSIONS. One thread; every call gets the same memory, so that no version has luck with its pages.
+// Times the convolution kernels of several versions against each other: kernels.py builds it, with each version's
+// kernels in a namespace of its own and their names in VERSIONS. One thread; every call gets the same memory, so that
+// no version has luck with its pages.
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -67,15 +68,16 @@ int main(int arguments, char** argument) {
   };
   std::vector<Case> cases;
   for (bool last : {true, false})
-    for (const Case& c :
-         {Case{1, 32, 56, last}, Case{1, 64, 56, last}, Case{4, 64, 28, last}, Case{1, 128, 28, last}, Case{2, 256, 14, last}})
+    for (const Case& c : {Case{1, 32, 56, last}, Case{1, 64, 56, last}, Case{4, 64, 28, last}, Case{1, 128, 28, last},
+                          Case{2, 256, 14, last}})
       cases.push_back(c);
   for (const Case& c : cases)
     for (const char* pass : {"forward", "input", "weight"}) {
       const Axis one = {1, 1, 1, 1, 1, 0, 0}, axis = {c.size, c.size, 3, 1, 1, 1, 1};
       ConvShape shape = {{one, axis, axis}, c.batch, c.channels, c.channels, 1, c.channels_last};
       const int64_t values = c.batch * c.channels * c.size * c.size, weights = 9 * c.channels * c.channels;
-      float *x = reinterpret_cast<float*>(memory), *dy = x + values, *y = dy + values, *w = y + values, *dw = w + weights;
+      float *x = reinterpret_cast<float*>(memory), *dy = x + values, *y = dy + values, *w = y + values,
+            *dw = w + weights;
       std::mt19937 random(0);
       std::normal_distribution<float> normal;
       for (int64_t i = 0; i < values; ++i) x[i] = std::max(0.f, normal(random)), dy[i] = normal(random);
@@ -96,7 +98,8 @@ int main(int arguments, char** argument) {
           if (turn > 0) seconds[i].push_back(took.count());  // the first is to warm up
         }
       }
-      std::printf("%s,%d,%d,%d,%s", pass, int(c.batch), int(c.channels), int(c.size), c.channels_last ? "channels_last" : "planes");
+      std::printf("%s,%d,%d,%d,%s", pass, int(c.batch), int(c.channels), int(c.size),
+                  c.channels_last ? "channels_last" : "planes");
       for (std::vector<double>& of : seconds) {
         std::nth_element(of.begin(), of.begin() + of.size() / 2, of.end());
         std::printf(",%.9f", of[of.size() / 2]);

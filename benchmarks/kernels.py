@@ -1,11 +1,14 @@
-"""Winograd's kernels of this tree against those of an older commit: ``python benchmarks/kernels.py COMMIT``, in a git checkout.
+"""Winograd's kernels of this tree against those of an older commit: ``python benchmarks/kernels.py COMMIT``, in a git
+checkout.
 
-3×3 convolutions of padding 1, in both memory orders, on one thread: forward, and the gradients by the input and by the weight. Both
-versions are compiled into one program (kernels.cpp), the older one twice for an A/A column. They compute on the same memory in turns
-shuffled anew, so that what is small can be told: separate processes differ by up to a tenth through where their pages lie. So do equal
-loops through where they lie in the code: there are three programs, in which each version is linked first, second and last. Told are
-medians over the turns, their mean over the programs, and the older version's over this tree's (below 1: this tree is slower).
-The commit must have the same ``ConvShape`` and ``ConvKernels`` (csrc/kernels/conv.h), or it does not compile.
+3×3 convolutions of padding 1, in both memory orders, on one thread: forward, and the gradients by the input and by the
+weight. Both versions are compiled into one program (kernels.cpp), the older one twice for an A/A column. They compute
+on the same memory in turns shuffled anew, so that what is small can be told: separate processes differ by up to a tenth
+through where their pages lie. So do equal
+loops through where they lie in the code: there are three programs, in which each version is linked first, second and
+last. Told are medians over the turns, their mean over the programs, and the older version's over this tree's (below 1:
+this tree is slower). The commit must have the same ``ConvShape`` and ``ConvKernels`` (csrc/kernels/conv.h), or it does
+not compile.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ VECTORS = {
 
 def build(commit: str, isa: str, folder: Path) -> list[Path]:
     """The programs, with namespaces ``old``, ``again`` and ``tree``."""
-    archive = subprocess.run(["git", "-C", str(ROOT), "archive", commit, "csrc"], check=True, capture_output=True).stdout
+    archive = subprocess.run(
+        ["git", "-C", str(ROOT), "archive", commit, "csrc"], check=True, capture_output=True
+    ).stdout
     subprocess.run(["tar", "-x", "-C", str(folder)], input=archive, check=True)
     objects: dict[str, list[str]] = {}
     for version, csrc in (("old", folder / "csrc"), ("again", folder / "csrc"), ("tree", ROOT / "csrc")):
@@ -61,17 +66,25 @@ def main() -> None:
     seconds: dict[str, list[list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for program in build(arguments.commit, isa, Path(folder)):
-            told = subprocess.run([str(program), str(arguments.turns)], check=True, capture_output=True, text=True).stdout
+            told = subprocess.run(
+                [str(program), str(arguments.turns)], check=True, capture_output=True, text=True
+            ).stdout
             for line in told.splitlines():
                 *case, old, again, new = line.split(",")
                 seconds.setdefault(",".join(case), []).append([float(old), float(again), float(new)])
-    print(f"{'map':8} {'batch':>5} {'channels':>8} {'size':>4} {'memory order':13} {'ms before':>9} {'A/A':>6} {'old/new':>7}")
+    print(
+        f"{'map':8} {'batch':>5} {'channels':>8} {'size':>4} {'memory order':13} {'ms before':>9} {'A/A':>6} "
+        f"{'old/new':>7}"
+    )
     ratios: dict[str, list[tuple[float, float]]] = {}
     for case, of_programs in seconds.items():
         name, batch, channels, size, order = case.split(",")
         old, again, new = (statistics.mean(of) for of in zip(*of_programs, strict=True))
         ratios.setdefault(name, []).append((old / again, old / new))
-        print(f"{name:8} {batch:>5} {channels:>8} {size:>4} {order:13} {old * 1e3:9.3f} {old / again:6.3f} {old / new:7.3f}")
+        print(
+            f"{name:8} {batch:>5} {channels:>8} {size:>4} {order:13} {old * 1e3:9.3f} {old / again:6.3f} "
+            f"{old / new:7.3f}"
+        )
     for name, of in ratios.items():
         same, faster = (statistics.median(column) for column in zip(*of, strict=True))
         print(f"{name}: median A/A {same:.3f}, old/new {faster:.3f}")

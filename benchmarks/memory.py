@@ -1,7 +1,9 @@
-"""Peak memory of a locally connected layer, forward and backward, against unfold and einsum: `python benchmarks/memory.py` (Linux).
+"""Peak memory of a locally connected layer, forward and backward, against unfold and einsum: `python
+benchmarks/memory.py` (Linux).
 
-What the process holds at most beyond what it held before, each formulation in a process of its own after a tiny call of it, so that
-memory which kernels take for themselves counts too. "Beyond the gradients" leaves out dx and the weight's gradient, which both return.
+What the process holds at most beyond what it held before, each formulation in a process of its own after a tiny call of
+it, so that memory which kernels take for themselves counts too. "Beyond the gradients" leaves out dx and the weight's
+gradient, which both return.
 """
 
 from __future__ import annotations
@@ -65,12 +67,16 @@ def main() -> int:
     if options.only:
         print(*measure(int(options.only[0]), options.only[1]))
         return 0
-    print("| shape | filters, taps | striate MB | unfold MB | ratio | ratio beyond the gradients |\n|---|---|---|---|---|---|")
+    print(
+        "| shape | filters, taps | striate MB | unfold MB | ratio | ratio beyond the gradients "
+        "|\n|---|---|---|---|---|---|"
+    )
     for number, case in enumerate(CASES):
         (ours, gradients), (theirs, _) = (peak_bytes(number, one) for one in FORMULATIONS)
         shape, a = "×".join(map(str, case.sample.shape)), case.sample.arguments
         print(
-            f"| {shape} | {a['filters']}, {a['size']}×{a['size']} | {ours / 1e6:.1f} | {theirs / 1e6:.1f} | {theirs / ours:.1f} | "
+            f"| {shape} | {a['filters']}, {a['size']}×{a['size']} | {ours / 1e6:.1f} | {theirs / 1e6:.1f} | "
+            f"{theirs / ours:.1f} | "
             f"{(theirs - gradients) / (ours - gradients):.1f} |"
         )
     return 0

@@ -1,21 +1,25 @@
-"""Times whole networks against what else runs them, in one run: `python benchmarks/networks.py train` (or infer, memory).
+"""Times whole networks against what else runs them, in one run: `python benchmarks/networks.py train` (or infer,
+memory).
 
-Every contestant has a process of its own, because how memory is kept is a setting of the process: torch's run as they come, "tuned" ones
-and striate call striate.tune_allocator first, so that a reader can tell kernels from memory. One process works at a time. Rounds go
-through the contestants in an order shuffled anew; a turn is one untimed call, then timed ones for at least a tenth of a second, of which
-the mean counts. Reported are medians over the rounds and their spread (interquartile range over median).
+Every contestant has a process of its own, because how memory is kept is a setting of the process: torch's run as they
+come, "tuned" ones and striate call striate.tune_allocator first, so that a reader can tell kernels from memory. One
+process works at a time. Rounds go through the contestants in an order shuffled anew; a turn is one untimed call, then
+timed ones for at least a tenth of a second, of which the mean counts. Reported are medians over the rounds and their
+spread (interquartile range over median).
 
-train   forward, cross-entropy, backward and SGD with momentum 0.9, from the same weights and images: first losses must agree to 1e-3.
-infer   one call in evaluation, of a network whose batch norms hold the statistics of a batch; the error is the largest difference from
+train   forward, cross-entropy, backward and SGD with momentum 0.9, from the same weights and images: first losses must
+agree to 1e-3. infer   one call in evaluation, of a network whose batch norms hold the statistics of a batch; the error
+is the largest difference from
         float64, in units of the output's root mean square.
-memory  the most that a training step has allocated at once, from the profiler's record (see benchmarks/memory.py). What kernels, torch's
+memory  the most that a training step has allocated at once, from the profiler's record (see benchmarks/memory.py). What
+kernels, torch's
         and striate's, keep to work in is not recorded: the peak of resident memory that train tells has it.
 
-Contestants: striate; torch's own layers, eager on NCHW and on NHWC, and compiled on NHWC; for inference also compiled with frozen weights,
-ONNX Runtime and OpenVINO, both in float32 on as many threads (`pip install -e '.[bench]'`). Each gets its images in the memory order it
-prefers. "best" is the fastest but striate and those tuned. A/A is torch eager on NHWC over itself. The limit is the arithmetic of direct
-convolution, its multiplications, times three in training, at the rate of a large product of matrices in the same rounds: a method with
-fewer multiplications may get past it.
+Contestants: striate; torch's own layers, eager on NCHW and on NHWC, and compiled on NHWC; for inference also compiled
+with frozen weights, ONNX Runtime and OpenVINO, both in float32 on as many threads (`pip install -e '.[bench]'`). Each
+gets its images in the memory order it prefers. "best" is the fastest but striate and those tuned. A/A is torch eager on
+NHWC over itself. The limit is the arithmetic of direct convolution, its multiplications, times three in training, at
+the rate of a large product of matrices in the same rounds: a method with fewer multiplications may get past it.
 """
 
 from __future__ import annotations
@@ -67,7 +71,8 @@ class Case(NamedTuple):
 
 
 class Contestant(NamedTuple):
-    """Who computes: "striate", "torch", or another package; with channels last in memory, compiled, with memory kept."""
+    """Who computes: "striate", "torch", or another package; with channels last in memory, compiled, with memory kept.
+    """
 
     who: str = "torch"
     last: bool = False
@@ -84,7 +89,9 @@ TRAIN = [
     Case("convnext_tiny", (8, 3, 112, 112)),
 ]
 MEMORY = [*TRAIN, Case("resnet18", (16, 3, 224, 224))]  # where activations weigh more than gradients
-INFER = [Case(network, (n, 3, 224, 224)) for network in ("resnet18", "resnet50", "vgg11_bn", "mobilenet_v2") for n in (1, 16)]
+INFER = [
+    Case(network, (n, 3, 224, 224)) for network in ("resnet18", "resnet50", "vgg11_bn", "mobilenet_v2") for n in (1, 16)
+]
 REFERENCE, OURS = "eager NHWC", "striate"
 TRAINERS = {
     "eager NCHW": Contestant(),
@@ -102,7 +109,7 @@ RUNNERS = {
 }
 
 
-# ------------------------------------------------------------------------------------------------- networks and contestants
+# --------------------------------------------------------------------------------------------- networks and contestants
 
 
 class ChannelsNorm(torch.nn.LayerNorm):
@@ -154,10 +161,12 @@ def trainer(case: Case, contestant: Contestant) -> Call:
         model = plain(model)
         if contestant.last:
             model = model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)  # the loss stays far from 0, and gradients from denormals
+    # the loss stays far from 0, and gradients from denormals
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
     called = model
     if contestant.compiled:
-        torch._inductor.config.fallback_random = True  # dropout as in eager mode, or the losses would differ; the time does not
+        # dropout as in eager mode, or the losses would differ; the time does not
+        torch._inductor.config.fallback_random = True
         called = torch.compile(model, dynamic=False)
     x, steps = images(case.shape, contestant.last), 0
     target = torch.randint(0, 10, (len(x),), generator=torch.Generator().manual_seed(2))
@@ -189,10 +198,16 @@ def runner(case: Case, contestant: Contestant, folder: Path) -> Call:
         import openvino
 
         # float32 has to be asked for: where the processor multiplies bfloat16 fast, that is the default
-        wishes = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        wishes = {
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+        }
         network = openvino.Core().compile_model(onnx_path(folder, case), "CPU", wishes)
         request = network.create_infer_request()
-        return lambda: torch.from_numpy(request.infer({0: x.numpy()}, share_inputs=True, share_outputs=True)[network.output(0)])
+        return lambda: torch.from_numpy(
+            request.infer({0: x.numpy()}, share_inputs=True, share_outputs=True)[network.output(0)]
+        )
     model = built(case.network).eval()
     model.load_state_dict(torch.load(state_path(folder, case)))
     if contestant.who == OURS:
@@ -245,13 +260,15 @@ def prepare(case: Case, folder: Path, export: bool) -> Tensor:
 
 
 def forward_macs(case: Case) -> int:
-    """Of convolutions and linear layers, for the batch; counted on two images, where torch's network also shows that it is torch's."""
+    """Of convolutions and linear layers, for the batch; counted on two images, where torch's network also shows that it
+    is torch's.
+    """
     with OnlyTorch(), FlopCounterMode(display=False) as counter, torch.no_grad():
         plain(built(case.network))(images((2, *case.shape[1:]), False))
     return counter.get_total_flops() // 4 * case.shape[0]  # two operations a MAC, two images
 
 
-# ------------------------------------------------------------------------------------------------- one process a contestant
+# --------------------------------------------------------------------------------------------- one process a contestant
 
 
 class Turn(NamedTuple):
@@ -269,7 +286,11 @@ def turn(call: Call) -> Turn:
         call()
         calls += 1
     after = resource.getrusage(resource.RUSAGE_SELF)
-    return Turn(seconds * 1e3 / calls, (after.ru_minflt - before.ru_minflt) / calls, (after.ru_stime - before.ru_stime) * 1e3 / calls)
+    return Turn(
+        seconds * 1e3 / calls,
+        (after.ru_minflt - before.ru_minflt) / calls,
+        (after.ru_stime - before.ru_stime) * 1e3 / calls,
+    )
 
 
 def resident_mb(which: str) -> float:
@@ -304,7 +325,9 @@ def work(pipe: Connection, make: Callable[..., Call], arguments: tuple[Any, ...]
 class Worker:
     """The driver's end of a contestant's process."""
 
-    def __init__(self, name: str, make: Callable[..., Call], arguments: tuple[Any, ...], threads: int, tuned: bool) -> None:
+    def __init__(
+        self, name: str, make: Callable[..., Call], arguments: tuple[Any, ...], threads: int, tuned: bool
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self.name = name
         self.pipe, theirs = context.Pipe()
@@ -335,7 +358,13 @@ class Worker:
 
 
 def measure(
-    case: Case, contestants: dict[str, Contestant], make: Callable[..., Call], more: tuple[Any, ...], passes: int, rounds: int, threads: int
+    case: Case,
+    contestants: dict[str, Contestant],
+    make: Callable[..., Call],
+    more: tuple[Any, ...],
+    passes: int,
+    rounds: int,
+    threads: int,
 ) -> dict[str, Any]:
     """A row: every contestant's medians, striate's ratios to them, and its share of the limit."""
     with ExitStack() as stack:
@@ -355,14 +384,18 @@ def measure(
         found: dict[str, dict[str, Any]] = {}
         for name, measured in turns.items():
             ms, spread = middle([one.ms for one in measured])
-            rest = {what: statistics.median(getattr(one, what) for one in measured) for what in ("page_faults", "system_ms")}
+            rest = {
+                what: statistics.median(getattr(one, what) for one in measured) for what in ("page_faults", "system_ms")
+            }
             found[name] = {"ms": ms, "spread": spread} | rest
         for name, worker in workers.items():
             found[name] |= worker.told | worker.stop()
     again, gemm = found.pop("again"), found.pop("gemm")
     ms = found[OURS]["ms"]
     macs, rate = forward_macs(case), GEMM_SIDE**3 / gemm["ms"]
-    best = min((name for name in found if name != OURS and not contestants[name].tuned), key=lambda name: found[name]["ms"])
+    best = min(
+        (name for name in found if name != OURS and not contestants[name].tuned), key=lambda name: found[name]["ms"]
+    )
     return {
         "network": case.network,
         "shape": list(case.shape),
@@ -395,7 +428,16 @@ def shape_text(row: dict[str, Any]) -> str:
 
 
 def times_head(names: list[str]) -> list[str]:
-    return ["network", "input", "striate ms", "spread", *(f"{n} ms (×)" for n in names if n != OURS), "× best", "A/A", "of limit"]
+    return [
+        "network",
+        "input",
+        "striate ms",
+        "spread",
+        *(f"{n} ms (×)" for n in names if n != OURS),
+        "× best",
+        "A/A",
+        "of limit",
+    ]
 
 
 def times_cells(row: dict[str, Any]) -> list[str]:
@@ -502,10 +544,16 @@ def main() -> int:
         (memory, MEMORY, "what a training step allocates"),
     ):
         sub = commands.add_parser(command.__name__, help=about, description=f"{about.capitalize()} of each network.")
-        sub.add_argument("--only", default="", help=f"networks and inputs whose name contains this, as {str(cases[0])!r}")
+        sub.add_argument(
+            "--only", default="", help=f"networks and inputs whose name contains this, as {str(cases[0])!r}"
+        )
         if command is not memory:
-            sub.add_argument("--rounds", type=int, default=11, help="turns of each contestant, at least 7 (default %(default)s)")
-        sub.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of every contestant (default %(default)s)")
+            sub.add_argument(
+                "--rounds", type=int, default=11, help="turns of each contestant, at least 7 (default %(default)s)"
+            )
+        sub.add_argument(
+            "--threads", type=int, default=torch.get_num_threads(), help="of every contestant (default %(default)s)"
+        )
         where = f"benchmarks/results/networks_{command.__name__}.json"
         sub.add_argument("--json", type=Path, help=f"where to write the rows (default {where}; with --only nowhere)")
         sub.set_defaults(command=command, all_cases=cases, rounds=11)
@@ -521,7 +569,11 @@ def main() -> int:
         k: info[k] for k in ("isa", "torch", "striate")
     }
     if options.command is infer:
-        machine |= {name: importlib.metadata.version(name) for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name)}
+        machine |= {
+            name: importlib.metadata.version(name)
+            for name in ("onnxruntime", "openvino")
+            if importlib.util.find_spec(name)
+        }
     print(", ".join(f"{name} {value}" for name, value in machine.items()) + "\n")
     rows = options.command(options)
     path = options.json or (None if options.only else RESULTS / f"networks_{options.command.__name__}.json")
@@ -531,7 +583,10 @@ def main() -> int:
         print(f"\n{len(rows)} rows in {path}")
     apart = [row["network"] for row in rows if not row.get("losses_agree", True)]
     if apart:
-        print(f"\nthe first losses of {', '.join(apart)} differ by more than {LOSS_TOLERANCE:g}: the contestants do not compute the same")
+        print(
+            f"\nthe first losses of {', '.join(apart)} differ by more than {LOSS_TOLERANCE:g}: the contestants do not "
+            "compute the same"
+        )
     return 1 if apart else 0
 
 

@@ -1,13 +1,13 @@
 """Times a family's kernels against torch's, in one run: `python benchmarks/run.py pool`.
 
 Each case is called in turn by every contestant, once untimed and once timed, over and over; medians are reported. The C
-library is told to keep freed memory: as it comes, glibc gives blocks of tens of megabytes back and faults them in again at a
-microsecond a page, whoever happens to call next, which is several times what any of these kernels takes
-(--allocator default shows it). The limit is the machine's copy bandwidth or, where it takes longer, the arithmetic of a large product
-of matrices, both measured in the same rounds.
-Contestants: striate on the row's layout, torch eager on NCHW and on NHWC, and torch eager on the row's layout again (A/A: its
-ratio to itself shows the noise). "kept" is what forward keeps
-for backward, over what torch keeps. The error is the largest against float64, in units of the largest value.
+library is told to keep freed memory: as it comes, glibc gives blocks of tens of megabytes back and faults them in again
+at a microsecond a page, whoever happens to call next, which is several times what any of these kernels takes
+(--allocator default shows it). The limit is the machine's copy bandwidth or, where it takes longer, the arithmetic of a
+large product of matrices, both measured in the same rounds.
+Contestants: striate on the row's layout, torch eager on NCHW and on NHWC, and torch eager on the row's layout again
+(A/A: its ratio to itself shows the noise). "kept" is what forward keeps for backward, over what torch keeps. The error
+is the largest against float64, in units of the largest value.
 """
 
 from __future__ import annotations
@@ -44,12 +44,14 @@ def middle(times: list[float]) -> tuple[float, float]:
 
 
 def medians_ms(contestants: dict[str, Call], rounds: int, before: Call | None = None) -> dict[str, tuple[float, float]]:
-    """The median of each contestant's times and their spread, interleaved, in an order shuffled anew. before: runs before each timed
-    call, where an untimed one of the contestant's own runs else."""
+    """The median of each contestant's times and their spread, interleaved, in an order shuffled anew. before: runs
+    before each timed call, where an untimed one of the contestant's own runs else.
+    """
     times: dict[str, list[float]] = {name: [] for name in contestants}
     order, chance = list(contestants.items()), random.Random(0)
     for _ in range(rounds):
-        chance.shuffle(order)  # or each would always inherit the same neighbour's cache: behind the copy, twice the time
+        # or each would always inherit the same neighbour's cache: behind the copy, twice the time
+        chance.shuffle(order)
         for name, call in order:
             (before or call)()
             start = time.perf_counter()
@@ -59,7 +61,11 @@ def medians_ms(contestants: dict[str, Call], rounds: int, before: Call | None = 
 
 
 def both_passes(
-    function: Callable[..., torch.Tensor], parameters: list[Any], x: torch.Tensor, dy: torch.Tensor, input_gradient: bool
+    function: Callable[..., torch.Tensor],
+    parameters: list[Any],
+    x: torch.Tensor,
+    dy: torch.Tensor,
+    input_gradient: bool,
 ) -> tuple[Call, Call]:
     x = x.detach().requires_grad_(input_gradient)
     wanted = [x, *parameters] if input_gradient else parameters
@@ -103,16 +109,27 @@ def measure(case: Benchmark, rounds: int) -> list[dict[str, Any]]:
         {"NHWC": channels_last} if x.dim() > 3 or not sample.function.startswith("layer") else {}
     )
     given = {name: (layout(x), layout(dy)) for name, layout in layouts.items()}
-    ours, theirs = ({name: both_passes(*one, *tensors, case.input_gradient) for name, tensors in given.items()} for one in ours_and_theirs)
+    ours, theirs = (
+        {name: both_passes(*one, *tensors, case.input_gradient) for name, tensors in given.items()}
+        for one in ours_and_theirs
+    )
     forward_bytes, backward_bytes = case.moved_bytes(x, dy)
-    kept = {name: [kept_bytes(function, tensors[0]) for function, _ in ours_and_theirs] for name, tensors in given.items()}
+    kept = {
+        name: [kept_bytes(function, tensors[0]) for function, _ in ours_and_theirs] for name, tensors in given.items()
+    }
     maps = (1, 3 if case.input_gradient else 2)  # products as large as the forward one
-    for k, (which, moved) in enumerate((("forward", forward_bytes), ("forward+backward", forward_bytes + backward_bytes))):
+    for k, (which, moved) in enumerate(
+        (("forward", forward_bytes), ("forward+backward", forward_bytes + backward_bytes))
+    ):
         contestants: dict[str, Call] = {"copy": lambda: target.copy_(source)}
         if case.macs:
             contestants["gemm"] = lambda: square @ square
         for name in layouts:
-            contestants |= {f"striate {name}": ours[name][k], f"eager {name}": theirs[name][k], f"again {name}": theirs[name][k]}
+            contestants |= {
+                f"striate {name}": ours[name][k],
+                f"eager {name}": theirs[name][k],
+                f"again {name}": theirs[name][k],
+            }
         got = medians_ms(contestants, rounds)
         bytes_per_ms = 2 * 4 * COPY_ELEMENTS / got["copy"][0]
         macs_per_ms = GEMM_SIDE**3 / got["gemm"][0] if case.macs else 1.0
@@ -154,22 +171,30 @@ HEADER = (  # of the table that is printed
 def line(row: dict[str, Any]) -> str:
     arguments = ", ".join(f"{k} {v}" for k, v in row["arguments"].items())
     return (
-        f"| {row['op']} {arguments} | {'×'.join(map(str, row['shape']))} | {row['layout']} | {row['pass']} | {row['striate_ms']:.3f} | "
+        f"| {row['op']} {arguments} | {'×'.join(map(str, row['shape']))} | {row['layout']} | {row['pass']} | "
+        f"{row['striate_ms']:.3f} | "
         f"{row['spread']:.0%} | {row['eager_nchw_ms']:.3f} | {row['eager_nhwc_ms']:.3f} | "
         f"{row['ratio_nchw']:.1f} | {row['ratio_nhwc']:.1f} | {row['ratio_a_a']:.2f} | {row['share_of_limit']:.0%} | "
         f"{row['kept_bytes'] / max(1, row['kept_bytes_torch']):.2f} | {row['max_error']:.0e} |"
     )
 
 
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("family", choices=sorted(BENCHMARKS))
     parser.add_argument("--only", default="", help="cases whose name contains this")
-    parser.add_argument("--rounds", type=int, default=11, help="timed calls of each contestant, at least 7 (default %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=11, help="timed calls of each contestant, at least 7 (default %(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default %(default)s")
-    parser.add_argument("--allocator", choices=["kept", "default"], default="kept", help="what free does (default %(default)s)")
-    parser.add_argument("--json", type=Path, help="where to write the rows (default benchmarks/results/FAMILY.json; with --only nowhere)")
+    parser.add_argument(
+        "--allocator", choices=["kept", "default"], default="kept", help="what free does (default %(default)s)"
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        help="where to write the rows (default benchmarks/results/FAMILY.json; with --only nowhere)",
+    )
     options = parser.parse_args()
     if options.rounds < 7:
         parser.error(f"a median of fewer than 7 rounds says little, got --rounds {options.rounds}")
@@ -191,9 +216,12 @@ def main() -> int:
             print(line(row), flush=True)
     path = options.json or (None if options.only else RESULTS / f"{options.family}.json")
     if path:
-        machine = {"processor": processor(), "threads": options.threads, "rounds": options.rounds, "allocator": options.allocator} | {
-            k: info[k] for k in ("isa", "torch", "striate")
-        }
+        machine = {
+            "processor": processor(),
+            "threads": options.threads,
+            "rounds": options.rounds,
+            "allocator": options.allocator,
+        } | {k: info[k] for k in ("isa", "torch", "striate")}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
         print(f"\n{len(rows)} rows in {path}")

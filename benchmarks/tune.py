@@ -1,9 +1,10 @@
 """Measures which method of convolution is fastest where, and writes the chooser's table: `python benchmarks/tune.py`.
 
-For each kind of convolution, up to each of some numbers of what it is counted by (src/striate/ops/crossovers.py), some shapes are
-computed by every method that can, in turn, over and over; a row of the table holds the geometric means of torch's median times over
-the methods'. The method of a row is the fastest, if it gains 3 % over torch's on average and loses no more than 3 % on any shape: else
-the next that does, and in the end torch's own operator. Winograd's tiles round more, and have to gain 20 % over all others.
+For each kind of convolution, up to each of some numbers of what it is counted by (src/striate/ops/crossovers.py), some
+shapes are computed by every method that can, in turn, over and over; a row of the table holds the geometric means of
+torch's median times over the methods'. The method of a row is the fastest, if it gains 3 % over torch's on average and
+loses no more than 3 % on any shape: else the next that does, and in the end torch's own operator. Winograd's tiles
+round more, and have to gain 20 % over all others.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from run import medians_ms, processor
 from samples import channels_last
 
-MAPS = ("forward", "input", "weight", "fused")  # fused: for inference, over oneDNN's operator with a packed weight and a ReLU
+# fused: for inference, over oneDNN's operator with a packed weight and a ReLU
+MAPS = ("forward", "input", "weight", "fused")
 METHODS = [name for name in conv.NAMES if name not in ("torch", "reference")]
 ANY = 10**9
 LIMITS = {  # for one, two and three axes
@@ -59,8 +61,18 @@ class Shape(NamedTuple):
 
 
 # For sizes that count the outputs of all images: batches and sides of outputs, in training and for inference.
-BATCHES = {"tiny": ((16, 4), (4, 8)), "small": ((16, 7), (4, 14)), "medium": ((16, 14), (2, 56)), "large": ((16, 28), (8, 56))}
-SINGLES = {"tiny": ((1, 7), (1, 14)), "small": ((1, 28), (16, 7)), "medium": ((1, 56), (16, 14)), "large": ((16, 28), (8, 56))}
+BATCHES = {
+    "tiny": ((16, 4), (4, 8)),
+    "small": ((16, 7), (4, 14)),
+    "medium": ((16, 14), (2, 56)),
+    "large": ((16, 28), (8, 56)),
+}
+SINGLES = {
+    "tiny": ((1, 7), (1, 14)),
+    "small": ((1, 28), (16, 7)),
+    "medium": ((1, 56), (16, 14)),
+    "large": ((16, 28), (8, 56)),
+}
 LENGTHS = {"tiny": 15, "small": 60, "medium": 400, "large": 4000}  # of one axis, for 16 images
 
 
@@ -72,7 +84,10 @@ def shapes(axes: int, kind: str, limit: int, stride: int, map: str, size_name: s
     runs = [(batch, side * (stride if small else 1))] * 2
     if "tiny" in crossovers.sizes(kind, map):
         of_axis = ((16, LENGTHS[size_name]), (8, 2 * LENGTHS[size_name]))
-        runs = [(n, side * stride) for n, side in (of_axis if axes == 1 else (SINGLES if map == "fused" else BATCHES)[size_name])]
+        runs = [
+            (n, side * stride)
+            for n, side in (of_axis if axes == 1 else (SINGLES if map == "fused" else BATCHES)[size_name])
+        ]
     (batch, side), (batch_2, side_2) = runs
     places, places_2 = (side,) * axes, (side_2,) * axes
     if kind == "depthwise":
@@ -88,7 +103,10 @@ def shapes(axes: int, kind: str, limit: int, stride: int, map: str, size_name: s
             Shape(batch_2, channels, groups * filters * 2, groups, places_2, 3, stride),
         ]
     if kind == "few filters":
-        return [Shape(batch, 64, limit, 1, places, 3, stride), Shape(batch_2, 32, limit, 1, places_2, 5 if axes < 3 else 3, stride)]
+        return [
+            Shape(batch, 64, limit, 1, places, 3, stride),
+            Shape(batch_2, 32, limit, 1, places_2, 5 if axes < 3 else 3, stride),
+        ]
     if kind == "pointwise":
         channels, filters = {50: (256, 64), 100: (128, 128), ANY: (64, 256)}[limit]
         more = {"tiny": 4, "small": 2}.get(size_name, 1) if map == "fused" else 1  # small images have many channels
@@ -99,10 +117,15 @@ def shapes(axes: int, kind: str, limit: int, stride: int, map: str, size_name: s
     if kind in ("dense 3×3", "dense 5×5"):
         channels = (512 if kind == "dense 3×3" and axes == 2 else 128) if limit == ANY else limit
         filters, size = max(16, channels), 3 if kind == "dense 3×3" else 5
-        return [Shape(batch, channels, filters, 1, places, size), Shape(batch_2, channels, 2 * filters, 1, places_2, size)]
+        return [
+            Shape(batch, channels, filters, 1, places, size),
+            Shape(batch_2, channels, 2 * filters, 1, places_2, size),
+        ]
     channels = 128 if limit == ANY else limit
     filters = max(16, channels)
-    (size, dilation), (size_2, dilation_2) = ((3, 2), (7, 1)) if stride == 1 and axes < 3 else ((3, 1), (5 if axes < 3 else 3, 1))
+    (size, dilation), (size_2, dilation_2) = (
+        ((3, 2), (7, 1)) if stride == 1 and axes < 3 else ((3, 1), (5 if axes < 3 else 3, 1))
+    )
     return [
         Shape(batch, channels, filters, 1, places, size, stride, dilation),
         Shape(batch_2, channels, 2 * filters + 4, 1, places_2, size_2, stride, dilation_2),
@@ -117,7 +140,9 @@ def call_of(shape: Shape, map: str, last: bool) -> conv.Call:
     return conv.Call(map, plan, last, torch.float32, None)
 
 
-def over(calls: dict[str, Callable[[], object]], rival: str, rounds: int, before: Callable[[], object] | None = None) -> dict[str, float]:
+def over(
+    calls: dict[str, Callable[[], object]], rival: str, rounds: int, before: Callable[[], object] | None = None
+) -> dict[str, float]:
     """The rival's time over each other's. Those that a first call shows to be far behind are not timed again."""
     first = {}
     for name, call in calls.items():
@@ -131,15 +156,22 @@ def over(calls: dict[str, Callable[[], object]], rival: str, rounds: int, before
 
 
 def fused_ratios(call: conv.Call, rounds: int) -> dict[str, float]:
-    """oneDNN's time over each method's. In a network the weights of a layer have left the cache when its turn comes; x has not."""
+    """oneDNN's time over each method's. In a network the weights of a layer have left the cache when its turn comes; x
+    has not.
+    """
     p, call = call.plan, call._replace(map="forward")
-    layer = fused.FusedConv(torch.randn(p.weight_shape), torch.randn(p.filters), p.stride, p.before, p.dilation, p.groups, low=0.0)
+    layer = fused.FusedConv(
+        torch.randn(p.weight_shape), torch.randn(p.filters), p.stride, p.before, p.dilation, p.groups, low=0.0
+    )
     x = channels_last(torch.randn(p.x_shape))
     able = [m for m in fused.CONV_METHODS if m.name in (*conv.NATIVE, "onednn") and m.refuse(call) is None]
     runs = {m.name: m.run(layer, call) for m in able}
     with torch.no_grad():
         return over(
-            {name: lambda run=run: run(x, None, False) for name, run in runs.items()}, "onednn", rounds, lambda: (OTHER.sum(), x.sum())
+            {name: lambda run=run: run(x, None, False) for name, run in runs.items()},
+            "onednn",
+            rounds,
+            lambda: (OTHER.sum(), x.sum()),
         )
 
 
@@ -180,7 +212,9 @@ def rows(rounds: int, only: str) -> Iterator[dict[str, object]]:
     )
     for axes, kind, limit, stride, map, size, last in cases:
         calls = [call_of(shape, map, last) for shape in shapes(axes, kind, limit, stride, map, size)]
-        assert all(crossovers.kind_of(c.plan)[0] == kind and crossovers.size_of(kind, map, c.plan) == size for c in calls), (
+        assert all(
+            crossovers.kind_of(c.plan)[0] == kind and crossovers.size_of(kind, map, c.plan) == size for c in calls
+        ), (
             kind,
             limit,
             size,
@@ -205,7 +239,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="timed calls of each method (default %(default)s)")
     parser.add_argument(
-        "--only", default="", help="kinds and maps whose name contains this, as 2d pointwise fused; the table's other rows stay"
+        "--only",
+        default="",
+        help="kinds and maps whose name contains this, as 2d pointwise fused; the table's other rows stay",
     )
     parser.add_argument("--out", type=Path, default=crossovers.PATH, help="default: the chooser's own table")
     options = parser.parse_args()
@@ -224,7 +260,9 @@ def main() -> int:
         with crossovers.PATH.open(newline="") as file:
             rest = csv.DictReader(line for line in file if not line.startswith("#"))
             found = [
-                {n: row.get(n, "") for n in names} for row in rest if options.only not in f"{row['axes']}d {row['kind']} {row['map']}"
+                {n: row.get(n, "") for n in names}
+                for row in rest
+                if options.only not in f"{row['axes']}d {row['kind']} {row['map']}"
             ] + found
     with options.out.open("w", newline="") as file:
         file.write(about + "\n")

@@ -1,14 +1,15 @@
-"""Two versions of striate in one run: ``python benchmarks/versions.py OLD``, OLD being the python of another checkout's environment.
+"""Two versions of striate in one run: ``python benchmarks/versions.py OLD``, OLD being the python of another checkout's
+environment.
 
-A step of training, and a call under ``torch.no_grad``, of whole networks, accelerated, and a call of them frozen, from images in planes
-order and in channels_last:
-of ``striate.models``, named "plain" of torch's layers with a ``forward`` of their own (plain.py), and named "convolutions" of two 3×3
-convolutions of the image's channels, a global average and a classifier. The new version runs as
-``accelerate(model, memory_format=torch.channels_last)`` ("new") and as ``accelerate(model)`` ("default"); before there was this choice,
-accelerate gave channels_last.
-Each contestant is a process of its own, all with the allocator tuned; one works at a time, in turns shuffled anew. A turn is one untimed
-call, then timed ones for at least a quarter of a second, of which the mean counts. Told are medians over the turns, their spread
-(interquartile range over median), old over new (above 1: the new one is faster) for both, and A/A: two processes of the first.
+A step of training, and a call under ``torch.no_grad``, of whole networks, accelerated, and a call of them frozen, from
+images in planes order and in channels_last: of ``striate.models``, named "plain" of torch's layers with a ``forward``
+of their own (plain.py), and named "convolutions" of two 3×3 convolutions of the image's channels, a global average and
+a classifier. The new version runs as ``accelerate(model, memory_format=torch.channels_last)`` ("new") and as
+``accelerate(model)`` ("default"); before there was this choice, accelerate gave channels_last. Each contestant is a
+process of its own, all with the allocator tuned; one works at a time, in turns shuffled anew. A turn is one untimed
+call, then timed ones for at least a quarter of a second, of which the mean counts. Told are medians over the turns,
+their spread (interquartile range over median), old over new (above 1: the new one is faster) for both, and A/A: two
+processes of the first.
 """
 
 from __future__ import annotations
@@ -54,10 +55,16 @@ def call_of(name: str, mode: str, last: bool, asked: bool) -> Callable[[], Any]:
     if kind == "convolutions":
         channels = CASES[name][1]
         convolutions = (torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(2))
-        model: Any = torch.nn.Sequential(*convolutions, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(channels, 10))
+        model: Any = torch.nn.Sequential(
+            *convolutions, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(channels, 10)
+        )
     else:
         model = NETWORKS[network]() if kind else getattr(models, network)()
-    choice = {"memory_format": torch.channels_last} if asked and "memory_format" in inspect.signature(striate.accelerate).parameters else {}
+    choice = (
+        {"memory_format": torch.channels_last}
+        if asked and "memory_format" in inspect.signature(striate.accelerate).parameters
+        else {}
+    )
     model = striate.accelerate(model, **choice).train(mode == "train")
     x = torch.randn(CASES[name])
     x = x.contiguous(memory_format=torch.channels_last) if last else x
@@ -107,12 +114,18 @@ def main() -> None:
     from striate.diagnostics.profile import processor  # not at the top: the old version's may not have it
 
     print(processor(), "\n")
-    print("| network | input | images | | old ms | new ms | spread | old / new | old / default | A/A |\n" + "|---" * 10 + "|")
+    print(
+        "| network | input | images | | old ms | new ms | spread | old / new | old / default | A/A |\n"
+        + "|---" * 10
+        + "|"
+    )
     for name, shape in CASES.items():
         if options.only not in name:
             continue
         workers = {
-            who: subprocess.Popen([python, __file__, "--work"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            who: subprocess.Popen(
+                [python, __file__, "--work"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
             for who, python in pythons.items()
         }
         for mode in ("train", "infer", "frozen"):
@@ -130,7 +143,9 @@ def main() -> None:
                 low, _, high = statistics.quantiles(times["new"], n=4)
                 row = [name, "×".join(map(str, shape)), "channels_last" if last else "planes", mode]
                 row += [f"{middle['old']:.2f}", f"{middle['new']:.2f}", f"{(high - low) / middle['new']:.0%}"]
-                row += [f"{middle['old'] / middle[who]:.2f}" for who in ("new", "default")] + [f"{middle['again'] / middle['new']:.2f}"]
+                row += [f"{middle['old'] / middle[who]:.2f}" for who in ("new", "default")] + [
+                    f"{middle['again'] / middle['new']:.2f}"
+                ]
                 print("| " + " | ".join(row) + " |", flush=True)
         for worker in workers.values():
             worker.kill()

@@ -1,6 +1,6 @@
-// Blocks of a convolution's destination, and the bands of its source that they sum. Both maps to activations have one form here:
-// forward, a destination is an output and sums inputs; in the input gradient (the adjoint) it is an input and sums outputs.
-// A band holds what exists: sources outside the image are left to whoever sums.
+// Blocks of a convolution's destination, and the bands of its source that they sum. Both maps to activations have one
+// form here: forward, a destination is an output and sums inputs; in the input gradient (the adjoint) it is an input
+// and sums outputs. A band holds what exists: sources outside the image are left to whoever sums.
 #pragma once
 #include "taps.h"
 
@@ -10,11 +10,14 @@ namespace STRIATE_ISA {
 // The sources of one destination on an axis, and through which taps: first, first + step, … and tap, tap + tap_step, …
 struct Sources {
   int64_t first, count, step, tap, tap_step;
-  bool same_taps(const Sources& o) const { return count == o.count && step == o.step && tap == o.tap && tap_step == o.tap_step; }
+  bool same_taps(const Sources& o) const {
+    return count == o.count && step == o.step && tap == o.tap && tap_step == o.tap_step;
+  }
 };
 
-// Destinations of a row that sum alike: first, first + apart, …: the j-th sums sources j·step + shift + i·shift_step through taps
-// tap + i·tap_step, i < taps. Forward there is one kind; in the adjoint as many as the stride, which differ in their taps.
+// Destinations of a row that sum alike: first, first + apart, …: the j-th sums sources j·step + shift + i·shift_step
+// through taps tap + i·tap_step, i < taps. Forward there is one kind; in the adjoint as many as the stride, which
+// differ in their taps.
 struct Phase {
   int64_t first, apart, step, taps, tap, tap_step, shift, shift_step;
 };
@@ -33,7 +36,9 @@ struct Along {  // an axis, looked at from the destination
     const Seen s = seen(axis, at);
     return {s.first, s.count, s.step, s.tap, -s.tap_step};
   }
-  Range range(int64_t begin, int64_t end) const { return adjoint ? seen_by(axis, begin, end) : looked_at(axis, begin, end); }
+  Range range(int64_t begin, int64_t end) const {
+    return adjoint ? seen_by(axis, begin, end) : looked_at(axis, begin, end);
+  }
   int64_t phases() const { return adjoint ? min(axis.stride, axis.input) : 1; }
   Phase phase(int64_t number) const {
     const Axis& a = axis;
@@ -42,8 +47,10 @@ struct Along {  // an axis, looked at from the destination
     int64_t tap = 0;
     while (tap < min(a.size, tap_step) && (number + a.before - tap * a.dilation) % a.stride != 0) ++tap;
     if (tap >= min(a.size, tap_step)) return {number, a.stride, 1, 0, 0, 1, 0, 1};
-    const int64_t taps = (a.size - 1 - tap) / tap_step + 1, last = tap + (taps - 1) * tap_step;  // the last tap sums the first source
-    return {number, a.stride, 1, taps, last, -tap_step, (number + a.before - last * a.dilation) / a.stride, a.dilation / g};
+    const int64_t taps = (a.size - 1 - tap) / tap_step + 1,
+                  last = tap + (taps - 1) * tap_step;  // the last tap sums the first source
+    return {number,        a.stride, 1, taps, last, -tap_step, (number + a.before - last * a.dilation) / a.stride,
+            a.dilation / g};
   }
   // All sources of the destinations [begin, end), those beyond the edges included.
   Range reach(int64_t begin, int64_t end) const {
@@ -94,7 +101,8 @@ struct Blocks {
 constexpr int64_t kBandValues = 131072;  // 512 KiB of float: half of a second-level cache
 constexpr int64_t kBlockPlaces = 65536;  // destinations of a block, for maps with far fewer sources
 
-// `channels` of a source's place are in the band; `padded`: the columns that hang over the edges too. `units` share a block.
+// `channels` of a source's place are in the band; `padded`: the columns that hang over the edges too. `units` share a
+// block.
 inline Blocks cut(const Side& s, int64_t channels, int64_t units, bool padded) {
   Blocks b;
   b.wide = min(s.width.destinations(), kColumns);
@@ -112,7 +120,8 @@ inline Blocks cut(const Side& s, int64_t channels, int64_t units, bool padded) {
     const int64_t deep = min(2 * b.deep, s.depth.destinations()), high = min(2 * b.high, s.height.destinations());
     const bool deeper = deep > b.deep && fits(deep, b.high), higher = high > b.high && fits(b.deep, high);
     if (!deeper && !higher) break;
-    const double gain_deep = copies(s.depth, b.deep) / copies(s.depth, deep), gain_high = copies(s.height, b.high) / copies(s.height, high);
+    const double gain_deep = copies(s.depth, b.deep) / copies(s.depth, deep),
+                 gain_high = copies(s.height, b.high) / copies(s.height, high);
     if (deeper && (!higher || gain_deep > gain_high))
       b.deep = deep;
     else
@@ -149,7 +158,9 @@ inline Block block_at(const Side& s, const Blocks& b, int64_t number) {
 // The largest band of any block, in columns and rows.
 inline int64_t most_sources(const Along& a, int64_t n) { return max(1, min(a.sources(), a.reach(0, n).size() + 2)); }
 inline int64_t most_columns(const Side& s, const Blocks& b) { return most_sources(s.width, b.wide); }
-inline int64_t most_rows(const Side& s, const Blocks& b) { return most_sources(s.depth, b.deep) * most_sources(s.height, b.high); }
+inline int64_t most_rows(const Side& s, const Blocks& b) {
+  return most_sources(s.depth, b.deep) * most_sources(s.height, b.high);
+}
 
 // The part [first, last) of a phase's destinations that lie in columns [w0, w1).
 inline Range in_block(const Phase& p, int64_t w0, int64_t w1) {

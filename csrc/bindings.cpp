@@ -1,6 +1,6 @@
-// The only file that includes torch. Registers striate's operators through torch's stable ABI, turns tensors into pointers
-// and resolved windows, and checks whatever a kernel could be hurt by. Python has said it better before (errors.py): a
-// message from here means that an operator was called past it.
+// The only file that includes torch. Registers striate's operators through torch's stable ABI, turns tensors into
+// pointers and resolved windows, and checks whatever a kernel could be hurt by. Python has said it better before
+// (errors.py): a message from here means that an operator was called past it.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -41,7 +41,8 @@ bool is_laid_out(const Tensor& x, bool channels_last) {
   const auto sizes = x.sizes(), strides = x.strides();
   const int64_t dims = int64_t(sizes.size());
   int64_t expected = 1;
-  for (int64_t k = 0; k < dims; ++k) {  // from the innermost: width … depth, channels, batch; or channels, width … batch
+  for (int64_t k = 0; k < dims;
+       ++k) {  // from the innermost: width … depth, channels, batch; or channels, width … batch
     int64_t dim = dims - 1 - k;
     if (channels_last && dims > 2 && dim > 0) dim = k == 0 ? 1 : dims - k;
     if (sizes[dim] == 0) return true;
@@ -85,10 +86,12 @@ Tensor new_tensor(const Ints& sizes, ScalarType dtype, bool channels_last = fals
     int64_t dim = dims - 1 - k;
     if (channels_last && dims > 2 && dim > 0) dim = k == 0 ? 1 : dims - k;
     strides[dim] = pitch;
-    check(!__builtin_mul_overflow(pitch, sizes[dim] > 1 ? sizes[dim] : int64_t(1), &pitch), "a result has fewer than 2^63 values");
+    check(!__builtin_mul_overflow(pitch, sizes[dim] > 1 ? sizes[dim] : int64_t(1), &pitch),
+          "a result has fewer than 2^63 values");
   }
   AtenTensorHandle out;
-  check(aoti_torch_empty_strided(dims, sizes.data(), strides.data(), dtype_number(dtype), aoti_torch_device_type_cpu(), 0, &out) == 0,
+  check(aoti_torch_empty_strided(dims, sizes.data(), strides.data(), dtype_number(dtype), aoti_torch_device_type_cpu(),
+                                 0, &out) == 0,
         "no memory for a result");
   return Tensor(out);
 }
@@ -98,7 +101,8 @@ Tensor new_tensor(const Ints& sizes, ScalarType dtype, bool channels_last = fals
 constexpr int64_t kLargest = int64_t(1) << 62;
 
 // size 0 in an axis: adaptive. after may be empty where padding behind the input needs no name.
-Axis resolve_axis(int64_t input, int64_t output, int64_t size, int64_t stride, int64_t dilation, int64_t before, int64_t after) {
+Axis resolve_axis(int64_t input, int64_t output, int64_t size, int64_t stride, int64_t dilation, int64_t before,
+                  int64_t after) {
   check(input > 0 && output > 0 && size >= 0 && stride > 0 && dilation > 0 && before >= 0 && after >= 0,
         "a window's sizes, stride and dilation are at least 1 and its padding at least 0");
   __int128 reach = __int128(output - 1) * stride + __int128(size > 0 ? size - 1 : 0) * dilation;
@@ -107,17 +111,18 @@ Axis resolve_axis(int64_t input, int64_t output, int64_t size, int64_t stride, i
   return {input, output, size, stride, dilation, before, after};
 }
 
-Window resolve(const Ints& input, const Ints& output, const Ints& size, const Ints& stride, const Ints& dilation, const Ints& before,
-               const Ints& after = {}) {
+Window resolve(const Ints& input, const Ints& output, const Ints& size, const Ints& stride, const Ints& dilation,
+               const Ints& before, const Ints& after = {}) {
   const size_t axes = output.size();
   check(axes >= 1 && axes <= 3, "a window has one to three axes");
-  check(input.size() == axes && size.size() == axes && stride.size() == axes && dilation.size() == axes && before.size() == axes &&
-            (after.empty() || after.size() == axes),
+  check(input.size() == axes && size.size() == axes && stride.size() == axes && dilation.size() == axes &&
+            before.size() == axes && (after.empty() || after.size() == axes),
         "a window's lists are all as long as it has axes");
   const Axis point = {1, 1, 1, 1, 1, 0, 0};
   Axis axis[3] = {point, point, point};
   for (size_t k = 0; k < axes; ++k)
-    axis[3 - axes + k] = resolve_axis(input[k], output[k], size[k], stride[k], dilation[k], before[k], after.empty() ? 0 : after[k]);
+    axis[3 - axes + k] =
+        resolve_axis(input[k], output[k], size[k], stride[k], dilation[k], before[k], after.empty() ? 0 : after[k]);
   __int128 outputs = 1;
   for (const Axis& a : axis) outputs = outputs > kLargest ? outputs : outputs * a.output;
   check(outputs < (int64_t(1) << 48), "an output has no more than 2^48 places");
@@ -151,7 +156,8 @@ void check_sizes(const Tensor& x, const Ints& sizes, const char* name) {
 void check_offsets(const Window& w) {
   int64_t taps = 1;
   for (const Axis& a : {w.depth, w.height, w.width}) {
-    check(a.size > 0 && a.size <= 256 && (a.size - 1) * a.dilation < 1024 && a.before < 1024 && (a.before == 0 || a.dilation <= a.input),
+    check(a.size > 0 && a.size <= 256 && (a.size - 1) * a.dilation < 1024 && a.before < 1024 &&
+              (a.before == 0 || a.dilation <= a.input),
           "offsets are for windows that extend over fewer than 1024 places and never miss the input");
     taps *= a.size;
   }
@@ -171,24 +177,26 @@ void for_float(const Tensor& x, const Run& run) {
 
 // ------------------------------------------------------------------------------------------------------------ pooling
 
-std::tuple<Tensor, Tensor> max_pool_offset(const Tensor& input, Ints output, Ints size, Ints stride, Ints dilation, Ints before,
-                                           bool channels_last, bool keep) {
+std::tuple<Tensor, Tensor> max_pool_offset(const Tensor& input, Ints output, Ints size, Ints stride, Ints dilation,
+                                           Ints before, bool channels_last, bool keep) {
   const Window w = resolve(spatial(input, output.size()), output, size, stride, dilation, before);
   check_offsets(w);
   const Tensor x = laid_out(input, channels_last);
   Tensor y = new_tensor(with_spatial(x, output), x.scalar_type(), channels_last);
-  Tensor offset = keep ? new_tensor(with_spatial(x, output), ScalarType::Byte, channels_last) : new_tensor({0}, ScalarType::Byte);
+  Tensor offset =
+      keep ? new_tensor(with_spatial(x, output), ScalarType::Byte, channels_last) : new_tensor({0}, ScalarType::Byte);
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
     if (y.numel() > 0)
-      kernels<T>().pool->max_offset(pool_shape(x, w, channels_last), static_cast<const T*>(x.data_ptr()), static_cast<T*>(y.data_ptr()),
+      kernels<T>().pool->max_offset(pool_shape(x, w, channels_last), static_cast<const T*>(x.data_ptr()),
+                                    static_cast<T*>(y.data_ptr()),
                                     keep ? static_cast<uint8_t*>(offset.data_ptr()) : nullptr);
   });
   return {y, offset};
 }
 
-Tensor max_pool_offset_backward(const Tensor& gradient, const Tensor& offset, Ints input, Ints size, Ints stride, Ints dilation,
-                                Ints before, bool channels_last) {
+Tensor max_pool_offset_backward(const Tensor& gradient, const Tensor& offset, Ints input, Ints size, Ints stride,
+                                Ints dilation, Ints before, bool channels_last) {
   const Window w = resolve(input, spatial(gradient, input.size()), size, stride, dilation, before);
   check_offsets(w);
   check_sizes(offset, with_spatial(gradient, spatial(gradient, input.size())), "offset");
@@ -199,12 +207,14 @@ Tensor max_pool_offset_backward(const Tensor& gradient, const Tensor& offset, In
     using T = decltype(zero);
     if (dx.numel() > 0)
       kernels<T>().pool->max_offset_backward(pool_shape(dy, w, channels_last), static_cast<const T*>(dy.data_ptr()),
-                                             static_cast<const uint8_t*>(chosen.data_ptr()), static_cast<T*>(dx.data_ptr()));
+                                             static_cast<const uint8_t*>(chosen.data_ptr()),
+                                             static_cast<T*>(dx.data_ptr()));
   });
   return dx;
 }
 
-Tensor offset_to_index(const Tensor& offset, Ints input, Ints size, Ints stride, Ints dilation, Ints before, bool channels_last) {
+Tensor offset_to_index(const Tensor& offset, Ints input, Ints size, Ints stride, Ints dilation, Ints before,
+                       bool channels_last) {
   const Ints output = spatial(offset, input.size());
   const Window w = resolve(input, output, size, stride, dilation, before);
   check_offsets(w);
@@ -212,23 +222,25 @@ Tensor offset_to_index(const Tensor& offset, Ints input, Ints size, Ints stride,
   const Tensor chosen = laid_out(offset, channels_last);
   Tensor index = new_tensor(with_spatial(chosen, output), ScalarType::Long, channels_last);
   if (index.numel() > 0)
-    kernels<float>().pool->offset_to_index(pool_shape(chosen, w, channels_last), static_cast<const uint8_t*>(chosen.data_ptr()),
+    kernels<float>().pool->offset_to_index(pool_shape(chosen, w, channels_last),
+                                           static_cast<const uint8_t*>(chosen.data_ptr()),
                                            static_cast<int64_t*>(index.data_ptr()));
   return index;
 }
 
-std::tuple<Tensor, Tensor> max_pool_index(const Tensor& input, Ints output, Ints size, Ints stride, Ints dilation, Ints before,
-                                          bool channels_last) {
+std::tuple<Tensor, Tensor> max_pool_index(const Tensor& input, Ints output, Ints size, Ints stride, Ints dilation,
+                                          Ints before, bool channels_last) {
   const Window w = resolve(spatial(input, output.size()), output, size, stride, dilation, before);
-  check(w.depth.input * w.height.input * w.width.input < (int64_t(1) << 31), "the kernel counts fewer than 2^31 places in a plane");
+  check(w.depth.input * w.height.input * w.width.input < (int64_t(1) << 31),
+        "the kernel counts fewer than 2^31 places in a plane");
   const Tensor x = laid_out(input, channels_last);
   Tensor y = new_tensor(with_spatial(x, output), x.scalar_type(), channels_last);
   Tensor index = new_tensor(with_spatial(x, output), ScalarType::Long, channels_last);
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
     if (y.numel() > 0)
-      kernels<T>().pool->max_index(pool_shape(x, w, channels_last), static_cast<const T*>(x.data_ptr()), static_cast<T*>(y.data_ptr()),
-                                   static_cast<int64_t*>(index.data_ptr()));
+      kernels<T>().pool->max_index(pool_shape(x, w, channels_last), static_cast<const T*>(x.data_ptr()),
+                                   static_cast<T*>(y.data_ptr()), static_cast<int64_t*>(index.data_ptr()));
   });
   return {y, index};
 }
@@ -243,8 +255,9 @@ Tensor max_pool_index_backward(const Tensor& gradient, const Tensor& index, Ints
   for_float(dy, [&](auto zero) {
     using T = decltype(zero);
     if (dx.numel() > 0)
-      check(kernels<T>().pool->max_index_backward(pool_shape(dy, w, channels_last), static_cast<const T*>(dy.data_ptr()),
-                                                  static_cast<const int64_t*>(chosen.data_ptr()), static_cast<T*>(dx.data_ptr())),
+      check(kernels<T>().pool->max_index_backward(
+                pool_shape(dy, w, channels_last), static_cast<const T*>(dy.data_ptr()),
+                static_cast<const int64_t*>(chosen.data_ptr()), static_cast<T*>(dx.data_ptr())),
             "an index lies outside the input");
   });
   return dx;
@@ -264,13 +277,14 @@ Tensor avg_pool(const Tensor& input, Ints output, Ints size, Ints stride, Ints b
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
     if (y.numel() > 0)
-      kernels<T>().pool->avg(pool_shape(x, w, channels_last), divisor, static_cast<const T*>(x.data_ptr()), static_cast<T*>(y.data_ptr()));
+      kernels<T>().pool->avg(pool_shape(x, w, channels_last), divisor, static_cast<const T*>(x.data_ptr()),
+                             static_cast<T*>(y.data_ptr()));
   });
   return y;
 }
 
-Tensor avg_pool_backward(const Tensor& gradient, Ints input, Ints size, Ints stride, Ints before, Ints after, bool channels_last,
-                         bool count_include_pad, std::optional<int64_t> divisor_override) {
+Tensor avg_pool_backward(const Tensor& gradient, Ints input, Ints size, Ints stride, Ints before, Ints after,
+                         bool channels_last, bool count_include_pad, std::optional<int64_t> divisor_override) {
   const Window w = resolve(input, spatial(gradient, input.size()), size, stride, Ints(input.size(), 1), before, after);
   const AvgDivisor divisor = avg_divisor(count_include_pad, divisor_override);
   const Tensor dy = laid_out(gradient, channels_last);
@@ -288,7 +302,8 @@ Tensor avg_pool_backward(const Tensor& gradient, Ints input, Ints size, Ints str
 
 Tensor new_statistics(int64_t sets) { return new_tensor({2, sets}, ScalarType::Double); }
 double* doubles(const Tensor& statistics, int64_t sets, int row) {
-  check(statistics.scalar_type() == ScalarType::Double && statistics.numel() == 2 * sets && is_laid_out(statistics, false),
+  check(statistics.scalar_type() == ScalarType::Double && statistics.numel() == 2 * sets &&
+            is_laid_out(statistics, false),
         "statistics are a mean and a variance for each set, in float64");
   return static_cast<double*>(statistics.data_ptr()) + row * sets;
 }
@@ -307,20 +322,25 @@ const T* pointer(const Given& x) {
 }
 
 // x or its gradient, and y or its gradient: batch and channels of each.
-ConvShape conv_shape(const Tensor& like_x, int64_t channels, int64_t filters, const Window& window, int64_t groups, bool channels_last) {
-  check(groups > 0 && channels > 0 && filters > 0 && channels % groups == 0 && filters % groups == 0, "groups divide the channels");
+ConvShape conv_shape(const Tensor& like_x, int64_t channels, int64_t filters, const Window& window, int64_t groups,
+                     bool channels_last) {
+  check(groups > 0 && channels > 0 && filters > 0 && channels % groups == 0 && filters % groups == 0,
+        "groups divide the channels");
   const auto min = [](int64_t a, int64_t b) { return a < b ? a : b; };
   const auto max = [](int64_t a, int64_t b) { return a > b ? a : b; };
   const auto narrow = [](const Axis& a) {
     return a.size > 0 && a.size <= 4096 && (a.size - 1) * a.dilation <= 65536 && a.before <= 65536 && a.stride <= 65536;
   };
-  check(narrow(window.depth) && narrow(window.height) && narrow(window.width), "kernels are for windows of some thousand places");
+  check(narrow(window.depth) && narrow(window.height) && narrow(window.width),
+        "kernels are for windows of some thousand places");
   // the band of one row of destinations at its largest, see bands.h and direct.cpp
   const auto extent = [](const Axis& a) { return (a.size - 1) * a.dilation + 1; };
-  __int128 values = (min(kColumns, max(window.width.input, window.width.output)) + 35) * window.width.stride + extent(window.width);
+  __int128 values =
+      (min(kColumns, max(window.width.input, window.width.output)) + 35) * window.width.stride + extent(window.width);
   for (const Axis& a : {window.depth, window.height}) values *= min(extent(a) + 2, max(a.input, a.output));
   check(values * max(channels, filters) / groups < (int64_t(1) << 30), "a band of sources fits memory");
-  check(__int128(window.depth.size) * window.height.size * window.width.size * max(channels, filters) / groups < (int64_t(1) << 25),
+  check(__int128(window.depth.size) * window.height.size * window.width.size * max(channels, filters) / groups <
+            (int64_t(1) << 25),
         "a filter has fewer than 2^25 weights");
   return {window, like_x.size(0), channels, filters, groups, channels_last};
 }
@@ -344,7 +364,8 @@ const ConvKernels<T>& conv_kernels(Method method) {
   return *kernels<T>().conv[static_cast<int64_t>(method)];
 }
 
-// Whether there is a tile for it: along each axis of more than one tap 4 outputs of 3, or 2 of 3 or of 5, the same on both.
+// Whether there is a tile for it: along each axis of more than one tap 4 outputs of 3, or 2 of 3 or of 5, the same on
+// both.
 void check_filtering(const Window& w, Method method) {
   if (method != Method::winograd_4x4 && method != Method::winograd_2x2) return;
   const int64_t taps = w.height.size > w.width.size ? w.height.size : w.width.size;
@@ -365,7 +386,8 @@ void check_unfolding(bool adjoint, const ConvShape& s, Method method) {
   check(s.channels_last, "what is unfolded is in channels order");
   for (const Axis& a : {s.window.depth, s.window.height, s.window.width})
     check(!adjoint || a.stride == 1, "an input gradient is unfolded for stride 1");
-  check(s.taps() * ((adjoint ? s.filters : s.channels) / s.groups + 15) <= kMostUnfolded, "a destination sees at most a million values");
+  check(s.taps() * ((adjoint ? s.filters : s.channels) / s.groups + 15) <= kMostUnfolded,
+        "a destination sees at most a million values");
 }
 
 bool weight_is_last(const Tensor& w) { return !is_laid_out(w, false) && is_laid_out(w, true); }
@@ -382,12 +404,13 @@ struct After {
 };
 
 // Forward, or with `adjoint` the input gradient: `axes` are the result's. packed: by conv_pack, of this weight.
-Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight, const Given& bias, const Ints& axes, const Ints& stride,
-                        const Ints& dilation, const Ints& before, int64_t groups, bool channels_last, int64_t number,
-                        const Given& packed = {}, const After& after = {}) {
+Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight, const Given& bias, const Ints& axes,
+                        const Ints& stride, const Ints& dilation, const Ints& before, int64_t groups,
+                        bool channels_last, int64_t number, const Given& packed = {}, const After& after = {}) {
   const Method method = method_of(number);
   const Ints size = spatial(weight, axes.size()), have = spatial(source, axes.size());
-  const Window window = adjoint ? resolve(axes, have, size, stride, dilation, before) : resolve(have, axes, size, stride, dilation, before);
+  const Window window = adjoint ? resolve(axes, have, size, stride, dilation, before)
+                                : resolve(have, axes, size, stride, dilation, before);
   const int64_t filters = weight.size(0), channels = weight.size(1) * groups;
   check(source.size(1) == (adjoint ? filters : channels), "a weight fits the channels");
   check_like(source, weight, "weight");
@@ -431,29 +454,32 @@ Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight
   return y;
 }
 
-Tensor conv(const Tensor& x, const Tensor& weight, const Given& bias, Ints output, Ints stride, Ints dilation, Ints before, int64_t groups,
-            bool channels_last, int64_t method) {
+Tensor conv(const Tensor& x, const Tensor& weight, const Given& bias, Ints output, Ints stride, Ints dilation,
+            Ints before, int64_t groups, bool channels_last, int64_t method) {
   return conv_activations(false, x, weight, bias, output, stride, dilation, before, groups, channels_last, method);
 }
 
-Tensor conv_input(const Tensor& dy, const Tensor& weight, const Given& bias, Ints input, Ints stride, Ints dilation, Ints before,
-                  int64_t groups, bool channels_last, int64_t method) {
+Tensor conv_input(const Tensor& dy, const Tensor& weight, const Given& bias, Ints input, Ints stride, Ints dilation,
+                  Ints before, int64_t groups, bool channels_last, int64_t method) {
   return conv_activations(true, dy, weight, bias, input, stride, dilation, before, groups, channels_last, method);
 }
 
 // y = min(max(conv + bias + residual, low), high), for inference: there is no gradient.
-Tensor conv_fused(const Tensor& x, const Tensor& weight, const Given& packed, const Given& bias, const Given& residual, double low,
-                  double high, Ints output, Ints stride, Ints dilation, Ints before, int64_t groups, bool channels_last, int64_t method) {
-  return conv_activations(false, x, weight, bias, output, stride, dilation, before, groups, channels_last, method, packed,
-                          {residual, low, high, {}});
+Tensor conv_fused(const Tensor& x, const Tensor& weight, const Given& packed, const Given& bias, const Given& residual,
+                  double low, double high, Ints output, Ints stride, Ints dilation, Ints before, int64_t groups,
+                  bool channels_last, int64_t method) {
+  return conv_activations(false, x, weight, bias, output, stride, dilation, before, groups, channels_last, method,
+                          packed, {residual, low, high, {}});
 }
 
 // y, and the mean and variance of each of its channels.
-std::tuple<Tensor, Tensor> conv_measured(const Tensor& x, const Tensor& weight, const Given& bias, Ints output, Ints stride, Ints dilation,
-                                         Ints before, int64_t groups, bool channels_last, int64_t method) {
+std::tuple<Tensor, Tensor> conv_measured(const Tensor& x, const Tensor& weight, const Given& bias, Ints output,
+                                         Ints stride, Ints dilation, Ints before, int64_t groups, bool channels_last,
+                                         int64_t method) {
   After after;
   after.statistics = new_statistics(weight.size(0));
-  Tensor y = conv_activations(false, x, weight, bias, output, stride, dilation, before, groups, channels_last, method, {}, after);
+  Tensor y = conv_activations(false, x, weight, bias, output, stride, dilation, before, groups, channels_last, method,
+                              {}, after);
   return {y, *after.statistics};
 }
 
@@ -473,16 +499,18 @@ Tensor conv_pack(const Tensor& weight, int64_t groups, int64_t number) {
     const ConvKernels<T>& k = conv_kernels<T>(method);
     packed = new_tensor({k.pack ? k.packed_size(shape) : 0}, w.scalar_type());
     use_large_pages(pointer<T>(*packed), size_t(packed->numel()) * sizeof(T));
-    if (k.pack) std::memset(pointer<T>(*packed), 0, size_t(packed->numel()) * sizeof(T));  // also the lanes that no channel fills
+    if (k.pack)
+      std::memset(pointer<T>(*packed), 0, size_t(packed->numel()) * sizeof(T));  // also the lanes that no channel fills
     if (k.pack) k.pack(shape, {pointer<T>(w), last}, pointer<T>(*packed));
   });
   return *packed;
 }
 
-Tensor conv_weight(const Tensor& gradient, const Tensor& input, Ints size, Ints stride, Ints dilation, Ints before, int64_t groups,
-                   bool channels_last, int64_t number, bool weight_channels_last) {
+Tensor conv_weight(const Tensor& gradient, const Tensor& input, Ints size, Ints stride, Ints dilation, Ints before,
+                   int64_t groups, bool channels_last, int64_t number, bool weight_channels_last) {
   const Method method = method_of(number);
-  const Window window = resolve(spatial(input, size.size()), spatial(gradient, size.size()), size, stride, dilation, before);
+  const Window window =
+      resolve(spatial(input, size.size()), spatial(gradient, size.size()), size, stride, dilation, before);
   check(gradient.size(0) == input.size(0) && input.size(0) > 0, "x and dy have one batch, and it is not empty");
   check_like(input, gradient, "dy");
   const Tensor x = laid_out(input, channels_last), dy = laid_out(gradient, channels_last);
@@ -524,7 +552,8 @@ LocalShape local_shape(const Tensor& like_x, int64_t channels, int64_t filters, 
   for (const Axis& a : {window.depth, window.height, window.width})
     values *= (a.output - 1) * a.stride + (a.size - 1) * a.dilation + 1,
         check(values < kLargest, "a padded input has fewer than 2^62 values");
-  check(channels > 0 && filters > 0 && values * channels < (int64_t(1) << 40), "a padded input has fewer than 2^40 values");
+  check(channels > 0 && filters > 0 && values * channels < (int64_t(1) << 40),
+        "a padded input has fewer than 2^40 values");
   return {window, like_x.size(0), channels, filters};
 }
 
@@ -539,8 +568,8 @@ std::tuple<Ints, Ints> local_axes(const Tensor& weight) {
   return {Ints(sizes.begin() + 2, middle), Ints(middle, sizes.end())};
 }
 
-Tensor local(const Tensor& input, const Tensor& given_weight, const Given& given_bias, Ints stride, Ints dilation, Ints before,
-             bool channels_last) {
+Tensor local(const Tensor& input, const Tensor& given_weight, const Given& given_bias, Ints stride, Ints dilation,
+             Ints before, bool channels_last) {
   const auto [output, size] = local_axes(given_weight);
   const Window window = resolve(spatial(input, output.size()), output, size, stride, dilation, before);
   const int64_t filters = given_weight.size(0), channels = given_weight.size(1);
@@ -559,13 +588,14 @@ Tensor local(const Tensor& input, const Tensor& given_weight, const Given& given
   Tensor y = new_tensor(sizes, x.scalar_type());
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
-    if (y.numel() > 0) kernels<T>().local->forward(shape, pointer<T>(x), pointer<T>(weight), pointer<T>(bias), pointer<T>(y));
+    if (y.numel() > 0)
+      kernels<T>().local->forward(shape, pointer<T>(x), pointer<T>(weight), pointer<T>(bias), pointer<T>(y));
   });
   return in_format(y, channels_last);
 }
 
-Tensor local_input(const Tensor& gradient, const Tensor& given_weight, Ints input, Ints stride, Ints dilation, Ints before,
-                   bool channels_last) {
+Tensor local_input(const Tensor& gradient, const Tensor& given_weight, Ints input, Ints stride, Ints dilation,
+                   Ints before, bool channels_last) {
   const auto [output, size] = local_axes(given_weight);
   const Window window = resolve(input, output, size, stride, dilation, before);
   const int64_t filters = given_weight.size(0), channels = given_weight.size(1);
@@ -622,7 +652,8 @@ NormShape norm_shape(const Tensor& x, int64_t batches, int64_t groups, int64_t a
     if (channels_last || places == 1) return {N * places, 1, 1, 1, C, false, Along::kElements};
     return {N, 1, 1, C, places, false, Along::kRows};
   }
-  check(along == kAlongChannels && N % batches == 0 && C % groups == 0, "batches divide the batch, and groups the channels");
+  check(along == kAlongChannels && N % batches == 0 && C % groups == 0,
+        "batches divide the batch, and groups the channels");
   return {batches, N / batches, groups, C / groups, places, channels_last || places == 1, Along::kChannels};
 }
 
@@ -630,7 +661,8 @@ NormShape norm_shape(const Tensor& x, int64_t batches, int64_t groups, int64_t a
 int64_t scaled(const NormShape& s) { return s.along == Along::kElements ? s.places : s.all_channels(); }
 
 // gamma and beta in the order of x's memory; `sizes` are theirs in that order.
-Given scale_laid_out(const Given& parameter, const Tensor& x, const NormShape& shape, int64_t along, bool channels_last) {
+Given scale_laid_out(const Given& parameter, const Tensor& x, const NormShape& shape, int64_t along,
+                     bool channels_last) {
   if (!parameter) return parameter;
   check(parameter->numel() == scaled(shape), "scale and shift have a number for each of what they run along");
   check(parameter->scalar_type() == x.scalar_type(), "scale and shift are of the input's type");
@@ -659,34 +691,39 @@ Activation activation_of(int64_t number) {
   return static_cast<Activation>(number);
 }
 
-Tensor norm_measure(const Tensor& input, int64_t batches, int64_t groups, int64_t along, bool channels_last, bool centered) {
+Tensor norm_measure(const Tensor& input, int64_t batches, int64_t groups, int64_t along, bool channels_last,
+                    bool centered) {
   const Tensor x = laid_out(input, channels_last);
   const NormShape shape = norm_shape(x, batches, groups, along, channels_last);
   Tensor statistics = new_statistics(shape.sets());
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
     NormForward<T> f = {};
-    f.x = pointer<T>(x), f.mean = doubles(statistics, shape.sets(), 0), f.variance = doubles(statistics, shape.sets(), 1);
+    f.x = pointer<T>(x), f.mean = doubles(statistics, shape.sets(), 0),
+    f.variance = doubles(statistics, shape.sets(), 1);
     f.centered = centered;
     kernels<T>().norm->forward(shape, f);
   });
   return statistics;
 }
 
-std::tuple<Tensor, Tensor> norm(const Tensor& input, const Given& given_residual, const Given& weight, const Given& bias, const Given& mean,
-                                const Given& variance, int64_t batches, int64_t groups, int64_t along, bool channels_last, bool centered,
-                                double eps, int64_t activation, double slope, const Given& measured) {
+std::tuple<Tensor, Tensor> norm(const Tensor& input, const Given& given_residual, const Given& weight,
+                                const Given& bias, const Given& mean, const Given& variance, int64_t batches,
+                                int64_t groups, int64_t along, bool channels_last, bool centered, double eps,
+                                int64_t activation, double slope, const Given& measured) {
   const Tensor x = laid_out(input, channels_last);
   const NormShape shape = norm_shape(x, batches, groups, along, channels_last);
   const Given residual = residual_laid_out(given_residual, x, channels_last);
-  const Given gamma = scale_laid_out(weight, x, shape, along, channels_last), beta = scale_laid_out(bias, x, shape, along, channels_last);
+  const Given gamma = scale_laid_out(weight, x, shape, along, channels_last),
+              beta = scale_laid_out(bias, x, shape, along, channels_last);
   const auto sizes = x.sizes();
   Tensor y = new_tensor(Ints(sizes.begin(), sizes.end()), x.scalar_type(), channels_last);
   const int64_t sets = shape.sets();
   Tensor statistics = new_statistics(sets);
   double *means = doubles(statistics, sets, 0), *variances = doubles(statistics, sets, 1);
   if (mean) {
-    check(variance && mean->numel() == sets && variance->numel() == sets, "a mean and a variance are given for each set");
+    check(variance && mean->numel() == sets && variance->numel() == sets,
+          "a mean and a variance are given for each set");
     const Tensor from[2] = {laid_out(*mean, false), laid_out(*variance, false)};
     for (int k = 0; k < 2; ++k)
       for_float(from[k], [&](auto zero) {
@@ -694,15 +731,16 @@ std::tuple<Tensor, Tensor> norm(const Tensor& input, const Given& given_residual
         for (int64_t i = 0; i < sets; ++i) means[k * sets + i] = double(static_cast<const T*>(from[k].data_ptr())[i]);
       });
     for (int64_t i = 0; i < sets; ++i)
-      check(!(variances[i] < 0), "running variances are at least 0, got " + std::to_string(variances[i]) + " in channel " +
-                                     std::to_string(i) + ". reset_running_stats() starts them anew.");
+      check(!(variances[i] < 0), "running variances are at least 0, got " + std::to_string(variances[i]) +
+                                     " in channel " + std::to_string(i) + ". reset_running_stats() starts them anew.");
   }
   bool known = measured.has_value();
   if (known) {
     const double* from[2] = {doubles(*measured, sets, 0), doubles(*measured, sets, 1)};
     for (int64_t i = 0; i < sets; ++i) {
       means[i] = from[0][i], variances[i] = from[1][i];
-      known = known && variances[i] < std::numeric_limits<double>::infinity();  // where squares overflowed they are measured again
+      known = known && variances[i] <
+                           std::numeric_limits<double>::infinity();  // where squares overflowed they are measured again
     }
   }
   for_float(x, [&](auto zero) {
@@ -725,21 +763,23 @@ std::tuple<Tensor, Tensor> norm(const Tensor& input, const Given& given_residual
 }
 
 template <class Run>
-void with_backward(const Tensor& gradient, const Tensor& input, const Given& given_residual, const Given& weight, const Given& bias,
-                   const Tensor& statistics, int64_t batches, int64_t groups, int64_t along, bool channels_last, bool centered, double eps,
-                   int64_t activation, double slope, const Run& run) {
+void with_backward(const Tensor& gradient, const Tensor& input, const Given& given_residual, const Given& weight,
+                   const Given& bias, const Tensor& statistics, int64_t batches, int64_t groups, int64_t along,
+                   bool channels_last, bool centered, double eps, int64_t activation, double slope, const Run& run) {
   const Tensor x = laid_out(input, channels_last), dy = laid_out(gradient, channels_last);
   const auto sizes = x.sizes();
   check_sizes(dy, Ints(sizes.begin(), sizes.end()), "dy");
   check(dy.scalar_type() == x.scalar_type(), "dy is of the input's type");
   const NormShape shape = norm_shape(x, batches, groups, along, channels_last);
   const Given residual = residual_laid_out(given_residual, x, channels_last);
-  const Given gamma = scale_laid_out(weight, x, shape, along, channels_last), beta = scale_laid_out(bias, x, shape, along, channels_last);
+  const Given gamma = scale_laid_out(weight, x, shape, along, channels_last),
+              beta = scale_laid_out(bias, x, shape, along, channels_last);
   const Tensor kept = laid_out(statistics, false);
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
     NormBackward<T> b = {};
-    b.dy = pointer<T>(dy), b.x = pointer<T>(x), b.residual = pointer<T>(residual), b.gamma = pointer<T>(gamma), b.beta = pointer<T>(beta);
+    b.dy = pointer<T>(dy), b.x = pointer<T>(x), b.residual = pointer<T>(residual), b.gamma = pointer<T>(gamma),
+    b.beta = pointer<T>(beta);
     b.mean = doubles(kept, shape.sets(), 0), b.variance = doubles(kept, shape.sets(), 1);
     b.centered = centered, b.eps = eps, b.activation = activation_of(activation), b.slope = T(slope);
     run(shape, b);
@@ -747,10 +787,12 @@ void with_backward(const Tensor& gradient, const Tensor& input, const Given& giv
 }
 
 // wanted: 1 dx, 2 dresidual, 4 dweight, 8 dbias; the others come back empty.
-std::tuple<Tensor, Tensor, Tensor, Tensor> norm_backward(const Tensor& dy, const Tensor& x, const Given& residual, const Given& weight,
-                                                         const Given& bias, const Tensor& statistics, const Given& means, int64_t batches,
-                                                         int64_t groups, int64_t along, bool channels_last, bool centered, double eps,
-                                                         int64_t activation, double slope, bool constant, int64_t wanted) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> norm_backward(const Tensor& dy, const Tensor& x, const Given& residual,
+                                                         const Given& weight, const Given& bias,
+                                                         const Tensor& statistics, const Given& means, int64_t batches,
+                                                         int64_t groups, int64_t along, bool channels_last,
+                                                         bool centered, double eps, int64_t activation, double slope,
+                                                         bool constant, int64_t wanted) {
   const auto have = x.sizes();
   const Ints sizes(have.begin(), have.end());
   const auto like_x = [&](bool is_wanted) {
@@ -760,12 +802,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_backward(const Tensor& dy, const
   Tensor dx = like_x(wanted & 1), dresidual = like_x(wanted & 2);
   Tensor dweight = new_scale(x, weight.value_or(x), along, channels_last, wanted & 4);
   Tensor dbias = new_scale(x, bias.value_or(x), along, channels_last, wanted & 8);
-  with_backward(dy, x, residual, weight, bias, statistics, batches, groups, along, channels_last, centered, eps, activation, slope,
-                [&](const NormShape& shape, auto b) {
+  with_backward(dy, x, residual, weight, bias, statistics, batches, groups, along, channels_last, centered, eps,
+                activation, slope, [&](const NormShape& shape, auto b) {
                   using T = std::remove_const_t<std::remove_pointer_t<decltype(b.dx)>>;
-                  b.dx = pointer<T>(dx), b.dresidual = pointer<T>(dresidual), b.dgamma = pointer<T>(dweight), b.dbeta = pointer<T>(dbias);
+                  b.dx = pointer<T>(dx), b.dresidual = pointer<T>(dresidual), b.dgamma = pointer<T>(dweight),
+                  b.dbeta = pointer<T>(dbias);
                   b.constant = constant;
-                  if (means) b.gradient_mean = doubles(*means, shape.sets(), 0), b.product_mean = doubles(*means, shape.sets(), 1);
+                  if (means)
+                    b.gradient_mean = doubles(*means, shape.sets(), 0),
+                    b.product_mean = doubles(*means, shape.sets(), 1);
                   kernels<T>().norm->backward(shape, b);
                 });
   const auto as_parameter = [&](const Tensor& d, bool is_wanted) {
@@ -774,12 +819,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_backward(const Tensor& dy, const
   return {dx, dresidual, as_parameter(dweight, wanted & 4), as_parameter(dbias, wanted & 8)};
 }
 
-Tensor norm_sums(const Tensor& dy, const Tensor& x, const Given& residual, const Given& weight, const Given& bias, const Tensor& statistics,
-                 bool channels_last, double eps, int64_t activation, double slope) {
+Tensor norm_sums(const Tensor& dy, const Tensor& x, const Given& residual, const Given& weight, const Given& bias,
+                 const Tensor& statistics, bool channels_last, double eps, int64_t activation, double slope) {
   const int64_t C = x.size(1);
   Tensor sums = new_statistics(C);
-  with_backward(dy, x, residual, weight, bias, statistics, 1, C, kAlongChannels, channels_last, true, eps, activation, slope,
-                [&](const NormShape& shape, auto b) {
+  with_backward(dy, x, residual, weight, bias, statistics, 1, C, kAlongChannels, channels_last, true, eps, activation,
+                slope, [&](const NormShape& shape, auto b) {
                   using T = std::remove_const_t<std::remove_pointer_t<decltype(b.dx)>>;
                   b.constant = true, b.sums = doubles(sums, C, 0);
                   kernels<T>().norm->backward(shape, b);
@@ -787,7 +832,8 @@ Tensor norm_sums(const Tensor& dy, const Tensor& x, const Given& residual, const
   return sums;
 }
 
-// r ← (1 - momentum)·r + momentum·batch, of the mean over what was measured apart; the variance unbiased, of `count` values.
+// r ← (1 - momentum)·r + momentum·batch, of the mean over what was measured apart; the variance unbiased, of `count`
+// values.
 void norm_update(const Tensor& mean, const Tensor& variance, const Tensor& statistics, int64_t count, double momentum) {
   const int64_t sets = statistics.size(1), C = mean.numel();
   check(variance.numel() == C && C > 0 && sets % C == 0, "running statistics are one number a channel");
@@ -809,7 +855,8 @@ void norm_update(const Tensor& mean, const Tensor& variance, const Tensor& stati
   }
 }
 
-LocalResponse local_response_shape(const Tensor& x, int64_t size, double alpha, double beta, double k, bool channels_last) {
+LocalResponse local_response_shape(const Tensor& x, int64_t size, double alpha, double beta, double k,
+                                   bool channels_last) {
   check(x.dim() >= 2 && size >= 1, "an input has a batch and channels, a window at least one");
   int64_t places = 1;
   for (int64_t d = 2; d < x.dim(); ++d) places *= x.size(d);
@@ -823,13 +870,14 @@ Tensor local_response(const Tensor& input, int64_t size, double alpha, double be
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
     if (y.numel() > 0)
-      kernels<T>().local_response->forward(local_response_shape(x, size, alpha, beta, k, channels_last), pointer<T>(x), pointer<T>(y));
+      kernels<T>().local_response->forward(local_response_shape(x, size, alpha, beta, k, channels_last), pointer<T>(x),
+                                           pointer<T>(y));
   });
   return y;
 }
 
-Tensor local_response_backward(const Tensor& gradient, const Tensor& input, int64_t size, double alpha, double beta, double k,
-                               bool channels_last) {
+Tensor local_response_backward(const Tensor& gradient, const Tensor& input, int64_t size, double alpha, double beta,
+                               double k, bool channels_last) {
   const Tensor x = laid_out(input, channels_last), dy = laid_out(gradient, channels_last);
   const auto sizes = x.sizes();
   check_sizes(dy, Ints(sizes.begin(), sizes.end()), "dy");
@@ -838,15 +886,16 @@ Tensor local_response_backward(const Tensor& gradient, const Tensor& input, int6
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
     if (dx.numel() > 0)
-      kernels<T>().local_response->backward(local_response_shape(x, size, alpha, beta, k, channels_last), pointer<T>(dy), pointer<T>(x),
-                                            pointer<T>(dx));
+      kernels<T>().local_response->backward(local_response_shape(x, size, alpha, beta, k, channels_last),
+                                            pointer<T>(dy), pointer<T>(x), pointer<T>(dx));
   });
   return dx;
 }
 
 // -------------------------------------------------------------------------------------------------------------- about
 
-// Names with a space between two, as bytes: the stable ABI of torch 2.13 leaks every text that an operator takes or gives.
+// Names with a space between two, as bytes: the stable ABI of torch 2.13 leaks every text that an operator takes or
+// gives.
 Ints as_bytes(int64_t count, const auto& name) {
   std::string names;
   for (int64_t k = 0; k < count; ++k) names.append(k ? " " : "").append(name(k));
@@ -885,52 +934,70 @@ STABLE_TORCH_LIBRARY(striate, m) {
       "max_pool_offset(Tensor x, SymInt[] output, SymInt[] size, SymInt[] stride, SymInt[] dilation, SymInt[] before, "
       "bool channels_last, bool keep) -> (Tensor, Tensor)");
   m.def(
-      "max_pool_offset_backward(Tensor dy, Tensor offset, SymInt[] input, SymInt[] size, SymInt[] stride, SymInt[] dilation, "
+      "max_pool_offset_backward(Tensor dy, Tensor offset, SymInt[] input, SymInt[] size, SymInt[] stride, SymInt[] "
+      "dilation, "
       "SymInt[] before, bool channels_last) -> Tensor");
   m.def(
-      "offset_to_index(Tensor offset, SymInt[] input, SymInt[] size, SymInt[] stride, SymInt[] dilation, SymInt[] before, "
+      "offset_to_index(Tensor offset, SymInt[] input, SymInt[] size, SymInt[] stride, SymInt[] dilation, SymInt[] "
+      "before, "
       "bool channels_last) -> Tensor");
   m.def(
       "max_pool_index(Tensor x, SymInt[] output, SymInt[] size, SymInt[] stride, SymInt[] dilation, SymInt[] before, "
       "bool channels_last) -> (Tensor, Tensor)");
   m.def("max_pool_index_backward(Tensor dy, Tensor index, SymInt[] input, bool channels_last) -> Tensor");
   m.def(
-      "avg_pool(Tensor x, SymInt[] output, SymInt[] size, SymInt[] stride, SymInt[] before, SymInt[] after, bool channels_last, "
+      "avg_pool(Tensor x, SymInt[] output, SymInt[] size, SymInt[] stride, SymInt[] before, SymInt[] after, bool "
+      "channels_last, "
       "bool count_include_pad, int? divisor_override) -> Tensor");
   m.def(
       "avg_pool_backward(Tensor dy, SymInt[] input, SymInt[] size, SymInt[] stride, SymInt[] before, SymInt[] after, "
       "bool channels_last, bool count_include_pad, int? divisor_override) -> Tensor");
-  const std::string geometry = "SymInt[] stride, SymInt[] dilation, SymInt[] before, SymInt groups, bool channels_last, int method";
+  const std::string geometry =
+      "SymInt[] stride, SymInt[] dilation, SymInt[] before, SymInt groups, bool channels_last, int method";
   m.def(("conv(Tensor x, Tensor weight, Tensor? bias, SymInt[] output, " + geometry + ") -> Tensor").c_str());
   m.def(("conv_input(Tensor dy, Tensor weight, Tensor? bias, SymInt[] input, " + geometry + ") -> Tensor").c_str());
-  m.def(("conv_weight(Tensor dy, Tensor x, SymInt[] size, " + geometry + ", bool weight_channels_last=False) -> Tensor").c_str());
+  m.def(("conv_weight(Tensor dy, Tensor x, SymInt[] size, " + geometry + ", bool weight_channels_last=False) -> Tensor")
+            .c_str());
   m.def("conv_bias(Tensor dy, bool channels_last) -> Tensor");
   m.def(
-      "conv_fused(Tensor x, Tensor weight, Tensor? packed, Tensor? bias, Tensor? residual, float low, float high, SymInt[] output, "
+      "conv_fused(Tensor x, Tensor weight, Tensor? packed, Tensor? bias, Tensor? residual, float low, float high, "
+      "SymInt[] output, "
       "SymInt[] stride, SymInt[] dilation, SymInt[] before, SymInt groups, bool channels_last, int method) -> Tensor");
   m.def(
-      "conv_measured(Tensor x, Tensor weight, Tensor? bias, SymInt[] output, SymInt[] stride, SymInt[] dilation, SymInt[] before, "
+      "conv_measured(Tensor x, Tensor weight, Tensor? bias, SymInt[] output, SymInt[] stride, SymInt[] dilation, "
+      "SymInt[] before, "
       "SymInt groups, bool channels_last, int method) -> (Tensor, Tensor)");
   m.def("conv_pack(Tensor weight, SymInt groups, int method) -> Tensor");
-  m.def("local(Tensor x, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] dilation, SymInt[] before, bool channels_last) -> Tensor");
+  m.def(
+      "local(Tensor x, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] dilation, SymInt[] before, bool "
+      "channels_last) -> Tensor");
   m.def(
       "local_input(Tensor dy, Tensor weight, SymInt[] input, SymInt[] stride, SymInt[] dilation, SymInt[] before, "
       "bool channels_last) -> Tensor");
-  m.def("local_weight(Tensor dy, Tensor x, SymInt[] size, SymInt[] stride, SymInt[] dilation, SymInt[] before) -> Tensor");
   m.def(
-      "norm(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? variance, SymInt batches, SymInt groups, "
-      "int along, bool channels_last, bool centered, float eps, int activation, float slope, Tensor? measured=None) -> (Tensor, Tensor)");
+      "local_weight(Tensor dy, Tensor x, SymInt[] size, SymInt[] stride, SymInt[] dilation, SymInt[] before) -> "
+      "Tensor");
   m.def(
-      "norm_backward(Tensor dy, Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor statistics, Tensor? means, "
-      "SymInt batches, SymInt groups, int along, bool channels_last, bool centered, float eps, int activation, float slope, "
+      "norm(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? variance, SymInt batches, "
+      "SymInt groups, "
+      "int along, bool channels_last, bool centered, float eps, int activation, float slope, Tensor? measured=None) -> "
+      "(Tensor, Tensor)");
+  m.def(
+      "norm_backward(Tensor dy, Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor statistics, Tensor? "
+      "means, "
+      "SymInt batches, SymInt groups, int along, bool channels_last, bool centered, float eps, int activation, float "
+      "slope, "
       "bool constant, int wanted) -> (Tensor, Tensor, Tensor, Tensor)");
-  m.def("norm_measure(Tensor x, SymInt batches, SymInt groups, int along, bool channels_last, bool centered) -> Tensor");
   m.def(
-      "norm_sums(Tensor dy, Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor statistics, bool channels_last, "
+      "norm_measure(Tensor x, SymInt batches, SymInt groups, int along, bool channels_last, bool centered) -> Tensor");
+  m.def(
+      "norm_sums(Tensor dy, Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor statistics, bool "
+      "channels_last, "
       "float eps, int activation, float slope) -> Tensor");
   m.def("local_response(Tensor x, SymInt size, float alpha, float beta, float k, bool channels_last) -> Tensor");
   m.def(
-      "local_response_backward(Tensor dy, Tensor x, SymInt size, float alpha, float beta, float k, bool channels_last) -> "
+      "local_response_backward(Tensor dy, Tensor x, SymInt size, float alpha, float beta, float k, bool channels_last) "
+      "-> "
       "Tensor");
   m.def("norm_update(Tensor(a!) mean, Tensor(b!) variance, Tensor statistics, SymInt count, float momentum) -> ()");
   m.def("conv_methods() -> int[]");

@@ -1,8 +1,9 @@
 // Whether Winograd's tiles may be used for an image and for weights: what they mix must be finite and of like size.
 //
-// A tile mixes all that it reads. What is not finite would spread over it, and a value far beyond the others would leave its rounding error
-// on results that do not see it. So the transforms of sources sum the squares of what they read: a unit is one channel of one tile. An
-// image with a unit out of bounds is computed again by the direct sum (docs/kernels/winograd.md). Squares are compared by their exponents.
+// A tile mixes all that it reads. What is not finite would spread over it, and a value far beyond the others would
+// leave its rounding error on results that do not see it. So the transforms of sources sum the squares of what they
+// read: a unit is one channel of one tile. An image with a unit out of bounds is computed again by the direct sum
+// (docs/kernels/winograd.md). Squares are compared by their exponents.
 #pragma once
 #include <string.h>
 
@@ -12,17 +13,18 @@
 namespace striate {
 namespace STRIATE_ISA {
 
-constexpr int64_t kApart = 16;                  // of squares: a unit of 2⁸ times the others' root mean square in its image,
-constexpr int64_t kAlone = 8;                   // and of 2⁴ times that in the same channels
-constexpr int64_t kFewTiles = 4;                // in an image: one value may be in all of them
-constexpr int64_t kPerCell = 4;                 // vectors of channels, but where the units are few
-constexpr int64_t kFewUnits = 64;               // vectors of units in an image: each has a cell
+constexpr int64_t kApart = 16;     // of squares: a unit of 2⁸ times the others' root mean square in its image,
+constexpr int64_t kAlone = 8;      // and of 2⁴ times that in the same channels
+constexpr int64_t kFewTiles = 4;   // in an image: one value may be in all of them
+constexpr int64_t kPerCell = 4;    // vectors of channels, but where the units are few
+constexpr int64_t kFewUnits = 64;  // vectors of units in an image: each has a cell
 constexpr int64_t kEmpty = 8, kEmptyOfFew = 4;  // one cell in so many is not zero: the image is all but empty
 
 template <class T>
 constexpr int kMantissa = sizeof(T) == 4 ? 23 : 52;
 template <class T>
-constexpr int64_t kMostExponent = (int64_t(1) << (8 * sizeof(T) - 1 - kMantissa<T>)) - 1;  // of infinity and NaN, which is above any number
+constexpr int64_t kMostExponent =
+    (int64_t(1) << (8 * sizeof(T) - 1 - kMantissa<T>)) - 1;  // of infinity and NaN, which is above any number
 
 template <class T>
 STRIATE_INLINE IntVector<T> bits_of(const Vector<T>& squares) {
@@ -41,8 +43,8 @@ int64_t largest_exponent(const typename Lane<T>::Int* bits, int64_t count) {
   return all >> kMantissa<T>;
 }
 
-// What was read: for each tile a row of cells, one for each lane. A cell holds the largest squares of the channels that share its lane in
-// up to `per_cell` vectors. The work on a group is in parts of `part` vectors; a cell is of one part.
+// What was read: for each tile a row of cells, one for each lane. A cell holds the largest squares of the channels that
+// share its lane in up to `per_cell` vectors. The work on a group is in parts of `part` vectors; a cell is of one part.
 template <class T>
 struct Magnitudes {
   using Int = typename Lane<T>::Int;
@@ -99,9 +101,11 @@ struct Note {
       if (cell) store(cell, most);
     }
   }
-  // The same of the v-th vector in tiles from `tile` on, squares(k) being of the k-th; the vectors before it come first.
+  // The same of the v-th vector in tiles from `tile` on, squares(k) being of the k-th; the vectors before it come
+  // first.
   template <class Squares>
-  STRIATE_INLINE void of_vector(int64_t v, int64_t tile, int64_t count, int64_t channels, const Squares& squares) const {
+  STRIATE_INLINE void of_vector(int64_t v, int64_t tile, int64_t count, int64_t channels,
+                                const Squares& squares) const {
     Int* cell = largest ? largest + v / per_cell * row + tile * L : nullptr;
     const bool anew = v % per_cell == 0;
     const int64_t left = channels - v * L;
@@ -126,8 +130,8 @@ struct Others {
   bool are_below(int64_t exponent) const { return exponent * count - sum > kAlone * count; }
 };
 
-// Whether in an image the largest of some channels is far above what it is in their other tiles, of those that are not zero: a channel that
-// is loud everywhere is seen everywhere. first: of the image's tiles.
+// Whether in an image the largest of some channels is far above what it is in their other tiles, of those that are not
+// zero: a channel that is loud everywhere is seen everywhere. first: of the image's tiles.
 template <class T>
 bool stands_alone(const Magnitudes<T>& seen, int64_t first) {
   constexpr int64_t L = kLanes<T>;
@@ -160,9 +164,10 @@ int64_t cells_from(const Magnitudes<T>& seen, int64_t first, int64_t least) {
   return sum;
 }
 
-// Whether images are out of bounds: [image]. other: the largest exponent of the squares that sources are multiplied with; a sum has
-// `terms`. Out of bounds is an image whose largest unit is NaN or infinite, may overflow in a product, or lies far above three quarters of
-// the cells that are not zero; and one that is all but empty: its zeros are to stay zeros.
+// Whether images are out of bounds: [image]. other: the largest exponent of the squares that sources are multiplied
+// with; a sum has `terms`. Out of bounds is an image whose largest unit is NaN or infinite, may overflow in a product,
+// or lies far above three quarters of the cells that are not zero; and one that is all but empty: its zeros are to stay
+// zeros.
 template <class T>
 bool out_of_bounds(const Magnitudes<T>& seen, int64_t other, int64_t terms, uint8_t* bad) {
   const int64_t images = seen.all / seen.of_image, bias = kMostExponent<T> / 2;
@@ -173,7 +178,8 @@ bool out_of_bounds(const Magnitudes<T>& seen, int64_t other, int64_t terms, uint
       const int64_t first = n * seen.of_image;
       int64_t most = 0;
       for (int64_t row = 0; row < seen.rows; ++row)
-        most = max(most, largest_exponent<T>(seen.largest + (row * seen.all + first) * kLanes<T>, seen.of_image * kLanes<T>));
+        most = max(most,
+                   largest_exponent<T>(seen.largest + (row * seen.all + first) * kLanes<T>, seen.of_image * kLanes<T>));
       if (most == kMostExponent<T> || other == kMostExponent<T> || (most > 0 && most + other > room)) {
         bad[n] = true;
       } else if (most == 0) {
@@ -190,9 +196,9 @@ bool out_of_bounds(const Magnitudes<T>& seen, int64_t other, int64_t terms, uint
   return false;
 }
 
-// The largest exponent of the squares of a filter's taps for one channel; and whether one is far above three quarters of all, above those
-// of the filter's other channels, and above the other filters' for the same. Edges may not see that tap while their tiles would: there it
-// counts as what is not finite.
+// The largest exponent of the squares of a filter's taps for one channel; and whether one is far above three quarters
+// of all, above those of the filter's other channels, and above the other filters' for the same. Edges may not see that
+// tap while their tiles would: there it counts as what is not finite.
 struct OfWeights {
   int64_t most;
   bool apart;
@@ -203,12 +209,15 @@ template <class T>
 OfWeights of_weights(const typename Lane<T>::Int* largest, int64_t vectors, int64_t pieces) {
   constexpr int64_t L = kLanes<T>;
   const int64_t most = largest_exponent<T>(largest, vectors * pieces * L), filters = vectors * L;
-  const auto exponent = [=](int64_t f, int64_t p) { return int64_t(largest[(f / L * pieces + p) * L + f % L] >> kMantissa<T>); };
+  const auto exponent = [=](int64_t f, int64_t p) {
+    return int64_t(largest[(f / L * pieces + p) * L + f % L] >> kMantissa<T>);
+  };
   const Scratch<Others> of_pieces(pieces);
   int64_t near = 0, filled = 0;
   for (int64_t p = 0; p < pieces; ++p) {
     of_pieces[p] = Others();
-    for (int64_t f = 0; f < filters; ++f) of_pieces[p].add(exponent(f, p)), near += exponent(f, p) + kApart >= most && exponent(f, p) > 0;
+    for (int64_t f = 0; f < filters; ++f)
+      of_pieces[p].add(exponent(f, p)), near += exponent(f, p) + kApart >= most && exponent(f, p) > 0;
     filled += of_pieces[p].count;
   }
   bool alone = false;

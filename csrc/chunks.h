@@ -5,7 +5,8 @@
 namespace striate {
 namespace STRIATE_ISA {
 
-// About how many places a kernel adds up in float, some tens or hundreds in registers at a time, before it hands them on.
+// About how many places a kernel adds up in float, some tens or hundreds in registers at a time, before it hands them
+// on.
 constexpr int64_t kPlacesInFloat = 2048;
 
 // The sum of a chunk: what a kernel has added up in `sum`, add() takes into `total`, in double, and begins `sum` anew.

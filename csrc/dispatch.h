@@ -1,4 +1,5 @@
-// Which kernels run: one table for each instruction set the build has (kernels/table.cpp), the best one this CPU has picked once.
+// Which kernels run: one table for each instruction set the build has (kernels/table.cpp), the best one this CPU has
+// picked once.
 #pragma once
 #include "kernels/conv.h"
 #include "kernels/local.h"

@@ -1,6 +1,7 @@
-// What lies in the padding takes no part in a sum, as in torch's operators in float. Kernels multiply its zeros all the same, which is
-// nothing but where a weight, or in the weight's gradient dy, is NaN or infinite: 0 · NaN is NaN. What such a product spoilt is computed
-// again here, one by one. Where nothing is spoilt that costs a look at a few results of each channel.
+// What lies in the padding takes no part in a sum, as in torch's operators in float. Kernels multiply its zeros all the
+// same, which is nothing but where a weight, or in the weight's gradient dy, is NaN or infinite: 0 · NaN is NaN. What
+// such a product spoilt is computed again here, one by one. Where nothing is spoilt that costs a look at a few results
+// of each channel.
 #pragma once
 #include <cmath>
 #include <vector>
@@ -21,7 +22,8 @@ struct EdgeAxis {
   int64_t sources() const { return adjoint ? axis.output : axis.input; }
   // The source that destination `at` sums through a tap.
   int64_t source(int64_t at, int64_t tap) const {
-    const int64_t place = adjoint ? at + axis.before - tap * axis.dilation : at * axis.stride - axis.before + tap * axis.dilation;
+    const int64_t place =
+        adjoint ? at + axis.before - tap * axis.dilation : at * axis.stride - axis.before + tap * axis.dilation;
     if (adjoint && place % axis.stride != 0) return kNone;
     const int64_t source = adjoint ? place / axis.stride : place;
     return source >= 0 && source < sources() ? source : kBeyond;
@@ -31,7 +33,8 @@ struct EdgeAxis {
       if (source(at, t) == kBeyond) return true;
     return false;
   }
-  // Some destinations, such that a tap which lies in the padding for any does so for one of them, and is inside for another if for any.
+  // Some destinations, such that a tap which lies in the padding for any does so for one of them, and is inside for
+  // another if for any.
   std::vector<int64_t> samples() const {
     const int64_t n = destinations(), kinds = adjoint ? axis.stride : 1;
     const bool all = n <= 3 * kinds || (axis.size - 1) * axis.dilation >= axis.input;
@@ -52,12 +55,15 @@ struct Edges {
   Edges(const Window& w, bool adjoint) : depth{w.depth, adjoint}, height{w.height, adjoint}, width{w.width, adjoint} {}
   int64_t destinations() const { return depth.destinations() * height.destinations() * width.destinations(); }
   int64_t sources() const { return depth.sources() * height.sources() * width.sources(); }
-  int64_t destination(const EdgePlace& p) const { return (p.d * height.destinations() + p.h) * width.destinations() + p.w; }
+  int64_t destination(const EdgePlace& p) const {
+    return (p.d * height.destinations() + p.h) * width.destinations() + p.w;
+  }
 
   // The source of a place through a tap of all axes, or kBeyond or kNone.
   int64_t source(const EdgePlace& p, int64_t tap) const {
     const int64_t wide = width.axis.size, high = height.axis.size;
-    const int64_t d = depth.source(p.d, tap / wide / high), h = height.source(p.h, tap / wide % high), w = width.source(p.w, tap % wide);
+    const int64_t d = depth.source(p.d, tap / wide / high), h = height.source(p.h, tap / wide % high),
+                  w = width.source(p.w, tap % wide);
     if (d == EdgeAxis::kNone || h == EdgeAxis::kNone || w == EdgeAxis::kNone) return EdgeAxis::kNone;
     if (d == EdgeAxis::kBeyond || h == EdgeAxis::kBeyond || w == EdgeAxis::kBeyond) return EdgeAxis::kBeyond;
     return (d * height.sources() + h) * width.sources() + w;
@@ -98,7 +104,8 @@ void mend_edges(const ConvShape& s, bool adjoint, const T* source, Weight<T> wei
   std::vector<int64_t> spoilt;
   for (int64_t c = 0; c < to; ++c) {
     bool nan = false, finite = true;
-    for (const EdgePlace& p : samples) nan = nan || std::isnan(y[value_at(s.channels_last, 0, c, to, edges.destination(p), places)]);
+    for (const EdgePlace& p : samples)
+      nan = nan || std::isnan(y[value_at(s.channels_last, 0, c, to, edges.destination(p), places)]);
     for (int64_t q = 0; nan && finite && q < of_group; ++q)
       for (int64_t tap = 0; tap < taps; ++tap) finite = finite && std::isfinite(weight_of(c, q, tap));
     if (!finite) spoilt.push_back(c);
@@ -114,7 +121,8 @@ void mend_edges(const ConvShape& s, bool adjoint, const T* source, Weight<T> wei
           for (int64_t tap = 0; tap < taps && !std::isnan(sum); ++tap) {
             const int64_t at = edges.source(p, tap);
             for (int64_t q = 0; at >= 0 && q < of_group && !std::isnan(sum); ++q)
-              sum += double(weight_of(c, q, tap)) * double(source[value_at(s.channels_last, n, first + q, from, at, edges.sources())]);
+              sum += double(weight_of(c, q, tap)) *
+                     double(source[value_at(s.channels_last, n, first + q, from, at, edges.sources())]);
           }
           const int64_t at = value_at(s.channels_last, n, c, to, edges.destination(p), places);
           const T z = T(sum) + (e.residual ? e.residual[at] : T(0));
@@ -131,7 +139,8 @@ void mend_edges(const ConvShape& s, bool adjoint, const T* source, Weight<T> wei
     }
   };
   parallel_ranges(
-      int64_t(spoilt.size()), 1, [](void* context, int64_t begin, int64_t end) { (*static_cast<decltype(mend)*>(context))(begin, end); },
+      int64_t(spoilt.size()), 1,
+      [](void* context, int64_t begin, int64_t end) { (*static_cast<decltype(mend)*>(context))(begin, end); },
       const_cast<void*>(static_cast<const void*>(&mend)));
 }
 
@@ -140,7 +149,8 @@ template <class T>
 void mend_edges_of_weight(const ConvShape& s, const T* dy, const T* x, T* dw) {
   const Edges edges(s.window, false);
   if (edges.places(false).empty()) return;
-  const int64_t taps = s.taps(), inputs = s.channels / s.groups, places = edges.destinations(), sources = edges.sources();
+  const int64_t taps = s.taps(), inputs = s.channels / s.groups, places = edges.destinations(),
+                sources = edges.sources();
   const auto at = [&](int64_t k, int64_t c, int64_t tap) { return k * inputs * taps + s.weight_at(c * taps + tap); };
   const auto gradient = [&](int64_t n, int64_t k, const EdgePlace& p) {
     return dy[value_at(s.channels_last, n, k, s.filters, edges.destination(p), places)];
@@ -165,8 +175,8 @@ void mend_edges_of_weight(const ConvShape& s, const T* dy, const T* x, T* dw) {
                 const double g = double(gradient(n, k, {d, h, w}));
                 nan = std::isnan(g);
                 for (int64_t c = 0; c < inputs; ++c)
-                  sums[size_t(c)] +=
-                      g * double(x[value_at(s.channels_last, n, k / (s.filters / s.groups) * inputs + c, s.channels, source, sources)]);
+                  sums[size_t(c)] += g * double(x[value_at(s.channels_last, n, k / (s.filters / s.groups) * inputs + c,
+                                                           s.channels, source, sources)]);
               }
         for (int64_t c = 0; c < inputs && !nan; ++c) dw[at(k, c, tap)] = T(sums[size_t(c)]);
       }
@@ -177,7 +187,8 @@ void mend_edges_of_weight(const ConvShape& s, const T* dy, const T* x, T* dw) {
   if (!any) return;
   hanging = edges.places(true);
   parallel_ranges(
-      s.filters, 1, [](void* context, int64_t begin, int64_t end) { (*static_cast<decltype(mend)*>(context))(begin, end); },
+      s.filters, 1,
+      [](void* context, int64_t begin, int64_t end) { (*static_cast<decltype(mend)*>(context))(begin, end); },
       const_cast<void*>(static_cast<const void*>(&mend)));
 }
 

@@ -24,7 +24,8 @@ STRIATE_INLINE void finish_values(const Epilogue<T>& e, T* y, int64_t at, int64_
 template <class T, class Side>
 inline void finish_all(const Epilogue<T>& e, int64_t batch, T* y, const Side& side) {
   const int64_t image = side.all_to() * side.destinations();
-  parallel_for(batch, image, [=](int64_t begin, int64_t end) { finish_values(e, y, begin * image, (end - begin) * image); });
+  parallel_for(batch, image,
+               [=](int64_t begin, int64_t end) { finish_values(e, y, begin * image, (end - begin) * image); });
 }
 
 }  // namespace STRIATE_ISA

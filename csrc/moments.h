@@ -1,8 +1,10 @@
-// What a normalization measures: count, mean and sum of squared deviations, exact enough for any mean (moments.py is the law).
+// What a normalization measures: count, mean and sum of squared deviations, exact enough for any mean (moments.py is
+// the law).
 //
-// Values are summed in chunks of some thousand, as deviations from a shift near their mean: then the sums stay small and
-// float keeps their digits. The shift of a chunk is the mean so far, so a chunk whose mean has jumped by δ loses no more than
-// the digits of δ², which the jump itself adds to the sum. The first chunk has none: it is read twice. Chunks merge in double.
+// Values are summed in chunks of some thousand, as deviations from a shift near their mean: then the sums stay small
+// and float keeps their digits. The shift of a chunk is the mean so far, so a chunk whose mean has jumped by δ loses no
+// more than the digits of δ², which the jump itself adds to the sum. The first chunk has none: it is read twice. Chunks
+// merge in double.
 #pragma once
 #include "parallel.h"
 #include "simd.h"
@@ -52,13 +54,15 @@ struct Runs {
 };
 
 constexpr int64_t kChunk = 4096;
-// Terms of one sum of T. Squares of numbers on a grid, as floats far from zero are, are all 0 or 1 modulo 4 of its square: where
-// the sum cannot hold that last digit it is always cut off, never rounded up. 16 terms still hold it; 64 lose 3e-7.
+// Terms of one sum of T. Squares of numbers on a grid, as floats far from zero are, are all 0 or 1 modulo 4 of its
+// square: where the sum cannot hold that last digit it is always cut off, never rounded up. 16 terms still hold it; 64
+// lose 3e-7.
 constexpr int64_t kTerms = 16;
 
 // Sums of d and d·d for d = x - shift.
 template <class T>
-inline void deviation_sums(const T* x, const Runs& runs, int64_t begin, int64_t end, T shift, double* sum, double* square) {
+inline void deviation_sums(const T* x, const Runs& runs, int64_t begin, int64_t end, T shift, double* sum,
+                           double* square) {
   constexpr int64_t L = kLanes<T>;
   Vector<double> total_s = {}, total_q = {};
   const Vector<T> from = broadcast(shift);
@@ -88,7 +92,8 @@ inline void deviation_sums(const T* x, const Runs& runs, int64_t begin, int64_t 
 // Where squares overflow: values from about 1e19 on in float.
 template <class T>
 inline Moments wide_moments(const T* x, const Runs& runs, int64_t begin, int64_t end, bool centered) {
-  const double n = double(end - begin), first = centered ? double(x[begin / runs.length * runs.pitch + begin % runs.length]) : 0;
+  const double n = double(end - begin),
+               first = centered ? double(x[begin / runs.length * runs.pitch + begin % runs.length]) : 0;
   double sum = 0, square = 0;
   if (centered)
     runs.over(begin, end, [&](int64_t at, int64_t count) {
@@ -110,7 +115,8 @@ inline Moments measure(const T* x, const Runs& runs, int64_t begin, int64_t end,
     T shift = T(total.mean);
     double sum, square;
     if (centered && total.count == 0) {
-      const T first = x[at / runs.length * runs.pitch + at % runs.length];  // of constant values the deviations are exactly 0
+      const T first =
+          x[at / runs.length * runs.pitch + at % runs.length];  // of constant values the deviations are exactly 0
       deviation_sums(x, runs, at, next, first, &sum, &square);
       shift = T(double(first) + sum / double(next - at));
     }
@@ -118,7 +124,8 @@ inline Moments measure(const T* x, const Runs& runs, int64_t begin, int64_t end,
     if (!(square < __builtin_inf()))
       total.merge(wide_moments(x, runs, at, next, centered));
     else
-      total.merge(centered ? shifted_moments(double(next - at), shift, sum, square) : Moments{double(next - at), 0, square});
+      total.merge(centered ? shifted_moments(double(next - at), shift, sum, square)
+                           : Moments{double(next - at), 0, square});
   }
   return total;
 }

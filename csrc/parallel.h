@@ -1,5 +1,5 @@
-// How work is cut: one parallel_for, over torch's own thread pool; bindings.cpp gives it its body; and memory for one range.
-// A kernel must compute the same bits wherever [0, count) is cut: cut points depend on the number of threads.
+// How work is cut: one parallel_for, over torch's own thread pool; bindings.cpp gives it its body; and memory for one
+// range. A kernel must compute the same bits wherever [0, count) is cut: cut points depend on the number of threads.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -12,7 +12,8 @@ void parallel_ranges(int64_t count, int64_t grain, void (*body)(void*, int64_t, 
 // Memory aligned to a cache line, of this thread: workspace.cpp. It is given back on the thread that took it.
 void* take_workspace(size_t bytes);
 void give_workspace(void* memory);
-// Asks for pages of 2 MiB, where the system has them: what streams through megabytes waits less for addresses. Before it is first written.
+// Asks for pages of 2 MiB, where the system has them: what streams through megabytes waits less for addresses. Before
+// it is first written.
 void use_large_pages(void* memory, size_t bytes);
 
 #ifdef STRIATE_ISA
@@ -42,7 +43,8 @@ constexpr int64_t kGrainElements = 16384;
 // pointer, every store of bytes would make the compiler read them all again (row loops ran at half the speed).
 template <class Body>
 inline void parallel_for(int64_t count, int64_t elements_per_item, const Body& body) {
-  const int64_t grain = elements_per_item >= kGrainElements ? 1 : kGrainElements / (elements_per_item < 1 ? 1 : elements_per_item);
+  const int64_t grain =
+      elements_per_item >= kGrainElements ? 1 : kGrainElements / (elements_per_item < 1 ? 1 : elements_per_item);
   parallel_ranges(
       count, grain,
       [](void* context, int64_t begin, int64_t end) {

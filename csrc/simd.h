@@ -70,7 +70,8 @@ inline void store(P* p, const V& v) {
   typedef V Loose __attribute__((aligned(1)));
   *reinterpret_cast<Loose*>(p) = v;
 }
-// Past the caches: a line that is written whole need not be read before. p is aligned to the vector; settle() before others read.
+// Past the caches: a line that is written whole need not be read before. p is aligned to the vector; settle() before
+// others read.
 template <class V, class P>
 STRIATE_INLINE void stream(P* p, const V& v) {
 #if defined(__AVX512F__)
@@ -174,11 +175,11 @@ inline ByteVector<T> to_bytes(const IntVector<T>& v) {
   // the lowest byte of each lane to the front of its half, then the two halves together
   __m256i mixed;
   if constexpr (sizeof(T) == 4)
-    mixed = _mm256_shuffle_epi8((__m256i)v,
-                                _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1)));
+    mixed = _mm256_shuffle_epi8((__m256i)v, _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1,
+                                                                                      -1, -1, -1, -1, -1, -1, -1)));
   else
-    mixed = _mm256_shuffle_epi8((__m256i)v,
-                                _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 8, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1)));
+    mixed = _mm256_shuffle_epi8((__m256i)v, _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 8, -1, -1, -1, -1, -1, -1, -1,
+                                                                                      -1, -1, -1, -1, -1, -1, -1)));
   const uint64_t low = uint64_t(_mm256_extract_epi64(mixed, 0)), high = uint64_t(_mm256_extract_epi64(mixed, 2));
   const uint64_t both = low | high << (sizeof(T) == 4 ? 32 : 16);
   ByteVector<T> out;
@@ -303,8 +304,8 @@ STRIATE_INLINE void add_widened(const Vector<T>& v, Vector<double>& sum) {
   }
 }
 
-// Of rows a and b that are `Block` apart: the lanes that stay in a and come to it, and those of b. The indices are template
-// arguments because a vector of them, however constant, is built anew at each use by GCC 12.
+// Of rows a and b that are `Block` apart: the lanes that stay in a and come to it, and those of b. The indices are
+// template arguments because a vector of them, however constant, is built anew at each use by GCC 12.
 template <class T, int Block, int... I>
 STRIATE_INLINE void swap_blocks(Vector<T>& a, Vector<T>& b, Indices<I...>) {
   const Vector<T> low = __builtin_shufflevector(a, b, (I & Block ? kLanes<T> + I - Block : I)...);
@@ -322,9 +323,11 @@ STRIATE_INLINE void transpose(Vector<T> (&rows)[kLanes<T>]) {
   if constexpr (2 * Block < kLanes<T>) transpose<T, 2 * Block>(rows);
 }
 
-// The same for bytes, which have no swaps of single lanes but cheap interleaving: of rows half of all apart, log2(lanes) times.
+// The same for bytes, which have no swaps of single lanes but cheap interleaving: of rows half of all apart,
+// log2(lanes) times.
 template <class T, int... I>
-STRIATE_INLINE void interleave(const ByteVector<T>& a, const ByteVector<T>& b, ByteVector<T>& low, ByteVector<T>& high, Indices<I...>) {
+STRIATE_INLINE void interleave(const ByteVector<T>& a, const ByteVector<T>& b, ByteVector<T>& low, ByteVector<T>& high,
+                               Indices<I...>) {
   constexpr int L = kLanes<T>;
   low = __builtin_shufflevector(a, b, (I % 2 * L + I / 2)...);
   high = __builtin_shufflevector(a, b, (I % 2 * L + I / 2 + L / 2)...);
@@ -334,7 +337,8 @@ STRIATE_INLINE void transpose_bytes(ByteVector<T> (&rows)[kLanes<T>]) {
   constexpr int L = kLanes<T>;
   ByteVector<T> mixed[L];
 #pragma GCC unroll 16
-  for (int i = 0; i < L / 2; ++i) interleave<T>(rows[i], rows[i + L / 2], mixed[2 * i], mixed[2 * i + 1], typename CountTo<L>::type{});
+  for (int i = 0; i < L / 2; ++i)
+    interleave<T>(rows[i], rows[i + L / 2], mixed[2 * i], mixed[2 * i + 1], typename CountTo<L>::type{});
 #pragma GCC unroll 16
   for (int i = 0; i < L; ++i) rows[i] = mixed[i];
   if constexpr (Steps > 2) transpose_bytes<T, Steps / 2>(rows);

@@ -1,5 +1,5 @@
-// Which inputs an output looks at, and which outputs look at an input, worked out from window.h's integers. For every sliding
-// window: pooling and convolution. Compiled with the kernels, once for each instruction set.
+// Which inputs an output looks at, and which outputs look at an input, worked out from window.h's integers. For every
+// sliding window: pooling and convolution. Compiled with the kernels, once for each instruction set.
 #pragma once
 #include "parallel.h"
 #include "window.h"
@@ -23,8 +23,8 @@ inline int64_t common_divisor(int64_t a, int64_t b) {
   return a;
 }
 
-// The taps of output o that fall inside the input: at first, first + step, …, `count` of them, the first being tap `tap`.
-// A lone tap has step 1, however far dilation would put the next.
+// The taps of output o that fall inside the input: at first, first + step, …, `count` of them, the first being tap
+// `tap`. A lone tap has step 1, however far dilation would put the next.
 struct Look {
   int64_t first, count, step, tap;
 };
@@ -82,12 +82,14 @@ struct Range {
 };
 inline Range looked_at(const Axis& a, int64_t begin, int64_t end) {
   if (a.size == 0) return {look(a, begin).first, look(a, end - 1).first + look(a, end - 1).count};
-  const int64_t first = begin * a.stride - a.before, last = (end - 1) * a.stride - a.before + (a.size - 1) * a.dilation + 1;
+  const int64_t first = begin * a.stride - a.before,
+                last = (end - 1) * a.stride - a.before + (a.size - 1) * a.dilation + 1;
   return {first > 0 ? first : 0, last < a.input ? last : a.input};
 }
 inline Range seen_by(const Axis& a, int64_t begin, int64_t end) {
   if (a.size == 0) return {seen(a, begin).first, seen(a, end - 1).first + seen(a, end - 1).count};
-  const int64_t before_first = begin + a.before - (a.size - 1) * a.dilation, last = quotient(end - 1 + a.before, a.stride) + 1;
+  const int64_t before_first = begin + a.before - (a.size - 1) * a.dilation,
+                last = quotient(end - 1 + a.before, a.stride) + 1;
   return {before_first <= 0 ? 0 : quotient(before_first + a.stride - 1, a.stride), last < a.output ? last : a.output};
 }
 

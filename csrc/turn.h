@@ -7,9 +7,9 @@
 namespace striate {
 namespace STRIATE_ISA {
 
-// Calls body(Constant<vectors>, c, last, lanes) over channels, up to four vectors at a time: see vector_at. The last one steps
-// back to end at the last channel and computes some again, which is cheaper than part of a vector; only fewer channels than a
-// vector has lanes are a part, with 0 for vectors.
+// Calls body(Constant<vectors>, c, last, lanes) over channels, up to four vectors at a time: see vector_at. The last
+// one steps back to end at the last channel and computes some again, which is cheaper than part of a vector; only fewer
+// channels than a vector has lanes are a part, with 0 for vectors.
 template <class T, class Body>
 STRIATE_INLINE void over_channels(int64_t channels, const Body& body) {
   constexpr int64_t L = kLanes<T>;
@@ -107,24 +107,27 @@ inline void turn_out(const What* lanes, int64_t count, What* y, int64_t pitch, i
 
 // Turns rows × columns of planes that are `width` wide.
 template <class T, class What>
-inline void turn_block_out(const What* lanes, int64_t rows, int64_t columns, int64_t width, What* y, int64_t pitch, int64_t planes) {
+inline void turn_block_out(const What* lanes, int64_t rows, int64_t columns, int64_t width, What* y, int64_t pitch,
+                           int64_t planes) {
   if (columns == width)
     turn_out<T>(lanes, rows * columns, y, pitch, planes);
   else
-    for (int64_t h = 0; h < rows; ++h) turn_out<T>(lanes + h * columns * kLanes<T>, columns, y + h * width, pitch, planes);
+    for (int64_t h = 0; h < rows; ++h)
+      turn_out<T>(lanes + h * columns * kLanes<T>, columns, y + h * width, pitch, planes);
 }
 
 // Turns a block of depths × rows × columns; `step` between depths, rows and columns consecutive.
 template <class T>
-inline void turn_block_in(const T* x, int64_t plane_pitch, int64_t planes, int64_t height, int64_t width, int64_t depths, int64_t step,
-                          int64_t rows, int64_t columns, T* lanes) {
+inline void turn_block_in(const T* x, int64_t plane_pitch, int64_t planes, int64_t height, int64_t width,
+                          int64_t depths, int64_t step, int64_t rows, int64_t columns, T* lanes) {
   constexpr int64_t L = kLanes<T>;
   for (int64_t d = 0; d < depths; ++d)
     if (columns == width)
       turn_in(x + d * step * height * width, plane_pitch, planes, rows * columns, lanes + d * rows * columns * L);
     else
       for (int64_t h = 0; h < rows; ++h)
-        turn_in(x + (d * step * height + h) * width, plane_pitch, planes, columns, lanes + (d * rows + h) * columns * L);
+        turn_in(x + (d * step * height + h) * width, plane_pitch, planes, columns,
+                lanes + (d * rows + h) * columns * L);
 }
 
 }  // namespace STRIATE_ISA

@@ -1,5 +1,5 @@
-// Where an operation looks, with every integer resolved by window.py. Plain data: the only header that files compiled for
-// different instruction sets share, so it must hold no function a linker could pick from the wrong one.
+// Where an operation looks, with every integer resolved by window.py. Plain data: the only header that files compiled
+// for different instruction sets share, so it must hold no function a linker could pick from the wrong one.
 #pragma once
 #include <stdint.h>
 

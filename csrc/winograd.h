@@ -1,16 +1,17 @@
 // Minimal filtering on one axis, F(m, r): m outputs of a filter of r taps by n = m + r - 1 products instead of m·r.
 //
-// Let y[j] = Σ_t g[t] · x[j + t]. For any z, Σ_j z[j]·y[j] = Σ_s x[s]·P[s], where P is the product of the polynomials z and g, of degree
-// n - 1: it is known from its values at n - 1 points p and its leading coefficient ("the value at infinity"). With L_p = Π_{q≠p} (X - q),
-// N_p = L_p(p) and M = Π_p (X - p), Lagrange gives P = Σ_p z(p)·g(p)/N_p·L_p + z[m-1]·g[r-1]·M. Read as a form in z, in g and in x:
+// Let y[j] = Σ_t g[t] · x[j + t]. For any z, Σ_j z[j]·y[j] = Σ_s x[s]·P[s], where P is the product of the polynomials z
+// and g, of degree n - 1: it is known from its values at n - 1 points p and its leading coefficient ("the value at
+// infinity"). With L_p = Π_{q≠p} (X - q), N_p = L_p(p) and M = Π_p (X - p), Lagrange gives P = Σ_p z(p)·g(p)/N_p·L_p +
+// z[m-1]·g[r-1]·M. Read as a form in z, in g and in x:
 //
 //   y = Aᵀ[(G g) ⊙ (B x)],   dg = Gᵀ[(A dy) ⊙ (B x)],   A z = z's values at the points,   G g = g's values over N,
 //   B x = for each point Σ_s L_p[s]·x[s], and last Σ_s M[s]·x[s].
 //
-// In two dimensions each is applied along both axes. Points: 0, 1, -1 for n = 4; and 1/2, -2 for n = 6, with about 0.6 times the error of
-// 2, -2 (docs/kernels/winograd.md). n = 1 is the axis that is left alone.
-// Source: S. Winograd, Arithmetic Complexity of Computations, 1980; A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural
-// Networks", 2016.
+// In two dimensions each is applied along both axes. Points: 0, 1, -1 for n = 4; and 1/2, -2 for n = 6, with about 0.6
+// times the error of 2, -2 (docs/kernels/winograd.md). n = 1 is the axis that is left alone. Source: S. Winograd,
+// Arithmetic Complexity of Computations, 1980; A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks",
+// 2016.
 #pragma once
 #include "simd.h"
 
@@ -63,7 +64,8 @@ STRIATE_INLINE void sum_of_points(const V (&value)[N], V (&c)[Q]) {
   }
 }
 
-// B: with 0, 1 and -1 alone differences of neighbours but one; with 1/2 and -2 both factors X² - 1 (e) and X² + 3/2·X - 1 (f) are shared.
+// B: with 0, 1 and -1 alone differences of neighbours but one; with 1/2 and -2 both factors X² - 1 (e) and X² + 3/2·X -
+// 1 (f) are shared.
 template <int N, class V>
 STRIATE_INLINE void source_at_points(const V (&x)[N], V (&value)[N]) {
   if constexpr (N == 1) {
@@ -103,8 +105,8 @@ STRIATE_INLINE void along_both(const Get& get, const Down& down, const Across& a
   }
 }
 
-// The transforms of a tile of High × Wide outputs for TapsHigh × TapsWide taps, on vectors of E. `apart`: values from one of the products'
-// factors to the next; down, right: from pixel to pixel.
+// The transforms of a tile of High × Wide outputs for TapsHigh × TapsWide taps, on vectors of E. `apart`: values from
+// one of the products' factors to the next; down, right: from pixel to pixel.
 template <class E, int High, int TapsHigh, int Wide, int TapsWide>
 struct Filtering {
   static constexpr int kHigh = High + TapsHigh - 1, kWide = Wide + TapsWide - 1;
@@ -115,27 +117,31 @@ struct Filtering {
     return v;
   }
 
-  // Each gives the sum of the squares of what it read, lane by lane: what is NaN, infinite or out of bounds shows there.
+  // Each gives the sum of the squares of what it read, lane by lane: what is NaN, infinite or out of bounds shows
+  // there.
   static V source(const E* x, int64_t down, int64_t right, E* to, int64_t apart) {
     V squares[2] = {};
-    along_both<kHigh, kWide, kHigh, kWide, V>([&](int i, int j) { return counted(load(x + i * down + j * right), squares[i % 2]); },
-                                              [](const V(&in)[kHigh], V(&out)[kHigh]) { source_at_points<kHigh>(in, out); },
-                                              [](const V(&in)[kWide], V(&out)[kWide]) { source_at_points<kWide>(in, out); },
-                                              [&](int i, int j, const V& v) { store(to + (i * kWide + j) * apart, v); });
+    along_both<kHigh, kWide, kHigh, kWide, V>(
+        [&](int i, int j) { return counted(load(x + i * down + j * right), squares[i % 2]); },
+        [](const V(&in)[kHigh], V(&out)[kHigh]) { source_at_points<kHigh>(in, out); },
+        [](const V(&in)[kWide], V(&out)[kWide]) { source_at_points<kWide>(in, out); },
+        [&](int i, int j, const V& v) { store(to + (i * kWide + j) * apart, v); });
     return squares[0] + squares[1];
   }
   static void result(const E* from, int64_t apart, E* y) {
-    along_both<kHigh, kWide, High, Wide, V>([&](int i, int j) { return load(from + (i * kWide + j) * apart); },
-                                            [](const V(&in)[kHigh], V(&out)[High]) { sum_of_points<kHigh, High>(in, out); },
-                                            [](const V(&in)[kWide], V(&out)[Wide]) { sum_of_points<kWide, Wide>(in, out); },
-                                            [&](int i, int j, const V& v) { store(y + (i * Wide + j) * kLanes<E>, v); });
+    along_both<kHigh, kWide, High, Wide, V>(
+        [&](int i, int j) { return load(from + (i * kWide + j) * apart); },
+        [](const V(&in)[kHigh], V(&out)[High]) { sum_of_points<kHigh, High>(in, out); },
+        [](const V(&in)[kWide], V(&out)[Wide]) { sum_of_points<kWide, Wide>(in, out); },
+        [&](int i, int j, const V& v) { store(y + (i * Wide + j) * kLanes<E>, v); });
   }
   static V gradient(const E* dy, int64_t down, int64_t right, E* to, int64_t apart) {
     V squares[2] = {};
-    along_both<High, Wide, kHigh, kWide, V>([&](int i, int j) { return counted(load(dy + i * down + j * right), squares[i % 2]); },
-                                            [](const V(&in)[High], V(&out)[kHigh]) { values_at_points<kHigh, High>(in, out); },
-                                            [](const V(&in)[Wide], V(&out)[kWide]) { values_at_points<kWide, Wide>(in, out); },
-                                            [&](int i, int j, const V& v) { store(to + (i * kWide + j) * apart, v); });
+    along_both<High, Wide, kHigh, kWide, V>(
+        [&](int i, int j) { return counted(load(dy + i * down + j * right), squares[i % 2]); },
+        [](const V(&in)[High], V(&out)[kHigh]) { values_at_points<kHigh, High>(in, out); },
+        [](const V(&in)[Wide], V(&out)[kWide]) { values_at_points<kWide, Wide>(in, out); },
+        [&](int i, int j, const V& v) { store(to + (i * kWide + j) * apart, v); });
     return squares[0] + squares[1];
   }
   // pitch: from tap to tap; negative where they are read backwards.
@@ -145,7 +151,9 @@ struct Filtering {
         [&](int i, int j) { return counted(load(w + (i * TapsWide + j) * pitch), squares); },
         [](const V(&in)[TapsHigh], V(&out)[kHigh]) { values_at_points<kHigh, TapsHigh>(in, out); },
         [](const V(&in)[TapsWide], V(&out)[kWide]) { values_at_points<kWide, TapsWide>(in, out); },
-        [&](int i, int j, const V& v) { store(to + (i * kWide + j) * apart, v * E(divisor<kHigh>(i) * divisor<kWide>(j))); });
+        [&](int i, int j, const V& v) {
+          store(to + (i * kWide + j) * apart, v * E(divisor<kHigh>(i) * divisor<kWide>(j)));
+        });
     return squares;
   }
   // apart: from point to point; pitch: from tap to tap.

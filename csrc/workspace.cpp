@@ -1,5 +1,6 @@
-// Memory that kernels work in. A thread keeps what it gave back for its next call: fresh pages cost a microsecond each, which for a
-// megabyte is more than many a call takes. What it keeps is bounded; the rest goes back to the system, all of it when the thread ends.
+// Memory that kernels work in. A thread keeps what it gave back for its next call: fresh pages cost a microsecond each,
+// which for a megabyte is more than many a call takes. What it keeps is bounded; the rest goes back to the system, all
+// of it when the thread ends.
 #include <stddef.h>
 #include <stdint.h>
 #if defined(__linux__)
@@ -48,7 +49,9 @@ void use_large_pages(void* memory, size_t bytes) {
 void* take_workspace(size_t bytes) {
   int best = -1;
   for (int k = 0; k < kSlots; ++k)
-    if (kept.blocks[k] && kept.blocks[k]->bytes >= bytes && (best < 0 || kept.blocks[k]->bytes < kept.blocks[best]->bytes)) best = k;
+    if (kept.blocks[k] && kept.blocks[k]->bytes >= bytes &&
+        (best < 0 || kept.blocks[k]->bytes < kept.blocks[best]->bytes))
+      best = k;
   Block* block;
   if (best >= 0) {
     block = kept.blocks[best];

@@ -1,4 +1,6 @@
-"""Packages of networks, for tests. timm imports torchvision, which needs another torch than ours: what it asks of it stands in meanwhile."""
+"""Packages of networks, for tests. timm imports torchvision, which needs another torch than ours: what it asks of it
+stands in meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,12 @@ class _StandIn(types.ModuleType):
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        return importlib.machinery.ModuleSpec(name, self, is_package=True) if name.split(".")[0] == "torchvision" else None
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        return (
+            importlib.machinery.ModuleSpec(name, self, is_package=True) if name.split(".")[0] == "torchvision" else None
+        )
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
         return _StandIn(spec.name)

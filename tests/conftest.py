@@ -6,8 +6,10 @@ import gc
 import os
 from collections.abc import Generator, Iterator
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # processes share the cores: a thread that waits leaves its core, a fifth of the time
-os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else a process of 0.3 GB a core for the three models that are compiled to code
+# processes share the cores: a thread that waits leaves its core, a fifth of the time
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# else a process of 0.3 GB a core for the three models that are compiled to code
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 import memory
 import pytest
@@ -35,7 +37,9 @@ floor_bytes = 0
 
 
 def pytest_collection_finish() -> None:
-    """What is there before the first test is not looked through again: each full collection would go through half a million objects."""
+    """What is there before the first test is not looked through again: each full collection would go through half a
+    million objects.
+    """
     gc.collect()
     gc.freeze()
 

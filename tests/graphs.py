@@ -17,7 +17,11 @@ class Inception(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.one, self.three, self.five = nn.Conv2d(2, 3, 1), nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(2, 3, 5, padding=2)
+        self.one, self.three, self.five = (
+            nn.Conv2d(2, 3, 1),
+            nn.Conv2d(2, 3, 3, padding=1),
+            nn.Conv2d(2, 3, 5, padding=2),
+        )
         self.last = nn.Conv2d(11, 4, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -226,7 +230,9 @@ def local() -> nn.Module:
 
 
 def bilinear() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, 2, 3, stride=2), nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(2, 1, 3, padding=1))
+    return nn.Sequential(
+        nn.Conv2d(1, 2, 3, stride=2), nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(2, 1, 3, padding=1)
+    )
 
 
 def enlarged() -> nn.Module:
@@ -240,11 +246,15 @@ def sparse() -> nn.Module:
 
 
 def wave() -> nn.Module:
-    return nn.Sequential(nn.Conv1d(1, 4, 7, stride=3), nn.ReLU(), nn.AvgPool1d(2), nn.Conv1d(4, 4, 3, dilation=4, padding=4))
+    return nn.Sequential(
+        nn.Conv1d(1, 4, 7, stride=3), nn.ReLU(), nn.AvgPool1d(2), nn.Conv1d(4, 4, 3, dilation=4, padding=4)
+    )
 
 
 def volume() -> nn.Module:
-    return nn.Sequential(nn.Conv3d(1, 2, (1, 3, 3), padding=(0, 1, 1)), nn.AvgPool3d((1, 2, 2)), nn.Conv3d(2, 2, (3, 1, 1)))
+    return nn.Sequential(
+        nn.Conv3d(1, 2, (1, 3, 3), padding=(0, 1, 1)), nn.AvgPool3d((1, 2, 2)), nn.Conv3d(2, 2, (3, 1, 1))
+    )
 
 
 # name: what makes it, and the shapes of its inputs.

@@ -1,14 +1,18 @@
-"""A pytest plugin, for `make asan`: at the end of a run LeakSanitizer looks for memory that nothing points to. What striate's core took fails the run.
+"""A pytest plugin, for `make asan`: at the end of a run LeakSanitizer looks for memory that nothing points to. What
+striate's core took fails the run.
 
-LeakSanitizer's suppressions match any frame of a stack, and torch's dispatcher and Python are on each of ours. So it may report all it finds,
+LeakSanitizer's suppressions match any frame of a stack, and torch's dispatcher and Python are on each of ours. So it
+may report all it finds,
 and here the addresses decide: a leak is ours where its stack passes through the core.
 
-It looks while Python is alive (`leak_check_at_exit=0`): what Python drops at its end without freeing it would be reported too. And Python has to take
-its memory from malloc (`PYTHONMALLOC=malloc`): into the arenas that it maps for itself LeakSanitizer does not look, and all that only Python's
-objects point to would be reported, more than 4000 stacks after `import striate`; so it is one, of 200 bytes.
+It looks while Python is alive (`leak_check_at_exit=0`): what Python drops at its end without freeing it would be
+reported too. And Python has to take its memory from malloc (`PYTHONMALLOC=malloc`): into the arenas that it maps for
+itself LeakSanitizer does not look, and all that only Python's objects point to would be reported, more than 4000 stacks
+after `import striate`; so it is one, of 200 bytes.
 
-Stacks are unwound by frame pointers, which torch does not keep: they end a frame or two above the core, and miss it where torch or libstdc++ lies more
-than a frame below. Of a tensor left behind it is the handle's block (`aoti_torch_empty_strided`, called by the core) that is found, and enough.
+Stacks are unwound by frame pointers, which torch does not keep: they end a frame or two above the core, and miss it
+where torch or libstdc++ lies more than a frame below. Of a tensor left behind it is the handle's block
+(`aoti_torch_empty_strided`, called by the core) that is found, and enough.
 """
 
 from __future__ import annotations
@@ -75,7 +79,9 @@ def passes_through(leak: str, addresses: list[range]) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(process, "__lsan_do_recoverable_leak_check") or os.environ.get("PYTHONMALLOC") != "malloc":
-        raise pytest.UsageError("leaks are looked for under AddressSanitizer and with PYTHONMALLOC=malloc. Run `make asan`.")
+        raise pytest.UsageError(
+            "leaks are looked for under AddressSanitizer and with PYTHONMALLOC=malloc. Run `make asan`."
+        )
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

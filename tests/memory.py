@@ -15,8 +15,8 @@ __all__ = ["at_most", "free_bytes", "needs_memory", "resident_bytes", "zeros"]
 
 GIB = 2**30
 MAP_NORESERVE = 0x4000  # mmap has its name from Python 3.11 on
-# Of each version: the group's limit, its use, and how the part of the use is called that the kernel drops when memory is short (files that
-# were read and not asked for again).
+# Of each version: the group's limit, its use, and how the part of the use is called that the kernel drops when memory
+# is short (files that were read and not asked for again).
 FILES = {
     "v1": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     "v2": ("memory.max", "memory.current", "inactive_file"),
@@ -24,7 +24,8 @@ FILES = {
 
 
 def free_bytes(root: Path = Path("/")) -> int:
-    """How much memory can be taken: the smaller of what the machine has available and what every control group above leaves.
+    """How much memory can be taken: the smaller of what the machine has available and what every control group above
+    leaves.
 
     root: where proc and sys are looked for.
     """
@@ -75,7 +76,8 @@ def resident_bytes() -> int:
 
 @contextmanager
 def at_most(more: int) -> Iterator[None]:
-    """Inside of it the process can take so many bytes more, whether it writes to them or not; what asks for more fails."""
+    """Inside of it the process can take so many bytes more, whether it writes to them or not; what asks for more fails.
+    """
     before, hard = resource.getrlimit(resource.RLIMIT_AS)
     held = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
     resource.setrlimit(resource.RLIMIT_AS, (held + more, hard))
@@ -86,6 +88,8 @@ def at_most(more: int) -> Iterator[None]:
 
 
 def zeros(count: int) -> torch.Tensor:
-    """So many float32, in pages that take memory only once they are written to: read, they are all the kernel's one page of zeros."""
+    """So many float32, in pages that take memory only once they are written to: read, they are all the kernel's one
+    page of zeros.
+    """
     pages = mmap.mmap(-1, 4 * count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
     return torch.frombuffer(pages, dtype=torch.float32)

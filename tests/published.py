@@ -1,31 +1,38 @@
-"""Networks that nobody here wrote, as their packages build them, and what is asked of each: one table, one function a step.
+"""Networks that nobody here wrote, as their packages build them, and what is asked of each: one table, one function a
+step.
 
-Networks come from timm, pytorchcv and MONAI, with weights as their constructors draw them. Nothing is downloaded. Each is made small by
-its own arguments: few blocks, narrow, small images; what counts here is which operations it has and how they are joined.
+Networks come from timm, pytorchcv and MONAI, with weights as their constructors draw them. Nothing is downloaded. Each
+is made small by
+its own arguments: few blocks, narrow, small images; what counts here is which operations it has and how they are
+joined.
 
-The steps, in order: ``evaluation`` and ``training`` of the accelerated network against float64, ``copied``, ``pickled`` and
-``exported``, ``restored``, and of the restored one ``frozen``, ``folded`` and ``inspected``. ``refused`` of a :class:`Network` has the
-steps that cannot be taken, with words of the error that tells so: of ``pickled`` and ``exported`` the plain network's. A step
-that begins to work has to leave the table.
+The steps, in order: ``evaluation`` and ``training`` of the accelerated network against float64, ``copied``, ``pickled``
+and ``exported``, ``restored``, and of the restored one ``frozen``, ``folded`` and ``inspected``. ``refused`` of a
+:class:`Network` has the steps that cannot be taken, with words of the error that tells so: of ``pickled`` and
+``exported`` the plain network's. A step that begins to work has to leave the table.
 
-How near float64 is near enough? An error is a tensor's distance from the one computed in float64, in parts of its root mean square,
+How near float64 is near enough? An error is a tensor's distance from the one computed in float64, in parts of its root
+mean square,
 
     error(t) = rms(t - exact) / rms(exact),
 
-and the accelerated network's may be so many times the plain network's in float32, or as many roundings where that is more:
-``FACTORS`` has 4 for convolutions that are summed as they are written, since of hundreds of tensors some are always worse than their
-like, and 16 for those by minimal filtering, whose own errors are up to 13 times torch's (docs/kernels/winograd.md, 512 channels).
+and the accelerated network's may be so many times the plain network's in float32, or as many roundings where that is
+more: ``FACTORS`` has 4 for convolutions that are summed as they are written, since of hundreds of tensors some are
+always worse than their like, and 16 for those by minimal filtering, whose own errors are up to 13 times torch's
+(docs/kernels/winograd.md, 512 channels).
 
-- The plain network's error is the largest of ``NUDGES`` + 1 runs, all but one of them on an input off by one rounding, and counts as
-  at least the median over the step's tensors: one run of few numbers is exact by luck now and then.
-- A gradient that cancels to nearly nothing (of a bias before a norm) is set against ``CANCELS`` of the rms of all gradients.
-- Gradients jump where a unit is at the kink of its ReLU, or two maxima change places, in float32 as in float64. They may be off on all
+- The plain network's error is the largest of ``NUDGES`` + 1 runs, all but one of them on an input off by one rounding,
+  and counts as at least the median over the step's tensors: one run of few numbers is exact by luck now and then.
+- A gradient that cancels to nearly nothing (of a bias before a norm) is set against ``CANCELS`` of the rms of all
+  gradients.
+- Gradients jump where a unit is at the kink of its ReLU, or two maxima change places, in float32 as in float64. They
+  may be off on all
   but one of ``DRAWS`` draws of the input: a kernel that is wrong is wrong on every draw.
-- Outputs, loss and running statistics do not jump: they may never be off. (Networks where they do are not in the table: those that
-  draw random numbers, and those that unpool by the places of maxima.)
+- Outputs, loss and running statistics do not jump: they may never be off. (Networks where they do are not in the table:
+  those that draw random numbers, and those that unpool by the places of maxima.)
 
-After ``make nightly``, whose tests leave a file for each network in build/published, ``python tests/published.py`` writes
-docs/ecosystem-networks.md.
+After ``make nightly``, whose tests leave a file for each network in build/published, ``python tests/published.py``
+writes docs/ecosystem-networks.md.
 """
 
 from __future__ import annotations
@@ -64,7 +71,8 @@ REPORT = ROOT / "docs" / "ecosystem-networks.md"
 FACTORS = {"strict": 4.0, "fast": 16.0}
 ROUNDING = torch.finfo(torch.float32).eps
 CANCELS = 1e-3
-MEANINGLESS = 1e-2  # what does not jump and is as far off in the plain network: chance is in it, and a comparison says nothing
+# what does not jump and is as far off in the plain network: chance is in it, and a comparison says nothing
+MEANINGLESS = 1e-2
 NUDGES = 2
 DRAWS = 5
 
@@ -91,7 +99,7 @@ class Network(NamedTuple):
         return f"{self.source} {self.name}"
 
 
-# ------------------------------------------------------------------------------------------------------------------ table
+# ---------------------------------------------------------------------------------------------------------------- table
 
 SOURCES = {"timm": "timm", "pytorchcv": "pytorchcv", "MONAI": "monai"}  # and the name of the package
 
@@ -124,7 +132,8 @@ def _network(
     return Network(source, name, inputs, arguments, small, refused or {})
 
 
-# What torch.fx says of a forward that asks values or sizes, and of one that goes through them; and torch.export of one that asks values.
+# What torch.fx says of a forward that asks values or sizes, and of one that goes through them; and torch.export of one
+# that asks values.
 BRANCHES = "got TraceError: symbolically traced variables cannot be used as inputs to control flow"
 LOOPS = "got TraceError: Proxy object cannot be iterated"
 VALUES = "Could not guard on data-dependent expression"
@@ -186,8 +195,17 @@ NETWORKS = [
     _timm("skresnet18"),
     _timm("starnet_s050"),
     _timm("swiftformer_xs"),
-    _timm("swin_tiny_patch4_window7_224", img_size=64, depths=(1, 1, 1, 1), embed_dim=32, num_heads=(2, 4, 8, 8), window_size=4),
-    _timm("swinv2_tiny_window8_256", img_size=64, depths=(1, 1, 1, 1), embed_dim=32, num_heads=(2, 4, 8, 8), window_size=4),
+    _timm(
+        "swin_tiny_patch4_window7_224",
+        img_size=64,
+        depths=(1, 1, 1, 1),
+        embed_dim=32,
+        num_heads=(2, 4, 8, 8),
+        window_size=4,
+    ),
+    _timm(
+        "swinv2_tiny_window8_256", img_size=64, depths=(1, 1, 1, 1), embed_dim=32, num_heads=(2, 4, 8, 8), window_size=4
+    ),
     _timm("tnt_s_legacy_patch16_224", img_size=64, depth=2),
     _timm("tresnet_m", layers=(1, 1, 1, 1)),
     _timm("twins_svt_small", img_size=64, depths=(1, 1, 2, 1), refused={"folded": BRANCHES}),
@@ -203,8 +221,15 @@ NETWORKS = [
     _cv("hardnet.hardnet39ds", 1, 3, 224, 224),
     _cv("nin_cifar.nin_cifar10", 4, 3, 32, 32, small=True),
     _cv(
-        "octresnet.octresnet10_ad2", 2, 3, 224, 224,
-        refused={"pickled": "Can't pickle", "folded": "got TypeError: unsupported operand type(s) for +: 'NoneType' and 'NoneType'"},
+        "octresnet.octresnet10_ad2",
+        2,
+        3,
+        224,
+        224,
+        refused={
+            "pickled": "Can't pickle",
+            "folded": "got TypeError: unsupported operand type(s) for +: 'NoneType' and 'NoneType'",
+        },
     ),
     _cv("preresnet_cifar.preresnet20_cifar10", 4, 3, 32, 32),
     _cv("shufflenetv2b.shufflenetv2b_wd2", 1, 3, 224, 224),
@@ -217,78 +242,197 @@ NETWORKS = [
     _street("linknet.linknet_cityscapes"),
     _street("unet.unet_cityscapes", refused={"folded": LOOPS}),
     _cv(
-        "simplepose_coco.simplepose_resnet18_coco", 1, 3, 64, 64,
-        refused={"exported": VALUES, "frozen": "got one that asks for a value (at tutti.py:430)", "folded": "got TypeError: '_Proxy' object cannot be interpreted as an integer"},
+        "simplepose_coco.simplepose_resnet18_coco",
+        1,
+        3,
+        64,
+        64,
+        refused={
+            "exported": VALUES,
+            "frozen": "got one that asks for a value (at tutti.py:430)",
+            "folded": "got TypeError: '_Proxy' object cannot be interpreted as an integer",
+        },
     ),
     _monai(
-        "UNet", (2, 1, 32, 32), small=True, spatial_dims=2, in_channels=1, out_channels=2, channels=(8, 16, 32), strides=(2, 2),
+        "UNet",
+        (2, 1, 32, 32),
+        small=True,
+        spatial_dims=2,
+        in_channels=1,
+        out_channels=2,
+        channels=(8, 16, 32),
+        strides=(2, 2),
         num_res_units=1,
     ),
     _monai("SegResNet", (2, 1, 16, 16, 16), spatial_dims=3, init_filters=8, in_channels=1, out_channels=2),
-    _monai("AttentionUnet", (2, 1, 16, 16, 16), spatial_dims=3, in_channels=1, out_channels=2, channels=(8, 16, 32), strides=(2, 2)),
-    _monai("AutoEncoder", (2, 1, 16, 16, 16), small=True, spatial_dims=3, in_channels=1, out_channels=1, channels=(4, 8), strides=(2, 2)),
     _monai(
-        "BasicUNet", (1, 1, 32, 32, 32), spatial_dims=3, features=(4, 4, 8, 8, 8, 4),
+        "AttentionUnet",
+        (2, 1, 16, 16, 16),
+        spatial_dims=3,
+        in_channels=1,
+        out_channels=2,
+        channels=(8, 16, 32),
+        strides=(2, 2),
+    ),
+    _monai(
+        "AutoEncoder",
+        (2, 1, 16, 16, 16),
+        small=True,
+        spatial_dims=3,
+        in_channels=1,
+        out_channels=1,
+        channels=(4, 8),
+        strides=(2, 2),
+    ),
+    _monai(
+        "BasicUNet",
+        (1, 1, 32, 32, 32),
+        spatial_dims=3,
+        features=(4, 4, 8, 8, 8, 4),
         refused={"folded": "got RuntimeError: Given groups=1,"},
     ),
     _monai("Discriminator", (2, 1, 16, 16), small=True, in_shape=(1, 16, 16), channels=(4, 8), strides=(2, 2)),
     _monai("Generator", (2, 8), small=True, latent_shape=(8,), start_shape=(8, 4, 4), channels=(8, 4), strides=(2, 2)),
     _monai(
-        "DenseNet", (2, 1, 16, 16, 16), small=True, spatial_dims=3, in_channels=1, out_channels=2, init_features=8, growth_rate=4,
+        "DenseNet",
+        (2, 1, 16, 16, 16),
+        small=True,
+        spatial_dims=3,
+        in_channels=1,
+        out_channels=2,
+        init_features=8,
+        growth_rate=4,
         block_config=(2, 2),
     ),
     _monai(
-        "DynUNet", (1, 1, 16, 16, 16), spatial_dims=3, in_channels=1, out_channels=2, kernel_size=(3, 3, 3), strides=(1, 2, 2),
-        upsample_kernel_size=(2, 2), filters=(8, 16, 16), res_block=True,
+        "DynUNet",
+        (1, 1, 16, 16, 16),
+        spatial_dims=3,
+        in_channels=1,
+        out_channels=2,
+        kernel_size=(3, 3, 3),
+        strides=(1, 2, 2),
+        upsample_kernel_size=(2, 2),
+        filters=(8, 16, 16),
+        res_block=True,
     ),
     _monai(
-        "FlexibleUNet", (1, 3, 64, 64), in_channels=3, out_channels=2, backbone="resnet10", spatial_dims=2,
+        "FlexibleUNet",
+        (1, 3, 64, 64),
+        in_channels=3,
+        out_channels=2,
+        backbone="resnet10",
+        spatial_dims=2,
         refused={"folded": "got RuntimeError: Given groups=1,"},
     ),
     _monai(
-        "HighResNet", (1, 1, 16, 16, 16), spatial_dims=3, in_channels=1, out_channels=2,
+        "HighResNet",
+        (1, 1, 16, 16, 16),
+        spatial_dims=3,
+        in_channels=1,
+        out_channels=2,
         refused={"folded": "got TypeError: `__cuda_array_interface__` must be a dict"},
     ),
     _monai(
-        "LocalNet", (2, 2, 16, 16), spatial_dims=2, in_channels=2, out_channels=2, num_channel_initial=4, extract_levels=(0, 1, 2),
+        "LocalNet",
+        (2, 2, 16, 16),
+        spatial_dims=2,
+        in_channels=2,
+        out_channels=2,
+        num_channel_initial=4,
+        extract_levels=(0, 1, 2),
         refused={"folded": LOOPS},
     ),
     _monai(
-        "RegUNet", (2, 2, 16, 16), spatial_dims=2, in_channels=2, out_channels=2, num_channel_initial=4, depth=2,
+        "RegUNet",
+        (2, 2, 16, 16),
+        spatial_dims=2,
+        in_channels=2,
+        out_channels=2,
+        num_channel_initial=4,
+        depth=2,
         refused={"folded": LOOPS},
     ),
     _monai(
-        "MedNeXt", (1, 1, 32, 32, 32), spatial_dims=3, init_filters=4, in_channels=1, out_channels=2, blocks_down=(1, 1, 1, 1),
-        blocks_bottleneck=1, blocks_up=(1, 1, 1, 1),
+        "MedNeXt",
+        (1, 1, 32, 32, 32),
+        spatial_dims=3,
+        init_filters=4,
+        in_channels=1,
+        out_channels=2,
+        blocks_down=(1, 1, 1, 1),
+        blocks_bottleneck=1,
+        blocks_up=(1, 1, 1, 1),
     ),
-    _monai("MultiScalePatchDiscriminator", (2, 1, 64, 64), num_d=2, num_layers_d=2, spatial_dims=2, channels=8, in_channels=1),
     _monai(
-        "ResNet", (2, 1, 16, 16, 16), block="basic", layers=[1, 1, 1, 1], block_inplanes=[8, 16, 16, 32], spatial_dims=3,
-        n_input_channels=1, num_classes=2,
+        "MultiScalePatchDiscriminator",
+        (2, 1, 64, 64),
+        num_d=2,
+        num_layers_d=2,
+        spatial_dims=2,
+        channels=8,
+        in_channels=1,
     ),
     _monai(
-        "SegResNetDS", (1, 1, 32, 32, 32), spatial_dims=3, init_filters=8, in_channels=1, out_channels=2, blocks_down=(1, 1, 1),
+        "ResNet",
+        (2, 1, 16, 16, 16),
+        block="basic",
+        layers=[1, 1, 1, 1],
+        block_inplanes=[8, 16, 16, 32],
+        spatial_dims=3,
+        n_input_channels=1,
+        num_classes=2,
+    ),
+    _monai(
+        "SegResNetDS",
+        (1, 1, 32, 32, 32),
+        spatial_dims=3,
+        init_filters=8,
+        in_channels=1,
+        out_channels=2,
+        blocks_down=(1, 1, 1),
         refused={"folded": LOOPS},
     ),
     _monai("VNet", (1, 1, 32, 32, 32), spatial_dims=3, in_channels=1, out_channels=2),
     _monai(
-        "ViT", (2, 1, 32, 32), in_channels=1, img_size=32, patch_size=8, hidden_size=24, mlp_dim=48, num_layers=2, num_heads=4,
-        spatial_dims=2, classification=True, refused={"folded": "got KeyError: Proxy(getattr_2)"},
+        "ViT",
+        (2, 1, 32, 32),
+        in_channels=1,
+        img_size=32,
+        patch_size=8,
+        hidden_size=24,
+        mlp_dim=48,
+        num_layers=2,
+        num_heads=4,
+        spatial_dims=2,
+        classification=True,
+        refused={"folded": "got KeyError: Proxy(getattr_2)"},
     ),
     _monai(
-        "DiffusionModelUNet", (2, 1, 16, 16), Whole(8, (2,)), spatial_dims=2, in_channels=1, out_channels=1, channels=(8, 16),
-        attention_levels=(False, True), num_head_channels=(0, 8), num_res_blocks=1, norm_num_groups=8, refused={"folded": BRANCHES},
+        "DiffusionModelUNet",
+        (2, 1, 16, 16),
+        Whole(8, (2,)),
+        spatial_dims=2,
+        in_channels=1,
+        out_channels=1,
+        channels=(8, 16),
+        attention_levels=(False, True),
+        num_head_channels=(0, 8),
+        num_res_blocks=1,
+        norm_num_groups=8,
+        refused={"folded": BRANCHES},
     ),
 ]
 
-# ------------------------------------------------------------------------------------------------------------------ build
+# ---------------------------------------------------------------------------------------------------------------- build
 
 
 def build(network: Network) -> Module:
     """The network as its package makes it, with what makes the steps meaningful and no chance in it.
 
-    Layers that begin as nothing (a last norm's scale of 0, a branch's scale of 1e-6) would hide what stands before them: parameters
-    that hold one number get others around it. Batch norms get the statistics of one batch. Dropout's and drop paths' rates are 0.
+    Layers that begin as nothing (a last norm's scale of 0, a branch's scale of 1e-6) would hide what stands before
+    them: parameters that hold one number get others around it. Batch norms get the statistics of one batch. Dropout's
+    and drop paths' rates are 0.
     """
     torch.manual_seed(0)
     if network.source == "timm":
@@ -342,14 +486,18 @@ def outputs(model: Callable[..., Any], xs: tuple[Tensor, ...]) -> list[Tensor]:
 
 @dataclass
 class Step:
-    """What a training step makes: gradients by the parameters' names, which jump, and the loss and the buffers, which do not."""
+    """What a training step makes: gradients by the parameters' names, which jump, and the loss and the buffers, which
+    do not.
+    """
 
     gradients: dict[str, Tensor]
     smooth: dict[str, Tensor]
 
 
 def trained(model: Module, xs: tuple[Tensor, ...]) -> Step:
-    """One step of a copy towards targets drawn at random: the loss is the sum of the outputs' mean squared distances from them."""
+    """One step of a copy towards targets drawn at random: the loss is the sum of the outputs' mean squared distances
+    from them.
+    """
     model = copy.deepcopy(model).train()
     torch.manual_seed(1)
     loss = torch.zeros((), dtype=torch.float64)
@@ -361,7 +509,7 @@ def trained(model: Module, xs: tuple[Tensor, ...]) -> Step:
     return Step(gradients, {"the loss": loss.detach(), **dict(model.named_buffers())})
 
 
-# ----------------------------------------------------------------------------------------------------------------- errors
+# --------------------------------------------------------------------------------------------------------------- errors
 
 
 def _rms(x: Tensor) -> float:
@@ -376,7 +524,9 @@ def error(got: Tensor, exact: Tensor, cancels: float = 0.0) -> float:
 
 
 class Errors(NamedTuple):
-    """Of one tensor, or the worst of many: the plain network's error in float32, the accelerated one's, and what that may be."""
+    """Of one tensor, or the worst of many: the plain network's error in float32, the accelerated one's, and what that
+    may be.
+    """
 
     name: str
     torchs: float
@@ -393,17 +543,26 @@ def _worst(errors: list[Errors]) -> Errors:
 
 
 def _errors(
-    plain: list[dict[str, Tensor]], ours: dict[str, Tensor], exact: dict[str, Tensor], factor: float, cancels: float = 0.0
+    plain: list[dict[str, Tensor]],
+    ours: dict[str, Tensor],
+    exact: dict[str, Tensor],
+    factor: float,
+    cancels: float = 0.0,
 ) -> list[Errors]:
-    """Of tensors by name, by those of float64. ``plain`` has several runs, whose largest error counts, and at least their median."""
+    """Of tensors by name, by those of float64. ``plain`` has several runs, whose largest error counts, and at least
+    their median.
+    """
     assert all(one.keys() == exact.keys() for one in [*plain, ours])
     names = [name for name, t in exact.items() if t.is_floating_point()]
     torchs = {name: max(error(one[name], exact[name], cancels) for one in plain) for name in names}
     least = max(sorted(torchs.values())[len(names) // 2], ROUNDING) if names else ROUNDING
-    return [Errors(name, torchs[name], error(ours[name], exact[name], cancels), factor * max(torchs[name], least)) for name in names]
+    return [
+        Errors(name, torchs[name], error(ours[name], exact[name], cancels), factor * max(torchs[name], least))
+        for name in names
+    ]
 
 
-# ------------------------------------------------------------------------------------------------------------------ steps
+# ---------------------------------------------------------------------------------------------------------------- steps
 
 
 @dataclass
@@ -435,7 +594,11 @@ def start(network: Network) -> Case:
             warnings.filterwarnings("ignore", f"accelerate left {len(left)} of ")
         assert striate.accelerate(accelerated) is accelerated
     case = Case(network, plain, accelerated, exact)
-    case.row = {"network": network.id, "version": importlib.metadata.version(SOURCES[network.source]), "left": len(left)}
+    case.row = {
+        "network": network.id,
+        "version": importlib.metadata.version(SOURCES[network.source]),
+        "left": len(left),
+    }
     return case
 
 
@@ -467,7 +630,9 @@ def training(case: Case) -> None:
             plain = [trained(case.plain, _nudged(xs, seed)) for seed in range(NUDGES + 1)]
             for name, b in ours.smooth.items():
                 assert b.is_floating_point() or torch.equal(b, plain[0].smooth[name])
-            assert sum(bool(g.any()) for g in exact.gradients.values()) > len(exact.gradients) / 2, "most gradients are 0"
+            assert sum(bool(g.any()) for g in exact.gradients.values()) > len(exact.gradients) / 2, (
+                "most gradients are 0"
+            )
             smooth = _errors([one.smooth for one in plain], ours.smooth, exact.smooth, factor)
             assert max(e.torchs for e in smooth) < MEANINGLESS
             _worst(smooth).check()
@@ -502,7 +667,9 @@ def pickled(case: Case) -> None:
 
 
 def exported(case: Case) -> None:
-    """torch.export gives of the accelerated network what it gives of the plain one: torch's operators, and the same bits."""
+    """torch.export gives of the accelerated network what it gives of the plain one: torch's operators, and the same
+    bits.
+    """
     with _of_the_plain_network():
         plain = torch.export.export(case.plain, case.inputs)
     ours = torch.export.export(case.accelerated, case.inputs)
@@ -515,7 +682,9 @@ def restored(case: Case) -> None:
     before = {name: (p, p.data_ptr()) for name, p in case.accelerated.named_parameters()}
     assert striate.restore(case.accelerated) is case.accelerated
     after = {name: (p, p.data_ptr()) for name, p in case.accelerated.named_parameters()}
-    assert before.keys() == after.keys() and all(after[name][0] is p and after[name][1] == at for name, (p, at) in before.items())
+    assert before.keys() == after.keys() and all(
+        after[name][0] is p and after[name][1] == at for name, (p, at) in before.items()
+    )
     assert [type(m) for m in case.accelerated.modules()] == [type(m) for m in case.plain.modules()]
     for a, b in zip(case.accelerated.state_dict().values(), case.plain.state_dict().values(), strict=True):
         assert torch.equal(a, b) and a.stride() == b.stride()
@@ -556,7 +725,8 @@ def inspected(case: Case) -> None:
     """Parameters as torch counts them, multiply-adds as its counter does, which is told two more formulas."""
     totals = striate.inspect(case.accelerated, case.inputs if len(case.inputs) > 1 else case.inputs[0]).totals
     with FlopCounterMode(display=False, custom_mapping=ALSO_COUNTED) as counter:
-        case.plain(*case.inputs)  # with gradients: without them the counter breaks on a module that is given a view of a parameter
+        # with gradients: without them the counter breaks on a module that is given a view of a parameter
+        case.plain(*case.inputs)
     case.row["parameters"], case.row["macs"] = totals["parameters"], totals["macs"]
     assert totals["parameters"] == sum(p.numel() for p in case.plain.parameters())
     assert totals["macs"] == counter.get_total_flops() // 2
@@ -567,7 +737,9 @@ def _attention_flops(query: Any, key: Any, value: Any, *rest: Any, **others: Any
 
 
 def _lstm_flops(x: Any, input_weight: Any, state_weight: Any, *rest: Any, **others: Any) -> int:
-    """Of x (steps, N, in): each step multiplies the input's and the state's weight with what comes in and what was there."""
+    """Of x (steps, N, in): each step multiplies the input's and the state's weight with what comes in and what was
+    there.
+    """
     return 2 * math.prod(x[:-1]) * (math.prod(input_weight) + math.prod(state_weight))
 
 
@@ -616,7 +788,7 @@ def take_all(network: Network) -> dict[str, Any]:
     return case.row
 
 
-# ----------------------------------------------------------------------------------------------------------------- report
+# --------------------------------------------------------------------------------------------------------------- report
 
 HEAD = """# Networks nobody here wrote
 
@@ -649,7 +821,9 @@ def report(rows: list[dict[str, Any]]) -> str:
         cells = [row["network"], text.short(row["parameters"]), text.short(row["macs"]), str(row["left"])]
         cells += [" / ".join(f"{e:.0e}" for e in row["evaluation"]), " / ".join(f"{e:.0e}" for e in row["training"])]
         cells.append(mark(row["frozen"]) if isinstance(row["frozen"], str) else f"{row['frozen']:.0e}")
-        cells.append(mark(row["folded"]) if isinstance(row["folded"], str) else f"{row['folded'][0]} of {sum(row['folded'])}")
+        cells.append(
+            mark(row["folded"]) if isinstance(row["folded"], str) else f"{row['folded'][0]} of {sum(row['folded'])}"
+        )
         cells += [mark(row[step]) if step in row else "yes" for step in ("exported", "pickled")]
         lines.append(f"| {' | '.join(cells)} |")
     versions = {row["network"].partition(" ")[0]: row["version"] for row in rows}

@@ -1,4 +1,5 @@
-"""One list of cases an operation, for tests, benchmarks and docs. A new family adds its list here and is measured too."""
+"""One list of cases an operation, for tests, benchmarks and docs. A new family adds its list here and is measured too.
+"""
 
 from __future__ import annotations
 
@@ -32,20 +33,26 @@ class Sample(NamedTuple):
         return getattr(F, self.function)
 
     def __str__(self) -> str:
-        return f"{self.function}-{'x'.join(map(str, self.shape))}-" + ",".join(f"{k}={v}" for k, v in self.arguments.items()).replace(
-            " ", ""
-        )
+        return f"{self.function}-{'x'.join(map(str, self.shape))}-" + ",".join(
+            f"{k}={v}" for k, v in self.arguments.items()
+        ).replace(" ", "")
 
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:
-    """``x`` with the channels innermost, for one to three axes; a lone channel's strides too, which ``contiguous`` would leave."""
+    """``x`` with the channels innermost, for one to three axes; a lone channel's strides too, which ``contiguous``
+    would leave.
+    """
     order = [0, *range(2, x.dim()), 1]
     back = [0, x.dim() - 1, *range(1, x.dim() - 1)]
     return x.new_empty([x.shape[d] for d in order]).permute(back).copy_(x)
 
 
 def _pool() -> Iterator[Sample]:
-    shapes = {1: [(3, 5, 23), (1, 17, 64)], 2: [(2, 5, 11, 14), (2, 33, 9, 7), (1, 1, 40, 37)], 3: [(2, 3, 6, 7, 9), (1, 18, 5, 4, 8)]}
+    shapes = {
+        1: [(3, 5, 23), (1, 17, 64)],
+        2: [(2, 5, 11, 14), (2, 33, 9, 7), (1, 1, 40, 37)],
+        3: [(2, 3, 6, 7, 9), (1, 18, 5, 4, 8)],
+    }
     windows: list[dict[str, Any]] = [
         {"kernel_size": 2},
         {"kernel_size": 3, "stride": 2, "padding": 1},
@@ -61,7 +68,9 @@ def _pool() -> Iterator[Sample]:
                 yield Sample(f"avg_pool{dims}d", shape, window)
             yield Sample(f"max_pool{dims}d", shape, {"kernel_size": 2, "stride": 2, "dilation": 2, "padding": 1})
             yield Sample(f"max_pool{dims}d", shape, {"kernel_size": 2, "stride": 3, "dilation": 3})
-            yield Sample(f"avg_pool{dims}d", shape, {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False})
+            yield Sample(
+                f"avg_pool{dims}d", shape, {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False}
+            )
             if dims > 1:
                 yield Sample(f"avg_pool{dims}d", shape, {"kernel_size": 2, "divisor_override": 3})
             for size in (1, 2, 3, 5):
@@ -69,7 +78,8 @@ def _pool() -> Iterator[Sample]:
                 yield Sample(f"adaptive_avg_pool{dims}d", shape, {"output_size": size})
     yield Sample("max_pool2d", (2, 3, 12, 10), {"kernel_size": (3, 2), "stride": (1, 2), "padding": (1, 0)})
     yield Sample("avg_pool2d", (2, 3, 12, 10), {"kernel_size": (1, 5), "stride": (2, 1), "padding": (0, 2)})
-    yield Sample("max_pool2d", (1, 2, 40, 41), {"kernel_size": 17, "stride": 5, "padding": 8})  # 289 taps: more than a byte numbers
+    # 289 taps: more than a byte numbers
+    yield Sample("max_pool2d", (1, 2, 40, 41), {"kernel_size": 17, "stride": 5, "padding": 8})
     yield Sample("avg_pool2d", (1, 2, 80, 81), {"kernel_size": 70, "stride": 3})
     yield Sample("max_pool1d", (2, 3, 3000), {"kernel_size": 2, "dilation": 1500, "stride": 7})
     yield Sample("max_pool1d", (1, 1, 5000), {"kernel_size": 3, "stride": 2, "padding": 1})  # longer than a tile
@@ -85,8 +95,8 @@ POOL: list[Sample] = list(_pool())
 class Benchmark(NamedTuple):
     """A case worth timing. moved_bytes: what must be read and written, for (forward, backward), of element size 4.
 
-    layers: makes our layer and torch's, where the sample's functions take more than x. macs: multiply-adds of the forward pass, where
-    arithmetic counts. input_gradient: whether backward computes dx.
+    layers: makes our layer and torch's, where the sample's functions take more than x. macs: multiply-adds of the
+    forward pass, where arithmetic counts. input_gradient: whether backward computes dx.
     """
 
     sample: Sample
@@ -133,7 +143,8 @@ def _pool_benchmarks() -> Iterator[Benchmark]:
 
 
 def _whole_bytes(x: torch.Tensor, y: torch.Tensor) -> tuple[int, int]:
-    # Statistics of the whole tensor: x is read for them, then read and y written; x and dy are read twice, and dx is written.
+    # Statistics of the whole tensor: x is read for them, then read and y written; x and dy are read twice, and dx is
+    # written.
     return 12 * x.numel(), 20 * x.numel()
 
 
@@ -157,14 +168,19 @@ def _normed(function: str, shape: tuple[int, ...]) -> Benchmark:
             {},
             lambda: tuple(getattr(m, f"InstanceNorm{batch}")(channels, affine=True) for m in (N, torch.nn)),  # type: ignore[return-value]
         ),
-        "group_norm": ({"num_groups": groups}, lambda: (N.GroupNorm(groups, channels), torch.nn.GroupNorm(groups, channels))),
+        "group_norm": (
+            {"num_groups": groups},
+            lambda: (N.GroupNorm(groups, channels), torch.nn.GroupNorm(groups, channels)),
+        ),
         "layer_norm": ({"normalized_shape": list(rest)}, lambda: (N.LayerNorm(rest), torch.nn.LayerNorm(rest))),
         "rms_norm": ({"normalized_shape": list(rest)}, lambda: (N.RMSNorm(rest), torch.nn.RMSNorm(rest))),
         "layer_norm_2d": ({}, lambda: (N.LayerNorm2d(channels), _PermutedLayerNorm(channels))),
         "local_response_norm": ({"size": 5}, lambda: (N.LocalResponseNorm(5), torch.nn.LocalResponseNorm(5))),
     }
     arguments, layers = made[function]
-    return Benchmark(Sample(function, shape, arguments), _whole_bytes if function.startswith("batch") else _set_bytes, layers)
+    return Benchmark(
+        Sample(function, shape, arguments), _whole_bytes if function.startswith("batch") else _set_bytes, layers
+    )
 
 
 class _PermutedLayerNorm(torch.nn.LayerNorm):
@@ -201,15 +217,22 @@ def _norm_benchmarks() -> Iterator[Benchmark]:
 
 
 def _conv_bytes(x: torch.Tensor, y: torch.Tensor) -> tuple[int, int]:
-    return 4 * (x.numel() + y.numel()), 4 * (2 * x.numel() + 2 * y.numel())  # each map reads two of x, y and w and writes the third
+    # each map reads two of x, y and w and writes the third
+    return 4 * (x.numel() + y.numel()), 4 * (2 * x.numel() + 2 * y.numel())
 
 
-def _convolved(shape: tuple[int, ...], filters: int, size: int, input_gradient: bool = True, **arguments: Any) -> Benchmark:
+def _convolved(
+    shape: tuple[int, ...], filters: int, size: int, input_gradient: bool = True, **arguments: Any
+) -> Benchmark:
     dims, channels, groups = len(shape) - 2, shape[1], arguments.get("groups", 1)
-    stride, padding, dilation = (arguments.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1)))
+    stride, padding, dilation = (
+        arguments.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))
+    )
 
     def layers() -> tuple[torch.nn.Module, torch.nn.Module]:
-        ours, theirs = (getattr(m, f"Conv{dims}d")(channels, filters, size, bias=False, **arguments) for m in (N, torch.nn))
+        ours, theirs = (
+            getattr(m, f"Conv{dims}d")(channels, filters, size, bias=False, **arguments) for m in (N, torch.nn)
+        )
         theirs.load_state_dict(ours.state_dict())
         return ours, theirs
 
@@ -245,7 +268,9 @@ def _locally_connected(shape: tuple[int, ...], filters: int, size: int, padding:
     def moved(x: torch.Tensor, y: torch.Tensor) -> tuple[int, int]:
         return 4 * (x.numel() + y.numel() + weights), 4 * (2 * x.numel() + 2 * y.numel() + 2 * weights)
 
-    return Benchmark(Sample("locally_connected", shape, {"filters": filters, "size": size}), moved, layers, shape[0] * weights)
+    return Benchmark(
+        Sample("locally_connected", shape, {"filters": filters, "size": size}), moved, layers, shape[0] * weights
+    )
 
 
 def _conv_benchmarks() -> Iterator[Benchmark]:
@@ -264,7 +289,12 @@ def _conv_benchmarks() -> Iterator[Benchmark]:
     yield _convolved((128, 1, 28, 28), 20, 5, padding=2)
     yield _convolved((128, 1, 28, 28), 20, 5, input_gradient=False, padding=2)
     yield _convolved((128, 20, 14, 14), 50, 5, padding=2)
-    for shape, size, stride in (((16, 64, 56, 56), 3, 1), ((16, 96, 56, 56), 3, 2), ((16, 96, 56, 56), 5, 1), ((16, 96, 56, 56), 7, 1)):
+    for shape, size, stride in (
+        ((16, 64, 56, 56), 3, 1),
+        ((16, 96, 56, 56), 3, 2),
+        ((16, 96, 56, 56), 5, 1),
+        ((16, 96, 56, 56), 7, 1),
+    ):
         yield _convolved(shape, shape[1], size, padding=size // 2, stride=stride, groups=shape[1])
     yield _convolved((16, 384, 14, 14), 384, 7, padding=3, groups=384)
     yield _convolved((16, 64, 2000), 64, 9, padding=4, groups=64)
@@ -286,11 +316,16 @@ def _conv_benchmarks() -> Iterator[Benchmark]:
     yield _locally_connected((128, 64, 8, 8), 64, 3, padding=1)
 
 
-BENCHMARKS: dict[str, list[Benchmark]] = {"conv": list(_conv_benchmarks()), "norm": list(_norm_benchmarks()), "pool": list(_pool_benchmarks())}
+BENCHMARKS: dict[str, list[Benchmark]] = {
+    "conv": list(_conv_benchmarks()),
+    "norm": list(_norm_benchmarks()),
+    "pool": list(_pool_benchmarks()),
+}
 
 
 class NormSample(NamedTuple):
-    """A call of a normalization in ``striate.ops.norm``; ``arguments``: all that is no tensor. ``affine``: with scale and shift.
+    """A call of a normalization in ``striate.ops.norm``; ``arguments``: all that is no tensor. ``affine``: with scale
+    and shift.
 
     Batch and instance norm that do not measure get the statistics of :meth:`running`.
     """
@@ -322,7 +357,9 @@ class NormSample(NamedTuple):
         channels = self.shape[1]
         return torch.linspace(1, 4, channels, dtype=dtype), torch.linspace(0.5, 5, channels, dtype=dtype)
 
-    def ours(self, x: torch.Tensor, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None) -> torch.Tensor:
+    def ours(
+        self, x: torch.Tensor, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
         a, function = self.arguments, getattr(ops_norm, self.function)
         running = (None, None) if self.measures else self.running(x.dtype)
         if self.function == "by_channel":
@@ -339,8 +376,18 @@ class NormSample(NamedTuple):
 
 
 def _norms() -> Iterator[NormSample]:
-    # lengths 1 and long, channels beside every vector's width, more than one piece of 32768 values, more than 1024 columns
-    few = [(2, 3, 1), (3, 1, 50), (2, 17, 23), (3, 33, 9, 7), (2, 64, 5, 6), (2, 3, 6, 7, 9), (1, 18, 5, 4, 8), (2, 5, 1, 1)]
+    # lengths 1 and long, channels beside every vector's width, more than one piece of 32768 values, more than 1024
+    # columns
+    few = [
+        (2, 3, 1),
+        (3, 1, 50),
+        (2, 17, 23),
+        (3, 33, 9, 7),
+        (2, 64, 5, 6),
+        (2, 3, 6, 7, 9),
+        (1, 18, 5, 4, 8),
+        (2, 5, 1, 1),
+    ]
     flat = [(64, 5), (37, 130), (40001, 3), (3, 1100)]
     long = [(4, 3, 120, 110), (2, 1, 200, 211), (2, 1100, 7, 5), (3, 100, 25, 21)]
     for shape in [*flat, *few, *long]:
@@ -358,27 +405,65 @@ def _norms() -> Iterator[NormSample]:
     yield NormSample("by_channel", (4, 3, 130, 140), {"batches": 2})
     yield NormSample("by_channel", (16, 64, 3, 3), {"batches": 16})
 
-    for shape in [(1, 1, 2), (2, 3, 50), (3, 17, 9, 7), (2, 64, 5, 6), (2, 5, 3, 4, 5), (2, 3, 190, 180), (1, 1100, 3, 3), (2, 130, 4)]:
+    for shape in [
+        (1, 1, 2),
+        (2, 3, 50),
+        (3, 17, 9, 7),
+        (2, 64, 5, 6),
+        (2, 5, 3, 4, 5),
+        (2, 3, 190, 180),
+        (1, 1100, 3, 3),
+        (2, 130, 4),
+    ]:
         yield NormSample("instance_norm", shape, {})
     yield NormSample("instance_norm", (2, 33, 7, 6), {"eps": 0.3}, affine=False)
     yield NormSample("instance_norm", (2, 17, 9, 7), {"use_input_stats": False})
 
-    groups = {(5, 6): 3, (3, 6, 5): 2, (2, 64, 7, 7): 32, (2, 33, 9, 7): 11, (2, 100, 5, 5): 1, (2, 130, 4, 3): 130, (2, 6, 3, 4, 5): 3}
+    groups = {
+        (5, 6): 3,
+        (3, 6, 5): 2,
+        (2, 64, 7, 7): 32,
+        (2, 33, 9, 7): 11,
+        (2, 100, 5, 5): 1,
+        (2, 130, 4, 3): 130,
+        (2, 6, 3, 4, 5): 3,
+    }
     for shape, count in {**groups, (2, 6, 110, 120): 2, (1, 1100, 6, 5): 55, (2, 2200, 3, 5): 1, (2, 3, 1): 1}.items():
         yield NormSample("group_norm", shape, {"num_groups": count})
     yield NormSample("group_norm", (2, 10, 9, 7), {"num_groups": 5, "eps": 0.3}, affine=False)
 
     rows = {1: [(7, 5), (3, 4, 64), (2, 3, 4, 130), (300, 17), (4, 1), (66, 16500), (2, 40000)]}
-    rows |= {2: [(2, 5, 6, 7), (3, 17, 23), (3, 33, 5), (4, 5)], 3: [(2, 17, 9, 7), (2, 65, 16, 17)], 4: [(2, 3, 4, 5, 6)]}
+    rows |= {
+        2: [(2, 5, 6, 7), (3, 17, 23), (3, 33, 5), (4, 5)],
+        3: [(2, 17, 9, 7), (2, 65, 16, 17)],
+        4: [(2, 3, 4, 5, 6)],
+    }
     for last, shapes in rows.items():
         for shape in shapes:
             yield NormSample("layer_norm", shape, {"normalized_shape": shape[-last:]})
     yield NormSample("layer_norm", (2, 33, 9, 7), {"normalized_shape": (33, 9, 7), "eps": 0.3}, affine=False)
-    for shape, last in [((7, 5), 1), ((300, 33), 1), ((3, 4, 64), 1), ((2, 17, 9, 7), 3), ((2, 16500), 1), ((4, 1), 1), ((3, 5, 6), 2)]:
+    for shape, last in [
+        ((7, 5), 1),
+        ((300, 33), 1),
+        ((3, 4, 64), 1),
+        ((2, 17, 9, 7), 3),
+        ((2, 16500), 1),
+        ((4, 1), 1),
+        ((3, 5, 6), 2),
+    ]:
         yield NormSample("rms_norm", shape, {"normalized_shape": shape[-last:]})
     yield NormSample("rms_norm", (3, 4, 100), {"normalized_shape": (100,), "eps": 0.3}, affine=False)
 
-    for shape in [(2, 17), (3, 5, 7), (2, 33, 9, 7), (2, 3, 40, 41), (1, 1100, 6, 5), (2, 130, 3, 4, 5), (2, 64, 1, 1), (1, 1, 30)]:
+    for shape in [
+        (2, 17),
+        (3, 5, 7),
+        (2, 33, 9, 7),
+        (2, 3, 40, 41),
+        (1, 1100, 6, 5),
+        (2, 130, 3, 4, 5),
+        (2, 64, 1, 1),
+        (1, 1, 30),
+    ]:
         yield NormSample("layer_norm_2d", shape, {})
     yield NormSample("layer_norm_2d", (2, 100, 5, 7), {"eps": 0.3}, affine=False)
 
@@ -395,7 +480,9 @@ NORM: list[NormSample] = list(_norms())
 
 
 class ConvSample(NamedTuple):
-    """A call of conv1d, conv_transpose2d …: ``weight`` is its shape; ``arguments``: all that is no tensor. ``bias``: with one."""
+    """A call of conv1d, conv_transpose2d …: ``weight`` is its shape; ``arguments``: all that is no tensor. ``bias``:
+    with one.
+    """
 
     function: str
     shape: tuple[int, ...]
@@ -435,7 +522,9 @@ class ConvSample(NamedTuple):
 
 
 def _convs() -> Iterator[ConvSample]:
-    def conv(shape: tuple[int, ...], filters: int, kernel: tuple[int, ...], bias: bool = True, **arguments: Any) -> ConvSample:
+    def conv(
+        shape: tuple[int, ...], filters: int, kernel: tuple[int, ...], bias: bool = True, **arguments: Any
+    ) -> ConvSample:
         groups = arguments.get("groups", 1)
         return ConvSample(f"conv{len(kernel)}d", shape, (filters, shape[1] // groups, *kernel), arguments, bias)
 
@@ -510,9 +599,13 @@ def _convs() -> Iterator[ConvSample]:
     yield conv((1, 4, 6, 5, 8), 8, (3, 2, 3), padding="same", stride=2, groups=4, bias=False)
     yield conv((1, 2, 7, 6, 6), 3, (2, 2, 2), dilation=(3, 1, 2))
 
-    def transposed(shape: tuple[int, ...], filters: int, kernel: tuple[int, ...], bias: bool = True, **arguments: Any) -> ConvSample:
+    def transposed(
+        shape: tuple[int, ...], filters: int, kernel: tuple[int, ...], bias: bool = True, **arguments: Any
+    ) -> ConvSample:
         groups = arguments.get("groups", 1)
-        return ConvSample(f"conv_transpose{len(kernel)}d", shape, (shape[1], filters // groups, *kernel), arguments, bias)
+        return ConvSample(
+            f"conv_transpose{len(kernel)}d", shape, (shape[1], filters // groups, *kernel), arguments, bias
+        )
 
     yield transposed((2, 8, 7, 6), 5, (2, 2), stride=2)
     yield transposed((1, 17, 6, 7), 33, (3, 3), stride=2, padding=1, output_padding=1)
@@ -522,7 +615,8 @@ def _convs() -> Iterator[ConvSample]:
     yield transposed((2, 6, 6, 5), 6, (3, 3), stride=2, padding=1, output_padding=1, groups=6)
     yield transposed((1, 20, 9, 13), 20, (5, 5), padding=2, groups=20)
     yield transposed((2, 3, 6, 5), 4, (3, 2), dilation=(2, 3), padding=(1, 0))
-    yield transposed((1, 3, 5, 4), 2, (3, 3), dilation=3, stride=2, output_padding=2)  # as much as the stride, below the dilation
+    # as much as the stride, below the dilation
+    yield transposed((1, 3, 5, 4), 2, (3, 3), dilation=3, stride=2, output_padding=2)
     yield transposed((2, 4, 5, 6), 6, (3, 3), stride=2, padding="same")
     yield transposed((2, 4, 5, 6), 6, (2, 1), stride=(3, 2), padding="same")
     yield transposed((2, 4, 1, 1), 3, (3, 3))

@@ -1,4 +1,6 @@
-"""Layers of other libraries: what is adapted gets our class from accelerate and its own back, and computes what it computed."""
+"""Layers of other libraries: what is adapted gets our class from accelerate and its own back, and computes what it
+computed.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def test_exact_instances_get_the_class_and_theirs_back(own_table: None) -> None:
     x, objects, weight = torch.randn(2, 3, 9, 9), list(model), model[0].weight
     expected = model(x)
     for _ in range(2):
-        with pytest.warns(UserWarning, match=r"left 1 of \d layers to torch: 1 Sub \(1\), a subclass of Conv2d with code of its own\."):
+        with pytest.warns(
+            UserWarning, match=r"left 1 of \d layers to torch: 1 Sub \(1\), a subclass of Conv2d with code of its own\."
+        ):
             striate.accelerate(model)
     assert [type(m) for m in model] == [Ours, Sub] and list(model) == objects and model[0].weight is weight
     torch.testing.assert_close(model(x), expected)
@@ -58,8 +62,12 @@ def test_exact_instances_get_the_class_and_theirs_back(own_table: None) -> None:
         (Doubled, Doubled, "adapt expects a subclass of Doubled, got Doubled. Derive Doubled from it."),
         (int, bool, "adapt expects two classes of modules, got <class 'int'>. Give their class and a subclass of it."),
         ("Conv2d", Ours, "adapt expects two classes of modules, got 'Conv2d'. Give their class and a subclass of it."),
-        (torch.nn.Conv2d, Doubled, "adapt expects a class that accelerate leaves alone, got Conv2d. Give the class of another library."),
-        (striate.nn.Conv2d, type("Mine", (striate.nn.Conv2d,), {}), "adapt expects a class that accelerate leaves alone, got Conv2d. Give the class of another library."),
+        (torch.nn.Conv2d, Doubled, (
+            "adapt expects a class that accelerate leaves alone, got Conv2d. Give the class of another library."
+        )),
+        (striate.nn.Conv2d, type("Mine", (striate.nn.Conv2d,), {}), (
+            "adapt expects a class that accelerate leaves alone, got Conv2d. Give the class of another library."
+        )),
     ],
 )  # fmt: skip
 def test_anything_else_is_refused(own_table: None, theirs: Any, ours: Any, message: str) -> None:
@@ -187,7 +195,10 @@ def test_activations_are_computed_apart_where_somebody_looks() -> None:
     assert float(layer(next(images())).min()) < 0
 
 
-@pytest.mark.parametrize("name", ["efficientnetv2_rw_t", "tf_efficientnet_b0", "convnext_atto", "resnetv2_50", "nf_resnet26", "poolformerv2_s12"])
+@pytest.mark.parametrize(
+    "name",
+    ["efficientnetv2_rw_t", "tf_efficientnet_b0", "convnext_atto", "resnetv2_50", "nf_resnet26", "poolformerv2_s12"],
+)
 @pytest.mark.parametrize("memory_format", [torch.preserve_format, torch.channels_last])
 def test_networks_of_timms_are_accelerated_and_restored(name: str, memory_format: torch.memory_format) -> None:
     package = timm()
@@ -226,7 +237,9 @@ def test_what_fold_leaves_of_timms_and_why() -> None:
     padded = torch.nn.Sequential(n.BatchNormAct2d(3, apply_act=False), n.Conv2dSame(3, 8, 3, stride=2)).eval()
     between = torch.nn.Sequential(n.BatchNormAct2d(3), torch.nn.Conv2d(3, 8, 1)).eval()
     padded[0].running_mean.fill_(1.0)
-    reasons = [striate.fold(model, torch.randn(1, 3, 9, 9))[1].entries[0].reason for model in (weights, padded, between)]
+    reasons = [
+        striate.fold(model, torch.randn(1, 3, 9, 9))[1].entries[0].reason for model in (weights, padded, between)
+    ]
     assert reasons == [
         "StdConv2d 0 computes its weight before each call; the model's output comes after it",
         "the model's input comes before it; Conv2dSame 1 pads with zeros, and the norm's shift is not zero",
@@ -236,7 +249,9 @@ def test_what_fold_leaves_of_timms_and_why() -> None:
 
 def test_a_norm_that_is_folded_leaves_its_drop_and_activation() -> None:
     n = timm().layers
-    model = torch.nn.Sequential(n.Conv2dSame(3, 8, 3, stride=2), n.BatchNormAct2d(8, drop_layer=Third, act_layer="silu")).eval()
+    model = torch.nn.Sequential(
+        n.Conv2dSame(3, 8, 3, stride=2), n.BatchNormAct2d(8, drop_layer=Third, act_layer="silu")
+    ).eval()
     x = torch.randn(2, 3, 9, 9)
     same, report = striate.fold(striate.accelerate(model), x)
     assert report.folded == 1 and [type(m) for m in same[1]] == [Third, torch.nn.SiLU]
@@ -247,7 +262,12 @@ def test_a_norm_that_is_folded_leaves_its_drop_and_activation() -> None:
 def test_of_the_layers_of_timms_networks_at_least_nine_of_ten_are_swapped() -> None:
     """Three networks of each of timm's modules, without memory for their weights."""
     package = timm()
-    names = [n for module in package.list_modules() if (of := package.list_models(module=module)) for n in of[:: max(1, len(of) // 3)][:3]]
+    names = [
+        n
+        for module in package.list_modules()
+        if (of := package.list_models(module=module))
+        for n in of[:: max(1, len(of) // 3)][:3]
+    ]
     swapped = left = 0
     for name in names:
         with torch.device("meta"):

@@ -11,7 +11,8 @@ import pytest
 
 from striate import allocator
 
-# Blocks of 64 MiB have mappings of their own by default; those of 24 MiB soon lie at the top of the heap, and are trimmed.
+# Blocks of 64 MiB have mappings of their own by default; those of 24 MiB soon lie at the top of the heap, and are
+# trimmed.
 FAULTS = """
 import resource, sys, threading
 import torch
@@ -50,7 +51,8 @@ def page_faults(which: str, thread: str) -> tuple[str, int]:
 def test_large_blocks_fault_once_and_not_at_every_use(thread: str) -> None:
     (_, default), (told, tuned) = page_faults("default", thread), page_faults("tuned", thread)
     assert told == "True"
-    assert default > 5 * 2 * 30, "the blocks of 64 MiB do not go back by default: the test shows nothing"  # 30 even with pages of 2 MiB
+    # 30 even with pages of 2 MiB
+    assert default > 5 * 2 * 30, "the blocks of 64 MiB do not go back by default: the test shows nothing"
     assert tuned < default / 20
 
 

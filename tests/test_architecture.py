@@ -31,7 +31,19 @@ MAY_IMPORT = {
     "training": {"_torch", "errors", "nn", "models", "tensorfile"},
     "analysis": {"_torch", "errors", "source", "window", "text", "sheet", "reference", "ops", "nn", "training"},
     "diagnostics": {"_torch", "errors", "ops", "nn", "native", "text", "sheet", "analysis"},
-    "cli": {"_torch", "errors", "ops", "nn", "models", "training", "diagnostics", "analysis", "native", "allocator", "deploy"},
+    "cli": {
+        "_torch",
+        "errors",
+        "ops",
+        "nn",
+        "models",
+        "training",
+        "diagnostics",
+        "analysis",
+        "native",
+        "allocator",
+        "deploy",
+    },
 }
 
 
@@ -52,15 +64,21 @@ def imported(path: Path) -> set[str]:
     return {p for p in parts if p in MAY_IMPORT}
 
 
-@pytest.mark.parametrize("path", [p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py"], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py"], ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_a_file_imports_only_from_parts_before_its_own(path: Path) -> None:
     part = path.relative_to(ROOT).parts[0].removesuffix(".py")
-    assert part in MAY_IMPORT, f"{part} has no place in the dependency rule yet: give it one in this test and in ARCHITECTURE.md"
+    assert part in MAY_IMPORT, (
+        f"{part} has no place in the dependency rule yet: give it one in this test and in ARCHITECTURE.md"
+    )
     assert imported(path) <= MAY_IMPORT[part] | {part}
 
 
 def private_names(path: Path, ours: set[str]) -> set[str]:
-    """The private names of others that a file uses: attributes that nothing of striate's has, and modules and what is imported from them."""
+    """The private names of others that a file uses: attributes that nothing of striate's has, and modules and what is
+    imported from them.
+    """
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute):
@@ -94,7 +112,8 @@ def test_private_names_of_torchs_are_in_one_place() -> None:
     pythons = {"_getframe", "_asdict"}  # sys and named tuples
     used = {path.relative_to(ROOT): private_names(path, ours) - pythons for path in files}
     assert {path: names - known for path, names in used.items() if names - known} == {}
-    told = {name for path in files for name in re.findall(r'"(_[a-z_]+)"', path.read_text())}  # read by getattr, or in an object's dictionary
+    # read by getattr, or in an object's dictionary
+    told = {name for path in files for name in re.findall(r'"(_[a-z_]+)"', path.read_text())}
     assert known - ours - told <= set().union(*used.values())
 
 
@@ -116,6 +135,21 @@ def test_kernels_use_no_standard_templates() -> None:
     if not sources.is_dir():
         pytest.skip("the C++ sources are not installed, only the checkout has them")
     allowed = {"std::align_val_t"}
-    shared = [sources / f"{name}.h" for name in ("simd", "parallel", "window", "taps", "turn", "moments", "bands", "chunks", "epilogue", "product", "winograd")]
+    shared = [
+        sources / f"{name}.h"
+        for name in (
+            "simd",
+            "parallel",
+            "window",
+            "taps",
+            "turn",
+            "moments",
+            "bands",
+            "chunks",
+            "epilogue",
+            "product",
+            "winograd",
+        )
+    ]
     for path in [*(sources / "kernels").iterdir(), *shared]:
         assert set(re.findall(r"std::\w+", path.read_text())) <= allowed, path.name

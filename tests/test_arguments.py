@@ -1,4 +1,6 @@
-"""Arguments as torch takes them: whatever whole or real number torch's twin accepts, striate accepts, with the same result."""
+"""Arguments as torch takes them: whatever whole or real number torch's twin accepts, striate accepts, with the same
+result.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,11 @@ SEVERAL: dict[str, Callable[[int, int], Any]] = {
     "generator": lambda n, dims: (n for _ in range(dims)),
 }
 NONE = {"float": float, "float64": np.float64, "float tensor": lambda n: torch.tensor(float(n)), "string": str}
-BOOLS: dict[str, Callable[[int], Any]] = {"bool": bool, "numpy bool": np.bool_, "bool tensor": lambda n: torch.tensor(bool(n))}
+BOOLS: dict[str, Callable[[int], Any]] = {
+    "bool": bool,
+    "numpy bool": np.bool_,
+    "bool tensor": lambda n: torch.tensor(bool(n)),
+}
 
 X = {1: torch.randn(2, 4, 8), 2: torch.randn(2, 4, 8, 8), 3: torch.randn(2, 4, 8, 8, 8)}
 W = {1: torch.randn(4, 4, 2), 2: torch.randn(4, 4, 2, 2), 3: torch.randn(4, 4, 2, 2, 2)}
@@ -63,7 +69,9 @@ LAYER = "a layer"
 
 
 def functions() -> Iterator[tuple[str, str, int, int, dict[str, Any], int]]:
-    """Each function of torch's that takes whole numbers: its name, the argument, a value, for how many axes, the others, x's axes."""
+    """Each function of torch's that takes whole numbers: its name, the argument, a value, for how many axes, the
+    others, x's axes.
+    """
     for d in (1, 2, 3):
         for name in ("max_pool", "avg_pool"):
             for argument, value in (("kernel_size", 2), ("stride", 3), ("padding", 1)):
@@ -101,7 +109,14 @@ def layers() -> Iterator[tuple[str, str, int, int, dict[str, Any], int]]:
             if name.startswith("Lazy"):
                 del base["in_channels"]
             for argument in base:
-                yield f"{name}{d}d", argument, base[argument], d if argument in ("kernel_size", "stride") else 0, base, d
+                yield (
+                    f"{name}{d}d",
+                    argument,
+                    base[argument],
+                    d if argument in ("kernel_size", "stride") else 0,
+                    base,
+                    d,
+                )
             for argument, value in (("padding", 1), ("dilation", 2)):
                 yield f"{name}{d}d", argument, value, d, base, d
             yield f"{name}{d}d", "groups", 2, 0, base, d
@@ -227,7 +242,8 @@ def test_layers_that_torch_has_not_take_whole_numbers_in_every_form_too(case: Ca
 @pytest.mark.parametrize("case", [c for c in FUNCTIONS + LAYERS + OWN if c[1] != "num_features"], ids=ids)
 def test_what_is_no_whole_number_is_refused(case: Case) -> None:
     library, function = (SF, True) if case[0][0].islower() else (S, False)
-    kinds: Any = (ArgumentError, ArgumentTypeError) if function else (TypeError, ValueError, RuntimeError)  # torch's constructors' too
+    # torch's constructors' too
+    kinds: Any = (ArgumentError, ArgumentTypeError) if function else (TypeError, ValueError, RuntimeError)
     for make in (*NONE.values(), *BOOLS.values()):
         wrong = make(case[2])
         for given in (wrong, (wrong,) * case[3]) if case[3] else (wrong,):
@@ -239,14 +255,21 @@ def test_errors_of_another_librarys_numbers_tell_them_as_they_came() -> None:
     with pytest.raises(ArgumentTypeError) as raised:
         SF.max_pool2d(X[2], np.float64(2))
     assert str(raised.value) == (
-        "max_pool2d expects kernel_size to be one integer or 2, got np.float64(2.0). x: (2, 4, 8, 8). Give one integer or 2."
+        "max_pool2d expects kernel_size to be one integer or 2, got np.float64(2.0). x: (2, 4, 8, 8). Give one "
+        "integer or 2."
     )
     with pytest.raises(ArgumentError) as low:
         SF.avg_pool2d(X[2], 2, np.int64(-1))
-    assert str(low.value) == "avg_pool2d expects stride from 1 to 2^62, got -1. x: (2, 4, 8, 8). Choose a stride of at least 1."
+    assert (
+        str(low.value)
+        == "avg_pool2d expects stride from 1 to 2^62, got -1. x: (2, 4, 8, 8). Choose a stride of at least 1."
+    )
     with pytest.raises(ArgumentTypeError) as bare:
         SF.group_norm(X[2], np.bool_(True))
-    assert str(bare.value) == "group_norm expects num_groups to be an integer, got np.True_. Use 32, or what divides the channels."
+    assert (
+        str(bare.value)
+        == "group_norm expects num_groups to be an integer, got np.True_. Use 32, or what divides the channels."
+    )
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
@@ -271,7 +294,12 @@ def test_small_numbers_of_other_libraries_do_not_wrap_where_they_are_multiplied(
 
 
 def test_plans_are_cached_by_the_number_whatever_library_it_comes_from() -> None:
-    caches: list[Any] = [pool_ops._cached_plan, pool_ops._cached_adaptive_plan, conv_ops._cached_plan, conv_ops._cached_transpose_plan]
+    caches: list[Any] = [
+        pool_ops._cached_plan,
+        pool_ops._cached_adaptive_plan,
+        conv_ops._cached_plan,
+        conv_ops._cached_transpose_plan,
+    ]
 
     def call(n: Callable[[int], Any]) -> None:
         SF.max_pool2d(X[2], n(3), n(2), n(1))
@@ -300,12 +328,22 @@ def test_numbers_become_pythons_and_everything_else_stays() -> None:
     assert as_ints([np.int64(1), None, 2.5]) == (1, None, 2.5) and as_ints(range(2)) == (0, 1) and as_ints("ab") == "ab"
     assert as_ints(np.array([[1, 2]]))[0] is not None and not isinstance(as_ints(np.array([[1, 2]]))[0], int)
     assert per_axis(np.array([1, 2]), 2, 1, "stride", "here") == (1, 2) and whole(np.uint8(3), "size", "here") == 3
-    assert type(as_float(np.float32(0.5))) is float and as_float(torch.tensor(0.5)) == 0.5 and as_float(np.int64(2)) == 2.0
-    for other in (np.bool_(True), torch.tensor(True), torch.ones(1), torch.ones((), requires_grad=True), 1j, "0.5", None):
+    assert (
+        type(as_float(np.float32(0.5))) is float and as_float(torch.tensor(0.5)) == 0.5 and as_float(np.int64(2)) == 2.0
+    )
+    for other in (
+        np.bool_(True),
+        torch.tensor(True),
+        torch.ones(1),
+        torch.ones((), requires_grad=True),
+        1j,
+        "0.5",
+        None,
+    ):
         assert as_float(other) is other
 
 
-# ---------------------------------------------------------------------------------------------------------- real numbers
+# --------------------------------------------------------------------------------------------------------- real numbers
 
 REALS: dict[str, Callable[[float], Any]] = {
     "float32": np.float32,
@@ -352,11 +390,18 @@ def test_what_is_no_real_number_is_refused(name: str, argument: str, wrong: Any)
 
 
 def test_layers_take_real_numbers_of_other_libraries_too() -> None:
-    for make in (lambda n: n.BatchNorm2d(4, np.float32(0.5), np.float32(0.25)), lambda n: n.GroupNorm(2, 4, np.float32(0.5))):
+    for make in (
+        lambda n: n.BatchNorm2d(4, np.float32(0.5), np.float32(0.25)),
+        lambda n: n.GroupNorm(2, 4, np.float32(0.5)),
+    ):
         ours, theirs = make(S), make(torch.nn)
         torch.testing.assert_close(ours(X[2]), theirs(X[2]))
         torch.testing.assert_close(dict(ours.state_dict()), dict(theirs.state_dict()))
-    for layer in (S.GhostBatchNorm2d(4, 1, np.float32(0.5), np.float32(0.25)), S.LayerNorm2d(4, np.float32(0.5)), S.AdaIN(np.float32(0.5))):
+    for layer in (
+        S.GhostBatchNorm2d(4, 1, np.float32(0.5), np.float32(0.25)),
+        S.LayerNorm2d(4, np.float32(0.5)),
+        S.AdaIN(np.float32(0.5)),
+    ):
         plain = copy.deepcopy(layer)
         plain.eps = 0.5
         arguments = (X[2], X[2] + 1) if isinstance(layer, S.AdaIN) else (X[2],)
@@ -367,7 +412,7 @@ def test_layers_take_real_numbers_of_other_libraries_too() -> None:
     assert layer.running_mean is not None and torch.allclose(layer.running_mean, 0.25 * X[2].mean((0, 2, 3)))
 
 
-# ----------------------------------------------------------------------------------------------------------------- traced
+# --------------------------------------------------------------------------------------------------------------- traced
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""The building blocks: each equal to what torch.nn's own layers make of the same weights, with the course notes' numbers."""
+"""The building blocks: each equal to what torch.nn's own layers make of the same weights, with the course notes'
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,7 @@ def text_of(error: type, call: Any) -> str:
     return str(raised.value)
 
 
-# ------------------------------------------------------------------------------------------------- factored convolutions
+# ------------------------------------------------------------------------------------------------ factored convolutions
 
 
 @every_number_of_axes
@@ -92,14 +94,19 @@ def test_depthwise_convolves_each_channel_by_itself(dims: int) -> None:
     layer = with_whole_weights(named("DepthwiseConv", dims)(3, 3, 2, 1, multiplier=2))
     x = whole(2, 3, *[6] * dims)
     same_with_gradients(layer, lambda x: CONVS[dims](x, layer.weight, layer.bias, 2, 1, groups=3), x)
-    alone = [CONVS[dims](x[:, c : c + 1], layer.weight[2 * c : 2 * c + 2], layer.bias[2 * c : 2 * c + 2], 2, 1) for c in range(3)]
+    alone = [
+        CONVS[dims](x[:, c : c + 1], layer.weight[2 * c : 2 * c + 2], layer.bias[2 * c : 2 * c + 2], 2, 1)
+        for c in range(3)
+    ]
     assert torch.equal(layer(x), torch.cat(alone, 1))
     assert isinstance(layer, TORCHS[dims]) and layer.groups == 3 and parameters(layer) == 6 * (3**dims + 1)
 
 
 @every_number_of_axes
 def test_depthwise_takes_dilation_same_padding_and_padding_modes(dims: int) -> None:
-    layer = with_whole_weights(named("DepthwiseConv", dims)(4, 3, padding="same", dilation=2, bias=False, padding_mode="circular"))
+    layer = with_whole_weights(
+        named("DepthwiseConv", dims)(4, 3, padding="same", dilation=2, bias=False, padding_mode="circular")
+    )
     x = whole(2, 4, *[6] * dims)
     assert torch.equal(layer(x), reference.conv(x, layer.weight, None, 1, "same", 2, 4, "circular"))
     strided = with_whole_weights(named("DepthwiseConv", dims)(4, 3, 2, "same"))
@@ -116,7 +123,10 @@ def test_depthwise_separable_is_depthwise_then_pointwise(dims: int) -> None:
 
     same_with_gradients(layer, composed, whole(2, 3, *[6] * dims))
     assert list(layer.state_dict()) == ["depthwise.weight", "depthwise.bias", "pointwise.weight", "pointwise.bias"]
-    assert list(named("DepthwiseSeparableConv", dims)(3, 5, 3, bias=False).state_dict()) == ["depthwise.weight", "pointwise.weight"]
+    assert list(named("DepthwiseSeparableConv", dims)(3, 5, 3, bias=False).state_dict()) == [
+        "depthwise.weight",
+        "pointwise.weight",
+    ]
 
 
 def test_depthwise_separable_has_the_notes_cost() -> None:
@@ -127,7 +137,10 @@ def test_depthwise_separable_has_the_notes_cost() -> None:
     assert [32 * 32 * parameters(m) for m in (layer.depthwise, layer.pointwise, layer)] == [1179648, 33554432, 34734080]
     one = torch.nn.Conv2d(128, 256, 3, padding="same", bias=False)
     assert (parameters(one), 32 * 32 * parameters(one)) == (294912, 301989888)
-    assert parameters(one) / parameters(layer) == 9 * 256 / (9 + 256) and round(parameters(one) / parameters(layer), 2) == 8.69
+    assert (
+        parameters(one) / parameters(layer) == 9 * 256 / (9 + 256)
+        and round(parameters(one) / parameters(layer), 2) == 8.69
+    )
 
 
 def test_spatially_separable_goes_down_the_columns_and_then_along_the_rows() -> None:
@@ -191,7 +204,8 @@ def test_from_kernel_refuses_other_kernels_and_tells_how_far_they_are() -> None:
         f"{name} expects weight to be a tensor, got list. Call torch.as_tensor on it first."
     )
     assert text_of(ShapeError, lambda: make(torch.ones(3))) == (
-        f"{name} expects a weight of shape (K_h, K_w) or (out, in, K_h, K_w), got (3,). Give a kernel (K_h, K_w) or a convolution's weight."
+        f"{name} expects a weight of shape (K_h, K_w) or (out, in, K_h, K_w), got (3,). Give a kernel (K_h, K_w) or a "
+        "convolution's weight."
     )
     assert text_of(ArgumentError, lambda: make(laplace, tolerance=-1)) == (
         f"{name} expects a tolerance from 0 to below 1, got -1. Leave it out for what float32 rounds to."
@@ -233,7 +247,9 @@ def test_bottleneck_is_its_convolutions_in_a_row(expand: bool) -> None:
 # -------------------------------------------------------------------------------------------------------------- shuffle
 
 
-@pytest.mark.parametrize("shape", [(2, 6, 5), (2, 6, 3, 4), (2, 6, 2, 3, 4), (0, 6, 3, 3), (2, 0, 3, 3), (1, 6, 1, 1)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(2, 6, 5), (2, 6, 3, 4), (2, 6, 2, 3, 4), (0, 6, 3, 3), (2, 0, 3, 3), (1, 6, 1, 1)], ids=str
+)
 @pytest.mark.parametrize("groups", [1, 2, 3, 6])
 def test_channel_shuffle_is_torchs_and_keeps_the_memory_order(shape: tuple[int, ...], groups: int) -> None:
     x = torch.randn(shape)
@@ -251,10 +267,14 @@ def test_channel_shuffle_undone_by_its_mirror_and_swapped_by_accelerate() -> Non
     x = whole(2, 6, 3, 3)
     assert torch.equal(nn.ChannelShuffle(3)(nn.ChannelShuffle(2)(x)), x)
     model = torch.nn.Sequential(torch.nn.ChannelShuffle(2))
-    assert type(striate.accelerate(model)[0]) is nn.ChannelShuffle and torch.equal(model(x), torch.nn.ChannelShuffle(2)(x))
+    assert type(striate.accelerate(model)[0]) is nn.ChannelShuffle and torch.equal(
+        model(x), torch.nn.ChannelShuffle(2)(x)
+    )
     assert type(striate.restore(model)[0]) is torch.nn.ChannelShuffle
     assert repr(nn.ChannelShuffle(2)) == "ChannelShuffle(groups=2)"
-    assert torch.autograd.gradcheck(nn.ChannelShuffle(2), torch.randn(1, 4, 2, 2, dtype=torch.float64, requires_grad=True))
+    assert torch.autograd.gradcheck(
+        nn.ChannelShuffle(2), torch.randn(1, 4, 2, 2, dtype=torch.float64, requires_grad=True)
+    )
 
 
 def test_channel_shuffle_refuses_what_it_cannot_divide() -> None:
@@ -269,7 +289,7 @@ def test_channel_shuffle_refuses_what_it_cannot_divide() -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------------- squeeze, excite
+# ------------------------------------------------------------------------------------------------------ squeeze, excite
 
 
 def test_squeeze_excite_is_its_formula() -> None:
@@ -299,7 +319,7 @@ def test_squeeze_excite_has_torchvisions_names_and_its_own_widths() -> None:
     assert layer(torch.ones(1, 8, 2, 2)).shape == (1, 8, 2, 2)
 
 
-# ------------------------------------------------------------------------------------------- convolution, norm, activation
+# ---------------------------------------------------------------------------------------- convolution, norm, activation
 
 
 def composed_block(block: Any, order: str, x: Tensor) -> Tensor:
@@ -324,7 +344,9 @@ def test_conv_norm_act_is_its_layers_in_order(dims: int, order: str) -> None:
     x = torch.randn(4, 3, *[5] * dims, requires_grad=True)
     torch.testing.assert_close(block(x), composed_block(block, order, x), rtol=1e-4, atol=1e-5)
     learned = [x, *block.parameters()]
-    got, expected = (torch.autograd.grad(f(x).square().sum(), learned) for f in (block, lambda x: composed_block(block, order, x)))
+    got, expected = (
+        torch.autograd.grad(f(x).square().sum(), learned) for f in (block, lambda x: composed_block(block, order, x))
+    )
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
     assert [name for name, _ in block.named_children()] == order.split("-")
@@ -372,7 +394,11 @@ def test_names_of_norms_make_ours() -> None:
     assert [type(m) for m in made.values()] == [nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm, nn.GroupNorm]
     assert (made["group"].num_groups, made["layer"].num_groups, made["instance"].affine) == (32, 1, True)
     assert nn.ConvNormAct2d(3, 48, 1, norm="group").norm.num_groups == 16
-    assert [type(named("ConvNormAct", d)(3, 4, 1).norm) for d in (1, 2, 3)] == [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d]
+    assert [type(named("ConvNormAct", d)(3, 4, 1).norm) for d in (1, 2, 3)] == [
+        nn.BatchNorm1d,
+        nn.BatchNorm2d,
+        nn.BatchNorm3d,
+    ]
 
 
 def test_parts_of_a_block_are_what_they_are_and_may_be_replaced() -> None:
@@ -382,7 +408,12 @@ def test_parts_of_a_block_are_what_they_are_and_may_be_replaced() -> None:
     assert list(block.state_dict()) == ["conv.weight", *(f"norm.{n}" for n in torch.nn.BatchNorm2d(4).state_dict())]
     x = torch.randn(2, 3, 6, 6)
     torch.testing.assert_close(block(x), plain(x))
-    for name, part in (("norm", nn.GroupNorm(2, 4)), ("act", torch.nn.Tanh()), ("norm", torch.nn.Identity()), ("conv", nn.Conv2d(3, 4, 1))):
+    for name, part in (
+        ("norm", nn.GroupNorm(2, 4)),
+        ("act", torch.nn.Tanh()),
+        ("norm", torch.nn.Identity()),
+        ("conv", nn.Conv2d(3, 4, 1)),
+    ):
         setattr(block, name, part)
         torch.testing.assert_close(block(x), block.act(block.norm(block.conv(x))))
 
@@ -408,12 +439,16 @@ def test_a_block_is_a_sequential_that_folds_and_slices() -> None:
 
 def test_repr_of_a_block_reads_like_its_layers() -> None:
     assert repr(nn.ConvNormAct2d(3, 8, 3, norm="layer", activation=torch.nn.GELU)) == (
-        "ConvNormAct2d(\n  (conv): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))\n  (norm): GroupNorm(1, 8, eps=1e-05, affine=True"
+        "ConvNormAct2d(\n  (conv): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))\n  (norm): GroupNorm(1, 8, "
+        "eps=1e-05, affine=True"
         + (", bias=True" if "bias" in repr(torch.nn.GroupNorm(1, 8)) else "")
         + ")\n  (act): GELU(approximate='none')\n)"
     )
     assert repr(nn.PointwiseConv2d(3, 8)) == "PointwiseConv2d(3, 8, kernel_size=(1, 1), stride=(1, 1))"
-    assert repr(nn.DepthwiseConv1d(3, 5, bias=False)) == "DepthwiseConv1d(3, 3, kernel_size=(5,), stride=(1,), groups=3, bias=False)"
+    assert (
+        repr(nn.DepthwiseConv1d(3, 5, bias=False))
+        == "DepthwiseConv1d(3, 3, kernel_size=(5,), stride=(1,), groups=3, bias=False)"
+    )
     assert repr(nn.DepthwiseSeparableConv2d(3, 8, 3)) == (
         "DepthwiseSeparableConv2d(\n  (depthwise): DepthwiseConv2d(3, 3, kernel_size=(3, 3), stride=(1, 1), groups=3)\n"
         "  (pointwise): PointwiseConv2d(3, 8, kernel_size=(1, 1), stride=(1, 1))\n)"
@@ -460,7 +495,7 @@ def test_blur_answers_a_shift_with_a_smaller_change_than_a_stride() -> None:
     assert change < 0.7 * (x[..., ::2] - moved[..., ::2]).square().mean() / x.square().mean()
 
 
-# ------------------------------------------------------------------------------------------------------- what all can do
+# ------------------------------------------------------------------------------------------------------ what all can do
 
 ALL: dict[str, Any] = {
     "PointwiseConv1d": lambda: (nn.PointwiseConv1d(4, 6), (4, 7)),
@@ -529,13 +564,21 @@ WRONG: list[tuple[Any, type, str]] = [
         ArgumentTypeError,
         "PointwiseConv2d expects in_channels to be an integer, got 2.5. Give one integer.",
     ),
-    (lambda: nn.PointwiseConv2d(3, 0), ArgumentError, "PointwiseConv2d expects out_channels of at least 1, got 0. Choose a larger one."),
+    (
+        lambda: nn.PointwiseConv2d(3, 0),
+        ArgumentError,
+        "PointwiseConv2d expects out_channels of at least 1, got 0. Choose a larger one.",
+    ),
     (
         lambda: nn.PointwiseConv2d(3, 3, stride=0),
         ArgumentError,
         "PointwiseConv2d expects stride from 1 to 2^62, got 0. Choose a stride of at least 1.",
     ),
-    (lambda: nn.DepthwiseConv2d(0, 3), ArgumentError, "DepthwiseConv2d expects channels from 1 to 2^62, got 0. Choose at least 1."),
+    (
+        lambda: nn.DepthwiseConv2d(0, 3),
+        ArgumentError,
+        "DepthwiseConv2d expects channels from 1 to 2^62, got 0. Choose at least 1.",
+    ),
     (
         lambda: nn.DepthwiseConv2d(True, 3),
         ArgumentTypeError,
@@ -569,7 +612,10 @@ WRONG: list[tuple[Any, type, str]] = [
     (
         lambda: nn.DepthwiseConv2d(4, 3, padding_mode="wrap"),
         ArgumentError,
-        "DepthwiseConv2d expects a padding_mode that exists, got 'wrap'. Choose one of zeros, reflect, replicate, circular.",
+        (
+            "DepthwiseConv2d expects a padding_mode that exists, got 'wrap'. Choose one of zeros, reflect, replicate, "
+            "circular."
+        ),
     ),
     (
         lambda: nn.DepthwiseSeparableConv2d(-3, 4, 3),
@@ -594,17 +640,40 @@ WRONG: list[tuple[Any, type, str]] = [
     (
         lambda: nn.SpatiallySeparableConv2d(3, 4, 3, padding="full"),
         ArgumentError,
-        'SpatiallySeparableConv2d expects padding "same", "valid" or a number, got \'full\'. Use "same" for ceil(input / stride) outputs.',
+        (
+            'SpatiallySeparableConv2d expects padding "same", "valid" or a number, got \'full\'. Use "same" for '
+            "ceil(input / stride) outputs."
+        ),
     ),
     (
         lambda: nn.SpatiallySeparableConv2d(3, 4, 3, padding_mode=1),
         ArgumentError,
-        "SpatiallySeparableConv2d expects a padding_mode that exists, got 1. Choose one of zeros, reflect, replicate, circular.",
+        (
+            "SpatiallySeparableConv2d expects a padding_mode that exists, got 1. Choose one of zeros, reflect, "
+            "replicate, "
+            "circular."
+        ),
     ),
-    (lambda: nn.Bottleneck(4, 0, 4), ArgumentError, "Bottleneck expects middle from 1 to 2^62, got 0. Choose at least 1."),
-    (lambda: nn.ChannelShuffle(0), ArgumentError, "ChannelShuffle expects groups from 1 to 2^62, got 0. Choose at least 1."),
-    (lambda: nn.ChannelShuffle(2.0), ArgumentTypeError, "ChannelShuffle expects groups to be an integer, got 2.0. Give a whole number."),
-    (lambda: nn.SqueezeExcite(8, 0), ArgumentError, "SqueezeExcite expects reduction from 1 to 2^62, got 0. Choose at least 1."),
+    (
+        lambda: nn.Bottleneck(4, 0, 4),
+        ArgumentError,
+        "Bottleneck expects middle from 1 to 2^62, got 0. Choose at least 1.",
+    ),
+    (
+        lambda: nn.ChannelShuffle(0),
+        ArgumentError,
+        "ChannelShuffle expects groups from 1 to 2^62, got 0. Choose at least 1.",
+    ),
+    (
+        lambda: nn.ChannelShuffle(2.0),
+        ArgumentTypeError,
+        "ChannelShuffle expects groups to be an integer, got 2.0. Give a whole number.",
+    ),
+    (
+        lambda: nn.SqueezeExcite(8, 0),
+        ArgumentError,
+        "SqueezeExcite expects reduction from 1 to 2^62, got 0. Choose at least 1.",
+    ),
     (
         lambda: nn.SqueezeExcite(8, squeeze_channels=0),
         ArgumentError,
@@ -618,17 +687,26 @@ WRONG: list[tuple[Any, type, str]] = [
     (
         lambda: nn.ConvNormAct2d(3, 4, 3, order="act-conv-norm"),
         ArgumentError,
-        "ConvNormAct2d expects an order of 'conv-norm-act', 'conv-act-norm', 'norm-act-conv', got 'act-conv-norm'. Name what comes first first.",
+        (
+            "ConvNormAct2d expects an order of 'conv-norm-act', 'conv-act-norm', 'norm-act-conv', got 'act-conv-norm'. "
+            "Name what comes first first."
+        ),
     ),
     (
         lambda: nn.ConvNormAct2d(3, 4, 3, norm="weight"),
         ArgumentError,
-        "ConvNormAct2d expects a norm of 'batch', 'instance', 'group', 'layer', got 'weight'. Or give a class or function of the number of channels.",
+        (
+            "ConvNormAct2d expects a norm of 'batch', 'instance', 'group', 'layer', got 'weight'. Or give a class or "
+            "function of the number of channels."
+        ),
     ),
     (
         lambda: nn.ConvNormAct1d(3, 4, 3, norm=3),
         ArgumentTypeError,
-        "ConvNormAct1d expects norm to make a module, got 3. Give a class such as nn.BatchNorm2d, or a function of the number of channels that makes a module.",
+        (
+            "ConvNormAct1d expects norm to make a module, got 3. Give a class such as nn.BatchNorm2d, or a function of "
+            "the number of channels that makes a module."
+        ),
     ),
     (
         lambda: nn.ConvNormAct3d(3, 4, 3, activation="relu"),
@@ -640,11 +718,27 @@ WRONG: list[tuple[Any, type, str]] = [
         ArgumentTypeError,
         "ConvNormAct2d expects bias to be True, False or None, got 1. None drops it where it is useless.",
     ),
-    (lambda: nn.ConvNormAct2d(3, 0, 3), ArgumentError, "ConvNormAct2d expects out_channels from 1 to 2^62, got 0. Choose at least 1."),
+    (
+        lambda: nn.ConvNormAct2d(3, 0, 3),
+        ArgumentError,
+        "ConvNormAct2d expects out_channels from 1 to 2^62, got 0. Choose at least 1.",
+    ),
     (lambda: nn.BlurPool2d(0), ArgumentError, "BlurPool2d expects channels from 1 to 2^62, got 0. Choose at least 1."),
-    (lambda: nn.BlurPool2d(3, 8), ArgumentError, "BlurPool2d expects a size from 2 to 7, got 8. Choose 3, or 5 for a stronger blur."),
-    (lambda: nn.BlurPool2d(3, 3.0), ArgumentTypeError, "BlurPool2d expects size to be an integer, got 3.0. Give a whole number."),
-    (lambda: nn.BlurPool2d(3, stride=0), ArgumentError, "BlurPool2d expects stride from 1 to 2^62, got 0. Choose a stride of at least 1."),
+    (
+        lambda: nn.BlurPool2d(3, 8),
+        ArgumentError,
+        "BlurPool2d expects a size from 2 to 7, got 8. Choose 3, or 5 for a stronger blur.",
+    ),
+    (
+        lambda: nn.BlurPool2d(3, 3.0),
+        ArgumentTypeError,
+        "BlurPool2d expects size to be an integer, got 3.0. Give a whole number.",
+    ),
+    (
+        lambda: nn.BlurPool2d(3, stride=0),
+        ArgumentError,
+        "BlurPool2d expects stride from 1 to 2^62, got 0. Choose a stride of at least 1.",
+    ),
     (
         lambda: nn.BlurPool2d(3, padding_mode="same"),
         ArgumentError,
@@ -658,14 +752,24 @@ WRONG: list[tuple[Any, type, str]] = [
     (
         lambda: nn.BlurPool1d(3)(torch.ones(1, 3, 8, 8)),
         ShapeError,
-        "BlurPool1d expects x of shape (N, C, L) or (C, L), got (1, 3, 8, 8). Add or drop axes with unsqueeze or flatten.",
+        (
+            "BlurPool1d expects x of shape (N, C, L) or (C, L), got (1, 3, 8, 8). Add or drop axes with unsqueeze or "
+            "flatten."
+        ),
     ),
     (
         lambda: nn.BlurPool2d(3, 7)(torch.ones(1, 3, 8, 3)),
         ShapeError,
-        "BlurPool2d expects at least 4 values on each axis, got 3. x: (1, 3, 8, 3). Choose a smaller size, or padding_mode='replicate'.",
+        (
+            "BlurPool2d expects at least 4 values on each axis, got 3. x: (1, 3, 8, 3). Choose a smaller size, or "
+            "padding_mode='replicate'."
+        ),
     ),
-    (lambda: nn.BlurPool2d(3)(None), ArgumentTypeError, "BlurPool2d expects a tensor, got NoneType. Call torch.as_tensor on it first."),
+    (
+        lambda: nn.BlurPool2d(3)(None),
+        ArgumentTypeError,
+        "BlurPool2d expects a tensor, got NoneType. Call torch.as_tensor on it first.",
+    ),
     (
         lambda: nn.SqueezeExcite(8)(torch.ones(1, 4, 3, 3)),
         ShapeError,

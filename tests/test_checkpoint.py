@@ -26,7 +26,10 @@ def small(seed: int = 0) -> nn.Sequential:
 
 
 def bits(model: nn.Module) -> dict[str, bytes]:
-    return {key: value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for key, value in model.state_dict().items()}
+    return {
+        key: value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        for key, value in model.state_dict().items()
+    }
 
 
 @pytest.fixture
@@ -95,13 +98,20 @@ def test_no_flipped_bit_loads(path: Path) -> None:
     whole = path.read_bytes()
     header = 8 + int.from_bytes(whole[:8], "little")
     chance = random.Random(0)
-    spots = [*range(64), *(chance.randrange(8 * header) for _ in range(100)), *(chance.randrange(8 * len(whole)) for _ in range(100))]
+    spots = [
+        *range(64),
+        *(chance.randrange(8 * header) for _ in range(100)),
+        *(chance.randrange(8 * len(whole)) for _ in range(100)),
+    ]
     for spot in spots:
         damaged = bytearray(whole)
         damaged[spot // 8] ^= 1 << spot % 8
         path.write_bytes(damaged)
         message = refusal(path)
-        assert message.startswith("load expects a sound checkpoint, got ") and message.endswith(NONE_BEFORE), (spot, message)
+        assert message.startswith("load expects a sound checkpoint, got ") and message.endswith(NONE_BEFORE), (
+            spot,
+            message,
+        )
 
 
 def test_no_flipped_bit_of_a_tiny_checkpoint_loads(tmp_path: Path) -> None:
@@ -123,7 +133,10 @@ def test_no_truncated_or_lengthened_file_loads(path: Path) -> None:
         refusal(path)
     path.write_bytes(whole + b"\0")
     size = len(whole) - 8 - int.from_bytes(whole[:8], "little")
-    expected = f"load expects a sound checkpoint, got {size + 1} bytes of tensors where the header says {size}. path: {path}. {NONE_BEFORE}"
+    expected = (
+        f"load expects a sound checkpoint, got {size + 1} bytes of tensors where the header says {size}. path: "
+        f"{path}. {NONE_BEFORE}"
+    )
     assert refusal(path) == expected
 
 
@@ -184,7 +197,13 @@ def test_another_programs_safetensors_file_is_refused(path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file(small().state_dict(), path, {"format": "a long enough text to reach past the place of the digest" * 3})
-    assert refusal(path) == f"load expects a sound checkpoint, got a file whose header striate did not write. path: {path}. {NONE_BEFORE}"
+    assert (
+        refusal(path)
+        == (
+            f"load expects a sound checkpoint, got a file whose header striate did not write. path: {path}. "
+            f"{NONE_BEFORE}"
+        )
+    )
 
 
 def test_a_pickle_is_refused_and_never_run(path: Path, tmp_path: Path) -> None:
@@ -211,7 +230,10 @@ def test_a_folder_a_pipe_and_nothing_are_refused(tmp_path: Path) -> None:
     [
         (nn.Sequential(nn.Conv2d(1, 3, 3)), "one with a tensor '1.bias', which the model lacks"),
         (nn.Sequential(*small(), nn.Linear(2, 2)), "one without tensor '4.weight'"),
-        (nn.Sequential(nn.Conv2d(1, 3, 5), *small()[1:]), "tensor '0.weight' of shape (3, 1, 3, 3) where the model has (3, 1, 5, 5)"),
+        (
+            nn.Sequential(nn.Conv2d(1, 3, 5), *small()[1:]),
+            "tensor '0.weight' of shape (3, 1, 3, 3) where the model has (3, 1, 5, 5)",
+        ),
         (small().double(), "tensor '0.weight' of torch.float32 where the model has torch.float64"),
     ],
 )
@@ -229,7 +251,9 @@ def test_the_previous_checkpoint_is_kept_and_offered(path: Path) -> None:
     path.write_bytes(whole)
     previous = previous_path(path)
     message = refusal(path)
-    assert "that does not match its SHA-256" in message and message.endswith(f"Load {previous} instead: it is sound and fits.")
+    assert "that does not match its SHA-256" in message and message.endswith(
+        f"Load {previous} instead: it is sound and fits."
+    )
     model = small(1)
     assert load(model, previous)["epoch"] == 3
     assert bits(model) == bits(small())
@@ -275,7 +299,9 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_the_old_file(path: Path, mon
         with pytest.raises(CheckpointError) as error:
             save(small(2), path, epoch=4)
     fix = "Give another folder, or make room in this one."
-    assert str(error.value) == f"save expects a folder it can write to, got No space left on device. path: {path}. {fix}"
+    assert (
+        str(error.value) == f"save expects a folder it can write to, got No space left on device. path: {path}. {fix}"
+    )
     assert load(small(1), path)["epoch"] == 3
 
 
@@ -297,10 +323,16 @@ def test_without_hard_links_the_previous_checkpoint_is_copied(path: Path, monkey
             {"loss": float("nan")},
             "save expects metadata that JSON can say, got Out of range float values are not JSON compliant",
         ),
-        ("m.safetensors", {"when": {1, 2}}, "save expects metadata that JSON can say, got Object of type set is not JSON serializable"),
+        (
+            "m.safetensors",
+            {"when": {1, 2}},
+            "save expects metadata that JSON can say, got Object of type set is not JSON serializable",
+        ),
     ],
 )
-def test_what_cannot_be_saved_is_refused_and_writes_nothing(tmp_path: Path, name: str, metadata: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_saved_is_refused_and_writes_nothing(
+    tmp_path: Path, name: str, metadata: dict[str, Any], message: str
+) -> None:
     with pytest.raises(CheckpointError) as error:
         save(small(), tmp_path / name, **metadata)
     assert str(error.value).startswith(message)
@@ -314,5 +346,8 @@ def test_a_state_that_is_not_a_tensor_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError) as error:
         save(Odd(), tmp_path / "m.safetensors")
-    expected = "save expects a state of plain tensors, got '_extra_state' of str. Make it dense, or register it with persistent=False."
+    expected = (
+        "save expects a state of plain tensors, got '_extra_state' of str. Make it dense, or register it with "
+        "persistent=False."
+    )
     assert str(error.value) == expected

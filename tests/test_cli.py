@@ -20,7 +20,9 @@ HELP = "See striate train --help."
 
 @pytest.fixture(autouse=True)
 def tuned(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """How often the allocator was told to keep what is freed, which must not come true: the process of the tests would keep it all."""
+    """How often the allocator was told to keep what is freed, which must not come true: the process of the tests would
+    keep it all.
+    """
     made: list[bool] = []
     monkeypatch.setattr("striate.allocator.tune_allocator", lambda: made.append(True) or True)
     return made
@@ -40,7 +42,17 @@ def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_train_help_shows_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--help"]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    for option in ("model", "epochs", "batch-size", "learning-rate", "momentum", "weight-decay", "seed", "threads", "out"):
+    for option in (
+        "model",
+        "epochs",
+        "batch-size",
+        "learning-rate",
+        "momentum",
+        "weight-decay",
+        "seed",
+        "threads",
+        "out",
+    ):
         assert f"--{option} " in told
     assert told.count("(default: ") == 9
     assert "runs/lenet5-digits" in told
@@ -83,9 +95,18 @@ def test_the_folder_is_named_after_the_model(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--epochs", "0"], "striate: train expects epochs of at least 1, got 0. Use a whole number from 1 on."),
-        (["train", "--batch-size", "0"], "striate: train expects batch_size of at least 1, got 0. Use a whole number from 1 on."),
-        (["train", "--threads", "0"], "striate: train expects 1 to 1024 threads, got 0. Leave threads out to use every core."),
+        (
+            ["train", "--epochs", "0"],
+            "striate: train expects epochs of at least 1, got 0. Use a whole number from 1 on.",
+        ),
+        (
+            ["train", "--batch-size", "0"],
+            "striate: train expects batch_size of at least 1, got 0. Use a whole number from 1 on.",
+        ),
+        (
+            ["train", "--threads", "0"],
+            "striate: train expects 1 to 1024 threads, got 0. Leave threads out to use every core.",
+        ),
         (["train", "--seed", "-1"], "striate: digits expects a seed from 0 to 4294967295, got -1. Use seed=0."),
         (
             ["train", "--model", "vgg99"],
@@ -93,14 +114,22 @@ def test_the_folder_is_named_after_the_model(tmp_path: Path, monkeypatch: pytest
         ),
         (
             ["train", "--learning-rate", "nan"],
-            "striate: train expects a learning_rate of 0 or more, got nan. Set learning_rate to a finite number from 0 on.",
+            (
+                "striate: train expects a learning_rate of 0 or more, got nan. Set learning_rate to a finite number "
+                "from "
+                "0 on."
+            ),
         ),
         (["train", "--epochs", "two"], f"striate train: argument --epochs: invalid int value: 'two'. {HELP}"),
         (["train", "--depth", "3"], "striate: unrecognized arguments: --depth 3. See striate --help."),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
@@ -115,12 +144,16 @@ def test_an_unknown_command_is_one_line_and_exit_code_2(capsys: pytest.CaptureFi
     assert told.err.startswith("striate: argument") and told.err.count("\n") == 1 and "trian" in told.err
 
 
-def test_a_folder_that_cannot_be_written_to_is_refused_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_written_to_is_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("in the way")
     for folder, why in ((tmp_path / "file" / "run", "Not a directory"), (tmp_path / "file", "File exists")):
         assert main(["train", "--out", str(folder)]) == 2
         told = capsys.readouterr()
-        expected = f"striate: train expects a folder it can write to, got {why}. folder: {folder}. Give another with --out.\n"
+        expected = (
+            f"striate: train expects a folder it can write to, got {why}. folder: {folder}. Give another with --out.\n"
+        )
         assert told.err == expected and told.out == ""
 
 
@@ -144,11 +177,49 @@ def test_doctor_prints_each_fact(capsys: pytest.CaptureFixture[str]) -> None:
             assert isinstance(item, bool) or str(item) in told
 
 
-def test_explain_names_the_method_of_each_map_and_the_reasons_against_the_others(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["explain", "conv2d", "--input", "16x64x56x56", "--out", "64", "--kernel", "3", "--padding", "1", "--groups", "64"]) == 0
+def test_explain_names_the_method_of_each_map_and_the_reasons_against_the_others(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert (
+        main(
+            [
+                "explain",
+                "conv2d",
+                "--input",
+                "16x64x56x56",
+                "--out",
+                "64",
+                "--kernel",
+                "3",
+                "--padding",
+                "1",
+                "--groups",
+                "64",
+            ]
+        )
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-4:] == ["Method, of x in planes order", "  forward: depthwise", "  input gradient: depthwise", "  weight gradient: depthwise"]
-    asked = ["explain", "conv1d", "--input", "8x100", "--out", "16", "--kernel", "5", "--stride", "2", "--padding", "same"]
+    assert lines[-4:] == [
+        "Method, of x in planes order",
+        "  forward: depthwise",
+        "  input gradient: depthwise",
+        "  weight gradient: depthwise",
+    ]
+    asked = [
+        "explain",
+        "conv1d",
+        "--input",
+        "8x100",
+        "--out",
+        "16",
+        "--kernel",
+        "5",
+        "--stride",
+        "2",
+        "--padding",
+        "same",
+    ]
     assert main(asked) == 0
     told = capsys.readouterr().out
     assert "\nMethod, of x in planes order\n  forward: " in told and "\n    not depthwise: " in told
@@ -165,7 +236,11 @@ def test_doctor_tells_where_the_methods_were_measured(capsys: pytest.CaptureFixt
 
 
 def test_a_reader_that_has_read_enough_is_no_mistake() -> None:
-    command = [sys.executable, "-c", "from striate.cli import main; import sys; sys.exit(main(['inspect', 'resnet50', '--input', '3x64x64']))"]
+    command = [
+        sys.executable,
+        "-c",
+        "from striate.cli import main; import sys; sys.exit(main(['inspect', 'resnet50', '--input', '3x64x64']))",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         told = process.stderr.read()

@@ -1,8 +1,8 @@
 """torch's own tests of its operators and modules, run on striate's.
 
-They come inside the torch wheel and are private, so torch is pinned and the numbers of samples are asserted. Decorators are
-cleared, which drops torch's own wider tolerances: everything here passes at the default ones. Gradients are compared with torch's
-in float64: the float32 sums of its norms err by more than the tolerance.
+They come inside the torch wheel and are private, so torch is pinned and the numbers of samples are asserted. Decorators
+are cleared, which drops torch's own wider tolerances: everything here passes at the default ones. Gradients are
+compared with torch's in float64: the float32 sums of its norms err by more than the tolerance.
 """
 
 from __future__ import annotations
@@ -44,14 +44,31 @@ POOLS = {
     **{f"adaptive_max_pool{d}d": n for d, n in ((1, 8), (2, 24), (3, 20))},
     **{f"adaptive_avg_pool{d}d": n for d, n in ((1, 6), (2, 10), (3, 10))},
 }
-NORMS = {"batch_norm": 10, "instance_norm": 9, "group_norm": 21, "layer_norm": 6, "rms_norm": 6, "local_response_norm": 11}
-CONVS = {"conv1d": 10, "conv2d": 30, "conv3d": 20, "conv_transpose1d": 10, "conv_transpose2d": 12, "conv_transpose3d": 10}
+NORMS = {
+    "batch_norm": 10,
+    "instance_norm": 9,
+    "group_norm": 21,
+    "layer_norm": 6,
+    "rms_norm": 6,
+    "local_response_norm": 11,
+}
+CONVS = {
+    "conv1d": 10,
+    "conv2d": 30,
+    "conv3d": 20,
+    "conv_transpose1d": 10,
+    "conv_transpose2d": 12,
+    "conv_transpose3d": 10,
+}
 OPERATORS = {**POOLS, **NORMS, **CONVS}
 # Pooling over one and three axes is the code of two, and has hundreds of samples.
-NAMES = [pytest.param(name, marks=pytest.mark.nightly) if name in POOLS and "2d" not in name else name for name in OPERATORS]
+NAMES = [
+    pytest.param(name, marks=pytest.mark.nightly) if name in POOLS and "2d" not in name else name for name in OPERATORS
+]
 # torch has none for the other norms and for transposed convolution
 ERRORS = {**dict.fromkeys(POOLS, 2), "group_norm": 2, "rms_norm": 3, **{f"conv{d}d": 10 for d in (1, 2, 3)}}
-REFUSED = {"batch_norm": 2, "group_norm": 4, "layer_norm": 1, "rms_norm": 1}  # batch_norm's are not among its 10, see samples()
+# batch_norm's are not among its 10, see samples()
+REFUSED = {"batch_norm": 2, "group_norm": 4, "layer_norm": 1, "rms_norm": 1}
 
 POOL_MODULES = {f"{kind}Pool{d}d": 1 for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg") for d in (1, 2, 3)}
 NORM_MODULES = {
@@ -59,7 +76,9 @@ NORM_MODULES = {
     **{f"InstanceNorm{d}d": 6 for d in (1, 2, 3)},
     **{"GroupNorm": 10, "LayerNorm": 7, "RMSNorm": 6, "LocalResponseNorm": 3},
 }
-CONV_MODULES = {f"{lazy}Conv{kind}{d}d": 2 if kind else 4 for lazy in ("", "Lazy") for kind in ("", "Transpose") for d in (1, 2, 3)}
+CONV_MODULES = {
+    f"{lazy}Conv{kind}{d}d": 2 if kind else 4 for lazy in ("", "Lazy") for kind in ("", "Transpose") for d in (1, 2, 3)
+}
 MODULES = {**POOL_MODULES, **NORM_MODULES, **CONV_MODULES}
 MODULE_ERRORS = {"MaxPool2d": 3, **{f"BatchNorm{d}d": 2 for d in (1, 2, 3)}, "GroupNorm": 2}
 
@@ -113,7 +132,9 @@ def module_info(name: str) -> Any:
 
 
 def methods(name: str) -> Iterator[bool]:
-    """Each way of choosing how to compute: as it comes, and for convolutions our own methods first. Whether ours must run."""
+    """Each way of choosing how to compute: as it comes, and for convolutions our own methods first. Whether ours must
+    run.
+    """
     yield name not in CONVS
     for method in METHODS if name in CONVS else ():
         if method.name not in ("torch", "reference"):
@@ -121,7 +142,7 @@ def methods(name: str) -> Iterator[bool]:
                 yield method.name == "direct"  # the one that takes every shape
 
 
-# ------------------------------------------------------------------------------------------------------- what is compared
+# ----------------------------------------------------------------------------------------------------- what is compared
 
 
 Change = Callable[[Tensor], Tensor]
@@ -151,17 +172,26 @@ class Results(NamedTuple):
 
 
 class Call:
-    """A function of a sample's differentiable ``tensors``; ``others``: the rest of its tensors after a call, copied before."""
+    """A function of a sample's differentiable ``tensors``; ``others``: the rest of its tensors after a call, copied
+    before.
+    """
 
     def __init__(self, function: Callable[..., Any], sample: Any, change: Change = as_is) -> None:
         self.function, self.change = function, change
         self.leaves, self.spec = tree_flatten((sample.input, sample.args, sample.kwargs))
-        self.tensors = [change(v.detach()).requires_grad_() for v in self.leaves if isinstance(v, Tensor) and v.requires_grad]
+        self.tensors = [
+            change(v.detach()).requires_grad_() for v in self.leaves if isinstance(v, Tensor) and v.requires_grad
+        ]
 
     def __call__(self, *tensors: Tensor) -> Any:
         given = iter(tensors)
-        kept = [v if not isinstance(v, Tensor) else next(given) if v.requires_grad else self.change(v.clone()) for v in self.leaves]
-        self.others = [now for now, v in zip(kept, self.leaves, strict=True) if isinstance(v, Tensor) and not v.requires_grad]
+        kept = [
+            v if not isinstance(v, Tensor) else next(given) if v.requires_grad else self.change(v.clone())
+            for v in self.leaves
+        ]
+        self.others = [
+            now for now, v in zip(kept, self.leaves, strict=True) if isinstance(v, Tensor) and not v.requires_grad
+        ]
         x, args, kwargs = tree_unflatten(kept, self.spec)
         return self.function(x, *args, **kwargs)
 
@@ -172,11 +202,15 @@ def gradients(output: Any, tensors: list[Tensor], change: Change = as_is) -> tup
     return torch.autograd.grad(y, tensors, change(dy.to(y.dtype).view(y.shape)))
 
 
-def results(function: Callable[..., Any], sample: Any, change: Change = as_is, of_output: Change | None = None) -> Results:
+def results(
+    function: Callable[..., Any], sample: Any, change: Change = as_is, of_output: Change | None = None
+) -> Results:
     """``change`` is made to each tensor of the sample, ``of_output`` (or else ``change``) to the output's gradient."""
     call = Call(function, sample, change)
     output = call(*call.tensors)
-    return Results(output, gradients(output, call.tensors, of_output or change) if torch.is_grad_enabled() else None, call.others)
+    return Results(
+        output, gradients(output, call.tensors, of_output or change) if torch.is_grad_enabled() else None, call.others
+    )
 
 
 def two_steps(module: torch.nn.Module, x: Tensor, kwargs: dict[str, Any]) -> Results:
@@ -193,9 +227,11 @@ def first(output: Any) -> Tensor:
 
 
 def rounding(name: str, expected: Any) -> dict[str, float]:
-    """The tolerance for three axes: hundreds of products of either sign round in the proportion of the largest sum, not of what is left.
+    """The tolerance for three axes: hundreds of products of either sign round in the proportion of the largest sum, not
+    of what is left.
 
-    At default tolerances torch's own float32 operators fail as often as ours, on 4 of 20 samples of conv3d and 3 of 10 of conv_transpose3d.
+    At default tolerances torch's own float32 operators fail as often as ours, on 4 of 20 samples of conv3d and 3 of 10
+    of conv_transpose3d.
     """
     if (name not in CONVS and name not in CONV_MODULES) or "3d" not in name:
         return {}
@@ -242,7 +278,8 @@ def test_reference_inputs_give_what_torch_gives(name: str, dtype: torch.dtype, s
     for sample in samples(name, dtype, "reference_inputs"):
         count += 1
         expected = to(dtype)(results(theirs, sample, to(torch.float64)))
-        # the gradient of one value, 0, is the difference of two equal terms of up to 3000 (γ/√ε): two roundings of them stay
+        # the gradient of one value, 0, is the difference of two equal terms of up to 3000 (γ/√ε): two roundings of them
+        # stay
         lone = name == "layer_norm" and sample.input.numel() == 1 and dtype is torch.float32
         close = rounding(name, expected) if dtype is torch.float32 else {}
         for native in methods(name):
@@ -283,7 +320,9 @@ def test_error_inputs_raise_an_error_of_torchs_kind(name: str) -> None:
     for error in errors:
         sample = error.sample_input
         if error.error_regex == "padding='same' is not supported for strided convolutions":  # by ours it is
-            assert info.op(sample.input, *sample.args, **sample.kwargs).shape[2:] == tuple(-(-n // 2) for n in sample.input.shape[2:])
+            assert info.op(sample.input, *sample.args, **sample.kwargs).shape[2:] == tuple(
+                -(-n // 2) for n in sample.input.shape[2:]
+            )
             continue
         with pytest.raises((RuntimeError, ValueError, TypeError)) as raised:
             info.op(sample.input, *sample.args, **sample.kwargs)
@@ -319,7 +358,9 @@ def test_gradcheck_and_gradgradcheck(name: str) -> None:
 def both(name: str, given: Any, training: bool) -> tuple[torch.nn.Module, torch.nn.Module]:
     """Ours and torch's, of the same random state."""
     built = given.constructor_input
-    ours, theirs = (made(*built.args, **built.kwargs).train(training) for made in (getattr(S, name), module_info(name).module_cls))
+    ours, theirs = (
+        made(*built.args, **built.kwargs).train(training) for made in (getattr(S, name), module_info(name).module_cls)
+    )
     if name.startswith("Lazy"):  # they have parameters when they have seen an input
         for made in (ours, theirs):
             made(given.forward_input.args[0])
@@ -353,8 +394,8 @@ def test_modules_of_other_floats_go_to_torch(name: str, dtype: torch.dtype) -> N
     for given in module_inputs(name, True):
         call = given.forward_input
         x = call.args[0].to(dtype)
-        # A layer's own numbers often stay in float32. Of one sample, instance norm then is torch's batch norm, which rounds less.
-        # Convolutions need them in x's type.
+        # A layer's own numbers often stay in float32. Of one sample, instance norm then is torch's batch norm, which
+        # rounds less. Convolutions need them in x's type.
         for state in {dtype, dtype if name.startswith("InstanceNorm") or name in CONV_MODULES else torch.float32}:
             ours, theirs = (m.to(state) for m in both(name, given, True))
             same_bits_or_error(lambda: two_steps(ours, x, call.kwargs), lambda: two_steps(theirs, x, call.kwargs))
@@ -363,7 +404,9 @@ def test_modules_of_other_floats_go_to_torch(name: str, dtype: torch.dtype) -> N
 @pytest.mark.parametrize("name", MODULE_ERRORS)
 def test_modules_error_inputs_raise_an_error_of_torchs_kind(name: str) -> None:
     info = module_info(name)
-    errors = list(info.module_error_inputs_func(info, device="cpu", dtype=torch.float32, requires_grad=False, training=True))
+    errors = list(
+        info.module_error_inputs_func(info, device="cpu", dtype=torch.float32, requires_grad=False, training=True)
+    )
     assert len(errors) >= MODULE_ERRORS[name]
     for error in errors:
         given = error.module_error_input
@@ -407,7 +450,14 @@ def test_opcheck_passes_for_every_operator_of_pooling(step: int) -> None:
             for call in run.calls:
                 seen.add(opcheck(call, trace=call[0]._opname not in seen or sample.shape[0] == 3))
     assert seen == {
-        name for name in ("max_pool_offset", "max_pool_offset_backward", "offset_to_index", "max_pool_index", "max_pool_index_backward")
+        name
+        for name in (
+            "max_pool_offset",
+            "max_pool_offset_backward",
+            "offset_to_index",
+            "max_pool_index",
+            "max_pool_index_backward",
+        )
     } | {"avg_pool", "avg_pool_backward"}
 
 
@@ -421,7 +471,9 @@ def norm_outputs(x: Tensor) -> Iterator[Tensor]:
         learned.requires_grad_()
     yield SF.batch_norm(x, mean, variance, weight, bias, training=True)
     yield SF.batch_norm(x, mean, variance, weight, bias)
-    yield ops.by_channel(x, None, None, weight, bias, True, 0.1, 1e-5, batches=2, residual=residual, activation="leaky_relu")
+    yield ops.by_channel(
+        x, None, None, weight, bias, True, 0.1, 1e-5, batches=2, residual=residual, activation="leaky_relu"
+    )
     yield SF.group_norm(x, 2)
     yield ops.by_group(x, 2, weight, bias, 1e-5, residual=residual)
     yield SF.layer_norm(x, x.shape[1:], *wide)
@@ -435,7 +487,10 @@ def norm_outputs(x: Tensor) -> Iterator[Tensor]:
     yield normalize_with(measure(x), lambda sums: sums / count, x, residual, weight, bias, 1e-5, "relu")
 
 
-@pytest.mark.parametrize("shapes", [((4, 6, 3, 5),), pytest.param(((4, 6), (2, 4, 7), (4, 6, 3, 5), (2, 4, 3, 2, 3)), marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    "shapes",
+    [((4, 6, 3, 5),), pytest.param(((4, 6), (2, 4, 7), (4, 6, 3, 5), (2, 4, 3, 2, 3)), marks=pytest.mark.nightly)],
+)
 def test_opcheck_passes_for_every_norm_operator_in_both_memory_orders(shapes: tuple[tuple[int, ...], ...]) -> None:
     seen: set[str] = set()
     for shape in shapes:

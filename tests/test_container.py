@@ -1,4 +1,5 @@
-"""Containers: what neighbours share, and that nobody who looks between them sees anything but what torch's layers give."""
+"""Containers: what neighbours share, and that nobody who looks between them sees anything but what torch's layers give.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +106,7 @@ def check(found: list[Tensor], expected: list[Tensor]) -> None:
         assert one.shape == other.shape and float((one - other).abs().max()) <= bound
 
 
-# ------------------------------------------------------------------------------------------- nobody looks: neighbours share
+# --------------------------------------------------------------------------------------- nobody looks: neighbours share
 
 
 def test_neighbours_that_nobody_looks_between_share_and_give_torchs_results() -> None:
@@ -150,7 +151,7 @@ def test_what_is_written_between_direct_calls_unseen_is_what_the_next_layer_gets
             assert shared.counts == (0, 0)
 
 
-# -------------------------------------------------------------------------------------------------------- somebody looks
+# ------------------------------------------------------------------------------------------------------- somebody looks
 
 
 def scaled(module: Any, args: Any, output: Tensor) -> None:
@@ -312,7 +313,9 @@ def test_a_layer_of_another_class_is_called(place: int) -> None:
 
 
 class Writing(torch.nn.Module):
-    """Gives back the very tensor that it got, changed where no version counts it; signs stay, of which torch's ReLU keeps its own."""
+    """Gives back the very tensor that it got, changed where no version counts it; signs stay, of which torch's ReLU
+    keeps its own.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         x.data.mul_(3)
@@ -353,7 +356,7 @@ def test_a_compiled_layer_is_called_as_what_it_was_compiled_to() -> None:
     assert len(compiled) == 1
 
 
-# ---------------------------------------------------------------------------------------------------------------- as a list
+# ------------------------------------------------------------------------------------------------------------ as a list
 
 
 def test_slices_places_and_loops_are_torchs() -> None:
@@ -429,18 +432,22 @@ def test_a_type_that_changes_on_the_way_is_torchs_from_there() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x.to(self.dtype)
 
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), To(torch.bfloat16), nn.Conv2d(8, 8, 3).bfloat16(), nn.BatchNorm2d(8), To(torch.float32))
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), To(torch.bfloat16), nn.Conv2d(8, 8, 3).bfloat16(), nn.BatchNorm2d(8), To(torch.float32)
+    )
     with torch.no_grad():
         assert torch.equal(model[1:](model[0](images())), twin(model)[1:](model[0](images())))
 
 
-# ------------------------------------------------------------------------------------------------------- containers in them
+# --------------------------------------------------------------------------------------------------- containers in them
 
 
 def nested() -> nn.Sequential:
     layers = list(block())
     return nn.Sequential(
-        nn.Sequential(layers[0]), nn.Sequential(layers[1], nn.Sequential(), nn.Sequential(layers[2], layers[3])), *layers[4:]
+        nn.Sequential(layers[0]),
+        nn.Sequential(layers[1], nn.Sequential(), nn.Sequential(layers[2], layers[3])),
+        *layers[4:],
     )
 
 
@@ -506,7 +513,7 @@ def test_a_module_that_hooks_another_while_it_runs_is_heard() -> None:
     assert torch.allclose(hooked, expected, atol=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------------------ states of norms
+# ------------------------------------------------------------------------------------------------------ states of norms
 
 
 def test_frozen_norms_and_norms_in_evaluation_get_no_statistics() -> None:
@@ -569,7 +576,7 @@ def test_an_input_that_the_caller_holds_is_kept_as_it_is() -> None:
     assert not torch.equal(*torch.autograd.grad(z.sum(), model[0].weight), *expected)  # as with torch's
 
 
-# ------------------------------------------------------------------------------------------------------------ the closed gate
+# ------------------------------------------------------------------------------------------------------ the closed gate
 
 
 def test_under_vmap_a_flop_counter_and_autocast_it_is_torchs() -> None:
@@ -632,7 +639,9 @@ def test_accelerate_makes_torchs_containers_ours_and_restore_gives_them_back() -
     class Own(torch.nn.Sequential):
         pass
 
-    model = torch.nn.Sequential(OrderedDict(a=Own(torch.nn.Conv2d(3, 8, 3)), b=torch.nn.Sequential(torch.nn.BatchNorm2d(8))))
+    model = torch.nn.Sequential(
+        OrderedDict(a=Own(torch.nn.Conv2d(3, 8, 3)), b=torch.nn.Sequential(torch.nn.BatchNorm2d(8)))
+    )
     kept = [type(m) for m in model.modules()]
     striate.accelerate(model)
     own = type(model.a)
@@ -642,7 +651,7 @@ def test_accelerate_makes_torchs_containers_ours_and_restore_gives_them_back() -
     assert [type(m) for m in model.modules()] == kept
 
 
-# ------------------------------------------------------------------------------------------------------------------ residuals
+# ------------------------------------------------------------------------------------------------------------ residuals
 
 
 class TorchBlock(torch.nn.Module):
@@ -721,7 +730,9 @@ def test_parts_of_residual_blocks_may_be_replaced_by_anything() -> None:
         "no norm": lambda: {"bn2": nn.Sequential()},
         "a group norm": lambda: {"bn2": nn.GroupNorm(2, 8)},
         "a norm behind the sum": lambda: {"bn2": nn.Identity(), "relu": nn.BatchNorm2d(8)},
-        "a shortcut that is broadcast": lambda: {"downsample": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 8, 1))},
+        "a shortcut that is broadcast": lambda: {
+            "downsample": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 8, 1))
+        },
     }
     for told, made in replacements.items():
         ours, _, x = residual("basic, other channels")

@@ -1,4 +1,5 @@
-"""Convolution by every method against the reference, in every layout, on every instruction set and number of threads."""
+"""Convolution by every method against the reference, in every layout, on every instruction set and number of threads.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +62,8 @@ class How(NamedTuple):
         before = native.isa()
         native.use_isa(self.isa or before)
         try:
-            with choose.prefer(self.method), precision("strict"):  # maps that the method has not are sums as they are written too
+            # maps that the method has not are sums as they are written too
+            with choose.prefer(self.method), precision("strict"):
                 yield
         finally:
             native.use_isa(before)
@@ -92,7 +94,9 @@ def plan_of(sample: ConvSample) -> ops.Plan:
     rest = (a.get("dilation", 1), sample.groups, sample.function)
     if sample.transposed:
         extra = a.get("output_padding", 0)
-        return ops._transpose_plan(sample.shape, sample.weight, dims, a.get("stride", 1), a.get("padding", 0), extra, *rest)
+        return ops._transpose_plan(
+            sample.shape, sample.weight, dims, a.get("stride", 1), a.get("padding", 0), extra, *rest
+        )
     return ops._plan(sample.shape, sample.weight, dims, a.get("stride", 1), a.get("padding", 0), *rest)
 
 
@@ -151,7 +155,7 @@ def strides(x: Tensor) -> list[int]:
     return [step for step, size in zip(x.stride(), x.shape, strict=True) if size > 1]
 
 
-# ---------------------------------------------------------------------------------------------------------- every sample
+# --------------------------------------------------------------------------------------------------------- every sample
 
 
 @pytest.mark.parametrize("sample", CONV, ids=str)
@@ -161,7 +165,11 @@ def test_whole_numbers_give_exactly_the_reference(sample: ConvSample, method: st
     assert (expected.y != 0).double().mean() > 0.5  # or the test would be about zeros
     ran = False
     for dtype in (torch.float32, torch.float64):
-        for lay, of_weight in ((Tensor.contiguous, Tensor.contiguous), (channels_last, Tensor.contiguous), (channels_last, channels_last)):
+        for lay, of_weight in (
+            (Tensor.contiguous, Tensor.contiguous),
+            (channels_last, Tensor.contiguous),
+            (channels_last, channels_last),
+        ):
             given = exact.map(lambda t: t.to(dtype))
             weight = of_weight(given.weight) if len(sample.shape) > 3 else given.weight
             given = Given(lay(given.x), weight, given.bias, lay(given.dy))
@@ -204,12 +212,21 @@ def test_an_output_is_channels_last_where_x_or_the_weight_is(method: str) -> Non
     for shape, weight in (((2, 6, 9, 10), (6, 1, 3, 3)), ((2, 6, 5, 6, 7), (6, 1, 3, 3, 3))):
         f = getattr(SF, f"conv{len(shape) - 2}d")
         x, w = torch.randn(shape), torch.randn(weight)
-        for given in ((channels_last(x), w), (x, w.expand(6, 2, *weight[2:])[:, 1:]), (x, w), (channels_last(x)[:, :, 1:, 2:], w)):
+        for given in (
+            (channels_last(x), w),
+            (x, w.expand(6, 2, *weight[2:])[:, 1:]),
+            (x, w),
+            (channels_last(x)[:, :, 1:, 2:], w),
+        ):
             y = f(*given, padding=1, groups=6)
             assert is_channels_last(y) == any(map(is_channels_last, given)), [t.stride() for t in given]
     one = torch.randn(2, 1, 9, 10)  # of a lone channel the strides tell, as in torch
     w = torch.randn(6, 1, 3, 3)
-    for x, k in ((one, w), (one.to(memory_format=torch.channels_last), w), (one, w.to(memory_format=torch.channels_last))):
+    for x, k in (
+        (one, w),
+        (one.to(memory_format=torch.channels_last), w),
+        (one, w.to(memory_format=torch.channels_last)),
+    ):
         assert is_channels_last(SF.conv2d(x, k)) == is_channels_last(F.conv2d(x, k))
     dense = channels_last(torch.randn(8, 6, 3, 3))
     assert is_channels_last(SF.conv2d(torch.randn(2, 6, 9, 10), dense))
@@ -233,7 +250,8 @@ def test_the_error_is_at_most_twice_that_of_torch(sample: ConvSample, ours: str)
             pytest.skip(f"not by {ours}")
         got = run(sample.ours, sample, Given(lay(given.x), given.weight, given.bias, lay(given.dy)))
         for name, mine, other, exact in zip(Results._fields, got, theirs, truth, strict=True):
-            if mine is not None:  # root mean squares: the largest of some thousand errors differs by half from draw to draw
+            # root mean squares: the largest of some thousand errors differs by half from draw to draw
+            if mine is not None:
                 size, error, allowed = (t.double().square().mean().sqrt() for t in (exact, mine - exact, other - exact))
                 assert error <= 2 * allowed + EPS * size, (name, float(error / size / EPS), float(allowed / size / EPS))
 
@@ -291,7 +309,7 @@ def test_the_bias_gradient_keeps_its_bits_on_any_number_of_threads() -> None:
         assert torch.equal(run(sample.ours, sample, given).dbias, alone)  # type: ignore[arg-type]
 
 
-# -------------------------------------------------------------------------------------------------------------- gradients
+# ------------------------------------------------------------------------------------------------------------ gradients
 
 SMALL = [
     ConvSample("conv1d", (2, 4, 7), (6, 2, 3), {"stride": 2, "padding": 1, "groups": 2}),
@@ -307,7 +325,9 @@ SMALL = [
 
 @pytest.mark.parametrize("sample", SMALL, ids=str)
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_and_their_gradients_are_what_finite_differences_say(sample: ConvSample, name: str, layout: Any) -> None:
+def test_gradients_and_their_gradients_are_what_finite_differences_say(
+    sample: ConvSample, name: str, layout: Any
+) -> None:
     given = [t.double() for t in tensors(sample, torch.randn)[:3]]  # type: ignore[union-attr]
     inputs = [layout(given[0]).requires_grad_(), *(t.requires_grad_() for t in given[1:])]
     with choose.prefer(name):
@@ -318,8 +338,12 @@ def test_gradients_and_their_gradients_are_what_finite_differences_say(sample: C
         assert torch.autograd.gradgradcheck(call, inputs, fast_mode=True)
 
 
-@pytest.mark.parametrize(("shape", "weight"), [((2, 6, 7, 8), (5, 6, 1, 1)), ((2, 6, 7, 8), (6, 6, 3, 3)), ((2, 6, 9), (6, 6, 3))])
-def test_an_activation_in_place_may_follow(shape: tuple[int, ...], weight: tuple[int, ...], method: str, layout: Any) -> None:
+@pytest.mark.parametrize(
+    ("shape", "weight"), [((2, 6, 7, 8), (5, 6, 1, 1)), ((2, 6, 7, 8), (6, 6, 3, 3)), ((2, 6, 9), (6, 6, 3))]
+)
+def test_an_activation_in_place_may_follow(
+    shape: tuple[int, ...], weight: tuple[int, ...], method: str, layout: Any
+) -> None:
     x, w = layout(torch.randn(shape)).requires_grad_(), torch.randn(weight, requires_grad=True)
     f = getattr(SF, f"conv{len(shape) - 2}d")
     expected = torch.autograd.grad(f(x, w).relu().sum(), (x, w))
@@ -341,7 +365,8 @@ def test_a_third_derivative_is_that_of_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "asked", [(True, False, False), (False, True, False), (False, False, True), (True, False, True), (False, True, True)]
+    "asked",
+    [(True, False, False), (False, True, False), (False, False, True), (True, False, True), (False, True, True)],
 )
 def test_only_the_gradients_that_are_asked_for_come(asked: tuple[bool, ...], method: str) -> None:
     sample = ConvSample("conv2d", (2, 6, 7, 8), (6, 1, 3, 3), {"padding": 1, "groups": 6})
@@ -356,7 +381,7 @@ def test_only_the_gradients_that_are_asked_for_come(asked: tuple[bool, ...], met
         assert sample.ours(*leaves, **sample.arguments).grad_fn is None
 
 
-# ----------------------------------------------------------------------------------------------------------- odd tensors
+# ---------------------------------------------------------------------------------------------------------- odd tensors
 
 
 def test_unbatched_input_is_a_batch_of_one_without_the_batch() -> None:
@@ -379,7 +404,13 @@ def test_an_empty_batch_passes_with_gradients_of_zero(method: str) -> None:
 
 def test_expanded_offset_and_sliced_inputs_give_the_same_as_their_copies(method: str) -> None:
     base, weight = whole_numbers((3, 24, 12, 13)), whole_numbers((12, 2, 3, 4))
-    inputs = [base[:, :12, 1:, 3:], base[:, ::2], base[1:, 12:], base[:, :1].expand(3, 12, 12, 13), base[:, :12].transpose(2, 3)]
+    inputs = [
+        base[:, :12, 1:, 3:],
+        base[:, ::2],
+        base[1:, 12:],
+        base[:, :1].expand(3, 12, 12, 13),
+        base[:, :12].transpose(2, 3),
+    ]
     inputs += [
         base.flip(3)[:, 5:17],
         channels_last(base)[:, :12, 2:, 1:],
@@ -415,7 +446,10 @@ def test_zero_channels_are_refused_where_torch_gives_an_output_without_filters()
         SF.conv2d(x, w)
     assert (
         str(raised.value)
-        == "conv2d expects x of at least one channel, got (2, 0, 5, 5). weight: (3, 0, 3, 3). Only the batch may be empty."
+        == (
+            "conv2d expects x of at least one channel, got (2, 0, 5, 5). weight: (3, 0, 3, 3). Only the batch may "
+            "be empty."
+        )
     )
     with pytest.warns(UserWarning, match="zero-element"):  # torch's
         layer = S.Conv2d(0, 3, 3)
@@ -459,7 +493,8 @@ def test_special_values_show_where_torch_shows_them_and_what_is_padded_takes_no_
         dy = torch.randn_like(getattr(F, name)(x, w, **arguments))
         {"x": x, "weight": w, "dy": dy}[where].view(-1)[at] = value
         marks = {  # 1 where the value is, and where it is seen
-            key: torch.ones_like(t) if key != where else (~t.isfinite()).float() for key, t in (("x", x), ("weight", w), ("dy", dy))
+            key: torch.ones_like(t) if key != where else (~t.isfinite()).float()
+            for key, t in (("x", x), ("weight", w), ("dy", dy))
         }
         results = []
         for functions, given in ((SF, (x, w, dy)), (F, (x, w, dy)), (F, marks.values())):
@@ -516,13 +551,19 @@ def test_what_the_kernels_refuse_goes_to_torch_with_the_same_result(dtype: torch
         ((2, 3, 9), (4, 3, 3), {"stride": 2}),
     ):
         name = f"conv{len(shape) - 2}d"
-        x, w = (torch.randn(s, dtype=dtype) if dtype is not torch.int64 else whole_numbers(s, dtype) for s in (shape, weight))
+        x, w = (
+            torch.randn(s, dtype=dtype) if dtype is not torch.int64 else whole_numbers(s, dtype)
+            for s in (shape, weight)
+        )
         assert torch.equal(getattr(SF, name)(x, w, **arguments), getattr(F, name)(x, w, **arguments))
         told = gate.reason(x, w)
         assert told == f"kernels are for float32 and float64, got {str(dtype).removeprefix('torch.')}"
         if dtype is not torch.int64:
             x.requires_grad_()
-            gradients = [torch.autograd.grad(f(x, w, **arguments).abs().sum(), x)[0] for f in (getattr(SF, name), getattr(F, name))]
+            gradients = [
+                torch.autograd.grad(f(x, w, **arguments).abs().sum(), x)[0]
+                for f in (getattr(SF, name), getattr(F, name))
+            ]
             assert torch.equal(*gradients)
 
 
@@ -534,7 +575,9 @@ def test_same_padding_works_for_every_type_too() -> None:
             assert torch.equal(SF.conv2d(x.to(dtype), w.to(dtype), **arguments), expected.to(dtype)), dtype
     expected = SF.conv_transpose2d(x.double(), w.double(), stride=2, padding="same", groups=6)
     for dtype in (torch.float32, torch.bfloat16):
-        assert torch.equal(SF.conv_transpose2d(x.to(dtype), w.to(dtype), stride=2, padding="same", groups=6), expected.to(dtype)), dtype
+        assert torch.equal(
+            SF.conv_transpose2d(x.to(dtype), w.to(dtype), stride=2, padding="same", groups=6), expected.to(dtype)
+        ), dtype
 
 
 def test_autocast_gives_torchs_type_and_numbers() -> None:
@@ -565,7 +608,9 @@ def test_a_transposed_same_convolution_takes_autocast_and_complex_numbers(kind: 
 
 def every_layer(nn: Any) -> list[Any]:
     arguments: list[dict[str, Any]] = [{"groups": 6, "padding": 1}, {"stride": 2}]
-    return [getattr(nn, f"Conv{kind}{d}d")(6, 6, 3, **a) for kind in ("", "Transpose") for d in (1, 2, 3) for a in arguments]
+    return [
+        getattr(nn, f"Conv{kind}{d}d")(6, 6, 3, **a) for kind in ("", "Transpose") for d in (1, 2, 3) for a in arguments
+    ]
 
 
 def test_function_transforms_work() -> None:
@@ -584,7 +629,9 @@ def test_function_transforms_work() -> None:
     torch.testing.assert_close(ours, expected)
     hessian = torch.func.hessian(lambda k: SF.conv2d(x[0][:, :, :3, :3], k, groups=6).pow(3).sum())(w)
     assert hessian.shape == (*w.shape, *w.shape) and hessian.any()
-    per_sample = torch.vmap(torch.func.grad(lambda k, t: SF.conv2d(t[None], k, groups=6).square().sum()), (None, 0))(w, x[0])
+    per_sample = torch.vmap(torch.func.grad(lambda k, t: SF.conv2d(t[None], k, groups=6).square().sum()), (None, 0))(
+        w, x[0]
+    )
     assert per_sample.shape == (2, *w.shape)
 
 
@@ -620,26 +667,36 @@ def network() -> torch.nn.Module:
     )
 
 
-@pytest.mark.parametrize(("dynamic", "name"), [pytest.param(True, None, marks=pytest.mark.nightly), *((False, name) for name in NATIVE)])
+@pytest.mark.parametrize(
+    ("dynamic", "name"), [pytest.param(True, None, marks=pytest.mark.nightly), *((False, name) for name in NATIVE)]
+)
 def test_models_compile_without_graph_breaks(dynamic: bool, name: str | None) -> None:
     model, x = network(), torch.randn(2, 3, 20, 22)
     if dynamic:  # sizes as symbols take their time
-        model = S.Sequential(*model[:2], S.ConvTranspose2d(8, 8, 3, stride=2, padding="same", groups=8), S.GlobalAvgPool2d())
+        model = S.Sequential(
+            *model[:2], S.ConvTranspose2d(8, 8, 3, stride=2, padding="same", groups=8), S.GlobalAvgPool2d()
+        )
     with choose.prefer(name):
         compiled = torch.compile(model, fullgraph=True, dynamic=dynamic, backend="aot_eager")
         loss, expected = compiled(x).square().sum(), model(x).square().sum()
         torch.testing.assert_close(loss, expected)
-        torch.testing.assert_close(*(torch.autograd.grad(one, list(model.parameters())) for one in (loss, expected)), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            *(torch.autograd.grad(one, list(model.parameters())) for one in (loss, expected)), rtol=1e-4, atol=1e-5
+        )
         torch.testing.assert_close(compiled(x[:1]), model(x[:1]))
 
 
 def test_models_compile_to_machine_code() -> None:
-    model = S.Sequential(S.Conv2d(3, 6, 3, stride=2, padding="same"), S.Conv2d(6, 6, 3, padding=1, groups=6), S.GlobalAvgPool2d())
+    model = S.Sequential(
+        S.Conv2d(3, 6, 3, stride=2, padding="same"), S.Conv2d(6, 6, 3, padding=1, groups=6), S.GlobalAvgPool2d()
+    )
     x = torch.randn(2, 3, 16, 18)
     compiled = torch.compile(model, fullgraph=True)
     loss, expected = compiled(x).square().sum(), model(x).square().sum()
     torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(*(torch.autograd.grad(one, list(model.parameters())) for one in (loss, expected)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(one, list(model.parameters())) for one in (loss, expected)), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_models_export() -> None:
@@ -680,11 +737,13 @@ def test_meta_and_fake_tensors_have_the_real_ones_shape_and_strides() -> None:
             assert fake.shape == y.shape and fake.stride() == y.stride()
 
 
-# ---------------------------------------------------------------------------------------------------------- geometry of ours
+# ----------------------------------------------------------------------------------------------------- geometry of ours
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
-@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 1, 1), (3, 2, 1), (2, 1, 1), (4, 3, 1), (5, 2, 2), (1, 3, 1), (2, 4, 3)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation"), [(3, 1, 1), (3, 2, 1), (2, 1, 1), (4, 3, 1), (5, 2, 2), (1, 3, 1), (2, 4, 3)]
+)
 def test_same_padding_is_explicit_padding(dims: int, kernel: int, stride: int, dilation: int, layout: Any) -> None:
     sizes = (9, 8, 10)[:dims]
     conv = getattr(S, f"Conv{dims}d")(4, 4, kernel, stride, "same", dilation, groups=4)
@@ -706,7 +765,9 @@ def test_same_padding_is_explicit_padding(dims: int, kernel: int, stride: int, d
     there = back(y, output_size=x.shape)
     assert there.shape == x.shape
     g = torch.randn_like(y)
-    (adjoint,) = torch.autograd.grad(getattr(SF, f"conv{dims}d")(x.requires_grad_(), conv.weight, None, stride, "same", dilation, 4), x, g)
+    (adjoint,) = torch.autograd.grad(
+        getattr(SF, f"conv{dims}d")(x.requires_grad_(), conv.weight, None, stride, "same", dilation, 4), x, g
+    )
     torch.testing.assert_close(back(g, output_size=list(sizes)), adjoint)
 
 
@@ -723,7 +784,9 @@ def test_pad_is_torchs_and_fold_its_adjoint(mode: str, layout: Any) -> None:
         folded = fold(y, before, after, mode)
         assert torch.equal(folded, dx)
         assert is_channels_last(folded) == is_channels_last(x)
-        assert torch.autograd.gradgradcheck(lambda t: fold(t, before, after, mode).square(), y.requires_grad_(), fast_mode=True)
+        assert torch.autograd.gradgradcheck(
+            lambda t: fold(t, before, after, mode).square(), y.requires_grad_(), fast_mode=True
+        )
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
@@ -770,7 +833,9 @@ def test_same_padding_with_a_mode_and_a_stride_is_explicit_padding(dims: int, mo
     ],
     ids=str,
 )
-def test_a_transposed_convolution_is_the_adjoint_of_the_padded_one(dims: int, mode: str, arguments: dict[str, Any]) -> None:
+def test_a_transposed_convolution_is_the_adjoint_of_the_padded_one(
+    dims: int, mode: str, arguments: dict[str, Any]
+) -> None:
     sizes = (7, 8, 6)[:dims]
     down = getattr(S, f"Conv{dims}d")(4, 6, 3, padding_mode=mode, bias=False, **arguments).double()
     up = getattr(S, f"ConvTranspose{dims}d")(6, 4, 3, padding_mode=mode, **arguments).double()
@@ -784,7 +849,10 @@ def test_a_transposed_convolution_is_the_adjoint_of_the_padded_one(dims: int, mo
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(up(g[0], output_size=sizes), expected[0])
     torch.testing.assert_close(
-        *(torch.autograd.grad(t.square().sum(), [g, down.weight, up.weight], allow_unused=True)[0] for t in (got, expected))
+        *(
+            torch.autograd.grad(t.square().sum(), [g, down.weight, up.weight], allow_unused=True)[0]
+            for t in (got, expected)
+        )
     )
     with torch.no_grad():
         up.bias.copy_(torch.arange(4.0))
@@ -792,7 +860,11 @@ def test_a_transposed_convolution_is_the_adjoint_of_the_padded_one(dims: int, mo
 
 
 def test_output_size_chooses_as_in_torch() -> None:
-    for arguments in ({"stride": 3, "padding": 1}, {"stride": 2, "dilation": 3}, {"stride": 3, "padding": 2, "output_padding": 1}):
+    for arguments in (
+        {"stride": 3, "padding": 1},
+        {"stride": 2, "dilation": 3},
+        {"stride": 3, "padding": 2, "output_padding": 1},
+    ):
         ours, theirs = (nn.ConvTranspose2d(3, 2, 3, **arguments) for nn in (S, torch.nn))
         ours.load_state_dict(theirs.state_dict())
         x = torch.randn(2, 3, 5, 6)
@@ -839,15 +911,23 @@ def test_outputs_of_more_values_than_memory_holds_are_refused_before_any_is_made
         lambda: S.Conv2d(2**31, 2**31, 1),
         lambda: SF.conv2d(torch.empty(0, 3, 8, 8), w, padding=2**40),
     ):
-        with pytest.raises((ShapeError, ArgumentError), match=r"that fits memory|leaves an output"), memory.at_most(2**29):
+        with (
+            pytest.raises((ShapeError, ArgumentError), match=r"that fits memory|leaves an output"),
+            memory.at_most(2**29),
+        ):
             call()
 
 
-# ----------------------------------------------------------------------------------------------------------------- layers
+# --------------------------------------------------------------------------------------------------------------- layers
 
 
 def test_layers_have_torchs_state_initialization_and_repr() -> None:
-    cases: list[dict[str, Any]] = [{}, {"stride": 2, "padding": 1, "bias": False}, {"groups": 2, "dilation": 2}, {"dtype": torch.float64}]
+    cases: list[dict[str, Any]] = [
+        {},
+        {"stride": 2, "padding": 1, "bias": False},
+        {"groups": 2, "dilation": 2},
+        {"dtype": torch.float64},
+    ]
     for kind in ("Conv", "ConvTranspose"):
         for d in (1, 2, 3):
             for more in [*cases, {"kernel_size": [3, 2, 1][:d], "stride": [2, 1, 2][:d]}]:
@@ -868,7 +948,13 @@ def test_layers_take_whole_numbers_of_other_libraries_and_one_for_all_axes() -> 
     import numpy as np
 
     conv = S.Conv2d(
-        np.int64(4), np.int32(6), np.int64(3), stride=np.array([2, 1]), padding=torch.tensor(1), dilation=(1,), groups=np.int8(2)
+        np.int64(4),
+        np.int32(6),
+        np.int64(3),
+        stride=np.array([2, 1]),
+        padding=torch.tensor(1),
+        dilation=(1,),
+        groups=np.int8(2),
     )
     told = "Conv2d(4, 6, kernel_size=(3, 3), stride=(2, 1), padding=(1, 1), groups=2)"
     assert repr(conv) == told
@@ -919,114 +1005,340 @@ def test_lazy_layers_become_ours_with_torchs_numbers(kind: str, dims: int) -> No
         ours(6, 3, groups=3)(x)
 
 
-# ------------------------------------------------------------------------------------------------------------- bad input
+# ------------------------------------------------------------------------------------------------------------ bad input
 
 X, W, T = torch.ones(1, 4, 8, 8), torch.ones(6, 4, 3, 3), torch.ones(4, 6, 3, 3)
 # fmt: off
 BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
-    (lambda: SF.conv2d([[1.0]], W), ArgumentTypeError, "conv2d expects x to be a tensor, got list. Call torch.as_tensor on it first."),
-    (lambda: SF.conv2d(X, [[1.0]]), ArgumentTypeError, "conv2d expects weight to be a tensor, got list. Call torch.as_tensor on it first."),
-    (lambda: SF.conv2d(X, W, 1.0), ArgumentTypeError, "conv2d expects bias to be a tensor, got float. Call torch.as_tensor on it first."),
-    (lambda: SF.conv2d(X[0, 0], W), ShapeError, "conv2d expects x of shape (N, C, H, W) or (C, H, W), got (8, 8). Add or drop axes with unsqueeze or flatten."),
-    (lambda: SF.conv1d(X, W[0]), ShapeError, "conv1d expects x of shape (N, C, L) or (C, L), got (1, 4, 8, 8). Add or drop axes with unsqueeze or flatten."),
-    (lambda: SF.conv3d(X[0, 0], torch.ones(6, 4, 3, 3, 3)), ShapeError, "conv3d expects x of shape (N, C, D, H, W) or (C, D, H, W), got (8, 8). Add or drop axes with unsqueeze or flatten."),
-    (lambda: SF.conv2d(X, W[0]), ShapeError, "conv2d expects a weight of shape (out, in / groups, H, W), got (4, 3, 3). x: (1, 4, 8, 8). Give it a number of taps for each axis."),
-    (lambda: SF.conv2d(X, W, groups=2.0), ArgumentTypeError, "conv2d expects groups to be an integer, got 2.0. x: (1, 4, 8, 8). Give one integer."),
-    (lambda: SF.conv2d(X, W, groups=True), ArgumentTypeError, "conv2d expects groups to be an integer, got True. x: (1, 4, 8, 8). Give one integer."),
-    (lambda: SF.conv2d(X, W, groups=0), ArgumentError, "conv2d expects at least 1 group, got 0. x: (1, 4, 8, 8). Leave groups out for one."),
-    (lambda: SF.conv2d(X, W, groups=-2), ArgumentError, "conv2d expects at least 1 group, got -2. x: (1, 4, 8, 8). Leave groups out for one."),
-    (lambda: SF.conv2d(X, W, groups=4), ArgumentError, "conv2d expects groups that divide the weight's 6 output channels, got 4. x: (1, 4, 8, 8). weight: (6, 4, 3, 3). Choose a divisor."),
-    (lambda: SF.conv2d(X, W, groups=2), ShapeError, "conv2d expects 8 channels, got 4. x: (1, 4, 8, 8). weight: (6, 4, 3, 3). The weight and 2 groups fit 8 channels."),
-    (lambda: SF.conv2d(X, W[:0]), ShapeError, "conv2d expects a weight with at least one filter, got (0, 4, 3, 3). x: (1, 4, 8, 8). Choose out_channels of at least 1."),
-    (lambda: SF.conv2d(X, W[..., :0]), ShapeError, "conv2d expects a weight with at least one tap on each axis, got (6, 4, 3, 0). x: (1, 4, 8, 8). Choose a kernel_size of at least 1."),
-    (lambda: SF.conv2d(X[:, :3], W), ShapeError, "conv2d expects 4 channels, got 3. x: (1, 3, 8, 8). weight: (6, 4, 3, 3). Set in_channels=3, or check the layer before."),
-    (lambda: SF.conv2d(X, W, torch.ones(5)), ShapeError, "conv2d expects a bias of shape (6,), got (5,). x: (1, 4, 8, 8). Give one number for each filter."),
-    (lambda: SF.conv2d(X, W, torch.ones(6, 1)), ShapeError, "conv2d expects a bias of shape (6,), got (6, 1). x: (1, 4, 8, 8). Give one number for each filter."),
-    (lambda: SF.conv2d(X, W.double()), DtypeError, "conv2d expects weight of x's type, float32, got float64. x: (1, 4, 8, 8). Convert one with .to()."),
-    (lambda: SF.conv2d(X, W, torch.ones(6).half()), DtypeError, "conv2d expects bias of x's type, float32, got float16. x: (1, 4, 8, 8). Convert one with .to()."),
-    (lambda: SF.conv2d(X, W.to("meta")), ArgumentError, "conv2d expects weight on x's device, cpu, got meta. x: (1, 4, 8, 8). Move one with .to()."),
-    (lambda: SF.conv2d(X, W, stride=0), ArgumentError, "conv2d expects stride from 1 to 2^62, got 0. x: (1, 4, 8, 8). Choose a stride of at least 1."),
-    (lambda: SF.conv2d(X, W, stride=(1, 2, 3)), ArgumentTypeError, "conv2d expects stride to be one integer or 2, got (1, 2, 3). x: (1, 4, 8, 8). Give one integer or 2."),
-    (lambda: SF.conv2d(X, W, stride=1.0), ArgumentTypeError, "conv2d expects stride to be one integer or 2, got 1.0. x: (1, 4, 8, 8). Give one integer or 2."),
-    (lambda: SF.conv2d(X, W, stride=2**63), ArgumentError, "conv2d expects stride from 1 to 2^63 - 1, got 9223372036854775808. x: (1, 4, 8, 8). Choose a stride of 2^63 - 1 or less."),
-    (lambda: SF.conv2d(X, W, padding=-1), ArgumentError, "conv2d expects padding from 0 to 2^62, got -1. x: (1, 4, 8, 8). Choose a padding of at least 0."),
-    (lambda: SF.conv2d(X, W, padding=(1, True)), ArgumentTypeError, "conv2d expects padding to be one integer or 2, got (1, True). x: (1, 4, 8, 8). Give one integer or 2."),
+    (lambda: SF.conv2d([[1.0]], W), ArgumentTypeError, (
+        "conv2d expects x to be a tensor, got list. Call torch.as_tensor on it first."
+    )),
+    (lambda: SF.conv2d(X, [[1.0]]), ArgumentTypeError, (
+        "conv2d expects weight to be a tensor, got list. Call torch.as_tensor on it first."
+    )),
+    (lambda: SF.conv2d(X, W, 1.0), ArgumentTypeError, (
+        "conv2d expects bias to be a tensor, got float. Call torch.as_tensor on it first."
+    )),
+    (lambda: SF.conv2d(X[0, 0], W), ShapeError, (
+        "conv2d expects x of shape (N, C, H, W) or (C, H, W), got (8, 8). Add or drop axes with unsqueeze or "
+        "flatten."
+    )),
+    (lambda: SF.conv1d(X, W[0]), ShapeError, (
+        "conv1d expects x of shape (N, C, L) or (C, L), got (1, 4, 8, 8). Add or drop axes with unsqueeze or "
+        "flatten."
+    )),
+    (lambda: SF.conv3d(X[0, 0], torch.ones(6, 4, 3, 3, 3)), ShapeError, (
+        "conv3d expects x of shape (N, C, D, H, W) or (C, D, H, W), got (8, 8). Add or drop axes with unsqueeze or "
+        "flatten."
+    )),
+    (lambda: SF.conv2d(X, W[0]), ShapeError, (
+        "conv2d expects a weight of shape (out, in / groups, H, W), got (4, 3, 3). x: (1, 4, 8, 8). Give it a "
+        "number of taps for each axis."
+    )),
+    (lambda: SF.conv2d(X, W, groups=2.0), ArgumentTypeError, (
+        "conv2d expects groups to be an integer, got 2.0. x: (1, 4, 8, 8). Give one integer."
+    )),
+    (lambda: SF.conv2d(X, W, groups=True), ArgumentTypeError, (
+        "conv2d expects groups to be an integer, got True. x: (1, 4, 8, 8). Give one integer."
+    )),
+    (lambda: SF.conv2d(X, W, groups=0), ArgumentError, (
+        "conv2d expects at least 1 group, got 0. x: (1, 4, 8, 8). Leave groups out for one."
+    )),
+    (lambda: SF.conv2d(X, W, groups=-2), ArgumentError, (
+        "conv2d expects at least 1 group, got -2. x: (1, 4, 8, 8). Leave groups out for one."
+    )),
+    (lambda: SF.conv2d(X, W, groups=4), ArgumentError, (
+        "conv2d expects groups that divide the weight's 6 output channels, got 4. x: (1, 4, 8, 8). weight: (6, 4, "
+        "3, 3). Choose a divisor."
+    )),
+    (lambda: SF.conv2d(X, W, groups=2), ShapeError, (
+        "conv2d expects 8 channels, got 4. x: (1, 4, 8, 8). weight: (6, 4, 3, 3). The weight and 2 groups fit 8 "
+        "channels."
+    )),
+    (lambda: SF.conv2d(X, W[:0]), ShapeError, (
+        "conv2d expects a weight with at least one filter, got (0, 4, 3, 3). x: (1, 4, 8, 8). Choose out_channels "
+        "of at least 1."
+    )),
+    (lambda: SF.conv2d(X, W[..., :0]), ShapeError, (
+        "conv2d expects a weight with at least one tap on each axis, got (6, 4, 3, 0). x: (1, 4, 8, 8). Choose a "
+        "kernel_size of at least 1."
+    )),
+    (lambda: SF.conv2d(X[:, :3], W), ShapeError, (
+        "conv2d expects 4 channels, got 3. x: (1, 3, 8, 8). weight: (6, 4, 3, 3). Set in_channels=3, or check the "
+        "layer before."
+    )),
+    (lambda: SF.conv2d(X, W, torch.ones(5)), ShapeError, (
+        "conv2d expects a bias of shape (6,), got (5,). x: (1, 4, 8, 8). Give one number for each filter."
+    )),
+    (lambda: SF.conv2d(X, W, torch.ones(6, 1)), ShapeError, (
+        "conv2d expects a bias of shape (6,), got (6, 1). x: (1, 4, 8, 8). Give one number for each filter."
+    )),
+    (lambda: SF.conv2d(X, W.double()), DtypeError, (
+        "conv2d expects weight of x's type, float32, got float64. x: (1, 4, 8, 8). Convert one with .to()."
+    )),
+    (lambda: SF.conv2d(X, W, torch.ones(6).half()), DtypeError, (
+        "conv2d expects bias of x's type, float32, got float16. x: (1, 4, 8, 8). Convert one with .to()."
+    )),
+    (lambda: SF.conv2d(X, W.to("meta")), ArgumentError, (
+        "conv2d expects weight on x's device, cpu, got meta. x: (1, 4, 8, 8). Move one with .to()."
+    )),
+    (lambda: SF.conv2d(X, W, stride=0), ArgumentError, (
+        "conv2d expects stride from 1 to 2^62, got 0. x: (1, 4, 8, 8). Choose a stride of at least 1."
+    )),
+    (lambda: SF.conv2d(X, W, stride=(1, 2, 3)), ArgumentTypeError, (
+        "conv2d expects stride to be one integer or 2, got (1, 2, 3). x: (1, 4, 8, 8). Give one integer or 2."
+    )),
+    (lambda: SF.conv2d(X, W, stride=1.0), ArgumentTypeError, (
+        "conv2d expects stride to be one integer or 2, got 1.0. x: (1, 4, 8, 8). Give one integer or 2."
+    )),
+    (lambda: SF.conv2d(X, W, stride=2**63), ArgumentError, (
+        "conv2d expects stride from 1 to 2^63 - 1, got 9223372036854775808. x: (1, 4, 8, 8). Choose a stride of "
+        "2^63 - 1 or less."
+    )),
+    (lambda: SF.conv2d(X, W, padding=-1), ArgumentError, (
+        "conv2d expects padding from 0 to 2^62, got -1. x: (1, 4, 8, 8). Choose a padding of at least 0."
+    )),
+    (lambda: SF.conv2d(X, W, padding=(1, True)), ArgumentTypeError, (
+        "conv2d expects padding to be one integer or 2, got (1, True). x: (1, 4, 8, 8). Give one integer or 2."
+    )),
     (lambda: SF.conv2d(X, W, padding="full"), ArgumentError, """conv2d expects padding "same", "valid" or a number, got 'full'. x: (1, 4, 8, 8). Use "same" for ceil(input / stride) outputs."""),
-    (lambda: SF.conv2d(X, W, dilation=0), ArgumentError, "conv2d expects dilation from 1 to 2^62, got 0. x: (1, 4, 8, 8). Choose a dilation of at least 1."),
-    (lambda: SF.conv2d(X, W, dilation=2**63 - 1), ArgumentError, "conv2d expects dilation from 1 to 2^62, got 9223372036854775807. x: (1, 4, 8, 8). Choose a dilation of 2^62 or less."),
-    (lambda: SF.conv2d(X, W, dilation=2**62), ShapeError, "conv2d expects a window no larger than the padded input, 8, got 9223372036854775809. x: (1, 4, 8, 8). Make the kernel or its dilation smaller, or pad more."),
-    (lambda: SF.conv2d(X, W, dilation=5), ShapeError, "conv2d expects a window no larger than the padded input, 8, got 11. x: (1, 4, 8, 8). Make the kernel or its dilation smaller, or pad more."),
-    (lambda: SF.conv1d(X[0], W[0], stride=(1, 1)), ShapeError, "conv1d expects 3 channels, got 8. x: (4, 8, 8). weight: (4, 3, 3). Set in_channels=8, or check the layer before."),
-    (lambda: SF.conv2d(X, W, padding=2**40), ShapeError, "conv2d expects an output that fits memory, got (1, 6, 2199023255558, 2199023255558). x: (1, 4, 8, 8). Pad less, or choose a larger stride."),
-    (lambda: SF.conv_transpose2d(X, T[0]), ShapeError, "conv_transpose2d expects a weight of shape (in, out / groups, H, W), got (6, 3, 3). x: (1, 4, 8, 8). Give it a number of taps for each axis."),
-    (lambda: SF.conv_transpose2d(X, T[:3]), ShapeError, "conv_transpose2d expects 3 channels, got 4. x: (1, 4, 8, 8). weight: (3, 6, 3, 3). Set in_channels=4, or check the layer before."),
-    (lambda: SF.conv_transpose2d(X, T, groups=3), ArgumentError, "conv_transpose2d expects groups that divide the weight's 4 input channels, got 3. x: (1, 4, 8, 8). weight: (4, 6, 3, 3). Choose a divisor."),
-    (lambda: SF.conv_transpose2d(X, T[:, :0]), ShapeError, "conv_transpose2d expects a weight with at least one filter, got (4, 0, 3, 3). x: (1, 4, 8, 8). Choose out_channels of at least 1."),
-    (lambda: SF.conv_transpose2d(X, T, torch.ones(4)), ShapeError, "conv_transpose2d expects a bias of shape (6,), got (4,). x: (1, 4, 8, 8). Give one number for each filter."),
-    (lambda: SF.conv_transpose2d(X, T, stride=0), ArgumentError, "conv_transpose2d expects stride from 1 to 2^62, got 0. x: (1, 4, 8, 8). Choose a stride of at least 1."),
-    (lambda: SF.conv_transpose2d(X, T, output_padding=1), ArgumentError, "conv_transpose2d expects output_padding below stride or dilation, 1, got 1. x: (1, 4, 8, 8). Choose a smaller one."),
-    (lambda: SF.conv_transpose2d(X, T, output_padding=-1), ArgumentError, "conv_transpose2d expects output_padding from 0 to 2^62, got -1. x: (1, 4, 8, 8). Choose an output_padding of at least 0."),
-    (lambda: SF.conv_transpose2d(X, T, stride=2, output_padding=1.0), ArgumentTypeError, "conv_transpose2d expects output_padding to be one integer or 2, got 1.0. x: (1, 4, 8, 8). Give one integer or 2."),
+    (lambda: SF.conv2d(X, W, dilation=0), ArgumentError, (
+        "conv2d expects dilation from 1 to 2^62, got 0. x: (1, 4, 8, 8). Choose a dilation of at least 1."
+    )),
+    (lambda: SF.conv2d(X, W, dilation=2**63 - 1), ArgumentError, (
+        "conv2d expects dilation from 1 to 2^62, got 9223372036854775807. x: (1, 4, 8, 8). Choose a dilation of "
+        "2^62 or less."
+    )),
+    (lambda: SF.conv2d(X, W, dilation=2**62), ShapeError, (
+        "conv2d expects a window no larger than the padded input, 8, got 9223372036854775809. x: (1, 4, 8, 8). Make "
+        "the kernel or its dilation smaller, or pad more."
+    )),
+    (lambda: SF.conv2d(X, W, dilation=5), ShapeError, (
+        "conv2d expects a window no larger than the padded input, 8, got 11. x: (1, 4, 8, 8). Make the kernel or "
+        "its dilation smaller, or pad more."
+    )),
+    (lambda: SF.conv1d(X[0], W[0], stride=(1, 1)), ShapeError, (
+        "conv1d expects 3 channels, got 8. x: (4, 8, 8). weight: (4, 3, 3). Set in_channels=8, or check the layer "
+        "before."
+    )),
+    (lambda: SF.conv2d(X, W, padding=2**40), ShapeError, (
+        "conv2d expects an output that fits memory, got (1, 6, 2199023255558, 2199023255558). x: (1, 4, 8, 8). Pad "
+        "less, or choose a larger stride."
+    )),
+    (lambda: SF.conv_transpose2d(X, T[0]), ShapeError, (
+        "conv_transpose2d expects a weight of shape (in, out / groups, H, W), got (6, 3, 3). x: (1, 4, 8, 8). Give "
+        "it a number of taps for each axis."
+    )),
+    (lambda: SF.conv_transpose2d(X, T[:3]), ShapeError, (
+        "conv_transpose2d expects 3 channels, got 4. x: (1, 4, 8, 8). weight: (3, 6, 3, 3). Set in_channels=4, or "
+        "check the layer before."
+    )),
+    (lambda: SF.conv_transpose2d(X, T, groups=3), ArgumentError, (
+        "conv_transpose2d expects groups that divide the weight's 4 input channels, got 3. x: (1, 4, 8, 8). weight: "
+        "(4, 6, 3, 3). Choose a divisor."
+    )),
+    (lambda: SF.conv_transpose2d(X, T[:, :0]), ShapeError, (
+        "conv_transpose2d expects a weight with at least one filter, got (4, 0, 3, 3). x: (1, 4, 8, 8). Choose "
+        "out_channels of at least 1."
+    )),
+    (lambda: SF.conv_transpose2d(X, T, torch.ones(4)), ShapeError, (
+        "conv_transpose2d expects a bias of shape (6,), got (4,). x: (1, 4, 8, 8). Give one number for each filter."
+    )),
+    (lambda: SF.conv_transpose2d(X, T, stride=0), ArgumentError, (
+        "conv_transpose2d expects stride from 1 to 2^62, got 0. x: (1, 4, 8, 8). Choose a stride of at least 1."
+    )),
+    (lambda: SF.conv_transpose2d(X, T, output_padding=1), ArgumentError, (
+        "conv_transpose2d expects output_padding below stride or dilation, 1, got 1. x: (1, 4, 8, 8). Choose a "
+        "smaller one."
+    )),
+    (lambda: SF.conv_transpose2d(X, T, output_padding=-1), ArgumentError, (
+        "conv_transpose2d expects output_padding from 0 to 2^62, got -1. x: (1, 4, 8, 8). Choose an output_padding "
+        "of at least 0."
+    )),
+    (lambda: SF.conv_transpose2d(X, T, stride=2, output_padding=1.0), ArgumentTypeError, (
+        "conv_transpose2d expects output_padding to be one integer or 2, got 1.0. x: (1, 4, 8, 8). Give one integer "
+        "or 2."
+    )),
     (lambda: SF.conv_transpose2d(X, T, padding="full"), ArgumentError, """conv_transpose2d expects padding "same", "valid" or a number, got 'full'. x: (1, 4, 8, 8). Use "same" for input · stride outputs."""),
     (lambda: SF.conv_transpose2d(X, T, stride=2, padding="same", output_padding=1), ArgumentError, """conv_transpose2d expects no output_padding beside padding "same", got 1. x: (1, 4, 8, 8). Leave output_padding out."""),
-    (lambda: SF.conv_transpose2d(X, T, padding=6), ShapeError, "conv_transpose2d expects padding that leaves an output, got 6. x: (1, 4, 8, 8). Pad less: 10 values come out without."),
-    (lambda: SF.conv_transpose2d(X, T, stride=2**40), ShapeError, "conv_transpose2d expects an output that fits memory, got (1, 6, 7696581394435, 7696581394435). x: (1, 4, 8, 8). Pad more, or choose a smaller stride."),
-    (lambda: S.Conv2d(4, 0, 3), ArgumentError, "Conv2d expects out_channels of at least 1, got 0. Choose a larger one."),
-    (lambda: S.Conv2d(4, -1, 3), ArgumentError, "Conv2d expects out_channels of at least 1, got -1. Choose a larger one."),
-    (lambda: S.Conv2d(-4, 1, 3), ArgumentError, "Conv2d expects in_channels of at least 0, got -4. Choose a larger one."),
-    (lambda: S.Conv2d(4.0, 6, 3), ArgumentTypeError, "Conv2d expects in_channels to be an integer, got 4.0. Give one integer."),
-    (lambda: S.Conv2d(4, 6, 0), ArgumentError, "Conv2d expects kernel_size from 1 to 2^62, got 0. Choose a kernel_size of at least 1."),
-    (lambda: S.Conv2d(4, 6, (3, 3, 3)), ArgumentTypeError, "Conv2d expects kernel_size to be one integer or 2, got (3, 3, 3). Give one integer or 2."),
-    (lambda: S.Conv2d(4, 6, 3.0), ArgumentTypeError, "Conv2d expects kernel_size to be one integer or 2, got 3.0. Give one integer or 2."),
-    (lambda: S.Conv2d(4, 6, "3"), ArgumentTypeError, "Conv2d expects kernel_size to be one integer or 2, got '3'. Give one integer or 2."),
-    (lambda: S.Conv1d(4, 6, (3, 3)), ArgumentTypeError, "Conv1d expects kernel_size to be an integer, got (3, 3). Give an integer."),
-    (lambda: S.Conv2d(4, 6, 2**62), ArgumentError, "Conv2d expects a weight that fits memory, got (4611686018427387904, 4611686018427387904). Choose a smaller kernel_size."),
-    (lambda: S.Conv2d(4, 6, 2**62 + 1), ArgumentError, "Conv2d expects kernel_size from 1 to 2^62, got 4611686018427387905. Choose a kernel_size of 2^62 or less."),
-    (lambda: S.Conv2d(4, 6, 3, stride=-1), ArgumentError, "Conv2d expects stride from 1 to 2^62, got -1. Choose a stride of at least 1."),
-    (lambda: S.Conv2d(4, 6, 3, padding=-1), ArgumentError, "Conv2d expects padding from 0 to 2^62, got -1. Choose a padding of at least 0."),
-    (lambda: S.Conv2d(4, 6, 3, padding=1.5), ArgumentTypeError, "Conv2d expects padding to be one integer or 2, got 1.5. Give one integer or 2."),
+    (lambda: SF.conv_transpose2d(X, T, padding=6), ShapeError, (
+        "conv_transpose2d expects padding that leaves an output, got 6. x: (1, 4, 8, 8). Pad less: 10 values come "
+        "out without."
+    )),
+    (lambda: SF.conv_transpose2d(X, T, stride=2**40), ShapeError, (
+        "conv_transpose2d expects an output that fits memory, got (1, 6, 7696581394435, 7696581394435). x: (1, 4, "
+        "8, 8). Pad more, or choose a smaller stride."
+    )),
+    (lambda: S.Conv2d(4, 0, 3), ArgumentError, (
+        "Conv2d expects out_channels of at least 1, got 0. Choose a larger one."
+    )),
+    (lambda: S.Conv2d(4, -1, 3), ArgumentError, (
+        "Conv2d expects out_channels of at least 1, got -1. Choose a larger one."
+    )),
+    (lambda: S.Conv2d(-4, 1, 3), ArgumentError, (
+        "Conv2d expects in_channels of at least 0, got -4. Choose a larger one."
+    )),
+    (lambda: S.Conv2d(4.0, 6, 3), ArgumentTypeError, (
+        "Conv2d expects in_channels to be an integer, got 4.0. Give one integer."
+    )),
+    (lambda: S.Conv2d(4, 6, 0), ArgumentError, (
+        "Conv2d expects kernel_size from 1 to 2^62, got 0. Choose a kernel_size of at least 1."
+    )),
+    (lambda: S.Conv2d(4, 6, (3, 3, 3)), ArgumentTypeError, (
+        "Conv2d expects kernel_size to be one integer or 2, got (3, 3, 3). Give one integer or 2."
+    )),
+    (lambda: S.Conv2d(4, 6, 3.0), ArgumentTypeError, (
+        "Conv2d expects kernel_size to be one integer or 2, got 3.0. Give one integer or 2."
+    )),
+    (lambda: S.Conv2d(4, 6, "3"), ArgumentTypeError, (
+        "Conv2d expects kernel_size to be one integer or 2, got '3'. Give one integer or 2."
+    )),
+    (lambda: S.Conv1d(4, 6, (3, 3)), ArgumentTypeError, (
+        "Conv1d expects kernel_size to be an integer, got (3, 3). Give an integer."
+    )),
+    (lambda: S.Conv2d(4, 6, 2**62), ArgumentError, (
+        "Conv2d expects a weight that fits memory, got (4611686018427387904, 4611686018427387904). Choose a smaller "
+        "kernel_size."
+    )),
+    (lambda: S.Conv2d(4, 6, 2**62 + 1), ArgumentError, (
+        "Conv2d expects kernel_size from 1 to 2^62, got 4611686018427387905. Choose a kernel_size of 2^62 or less."
+    )),
+    (lambda: S.Conv2d(4, 6, 3, stride=-1), ArgumentError, (
+        "Conv2d expects stride from 1 to 2^62, got -1. Choose a stride of at least 1."
+    )),
+    (lambda: S.Conv2d(4, 6, 3, padding=-1), ArgumentError, (
+        "Conv2d expects padding from 0 to 2^62, got -1. Choose a padding of at least 0."
+    )),
+    (lambda: S.Conv2d(4, 6, 3, padding=1.5), ArgumentTypeError, (
+        "Conv2d expects padding to be one integer or 2, got 1.5. Give one integer or 2."
+    )),
     (lambda: S.Conv2d(4, 6, 3, padding="full"), ArgumentError, """Conv2d expects padding "same", "valid" or a number, got 'full'. Use "same" for ceil(input / stride) outputs."""),
-    (lambda: S.Conv2d(4, 6, 3, dilation=0), ArgumentError, "Conv2d expects dilation from 1 to 2^62, got 0. Choose a dilation of at least 1."),
-    (lambda: S.Conv2d(4, 6, 3, dilation=None), ArgumentTypeError, "Conv2d expects dilation to be one integer or 2, got None. Give one integer or 2."),
-    (lambda: S.Conv2d(4, 6, 3, groups=0), ArgumentError, "Conv2d expects groups of at least 1, got 0. Choose a larger one."),
-    (lambda: S.Conv2d(4, 6, 3, groups=-2), ArgumentError, "Conv2d expects groups of at least 1, got -2. Choose a larger one."),
-    (lambda: S.Conv2d(4, 6, 3, groups=1.0), ArgumentTypeError, "Conv2d expects groups to be an integer, got 1.0. Give one integer."),
-    (lambda: S.Conv2d(4, 6, 3, groups=3), ArgumentError, "Conv2d expects groups that divide in_channels, 4, got 3. Choose a divisor."),
-    (lambda: S.Conv2d(4, 6, 3, groups=4), ArgumentError, "Conv2d expects groups that divide out_channels, 6, got 4. Choose a divisor."),
-    (lambda: S.Conv2d(4, 6, 3, padding_mode="mirror"), ArgumentError, "Conv2d expects a padding_mode that exists, got 'mirror'. Choose one of zeros, reflect, replicate, circular."),
-    (lambda: S.Conv2d(4, 6, 3, padding_mode=None), ArgumentError, "Conv2d expects a padding_mode that exists, got None. Choose one of zeros, reflect, replicate, circular."),
+    (lambda: S.Conv2d(4, 6, 3, dilation=0), ArgumentError, (
+        "Conv2d expects dilation from 1 to 2^62, got 0. Choose a dilation of at least 1."
+    )),
+    (lambda: S.Conv2d(4, 6, 3, dilation=None), ArgumentTypeError, (
+        "Conv2d expects dilation to be one integer or 2, got None. Give one integer or 2."
+    )),
+    (lambda: S.Conv2d(4, 6, 3, groups=0), ArgumentError, (
+        "Conv2d expects groups of at least 1, got 0. Choose a larger one."
+    )),
+    (lambda: S.Conv2d(4, 6, 3, groups=-2), ArgumentError, (
+        "Conv2d expects groups of at least 1, got -2. Choose a larger one."
+    )),
+    (lambda: S.Conv2d(4, 6, 3, groups=1.0), ArgumentTypeError, (
+        "Conv2d expects groups to be an integer, got 1.0. Give one integer."
+    )),
+    (lambda: S.Conv2d(4, 6, 3, groups=3), ArgumentError, (
+        "Conv2d expects groups that divide in_channels, 4, got 3. Choose a divisor."
+    )),
+    (lambda: S.Conv2d(4, 6, 3, groups=4), ArgumentError, (
+        "Conv2d expects groups that divide out_channels, 6, got 4. Choose a divisor."
+    )),
+    (lambda: S.Conv2d(4, 6, 3, padding_mode="mirror"), ArgumentError, (
+        "Conv2d expects a padding_mode that exists, got 'mirror'. Choose one of zeros, reflect, replicate, circular."
+    )),
+    (lambda: S.Conv2d(4, 6, 3, padding_mode=None), ArgumentError, (
+        "Conv2d expects a padding_mode that exists, got None. Choose one of zeros, reflect, replicate, circular."
+    )),
     (lambda: S.ConvTranspose2d(4, 6, 3, padding="full"), ArgumentError, """ConvTranspose2d expects padding "same", "valid" or a number, got 'full'. Use "same" for input · stride outputs."""),
-    (lambda: S.ConvTranspose2d(4, 6, 3, output_padding=-1), ArgumentError, "ConvTranspose2d expects output_padding from 0 to 2^62, got -1. Choose an output_padding of at least 0."),
+    (lambda: S.ConvTranspose2d(4, 6, 3, output_padding=-1), ArgumentError, (
+        "ConvTranspose2d expects output_padding from 0 to 2^62, got -1. Choose an output_padding of at least 0."
+    )),
     (lambda: S.ConvTranspose2d(4, 6, 3, 2, "same", 1), ArgumentError, """ConvTranspose2d expects no output_padding beside padding "same", got (1, 1). Leave output_padding out."""),
-    (lambda: S.ConvTranspose2d(4, 6, 3, padding_mode="mirror"), ArgumentError, "ConvTranspose2d expects a padding_mode that exists, got 'mirror'. Choose one of zeros, reflect, replicate, circular."),
-    (lambda: S.LazyConv2d(0, 3), ArgumentError, "LazyConv2d expects out_channels of at least 1, got 0. Choose a larger one."),
-    (lambda: S.LazyConv2d(6, 3, groups=4), ArgumentError, "LazyConv2d expects groups that divide out_channels, 6, got 4. Choose a divisor."),
-    (lambda: S.LazyConv2d(6, 3, groups=3)(X), ArgumentError, "LazyConv2d expects groups that divide x's channels, 4, got 3. x: (1, 4, 8, 8). Choose a divisor."),
-    (lambda: S.LazyConv2d(6, 3)(X[0, 0]), ShapeError, "LazyConv2d expects x of shape (N, C, H, W) or (C, H, W), got (8, 8). Add or drop axes with unsqueeze or flatten."),
-    (lambda: S.LazyConv2d(6, 3)([1.0]), ArgumentTypeError, "LazyConv2d expects x to be a tensor, got list. Call torch.as_tensor on it first."),
-    (lambda: S.LazyConvTranspose2d(6, 3)(X[:, :0]), ShapeError, "LazyConvTranspose2d expects x of at least one channel, got (1, 0, 8, 8). Give the first input channels."),
-    (lambda: S.Conv2d(3, 6, 3)(X), ShapeError, "Conv2d expects 3 channels, got 4. x: (1, 4, 8, 8). weight: (6, 3, 3, 3). Set in_channels=4, or check the layer before."),
-    (lambda: S.Conv2d(4, 6, 9)(X), ShapeError, "Conv2d expects a window no larger than the padded input, 8, got 9. x: (1, 4, 8, 8). Make the kernel or its dilation smaller, or pad more."),
-    (lambda: S.Conv2d(4, 6, 3, padding=8, padding_mode="reflect")(X), ArgumentError, "Conv2d expects a reflect padding of at most 7 on an axis of 8, got 8. x: (1, 4, 8, 8). Pad less, or use padding_mode='replicate'."),
-    (lambda: S.Conv2d(4, 6, 3, padding=9, padding_mode="circular")(X), ArgumentError, "Conv2d expects a circular padding of at most 8 on an axis of 8, got 9. x: (1, 4, 8, 8). Pad less, or use padding_mode='replicate'."),
-    (lambda: S.Conv2d(4, 6, 3, padding=1, padding_mode="replicate")(X[:, :, :0]), ShapeError, "Conv2d expects a window no larger than the padded input, 2, got 3. x: (1, 4, 0, 8). Make the kernel or its dilation smaller, or pad more."),
-    (lambda: S.Conv2d(4, 6, 9, padding="same", padding_mode="reflect")(X[..., :4]), ArgumentError, "Conv2d expects a reflect padding of at most 3 on an axis of 4, got 4. x: (1, 4, 8, 4). Pad less, or use padding_mode='replicate'."),
-    (lambda: S.Conv2d(4, 6, 3, padding=2**31, stride=2**31, padding_mode="replicate")(X), ShapeError, "Conv2d expects a padded input that fits memory, got (1, 4, 4294967304, 4294967304). x: (1, 4, 8, 8). Pad less."),
-    (lambda: S.Conv2d(3, 6, 3, padding=1, padding_mode="reflect")(X), ShapeError, "Conv2d expects 3 channels, got 4. x: (1, 4, 8, 8). weight: (6, 3, 3, 3). Set in_channels=4, or check the layer before."),
-    (lambda: S.ConvTranspose2d(4, 6, 3, padding=9, padding_mode="reflect")(X), ShapeError, "ConvTranspose2d expects padding that leaves an output, got 9. x: (1, 4, 8, 8). Pad less: 10 values come out without."),
-    (lambda: S.ConvTranspose2d(4, 6, 3, padding=4, padding_mode="circular")(X[..., :6]), ShapeError, "ConvTranspose2d expects padding that leaves an output, got 4. x: (1, 4, 8, 6). Pad less: 8 values come out without."),
-    (lambda: S.ConvTranspose2d(3, 6, 3, padding_mode="circular")(X), ShapeError, "ConvTranspose2d expects 3 channels, got 4. x: (1, 4, 8, 8). weight: (3, 6, 3, 3). Set in_channels=4, or check the layer before."),
-    (lambda: S.ConvTranspose2d(4, 6, 3, stride=2)(X, [5]), ArgumentTypeError, "ConvTranspose2d expects an output_size of 2 or 4 integers, got [5]. x: (1, 4, 8, 8). Give the sizes of the axes."),
-    (lambda: S.ConvTranspose2d(4, 6, 3, stride=2)(X, [5, 5]), ArgumentError, "ConvTranspose2d expects an output_size from (17, 17) to (18, 18), got (5, 5). x: (1, 4, 8, 8). A convolution brings only these to x's size."),
-    (lambda: S.ConvTranspose2d(4, 6, 3, stride=2)(X, [17, 17.0]), ArgumentTypeError, "ConvTranspose2d expects an output_size of 2 or 4 integers, got [17, 17.0]. x: (1, 4, 8, 8). Give the sizes of the axes."),
-    (lambda: S.ConvTranspose2d(4, 6, 3, 2, "same")(X, [17, 16]), ArgumentError, "ConvTranspose2d expects an output_size from (15, 15) to (16, 16), got (17, 16). x: (1, 4, 8, 8). A convolution brings only these to x's size."),
-    (lambda: S.Conv2d(4, 6, 3)(X.double()), DtypeError, "Conv2d expects weight of x's type, float64, got float32. x: (1, 4, 8, 8). Convert one with .to()."),
+    (lambda: S.ConvTranspose2d(4, 6, 3, padding_mode="mirror"), ArgumentError, (
+        "ConvTranspose2d expects a padding_mode that exists, got 'mirror'. Choose one of zeros, reflect, replicate, "
+        "circular."
+    )),
+    (lambda: S.LazyConv2d(0, 3), ArgumentError, (
+        "LazyConv2d expects out_channels of at least 1, got 0. Choose a larger one."
+    )),
+    (lambda: S.LazyConv2d(6, 3, groups=4), ArgumentError, (
+        "LazyConv2d expects groups that divide out_channels, 6, got 4. Choose a divisor."
+    )),
+    (lambda: S.LazyConv2d(6, 3, groups=3)(X), ArgumentError, (
+        "LazyConv2d expects groups that divide x's channels, 4, got 3. x: (1, 4, 8, 8). Choose a divisor."
+    )),
+    (lambda: S.LazyConv2d(6, 3)(X[0, 0]), ShapeError, (
+        "LazyConv2d expects x of shape (N, C, H, W) or (C, H, W), got (8, 8). Add or drop axes with unsqueeze or "
+        "flatten."
+    )),
+    (lambda: S.LazyConv2d(6, 3)([1.0]), ArgumentTypeError, (
+        "LazyConv2d expects x to be a tensor, got list. Call torch.as_tensor on it first."
+    )),
+    (lambda: S.LazyConvTranspose2d(6, 3)(X[:, :0]), ShapeError, (
+        "LazyConvTranspose2d expects x of at least one channel, got (1, 0, 8, 8). Give the first input channels."
+    )),
+    (lambda: S.Conv2d(3, 6, 3)(X), ShapeError, (
+        "Conv2d expects 3 channels, got 4. x: (1, 4, 8, 8). weight: (6, 3, 3, 3). Set in_channels=4, or check the "
+        "layer before."
+    )),
+    (lambda: S.Conv2d(4, 6, 9)(X), ShapeError, (
+        "Conv2d expects a window no larger than the padded input, 8, got 9. x: (1, 4, 8, 8). Make the kernel or its "
+        "dilation smaller, or pad more."
+    )),
+    (lambda: S.Conv2d(4, 6, 3, padding=8, padding_mode="reflect")(X), ArgumentError, (
+        "Conv2d expects a reflect padding of at most 7 on an axis of 8, got 8. x: (1, 4, 8, 8). Pad less, or use "
+        "padding_mode='replicate'."
+    )),
+    (lambda: S.Conv2d(4, 6, 3, padding=9, padding_mode="circular")(X), ArgumentError, (
+        "Conv2d expects a circular padding of at most 8 on an axis of 8, got 9. x: (1, 4, 8, 8). Pad less, or use "
+        "padding_mode='replicate'."
+    )),
+    (lambda: S.Conv2d(4, 6, 3, padding=1, padding_mode="replicate")(X[:, :, :0]), ShapeError, (
+        "Conv2d expects a window no larger than the padded input, 2, got 3. x: (1, 4, 0, 8). Make the kernel or its "
+        "dilation smaller, or pad more."
+    )),
+    (lambda: S.Conv2d(4, 6, 9, padding="same", padding_mode="reflect")(X[..., :4]), ArgumentError, (
+        "Conv2d expects a reflect padding of at most 3 on an axis of 4, got 4. x: (1, 4, 8, 4). Pad less, or use "
+        "padding_mode='replicate'."
+    )),
+    (lambda: S.Conv2d(4, 6, 3, padding=2**31, stride=2**31, padding_mode="replicate")(X), ShapeError, (
+        "Conv2d expects a padded input that fits memory, got (1, 4, 4294967304, 4294967304). x: (1, 4, 8, 8). Pad "
+        "less."
+    )),
+    (lambda: S.Conv2d(3, 6, 3, padding=1, padding_mode="reflect")(X), ShapeError, (
+        "Conv2d expects 3 channels, got 4. x: (1, 4, 8, 8). weight: (6, 3, 3, 3). Set in_channels=4, or check the "
+        "layer before."
+    )),
+    (lambda: S.ConvTranspose2d(4, 6, 3, padding=9, padding_mode="reflect")(X), ShapeError, (
+        "ConvTranspose2d expects padding that leaves an output, got 9. x: (1, 4, 8, 8). Pad less: 10 values come "
+        "out without."
+    )),
+    (lambda: S.ConvTranspose2d(4, 6, 3, padding=4, padding_mode="circular")(X[..., :6]), ShapeError, (
+        "ConvTranspose2d expects padding that leaves an output, got 4. x: (1, 4, 8, 6). Pad less: 8 values come out "
+        "without."
+    )),
+    (lambda: S.ConvTranspose2d(3, 6, 3, padding_mode="circular")(X), ShapeError, (
+        "ConvTranspose2d expects 3 channels, got 4. x: (1, 4, 8, 8). weight: (3, 6, 3, 3). Set in_channels=4, or "
+        "check the layer before."
+    )),
+    (lambda: S.ConvTranspose2d(4, 6, 3, stride=2)(X, [5]), ArgumentTypeError, (
+        "ConvTranspose2d expects an output_size of 2 or 4 integers, got [5]. x: (1, 4, 8, 8). Give the sizes of the "
+        "axes."
+    )),
+    (lambda: S.ConvTranspose2d(4, 6, 3, stride=2)(X, [5, 5]), ArgumentError, (
+        "ConvTranspose2d expects an output_size from (17, 17) to (18, 18), got (5, 5). x: (1, 4, 8, 8). A "
+        "convolution brings only these to x's size."
+    )),
+    (lambda: S.ConvTranspose2d(4, 6, 3, stride=2)(X, [17, 17.0]), ArgumentTypeError, (
+        "ConvTranspose2d expects an output_size of 2 or 4 integers, got [17, 17.0]. x: (1, 4, 8, 8). Give the sizes "
+        "of the axes."
+    )),
+    (lambda: S.ConvTranspose2d(4, 6, 3, 2, "same")(X, [17, 16]), ArgumentError, (
+        "ConvTranspose2d expects an output_size from (15, 15) to (16, 16), got (17, 16). x: (1, 4, 8, 8). A "
+        "convolution brings only these to x's size."
+    )),
+    (lambda: S.Conv2d(4, 6, 3)(X.double()), DtypeError, (
+        "Conv2d expects weight of x's type, float64, got float32. x: (1, 4, 8, 8). Convert one with .to()."
+    )),
 ]
 # fmt: on
 
 
 @pytest.mark.parametrize(("call", "kind", "message"), BAD, ids=[str(k) for k in range(len(BAD))])
-def test_bad_input_raises_its_message_takes_little_memory_and_changes_nothing(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
+def test_bad_input_raises_its_message_takes_little_memory_and_changes_nothing(
+    call: Callable[[], Any], kind: type[Exception], message: str
+) -> None:
     for _ in range(2):  # again from the cache
         with pytest.raises(kind) as raised, memory.at_most(2**29):
             call()
@@ -1098,7 +1410,9 @@ def test_windows_that_reach_far_are_computed_in_bounded_memory(
     function: str, shape: tuple[int, ...], weight: tuple[int, ...], arguments: dict[str, int], ours: str
 ) -> None:
     x, w = whole_numbers(shape), whole_numbers(weight)
-    assert torch.equal(getattr(SF, function)(x, w, **arguments), getattr(F, function)(x.double(), w.double(), **arguments).float())
+    assert torch.equal(
+        getattr(SF, function)(x, w, **arguments), getattr(F, function)(x.double(), w.double(), **arguments).float()
+    )
 
 
 def test_a_transposed_convolution_that_leaves_out_what_lies_behind_stays_with_a_method() -> None:
@@ -1135,7 +1449,7 @@ def test_the_operator_for_the_weight_gradient_refuses_an_empty_batch(name: str) 
         torch.ops.striate.conv_weight(empty, empty, [1, 1], [1, 1], [1, 1], [0, 0], 4, False, NUMBERS[name])
 
 
-# ------------------------------------------------------------------------------------------------------------ worked facts
+# --------------------------------------------------------------------------------------------------------- worked facts
 
 
 def filled(layer: Any, weight: Any) -> Any:
@@ -1204,7 +1518,12 @@ def test_the_backward_pass_by_hand(method: str) -> None:
 def test_sizes_parameters_and_macs_of_the_notes() -> None:
     ten = S.Conv2d(3, 10, 5, padding=2)
     assert ten(torch.ones(1, 3, 32, 32)).shape == (1, 10, 32, 32)
-    assert (parameters(ten), ten.weight[0].numel() + 1, ten.weight[0].numel(), macs(ten, (3, 32, 32))) == (760, 76, 75, 768_000)
+    assert (parameters(ten), ten.weight[0].numel() + 1, ten.weight[0].numel(), macs(ten, (3, 32, 32))) == (
+        760,
+        76,
+        75,
+        768_000,
+    )
     assert S.Conv2d(3, 6, 5)(torch.ones(1, 3, 32, 32)).shape == (1, 6, 28, 28)
     assert S.Conv2d(64, 32, 1)(torch.ones(1, 64, 56, 56)).shape == (1, 32, 56, 56)
     big = S.Conv2d(256, 256, 3)
@@ -1213,9 +1532,16 @@ def test_sizes_parameters_and_macs_of_the_notes() -> None:
     assert (parameters(narrow), parameters(wide), parameters(narrow, wide)) == (16_448, 147_712, 164_160)
     assert (macs(narrow, (256, 64, 64)), macs(wide, (64, 64, 64))) == (67_108_864, 566_820_864)
     full = S.Conv2d(128, 256, 3, padding="same", bias=False)
-    depthwise, pointwise = S.Conv2d(128, 128, 3, padding="same", groups=128, bias=False), S.Conv2d(128, 256, 1, bias=False)
+    depthwise, pointwise = (
+        S.Conv2d(128, 128, 3, padding="same", groups=128, bias=False),
+        S.Conv2d(128, 256, 1, bias=False),
+    )
     assert [parameters(layer) for layer in (full, depthwise, pointwise)] == [294_912, 1_152, 32_768]
-    assert [macs(layer, (128, 32, 32)) for layer in (full, depthwise, pointwise)] == [301_989_888, 1_179_648, 33_554_432]
+    assert [macs(layer, (128, 32, 32)) for layer in (full, depthwise, pointwise)] == [
+        301_989_888,
+        1_179_648,
+        33_554_432,
+    ]
     assert round(301_989_888 / (1_179_648 + 33_554_432), 2) == round(9 * 256 / (9 + 256), 2) == 8.69
 
 
@@ -1225,4 +1551,5 @@ def test_a_stack_of_three_by_threes_sees_two_more_pixels_each() -> None:
     for _ in range(4):
         y = SF.conv2d(y, torch.ones(1, 1, 1, 3), padding=(0, 1))
     (seen,) = torch.autograd.grad(y[0, 0, 0, 7], x)
-    assert seen[0, 0, 0].tolist() == [0] * 3 + [1, 4, 10, 16, 19, 16, 10, 4, 1] + [0] * 3  # 1 + 4·2 pixels, the middle most
+    # 1 + 4·2 pixels, the middle most
+    assert seen[0, 0, 0].tolist() == [0] * 3 + [1, 4, 10, 16, 19, 16, 10, 4, 1] + [0] * 3

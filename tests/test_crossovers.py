@@ -11,7 +11,9 @@ from striate.nn import functional as SF
 from striate.ops import choose, conv, crossovers
 
 
-def call(shape: tuple[int, ...], weight: tuple[int, ...], map: str = "forward", last: bool = False, **arguments: int) -> conv.Call:
+def call(
+    shape: tuple[int, ...], weight: tuple[int, ...], map: str = "forward", last: bool = False, **arguments: int
+) -> conv.Call:
     groups = arguments.pop("groups", 1)
     rest = (arguments.get("stride", 1), arguments.get("padding", 0), arguments.get("dilation", 1))
     return conv.Call(map, conv._plan(shape, weight, len(weight) - 2, *rest, groups, "test"), last, torch.float32, None)
@@ -65,7 +67,9 @@ def test_a_reason_says_by_how_much_another_method_was_faster() -> None:
     assert reasons["pointwise"] == "it is for one tap, one group and no padding"
     assert reasons["torch_channels_last"] == "the activations are channels_last already"
     assert str(reasons["direct"]).startswith("torch took 0.")
-    assert str(reasons["direct"]).endswith("of its time for 2d dense, up to 64 channels, a larger stride, large images in channels order")
+    assert str(reasons["direct"]).endswith(
+        "of its time for 2d dense, up to 64 channels, a larger stride, large images in channels order"
+    )
 
 
 def test_a_method_asked_for_goes_first_and_one_that_cannot_is_passed_over() -> None:
@@ -73,7 +77,9 @@ def test_a_method_asked_for_goes_first_and_one_that_cannot_is_passed_over() -> N
     expected = torch.nn.functional.conv2d(x, w)
     for name in conv.NAMES:
         y = conv.conv(x, w, dims=2, method=name)
-        if name.startswith("winograd") or conv.method_for(call((2, 5, 9, 8), (40, 5, 3, 3))._replace(method=name)).name.startswith("winograd"):
+        if name.startswith("winograd") or conv.method_for(
+            call((2, 5, 9, 8), (40, 5, 3, 3))._replace(method=name)
+        ).name.startswith("winograd"):
             torch.testing.assert_close(y, expected, atol=1e-3, rtol=0)  # or it cannot, and Winograd's is the fastest
         else:
             assert torch.equal(y, expected), name
@@ -97,7 +103,8 @@ def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(ArgumentError) as raised:
         conv.conv(torch.ones(1, 1, 4, 4), torch.ones(1, 1, 2, 2), dims=2, where="conv2d", method="fast")
     assert str(raised.value) == (
-        "conv2d expects method to be one of depthwise, direct, winograd_4x4, winograd_2x2, unfolded, pointwise, torch_channels_last, torch, "
+        "conv2d expects method to be one of depthwise, direct, winograd_4x4, winograd_2x2, unfolded, pointwise, "
+        "torch_channels_last, torch, "
         "reference, got 'fast'. Leave it out for the fastest."
     )
 

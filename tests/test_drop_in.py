@@ -1,4 +1,5 @@
-"""striate.nn in torch.nn's place: its names, its signatures, the course notes' code, and models swapped there and back."""
+"""striate.nn in torch.nn's place: its names, its signatures, the course notes' code, and models swapped there and back.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ from striate.nn import container, swap
 
 PACKAGE = Path(striate.__file__).parent
 
-# The code samples of the course notes (IOAI notes on pooling and normalization; ApX on batch normalization in practice),
-# their import line changed and nothing else, indentation restored.
+# The code samples of the course notes (IOAI notes on pooling and normalization; ApX on batch normalization in
+# practice), their import line changed and nothing else, indentation restored.
 NOTES = {
     "pooling": """
 import striate.nn as nn
@@ -165,7 +166,12 @@ def test_our_classes_replace_torchs_and_subclass_them() -> None:
         assert inspect.signature(ours) == inspect.signature(theirs)
     convs = {f"{lazy}Conv{kind}{d}d" for lazy in ("", "Lazy") for kind in ("", "Transpose") for d in (1, 2, 3)}
     pools = {f"{kind}Pool{d}d" for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg") for d in (1, 2, 3)}
-    norms = {f"{kind}Norm{d}d" for kind in ("Batch", "Instance") for d in (1, 2, 3)} | {"GroupNorm", "LayerNorm", "LocalResponseNorm", "RMSNorm"}
+    norms = {f"{kind}Norm{d}d" for kind in ("Batch", "Instance") for d in (1, 2, 3)} | {
+        "GroupNorm",
+        "LayerNorm",
+        "LocalResponseNorm",
+        "RMSNorm",
+    }
     assert {theirs.__name__ for theirs in swap.BASES} == convs | pools | norms | {"ChannelShuffle"}
 
 
@@ -207,7 +213,9 @@ class Net(torch.nn.Module):
         self.mine = conv(8, 8, 3)
         self.pool = torch.nn.MaxPool2d(2)
         self.again = self.pool
-        self.head = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.LayerNorm(8), torch.nn.Linear(8, 4))
+        self.head = torch.nn.Sequential(
+            torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.LayerNorm(8), torch.nn.Linear(8, 4)
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.again(self.pool(self.mine(self.stem(x)))))
@@ -248,13 +256,17 @@ def test_accelerate_keeps_objects_hooks_mode_and_names_and_computes_the_same() -
     assert all(m is objects[n] for n, m in model.named_modules())
     assert all(p is parameters[n] for n, p in model.named_parameters())
     assert not model.pool.training
-    assert isinstance(model.pool, nn.MaxPool2d) and isinstance(model.head[2], nn.LayerNorm) and model.again is model.pool
+    assert (
+        isinstance(model.pool, nn.MaxPool2d) and isinstance(model.head[2], nn.LayerNorm) and model.again is model.pool
+    )
     assert model.stem(x).is_contiguous()
     assert repr(model) == repr(Net().eval())
 
 
 def fused_pair() -> torch.nn.Sequential:
-    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.MaxPool2d(2)
+    )
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -267,14 +279,22 @@ def test_an_accelerated_container_computes_what_its_modules_compute_and_restore_
     assert model[2](torch.tensor(-1.0)) == 0 and repr(model) == before
     (ours,), (theirs,) = ([m(x).square().sum()] for m in (model, twin))
     torch.testing.assert_close(ours, theirs)
-    for p, q in zip(torch.autograd.grad(ours, list(model.parameters())), torch.autograd.grad(theirs, list(twin.parameters())), strict=True):
+    for p, q in zip(
+        torch.autograd.grad(ours, list(model.parameters())),
+        torch.autograd.grad(theirs, list(twin.parameters())),
+        strict=True,
+    ):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-4)
     if training:
         torch.testing.assert_close(model[1].running_var, twin[1].running_var)
     swapped = [type(m) for m in model.modules()]
     assert swapped == [type(m) for m in striate.accelerate(model).modules()]  # once more changes nothing
     copied = copy.deepcopy(model)
-    assert [type(m) for m in striate.restore(model).modules()] == classes == [type(m) for m in striate.restore(copied).modules()]
+    assert (
+        [type(m) for m in striate.restore(model).modules()]
+        == classes
+        == [type(m) for m in striate.restore(copied).modules()]
+    )
     torch.testing.assert_close(model(x), copied(x))
 
 
@@ -282,7 +302,9 @@ class Block(torch.nn.Sequential):
     """A subclass that has Sequential's forward."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(torch.nn.Conv2d(inputs, outputs, 3), torch.nn.BatchNorm2d(outputs), torch.nn.ReLU(inplace=True))
+        super().__init__(
+            torch.nn.Conv2d(inputs, outputs, 3), torch.nn.BatchNorm2d(outputs), torch.nn.ReLU(inplace=True)
+        )
         self.outputs = outputs
 
     def widest(self) -> int:
@@ -300,7 +322,9 @@ def test_subclasses_of_sequential_share_and_stay_what_they_are() -> None:
     striate.accelerate(model)
     kind = type(model[0])
     assert kind is not Block and isinstance(model[0], Block) and kind is type(model[1]) and type(model[2]) is Loud
-    assert (kind.__name__, kind.__module__, kind.__qualname__) == ("Block", __name__, "Block") and model[0].widest() == 4
+    assert (kind.__name__, kind.__module__, kind.__qualname__) == ("Block", __name__, "Block") and model[
+        0
+    ].widest() == 4
     torch.testing.assert_close(model(x), twin(x))
     for copied in (copy.deepcopy(model), copy.copy(model[0]), pickle.loads(pickle.dumps(model))):
         one = copied if isinstance(copied, Block) else copied[0]
@@ -309,7 +333,9 @@ def test_subclasses_of_sequential_share_and_stay_what_they_are() -> None:
     assert [type(m) for m in striate.restore(model).modules()] == [type(m) for m in twin.modules()]
 
 
-@pytest.mark.parametrize("replaced", ["norm by a group norm", "norm by nothing", "pool", "activation", "activation and pool"])
+@pytest.mark.parametrize(
+    "replaced", ["norm by a group norm", "norm by nothing", "pool", "activation", "activation and pool"]
+)
 def test_parts_may_be_replaced_after_accelerate(replaced: str) -> None:
     model = fused_pair()
     model.append(torch.nn.Conv2d(8, 8, 3)), model.append(torch.nn.ReLU()), model.append(torch.nn.MaxPool2d(2))
@@ -342,7 +368,10 @@ def test_features_may_be_tapped_sliced_and_hooked(accelerated: bool) -> None:
             y = layer(y)
             kept.append(y)
         kept += [model[:k](x) for k in range(1, 8)]
-        handles = [layer.register_forward_hook(lambda m, args, y, seen=seen: seen.append(y.detach().clone())) for layer in model]
+        handles = [
+            layer.register_forward_hook(lambda m, args, y, seen=seen: seen.append(y.detach().clone()))
+            for layer in model
+        ]
         kept.append(model(x))
         for handle in handles:
             handle.remove()
@@ -365,9 +394,13 @@ KINDS_OF_HOOKS: dict[str, Any] = {
     "forward": lambda m, told: m.register_forward_hook(lambda m, args, y: told.append(y.detach().clone())),
     "forward pre": lambda m, told: m.register_forward_pre_hook(lambda m, args: told.append(args[0].detach().clone())),
     "full backward": lambda m, told: m.register_full_backward_hook(lambda m, dx, dy: told.append(dy[0].clone())),
-    "full backward, half": lambda m, told: m.register_full_backward_hook(lambda m, dx, dy: (told.append(dy[0].clone()), (dx[0] / 2,))[1]),
+    "full backward, half": lambda m, told: m.register_full_backward_hook(
+        lambda m, dx, dy: (told.append(dy[0].clone()), (dx[0] / 2,))[1]
+    ),
     "backward pre": lambda m, told: m.register_full_backward_pre_hook(lambda m, dy: told.append(dy[0].clone())),
-    "backward pre, half": lambda m, told: m.register_full_backward_pre_hook(lambda m, dy: (told.append(dy[0].clone()), (dy[0] / 2,))[1]),
+    "backward pre, half": lambda m, told: m.register_full_backward_pre_hook(
+        lambda m, dy: (told.append(dy[0].clone()), (dy[0] / 2,))[1]
+    ),
 }
 
 
@@ -397,7 +430,9 @@ def test_global_hooks_see_every_call() -> None:
     counts = []
     for one in (model, theirs):
         seen: list[str] = []
-        handle = torch.nn.modules.module.register_module_forward_hook(lambda m, args, y, seen=seen: seen.append(type(m).__name__))
+        handle = torch.nn.modules.module.register_module_forward_hook(
+            lambda m, args, y, seen=seen: seen.append(type(m).__name__)
+        )
         try:
             one(torch.randn(2, 3, 8, 8))
         finally:
@@ -407,7 +442,9 @@ def test_global_hooks_see_every_call() -> None:
 
 
 def test_converters_of_torchs_find_norms_and_activations_apart() -> None:
-    model = striate.accelerate(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU())).eval()
+    model = striate.accelerate(
+        torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
+    ).eval()
     x, twin = torch.randn(2, 3, 8, 8), copy.deepcopy(model)
     folded = torch.nn.Sequential(torch.nn.utils.fusion.fuse_conv_bn_eval(model[0], model[1]), model[2])
     torch.testing.assert_close(folded(x), twin(x), rtol=1e-4, atol=1e-4)
@@ -452,11 +489,25 @@ def awkward(kind: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "kind", ["random", "ties", "zeros and negative", "zeros of both signs", "negative", "ties at 6 and above", "NaN", "infinite"]
+    "kind",
+    [
+        "random",
+        "ties",
+        "zeros and negative",
+        "zeros of both signs",
+        "negative",
+        "ties at 6 and above",
+        "NaN",
+        "infinite",
+    ],
 )
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("act", [torch.nn.ReLU(), torch.nn.ReLU(inplace=True), torch.nn.ReLU6()], ids=["relu", "relu in place", "relu6"])
-def test_an_activation_behind_max_pooling_gives_the_bits_it_gives_before(act: torch.nn.Module, pooling: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    "act", [torch.nn.ReLU(), torch.nn.ReLU(inplace=True), torch.nn.ReLU6()], ids=["relu", "relu in place", "relu6"]
+)
+def test_an_activation_behind_max_pooling_gives_the_bits_it_gives_before(
+    act: torch.nn.Module, pooling: str, kind: str
+) -> None:
     model = before_pooling(copy.deepcopy(act), torch.nn.MaxPool2d(**POOLINGS[pooling]))
     twin = striate.accelerate(copy.deepcopy(model))
     x = awkward(kind)
@@ -482,7 +533,9 @@ def test_relu_is_computed_behind_max_pooling() -> None:
         module.register_forward_hook(lambda m, args, y: seen.append(y))
     (ours, theirs), weights = (model(x), plain(x)), ([*m.parameters()] for m in (model, plain))
     assert torch.equal(ours, theirs) and len(seen) == len(list(plain.modules()))
-    for p, q in zip(*(torch.autograd.grad(y.square().sum(), w) for y, w in zip((ours, theirs), weights, strict=True)), strict=True):
+    for p, q in zip(
+        *(torch.autograd.grad(y.square().sum(), w) for y, w in zip((ours, theirs), weights, strict=True)), strict=True
+    ):
         torch.testing.assert_close(p, q)
     torch.testing.assert_close(model(x), torch_twin(plain)(x))
 
@@ -530,7 +583,10 @@ def test_accelerate_leaves_subclasses_alone_and_says_so() -> None:
     model = Net(Mine)
     with pytest.warns(UserWarning) as warned:
         striate.accelerate(model)
-    assert str(warned[0].message) == "accelerate left 1 of 6 layers to torch: 1 Mine (mine), a subclass of Conv2d with code of its own."
+    assert (
+        str(warned[0].message)
+        == "accelerate left 1 of 6 layers to torch: 1 Mine (mine), a subclass of Conv2d with code of its own."
+    )
     assert type(model.mine) is Mine
     striate.restore(model)
     assert type(model.mine) is Mine
@@ -561,8 +617,10 @@ def test_layers_left_to_torch_are_counted_by_class() -> None:
     with pytest.warns(UserWarning) as warned:
         striate.accelerate(model)
     assert str(warned[0].message) == (
-        "accelerate left 6 of 7 layers to torch: 5 Norm (1, 2, 3 and 2 more), a subclass of LayerNorm with code of its own; 1 Mine (6), a "
-        "subclass of Conv2d with code of its own, whose input is laid out contiguous: in channels_last oneDNN's gradient of one tap with a "
+        "accelerate left 6 of 7 layers to torch: 5 Norm (1, 2, 3 and 2 more), a subclass of LayerNorm with code of "
+        "its own; 1 Mine (6), a "
+        "subclass of Conv2d with code of its own, whose input is laid out contiguous: in channels_last oneDNN's "
+        "gradient of one tap with a "
         "stride is unsafe."
     )
 
@@ -617,12 +675,18 @@ print(striate.native_info()["core"], striate.native_info()["native"])
     )
     result = run(code, "-S")  # -S: no installed striate comes first
     assert result.returncode == 0, result.stderr
-    told = "1 striate's native core is not installed; every layer uses torch's operator instead. Reinstall striate with a C++ compiler (g++) at hand."
+    told = (
+        "1 striate's native core is not installed; every layer uses torch's operator instead. Reinstall striate "
+        "with a C++ compiler (g++) at hand."
+    )
     assert result.stdout.splitlines() == [told, "False []"]
 
 
 def test_importing_striate_brings_no_plotting_data_or_image_library() -> None:
-    result = run("import striate, sys; print(sorted({'matplotlib', 'sklearn', 'PIL', 'scipy', 'safetensors'} & set(sys.modules)))")
+    result = run(
+        "import striate, sys; print(sorted({'matplotlib', 'sklearn', 'PIL', 'scipy', 'safetensors'} & "
+        "set(sys.modules)))"
+    )
     assert result.stdout.strip() == "[]", result.stderr
 
 
@@ -682,7 +746,10 @@ def test_an_unknown_instruction_set_is_refused_by_name() -> None:
         use_isa("avx1024")
     assert (
         str(raised.value)
-        == f"use_isa expects an instruction set of this machine, got 'avx1024'. Choose one of {striate.native_info()['isa_available']}."
+        == (
+            "use_isa expects an instruction set of this machine, got 'avx1024'. Choose one of "
+            f"{striate.native_info()['isa_available']}."
+        )
     )
 
 
@@ -693,17 +760,32 @@ def test_striate_isa_sets_the_instruction_set_at_start() -> None:
     assert result.stdout.strip() == "baseline", result.stderr
     result = subprocess.run(start, capture_output=True, text=True, env={**os.environ, "STRIATE_ISA": "neon9"})
     available = striate.native_info()["isa_available"]
-    assert f"STRIATE_ISA=neon9 is none of this machine's instruction sets, {available}; the best is used." in result.stderr
+    assert (
+        f"STRIATE_ISA=neon9 is none of this machine's instruction sets, {available}; the best is used." in result.stderr
+    )
 
 
 def test_a_missing_compiler_gives_one_clear_message(tmp_path: Path) -> None:
     cmake, root = shutil.which("cmake", path=str(Path(sys.executable).parent)), PACKAGE.parent.parent
     assert cmake, "the test extra installs cmake beside python"
-    command = [cmake, "-S", str(root), "-B", str(tmp_path), "-G", "Unix Makefiles", "-DCMAKE_MAKE_PROGRAM=/usr/bin/make"]
+    command = [
+        cmake,
+        "-S",
+        str(root),
+        "-B",
+        str(tmp_path),
+        "-G",
+        "Unix Makefiles",
+        "-DCMAKE_MAKE_PROGRAM=/usr/bin/make",
+    ]
     result = subprocess.run(command, capture_output=True, text=True, env={"PATH": "/nowhere"})
     told = " ".join(result.stderr.split())
     assert result.returncode != 0
-    assert "striate needs a C++20 compiler and found none. Install one (Debian, Ubuntu: apt install g++) or set CXX to its path." in told
+    assert (
+        "striate needs a C++20 compiler and found none. Install one (Debian, Ubuntu: apt install g++) or set CXX to "
+        "its path."
+        in told
+    )
     assert told.count("CMake Error") == 1
 
 

@@ -1,7 +1,10 @@
-"""striate's layers in PyTorch's tools: a table of situations and a table of layers, each against its twin from ``torch.nn``.
+"""striate's layers in PyTorch's tools: a table of situations and a table of layers, each against its twin from
+``torch.nn``.
 
-Plain eager calls run on striate's kernels. In every other situation a layer is its ``torch.nn`` namesake, so that a tool meets what it
-knows: numbers are the twin's to the bit, and no operator of striate's is called. docs/guide/ecosystem.md has a row for each situation.
+Plain eager calls run on striate's kernels. In every other situation a layer is its ``torch.nn`` namesake, so that a
+tool meets what it
+knows: numbers are the twin's to the bit, and no operator of striate's is called. docs/guide/ecosystem.md has a row for
+each situation.
 """
 
 from __future__ import annotations
@@ -48,11 +51,12 @@ def one_thread(same_threads_and_seed: None) -> Iterator[None]:
     """Samples are tiny: threads only wait for one another."""
     torch.set_num_threads(1)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # of sizes that become constants, in torch's layers as well
+        # of sizes that become constants, in torch's layers as well
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         yield
 
 
-# ------------------------------------------------------------------------------------------- layers, and torch's twin of each
+# ------------------------------------------------------------------------------------- layers, and torch's twin of each
 
 
 class _Global(torch.nn.Module):
@@ -151,7 +155,10 @@ def _twins(d: int) -> dict[str, Callable[..., torch.nn.Module]]:
     """What only striate has, composed of torch's layers under the same names of parameters."""
 
     def separable(i: int, o: int, k: int, padding: int) -> torch.nn.Module:
-        steps = {"depthwise": _convolution(d, i, i, k, padding=padding, groups=i), "pointwise": _convolution(d, i, o, 1)}
+        steps = {
+            "depthwise": _convolution(d, i, i, k, padding=padding, groups=i),
+            "pointwise": _convolution(d, i, o, 1),
+        }
         return torch.nn.Sequential(OrderedDict(steps))
 
     def block(i: int, o: int, k: int, padding: int) -> torch.nn.Module:
@@ -212,7 +219,8 @@ class _Frozen(torch.nn.BatchNorm2d):
 
 
 class _Circular(torch.nn.ConvTranspose2d):
-    """The adjoint of a circular convolution of three taps: what came to lie in the padding is added at the other end."""
+    """The adjoint of a circular convolution of three taps: what came to lie in the padding is added at the other end.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.conv_transpose2d(x, self.weight)
@@ -246,7 +254,8 @@ class Row(NamedTuple):
 
     make: Callable[[Any], torch.nn.Module]
     shape: tuple[int, ...]
-    own: bool = False  # torch has no such layer: its twin is composed, and need not have the same bits or call the same operators
+    # torch has no such layer: its twin is composed, and need not have the same bits or call the same operators
+    own: bool = False
     train: bool = True
     format: torch.memory_format = torch.contiguous_format
     prefer: str = "direct"  # the method by which a convolution is computed, however small
@@ -260,8 +269,19 @@ def _restored(model: torch.nn.Module) -> torch.nn.Module:
 
 def _accelerated() -> torch.nn.Module:
     t = torch.nn
-    head = [t.GroupNorm(2, 8), t.LeakyReLU(0.2), t.AdaptiveAvgPool2d(2), t.Flatten(), t.Linear(32, 5), t.BatchNorm1d(5, eps=0.1), t.ReLU6()]  # eps: of two values a norm amplifies roundings
-    return striate.accelerate(t.Sequential(t.Conv2d(3, 8, 3), t.BatchNorm2d(8), t.ReLU(), t.Conv2d(8, 8, 3), t.ReLU(), t.MaxPool2d(2), *head))
+    # eps: of two values a norm amplifies roundings
+    head = [
+        t.GroupNorm(2, 8),
+        t.LeakyReLU(0.2),
+        t.AdaptiveAvgPool2d(2),
+        t.Flatten(),
+        t.Linear(32, 5),
+        t.BatchNorm1d(5, eps=0.1),
+        t.ReLU6(),
+    ]
+    return striate.accelerate(
+        t.Sequential(t.Conv2d(3, 8, 3), t.BatchNorm2d(8), t.ReLU(), t.Conv2d(8, 8, 3), t.ReLU(), t.MaxPool2d(2), *head)
+    )
 
 
 def _rows() -> Iterator[tuple[str, Row]]:
@@ -281,9 +301,15 @@ def _rows() -> Iterator[tuple[str, Row]]:
         yield f"BatchNorm{d}d", Row(lambda n, of=of: of(n, "BatchNorm")(4), x)
         yield f"BatchNorm{d}d in evaluation", Row(lambda n, of=of: of(n, "BatchNorm")(4), x, train=False)
         yield f"InstanceNorm{d}d", Row(lambda n, of=of: of(n, "InstanceNorm")(4, affine=True), x)
-        yield f"PointwiseConv{d}d", Row(lambda n, of=of: of(n, "PointwiseConv")(4, 8), x, prefer="pointwise", kernel=False)
+        yield (
+            f"PointwiseConv{d}d",
+            Row(lambda n, of=of: of(n, "PointwiseConv")(4, 8), x, prefer="pointwise", kernel=False),
+        )
         yield f"DepthwiseConv{d}d", Row(lambda n, of=of: of(n, "DepthwiseConv")(4, 3, padding=1), x, prefer="depthwise")
-        yield f"DepthwiseSeparableConv{d}d", Row(lambda n, of=of: of(n, "DepthwiseSeparableConv")(4, 6, 3, padding=1), x)
+        yield (
+            f"DepthwiseSeparableConv{d}d",
+            Row(lambda n, of=of: of(n, "DepthwiseSeparableConv")(4, 6, 3, padding=1), x),
+        )
         yield f"ConvNormAct{d}d", Row(lambda n, of=of: of(n, "ConvNormAct")(4, 6, 3, padding=1), x)
         yield f"BlurPool{d}d", Row(lambda n, of=of: of(n, "BlurPool")(4), x)
         small = (2, 3, *(4,) * d)
@@ -294,7 +320,10 @@ def _rows() -> Iterator[tuple[str, Row]]:
             yield f"BatchNorm{d}d channels_last", Row(lambda n, of=of: of(n, "BatchNorm")(4), x, format=last[d])
     x = sizes[2]
     yield "Conv2d depthwise 5×5", Row(lambda n: n.Conv2d(4, 8, 5, padding=2, groups=4), x, prefer="depthwise")
-    yield "Conv2d grouped, strided, dilated", Row(lambda n: n.Conv2d(4, 6, (3, 2), 2, 1, (1, 2), groups=2, bias=False), x)
+    yield (
+        "Conv2d grouped, strided, dilated",
+        Row(lambda n: n.Conv2d(4, 6, (3, 2), 2, 1, (1, 2), groups=2, bias=False), x),
+    )
     yield "Conv2d circular", Row(lambda n: n.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), x)
     yield "Conv2d same", Row(lambda n: n.Conv2d(4, 6, 4, padding="same"), x)
     yield "Conv2d by Winograd", Row(lambda n: n.Conv2d(16, 16, 3, padding=1), (1, 16, 8, 8), prefer="winograd_2x2")
@@ -329,16 +358,38 @@ def _rows() -> Iterator[tuple[str, Row]]:
     yield "Bottleneck", Row(lambda n: n.Bottleneck(4, 2, 6), x)
     yield "SpatiallySeparableConv2d", Row(lambda n: n.SpatiallySeparableConv2d(4, 6, 3), x)
     yield "SqueezeExcite", Row(lambda n: n.SqueezeExcite(4, 2), x, own=True)
-    yield "Conv2d same, strided", Row(lambda n: n.Conv2d(4, 6, 3, 2, "same") if n is nn else _Same(n.Conv2d(4, 6, 3, 2), 0.0), x, own=True)
-    yield "ConvTranspose2d circular", Row(lambda n: n.ConvTranspose2d(4, 6, 3, padding=1, padding_mode="circular") if n is nn else _Circular(4, 6, 3), x, own=True)
-    yield "ConvTranspose2d same", Row(lambda n: n.ConvTranspose2d(4, 6, 3, 2, "same") if n is nn else _Cropped(4, 6, 3), x, own=True)
-    yield "AvgPool2d same", Row(lambda n: n.AvgPool2d(3, 2, "same") if n is nn else _Same(n.AvgPool2d(3, 2), 0.0), x, own=True)
-    yield "MaxPool2d same", Row(lambda n: n.MaxPool2d(3, 2, "same") if n is nn else _Same(n.MaxPool2d(3, 2), -torch.inf), x, own=True)
+    yield (
+        "Conv2d same, strided",
+        Row(lambda n: n.Conv2d(4, 6, 3, 2, "same") if n is nn else _Same(n.Conv2d(4, 6, 3, 2), 0.0), x, own=True),
+    )
+    yield (
+        "ConvTranspose2d circular",
+        Row(
+            lambda n: n.ConvTranspose2d(4, 6, 3, padding=1, padding_mode="circular") if n is nn else _Circular(4, 6, 3),
+            x,
+            own=True,
+        ),
+    )
+    yield (
+        "ConvTranspose2d same",
+        Row(lambda n: n.ConvTranspose2d(4, 6, 3, 2, "same") if n is nn else _Cropped(4, 6, 3), x, own=True),
+    )
+    yield (
+        "AvgPool2d same",
+        Row(lambda n: n.AvgPool2d(3, 2, "same") if n is nn else _Same(n.AvgPool2d(3, 2), 0.0), x, own=True),
+    )
+    yield (
+        "MaxPool2d same",
+        Row(lambda n: n.MaxPool2d(3, 2, "same") if n is nn else _Same(n.MaxPool2d(3, 2), -torch.inf), x, own=True),
+    )
     image = (2, 3, 16, 16)
     yield "models.cnn_bn", Row(lambda n: models.cnn_bn(), image, twin=_restored)
     yield "models.mlp_bn", Row(lambda n: models.mlp_bn(12, 8, 3), (6, 12), twin=_restored)
     yield "models.resnet_cifar", Row(lambda n: models.resnet_cifar(layers=8), image, twin=_restored)
-    yield "models.InvertedResidual", Row(lambda n: models.mobilenet.InvertedResidual(4, 4, 1, 2), (2, 4, 6, 6), twin=_restored)
+    yield (
+        "models.InvertedResidual",
+        Row(lambda n: models.mobilenet.InvertedResidual(4, 4, 1, 2), (2, 4, 6, 6), twin=_restored),
+    )
     yield "models.convnext.Block", Row(lambda n: models.convnext.Block(4), (2, 4, 7, 7), twin=_restored)
     yield "an accelerated net", Row(lambda n: _accelerated(), image, twin=_restored)
 
@@ -369,12 +420,17 @@ def pair(row: Row) -> tuple[torch.nn.Module, torch.nn.Module, Tensor]:
 
 
 def test_the_table_has_every_layer_of_striate() -> None:
-    public = {name for family in (blocks, conv, local, norm, pool) for name in family.__all__ if isinstance(getattr(family, name), type)}
+    public = {
+        name
+        for family in (blocks, conv, local, norm, pool)
+        for name in family.__all__
+        if isinstance(getattr(family, name), type)
+    }
     made = {type(m) for row in ROWS.values() for m in row.make(nn).modules()}
     assert sorted(name for name in public if getattr(nn, name) not in made) == []
 
 
-# ----------------------------------------------------------------------------------------------------- what the situations share
+# -------------------------------------------------------------------------------------------- what the situations share
 
 
 def call(layer: torch.nn.Module, x: Tensor) -> Tensor:
@@ -383,7 +439,9 @@ def call(layer: torch.nn.Module, x: Tensor) -> Tensor:
 
 
 def weigh(y: Tensor) -> Tensor:
-    """A number that every value of y counts in, each otherwise: a norm's sum of squares would hardly depend on its input."""
+    """A number that every value of y counts in, each otherwise: a norm's sum of squares would hardly depend on its
+    input.
+    """
     return (y * torch.arange(y.numel(), dtype=torch.float32, device=y.device).cos().to(y.dtype).view(y.shape)).sum()
 
 
@@ -437,7 +495,9 @@ def is_ours(module: Any) -> bool:
 
 def composed(layer: torch.nn.Module) -> bool:
     """Whether it is a twin that is made here, of which no tool needs to know anything."""
-    return not is_ours(layer) and any(type(m).__module__ == __name__ or type(m).__module__.startswith("striate.") for m in layer.modules())
+    return not is_ours(layer) and any(
+        type(m).__module__ == __name__ or type(m).__module__.startswith("striate.") for m in layer.modules()
+    )
 
 
 @contextlib.contextmanager
@@ -455,10 +515,22 @@ def same(got: Any, expected: Any, row: Row, exact: bool, where: str = "result") 
     assert form == their_form or row.own, (where, form, their_form)
     assert ours or where != "result"
     tensors = [[v for v in leaves if isinstance(v, Tensor)] for leaves in (ours, theirs)]
-    finite = [float(t.detach().abs().max()) for t in tensors[1] if t.is_floating_point() and t.numel() and t.device.type != "meta"]
-    size = max([1.0, *finite]) if row.twin is not None else 1.0  # of all: what is nought but for rounding has a net's magnitude
+    finite = [
+        float(t.detach().abs().max())
+        for t in tensors[1]
+        if t.is_floating_point() and t.numel() and t.device.type != "meta"
+    ]
+    # of all: what is nought but for rounding has a net's magnitude
+    size = max([1.0, *finite]) if row.twin is not None else 1.0
     for k, (a, b) in enumerate(zip(*tensors, strict=True)):
-        assert a.dtype == b.dtype and a.shape == b.shape and type(a) is type(b), (where, k, a.dtype, b.dtype, a.shape, b.shape)
+        assert a.dtype == b.dtype and a.shape == b.shape and type(a) is type(b), (
+            where,
+            k,
+            a.dtype,
+            b.dtype,
+            a.shape,
+            b.shape,
+        )
         if a.device.type == "meta":
             continue
         if exact and not row.own:
@@ -466,12 +538,14 @@ def same(got: Any, expected: Any, row: Row, exact: bool, where: str = "result") 
         else:
             digits = max(torch.finfo(b.dtype).eps, 1e-12) if b.is_floating_point() or b.is_complex() else 0.0
             largest = max(size, float(b.detach().abs().max())) if b.numel() else 1.0
-            torch.testing.assert_close(a, b, rtol=800 * digits, atol=80 * digits * largest, msg=lambda m, k=k: f"{where} {k}: {m}")
+            torch.testing.assert_close(
+                a, b, rtol=800 * digits, atol=80 * digits * largest, msg=lambda m, k=k: f"{where} {k}: {m}"
+            )
     if not row.own:
         assert [v for v in ours if not isinstance(v, Tensor)] == [v for v in theirs if not isinstance(v, Tensor)], where
 
 
-# ------------------------------------------------------------------------------------------------------------- the situations
+# ------------------------------------------------------------------------------------------------------- the situations
 
 Run = Callable[[torch.nn.Module, Tensor], Any]
 Only = Callable[[str, torch.nn.Module], bool]
@@ -555,7 +629,10 @@ def situation(
 
 
 COUNTS = "it counts batches in place, in a buffer from outside of the transform"
-NORMS = r"BatchNorm\dd( channels_last| of all batches| of a matrix)?|ConvNormAct\dd|BatchNormAct2d|GhostBatchNorm2d|SyncBatchNorm"
+NORMS = (
+    r"BatchNorm\dd( channels_last| of all batches| of a "
+    r"matrix)?|ConvNormAct\dd|BatchNormAct2d|GhostBatchNorm2d|SyncBatchNorm"
+)
 NETS = r"models\.(cnn_bn|mlp_bn|resnet_cifar|InvertedResidual)|an accelerated net"
 COUNTING = {f"{NORMS}|{NETS}": COUNTS}
 MOVING = {"InstanceNorm2d with statistics": "it moves running statistics that are not batched"}
@@ -574,7 +651,9 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
 @situation("`torch.vmap` over another axis, in chunks, in `vmap`", refused=COUNTING | MOVING)
 def _(layer: torch.nn.Module, x: Tensor) -> Any:
     chunked = torch.vmap(lambda s: call(layer, s), in_dims=-1, out_dims=1, chunk_size=2)
-    return chunked(torch.stack([x, 2 * x, x.flip(0)], -1)), func.vmap(func.vmap(layer))(torch.stack([x, 2 * x]).unsqueeze(0))
+    return chunked(torch.stack([x, 2 * x, x.flip(0)], -1)), func.vmap(func.vmap(layer))(
+        torch.stack([x, 2 * x]).unsqueeze(0)
+    )
 
 
 @situation("an ensemble: `stack_module_state`, `functional_call` and `vmap`", refused=READ, only=where_parameters_are)
@@ -605,7 +684,9 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
 @situation("per-sample gradients: `vmap` of `grad`", refused=COUNTING | MOVING)
 def _(layer: torch.nn.Module, x: Tensor) -> Any:
     f = functional(layer)
-    return func.vmap(func.grad(lambda p, s: weigh(f(p, s)), argnums=(0, 1)), in_dims=(None, 0))(weights(layer), torch.stack([x, -x]))
+    return func.vmap(func.grad(lambda p, s: weigh(f(p, s)), argnums=(0, 1)), in_dims=(None, 0))(
+        weights(layer), torch.stack([x, -x])
+    )
 
 
 def replaced(name: str, layer: torch.nn.Module) -> bool:
@@ -618,7 +699,9 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
     return SITUATIONS["per-sample gradients: `vmap` of `grad`"].run(func.replace_all_batch_norm_modules_(layer), x)
 
 
-@situation("transforms of something else, with the layer called inside: its weights and input are plain", refused=COUNTING)
+@situation(
+    "transforms of something else, with the layer called inside: its weights and input are plain", refused=COUNTING
+)
 def _(layer: torch.nn.Module, x: Tensor) -> Any:
     size = call(copy.deepcopy(layer).to("meta"), x.to("meta")).flatten(1).shape[1]
     w = torch.linspace(-1, 1, 2 * size).view(size, 2)
@@ -632,7 +715,9 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
 @situation("`torch.func.jvp`", refused=COUNTING)
 def _(layer: torch.nn.Module, x: Tensor) -> Any:
     both = weights(layer), x
-    return func.jvp(lambda s: call(layer, s), (x,), (steps(x),)), func.jvp(functional(layer), both, tree_map_only(Tensor, steps, both))
+    return func.jvp(lambda s: call(layer, s), (x,), (steps(x),)), func.jvp(
+        functional(layer), both, tree_map_only(Tensor, steps, both)
+    )
 
 
 @situation("`torch.func.vjp`", refused=COUNTING)
@@ -657,13 +742,16 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
     return func.hessian(loss)(t), func.jacrev(func.jacrev(loss))(t), func.jvp(func.grad(loss), (t,), (t + 1,))
 
 
-@situation("`torch.func.linearize`", by="striate forward, torch its derivative", only=lambda name, layer: name in FEW[::3])
+@situation(
+    "`torch.func.linearize`", by="striate forward, torch its derivative", only=lambda name, layer: name in FEW[::3]
+)
 def _(layer: torch.nn.Module, x: Tensor) -> Any:
     y, push = func.linearize(lambda s: call(layer, s), x)
     return y, push(steps(x)), push(x)
 
 
-@situation("`torch.func.functionalize`", only=lambda name, layer: name != "GhostBatchNorm2d")  # the twin's statistics are no operator's
+# the twin's statistics are no operator's
+@situation("`torch.func.functionalize`", only=lambda name, layer: name != "GhostBatchNorm2d")
 def _(layer: torch.nn.Module, x: Tensor) -> Any:
     return func.functionalize(lambda s: call(layer, s))(x)
 
@@ -682,12 +770,19 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
     return [*first, *second]
 
 
-@situation("`torch.autograd.functional.jacobian` with `vectorize=True`", by="striate forward, torch backward", only=but_in_channels_last)
+@situation(
+    "`torch.autograd.functional.jacobian` with `vectorize=True`",
+    by="striate forward, torch backward",
+    only=but_in_channels_last,
+)
 def _(layer: torch.nn.Module, x: Tensor) -> Any:
     return jacobian(moved(layer, x), torch.zeros(3), vectorize=True)
 
 
-@situation("`torch.autograd.functional.jacobian` with `strategy=\"forward-mode\"`", refused={POOLED: "it has no batching rule for flatten"})
+@situation(
+    '`torch.autograd.functional.jacobian` with `strategy="forward-mode"`',
+    refused={POOLED: "it has no batching rule for flatten"},
+)
 def _(layer: torch.nn.Module, x: Tensor) -> Any:
     return jacobian(moved(layer, x), torch.zeros(3), vectorize=True, strategy="forward-mode")
 
@@ -698,11 +793,15 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
     return jacobian(f, t), hessian(lambda t: weigh(f(t)), t)
 
 
-@situation("batches of gradients: `is_grads_batched=True`", by="striate forward, torch backward", only=but_in_channels_last)
+@situation(
+    "batches of gradients: `is_grads_batched=True`", by="striate forward, torch backward", only=but_in_channels_last
+)
 def _(layer: torch.nn.Module, x: Tensor) -> Any:
     x = leaf(x)
     y = call(layer, x)
-    return torch.autograd.grad(y, [x, *layer.parameters()], torch.stack([steps(y), y.detach(), 1 - steps(y)]), is_grads_batched=True)
+    return torch.autograd.grad(
+        y, [x, *layer.parameters()], torch.stack([steps(y), y.detach(), 1 - steps(y)]), is_grads_batched=True
+    )
 
 
 @situation("gradients of gradients: `create_graph=True`", by="striate")
@@ -714,7 +813,9 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
     return first, torch.autograd.grad(loss, wanted)
 
 
-@situation("`gradcheck` and `gradgradcheck`, also of batches and forward mode", by="striate", only=where_it_is_one_of_few)
+@situation(
+    "`gradcheck` and `gradgradcheck`, also of batches and forward mode", by="striate", only=where_it_is_one_of_few
+)
 def _(layer: torch.nn.Module, x: Tensor) -> Any:
     layer, x = layer.double(), x.double()
     state = [leaf(p.double()) for p in weights(layer).values()]
@@ -722,7 +823,9 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
     def f(x: Tensor, *state: Tensor) -> Tensor:
         return functional(layer)(dict(zip(weights(layer), state, strict=True)), x)
 
-    assert torch.autograd.gradcheck(f, (leaf(x), *state), fast_mode=True, check_batched_grad=True, check_forward_ad=True)
+    assert torch.autograd.gradcheck(
+        f, (leaf(x), *state), fast_mode=True, check_batched_grad=True, check_forward_ad=True
+    )
     assert torch.autograd.gradgradcheck(f, (leaf(x), *state), fast_mode=True)
     return f(x, *state)
 
@@ -764,11 +867,15 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
     return scripted(x), scripted(doubled(x)), learned(scripted, x)
 
 
-@situation("a script and a trace that are frozen, saved and loaded", refused=SCRIPTED, exact=False)  # freezing folds norms
+# freezing folds norms
+@situation("a script and a trace that are frozen, saved and loaded", refused=SCRIPTED, exact=False)
 def _(layer: torch.nn.Module, x: Tensor) -> Any:
     layer.eval()
     made = []
-    for module in (torch.jit.script(Inside(layer).eval()) if not composed(layer) else None, torch.jit.trace(layer, x, check_trace=False)):
+    for module in (
+        torch.jit.script(Inside(layer).eval()) if not composed(layer) else None,
+        torch.jit.trace(layer, x, check_trace=False),
+    ):
         if module is not None:
             file = io.BytesIO()
             torch.jit.save(torch.jit.freeze(module), file)
@@ -803,7 +910,15 @@ class Told(TorchDispatchMode):
 
 
 # What a layer asks of its input before it computes.
-ASKED = (Tensor.dim, Tensor.size, Tensor.stride, Tensor.numel, Tensor.is_contiguous, Tensor.is_complex, Tensor.is_floating_point)
+ASKED = (
+    Tensor.dim,
+    Tensor.size,
+    Tensor.stride,
+    Tensor.numel,
+    Tensor.is_contiguous,
+    Tensor.is_complex,
+    Tensor.is_floating_point,
+)
 
 
 class ToldFunctions(torch.overrides.TorchFunctionMode):
@@ -847,7 +962,11 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
     with FlopCounterMode(display=False) as counter:
         y = call(layer, x)
         weigh(y).backward()
-    paths = {re.sub(r"^\w+", "model", path): ops for path, ops in sorted(counter.get_flop_counts().items()) if path != "Global"}
+    paths = {
+        re.sub(r"^\w+", "model", path): ops
+        for path, ops in sorted(counter.get_flop_counts().items())
+        if path != "Global"
+    }
     counted = {path: {str(op): n for op, n in ops.items()} for path, ops in paths.items()}
     return y, x.grad, [p.grad for p in layer.parameters()], counted, counter.get_total_flops()
 
@@ -886,7 +1005,12 @@ class Wrapped(torch.Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> Any:
-        more = {"strides": held.stride(), "dtype": held.dtype, "device": held.device, "requires_grad": held.requires_grad}
+        more = {
+            "strides": held.stride(),
+            "dtype": held.dtype,
+            "device": held.device,
+            "requires_grad": held.requires_grad,
+        }
         return torch.Tensor._make_wrapper_subclass(cls, held.shape, **more)
 
     def __init__(self, held: Tensor) -> None:
@@ -913,7 +1037,10 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
     return type(y).__name__, y.held, grad.held, list(Wrapped.told)
 
 
-@situation("parameters of a tensor subclass", only=lambda name, layer: where_parameters_are(name, layer) and name != "SqueezeExcite")
+@situation(
+    "parameters of a tensor subclass",
+    only=lambda name, layer: where_parameters_are(name, layer) and name != "SqueezeExcite",
+)
 def _(layer: torch.nn.Module, x: Tensor) -> Any:
     return func.functional_call(layer, {name: p.as_subclass(Tagged) for name, p in weights(layer).items()}, (x,))
 
@@ -942,7 +1069,9 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
 
 @situation("selective checkpoints, and `allow_mutation_on_saved_tensors`")
 def _(layer: torch.nn.Module, x: Tensor) -> Any:
-    contexts = functools.partial(create_selective_checkpoint_contexts, lambda *args, **kwargs: CheckpointPolicy.PREFER_RECOMPUTE)
+    contexts = functools.partial(
+        create_selective_checkpoint_contexts, lambda *args, **kwargs: CheckpointPolicy.PREFER_RECOMPUTE
+    )
     x = leaf(x)
     y = checkpoint(lambda s: call(layer, s), x, use_reentrant=False, context_fn=contexts)
     first = [y, *torch.autograd.grad(weigh(y), [x, *layer.parameters()])]
@@ -968,7 +1097,11 @@ def owns_its_output(name: str, layer: torch.nn.Module) -> bool:
     return not re.fullmatch(r"ConvNormAct\dd|.*NormAct2d|models\.resnet_cifar", name)
 
 
-@situation("outputs that are changed in place, of learning and frozen layers, with and without a gradient", by="striate", only=owns_its_output)
+@situation(
+    "outputs that are changed in place, of learning and frozen layers, with and without a gradient",
+    by="striate",
+    only=owns_its_output,
+)
 def _(layer: torch.nn.Module, x: Tensor) -> Any:
     results: list[Any] = []
     for change in (lambda y: y.mul_(2).add_(1), Tensor.relu_, lambda y: y[..., :1].zero_()):
@@ -1058,8 +1191,13 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
         layer.register_forward_hook(lambda m, args, y: y + 1 if isinstance(y, Tensor) else (y[0] + 1, *y[1:])),
         layer.register_full_backward_pre_hook(lambda m, dy: (3 * dy[0], *dy[1:])),
         layer.register_full_backward_hook(lambda m, dx, dy: seen.append(tree_map_only(Tensor, Tensor.clone, (dx, dy)))),
-        torch.autograd.graph.register_multi_grad_hook([x, *layer.parameters()], lambda grads: seen.append([g.clone() for g in grads])),
-        *(p.register_post_accumulate_grad_hook(lambda p: p.grad.copy_(2 * p.grad) is None or None) for p in layer.parameters()),
+        torch.autograd.graph.register_multi_grad_hook(
+            [x, *layer.parameters()], lambda grads: seen.append([g.clone() for g in grads])
+        ),
+        *(
+            p.register_post_accumulate_grad_hook(lambda p: p.grad.copy_(2 * p.grad) is None or None)
+            for p in layer.parameters()
+        ),
     ]
     y = call(layer, x)
     y.register_hook(lambda dy: dy * 2)
@@ -1089,7 +1227,11 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
 def _(layer: torch.nn.Module, x: Tensor) -> Any:
     file = io.BytesIO()
     torch.save(layer, file)
-    others = copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), torch.load(io.BytesIO(file.getvalue()), weights_only=False)
+    others = (
+        copy.deepcopy(layer),
+        pickle.loads(pickle.dumps(layer)),
+        torch.load(io.BytesIO(file.getvalue()), weights_only=False),
+    )
     assert all([type(m) for m in other.modules()] == [type(m) for m in layer.modules()] for other in others)
     return [learned(other, x) for other in (*others, copy.copy(layer))]
 
@@ -1097,7 +1239,9 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
 @situation("`load_state_dict` with `assign=True`, onto the meta device", by="striate")
 def _(layer: torch.nn.Module, x: Tensor) -> Any:
     other = copy.deepcopy(layer).to("meta")
-    other.load_state_dict({name: 2 * t if t.is_floating_point() else t for name, t in layer.state_dict().items()}, assign=True)
+    other.load_state_dict(
+        {name: 2 * t if t.is_floating_point() else t for name, t in layer.state_dict().items()}, assign=True
+    )
     for path, name, buffer in unsaved(layer):
         other.get_submodule(path).register_buffer(name, buffer, persistent=False)
     return learned(other, x)
@@ -1144,17 +1288,25 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
 
 def matrices(layer: torch.nn.Module) -> Iterator[torch.nn.Module]:
     """The modules of it that have weights of two or more axes."""
-    return (m for m in layer.modules() if isinstance(getattr(m, "weight", None), torch.nn.Parameter) and m.weight.dim() > 1)
+    return (
+        m for m in layer.modules() if isinstance(getattr(m, "weight", None), torch.nn.Parameter) and m.weight.dim() > 1
+    )
 
 
-@situation("parametrizations: weight and spectral norm, one's own, and their removal", by="striate", only=where_weights_are)
+@situation(
+    "parametrizations: weight and spectral norm, one's own, and their removal", by="striate", only=where_weights_are
+)
 def _(layer: torch.nn.Module, x: Tensor) -> Any:
     class Doubled(torch.nn.Module):
         def forward(self, w: Tensor) -> Tensor:
             return 2 * w
 
     results = []
-    for put in (parametrizations.weight_norm, parametrizations.spectral_norm, lambda m: parametrize.register_parametrization(m, "weight", Doubled())):
+    for put in (
+        parametrizations.weight_norm,
+        parametrizations.spectral_norm,
+        lambda m: parametrize.register_parametrization(m, "weight", Doubled()),
+    ):
         torch.manual_seed(1)  # spectral norm begins at random
         for module in list(matrices(layer)):
             put(module)
@@ -1168,7 +1320,9 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
     return results
 
 
-@situation("the older `weight_norm` and `spectral_norm`, which are hooks", by="striate", only=where_weights_are_contiguous)
+@situation(
+    "the older `weight_norm` and `spectral_norm`, which are hooks", by="striate", only=where_weights_are_contiguous
+)
 def _(layer: torch.nn.Module, x: Tensor) -> Any:
     results = []
     with warnings.catch_warnings():
@@ -1213,7 +1367,7 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
         return learned(layer, x)
 
 
-# ---------------------------------------------------------------------------------------------- each situation, for each layer
+# --------------------------------------------------------------------------------------- each situation, for each layer
 
 
 def _cases() -> Iterator[tuple[str, str]]:
@@ -1272,7 +1426,7 @@ def state(layer: torch.nn.Module) -> list[Tensor]:
     return list(layer.state_dict().values())
 
 
-# ------------------------------------------------------------------------------------------ situations of models, one test each
+# ---------------------------------------------------------------------------------- situations of models, one test each
 
 NETS: dict[str, str] = {}  # each, and whose operators compute
 
@@ -1286,13 +1440,34 @@ def of_models(name: str, by: str = "torch") -> Callable[[Any], Any]:
 def net(n: Any) -> torch.nn.Module:
     """One layer of each family that changes nothing in place."""
     return n.Sequential(
-        *(n.Conv2d(3, 8, 3, padding=1), n.BatchNorm2d(8), n.ReLU(), n.Conv2d(8, 8, 5, padding=2, groups=8), n.GroupNorm(2, 8)),
-        *(n.MaxPool2d(2), n.Conv2d(8, 8, 1), n.InstanceNorm2d(8, affine=True), n.AvgPool2d(3, 1, 1), n.LocalResponseNorm(3)),
-        *(n.ConvTranspose2d(8, 4, 2, 2), n.AdaptiveAvgPool2d(4), n.AdaptiveMaxPool2d(2), n.Flatten(), n.LayerNorm(16), n.Linear(16, 3)),
+        *(
+            n.Conv2d(3, 8, 3, padding=1),
+            n.BatchNorm2d(8),
+            n.ReLU(),
+            n.Conv2d(8, 8, 5, padding=2, groups=8),
+            n.GroupNorm(2, 8),
+        ),
+        *(
+            n.MaxPool2d(2),
+            n.Conv2d(8, 8, 1),
+            n.InstanceNorm2d(8, affine=True),
+            n.AvgPool2d(3, 1, 1),
+            n.LocalResponseNorm(3),
+        ),
+        *(
+            n.ConvTranspose2d(8, 4, 2, 2),
+            n.AdaptiveAvgPool2d(4),
+            n.AdaptiveMaxPool2d(2),
+            n.Flatten(),
+            n.LayerNorm(16),
+            n.Linear(16, 3),
+        ),
     )
 
 
-def twins(make: Callable[[Any], torch.nn.Module] = net, train: bool = False) -> tuple[torch.nn.Module, torch.nn.Module, Tensor]:
+def twins(
+    make: Callable[[Any], torch.nn.Module] = net, train: bool = False
+) -> tuple[torch.nn.Module, torch.nn.Module, Tensor]:
     ours, theirs = make(nn), make(torch.nn)
     for name, buffer in ours.named_buffers():
         if name.endswith(("mean", "var")):
@@ -1329,10 +1504,14 @@ of_models("`torch.compile` of function transforms", by="torch")
 TRANSFORMS: dict[str, Callable[[torch.nn.Module], Callable[[Tensor], Any]]] = {
     "vmap": lambda m: lambda x: func.vmap(m)(torch.stack([x, 2 * x])),
     "grad": lambda m: lambda x: func.grad(lambda s: m(s).square().sum())(x),
-    "grad of parameters": lambda m: lambda x: func.grad(lambda p: func.functional_call(m, p, (x,)).square().sum())(dict(m.named_parameters())),
-    "per-sample gradients": lambda m: lambda x: func.vmap(
-        func.grad(lambda p, s: func.functional_call(m, p, (s[None],)).square().sum()), in_dims=(None, 0)
-    )(dict(m.named_parameters()), x),
+    "grad of parameters": lambda m: (
+        lambda x: func.grad(lambda p: func.functional_call(m, p, (x,)).square().sum())(dict(m.named_parameters()))
+    ),
+    "per-sample gradients": lambda m: (
+        lambda x: func.vmap(
+            func.grad(lambda p, s: func.functional_call(m, p, (s[None],)).square().sum()), in_dims=(None, 0)
+        )(dict(m.named_parameters()), x)
+    ),
     "jacrev": lambda m: lambda x: func.jacrev(lambda t: m(x + t).sum(0))(torch.zeros(1)),
     "jvp": lambda m: lambda x: func.jvp(m, (x,), (torch.ones_like(x),)),
 }
@@ -1351,7 +1530,9 @@ def test_compiled_function_transforms_give_what_torchs_give(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["vmap", "grad", "per-sample gradients"])
 def test_compiled_function_transforms_of_max_pooling_give_what_torchs_give(name: str) -> None:
-    ours, theirs, x = twins(lambda n: n.Sequential(n.Conv2d(3, 4, 3), n.MaxPool2d(3, 2, 1), n.AdaptiveMaxPool2d(2), n.Flatten()))
+    ours, theirs, x = twins(
+        lambda n: n.Sequential(n.Conv2d(3, 4, 3), n.MaxPool2d(3, 2, 1), n.AdaptiveMaxPool2d(2), n.Flatten())
+    )
     close(torch.compile(TRANSFORMS[name](ours), backend="aot_eager")(x), TRANSFORMS[name](theirs)(x))
 
 
@@ -1431,7 +1612,9 @@ def test_every_layer_is_exported_as_torchs_operators() -> None:
 @pytest.mark.parametrize("strict", [False, True])
 def test_exported_models_take_any_batch_size_and_train(strict: bool) -> None:
     ours, theirs, x = twins(train=True)
-    program = torch.export.export(ours, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=2, max=64)},), strict=strict)
+    program = torch.export.export(
+        ours, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=2, max=64)},), strict=strict
+    )
     assert not any("striate" in name for name in operators_of(program.graph))
     close(learned(program.module(), doubled(x)), learned(theirs, doubled(x)))
 
@@ -1446,8 +1629,8 @@ def run_onnx(model: Any, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     return [torch.from_numpy(y) for y in session.run(None, feeds)]
 
 
-# What the exporters have no rule for, or a wrong one, of torch's layers as of ours: adaptive windows of several lengths, a divisor, and, by
-# tracing, the RMS norm.
+# What the exporters have no rule for, or a wrong one, of torch's layers as of ours: adaptive windows of several
+# lengths, a divisor, and, by tracing, the RMS norm.
 UNKNOWN_TO_ONNX = {
     True: r"AdaptiveMaxPool[23]d.*|AdaptiveAvgPool3d|AvgPool2d with a divisor",
     False: r"Adaptive(Max|Avg)Pool[23]d( with indices| of one axis)?|AvgPool2d with a divisor|RMSNorm",
@@ -1468,12 +1651,20 @@ def to_onnx(model: torch.nn.Module, inputs: tuple[Tensor, ...], dynamo: bool, **
     return file.getvalue()
 
 
-NO_SHUFFLE = pytest.mark.xfail(reason="torch's exporter by tracing has no operator for channel_shuffle, in torch's layer either", strict=True)
+NO_SHUFFLE = pytest.mark.xfail(
+    reason="torch's exporter by tracing has no operator for channel_shuffle, in torch's layer either", strict=True
+)
 
 
-@pytest.mark.parametrize("dynamo", [pytest.param(True, id="default"), pytest.param(False, id="by tracing", marks=NO_SHUFFLE)])
+@pytest.mark.parametrize(
+    "dynamo", [pytest.param(True, id="default"), pytest.param(False, id="by tracing", marks=NO_SHUFFLE)]
+)
 def test_onnx_runtime_gives_the_numbers_of_every_layer(dynamo: bool) -> None:
-    names = [n for n in ROWS if not n.startswith("models.") and not re.fullmatch(UNKNOWN_TO_ONNX[dynamo] + "|.* with indices", n)]
+    names = [
+        n
+        for n in ROWS
+        if not n.startswith("models.") and not re.fullmatch(UNKNOWN_TO_ONNX[dynamo] + "|.* with indices", n)
+    ]
     ours, theirs, inputs = together(names)
     agree(names, run_onnx(to_onnx(ours, inputs, dynamo), inputs), theirs(*inputs))
 
@@ -1482,11 +1673,23 @@ def test_onnx_runtime_gives_the_numbers_of_every_layer(dynamo: bool) -> None:
 def test_onnx_runtime_gives_a_models_numbers_for_any_batch_size(dynamo: bool) -> None:
     def make(n: Any) -> torch.nn.Module:
         whole = nn.GlobalAvgPool2d() if n is nn else _Global(n.AdaptiveAvgPool2d(1), 2)
-        layers = [n.Conv2d(3, 8, 3, 2), n.BatchNorm2d(8), n.ReLU(), n.MaxPool2d(2), n.AdaptiveAvgPool2d(1), n.Conv2d(8, 8, 1), whole]
+        layers = [
+            n.Conv2d(3, 8, 3, 2),
+            n.BatchNorm2d(8),
+            n.ReLU(),
+            n.MaxPool2d(2),
+            n.AdaptiveAvgPool2d(1),
+            n.Conv2d(8, 8, 1),
+            whole,
+        ]
         return n.Sequential(*layers, n.Linear(8, 3))
 
     ours, theirs, x = twins(make)
-    sizes: Any = {"dynamic_shapes": ({0: torch.export.Dim("batch")},)} if dynamo else {"dynamic_axes": {"x": {0: "batch"}}, "input_names": ["x"]}
+    sizes: Any = (
+        {"dynamic_shapes": ({0: torch.export.Dim("batch")},)}
+        if dynamo
+        else {"dynamic_axes": {"x": {0: "batch"}}, "input_names": ["x"]}
+    )
     file = to_onnx(ours, (x,), dynamo, **sizes)
     for batch in (x, doubled(x)):
         close(run_onnx(file, (batch,))[0], theirs(batch).detach())
@@ -1513,7 +1716,10 @@ def test_traced_models_compute_as_torchs_and_the_model_stays_native(accelerated:
     assert operators
 
 
-of_models("models: `torch.jit.script`; afterwards they compute natively and keep their classes", by="torch, afterwards striate")
+of_models(
+    "models: `torch.jit.script`; afterwards they compute natively and keep their classes",
+    by="torch, afterwards striate",
+)
 
 
 SAME: dict[str, Callable[[], torch.nn.Module]] = {
@@ -1522,7 +1728,9 @@ SAME: dict[str, Callable[[], torch.nn.Module]] = {
     "Conv3d, no bias": lambda: nn.Conv3d(4, 6, 3, 2, "same", bias=False),
     "ConvTranspose1d, taps fewer than the stride": lambda: nn.ConvTranspose1d(4, 6, 2, 3, "same", groups=2),
     "ConvTranspose2d, replicate": lambda: nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, padding_mode="replicate"),
-    "ConvTranspose2d, same and reflect": lambda: nn.ConvTranspose2d(4, 6, 3, 1, "same", dilation=2, padding_mode="reflect"),
+    "ConvTranspose2d, same and reflect": lambda: nn.ConvTranspose2d(
+        4, 6, 3, 1, "same", dilation=2, padding_mode="reflect"
+    ),
     "ConvTranspose3d, valid": lambda: nn.ConvTranspose3d(4, 6, 2, 2, "valid"),
     "MaxPool1d, places": lambda: nn.MaxPool1d(3, 2, "same", return_indices=True),
     "MaxPool2d, places": lambda: nn.MaxPool2d((3, 2), 2, "same", return_indices=True),
@@ -1569,7 +1777,9 @@ def test_scripting_a_model_leaves_it_its_classes_and_kernels(accelerated: bool) 
     assert operators
 
 
-of_models("models: `torch.fx.symbolic_trace`, `Interpreter`, `Transformer`, `ShapeProp`, cutting features out", by="striate")
+of_models(
+    "models: `torch.fx.symbolic_trace`, `Interpreter`, `Transformer`, `ShapeProp`, cutting features out", by="striate"
+)
 
 
 @pytest.mark.parametrize("name", models.NAMES)
@@ -1604,7 +1814,11 @@ def test_fusers_find_the_layers_of_a_restored_model() -> None:
     from torch.fx.experimental.optimization import fuse
     from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-    ours, theirs, x = twins(lambda n: n.Sequential(n.Conv2d(3, 8, 3), n.BatchNorm2d(8), n.ReLU(), n.Flatten(), n.Linear(800, 5), n.BatchNorm1d(5)))
+    ours, theirs, x = twins(
+        lambda n: n.Sequential(
+            n.Conv2d(3, 8, 3), n.BatchNorm2d(8), n.ReLU(), n.Flatten(), n.Linear(800, 5), n.BatchNorm1d(5)
+        )
+    )
     close(fuse(copy.deepcopy(ours))(x), theirs(x))  # nothing is found, and nothing is wrong
     restored = striate.restore(copy.deepcopy(ours))
     fused = fuse(restored)
@@ -1639,7 +1853,9 @@ def test_a_restored_model_is_quantized_to_the_end(way: str, accelerated: bool) -
     from torch.ao.quantization import quantize_fx
 
     engine = torch.backends.quantized.engine
-    torch.backends.quantized.engine = next(e for e in ("x86", "fbgemm", "onednn", "qnnpack") if e in torch.backends.quantized.supported_engines)
+    torch.backends.quantized.engine = next(
+        e for e in ("x86", "fbgemm", "onednn", "qnnpack") if e in torch.backends.quantized.supported_engines
+    )
     try:
         ours, theirs, x = twins(Quantizable)
         if accelerated:
@@ -1745,7 +1961,13 @@ def test_a_layer_is_built_on_the_meta_device_and_filled(name: str) -> None:
 
 
 def test_skip_init_builds_what_torchs_builds() -> None:
-    for kind, args in ((nn.Conv2d, (3, 4, 3)), (nn.ConvTranspose1d, (3, 4, 3)), (nn.BatchNorm2d, (4,)), (nn.GroupNorm, (2, 4)), (nn.LayerNorm, (4,))):
+    for kind, args in (
+        (nn.Conv2d, (3, 4, 3)),
+        (nn.ConvTranspose1d, (3, 4, 3)),
+        (nn.BatchNorm2d, (4,)),
+        (nn.GroupNorm, (2, 4)),
+        (nn.LayerNorm, (4,)),
+    ):
         layer = torch.nn.utils.skip_init(kind, *args)
         assert type(layer) is kind and all(p.device.type == "cpu" for p in layer.parameters())
 
@@ -1807,7 +2029,9 @@ def test_taps_on_inner_layers_see_what_they_see_in_torchs(accelerated: bool) -> 
     for model in (ours, theirs):
         told: dict[str, Any] = {}
         for name, m in model.named_children():
-            m.register_forward_hook(lambda m, args, y, name=name, told=told: told.__setitem__(f"{name} forward", y.detach().clone()))
+            m.register_forward_hook(
+                lambda m, args, y, name=name, told=told: told.__setitem__(f"{name} forward", y.detach().clone())
+            )
         model[2].register_full_backward_hook(lambda m, dx, dy: (dx[0].clamp(min=0),))  # guided backpropagation
         model[9].register_full_backward_hook(lambda m, dx, dy, told=told: told.__setitem__("9 backward", dy[0].clone()))
         x = leaf(x)
@@ -1815,7 +2039,9 @@ def test_taps_on_inner_layers_see_what_they_see_in_torchs(accelerated: bool) -> 
         seen.append(told | {"x": x.grad})
     assert seen[0].keys() == seen[1].keys() and len(seen[0]) == len(list(theirs)) + 2
     for name in seen[0]:
-        torch.testing.assert_close(seen[0][name], seen[1][name], rtol=1e-3, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            seen[0][name], seen[1][name], rtol=1e-3, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 of_models("tensors that torch's layers refuse: masked, nested, sparse, of other types")
@@ -1849,14 +2075,19 @@ def test_what_torchs_layers_refuse_ours_refuse(name: str) -> None:
             assert outcomes[0] == outcomes[1] or outcomes[0] is Exception, kind
 
 
-# ------------------------------------------------------------------------------------------ situations that other files' tests hold
+# ------------------------------------------------------------------------------ situations that other files' tests hold
 
 # Of layers of ours and of accelerated models of torch's: each, and the tests that hold it.
 ELSEWHERE: dict[str, tuple[str, ...]] = {
-    "features between the layers of a container: walked over, sliced, hooked later": ("drop_in.features_may_be_tapped_sliced_and_hooked",),
+    "features between the layers of a container: walked over, sliced, hooked later": (
+        "drop_in.features_may_be_tapped_sliced_and_hooked",
+    ),
     "parts of a container or a block replaced, removed, added": (
         *("drop_in.parts_may_be_replaced_after_accelerate", "container.parts_are_replaced_removed_and_added_as_torchs"),
-        *("container.parts_of_residual_blocks_may_be_replaced_by_anything", "blocks.parts_of_a_block_are_what_they_are_and_may_be_replaced"),
+        *(
+            "container.parts_of_residual_blocks_may_be_replaced_by_anything",
+            "blocks.parts_of_a_block_are_what_they_are_and_may_be_replaced",
+        ),
     ),
     "hooks of every kind on single layers, set before or after `accelerate`; global hooks": (
         *("drop_in.hooks_on_every_relu_see_and_do_what_they_do_in_torchs", "drop_in.global_hooks_see_every_call"),
@@ -1864,7 +2095,10 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         *("container.hooks_inside_residual_blocks_are_called_as_torchs",),
     ),
     "a `forward` put in the place of an instance's or a class's": (
-        *("container.a_layer_with_a_forward_of_its_own_is_called", "container.a_class_that_got_another_forward_is_called"),
+        *(
+            "container.a_layer_with_a_forward_of_its_own_is_called",
+            "container.a_class_that_got_another_forward_is_called",
+        ),
     ),
     "`convert_sync_batchnorm`, `fuse_conv_bn_eval`": ("drop_in.converters_of_torchs_find_norms_and_activations_apart",),
     "subclasses of `Sequential` that have its `forward`, copied and pickled": (
@@ -1874,13 +2108,22 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         *("memory_format.parameters_and_buffers_are_the_same_memory_and_restore_leaves_all_as_it_was",),
         *("drop_in.a_round_trip_leaves_state_outputs_and_classes_as_they_were",),
     ),
-    "`share_memory()`, and another process that writes": ("memory_format.another_processs_writes_to_shared_memory_are_seen",),
+    "`share_memory()`, and another process that writes": (
+        "memory_format.another_processs_writes_to_shared_memory_are_seen",
+    ),
     "parameters tied by `.data`, in a flat buffer, in memory of numpy's or of a file": (
-        *("memory_format.parameters_that_are_tied_by_data_stay_tied", "memory_format.views_of_a_flat_buffer_stay_views"),
+        *(
+            "memory_format.parameters_that_are_tied_by_data_stay_tied",
+            "memory_format.views_of_a_flat_buffer_stay_views",
+        ),
         *("memory_format.weights_in_memory_of_numpys_and_of_a_file_stay_there",),
     ),
-    "`DistributedDataParallel` inside and outside of `accelerate`": ("memory_format.distributed_data_parallel_gets_the_gradients",),
-    "optimizers' momenta, plain, foreach and fused, across `accelerate`": ("memory_format.accelerate_between_steps_keeps_momenta",),
+    "`DistributedDataParallel` inside and outside of `accelerate`": (
+        "memory_format.distributed_data_parallel_gets_the_gradients",
+    ),
+    "optimizers' momenta, plain, foreach and fused, across `accelerate`": (
+        "memory_format.accelerate_between_steps_keeps_momenta",
+    ),
     "`LBFGS`, `parameters_to_vector`, safetensors": (
         *("memory_format.optimizers_and_functions_that_flatten_parameters_take_them",),
         *("memory_format.safetensors_saves_an_accelerated_model",),
@@ -1890,7 +2133,9 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         *("memory_format.outputs_can_be_viewed_and_gradients_have_the_parameters_strides",),
         *("memory_format.a_layer_gives_the_memory_format_that_torchs_gives",),
     ),
-    "`accelerate(model, memory_format=torch.channels_last)`": ("memory_format.convolutions_give_channels_last_where_that_is_asked_for",),
+    "`accelerate(model, memory_format=torch.channels_last)`": (
+        "memory_format.convolutions_give_channels_last_where_that_is_asked_for",
+    ),
     "timm's layers and networks, and classes given to `striate.nn.adapt`": (
         *("adapters.exact_instances_get_the_class_and_theirs_back", "adapters.a_layer_of_timms_computes_as_timms"),
         *("adapters.networks_of_timms_are_accelerated_and_restored",),
@@ -1906,7 +2151,7 @@ def test_what_other_files_hold_is_there() -> None:
             assert f"\ndef test_{name}(" in (Path(__file__).parent / f"test_{file}.py").read_text(), where
 
 
-# ------------------------------------------------------------------------------------------------------------------- the guide
+# ------------------------------------------------------------------------------------------------------------ the guide
 
 
 def test_the_guide_has_a_row_for_each_situation_and_no_other() -> None:

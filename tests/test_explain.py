@@ -1,4 +1,6 @@
-"""The arithmetic of one layer: its numbers against torch's layers and against worked facts, every sum that is spelled out, every message."""
+"""The arithmetic of one layer: its numbers against torch's layers and against worked facts, every sum that is spelled
+out, every message.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +34,21 @@ CASES: dict[str, tuple[str, tuple[int, ...], dict[str, Any], Any]] = {
         dict(out=6, kernel=(3, 4), stride=(2, 1), padding=(0, 3), dilation=(1, 2), groups=2, bias=False),
         lambda: nn.Conv2d(4, 6, (3, 4), (2, 1), (0, 3), (1, 2), 2, bias=False),
     ),
-    "conv2d_same": ("conv2d", (3, 7, 8), dict(out=4, kernel=(3, 4), stride=2, padding="same"), lambda: snn.Conv2d(3, 4, (3, 4), 2, "same")),
+    "conv2d_same": (
+        "conv2d",
+        (3, 7, 8),
+        dict(out=4, kernel=(3, 4), stride=2, padding="same"),
+        lambda: snn.Conv2d(3, 4, (3, 4), 2, "same"),
+    ),
     "conv3d": ("conv3d", (2, 6, 7, 8), dict(out=4, kernel=(3, 1, 3), stride=2), lambda: nn.Conv3d(2, 4, (3, 1, 3), 2)),
     "depthwise1d": ("depthwise1d", (6, 15), dict(kernel=4, padding=2), lambda: snn.DepthwiseConv1d(6, 4, padding=2)),
     "depthwise2d": ("depthwise2d", (4, 9, 9), dict(kernel=3, out=8), lambda: snn.DepthwiseConv2d(4, 3, multiplier=2)),
-    "depthwise3d": ("depthwise3d", (4, 5, 5, 6), dict(kernel=3, padding=1), lambda: snn.DepthwiseConv3d(4, 3, padding=1)),
+    "depthwise3d": (
+        "depthwise3d",
+        (4, 5, 5, 6),
+        dict(kernel=3, padding=1),
+        lambda: snn.DepthwiseConv3d(4, 3, padding=1),
+    ),
     "separable1d": ("separable1d", (6, 15), dict(out=5, kernel=3), lambda: snn.DepthwiseSeparableConv1d(6, 5, 3)),
     "separable2d": (
         "separable2d",
@@ -44,7 +56,12 @@ CASES: dict[str, tuple[str, tuple[int, ...], dict[str, Any], Any]] = {
         dict(out=256, kernel=3, padding="same", bias=False),
         lambda: snn.DepthwiseSeparableConv2d(128, 256, 3, padding="same", bias=False),
     ),
-    "separable3d": ("separable3d", (2, 5, 6, 7), dict(out=3, kernel=2, stride=2), lambda: snn.DepthwiseSeparableConv3d(2, 3, 2, 2)),
+    "separable3d": (
+        "separable3d",
+        (2, 5, 6, 7),
+        dict(out=3, kernel=2, stride=2),
+        lambda: snn.DepthwiseSeparableConv3d(2, 3, 2, 2),
+    ),
     "spatial2d": (
         "spatial2d",
         (3, 12, 13),
@@ -52,20 +69,45 @@ CASES: dict[str, tuple[str, tuple[int, ...], dict[str, Any], Any]] = {
         lambda: snn.SpatiallySeparableConv2d(3, 8, (3, 5), (1, 2), 1, middle=4),
     ),
     "bottleneck2d": ("bottleneck2d", (256, 64, 64), dict(out=256), lambda: snn.Bottleneck(256, 64, 256)),
-    "convtranspose1d": ("convtranspose1d", (4, 9), dict(out=6, kernel=4, stride=3, groups=2), lambda: nn.ConvTranspose1d(4, 6, 4, 3, groups=2)),
+    "convtranspose1d": (
+        "convtranspose1d",
+        (4, 9),
+        dict(out=6, kernel=4, stride=3, groups=2),
+        lambda: nn.ConvTranspose1d(4, 6, 4, 3, groups=2),
+    ),
     "convtranspose2d": (
         "convtranspose2d",
         (8, 16, 15),
         dict(out=4, kernel=3, stride=2, padding=1, output_padding=1),
         lambda: nn.ConvTranspose2d(8, 4, 3, 2, 1, 1),
     ),
-    "convtranspose3d": ("convtranspose3d", (2, 3, 4, 5), dict(out=3, kernel=2, dilation=2), lambda: nn.ConvTranspose3d(2, 3, 2, dilation=2)),
+    "convtranspose3d": (
+        "convtranspose3d",
+        (2, 3, 4, 5),
+        dict(out=3, kernel=2, dilation=2),
+        lambda: nn.ConvTranspose3d(2, 3, 2, dilation=2),
+    ),
     "local1d": ("local1d", (2, 9), dict(out=3, kernel=3, stride=2), lambda: snn.LocallyConnected1d(2, 3, 9, 3, 2)),
-    "local2d": ("local2d", (3, 8, 8), dict(out=4, kernel=3, padding=1), lambda: snn.LocallyConnected2d(3, 4, 8, 3, padding=1)),
-    "local3d": ("local3d", (1, 4, 4, 5), dict(out=2, kernel=2, bias=False), lambda: snn.LocallyConnected3d(1, 2, (4, 4, 5), 2, bias=False)),
+    "local2d": (
+        "local2d",
+        (3, 8, 8),
+        dict(out=4, kernel=3, padding=1),
+        lambda: snn.LocallyConnected2d(3, 4, 8, 3, padding=1),
+    ),
+    "local3d": (
+        "local3d",
+        (1, 4, 4, 5),
+        dict(out=2, kernel=2, bias=False),
+        lambda: snn.LocallyConnected3d(1, 2, (4, 4, 5), 2, bias=False),
+    ),
     "maxpool1d": ("maxpool1d", (4, 17), dict(kernel=3, stride=2), lambda: nn.MaxPool1d(3, 2)),
     "maxpool2d": ("maxpool2d", (20, 29, 28), dict(kernel=2, ceil=True), lambda: nn.MaxPool2d(2, ceil_mode=True)),
-    "maxpool3d": ("maxpool3d", (2, 6, 7, 8), dict(kernel=2, dilation=2, stride=1), lambda: nn.MaxPool3d(2, 1, dilation=2)),
+    "maxpool3d": (
+        "maxpool3d",
+        (2, 6, 7, 8),
+        dict(kernel=2, dilation=2, stride=1),
+        lambda: nn.MaxPool3d(2, 1, dilation=2),
+    ),
     "avgpool1d": ("avgpool1d", (4, 18), dict(kernel=4, padding=2), lambda: nn.AvgPool1d(4, padding=2)),
     "avgpool2d": (
         "avgpool2d",
@@ -99,7 +141,9 @@ def test_every_layer_has_a_case() -> None:
 
 
 @every_case
-def test_output_and_parameters_are_those_of_the_module(layer: str, shape: tuple[int, ...], options: dict[str, Any], make: Any) -> None:
+def test_output_and_parameters_are_those_of_the_module(
+    layer: str, shape: tuple[int, ...], options: dict[str, Any], make: Any
+) -> None:
     told, module = explain(layer, shape, **options), make()
     assert told.facts["output_shape"] == list(module(torch.randn(batched(layer, shape))).shape)
     assert told.facts["parameters"] == sum(p.numel() for p in module.parameters())
@@ -109,7 +153,9 @@ def test_output_and_parameters_are_those_of_the_module(layer: str, shape: tuple[
     assert told.facts.get("running_values", 0) == sum(b.numel() for b in module.buffers() if b.dim())
 
 
-@pytest.mark.parametrize("name", [n for n, c in CASES.items() if c[0] not in BARE and "pool" not in c[0] and "local" not in c[0]])
+@pytest.mark.parametrize(
+    "name", [n for n, c in CASES.items() if c[0] not in BARE and "pool" not in c[0] and "local" not in c[0]]
+)
 def test_multiply_adds_are_those_that_inspect_counts(name: str) -> None:
     layer, shape, options, make = CASES[name]
     totals = striate.inspect(make(), batched(layer, shape)).totals
@@ -117,7 +163,14 @@ def test_multiply_adds_are_those_that_inspect_counts(name: str) -> None:
     assert (told["macs"], told["flops"], told["parameters"]) == (totals["macs"], totals["flops"], totals["parameters"])
 
 
-@pytest.mark.parametrize("name", [n for n, c in CASES.items() if "steps" in explain(c[0], c[1], **c[2]).facts and len(explain(c[0], c[1], **c[2]).facts["steps"]) == 1])
+@pytest.mark.parametrize(
+    "name",
+    [
+        n
+        for n, c in CASES.items()
+        if "steps" in explain(c[0], c[1], **c[2]).facts and len(explain(c[0], c[1], **c[2]).facts["steps"]) == 1
+    ],
+)
 def test_multiply_adds_inside_are_the_sum_of_a_layer_of_ones(name: str) -> None:
     layer, shape, options, make = CASES[name]
     module = make()
@@ -127,7 +180,10 @@ def test_multiply_adds_inside_are_the_sum_of_a_layer_of_ones(name: str) -> None:
     assert told["macs_inside"] == module(torch.ones(batched(layer, shape))).sum().item() <= told["macs"]
 
 
-@pytest.mark.parametrize("name", [n for n, c in CASES.items() if c[0][:-2] in ("conv", "maxpool", "avgpool", "spatial", "bottleneck", "depthwise")])
+@pytest.mark.parametrize(
+    "name",
+    [n for n, c in CASES.items() if c[0][:-2] in ("conv", "maxpool", "avgpool", "spatial", "bottleneck", "depthwise")],
+)
 def test_inputs_that_are_never_seen_have_no_gradient(name: str) -> None:
     layer, shape, options, make = CASES[name]
     module, x = make(), torch.ones(batched(layer, shape)).requires_grad_()
@@ -135,7 +191,8 @@ def test_inputs_that_are_never_seen_have_no_gradient(name: str) -> None:
         torch.nn.init.ones_(p)
     for axis, lost in enumerate(explain(layer, shape, **options).facts["dropped"], 2):
         x.grad = None
-        y = module(x + torch.arange(float(x.shape[axis])).reshape(-1, *[1] * (x.dim() - axis - 1)))  # the last wins a maximum
+        # the last wins a maximum
+        y = module(x + torch.arange(float(x.shape[axis])).reshape(-1, *[1] * (x.dim() - axis - 1)))
         y.sum().backward()
         assert x.grad is not None
         seen = x.grad.abs().sum([d for d in range(x.dim()) if d != axis])
@@ -144,7 +201,7 @@ def test_inputs_that_are_never_seen_have_no_gradient(name: str) -> None:
             assert seen[len(seen) - lost - 1] != 0
 
 
-# ------------------------------------------------------------------------------------------------------- worked facts as text
+# ------------------------------------------------------------------------------------------------- worked facts as text
 
 
 def test_ten_5x5_filters_with_padding_2_have_760_parameters_and_768000_multiply_adds() -> None:
@@ -177,12 +234,21 @@ def test_ten_5x5_filters_with_padding_2_have_760_parameters_and_768000_multiply_
         ("conv2d", (64, 56, 56), dict(out=32, kernel=1), 2_080, 6_422_528, None),
         ("conv2d", (256, 64, 64), dict(out=256, kernel=3), 590_080, 2_267_283_456, None),
         ("bottleneck2d", (256, 64, 64), dict(out=256), 164_160, 633_929_728, (590_080, 2_267_283_456)),
-        ("separable2d", (128, 32, 32), dict(out=256, kernel=3, padding="same", bias=False), 33_920, 34_734_080, (294_912, 301_989_888)),
+        (
+            "separable2d",
+            (128, 32, 32),
+            dict(out=256, kernel=3, padding="same", bias=False),
+            33_920,
+            34_734_080,
+            (294_912, 301_989_888),
+        ),
         ("conv2d", (1, 28, 28), dict(out=20, kernel=5, padding=2), 520, 392_000, None),
         ("conv2d", (20, 14, 14), dict(out=50, kernel=5, padding=2), 25_050, 4_900_000, None),
     ],
 )
-def test_known_costs(layer: str, shape: tuple[int, ...], options: Any, parameters: int, macs: int, standard: Any) -> None:
+def test_known_costs(
+    layer: str, shape: tuple[int, ...], options: Any, parameters: int, macs: int, standard: Any
+) -> None:
     facts = explain(layer, shape, **options).facts
     assert (facts["parameters"], facts["macs"]) == (parameters, macs)
     assert facts.get("standard") == (standard and {"parameters": standard[0], "macs": standard[1]})
@@ -234,7 +300,9 @@ def test_a_division_that_is_rounded_says_what_is_never_seen() -> None:
         "height  3 = ⌊(8 + 2·0 − 2)/3⌋ + 1; between windows 1 of each 3 are skipped",
         "width   3 = ⌊(7 + 2·0 − 2)/2⌋ + 1 = ⌊2.5⌋ + 1; the last 1 of the 7 is never seen",
     ]
-    assert part(explain("maxpool1d", (1, 7), kernel=2, ceil=True), "Output size") == ["length  4 = ⌈(7 + 2·0 − 2)/2⌉ + 1 = ⌈2.5⌉ + 1"]
+    assert part(explain("maxpool1d", (1, 7), kernel=2, ceil=True), "Output size") == [
+        "length  4 = ⌈(7 + 2·0 − 2)/2⌉ + 1 = ⌈2.5⌉ + 1"
+    ]
     assert part(explain("maxpool1d", (1, 5), kernel=2, stride=4, padding=1, ceil=True), "Output size")[0].startswith(
         "length  2 = ⌈(5 + 2·1 − 2)/4⌉ + 1 − 1 = ⌈1.25⌉ + 1 − 1, since the last window would start behind the input"
     )
@@ -258,7 +326,10 @@ def test_dilation_is_in_the_formula_where_there_is_one() -> None:
         "height  14 = ⌊(16 + 2·0 − 3)/1⌋ + 1",
         "width   12 = ⌊(16 + 2·0 − 2·(3 − 1) − 1)/1⌋ + 1",
     ]
-    assert part(told, "Receptive field")[1] == "width   1 + 2·(3 − 1) = 5; output 0 looks from 0 on, each next one 1 further"
+    assert (
+        part(told, "Receptive field")[1]
+        == "width   1 + 2·(3 − 1) = 5; output 0 looks from 0 on, each next one 1 further"
+    )
 
 
 def test_a_transposed_convolution_multiplies_each_input_with_every_tap() -> None:
@@ -267,7 +338,11 @@ def test_a_transposed_convolution_multiplies_each_input_with_every_tap() -> None
         "height, width  32 = (16 − 1)·2 − 2·1 + 1·(3 − 1) + 1 + 1"
     ]
     assert part(told, "Parameters") == ["weights      8·4·3·3 = 288", "with biases  288 + 4 = 292"]
-    assert part(told, "Multiply-adds")[:3] == ["one input  4·3·3 = 36", "inputs     8·16·16 = 2,048", "all        36 × 2,048 = 73,728"]
+    assert part(told, "Multiply-adds")[:3] == [
+        "one input  4·3·3 = 36",
+        "inputs     8·16·16 = 2,048",
+        "all        36 × 2,048 = 73,728",
+    ]
     assert part(told, "Receptive") == [
         "height, width  an output is made of 1 or 2 inputs, by its place: 3 is no multiple of 2 (checkerboards)"
     ]
@@ -283,18 +358,27 @@ def test_divisors_are_those_that_torch_divides_by(include: bool, rounds_up: bool
     arguments: Any = ((3, 4), 2, 1, rounds_up)
     sums, means = F.avg_pool2d(x, *arguments, True, 1), F.avg_pool2d(x, *arguments, include)
     counted = Counter(str(round(v)) for v in (sums / means).flatten().tolist())
-    facts = explain("avgpool2d", (1, 7, 10), kernel=(3, 4), stride=2, padding=1, ceil=rounds_up, count_include_pad=include).facts
+    facts = explain(
+        "avgpool2d", (1, 7, 10), kernel=(3, 4), stride=2, padding=1, ceil=rounds_up, count_include_pad=include
+    ).facts
     assert facts["divisors"] == counted and len(counted) > 1 - include
 
 
 def test_pooling_says_what_it_divides_by_and_keeps() -> None:
     told = explain("avgpool2d", (8, 7, 7), kernel=3, stride=2, padding=1, count_include_pad=False)
-    assert part(told, "Divisor: only taps inside") == ["9 in 4 of the 16 windows; 6 in 8 of the 16 windows; 4 in 4 of the 16 windows"]
-    assert part(explain("avgpool2d", (8, 4, 4), kernel=2), "Divisor: taps in the padding count too") == ["2·2 = 4 in every window"]
+    assert part(told, "Divisor: only taps inside") == [
+        "9 in 4 of the 16 windows; 6 in 8 of the 16 windows; 4 in 4 of the 16 windows"
+    ]
+    assert part(explain("avgpool2d", (8, 4, 4), kernel=2), "Divisor: taps in the padding count too") == [
+        "2·2 = 4 in every window"
+    ]
     told = explain("maxpool2d", (20, 28, 28), kernel=2)
     assert part(told, "Cost") == ["parameters   0", "comparisons  (2·2 − 1) × 20·14·14 = 11,760"]
     assert part(told, "Memory")[-1] == "kept  1 byte an output, the tap that won (torch: 8), for the backward pass"
-    assert part(explain("maxpool2d", (1, 20, 20), kernel=17), "Memory")[-1] == "kept  8 bytes an output, the place that won, for the backward pass"
+    assert (
+        part(explain("maxpool2d", (1, 20, 20), kernel=17), "Memory")[-1]
+        == "kept  8 bytes an output, the place that won, for the backward pass"
+    )
 
 
 @pytest.mark.parametrize(
@@ -305,7 +389,15 @@ def test_pooling_says_what_it_divides_by_and_keeps() -> None:
         ("layernorm", (16, 64, 56, 56), {}, "(C, H, W), once for each sample", 16, 200_704, 401_408),
         ("layernorm2d", (16, 64, 56, 56), {}, "(C), once for each sample and place", 50_176, 64, 128),
         ("instancenorm", (16, 64, 56, 56), {}, "(H, W), once for each sample and channel", 1_024, 3_136, 0),
-        ("groupnorm", (16, 64, 56, 56), {"groups": 32}, "(C/32, H, W), once for each sample and group", 512, 6_272, 128),
+        (
+            "groupnorm",
+            (16, 64, 56, 56),
+            {"groups": 32},
+            "(C/32, H, W), once for each sample and group",
+            512,
+            6_272,
+            128,
+        ),
     ],
 )
 def test_norms_differ_in_the_axes_they_measure(
@@ -313,11 +405,15 @@ def test_norms_differ_in_the_axes_they_measure(
 ) -> None:
     told = explain(layer, shape, **options)
     assert part(told, "Measured")[0] == f"over            {over}"
-    assert (told.facts["statistics"], told.facts["values_per_statistic"], told.facts["parameters"]) == (statistics, values, parameters)
+    assert (told.facts["statistics"], told.facts["values_per_statistic"], told.facts["parameters"]) == (
+        statistics,
+        values,
+        parameters,
+    )
     assert told.facts["running_values"] == (2 * shape[1] if layer == "batchnorm" else 0)
 
 
-# ------------------------------------------------------------------------------------------------------------- worked by hand
+# ------------------------------------------------------------------------------------------------------- worked by hand
 
 
 def gradients(layer: str, told: Explanation) -> dict[str, Tensor]:
@@ -351,7 +447,9 @@ def forward(family: str, x: Tensor, leaves: dict[str, Tensor], o: dict[str, Any]
     if family == "maxpool":
         return getattr(F, f"max_pool{dims}d")(x, o["kernel"], o.get("stride"), *rest[1:], o.get("ceil", False))
     if family == "avgpool":
-        return getattr(F, f"avg_pool{dims}d")(x, o["kernel"], o.get("stride"), rest[1], o.get("ceil", False), o.get("count_include_pad", True))
+        return getattr(F, f"avg_pool{dims}d")(
+            x, o["kernel"], o.get("stride"), rest[1], o.get("ceil", False), o.get("count_include_pad", True)
+        )
     if family == "conv":
         return conv(x, get("W"), get("b"), *rest, o.get("groups", 1))
     if family == "depthwise":
@@ -365,12 +463,16 @@ def forward(family: str, x: Tensor, leaves: dict[str, Tensor], o: dict[str, Any]
         return conv(conv(x, get("W1"), None, (s, 1), (p, 0)), get("W2"), get("b2"), (1, t), (0, q))
     if family == "convtranspose":
         transposed = getattr(F, f"conv_transpose{dims}d")
-        return transposed(x, get("W"), get("b"), rest[0], rest[1], o.get("output_padding", 0), o.get("groups", 1), rest[2])
+        return transposed(
+            x, get("W"), get("b"), rest[0], rest[1], o.get("output_padding", 0), o.get("groups", 1), rest[2]
+        )
     return local(x, get("W"), get("b"), *rest)
 
 
 @every_case
-def test_a_small_layer_is_worked_through_with_torchs_numbers(layer: str, shape: tuple[int, ...], options: dict[str, Any], make: Any) -> None:
+def test_a_small_layer_is_worked_through_with_torchs_numbers(
+    layer: str, shape: tuple[int, ...], options: dict[str, Any], make: Any
+) -> None:
     told = explain(layer, shape, small=True, **options)
     wanted = gradients(layer, told)
     assert wanted.keys() - {"y"} == {name for name in told.values if name[0] == "d" and name not in ("dy", "dz")}
@@ -380,7 +482,9 @@ def test_a_small_layer_is_worked_through_with_torchs_numbers(layer: str, shape: 
         if layer.startswith(BARE):
             torch.testing.assert_close(found, value, rtol=1e-12, atol=1e-12)
         else:
-            assert torch.equal(found, value) or (layer.startswith("avg") and torch.allclose(found, value, rtol=1e-15, atol=0))
+            assert torch.equal(found, value) or (
+                layer.startswith("avg") and torch.allclose(found, value, rtol=1e-15, atol=0)
+            )
 
 
 SUM = re.compile(r"([\wγβσμ²̂()·]+(?:\[[\d,]+\])?) +[=←] (.+) = (−?[\d.]+)$")
@@ -396,7 +500,9 @@ def evaluated(told: str, cells: dict[str, float]) -> float:
 
 
 @every_case
-def test_every_sum_that_is_spelled_out_gives_its_result(layer: str, shape: tuple[int, ...], options: dict[str, Any], make: Any) -> None:
+def test_every_sum_that_is_spelled_out_gives_its_result(
+    layer: str, shape: tuple[int, ...], options: dict[str, Any], make: Any
+) -> None:
     told = explain(layer, shape, small=True, **options)
     check_sums(told)
 
@@ -410,7 +516,9 @@ def check_sums(told: Explanation) -> None:
     cells: dict[str, float] = {}
     for name, t in told.values.items():
         for index in torch.cartesian_prod(*(torch.arange(n) for n in t.shape)).reshape(-1, t.dim()).tolist():
-            cells[cell(name, tuple(t.shape), tuple(index), 1 if name[:1] == "b" or name[:2] in ("db", "dγ", "dβ") else 2)] = float(t[tuple(index)])
+            cells[
+                cell(name, tuple(t.shape), tuple(index), 1 if name[:1] == "b" or name[:2] in ("db", "dγ", "dβ") else 2)
+            ] = float(t[tuple(index)])
     checked = 0
     for section in told.parts:
         if not section.title.startswith(("Forward", "Backward", "Edges")) or section.title.startswith("Backward, from"):
@@ -510,7 +618,7 @@ def test_matrices_stand_side_by_side_and_break_where_the_line_ends() -> None:
     assert [number(v) for v in (1 / 3, -0.00001, 12345.0)] == ["0.3333", "0", "12345"]
 
 
-# ------------------------------------------------------------------------------------------------------------- how it is told
+# ------------------------------------------------------------------------------------------------------- how it is told
 
 
 def test_the_guide_shows_what_is_printed() -> None:
@@ -519,14 +627,27 @@ def test_the_guide_shows_what_is_printed() -> None:
         pytest.skip("the guide is not installed, only the checkout has it")
     text = page.read_text(encoding="utf-8")
     conv = str(explain("conv2d", (3, 32, 32), out=10, kernel=5, padding=2)).partition("\n\nMethod")[0]
-    small = str(explain("conv2d", (3, 9, 9), out=4, kernel=3, padding=1, small=True)).partition("\n\nA smaller")[2].partition("\n\nMethod")[0]
-    against = str(explain("separable2d", (128, 32, 32), out=256, kernel=3, padding="same", bias=False)).partition("\n\nAgainst")[2]
-    for shown in (conv, f"```\nA smaller{small}\n```", f"```\nAgainst{against}\n```", f"```\n{example('max-pool')}\n```"):
+    small = (
+        str(explain("conv2d", (3, 9, 9), out=4, kernel=3, padding=1, small=True))
+        .partition("\n\nA smaller")[2]
+        .partition("\n\nMethod")[0]
+    )
+    against = str(explain("separable2d", (128, 32, 32), out=256, kernel=3, padding="same", bias=False)).partition(
+        "\n\nAgainst"
+    )[2]
+    for shown in (
+        conv,
+        f"```\nA smaller{small}\n```",
+        f"```\nAgainst{against}\n```",
+        f"```\n{example('max-pool')}\n```",
+    ):
         assert len(shown) > 200 and shown in text
 
 
 @every_case
-def test_no_line_is_longer_than_100_characters(layer: str, shape: tuple[int, ...], options: dict[str, Any], make: Any) -> None:
+def test_no_line_is_longer_than_100_characters(
+    layer: str, shape: tuple[int, ...], options: dict[str, Any], make: Any
+) -> None:
     lines = explain(layer, shape, small=True, **options).lines()
     assert len(lines) > 10 and max(map(len, lines)) <= 100
     assert not any(line != line.rstrip() for line in lines)
@@ -568,16 +689,38 @@ def test_a_long_axis_takes_no_more_work_than_a_short_one() -> None:
         assert calls_of(lambda told=told: told(2**29)) < 1.5 * calls_of(lambda told=told: told(2**6))  # type: ignore[misc]
 
 
-# -------------------------------------------------------------------------------------------------------------------- commands
+# ------------------------------------------------------------------------------------------------------------- commands
 
 
 def test_the_command_prints_the_explanation_and_the_methods_last(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["explain", "conv2d", "--input", "3x32x32", "--out", "10", "--kernel", "5", "--padding", "2", "--small"]) == 0
-    assert capsys.readouterr().out == f"{explain('conv2d', (3, 32, 32), out=10, kernel=(5,), padding=(2,), small=True)}\n"
+    assert (
+        main(["explain", "conv2d", "--input", "3x32x32", "--out", "10", "--kernel", "5", "--padding", "2", "--small"])
+        == 0
+    )
+    assert (
+        capsys.readouterr().out == f"{explain('conv2d', (3, 32, 32), out=10, kernel=(5,), padding=(2,), small=True)}\n"
+    )
 
 
 def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["explain", "avgpool2d", "--input", "3x7x7", "--kernel", "3", "--padding", "1", "--exclude-pad", "--ceil", "--json"]) == 0
+    assert (
+        main(
+            [
+                "explain",
+                "avgpool2d",
+                "--input",
+                "3x7x7",
+                "--kernel",
+                "3",
+                "--padding",
+                "1",
+                "--exclude-pad",
+                "--ceil",
+                "--json",
+            ]
+        )
+        == 0
+    )
     told = json.loads(capsys.readouterr().out)
     assert told["options"] == {"kernel": [3], "padding": [1], "ceil": True, "count_include_pad": False}
     assert told["output_shape"] == [1, 3, 3, 3] and told["divisors"] == {"4": 4, "6": 4, "9": 1}
@@ -589,11 +732,15 @@ def test_the_command_prints_each_example_and_help_lists_it(name: str, capsys: py
     assert capsys.readouterr().out == f"{example(name)}\n"
     assert main(["explain", "--help"]) == 0
     told = capsys.readouterr().out
-    assert f"  {name:<10} {EXAMPLES[name].layer}. {EXAMPLES[name].about}" in told and max(map(len, told.splitlines())) <= 100
+    assert (
+        f"  {name:<10} {EXAMPLES[name].layer}. {EXAMPLES[name].about}" in told
+        and max(map(len, told.splitlines())) <= 100
+    )
 
 
 LAYERS = (
-    "conv1d/2d/3d, depthwise1d/2d/3d, separable1d/2d/3d, spatial2d, bottleneck2d, convtranspose1d/2d/3d, local1d/2d/3d, maxpool1d/2d/3d, "
+    "conv1d/2d/3d, depthwise1d/2d/3d, separable1d/2d/3d, spatial2d, bottleneck2d, convtranspose1d/2d/3d, "
+    "local1d/2d/3d, maxpool1d/2d/3d, "
     "avgpool1d/2d/3d, batchnorm, layernorm, instancenorm, groupnorm, layernorm2d"
 )
 
@@ -607,36 +754,89 @@ LAYERS = (
         ("conv2d --input 3x9x9", "conv2d with its out, got none. Add one, as 16."),
         ("conv2d --input 3x9x9 --out 4", "conv2d with its kernel, got none. Add one, as 3."),
         ("groupnorm --input 2x6x3", "groupnorm with its groups, got none. Add one, as 2."),
-        ("maxpool1d --input 3x9 --kernel 3 --out 3", "maxpool1d with kernel, stride, padding, dilation, ceil, got out. Leave it away."),
+        (
+            "maxpool1d --input 3x9 --kernel 3 --out 3",
+            "maxpool1d with kernel, stride, padding, dilation, ceil, got out. Leave it away.",
+        ),
         ("batchnorm --input 2x6x3 --kernel 3", "batchnorm with no option, got kernel. Leave it away."),
-        ("conv2d --input 3y4 --out 1 --kernel 3", "--input to be whole numbers with x between, got '3y4'. Write as 16x64x56x56."),
+        (
+            "conv2d --input 3y4 --out 1 --kernel 3",
+            "--input to be whole numbers with x between, got '3y4'. Write as 16x64x56x56.",
+        ),
         (
             "convtranspose1d --input 3x4 --out 1 --kernel 3 --output-padding one",
             "--output-padding to be whole numbers with x between, got 'one'. Write as 3 or 3x5.",
         ),
-        ("conv1d --input 3 --out 1 --kernel 3", "an input of 2 or 3 numbers, got 3. Write batch, channels and axes, as 16x64x56."),
-        ("conv2d --input 3x4 --out 1 --kernel 3", "an input of 3 or 4 numbers, got 3×4. Write batch, channels and axes, as 16x64x56x56."),
-        ("batchnorm --input 3", "an input of 2 or more numbers, got 3. Write batch, channels and axes, as 16x64x56x56."),
-        ("layernorm2d --input 3x4x4", "an input of 4 numbers, got 3×4×4. Write batch, channels and axes, as 16x64x56x56."),
-        ("conv2d --input 0x9x9 --out 3 --kernel 3", "an input of whole numbers from 1 on, got 0×9×9. Write as 16x64x56x56."),
-        ("conv1d --input 3x9999999999 --out 3 --kernel 3", "x of at most 2^31 values, got 1×3×9999999999. Choose smaller numbers."),
-        ("conv1d --input 3x99 --out 9999999 --kernel 99", "a weight of at most 2^31 values, got 9999999×3×99. Choose smaller numbers."),
-        ("conv1d --input 3x99 --out 3 --kernel 3 --padding 9999999999", "y of at most 2^31 values, got 1×3×20000000095. Choose smaller numbers."),
+        (
+            "conv1d --input 3 --out 1 --kernel 3",
+            "an input of 2 or 3 numbers, got 3. Write batch, channels and axes, as 16x64x56.",
+        ),
+        (
+            "conv2d --input 3x4 --out 1 --kernel 3",
+            "an input of 3 or 4 numbers, got 3×4. Write batch, channels and axes, as 16x64x56x56.",
+        ),
+        (
+            "batchnorm --input 3",
+            "an input of 2 or more numbers, got 3. Write batch, channels and axes, as 16x64x56x56.",
+        ),
+        (
+            "layernorm2d --input 3x4x4",
+            "an input of 4 numbers, got 3×4×4. Write batch, channels and axes, as 16x64x56x56.",
+        ),
+        (
+            "conv2d --input 0x9x9 --out 3 --kernel 3",
+            "an input of whole numbers from 1 on, got 0×9×9. Write as 16x64x56x56.",
+        ),
+        (
+            "conv1d --input 3x9999999999 --out 3 --kernel 3",
+            "x of at most 2^31 values, got 1×3×9999999999. Choose smaller numbers.",
+        ),
+        (
+            "conv1d --input 3x99 --out 9999999 --kernel 99",
+            "a weight of at most 2^31 values, got 9999999×3×99. Choose smaller numbers.",
+        ),
+        (
+            "conv1d --input 3x99 --out 3 --kernel 3 --padding 9999999999",
+            "y of at most 2^31 values, got 1×3×20000000095. Choose smaller numbers.",
+        ),
         ("conv2d --input 3x9x9 --out 0 --kernel 3", "out from 1 to 2^31, got 0. Choose a whole number for out."),
-        ("bottleneck2d --input 3x9x9 --out 8 --middle -1", "middle from 1 to 2^31, got -1. Choose a whole number for middle."),
-        ("conv2d --input 3x9x9 --out 4 --kernel 0", "kernel from 1 to 2^62, got 0. x: (1, 3, 9, 9). Choose a kernel of at least 1."),
-        ("conv2d --input 3x9x9 --out 4 --kernel 3x3x3", "kernel to be one integer or 2, got (3, 3, 3). x: (1, 3, 9, 9). Give one integer or 2."),
-        ("conv2d --input 3x9x9 --out 4 --kernel 3 --groups 2", "groups that divide the 3 input channels, got 2. x: (1, 3, 9, 9). Choose a divisor."),
+        (
+            "bottleneck2d --input 3x9x9 --out 8 --middle -1",
+            "middle from 1 to 2^31, got -1. Choose a whole number for middle.",
+        ),
+        (
+            "conv2d --input 3x9x9 --out 4 --kernel 0",
+            "kernel from 1 to 2^62, got 0. x: (1, 3, 9, 9). Choose a kernel of at least 1.",
+        ),
+        (
+            "conv2d --input 3x9x9 --out 4 --kernel 3x3x3",
+            "kernel to be one integer or 2, got (3, 3, 3). x: (1, 3, 9, 9). Give one integer or 2.",
+        ),
+        (
+            "conv2d --input 3x9x9 --out 4 --kernel 3 --groups 2",
+            "groups that divide the 3 input channels, got 2. x: (1, 3, 9, 9). Choose a divisor.",
+        ),
         (
             "convtranspose2d --input 4x9x9 --out 3 --kernel 3 --groups 2",
             "groups that divide the 3 output channels, got 2. x: (1, 4, 9, 9). Choose a divisor.",
         ),
-        ("groupnorm --input 2x6x3 --groups 4", "groups that divide the 6 channels, got 4. x: (2, 6, 3). Choose a divisor."),
-        ("depthwise2d --input 3x9x9 --out 4 --kernel 3", "out to be a multiple of the 3 channels, got 4. Choose a multiple, or leave it away for as many."),
-        ("instancenorm --input 2x6x1", "more than one value for each sample and channel, got 1. x: (2, 6, 1). A lone value is its own mean: give more."),
+        (
+            "groupnorm --input 2x6x3 --groups 4",
+            "groups that divide the 6 channels, got 4. x: (2, 6, 3). Choose a divisor.",
+        ),
+        (
+            "depthwise2d --input 3x9x9 --out 4 --kernel 3",
+            "out to be a multiple of the 3 channels, got 4. Choose a multiple, or leave it away for as many.",
+        ),
+        (
+            "instancenorm --input 2x6x1",
+            "more than one value for each sample and channel, got 1. x: (2, 6, 1). A lone value is its own mean: give "
+            "more.",
+        ),
         (
             "conv2d --input 3x2x2 --out 4 --kernel 3",
-            "a window no larger than the padded input, 2, got 3. x: (1, 3, 2, 2). Make the kernel or its dilation smaller, or pad more.",
+            "a window no larger than the padded input, 2, got 3. x: (1, 3, 2, 2). Make the kernel or its dilation "
+            "smaller, or pad more.",
         ),
         ("--example canny", f"an example of {', '.join(EXAMPLES)}, got 'canny'. Choose one of these."),
         ("conv2d --example sobel", "--example alone, got a layer or its options too. Leave out one or the other."),

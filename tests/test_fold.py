@@ -52,7 +52,8 @@ def trained(model: Any) -> Any:
 
 def state_of(model: nn.Module) -> dict[str, Any]:
     tensors = {
-        name: x.clone() for name, x in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+        name: x.clone()
+        for name, x in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     }
     return {**tensors, "": [(name, type(m), m.training) for name, m in model.named_modules()]}
 
@@ -70,7 +71,9 @@ def checked(model: Any, *inputs: torch.Tensor) -> tuple[Any, FoldReport]:
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     assert all(x.data_ptr() != y.data_ptr() for x in model.parameters() for y in folded.parameters())
     assert type(folded) is type(model)
-    assert [(name, m.training) for name, m in folded.named_modules()] == [(name, m.training) for name, m in model.named_modules()]
+    assert [(name, m.training) for name, m in folded.named_modules()] == [
+        (name, m.training) for name, m in model.named_modules()
+    ]
     with torch.no_grad():  # copies: what a call leaves in a model is no matter here
         expected, got = (copy.deepcopy(m)(*(x.clone() for x in inputs)) for m in (model, folded))
     largest = expected.abs().max()
@@ -79,7 +82,9 @@ def checked(model: Any, *inputs: torch.Tensor) -> tuple[Any, FoldReport]:
     assert difference <= TOLERANCE[expected.dtype] * largest
     assert report.max_abs_output == pytest.approx(largest.item())
     assert report.max_abs_difference == difference.item()
-    assert sorted(norms_of(folded)) == sorted(e.name for e in report.entries if e.action == "left" and e.name in norms_of(model))
+    assert sorted(norms_of(folded)) == sorted(
+        e.name for e in report.entries if e.action == "left" and e.name in norms_of(model)
+    )
     return folded, report
 
 
@@ -98,7 +103,9 @@ def reason(model: Any, *inputs: torch.Tensor) -> str:
 class Pair(nn.Module):
     """A convolution and its norm, called as told."""
 
-    def __init__(self, call: Callable[..., Any], conv: nn.Module | None = None, norm: nn.Module | None = None, **more: nn.Module) -> None:
+    def __init__(
+        self, call: Callable[..., Any], conv: nn.Module | None = None, norm: nn.Module | None = None, **more: nn.Module
+    ) -> None:
         super().__init__()
         self.conv = conv or nn.Conv2d(3, 4, 3)
         self.bn = norm or nn.BatchNorm2d(4)
@@ -156,7 +163,10 @@ def test_every_model_of_striate_folds_whole(name: str, accelerated: bool, dtype:
 def test_a_model_without_norms_is_copied_and_the_report_says_so() -> None:
     _, report = checked(models.lenet5().eval(), torch.randn(1, 1, 28, 28))
     assert report.entries == () and (report.folded, report.refused) == (0, 0)
-    assert str(report) == f"no batch norm found; largest difference 0.0e+00 where outputs reach {report.max_abs_output:.1e}"
+    assert (
+        str(report)
+        == f"no batch norm found; largest difference 0.0e+00 where outputs reach {report.max_abs_output:.1e}"
+    )
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -187,7 +197,9 @@ def test_an_accelerated_model_stays_accelerated() -> None:
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @pytest.mark.parametrize("kinds", [CONV, TRANSPOSED], ids=["conv", "transposed"])
-def test_a_norm_folds_into_the_convolution_before_it(kinds: Any, dims: int, groups: int, bias: bool, dtype: torch.dtype) -> None:
+def test_a_norm_folds_into_the_convolution_before_it(
+    kinds: Any, dims: int, groups: int, bias: bool, dtype: torch.dtype
+) -> None:
     layer = kinds[dims](4, 8, 3, stride=2, padding=1, groups=groups, bias=bias)
     model = trained(nn.Sequential(layer, NORM[dims](8))).to(dtype)
     folded, report = checked(model, torch.randn(2, 4, *[5] * dims, dtype=dtype))
@@ -203,7 +215,9 @@ def test_a_depthwise_convolution_takes_its_norm_in_every_padding_mode(mode: str)
 
 
 def test_an_output_size_asked_of_a_transposed_convolution_is_no_obstacle() -> None:
-    model = trained(Pair(lambda self, x: self.bn(self.conv(x, output_size=(20, 20))), nn.ConvTranspose2d(3, 4, 3, stride=2)))
+    model = trained(
+        Pair(lambda self, x: self.bn(self.conv(x, output_size=(20, 20))), nn.ConvTranspose2d(3, 4, 3, stride=2))
+    )
     _, report = checked(model, torch.randn(IMAGE))
     assert actions(report) == {"bn": "folded into conv before it"}
 
@@ -216,7 +230,9 @@ def test_a_norm_folds_into_the_linear_layer_before_it(bias: bool) -> None:
 
 def test_the_formula_with_numbers() -> None:
     model = nn.Sequential(nn.Linear(2, 1), nn.BatchNorm1d(1, eps=0.0)).eval()
-    for tensor, value in zip(model.state_dict().values(), ([[1.0, 2.0]], [3.0], [6.0], [1.0], [5.0], [4.0]), strict=False):
+    for tensor, value in zip(
+        model.state_dict().values(), ([[1.0, 2.0]], [3.0], [6.0], [1.0], [5.0], [4.0]), strict=False
+    ):
         tensor.copy_(torch.tensor(value))  # W, b, γ = 6, β = 1, μ = 5, σ² = 4: s = 3
     folded, report = fold(model, torch.ones(1, 2))
     assert folded[0].weight.tolist() == [[3.0, 6.0]] and folded[0].bias.tolist() == [(3 - 5) * 3 + 1.0]
@@ -254,7 +270,9 @@ def test_subclasses_that_change_no_computation_fold() -> None:
 
 
 def test_a_chain_of_norms_folds_into_one_convolution() -> None:
-    model = trained(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Identity(), nn.BatchNorm2d(4), nn.BatchNorm2d(4)))
+    model = trained(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Identity(), nn.BatchNorm2d(4), nn.BatchNorm2d(4))
+    )
     _, report = checked(model, torch.randn(IMAGE))
     assert actions(report) == {name: "folded into 0 before it" for name in "134"}
 
@@ -301,7 +319,9 @@ def test_asking_for_shapes_between_is_no_use_of_the_values() -> None:
 
 
 def test_a_residual_sum_after_the_norm_is_no_obstacle() -> None:
-    _, report = checked(trained(Pair(lambda self, x: x + self.bn(self.conv(x)), nn.Conv2d(4, 4, 1))), torch.randn(2, 4, 3, 3))
+    _, report = checked(
+        trained(Pair(lambda self, x: x + self.bn(self.conv(x)), nn.Conv2d(4, 4, 1))), torch.randn(2, 4, 3, 3)
+    )
     assert report.folded == 1
 
 
@@ -312,7 +332,9 @@ def test_a_residual_sum_after_the_norm_is_no_obstacle() -> None:
 @pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("dims", [1, 2, 3])
-def test_a_norm_folds_into_the_convolution_after_it_without_padding(dims: int, groups: int, bias: bool, dtype: torch.dtype) -> None:
+def test_a_norm_folds_into_the_convolution_after_it_without_padding(
+    dims: int, groups: int, bias: bool, dtype: torch.dtype
+) -> None:
     model = trained(nn.Sequential(NORM[dims](4), CONV[dims](4, 8, 3, stride=2, groups=groups, bias=bias))).to(dtype)
     folded, report = checked(model, torch.randn(2, 4, *[5] * dims, dtype=dtype))
     assert report.entries == (FoldEntry("0", "folded into 1 after it", ""),)
@@ -361,7 +383,10 @@ def test_a_transposed_convolution_after_the_norm_does_not_take_a_shift() -> None
     told = reason(trained(nn.Sequential(nn.BatchNorm2d(3), nn.ConvTranspose2d(3, 4, 2, stride=2))), torch.randn(IMAGE))
     assert (
         told
-        == "the model's input comes before it; ConvTranspose2d 1 does not use all its taps everywhere, and the norm's shift is not zero"
+        == (
+            "the model's input comes before it; ConvTranspose2d 1 does not use all its taps everywhere, and the "
+            "norm's shift is not zero"
+        )
     )
 
 
@@ -374,11 +399,17 @@ def test_a_norm_folds_into_the_linear_layer_after_it(bias: bool) -> None:
 def test_norms_on_both_sides_and_two_in_a_row_fold_into_one_layer() -> None:
     model = nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.Conv2d(4, 8, 3, groups=2), nn.BatchNorm2d(8))
     _, report = checked(trained(model), torch.randn(2, 4, 6, 6))
-    assert actions(report) == {"0": "folded into 2 after it", "1": "folded into 2 after it", "3": "folded into 2 before it"}
+    assert actions(report) == {
+        "0": "folded into 2 after it",
+        "1": "folded into 2 after it",
+        "3": "folded into 2 before it",
+    }
 
 
 def test_a_norm_that_cannot_go_into_the_layer_before_goes_into_the_one_after() -> None:
-    model = trained(Pair(lambda self, x: self.head(self.bn(self.conv(x))) + self.conv(x).mean(), head=nn.Conv2d(4, 2, 3)))
+    model = trained(
+        Pair(lambda self, x: self.head(self.bn(self.conv(x))) + self.conv(x).mean(), head=nn.Conv2d(4, 2, 3))
+    )
     _, report = checked(model, torch.randn(IMAGE))
     assert actions(report) == {"bn": "folded into head after it"}
 
@@ -407,7 +438,11 @@ def test_an_input_overwritten_after_the_layer_is_no_obstacle() -> None:
 
 @pytest.mark.parametrize("asked", [False, True])
 def test_parameters_keep_asking_for_a_gradient_or_not(asked: bool) -> None:
-    model = trained(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3, bias=False), nn.BatchNorm2d(2)))
+    model = trained(
+        nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3, bias=False), nn.BatchNorm2d(2)
+        )
+    )
     model[0].weight.requires_grad_(not asked)
     model[0].bias.requires_grad_(asked)
     model[3].weight.requires_grad_(asked)
@@ -436,7 +471,8 @@ def test_weights_are_computed_in_float64_and_rounded_once() -> None:
     exact, _ = checked(copy.deepcopy(model).double(), torch.randn(IMAGE).double())
     assert torch.equal(folded[0].weight, exact[0].weight.float()) and torch.equal(folded[0].bias, exact[0].bias.float())
     s = model[1].weight / (model[1].running_var + model[1].eps).sqrt()
-    assert not torch.equal(folded[0].weight, model[0].weight * s.view(-1, 1, 1, 1))  # float32 throughout rounds otherwise
+    # float32 throughout rounds otherwise
+    assert not torch.equal(folded[0].weight, model[0].weight * s.view(-1, 1, 1, 1))
 
 
 def test_bfloat16_models_fold_with_the_rounding_of_bfloat16() -> None:
@@ -521,7 +557,9 @@ def test_an_activation_that_is_no_layer_is_refused() -> None:
         activation = "gelu"
 
         def forward(self, input: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-            return F.gelu(F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps))
+            return F.gelu(
+                F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+            )
 
     Later.forward.__module__ = "striate.nn.norm"  # as if striate had it
     told = reason(trained(nn.Sequential(nn.Conv2d(3, 4, 3), Later(4))), torch.randn(IMAGE))
@@ -586,7 +624,10 @@ def test_a_norm_inside_a_piece_that_is_not_traced_is_left() -> None:
             return self.bn(self.conv(x)) if x.sum() > 1e9 else self.bn(2 * self.conv(x))
 
     Piece.__module__ = "torch.nn.modules.piece"
-    assert reason(trained(nn.Sequential(Piece())), torch.randn(IMAGE)) == "it stands inside Piece 0, which the trace does not enter"
+    assert (
+        reason(trained(nn.Sequential(Piece())), torch.randn(IMAGE))
+        == "it stands inside Piece 0, which the trace does not enter"
+    )
     assert reason(trained(Piece()), torch.randn(IMAGE)) == "it stands inside Piece, which the trace does not enter"
 
 
@@ -595,7 +636,9 @@ def test_a_norm_with_a_forward_of_its_own_is_left() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x) * 2
 
-    assert reason(trained(nn.Sequential(nn.Conv2d(3, 4, 3), Mine(4))), torch.randn(IMAGE)) == "it has a forward of its own"
+    assert (
+        reason(trained(nn.Sequential(nn.Conv2d(3, 4, 3), Mine(4))), torch.randn(IMAGE)) == "it has a forward of its own"
+    )
 
 
 def test_a_norm_whose_forward_was_replaced_is_left() -> None:
@@ -694,7 +737,9 @@ def test_the_forward_of_a_layer_called_past_the_layer_is_a_function() -> None:
 
 
 def test_instance_norms_are_not_listed() -> None:
-    _, report = checked(nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, track_running_stats=True)).eval(), torch.randn(IMAGE))
+    _, report = checked(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, track_running_stats=True)).eval(), torch.randn(IMAGE)
+    )
     assert report.entries == ()
 
 
@@ -738,13 +783,17 @@ def test_a_function_before_the_norm_is_named(call: Any, told: str) -> None:
 def test_a_norm_before_an_activation_before_a_convolution_is_left() -> None:
     told = reason(trained(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 3))), torch.randn(IMAGE))
     assert told == "the model's input comes before it; ReLU 1 stands between it and Conv2d 2"
-    told = reason(trained(Pair(lambda self, x: self.conv(F.relu(self.bn(x))), norm=nn.BatchNorm2d(3))), torch.randn(IMAGE))
+    told = reason(
+        trained(Pair(lambda self, x: self.conv(F.relu(self.bn(x))), norm=nn.BatchNorm2d(3))), torch.randn(IMAGE)
+    )
     assert told == "the model's input comes before it; relu stands between it and Conv2d conv"
 
 
 def test_a_model_that_is_one_norm_is_left() -> None:
     folded, report = fold(trained(nn.BatchNorm2d(3)), torch.randn(IMAGE))
-    assert report.entries == (FoldEntry("the model", "left", "the model's input comes before it; the model's output comes after it"),)
+    assert report.entries == (
+        FoldEntry("the model", "left", "the model's input comes before it; the model's output comes after it"),
+    )
     assert type(folded) is nn.BatchNorm2d
 
 
@@ -753,7 +802,10 @@ def test_an_output_of_the_convolution_used_elsewhere_is_seen() -> None:
         y = self.conv(x)
         return self.bn(y) + y.exp()
 
-    assert reason(trained(Pair(call)), torch.randn(IMAGE)) == "the output of Conv2d conv also goes to exp; add comes after it"
+    assert (
+        reason(trained(Pair(call)), torch.randn(IMAGE))
+        == "the output of Conv2d conv also goes to exp; add comes after it"
+    )
 
 
 def test_an_output_of_the_convolution_that_the_model_returns_is_seen() -> None:
@@ -825,7 +877,10 @@ def test_a_layer_after_called_twice_is_left() -> None:
 def test_a_parameter_shared_with_another_layer_is_seen(key: str) -> None:
     model = Pair(lambda self, x: self.bn(self.conv(x)) + self.other(x), other=nn.Conv2d(3, 4, 3))
     setattr(model.other, key, getattr(model.conv, key))
-    assert reason(trained(model), torch.randn(IMAGE)) == f"Conv2d conv shares its {key} with other.{key}; add comes after it"
+    assert (
+        reason(trained(model), torch.randn(IMAGE))
+        == f"Conv2d conv shares its {key} with other.{key}; add comes after it"
+    )
 
 
 def test_memory_shared_with_another_layer_is_seen() -> None:
@@ -879,7 +934,9 @@ def test_a_weight_that_is_a_property_is_left() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrap", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm], ids=["weight_norm", "spectral_norm"]
+    "wrap",
+    [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm],
+    ids=["weight_norm", "spectral_norm"],
 )
 def test_a_parametrized_layer_is_left(wrap: Any) -> None:
     model = trained(nn.Sequential(wrap(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)))
@@ -908,7 +965,9 @@ def old_pruning(conv: nn.Module) -> nn.Module:
     return prune.l1_unstructured(conv, "weight", 0.5)
 
 
-@pytest.mark.parametrize("wrap", [old_weight_norm, nn.utils.spectral_norm, old_pruning], ids=["weight_norm", "spectral_norm", "prune"])
+@pytest.mark.parametrize(
+    "wrap", [old_weight_norm, nn.utils.spectral_norm, old_pruning], ids=["weight_norm", "spectral_norm", "prune"]
+)
 def test_a_weight_computed_in_a_hook_is_left(wrap: Any) -> None:
     model, x = trained(nn.Sequential(wrap(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4))), torch.randn(IMAGE)
     expected = model(x).detach()
@@ -947,16 +1006,26 @@ def test_a_weight_that_is_more_than_a_parameter_is_left() -> None:
 
 
 def test_a_linear_layer_whose_features_are_not_the_norms_channels_is_left() -> None:
-    model = trained(nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)))  # (N, 4, 5) → (N, 4, 4): the numbers agree, the axes do not
-    assert reason(model, torch.randn(6, 4, 5)) == f"the channels of Linear 0 are on axis 2, those of the norm on axis 1{AFTER}"
+    # (N, 4, 5) → (N, 4, 4): the numbers agree, the axes do not
+    model = trained(nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)))
+    assert (
+        reason(model, torch.randn(6, 4, 5))
+        == f"the channels of Linear 0 are on axis 2, those of the norm on axis 1{AFTER}"
+    )
     model = trained(nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 4)))
     told = reason(model, torch.randn(6, 4, 4))
-    assert told == "the model's input comes before it; the channels of Linear 1 are on axis 2, those of the norm on axis 1"
+    assert (
+        told == "the model's input comes before it; the channels of Linear 1 are on axis 2, those of the norm on axis 1"
+    )
 
 
 def test_a_convolution_without_a_batch_axis_is_left() -> None:
-    model = trained(nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4)))  # (3, 6) → (4, 4), which the norm takes as (N, C)
-    assert reason(model, torch.randn(3, 6)) == f"the channels of Conv1d 0 are on axis 0, those of the norm on axis 1{AFTER}"
+    # (3, 6) → (4, 4), which the norm takes as (N, C)
+    model = trained(nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4)))
+    assert (
+        reason(model, torch.randn(3, 6))
+        == f"the channels of Conv1d 0 are on axis 0, those of the norm on axis 1{AFTER}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -993,8 +1062,10 @@ def test_a_model_that_cannot_be_traced_is_an_error_with_the_reason() -> None:
     with pytest.raises(ArgumentError) as error:
         fold(model, torch.ones(IMAGE))
     assert str(error.value) == (
-        "fold expects a model that torch.fx can trace, got TraceError: symbolically traced variables cannot be used as inputs to "
-        f"control flow (at test_fold.py:{model.call.__code__.co_firstlineno}). Fold the parts of the model that can be traced one by one, or take what depends on the input's values out of "
+        "fold expects a model that torch.fx can trace, got TraceError: symbolically traced variables cannot be used "
+        "as inputs to "
+        f"control flow (at test_fold.py:{model.call.__code__.co_firstlineno}). Fold the parts of the model that can "
+        "be traced one by one, or take what depends on the input's values out of "
         "forward."
     )
 
@@ -1004,7 +1075,8 @@ def test_a_trace_that_takes_another_way_than_a_run_is_an_error() -> None:
     with pytest.raises(ArgumentError) as error:
         fold(model, torch.ones(IMAGE))
     assert str(error.value) == (
-        "fold expects a trace that calls what the model calls, got 1 call of conv in the trace, 2 calls in a run. Take conditions on "
+        "fold expects a trace that calls what the model calls, got 1 call of conv in the trace, 2 calls in a run. "
+        "Take conditions on "
         "types, such as isinstance(x, torch.Tensor), out of forward."
     )
 
@@ -1014,7 +1086,8 @@ def test_a_model_that_needs_its_norms_attributes_is_an_error() -> None:
     with pytest.raises(ArgumentError) as error:
         fold(model, torch.ones(IMAGE))
     assert str(error.value) == (
-        "fold expects a model that runs without its batch norms, got AttributeError: 'Identity' object has no attribute 'num_features'. "
+        "fold expects a model that runs without its batch norms, got AttributeError: 'Identity' object has no "
+        "attribute 'num_features'. "
         "Call the norms only as layers: the folded model has Identity in their place."
     )
 
@@ -1023,7 +1096,8 @@ def test_a_model_that_cannot_be_copied_is_an_error() -> None:
     model = Pair(plain)
     model.generator = (i for i in range(3))
     with pytest.raises(
-        ArgumentError, match=r"^fold expects a model that can be copied, got TypeError: cannot pickle 'generator' object\. Take"
+        ArgumentError,
+        match=r"^fold expects a model that can be copied, got TypeError: cannot pickle 'generator' object\. Take",
     ):
         fold(model.eval(), torch.ones(IMAGE))
 
@@ -1037,7 +1111,8 @@ def test_an_example_that_is_no_tensor_is_an_error() -> None:
     with pytest.raises(ArgumentTypeError) as error:
         fold(trained(Pair(plain)), (torch.ones(IMAGE), [1, 2]))  # type: ignore[arg-type]
     assert str(error.value) == (
-        "fold expects a tensor or a tuple of tensors, got list. Pass what model(*example_input) takes; give a model with other arguments "
+        "fold expects a tensor or a tuple of tensors, got list. Pass what model(*example_input) takes; give a model "
+        "with other arguments "
         "a forward that takes tensors."
     )
 
@@ -1045,13 +1120,22 @@ def test_an_example_that_is_no_tensor_is_an_error() -> None:
 def test_a_model_that_is_no_module_is_an_error() -> None:
     with pytest.raises(ArgumentTypeError) as error:
         fold(torch.relu, torch.ones(1))  # type: ignore[type-var]
-    assert str(error.value) == "fold expects a torch.nn.Module, got builtin_function_or_method. Pass the model itself, then an example."
+    assert (
+        str(error.value)
+        == "fold expects a torch.nn.Module, got builtin_function_or_method. Pass the model itself, then an example."
+    )
 
 
 def test_a_difference_that_rounding_does_not_explain_is_warned_of() -> None:
-    model = trained(Pair(lambda self, x: self.bn(self.conv(x)) * sum(float(p.detach().sum()) for p in self.parameters())))
+    model = trained(
+        Pair(lambda self, x: self.bn(self.conv(x)) * sum(float(p.detach().sum()) for p in self.parameters()))
+    )
     with pytest.warns(
-        UserWarning, match="^fold expects a difference that rounding explains, got .* where outputs reach .*. Compare the two models"
+        UserWarning,
+        match=(
+            "^fold expects a difference that rounding explains, got .* where outputs reach .*. Compare the two "
+            "models"
+        ),
     ):
         _, report = fold(model, torch.randn(IMAGE))
     assert report.max_abs_difference > 0.01 * report.max_abs_output
@@ -1073,7 +1157,10 @@ def test_outputs_without_tensors_are_not_compared() -> None:
 
 
 def test_the_report_is_an_aligned_table() -> None:
-    entries = (FoldEntry("layer1.bn", "folded into layer1.conv before it", ""), FoldEntry("bn", "left", "the model calls it 2 times"))
+    entries = (
+        FoldEntry("layer1.bn", "folded into layer1.conv before it", ""),
+        FoldEntry("bn", "left", "the model calls it 2 times"),
+    )
     report = FoldReport(entries, 1.25e-7, 3.0)
     assert (report.folded, report.refused) == (1, 1)
     assert str(report).splitlines() == [
@@ -1098,5 +1185,7 @@ class Misled(nn.Module):
 
 def test_a_trace_that_does_not_run_is_refused_with_the_line_it_came_from() -> None:
     line = inspect.getsourcelines(Misled.forward)[1] + 2
-    with pytest.raises(ArgumentError, match=rf"a model whose trace runs on the example, got RuntimeError.* \(at test_fold.py:{line}\)"):
+    with pytest.raises(
+        ArgumentError, match=rf"a model whose trace runs on the example, got RuntimeError.* \(at test_fold.py:{line}\)"
+    ):
         fold(Misled().eval(), torch.randn(1, 1, 4, 4))

@@ -1,4 +1,6 @@
-"""Frozen models compute what their models compute, for any batch, in any thread, from a file; and nothing else can be done to them."""
+"""Frozen models compute what their models compute, for any batch, in any thread, from a file; and nothing else can be
+done to them.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,8 @@ def one_thread() -> None:
 
 
 def calibrated(model: Any, *shape: int) -> Any:
-    """The model in training mode, its norms with statistics of random inputs, and weights as training might leave them."""
+    """The model in training mode, its norms with statistics of random inputs, and weights as training might leave them.
+    """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     with torch.no_grad():
         for m in norms:
@@ -91,7 +94,9 @@ def close(expected: Tensor, got: Tensor) -> None:
 
 
 def checked(model: Any, *inputs: Tensor, batches: tuple[int, ...] = (1, 2, 5)) -> Frozen:
-    """freeze, with what holds for every call: the model and the inputs are as before, and the outputs the same for any batch."""
+    """freeze, with what holds for every call: the model and the inputs are as before, and the outputs the same for any
+    batch.
+    """
     state = {name: x.clone() for name, x in model.state_dict().items()}
     given, training = [x.clone() for x in inputs], model.training
     with warnings.catch_warnings():
@@ -102,7 +107,10 @@ def checked(model: Any, *inputs: Tensor, batches: tuple[int, ...] = (1, 2, 5)) -
     graph = frozen._program.graph
     free = any(isinstance(n, str) for node in graph.inputs for n in node.shape or ())
     for size in batches if free else (len(inputs[0]),):
-        mine = [torch.randn(size, *x.shape[1:]) if x.is_floating_point() else x[:1].repeat(size, *[1] * (x.dim() - 1)) for x in inputs]
+        mine = [
+            torch.randn(size, *x.shape[1:]) if x.is_floating_point() else x[:1].repeat(size, *[1] * (x.dim() - 1))
+            for x in inputs
+        ]
         before = [x.clone() for x in mine]
         with torch.no_grad():
             expected = leaves(evaluated(*(x.clone() for x in mine)))
@@ -113,7 +121,9 @@ def checked(model: Any, *inputs: Tensor, batches: tuple[int, ...] = (1, 2, 5)) -
             if a is not None:
                 close(a, b)
         assert all(torch.equal(a, b) for a, b in zip(mine, before, strict=True))
-        assert all(a is b or torch.equal(a, b) for a, b in zip(leaves(frozen(*mine)), got, strict=True)), "a second call gives the same bits"
+        assert all(a is b or torch.equal(a, b) for a, b in zip(leaves(frozen(*mine)), got, strict=True)), (
+            "a second call gives the same bits"
+        )
     assert all(torch.equal(a, b) for a, b in zip(inputs, given, strict=True))
     return frozen
 
@@ -143,7 +153,7 @@ def text_of(error: type, call: Callable[[], Any]) -> str:
 
 IMAGE = (2, 4, 9, 9)
 
-# ------------------------------------------------------------------------------------------------------------ whole models
+# --------------------------------------------------------------------------------------------------------- whole models
 
 INPUTS = {"lenet5": (1, 28, 28), "mlp_bn": (784,), "cnn_bn": (3, 16, 16), "alexnet": (3, 63, 63)}
 FUSED = {  # operators left, by their names
@@ -166,7 +176,9 @@ def test_every_model_of_striate_is_the_same_frozen(name: str) -> None:
     frozen = checked(calibrated(made(name), *shape), torch.randn(2, *shape))
     if name in FUSED:
         assert sorted(operators(frozen)) == sorted(FUSED[name])
-    assert frozen.difference <= ERROR and not [what for what in operators(frozen) if "norm" in what and name != "convnext_tiny"]
+    assert frozen.difference <= ERROR and not [
+        what for what in operators(frozen) if "norm" in what and name != "convnext_tiny"
+    ]
 
 
 def test_an_accelerated_model_is_the_same_frozen() -> None:
@@ -193,7 +205,7 @@ def test_an_empty_batch_passes(name: str) -> None:
     assert frozen(torch.empty(0, *INPUTS[name])).shape[0] == 0
 
 
-# ---------------------------------------------------------------------------------------------------------------- graphs
+# --------------------------------------------------------------------------------------------------------------- graphs
 
 
 def conv(channels: int = 4, filters: int = 4, size: int = 3, **more: Any) -> nn.Conv2d:
@@ -213,16 +225,28 @@ GRAPHS: dict[str, tuple[Callable[..., Any], dict[str, Any], list[str]]] = {
         convs(3),
         ["conv + relu", "conv + sum + relu", "mul", "conv + sum"],
     ),
-    "a residual that an output is": (lambda m, x: (lambda r: (m.b(r) + r, r))(m.a(x)), convs(2), ["conv", "conv + sum"]),
+    "a residual that an output is": (
+        lambda m, x: (lambda r: (m.b(r) + r, r))(m.a(x)),
+        convs(2),
+        ["conv", "conv + sum"],
+    ),
     "a residual that a view of lives on": (
         lambda m, x: (lambda r: m.c(m.b(r) + r).flatten(1) + r.flatten(1))(m.a(x)),
         convs(3),
         ["conv", "conv + sum", "conv", "flatten", "flatten", "add"],
     ),
     "a sum of a value with itself": (lambda m, x: (lambda y: y + y)(m.a(x)), convs(1), ["conv", "add"]),
-    "a convolution of its own residual": (lambda m, x: (lambda y: m.b(y) + y)(m.a(x).relu()).relu(), convs(2), ["conv + relu", "conv + sum + relu"]),
+    "a convolution of its own residual": (
+        lambda m, x: (lambda y: m.b(y) + y)(m.a(x).relu()).relu(),
+        convs(2),
+        ["conv + relu", "conv + sum + relu"],
+    ),
     "a convolution with two users": (lambda m, x: (lambda y: y.relu() - y)(m.a(x)), convs(1), ["conv", "relu", "sub"]),
-    "a sum that has more users": (lambda m, x: (lambda y: y.relu() + 2 * y)(m.a(x) + x), convs(1), ["conv + sum", "relu", "mul", "add"]),
+    "a sum that has more users": (
+        lambda m, x: (lambda y: y.relu() + 2 * y)(m.a(x) + x),
+        convs(1),
+        ["conv + sum", "relu", "mul", "add"],
+    ),
     "a broadcast sum": (lambda m, x: m.a(x) + x.mean((2, 3), keepdim=True), convs(1), ["conv", "mean", "add"]),
     "a sum with a number": (lambda m, x: m.a(x) + 1.5, convs(1), ["conv", "add"]),
     "a sum with a factor": (lambda m, x: torch.add(m.a(x), x, alpha=2), convs(1), ["conv", "add"]),
@@ -237,7 +261,11 @@ GRAPHS: dict[str, tuple[Callable[..., Any], dict[str, Any], list[str]]] = {
         convs(3),
         ["conv + relu", "conv", "cat", "slice", "slice", "conv"],
     ),
-    "a layer called twice": (lambda m, x: m.b(m.a(m.a(x).relu()).relu()), convs(2), ["conv + relu", "conv + relu", "conv"]),
+    "a layer called twice": (
+        lambda m, x: m.b(m.a(m.a(x).relu()).relu()),
+        convs(2),
+        ["conv + relu", "conv + relu", "conv"],
+    ),
     "a layer called twice, once before a norm": (
         lambda m, x: m.bn(m.a(m.a(x))),
         {"a": conv(), "bn": nn.BatchNorm2d(4)},
@@ -292,7 +320,11 @@ GRAPHS: dict[str, tuple[Callable[..., Any], dict[str, Any], list[str]]] = {
         convs(2),
         ["conv", "mul", "relu", "conv", "add", "relu"],
     ),
-    "in place on what is used later": (lambda m, x: (lambda y: (y.relu_(), y + x))(m.a(x)), convs(1), ["conv + relu", "add"]),
+    "in place on what is used later": (
+        lambda m, x: (lambda y: (y.relu_(), y + x))(m.a(x)),
+        convs(1),
+        ["conv + relu", "add"],
+    ),
     "a linear layer with a norm": (
         lambda m, x: m.bn(m.l(x.flatten(1))).relu(),
         {"l": nn.Linear(324, 7, bias=False), "bn": nn.BatchNorm1d(7)},
@@ -308,16 +340,28 @@ GRAPHS: dict[str, tuple[Callable[..., Any], dict[str, Any], list[str]]] = {
         {"t": nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, groups=2), "bn": nn.BatchNorm2d(6)},
         ["conv_transpose2d", "relu"],
     ),
-    "weights that the input decides": (lambda m, x: F.conv2d(x, m.l(x.mean((0, 2, 3))).view(2, 4, 1, 1)), {"l": nn.Linear(4, 8)}, []),
+    "weights that the input decides": (
+        lambda m, x: F.conv2d(x, m.l(x.mean((0, 2, 3))).view(2, 4, 1, 1)),
+        {"l": nn.Linear(4, 8)},
+        [],
+    ),
     "weights that are computed": (
         lambda m, x: m.w(x) + m.s(x),
         {"w": nn.utils.parametrizations.weight_norm(conv()), "s": nn.utils.parametrizations.spectral_norm(conv())},
         ["conv", "conv + sum"],
     ),
     "sizes of the input": (lambda m, x: m.a(x).view(x.shape[0], -1) * x.shape[0], convs(1), []),
-    "outputs that are copies": (lambda m, x: (lambda y: (y, y.clone(), y + 0))(m.a(x)), convs(1), ["conv", "clone", "add"]),
+    "outputs that are copies": (
+        lambda m, x: (lambda y: (y, y.clone(), y + 0))(m.a(x)),
+        convs(1),
+        ["conv", "clone", "add"],
+    ),
     "an output that is the input": (lambda m, x: (x, m.a(x)), convs(1), ["conv"]),
-    "an output that is a constant": (lambda m, x: (m.a.bias, m.a(x).flatten(1)), convs(1), ["conv", "flatten", "clone"]),
+    "an output that is a constant": (
+        lambda m, x: (m.a.bias, m.a(x).flatten(1)),
+        convs(1),
+        ["conv", "flatten", "clone"],
+    ),
 }
 
 
@@ -337,14 +381,19 @@ def test_two_inputs_and_named_outputs() -> None:
 
 
 def test_whole_numbers_go_in_and_come_out() -> None:
-    model = Called(lambda m, i: (lambda y: (y.argmax(1), y))(m.l(m.e(i).flatten(1))), e=nn.Embedding(5, 3), l=nn.Linear(6, 4))
+    model = Called(
+        lambda m, i: (lambda y: (y.argmax(1), y))(m.l(m.e(i).flatten(1))), e=nn.Embedding(5, 3), l=nn.Linear(6, 4)
+    )
     checked(model, torch.tensor([[1, 2], [3, 4]]))
 
 
 def test_a_model_whose_batch_size_is_fixed_is_frozen_for_that() -> None:
     frozen = checked(Called(lambda m, x: m.a(x).view(2, -1), a=conv()), torch.randn(IMAGE))
     told = text_of(ShapeError, lambda: frozen(torch.randn(3, 4, 9, 9)))
-    assert told == "Frozen expects input 0 of shape (2, 4, 9, 9), got (3, 4, 9, 9). Freeze the model with an example of that shape."
+    assert (
+        told
+        == "Frozen expects input 0 of shape (2, 4, 9, 9), got (3, 4, 9, 9). Freeze the model with an example of that shape."
+    )
 
 
 BLOCKS: dict[str, tuple[Any, tuple[int, ...]]] = {
@@ -353,7 +402,11 @@ BLOCKS: dict[str, tuple[Any, tuple[int, ...]]] = {
         for kind in ("Conv", "ConvTranspose", "ConvNormAct", "DepthwiseSeparableConv")
         for d in (1, 2, 3)
     },
-    **{f"{kind}{d}d": (getattr(SN, f"{kind}{d}d")(2), (4, *[6] * d)) for kind in ("MaxPool", "AvgPool", "AdaptiveAvgPool") for d in (1, 2, 3)},
+    **{
+        f"{kind}{d}d": (getattr(SN, f"{kind}{d}d")(2), (4, *[6] * d))
+        for kind in ("MaxPool", "AvgPool", "AdaptiveAvgPool")
+        for d in (1, 2, 3)
+    },
     "AdaptiveMaxPool2d": (SN.AdaptiveMaxPool2d(2), (4, 7, 7)),
     "AvgPool2d uneven": (SN.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False), (4, 8, 8)),
     "MaxPool2d same": (SN.MaxPool2d(3, 2, padding="same"), (4, 8, 8)),
@@ -383,8 +436,14 @@ BLOCKS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "SpatiallySeparableConv2d": (SN.SpatiallySeparableConv2d(4, 6, 3), (4, 8, 8)),
     "LocallyConnected2d": (SN.LocallyConnected2d(4, 3, 8, 3), (4, 8, 8)),
     "norm-act-conv": (SN.ConvNormAct2d(4, 6, 3, order="norm-act-conv"), (4, 8, 8)),
-    "upsampling": (nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), nn.PixelUnshuffle(2), nn.Softmax(1)), (4, 8, 8)),
-    "activations": (nn.Sequential(nn.Hardswish(), nn.Hardsigmoid(), nn.GELU(), nn.PReLU(), nn.Mish(), nn.ELU(), nn.GLU(1)), (4, 8, 8)),
+    "upsampling": (
+        nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), nn.PixelUnshuffle(2), nn.Softmax(1)),
+        (4, 8, 8),
+    ),
+    "activations": (
+        nn.Sequential(nn.Hardswish(), nn.Hardsigmoid(), nn.GELU(), nn.PReLU(), nn.Mish(), nn.ELU(), nn.GLU(1)),
+        (4, 8, 8),
+    ),
     "attention": (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (5, 8)),
 }
 
@@ -395,7 +454,7 @@ def test_every_layer_freezes(name: str) -> None:
     checked(calibrated(copy.deepcopy(layer), *shape), torch.randn(2, *shape), batches=(1, 3))
 
 
-# ------------------------------------------------------------------------------------------- forms that published networks have
+# ----------------------------------------------------------------------------------- forms that published networks have
 
 
 def written(m: Any, x: Any) -> Any:
@@ -471,19 +530,34 @@ FORMS: dict[str, tuple[Callable[..., Any], str]] = {
     "detach in place": (lambda m, x: m.a(x).detach_().relu(), FOLDS),
     "data": (lambda m, x: m.a(x).data + m.a.bias.data.view(-1, 1, 1), FOLDS),
     "outputs that are one tensor": (lambda m, x: (lambda y: (y, y.detach()))(m.a(x)), FOLDS),
-    "Variable": (lambda m, x: Variable(m.a(x)) + Variable(m.a.bias).view(-1, 1, 1), f"{SIZE}Variable data has to be a tensor, but got _Proxy"),
+    "Variable": (
+        lambda m, x: Variable(m.a(x)) + Variable(m.a.bias).view(-1, 1, 1),
+        f"{SIZE}Variable data has to be a tensor, but got _Proxy",
+    ),
     "alias": (lambda m, x: torch.ops.aten.alias(m.a(x)).relu(), FOLDS),
-    "a tensor of numbers": (lambda m, x: m.a(x) * torch.tensor(2.0) + torch.tensor([1.0, 2, 3, 4]).view(4, 1, 1), FOLDS),
-    "a matrix transposed": (lambda m, x: m.a(x).flatten(1) @ torch.linspace(-9, 9, 324 * 50).view(50, 324).sin().t(), FOLDS),
+    "a tensor of numbers": (
+        lambda m, x: m.a(x) * torch.tensor(2.0) + torch.tensor([1.0, 2, 3, 4]).view(4, 1, 1),
+        FOLDS,
+    ),
+    "a matrix transposed": (
+        lambda m, x: m.a(x).flatten(1) @ torch.linspace(-9, 9, 324 * 50).view(50, 324).sin().t(),
+        FOLDS,
+    ),
     "written into views": (written, FOLDS),
     "written by a mask": (masked, FOLDS),
     "new_zeros": (filled(lambda x: x.new_zeros(x.shape[0], 4, 9, 9)), FOLDS),
     "new_empty": (filled(lambda x: x.new_empty(x.shape)), FOLDS),
-    "new_ones and new_full": (filled(lambda x: x.new_ones(x.shape[0], 4, 9, 9) + x.new_full((x.shape[0], 1, 1, 1), 3.0)), FOLDS),
+    "new_ones and new_full": (
+        filled(lambda x: x.new_ones(x.shape[0], 4, 9, 9) + x.new_full((x.shape[0], 1, 1, 1), 3.0)),
+        FOLDS,
+    ),
     "zeros_like": (filled(torch.zeros_like), FOLDS),
     "empty_like": (filled(torch.empty_like), FOLDS),
     "full_like": (filled(lambda x: torch.full_like(x, 7.0)), FOLDS),
-    "zeros": (filled(lambda x: torch.zeros(x.shape[0], 4, 9, 9)), f"{SIZE}zeros() takes 1 positional argument but 4 were given"),
+    "zeros": (
+        filled(lambda x: torch.zeros(x.shape[0], 4, 9, 9)),
+        f"{SIZE}zeros() takes 1 positional argument but 4 were given",
+    ),
     "full": (filled(lambda x: torch.full((x.shape[0], 4, 9, 9), 7.0)), FOLDS),
     "arange": (lambda m, x: m.a(x) * torch.arange(1, x.shape[0] + 1).view(-1, 1, 1, 1), FOLDS),
     "one over the batch size": (lambda m, x: m.a(x) * (1 / x.shape[0]) + x.shape[0] ** 2, FOLDS),
@@ -495,30 +569,71 @@ FORMS: dict[str, tuple[Callable[..., Any], str]] = {
     "affine_grid and grid_sample": (warped, FOLDS),
     "an attribute set": (kept, FOLDS),
     "None among the outputs": (lambda m, x: {"out": m.a(x), "aux": None}, FOLDS),
-    "axes taken apart": (lambda m, x: m.a(x).reshape(x.shape[0], 2, 2, 3, 3, 3, 3).permute(0, 1, 3, 5, 2, 4, 6).flatten(1), FOLDS),
+    "axes taken apart": (
+        lambda m, x: m.a(x).reshape(x.shape[0], 2, 2, 3, 3, 3, 3).permute(0, 1, 3, 5, 2, 4, 6).flatten(1),
+        FOLDS,
+    ),
     "einsum": (lambda m, x: torch.einsum("bchw,bdhw->bcd", m.a(x), x), FOLDS),
     "roll": (lambda m, x: torch.roll(m.a(x), (1, 2), (2, 3)), FOLDS),
     "unfold and fold": (lambda m, x: F.fold(F.unfold(m.a(x), 3, padding=1), (9, 9), 3, padding=1), FOLDS),
     "pixel_shuffle": (lambda m, x: F.pixel_shuffle(m.a(x), 2), FOLDS),
-    "interpolate to another's size": (lambda m, x: F.interpolate(F.max_pool2d(m.a(x), 2), size=x.shape[2:], mode="bilinear"), FOLDS),
-    "interpolate with antialiasing": (lambda m, x: F.interpolate(m.a(x), size=(4, 4), mode="bicubic", antialias=True), FOLDS),
+    "interpolate to another's size": (
+        lambda m, x: F.interpolate(F.max_pool2d(m.a(x), 2), size=x.shape[2:], mode="bilinear"),
+        FOLDS,
+    ),
+    "interpolate with antialiasing": (
+        lambda m, x: F.interpolate(m.a(x), size=(4, 4), mode="bicubic", antialias=True),
+        FOLDS,
+    ),
     "interpolate nearest-exact": (lambda m, x: F.interpolate(m.a(x), size=(4, 4), mode="nearest-exact"), FOLDS),
     "attention": (lambda m, x: F.scaled_dot_product_attention(m.a(x), x, x, is_causal=True), FOLDS),
     "cumulative": (lambda m, x: (m.a(x).cumsum(1), m.a(x).cumprod(2), m.a(x).cummax(1)[0]), FOLDS),
-    "sorted": (lambda m, x: (m.a(x).flatten(1).topk(5)[0], m.a(x).sort(1)[0], m.a(x).argsort(1), m.a(x).kthvalue(2, 1)[0]), FOLDS),
-    **{f"pad, {mode}": (lambda m, x, mode=mode: F.pad(m.a(x), (1, 2, 1, 0), mode), FOLDS) for mode in ("constant", "reflect", "replicate", "circular")},
-    "fft": (lambda m, x: torch.fft.irfft2(torch.fft.rfft2(m.a(x)) * torch.view_as_complex(m.b.weight[..., :2].contiguous())[0, 0, 0], s=(9, 9)), FOLDS),
+    "sorted": (
+        lambda m, x: (m.a(x).flatten(1).topk(5)[0], m.a(x).sort(1)[0], m.a(x).argsort(1), m.a(x).kthvalue(2, 1)[0]),
+        FOLDS,
+    ),
+    **{
+        f"pad, {mode}": (lambda m, x, mode=mode: F.pad(m.a(x), (1, 2, 1, 0), mode), FOLDS)
+        for mode in ("constant", "reflect", "replicate", "circular")
+    },
+    "fft": (
+        lambda m, x: torch.fft.irfft2(
+            torch.fft.rfft2(m.a(x)) * torch.view_as_complex(m.b.weight[..., :2].contiguous())[0, 0, 0], s=(9, 9)
+        ),
+        FOLDS,
+    ),
     "views that rows alone have": (
-        lambda m, x: (m.a(x).view(torch.int16).view(torch.float32), m.a(x).view_as(x.flatten(1)), torch.kron(m.a(x)[0, 0], torch.eye(2)), m.a(x).view(-1, 4, 81).mT),
+        lambda m, x: (
+            m.a(x).view(torch.int16).view(torch.float32),
+            m.a(x).view_as(x.flatten(1)),
+            torch.kron(m.a(x)[0, 0], torch.eye(2)),
+            m.a(x).view(-1, 4, 81).mT,
+        ),
         FOLDS,
     ),
     "complex numbers": (lambda m, x: torch.complex(m.a(x), x).abs(), FOLDS),
     "where": (lambda m, x: torch.where(m.a(x) > 0, x, 0.0), FOLDS),
-    "a mask of infinity": (lambda m, x: m.a(x).masked_fill(torch.ones(9, 9).triu(1).bool(), -math.inf).softmax(-1), FOLDS),
-    "lists of parts": (lambda m, x: [*m.a(x).chunk(2, 1), m.a(x).split([1, 3], 1)[1], *m.a(x).unbind(1)[:2]], "iterated"),
-    "gather and scatter": (lambda m, x: torch.zeros_like(x).scatter_(1, x.argmax(1, keepdim=True), 1.0) + m.a(x).gather(1, x.argsort(1)), FOLDS),
+    "a mask of infinity": (
+        lambda m, x: m.a(x).masked_fill(torch.ones(9, 9).triu(1).bool(), -math.inf).softmax(-1),
+        FOLDS,
+    ),
+    "lists of parts": (
+        lambda m, x: [*m.a(x).chunk(2, 1), m.a(x).split([1, 3], 1)[1], *m.a(x).unbind(1)[:2]],
+        "iterated",
+    ),
+    "gather and scatter": (
+        lambda m, x: torch.zeros_like(x).scatter_(1, x.argmax(1, keepdim=True), 1.0) + m.a(x).gather(1, x.argsort(1)),
+        FOLDS,
+    ),
     "one_hot": (lambda m, x: F.one_hot(m.a(x).argmax(1), 4), FOLDS),
-    "distances": (lambda m, x: (F.cosine_similarity(m.a(x), x), torch.cdist(m.a(x).flatten(2), x.flatten(2)), F.normalize(m.a(x))), FOLDS),
+    "distances": (
+        lambda m, x: (
+            F.cosine_similarity(m.a(x), x),
+            torch.cdist(m.a(x).flatten(2), x.flatten(2)),
+            F.normalize(m.a(x)),
+        ),
+        FOLDS,
+    ),
     "linear algebra": (lambda m, x: torch.linalg.solve(m.a(x) + 20 * torch.eye(9), x), FOLDS),
     "an LSTM": (lambda m, x: m.lstm(m.a(x).flatten(2))[0], FOLDS),
     "a value for a scalar": (lambda m, x: m.a(x) * x.max().item(), FOLDS),
@@ -541,7 +656,13 @@ def test_forms_of_published_networks_freeze_and_keep_in_a_file(name: str, tmp_pa
 @pytest.mark.parametrize("name", FORMS)
 def test_forms_of_published_networks_fold_or_are_refused(name: str) -> None:
     call, refused = FORMS[name]
-    model = Called(lambda m, x: call(m, m.bn(m.first(x))), first=conv(), bn=nn.BatchNorm2d(4), **convs(2), lstm=nn.LSTM(81, 5, batch_first=True))
+    model = Called(
+        lambda m, x: call(m, m.bn(m.first(x))),
+        first=conv(),
+        bn=nn.BatchNorm2d(4),
+        **convs(2),
+        lstm=nn.LSTM(81, 5, batch_first=True),
+    )
     calibrated(model, *IMAGE[1:]).eval()
     if refused:
         told = text_of(ArgumentError, lambda: striate.fold(model, torch.randn(IMAGE)))
@@ -556,7 +677,7 @@ def test_forms_of_published_networks_fold_or_are_refused(name: str) -> None:
         assert a is b or torch.allclose(b, a, rtol=0, atol=1e-3 * float(a.abs().max()))
 
 
-# ------------------------------------------------------------------------------------------------------------- edge values
+# ---------------------------------------------------------------------------------------------------------- edge values
 
 
 def test_nan_and_infinity_are_the_models_own() -> None:
@@ -566,7 +687,11 @@ def test_nan_and_infinity_are_the_models_own() -> None:
     x[0, 1, 4, 4], x[1, 2, 3, 3], x[2, 0, 0, 0] = nan, inf, -inf
     with torch.no_grad():
         expected, got = model(x), frozen(x)
-    assert expected.isnan().any() and torch.equal(expected.isnan(), got.isnan()) and torch.equal(expected.isinf(), got.isinf())
+    assert (
+        expected.isnan().any()
+        and torch.equal(expected.isnan(), got.isnan())
+        and torch.equal(expected.isinf(), got.isinf())
+    )
 
 
 def apart(m: Any, x: Any) -> Any:
@@ -600,7 +725,11 @@ def test_nan_that_is_born_inside_is_the_models_own(name: str, method: str | None
     x[0] = -x[0].abs()
     with torch.no_grad(), prefer(method) if method else contextlib.nullcontext():
         expected, got = model(x), frozen(x)
-    assert expected.isnan().any() and torch.equal(expected.isnan(), got.isnan()) and torch.equal(expected.isinf(), got.isinf())
+    assert (
+        expected.isnan().any()
+        and torch.equal(expected.isnan(), got.isnan())
+        and torch.equal(expected.isinf(), got.isinf())
+    )
 
 
 def test_values_are_measured_where_weights_give_no_bound() -> None:
@@ -615,15 +744,21 @@ def test_values_are_measured_where_weights_give_no_bound() -> None:
     assert measured(lambda m, x: m.b(x.view(torch.int32).view(torch.float32)).relu(), **convs(2)) == ["view"]
     assert measured(lambda m, x: m.b(m.a(x).exp().sigmoid()).relu(), **convs(2)) == ["sigmoid"]
     assert measured(lambda m, x: (m.a(x.exp()) + x.log()).relu(), **convs(1)) == ["exp", "log"]
-    assert measured(lambda m, x: m.l(torch.cat([x.flatten(1), x.tanh().flatten(1)], 1)).relu(), l=nn.Linear(648, 3)) == []
+    assert (
+        measured(lambda m, x: m.l(torch.cat([x.flatten(1), x.tanh().flatten(1)], 1)).relu(), l=nn.Linear(648, 3)) == []
+    )
     deep = [layer for _ in range(60) for layer in (conv(bias=False), nn.ReLU())]
     for layer in deep[::2]:
         layer.weight.data.fill_(1.0)  # 36 times as large each time: 2^5.2
     program = freeze(nn.Sequential(*deep), 1e-30 * torch.rand(IMAGE))._program
-    assert [program.graph.nodes.index(node) for node in sorted(program.plan.measured, key=program.graph.nodes.index)] == [12, 25, 38, 51]
+    assert [
+        program.graph.nodes.index(node) for node in sorted(program.plan.measured, key=program.graph.nodes.index)
+    ] == [12, 25, 38, 51]
 
 
-def test_measuring_goes_through_every_part_of_a_tensor_that_is_too_long_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measuring_goes_through_every_part_of_a_tensor_that_is_too_long_for_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(bounds, "PART", 7)
     for at in range(30):
         x = torch.ones(2, 3, 5)
@@ -680,7 +815,11 @@ def test_inputs_may_lie_in_memory_in_any_order() -> None:
     assert expected.is_contiguous(memory_format=torch.channels_last)
     wide = torch.randn(2, 6, 11, 11)
     wide[:, 1:5, 1:-1, 1:-1] = x
-    for same in (x.contiguous(memory_format=torch.channels_last), wide[:, 1:5, 1:-1, 1:-1], x.transpose(2, 3).contiguous().transpose(2, 3)):
+    for same in (
+        x.contiguous(memory_format=torch.channels_last),
+        wide[:, 1:5, 1:-1, 1:-1],
+        x.transpose(2, 3).contiguous().transpose(2, 3),
+    ):
         assert torch.equal(frozen(same), expected)
     row = torch.randn(1, 4, 9, 9)
     assert torch.equal(frozen(row.expand(IMAGE)), frozen(row.repeat(2, 1, 1, 1)))
@@ -691,7 +830,10 @@ def test_a_view_that_only_planes_order_has_is_made_in_channels_order() -> None:
 
 
 def test_autocast_changes_nothing() -> None:
-    frozen, x = freeze(Called(lambda m, x: m.l(m.a(x).flatten(1)), a=conv(), l=nn.Linear(324, 3)), torch.randn(IMAGE)), torch.randn(IMAGE)
+    frozen, x = (
+        freeze(Called(lambda m, x: m.l(m.a(x).flatten(1)), a=conv(), l=nn.Linear(324, 3)), torch.randn(IMAGE)),
+        torch.randn(IMAGE),
+    )
     expected = frozen(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(frozen(x), expected)
@@ -702,11 +844,13 @@ def test_strict_precision_is_kept_to() -> None:
     frozen, x = freeze(conv(64, 64), torch.randn(2, 64, 20, 20)), torch.randn(2, 64, 20, 20)
     with precision("strict"):
         strict = frozen.explain()
-        assert not [name for methods in strict.values() for name, reason in methods if "winograd" in name and reason is None]
+        assert not [
+            name for methods in strict.values() for name, reason in methods if "winograd" in name and reason is None
+        ]
         close(F.conv2d(x, frozen._program.constants[0].value, frozen._program.constants[1].value, padding=1), frozen(x))
 
 
-# ------------------------------------------------------------------------------------------------------------------ threads
+# -------------------------------------------------------------------------------------------------------------- threads
 
 
 def test_eight_threads_at_once_get_the_bits_of_one() -> None:
@@ -727,14 +871,23 @@ def test_eight_threads_at_once_get_the_bits_of_one() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(len(some) == 6 and all(torch.equal(y, one) for y in some) for some, one in zip(got, expected, strict=True))
+    assert all(
+        len(some) == 6 and all(torch.equal(y, one) for y in some) for some, one in zip(got, expected, strict=True)
+    )
 
 
-# -------------------------------------------------------------------------------------------------------------------- files
+# ---------------------------------------------------------------------------------------------------------------- files
 
 
 def small() -> Any:
-    layers = (conv(bias=False), nn.BatchNorm2d(4), nn.ReLU6(), nn.MaxPool2d(2, ceil_mode=True), nn.Flatten(), nn.Linear(100, 3))
+    layers = (
+        conv(bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU6(),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.Flatten(),
+        nn.Linear(100, 3),
+    )
     return calibrated(nn.Sequential(*layers), *IMAGE[1:])
 
 
@@ -751,7 +904,9 @@ def test_a_file_gives_the_same_bits(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.safetensors", "model.safetensors"]
 
 
-@pytest.mark.parametrize("name", ["branches that meet", "pre-activation", "sizes of the input", "weights that the input decides", "hardtanh"])
+@pytest.mark.parametrize(
+    "name", ["branches that meet", "pre-activation", "sizes of the input", "weights that the input decides", "hardtanh"]
+)
 def test_graphs_of_every_kind_keep_in_a_file(name: str, tmp_path: Path) -> None:
     call, layers, _ = GRAPHS[name]
     frozen = freeze(calibrated(Called(call, **copy.deepcopy(layers)), *IMAGE[1:]), torch.randn(IMAGE))
@@ -766,7 +921,11 @@ def test_named_outputs_and_values_of_torch_keep_in_a_file(tmp_path: Path) -> Non
     frozen = freeze(model, inputs)
     frozen.save(tmp_path / "model.safetensors")
     got, expected = load(tmp_path / "model.safetensors")(*inputs), frozen(*inputs)
-    assert torch.equal(got["a"][0], expected["a"][0]) and got["a"][0].dtype is torch.float64 and torch.equal(got["a"][1][0], expected["a"][1][0])
+    assert (
+        torch.equal(got["a"][0], expected["a"][0])
+        and got["a"][0].dtype is torch.float64
+        and torch.equal(got["a"][1][0], expected["a"][1][0])
+    )
 
 
 def test_two_convolutions_that_share_a_weight_keep_in_a_file(tmp_path: Path) -> None:
@@ -825,7 +984,10 @@ def with_op(name: str) -> Callable[[Any], Any]:
 
 def test_a_file_with_an_operator_that_draws_random_numbers_is_refused(tmp_path: Path) -> None:
     args = {"tuple": [{"node": 0}, 0.1, 0.3, True]}
-    forged(tmp_path / "model.safetensors", nodes=lambda nodes: [nodes[0], {**nodes[1], "op": "aten.rrelu.default", "args": args}])
+    forged(
+        tmp_path / "model.safetensors",
+        nodes=lambda nodes: [nodes[0], {**nodes[1], "op": "aten.rrelu.default", "args": args}],
+    )
     got = "operator 'aten.rrelu.default', which is not one it runs"
     refused(tmp_path / "model.safetensors", got, "Use the striate and torch it was frozen with.")
 
@@ -836,16 +998,39 @@ def test_a_file_of_a_newer_striate_is_refused(tmp_path: Path) -> None:
 
 
 def of_format_1(path: Path, method: str = "depthwise", keyword: bool = False, format: int = 1) -> nn.Module:
-    """Writes what the first format held of a convolution and of its adjoint behind it, both with methods by name; that model in torch."""
+    """Writes what the first format held of a convolution and of its adjoint behind it, both with methods by name; that
+    model in torch.
+    """
     torch.manual_seed(0)
     weight, bias = torch.randn(2, 1, 3, 3), torch.randn(2)
     pairs = [{"list": [n, n]} for n in (1, 1, 1)]
-    first: list[Any] = [{"node": 0}, {"tensor": "weight"}, {"tensor": "bias"}, {"list": [4, 5]}, *pairs, 2, False, method]
+    first: list[Any] = [
+        {"node": 0},
+        {"tensor": "weight"},
+        {"tensor": "bias"},
+        {"list": [4, 5]},
+        *pairs,
+        2,
+        False,
+        method,
+    ]
     second = [{"node": 1}, {"tensor": "weight"}, None, {"list": [4, 5]}, *pairs, 2, False, "direct"]
     named = {"method": first.pop()} if keyword else {}
     nodes = [
-        {"op": "striate.conv.default", "args": {"tuple": first}, "kwargs": named, "shape": ["N", 2, 4, 5], "name": "conv"},
-        {"op": "striate.conv_input.default", "args": {"tuple": second}, "kwargs": {}, "shape": ["N", 2, 4, 5], "name": "conv_input"},
+        {
+            "op": "striate.conv.default",
+            "args": {"tuple": first},
+            "kwargs": named,
+            "shape": ["N", 2, 4, 5],
+            "name": "conv",
+        },
+        {
+            "op": "striate.conv_input.default",
+            "args": {"tuple": second},
+            "kwargs": {},
+            "shape": ["N", 2, 4, 5],
+            "name": "conv_input",
+        },
     ]
     graph = {
         "inputs": [{"shape": ["N", 2, 4, 5], "dtype": "float32", "name": "input 0"}],
@@ -868,7 +1053,10 @@ def test_a_file_of_format_1_whose_methods_are_names_is_converted(method: str, ke
     path, x = tmp_path / "model.safetensors", torch.randn(3, 2, 4, 5)
     model = of_format_1(path, method, keyword)
     frozen = load(path)
-    assert [node.kwargs.get("method", node.args[-1]) for node in frozen._program.graph.nodes] == [NUMBERS[method], NUMBERS["direct"]]
+    assert [node.kwargs.get("method", node.args[-1]) for node in frozen._program.graph.nodes] == [
+        NUMBERS[method],
+        NUMBERS["direct"],
+    ]
     torch.testing.assert_close(frozen(x), model(x))
     frozen.save(path)
     assert tensorfile.read(path, lambda *_: None)[1]["frozen"] == 2
@@ -879,14 +1067,21 @@ def test_a_file_of_format_1_whose_methods_are_names_is_converted(method: str, ke
 def test_a_file_of_format_1_with_an_unknown_method_is_refused(method: str, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     of_format_1(path, method)
-    refused(path, f"method {method!r} of striate.conv.default, which is not one it has", "Use the striate it was frozen with.")
+    refused(
+        path,
+        f"method {method!r} of striate.conv.default, which is not one it has",
+        "Use the striate it was frozen with.",
+    )
 
 
 def test_a_name_is_no_method_in_a_file_of_format_2(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     of_format_1(path, format=2)
     told = text_of(CheckpointError, lambda: load(path))
-    assert told.startswith("load_frozen expects a sound frozen model, got a graph that does not run (") and "\n" not in told
+    assert (
+        told.startswith("load_frozen expects a sound frozen model, got a graph that does not run (")
+        and "\n" not in told
+    )
 
 
 @pytest.mark.parametrize(
@@ -930,7 +1125,12 @@ def test_a_file_with_an_operator_that_is_not_on_the_list_is_refused(name: str, t
         {"nodes": with_op("fused.conv")},
         {"nodes": with_op("aten.conv2d.default")},
         {"nodes": lambda nodes: nodes[::-1]},
-        {"nodes": lambda nodes: [{**nodes[0], "kwargs": {**nodes[0]["kwargs"], "weight": {"tensor": "no such"}}}, nodes[1]]},
+        {
+            "nodes": lambda nodes: [
+                {**nodes[0], "kwargs": {**nodes[0]["kwargs"], "weight": {"tensor": "no such"}}},
+                nodes[1],
+            ]
+        },
         {"nodes": lambda nodes: [{**nodes[0], "kwargs": {**nodes[0]["kwargs"], "weight": {"node": 0}}}, nodes[1]]},
         {"nodes": lambda nodes: [{**nodes[0], "kwargs": {**nodes[0]["kwargs"], "stride": {"list": [0, 0]}}}, nodes[1]]},
         {"nodes": lambda nodes: [nodes[0], {**nodes[1], "args": {"tuple": [{"node": 7}]}}]},
@@ -981,10 +1181,13 @@ def test_nothing_in_a_file_is_pickled(tmp_path: Path) -> None:
         assert sorted(file.keys()) == ["0.bias", "0.weight", "5.bias", "5.weight"]
         told = json.loads(file.metadata()["striate"])
     assert told["metadata"]["frozen"] == module.FORMAT
-    assert told["sha256"]["5.bias"] == hashlib.sha256(load(path)._program.constants[-1].value.numpy().tobytes()).hexdigest()
+    assert (
+        told["sha256"]["5.bias"]
+        == hashlib.sha256(load(path)._program.constants[-1].value.numpy().tobytes()).hexdigest()
+    )
 
 
-# ------------------------------------------------------------------------------------------------------- what cannot be done
+# -------------------------------------------------------------------------------------------------- what cannot be done
 
 
 def test_what_cannot_be_done_to_a_frozen_model_is_told() -> None:
@@ -1017,7 +1220,12 @@ def test_what_cannot_be_done_to_a_frozen_model_is_told() -> None:
 def test_it_stays_in_evaluation_and_has_no_parameters() -> None:
     frozen = freeze(nn.Sequential(nn.Linear(2, 2), nn.Dropout()), torch.ones(1, 2))
     whole = nn.Sequential(frozen, nn.Linear(2, 1)).train().float().to("cpu")
-    assert not frozen.training and frozen.eval() is frozen and list(frozen.parameters()) == [] and list(frozen.buffers()) == []
+    assert (
+        not frozen.training
+        and frozen.eval() is frozen
+        and list(frozen.parameters()) == []
+        and list(frozen.buffers()) == []
+    )
     whole(torch.ones(3, 2)).sum().backward()
     assert whole[1].weight.grad is not None
 
@@ -1077,7 +1285,7 @@ def test_inputs_it_was_not_frozen_for_are_refused() -> None:
         assert frozen(x, x.clone().requires_grad_()).grad_fn is None
 
 
-# ------------------------------------------------------------------------------------------------- what cannot be frozen
+# ------------------------------------------------------------------------------------------------ what cannot be frozen
 
 
 def test_what_cannot_be_frozen_is_told() -> None:
@@ -1085,14 +1293,37 @@ def test_what_cannot_be_frozen_is_told() -> None:
     stuck = Called(lambda m, x: x)
     stuck.generator = (k for k in range(3))
     do = "Pass what model(*example_input) takes; give a model with other arguments a forward that takes tensors."
-    types, fix = "freeze expects a model and an example of float32 on the CPU, got", "Convert model and example with .float().cpu()."
+    types, fix = (
+        "freeze expects a model and an example of float32 on the CPU, got",
+        "Convert model and example with .float().cpu().",
+    )
     other = (
-        (ArgumentTypeError, torch.relu, x, "a torch.nn.Module, got builtin_function_or_method. Pass the model itself, then an example."),
+        (
+            ArgumentTypeError,
+            torch.relu,
+            x,
+            "a torch.nn.Module, got builtin_function_or_method. Pass the model itself, then an example.",
+        ),
         (ArgumentTypeError, conv(), [x], f"a tensor or a tuple of tensors, got list. {do}"),
         (ArgumentTypeError, conv(), (), f"a tensor or a tuple of tensors, got an empty tuple. {do}"),
-        (DtypeError, conv().double(), x, "a model and an example of float32 on the CPU, got weight in float64 on cpu. " + fix),
-        (DtypeError, conv(), x.half(), "a model and an example of float32 on the CPU, got input 0 in float16 on cpu. " + fix),
-        (DtypeError, conv(device="meta"), x, "a model and an example of float32 on the CPU, got weight in float32 on meta. " + fix),
+        (
+            DtypeError,
+            conv().double(),
+            x,
+            "a model and an example of float32 on the CPU, got weight in float64 on cpu. " + fix,
+        ),
+        (
+            DtypeError,
+            conv(),
+            x.half(),
+            "a model and an example of float32 on the CPU, got input 0 in float16 on cpu. " + fix,
+        ),
+        (
+            DtypeError,
+            conv(device="meta"),
+            x,
+            "a model and an example of float32 on the CPU, got weight in float32 on meta. " + fix,
+        ),
         (
             ArgumentError,
             stuck,
@@ -1110,7 +1341,9 @@ def test_what_cannot_be_frozen_is_told() -> None:
         assert text_of(error, lambda: freeze(model, example)) == f"freeze expects {text}"
     assert types in text_of(DtypeError, lambda: freeze(conv().double(), x))
     told = text_of(ArgumentError, lambda: freeze(conv(), torch.randn(2, 5, 9, 9)))
-    assert told.startswith("freeze expects a model that torch.export can trace, got RuntimeError: Given groups=1, weight of size ")
+    assert told.startswith(
+        "freeze expects a model that torch.export can trace, got RuntimeError: Given groups=1, weight of size "
+    )
 
 
 def loop_on_values(m: Any, x: Any) -> Any:
@@ -1146,18 +1379,32 @@ def training_norm(m: Any, x: Any) -> Any:
 
 
 COMPUTE, STATE = "operators that only compute, got ", "a model whose forward changes no state, got one that changes "
-WITHOUT, UNCHANGED = "Take it out of forward, or freeze the parts of the model without it.", "Take the change out of forward."
+WITHOUT, UNCHANGED = (
+    "Take it out of forward, or freeze the parts of the model without it.",
+    "Take the change out of forward.",
+)
 VALUES = "a forward that goes one way whatever the input's values are, got one that asks for a value"
 WHERE = "Write it with torch.where, or freeze the parts of the model before and behind it."
-REFUSED: dict[str, tuple[Callable[..., Any], int, str, str]] = {  # the line that is told: so many behind the first of the function
+# the line that is told: so many behind the first of the function
+REFUSED: dict[str, tuple[Callable[..., Any], int, str, str]] = {
     "a condition on values": (lambda m, x: m.a(x) if x.sum() > 0 else -x, 0, VALUES, WHERE),
     "a loop on values": (loop_on_values, 1, VALUES, WHERE),
     "a parameter written into": (counted, 1, f"{STATE}a.bias", UNCHANGED),
     "an input written into": (scattered, 1, f"{STATE}inputs_0", UNCHANGED),
     "a buffer set": (rebound, 1, f"{STATE}bn.running_mean", UNCHANGED),
     "a norm in training": (training_norm, 1, f"{STATE}bn.running_mean", UNCHANGED),
-    "dropout": (lambda m, x: F.dropout(m.a(x), 0.5), 0, f"{COMPUTE}aten.native_dropout.default, which draws random numbers", WITHOUT),
-    "random numbers": (lambda m, x: x + torch.rand(9), 0, f"{COMPUTE}aten.rand.default, which draws random numbers", WITHOUT),
+    "dropout": (
+        lambda m, x: F.dropout(m.a(x), 0.5),
+        0,
+        f"{COMPUTE}aten.native_dropout.default, which draws random numbers",
+        WITHOUT,
+    ),
+    "random numbers": (
+        lambda m, x: x + torch.rand(9),
+        0,
+        f"{COMPUTE}aten.rand.default, which draws random numbers",
+        WITHOUT,
+    ),
     "random numbers in a region": (noisy, 3, f"{COMPUTE}aten.rand_like.default, which draws random numbers", WITHOUT),
     "attention that drops": (
         lambda m, x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.5),
@@ -1178,7 +1425,8 @@ def test_what_a_forward_must_not_do_is_told_with_its_line(name: str) -> None:
             super().__init__()
             self.a, self.bn = conv(), nn.BatchNorm2d(4)
 
-        forward = types.FunctionType(call.__code__.replace(co_name="forward"), call.__globals__)  # torch's traces tell lines of forwards
+        # torch's traces tell lines of forwards
+        forward = types.FunctionType(call.__code__.replace(co_name="forward"), call.__globals__)
 
     told = text_of(ArgumentError, lambda: freeze(Net(), torch.randn(IMAGE)))
     assert told == f"freeze expects {got} (at test_freeze.py:{call.__code__.co_firstlineno + line}). {do}"
@@ -1188,13 +1436,17 @@ def test_what_torch_cannot_trace_is_told_with_its_line() -> None:
     model = Called(lambda m, x: m.a(x.flatten(2)[:, :, :, None].expand(2, 4, 9, 9)), a=conv())
     told = text_of(ArgumentError, lambda: freeze(model, torch.randn(IMAGE)))
     traced = "Freeze the parts of the model that can be traced one by one, or take what depends on the input's values out of forward."
-    assert re.match(r"freeze expects a model that torch\.export can trace, got RuntimeError: .* \(at test_freeze\.py:\d+\)\. ", told)
+    assert re.match(
+        r"freeze expects a model that torch\.export can trace, got RuntimeError: .* \(at test_freeze\.py:\d+\)\. ", told
+    )
     assert told.endswith(traced) and "\n" not in told
 
 
 def test_an_operator_that_wants_its_tensors_in_rows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(module.OURS, "aten.view_as_complex.default")
-    model = Called(lambda m, x: torch.view_as_complex(m.a(x).unflatten(3, (3, 3))[..., :2].contiguous()).abs(), a=conv())
+    model = Called(
+        lambda m, x: torch.view_as_complex(m.a(x).unflatten(3, (3, 3))[..., :2].contiguous()).abs(), a=conv()
+    )
     told = text_of(ArgumentError, lambda: freeze(model, torch.randn(IMAGE)))
     assert told == (
         "freeze expects operators that take tensors in channels order, got RuntimeError: Tensor must have a last dimension with stride 1. "
@@ -1215,8 +1467,12 @@ def test_a_model_that_treats_a_single_one_otherwise_is_warned_of() -> None:
     with pytest.warns(UserWarning) as warned:
         frozen = freeze(model, torch.randn(IMAGE))
     told = str(warned[0].message)
-    assert told.startswith("freeze expects outputs within 1e-03 of the model's, in parts of their root mean square, got ")
-    assert told.endswith("Compare the two on your own data before you use the frozen one; a condition on the batch size in forward is one cause.")
+    assert told.startswith(
+        "freeze expects outputs within 1e-03 of the model's, in parts of their root mean square, got "
+    )
+    assert told.endswith(
+        "Compare the two on your own data before you use the frozen one; a condition on the batch size in forward is one cause."
+    )
     assert frozen.difference > 0.1
 
 
@@ -1237,11 +1493,14 @@ def test_freezing_under_inference_mode_makes_a_model_for_outside() -> None:
     nn.Linear(3, 1)(y).sum().backward()
 
 
-# ------------------------------------------------------------------------------------------------------------ what it says
+# --------------------------------------------------------------------------------------------------------- what it says
 
 
 def test_it_prints_as_a_table_of_operators_and_methods() -> None:
-    frozen = freeze(Called(lambda m, x: m.l((m.a(x).relu() + x).flatten(1)), a=nn.Conv2d(4, 4, 3, 1, 2, 2), l=nn.Linear(324, 5)), torch.randn(IMAGE))
+    frozen = freeze(
+        Called(lambda m, x: m.l((m.a(x).relu() + x).flatten(1)), a=nn.Conv2d(4, 4, 3, 1, 2, 2), l=nn.Linear(324, 5)),
+        torch.randn(IMAGE),
+    )
     with prefer("onednn"):
         told = repr(nn.Sequential(frozen))
     assert told.splitlines() == [
@@ -1257,7 +1516,10 @@ def test_it_prints_as_a_table_of_operators_and_methods() -> None:
 
 
 def test_it_explains_the_method_of_each_layer() -> None:
-    frozen = freeze(Called(lambda m, x: m.l(m.a(x).flatten(1)), a=nn.Conv2d(9, 2, 3), l=nn.Linear(512, 5)), torch.randn(2, 9, 18, 18))
+    frozen = freeze(
+        Called(lambda m, x: m.l(m.a(x).flatten(1)), a=nn.Conv2d(9, 2, 3), l=nn.Linear(512, 5)),
+        torch.randn(2, 9, 18, 18),
+    )
     told = frozen.explain()
     assert list(told) == ["a", "l"]
     assert told["l"] == [("onednn", "packing pays from 4 rows and 1,048,576 weights on"), ("torch", None)]
@@ -1265,7 +1527,7 @@ def test_it_explains_the_method_of_each_layer() -> None:
     assert told["a"][-1][1] is None and all(reason for _, reason in told["a"][:-1])
 
 
-# ----------------------------------------------------------------------------------------------------------- fused layers
+# --------------------------------------------------------------------------------------------------------- fused layers
 
 SHAPES = {  # x, weight, stride, padding, dilation, groups
     "3×3": ((2, 8, 9, 7), (16, 8, 3, 3), 1, 1, 1, 1),
@@ -1300,7 +1562,11 @@ def test_every_method_computes_sum_and_clamp(name: str, method: str) -> None:
             if layer.explain(x)[-1][0] != method:
                 pytest.skip(dict(layer.explain(x))[method])
             assert layer.method(x) == method
-            expected, summed, kept = y.clamp(low, high), (y + r).clamp(low, high), r.clone(memory_format=torch.preserve_format)
+            expected, summed, kept = (
+                y.clamp(low, high),
+                (y + r).clamp(low, high),
+                r.clone(memory_format=torch.preserve_format),
+            )
             assert same(layer(x), expected) and torch.equal(layer.exact(x), expected)
             assert same(layer(x, kept), summed) and torch.equal(layer.exact(x, kept), summed) and torch.equal(kept, r)
             assert same(layer(x, kept, True), summed)
@@ -1328,7 +1594,9 @@ def test_a_weight_is_packed_once_for_all_batches() -> None:
         assert layer.method(torch.randn(1, 8, 9, 9)) == "torch"
 
 
-def test_a_bounded_number_of_shapes_is_remembered_and_those_asked_for_longest_ago_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bounded_number_of_shapes_is_remembered_and_those_asked_for_longest_ago_go_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(fused, "MOST_SHAPES", 3)
     prepared: list[int] = []
     layer = FusedConv(torch.randn(8, 8, 3, 3))

@@ -51,7 +51,9 @@ AVERAGES: dict[str, tuple[int, Callable[[torch.Tensor], torch.Tensor]]] = {
 
 
 @pytest.mark.parametrize("name", AVERAGES)
-def test_averages_are_finite_where_their_sums_are_not_and_rounded_once(name: str, dtype: torch.dtype, layout: Layout) -> None:
+def test_averages_are_finite_where_their_sums_are_not_and_rounded_once(
+    name: str, dtype: torch.dtype, layout: Layout
+) -> None:
     dims, pool = AVERAGES[name]
     x = layout(torch.full((2, 3, *[24 if dims < 3 else 8] * dims), 3000.0, dtype=dtype))
     y = pool(x)
@@ -82,7 +84,10 @@ def test_the_gradient_of_the_reference_is_rounded_once_too(dtype: torch.dtype) -
     dx = reference.avg_pool_backward(dy, window)
     assert dx.dtype is dtype and error(dx, reference.avg_pool_backward(dy.double(), window)) <= 0.51
     wide = Window((Axis(512, 1, 512),) * 2)  # 262,144 taps: float16 has no such number
-    assert torch.equal(reference.avg_pool(torch.full((1, 1, 512, 512), 0.5, dtype=dtype), wide), torch.full((1, 1, 1, 1), 0.5, dtype=dtype))
+    assert torch.equal(
+        reference.avg_pool(torch.full((1, 1, 512, 512), 0.5, dtype=dtype), wide),
+        torch.full((1, 1, 1, 1), 0.5, dtype=dtype),
+    )
     spread = reference.avg_pool_backward(torch.full((1, 1, 1, 1), 1024.0, dtype=dtype), wide)
     assert torch.equal(spread, torch.full((1, 1, 512, 512), 2**-8, dtype=dtype))
 
@@ -103,7 +108,10 @@ LAYERS: dict[str, tuple[Callable[..., torch.nn.Module], Callable[[Any, torch.Ten
     ),
     "LocallyConnected2d": (lambda **t: S.LocallyConnected2d(3, 4, 24, 5, padding="same", **t), None),
     "BlurPool2d": (lambda **t: S.BlurPool2d(3, 5, **t), None),
-    "LayerNorm2d": (lambda **t: S.LayerNorm2d(3, **t), lambda layer, x: F.layer_norm(x.movedim(1, -1), (3,), eps=layer.eps).movedim(-1, 1)),
+    "LayerNorm2d": (
+        lambda **t: S.LayerNorm2d(3, **t),
+        lambda layer, x: F.layer_norm(x.movedim(1, -1), (3,), eps=layer.eps).movedim(-1, 1),
+    ),
     "GroupNorm": (lambda **t: S.GroupNorm(3, 3, **t), lambda layer, x: F.group_norm(x, 3)),
     "InstanceNorm2d": (lambda **t: S.InstanceNorm2d(3, **t), lambda layer, x: F.instance_norm(x)),
     "RMSNorm": (lambda **t: S.RMSNorm(24, **t), lambda layer, x: F.rms_norm(x, [24])),

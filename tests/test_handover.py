@@ -22,7 +22,10 @@ from striate.nn import swap
 from striate.ops import handover
 
 CHECKED = Path("/usr/lib/x86_64-linux-gnu/libc_malloc_debug.so.0")  # since glibc 2.34 MALLOC_CHECK_ acts only with it
-START = "import torch; from torch import nn as T; from striate import nn; import striate, warnings; warnings.simplefilter('ignore'); torch.manual_seed(0)\n"
+START = (
+    "import torch; from torch import nn as T; from striate import nn; import striate, warnings; "
+    "warnings.simplefilter('ignore'); torch.manual_seed(0)\n"
+)
 STEPS = """
 for _ in range(30):
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled={autocast}):
@@ -30,7 +33,10 @@ for _ in range(30):
     y.float().square().mean().backward()
 print("survived")
 """
-NET = "model = striate.accelerate(T.Sequential(T.Conv2d(3, {n}, 3, padding=1), {layer}({n}, 48, 1, stride=2, bias=False)))\n"
+NET = (
+    "model = striate.accelerate(T.Sequential(T.Conv2d(3, {n}, 3, padding=1), {layer}({n}, 48, 1, stride=2, "
+    "bias=False)))\n"
+)
 X = "x = torch.randn(4, 3, 17, 17).contiguous(memory_format=torch.channels_last)\n"
 MINE = "class Mine(T.Conv2d):\n    pass\n"
 MODE = """
@@ -41,14 +47,29 @@ class Looking(TorchDispatchMode):
 """
 # What broke with plain torch: memory written or read that was not the operator's.
 BROKEN = {
-    **{f"1×1 with a stride, {n} channels, under autocast": X + NET.format(n=n, layer="T.Conv2d") + STEPS.format(autocast=True) for n in (3, 7, 13)},
-    **{f"1×1 with a stride, {n} channels, in a layer left to torch": X + MINE + NET.format(n=n, layer="Mine") + STEPS.format(autocast=False) for n in (3, 13)},
+    **{(
+        f"1×1 with a stride, {n} channels, under autocast"
+    ): X + NET.format(n=n, layer="T.Conv2d") + STEPS.format(autocast=True) for n in (3, 7, 13)},
+    **{(
+        f"1×1 with a stride, {n} channels, in a layer left to torch"
+    ): X + MINE + NET.format(n=n, layer="Mine") + STEPS.format(autocast=False) for n in (3, 13)},
     "1×1 with a stride, a layer left to torch, under autocast": X + MINE + NET.format(n=13, layer="Mine") + STEPS.format(autocast=True),
-    "1×1 with a stride in bfloat16": X + "model, x = nn.Conv2d(3, 48, 1, stride=2).bfloat16(), x.bfloat16()\n" + STEPS.format(autocast=False),
-    "1×1 with a stride, transposed, in bfloat16": X + "model, x = nn.ConvTranspose2d(3, 48, 1, stride=2).bfloat16(), x.bfloat16()\n" + STEPS.format(autocast=False),
-    "1×1 with a stride while a mode looks on": X + MODE + "model = nn.Conv2d(3, 48, 1, stride=2)\nwith Looking():" + STEPS.format(autocast=False).replace("\n", "\n    "),
-    "1×1 with a stride under vmap": X + "net = nn.Conv2d(3, 48, 1, stride=2)\nmodel = lambda x: torch.vmap(net)(x[:, None])\n" + STEPS.format(autocast=False),
-    "1×1×1 with a stride": "x = torch.randn(2, 5, 5, 9, 9).contiguous(memory_format=torch.channels_last_3d).bfloat16()\nmodel = nn.Conv3d(5, 40, 1, stride=2).bfloat16()\n" + STEPS.format(autocast=False),
+    "1×1 with a stride in bfloat16": X + (
+        "model, x = nn.Conv2d(3, 48, 1, stride=2).bfloat16(), x.bfloat16()\n"
+    ) + STEPS.format(autocast=False),
+    "1×1 with a stride, transposed, in bfloat16": X + (
+        "model, x = nn.ConvTranspose2d(3, 48, 1, stride=2).bfloat16(), x.bfloat16()\n"
+    ) + STEPS.format(autocast=False),
+    "1×1 with a stride while a mode looks on": X + MODE + (
+        "model = nn.Conv2d(3, 48, 1, stride=2)\nwith Looking():"
+    ) + STEPS.format(autocast=False).replace("\n", "\n    "),
+    "1×1 with a stride under vmap": X + (
+        "net = nn.Conv2d(3, 48, 1, stride=2)\nmodel = lambda x: torch.vmap(net)(x[:, None])\n"
+    ) + STEPS.format(autocast=False),
+    "1×1×1 with a stride": (
+        "x = torch.randn(2, 5, 5, 9, 9).contiguous(memory_format=torch.channels_last_3d).bfloat16()\nmodel = "
+        "nn.Conv3d(5, 40, 1, stride=2).bfloat16()\n"
+    ) + STEPS.format(autocast=False),
     "one tap with a dilation": """
 x = torch.randn(3, 2, 1, 20).movedim(-1, 1)
 for kind in (torch.float32, torch.bfloat16):
@@ -100,15 +121,23 @@ print("survived")
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_calls_that_torch_breaks_on_do_not_reach_it(name: str) -> None:
-    env = dict(os.environ, MALLOC_CHECK_="3", **({"LD_PRELOAD": str(CHECKED)} if CHECKED.exists() and "LD_PRELOAD" not in os.environ else {}))
-    run = subprocess.run([sys.executable, "-c", START + BROKEN[name]], capture_output=True, text=True, timeout=600, env=env)
+    env = dict(
+        os.environ,
+        MALLOC_CHECK_="3",
+        **({"LD_PRELOAD": str(CHECKED)} if CHECKED.exists() and "LD_PRELOAD" not in os.environ else {}),
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", START + BROKEN[name]], capture_output=True, text=True, timeout=600, env=env
+    )
     assert (run.returncode, run.stdout) == (0, "survived\n"), run.stderr[-2000:]
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @pytest.mark.parametrize("stride", [2, 3])
 @pytest.mark.parametrize("padding", [0, 1])
-def test_one_tap_with_a_stride_computes_as_torchs_whatever_the_memory_order(dims: int, stride: int, padding: int) -> None:
+def test_one_tap_with_a_stride_computes_as_torchs_whatever_the_memory_order(
+    dims: int, stride: int, padding: int
+) -> None:
     x = torch.randn(2, *[7, 8, 9][:dims], 4, dtype=torch.float64).movedim(-1, 1)  # channels last
     w, b = torch.randn(6, 2, *[1] * dims, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
 
@@ -131,22 +160,31 @@ def test_one_tap_transposed_with_a_stride_computes_as_torchs(dims: int, stride: 
     w, b = torch.randn(4, 3, *[1] * dims, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
     geometry = [stride] * dims, [padding] * dims, [more] * dims, 2, [1] * dims
     found = handover.conv_transpose(x, w, b, *geometry, dims)
-    torch.testing.assert_close(found, getattr(F, f"conv_transpose{dims}d")(x.contiguous(), w, b, *geometry), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        found, getattr(F, f"conv_transpose{dims}d")(x.contiguous(), w, b, *geometry), rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("learns", [False, True])
 @pytest.mark.parametrize("shape", [(2, 4, 5, 6), (2, 4, 3, 5, 6), (2, 4, 5)])
 def test_a_group_norm_computes_as_torchs_whatever_the_memory_order(shape: tuple[int, ...], learns: bool) -> None:
-    x, w, b = torch.randn(shape[0], *shape[2:], shape[1], dtype=torch.float64).movedim(-1, 1), *torch.randn(2, 4, dtype=torch.float64)
+    x, w, b = (
+        torch.randn(shape[0], *shape[2:], shape[1], dtype=torch.float64).movedim(-1, 1),
+        *torch.randn(2, 4, dtype=torch.float64),
+    )
     leaves = [w.clone().requires_grad_(), b.clone().requires_grad_()]
     given = x.requires_grad_(learns)
     y = handover.group_norm(given, 2, *leaves, 1e-5)
     expected = F.group_norm(x.detach().contiguous(), 2, *leaves, 1e-5)
     assert torch.equal(y, F.group_norm(x.detach(), 2, *leaves)) and y.stride() == F.group_norm(x.detach(), 2).stride()
-    assert torch.autograd.gradcheck(lambda *t: handover.group_norm(t[0], 2, *t[1:], 1e-5), (x.detach().requires_grad_(), *leaves))
+    assert torch.autograd.gradcheck(
+        lambda *t: handover.group_norm(t[0], 2, *t[1:], 1e-5), (x.detach().requires_grad_(), *leaves)
+    )
     w, b = leaves
     one = func.grad(lambda w: handover.group_norm(x.detach(), 2, w, b, 1e-5).square().sum())(w.detach())
-    torch.testing.assert_close(one, torch.autograd.grad(expected.square().sum(), w, retain_graph=True)[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        one, torch.autograd.grad(expected.square().sum(), w, retain_graph=True)[0], rtol=1e-12, atol=1e-12
+    )
     for a, e in zip(*(torch.autograd.grad(z.square().sum(), leaves) for z in (y, expected)), strict=True):
         torch.testing.assert_close(a, e, rtol=1e-12, atol=1e-12)
 
@@ -170,7 +208,8 @@ def test_a_stride_beyond_the_input_and_a_dilation_of_one_tap_may_be_of_any_size_
     with pytest.raises(striate.errors.ArgumentError) as raised:
         SF.conv2d(x, w, dilation=2**63 - 1)
     assert str(raised.value) == (
-        "conv2d expects dilation from 1 to 2^62, got 9223372036854775807. x: (1, 2, 5, 5). Choose a dilation of 2^62 or less."
+        "conv2d expects dilation from 1 to 2^62, got 9223372036854775807. x: (1, 2, 5, 5). Choose a dilation of 2^62 "
+        "or less."
     )
 
 
@@ -203,7 +242,10 @@ def test_a_left_layer_gets_its_input_contiguous_and_restore_takes_that_back() ->
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 13, 3), Mine(13, 8, 1, stride=2), Mine(8, 8, 3), Mine(8, 8, 1))
     twin, x = copy.deepcopy(model), torch.randn(2, 3, 12, 12)
     reason = "a subclass of Conv2d with code of its own"
-    guarded = f"{reason}, whose input is laid out contiguous: in channels_last oneDNN's gradient of one tap with a stride is unsafe"
+    guarded = (
+        f"{reason}, whose input is laid out contiguous: in channels_last oneDNN's gradient of one tap with a stride "
+        "is unsafe"
+    )
     assert [one.reason for one in swap.plan(model)[1]] == [guarded, reason, reason]
     with pytest.warns(UserWarning, match="laid out contiguous"):
         striate.accelerate(model)

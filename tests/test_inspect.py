@@ -51,7 +51,7 @@ def model_report(name: str, device: str = "cpu") -> Report:
     return inspect(model, SHAPES[name])
 
 
-# --------------------------------------------------------------------------------------------------------------------- the table
+# ------------------------------------------------------------------------------------------------------------ the table
 
 
 def test_lenet_of_the_notes_is_told_line_by_line() -> None:
@@ -69,9 +69,16 @@ def test_lenet_of_the_notes_is_told_line_by_line() -> None:
         ("ReLU", (500,), None, 0, 0),
         ("Linear", (10,), (10, 500), 5_010, 5_000),
     ]
-    fields = [(row.receptive_field["size"][0], row.receptive_field["jump"][0], row.receptive_field["offset"][0]) for row in report.layers[:6]]
+    fields = [
+        (row.receptive_field["size"][0], row.receptive_field["jump"][0], row.receptive_field["offset"][0])
+        for row in report.layers[:6]
+    ]
     assert fields == [(5, 1, -2), (5, 1, -2), (6, 2, -2), (14, 2, -6), (14, 2, -6), (16, 4, -6)]
-    assert report.totals["parameters"] == 1_256_080 and report.totals["macs"] == 6_522_000 and report.totals["flops"] == 13_044_000
+    assert (
+        report.totals["parameters"] == 1_256_080
+        and report.totals["macs"] == 6_522_000
+        and report.totals["flops"] == 13_044_000
+    )
     # backward: both gradients of each product, but for the first layer's input
     assert report.totals["backward_macs"] == 2 * 6_522_000 - 392_000
 
@@ -79,7 +86,12 @@ def test_lenet_of_the_notes_is_told_line_by_line() -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_totals_are_the_sums_of_the_columns_and_every_parameter_stands_once(name: str) -> None:
     report = model_report(name, "meta")
-    for total, column in (("parameters", "parameters"), ("macs", "macs"), ("flops", "flops"), ("kept_bytes", "kept_bytes")):
+    for total, column in (
+        ("parameters", "parameters"),
+        ("macs", "macs"),
+        ("flops", "flops"),
+        ("kept_bytes", "kept_bytes"),
+    ):
         assert report.totals[total] == sum(getattr(row, column) for row in report.layers), total
     assert report.totals["parameters"] == sum(p.numel() for p in report.graph.model.parameters())
 
@@ -92,7 +104,8 @@ def test_macs_are_half_of_what_torchs_counter_counts(name: str) -> None:
     assert report.totals["flops"] == counter.get_total_flops() > 0
 
 
-# torch 2.14's counter sees attention on the CPU as one operator, of which it has no formula; before, it saw the products inside.
+# torch 2.14's counter sees attention on the CPU as one operator, of which it has no formula; before, it saw the
+# products inside.
 COUNTS_ATTENTION = torch.__version__ < (2, 14)
 
 
@@ -101,12 +114,15 @@ def test_macs_of_odd_graphs_are_half_of_what_torchs_counter_counts(name: str) ->
     report = graph_report(name)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         report.graph.model(*(torch.rand(shape) for shape in report.input_shapes))
-    left_out = 0 if COUNTS_ATTENTION else sum(row.flops for row in report.layers if row.type.startswith("scaled_dot_product"))
+    left_out = (
+        0 if COUNTS_ATTENTION else sum(row.flops for row in report.layers if row.type.startswith("scaled_dot_product"))
+    )
     assert (left_out > 0) == (name == "attention" and not COUNTS_ATTENTION)
     assert report.totals["flops"] - left_out == counter.get_total_flops()
 
 
-@pytest.mark.parametrize("name", ["lenet5", "resnet18", "resnet50", "vgg11_bn"])  # torch's counter leaves groups out of a weight's gradient
+# torch's counter leaves groups out of a weight's gradient
+@pytest.mark.parametrize("name", ["lenet5", "resnet18", "resnet50", "vgg11_bn"])
 def test_backward_macs_are_half_of_what_torchs_counter_counts(name: str) -> None:
     report = model_report(name, "meta")
     with FlopCounterMode(display=False) as counter, striate.ops.choose.prefer("torch"):
@@ -127,8 +143,12 @@ def test_parameters_and_macs_are_those_of_torchinfo(name: str) -> None:
         assert report.totals["macs"] > other.total_mult_adds
         return
     # torchinfo counts a MAC for each parameter of a norm, and one for each bias value
-    norms = sum(p.numel() for m in plain.modules() if "Norm" in type(m).__name__ for p in m.parameters()) * SHAPES[name][0]
-    bias = sum(prod(row.output_shape) for row, m in of_layers(report) if getattr(m, "bias", None) is not None and row.macs)
+    norms = (
+        sum(p.numel() for m in plain.modules() if "Norm" in type(m).__name__ for p in m.parameters()) * SHAPES[name][0]
+    )
+    bias = sum(
+        prod(row.output_shape) for row, m in of_layers(report) if getattr(m, "bias", None) is not None and row.macs
+    )
     assert report.totals["macs"] == other.total_mult_adds - norms - bias
 
 
@@ -193,7 +213,9 @@ BACKWARD: dict[str, tuple[Any, int]] = {
 def test_backward_macs_are_of_what_the_backward_pass_comes_by(name: str) -> None:
     function, count = BACKWARD[name]
     report = inspect(Applied(function), (1, 2, 8, 9))
-    assert report.totals["backward_macs"] == sum(row.backward_macs for row in report.layers) == count * 2 * 2 * 9 * 8 * 9
+    assert (
+        report.totals["backward_macs"] == sum(row.backward_macs for row in report.layers) == count * 2 * 2 * 9 * 8 * 9
+    )
 
 
 def test_macs_of_a_matrix_by_a_vector_and_what_its_rows_see() -> None:
@@ -214,10 +236,11 @@ def test_what_autograd_keeps_is_what_a_training_step_keeps() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5))
     report = inspect(model, (4, 3, 8, 8))
     x, y = 4 * 3 * 64 * 4, 4 * 8 * 36 * 4
-    assert [row.kept_bytes for row in report.layers] == [x, y, 0, 0]  # the convolution's input; the ReLU's output, which is the linear layer's input
+    # the convolution's input; the ReLU's output, which is the linear layer's input
+    assert [row.kept_bytes for row in report.layers] == [x, y, 0, 0]
 
 
-# ----------------------------------------------------------------------------------------------------------------- odd models
+# ----------------------------------------------------------------------------------------------------------- odd models
 
 
 def test_functions_stand_in_rows_of_their_own_named_by_where_they_are() -> None:
@@ -277,13 +300,18 @@ def test_a_shape_without_the_batch_is_one_sample() -> None:
     assert inspect(nn.Conv1d(2, 3, 3), (2, 9)).input_shapes == [(1, 2, 9)]
     assert inspect(nn.Linear(3, 2), (5, 3)).input_shapes == [(5, 3)]
     assert inspect(striate.models.mlp_bn().eval(), (784,)).input_shapes == [(1, 784)]
-    assert inspect(striate.models.mlp_bn().eval(), (2, 784)).input_shapes == [(2, 784)], "a norm of (N, C) does not say that it lacks a batch"
+    assert inspect(striate.models.mlp_bn().eval(), (2, 784)).input_shapes == [(2, 784)], (
+        "a norm of (N, C) does not say that it lacks a batch"
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_shapes_become_tensors_of_the_models_type(dtype: torch.dtype) -> None:
     report = inspect(nn.Conv2d(3, 4, 3).to(dtype), (2, 3, 8, 8))
-    assert report.totals["parameter_bytes"] == 112 * dtype.itemsize and report.layers[0].activation_bytes == 2 * 4 * 36 * dtype.itemsize
+    assert (
+        report.totals["parameter_bytes"] == 112 * dtype.itemsize
+        and report.layers[0].activation_bytes == 2 * 4 * 36 * dtype.itemsize
+    )
 
 
 def test_what_cannot_be_counted_is_unknown() -> None:
@@ -358,7 +386,10 @@ class Moved(nn.Module):
 def test_training_on_one_value_per_channel_is_told_in_evaluation(norm: type[nn.Module]) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 8), norm(4))
     report = inspect(model, (1, 3, 8, 8))
-    assert report.notes[0] == "Training would fail on this input: a batch norm gets one value per channel. Told for evaluation."
+    assert (
+        report.notes[0]
+        == "Training would fail on this input: a batch norm gets one value per channel. Told for evaluation."
+    )
     assert model.training and len(report.layers) == 2
 
 
@@ -385,11 +416,13 @@ def test_accelerated_and_torchs_own_models_are_told_alike() -> None:
     assert a.layers[-1].receptive_field == b.layers[-1].receptive_field
 
 
-# -------------------------------------------------------------------------------------------------------- receptive fields
+# ----------------------------------------------------------------------------------------------------- receptive fields
 
 
 def brute_force(model: nn.Module, shapes: list[tuple[int, ...]], unit: tuple[int, ...]) -> list[Tensor]:
-    """Which positions of each input move a unit, by gradients where no term can cancel: all weights and values are positive."""
+    """Which positions of each input move a unit, by gradients where no term can cancel: all weights and values are
+    positive.
+    """
     model = copy.deepcopy(model).double()
     with torch.no_grad():
         for p in model.parameters():
@@ -397,7 +430,10 @@ def brute_force(model: nn.Module, shapes: list[tuple[int, ...]], unit: tuple[int
     inputs = [(0.5 + torch.rand(shape, dtype=torch.float64)).requires_grad_() for shape in shapes]
     y = model(*inputs)
     gradients = torch.autograd.grad(y[(0, slice(None), *unit)].sum(), inputs, allow_unused=True)
-    return [(g != 0).any(1)[0] if g is not None else torch.zeros(x.shape[2:]) > 0 for g, x in zip(gradients, inputs, strict=True)]
+    return [
+        (g != 0).any(1)[0] if g is not None else torch.zeros(x.shape[2:]) > 0
+        for g, x in zip(gradients, inputs, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("name", [name for name in GRAPHS if name not in ("functional", "attention")])
@@ -427,7 +463,10 @@ def test_every_units_field_is_the_one_that_gradients_find(name: str) -> None:
                     first, last = extent.field.span(at)
                     size = report.input_shapes[number][axis]
                     assert first <= positions[0] and positions[-1] <= last, (unit, axis)
-                    assert (first == positions[0] or first < 0) and (last == positions[-1] or last >= size), (unit, axis)
+                    assert (first == positions[0] or first < 0) and (last == positions[-1] or last >= size), (
+                        unit,
+                        axis,
+                    )
                 else:
                     assert set(positions) <= set(seen.axes[axis])
             if seen.exact:
@@ -449,7 +488,12 @@ def test_not_a_number_reaches_just_what_the_graph_says_in_odd_graphs(name: str) 
 # Each model runs once for every row and every column of its input: the others take up to half a minute.
 @pytest.mark.parametrize(
     "name",
-    [name if name in ("lenet5", "cnn_bn", "resnet_cifar", "resnet18") else pytest.param(name, marks=pytest.mark.nightly) for name in SHAPES],
+    [
+        name
+        if name in ("lenet5", "cnn_bn", "resnet_cifar", "resnet18")
+        else pytest.param(name, marks=pytest.mark.nightly)
+        for name in SHAPES
+    ],
 )
 def test_not_a_number_reaches_just_what_the_graph_says_in_models(name: str) -> None:
     report = model_report(name)
@@ -486,7 +530,9 @@ def test_what_can_be_told_exactly_is(name: str) -> None:
 MASKED = {
     "sums so far": lambda x: x.cumsum(3),
     "a causal mask": lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
-    "a mask": lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=torch.eye(6, dtype=torch.bool, device=x.device)),
+    "a mask": lambda x: F.scaled_dot_product_attention(
+        x, x, x, attn_mask=torch.eye(6, dtype=torch.bool, device=x.device)
+    ),
     "norms of slices": lambda x: x.renorm(2, 3, 1.0),
     "other strides": lambda x: x.clone().as_strided((1, 1, 6, 6), (36, 36, 1, 6)),
     "a ratio without a short period": lambda x: F.interpolate(x, size=(6, 4999), mode="bilinear"),
@@ -515,15 +561,25 @@ def test_the_smallest_value_but_one_of_an_axis_sees_all_of_it() -> None:
 
 
 def test_long_axes_and_ratios_of_many_phases_are_not_gone_through() -> None:
-    audio = nn.Sequential(nn.Conv1d(1, 4, 9, stride=4), nn.ReLU(), nn.MaxPool1d(4), nn.Conv1d(4, 4, 3), nn.AdaptiveAvgPool1d(1))
-    enlarged = nn.Sequential(*(nn.Sequential(nn.Upsample(scale_factor=1.3, mode="bilinear"), nn.Conv2d(1, 1, 3, padding=1)) for _ in range(12)))
+    audio = nn.Sequential(
+        nn.Conv1d(1, 4, 9, stride=4), nn.ReLU(), nn.MaxPool1d(4), nn.Conv1d(4, 4, 3), nn.AdaptiveAvgPool1d(1)
+    )
+    enlarged = nn.Sequential(
+        *(
+            nn.Sequential(nn.Upsample(scale_factor=1.3, mode="bilinear"), nn.Conv2d(1, 1, 3, padding=1))
+            for _ in range(12)
+        )
+    )
     inspect(audio, (1, 1, 500))
     assert calls_of(lambda: inspect(audio, (1, 1, 1_000_000))) < 1.5 * calls_of(lambda: inspect(audio, (1, 1, 1000)))
     report = inspect(enlarged, (1, 1, 32, 32))
-    assert report.layers[-1].status["receptive_field"] == "upper bound", "13¹² phases, which no loop comes to the end of"
+    assert report.layers[-1].status["receptive_field"] == "upper bound", (
+        "13¹² phases, which no loop comes to the end of"
+    )
 
 
-@pytest.mark.parametrize(("name", "size"), [("resnet18", 435), ("resnet50", 427)])  # the stride stands in the 3×3 convolution; 483 in the 1×1
+# the stride stands in the 3×3 convolution; 483 in the 1×1
+@pytest.mark.parametrize(("name", "size"), [("resnet18", 435), ("resnet50", 427)])
 def test_fields_of_resnets_are_those_of_the_recurrence(name: str, size: int) -> None:
     report = inspect(striate.models.by_name(name)().eval(), (1, 3, 224, 224))
     last = [row for row in report.layers if row.output_shape[2:] == (7, 7)][-1]
@@ -563,7 +619,9 @@ def test_a_model_that_gives_a_loss_has_fields_and_a_page() -> None:
 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize(
-    "options", [{}, dict(num_layers=2), dict(num_layers=2, bidirectional=True), dict(batch_first=True, bias=False)], ids=str
+    "options",
+    [{}, dict(num_layers=2), dict(num_layers=2, bidirectional=True), dict(batch_first=True, bias=False)],
+    ids=str,
 )
 def test_an_lstm_has_the_macs_of_the_products_it_is_made_of(options: dict[str, Any], frozen: bool) -> None:
     found = []
@@ -605,33 +663,69 @@ def test_the_effective_field_lies_inside_the_theoretical_one_and_is_largest_in_t
     assert middle > 2 * whole
 
 
-# ---------------------------------------------------------------------------------------------------------------- bad input
+# ------------------------------------------------------------------------------------------------------------ bad input
 
 
 def test_bad_input_is_refused_with_a_clear_line() -> None:
     lenet = striate.models.lenet5()
-    with pytest.raises(ArgumentTypeError, match=r"^inspect expects a torch.nn.Module, got str\. Give the model itself\.$"):
+    with pytest.raises(
+        ArgumentTypeError, match=r"^inspect expects a torch.nn.Module, got str\. Give the model itself\.$"
+    ):
         inspect("lenet5", (1, 1, 28, 28))
-    with pytest.raises(ArgumentTypeError, match=r"^inspect expects a shape or a tensor as input, got 3\. Give \(1, 3, 224, 224\)\.$"):
+    with pytest.raises(
+        ArgumentTypeError, match=r"^inspect expects a shape or a tensor as input, got 3\. Give \(1, 3, 224, 224\)\.$"
+    ):
         inspect(lenet, 3)
-    with pytest.raises(ShapeError, match=r"^inspect expects sizes from 0 on, got \(1, -1, 28, 28\)\. Give the input's shape\.$"):
+    with pytest.raises(
+        ShapeError, match=r"^inspect expects sizes from 0 on, got \(1, -1, 28, 28\)\. Give the input's shape\.$"
+    ):
         inspect(lenet, (1, -1, 28, 28))
-    with pytest.raises(ShapeError, match=r"^inspect expects a forward that runs on x \(1, 3, 28, 28\), got ShapeError: .* Give the shape the model is for, batch and channels first\.$"):
+    with pytest.raises(
+        ShapeError,
+        match=(
+            r"^inspect expects a forward that runs on x \(1, 3, 28, 28\), got ShapeError: .* Give the shape the "
+            r"model is for, batch and channels first\.$"
+        ),
+    ):
         inspect(lenet, (1, 3, 28, 28))
-    with pytest.raises(ArgumentError, match=r"^inspect expects a model whose parameters exist, got weight without a shape\. Call the model once\.$"):
+    with pytest.raises(
+        ArgumentError,
+        match=r"^inspect expects a model whose parameters exist, got weight without a shape\. Call the model once\.$",
+    ):
         inspect(nn.LazyConv2d(3, 3), (1, 3, 8, 8))
-    with pytest.raises(ArgumentTypeError, match=r"^inspect expects a model whose code is Python, got a torch\.jit\.ScriptModule\. Inspect the model that it was made of\.$"):
+    with pytest.raises(
+        ArgumentTypeError,
+        match=(
+            r"^inspect expects a model whose code is Python, got a torch\.jit\.ScriptModule\. Inspect the model "
+            r"that it was made of\.$"
+        ),
+    ):
         inspect(torch.jit.script(nn.ReLU()), (1, 3))
     report = inspect(lenet, (1, 1, 28, 28))
-    with pytest.raises(ArgumentError, match=r"^Report\.layer expects one of 0, 1, 2, 3, 4, 5, 6, 7 …, got 'conv9'\. Choose the name of a row\.$"):
+    with pytest.raises(
+        ArgumentError,
+        match=r"^Report\.layer expects one of 0, 1, 2, 3, 4, 5, 6, 7 …, got 'conv9'\. Choose the name of a row\.$",
+    ):
         report.receptive_field("conv9")
-    with pytest.raises(ArgumentError, match=r"^Report\.receptive_field expects unit within \(28, 28\), got \(28, 0\)\. Count from 0 on each axis behind batch and channels\.$"):
+    with pytest.raises(
+        ArgumentError,
+        match=(
+            r"^Report\.receptive_field expects unit within \(28, 28\), got \(28, 0\)\. Count from 0 on each axis "
+            r"behind batch and channels\.$"
+        ),
+    ):
         report.receptive_field("0", (28, 0))
-    with pytest.raises(ArgumentError, match=r"^Report\.projective_field expects pixel within \(28, 28\), got \(0,\)\. Count from 0"):
+    with pytest.raises(
+        ArgumentError, match=r"^Report\.projective_field expects pixel within \(28, 28\), got \(0,\)\. Count from 0"
+    ):
         report.projective_field("0", (0,))
-    with pytest.raises(ArgumentError, match=r"^Report\.table expects a width of at least 40, got 39\. Leave it out for 100\.$"):
+    with pytest.raises(
+        ArgumentError, match=r"^Report\.table expects a width of at least 40, got 39\. Leave it out for 100\.$"
+    ):
         report.table(39)
-    with pytest.raises(ArgumentError, match=r"^effective_field expects images from 1 on, got 0\. Leave it out for 32\.$"):
+    with pytest.raises(
+        ArgumentError, match=r"^effective_field expects images from 1 on, got 0\. Leave it out for 32\.$"
+    ):
         effective_field(report, "0", images=0)
 
 
@@ -647,7 +741,11 @@ def test_the_failing_line_of_the_model_is_told() -> None:
 def test_a_layer_whose_mode_is_its_own_keeps_it_where_the_model_is_told_for_evaluation() -> None:
     model = nn.Sequential(nn.Dropout().eval(), nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4))
     report = inspect(model, (1, 3, 8, 8))
-    assert report.notes[0].startswith("Training would fail on this input") and [m.training for m in model] == [False, True, True]
+    assert report.notes[0].startswith("Training would fail on this input") and [m.training for m in model] == [
+        False,
+        True,
+        True,
+    ]
 
 
 class NoGradHead(nn.Module):
@@ -723,14 +821,32 @@ def test_torch_prints_nothing_of_what_is_told_as_an_error(capfd: pytest.CaptureF
 @pytest.mark.parametrize(
     ("options", "kind", "told"),
     [
-        ({"loss": "NLLLoss"}, ArgumentTypeError, "a loss that is a module, got str. Make it, as nn.CrossEntropyLoss()."),
-        ({"loss": nn.NLLLoss}, ArgumentTypeError, "a loss that is a module, got the class NLLLoss. Make it, as nn.CrossEntropyLoss()."),
-        ({"optimizer": "SGD"}, ArgumentTypeError, "a torch.optim.Optimizer, got str. Make it, as SGD(model.parameters(), 0.1)."),
-        ({"batch_size": 0}, ArgumentError, "batch_size to be a whole number from 1 on, got 0. Leave it out for the input's."),
+        (
+            {"loss": "NLLLoss"},
+            ArgumentTypeError,
+            "a loss that is a module, got str. Make it, as nn.CrossEntropyLoss().",
+        ),
+        (
+            {"loss": nn.NLLLoss},
+            ArgumentTypeError,
+            "a loss that is a module, got the class NLLLoss. Make it, as nn.CrossEntropyLoss().",
+        ),
+        (
+            {"optimizer": "SGD"},
+            ArgumentTypeError,
+            "a torch.optim.Optimizer, got str. Make it, as SGD(model.parameters(), 0.1).",
+        ),
+        (
+            {"batch_size": 0},
+            ArgumentError,
+            "batch_size to be a whole number from 1 on, got 0. Leave it out for the input's.",
+        ),
         ({"object_px": -3.0}, ArgumentError, "object_px to be more than 0 px, got -3.0. Leave it out."),
     ],
 )
-def test_what_the_rules_would_not_understand_is_refused(options: dict[str, Any], kind: type[Exception], told: str) -> None:
+def test_what_the_rules_would_not_understand_is_refused(
+    options: dict[str, Any], kind: type[Exception], told: str
+) -> None:
     with pytest.raises(kind) as error:
         inspect(nn.Conv2d(3, 4, 3), (1, 3, 8, 8), **options)
     assert str(error.value) == f"inspect expects {told}"
@@ -744,4 +860,6 @@ def test_a_parallel_model_is_refused_with_what_to_inspect() -> None:
 
 def test_one_rule_to_ignore_may_be_given_by_itself() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
-    assert inspect(model, (1, 3, 8, 8)).findings and not inspect(model, (1, 3, 8, 8), ignore="bias-before-norm").findings
+    assert (
+        inspect(model, (1, 3, 8, 8)).findings and not inspect(model, (1, 3, 8, 8), ignore="bias-before-norm").findings
+    )

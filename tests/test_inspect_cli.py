@@ -70,11 +70,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def found(monkeypatch: pytest.MonkeyPatch, *severities: str) -> None:
     """Has lint find just these."""
-    told = [Finding(f"a-{severity}", severity, "0", "It is wrong.", "Mend it.", "arithmetic") for severity in severities]
+    told = [
+        Finding(f"a-{severity}", severity, "0", "It is wrong.", "Mend it.", "arithmetic") for severity in severities
+    ]
     monkeypatch.setattr(inspection, "lint", lambda report, use, ignore: told)
 
 
-# --------------------------------------------------------------------------------------------------------- what is printed
+# ------------------------------------------------------------------------------------------------------ what is printed
 
 
 @pytest.mark.parametrize("shape", ["1x28x28", "1X28X28", "2x1x28x28"])
@@ -93,7 +95,11 @@ def test_markdown_and_json_stand_alone_on_standard_output(tmp_path: Path, capsys
     printed = capsys.readouterr()
     report = striate.inspect(models.lenet5().eval(), (1, 1, 28, 28))
     report.model = "lenet5"
-    assert printed.out == report.markdown() and printed.err.endswith(f"written to {page}\n") and "\n3, unit 7,7, sees\n" in printed.err
+    assert (
+        printed.out == report.markdown()
+        and printed.err.endswith(f"written to {page}\n")
+        and "\n3, unit 7,7, sees\n" in printed.err
+    )
     main([*LENET, "--json", "-", "--html", page, "--verify"])
     printed = capsys.readouterr()
     assert json.loads(printed.out) == json.loads(json.dumps(report.to_dict())) and "10 of 10 layers hold" in printed.err
@@ -114,7 +120,9 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize(("no_color", "is_colored"), [(None, True), ("", True), ("1", False)])
-def test_a_terminal_gets_colours_unless_no_color_is_set(no_color: str | None, is_colored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_colours_unless_no_color_is_set(
+    no_color: str | None, is_colored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     screen = Terminal()
     monkeypatch.setattr(sys, "stdout", screen)
     monkeypatch.setenv("COLUMNS", "90")
@@ -126,7 +134,9 @@ def test_a_terminal_gets_colours_unless_no_color_is_set(no_color: str | None, is
     assert max(map(len, re.sub(r"\x1b\[\d*m", "", screen.getvalue()).splitlines())) <= 90
 
 
-def test_options_reach_the_model_and_the_rules(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_reach_the_model_and_the_rules(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     contexts: list[Context] = []
 
     def look(context: Context) -> list[Found]:
@@ -144,7 +154,7 @@ def test_options_reach_the_model_and_the_rules(monkeypatch: pytest.MonkeyPatch, 
     assert len(contexts) == 1
 
 
-# ----------------------------------------------------------------------------------------------------- models and their inputs
+# ---------------------------------------------------------------------------------------------- models and their inputs
 
 
 def test_a_callable_in_the_current_folder_gets_several_inputs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,15 +175,32 @@ def test_the_file_of_a_run_is_the_model_that_was_trained(tmp_path: Path, capsys:
     assert told["model"] == file and told["mode"] == "evaluation"
 
 
-# ---------------------------------------------------------------------------------------------------------- receptive fields
+# ----------------------------------------------------------------------------------------------------- receptive fields
 
 
-def test_a_units_field_is_printed_axis_by_axis_with_the_holes_of_dilation(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_units_field_is_printed_axis_by_axis_with_the_holes_of_dilation(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main([*LENET, "--field", "5", "--unit", "3,0"])
-    assert capsys.readouterr().out.endswith("\n\n5, unit 3,0, sees\n  rows     6 to 21: 16 of 28\n  columns  0 to 9: 10 of 28\n")
+    assert capsys.readouterr().out.endswith(
+        "\n\n5, unit 3,0, sees\n  rows     6 to 21: 16 of 28\n  columns  0 to 9: 10 of 28\n"
+    )
     main([*LENET, "--field", "9"])
     assert capsys.readouterr().out.endswith("\n\n9 sees\n  rows     0 to 27: 28 of 28\n  columns  0 to 27: 28 of 28\n")
-    main(["inspect", "mine_to_inspect:Net", "--input", "1x3x8x8", "--input", "1x3x5x4", "--field", "conv", "--unit", "4,0"])
+    main(
+        [
+            "inspect",
+            "mine_to_inspect:Net",
+            "--input",
+            "1x3x8x8",
+            "--input",
+            "1x3x5x4",
+            "--field",
+            "conv",
+            "--unit",
+            "4,0",
+        ]
+    )
     assert capsys.readouterr().out.endswith(
         "\n\nconv, unit 4,0, sees of input 1\n  rows     2, 4, 6: 3 of 8\n  columns  0, 2: 2 of 8\n"
         "\nconv, unit 4,0, sees of input 2\n  rows     0 to 4: 5 of 5\n  columns  0 to 3: 4 of 4\n"
@@ -183,7 +210,9 @@ def test_a_units_field_is_printed_axis_by_axis_with_the_holes_of_dilation(here: 
 def test_a_bound_is_said_to_be_one(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "mine_to_inspect.py").write_text("from graphs import Cross")
     main(["inspect", "mine_to_inspect:Cross", "--input", "1x1x11x12", "--field", "add"])
-    assert capsys.readouterr().out.endswith("add, unit 5,6, sees at most\n  rows     3 to 7: 5 of 11\n  columns  4 to 8: 5 of 12\n")
+    assert capsys.readouterr().out.endswith(
+        "add, unit 5,6, sees at most\n  rows     3 to 7: 5 of 11\n  columns  4 to 8: 5 of 12\n"
+    )
 
 
 def test_verify_says_how_many_layers_hold(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,7 +221,9 @@ def test_verify_says_how_many_layers_hold(monkeypatch: pytest.MonkeyPatch, capsy
     assert capsys.readouterr().out.endswith("\n\nfields compared with the model: 10 of 10 layers hold\n")
 
 
-def test_a_field_that_does_not_hold_is_told_and_gives_exit_code_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_field_that_does_not_hold_is_told_and_gives_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def verify(report: Report) -> list[fields.Checked]:
         places = ((0, 1, 2), (4, 6))
         return [
@@ -211,7 +242,9 @@ def test_a_field_that_does_not_hold_is_told_and_gives_exit_code_1(monkeypatch: p
     )
 
 
-def test_erf_draws_the_unit_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_erf_draws_the_unit_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "field.png"
     asked = []
     whole = fields.effective_field
@@ -221,7 +254,7 @@ def test_erf_draws_the_unit_that_is_asked_for(tmp_path: Path, monkeypatch: pytes
     assert capsys.readouterr().out.endswith(f"written to {file}\n")
 
 
-# ------------------------------------------------------------------------------------------------------------------- fixes
+# ---------------------------------------------------------------------------------------------------------------- fixes
 
 
 def test_fix_shows_what_mends_the_findings(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,13 +270,15 @@ def test_fix_shows_what_mends_the_findings(here: Path, capsys: pytest.CaptureFix
     ]
 
 
-def test_fix_says_so_where_there_is_nothing_to_mend(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fix_says_so_where_there_is_nothing_to_mend(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     found(monkeypatch, "warning")
     assert main([*LENET, "--fix"]) == 0
     assert capsys.readouterr().out.endswith("\n\nfix: nothing can be mended mechanically\n")
 
 
-# ---------------------------------------------------------------------------------------------------------------- exit codes
+# ----------------------------------------------------------------------------------------------------------- exit codes
 
 
 @pytest.mark.parametrize(
@@ -258,7 +293,11 @@ def test_fix_says_so_where_there_is_nothing_to_mend(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_errors_among_the_findings_give_exit_code_1_and_warnings_if_strict(
-    severities: list[str], options: list[str], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    severities: list[str],
+    options: list[str],
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     found(monkeypatch, *severities)
     assert main([*LENET, *options]) == code
@@ -279,7 +318,10 @@ INPUT = ["--input", "1x28x28"]
         ),
         (
             ["nowhere:net", *INPUT],
-            "inspect expects a model from nowhere:net, got ModuleNotFoundError: No module named 'nowhere'. The current folder is searched too.",
+            (
+                "inspect expects a model from nowhere:net, got ModuleNotFoundError: No module named 'nowhere'. The "
+                "current folder is searched too."
+            ),
         ),
         (
             ["mine_to_inspect:broken", *INPUT],
@@ -292,17 +334,23 @@ INPUT = ["--input", "1x28x28"]
         ),
         (
             ["mine_to_inspect:Broken", *INPUT],
-            "inspect expects a forward that runs on x (1, 1, 28, 28), got KeyError: 'no\\nsuch' (at mine_to_inspect.py:12). "
+            "inspect expects a forward that runs on x (1, 1, 28, 28), got KeyError: 'no\\nsuch' (at "
+            "mine_to_inspect.py:12). "
             "Call it on such an input to see why.",
         ),
         (
             ["lenet5", "--input", "1x1x9x9"],
-            "inspect expects a forward that runs on x (1, 1, 9, 9), got RuntimeError: mat1 and mat2 shapes cannot be multiplied "
+            "inspect expects a forward that runs on x (1, 1, 9, 9), got RuntimeError: mat1 and mat2 shapes cannot be "
+            "multiplied "
             "(1x200 and 2450x500). Give the shape the model is for, batch and channels first.",
         ),
         (
             ["lenet5", "--input", "4y3"],
-            "inspect expects --input to be whole numbers from 1 on with x between, got '4y3'. Write as 16x3x112x112, the batch first.",
+            (
+                "inspect expects --input to be whole numbers from 1 on with x between, got '4y3'. Write as "
+                "16x3x112x112, "
+                "the batch first."
+            ),
         ),
         (
             ["lenet5", "--input", "99999x3x99999x99999"],
@@ -315,7 +363,8 @@ INPUT = ["--input", "1x28x28"]
         ),
         (
             ["text.safetensors", *INPUT],
-            "load expects a sound checkpoint, got a file of 13 bytes whose header does not fit in it. path: text.safetensors. "
+            "load expects a sound checkpoint, got a file of 13 bytes whose header does not fit in it. path: "
+            "text.safetensors. "
             "Give the file of a checkpoint, as runs/lenet5-digits/model.safetensors.",
         ),
         (
@@ -331,7 +380,10 @@ INPUT = ["--input", "1x28x28"]
         (["lenet5", *INPUT, "--json", "."], "inspect expects a file to write to, got a folder. file: .. Name another."),
         (
             ["lenet5", *INPUT, "--html", "no/such/page.html"],
-            "inspect expects a file to write to, got one in a folder that cannot be written to. file: no/such/page.html. Name another.",
+            (
+                "inspect expects a file to write to, got one in a folder that cannot be written to. file: "
+                "no/such/page.html. Name another."
+            ),
         ),
         (
             ["lenet5", *INPUT, "--json", "a.txt", "--html", "./a.txt"],
@@ -343,31 +395,52 @@ INPUT = ["--input", "1x28x28"]
         ),
         (
             ["mine_to_inspect.py:Net", *INPUT],
-            "inspect expects a model from mine_to_inspect.py:Net, got ModuleNotFoundError: No module named 'mine_to_inspect.py'; "
+            "inspect expects a model from mine_to_inspect.py:Net, got ModuleNotFoundError: No module named "
+            "'mine_to_inspect.py'; "
             "'mine_to_inspect' is not a package. Name the module without .py.",
         ),
         (
             ["mine_to_inspect:leaves", *INPUT],
-            "inspect expects a model from mine_to_inspect:leaves, got SystemExit: 0. The current folder is searched too.",
+            (
+                "inspect expects a model from mine_to_inspect:leaves, got SystemExit: 0. The current folder is "
+                "searched "
+                "too."
+            ),
         ),
         (
             ["mine_to_inspect:Leaves", *INPUT],
             "inspect expects a forward that runs on x (1, 1, 28, 28), got SystemExit: 0 (at mine_to_inspect.py:18). "
             "Call it on such an input to see why.",
         ),
-        (["lenet5", *INPUT, "--erf", "3", "."], "inspect expects a file to write to, got a folder. file: .. Name another."),
+        (
+            ["lenet5", *INPUT, "--erf", "3", "."],
+            "inspect expects a file to write to, got a folder. file: .. Name another.",
+        ),
         (
             ["lenet5", *INPUT, "--batch-size", "0"],
             "inspect expects --batch-size from 1 on, got 0. Leave --batch-size out for the input's.",
         ),
         (["lenet5", *INPUT, "--object", "0"], "inspect expects --object of more than 0 px, got 0. Leave --object out."),
-        (["lenet5", *INPUT, "--object", "nan"], "inspect expects --object of more than 0 px, got nan. Leave --object out."),
+        (
+            ["lenet5", *INPUT, "--object", "nan"],
+            "inspect expects --object of more than 0 px, got nan. Leave --object out.",
+        ),
         (
             ["lenet5", *INPUT, "--task", "chess"],
-            "lint expects a task of classification, localisation, segmentation, got 'chess'. Choose one of them, or leave it out.",
+            (
+                "lint expects a task of classification, localisation, segmentation, got 'chess'. Choose one of them, "
+                "or "
+                "leave it out."
+            ),
         ),
-        (["lenet5", *INPUT, "--loss", "Conv2d"], "inspect expects --loss to be a loss of torch.nn, got 'Conv2d'. Write as CrossEntropyLoss."),
-        (["lenet5", *INPUT, "--loss", "Nothing"], "inspect expects --loss to be a loss of torch.nn, got 'Nothing'. Write as CrossEntropyLoss."),
+        (
+            ["lenet5", *INPUT, "--loss", "Conv2d"],
+            "inspect expects --loss to be a loss of torch.nn, got 'Conv2d'. Write as CrossEntropyLoss.",
+        ),
+        (
+            ["lenet5", *INPUT, "--loss", "Nothing"],
+            "inspect expects --loss to be a loss of torch.nn, got 'Nothing'. Write as CrossEntropyLoss.",
+        ),
         (
             ["lenet5", *INPUT, "--unit", "3,4"],
             "inspect expects --field or --erf with --unit, got neither. Name a layer with --field.",
@@ -378,7 +451,11 @@ INPUT = ["--input", "1x28x28"]
         ),
         (
             ["lenet5", *INPUT, "--field", "3", "--unit", "14,0"],
-            "Report.receptive_field expects unit within (14, 14), got (14, 0). Count from 0 on each axis behind batch and channels.",
+            (
+                "Report.receptive_field expects unit within (14, 14), got (14, 0). Count from 0 on each axis behind "
+                "batch "
+                "and channels."
+            ),
         ),
         (
             ["lenet5", *INPUT, "--field", "conv"],
@@ -403,18 +480,25 @@ def test_inspect_says_in_one_line_what_is_wrong(
     assert printed.err == f"striate: {told}\n" and printed.out == ""
 
 
-def test_an_unknown_rule_to_ignore_is_refused_with_those_there_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_rule_to_ignore_is_refused_with_those_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     known = {name: Rule(name, "note", "arithmetic", lambda context: iter(())) for name in ("one-rule", "another")}
     monkeypatch.setattr(lint, "RULES", known)
     assert main([*LENET, "--ignore", "one-rule", "--ignore", "third"]) == 2
-    assert capsys.readouterr().err == "striate: lint expects ids of rules to ignore, got 'third'. There are another, one-rule.\n"
+    assert (
+        capsys.readouterr().err
+        == "striate: lint expects ids of rules to ignore, got 'third'. There are another, one-rule.\n"
+    )
 
 
 def test_debug_shows_where_a_request_failed_before_the_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "mine_to_inspect:broken", *INPUT, "--debug"]) == 2
     told = capsys.readouterr().err
     assert "Traceback (most recent call last)" in told and 'mine_to_inspect.py", line 14, in broken' in told
-    assert told.splitlines()[-1].startswith("striate: inspect expects a model from mine_to_inspect:broken, got OSError: no.")
+    assert told.splitlines()[-1].startswith(
+        "striate: inspect expects a model from mine_to_inspect:broken, got OSError: no."
+    )
 
 
 def test_the_projects_file_names_rules_to_leave_out(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -425,8 +509,26 @@ def test_the_projects_file_names_rules_to_leave_out(here: Path, capsys: pytest.C
     assert report_of("cnn_bn", "--input", "3x32x32", capsys=capsys)["findings"] == []
 
 
-def test_what_the_models_own_code_prints_is_no_part_of_the_report(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", "mine_to_inspect:Talks", "--input", "3x8x8", "--verify", "--erf", "conv", "field.png", "--json", "-"]) == 0
+def test_what_the_models_own_code_prints_is_no_part_of_the_report(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(
+            [
+                "inspect",
+                "mine_to_inspect:Talks",
+                "--input",
+                "3x8x8",
+                "--verify",
+                "--erf",
+                "conv",
+                "field.png",
+                "--json",
+                "-",
+            ]
+        )
+        == 0
+    )
     told = capsys.readouterr()
     assert json.loads(told.out)["model"] == "mine_to_inspect:Talks" and "seen" in told.err
 

@@ -23,8 +23,19 @@ from striate.errors import ArgumentError
 GOLDEN = Path(__file__).parent / "golden" / "inspect"
 LARGE = ("resnet50", "mobilenet_v2", "convnext_tiny")
 FINDINGS = [
-    Finding("no-such-thing", "error", "3", "It cannot learn: 5 of 50 filters are 0.", "Initialise them again.", "arithmetic", "/far/away/net.py:12", 0.75),
-    Finding("too-small", "warning", "model", "The largest field is 16 px.", "Add a layer.", 'A. Author, "A Title", 2019'),
+    Finding(
+        "no-such-thing",
+        "error",
+        "3",
+        "It cannot learn: 5 of 50 filters are 0.",
+        "Initialise them again.",
+        "arithmetic",
+        "/far/away/net.py:12",
+        0.75,
+    ),
+    Finding(
+        "too-small", "warning", "model", "The largest field is 16 px.", "Add a layer.", 'A. Author, "A Title", 2019'
+    ),
     Finding("by-the-way", "note", "9", "Its outputs are scores.", "Nothing is to do.", "arithmetic"),
 ]
 
@@ -72,7 +83,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-# --------------------------------------------------------------------------------------------------------------------- as text
+# -------------------------------------------------------------------------------------------------------------- as text
 
 
 @pytest.mark.parametrize("form", ["txt", "md"])
@@ -135,7 +146,7 @@ def test_colours_come_only_where_they_are_asked_for_and_change_no_text() -> None
     assert "\x1b[33m!\x1b[0m too-small: model\n" in colored and "\x1b[34m██████\x1b[0m" in colored
 
 
-# ------------------------------------------------------------------------------------------------------------------- findings
+# ------------------------------------------------------------------------------------------------------------- findings
 
 
 def found(rule: str, severity: str, place: str, share: float | None = None, message: str = "It is wrong.") -> Finding:
@@ -171,21 +182,45 @@ def test_a_rule_is_told_once_with_all_its_layers_and_the_largest_share_first() -
         "  It is wrong. Mend it.",
     ]
     told = Page(report.html())
-    assert [attributes["class"] for tag, attributes in told.elements if tag == "li"] == ["warning", "warning", "note", "note", "note"]
-    assert "skipped-pixels: layer2.0, layer3.0, layer4.0 (3 layers, 6.0 % of the MACs)" in told.text and "each of them" not in told.text
-    assert "- **note** skipped-pixels: `layer2.0, layer3.0, layer4.0` (3 layers, 6.0 % of the MACs). It is wrong. Mend it.\n" in report.markdown()
+    assert [attributes["class"] for tag, attributes in told.elements if tag == "li"] == [
+        "warning",
+        "warning",
+        "note",
+        "note",
+        "note",
+    ]
+    assert (
+        "skipped-pixels: layer2.0, layer3.0, layer4.0 (3 layers, 6.0 % of the MACs)" in told.text
+        and "each of them" not in told.text
+    )
+    assert (
+        "- **note** skipped-pixels: `layer2.0, layer3.0, layer4.0` (3 layers, 6.0 % of the MACs). It is wrong. Mend "
+        "it.\n"
+        in report.markdown()
+    )
 
 
 def test_messages_that_differ_are_told_of_the_layer_with_the_largest_share_and_on_the_page_of_each() -> None:
     report = lenet()
-    report.findings = [found("a-rule", "note", name, share, f"It is {share} wrong.") for name, share in (("a", 0.1), ("b", 0.2), ("c", 0.15))]
-    assert findings_of(report)[1:] == ["· a-rule: a, b, c (3 layers, 45 % of the MACs)", "  At b: It is 0.2 wrong. Mend it."]
-    assert "each of thema: It is 0.1 wrong. Mend it.b: It is 0.2 wrong. Mend it.c: It is 0.15 wrong. Mend it." in Page(report.html()).text
+    report.findings = [
+        found("a-rule", "note", name, share, f"It is {share} wrong.")
+        for name, share in (("a", 0.1), ("b", 0.2), ("c", 0.15))
+    ]
+    assert findings_of(report)[1:] == [
+        "· a-rule: a, b, c (3 layers, 45 % of the MACs)",
+        "  At b: It is 0.2 wrong. Mend it.",
+    ]
+    assert (
+        "each of thema: It is 0.1 wrong. Mend it.b: It is 0.2 wrong. Mend it.c: It is 0.15 wrong. Mend it."
+        in Page(report.html()).text
+    )
 
 
 def test_a_layer_that_a_rule_finds_twice_counts_once_and_many_names_are_joined() -> None:
     report = lenet()
-    report.findings = [found("a-rule", "note", f"blocks.{k}.attn.{part}", 0.01) for k in range(10) for part in ("qkv", "proj", "qkv")]
+    report.findings = [
+        found("a-rule", "note", f"blocks.{k}.attn.{part}", 0.01) for k in range(10) for part in ("qkv", "proj", "qkv")
+    ]
     assert findings_of(report)[1] == "· a-rule: blocks.{0-9}.attn.{qkv,proj} (20 layers, 20 % of the MACs)"
 
 
@@ -194,14 +229,16 @@ def test_marks_say_what_is_a_bound_and_what_is_unknown() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.cdist(x, x)
 
-    bounds = [name for name in GRAPHS if any(row.status["receptive_field"] == "upper bound" for row in odd(name).layers)]
+    bounds = [
+        name for name in GRAPHS if any(row.status["receptive_field"] == "upper bound" for row in odd(name).layers)
+    ]
     assert bounds and all(re.search(r" ≤\d", odd(name).table().split("\n\n")[1]) for name in bounds)
     report = inspect(Distances(), (1, 1, 6, 6))
     assert "an unknown number of MACs forward" in report.table() and re.search(r"^\S+ .* \? ", report.table(), re.M)
     assert "| ? |" in report.markdown() and '<dt>MACs forward</dt><dd>? <small></small></dd>' in report.html()
 
 
-# ------------------------------------------------------------------------------------------------------------------ as a page
+# ------------------------------------------------------------------------------------------------------------ as a page
 
 
 def test_the_page_asks_for_nothing_from_elsewhere_and_escapes_names() -> None:
@@ -224,7 +261,9 @@ def test_the_page_tells_facts_findings_and_every_layer() -> None:
         assert text.lower() in told.text.lower()
     for finding in FINDINGS:
         assert f"{finding.message} {finding.fix}{finding.source}" in told.text
-    assert "no-such-thing: 3 (net.py:12) (75 % of the MACs)It cannot learn" in told.text and "/far/away" not in told.text
+    assert (
+        "no-such-thing: 3 (net.py:12) (75 % of the MACs)It cannot learn" in told.text and "/far/away" not in told.text
+    )
     assert [attributes["class"] for tag, attributes in told.elements if tag == "li"] == ["error", "warning", "note"]
     for layer in report.layers:
         assert f"{layer.name}{layer.type} {'×'.join(map(str, layer.output_shape))}" in told.text
@@ -235,7 +274,9 @@ def test_pages_of_odd_networks_are_whole(name: str) -> None:
     report = odd(name)
     page = report.html()
     told = Page(page)
-    assert sum(tag == "tr" and "layers" not in attributes for tag, attributes in told.elements) >= len(report.layers) + 1
+    assert (
+        sum(tag == "tr" and "layers" not in attributes for tag, attributes in told.elements) >= len(report.layers) + 1
+    )
     widths = [float(w) for w in re.findall(r'style="width:([\d.]+)%', page)]
     assert all(0 <= w <= 100 for w in widths)
     drawn = frames(report)
@@ -248,13 +289,19 @@ def test_pages_of_odd_networks_are_whole(name: str) -> None:
 def test_bars_are_numbered_and_their_scale_is_told() -> None:
     page = lenet().html()
     heads = re.findall(r'<span class="scale"><span>0</span><span>([\d.]+) %</span><span>([\d.]+) %</span></span>', page)
-    assert set(heads) == {("50", "100")} and len(heads) == 1 + 4 + 1  # of the stages; of the rows of each, and of all in one list
+    # of the stages; of the rows of each, and of all in one list
+    assert set(heads) == {("50", "100")} and len(heads) == 1 + 4 + 1
     row = re.search(r"<tr><td>3<small>.*?</tr>", page)
-    assert row is not None and '<td class="n" data-name="share">75 %</td>' in row[0] and 'style="width:75.13%"' in row[0]
+    assert (
+        row is not None and '<td class="n" data-name="share">75 %</td>' in row[0] and 'style="width:75.13%"' in row[0]
+    )
     with torch.device("meta"):
         wide = inspect(models.resnet50().eval(), (1, 3, 224, 224))
     share = max(layer.macs for layer in wide.layers) / wide.totals["macs"]
-    assert f'style="width:{share / 0.05 * 100:.2f}%"' in wide.html() and "<span>2.5 %</span><span>5 %</span>" in wide.html()
+    assert (
+        f'style="width:{share / 0.05 * 100:.2f}%"' in wide.html()
+        and "<span>2.5 %</span><span>5 %</span>" in wide.html()
+    )
 
 
 def test_rows_fold_by_stage_and_are_sorted_without_a_script() -> None:
@@ -265,7 +312,9 @@ def test_rows_fold_by_stage_and_are_sorted_without_a_script() -> None:
     assert [stage.size for stage in parts] == [(112, 112), (56, 56), (28, 28), (14, 14), (7, 7), None]
     assert [layer for stage in parts for layer in stage.layers] == report.layers
     folded, sorted_ = page.split('<div class="sorted">')
-    assert folded.count("<details>") == len(parts) and "<details open>" not in page and "<details open>" in lenet().html()
+    assert (
+        folded.count("<details>") == len(parts) and "<details open>" not in page and "<details open>" in lenet().html()
+    )
     assert "56×56<small>maxpool to layer2.0.relu, 38 rows" in folded
     rows = re.findall(r'<tr style="--MACs:(\d+);--parameters:(\d+);--made:(\d+);--kept:(\d+)"><td>([^<]+)<', sorted_)
     assert [row[4] for row in rows] == [layer.name for layer in report.layers]
@@ -275,7 +324,9 @@ def test_rows_fold_by_stage_and_are_sorted_without_a_script() -> None:
         values = [getattr(layer, column) for _, layer in ranked]
         assert values == sorted(values, reverse=True)
     for name in ("MACs", "parameters", "made", "kept"):
-        assert f"#by-{name}:checked ~ .sorted tr {{ order: var(--{name}) }}" in page and f'<label for="by-{name}">' in page
+        assert (
+            f"#by-{name}:checked ~ .sorted tr {{ order: var(--{name}) }}" in page and f'<label for="by-{name}">' in page
+        )
 
 
 def test_a_stage_goes_on_through_gates_and_tokens() -> None:
@@ -292,7 +343,7 @@ def test_a_stage_goes_on_through_gates_and_tokens() -> None:
     assert [(stage.size, len(stage.layers)) for stage in stages(inspect(Gated(), (1, 3, 8, 8)))] == [((8, 8), 5)]
 
 
-# ---------------------------------------------------------------------------------------------------------------- the picture
+# ---------------------------------------------------------------------------------------------------------- the picture
 
 
 @pytest.mark.parametrize("name", [*LARGE, "lenet5"])
@@ -334,7 +385,9 @@ def test_all_frames_lie_in_the_picture_beyond_an_images_size_shortened() -> None
         assert ("Distances in it are drawn shortened, the more the further away." in page) == shortened
         box = [float(n) for n in re.findall(r'viewBox="(-[^"]+)"', page)[0].split()]
         number = r'(-?[\d.]+)'
-        rects = re.findall(rf'<rect class="frame halo" x="{number}" y="{number}" width="{number}" height="{number}"', page)
+        rects = re.findall(
+            rf'<rect class="frame halo" x="{number}" y="{number}" width="{number}" height="{number}"', page
+        )
         drawn_at = [tuple(map(float, told)) for told in reversed(rects)]
         assert len(drawn_at) == len(drawn) == 6
         for (x, y, wide, high), frame in zip(drawn_at, drawn, strict=True):
@@ -344,7 +397,11 @@ def test_all_frames_lie_in_the_picture_beyond_an_images_size_shortened() -> None
             if inside or not shortened:
                 assert (x, y, wide, high) == (left, top, right - left + 1, bottom - top + 1)
             else:
-                assert wide <= right - left + 1 and high <= bottom - top + 1 and (wide, high) != (right - left + 1, bottom - top + 1)
+                assert (
+                    wide <= right - left + 1
+                    and high <= bottom - top + 1
+                    and (wide, high) != (right - left + 1, bottom - top + 1)
+                )
         areas = [wide * high for _, _, wide, high in drawn_at]
         assert areas == sorted(set(areas))
 
@@ -358,4 +415,6 @@ def test_a_rules_name_is_never_cut_at_the_end_of_a_line() -> None:
     report = inspect(models.resnet18().eval(), (1, 3, 64, 64))
     for width in range(40, 120):
         told = report.table(width)
-        assert report.findings and all(f" {finding.rule}: " in told or f" {finding.rule}:\n" in told for finding in report.findings)
+        assert report.findings and all(
+            f" {finding.rule}: " in told or f" {finding.rule}:\n" in told for finding in report.findings
+        )

@@ -30,7 +30,11 @@ def found(model: nn.Module) -> list[tuple[str, str]]:
 
 
 def test_findings_come_by_severity_and_then_in_the_order_of_the_rows() -> None:
-    assert [(f.rule, f.place) for f in inspect(network(), SHAPE).findings] == [("bias-before-norm", "1"), ("norm-eps", "3"), ("groups-are-instance-norm", "0")]
+    assert [(f.rule, f.place) for f in inspect(network(), SHAPE).findings] == [
+        ("bias-before-norm", "1"),
+        ("norm-eps", "3"),
+        ("groups-are-instance-norm", "0"),
+    ]
 
 
 def test_a_finding_as_a_dictionary_has_these_names_and_no_others() -> None:
@@ -68,15 +72,20 @@ def test_an_id_to_ignore_that_no_rule_has_is_refused() -> None:
 def test_a_task_there_is_not_is_refused() -> None:
     with pytest.raises(ArgumentError) as error:
         inspect(network(), SHAPE, task="regression")
-    expected = "lint expects a task of classification, localisation, segmentation, got 'regression'. Choose one of them, or leave it out."
+    expected = (
+        "lint expects a task of classification, localisation, segmentation, got 'regression'. Choose one of them, "
+        "or leave it out."
+    )
     assert str(error.value) == expected
 
 
 def test_ids_to_ignore_are_not_told() -> None:
-    assert [f.rule for f in inspect(network(), SHAPE, ignore=["bias-before-norm", "groups-are-instance-norm"]).findings] == ["norm-eps"]
+    assert [
+        f.rule for f in inspect(network(), SHAPE, ignore=["bias-before-norm", "groups-are-instance-norm"]).findings
+    ] == ["norm-eps"]
 
 
-# --------------------------------------------------------------------------------------------------------------- in the model's code
+# -------------------------------------------------------------------------------------------------- in the model's code
 
 
 class Told(nn.Module):
@@ -120,7 +129,9 @@ def test_a_class_may_speak_of_a_layer_that_another_one_calls() -> None:
 
 
 class Contained(nn.Module):
-    """What stands in a container is spoken of where the container is made: at its head of all, beside an argument of that one."""
+    """What stands in a container is spoken of where the container is made: at its head of all, beside an argument of
+    that one.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -166,7 +177,7 @@ def test_code_that_is_in_no_file_says_nothing() -> None:
     assert found(names["Typed"](nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))) == [("bias-before-norm", "0")]
 
 
-# ---------------------------------------------------------------------------------------------------------------- in pyproject.toml
+# ---------------------------------------------------------------------------------------------------- in pyproject.toml
 
 needs_tomllib = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 cannot read TOML")
 
@@ -179,7 +190,8 @@ def test_the_nearest_pyproject_says_what_the_command_line_ignores(tmp_path: Path
     assert configured(below) == configured(str(tmp_path)) == ["norm-eps", "mixed-modes"]
     (tmp_path / "src" / "pyproject.toml").write_text("[project]\nname = 'nets'\n")
     assert configured(below) == []
-    assert [f.rule for f in inspect(network(), SHAPE).findings][1] == "norm-eps"  # of which a call in Python knows nothing
+    # of which a call in Python knows nothing
+    assert [f.rule for f in inspect(network(), SHAPE).findings][1] == "norm-eps"
 
 
 @needs_tomllib
@@ -189,7 +201,8 @@ def test_the_nearest_pyproject_says_what_the_command_line_ignores(tmp_path: Path
         ("ignore = [", "expects TOML, got Invalid value (at end of document). Mend the file."),
         (
             '[tool.striate.lint]\nignore = "norm-eps"',
-            "expects a list of ids as ignore in [tool.striate.lint], got 'norm-eps'. Write ignore = [\"bias-before-norm\"].",
+            "expects a list of ids as ignore in [tool.striate.lint], got 'norm-eps'. Write ignore = "
+            "[\"bias-before-norm\"].",
         ),
         (
             "[tool.striate.lint]\nignore = [1]",
@@ -205,7 +218,7 @@ def test_a_pyproject_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, 
     assert str(error.value) == f"{file} {told}"
 
 
-# ----------------------------------------------------------------------------------------------------------------------------- fixing
+# --------------------------------------------------------------------------------------------------------------- fixing
 
 
 def test_a_model_without_findings_is_copied_and_nothing_is_told() -> None:
@@ -220,10 +233,18 @@ def test_several_changes_to_one_layer_are_made_in_the_order_of_the_findings() ->
     report = inspect(model, (2, 3, 6, 6))
     assert [f.rule for f in report.findings] == ["bias-before-norm", "small-batch-norm", "norm-momentum", "norm-eps"]
     fixed, _ = report.fix()
-    assert fixed[0].bias is None and type(fixed[1]) is nn.GroupNorm and fixed[1].eps == 1e-5 and not hasattr(fixed[1], "momentum")
+    assert (
+        fixed[0].bias is None
+        and type(fixed[1]) is nn.GroupNorm
+        and fixed[1].eps == 1e-5
+        and not hasattr(fixed[1], "momentum")
+    )
     assert inspect(fixed, (2, 3, 6, 6)).findings == []
 
 
 def test_what_is_ignored_is_not_mended() -> None:
     fixed, _ = inspect(Told(), SHAPE).fix()
-    assert [name for name in ("plain", "made", "called", "other") if getattr(fixed, name).bias is None] == ["plain", "other"]
+    assert [name for name in ("plain", "made", "called", "other") if getattr(fixed, name).bias is None] == [
+        "plain",
+        "other",
+    ]

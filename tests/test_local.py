@@ -50,12 +50,21 @@ every_case = pytest.mark.parametrize(("input", "kernel", "counts", "arguments"),
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-def sample(input: Any, kernel: Any, counts: Any, arguments: Any, whole: bool = True, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+def sample(
+    input: Any, kernel: Any, counts: Any, arguments: Any, whole: bool = True, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
     """x, weight, bias and dy."""
     samples, channels, filters = counts
-    plan = ops.geometry(input, kernel, *(arguments.get(k, v) for k, v in (("stride", 1), ("padding", 0), ("dilation", 1))), "test", ())
+    plan = ops.geometry(
+        input, kernel, *(arguments.get(k, v) for k, v in (("stride", 1), ("padding", 0), ("dilation", 1))), "test", ()
+    )
     output = plan.window.output
-    shapes = (samples, channels, *input), (filters, channels, *output, *kernel), (filters, *output), (samples, filters, *output)
+    shapes = (
+        (samples, channels, *input),
+        (filters, channels, *output, *kernel),
+        (filters, *output),
+        (samples, filters, *output),
+    )
     return [torch.randint(-4, 5, s).to(dtype) if whole else torch.randn(s, dtype=dtype) for s in shapes]
 
 
@@ -85,7 +94,9 @@ def test_whole_numbers_give_exactly_the_references_output_and_gradients(
         x,
         w,
         b,
-        ops.plan_for(x, w, b, *[arguments.get(k, d) for k, d in (("stride", 1), ("padding", 0), ("dilation", 1))], "test"),
+        ops.plan_for(
+            x, w, b, *[arguments.get(k, d) for k, d in (("stride", 1), ("padding", 0), ("dilation", 1))], "test"
+        ),
     ) == [("local", None)]
     expected = results(reference.local, x, w, b, dy, **arguments)
     for given in ((x, w, b, dy), (last(x), w, b, last(dy)), (x, last(w), last(b), dy)):
@@ -96,7 +107,9 @@ def test_whole_numbers_give_exactly_the_references_output_and_gradients(
 
 
 @every_case
-def test_random_numbers_are_as_near_to_float64_as_the_reference(input: Any, kernel: Any, counts: Any, arguments: Any) -> None:
+def test_random_numbers_are_as_near_to_float64_as_the_reference(
+    input: Any, kernel: Any, counts: Any, arguments: Any
+) -> None:
     given = sample(input, kernel, counts, arguments, whole=False)
     exact = results(reference.local, *(t.double() for t in given), **arguments)
     ours, plain = (results(f, *given, **arguments) for f in (ops.local, reference.local))
@@ -105,7 +118,9 @@ def test_random_numbers_are_as_near_to_float64_as_the_reference(input: Any, kern
         assert float((a - e).abs().max()) <= 2 * max(float((p - e).abs().max()), 1e-6 * scale)
 
 
-@pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True)], ids=["x", "weight", "bias"])
+@pytest.mark.parametrize(
+    "wanted", [(True, False, False), (False, True, False), (False, False, True)], ids=["x", "weight", "bias"]
+)
 def test_each_gradient_comes_alone_too(wanted: tuple[bool, ...]) -> None:
     x, w, b, dy = sample((7, 9), (3, 3), (2, 2, 3), {})
     expected = results(reference.local, x, w, b, dy)[1:]
@@ -137,7 +152,9 @@ def test_a_gradient_of_ones_broadcast_from_a_sum_is_taken() -> None:
     assert torch.equal(a, e)
 
 
-@pytest.mark.parametrize("case", ["1d_every_argument", "2d_every_axis_different", "2d_few_positions", "3d_same_dilated"])
+@pytest.mark.parametrize(
+    "case", ["1d_every_argument", "2d_every_axis_different", "2d_few_positions", "3d_same_dilated"]
+)
 def test_gradcheck_and_gradgradcheck_accept_it(case: str) -> None:
     input, kernel, _, arguments = CASES[case]
     small = tuple(min(i, 9 if len(input) < 3 else 5) for i in input)
@@ -165,7 +182,9 @@ def test_gradcheck_and_gradgradcheck_accept_it(case: str) -> None:
     ],
     ids=str,
 )
-def test_result_is_bitwise_the_same_on_1_2_3_and_8_threads(input: Any, kernel: Any, counts: Any, dtype: torch.dtype) -> None:
+def test_result_is_bitwise_the_same_on_1_2_3_and_8_threads(
+    input: Any, kernel: Any, counts: Any, dtype: torch.dtype
+) -> None:
     given = sample(input, kernel, counts, dict(padding="valid"), whole=False, dtype=dtype)
     got = []
     for threads in (1, 2, 3, 8):
@@ -181,7 +200,13 @@ def test_result_is_bitwise_the_same_on_1_2_3_and_8_threads(input: Any, kernel: A
 def test_beyond_the_gradients_it_needs_a_quarter_of_the_memory_that_unfolding_needs() -> None:
     beyond = []
     for formulation in ("striate", "unfold"):  # in processes of their own: what kernels take for themselves is to count
-        run = [sys.executable, str(Path(__file__).parent.parent / "benchmarks" / "memory.py"), "--only", "0", formulation]
+        run = [
+            sys.executable,
+            str(Path(__file__).parent.parent / "benchmarks" / "memory.py"),
+            "--only",
+            "0",
+            formulation,
+        ]
         taken, gradients = subprocess.run(run, capture_output=True, text=True, check=True, timeout=300).stdout.split()
         beyond.append(int(taken) - int(gradients))
     assert 0 < 4 * beyond[0] < beyond[1]
@@ -197,7 +222,9 @@ def test_output_and_gradient_are_channels_last_where_x_is(dims: int) -> None:
             follows = dims > 1  # of one axis there is one memory order
             assert y.movedim(1, -1).is_contiguous() == follows and y.is_contiguous() != follows
             (dx,) = torch.autograd.grad(y.square().sum(), x)
-            assert method == "reference" or (dx.movedim(1, -1).is_contiguous() == follows and dx.is_contiguous() != follows)
+            assert method == "reference" or (
+                dx.movedim(1, -1).is_contiguous() == follows and dx.is_contiguous() != follows
+            )
             assert ops.local(x.detach().contiguous(), w, b, padding="same").is_contiguous()
 
 
@@ -208,11 +235,13 @@ def test_parameters_and_their_gradients_are_contiguous() -> None:
         assert p.grad is not None and p.grad.is_contiguous() and p.is_contiguous()
 
 
-# ------------------------------------------------------------------------------------------------- other ways of calling
+# ------------------------------------------------------------------------------------------------ other ways of calling
 
 
 def refusals(x: Tensor, w: Tensor, b: Tensor | None = None, **arguments: Any) -> str | None:
-    plan = ops.plan_for(x, w, b, arguments.get("stride", 1), arguments.get("padding", 0), arguments.get("dilation", 1), "test")
+    plan = ops.plan_for(
+        x, w, b, arguments.get("stride", 1), arguments.get("padding", 0), arguments.get("dilation", 1), "test"
+    )
     return explain(ops.METHODS, gate.closed(x, w, b), x, w, b, plan)[0][1]
 
 
@@ -263,7 +292,9 @@ def test_compile_computes_the_same() -> None:
 def test_operators_are_registered_right(case: str) -> None:
     input, kernel, counts, arguments = CASES[case]
     x, w, b, dy = (t.requires_grad_() for t in sample(input, kernel, counts, arguments))
-    plan = ops.plan_for(x, w, b, arguments.get("stride", 1), arguments.get("padding", 0), arguments.get("dilation", 1), "test")
+    plan = ops.plan_for(
+        x, w, b, arguments.get("stride", 1), arguments.get("padding", 0), arguments.get("dilation", 1), "test"
+    )
     axes, geometry = plan.window.axes, (plan.stride, plan.dilation, [a.before for a in plan.window.axes])
     own = torch.ops.striate
     for channels_last in (False, True):
@@ -293,7 +324,8 @@ def test_batched_gradients_are_the_references() -> None:
     seeds = torch.randint(-3, 4, (3, *one.shape)).float()
     for create in (False, True):
         got, expected = (
-            torch.autograd.grad(y, given, seeds, is_grads_batched=True, create_graph=create, retain_graph=True) for y in (one, ref)
+            torch.autograd.grad(y, given, seeds, is_grads_batched=True, create_graph=create, retain_graph=True)
+            for y in (one, ref)
         )
         assert all(torch.equal(a, e) for a, e in zip(got, expected, strict=True))
 
@@ -348,7 +380,13 @@ def test_copies_pickles_states_and_conversions_keep_values() -> None:
     saved.seek(0)
     loaded = nn.LocallyConnected2d(3, 4, 8, 3)
     loaded.load_state_dict(torch.load(saved), assign=True)
-    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), fresh, loaded, copy.deepcopy(layer).double().float()):
+    for twin in (
+        copy.deepcopy(layer),
+        pickle.loads(pickle.dumps(layer)),
+        fresh,
+        loaded,
+        copy.deepcopy(layer).double().float(),
+    ):
         assert torch.equal(twin(x), y)
     assert list(layer.state_dict()) == ["weight", "bias"]
 
@@ -368,7 +406,10 @@ def test_an_optimizers_step_teaches_it() -> None:
 
 
 def test_repr_tells_what_is_not_usual() -> None:
-    assert repr(nn.LocallyConnected1d(3, 4, 8, 3)) == "LocallyConnected1d(3, 4, input_size=(8,), kernel_size=(3,), stride=(1,))"
+    assert (
+        repr(nn.LocallyConnected1d(3, 4, 8, 3))
+        == "LocallyConnected1d(3, 4, input_size=(8,), kernel_size=(3,), stride=(1,))"
+    )
     layer = nn.LocallyConnected2d(3, 4, (8, 9), 3, 2, "same", 2, bias=False)
     told = "3, 4, input_size=(8, 9), kernel_size=(3, 3), stride=(2, 2), padding='same', dilation=(2, 2), bias=False"
     assert repr(layer) == f"LocallyConnected2d({told})"
@@ -383,9 +424,21 @@ WRONG: list[tuple[dict[str, Any], type, str]] = [
     (dict(in_channels=2.5), ArgumentTypeError, "in_channels to be an integer, got 2.5. Give a whole number."),
     (dict(out_channels=-1), ArgumentError, "out_channels from 1 to 2^62, got -1. Choose at least 1."),
     (dict(input_size=0), ArgumentError, "input_size from 1 to 2^62, got 0. Choose an input_size of at least 1."),
-    (dict(input_size=(8, 8, 8)), ArgumentTypeError, "input_size to be one integer or 2, got (8, 8, 8). Give one integer or 2."),
-    (dict(kernel_size=0), ArgumentError, "kernel_size from 1 to 2^62, got 0. x: (3, 8, 8). Choose a kernel_size of at least 1."),
-    (dict(kernel_size=2.5), ArgumentTypeError, "kernel_size to be one integer or 2, got 2.5. x: (3, 8, 8). Give one integer or 2."),
+    (
+        dict(input_size=(8, 8, 8)),
+        ArgumentTypeError,
+        "input_size to be one integer or 2, got (8, 8, 8). Give one integer or 2.",
+    ),
+    (
+        dict(kernel_size=0),
+        ArgumentError,
+        "kernel_size from 1 to 2^62, got 0. x: (3, 8, 8). Choose a kernel_size of at least 1.",
+    ),
+    (
+        dict(kernel_size=2.5),
+        ArgumentTypeError,
+        "kernel_size to be one integer or 2, got 2.5. x: (3, 8, 8). Give one integer or 2.",
+    ),
     (
         dict(kernel_size=(3, 3, 3)),
         ArgumentTypeError,
@@ -399,11 +452,19 @@ WRONG: list[tuple[dict[str, Any], type, str]] = [
     (
         dict(kernel_size=9),
         ShapeError,
-        "a window no larger than the padded input, 8, got 9. x: (3, 8, 8). Make the kernel or its dilation smaller, or pad more.",
+        (
+            "a window no larger than the padded input, 8, got 9. x: (3, 8, 8). Make the kernel or its dilation "
+            "smaller, "
+            "or pad more."
+        ),
     ),
     (dict(stride=0), ArgumentError, "stride from 1 to 2^62, got 0. x: (3, 8, 8). Choose a stride of at least 1."),
     (dict(stride=-1), ArgumentError, "stride from 1 to 2^62, got -1. x: (3, 8, 8). Choose a stride of at least 1."),
-    (dict(stride="2"), ArgumentTypeError, "stride to be one integer or 2, got '2'. x: (3, 8, 8). Give one integer or 2."),
+    (
+        dict(stride="2"),
+        ArgumentTypeError,
+        "stride to be one integer or 2, got '2'. x: (3, 8, 8). Give one integer or 2.",
+    ),
     (dict(padding=-1), ArgumentError, "padding from 0 to 2^62, got -1. x: (3, 8, 8). Choose a padding of at least 0."),
     (
         dict(padding="full"),
@@ -413,13 +474,20 @@ WRONG: list[tuple[dict[str, Any], type, str]] = [
     (
         dict(padding=2**62),
         ArgumentError,
-        f"a weight that fits memory, got (4, 3, {2**63 + 6}, {2**63 + 6}, 3, 3). Choose a larger stride, fewer channels, or a convolution, which shares them.",
+        (
+            f"a weight that fits memory, got (4, 3, {2**63 + 6}, {2**63 + 6}, 3, 3). Choose a larger stride, fewer "
+            "channels, or a convolution, which shares them."
+        ),
     ),
     (dict(dilation=0), ArgumentError, "dilation from 1 to 2^62, got 0. x: (3, 8, 8). Choose a dilation of at least 1."),
     (
         dict(dilation=2**62),
         ShapeError,
-        f"a window no larger than the padded input, 8, got {2**63 + 1}. x: (3, 8, 8). Make the kernel or its dilation smaller, or pad more.",
+        (
+            f"a window no larger than the padded input, 8, got {2**63 + 1}. x: (3, 8, 8). Make the kernel or its "
+            "dilation "
+            "smaller, or pad more."
+        ),
     ),
 ]
 
@@ -435,12 +503,24 @@ def test_inputs_that_do_not_fit_the_layer_are_refused() -> None:
     layer = nn.LocallyConnected2d(3, 4, 8, 3)
     cases: list[tuple[Any, type, str]] = [
         ([1.0], ArgumentTypeError, "x to be a tensor, got list. Call torch.as_tensor on it first."),
-        (torch.ones(2, 3, 9, 8), ShapeError, "an input of size (8, 8), got (9, 8). x: (2, 3, 9, 8). Set input_size=(9, 8), or resize x."),
-        (torch.ones(8, 8), ShapeError, "x of shape (N, C, H, W) or (C, H, W), got (8, 8). Add or drop axes with unsqueeze or flatten."),
+        (
+            torch.ones(2, 3, 9, 8),
+            ShapeError,
+            "an input of size (8, 8), got (9, 8). x: (2, 3, 9, 8). Set input_size=(9, 8), or resize x.",
+        ),
+        (
+            torch.ones(8, 8),
+            ShapeError,
+            "x of shape (N, C, H, W) or (C, H, W), got (8, 8). Add or drop axes with unsqueeze or flatten.",
+        ),
         (
             torch.ones(2, 5, 8, 8),
             ShapeError,
-            "3 channels, got 5. x: (2, 5, 8, 8). weight: (4, 3, 6, 6, 3, 3). Set in_channels=5, or look at what comes before.",
+            (
+                "3 channels, got 5. x: (2, 5, 8, 8). weight: (4, 3, 6, 6, 3, 3). Set in_channels=5, or look at what "
+                "comes "
+                "before."
+            ),
         ),
         (
             torch.ones(2, 3, 8, 8).double(),
@@ -465,17 +545,31 @@ def test_tensors_that_do_not_fit_each_other_are_refused() -> None:
     cases: list[tuple[tuple[Any, ...], type, str]] = [
         ((x, [1.0]), ArgumentTypeError, "weight to be a tensor, got list. Call torch.as_tensor on it first."),
         ((x, w, 1.0), ArgumentTypeError, "bias to be a tensor, got float. Call torch.as_tensor on it first."),
-        ((x, w[0]), ShapeError, "a weight of shape (C_out, C, *output, *taps), got (3, 6, 3). One, two or three axes make 4, 6 or 8."),
+        (
+            (x, w[0]),
+            ShapeError,
+            "a weight of shape (C_out, C, *output, *taps), got (3, 6, 3). One, two or three axes make 4, 6 or 8.",
+        ),
         (
             (x, w[:0]),
             ShapeError,
-            "a weight with at least one value on each axis, got (0, 3, 6, 3). x: (2, 3, 8). Only the batch may be empty.",
+            (
+                "a weight with at least one value on each axis, got (0, 3, 6, 3). x: (2, 3, 8). Only the batch may be "
+                "empty."
+            ),
         ),
-        ((x, w, torch.ones(4)), ShapeError, "a bias of shape (4, 6), got (4,). x: (2, 3, 8). Give one number for each output."),
+        (
+            (x, w, torch.ones(4)),
+            ShapeError,
+            "a bias of shape (4, 6), got (4,). x: (2, 3, 8). Give one number for each output.",
+        ),
         (
             (x, w, None, 2),
             ShapeError,
-            "a weight for outputs of size (3,), got (6,). x: (2, 3, 8). weight: (4, 3, 6, 3). Make one for this input, or resize x.",
+            (
+                "a weight for outputs of size (3,), got (6,). x: (2, 3, 8). weight: (4, 3, 6, 3). Make one for this "
+                "input, or resize x."
+            ),
         ),
     ]
     for given, error, text in cases:

@@ -72,7 +72,8 @@ def test_a_container_that_sees_its_own_group_as_the_top_is_found(tmp_path: Path)
     assert memory.free_bytes(written(tmp_path, files)) == 4_000_000
 
 
-@pytest.mark.parametrize(("limit", "free"), [("6000000", 4_000_000), ("9223372036854771712", AVAILABLE)])  # the number for no limit
+# the number for no limit
+@pytest.mark.parametrize(("limit", "free"), [("6000000", 4_000_000), ("9223372036854771712", AVAILABLE)])
 def test_a_limit_of_version_1_counts_less_its_use(tmp_path: Path, limit: str, free: int) -> None:
     files = {
         "proc/self/cgroup": "9:name=systemd:/\n4:memory:/job\n2:cpu,cpuacct:/\n0::/\n",
@@ -84,7 +85,11 @@ def test_a_limit_of_version_1_counts_less_its_use(tmp_path: Path, limit: str, fr
 
 
 def test_a_group_beyond_its_limit_leaves_nothing(tmp_path: Path) -> None:
-    files = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "6000000\n", "sys/fs/cgroup/memory.current": "6500000\n"}
+    files = {
+        "proc/self/cgroup": "0::/\n",
+        "sys/fs/cgroup/memory.max": "6000000\n",
+        "sys/fs/cgroup/memory.current": "6500000\n",
+    }
     assert memory.free_bytes(written(tmp_path, files)) == 0
 
 

@@ -1,4 +1,6 @@
-"""Storage and strides stay their owners': each layer gives the memory format that torch's gives, and accelerate touches no parameter."""
+"""Storage and strides stay their owners': each layer gives the memory format that torch's gives, and accelerate touches
+no parameter.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +111,14 @@ def test_a_layer_gives_the_memory_format_that_torchs_gives(name: str, training: 
                         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
                         if dims == 3 and "Conv" in kind and batch != 3 and order.startswith("channels_last"):
                             continue  # torch leaves that order for one small volume, and not for a larger one
-                        assert formats(got) == formats(expected), (dims, order, tuple(x.shape), x.stride(), got.stride(), expected.stride())
+                        assert formats(got) == formats(expected), (
+                            dims,
+                            order,
+                            tuple(x.shape),
+                            x.stride(),
+                            got.stride(),
+                            expected.stride(),
+                        )
     assert compared > 100
 
 
@@ -180,7 +189,9 @@ def test_outputs_can_be_viewed_and_gradients_have_the_parameters_strides() -> No
 
 
 def test_convolutions_give_channels_last_where_that_is_asked_for() -> None:
-    model = torch.nn.Sequential(torch.nn.Conv2d(1, 20, 5), torch.nn.ReLU(), torch.nn.Conv2d(20, 8, 3), torch.nn.InstanceNorm2d(8))
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 20, 5), torch.nn.ReLU(), torch.nn.Conv2d(20, 8, 3), torch.nn.InstanceNorm2d(8)
+    )
     x = torch.randn(2, 1, 12, 12, requires_grad=True)
     expected = model(x)
     striate.accelerate(model, memory_format=LAST)
@@ -190,7 +201,9 @@ def test_convolutions_give_channels_last_where_that_is_asked_for() -> None:
     torch.testing.assert_close(model(x), expected)
     (got,), (wanted,) = (torch.autograd.grad(y.square().sum(), x) for y in (model(x), expected))
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
-    volume = striate.accelerate(torch.nn.Sequential(torch.nn.Conv3d(2, 4, 3), torch.nn.ConvTranspose3d(4, 2, 2)), memory_format=LAST)
+    volume = striate.accelerate(
+        torch.nn.Sequential(torch.nn.Conv3d(2, 4, 3), torch.nn.ConvTranspose3d(4, 2, 2)), memory_format=LAST
+    )
     assert volume(torch.randn(2, 2, 5, 5, 5)).is_contiguous(memory_format=torch.channels_last_3d)
     line = striate.accelerate(torch.nn.Sequential(torch.nn.Conv1d(2, 4, 3)), memory_format=LAST)
     assert line(torch.randn(2, 2, 5)).is_contiguous()
@@ -232,13 +245,14 @@ def test_another_memory_format_is_refused_and_nothing_is_changed() -> None:
     with pytest.raises(ArgumentError) as told:
         striate.accelerate(model, memory_format=torch.channels_last_3d)
     assert str(told.value) == (
-        "accelerate expects memory_format to be torch.preserve_format or torch.channels_last, got torch.channels_last_3d. "
+        "accelerate expects memory_format to be torch.preserve_format or torch.channels_last, got "
+        "torch.channels_last_3d. "
         "Leave it out for what torch's layers give."
     )
     assert type(model.conv1) is torch.nn.Conv2d
 
 
-# ------------------------------------------------------------------------------------------------------- whose memory it is
+# --------------------------------------------------------------------------------------------------- whose memory it is
 
 
 def _writes(parameters: list[Tensor]) -> None:
@@ -251,7 +265,9 @@ def test_another_processs_writes_to_shared_memory_are_seen() -> None:
     model = Net()
     model.share_memory()
     striate.accelerate(model)
-    process = multiprocessing.get_context("spawn").Process(target=_writes, args=([p.detach() for p in model.parameters()],))
+    process = multiprocessing.get_context("spawn").Process(
+        target=_writes, args=([p.detach() for p in model.parameters()],)
+    )
     process.start()
     process.join()
     assert process.exitcode == 0 and all(bool((p == 0).all()) for p in model.parameters())
@@ -384,7 +400,9 @@ def test_locally_connected_layers_are_saved_by_safetensors_and_laid_in_one_vecto
 
 
 def test_a_compiled_model_gives_channels_last_where_that_is_asked_for() -> None:
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1))
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1)
+    )
     x = torch.randn(2, 3, 9, 9)
     expected = copy.deepcopy(model)(x)
     compiled = torch.compile(striate.accelerate(model, memory_format=LAST), backend="aot_eager", fullgraph=True)

@@ -157,7 +157,10 @@ def test_moments_can_be_differentiated():
 def test_without_an_axis_the_error_says_what_to_do():
     with pytest.raises(ArgumentError) as caught:
         Moments.of(torch.ones(2, 3), ())
-    assert str(caught.value) == "Moments.of expects at least one axis to reduce, got (). x: (2, 3). Name the axes, as (0, 2, 3)."
+    assert (
+        str(caught.value)
+        == "Moments.of expects at least one axis to reduce, got (). x: (2, 3). Name the axes, as (0, 2, 3)."
+    )
 
 
 def test_moments_are_frozen():

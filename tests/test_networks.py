@@ -23,7 +23,16 @@ from striate.models.resnet import BasicBlock, Bottleneck
 from striate.training import Split, digits, job, load
 
 GOLDEN = Path(__file__).parent / "golden"
-NETWORKS = ["alexnet", "vgg11_bn", "resnet18", "resnet50", "resnet_cifar", "mobilenet_v1", "mobilenet_v2", "convnext_tiny"]
+NETWORKS = [
+    "alexnet",
+    "vgg11_bn",
+    "resnet18",
+    "resnet50",
+    "resnet_cifar",
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "convnext_tiny",
+]
 PARAMETERS = {
     "alexnet": 61_100_840,
     "vgg11_bn": 132_868_840,
@@ -58,7 +67,9 @@ def on_meta(name: str, **arguments: Any) -> nn.Sequential:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in GOLDEN.glob("*.txt")))
 def test_state_has_torchvisions_names_and_shapes_in_its_order(name: str) -> None:
-    """The lists are those of torchvision 0.29.2: ``f"{name} {tuple(x.shape)}"`` for each item of its model's ``state_dict()``."""
+    """The lists are those of torchvision 0.29.2: ``f"{name} {tuple(x.shape)}"`` for each item of its model's
+    ``state_dict()``.
+    """
     found = [f"{key} {tuple(x.shape)}" for key, x in on_meta(name).state_dict().items()]
     assert found == (GOLDEN / f"{name}.txt").read_text().splitlines()
 
@@ -88,12 +99,16 @@ def test_each_row_of_the_docstrings_table_is_measured(name: str) -> None:
         told = (shape, own_parameters, own_macs)
         assert told == (str(shapes[path]), *(f"{n:,}" if n else "" for n in (parameters[path], macs[path]))), layer
     for column, total in ((3, parameters[""]), (4, macs[""])):
-        assert sum(int(row[column].replace(",", "") or 0) for row in rows[1:-1]) == total, "the table leaves something out"
+        assert sum(int(row[column].replace(",", "") or 0) for row in rows[1:-1]) == total, (
+            "the table leaves something out"
+        )
 
 
 @functools.cache
 def measured(name: str) -> tuple[dict[str, tuple[int, ...]], dict[str, int], dict[str, int]]:
-    """For each module: the shape of its output without the batch, its parameters, and its multiplications for one image."""
+    """For each module: the shape of its output without the batch, its parameters, and its multiplications for one
+    image.
+    """
     model = restore(on_meta(name)).eval()  # torch's layers: the counter knows torch's operators
     side_px = 32 if name == "resnet_cifar" else 224
     shapes: dict[str, tuple[int, ...]] = {}
@@ -125,7 +140,9 @@ def test_the_smallest_image_is_the_one_told(name: str) -> None:
 @pytest.mark.parametrize("layers", [8, 20, 56, 110])
 def test_resnet_cifar_has_as_many_layers_as_asked(layers: int) -> None:
     model = on_meta("resnet_cifar", layers=layers)
-    weighted = [path for path, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and "downsample" not in path]
+    weighted = [
+        path for path, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and "downsample" not in path
+    ]
     assert len(weighted) == layers
     assert [len(stage) for stage in (model.layer1, model.layer2, model.layer3)] == [(layers - 2) // 6] * 3
 
@@ -139,12 +156,30 @@ def test_mobilenet_v1_of_less_width_has_the_papers_parameters(width: float, mill
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: models.resnet_cifar(layers=18), "resnet_cifar expects 6n + 2 layers, n from 1 on, got 18. Use 20, 32, 44, 56 or 110."),
-        (lambda: models.resnet_cifar(layers=2), "resnet_cifar expects 6n + 2 layers, n from 1 on, got 2. Use 20, 32, 44, 56 or 110."),
-        (lambda: models.resnet_cifar(layers=20.0), "resnet_cifar expects 6n + 2 layers, n from 1 on, got 20.0. Use 20, 32, 44, 56 or 110."),
-        (lambda: models.mobilenet_v1(width=0), "mobilenet_v1 expects a width above 0, got 0. Use 1, 0.75, 0.5 or 0.25."),
-        (lambda: models.mobilenet_v1(width=float("inf")), "mobilenet_v1 expects a width above 0, got inf. Use 1, 0.75, 0.5 or 0.25."),
-        (lambda: StochasticDepth(1), "StochasticDepth expects a p of 0 or more and below 1, got 1. Use 0.1; 1 would drop every sample."),
+        (
+            lambda: models.resnet_cifar(layers=18),
+            "resnet_cifar expects 6n + 2 layers, n from 1 on, got 18. Use 20, 32, 44, 56 or 110.",
+        ),
+        (
+            lambda: models.resnet_cifar(layers=2),
+            "resnet_cifar expects 6n + 2 layers, n from 1 on, got 2. Use 20, 32, 44, 56 or 110.",
+        ),
+        (
+            lambda: models.resnet_cifar(layers=20.0),
+            "resnet_cifar expects 6n + 2 layers, n from 1 on, got 20.0. Use 20, 32, 44, 56 or 110.",
+        ),
+        (
+            lambda: models.mobilenet_v1(width=0),
+            "mobilenet_v1 expects a width above 0, got 0. Use 1, 0.75, 0.5 or 0.25.",
+        ),
+        (
+            lambda: models.mobilenet_v1(width=float("inf")),
+            "mobilenet_v1 expects a width above 0, got inf. Use 1, 0.75, 0.5 or 0.25.",
+        ),
+        (
+            lambda: StochasticDepth(1),
+            "StochasticDepth expects a p of 0 or more and below 1, got 1. Use 0.1; 1 would drop every sample.",
+        ),
         (
             lambda: StochasticDepth(-0.1),
             "StochasticDepth expects a p of 0 or more and below 1, got -0.1. Use 0.1; 1 would drop every sample.",
@@ -176,7 +211,12 @@ def test_a_residual_block_whose_branch_is_silent_is_its_shortcut(kind: Any, inpu
 
 def test_a_bottleneck_strides_in_its_3x3_convolution() -> None:
     block = Bottleneck(16, 4, stride=2)
-    assert [conv.stride for conv in (block.conv1, block.conv2, block.conv3, block.downsample[0])] == [(1, 1), (2, 2), (1, 1), (2, 2)]
+    assert [conv.stride for conv in (block.conv1, block.conv2, block.conv3, block.downsample[0])] == [
+        (1, 1),
+        (2, 2),
+        (1, 1),
+        (2, 2),
+    ]
 
 
 @pytest.mark.parametrize(("outputs", "stride", "adds"), [(8, 1, True), (16, 1, False), (8, 2, False)])
@@ -197,8 +237,12 @@ def test_a_convnext_block_without_its_scale_hands_the_input_on() -> None:
     assert torch.equal(block(x), x)
     torch.nn.init.ones_(block.layer_scale)
     conv, _, norm, first, _, second, _ = block.block
-    normed = F.layer_norm(F.conv2d(x, conv.weight, conv.bias, padding=3, groups=8).movedim(1, -1), (8,), norm.weight, norm.bias, 1e-6)
-    expected = x + F.linear(F.gelu(F.linear(normed, first.weight, first.bias)), second.weight, second.bias).movedim(-1, 1)
+    normed = F.layer_norm(
+        F.conv2d(x, conv.weight, conv.bias, padding=3, groups=8).movedim(1, -1), (8,), norm.weight, norm.bias, 1e-6
+    )
+    expected = x + F.linear(F.gelu(F.linear(normed, first.weight, first.bias)), second.weight, second.bias).movedim(
+        -1, 1
+    )
     assert torch.allclose(block(x), expected, atol=1e-5) and not torch.allclose(x, expected, atol=1e-2)
 
 
@@ -217,14 +261,19 @@ def test_convnext_drops_more_the_deeper_the_block() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [models.resnet_cifar, models.mobilenet_v2, functools.partial(models.mobilenet_v1, width=0.5)], ids=["resnet", "v2", "v1"]
+    "make",
+    [models.resnet_cifar, models.mobilenet_v2, functools.partial(models.mobilenet_v1, width=0.5)],
+    ids=["resnet", "v2", "v1"],
 )
 def test_first_weights_follow_he(make: Callable[[], nn.Sequential]) -> None:
     model = make()
     convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     for conv in convs:
         scaled = conv.weight.detach() * (conv.out_channels * conv.kernel_size[0] ** 2 / 2) ** 0.5
-        assert abs(scaled.std().item() - 1) < 5 / (2 * scaled.numel()) ** 0.5 and abs(scaled.mean().item()) < 5 / scaled.numel() ** 0.5
+        assert (
+            abs(scaled.std().item() - 1) < 5 / (2 * scaled.numel()) ** 0.5
+            and abs(scaled.mean().item()) < 5 / scaled.numel() ** 0.5
+        )
     assert len(convs) > 20 and all(conv.bias is None for conv in convs)
 
 
@@ -240,7 +289,10 @@ def test_first_weights_of_vgg_and_convnext_are_theirs(monkeypatch: pytest.Monkey
     drawn.clear()
     with torch.device("meta"):
         models.convnext_tiny()
-    assert drawn.count(("trunc_normal_", {"std": 0.02})) == 18 * 3 + 4 + 1 and drawn[-2:] == [("trunc_normal_", {"std": 0.02}), zero]
+    assert drawn.count(("trunc_normal_", {"std": 0.02})) == 18 * 3 + 4 + 1 and drawn[-2:] == [
+        ("trunc_normal_", {"std": 0.02}),
+        zero,
+    ]
 
 
 @pytest.mark.parametrize("make", [models.resnet_cifar, models.mobilenet_v2], ids=["resnet_cifar", "mobilenet_v2"])
@@ -274,11 +326,14 @@ def test_a_network_classifies_digits(name: str) -> None:
     assert job.digit_classifier(name)(torch.rand(2, 1, 28, 28)).shape == (2, 10)
 
 
-def test_a_model_that_needs_larger_images_is_refused_with_those_that_do_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_needs_larger_images_is_refused_with_those_that_do_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["train", "--model", "alexnet", "--out", str(tmp_path / "run")]) == 2
     told = capsys.readouterr()
     assert told.err == (
-        "striate: train expects a model for images of 28 px, one of lenet5, mlp_bn, cnn_bn, resnet_cifar, resnet18, resnet50, "
+        "striate: train expects a model for images of 28 px, one of lenet5, mlp_bn, cnn_bn, resnet_cifar, resnet18, "
+        "resnet50, "
         "mobilenet_v1, mobilenet_v2, got 'alexnet'. needs_px: 63. Choose one of these names.\n"
     )
     assert told.out == "" and not (tmp_path / "run").exists()
@@ -288,7 +343,9 @@ def test_the_command_trains_resnet_cifar(
     few: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(job, "digits", lambda *arguments, **more: few)
-    assert cli.main(["train", "--model", "resnet_cifar", "--epochs", "1", "--threads", "1", "--out", str(tmp_path)]) == 0
+    assert (
+        cli.main(["train", "--model", "resnet_cifar", "--epochs", "1", "--threads", "1", "--out", str(tmp_path)]) == 0
+    )
     assert f"results in {tmp_path}" in capsys.readouterr().out
     model = job.digit_classifier("resnet_cifar")
     load(model, tmp_path / "model.safetensors")
@@ -331,7 +388,8 @@ def torchs(model: Any) -> Any:
     [
         # Two memory orders of torch's own convolutions part by 1e-6, by 2e-4 where a rounding turns a ReLU.
         ("lenet5", torch.float32, 16, 30, 0.015, 1e-3),
-        # Roundings of 1e-16 grow fivefold a step: 1e-8 was the most after 12 steps, over three seeds. In float32 see below.
+        # Roundings of 1e-16 grow fivefold a step: 1e-8 was the most after 12 steps, over three seeds. In float32 see
+        # below.
         ("lenet5", torch.float64, 16, 30, 0.015, 1e-6),
         ("resnet_cifar", torch.float64, 8, 12, 0.01, 1e-6),
     ],
@@ -347,9 +405,11 @@ def test_a_network_trains_as_with_torchs_layers(
 
 
 def test_resnet_cifar_in_float32_trains_as_with_torchs_layers_within_what_a_rounding_changes(few: Split) -> None:
-    """In float32 a rounding turns some of the ReLUs of 20 layers within a few steps, so that two runs of torch's layers part too.
+    """In float32 a rounding turns some of the ReLUs of 20 layers within a few steps, so that two runs of torch's layers
+    part too.
 
-    How far is measured: the first weights of twins differ by at most half a unit in the last place. Ours may part as far.
+    How far is measured: the first weights of twins differ by at most half a unit in the last place. Ours may part as
+    far.
     """
     torch.set_num_threads(1)
     model = job.digit_classifier("resnet_cifar")
@@ -365,5 +425,7 @@ def test_resnet_cifar_in_float32_trains_as_with_torchs_layers_within_what_a_roun
     assert noise < 0.3, "noise that large hides mistakes"
     for ours in (loss_curve(copy.deepcopy(model), *settings), loss_curve(accelerate(model), *settings)):
         assert ours[-3:].max() < 0.7 * ours[0] and theirs[-3:].max() < 0.7 * theirs[0], "it does not learn"
-        assert abs(ours[0] - theirs[0]) <= 1e-5 and abs(ours[1] - theirs[1]) <= 1e-3, "so early there is hardly any noise"
+        assert abs(ours[0] - theirs[0]) <= 1e-5 and abs(ours[1] - theirs[1]) <= 1e-3, (
+            "so early there is hardly any noise"
+        )
         assert (ours - theirs).abs().max() <= 4 * noise

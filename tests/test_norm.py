@@ -81,14 +81,17 @@ class View(NamedTuple):
 def make(sample: NormSample, dtype: torch.dtype, mean: float = 3.0, deviation: float = 2.0) -> Call:
     chance = torch.Generator().manual_seed(5)
     x, dy, weight, bias = (
-        torch.randn(shape, generator=chance, dtype=torch.float64) for shape in (sample.shape, sample.shape, sample.scaled, sample.scaled)
+        torch.randn(shape, generator=chance, dtype=torch.float64)
+        for shape in (sample.shape, sample.shape, sample.scaled, sample.scaled)
     )
     given = (x * deviation + mean, dy, weight + 2 if sample.has_weight else None, bias if sample.has_bias else None)
     return Call(*(None if t is None else t.to(dtype) for t in given))  # type: ignore[arg-type]
 
 
 def run(sample: NormSample, call: Call, layout: Layout = torch.Tensor.contiguous) -> Results:
-    x, weight, bias = (None if t is None else t.detach().requires_grad_() for t in (layout(call.x), call.weight, call.bias))
+    x, weight, bias = (
+        None if t is None else t.detach().requires_grad_() for t in (layout(call.x), call.weight, call.bias)
+    )
     assert x is not None
     y = sample.ours(x, weight, bias)
     found = iter(torch.autograd.grad(y, [t for t in (x, weight, bias) if t is not None], layout(call.dy)))
@@ -105,15 +108,21 @@ def view_of(sample: NormSample, dtype: torch.dtype) -> View:
     if sample.function == "layer_norm_2d":
         return View(shape, (1,), (1,), True, eps)
     if sample.function == "group_norm":
-        return View((n, a["num_groups"], c // a["num_groups"], *axes), tuple(range(2, len(shape) + 1)), (1, 2), True, eps)
+        return View(
+            (n, a["num_groups"], c // a["num_groups"], *axes), tuple(range(2, len(shape) + 1)), (1, 2), True, eps
+        )
     if sample.function == "instance_norm":
         return View(shape, tuple(range(2, len(shape))), (1,), True, eps)
     batches = a.get("batches", 1)
     return View((batches, n // batches, c, *axes), (1, *range(3, len(shape) + 1)), (2,), True, eps)
 
 
-def in_shape(sample: NormSample, y: torch.Tensor, dx: torch.Tensor, dweight: torch.Tensor, dbias: torch.Tensor) -> Results:
-    of_scale = [d.reshape(sample.scaled) if has else None for d, has in ((dweight, sample.has_weight), (dbias, sample.has_bias))]
+def in_shape(
+    sample: NormSample, y: torch.Tensor, dx: torch.Tensor, dweight: torch.Tensor, dbias: torch.Tensor
+) -> Results:
+    of_scale = [
+        d.reshape(sample.scaled) if has else None for d, has in ((dweight, sample.has_weight), (dbias, sample.has_bias))
+    ]
     return Results(y.reshape(sample.shape), dx.reshape(sample.shape), *of_scale)
 
 
@@ -123,7 +132,9 @@ def by_reference(sample: NormSample, call: Call) -> Results:
     assert x is not None and dy is not None
     if sample.function == "local_response_norm":
         a = sample.arguments
-        return Results(reference.local_response_norm(x, **a), reference.local_response_norm_backward(dy, x, **a), None, None)
+        return Results(
+            reference.local_response_norm(x, **a), reference.local_response_norm_backward(dy, x, **a), None, None
+        )
     view = view_of(sample, call.x.dtype)
     mean, variance = (None, None) if sample.measures else sample.running(call.x.dtype)
     more: Any = {"eps": view.eps, "scaled": view.scaled, "mean": mean, "variance": variance, "centered": view.centered}
@@ -138,10 +149,11 @@ def statistics_of(x: torch.Tensor, view: View) -> tuple[torch.Tensor, torch.Tens
 
 
 def in_float32(sample: NormSample, call: Call) -> Results:
-    """The best that plain torch does in float32: the textbook's formulas, an operation at a time, each rounded to float32.
+    """The best that plain torch does in float32: the textbook's formulas, an operation at a time, each rounded to
+    float32.
 
-    Only what belongs to a whole set is better: mean and variance, and in backward mean(γ·g) and mean(γ·g·x̂), are taken in
-    float64 and rounded once; and x - μ too, or no digits were left far from zero. dγ and dβ are float32's own sums.
+    Only what belongs to a whole set is better: mean and variance, and in backward mean(γ·g) and mean(γ·g·x̂), are taken
+    in float64 and rounded once; and x - μ too, or no digits were left far from zero. dγ and dβ are float32's own sums.
     """
     if sample.function == "local_response_norm":
         x = call.x.clone().requires_grad_()
@@ -156,7 +168,9 @@ def in_float32(sample: NormSample, call: Call) -> Results:
         mean, variance = (r.double().reshape(along) for r in sample.running())
     rstd = (variance + view.eps).rsqrt().float()
     x_hat = (x.double() - mean).float() * rstd
-    weight, bias = (torch.full((), v) if p is None else p.reshape(along) for v, p in ((1.0, call.weight), (0.0, call.bias)))
+    weight, bias = (
+        torch.full((), v) if p is None else p.reshape(along) for v, p in ((1.0, call.weight), (0.0, call.bias))
+    )
     g = dy * weight
     if sample.measures:
         product = (g.double() * x_hat.double()).mean(view.dims, keepdim=True).float()
@@ -168,7 +182,9 @@ def in_float32(sample: NormSample, call: Call) -> Results:
 
 
 def roundings(sample: NormSample, call: Call, exact: Results) -> list[float]:
-    """One step of the type at the largest term: of y; of dx, whose terms cancel; of dγ and dβ, added up as chance adds them."""
+    """One step of the type at the largest term: of y; of dx, whose terms cancel; of dγ and dβ, added up as chance adds
+    them.
+    """
     step = torch.finfo(call.x.dtype).eps
     if sample.function == "local_response_norm":
         return [step * float(exact.y.abs().max()), step * float(exact.dx.abs().max())]
@@ -188,17 +204,21 @@ def roundings(sample: NormSample, call: Call, exact: Results) -> list[float]:
 def assert_accurate(got: Results, exact: Results, plain: Results | None, floors: list[float]) -> None:
     """float32: y's and dx's largest error is at most twice plain float32's and a rounding; float64: 64 roundings.
 
-    dγ and dβ are sums, in float32 of some hundred terms at a time: 5 roundings of each term are three deviations of their error,
-    where there are as few as one or three of them. Of many channels a test of its own has the factor 2.
+    dγ and dβ are sums, in float32 of some hundred terms at a time: 5 roundings of each term are three deviations of
+    their error, where there are as few as one or three of them. Of many channels a test of its own has the factor 2.
     """
-    for name, ours, truth, floor, times in zip(Results._fields, got, exact, [*floors, 0.0, 0.0], (1, 1, 5, 5), strict=False):
+    for name, ours, truth, floor, times in zip(
+        Results._fields, got, exact, [*floors, 0.0, 0.0], (1, 1, 5, 5), strict=False
+    ):
         assert (ours is None) == (truth is None), name
         if ours is None or truth is None:
             continue
         theirs = None if plain is None else getattr(plain, name)
         allowed = 64 * floor if theirs is None else 2 * float((theirs - truth).abs().max()) + times * floor
         error = float((ours - truth).abs().max())
-        assert error <= allowed, f"{name}: an error of {error:.3g}, {error / max(allowed, 1e-300):.2f} of what is allowed"
+        assert error <= allowed, (
+            f"{name}: an error of {error:.3g}, {error / max(allowed, 1e-300):.2f} of what is allowed"
+        )
 
 
 def steps(x: torch.Tensor) -> list[int]:
@@ -207,7 +227,10 @@ def steps(x: torch.Tensor) -> list[int]:
 
 
 def every_bit_equal(a: Results, b: Results) -> bool:
-    return all((p is None and q is None) or (p is not None and q is not None and torch.equal(p, q)) for p, q in zip(a, b, strict=True))
+    return all(
+        (p is None and q is None) or (p is not None and q is not None and torch.equal(p, q))
+        for p, q in zip(a, b, strict=True)
+    )
 
 
 class Case:
@@ -330,7 +353,9 @@ SCHEMES = [  # a sample of 16 sets, as cache and threads like it: one pass over 
 
 
 @pytest.mark.parametrize(("sample", "axis", "layout"), SCHEMES, ids=[str(s) for s, *_ in SCHEMES])
-def test_one_pass_over_each_set_and_two_passes_over_all_give_the_same_bits(sample: NormSample, axis: int, layout: Layout, isa: str) -> None:
+def test_one_pass_over_each_set_and_two_passes_over_all_give_the_same_bits(
+    sample: NormSample, axis: int, layout: Layout, isa: str
+) -> None:
     call, size = make(sample, torch.float32), sample.shape[axis]
     whole = run(sample, call, layout)
     halves = []
@@ -343,13 +368,16 @@ def test_one_pass_over_each_set_and_two_passes_over_all_give_the_same_bits(sampl
         scales = [t if t is None or axis == 0 else t.chunk(2)[half] for t in (call.weight, call.bias)]
         halves.append(run(NormSample(sample.function, tuple(shape), arguments), Call(*parts, *scales), layout))
     for name in ("y", "dx", *(("dweight", "dbias") if axis == 1 else ())):
-        assert torch.equal(torch.cat([getattr(h, name) for h in halves], axis if name in ("y", "dx") else 0), getattr(whole, name)), name
+        assert torch.equal(
+            torch.cat([getattr(h, name) for h in halves], axis if name in ("y", "dx") else 0), getattr(whole, name)
+        ), name
 
 
-# ------------------------------------------------------------------------------------------------ what may follow a norm
+# ----------------------------------------------------------------------------------------------- what may follow a norm
 
 RUNNING = torch.linspace(1, 4, 33, dtype=torch.float64), torch.linspace(0.5, 5, 33, dtype=torch.float64)
-FUSED: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor], bool]] = {  # ours, the reference, takes a residual
+# ours, the reference, takes a residual
+FUSED: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor], bool]] = {
     "train": (
         lambda x, w, b, **more: ops.by_channel(x, None, None, w, b, True, 0.1, 1e-5, **more),
         lambda x, w, b: reference.batch_norm(x, w, b),
@@ -360,18 +388,28 @@ FUSED: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor],
         lambda x, w, b: reference.batch_norm(x, w, b, 1e-5, *RUNNING),
         True,
     ),
-    "groups": (lambda x, w, b, **more: ops.by_group(x, 3, w, b, 1e-5, **more), lambda x, w, b: reference.group_norm(x, 3, w, b), True),
+    "groups": (
+        lambda x, w, b, **more: ops.by_group(x, 3, w, b, 1e-5, **more),
+        lambda x, w, b: reference.group_norm(x, 3, w, b),
+        True,
+    ),
     "instances": (
         lambda x, w, b, **more: ops.instance(x, None, None, w, b, True, 0.1, 1e-5, **more),
         lambda x, w, b: reference.instance_norm(x, w, b),
         False,
     ),
     "elements": (
-        lambda x, w, b, **more: ops.by_element(x, x.shape[1:], *(p[:, None, None].expand(x.shape[1:]) for p in (w, b)), 1e-5, **more),
+        lambda x, w, b, **more: ops.by_element(
+            x, x.shape[1:], *(p[:, None, None].expand(x.shape[1:]) for p in (w, b)), 1e-5, **more
+        ),
         lambda x, w, b: reference.layer_norm(x, *(p[:, None, None].expand(x.shape[1:]) for p in (w, b))),
         False,
     ),
-    "places": (lambda x, w, b, **more: ops.layer_norm_2d(x, w, b, **more), lambda x, w, b: reference.layer_norm(x, w, b, dims=(1,)), False),
+    "places": (
+        lambda x, w, b, **more: ops.layer_norm_2d(x, w, b, **more),
+        lambda x, w, b: reference.layer_norm(x, w, b, dims=(1,)),
+        False,
+    ),
 }
 SLOPE = 0.2
 ACTIVATED: dict[str | None, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -389,7 +427,9 @@ def close_to(ours: torch.Tensor, truth: torch.Tensor, roundings: int = 64) -> bo
 
 
 @pytest.mark.parametrize("activation", ACTIVATED)
-@pytest.mark.parametrize(("kind", "residual"), [(k, False) for k in FUSED] + [(k, True) for k, (*_, takes) in FUSED.items() if takes])
+@pytest.mark.parametrize(
+    ("kind", "residual"), [(k, False) for k in FUSED] + [(k, True) for k, (*_, takes) in FUSED.items() if takes]
+)
 def test_a_norm_with_what_follows_is_norm_sum_and_activation(
     kind: str, activation: str | None, residual: bool, layout: Layout, isa: str
 ) -> None:
@@ -400,7 +440,10 @@ def test_a_norm_with_what_follows_is_norm_sum_and_activation(
     z = exact(*wide[:3]) + (wide[3] if residual else 0)
     dy = dy.masked_fill(z.abs() < 1e-4, 0)  # the kink may lie on either side of a rounding
     expected = ACTIVATED[activation](z)
-    narrow = [t.detach().requires_grad_() for t in ((layout(x), weight, bias, layout(r)) if residual else (layout(x), weight, bias))]
+    narrow = [
+        t.detach().requires_grad_()
+        for t in ((layout(x), weight, bias, layout(r)) if residual else (layout(x), weight, bias))
+    ]
     more = {"residual": narrow[3]} if residual else {}
     y = ours(*narrow[:3], activation=activation, slope=SLOPE, **more)
     assert steps(y) == steps(x if kind in ("instances", "elements") else narrow[0])  # as torch's
@@ -408,14 +451,19 @@ def test_a_norm_with_what_follows_is_norm_sum_and_activation(
     with torch.no_grad():
         plain = ours(*narrow[:3])
         assert torch.equal(y, ACTIVATED[activation](plain + narrow[3] if residual else plain))
-    for got, truth in zip(torch.autograd.grad(y, narrow, layout(dy)), torch.autograd.grad(expected, wide, dy.double()), strict=True):
+    for got, truth in zip(
+        torch.autograd.grad(y, narrow, layout(dy)), torch.autograd.grad(expected, wide, dy.double()), strict=True
+    ):
         assert got.shape == truth.shape and close_to(got, truth)
 
 
 def test_the_slope_of_a_leaky_relu_keeps_its_digits_in_the_formula_of_backward() -> None:
     x = torch.randn(2, 4, 5, 6, dtype=torch.float64, requires_grad=True)
     found = []
-    for y in (ops.by_group(x, 2, None, None, 1e-5, activation="leaky_relu", slope=0.2), F.leaky_relu(F.group_norm(x, 2), 0.2)):
+    for y in (
+        ops.by_group(x, 2, None, None, 1e-5, activation="leaky_relu", slope=0.2),
+        F.leaky_relu(F.group_norm(x, 2), 0.2),
+    ):
         (first,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
         found.append(torch.autograd.grad(first.square().sum(), x)[0])
     torch.testing.assert_close(*found, rtol=1e-11, atol=1e-11)
@@ -432,12 +480,14 @@ def test_relu_of_minus_infinity_is_0_and_nan_stays_nan(kind: str, activation: st
     assert y[1, ::3, 3, 4].isnan().all() and (y[1, 1::3, 0, 0] == math.inf).all() and y.isnan().sum() == 11
     (got,) = torch.autograd.grad(y, residual, torch.ones_like(y))
     z = residual.detach().requires_grad_()
-    (expected,) = torch.autograd.grad(ACTIVATED[activation](z + FUSED[kind][0](layout(x), weight, weight)), z, torch.ones_like(y))
+    (expected,) = torch.autograd.grad(
+        ACTIVATED[activation](z + FUSED[kind][0](layout(x), weight, weight)), z, torch.ones_like(y)
+    )
     assert torch.equal(got, expected)
     assert (got[0, ::2, 1, 2] == (0 if activation == "relu" else torch.tensor(SLOPE))).all()
 
 
-# -------------------------------------------------------------------------------------------------------------- exactness
+# ------------------------------------------------------------------------------------------------------------ exactness
 
 VALUES = (0.0, 0.1, -7.7e4, 3.3e-5, 1e30)
 
@@ -499,7 +549,9 @@ def test_constant_sets_give_exactly_beta_where_the_choice_is_left_to_striate(val
 
 # With an eps of 0: each norm of torch's that takes it, with parameters a channel or an element.
 ZERO_EPS: dict[str, Callable[..., torch.Tensor]] = {
-    "batch_norm": lambda f, x, w, b, e: f.batch_norm(x, CONSTANT_MEAN.to(x.dtype), CONSTANT_VAR.to(x.dtype), w, b, False, 0.1, 0.0),
+    "batch_norm": lambda f, x, w, b, e: f.batch_norm(
+        x, CONSTANT_MEAN.to(x.dtype), CONSTANT_VAR.to(x.dtype), w, b, False, 0.1, 0.0
+    ),
     "instance_norm": lambda f, x, w, b, e: f.instance_norm(x, weight=w, bias=b, eps=0),
     "instance_norm of one": lambda f, x, w, b, e: f.instance_norm(x[:1], weight=w, bias=b, eps=0),
     "instance_norm, running": lambda f, x, w, b, e: f.instance_norm(
@@ -516,7 +568,9 @@ CONSTANT_MEAN, CONSTANT_VAR = torch.tensor([0.0, 1.0, 0.0, 0.0]), torch.tensor([
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 3.7])
 @pytest.mark.parametrize("name", ZERO_EPS)
-def test_with_an_eps_of_0_all_is_what_torch_makes_of_it(name: str, value: float, dtype: torch.dtype, layout: Layout, isa: str) -> None:
+def test_with_an_eps_of_0_all_is_what_torch_makes_of_it(
+    name: str, value: float, dtype: torch.dtype, layout: Layout, isa: str
+) -> None:
     x = torch.randn(3, 4, 5, 6, dtype=dtype)
     x[0, 0], x[1], x[2, 3, 2] = value, value, value  # constant channels, a constant sample, a constant row
     x = layout(x)
@@ -542,19 +596,27 @@ def test_with_an_eps_of_0_all_is_what_torch_makes_of_it(name: str, value: float,
 
 
 def test_training_batch_norm_refuses_an_eps_of_0_as_torchs_does_and_the_kernels_say_why_they_refuse_it() -> None:
-    layers = (S.BatchNorm2d(6, eps=0.0), S.GhostBatchNorm2d(6, 1, eps=0.0), S.BatchNormAct2d(6, eps=0.0), S.SyncBatchNorm(6, eps=0.0))
+    layers = (
+        S.BatchNorm2d(6, eps=0.0),
+        S.GhostBatchNorm2d(6, 1, eps=0.0),
+        S.BatchNormAct2d(6, eps=0.0),
+        S.SyncBatchNorm(6, eps=0.0),
+    )
     for layer in layers:
         before = [t.clone() for t in layer.state_dict().values()]
         with pytest.raises(ArgumentError) as raised:
             layer(X)
         assert str(raised.value) == (
-            f"{type(layer).__name__} expects an eps above 0, got 0.0. Use 1e-5: it keeps a constant channel's variance from dividing by 0."
+            f"{type(layer).__name__} expects an eps above 0, got 0.0. Use 1e-5: it keeps a constant channel's "
+            "variance from dividing by 0."
         )
         assert all(torch.equal(a, b) for a, b in zip(before, layer.state_dict().values(), strict=True))
         assert torch.equal(layer.eval()(X), X if layer.activation is None else X.relu())
         assert torch.equal(layer.train().freeze()(X), layer.eval()(X))
     arguments = (None, X, None, None, None, None, None, True, 2, 3, ops.CHANNELS, True, True, 0, None, 0.01, None)
-    reason = "with an eps of 0 a constant gives what torch's operator makes of it: NaN in most norms, β in instance norm"
+    reason = (
+        "with an eps of 0 a constant gives what torch's operator makes of it: NaN in most norms, β in instance norm"
+    )
     assert explain(ops.METHODS, *arguments) == [("native", reason), ("torch", None)]
 
 
@@ -594,7 +656,9 @@ def test_far_from_zero_the_error_is_at_most_twice_that_of_the_best_float32(
 
 @pytest.mark.parametrize("mean", [0.0, 2.0, 1e4])
 @pytest.mark.parametrize("sample", FAR, ids=str)
-def test_far_from_zero_the_same_holds_where_the_choice_is_left_to_striate(sample: NormSample, mean: float, layout: Layout) -> None:
+def test_far_from_zero_the_same_holds_where_the_choice_is_left_to_striate(
+    sample: NormSample, mean: float, layout: Layout
+) -> None:
     call = make(sample, torch.float32, mean, 1.0)
     exact = by_reference(sample, call)
     with prefer(None):
@@ -604,7 +668,9 @@ def test_far_from_zero_the_same_holds_where_the_choice_is_left_to_striate(sample
 
 @pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1e30), (1e30, 1e29), (-1e30, 1e26)])
 @pytest.mark.parametrize("sample", FAR, ids=str)
-def test_values_near_1e30_do_not_overflow(sample: NormSample, mean: float, deviation: float, layout: Layout, isa: str) -> None:
+def test_values_near_1e30_do_not_overflow(
+    sample: NormSample, mean: float, deviation: float, layout: Layout, isa: str
+) -> None:
     call = make(sample, torch.float32, mean, deviation)
     exact, got = by_reference(sample, call), run(sample, call, layout)
     assert all(t is None or t.isfinite().all() for t in got)
@@ -623,7 +689,9 @@ def test_values_near_1e30_do_not_overflow_in_local_response_norm(layout: Layout,
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 @pytest.mark.parametrize("sample", FAR, ids=str)
-def test_nan_and_infinity_touch_what_is_measured_with_them_alone(sample: NormSample, poison: float, layout: Layout, isa: str) -> None:
+def test_nan_and_infinity_touch_what_is_measured_with_them_alone(
+    sample: NormSample, poison: float, layout: Layout, isa: str
+) -> None:
     call = make(sample, torch.float32)
     view = view_of(sample, torch.float32)
     place = torch.zeros(sample.shape, dtype=torch.bool)
@@ -648,7 +716,10 @@ def test_denormals_stay_what_they_are(dtype: torch.dtype, layout: Layout, isa: s
     (dx,) = torch.autograd.grad(y, x, x.detach())
     assert torch.equal(dx, x)
     assert torch.equal(
-        ops.by_channel(x, torch.zeros(19), torch.full((19,), 0.5), None, None, False, 0, 0.5, residual=x, activation="relu"), x + x
+        ops.by_channel(
+            x, torch.zeros(19), torch.full((19,), 0.5), None, None, False, 0, 0.5, residual=x, activation="relu"
+        ),
+        x + x,
     )
     assert torch.equal(ops.rms_norm(x, [5], eps=1.0), x) and torch.equal(ops.local_response_norm(x, 3), x)
     both = torch.stack([x, -x], 1).detach().flatten(1, 2)  # mean 0
@@ -684,7 +755,7 @@ def test_the_callers_floating_point_mode_is_left_as_it_is(layout: Layout, isa: s
         torch.set_flush_denormal(False)
 
 
-# ------------------------------------------------------------------------------------------------------------------ edges
+# ---------------------------------------------------------------------------------------------------------------- edges
 
 
 def layers(channels: int = 6) -> dict[str, torch.nn.Module]:
@@ -781,7 +852,8 @@ def test_one_value_per_channel_cannot_be_measured(layer: torch.nn.Module, shape:
 
 def test_one_value_per_channel_can_be_evaluated() -> None:
     assert torch.equal(S.BatchNorm1d(6).eval()(torch.zeros(1, 6)), torch.zeros(1, 6))
-    assert S.GroupNorm(6, 6)(torch.ones(2, 6)).abs().sum() == 0  # torch's rule: one value in one sample alone is refused
+    # torch's rule: one value in one sample alone is refused
+    assert S.GroupNorm(6, 6)(torch.ones(2, 6)).abs().sum() == 0
 
 
 def test_statistics_of_an_empty_batch_of_instances_do_not_become_nan() -> None:
@@ -827,9 +899,22 @@ def awkward() -> list[torch.Tensor]:
         base[1:, 3:4, 1:, 3:].expand(4, 24, 12, 14),
         base[:1, :24, :12, :14].expand(4, 24, 12, 14),
     ]
-    found += [base[:4, :24, :12, :14].flip(3), base[:4, :24, :12, :14].flip(1), last[1:, 10:34, 1:, 3:], last[:4, ::2, 1:, 3:][:, :24]]
-    found += [torch.randn(4, 24, 14, 12).transpose(2, 3), torch.randn(24, 4, 12, 14).transpose(0, 1), torch.randn(1).expand(4, 24, 12, 14)]
-    found += [torch.randn(4, 24, 12, 28)[..., ::2], torch.randn(12, 14, 4, 24).permute(2, 3, 0, 1), last[:4, 1:25, 1:, 3:].flip(2)]
+    found += [
+        base[:4, :24, :12, :14].flip(3),
+        base[:4, :24, :12, :14].flip(1),
+        last[1:, 10:34, 1:, 3:],
+        last[:4, ::2, 1:, 3:][:, :24],
+    ]
+    found += [
+        torch.randn(4, 24, 14, 12).transpose(2, 3),
+        torch.randn(24, 4, 12, 14).transpose(0, 1),
+        torch.randn(1).expand(4, 24, 12, 14),
+    ]
+    found += [
+        torch.randn(4, 24, 12, 28)[..., ::2],
+        torch.randn(12, 14, 4, 24).permute(2, 3, 0, 1),
+        last[:4, 1:25, 1:, 3:].flip(2),
+    ]
     return found
 
 
@@ -845,16 +930,25 @@ def test_awkward_strides_of_input_and_gradient_give_the_same_as_their_copies(nam
     variants = awkward()
     for k, x in enumerate(variants):
         dy = variants[(k + 3) % len(variants)]
-        expected = results(x.clone(memory_format=torch.contiguous_format), dy.clone(memory_format=torch.contiguous_format))
+        expected = results(
+            x.clone(memory_format=torch.contiguous_format), dy.clone(memory_format=torch.contiguous_format)
+        )
         for got, truth in zip(results(x, dy), expected, strict=True):
             torch.testing.assert_close(
-                got, truth, rtol=1e-4, atol=2e-4 * max(1.0, float(truth.detach().abs().max())) if x.stride(3) == 0 else 1e-4
+                got,
+                truth,
+                rtol=1e-4,
+                atol=2e-4 * max(1.0, float(truth.detach().abs().max())) if x.stride(3) == 0 else 1e-4,
             )
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_the_expanded_gradient_of_a_sum_gives_the_same_as_ones(name: str, layout: Layout) -> None:
-    leaves = [layout(torch.randn(4, 24, 12, 14)).requires_grad_(), torch.randn(24).requires_grad_(), torch.randn(24).requires_grad_()]
+    leaves = [
+        layout(torch.randn(4, 24, 12, 14)).requires_grad_(),
+        torch.randn(24).requires_grad_(),
+        torch.randn(24).requires_grad_(),
+    ]
     y = CALLS[name](*leaves)
     ones = torch.autograd.grad(y, leaves, torch.ones_like(y), allow_unused=True, retain_graph=True)
     for got, truth in zip(torch.autograd.grad(y.sum(), leaves, allow_unused=True), ones, strict=True):
@@ -863,7 +957,15 @@ def test_the_expanded_gradient_of_a_sum_gives_the_same_as_ones(name: str, layout
 
 def test_a_flat_batch_may_be_a_slice_a_transpose_and_expanded(isa: str) -> None:
     base = torch.randn(40, 90)
-    for x in (base[:, 3:], base[::2], base.t(), base[:, ::3], base[:1].expand(40, 90), base[:, :1].expand(40, 90), base.flip(0)):
+    for x in (
+        base[:, 3:],
+        base[::2],
+        base.t(),
+        base[:, ::3],
+        base[:1].expand(40, 90),
+        base[:, :1].expand(40, 90),
+        base.flip(0),
+    ):
         c = x.shape[1]
         weight, bias, copied = torch.randn(c), torch.randn(c), x.contiguous()
         for call in (
@@ -937,7 +1039,9 @@ def test_gradients_are_made_for_what_needs_them_alone_and_are_the_same_then(name
 
 @pytest.mark.parametrize("activation", [None, "relu", "silu"])
 @pytest.mark.parametrize("kind", ["train", "evaluate", "groups"])
-def test_the_residual_alone_may_need_a_gradient_and_may_be_the_input_itself(kind: str, activation: str | None, layout: Layout) -> None:
+def test_the_residual_alone_may_need_a_gradient_and_may_be_the_input_itself(
+    kind: str, activation: str | None, layout: Layout
+) -> None:
     x, w, b = layout(torch.randn(2, 33, 4, 5)), torch.randn(33), torch.randn(33)
     dy, r = layout(torch.randn(2, 33, 4, 5)), layout(torch.randn(2, 33, 4, 5)).requires_grad_()
     y = FUSED[kind][0](x, w, b, residual=r, activation=activation)
@@ -979,7 +1083,7 @@ def test_changing_the_input_before_backward_is_noticed(layout: Layout) -> None:
         y.sum().backward()
 
 
-# ------------------------------------------------------------------------------------------------------ running statistics
+# --------------------------------------------------------------------------------------------------- running statistics
 
 
 def batch_norms(dims: int, **arguments: Any) -> tuple[Any, Any]:
@@ -1047,7 +1151,9 @@ def test_ghost_batch_norm_steps_towards_the_mean_of_its_parts(layout: Layout) ->
     expected = torch.cat([F.batch_norm(part, None, None, layer.weight, layer.bias, True) for part in x.split(4)])
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
     smaller = x[:3]
-    torch.testing.assert_close(layer(smaller), F.batch_norm(smaller, None, None, layer.weight, layer.bias, True), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        layer(smaller), F.batch_norm(smaller, None, None, layer.weight, layer.bias, True), rtol=1e-4, atol=1e-5
+    )
     plain = S.BatchNorm2d(6).eval()
     plain.load_state_dict(layer.state_dict())
     assert torch.equal(layer.eval()(x), plain(x))
@@ -1110,7 +1216,10 @@ DIFFERENCES: dict[str, tuple[Callable[..., torch.Tensor], tuple[tuple[int, ...],
     "batch_norm flat": (lambda x, w, b: ops.batch_norm(x, None, None, w, b, True), ((6, 5), (5,), (5,))),
     "batch_norm plain": (lambda x: ops.batch_norm(x, None, None, training=True), ((3, 5, 2, 2),)),
     "batch_norm in evaluation": (lambda x, w, b: ops.batch_norm(x, *RUNNING5, w, b), ((3, 5, 4), (5,), (5,))),
-    "ghost": (lambda x, w, b: ops.by_channel(x, None, None, w, b, True, 0.1, 1e-5, batches=2), ((4, 3, 2, 2), (3,), (3,))),
+    "ghost": (
+        lambda x, w, b: ops.by_channel(x, None, None, w, b, True, 0.1, 1e-5, batches=2),
+        ((4, 3, 2, 2), (3,), (3,)),
+    ),
     "instance_norm": (lambda x, w, b: ops.instance_norm(x, None, None, w, b), ((2, 3, 5), (3,), (3,))),
     "group_norm": (lambda x, w, b: ops.group_norm(x, 2, w, b), ((2, 6, 2, 3), (6,), (6,))),
     "layer_norm": (lambda x, w, b: ops.layer_norm(x, [3, 4], w, b), ((2, 3, 4), (3, 4), (3, 4))),
@@ -1120,11 +1229,15 @@ DIFFERENCES: dict[str, tuple[Callable[..., torch.Tensor], tuple[tuple[int, ...],
     "local_response_norm": (lambda x: ops.local_response_norm(x, 3, 0.7, 0.75, 1.2), ((2, 5, 2, 2),)),
     "local_response_norm of an even size": (lambda x: ops.local_response_norm(x, 4, 0.7, 0.6), ((2, 5, 3),)),
     "fused training": (
-        lambda x, w, b, r: ops.by_channel(x, None, None, w, b, True, 0.1, 1e-5, residual=r, activation="leaky_relu", slope=0.3),
+        lambda x, w, b, r: ops.by_channel(
+            x, None, None, w, b, True, 0.1, 1e-5, residual=r, activation="leaky_relu", slope=0.3
+        ),
         ((3, 5, 4), (5,), (5,), (3, 5, 4)),
     ),
     "fused evaluation": (
-        lambda x, w, b, r: ops.by_channel(x, *RUNNING5, w, b, False, 0.1, 1e-5, residual=r, activation="leaky_relu", slope=0.3),
+        lambda x, w, b, r: ops.by_channel(
+            x, *RUNNING5, w, b, False, 0.1, 1e-5, residual=r, activation="leaky_relu", slope=0.3
+        ),
         ((3, 5, 4), (5,), (5,), (3, 5, 4)),
     ),
     "fused groups": (
@@ -1139,7 +1252,10 @@ DIFFERENCES: dict[str, tuple[Callable[..., torch.Tensor], tuple[tuple[int, ...],
         lambda x, w, b: ops.by_element(x, [3, 4], w, b, 1e-5, activation="leaky_relu", slope=0.3),
         ((2, 3, 4), (3, 4), (3, 4)),
     ),
-    "fused places": (lambda x, w, b: ops.layer_norm_2d(x, w, b, activation="leaky_relu", slope=0.3), ((2, 5, 2, 3), (5,), (5,))),
+    "fused places": (
+        lambda x, w, b: ops.layer_norm_2d(x, w, b, activation="leaky_relu", slope=0.3),
+        ((2, 5, 2, 3), (5,), (5,)),
+    ),
 }
 
 
@@ -1153,7 +1269,9 @@ def test_gradcheck_and_gradgradcheck(name: str, layout: Layout) -> None:
     assert torch.autograd.gradgradcheck(call, leaves, fast_mode=True)
 
 
-@pytest.mark.parametrize("name", ["batch_norm", "group_norm", "layer_norm", "rms_norm", "local_response_norm", "fused training"])
+@pytest.mark.parametrize(
+    "name", ["batch_norm", "group_norm", "layer_norm", "rms_norm", "local_response_norm", "fused training"]
+)
 def test_second_derivatives_are_right_also_while_a_graph_of_them_is_kept(name: str) -> None:
     call, shapes = DIFFERENCES[name]
     leaves = [torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in shapes]
@@ -1179,10 +1297,12 @@ def test_third_derivatives_are_those_of_the_formula(create_graph: bool) -> None:
             out = (torch.autograd.grad(out, x, create_graph=True)[0] * v[k]).sum()
         return torch.autograd.grad(out, x, create_graph=create_graph)[0]
 
-    torch.testing.assert_close(third(lambda x, w, b: ops.batch_norm(x, None, None, w, b, True)), third(reference.batch_norm))
+    torch.testing.assert_close(
+        third(lambda x, w, b: ops.batch_norm(x, None, None, w, b, True)), third(reference.batch_norm)
+    )
 
 
-# ----------------------------------------------------------------------------------------------------------- what is torch's
+# ------------------------------------------------------------------------------------------------------ what is torch's
 
 
 def explained(call: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
@@ -1201,21 +1321,34 @@ def explained(call: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> list[
     return seen[0]
 
 
-PAIRS: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]] = {  # ours and torch's, of x (2, 6, 4, 5)
-    "batch_norm": (lambda x, w, b: ops.batch_norm(x, None, None, w, b, True), lambda x, w, b: F.batch_norm(x, None, None, w, b, True)),
+# ours and torch's, of x (2, 6, 4, 5)
+PAIRS: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]] = {
+    "batch_norm": (
+        lambda x, w, b: ops.batch_norm(x, None, None, w, b, True),
+        lambda x, w, b: F.batch_norm(x, None, None, w, b, True),
+    ),
     "evaluate": (
         lambda x, w, b: ops.batch_norm(x, torch.ones_like(b), torch.ones_like(b), w, b),
         lambda x, w, b: F.batch_norm(x, torch.ones_like(b), torch.ones_like(b), w, b),
     ),
-    "instance_norm": (lambda x, w, b: ops.instance_norm(x, None, None, w, b), lambda x, w, b: F.instance_norm(x, None, None, w, b)),
+    "instance_norm": (
+        lambda x, w, b: ops.instance_norm(x, None, None, w, b),
+        lambda x, w, b: F.instance_norm(x, None, None, w, b),
+    ),
     "group_norm": (lambda x, w, b: ops.group_norm(x, 3, w, b), lambda x, w, b: F.group_norm(x, 3, w, b)),
-    "layer_norm": (lambda x, w, b: ops.layer_norm(x, [5], w[:5], b[:5]), lambda x, w, b: F.layer_norm(x, [5], w[:5], b[:5])),
+    "layer_norm": (
+        lambda x, w, b: ops.layer_norm(x, [5], w[:5], b[:5]),
+        lambda x, w, b: F.layer_norm(x, [5], w[:5], b[:5]),
+    ),
     "rms_norm": (lambda x, w, b: ops.rms_norm(x, [5], w[:5]), lambda x, w, b: F.rms_norm(x, [5], w[:5])),
     "layer_norm_2d": (
         lambda x, w, b: ops.layer_norm_2d(x, w, b),
         lambda x, w, b: F.layer_norm(x.movedim(1, -1), [6], w, b).movedim(-1, 1),
     ),
-    "local_response_norm": (lambda x, w, b: ops.local_response_norm(x, 3, 1.0), lambda x, w, b: F.local_response_norm(x, 3, 1.0)),
+    "local_response_norm": (
+        lambda x, w, b: ops.local_response_norm(x, 3, 1.0),
+        lambda x, w, b: F.local_response_norm(x, 3, 1.0),
+    ),
     "fused": (
         lambda x, w, b: ops.by_channel(x, None, None, w, b, True, 0.1, 1e-5, residual=x, activation="relu"),
         lambda x, w, b: F.relu(F.batch_norm(x, None, None, w, b, True) + x),
@@ -1229,7 +1362,9 @@ PAIRS: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 @pytest.mark.parametrize("name", PAIRS)
-def test_other_floats_go_to_torch_through_the_same_function(name: str, kind: torch.dtype, layout: Layout, monkeypatch: Any) -> None:
+def test_other_floats_go_to_torch_through_the_same_function(
+    name: str, kind: torch.dtype, layout: Layout, monkeypatch: Any
+) -> None:
     ours, theirs = PAIRS[name]
     given = [layout(torch.randn(2, 6, 4, 5)).to(kind), torch.randn(6).to(kind), torch.randn(6).to(kind)]
     leaves, twins = ([t.detach().requires_grad_() for t in given] for _ in range(2))
@@ -1242,11 +1377,15 @@ def test_other_floats_go_to_torch_through_the_same_function(name: str, kind: tor
     y = ours(*leaves)
     assert y.dtype is kind and torch.equal(y, expected)
     for got, truth in zip(
-        *(torch.autograd.grad(z.sum(), ts, allow_unused=True) for z, ts in ((y, leaves), (expected, twins))), strict=True
+        *(torch.autograd.grad(z.sum(), ts, allow_unused=True) for z, ts in ((y, leaves), (expected, twins))),
+        strict=True,
     ):
         assert (got is None and truth is None) or torch.equal(got, truth)
     reasons = explained(lambda: ours(*given), monkeypatch)
-    assert ("native", f"kernels are for float32 and float64, got {str(kind)[6:]}") in reasons and reasons[-1] == ("torch", None)
+    assert ("native", f"kernels are for float32 and float64, got {str(kind)[6:]}") in reasons and reasons[-1] == (
+        "torch",
+        None,
+    )
 
 
 def test_scales_of_another_type_go_to_torch(monkeypatch: Any) -> None:
@@ -1254,7 +1393,10 @@ def test_scales_of_another_type_go_to_torch(monkeypatch: Any) -> None:
     for name in ("batch_norm", "evaluate", "group_norm", "layer_norm"):
         ours, theirs = PAIRS[name]
         assert torch.equal(ours(x, w, b), theirs(x, w, b))
-        assert explained(lambda: ours(x, w, b), monkeypatch)[0] == ("native", "kernels are for float32 and float64, got bfloat16")
+        assert explained(lambda: ours(x, w, b), monkeypatch)[0] == (
+            "native",
+            "kernels are for float32 and float64, got bfloat16",
+        )
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -1295,8 +1437,13 @@ def test_forward_mode_derivatives_go_to_torch(name: str, monkeypatch: Any) -> No
     x, tangent, w, b = torch.randn(2, 6, 4, 5), torch.randn(2, 6, 4, 5), torch.randn(6), torch.randn(6)
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(x, tangent)
-        torch.testing.assert_close(forward_ad.unpack_dual(ours(dual, w, b)).tangent, forward_ad.unpack_dual(theirs(dual, w, b)).tangent)
-        assert explained(lambda: ours(dual, w, b), monkeypatch)[0] == ("native", "kernels have no forward-mode derivative")
+        torch.testing.assert_close(
+            forward_ad.unpack_dual(ours(dual, w, b)).tangent, forward_ad.unpack_dual(theirs(dual, w, b)).tangent
+        )
+        assert explained(lambda: ours(dual, w, b), monkeypatch)[0] == (
+            "native",
+            "kernels have no forward-mode derivative",
+        )
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -1327,7 +1474,10 @@ def test_tensor_subclasses_and_other_devices_go_to_torch(monkeypatch: Any) -> No
 
     x = torch.randn(2, 6, 4, 5).as_subclass(Mine)
     assert isinstance(ops.batch_norm(x, None, None, training=True), Mine)
-    assert explained(lambda: ops.layer_norm_2d(x), monkeypatch)[0] == ("native", "kernels are for plain tensors, got Mine")
+    assert explained(lambda: ops.layer_norm_2d(x), monkeypatch)[0] == (
+        "native",
+        "kernels are for plain tensors, got Mine",
+    )
     meta = torch.empty(2, 6, 4, 5, device="meta")
     assert ops.group_norm(meta, 3).is_meta
     assert explained(lambda: ops.group_norm(meta, 3), monkeypatch)[0] == ("native", "kernels are for the CPU, got meta")
@@ -1359,7 +1509,7 @@ def test_who_prefers_a_method_gets_it_however_small_the_work(monkeypatch: Any) -
         assert torch.equal(ops.layer_norm(x, [5]), F.layer_norm(x, [5]))
 
 
-# ------------------------------------------------------------------------------------------------ compiled, exported, copied
+# ------------------------------------------------------------------------------------------- compiled, exported, copied
 
 
 def network() -> Any:
@@ -1399,7 +1549,9 @@ def test_a_training_step_compiles_to_machine_code_with_its_running_statistics() 
     compiled = torch.compile(model, fullgraph=True)
     loss, expected = compiled(x).square().sum(), twin(x).square().sum()
     torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(*(torch.autograd.grad(one, list(m.parameters())) for one, m in ((loss, model), (expected, twin))))
+    torch.testing.assert_close(
+        *(torch.autograd.grad(one, list(m.parameters())) for one, m in ((loss, model), (expected, twin)))
+    )
     assert model.num_batches_tracked == 1
     assert_same_state(model, twin)
 
@@ -1407,7 +1559,9 @@ def test_a_training_step_compiles_to_machine_code_with_its_running_statistics() 
 def test_models_export(layout: Layout) -> None:
     model = randomized(network()).eval()
     with precision("strict"):  # for any batch another method of convolution may be chosen than for one
-        exported = torch.export.export(model, (layout(torch.randn(2, 3, 7, 8)),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        exported = torch.export.export(
+            model, (layout(torch.randn(2, 3, 7, 8)),), dynamic_shapes=({0: torch.export.Dim("batch")},)
+        )
         assert "striate" not in str(exported.graph) and "aten.batch_norm" in str(exported.graph)
         for batch in (2, 5):
             x = layout(torch.randn(batch, 3, 7, 8))
@@ -1448,10 +1602,12 @@ def test_batch_norm_and_relu_keep_about_half_of_torchs_bytes_for_backward(layout
     theirs = kept_bytes(torch.nn.Sequential(torch.nn.BatchNorm2d(20), torch.nn.ReLU()), x)
     assert kept_bytes(S.BatchNormAct2d(20), x) <= 0.55 * theirs
     assert kept_bytes(S.BatchNormAct2d(20, activation="leaky_relu"), x) <= 0.55 * theirs
-    assert kept_bytes(S.GroupNormAct2d(5, 20), x) <= 0.55 * kept_bytes(torch.nn.Sequential(torch.nn.GroupNorm(5, 20), torch.nn.ReLU()), x)
+    assert kept_bytes(S.GroupNormAct2d(5, 20), x) <= 0.55 * kept_bytes(
+        torch.nn.Sequential(torch.nn.GroupNorm(5, 20), torch.nn.ReLU()), x
+    )
 
 
-# --------------------------------------------------------------------------------------------------------------- bad input
+# ------------------------------------------------------------------------------------------------------------ bad input
 
 X = torch.randn(2, 6, 4, 5)
 ONE = torch.randn(1, 6, 1, 1)
@@ -1480,189 +1636,1202 @@ def fused(x: torch.Tensor, **more: Any) -> torch.Tensor:
 
 BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     # batch_norm
-    (lambda: SF.batch_norm(ONE[0, :, 0, 0], RM, RV), ShapeError, "batch_norm expects x of shape (N, C) or (N, C, *axes), got (6,). Add axes with unsqueeze."),
-    (lambda: SF.batch_norm(X.long(), RM, RV), DtypeError, "batch_norm expects floating-point numbers, got int64. x: (2, 6, 4, 5). Convert x with .float()."),
-    (lambda: SF.batch_norm(X > 0, RM, RV), DtypeError, "batch_norm expects floating-point numbers, got bool. x: (2, 6, 4, 5). Convert x with .float()."),
-    (lambda: SF.batch_norm(X + 0j, RM, RV), DtypeError, "batch_norm expects floating-point numbers, got complex64. x: (2, 6, 4, 5). Convert x with .float()."),
-    (lambda: SF.batch_norm([[1.0]], RM, RV), ArgumentTypeError, "batch_norm expects a tensor, got list. Call torch.as_tensor on it first."),
-    (lambda: SF.batch_norm(None, RM, RV), ArgumentTypeError, "batch_norm expects a tensor, got NoneType. Call torch.as_tensor on it first."),
-    (lambda: SF.batch_norm(X, RM, RV, torch.ones(5)), ShapeError, "batch_norm expects weight of shape (6,), one number a channel, got (5,). x: (2, 6, 4, 5). x's second axis is the channels."),
-    (lambda: SF.batch_norm(X, RM, RV, torch.ones(6), torch.ones(7)), ShapeError, "batch_norm expects bias of shape (6,), one number a channel, got (7,). x: (2, 6, 4, 5). x's second axis is the channels."),
-    (lambda: SF.batch_norm(X, RM, RV, torch.ones(6, 1)), ShapeError, "batch_norm expects weight of shape (6,), one number a channel, got (6, 1). x: (2, 6, 4, 5). x's second axis is the channels."),
-    (lambda: SF.batch_norm(X, RM, RV, torch.ones(())), ShapeError, "batch_norm expects weight of shape (6,), one number a channel, got (). x: (2, 6, 4, 5). x's second axis is the channels."),
-    (lambda: SF.batch_norm(X, RM, RV, 1.0), ArgumentTypeError, "batch_norm expects weight to be a tensor or None, got float. Give one number a channel."),
-    (lambda: SF.batch_norm(X, RM, torch.ones(5)), ShapeError, "batch_norm expects running_var of shape (6,), one number a channel, got (5,). x: (2, 6, 4, 5). x's second axis is the channels."),
-    (lambda: SF.batch_norm(X, torch.zeros(5), RV, training=True), ShapeError, "batch_norm expects running_mean of shape (6,), one number a channel, got (5,). x: (2, 6, 4, 5). x's second axis is the channels."),
-    (lambda: SF.batch_norm(X, RM, [1.0] * 6), ArgumentTypeError, "batch_norm expects running_var to be a tensor or None, got list. Give one number a channel."),
-    (lambda: SF.batch_norm(X, RM, None, training=True), ArgumentError, "batch_norm expects running_mean and running_var together, got only a running mean. Give both or neither."),
-    (lambda: SF.batch_norm(X, None, RV), ArgumentError, "batch_norm expects running_mean and running_var together, got only a running variance. Give both or neither."),
-    (lambda: SF.batch_norm(X, None, None), ArgumentError, "batch_norm expects running statistics where the batch is not measured, got None. Give running_mean and running_var, or measure it."),
-    (lambda: SF.batch_norm(X, RM, RV, training=True, eps=0), ArgumentError, "batch_norm expects an eps above 0, got 0. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: SF.batch_norm(X, RM, RV, training=True, eps=-1e-5), ArgumentError, "batch_norm expects an eps above 0, got -1e-05. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: SF.batch_norm(X, RM, RV, training=True, eps=math.nan), ArgumentError, "batch_norm expects an eps above 0, got nan. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: SF.batch_norm(X, RM, RV, training=True, eps=math.inf), ArgumentError, "batch_norm expects an eps above 0, got inf. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: SF.batch_norm(X, RM, RV, eps=-1e-5), ArgumentError, "batch_norm expects an eps of 0 or more, got -1e-05. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: SF.batch_norm(X, RM, RV, training=True, eps="1e-5"), ArgumentTypeError, "batch_norm expects eps to be a number, got '1e-5'. Use 1e-5."),
-    (lambda: SF.batch_norm(X, RM, RV, training=True, eps=None), ArgumentTypeError, "batch_norm expects eps to be a number, got None. Use 1e-5."),
-    (lambda: SF.batch_norm(X, RM, RV, training=True, eps=True), ArgumentTypeError, "batch_norm expects eps to be a number, got True. Use 1e-5."),
-    (lambda: SF.batch_norm(X, RM, RV, training=True, momentum=math.nan), ArgumentError, "batch_norm expects a finite momentum, got nan. Use 0.1: the weight of the newest batch."),
-    (lambda: SF.batch_norm(X, RM, RV, training=True, momentum="much"), ArgumentTypeError, "batch_norm expects momentum to be a number, got 'much'. Use 0.1."),
-    (lambda: SF.batch_norm(X, RM, RV, training=True, momentum=None), ArgumentTypeError, "batch_norm expects momentum to be a number, got None. Use 0.1."),
-    (lambda: SF.batch_norm(ONE, RM, RV, training=True), ShapeError, "batch_norm expects more than one value per channel to measure, got 1. x: (1, 6, 1, 1). Use a larger batch or .eval()."),
-    (lambda: SF.batch_norm(ONE[:, :, 0, 0], RM, RV, training=True), ShapeError, "batch_norm expects more than one value per channel to measure, got 1. x: (1, 6). Use a larger batch or .eval()."),
-    (lambda: fused(X, residual=X[:1]), ShapeError, "batch_norm expects a residual of x's shape, got (1, 6, 4, 5). x: (2, 6, 4, 5). Bring it to x's shape."),
-    (lambda: fused(X, residual=X.double()), DtypeError, "batch_norm expects a residual of x's type, float32, got float64. Convert it with .to(x)."),
-    (lambda: fused(X, residual=1.0), ArgumentTypeError, "batch_norm expects residual to be a tensor or None, got float. Leave it out to add nothing."),
-    (lambda: fused(X, activation="gelu"), ArgumentError, "batch_norm expects an activation of None, 'relu', 'leaky_relu', 'relu6', 'silu', got 'gelu'. Put any other behind the layer."),
-    (lambda: fused(X, activation=["relu"]), ArgumentError, "batch_norm expects an activation of None, 'relu', 'leaky_relu', 'relu6', 'silu', got ['relu']. Put any other behind the layer."),
-    (lambda: fused(X, residual=X[..., :0]), ShapeError, "batch_norm expects a residual of x's shape, got (2, 6, 4, 0). x: (2, 6, 4, 5). Bring it to x's shape."),
+    (
+        lambda: SF.batch_norm(ONE[0, :, 0, 0], RM, RV),
+        ShapeError,
+        "batch_norm expects x of shape (N, C) or (N, C, *axes), got (6,). Add axes with unsqueeze.",
+    ),
+    (
+        lambda: SF.batch_norm(X.long(), RM, RV),
+        DtypeError,
+        "batch_norm expects floating-point numbers, got int64. x: (2, 6, 4, 5). Convert x with .float().",
+    ),
+    (
+        lambda: SF.batch_norm(X > 0, RM, RV),
+        DtypeError,
+        "batch_norm expects floating-point numbers, got bool. x: (2, 6, 4, 5). Convert x with .float().",
+    ),
+    (
+        lambda: SF.batch_norm(X + 0j, RM, RV),
+        DtypeError,
+        "batch_norm expects floating-point numbers, got complex64. x: (2, 6, 4, 5). Convert x with .float().",
+    ),
+    (
+        lambda: SF.batch_norm([[1.0]], RM, RV),
+        ArgumentTypeError,
+        "batch_norm expects a tensor, got list. Call torch.as_tensor on it first.",
+    ),
+    (
+        lambda: SF.batch_norm(None, RM, RV),
+        ArgumentTypeError,
+        "batch_norm expects a tensor, got NoneType. Call torch.as_tensor on it first.",
+    ),
+    (
+        lambda: SF.batch_norm(X, RM, RV, torch.ones(5)),
+        ShapeError,
+        (
+            "batch_norm expects weight of shape (6,), one number a channel, got (5,). x: (2, 6, 4, 5). x's second "
+            "axis is "
+            "the channels."
+        ),
+    ),
+    (
+        lambda: SF.batch_norm(X, RM, RV, torch.ones(6), torch.ones(7)),
+        ShapeError,
+        (
+            "batch_norm expects bias of shape (6,), one number a channel, got (7,). x: (2, 6, 4, 5). x's second axis "
+            "is "
+            "the channels."
+        ),
+    ),
+    (
+        lambda: SF.batch_norm(X, RM, RV, torch.ones(6, 1)),
+        ShapeError,
+        (
+            "batch_norm expects weight of shape (6,), one number a channel, got (6, 1). x: (2, 6, 4, 5). x's second "
+            "axis "
+            "is the channels."
+        ),
+    ),
+    (
+        lambda: SF.batch_norm(X, RM, RV, torch.ones(())),
+        ShapeError,
+        (
+            "batch_norm expects weight of shape (6,), one number a channel, got (). x: (2, 6, 4, 5). x's second axis "
+            "is "
+            "the channels."
+        ),
+    ),
+    (
+        lambda: SF.batch_norm(X, RM, RV, 1.0),
+        ArgumentTypeError,
+        "batch_norm expects weight to be a tensor or None, got float. Give one number a channel.",
+    ),
+    (
+        lambda: SF.batch_norm(X, RM, torch.ones(5)),
+        ShapeError,
+        (
+            "batch_norm expects running_var of shape (6,), one number a channel, got (5,). x: (2, 6, 4, 5). x's second "
+            "axis is the channels."
+        ),
+    ),
+    (
+        lambda: SF.batch_norm(X, torch.zeros(5), RV, training=True),
+        ShapeError,
+        (
+            "batch_norm expects running_mean of shape (6,), one number a channel, got (5,). x: (2, 6, 4, 5). x's "
+            "second "
+            "axis is the channels."
+        ),
+    ),
+    (
+        lambda: SF.batch_norm(X, RM, [1.0] * 6),
+        ArgumentTypeError,
+        "batch_norm expects running_var to be a tensor or None, got list. Give one number a channel.",
+    ),
+    (
+        lambda: SF.batch_norm(X, RM, None, training=True),
+        ArgumentError,
+        "batch_norm expects running_mean and running_var together, got only a running mean. Give both or neither.",
+    ),
+    (
+        lambda: SF.batch_norm(X, None, RV),
+        ArgumentError,
+        "batch_norm expects running_mean and running_var together, got only a running variance. Give both or neither.",
+    ),
+    (
+        lambda: SF.batch_norm(X, None, None),
+        ArgumentError,
+        (
+            "batch_norm expects running statistics where the batch is not measured, got None. Give running_mean and "
+            "running_var, or measure it."
+        ),
+    ),
+    (
+        lambda: SF.batch_norm(X, RM, RV, training=True, eps=0),
+        ArgumentError,
+        (
+            "batch_norm expects an eps above 0, got 0. Use 1e-5: it keeps a constant channel's variance from dividing "
+            "by "
+            "0."
+        ),
+    ),
+    (
+        lambda: SF.batch_norm(X, RM, RV, training=True, eps=-1e-5),
+        ArgumentError,
+        (
+            "batch_norm expects an eps above 0, got -1e-05. Use 1e-5: it keeps a constant channel's variance from "
+            "dividing by 0."
+        ),
+    ),
+    (
+        lambda: SF.batch_norm(X, RM, RV, training=True, eps=math.nan),
+        ArgumentError,
+        (
+            "batch_norm expects an eps above 0, got nan. Use 1e-5: it keeps a constant channel's variance from "
+            "dividing "
+            "by 0."
+        ),
+    ),
+    (
+        lambda: SF.batch_norm(X, RM, RV, training=True, eps=math.inf),
+        ArgumentError,
+        (
+            "batch_norm expects an eps above 0, got inf. Use 1e-5: it keeps a constant channel's variance from "
+            "dividing "
+            "by 0."
+        ),
+    ),
+    (
+        lambda: SF.batch_norm(X, RM, RV, eps=-1e-5),
+        ArgumentError,
+        (
+            "batch_norm expects an eps of 0 or more, got -1e-05. Use 1e-5: it keeps a constant channel's variance from "
+            "dividing by 0."
+        ),
+    ),
+    (
+        lambda: SF.batch_norm(X, RM, RV, training=True, eps="1e-5"),
+        ArgumentTypeError,
+        "batch_norm expects eps to be a number, got '1e-5'. Use 1e-5.",
+    ),
+    (
+        lambda: SF.batch_norm(X, RM, RV, training=True, eps=None),
+        ArgumentTypeError,
+        "batch_norm expects eps to be a number, got None. Use 1e-5.",
+    ),
+    (
+        lambda: SF.batch_norm(X, RM, RV, training=True, eps=True),
+        ArgumentTypeError,
+        "batch_norm expects eps to be a number, got True. Use 1e-5.",
+    ),
+    (
+        lambda: SF.batch_norm(X, RM, RV, training=True, momentum=math.nan),
+        ArgumentError,
+        "batch_norm expects a finite momentum, got nan. Use 0.1: the weight of the newest batch.",
+    ),
+    (
+        lambda: SF.batch_norm(X, RM, RV, training=True, momentum="much"),
+        ArgumentTypeError,
+        "batch_norm expects momentum to be a number, got 'much'. Use 0.1.",
+    ),
+    (
+        lambda: SF.batch_norm(X, RM, RV, training=True, momentum=None),
+        ArgumentTypeError,
+        "batch_norm expects momentum to be a number, got None. Use 0.1.",
+    ),
+    (
+        lambda: SF.batch_norm(ONE, RM, RV, training=True),
+        ShapeError,
+        (
+            "batch_norm expects more than one value per channel to measure, got 1. x: (1, 6, 1, 1). Use a larger "
+            "batch or "
+            ".eval()."
+        ),
+    ),
+    (
+        lambda: SF.batch_norm(ONE[:, :, 0, 0], RM, RV, training=True),
+        ShapeError,
+        (
+            "batch_norm expects more than one value per channel to measure, got 1. x: (1, 6). Use a larger batch or "
+            ".eval()."
+        ),
+    ),
+    (
+        lambda: fused(X, residual=X[:1]),
+        ShapeError,
+        "batch_norm expects a residual of x's shape, got (1, 6, 4, 5). x: (2, 6, 4, 5). Bring it to x's shape.",
+    ),
+    (
+        lambda: fused(X, residual=X.double()),
+        DtypeError,
+        "batch_norm expects a residual of x's type, float32, got float64. Convert it with .to(x).",
+    ),
+    (
+        lambda: fused(X, residual=1.0),
+        ArgumentTypeError,
+        "batch_norm expects residual to be a tensor or None, got float. Leave it out to add nothing.",
+    ),
+    (
+        lambda: fused(X, activation="gelu"),
+        ArgumentError,
+        (
+            "batch_norm expects an activation of None, 'relu', 'leaky_relu', 'relu6', 'silu', got 'gelu'. Put any "
+            "other "
+            "behind the layer."
+        ),
+    ),
+    (
+        lambda: fused(X, activation=["relu"]),
+        ArgumentError,
+        (
+            "batch_norm expects an activation of None, 'relu', 'leaky_relu', 'relu6', 'silu', got ['relu']. Put any "
+            "other "
+            "behind the layer."
+        ),
+    ),
+    (
+        lambda: fused(X, residual=X[..., :0]),
+        ShapeError,
+        "batch_norm expects a residual of x's shape, got (2, 6, 4, 0). x: (2, 6, 4, 5). Bring it to x's shape.",
+    ),
     # instance_norm
-    (lambda: SF.instance_norm(X[:, :, 0, 0]), ShapeError, "instance_norm expects x of shape (N, C, *axes), got (2, 6). Add axes with unsqueeze."),
-    (lambda: SF.instance_norm(X.int()), DtypeError, "instance_norm expects floating-point numbers, got int32. x: (2, 6, 4, 5). Convert x with .float()."),
-    (lambda: SF.instance_norm(X > 0), DtypeError, "instance_norm expects floating-point numbers, got bool. x: (2, 6, 4, 5). Convert x with .float()."),
-    (lambda: SF.instance_norm(X + 0j), DtypeError, "instance_norm expects floating-point numbers, got complex64. x: (2, 6, 4, 5). Convert x with .float()."),
-    (lambda: SF.instance_norm("x"), ArgumentTypeError, "instance_norm expects a tensor, got str. Call torch.as_tensor on it first."),
-    (lambda: SF.instance_norm(X, weight=torch.ones(5)), ShapeError, "instance_norm expects weight of shape (6,), one number a channel, got (5,). x: (2, 6, 4, 5). x's second axis is the channels."),
-    (lambda: SF.instance_norm(X, weight=torch.ones(1, 6)), ShapeError, "instance_norm expects weight of shape (6,), one number a channel, got (1, 6). x: (2, 6, 4, 5). x's second axis is the channels."),
-    (lambda: SF.instance_norm(X, bias=torch.ones(12)), ShapeError, "instance_norm expects bias of shape (6,), one number a channel, got (12,). x: (2, 6, 4, 5). x's second axis is the channels."),
-    (lambda: SF.instance_norm(X, RM, torch.ones(5)), ShapeError, "instance_norm expects running_var of shape (6,), one number a channel, got (5,). x: (2, 6, 4, 5). x's second axis is the channels."),
-    (lambda: SF.instance_norm(X, RM), ArgumentError, "instance_norm expects running_mean and running_var together, got only a running mean. Give both or neither."),
-    (lambda: SF.instance_norm(X, use_input_stats=False), ArgumentError, "instance_norm expects running statistics where the batch is not measured, got None. Give running_mean and running_var, or measure it."),
-    (lambda: SF.instance_norm(X, eps=-0.5), ArgumentError, "instance_norm expects an eps of 0 or more, got -0.5. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: SF.instance_norm(X, eps=math.nan), ArgumentError, "instance_norm expects an eps of 0 or more, got nan. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: SF.instance_norm(X, eps="small"), ArgumentTypeError, "instance_norm expects eps to be a number, got 'small'. Use 1e-5."),
-    (lambda: SF.instance_norm(X, RM, RV, momentum=math.inf), ArgumentError, "instance_norm expects a finite momentum, got inf. Use 0.1: the weight of the newest batch."),
-    (lambda: SF.instance_norm(X, RM, RV, momentum=[0.1]), ArgumentTypeError, "instance_norm expects momentum to be a number, got [0.1]. Use 0.1."),
-    (lambda: SF.instance_norm(X[..., :1, :1], RM, RV), ShapeError, "instance_norm expects more than one value per channel of a sample to measure, got 1. x: (2, 6, 1, 1). Use a larger batch or .eval()."),
+    (
+        lambda: SF.instance_norm(X[:, :, 0, 0]),
+        ShapeError,
+        "instance_norm expects x of shape (N, C, *axes), got (2, 6). Add axes with unsqueeze.",
+    ),
+    (
+        lambda: SF.instance_norm(X.int()),
+        DtypeError,
+        "instance_norm expects floating-point numbers, got int32. x: (2, 6, 4, 5). Convert x with .float().",
+    ),
+    (
+        lambda: SF.instance_norm(X > 0),
+        DtypeError,
+        "instance_norm expects floating-point numbers, got bool. x: (2, 6, 4, 5). Convert x with .float().",
+    ),
+    (
+        lambda: SF.instance_norm(X + 0j),
+        DtypeError,
+        "instance_norm expects floating-point numbers, got complex64. x: (2, 6, 4, 5). Convert x with .float().",
+    ),
+    (
+        lambda: SF.instance_norm("x"),
+        ArgumentTypeError,
+        "instance_norm expects a tensor, got str. Call torch.as_tensor on it first.",
+    ),
+    (
+        lambda: SF.instance_norm(X, weight=torch.ones(5)),
+        ShapeError,
+        (
+            "instance_norm expects weight of shape (6,), one number a channel, got (5,). x: (2, 6, 4, 5). x's second "
+            "axis "
+            "is the channels."
+        ),
+    ),
+    (
+        lambda: SF.instance_norm(X, weight=torch.ones(1, 6)),
+        ShapeError,
+        (
+            "instance_norm expects weight of shape (6,), one number a channel, got (1, 6). x: (2, 6, 4, 5). x's second "
+            "axis is the channels."
+        ),
+    ),
+    (
+        lambda: SF.instance_norm(X, bias=torch.ones(12)),
+        ShapeError,
+        (
+            "instance_norm expects bias of shape (6,), one number a channel, got (12,). x: (2, 6, 4, 5). x's second "
+            "axis "
+            "is the channels."
+        ),
+    ),
+    (
+        lambda: SF.instance_norm(X, RM, torch.ones(5)),
+        ShapeError,
+        (
+            "instance_norm expects running_var of shape (6,), one number a channel, got (5,). x: (2, 6, 4, 5). x's "
+            "second "
+            "axis is the channels."
+        ),
+    ),
+    (
+        lambda: SF.instance_norm(X, RM),
+        ArgumentError,
+        "instance_norm expects running_mean and running_var together, got only a running mean. Give both or neither.",
+    ),
+    (
+        lambda: SF.instance_norm(X, use_input_stats=False),
+        ArgumentError,
+        (
+            "instance_norm expects running statistics where the batch is not measured, got None. Give running_mean and "
+            "running_var, or measure it."
+        ),
+    ),
+    (
+        lambda: SF.instance_norm(X, eps=-0.5),
+        ArgumentError,
+        (
+            "instance_norm expects an eps of 0 or more, got -0.5. Use 1e-5: it keeps a constant channel's variance "
+            "from "
+            "dividing by 0."
+        ),
+    ),
+    (
+        lambda: SF.instance_norm(X, eps=math.nan),
+        ArgumentError,
+        (
+            "instance_norm expects an eps of 0 or more, got nan. Use 1e-5: it keeps a constant channel's variance from "
+            "dividing by 0."
+        ),
+    ),
+    (
+        lambda: SF.instance_norm(X, eps="small"),
+        ArgumentTypeError,
+        "instance_norm expects eps to be a number, got 'small'. Use 1e-5.",
+    ),
+    (
+        lambda: SF.instance_norm(X, RM, RV, momentum=math.inf),
+        ArgumentError,
+        "instance_norm expects a finite momentum, got inf. Use 0.1: the weight of the newest batch.",
+    ),
+    (
+        lambda: SF.instance_norm(X, RM, RV, momentum=[0.1]),
+        ArgumentTypeError,
+        "instance_norm expects momentum to be a number, got [0.1]. Use 0.1.",
+    ),
+    (
+        lambda: SF.instance_norm(X[..., :1, :1], RM, RV),
+        ShapeError,
+        (
+            "instance_norm expects more than one value per channel of a sample to measure, got 1. x: (2, 6, 1, 1). "
+            "Use a "
+            "larger batch or .eval()."
+        ),
+    ),
     # group_norm
-    (lambda: SF.group_norm(ONE[0, :, 0, 0], 3), ShapeError, "group_norm expects x of shape (N, C, *axes), got (6,). Add axes with unsqueeze."),
-    (lambda: SF.group_norm(X.long(), 3), DtypeError, "group_norm expects floating-point numbers, got int64. x: (2, 6, 4, 5). Convert x with .float()."),
-    (lambda: SF.group_norm(X > 0, 3), DtypeError, "group_norm expects floating-point numbers, got bool. x: (2, 6, 4, 5). Convert x with .float()."),
-    (lambda: SF.group_norm(X + 0j, 3), DtypeError, "group_norm expects floating-point numbers, got complex64. x: (2, 6, 4, 5). Convert x with .float()."),
-    (lambda: SF.group_norm(3, X), ArgumentTypeError, "group_norm expects a tensor, got int. Call torch.as_tensor on it first."),
-    (lambda: SF.group_norm(X, 0), ArgumentError, "group_norm expects num_groups that divides the 6 channels, got 0. x: (2, 6, 4, 5). Choose a divisor of the channels."),
-    (lambda: SF.group_norm(X, -3), ArgumentError, "group_norm expects num_groups that divides the 6 channels, got -3. x: (2, 6, 4, 5). Choose a divisor of the channels."),
-    (lambda: SF.group_norm(X, 4), ArgumentError, "group_norm expects num_groups that divides the 6 channels, got 4. x: (2, 6, 4, 5). Choose a divisor of the channels."),
-    (lambda: SF.group_norm(X, 12), ArgumentError, "group_norm expects num_groups that divides the 6 channels, got 12. x: (2, 6, 4, 5). Choose a divisor of the channels."),
-    (lambda: SF.group_norm(X, 3.0), ArgumentTypeError, "group_norm expects num_groups to be an integer, got 3.0. Use 32, or what divides the channels."),
-    (lambda: SF.group_norm(X, True), ArgumentTypeError, "group_norm expects num_groups to be an integer, got True. Use 32, or what divides the channels."),
-    (lambda: SF.group_norm(X, "3"), ArgumentTypeError, "group_norm expects num_groups to be an integer, got '3'. Use 32, or what divides the channels."),
-    (lambda: SF.group_norm(X, 2**63), ArgumentError, "group_norm expects num_groups that divides the 6 channels, got 9223372036854775808. x: (2, 6, 4, 5). Choose a divisor of the channels."),
-    (lambda: SF.group_norm(X, 3, torch.ones(3)), ShapeError, "group_norm expects weight of shape (6,), one number a channel, got (3,). x: (2, 6, 4, 5). x's second axis is the channels."),
-    (lambda: SF.group_norm(X, 3, torch.ones(6), torch.ones(6, 1)), ShapeError, "group_norm expects bias of shape (6,), one number a channel, got (6, 1). x: (2, 6, 4, 5). x's second axis is the channels."),
-    (lambda: SF.group_norm(X, 3, [1.0] * 6), ArgumentTypeError, "group_norm expects weight to be a tensor or None, got list. Give one number a channel."),
-    (lambda: SF.group_norm(X, 3, eps=math.inf), ArgumentError, "group_norm expects an eps of 0 or more, got inf. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: SF.group_norm(X, 3, eps=-1.0), ArgumentError, "group_norm expects an eps of 0 or more, got -1.0. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: SF.group_norm(X, 3, eps=math.nan), ArgumentError, "group_norm expects an eps of 0 or more, got nan. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: SF.group_norm(X, 3, eps="1e-5"), ArgumentTypeError, "group_norm expects eps to be a number, got '1e-5'. Use 1e-5."),
-    (lambda: SF.group_norm(ONE, 6), ShapeError, "group_norm expects more than one value per group to measure, got 1. x: (1, 6, 1, 1). Use a larger batch or .eval()."),
-    (lambda: ops.by_group(X, 3, None, None, 1e-5, residual=X[..., :4]), ShapeError, "group_norm expects a residual of x's shape, got (2, 6, 4, 4). x: (2, 6, 4, 5). Bring it to x's shape."),
-    (lambda: ops.by_group(X, 3, None, None, 1e-5, residual=X.bfloat16()), DtypeError, "group_norm expects a residual of x's type, float32, got bfloat16. Convert it with .to(x)."),
-    (lambda: ops.by_group(X, 3, None, None, 1e-5, activation="tanh"), ArgumentError, "group_norm expects an activation of None, 'relu', 'leaky_relu', 'relu6', 'silu', got 'tanh'. Put any other behind the layer."),
+    (
+        lambda: SF.group_norm(ONE[0, :, 0, 0], 3),
+        ShapeError,
+        "group_norm expects x of shape (N, C, *axes), got (6,). Add axes with unsqueeze.",
+    ),
+    (
+        lambda: SF.group_norm(X.long(), 3),
+        DtypeError,
+        "group_norm expects floating-point numbers, got int64. x: (2, 6, 4, 5). Convert x with .float().",
+    ),
+    (
+        lambda: SF.group_norm(X > 0, 3),
+        DtypeError,
+        "group_norm expects floating-point numbers, got bool. x: (2, 6, 4, 5). Convert x with .float().",
+    ),
+    (
+        lambda: SF.group_norm(X + 0j, 3),
+        DtypeError,
+        "group_norm expects floating-point numbers, got complex64. x: (2, 6, 4, 5). Convert x with .float().",
+    ),
+    (
+        lambda: SF.group_norm(3, X),
+        ArgumentTypeError,
+        "group_norm expects a tensor, got int. Call torch.as_tensor on it first.",
+    ),
+    (
+        lambda: SF.group_norm(X, 0),
+        ArgumentError,
+        (
+            "group_norm expects num_groups that divides the 6 channels, got 0. x: (2, 6, 4, 5). Choose a divisor of "
+            "the "
+            "channels."
+        ),
+    ),
+    (
+        lambda: SF.group_norm(X, -3),
+        ArgumentError,
+        (
+            "group_norm expects num_groups that divides the 6 channels, got -3. x: (2, 6, 4, 5). Choose a divisor of "
+            "the "
+            "channels."
+        ),
+    ),
+    (
+        lambda: SF.group_norm(X, 4),
+        ArgumentError,
+        (
+            "group_norm expects num_groups that divides the 6 channels, got 4. x: (2, 6, 4, 5). Choose a divisor of "
+            "the "
+            "channels."
+        ),
+    ),
+    (
+        lambda: SF.group_norm(X, 12),
+        ArgumentError,
+        (
+            "group_norm expects num_groups that divides the 6 channels, got 12. x: (2, 6, 4, 5). Choose a divisor of "
+            "the "
+            "channels."
+        ),
+    ),
+    (
+        lambda: SF.group_norm(X, 3.0),
+        ArgumentTypeError,
+        "group_norm expects num_groups to be an integer, got 3.0. Use 32, or what divides the channels.",
+    ),
+    (
+        lambda: SF.group_norm(X, True),
+        ArgumentTypeError,
+        "group_norm expects num_groups to be an integer, got True. Use 32, or what divides the channels.",
+    ),
+    (
+        lambda: SF.group_norm(X, "3"),
+        ArgumentTypeError,
+        "group_norm expects num_groups to be an integer, got '3'. Use 32, or what divides the channels.",
+    ),
+    (
+        lambda: SF.group_norm(X, 2**63),
+        ArgumentError,
+        (
+            "group_norm expects num_groups that divides the 6 channels, got 9223372036854775808. x: (2, 6, 4, 5). "
+            "Choose "
+            "a divisor of the channels."
+        ),
+    ),
+    (
+        lambda: SF.group_norm(X, 3, torch.ones(3)),
+        ShapeError,
+        (
+            "group_norm expects weight of shape (6,), one number a channel, got (3,). x: (2, 6, 4, 5). x's second "
+            "axis is "
+            "the channels."
+        ),
+    ),
+    (
+        lambda: SF.group_norm(X, 3, torch.ones(6), torch.ones(6, 1)),
+        ShapeError,
+        (
+            "group_norm expects bias of shape (6,), one number a channel, got (6, 1). x: (2, 6, 4, 5). x's second "
+            "axis is "
+            "the channels."
+        ),
+    ),
+    (
+        lambda: SF.group_norm(X, 3, [1.0] * 6),
+        ArgumentTypeError,
+        "group_norm expects weight to be a tensor or None, got list. Give one number a channel.",
+    ),
+    (
+        lambda: SF.group_norm(X, 3, eps=math.inf),
+        ArgumentError,
+        (
+            "group_norm expects an eps of 0 or more, got inf. Use 1e-5: it keeps a constant channel's variance from "
+            "dividing by 0."
+        ),
+    ),
+    (
+        lambda: SF.group_norm(X, 3, eps=-1.0),
+        ArgumentError,
+        (
+            "group_norm expects an eps of 0 or more, got -1.0. Use 1e-5: it keeps a constant channel's variance from "
+            "dividing by 0."
+        ),
+    ),
+    (
+        lambda: SF.group_norm(X, 3, eps=math.nan),
+        ArgumentError,
+        (
+            "group_norm expects an eps of 0 or more, got nan. Use 1e-5: it keeps a constant channel's variance from "
+            "dividing by 0."
+        ),
+    ),
+    (
+        lambda: SF.group_norm(X, 3, eps="1e-5"),
+        ArgumentTypeError,
+        "group_norm expects eps to be a number, got '1e-5'. Use 1e-5.",
+    ),
+    (
+        lambda: SF.group_norm(ONE, 6),
+        ShapeError,
+        (
+            "group_norm expects more than one value per group to measure, got 1. x: (1, 6, 1, 1). Use a larger batch "
+            "or "
+            ".eval()."
+        ),
+    ),
+    (
+        lambda: ops.by_group(X, 3, None, None, 1e-5, residual=X[..., :4]),
+        ShapeError,
+        "group_norm expects a residual of x's shape, got (2, 6, 4, 4). x: (2, 6, 4, 5). Bring it to x's shape.",
+    ),
+    (
+        lambda: ops.by_group(X, 3, None, None, 1e-5, residual=X.bfloat16()),
+        DtypeError,
+        "group_norm expects a residual of x's type, float32, got bfloat16. Convert it with .to(x).",
+    ),
+    (
+        lambda: ops.by_group(X, 3, None, None, 1e-5, activation="tanh"),
+        ArgumentError,
+        (
+            "group_norm expects an activation of None, 'relu', 'leaky_relu', 'relu6', 'silu', got 'tanh'. Put any "
+            "other "
+            "behind the layer."
+        ),
+    ),
     # layer_norm
-    (lambda: SF.layer_norm(ONE[0, 0, 0, 0], [1]), ShapeError, "layer_norm expects x of shape (*, *normalized_shape), got (). Add axes with unsqueeze."),
-    (lambda: SF.layer_norm(X.long(), [5]), DtypeError, "layer_norm expects floating-point numbers, got int64. x: (2, 6, 4, 5). Convert x with .float()."),
-    (lambda: SF.layer_norm(X > 0, [5]), DtypeError, "layer_norm expects floating-point numbers, got bool. x: (2, 6, 4, 5). Convert x with .float()."),
-    (lambda: SF.layer_norm(X + 0j, [5]), DtypeError, "layer_norm expects floating-point numbers, got complex64. x: (2, 6, 4, 5). Convert x with .float()."),
-    (lambda: SF.layer_norm([1.0], [1]), ArgumentTypeError, "layer_norm expects a tensor, got list. Call torch.as_tensor on it first."),
-    (lambda: SF.layer_norm(X, [4]), ShapeError, "layer_norm expects x to end in the normalized shape, (4,), got (2, 6, 4, 5). normalized_shape is the sizes of x's last axes."),
-    (lambda: SF.layer_norm(X, 4), ShapeError, "layer_norm expects x to end in the normalized shape, (4,), got (2, 6, 4, 5). normalized_shape is the sizes of x's last axes."),
-    (lambda: SF.layer_norm(X, [4, 6]), ShapeError, "layer_norm expects x to end in the normalized shape, (4, 6), got (2, 6, 4, 5). normalized_shape is the sizes of x's last axes."),
-    (lambda: SF.layer_norm(X, [1, 2, 6, 4, 5]), ShapeError, "layer_norm expects x to end in the normalized shape, (1, 2, 6, 4, 5), got (2, 6, 4, 5). normalized_shape is the sizes of x's last axes."),
-    (lambda: SF.layer_norm(X, []), ArgumentTypeError, "layer_norm expects normalized_shape to be an integer or some, got []. Give the sizes of the axes to measure."),
-    (lambda: SF.layer_norm(X, 5.0), ArgumentTypeError, "layer_norm expects normalized_shape to be an integer or some, got 5.0. Give the sizes of the axes to measure."),
-    (lambda: SF.layer_norm(X, [5.0]), ArgumentTypeError, "layer_norm expects normalized_shape to be an integer or some, got [5.0]. Give the sizes of the axes to measure."),
-    (lambda: SF.layer_norm(X, True), ArgumentTypeError, "layer_norm expects normalized_shape to be an integer or some, got True. Give the sizes of the axes to measure."),
-    (lambda: SF.layer_norm(X, "5"), ArgumentTypeError, "layer_norm expects normalized_shape to be an integer or some, got '5'. Give the sizes of the axes to measure."),
-    (lambda: SF.layer_norm(X, None), ArgumentTypeError, "layer_norm expects normalized_shape to be an integer or some, got None. Give the sizes of the axes to measure."),
-    (lambda: SF.layer_norm(X, [-5]), ShapeError, "layer_norm expects x to end in the normalized shape, (-5,), got (2, 6, 4, 5). normalized_shape is the sizes of x's last axes."),
-    (lambda: SF.layer_norm(X, [5], torch.ones(4)), ShapeError, "layer_norm expects weight of the normalized shape, (5,), got (4,). x: (2, 6, 4, 5). Scale and shift have a number for each normalized element."),
-    (lambda: SF.layer_norm(X, [5], torch.ones(1, 5)), ShapeError, "layer_norm expects weight of the normalized shape, (5,), got (1, 5). x: (2, 6, 4, 5). Scale and shift have a number for each normalized element."),
-    (lambda: SF.layer_norm(X, [4, 5], torch.ones(4, 5), torch.ones(20)), ShapeError, "layer_norm expects bias of the normalized shape, (4, 5), got (20,). x: (2, 6, 4, 5). Scale and shift have a number for each normalized element."),
-    (lambda: SF.layer_norm(X, [5], [1.0] * 5), ArgumentTypeError, "layer_norm expects weight to be a tensor or None, got list. Scale and shift have a number for each normalized element."),
-    (lambda: SF.layer_norm(X, [5], None, 0.0), ArgumentTypeError, "layer_norm expects bias to be a tensor or None, got float. Scale and shift have a number for each normalized element."),
-    (lambda: SF.layer_norm(X, [5], eps=math.inf), ArgumentError, "layer_norm expects an eps of 0 or more, got inf. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: SF.layer_norm(X, [5], eps=-1e-5), ArgumentError, "layer_norm expects an eps of 0 or more, got -1e-05. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: SF.layer_norm(X, [5], eps=math.nan), ArgumentError, "layer_norm expects an eps of 0 or more, got nan. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: SF.layer_norm(X, [5], eps="tiny"), ArgumentTypeError, "layer_norm expects eps to be a number, got 'tiny'. Use 1e-5."),
-    (lambda: SF.layer_norm(X, [5], eps=None), ArgumentTypeError, "layer_norm expects eps to be a number, got None. Use 1e-5."),
+    (
+        lambda: SF.layer_norm(ONE[0, 0, 0, 0], [1]),
+        ShapeError,
+        "layer_norm expects x of shape (*, *normalized_shape), got (). Add axes with unsqueeze.",
+    ),
+    (
+        lambda: SF.layer_norm(X.long(), [5]),
+        DtypeError,
+        "layer_norm expects floating-point numbers, got int64. x: (2, 6, 4, 5). Convert x with .float().",
+    ),
+    (
+        lambda: SF.layer_norm(X > 0, [5]),
+        DtypeError,
+        "layer_norm expects floating-point numbers, got bool. x: (2, 6, 4, 5). Convert x with .float().",
+    ),
+    (
+        lambda: SF.layer_norm(X + 0j, [5]),
+        DtypeError,
+        "layer_norm expects floating-point numbers, got complex64. x: (2, 6, 4, 5). Convert x with .float().",
+    ),
+    (
+        lambda: SF.layer_norm([1.0], [1]),
+        ArgumentTypeError,
+        "layer_norm expects a tensor, got list. Call torch.as_tensor on it first.",
+    ),
+    (
+        lambda: SF.layer_norm(X, [4]),
+        ShapeError,
+        (
+            "layer_norm expects x to end in the normalized shape, (4,), got (2, 6, 4, 5). normalized_shape is the "
+            "sizes "
+            "of x's last axes."
+        ),
+    ),
+    (
+        lambda: SF.layer_norm(X, 4),
+        ShapeError,
+        (
+            "layer_norm expects x to end in the normalized shape, (4,), got (2, 6, 4, 5). normalized_shape is the "
+            "sizes "
+            "of x's last axes."
+        ),
+    ),
+    (
+        lambda: SF.layer_norm(X, [4, 6]),
+        ShapeError,
+        (
+            "layer_norm expects x to end in the normalized shape, (4, 6), got (2, 6, 4, 5). normalized_shape is the "
+            "sizes "
+            "of x's last axes."
+        ),
+    ),
+    (
+        lambda: SF.layer_norm(X, [1, 2, 6, 4, 5]),
+        ShapeError,
+        (
+            "layer_norm expects x to end in the normalized shape, (1, 2, 6, 4, 5), got (2, 6, 4, 5). normalized_shape "
+            "is "
+            "the sizes of x's last axes."
+        ),
+    ),
+    (
+        lambda: SF.layer_norm(X, []),
+        ArgumentTypeError,
+        "layer_norm expects normalized_shape to be an integer or some, got []. Give the sizes of the axes to measure.",
+    ),
+    (
+        lambda: SF.layer_norm(X, 5.0),
+        ArgumentTypeError,
+        "layer_norm expects normalized_shape to be an integer or some, got 5.0. Give the sizes of the axes to measure.",
+    ),
+    (
+        lambda: SF.layer_norm(X, [5.0]),
+        ArgumentTypeError,
+        (
+            "layer_norm expects normalized_shape to be an integer or some, got [5.0]. Give the sizes of the axes to "
+            "measure."
+        ),
+    ),
+    (
+        lambda: SF.layer_norm(X, True),
+        ArgumentTypeError,
+        (
+            "layer_norm expects normalized_shape to be an integer or some, got True. Give the sizes of the axes to "
+            "measure."
+        ),
+    ),
+    (
+        lambda: SF.layer_norm(X, "5"),
+        ArgumentTypeError,
+        "layer_norm expects normalized_shape to be an integer or some, got '5'. Give the sizes of the axes to measure.",
+    ),
+    (
+        lambda: SF.layer_norm(X, None),
+        ArgumentTypeError,
+        (
+            "layer_norm expects normalized_shape to be an integer or some, got None. Give the sizes of the axes to "
+            "measure."
+        ),
+    ),
+    (
+        lambda: SF.layer_norm(X, [-5]),
+        ShapeError,
+        (
+            "layer_norm expects x to end in the normalized shape, (-5,), got (2, 6, 4, 5). normalized_shape is the "
+            "sizes "
+            "of x's last axes."
+        ),
+    ),
+    (
+        lambda: SF.layer_norm(X, [5], torch.ones(4)),
+        ShapeError,
+        (
+            "layer_norm expects weight of the normalized shape, (5,), got (4,). x: (2, 6, 4, 5). Scale and shift have "
+            "a "
+            "number for each normalized element."
+        ),
+    ),
+    (
+        lambda: SF.layer_norm(X, [5], torch.ones(1, 5)),
+        ShapeError,
+        (
+            "layer_norm expects weight of the normalized shape, (5,), got (1, 5). x: (2, 6, 4, 5). Scale and shift "
+            "have a "
+            "number for each normalized element."
+        ),
+    ),
+    (
+        lambda: SF.layer_norm(X, [4, 5], torch.ones(4, 5), torch.ones(20)),
+        ShapeError,
+        (
+            "layer_norm expects bias of the normalized shape, (4, 5), got (20,). x: (2, 6, 4, 5). Scale and shift "
+            "have a "
+            "number for each normalized element."
+        ),
+    ),
+    (
+        lambda: SF.layer_norm(X, [5], [1.0] * 5),
+        ArgumentTypeError,
+        (
+            "layer_norm expects weight to be a tensor or None, got list. Scale and shift have a number for each "
+            "normalized element."
+        ),
+    ),
+    (
+        lambda: SF.layer_norm(X, [5], None, 0.0),
+        ArgumentTypeError,
+        (
+            "layer_norm expects bias to be a tensor or None, got float. Scale and shift have a number for each "
+            "normalized "
+            "element."
+        ),
+    ),
+    (
+        lambda: SF.layer_norm(X, [5], eps=math.inf),
+        ArgumentError,
+        (
+            "layer_norm expects an eps of 0 or more, got inf. Use 1e-5: it keeps a constant channel's variance from "
+            "dividing by 0."
+        ),
+    ),
+    (
+        lambda: SF.layer_norm(X, [5], eps=-1e-5),
+        ArgumentError,
+        (
+            "layer_norm expects an eps of 0 or more, got -1e-05. Use 1e-5: it keeps a constant channel's variance from "
+            "dividing by 0."
+        ),
+    ),
+    (
+        lambda: SF.layer_norm(X, [5], eps=math.nan),
+        ArgumentError,
+        (
+            "layer_norm expects an eps of 0 or more, got nan. Use 1e-5: it keeps a constant channel's variance from "
+            "dividing by 0."
+        ),
+    ),
+    (
+        lambda: SF.layer_norm(X, [5], eps="tiny"),
+        ArgumentTypeError,
+        "layer_norm expects eps to be a number, got 'tiny'. Use 1e-5.",
+    ),
+    (
+        lambda: SF.layer_norm(X, [5], eps=None),
+        ArgumentTypeError,
+        "layer_norm expects eps to be a number, got None. Use 1e-5.",
+    ),
     # rms_norm
-    (lambda: SF.rms_norm(ONE[0, 0, 0, 0], [1]), ShapeError, "rms_norm expects x of shape (*, *normalized_shape), got (). Add axes with unsqueeze."),
-    (lambda: SF.rms_norm(X.long(), [5]), DtypeError, "rms_norm expects floating-point numbers, got int64. x: (2, 6, 4, 5). Convert x with .float()."),
-    (lambda: SF.rms_norm(X > 0, [5]), DtypeError, "rms_norm expects floating-point numbers, got bool. x: (2, 6, 4, 5). Convert x with .float()."),
-    (lambda: SF.rms_norm(None, [5]), ArgumentTypeError, "rms_norm expects a tensor, got NoneType. Call torch.as_tensor on it first."),
-    (lambda: SF.rms_norm(X, [4]), ShapeError, "rms_norm expects x to end in the normalized shape, (4,), got (2, 6, 4, 5). normalized_shape is the sizes of x's last axes."),
-    (lambda: SF.rms_norm(X, []), ArgumentTypeError, "rms_norm expects normalized_shape to be an integer or some, got []. Give the sizes of the axes to measure."),
-    (lambda: SF.rms_norm(X, 5.0), ArgumentTypeError, "rms_norm expects normalized_shape to be an integer or some, got 5.0. Give the sizes of the axes to measure."),
-    (lambda: SF.rms_norm(X, [True]), ArgumentTypeError, "rms_norm expects normalized_shape to be an integer or some, got [True]. Give the sizes of the axes to measure."),
-    (lambda: SF.rms_norm(X, [5], torch.ones(4)), ShapeError, "rms_norm expects weight of the normalized shape, (5,), got (4,). x: (2, 6, 4, 5). Scale and shift have a number for each normalized element."),
-    (lambda: SF.rms_norm(X, [5], torch.ones(5, 1)), ShapeError, "rms_norm expects weight of the normalized shape, (5,), got (5, 1). x: (2, 6, 4, 5). Scale and shift have a number for each normalized element."),
-    (lambda: SF.rms_norm(X, [5], 1.0), ArgumentTypeError, "rms_norm expects weight to be a tensor or None, got float. Scale and shift have a number for each normalized element."),
-    (lambda: SF.rms_norm(X, [5], eps=math.inf), ArgumentError, "rms_norm expects an eps of 0 or more, got inf. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: SF.rms_norm(X, [5], eps=-1.0), ArgumentError, "rms_norm expects an eps of 0 or more, got -1.0. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: SF.rms_norm(X, [5], eps=math.nan), ArgumentError, "rms_norm expects an eps of 0 or more, got nan. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: SF.rms_norm(X, [5], eps="tiny"), ArgumentTypeError, "rms_norm expects eps to be a number, got 'tiny'. Use 1e-5."),
+    (
+        lambda: SF.rms_norm(ONE[0, 0, 0, 0], [1]),
+        ShapeError,
+        "rms_norm expects x of shape (*, *normalized_shape), got (). Add axes with unsqueeze.",
+    ),
+    (
+        lambda: SF.rms_norm(X.long(), [5]),
+        DtypeError,
+        "rms_norm expects floating-point numbers, got int64. x: (2, 6, 4, 5). Convert x with .float().",
+    ),
+    (
+        lambda: SF.rms_norm(X > 0, [5]),
+        DtypeError,
+        "rms_norm expects floating-point numbers, got bool. x: (2, 6, 4, 5). Convert x with .float().",
+    ),
+    (
+        lambda: SF.rms_norm(None, [5]),
+        ArgumentTypeError,
+        "rms_norm expects a tensor, got NoneType. Call torch.as_tensor on it first.",
+    ),
+    (
+        lambda: SF.rms_norm(X, [4]),
+        ShapeError,
+        (
+            "rms_norm expects x to end in the normalized shape, (4,), got (2, 6, 4, 5). normalized_shape is the sizes "
+            "of "
+            "x's last axes."
+        ),
+    ),
+    (
+        lambda: SF.rms_norm(X, []),
+        ArgumentTypeError,
+        "rms_norm expects normalized_shape to be an integer or some, got []. Give the sizes of the axes to measure.",
+    ),
+    (
+        lambda: SF.rms_norm(X, 5.0),
+        ArgumentTypeError,
+        "rms_norm expects normalized_shape to be an integer or some, got 5.0. Give the sizes of the axes to measure.",
+    ),
+    (
+        lambda: SF.rms_norm(X, [True]),
+        ArgumentTypeError,
+        (
+            "rms_norm expects normalized_shape to be an integer or some, got [True]. Give the sizes of the axes to "
+            "measure."
+        ),
+    ),
+    (
+        lambda: SF.rms_norm(X, [5], torch.ones(4)),
+        ShapeError,
+        (
+            "rms_norm expects weight of the normalized shape, (5,), got (4,). x: (2, 6, 4, 5). Scale and shift have a "
+            "number for each normalized element."
+        ),
+    ),
+    (
+        lambda: SF.rms_norm(X, [5], torch.ones(5, 1)),
+        ShapeError,
+        (
+            "rms_norm expects weight of the normalized shape, (5,), got (5, 1). x: (2, 6, 4, 5). Scale and shift have "
+            "a "
+            "number for each normalized element."
+        ),
+    ),
+    (
+        lambda: SF.rms_norm(X, [5], 1.0),
+        ArgumentTypeError,
+        (
+            "rms_norm expects weight to be a tensor or None, got float. Scale and shift have a number for each "
+            "normalized "
+            "element."
+        ),
+    ),
+    (
+        lambda: SF.rms_norm(X, [5], eps=math.inf),
+        ArgumentError,
+        (
+            "rms_norm expects an eps of 0 or more, got inf. Use 1e-5: it keeps a constant channel's variance from "
+            "dividing by 0."
+        ),
+    ),
+    (
+        lambda: SF.rms_norm(X, [5], eps=-1.0),
+        ArgumentError,
+        (
+            "rms_norm expects an eps of 0 or more, got -1.0. Use 1e-5: it keeps a constant channel's variance from "
+            "dividing by 0."
+        ),
+    ),
+    (
+        lambda: SF.rms_norm(X, [5], eps=math.nan),
+        ArgumentError,
+        (
+            "rms_norm expects an eps of 0 or more, got nan. Use 1e-5: it keeps a constant channel's variance from "
+            "dividing by 0."
+        ),
+    ),
+    (
+        lambda: SF.rms_norm(X, [5], eps="tiny"),
+        ArgumentTypeError,
+        "rms_norm expects eps to be a number, got 'tiny'. Use 1e-5.",
+    ),
     # layer_norm_2d
-    (lambda: ops.layer_norm_2d(ONE[0, :, 0, 0]), ShapeError, "layer_norm_2d expects x of shape (N, C, *axes), got (6,). Add axes with unsqueeze."),
-    (lambda: ops.layer_norm_2d(X.long()), DtypeError, "layer_norm_2d expects floating-point numbers, got int64. x: (2, 6, 4, 5). Convert x with .float()."),
-    (lambda: ops.layer_norm_2d(X, torch.ones(5)), ShapeError, "layer_norm_2d expects weight of shape (6,), one number a channel, got (5,). x: (2, 6, 4, 5). x's second axis is the channels."),
-    (lambda: ops.layer_norm_2d(X, None, torch.ones(6, 1, 1)), ShapeError, "layer_norm_2d expects bias of shape (6,), one number a channel, got (6, 1, 1). x: (2, 6, 4, 5). x's second axis is the channels."),
-    (lambda: ops.layer_norm_2d(X, eps=-0.5), ArgumentError, "layer_norm_2d expects an eps of 0 or more, got -0.5. Use 1e-5: it keeps a constant channel's variance from dividing by 0."),
-    (lambda: ops.layer_norm_2d(X, activation="gelu"), ArgumentError, "layer_norm_2d expects an activation of None, 'relu', 'leaky_relu', 'relu6', 'silu', got 'gelu'. Put any other behind the layer."),
+    (
+        lambda: ops.layer_norm_2d(ONE[0, :, 0, 0]),
+        ShapeError,
+        "layer_norm_2d expects x of shape (N, C, *axes), got (6,). Add axes with unsqueeze.",
+    ),
+    (
+        lambda: ops.layer_norm_2d(X.long()),
+        DtypeError,
+        "layer_norm_2d expects floating-point numbers, got int64. x: (2, 6, 4, 5). Convert x with .float().",
+    ),
+    (
+        lambda: ops.layer_norm_2d(X, torch.ones(5)),
+        ShapeError,
+        (
+            "layer_norm_2d expects weight of shape (6,), one number a channel, got (5,). x: (2, 6, 4, 5). x's second "
+            "axis "
+            "is the channels."
+        ),
+    ),
+    (
+        lambda: ops.layer_norm_2d(X, None, torch.ones(6, 1, 1)),
+        ShapeError,
+        (
+            "layer_norm_2d expects bias of shape (6,), one number a channel, got (6, 1, 1). x: (2, 6, 4, 5). x's "
+            "second "
+            "axis is the channels."
+        ),
+    ),
+    (
+        lambda: ops.layer_norm_2d(X, eps=-0.5),
+        ArgumentError,
+        (
+            "layer_norm_2d expects an eps of 0 or more, got -0.5. Use 1e-5: it keeps a constant channel's variance "
+            "from "
+            "dividing by 0."
+        ),
+    ),
+    (
+        lambda: ops.layer_norm_2d(X, activation="gelu"),
+        ArgumentError,
+        (
+            "layer_norm_2d expects an activation of None, 'relu', 'leaky_relu', 'relu6', 'silu', got 'gelu'. Put any "
+            "other behind the layer."
+        ),
+    ),
     # local_response_norm
-    (lambda: SF.local_response_norm(X[:, :, 0, 0], 3), ShapeError, "local_response_norm expects x of shape (N, C, *axes), got (2, 6). Add axes with unsqueeze."),
-    (lambda: SF.local_response_norm(X > 0, 3), DtypeError, "local_response_norm expects floating-point numbers, got bool. x: (2, 6, 4, 5). Convert x with .float()."),
-    (lambda: SF.local_response_norm(X + 0j, 3), DtypeError, "local_response_norm expects floating-point numbers, got complex64. x: (2, 6, 4, 5). Convert x with .float()."),
-    (lambda: SF.local_response_norm([X], 3), ArgumentTypeError, "local_response_norm expects a tensor, got list. Call torch.as_tensor on it first."),
-    (lambda: SF.local_response_norm(X, 0), ArgumentError, "local_response_norm expects a size from 1 to 2^31 - 1, got 0. x: (2, 6, 4, 5). Give a number of channels, as 5."),
-    (lambda: SF.local_response_norm(X, -3), ArgumentError, "local_response_norm expects a size from 1 to 2^31 - 1, got -3. x: (2, 6, 4, 5). Give a number of channels, as 5."),
-    (lambda: SF.local_response_norm(X, 2**31), ArgumentError, "local_response_norm expects a size from 1 to 2^31 - 1, got 2147483648. x: (2, 6, 4, 5). Give a number of channels, as 5."),
-    (lambda: SF.local_response_norm(X, 2**80), ArgumentError, "local_response_norm expects a size from 1 to 2^31 - 1, got 1208925819614629174706176. x: (2, 6, 4, 5). Give a number of channels, as 5."),
-    (lambda: SF.local_response_norm(X, 3.0), ArgumentTypeError, "local_response_norm expects size to be an integer, got 3.0. Give a number of channels, as 5."),
-    (lambda: SF.local_response_norm(X, True), ArgumentTypeError, "local_response_norm expects size to be an integer, got True. Give a number of channels, as 5."),
-    (lambda: SF.local_response_norm(X, None), ArgumentTypeError, "local_response_norm expects size to be an integer, got None. Give a number of channels, as 5."),
-    (lambda: SF.local_response_norm(X, 3, "1e-4"), ArgumentTypeError, "local_response_norm expects alpha to be a number, got '1e-4'. See the formula in its docstring."),
-    (lambda: SF.local_response_norm(X, 3, 1e-4, None), ArgumentTypeError, "local_response_norm expects beta to be a number, got None. See the formula in its docstring."),
-    (lambda: SF.local_response_norm(X, 3, 1e-4, 0.75, True), ArgumentTypeError, "local_response_norm expects k to be a number, got True. See the formula in its docstring."),
+    (
+        lambda: SF.local_response_norm(X[:, :, 0, 0], 3),
+        ShapeError,
+        "local_response_norm expects x of shape (N, C, *axes), got (2, 6). Add axes with unsqueeze.",
+    ),
+    (
+        lambda: SF.local_response_norm(X > 0, 3),
+        DtypeError,
+        "local_response_norm expects floating-point numbers, got bool. x: (2, 6, 4, 5). Convert x with .float().",
+    ),
+    (
+        lambda: SF.local_response_norm(X + 0j, 3),
+        DtypeError,
+        "local_response_norm expects floating-point numbers, got complex64. x: (2, 6, 4, 5). Convert x with .float().",
+    ),
+    (
+        lambda: SF.local_response_norm([X], 3),
+        ArgumentTypeError,
+        "local_response_norm expects a tensor, got list. Call torch.as_tensor on it first.",
+    ),
+    (
+        lambda: SF.local_response_norm(X, 0),
+        ArgumentError,
+        (
+            "local_response_norm expects a size from 1 to 2^31 - 1, got 0. x: (2, 6, 4, 5). Give a number of "
+            "channels, as "
+            "5."
+        ),
+    ),
+    (
+        lambda: SF.local_response_norm(X, -3),
+        ArgumentError,
+        (
+            "local_response_norm expects a size from 1 to 2^31 - 1, got -3. x: (2, 6, 4, 5). Give a number of "
+            "channels, "
+            "as 5."
+        ),
+    ),
+    (
+        lambda: SF.local_response_norm(X, 2**31),
+        ArgumentError,
+        (
+            "local_response_norm expects a size from 1 to 2^31 - 1, got 2147483648. x: (2, 6, 4, 5). Give a number of "
+            "channels, as 5."
+        ),
+    ),
+    (
+        lambda: SF.local_response_norm(X, 2**80),
+        ArgumentError,
+        (
+            "local_response_norm expects a size from 1 to 2^31 - 1, got 1208925819614629174706176. x: (2, 6, 4, 5). "
+            "Give "
+            "a number of channels, as 5."
+        ),
+    ),
+    (
+        lambda: SF.local_response_norm(X, 3.0),
+        ArgumentTypeError,
+        "local_response_norm expects size to be an integer, got 3.0. Give a number of channels, as 5.",
+    ),
+    (
+        lambda: SF.local_response_norm(X, True),
+        ArgumentTypeError,
+        "local_response_norm expects size to be an integer, got True. Give a number of channels, as 5.",
+    ),
+    (
+        lambda: SF.local_response_norm(X, None),
+        ArgumentTypeError,
+        "local_response_norm expects size to be an integer, got None. Give a number of channels, as 5.",
+    ),
+    (
+        lambda: SF.local_response_norm(X, 3, "1e-4"),
+        ArgumentTypeError,
+        "local_response_norm expects alpha to be a number, got '1e-4'. See the formula in its docstring.",
+    ),
+    (
+        lambda: SF.local_response_norm(X, 3, 1e-4, None),
+        ArgumentTypeError,
+        "local_response_norm expects beta to be a number, got None. See the formula in its docstring.",
+    ),
+    (
+        lambda: SF.local_response_norm(X, 3, 1e-4, 0.75, True),
+        ArgumentTypeError,
+        "local_response_norm expects k to be a number, got True. See the formula in its docstring.",
+    ),
     # layers
-    (lambda: LAYERS["BatchNorm1d"](X), ShapeError, "BatchNorm1d expects x of shape (N, C) or (N, C, L), got (2, 6, 4, 5). Add or drop axes with unsqueeze or flatten."),
-    (lambda: LAYERS["BatchNorm2d"](X[0]), ShapeError, "BatchNorm2d expects x of shape (N, C, H, W), got (6, 4, 5). Add or drop axes with unsqueeze or flatten."),
-    (lambda: LAYERS["BatchNorm3d"](X), ShapeError, "BatchNorm3d expects x of shape (N, C, D, H, W), got (2, 6, 4, 5). Add or drop axes with unsqueeze or flatten."),
-    (lambda: LAYERS["BatchNorm2d"](X[:, :5]), ShapeError, "BatchNorm2d expects weight of shape (5,), one number a channel, got (6,). x: (2, 5, 4, 5). x's second axis is the channels."),
-    (lambda: LAYERS["BatchNorm2d"](X.long()), DtypeError, "BatchNorm2d expects floating-point numbers, got int64. x: (2, 6, 4, 5). Convert x with .float()."),
-    (lambda: LAYERS["BatchNorm2d"]([X]), ArgumentTypeError, "BatchNorm2d expects a tensor, got list. Call torch.as_tensor on it first."),
-    (lambda: LAYERS["BatchNorm2d"]._compute(X, X[:1]), ShapeError, "BatchNorm2d expects a residual of x's shape, got (1, 6, 4, 5). x: (2, 6, 4, 5). Bring it to x's shape."),
-    (lambda: LAYERS["BatchNorm2d"](ONE), ShapeError, "BatchNorm2d expects more than one value per channel to measure, got 1. x: (1, 6, 1, 1). Use a larger batch or .eval()."),
-    (lambda: LAYERS["BatchNormAct2d"](ONE[0, :, 0, 0]), ShapeError, "BatchNormAct2d expects x of shape (N, C) or (N, C, *axes), got (6,). Add or drop axes with unsqueeze or flatten."),
-    (lambda: LAYERS["BatchNormAct2d"](X[:, :5]), ShapeError, "BatchNormAct2d expects weight of shape (5,), one number a channel, got (6,). x: (2, 5, 4, 5). x's second axis is the channels."),
-    (lambda: LAYERS["GhostBatchNorm2d"](torch.cat([X, X[:1]])), ShapeError, "GhostBatchNorm2d expects a batch that ghost_batch_size, 2, divides, got 3. x: (3, 6, 4, 5). Drop the last incomplete batch or choose another size."),
-    (lambda: LAYERS["GhostBatchNorm2d"](X[:, :5]), ShapeError, "GhostBatchNorm2d expects weight of shape (5,), one number a channel, got (6,). x: (2, 5, 4, 5). x's second axis is the channels."),
-    (lambda: LAYERS["GhostBatchNorm2d"](torch.tensor(1.0)), ShapeError, "GhostBatchNorm2d expects x of shape (N, C) or (N, C, *axes), got (). Add or drop axes with unsqueeze or flatten."),
-    (lambda: LAYERS["GhostBatchNorm2d"](None), ArgumentTypeError, "GhostBatchNorm2d expects a tensor, got NoneType. Call torch.as_tensor on it first."),
-    (lambda: LAYERS["InstanceNorm1d"](X), ShapeError, "InstanceNorm1d expects x of shape (N, C, L) or (C, L), got (2, 6, 4, 5). Add or drop axes with unsqueeze or flatten."),
-    (lambda: LAYERS["InstanceNorm2d"](X[0, 0]), ShapeError, "InstanceNorm2d expects x of shape (N, C, H, W) or (C, H, W), got (4, 5). Add or drop axes with unsqueeze or flatten."),
-    (lambda: LAYERS["InstanceNorm3d"](X[0]), ShapeError, "InstanceNorm3d expects x of shape (N, C, D, H, W) or (C, D, H, W), got (6, 4, 5). Add or drop axes with unsqueeze or flatten."),
-    (lambda: LAYERS["InstanceNorm2d"](X[:, :5]), ShapeError, "InstanceNorm2d expects 6 channels, got 5. x: (2, 5, 4, 5). Set num_features=5, or look at what comes before."),
-    (lambda: LAYERS["InstanceNorm2d"](X > 0), DtypeError, "InstanceNorm2d expects floating-point numbers, got bool. x: (2, 6, 4, 5). Convert x with .float()."),
-    (lambda: LAYERS["InstanceNorm2d"](ONE), ShapeError, "InstanceNorm2d expects more than one value per channel to measure, got 1. x: (1, 6, 1, 1). Use a larger batch or .eval()."),
-    (lambda: LAYERS["GroupNorm"](X[:, :5]), ArgumentError, "GroupNorm expects num_groups that divides the 5 channels, got 3. x: (2, 5, 4, 5). Choose a divisor of the channels."),
-    (lambda: LAYERS["GroupNorm"](X[:, :3]), ShapeError, "GroupNorm expects weight of shape (3,), one number a channel, got (6,). x: (2, 3, 4, 5). x's second axis is the channels."),
-    (lambda: LAYERS["GroupNormAct2d"](X, residual=X.double()), DtypeError, "GroupNormAct2d expects a residual of x's type, float32, got float64. Convert it with .to(x)."),
-    (lambda: LAYERS["LayerNorm"](X[..., :4]), ShapeError, "LayerNorm expects x to end in the normalized shape, (5,), got (2, 6, 4, 4). normalized_shape is the sizes of x's last axes."),
-    (lambda: LAYERS["LayerNorm2d"](X[:, :5]), ShapeError, "LayerNorm2d expects 6 channels, got 5. x: (2, 5, 4, 5). Set num_channels=5, or look at what comes before."),
-    (lambda: LAYERS["LayerNorm2d"](X[0, 0, 0]), ShapeError, "LayerNorm2d expects x of shape (N, C, *axes), got (5,). Add axes with unsqueeze."),
-    (lambda: LAYERS["RMSNorm"](X[..., :4]), ShapeError, "RMSNorm expects x to end in the normalized shape, (5,), got (2, 6, 4, 4). normalized_shape is the sizes of x's last axes."),
-    (lambda: LAYERS["LocalResponseNorm"](X[0, 0]), ShapeError, "LocalResponseNorm expects x of shape (N, C, *axes), got (4, 5). Add axes with unsqueeze."),
-    (lambda: S.GhostBatchNorm2d(6, 0), ArgumentError, "GhostBatchNorm2d expects a ghost_batch_size of at least 1, got 0. Choose 16 or 32."),
-    (lambda: S.GhostBatchNorm2d(6, -2), ArgumentError, "GhostBatchNorm2d expects a ghost_batch_size of at least 1, got -2. Choose 16 or 32."),
-    (lambda: S.GhostBatchNorm2d(6, 2.0), ArgumentError, "GhostBatchNorm2d expects a ghost_batch_size of at least 1, got 2.0. Choose 16 or 32."),
-    (lambda: S.GhostBatchNorm2d(6, True), ArgumentError, "GhostBatchNorm2d expects a ghost_batch_size of at least 1, got True. Choose 16 or 32."),
-    (lambda: S.BatchNormAct2d(6, activation="gelu"), ArgumentError, "BatchNormAct2d expects an activation of None, 'relu', 'leaky_relu', 'relu6', 'silu', got 'gelu'. Put any other behind the layer."),
-    (lambda: S.GroupNormAct2d(3, 6, activation=7), ArgumentError, "GroupNormAct2d expects an activation of None, 'relu', 'leaky_relu', 'relu6', 'silu', got 7. Put any other behind the layer."),
-    (lambda: S.LayerNorm2d(0), ArgumentError, "LayerNorm2d expects num_channels of at least 1, got 0. It is the size of x's second axis."),
-    (lambda: S.LayerNorm2d(6.0), ArgumentError, "LayerNorm2d expects num_channels of at least 1, got 6.0. It is the size of x's second axis."),
+    (
+        lambda: LAYERS["BatchNorm1d"](X),
+        ShapeError,
+        (
+            "BatchNorm1d expects x of shape (N, C) or (N, C, L), got (2, 6, 4, 5). Add or drop axes with unsqueeze or "
+            "flatten."
+        ),
+    ),
+    (
+        lambda: LAYERS["BatchNorm2d"](X[0]),
+        ShapeError,
+        "BatchNorm2d expects x of shape (N, C, H, W), got (6, 4, 5). Add or drop axes with unsqueeze or flatten.",
+    ),
+    (
+        lambda: LAYERS["BatchNorm3d"](X),
+        ShapeError,
+        "BatchNorm3d expects x of shape (N, C, D, H, W), got (2, 6, 4, 5). Add or drop axes with unsqueeze or flatten.",
+    ),
+    (
+        lambda: LAYERS["BatchNorm2d"](X[:, :5]),
+        ShapeError,
+        (
+            "BatchNorm2d expects weight of shape (5,), one number a channel, got (6,). x: (2, 5, 4, 5). x's second "
+            "axis "
+            "is the channels."
+        ),
+    ),
+    (
+        lambda: LAYERS["BatchNorm2d"](X.long()),
+        DtypeError,
+        "BatchNorm2d expects floating-point numbers, got int64. x: (2, 6, 4, 5). Convert x with .float().",
+    ),
+    (
+        lambda: LAYERS["BatchNorm2d"]([X]),
+        ArgumentTypeError,
+        "BatchNorm2d expects a tensor, got list. Call torch.as_tensor on it first.",
+    ),
+    (
+        lambda: LAYERS["BatchNorm2d"]._compute(X, X[:1]),
+        ShapeError,
+        "BatchNorm2d expects a residual of x's shape, got (1, 6, 4, 5). x: (2, 6, 4, 5). Bring it to x's shape.",
+    ),
+    (
+        lambda: LAYERS["BatchNorm2d"](ONE),
+        ShapeError,
+        (
+            "BatchNorm2d expects more than one value per channel to measure, got 1. x: (1, 6, 1, 1). Use a larger "
+            "batch "
+            "or .eval()."
+        ),
+    ),
+    (
+        lambda: LAYERS["BatchNormAct2d"](ONE[0, :, 0, 0]),
+        ShapeError,
+        (
+            "BatchNormAct2d expects x of shape (N, C) or (N, C, *axes), got (6,). Add or drop axes with unsqueeze or "
+            "flatten."
+        ),
+    ),
+    (
+        lambda: LAYERS["BatchNormAct2d"](X[:, :5]),
+        ShapeError,
+        (
+            "BatchNormAct2d expects weight of shape (5,), one number a channel, got (6,). x: (2, 5, 4, 5). x's second "
+            "axis is the channels."
+        ),
+    ),
+    (
+        lambda: LAYERS["GhostBatchNorm2d"](torch.cat([X, X[:1]])),
+        ShapeError,
+        (
+            "GhostBatchNorm2d expects a batch that ghost_batch_size, 2, divides, got 3. x: (3, 6, 4, 5). Drop the last "
+            "incomplete batch or choose another size."
+        ),
+    ),
+    (
+        lambda: LAYERS["GhostBatchNorm2d"](X[:, :5]),
+        ShapeError,
+        (
+            "GhostBatchNorm2d expects weight of shape (5,), one number a channel, got (6,). x: (2, 5, 4, 5). x's "
+            "second "
+            "axis is the channels."
+        ),
+    ),
+    (
+        lambda: LAYERS["GhostBatchNorm2d"](torch.tensor(1.0)),
+        ShapeError,
+        (
+            "GhostBatchNorm2d expects x of shape (N, C) or (N, C, *axes), got (). Add or drop axes with unsqueeze or "
+            "flatten."
+        ),
+    ),
+    (
+        lambda: LAYERS["GhostBatchNorm2d"](None),
+        ArgumentTypeError,
+        "GhostBatchNorm2d expects a tensor, got NoneType. Call torch.as_tensor on it first.",
+    ),
+    (
+        lambda: LAYERS["InstanceNorm1d"](X),
+        ShapeError,
+        (
+            "InstanceNorm1d expects x of shape (N, C, L) or (C, L), got (2, 6, 4, 5). Add or drop axes with unsqueeze "
+            "or "
+            "flatten."
+        ),
+    ),
+    (
+        lambda: LAYERS["InstanceNorm2d"](X[0, 0]),
+        ShapeError,
+        (
+            "InstanceNorm2d expects x of shape (N, C, H, W) or (C, H, W), got (4, 5). Add or drop axes with unsqueeze "
+            "or "
+            "flatten."
+        ),
+    ),
+    (
+        lambda: LAYERS["InstanceNorm3d"](X[0]),
+        ShapeError,
+        (
+            "InstanceNorm3d expects x of shape (N, C, D, H, W) or (C, D, H, W), got (6, 4, 5). Add or drop axes with "
+            "unsqueeze or flatten."
+        ),
+    ),
+    (
+        lambda: LAYERS["InstanceNorm2d"](X[:, :5]),
+        ShapeError,
+        "InstanceNorm2d expects 6 channels, got 5. x: (2, 5, 4, 5). Set num_features=5, or look at what comes before.",
+    ),
+    (
+        lambda: LAYERS["InstanceNorm2d"](X > 0),
+        DtypeError,
+        "InstanceNorm2d expects floating-point numbers, got bool. x: (2, 6, 4, 5). Convert x with .float().",
+    ),
+    (
+        lambda: LAYERS["InstanceNorm2d"](ONE),
+        ShapeError,
+        (
+            "InstanceNorm2d expects more than one value per channel to measure, got 1. x: (1, 6, 1, 1). Use a larger "
+            "batch or .eval()."
+        ),
+    ),
+    (
+        lambda: LAYERS["GroupNorm"](X[:, :5]),
+        ArgumentError,
+        (
+            "GroupNorm expects num_groups that divides the 5 channels, got 3. x: (2, 5, 4, 5). Choose a divisor of the "
+            "channels."
+        ),
+    ),
+    (
+        lambda: LAYERS["GroupNorm"](X[:, :3]),
+        ShapeError,
+        (
+            "GroupNorm expects weight of shape (3,), one number a channel, got (6,). x: (2, 3, 4, 5). x's second axis "
+            "is "
+            "the channels."
+        ),
+    ),
+    (
+        lambda: LAYERS["GroupNormAct2d"](X, residual=X.double()),
+        DtypeError,
+        "GroupNormAct2d expects a residual of x's type, float32, got float64. Convert it with .to(x).",
+    ),
+    (
+        lambda: LAYERS["LayerNorm"](X[..., :4]),
+        ShapeError,
+        (
+            "LayerNorm expects x to end in the normalized shape, (5,), got (2, 6, 4, 4). normalized_shape is the "
+            "sizes of "
+            "x's last axes."
+        ),
+    ),
+    (
+        lambda: LAYERS["LayerNorm2d"](X[:, :5]),
+        ShapeError,
+        "LayerNorm2d expects 6 channels, got 5. x: (2, 5, 4, 5). Set num_channels=5, or look at what comes before.",
+    ),
+    (
+        lambda: LAYERS["LayerNorm2d"](X[0, 0, 0]),
+        ShapeError,
+        "LayerNorm2d expects x of shape (N, C, *axes), got (5,). Add axes with unsqueeze.",
+    ),
+    (
+        lambda: LAYERS["RMSNorm"](X[..., :4]),
+        ShapeError,
+        (
+            "RMSNorm expects x to end in the normalized shape, (5,), got (2, 6, 4, 4). normalized_shape is the sizes "
+            "of "
+            "x's last axes."
+        ),
+    ),
+    (
+        lambda: LAYERS["LocalResponseNorm"](X[0, 0]),
+        ShapeError,
+        "LocalResponseNorm expects x of shape (N, C, *axes), got (4, 5). Add axes with unsqueeze.",
+    ),
+    (
+        lambda: S.GhostBatchNorm2d(6, 0),
+        ArgumentError,
+        "GhostBatchNorm2d expects a ghost_batch_size of at least 1, got 0. Choose 16 or 32.",
+    ),
+    (
+        lambda: S.GhostBatchNorm2d(6, -2),
+        ArgumentError,
+        "GhostBatchNorm2d expects a ghost_batch_size of at least 1, got -2. Choose 16 or 32.",
+    ),
+    (
+        lambda: S.GhostBatchNorm2d(6, 2.0),
+        ArgumentError,
+        "GhostBatchNorm2d expects a ghost_batch_size of at least 1, got 2.0. Choose 16 or 32.",
+    ),
+    (
+        lambda: S.GhostBatchNorm2d(6, True),
+        ArgumentError,
+        "GhostBatchNorm2d expects a ghost_batch_size of at least 1, got True. Choose 16 or 32.",
+    ),
+    (
+        lambda: S.BatchNormAct2d(6, activation="gelu"),
+        ArgumentError,
+        (
+            "BatchNormAct2d expects an activation of None, 'relu', 'leaky_relu', 'relu6', 'silu', got 'gelu'. Put any "
+            "other behind the layer."
+        ),
+    ),
+    (
+        lambda: S.GroupNormAct2d(3, 6, activation=7),
+        ArgumentError,
+        (
+            "GroupNormAct2d expects an activation of None, 'relu', 'leaky_relu', 'relu6', 'silu', got 7. Put any other "
+            "behind the layer."
+        ),
+    ),
+    (
+        lambda: S.LayerNorm2d(0),
+        ArgumentError,
+        "LayerNorm2d expects num_channels of at least 1, got 0. It is the size of x's second axis.",
+    ),
+    (
+        lambda: S.LayerNorm2d(6.0),
+        ArgumentError,
+        "LayerNorm2d expects num_channels of at least 1, got 6.0. It is the size of x's second axis.",
+    ),
     (lambda: S.GroupNorm(4, 6), ValueError, "num_channels (6) must be divisible by num_groups (4)"),
-    (lambda: S.BatchNorm2d(6, track_running_stats=False).freeze(), ArgumentError, "BatchNorm2d.freeze expects running statistics, got None. Build the layer with track_running_stats=True and train it."),
+    (
+        lambda: S.BatchNorm2d(6, track_running_stats=False).freeze(),
+        ArgumentError,
+        (
+            "BatchNorm2d.freeze expects running statistics, got None. Build the layer with track_running_stats=True "
+            "and "
+            "train it."
+        ),
+    ),
 ]
 
 
@@ -1671,7 +2840,9 @@ def everything() -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("call", "kind", "message"), BAD, ids=[f"{k}-{m[:50]}" for k, (_, _, m) in enumerate(BAD)])
-def test_bad_input_raises_its_message_takes_little_memory_and_changes_nothing(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
+def test_bad_input_raises_its_message_takes_little_memory_and_changes_nothing(
+    call: Callable[[], Any], kind: type[Exception], message: str
+) -> None:
     before = everything()
     with pytest.raises(kind) as raised, memory.at_most(2**29):
         call()
@@ -1680,7 +2851,9 @@ def test_bad_input_raises_its_message_takes_little_memory_and_changes_nothing(ca
     assert all(torch.equal(p, q) for p, q in zip(everything(), before, strict=True))
 
 
-@pytest.mark.parametrize("other", [torch.bfloat16, torch.complex64, torch.int64], ids=["bfloat16", "complex64", "int64"])
+@pytest.mark.parametrize(
+    "other", [torch.bfloat16, torch.complex64, torch.int64], ids=["bfloat16", "complex64", "int64"]
+)
 def test_running_statistics_of_an_impossible_type_change_nothing(other: torch.dtype) -> None:
     x = torch.randn(2, 6, 4, 5) + 3
     for running in ((torch.zeros(6), torch.ones(6).to(other)), (torch.zeros(6).to(other), torch.ones(6))):
@@ -1701,11 +2874,25 @@ def test_operators_called_past_the_checks_raise_instead_of_reading_outside() -> 
     operators = torch.ops.striate
     statistics, more = torch.zeros(2, 6, dtype=torch.float64), (True, 1e-5, 0, 0.0)
 
-    def norm(x: Any, residual: Any = None, weight: Any = None, mean: Any = None, batches: int = 1, groups: int = 6, along: int = 0) -> Any:
+    def norm(
+        x: Any,
+        residual: Any = None,
+        weight: Any = None,
+        mean: Any = None,
+        batches: int = 1,
+        groups: int = 6,
+        along: int = 0,
+    ) -> Any:
         return operators.norm(x, residual, weight, None, mean, mean, batches, groups, along, False, *more)
 
     def backward(
-        dy: Any, x: Any, weight: Any = None, kept: Any = statistics, means: Any = None, wanted: int = 1, residual: Any = None
+        dy: Any,
+        x: Any,
+        weight: Any = None,
+        kept: Any = statistics,
+        means: Any = None,
+        wanted: int = 1,
+        residual: Any = None,
     ) -> Any:
         return operators.norm_backward(dy, x, residual, weight, None, kept, means, 1, 6, 0, False, *more, False, wanted)
 
@@ -1781,10 +2968,15 @@ def test_more_than_2_to_the_31_elements_do_not_wrap() -> None:
 def test_parts_that_do_not_divide_the_batch_are_refused() -> None:
     with pytest.raises(ShapeError) as raised:
         ops.by_channel(torch.randn(6, 3, 4), None, None, None, None, True, 0.1, 1e-5, batches=4, where="Ghost")
-    assert str(raised.value) == "Ghost expects a batch that 4 parts divide, got 6. x: (6, 3, 4). Measure equal parts of the batch."
+    assert (
+        str(raised.value)
+        == "Ghost expects a batch that 4 parts divide, got 6. x: (6, 3, 4). Measure equal parts of the batch."
+    )
 
 
-@pytest.mark.parametrize("name", ["evaluation", "instance_norm", "group_norm", "layer_norm", "last axis", "layer_norm_2d", "residual"])
+@pytest.mark.parametrize(
+    "name", ["evaluation", "instance_norm", "group_norm", "layer_norm", "last axis", "layer_norm_2d", "residual"]
+)
 def test_what_is_written_past_the_caches_has_the_same_bits(isa: str, layout: Layout, name: str) -> None:
     # 5.3 MB at once, and by quarters, which are written by ordinary stores; 31·27 is no whole number of vectors
     x, dy, other = (layout(torch.randn(48, 33, 31, 27)) for _ in range(3))
@@ -1793,10 +2985,14 @@ def test_what_is_written_past_the_caches_has_the_same_bits(isa: str, layout: Lay
         "evaluation": lambda t, _: ops.batch_norm(t, mean, variance, weight, bias),
         "instance_norm": lambda t, _: ops.instance_norm(t, weight=weight, bias=bias),
         "group_norm": lambda t, _: ops.group_norm(t, 3, weight, bias),
-        "layer_norm": lambda t, _: ops.layer_norm(t, [33, 31, 27], weight.view(-1, 1, 1).expand(33, 31, 27).contiguous()),
+        "layer_norm": lambda t, _: ops.layer_norm(
+            t, [33, 31, 27], weight.view(-1, 1, 1).expand(33, 31, 27).contiguous()
+        ),
         "last axis": lambda t, _: ops.layer_norm(t, [27]),
         "layer_norm_2d": lambda t, _: ops.layer_norm_2d(t, weight, bias),
-        "residual": lambda t, r: ops.by_channel(t, mean, variance, weight, bias, False, 0.1, 1e-5, residual=r, activation="relu"),
+        "residual": lambda t, r: ops.by_channel(
+            t, mean, variance, weight, bias, False, 0.1, 1e-5, residual=r, activation="relu"
+        ),
     }
 
     def both_ways(t: torch.Tensor, r: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, ...]:

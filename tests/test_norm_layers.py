@@ -95,8 +95,12 @@ class BatchReference(torch.nn.BatchNorm2d):
         pass
 
 
-def results(layer: Any, arguments: list[Tensor], dy: Tensor, then: Callable[[Tensor], Tensor] | None = None) -> list[Tensor]:
-    """The output, the gradients, and the running statistics; ``then``: what follows a layer that does not do it by itself."""
+def results(
+    layer: Any, arguments: list[Tensor], dy: Tensor, then: Callable[[Tensor], Tensor] | None = None
+) -> list[Tensor]:
+    """The output, the gradients, and the running statistics; ``then``: what follows a layer that does not do it by
+    itself.
+    """
     arguments = [a.clone().requires_grad_() for a in arguments]
     if then is None:
         y = layer(*arguments)
@@ -121,7 +125,9 @@ def test_norm_residual_and_activation_are_what_torch_computes_one_after_the_othe
     x, dy = (laid_out(torch.randn(shape), channels_last) for _ in range(2))
     for arguments in ([2 * x + 1], [2 * x + 1, torch.randn(shape)]):
         layers = [layer.train(kind != "batch in evaluation") for layer in (theirs, ours)]
-        expected = results(copy.deepcopy(layers[0]), [a.double() for a in arguments], dy.double(), ACTIVATIONS[activation])
+        expected = results(
+            copy.deepcopy(layers[0]), [a.double() for a in arguments], dy.double(), ACTIVATIONS[activation]
+        )
         for dtype, tolerance in TOLERANCE.items():
             got = results(copy.deepcopy(layers[1]).to(dtype), [a.to(dtype) for a in arguments], dy.to(dtype))
             for a, b in zip(got, expected, strict=True):
@@ -134,7 +140,9 @@ def test_norm_residual_and_activation_are_what_torch_computes_one_after_the_othe
     [(nn.BatchNormAct2d(4), torch.nn.BatchNorm2d(4)), (nn.GroupNormAct2d(2, 4), torch.nn.GroupNorm(2, 4))],
     ids=["batch", "group"],
 )
-def test_state_of_a_layer_with_an_activation_is_interchangeable_with_torchs(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
+def test_state_of_a_layer_with_an_activation_is_interchangeable_with_torchs(
+    ours: torch.nn.Module, theirs: torch.nn.Module
+) -> None:
     shaken(ours)
     theirs.load_state_dict(ours.state_dict())
     shaken(theirs)
@@ -147,7 +155,10 @@ def test_repr_tells_the_activation_where_there_is_one() -> None:
     batch = "4, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True"
     assert repr(nn.BatchNormAct2d(4)) == f"BatchNormAct2d({batch}, activation='relu')"
     assert repr(nn.BatchNormAct2d(4, activation=None)) == f"BatchNormAct2d({batch})"
-    assert repr(nn.BatchNormAct2d(4, activation="silu").freeze()) == f"BatchNormAct2d({batch}, activation='silu', frozen=True)"
+    assert (
+        repr(nn.BatchNormAct2d(4, activation="silu").freeze())
+        == f"BatchNormAct2d({batch}, activation='silu', frozen=True)"
+    )
     group = repr(torch.nn.GroupNorm(2, 4)).removesuffix(")").replace("GroupNorm", "GroupNormAct2d")
     assert repr(nn.GroupNormAct2d(2, 4, activation="leaky_relu", negative_slope=0.2)) == (
         f"{group}, activation='leaky_relu', negative_slope=0.2)"
@@ -180,8 +191,16 @@ def test_a_residual_that_does_not_fit_is_refused(kind: str) -> None:
             ShapeError,
             f"{name} expects a residual of x's shape, got (2, 4, 1, 1). x: (2, 4, 3, 3). Bring it to x's shape.",
         ),
-        (x.double(), DtypeError, f"{name} expects a residual of x's type, float32, got float64. Convert it with .to(x)."),
-        (1.0, ArgumentTypeError, f"{name} expects residual to be a tensor or None, got float. Leave it out to add nothing."),
+        (
+            x.double(),
+            DtypeError,
+            f"{name} expects a residual of x's type, float32, got float64. Convert it with .to(x).",
+        ),
+        (
+            1.0,
+            ArgumentTypeError,
+            f"{name} expects residual to be a tensor or None, got float. Leave it out to add nothing.",
+        ),
     ]
     for residual, error, text in wrong:
         with pytest.raises(error) as raised:
@@ -189,7 +208,7 @@ def test_a_residual_that_does_not_fit_is_refused(kind: str) -> None:
         assert str(raised.value) == text
 
 
-# ---------------------------------------------------------------------------------------------------------------- freezing
+# ------------------------------------------------------------------------------------------------------------- freezing
 
 
 @pytest.mark.parametrize("name", BATCH_NORMS)
@@ -227,12 +246,20 @@ def test_nothing_clears_a_frozen_norms_statistics_until_it_is_unfrozen(name: str
 
 
 @pytest.mark.parametrize("accelerated", [False, True], ids=["ours", "accelerated"])
-def test_stochastic_weight_averaging_measures_the_norms_that_are_not_frozen_and_leaves_those_that_are(accelerated: bool) -> None:
+def test_stochastic_weight_averaging_measures_the_norms_that_are_not_frozen_and_leaves_those_that_are(
+    accelerated: bool,
+) -> None:
     from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
 
     def network(library: Any) -> Any:
         torch.manual_seed(0)
-        layers = (library.Conv2d(3, 4, 3), library.BatchNorm2d(4), library.ReLU(), library.Conv2d(4, 4, 3), library.BatchNorm2d(4))
+        layers = (
+            library.Conv2d(3, 4, 3),
+            library.BatchNorm2d(4),
+            library.ReLU(),
+            library.Conv2d(4, 4, 3),
+            library.BatchNorm2d(4),
+        )
         return library.Sequential(*layers, library.Flatten(), library.Linear(4 * 4 * 4, 2))
 
     model = striate.accelerate(network(torch.nn)) if accelerated else network(nn)
@@ -362,11 +389,13 @@ def test_a_batch_that_is_refused_is_not_counted(name: str) -> None:
     assert layer.num_batches_tracked == 0
 
 
-# ------------------------------------------------------------------------------------------------------------ sub-batches
+# ---------------------------------------------------------------------------------------------------------- sub-batches
 
 
 def chunkwise(layer: Any, x: Tensor, dy: Tensor, size: int) -> list[Tensor]:
-    """What torch's batch norm makes of each chunk; running statistics as documented: one step to the mean over the chunks."""
+    """What torch's batch norm makes of each chunk; running statistics as documented: one step to the mean over the
+    chunks.
+    """
     x = x.clone().requires_grad_()
     layer.zero_grad()
     chunks = [copy.deepcopy(layer) for _ in x.split(size)]
@@ -443,7 +472,10 @@ def test_a_batch_that_ghosts_do_not_divide_is_refused() -> None:
 def test_a_ghost_batch_size_that_is_no_count_is_refused(size: Any) -> None:
     with pytest.raises(ArgumentError) as raised:
         nn.GhostBatchNorm2d(4, size)
-    assert str(raised.value) == f"GhostBatchNorm2d expects a ghost_batch_size of at least 1, got {size!r}. Choose 16 or 32."
+    assert (
+        str(raised.value)
+        == f"GhostBatchNorm2d expects a ghost_batch_size of at least 1, got {size!r}. Choose 16 or 32."
+    )
 
 
 def test_repr_tells_the_ghost_batch_size() -> None:
@@ -451,7 +483,7 @@ def test_repr_tells_the_ghost_batch_size() -> None:
     assert repr(nn.GhostBatchNorm2d(4, 16)) == f"{expected}, ghost_batch_size=16)"
 
 
-# ------------------------------------------------------------------------------------------------------------------ noise
+# ---------------------------------------------------------------------------------------------------------------- noise
 
 
 def test_noise_is_of_its_seed_and_of_another_kind_each_step() -> None:
@@ -513,7 +545,9 @@ def noise_of(layer: Any, samples: int, steps: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"mean_noise": 2.0, "scale_noise": 3.0, "mean_spread": 0.5, "scale_spread": 0.3}], ids=["paper", "other"]
+    "options",
+    [{}, {"mean_noise": 2.0, "scale_noise": 3.0, "mean_spread": 0.5, "scale_spread": 0.3}],
+    ids=["paper", "other"],
 )
 def test_shift_and_scale_are_distributed_as_the_formula_says(options: dict[str, float]) -> None:
     n_mean, n_scale, r_mean, r_scale = (
@@ -528,9 +562,9 @@ def test_shift_and_scale_are_distributed_as_the_formula_says(options: dict[str, 
     # Means within five standard errors: each hit or miss is decided by the seed.
     uniform = 1 / math.sqrt(12)
     assert abs(centers.mean()) < 5 * 2 * n_mean * uniform / math.sqrt(draws)
-    assert abs(widths.mean() - (1 + n_scale) / 2) < 5 * (n_scale - 1) * uniform / math.sqrt(draws) + 5 * r_scale / math.sqrt(
-        draws * samples
-    )
+    assert abs(widths.mean() - (1 + n_scale) / 2) < 5 * (n_scale - 1) * uniform / math.sqrt(
+        draws
+    ) + 5 * r_scale / math.sqrt(draws * samples)
     # Variances within a step and channel, over samples: U(±r) has r²/3, N(·, r) has r². Over steps: those of μ and σ.
     assert shift.var(1).mean().item() == pytest.approx(r_mean**2 / 3, rel=0.02)
     assert scale.var(1).mean().item() == pytest.approx(r_scale**2, rel=0.02)
@@ -546,7 +580,10 @@ def test_shift_and_scale_are_distributed_as_the_formula_says(options: dict[str, 
         (widths[1:], widths[:-1]),
         (centers[:, 1:], centers[:, :-1]),
         (centers, widths),
-        ((shift - centers.unsqueeze(1))[:, 1], (shift - centers.unsqueeze(1))[:, 2] + (shift - centers.unsqueeze(1))[:, 1] / (samples - 1)),
+        (
+            (shift - centers.unsqueeze(1))[:, 1],
+            (shift - centers.unsqueeze(1))[:, 2] + (shift - centers.unsqueeze(1))[:, 1] / (samples - 1),
+        ),
     ):
         assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < bound
 
@@ -581,7 +618,9 @@ def permuted(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) 
 
 @pytest.mark.parametrize("options", [{}, {"bias": False}, {"elementwise_affine": False}, {"eps": 0.5}], ids=str)
 @pytest.mark.parametrize(
-    ("shape", "channels_last"), [*LAYOUTS, ((2, 4, 1, 1), False), ((3, 33, 7, 9), False), ((3, 33, 7, 9), True)], ids=str
+    ("shape", "channels_last"),
+    [*LAYOUTS, ((2, 4, 1, 1), False), ((3, 33, 7, 9), False), ((3, 33, 7, 9), True)],
+    ids=str,
 )
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_layer_norm_2d_is_layer_norm_of_the_permuted_input(
@@ -628,7 +667,11 @@ def test_layer_norm_2d_refuses_what_does_not_fit() -> None:
             ShapeError,
             "LayerNorm2d expects 4 channels, got 3. x: (2, 3, 5, 5). Set num_channels=3, or look at what comes before.",
         ),
-        (torch.randn(4), ShapeError, "LayerNorm2d expects x of shape (N, C, *axes), got (4,). Add axes with unsqueeze."),
+        (
+            torch.randn(4),
+            ShapeError,
+            "LayerNorm2d expects x of shape (N, C, *axes), got (4,). Add axes with unsqueeze.",
+        ),
         (
             torch.ones(2, 4, 3).int(),
             DtypeError,
@@ -643,10 +686,13 @@ def test_layer_norm_2d_refuses_what_does_not_fit() -> None:
     for channels in (0, -1, 2.0, True, None):
         with pytest.raises(ArgumentError) as raised:
             nn.LayerNorm2d(channels)  # type: ignore[arg-type]
-        assert str(raised.value) == f"LayerNorm2d expects num_channels of at least 1, got {channels!r}. It is the size of x's second axis."
+        assert (
+            str(raised.value)
+            == f"LayerNorm2d expects num_channels of at least 1, got {channels!r}. It is the size of x's second axis."
+        )
 
 
-# ------------------------------------------------------------------------------------------------------------------ style
+# ---------------------------------------------------------------------------------------------------------------- style
 
 
 def styled(content: Tensor, style: Tensor, eps: float = 1e-5) -> Tensor:
@@ -698,18 +744,41 @@ def test_adaptive_instance_norm_refuses_what_does_not_fit() -> None:
             x,
             torch.randn(1, 3, 4, 4),
             ShapeError,
-            "AdaIN expects a style of 2 samples and 3 channels, got (1, 3). content: (2, 3, 4, 4). Expand the style to the content's batch.",
+            (
+                "AdaIN expects a style of 2 samples and 3 channels, got (1, 3). content: (2, 3, 4, 4). Expand the "
+                "style "
+                "to the content's batch."
+            ),
         ),
         (
             x,
             torch.randn(2, 4, 4, 4),
             ShapeError,
-            "AdaIN expects a style of 2 samples and 3 channels, got (2, 4). content: (2, 3, 4, 4). Expand the style to the content's batch.",
+            (
+                "AdaIN expects a style of 2 samples and 3 channels, got (2, 4). content: (2, 3, 4, 4). Expand the "
+                "style "
+                "to the content's batch."
+            ),
         ),
-        (x, torch.randn(2, 3), ShapeError, "AdaIN expects style of shape (N, C, *axes), got (2, 3). Add axes with unsqueeze."),
-        (torch.randn(2, 3), x, ShapeError, "AdaIN expects content of shape (N, C, *axes), got (2, 3). Add axes with unsqueeze."),
+        (
+            x,
+            torch.randn(2, 3),
+            ShapeError,
+            "AdaIN expects style of shape (N, C, *axes), got (2, 3). Add axes with unsqueeze.",
+        ),
+        (
+            torch.randn(2, 3),
+            x,
+            ShapeError,
+            "AdaIN expects content of shape (N, C, *axes), got (2, 3). Add axes with unsqueeze.",
+        ),
         (x, 1.0, ArgumentTypeError, "AdaIN expects style to be a tensor, got float. Call torch.as_tensor on it first."),
-        (None, x, ArgumentTypeError, "AdaIN expects content to be a tensor, got NoneType. Call torch.as_tensor on it first."),
+        (
+            None,
+            x,
+            ArgumentTypeError,
+            "AdaIN expects content to be a tensor, got NoneType. Call torch.as_tensor on it first.",
+        ),
     ]
     for content, style, error, text in wrong:
         with pytest.raises(error) as raised:
@@ -737,7 +806,7 @@ def test_repr_of_adaptive_instance_norm_tells_eps() -> None:
     assert repr(nn.AdaIN()) == "AdaIN(eps=1e-05)"
 
 
-# ------------------------------------------------------------------------------------------------------- in torch's place
+# ----------------------------------------------------------------------------------------------------- in torch's place
 
 NAMESAKES: dict[str, tuple[Any, ...]] = {
     "BatchNorm1d": (4,),
@@ -778,7 +847,11 @@ def test_an_accelerated_norm_keeps_its_object_and_computes_the_same_there_and_ba
 
 def test_a_model_whose_batch_norms_were_swapped_trains_and_saves_as_before() -> None:
     model = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 3), torch.nn.BatchNorm2d(2)
+        torch.nn.Conv2d(3, 4, 3),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(4, 2, 3),
+        torch.nn.BatchNorm2d(2),
     )
     twin = striate.accelerate(copy.deepcopy(model))
     for net in (model, twin):
@@ -792,7 +865,11 @@ def test_a_model_whose_batch_norms_were_swapped_trains_and_saves_as_before() -> 
     x = torch.randn(4, 3, 9, 9)
     torch.testing.assert_close(twin.eval()(x), model.eval()(x))
     fresh = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 3), torch.nn.BatchNorm2d(2)
+        torch.nn.Conv2d(3, 4, 3),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(4, 2, 3),
+        torch.nn.BatchNorm2d(2),
     )
     fresh.load_state_dict(twin.state_dict())
     torch.testing.assert_close(fresh.eval()(x), model(x))
@@ -812,7 +889,9 @@ def test_accelerate_leaves_our_own_layers_as_they_are_and_warns_of_none() -> Non
         warnings.simplefilter("error")
         striate.accelerate(model)
         assert type(model[0]) is nn.BatchNorm2d
-        assert all(a is b and type(a).__module__ == "striate.nn.norm" for a, b in zip(list(model)[1:], layers, strict=True))
+        assert all(
+            a is b and type(a).__module__ == "striate.nn.norm" for a, b in zip(list(model)[1:], layers, strict=True)
+        )
         striate.restore(model)
     assert type(model[0]) is torch.nn.BatchNorm2d and type(model[1]) is nn.BatchNormAct2d
 
@@ -833,7 +912,10 @@ def test_instance_norm_of_other_channels_is_refused(options: dict[str, bool], di
     shape = (*(2,) * batched, 4, *(5, 6, 7)[:dims])
     with pytest.raises(ShapeError) as raised:
         getattr(nn, name)(3, **options)(torch.randn(shape))
-    assert str(raised.value) == f"{name} expects 3 channels, got 4. x: {shape}. Set num_features=4, or look at what comes before."
+    assert (
+        str(raised.value)
+        == f"{name} expects 3 channels, got 4. x: {shape}. Set num_features=4, or look at what comes before."
+    )
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
@@ -842,7 +924,8 @@ def test_instance_norm_of_other_axes_is_refused(dims: int) -> None:
     with pytest.raises(ShapeError) as raised:
         getattr(nn, name)(3)(torch.randn([3] * (dims + 3)))
     assert str(raised.value) == (
-        f"{name} expects x of shape (N, C, {axes}) or (C, {axes}), got {(3,) * (dims + 3)}. Add or drop axes with unsqueeze or flatten."
+        f"{name} expects x of shape (N, C, {axes}) or (C, {axes}), got {(3,) * (dims + 3)}. Add or drop axes with "
+        "unsqueeze or flatten."
     )
 
 
@@ -853,9 +936,13 @@ def test_instance_norm_without_state_takes_any_channels() -> None:
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(
-    ("shape", "channels_last"), [((2, 7, 5), False), ((2, 7, 2, 3, 4), True), ((3, 40, 5, 9), False), ((3, 40, 5, 9), True)], ids=str
+    ("shape", "channels_last"),
+    [((2, 7, 5), False), ((2, 7, 2, 3, 4), True), ((3, 40, 5, 9), False), ((3, 40, 5, 9), True)],
+    ids=str,
 )
-@pytest.mark.parametrize("arguments", [(5,), (1,), (2, 0.5, 1.5, 2.0), (3, 1.0, 0.5, 0.25), (4, 2.0, 1.0), (9, 1.0), (100, 1.0)], ids=str)
+@pytest.mark.parametrize(
+    "arguments", [(5,), (1,), (2, 0.5, 1.5, 2.0), (3, 1.0, 0.5, 0.25), (4, 2.0, 1.0), (9, 1.0), (100, 1.0)], ids=str
+)
 def test_local_response_norm_is_torchs(
     arguments: tuple[Any, ...], shape: tuple[int, ...], channels_last: bool, dtype: torch.dtype, way: str
 ) -> None:
@@ -869,12 +956,21 @@ def test_local_response_norm_is_torchs(
 
 def test_local_response_norm_names_itself_in_errors() -> None:
     wrong: list[tuple[Any, Any, type, str]] = [
-        (3, torch.randn(2, 3), ShapeError, "LocalResponseNorm expects x of shape (N, C, *axes), got (2, 3). Add axes with unsqueeze."),
+        (
+            3,
+            torch.randn(2, 3),
+            ShapeError,
+            "LocalResponseNorm expects x of shape (N, C, *axes), got (2, 3). Add axes with unsqueeze.",
+        ),
         (
             0,
             torch.randn(2, 3, 4),
             ArgumentError,
-            "LocalResponseNorm expects a size from 1 to 2^31 - 1, got 0. x: (2, 3, 4). Give a number of channels, as 5.",
+            (
+                "LocalResponseNorm expects a size from 1 to 2^31 - 1, got 0. x: (2, 3, 4). Give a number of channels, "
+                "as "
+                "5."
+            ),
         ),
         (
             2.5,

@@ -1,4 +1,6 @@
-"""striate's operators as the dispatcher has them: what their arguments are, what numbers stand for, and that a call leaves nothing behind."""
+"""striate's operators as the dispatcher has them: what their arguments are, what numbers stand for, and that a call
+leaves nothing behind.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,12 @@ from striate import native
 from striate.ops import conv
 from striate.ops.conv import NUMBERS
 
-OPERATORS = sorted(name.removeprefix("striate::") for name in torch._C._dispatch_get_all_op_names() if name.startswith("striate::"))
+OPERATORS = sorted(
+    name.removeprefix("striate::") for name in torch._C._dispatch_get_all_op_names() if name.startswith("striate::")
+)
 CALLS = 100_000
-KEPT = 1 << 20  # bytes: the least that malloc gives is 32, so that a leak of one block a call would be three times as much
+# bytes: the least that malloc gives is 32, so that a leak of one block a call would be three times as much
+KEPT = 1 << 20
 
 
 def cases() -> dict[str, tuple[Any, ...]]:
@@ -88,7 +93,8 @@ def test_the_cases_are_all_operators_there_are() -> None:
 
 
 def test_calls_of_an_operator_give_the_same_bits_each_time(isa: str) -> None:
-    # few calls, but of every operator on every instruction set: for `make asan`, which has no time for those of the test below
+    # few calls, but of every operator on every instruction set: for `make asan`, which has no time for those of the
+    # test below
     with torch.inference_mode():
         for name, arguments in cases().items():
             first, *others = (getattr(torch.ops.striate, name).default(*arguments) for _ in range(3))
@@ -100,7 +106,9 @@ def test_calls_of_an_operator_give_the_same_bits_each_time(isa: str) -> None:
 @pytest.mark.nightly
 def test_calls_of_an_operator_keep_no_memory() -> None:
     code = "import test_operators; test_operators.print_what_calls_keep()"
-    run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=600)
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=600
+    )
     assert run.returncode == 0, run.stderr
     kept = {name: int(count) for name, count in map(str.split, run.stdout.splitlines())}
     assert sorted(kept) == OPERATORS
@@ -114,7 +122,8 @@ def test_no_operator_takes_or_gives_text() -> None:
 
 
 def test_a_method_is_the_number_of_its_line() -> None:
-    saved = ("depthwise", "direct", "winograd_4x4", "winograd_2x2", "unfolded")  # by their numbers in files: a new one goes behind
+    # by their numbers in files: a new one goes behind
+    saved = ("depthwise", "direct", "winograd_4x4", "winograd_2x2", "unfolded")
     assert conv.NATIVE == native.CONV_METHODS and conv.NATIVE[: len(saved)] == saved
     assert list(NUMBERS.values()) == list(range(len(NUMBERS)))
     source = Path(conv.__file__).parents[3] / "csrc" / "methods.def"
@@ -173,12 +182,18 @@ def test_a_core_with_other_methods_is_an_error_at_import() -> None:
     listed = "depthwise direct winograd_4x4 winograd_2x2 unfolded fft"
     run = imported(f"torch.ops.striate.conv_methods = lambda: list({listed.encode()!r})")
     assert run.stderr.splitlines()[-1] == (
-        "ImportError: striate expects a native core with the convolution methods depthwise, direct, winograd_4x4, winograd_2x2, unfolded, got "
+        "ImportError: striate expects a native core with the convolution methods depthwise, direct, winograd_4x4, "
+        "winograd_2x2, unfolded, got "
         "depthwise, direct, winograd_4x4, winograd_2x2, unfolded, fft. Build the core from the sources of this version."
     )
 
 
 def test_a_core_of_another_version_is_none() -> None:
-    run = imported("torch.ops.striate = torch._ops._OpNamespace('striate_of_old'); torch.ops.load_library = lambda path: None")
+    run = imported(
+        "torch.ops.striate = torch._ops._OpNamespace('striate_of_old'); torch.ops.load_library = lambda path: None"
+    )
     assert run.stdout == "False 5\n", run.stderr
-    assert "UserWarning: striate's native core is of another version; every layer uses torch's operator instead." in run.stderr
+    assert (
+        "UserWarning: striate's native core is of another version; every layer uses torch's operator instead."
+        in run.stderr
+    )

@@ -21,7 +21,10 @@ from striate.ops import pool as ops
 from striate.ops.choose import explain
 from striate.reference import pool as reference
 
-LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"channels_first": torch.Tensor.contiguous, "channels_last": channels_last}
+LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "channels_first": torch.Tensor.contiguous,
+    "channels_last": channels_last,
+}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -94,7 +97,8 @@ def test_whole_numbers_give_exactly_the_reference(sample: Sample, layout: Any, d
     else:
         assert torch.equal(got_dx, dx)
     dims = x.dim() - 2
-    follows = dims == 2 or ("max_pool" in sample.function and "adaptive" not in sample.function) == (dims == 3)  # as torch's
+    # as torch's
+    follows = dims == 2 or ("max_pool" in sample.function and "adaptive" not in sample.function) == (dims == 3)
     assert steps(layout(y) if follows else y.contiguous()) == steps(got_y)
     assert steps(layout(x) if follows else x.contiguous()) == steps(got_dx)
 
@@ -198,16 +202,34 @@ def test_an_empty_batch_passes() -> None:
 
 def test_unbatched_input_is_a_batch_of_one_without_the_batch() -> None:
     x = torch.randn(3, 8, 9)
-    for call in (S.MaxPool2d(2), S.AvgPool2d(3), S.AdaptiveMaxPool2d(3), S.AdaptiveAvgPool2d((2, 4)), S.GlobalMaxPool2d(), S.GlobalAvgPool2d(True)):
+    for call in (
+        S.MaxPool2d(2),
+        S.AvgPool2d(3),
+        S.AdaptiveMaxPool2d(3),
+        S.AdaptiveAvgPool2d((2, 4)),
+        S.GlobalMaxPool2d(),
+        S.GlobalAvgPool2d(True),
+    ):
         assert torch.equal(call(x), call(x[None])[0])
 
 
 def test_expanded_offset_and_sliced_inputs_give_the_same_as_their_copies(isa: str) -> None:
     base = torch.randn(3, 40, 12, 14)
-    inputs = [base[:, :, 1:, 3:], base[:, ::2], base[1:], base[:, :1].expand(3, 24, 12, 14), base.transpose(2, 3), base.flip(3)]
+    inputs = [
+        base[:, :, 1:, 3:],
+        base[:, ::2],
+        base[1:],
+        base[:, :1].expand(3, 24, 12, 14),
+        base.transpose(2, 3),
+        base.flip(3),
+    ]
     inputs += [channels_last(base)[:, :, 2:, 1:], channels_last(base)[:, 3:20]]
     for x in inputs:
-        for call in (lambda x: SF.max_pool2d(x, 3, 2, 1), lambda x: SF.avg_pool2d(x, 2), lambda x: SF.adaptive_max_pool2d(x, 5)):
+        for call in (
+            lambda x: SF.max_pool2d(x, 3, 2, 1),
+            lambda x: SF.avg_pool2d(x, 2),
+            lambda x: SF.adaptive_max_pool2d(x, 5),
+        ):
             assert torch.equal(call(x), call(x.clone(memory_format=torch.contiguous_format)))
 
 
@@ -257,7 +279,9 @@ def test_dilation_of_an_axis_of_one_place_moves_nothing(layout: Any, isa: str) -
         ((1, 19, 3, 4, 1), ([5, 4, 1], [1, 1, 1], "same", [3, 1, 2])),
     ],
 )
-def test_windows_that_miss_the_input_pass_nothing_to_their_neighbours(shape: Any, window: Any, layout: Any, isa: str) -> None:
+def test_windows_that_miss_the_input_pass_nothing_to_their_neighbours(
+    shape: Any, window: Any, layout: Any, isa: str
+) -> None:
     kernel, stride, padding, dilation = window
     x = layout(torch.randn(shape)).requires_grad_()
     y, index = SF.max_pool3d(x, kernel, stride, padding, dilation, return_indices=True)
@@ -308,7 +332,7 @@ def test_huge_dilation_and_padding_are_legal_where_the_output_is_small() -> None
     assert y.tolist() == [[[3.0]]] and index.tolist() == [[[0]]]
 
 
-# ------------------------------------------------------------------------------------------------------- what is our own
+# ------------------------------------------------------------------------------------------------------ what is our own
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
@@ -322,7 +346,9 @@ def test_same_padding_gives_one_output_for_every_stride_inputs(kernel: int, stri
     assert torch.equal(y, F.max_pool2d(padded, kernel, stride))
     mean = S.AvgPool2d(kernel, stride, padding="same", count_include_pad=False)(x)
     ones = F.pad(torch.ones_like(x), (before[1], after[1], before[0], after[0]))
-    expected = F.avg_pool2d(padded.clamp(min=-1e30).where(ones > 0, 0.0), kernel, stride) / F.avg_pool2d(ones, kernel, stride)
+    expected = F.avg_pool2d(padded.clamp(min=-1e30).where(ones > 0, 0.0), kernel, stride) / F.avg_pool2d(
+        ones, kernel, stride
+    )
     torch.testing.assert_close(mean, expected)
 
 
@@ -366,7 +392,10 @@ def test_max_pooling_keeps_a_fifth_of_torchs_bytes_for_backward(layout: Any) -> 
         return sum(sizes.values())
 
     for arguments in ((2,), (3, 2, 1)):
-        ours, theirs = kept(lambda x, a=arguments: SF.max_pool2d(x, *a)), kept(lambda x, a=arguments: F.max_pool2d(x, *a))
+        ours, theirs = (
+            kept(lambda x, a=arguments: SF.max_pool2d(x, *a)),
+            kept(lambda x, a=arguments: F.max_pool2d(x, *a)),
+        )
         assert ours == 4 * 20 * 8 * 8
         assert ours * 5 <= theirs
 
@@ -377,7 +406,10 @@ def test_max_pooling_keeps_a_fifth_of_torchs_bytes_for_backward(layout: Any) -> 
 def test_what_the_kernels_refuse_goes_to_torch_and_is_right() -> None:
     x = torch.randn(2, 3, 8, 8)
     plan = ops.plan_for(x, 2, 2, 2, 0, 1, False, "MaxPool2d")
-    assert explain(ops.MAX_METHODS, gate.closed(x.to("meta")), x, plan, False)[0] == ("native", "kernels are for the CPU, got meta")
+    assert explain(ops.MAX_METHODS, gate.closed(x.to("meta")), x, plan, False)[0] == (
+        "native",
+        "kernels are for the CPU, got meta",
+    )
     assert torch.equal(SF.max_pool2d((x * 9).long(), 2), F.max_pool2d((x * 9).long(), 2))
     mapped = torch.vmap(lambda one: SF.max_pool2d(one, 2))(x)
     assert torch.equal(mapped, F.max_pool2d(x, 2))
@@ -403,13 +435,24 @@ def test_a_tensor_subclass_goes_to_torch() -> None:
 
     x = torch.randn(1, 2, 4, 4).as_subclass(Mine)
     plan = ops.plan_for(x, 2, 2, 2, 0, 1, False, "MaxPool2d")
-    assert explain(ops.MAX_METHODS, gate.closed(x), x, plan, False)[0] == ("native", "kernels are for plain tensors, got Mine")
+    assert explain(ops.MAX_METHODS, gate.closed(x), x, plan, False)[0] == (
+        "native",
+        "kernels are for plain tensors, got Mine",
+    )
     assert isinstance(SF.max_pool2d(x, 2), Mine)
 
 
 @pytest.mark.parametrize("dynamic", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_models_compile_without_graph_breaks(dynamic: bool) -> None:
-    model = S.Sequential(S.Conv2d(3, 8, 3), S.BatchNorm2d(8), S.ReLU(), S.MaxPool2d(3, 2, 1), S.AvgPool2d(2), S.AdaptiveMaxPool2d(3), S.GlobalAvgPool2d())
+    model = S.Sequential(
+        S.Conv2d(3, 8, 3),
+        S.BatchNorm2d(8),
+        S.ReLU(),
+        S.MaxPool2d(3, 2, 1),
+        S.AvgPool2d(2),
+        S.AdaptiveMaxPool2d(3),
+        S.GlobalAvgPool2d(),
+    )
     x = torch.randn(2, 3, 40, 44)
     compiled = torch.compile(model, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     loss, expected = compiled(x).square().sum(), model(x).square().sum()
@@ -429,54 +472,239 @@ def test_models_compile_to_machine_code() -> None:
 
 
 def test_models_export() -> None:
-    model = S.Sequential(S.Conv2d(3, 8, 3), S.MaxPool2d(2), S.AvgPool2d(3, 2, padding="same"), S.GlobalMaxPool2d()).eval()
+    model = S.Sequential(
+        S.Conv2d(3, 8, 3), S.MaxPool2d(2), S.AvgPool2d(3, 2, padding="same"), S.GlobalMaxPool2d()
+    ).eval()
     x = torch.randn(2, 3, 20, 22)
     exported = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     assert "striate" not in str(exported.graph) and "aten.max_pool2d" in str(exported.graph)
     for batch in (2, 5):
         x = torch.randn(batch, 3, 20, 22)
-        torch.testing.assert_close(exported.module()(x), model(x))  # the convolution was chosen for any batch, not for this one
+        # the convolution was chosen for any batch, not for this one
+        torch.testing.assert_close(exported.module()(x), model(x))
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input
 
 X = torch.randn(1, 2, 8, 8)
 BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
-    (lambda: SF.max_pool2d(X, 0), ArgumentError, "max_pool2d expects kernel_size from 1 to 2^62, got 0. x: (1, 2, 8, 8). Choose a kernel_size of at least 1."),
-    (lambda: SF.max_pool2d(X, -3), ArgumentError, "max_pool2d expects kernel_size from 1 to 2^62, got -3. x: (1, 2, 8, 8). Choose a kernel_size of at least 1."),
-    (lambda: SF.max_pool2d(X, 2, 0), ArgumentError, "max_pool2d expects stride from 1 to 2^62, got 0. x: (1, 2, 8, 8). Choose a stride of at least 1."),
-    (lambda: SF.max_pool2d(X, 2, 2, -1), ArgumentError, "max_pool2d expects padding from 0 to 2^62, got -1. x: (1, 2, 8, 8). Choose a padding of at least 0."),
-    (lambda: SF.max_pool2d(X, 2, 2, 0, 0), ArgumentError, "max_pool2d expects dilation from 1 to 2^62, got 0. x: (1, 2, 8, 8). Choose a dilation of at least 1."),
-    (lambda: SF.max_pool2d(X, 2.0), ArgumentTypeError, "max_pool2d expects kernel_size to be one integer or 2, got 2.0. x: (1, 2, 8, 8). Give one integer or 2."),
-    (lambda: SF.max_pool2d(X, True), ArgumentTypeError, "max_pool2d expects kernel_size to be one integer or 2, got True. x: (1, 2, 8, 8). Give one integer or 2."),
-    (lambda: SF.max_pool2d(X, (2, 2, 2)), ArgumentTypeError, "max_pool2d expects kernel_size to be one integer or 2, got (2, 2, 2). x: (1, 2, 8, 8). Give one integer or 2."),
-    (lambda: SF.max_pool2d(X, (2.0, 2)), ArgumentTypeError, "max_pool2d expects kernel_size to be one integer or 2, got (2.0, 2). x: (1, 2, 8, 8). Give one integer or 2."),
-    (lambda: SF.max_pool1d(X[0], (2, 2)), ArgumentTypeError, "max_pool1d expects kernel_size to be an integer, got (2, 2). x: (2, 8, 8). Give an integer."),
-    (lambda: SF.max_pool2d(X, 2, 2**63 - 1), ArgumentError, "max_pool2d expects stride from 1 to 2^62, got 9223372036854775807. x: (1, 2, 8, 8). Choose a stride of 2^62 or less."),
-    (lambda: SF.max_pool2d(X, 3, 2, 2), ArgumentError, "max_pool2d expects padding of at most half the window, 1, got 2. x: (1, 2, 8, 8). Pad x with torch.nn.functional.pad first if windows of padding alone are meant."),
-    (lambda: SF.max_pool2d(X, 9), ShapeError, "max_pool2d expects a window no larger than the padded input, 8, got 9. x: (1, 2, 8, 8). Make the kernel or its dilation smaller, or pad more."),
-    (lambda: SF.max_pool1d(X[0], 2**62, dilation=4), ShapeError, "max_pool1d expects a window no larger than the padded input, 8, got 18446744073709551613. x: (2, 8, 8). Make the kernel or its dilation smaller, or pad more."),
-    (lambda: S.MaxPool1d(2**62 + 1, 1, dilation=4)(X[0]), ArgumentError, "MaxPool1d expects kernel_size from 1 to 2^62, got 4611686018427387905. x: (2, 8, 8). Choose a kernel_size of 2^62 or less."),
-    (lambda: S.MaxPool1d(2, 1, dilation=2**62)(X[0]), ShapeError, "MaxPool1d expects a window no larger than the padded input, 8, got 4611686018427387905. x: (2, 8, 8). Make the kernel or its dilation smaller, or pad more."),
-    (lambda: S.MaxPool1d(2147483697, 2147483697, dilation=2147483697)(X[0]), ShapeError, "MaxPool1d expects a window no larger than the padded input, 8, got 4611686226733304113. x: (2, 8, 8). Make the kernel or its dilation smaller, or pad more."),
-    (lambda: SF.max_pool2d(X, 2, padding="full"), ArgumentError, """max_pool2d expects padding "same", "valid" or a number, got 'full'. x: (1, 2, 8, 8). Use "same" for ceil(input / stride) outputs."""),
-    (lambda: SF.avg_pool2d(X, 2, divisor_override=0), ArgumentError, "avg_pool2d expects divisor_override other than 0 and within 2^62, got 0. x: (1, 2, 8, 8). Leave it out to divide by the window's taps."),
-    (lambda: SF.avg_pool2d(X, 2, divisor_override=1.5), ArgumentTypeError, "avg_pool2d expects divisor_override to be an integer or None, got 1.5. x: (1, 2, 8, 8). Leave it out to divide by the window's taps."),
-    (lambda: SF.adaptive_avg_pool2d(X, -1), ArgumentError, "adaptive_avg_pool2d expects output_size from 0 to 2^62, got -1. x: (1, 2, 8, 8). Choose how many values to keep on each axis."),
-    (lambda: SF.adaptive_avg_pool2d(X, ()), ArgumentTypeError, "adaptive_avg_pool2d expects output_size to be one integer or None, or 2, got (). x: (1, 2, 8, 8). None keeps an axis as it is."),
-    (lambda: SF.adaptive_max_pool2d(X, 4800000000000000000), ArgumentError, "adaptive_max_pool2d expects output_size from 0 to 2^62, got 4800000000000000000. x: (1, 2, 8, 8). Choose how many values to keep on each axis."),
-    (lambda: SF.adaptive_max_pool2d(X, 2**40), ArgumentError, "adaptive_max_pool2d expects an output that fits memory, got 1099511627776. x: (1, 2, 8, 8). Choose a smaller output_size."),
-    (lambda: SF.max_pool2d(X[0, 0], 2), ShapeError, "max_pool2d expects x of shape (N, C, H, W) or (C, H, W), got (8, 8). Add or drop axes with unsqueeze or flatten."),
-    (lambda: SF.max_pool2d(X[:, :0], 2), ShapeError, "max_pool2d expects at least one channel and one value on each axis, got (1, 0, 8, 8). Only the batch may be empty."),
-    (lambda: SF.max_pool2d(torch.empty(2**40, 2, 0, 8), 2), ShapeError, "max_pool2d expects at least one channel and one value on each axis, got (1099511627776, 2, 0, 8). Only the batch may be empty."),
-    (lambda: SF.max_pool2d(X > 0, 2), DtypeError, "max_pool2d expects real numbers, got bool. x: (1, 2, 8, 8). Convert x with .float() or .real."),
-    (lambda: SF.avg_pool2d(X + 0j, 2), DtypeError, "avg_pool2d expects real numbers, got complex64. x: (1, 2, 8, 8). Convert x with .float() or .real."),
-    (lambda: SF.max_pool2d([[1.0]], 2), ArgumentTypeError, "max_pool2d expects a tensor, got list. Call torch.as_tensor on it first."),
+    (
+        lambda: SF.max_pool2d(X, 0),
+        ArgumentError,
+        "max_pool2d expects kernel_size from 1 to 2^62, got 0. x: (1, 2, 8, 8). Choose a kernel_size of at least 1.",
+    ),
+    (
+        lambda: SF.max_pool2d(X, -3),
+        ArgumentError,
+        "max_pool2d expects kernel_size from 1 to 2^62, got -3. x: (1, 2, 8, 8). Choose a kernel_size of at least 1.",
+    ),
+    (
+        lambda: SF.max_pool2d(X, 2, 0),
+        ArgumentError,
+        "max_pool2d expects stride from 1 to 2^62, got 0. x: (1, 2, 8, 8). Choose a stride of at least 1.",
+    ),
+    (
+        lambda: SF.max_pool2d(X, 2, 2, -1),
+        ArgumentError,
+        "max_pool2d expects padding from 0 to 2^62, got -1. x: (1, 2, 8, 8). Choose a padding of at least 0.",
+    ),
+    (
+        lambda: SF.max_pool2d(X, 2, 2, 0, 0),
+        ArgumentError,
+        "max_pool2d expects dilation from 1 to 2^62, got 0. x: (1, 2, 8, 8). Choose a dilation of at least 1.",
+    ),
+    (
+        lambda: SF.max_pool2d(X, 2.0),
+        ArgumentTypeError,
+        "max_pool2d expects kernel_size to be one integer or 2, got 2.0. x: (1, 2, 8, 8). Give one integer or 2.",
+    ),
+    (
+        lambda: SF.max_pool2d(X, True),
+        ArgumentTypeError,
+        "max_pool2d expects kernel_size to be one integer or 2, got True. x: (1, 2, 8, 8). Give one integer or 2.",
+    ),
+    (
+        lambda: SF.max_pool2d(X, (2, 2, 2)),
+        ArgumentTypeError,
+        "max_pool2d expects kernel_size to be one integer or 2, got (2, 2, 2). x: (1, 2, 8, 8). Give one integer or 2.",
+    ),
+    (
+        lambda: SF.max_pool2d(X, (2.0, 2)),
+        ArgumentTypeError,
+        "max_pool2d expects kernel_size to be one integer or 2, got (2.0, 2). x: (1, 2, 8, 8). Give one integer or 2.",
+    ),
+    (
+        lambda: SF.max_pool1d(X[0], (2, 2)),
+        ArgumentTypeError,
+        "max_pool1d expects kernel_size to be an integer, got (2, 2). x: (2, 8, 8). Give an integer.",
+    ),
+    (
+        lambda: SF.max_pool2d(X, 2, 2**63 - 1),
+        ArgumentError,
+        (
+            "max_pool2d expects stride from 1 to 2^62, got 9223372036854775807. x: (1, 2, 8, 8). Choose a stride of "
+            "2^62 "
+            "or less."
+        ),
+    ),
+    (
+        lambda: SF.max_pool2d(X, 3, 2, 2),
+        ArgumentError,
+        (
+            "max_pool2d expects padding of at most half the window, 1, got 2. x: (1, 2, 8, 8). Pad x with "
+            "torch.nn.functional.pad first if windows of padding alone are meant."
+        ),
+    ),
+    (
+        lambda: SF.max_pool2d(X, 9),
+        ShapeError,
+        (
+            "max_pool2d expects a window no larger than the padded input, 8, got 9. x: (1, 2, 8, 8). Make the kernel "
+            "or "
+            "its dilation smaller, or pad more."
+        ),
+    ),
+    (
+        lambda: SF.max_pool1d(X[0], 2**62, dilation=4),
+        ShapeError,
+        (
+            "max_pool1d expects a window no larger than the padded input, 8, got 18446744073709551613. x: (2, 8, 8). "
+            "Make "
+            "the kernel or its dilation smaller, or pad more."
+        ),
+    ),
+    (
+        lambda: S.MaxPool1d(2**62 + 1, 1, dilation=4)(X[0]),
+        ArgumentError,
+        (
+            "MaxPool1d expects kernel_size from 1 to 2^62, got 4611686018427387905. x: (2, 8, 8). Choose a "
+            "kernel_size of "
+            "2^62 or less."
+        ),
+    ),
+    (
+        lambda: S.MaxPool1d(2, 1, dilation=2**62)(X[0]),
+        ShapeError,
+        (
+            "MaxPool1d expects a window no larger than the padded input, 8, got 4611686018427387905. x: (2, 8, 8). "
+            "Make "
+            "the kernel or its dilation smaller, or pad more."
+        ),
+    ),
+    (
+        lambda: S.MaxPool1d(2147483697, 2147483697, dilation=2147483697)(X[0]),
+        ShapeError,
+        (
+            "MaxPool1d expects a window no larger than the padded input, 8, got 4611686226733304113. x: (2, 8, 8). "
+            "Make "
+            "the kernel or its dilation smaller, or pad more."
+        ),
+    ),
+    (
+        lambda: SF.max_pool2d(X, 2, padding="full"),
+        ArgumentError,
+        """max_pool2d expects padding "same", "valid" or a number, got 'full'. x: (1, 2, 8, 8). Use "same" for ceil(input / stride) outputs.""",
+    ),
+    (
+        lambda: SF.avg_pool2d(X, 2, divisor_override=0),
+        ArgumentError,
+        (
+            "avg_pool2d expects divisor_override other than 0 and within 2^62, got 0. x: (1, 2, 8, 8). Leave it out to "
+            "divide by the window's taps."
+        ),
+    ),
+    (
+        lambda: SF.avg_pool2d(X, 2, divisor_override=1.5),
+        ArgumentTypeError,
+        (
+            "avg_pool2d expects divisor_override to be an integer or None, got 1.5. x: (1, 2, 8, 8). Leave it out to "
+            "divide by the window's taps."
+        ),
+    ),
+    (
+        lambda: SF.adaptive_avg_pool2d(X, -1),
+        ArgumentError,
+        (
+            "adaptive_avg_pool2d expects output_size from 0 to 2^62, got -1. x: (1, 2, 8, 8). Choose how many values "
+            "to "
+            "keep on each axis."
+        ),
+    ),
+    (
+        lambda: SF.adaptive_avg_pool2d(X, ()),
+        ArgumentTypeError,
+        (
+            "adaptive_avg_pool2d expects output_size to be one integer or None, or 2, got (). x: (1, 2, 8, 8). None "
+            "keeps "
+            "an axis as it is."
+        ),
+    ),
+    (
+        lambda: SF.adaptive_max_pool2d(X, 4800000000000000000),
+        ArgumentError,
+        (
+            "adaptive_max_pool2d expects output_size from 0 to 2^62, got 4800000000000000000. x: (1, 2, 8, 8). Choose "
+            "how "
+            "many values to keep on each axis."
+        ),
+    ),
+    (
+        lambda: SF.adaptive_max_pool2d(X, 2**40),
+        ArgumentError,
+        (
+            "adaptive_max_pool2d expects an output that fits memory, got 1099511627776. x: (1, 2, 8, 8). Choose a "
+            "smaller "
+            "output_size."
+        ),
+    ),
+    (
+        lambda: SF.max_pool2d(X[0, 0], 2),
+        ShapeError,
+        (
+            "max_pool2d expects x of shape (N, C, H, W) or (C, H, W), got (8, 8). Add or drop axes with unsqueeze or "
+            "flatten."
+        ),
+    ),
+    (
+        lambda: SF.max_pool2d(X[:, :0], 2),
+        ShapeError,
+        (
+            "max_pool2d expects at least one channel and one value on each axis, got (1, 0, 8, 8). Only the batch may "
+            "be "
+            "empty."
+        ),
+    ),
+    (
+        lambda: SF.max_pool2d(torch.empty(2**40, 2, 0, 8), 2),
+        ShapeError,
+        (
+            "max_pool2d expects at least one channel and one value on each axis, got (1099511627776, 2, 0, 8). Only "
+            "the "
+            "batch may be empty."
+        ),
+    ),
+    (
+        lambda: SF.max_pool2d(X > 0, 2),
+        DtypeError,
+        "max_pool2d expects real numbers, got bool. x: (1, 2, 8, 8). Convert x with .float() or .real.",
+    ),
+    (
+        lambda: SF.avg_pool2d(X + 0j, 2),
+        DtypeError,
+        "avg_pool2d expects real numbers, got complex64. x: (1, 2, 8, 8). Convert x with .float() or .real.",
+    ),
+    (
+        lambda: SF.max_pool2d([[1.0]], 2),
+        ArgumentTypeError,
+        "max_pool2d expects a tensor, got list. Call torch.as_tensor on it first.",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("call", "kind", "message"), BAD, ids=[m[:60] for _, _, m in BAD])
-def test_bad_input_raises_its_message_takes_little_memory_and_changes_nothing(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
+def test_bad_input_raises_its_message_takes_little_memory_and_changes_nothing(
+    call: Callable[[], Any], kind: type[Exception], message: str
+) -> None:
     before = X.clone()
     for _ in range(2):  # again from the cache
         with pytest.raises(kind) as raised, memory.at_most(2**29):
@@ -508,7 +736,9 @@ def test_operators_called_past_the_checks_raise_instead_of_reading_outside() -> 
         lambda: ops.max_pool_index_backward(X, torch.full((1, 2, 8, 8), -2), [16, 16], False),
         lambda: ops.avg_pool(X, [4, 4], two, two, zero, zero, False, True, 0),
         lambda: ops.avg_pool(X, [4, 4], two, two, [-1, 0], zero, False, True, None),
-        lambda: ops.avg_pool_backward(torch.ones(1, 9999, 1, 1), [1, 4], one, [1, 2**63 - 1], [0, 2], zero, True, True, 1),
+        lambda: ops.avg_pool_backward(
+            torch.ones(1, 9999, 1, 1), [1, 4], one, [1, 2**63 - 1], [0, 2], zero, True, True, 1
+        ),
         lambda: ops.max_pool_offset_backward(X, X.byte(), [20000, 1], one, [2**63 - 1, 1], one, [2, 0], False),
         lambda: ops.max_pool_offset(X, [4, 4], two, two, [9, 9], [5, 5], False, True),
     ]
@@ -520,7 +750,9 @@ def test_operators_called_past_the_checks_raise_instead_of_reading_outside() -> 
 def test_offsets_from_elsewhere_cannot_write_outside_the_gradient(layout: Any, isa: str) -> None:
     offset = layout(torch.randint(0, 256, (2, 20, 6, 6), dtype=torch.uint8))
     dy = layout(torch.ones(2, 20, 6, 6))
-    dx = torch.ops.striate.max_pool_offset_backward(dy, offset, [11, 11], [3, 3], [2, 2], [1, 1], [1, 1], layout is channels_last)
+    dx = torch.ops.striate.max_pool_offset_backward(
+        dy, offset, [11, 11], [3, 3], [2, 2], [1, 1], [1, 1], layout is channels_last
+    )
     assert dx.shape == (2, 20, 11, 11) and dx.sum() <= dy.sum()
 
 

@@ -31,7 +31,9 @@ BYTES_PER_MS, MACS_PER_MS = 1e6, 1e8
 
 @pytest.fixture(autouse=True)
 def _rates(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine of round numbers, for measuring the real one takes a second; and of one thread, for others wait on busy machines."""
+    """A machine of round numbers, for measuring the real one takes a second; and of one thread, for others wait on busy
+    machines.
+    """
     torch.set_num_threads(1)
     if "real" not in request.node.name:
         monkeypatch.setattr(module, "_rates", lambda dtype, rounds: module._Rates(BYTES_PER_MS, MACS_PER_MS))
@@ -45,7 +47,12 @@ def ticks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def small() -> torch.nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 3)
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64, 3),
     )
 
 
@@ -61,15 +68,21 @@ def in_ticks(told: Profile) -> dict[str, tuple[int, int]]:
     return {layer.path: (round(layer.forward_ms * 1e6), round((layer.backward_ms or 0) * 1e6)) for layer in told.layers}
 
 
-# ----------------------------------------------------------------------------------------------------------- whose time it is
+# ----------------------------------------------------------------------------------------------------- whose time it is
 
 
 def test_layers_and_what_they_leave_add_up_to_the_step() -> None:
     told = quick(small(), 2, 1, 8, 8)
     assert [layer.path for layer in told.layers] == ["0", "1+2", "3", "4", "5"]
-    assert all(layer.forward_ms > 0 for layer in told.layers) and told.backward_ms is not None and told.outside_backward_ms is not None
+    assert (
+        all(layer.forward_ms > 0 for layer in told.layers)
+        and told.backward_ms is not None
+        and told.outside_backward_ms is not None
+    )
     assert sum(layer.forward_ms for layer in told.layers) + told.outside_forward_ms == pytest.approx(told.forward_ms)
-    assert sum(layer.backward_ms or 0 for layer in told.layers) + told.outside_backward_ms == pytest.approx(told.backward_ms)
+    assert sum(layer.backward_ms or 0 for layer in told.layers) + told.outside_backward_ms == pytest.approx(
+        told.backward_ms
+    )
     assert told.step_ms == told.forward_ms + told.backward_ms
     assert told.outside_ms == told.outside_forward_ms + told.outside_backward_ms
 
@@ -176,7 +189,11 @@ def test_the_model_and_its_example_stay_as_they_were() -> None:
     model = nn.Sequential(nn.ReLU(inplace=True), nn.BatchNorm2d(1), *small(), nn.Dropout()).train()
     model[2].weight.grad = torch.full_like(model[2].weight, 5.0)
     x = torch.randn(2, 1, 8, 8)
-    before, state, random = x.clone(), {name: t.clone() for name, t in model.state_dict().items()}, torch.random.get_rng_state()
+    before, state, random = (
+        x.clone(),
+        {name: t.clone() for name, t in model.state_dict().items()},
+        torch.random.get_rng_state(),
+    )
     profile(model, x, rounds=3)
     assert torch.equal(x, before) and torch.equal(torch.random.get_rng_state(), random)
     assert all(torch.equal(t, state[name]) for name, t in model.state_dict().items())
@@ -195,7 +212,8 @@ def test_layers_have_no_hooks_while_they_are_timed_and_keep_a_forward_of_their_o
     layer = Curious()
     layer.forward = own = lambda x, run=layer.forward: run(x)  # type: ignore[method-assign]
     told = quick(nn.Sequential(layer), 2, 3)
-    assert len(told.layers) == 1 and len(seen) == 1 + 1 + 2 * 3 and not any(seen)  # looked at, warmed up, two steps a round
+    # looked at, warmed up, two steps a round
+    assert len(told.layers) == 1 and len(seen) == 1 + 1 + 2 * 3 and not any(seen)
     assert layer.__dict__["forward"] is own
 
 
@@ -211,20 +229,30 @@ def test_progress_tells_what_comes_next_and_ends_with_all_done() -> None:
     heard: list[tuple[int, int, str]] = []
     quick(small(), 2, 1, 8, 8, progress=lambda *told: heard.append(told))
     assert heard[0] == (0, 6, "rates of this machine") and heard[-1] == (6, 6, "done")
-    assert [what for _, _, what in heard[1:-1]] == ["step 1 of 3", "step 2 of 3", "step 3 of 3", "0, forward", "0, weight"]
+    assert [what for _, _, what in heard[1:-1]] == [
+        "step 1 of 3",
+        "step 2 of 3",
+        "step 3 of 3",
+        "0, forward",
+        "0, weight",
+    ]
     assert [done for done, _, _ in heard] == list(range(7))
 
 
-# --------------------------------------------------------------------------------------------------------- methods and limits
+# --------------------------------------------------------------------------------------------------- methods and limits
 
 
 @pytest.mark.parametrize("last", [False, True])
 def test_methods_are_those_that_explain_names(last: bool) -> None:
     shape = (2, 8, 12, 12)
     given = [(8, 8, 3, 1, 8), (8, 16, 1, 1, 1), (16, 20, 3, 2, 1)]
-    model = nn.Sequential(*(nn.Conv2d(c, k, size, step, padding=size // 2, groups=groups) for c, k, size, step, groups in given))
+    model = nn.Sequential(
+        *(nn.Conv2d(c, k, size, step, padding=size // 2, groups=groups) for c, k, size, step, groups in given)
+    )
     x = torch.randn(shape).requires_grad_()
-    told = profile(model, x.detach().contiguous(memory_format=torch.channels_last).requires_grad_() if last else x, rounds=3)
+    told = profile(
+        model, x.detach().contiguous(memory_format=torch.channels_last).requires_grad_() if last else x, rounds=3
+    )
     assert told.channels_last is last
     for layer, row in zip(model, told.layers, strict=True):
         wanted = explain(row.input_shapes[0], layer.weight.shape, layer.stride, layer.padding, 1, layer.groups, last)
@@ -237,13 +265,23 @@ def test_methods_are_those_that_explain_names(last: bool) -> None:
 def test_a_method_that_is_preferred_is_the_one_that_is_named() -> None:
     with prefer("direct"):
         told = quick(small(), 2, 1, 8, 8)
-    assert set(told.layers[0].method.values()) == {"direct"} and all(name != "direct" for name, _ in told.layers[0].next_best.values())
+    assert set(told.layers[0].method.values()) == {"direct"} and all(
+        name != "direct" for name, _ in told.layers[0].next_best.values()
+    )
 
 
 def test_torchs_own_layers_are_torch_and_ours_are_native() -> None:
     ours, theirs = small(), striate.restore(small())
-    assert [layer.method["forward"] for layer in quick(theirs, 2, 1, 8, 8, next_best=False).layers] == ["torch"] * 4 + ["none", "torch"]
-    assert [layer.method["forward"] for layer in quick(ours, 2, 1, 8, 8).layers][1:] == ["native", "native", "none", "torch"]
+    assert [layer.method["forward"] for layer in quick(theirs, 2, 1, 8, 8, next_best=False).layers] == ["torch"] * 4 + [
+        "none",
+        "torch",
+    ]
+    assert [layer.method["forward"] for layer in quick(ours, 2, 1, 8, 8).layers][1:] == [
+        "native",
+        "native",
+        "none",
+        "torch",
+    ]
     half = [layer.method["forward"] for layer in profile(ours.half(), torch.randn(2, 1, 8, 8).half(), rounds=3).layers]
     assert half == ["torch"] * 4 + ["none", "torch"]
 
@@ -268,7 +306,11 @@ def test_a_transposed_convolution_is_told_from_the_layers_side() -> None:
     layer = nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1)
     told = profile(layer, torch.randn(2, 4, 7, 7).requires_grad_(), rounds=3).layers[0]
     wanted = explain((2, 6, 13, 13), (4, 6, 3, 3), 2, 1)
-    assert told.method == {"forward": wanted["input"][-1][0], "input": wanted["forward"][-1][0], "weight": wanted["weight"][-1][0]}
+    assert told.method == {
+        "forward": wanted["input"][-1][0],
+        "input": wanted["forward"][-1][0],
+        "weight": wanted["weight"][-1][0],
+    }
     assert told.path == told.type == "ConvTranspose2d" and told.output_shape == (2, 6, 13, 13)
     assert told.macs == 2 * 4 * 6 * Window((Axis(13, 7, 3, 2, 1, 1, 1),) * 2).tap_count
 
@@ -309,7 +351,11 @@ def test_multiply_adds_leave_out_taps_in_the_padding_and_the_limit_is_the_larger
     told = by_path(quick(models.lenet5(), 2, 1, 28, 28, next_best=False))
     along = 28 * 5 - 2 * (2 + 1)  # of 28 outputs the two at each end miss 2 and 1 taps
     first = told["0+1+2"]
-    assert first.type == "Conv2d+ReLU+MaxPool2d" and first.output_shape == (2, 20, 14, 14) and first.input_shapes == ((2, 1, 28, 28),)
+    assert (
+        first.type == "Conv2d+ReLU+MaxPool2d"
+        and first.output_shape == (2, 20, 14, 14)
+        and first.input_shapes == ((2, 1, 28, 28),)
+    )
     assert first.macs == 2 * 20 * along**2
     x, w, y = 2 * 784, 20 * 25, 2 * 20 * 784
     pooled = 4 * (y + 3 * y // 4) + y // 4  # read, written with an index, and gone over by the activation
@@ -327,7 +373,7 @@ def test_real_rates_are_this_machines() -> None:
     assert told.machine["torch"] == torch.__version__ and told.machine["processor"]
 
 
-# ---------------------------------------------------------------------------------------------------------------- how it looks
+# --------------------------------------------------------------------------------------------------------- how it looks
 
 
 def made(**changes: Any) -> Profile:
@@ -360,10 +406,25 @@ def made(**changes: Any) -> Profile:
         next_best={},
     )
     machine = {"processor": "Abacus", "isa": "beads", "torch": "2.13.0", "striate": "0.1.0", "python": "3.11.7"}
-    facts: dict[str, Any] = {"model": "net", "input_shapes": ((1, 3, 8, 8),), "dtype": "float32", "channels_last": False, "training": True}
-    facts |= {"backward": True, "rounds": 7, "threads": 2, "machine": machine, "copy_gb_per_s": 20.0, "gemm_gflops": 300.0}
+    facts: dict[str, Any] = {
+        "model": "net",
+        "input_shapes": ((1, 3, 8, 8),),
+        "dtype": "float32",
+        "channels_last": False,
+        "training": True,
+    }
+    facts |= {
+        "backward": True,
+        "rounds": 7,
+        "threads": 2,
+        "machine": machine,
+        "copy_gb_per_s": 20.0,
+        "gemm_gflops": 300.0,
+    }
     return Profile(
-        **facts | {"forward_ms": 2.0, "backward_ms": 3.0, "spread": 0.02, "interruptions_per_s": 3.0, "layers": (layer, shared)} | changes
+        **facts
+        | {"forward_ms": 2.0, "backward_ms": 3.0, "spread": 0.02, "interruptions_per_s": 3.0, "layers": (layer, shared)}
+        | changes
     )
 
 
@@ -401,7 +462,14 @@ def test_the_slowest_come_first_where_only_some_are_asked_for() -> None:
 def test_convolutions_that_are_alike_are_told_once() -> None:
     first, second = made().layers
     lines = (
-        made(layers=(first, second, first._replace(path="features.3"), first._replace(path="last", map_ms={"forward": 0.75})))
+        made(
+            layers=(
+                first,
+                second,
+                first._replace(path="features.3"),
+                first._replace(path="last", map_ms={"forward": 0.75}),
+            )
+        )
         .table()
         .splitlines()
     )
@@ -412,7 +480,10 @@ def test_convolutions_that_are_alike_are_told_once() -> None:
 
 
 def test_a_spread_of_a_tenth_or_20_interruptions_a_second_bring_a_warning() -> None:
-    warning = "Other work on this machine interrupted the steps {} times a second: do not trust these times, measure again when it is idle."
+    warning = (
+        "Other work on this machine interrupted the steps {} times a second: do not trust these times, measure "
+        "again when it is idle."
+    )
     for told, often in ((made(spread=0.1), 3), (made(interruptions_per_s=20.0), 20)):
         assert warning.format(often) in told.table(140) and warning.format(often) in told.html()
     assert "Other work" not in made(spread=0.09, interruptions_per_s=19.0).table()
@@ -427,7 +498,9 @@ def test_lines_fit_however_long_the_names_are(width: int) -> None:
         output_shape=(128,) * 12,
         method={"forward": "torch_channels_last", "weight": "winograd"},
     )
-    told = made(model="m" * 300, layers=(long, second, long._replace(next_best={"forward": ("torch_channels_last", 12345.6)})))
+    told = made(
+        model="m" * 300, layers=(long, second, long._replace(next_best={"forward": ("torch_channels_last", 12345.6)}))
+    )
     lines = told.table(width).splitlines()
     assert max(map(len, lines)) <= width
     assert any(re.match("….*conv  A+…", line) for line in lines), "of a path its end is told, of a name its beginning"
@@ -447,7 +520,11 @@ def test_the_page_asks_for_nothing_from_elsewhere_and_escapes_names() -> None:
     evil = '<script>alert("&")</script>'
     method = {"forward": "<i>"}
     page = made(model=evil, layers=(first._replace(path=evil, type=evil, method=method), second)).html()
-    assert "<script" not in page and page.count("&lt;script&gt;alert(&quot;&amp;&quot;)&lt;/script&gt;") >= 4 and "&lt;i&gt;" in page
+    assert (
+        "<script" not in page
+        and page.count("&lt;script&gt;alert(&quot;&amp;&quot;)&lt;/script&gt;") >= 4
+        and "&lt;i&gt;" in page
+    )
     assert not re.search(r"https?:|//|src=|href=|url\(|@import|<link|<img|\bon\w+=", page)
     assert page.startswith("<!doctype html>") and 'name="viewport"' in page and "default-src 'none'" in page
     assert page.count("<tr") == page.count("</tr>") and page.count("<td") == page.count("</td>")
@@ -462,7 +539,7 @@ def test_the_page_has_every_layer_and_no_bar_beyond_its_end() -> None:
     assert widths and all(0 <= w <= 100 for w in widths)
 
 
-# -------------------------------------------------------------------------------------------------------------- what is refused
+# ------------------------------------------------------------------------------------------------------ what is refused
 
 
 def test_what_cannot_be_profiled_is_refused_in_one_sentence() -> None:
@@ -480,10 +557,17 @@ def test_what_cannot_be_profiled_is_refused_in_one_sentence() -> None:
         ),
         (
             ArgumentTypeError,
-            "profile expects a tensor or a tuple of tensors as the example, got ['Tensor', 'int']. Pass what the model takes.",
+            (
+                "profile expects a tensor or a tuple of tensors as the example, got ['Tensor', 'int']. Pass what the "
+                "model takes."
+            ),
             lambda: profile(model, (x, 3)),  # type: ignore[arg-type]
         ),
-        (ArgumentTypeError, "profile expects rounds to be an integer, got 7.0. Leave it out for 7.", lambda: profile(model, x, rounds=7.0)),  # type: ignore[arg-type]
+        (
+            ArgumentTypeError,
+            "profile expects rounds to be an integer, got 7.0. Leave it out for 7.",
+            lambda: profile(model, x, rounds=7.0),
+        ),  # type: ignore[arg-type]
         (
             ArgumentError,
             "profile expects at least 3 rounds, got 2. Leave rounds out for 7: a median of fewer says little.",
@@ -491,7 +575,11 @@ def test_what_cannot_be_profiled_is_refused_in_one_sentence() -> None:
         ),
         (
             DtypeError,
-            "profile expects an example of floating point, got int64. x: (2, 3). Models of indices are not profiled; convert anything else with .float().",
+            (
+                "profile expects an example of floating point, got int64. x: (2, 3). Models of indices are not "
+                "profiled; "
+                "convert anything else with .float()."
+            ),
             lambda: profile(model, torch.ones(2, 3, dtype=torch.long)),
         ),
         (
@@ -506,21 +594,34 @@ def test_what_cannot_be_profiled_is_refused_in_one_sentence() -> None:
         ),
         (
             ArgumentTypeError,
-            "profile expects a model that runs layer by layer, got a compiled one. Profile it before torch.compile or torch.jit.",
+            (
+                "profile expects a model that runs layer by layer, got a compiled one. Profile it before "
+                "torch.compile or "
+                "torch.jit."
+            ),
             lambda: profile(torch.compile(model), x),
         ),
         (
             ShapeError,
-            "profile expects an input that the model takes, got (2, 1, 9, 12). error: 5: mat1 and mat2 shapes cannot be multiplied (2x96 and 64x3). Give another input or model.",
+            (
+                "profile expects an input that the model takes, got (2, 1, 9, 12). error: 5: mat1 and mat2 shapes "
+                "cannot "
+                "be multiplied (2x96 and 64x3). Give another input or model."
+            ),
             lambda: profile(model, torch.randn(2, 1, 9, 12)),
         ),
         (
             ShapeError,
-            "profile expects an input that the model takes, got (2, 3, 8, 8). error: 0: Conv2d expects 1 channels, got 3. x: (2, 3, 8, 8). weight: (4, 1, 3, 3). "
+            "profile expects an input that the model takes, got (2, 3, 8, 8). error: 0: Conv2d expects 1 channels, "
+            "got 3. x: (2, 3, 8, 8). weight: (4, 1, 3, 3). "
             "Set in_channels=3, or check the layer before. Give another input or model.",
             lambda: profile(model, torch.randn(2, 3, 8, 8)),
         ),
-        (ArgumentError, "Profile.table expects a width of at least 80, got 79. Leave it out for 100.", lambda: made().table(79)),
+        (
+            ArgumentError,
+            "Profile.table expects a width of at least 80, got 79. Leave it out for 100.",
+            lambda: made().table(79),
+        ),
     ]
     for kind, message, call in cases:
         with pytest.raises(kind) as caught:
@@ -531,7 +632,10 @@ def test_what_cannot_be_profiled_is_refused_in_one_sentence() -> None:
 def test_an_embedding_is_refused_with_its_name() -> None:
     with pytest.raises(
         ShapeError,
-        match=r"^profile expects an input that the model takes, got \(2, 3\)\. error: 0: Expected tensor for argument #1 'indices'",
+        match=(
+            r"^profile expects an input that the model takes, got \(2, 3\)\. error: 0: Expected tensor for argument "
+            r"#1 'indices'"
+        ),
     ):
         quick(nn.Sequential(nn.Embedding(4, 5)), 2, 3)
 
@@ -545,16 +649,22 @@ def test_a_backward_that_fails_is_said_to_be_backwards() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.act(x).mul_(2)
 
-    with pytest.raises(ShapeError, match=r"error: backward: one of the variables needed for gradient computation has been modified"):
+    with pytest.raises(
+        ShapeError, match=r"error: backward: one of the variables needed for gradient computation has been modified"
+    ):
         profile(Overwritten(), torch.randn(2, 3).requires_grad_(), rounds=3)
 
 
-# -------------------------------------------------------------------------------------------------------------- the command line
+# ----------------------------------------------------------------------------------------------------- the command line
 
 
-def test_profile_prints_a_table_of_at_most_100_columns_without_control_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_profile_prints_a_table_of_at_most_100_columns_without_control_codes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     files = [str(tmp_path / "told.json"), str(tmp_path / "told.html")]
-    assert main(["profile", "cnn_bn", "--input", "2x3x8x8", "--rounds", "3", "--json", files[0], "--html", files[1]]) == 0
+    assert (
+        main(["profile", "cnn_bn", "--input", "2x3x8x8", "--rounds", "3", "--json", files[0], "--html", files[1]]) == 0
+    )
     told = capsys.readouterr()
     lines = told.out.splitlines()
     assert lines[0] == "cnn_bn: training step, x 2×3×8×8 in planes order, float32" and told.err == ""
@@ -619,15 +729,25 @@ NAMED = ", ".join(models.NAMES)
         ),
         (
             ["nowhere:net", "--input", "4x3"],
-            "profile expects a model from nowhere:net, got ModuleNotFoundError: No module named 'nowhere'. The current folder is searched too.",
+            (
+                "profile expects a model from nowhere:net, got ModuleNotFoundError: No module named 'nowhere'. The "
+                "current folder is searched too."
+            ),
         ),
         (
             ["broken_to_profile:net", "--input", "4x3"],
-            "profile expects a model from broken_to_profile:net, got ModuleNotFoundError: No module named 'nothing_of_that_name'. The current folder is searched too.",
+            (
+                "profile expects a model from broken_to_profile:net, got ModuleNotFoundError: No module named "
+                "'nothing_of_that_name'. The current folder is searched too."
+            ),
         ),
         (
             ["mine_to_profile:other", "--input", "4x3"],
-            "profile expects a model from mine_to_profile:other, got AttributeError: module 'mine_to_profile' has no attribute 'other'. The current folder is searched too.",
+            (
+                "profile expects a model from mine_to_profile:other, got AttributeError: module 'mine_to_profile' has "
+                "no "
+                "attribute 'other'. The current folder is searched too."
+            ),
         ),
         (
             ["mine_to_profile:broken", "--input", "4x3"],
@@ -635,19 +755,34 @@ NAMED = ", ".join(models.NAMES)
         ),
         (
             ["mine_to_profile:number", "--input", "4x3"],
-            "profile expects a torch.nn.Module from mine_to_profile:number, got int. Name a function or class that makes one without arguments.",
+            (
+                "profile expects a torch.nn.Module from mine_to_profile:number, got int. Name a function or class that "
+                "makes one without arguments."
+            ),
         ),
         (
             ["lenet5", "--input", "4y3"],
-            "profile expects --input to be whole numbers from 1 on with x between, got '4y3'. Write as 16x3x112x112, the batch first.",
+            (
+                "profile expects --input to be whole numbers from 1 on with x between, got '4y3'. Write as "
+                "16x3x112x112, "
+                "the batch first."
+            ),
         ),
         (
             ["lenet5", "--input", "0x3"],
-            "profile expects --input to be whole numbers from 1 on with x between, got '0x3'. Write as 16x3x112x112, the batch first.",
+            (
+                "profile expects --input to be whole numbers from 1 on with x between, got '0x3'. Write as "
+                "16x3x112x112, "
+                "the batch first."
+            ),
         ),
         (
             ["lenet5", "--input=-2x3"],
-            "profile expects --input to be whole numbers from 1 on with x between, got '-2x3'. Write as 16x3x112x112, the batch first.",
+            (
+                "profile expects --input to be whole numbers from 1 on with x between, got '-2x3'. Write as "
+                "16x3x112x112, "
+                "the batch first."
+            ),
         ),
         (
             ["lenet5", "--input", "5"],
@@ -659,18 +794,34 @@ NAMED = ", ".join(models.NAMES)
         ),
         (
             ["lenet5", "--input", "1x1x9x9"],
-            "profile expects an input that the model takes, got (1, 1, 9, 9). error: 7: mat1 and mat2 shapes cannot be multiplied (1x200 and 2450x500). Give another input or model.",
+            (
+                "profile expects an input that the model takes, got (1, 1, 9, 9). error: 7: mat1 and mat2 shapes "
+                "cannot "
+                "be multiplied (1x200 and 2450x500). Give another input or model."
+            ),
         ),
         (
             ["lenet5", "--input", "1x1x28x28", "--rounds", "2"],
             "profile expects at least 3 rounds, got 2. Leave rounds out for 7: a median of fewer says little.",
         ),
-        (["lenet5", "--input", "1x1x28x28", "--threads", "0"], "profile expects --threads from 1 to 1024, got 0. Leave --threads out."),
-        (["lenet5", "--input", "1x1x28x28", "--top", "0"], "profile expects --top from 1 to 1024, got 0. Leave --top out."),
-        (["lenet5", "--input", "1x1x28x28", "--json", "."], "profile expects a file to write to, got a folder. file: .. Name another."),
+        (
+            ["lenet5", "--input", "1x1x28x28", "--threads", "0"],
+            "profile expects --threads from 1 to 1024, got 0. Leave --threads out.",
+        ),
+        (
+            ["lenet5", "--input", "1x1x28x28", "--top", "0"],
+            "profile expects --top from 1 to 1024, got 0. Leave --top out.",
+        ),
+        (
+            ["lenet5", "--input", "1x1x28x28", "--json", "."],
+            "profile expects a file to write to, got a folder. file: .. Name another.",
+        ),
         (
             ["lenet5", "--input", "1x1x28x28", "--html", "no/such/page.html"],
-            "profile expects a file to write to, got one in a folder that cannot be written to. file: no/such/page.html. Name another.",
+            (
+                "profile expects a file to write to, got one in a folder that cannot be written to. file: "
+                "no/such/page.html. Name another."
+            ),
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -691,10 +842,16 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_bar_shows_on_a_terminal_and_goes_away(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bar_shows_on_a_terminal_and_goes_away(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     assert main(["profile", "mlp_bn", "--input", "2x784", "--rounds", "3"]) == 0
-    assert screen.getvalue().startswith("\r░") and "step 3 of 3" in screen.getvalue() and screen.getvalue().endswith("\r\x1b[K")
+    assert (
+        screen.getvalue().startswith("\r░")
+        and "step 3 of 3" in screen.getvalue()
+        and screen.getvalue().endswith("\r\x1b[K")
+    )
     assert "█" * 24 + "░" not in screen.getvalue() and "\n" not in screen.getvalue()
     assert "\x1b" not in capsys.readouterr().out

@@ -30,11 +30,13 @@ def test_there_are_a_hundred_networks_and_the_suite_takes_eight() -> None:
 
 
 def test_the_report_has_a_row_for_every_network() -> None:
-    rows = [line.split(" | ")[0].removeprefix("| ") for line in REPORT.read_text().splitlines() if line.startswith("| ")]
+    rows = [
+        line.split(" | ")[0].removeprefix("| ") for line in REPORT.read_text().splitlines() if line.startswith("| ")
+    ]
     assert rows == ["network", *(n.id for n in NETWORKS)]
 
 
-# ------------------------------------------------------------------------------------------------ that the steps find what is wrong
+# ------------------------------------------------------------------------------------ that the steps find what is wrong
 
 TINY = next(n for n in NETWORKS if n.id == "MONAI Discriminator")
 
@@ -61,7 +63,9 @@ def test_weights_off_by_a_ten_thousandth_are_found() -> None:
     with torch.no_grad():
         weight.addcmul_(weight, torch.randn_like(weight), value=1e-4)
     for step in (published.evaluation, published.training):
-        with pytest.raises(AssertionError, match=r"(output 0|the loss) is off \S+, torch's float32 \S+e-0[789], allowed \S+e-07"):
+        with pytest.raises(
+            AssertionError, match=r"(output 0|the loss) is off \S+, torch's float32 \S+e-0[789], allowed \S+e-07"
+        ):
             step(case)
 
 
@@ -77,5 +81,8 @@ def test_what_works_or_is_refused_with_other_words_does_not_stay_in_the_table() 
     with pytest.raises(AssertionError, match="folded of MONAI Discriminator works now: take 'no' out of the table"):
         take_all(TINY._replace(refused={"folded": "no"}))
     refused = next(n for n in NETWORKS if n.id == "MONAI RegUNet")
-    with pytest.raises(AssertionError, match=r"MONAI RegUNet is refused with other words: fold expects a model that torch\.fx can trace, got"):
+    with pytest.raises(
+        AssertionError,
+        match=r"MONAI RegUNet is refused with other words: fold expects a model that torch\.fx can trace, got",
+    ):
         take_all(refused._replace(refused={"folded": "some other error"}))

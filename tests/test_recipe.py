@@ -95,7 +95,9 @@ def kept(norm: nn.Module, conv: nn.Module, x: Tensor | None = None) -> tuple[boo
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.nightly)])
-@pytest.mark.parametrize(("norm", "conv"), [*((norm, "3×3") for norm in NORMS), *(("batch", conv) for conv in CONVS if conv != "3×3")])
+@pytest.mark.parametrize(
+    ("norm", "conv"), [*((norm, "3×3") for norm in NORMS), *(("batch", conv) for conv in CONVS if conv != "3×3")]
+)
 def test_gradients_are_the_same_to_the_bit_and_less_is_kept(
     norm: str, conv: str, dtype: torch.dtype, layout: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,7 +183,9 @@ def change_array(y: Tensor) -> Tensor:
     return y
 
 
-@pytest.mark.parametrize("changed", [change, change_unseen, change_detached, change_part, change_data, change_data_in_place, change_array])
+@pytest.mark.parametrize(
+    "changed", [change, change_unseen, change_detached, change_part, change_data, change_data_in_place, change_array]
+)
 def test_an_output_changed_before_the_convolution_is_kept_as_it_is(changed: Callable[[Tensor], Tensor]) -> None:
     norm, conv = nn.BatchNorm2d(8), CONVS["3×3"]()
     y = changed(norm(images()))
@@ -215,9 +219,13 @@ def test_what_the_norm_keeps_is_not_changed_unnoticed() -> None:
 
 @pytest.mark.parametrize("further", [False, True])
 @pytest.mark.parametrize("what", ["weight", "bias"])
-@pytest.mark.parametrize("kind", ["batch", "batch, leaky ReLU", "batch, ReLU6", "batch, no activation", "group", "layer 2d"])
+@pytest.mark.parametrize(
+    "kind", ["batch", "batch, leaky ReLU", "batch, ReLU6", "batch, no activation", "group", "layer 2d"]
+)
 def test_scale_and_shift_written_through_data_before_backward(kind: str, what: str, further: bool) -> None:
-    """Averaged, pulled towards a teacher, clipped: torch's gradients do not follow a shift at all, and a scale only in the norm's own."""
+    """Averaged, pulled towards a teacher, clipped: torch's gradients do not follow a shift at all, and a scale only in
+    the norm's own.
+    """
     torch.manual_seed(0)
     norm, conv, x = drawn(NORMS[kind]()).double(), CONVS["3×3"]().double(), images(dtype=torch.float64)
     activation = getattr(norm, "activation", None)
@@ -403,9 +411,9 @@ def test_function_transforms() -> None:
     y = norm(images())
     (expected,) = grad(conv(y).square().sum(), conv.weight)
     bias = conv.bias.detach()
-    found = torch.func.grad(lambda w: torch.func.functional_call(conv, {"weight": w, "bias": bias}, (y,)).square().sum())(
-        conv.weight.detach()
-    )
+    found = torch.func.grad(
+        lambda w: torch.func.functional_call(conv, {"weight": w, "bias": bias}, (y,)).square().sum()
+    )(conv.weight.detach())
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
     z = conv(y)
     many = torch.randn(3, *z.shape, generator=torch.Generator().manual_seed(1))
@@ -424,7 +432,9 @@ def test_compiled() -> None:
 
 @pytest.mark.parametrize(("name", "outputs"), [("resnet18", 8 + 3), ("mobilenet_v2", 17 + 17 + 7)])
 def test_networks_train_the_same(name: str, outputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """outputs: those between the two convolutions of a block and those of shortcuts; and between blocks where there is no sum."""
+    """outputs: those between the two convolutions of a block and those of shortcuts; and between blocks where there is
+    no sum.
+    """
     made = []
     made_again = recipe._made
     monkeypatch.setattr(recipe, "_made", lambda *a: made.append(made_again(*a)) or made[-1])

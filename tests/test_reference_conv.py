@@ -24,7 +24,12 @@ CASES = {
     "2d_same_padding": ((7, 6), (5, 5), (2, 3), dict(padding="same")),
     "2d_same_padding_of_an_even_kernel_with_dilation": ((7, 9), (2, 4), (2, 3), dict(padding="same", dilation=(3, 2))),
     "2d_valid_padding": ((7, 6), (3, 2), (2, 3), dict(padding="valid", stride=2)),
-    "2d_every_axis_different": ((8, 11), (2, 5), (2, 4), dict(stride=(1, 3), padding=(1, 2), dilation=(3, 1), groups=2)),
+    "2d_every_axis_different": (
+        (8, 11),
+        (2, 5),
+        (2, 4),
+        dict(stride=(1, 3), padding=(1, 2), dilation=(3, 1), groups=2),
+    ),
     "2d_stride_larger_than_kernel": ((9, 8), (2, 2), (2, 3), dict(stride=4)),
     "2d_padding_larger_than_kernel": ((3, 4), (2, 2), (2, 3), dict(padding=3)),
     "2d_kernel_larger_than_input": ((3, 2), (5, 4), (2, 3), dict(padding=2)),
@@ -32,7 +37,12 @@ CASES = {
     "2d_depthwise_with_multiplier": ((6, 5), (3, 3), (3, 6), dict(padding=1, stride=2, groups=3)),
     "2d_kernel_of_the_whole_input": ((4, 5), (4, 5), (3, 2), {}),
     "3d": ((4, 5, 6), (3, 3, 3), (2, 3), {}),
-    "3d_every_axis_different": ((5, 6, 7), (1, 2, 3), (4, 2), dict(stride=(2, 1, 3), padding=(0, 1, 2), dilation=(1, 2, 1), groups=2)),
+    "3d_every_axis_different": (
+        (5, 6, 7),
+        (1, 2, 3),
+        (4, 2),
+        dict(stride=(2, 1, 3), padding=(0, 1, 2), dilation=(1, 2, 1), groups=2),
+    ),
 }
 MODES = {
     "reflect": (
@@ -62,8 +72,16 @@ every_case = pytest.mark.parametrize(("input", "kernel", "channels", "arguments"
 
 def sample(input, kernel, channels, arguments, whole=False, dtype=torch.float64, batch=2):
     random = torch.Generator().manual_seed(7)
-    shapes = (batch, channels[0], *input), (channels[1], channels[0] // arguments.get("groups", 1), *kernel), (channels[1],)
-    make = (lambda s: torch.randint(-8, 9, s, generator=random)) if whole else (lambda s: torch.randn(s, generator=random, dtype=dtype))
+    shapes = (
+        (batch, channels[0], *input),
+        (channels[1], channels[0] // arguments.get("groups", 1), *kernel),
+        (channels[1],),
+    )
+    make = (
+        (lambda s: torch.randint(-8, 9, s, generator=random))
+        if whole
+        else (lambda s: torch.randn(s, generator=random, dtype=dtype))
+    )
     return [make(s).to(dtype) for s in shapes]
 
 
@@ -71,7 +89,14 @@ def torch_conv(x, weight, bias, mode, **arguments):
     """torch's own layer, which pads first where the mode is not zeros."""
     axes, groups = x.ndim - 2, arguments.get("groups", 1)
     layer = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[axes]
-    layer = layer(x.shape[1], weight.shape[0], weight.shape[2:], padding_mode=mode, dtype=x.dtype, **{**arguments, "groups": groups})
+    layer = layer(
+        x.shape[1],
+        weight.shape[0],
+        weight.shape[2:],
+        padding_mode=mode,
+        dtype=x.dtype,
+        **{**arguments, "groups": groups},
+    )
     return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, x)
 
 
@@ -156,7 +181,8 @@ def test_complex_gradients_are_torchs():
         assert_close(mine, torchs, **CLOSE)
 
 
-# Numbers worked by hand ----------------------------------------------------------------------------------------------------
+# Numbers worked by hand
+# ----------------------------------------------------------------------------------------------------
 
 SOBEL_X = torch.tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])
 SOBEL_Y = torch.tensor([[1.0, 2, 1], [0, 0, 0], [-1, -2, -1]])
@@ -230,13 +256,18 @@ def test_input_gradient_is_the_full_convolution_with_the_kernel_turned_and_weigh
     assert db.item() == dy.sum().item()
 
 
-# The parts -----------------------------------------------------------------------------------------------------------------
+# The parts
+# -----------------------------------------------------------------------------------------------------------------
 
 AXES = {
     "sliding": (Axis(7, 4, size=3, stride=2, before=1, after=1),),
     "dilated": (Axis(9, 5, size=3, dilation=2), Axis(6, 3, size=2, stride=2)),
     "adaptive": (AdaptiveAxis(7, 3), AdaptiveAxis(5, 4)),
-    "mixed": (Axis(7, 4, size=3, stride=2, before=1, after=1), AdaptiveAxis(5, 2), Axis(4, 4, size=3, before=1, after=1)),
+    "mixed": (
+        Axis(7, 4, size=3, stride=2, before=1, after=1),
+        AdaptiveAxis(5, 2),
+        Axis(4, 4, size=3, before=1, after=1),
+    ),
     "wholly_in_the_padding": (Axis(2, 5, size=2, stride=2, before=4, after=4),),
 }
 every_axes = pytest.mark.parametrize("axes", AXES.values(), ids=AXES)
@@ -291,14 +322,19 @@ def test_window_gives_the_sizes_that_torch_gives():
 def test_an_unknown_padding_mode_is_refused_with_the_ones_there_are():
     with pytest.raises(ArgumentError) as caught:
         conv(torch.ones(1, 1, 4), torch.ones(1, 1, 3), padding_mode="mirror")
-    expected = "conv expects a padding_mode that exists, got 'mirror'. Use 'zeros', 'reflect', 'replicate' or 'circular'."
+    expected = (
+        "conv expects a padding_mode that exists, got 'mirror'. Use 'zeros', 'reflect', 'replicate' or 'circular'."
+    )
     assert str(caught.value) == expected
 
 
 def test_an_unknown_padding_is_refused():
     with pytest.raises(ArgumentError) as caught:
         conv(torch.ones(1, 1, 4), torch.ones(1, 1, 3), padding="full")
-    assert str(caught.value) == "conv expects a padding of 'same', 'valid' or whole numbers, got 'full'. Pass one of these."
+    assert (
+        str(caught.value)
+        == "conv expects a padding of 'same', 'valid' or whole numbers, got 'full'. Pass one of these."
+    )
 
 
 def test_a_reflection_larger_than_the_input_is_refused():
@@ -306,5 +342,6 @@ def test_a_reflection_larger_than_the_input_is_refused():
         conv(torch.ones(1, 1, 4), torch.ones(1, 1, 3), padding=4, padding_mode="reflect")
     assert str(caught.value) == (
         "conv expects a reflected padding of at most 3, the input's size less one, got "
-        "Axis(input=4, output=10, size=3, stride=1, dilation=1, before=4, after=4). Pad less, or use padding_mode='replicate'."
+        "Axis(input=4, output=10, size=3, stride=1, dilation=1, before=4, after=4). Pad less, or use "
+        "padding_mode='replicate'."
     )

@@ -44,14 +44,18 @@ def convolve_each_position(x, weight, bias, axes, **arguments):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @every_case
-def test_each_position_is_a_convolution_with_its_own_weights_exactly_for_whole_numbers(input, kernel, channels, arguments, dtype):
+def test_each_position_is_a_convolution_with_its_own_weights_exactly_for_whole_numbers(
+    input, kernel, channels, arguments, dtype
+):
     x, w, b = (t.requires_grad_() for t in sample(input, kernel, channels, arguments, whole=True, dtype=dtype))
     y = local(x, w, b, **arguments)
     expected = convolve_each_position(x, w, b, window(input, kernel, **arguments), **arguments)
     assert y.dtype == dtype and y.count_nonzero() > y.numel() // 2
     assert torch.equal(y, expected)
     dy = torch.randint(-4, 5, y.shape, generator=torch.Generator().manual_seed(22)).to(dtype)
-    for mine, torchs in zip(local_backward(dy, x, w, **arguments), torch.autograd.grad(expected, (x, w, b), dy), strict=True):
+    for mine, torchs in zip(
+        local_backward(dy, x, w, **arguments), torch.autograd.grad(expected, (x, w, b), dy), strict=True
+    ):
         assert mine.count_nonzero() > 0
         assert torch.equal(mine, torchs)
 
@@ -107,7 +111,9 @@ def test_a_layer_of_as_many_taps_as_inputs_is_a_linear_layer():
 
 def test_complex_gradients_are_autograds():
     random = torch.Generator().manual_seed(25)
-    x, w = (torch.randn(s, dtype=torch.complex128, generator=random).requires_grad_() for s in ((2, 2, 6), (3, 2, 4, 3)))
+    x, w = (
+        torch.randn(s, dtype=torch.complex128, generator=random).requires_grad_() for s in ((2, 2, 6), (3, 2, 4, 3))
+    )
     y = local(x, w)
     dy = torch.randn(y.shape, dtype=y.dtype, generator=random)
     for mine, automatic in zip(local_backward(dy, x, w), torch.autograd.grad(y, (x, w), dy), strict=False):

@@ -21,7 +21,9 @@ def sample(shape, parameter=None, mean=0.0, dtype=torch.float64):
     random = torch.Generator().manual_seed(31)
     x = (torch.randn(shape, generator=random, dtype=torch.float64) * 2 + mean).to(dtype).requires_grad_()
     size = shape[1:2] if parameter is None else parameter
-    gamma, beta = ((torch.rand(size, generator=random, dtype=torch.float64) + 0.5).to(dtype).requires_grad_() for _ in range(2))
+    gamma, beta = (
+        (torch.rand(size, generator=random, dtype=torch.float64) + 0.5).to(dtype).requires_grad_() for _ in range(2)
+    )
     return x, gamma, beta, torch.randn(shape, generator=random, dtype=torch.float64).to(dtype)
 
 
@@ -34,7 +36,9 @@ def check(forward, backward, expected, x, gamma, beta, dy, use):
     assert_close(y, torchs, **CLOSE)
     got = backward(dy, x, gamma_beta[0])
     assert got[1].shape == gamma.shape and got[2].shape == beta.shape
-    for mine, automatic, theirs in zip(got, torch.autograd.grad(y, wanted, dy), torch.autograd.grad(torchs, wanted, dy), strict=False):
+    for mine, automatic, theirs in zip(
+        got, torch.autograd.grad(y, wanted, dy), torch.autograd.grad(torchs, wanted, dy), strict=False
+    ):
         assert mine.count_nonzero() == mine.numel()
         assert_close(mine, automatic, **CLOSE)
         assert_close(mine, theirs, **CLOSE)
@@ -134,7 +138,12 @@ FAMILY = {
     "batch": (norm.batch_norm, norm.batch_norm_backward, (6,), (0, 2, 3)),
     "layer": (norm.layer_norm, norm.layer_norm_backward, (6, 4, 5), (1, 2, 3)),
     "instance": (norm.instance_norm, norm.instance_norm_backward, (6,), (2, 3)),
-    "group": (lambda x, *a: norm.group_norm(x, 3, *a), lambda dy, x, *a: norm.group_norm_backward(dy, x, 3, *a), (6,), None),
+    "group": (
+        lambda x, *a: norm.group_norm(x, 3, *a),
+        lambda dy, x, *a: norm.group_norm_backward(dy, x, 3, *a),
+        (6,),
+        None,
+    ),
 }
 every_kind = pytest.mark.parametrize(("forward", "backward", "parameter", "dims"), FAMILY.values(), ids=FAMILY)
 
@@ -198,7 +207,9 @@ def test_half_inputs_with_float32_parameters_give_float32_gradients_of_the_param
 def test_double_backward_is_torchs():
     x, gamma, beta, dy = sample((2, 6, 4, 5))
     dy.requires_grad_()
-    torchs = torch.autograd.grad(F.batch_norm(x, None, None, gamma, beta, training=True), (x, gamma), dy, create_graph=True)
+    torchs = torch.autograd.grad(
+        F.batch_norm(x, None, None, gamma, beta, training=True), (x, gamma), dy, create_graph=True
+    )
     mine = norm.batch_norm_backward(dy, x, gamma)[:2]
     pairs = (torch.autograd.grad(sum(g.pow(3).sum() for g in pair), (dy, x, gamma)) for pair in (mine, torchs))
     for again, torchs_again in zip(*pairs, strict=True):
@@ -221,7 +232,8 @@ def test_batch_norm_by_hand():
 
 def test_gradient_by_hand_where_everything_is_a_whole_number():
     x, dy = torch.tensor([[-1.0], [1.0], [-1.0], [1.0]]), torch.tensor([[4.0], [0.0], [2.0], [2.0]])
-    dx, dgamma, dbeta = norm.batch_norm_backward(dy, x, torch.tensor([3.0]), eps=0)  # x̂ = x, mean(dy) = 2, mean(dy·x̂) = -1
+    # x̂ = x, mean(dy) = 2, mean(dy·x̂) = -1
+    dx, dgamma, dbeta = norm.batch_norm_backward(dy, x, torch.tensor([3.0]), eps=0)
     assert dx.tolist() == [[3], [-3], [-3], [3]]
     assert dgamma.tolist() == [-4] and dbeta.tolist() == [8]
 
@@ -237,7 +249,10 @@ def test_evaluation_folds_into_the_layer_in_front():
 
 def test_scaling_the_weights_in_front_changes_nothing_but_divides_their_gradient():
     random = torch.Generator().manual_seed(34)
-    x, w = torch.randn(8, 3, generator=random, dtype=torch.float64), torch.randn(4, 3, generator=random, dtype=torch.float64)
+    x, w = (
+        torch.randn(8, 3, generator=random, dtype=torch.float64),
+        torch.randn(4, 3, generator=random, dtype=torch.float64),
+    )
     dy = torch.randn(8, 4, generator=random, dtype=torch.float64)
 
     def run(w):
@@ -337,7 +352,9 @@ def test_rms_norm_over_any_axes_is_the_formula_and_its_backward_autograds(dims, 
     formula = x / (x.square().mean(dims or -1, keepdim=True) + 0.01).sqrt() * (gamma.reshape(along) if affine else 1)
     assert_close(y, formula, **CLOSE)
     got = norm.rms_norm_backward(dy, x, scale, 0.01, dims)
-    for mine, automatic, theirs in zip(got, torch.autograd.grad(y, wanted, dy), torch.autograd.grad(formula, wanted, dy), strict=False):
+    for mine, automatic, theirs in zip(
+        got, torch.autograd.grad(y, wanted, dy), torch.autograd.grad(formula, wanted, dy), strict=False
+    ):
         assert mine.count_nonzero() == mine.numel()
         assert_close(mine, automatic, **CLOSE)
         assert_close(mine, theirs, **CLOSE)
@@ -347,7 +364,9 @@ def test_rms_norm_over_any_axes_is_the_formula_and_its_backward_autograds(dims, 
 def test_gradcheck_accepts_rms_norm_and_its_backward(dims):
     x, gamma, dy, _ = rms_sample(dims)
     assert torch.autograd.gradcheck(lambda x, g: norm.rms_norm(x, g, 1e-5, dims), (x, gamma))
-    assert torch.autograd.gradcheck(lambda dy, x, g: norm.rms_norm_backward(dy, x, g, 1e-5, dims), (dy.requires_grad_(), x, gamma))
+    assert torch.autograd.gradcheck(
+        lambda dy, x, g: norm.rms_norm_backward(dy, x, g, 1e-5, dims), (dy.requires_grad_(), x, gamma)
+    )
 
 
 def test_rms_norm_brings_the_mean_square_to_1_and_leaves_the_direction():
@@ -384,7 +403,10 @@ def test_given_statistics_are_taken_as_they_are_centered_or_not():
     arguments = ((0, 2, 3), gamma, beta, 1e-5, (1,))
     measured = norm.normalize(x, *arguments, centered=False)
     assert_close(norm.normalize(x, *arguments, mean, variance), measured, **CLOSE)
-    given = [norm.normalize_backward(dy, x, (0, 2, 3), gamma, 1e-5, (1,), mean, variance, centered) for centered in (True, False)]
+    given = [
+        norm.normalize_backward(dy, x, (0, 2, 3), gamma, 1e-5, (1,), mean, variance, centered)
+        for centered in (True, False)
+    ]
     for one, other in zip(*given, strict=True):
         assert torch.equal(one, other)
     assert not torch.allclose(given[0][0], norm.normalize_backward(dy, x, (0, 2, 3), gamma, centered=False)[0])
@@ -444,7 +466,8 @@ def test_an_even_windows_odd_channel_is_the_one_before():
     x[0, 2] = 2.0
     probe = torch.full_like(x, 1e-9)  # too small to count: its own size tells its divisor
     y = norm.local_response_norm(x + probe, 4, alpha=1, beta=1, k=1)
-    assert_close(y / (x + probe), torch.tensor([[1.0, 0.5, 0.5, 0.5, 0.5]]))  # 4/4 more in the windows of channels 1 to 4
+    # 4/4 more in the windows of channels 1 to 4
+    assert_close(y / (x + probe), torch.tensor([[1.0, 0.5, 0.5, 0.5, 0.5]]))
 
 
 def test_local_response_norm_with_alpha_0_divides_by_a_power_of_k():
@@ -466,10 +489,17 @@ def test_rms_and_local_response_norm_are_rounded_once(dtype):
     pairs = [
         (norm.rms_norm(x, gamma, dims=(1,)), norm.rms_norm(wide, wide_gamma, dims=(1,))),
         (norm.local_response_norm(x, 3, 0.3, 0.7), norm.local_response_norm(wide, 3, 0.3, 0.7)),
-        (norm.local_response_norm_backward(dy, x, 3, 0.3, 0.7), norm.local_response_norm_backward(wide_dy, wide, 3, 0.3, 0.7)),
+        (
+            norm.local_response_norm_backward(dy, x, 3, 0.3, 0.7),
+            norm.local_response_norm_backward(wide_dy, wide, 3, 0.3, 0.7),
+        ),
         (norm.leaky(x, 0.3), norm.leaky(wide, 0.3)),
         (norm.leaky(dy, 0.3), norm.leaky(wide_dy, 0.3)),
-        *zip(norm.rms_norm_backward(dy, x, gamma, dims=(1,)), norm.rms_norm_backward(wide_dy, wide, wide_gamma, dims=(1,)), strict=True),
+        *zip(
+            norm.rms_norm_backward(dy, x, gamma, dims=(1,)),
+            norm.rms_norm_backward(wide_dy, wide, wide_gamma, dims=(1,)),
+            strict=True,
+        ),
     ]
     for mine, exact in pairs:
         assert mine.dtype == dtype and mine.count_nonzero() > 0

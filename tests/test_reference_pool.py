@@ -34,12 +34,27 @@ CASES = {
     "3d_ceil": ((5, 6, 4), (2, 3, 3), (2, 2, 1), (1, 1, 1), (1, 1, 1), True),
     "3d_dilated": ((6, 7, 5), (2, 3, 2), (1, 2, 2), (0, 1, 1), (3, 2, 1), False),
 }
-every_case = pytest.mark.parametrize(("input", "size", "stride", "padding", "dilation", "ceil"), CASES.values(), ids=CASES)
+every_case = pytest.mark.parametrize(
+    ("input", "size", "stride", "padding", "dilation", "ceil"), CASES.values(), ids=CASES
+)
 AVG_CASES = {name: case for name, case in CASES.items() if set(case[4]) == {1}}
-every_avg_case = pytest.mark.parametrize(("input", "size", "stride", "padding", "dilation", "ceil"), AVG_CASES.values(), ids=AVG_CASES)
-ADAPTIVE = [((7,), (3,)), ((5,), (8,)), ((6, 7), (1, 1)), ((8, 10), (4, 5)), ((7, 5), (3, 4)), ((3, 2), (5, 7)), ((5, 6, 7), (2, 3, 4))]
+every_avg_case = pytest.mark.parametrize(
+    ("input", "size", "stride", "padding", "dilation", "ceil"), AVG_CASES.values(), ids=AVG_CASES
+)
+ADAPTIVE = [
+    ((7,), (3,)),
+    ((5,), (8,)),
+    ((6, 7), (1, 1)),
+    ((8, 10), (4, 5)),
+    ((7, 5), (3, 4)),
+    ((3, 2), (5, 7)),
+    ((5, 6, 7), (2, 3, 4)),
+]
 every_adaptive = pytest.mark.parametrize(("input", "output"), ADAPTIVE)
-STARTS = {"normal": lambda s, g: torch.randn(s, generator=g), "ties": lambda s, g: torch.randint(0, 3, s, generator=g).float()}
+STARTS = {
+    "normal": lambda s, g: torch.randn(s, generator=g),
+    "ties": lambda s, g: torch.randint(0, 3, s, generator=g).float(),
+}
 
 
 def sliding(input, size, stride, padding, dilation, ceil):
@@ -69,7 +84,9 @@ def gradient(y):
 
 
 def brute_max(x, axes):
-    """Scans each window in order as torch's kernel does: a larger value or a NaN takes the place, the first stands at the start."""
+    """Scans each window in order as torch's kernel does: a larger value or a NaN takes the place, the first stands at
+    the start.
+    """
     outputs = torch.cartesian_prod(*(torch.arange(a.output) for a in axes)).reshape(-1, len(axes)).tolist()
     y, index = [], []
     strides = torch.empty(tuple(a.input for a in axes)).stride()
@@ -95,7 +112,8 @@ def same(got, expected):
     assert torch.equal(index, torch_index)
 
 
-# Max pooling ---------------------------------------------------------------------------------------------------------------
+# Max pooling
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("odd", [(), (nan,), (-inf,), (inf,), (nan, inf, -inf)], ids=str)
@@ -212,7 +230,8 @@ def test_max_pooling_can_be_differentiated_twice():
     assert torch.autograd.gradcheck(lambda g: pool.max_pool_backward(g, index, w.input), dy)
 
 
-# Average pooling -----------------------------------------------------------------------------------------------------------
+# Average pooling
+# -----------------------------------------------------------------------------------------------------------
 
 
 def torch_avg(x, size, stride, padding, ceil, include, override):
@@ -226,7 +245,9 @@ def torch_avg(x, size, stride, padding, ceil, include, override):
 
 @pytest.mark.parametrize(("include", "override"), [(True, None), (False, None), (True, 7), (False, 7)])
 @every_avg_case
-def test_average_pooling_and_its_backward_are_torchs_and_autograds(input, size, stride, padding, dilation, ceil, include, override):
+def test_average_pooling_and_its_backward_are_torchs_and_autograds(
+    input, size, stride, padding, dilation, ceil, include, override
+):
     w = sliding(input, size, stride, padding, dilation, ceil)
     x = sample(input).requires_grad_()
     y = pool.avg_pool(x, w, include, override)
@@ -291,7 +312,8 @@ def test_an_empty_batch_pools_to_an_empty_batch():
     assert pool.max_pool_backward(y, index, w.input).shape == pool.avg_pool_backward(y, w).shape == x.shape
 
 
-# Global pooling ------------------------------------------------------------------------------------------------------------
+# Global pooling
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("input", [(5,), (4, 7), (3, 4, 5)])
@@ -322,7 +344,8 @@ def test_global_max_sends_its_gradient_to_one_element_also_where_there_are_ties(
     assert pool.global_max_pool_backward(torch.tensor([[[[3.0]]]]), index, (2, 2)).tolist() == [[[[0, 3], [0, 0]]]]
 
 
-# Numbers worked by hand ----------------------------------------------------------------------------------------------------
+# Numbers worked by hand
+# ----------------------------------------------------------------------------------------------------
 
 X = torch.tensor([[[[1.0, 3, 2, 1], [4, 2, 1, 5], [2, 0, 3, 1], [1, 5, 2, 2]]]])
 DY = torch.tensor([[[[0.2, -0.3], [0.4, 0.1]]]])

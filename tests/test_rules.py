@@ -40,7 +40,10 @@ def test_messages_on_odd_graphs_are_sentences_with_a_number(task: str) -> None:
 
 def test_inputs_without_a_batch_and_of_no_samples_are_judged() -> None:
     net = nn.Sequential(nn.Conv2d(1, 1, 1, 2), nn.MaxPool2d(2))
-    by_batch = [{f.rule for f in inspect(net, torch.zeros(*batch, 1, 9, 9), task="localisation").findings} for batch in ((), (0,), (3,))]
+    by_batch = [
+        {f.rule for f in inspect(net, torch.zeros(*batch, 1, 9, 9), task="localisation").findings}
+        for batch in ((), (0,), (3,))
+    ]
     assert all({"skipped-pixels", "dropped-rows", "pooling-in-localisation"} <= found for found in by_batch)
 
 
@@ -49,10 +52,15 @@ def test_of_striates_own_models_nothing_is_told_but_what_is_listed_with_its_reas
     reasons = {line.partition(":")[0] for line in head.splitlines()}
     told = []
     for name, make in striate.models.NAMES.items():
-        sample = {"lenet5": (1, 28, 28), "mlp_bn": (784,), "cnn_bn": (3, 32, 32), "resnet_cifar": (3, 32, 32)}.get(name, (3, 224, 224))
+        sample = {"lenet5": (1, 28, 28), "mlp_bn": (784,), "cnn_bn": (3, 32, 32), "resnet_cifar": (3, 32, 32)}.get(
+            name, (3, 224, 224)
+        )
         with torch.device("meta"):
             model = make()
-        modes = [[f"{name}: {f.rule} at {f.place}" for f in inspect(model.train(mode), (1, *sample)).findings] for mode in (True, False)]
+        modes = [
+            [f"{name}: {f.rule} at {f.place}" for f in inspect(model.train(mode), (1, *sample)).findings]
+            for mode in (True, False)
+        ]
         assert modes[0] == modes[1]
         told += modes[0]
     assert told == body.splitlines()

@@ -1,4 +1,6 @@
-"""Rules about the optimizer's groups: a network and an optimizer that each is for, and one near it that it must not be for."""
+"""Rules about the optimizer's groups: a network and an optimizer that each is for, and one near it that it must not be
+for.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ def network() -> nn.Module:
 def test_decay_on_scales_shifts_and_biases_is_told_with_the_group_that_has_it() -> None:
     model = network()
     report = inspect(model, SHAPE, optimizer=torch.optim.SGD(model.parameters(), 0.1, weight_decay=5e-4))
-    message = "weight_decay=0.0005 pulls 3 parameters (26 numbers) towards 0, which are scales, shifts and biases: 1.weight, 1.bias, 4.bias."
+    message = (
+        "weight_decay=0.0005 pulls 3 parameters (26 numbers) towards 0, which are scales, shifts and biases: "
+        "1.weight, 1.bias, 4.bias."
+    )
     fix = "Give it striate.training.parameter_groups(model, weight_decay=0.0005)."
     assert told(report, "decay-on-norm-or-bias") == [("optimizer", message, fix)]
     assert severities(report, "decay") == {"decay-on-norm-or-bias": "warning", "decay-on-scale-invariant": "note"}
@@ -73,7 +78,8 @@ def test_decay_on_weights_that_a_norm_follows_is_a_note_about_the_learning_rate(
     model = network()
     report = inspect(model, SHAPE, optimizer=torch.optim.SGD(parameter_groups(model, 5e-4), 0.1))
     message = (
-        "weight_decay=0.0005 does not restrain 1 parameter (216 numbers), since a norm behind them takes their size away: "
+        "weight_decay=0.0005 does not restrain 1 parameter (216 numbers), since a norm behind them takes their size "
+        "away: "
         "it sets how fast they learn, lr/‖w‖² (0.weight)."
     )
     fix = "Keep it if the learning rate was found with it; change the two together."
@@ -122,7 +128,9 @@ def test_parameters_that_are_in_no_group_are_told() -> None:
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     model[4] = nn.Linear(128, 5)
     report = inspect(model, SHAPE, optimizer=optimizer)
-    message = "2 parameters (645 numbers) of 5 that learn are in none of its groups and stay as they are: 4.weight, 4.bias."
+    message = (
+        "2 parameters (645 numbers) of 5 that learn are in none of its groups and stay as they are: 4.weight, 4.bias."
+    )
     fix = "Make the optimizer when the model is complete, or add them with add_param_group."
     assert told(report, "parameters-not-in-optimizer") == [("optimizer", message, fix)]
     assert severities(report, "decay") == {"parameters-not-in-optimizer": "warning"}

@@ -11,7 +11,9 @@ import striate
 
 
 def perceptron(activation: type[nn.Module], count: int, *more: nn.Module) -> nn.Module:
-    return nn.Sequential(*(layer for _ in range(count) for layer in (nn.Linear(4, 4), activation(), *more)), nn.Linear(4, 2))
+    return nn.Sequential(
+        *(layer for _ in range(count) for layer in (nn.Linear(4, 4), activation(), *more)), nn.Linear(4, 2)
+    )
 
 
 class Residual(nn.Module):
@@ -23,7 +25,7 @@ class Residual(nn.Module):
         return x + self.branch(x)
 
 
-# ---------------------------------------------------------------------------------------------------------------------- saturation
+# ----------------------------------------------------------------------------------------------------------- saturation
 
 
 def test_sigmoids_in_a_row_leave_a_quarter_of_the_gradient_each() -> None:
@@ -31,7 +33,8 @@ def test_sigmoids_in_a_row_leave_a_quarter_of_the_gradient_each() -> None:
         (
             "warning",
             "9",
-            "It is the last of 5 saturating activations without a norm or a shortcut between, whose slopes leave at most 0.00098 of the "
+            "It is the last of 5 saturating activations without a norm or a shortcut between, whose slopes leave at "
+            "most 0.00098 of the "
             "gradient.",
         )
     ]
@@ -39,7 +42,8 @@ def test_sigmoids_in_a_row_leave_a_quarter_of_the_gradient_each() -> None:
         (
             "warning",
             "23",
-            "It is the last of 12 saturating activations without a norm or a shortcut between, whose slopes leave about 0.0027 of the "
+            "It is the last of 12 saturating activations without a norm or a shortcut between, whose slopes leave "
+            "about 0.0027 of the "
             "gradient.",
         )
     ]
@@ -60,7 +64,8 @@ def test_sigmoids_in_functions_are_counted() -> None:
         (
             "warning",
             "sigmoid_4",
-            "It is the last of 4 saturating activations without a norm or a shortcut between, whose slopes leave at most 0.0039 of the "
+            "It is the last of 4 saturating activations without a norm or a shortcut between, whose slopes leave at "
+            "most 0.0039 of the "
             "gradient.",
         )
     ]
@@ -89,7 +94,7 @@ def test_the_slope_of_tanh_is_the_mean_over_a_normal_variable() -> None:
     assert f"{float(((1 - z.tanh() ** 2) * weight).sum() / weight.sum()):.2f}" == "0.61"
 
 
-# ------------------------------------------------------------------------------------------------------------------- mixed channels
+# ------------------------------------------------------------------------------------------------------- mixed channels
 
 
 def depthwise(channels: int = 8, outputs: int | None = None, stride: int = 1) -> nn.Module:
@@ -105,9 +110,9 @@ def test_channels_that_are_never_mixed_are_told_with_what_they_reach() -> None:
     assert findings(rule, nn.Sequential(stem, *rows, nn.Conv2d(8, 4, 1)), input) == [
         ("warning", "1", "Its 8 channels reach the third depthwise convolution in a row, 5, without being mixed.")
     ]
-    assert findings(rule, nn.Sequential(stem, depthwise(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)), input) == [
-        ("warning", "1", "Its 8 channels reach the pooling 2 without being mixed.")
-    ]
+    assert findings(
+        rule, nn.Sequential(stem, depthwise(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)), input
+    ) == [("warning", "1", "Its 8 channels reach the pooling 2 without being mixed.")]
 
 
 class Scaled(nn.Module):
@@ -146,40 +151,71 @@ class Excited(nn.Module):
         Excited(),
         depthwise(),
     ],
-    ids=["separable", "two axes", "pooled", "flat", "grouped", "cheap operation", "linear residual", "excited", "alone"],
+    ids=[
+        "separable",
+        "two axes",
+        "pooled",
+        "flat",
+        "grouped",
+        "cheap operation",
+        "linear residual",
+        "excited",
+        "alone",
+    ],
 )
 def test_channels_that_are_mixed_later_are_fine(net: nn.Module) -> None:
     assert findings("depthwise-without-pointwise", net, (2, 8, 12, 12)) == []
 
 
-# --------------------------------------------------------------------------------------------------------------------- linear chains
+# -------------------------------------------------------------------------------------------------------- linear chains
 
 
 def test_two_convolutions_without_an_activation_between_are_one() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.ReLU())
     assert findings("no-nonlinearity", net, (1, 3, 8, 8)) == [
-        ("warning", "1", "It reads 0 with no nonlinearity between: their 792 weights, 8×3×3×3 and 8×8×3×3, make one linear map.")
+        (
+            "warning",
+            "1",
+            "It reads 0 with no nonlinearity between: their 792 weights, 8×3×3×3 and 8×8×3×3, make one linear map.",
+        )
     ]
 
 
 def test_norms_of_the_batch_poolings_of_means_and_flattening_are_linear() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AvgPool2d(2), nn.Dropout(), nn.Flatten(), nn.Linear(72, 5))
-    told = "It reads 0 through 1, linear too, with no nonlinearity between: their 576 weights, 8×3×3×3 and 5×72, make one linear map."
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AvgPool2d(2), nn.Dropout(), nn.Flatten(), nn.Linear(72, 5)
+    )
+    told = (
+        "It reads 0 through 1, linear too, with no nonlinearity between: their 576 weights, 8×3×3×3 and 5×72, make "
+        "one linear map."
+    )
     assert findings("no-nonlinearity", net, (2, 3, 8, 8)) == [("warning", "5", told)]
 
 
 def test_a_kernel_behind_a_wide_pointwise_convolution_is_told() -> None:
     net = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 8, 3))
     assert findings("no-nonlinearity", net, (1, 4, 8, 8)) == [
-        ("warning", "1", "It reads 0 with no nonlinearity between: their 304 weights, 4×4×1×1 and 8×4×3×3, make one linear map.")
+        (
+            "warning",
+            "1",
+            "It reads 0 with no nonlinearity between: their 304 weights, 4×4×1×1 and 8×4×3×3, make one linear map.",
+        )
     ]
 
 
 def test_linear_layers_in_a_row_are_told_each() -> None:
     net = nn.Sequential(nn.Linear(4, 9), nn.Linear(9, 9), nn.Linear(9, 3))
     assert findings("no-nonlinearity", net, (1, 4)) == [
-        ("warning", "1", "It reads 0 with no nonlinearity between: their 117 weights, 9×4 and 9×9, make one linear map."),
-        ("warning", "2", "It reads 1 with no nonlinearity between: their 108 weights, 9×9 and 3×9, make one linear map."),
+        (
+            "warning",
+            "1",
+            "It reads 0 with no nonlinearity between: their 117 weights, 9×4 and 9×9, make one linear map.",
+        ),
+        (
+            "warning",
+            "2",
+            "It reads 1 with no nonlinearity between: their 108 weights, 9×9 and 3×9, make one linear map.",
+        ),
     ]
 
 
@@ -188,7 +224,12 @@ class Ratio(nn.Module):
 
     def __init__(self, way: str) -> None:
         super().__init__()
-        self.way, self.one, self.other, self.scale = way, nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Parameter(torch.ones(4, 1, 1))
+        self.way, self.one, self.other, self.scale = (
+            way,
+            nn.Conv2d(4, 4, 1),
+            nn.Conv2d(4, 4, 1),
+            nn.Parameter(torch.ones(4, 1, 1)),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.one(x)
@@ -198,7 +239,10 @@ class Ratio(nn.Module):
 
 
 def test_a_scale_is_linear_and_a_square_and_an_inverse_are_not() -> None:
-    told = {way: [place for _, place, _ in findings("no-nonlinearity", Ratio(way), (2, 4, 5, 5))] for way in ("square", "inverse", "scale")}
+    told = {
+        way: [place for _, place, _ in findings("no-nonlinearity", Ratio(way), (2, 4, 5, 5))]
+        for way in ("square", "inverse", "scale")
+    }
     assert told == {"square": [], "inverse": [], "scale": ["other"]}
 
 
@@ -227,7 +271,19 @@ class Gated(nn.Module):
         striate.nn.ConvNormAct2d(4, 4, 3),
         Gated(),
     ],
-    ids=["activation", "separable", "axes", "bottleneck", "expansion", "maximum", "group norm", "residual", "shuffle", "block", "gate"],
+    ids=[
+        "activation",
+        "separable",
+        "axes",
+        "bottleneck",
+        "expansion",
+        "maximum",
+        "group norm",
+        "residual",
+        "shuffle",
+        "block",
+        "gate",
+    ],
 )
 def test_maps_that_save_work_and_nonlinear_ones_are_fine(net: nn.Module) -> None:
     assert findings("no-nonlinearity", net, (2, 4, 12, 12)) == []

@@ -20,7 +20,11 @@ class Ending(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.last(x)
-        return getattr(F, self.function)(y, **self.arguments) if hasattr(F, self.function) else getattr(torch, self.function)(y, **self.arguments)
+        return (
+            getattr(F, self.function)(y, **self.arguments)
+            if hasattr(F, self.function)
+            else getattr(torch, self.function)(y, **self.arguments)
+        )
 
 
 def scores(*more: nn.Module) -> nn.Module:
@@ -32,7 +36,8 @@ def test_a_linear_layer_on_a_flattened_map_holds_most_parameters() -> None:
         (
             "note",
             "7",
-            "Its 1,225,500 parameters, 98 % of all, read a flattened map of 50×7×7; global average pooling before it would leave one in 49.",
+            "Its 1,225,500 parameters, 98 % of all, read a flattened map of 50×7×7; global average pooling before it "
+            "would leave one in 49.",
         )
     ]
 
@@ -46,7 +51,10 @@ def test_a_map_flattened_by_a_function_behind_dropout_is_seen() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.last(F.dropout(F.relu(self.conv(x)).flatten(1), 0.5, self.training))
 
-    message = "Its 1,450 parameters, 97 % of all, read a flattened map of 4×6×6; global average pooling before it would leave one in 36."
+    message = (
+        "Its 1,450 parameters, 97 % of all, read a flattened map of 4×6×6; global average pooling before it would "
+        "leave one in 36."
+    )
     assert findings("flatten-head", Net(), (2, 1, 8, 8)) == [("note", "last", message)]
     assert findings("flatten-head", Net().eval(), (2, 1, 8, 8)) == [("note", "last", message)]
 
@@ -127,7 +135,8 @@ def test_a_sigmoid_before_a_loss_with_logits_is_an_error(net: nn.Module, place: 
         (
             "error",
             place,
-            "BCEWithLogitsLoss takes a sigmoid of it, which is at least 0.5 and at most 0.731: a target of 0 costs 0.693 or more, one of 1 0.313 "
+            "BCEWithLogitsLoss takes a sigmoid of it, which is at least 0.5 and at most 0.731: a target of 0 costs "
+            "0.693 or more, one of 1 0.313 "
             "or more.",
         )
     ]
@@ -149,7 +158,11 @@ def test_a_softmax_over_the_batch_is_told() -> None:
         ("warning", "1", "Its sums are over axis 0, the 8 samples of the batch, in place of the 10 values of axis 1.")
     ]
     assert findings("softmax-over-wrong-axis", Ending("log_softmax", dim=-2), (1, 4)) == [
-        ("warning", "log_softmax", "Its sums are over axis 0, the one sample of the batch, in place of the 10 values of axis 1.")
+        (
+            "warning",
+            "log_softmax",
+            "Its sums are over axis 0, the one sample of the batch, in place of the 10 values of axis 1.",
+        )
     ]
 
 

@@ -24,8 +24,13 @@ def test_a_norm_that_trains_in_an_evaluated_model_is_told_and_mended() -> None:
     assert severities(inspect(model, SHAPE), "norm", "mode") == {}
     model[1].train()
     report = inspect(model, SHAPE)
-    message = "It is in training mode and the model is not: each batch it sees moves its running statistics by 0.1 of the way."
-    assert told(report, "norm-in-training-mode") == [("1", message, "Call eval() on the model after the last train(), or on this layer.")]
+    message = (
+        "It is in training mode and the model is not: each batch it sees moves its running statistics by 0.1 of the "
+        "way."
+    )
+    assert told(report, "norm-in-training-mode") == [
+        ("1", message, "Call eval() on the model after the last train(), or on this layer.")
+    ]
     assert severities(report, "norm", "mode") == {"norm-in-training-mode": "warning"}
     fixed, difference = report.fix()
     assert (fixed[1].training, model[1].training, difference) == (False, True, "")  # no repr says a mode
@@ -35,7 +40,9 @@ def test_a_norm_that_trains_in_an_evaluated_model_is_told_and_mended() -> None:
 
 
 @pytest.mark.parametrize(
-    "norm", [nn.GroupNorm(2, 4), nn.InstanceNorm2d(4), nn.LayerNorm(4), striate.nn.BatchNorm2d(4).freeze()], ids=lambda n: type(n).__name__
+    "norm",
+    [nn.GroupNorm(2, 4), nn.InstanceNorm2d(4), nn.LayerNorm(4), striate.nn.BatchNorm2d(4).freeze()],
+    ids=lambda n: type(n).__name__,
 )
 def test_the_mode_of_a_norm_that_does_the_same_in_both_is_nothing(norm: nn.Module) -> None:
     for model_trains in (True, False):
@@ -65,9 +72,14 @@ def test_an_evaluated_norm_whose_scale_learns_is_told() -> None:
     assert severities(inspect(model, SHAPE), "norm", "mode") == {}
     model[1].eval()
     report = inspect(model, SHAPE)
-    message = "It is in evaluation mode and the model is not: its running statistics stay, and its 8 scales and shifts learn."
-    assert told(report, "mixed-modes") == [("1", message, "Call train() on the model, or freeze() on this layer if that is meant.")]
-    assert severities(report, "norm", "mode") == {"mixed-modes": "warning"} and report.findings[0].mend is None  # which of the two is meant?
+    message = (
+        "It is in evaluation mode and the model is not: its running statistics stay, and its 8 scales and shifts learn."
+    )
+    assert told(report, "mixed-modes") == [
+        ("1", message, "Call train() on the model, or freeze() on this layer if that is meant.")
+    ]
+    # which of the two is meant?
+    assert severities(report, "norm", "mode") == {"mixed-modes": "warning"} and report.findings[0].mend is None
 
 
 def test_a_norm_that_is_frozen_by_eval_thaws_with_the_next_train() -> None:

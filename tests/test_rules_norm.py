@@ -20,17 +20,28 @@ def drawn(model: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(3)
     for name, t in [*model.named_parameters(), *model.named_buffers()]:
         if t.is_floating_point():
-            t.data.copy_(0.5 + torch.rand(t.shape, generator=generator) if "var" in name else torch.randn(t.shape, generator=generator))
+            t.data.copy_(
+                0.5 + torch.rand(t.shape, generator=generator)
+                if "var" in name
+                else torch.randn(t.shape, generator=generator)
+            )
     return model
 
 
-# ------------------------------------------------------------------------------------------------------------ bias before a norm
+# --------------------------------------------------------------------------------------------------- bias before a norm
 
 
 def test_a_bias_that_batch_norm_subtracts_is_told_and_one_behind_or_before_a_relu_is_not() -> None:
-    report = inspect(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)), (1, 3, 8, 8))
+    report = inspect(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)),
+        (1, 3, 8, 8),
+    )
     assert told(report, "bias-before-norm") == [
-        ("0", "The 8 values of its bias do nothing: 1 (BatchNorm2d) subtracts each channel's mean, and the bias with it.", "Build it with bias=False.")
+        (
+            "0",
+            "The 8 values of its bias do nothing: 1 (BatchNorm2d) subtracts each channel's mean, and the bias with it.",
+            "Build it with bias=False.",
+        )
     ]
     assert severities(report, "norm")["bias-before-norm"] == "warning"
 
@@ -56,7 +67,8 @@ def test_layers_and_norms_of_every_kind_are_seen(layer: nn.Module, norm: nn.Modu
     [
         ([nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4)], (2, 3, 5, 5)),  # channels share a mean
         ([nn.Conv2d(3, 4, 3), striate.nn.LayerNorm2d(4)], (2, 3, 5, 5)),
-        ([nn.Linear(6, 4), nn.BatchNorm1d(7)], (2, 7, 6)),  # the norm's channels are the second axis, the bias is on the third
+        # the norm's channels are the second axis, the bias is on the third
+        ([nn.Linear(6, 4), nn.BatchNorm1d(7)], (2, 7, 6)),
         ([nn.Conv2d(3, 8, 3), nn.PixelShuffle(2), nn.BatchNorm2d(2)], (2, 3, 5, 5)),  # four biases in a channel
         ([nn.Conv2d(3, 8, 3), nn.Unflatten(1, (4, 2)), nn.BatchNorm3d(4)], (2, 3, 5, 5)),
         ([striate.nn.Conv2d(3, 4, 3), striate.nn.BatchNorm2d(4).freeze()], (2, 3, 5, 5)),  # the mean is a constant
@@ -64,7 +76,9 @@ def test_layers_and_norms_of_every_kind_are_seen(layer: nn.Module, norm: nn.Modu
         ([nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)], (2, 3, 5, 5)),
     ],
 )
-def test_a_bias_that_is_not_only_each_channels_own_offset_stays(layers: list[nn.Module], shape: tuple[int, ...]) -> None:
+def test_a_bias_that_is_not_only_each_channels_own_offset_stays(
+    layers: list[nn.Module], shape: tuple[int, ...]
+) -> None:
     assert told(inspect(nn.Sequential(*layers), shape), "bias-before-norm") == []
 
 
@@ -100,7 +114,11 @@ def test_a_bias_that_something_else_reads_stays(also: str) -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_without_the_bias_the_copy_computes_the_same_in_training_and_in_evaluation(training: bool) -> None:
-    model = drawn(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5), nn.BatchNorm1d(5))).double()
+    model = drawn(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5), nn.BatchNorm1d(5)
+        )
+    ).double()
     report = inspect(model.train(training), torch.zeros(8, 3, 8, 8, dtype=torch.double))
     before = copy.deepcopy(model.state_dict())
     fixed, difference = report.fix()
@@ -140,17 +158,28 @@ def test_a_convolution_with_norm_and_activation_in_one_is_seen_through() -> None
     assert severities(inspect(striate.nn.ConvNormAct2d(3, 8, 3), (8, 3, 8, 8)), "norm") == {}
 
 
-# ------------------------------------------------------------------------------------------------------------------ what stands before
+# --------------------------------------------------------------------------------------------------- what stands before
 
 
 @pytest.mark.parametrize(
     ("activation", "word"),
-    [(nn.ReLU(), "relu"), (nn.ReLU(inplace=True), "relu"), (nn.GELU(), "gelu"), (nn.ReLU6(), "hardtanh"), (nn.PReLU(), "prelu")],
+    [
+        (nn.ReLU(), "relu"),
+        (nn.ReLU(inplace=True), "relu"),
+        (nn.GELU(), "gelu"),
+        (nn.ReLU6(), "hardtanh"),
+        (nn.PReLU(), "prelu"),
+    ],
     ids=["ReLU", "in place", "GELU", "ReLU6", "PReLU"],
 )
-def test_a_norm_behind_an_activation_is_a_note_and_one_behind_a_pooling_is_none(activation: nn.Module, word: str) -> None:
+def test_a_norm_behind_an_activation_is_a_note_and_one_behind_a_pooling_is_none(
+    activation: nn.Module, word: str
+) -> None:
     report = inspect(nn.Sequential(nn.Conv2d(3, 8, 3), activation, nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3)), (8, 3, 9, 9))
-    message = f"BatchNorm2d stands behind {word}: the means and variances of 8 channels it measures are of values that it has bent already."
+    message = (
+        f"BatchNorm2d stands behind {word}: the means and variances of 8 channels it measures are of values that it "
+        "has bent already."
+    )
     fix = "Put the norm before the activation, unless that was tried and is worse."
     assert told(report, "norm-after-activation") == [("2", message, fix)]
     assert severities(report, "norm")["norm-after-activation"] == "note"
@@ -160,11 +189,17 @@ def test_a_norm_behind_an_activation_is_a_note_and_one_behind_a_pooling_is_none(
 
 def test_the_norm_of_an_identity_beside_a_convolution_is_a_branch_and_not_told() -> None:
     class Deployable(nn.Module):
-        """The blocks of RepVGG: convolution and identity, each with a norm, are one convolution when they are deployed."""
+        """The blocks of RepVGG: convolution and identity, each with a norm, are one convolution when they are deployed.
+        """
 
         def __init__(self, bends: bool) -> None:
             super().__init__()
-            self.act, self.conv, self.norm, self.identity = nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+            self.act, self.conv, self.norm, self.identity = (
+                nn.ReLU(),
+                nn.Conv2d(8, 8, 3, padding=1, bias=False),
+                nn.BatchNorm2d(8),
+                nn.BatchNorm2d(8),
+            )
             self.bend = nn.Tanh() if bends else nn.Identity()
 
         def forward(self, x: Tensor) -> Tensor:
@@ -172,7 +207,9 @@ def test_the_norm_of_an_identity_beside_a_convolution_is_a_branch_and_not_told()
             return self.bend(self.norm(self.conv(x))) + self.identity(x)
 
     assert told(inspect(Deployable(bends=False), (8, 8, 7, 7)), "norm-after-activation") == []
-    assert [place for place, _, _ in told(inspect(Deployable(bends=True), (8, 8, 7, 7)), "norm-after-activation")] == ["identity"]
+    assert [place for place, _, _ in told(inspect(Deployable(bends=True), (8, 8, 7, 7)), "norm-after-activation")] == [
+        "identity"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -189,8 +226,12 @@ def test_a_norm_behind_a_functional_activation_is_told_with_what_it_measures(nor
         def forward(self, x: Tensor) -> Tensor:
             return F.silu(x)
 
-    message = f"{type(norm).__name__} stands behind silu: the {measured} it measures are of values that it has bent already."
-    assert [m for _, m, _ in told(inspect(nn.Sequential(Act(), norm), (8, 8, 7, 7)), "norm-after-activation")] == [message]
+    message = (
+        f"{type(norm).__name__} stands behind silu: the {measured} it measures are of values that it has bent already."
+    )
+    assert [m for _, m, _ in told(inspect(nn.Sequential(Act(), norm), (8, 8, 7, 7)), "norm-after-activation")] == [
+        message
+    ]
 
 
 def test_an_activation_that_a_norm_computes_is_seen_by_the_norm_behind_it() -> None:
@@ -203,13 +244,19 @@ def test_dropout_before_batch_norms_is_told_with_the_variance_it_adds() -> None:
     behind = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
     report = inspect(nn.Sequential(nn.BatchNorm2d(8), nn.Dropout2d(0.5), behind), (8, 8, 9, 9))
     message = (
-        "p=0.5 stands before 2 batch norms, first 2.1: for values of mean 0 the running variance is 2 times that of evaluation, "
+        "p=0.5 stands before 2 batch norms, first 2.1: for values of mean 0 the running variance is 2 times that of "
+        "evaluation, "
         "whose outputs are 0.71 of what they should be."
     )
-    assert told(report, "dropout-before-batch-norm") == [("1", message, "Drop behind the last batch norm, or not at all.")]
+    assert told(report, "dropout-before-batch-norm") == [
+        ("1", message, "Drop behind the last batch norm, or not at all.")
+    ]
     assert severities(report, "norm")["dropout-before-batch-norm"] == "warning"
     one = inspect(nn.Sequential(nn.Dropout(0.2), nn.Linear(4, 4), nn.BatchNorm1d(4)).eval(), (8, 4))
-    message = "p=0.2 stands before 1 batch norm, first 2: for values of mean 0 the running variance is 1.25 times that of evaluation, whose outputs are 0.89 of what they should be."
+    message = (
+        "p=0.2 stands before 1 batch norm, first 2: for values of mean 0 the running variance is 1.25 times that of "
+        "evaluation, whose outputs are 0.89 of what they should be."
+    )
     assert [m for _, m, _ in told(one, "dropout-before-batch-norm")] == [message]
 
 
@@ -234,7 +281,7 @@ def test_the_variance_that_dropout_adds_is_the_one_the_message_says() -> None:
     assert F.dropout(x, 0.5).var().item() == pytest.approx(2 * x.var().item(), rel=0.02)
 
 
-# --------------------------------------------------------------------------------------------------------------- what is measured
+# ----------------------------------------------------------------------------------------------------- what is measured
 
 
 def bottle() -> nn.Module:
@@ -243,12 +290,18 @@ def bottle() -> nn.Module:
 
 def test_few_samples_a_step_are_told_where_they_are_training_s() -> None:
     report = inspect(bottle(), (1, 3, 8, 8), batch_size=4)
-    message = "It measures 4 samples at once, 144 values a channel, and fewer than 8 samples are known to cost accuracy."
-    assert told(report, "small-batch-norm") == [("1", message, "Use GroupNorm(32, 64), whose statistics are of one sample, or more samples.")]
+    message = (
+        "It measures 4 samples at once, 144 values a channel, and fewer than 8 samples are known to cost accuracy."
+    )
+    assert told(report, "small-batch-norm") == [
+        ("1", message, "Use GroupNorm(32, 64), whose statistics are of one sample, or more samples.")
+    ]
     assert severities(report, "norm") == {"small-batch-norm": "warning"}
     one = "It measures 1 sample at once, 36 values a channel, and fewer than 8 samples are known to cost accuracy."
     assert [m for _, m, _ in told(inspect(bottle(), (1, 3, 8, 8), batch_size=1), "small-batch-norm")] == [one]
-    assert told(inspect(bottle(), (2, 3, 8, 8)), "small-batch-norm")[0][1].startswith("It measures 2 samples at once, 72 values")
+    assert told(inspect(bottle(), (2, 3, 8, 8)), "small-batch-norm")[0][1].startswith(
+        "It measures 2 samples at once, 72 values"
+    )
 
 
 def test_a_batch_of_one_only_to_look_at_a_model_is_no_mistake() -> None:
@@ -260,17 +313,34 @@ def test_a_batch_of_one_only_to_look_at_a_model_is_no_mistake() -> None:
 
 def test_sub_batches_of_a_ghost_batch_norm_count_as_batches() -> None:
     ghost = nn.Sequential(striate.nn.GhostBatchNorm2d(3, ghost_batch_size=4))
-    assert told(inspect(ghost, (16, 3, 8, 8)), "small-batch-norm")[0][1].startswith("It measures 4 samples at once, 256 values")
+    assert told(inspect(ghost, (16, 3, 8, 8)), "small-batch-norm")[0][1].startswith(
+        "It measures 4 samples at once, 256 values"
+    )
     assert inspect(ghost, (16, 3, 8, 8)).findings[0].mend is None
-    assert told(inspect(nn.Sequential(striate.nn.GhostBatchNorm2d(3, ghost_batch_size=8)), (16, 3, 8, 8)), "small-batch-norm") == []
+    assert (
+        told(
+            inspect(nn.Sequential(striate.nn.GhostBatchNorm2d(3, ghost_batch_size=8)), (16, 3, 8, 8)),
+            "small-batch-norm",
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize("channels_and_groups", [(64, 32), (32, 16), (48, 16), (3, 1), (96, 32), (1, 1)])
-def test_the_group_norm_that_takes_over_has_the_parameters_and_no_group_of_one_channel(channels_and_groups: tuple[int, int]) -> None:
+def test_the_group_norm_that_takes_over_has_the_parameters_and_no_group_of_one_channel(
+    channels_and_groups: tuple[int, int],
+) -> None:
     channels, groups = channels_and_groups
-    model = drawn(nn.Sequential(striate.nn.Conv2d(3, channels, 3, bias=False), striate.nn.BatchNormAct2d(channels, activation="relu")))
+    model = drawn(
+        nn.Sequential(
+            striate.nn.Conv2d(3, channels, 3, bias=False), striate.nn.BatchNormAct2d(channels, activation="relu")
+        )
+    )
     fixed, _ = inspect(model, (2, 3, 8, 8)).fix()
-    assert type(fixed[1]) is striate.nn.GroupNormAct2d and (fixed[1].num_groups, fixed[1].activation) == (groups, "relu")
+    assert type(fixed[1]) is striate.nn.GroupNormAct2d and (fixed[1].num_groups, fixed[1].activation) == (
+        groups,
+        "relu",
+    )
     assert torch.equal(fixed[1].weight, model[1].weight) and torch.equal(fixed[1].bias, model[1].bias)
     assert told(inspect(fixed, (2, 3, 8, 8)), "small-batch-norm") == []
     x = torch.randn(2, 3, 8, 8)
@@ -288,22 +358,30 @@ def test_the_group_norm_that_takes_over_stands_at_all_of_the_norms_names() -> No
             return self.c(self.a(x))
 
     fixed, _ = inspect(Held(), (4, 6)).fix()
-    assert type(fixed.b) is nn.GroupNorm and fixed.c[0] is fixed.b and fixed.b.num_groups == 1  # no places: one channel has one value
+    # no places: one channel has one value
+    assert type(fixed.b) is nn.GroupNorm and fixed.c[0] is fixed.b and fixed.b.num_groups == 1
 
 
 def test_one_value_a_channel_is_an_error_where_the_batch_is_said_to_be_one() -> None:
     report = inspect(nn.Sequential(nn.Conv2d(3, 64, 8, bias=False), nn.BatchNorm2d(64)), (1, 3, 8, 8), batch_size=1)
     message = "Each of its 64 channels has 1 value a step, which has no variance: training stops here."
-    assert told(report, "one-value-norm") == [("1", message, "Train on more samples at once, and drop a last batch of 1.")]
+    assert told(report, "one-value-norm") == [
+        ("1", message, "Train on more samples at once, and drop a last batch of 1.")
+    ]
     assert severities(report, "norm") == {"one-value-norm": "error"}
     model = nn.Sequential(nn.Conv2d(3, 64, 8, bias=False), nn.BatchNorm2d(64))
-    assert severities(inspect(model, (1, 3, 8, 8)).findings == [] and inspect(model, (1, 3, 8, 8), batch_size=8), "norm") == {}
+    assert (
+        severities(inspect(model, (1, 3, 8, 8)).findings == [] and inspect(model, (1, 3, 8, 8), batch_size=8), "norm")
+        == {}
+    )
     assert inspect(model, (1, 3, 9, 8), batch_size=1).findings[0].rule == "small-batch-norm"
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         model(torch.zeros(1, 3, 8, 8))
 
 
-@pytest.mark.parametrize(("norm", "shape"), [(nn.GroupNorm(4, 4), (8, 4, 1, 1)), (nn.GroupNorm(4, 4), (8, 4)), (nn.LayerNorm(1), (8, 4, 1))])
+@pytest.mark.parametrize(
+    ("norm", "shape"), [(nn.GroupNorm(4, 4), (8, 4, 1, 1)), (nn.GroupNorm(4, 4), (8, 4)), (nn.LayerNorm(1), (8, 4, 1))]
+)
 def test_a_group_of_one_value_is_an_error_at_any_batch(norm: nn.Module, shape: tuple[int, ...]) -> None:
     report = inspect(nn.Sequential(norm).eval(), shape)
     message = "Its means are of 1 value each, so that it returns its shift, whatever comes in."
@@ -326,20 +404,31 @@ def test_a_norm_that_is_called_again_mixes_statistics() -> None:
             return self.norm(self.conv(self.norm(x)))
 
     report = inspect(Twice(nn.BatchNorm2d(3)), (8, 3, 8, 8))
-    message = "It is called 2 times in a pass: training measures each place by itself, and the running statistics mix them."
+    message = (
+        "It is called 2 times in a pass: training measures each place by itself, and the running statistics mix them."
+    )
     assert told(report, "norm-reused") == [("norm", message, "Give each place a norm of its own.")]
     assert severities(report, "norm") == {"norm-reused": "warning"}
-    for norm in (nn.GroupNorm(1, 3), nn.BatchNorm2d(3, track_running_stats=False), striate.nn.BatchNorm2d(3).freeze(), nn.InstanceNorm2d(3)):
+    for norm in (
+        nn.GroupNorm(1, 3),
+        nn.BatchNorm2d(3, track_running_stats=False),
+        striate.nn.BatchNorm2d(3).freeze(),
+        nn.InstanceNorm2d(3),
+    ):
         assert told(inspect(Twice(norm), (8, 3, 8, 8)), "norm-reused") == []
 
 
 def test_a_norm_as_last_layer_is_told_where_its_output_is_compared() -> None:
     report = inspect(nn.Sequential(nn.Linear(4, 10, bias=False), nn.BatchNorm1d(10)), (8, 4))
-    message = "BatchNorm1d is the last layer: its shift and scale are the mean and spread of the 10 outputs over the batch."
+    message = (
+        "BatchNorm1d is the last layer: its shift and scale are the mean and spread of the 10 outputs over the batch."
+    )
     assert told(report, "norm-on-output") == [("1", message, "Leave it out, or put it before the last layer.")]
     assert severities(report, "norm") == {"norm-on-output": "warning"}
     maps = nn.Sequential(nn.Conv2d(3, 5, 3, bias=False), nn.GroupNorm(5, 5))
-    message = "GroupNorm is the last layer: its shift and scale are the mean and spread of the 5 outputs in each sample."
+    message = (
+        "GroupNorm is the last layer: its shift and scale are the mean and spread of the 5 outputs in each sample."
+    )
     assert [m for _, m, _ in told(inspect(maps, (8, 3, 8, 8), task="segmentation"), "norm-on-output")] == [message]
     assert [m for _, m, _ in told(inspect(maps, (8, 3, 8, 8), loss=nn.MSELoss()), "norm-on-output")] == [message]
     assert told(inspect(maps, (8, 3, 8, 8)), "norm-on-output") == []  # a part of a network, for all that is known
@@ -347,16 +436,38 @@ def test_a_norm_as_last_layer_is_told_where_its_output_is_compared() -> None:
     assert told(inspect(nn.Sequential(nn.Linear(4, 10), striate.nn.BatchNormAct2d(10)), (8, 4)), "norm-on-output") == []
 
 
-# ----------------------------------------------------------------------------------------------------------------------- arguments
+# ------------------------------------------------------------------------------------------------------------ arguments
 
 
 @pytest.mark.parametrize(
     ("momentum", "message", "meant"),
     [
-        (0, "momentum=0 leaves the running mean and variance as they are, 0 and 1 in a new layer, and evaluation uses them.", 0.1),
+        (
+            0,
+            (
+                "momentum=0 leaves the running mean and variance as they are, 0 and 1 in a new layer, and evaluation "
+                "uses "
+                "them."
+            ),
+            0.1,
+        ),
         (1, "momentum=1 forgets all batches but the last: evaluation uses the statistics of 1 batch.", 0.1),
-        (0.99, "momentum=0.99 is the weight of the new batch in torch: 99 % of the running statistics are the last batch's.", 0.01),
-        (0.9, "momentum=0.9 is the weight of the new batch in torch: 90 % of the running statistics are the last batch's.", 0.1),
+        (
+            0.99,
+            (
+                "momentum=0.99 is the weight of the new batch in torch: 99 % of the running statistics are the last "
+                "batch's."
+            ),
+            0.01,
+        ),
+        (
+            0.9,
+            (
+                "momentum=0.9 is the weight of the new batch in torch: 90 % of the running statistics are the last "
+                "batch's."
+            ),
+            0.1,
+        ),
         (1.5, "momentum=1.5 gives the old statistics a weight of -0.5: they do not stay within the batches'.", 0.1),
         (-0.5, "momentum=-0.5 gives the old statistics a weight of 1.5: they do not stay within the batches'.", 0.1),
     ],
@@ -387,8 +498,12 @@ def test_a_momentum_that_is_an_average_or_is_not_used_is_right(norm: nn.Module) 
 
 def test_no_momentum_is_a_cumulative_average_of_batch_norm_and_none_of_instance_norm() -> None:
     report = inspect(nn.Sequential(nn.BatchNorm2d(3, momentum=None)), (8, 3, 8, 8))
-    message = "momentum=None averages all batches alike: after 1,000 of them the last counts 0.1 %, and so does the first."
-    assert told(report, "cumulative-average") == [("0", message, "Set momentum=0.1 to train; None is for measuring again with weights that stay.")]
+    message = (
+        "momentum=None averages all batches alike: after 1,000 of them the last counts 0.1 %, and so does the first."
+    )
+    assert told(report, "cumulative-average") == [
+        ("0", message, "Set momentum=0.1 to train; None is for measuring again with weights that stay.")
+    ]
     assert severities(report, "norm") == {"cumulative-average": "note"}
     assert severities(inspect(nn.Sequential(nn.BatchNorm2d(3)), (8, 3, 8, 8))) == {}
     instance = nn.Sequential(nn.InstanceNorm2d(3, momentum=None, track_running_stats=True))
@@ -423,7 +538,17 @@ def test_an_eps_of_zero_divides_by_zero() -> None:
 
 @pytest.mark.parametrize("eps", [1e-12, 1e-8, 1e-5, 1e-3, 1e-2])
 def test_an_eps_that_is_in_use_is_right(eps: float) -> None:
-    assert severities(inspect(nn.Sequential(nn.BatchNorm2d(3, eps=eps), nn.GroupNorm(1, 3, eps=eps)), (8, 3, 8, 8), ignore=["groups-are-layer-norm"]), "norm") == {}
+    assert (
+        severities(
+            inspect(
+                nn.Sequential(nn.BatchNorm2d(3, eps=eps), nn.GroupNorm(1, 3, eps=eps)),
+                (8, 3, 8, 8),
+                ignore=["groups-are-layer-norm"],
+            ),
+            "norm",
+        )
+        == {}
+    )
     assert severities(inspect(nn.Sequential(nn.RMSNorm(8)), (8, 3, 8)), "norm") == {}  # without an eps
 
 
@@ -438,10 +563,18 @@ def test_a_class_that_knows_of_one_group_only_means_it() -> None:
 def test_groups_of_one_channel_and_one_group_of_all_have_names_of_their_own() -> None:
     report = inspect(nn.Sequential(nn.GroupNorm(8, 8), nn.GroupNorm(1, 8), nn.GroupNorm(4, 8)), (2, 8, 5, 5))
     assert told(report, "groups-are-instance-norm") == [
-        ("0", "8 groups of 1 channel are instance norm.", "Say InstanceNorm2d(…, affine=True) if that is meant, or use fewer groups.")
+        (
+            "0",
+            "8 groups of 1 channel are instance norm.",
+            "Say InstanceNorm2d(…, affine=True) if that is meant, or use fewer groups.",
+        )
     ]
     assert told(report, "groups-are-layer-norm") == [
-        ("1", "1 group of 8 channels is layer norm over channels and places together.", "Leave it if that is meant; LayerNorm2d does it at each place by itself.")
+        (
+            "1",
+            "1 group of 8 channels is layer norm over channels and places together.",
+            "Leave it if that is meant; LayerNorm2d does it at each place by itself.",
+        )
     ]
     assert severities(report, "norm") == {"groups-are-instance-norm": "note", "groups-are-layer-norm": "note"}
     x = torch.randn(2, 8, 5, 5)

@@ -26,10 +26,14 @@ def published(name: str) -> Report:
     return inspect(model, (1, *model.default_cfg["input_size"]))
 
 
-@pytest.mark.parametrize("name", [name if name in FEW else pytest.param(name, marks=pytest.mark.nightly) for name in TOLD])
+@pytest.mark.parametrize(
+    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.nightly) for name in TOLD]
+)
 def test_findings_of_a_published_network_are_those_that_are_kept_and_fit_one_screen(name: str) -> None:
     report = published(name)
-    told = [f"{len({f.place for f in group.findings})} {group.severity} {group.rule}" for group in grouped(report.findings)]
+    told = [
+        f"{len({f.place for f in group.findings})} {group.severity} {group.rule}" for group in grouped(report.findings)
+    ]
     assert (", ".join(told) or "nothing") == TOLD[name]
     columns, lines = SCREEN
     shown = report.table(columns).split("\n\n")[3:]
@@ -37,7 +41,19 @@ def test_findings_of_a_published_network_are_those_that_are_kept_and_fit_one_scr
 
 
 def test_what_fires_on_good_networks_is_told_of_few_of_them_and_with_few_rules() -> None:
-    rules = {name: [] if told == "nothing" else [one.split(" ", 2)[2] for one in told.split(", ")] for name, told in TOLD.items()}
+    rules = {
+        name: [] if told == "nothing" else [one.split(" ", 2)[2] for one in told.split(", ")]
+        for name, told in TOLD.items()
+    }
     assert len(rules) >= 80 and set(TOLD) >= FEW and max(map(len, rules.values())) <= 3
-    networks = {rule: sum(rule in found for found in rules.values()) for rule in ("unproductive-layers", "depthwise-without-pointwise", "groups-are-layer-norm")}
-    assert networks["unproductive-layers"] == networks["groups-are-layer-norm"] == 0 < networks["depthwise-without-pointwise"] <= 5
+    networks = {
+        rule: sum(rule in found for found in rules.values())
+        for rule in ("unproductive-layers", "depthwise-without-pointwise", "groups-are-layer-norm")
+    }
+    assert (
+        networks["unproductive-layers"]
+        == networks["groups-are-layer-norm"]
+        == 0
+        < networks["depthwise-without-pointwise"]
+        <= 5
+    )

@@ -30,13 +30,18 @@ class Beside(nn.Module):
         return self.one(x) + self.other(x)
 
 
-# ------------------------------------------------------------------------------------------------------------- fields and objects
+# --------------------------------------------------------------------------------------------------- fields and objects
 
 
 def test_a_stride_of_4_before_the_third_convolution_leaves_few_units_of_a_small_object() -> None:
     net = nn.Sequential(*convolutions(2, 2, 1, 2))
     assert findings("early-downsampling", net, (1, 2, 64, 64), object_px=20) == [
-        ("warning", "1", "The stride is 4×4 before the third convolution, where an object of 20 px covers 5×5 units, and 2.5 of the coarsest map.")
+        (
+            "warning",
+            "1",
+            "The stride is 4×4 before the third convolution, where an object of 20 px covers 5×5 units, and 2.5 of "
+            "the coarsest map.",
+        )
     ]
 
 
@@ -74,7 +79,9 @@ def test_attention_sees_objects_whole_and_networks_without_windows_are_not_asked
             return F.scaled_dot_product_attention(y, y, y) if self.attends else y.relu()
 
     assert findings("field-smaller-than-object", Attending(True), (1, 1, 8, 8), object_px=5) == []
-    assert [place for _, place, _ in findings("field-smaller-than-object", Attending(False), (1, 1, 8, 8), object_px=5)] == ["conv"]
+    assert [
+        place for _, place, _ in findings("field-smaller-than-object", Attending(False), (1, 1, 8, 8), object_px=5)
+    ] == ["conv"]
     assert findings("field-smaller-than-object", nn.ReLU(), (1, 1, 8, 8), object_px=5) == []
 
 
@@ -87,7 +94,10 @@ def test_global_pooling_of_small_fields_is_told_for_classification() -> None:
 
 def test_fields_of_the_whole_input_flat_heads_and_other_tasks_are_not_told() -> None:
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 5)]
-    net, flat = nn.Sequential(*convolutions(1, 2), *head), nn.Sequential(*convolutions(1, 2), nn.Flatten(), nn.Linear(128, 5))
+    net, flat = (
+        nn.Sequential(*convolutions(1, 2), *head),
+        nn.Sequential(*convolutions(1, 2), nn.Flatten(), nn.Linear(128, 5)),
+    )
     assert findings("field-smaller-than-input", net, (1, 2, 5, 5), task="classification") == []
     assert findings("field-smaller-than-input", flat, (1, 2, 16, 16), task="classification") == []
     assert findings("field-smaller-than-input", net, (1, 2, 16, 16)) == []
@@ -122,15 +132,27 @@ def test_layers_whose_inputs_see_more_than_the_image_are_told() -> None:
 
 def test_a_chain_for_large_images_is_unproductive_on_small_ones_and_a_residual_network_is_not() -> None:
     vgg, resnet = striate.models.vgg11_bn(), striate.models.resnet18()
-    assert [place for _, place, _ in findings("unproductive-layers", vgg, (1, 3, 32, 32))] == ["features.18", "features.22", "features.25"]
-    assert findings("unproductive-layers", vgg, (1, 3, 224, 224)) == findings("unproductive-layers", resnet, (1, 3, 224, 224)) == []
+    assert [place for _, place, _ in findings("unproductive-layers", vgg, (1, 3, 32, 32))] == [
+        "features.18",
+        "features.22",
+        "features.25",
+    ]
+    assert (
+        findings("unproductive-layers", vgg, (1, 3, 224, 224))
+        == findings("unproductive-layers", resnet, (1, 3, 224, 224))
+        == []
+    )
 
 
 def test_windows_over_rows_and_columns_on_one_axis_are_judged() -> None:
     class Tokens(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv, self.along, self.pool = nn.Conv2d(1, 2, 3, padding=1), nn.Conv1d(2, 2, 3, padding=1), nn.MaxPool1d(2)
+            self.conv, self.along, self.pool = (
+                nn.Conv2d(1, 2, 3, padding=1),
+                nn.Conv1d(2, 2, 3, padding=1),
+                nn.MaxPool1d(2),
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             return self.pool(self.along(self.conv(x).flatten(2)))
@@ -149,14 +171,20 @@ def test_a_map_on_its_side_is_followed_by_its_own_axes() -> None:
             return self.last(self.first(x).transpose(2, 3))
 
     net = nn.Sequential(Turned(), nn.Conv2d(1, 1, 3, padding=1))
-    assert findings("unproductive-layers", net, (1, 1, 6, 1)) == []  # one column is never exceeded: no window looks along it
+    # one column is never exceeded: no window looks along it
+    assert findings("unproductive-layers", net, (1, 1, 6, 1)) == []
     assert findings("unproductive-layers", nn.Sequential(net, net[1]), (1, 1, 6, 2))[0][1:] == (
-        "0.1 (call 2)", "Units that it reads see 9×3 px each, more than the 6×2 of the image: its windows add little but padding."
+        "0.1 (call 2)", (
+            "Units that it reads see 9×3 px each, more than the 6×2 of the image: its windows add little but "
+            "padding."
+        )
     )  # fmt: skip
 
 
 def test_unproductive_layers_that_take_few_of_the_macs_are_not_told() -> None:
-    wide = nn.Sequential(nn.Conv2d(2, 20, 3, padding=1), *convolutions(1, 1, channels=20), nn.Conv2d(20, 1, 3, padding=1))
+    wide = nn.Sequential(
+        nn.Conv2d(2, 20, 3, padding=1), *convolutions(1, 1, channels=20), nn.Conv2d(20, 1, 3, padding=1)
+    )
     assert findings("unproductive-layers", wide, (1, 2, 6, 6)) == []  # 180 of the 7,740 MACs of each place
     assert [place for _, place, _ in findings("unproductive-layers", wide, (1, 2, 4, 4))] == ["2", "3"]
 
@@ -178,7 +206,9 @@ def test_a_shortcut_that_carries_a_smaller_field_along_leaves_layers_something_t
 
 def test_fields_of_just_the_image_and_1x1_convolutions_are_productive() -> None:
     assert findings("unproductive-layers", nn.Sequential(*convolutions(1, 1, 1, 1, 1)), (1, 2, 9, 9)) == []
-    assert findings("unproductive-layers", nn.Sequential(*convolutions(1, 1, 1), nn.Conv2d(2, 2, 1)), (1, 2, 6, 6)) == []
+    assert (
+        findings("unproductive-layers", nn.Sequential(*convolutions(1, 1, 1), nn.Conv2d(2, 2, 1)), (1, 2, 6, 6)) == []
+    )
 
 
 def test_a_gate_that_sees_everything_makes_no_layer_unproductive() -> None:
@@ -194,7 +224,7 @@ def test_a_gate_that_sees_everything_makes_no_layer_unproductive() -> None:
     assert findings("unproductive-layers", Gated(), (1, 2, 20, 20)) == []
 
 
-# ------------------------------------------------------------------------------------------------------------ what no window sees
+# -------------------------------------------------------------------------------------------------- what no window sees
 
 
 def test_pooling_drops_what_its_stride_does_not_divide() -> None:
@@ -202,10 +232,18 @@ def test_pooling_drops_what_its_stride_does_not_divide() -> None:
         ("warning", "MaxPool2d", "Its windows end before the last 1 of 7 rows: 14 % of its input reaches nothing.")
     ]
     assert findings("dropped-rows", nn.MaxPool2d(2), (1, 1, 27, 27)) == [
-        ("note", "MaxPool2d", "Its windows end before the last 1 of 27 rows and 1 of 27 columns: 7 % of its input reaches nothing.")
+        (
+            "note",
+            "MaxPool2d",
+            "Its windows end before the last 1 of 27 rows and 1 of 27 columns: 7 % of its input reaches nothing.",
+        )
     ]
     assert findings("dropped-rows", nn.Conv1d(1, 1, 8, 8), (1, 1, 1007)) == [
-        ("note", "Conv1d", "Its windows end before the last 7 of 1007 positions: under 1 % of its input reaches nothing.")
+        (
+            "note",
+            "Conv1d",
+            "Its windows end before the last 7 of 1007 positions: under 1 % of its input reaches nothing.",
+        )
     ]
     assert findings("dropped-rows", nn.AvgPool3d((3, 1, 1)), (1, 1, 5, 4, 4)) == [
         ("warning", "AvgPool3d", "Its windows end before the last 2 of 5 planes: 40 % of its input reaches nothing.")
@@ -229,7 +267,11 @@ def test_windows_that_reach_the_end_drop_nothing(layer: nn.Module, size: int) ->
     assert findings("dropped-rows", layer, (1, 1, size, size)) == []
 
 
-PADS = [nn.ConstantPad2d(1, 0.0), nn.ReplicationPad2d(1), nn.Sequential(nn.ZeroPad2d((1, 0, 1, 0)), nn.ReflectionPad2d((0, 1, 0, 1)))]
+PADS = [
+    nn.ConstantPad2d(1, 0.0),
+    nn.ReplicationPad2d(1),
+    nn.Sequential(nn.ZeroPad2d((1, 0, 1, 0)), nn.ReflectionPad2d((0, 1, 0, 1))),
+]
 
 
 @pytest.mark.parametrize("pad", PADS)
@@ -241,15 +283,15 @@ def test_padding_that_a_window_leaves_out_is_no_lost_input(pad: nn.Module) -> No
 
 
 def test_padding_by_an_operation_of_its_own_is_judged_as_the_layers_own() -> None:
-    assert findings("skipped-pixels", nn.Sequential(nn.ZeroPad2d((1, 0, 1, 0)), nn.Conv2d(1, 1, 1, 2)), (1, 1, 6, 6)) == [
-        ("warning", "1", "Its windows skip 75 % of its input, which reach nothing.")
-    ]
+    assert findings(
+        "skipped-pixels", nn.Sequential(nn.ZeroPad2d((1, 0, 1, 0)), nn.Conv2d(1, 1, 1, 2)), (1, 1, 6, 6)
+    ) == [("warning", "1", "Its windows skip 75 % of its input, which reach nothing.")]
     assert findings("kernel-larger-than-map", nn.Sequential(nn.ZeroPad2d(3), nn.Conv2d(1, 1, 7)), (1, 1, 4, 4)) == [
         ("warning", "1", "Of the taps of its 7×7 kernel on a map of 4×4, 67 % fall into the padding.")
     ]
-    assert findings("even-kernel-same-padding", nn.Sequential(nn.ZeroPad2d((1, 2, 1, 2)), nn.Conv2d(1, 1, 4)), (1, 1, 8, 8)) == [
-        ("note", "1", "Its even windows of 4×4, with 1 padded before and 2 behind, move the map by 0.5×0.5 units.")
-    ]
+    assert findings(
+        "even-kernel-same-padding", nn.Sequential(nn.ZeroPad2d((1, 2, 1, 2)), nn.Conv2d(1, 1, 4)), (1, 1, 8, 8)
+    ) == [("note", "1", "Its even windows of 4×4, with 1 padded before and 2 behind, move the map by 0.5×0.5 units.")]
 
 
 class Padded(nn.Module):
@@ -315,11 +357,15 @@ def test_branches_that_skip_the_same_pixels_lose_them() -> None:
 
 def test_values_that_were_computed_one_by_one_for_a_branch_are_not_lost_where_the_map_is_seen() -> None:
     first = [nn.BatchNorm2d(2), nn.ReLU()]
-    net = Beside(nn.Sequential(*first, nn.Conv2d(2, 2, 1, stride=2)), nn.Sequential(*first, nn.Conv2d(2, 2, 3, stride=2, padding=1)))
+    net = Beside(
+        nn.Sequential(*first, nn.Conv2d(2, 2, 1, stride=2)),
+        nn.Sequential(*first, nn.Conv2d(2, 2, 3, stride=2, padding=1)),
+    )
     assert findings("skipped-pixels", net, (1, 2, 8, 8)) == [
         ("note", "one.2", "Its windows skip 75 % of its input, which other branches see.")
     ]
-    moved = Beside(nn.AvgPool2d(1, 2), nn.Sequential(nn.ZeroPad2d((-1, 1, -1, 1)), nn.AvgPool2d(1, 2)))  # NASNet's reduction
+    # NASNet's reduction
+    moved = Beside(nn.AvgPool2d(1, 2), nn.Sequential(nn.ZeroPad2d((-1, 1, -1, 1)), nn.AvgPool2d(1, 2)))
     assert [(severity, place) for severity, place, _ in findings("skipped-pixels", moved, (1, 2, 8, 8))] == [
         ("note", "one"), ("note", "other.1")
     ]  # fmt: skip
@@ -334,7 +380,9 @@ def test_rows_that_another_branch_sees_are_a_note() -> None:
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             return self.pool(x), self.conv(x)
 
-    told = "Its windows end before the last 1 of 7 rows and 1 of 7 columns: 27 % of its input, which other branches see."
+    told = (
+        "Its windows end before the last 1 of 7 rows and 1 of 7 columns: 27 % of its input, which other branches see."
+    )
     assert findings("dropped-rows", Pooled(), (1, 1, 7, 7)) == [("note", "pool", told)]
 
 
@@ -356,7 +404,9 @@ def test_branches_of_a_reparameterised_block_are_one_kernel_and_skip_nothing() -
     assert [place for _, place, _ in findings("skipped-pixels", Deployable(bends=True), (1, 2, 8, 8))] == ["small.0"]
 
 
-@pytest.mark.parametrize("arguments", [{"stride": 2, "padding": 1}, {"dilation": 2}, {"stride": 2, "dilation": 3, "padding": 3}])
+@pytest.mark.parametrize(
+    "arguments", [{"stride": 2, "padding": 1}, {"dilation": 2}, {"stride": 2, "dilation": 3, "padding": 3}]
+)
 def test_windows_that_meet_skip_nothing(arguments: dict[str, int]) -> None:
     assert findings("skipped-pixels", nn.Conv2d(1, 1, 3, **arguments), (1, 1, 12, 12)) == []
 
@@ -375,11 +425,15 @@ def test_functions_are_judged_as_layers() -> None:
         ("warning", "convolution", "Its windows skip 75 % of its input, which reach nothing.")
     ]
     assert findings("dropped-rows", Skipping(), (1, 1, 10, 10)) == [
-        ("warning", "max_pool2d", "Its windows end before the last 1 of 5 rows and 1 of 5 columns: 36 % of its input reaches nothing.")
+        (
+            "warning",
+            "max_pool2d",
+            "Its windows end before the last 1 of 5 rows and 1 of 5 columns: 36 % of its input reaches nothing.",
+        )
     ]
 
 
-# ------------------------------------------------------------------------------------------------------------- windows themselves
+# --------------------------------------------------------------------------------------------------- windows themselves
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
@@ -387,8 +441,14 @@ def test_even_windows_with_padding_move_the_map() -> None:
     assert findings("even-kernel-same-padding", nn.Conv2d(1, 1, 4, padding="same"), (1, 1, 8, 8)) == [
         ("note", "Conv2d", "Its even windows of 4×4, with 1 padded before and 2 behind, move the map by 0.5×0.5 units.")
     ]
-    assert findings("even-kernel-same-padding", nn.Conv2d(1, 1, (3, 2), padding=(1, 1)), (1, 1, 8, 8), task="segmentation") == [
-        ("warning", "Conv2d", "Its even windows of 3×2, with 1 padded before and 1 behind, move the map by 0×0.5 units.")
+    assert findings(
+        "even-kernel-same-padding", nn.Conv2d(1, 1, (3, 2), padding=(1, 1)), (1, 1, 8, 8), task="segmentation"
+    ) == [
+        (
+            "warning",
+            "Conv2d",
+            "Its even windows of 3×2, with 1 padded before and 1 behind, move the map by 0×0.5 units.",
+        )
     ]
 
 
@@ -424,10 +484,19 @@ def dilated(*dilations: int) -> nn.Module:
 
 def test_dilations_with_a_common_factor_leave_holes() -> None:
     assert findings("gridding", dilated(2, 2, 2), (1, 1, 32, 32)) == [
-        ("warning", "2", "The dilations 2, 2, 2 have the factor 2 in common: a unit sees 49 of the 169 pixels in its field of 13×13.")
+        (
+            "warning",
+            "2",
+            "The dilations 2, 2, 2 have the factor 2 in common: a unit sees 49 of the 169 pixels in its field of "
+            "13×13.",
+        )
     ]
     assert findings("gridding", nn.Sequential(dilated(4, 6), nn.ReLU(), nn.Conv2d(1, 1, 1)), (1, 1, 64, 64)) == [
-        ("warning", "0.1", "The dilations 4, 6 have the factor 2 in common: a unit sees 81 of the 441 pixels in its field of 21×21.")
+        (
+            "warning",
+            "0.1",
+            "The dilations 4, 6 have the factor 2 in common: a unit sees 81 of the 441 pixels in its field of 21×21.",
+        )
     ]
     assert findings("gridding", dilated(3, 7), (1, 1, 64, 64)) == [
         ("warning", "1", "The dilations 3, 7 leave holes: a unit sees 81 of the 441 pixels in its field of 21×21.")
@@ -436,7 +505,14 @@ def test_dilations_with_a_common_factor_leave_holes() -> None:
 
 @pytest.mark.parametrize(
     "net",
-    [dilated(1, 2, 5), dilated(2), dilated(2, 2, 1), dilated(1, 2, 2), dilated(1, 1), nn.Sequential(nn.AvgPool2d(2, 1), dilated(2, 2))],
+    [
+        dilated(1, 2, 5),
+        dilated(2),
+        dilated(2, 2, 1),
+        dilated(1, 2, 2),
+        dilated(1, 1),
+        nn.Sequential(nn.AvgPool2d(2, 1), dilated(2, 2)),
+    ],
 )
 def test_dilations_that_fill_each_others_holes_do_not(net: nn.Module) -> None:
     assert findings("gridding", net, (1, 1, 32, 32)) == []
@@ -451,14 +527,18 @@ def test_a_transposed_convolution_whose_stride_does_not_divide_its_kernel_makes_
         (
             "warning",
             "ConvTranspose2d",
-            "Its kernel of 3×3 is no multiple of its stride of 2×2: outputs are sums of 1 to 4 taps, in a pattern that shows.",
+            "Its kernel of 3×3 is no multiple of its stride of 2×2: outputs are sums of 1 to 4 taps, in a pattern "
+            "that shows.",
         )
     ]
     (found,) = striate.inspect(nn.ConvTranspose1d(1, 1, 5, stride=3), (1, 1, 8)).findings
     assert found.fix == "Use a kernel of 6, or an upsampling and a convolution."
 
 
-@pytest.mark.parametrize("layer", [nn.ConvTranspose2d(1, 1, 4, stride=2, padding=1), nn.ConvTranspose2d(1, 1, 3), nn.Conv2d(1, 1, 3, stride=2)])
+@pytest.mark.parametrize(
+    "layer",
+    [nn.ConvTranspose2d(1, 1, 4, stride=2, padding=1), nn.ConvTranspose2d(1, 1, 3), nn.Conv2d(1, 1, 3, stride=2)],
+)
 def test_kernels_that_strides_divide_make_none(layer: nn.Module) -> None:
     assert findings("checkerboard", layer, (1, 1, 8, 8)) == []
 
@@ -471,7 +551,11 @@ def test_places_that_poolings_forget_are_told_where_they_are_asked_for() -> None
     ]
     assert findings("pooling-in-localisation", net, (1, 2, 16, 16), task="classification") == []
     assert findings("pooling-in-localisation", nn.MaxPool1d(4, 2), (1, 1, 16), task="segmentation") == [
-        ("warning", "MaxPool1d", "It forgets which of 4 units was the largest, that is where within 4 px something lies.")
+        (
+            "warning",
+            "MaxPool1d",
+            "It forgets which of 4 units was the largest, that is where within 4 px something lies.",
+        )
     ]
 
 
@@ -501,22 +585,39 @@ def test_a_kernel_larger_than_its_map_lies_on_padding() -> None:
         ("warning", "Conv2d", "Of the taps of its 3×3 kernel on a map of 1×1, 89 % fall into the padding.")
     ]
     assert findings("kernel-larger-than-map", nn.Conv2d(1, 1, 3, padding=24, dilation=24), (1, 1, 28, 28)) == [
-        ("warning", "Conv2d", "Of the taps of its 3×3 kernel, 49×49 with its dilation, on a map of 28×28, 82 % fall into the padding.")
+        (
+            "warning",
+            "Conv2d",
+            "Of the taps of its 3×3 kernel, 49×49 with its dilation, on a map of 28×28, 82 % fall into the padding.",
+        )
     ]
 
 
-@pytest.mark.parametrize(("layer", "size"), [(nn.Conv2d(1, 1, 7, padding=3), 7), (nn.Conv2d(1, 1, 4), 4), (nn.MaxPool2d(3, 2, 1), 1)])
+@pytest.mark.parametrize(
+    ("layer", "size"), [(nn.Conv2d(1, 1, 7, padding=3), 7), (nn.Conv2d(1, 1, 4), 4), (nn.MaxPool2d(3, 2, 1), 1)]
+)
 def test_a_kernel_of_its_maps_size_is_not_too_large(layer: nn.Module, size: int) -> None:
     assert findings("kernel-larger-than-map", layer, (1, 1, size, size)) == []
 
 
 SOURCES = {rule.source for rule in RULES.values() if rule.find.__module__.endswith(".window")}
-SHAPES: dict[str, Any] = {"lenet5": (1, 1, 28, 28), "vgg11_bn": (1, 3, 224, 224), "resnet18": (1, 3, 224, 224), "mobilenet_v2": (1, 3, 224, 224)}
+SHAPES: dict[str, Any] = {
+    "lenet5": (1, 1, 28, 28),
+    "vgg11_bn": (1, 3, 224, 224),
+    "resnet18": (1, 3, 224, 224),
+    "mobilenet_v2": (1, 3, 224, 224),
+}
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_good_networks_have_notes_on_shortcuts_and_fields_only(name: str) -> None:
     model = striate.models.by_name(name)()
-    found = [(f.rule, f.severity, f.place) for f in striate.inspect(model, SHAPES[name]).findings if f.source in SOURCES]
-    shortcuts = [("skipped-pixels", "note", f"layer{number}.0.downsample.0") for number in (2, 3, 4)] if name == "resnet18" else []
+    found = [
+        (f.rule, f.severity, f.place) for f in striate.inspect(model, SHAPES[name]).findings if f.source in SOURCES
+    ]
+    shortcuts = (
+        [("skipped-pixels", "note", f"layer{number}.0.downsample.0") for number in (2, 3, 4)]
+        if name == "resnet18"
+        else []
+    )
     assert [one for one in found if one[0] != "unproductive-layers"] == shortcuts

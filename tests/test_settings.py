@@ -1,4 +1,6 @@
-"""Precision and the preferred method: each holds for its own thread, task and gradients, and for the process by a function of its own."""
+"""Precision and the preferred method: each holds for its own thread, task and gradients, and for the process by a
+function of its own.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ from striate.ops.precision import is_strict
 
 WAIT = 60  # seconds after which a test that hangs fails
 torch.manual_seed(0)
-X, W = torch.randn(2, 64, 28, 28), torch.randn(64, 64, 3, 3)  # wide enough for Winograd's to be the fastest of all three maps
+# wide enough for Winograd's to be the fastest of all three maps
+X, W = torch.randn(2, 64, 28, 28), torch.randn(64, 64, 3, 3)
 
 
 def convolve(x: Tensor = X, w: Tensor = W) -> Tensor:
@@ -91,7 +94,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[Callable[[], Any], Callable[[]
     return PAIRS[request.param]
 
 
-# --------------------------------------------------------------------------------------------------------------- threads
+# -------------------------------------------------------------------------------------------------------------- threads
 
 
 def test_overlapping_threads_have_each_its_own_setting_and_leave_none_behind(pair: Any) -> None:
@@ -192,11 +195,13 @@ def test_set_precision_inside_a_block_is_for_afterwards_and_for_others() -> None
         set_precision("fast")
 
 
-# ---------------------------------------------------------------------------------------------------- tasks and generators
+# ------------------------------------------------------------------------------------------------- tasks and generators
 
 
 def test_tasks_have_each_their_own_setting(strict: Any, fast: Any) -> None:
-    async def enters_first(second_is_in: asyncio.Event, first_is_in: asyncio.Event, first_is_out: asyncio.Event) -> list[Any]:
+    async def enters_first(
+        second_is_in: asyncio.Event, first_is_in: asyncio.Event, first_is_out: asyncio.Event
+    ) -> list[Any]:
         with precision("strict"):
             first_is_in.set()
             await second_is_in.wait()
@@ -204,7 +209,9 @@ def test_tasks_have_each_their_own_setting(strict: Any, fast: Any) -> None:
         first_is_out.set()
         return [*got, with_gradients()]
 
-    async def enters_second(second_is_in: asyncio.Event, first_is_in: asyncio.Event, first_is_out: asyncio.Event) -> list[Any]:
+    async def enters_second(
+        second_is_in: asyncio.Event, first_is_in: asyncio.Event, first_is_out: asyncio.Event
+    ) -> list[Any]:
         await first_is_in.wait()
         with precision("fast"):
             second_is_in.set()
@@ -312,11 +319,12 @@ def test_a_function_that_runs_after_its_call_returns_is_not_decorated() -> None:
             with pytest.raises(ArgumentTypeError) as raised:
                 block(function)
             assert str(raised.value) == (
-                f"@{name} expects a function, got {function.__qualname__}, which runs after its call returns. Write `with` inside it."
+                f"@{name} expects a function, got {function.__qualname__}, which runs after its call returns. Write "
+                "`with` inside it."
             )
 
 
-# -------------------------------------------------------------------------------------------------------- the call without with
+# ------------------------------------------------------------------------------------------------ the call without with
 
 
 def test_the_bare_call_sets_the_process_and_says_so() -> None:
@@ -332,7 +340,8 @@ def test_the_bare_call_sets_the_process_and_says_so() -> None:
         set_precision("fast")
     assert [(w.category, w.filename, w.lineno) for w in told] == [(DeprecationWarning, __file__, line)]
     assert str(told[0].message) == (
-        "striate.precision('strict') without `with` has set the precision of the whole process: call striate.set_precision('strict') for that."
+        "striate.precision('strict') without `with` has set the precision of the whole process: call "
+        "striate.set_precision('strict') for that."
     )
 
 
@@ -360,7 +369,9 @@ def test_an_object_that_is_kept_sets_nothing_whatever_becomes_of_it() -> None:
         warnings.simplefilter("always")
         block = precision("strict")
         assert not is_strict()
-        assert repr(block) == "<precision('strict'), for a with block; set_precision('strict') is for the whole process>"
+        assert (
+            repr(block) == "<precision('strict'), for a with block; set_precision('strict') is for the whole process>"
+        )
         copies = [copy.copy(block), copy.deepcopy(block)]
         del block
         assert not is_strict()
@@ -393,10 +404,14 @@ def test_an_object_that_is_kept_sets_nothing_whatever_becomes_of_it() -> None:
 def test_another_word_for_the_processs_precision_is_refused(mode: Any) -> None:
     with pytest.raises(ArgumentError) as raised:
         set_precision(mode)
-    assert str(raised.value) == f'set_precision expects mode to be "fast" or "strict", got {mode!r}. Choose one of them.'
+    assert (
+        str(raised.value) == f'set_precision expects mode to be "fast" or "strict", got {mode!r}. Choose one of them.'
+    )
 
 
-def test_a_layer_for_inference_keeps_what_it_chose_under_the_precision_it_chose_by(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_for_inference_keeps_what_it_chose_under_the_precision_it_chose_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     expected = fused.FusedConv(W, padding=1).method(X)
     with precision("strict"):
         assert fused.FusedConv(W, padding=1).method(X) != expected
@@ -407,14 +422,18 @@ def test_a_layer_for_inference_keeps_what_it_chose_under_the_precision_it_chose_
     assert layer.method(X) == expected
 
 
-# ------------------------------------------------------------------------------------------------------------------ gradients
+# ------------------------------------------------------------------------------------------------------------ gradients
 
 FAMILIES: dict[str, tuple[Callable[..., Tensor], tuple[int, ...], tuple[int, ...] | None]] = {
     "convolution": (lambda x, w: SF.conv2d(x, w, padding=1), (2, 64, 28, 28), (64, 64, 3, 3)),
     "depthwise": (lambda x, w: SF.conv2d(x, w, padding=1, groups=16), (2, 16, 28, 28), (16, 1, 3, 3)),
     "transposed": (lambda x, w: SF.conv_transpose2d(x, w, padding=1), (2, 64, 28, 28), (64, 64, 3, 3)),
     "one axis": (lambda x, w: SF.conv1d(x, w, padding=1), (2, 64, 200), (64, 64, 3)),
-    "padded": (lambda x, w: ops.padding.padded_conv(x, w, padding=1, mode="circular", dims=2), (2, 64, 28, 28), (64, 64, 3, 3)),
+    "padded": (
+        lambda x, w: ops.padding.padded_conv(x, w, padding=1, mode="circular", dims=2),
+        (2, 64, 28, 28),
+        (64, 64, 3, 3),
+    ),
     "local": (lambda x, w: ops.local.local(x, w), (2, 3, 8, 8), (4, 3, 6, 6, 3, 3)),
     "max pooling": (lambda x: SF.max_pool2d(x, 3, 2, 1), (2, 8, 28, 28), None),
     "average pooling": (lambda x: SF.avg_pool2d(x, 3, 2, 1), (2, 8, 28, 28), None),
@@ -474,7 +493,7 @@ def test_a_method_given_by_name_goes_before_the_preferred_one_in_backward_too() 
         assert not equal(with_gradients(), expected)
 
 
-# -------------------------------------------------------------------------------------------------------------- torch.compile
+# -------------------------------------------------------------------------------------------------------- torch.compile
 
 
 def compiled(function: Callable[..., Tensor], fullgraph: bool = True) -> Callable[..., Tensor]:
@@ -603,7 +622,7 @@ def test_what_is_exported_keeps_the_precision_that_held_then(dynamo: bool, stric
             assert torch.equal(exported(X), strict[0])
 
 
-# -------------------------------------------------------------------------------------------------------------- methods' names
+# ------------------------------------------------------------------------------------------------------- methods' names
 
 
 def test_the_names_are_those_of_all_methods() -> None:
@@ -616,7 +635,10 @@ def test_the_names_are_those_of_all_methods() -> None:
     assert choose.NAMES[: len(conv.NAMES)] == conv.NAMES
 
 
-LISTED = "depthwise, direct, winograd_4x4, winograd_2x2, unfolded, pointwise, torch_channels_last, torch, reference, native, local, onednn"
+LISTED = (
+    "depthwise, direct, winograd_4x4, winograd_2x2, unfolded, pointwise, torch_channels_last, torch, reference, "
+    "native, local, onednn"
+)
 
 
 @pytest.mark.parametrize("name", ["winograd", "", 3])
@@ -630,7 +652,9 @@ def test_an_unknown_method_is_not_preferred(name: Any) -> None:
 
 def start(method: str, program: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "STRIATE_METHOD": method}
-    return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 def test_an_unknown_striate_method_is_refused_at_import() -> None:

@@ -1,4 +1,6 @@
-"""whole_batch_statistics: a batch in parts is normalized as if it came whole; what the docstring calls inexact is inexact."""
+"""whole_batch_statistics: a batch in parts is normalized as if it came whole; what the docstring calls inexact is
+inexact.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,7 @@ def same_running(layer: Any, other: Any, tolerance: float) -> None:
     assert torch.equal(layer.num_batches_tracked, other.num_batches_tracked)
 
 
-# ------------------------------------------------------------------------------------------------------------------ exact
+# ---------------------------------------------------------------------------------------------------------------- exact
 
 
 @pytest.mark.parametrize("sizes", [PARTS, (4, 4), (1,) * 8, (8,)], ids=str)
@@ -135,7 +137,9 @@ def test_parts_may_be_tuples_of_arguments_and_come_from_a_generator() -> None:
 
 @pytest.mark.parametrize("activation", [None, "relu", "leaky_relu", "silu"])
 @pytest.mark.parametrize("shape", [(8, 3), (8, 3, 5), (8, 3, 2, 3, 4)], ids=str)
-def test_a_layer_with_activation_and_residual_is_exact_in_any_number_of_axes(shape: tuple[int, ...], activation: str | None) -> None:
+def test_a_layer_with_activation_and_residual_is_exact_in_any_number_of_axes(
+    shape: tuple[int, ...], activation: str | None
+) -> None:
     layer = nn.BatchNormAct2d(3, activation=activation).double()
     whole = copy.deepcopy(layer)
     x, residual = torch.randn(2, *shape, dtype=torch.float64)
@@ -211,7 +215,7 @@ def test_measuring_stops_each_pass_at_the_first_layer_not_known() -> None:
     assert passes <= (depth + 3) / 2  # the docstring's L/2, and the last that finds nothing new
 
 
-# -------------------------------------------------------------------------------------------------------------- gradients
+# ------------------------------------------------------------------------------------------------------------ gradients
 
 
 def gradients(model: torch.nn.Module, parts: Any, dys: Any) -> tuple[Tensor, list[Tensor]]:
@@ -237,7 +241,10 @@ def test_gradients_of_scale_and_shift_are_the_whole_batchs_and_dx_subtracts_the_
     variance, mean = torch.var_mean(x, (0, 2, 3), correction=0, keepdim=True)
     normalized = (x - mean) / (variance + 0.3).sqrt()
     for part, n, g in zip(
-        dx.split(PARTS), normalized.split(PARTS), (dy * layer.weight.detach().reshape(1, 2, 1, 1)).split(PARTS), strict=True
+        dx.split(PARTS),
+        normalized.split(PARTS),
+        (dy * layer.weight.detach().reshape(1, 2, 1, 1)).split(PARTS),
+        strict=True,
     ):
         own = [v.mean((0, 2, 3), keepdim=True) for v in (g, g * n)]
         close(part, (g - own[0] - n * own[1]) / (variance + 0.3).sqrt(), 1e-12)
@@ -277,7 +284,7 @@ def test_entering_leaves_no_gradients_and_no_graph() -> None:
         assert torch.is_grad_enabled() and model(x[:5]).requires_grad
 
 
-# ----------------------------------------------------------------------------------------------------------------- errors
+# --------------------------------------------------------------------------------------------------------------- errors
 
 
 class Twice(nn.Module):
@@ -298,7 +305,10 @@ def untouched(model: torch.nn.Module) -> None:
 @pytest.mark.parametrize("layer_by_layer", [True, False])
 def test_a_layer_called_twice_in_a_pass_is_refused_by_name(layer_by_layer: bool) -> None:
     model, x = Twice(), torch.randn(4, 3)
-    with pytest.raises(ArgumentError) as raised, whole_batch_statistics(model, x.split(2), layer_by_layer=layer_by_layer):
+    with (
+        pytest.raises(ArgumentError) as raised,
+        whole_batch_statistics(model, x.split(2), layer_by_layer=layer_by_layer),
+    ):
         pytest.fail("entered")
     assert str(raised.value) == (
         "whole_batch_statistics expects each batch norm to be called once in a forward pass, got two calls of inner.0. "
@@ -321,7 +331,10 @@ def test_no_parts_are_refused(parts: Any) -> None:
     model = deep()
     with pytest.raises(ArgumentError) as raised, whole_batch_statistics(model, parts):
         pytest.fail("entered")
-    assert str(raised.value) == "whole_batch_statistics expects at least one part of the batch, got 0. Split the batch with x.split(size)."
+    assert (
+        str(raised.value)
+        == "whole_batch_statistics expects at least one part of the batch, got 0. Split the batch with x.split(size)."
+    )
     untouched(model)
 
 
@@ -356,11 +369,15 @@ def test_where_no_kernel_runs_torchs_operators_give_the_same(how: str, activatio
         with context(), whole_batch_statistics(one, [(a.detach(), b.detach()) for a, b in parts]):
             y = torch.cat([one(*part) for part in parts])
         (y * dy.to(kind).to(to)).sum().backward()
-        found.append([y.detach(), *(t.grad for t in (*leaves, one.weight, one.bias)), one.running_mean, one.running_var])
+        found.append(
+            [y.detach(), *(t.grad for t in (*leaves, one.weight, one.bias)), one.running_mean, one.running_var]
+        )
     tolerance = 1e-5 if kind is torch.float32 else 8 * torch.finfo(kind).eps
     for expected, got in zip(*found, strict=True):
         assert got.dtype is kind
-        torch.testing.assert_close(got.float(), expected, rtol=tolerance, atol=tolerance * max(1.0, float(expected.abs().max())))
+        torch.testing.assert_close(
+            got.float(), expected, rtol=tolerance, atol=tolerance * max(1.0, float(expected.abs().max()))
+        )
 
 
 @pytest.mark.parametrize("how", ["vmap", "jvp", "trace"])
@@ -371,11 +388,16 @@ def test_transforms_and_tracers_are_refused(how: str) -> None:
         "jvp": lambda: torch.func.jvp(layer, (x[:2],), (x[:2],)),
         "trace": lambda: torch.jit.trace(layer, (x[:2],)),
     }
-    with whole_batch_statistics(layer, x.split(2)), pytest.raises(ArgumentError, match="a call that shares statistics to be a plain one"):
+    with (
+        whole_batch_statistics(layer, x.split(2)),
+        pytest.raises(ArgumentError, match="a call that shares statistics to be a plain one"),
+    ):
         calls[how]()
 
 
-@pytest.mark.parametrize("x", [torch.ones(6, 5), torch.ones(6), torch.ones(6, 3).int()], ids=["channels", "axes", "integers"])
+@pytest.mark.parametrize(
+    "x", [torch.ones(6, 5), torch.ones(6), torch.ones(6, 3).int()], ids=["channels", "axes", "integers"]
+)
 def test_an_input_that_does_not_fit_is_refused_as_by_a_batch_norm(x: Tensor) -> None:
     layer = nn.BatchNorm1d(3)
     with pytest.raises((ShapeError, DtypeError)) as expected:
@@ -385,7 +407,7 @@ def test_an_input_that_does_not_fit_is_refused_as_by_a_batch_norm(x: Tensor) -> 
     untouched(layer)
 
 
-# ----------------------------------------------------------------------------------------------- what it must leave alone
+# --------------------------------------------------------------------------------------------- what it must leave alone
 
 
 class Stop(Exception):
@@ -450,7 +472,9 @@ def test_layers_in_evaluation_and_frozen_ones_stay_as_they_are() -> None:
     close(got, expected, 1e-12)
     for layer, other, before in zip(norms(model), norms(whole), start, strict=True):
         same_running(layer, other, 1e-12)
-        assert all(torch.equal(a, b) for a, b in zip(running(layer), before, strict=True)) is (layer in (model.bn1, model.bn2))
+        assert all(torch.equal(a, b) for a, b in zip(running(layer), before, strict=True)) is (
+            layer in (model.bn1, model.bn2)
+        )
 
 
 def test_a_model_in_evaluation_is_left_alone() -> None:
@@ -489,7 +513,9 @@ def test_a_ghost_batch_norm_stays_one() -> None:
 class Chance(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.BatchNorm1d(8))
+        self.body = nn.Sequential(
+            nn.Linear(3, 8), nn.Dropout(0.5), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.BatchNorm1d(8)
+        )
         self.drawn: list[float] = []
 
     def forward(self, x: Tensor) -> Tensor:
@@ -552,5 +578,6 @@ def test_a_model_of_torchs_norms_alone_is_refused() -> None:
     with pytest.raises(ArgumentError) as raised, whole_batch_statistics(model, [torch.randn(2, 3, 4, 4)]):
         pass
     assert str(raised.value) == (
-        "whole_batch_statistics expects batch norms of striate's, got only torch's, 1 of them. Call striate.accelerate(model) first."
+        "whole_batch_statistics expects batch norms of striate's, got only torch's, 1 of them. Call "
+        "striate.accelerate(model) first."
     )

@@ -90,7 +90,9 @@ def cases(world: int) -> dict[str, Case]:
         "silu and residual": Case(uneven, activation="silu", residual=True),
         "bfloat16": Case(uneven, torch.bfloat16, activation="relu", residual=True),
         "looked at": Case(uneven, looked_at=True),
-        "looked at, leaky_relu, channels_last": Case(uneven, activation="leaky_relu", channels_last=True, looked_at=True),
+        "looked at, leaky_relu, channels_last": Case(
+            uneven, activation="leaky_relu", channels_last=True, looked_at=True
+        ),
     }
 
 
@@ -182,7 +184,12 @@ def attempt(call: Callable[[], Any]) -> Any:
 def one_value_in_all(rank: int, world: int) -> dict[str, Any]:
     layer = nn.SyncBatchNorm(C)
     told = attempt(lambda: layer(torch.ones(1 if rank == 0 else 0, C)))
-    return {"told": told, "running_mean": layer.running_mean, "running_var": layer.running_var, "batches": layer.num_batches_tracked}
+    return {
+        "told": told,
+        "running_mean": layer.running_mean,
+        "running_var": layer.running_var,
+        "batches": layer.num_batches_tracked,
+    }
 
 
 def no_value_in_all(rank: int, world: int) -> dict[str, Any]:
@@ -248,13 +255,22 @@ def net(dtype: torch.dtype) -> torch.nn.Module:
     torch.manual_seed(5)
     first = [nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU()]
     second = [nn.Conv2d(4, 6, 3, stride=2, bias=False), torch.nn.BatchNorm2d(6), nn.ReLU()]
-    return nn.Sequential(*first, nn.Sequential(*second), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)).to(dtype)
+    return nn.Sequential(*first, nn.Sequential(*second), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)).to(
+        dtype
+    )
 
 
-def train(model: torch.nn.Module, dtype: torch.dtype, part: slice, average: Callable[[Tensor], Any] | None = None) -> dict[str, Tensor]:
-    """Three steps of SGD on a part of 12 samples; ``average``: what becomes of the gradients if nobody else averages them."""
+def train(
+    model: torch.nn.Module, dtype: torch.dtype, part: slice, average: Callable[[Tensor], Any] | None = None
+) -> dict[str, Tensor]:
+    """Three steps of SGD on a part of 12 samples; ``average``: what becomes of the gradients if nobody else averages
+    them.
+    """
     chance = torch.Generator().manual_seed(9)
-    x = torch.randn(12, 2, 7, 7, generator=chance, dtype=torch.float64).to(dtype) + torch.arange(12, dtype=dtype).reshape(-1, 1, 1, 1) / 4
+    x = (
+        torch.randn(12, 2, 7, 7, generator=chance, dtype=torch.float64).to(dtype)
+        + torch.arange(12, dtype=dtype).reshape(-1, 1, 1, 1) / 4
+    )
     target = torch.randint(0, 3, (12,), generator=chance)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for _ in range(3):
@@ -327,16 +343,21 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return results
 
 
-# ------------------------------------------------------------------------------------------------------- equal the whole
+# ------------------------------------------------------------------------------------------------------ equal the whole
 
 
 def agree(found: list[dict[str, Any]], case: Case, rows: slice | list[int] = slice(None)) -> None:
-    """The parts together are what one process finds that has all ``rows``: striate's batch norm, and torch's in float64."""
+    """The parts together are what one process finds that has all ``rows``: striate's batch norm, and torch's in
+    float64.
+    """
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         own = found[0][name]
         assert all(own is None if f[name] is None else torch.equal(f[name], own) for f in found)
     wide = replace(case, dtype=torch.float64, channels_last=False)
-    for expected in (steps(layer_of(nn.BatchNormAct2d, case), case, rows), steps(layer_of(Reference, wide), wide, rows)):
+    for expected in (
+        steps(layer_of(nn.BatchNormAct2d, case), case, rows),
+        steps(layer_of(Reference, wide), wide, rows),
+    ):
         for name in ("y", "dx", "dresidual"):
             if expected[name][0] is None:
                 assert all(g is None for f in found for g in f[name])
@@ -370,7 +391,8 @@ def test_one_value_in_all_raises_on_every_rank_and_changes_nothing(ranks: list[d
     for rank, results in enumerate(ranks):
         found = results["one_value_in_all"]
         assert found["told"] == (
-            "ShapeError: SyncBatchNorm expects more than one value per channel to measure, all processes together, got 1. "
+            "ShapeError: SyncBatchNorm expects more than one value per channel to measure, all processes together, "
+            "got 1. "
             f"x: ({1 if rank == 0 else 0}, 3). Use larger batches or .eval()."
         )
         assert torch.equal(found["running_mean"], torch.zeros(C)) and torch.equal(found["running_var"], torch.ones(C))
@@ -418,7 +440,7 @@ def test_a_rank_gathers_what_the_docstring_says(ranks: list[dict[str, Any]]) -> 
         assert results["gathered"] == [[2 * C + 1, "torch.float64"], [2 * C, "torch.float64"]]
 
 
-# --------------------------------------------------------------------------------------------------------------- training
+# ------------------------------------------------------------------------------------------------------------- training
 
 
 def same_state(got: Any, dtype: torch.dtype) -> None:
@@ -438,7 +460,9 @@ def test_three_steps_with_gradients_averaged_by_hand_equal_one_process(ranks: li
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-def test_three_steps_under_distributed_data_parallel_equal_one_process(ranks: list[dict[str, Any]], dtype: torch.dtype) -> None:
+def test_three_steps_under_distributed_data_parallel_equal_one_process(
+    ranks: list[dict[str, Any]], dtype: torch.dtype
+) -> None:
     for results in ranks:
         same_state(results[f"train_parallel {dtype}"], dtype)
 
@@ -463,9 +487,17 @@ os._exit(0)  # all is saved and said; at an ordinary exit gloo's threads at time
 def test_three_steps_under_torchrun_equal_one_process(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
-    where = ["--nnodes=1", "--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
+    where = [
+        "--nnodes=1",
+        "--nproc_per_node=2",
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=127.0.0.1:0",
+        "--local-addr=127.0.0.1",
+    ]
     command = [sys.executable, "-m", "torch.distributed.run", *where, str(script)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
     try:
         told, _ = process.communicate(timeout=300)
     except subprocess.TimeoutExpired:
@@ -476,7 +508,7 @@ def test_three_steps_under_torchrun_equal_one_process(tmp_path: Path) -> None:
         same_state(torch.load(tmp_path / f"{rank}.pt"), torch.float64)
 
 
-# ------------------------------------------------------------------------------------------------------------ one process
+# ---------------------------------------------------------------------------------------------------------- one process
 
 
 @pytest.mark.parametrize("distributed", [False, True], ids=["no torch.distributed", "world of one"])
@@ -502,16 +534,24 @@ def test_what_is_no_tensor_is_refused_by_name() -> None:
     assert str(raised.value) == "SyncBatchNorm expects a tensor, got list. Call torch.as_tensor on it first."
 
 
-# ----------------------------------------------------------------------------------------------------------------- convert
+# -------------------------------------------------------------------------------------------------------------- convert
 
 
 class Nested(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.stem = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4, eps=0.5, momentum=None), torch.nn.ReLU())
-        inner = torch.nn.Sequential(nn.BatchNorm2d(4).freeze(), nn.BatchNormAct2d(4, activation="leaky_relu", negative_slope=0.3))
-        self.deep = nn.Sequential(nn.Sequential(inner, nn.BatchNorm3d(4, affine=False)), torch.nn.BatchNorm1d(4, track_running_stats=False))
-        self.others = torch.nn.ModuleList([nn.GroupNorm(1, 4), torch.nn.InstanceNorm2d(4, affine=True), nn.LayerNorm(4), nn.MaxPool2d(2)])
+        self.stem = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4, eps=0.5, momentum=None), torch.nn.ReLU()
+        )
+        inner = torch.nn.Sequential(
+            nn.BatchNorm2d(4).freeze(), nn.BatchNormAct2d(4, activation="leaky_relu", negative_slope=0.3)
+        )
+        self.deep = nn.Sequential(
+            nn.Sequential(inner, nn.BatchNorm3d(4, affine=False)), torch.nn.BatchNorm1d(4, track_running_stats=False)
+        )
+        self.others = torch.nn.ModuleList(
+            [nn.GroupNorm(1, 4), torch.nn.InstanceNorm2d(4, affine=True), nn.LayerNorm(4), nn.MaxPool2d(2)]
+        )
         self.sync = torch.nn.SyncBatchNorm(4)
         self.deep[0][0][1].eval()
 
@@ -541,11 +581,18 @@ def test_conversion_keeps_parameters_buffers_mode_freezing_activation_and_option
             assert getattr(module, option) == getattr(old, option, default), (name, option)
     assert converted == 6
     inner = model.deep[0][0]
-    assert inner[0].frozen and inner[1].activation == "leaky_relu" and inner[1].negative_slope == 0.3 and not inner[1].training
+    assert (
+        inner[0].frozen
+        and inner[1].activation == "leaky_relu"
+        and inner[1].negative_slope == 0.3
+        and not inner[1].training
+    )
 
 
 def test_a_converted_model_computes_what_it_computed() -> None:
-    model = torch.nn.Sequential(nn.BatchNormAct2d(3), torch.nn.Sequential(torch.nn.BatchNorm2d(3), nn.BatchNorm2d(3).eval()))
+    model = torch.nn.Sequential(
+        nn.BatchNormAct2d(3), torch.nn.Sequential(torch.nn.BatchNorm2d(3), nn.BatchNorm2d(3).eval())
+    )
     x = torch.randn(4, 3, 5, 5)
     expected = copy.deepcopy(model)(x)
     torch.testing.assert_close(nn.SyncBatchNorm.convert_sync_batchnorm(model)(x), expected)

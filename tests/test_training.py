@@ -15,7 +15,14 @@ from striate.training import Epoch, History, Split, digits, evaluate, figures, l
 from striate.training.job import digit_classifier, run
 from striate.training.loop import learning_rate_at, shifted
 
-SETTINGS: dict[str, Any] = {"epochs": 2, "batch_size": 32, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "seed": 0}
+SETTINGS: dict[str, Any] = {
+    "epochs": 2,
+    "batch_size": 32,
+    "learning_rate": 0.05,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "seed": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +79,22 @@ def test_the_split_follows_the_seed(split: Split) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"size": 7}, "digits expects a size from 8 to 128 px, got 7. Use size=28 for LeNet-5, size=8 for the stored images."),
-        ({"size": 28.0}, "digits expects a size from 8 to 128 px, got 28.0. Use size=28 for LeNet-5, size=8 for the stored images."),
-        ({"test_fraction": 1.0}, "digits expects a test_fraction between 0 and 1, got 1.0. Use 0.2 to hold out a fifth."),
-        ({"test_fraction": float("nan")}, "digits expects a test_fraction between 0 and 1, got nan. Use 0.2 to hold out a fifth."),
+        (
+            {"size": 7},
+            "digits expects a size from 8 to 128 px, got 7. Use size=28 for LeNet-5, size=8 for the stored images.",
+        ),
+        (
+            {"size": 28.0},
+            "digits expects a size from 8 to 128 px, got 28.0. Use size=28 for LeNet-5, size=8 for the stored images.",
+        ),
+        (
+            {"test_fraction": 1.0},
+            "digits expects a test_fraction between 0 and 1, got 1.0. Use 0.2 to hold out a fifth.",
+        ),
+        (
+            {"test_fraction": float("nan")},
+            "digits expects a test_fraction between 0 and 1, got nan. Use 0.2 to hold out a fifth.",
+        ),
         (
             {"test_fraction": 0.001},
             "digits expects a test_fraction that leaves ten images or more in both parts, got 0.001. images: 1797. "
@@ -175,7 +194,10 @@ def test_evaluation_leaves_each_layers_mode(few: Split) -> None:
         ({"epochs": 0}, "train expects epochs of at least 1, got 0. Use a whole number from 1 on."),
         ({"batch_size": 0}, "train expects batch_size of at least 1, got 0. Use a whole number from 1 on."),
         ({"epochs": 1.5}, "train expects epochs of at least 1, got 1.5. Use a whole number from 1 on."),
-        ({"learning_rate": -1}, "train expects a learning_rate of 0 or more, got -1. Set learning_rate to a finite number from 0 on."),
+        (
+            {"learning_rate": -1},
+            "train expects a learning_rate of 0 or more, got -1. Set learning_rate to a finite number from 0 on.",
+        ),
         (
             {"weight_decay": float("nan")},
             "train expects a weight_decay of 0 or more, got nan. Set weight_decay to a finite number from 0 on.",
@@ -191,7 +213,8 @@ def test_train_refuses_what_cannot_be_meant(few: Split, change: dict[str, Any], 
 
 def test_a_loss_that_explodes_stops_the_training(few: Split) -> None:
     with pytest.raises(
-        ArgumentError, match=r"^train expects a loss that stays finite, got (nan|inf)\. epoch: 1\. learning_rate: 1e\+30\. "
+        ArgumentError,
+        match=r"^train expects a loss that stays finite, got (nan|inf)\. epoch: 1\. learning_rate: 1e\+30\. ",
     ):
         train(classifier("lenet5"), few, **{**SETTINGS, "learning_rate": 1e30})
 
@@ -200,7 +223,10 @@ def test_no_images_are_refused(few: Split) -> None:
     none = Split(few.train_images[:0], few.train_labels[:0], few.test_images, few.test_labels)
     with pytest.raises(DataError) as error:
         train(classifier(), none, **SETTINGS)
-    expected = "train expects one label for each training image, and an image at least, got 0 images and 0 labels. Check the split."
+    expected = (
+        "train expects one label for each training image, and an image at least, got 0 images and 0 labels. Check "
+        "the split."
+    )
     assert str(error.value) == expected
     with pytest.raises(DataError):
         evaluate(classifier(), few.test_images, few.test_labels[:3])
@@ -211,7 +237,9 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.mark.parametrize("epochs", [1, 2, 30])
 def test_curves_are_drawn_for_any_number_of_epochs(tmp_path: Path, epochs: int) -> None:
-    figures.curves(History(Epoch(n, 2.0 / n, 2.1 / n, 1 - 0.5 / n, 0.1, 1.0) for n in range(1, epochs + 1)), tmp_path / "c.png")
+    figures.curves(
+        History(Epoch(n, 2.0 / n, 2.1 / n, 1 - 0.5 / n, 0.1, 1.0) for n in range(1, epochs + 1)), tmp_path / "c.png"
+    )
     assert (tmp_path / "c.png").read_bytes().startswith(PNG)
 
 
@@ -234,7 +262,10 @@ def test_pictures_of_nothing_are_refused(tmp_path: Path) -> None:
         figures.curves(History(), tmp_path / "c.png")
     with pytest.raises(ShapeError) as error:
         figures.filters(torch.zeros(100, 3, 5, 5), tmp_path / "f.png")
-    expected = "figures.filters expects a weight (F, C, h, w) of 1 to 256 pictures, got (100, 3, 5, 5). Pick some filters: weight[:16, :3]."
+    expected = (
+        "figures.filters expects a weight (F, C, h, w) of 1 to 256 pictures, got (100, 3, 5, 5). Pick some filters: "
+        "weight[:16, :3]."
+    )
     assert str(error.value) == expected
     with pytest.raises(DataError, match=r"^figures\.confusion expects a prediction for each label, got 2 for 3\. "):
         figures.confusion(torch.zeros(2).long(), torch.zeros(3).long(), tmp_path / "m.png")
@@ -301,7 +332,9 @@ def test_scale_and_shift_of_every_norm_and_all_biases_do_not_decay() -> None:
         nn.Linear(6, 4),
     )
     decayed, free = parameter_groups(model, 0.1)
-    assert [id(p) for p in decayed["params"]] == [id(model[0].weight), id(model[8].weight)] and decayed["weight_decay"] == 0.1
+    assert [id(p) for p in decayed["params"]] == [id(model[0].weight), id(model[8].weight)] and decayed[
+        "weight_decay"
+    ] == 0.1
     assert len(free["params"]) == 15 and free["weight_decay"] == 0.0
     assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
 
@@ -318,4 +351,7 @@ def test_a_parameter_used_twice_stands_in_one_group_and_what_does_not_learn_in_n
 def test_a_weight_decay_that_cannot_be_meant_is_refused(decay: object) -> None:
     with pytest.raises(ArgumentError) as raised:
         parameter_groups(nn.Linear(2, 2), decay)  # type: ignore[arg-type]
-    assert str(raised.value) == f"parameter_groups expects a weight_decay of 0 or more, got {decay!r}. Use 1e-4, or 0 for none."
+    assert (
+        str(raised.value)
+        == f"parameter_groups expects a weight_decay of 0 or more, got {decay!r}. Use 1e-4, or 0 for none."
+    )

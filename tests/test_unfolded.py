@@ -1,4 +1,6 @@
-"""Convolution as a product of matrices: its maps by geometry, what follows it, what it measures, its bits, and what it refuses."""
+"""Convolution as a product of matrices: its maps by geometry, what follows it, what it measures, its bits, and what it
+refuses.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +50,8 @@ class Case(NamedTuple):
         return all(s == 1 for s in self.stride)
 
 
-# Rows of taps that lie side by side and taps that do not; edges within a vector; fewer channels and filters than lanes, and more; windows
-# that miss the input; blocks of one place, of several images, and many.
+# Rows of taps that lie side by side and taps that do not; edges within a vector; fewer channels and filters than lanes,
+# and more; windows that miss the input; blocks of one place, of several images, and many.
 CASES = [
     Case((1, 1), (9, 7), (1, 1), (1, 1), (0, 0)),
     Case((1, 1), (9, 7), (2, 3), (1, 1), (1, 2), channels=5, filters=40),
@@ -135,7 +137,9 @@ def test_whole_numbers_give_exact_sums(case: Case, isa: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_random_numbers_give_sums_to_the_digits_of_their_type_and_what_was_written_is_measured(case: Case, isa: str) -> None:
+def test_random_numbers_give_sums_to_the_digits_of_their_type_and_what_was_written_is_measured(
+    case: Case, isa: str
+) -> None:
     given = tensors(case, torch.randn)
     expected = exactly(case, given)
     for dtype, most in ((torch.float64, 1e-14), (torch.float32, 2e-6)):
@@ -170,9 +174,18 @@ def test_nan_and_infinity_reach_only_the_outputs_that_see_them() -> None:
     assert torch.equal(y.isfinite(), F.conv2d(x, w, padding=1).isfinite())
 
 
-def call(shape: Axes, weight: Axes, map: str = "forward", last: bool = True, strict: bool = False, **arguments: Any) -> ops.Call:
-    rest = (arguments.get("stride", 1), arguments.get("padding", 0), arguments.get("dilation", 1), arguments.get("groups", 1))
-    return ops.Call(map, ops._plan(shape, weight, len(weight) - 2, *rest, "test"), last, torch.float32, None, None, strict)
+def call(
+    shape: Axes, weight: Axes, map: str = "forward", last: bool = True, strict: bool = False, **arguments: Any
+) -> ops.Call:
+    rest = (
+        arguments.get("stride", 1),
+        arguments.get("padding", 0),
+        arguments.get("dilation", 1),
+        arguments.get("groups", 1),
+    )
+    return ops.Call(
+        map, ops._plan(shape, weight, len(weight) - 2, *rest, "test"), last, torch.float32, None, None, strict
+    )
 
 
 @pytest.mark.parametrize(
@@ -202,7 +215,18 @@ def test_operators_called_past_the_checks_refuse_too() -> None:
     with pytest.raises(RuntimeError, match="the method has a weight gradient"):
         kernels.conv_weight(dy, x, [3, 3], [2, 2], ones, zeros, 1, True, UNFOLDED)
     with pytest.raises(RuntimeError, match="a destination sees at most a million values"):
-        kernels.conv(torch.randn(1, 1, 300, 300), torch.randn(1, 1, 257, 256), None, [44, 45], ones, ones, zeros, 1, True, UNFOLDED)
+        kernels.conv(
+            torch.randn(1, 1, 300, 300),
+            torch.randn(1, 1, 257, 256),
+            None,
+            [44, 45],
+            ones,
+            ones,
+            zeros,
+            1,
+            True,
+            UNFOLDED,
+        )
 
 
 def test_a_norm_takes_the_statistics_of_the_convolution_before_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,17 +33,24 @@ def brute_taps(axis, output):
     return [(tap, i) for tap, i in pairs if 0 <= i < axis.input]
 
 
-# Sizes ---------------------------------------------------------------------------------------------------------------------
+# Sizes
+# ---------------------------------------------------------------------------------------------------------------------
 
 
-@given(st.integers(1, 30), st.integers(1, 7), st.integers(1, 5), st.integers(1, 4), st.integers(0, 8), st.integers(0, 8))
-def test_output_size_counts_the_starts_whose_last_tap_is_inside_the_padded_input(input, size, stride, dilation, before, after):
+@given(
+    st.integers(1, 30), st.integers(1, 7), st.integers(1, 5), st.integers(1, 4), st.integers(0, 8), st.integers(0, 8)
+)
+def test_output_size_counts_the_starts_whose_last_tap_is_inside_the_padded_input(
+    input, size, stride, dilation, before, after
+):
     padded = input + before + after
     starts = [s for s in range(0, padded, stride) if s + dilation * (size - 1) <= padded - 1]
     assert max(output_size(input, size, stride, dilation, before, after), 0) == len(starts)
 
 
-@given(st.integers(1, 30), st.integers(1, 7), st.integers(1, 5), st.integers(1, 4), st.integers(0, 8), st.integers(0, 8))
+@given(
+    st.integers(1, 30), st.integers(1, 7), st.integers(1, 5), st.integers(1, 4), st.integers(0, 8), st.integers(0, 8)
+)
 def test_ceil_adds_a_window_exactly_where_inputs_are_left_over_and_it_starts_in_front_of_the_padding_behind(
     input, size, stride, dilation, before, after
 ):
@@ -71,7 +78,15 @@ def test_ceil_gives_one_window_to_an_input_that_is_short_by_less_than_the_stride
 
 @pytest.mark.parametrize(
     ("input", "size", "stride", "padding", "expected"),
-    [(32, 5, 1, 2, 32), (32, 5, 1, 0, 28), (56, 1, 1, 0, 56), (64, 3, 1, 0, 62), (28, 5, 1, 2, 28), (28, 2, 2, 0, 14), (227, 3, 2, 0, 113)],
+    [
+        (32, 5, 1, 2, 32),
+        (32, 5, 1, 0, 28),
+        (56, 1, 1, 0, 56),
+        (64, 3, 1, 0, 62),
+        (28, 5, 1, 2, 28),
+        (28, 2, 2, 0, 14),
+        (227, 3, 2, 0, 113),
+    ],
 )
 def test_sizes_of_the_course_notes(input, size, stride, padding, expected):
     assert output_size(input, size, stride, 1, padding, padding) == expected
@@ -116,7 +131,8 @@ def test_same_padding_of_an_odd_window_at_stride_one_is_half_of_it_on_both_sides
     assert same_padding(input, 2 * half + 1) == (half, half)
 
 
-# One axis ------------------------------------------------------------------------------------------------------------------
+# One axis
+# ------------------------------------------------------------------------------------------------------------------
 
 
 @given(axes())
@@ -190,14 +206,19 @@ def test_extent_is_the_distance_of_the_last_tap_from_the_first_and_one(axis):
     assert axis.extent == axis.position(0, axis.size - 1) - axis.position(0, 0) + 1
 
 
-# Adaptive axes -------------------------------------------------------------------------------------------------------------
+# Adaptive axes
+# -------------------------------------------------------------------------------------------------------------
 
 
 @given(adaptive_axes)
 def test_adaptive_windows_run_from_the_floor_to_the_ceiling_and_cover_every_input(axis):
     covered = set()
     for o in range(axis.output):
-        expected = [i for i in range(axis.input) if i + 1 > o * axis.input / axis.output and i < (o + 1) * axis.input / axis.output]
+        expected = [
+            i
+            for i in range(axis.input)
+            if i + 1 > o * axis.input / axis.output and i < (o + 1) * axis.input / axis.output
+        ]
         assert axis.taps(o) == expected
         assert axis.counted(o) == axis.counted(o, include_pad=False) == len(expected) >= 1
         covered.update(expected)
@@ -218,7 +239,8 @@ def test_adaptive_axis_that_divides_evenly_is_a_window(output, size):
     assert [even.taps(o) for o in range(output)] == [window.taps(o) for o in range(output)]
 
 
-# Windows -------------------------------------------------------------------------------------------------------------------
+# Windows
+# -------------------------------------------------------------------------------------------------------------------
 
 
 @given(st.lists(axes(), min_size=1, max_size=3))
@@ -232,7 +254,9 @@ def test_window_is_its_axes_side_by_side(some):
 
 
 def square(input, size, stride=1, padding=0):
-    return Window((Axis(input, output_size(input, size, stride, 1, padding, padding), size, stride, 1, padding, padding),) * 2)
+    return Window(
+        (Axis(input, output_size(input, size, stride, 1, padding, padding), size, stride, 1, padding, padding),) * 2
+    )
 
 
 def macs(window, channels_in, channels_out):
@@ -269,7 +293,8 @@ def test_lenet_of_the_notes_takes_6522000_macs():
     assert sum(convolutions) + 2450 * 500 + 500 * 10 == 6_522_000
 
 
-# Receptive fields ----------------------------------------------------------------------------------------------------------
+# Receptive fields
+# ----------------------------------------------------------------------------------------------------------
 
 
 def brute_field(stack, output):
@@ -284,7 +309,10 @@ def stacks_of(strides):
     """Any windows with these strides."""
     axis = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(0, 3))
     return st.lists(axis, min_size=len(strides), max_size=len(strides)).map(
-        lambda drawn: [Axis(9, 9, size, stride, dilation, before) for stride, (size, dilation, before) in zip(strides, drawn, strict=True)]
+        lambda drawn: [
+            Axis(9, 9, size, stride, dilation, before)
+            for stride, (size, dilation, before) in zip(strides, drawn, strict=True)
+        ]
     )
 
 

@@ -1,4 +1,6 @@
-"""Convolution by minimal filtering: its error by tile, channels and map, where it is exact, what follows it, and when it is used."""
+"""Convolution by minimal filtering: its error by tile, channels and map, where it is exact, what follows it, and when
+it is used.
+"""
 
 from __future__ import annotations
 
@@ -48,13 +50,15 @@ class Case(NamedTuple):
         return ones, ones, list(self.before), self.groups
 
 
-# Tiles on two axes and on one of them; edges that no tile fits, filters and channels that no vector fits; more padding than taps.
+# Tiles on two axes and on one of them; edges that no tile fits, filters and channels that no vector fits; more padding
+# than taps.
 CASES = [
     Case("winograd_4x4", (3, 3), (13, 17), (1, 1)),
     Case("winograd_4x4", (3, 3), (8, 5), (0, 2), channels=5, filters=40),
     Case("winograd_4x4", (3, 3), (3, 3), (3, 4), batch=1, channels=1, filters=1),
     Case("winograd_4x4", (3, 3), (14, 14), (1, 1), batch=16, channels=48, filters=33),
-    Case("winograd_4x4", (3, 3), (8, 160), (1, 1), batch=1, channels=300, filters=40),  # a row of more tiles than a block has
+    # a row of more tiles than a block has
+    Case("winograd_4x4", (3, 3), (8, 160), (1, 1), batch=1, channels=300, filters=40),
     Case("winograd_4x4", (1, 3), (6, 19), (0, 1)),
     Case("winograd_4x4", (3, 1), (19, 6), (1, 0), groups=2),
     Case("winograd_4x4", (3,), (50,), (1,)),
@@ -127,7 +131,8 @@ def test_every_map_is_the_sum_as_it_is_written_to_the_digits_of_its_type(case: C
         got = by_winograd(case, given, layout, dtype)
         for name, truth in expected.items():
             if dtype is torch.float64 or name != "statistics":
-                scale = expected["forward"] if name == "fused" else truth  # where sums are cut off little is left to compare with
+                # where sums are cut off little is left to compare with
+                scale = expected["forward"] if name == "fused" else truth
                 error = (got[name].double() - truth).square().mean().sqrt() / scale.square().mean().sqrt()
                 assert error <= most, (name, dtype, float(error))
         of_these = got["measured"].double().transpose(0, 1).flatten(1)
@@ -138,7 +143,9 @@ def test_every_map_is_the_sum_as_it_is_written_to_the_digits_of_its_type(case: C
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.method == "winograd_2x2" and max(c.size) == 3], ids=str)
-def test_whole_numbers_and_weights_of_fours_give_exact_sums_where_all_points_are_whole(case: Case, layout: Any, isa: str) -> None:
+def test_whole_numbers_and_weights_of_fours_give_exact_sums_where_all_points_are_whole(
+    case: Case, layout: Any, isa: str
+) -> None:
     given = tensors(case, lambda shape: torch.randint(-5, 6, shape).float())
     given = given._replace(weight=4 * given.weight)  # the divisors are 1 and 2 on each axis
     expected = exactly(case, given)
@@ -172,7 +179,9 @@ def as_in_networks(channels: int, filters: int, size: int) -> tuple[Tensor, Tens
 
 @pytest.mark.parametrize("channels", [16, 64, 256, 512])
 @pytest.mark.parametrize(("method", "size"), [("winograd_4x4", 3), ("winograd_2x2", 3), ("winograd_2x2", 5)])
-def test_the_error_in_networks_is_at_most_a_hundred_thousandth_of_the_outputs_rms(method: str, size: int, channels: int) -> None:
+def test_the_error_in_networks_is_at_most_a_hundred_thousandth_of_the_outputs_rms(
+    method: str, size: int, channels: int
+) -> None:
     x, w = as_in_networks(channels, 64, size)
     dy = torch.randn(2, 64, 28, 28)
     case = Case(method, (size, size), (28, 28), (size // 2,) * 2, 2, channels, 64)
@@ -186,7 +195,10 @@ def test_the_error_in_networks_is_at_most_a_hundred_thousandth_of_the_outputs_rm
 @pytest.mark.parametrize(("method", "size"), [("winograd_4x4", 3), ("winograd_2x2", 3), ("winograd_2x2", 5)])
 def test_gradients_and_their_gradients_are_what_finite_differences_say(method: str, size: int, layout: Any) -> None:
     x = layout(torch.randn(1, 2, 6, 7, dtype=torch.float64)).requires_grad_()
-    w, b = torch.randn(3, 2, size, size, dtype=torch.float64, requires_grad=True), torch.randn(3, dtype=torch.float64, requires_grad=True)
+    w, b = (
+        torch.randn(3, 2, size, size, dtype=torch.float64, requires_grad=True),
+        torch.randn(3, dtype=torch.float64, requires_grad=True),
+    )
     with choose.prefer(method):
         for map_ in MAPS:
             assert ops.method_for(call((1, 2, 6, 7), (3, 2, size, size), map_, padding=2)).name == method
@@ -194,7 +206,7 @@ def test_gradients_and_their_gradients_are_what_finite_differences_say(method: s
         assert torch.autograd.gradgradcheck(lambda *t: S.functional.conv2d(*t, padding=2), (x, w, b), fast_mode=True)
 
 
-# ----------------------------------------------------------------------------------------------- special values and outliers
+# ------------------------------------------------------------------------------------------ special values and outliers
 
 SPECIAL = [1e4, -1e10, 1e30, INFINITE, -INFINITE, float("nan")]
 WIDE = [
@@ -228,20 +240,29 @@ def direct(case: Case, given: Given, lay: Callable[[Tensor], Tensor], dtype: tor
 
 def touched(case: Case, given: Given, where: str, at: Tensor) -> dict[str, Tensor]:
     """Which results see the values of one of them at these places."""
-    marks = [(torch.zeros_like if name == where else torch.ones_like)(t, dtype=torch.float64) for name, t in given._asdict().items()]
+    marks = [
+        (torch.zeros_like if name == where else torch.ones_like)(t, dtype=torch.float64)
+        for name, t in given._asdict().items()
+    ]
     marked = Given(*marks)
     getattr(marked, where).view(-1)[at] = 1.0
     x, w = marked.x.requires_grad_(), marked.weight.requires_grad_()
     y = (F.conv1d, F.conv2d)[len(case.size) - 1](x, w, padding=case.before, groups=case.groups)
     dx, dw = torch.autograd.grad(y, (x, w), marked.dy)
-    seen = {"x": {"forward": y, "weight": dw}, "weight": {"forward": y, "input": dx}, "dy": {"input": dx, "weight": dw}}[where]
+    seen = {
+        "x": {"forward": y, "weight": dw},
+        "weight": {"forward": y, "input": dx},
+        "dy": {"input": dx, "weight": dw},
+    }[where]
     return {name: t.detach() > 0.5 for name, t in seen.items()}
 
 
 @pytest.mark.parametrize("where", ["x", "weight", "dy"])
 @pytest.mark.parametrize("value", SPECIAL)
 @pytest.mark.parametrize("case", WIDE, ids=str)
-def test_special_values_and_outliers_show_where_they_are_seen_and_nowhere_else(case: Case, value: float, where: str, isa: str) -> None:
+def test_special_values_and_outliers_show_where_they_are_seen_and_nowhere_else(
+    case: Case, value: float, where: str, isa: str
+) -> None:
     for many, lay in ((1, channels_last), (8, Tensor.contiguous)):
         given = tensors(case, torch.randn)
         given = given._replace(weight=given.weight / 16)
@@ -255,7 +276,9 @@ def test_special_values_and_outliers_show_where_they_are_seen_and_nowhere_else(c
             assert torch.isfinite(got[name][~seen]).all()
             clean = truth[name][~seen].double()
             if len(clean):
-                assert (got[name][~seen].double() - clean).square().mean().sqrt() <= 1e-5 * clean.square().mean().sqrt(), name
+                assert (
+                    got[name][~seen].double() - clean
+                ).square().mean().sqrt() <= 1e-5 * clean.square().mean().sqrt(), name
         for name in ("fused", "measured"):  # by packed weights; with sums of what is written
             assert torch.equal(kind(got[name]), kind(truth[name])), name
         sums = got["measured"].double().transpose(0, 1).flatten(1).sum(1)
@@ -300,7 +323,19 @@ def test_one_image_out_of_bounds_leaves_the_others_their_bits(layout: Any) -> No
     assert torch.equal(got["weight"], summed["weight"])
 
 
-@pytest.mark.parametrize("name", ["normal", "behind a ReLU", "one in ten", "dead channels", "decayed channels", "one loud channel", "heavy tails", "a border"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "normal",
+        "behind a ReLU",
+        "one in ten",
+        "dead channels",
+        "decayed channels",
+        "one loud channel",
+        "heavy tails",
+        "a border",
+    ],
+)
 def test_ordinary_images_are_in_bounds(name: str, layout: Any, isa: str) -> None:
     case = WIDE[0]
     x = torch.randn(4, 64, 28, 28)
@@ -321,7 +356,9 @@ def test_ordinary_images_are_in_bounds(name: str, layout: Any, isa: str) -> None
     assert not torch.equal(got["weight"], summed["weight"])
 
 
-@pytest.mark.parametrize("name", ["normal", "one loud filter", "pruned", "decayed filters", "decayed channels", "heavy tails"])
+@pytest.mark.parametrize(
+    "name", ["normal", "one loud filter", "pruned", "decayed filters", "decayed channels", "heavy tails"]
+)
 def test_ordinary_weights_are_in_bounds(name: str, layout: Any, isa: str) -> None:
     case = WIDE[0]
     given = tensors(case, torch.randn)
@@ -340,12 +377,21 @@ def test_ordinary_weights_are_in_bounds(name: str, layout: Any, isa: str) -> Non
         assert not torch.equal(got[map_], summed[map_])
 
 
-# ---------------------------------------------------------------------------------------------------------- when it is used
+# ------------------------------------------------------------------------------------------------------ when it is used
 
 
-def call(shape: tuple[int, ...], weight: tuple[int, ...], map_: str = "forward", strict: bool = False, **arguments: Any) -> ops.Call:
-    rest = (arguments.get("stride", 1), arguments.get("padding", 0), arguments.get("dilation", 1), arguments.get("groups", 1))
-    return ops.Call(map_, ops._plan(shape, weight, len(weight) - 2, *rest, "test"), False, torch.float32, None, None, strict)
+def call(
+    shape: tuple[int, ...], weight: tuple[int, ...], map_: str = "forward", strict: bool = False, **arguments: Any
+) -> ops.Call:
+    rest = (
+        arguments.get("stride", 1),
+        arguments.get("padding", 0),
+        arguments.get("dilation", 1),
+        arguments.get("groups", 1),
+    )
+    return ops.Call(
+        map_, ops._plan(shape, weight, len(weight) - 2, *rest, "test"), False, torch.float32, None, None, strict
+    )
 
 
 @pytest.mark.parametrize(
@@ -368,7 +414,9 @@ def test_what_it_cannot_compute_it_refuses_with_a_reason(one: ops.Call, reason: 
 def test_tiles_of_two_take_five_taps_too_and_say_so() -> None:
     refuse = next(m for m in ops.METHODS if m.name == "winograd_2x2").refuse
     assert refuse(call((1, 4, 9, 9), (4, 4, 5, 5))) is None
-    assert refuse(call((1, 4, 9, 9), (4, 4, 3, 5))) == "it is for 3 or 5 taps on an axis, and as many or one on the other"
+    assert (
+        refuse(call((1, 4, 9, 9), (4, 4, 3, 5))) == "it is for 3 or 5 taps on an axis, and as many or one on the other"
+    )
 
 
 @pytest.mark.parametrize(
@@ -379,7 +427,9 @@ def test_tiles_of_two_take_five_taps_too_and_say_so() -> None:
         ("winograd_2x2", (5, 3), [1, 1], "Winograd's tiles have as many taps on both axes, or one"),
     ],
 )
-def test_operators_called_past_the_checks_refuse_too(method: str, size: tuple[int, int], stride: list[int], message: str) -> None:
+def test_operators_called_past_the_checks_refuse_too(
+    method: str, size: tuple[int, int], stride: list[int], message: str
+) -> None:
     x, w = torch.randn(1, 2, 12, 12), torch.randn(3, 2, *size)
     output = [(12 - k) // s + 1 for k, s in zip(size, stride, strict=True)]
     with pytest.raises(RuntimeError) as raised:
@@ -392,7 +442,20 @@ def test_a_packed_weight_of_another_method_is_refused() -> None:
     packed = kernels.conv_pack(w, 1, ops.NUMBERS["winograd_2x2"])
     with pytest.raises(RuntimeError, match="a packed weight is of this method and map"):
         kernels.conv_fused(
-            x, w, packed, None, None, -INFINITE, INFINITE, [10, 10], [1, 1], [1, 1], [0, 0], 1, False, ops.NUMBERS["winograd_4x4"]
+            x,
+            w,
+            packed,
+            None,
+            None,
+            -INFINITE,
+            INFINITE,
+            [10, 10],
+            [1, 1],
+            [1, 1],
+            [0, 0],
+            1,
+            False,
+            ops.NUMBERS["winograd_4x4"],
         )
     assert kernels.conv_pack(w, 1, ops.NUMBERS["direct"]).numel() == 0
 
@@ -410,7 +473,9 @@ def test_strict_precision_never_uses_it_and_fast_does_where_it_was_faster() -> N
     theirs = F.conv2d(x, w, padding=1)
     assert torch.equal(plain, theirs)
     # the gradients too, though they are computed after the context
-    for ours, expected in zip(torch.autograd.grad(plain.sum(), (x, w)), torch.autograd.grad(theirs.sum(), (x, w)), strict=True):
+    for ours, expected in zip(
+        torch.autograd.grad(plain.sum(), (x, w)), torch.autograd.grad(theirs.sum(), (x, w)), strict=True
+    ):
         assert torch.equal(ours, expected)
     assert not torch.equal(S.functional.conv2d(x, w, padding=1), theirs)
 
@@ -423,7 +488,7 @@ def test_another_word_for_precision_is_refused(mode: Any) -> None:
     assert not is_strict()
 
 
-# --------------------------------------------------------------------------------------------- statistics for the norm behind
+# --------------------------------------------------------------------------------------- statistics for the norm behind
 
 
 @contextmanager
@@ -452,7 +517,9 @@ def test_a_norm_takes_the_statistics_of_the_convolution_before_it_and_gives_the_
         with choose.prefer("winograd_4x4"), counting() as taken:
             z = S.Sequential(conv, norm)(x) if shared else norm(conv(x))
         assert len(taken) == shared
-        results.append((z, norm.running_mean, norm.running_var, *torch.autograd.grad(z, [conv.weight, norm.weight], dz)))
+        results.append(
+            (z, norm.running_mean, norm.running_var, *torch.autograd.grad(z, [conv.weight, norm.weight], dz))
+        )
     for a, b in zip(*results, strict=True):
         assert (a - b).abs().max() <= 1e-5 * b.abs().max()
 
@@ -499,14 +566,16 @@ def test_blocks_networks_and_accelerate_give_their_norms_statistics_and_restore_
     assert taken(S.ConvNormAct2d(3, 8, 3, norm="group"), x) == 0
     assert taken(S.ConvNormAct2d(3, 8, 3, order="conv-act-norm"), x) == 0
     model = striate.models.resnet18(10)
-    squares = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3) and m.stride == (1, 1)]
+    squares = [
+        m for m in model.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3) and m.stride == (1, 1)
+    ]
     assert taken(model, torch.randn(2, 3, 64, 64)) == len(squares) == 13
     theirs = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 8, 3))
     assert taken(striate.accelerate(theirs), x) == 1
     assert taken(striate.restore(theirs), x) == 0
 
 
-# ------------------------------------------------------------------------------------------------------------ whole networks
+# ------------------------------------------------------------------------------------------------------- whole networks
 
 
 def test_scores_of_resnet50_differ_by_little_between_fast_and_strict() -> None:

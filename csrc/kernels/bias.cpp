@@ -1,5 +1,5 @@
-// The gradient of a bias: db[c] = the sum of dy[n, c, o] over n and o. Chunks of images or of rows are summed in float, and they, which
-// depend on the shape alone, in double.
+// The gradient of a bias: db[c] = the sum of dy[n, c, o] over n and o. Chunks of images or of rows are summed in float,
+// and they, which depend on the shape alone, in double.
 #include "../chunks.h"
 #include "../turn.h"
 #include "conv.h"
@@ -29,7 +29,8 @@ void add_rows(const T* dy, int64_t rows, int64_t channels, T* sums) {
 #pragma GCC unroll 4
             for (int v = 0; v < V; ++v) sum[k][v] += load(dy + (i + k) * channels + c + vector_at<T, V>(v, last));
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) store(sums + c + vector_at<T, V>(v, last), (sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v]));
+      for (int v = 0; v < V; ++v)
+        store(sums + c + vector_at<T, V>(v, last), (sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v]));
     }
   });
 }
@@ -67,8 +68,10 @@ void gradient(int64_t batch, int64_t channels, int64_t places, bool channels_las
   else
     parallel_for(chunks * channels, min(places, kRun), [=](int64_t begin, int64_t end) {
       for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t piece = unit % pieces, c = unit / pieces % channels, n = unit / pieces / channels, first = piece * kRun;
-        partial[(n * pieces + piece) * channels + c] = double(sum_run(dy + (n * channels + c) * places + first, min(kRun, places - first)));
+        const int64_t piece = unit % pieces, c = unit / pieces % channels, n = unit / pieces / channels,
+                      first = piece * kRun;
+        partial[(n * pieces + piece) * channels + c] =
+            double(sum_run(dy + (n * channels + c) * places + first, min(kRun, places - first)));
       }
     });
   merge_chunks(partial, chunks, channels);

@@ -1,5 +1,6 @@
-// What depthwise.cpp, direct.cpp, unfolded.cpp and winograd.cpp offer, once for each instruction set and element type: ways to compute the
-// three maps of one trilinear form (ops/conv.py); and bias.cpp, the gradient of the bias. bindings.cpp has checked every argument.
+// What depthwise.cpp, direct.cpp, unfolded.cpp and winograd.cpp offer, once for each instruction set and element type:
+// ways to compute the three maps of one trilinear form (ops/conv.py); and bias.cpp, the gradient of the bias.
+// bindings.cpp has checked every argument.
 #pragma once
 #include "../window.h"
 
@@ -13,7 +14,9 @@ struct ConvShape {
 
   int64_t taps() const { return window.depth.size * window.height.size * window.width.size; }
   // Where the r-th (channel, tap) of a filter is in the weight's gradient.
-  int64_t weight_at(int64_t r) const { return weight_channels_last ? r % taps() * (channels / groups) + r / taps() : r; }
+  int64_t weight_at(int64_t r) const {
+    return weight_channels_last ? r % taps() * (channels / groups) + r / taps() : r;
+  }
 };
 
 // A weight (filters, channels / groups, taps): contiguous, or channels_last with the channels innermost.

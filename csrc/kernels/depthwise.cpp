@@ -2,19 +2,19 @@
 //
 //   y[k, o] = b[k] + sum over c < q, t of w[k, c, t] · x[group(k)·q + c, o·stride + t·dilation - before]
 //
-// Layout. Lane k of a vector is destination channel k of one pixel, whichever group it is in. Depthwise in channels order is read
-// where it lies. Else a band of the source is brought into that order: planes are turned, and where a group has several channels
-// or filters they are dealt out, so that lane k of the c-th plane of the band holds what destination k sums. Destinations in planes
-// order are turned back.
+// Layout. Lane k of a vector is destination channel k of one pixel, whichever group it is in. Depthwise in channels
+// order is read where it lies. Else a band of the source is brought into that order: planes are turned, and where a
+// group has several channels or filters they are dealt out, so that lane k of the c-th plane of the band holds what
+// destination k sums. Destinations in planes order are turned back.
 //
-// Tile. One vector of channels by kTile columns: 14 sums, 7 weights and a source are 22 of AVX-512's 32 registers, and 14 sums more
-// than hide the latency of the multiply-add (4 cycles, two a cycle); 6 columns where there are 16 registers. The sources of neighbouring
-// taps overlap: 7 taps of 14 columns take 7 + 20 loads for 98 multiply-adds.
+// Tile. One vector of channels by kTile columns: 14 sums, 7 weights and a source are 22 of AVX-512's 32 registers, and
+// 14 sums more than hide the latency of the multiply-add (4 cycles, two a cycle); 6 columns where there are 16
+// registers. The sources of neighbouring taps overlap: 7 taps of 14 columns take 7 + 20 loads for 98 multiply-adds.
 //
 // Edges. A source outside the image adds nothing: the tile that hangs over skips it.
 //
-// The weight gradient is the same tile with the roles of weights and destinations exchanged. It sums a tile in registers, some rows in
-// float, and from there on in double, in chunks that depend on the shape alone.
+// The weight gradient is the same tile with the roles of weights and destinations exchanged. It sums a tile in
+// registers, some rows in float, and from there on in double, in chunks that depend on the shape alone.
 #include "../bands.h"
 #include "../chunks.h"
 #include "../epilogue.h"
@@ -47,18 +47,21 @@ Lanes<T> lanes_at(int64_t first, int64_t all, int64_t to, int64_t from) {
   return v;
 }
 
-// `count` pixels in memory order, for each of the `from` channels of every lane; bands of them are `apart` values apart.
+// `count` pixels in memory order, for each of the `from` channels of every lane; bands of them are `apart` values
+// apart.
 template <class T>
-void deal(const T* image, int64_t pixel, int64_t count, bool channels_last, int64_t plane, int64_t channels, int64_t from,
-          const Lanes<T>& v, T* band, int64_t apart) {
+void deal(const T* image, int64_t pixel, int64_t count, bool channels_last, int64_t plane, int64_t channels,
+          int64_t from, const Lanes<T>& v, T* band, int64_t apart) {
   constexpr int64_t L = kLanes<T>;
   const bool together = v.span + from - 1 <= L;  // all that the lanes sum at a pixel fits one vector
   const int64_t there = min(L, channels - v.base);
   const IntVector<T> of = v.of;
   if (!channels_last) {
     const T* planes[L];
-    for (int64_t c = together ? from - 1 : 0; c < from; ++c) {  // turned once if one vector has it all, to where the last c belongs
-      for (int64_t k = 0; k < L; ++k) planes[k] = image + (v.base + (together ? min(k, there - 1) : of[k] + c)) * plane + pixel;
+    for (int64_t c = together ? from - 1 : 0; c < from;
+         ++c) {  // turned once if one vector has it all, to where the last c belongs
+      for (int64_t k = 0; k < L; ++k)
+        planes[k] = image + (v.base + (together ? min(k, there - 1) : of[k] + c)) * plane + pixel;
       turn_in(planes, count, band + c * apart);
     }
     if (!together || (from == 1 && v.plain)) return;
@@ -92,11 +95,12 @@ void copy_band(const Side& s, const Block& b, const T* source, const Lanes<T>& v
   for (int64_t d = b.deep.first; d < b.deep.last; ++d)
     for (int64_t h = 0; h < runs; ++h, band += run * kLanes<T>)
       if (run > 0)
-        deal(image, (d * H + b.high.first + h) * W + b.wide.first, run, s.channels_last, D * H * W, channels, s.from, v, band, apart);
+        deal(image, (d * H + b.high.first + h) * W + b.wide.first, run, s.channels_last, D * H * W, channels, s.from, v,
+             band, apart);
 }
 
-// The rows that a row of destinations sums and the weights beside them, channel, depth and row taps together. `source` points to where
-// column 0 is or would be; columns [wide.first, wide.last) are there.
+// The rows that a row of destinations sums and the weights beside them, channel, depth and row taps together. `source`
+// points to where column 0 is or would be; columns [wide.first, wide.last) are there.
 template <class T>
 struct Rows {
   const T** source;
@@ -118,23 +122,26 @@ void find_rows(const Side& s, const Block& b, int64_t d, int64_t h, const T* ban
   for (int64_t c = 0; c < s.from; ++c)
     for (int64_t i = 0; i < deep.count; ++i)
       for (int64_t j = 0; j < high.count; ++j, ++rows.count) {
-        const int64_t row =
-            (c * b.deep.size() + deep.first + i * deep.step - b.deep.first) * b.high.size() + high.first + j * high.step - b.high.first;
-        const int64_t tap = ((c * s.depth.axis.size + deep.tap + i * deep.tap_step) * KH + high.tap + j * high.tap_step) * KW;
+        const int64_t row = (c * b.deep.size() + deep.first + i * deep.step - b.deep.first) * b.high.size() +
+                            high.first + j * high.step - b.high.first;
+        const int64_t tap =
+            ((c * s.depth.axis.size + deep.tap + i * deep.tap_step) * KH + high.tap + j * high.tap_step) * KW;
         rows.source[rows.count] = band + (row * b.wide.size() - b.wide.first) * rows.pitch;
         rows.weight[rows.count] = weight + tap * L;
       }
 }
 
-// ----------------------------------------------------------------------------------------------- forward and input gradient
+// ----------------------------------------------------------------------------------------------- forward and input
+// gradient
 
 inline uint64_t first_bits(int64_t n) { return n <= 0 ? 0 : n >= 64 ? ~uint64_t(0) : (uint64_t(1) << n) - 1; }
 
-// N neighbouring destinations of a phase from the j0-th on; `weights` is added to where the rows' are. Taps and Step: of the phase, where
-// the compiler is to know: a source is then loaded once for all destinations that sum it. Clip: some sources may lie outside the image.
+// N neighbouring destinations of a phase from the j0-th on; `weights` is added to where the rows' are. Taps and Step:
+// of the phase, where the compiler is to know: a source is then loaded once for all destinations that sum it. Clip:
+// some sources may lie outside the image.
 template <class T, int N, int Taps, int Step, bool Clip>
-STRIATE_INLINE void tile(const Rows<T>& rows, const Phase& p, int64_t j0, int64_t pitch, int64_t channel, int64_t weights,
-                         const Vector<T>& bias, Vector<T> (&sum)[N]) {
+STRIATE_INLINE void tile(const Rows<T>& rows, const Phase& p, int64_t j0, int64_t pitch, int64_t channel,
+                         int64_t weights, const Vector<T>& bias, Vector<T> (&sum)[N]) {
   constexpr int64_t L = kLanes<T>;
   const int64_t first = j0 * p.step + p.shift, low = rows.wide.first - first, high = rows.wide.last - first;
   const uint64_t valid = first_bits(high) & ~first_bits(low);  // of the sources from the first on
@@ -159,7 +166,8 @@ STRIATE_INLINE void tile(const Rows<T>& rows, const Phase& p, int64_t j0, int64_
         const Vector<T> weight = load(w + i * p.tap_step * L);
 #pragma GCC unroll 16
         for (int j = 0; j < N; ++j)
-          if (!Clip || (at + j * p.step >= low && at + j * p.step < high)) sum[j] += weight * load(x + (at + j * p.step) * pitch);
+          if (!Clip || (at + j * p.step >= low && at + j * p.step < high))
+            sum[j] += weight * load(x + (at + j * p.step) * pitch);
       }
     }
   }
@@ -176,7 +184,8 @@ STRIATE_INLINE void put_tile(const Vector<T> (&sum)[N], T* to, int64_t pitch, in
   }
 }
 
-// body(Constant<n>, j) for tiles of n columns: the last one steps back over some again, which is cheaper than short tiles.
+// body(Constant<n>, j) for tiles of n columns: the last one steps back over some again, which is cheaper than short
+// tiles.
 template <class Body>
 STRIATE_INLINE void over_tiles(Range columns, const Body& body) {
   int64_t j = columns.first;
@@ -189,7 +198,8 @@ STRIATE_INLINE void over_tiles(Range columns, const Body& body) {
   for (; j < columns.last; ++j) body(Constant<1>{}, j);
 }
 
-// Calls run(Constant<taps>, Constant<step>) for the phases whose sources overlap so that a tile can keep them, else with 0 taps.
+// Calls run(Constant<taps>, Constant<step>) for the phases whose sources overlap so that a tile can keep them, else
+// with 0 taps.
 template <class Run>
 STRIATE_INLINE void with_taps(const Phase& p, const Run& run) {
   if (p.shift_step == 1 && p.step == 1) {
@@ -207,11 +217,12 @@ STRIATE_INLINE void with_taps(const Phase& p, const Run& run) {
   run(Constant<0>{}, Constant<1>{});
 }
 
-// The columns [w0, w1) of a row of destinations, in vectors of channels: the v-th has its sources at channel_at(v), its weights v·weights
-// further on. put(v, column, apart, sums) takes a tile's destinations.
+// The columns [w0, w1) of a row of destinations, in vectors of channels: the v-th has its sources at channel_at(v), its
+// weights v·weights further on. put(v, column, apart, sums) takes a tile's destinations.
 template <class T, class Pitch, class ChannelAt, class Bias, class Put>
-STRIATE_INLINE void sum_row(const Rows<T>& rows, const Along& width, int64_t w0, int64_t w1, int64_t vectors, int64_t weights, Pitch pitch,
-                            const ChannelAt& channel_at, const Bias& bias, const Put& put) {
+STRIATE_INLINE void sum_row(const Rows<T>& rows, const Along& width, int64_t w0, int64_t w1, int64_t vectors,
+                            int64_t weights, Pitch pitch, const ChannelAt& channel_at, const Bias& bias,
+                            const Put& put) {
   for (int64_t number = 0; number < width.phases(); ++number) {
     const Phase p = width.phase(number);
     with_taps(p, [&](auto taps, auto step) {
@@ -255,15 +266,25 @@ inline bool in_place(const ConvShape& s, int64_t lanes) {
 }
 // A row where it lies, as a block of its own.
 inline Block row_block(const Side& s, int64_t n, int64_t d, int64_t h) {
-  return {n, d, d + 1, h, h + 1, 0, s.width.destinations(), {0, s.depth.sources()}, {0, s.height.sources()}, {0, s.width.sources()}};
+  return {n,
+          d,
+          d + 1,
+          h,
+          h + 1,
+          0,
+          s.width.destinations(),
+          {0, s.depth.sources()},
+          {0, s.height.sources()},
+          {0, s.width.sources()}};
 }
 
 template <class T>
-void activations_in_place(const ConvShape& shape, bool adjoint, const T* source, Weight<T> weight, const Epilogue<T>& e, T* to) {
+void activations_in_place(const ConvShape& shape, bool adjoint, const T* source, Weight<T> weight, const Epilogue<T>& e,
+                          T* to) {
   constexpr int64_t L = kLanes<T>;
   const Side s = side_of(shape, adjoint);
-  const int64_t C = s.groups, taps = shape.taps(), vectors = tiles(C, L), D = s.depth.destinations(), H = s.height.destinations(),
-                W = s.width.destinations(), image = s.sources() * C;
+  const int64_t C = s.groups, taps = shape.taps(), vectors = tiles(C, L), D = s.depth.destinations(),
+                H = s.height.destinations(), W = s.width.destinations(), image = s.sources() * C;
   const Scratch<T> packed(vectors * taps * L);
   pack(shape, s, adjoint, true, weight, static_cast<T*>(packed));
   const T* weights = packed;
@@ -293,11 +314,12 @@ void activations_in_place(const ConvShape& shape, bool adjoint, const T* source,
 }
 
 template <class T>
-void activations_in_bands(const ConvShape& shape, bool adjoint, const T* source, Weight<T> weight, const T* bias, T* to) {
+void activations_in_bands(const ConvShape& shape, bool adjoint, const T* source, Weight<T> weight, const T* bias,
+                          T* to) {
   constexpr int64_t L = kLanes<T>;
   const Side s = side_of(shape, adjoint);
-  const int64_t all = s.all_to(), vectors = tiles(all, L), taps = shape.taps(), D = s.depth.destinations(), H = s.height.destinations(),
-                W = s.width.destinations();
+  const int64_t all = s.all_to(), vectors = tiles(all, L), taps = shape.taps(), D = s.depth.destinations(),
+                H = s.height.destinations(), W = s.width.destinations();
   const Blocks blocks = cut(s, s.from * L, vectors, false);
   const Scratch<T> packed(vectors * s.from * taps * L);
   pack(shape, s, adjoint, false, weight, static_cast<T*>(packed));
@@ -322,11 +344,13 @@ void activations_in_bands(const ConvShape& shape, bool adjoint, const T* source,
           T* row = to + (((b.n * D + d) * H + h) * W) * all + first;
           const auto run = [&](const auto& put) {
             sum_row(
-                rows, s.width, b.w0, b.w1, 1, 0, Constant<L>::value, [](int64_t) { return int64_t(0); }, [&](int64_t) { return start; },
-                put);
+                rows, s.width, b.w0, b.w1, 1, 0, Constant<L>::value, [](int64_t) { return int64_t(0); },
+                [&](int64_t) { return start; }, put);
           };
           if (!s.channels_last)
-            run([&](int64_t, int64_t column, int64_t apart, const auto& sums) { put_tile(sums, out + (column - b.w0) * L, apart * L, L); });
+            run([&](int64_t, int64_t column, int64_t apart, const auto& sums) {
+              put_tile(sums, out + (column - b.w0) * L, apart * L, L);
+            });
           else
             run([&](int64_t, int64_t column, int64_t apart, const auto& sums) {
               put_tile(sums, row + column * all, apart * all, v.lanes);
@@ -334,8 +358,8 @@ void activations_in_bands(const ConvShape& shape, bool adjoint, const T* source,
         }
       if (!s.channels_last)
         for (int64_t d = b.d0; d < b.d1; ++d)
-          turn_block_out<T>(static_cast<const T*>(turned) + (d - b.d0) * (b.h1 - b.h0) * columns * L, b.h1 - b.h0, columns, W,
-                            to + (((b.n * all + first) * D + d) * H + b.h0) * W + b.w0, D * H * W, v.lanes);
+          turn_block_out<T>(static_cast<const T*>(turned) + (d - b.d0) * (b.h1 - b.h0) * columns * L, b.h1 - b.h0,
+                            columns, W, to + (((b.n * all + first) * D + d) * H + b.h0) * W + b.w0, D * H * W, v.lanes);
     }
   });
 }
@@ -347,12 +371,14 @@ void run(const ConvShape& s, const T* source, Weight<T> weight, const Epilogue<T
   if (e.finishes()) finish_all(e, s.batch, to, side_of(s, Adjoint));
 }
 
-// ------------------------------------------------------------------------------------------------------ weight gradient
+// ------------------------------------------------------------------------------------------------------ weight
+// gradient
 
-// A tile as above, the other way about: the weights are the sums, and N gradients stay in registers while the rows pass.
+// A tile as above, the other way about: the weights are the sums, and N gradients stay in registers while the rows
+// pass.
 template <class T, int N, int Taps, int Step, bool Clip>
-STRIATE_INLINE void weight_tile(const Rows<T>& rows, const Phase& p, int64_t j0, int64_t pitch, int64_t channel, const T* dy,
-                                int64_t dy_pitch, T* sums) {
+STRIATE_INLINE void weight_tile(const Rows<T>& rows, const Phase& p, int64_t j0, int64_t pitch, int64_t channel,
+                                const T* dy, int64_t dy_pitch, T* sums) {
   constexpr int64_t L = kLanes<T>;
   const int64_t first = j0 * p.step + p.shift, low = rows.wide.first - first, high = rows.wide.last - first;
   const uint64_t valid = first_bits(high) & ~first_bits(low);  // of the sources from the first on
@@ -381,7 +407,8 @@ STRIATE_INLINE void weight_tile(const Rows<T>& rows, const Phase& p, int64_t j0,
         Vector<T> sum = {};
 #pragma GCC unroll 16
         for (int j = 0; j < N; ++j)
-          if (!Clip || (at + j * p.step >= low && at + j * p.step < high)) sum += g[j] * load(x + (at + j * p.step) * pitch);
+          if (!Clip || (at + j * p.step >= low && at + j * p.step < high))
+            sum += g[j] * load(x + (at + j * p.step) * pitch);
         store(w + i * L, load(w + i * L) + sum);
       }
     }
@@ -390,8 +417,9 @@ STRIATE_INLINE void weight_tile(const Rows<T>& rows, const Phase& p, int64_t j0,
 
 // The destinations [w0, w1) of a row: dy at dy + v·dy_vector + column·dy_pitch, sums at sums + v·of_vector.
 template <class T, class Pitch, class ChannelAt>
-STRIATE_INLINE void weight_row(const Rows<T>& rows, const Phase& p, int64_t w0, int64_t w1, int64_t vectors, int64_t of_vector, Pitch pitch,
-                               const ChannelAt& channel_at, const T* dy, int64_t dy_pitch, T* sums) {
+STRIATE_INLINE void weight_row(const Rows<T>& rows, const Phase& p, int64_t w0, int64_t w1, int64_t vectors,
+                               int64_t of_vector, Pitch pitch, const ChannelAt& channel_at, const T* dy,
+                               int64_t dy_pitch, T* sums) {
   with_taps(p, [&](auto taps, auto step) {
     const auto run = [&](auto columns, int64_t j) {
       constexpr int N = decltype(columns)::value, Taps = decltype(taps)::value, Step = decltype(step)::value;
@@ -413,13 +441,16 @@ STRIATE_INLINE void weight_row(const Rows<T>& rows, const Phase& p, int64_t w0, 
   });
 }
 
-// dweight[k, c, t] from sums as [vector of filters][c][tap][lane], the last vector stepped back to end with the last filter, or not.
+// dweight[k, c, t] from sums as [vector of filters][c][tap][lane], the last vector stepped back to end with the last
+// filter, or not.
 template <class T>
-void unpack(const ConvShape& shape, const double* sums, int64_t filters, int64_t of_filter, bool step_back, T* dweight) {
+void unpack(const ConvShape& shape, const double* sums, int64_t filters, int64_t of_filter, bool step_back,
+            T* dweight) {
   constexpr int64_t L = kLanes<T>;
   for (int64_t k = 0; k < filters; ++k) {
     const int64_t v = k / L, lane = step_back ? k - min(v * L, filters - L) : k % L;
-    for (int64_t i = 0; i < of_filter; ++i) dweight[k * of_filter + shape.weight_at(i)] = T(sums[(v * of_filter + i) * L + lane]);
+    for (int64_t i = 0; i < of_filter; ++i)
+      dweight[k * of_filter + shape.weight_at(i)] = T(sums[(v * of_filter + i) * L + lane]);
   }
 }
 
@@ -427,8 +458,8 @@ template <class T>
 void weight_in_place(const ConvShape& shape, const T* dy, const T* x, T* dweight) {
   constexpr int64_t L = kLanes<T>;
   const Side s = side_of(shape, false);
-  const int64_t C = s.groups, taps = shape.taps(), vectors = tiles(C, L), D = s.depth.destinations(), H = s.height.destinations(),
-                W = s.width.destinations(), image = s.sources() * C;
+  const int64_t C = s.groups, taps = shape.taps(), vectors = tiles(C, L), D = s.depth.destinations(),
+                H = s.height.destinations(), W = s.width.destinations(), image = s.sources() * C;
   const int64_t piece = min(W, kPlacesInFloat), pieces = tiles(W, piece), items = s.batch * D * H * pieces;
   const int64_t chunks = max(1, min(64, items * piece / 448)), chunk_values = vectors * taps * L;
   const Scratch<double> totals(chunks * chunk_values);
@@ -447,7 +478,8 @@ void weight_in_place(const ConvShape& shape, const T* dy, const T* x, T* dweight
         const int64_t w0 = item % pieces * piece, row = item / pieces, h = row % H, d = row / H % D, n = row / H / D;
         find_rows(s, row_block(s, n, d, h), d, h, x + n * image, static_cast<const T*>(sum), rows);
         const auto channel_at = [&](int64_t v) { return min(v * L, C - L); };
-        weight_row(rows, p, w0, min(W, w0 + piece), vectors, taps * L, C, channel_at, dy + row * W * C, C, static_cast<T*>(sum));
+        weight_row(rows, p, w0, min(W, w0 + piece), vectors, taps * L, C, channel_at, dy + row * W * C, C,
+                   static_cast<T*>(sum));
         added += piece;
         if (added >= kPlacesInFloat || item + 1 == last) total.add(), added = 0;
       }
@@ -466,7 +498,8 @@ void weight_in_bands(const ConvShape& shape, const T* dy, const T* x, T* dweight
   const int64_t all = s.all_to(), vectors = tiles(all, L), taps = shape.taps(), of_vector = s.from * taps * L;
   const Blocks blocks = cut(s, s.from * L + L, vectors, false);
   const int64_t items = s.batch * blocks.each, chunks = min(items, max(1, 128 / vectors));
-  const int64_t band_values = most_rows(s, blocks) * most_columns(s, blocks) * s.from * L, dy_values = blocks.places() * L;
+  const int64_t band_values = most_rows(s, blocks) * most_columns(s, blocks) * s.from * L,
+                dy_values = blocks.places() * L;
   const Scratch<double> totals(chunks * vectors * of_vector);
   double* partial = totals;
   parallel_for(chunks * vectors, kGrainElements, [=](int64_t begin, int64_t end) {
@@ -491,7 +524,9 @@ void weight_in_bands(const ConvShape& shape, const T* dy, const T* x, T* dweight
         for (int64_t d = b.d0; d < b.d1; ++d)
           for (int64_t h = b.h0; h < b.h1; ++h, g += (b.w1 - b.w0) * L) {
             find_rows(s, b, d, h, static_cast<const T*>(band), static_cast<const T*>(sum), rows);
-            weight_row(rows, p, b.w0, b.w1, 1, 0, Constant<L>::value, [](int64_t) { return int64_t(0); }, g, L, static_cast<T*>(sum));
+            weight_row(
+                rows, p, b.w0, b.w1, 1, 0, Constant<L>::value, [](int64_t) { return int64_t(0); }, g, L,
+                static_cast<T*>(sum));
           }
         added += (b.d1 - b.d0) * (b.h1 - b.h0) * (b.w1 - b.w0);
         if (added >= kPlacesInFloat || item + 1 == last) total.add(), added = 0;
@@ -514,8 +549,10 @@ void weight_gradient(const ConvShape& s, const T* dy, const T* x, T* dweight) {
 
 extern const ConvKernels<float> depthwise_f32;
 extern const ConvKernels<double> depthwise_f64;
-const ConvKernels<float> depthwise_f32 = {run<float, false>, run<float, true>, weight_gradient<float>, nullptr, nullptr};
-const ConvKernels<double> depthwise_f64 = {run<double, false>, run<double, true>, weight_gradient<double>, nullptr, nullptr};
+const ConvKernels<float> depthwise_f32 = {run<float, false>, run<float, true>, weight_gradient<float>, nullptr,
+                                          nullptr};
+const ConvKernels<double> depthwise_f64 = {run<double, false>, run<double, true>, weight_gradient<double>, nullptr,
+                                           nullptr};
 
 }  // namespace STRIATE_ISA
 }  // namespace striate

@@ -2,16 +2,18 @@
 //
 //   y[k, o] = b[k] + sum over r of w[k, r] · x[place(r) + o],   r = (c, t) through channels and taps of a group
 //
-// Layout. A band of the source is copied into planes with rows that are padded with zeros, and split by the stride: the sources of
-// neighbouring destinations are then neighbours for every r, and r is one list of offsets, whatever the layout, the dimensions, the stride
-// or the dilation were. In the input gradient the destinations of a row come in as many kinds as the stride; each has its own list.
+// Layout. A band of the source is copied into planes with rows that are padded with zeros, and split by the stride: the
+// sources of neighbouring destinations are then neighbours for every r, and r is one list of offsets, whatever the
+// layout, the dimensions, the stride or the dilation were. In the input gradient the destinations of a row come in as
+// many kinds as the stride; each has its own list.
 //
 // Tiles, of sums in registers while r passes:
-//   filters in lanes   M columns × V vectors of filters; each source is broadcast. 14×2: 28 sums, 2 weights and a source of 32.
-//   columns in lanes   F filters × lines of columns, for fewer filters than half a vector; each weight is broadcast.
-//   weight gradient    up to 12 r × V vectors of filters; sources are broadcast, dy is the vector.
+//   filters in lanes   M columns × V vectors of filters; each source is broadcast. 14×2: 28 sums, 2 weights and a
+//   source of 32. columns in lanes   F filters × lines of columns, for fewer filters than half a vector; each weight is
+//   broadcast. weight gradient    up to 12 r × V vectors of filters; sources are broadcast, dy is the vector.
 //
-// The weight gradient sums some rows in registers, a block in float, and from there on in double, in chunks that depend on the shape alone.
+// The weight gradient sums some rows in registers, a block in float, and from there on in double, in chunks that depend
+// on the shape alone.
 #include "../bands.h"
 #include "../chunks.h"
 #include "../epilogue.h"
@@ -37,7 +39,8 @@ struct Planes {
 
 Planes planes_of(const Side& s, const Blocks& blocks) {
   const int64_t step = s.width.adjoint ? 1 : s.width.axis.stride;
-  const int64_t part = tiles(s.width.reach(0, blocks.wide).size() + 2, step) + 32;  // the last tile may read past the last column
+  const int64_t part =
+      tiles(s.width.reach(0, blocks.wide).size() + 2, step) + 32;  // the last tile may read past the last column
   const int64_t rows = most_sources(s.height, blocks.high), depths = most_sources(s.depth, blocks.deep);
   return {step, part, step * part, depths * rows * step * part, depths, rows};
 }
@@ -66,8 +69,9 @@ void spread(const T* x, int64_t pitch, int64_t count, int64_t planes, T* to, int
 
 template <class T>
 STRIATE_INLINE void copy_values(const T* from, int64_t count, T* to) {
-  over_vectors<T>(count,
-                  [&](int64_t i, auto whole, int64_t lanes) { store_lanes(whole, to + i, load_lanes(whole, from + i, lanes), lanes); });
+  over_vectors<T>(count, [&](int64_t i, auto whole, int64_t lanes) {
+    store_lanes(whole, to + i, load_lanes(whole, from + i, lanes), lanes);
+  });
 }
 
 // The columns of a band that hold sources; all others are zeros, and stay.
@@ -77,10 +81,13 @@ struct Filled {
 
 // The band of block b for one group. `line` is for a row of all its channels, in channels order with a stride.
 template <class T>
-void copy_planes(const Side& s, const Block& b, const Planes& p, const T* source, int64_t group, T* line, T* band, Filled& filled) {
-  const int64_t D = s.depth.sources(), H = s.height.sources(), W = s.width.sources(), channels = s.all_from(), q = s.from;
+void copy_planes(const Side& s, const Block& b, const Planes& p, const T* source, int64_t group, T* line, T* band,
+                 Filled& filled) {
+  const int64_t D = s.depth.sources(), H = s.height.sources(), W = s.width.sources(), channels = s.all_from(),
+                q = s.from;
   const Range reach = s.width.reach(b.w0, b.w1);
-  const int64_t begin = max(0, reach.first), end = max(begin, min(W, reach.last)), left = begin - reach.first, count = end - begin;
+  const int64_t begin = max(0, reach.first), end = max(begin, min(W, reach.last)), left = begin - reach.first,
+                count = end - begin;
   if (filled.left != left || filled.count != count) {
     for (int64_t i = 0; i < q * p.plane; ++i) band[i] = 0;
     filled = {left, count};
@@ -104,7 +111,8 @@ void copy_planes(const Side& s, const Block& b, const Planes& p, const T* source
           copy_values(from, count, row + c * p.plane + left);
           continue;
         }
-        for (int64_t part = 0; part < p.step; ++part) {  // places i with i·step + part = left + the number of the column
+        for (int64_t part = 0; part < p.step;
+             ++part) {  // places i with i·step + part = left + the number of the column
           const int64_t first = left <= part ? 0 : (left - part + p.step - 1) / p.step;
           const int64_t last = left + count <= part ? 0 : (left + count - part + p.step - 1) / p.step;
           T* to = row + c * p.plane + part * p.part;
@@ -115,10 +123,10 @@ void copy_planes(const Side& s, const Block& b, const Planes& p, const T* source
     }
 }
 
-// The terms of a phase's destinations of a row, the first of which sums from column `first` on, counted from where the band begins. They
-// hold for all rows with the same taps: only where the row begins differs.
-int64_t find_terms(const Side& s, const Planes& p, const Sources& deep, const Sources& high, const Phase& phase, int64_t first,
-                   int64_t weight_values, Term* terms) {
+// The terms of a phase's destinations of a row, the first of which sums from column `first` on, counted from where the
+// band begins. They hold for all rows with the same taps: only where the row begins differs.
+int64_t find_terms(const Side& s, const Planes& p, const Sources& deep, const Sources& high, const Phase& phase,
+                   int64_t first, int64_t weight_values, Term* terms) {
   const int64_t KD = s.depth.axis.size, KH = s.height.axis.size, KW = s.width.axis.size;
   int64_t count = 0;
   for (int64_t c = 0; c < s.from; ++c)
@@ -138,9 +146,11 @@ inline int64_t row_at(const Planes& p, const Block& b, const Sources& deep, cons
   return ((deep.first - b.deep.first) * p.rows + high.first - b.high.first) * p.row;
 }
 
-// Weights of one group as a map's terms want them: [vectors of destinations, by twos][c][tap][lanes of both]; `lanes`: of one vector.
+// Weights of one group as a map's terms want them: [vectors of destinations, by twos][c][tap][lanes of both]; `lanes`:
+// of one vector.
 template <class T>
-void pack(const ConvShape& s, const Side& side, bool adjoint, int64_t lanes, Weight<T> weight, int64_t group, T* packed) {
+void pack(const ConvShape& s, const Side& side, bool adjoint, int64_t lanes, Weight<T> weight, int64_t group,
+          T* packed) {
   const int64_t taps = s.taps(), inputs = s.channels / s.groups;
   const int64_t tap_pitch = weight.channels_last ? inputs : 1, channel_pitch = weight.channels_last ? 1 : taps;
   for (int64_t v = 0; v < side.to; v += 2 * lanes) {
@@ -148,8 +158,10 @@ void pack(const ConvShape& s, const Side& side, bool adjoint, int64_t lanes, Wei
     for (int64_t c = 0; c < side.from; ++c)
       for (int64_t t = 0; t < taps; ++t, packed += width)
         for (int64_t k = 0; k < width; ++k) {
-          const int64_t filter = group * (adjoint ? side.from : side.to) + (adjoint ? c : v + k), channel = adjoint ? v + k : c;
-          packed[k] = v + k < side.to ? weight.data[filter * inputs * taps + channel * channel_pitch + t * tap_pitch] : T(0);
+          const int64_t filter = group * (adjoint ? side.from : side.to) + (adjoint ? c : v + k),
+                        channel = adjoint ? v + k : c;
+          packed[k] =
+              v + k < side.to ? weight.data[filter * inputs * taps + channel * channel_pitch + t * tap_pitch] : T(0);
         }
   }
 }
@@ -172,8 +184,8 @@ STRIATE_INLINE void sum_tile(const T* x, const T* w, const Term* terms, int64_t 
   }
 }
 
-// M columns of V vectors to `to`, `pitch` values from column to column, `lanes` of the last vector; vectors are `apart` values apart.
-// With an epilogue the sums are finished for y[at] and so on.
+// M columns of V vectors to `to`, `pitch` values from column to column, `lanes` of the last vector; vectors are `apart`
+// values apart. With an epilogue the sums are finished for y[at] and so on.
 template <class T>
 struct Target {
   T* to;
@@ -182,7 +194,8 @@ struct Target {
   int64_t at = 0;
 };
 template <class T, int M, int V>
-void tile(const T* x, const T* w, const Term* terms, int64_t count, const Vector<T>* bias, const Target<T>& out, int64_t columns) {
+void tile(const T* x, const T* w, const Term* terms, int64_t count, const Vector<T>* bias, const Target<T>& out,
+          int64_t columns) {
   Vector<T> sum[M][V];
 #pragma GCC unroll 16
   for (int j = 0; j < M; ++j)
@@ -210,12 +223,14 @@ inline int64_t best_tile(int64_t n) {
 }
 
 template <class T, int V>
-void sum_columns(const T* x, const T* w, const Term* terms, int64_t count, const Vector<T>* bias, const Target<T>& out, int64_t n) {
+void sum_columns(const T* x, const T* w, const Term* terms, int64_t count, const Vector<T>* bias, const Target<T>& out,
+                 int64_t n) {
   with_number<kMostColumns>(best_tile(n), [&](auto m) {
     constexpr int M = decltype(m)::value;
     for (int64_t j = 0; j < n; j += M)
       tile<T, M, V>(x + j, w, terms, count, bias,
-                    {out.to + j * out.pitch, out.pitch, out.apart, out.lanes, out.epilogue, out.at + j * out.pitch}, n - j);
+                    {out.to + j * out.pitch, out.pitch, out.apart, out.lanes, out.epilogue, out.at + j * out.pitch},
+                    n - j);
   });
 }
 
@@ -231,8 +246,8 @@ struct Line {
 constexpr int kMostLines = kManyRegisters ? 8 : 4;
 
 template <class T, int F, int N>
-void sum_lines(const Line<T>* lines, int64_t lines_count, const T* w, const Term* terms, int64_t count, const T* bias, int64_t pitch,
-               int64_t apart) {
+void sum_lines(const Line<T>* lines, int64_t lines_count, const T* w, const Term* terms, int64_t count, const T* bias,
+               int64_t pitch, int64_t apart) {
   Vector<T> sum[F][N];
   const T* x[N];
 #pragma GCC unroll 8
@@ -267,15 +282,16 @@ void sum_lines(const Line<T>* lines, int64_t lines_count, const T* w, const Term
     }
 }
 
-// ----------------------------------------------------------------------------------------------- forward and input gradient
+// ----------------------------------------------------------------------------------------------- forward and input
+// gradient
 
 template <class T>
 void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T> weight, const Epilogue<T>& e, T* to) {
   constexpr int64_t L = kLanes<T>;
   const Side s = side_of(shape, adjoint);
   const int64_t terms_most = s.from * shape.taps(), all = s.all_to();
-  // Columns in lanes: for few destinations a group; and in planes order, where filters in lanes would have to be turned, while a sum is
-  // short.
+  // Columns in lanes: for few destinations a group; and in planes order, where filters in lanes would have to be
+  // turned, while a sum is short.
   const bool few = s.to * 2 <= L || (!s.channels_last && s.to <= 32 && terms_most <= 160);
   const int64_t lanes = few ? s.to : L, vectors = few ? 1 : tiles(s.to, L);
   const int64_t D = s.depth.destinations(), H = s.height.destinations(), W = s.width.destinations(), places = D * H * W;
@@ -290,7 +306,8 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
   const T* bias = e.bias;
   const bool finishes = e.finishes();
   parallel_for(s.batch * blocks.each * s.groups, work, [=](int64_t begin, int64_t end) {
-    Scratch<T> band(s.from * planes.plane), line(s.from * planes.row), turned(s.channels_last || few ? 0 : 2 * turned_vector);
+    Scratch<T> band(s.from * planes.plane), line(s.from * planes.row),
+        turned(s.channels_last || few ? 0 : 2 * turned_vector);
     Filled filled;
     Scratch<Term> terms(terms_most);  // of all phases: a tap is of one
     Scratch<int64_t> begins(phases), counts(phases);
@@ -298,24 +315,32 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
     Scratch<int64_t> waiting(phases);
     for (int64_t unit = begin; unit < end; ++unit) {
       const Block b = block_at(s, blocks, unit / s.groups);
-      const int64_t group = unit % s.groups, first = group * s.to, columns = b.w1 - b.w0, reach = s.width.reach(b.w0, b.w1).first;
+      const int64_t group = unit % s.groups, first = group * s.to, columns = b.w1 - b.w0,
+                    reach = s.width.reach(b.w0, b.w1).first;
       copy_planes(s, b, planes, source, group, static_cast<T*>(line), static_cast<T*>(band), filled);
       for (int64_t v = 0; v < vectors; v += 2) {
-        const int64_t two = min(2, vectors - v), channel = first + v * L, in_last = few ? s.to : min(L, s.to - (v + two - 1) * L);
+        const int64_t two = min(2, vectors - v), channel = first + v * L,
+                      in_last = few ? s.to : min(L, s.to - (v + two - 1) * L);
         const T* w = weights + group * packed_values + v * L * terms_most;
         Vector<T> start[2] = {};
         if (bias && !few)
-          for (int64_t k = 0; k < two; ++k) start[k] = load_first<Vector<T>>(bias + channel + k * L, k == two - 1 ? in_last : L);
+          for (int64_t k = 0; k < two; ++k)
+            start[k] = load_first<Vector<T>>(bias + channel + k * L, k == two - 1 ? in_last : L);
         Sources deep = {0, -1, 0, 0, 0}, high = deep;
         for (int64_t p = 0; p < phases; ++p) waiting[p] = 0;
         const auto flush = [&](int64_t p) {
           if (waiting[p] == 0) return;
-          const int64_t pitch = s.width.phase(p).apart * (s.channels_last ? all : 1), apart = s.channels_last ? 1 : places;
+          const int64_t pitch = s.width.phase(p).apart * (s.channels_last ? all : 1),
+                        apart = s.channels_last ? 1 : places;
           const Term* of = terms + begins[p];
           const Line<T>* l = lines + p * kMostLines;
           for (int64_t f = 0; f < s.to; f += 4) {
             const auto run = [&](auto count_known) {
-              constexpr int F = decltype(count_known)::value, N = kManyRegisters ? (F < 3 ? 8 : F == 3 ? 6 : 4) : F == 1 ? 4 : 2;
+              constexpr int F = decltype(count_known)::value, N = kManyRegisters ? (F < 3    ? 8
+                                                                                    : F == 3 ? 6
+                                                                                             : 4)
+                                                                  : F == 1       ? 4
+                                                                                 : 2;
               for (int64_t n = 0; n < waiting[p]; n += N) {
                 Line<T> some[N];
                 const int64_t now = min(N, waiting[p] - n);
@@ -348,17 +373,19 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
               const int64_t column = phase.first + some.first * phase.apart;
               const int64_t pixel = ((b.n * D + d) * H + h) * W + column;
               if (few) {
-                T* out = s.channels_last ? to + pixel * all + first : to + (b.n * all + first) * places + (d * H + h) * W + column;
+                T* out = s.channels_last ? to + pixel * all + first
+                                         : to + (b.n * all + first) * places + (d * H + h) * W + column;
                 const int64_t step = phase.apart * (s.channels_last ? all : 1);
                 for (int64_t j = 0; j < some.size(); j += L) {
                   lines[p * kMostLines + waiting[p]++] = {row + j, out + j * step, min(L, some.size() - j)};
                   if (waiting[p] == kMostLines) flush(p);
                 }
               } else {
-                Target<T> out = {to + pixel * all + channel, phase.apart * all, L, in_last, finishes ? &e : nullptr, pixel * all + channel};
+                Target<T> out = {to + pixel * all + channel, phase.apart * all,    L, in_last,
+                                 finishes ? &e : nullptr,    pixel * all + channel};
                 if (!s.channels_last) {
-                  out = {turned + (((d - b.d0) * (b.h1 - b.h0) + h - b.h0) * columns + column - b.w0) * L, phase.apart * L, turned_vector,
-                         L};
+                  out = {turned + (((d - b.d0) * (b.h1 - b.h0) + h - b.h0) * columns + column - b.w0) * L,
+                         phase.apart * L, turned_vector, L};
                 }
                 const Term* of = terms + begins[p];
                 two == 2 ? sum_columns<T, 2>(row, w, of, counts[p], start, out, some.size())
@@ -370,9 +397,11 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
         if (!s.channels_last && !few)
           for (int64_t k = 0; k < two; ++k)
             for (int64_t d = b.d0; d < b.d1; ++d) {
-              const int64_t at = (b.n * all + channel + k * L) * places + (d * H + b.h0) * W + b.w0, planes_ = k == two - 1 ? in_last : L;
-              turn_block_out<T>(static_cast<const T*>(turned) + k * turned_vector + (d - b.d0) * (b.h1 - b.h0) * columns * L, b.h1 - b.h0,
-                                columns, W, to + at, places, planes_);
+              const int64_t at = (b.n * all + channel + k * L) * places + (d * H + b.h0) * W + b.w0,
+                            planes_ = k == two - 1 ? in_last : L;
+              turn_block_out<T>(
+                  static_cast<const T*>(turned) + k * turned_vector + (d - b.d0) * (b.h1 - b.h0) * columns * L,
+                  b.h1 - b.h0, columns, W, to + at, places, planes_);
               if (finishes)
                 for (int64_t l = 0; l < planes_; ++l)
                   for (int64_t h = 0; h < b.h1 - b.h0; ++h) finish_values(e, to, at + l * places + h * W, columns);
@@ -388,7 +417,8 @@ void run(const ConvShape& s, const T* source, Weight<T> weight, const Epilogue<T
   activations(s, Adjoint, source, weight, e, to);
 }
 
-// ------------------------------------------------------------------------------------------------------ weight gradient
+// ------------------------------------------------------------------------------------------------------ weight
+// gradient
 
 // A row of a block, for the weight gradient: where its sources begin, and its dy.
 template <class T>
@@ -398,7 +428,8 @@ struct GradientRow {
 
 // sums[term] += Σ_rows Σ_j x[term's source + j] · dy[j] for R terms and V vectors of filters.
 template <class T, int R, int V>
-void add_terms(const GradientRow<T>* rows, int64_t rows_count, const Term* terms, int64_t dy_vector, int64_t columns, T* sums) {
+void add_terms(const GradientRow<T>* rows, int64_t rows_count, const Term* terms, int64_t dy_vector, int64_t columns,
+               T* sums) {
   constexpr int64_t L = kLanes<T>;
   Vector<T> sum[R][V];
 #pragma GCC unroll 16
@@ -431,12 +462,14 @@ void add_terms(const GradientRow<T>* rows, int64_t rows_count, const Term* terms
 }
 
 template <class T, int V>
-void add_rows(const GradientRow<T>* rows, int64_t rows_count, const Term* terms, int64_t count, int64_t dy_vector, int64_t columns,
-              T* sums) {
+void add_rows(const GradientRow<T>* rows, int64_t rows_count, const Term* terms, int64_t count, int64_t dy_vector,
+              int64_t columns, T* sums) {
   constexpr int most = kManyRegisters ? 12 : V == 2 ? 6 : 10;
   while (count > 0) {
     const int64_t n = tiles(count, tiles(count, most));
-    const auto run = [&](auto known) { add_terms<T, decltype(known)::value, V>(rows, rows_count, terms, dy_vector, columns, sums); };
+    const auto run = [&](auto known) {
+      add_terms<T, decltype(known)::value, V>(rows, rows_count, terms, dy_vector, columns, sums);
+    };
     with_number<most>(n, run);
     terms += n, count -= n;
   }
@@ -450,8 +483,8 @@ void copy_gradient(const Side& s, const Block& b, const T* dy, int64_t first, in
                 columns = b.w1 - b.w0;
   for (int64_t d = b.d0; d < b.d1; ++d) {
     if (!s.channels_last) {
-      turn_block_in<T>(dy + (b.n * all + first) * D * H * W + (d * H + b.h0) * W + b.w0, D * H * W, lanes, H, W, 1, 1, b.h1 - b.h0, columns,
-                       to);
+      turn_block_in<T>(dy + (b.n * all + first) * D * H * W + (d * H + b.h0) * W + b.w0, D * H * W, lanes, H, W, 1, 1,
+                       b.h1 - b.h0, columns, to);
       to += (b.h1 - b.h0) * columns * L;
       continue;
     }
@@ -475,7 +508,8 @@ void weight_gradient(const ConvShape& shape, const T* dy, const T* x, T* dweight
                 of_group = vectors * L * terms_most;
   const Blocks blocks = cut(s, s.from + 2 * L, s.groups * pairs, true);
   const Planes planes = planes_of(s, blocks);
-  const int64_t items = s.batch * blocks.each, shares = s.groups * pairs;  // of a chunk: two vectors of a group's filters each
+  const int64_t items = s.batch * blocks.each,
+                shares = s.groups * pairs;  // of a chunk: two vectors of a group's filters each
   const int64_t chunks = min(items, max(1, min(64 / shares, kMostTotals / (s.groups * of_group))));
   const Scratch<double> totals(chunks * s.groups * of_group);
   double* partial = totals;
@@ -487,9 +521,11 @@ void weight_gradient(const ConvShape& shape, const T* dy, const T* x, T* dweight
     Scratch<GradientRow<T>> rows(blocks.deep * blocks.high);
     const Phase phase = s.width.phase(0);
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t chunk = unit / shares, group = unit % shares / pairs, v = unit % pairs * 2, two = min(2, vectors - v);
+      const int64_t chunk = unit / shares, group = unit % shares / pairs, v = unit % pairs * 2,
+                    two = min(2, vectors - v);
       const int64_t last = (chunk + 1) * items / chunks;
-      ChunkSum<T> total(partial + (chunk * s.groups + group) * of_group + v * L * terms_most, sum, two * L * terms_most);
+      ChunkSum<T> total(partial + (chunk * s.groups + group) * of_group + v * L * terms_most, sum,
+                        two * L * terms_most);
       int64_t added = 0;
       for (int64_t item = chunk * items / chunks; item < last; ++item) {
         const Block b = block_at(s, blocks, item);
@@ -538,7 +574,8 @@ void weight_gradient(const ConvShape& shape, const T* dy, const T* x, T* dweight
 extern const ConvKernels<float> direct_f32;
 extern const ConvKernels<double> direct_f64;
 const ConvKernels<float> direct_f32 = {run<float, false>, run<float, true>, weight_gradient<float>, nullptr, nullptr};
-const ConvKernels<double> direct_f64 = {run<double, false>, run<double, true>, weight_gradient<double>, nullptr, nullptr};
+const ConvKernels<double> direct_f64 = {run<double, false>, run<double, true>, weight_gradient<double>, nullptr,
+                                        nullptr};
 
 }  // namespace STRIATE_ISA
 }  // namespace striate

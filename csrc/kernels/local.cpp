@@ -1,21 +1,25 @@
 // Locally connected layers: a convolution whose every output place o has weights of its own.
 //
 //   y[n, k, o] = b[k, o] + Σ_{c, t} x[n, c, i(o, t)] · w[k, c, o, t]
-//   dx[n, c, i] = Σ_{(o, t): i(o, t) = i} Σ_k dy[n, k, o] · w[k, c, o, t]        dw[k, c, o, t] = Σ_n dy[n, k, o] · x[n, c, i(o, t)]
+//   dx[n, c, i] = Σ_{(o, t): i(o, t) = i} Σ_k dy[n, k, o] · w[k, c, o, t]        dw[k, c, o, t] = Σ_n dy[n, k, o] ·
+//   x[n, c, i(o, t)]
 //
-// No two places share a factor, so that each is a small product of matrices, and a vector holds as many places as it has lanes: the
-// products of a block of places are computed side by side, lane by lane, and nothing is ever added across lanes (products of matrices
-// that are interleaved: Kim and others, *Designing vector-friendly compact BLAS and LAPACK kernels*, 2017). Of the three indices n, k
-// and (c, t) each map sums over one, and one micro-kernel does all three, with other steps.
+// No two places share a factor, so that each is a small product of matrices, and a vector holds as many places as it
+// has lanes: the products of a block of places are computed side by side, lane by lane, and nothing is ever added
+// across lanes (products of matrices that are interleaved: Kim and others, *Designing vector-friendly compact BLAS and
+// LAPACK kernels*, 2017). Of the three indices n, k and (c, t) each map sums over one, and one micro-kernel does all
+// three, with other steps.
 //
-// Layout. The weight stays as it is, (filters, channels, places, taps). It is used once for each sample, so that for few samples reading
-// it takes longest. It is read once, in runs as long as the caches let them be (a strip of blocks; rows are pages apart, and a row that is
-// two further on is fetched meanwhile: without either it came at 4 of 10 GB/s), and turned to [tap][lane] where it arrives, L × L values
-// in registers. What the places of a strip see is gathered to [sample][channel][tap][lane], a few channels at a time: they and the weights
-// of some filters stay in the first-level cache while they are multiplied.
+// Layout. The weight stays as it is, (filters, channels, places, taps). It is used once for each sample, so that for
+// few samples reading it takes longest. It is read once, in runs as long as the caches let them be (a strip of blocks;
+// rows are pages apart, and a row that is two further on is fetched meanwhile: without either it came at 4 of 10 GB/s),
+// and turned to [tap][lane] where it arrives, L × L values in registers. What the places of a strip see is gathered to
+// [sample][channel][tap][lane], a few channels at a time: they and the weights of some filters stay in the first-level
+// cache while they are multiplied.
 //
-// x has zeros around it, and along the width places `stride` apart lie side by side. What a tap shows to the places of one row is then a
-// piece of a row, whatever the stride, and a vector is put together of as many pieces as its places have rows.
+// x has zeros around it, and along the width places `stride` apart lie side by side. What a tap shows to the places of
+// one row is then a piece of a row, whatever the stride, and a vector is put together of as many pieces as its places
+// have rows.
 //
 // Bits. Each result is one sum in one order, over (c, t), k or n, wherever blocks and pieces are cut.
 #include "local.h"
@@ -28,26 +32,29 @@ namespace striate {
 namespace STRIATE_ISA {
 namespace {
 
-constexpr int kRows = 6, kPairs = kVectorBytes == 64 ? 4 : 2;  // of the micro-kernel: 12 of 16 registers hold sums, or 24 of 32
-constexpr int64_t kFilters = 8;                                // whose weights are turned before they are used
-constexpr int64_t kPanelBytes = int64_t(24) << 10;             // of rows and filters that are multiplied: in a first-level cache
-constexpr int64_t kSeenBytes = int64_t(192) << 10;             // of what a strip sees at a time: in a second-level cache
-constexpr int64_t kRunBytes = int64_t(32) << 10;               // of weights that are read together, at most
-constexpr int64_t kAhead = 2;                                  // rows of weights that are on their way
-constexpr int64_t kUnits = 16;                                 // pieces of an input gradient at least, where there are samples enough
+constexpr int kRows = 6,
+              kPairs = kVectorBytes == 64 ? 4 : 2;  // of the micro-kernel: 12 of 16 registers hold sums, or 24 of 32
+constexpr int64_t kFilters = 8;                     // whose weights are turned before they are used
+constexpr int64_t kPanelBytes = int64_t(24) << 10;  // of rows and filters that are multiplied: in a first-level cache
+constexpr int64_t kSeenBytes = int64_t(192) << 10;  // of what a strip sees at a time: in a second-level cache
+constexpr int64_t kRunBytes = int64_t(32) << 10;    // of weights that are read together, at most
+constexpr int64_t kAhead = 2;                       // rows of weights that are on their way
+constexpr int64_t kUnits = 16;  // pieces of an input gradient at least, where there are samples enough
 template <class T>
 constexpr int64_t kLine = 64 / int64_t(sizeof(T));  // values of a cache line
 
 // -------------------------------------------------------------------------------------------------------------- places
 
-// Planes with zeros around them, as far as windows reach: [row of all depths][plane][phase][column], so that what the places of one row
-// see lies together, whatever plane it is in. Vectors may begin before the first value and end behind the last.
+// Planes with zeros around them, as far as windows reach: [row of all depths][plane][phase][column], so that what the
+// places of one row see lies together, whatever plane it is in. Vectors may begin before the first value and end behind
+// the last.
 struct Planes {
   int64_t count, rows, height, phases, columns;
   Axis d, h, w;
 
   Planes(const Window& window, int64_t count) : count(count), d(window.depth), h(window.height), w(window.width) {
-    height = reach(h), rows = reach(d) * height, phases = w.output > 1 ? w.stride : 1, columns = tiles(reach(w), phases);
+    height = reach(h), rows = reach(d) * height, phases = w.output > 1 ? w.stride : 1,
+    columns = tiles(reach(w), phases);
   }
   static int64_t reach(const Axis& a) { return (a.output - 1) * a.stride + (a.size - 1) * a.dilation + 1; }
   int64_t plane() const { return phases * columns; }  // from plane to plane
@@ -57,7 +64,8 @@ struct Planes {
     return rows * row() + 2 * kLanes<T>;
   }
   int64_t tap(int64_t t) const {
-    const int64_t tw = t % w.size * w.dilation, th = t / w.size % h.size * h.dilation, td = t / w.size / h.size * d.dilation;
+    const int64_t tw = t % w.size * w.dilation, th = t / w.size % h.size * h.dilation,
+                  td = t / w.size / h.size * d.dilation;
     return (td * height + th) * row() + tw % phases * columns + tw / phases;
   }
   int64_t place(int64_t o) const {
@@ -74,7 +82,8 @@ struct Planes {
         const int64_t first = phase < w.before ? tiles(w.before - phase, phases) : 0;
         const int64_t last = min(columns, tiles(w.input + w.before - phase, phases));
         if (last > first)
-          body(r * row() + phase * columns + first, (i * h.input + j) * w.input + first * phases + phase - w.before, last - first);
+          body(r * row() + phase * columns + first, (i * h.input + j) * w.input + first * phases + phase - w.before,
+               last - first);
       }
     }
   }
@@ -87,7 +96,8 @@ struct Block {
   int64_t at[kLanes<T>];  // of a vector that has the part's places in their lanes
   IntVector<T> in[kLanes<T>];
 
-  Block(int64_t places, const Planes& planes, int64_t number) : first(number * kLanes<T>), lanes(min(kLanes<T>, places - first)) {
+  Block(int64_t places, const Planes& planes, int64_t number)
+      : first(number * kLanes<T>), lanes(min(kLanes<T>, places - first)) {
     for (int64_t lane = 0, count; lane < lanes; lane += count, ++parts) {
       count = min(lanes - lane, planes.w.output - (first + lane) % planes.w.output);
       at[parts] = planes.place(first + lane) - lane;
@@ -110,7 +120,8 @@ void pad(const Planes& planes, const T* x, T* padded) {
   const int64_t values = planes.d.input * planes.h.input * planes.w.input;
   parallel_for(planes.rows, planes.row(), [=](int64_t begin, int64_t end) {
     const int64_t first = begin == 0 ? 0 : kLanes<T> + begin * planes.row();
-    memset(padded + first, 0, size_t(kLanes<T> + end * planes.row() + (end == planes.rows ? kLanes<T> : 0) - first) * sizeof(T));
+    memset(padded + first, 0,
+           size_t(kLanes<T> + end * planes.row() + (end == planes.rows ? kLanes<T> : 0) - first) * sizeof(T));
   });
   parallel_for(planes.count, 2 * values, [=](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p)
@@ -148,8 +159,8 @@ void take_gradients(const LocalShape& s, const T* dy, int64_t block, int64_t n, 
 
 // ------------------------------------------------------------------------------------------------------------- weights
 
-// The weights of a block for one filter and channel, `lanes` places of `taps` values that lie together, to [tap][lane]. Lanes beyond
-// repeat the last place. `end`: of all weights.
+// The weights of a block for one filter and channel, `lanes` places of `taps` values that lie together, to [tap][lane].
+// Lanes beyond repeat the last place. `end`: of all weights.
 template <class T>
 STRIATE_INLINE void turn_block(const T* weight, const T* end, int64_t lanes, int64_t taps, T* to) {
   constexpr int64_t L = kLanes<T>;
@@ -183,7 +194,8 @@ STRIATE_INLINE void fetch_row(const T* from, int64_t count) {
   for (int64_t i = 0; i < count + kLine<T> - 1; i += kLine<T>) __builtin_prefetch(from + i, Write);
 }
 
-// The same of a strip's places, block after block `step` apart, while a later row, `row` values from here to the next, is on its way.
+// The same of a strip's places, block after block `step` apart, while a later row, `row` values from here to the next,
+// is on its way.
 template <class T>
 void turn_weights(const T* weight, const T* end, int64_t places, int64_t taps, int64_t row, T* to, int64_t step) {
   for (int64_t o = 0; o < places; o += kLanes<T>, to += step) {
@@ -194,7 +206,8 @@ void turn_weights(const T* weight, const T* end, int64_t places, int64_t taps, i
 
 // ------------------------------------------------------------------------------------------------------------ products
 
-// In a register: else GCC has each product load its factor from memory again, and there are fewer loads than products a cycle.
+// In a register: else GCC has each product load its factor from memory again, and there are fewer loads than products a
+// cycle.
 template <class V>
 STRIATE_INLINE V hold(V v) {
 #if defined(__AVX512F__)
@@ -212,8 +225,8 @@ struct Steps {
 
 // out[m][v] = Σ_r a[m][r] · b[v][r], lane by lane; with `more`, onto what out holds.
 template <class T, int M, int V>
-__attribute__((noinline)) void multiply(const T* a, Steps of_a, const T* b, Steps of_b, int64_t terms, bool more, T* out, int64_t row,
-                                        int64_t column) {
+__attribute__((noinline)) void multiply(const T* a, Steps of_a, const T* b, Steps of_b, int64_t terms, bool more,
+                                        T* out, int64_t row, int64_t column) {
   Vector<T> sum[M][V];
 #pragma GCC unroll 6
   for (int m = 0; m < M; ++m)
@@ -237,19 +250,20 @@ __attribute__((noinline)) void multiply(const T* a, Steps of_a, const T* b, Step
 }
 
 template <class T>
-void multiply(int64_t rows, const T* a, Steps of_a, int64_t columns, const T* b, Steps of_b, int64_t terms, bool more, T* out, int64_t row,
-              int64_t column) {
+void multiply(int64_t rows, const T* a, Steps of_a, int64_t columns, const T* b, Steps of_b, int64_t terms, bool more,
+              T* out, int64_t row, int64_t column) {
   for (int64_t m = 0; m < rows; m += kRows)
     for (int64_t v = 0; v < columns; v += kPairs)
       with_number<kRows>(min(kRows, rows - m), [&](auto M) {
         with_number<kPairs>(min(kPairs, columns - v), [&](auto V) {
-          multiply<T, M.value, V.value>(a + m * of_a.next, of_a, b + v * of_b.next, of_b, terms, more, out + m * row + v * column, row,
-                                        column);
+          multiply<T, M.value, V.value>(a + m * of_a.next, of_a, b + v * of_b.next, of_b, terms, more,
+                                        out + m * row + v * column, row, column);
         });
       });
 }
 
-// A strip: blocks whose weights are read together, so that a run of memory is longer. `values`: of a block that stay in the cache.
+// A strip: blocks whose weights are read together, so that a run of memory is longer. `values`: of a block that stay in
+// the cache.
 template <class T>
 int64_t strip_of(const LocalShape& s, int64_t values) {
   constexpr int64_t size = sizeof(T);
@@ -267,8 +281,8 @@ void forward(const LocalShape& s, const T* x, const T* weight, const T* bias, T*
   // a panel of rows and one of filters stay in the first-level cache, what all samples see in the second
   const int64_t of_channels = max(1, min(C, kPanelBytes / int64_t(sizeof(T)) / ((kRows + kFilters) * taps * L)));
   const int64_t of_samples = min(s.batch, max(kRows, kSeenBytes / int64_t(sizeof(T)) / (of_channels * taps * L)));
-  const int64_t strip = strip_of<T>(s, max(of_samples, kFilters / 2) * of_channels * taps * L), strips = tiles(blocks, strip),
-                pieces = tiles(K, kFilters);
+  const int64_t strip = strip_of<T>(s, max(of_samples, kFilters / 2) * of_channels * taps * L),
+                strips = tiles(blocks, strip), pieces = tiles(K, kFilters);
   const int64_t seen_step = (of_channels * taps | 1) * L;  // from sample to sample, and from filter to filter
   const T* end = weight + K * C * places * taps;
   const Scratch<T> padded(planes.values<T>());
@@ -276,12 +290,13 @@ void forward(const LocalShape& s, const T* x, const T* weight, const T* bias, T*
   const T* source = padded + L;
   parallel_for(strips * pieces, strip * s.batch * kFilters * C * taps, [=](int64_t begin, int64_t stop) {
     const Taps tap(planes, taps);
-    const Scratch<T> seen(strip * of_samples * seen_step), turned(strip * kFilters * seen_step), sums(strip * of_samples * K * L);
+    const Scratch<T> seen(strip * of_samples * seen_step), turned(strip * kFilters * seen_step),
+        sums(strip * of_samples * K * L);
     for (int64_t unit = begin, next; unit < stop; unit = next) {
       const int64_t number = unit / pieces;
       next = min(stop, (number + 1) * pieces);
-      const int64_t k0 = unit % pieces * kFilters, k1 = min(K, (next - number * pieces) * kFilters), first = number * strip,
-                    count = min(strip, blocks - first);
+      const int64_t k0 = unit % pieces * kFilters, k1 = min(K, (next - number * pieces) * kFilters),
+                    first = number * strip, count = min(strip, blocks - first);
       for (int64_t n0 = 0; n0 < s.batch; n0 += of_samples) {
         const int64_t samples = min(of_samples, s.batch - n0);
         for (int64_t c0 = 0; c0 < C; c0 += of_channels) {
@@ -299,11 +314,13 @@ void forward(const LocalShape& s, const T* x, const T* weight, const T* bias, T*
             const int64_t filters = min(kFilters, k1 - k);
             for (int64_t v = 0; v < filters; ++v)
               for (int64_t c = c0; c < c1; ++c)
-                turn_weights(weight + (((k + v) * C + c) * places + first * L) * taps, end, min(count * L, places - first * L), taps,
-                             places * taps, turned + v * seen_step + (c - c0) * taps * L, kFilters * seen_step);
+                turn_weights(weight + (((k + v) * C + c) * places + first * L) * taps, end,
+                             min(count * L, places - first * L), taps, places * taps,
+                             turned + v * seen_step + (c - c0) * taps * L, kFilters * seen_step);
             for (int64_t b = 0; b < count; ++b)
-              multiply<T>(samples, seen + b * of_samples * seen_step, {seen_step, L}, filters, turned + b * kFilters * seen_step,
-                          {seen_step, L}, (c1 - c0) * taps, c0 > 0, sums + (b * of_samples * K + k) * L, K * L, L);
+              multiply<T>(samples, seen + b * of_samples * seen_step, {seen_step, L}, filters,
+                          turned + b * kFilters * seen_step, {seen_step, L}, (c1 - c0) * taps, c0 > 0,
+                          sums + (b * of_samples * K + k) * L, K * L, L);
           }
         }
         for (int64_t n = 0; n < samples; ++n)
@@ -330,7 +347,8 @@ void input(const LocalShape& s, const T* dy, const T* weight, T* dx) {
   const Scratch<T> gradients(blocks * s.batch * step);
   T* packed = gradients;
   parallel_for(blocks * s.batch, 2 * K * L, [=](int64_t begin, int64_t stop) {
-    for (int64_t unit = begin; unit < stop; ++unit) take_gradients(s, dy, unit / s.batch, unit % s.batch, packed + unit * step);
+    for (int64_t unit = begin; unit < stop; ++unit)
+      take_gradients(s, dy, unit / s.batch, unit % s.batch, packed + unit * step);
   });
   // a thread has some channels of some samples to itself, so that no two add to one place
   parallel_for(pieces * C, of_samples * K * places * taps, [=](int64_t begin, int64_t stop) {
@@ -348,14 +366,15 @@ void input(const LocalShape& s, const T* dy, const T* weight, T* dx) {
         const int64_t count = min(strip, blocks - first);
         for (int64_t c = 0; c < channels; ++c) {
           for (int64_t k = 0; k < K; ++k)
-            turn_weights(weight + ((k * C + c0 + c) * places + first * L) * taps, end, min(count * L, places - first * L), taps,
-                         C * places * taps, turned + k * taps * L, K * taps * L);
+            turn_weights(weight + ((k * C + c0 + c) * places + first * L) * taps, end,
+                         min(count * L, places - first * L), taps, C * places * taps, turned + k * taps * L,
+                         K * taps * L);
           for (int64_t b = 0; b < count; ++b) {
             const Block<T> block(places, planes, first + b);
             for (int64_t n = 0; n < samples; n += kRows) {
               const int64_t rows = min(kRows, samples - n);
-              multiply<T>(rows, packed + ((first + b) * s.batch + n0 + n) * step, {step, L}, taps, turned + b * K * taps * L, {L, taps * L},
-                          K, false, sums, taps * L, L);
+              multiply<T>(rows, packed + ((first + b) * s.batch + n0 + n) * step, {step, L}, taps,
+                          turned + b * K * taps * L, {L, taps * L}, K, false, sums, taps * L, L);
               for (int64_t m = 0; m < rows; ++m) {
                 T* to = padded + L + ((n + m) * channels + c) * planes.plane();
                 for (int64_t t = 0; t < taps; ++t) block.scatter(load(sums + (m * taps + t) * L), to + tap[t]);
@@ -381,7 +400,8 @@ template <class T>
 void weight(const LocalShape& s, const T* dy, const T* x, T* dweight) {
   constexpr int64_t L = kLanes<T>;
   const Planes planes(s.window, s.batch * s.channels);
-  const int64_t places = s.places(), taps = s.taps(), blocks = tiles(places, L), K = s.filters, C = s.channels, N = s.batch;
+  const int64_t places = s.places(), taps = s.taps(), blocks = tiles(places, L), K = s.filters, C = s.channels,
+                N = s.batch;
   const int64_t strip = strip_of<T>(s, N * max(taps, K) * L), strips = tiles(blocks, strip);
   const int64_t step = (K | 1) * L, seen_step = (taps | 1) * L;
   const Scratch<T> padded(planes.values<T>());
@@ -407,13 +427,13 @@ void weight(const LocalShape& s, const T* dy, const T* x, T* dweight) {
         for (int64_t m = 0; m < rows; ++m)
           fetch_row<T, 1>(dweight + (((k + m + kRows) * C + c) * places + first * L) * taps, count * L * taps);
         for (int64_t b = 0; b < count; ++b)
-          multiply<T>(rows, gradients + (b * N * step) + k * L, {L, step}, taps, seen + b * N * seen_step, {L, seen_step}, N, false,
-                      sums + b * taps * L, strip * taps * L, L);
+          multiply<T>(rows, gradients + (b * N * step) + k * L, {L, step}, taps, seen + b * N * seen_step,
+                      {L, seen_step}, N, false, sums + b * taps * L, strip * taps * L, L);
         for (int64_t m = 0; m < rows; ++m)
           for (int64_t b = 0; b < count; ++b) {
             const int64_t at = (first + b) * L;
-            turn_out<T>(sums + (m * strip + b) * taps * L, taps, dweight + (((k + m) * C + c) * places + at) * taps, taps,
-                        min(L, places - at));
+            turn_out<T>(sums + (m * strip + b) * taps * L, taps, dweight + (((k + m) * C + c) * places + at) * taps,
+                        taps, min(L, places - at));
           }
       }
     }

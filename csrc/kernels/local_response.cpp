@@ -1,9 +1,11 @@
-// Local response normalization: y = x·D^-β, D = k + α/size·Σ x² over the window of channels c - size/2 … c + (size - 1)/2.
-// Backward: dx = dy·D^-β - 2αβ/size·x·Σ dy·x·D^(-β-1) over the channels whose windows hold c, the mirrored window.
+// Local response normalization: y = x·D^-β, D = k + α/size·Σ x² over the window of channels c - size/2 … c + (size -
+// 1)/2. Backward: dx = dy·D^-β - 2αβ/size·x·Σ dy·x·D^(-β-1) over the channels whose windows hold c, the mirrored
+// window.
 //
-// Layout. A tile holds all channels of some places, channels `pitch` apart: 1 in channels_last, the tile's width in planes
-// order. Either way a window is a sum of shifted copies of one row of numbers, with zeros before and behind: plain loops that
-// the compiler turns into vectors. Sums and powers are doubles: squares of values near 1e30 do not overflow.
+// Layout. A tile holds all channels of some places, channels `pitch` apart: 1 in channels_last, the tile's width in
+// planes order. Either way a window is a sum of shifted copies of one row of numbers, with zeros before and behind:
+// plain loops that the compiler turns into vectors. Sums and powers are doubles: squares of values near 1e30 do not
+// overflow.
 #include "local_response.h"
 
 #include "../parallel.h"
@@ -79,7 +81,8 @@ template <class T>
 inline void divisors(const Tiles& t, const T* x, int64_t columns, int64_t pitch, const Row& squares, double* d) {
   const int64_t n = t.p.channels * columns;
   for (int64_t c = 0; c < t.p.channels; ++c)
-    for (int64_t w = 0; w < columns; ++w) squares.values()[c * columns + w] = double(x[c * pitch + w]) * double(x[c * pitch + w]);
+    for (int64_t w = 0; w < columns; ++w)
+      squares.values()[c * columns + w] = double(x[c * pitch + w]) * double(x[c * pitch + w]);
   t.taps(t.p.size / 2, [&](int64_t first, int64_t size) { squares.window(n, first, size, columns, d); });
   const double alpha = t.p.alpha / double(t.p.size);
   for (int64_t i = 0; i < n; ++i) d[i] = t.p.k + alpha * d[i];
@@ -95,7 +98,8 @@ void forward(const LocalResponse& p, const T* x, T* y) {
       divisors(tiles, x + at, columns, pitch, squares, power);
       to_minus_beta(power, p.channels * columns, p.beta);
       for (int64_t c = 0; c < p.channels; ++c)
-        for (int64_t w = 0; w < columns; ++w) y[at + c * pitch + w] = T(double(x[at + c * pitch + w]) * power[c * columns + w]);
+        for (int64_t w = 0; w < columns; ++w)
+          y[at + c * pitch + w] = T(double(x[at + c * pitch + w]) * power[c * columns + w]);
     });
   });
 }

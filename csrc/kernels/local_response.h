@@ -1,4 +1,5 @@
-// What local_response.cpp offers, once for each instruction set and element type. bindings.cpp has checked every argument.
+// What local_response.cpp offers, once for each instruction set and element type. bindings.cpp has checked every
+// argument.
 #pragma once
 #include <stdint.h>
 

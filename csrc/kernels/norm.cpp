@@ -2,21 +2,22 @@
 //   dβ = Σ g,   dγ = Σ g·x̂,   dx = (γ·g - mean(γ·g) - x̂·mean(γ·g·x̂)) / √(σ² + ε).
 // One formula for batch, layer, instance, group, ghost and RMS norm: they differ in what is measured together (norm.h).
 //
-// Layout. Two patterns. Runs: what is measured together is consecutive, or a few stretches of it; vectors run along it and
-// their lanes are added up at the end (moments.h). Columns: it lies one row apart, as a channel does in channels_last; vectors
-// run across, and lane k stays column k. Narrow rows are glued together until a row fills some vectors: 32 pixels of 3 channels
-// are one row of 96 columns, of which each third one belongs to the same channel and merges with it.
+// Layout. Two patterns. Runs: what is measured together is consecutive, or a few stretches of it; vectors run along it
+// and their lanes are added up at the end (moments.h). Columns: it lies one row apart, as a channel does in
+// channels_last; vectors run across, and lane k stays column k. Narrow rows are glued together until a row fills some
+// vectors: 32 pixels of 3 channels are one row of 96 columns, of which each third one belongs to the same channel and
+// merges with it.
 //
-// Passes. The statistics need all of x before y can begin, and dx all of x and dy: two passes each. Where what is measured
-// together fits a second-level cache, both run at once on one thread, and memory is read once; else all threads
-// do the first, then the second. Either way pieces of a fixed size are measured in the same order and merged in the same
-// order: the bits depend on neither the choice nor the threads.
+// Passes. The statistics need all of x before y can begin, and dx all of x and dy: two passes each. Where what is
+// measured together fits a second-level cache, both run at once on one thread, and memory is read once; else all
+// threads do the first, then the second. Either way pieces of a fixed size are measured in the same order and merged in
+// the same order: the bits depend on neither the choice nor the threads.
 //
-// Results of 4 MiB and more are written past the caches, where whole lines allow it: they would not stay there, and a line
-// written by ordinary stores is read first. That took a quarter to a third off large forward passes.
+// Results of 4 MiB and more are written past the caches, where whole lines allow it: they would not stay there, and a
+// line written by ordinary stores is read first. That took a quarter to a third off large forward passes.
 //
-// Accuracy. μ and σ are doubles. x - μ is (x - high) - low with μ = high + low in T: the first difference is exact for x near
-// μ, so no digits are lost far from zero. Sums of T are chunks of some thousand terms, added up in double.
+// Accuracy. μ and σ are doubles. x - μ is (x - high) - low with μ = high + low in T: the first difference is exact for
+// x near μ, so no digits are lost far from zero. Sums of T are chunks of some thousand terms, added up in double.
 #include "norm.h"
 
 #include "../moments.h"
@@ -50,8 +51,8 @@ STRIATE_INLINE void over_result(bool past_caches, const T* to, int64_t count, co
   over_vectors<T>(count - head, [&](int64_t i, auto whole, int64_t lanes) { body(head + i, whole, lanes); });
 }
 
-// Runs body.prepare(set, work, slot), .measure(set, piece, work, slot), .finish(set, work, slot) and .apply(set, piece, work,
-// slot), see Passes. Work(body, slots) is the memory between them, of one set at a time or of all.
+// Runs body.prepare(set, work, slot), .measure(set, piece, work, slot), .finish(set, work, slot) and .apply(set, piece,
+// work, slot), see Passes. Work(body, slots) is the memory between them, of one set at a time or of all.
 template <class Body>
 void in_passes(const Body& body, int64_t sets, int64_t pieces, int64_t set_size, int64_t element_bytes) {
   using Work = typename Body::Work;
@@ -101,8 +102,8 @@ STRIATE_INLINE Vector<T> deviation(const Vector<T>& x, const Vector<T>& high, co
 
 // What comes before the activation: the same expression forward and backward.
 template <class T, class Whole, class Norm>
-STRIATE_INLINE Vector<T> before_activation(Whole whole, const Norm& n, const Vector<T>& d, const Vector<T>& scale, const Vector<T>& shift,
-                                           int64_t at, int64_t lanes) {
+STRIATE_INLINE Vector<T> before_activation(Whole whole, const Norm& n, const Vector<T>& d, const Vector<T>& scale,
+                                           const Vector<T>& shift, int64_t at, int64_t lanes) {
   const Vector<T> z = d * scale + shift;
   return n.residual ? z + load_lanes(whole, n.residual + at, lanes) : z;
 }
@@ -123,8 +124,9 @@ STRIATE_INLINE Vector<T> activate_backward(Activation activation, T slope, const
 
 // One vector of y.
 template <class T, class Whole>
-STRIATE_INLINE void forward_vector(Whole whole, const NormForward<T>& f, bool past_caches, int64_t at, int64_t lanes, const Vector<T>& high,
-                                   const Vector<T>& low, const Vector<T>& scale, const Vector<T>& shift) {
+STRIATE_INLINE void forward_vector(Whole whole, const NormForward<T>& f, bool past_caches, int64_t at, int64_t lanes,
+                                   const Vector<T>& high, const Vector<T>& low, const Vector<T>& scale,
+                                   const Vector<T>& shift) {
   const Vector<T> d = deviation<T>(load_lanes(whole, f.x + at, lanes), high, low);
   const Vector<T> z = before_activation<T>(whole, f, d, scale, shift, at, lanes);
   store_result(whole, past_caches, f.y + at, activate(f.activation, f.slope, z), lanes);
@@ -132,9 +134,9 @@ STRIATE_INLINE void forward_vector(Whole whole, const NormForward<T>& f, bool pa
 
 // g and x̂ of one vector; scale is γ/√(σ² + ε), and with shift only needed for the sign of what was activated.
 template <class T, class Whole>
-STRIATE_INLINE void backward_vector(Whole whole, const NormBackward<T>& b, int64_t at, int64_t lanes, const Vector<T>& high,
-                                    const Vector<T>& low, const Vector<T>& rstd, const Vector<T>& scale, const Vector<T>& shift,
-                                    Vector<T>* g, Vector<T>* x_hat) {
+STRIATE_INLINE void backward_vector(Whole whole, const NormBackward<T>& b, int64_t at, int64_t lanes,
+                                    const Vector<T>& high, const Vector<T>& low, const Vector<T>& rstd,
+                                    const Vector<T>& scale, const Vector<T>& shift, Vector<T>* g, Vector<T>* x_hat) {
   const Vector<T> d = deviation<T>(load_lanes(whole, b.x + at, lanes), high, low);
   *x_hat = d * rstd;
   *g = load_lanes(whole, b.dy + at, lanes);
@@ -142,7 +144,8 @@ STRIATE_INLINE void backward_vector(Whole whole, const NormBackward<T>& b, int64
     *g = activate_backward(b.activation, b.slope, before_activation<T>(whole, b, d, scale, shift, at, lanes), *g);
 }
 
-// --------------------------------------------------------------------------------------------------- runs: γ by channel
+// --------------------------------------------------------------------------------------------------- runs: γ by
+// channel
 
 // A set is samples × channels × places; a run is what lies together of it: all channels of a group in one sample.
 struct RunSet {
@@ -195,7 +198,8 @@ struct RunsForward {
   void prepare(int64_t, const Work&, int64_t) const {}
   void measure(int64_t s, int64_t piece, const Work& work, int64_t slot) const {
     const int64_t begin = piece * set.piece(), end = min(set.size, begin + set.piece());
-    work.pieces[slot * set.pieces() + piece] = striate::STRIATE_ISA::measure(f.x + set.offset(s), set.runs, begin, end, f.centered);
+    work.pieces[slot * set.pieces() + piece] =
+        striate::STRIATE_ISA::measure(f.x + set.offset(s), set.runs, begin, end, f.centered);
   }
   void finish(int64_t s, const Work& work, int64_t slot) const {
     if (f.given) return;
@@ -228,8 +232,8 @@ struct RunsForward {
   }
 };
 
-// Layer norm of rows so short that each lane's sum has at most kTerms terms: four rows at a time. One row's sums across lanes,
-// its root and its divisions wait for each other, some 150 cycles; four rows' do not.
+// Layer norm of rows so short that each lane's sum has at most kTerms terms: four rows at a time. One row's sums across
+// lanes, its root and its divisions wait for each other, some 150 cycles; four rows' do not.
 template <class T>
 struct ShortRows {
   NormForward<T> f;
@@ -243,12 +247,15 @@ struct ShortRows {
     const T* x[Rows];
     T shift[Rows];
     Vector<T> from[Rows], s[Rows] = {}, q[Rows] = {};
-    for (int k = 0; k < Rows; ++k) x[k] = f.x + (row + k) * length, shift[k] = f.centered ? x[k][0] : T(0), from[k] = broadcast(shift[k]);
+    for (int k = 0; k < Rows; ++k)
+      x[k] = f.x + (row + k) * length, shift[k] = f.centered ? x[k][0] : T(0), from[k] = broadcast(shift[k]);
     if (f.centered) {
       over_vectors<T>(length, [&](int64_t i, auto whole, int64_t lanes) {
-        for (int k = 0; k < Rows; ++k) s[k] += only_lanes<T>(whole, load_lanes(whole, x[k] + i, lanes) - from[k], lanes);
+        for (int k = 0; k < Rows; ++k)
+          s[k] += only_lanes<T>(whole, load_lanes(whole, x[k] + i, lanes) - from[k], lanes);
       });
-      for (int k = 0; k < Rows; ++k) shift[k] += sum_lanes<T>(s[k]) / T(length), from[k] = broadcast(shift[k]), s[k] = Vector<T>{};
+      for (int k = 0; k < Rows; ++k)
+        shift[k] += sum_lanes<T>(s[k]) / T(length), from[k] = broadcast(shift[k]), s[k] = Vector<T>{};
     }
     over_vectors<T>(length, [&](int64_t i, auto whole, int64_t lanes) {
       for (int k = 0; k < Rows; ++k) {
@@ -307,8 +314,8 @@ inline Means given_means(const NormBackward<T>& b, int64_t set) {
 
 // Σ g and Σ g·x̂ of values [begin, end) of equally scaled runs, added to sum[0] and sum[1].
 template <class T>
-inline void gradient_sums(const NormBackward<T>& b, const Center<T>& center, T gamma, T beta, int64_t base, const Runs& runs, int64_t begin,
-                          int64_t end, double* sum) {
+inline void gradient_sums(const NormBackward<T>& b, const Center<T>& center, T gamma, T beta, int64_t base,
+                          const Runs& runs, int64_t begin, int64_t end, double* sum) {
   constexpr int64_t L = kLanes<T>;
   const Vector<T> high = broadcast(center.high), low = broadcast(center.low), rstd = broadcast(T(center.scale));
   const Vector<T> scale = broadcast(T(double(gamma) * center.scale)), shift = broadcast(beta);
@@ -344,7 +351,8 @@ struct RunsBackward {
   struct Work {
     Scratch<double> sums;  // of each piece and channel
     Scratch<Means> means;
-    Work(const RunsBackward& body, int64_t slots) : sums(slots * body.set.pieces() * body.set.channels * 2), means(slots) {}
+    Work(const RunsBackward& body, int64_t slots)
+        : sums(slots * body.set.pieces() * body.set.channels * 2), means(slots) {}
   };
   bool measures() const { return by_channel != nullptr; }
   bool applies() const { return b.dx != nullptr || b.dresidual != nullptr; }
@@ -362,7 +370,8 @@ struct RunsBackward {
       return gradient_sums(b, center, gamma(first), beta(first), base, set.runs, begin, end, sums);
     }
     set.over_channels_of(piece, [&](int64_t c, int64_t at, int64_t count) {
-      gradient_sums(b, center, gamma(first + c), beta(first + c), base + at, Runs{count, count}, 0, count, sums + 2 * c);
+      gradient_sums(b, center, gamma(first + c), beta(first + c), base + at, Runs{count, count}, 0, count,
+                    sums + 2 * c);
     });
   }
   void finish(int64_t s, const Work& work, int64_t slot) const {
@@ -377,7 +386,8 @@ struct RunsBackward {
         for (int64_t p = 0; p < set.pieces(); ++p) out[k] += pieces[p * stride + k];
         (k % 2 == 0 ? total.gradient : total.product) += double(gamma(first + k / 2)) * out[k];
       }
-      if (!b.constant && !b.gradient_mean) means = {b.centered ? total.gradient / double(set.size) : 0, total.product / double(set.size)};
+      if (!b.constant && !b.gradient_mean)
+        means = {b.centered ? total.gradient / double(set.size) : 0, total.product / double(set.size)};
     }
     work.means[slot] = means;
   }
@@ -405,17 +415,19 @@ void reduce_channels(const NormShape& shape, const NormBackward<T>& b, const dou
   const int64_t C = shape.all_channels();
   for (int64_t c = 0; c < C; ++c) {
     double gradient = 0, product = 0;
-    for (int64_t n = 0; n < shape.batches; ++n) gradient += by_channel[(n * C + c) * 2], product += by_channel[(n * C + c) * 2 + 1];
+    for (int64_t n = 0; n < shape.batches; ++n)
+      gradient += by_channel[(n * C + c) * 2], product += by_channel[(n * C + c) * 2 + 1];
     if (b.dbeta) b.dbeta[c] = T(gradient);
     if (b.dgamma) b.dgamma[c] = T(product);
     if (b.sums) b.sums[c] = gradient, b.sums[C + c] = product;
   }
 }
 
-// --------------------------------------------------------------------------------------------------- runs: γ by element
+// --------------------------------------------------------------------------------------------------- runs: γ by
+// element
 
-// Rows of D elements, measured apart, scaled alike: dγ and dβ are sums down the columns. Units are blocks of rows, each with
-// its own partial sums; rows too long for a cache are cut into columns too, and measured before.
+// Rows of D elements, measured apart, scaled alike: dγ and dβ are sums down the columns. Units are blocks of rows, each
+// with its own partial sums; rows too long for a cache are cut into columns too, and measured before.
 template <class T>
 struct ElementsBackward {
   NormBackward<T> b;
@@ -446,7 +458,8 @@ struct ElementsBackward {
         const Vector<T> beta = b.beta ? load_lanes(whole, b.beta + at + i, lanes) : Vector<T>{};
         for (int k = 0; k < Rows; ++k) {
           Vector<T> g, x_hat;
-          backward_vector<T>(whole, b, (row + k) * length + at + i, lanes, high[k], low[k], rstd[k], rstd[k] * gamma, beta, &g, &x_hat);
+          backward_vector<T>(whole, b, (row + k) * length + at + i, lanes, high[k], low[k], rstd[k], rstd[k] * gamma,
+                             beta, &g, &x_hat);
           g = only_lanes<T>(whole, g * gamma, lanes);
           s[k] += g, t[k] += only_lanes<T>(whole, g * x_hat, lanes);
         }
@@ -472,7 +485,8 @@ struct ElementsBackward {
             broadcast(T(m.product * c.scale))};
   }
 
-  // dx of elements [begin, end) of `Rows` rows; adds g·x̂ and g to what the block has of dγ and dβ, once for all of them.
+  // dx of elements [begin, end) of `Rows` rows; adds g·x̂ and g to what the block has of dγ and dβ, once for all of
+  // them.
   template <int Rows>
   void apply(int64_t row, int64_t begin, int64_t end, const Means* m, T* dgamma, T* dbeta) const {
     Row of[Rows];
@@ -532,7 +546,8 @@ struct ElementsBackward {
       parallel_for(D, blocks * 2, [=](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
           double product = 0, gradient = 0;
-          for (int64_t k = 0; k < blocks; ++k) product += double(parts[k * 2 * D + i]), gradient += double(parts[k * 2 * D + D + i]);
+          for (int64_t k = 0; k < blocks; ++k)
+            product += double(parts[k * 2 * D + i]), gradient += double(parts[k * 2 * D + D + i]);
           if (self.b.dgamma) self.b.dgamma[i] = T(product);
           if (self.b.dbeta) self.b.dbeta[i] = T(gradient);
         }
@@ -570,9 +585,11 @@ inline int64_t padded(int64_t width) {
   return tiles(width, kLanes<T>) * kLanes<T>;
 }
 
-// Per column: Σ d and Σ d·d of `rows` rows, d = x - shift. The squares in parts of kTerms rows, `apart` from each other.
+// Per column: Σ d and Σ d·d of `rows` rows, d = x - shift. The squares in parts of kTerms rows, `apart` from each
+// other.
 template <class T>
-inline void column_deviations(const T* x, int64_t rows, int64_t pitch, int64_t width, const T* shift, T* sum, T* square, int64_t apart) {
+inline void column_deviations(const T* x, int64_t rows, int64_t pitch, int64_t width, const T* shift, T* sum, T* square,
+                              int64_t apart) {
   for (int64_t i = 0; i < rows; i += 8) {
     const int64_t n = min(8, rows - i);
     const T* from = x + i * pitch;
@@ -605,7 +622,8 @@ inline void measure_columns(const T* x, int64_t rows, int64_t pitch, int64_t wid
     const int64_t n = min(kChunkRows, rows - at);
     const T* from = x + at * pitch;
     const double count = double(n), share = count / double(at + n), weight = double(at) * share;
-    if (at == 0) {  // as in moments.h: the first chunk is read twice, from a shift that constant columns do not differ from
+    if (at ==
+        0) {  // as in moments.h: the first chunk is read twice, from a shift that constant columns do not differ from
       for (int64_t w = 0; w < width; ++w) shift[w] = x[w];
       column_deviations(from, n, pitch, width, shift, sum, square, apart);
       for (int64_t w = 0; w < width; ++w) shift[w] += sum[w] / T(n), mean[w] = double(shift[w]), m2[w] = 0;
@@ -636,8 +654,8 @@ inline void measure_columns(const T* x, int64_t rows, int64_t pitch, int64_t wid
   }
 }
 
-// A slab is one batch: samples·places rows of all channels. `glue` rows make one of `width` columns; what is left of them, `tail`
-// values, is the last piece's.
+// A slab is one batch: samples·places rows of all channels. `glue` rows make one of `width` columns; what is left of
+// them, `tail` values, is the last piece's.
 struct Slab {
   int64_t channels, glue, width, rows, tail, size;
 
@@ -677,7 +695,8 @@ enum { kHigh, kLow, kRstd, kScale, kShift, kMean, kSlant, kParameters };
 
 // Fills the parameters that center and scale, from each set's statistics.
 template <class T, class Norm>
-inline void fill_columns(const NormShape& shape, const Slab& slab, const Norm& n, int64_t batch, const Columns<T>& out) {
+inline void fill_columns(const NormShape& shape, const Slab& slab, const Norm& n, int64_t batch,
+                         const Columns<T>& out) {
   for (int64_t c = 0; c < slab.channels; ++c) {
     const int64_t set = batch * shape.groups + c / shape.channels;
     const Center<T> center(n.mean[set], n.variance[set], n.eps);
@@ -690,7 +709,8 @@ inline void fill_columns(const NormShape& shape, const Slab& slab, const Norm& n
 
 // Calls body(w, whole, lanes, offset in x) for every vector, a strip of rows at a time.
 template <class T, class Load, class Body>
-STRIATE_INLINE void over_strips(int64_t offset, int64_t rows, int64_t pitch, int64_t width, const Load& load_parameters, const Body& body) {
+STRIATE_INLINE void over_strips(int64_t offset, int64_t rows, int64_t pitch, int64_t width, const Load& load_parameters,
+                                const Body& body) {
   for (int64_t i = 0; i < rows; i += kStrip) {
     const int64_t n = min(kStrip, rows - i), from = offset + i * pitch;
     over_vectors<T>(width, [&](int64_t w, auto whole, int64_t lanes) {
@@ -719,7 +739,8 @@ struct ColumnsForward {
     Scratch<double> moments;  // of each piece: means, then m2s
     Scratch<T> parameters;
     Work(const ColumnsForward& body, int64_t slots)
-        : moments(slots * body.slab.pieces() * body.slab.channels * 2), parameters(slots * kParameters * padded<T>(body.slab.width)) {}
+        : moments(slots * body.slab.pieces() * body.slab.channels * 2),
+          parameters(slots * kParameters * padded<T>(body.slab.width)) {}
   };
   bool measures() const { return !f.given; }
   bool applies() const { return f.y != nullptr; }
@@ -735,7 +756,8 @@ struct ColumnsForward {
     const Scratch<double> mean(slab.width), m2(slab.width);
     const T* x = f.x + batch * slab.size;
     for (int64_t w = 0; w < slab.width; w += kWidest)
-      measure_columns<T>(x + piece * slab.piece() * slab.width + w, rows, slab.width, min(kWidest, slab.width - w), room, mean + w, m2 + w);
+      measure_columns<T>(x + piece * slab.piece() * slab.width + w, rows, slab.width, min(kWidest, slab.width - w),
+                         room, mean + w, m2 + w);
     const T* tail = x + slab.rows * slab.width;
     double* out = work.moments + (slot * slab.pieces() + piece) * C * 2;
     for (int64_t c = 0; c < C; ++c) {
@@ -768,7 +790,8 @@ struct ColumnsForward {
           batch * slab.size + offset, rows, slab.width, width,
           [&](int64_t w) {
             w += first;
-            return VectorParameters<T>{load(p[kHigh] + w), load(p[kLow] + w), {}, load(p[kScale] + w), load(p[kShift] + w), {}, {}};
+            return VectorParameters<T>{
+                load(p[kHigh] + w), load(p[kLow] + w), {}, load(p[kScale] + w), load(p[kShift] + w), {}, {}};
           },
           [&](const VectorParameters<T>& v, int64_t, auto whole, int64_t lanes, int64_t at) {
             forward_vector<T>(whole, f, past, at, lanes, v.high, v.low, v.scale, v.shift);
@@ -789,7 +812,8 @@ struct ColumnsBackward {
     Scratch<double> sums;  // of each piece, a pair for each channel
     Scratch<T> parameters;
     Work(const ColumnsBackward& body, int64_t slots)
-        : sums(slots * body.slab.pieces() * body.slab.channels * 2), parameters(slots * kParameters * padded<T>(body.slab.width)) {}
+        : sums(slots * body.slab.pieces() * body.slab.channels * 2),
+          parameters(slots * kParameters * padded<T>(body.slab.width)) {}
   };
   bool measures() const { return by_channel != nullptr; }
   bool applies() const { return b.dx != nullptr || b.dresidual != nullptr; }
@@ -802,7 +826,9 @@ struct ColumnsBackward {
             load(p[kShift] + w), load(p[kMean] + w), load(p[kSlant] + w)};
   }
 
-  void prepare(int64_t batch, const Work& work, int64_t slot) const { fill_columns(shape, slab, b, batch, columns(work, slot)); }
+  void prepare(int64_t batch, const Work& work, int64_t slot) const {
+    fill_columns(shape, slab, b, batch, columns(work, slot));
+  }
   void measure(int64_t batch, int64_t piece, const Work& work, int64_t slot) const {
     const Columns<T> p = columns(work, slot);
     const int64_t widest = padded<T>(min(slab.width, kWidest));
@@ -813,20 +839,23 @@ struct ColumnsBackward {
     slab.blocks(piece, [&](int64_t offset, int64_t rows, int64_t first, int64_t width) {
       for (int64_t row = 0; row < rows; row += kChunkRows) {
         for (int64_t w = 0; w < padded<T>(width); ++w) sum[w] = product[w] = 0;
-        column_gradients(batch * slab.size + offset + row * slab.width, min(kChunkRows, rows - row), width, p, first, sum, product);
+        column_gradients(batch * slab.size + offset + row * slab.width, min(kChunkRows, rows - row), width, p, first,
+                         sum, product);
         for (int64_t w = 0, c = first % slab.channels; w < width; ++w, c = c + 1 == slab.channels ? 0 : c + 1)
           out[2 * c] += double(sum[w]), out[2 * c + 1] += double(product[w]);
       }
     });
   }
-  void column_gradients(int64_t offset, int64_t rows, int64_t width, const Columns<T>& p, int64_t first, T* sum, T* product) const {
+  void column_gradients(int64_t offset, int64_t rows, int64_t width, const Columns<T>& p, int64_t first, T* sum,
+                        T* product) const {
     for (int64_t i = 0; i < rows; i += kStrip) {
       const int64_t n = min(kStrip, rows - i), from = offset + i * slab.width;
       over_vectors<T>(width, [&](int64_t w, auto whole, int64_t lanes) {
         const VectorParameters<T> v = load_columns(p, first + w);
         Vector<T> s = load(sum + w), t = load(product + w), g, x_hat;
         const auto add = [&](int64_t row) {
-          backward_vector<T>(whole, b, from + row * slab.width + w, lanes, v.high, v.low, v.rstd, v.scale, v.shift, &g, &x_hat);
+          backward_vector<T>(whole, b, from + row * slab.width + w, lanes, v.high, v.low, v.rstd, v.scale, v.shift, &g,
+                             &x_hat);
           s += g, t += g * x_hat;
         };
         if (n == kStrip)
@@ -859,7 +888,8 @@ struct ColumnsBackward {
       }
       const double scale = Center<T>(b.mean[set], b.variance[set], b.eps).scale;
       for (int64_t w = 0; w < slab.width; w += C)
-        for (int64_t c = first; c < last; ++c) p[kMean][w + c] = T(means.gradient * scale), p[kSlant][w + c] = T(means.product * scale);
+        for (int64_t c = first; c < last; ++c)
+          p[kMean][w + c] = T(means.gradient * scale), p[kSlant][w + c] = T(means.product * scale);
     }
   }
   void apply(int64_t batch, int64_t piece, const Work& work, int64_t slot) const {
@@ -879,7 +909,8 @@ struct ColumnsBackward {
 
 // ------------------------------------------------------------------------------------------------ columns: γ by row
 
-// Every place is measured over all channels, a row each: blocks of places are units of their own, read twice through the cache.
+// Every place is measured over all channels, a row each: blocks of places are units of their own, read twice through
+// the cache.
 template <class T>
 struct PlaceBlock {
   int64_t batch, first, width, offset;
@@ -915,7 +946,8 @@ void places_forward(const NormShape& shape, const NormForward<T>& f, bool past) 
       for (int64_t c = 0; c < C; ++c) {
         const Vector<T> gamma = broadcast(f.gamma ? f.gamma[c] : T(1)), beta = broadcast(f.beta ? f.beta[c] : T(0));
         over_vectors<T>(block.width, [&](int64_t w, auto whole, int64_t lanes) {
-          forward_vector<T>(whole, f, past, block.offset + c * S + w, lanes, load(high + w), load(low + w), load(rstd + w) * gamma, beta);
+          forward_vector<T>(whole, f, past, block.offset + c * S + w, lanes, load(high + w), load(low + w),
+                            load(rstd + w) * gamma, beta);
         });
       }
     }
@@ -944,15 +976,16 @@ void places_backward(const NormShape& shape, const NormBackward<T>& b, bool past
         over_vectors<T>(block.width, [&](int64_t w, auto whole, int64_t lanes) {
           Vector<T> g, x_hat;
           const Vector<T> scale = load(rstd + w) * gamma;
-          backward_vector<T>(whole, b, block.offset + c * S + w, lanes, load(high + w), load(low + w), load(rstd + w), scale, beta, &g,
-                             &x_hat);
+          backward_vector<T>(whole, b, block.offset + c * S + w, lanes, load(high + w), load(low + w), load(rstd + w),
+                             scale, beta, &g, &x_hat);
           body(w, whole, lanes, g, x_hat, gamma, scale);
         });
       };
       for (int64_t first = 0; first < C; first += kChunkRows) {
         for (int64_t w = 0; w < padded_width; ++w) sum[w] = product[w] = 0;
         for (int64_t c = first; c < min(C, first + kChunkRows); ++c)
-          each(c, [&](int64_t w, auto, int64_t, const Vector<T>& g, const Vector<T>& x_hat, const Vector<T>& gamma, const Vector<T>&) {
+          each(c, [&](int64_t w, auto, int64_t, const Vector<T>& g, const Vector<T>& x_hat, const Vector<T>& gamma,
+                      const Vector<T>&) {
             const Vector<T> scaled = g * gamma;
             store(sum + w, load(sum + w) + scaled), store(product + w, load(product + w) + scaled * x_hat);
           });
@@ -967,11 +1000,14 @@ void places_backward(const NormShape& shape, const NormBackward<T>& b, bool past
         each(c, [&](int64_t w, auto whole, int64_t lanes, const Vector<T>& g, const Vector<T>& x_hat, const Vector<T>&,
                     const Vector<T>& scale) {
           const int64_t at = block.offset + c * S + w;
-          if (b.dx) store_result(whole, past, b.dx + at, scale * g - (load(sum + w) + x_hat * load(product + w)), lanes);
+          if (b.dx)
+            store_result(whole, past, b.dx + at, scale * g - (load(sum + w) + x_hat * load(product + w)), lanes);
           if (b.dresidual) store_result(whole, past, b.dresidual + at, g, lanes);
           s += only_lanes<T>(whole, g, lanes), t += only_lanes<T>(whole, g * x_hat, lanes);
         });
-        if (by_unit) by_unit[(unit * C + c) * 2] = double(sum_lanes<T>(s)), by_unit[(unit * C + c) * 2 + 1] = double(sum_lanes<T>(t));
+        if (by_unit)
+          by_unit[(unit * C + c) * 2] = double(sum_lanes<T>(s)),
+                                   by_unit[(unit * C + c) * 2 + 1] = double(sum_lanes<T>(t));
       }
     }
     settle();
@@ -989,7 +1025,8 @@ void forward(const NormShape& shape, const NormForward<T>& f) {
     const ColumnsForward<T> body = {shape, Slab(shape), f, past};
     return in_passes(body, shape.batches, body.slab.pieces(), body.slab.size, sizeof(T));
   }
-  if (shape.along == Along::kElements && ShortRows<T>::fits(shape.places)) return ShortRows<T>{f, past, shape.batches, shape.places}.run();
+  if (shape.along == Along::kElements && ShortRows<T>::fits(shape.places))
+    return ShortRows<T>{f, past, shape.batches, shape.places}.run();
   const RunsForward<T> body = {shape, RunSet(shape), f, past};
   in_passes(body, shape.sets(), body.set.pieces(), body.set.size, sizeof(T));
 }

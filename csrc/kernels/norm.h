@@ -8,13 +8,14 @@ namespace striate {
 enum class Along {
   kChannels,  // batch, instance, group and ghost norm: one number a channel
   kElements,  // layer and RMS norm: one number an element of what is measured
-  kRows,      // layer norm of all channels at each place, in planes order: one number a channel, places are measured apart
+  kRows,  // layer norm of all channels at each place, in planes order: one number a channel, places are measured apart
 };
 
-// x is (batches·samples, groups·channels, places), or with channels_last (batches·samples, places, groups·channels). Each of
-// batches × groups is measured over its samples, channels and places:
-//   batch norm     batches 1, samples N, groups C, channels 1      ghost norm   batches N/size, samples size, groups C, channels 1
-//   instance norm  batches N, samples 1, groups C, channels 1      group norm   batches N, samples 1, groups G, channels C/G
+// x is (batches·samples, groups·channels, places), or with channels_last (batches·samples, places, groups·channels).
+// Each of batches × groups is measured over its samples, channels and places:
+//   batch norm     batches 1, samples N, groups C, channels 1      ghost norm   batches N/size, samples size, groups C,
+//   channels 1 instance norm  batches N, samples 1, groups C, channels 1      group norm   batches N, samples 1, groups
+//   G, channels C/G
 // kElements: batches rows of `places` consecutive elements. kRows: batches × places are measured over `channels`.
 struct NormShape {
   int64_t batches, samples, groups, channels, places;

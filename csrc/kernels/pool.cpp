@@ -2,17 +2,17 @@
 //
 // Layout. Vectors run across channels: lane k is channel k of one pixel, so that no stride, edge or row length of the
 // window ever meets a vector. In memory order (batch, depth, height, width, channels) that is how the data lies. In
-// (batch, channels, depth, height, width) a band of as many planes as a vector has lanes is turned on its way through the
-// cache, pooled by the very same code, and turned back: four shuffles a vector, where vectors along a row cost 100 cycles a
-// row of 7 outputs (docs/kernels/pool.md has the losing versions).
+// (batch, channels, depth, height, width) a band of as many planes as a vector has lanes is turned on its way through
+// the cache, pooled by the very same code, and turned back: four shuffles a vector, where vectors along a row cost 100
+// cycles a row of 7 outputs (docs/kernels/pool.md has the losing versions).
 //
-// Tile. The unit of work is a row of outputs (backward: of inputs), cut into columns where it is long, or in turned order
-// a band of rows that fits the second-level cache. Each value is computed whole by one unit, its terms in one order: the
-// bits do not depend on where the work is cut.
+// Tile. The unit of work is a row of outputs (backward: of inputs), cut into columns where it is long, or in turned
+// order a band of rows that fits the second-level cache. Each value is computed whole by one unit, its terms in one
+// order: the bits do not depend on where the work is cut.
 //
-// Gather or scatter. Backward in channels order gathers: each input's gradient is summed from the outputs that look at it
-// and written once. In planes order max pooling scatters, into bands with one owner: one scalar add an output is less
-// than turning the data.
+// Gather or scatter. Backward in channels order gathers: each input's gradient is summed from the outputs that look at
+// it and written once. In planes order max pooling scatters, into bands with one owner: one scalar add an output is
+// less than turning the data.
 //
 // Wide windows, and those whose taps vary (adaptive, global), reduce runs of consecutive values instead.
 #include "pool.h"
@@ -32,28 +32,31 @@ inline int64_t counted(const Axis& a, bool include_pad, int64_t o) {
 }
 
 constexpr int64_t kTileColumns = 256;
-constexpr int64_t kBandElements = 32768;  // 128 KiB of float turned at a time: an eighth to a half of a second-level cache
+constexpr int64_t kBandElements =
+    32768;  // 128 KiB of float turned at a time: an eighth to a half of a second-level cache
 
-// Windows that take in few enough places to be turned in bands: 4 MiB of float at most. Average pooling of wide ones reduces
-// runs; max pooling of wide ones comes with an index (ops/pool.py decides, by the same bound).
+// Windows that take in few enough places to be turned in bands: 4 MiB of float at most. Average pooling of wide ones
+// reduces runs; max pooling of wide ones comes with an index (ops/pool.py decides, by the same bound).
 inline bool narrow(const Window& w) {
   const auto reach = [](const Axis& a, int64_t more) { return min(a.input, (a.size - 1) * a.dilation + 1 + more); };
   if (w.depth.size == 0 || w.height.size == 0 || w.width.size == 0) return false;
   return min(w.depth.size, w.depth.input) * reach(w.height, 0) * reach(w.width, kTileColumns) <= 65536;
 }
 
-// over_channels for all pixels of a row of outputs: body(vectors, j, c, last, lanes, next). Where one vector holds all channels, as in
-// turned order, four neighbouring pixels whose windows are whole go together, `next` (the stride) inputs apart: loops over
-// the taps then cost a quarter. Else next is 0 and the vectors are channels of pixel j.
+// over_channels for all pixels of a row of outputs: body(vectors, j, c, last, lanes, next). Where one vector holds all
+// channels, as in turned order, four neighbouring pixels whose windows are whole go together, `next` (the stride)
+// inputs apart: loops over the taps then cost a quarter. Else next is 0 and the vectors are channels of pixel j.
 template <class T, class Body>
-STRIATE_INLINE void over_pixels(const Axis& width, int64_t channels, const Look* across, int64_t columns, const Body& body) {
+STRIATE_INLINE void over_pixels(const Axis& width, int64_t channels, const Look* across, int64_t columns,
+                                const Body& body) {
   constexpr int64_t L = kLanes<T>;
   for (int64_t j = 0; j < columns; ++j) {
     if (channels == L && j + 4 <= columns && across[j].count == width.size && across[j + 3].count == width.size) {
       body(Constant<4>{}, j, 0, 3 * L, L, width.stride);
       j += 3;
     } else {
-      over_channels<T>(channels, [&](auto blocks, int64_t c, int64_t last, int64_t lanes) { body(blocks, j, c, last, lanes, 0); });
+      over_channels<T>(
+          channels, [&](auto blocks, int64_t c, int64_t last, int64_t lanes) { body(blocks, j, c, last, lanes, 0); });
     }
   }
 }
@@ -74,7 +77,8 @@ void forward(const PoolShape& p, const T* x, T* y, uint8_t* offset, const Row& r
       Scratch<Look> across(tile);
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t column = unit / rows * tile, columns = min(tile, W.output - column);
-        const int64_t oh = unit % rows % H.output, od = unit % rows / H.output % D.output, n = unit % rows / H.output / D.output;
+        const int64_t oh = unit % rows % H.output, od = unit % rows / H.output % D.output,
+                      n = unit % rows / H.output / D.output;
         if (unit == begin || unit % rows == 0)
           for (int64_t j = 0; j < columns; ++j) across[j] = look(W, column + j);
         const int64_t out = ((unit % rows) * W.output + column) * C;
@@ -86,7 +90,8 @@ void forward(const PoolShape& p, const T* x, T* y, uint8_t* offset, const Row& r
   }
   const int64_t planes = p.batch * p.channels, in = D.input * H.input * W.input, outs = D.output * H.output * W.output;
   const int64_t tile = min(W.output, max(1, kTileColumns / W.stride));
-  const int64_t columns_in = min(W.input, (tile - 1) * W.stride + (W.size - 1) * W.dilation + 1), reach = (H.size - 1) * H.dilation + 1;
+  const int64_t columns_in = min(W.input, (tile - 1) * W.stride + (W.size - 1) * W.dilation + 1),
+                reach = (H.size - 1) * H.dilation + 1;
   const int64_t fit = kBandElements / L / columns_in / min(D.size, D.input) - reach;
   const int64_t band = min(H.output, fit < 0 ? 1 : fit / H.stride + 1), bands = tiles(H.output, band);
   const int64_t rows_in = min(H.input, (band - 1) * H.stride + reach), groups = tiles(planes, L);
@@ -100,19 +105,20 @@ void forward(const PoolShape& p, const T* x, T* y, uint8_t* offset, const Row& r
       const int64_t columns = min(tile, W.output - column), first = group * L, lanes = min(L, planes - first);
       const Range high = looked_at(H, oh0, oh1), wide = looked_at(W, column, column + columns);
       const Look ld = look(D, od);
-      turn_block_in<T>(x + first * in + (ld.first * H.input + high.first) * W.input + wide.first, in, lanes, H.input, W.input, ld.count,
-                       ld.step, high.size(), wide.size(), turned);
+      turn_block_in<T>(x + first * in + (ld.first * H.input + high.first) * W.input + wide.first, in, lanes, H.input,
+                       W.input, ld.count, ld.step, high.size(), wide.size(), turned);
       for (int64_t j = 0; j < columns; ++j) across[j] = look(W, column + j), across[j].first -= wide.first;
       const Pitch pitch = {high.size() * wide.size() * L, wide.size() * L, L};
       for (int64_t oh = oh0; oh < oh1; ++oh) {
         Look lh = look(H, oh);
         lh.first -= high.first;
-        row(turned, pitch, L, od, oh, column, Look{0, ld.count, 1, ld.tap}, lh, across, columns, out + (oh - oh0) * columns * L,
-            offset ? tap + (oh - oh0) * columns * L : nullptr);
+        row(turned, pitch, L, od, oh, column, Look{0, ld.count, 1, ld.tap}, lh, across, columns,
+            out + (oh - oh0) * columns * L, offset ? tap + (oh - oh0) * columns * L : nullptr);
       }
       const int64_t to = first * outs + (od * H.output + oh0) * W.output + column;
       turn_block_out<T>(static_cast<const T*>(out), oh1 - oh0, columns, W.output, y + to, outs, lanes);
-      if (offset) turn_block_out<T>(static_cast<const uint8_t*>(tap), oh1 - oh0, columns, W.output, offset + to, outs, lanes);
+      if (offset)
+        turn_block_out<T>(static_cast<const uint8_t*>(tap), oh1 - oh0, columns, W.output, offset + to, outs, lanes);
     }
   });
 }
@@ -134,8 +140,9 @@ struct Numbering {
 
 // Blocks vectors side by side: channels of a pixel, or (`apart` in x, contiguous in y) pixels of one vector's channels.
 template <class T, int Blocks, class Where>
-STRIATE_INLINE void max_pixel(const T* x, int64_t apart, int64_t last, const Pitch& pitch, const Look& ld, const Look& lh, const Look& lw,
-                              const Numbering& number, int64_t lanes, T* y, Where* where) {
+STRIATE_INLINE void max_pixel(const T* x, int64_t apart, int64_t last, const Pitch& pitch, const Look& ld,
+                              const Look& lh, const Look& lw, const Numbering& number, int64_t lanes, T* y,
+                              Where* where) {
   constexpr int B = Blocks == 0 ? 1 : Blocks;
   const int64_t deep = ld.step * pitch.deep, down = lh.step * pitch.down, right = lw.step * pitch.right;
   Vector<T> best[B];
@@ -149,7 +156,8 @@ STRIATE_INLINE void max_pixel(const T* x, int64_t apart, int64_t last, const Pit
       for (int64_t w = 0; w < lw.count; ++w, from += right, at += next)
         for (int b = 0; b < B; ++b)
           take_larger<T>(best[b], place[b],
-                         Blocks == 0 ? load_first<Vector<T>>(from, lanes) : load(from + (apart ? b * apart : vector_at<T, B>(b, last))),
+                         Blocks == 0 ? load_first<Vector<T>>(from, lanes)
+                                     : load(from + (apart ? b * apart : vector_at<T, B>(b, last))),
                          at);
     }
   for (int b = 0; b < B; ++b) {
@@ -169,15 +177,18 @@ void max_offset(const PoolShape& p, const T* x, T* y, uint8_t* offset) {
   const Axis W = p.window.width;
   const int64_t row_taps = W.size, plane_taps = p.window.height.size * row_taps;
   forward(p, x, y, offset,
-          [=](const T* from, const Pitch& pitch, int64_t channels, int64_t, int64_t, int64_t, const Look& ld, const Look& lh,
-              const Look* across, int64_t columns, T* to, uint8_t* tap) {
+          [=](const T* from, const Pitch& pitch, int64_t channels, int64_t, int64_t, int64_t, const Look& ld,
+              const Look& lh, const Look* across, int64_t columns, T* to, uint8_t* tap) {
             from += ld.first * pitch.deep + lh.first * pitch.down;
-            over_pixels<T>(W, channels, across, columns, [&](auto blocks, int64_t j, int64_t c, int64_t last, int64_t lanes, int64_t next) {
-              const Look lw = across[j];
-              const Numbering number = {ld.tap * plane_taps + lh.tap * row_taps + lw.tap, plane_taps, row_taps, 1};
-              max_pixel<T, decltype(blocks)::value>(from + lw.first * pitch.right + c, next * pitch.right, last, pitch, ld, lh, lw, number,
-                                                    lanes, to + j * channels + c, tap ? tap + j * channels + c : nullptr);
-            });
+            over_pixels<T>(
+                W, channels, across, columns,
+                [&](auto blocks, int64_t j, int64_t c, int64_t last, int64_t lanes, int64_t next) {
+                  const Look lw = across[j];
+                  const Numbering number = {ld.tap * plane_taps + lh.tap * row_taps + lw.tap, plane_taps, row_taps, 1};
+                  max_pixel<T, decltype(blocks)::value>(from + lw.first * pitch.right + c, next * pitch.right, last,
+                                                        pitch, ld, lh, lw, number, lanes, to + j * channels + c,
+                                                        tap ? tap + j * channels + c : nullptr);
+                });
           });
 }
 
@@ -191,7 +202,8 @@ void max_offset_backward_channels(const PoolShape& p, const T* dy, const uint8_t
     Scratch<Seen> across(tile);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t column = unit / rows * tile, columns = min(tile, W.input - column);
-      const int64_t ih = unit % rows % H.input, id = unit % rows / H.input % D.input, n = unit % rows / H.input / D.input;
+      const int64_t ih = unit % rows % H.input, id = unit % rows / H.input % D.input,
+                    n = unit % rows / H.input / D.input;
       if (unit == begin || unit % rows == 0)
         for (int64_t j = 0; j < columns; ++j) across[j] = seen(W, column + j);
       const Seen sd = seen(D, id), sh = seen(H, ih);
@@ -203,15 +215,17 @@ void max_offset_backward_channels(const PoolShape& p, const T* dy, const uint8_t
           Vector<T> sum[B] = {};
           for (int64_t d = 0; d < sd.count; ++d)
             for (int64_t h = 0; h < sh.count; ++h) {
-              const int64_t row = ((n * D.output + sd.first + d * sd.step) * H.output + sh.first + h * sh.step) * W.output;
+              const int64_t row =
+                  ((n * D.output + sd.first + d * sd.step) * H.output + sh.first + h * sh.step) * W.output;
               int64_t tap = ((sd.tap - d * sd.tap_step) * H.size + sh.tap - h * sh.tap_step) * W.size + sw.tap;
               int64_t from = (row + sw.first) * C + c;
               for (int64_t w = 0; w < sw.count; ++w, tap -= sw.tap_step, from += sw.step * C)
                 for (int b = 0; b < B; ++b) {
-                  const ByteVector<T> chosen = Blocks == 0 ? load_first<ByteVector<T>>(offset + from, lanes)
-                                                           : load_as<ByteVector<T>>(offset + from + vector_at<T, B>(b, last));
-                  const Vector<T> gradient =
-                      Blocks == 0 ? load_first<Vector<T>>(dy + from, lanes) : load(dy + from + vector_at<T, B>(b, last));
+                  const ByteVector<T> chosen = Blocks == 0
+                                                   ? load_first<ByteVector<T>>(offset + from, lanes)
+                                                   : load_as<ByteVector<T>>(offset + from + vector_at<T, B>(b, last));
+                  const Vector<T> gradient = Blocks == 0 ? load_first<Vector<T>>(dy + from, lanes)
+                                                         : load(dy + from + vector_at<T, B>(b, last));
                   sum[b] += from_bytes<T>(chosen) == broadcast_int<T>(tap) ? gradient : Vector<T>{};
                 }
             }
@@ -235,8 +249,8 @@ struct Displacements {
   }
 };
 
-// Scatters, in planes order, into bands that fit the first-level cache. A band takes what falls into it, whoever computed
-// `offset`: nothing is written outside. Outputs come in order, so that every sum has one order.
+// Scatters, in planes order, into bands that fit the first-level cache. A band takes what falls into it, whoever
+// computed `offset`: nothing is written outside. Outputs come in order, so that every sum has one order.
 template <class T>
 void max_offset_backward_planes(const PoolShape& p, const T* dy, const uint8_t* offset, T* dx) {
   const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
@@ -259,7 +273,8 @@ void max_offset_backward_planes(const PoolShape& p, const T* dy, const uint8_t* 
       for (int64_t od = deep.first; od < deep.last; ++od)
         for (int64_t oh = high.first; oh < high.last; ++oh) {
           const int64_t out = ((n * D.output + od) * H.output + oh) * W.output;
-          int64_t corner = (od * D.stride - D.before) * plane + (oh * H.stride - H.before) * W.input - W.before - first * slab;
+          int64_t corner =
+              (od * D.stride - D.before) * plane + (oh * H.stride - H.before) * W.input - W.before - first * slab;
           corner += wide.first * W.stride;
           for (int64_t ow = wide.first; ow < wide.last; ++ow, corner += W.stride) {
             const uint64_t at = uint64_t(corner + moved.of[offset[out + ow]]);
@@ -333,8 +348,8 @@ struct Largest {
   }
 };
 
-// One output's window as runs of consecutive values; whole rows, then whole planes, join into one run. A global window is
-// worked out once for all planes.
+// One output's window as runs of consecutive values; whole rows, then whole planes, join into one run. A global window
+// is worked out once for all planes.
 struct Place {
   Window window;
   int64_t o = -1, od = 0, oh = 0, ow = 0;
@@ -365,21 +380,22 @@ template <class T>
 void max_index_planes(const PoolShape& p, const T* x, T* y, int64_t* index) {
   const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
   const int64_t outs = D.output * H.output * W.output, row = W.input, plane = H.input * row;
-  parallel_for(p.batch * p.channels * outs, look(D, 0).count * look(H, 0).count * look(W, 0).count, [=](int64_t begin, int64_t end) {
-    Place at(p.window);
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t n = quotient(unit, outs);
-      at.move(unit - n * outs);
-      Largest<T> largest;
-      for (int64_t d = 0; d < at.planes; ++d)
-        for (int64_t h = 0; h < at.rows; ++h) {
-          const int64_t from = at.first + d * at.deep.step * plane + h * at.high.step * row;
-          if (at.run > 0) largest.take(x + n * D.input * plane + from, at.run, at.wide.step, from);
-        }
-      y[unit] = largest.value;
-      index[unit] = largest.index;
-    }
-  });
+  parallel_for(p.batch * p.channels * outs, look(D, 0).count * look(H, 0).count * look(W, 0).count,
+               [=](int64_t begin, int64_t end) {
+                 Place at(p.window);
+                 for (int64_t unit = begin; unit < end; ++unit) {
+                   const int64_t n = quotient(unit, outs);
+                   at.move(unit - n * outs);
+                   Largest<T> largest;
+                   for (int64_t d = 0; d < at.planes; ++d)
+                     for (int64_t h = 0; h < at.rows; ++h) {
+                       const int64_t from = at.first + d * at.deep.step * plane + h * at.high.step * row;
+                       if (at.run > 0) largest.take(x + n * D.input * plane + from, at.run, at.wide.step, from);
+                     }
+                   y[unit] = largest.value;
+                   index[unit] = largest.index;
+                 }
+               });
 }
 
 template <class T>
@@ -392,13 +408,14 @@ void max_index_channels(const PoolShape& p, const T* x, T* y, int64_t* index) {
   parallel_for(p.batch * D.output * H.output * W.output * blocks, per_output * kBlock, [=](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t c0 = unit % blocks * kBlock, out = unit / blocks, n = out / W.output / H.output / D.output;
-      const Look ld = look(D, out / W.output / H.output % D.output), lh = look(H, out / W.output % H.output), lw = look(W, out % W.output);
+      const Look ld = look(D, out / W.output / H.output % D.output), lh = look(H, out / W.output % H.output),
+                 lw = look(W, out % W.output);
       const int64_t first = (ld.first * H.input + lh.first) * W.input + lw.first;
       const bool none = ld.count * lh.count * lw.count == 0;
       const Numbering number = {none ? -1 : first, ld.step * H.input * W.input, lh.step * W.input, lw.step};
       over_channels<T>(min(kBlock, C - c0), [&](auto blocks, int64_t c, int64_t last, int64_t lanes) {
-        max_pixel<T, decltype(blocks)::value>(x + n * D.input * pitch.deep + first * C + c0 + c, 0, last, pitch, ld, lh, lw, number, lanes,
-                                              y + out * C + c0 + c, index + out * C + c0 + c);
+        max_pixel<T, decltype(blocks)::value>(x + n * D.input * pitch.deep + first * C + c0 + c, 0, last, pitch, ld, lh,
+                                              lw, number, lanes, y + out * C + c0 + c, index + out * C + c0 + c);
       });
     }
   });
@@ -409,11 +426,13 @@ void max_index(const PoolShape& p, const T* x, T* y, int64_t* index) {
   p.channels_last ? max_index_channels(p, x, y, index) : max_index_planes(p, x, y, index);
 }
 
-// One owner a plane (or a block of channels of an image), outputs in order: no races, and the same sum on any thread count.
+// One owner a plane (or a block of channels of an image), outputs in order: no races, and the same sum on any thread
+// count.
 template <class T>
 bool max_index_backward(const PoolShape& p, const T* dy, const int64_t* index, T* dx) {
   const Window& w = p.window;
-  const int64_t inputs = w.depth.input * w.height.input * w.width.input, outputs = w.depth.output * w.height.output * w.width.output;
+  const int64_t inputs = w.depth.input * w.height.input * w.width.input,
+                outputs = w.depth.output * w.height.output * w.width.output;
   const int64_t block = p.channels_last ? min(p.channels, 64) : 1, blocks = (p.channels + block - 1) / block;
   const int64_t pitch = p.channels_last ? p.channels : 1;
   int all_inside = 1, *inside = &all_inside;
@@ -465,31 +484,33 @@ template <class T>
 void avg_bands(const PoolShape& p, AvgDivisor by, const T* x, T* y) {
   const Axis W = p.window.width;
   forward(p, x, y, nullptr,
-          [=](const T* from, const Pitch& pitch, int64_t channels, int64_t od, int64_t oh, int64_t column, const Look& ld, const Look& lh,
-              const Look* across, int64_t columns, T* to, uint8_t*) {
+          [=](const T* from, const Pitch& pitch, int64_t channels, int64_t od, int64_t oh, int64_t column,
+              const Look& ld, const Look& lh, const Look* across, int64_t columns, T* to, uint8_t*) {
             constexpr int64_t L = kLanes<T>;
             const T rows = divisor<T>(p, by, od, oh);
             from += ld.first * pitch.deep + lh.first * pitch.down;
-            over_pixels<T>(W, channels, across, columns, [&](auto blocks, int64_t j, int64_t c, int64_t last, int64_t lanes, int64_t next) {
-              constexpr int Blocks = decltype(blocks)::value, B = Blocks == 0 ? 1 : Blocks;
-              const Look lw = across[j];
-              const int64_t apart = next * pitch.right;
-              Vector<T> total[B] = {};
-              for (int64_t d = 0; d < ld.count; ++d)
-                for (int64_t h = 0; h < lh.count; ++h) {
-                  const T* row = from + d * pitch.deep + h * pitch.down + lw.first * pitch.right + c;
-                  Vector<T> sum[B] = {};  // each row on its own first: a sum's error grows with its length
-                  for (int64_t t = 0; t < lw.count; ++t, row += pitch.right)
-                    for (int b = 0; b < B; ++b)
-                      sum[b] +=
-                          Blocks == 0 ? load_first<Vector<T>>(row, lanes) : load(row + (apart ? b * apart : vector_at<T, B>(b, last)));
-                  for (int b = 0; b < B; ++b) total[b] += sum[b];
-                }
-              for (int b = 0; b < B; ++b) {
-                const T count = rows * divisor<T>(p, by, column + j + (next ? b : 0));
-                store_first(to + j * channels + c + vector_at<T, B>(b, last), total[b] / broadcast(count), lanes);
-              }
-            });
+            over_pixels<T>(
+                W, channels, across, columns,
+                [&](auto blocks, int64_t j, int64_t c, int64_t last, int64_t lanes, int64_t next) {
+                  constexpr int Blocks = decltype(blocks)::value, B = Blocks == 0 ? 1 : Blocks;
+                  const Look lw = across[j];
+                  const int64_t apart = next * pitch.right;
+                  Vector<T> total[B] = {};
+                  for (int64_t d = 0; d < ld.count; ++d)
+                    for (int64_t h = 0; h < lh.count; ++h) {
+                      const T* row = from + d * pitch.deep + h * pitch.down + lw.first * pitch.right + c;
+                      Vector<T> sum[B] = {};  // each row on its own first: a sum's error grows with its length
+                      for (int64_t t = 0; t < lw.count; ++t, row += pitch.right)
+                        for (int b = 0; b < B; ++b)
+                          sum[b] += Blocks == 0 ? load_first<Vector<T>>(row, lanes)
+                                                : load(row + (apart ? b * apart : vector_at<T, B>(b, last)));
+                      for (int b = 0; b < B; ++b) total[b] += sum[b];
+                    }
+                  for (int b = 0; b < B; ++b) {
+                    const T count = rows * divisor<T>(p, by, column + j + (next ? b : 0));
+                    store_first(to + j * channels + c + vector_at<T, B>(b, last), total[b] / broadcast(count), lanes);
+                  }
+                });
           });
 }
 
@@ -497,22 +518,24 @@ template <class T>
 void avg_planes_wide(const PoolShape& p, AvgDivisor by, const T* x, T* y) {
   const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
   const int64_t outs = D.output * H.output * W.output, row = W.input, plane = H.input * row;
-  parallel_for(p.batch * p.channels * outs, look(D, 0).count * look(H, 0).count * look(W, 0).count, [=](int64_t begin, int64_t end) {
-    Place at(p.window);
-    T count = 0;
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t n = quotient(unit, outs);
-      if (at.move(unit - n * outs)) count = divisor<T>(p, by, at.od, at.oh) * divisor<T>(p, by, at.ow);
-      const T* from = x + n * D.input * plane + at.first;
-      T sum = 0;
-      for (int64_t d = 0; d < at.planes; ++d)
-        for (int64_t h = 0; h < at.rows; ++h) sum += sum_run(from + d * plane + h * row, at.run);
-      y[unit] = sum / count;
-    }
-  });
+  parallel_for(p.batch * p.channels * outs, look(D, 0).count * look(H, 0).count * look(W, 0).count,
+               [=](int64_t begin, int64_t end) {
+                 Place at(p.window);
+                 T count = 0;
+                 for (int64_t unit = begin; unit < end; ++unit) {
+                   const int64_t n = quotient(unit, outs);
+                   if (at.move(unit - n * outs)) count = divisor<T>(p, by, at.od, at.oh) * divisor<T>(p, by, at.ow);
+                   const T* from = x + n * D.input * plane + at.first;
+                   T sum = 0;
+                   for (int64_t d = 0; d < at.planes; ++d)
+                     for (int64_t h = 0; h < at.rows; ++h) sum += sum_run(from + d * plane + h * row, at.run);
+                   y[unit] = sum / count;
+                 }
+               });
 }
 
-// Which outputs `passed` was computed from: neighbouring rows of inputs often hear the same ones, and need not divide again.
+// Which outputs `passed` was computed from: neighbouring rows of inputs often hear the same ones, and need not divide
+// again.
 template <class T>
 struct Held {
   const T* from = nullptr;
@@ -524,15 +547,15 @@ struct Held {
   }
 };
 
-// A row of dx: first, for each output column, what the outputs above and below pass back (the sum of dy / divisor); then
-// across the columns. `from` is the first output of the rows and columns that are heard.
+// A row of dx: first, for each output column, what the outputs above and below pass back (the sum of dy / divisor);
+// then across the columns. `from` is the first output of the rows and columns that are heard.
 template <class T>
 struct AvgBackRow {
   PoolShape p;
   AvgDivisor by;
 
-  void operator()(const T* from, const Pitch& pitch, int64_t channels, const Seen& sd, const Seen& sh, const Range& wide,
-                  const Seen* across, int64_t columns, Held<T>* held, T* passed, T* to) const {
+  void operator()(const T* from, const Pitch& pitch, int64_t channels, const Seen& sd, const Seen& sh,
+                  const Range& wide, const Seen* across, int64_t columns, Held<T>* held, T* passed, T* to) const {
     constexpr int64_t L = kLanes<T>;
     const int64_t C = channels;
     if (!held->is(from, sd.count, sh.count, wide.size())) pass(from, pitch, C, sd, sh, wide, passed);
@@ -553,13 +576,15 @@ struct AvgBackRow {
         Vector<T> sum[B] = {};
         for (int64_t o = 0; o < heard; ++o)
           for (int b = 0; b < B; ++b)
-            sum[b] += Blocks == 0 ? load_first<Vector<T>>(first + o * C + c, lanes) : load(first + o * C + c + vector_at<T, B>(b, last));
+            sum[b] += Blocks == 0 ? load_first<Vector<T>>(first + o * C + c, lanes)
+                                  : load(first + o * C + c + vector_at<T, B>(b, last));
         for (int b = 0; b < B; ++b) store_first(to + c + vector_at<T, B>(b, last), sum[b], lanes);
       });
     }
   }
 
-  void pass(const T* from, const Pitch& pitch, int64_t C, const Seen& sd, const Seen& sh, const Range& wide, T* passed) const {
+  void pass(const T* from, const Pitch& pitch, int64_t C, const Seen& sd, const Seen& sh, const Range& wide,
+            T* passed) const {
     if (sd.count * sh.count == 0) memset(passed, 0, size_t(wide.size() * C) * sizeof(T));
     for (int64_t d = 0; d < sd.count; ++d)
       for (int64_t h = 0; h < sh.count; ++h) {
@@ -589,13 +614,14 @@ void avg_backward_channels(const PoolShape& p, AvgDivisor by, const T* dy, T* dx
     Held<T> held;
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t column = unit / rows * tile, columns = min(tile, W.input - column);
-      const int64_t ih = unit % rows % H.input, id = unit % rows / H.input % D.input, n = unit % rows / H.input / D.input;
+      const int64_t ih = unit % rows % H.input, id = unit % rows / H.input % D.input,
+                    n = unit % rows / H.input / D.input;
       if (unit == begin || unit % rows == 0)
         for (int64_t j = 0; j < columns; ++j) across[j] = seen(W, column + j);
       const Seen sd = seen(D, id), sh = seen(H, ih);
       const Range wide = seen_by(W, column, column + columns);
-      row(dy + (n * D.output + sd.first) * pitch.deep + sh.first * pitch.down + wide.first * C, pitch, C, sd, sh, wide, across, columns,
-          &held, passed, dx + (unit % rows * W.input + column) * C);
+      row(dy + (n * D.output + sd.first) * pitch.deep + sh.first * pitch.down + wide.first * C, pitch, C, sd, sh, wide,
+          across, columns, &held, passed, dx + (unit % rows * W.input + column) * C);
     }
   });
 }
@@ -619,8 +645,8 @@ void avg_backward_bands(const PoolShape& p, AvgDivisor by, const T* dy, T* dx) {
       const Range high = seen_by(H, ih0, ih1), wide = seen_by(W, column, column + columns);
       const Seen sd = seen(D, id);
       if (high.size() * wide.size() > 0)
-        turn_block_in<T>(dy + first * outs + (sd.first * H.output + high.first) * W.output + wide.first, outs, lanes, H.output, W.output,
-                         sd.count, 1, high.size(), wide.size(), turned);
+        turn_block_in<T>(dy + first * outs + (sd.first * H.output + high.first) * W.output + wide.first, outs, lanes,
+                         H.output, W.output, sd.count, 1, high.size(), wide.size(), turned);
       for (int64_t j = 0; j < columns; ++j) across[j] = seen(W, column + j);
       const Pitch pitch = {high.size() * wide.size() * L, wide.size() * L, L};
       Held<T> held;
@@ -639,7 +665,8 @@ template <class T>
 void avg_backward_planes_wide(const PoolShape& p, AvgDivisor by, const T* dy, T* dx) {
   const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
   const int64_t outer = p.batch * p.channels, plane = D.input * H.input * W.input;
-  if (look(D, 0).count * look(H, 0).count * look(W, 0).count == plane && D.output * H.output * W.output == 1) {  // global
+  if (look(D, 0).count * look(H, 0).count * look(W, 0).count == plane &&
+      D.output * H.output * W.output == 1) {  // global
     const T count = divisor<T>(p, by, 0, 0) * divisor<T>(p, by, 0);
     parallel_for(outer, plane, [=](int64_t begin, int64_t end) {
       for (int64_t n = begin; n < end; ++n) {
@@ -672,7 +699,8 @@ void avg_backward_planes_wide(const PoolShape& p, AvgDivisor by, const T* dy, T*
 
 template <class T>
 void avg(const PoolShape& p, AvgDivisor by, const T* x, T* y) {
-  p.channels_last || (narrow(p.window) && p.window.width.output > 1) ? avg_bands(p, by, x, y) : avg_planes_wide(p, by, x, y);
+  p.channels_last || (narrow(p.window) && p.window.width.output > 1) ? avg_bands(p, by, x, y)
+                                                                     : avg_planes_wide(p, by, x, y);
 }
 
 template <class T>
@@ -680,7 +708,8 @@ void avg_backward(const PoolShape& p, AvgDivisor by, const T* dy, T* dx) {
   if (p.channels_last)
     avg_backward_channels(p, by, dy, dx);
   else
-    narrow(p.window) && p.window.width.output > 1 ? avg_backward_bands(p, by, dy, dx) : avg_backward_planes_wide(p, by, dy, dx);
+    narrow(p.window) && p.window.width.output > 1 ? avg_backward_bands(p, by, dy, dx)
+                                                  : avg_backward_planes_wide(p, by, dy, dx);
 }
 
 }  // namespace

@@ -7,7 +7,8 @@ namespace striate {
 struct PoolShape {
   Window window;
   int64_t batch, channels;
-  bool channels_last;  // memory order: batch, depth, height, width, channels; else batch, channels, depth, height, width
+  bool
+      channels_last;  // memory order: batch, depth, height, width, channels; else batch, channels, depth, height, width
 };
 
 // divisor: what one output's sum is divided by. 0: the taps inside the input, or inside input and padding.

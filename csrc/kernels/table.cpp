@@ -1,4 +1,5 @@
-// What one instruction set has: the other files' kernels, in a table. It is constant, so that no order of initialization matters.
+// What one instruction set has: the other files' kernels, in a table. It is constant, so that no order of
+// initialization matters.
 #include "../dispatch.h"
 
 #define STRIATE_TEXT(x) STRIATE_QUOTED(x)

@@ -1,14 +1,16 @@
-// Convolution as a product of matrices: what each destination sees is unfolded to a row (Chellapilla, Puri, Simard 2006), block by block.
+// Convolution as a product of matrices: what each destination sees is unfolded to a row (Chellapilla, Puri, Simard
+// 2006), block by block.
 //
 //   y[p, k] = Σ_{t, c} x[i(p, t), c] · w[t, c, k]: (places × (taps · channels)) · ((taps · channels) × filters)
 //
-// Layout, in channels order. A block's places run on from row to row and image to image, M at a time for the micro-kernel of product.h:
-// [tile][run][vector][place][lane], zeros beyond the edges. A run is what lies side by side in memory: the channels of a tap, or of a whole
-// row of taps, so that few channels fill vectors too. Weights: [two vectors of filters][tap][channel][lane]. Sums become results in
-// registers: with the bias, the residual and the clamp they are written once.
+// Layout, in channels order. A block's places run on from row to row and image to image, M at a time for the
+// micro-kernel of product.h: [tile][run][vector][place][lane], zeros beyond the edges. A run is what lies side by side
+// in memory: the channels of a tap, or of a whole row of taps, so that few channels fill vectors too. Weights: [two
+// vectors of filters][tap][channel][lane]. Sums become results in registers: with the bias, the residual and the clamp
+// they are written once.
 //
-// A block's rows stay in the second-level cache while the filters pass by, two vectors at a time: these are the units that threads share. A
-// thread unfolds a block when it comes to it.
+// A block's rows stay in the second-level cache while the filters pass by, two vectors at a time: these are the units
+// that threads share. A thread unfolds a block when it comes to it.
 //
 // The input gradient of stride 1 is the same sum with mirrored taps, channels and filters exchanged.
 #include "../epilogue.h"
@@ -49,7 +51,8 @@ View view_of(const ConvShape& s, bool adjoint) {
           adjoint ? channels : filters, adjoint ? filters : channels};
 }
 
-// ------------------------------------------------------------------------------------------------------------ unfolding
+// ------------------------------------------------------------------------------------------------------------
+// unfolding
 
 // The run at x of which only the values [begin, end) lie inside: zeros elsewhere.
 template <class T>
@@ -63,12 +66,14 @@ void copy_part(const T* x, int64_t begin, int64_t end, int64_t run, T* to, int64
   }
 }
 
-// What `rows` destinations from `place` on see. Vectors may be read up to `last`. Not inlined: its loops are short of registers.
+// What `rows` destinations from `place` on see. Vectors may be read up to `last`. Not inlined: its loops are short of
+// registers.
 template <class T>
 __attribute__((noinline)) void unfold(const View& s, const T* x, const T* last, int64_t place, int64_t rows, T* to) {
   constexpr int64_t L = kLanes<T>;
   const Axis &depth = s.depth, &height = s.height, &width = s.width;
-  const int64_t all = s.all_from(), channels = s.from_channels, run = s.run(), run_taps = s.run_taps(), vector = rows * L;
+  const int64_t all = s.all_from(), channels = s.from_channels, run = s.run(), run_taps = s.run_taps(),
+                vector = rows * L;
   const int64_t of_run = tiles(run, L) * vector, reach = (run - 1) / L * L;
   for (int64_t row = 0, count; row < rows; row += count, to += count * L) {  // places side by side
     const int64_t line = (place + row) / width.output, w = (place + row) % width.output, h = line % height.output,
@@ -98,7 +103,8 @@ __attribute__((noinline)) void unfold(const View& s, const T* x, const T* last, 
   }
 }
 
-// ---------------------------------------------------------------------------------------------------------- from the sums
+// ---------------------------------------------------------------------------------------------------------- from the
+// sums
 
 // What becomes of the sums of a tile, for results at y[at] and on.
 template <class T, class Whole>
@@ -177,17 +183,20 @@ template <class T>
 void activations(const View& s, const T* x, const T* packed, const Epilogue<T>& e, T* y) {
   constexpr int64_t L = kLanes<T>;
   const Pairs<T> pairs = {tiles(s.to_channels, L), s.sum()};
-  const int64_t run = s.run(), runs = s.runs(), of_place = runs * tiles(run, L) * L, all = s.all_to(), places = s.places();
+  const int64_t run = s.run(), runs = s.runs(), of_place = runs * tiles(run, L) * L, all = s.all_to(),
+                places = s.places();
   const int64_t block = block_places<T>(s, of_place), blocks = tiles(places, block);
   const int64_t at_once = tiles(block, tiles(block, kMostRows));  // of the micro-kernel: as even as can be
-  const T* last = x + s.batch * s.depth.input * s.height.input * s.width.input * s.all_from() - L;  // where a vector may begin
+  const T* last =
+      x + s.batch * s.depth.input * s.height.input * s.width.input * s.all_from() - L;  // where a vector may begin
   const bool measures = e.mean != nullptr;
   const Scratch<Moments> moments(measures ? blocks * all : 0);
   Moments* measured = moments;
   parallel_for(blocks * s.groups * pairs.count(), block * s.sum() * L / 16, [=](int64_t begin, int64_t end) {
     const Scratch<T> rows(block * of_place);
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t pair = unit % pairs.count(), group = unit / pairs.count() % s.groups, number = unit / pairs.count() / s.groups;
+      const int64_t pair = unit % pairs.count(), group = unit / pairs.count() % s.groups,
+                    number = unit / pairs.count() / s.groups;
       const int64_t first = number * block, count = min(places - first, block);
       if (unit == begin || pair == 0)
         for (int64_t t = 0; t < count; t += at_once)
@@ -196,11 +205,13 @@ void activations(const View& s, const T* x, const T* packed, const Epilogue<T>& 
       const T* weights = packed + group * pairs.point() + pairs.at(pair);
       Vector<T> bias[2] = {};
       if (e.bias)
-        for (int64_t c = 0; c < lanes; c += L) bias[c / L] = load_first<Vector<T>>(e.bias + channel + c, min(L, lanes - c));
+        for (int64_t c = 0; c < lanes; c += L)
+          bias[c / L] = load_first<Vector<T>>(e.bias + channel + c, min(L, lanes - c));
       Measure<T> measure;
       for (int64_t t = 0; t < count; t += at_once) {
         const int64_t at = (first + t) * all + channel;
-        for (int64_t j = 0; j < min(at_once, count - t); ++j)  // results go where nothing was read: the lines come while the sums are made
+        for (int64_t j = 0; j < min(at_once, count - t);
+             ++j)  // results go where nothing was read: the lines come while the sums are made
           for (int64_t c = 0; c < lanes; c += L) {
             __builtin_prefetch(y + at + j * all + c, 1);
             if (e.residual) __builtin_prefetch(e.residual + at + j * all + c);

@@ -59,7 +59,9 @@ _LATER = {  # where a name is, and its name there
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what many programs do not need when it is first asked for. What that saves: ``benchmarks/import_time.py``."""
+    """Imports what many programs do not need when it is first asked for. What that saves:
+    ``benchmarks/import_time.py``.
+    """
     if name in _PARTS:
         return _import_module(f"{__name__}.{name}")
     if name in _LATER:

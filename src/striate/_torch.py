@@ -1,7 +1,8 @@
 """Every private name of torch's that striate uses, found once, and what is off on a torch that has it not.
 
-A name here may change with any release of torch. Each is looked up when striate is imported; what stands in its place where it is gone,
-and the feature that is off then, stand beside it. :data:`off` lists those features, and importing striate warns of them.
+A name here may change with any release of torch. Each is looked up when striate is imported; what stands in its place
+where it is gone, and the feature that is off then, stand beside it. :data:`off` lists those features, and importing
+striate warns of them.
 """
 
 from __future__ import annotations
@@ -87,18 +88,23 @@ def _find(path: str, feature: str, otherwise: Any = None) -> Any:
     return otherwise
 
 
-# ------------------------------------------------------------------------------------------------- what looks on at a call
+# ---------------------------------------------------------------------------------------------- what looks on at a call
 
 _dispatch_modes = _find("torch._C._len_torch_dispatch_stack", NATIVE)
 _function_modes = _find("torch._C._len_torch_function_stack", NATIVE)
-_function_mode_stack = _find("torch.overrides._get_current_function_mode_stack", "kernels under torch.set_default_device")
+_function_mode_stack = _find(
+    "torch.overrides._get_current_function_mode_stack", "kernels under torch.set_default_device"
+)
 _DeviceContext = _find("torch.utils._device.DeviceContext", "kernels under torch.set_default_device")
 _transforms = _find("torch._C._functorch.peek_interpreter_stack", NATIVE)
 _tracing = _find("torch._C._is_tracing", NATIVE)
 _find("torch.autograd.forward_ad._current_level", NATIVE)  # read where it is asked: it changes
-_dispatch_mode_stack = _find("torch.utils._python_dispatch._get_current_dispatch_mode_stack", "profiling of our kernels", list)
+_dispatch_mode_stack = _find(
+    "torch.utils._python_dispatch._get_current_dispatch_mode_stack", "profiling of our kernels", list
+)
 _autocast = torch.is_autocast_enabled
-_any_autocast = _find("torch._C._is_any_autocast_enabled", "nothing", lambda: True)  # of any device: asked in a third of the time
+# of any device: asked in a third of the time
+_any_autocast = _find("torch._C._is_any_autocast_enabled", "nothing", lambda: True)
 
 
 def has_forward_derivatives() -> bool:
@@ -115,7 +121,8 @@ class Observer(TorchDispatchMode):
 
 
 def is_plain_eager() -> bool:
-    """Whether nothing of torch's transforms, records or looks on at the calls that this thread makes now; see :func:`watching`.
+    """Whether nothing of torch's transforms, records or looks on at the calls that this thread makes now; see
+    :func:`watching`.
 
     >>> is_plain_eager()
     True
@@ -135,7 +142,9 @@ def _only_observers() -> bool:
 
 
 def _only_devices() -> bool:
-    """Whether all torch-function modes are those that ``torch.set_default_device`` sets: they say where new tensors lie, nothing else."""
+    """Whether all torch-function modes are those that ``torch.set_default_device`` sets: they say where new tensors
+    lie, nothing else.
+    """
     return _DeviceContext is not None and all(type(mode) is _DeviceContext for mode in _function_mode_stack())
 
 
@@ -166,12 +175,14 @@ def is_recorded() -> bool:
 
 
 _is_wrapped = _find("torch._C._functorch.is_functorch_wrapped_tensor", NATIVE)
-_is_batched = _find("torch._C._functorch.is_legacy_batchedtensor", "batched gradients", lambda x: False)  # by is_grads_batched
+# by is_grads_batched
+_is_batched = _find("torch._C._functorch.is_legacy_batchedtensor", "batched gradients", lambda x: False)
 _depth = _find("torch._C._functorch.get_dynamic_layer_stack_depth", "compiled function transforms", int)
 
 
 def is_transformed(x: torch.Tensor) -> bool:
-    """Whether a tensor stands for a batch of them or for one that is differentiated: how it lies in memory cannot be asked.
+    """Whether a tensor stands for a batch of them or for one that is differentiated: how it lies in memory cannot be
+    asked.
 
     >>> is_transformed(torch.ones(1)), torch.vmap(lambda x: x + is_transformed(x))(torch.zeros(1))
     (False, tensor([1.]))
@@ -219,7 +230,7 @@ def has_global_hooks() -> bool:
     return bool(forward or forward_pre or backward or backward_pre)
 
 
-# ---------------------------------------------------------------------------------------------------------------- autograd
+# ------------------------------------------------------------------------------------------------------------- autograd
 
 below_autograd = _find("torch._C._AutoDispatchBelowAutograd", NATIVE)
 below_views = _find("torch._C._AutoDispatchBelowADInplaceOrView", NATIVE)
@@ -245,12 +256,14 @@ def saved_tensors_hooked() -> bool:
     return _saved_tensors_hooks is None or _saved_tensors_hooks(False) is not None
 
 
-# ------------------------------------------------------------------------------------------------- classes, trees, attributes
+# ------------------------------------------------------------------------------------------- classes, trees, attributes
 
 _t = torch.nn
 if not TYPE_CHECKING:
     _known = "layers whose class is not one of torch's own"
-    BatchNormBase = _find("torch.nn.modules.batchnorm._BatchNorm", _known, (_t.BatchNorm1d, _t.BatchNorm2d, _t.BatchNorm3d))
+    BatchNormBase = _find(
+        "torch.nn.modules.batchnorm._BatchNorm", _known, (_t.BatchNorm1d, _t.BatchNorm2d, _t.BatchNorm3d)
+    )
     InstanceNormBase = _find(
         "torch.nn.modules.instancenorm._InstanceNorm", _known, (_t.InstanceNorm1d, _t.InstanceNorm2d, _t.InstanceNorm3d)
     )
@@ -264,7 +277,8 @@ AdaptiveMaxPoolBase = _find("torch.nn.modules.pooling._AdaptiveMaxPoolNd", "thei
 LossBase = _find("torch.nn.modules.loss._Loss", "losses by name", torch.nn.Module)
 
 tree_leaves, tree_map, tree_unflatten = (
-    _find(f"torch.utils._pytree.{name}", "analysis and frozen models") for name in ("tree_leaves", "tree_map", "tree_unflatten")
+    _find(f"torch.utils._pytree.{name}", "analysis and frozen models")
+    for name in ("tree_leaves", "tree_map", "tree_unflatten")
 )
 OpOverload = _find("torch._ops.OpOverload", "analysis and frozen models")
 OpOverloadPacket = _find("torch._ops.OpOverloadPacket", "analysis and frozen models")
@@ -275,10 +289,19 @@ def fake_tensors(**options: Any) -> Any:
     return importlib.import_module("torch._subclasses.fake_tensor").FakeTensorMode(**options)
 
 
-# What striate reads on torch's objects, and operators whose names begin so: with these the list of private names is whole.
+# What striate reads on torch's objects, and operators whose names begin so: with these the list of private names is
+# whole.
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "torch.compiler": ("_is_compiling_flag",),
-    "a module": ("_modules", "_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
+    "a module": (
+        "_modules",
+        "_parameters",
+        "_buffers",
+        "_forward_hooks",
+        "_forward_pre_hooks",
+        "_backward_hooks",
+        "_backward_pre_hooks",
+    ),
     "a tensor": ("_base", "_version"),
     "a storage": ("_cdata",),
     "an operator": ("_schema", "_opname"),
@@ -287,22 +310,39 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "a node of autograd's": ("_raw_saved_tensors", "_raw_saved_input"),
 }
 OPERATORS = (
-    *("_convolution_pointwise", "_convolution_pointwise_", "_linear_pointwise", "_reorder_convolution_weight", "_reorder_linear_weight"),
-    *("_batch_norm_no_update", "_batch_norm_with_update", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training"),
+    *(
+        "_convolution_pointwise",
+        "_convolution_pointwise_",
+        "_linear_pointwise",
+        "_reorder_convolution_weight",
+        "_reorder_linear_weight",
+    ),
+    *(
+        "_batch_norm_no_update",
+        "_batch_norm_with_update",
+        "_native_batch_norm_legit",
+        "_native_batch_norm_legit_no_training",
+    ),
 )
 
 _tensor = torch.empty(0)
-_samples = {"torch.compiler": torch.compiler, "a module": torch.nn.Module(), "a tensor": _tensor, "a storage": _tensor.untyped_storage()}
+_samples = {
+    "torch.compiler": torch.compiler,
+    "a module": torch.nn.Module(),
+    "a tensor": _tensor,
+    "a storage": _tensor.untyped_storage(),
+}
 for _owner, _sample in _samples.items():
     _gone = [f"{name} of {_owner}" for name in ATTRIBUTES[_owner] if not hasattr(_sample, name)]
     if _gone:
         off.setdefault("models whose parts are looked at", []).extend(_gone)
 
-# ----------------------------------------------------------------------------------------------------------- torch.compile
+# -------------------------------------------------------------------------------------------------------- torch.compile
 
 
 def constant_while_compiling(f: F) -> F:
-    """``f``, called once for each compilation by ``torch.compile``, outside of what it traces: its result is a constant there.
+    """``f``, called once for each compilation by ``torch.compile``, outside of what it traces: its result is a constant
+    there.
 
     What ``torch.compiler.assume_constant_result`` does, without importing the compiler.
     """

@@ -1,4 +1,6 @@
-"""The C library's allocator, told to keep what is freed: a training step frees and asks for the same blocks over and over."""
+"""The C library's allocator, told to keep what is freed: a training step frees and asks for the same blocks over and
+over.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +18,24 @@ SETTINGS = (
 
 
 def tune_allocator() -> bool:
-    """Tells glibc to keep freed memory for the next request, so that a training step stops paying for page faults; True if it will.
+    """Tells glibc to keep freed memory for the next request, so that a training step stops paying for page faults; True
+    if it will.
 
-    As it comes, glibc gives large blocks back to the kernel when they are freed. The next step asks for them again, and the kernel
-    fills each page of 4 KiB with zeros when it is first touched.
+    As it comes, glibc gives large blocks back to the kernel when they are freed. The next step asks for them again, and
+    the kernel fills each page of 4 KiB with zeros when it is first touched.
 
-    Cost: the process keeps the most it ever had until it ends, and the most grows, since blocks of all sizes share one heap: by 15 % on
-    VGG-11, at most 6 % on four other networks. A training step of VGG-11 on 32 images of 64² took 190,000 page faults and more than half
-    a second of system time, 2.3 GB at its peak and 0.5 GB when all was freed; with this no page fault, 2.6 GB at its peak and to the end.
-    ``python benchmarks/networks.py train`` measures all of these.
+    Cost: the process keeps the most it ever had until it ends, and the most grows, since blocks of all sizes share one
+    heap: by 15 % on VGG-11, at most 6 % on four other networks. A training step of VGG-11 on 32 images of 64² took
+    190,000 page faults and more than half a second of system time, 2.3 GB at its peak and 0.5 GB when all was freed;
+    with this no page fault, 2.6 GB at its peak and to the end. ``python benchmarks/networks.py train`` measures all of
+    these.
 
-    Opt-in: importing striate changes nothing. Call it once, before the first step and before threads are started, since a thread that
-    has allocated keeps its own heap. It holds for the whole process and cannot be undone: the settings could be put back, but blocks
-    would remain where they are.
+    Opt-in: importing striate changes nothing. Call it once, before the first step and before threads are started, since
+    a thread that has allocated keeps its own heap. It holds for the whole process and cannot be undone: the settings
+    could be put back, but blocks would remain where they are.
 
-    False, and little or nothing changed, where the C library has no ``mallopt`` or refuses a setting: musl, macOS, AddressSanitizer.
+    False, and little or nothing changed, where the C library has no ``mallopt`` or refuses a setting: musl, macOS,
+    AddressSanitizer.
 
     Source: the manual page mallopt(3).
 

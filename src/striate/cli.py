@@ -71,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="striate", description="Convolutional networks on PyTorch: fast, exact and visible on the CPU you have.")
+    parser = _Parser(
+        prog="striate", description="Convolutional networks on PyTorch: fast, exact and visible on the CPU you have."
+    )
     parser.add_argument("--version", action="version", version=f"striate {__version__}")
     parser.set_defaults(command=_help)
     default = argparse.SUPPRESS  # the job's own
@@ -84,16 +86,30 @@ def _parser() -> argparse.ArgumentParser:
         "Writes metrics.json, model.safetensors, curves.png, filters.png and confusion.png.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    train.add_argument("--model", default="lenet5", metavar="NAME", help=f"one of {', '.join(NAMES)}; those for larger images are refused")
+    train.add_argument(
+        "--model",
+        default="lenet5",
+        metavar="NAME",
+        help=f"one of {', '.join(NAMES)}; those for larger images are refused",
+    )
     train.add_argument("--epochs", type=int, default=8, metavar="N", help="times to go through the training images")
     train.add_argument("--batch-size", type=int, default=32, metavar="N", help="images in a step, at most")
     train.add_argument("--learning-rate", type=float, default=0.025, metavar="X", help="at its peak")
-    train.add_argument("--momentum", type=float, default=0.9, metavar="X", help="the part of the last step that carries on")
-    train.add_argument("--weight-decay", type=float, default=5e-4, metavar="X", help="pull of the weights towards zero")
-    train.add_argument("--seed", type=int, default=0, metavar="N", help="decides the split, the first weights and the order")
-    train.add_argument("--threads", type=int, default=default, metavar="N", help="threads for torch (default: its own choice)")
     train.add_argument(
-        "--out", default=default, metavar="FOLDER", help="for the results (default: runs/MODEL-digits, as runs/lenet5-digits)"
+        "--momentum", type=float, default=0.9, metavar="X", help="the part of the last step that carries on"
+    )
+    train.add_argument("--weight-decay", type=float, default=5e-4, metavar="X", help="pull of the weights towards zero")
+    train.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="decides the split, the first weights and the order"
+    )
+    train.add_argument(
+        "--threads", type=int, default=default, metavar="N", help="threads for torch (default: its own choice)"
+    )
+    train.add_argument(
+        "--out",
+        default=default,
+        metavar="FOLDER",
+        help="for the results (default: runs/MODEL-digits, as runs/lenet5-digits)",
     )
     train.set_defaults(command=_train)
 
@@ -115,21 +131,27 @@ def _parser() -> argparse.ArgumentParser:
         help="conv, depthwise, separable, convtranspose, local, maxpool or avgpool with 1d, 2d or 3d behind it, as conv2d; spatial2d, "
         "bottleneck2d; batchnorm, layernorm, layernorm2d (all channels at one place), instancenorm, groupnorm",
     )
-    explain.add_argument("--input", metavar="NxCxHxW", help="shape of x, as 16x64x56x56; without N one image (norms need it)")
+    explain.add_argument(
+        "--input", metavar="NxCxHxW", help="shape of x, as 16x64x56x56; without N one image (norms need it)"
+    )
     explain.add_argument("--out", type=int, metavar="K", help="output channels")
     explain.add_argument("--kernel", metavar="K", help="taps on each axis, as 3 or 3x5")
     explain.add_argument("--stride", metavar="S", help="as 2 or 2x1 (default 1; of pooling the kernel)")
     explain.add_argument("--padding", metavar="P", help='as 1 or 1x0, "same" or "valid" (default 0)')
     explain.add_argument("--dilation", metavar="D", help="as 2 or 2x1 (default 1)")
     explain.add_argument("--groups", type=int, metavar="G", help="default 1; of groupnorm to be given")
-    explain.add_argument("--middle", type=int, metavar="M", help="channels between two steps (default: out, of a bottleneck out / 4)")
+    explain.add_argument(
+        "--middle", type=int, metavar="M", help="channels between two steps (default: out, of a bottleneck out / 4)"
+    )
     explain.add_argument("--output-padding", metavar="P", help="of convtranspose, as 1 or 1x0 (default 0)")
     explain.add_argument("--no-bias", dest="bias", action="store_const", const=False, help="a convolution without it")
     explain.add_argument("--ceil", action="store_const", const=True, help="pooling rounds its output size up")
     inside = "avgpool divides by the taps inside x only"
     explain.add_argument("--exclude-pad", dest="count_include_pad", action="store_const", const=False, help=inside)
     explain.add_argument("--channels-last", action="store_true", help="x lies in memory with its channels innermost")
-    explain.add_argument("--small", action="store_true", help="a smaller layer of the same kind is worked through as well")
+    explain.add_argument(
+        "--small", action="store_true", help="a smaller layer of the same kind is worked through as well"
+    )
     explain.add_argument("--example", metavar="NAME", help="in place of a layer: one of the examples below")
     explain.add_argument("--json", action="store_true", help="print it as JSON")
     explain.set_defaults(command=_explain)
@@ -142,24 +164,46 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect.add_argument("model", metavar="MODEL", help=MODEL)
     inspect.add_argument(
-        "--input", required=True, action="append", metavar="CxHxW", help="shape of x, as 3x224x224 or 16x3x224x224; repeatable"
+        "--input",
+        required=True,
+        action="append",
+        metavar="CxHxW",
+        help="shape of x, as 3x224x224 or 16x3x224x224; repeatable",
     )
     modes = inspect.add_mutually_exclusive_group()
     modes.add_argument("--eval", action="store_true", help="evaluation mode (default)")
     modes.add_argument("--train", action="store_true", help="training mode")
     inspect.add_argument("--markdown", action="store_true", help="Markdown in place of the table")
-    inspect.add_argument("--json", metavar="FILE", help="where to write all of it as JSON; - for standard output, in place of the table")
+    inspect.add_argument(
+        "--json", metavar="FILE", help="where to write all of it as JSON; - for standard output, in place of the table"
+    )
     inspect.add_argument("--html", metavar="FILE", help="where to write it as a page")
     inspect.add_argument("--field", metavar="LAYER", help="also what a unit of that layer sees of the input")
     inspect.add_argument("--unit", metavar="Y,X", help="which, counted from 0 (default: the middle one)")
-    inspect.add_argument("--erf", nargs=2, metavar=("LAYER", "FILE"), help="draw where in its field a unit's weight lies, as a PNG")
-    inspect.add_argument("--verify", action="store_true", help="compare the fields with what the model does, which runs it often")
+    inspect.add_argument(
+        "--erf", nargs=2, metavar=("LAYER", "FILE"), help="draw where in its field a unit's weight lies, as a PNG"
+    )
+    inspect.add_argument(
+        "--verify", action="store_true", help="compare the fields with what the model does, which runs it often"
+    )
     inspect.add_argument("--batch-size", type=int, metavar="N", help="training's, for the rules (default: the input's)")
-    inspect.add_argument("--object", type=float, metavar="PX", help="how large what is to be recognised is in the input, for the rules")
+    inspect.add_argument(
+        "--object", type=float, metavar="PX", help="how large what is to be recognised is in the input, for the rules"
+    )
     inspect.add_argument("--task", metavar="TASK", help="for the rules: classification, localisation or segmentation")
-    inspect.add_argument("--loss", metavar="NAME", help="what the output goes into, for the rules: of torch.nn, as CrossEntropyLoss")
-    inspect.add_argument("--ignore", action="append", default=[], metavar="ID", help="a rule to leave out, as bias-before-norm; repeatable")
-    inspect.add_argument("--fix", action="store_true", help="show what mends those findings that can be mended mechanically, as a diff")
+    inspect.add_argument(
+        "--loss", metavar="NAME", help="what the output goes into, for the rules: of torch.nn, as CrossEntropyLoss"
+    )
+    inspect.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="a rule to leave out, as bias-before-norm; repeatable",
+    )
+    inspect.add_argument(
+        "--fix", action="store_true", help="show what mends those findings that can be mended mechanically, as a diff"
+    )
     inspect.add_argument("--strict", action="store_true", help="exit code 1 for warnings too")
     inspect.add_argument("--debug", action="store_true", help="show where in the code a request failed")
     inspect.set_defaults(command=_inspect)
@@ -174,7 +218,9 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("--input", required=True, metavar="NxCxHxW", help="shape of x, as 16x3x112x112")
     profile.add_argument("--forward-only", action="store_true", help="inference: evaluation mode, no backward")
     order = profile.add_mutually_exclusive_group()
-    order.add_argument("--channels-last", action="store_true", help="x and the weights lie in memory with their channels innermost")
+    order.add_argument(
+        "--channels-last", action="store_true", help="x and the weights lie in memory with their channels innermost"
+    )
     order.add_argument("--planes", action="store_true", help="they lie plane by plane (default)")
     classes = profile.add_mutually_exclusive_group()
     classes.add_argument("--accelerate", action="store_true", help="striate's layers in place of torch's")
@@ -212,7 +258,9 @@ def _train(options: argparse.Namespace) -> int:
     tune_allocator()
     settings = {name: value for name, value in vars(options).items() if name != "command"}
     metrics = run(**settings, on_epoch=tell)
-    print(f"{metrics['model']}: test accuracy {100 * metrics['test_accuracy']:.2f} % on {metrics['test_images']} images it never saw")
+    print(
+        f"{metrics['model']}: test accuracy {100 * metrics['test_accuracy']:.2f} % on {metrics['test_images']} images it never saw"
+    )
     print(f"results in {metrics['folder']}")
     return 0
 
@@ -222,13 +270,17 @@ def _sizes(text: str, option: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.lower().split("x"))
     except ValueError:
         fix = "Write as 16x64x56x56." if option == "--input" else "Write as 3 or 3x5."
-        raise ArgumentError(build("explain", f"{option} to be whole numbers with x between", repr(text), do=fix)) from None
+        raise ArgumentError(
+            build("explain", f"{option} to be whole numbers with x between", repr(text), do=fix)
+        ) from None
 
 
 def _examples() -> str:
     from .analysis.worked import EXAMPLES
 
-    return "\n".join(["examples:", *(f"  {name:<10} {example.layer}. {example.about}" for name, example in EXAMPLES.items())])
+    return "\n".join(
+        ["examples:", *(f"  {name:<10} {example.layer}. {example.about}" for name, example in EXAMPLES.items())]
+    )
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -240,14 +292,18 @@ def _explain(options: argparse.Namespace) -> int:
         given[name] = text if text in plain else _sizes(text, f"--{name.replace('_', '-')}")
     alone = options.layer is None and options.input is None and all(value is None for value in given.values())
     if options.example is not None and not alone:
-        raise ArgumentError(build("explain", "--example alone", "a layer or its options too", do="Leave out one or the other."))
+        raise ArgumentError(
+            build("explain", "--example alone", "a layer or its options too", do="Leave out one or the other.")
+        )
     if options.example is None and options.layer is None:
         fix = "Write as striate explain conv2d --input 3x32x32 --out 10 --kernel 5."
         raise ArgumentError(build("explain", "a layer or --example", "neither", do=fix))
     if options.example is not None:
         found = example(options.example)
     elif options.input is None:
-        raise ArgumentError(build("explain", f"{options.layer} with its --input", "none", do="Add --input, as 16x64x56x56."))
+        raise ArgumentError(
+            build("explain", f"{options.layer} with its --input", "none", do="Add --input, as 16x64x56x56.")
+        )
     else:
         shape = _sizes(options.input, "--input")
         found = explain(options.layer, shape, small=options.small, channels_last=options.channels_last, **given)
@@ -264,13 +320,19 @@ def _inspect(options: argparse.Namespace) -> int:
     shapes = tuple(_shape("inspect", text) for text in options.input)
     unit, loss = _unit(options), _loss(options.loss)
     if options.batch_size is not None and options.batch_size < 1:
-        raise ArgumentError(build("inspect", "--batch-size from 1 on", options.batch_size, do="Leave --batch-size out for the input's."))
+        raise ArgumentError(
+            build("inspect", "--batch-size from 1 on", options.batch_size, do="Leave --batch-size out for the input's.")
+        )
     if options.object is not None and not 0 < options.object < float("inf"):
-        raise ArgumentError(build("inspect", "--object of more than 0 px", f"{options.object:g}", do="Leave --object out."))
+        raise ArgumentError(
+            build("inspect", "--object of more than 0 px", f"{options.object:g}", do="Leave --object out.")
+        )
     to_stdout = options.json == "-"
     _check_files("inspect", None if to_stdout else options.json, options.html, options.erf and options.erf[1])
     if options.erf is not None and Path(options.erf[1]).suffix.lower() != ".png":
-        raise ArgumentError(build("inspect", "--erf with a file that ends in .png", repr(options.erf[1]), do="Name another."))
+        raise ArgumentError(
+            build("inspect", "--erf with a file that ends in .png", repr(options.erf[1]), do="Name another.")
+        )
     with _current_folder():
         torch.manual_seed(0)
         with redirect_stdout(sys.stderr):  # what the model's own code prints is no part of the report
@@ -319,11 +381,15 @@ def _unit(options: argparse.Namespace) -> tuple[int, ...] | None:
     if options.unit is None:
         return None
     if options.field is None and options.erf is None:
-        raise ArgumentError(build("inspect", "--field or --erf with --unit", "neither", do="Name a layer with --field."))
+        raise ArgumentError(
+            build("inspect", "--field or --erf with --unit", "neither", do="Name a layer with --field.")
+        )
     parts = options.unit.split(",")
     if not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
         fix = "Write as 3,4, counted from 0."
-        raise ArgumentError(build("inspect", "--unit to be whole numbers with commas between", repr(options.unit), do=fix))
+        raise ArgumentError(
+            build("inspect", "--unit to be whole numbers with commas between", repr(options.unit), do=fix)
+        )
     return tuple(map(int, parts))
 
 
@@ -337,7 +403,9 @@ def _loss(name: str | None) -> Any:
     kind: Any = getattr(nn, name, None)
     is_loss = isinstance(kind, type) and issubclass(kind, LossBase)
     if not is_loss:
-        raise ArgumentError(build("inspect", "--loss to be a loss of torch.nn", repr(name), do="Write as CrossEntropyLoss."))
+        raise ArgumentError(
+            build("inspect", "--loss to be a loss of torch.nn", repr(name), do="Write as CrossEntropyLoss.")
+        )
     return kind()
 
 
@@ -359,7 +427,9 @@ def _seen(report: Report, layer: str, unit: tuple[int, ...] | None) -> list[str]
                 lines.append(f"  {name:<8} {_runs(taps)}: {len(taps)} of {size}")
     if not lines:
         shapes = ", ".join(map(str, report.input_shapes))
-        raise ArgumentError(build("inspect", "an input with axes behind batch and channels", shapes, do="Leave --field out."))
+        raise ArgumentError(
+            build("inspect", "an input with axes behind batch and channels", shapes, do="Leave --field out.")
+        )
     return lines
 
 
@@ -405,7 +475,9 @@ def _profile(options: argparse.Namespace) -> int:
     for option, least in (("top", 1), ("threads", 1)):
         value = getattr(options, option)
         if value is not None and not least <= value <= 1024:
-            raise ArgumentError(build("profile", f"--{option} from {least} to 1024", value, do=f"Leave --{option} out."))
+            raise ArgumentError(
+                build("profile", f"--{option} from {least} to 1024", value, do=f"Leave --{option} out.")
+            )
     _check_files("profile", options.json, options.html)
     threads = torch.get_num_threads()
     try:
@@ -419,7 +491,13 @@ def _profile(options: argparse.Namespace) -> int:
                 print(f"striate: {one.message}", file=sys.stderr)
             x = torch.randn(shape)
             if options.channels_last or options.planes:
-                format = torch.contiguous_format if options.planes else torch.channels_last_3d if x.dim() == 5 else torch.channels_last
+                format = (
+                    torch.contiguous_format
+                    if options.planes
+                    else torch.channels_last_3d
+                    if x.dim() == 5
+                    else torch.channels_last
+                )
                 model = model.to(memory_format=format)
             if options.channels_last:
                 x = x.movedim(1, -1).contiguous().movedim(-1, 1)
@@ -488,7 +566,9 @@ def _model(where: str, text: str) -> Any:
         return trained(text)
     if ":" not in text:
         expects = f"one of {', '.join(NAMES)}, package.module:callable, or a file of striate train"
-        raise ArgumentError(build(where, expects, repr(text), do="Choose one of these names, or a callable of your own."))
+        raise ArgumentError(
+            build(where, expects, repr(text), do="Choose one of these names, or a callable of your own.")
+        )
     module, _, name = text.partition(":")
     try:
         made = importlib.import_module(module)
@@ -557,7 +637,9 @@ def table(facts: Mapping[str, object]) -> str:
     lines = []
     for name, value in facts.items():
         items = list(value) or ["none"] if isinstance(value, (list, tuple)) else [value]
-        for index, item in enumerate({True: "yes", False: "no"}[item] if isinstance(item, bool) else item for item in items):
+        for index, item in enumerate(
+            {True: "yes", False: "no"}[item] if isinstance(item, bool) else item for item in items
+        ):
             lines.append(f"{name.replace('_', ' ') if index == 0 else '':<{width}}{item}")
     return "\n".join(lines)
 

@@ -26,7 +26,8 @@ class Moments:
 
     .. math:: μ = \frac{1}{n} Σ x, \quad M = Σ (x - μ)²
 
-    count: how many values, one number for all or a tensor that broadcasts with ``mean``; mean: μ; m2: M, of the same shape.
+    count: how many values, one number for all or a tensor that broadcasts with ``mean``; mean: μ; m2: M, of the same
+    shape.
 
     Source: Chan, Golub, LeVeque, 1979.
 
@@ -44,11 +45,13 @@ class Moments:
 
         .. math:: μ = \frac{1}{n} Σ x, \quad M = Σ (x - μ)²
 
-        Two passes, so that a large mean takes no digits from M. Everything is computed and kept in float64, whatever real type
-        x has: moments are few beside the values they stand for, and merging many of them must not lose what one pass has won.
-        Where the axes hold no value, the result is empty.
+        Two passes, so that a large mean takes no digits from M. Everything is computed and kept in float64, whatever
+        real type
+        x has: moments are few beside the values they stand for, and merging many of them must not lose what one pass
+        has won. Where the axes hold no value, the result is empty.
 
-        x: any shape; dims: the axes that are reduced; mean and m2: x's shape without dims, or with 1 there if ``keepdim``.
+        x: any shape; dims: the axes that are reduced; mean and m2: x's shape without dims, or with 1 there if
+        ``keepdim``.
 
         Raises: ArgumentError without an axis.
 
@@ -60,7 +63,9 @@ class Moments:
         """
         dims = (dims,) if isinstance(dims, int) else tuple(dims)
         if not dims:
-            message = build("Moments.of", "at least one axis to reduce", dims, do="Name the axes, as (0, 2, 3).", x=tuple(x.shape))
+            message = build(
+                "Moments.of", "at least one axis to reduce", dims, do="Name the axes, as (0, 2, 3).", x=tuple(x.shape)
+            )
             raise ArgumentError(message)
         x = x.to(torch.float64)
         mean = x.sum(dims, keepdim=True)
@@ -72,7 +77,9 @@ class Moments:
         return cls(count, mean if keepdim else mean.reshape(m2.shape), m2)
 
     @classmethod
-    def empty(cls, *shape: int, dtype: torch.dtype = torch.float64, device: torch.device | str | None = None) -> Moments:
+    def empty(
+        cls, *shape: int, dtype: torch.dtype = torch.float64, device: torch.device | str | None = None
+    ) -> Moments:
         """The moments of no values: merging them changes nothing.
 
         shape: that of mean and m2, both 0.
@@ -113,7 +120,8 @@ class Moments:
         return Moments(self.count + other.count, mean, m2)
 
     def variance(self, unbiased: bool = False) -> Tensor:
-        r"""The variance: M/n, what a normalization divides by, or ``unbiased`` M/(n-1), what torch's running estimate keeps.
+        r"""The variance: M/n, what a normalization divides by, or ``unbiased`` M/(n-1), what torch's running estimate
+        keeps.
 
         .. math:: σ² = M/n, \quad s² = M/(n - 1)
 

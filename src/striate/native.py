@@ -30,7 +30,9 @@ def _load() -> str | None:
 
 
 def _names(letters: list[int]) -> tuple[str, ...]:
-    """What the core lists, in the order of the numbers by which its operators take it. Text comes as bytes: see csrc/bindings.cpp."""
+    """What the core lists, in the order of the numbers by which its operators take it. Text comes as bytes: see
+    csrc/bindings.cpp.
+    """
     return tuple(bytes(letters).decode().split())
 
 
@@ -38,19 +40,30 @@ missing: str | None = _load()
 core: bool = missing is None
 if missing is not None:
     warnings.warn(
-        f"{missing}; every layer uses torch's operator instead. Reinstall striate with a C++ compiler (g++) at hand.", stacklevel=2
+        f"{missing}; every layer uses torch's operator instead. Reinstall striate with a C++ compiler (g++) at hand.",
+        stacklevel=2,
     )
 
-ISAS: tuple[str, ...] = _names(torch.ops.striate.isa_available()) if core else ()  # instruction sets of this machine, slowest first
+# instruction sets of this machine, slowest first
+ISAS: tuple[str, ...] = _names(torch.ops.striate.isa_available()) if core else ()
 CONV_METHODS: tuple[str, ...] = _names(torch.ops.striate.conv_methods()) if core else ()  # csrc/methods.def
 
 _asked = os.environ.get("STRIATE_ISA")
 if core and _asked and _asked not in ISAS:
-    warnings.warn(f"STRIATE_ISA={_asked} is none of this machine's instruction sets, {list(ISAS)}; the best is used.", stacklevel=2)
+    warnings.warn(
+        f"STRIATE_ISA={_asked} is none of this machine's instruction sets, {list(ISAS)}; the best is used.",
+        stacklevel=2,
+    )
 
 # What has kernels of its own and what goes to torch's operator, for `striate doctor`.
 NATIVE = (
-    *("max_pool1d/2d/3d", "avg_pool1d/2d/3d", "adaptive_max_pool1d/2d/3d", "adaptive_avg_pool1d/2d/3d", "global pooling"),
+    *(
+        "max_pool1d/2d/3d",
+        "avg_pool1d/2d/3d",
+        "adaptive_max_pool1d/2d/3d",
+        "adaptive_avg_pool1d/2d/3d",
+        "global pooling",
+    ),
     *("batch, ghost and synchronized batch norm", "instance, group, layer and RMS norm", "local response norm"),
     *("convolution and its transpose where a kernel of ours was measured to be faster", "locally connected layers"),
 )
@@ -97,5 +110,7 @@ def use_isa(name: str) -> None:
     from .errors import ArgumentError, build
 
     if name not in ISAS:
-        raise ArgumentError(build("use_isa", "an instruction set of this machine", repr(name), do=f"Choose one of {list(ISAS)}."))
+        raise ArgumentError(
+            build("use_isa", "an instruction set of this machine", repr(name), do=f"Choose one of {list(ISAS)}.")
+        )
     torch.ops.striate.isa_choose(ISAS.index(name))

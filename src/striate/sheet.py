@@ -73,7 +73,11 @@ def document(title: str, style: str, content: str) -> str:
 
 def boxes(facts: Sequence[tuple[str, str, str]]) -> str:
     """Numbers side by side, each with its name before and its unit behind."""
-    return "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{number} <small>{unit}</small></dd></div>" for name, number, unit in facts) + "</dl>"
+    return (
+        "<dl>"
+        + "".join(f"<div><dt>{name}</dt><dd>{number} <small>{unit}</small></dd></div>" for name, number, unit in facts)
+        + "</dl>"
+    )
 
 
 def bars(parts: Sequence[tuple[str, float]], most: float, mark: float | None = None) -> str:
@@ -82,6 +86,8 @@ def bars(parts: Sequence[tuple[str, float]], most: float, mark: float | None = N
     >>> bars([("f", 3.0), ("b", 1.0)], 8.0)
     '<i><b class="f" style="width:37.50%"></b><b class="b" style="width:12.50%"></b></i>'
     """
-    told = "".join(f'<b class="{name}" style="width:{100 * max(0.0, length) / most:.2f}%"></b>' for name, length in parts)
+    told = "".join(
+        f'<b class="{name}" style="width:{100 * max(0.0, length) / most:.2f}%"></b>' for name, length in parts
+    )
     line = "" if not mark else f'<u style="left:{min(100.0, 100 * mark / most):.2f}%"></u>'
     return f"<i>{told}{line}</i>"

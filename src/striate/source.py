@@ -15,7 +15,8 @@ HERE, TORCH = str(Path(__file__).parent), str(Path(torch.__file__).parent)
 
 
 def is_users(file: str) -> bool:
-    """Whether a file, as tracebacks name it, is neither torch's nor striate's. Of torch's traces some names begin at its own folder.
+    """Whether a file, as tracebacks name it, is neither torch's nor striate's. Of torch's traces some names begin at
+    its own folder.
 
     >>> is_users("/home/me/net.py"), is_users(torch.__file__), is_users("<string>")
     (True, False, False)

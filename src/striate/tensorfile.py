@@ -1,11 +1,12 @@
 """Tensors and text in one file that is whole or refused.
 
-It is a safetensors file, which any reader of that format opens. Its metadata has one entry, ``striate``: JSON with the SHA-256 of every
-tensor, of the header itself (taken with zeros in its own place), and whatever the caller adds. So each byte of the file is under a
+It is a safetensors file, which any reader of that format opens. Its metadata has one entry, ``striate``: JSON with the
+SHA-256 of every tensor, of the header itself (taken with zeros in its own place), and whatever the caller adds. So each
+byte of the file is under a
 digest, and nothing in it can be run: it holds numbers and text only.
 
-``write`` never leaves a moment without a whole file: it writes beside the old one, flushes, then renames. ``read`` compares every size
-with the real file before it allocates anything.
+``write`` never leaves a moment without a whole file: it writes beside the old one, flushes, then renames. ``read``
+compares every size with the real file before it allocates anything.
 """
 
 from __future__ import annotations
@@ -98,9 +99,11 @@ def _bytes_of(tensor: Tensor) -> Any:
 
 
 def write(path: Path, content: bytes, where: str = "save", before: Callable[[], None] = lambda: None) -> None:
-    """Writes so that a crash at any moment leaves the old file or the new one; ``before`` runs right before the new one takes its place.
+    """Writes so that a crash at any moment leaves the old file or the new one; ``before`` runs right before the new one
+    takes its place.
 
-    Raises CheckpointError if the name does not end in ``.safetensors`` or the file cannot be written; what stood there is then as it was.
+    Raises CheckpointError if the name does not end in ``.safetensors`` or the file cannot be written; what stood there
+    is then as it was.
     """
     check_name(path, where)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -117,7 +120,9 @@ def write(path: Path, content: bytes, where: str = "save", before: Callable[[], 
         _sync_folder(path.parent)
     except OSError as error:
         fix = "Give another folder, or make room in this one."
-        raise CheckpointError(build(where, "a folder it can write to", error.strerror or str(error), path=path, do=fix)) from error
+        raise CheckpointError(
+            build(where, "a folder it can write to", error.strerror or str(error), path=path, do=fix)
+        ) from error
 
 
 def check_name(path: Path, where: str = "save") -> None:
@@ -167,7 +172,10 @@ def _decode(file: Any, file_bytes: int, check: Check) -> tuple[dict[str, Tensor]
         entries = json.loads(header[8:])
         told = json.loads(entries.pop("__metadata__")["striate"])
         digests, metadata = dict(told["sha256"]), dict(told["metadata"])
-        places = {key: Place(str(e["dtype"]), tuple(map(int, e["shape"])), *map(int, e["data_offsets"])) for key, e in entries.items()}
+        places = {
+            key: Place(str(e["dtype"]), tuple(map(int, e["shape"])), *map(int, e["data_offsets"]))
+            for key, e in entries.items()
+        }
         if digests.keys() != places.keys():
             raise ValueError
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
@@ -176,7 +184,12 @@ def _decode(file: Any, file_bytes: int, check: Check) -> tuple[dict[str, Tensor]
     in_order = sorted(places.items(), key=lambda item: item[1][2:])
     end = 0
     for key, (dtype, shape, first, last) in in_order:
-        if dtype not in DTYPES or min(shape, default=0) < 0 or first != end or last - first != math.prod(shape) * DTYPES[dtype].itemsize:
+        if (
+            dtype not in DTYPES
+            or min(shape, default=0) < 0
+            or first != end
+            or last - first != math.prod(shape) * DTYPES[dtype].itemsize
+        ):
             raise Damaged(f"tensor {key!r} whose size is not that of its dtype and shape")
         end = last
     if end != file_bytes - 8 - header_bytes:

@@ -38,7 +38,8 @@ def joined(names: Sequence[str]) -> list[str]:
     >>> joined([f"stages.{stage}.{block}.{name}" for stage in (0, 2) for block in range(12) for name in ("query", "key")])
     ['stages.{0,2}.{0-11}.{query,key}']
     """
-    for pattern in (r"(\{.*?\}|\d+)", r"(\{.*?\}|[^.{}]+)"):  # what may differ, and what is joined already, comes at the odd places
+    # what may differ, and what is joined already, comes at the odd places
+    for pattern in (r"(\{.*?\}|\d+)", r"(\{.*?\}|[^.{}]+)"):
         while len(fewer := _joined(names, pattern)) < len(names):
             names = fewer
     return list(names)
@@ -85,7 +86,9 @@ def cut(text: str, width: int, end: bool) -> str:
     return "…" + text[len(text) - width + 1 :] if end else text[: width - 1] + "…"
 
 
-def columns(rows: list[list[str]], sides: str, width: int, shrink: Mapping[int, int], hidden: Sequence[int] = ()) -> list[str]:
+def columns(
+    rows: list[list[str]], sides: str, width: int, shrink: Mapping[int, int], hidden: Sequence[int] = ()
+) -> list[str]:
     """Rows in columns two apart, the first a header. Those of ``shrink`` give way until lines fit, down to its numbers.
 
     sides: for each column ``<`` or ``>``.

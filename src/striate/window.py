@@ -3,8 +3,8 @@
 .. math:: input = output · stride + tap · dilation - before
 
 It gives the output size, the taps that fall inside the input, the outputs that look at an input, exact multiply counts,
-average-pool divisors and, by composition, the receptive field. Convolution, pooling and locally connected layers share it;
-N dimensions are a tuple of axes. This module needs no torch.
+average-pool divisors and, by composition, the receptive field. Convolution, pooling and locally connected layers share
+it; N dimensions are a tuple of axes. This module needs no torch.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from math import gcd, lcm, prod
 __all__ = ["AdaptiveAxis", "Axis", "Field", "Look", "Window", "output_size", "same_padding"]
 
 
-def output_size(input: int, size: int, stride: int = 1, dilation: int = 1, before: int = 0, after: int = 0, ceil: bool = False) -> int:
+def output_size(
+    input: int, size: int, stride: int = 1, dilation: int = 1, before: int = 0, after: int = 0, ceil: bool = False
+) -> int:
     """How many outputs fit: ``floor((input + before + after - dilation*(size-1) - 1) / stride) + 1``.
 
-    With ``ceil`` the division rounds up, but no window may start in the padding behind the input (torch's rule). The result
-    is below 1 where the window is larger than the padded input, with ``ceil`` where it is larger by the stride or more.
+    With ``ceil`` the division rounds up, but no window may start in the padding behind the input (torch's rule). The
+    result is below 1 where the window is larger than the padded input, with ``ceil`` where it is larger by the stride
+    or more.
 
     >>> output_size(32, 5, before=2, after=2)
     32
@@ -105,7 +108,9 @@ class Axis:
     @property
     def look_back(self) -> Look:
         """Of the adjoint, the transposed convolution, whose outputs are this axis's inputs."""
-        from_tap = [[i + self.before - tap * self.dilation for tap in reversed(range(self.size))] for i in range(self.stride)]
+        from_tap = [
+            [i + self.before - tap * self.dilation for tap in reversed(range(self.size))] for i in range(self.stride)
+        ]
         return Look(tuple(tuple(at // self.stride for at in row if at % self.stride == 0) for row in from_tap), 1)
 
     @property
@@ -126,7 +131,8 @@ class Axis:
         return len(self.interior) * self.size + sum(len(self.valid_taps(o)) for o in self.edges)
 
     def counted(self, output: int, include_pad: bool = True) -> int:
-        """The taps that average pooling divides by; with ``include_pad`` those in the padding too, but none beyond it."""
+        """The taps that average pooling divides by; with ``include_pad`` those in the padding too, but none beyond it.
+        """
         if not include_pad:
             return len(self.valid_taps(output))
         room = self.input + self.after - self.position(output, 0)
@@ -206,7 +212,8 @@ class Window:
 
     @property
     def tap_count(self) -> int:
-        """Taps inside the input, over all outputs. Times the channels in a group and the output channels: exact MACs."""
+        """Taps inside the input, over all outputs. Times the channels in a group and the output channels: exact MACs.
+        """
         return prod(a.tap_count for a in self.axes)
 
     def __iter__(self) -> Iterator[Axis]:
@@ -217,7 +224,8 @@ class Window:
 class Look:
     """Which positions of an axis each output of one operation looks at, in the padding and beyond the ends too.
 
-    Like all that a network's layers do along an axis it repeats: output ``o + period`` looks at what ``o`` looks at, moved by shift.
+    Like all that a network's layers do along an axis it repeats: output ``o + period`` looks at what ``o`` looks at,
+    moved by shift.
     positions: of the first ``period`` outputs.
 
     >>> Axis(8, 4, size=3, stride=2, before=1).look.at(3)
@@ -249,16 +257,18 @@ class Look:
 
 @dataclass(frozen=True)
 class Field:
-    """The receptive field of a stack of operations on one axis: output o sees the inputs from ``first(o)`` to ``last(o)``.
+    """The receptive field of a stack of operations on one axis: output o sees the inputs from ``first(o)`` to
+    ``last(o)``.
 
     .. math:: r ← r + (extent - 1)·j, \\quad j ← j·stride, \\quad start ← start - before·j
 
-    That holds for windows with whole strides. Where the stack has a transposed convolution or an upsampling, outputs differ by their
-    phase, and a field is kept for each: ``spans`` are the first and last inputs of outputs 0 to period - 1 (None where an output sees
-    nothing), and output ``o + period`` sees what ``o`` sees, moved by ``shift``.
+    That holds for windows with whole strides. Where the stack has a transposed convolution or an upsampling, outputs
+    differ by their
+    phase, and a field is kept for each: ``spans`` are the first and last inputs of outputs 0 to period - 1 (None where
+    an output sees nothing), and output ``o + period`` sees what ``o`` sees, moved by ``shift``.
 
-    size: inputs seen by one output, of the phase that sees most [px]; jump: inputs between neighbouring outputs [px]; start: the first
-    input output 0 sees, negative where it sees padding.
+    size: inputs seen by one output, of the phase that sees most [px]; jump: inputs between neighbouring outputs [px];
+    start: the first input output 0 sees, negative where it sees padding.
 
     >>> f = Field()
     >>> for _ in range(3):
@@ -315,7 +325,10 @@ class Field:
 
     def over(self, first: int, last: int) -> tuple[int, int] | None:
         """From the first to the last input that any of the outputs from ``first`` to ``last`` sees."""
-        ends = {*range(first, min(last, first + self.period - 1) + 1), *range(max(first, last - self.period + 1), last + 1)}
+        ends = {
+            *range(first, min(last, first + self.period - 1) + 1),
+            *range(max(first, last - self.period + 1), last + 1),
+        }
         spans = [span for o in ends if (span := self.span(o)) is not None]
         return (min(a for a, _ in spans), max(b for _, b in spans)) if spans else None
 

@@ -19,7 +19,9 @@ __all__ = ["Context", "Use"]
 
 
 class Use(NamedTuple):
-    """What a network is trained with and for, as far as it is known: the arguments of :func:`striate.inspect` of these names."""
+    """What a network is trained with and for, as far as it is known: the arguments of :func:`striate.inspect` of these
+    names.
+    """
 
     optimizer: torch.optim.Optimizer | None = None
     batch_size: int | None = None

@@ -1,8 +1,9 @@
 """What an operation costs: its multiply-adds, forward and backward, counted on the graph.
 
-A multiply-add (MAC) is one product added to a sum. Counted are the operations made of them: convolutions and their transposes, products
-of matrices and attention. Taps that fall into the padding count, as everywhere in the field (:attr:`striate.window.Window.tap_count`
-leaves them out). FLOPs are given as 2 a MAC; biases, activations, norms and pooling are in neither number.
+A multiply-add (MAC) is one product added to a sum. Counted are the operations made of them: convolutions and their
+transposes, products of matrices and attention. Taps that fall into the padding count, as everywhere in the field
+(:attr:`striate.window.Window.tap_count` leaves them out). FLOPs are given as 2 a MAC; biases, activations, norms and
+pooling are in neither number.
 """
 
 from __future__ import annotations
@@ -26,13 +27,22 @@ PRODUCTS = {  # the names of what is multiplied
 }
 CONVOLUTIONS = ("aten.convolution", "aten._convolution", "aten.mkldnn_convolution")
 ATTENTION = "aten._scaled_dot_product"
-RECURRENT = "aten.mkldnn_rnn_layer"  # an LSTM's layer in one direction: of x (steps, N, in) and two weights, of the input and of the state
+# an LSTM's layer in one direction: of x (steps, N, in) and two weights, of the input and of the state
+RECURRENT = "aten.mkldnn_rnn_layer"
 # Made of products that are not counted here.
 UNCOUNTED = tuple(
     f"aten.{name}"
     for name in (
         *("lstm", "gru", "rnn", "_thnn", "_trilinear", "_cudnn_rnn", "cdist", "_cdist", "fft", "_fft", "_linalg"),
-        *("linalg_solve", "linalg_inv", "linalg_eig", "linalg_qr", "linalg_cholesky", "_native_multi_head", "_transformer_encoder"),
+        *(
+            "linalg_solve",
+            "linalg_inv",
+            "linalg_eig",
+            "linalg_qr",
+            "linalg_cholesky",
+            "_native_multi_head",
+            "_transformer_encoder",
+        ),
     )
 )
 
@@ -79,7 +89,8 @@ def backward_macs(graph: Graph, node: Node) -> int | None:
     if node.op == RECURRENT:
         of_input, of_state = _recurrent(graph, node)
         x, input_weight, state_weight, _, _, state, *_ = node.needs
-        steps = graph.values[node.inputs[0]].shape[0]  # nobody asks for the gradient of a first state that is made of zeros
+        # nobody asks for the gradient of a first state that is made of zeros
+        steps = graph.values[node.inputs[0]].shape[0]
         through = of_state if state else of_state // max(1, steps) * (steps - 1)
         return of_input * (x + input_weight) + of_state * state_weight + through if any(node.needs) else 0
     names = PRODUCTS.get(node.op)

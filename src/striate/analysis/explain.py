@@ -1,7 +1,9 @@
-"""The arithmetic of one layer, with its numbers put into the formulas: size, parameters, multiply-adds, memory, gradients.
+"""The arithmetic of one layer, with its numbers put into the formulas: size, parameters, multiply-adds, memory,
+gradients.
 
-Every convolution here is a list of steps: one for a plain, grouped, depthwise, transposed or locally connected one, two where it is
-factored. Multiply-adds (MACs) are counted as in :mod:`.cost`: taps that fall into the padding are multiplied too.
+Every convolution here is a list of steps: one for a plain, grouped, depthwise, transposed or locally connected one, two
+where it is factored. Multiply-adds (MACs) are counted as in :mod:`.cost`: taps that fall into the padding are
+multiplied too.
 
 >>> told = explain("conv2d", (3, 32, 32), out=10, kernel=5, padding=2)
 >>> told.facts["parameters"], told.facts["macs"]
@@ -44,7 +46,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Family:
-    """The layers of one name: for how many axes there are any, the options each has to be given, and those that it takes beside them."""
+    """The layers of one name: for how many axes there are any, the options each has to be given, and those that it
+    takes beside them.
+    """
 
     dims: tuple[int, ...]
     needs: tuple[str, ...]
@@ -189,20 +193,23 @@ class Step:
         return p.batch * p.filters * (p.channels // p.groups) * p.window.tap_count
 
 
-# ---------------------------------------------------------------------------------------------------------------- explain
+# -------------------------------------------------------------------------------------------------------------- explain
 
 
-def explain(layer: str, shape: Sequence[int], *, small: bool = False, channels_last: bool = False, **options: Any) -> Explanation:
+def explain(
+    layer: str, shape: Sequence[int], *, small: bool = False, channels_last: bool = False, **options: Any
+) -> Explanation:
     """The arithmetic of one layer on an input of one shape.
 
-    layer: one of :func:`names`; shape: of x, (N, C, *axes), or (C, *axes) of one image where the layer's name says how many axes there
-    are. options, as far as the layer has them: ``out`` channels, ``kernel``, ``stride``, ``padding`` (numbers, "same" or "valid"),
-    ``dilation`` (each one number, or one an axis), ``groups``, ``bias``, ``middle`` channels, ``output_padding``, ``ceil``,
-    ``count_include_pad``; None stands for the layer's own default.
+    layer: one of :func:`names`; shape: of x, (N, C, *axes), or (C, *axes) of one image where the layer's name says how
+    many axes there are. options, as far as the layer has them: ``out`` channels, ``kernel``, ``stride``, ``padding``
+    (numbers, "same" or "valid"), ``dilation`` (each one number, or one an axis), ``groups``, ``bias``, ``middle``
+    channels, ``output_padding``, ``ceil``, ``count_include_pad``; None stands for the layer's own default.
     small: a smaller layer of the same kind is worked through beside it, cell by cell, forward and backward.
     channels_last: the memory order for which the methods of a convolution are told.
 
-    Raises ArgumentError, ArgumentTypeError or ShapeError for a layer that there is not, and options and numbers that it cannot have.
+    Raises ArgumentError, ArgumentTypeError or ShapeError for a layer that there is not, and options and numbers that it
+    cannot have.
 
     >>> print("\\n".join(explain("maxpool2d", (20, 28, 28), kernel=2).lines()[:7]))
     maxpool2d 2×2, stride 2, padding 0
@@ -244,7 +251,9 @@ def example(name: str) -> Explanation:
     [[[3.0, -4.0]]]
     """
     if name not in worked.EXAMPLES:
-        raise ArgumentError(build("explain", f"an example of {', '.join(worked.EXAMPLES)}", repr(name), do="Choose one of these."))
+        raise ArgumentError(
+            build("explain", f"an example of {', '.join(worked.EXAMPLES)}", repr(name), do="Choose one of these.")
+        )
     given = worked.EXAMPLES[name]
     family, dims = _family(given.layer)
     shape = tuple(given.x.shape)
@@ -260,7 +269,12 @@ def example(name: str) -> Explanation:
 
 
 def _work(
-    layer: str, family: str, shape: tuple[int, ...], dims: int, options: dict[str, Any], given: worked.Example | None = None
+    layer: str,
+    family: str,
+    shape: tuple[int, ...],
+    dims: int,
+    options: dict[str, Any],
+    given: worked.Example | None = None,
 ) -> tuple[list[Part], dict[str, Any]]:
     """A layer cell by cell, with small whole numbers where none are given."""
     x, weight, dy = (None, None, None) if given is None else (given.x, given.weight, given.dy)
@@ -268,7 +282,9 @@ def _work(
         sections, values = worked.normalization(layer, shape, options.get("groups", 1), x, dy)
     elif family.endswith("pool"):
         window = _pool_window(shape, dims, options)
-        sections, values = worked.pooling(family == "maxpool", window, shape, options.get("count_include_pad", True), x, dy)
+        sections, values = worked.pooling(
+            family == "maxpool", window, shape, options.get("count_include_pad", True), x, dy
+        )
     else:
         sections, values = worked.convolution(_steps(family, shape, dims, options), x, weight, dy)
     return [Part(heading, tuple(rows)) for heading, rows in sections], values
@@ -281,7 +297,9 @@ def _family(layer: str) -> tuple[str, int]:
         return (layer, 0) if bare else (layer[:-2], int(layer[-2]))
     fix = "Choose one of these names."
     kinds = [family + "/".join(f"{d}d" for d in about.dims) for family, about in FAMILIES.items() if family not in BARE]
-    raise ArgumentError(build("explain", f"one of {', '.join(kinds)}, {', '.join(BARE)}, layernorm2d", repr(layer), do=fix))
+    raise ArgumentError(
+        build("explain", f"one of {', '.join(kinds)}, {', '.join(BARE)}, layernorm2d", repr(layer), do=fix)
+    )
 
 
 def _check_options(layer: str, about: Family, options: dict[str, Any]) -> None:
@@ -296,7 +314,9 @@ def _check_options(layer: str, about: Family, options: dict[str, Any]) -> None:
     for name in ("out", "middle", "groups"):
         value = options.get(name, 1)
         if not is_int(value) or not 1 <= value <= MOST:
-            raise ArgumentError(build("explain", f"{name} from 1 to 2^31", repr(value), do=f"Choose a whole number for {name}."))
+            raise ArgumentError(
+                build("explain", f"{name} from 1 to 2^31", repr(value), do=f"Choose a whole number for {name}.")
+            )
 
 
 def _shape(layer: str, family: str, dims: int, given: Sequence[int]) -> tuple[int, ...]:
@@ -307,26 +327,41 @@ def _shape(layer: str, family: str, dims: int, given: Sequence[int]) -> tuple[in
     example = "16x64x56x56" if norm else "x".join(("16", "64", *("56",) * dims))
     if norm and (len(shape) < 2 or (dims and len(shape) != 4)):
         expects = f"an input of {'4' if dims else '2 or more'} numbers"
-        raise ArgumentError(build("explain", expects, sizes(shape) or "none", do=f"Write batch, channels and axes, as {example}."))
+        raise ArgumentError(
+            build("explain", expects, sizes(shape) or "none", do=f"Write batch, channels and axes, as {example}.")
+        )
     if not norm and len(shape) != dims + 2:
         expects = f"an input of {dims + 1} or {dims + 2} numbers"
-        raise ArgumentError(build("explain", expects, sizes(shape) or "none", do=f"Write batch, channels and axes, as {example}."))
+        raise ArgumentError(
+            build("explain", expects, sizes(shape) or "none", do=f"Write batch, channels and axes, as {example}.")
+        )
     if not all(is_int(n) and n >= 1 for n in shape):
-        raise ArgumentError(build("explain", "an input of whole numbers from 1 on", sizes(given), do=f"Write as {example}."))
+        raise ArgumentError(
+            build("explain", "an input of whole numbers from 1 on", sizes(given), do=f"Write as {example}.")
+        )
     _check_room("x", shape)
     return shape
 
 
 def _check_room(what: str, shape: Sequence[int]) -> None:
     if prod(shape) > MOST:
-        raise ArgumentError(build("explain", f"{what} of at most 2^31 values", sizes(shape), do="Choose smaller numbers."))
+        raise ArgumentError(
+            build("explain", f"{what} of at most 2^31 values", sizes(shape), do="Choose smaller numbers.")
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------- geometry
 
 
 def _step(
-    name: str, kind: str, shape: Sequence[int], out: int, kernel: Any, options: dict[str, Any], groups: int = 1, bias: bool = True
+    name: str,
+    kind: str,
+    shape: Sequence[int],
+    out: int,
+    kernel: Any,
+    options: dict[str, Any],
+    groups: int = 1,
+    bias: bool = True,
 ) -> Step:
     """A step, checked as the layer itself checks its arguments."""
     dims = len(shape) - 2
@@ -417,7 +452,10 @@ def _size(axis: Axis, rounds_up: bool = False) -> str:
     inner = f"{left}({axis.input:,} + {_padding(axis)} − {window})/{axis.stride:,}{right} + 1"
     exact = "" if room % axis.stride == 0 else f" = {left}{_number(room / axis.stride)}{right} + 1"
     if count != axis.output:
-        return f"{axis.output:,} = {inner} − 1{exact and exact + ' − 1'}, since the last window would start behind the input"
+        return (
+            f"{axis.output:,} = {inner} − 1{exact and exact + ' − 1'}, since the last window would start behind the "
+            "input"
+        )
     return f"{axis.output:,} = {inner}{exact}{_left_over(axis)}"
 
 
@@ -478,10 +516,13 @@ def _same(axis: Axis) -> str:
     count = f"⌈{axis.input:,}/{axis.stride:,}⌉ = {axis.output:,}"
     if (axis.output - 1) * axis.stride + axis.extent <= axis.input:
         return f'padding "same": {count} outputs need no padding'
-    return f'padding "same": {count} outputs need {need} = {total:,} values more, {axis.before:,} before and {axis.after:,} behind'
+    return (
+        f'padding "same": {count} outputs need {need} = {total:,} values more, {axis.before:,} before and '
+        f'{axis.after:,} behind'
+    )
 
 
-# ----------------------------------------------------------------------------------------------------------- convolutions
+# --------------------------------------------------------------------------------------------------------- convolutions
 
 
 def _times(numbers: Sequence[int]) -> str:
@@ -524,7 +565,9 @@ def _parameters(steps: Sequence[Step]) -> Part:
             rows.append((_named(step, "one filter"), one))
             rows.append((_named(step, "all filters"), f"{each + step.bias:,} × {p.filters:,} = {step.parameters:,}"))
     if len(steps) > 1:
-        rows.append(("together", f"{' + '.join(f'{s.parameters:,}' for s in steps)} = {sum(s.parameters for s in steps):,}"))
+        rows.append(
+            ("together", f"{' + '.join(f'{s.parameters:,}' for s in steps)} = {sum(s.parameters for s in steps):,}")
+        )
     biased = [s.bias for s in steps]
     about = " = channels · taps + 1 for the bias" if all(biased) else " = channels · taps"
     about = "" if steps[0].kind == "transposed" or len(set(biased)) > 1 else f": a filter{about}"
@@ -587,9 +630,17 @@ def _backward(steps: Sequence[Step]) -> Part:
         rows.append((f"dW{n} {sizes(step.weight_shape)}", f"{step.macs:,} MACs: {weight}"))
         if step.bias:
             over = "the batch" if step.kind == "local" else "the batch and all positions"
-            rows.append((f"db{n} {sizes(step.bias_shape)}", f"{prod(step.y_shape):,} additions: {y} summed over {over}"))
+            rows.append(
+                (f"db{n} {sizes(step.bias_shape)}", f"{prod(step.y_shape):,} additions: {y} summed over {over}")
+            )
     total = sum(s.macs for s in steps)
-    rows.append(("together", f"{2 * total:,} MACs, twice forward; {2 * total - steps[0].macs:,} where x needs no gradient (a first layer)"))
+    rows.append(
+        (
+            "together",
+            f"{2 * total:,} MACs, twice forward; {2 * total - steps[0].macs:,} where x needs no gradient (a first "
+            "layer)",
+        )
+    )
     return Part("Backward, from dy of y's shape", tuple(rows))
 
 
@@ -606,7 +657,11 @@ def _fields(steps: Sequence[Step]) -> list[Field]:
 
 def _field_facts(fields: Sequence[Field]) -> dict[str, list[float]]:
     jumps = [f.jump if isinstance(f.jump, int) else float(f.jump) for f in fields]
-    return {"size": [f.size for f in fields], "jump": list(jumps), "offset": [f.start if f.span(0) else 0 for f in fields]}
+    return {
+        "size": [f.size for f in fields],
+        "jump": list(jumps),
+        "offset": [f.start if f.span(0) else 0 for f in fields],
+    }
 
 
 def _receptive(windows: Sequence[Window], fields: Sequence[Field], transposed: bool = False) -> Part:
@@ -618,7 +673,10 @@ def _receptive(windows: Sequence[Window], fields: Sequence[Field], transposed: b
             if len(counts) == 1:
                 return f"every output is made of {counts[0]} inputs (fewer at the ends)"
             taken = " or ".join(f"{n}" for n in counts)
-            return f"an output is made of {taken} inputs, by its place: {axis.size} is no multiple of {axis.stride} (checkerboards)"
+            return (
+                f"an output is made of {taken} inputs, by its place: {axis.size} is no multiple of {axis.stride} "
+                "(checkerboards)"
+            )
         terms, jump = "", 1
         for window in windows:
             axis = window.axes[d]
@@ -628,7 +686,13 @@ def _receptive(windows: Sequence[Window], fields: Sequence[Field], transposed: b
         begins = f"{_number(found.start)} on (padding)" if found.start < 0 else f"{found.start} on"
         return f"1{terms} = {found.size:,}; output 0 looks from {begins}, each next one {jump:,} further"
 
-    formula = "" if transposed else " = 1 + dilation·(kernel − 1)" if len(windows) == 1 else " = 1 + Σ dilation·(kernel − 1)·strides before"
+    formula = (
+        ""
+        if transposed
+        else " = 1 + dilation·(kernel − 1)"
+        if len(windows) == 1
+        else " = 1 + Σ dilation·(kernel − 1)·strides before"
+    )
     return Part(f"Receptive field{formula}", tuple(_by_axis(range(len(fields)), tell)))
 
 
@@ -661,7 +725,9 @@ def _against(family: str, steps: Sequence[Step], standard: Step) -> Part:
         here = f"; {middle:,} middle channels add up as many." if middle > 1 else ", as here."
         rows.append(("", f"A {sizes(p.size)} kernel is one column times one row only if its rank is 1{here}"))
     elif family == "local":
-        rows.append(("", f"No weight is shared: as many filters as positions, {_times(p.output)} = {prod(p.output):,}."))
+        rows.append(
+            ("", f"No weight is shared: as many filters as positions, {_times(p.output)} = {prod(p.output):,}.")
+        )
     return Part(f"Against one convolution of the same {'window' if p.taps > 1 else 'size'}", tuple(rows))
 
 
@@ -673,7 +739,15 @@ def _spread(values: Sequence[int]) -> str:
     return sizes(values) if len(set(values)) > 1 else f"{values[0]}"
 
 
-def _title(layer: str, size: Sequence[int], stride: Sequence[int], padding: Any, dilation: Sequence[int], channels: str, more: str) -> str:
+def _title(
+    layer: str,
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Any,
+    dilation: Sequence[int],
+    channels: str,
+    more: str,
+) -> str:
     told = [f"{layer} {channels}{sizes(size) if len(size) > 1 else f'{size[0]} taps'}", f"stride {_spread(stride)}"]
     told.append(f"padding {padding if isinstance(padding, str) else _spread(padding)}")
     if any(d > 1 for d in dilation):
@@ -681,7 +755,9 @@ def _title(layer: str, size: Sequence[int], stride: Sequence[int], padding: Any,
     return ", ".join(told) + more
 
 
-def _convolution(layer: str, shape: tuple[int, ...], dims: int, options: dict[str, Any]) -> tuple[str, dict[str, Any], list[Part]]:
+def _convolution(
+    layer: str, shape: tuple[int, ...], dims: int, options: dict[str, Any]
+) -> tuple[str, dict[str, Any], list[Part]]:
     family = layer[:-2]
     steps = _steps(family, shape, dims, options)
     standard = _standard(family, shape, dims, options)
@@ -718,7 +794,9 @@ def _convolution(layer: str, shape: tuple[int, ...], dims: int, options: dict[st
         facts["standard"] = {"parameters": standard.parameters, "macs": standard.macs}
     p = (steps[0] if family != "bottleneck" else steps[1]).plan
     out = steps[-1].y_shape[1]
-    through = f"{shape[1]}→{steps[0].plan.filters}→{out}, " if family in ("bottleneck", "spatial") else f"{shape[1]}→{out}, "
+    through = (
+        f"{shape[1]}→{steps[0].plan.filters}→{out}, " if family in ("bottleneck", "spatial") else f"{shape[1]}→{out}, "
+    )
     more = f", {p.groups} groups" if p.groups > 1 and family in ("conv", "convtranspose", "depthwise") else ""
     more += "" if options.get("bias", True) else ", no bias"
     size, stride, dilation = p.size, p.stride, p.dilation
@@ -734,7 +812,13 @@ def _methods(plan: convolutions.Plan, channels_last: bool) -> tuple[Part, dict[s
     """By which method each map is computed, and the reasons against those that were asked before."""
     padding = "same" if plan.before != plan.after else plan.before
     told = convolutions.explain(
-        plan.x_shape, plan.weight_shape, plan.stride, padding, plan.dilation, groups=plan.groups, channels_last=channels_last
+        plan.x_shape,
+        plan.weight_shape,
+        plan.stride,
+        padding,
+        plan.dilation,
+        groups=plan.groups,
+        channels_last=channels_last,
     )
     rows: list[Row] = []
     for map_, methods in told.items():
@@ -743,15 +827,22 @@ def _methods(plan: convolutions.Plan, channels_last: bool) -> tuple[Part, dict[s
             lines += textwrap.wrap(f"not {name}: {reason}", WIDTH - 2, initial_indent="  ", subsequent_indent="    ")
         rows.append((None, "\n".join(lines)))
     order = "channels" if channels_last and plan.dims > 1 else "planes"
-    return Part(f"Method, of x in {order} order", tuple(rows)), {m: [list(pair) for pair in pairs] for m, pairs in told.items()}
+    return Part(f"Method, of x in {order} order", tuple(rows)), {
+        m: [list(pair) for pair in pairs] for m, pairs in told.items()
+    }
 
 
-# ---------------------------------------------------------------------------------------------------------------- pooling
+# -------------------------------------------------------------------------------------------------------------- pooling
 
 
 def _pool_window(shape: tuple[int, ...], dims: int, options: dict[str, Any]) -> Window:
     x = torch.empty(shape, device="meta")
-    size, step, pads, holes = options["kernel"], options.get("stride"), options.get("padding", 0), options.get("dilation", 1)
+    size, step, pads, holes = (
+        options["kernel"],
+        options.get("stride"),
+        options.get("padding", 0),
+        options.get("dilation", 1),
+    )
     size = per_axis(size, dims, 1, "kernel", "explain", shape)
     found = pool.plan_for(x, dims, size, step, pads, holes, options.get("ceil", False), "explain").window
     assert isinstance(found, Window)
@@ -779,9 +870,15 @@ def _multiply(a: Counter[int], b: Counter[int]) -> Counter[int]:
     return found
 
 
-def _pooling(layer: str, shape: tuple[int, ...], dims: int, options: dict[str, Any]) -> tuple[str, dict[str, Any], list[Part]]:
+def _pooling(
+    layer: str, shape: tuple[int, ...], dims: int, options: dict[str, Any]
+) -> tuple[str, dict[str, Any], list[Part]]:
     window = _pool_window(shape, dims, options)
-    maximum, rounds_up, include = layer.startswith("max"), options.get("ceil", False), options.get("count_include_pad", True)
+    maximum, rounds_up, include = (
+        layer.startswith("max"),
+        options.get("ceil", False),
+        options.get("count_include_pad", True),
+    )
     y = (*shape[:2], *window.output)
     axes = window.axes
     rows: list[Row] = []
@@ -795,18 +892,33 @@ def _pooling(layer: str, shape: tuple[int, ...], dims: int, options: dict[str, A
     if not maximum:
         cost.append(("divisions", f"{count:,}, one an output"))
     parts.append(Part("Cost", tuple(cost)))
-    facts: dict[str, Any] = {"output_shape": list(y), "parameters": 0, "parameter_bytes": 0, "macs": 0, "flops": 0, "backward_macs": 0}
+    facts: dict[str, Any] = {
+        "output_shape": list(y),
+        "parameters": 0,
+        "parameter_bytes": 0,
+        "macs": 0,
+        "flops": 0,
+        "backward_macs": 0,
+    }
     facts[each] = (taps - 1) * count
     if not maximum:
         found = divisors(window, include)
         facts["divisors"] = {str(n): times for n, times in found.items()}
-        told = "; ".join(f"{n:,} in {times:,} of the {prod(window.output):,} windows" for n, times in reversed(found.items()))
+        told = "; ".join(
+            f"{n:,} in {times:,} of the {prod(window.output):,} windows" for n, times in reversed(found.items())
+        )
         told = f"{_times(window.size)} = {taps:,} in every window" if list(found) == [taps] else told
         about = "taps in the padding count too" if include else "only taps inside the input count"
         parts.append(Part(f"Divisor: {about}", (("", told),)))
-    memory: list[Row] = [(n, f"{_outputs(s)} × {BYTES} = {BYTES * prod(s):,} bytes") for n, s in (("x", shape), ("y", y))]
+    memory: list[Row] = [
+        (n, f"{_outputs(s)} × {BYTES} = {BYTES * prod(s):,} bytes") for n, s in (("x", shape), ("y", y))
+    ]
     if maximum:
-        size = "1 byte an output, the tap that won (torch: 8)" if taps <= pool.MAX_TAPS else "8 bytes an output, the place that won"
+        size = (
+            "1 byte an output, the tap that won (torch: 8)"
+            if taps <= pool.MAX_TAPS
+            else "8 bytes an output, the place that won"
+        )
         memory.append(("kept", f"{size}, for the backward pass"))
     facts["activation_bytes"] = BYTES * count
     parts.append(Part(f"Memory, {BYTES} bytes a float32", tuple(memory)))
@@ -825,12 +937,13 @@ def _pooling(layer: str, shape: tuple[int, ...], dims: int, options: dict[str, A
     return _title(layer, window.size, window.stride, padding, window.dilation, "", more), facts, parts
 
 
-# ----------------------------------------------------------------------------------------------------------------- norms
+# ---------------------------------------------------------------------------------------------------------------- norms
 
 
 class Measured(NamedTuple):
-    """What a norm measures: over which axes, in letters, once for each of what; the sizes whose product is the number of values in a
-    statistic, and of statistics."""
+    """What a norm measures: over which axes, in letters, once for each of what; the sizes whose product is the number
+    of values in a statistic, and of statistics.
+    """
 
     over: str
     per: str
@@ -860,11 +973,15 @@ def _measured(layer: str, shape: tuple[int, ...], options: dict[str, Any]) -> Me
         return Measured(letters[2:], "sample and channel", axes, (n, c))
     groups = options["groups"]
     if c % groups:
-        raise ArgumentError(build("explain", f"groups that divide the {c} channels", groups, do="Choose a divisor.", x=shape))
+        raise ArgumentError(
+            build("explain", f"groups that divide the {c} channels", groups, do="Choose a divisor.", x=shape)
+        )
     return Measured(f"C/{groups}{letters}", "sample and group", (c // groups, *axes), (n, groups))
 
 
-def _norm(layer: str, shape: tuple[int, ...], dims: int, options: dict[str, Any]) -> tuple[str, dict[str, Any], list[Part]]:
+def _norm(
+    layer: str, shape: tuple[int, ...], dims: int, options: dict[str, Any]
+) -> tuple[str, dict[str, Any], list[Part]]:
     m = _measured(layer, shape, options)
     if m.values == 1 and not layer.startswith("layernorm"):  # of a layer norm it is β, and torch takes it
         do = "A lone value is its own mean: give more."
@@ -897,12 +1014,18 @@ def _norm(layer: str, shape: tuple[int, ...], dims: int, options: dict[str, Any]
     else:
         told.append(("γ and β", f"none unless affine=True, then 2 × {shape[1]:,} = {2 * shape[1]:,}"))
     if running:
-        told.append(("running", f"2 × {shape[1]:,} = {running:,}, mean and variance, and a count of batches; not trained"))
-        told.append(("", f"running ← 0.9·running + 0.1·batch, of the unbiased variance: σ²·{m.values:,}/{m.values - 1:,}"))
+        told.append(
+            ("running", f"2 × {shape[1]:,} = {running:,}, mean and variance, and a count of batches; not trained")
+        )
+        told.append(
+            ("", f"running ← 0.9·running + 0.1·batch, of the unbiased variance: σ²·{m.values:,}/{m.values - 1:,}")
+        )
     parts.append(Part("Parameters", tuple(told)))
     evaluation = "the same: nothing is kept from training"
     if running:
-        evaluation = "μ and σ² are the running ones: linear in x, y = a·x + b, so it folds into the convolution before it"
+        evaluation = (
+            "μ and σ² are the running ones: linear in x, y = a·x + b, so it folds into the convolution before it"
+        )
     elif not affine:
         evaluation = "the same, unless track_running_stats=True keeps running statistics"
     parts.append(Part("Evaluation", (("", evaluation),)))
@@ -910,7 +1033,9 @@ def _norm(layer: str, shape: tuple[int, ...], dims: int, options: dict[str, Any]
     memory: list[Row] = [(name, f"{_outputs(shape)} × {BYTES} = {BYTES * count:,} bytes") for name in "xy"]
     memory.append(("parameters", f"{parameters:,} × {BYTES} = {BYTES * parameters:,} bytes"))
     parts.append(Part(f"Memory, {BYTES} bytes a float32", tuple(memory)))
-    back: list[Row] = [(f"dx {sizes(shape)}", f"(g − mean(g) − x̂·mean(g·x̂))/√(σ² + ε), g = γ·dy, means over ({m.over})")]
+    back: list[Row] = [
+        (f"dx {sizes(shape)}", f"(g − mean(g) − x̂·mean(g·x̂))/√(σ² + ε), g = γ·dy, means over ({m.over})")
+    ]
     if affine:
         back += [(f"dγ {sizes(scaled)}", "Σ dy·x̂"), (f"dβ {sizes(scaled)}", "Σ dy")]
     back.append(("", f"dx sums to 0 over what is measured{'; in evaluation dx = γ·dy/√(σ² + ε)' if running else ''}."))
@@ -933,7 +1058,10 @@ def _norm(layer: str, shape: tuple[int, ...], dims: int, options: dict[str, Any]
 
 Explainer = Callable[[str, tuple[int, ...], int, dict[str, Any]], tuple[str, dict[str, Any], list[Part]]]
 _EXPLAINERS: dict[str, Explainer] = {
-    **{family: _convolution for family in ("conv", "depthwise", "separable", "spatial", "bottleneck", "convtranspose", "local")},
+    **{
+        family: _convolution
+        for family in ("conv", "depthwise", "separable", "spatial", "bottleneck", "convtranspose", "local")
+    },
     **{family: _pooling for family in ("maxpool", "avgpool")},
     **{family: _norm for family in BARE},
 }

@@ -1,11 +1,14 @@
-"""Receptive fields on the graph: what part of the input a unit of any layer sees, and which units an input pixel reaches.
+"""Receptive fields on the graph: what part of the input a unit of any layer sees, and which units an input pixel
+reaches.
 
-Two computations over the same links. *Fields* go forward through the whole graph once and hold for every unit: on each axis of the
-input an interval that repeats (:class:`striate.window.Field`), padding and what lies beyond the image included. *Sets* answer for one unit,
+Two computations over the same links. *Fields* go forward through the whole graph once and hold for every unit: on each
+axis of the input an interval that repeats (:class:`striate.window.Field`), padding and what lies beyond the image
+included. *Sets* answer for one unit,
 backward, and for one pixel, forward: exactly which positions, with the holes of dilation, inside the image.
 
-Axes are followed one by one. Where branches meet, the set is the union on each axis; if no branch contains the others (a row and a column
-that make a cross) the true set is smaller than the product of the axes, and the answer says that it is an upper bound. The interval is not.
+Axes are followed one by one. Where branches meet, the set is the union on each axis; if no branch contains the others
+(a row and a column that make a cross) the true set is smaller than the product of the axes, and the answer says that it
+is an upper bound. The interval is not.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ PHASES = 2**16  # that a field is followed in; beyond it units are taken to see 
 
 
 class Place(NamedTuple):
-    """What number along an axis of a tensor a field is told by: ``index // inner % size``. Axes that were merged have several."""
+    """What number along an axis of a tensor a field is told by: ``index // inner % size``. Axes that were merged have
+    several.
+    """
 
     axis: int
     inner: int
@@ -161,11 +166,14 @@ def _follow(graph: Graph, link: Link, axis: Axes | None, place: Place, field: Fi
         made.exact &= isinstance(along, Anywhere) and len(along.positions) == whole
 
 
-def _regrouped(graph: Graph, link: Link, axis: Axes | None, place: Place, field: Field, made: _State, output: int) -> None:
+def _regrouped(
+    graph: Graph, link: Link, axis: Axes | None, place: Place, field: Field, made: _State, output: int
+) -> None:
     assert isinstance(link.axes, Regroup)
     before, after = graph.values[link.value].shape, graph.values[output].shape
     mine, theirs = next(group for group in link.axes.groups if place.axis in group[0])
-    left, size = place.inner * prod(before[k] for k in mine if k > place.axis), place.size  # numbers are index // left % size
+    # numbers are index // left % size
+    left, size = place.inner * prod(before[k] for k in mine if k > place.axis), place.size
     for k in reversed(theirs):
         n = after[k]
         if left >= n and left % n == 0:
@@ -179,14 +187,15 @@ def _regrouped(graph: Graph, link: Link, axis: Axes | None, place: Place, field:
             made.see(axis, field.over(0, place.size - 1))
             made.exact = False
             return
-        # Split between this axis and those before it. Those say from where to where; this one narrows it, until all of it is summed.
+        # Split between this axis and those before it. Those say from where to where; this one narrows it, until all of
+        # it is summed.
         made.narrowed.add(Place(k, left, room))
         field, size, left = field.then(Look((range(room),), room)), size // room, 1
     if size == 1:
         made.see(axis, field.over(0, 0))
 
 
-# ------------------------------------------------------------------------------------------------------------------------ sets
+# ----------------------------------------------------------------------------------------------------------------- sets
 
 Set = Collection[int]  # of positions along an axis
 
@@ -206,7 +215,10 @@ def _met(one: Seen | None, other: Seen) -> Seen:
     less = [_missing(a, b) for a, b in zip(one.axes, other.axes, strict=True)]
     contained = not any(more) or not any(less)
     one_axis = sum(bool(m) or bool(n) for m, n in zip(more, less, strict=True)) <= 1
-    axes = tuple(a if not m else b if not n else frozenset(a).union(m) for a, b, m, n in zip(one.axes, other.axes, more, less, strict=True))
+    axes = tuple(
+        a if not m else b if not n else frozenset(a).union(m)
+        for a, b, m, n in zip(one.axes, other.axes, more, less, strict=True)
+    )
     return Seen(axes, one.exact and other.exact and (contained or one_axis))
 
 
@@ -290,7 +302,9 @@ def _forward(graph: Graph, link: Link, given: Seen, shape: Sequence[int]) -> See
         elif along.look == SAME and along.ends is None and n == shape[along.axis]:
             axes[along.axis] = _both(axes[along.axis], positions)
         else:
-            axes[along.axis] = _both(axes[along.axis], (along.ends or along.look).outputs(frozenset(positions), shape[along.axis]))
+            axes[along.axis] = _both(
+                axes[along.axis], (along.ends or along.look).outputs(frozenset(positions), shape[along.axis])
+            )
     return Seen(tuple(axes), given.exact and link.exact) if all(map(len, axes)) else None
 
 
@@ -320,7 +334,8 @@ def _reindexed(
 
 
 def units_of(shape: Sequence[int], unit: Iterable[int], axes: Sequence[int] | None = None) -> Seen:
-    """One unit: its places on these axes, those behind batch and channels if None; of the first sample, in any channel."""
+    """One unit: its places on these axes, those behind batch and channels if None; of the first sample, in any channel.
+    """
     found: list[Set] = list(_all(shape))
     where = range(2, len(shape)) if axes is None else axes
     if shape and 0 not in where:

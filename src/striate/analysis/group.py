@@ -18,7 +18,8 @@ FEW = 6  # places that are named each
 class Group:
     """Findings of one rule and severity, in the order of the rows.
 
-    share: of the model's MACs, by the rows that they are about; None where they are about the model as a whole, or nothing is multiplied.
+    share: of the model's MACs, by the rows that they are about; None where they are about the model as a whole, or
+    nothing is multiplied.
     """
 
     findings: tuple[Finding, ...]
@@ -38,7 +39,8 @@ class Group:
 
     @property
     def places(self) -> str:
-        """All of them, with where in the code they are called if that is known; of many, those whose names differ in a number as one.
+        """All of them, with where in the code they are called if that is known; of many, those whose names differ in a
+        number as one.
 
         >>> found = [Finding("a-rule", "note", f"blocks.{k}.conv", "It is wrong.", "Mend it.", "arithmetic") for k in range(12)]
         >>> grouped(found)[0].places, grouped(found[:2])[0].places
@@ -53,7 +55,9 @@ class Group:
 
     @property
     def scope(self) -> str:
-        """How many layers, and of how much of the MACs, in brackets where that says something: ``(12 layers, 8.0 % of the MACs)``."""
+        """How many layers, and of how much of the MACs, in brackets where that says something: ``(12 layers, 8.0 % of
+        the MACs)``.
+        """
         count = len({finding.place for finding in self.findings})
         told = [f"{count} layers"] if count > 1 else []
         told += [f"{percent(self.share)} of the MACs"] if self.share else []
@@ -86,7 +90,9 @@ def grouped(findings: Sequence[Finding]) -> list[Group]:
         shares = {finding.place: finding.share for finding in same}
         known = [share for share in shares.values() if share is not None]
         groups.append(Group(tuple(same), sum(known) if known else None))
-    return sorted(groups, key=lambda group: (SEVERITIES.index(group.severity), group.share is not None, -(group.share or 0.0)))
+    return sorted(
+        groups, key=lambda group: (SEVERITIES.index(group.severity), group.share is not None, -(group.share or 0.0))
+    )
 
 
 def percent(share: float) -> str:

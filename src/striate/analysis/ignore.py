@@ -23,7 +23,9 @@ IGNORED = re.compile(r"#\s*striate:\s*ignore\[([\w\-, ]+)\]")
 
 
 def is_ignored(context: Context, layer: Layer, id: str) -> bool:
-    """Whether the code says so: ``# striate: ignore[ID]`` where the layer is called, or where its owner makes it (``self.name = …``)."""
+    """Whether the code says so: ``# striate: ignore[ID]`` where the layer is called, or where its owner makes it
+    (``self.name = …``).
+    """
     if layer.line is not None:
         file, _, number = layer.line.rpartition(":")
         if _says(id, [linecache.getline(file, int(number))]):
@@ -45,7 +47,9 @@ def _says(id: str, lines: Sequence[str]) -> bool:
 
 
 def _makes(kind: type, name: str, inside: Sequence[str]) -> Iterator[list[str]]:
-    """The lines of a class that set ``self.name``; of a container's one argument's. inside: the names from there on to the layer."""
+    """The lines of a class that set ``self.name``; of a container's one argument's. inside: the names from there on to
+    the layer.
+    """
     if kind.__module__.split(".")[0] in ("torch", "striate"):
         return
     try:
@@ -54,8 +58,13 @@ def _makes(kind: type, name: str, inside: Sequence[str]) -> Iterator[list[str]]:
     except (OSError, TypeError, SyntaxError):  # typed into a prompt; or no longer what it was
         return
     for node in ast.walk(tree):
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        if any(isinstance(t, ast.Attribute) and t.attr == name and isinstance(t.value, ast.Name) and t.value.id == "self" for t in targets):
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        if any(
+            isinstance(t, ast.Attribute) and t.attr == name and isinstance(t.value, ast.Name) and t.value.id == "self"
+            for t in targets
+        ):
             assert isinstance(node, (ast.Assign, ast.AnnAssign))
             kept = {node.lineno, *_lines_of(node.value, inside)}
             yield [lines[number - 1] for number in sorted(kept)]
@@ -75,7 +84,8 @@ def _lines_of(made: ast.expr | None, inside: Sequence[str]) -> Iterator[int]:
 
 
 def configured(folder: str | Path) -> list[str]:
-    """The ids that ``[tool.striate.lint] ignore`` names in the first pyproject.toml of a folder and those above it, for the command line.
+    """The ids that ``[tool.striate.lint] ignore`` names in the first pyproject.toml of a folder and those above it, for
+    the command line.
 
     Python 3.10 cannot read such a file: nothing is ignored then.
 

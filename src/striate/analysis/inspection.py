@@ -44,16 +44,20 @@ def inspect(
 ) -> Report:
     """Says what a model's layers cost, see and get wrong, without computing any of them.
 
-    input: a shape (``(1, 3, 224, 224)``; without the batch one sample), a tensor, or a tuple or dictionary of them for several.
-    optimizer: whose groups the lint rules join with the layers. batch_size: training's, if not the input's; object_px: how large what is to
-    be recognised is in the input [px]; loss: what the output goes into, as ``nn.CrossEntropyLoss()``; task: "classification",
-    "localisation" or "segmentation", if it is known. ignore: ids of lint rules, as "bias-before-norm".
+    input: a shape (``(1, 3, 224, 224)``; without the batch one sample), a tensor, or a tuple or dictionary of them for
+    several.
+    optimizer: whose groups the lint rules join with the layers. batch_size: training's, if not the input's; object_px:
+    how large what is to be recognised is in the input [px]; loss: what the output goes into, as
+    ``nn.CrossEntropyLoss()``; task: "classification", "localisation" or "segmentation", if it is known. ignore: ids of
+    lint rules, as "bias-before-norm".
 
     The model is left as it was; it may be in training or evaluation mode, and the rules say what that means.
 
-    Raises ShapeError where the model does not run on such an input, with the line of its code; ArgumentTypeError for other arguments.
+    Raises ShapeError where the model does not run on such an input, with the line of its code; ArgumentTypeError for
+    other arguments.
 
-    Source: receptive fields after A. Araujo, W. Norris, J. Sim, "Computing Receptive Fields of Convolutional Neural Networks", 2019.
+    Source: receptive fields after A. Araujo, W. Norris, J. Sim, "Computing Receptive Fields of Convolutional Neural
+    Networks", 2019.
 
     >>> from torch import nn
     >>> layer = inspect(nn.Conv2d(3, 10, 5, padding=2), (1, 3, 32, 32)).layers[0]
@@ -66,7 +70,11 @@ def inspect(
     try:
         graph = trace(model, example)
     except ShapeError as error:
-        if not (isinstance(model, Module) and model.training and re.search("more than (1|one) value per channel", str(error))):
+        if not (
+            isinstance(model, Module)
+            and model.training
+            and re.search("more than (1|one) value per channel", str(error))
+        ):
             raise
         modes = [(module, module.training) for module in model.modules()]
         model.eval()
@@ -79,11 +87,16 @@ def inspect(
     fields = Fields(graph)
     rows = Rows(graph, fields)
     if graph.reason:
-        notes.append(f"The model could not be traced without values ({graph.reason}); it ran once, and all holds for this input only.")
+        notes.append(
+            f"The model could not be traced without values ({graph.reason}); it ran once, and all holds for this "
+            "input only."
+        )
     measured = [row.name for row in rows.layers if row.type in SPATIAL_NORMS or _measures_places(row, graph, fields)]
     if measured:
         few = ", ".join(measured[:3]) + (" …" if len(measured) > 3 else "")
-        notes.append(f"Receptive fields follow the taps; the statistics that norms take over places ({few}) are not counted.")
+        notes.append(
+            f"Receptive fields follow the taps; the statistics that norms take over places ({few}) are not counted."
+        )
     report = Report(type(model).__name__, graph, fields, rows.layers, rows.totals, notes, optimizer=optimizer)
     report.findings = lint(report, Use(optimizer, batch_size, object_px, loss, task), ignore)
     return report
@@ -102,7 +115,8 @@ def _measures_places(row: Layer, graph: Graph, fields: Fields) -> bool:
 
 
 def _with_batch(model: Any, input: Any) -> Any:
-    """A shape without a batch gets one of 1 where the first layer says how many axes there are; of several all or none."""
+    """A shape without a batch gets one of 1 where the first layer says how many axes there are; of several all or none.
+    """
     if not isinstance(model, Module) or not isinstance(input, (tuple, list)) or not input:
         return input
     if all(isinstance(one, (tuple, list)) for one in input):

@@ -1,6 +1,8 @@
-"""Where the outputs of an operation look: for each axis of each tensor that it reads, along which axis of the output and how far.
+"""Where the outputs of an operation look: for each axis of each tensor that it reads, along which axis of the output
+and how far.
 
-One function for each kind of operation. What none of them knows is taken to look everywhere, and the answer is marked as a bound.
+One function for each kind of operation. What none of them knows is taken to look everywhere, and the answer is marked
+as a bound.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ SAME = Look()
 class Along(NamedTuple):
     """An input's axis that is followed by the output's axis ``axis``.
 
-    ends: where what is computed near the ends of the axis looks otherwise, the positions of all outputs, in place of ``look``'s.
+    ends: where what is computed near the ends of the axis looks otherwise, the positions of all outputs, in place of
+    ``look``'s.
     """
 
     axis: int
@@ -40,7 +43,9 @@ class Anywhere(NamedTuple):
 
 
 class Regroup(NamedTuple):
-    """The same values in the same order with other axes: axes of the input, and those of the output with as many values."""
+    """The same values in the same order with other axes: axes of the input, and those of the output with as many
+    values.
+    """
 
     groups: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
 
@@ -48,8 +53,9 @@ class Regroup(NamedTuple):
 class Link(NamedTuple):
     """How one output of an operation depends on one tensor that it reads.
 
-    axes: for each axis of that tensor; or a Regroup. exact: False where it may see less. within: an axis of the output and the places on
-    it that see that tensor, if not all do. narrows: an axis of the output along which units see parts of what is told, all together all.
+    axes: for each axis of that tensor; or a Regroup. exact: False where it may see less. within: an axis of the output
+    and the places on it that see that tensor, if not all do. narrows: an axis of the output along which units see parts
+    of what is told, all together all.
     """
 
     value: int
@@ -133,18 +139,52 @@ def _is_pointwise(name: str) -> bool:
     return bool(names) and torch.Tag.pointwise in getattr(packet, names[0]).tags
 
 
-# --------------------------------------------------------------------------------------------------------------- value by value
+# ------------------------------------------------------------------------------------------------------- value by value
 
 
 @links_for(  # what torch does not tag as such
-    *("detach", "alias", "contiguous", "_to_copy", "lift_fresh", "native_dropout", "dropout", "bernoulli", "bernoulli_", "masked_fill_"),
-    *("copy_", "rrelu_with_noise", "_prelu_kernel", "prelu", "hardswish", "hardswish_", "fill_", "zero_", "uniform_", "normal_"),
-    *("new_empty", "new_zeros", "new_full", "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "log_sigmoid_forward"),
+    *(
+        "detach",
+        "alias",
+        "contiguous",
+        "_to_copy",
+        "lift_fresh",
+        "native_dropout",
+        "dropout",
+        "bernoulli",
+        "bernoulli_",
+        "masked_fill_",
+    ),
+    *(
+        "copy_",
+        "rrelu_with_noise",
+        "_prelu_kernel",
+        "prelu",
+        "hardswish",
+        "hardswish_",
+        "fill_",
+        "zero_",
+        "uniform_",
+        "normal_",
+    ),
+    *(
+        "new_empty",
+        "new_zeros",
+        "new_full",
+        "empty_like",
+        "zeros_like",
+        "ones_like",
+        "full_like",
+        "rand_like",
+        "log_sigmoid_forward",
+    ),
     *("floor_divide", "bucketize", "quantize_per_tensor", "fake_quantize_per_tensor_affine"),
 )
 def pointwise(op: Op) -> list[list[Link]]:
     """Axes are matched from the last on; those of size 1 are repeated."""
-    if op.node.op.startswith("aten.new_") or op.node.op.endswith(("_like", ".fill_", ".zero_", ".uniform_", ".normal_")):
+    if op.node.op.startswith("aten.new_") or op.node.op.endswith(
+        ("_like", ".fill_", ".zero_", ".uniform_", ".normal_")
+    ):
         return [[] for _ in op.node.outputs]  # of the input only the shape is used
     rank = len(op.output)
     links = []
@@ -152,7 +192,8 @@ def pointwise(op: Op) -> list[list[Link]]:
         shape = op.shape(value)
         ahead = rank - len(shape)
         axes = tuple(
-            Anywhere(range(1)) if n == 1 and op.output[ahead + i] != 1 else Along(ahead + i) for i, n in enumerate(shape)
+            Anywhere(range(1)) if n == 1 and op.output[ahead + i] != 1 else Along(ahead + i)
+            for i, n in enumerate(shape)
         )
         links.append(Link(value, axes))
     return [links for _ in op.node.outputs]
@@ -166,15 +207,22 @@ def gated(op: Op) -> list[list[Link]]:
 
 
 @links_for(
-    *("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "_batch_norm_with_update"),
+    *(
+        "native_batch_norm",
+        "_native_batch_norm_legit",
+        "_native_batch_norm_legit_no_training",
+        "_batch_norm_with_update",
+    ),
     *("_batch_norm_no_update", "native_group_norm", "native_layer_norm", "_fused_rms_norm"),
 )
 def norm(op: Op) -> list[list[Link]]:
-    """Value by value: statistics count as constants, as evaluation has them. (What they see is said by the norm's axes.)"""
+    """Value by value: statistics count as constants, as evaluation has them. (What they see is said by the norm's
+    axes.)
+    """
     return [[op.same(op.input)], *([] for _ in op.node.outputs[1:])]
 
 
-# --------------------------------------------------------------------------------------------------------------------- windows
+# -------------------------------------------------------------------------------------------------------------- windows
 
 
 def _each(given: Sequence[int] | int | None, count: int, otherwise: Sequence[int] = ()) -> list[int]:
@@ -205,7 +253,11 @@ def convolution(op: Op) -> list[list[Link]]:
     return [[op.same(x, changed), *op.others(x)]]
 
 
-@links_for("max_pool2d_with_indices", "max_pool3d_with_indices", *(f"{kind}_pool{d}d" for kind in ("max", "avg") for d in (1, 2, 3)))
+@links_for(
+    "max_pool2d_with_indices",
+    "max_pool3d_with_indices",
+    *(f"{kind}_pool{d}d" for kind in ("max", "avg") for d in (1, 2, 3)),
+)
 def pooling(op: Op) -> list[list[Link]]:
     size = op["kernel_size"]
     dims = int(op.node.op.split("pool")[1][0])
@@ -213,7 +265,9 @@ def pooling(op: Op) -> list[list[Link]]:
     size = _each(size, dims)
     stride, padding = _each(op["stride"], dims, size), _each(op["padding"], dims, [0] * dims)
     dilation = _each(op["dilation"], dims, [1] * dims)
-    looks = {lead + i: Along(lead + i, Axis(0, 0, size[i], stride[i], dilation[i], padding[i]).look) for i in range(dims)}
+    looks = {
+        lead + i: Along(lead + i, Axis(0, 0, size[i], stride[i], dilation[i], padding[i]).look) for i in range(dims)
+    }
     return [[op.same(op.input, dict(looks))] for _ in op.node.outputs]
 
 
@@ -248,7 +302,9 @@ def nearest(op: Op) -> list[list[Link]]:
 
 
 def _rounded(op: Op, axis: int, along: Along | Anywhere, half: float) -> Along | Anywhere:
-    """torch multiplies in float32: where the product should be a whole number it may fall short, and another position is the nearest."""
+    """torch multiplies in float32: where the product should be a whole number it may fall short, and another position
+    is the nearest.
+    """
     if axis < 2 or isinstance(along, Anywhere):
         return along
     size, out = op.shape(op.input)[axis], op.output[axis]
@@ -263,7 +319,9 @@ def _rounded(op: Op, axis: int, along: Along | Anywhere, half: float) -> Along |
 
 def _factor(op: Op, axis: int) -> float | None:
     """The scale that was given for an axis, if one was."""
-    factors = op["scale_factors"] or [op[name] for name in ("scales", "scales_d", "scales_h", "scales_w") if name in op.arguments]
+    factors = op["scale_factors"] or [
+        op[name] for name in ("scales", "scales_d", "scales_h", "scales_w") if name in op.arguments
+    ]
     return factors[len(factors) - len(op.output) + axis] if factors else None
 
 
@@ -285,7 +343,9 @@ def _center(op: Op) -> Callable[[int, Fraction], Fraction]:
     return (lambda o, ratio: o * ratio) if op["align_corners"] else (lambda o, ratio: (o + half) * ratio - half)
 
 
-def _resampled(op: Op, taps: Callable[[Fraction], tuple[int, ...]], source: Callable[[int, Fraction], Fraction]) -> list[list[Link]]:
+def _resampled(
+    op: Op, taps: Callable[[Fraction], tuple[int, ...]], source: Callable[[int, Fraction], Fraction]
+) -> list[list[Link]]:
     """The position that an output takes its value from, and the positions around it that it is made of."""
     shape = op.shape(op.input)
     looks: dict[int, Along | Anywhere] = {}
@@ -311,7 +371,7 @@ def windows(op: Op) -> list[list[Link]]:
     return [[op.same(op.input, {axis: Along(axis, Look((range(op["size"]),), op["step"]))}, exact=op["size"] == 1)]]
 
 
-# ---------------------------------------------------------------------------------------------------------------- axes that move
+# ------------------------------------------------------------------------------------------------------- axes that move
 
 
 @links_for("permute", "permute_copy")
@@ -332,7 +392,18 @@ def transposed(op: Op) -> list[list[Link]]:
 
 
 @links_for(
-    *("view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "unsqueeze_", "squeeze", "squeeze_", "flatten", "unflatten"),
+    *(
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "_reshape_alias",
+        "unsqueeze",
+        "unsqueeze_",
+        "squeeze",
+        "squeeze_",
+        "flatten",
+        "unflatten",
+    ),
     *("as_strided", "as_strided_", "view_copy", "_reshape_copy", "unsqueeze_copy", "squeeze_copy"),
 )
 def regrouped(op: Op) -> list[list[Link]]:
@@ -376,7 +447,11 @@ def expanded(op: Op) -> list[list[Link]]:
     axes: list[Along | Anywhere] = []
     for i, n in enumerate(shape):
         out = op.output[ahead + i]
-        axes.append(Along(ahead + i) if n == out else Along(ahead + i, Look((range(1),) if n == 1 else tuple((p,) for p in range(n)), 0)))
+        axes.append(
+            Along(ahead + i)
+            if n == out
+            else Along(ahead + i, Look((range(1),) if n == 1 else tuple((p,) for p in range(n)), 0))
+        )
     return [[Link(op.input, tuple(axes))]]
 
 
@@ -422,7 +497,7 @@ def rolled(op: Op) -> list[list[Link]]:
     return [[op.same(op.input, axes) if axes else op.everywhere(op.input, exact=False)]]
 
 
-# ----------------------------------------------------------------------------------------------------------- parts and their sums
+# ------------------------------------------------------------------------------------------------- parts and their sums
 
 
 @links_for("slice", "slice_copy", "narrow")
@@ -466,7 +541,9 @@ def joined(op: Op) -> list[list[Link]]:
         shape = op.shape(value)
         if len(shape) == len(op.output):
             stop = start + shape[axis]
-            links.append(op.same(value, {axis: Along(axis, Look(((-start,),), 1))})._replace(within=(axis, range(start, stop))))
+            links.append(
+                op.same(value, {axis: Along(axis, Look(((-start,),), 1))})._replace(within=(axis, range(start, stop)))
+            )
             start = stop
     return [links]
 
@@ -512,12 +589,39 @@ def part_written(op: Op) -> list[list[Link]]:
 
 LINKS[WRITTEN] = part_written
 
-# ------------------------------------------------------------------------------------------------------------- sums over axes
+# ------------------------------------------------------------------------------------------------------- sums over axes
 
 
 @links_for(
-    *("mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "std_mean", "prod", "norm", "linalg_vector_norm"),
-    *("logsumexp", "argmax", "argmin", "any", "all", "nansum", "median", "mode", "count_nonzero", "aminmax", "nanmean", "kthvalue"),
+    *(
+        "mean",
+        "sum",
+        "amax",
+        "amin",
+        "max",
+        "min",
+        "var",
+        "std",
+        "var_mean",
+        "std_mean",
+        "prod",
+        "norm",
+        "linalg_vector_norm",
+    ),
+    *(
+        "logsumexp",
+        "argmax",
+        "argmin",
+        "any",
+        "all",
+        "nansum",
+        "median",
+        "mode",
+        "count_nonzero",
+        "aminmax",
+        "nanmean",
+        "kthvalue",
+    ),
 )
 def reduced(op: Op) -> list[list[Link]]:
     shape = op.shape(op.input)
@@ -535,7 +639,18 @@ def reduced(op: Op) -> list[list[Link]]:
 
 
 @links_for(
-    *("_softmax", "softmax", "_log_softmax", "log_softmax", "_safe_softmax", "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"),
+    *(
+        "_softmax",
+        "softmax",
+        "_log_softmax",
+        "log_softmax",
+        "_safe_softmax",
+        "cumsum",
+        "cumprod",
+        "cummax",
+        "cummin",
+        "logcumsumexp",
+    ),
     *("sort", "topk"),
 )
 def along_one(op: Op) -> list[list[Link]]:
@@ -549,7 +664,10 @@ def along_one(op: Op) -> list[list[Link]]:
 def product(op: Op) -> list[list[Link]]:
     """Rows of the first by columns of the second; a third is added."""
     pairs = (("mat1", "mat2"), ("batch1", "batch2"), ("mat", "vec"), ("self", "vec"), ("self", "mat2"))
-    a, b = (op.value(name) for name in next((pair for pair in pairs if pair[0] in op.arguments and pair[1] in op.arguments), pairs[-1]))
+    a, b = (
+        op.value(name)
+        for name in next((pair for pair in pairs if pair[0] in op.arguments and pair[1] in op.arguments), pairs[-1])
+    )
     if a is None or b is None:
         return [[op.everywhere(v, exact=op.output == ()) for v in dict.fromkeys(op.node.inputs)]]
     if len(op.shape(b)) == 1:  # a vector
@@ -563,12 +681,21 @@ def product(op: Op) -> list[list[Link]]:
     more = []
     for value in added:
         shape = op.shape(value)
-        more.append(Link(value, tuple(Anywhere(range(1)) if n == 1 else Along(rank - len(shape) + i) for i, n in enumerate(shape))))
+        more.append(
+            Link(
+                value,
+                tuple(Anywhere(range(1)) if n == 1 else Along(rank - len(shape) + i) for i, n in enumerate(shape)),
+            )
+        )
     return [[left, right, *more]]
 
 
 @links_for(
-    *("scaled_dot_product_attention", "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math"),
+    *(
+        "scaled_dot_product_attention",
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_attention_math",
+    ),
     *("_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"),
 )
 def attention(op: Op) -> list[list[Link]]:
@@ -590,7 +717,20 @@ def embedded(op: Op) -> list[list[Link]]:
     return [[Link(indices, tuple(Along(i) for i in range(len(op.shape(indices)))))]]
 
 
-@links_for("empty", "zeros", "ones", "full", "arange", "scalar_tensor", "rand", "randn", "eye", "linspace", "empty_strided", "randint")
+@links_for(
+    "empty",
+    "zeros",
+    "ones",
+    "full",
+    "arange",
+    "scalar_tensor",
+    "rand",
+    "randn",
+    "eye",
+    "linspace",
+    "empty_strided",
+    "randint",
+)
 def made(op: Op) -> list[list[Link]]:
     return [[] for _ in op.node.outputs]
 

@@ -23,16 +23,20 @@ TASKS = ("classification", "localisation", "segmentation")
 def lint(report: Report, use: Use, ignore: Collection[str] = ()) -> list[Finding]:
     """All findings, errors first, in the order of the rows.
 
-    Raises ArgumentError for an id in ``ignore`` that no rule has, a task there is not, and sizes below what they can be; ArgumentTypeError
-    for a loss or an optimizer that is none.
+    Raises ArgumentError for an id in ``ignore`` that no rule has, a task there is not, and sizes below what they can
+    be; ArgumentTypeError for a loss or an optimizer that is none.
     """
     _check(use)
     ignore = (ignore,) if isinstance(ignore, str) else ignore
     unknown = sorted(set(ignore) - set(RULES))
     if unknown:
-        raise ArgumentError(build("lint", "ids of rules to ignore", repr(unknown[0]), do=f"There are {', '.join(sorted(RULES))}."))
+        raise ArgumentError(
+            build("lint", "ids of rules to ignore", repr(unknown[0]), do=f"There are {', '.join(sorted(RULES))}.")
+        )
     if use.task not in (None, *TASKS):
-        raise ArgumentError(build("lint", f"a task of {', '.join(TASKS)}", repr(use.task), do="Choose one of them, or leave it out."))
+        raise ArgumentError(
+            build("lint", f"a task of {', '.join(TASKS)}", repr(use.task), do="Choose one of them, or leave it out.")
+        )
     context = Context(report, use)
     places = {layer.name: place for place, layer in enumerate(report.layers)}
     lines = {layer.name: layer for layer in report.layers}
@@ -45,7 +49,9 @@ def lint(report: Report, use: Use, ignore: Collection[str] = ()) -> list[Finding
             if layer is None or not is_ignored(context, layer, one.id):
                 line = layer.line if layer is not None else None
                 share = (layer.macs or 0) / total if layer is not None and total else None
-                found.append(Finding(one.id, severity or one.severity, place, message, fix, one.source, line, share, mend))
+                found.append(
+                    Finding(one.id, severity or one.severity, place, message, fix, one.source, line, share, mend)
+                )
     return sorted(found, key=lambda f: (SEVERITIES.index(f.severity), places.get(f.place, len(places))))
 
 
@@ -56,7 +62,9 @@ def _check(use: Use) -> None:
         do = "Make it, as SGD(model.parameters(), 0.1)."
         raise ArgumentTypeError(build("inspect", "a torch.optim.Optimizer", _kind(optimizer), do=do))
     if loss is not None and not isinstance(loss, Module):
-        raise ArgumentTypeError(build("inspect", "a loss that is a module", _kind(loss), do="Make it, as nn.CrossEntropyLoss()."))
+        raise ArgumentTypeError(
+            build("inspect", "a loss that is a module", _kind(loss), do="Make it, as nn.CrossEntropyLoss().")
+        )
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         do = "Leave it out for the input's."
         raise ArgumentError(build("inspect", "batch_size to be a whole number from 1 on", repr(batch_size), do=do))

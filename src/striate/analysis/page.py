@@ -48,13 +48,18 @@ def facts(report: Report) -> list[str]:
     mode = "training" if report.graph.training else "evaluation"
     shapes = ", ".join(map(sizes, report.input_shapes))
     trained = "" if t["trainable_parameters"] == t["parameters"] else f", {t['trainable_parameters']:,} of them trained"
-    told = f"{t['macs']:,} MACs = {t['flops']:,} FLOPs forward" if t["macs"] is not None else "an unknown number of MACs forward"
+    told = (
+        f"{t['macs']:,} MACs = {t['flops']:,} FLOPs forward"
+        if t["macs"] is not None
+        else "an unknown number of MACs forward"
+    )
     back = f", {t['backward_macs']:,} MACs backward" if t["backward_macs"] is not None else ""
     return [
         f"{report.model}: x {shapes}, {mode} mode",
         f"{t['parameters']:,} parameters ({short(t['parameter_bytes'] or 0)}B){trained}",
         f"{told}{back}",
-        f"{short(t['activation_bytes'] or 0)}B of outputs, of which a training step keeps {short(t['kept_bytes'] or 0)}B for backward",
+        f"{short(t['activation_bytes'] or 0)}B of outputs, of which a training step keeps "
+        f"{short(t['kept_bytes'] or 0)}B for backward",
     ]
 
 
@@ -115,7 +120,9 @@ def bar(share: float, width: int = BAR) -> str:
 def table(report: Report, width: int = 100, color: bool = False) -> str:
     """Columns that do not fit are left out: first the weights' shapes, the bytes made and those kept."""
     if width < LEAST_WIDTH:
-        raise ArgumentError(build("Report.table", f"a width of at least {LEAST_WIDTH}", width, do="Leave it out for 100."))
+        raise ArgumentError(
+            build("Report.table", f"a width of at least {LEAST_WIDTH}", width, do="Leave it out for 100.")
+        )
     hidden = next(left_out for least, left_out in HIDDEN if width >= least)
     rows = _rows(report)
     lines = columns(rows, "<<<<>>>>><", width, {0: 12, 1: 9, 2: 9, 3: 9, 8: 8}, hidden)
@@ -168,7 +175,7 @@ def markdown(report: Report) -> str:
     return "\n".join([*told, "", *lines, "", about(head), *([""] if found else []), *found]) + "\n"
 
 
-# ------------------------------------------------------------------------------------------------------------------ page
+# ----------------------------------------------------------------------------------------------------------------- page
 
 STYLE = """
 :root { --error: #b3261e; --warning: #9a5b00; --note: #9a5b00 }
@@ -268,7 +275,10 @@ def _findings(report: Report) -> str:
         head = f"<em>{group.severity}</em> <b>{escape(group.rule)}</b>: {escape(group.places)}{escape(group.scope)}"
         each = "".join(f"<br><b>{escape(f.place)}</b>: {escape(f.message)} {escape(f.fix)}" for f in group.findings)
         more = "" if group.alike else f"<details><summary>each of them</summary>{each.removeprefix('<br>')}</details>"
-        listed.append(f'<li class="{group.severity}">{head}<br>{escape(group.message)}<small>{escape(group.source)}</small>{more}</li>')
+        listed.append(
+            "<li "
+            f'class="{group.severity}">{head}<br>{escape(group.message)}<small>{escape(group.source)}</small>{more}</li>'
+        )
     return f"<h2>Findings</h2>\n<p>{counted(groups)}</p>\n<ul>\n{chr(10).join(listed)}\n</ul>"
 
 
@@ -283,7 +293,9 @@ def _layers(report: Report) -> str:
     total = report.totals["macs"] or sum(layer.macs or 0 for layer in report.layers)
     shares = [(layer.macs or 0) / total if total else 0.0 for layer in report.layers]
     end = next(scale for scale in SCALES if max(shares, default=0.0) <= scale * (1 + 1e-9))
-    cells = {id(layer): _cells(row, head, share, end) for layer, row, share in zip(report.layers, rows, shares, strict=True)}
+    cells = {
+        id(layer): _cells(row, head, share, end) for layer, row, share in zip(report.layers, rows, shares, strict=True)
+    }
     by_layer = {id(layer): share for layer, share in zip(report.layers, shares, strict=True)}
     names = "".join(f'<th class="n">{word}</th>' for word in (*head[4:9], "share"))
     header = f'<thead><tr><th>layer</th>{names}<th class="bar">{_scale(end)}</th></tr></thead>'
@@ -302,7 +314,9 @@ def _layers(report: Report) -> str:
     for place, layer in enumerate(report.layers):
         style = ";".join(f"--{name}:{rank[place]}" for name, rank in zip(ORDERS, ranks, strict=True))
         ordered.append(f'<tr style="{style}">{cells[id(layer)]}</tr>')
-    choices = "".join(f'<input type="radio" name="by" id="by-{name}"><label for="by-{name}">by {name}</label>' for name in ORDERS)
+    choices = "".join(
+        f'<input type="radio" name="by" id="by-{name}"><label for="by-{name}">by {name}</label>' for name in ORDERS
+    )
     return f"""<h2>Layers</h2>
 <p>{escape(about(head))} Stages: runs of layers whose maps are of one size.</p>
 <div class="layers">

@@ -53,7 +53,9 @@ SAMPLE = (  # in hundredths of the image
 
 
 class Frame(NamedTuple):
-    """What a layer's middle unit sees on rows and columns of the image: from the first to the last position, padding and all."""
+    """What a layer's middle unit sees on rows and columns of the image: from the first to the last position, padding
+    and all.
+    """
 
     layer: Layer
     unit: tuple[int, ...]
@@ -65,7 +67,8 @@ class Frame(NamedTuple):
 
 
 def frames(report: Report, most: int = MOST) -> list[Frame]:
-    """Of the layers that see more than those before them, the smallest, the largest, and some whose sizes lie evenly between.
+    """Of the layers that see more than those before them, the smallest, the largest, and some whose sizes lie evenly
+    between.
 
     None where the first input is no image of rows and columns, or nothing is known.
     """
@@ -113,7 +116,11 @@ def picture(report: Report) -> str:
     if not drawn:
         return ""
     height, width = report.input_shapes[0][2:]
-    shortens = any(first < -n or last >= 2 * n for frame in drawn for (first, last), n in zip(frame.spans, (height, width), strict=True))
+    shortens = any(
+        first < -n or last >= 2 * n
+        for frame in drawn
+        for (first, last), n in zip(frame.spans, (height, width), strict=True)
+    )
     boxes = [_box(frame, (height, width), shortens) for frame in drawn]
     top, left = (min([0.0, *(box[axis][0] for box in boxes)]) for axis in (0, 1))
     bottom, right = (max([float(n), *(box[axis][1] for box in boxes)]) for axis, n in enumerate((height, width)))
@@ -121,9 +128,13 @@ def picture(report: Report) -> str:
     view = f"{left - margin:g} {top - margin:g} {right - left + 2 * margin:g} {bottom - top + 2 * margin:g}"
     grid = ""
     if max(height, width) <= GRID_PX:
-        lines = "".join(f"M{x} 0V{height}" for x in range(1, width)) + "".join(f"M0 {y}H{width}" for y in range(1, height))
+        lines = "".join(f"M{x} 0V{height}" for x in range(1, width)) + "".join(
+            f"M0 {y}H{width}" for y in range(1, height)
+        )
         grid = f'<path class="grid" d="{lines}"/>'
-    outlines = "".join(_outline(frame, box, place) for place, (frame, box) in reversed(list(enumerate(zip(drawn, boxes, strict=True)))))
+    outlines = "".join(
+        _outline(frame, box, place) for place, (frame, box) in reversed(list(enumerate(zip(drawn, boxes, strict=True))))
+    )
     rows = "".join(_row(report, frame, place) for place, frame in enumerate(drawn))
     outside = " Around the image: padding." if (top, bottom, left, right) != (0, height, 0, width) else ""
     outside += " Distances in it are drawn shortened, the more the further away." if shortens else ""
@@ -153,8 +164,9 @@ Box = tuple[tuple[float, float], ...]  # on rows and columns of the picture, fro
 
 
 def _box(frame: Frame, image: tuple[int, int], shortens: bool) -> Box:
-    """Where a frame is drawn: in pixels of the image, and where frames go further from it than its size, d of them beyond its edge as
-    n/2·ln(1 + 2d/n), so that all are seen and the image is not too small."""
+    """Where a frame is drawn: in pixels of the image, and where frames go further from it than its size, d of them
+    beyond its edge as n/2·ln(1 + 2d/n), so that all are seen and the image is not too small.
+    """
 
     def beyond(pixels: int, n: int) -> float:
         return n / 2 * log1p(2 * pixels / n) if shortens else float(pixels)
@@ -170,7 +182,10 @@ def _outline(frame: Frame, at: Box, place: int) -> str:
     box = f'x="{left:.6g}" y="{top:.6g}" width="{right - left:.6g}" height="{bottom - top:.6g}"'
     dashes = ' stroke-dasharray="6 4"' if _is_bound(frame) else ""
     title = f"<title>{escape(frame.layer.name)}: {sizes(frame.size)} px</title>"
-    return f'<rect class="frame halo" {box}/><rect class="frame" style="stroke:var(--k{place})" {box}{dashes}>{title}</rect>'
+    return (
+        f'<rect class="frame halo" {box}/><rect class="frame" style="stroke:var(--k{place})" '
+        f'{box}{dashes}>{title}</rect>'
+    )
 
 
 def _row(report: Report, frame: Frame, place: int) -> str:
@@ -178,8 +193,11 @@ def _row(report: Report, frame: Frame, place: int) -> str:
     seen = report.receptive_field(layer.name, frame.unit).rectangle
     ends = [f"{first} to {last}" for first, last in seen] if seen is not None else ["none", "none"]
     unit = f", unit {', '.join(map(str, frame.unit))}" if frame.unit else ""
-    places = (f'<td class="n" data-name="{axis}">{told}</td>' for axis, told in zip(("rows", "columns"), ends, strict=True))
+    places = (
+        f'<td class="n" data-name="{axis}">{told}</td>' for axis, told in zip(("rows", "columns"), ends, strict=True)
+    )
     return (
-        f'<tr><td><i style="border-color:var(--k{place})"></i>{escape(layer.name)}<small>{escape(layer.type)}{unit}</small></td>'
+        '<tr><td><i '
+        f'style="border-color:var(--k{place})"></i>{escape(layer.name)}<small>{escape(layer.type)}{unit}</small></td>'
         f'<td class="n">{mark}{sizes(frame.size)} px</td>{"".join(places)}</tr>'
     )

@@ -26,9 +26,11 @@ VERSION = 1  # of to_dict's form
 class ReceptiveField(NamedTuple):
     """What one unit of a layer sees.
 
-    rectangle: on each axis of the input from the first to the last position, inside the image; None where it sees none of it.
-    taps: on each axis the positions themselves, without the holes of dilation. exact: False where branches cross and fewer of the
-    product of these positions may be seen; rectangle is exact all the same unless ``status`` says otherwise.
+    rectangle: on each axis of the input from the first to the last position, inside the image; None where it sees none
+    of it.
+    taps: on each axis the positions themselves, without the holes of dilation. exact: False where branches cross and
+    fewer of the product of these positions may be seen; rectangle is exact all the same unless ``status`` says
+    otherwise.
     size, jump, offset: as for the layer, padding included.
     """
 
@@ -55,13 +57,15 @@ class Report:
     def input_shapes(self) -> list[tuple[int, ...]]:
         return [self.graph.values[v].shape for v in self.graph.inputs]
 
-    # -------------------------------------------------------------------------------------------------------- receptive fields
+    # ------------------------------------------------------------------------------------------------- receptive fields
 
     def layer(self, name: str) -> Layer:
         """The row of that name."""
         found = [layer for layer in self.layers if layer.name == name]
         if not found:
-            near = [layer.name for layer in self.layers if name and layer.name.endswith(name)] or [layer.name for layer in self.layers]
+            near = [layer.name for layer in self.layers if name and layer.name.endswith(name)] or [
+                layer.name for layer in self.layers
+            ]
             few = ", ".join(near[:8]) + (" …" if len(near) > 8 else "")
             raise ArgumentError(build("Report.layer", f"one of {few}", repr(name), do="Choose the name of a row."))
         return found[0]
@@ -71,8 +75,8 @@ class Report:
         return [axis for axis in self.fields.axes if axis[0] == input]
 
     def unit_axes(self, layer: str) -> tuple[int, ...]:
-        """The axes of a layer's output that say where a unit stands: those that follow the axes of the first input, wherever they are; if
-        they cannot be told, all behind batch and channels.
+        """The axes of a layer's output that say where a unit stands: those that follow the axes of the first input,
+        wherever they are; if they cannot be told, all behind batch and channels.
 
         >>> from striate import inspect
         >>> from torch import nn
@@ -82,14 +86,16 @@ class Report:
         """
         row = self.layer(layer)
         places = [None if row.value is None else self.fields.place(row.value, axis) for axis in self.axes()]
-        found = tuple(place.axis for place in places if place is not None and place.size == row.output_shape[place.axis])
+        found = tuple(
+            place.axis for place in places if place is not None and place.size == row.output_shape[place.axis]
+        )
         return found if len(found) == len(places) == len(set(found)) else tuple(range(2, len(row.output_shape)))
 
     def receptive_field(self, layer: str, unit: Sequence[int] | None = None, input: int = 0) -> ReceptiveField:
         """Which part of an input a unit of a layer sees.
 
-        unit: its place on the output's axes that follow the image's (:meth:`unit_axes`), the middle one if None; input: the number
-        of the model's input.
+        unit: its place on the output's axes that follow the image's (:meth:`unit_axes`), the middle one if None; input:
+        the number of the model's input.
 
         Raises ArgumentError for a layer or unit there is not.
 
@@ -132,12 +138,16 @@ class Report:
         if seen is None or not axes:
             return ReceptiveField(None, tuple(() for _ in found), True, EXACT)
         taps = tuple(tuple(sorted(seen.axes[axis])) for axis in found)
-        return ReceptiveField(tuple((t[0], t[-1]) for t in taps), taps, seen.exact, ONE_RUN if self.graph.reason else EXACT)
+        return ReceptiveField(
+            tuple((t[0], t[-1]) for t in taps), taps, seen.exact, ONE_RUN if self.graph.reason else EXACT
+        )
 
     def _units(self, layer: str, unit: Sequence[int] | None) -> tuple[int, Seen]:
         row = self.layer(layer)
         if row.value is None:
-            raise ArgumentError(build("Report.receptive_field", "a layer with an output", repr(layer), do="Choose another row."))
+            raise ArgumentError(
+                build("Report.receptive_field", "a layer with an output", repr(layer), do="Choose another row.")
+            )
         shape, axes = self.graph.values[row.value].shape, self.unit_axes(row.name)
         sizes = tuple(shape[axis] for axis in axes)
         if unit is None:
@@ -145,12 +155,14 @@ class Report:
         _check_place("Report.receptive_field", "unit", unit, sizes)
         return row.value, units_of(shape, unit, axes)
 
-    # ---------------------------------------------------------------------------------------------------------------- findings
+    # --------------------------------------------------------------------------------------------------------- findings
 
     def fix(self) -> tuple[Module, str]:
-        """A copy of the model without those findings that can be mended mechanically, and what changed, as a unified diff.
+        """A copy of the model without those findings that can be mended mechanically, and what changed, as a unified
+        diff.
 
-        The model itself stays as it is. Where the optimizer's groups are wrong, the diff goes on with them: what they hold, and what
+        The model itself stays as it is. Where the optimizer's groups are wrong, the diff goes on with them: what they
+        hold, and what
         :func:`striate.training.parameter_groups` gives for the copy.
 
         >>> from striate import inspect
@@ -164,7 +176,7 @@ class Report:
 
         return fix(self)
 
-    # ------------------------------------------------------------------------------------------------------------------- forms
+    # ------------------------------------------------------------------------------------------------------------ forms
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON can say it; ``version`` changes when a name or meaning does."""

@@ -20,13 +20,15 @@ EXACT, BOUND, UNKNOWN, ONE_RUN = "exact", "upper bound", "unknown", "this input"
 class Layer:
     """A row: one call of a layer, or one operation outside of layers.
 
-    name: the module's path, with the number of the call where it is called again; for an operation that of the module it stands in and
-    its own. output_shape and weight_shape: of the first output, and of the weight (of the largest parameter where none is called that).
-    parameters: that are read here for the first time. macs, flops: multiply-adds, and 2 each; backward_macs: of the gradients.
+    name: the module's path, with the number of the call where it is called again; for an operation that of the module
+    it stands in and its own. output_shape and weight_shape: of the first output, and of the weight (of the largest
+    parameter where none is called that).
+    parameters: that are read here for the first time. macs, flops: multiply-adds, and 2 each; backward_macs: of the
+    gradients.
     activation_bytes: of the outputs; kept_bytes: of what autograd keeps for the backward pass here and nowhere before.
     receptive_field: size, jump and offset for each axis of the input [px], or None. line: of the model's code.
-    status: for "output_shape", "macs", "kept_bytes" and "receptive_field" whether it is exact, an upper bound, unknown, or holds for
-    this input only.
+    status: for "output_shape", "macs", "kept_bytes" and "receptive_field" whether it is exact, an upper bound, unknown,
+    or holds for this input only.
     """
 
     name: str
@@ -55,7 +57,9 @@ class Rows:
         for node in graph.nodes:
             leaf = graph.leaf_of(node)
             nodes.setdefault(leaf.index if leaf is not None else (node.index,), []).append(node)
-        starts: list[tuple[int, int, Call | Node]] = [(call.start, 0, call) for call in graph.calls if not call.has_calls]
+        starts: list[tuple[int, int, Call | Node]] = [
+            (call.start, 0, call) for call in graph.calls if not call.has_calls
+        ]
         alone = (found[0] for key, found in nodes.items() if isinstance(key, tuple))
         starts += [(node.index, 1, node) for node in alone if node.op not in FREE and node.outputs]
         starts.sort(key=lambda start: start[:2])
@@ -63,12 +67,15 @@ class Rows:
         self.kept = self._kept(starts)
         self.names: dict[str, int] = {}
         self.layers = [
-            self._call(one, nodes.get(one.index, [])) if isinstance(one, Call) else self._operation(one) for _, _, one in starts
+            self._call(one, nodes.get(one.index, [])) if isinstance(one, Call) else self._operation(one)
+            for _, _, one in starts
         ]
         self._unused()
         self.totals = self._totals()
 
-    def _owners(self, nodes: dict[Any, list[Node]], starts: list[tuple[int, int, Call | Node]]) -> dict[int, Call | Node]:
+    def _owners(
+        self, nodes: dict[Any, list[Node]], starts: list[tuple[int, int, Call | Node]]
+    ) -> dict[int, Call | Node]:
         """For each parameter the row that reads it first, or has it."""
         owners: dict[int, Call | Node] = {}
         values = self.graph.values
@@ -100,11 +107,14 @@ class Rows:
         for kept in self.graph.kept:
             place = by_call.get(kept.call) if kept.call is not None else None
             if place is None:
-                place = next((p for index, p in operations if index >= kept.node), operations[-1][1] if operations else len(starts) - 1)
+                place = next(
+                    (p for index, p in operations if index >= kept.node),
+                    operations[-1][1] if operations else len(starts) - 1,
+                )
             found[place] = found.get(place, 0) + kept.bytes
         return {id(starts[place][2]): size for place, size in found.items()}
 
-    # -------------------------------------------------------------------------------------------------------------------- rows
+    # ------------------------------------------------------------------------------------------------------------- rows
 
     def _call(self, call: Call, nodes: list[Node]) -> Layer:
         name = call.path or type(call.module).__name__
@@ -120,7 +130,14 @@ class Rows:
         return self._row(name, word, node, [node], node.outputs, node.line, node.call)
 
     def _row(
-        self, name: str, kind: str, one: Call | Node, nodes: list[Node], outputs: tuple[int, ...], line: str | None, call: int | None
+        self,
+        name: str,
+        kind: str,
+        one: Call | Node,
+        nodes: list[Node],
+        outputs: tuple[int, ...],
+        line: str | None,
+        call: int | None,
     ) -> Layer:
         values = self.graph.values
         output = outputs[0] if outputs else None
@@ -129,7 +146,9 @@ class Rows:
         weights = [v for v in read if (v.name or "").split(".")[-1].startswith("weight")] or read
         counted = [macs(self.graph, node) for node in nodes]
         backward = [backward_macs(self.graph, node) for node in nodes]
-        extents = [None if output is None else self.fields.extent(output, axis) for axis in self.fields.axes if axis[0] == 0]
+        extents = [
+            None if output is None else self.fields.extent(output, axis) for axis in self.fields.axes if axis[0] == 0
+        ]
         known = all(n is not None for n in counted)
         sum_ = sum(n or 0 for n in counted) if known else None
         exact = ONE_RUN if self.graph.reason else EXACT
@@ -164,7 +183,21 @@ class Rows:
         if left:
             status = {name: EXACT for name in ("output_shape", "macs", "kept_bytes", "receptive_field")}
             self.layers.append(
-                Layer("(not called)", "parameters", (), None, sum(prod(v.shape) for v in left), 0, 0, 0, 0, 0, None, status, None)
+                Layer(
+                    "(not called)",
+                    "parameters",
+                    (),
+                    None,
+                    sum(prod(v.shape) for v in left),
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                    None,
+                    status,
+                    None,
+                )
             )
 
     def _totals(self) -> dict[str, int | None]:

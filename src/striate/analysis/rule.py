@@ -1,7 +1,8 @@
-"""What a lint rule is: a function that looks at a :class:`.context.Context` and yields :class:`Found`; its id, severity and source.
+"""What a lint rule is: a function that looks at a :class:`.context.Context` and yields :class:`Found`; its id, severity
+and source.
 
-The rules themselves are in :mod:`striate.analysis.rules`, a file a subject. Each one's reason is its docstring and, at length, in
-docs/lint.
+The rules themselves are in :mod:`striate.analysis.rules`, a file a subject. Each one's reason is its docstring and, at
+length, in docs/lint.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ SEVERITIES = ("error", "warning", "note")
 class Found(NamedTuple):
     """What a rule yields: where, what, how to mend it, and what does so on a model where that is mechanical.
 
-    place: a row's name, "model" or "optimizer"; message: one sentence, with the number; mend: does it to a copy of the model;
+    place: a row's name, "model" or "optimizer"; message: one sentence, with the number; mend: does it to a copy of the
+    model;
     severity: if it is not the rule's.
     """
 
@@ -35,8 +37,9 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding, as a report holds it. line: of the model's code, where it is known; share: of the model's MACs that its row takes, None
-    where it is about no row."""
+    """One finding, as a report holds it. line: of the model's code, where it is known; share: of the model's MACs that
+    its row takes, None where it is about no row.
+    """
 
     rule: str
     severity: str
@@ -49,7 +52,9 @@ class Finding:
     mend: Callable[[Module], None] | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, str | float | None]:
-        return {name: getattr(self, name) for name in ("rule", "severity", "place", "message", "fix", "source", "share")}
+        return {
+            name: getattr(self, name) for name in ("rule", "severity", "place", "message", "fix", "source", "share")
+        }
 
     def __str__(self) -> str:
         return f"{self.severity}: {self.place}: {self.message} [{self.rule}] {self.fix}"
@@ -70,7 +75,9 @@ class Rule(NamedTuple):
 RULES: dict[str, Rule] = {}
 
 
-def rule(id: str, severity: str, source: str) -> Callable[[Callable[[Context], Iterator[Found]]], Callable[[Context], Iterator[Found]]]:
+def rule(
+    id: str, severity: str, source: str
+) -> Callable[[Callable[[Context], Iterator[Found]]], Callable[[Context], Iterator[Found]]]:
     """Makes a function a rule. source: a paper, a page of the documentation, or arithmetic that anybody can check."""
 
     def add(find: Callable[[Context], Iterator[Found]]) -> Callable[[Context], Iterator[Found]]:

@@ -1,8 +1,10 @@
-"""What a model does with an input, as a graph: every operation, the tensors it reads and writes, and the layer that called it.
+"""What a model does with an input, as a graph: every operation, the tensors it reads and writes, and the layer that
+called it.
 
-The model runs once on tensors that have shapes and no values (torch's fake tensors): branches, shared layers and functions called
-in between are seen as they happen, and no arithmetic is done. Where code asks for a value (``if x.sum() > 0``), which such a tensor
-has not, the model runs in earnest on one input instead, and :attr:`Graph.reason` says so.
+The model runs once on tensors that have shapes and no values (torch's fake tensors): branches, shared layers and
+functions called in between are seen as they happen, and no arithmetic is done. Where code asks for a value (``if
+x.sum() > 0``), which such a tensor has not, the model runs in earnest on one input instead, and :attr:`Graph.reason`
+says so.
 """
 
 from __future__ import annotations
@@ -34,9 +36,45 @@ WRITTEN = "written"  # stands for the change of a tensor by what is written into
 FREE = frozenset(
     f"aten.{name}"
     for name in (
-        *("view", "_unsafe_view", "t", "transpose", "permute", "unsqueeze", "squeeze", "expand", "detach", "alias", "select", "slice"),
-        *("split", "split_with_sizes", "unbind", "as_strided", "as_strided_", "reshape", "clone", "contiguous", "_to_copy", "lift_fresh"),
-        *("empty", "zeros", "ones", "full", "arange", "scalar_tensor", "new_empty", "new_zeros", "zeros_like", "ones_like", "empty_like"),
+        *(
+            "view",
+            "_unsafe_view",
+            "t",
+            "transpose",
+            "permute",
+            "unsqueeze",
+            "squeeze",
+            "expand",
+            "detach",
+            "alias",
+            "select",
+            "slice",
+        ),
+        *(
+            "split",
+            "split_with_sizes",
+            "unbind",
+            "as_strided",
+            "as_strided_",
+            "reshape",
+            "clone",
+            "contiguous",
+            "_to_copy",
+            "lift_fresh",
+        ),
+        *(
+            "empty",
+            "zeros",
+            "ones",
+            "full",
+            "arange",
+            "scalar_tensor",
+            "new_empty",
+            "new_zeros",
+            "zeros_like",
+            "ones_like",
+            "empty_like",
+        ),
     )
 ) | {WRITTEN}
 SILENT = ("prim.device", "aten.sym_size", "aten.sym_stride", "aten.sym_numel", "aten.sym_storage_offset")
@@ -138,27 +176,34 @@ class Graph:
 def trace(model: Module, example: Any) -> Graph:
     """Runs ``model`` once and writes down what happens.
 
-    example: a shape, a tensor, or a tuple or dictionary of these and of other arguments; of shapes tensors are made as the
-    model's first weight is: of its type, on its device, which may be "meta".
+    example: a shape, a tensor, or a tuple or dictionary of these and of other arguments; of shapes tensors are made as
+    the model's first weight is: of its type, on its device, which may be "meta".
     The model is left as it was: parameters, running statistics, mode, and whatever else its modules hold.
 
-    Raises ShapeError where the model's forward fails on tensors of these shapes, ArgumentTypeError for anything but a module.
+    Raises ShapeError where the model's forward fails on tensors of these shapes, ArgumentTypeError for anything but a
+    module.
 
     >>> graph = trace(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU()), (1, 3, 8, 8))
     >>> [node.op for node in graph.nodes], graph.values[graph.outputs[0]].shape
     (['aten.convolution', 'aten.relu'], (1, 8, 6, 6))
     """
     if not isinstance(model, Module):
-        raise ArgumentTypeError(build("inspect", "a torch.nn.Module", type(model).__name__, do="Give the model itself."))
+        raise ArgumentTypeError(
+            build("inspect", "a torch.nn.Module", type(model).__name__, do="Give the model itself.")
+        )
     if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
         fix = "Inspect the model that it was made of."
         raise ArgumentTypeError(build("inspect", "a model whose code is Python", "a torch.jit.ScriptModule", do=fix))
     if isinstance(model, torch.nn.DataParallel):
-        raise ArgumentTypeError(build("inspect", "a model by itself", "a torch.nn.DataParallel", do="Inspect its .module."))
+        raise ArgumentTypeError(
+            build("inspect", "a model by itself", "a torch.nn.DataParallel", do="Inspect its .module.")
+        )
     args, kwargs = _arguments(example)
     lazy = [n for n, p in model.named_parameters() if isinstance(p, torch.nn.parameter.UninitializedParameter)]
     if lazy:
-        raise ArgumentError(build("inspect", "a model whose parameters exist", f"{lazy[0]} without a shape", do="Call the model once."))
+        raise ArgumentError(
+            build("inspect", "a model whose parameters exist", f"{lazy[0]} without a shape", do="Call the model once.")
+        )
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     told, logger.disabled = logger.disabled, True  # which prints a traceback for what is told in a sentence here
     try:
@@ -172,7 +217,11 @@ def trace(model: Module, example: Any) -> Graph:
     except (Exception, SystemExit) as error:
         shapes = ", ".join(str(tuple(t.shape)) for t in tree_leaves((args, kwargs)) if isinstance(t, (Tensor, _Shape)))
         of_shapes = isinstance(error, (RuntimeError, ValueError))
-        fix = "Give the shape the model is for, batch and channels first." if of_shapes else "Call it on such an input to see why."
+        fix = (
+            "Give the shape the model is for, batch and channels first."
+            if of_shapes
+            else "Call it on such an input to see why."
+        )
         given = f"x {shapes}" if shapes else "no tensor"
         raise ShapeError(build("inspect", f"a forward that runs on {given}", _told(error), do=fix)) from fake_error
     graph.reason = why
@@ -203,7 +252,9 @@ def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (), {name: made(one) for name, one in example.items()}
     if is_shape(example) or not isinstance(example, (tuple, list)):
         if not is_shape(example) and not isinstance(example, Tensor):
-            raise ArgumentTypeError(build("inspect", "a shape or a tensor as input", repr(example)[:60], do="Give (1, 3, 224, 224)."))
+            raise ArgumentTypeError(
+                build("inspect", "a shape or a tensor as input", repr(example)[:60], do="Give (1, 3, 224, 224).")
+            )
         return (made(example),), {}
     return tuple(made(one) for one in example), {}
 
@@ -231,7 +282,10 @@ def _unchanged(model: Module) -> Iterator[None]:
     def copied(given: Any) -> Any:
         return given.copy() if isinstance(given, (dict, list, set)) else None
 
-    held = [(module, {name: (value, copied(value)) for name, value in module.__dict__.items()}) for module in model.modules()]
+    held = [
+        (module, {name: (value, copied(value)) for name, value in module.__dict__.items()})
+        for module in model.modules()
+    ]
     try:
         yield
     finally:
@@ -257,7 +311,13 @@ def _run(model: Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake: boo
             torch.manual_seed(0)
 
         def own(t: Tensor) -> Tensor:  # parameters are read, buffers may be written
-            return mode.from_tensor(t) if mode is not None else t if isinstance(t, torch.nn.Parameter) else t.detach().clone()
+            return (
+                mode.from_tensor(t)
+                if mode is not None
+                else t
+                if isinstance(t, torch.nn.Parameter)
+                else t.detach().clone()
+            )
 
         weight = next((p for p in model.parameters() if p.is_floating_point()), None)
         like: dict[str, Any] = {} if weight is None else {"device": weight.device, "dtype": weight.dtype}
@@ -271,7 +331,10 @@ def _run(model: Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake: boo
 
         tensors: dict[str, Tensor] = {}
         same: dict[int, Tensor] = {}
-        for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
+        for name, tensor in [
+            *model.named_parameters(remove_duplicate=False),
+            *model.named_buffers(remove_duplicate=False),
+        ]:
             tensors[name] = same.setdefault(id(tensor), own(tensor) if id(tensor) not in same else tensor)
         args, kwargs = tree_map(given, (args, kwargs))
         recorder = _Recorder(graph)
@@ -316,12 +379,15 @@ class _Recorder(TorchDispatchMode):
         self.stack: list[Call] = []
         self.numbers: dict[Module, int] = {}
         self.stored: set[int] = set()  # storages of what the model owns, or that are kept already
-        self.hidden: set[int] = set()  # nodes at which autograd did not look on: under no_grad, or within a function of the model's own
+        # nodes at which autograd did not look on: under no_grad, or within a function of the model's own
+        self.hidden: set[int] = set()
         self.written: dict[int, Value] = {}  # storage → what was last written into it
 
-    # -------------------------------------------------------------------------------------------------------------- values
+    # ----------------------------------------------------------------------------------------------------------- values
 
-    def add(self, tensor: Tensor, name: str | None = None, is_parameter: bool = False, node: int | None = None) -> Value:
+    def add(
+        self, tensor: Tensor, name: str | None = None, is_parameter: bool = False, node: int | None = None
+    ) -> Value:
         graph = self.graph
         if name is not None and tensor in self.known:  # shared between modules
             return self.known[tensor]
@@ -342,7 +408,7 @@ class _Recorder(TorchDispatchMode):
             return value
         return self._join(tensor, value, last)  # another view of the same values was written into since
 
-    # --------------------------------------------------------------------------------------------------------------- calls
+    # ------------------------------------------------------------------------------------------------------------ calls
 
     def enter(self, path: str) -> Any:
         def hook(module: Module, args: Any, kwargs: Any) -> None:
@@ -370,12 +436,21 @@ class _Recorder(TorchDispatchMode):
         asked = {v: need for node in nodes[call.start :] for v, need in zip(node.inputs, node.needs, strict=True)}
         own = {v: need for v, need in asked.items() if v in call.inputs or self.graph.values[v].is_parameter}
         del nodes[call.start :]
-        node = Node(call.start, LOCAL, {"layer": call.module}, tuple(own), call.outputs, tuple(own.values()), call.index, call.line)
+        node = Node(
+            call.start,
+            LOCAL,
+            {"layer": call.module},
+            tuple(own),
+            call.outputs,
+            tuple(own.values()),
+            call.index,
+            call.line,
+        )
         nodes.append(node)
         for value in call.outputs:
             self.graph.values[value].node = node.index
 
-    # ---------------------------------------------------------------------------------------------------------- operations
+    # ------------------------------------------------------------------------------------------------------- operations
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -390,14 +465,25 @@ class _Recorder(TorchDispatchMode):
         arguments = {key: _plain(value, self) for key, value in named.items()}
         y = func(*args, **kwargs)
         graph = self.graph
-        node = Node(len(graph.nodes), name, arguments, tuple(read), (), needs, self.stack[-1].index if self.stack else None, _line())
+        node = Node(
+            len(graph.nodes),
+            name,
+            arguments,
+            tuple(read),
+            (),
+            needs,
+            self.stack[-1].index if self.stack else None,
+            _line(),
+        )
         graph.nodes.append(node)
         node.outputs = tuple(self.add(t, node=node.index).index for t in _tensors(y))
         if not torch.is_grad_enabled():
             self.hidden.add(node.index)
         if name.endswith("_") and tensors and node.outputs:
             base, part = tensors[0]._base, graph.values[node.outputs[0]]
-            self.written[_storage(tensors[0])] = part if base is None else self._join(base, self.known.get(base) or self.add(base), part)
+            self.written[_storage(tensors[0])] = (
+                part if base is None else self._join(base, self.known.get(base) or self.add(base), part)
+            )
         return y
 
     def _join(self, tensor: Tensor, value: Value, part: Value) -> Value:
@@ -409,7 +495,7 @@ class _Recorder(TorchDispatchMode):
         written.outputs = (made.index,)
         return made
 
-    # ------------------------------------------------------------------------------------------------------------ backward
+    # --------------------------------------------------------------------------------------------------------- backward
 
     def settle(self, asked: set[int]) -> None:
         """Of the gradients that operations could ask, leaves those that the backward pass from these values comes by.

@@ -1,7 +1,8 @@
-"""A small layer worked through by hand: forward, then backward, cell by cell. The numbers are the references', in float64.
+"""A small layer worked through by hand: forward, then backward, cell by cell. The numbers are the references', in
+float64.
 
-Every convolution is Σ dy·w·x over triples of places: who meets whom. Its three maps sum the same triples, each for another factor:
-y that of x and w, dx that of dy and w, dw that of dy and x. So :func:`triples` spells out all of them.
+Every convolution is Σ dy·w·x over triples of places: who meets whom. Its three maps sum the same triples, each for
+another factor: y that of x and w, dx that of dy and w, dw that of dy and x. So :func:`triples` spells out all of them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,18 @@ from ..window import Window, output_size
 if TYPE_CHECKING:
     from .explain import Step
 
-__all__ = ["EXAMPLES", "PLACES", "Example", "Row", "convolution", "letters", "normalization", "pooling", "shrink", "triples"]
+__all__ = [
+    "EXAMPLES",
+    "PLACES",
+    "Example",
+    "Row",
+    "convolution",
+    "letters",
+    "normalization",
+    "pooling",
+    "shrink",
+    "triples",
+]
 
 Row = tuple[str | None, str]
 Section = tuple[str, list[Row]]  # a heading and its rows
@@ -49,7 +61,7 @@ class Example:
     more: Callable[[Tensor], Section] | None = field(default=None)
 
 
-# ------------------------------------------------------------------------------------------------------------------ text
+# ----------------------------------------------------------------------------------------------------------------- text
 
 
 def number(value: float) -> str:
@@ -150,7 +162,7 @@ def counting(shape: Sequence[int]) -> Tensor:
     return torch.arange(1, prod(shape) + 1, dtype=torch.float64).reshape(tuple(shape))
 
 
-# ---------------------------------------------------------------------------------------------------------- convolutions
+# --------------------------------------------------------------------------------------------------------- convolutions
 
 
 def triples(step: Step) -> list[tuple[Index, Index, Index]]:
@@ -170,7 +182,9 @@ def triples(step: Step) -> list[tuple[Index, Index, Index]]:
     return found
 
 
-def _maps(step: Step, x: Tensor, w: Tensor, b: Tensor | None) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
+def _maps(
+    step: Step, x: Tensor, w: Tensor, b: Tensor | None
+) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
     """y, and what makes (dx, dw) of dy: the references'."""
     p = step.plan
     if step.kind == "local":
@@ -207,7 +221,9 @@ def convolution(
     for place, step in enumerate(steps):
         n, source, target = numbers[place], through[place], through[place + 1]
         a = values[source]
-        w = values[f"W{n}"] = filled(step.weight_shape, WEIGHTS[3 * place :] + WEIGHTS[: 3 * place]) if weight is None else weight
+        w = values[f"W{n}"] = (
+            filled(step.weight_shape, WEIGHTS[3 * place :] + WEIGHTS[: 3 * place]) if weight is None else weight
+        )
         b = filled(step.bias_shape, (1, -1)) if step.bias else None
         y, back = _maps(step, a, w, b)
         values[target] = y
@@ -280,16 +296,26 @@ def _cells(
 def _bias_cell(name: str, result: Tensor, dy: Tensor) -> Row:
     index = (0,) * result.dim()
     summed = dy.movedim(0, -1)[index]
-    return (cell(name, tuple(result.shape), index, 1), total((factor(v) for v in summed.flatten().tolist()), float(result[index])))
+    return (
+        cell(name, tuple(result.shape), index, 1),
+        total((factor(v) for v in summed.flatten().tolist()), float(result[index])),
+    )
 
 
-# --------------------------------------------------------------------------------------------------------------- pooling
+# -------------------------------------------------------------------------------------------------------------- pooling
 
 
 def pooling(
-    maximum: bool, window: Window, shape: Sequence[int], include_pad: bool = True, x: Tensor | None = None, dy: Tensor | None = None
+    maximum: bool,
+    window: Window,
+    shape: Sequence[int],
+    include_pad: bool = True,
+    x: Tensor | None = None,
+    dy: Tensor | None = None,
 ) -> tuple[list[Section], dict[str, Tensor]]:
-    """A pooling of x and its gradient; dy counts from 1 on if it is not given, so that one sees where each of its values goes."""
+    """A pooling of x and its gradient; dy counts from 1 on if it is not given, so that one sees where each of its
+    values goes.
+    """
     x = filled(shape, INPUTS) if x is None else x
     input = tuple(x.shape[2:])
     if maximum:
@@ -311,7 +337,9 @@ def pooling(
             for at, size in zip(place[2:], input, strict=True):
                 flat = flat * size + at
             if not maximum or flat == won:
-                shares.setdefault(place, []).append(cell("dy", tuple(dy.shape), o) if maximum else f"{factor(float(dy[o]))}/{divisor}")
+                shares.setdefault(place, []).append(
+                    cell("dy", tuple(dy.shape), o) if maximum else f"{factor(float(dy[o]))}/{divisor}"
+                )
     forward: list[Row] = [matrices(("x", x), ("y", y)), ("", "")]
     for o in some(y.shape):
         inside = [float(x[place]) for place in seen[o]]
@@ -332,7 +360,7 @@ def pooling(
     return [(f"Forward: {law}", forward), (f"Backward: {back}", backward)], values
 
 
-# ----------------------------------------------------------------------------------------------------------------- norms
+# ---------------------------------------------------------------------------------------------------------------- norms
 
 
 def normalization(
@@ -353,7 +381,10 @@ def normalization(
     if layer == "batchnorm":
         y, back = norm.batch_norm(x, *given), norm.batch_norm_backward(dy, x, given[0])
     elif layer.startswith("layernorm"):
-        y, back = norm.layer_norm(x, given[0], given[1], dims=over), norm.layer_norm_backward(dy, x, given[0], dims=over)
+        y, back = (
+            norm.layer_norm(x, given[0], given[1], dims=over),
+            norm.layer_norm_backward(dy, x, given[0], dims=over),
+        )
     else:
         count = groups if layer == "groupnorm" else channels
         y, back = norm.group_norm(x, count, *given), norm.group_norm_backward(dy, x, count, given[0])
@@ -391,18 +422,31 @@ def normalization(
     def name(letter: str, index: Index) -> str:
         return cell(letter, tuple(x.shape), index)
 
-    which = {"batchnorm": "channel", "instancenorm": "channel", "groupnorm": "group", "layernorm": "sample", "layernorm2d": "place"}[layer]
+    which = {
+        "batchnorm": "channel",
+        "instancenorm": "channel",
+        "groupnorm": "group",
+        "layernorm": "sample",
+        "layernorm2d": "place",
+    }[layer]
     forward: list[Row] = [matrices(("x", x)), ("", ""), ("", f"The first {which}:")]
     forward.append(("μ", f"= ({' + '.join(map(factor, inside))})/{m} = {number(mean)}"))
     squares = " + ".join(f"({factor(v)}−{factor(mean)})²" for v in inside)
     forward.append(("σ²", f"= ({squares})/{m} = {number(variance)}"))
-    forward.append((name("x̂", first), f"= ({factor(inside[0])} − {factor(mean)})/√({number(variance)} + ε) = {number(hats[first])}"))
+    forward.append(
+        (
+            name("x̂", first),
+            f"= ({factor(inside[0])} − {factor(mean)})/√({number(variance)} + ε) = {number(hats[first])}",
+        )
+    )
     told = f"{factor(γ)}·{factor(hats[first])} + {factor(β)} = {number(float(y[first]))}"
     forward += [(name("y", first), f"= γ·x̂ + β = {told}"), ("", "")]
     shown = [("y", y)] + ([("γ", gamma), ("β", beta)] if affine and layer != "layernorm" else [])
     forward.append(matrices(*shown))
     if layer == "batchnorm":
-        moved = norm.running_statistics(x, torch.zeros(channels, dtype=torch.float64), torch.ones(channels, dtype=torch.float64))
+        moved = norm.running_statistics(
+            x, torch.zeros(channels, dtype=torch.float64), torch.ones(channels, dtype=torch.float64)
+        )
         values |= {"running_mean": moved[0], "running_var": moved[1]}
         forward += [("", ""), ("running mean", f"← 0.9·0 + 0.1·{factor(mean)} = {number(float(moved[0][0]))}")]
         forward.append(("running σ²", f"← 0.9·1 + 0.1·{number(variance)}·{m}/{m - 1} = {number(float(moved[1][0]))}"))
@@ -412,11 +456,19 @@ def normalization(
     mean_gx = sum(g[i] * hats[i] for i in members) / m
     backward: list[Row] = [matrices(("dy", dy)), ("", ""), ("", f"The first {which}, with g = γ·dy:")]
     backward.append(("mean(g)", f"= ({' + '.join(factor(g[i]) for i in members)})/{m} = {number(mean_g)}"))
-    backward.append(("mean(g·x̂)", f"= ({' + '.join(f'{factor(g[i])}·{factor(hats[i])}' for i in members)})/{m} = {number(mean_gx)}"))
+    backward.append(
+        ("mean(g·x̂)", (
+            f"= ({' + '.join(f'{factor(g[i])}·{factor(hats[i])}' for i in members)})/{m} = {number(mean_gx)}"
+        ))
+    )
     told = f"({factor(g[first])} − {factor(mean_g)} − {factor(hats[first])}·{factor(mean_gx)})/{number(root)}"
     backward.append((name("dx", first), f"= {told} = {number(float(back[0][first]))}"))
     if affine:
-        own = [i for i in indices if (i[1:] if layer == "layernorm" else i[1:2]) == (first[1:] if layer == "layernorm" else first[1:2])]
+        own = [
+            i
+            for i in indices
+            if (i[1:] if layer == "layernorm" else i[1:2]) == (first[1:] if layer == "layernorm" else first[1:2])
+        ]
         places = tuple(gamma.shape)
         at = (0,) * len(places)
         backward.append((cell("dβ", places, at, 1), total((factor(float(dy[i])) for i in own), float(back[2][at]))))
@@ -427,14 +479,21 @@ def normalization(
     if affine:
         backward += [("", ""), matrices(("dγ", back[1]), ("dβ", back[2]), lead=1)]
     backward.append(("", ROUNDED))
-    return [("Forward: measure, bring to mean 0 and variance 1, scale and shift", forward), ("Backward", backward)], values
+    return [
+        ("Forward: measure, bring to mean 0 and variance 1, scale and shift", forward),
+        ("Backward", backward),
+    ], values
 
 
-# --------------------------------------------------------------------------------------------------------------- shrinking
+# ------------------------------------------------------------------------------------------------------------ shrinking
 
 
-def shrink(family: str, shape: Sequence[int], dims: int, options: dict[str, Any]) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """A smaller input and smaller options of the same kind: few channels, at most three taps an axis, two outputs or more."""
+def shrink(
+    family: str, shape: Sequence[int], dims: int, options: dict[str, Any]
+) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """A smaller input and smaller options of the same kind: few channels, at most three taps an axis, two outputs or
+    more.
+    """
     if not dims or family == "layernorm":
         n, c, *axes = shape
         groups = min(2, options.get("groups", 1))
@@ -462,11 +521,15 @@ def shrink(family: str, shape: Sequence[int], dims: int, options: dict[str, Any]
     new_pads = [0] * dims
     if not isinstance(pads, str):
         zipped = zip(listed("padding", 0), size, dilation, new_size, new_dilation, strict=True)
-        new_pads = [min(2, p if k <= 3 and d <= 2 else p * (n - 1) * e // max(1, (k - 1) * d)) for p, k, d, n, e in zipped]
+        new_pads = [
+            min(2, p if k <= 3 and d <= 2 else p * (n - 1) * e // max(1, (k - 1) * d)) for p, k, d, n, e in zipped
+        ]
         changed["padding"] = new_pads
     if "output_padding" in options:
         extra = listed("output_padding", 0)
-        changed["output_padding"] = [min(e, max(s, d) - 1) for e, s, d in zip(extra, new_stride, new_dilation, strict=True)]
+        changed["output_padding"] = [
+            min(e, max(s, d) - 1) for e, s, d in zip(extra, new_stride, new_dilation, strict=True)
+        ]
     axes = []
     keep, least = {1: (8, 5), 2: (6, 4), 3: (4, 3)}[dims]
     for i, k, s, d, p in zip(shape[2:], new_size, new_stride, new_dilation, new_pads, strict=True):
@@ -487,7 +550,9 @@ def shrink(family: str, shape: Sequence[int], dims: int, options: dict[str, Any]
     return (1, channels, *axes), changed
 
 
-def _channels(family: str, channels: int, dims: int, options: dict[str, Any], changed: dict[str, Any]) -> tuple[int, int]:
+def _channels(
+    family: str, channels: int, dims: int, options: dict[str, Any], changed: dict[str, Any]
+) -> tuple[int, int]:
     """Few of x's, and few of y's."""
     out, groups = options.get("out", channels), options.get("groups", 1)
     if family.endswith("pool"):
@@ -502,7 +567,7 @@ def _channels(family: str, channels: int, dims: int, options: dict[str, Any], ch
     return (1 if dims == 3 or family in ("spatial", "local") else min(2, channels)), 1
 
 
-# --------------------------------------------------------------------------------------------------------------- examples
+# ------------------------------------------------------------------------------------------------------------- examples
 
 
 def _tensor(*rows: Any) -> Tensor:
@@ -515,7 +580,9 @@ def _magnitude(y: Tensor) -> Section:
     rows: list[Row] = [matrices(("G", size), lead=0), ("", "")]
     for at in every(size.shape):
         a, b = float(gx[at]), float(gy[at])
-        rows.append((cell("G", tuple(size.shape), at, 0), f"= √({factor(a)}² + {factor(b)}²) = {number(float(size[at]))}"))
+        rows.append(
+            (cell("G", tuple(size.shape), at, 0), f"= √({factor(a)}² + {factor(b)}²) = {number(float(size[at]))}")
+        )
     return "Edges: G = √(Gx² + Gy²), Gx = y[0], Gy = y[1]", rows
 
 
@@ -561,8 +628,12 @@ EXAMPLES = {
             ]
         ),
     ),
-    "max-pool": Example("maxpool2d", "Four windows side by side, and the gradient that goes back.", _POOLED, {"kernel": 2}, dy=_UPSTREAM),
-    "avg-pool": Example("avgpool2d", "Four windows side by side, and the gradient that goes back.", _POOLED, {"kernel": 2}, dy=_UPSTREAM),
+    "max-pool": Example(
+        "maxpool2d", "Four windows side by side, and the gradient that goes back.", _POOLED, {"kernel": 2}, dy=_UPSTREAM
+    ),
+    "avg-pool": Example(
+        "avgpool2d", "Four windows side by side, and the gradient that goes back.", _POOLED, {"kernel": 2}, dy=_UPSTREAM
+    ),
     "batchnorm": Example(
         "batchnorm",
         "Two samples of two channels with two values each.",

@@ -1,13 +1,15 @@
-r"""How large the values of a graph can get, worked out once from its weights: where they cannot overflow, NaN cannot be born.
+r"""How large the values of a graph can get, worked out once from its weights: where they cannot overflow, NaN cannot be
+born.
 
 A convolution or linear layer whose input and residual are at most X and R in size gives
 
 .. math:: |y| \le X \max_o \sum_{i,\,taps} |w_{o,i}| + \max_o |b_o| + R
 
-and so no partial sum of it is larger, in whatever order it is summed. Below :data:`LIMIT` that leaves float32 room for rounding, for the
-sums of a mean and for what Winograd's tiles add. Graphs are gone through in order, from inputs of at most :data:`MOST`. Where a bound is
-needed and is lost, because it grew beyond the limit or an operator has no rule here, the value is *measured* when it is computed: the plan
-goes on from ``MOST``, and whoever runs the graph must take another way if the value is larger, or not finite.
+and so no partial sum of it is larger, in whatever order it is summed. Below :data:`LIMIT` that leaves float32 room for
+rounding, for the sums of a mean and for what Winograd's tiles add. Graphs are gone through in order, from inputs of at
+most :data:`MOST`. Where a bound is needed and is lost, because it grew beyond the limit or an operator has no rule
+here, the value is *measured* when it is computed: the plan goes on from ``MOST``, and whoever runs the graph must take
+another way if the value is larger, or not finite.
 
 A bound is needed where oneDNN may clamp: its ReLU makes 0 of NaN.
 """
@@ -27,7 +29,8 @@ from .graph import FUSED_CONV, FUSED_LINEAR, FUSED_NORM, Graph, Node, base_of
 
 __all__ = ["LIMIT", "MOST", "Plan", "affine", "is_within", "plan"]
 
-MOST = 2.0**32  # of values that are measured: far above those of any network in use, and 14 layers of 100 times below the limit
+# of values that are measured: far above those of any network in use, and 14 layers of 100 times below the limit
+MOST = 2.0**32
 LIMIT = 2.0**100
 PART = 2**30  # torch.dot takes fewer than 2^31 numbers
 # No result is larger than the largest of what goes in, and where all of that is finite, so is this.
@@ -99,8 +102,12 @@ def plan(graph: Graph) -> Plan:
 
 def affine(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """s and t of a batch norm of constants, ``y = s·x + t``, in float64."""
-    mean, variance, gamma, beta = (None if given[k] is None else given[k].value for k in ("mean", "variance", "weight", "bias"))
-    return _scale_and_shift(SimpleNamespace(running_mean=mean, running_var=variance, weight=gamma, bias=beta, eps=given["eps"]))
+    mean, variance, gamma, beta = (
+        None if given[k] is None else given[k].value for k in ("mean", "variance", "weight", "bias")
+    )
+    return _scale_and_shift(
+        SimpleNamespace(running_mean=mean, running_var=variance, weight=gamma, bias=beta, eps=given["eps"])
+    )
 
 
 def _largest(value: Any) -> float:
@@ -119,7 +126,10 @@ def _rule(node: Node, bound: Any) -> float:
     if name in KEEP:
         return max(sources, default=inf)
     if name in CLAMPS:
-        return max([*sources, *(abs(v) for v in (*node.args, *node.kwargs.values()) if isinstance(v, int | float))], default=inf)
+        return max(
+            [*sources, *(abs(v) for v in (*node.args, *node.kwargs.values()) if isinstance(v, int | float))],
+            default=inf,
+        )
     if name in UNIT:
         return 1.0 if max(sources, default=inf) < inf else inf
     if name in ("add", "sub", "mul") and not node.kwargs:
@@ -127,5 +137,9 @@ def _rule(node: Node, bound: Any) -> float:
         return a * b if name == "mul" else a + b
     if node.op == FUSED_NORM:
         scale, shift = map(_largest, affine(node.kwargs))
-        return bound(node.kwargs["x"]) * scale + shift + (0.0 if node.kwargs["residual"] is None else bound(node.kwargs["residual"]))
+        return (
+            bound(node.kwargs["x"]) * scale
+            + shift
+            + (0.0 if node.kwargs["residual"] is None else bound(node.kwargs["residual"]))
+        )
     return inf

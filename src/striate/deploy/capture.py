@@ -21,9 +21,13 @@ from .graph import DROPOUTS, SIZES, Graph, Node, Refusal, arguments_of, base_of,
 
 __all__ = ["trace"]
 
-TRACEABLE = "Freeze the parts of the model that can be traced one by one, or take what depends on the input's values out of forward."
+TRACEABLE = (
+    "Freeze the parts of the model that can be traced one by one, or take what depends on the input's values out of "
+    "forward."
+)
 OTHERWISE = "Take it out of forward, or freeze the parts of the model without it."
-CHECKS = "aten._assert", "aten.sym_constrain"  # of torch.export's own: of sizes, which follow from the inputs', and of types
+# of torch.export's own: of sizes, which follow from the inputs', and of types
+CHECKS = "aten._assert", "aten.sym_constrain"
 CHANCE = ", which draws random numbers"
 FIXED = "Write it with torch.where, or freeze the parts of the model before and behind it."
 
@@ -54,23 +58,36 @@ def trace(model: Module, inputs: tuple[Tensor, ...]) -> Graph:
     except Exception as error:
         at = source.at(source.of_error(error))
         if type(error).__name__ == "GuardOnDataDependentSymNode":
-            expects, got, do = "a forward that goes one way whatever the input's values are", f"one that asks for a value{at}", FIXED
+            expects, got, do = (
+                "a forward that goes one way whatever the input's values are",
+                f"one that asks for a value{at}",
+                FIXED,
+            )
         else:
             expects, got, do = "a model that torch.export can trace", f"{_one_line(error)}{at}", TRACEABLE
         raise ArgumentError(build("freeze", expects, got, do=do)) from error
 
 
 def _change(what: str) -> Refusal:
-    return Refusal("a model whose forward changes no state", f"one that changes {what}", "Take the change out of forward.")
+    return Refusal(
+        "a model whose forward changes no state", f"one that changes {what}", "Take the change out of forward."
+    )
 
 
 def _check_state(functional: Any, program: Any) -> None:
-    """Refuses what writes into a parameter, buffer or input, with the line that does so first in the program as it was traced."""
+    """Refuses what writes into a parameter, buffer or input, with the line that does so first in the program as it was
+    traced.
+    """
     specs = {spec.arg.name: spec.target or spec.arg.name for spec in program.graph_signature.input_specs}
     for spec in functional.graph_signature.output_specs:
         if spec.kind.name != "USER_OUTPUT":
-            written = [one for one in _everywhere(program) if _is_mutable(one.target) and specs.get(_viewed(one).name) == spec.target]
-            written += [user for one in program.graph.nodes if specs.get(one.name) == spec.target for user in one.users]  # as a norm does
+            written = [
+                one
+                for one in _everywhere(program)
+                if _is_mutable(one.target) and specs.get(_viewed(one).name) == spec.target
+            ]
+            # as a norm does
+            written += [user for one in program.graph.nodes if specs.get(one.name) == spec.target for user in one.users]
             raise _change(f"{_named(spec.target)}{source.at(next(map(_line, written), None))}")
 
 
@@ -102,9 +119,11 @@ DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 
 
 class _Conversion:
-    """torch.export's program as a graph. What writes into a tensor becomes what makes a new one, where no other value shares its memory.
+    """torch.export's program as a graph. What writes into a tensor becomes what makes a new one, where no other value
+    shares its memory.
 
-    lines: where in the model's code each operator stands, by its name; for those of the program after it, whose sub-graphs do not know it.
+    lines: where in the model's code each operator stands, by its name; for those of the program after it, whose
+    sub-graphs do not know it.
     """
 
     def __init__(self, program: Any, lines: dict[str, str]) -> None:
@@ -124,7 +143,10 @@ class _Conversion:
         for symbol, letter in self.letters.items():
             found = next((r for s, r in program.range_constraints.items() if str(s) == symbol), None)
             least, most = (0, None) if found is None else (found.lower, found.upper)
-            self.graph.ranges[letter] = 0 if least <= 2 else int(least), None if most is None or most > 2**62 else int(most)
+            self.graph.ranges[letter] = (
+                0 if least <= 2 else int(least),
+                None if most is None or most > 2**62 else int(most),
+            )
 
     def _read(self, module: fx.GraphModule) -> Any:
         """Adds the operators of a graph, in which its placeholders may be known already; what it returns."""
@@ -173,7 +195,11 @@ class _Conversion:
             raise Refusal("operators that only compute", f"{name}{what}{at}", OTHERWISE)
 
         if not known and not (base_of(name) in DROPOUTS and not one.args[2]):
-            refuse(CHANCE if isinstance(one.target, OpOverload) and torch.Tag.nondeterministic_seeded in one.target.tags else "")
+            refuse(
+                CHANCE
+                if isinstance(one.target, OpOverload) and torch.Tag.nondeterministic_seeded in one.target.tags
+                else ""
+            )
         args, kwargs = self._nodes((tuple(one.args), dict(one.kwargs)))
         node = Node(name, args, kwargs, **self._about(one), name=one.name)
         given = arguments_of(node) if known and name not in SIZES else {}
@@ -197,7 +223,9 @@ def _is_mutable(target: Any) -> bool:
 
 
 def _region(one: fx.Node) -> fx.Node | None:
-    """The sub-graph that a node runs as it stands, with gradients on or off, or without autocast: neither changes a value."""
+    """The sub-graph that a node runs as it stands, with gradients on or off, or without autocast: neither changes a
+    value.
+    """
     name, first = str(one.target), one.args
     if name == "wrap_with_set_grad_enabled":
         return first[1]  # type: ignore[return-value]
@@ -230,5 +258,7 @@ def _check_output(output: Any) -> None:
     if not plain:
         do = "Return those from forward."
         raise Refusal("outputs of tensors in tuples, lists and dicts of names", f"a {type(output).__name__}", do)
-    for part in () if output is None or isinstance(output, Node) else output.values() if isinstance(output, dict) else output:
+    for part in (
+        () if output is None or isinstance(output, Node) else output.values() if isinstance(output, dict) else output
+    ):
         _check_output(part)

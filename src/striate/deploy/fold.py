@@ -9,11 +9,13 @@ and a convolution, transposed convolution or linear layer next to it can do both
     the layer stands before:  W'[o, i] = s[o]·W[o, i],  b'[o] = s[o]·b[o] + t[o]
     the layer stands after:   W'[o, i] = s[i]·W[o, i],  b'[o] = b[o] + Σ_{i, taps} t[i]·W[o, i]
 
-The first always holds. The second holds where every output sees every tap of every channel: zero padding has no t in it, and a
-transposed convolution does not use all taps everywhere, so for both t must be 0.
+The first always holds. The second holds where every output sees every tap of every channel: zero padding has no t in
+it, and a transposed convolution does not use all taps everywhere, so for both t must be 0.
 
-What stands before and after is read off a trace by torch.fx, call by call. A norm is left, with the reason, wherever folding
-could change a result: torch.fx's own fusion misses layers that are called more than once (pytorch issues 104593 and 197539).
+What stands before and after is read off a trace by torch.fx, call by call. A norm is left, with the reason, wherever
+folding
+could change a result: torch.fx's own fusion misses layers that are called more than once (pytorch issues 104593 and
+197539).
 """
 
 from __future__ import annotations
@@ -112,24 +114,27 @@ class FoldReport:
 
 
 def fold(model: Model, example_input: Tensor | tuple[Tensor, ...]) -> tuple[Model, FoldReport]:
-    """A copy of ``model`` with its batch norms merged into the layers beside them, and a report; ``model`` stays as it is.
+    """A copy of ``model`` with its batch norms merged into the layers beside them, and a report; ``model`` stays as it
+    is.
 
-    ``y = s·x + t`` with ``s = γ/√(σ² + ε)`` and ``t = β - μ·s`` goes into the layer before the norm, ``W' = s·W`` along the outputs
-    and ``b' = s·b + t``, or else into the layer after it, ``W' = s·W`` along the inputs and ``b' = b + Σ t·W``, where that is exact.
-    Layers are ``Conv1d``, ``Conv2d``, ``Conv3d``, their transposes, and ``Linear``, torch's or striate's. The new weights are computed
-    in float64 and rounded once. In the norm's place stands ``torch.nn.Identity``, or the norm's activation if it has one.
+    ``y = s·x + t`` with ``s = γ/√(σ² + ε)`` and ``t = β - μ·s`` goes into the layer before the norm, ``W' = s·W`` along
+    the outputs and ``b' = s·b + t``, or else into the layer after it, ``W' = s·W`` along the inputs and ``b' = b + Σ
+    t·W``, where that is exact. Layers are ``Conv1d``, ``Conv2d``, ``Conv3d``, their transposes, and ``Linear``, torch's
+    or striate's. The new weights are computed in float64 and rounded once. In the norm's place stands
+    ``torch.nn.Identity``, or the norm's activation if it has one.
 
-    A norm that cannot be folded without changing a result is left, and ``report.entries`` says why: among the reasons are a norm
-    in training mode (call ``model.eval()`` first), a layer that is called twice, has a hook, or shares its weight, and an
-    activation between the two. Only what the example runs is seen.
+    A norm that cannot be folded without changing a result is left, and ``report.entries`` says why: among the reasons
+    are a norm in training mode (call ``model.eval()`` first), a layer that is called twice, has a hook, or shares its
+    weight, and an activation between the two. Only what the example runs is seen.
 
-    example_input: a tensor, or a tuple of tensors, that ``model(*example_input)`` runs on. Both models are run on copies of it,
-    in the mode they are in and with the same random numbers, and compared.
+    example_input: a tensor, or a tuple of tensors, that ``model(*example_input)`` runs on. Both models are run on
+    copies of it, in the mode they are in and with the same random numbers, and compared.
 
     Raises ArgumentTypeError for another example, ArgumentError if torch.fx cannot trace the model. Warns if the outputs
     differ by more than rounding explains.
 
-    Source: S. Ioffe, C. Szegedy, "Batch Normalization", 2015, whose inference network (algorithm 2, line 11) is ``s·x + t``.
+    Source: S. Ioffe, C. Szegedy, "Batch Normalization", 2015, whose inference network (algorithm 2, line 11) is ``s·x +
+    t``.
 
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, bias=False), torch.nn.BatchNorm2d(8), torch.nn.ReLU()).eval()
     >>> folded, report = fold(model, torch.ones(1, 3, 8, 8))
@@ -139,7 +144,9 @@ def fold(model: Model, example_input: Tensor | tuple[Tensor, ...]) -> tuple[Mode
     (Identity(), torch.Size([8]), None)
     """
     if not isinstance(model, Module):
-        raise ArgumentTypeError(build("fold", "a torch.nn.Module", type(model).__name__, do="Pass the model itself, then an example."))
+        raise ArgumentTypeError(
+            build("fold", "a torch.nn.Module", type(model).__name__, do="Pass the model itself, then an example.")
+        )
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     strange = [type(x).__name__ for x in inputs if not isinstance(x, Tensor)]
     if strange:
@@ -155,7 +162,9 @@ def fold(model: Model, example_input: Tensor | tuple[Tensor, ...]) -> tuple[Mode
             got, _ = _run(result, inputs)
         except Exception as error:
             do = "Call the norms only as layers: the folded model has Identity in their place."
-            raise ArgumentError(build("fold", "a model that runs without its batch norms", _one_line(error), do=do)) from error
+            raise ArgumentError(
+                build("fold", "a model that runs without its batch norms", _one_line(error), do=do)
+            ) from error
         difference, largest = _compare(expected, got)
         report = FoldReport(tuple(entries), difference, largest)
         if not math.isnan(largest) and not difference <= _usual_rounding([*expected, *result.parameters()]) * largest:
@@ -169,10 +178,13 @@ def fold(model: Model, example_input: Tensor | tuple[Tensor, ...]) -> tuple[Mode
 
 
 def _copy(model: Model) -> Model:
-    """A copy, of what copy.deepcopy refuses too: tensors computed from parameters, which torch.nn.utils.weight_norm keeps, and
-    buffers without a shape yet."""
+    """A copy, of what copy.deepcopy refuses too: tensors computed from parameters, which torch.nn.utils.weight_norm
+    keeps, and buffers without a shape yet.
+    """
     held = (value for module in model.modules() for value in vars(module).values())
-    memo: dict[int, Any] = {id(value): value.detach().clone() for value in held if isinstance(value, Tensor) and not value.is_leaf}
+    memo: dict[int, Any] = {
+        id(value): value.detach().clone() for value in held if isinstance(value, Tensor) and not value.is_leaf
+    }
     shapeless: Any = UninitializedBuffer
     memo |= {id(x): shapeless(x.requires_grad, x.device, x.dtype) for x in model.buffers() if isinstance(x, shapeless)}
     try:
@@ -203,7 +215,9 @@ def _run(model: Module, inputs: tuple[Tensor, ...]) -> tuple[list[Tensor], Count
 
 
 def _compare(expected: list[Tensor], got: list[Tensor]) -> tuple[float, float]:
-    """The largest absolute difference, and the largest absolute value expected. Equal infinities and NaNs do not differ."""
+    """The largest absolute difference, and the largest absolute value expected. Equal infinities and NaNs do not
+    differ.
+    """
     difference = largest = 0.0 if expected else math.nan
     for a, b in zip(expected, got, strict=True):
         if a.numel():
@@ -226,7 +240,9 @@ def _one_line(error: Exception) -> str:
 
 
 def _is_piece(module: Module) -> bool:
-    """Whether the trace takes a module as one piece: torch's and striate's layers, and all that could be a layer or a norm."""
+    """Whether the trace takes a module as one piece: torch's and striate's layers, and all that could be a layer or a
+    norm.
+    """
     if isinstance(module, (*LAYERS, *BATCH_NORMS)):
         return True
     if type(module) is Module or isinstance(module, (torch.nn.Sequential, torch.nn.ModuleList, torch.nn.ModuleDict)):
@@ -270,7 +286,8 @@ class _Proxy(fx.Proxy):
 
 class _Tracer(fx.Tracer):
     def __init__(self, inputs: int) -> None:
-        ours = {f for f in vars(functional).values() if getattr(f, "__module__", "").startswith("striate.")}  # they check their tensors
+        # they check their tensors
+        ours = {f for f in vars(functional).values() if getattr(f, "__module__", "").startswith("striate.")}
         super().__init__(autowrap_functions=tuple(ours))
         self._autowrap_search = [*self._autowrap_search, functional]
         self.inputs = inputs
@@ -283,7 +300,10 @@ class _Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        return root_fn, [self.root, *(self.create_proxy("placeholder", f"input_{i}", (), {}) for i in range(self.inputs))]
+        return root_fn, [
+            self.root,
+            *(self.create_proxy("placeholder", f"input_{i}", (), {}) for i in range(self.inputs)),
+        ]
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         if isinstance(attr_val, Tensor):
@@ -330,7 +350,8 @@ class _Trace:
 
 
 def _line_of(root: Module, inputs: int, name: str) -> str | None:
-    """The line of the model's code that a node came from: traced once more, with the stacks, which takes much longer."""
+    """The line of the model's code that a node came from: traced once more, with the stacks, which takes much longer.
+    """
     tracer = _Tracer(inputs)
     tracer.record_stack_traces = True
     told = next((node.stack_trace for node in tracer.trace(root).nodes if node.name == name), None) or ""
@@ -340,7 +361,10 @@ def _line_of(root: Module, inputs: int, name: str) -> str | None:
 def _trace(model: Module, inputs: tuple[Tensor, ...]) -> _Trace:
     model = _copy(model)
     root, tracer = _Root(model), _Tracer(len(inputs))
-    do = "Fold the parts of the model that can be traced one by one, or take what depends on the input's values out of forward."
+    do = (
+        "Fold the parts of the model that can be traced one by one, or take what depends on the input's values out "
+        "of forward."
+    )
     with _same_random_numbers(model):
         try:
             graph = tracer.trace(root)
@@ -426,20 +450,34 @@ class _Folder:
             if isinstance(leaf, Module)
         }
         for node in list(trace.graph.nodes):
-            if node.op == "call_module" and type(self._module(node)) is torch.nn.Identity and not _changed(self._module(node), "it"):
+            if (
+                node.op == "call_module"
+                and type(self._module(node)) is torch.nn.Identity
+                and not _changed(self._module(node), "it")
+            ):
                 self._take_out(node)  # as a folded norm: it does nothing
 
     def entries(self) -> list[FoldEntry]:
         actions: dict[str, str] = {}
         reasons = {name: self._norm_refusal(name, norm) for name, norm in self.norms.items()}
-        candidates = [node for node in self.trace.graph.nodes if node.op == "call_module" and reasons.get(_name(node), "no norm") is None]
+        candidates = [
+            node
+            for node in self.trace.graph.nodes
+            if node.op == "call_module" and reasons.get(_name(node), "no norm") is None
+        ]
         before = {node: self._fold_before(node, actions) for node in candidates}
         for node in reversed(candidates):  # of two norms before a layer the second is folded first
             if before[node] is not None:
                 after = self._fold_after(node, actions)
                 reasons[_name(node)] = after and f"{before[node]}; {after}"
-        entries = [FoldEntry(name or "the model", actions.get(name, LEFT), reason or "") for name, reason in reasons.items()]
-        functions = [node for node in self.trace.graph.nodes if node.op == "call_function" and "batch_norm" in _function_name(node)]
+        entries = [
+            FoldEntry(name or "the model", actions.get(name, LEFT), reason or "") for name, reason in reasons.items()
+        ]
+        functions = [
+            node
+            for node in self.trace.graph.nodes
+            if node.op == "call_function" and "batch_norm" in _function_name(node)
+        ]
         return entries + [FoldEntry(node.name, LEFT, "a call of a function, not a layer") for node in functions]
 
     # what stands where
@@ -500,7 +538,8 @@ class _Folder:
         asked = [key for key in [*norm._parameters, *norm._buffers] if f"{name}.{key}" in self.trace.read]
         if asked:
             return f"the model's code reads its {asked[0]}"
-        if id(norm) in self.held:  # Identity takes the place of a submodule: another reference would go on calling the norm
+        # Identity takes the place of a submodule: another reference would go on calling the norm
+        if id(norm) in self.held:
             return f"{self.held[id(norm)]} also holds it, outside the submodules"
         return None
 
@@ -515,7 +554,10 @@ class _Folder:
         for key in ("weight", "bias"):
             tensor = getattr(layer, key)
             if tensor is not None and (type(tensor) is not Parameter or not tensor.is_floating_point()):
-                return f"the {key} of {label} is a {type(tensor).__name__} of {tensor.dtype}, not a plain floating-point parameter"
+                return (
+                    f"the {key} of {label} is a {type(tensor).__name__} of {tensor.dtype}, not a plain "
+                    "floating-point parameter"
+                )
         calls = len(self.trace.calls[name])
         if calls > 1:
             return f"the model calls {label} {calls} times"
@@ -571,7 +613,10 @@ class _Folder:
         label = self._label(layer)
         following = _following(norm)
         if following is not None:
-            return f"its activation {getattr(norm, 'activation', None) or type(following).__name__} stands between it and {label}"
+            return (
+                f"its activation {getattr(norm, 'activation', None) or type(following).__name__} stands between it "
+                f"and {label}"
+            )
         refusal = self._layer_refusal(target, layer)
         if refusal:
             return refusal
@@ -666,7 +711,9 @@ def _pads_with_zeros(conv: Any) -> bool:
 
 
 def _misplaced(layer: Any, label: str, rank: int, channels: int, *, out: bool) -> str | None:
-    """Whether a layer's channels are not the norm's, in number or place: a linear layer's features are on the last axis."""
+    """Whether a layer's channels are not the norm's, in number or place: a linear layer's features are on the last
+    axis.
+    """
     axis = rank - 1 - (len(layer.kernel_size) if isinstance(layer, ConvBase) else 0)
     if axis != 1:
         return f"the channels of {label} are on axis {axis}, those of the norm on axis 1"

@@ -1,14 +1,17 @@
-r"""A model made ready for inference: traced once, folded, fused and packed, run without autograd, kept in a file without pickle.
+r"""A model made ready for inference: traced once, folded, fused and packed, run without autograd, kept in a file
+without pickle.
 
 The trace (``torch.export``, for any batch size) is a list of operators, the *graph*. It is made shorter:
 
 1. what depends on no input is computed once;
 2. a batch norm goes into the convolution or linear layer before it, by :mod:`striate.deploy.fold`'s formula;
-3. a convolution takes in the sum behind it (a residual) and then the clamp behind that (ReLU, ReLU6, hardtanh), so that one pass computes
-   ``y = min(max(conv(x) + b + r, low), high)``; linear layers and the norms that are left likewise, as far as they can.
+3. a convolution takes in the sum behind it (a residual) and then the clamp behind that (ReLU, ReLU6, hardtanh), so that
+   one pass computes ``y = min(max(conv(x) + b + r, low), high)``; linear layers and the norms that are left likewise,
+   as far as they can.
 
-What is left runs in order, by striate's functions where there is one and torch's operators else, all of them ones that only compute.
-When a value is used for the last time is worked out once: there it is dropped, and a sum is written where its residual lay.
+What is left runs in order, by striate's functions where there is one and torch's operators else, all of them ones that
+only compute. When a value is used for the last time is worked out once: there it is dropped, and a sum is written where
+its residual lay.
 """
 
 from __future__ import annotations
@@ -56,13 +59,14 @@ from .graph import (
 
 __all__ = ["Frozen", "freeze", "load"]
 
-# Of the graph in a file: one more for each change that older code would misread. 2: the method of a convolution is a number.
+# Of the graph in a file: one more for each change that older code would misread. 2: the method of a convolution is a
+# number.
 FORMAT = 2
-# The most a frozen model's outputs may be off the model's, in parts of their root mean square. Deep networks lose digits in float32 by
-# themselves: a ResNet-50 of random weights is off 1.4e-4 from float64, and frozen off 1.8e-4.
+# The most a frozen model's outputs may be off the model's, in parts of their root mean square. Deep networks lose
+# digits in float32 by themselves: a ResNet-50 of random weights is off 1.4e-4 from float64, and frozen off 1.8e-4.
 ERROR = 1e-3
 
-# -------------------------------------------------------------------------------------------------------------- operators
+# ------------------------------------------------------------------------------------------------------------ operators
 
 
 def _by_channel(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -78,7 +82,10 @@ def _in_rows(name: str) -> Callable[..., Any]:
 OURS: dict[str, Callable[..., Any]] = {
     "aten.view.default": torch.reshape,  # what is a view of a tensor in planes order may be none in channels order
     "aten._unsafe_view.default": torch.reshape,
-    **{f"aten.{name}": _in_rows(f"aten.{name}") for name in ("kron.default", "view.dtype", "view_as.default", "view_as_complex.default")},
+    **{
+        f"aten.{name}": _in_rows(f"aten.{name}")
+        for name in ("kron.default", "view.dtype", "view_as.default", "view_as_complex.default")
+    },
     "aten.layer_norm.default": lambda *arguments: norm.layer_norm(*arguments[:5]),  # the last is about CUDA's library
     "aten.group_norm.default": lambda *arguments: norm.group_norm(*arguments[:5]),
     "aten.rms_norm.default": norm.rms_norm,
@@ -88,7 +95,10 @@ OURS: dict[str, Callable[..., Any]] = {
     **{f"aten.avg_pool{d}d.default": partial(pool.avg_pool, dims=d) for d in (1, 2, 3)},
     **{f"aten.adaptive_avg_pool{d}d.default": partial(pool.adaptive_avg_pool, dims=d) for d in (1, 2, 3)},
     **{f"aten.conv{d}d.{kind}": partial(conv.conv, dims=d) for d in (1, 2, 3) for kind in ("default", "padding")},
-    **{f"aten.conv_transpose{d}d.{kind}": partial(conv.conv_transpose, dims=d) for d, kind in ((1, "default"), (2, "input"), (3, "input"))},
+    **{
+        f"aten.conv_transpose{d}d.{kind}": partial(conv.conv_transpose, dims=d)
+        for d, kind in ((1, "default"), (2, "input"), (3, "input"))
+    },
 }
 
 
@@ -99,7 +109,7 @@ def _call(node: Node) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, An
     return operator_of(node.op), node.args, node.kwargs
 
 
-# --------------------------------------------------------------------------------------------------------------- shortening
+# ----------------------------------------------------------------------------------------------------------- shortening
 
 
 def _shorten(graph: Graph) -> None:
@@ -200,8 +210,12 @@ def _take_in_norms(graph: Graph) -> None:
 
 
 def _merge(layer: Node, given: dict[str, Any]) -> bool:
-    """Puts ``s·y + t`` on a layer's outputs, ``W' = s·W`` and ``b' = s·b + t``, in float64, rounded once. False where that cannot be."""
-    transposed = base_of(layer.op).startswith("conv_transpose") and len(layer.shape or ()) == int(base_of(layer.op)[14]) + 2
+    """Puts ``s·y + t`` on a layer's outputs, ``W' = s·W`` and ``b' = s·b + t``, in float64, rounded once. False where
+    that cannot be.
+    """
+    transposed = (
+        base_of(layer.op).startswith("conv_transpose") and len(layer.shape or ()) == int(base_of(layer.op)[14]) + 2
+    )
     if not (transposed or layer.op == FUSED_CONV or (layer.op == FUSED_LINEAR and len(layer.shape or ()) == 2)):
         return False  # of more axes, a linear layer's features are not on the norm's
     arguments = arguments_of(layer) if transposed else layer.kwargs
@@ -220,7 +234,9 @@ def _merge(layer: Node, given: dict[str, Any]) -> bool:
         return False
     path = weight.name.removesuffix("weight")
     for name, value in (("weight", w), ("bias", b)):
-        arguments[name] = Node("constant", shape=tuple(value.shape), dtype=value.dtype, name=f"{path}{name}", value=value)
+        arguments[name] = Node(
+            "constant", shape=tuple(value.shape), dtype=value.dtype, name=f"{path}{name}", value=value
+        )
     if transposed:
         layer.args, layer.kwargs = tuple(arguments.values()), {}
     return True
@@ -233,7 +249,11 @@ def _take_in_sums(graph: Graph) -> None:
         if node.op != "aten.add.Tensor" or node.kwargs.get("alpha", 1) != 1 or node.dtype is not torch.float32:
             continue
         for layer, other in (node.args, node.args[::-1]):
-            if not (isinstance(layer, Node) and isinstance(other, Node)) or layer is other or layer.shape != other.shape:
+            if (
+                not (isinstance(layer, Node) and isinstance(other, Node))
+                or layer is other
+                or layer.shape != other.shape
+            ):
                 continue
             takes = layer.op in (FUSED_CONV, FUSED_NORM) and layer.kwargs["residual"] is None
             if takes and users[layer] == [node] and other.dtype is torch.float32:
@@ -249,22 +269,35 @@ def _bounds(node: Node) -> tuple[float, float] | None:
     """Of a clamp by numbers."""
     if node.op == "aten.relu.default":
         return 0.0, math.inf
-    if base_of(node.op) not in ("hardtanh", "relu6", "clamp", "clamp_min", "clamp_max") or node.dtype is not torch.float32:
+    if (
+        base_of(node.op) not in ("hardtanh", "relu6", "clamp", "clamp_min", "clamp_max")
+        or node.dtype is not torch.float32
+    ):
         return None
     given = {"min": 0.0, "max": 6.0} if base_of(node.op) == "relu6" else arguments_of(node)
     low, high = given.get("min_val", given.get("min")), given.get("max_val", given.get("max"))
     low, high = -math.inf if low is None else low, math.inf if high is None else high
-    return (float(low), float(high)) if isinstance(low, int | float) and isinstance(high, int | float) and low <= high else None
+    return (
+        (float(low), float(high))
+        if isinstance(low, int | float) and isinstance(high, int | float) and low <= high
+        else None
+    )
 
 
 def _take_in_clamps(graph: Graph) -> None:
-    """``clamp(layer(x))``, and ``clamp(max_pool(layer(x)))``, which is ``max_pool(clamp(layer(x)))``: the layer computes the clamp."""
+    """``clamp(layer(x))``, and ``clamp(max_pool(layer(x)))``, which is ``max_pool(clamp(layer(x)))``: the layer
+    computes the clamp.
+    """
     users = graph.users()
     for node in list(graph.nodes):
         before, bounds = node.args[0] if node.args else None, _bounds(node)
         if bounds is None or not isinstance(before, Node) or users[before] != [node]:
             continue
-        layer = before.args[0] if base_of(before.op) in MAX_POOLS and set(arguments_of(before)["dilation"]) == {1} else before
+        layer = (
+            before.args[0]
+            if base_of(before.op) in MAX_POOLS and set(arguments_of(before)["dilation"]) == {1}
+            else before
+        )
         if layer is not before and users[layer] != [before]:
             continue
         given = layer.kwargs
@@ -279,10 +312,11 @@ def _take_in_clamps(graph: Graph) -> None:
         users = graph.users()
 
 
-MAX_POOLS = frozenset(("max_pool1d", "max_pool2d", "max_pool3d"))  # dilated ones may have windows of padding alone, whose maximum is -inf
+# dilated ones may have windows of padding alone, whose maximum is -inf
+MAX_POOLS = frozenset(("max_pool1d", "max_pool2d", "max_pool3d"))
 NORM_ACTIVATIONS = {(0.0, math.inf): "relu", **({(0.0, 6.0): "relu6"} if "relu6" in norm.ACTIVATIONS else {})}
 
-# ---------------------------------------------------------------------------------------------------------------- program
+# -------------------------------------------------------------------------------------------------------------- program
 
 Values = list[Any]
 
@@ -298,7 +332,9 @@ class _Beyond(Exception):
 
 
 class _Program:
-    """A graph ready to run: its layers, and what to do in what order. Nothing in it changes but what its layers remember."""
+    """A graph ready to run: its layers, and what to do in what order. Nothing in it changes but what its layers
+    remember.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -316,7 +352,10 @@ class _Program:
         reuse = {node for node in self.layers if node.op == FUSED_CONV and _may_overwrite(node, last, users)}
         self.plan = plan(graph)
         self.fast, self.exact = (
-            [_Step(self._run(node, slots, node in reuse, exact), slots[node], tuple(done.get(node, ()))) for node in graph.nodes]
+            [
+                _Step(self._run(node, slots, node in reuse, exact), slots[node], tuple(done.get(node, ())))
+                for node in graph.nodes
+            ]
             for exact in (False, True)
         )
         self.output = walk(lambda node: None if node is None else slots[node], graph.output)
@@ -359,7 +398,9 @@ class _Program:
             if node.op == FUSED_NORM:
                 constants = (given[name] for name in ("mean", "variance", "weight", "bias"))
                 rest = (*(None if c is None else c.value for c in constants), False, 0.1, given["eps"])
-                return lambda v: norm.by_channel(v[x], *rest, residual=None if r is None else v[r], activation=given["activation"])
+                return lambda v: norm.by_channel(
+                    v[x], *rest, residual=None if r is None else v[r], activation=given["activation"]
+                )
             layer: Any = self.layers[node]
             if r is None:
                 run = layer.exact if exact else layer
@@ -380,10 +421,15 @@ class _Program:
 def _layer(node: Node) -> FusedConv | FusedLinear:
     given = node.kwargs
     weight, bias = given["weight"].value, None if given["bias"] is None else given["bias"].value
-    bounds = {"low": -math.inf if given["low"] is None else given["low"], "high": math.inf if given["high"] is None else given["high"]}
+    bounds = {
+        "low": -math.inf if given["low"] is None else given["low"],
+        "high": math.inf if given["high"] is None else given["high"],
+    }
     if node.op == FUSED_LINEAR:
         return FusedLinear(weight, bias, **bounds, where=node.name)
-    layer = FusedConv(weight, bias, given["stride"], given["padding"], given["dilation"], given["groups"], **bounds, where=node.name)
+    layer = FusedConv(
+        weight, bias, given["stride"], given["padding"], given["dilation"], given["groups"], **bounds, where=node.name
+    )
     given["weight"].value = layer.weight  # the same numbers in channels order: one copy for both
     return layer
 
@@ -396,18 +442,18 @@ def _may_overwrite(node: Node, last: dict[Node, Node], users: dict[Node, list[No
     return all(is_new(user.op) for user in users[residual])
 
 
-# ----------------------------------------------------------------------------------------------------------------- frozen
+# --------------------------------------------------------------------------------------------------------------- frozen
 
 
 class Frozen(Module):
     r"""A model that :func:`freeze` made: it computes, and nothing else can be done to it.
 
-    ``frozen(*inputs)``: tensors of the example's shapes, with any batch size, float32 ones on the CPU; returns what the model returned.
-    Nothing is kept for a gradient. Results are channels_last where they have four or five axes. Threads may call it at once: each gets the
-    bits it would get alone.
+    ``frozen(*inputs)``: tensors of the example's shapes, with any batch size, float32 ones on the CPU; returns what the
+    model returned. Nothing is kept for a gradient. Results are channels_last where they have four or five axes. Threads
+    may call it at once: each gets the bits it would get alone.
 
-    It has no parameters and no ``state_dict``, stays in evaluation mode whatever ``train()`` says, and is saved with :meth:`save`. Copies
-    share its weights, which never change.
+    It has no parameters and no ``state_dict``, stays in evaluation mode whatever ``train()`` says, and is saved with
+    :meth:`save`. Copies share its weights, which never change.
 
     Raises ShapeError, DtypeError or ArgumentError for inputs it was not frozen for.
 
@@ -438,19 +484,33 @@ class Frozen(Module):
         graph = self._program.graph
         sizes: dict[str, int] = {}
         if len(inputs) != len(graph.inputs):
-            _refuse(ArgumentTypeError, f"{_count(len(graph.inputs), 'input')}", len(inputs), "Give what the model takes.")
+            _refuse(
+                ArgumentTypeError, f"{_count(len(graph.inputs), 'input')}", len(inputs), "Give what the model takes."
+            )
         given = []
         for node, x in zip(graph.inputs, inputs, strict=True):
             if not isinstance(x, Tensor):
-                _refuse(ArgumentTypeError, f"{node.name} to be a tensor", x.__class__.__name__, "Call torch.as_tensor on it first.")
+                _refuse(
+                    ArgumentTypeError,
+                    f"{node.name} to be a tensor",
+                    x.__class__.__name__,
+                    "Call torch.as_tensor on it first.",
+                )
             shape, before = node.shape or (), sizes.copy()
-            wanted = [sizes.setdefault(n, size) if isinstance(n, str) else n for n, size in zip(shape, x.shape, strict=False)]
+            wanted = [
+                sizes.setdefault(n, size) if isinstance(n, str) else n for n, size in zip(shape, x.shape, strict=False)
+            ]
             if x.dim() != len(shape) or list(x.shape) != wanted:
                 do = "Freeze the model with an example of that shape."
                 _refuse(ShapeError, f"{node.name} of shape {_told(shape)}", tuple(x.shape), do, **before)
             if x.dtype is not node.dtype or not x.is_cpu:
                 type, got = (str(d).removeprefix("torch.") for d in (node.dtype, x.dtype))
-                _refuse(DtypeError, f"{node.name} of {type} on the CPU", f"{got} on {x.device.type}", "Convert it with .to().")
+                _refuse(
+                    DtypeError,
+                    f"{node.name} of {type} on the CPU",
+                    f"{got} on {x.device.type}",
+                    "Convert it with .to().",
+                )
             if x.requires_grad and torch.is_grad_enabled():
                 do = "Call it under torch.no_grad(), or train with the model it was frozen from."
                 _refuse(ArgumentError, f"{node.name} without a gradient", "one that requires it", do)
@@ -465,8 +525,8 @@ class Frozen(Module):
     # what it is
 
     def explain(self) -> dict[str, list[tuple[str, str | None]]]:
-        """For each convolution and linear layer, with the example's shape: the methods in the order they are asked, up to the chosen one,
-        each with the reason against it.
+        """For each convolution and linear layer, with the example's shape: the methods in the order they are asked, up
+        to the chosen one, each with the reason against it.
 
         >>> frozen = freeze(torch.nn.Conv2d(8, 8, 3), torch.ones(1, 8, 8, 8))
         >>> [methods[-1][1] for methods in frozen.explain().values()]
@@ -498,10 +558,14 @@ class Frozen(Module):
                 method = layer.method(self._example(node.kwargs["x"]))
             else:
                 method = "striate" if node.op in OURS or node.op == FUSED_NORM else "torch"
-            rows.append((_what(node), names.get(node, node.name), method, "" if node.shape is None else _told(node.shape)))
+            rows.append(
+                (_what(node), names.get(node, node.name), method, "" if node.shape is None else _told(node.shape))
+            )
         widths = [max(len(row[k]) for row in rows) for k in range(3)]
         table = ["  ".join([*(f"{row[k]:{widths[k]}}" for k in range(3)), row[3]]).rstrip() for row in rows]
-        inputs = ", ".join(f"{_told(node.shape or ())} {str(node.dtype).removeprefix('torch.')}" for node in graph.inputs)
+        inputs = ", ".join(
+            f"{_told(node.shape or ())} {str(node.dtype).removeprefix('torch.')}" for node in graph.inputs
+        )
         numbers = sum(c.value.numel() for c in self._program.constants if isinstance(c.value, Tensor))
         head = f"Frozen: {inputs}; {_count(len(graph.nodes), 'operator')}, {numbers:,} numbers"
         return "\n  ".join([head, *table])
@@ -542,7 +606,8 @@ class Frozen(Module):
         _refuse(ArgumentError, "to be kept in a file of numbers and text", "a call of pickle", do)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes one safetensors file: the weights, and the graph as JSON in its metadata, each byte under a SHA-256; no code.
+        """Writes one safetensors file: the weights, and the graph as JSON in its metadata, each byte under a SHA-256;
+        no code.
 
         A crash at any moment leaves the file there was or the new one. ``striate.load_frozen`` reads it.
 
@@ -584,27 +649,32 @@ def _what(node: Node) -> str:
     return f"{told} + {after}" if after else told
 
 
-# ---------------------------------------------------------------------------------------------------------------- freezing
+# ------------------------------------------------------------------------------------------------------------- freezing
 
 
 def freeze(model: Module, example_input: Tensor | tuple[Tensor, ...]) -> Frozen:
-    r"""A copy of ``model`` for inference only: folded, fused and packed once, for any batch size. ``model`` stays as it is.
+    r"""A copy of ``model`` for inference only: folded, fused and packed once, for any batch size. ``model`` stays as it
+    is.
 
     .. math:: \max |frozen(x) - model(x)| ≤ 10^{-3} \sqrt{\operatorname{mean}\, model(x)^2}
 
-    That is checked on the example, and on a batch of 1, with a warning where it does not hold; ``frozen.difference`` has the ratio.
-    NaN stays what it is, where it comes in and where it is born inside: there the call goes by torch's own operators (:mod:`.bounds`).
+    That is checked on the example, and on a batch of 1, with a warning where it does not hold; ``frozen.difference``
+    has the ratio. NaN stays what it is, where it comes in and where it is born inside: there the call goes by torch's
+    own operators (:mod:`.bounds`).
 
-    model: of float32 on the CPU. It is frozen as ``model.eval()`` computes, whatever its mode. example_input: a tensor, or a tuple of
-    tensors, that ``model(*example_input)`` runs on. All axes but the first are frozen with it; the first too, where the model needs it.
+    model: of float32 on the CPU. It is frozen as ``model.eval()`` computes, whatever its mode. example_input: a tensor,
+    or a tuple of tensors, that ``model(*example_input)`` runs on. All axes but the first are frozen with it; the first
+    too, where the model needs it.
 
-    Cost: the time is that of a trace, some seconds; the memory twice that of the weights, which are kept as they are and packed.
+    Cost: the time is that of a trace, some seconds; the memory twice that of the weights, which are kept as they are
+    and packed.
 
-    Raises ArgumentTypeError for what is no model or example, DtypeError for other types and devices, and ArgumentError for a model that
-    torch.export cannot trace, that changes state in forward, draws random numbers, goes by its input's values, or returns something else
-    than tensors and None; with the line of its code where torch's trace tells that.
+    Raises ArgumentTypeError for what is no model or example, DtypeError for other types and devices, and ArgumentError
+    for a model that torch.export cannot trace, that changes state in forward, draws random numbers, goes by its input's
+    values, or returns something else than tensors and None; with the line of its code where torch's trace tells that.
 
-    Source: V. Vanhoucke, A. Senior, M. Mao, "Improving the speed of neural networks on CPUs", 2011, for fixed weights laid out once;
+    Source: V. Vanhoucke, A. Senior, M. Mao, "Improving the speed of neural networks on CPUs", 2011, for fixed weights
+    laid out once;
     :func:`striate.fold` for the norms.
 
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, bias=False), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
@@ -615,40 +685,62 @@ def freeze(model: Module, example_input: Tensor | tuple[Tensor, ...]) -> Frozen:
     torch.Size([7, 8, 3, 3])
     """
     if not isinstance(model, Module):
-        raise ArgumentTypeError(build("freeze", "a torch.nn.Module", type(model).__name__, do="Pass the model itself, then an example."))
+        raise ArgumentTypeError(
+            build("freeze", "a torch.nn.Module", type(model).__name__, do="Pass the model itself, then an example.")
+        )
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     strange = [type(x).__name__ for x in inputs if not isinstance(x, Tensor)]
     if strange or not inputs:
         do = "Pass what model(*example_input) takes; give a model with other arguments a forward that takes tensors."
-        raise ArgumentTypeError(build("freeze", "a tensor or a tuple of tensors", ", ".join(strange) or "an empty tuple", do=do))
+        raise ArgumentTypeError(
+            build("freeze", "a tensor or a tuple of tensors", ", ".join(strange) or "an empty tuple", do=do)
+        )
     _check_types(model, inputs)
     with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):  # as it runs
         try:
             copied = _copy(model).eval()
         except ArgumentError as error:
             do = "Take out what keeps copy.deepcopy(model) from working."
-            raise ArgumentError(build("freeze", "a model that can be copied", _one_line(error.__cause__ or error), do=do)) from error  # type: ignore[arg-type]
+            raise ArgumentError(
+                build("freeze", "a model that can be copied", _one_line(error.__cause__ or error), do=do)
+            ) from error  # type: ignore[arg-type]
         inputs = tuple(x.detach().clone() for x in inputs)
         batches = {x.shape[0] for x in inputs if x.dim()}
         # torch.export takes an axis of 0 or 1 for one that always is
         traced = tuple(torch.cat([x, x]) if x.dim() and batches <= {1} else x for x in inputs)
         graph = trace(copied, traced)
         for node, x in zip(graph.inputs, inputs, strict=True):
-            graph.example |= {size: x.shape[axis] for axis, size in enumerate(node.shape or ()) if isinstance(size, str)}
+            graph.example |= {
+                size: x.shape[axis] for axis, size in enumerate(node.shape or ()) if isinstance(size, str)
+            }
         _shorten(graph)
         frozen = Frozen(graph)
         graph.difference = _difference(copied, frozen, inputs)
         if not graph.difference <= ERROR:
-            do = "Compare the two on your own data before you use the frozen one; a condition on the batch size in forward is one cause."
+            do = (
+                "Compare the two on your own data before you use the frozen one; a condition on the batch size in "
+                "forward is one cause."
+            )
             found = f"{graph.difference:.1e}"
-            told = build("freeze", f"outputs within {ERROR:.0e} of the model's, in parts of their root mean square", found, do=do)
+            told = build(
+                "freeze", f"outputs within {ERROR:.0e} of the model's, in parts of their root mean square", found, do=do
+            )
             warnings.warn(told, stacklevel=2)
     return frozen
 
 
 def _check_types(model: Module, inputs: tuple[Tensor, ...]) -> None:
-    for name, x in [*model.named_parameters(), *model.named_buffers(), *((f"input {k}", x) for k, x in enumerate(inputs))]:
-        if not x.is_cpu or x.layout is not torch.strided or x.is_complex() or (x.is_floating_point() and x.dtype is not torch.float32):
+    for name, x in [
+        *model.named_parameters(),
+        *model.named_buffers(),
+        *((f"input {k}", x) for k, x in enumerate(inputs)),
+    ]:
+        if (
+            not x.is_cpu
+            or x.layout is not torch.strided
+            or x.is_complex()
+            or (x.is_floating_point() and x.dtype is not torch.float32)
+        ):
             got = f"{name} in {str(x.dtype).removeprefix('torch.')} on {x.device.type}"
             do = "Convert model and example with .float().cpu()."
             raise DtypeError(build("freeze", "a model and an example of float32 on the CPU", got, do=do))
@@ -657,9 +749,16 @@ def _check_types(model: Module, inputs: tuple[Tensor, ...]) -> None:
 def _difference(model: Module, frozen: Frozen, inputs: tuple[Tensor, ...]) -> float:
     """The largest over the outputs, for the example and for a batch of 1, in parts of an output's root mean square."""
     graph, found = frozen._program.graph, 0.0
-    single = tuple(x[:1] if node.shape and isinstance(node.shape[0], str) else x for node, x in zip(graph.inputs, inputs, strict=True))
+    single = tuple(
+        x[:1] if node.shape and isinstance(node.shape[0], str) else x
+        for node, x in zip(graph.inputs, inputs, strict=True)
+    )
     allowed = all(least <= 1 for least, _ in graph.ranges.values())
-    for given in (inputs, single) if allowed and any(a.shape != b.shape for a, b in zip(inputs, single, strict=True)) else (inputs,):
+    for given in (
+        (inputs, single)
+        if allowed and any(a.shape != b.shape for a, b in zip(inputs, single, strict=True))
+        else (inputs,)
+    ):
         try:
             expected = tree_leaves(model(*(x.clone() for x in given)))
         except Exception:
@@ -670,7 +769,9 @@ def _difference(model: Module, frozen: Frozen, inputs: tuple[Tensor, ...]) -> fl
             got = frozen(*given)
         except Exception as error:
             do = "Freeze the parts of the model without it."
-            raise ArgumentError(build("freeze", "operators that take tensors in channels order", _one_line(error), do=do)) from error
+            raise ArgumentError(
+                build("freeze", "operators that take tensors in channels order", _one_line(error), do=do)
+            ) from error
         for a, b in zip(expected, tree_leaves(got), strict=True):
             if a is None:
                 continue
@@ -684,12 +785,15 @@ def _difference(model: Module, frozen: Frozen, inputs: tuple[Tensor, ...]) -> fl
     return found
 
 
-# ------------------------------------------------------------------------------------------------------------------- files
+# ---------------------------------------------------------------------------------------------------------------- files
 
 # Values of torch in a graph, by name.
 VALUES: dict[str, Any] = {
     **{str(v).removeprefix("torch."): v for v in tensorfile.DTYPES.values()},
-    **{str(v).removeprefix("torch."): v for v in (torch.contiguous_format, torch.preserve_format, *FORMATS.values(), torch.strided)},
+    **{
+        str(v).removeprefix("torch."): v
+        for v in (torch.contiguous_format, torch.preserve_format, *FORMATS.values(), torch.strided)
+    },
     "cpu": torch.device("cpu"),
 }
 
@@ -700,7 +804,9 @@ def _encoded(program: _Program) -> tuple[dict[str, Any], dict[str, Tensor]]:
     tensors: dict[str, Tensor] = {}
     names: dict[Node, str] = {}
     for constant in program.constants:
-        names[constant] = name = f"{constant.name or 'constant'}{'' if constant.name not in tensors else f'.{len(tensors)}'}"
+        names[constant] = name = (
+            f"{constant.name or 'constant'}{'' if constant.name not in tensors else f'.{len(tensors)}'}"
+        )
         tensors[name] = constant.value
     numbers = {node: number for number, node in enumerate([*graph.inputs, *graph.nodes])}
 
@@ -718,12 +824,20 @@ def _encoded(program: _Program) -> tuple[dict[str, Any], dict[str, Tensor]]:
         found = [name for name, known in VALUES.items() if type(known) is type(value) and known == value]
         if not found:
             do = "Freeze the parts of the model without it."
-            raise CheckpointError(build("save", "a graph of numbers, text and tensors", f"{type(value).__name__} {value}", do=do))
+            raise CheckpointError(
+                build("save", "a graph of numbers, text and tensors", f"{type(value).__name__} {value}", do=do)
+            )
         return {"torch": found[0]}
 
     parts = ((node, told(node.args), {key: told(value) for key, value in node.kwargs.items()}) for node in graph.nodes)
-    nodes = [{"op": node.op, "args": args, "kwargs": kwargs, "shape": node.shape, "name": node.name} for node, args, kwargs in parts]
-    inputs = [{"shape": node.shape, "dtype": str(node.dtype).removeprefix("torch."), "name": node.name} for node in graph.inputs]
+    nodes = [
+        {"op": node.op, "args": args, "kwargs": kwargs, "shape": node.shape, "name": node.name}
+        for node, args, kwargs in parts
+    ]
+    inputs = [
+        {"shape": node.shape, "dtype": str(node.dtype).removeprefix("torch."), "name": node.name}
+        for node in graph.inputs
+    ]
     rest = {"ranges": graph.ranges, "example": graph.example, "difference": told(graph.difference)}
     return {"frozen": FORMAT, "inputs": inputs, "nodes": nodes, "output": told(graph.output), **rest}, tensors
 
@@ -731,11 +845,12 @@ def _encoded(program: _Program) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def load(path: str | os.PathLike[str]) -> Frozen:
     """The model that :meth:`Frozen.save` wrote, ready to run: it gives the same bits.
 
-    The file is data: it names operators of a list of ones that only compute, and any other is refused. The model runs once, on zeros of the
-    example's shape, so that weights are packed and methods chosen. A file of an older striate's format is converted.
+    The file is data: it names operators of a list of ones that only compute, and any other is refused. The model runs
+    once, on zeros of the example's shape, so that weights are packed and methods chosen. A file of an older striate's
+    format is converted.
 
-    Raises CheckpointError, in one line, for a file that is missing, damaged in as little as one bit, of something else, of a newer striate,
-    or with an operator or a method that is not on the list.
+    Raises CheckpointError, in one line, for a file that is missing, damaged in as little as one bit, of something else,
+    of a newer striate, or with an operator or a method that is not on the list.
     """
     path = Path(path)
 
@@ -745,7 +860,9 @@ def load(path: str | os.PathLike[str]) -> Frozen:
     def check(places: dict[str, tensorfile.Place], metadata: dict[str, Any]) -> None:
         format = metadata.get("frozen")
         if type(format) is not int:
-            raise refusal("a file of something else", "Load a checkpoint with striate.training.load, or freeze its model.")
+            raise refusal(
+                "a file of something else", "Load a checkpoint with striate.training.load, or freeze its model."
+            )
         if format > FORMAT:
             raise refusal(f"one of format {format}, where this striate knows up to {FORMAT}", "Use a newer striate.")
 
@@ -757,7 +874,9 @@ def load(path: str | os.PathLike[str]) -> Frozen:
         graph = _decoded(metadata, tensors)
         with torch.inference_mode(False), torch.no_grad():
             frozen = Frozen(graph)
-            shapes = ([graph.example[n] if isinstance(n, str) else n for n in node.shape or ()] for node in graph.inputs)
+            shapes = (
+                [graph.example[n] if isinstance(n, str) else n for n in node.shape or ()] for node in graph.inputs
+            )
             frozen(*(torch.zeros(shape, dtype=node.dtype) for shape, node in zip(shapes, graph.inputs, strict=True)))
     except Refusal as unknown:
         raise refusal(*unknown.args) from None
@@ -788,7 +907,9 @@ def _decoded(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> Graph:
         if kind == "node" and type(inner) is int and inner >= 0:
             return known[inner]
         if kind == "tensor":
-            return constants.setdefault(inner, Node("constant", name=inner, shape=tuple(tensors[inner].shape), value=tensors[inner]))
+            return constants.setdefault(
+                inner, Node("constant", name=inner, shape=tuple(tensors[inner].shape), value=tensors[inner])
+            )
         if kind in ("tuple", "list"):
             return (tuple if kind == "tuple" else list)(map(read, inner))
         if kind == "dict":
@@ -809,17 +930,25 @@ def _decoded(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> Graph:
         args, kwargs = read(one["args"]), {str(key): read(value) for key, value in one["kwargs"].items()}
         node = Node(str(one["op"]), args, kwargs, shape_of(one["shape"]), name=str(one["name"]))
         if node.op not in ARGUMENTS and (operator_of(node.op) is None or draws(node)):
-            raise Refusal(f"operator {node.op!r}, which is not one it runs", "Use the striate and torch it was frozen with.")
+            raise Refusal(
+                f"operator {node.op!r}, which is not one it runs", "Use the striate and torch it was frozen with."
+            )
         if metadata["frozen"] == 1 and node.op in ("striate.conv.default", "striate.conv_input.default"):
             node.args, node.kwargs = walk(partial(_numbered, node.op), (node.args, node.kwargs))
         if node.op in ARGUMENTS:
             wanted = ARGUMENTS[node.op]
-            if node.args or node.kwargs.keys() != set(wanted) or not _is_constant(*(node.kwargs[k] for k in CONSTANTS if k in wanted)):
+            if (
+                node.args
+                or node.kwargs.keys() != set(wanted)
+                or not _is_constant(*(node.kwargs[k] for k in CONSTANTS if k in wanted))
+            ):
                 raise ValueError(f"arguments that {node.op} does not have")
         known.append(node)
         graph.nodes.append(node)
     graph.output = read(metadata["output"])
-    graph.ranges = {str(k): (int(least), None if most is None else int(most)) for k, (least, most) in metadata["ranges"].items()}
+    graph.ranges = {
+        str(k): (int(least), None if most is None else int(most)) for k, (least, most) in metadata["ranges"].items()
+    }
     graph.example = {str(k): int(v) for k, v in metadata["example"].items()}
     graph.difference = float(read(metadata["difference"]))
     return graph

@@ -21,7 +21,8 @@ __all__ = ["ARGUMENTS", "CONSTANTS", "FUSED_CONV", "FUSED_LINEAR", "FUSED_NORM",
 
 @dataclass(eq=False)
 class Node:
-    """One value: an input, a constant, or what an operator makes of the nodes and numbers in ``args`` and ``kwargs``."""
+    """One value: an input, a constant, or what an operator makes of the nodes and numbers in ``args`` and ``kwargs``.
+    """
 
     op: str  # "input", "constant", or an operator's name
     args: tuple[Any, ...] = ()
@@ -91,7 +92,7 @@ class Refusal(Exception):
     """What a graph cannot be made of: expected, got, and what to do."""
 
 
-# -------------------------------------------------------------------------------------------------------------- operators
+# ------------------------------------------------------------------------------------------------------------ operators
 
 FUSED_CONV, FUSED_LINEAR, FUSED_NORM = "fused.conv", "fused.linear", "fused.batch_norm"
 # Their arguments: x and residual are nodes, CONSTANTS constants, the others numbers; None for what there is not.
@@ -103,13 +104,16 @@ ARGUMENTS = {
 CONSTANTS = ("weight", "bias", "mean", "variance")
 SIZES: dict[str, Callable[..., Any]] = {  # of Python, for sizes and the parts of tuples
     "getitem": operator.getitem,
-    **{f"sizes.{name}": getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "neg")},
+    **{
+        f"sizes.{name}": getattr(operator, name)
+        for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow", "neg")
+    },
     **{f"sizes.{name}": getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")},
     **{f"sizes.{name}": getattr(torch, f"sym_{name}") for name in ("max", "min", "float", "int", "not", "ite")},
 }
-# Operators that only compute: those of torch that it tags as core or pointwise, that are methods of tensors or functions of torch.fft,
-# torch.linalg, torch.special and torch.nn.functional, and these; and some of striate's, for what torch has not. Not among them are
-# torch's inner ones, whose names begin with _, and gradients.
+# Operators that only compute: those of torch that it tags as core or pointwise, that are methods of tensors or
+# functions of torch.fft, torch.linalg, torch.special and torch.nn.functional, and these; and some of striate's, for
+# what torch has not. Not among them are torch's inner ones, whose names begin with _, and gradients.
 PUBLIC = {"fft": torch.fft, "linalg": torch.linalg, "special": torch.special}
 _OTHERS = """
 _adaptive_avg_pool2d _adaptive_avg_pool3d _log_softmax _native_batch_norm_legit _native_batch_norm_legit_no_training _softmax _to_copy
@@ -121,7 +125,9 @@ scaled_dot_product_attention searchsorted stack std_mean tensordot tril_indices 
 upsample_linear1d upsample_nearest1d upsample_nearest3d upsample_trilinear3d vander var_mean view_as_complex view_as_real zeros zeros_like
 """
 OTHERS = frozenset(_OTHERS.split())
-STRIATE = frozenset(["avg_pool", "conv", "conv_input", "local_response", "max_pool_index", "max_pool_offset", "norm", "offset_to_index"])
+STRIATE = frozenset(
+    ["avg_pool", "conv", "conv_input", "local_response", "max_pool_index", "max_pool_offset", "norm", "offset_to_index"]
+)
 # They go by the order in memory, which freezing changes, or make tensors of other layouts than rows and columns.
 _REFUSED = """
 as_strided as_strided_scatter coalesce data empty_strided new_empty_strided pin_memory resize resize_as resize_as_sparse set slice_inverse
@@ -153,12 +159,21 @@ def operator_of(name: str) -> Any:
         return None
     if parts[1] in (STRIATE if parts[0] == "striate" else OTHERS):
         return overload
-    inner = parts[0] == "striate" or re.search("^_(?!_)|_backward$", parts[1]) or torch.Tag.nondeterministic_seeded in overload.tags
-    return overload if not inner and ({torch.Tag.core, torch.Tag.pointwise} & set(overload.tags) or _is_public(parts[1])) else None
+    inner = (
+        parts[0] == "striate"
+        or re.search("^_(?!_)|_backward$", parts[1])
+        or torch.Tag.nondeterministic_seeded in overload.tags
+    )
+    return (
+        overload
+        if not inner and ({torch.Tag.core, torch.Tag.pointwise} & set(overload.tags) or _is_public(parts[1]))
+        else None
+    )
 
 
 def _is_public(name: str) -> bool:
-    """Whether torch offers an operator as a method of tensors, in place ones too, or as a function of its modules of functions.
+    """Whether torch offers an operator as a method of tensors, in place ones too, or as a function of its modules of
+    functions.
 
     >>> [_is_public(name) for name in ("cumsum", "fill", "fft_rfft2", "pixel_shuffle", "from_file", "fbgemm_linear_int8_weight")]
     [True, True, True, True, False, False]
@@ -170,7 +185,9 @@ def _is_public(name: str) -> bool:
 
 
 def draws(node: Node) -> bool:
-    """Whether an operator draws random numbers as it is called here: attention, an LSTM and a leaky ReLU may, and need not."""
+    """Whether an operator draws random numbers as it is called here: attention, an LSTM and a leaky ReLU may, and need
+    not.
+    """
     if node.op in SIZES or torch.Tag.nondeterministic_seeded not in operator_of(node.op).tags:
         return False
     given = arguments_of(node)
@@ -187,7 +204,11 @@ def is_new(op: str) -> bool:
     if op in ARGUMENTS or base_of(op) in NEW:
         return True
     overload = None if op in SIZES else operator_of(op)
-    return overload is not None and torch.Tag.pointwise in overload.tags and all(r.alias_info is None for r in overload._schema.returns)
+    return (
+        overload is not None
+        and torch.Tag.pointwise in overload.tags
+        and all(r.alias_info is None for r in overload._schema.returns)
+    )
 
 
 def arguments_of(node: Node) -> dict[str, Any]:

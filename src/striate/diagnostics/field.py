@@ -1,7 +1,8 @@
 """Receptive fields on the live model: a proof that the graph's are right, and where in them the weight lies.
 
-The proof: an image with NaN on one row (or column, or plane) makes exactly those units NaN that see it, whatever the weights: nothing times
-NaN is a number. Norms are passed by for it: the statistics they take over places count as constants on the graph too.
+The proof: an image with NaN on one row (or column, or plane) makes exactly those units NaN that see it, whatever the
+weights: nothing times NaN is a number. Norms are passed by for it: the statistics they take over places count as
+constants on the graph too.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ NORMS = (
 
 
 class Checked(NamedTuple):
-    """One layer, one unit: the positions it sees on each axis, from the graph and from the model. exact: of the graph's answer."""
+    """One layer, one unit: the positions it sees on each axis, from the graph and from the model. exact: of the graph's
+    answer.
+    """
 
     layer: str
     unit: tuple[int, ...]
@@ -64,8 +67,9 @@ class _NormsPassed(TorchDispatchMode):
 def verify(report: Report, layers: Sequence[str] | None = None, unit: Sequence[int] | None = None) -> list[Checked]:
     """Compares the receptive fields of a report with what the model does.
 
-    layers: names of rows, all layers of the model if None; unit: as for ``Report.receptive_field``, each layer's middle one if None.
-    The model runs once for every position on every axis of the first input, in evaluation, without gradients.
+    layers: names of rows, all layers of the model if None; unit: as for ``Report.receptive_field``, each layer's middle
+    one if None. The model runs once for every position on every axis of the first input, in evaluation, without
+    gradients.
 
     Raises ArgumentError for a row that is no layer, and for an input without axes behind batch and channels.
 
@@ -77,8 +81,14 @@ def verify(report: Report, layers: Sequence[str] | None = None, unit: Sequence[i
     """
     axes = report.axes()
     if not axes:
-        raise ArgumentError(build("verify", "an input with axes behind batch and channels", report.input_shapes, do="Give an image."))
-    rows = [_layer(report, name) for name in layers] if layers is not None else [row for row in report.layers if _is_call(report, row)]
+        raise ArgumentError(
+            build("verify", "an input with axes behind batch and channels", report.input_shapes, do="Give an image.")
+        )
+    rows = (
+        [_layer(report, name) for name in layers]
+        if layers is not None
+        else [row for row in report.layers if _is_call(report, row)]
+    )
     where = {row.name: report.unit_axes(row.name) for row in rows}
     middle = {row.name: tuple(row.output_shape[axis] // 2 for axis in where[row.name]) for row in rows}
     units = middle if unit is None else {row.name: tuple(unit) for row in rows}
@@ -109,7 +119,9 @@ def verify(report: Report, layers: Sequence[str] | None = None, unit: Sequence[i
     return found
 
 
-def effective_field(report: Report, layer: str, unit: Sequence[int] | None = None, images: int = 32, seed: int = 0) -> Tensor:
+def effective_field(
+    report: Report, layer: str, unit: Sequence[int] | None = None, images: int = 32, seed: int = 0
+) -> Tensor:
     r"""How much each position of the input moves a unit: the effective receptive field.
 
     .. math:: e(p) = \sqrt{\tfrac1n \sum_i \Big(\sum_c \frac{∂y_{unit}}{∂x_{c,p}}(x_i)\Big)^2}, \quad \text{divided by its maximum}
@@ -117,7 +129,8 @@ def effective_field(report: Report, layer: str, unit: Sequence[int] | None = Non
     y: the unit's sum over channels; x: noise of mean 0 and variance 1; n: ``images``.
     Result: of the shape of the image's axes, between 0 and 1.
 
-    Source: W. Luo, Y. Li, R. Urtasun, R. Zemel, "Understanding the Effective Receptive Field in Deep Convolutional Neural Networks", 2016.
+    Source: W. Luo, Y. Li, R. Urtasun, R. Zemel, "Understanding the Effective Receptive Field in Deep Convolutional
+    Neural Networks", 2016.
 
     Raises ArgumentError for a row that is no layer, or images below 1.
 
@@ -158,7 +171,9 @@ def draw(report: Report, layer: str, path: str | Path, unit: Sequence[int] | Non
 
     shape = report.input_shapes[0]
     if len(shape) != 4:
-        raise ArgumentError(build("draw", "an input of batch, channels and two axes", shape, do="Use effective_field for its numbers."))
+        raise ArgumentError(
+            build("draw", "an input of batch, channels and two axes", shape, do="Use effective_field for its numbers.")
+        )
     heat = effective_field(report, layer, unit, images)
     rectangle = report.receptive_field(layer, unit).rectangle
     figure = Figure(figsize=(5.2, 5.4), layout="constrained")
@@ -168,11 +183,13 @@ def draw(report: Report, layer: str, path: str | Path, unit: Sequence[int] | Non
         (top, bottom), (left, right) = rectangle
         high, wide = bottom - top + 1, right - left + 1
         plot.add_patch(Rectangle((left - 0.5, top - 0.5), wide, high, fill=False, edgecolor="#5ba3d6", linewidth=1.5))
-        plot.set_title(f"{report.model}, {layer}: what one unit sees\nframe {high}×{wide} px; root of its effect", fontsize=10)
+        plot.set_title(
+            f"{report.model}, {layer}: what one unit sees\nframe {high}×{wide} px; root of its effect", fontsize=10
+        )
     figure.savefig(path, dpi=120)
 
 
-# ------------------------------------------------------------------------------------------------------------------------ parts
+# ---------------------------------------------------------------------------------------------------------------- parts
 
 
 def _is_call(report: Report, row: Layer) -> bool:
@@ -182,7 +199,9 @@ def _is_call(report: Report, row: Layer) -> bool:
 def _layer(report: Report, name: str) -> Layer:
     row = report.layer(name)
     if not _is_call(report, row):
-        raise ArgumentError(build("verify", "a row that is a layer of the model", repr(name), do="Choose one that is a module."))
+        raise ArgumentError(
+            build("verify", "a row that is a layer of the model", repr(name), do="Choose one that is a module.")
+        )
     return row
 
 
@@ -207,7 +226,11 @@ def _at(y: Tensor, axes: Sequence[int], place: Sequence[int]) -> Tensor:
 
 
 def _run(
-    report: Report, model: Callable[..., Any], rows: Sequence[Layer], inputs: tuple[Tensor, ...], take: Callable[[str, Tensor], object]
+    report: Report,
+    model: Callable[..., Any],
+    rows: Sequence[Layer],
+    inputs: tuple[Tensor, ...],
+    take: Callable[[str, Tensor], object],
 ) -> None:
     """Runs the model, and hands over what those layers make, at once: later ones may write into it."""
     wanted: dict[tuple[Module, int], str] = {}

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["page", "table"]
 
 LEAST_WIDTH = 80
-RESTLESS = 0.1, 20.0  # spread, and interruptions a second, from which on other work on the machine is likelier than chance
+# spread, and interruptions a second, from which on other work on the machine is likelier than chance
+RESTLESS = 0.1, 20.0
 CLOSE = 0.97  # of a time, from which on the other method's is as good
 MAPS = {"forward": "forward", "input": "input gradient", "weight": "weight gradient"}
 ABOUT_LAYERS = "Milliseconds. share: of the whole step; limit: least time by the rates above over the time taken."
@@ -27,17 +28,30 @@ ABOUT_MAPS = "One call of each map; + 2: and of 2 layers alike. ratio: the next 
 def facts(profile: Profile) -> list[str]:
     """What was profiled, on what, the whole step, and a warning where the times cannot be trusted: a sentence each."""
     shapes = ", ".join(map(sizes, profile.input_shapes))
-    timed = "training step" if profile.backward and profile.training else "forward and backward" if profile.backward else "forward"
-    mode = "" if profile.training == profile.backward else ", training mode" if profile.training else ", evaluation mode"
+    timed = (
+        "training step"
+        if profile.backward and profile.training
+        else "forward and backward"
+        if profile.backward
+        else "forward"
+    )
+    mode = (
+        "" if profile.training == profile.backward else ", training mode" if profile.training else ", evaluation mode"
+    )
     order = "channels" if profile.channels_last else "planes"
     machine = profile.machine
     threads = f"{profile.threads} thread" + ("s" if profile.threads != 1 else "")
-    parts = "" if profile.backward_ms is None else f" = forward {profile.forward_ms:.2f} + backward {profile.backward_ms:.2f}"
+    parts = (
+        ""
+        if profile.backward_ms is None
+        else f" = forward {profile.forward_ms:.2f} + backward {profile.backward_ms:.2f}"
+    )
     told = [
         f"{profile.model}: {timed}{mode}, x {shapes} in {order} order, {profile.dtype}",
         f"{machine['processor']}, {threads}, {machine['isa']}: copies {profile.copy_gb_per_s:.1f} GB/s, "
         f"multiplies matrices at {profile.gemm_gflops:.0f} GFLOP/s",
-        f"step {profile.step_ms:.2f} ms{parts}; medians of {profile.rounds} rounds, spread {100 * profile.spread:.0f} %",
+        f"step {profile.step_ms:.2f} ms{parts}; medians of {profile.rounds} rounds, spread {100 * profile.spread:.0f} "
+        "%",
     ]
     if profile.spread >= RESTLESS[0] or profile.interruptions_per_s >= RESTLESS[1]:
         often = f"interrupted the steps {profile.interruptions_per_s:.0f} times a second"
@@ -58,11 +72,19 @@ def kind(layer: Layer) -> str:
 
 
 def sums(profile: Profile, shown: Sequence[Layer]) -> list[tuple[str, float, float]]:
-    """The rows below the layers, each with forward and backward [ms]: the layers not shown, what layers leave, and the whole step."""
+    """The rows below the layers, each with forward and backward [ms]: the layers not shown, what layers leave, and the
+    whole step.
+    """
     rows = []
     left = [layer for layer in profile.layers if not any(layer is one for one in shown)]
     if left:
-        rows.append((f"{len(left)} more", sum(layer.forward_ms for layer in left), sum(layer.backward_ms or 0.0 for layer in left)))
+        rows.append(
+            (
+                f"{len(left)} more",
+                sum(layer.forward_ms for layer in left),
+                sum(layer.backward_ms or 0.0 for layer in left),
+            )
+        )
     rows.append(("not in layers", profile.outside_forward_ms, profile.outside_backward_ms or 0.0))
     return [*rows, ("whole step", profile.forward_ms, profile.backward_ms or 0.0)]
 
@@ -71,7 +93,9 @@ def alike(layers: Sequence[Layer]) -> list[tuple[str, Layer]]:
     """The convolutions whose methods were timed, those that were timed as one under one name."""
     groups: list[list[Layer]] = []
     for layer in layers:
-        told = next((group for group in groups if (layer.method, layer.map_ms) == (group[0].method, group[0].map_ms)), None)
+        told = next(
+            (group for group in groups if (layer.method, layer.map_ms) == (group[0].method, group[0].map_ms)), None
+        )
         if told is not None:
             told.append(layer)
         elif layer.map_ms:
@@ -79,21 +103,45 @@ def alike(layers: Sequence[Layer]) -> list[tuple[str, Layer]]:
     return [(group[0].path + (f" + {len(group) - 1}" if len(group) > 1 else ""), group[0]) for group in groups]
 
 
-# ------------------------------------------------------------------------------------------------------------------ text
+# ----------------------------------------------------------------------------------------------------------------- text
 
 
 def table(profile: Profile, width: int, top: int | None) -> str:
     if width < LEAST_WIDTH:
-        raise ArgumentError(build("Profile.table", f"a width of at least {LEAST_WIDTH}", width, do="Leave it out for 100."))
+        raise ArgumentError(
+            build("Profile.table", f"a width of at least {LEAST_WIDTH}", width, do="Leave it out for 100.")
+        )
     shown = profile.slowest(top)
     rows = [["layer", "type", "output", "forward", "backward", "share", "limit", "method"]]
     for layer in shown:
-        times = [number(layer.forward_ms), number(layer.backward_ms), percent(profile.share(layer.ms)), percent(layer.share_of_limit)]
+        times = [
+            number(layer.forward_ms),
+            number(layer.backward_ms),
+            percent(profile.share(layer.ms)),
+            percent(layer.share_of_limit),
+        ]
         rows.append([layer.path, kind(layer), sizes(layer.output_shape), *times, layer.methods])
     for name, forward_ms, backward_ms in sums(profile, shown):
-        rows.append([name, "", "", number(forward_ms), number(backward_ms), percent(profile.share(forward_ms + backward_ms)), "", ""])
+        rows.append(
+            [
+                name,
+                "",
+                "",
+                number(forward_ms),
+                number(backward_ms),
+                percent(profile.share(forward_ms + backward_ms)),
+                "",
+                "",
+            ]
+        )
     hidden = () if profile.backward else (4,)
-    lines = [*facts(profile), "", *columns(rows, "<<<>>>><", width, {0: 14, 1: 8, 2: 8, 7: 8}, hidden), "", ABOUT_LAYERS]
+    lines = [
+        *facts(profile),
+        "",
+        *columns(rows, "<<<>>>><", width, {0: 14, 1: 8, 2: 8, 7: 8}, hidden),
+        "",
+        ABOUT_LAYERS,
+    ]
     rows = [["layer", "map", "method", "ms", "limit", "next best", "ms", "ratio"]]
     for name, layer in alike(shown):
         for map, ms in layer.map_ms.items():
@@ -107,7 +155,7 @@ def table(profile: Profile, width: int, top: int | None) -> str:
     return "\n".join(part for line in lines for part in (textwrap.wrap(line, width) if len(line) > width else [line]))
 
 
-# ------------------------------------------------------------------------------------------------------------------ page
+# ----------------------------------------------------------------------------------------------------------------- page
 
 STYLE = """
 td.bar { width: 32% }
@@ -141,7 +189,9 @@ def page(profile: Profile) -> str:
     title, machine, _, *notes = (escape(line) for line in facts(profile))
     name = escape(profile.model)
     what = title.removeprefix(f"{name}: ")
-    versions = escape(f"torch {profile.machine['torch']}, striate {profile.machine['striate']}, Python {profile.machine['python']}")
+    versions = escape(
+        f"torch {profile.machine['torch']}, striate {profile.machine['striate']}, Python {profile.machine['python']}"
+    )
     times = [("step", profile.step_ms), ("forward", profile.forward_ms)]
     if profile.backward_ms is not None:
         times.append(("backward", profile.backward_ms))
@@ -160,7 +210,9 @@ def page(profile: Profile) -> str:
 def _layers(profile: Profile) -> str:
     most = max(*(layer.ms for layer in profile.layers), profile.outside_ms, 1e-9)
     keys = [("<b class=f></b>", "forward"), ("<b class=b></b>", "backward"), ("<u></u>", "limit")]
-    key = "".join(f'<span class="key">{mark}{word}</span>' for mark, word in keys if profile.backward or word != "backward")
+    key = "".join(
+        f'<span class="key">{mark}{word}</span>' for mark, word in keys if profile.backward or word != "backward"
+    )
     rows = []
     for layer in profile.layers:
         share, limit = percent(profile.share(layer.ms)), percent(layer.share_of_limit)
@@ -195,7 +247,9 @@ def _maps(profile: Profile) -> str:
             other, other_ms = layer.next_best.get(map, ("none", None))
             ratio = "" if other_ms is None else f"{other_ms / ms:.2f}"
             won = " won" if other_ms is not None and other_ms < CLOSE * ms else ""
-            path = f"{escape(name)}<small>{escape(layer.type)} {sizes(layer.output_shape)}</small>" if place == 1 else ""
+            path = (
+                f"{escape(name)}<small>{escape(layer.type)} {sizes(layer.output_shape)}</small>" if place == 1 else ""
+            )
             more = ' class="more"' if place < len(layer.map_ms) else ""
             limit = layer.map_limit_ms[map]
             most = max(ms, other_ms or 0.0, limit)
@@ -203,7 +257,8 @@ def _maps(profile: Profile) -> str:
             rows.append(
                 f'<tr{more}><td class="wide">{path}</td><td>{MAPS[map]}</td><td>{escape(layer.method[map])}</td>'
                 f'<td class="n">{number(ms)}</td><td class="n">{percent(limit / ms)}</td><td class="bar">{both}</td>'
-                f'<td class="other">{escape(other)}</td><td class="n">{number(other_ms)}</td><td class="n{won}">{ratio}</td></tr>'
+                f'<td class="other">{escape(other)}</td><td class="n">{number(other_ms)}</td><td '
+                f'class="n{won}">{ratio}</td></tr>'
             )
     if not rows:
         return ""

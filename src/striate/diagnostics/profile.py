@@ -1,10 +1,11 @@
-"""Where a model's time goes, layer by layer: by which method, at what share of the machine's limit, and what the next best would cost.
+"""Where a model's time goes, layer by layer: by which method, at what share of the machine's limit, and what the next
+best would cost.
 
-Times are taken inside whole steps, so that caches and memory are as they really are: around each layer's ``forward``, and around the
-autograd nodes that it made, by hooks on the nodes, which leave the graph as it is. (Hooks on modules would not do: layers of ours that
-are computed in one pass are computed apart where one of them has a hook.) Steps that are not looked into, in turn with those, give
-the time of the whole; what the layers leave of it is told as a row of its own. Methods are timed one against the other by themselves,
-on numbers of the same shapes in the same memory order.
+Times are taken inside whole steps, so that caches and memory are as they really are: around each layer's ``forward``,
+and around the autograd nodes that it made, by hooks on the nodes, which leave the graph as it is. (Hooks on modules
+would not do: layers of ours that are computed in one pass are computed apart where one of them has a hook.) Steps that
+are not looked into, in turn with those, give the time of the whole; what the layers leave of it is told as a row of its
+own. Methods are timed one against the other by themselves, on numbers of the same shapes in the same memory order.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ VERSION = 1  # of what to_dict returns
 GEMM_SIDE = 2048
 COPY_ELEMENTS = 2**25  # 128 MiB read, 128 MiB written: far beyond any cache
 BEHIND = 1.5  # a method that took that many times the best of the others in the first round is not timed again
-# Of a layer's map, the map of the operation: a transposed convolution is a convolution's input gradient, and the other way round.
+# Of a layer's map, the map of the operation: a transposed convolution is a convolution's input gradient, and the other
+# way round.
 TRANSPOSED = {"forward": "input", "input": "forward", "weight": "weight"}
 MAPS = ("forward", "input", "weight")
 Progress = Callable[[int, int, str], object]
@@ -60,12 +62,13 @@ class Layer(NamedTuple):
     input_shapes: of the tensors it was called with; calls: how often on these shapes.
 
     forward_ms, backward_ms: medians of all calls of a step [ms]; backward_ms is None where backward was not timed.
-    macs: multiply-adds of forward, taps in padding left out; moved_bytes: what forward and backward must read and write; limit_ms: the
-    least time for both by the machine's rates [ms]. All of them of all calls, and None where they are not known for such a layer.
+    macs: multiply-adds of forward, taps in padding left out; moved_bytes: what forward and backward must read and
+    write; limit_ms: the least time for both by the machine's rates [ms]. All of them of all calls, and None where they
+    are not known for such a layer.
 
-    method: for a convolution, by map ("forward", "input" and "weight" for the gradients that are computed), the name of the method as in
-    ``striate.ops.conv.NAMES``; for any other layer, under "forward", "native" where a kernel of ours ran, "torch", or "none" where there
-    was nothing to compute.
+    method: for a convolution, by map ("forward", "input" and "weight" for the gradients that are computed), the name of
+    the method as in ``striate.ops.conv.NAMES``; for any other layer, under "forward", "native" where a kernel of ours
+    ran, "torch", or "none" where there was nothing to compute.
     map_ms, map_limit_ms: of a convolution, each map by itself: time and limit of one call [ms].
     next_best: by map, the fastest other method and its time [ms]; empty where nothing else computes it.
     """
@@ -92,7 +95,9 @@ class Layer(NamedTuple):
 
     @property
     def share_of_limit(self) -> float | None:
-        """``limit_ms / ms``: 1 is as fast as the machine's rates allow. None where the limit is not known or nothing moves."""
+        """``limit_ms / ms``: 1 is as fast as the machine's rates allow. None where the limit is not known or nothing
+        moves.
+        """
         return self.limit_ms / self.ms if self.limit_ms and self.ms > 0 else None
 
     @property
@@ -111,8 +116,10 @@ class Profile:
 
     model: name of the class; input_shapes: of the example; channels_last: its memory order; training: the model's mode;
     backward: whether backward was timed; machine: processor, instruction set and versions.
-    copy_gb_per_s: bytes read and written by a large copy [GB/s]; gemm_gflops: of a product of 2048×2048 matrices [GFLOP/s].
-    forward_ms, backward_ms: medians of whole steps that were not looked into [ms]; spread: their interquartile range over their median;
+    copy_gb_per_s: bytes read and written by a large copy [GB/s]; gemm_gflops: of a product of 2048×2048 matrices
+    [GFLOP/s].
+    forward_ms, backward_ms: medians of whole steps that were not looked into [ms]; spread: their interquartile range
+    over their median;
     interruptions_per_s: how often other work took a processor from them, which on an idle machine is hardly ever.
     layers: in the order in which they were first called.
     """
@@ -147,7 +154,11 @@ class Profile:
     @property
     def outside_backward_ms(self) -> float | None:
         """Of backward, what the layers leave [ms]."""
-        return None if self.backward_ms is None else self.backward_ms - sum(layer.backward_ms or 0.0 for layer in self.layers)
+        return (
+            None
+            if self.backward_ms is None
+            else self.backward_ms - sum(layer.backward_ms or 0.0 for layer in self.layers)
+        )
 
     @property
     def outside_ms(self) -> float:
@@ -165,7 +176,8 @@ class Profile:
         return tuple(sorted(self.layers, key=lambda layer: -layer.ms)[: max(0, top)])
 
     def table(self, width: int = 100, top: int | None = None) -> str:
-        """The layers, what they leave, and the convolutions map by map, as text of at most ``width`` columns; ``top``: the slowest only.
+        """The layers, what they leave, and the convolutions map by map, as text of at most ``width`` columns; ``top``:
+        the slowest only.
 
         Raises ArgumentError for a width below 80.
         """
@@ -189,7 +201,7 @@ class Profile:
         return page(self)
 
 
-# --------------------------------------------------------------------------------------------------------------- profile
+# -------------------------------------------------------------------------------------------------------------- profile
 
 
 def profile(
@@ -203,17 +215,19 @@ def profile(
 ) -> Profile:
     """Times a model's layers inside whole steps: forward, and backward from random gradients of what it returns.
 
-    A layer is a module that calls no other. The whole is ``Σ layers + outside``, where outside, what runs between the layers, is
-    what is left. A layer's limit is, for each of its passes, ``max(bytes / copy rate, multiply-adds / product rate)``, both rates
-    measured first.
+    A layer is a module that calls no other. The whole is ``Σ layers + outside``, where outside, what runs between the
+    layers, is what is left. A layer's limit is, for each of its passes, ``max(bytes / copy rate, multiply-adds /
+    product rate)``, both rates measured first.
 
-    example_input: a tensor, or a tuple of tensors, that ``model(*example_input)`` runs on, on the CPU and of floating point.
-    The model stays in its mode; its buffers, gradients and torch's random numbers are put back. Without ``backward``, and where
-    nothing asks for a gradient, forward alone is timed.
-    rounds: at least 3, each of a step that is looked into and one that is not, of which medians are told; next_best: whether each
-    convolution is timed by the other methods too; progress: called with what is done, what there is to do, and a word on what comes next.
+    example_input: a tensor, or a tuple of tensors, that ``model(*example_input)`` runs on, on the CPU and of floating
+    point. The model stays in its mode; its buffers, gradients and torch's random numbers are put back. Without
+    ``backward``, and where nothing asks for a gradient, forward alone is timed.
+    rounds: at least 3, each of a step that is looked into and one that is not, of which medians are told; next_best:
+    whether each convolution is timed by the other methods too; progress: called with what is done, what there is to do,
+    and a word on what comes next.
 
-    Raises ArgumentTypeError, ArgumentError or DtypeError for what cannot be profiled, ShapeError where the model does not take the
+    Raises ArgumentTypeError, ArgumentError or DtypeError for what cannot be profiled, ShapeError where the model does
+    not take the
     example: the message names the layer.
 
     >>> from striate import nn
@@ -279,32 +293,47 @@ def profile(
 
 def _check(model: Any, given: Any, rounds: Any) -> None:
     if not isinstance(model, Module):
-        raise ArgumentTypeError(build("profile", "a torch.nn.Module", type(model).__name__, do="Pass the model itself, then an example."))
+        raise ArgumentTypeError(
+            build("profile", "a torch.nn.Module", type(model).__name__, do="Pass the model itself, then an example.")
+        )
     if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
         do = "Profile it before torch.compile or torch.jit."
         raise ArgumentTypeError(build("profile", "a model that runs layer by layer", "a compiled one", do=do))
     if not isinstance(given, tuple) or not given or not all(isinstance(x, Tensor) for x in given):
         got = [type(x).__name__ for x in given] if isinstance(given, tuple) else type(given).__name__
-        raise ArgumentTypeError(build("profile", "a tensor or a tuple of tensors as the example", got, do="Pass what the model takes."))
+        raise ArgumentTypeError(
+            build("profile", "a tensor or a tuple of tensors as the example", got, do="Pass what the model takes.")
+        )
     if isinstance(rounds, bool) or not isinstance(rounds, int):
         raise ArgumentTypeError(build("profile", "rounds to be an integer", repr(rounds), do="Leave it out for 7."))
     if rounds < 3:
-        raise ArgumentError(build("profile", "at least 3 rounds", rounds, do="Leave rounds out for 7: a median of fewer says little."))
+        raise ArgumentError(
+            build("profile", "at least 3 rounds", rounds, do="Leave rounds out for 7: a median of fewer says little.")
+        )
     for x in given:
         if not x.is_floating_point():
-            kind, do = str(x.dtype).removeprefix("torch."), "Models of indices are not profiled; convert anything else with .float()."
+            kind, do = (
+                str(x.dtype).removeprefix("torch."),
+                "Models of indices are not profiled; convert anything else with .float().",
+            )
             raise DtypeError(build("profile", "an example of floating point", kind, do=do, x=tuple(x.shape)))
     for name, t in (*model.named_parameters(), *model.named_buffers(), *(("the example", x) for x in given)):
         if is_lazy(t):
-            raise ArgumentError(build("profile", "parameters that have a shape", f"a lazy one, {name}", do="Call the model once first."))
+            raise ArgumentError(
+                build("profile", "parameters that have a shape", f"a lazy one, {name}", do="Call the model once first.")
+            )
         if not t.is_cpu:
-            raise ArgumentError(build("profile", "everything on the CPU", f"{name} on {t.device}", do="Move it with .cpu()."))
+            raise ArgumentError(
+                build("profile", "everything on the CPU", f"{name} on {t.device}", do="Move it with .cpu().")
+            )
 
 
 @contextmanager
 def _kept(model: Module) -> Iterator[None]:
     """Afterwards buffers, gradients and torch's random numbers are what they were."""
-    buffers = [(m, name, b, b.detach().clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None]
+    buffers = [
+        (m, name, b, b.detach().clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None
+    ]
     gradients = [(p, p.grad) for p in model.parameters()]
     for p, _ in gradients:
         p.grad = None  # or backward would add to it in place
@@ -336,7 +365,7 @@ def _through(modules: Iterable[Module], call: Callable[[tuple[Module, ...], Forw
                 module.__dict__["forward"] = own
 
 
-# ----------------------------------------------------------------------------------------------------- what is to be timed
+# -------------------------------------------------------------------------------------------------- what is to be timed
 
 
 class _Pass(NamedTuple):
@@ -478,7 +507,9 @@ def _key(group: tuple[Module, ...], inputs: list[Tensor], output: Tensor) -> Any
 
 
 def _scout(model: Module, given: tuple[Tensor, ...], backward: bool) -> tuple[list[_Call], list[Tensor]]:
-    """The calls of a step and those of its outputs that backward may begin from. Raises where model and example do not go together."""
+    """The calls of a step and those of its outputs that backward may begin from. Raises where model and example do not
+    go together.
+    """
     observer = _Observer(model, backward)
     try:
         with observer, _through(observer.names, observer.call), torch.set_grad_enabled(backward):
@@ -491,14 +522,22 @@ def _scout(model: Module, given: tuple[Tensor, ...], backward: bool) -> tuple[li
         got = ", ".join(str(tuple(x.shape)) for x in given)
         why = f"{str(error) or type(error).__name__}".splitlines()[0].rstrip(".")
         told = {"error": f"{observer.failed or 'backward'}: {why}"}
-        raise ShapeError(build("profile", "an input that the model takes", got, do="Give another input or model.", **told)) from error
+        raise ShapeError(
+            build("profile", "an input that the model takes", got, do="Give another input or model.", **told)
+        ) from error
     if not seen:
         do = "Profile a part of it that does."
         raise ArgumentError(build("profile", "a model with layers that return tensors", type(model).__name__, do=do))
     return seen, [t.detach() for t in outputs]
 
 
-def _layer(row: list[_Call], times: list[dict[Any, list[int]]], found: dict[Any, dict[str, float]], rates: _Rates, backward: bool) -> Layer:
+def _layer(
+    row: list[_Call],
+    times: list[dict[Any, list[int]]],
+    found: dict[Any, dict[str, float]],
+    rates: _Rates,
+    backward: bool,
+) -> Layer:
     """What is told of a row: its calls, the times of each step, and those of its convolution's methods."""
     first = row[0]
     forward_ms, backward_ms = (statistics.median(t.get(first.key, (0, 0))[k] for t in times) / 1e6 for k in (0, 1))
@@ -531,7 +570,7 @@ def _rows(seen: list[_Call]) -> list[list[_Call]]:
     return list(rows.values())
 
 
-# ---------------------------------------------------------------------------------------------------- what a layer has to do
+# ----------------------------------------------------------------------------------------------- what a layer has to do
 
 
 def _looked_at(path: str, frame: _Frame, y: Tensor, backward: bool) -> _Call:
@@ -548,13 +587,17 @@ def _looked_at(path: str, frame: _Frame, y: Tensor, backward: bool) -> _Call:
         calls = _convolution(module, x, frame.more)
         if calls is not None:
             return _convolved(path, group, key, x, y, calls, computed)
-    gradients = int(x.requires_grad) + int(any(p.requires_grad for p in module.parameters(recurse=False))) if backward else 0
+    gradients = (
+        int(x.requires_grad) + int(any(p.requires_grad for p in module.parameters(recurse=False))) if backward else 0
+    )
     method = {"forward": "native" if frame.native else "torch"}
     return _Call(path, group, key, _passes(module, inputs, y, gradients), method, ())
 
 
 def _convolution(layer: Any, x: Tensor, more: bool) -> dict[str, Call] | None:
-    """The maps of a convolution by what they are to the layer; None for a transposed one onto a size or with margins that are asked for."""
+    """The maps of a convolution by what they are to the layer; None for a transposed one onto a size or with margins
+    that are asked for.
+    """
     dims, transposed = len(layer.kernel_size), isinstance(layer, ConvTransposeBase)
     if transposed and (more or layer.padding_mode != "zeros"):
         return None
@@ -562,7 +605,13 @@ def _convolution(layer: Any, x: Tensor, more: bool) -> dict[str, Call] | None:
 
     def planned(sizes: Iterable[int], padding: Any) -> Plan:
         given = torch.empty(tuple(sizes), dtype=w.dtype, device="meta")
-        geometry = (layer.stride, padding, *([layer.output_padding] if transposed else []), layer.dilation, layer.groups)
+        geometry = (
+            layer.stride,
+            padding,
+            *([layer.output_padding] if transposed else []),
+            layer.dilation,
+            layer.groups,
+        )
         return ops.plan_for(given, w, None, *geometry, dims=dims, where=type(layer).__name__, transposed=transposed)
 
     plan = planned(x.shape, layer.padding)
@@ -572,7 +621,10 @@ def _convolution(layer: Any, x: Tensor, more: bool) -> dict[str, Call] | None:
     refusal = gate.reason(x, layer.weight, layer.bias)
     asked = dims > 1 and getattr(layer, "_channels_last", False)
     last = refusal is None and (asked or ops.follows_channels_last(x, layer.weight))
-    return {map: Call(TRANSPOSED[map] if transposed else map, plan, last, x.dtype, refusal, strict=is_strict()) for map in MAPS}
+    return {
+        map: Call(TRANSPOSED[map] if transposed else map, plan, last, x.dtype, refusal, strict=is_strict())
+        for map in MAPS
+    }
 
 
 def _convolved(
@@ -602,7 +654,10 @@ def _convolved(
     pooled = 0  # what the pooling behind it reads and writes, and the activation behind that
     if len(group) > 1:
         pooled = (prod(plan.y_shape) + 3 * y.numel()) * x.element_size() + y.numel()
-    passes = _Pass(work.moved + pooled, work.macs), _Pass(gradients * work.moved + (pooled if gradients else 0), gradients * work.macs)
+    passes = (
+        _Pass(work.moved + pooled, work.macs),
+        _Pass(gradients * work.moved + (pooled if gradients else 0), gradients * work.macs),
+    )
     return _Call(path, group, key, passes, method, contests)
 
 
@@ -632,7 +687,9 @@ NORMS = (
 
 
 def _passes(module: Any, inputs: list[Tensor], y: Tensor, gradients: int) -> tuple[_Pass | None, ...]:
-    """What a layer that is no convolution must do, forward and backward; ``gradients``: how many, of input and weights, are asked."""
+    """What a layer that is no convolution must do, forward and backward; ``gradients``: how many, of input and weights,
+    are asked.
+    """
     macs = _macs(module, inputs, y)
     if macs is None:
         return (None, None)
@@ -647,7 +704,9 @@ def _passes(module: Any, inputs: list[Tensor], y: Tensor, gradients: int) -> tup
         forward, backward = forward + y.numel(), backward + y.numel()
     if isinstance(module, NORMS) or type(module).__module__ == "torch.nn.modules.activation":  # and x
         backward += read
-    if isinstance(module, norm.BATCH_NORMS) and ((module.training and not getattr(module, "frozen", False)) or module.running_mean is None):
+    if isinstance(module, norm.BATCH_NORMS) and (
+        (module.training and not getattr(module, "frozen", False)) or module.running_mean is None
+    ):
         forward, backward = forward + read, backward + read + written  # once more for the batch's statistics
     return (_Pass(forward, macs), _Pass(backward, macs) if gradients else _Pass(0, 0))
 
@@ -667,14 +726,16 @@ def _macs(module: Any, inputs: list[Tensor], y: Tensor) -> int | None:
     return 0 if known and not isinstance(module, UNKNOWN) else None
 
 
-# ------------------------------------------------------------------------------------------------------------------ times
+# ---------------------------------------------------------------------------------------------------------------- times
 
 
 def _copies(given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(x.detach().clone().requires_grad_(x.requires_grad) for x in given)  # a layer may work in place
 
 
-def _step(model: Module, given: tuple[Tensor, ...], backward: bool, seeds: list[Tensor], watch: _Watch | None = None) -> tuple[int, int]:
+def _step(
+    model: Module, given: tuple[Tensor, ...], backward: bool, seeds: list[Tensor], watch: _Watch | None = None
+) -> tuple[int, int]:
     """One step: the times of forward and backward [ns]."""
     inputs = _copies(given)
     for p in model.parameters():
@@ -698,7 +759,8 @@ class _Watch:
 
     def __init__(self) -> None:
         self.times: dict[Any, list[int]] = {}
-        self.made: list[tuple[Any, list[Any], list[Any]]] = []  # of each call its key, and the nodes before and at its end
+        # of each call its key, and the nodes before and at its end
+        self.made: list[tuple[Any, list[Any], list[Any]]] = []
         self.forward = True
         self.handles: list[Any] = []
 
@@ -726,7 +788,8 @@ class _Watch:
 
     def follow(self) -> None:
         """Watches the nodes that each layer's forward made: those from its outputs back to its inputs."""
-        self.forward = False  # a layer that is called during backward, to compute anew what was not kept, is part of backward
+        # a layer that is called during backward, to compute anew what was not kept, is part of backward
+        self.forward = False
         taken: set[Any] = set()
         for key, before, ends in self.made:
             taken.update(node for node in before if node is not None)

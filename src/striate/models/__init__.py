@@ -55,5 +55,7 @@ def by_name(name: str) -> Callable[..., Sequential]:
     True
     """
     if name not in NAMES:
-        raise ArgumentError(build("models.by_name", f"one of {', '.join(NAMES)}", repr(name), do="Choose one of these names."))
+        raise ArgumentError(
+            build("models.by_name", f"one of {', '.join(NAMES)}", repr(name), do="Choose one of these names.")
+        )
     return NAMES[name]

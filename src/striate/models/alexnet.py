@@ -10,7 +10,8 @@ __all__ = ["alexnet"]
 
 
 def alexnet(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
-    """AlexNet in its second form: five convolutions on one processor, without local response normalization, then three linear layers.
+    """AlexNet in its second form: five convolutions on one processor, without local response normalization, then three
+    linear layers.
 
     ============ ========================================= ============= ========== ===========
     layer        operation                                 output        parameters MACs
@@ -31,9 +32,9 @@ def alexnet(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
     all                                                    (1000,)       61,100,840 714,188,480
     ============ ========================================= ============= ========== ===========
 
-    classes: how many to tell apart; in_channels: C. The table is for one image of three channels and for 1000 classes; MACs are
-    those of convolutions and linear layers.
-    First weights are torch's own. ``state_dict`` has torchvision's names and shapes.
+    classes: how many to tell apart; in_channels: C. The table is for one image of three channels and for 1000 classes;
+    MACs are those of convolutions and linear layers. First weights are torch's own. ``state_dict`` has torchvision's
+    names and shapes.
 
     Shapes: x ``(N, C, H, W)`` with H and W from 63 on, scores ``(N, classes)``, not yet through a softmax.
 
@@ -71,5 +72,7 @@ def alexnet(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
         nn.Linear(4096, classes),
     )
     return nn.Sequential(
-        OrderedDict(features=features, avgpool=nn.AdaptiveAvgPool2d((6, 6)), flatten=nn.Flatten(), classifier=classifier),
+        OrderedDict(
+            features=features, avgpool=nn.AdaptiveAvgPool2d((6, 6)), flatten=nn.Flatten(), classifier=classifier
+        ),
     )

@@ -15,7 +15,8 @@ __all__ = ["Block", "StochasticDepth", "convnext_tiny"]
 
 
 class StochasticDepth(nn.Module):
-    r"""Drops whole samples of a residual branch in training, so that the network is shallower for them; nothing in evaluation.
+    r"""Drops whole samples of a residual branch in training, so that the network is shallower for them; nothing in
+    evaluation.
 
     .. math:: y_n = x_n·b_n/(1 - p), \quad b_n ∼ Bernoulli(1 - p)
 
@@ -23,8 +24,8 @@ class StochasticDepth(nn.Module):
 
     Shapes: x and y ``(N, …)``. Raises ArgumentError for another p.
 
-    Source: G. Huang, Y. Sun, Z. Liu, D. Sedra, K. Weinberger, "Deep Networks with Stochastic Depth", 2016; there the branch is
-    scaled by 1 - p in evaluation, here by 1/(1 - p) in training.
+    Source: G. Huang, Y. Sun, Z. Liu, D. Sedra, K. Weinberger, "Deep Networks with Stochastic Depth", 2016; there the
+    branch is scaled by 1 - p in evaluation, here by 1/(1 - p) in training.
 
     >>> _ = torch.manual_seed(0)
     >>> layer, x = StochasticDepth(0.5), torch.ones(6, 2)
@@ -35,7 +36,11 @@ class StochasticDepth(nn.Module):
     def __init__(self, p: float) -> None:
         super().__init__()
         if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
-            raise ArgumentError(build("StochasticDepth", "a p of 0 or more and below 1", repr(p), do="Use 0.1; 1 would drop every sample."))
+            raise ArgumentError(
+                build(
+                    "StochasticDepth", "a p of 0 or more and below 1", repr(p), do="Use 0.1; 1 would drop every sample."
+                )
+            )
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,8 +70,8 @@ class Block(nn.Module):
 
     .. math:: y = x + drop(λ_c·(W_2·gelu(W_1·norm(depthwise_{7×7}(x)) + b_1) + b_2))
 
-    The perceptron has four times the channels in its middle. λ, one for each channel, begins at 10⁻⁶: at first a block hands
-    its input on. drop: see :class:`StochasticDepth`.
+    The perceptron has four times the channels in its middle. λ, one for each channel, begins at 10⁻⁶: at first a block
+    hands its input on. drop: see :class:`StochasticDepth`.
 
     channels: of x and y; p: the part of the samples for which the branch is dropped in training.
 
@@ -116,9 +121,9 @@ def convnext_tiny(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
     all                                      (1000,)       28,589,128 4,455,531,264
     ========== ============================= ============= ========== =============
 
-    classes: how many to tell apart; in_channels: C. The table is for one image of three channels and for 1000 classes; MACs are
-    those of convolutions and linear layers.
-    Block i of 18, from 0, is dropped with p = 0.1·i/17 in training. Weights begin with N(0, 0.02²), cut off at ±2, biases with
+    classes: how many to tell apart; in_channels: C. The table is for one image of three channels and for 1000 classes;
+    MACs are those of convolutions and linear layers. Block i of 18, from 0, is dropped with p = 0.1·i/17 in training.
+    Weights begin with N(0, 0.02²), cut off at ±2, biases with
     0. ``state_dict`` has torchvision's names and shapes.
 
     Shapes: x ``(N, C, H, W)`` with H and W from 32 on, scores ``(N, classes)``, not yet through a softmax.

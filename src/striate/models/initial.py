@@ -14,12 +14,13 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def he(model: Model, linear_std: float | None = None) -> Model:
-    r"""Draws each convolution's weights so that gradients keep their size on the way back through ReLUs; returns the model.
+    r"""Draws each convolution's weights so that gradients keep their size on the way back through ReLUs; returns the
+    model.
 
     .. math:: w ∼ N(0, 2/(C_{out}·K_h·K_w)), \quad b = 0
 
-    Depthwise convolutions too, as torchvision does, though each of their inputs reaches K_h·K_w outputs only: the batch norm
-    behind them sets the size right. Norms keep γ = 1 and β = 0.
+    Depthwise convolutions too, as torchvision does, though each of their inputs reaches K_h·K_w outputs only: the batch
+    norm behind them sets the size right. Norms keep γ = 1 and β = 0.
 
     linear_std: σ of linear layers, w ∼ N(0, σ²) and b = 0; None leaves them as torch draws them.
 

@@ -43,16 +43,17 @@ def mobilenet_v1(classes: int = 1000, in_channels: int = 3, width: float = 1.0) 
     all                                           (1000,)         4,231,976 568,740,352
     =========== ================================= ============== ========== ===========
 
-    classes: how many to tell apart; in_channels: C; width: the paper's α, by which every number of channels is multiplied and
-    rounded. The table is for one image of three channels, 1000 classes and a width of 1; MACs are those of convolutions and
-    linear layers.
-    Convolutions begin as :func:`.initial.he` draws them, the linear layer with N(0, 0.01²) and no bias.
+    classes: how many to tell apart; in_channels: C; width: the paper's α, by which every number of channels is
+    multiplied and rounded. The table is for one image of three channels, 1000 classes and a width of 1; MACs are those
+    of convolutions and linear layers. Convolutions begin as :func:`.initial.he` draws them, the linear layer with N(0,
+    0.01²) and no bias.
 
     Shapes: x ``(N, C, H, W)``, scores ``(N, classes)``, not yet through a softmax.
 
     Raises ArgumentError for a width that is not a number above 0.
 
-    Source: A. Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications", 2017, table 1.
+    Source: A. Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications",
+    2017, table 1.
 
     >>> import torch
     >>> with torch.device("meta"):
@@ -69,7 +70,17 @@ def mobilenet_v1(classes: int = 1000, in_channels: int = 3, width: float = 1.0) 
 
     channels = scaled(32)
     features = nn.Sequential(_conv(in_channels, channels, 3, 2, nn.ReLU))
-    for outputs, stride in [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1)]:
+    for outputs, stride in [
+        (64, 1),
+        (128, 2),
+        (128, 1),
+        (256, 2),
+        (256, 1),
+        (512, 2),
+        *[(512, 1)] * 5,
+        (1024, 2),
+        (1024, 1),
+    ]:
         depthwise = _conv(channels, channels, 3, stride, nn.ReLU, groups=channels)
         pointwise = _conv(channels, scaled(outputs), 1, 1, nn.ReLU)
         features.append(nn.Sequential(*depthwise, *pointwise))
@@ -82,10 +93,12 @@ class InvertedResidual(nn.Module):
 
     .. math:: y = bn(conv_{1×1}(relu_6(bn(depthwise_{3×3}(relu_6(bn(conv_{1×1}(x)))))))) + x
 
-    Without an expansion the first convolution is left out. The sum is left out where the shapes of x and y differ. Nothing
+    Without an expansion the first convolution is left out. The sum is left out where the shapes of x and y differ.
+    Nothing
     follows the last norm: a ReLU on few channels would lose what it cuts off.
 
-    inputs, outputs: channels of x and y; expansion: of the middle, for each of the inputs; stride: of the depthwise convolution.
+    inputs, outputs: channels of x and y; expansion: of the middle, for each of the inputs; stride: of the depthwise
+    convolution.
 
     Shapes: x ``(N, inputs, H, W)``, y ``(N, outputs, ⌈H/stride⌉, ⌈W/stride⌉)``.
 
@@ -150,15 +163,14 @@ def mobilenet_v2(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
     all                                           (1000,)         3,504,872 300,774,272
     =========== ================================= ============== ========== ===========
 
-    classes: how many to tell apart; in_channels: C. The table is for one image of three channels and for 1000 classes; MACs are
-    those of convolutions and linear layers.
-    Convolutions begin as :func:`.initial.he` draws them, the linear layer with N(0, 0.01²) and no bias.
-    ``state_dict`` has torchvision's names and shapes.
+    classes: how many to tell apart; in_channels: C. The table is for one image of three channels and for 1000 classes;
+    MACs are those of convolutions and linear layers. Convolutions begin as :func:`.initial.he` draws them, the linear
+    layer with N(0, 0.01²) and no bias. ``state_dict`` has torchvision's names and shapes.
 
     Shapes: x ``(N, C, H, W)``, scores ``(N, classes)``, not yet through a softmax.
 
-    Source: M. Sandler, A. Howard, M. Zhu, A. Zhmoginov, L.-C. Chen, "MobileNetV2: Inverted Residuals and Linear Bottlenecks",
-    2018, table 2.
+    Source: M. Sandler, A. Howard, M. Zhu, A. Zhmoginov, L.-C. Chen, "MobileNetV2: Inverted Residuals and Linear
+    Bottlenecks", 2018, table 2.
 
     >>> import torch
     >>> with torch.device("meta"):
@@ -192,5 +204,7 @@ def _conv(
 
 
 def _classified(features: nn.Sequential, classifier: nn.Sequential) -> nn.Sequential:
-    layers = OrderedDict(features=features, avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), classifier=classifier)
+    layers = OrderedDict(
+        features=features, avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), classifier=classifier
+    )
     return he(nn.Sequential(layers), linear_std=0.01)

@@ -57,19 +57,21 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    r"""A 3×3 convolution between two 1×1 convolutions, the first to fewer channels and the second to four times those, beside a shortcut.
+    r"""A 3×3 convolution between two 1×1 convolutions, the first to fewer channels and the second to four times those,
+    beside a shortcut.
 
     .. math:: y = relu(bn_3(conv_3(relu(bn_2(conv_2(relu(bn_1(conv_1(x))))))) + shortcut(x))
 
-    The stride is the 3×3 convolution's, so that no input goes unread. In the paper it is the first one's, which reads every
-    second row and column.
+    The stride is the 3×3 convolution's, so that no input goes unread. In the paper it is the first one's, which reads
+    every second row and column.
 
-    inputs: channels of x; width: of the first two convolutions, a quarter of y's; stride: of the second and the shortcut.
+    inputs: channels of x; width: of the first two convolutions, a quarter of y's; stride: of the second and the
+    shortcut.
 
     Shapes: x ``(N, inputs, H, W)``, y ``(N, 4·width, ⌈H/stride⌉, ⌈W/stride⌉)``.
 
-    Source: He et al., 2016, figure 5, right; the stride's place from S. Gross, M. Wilber, "Training and investigating residual
-    nets", 2016.
+    Source: He et al., 2016, figure 5, right; the stride's place from S. Gross, M. Wilber, "Training and investigating
+    residual nets", 2016.
 
     >>> import torch
     >>> Bottleneck(16, 8, stride=2)(torch.zeros(2, 16, 7, 7)).shape
@@ -98,7 +100,11 @@ class Bottleneck(nn.Module):
             return self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
-        first, second, third = [self.conv1, self.bn1, self.relu], [self.conv2, self.bn2, self.relu], [self.conv3, self.bn3, self.relu]
+        first, second, third = (
+            [self.conv1, self.bn1, self.relu],
+            [self.conv2, self.bn2, self.relu],
+            [self.conv3, self.bn3, self.relu],
+        )
         return run([*first, *second, *third], Passed(x), lambda: run([self.downsample], Passed(x))).value
 
 
@@ -127,13 +133,14 @@ def resnet18(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
     all                                       (1000,)        11,689,512 1,814,073,344
     ======= ================================= ============== ========== =============
 
-    classes: how many to tell apart; in_channels: C. The table is for one image of three channels and for 1000 classes; MACs are
-    those of convolutions and linear layers.
-    Convolutions begin as :func:`.initial.he` draws them. ``state_dict`` has torchvision's names and shapes.
+    classes: how many to tell apart; in_channels: C. The table is for one image of three channels and for 1000 classes;
+    MACs are those of convolutions and linear layers. Convolutions begin as :func:`.initial.he` draws them.
+    ``state_dict`` has torchvision's names and shapes.
 
     Shapes: x ``(N, C, H, W)``, scores ``(N, classes)``, not yet through a softmax.
 
-    Source: K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", 2016, table 1; shortcuts of option B.
+    Source: K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", 2016, table 1; shortcuts of
+    option B.
 
     >>> import torch
     >>> with torch.device("meta"):
@@ -163,13 +170,14 @@ def resnet50(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
     all                                       (1000,)        25,557,032 4,089,184,256
     ======= ================================= ============== ========== =============
 
-    classes: how many to tell apart; in_channels: C. The table is for one image of three channels and for 1000 classes; MACs are
-    those of convolutions and linear layers.
-    Convolutions begin as :func:`.initial.he` draws them. ``state_dict`` has torchvision's names and shapes.
+    classes: how many to tell apart; in_channels: C. The table is for one image of three channels and for 1000 classes;
+    MACs are those of convolutions and linear layers. Convolutions begin as :func:`.initial.he` draws them.
+    ``state_dict`` has torchvision's names and shapes.
 
     Shapes: x ``(N, C, H, W)``, scores ``(N, classes)``, not yet through a softmax.
 
-    Source: K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", 2016, table 1; shortcuts of option B.
+    Source: K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", 2016, table 1; shortcuts of
+    option B.
 
     >>> import torch
     >>> with torch.device("meta"):
@@ -181,7 +189,8 @@ def resnet50(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
 
 
 def resnet_cifar(classes: int = 10, in_channels: int = 3, layers: int = 20) -> nn.Sequential:
-    """The small ResNet for small images: 6n + 2 layers, three stages of n :class:`BasicBlock` each, no pooling before the end.
+    """The small ResNet for small images: 6n + 2 layers, three stages of n :class:`BasicBlock` each, no pooling before
+    the end.
 
     ======= ========================= ============ ========== ==========
     layer   operation                 output       parameters MACs
@@ -197,17 +206,17 @@ def resnet_cifar(classes: int = 10, in_channels: int = 3, layers: int = 20) -> n
     all                               (10,)           272,474 40,813,184
     ======= ========================= ============ ========== ==========
 
-    classes: how many to tell apart; in_channels: C; layers: 6n + 2, in the paper 20, 32, 44, 56 and 110; the two 1×1 shortcuts
-    do not count. The table is for one image of three channels, ten classes and 20 layers; MACs are those of convolutions and
-    linear layers.
-    Convolutions begin as :func:`.initial.he` draws them.
+    classes: how many to tell apart; in_channels: C; layers: 6n + 2, in the paper 20, 32, 44, 56 and 110; the two 1×1
+    shortcuts do not count. The table is for one image of three channels, ten classes and 20 layers; MACs are those of
+    convolutions and linear layers. Convolutions begin as :func:`.initial.he` draws them.
 
     Shapes: x ``(N, C, H, W)``, of any size, scores ``(N, classes)``, not yet through a softmax.
 
     Raises ArgumentError for another number of layers.
 
-    Source: K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", 2016, section 4.2. There shortcuts pad
-    with zero channels (option A); here they are 1×1 convolutions where the shape changes (option B), 2,752 parameters more.
+    Source: K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", 2016, section 4.2. There
+    shortcuts pad with zero channels (option A); here they are 1×1 convolutions where the shape changes (option B),
+    2,752 parameters more.
 
     >>> import torch
     >>> model = resnet_cifar()
@@ -235,7 +244,11 @@ def _stem(in_channels: int) -> dict[str, nn.Module]:
 
 
 def _resnet(
-    layers: dict[str, nn.Module], block: type[BasicBlock] | type[Bottleneck], widths: list[int], blocks: list[int], classes: int
+    layers: dict[str, nn.Module],
+    block: type[BasicBlock] | type[Bottleneck],
+    widths: list[int],
+    blocks: list[int],
+    classes: int,
 ) -> nn.Sequential:
     """Stages behind the stem ``layers``; each but the first halves the image."""
     channels = widths[0]  # the stem's

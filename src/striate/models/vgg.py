@@ -45,10 +45,9 @@ def vgg11_bn(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
     all                                    (1000,)         132,868,840 7,609,090,048
     ============ ========================= =============== =========== =============
 
-    classes: how many to tell apart; in_channels: C. The table is for one image of three channels and for 1000 classes; MACs are
-    those of convolutions and linear layers.
-    Convolutions begin as :func:`.initial.he` draws them, linear layers with N(0, 0.01²) and no bias.
-    ``state_dict`` has torchvision's names and shapes.
+    classes: how many to tell apart; in_channels: C. The table is for one image of three channels and for 1000 classes;
+    MACs are those of convolutions and linear layers. Convolutions begin as :func:`.initial.he` draws them, linear
+    layers with N(0, 0.01²) and no bias. ``state_dict`` has torchvision's names and shapes.
 
     Shapes: x ``(N, C, H, W)`` with H and W from 32 on, scores ``(N, classes)``, not yet through a softmax.
 
@@ -78,6 +77,8 @@ def vgg11_bn(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
         nn.Linear(4096, classes),
     )
     model = nn.Sequential(
-        OrderedDict(features=features, avgpool=nn.AdaptiveAvgPool2d((7, 7)), flatten=nn.Flatten(), classifier=classifier),
+        OrderedDict(
+            features=features, avgpool=nn.AdaptiveAvgPool2d((7, 7)), flatten=nn.Flatten(), classifier=classifier
+        ),
     )
     return he(model, linear_std=0.01)

@@ -24,7 +24,8 @@ from .swap import adapt as adapt
 # `from . import functional` would find torch's, which `import *` has just brought.
 functional = _import_module(f"{__name__}.functional")
 
-# torch.nn has no __all__: what `import *` leaves out, its submodules among them, comes here, and can be imported from here.
+# torch.nn has no __all__: what `import *` leaves out, its submodules among them, comes here, and can be imported from
+# here.
 for _name in dir(torch.nn):
     _value = getattr(torch.nn, _name)
     if not _name.startswith("_"):

@@ -1,8 +1,9 @@
-"""Layers of timm's by our kernels: for each of its classes a subclass with the same state, which ``accelerate`` puts in its place.
+"""Layers of timm's by our kernels: for each of its classes a subclass with the same state, which ``accelerate`` puts in
+its place.
 
-timm is never imported for it: :func:`striate.nn.swap.plan` looks whether somebody did. A class is made when it is first asked for, by its
-name (``adapters.BatchNormAct2d``), so that a model that has it can be pickled and loaded. Each computes what timm's computes; under torch's
-tools by torch's operators. TorchScript compiles timm's ``forward``.
+timm is never imported for it: :func:`striate.nn.swap.plan` looks whether somebody did. A class is made when it is first
+asked for, by its name (``adapters.BatchNormAct2d``), so that a model that has it can be pickled and loaded. Each
+computes what timm's computes; under torch's tools by torch's operators. TorchScript compiles timm's ``forward``.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ class _Adapter:
 
 
 class _Norm(_Adapter):
-    """A norm, and the ``drop`` and ``act`` that some have behind it: the activation in the norm's pass where nobody looks between."""
+    """A norm, and the ``drop`` and ``act`` that some have behind it: the activation in the norm's pass where nobody
+    looks between.
+    """
 
     def _adapted(self: Any, x: Tensor) -> Tensor:
         if getattr(self, "_fast_norm", False):
@@ -49,7 +52,12 @@ class _Norm(_Adapter):
             return y
         if not hasattr(self, "act"):
             return self._normalized(x, None)
-        alone = type(self.drop) is torch.nn.Identity and container.is_plain(self.drop) and not container.looked_at() and gate.is_open(x)
+        alone = (
+            type(self.drop) is torch.nn.Identity
+            and container.is_plain(self.drop)
+            and not container.looked_at()
+            and gate.is_open(x)
+        )
         following = container.activation_of(self.act) if alone else None
         y = self._normalized(x, following)
         return y if following is not None else self.act(self.drop(y))
@@ -80,7 +88,11 @@ class _InFloat32(_Norm):
     """Of the classes that compute in float32 whatever comes: theirs, unless that is what comes."""
 
     def _adapted(self: Any, x: Tensor) -> Tensor:
-        y: Tensor = super()._adapted(x) if gate.is_open(x, self.weight, self.bias) and x.dtype is torch.float32 else self._theirs_of(x)
+        y: Tensor = (
+            super()._adapted(x)
+            if gate.is_open(x, self.weight, self.bias) and x.dtype is torch.float32
+            else self._theirs_of(x)
+        )
         return y
 
 
@@ -137,7 +149,9 @@ class _MaxPoolSame(_Adapter):
     def _adapted(self: Any, x: Tensor) -> Tensor:
         if self.ceil_mode or any(self.padding):
             return self._theirs_of(x)
-        return pool_ops.max_pool(x, self.kernel_size, self.stride, "same", self.dilation, dims=2, where=type(self).__name__)
+        return pool_ops.max_pool(
+            x, self.kernel_size, self.stride, "same", self.dilation, dims=2, where=type(self).__name__
+        )
 
 
 _BODIES: dict[str, type] = {
@@ -205,7 +219,11 @@ def behind(norm: Any) -> torch.nn.Module | None:
 
     >>> behind(torch.nn.BatchNorm2d(3))
     """
-    parts = [m for m in (norm.drop, norm.act) if type(m) is not torch.nn.Identity] if is_known(norm) and hasattr(norm, "act") else []
+    parts = (
+        [m for m in (norm.drop, norm.act) if type(m) is not torch.nn.Identity]
+        if is_known(norm) and hasattr(norm, "act")
+        else []
+    )
     return None if not parts else parts[0] if len(parts) == 1 else torch.nn.Sequential(*parts)
 
 
@@ -214,7 +232,11 @@ def made(theirs: type) -> type:
     """Our subclass of one of them."""
     name = theirs.__name__
     told = f"``timm.layers.{name}``, computed by striate."
-    kind: Any = type(name, (_BODIES[name], theirs), {"__module__": __name__, "__qualname__": name, "__doc__": told, "_theirs": theirs})
+    kind: Any = type(
+        name,
+        (_BODIES[name], theirs),
+        {"__module__": __name__, "__qualname__": name, "__doc__": told, "_theirs": theirs},
+    )
     kind._as_torch = as_torch(kind._theirs.forward)
     return kind
 

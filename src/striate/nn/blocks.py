@@ -1,6 +1,8 @@
-"""What convolutional networks are built of beside plain convolutions: factored ones, gates, shuffles, and anti-aliased strides.
+"""What convolutional networks are built of beside plain convolutions: factored ones, gates, shuffles, and anti-aliased
+strides.
 
-Cost is told in parameters and in MACs (multiply-adds) a sample, taps in padding counted. |y| is the number of output positions.
+Cost is told in parameters and in MACs (multiply-adds) a sample, taps in padding counted. |y| is the number of output
+positions.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ class _Documented:
             cls.__doc__ = text.rstrip() + "\n    "
 
 
-# ------------------------------------------------------------------------------------------------- factored convolutions
+# ------------------------------------------------------------------------------------------------ factored convolutions
 
 
 class _Pointwise(_Documented):
@@ -92,7 +94,13 @@ class _Pointwise(_Documented):
     }
 
     def __init__(
-        self, in_channels: int, out_channels: int, bias: bool = True, stride: Sizes = 1, device: Any = None, dtype: Any = None
+        self,
+        in_channels: int,
+        out_channels: int,
+        bias: bool = True,
+        stride: Sizes = 1,
+        device: Any = None,
+        dtype: Any = None,
     ) -> None:
         super().__init__(in_channels, out_channels, 1, stride, bias=bias, device=device, dtype=dtype)  # type: ignore[call-arg]
 
@@ -239,24 +247,28 @@ class DepthwiseSeparableConv3d(_DepthwiseSeparable, axes=3):
 
 
 class SpatiallySeparableConv2d(torch.nn.Module):
-    r"""A convolution in two steps, down the columns with K_h×1 taps (``vertical``), then along the rows with 1×K_w (``horizontal``).
+    r"""A convolution in two steps, down the columns with K_h×1 taps (``vertical``), then along the rows with 1×K_w
+    (``horizontal``).
 
     .. math::
         z[n, m, i, w] = Σ_c Σ_s x[n, c, i + s, w] · u[m, c, s], \quad
         y[n, k, i, j] = b[k] + Σ_m Σ_t z[n, m, i, j + t] · v[k, m, t]
 
-    Together they are the convolution with ``w[k, c, s, t] = Σ_m u[m, c, s]·v[k, m, t]``: the (C·K_h)×(C_out·K_w) matrix of its weights has
-    rank ``middle`` at most. middle: the channels of z; None for out_channels. Each other argument as a convolution's; of each pair the
-    first is the vertical step's, the second the horizontal step's. bias: of the second.
+    Together they are the convolution with ``w[k, c, s, t] = Σ_m u[m, c, s]·v[k, m, t]``: the (C·K_h)×(C_out·K_w) matrix
+    of its weights has rank ``middle`` at most. middle: the channels of z; None for out_channels. Each other argument as
+    a convolution's; of each pair the first is the vertical step's, the second the horizontal step's. bias: of the
+    second.
 
-    Shapes: x (N, in_channels, H, W) or (in_channels, H, W); z has H-K_h+1 rows of W; y H-K_h+1 rows of W-K_w+1 (no padding, stride 1).
+    Shapes: x (N, in_channels, H, W) or (in_channels, H, W); z has H-K_h+1 rows of W; y H-K_h+1 rows of W-K_w+1 (no
+    padding, stride 1).
 
-    Cost: middle·(in_channels·K_h + out_channels·K_w) parameters and out_channels for the bias; in_channels·middle·K_h·|z| +
-    middle·out_channels·K_w·|y| MACs.
+    Cost: middle·(in_channels·K_h + out_channels·K_w) parameters and out_channels for the bias;
+    in_channels·middle·K_h·|z| + middle·out_channels·K_w·|y| MACs.
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no convolution can have.
 
-    Source: Rigamonti et al., *Learning separable filters*, 2013; Szegedy et al., *Rethinking the Inception architecture*, 2016.
+    Source: Rigamonti et al., *Learning separable filters*, 2013; Szegedy et al., *Rethinking the Inception
+    architecture*, 2016.
 
     >>> layer = SpatiallySeparableConv2d(3, 8, (3, 5))
     >>> x = torch.ones(1, 3, 9, 9)
@@ -283,7 +295,8 @@ class SpatiallySeparableConv2d(torch.nn.Module):
         in_channels, out_channels = whole(in_channels, "in_channels", where), whole(out_channels, "out_channels", where)
         middle = out_channels if middle is None else whole(middle, "middle", where)
         size, step, holes = (
-            per_axis(value, 2, 1, what, where) for what, value in (("kernel_size", kernel_size), ("stride", stride), ("dilation", dilation))
+            per_axis(value, 2, 1, what, where)
+            for what, value in (("kernel_size", kernel_size), ("stride", stride), ("dilation", dilation))
         )
         if isinstance(padding, str):
             if padding not in ("same", "valid"):
@@ -295,10 +308,14 @@ class SpatiallySeparableConv2d(torch.nn.Module):
             above, left = per_axis(padding, 2, 0, "padding", where)
             down, along = (above, 0), (0, left)
         if padding_mode not in MODES:
-            raise ArgumentError(build(where, "a padding_mode that exists", repr(padding_mode), do=f"Choose one of {', '.join(MODES)}."))
+            raise ArgumentError(
+                build(where, "a padding_mode that exists", repr(padding_mode), do=f"Choose one of {', '.join(MODES)}.")
+            )
         rest: Any = {"padding_mode": padding_mode, "device": device, "dtype": dtype}
         self.vertical = Conv2d(in_channels, middle, (size[0], 1), (step[0], 1), down, (holes[0], 1), bias=False, **rest)
-        self.horizontal = Conv2d(middle, out_channels, (1, size[1]), (1, step[1]), along, (1, holes[1]), bias=bias, **rest)
+        self.horizontal = Conv2d(
+            middle, out_channels, (1, size[1]), (1, step[1]), along, (1, holes[1]), bias=bias, **rest
+        )
 
     def forward(self, input: Tensor) -> Tensor:
         return self.horizontal(self.vertical(input))
@@ -314,16 +331,17 @@ class SpatiallySeparableConv2d(torch.nn.Module):
         padding_mode: str = "zeros",
         tolerance: float = 1e-5,
     ) -> SpatiallySeparableConv2d:
-        r"""The layer that computes the convolution with ``weight``, up to rounding, if each of its kernels is an outer product.
+        r"""The layer that computes the convolution with ``weight``, up to rounding, if each of its kernels is an outer
+        product.
 
         .. math:: W_{kc} = u_{kc} v_{kc}ᵀ
 
-        weight: one kernel (K_h, K_w), or (out_channels, in_channels, K_h, K_w); bias: (out_channels,) or None. A singular value
-        decomposition of all kernels together gives the fewest ``middle`` channels: 1 for one kernel, and for many at most
-        min(in_channels·K_h, out_channels·K_w). Computed in float64.
+        weight: one kernel (K_h, K_w), or (out_channels, in_channels, K_h, K_w); bias: (out_channels,) or None. A
+        singular value decomposition of all kernels together gives the fewest ``middle`` channels: 1 for one kernel, and
+        for many at most min(in_channels·K_h, out_channels·K_w). Computed in float64.
 
-        Raises ArgumentError where a kernel's ``‖W - uvᵀ‖ / ‖W‖``, u and v the best there are, is above ``tolerance``: with more terms
-        any kernel could be factored, but at no gain.
+        Raises ArgumentError where a kernel's ``‖W - uvᵀ‖ / ‖W‖``, u and v the best there are, is above ``tolerance``:
+        with more terms any kernel could be factored, but at no gain.
 
         >>> W = torch.tensor([[3.0, 6, 9], [4, 8, 12], [5, 10, 15]])  # [3 4 5]ᵀ[1 2 3]
         >>> layer, x = SpatiallySeparableConv2d.from_kernel(W), torch.arange(16.0).view(1, 4, 4)
@@ -332,7 +350,9 @@ class SpatiallySeparableConv2d(torch.nn.Module):
         """
         where = f"{cls.__name__}.from_kernel"
         if not isinstance(weight, Tensor):
-            raise ArgumentTypeError(build(where, "weight to be a tensor", type(weight).__name__, do="Call torch.as_tensor on it first."))
+            raise ArgumentTypeError(
+                build(where, "weight to be a tensor", type(weight).__name__, do="Call torch.as_tensor on it first.")
+            )
         shape = tuple(weight.shape)
         if weight.dim() not in (2, 4) or 0 in shape:
             do = "Give a kernel (K_h, K_w) or a convolution's weight."
@@ -343,12 +363,16 @@ class SpatiallySeparableConv2d(torch.nn.Module):
         filters, channels = shape[:2] if weight.dim() == 4 else (1, 1)
         if bias is not None and (not isinstance(bias, Tensor) or tuple(bias.shape) != (filters,)):
             given = tuple(bias.shape) if isinstance(bias, Tensor) else repr(bias)
-            raise ShapeError(build(where, f"a bias of shape ({filters},)", given, do="Give one number for each filter."))
+            raise ShapeError(
+                build(where, f"a bias of shape ({filters},)", given, do="Give one number for each filter.")
+            )
         kernels = weight.detach().reshape(filters, channels, *shape[-2:]).double()
         if not bool(torch.isfinite(kernels).all()):
             raise ArgumentError(build(where, "finite weights", "inf or NaN", do="Look at what the training did."))
         values = torch.linalg.svdvals(kernels)
-        residual = torch.linalg.vector_norm(values[..., 1:], dim=-1) / torch.linalg.vector_norm(values, dim=-1).clamp(min=1e-300)
+        residual = torch.linalg.vector_norm(values[..., 1:], dim=-1) / torch.linalg.vector_norm(values, dim=-1).clamp(
+            min=1e-300
+        )
         worst = int(residual.argmax())
         if float(residual.flatten()[worst]) > tolerance:
             first, second = values.reshape(-1, values.shape[-1])[worst][:2].tolist()
@@ -359,26 +383,46 @@ class SpatiallySeparableConv2d(torch.nn.Module):
             raise ArgumentError(build(where, "kernels of rank 1", got, do=do, **{"residual ‖W - uvᵀ‖/‖W‖": told}))
         matrix = kernels.permute(1, 2, 0, 3).reshape(channels * shape[-2], filters * shape[-1])
         u, sigma, v = torch.linalg.svd(matrix, full_matrices=False)
-        least = float(sigma[0]) * max(matrix.shape) * torch.finfo(weight.dtype if weight.is_floating_point() else torch.float32).eps
+        least = (
+            float(sigma[0])
+            * max(matrix.shape)
+            * torch.finfo(weight.dtype if weight.is_floating_point() else torch.float32).eps
+        )
         middle = max(1, int((sigma > least).sum()))
         root = sigma[:middle].sqrt()
         kind = weight.dtype if weight.is_floating_point() else torch.get_default_dtype()
-        layer = cls(channels, filters, shape[-2:], stride, padding, dilation, middle, bias is not None, padding_mode, weight.device, kind)
+        layer = cls(
+            channels,
+            filters,
+            shape[-2:],
+            stride,
+            padding,
+            dilation,
+            middle,
+            bias is not None,
+            padding_mode,
+            weight.device,
+            kind,
+        )
         with torch.no_grad():
             layer.vertical.weight.copy_((u[:, :middle] * root).T.reshape(middle, channels, shape[-2], 1))
-            layer.horizontal.weight.copy_((root[:, None] * v[:middle]).reshape(middle, filters, 1, shape[-1]).transpose(0, 1))
+            layer.horizontal.weight.copy_(
+                (root[:, None] * v[:middle]).reshape(middle, filters, 1, shape[-1]).transpose(0, 1)
+            )
             if bias is not None and layer.horizontal.bias is not None:
                 layer.horizontal.bias.copy_(bias)
         return layer
 
 
 class Bottleneck(torch.nn.Module):
-    r"""A convolution through fewer channels: 1×1 to ``middle`` (``reduce``), K×K (``conv``), and with ``expand`` 1×1 again (``expand``).
+    r"""A convolution through fewer channels: 1×1 to ``middle`` (``reduce``), K×K (``conv``), and with ``expand`` 1×1
+    again (``expand``).
 
     .. math:: y = \text{conv}(\text{reduce}(x)), \quad \text{or} \quad y = \text{expand}(\text{conv}(\text{reduce}(x)))
 
-    in_channels → middle → out_channels; with ``expand`` in_channels → middle → middle → out_channels. stride, padding and dilation are
-    the K×K step's, bias is every step's. There is no norm or activation in it: with those, put :class:`ConvNormAct2d` in a row.
+    in_channels → middle → out_channels; with ``expand`` in_channels → middle → middle → out_channels. stride, padding
+    and dilation are the K×K step's, bias is every step's. There is no norm or activation in it: with those, put
+    :class:`ConvNormAct2d` in a row.
 
     Shapes: x (N, in_channels, H, W) or (in_channels, H, W); y as of the K×K convolution.
 
@@ -455,21 +499,30 @@ class ChannelShuffle(Namesake, torch.nn.ChannelShuffle):
     def _compute(self, input: Tensor) -> Tensor:
         where = type(self).__name__
         if not isinstance(input, Tensor):
-            raise ArgumentTypeError(build(where, "a tensor", type(input).__name__, do="Call torch.as_tensor on it first."))
+            raise ArgumentTypeError(
+                build(where, "a tensor", type(input).__name__, do="Call torch.as_tensor on it first.")
+            )
         if input.dim() < 3:
-            raise ShapeError(build(where, "x of shape (N, C, *axes)", tuple(input.shape), do="Add axes with unsqueeze."))
+            raise ShapeError(
+                build(where, "x of shape (N, C, *axes)", tuple(input.shape), do="Add axes with unsqueeze.")
+            )
         channels = input.shape[1]
         if channels % self.groups:
             expects = f"channels that {self.groups} groups divide"
-            raise ShapeError(build(where, expects, channels, do="Choose groups that divide them.", x=tuple(input.shape)))
+            raise ShapeError(
+                build(where, expects, channels, do="Choose groups that divide them.", x=tuple(input.shape))
+            )
         if channels == 0 or self.groups in (1, channels):  # they stay where they are, in a tensor of its own
-            return input.clone(memory_format=FORMATS[input.dim()] if is_channels_last(input) else torch.contiguous_format)
+            return input.clone(
+                memory_format=FORMATS[input.dim()] if is_channels_last(input) else torch.contiguous_format
+            )
         if not gates.is_open(input):
             return torch.nn.ChannelShuffle.forward(self, input)
         if is_channels_last(input):
             shuffled = input.movedim(1, -1).unflatten(-1, (self.groups, -1)).transpose(-1, -2)
             return owned(Tensor.movedim, shuffled.flatten(-2), -1, 1)
-        return input.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2).contiguous()  # else a view of what was expanded
+        # else a view of what was expanded
+        return input.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2).contiguous()
 
 
 class SqueezeExcite(torch.nn.Module):
@@ -477,12 +530,13 @@ class SqueezeExcite(torch.nn.Module):
 
     .. math:: y[n, c] = x[n, c] · s[n, c], \quad s = \text{gate}(W_2 · \text{act}(W_1 · \operatorname{mean}_{hw} x + b_1) + b_2)
 
-    reduction: channels over the squeezed ones (rounded down, at least 1), or squeeze_channels their number; activation, gate: classes
-    or functions that make a module. ``fc1`` and ``fc2`` are 1×1 convolutions, named as torchvision's.
+    reduction: channels over the squeezed ones (rounded down, at least 1), or squeeze_channels their number; activation,
+    gate: classes or functions that make a module. ``fc1`` and ``fc2`` are 1×1 convolutions, named as torchvision's.
 
     Shapes: x (N, channels, H, W) or (channels, H, W); y alike.
 
-    Cost, S squeezed channels: S·(channels + 1) + channels·(S + 1) parameters; 2·S·channels MACs, and a multiplication each value.
+    Cost, S squeezed channels: S·(channels + 1) + channels·(S + 1) parameters; 2·S·channels MACs, and a multiplication
+    each value.
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError.
 
@@ -506,7 +560,11 @@ class SqueezeExcite(torch.nn.Module):
         super().__init__()
         where = type(self).__name__
         channels, reduction = whole(channels, "channels", where), whole(reduction, "reduction", where)
-        squeezed = max(1, channels // reduction) if squeeze_channels is None else whole(squeeze_channels, "squeeze_channels", where)
+        squeezed = (
+            max(1, channels // reduction)
+            if squeeze_channels is None
+            else whole(squeeze_channels, "squeeze_channels", where)
+        )
         factory: Any = {"device": device, "dtype": dtype}
         self.avgpool = GlobalAvgPool2d(keepdim=True)
         self.fc1 = PointwiseConv2d(channels, squeezed, **factory)
@@ -536,11 +594,13 @@ def _module(given: Any, what: str, where: str) -> torch.nn.Module:
     return made
 
 
-# ------------------------------------------------------------------------------------------- convolution, norm, activation
+# ---------------------------------------------------------------------------------------- convolution, norm, activation
 
 _NORMS: dict[str, Callable[[int, int], torch.nn.Module]] = {
     "batch": lambda channels, dims: (norms.BatchNorm1d, norms.BatchNorm2d, norms.BatchNorm3d)[dims - 1](channels),
-    "instance": lambda channels, dims: (norms.InstanceNorm1d, norms.InstanceNorm2d, norms.InstanceNorm3d)[dims - 1](channels, affine=True),
+    "instance": lambda channels, dims: (norms.InstanceNorm1d, norms.InstanceNorm2d, norms.InstanceNorm3d)[dims - 1](
+        channels, affine=True
+    ),
     "group": lambda channels, dims: norms.GroupNorm(gcd(32, channels), channels),
     "layer": lambda channels, dims: norms.GroupNorm(1, channels),
 }
@@ -609,7 +669,9 @@ class _ConvNormAct(_Documented, Sequential):
             behind = normed if order == "conv-norm-act" or (order == "conv-act-norm" and act is None) else None
             bias = not _centers(behind)
         if not isinstance(bias, bool):
-            raise ArgumentTypeError(build(where, "bias to be True, False or None", repr(bias), do="None drops it where it is useless."))
+            raise ArgumentTypeError(
+                build(where, "bias to be True, False or None", repr(bias), do="None drops it where it is useless.")
+            )
         rest: Any = {"groups": groups, "bias": bias, "padding_mode": padding_mode, "device": device, "dtype": dtype}
         convolution = _CONV[self.dims](in_channels, out_channels, kernel_size, stride, padding, dilation, **rest)
         children = {"conv": convolution, "norm": normed, "act": act}
@@ -661,7 +723,7 @@ class ConvNormAct3d(_ConvNormAct, axes=3):
 ConvNormAct = ConvNormAct2d
 
 
-# ------------------------------------------------------------------------------------------------------------------ blur
+# ----------------------------------------------------------------------------------------------------------------- blur
 
 
 class _BlurPool(_Documented, Namesake, torch.nn.Module):
@@ -689,7 +751,13 @@ class _BlurPool(_Documented, Namesake, torch.nn.Module):
     """
 
     def __init__(
-        self, channels: int, size: int = 3, stride: Sizes = 2, padding_mode: str = "reflect", device: Any = None, dtype: Any = None
+        self,
+        channels: int,
+        size: int = 3,
+        stride: Sizes = 2,
+        padding_mode: str = "reflect",
+        device: Any = None,
+        dtype: Any = None,
     ) -> None:
         super().__init__()
         where = type(self).__name__
@@ -699,7 +767,9 @@ class _BlurPool(_Documented, Namesake, torch.nn.Module):
             raise ArgumentError(build(where, "a size from 2 to 7", size, do="Choose 3, or 5 for a stronger blur."))
         self.stride = per_axis(stride, self.dims, 1, "stride", where)
         if padding_mode not in MODES:
-            raise ArgumentError(build(where, "a padding_mode that exists", repr(padding_mode), do=f"Choose one of {', '.join(MODES)}."))
+            raise ArgumentError(
+                build(where, "a padding_mode that exists", repr(padding_mode), do=f"Choose one of {', '.join(MODES)}.")
+            )
         self.padding_mode = padding_mode
         row = torch.tensor([comb(size - 1, t) / 2 ** (size - 1) for t in range(size)], device=device, dtype=dtype)
         taps = functools.reduce(lambda f, _: f.unsqueeze(-1) * row, range(self.dims - 1), row)
@@ -717,7 +787,9 @@ class _BlurPool(_Documented, Namesake, torch.nn.Module):
     def _compute(self, input: Tensor) -> Tensor:
         where, dims = type(self).__name__, self.dims
         if not isinstance(input, Tensor):
-            raise ArgumentTypeError(build(where, "a tensor", type(input).__name__, do="Call torch.as_tensor on it first."))
+            raise ArgumentTypeError(
+                build(where, "a tensor", type(input).__name__, do="Call torch.as_tensor on it first.")
+            )
         shape = tuple(input.shape)
         if input.dim() not in (dims + 1, dims + 2):
             letters = ", ".join("DHW"[3 - dims :]) if dims > 1 else "L"

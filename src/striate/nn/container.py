@@ -1,9 +1,11 @@
 """Layers one after the other, and what neighbours share when nobody looks between them.
 
-A convolution takes the statistics of the batch norm behind it while it writes, a norm computes the activation behind it and the sum with a
-shortcut in its own pass, and a convolution makes a norm's output again in backward in place of keeping it. All of that needs a value
-that nobody else can see or change: so only the code that calls both neighbours decides it, at that call, from what they are then. A layer
-that has a hook, a ``forward`` of its own or another class is called as any module, and its output is kept.
+A convolution takes the statistics of the batch norm behind it while it writes, a norm computes the activation behind it
+and the sum with a shortcut in its own pass, and a convolution makes a norm's output again in backward in place of
+keeping it. All of that needs a value
+that nobody else can see or change: so only the code that calls both neighbours decides it, at that call, from what they
+are then. A layer that has a hook, a ``forward`` of its own or another class is called as any module, and its output is
+kept.
 """
 
 from __future__ import annotations
@@ -22,7 +24,17 @@ from ..ops import norm as norm_ops
 from ..ops.handed import take
 from . import conv, norm, pool
 
-__all__ = ["Passed", "Sequential", "Watched", "activation_of", "container_of", "is_plain", "looked_at", "run", "theirs_of"]
+__all__ = [
+    "Passed",
+    "Sequential",
+    "Watched",
+    "activation_of",
+    "container_of",
+    "is_plain",
+    "looked_at",
+    "run",
+    "theirs_of",
+]
 
 Module = torch.nn.Module
 
@@ -37,8 +49,8 @@ class Passed(NamedTuple):
 class Sequential(torch.nn.Sequential):
     """``torch.nn.Sequential``, with what its layers can share (see :mod:`striate.nn.container`); the same results.
 
-    Every layer computes what its name says: index, slice, replace or hook any of them, and the values between are there.
-    ``isinstance(model, torch.nn.Sequential)`` holds, ``type(model) is torch.nn.Sequential`` does not.
+    Every layer computes what its name says: index, slice, replace or hook any of them, and the values between are
+    there. ``isinstance(model, torch.nn.Sequential)`` holds, ``type(model) is torch.nn.Sequential`` does not.
 
     >>> from striate import nn
     >>> block = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
@@ -73,7 +85,8 @@ class Sequential(torch.nn.Sequential):
 
 @functools.cache
 def container_of(theirs: type) -> type:
-    """The class by which a container of ``theirs``, a ``torch.nn.Sequential`` or a subclass that has its ``forward``, shares as ours does.
+    """The class by which a container of ``theirs``, a ``torch.nn.Sequential`` or a subclass that has its ``forward``,
+    shares as ours does.
 
     It is a subclass of ``theirs`` made at run time: its instances are copied and pickled as ``theirs``.
 
@@ -90,12 +103,15 @@ def container_of(theirs: type) -> type:
 
     def reduce(self: Any, protocol: Any) -> Any:
         how, arguments, *state = original(self, protocol)
-        how = theirs.__new__ if how is copyreg.__newobj__ else how  # of which pickle asks that it makes self's own class
+        # of which pickle asks that it makes self's own class
+        how = theirs.__new__ if how is copyreg.__newobj__ else how
         return how, tuple(theirs if a is kind else a for a in arguments), *state
 
     shared = {name: Sequential.__dict__[name] for name in ("forward", "_run", "_chain")}
     sums = ("__add__", "__mul__", "__rmul__")
-    shared |= {name: Sequential.__dict__[name] for name in sums if getattr(theirs, name) is getattr(torch.nn.Sequential, name)}
+    shared |= {
+        name: Sequential.__dict__[name] for name in sums if getattr(theirs, name) is getattr(torch.nn.Sequential, name)
+    }
     names = {name: getattr(theirs, name) for name in ("__module__", "__qualname__", "__doc__")}
     kind = type(theirs.__name__, (theirs,), {**shared, **names, "__reduce_ex__": reduce, "_striate_theirs": theirs})
     return kind
@@ -114,15 +130,18 @@ def theirs_of(kind: type) -> type | None:
 
 
 def _kinds(part: Any) -> set[type]:
-    return {kind for name in part.__all__ if isinstance(kind := getattr(part, name), type) and not name.startswith("Lazy")}
+    return {
+        kind for name in part.__all__ if isinstance(kind := getattr(part, name), type) and not name.startswith("Lazy")
+    }
 
 
 CONVOLUTIONS = _kinds(conv)
 BATCH_NORMS: set[type] = {norm.BatchNorm1d, norm.BatchNorm2d, norm.BatchNorm3d, norm.BatchNormAct2d}
 NORMS = _kinds(norm) - {norm.AdaIN, norm.NoisyBatchNorm2d, norm.LocalResponseNorm}
 MAX_POOLS: set[type] = {pool.MaxPool1d, pool.MaxPool2d, pool.MaxPool3d}
-# That a norm computes in its own pass, and whether they commute with a maximum, gradients too: they rise, and where they make different
-# inputs equal their gradient is 0, so that it does not matter which the window picks. A leaky ReLU's rounding makes some equal, too.
+# That a norm computes in its own pass, and whether they commute with a maximum, gradients too: they rise, and where
+# they make different inputs equal their gradient is 0, so that it does not matter which the window picks. A leaky
+# ReLU's rounding makes some equal, too.
 ACTIVATIONS: dict[type, tuple[str, bool]] = {
     torch.nn.ReLU: ("relu", True),
     torch.nn.ReLU6: ("relu6", True),
@@ -135,7 +154,8 @@ CALL = Module.__call__
 
 # What a call of a module of these classes goes through.
 WRITTEN: dict[Any, tuple[Any, Any]] = {
-    kind: (kind.forward, getattr(kind, "_conv_forward", None)) for kind in CONVOLUTIONS | NORMS | MAX_POOLS | ACTIVATIONS.keys()
+    kind: (kind.forward, getattr(kind, "_conv_forward", None))
+    for kind in CONVOLUTIONS | NORMS | MAX_POOLS | ACTIVATIONS.keys()
 }
 
 
@@ -149,11 +169,13 @@ def is_plain(module: Any) -> bool:
     """
     own = module.__dict__
     hooks = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
-    if hooks or "_conv_forward" in own or "_compiled_call_impl" in own:  # what an instance may have in its class's place, or by compile()
+    # what an instance may have in its class's place, or by compile()
+    if hooks or "_conv_forward" in own or "_compiled_call_impl" in own:
         return False
     kind = type(module)
     written, of_conv = WRITTEN.get(kind, (None, None))
-    if written is not None and (kind.forward is not written or kind.__call__ is not CALL):  # somebody put another in its place
+    # somebody put another in its place
+    if written is not None and (kind.forward is not written or kind.__call__ is not CALL):
         return False
     if of_conv is not None and kind._conv_forward is not of_conv:
         return False
@@ -162,7 +184,8 @@ def is_plain(module: Any) -> bool:
 
 
 class Watched:
-    """A ``forward`` by which a tool of ours looks on: neighbours share as ever, and what computes several is told as one call.
+    """A ``forward`` by which a tool of ours looks on: neighbours share as ever, and what computes several is told as
+    one call.
 
     call: gets the modules, what computes them, and its arguments.
 
@@ -173,13 +196,20 @@ class Watched:
     """
 
     def __init__(self, module: Any, call: Callable[..., Any]) -> None:
-        self.module, self.forward, self.call, self.plain = module, module.forward, call, "forward" not in module.__dict__
+        self.module, self.forward, self.call, self.plain = (
+            module,
+            module.forward,
+            call,
+            "forward" not in module.__dict__,
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.call((self.module,), self.forward, args, kwargs)
 
 
-def _compute(modules: tuple[Any, ...], how: Callable[..., Any], inputs: tuple[Any, ...], *weights: Any, **given: Any) -> Any:
+def _compute(
+    modules: tuple[Any, ...], how: Callable[..., Any], inputs: tuple[Any, ...], *weights: Any, **given: Any
+) -> Any:
     """``how`` computes the modules, one after the other, from these inputs; whoever watches them is told."""
     watched = modules[0].__dict__.get("forward")
     if watched is None:
@@ -197,8 +227,8 @@ def run(modules: Iterable[Any], passed: Passed, residual: Callable[[], Passed] |
 
     .. math:: y = act(norm(\ldots) + residual)
 
-    residual: gives what is added to the input of the last module, in a block of a residual network the activation behind a norm; it is
-    called when its time has come.
+    residual: gives what is added to the input of the last module, in a block of a residual network the activation
+    behind a norm; it is called when its time has come.
 
     >>> from striate import nn
     >>> x = torch.ones(1, 1, 1, 1)
@@ -283,7 +313,8 @@ _CHAINED: dict[type, tuple[Any, bool]] = {}  # by class: its forward, and whethe
 
 
 def _chain(layer: Any) -> Iterable[Any] | None:
-    """The layers that a call of ``layer`` calls one after the other, as its class says beside its ``forward``; None if it does more.
+    """The layers that a call of ``layer`` calls one after the other, as its class says beside its ``forward``; None if
+    it does more.
 
     RESIDUAL and SUM may stand among them.
     """

@@ -1,4 +1,5 @@
-"""Convolution layers: drop-ins for torch.nn's, with ``"same"`` padding at any stride and padding modes for the transposed ones too.
+"""Convolution layers: drop-ins for torch.nn's, with ``"same"`` padding at any stride and padding modes for the
+transposed ones too.
 
 One class body a kind; the number of axes is all that 1d, 2d and 3d differ in.
 """
@@ -45,7 +46,8 @@ class _Layer:
 
     dims: int
     documentation: str
-    _channels_last = False  # whether the output has that memory format whatever the input has: by accelerate, on an instance
+    # whether the output has that memory format whatever the input has: by accelerate, on an instance
+    _channels_last = False
 
     def _told(self) -> dict[str, Any]:
         return {"dims": self.dims, "where": type(self).__name__, "channels_last": self._channels_last}
@@ -98,7 +100,8 @@ def _constructor(cls: Any, theirs: Any) -> Callable[..., None]:
 
 
 def _checked(arguments: dict[str, Any], dims: int, where: str) -> dict[str, Any]:
-    """The constructor's arguments, the numbers as plain integers, one for each axis. Raises for what no layer can have."""
+    """The constructor's arguments, the numbers as plain integers, one for each axis. Raises for what no layer can have.
+    """
     a = dict(arguments)
     for name, least in (("in_channels", 0), ("out_channels", 1), ("groups", 1)):
         if name not in a:  # a lazy layer's in_channels
@@ -110,7 +113,9 @@ def _checked(arguments: dict[str, Any], dims: int, where: str) -> dict[str, Any]
             raise ArgumentError(build(where, f"{name} of at least {least}", value, do="Choose a larger one."))
     for name in ("in_channels", "out_channels"):
         if a.get(name, 0) % a["groups"]:
-            raise ArgumentError(build(where, f"groups that divide {name}, {a[name]}", a["groups"], do="Choose a divisor."))
+            raise ArgumentError(
+                build(where, f"groups that divide {name}, {a[name]}", a["groups"], do="Choose a divisor.")
+            )
     for name, least in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("output_padding", 0), ("dilation", 1)):
         if name not in a:
             continue
@@ -128,7 +133,9 @@ def _checked(arguments: dict[str, Any], dims: int, where: str) -> dict[str, Any]
         fix = f"Choose one of {', '.join(MODES)}."
         raise ArgumentError(build(where, "a padding_mode that exists", repr(a["padding_mode"]), do=fix))
     if prod((a.get("in_channels", 1), a["out_channels"], *a["kernel_size"])) > 2**40:
-        raise ArgumentError(build(where, "a weight that fits memory", a["kernel_size"], do="Choose a smaller kernel_size."))
+        raise ArgumentError(
+            build(where, "a weight that fits memory", a["kernel_size"], do="Choose a smaller kernel_size.")
+        )
     return a
 
 
@@ -167,7 +174,11 @@ class _Conv(_Layer):
         if torch.jit.is_scripting():
             return self._conv_forward(input, self.weight, self.bias)
         else:
-            return self._conv_forward(input, self.weight, self.bias) if isinstance(input, Tensor) else recorded(self, self._own, input)
+            return (
+                self._conv_forward(input, self.weight, self.bias)
+                if isinstance(input, Tensor)
+                else recorded(self, self._own, input)
+            )
 
     def _own(self: Any, input: Tensor) -> Tensor:
         return self._conv_forward(input, self.weight, self.bias)
@@ -178,12 +189,16 @@ class _Conv(_Layer):
                 same = self.padding == "same" and max(self.stride) > 1
                 if same:
                     margins = scripted.same(input, self.kernel_size, self.stride, self.dilation)
-                    return scripted.conv(input, weight, bias, margins, self.stride, self.dilation, self.groups, self.padding_mode)
+                    return scripted.conv(
+                        input, weight, bias, margins, self.stride, self.dilation, self.groups, self.padding_mode
+                    )
             return self._as_torch(input, weight, bias)
         else:
             return self._compute(input, weight, bias)
 
-    def _compute(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *, measure: bool = False, fresh: bool = False) -> Tensor:
+    def _compute(
+        self: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *, measure: bool = False, fresh: bool = False
+    ) -> Tensor:
         """``measure`` and ``fresh``: as :func:`striate.ops.conv.conv`, for a container."""
         rest = (self.stride, self.padding, self.dilation, self.groups)
         if self.padding_mode != "zeros":
@@ -232,19 +247,41 @@ class _ConvTranspose(_Layer):
             rest = (self.dilation, self.groups, self.padding_mode, output_size)
             if isinstance(self.padding, str):
                 padding = None if self.padding == "same" else [0] * len(self.stride)
-                return scripted.conv_transpose(input, self.weight, self.bias, self.stride, padding, self.output_padding, *rest)
+                return scripted.conv_transpose(
+                    input, self.weight, self.bias, self.stride, padding, self.output_padding, *rest
+                )
             elif self.padding_mode != "zeros":
-                return scripted.conv_transpose(input, self.weight, self.bias, self.stride, self.padding, self.output_padding, *rest)
+                return scripted.conv_transpose(
+                    input, self.weight, self.bias, self.stride, self.padding, self.output_padding, *rest
+                )
             else:
                 return self._as_torch(input, output_size)
         else:
             sized = (input,) if output_size is None else (input, output_size)
-            return self._compute(input, output_size) if isinstance(input, Tensor) else recorded(self, self._compute, *sized)
+            return (
+                self._compute(input, output_size)
+                if isinstance(input, Tensor)
+                else recorded(self, self._compute, *sized)
+            )
 
     def _compute(
-        self: Any, input: Tensor, output_size: Sequence[int] | None = None, *, measure: bool = False, fresh: bool = False
+        self: Any,
+        input: Tensor,
+        output_size: Sequence[int] | None = None,
+        *,
+        measure: bool = False,
+        fresh: bool = False,
     ) -> Tensor:
-        rest = (input, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        rest = (
+            input,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            self.output_padding,
+            self.groups,
+            self.dilation,
+        )
         if self.padding_mode != "zeros" or output_size is not None:
             return padded_conv_transpose(*rest, self.padding_mode, output_size, **self._told())
         return ops.conv_transpose(*rest, **self._told(), fresh=fresh)
@@ -264,14 +301,21 @@ class _Lazy:
     def _get_in_channels(self: Any, input: Any) -> int:
         where, dims = type(self).__name__, self.dims
         if not isinstance(input, Tensor):
-            raise ArgumentTypeError(build(where, "x to be a tensor", type(input).__name__, do="Call torch.as_tensor on it first."))
+            raise ArgumentTypeError(
+                build(where, "x to be a tensor", type(input).__name__, do="Call torch.as_tensor on it first.")
+            )
         if input.dim() not in (dims + 1, dims + 2):
             letters = ("L", "H, W", "D, H, W")[dims - 1]
-            expects, fix = f"x of shape (N, C, {letters}) or (C, {letters})", "Add or drop axes with unsqueeze or flatten."
+            expects, fix = (
+                f"x of shape (N, C, {letters}) or (C, {letters})",
+                "Add or drop axes with unsqueeze or flatten.",
+            )
             raise ShapeError(build(where, expects, tuple(input.shape), do=fix))
         channels: int = input.shape[-dims - 1]
         if channels == 0:  # torch's would leave the bias as it lay in memory
-            raise ShapeError(build(where, "x of at least one channel", tuple(input.shape), do="Give the first input channels."))
+            raise ShapeError(
+                build(where, "x of at least one channel", tuple(input.shape), do="Give the first input channels.")
+            )
         return channels
 
 

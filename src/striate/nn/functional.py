@@ -60,7 +60,9 @@ def _avg(dims: int) -> Callable[..., Tensor]:
         count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> Tensor:
-        return _pool.avg_pool(input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dims=dims, where=where)
+        return _pool.avg_pool(
+            input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dims=dims, where=where
+        )
 
     return _named(avg_pool, where, _pool.avg_pool)
 
@@ -87,7 +89,13 @@ def _convolution(dims: int) -> Callable[..., Tensor]:
     where = f"conv{dims}d"
 
     def conv(
-        input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
     ) -> Tensor:
         return _conv.conv(input, weight, bias, stride, padding, dilation, groups, dims=dims, where=where)
 
@@ -107,7 +115,9 @@ def _transposed(dims: int) -> Callable[..., Tensor]:
         groups: int = 1,
         dilation: Any = 1,
     ) -> Tensor:
-        return _conv.conv_transpose(input, weight, bias, stride, padding, output_padding, groups, dilation, dims=dims, where=where)
+        return _conv.conv_transpose(
+            input, weight, bias, stride, padding, output_padding, groups, dilation, dims=dims, where=where
+        )
 
     return _named(conv_transpose, where, _conv.conv_transpose)
 

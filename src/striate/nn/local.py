@@ -82,10 +82,13 @@ class _LocallyConnected(Namesake, torch.nn.Module):
             whole(value, what, where) for what, value in (("in_channels", in_channels), ("out_channels", out_channels))
         )
         self.input_size = per_axis(input_size, self.dims, 1, "input_size", where)
-        plan = ops.geometry(self.input_size, kernel_size, stride, padding, dilation, where, (self.in_channels, *self.input_size))
+        plan = ops.geometry(
+            self.input_size, kernel_size, stride, padding, dilation, where, (self.in_channels, *self.input_size)
+        )
         self.kernel_size, self.output_size = plan.window.size, plan.window.output
         self.stride, self.padding, self.dilation = plan.stride, plan.padding, plan.dilation
-        self.margins = [n for axis in reversed(plan.window.axes) for n in (axis.before, axis.after)]  # as torch.nn.functional.pad's
+        # as torch.nn.functional.pad's
+        self.margins = [n for axis in reversed(plan.window.axes) for n in (axis.before, axis.after)]
         shape = (self.out_channels, self.in_channels, *self.output_size, *self.kernel_size)
         if prod(shape) > 2**40:
             do = "Choose a larger stride, fewer channels, or a convolution, which shares them."
@@ -109,7 +112,8 @@ class _LocallyConnected(Namesake, torch.nn.Module):
         for size, stride, dilation in zip(self.kernel_size, self.stride, self.dilation):  # noqa: B905  TorchScript has no strict
             seen = seen.unfold(axis, (size - 1) * dilation + 1, stride)[..., ::dilation]
             axis += 1
-        seen, weight = seen.flatten(2, dims + 1).flatten(3), self.weight.flatten(2, dims + 1).flatten(3)  # (rows, C, positions, taps)
+        # (rows, C, positions, taps)
+        seen, weight = seen.flatten(2, dims + 1).flatten(3), self.weight.flatten(2, dims + 1).flatten(3)
         y = torch.bmm(seen.permute(2, 0, 1, 3).flatten(2), weight.permute(2, 1, 3, 0).flatten(1, 2)).permute(1, 2, 0)
         y = y.reshape(list(y.shape[:2]) + list(self.weight.shape[2 : 2 + dims]))
         if self.bias is not None:
@@ -117,11 +121,19 @@ class _LocallyConnected(Namesake, torch.nn.Module):
         return y if input.dim() > dims + 1 else y.squeeze(0)
 
     def _compute(self, input: Tensor) -> Tensor:
-        if isinstance(input, Tensor) and input.dim() > self.dims and tuple(input.shape[-self.dims :]) != self.input_size:
+        if (
+            isinstance(input, Tensor)
+            and input.dim() > self.dims
+            and tuple(input.shape[-self.dims :]) != self.input_size
+        ):
             size = tuple(input.shape[-self.dims :])
             do = f"Set input_size={size}, or resize x."
-            raise ShapeError(build(type(self).__name__, f"an input of size {self.input_size}", size, do=do, x=tuple(input.shape)))
-        return ops.local(input, self.weight, self.bias, self.stride, self.padding, self.dilation, where=type(self).__name__)
+            raise ShapeError(
+                build(type(self).__name__, f"an input of size {self.input_size}", size, do=do, x=tuple(input.shape))
+            )
+        return ops.local(
+            input, self.weight, self.bias, self.stride, self.padding, self.dilation, where=type(self).__name__
+        )
 
     def extra_repr(self) -> str:
         told = f"{self.in_channels}, {self.out_channels}, input_size={self.input_size}, kernel_size={self.kernel_size}"

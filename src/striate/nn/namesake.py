@@ -1,7 +1,8 @@
 """How a layer of ours is its ``torch.nn`` namesake to TorchScript, which compiles the source of ``forward``.
 
-A layer's ``forward`` has two branches. What TorchScript compiles is the namesake's own, under the name ``_as_torch``; the other, which it
-does not look into, asks the gate (:mod:`striate.ops.gate`). What pads as no namesake does compiles :mod:`.scripted`. So a model that was
+A layer's ``forward`` has two branches. What TorchScript compiles is the namesake's own, under the name ``_as_torch``;
+the other, which it does not look into, asks the gate (:mod:`striate.ops.gate`). What pads as no namesake does compiles
+:mod:`.scripted`. So a model that was
 scripted keeps its layers: nothing is swapped for it.
 """
 
@@ -18,21 +19,25 @@ __all__ = ["Namesake", "as_torch", "recorded"]
 
 
 def as_torch(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of a class of torch's under the name ``_as_torch``: TorchScript compiles it by its ``__name__`` and its source.
+    """A method of a class of torch's under the name ``_as_torch``: TorchScript compiles it by its ``__name__`` and its
+    source.
 
     >>> as_torch(torch.nn.MaxPool2d.forward).__name__
     '_as_torch'
     """
-    same: Any = types.FunctionType(method.__code__, method.__globals__, "_as_torch", method.__defaults__, method.__closure__)
+    same: Any = types.FunctionType(
+        method.__code__, method.__globals__, "_as_torch", method.__defaults__, method.__closure__
+    )
     same.__annotations__ = method.__annotations__
     return same
 
 
 def recorded(layer: Any, compute: Callable[..., Any], *inputs: Any) -> Any:
-    """What ``layer`` gives for what is no tensor: a tracer of ``torch.fx`` records it as one node, as it does torch's layers.
+    """What ``layer`` gives for what is no tensor: a tracer of ``torch.fx`` records it as one node, as it does torch's
+    layers.
 
-    The graph then calls the layer, so that its state and kernels stay. A layer that is the root of the trace has no name in it:
-    ``compute`` is traced then, as it is for anything else.
+    The graph then calls the layer, so that its state and kernels stay. A layer that is the root of the trace has no
+    name in it: ``compute`` is traced then, as it is for anything else.
 
     >>> from striate import nn
     >>> [node.op for node in fx.symbolic_trace(torch.nn.Sequential(nn.MaxPool2d(2))).graph.nodes]
@@ -51,7 +56,9 @@ def recorded(layer: Any, compute: Callable[..., Any], *inputs: Any) -> Any:
 
 
 class Namesake:
-    """Gives a layer that takes one tensor its ``forward``; the class after it in the bases is the namesake, ``_compute`` what we do."""
+    """Gives a layer that takes one tensor its ``forward``; the class after it in the bases is the namesake,
+    ``_compute`` what we do.
+    """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

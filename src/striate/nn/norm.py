@@ -1,7 +1,8 @@
 """Normalization layers: drop-ins for torch.nn's, and what torch.nn lacks.
 
-Every one can compute an activation behind it in the same pass: a container asks for it at a call (see :mod:`.container`), and the
-``…Act2d`` layers, which are modules of their own and no subclasses of torch's norms, have one by name.
+Every one can compute an activation behind it in the same pass: a container asks for it at a call (see
+:mod:`.container`), and the ``…Act2d`` layers, which are modules of their own and no subclasses of torch's norms, have
+one by name.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ __all__ = [
 ]
 
 
-# What says that a batch was refused. Others end a call for reasons of their own: a checkpoint stops when it has made again what it needs.
+# What says that a batch was refused. Others end a call for reasons of their own: a checkpoint stops when it has made
+# again what it needs.
 REFUSALS = (RuntimeError, ValueError, TypeError, IndexError)
 
 
@@ -66,7 +68,9 @@ class _Activated(Namesake):
             return self._compute(input) if isinstance(input, Tensor) else recorded(self, self._compute, input)
 
     def _told(self, following: tuple[str, float] | None) -> dict[str, Any]:
-        """What the kernel computes behind the norm, a container's activation and its slope or the layer's own, and what errors name."""
+        """What the kernel computes behind the norm, a container's activation and its slope or the layer's own, and what
+        errors name.
+        """
         name, slope = following or (self.activation, self.negative_slope)
         return {"activation": name, "slope": slope, "where": type(self).__name__}
 
@@ -86,7 +90,9 @@ def _set_activation(module: Any, activation: str | None, negative_slope: float) 
 
 def _dimensions(x: Any, allowed: tuple[int, ...], where: str, shape: str) -> None:
     if isinstance(x, Tensor) and x.dim() not in allowed:
-        raise ShapeError(build(where, f"x of shape {shape}", tuple(x.shape), do="Add or drop axes with unsqueeze or flatten."))
+        raise ShapeError(
+            build(where, f"x of shape {shape}", tuple(x.shape), do="Add or drop axes with unsqueeze or flatten.")
+        )
 
 
 class _BatchNorm(_Activated):
@@ -99,12 +105,13 @@ class _BatchNorm(_Activated):
     def freeze(self: Any, parameters: bool = False) -> Any:
         """Normalizes with the running statistics from now on and leaves them alone, in training too; returns the layer.
 
-        ``train()`` and ``eval()`` change nothing about it, :meth:`unfreeze` does. With ``parameters`` scale and shift get no
-        gradient either, until ``unfreeze(parameters=True)``. Frozen is part of a copy and of a pickle, not of ``state_dict``.
+        ``train()`` and ``eval()`` change nothing about it, :meth:`unfreeze` does. With ``parameters`` scale and shift
+        get no gradient either, until ``unfreeze(parameters=True)``. Frozen is part of a copy and of a pickle, not of
+        ``state_dict``.
 
         Nobody measures the statistics again, so nobody clears them: ``reset_running_stats()`` does nothing, and with it
-        ``torch.optim.swa_utils.update_bn``, which begins with that; ``reset_parameters()`` draws scale and shift anew alone.
-        Unfreeze the layer first to clear them.
+        ``torch.optim.swa_utils.update_bn``, which begins with that; ``reset_parameters()`` draws scale and shift anew
+        alone. Unfreeze the layer first to clear them.
 
         Raises ArgumentError without running statistics.
 
@@ -116,7 +123,12 @@ class _BatchNorm(_Activated):
         if self.running_mean is None:
             where = type(self).__name__
             raise ArgumentError(
-                build(f"{where}.freeze", "running statistics", None, do="Build the layer with track_running_stats=True and train it.")
+                build(
+                    f"{where}.freeze",
+                    "running statistics",
+                    None,
+                    do="Build the layer with track_running_stats=True and train it.",
+                )
             )
         self.frozen = True
         return self._learn(False) if parameters else self
@@ -168,7 +180,9 @@ class _BatchNorm(_Activated):
 
     def _scripted(self, input: Tensor) -> Tensor:
         if self.frozen:
-            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+            return F.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
         else:
             return self._as_torch(input)
 
@@ -183,7 +197,8 @@ class _BatchNorm(_Activated):
     ) -> Tensor:
         """What follows the norm, too: the sum with ``residual``, and an activation.
 
-        following, statistics, fresh: for a container; the last two are ``known`` and ``fresh`` of :func:`striate.ops.norm.by_channel`.
+        following, statistics, fresh: for a container; the last two are ``known`` and ``fresh`` of
+        :func:`striate.ops.norm.by_channel`.
         """
         self._check_input_dim(input)
         if self.whole_batch is not None and self.training and not self.frozen:
@@ -335,20 +350,26 @@ class _State(torch.nn.Module):
         super()._load_from_state_dict(state, prefix, metadata, *rest)
 
     def extra_repr(self) -> str:
-        told = f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, bias={self.bias is not None}"
+        told = (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            f"bias={self.bias is not None}"
+        )
         return f"{told}, track_running_stats={self.track_running_stats}"
 
 
 class BatchNormAct2d(_Summing, _State):
-    r"""Batch normalization, the sum with a residual if one is given, and an activation, in one pass forward and backward.
+    r"""Batch normalization, the sum with a residual if one is given, and an activation, in one pass forward and
+    backward.
 
     .. math:: y = act(γ_c·(x - μ_c)/\sqrt{σ²_c + ε} + β_c + residual)
 
-    For backward it keeps x and the statistics, and the residual if there is one; not what was activated. In a container a
+    For backward it keeps x and the statistics, and the residual if there is one; not what was activated. In a container
+    a
     convolution behind it keeps nothing more: see ops/recipe.py.
 
-    x, residual: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). activation: None, "relu", "leaky_relu", "relu6" or "silu" (SiLU
-    is a pass of its own); negative_slope: of the leaky ReLU. The rest as for :class:`BatchNorm2d`; the state is the same too.
+    x, residual: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). activation: None, "relu", "leaky_relu", "relu6" or
+    "silu" (SiLU is a pass of its own); negative_slope: of the leaky ReLU. The rest as for :class:`BatchNorm2d`; the
+    state is the same too.
 
     It is no subclass of torch's batch norms, whose functions for all of them would lose the activation:
     ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` and ``torch.optim.swa_utils.update_bn`` leave it alone, and
@@ -363,7 +384,14 @@ class BatchNormAct2d(_Summing, _State):
 
     _as_torch = as_torch(_torch.BatchNormBase.forward)
 
-    def __init__(self, num_features: int, *args: Any, activation: str | None = "relu", negative_slope: float = 0.01, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        *args: Any,
+        activation: str | None = "relu",
+        negative_slope: float = 0.01,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(num_features, *args, **kwargs)
         _set_activation(self, activation, negative_slope)
 
@@ -373,8 +401,8 @@ class GhostBatchNorm2d(_Summing, torch.nn.BatchNorm2d):
 
     .. math:: y = γ_c·(x - μ_{bc})/\sqrt{σ²_{bc} + ε} + β_c
 
-    A large batch then learns with the noise of a small one. The running statistics take one step towards the mean over the
-    sub-batches. Evaluation is :class:`BatchNorm2d`'s. x: as for :class:`BatchNormAct2d`; N is a multiple of
+    A large batch then learns with the noise of a small one. The running statistics take one step towards the mean over
+    the sub-batches. Evaluation is :class:`BatchNorm2d`'s. x: as for :class:`BatchNormAct2d`; N is a multiple of
     ``ghost_batch_size``, or smaller.
 
     Raises ArgumentError for a size below 1, ShapeError where it does not divide the batch.
@@ -392,9 +420,13 @@ class GhostBatchNorm2d(_Summing, torch.nn.BatchNorm2d):
         self.ghost_batch_size = as_int(ghost_batch_size)
         if not is_int(self.ghost_batch_size) or self.ghost_batch_size < 1:
             where = type(self).__name__
-            raise ArgumentError(build(where, "a ghost_batch_size of at least 1", repr(ghost_batch_size), do="Choose 16 or 32."))
+            raise ArgumentError(
+                build(where, "a ghost_batch_size of at least 1", repr(ghost_batch_size), do="Choose 16 or 32.")
+            )
 
-    def _compute(self: Any, input: Tensor, residual: Tensor | None = None, following: Any = None, **given: Any) -> Tensor:
+    def _compute(
+        self: Any, input: Tensor, residual: Tensor | None = None, following: Any = None, **given: Any
+    ) -> Tensor:
         if _torch.is_recorded():  # a trace is for batches of any size: it counts no sub-batches
             y = self._scripted(input)
             return ops.activated(y if residual is None else y + residual, self.activation, self.negative_slope)
@@ -444,17 +476,18 @@ class GhostBatchNorm2d(_Summing, torch.nn.BatchNorm2d):
 
 
 class NoisyBatchNorm2d(_Summing, torch.nn.BatchNorm2d):
-    r"""Batch normalization that is made useless on purpose: random shift and scale after it, of another distribution each step.
+    r"""Batch normalization that is made useless on purpose: random shift and scale after it, of another distribution
+    each step.
 
     .. math::
         z_{nc} = s_{nc}·y_{nc} + m_{nc}, \quad m_{nc} ∼ U(μ_c ± r_μ), \; s_{nc} ∼ N(σ_c, r_σ), \quad
         μ_c ∼ U(±n_μ), \; σ_c ∼ U(1, n_σ)
 
-    Each step draws μ and σ for every channel, and from them a shift and a scale for every sample. What follows the layer sees
-    inputs whose distribution shifts more than without any normalization; that training still goes well with it says that the
-    shift is not what batch norm cures. Evaluation, and frozen, is :class:`BatchNorm2d`'s. The noise comes from a generator of
-    the layer's own: the same ``seed`` gives the same noise, and forward leaves torch's global numbers alone. Without a seed
-    the constructor draws one from them.
+    Each step draws μ and σ for every channel, and from them a shift and a scale for every sample. What follows the
+    layer sees inputs whose distribution shifts more than without any normalization; that training still goes well with
+    it says that the shift is not what batch norm cures. Evaluation, and frozen, is :class:`BatchNorm2d`'s. The noise
+    comes from a generator of the layer's own: the same ``seed`` gives the same noise, and forward leaves torch's global
+    numbers alone. Without a seed the constructor draws one from them.
 
     mean_noise, scale_noise: n_μ and n_σ; mean_spread, scale_spread: r_μ and r_σ; the defaults are the paper's.
 
@@ -476,7 +509,12 @@ class NoisyBatchNorm2d(_Summing, torch.nn.BatchNorm2d):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_features, *args, **kwargs)
-        self.mean_noise, self.scale_noise, self.mean_spread, self.scale_spread = mean_noise, scale_noise, mean_spread, scale_spread
+        self.mean_noise, self.scale_noise, self.mean_spread, self.scale_spread = (
+            mean_noise,
+            scale_noise,
+            mean_spread,
+            scale_spread,
+        )
         self.reseed(int(torch.randint(2**31, (), device="cpu")) if seed is None else seed)
 
     def reseed(self, seed: int) -> None:
@@ -486,7 +524,8 @@ class NoisyBatchNorm2d(_Summing, torch.nn.BatchNorm2d):
     def _scripted(self, input: Tensor) -> Tensor:
         if self.training and not self.frozen:
             raise RuntimeError(
-                "NoisyBatchNorm2d expects evaluation mode in TorchScript, got training. Its noise is drawn by Python: call .eval() first."
+                "NoisyBatchNorm2d expects evaluation mode in TorchScript, got training. Its noise is drawn by Python: "
+                "call .eval() first."
             )
         return F.batch_norm(
             input, self.running_mean, self.running_var, self.weight, self.bias, self.running_mean is None, 0.0, self.eps
@@ -496,8 +535,12 @@ class NoisyBatchNorm2d(_Summing, torch.nn.BatchNorm2d):
         y = super()._compute(input, residual, following, **shared)
         if not self.training or self.frozen:
             return y
-        mixed = hashlib.blake2b(f"{self.seed} {self.step}".encode(), digest_size=4)  # the CPU's generator takes 32 bits of a seed
-        chance: Any = {"generator": torch.Generator("cpu").manual_seed(int.from_bytes(mixed.digest(), "little")), "device": "cpu"}
+        # the CPU's generator takes 32 bits of a seed
+        mixed = hashlib.blake2b(f"{self.seed} {self.step}".encode(), digest_size=4)
+        chance: Any = {
+            "generator": torch.Generator("cpu").manual_seed(int.from_bytes(mixed.digest(), "little")),
+            "device": "cpu",
+        }
         self.step += 1
         channels, shape = input.shape[1], input.shape[:2]
         center = (2 * torch.rand(channels, **chance) - 1) * self.mean_noise
@@ -517,13 +560,13 @@ class SyncBatchNorm(_Summing, _torch.BatchNormBase):
     .. math:: n = Σ n_r, \quad μ, σ² \text{ merged from all ranks' moments}, \quad y = γ_c·(x - μ_c)/\sqrt{σ²_c + ε} + β_c
 
     Arguments and state as in ``torch.nn``, whose own does not run on the CPU; not a subclass of it, because
-    ``DistributedDataParallel`` refuses those there. Equal to one process that has the whole batch: backward divides by the whole
-    count, and the running variance is unbiased with it. Ranks may have batches of different size, also none. In evaluation,
-    frozen, without ``torch.distributed``, with one process or outside the group it is :class:`BatchNorm2d`. Each forward gathers
-    2C + 1 doubles from each rank, each backward 2C.
+    ``DistributedDataParallel`` refuses those there. Equal to one process that has the whole batch: backward divides by
+    the whole count, and the running variance is unbiased with it. Ranks may have batches of different size, also none.
+    In evaluation, frozen, without ``torch.distributed``, with one process or outside the group it is
+    :class:`BatchNorm2d`. Each forward gathers 2C + 1 doubles from each rank, each backward 2C.
 
-    x: as for :class:`BatchNormAct2d`. Raises ShapeError where all ranks together have one value per channel, ArgumentError
-    where no kernel takes x.
+    x: as for :class:`BatchNormAct2d`. Raises ShapeError where all ranks together have one value per channel,
+    ArgumentError where no kernel takes x.
 
     Source: Chan, Golub, LeVeque, 1979 (merging); Ioffe, Szegedy, 2015.
 
@@ -571,7 +614,8 @@ class SyncBatchNorm(_Summing, _torch.BatchNormBase):
 
     @classmethod
     def convert_sync_batchnorm(cls, module: Any, process_group: Any = None) -> Any:
-        """``module`` with every batch norm in it, torch's and striate's, made a SyncBatchNorm with the same parameters and state.
+        """``module`` with every batch norm in it, torch's and striate's, made a SyncBatchNorm with the same parameters
+        and state.
 
         >>> type(SyncBatchNorm.convert_sync_batchnorm(torch.nn.Sequential(torch.nn.BatchNorm2d(4)))[0]).__name__
         'SyncBatchNorm'
@@ -602,7 +646,8 @@ def _synchronized(kind: Any, layer: Any, process_group: Any) -> Any:
 
 
 class _InstanceNorm(_Activated):
-    _channels_last = False  # whether the output is channels_last where the input is, which torch's never is: by accelerate, on an instance
+    # whether the output is channels_last where the input is, which torch's never is: by accelerate, on an instance
+    _channels_last = False
 
     def _normalize(self: Any, input: Tensor, following: tuple[str, float] | None) -> Tensor:
         measured = self.training or not self.track_running_stats
@@ -623,7 +668,11 @@ class _InstanceNorm(_Activated):
         dims = self._get_no_batch_dim()
         axes = ", ".join("DHW"[4 - dims :]) if dims > 2 else "L"
         _dimensions(input, (dims, dims + 1), type(self).__name__, f"(N, C, {axes}) or (C, {axes})")
-        if isinstance(input, Tensor) and input.shape[-dims] != self.num_features and (self.affine or self.track_running_stats):
+        if (
+            isinstance(input, Tensor)
+            and input.shape[-dims] != self.num_features
+            and (self.affine or self.track_running_stats)
+        ):
             expects = f"{self.num_features} channels"
             do = f"Set num_features={input.shape[-dims]}, or look at what comes before."
             raise ShapeError(build(type(self).__name__, expects, input.shape[-dims], do=do, x=tuple(input.shape)))
@@ -723,11 +772,16 @@ class LayerNorm2d(_Activated, torch.nn.Module):
     def _compute(self, input: Tensor, following: tuple[str, float] | None = None) -> Tensor:
         if isinstance(input, Tensor) and input.dim() > 1 and input.shape[1] != self.num_channels:
             do = f"Set num_channels={input.shape[1]}, or look at what comes before."
-            raise ShapeError(build("LayerNorm2d", f"{self.num_channels} channels", input.shape[1], do=do, x=tuple(input.shape)))
+            raise ShapeError(
+                build("LayerNorm2d", f"{self.num_channels} channels", input.shape[1], do=do, x=tuple(input.shape))
+            )
         return ops.layer_norm_2d(input, self.weight, self.bias, self.eps, **self._told(following))
 
     def extra_repr(self) -> str:
-        return f"{self.num_channels}, eps={self.eps}, elementwise_affine={self.elementwise_affine}" + _Activated.extra_repr(self)
+        return (
+            f"{self.num_channels}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+            + _Activated.extra_repr(self)
+        )
 
 
 class GroupNorm(_Activated, torch.nn.GroupNorm):
@@ -741,17 +795,21 @@ class GroupNorm(_Activated, torch.nn.GroupNorm):
     torch.Size([2, 4, 8])
     """
 
-    def _compute(self, input: Tensor, residual: Tensor | None = None, following: tuple[str, float] | None = None) -> Tensor:
+    def _compute(
+        self, input: Tensor, residual: Tensor | None = None, following: tuple[str, float] | None = None
+    ) -> Tensor:
         more = {"residual": residual, **self._told(following)}
         return ops.by_group(input, self.num_groups, self.weight, self.bias, self.eps, **more)
 
 
 class GroupNormAct2d(_Activated, torch.nn.Module):
-    r"""Group normalization, the sum with a residual if one is given, and an activation, in one pass forward and backward.
+    r"""Group normalization, the sum with a residual if one is given, and an activation, in one pass forward and
+    backward.
 
     .. math:: y = act(γ_c·(x - μ_{ng})/\sqrt{σ²_{ng} + ε} + β_c + residual)
 
-    x, residual: (N, C, *). activation and negative_slope: as for :class:`BatchNormAct2d`; the rest, and the state, as for
+    x, residual: (N, C, *). activation and negative_slope: as for :class:`BatchNormAct2d`; the rest, and the state, as
+    for
     :class:`GroupNorm`.
 
     Raises ArgumentError for any other activation.
@@ -761,11 +819,22 @@ class GroupNormAct2d(_Activated, torch.nn.Module):
     """
 
     def __init__(
-        self, num_groups: int, num_channels: int, *args: Any, activation: str | None = "relu", negative_slope: float = 0.01, **kwargs: Any
+        self,
+        num_groups: int,
+        num_channels: int,
+        *args: Any,
+        activation: str | None = "relu",
+        negative_slope: float = 0.01,
+        **kwargs: Any,
     ) -> None:
         super().__init__()
         like = GroupNorm(as_int(num_groups), as_int(num_channels), *args, **kwargs)
-        self.num_groups, self.num_channels, self.eps, self.affine = like.num_groups, like.num_channels, like.eps, like.affine
+        self.num_groups, self.num_channels, self.eps, self.affine = (
+            like.num_groups,
+            like.num_channels,
+            like.eps,
+            like.affine,
+        )
         self.weight, self.bias = like.weight, like.bias
         _set_activation(self, activation, negative_slope)
 
@@ -808,7 +877,9 @@ class RMSNorm(_Activated, torch.nn.RMSNorm):
             return self._compute(x) if isinstance(x, Tensor) else recorded(self, self._compute, x)
 
     def _compute(self, x: Tensor, following: tuple[str, float] | None = None) -> Tensor:
-        return ops.by_element(x, self.normalized_shape, self.weight, None, self.eps, centered=False, **self._told(following))
+        return ops.by_element(
+            x, self.normalized_shape, self.weight, None, self.eps, centered=False, **self._told(following)
+        )
 
 
 class LocalResponseNorm(Namesake, torch.nn.LocalResponseNorm):
@@ -845,13 +916,23 @@ def adaptive_instance_norm(content: Tensor, style: Tensor, eps: float = 1e-5) ->
         ops.check_input(x, "AdaIN", 3, "(N, C, *axes)", name=name)
     eps = ops.check_eps(eps, "AdaIN")
     if style.numel() == 0:
-        raise ShapeError(build("AdaIN", "a style of at least one value per channel", tuple(style.shape), do="Give an image."))
+        raise ShapeError(
+            build("AdaIN", "a style of at least one value per channel", tuple(style.shape), do="Give an image.")
+        )
     if content.shape[:2] != style.shape[:2]:
-        expects, do = f"a style of {content.shape[0]} samples and {content.shape[1]} channels", "Expand the style to the content's batch."
+        expects, do = (
+            f"a style of {content.shape[0]} samples and {content.shape[1]} channels",
+            "Expand the style to the content's batch.",
+        )
         raise ShapeError(build("AdaIN", expects, tuple(style.shape[:2]), do=do, content=tuple(content.shape)))
     var, mean = torch.var_mean(style.flatten(2), 2, correction=0)
-    deviation, mean = ((v.to(content.dtype)).reshape(*content.shape[:2], *[1] * (content.dim() - 2)) for v in ((var + eps).sqrt(), mean))
-    return torch.addcmul(mean, ops.instance(content, None, None, None, None, True, 0.0, eps, where="AdaIN", any_order=True), deviation)
+    deviation, mean = (
+        (v.to(content.dtype)).reshape(*content.shape[:2], *[1] * (content.dim() - 2))
+        for v in ((var + eps).sqrt(), mean)
+    )
+    return torch.addcmul(
+        mean, ops.instance(content, None, None, None, None, True, 0.0, eps, where="AdaIN", any_order=True), deviation
+    )
 
 
 class AdaIN(torch.nn.Module):
@@ -869,7 +950,11 @@ class AdaIN(torch.nn.Module):
         if torch.jit.is_scripting():
             return self._as_torch(content, style)
         else:
-            return self._compute(content, style) if isinstance(content, Tensor) else recorded(self, self._compute, content, style)
+            return (
+                self._compute(content, style)
+                if isinstance(content, Tensor)
+                else recorded(self, self._compute, content, style)
+            )
 
     def _as_torch(self, content: Tensor, style: Tensor) -> Tensor:
         var, mean = torch.var_mean(style.flatten(2), 2, correction=0)

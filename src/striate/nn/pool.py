@@ -17,7 +17,11 @@ from . import scripted
 from .namesake import Namesake, recorded
 
 __all__ = [
-    *(f"{kind}Pool{d}d" for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg", "GlobalMax", "GlobalAvg") for d in (1, 2, 3)),
+    *(
+        f"{kind}Pool{d}d"
+        for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg", "GlobalMax", "GlobalAvg")
+        for d in (1, 2, 3)
+    ),
 ]
 
 
@@ -123,7 +127,9 @@ class _Avg(_Pool):
                 size = [self.kernel_size] * self.dims if isinstance(self.kernel_size, int) else self.kernel_size
                 stride = [self.stride] * self.dims if isinstance(self.stride, int) else self.stride
                 rest = (self.padding, self.ceil_mode, self.count_include_pad)
-                return scripted.avg_pool(input, size, stride, *rest, self.divisor_override if hasattr(self, "divisor_override") else None)
+                return scripted.avg_pool(
+                    input, size, stride, *rest, self.divisor_override if hasattr(self, "divisor_override") else None
+                )
             else:
                 return self._as_torch(input)
         else:
@@ -160,7 +166,9 @@ class _AdaptiveMax(_Pool):
     """
 
     def _compute(self: Any, input: Tensor) -> Any:
-        return ops.adaptive_max_pool(input, self.output_size, self.return_indices, dims=self.dims, where=type(self).__name__)
+        return ops.adaptive_max_pool(
+            input, self.output_size, self.return_indices, dims=self.dims, where=type(self).__name__
+        )
 
 
 class _AdaptiveAvg(_Pool):
@@ -262,7 +270,12 @@ class MaxPool3d(_Max, torch.nn.MaxPool3d, dims=3):
 class AvgPool1d(_Avg, torch.nn.AvgPool1d, dims=1):
     @functools.wraps(torch.nn.AvgPool1d.__init__)  # type: ignore[misc]  # for its signature
     def __init__(
-        self, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False, count_include_pad: bool = True
+        self,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
     ) -> None:
         word = isinstance(padding, str)  # which torch's constructor would take for a list of letters
         super().__init__(kernel_size, stride, 0 if word else padding, ceil_mode, count_include_pad)

@@ -1,7 +1,7 @@
 """What TorchScript compiles of layers whose padding ``torch.nn`` has not: torch's operators, for any number of axes.
 
-``"same"`` with a stride, in pooling and in transposed convolutions, and the other padding modes of those. Written in the part of
-Python that TorchScript takes; sizes are lists with one number an axis.
+``"same"`` with a stride, in pooling and in transposed convolutions, and the other padding modes of those. Written in
+the part of Python that TorchScript takes; sizes are lists with one number an axis.
 """
 
 from __future__ import annotations
@@ -30,7 +30,14 @@ def same(x: Tensor, size: list[int], stride: list[int], dilation: list[int]) -> 
 
 
 def conv(
-    x: Tensor, weight: Tensor, bias: Tensor | None, margins: list[int], stride: list[int], dilation: list[int], groups: int, mode: str
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    margins: list[int],
+    stride: list[int],
+    dilation: list[int],
+    groups: int,
+    mode: str,
 ) -> Tensor:
     """A convolution of ``x`` with ``margins`` of a padding mode.
 
@@ -117,7 +124,13 @@ def max_pool(
 
 
 def avg_pool(
-    x: Tensor, size: list[int], stride: list[int], padding: str, ceil_mode: bool, count_include_pad: bool, divisor_override: int | None
+    x: Tensor,
+    size: list[int],
+    stride: list[int],
+    padding: str,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
 ) -> Tensor:
     """Means with the padding that a word means.
 

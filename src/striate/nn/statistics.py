@@ -64,26 +64,30 @@ class _WholeBatch:
 
 
 @contextmanager
-def whole_batch_statistics(model: torch.nn.Module, parts: Iterable[Any], *, layer_by_layer: bool = True) -> Iterator[None]:
+def whole_batch_statistics(
+    model: torch.nn.Module, parts: Iterable[Any], *, layer_by_layer: bool = True
+) -> Iterator[None]:
     """Inside, every batch norm of ``model`` in training normalizes with the statistics of all ``parts`` together.
 
-    For gradient accumulation: a batch too large for memory passes in k parts, and batch norm sees it whole (pytorch issue
-    46516). On entry the parts pass through the model without gradients, and each layer merges its moments over them; inside,
-    give the model the same parts again, with gradients. The running statistics take one step, for the whole batch.
+    For gradient accumulation: a batch too large for memory passes in k parts, and batch norm sees it whole (pytorch
+    issue 46516). On entry the parts pass through the model without gradients, and each layer merges its moments over
+    them; inside, give the model the same parts again, with gradients. The running statistics take one step, for the
+    whole batch.
 
     Exact: statistics, outputs and running statistics are those of one pass of the whole batch, up to rounding. With
-    ``layer_by_layer`` that holds in networks of any depth, since a layer's input is right only when those before it know
-    theirs: a model of L batch norms costs about L/2 forward passes more. Without it there is one such pass: only layers that
-    depend on no other batch norm are exact, the others were measured behind layers that saw a part alone.
+    ``layer_by_layer`` that holds in networks of any depth, since a layer's input is right only when those before it
+    know
+    theirs: a model of L batch norms costs about L/2 forward passes more. Without it there is one such pass: only layers
+    that depend on no other batch norm are exact, the others were measured behind layers that saw a part alone.
 
-    Not exact: gradients. Each part's dx subtracts its own ``mean(γ·g)`` and ``x̂·mean(γ·g·x̂)``, not the whole batch's, which are
-    known only when all backward passes are done; the gradients of scale and shift are exact for the dy they get. Dropout and
-    other randomness differ between the passes unless you make them repeat.
+    Not exact: gradients. Each part's dx subtracts its own ``mean(γ·g)`` and ``x̂·mean(γ·g·x̂)``, not the whole batch's,
+    which are known only when all backward passes are done; the gradients of scale and shift are exact for the dy they
+    get. Dropout and other randomness differ between the passes unless you make them repeat.
 
-    parts: inputs, each a tensor or a tuple of the model's arguments. Call the model itself, whose call begins a pass. Layers in
-    evaluation, frozen ones, ghost and synchronized batch norm stay as they are. All parts should take the same way through the
-    model. Raises ArgumentError where there is no part or no layer, or where a layer is called twice in a pass, as activation
-    checkpointing does.
+    parts: inputs, each a tensor or a tuple of the model's arguments. Call the model itself, whose call begins a pass.
+    Layers in evaluation, frozen ones, ghost and synchronized batch norm stay as they are. All parts should take the
+    same way through the model. Raises ArgumentError where there is no part or no layer, or where a layer is called
+    twice in a pass, as activation checkpointing does.
 
     >>> from striate import nn
     >>> layer, whole, x = nn.BatchNorm1d(3), nn.BatchNorm1d(3), torch.randn(8, 3)
@@ -94,12 +98,18 @@ def whole_batch_statistics(model: torch.nn.Module, parts: Iterable[Any], *, laye
     """
     inputs = [part if isinstance(part, tuple) else (part,) for part in parts]
     if not inputs:
-        raise ArgumentError(build("whole_batch_statistics", "at least one part of the batch", 0, do="Split the batch with x.split(size)."))
+        raise ArgumentError(
+            build(
+                "whole_batch_statistics", "at least one part of the batch", 0, do="Split the batch with x.split(size)."
+            )
+        )
     session = _WholeBatch(model, layer_by_layer)
     norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS)]
     if norms and not any(isinstance(m, _BatchNorm) for m in norms):
         do = "Call striate.accelerate(model) first."
-        raise ArgumentError(build("whole_batch_statistics", "batch norms of striate's", f"only torch's, {len(norms)} of them", do=do))
+        raise ArgumentError(
+            build("whole_batch_statistics", "batch norms of striate's", f"only torch's, {len(norms)} of them", do=do)
+        )
     buffers = [(b, b.clone()) for b in model.buffers()]  # other layers may keep statistics of their own
 
     def begin(*_: Any) -> None:

@@ -41,14 +41,16 @@ class Left(NamedTuple):
 
 
 def adapt(theirs: type, ours: type) -> None:
-    """Has :func:`accelerate` give the class ``ours`` to modules that are exactly of the class ``theirs``, and :func:`restore` take it back.
+    """Has :func:`accelerate` give the class ``ours`` to modules that are exactly of the class ``theirs``, and
+    :func:`restore` take it back.
 
-    For a library's subclass of a layer of torch's, which accelerate would leave alone: write a subclass of it with the same state whose
-    ``forward`` computes the same by ``striate.nn.functional``. Nothing but the class of the module is changed, so ``ours`` must need
-    nothing that its ``__init__`` would set. A later call for the same class takes the place of an earlier one. timm's layers are adapted
-    already.
+    For a library's subclass of a layer of torch's, which accelerate would leave alone: write a subclass of it with the
+    same state whose ``forward`` computes the same by ``striate.nn.functional``. Nothing but the class of the module is
+    changed, so ``ours`` must need nothing that its ``__init__`` would set. A later call for the same class takes the
+    place of an earlier one. timm's layers are adapted already.
 
-    Raises ArgumentError where ``ours`` is no subclass of ``theirs``, either is no class of modules, or ``theirs`` is swapped as torch's.
+    Raises ArgumentError where ``ours`` is no subclass of ``theirs``, either is no class of modules, or ``theirs`` is
+    swapped as torch's.
 
     >>> from striate.nn import functional
     >>> class Standardized(torch.nn.Conv2d):
@@ -66,9 +68,13 @@ def adapt(theirs: type, ours: type) -> None:
     """
     for kind in (theirs, ours):
         if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
-            raise ArgumentError(build("adapt", "two classes of modules", repr(kind), do="Give their class and a subclass of it."))
+            raise ArgumentError(
+                build("adapt", "two classes of modules", repr(kind), do="Give their class and a subclass of it.")
+            )
     if ours is theirs or not issubclass(ours, theirs):
-        raise ArgumentError(build("adapt", f"a subclass of {theirs.__name__}", ours.__name__, do=f"Derive {ours.__name__} from it."))
+        raise ArgumentError(
+            build("adapt", f"a subclass of {theirs.__name__}", ours.__name__, do=f"Derive {ours.__name__} from it.")
+        )
     if theirs in BACK or (theirs in SWAPS and SWAPS[theirs] in OWN):
         do = "Give the class of another library."
         raise ArgumentError(build("adapt", "a class that accelerate leaves alone", theirs.__name__, do=do))
@@ -110,7 +116,8 @@ class _Guard(NamedTuple):
     """What keeps a layer that is left to torch from a call that torch breaks on (see :mod:`striate.ops.handover`)."""
 
     why: str
-    hook: Callable[[torch.nn.Module, tuple[Any, ...]], tuple[Any, ...]]  # before forward: the arguments, laid out contiguous
+    # before forward: the arguments, laid out contiguous
+    hook: Callable[[torch.nn.Module, tuple[Any, ...]], tuple[Any, ...]]
 
 
 def _guard(module: torch.nn.Module) -> _Guard | None:
@@ -134,19 +141,20 @@ def _contiguous_for_group_norm(module: torch.nn.Module, args: tuple[Any, ...]) -
 def accelerate(model: Model, *, memory_format: torch.memory_format = torch.preserve_format) -> Model:
     """Makes ``model`` use striate's layers, in place, and returns it.
 
-    Every layer whose class is exactly one of torch's becomes striate's namesake; its parameters, buffers, hooks, mode and name stay. A
-    subclass keeps its class, because its code may count on it: a warning counts them by class, and :func:`plan` names each. Where
-    channels_last would bring torch's operator to break (one tap with a stride, oneDNN's issue 6035; the gradient of a group norm's scale
-    and shift alone), such a layer gets a forward pre-hook that lays its input out contiguous.
-    A ``Sequential``, and a subclass that has its ``forward``, gets a class of striate's that calls neighbours together where nobody looks
-    between them (see :mod:`striate.nn.container`): ``isinstance`` holds, ``type(m) is torch.nn.Sequential`` does not. Every module still
+    Every layer whose class is exactly one of torch's becomes striate's namesake; its parameters, buffers, hooks, mode
+    and name stay. A subclass keeps its class, because its code may count on it: a warning counts them by class, and
+    :func:`plan` names each. Where channels_last would bring torch's operator to break (one tap with a stride, oneDNN's
+    issue 6035; the gradient of a group norm's scale and shift alone), such a layer gets a forward pre-hook that lays
+    its input out contiguous. A ``Sequential``, and a subclass that has its ``forward``, gets a class of striate's that
+    calls neighbours together where nobody looks between them (see :mod:`striate.nn.container`): ``isinstance`` holds,
+    ``type(m) is torch.nn.Sequential`` does not. Every module still
     computes what its name says: index, slice, hook and replace them as before.
     Parameters and buffers are not touched: who shares, ties or views their memory goes on doing so.
 
-    memory_format: ``torch.preserve_format``, and each layer's output has the memory format that torch's layer would give it; or
-    ``torch.channels_last``, and convolutions of two and three axes give channels_last outputs (channels_last_3d ones of three), which
-    the layers behind them keep. ``y.view(n, -1)`` then fails, as it does after ``model.to(memory_format=torch.channels_last)``: write
-    ``y.flatten(1)``. The last call's choice holds.
+    memory_format: ``torch.preserve_format``, and each layer's output has the memory format that torch's layer would
+    give it; or ``torch.channels_last``, and convolutions of two and three axes give channels_last outputs
+    (channels_last_3d ones of three), which the layers behind them keep. ``y.view(n, -1)`` then fails, as it does after
+    ``model.to(memory_format=torch.channels_last)``: write ``y.flatten(1)``. The last call's choice holds.
 
     Raises ArgumentError for any other memory format.
 
@@ -157,7 +165,10 @@ def accelerate(model: Model, *, memory_format: torch.memory_format = torch.prese
     True
     """
     if memory_format not in (torch.preserve_format, torch.channels_last):
-        expects, do = "memory_format to be torch.preserve_format or torch.channels_last", "Leave it out for what torch's layers give."
+        expects, do = (
+            "memory_format to be torch.preserve_format or torch.channels_last",
+            "Leave it out for what torch's layers give.",
+        )
         raise ArgumentError(build("accelerate", expects, memory_format, do=do))
     swapped, left = plan(model)
     modules = dict(model.named_modules())
@@ -178,7 +189,10 @@ def accelerate(model: Model, *, memory_format: torch.memory_format = torch.prese
         if memory_format is torch.channels_last and hasattr(type(module), _LAST):
             module.__dict__[_LAST] = True
     if left:
-        warnings.warn(f"accelerate left {len(left)} of {len(left) + len(swapped)} layers to torch: {_by_class(left)}.", stacklevel=2)
+        warnings.warn(
+            f"accelerate left {len(left)} of {len(left) + len(swapped)} layers to torch: {_by_class(left)}.",
+            stacklevel=2,
+        )
     return model
 
 
@@ -209,7 +223,10 @@ def restore(model: Model) -> Model:
         if type(module) in BACK:
             if getattr(module, "frozen", False):
                 name = type(module).__name__
-                warnings.warn(f"restore thaws a frozen {name}: torch's own can only be put in eval mode, which it is.", stacklevel=2)
+                warnings.warn(
+                    f"restore thaws a frozen {name}: torch's own can only be put in eval mode, which it is.",
+                    stacklevel=2,
+                )
                 module.__dict__.pop("frozen")
                 module.eval()
             module.__class__ = BACK[type(module)]

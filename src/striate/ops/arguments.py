@@ -1,6 +1,7 @@
 """What every family asks of its arguments: whole numbers, one or one for each axis, within what 64 bits can add.
 
-Numbers are taken as torch takes them: Python's, numpy's, and tensors of one element, in lists, tuples and arrays too. :func:`as_int`,
+Numbers are taken as torch takes them: Python's, numpy's, and tensors of one element, in lists, tuples and arrays too.
+:func:`as_int`,
 :func:`as_ints` and :func:`as_float` make Python's of them; what is no number stays as it is, for a check to refuse.
 """
 
@@ -63,7 +64,9 @@ def as_float(value: Any) -> Any:
     if type(value) is float or type(value) is int or isinstance(value, bool | torch.SymFloat):
         return value
     if isinstance(value, Tensor):
-        number = value.dim() == 0 and not value.requires_grad and not value.is_complex() and value.dtype is not torch.bool
+        number = (
+            value.dim() == 0 and not value.requires_grad and not value.is_complex() and value.dtype is not torch.bool
+        )
         return value.item() if number else value
     # torch.compile takes numpy's numbers for arrays, which are none
     real = isinstance(value, Real) or (torch.compiler.is_compiling() and hasattr(value, "__float__"))
@@ -107,7 +110,8 @@ def per_axis(
 ) -> tuple[int, ...]:
     """One number for each axis, from ``least`` to ``most``, from one for all or a list.
 
-    Raises ArgumentTypeError or ArgumentError, with ``what`` for the argument's name, ``where`` for the operation's, and x's ``shape``.
+    Raises ArgumentTypeError or ArgumentError, with ``what`` for the argument's name, ``where`` for the operation's, and
+    x's ``shape``.
 
     >>> per_axis(3, 2, 1, "stride", "conv2d", (1, 3, 8, 8))
     (3, 3)

@@ -19,7 +19,18 @@ from typing import Any, NamedTuple
 from ..errors import ArgumentError, build
 from .setting import Block, Setting
 
-__all__ = ["AS_MEASURED", "NAMES", "Candidate", "always", "choose", "explain", "first", "prefer", "preferred", "reasons"]
+__all__ = [
+    "AS_MEASURED",
+    "NAMES",
+    "Candidate",
+    "always",
+    "choose",
+    "explain",
+    "first",
+    "prefer",
+    "preferred",
+    "reasons",
+]
 
 
 def always(*args: Any) -> None:
@@ -28,7 +39,8 @@ def always(*args: Any) -> None:
 
 
 class Candidate(NamedTuple):
-    """A method: its name, why it refuses these arguments (None: it does not), what it computes, and why another is faster.
+    """A method: its name, why it refuses these arguments (None: it does not), what it computes, and why another is
+    faster.
 
     A refusal is for good; what is merely slower still runs where it is asked for by name (:class:`prefer`).
     """
@@ -58,10 +70,12 @@ _PREFERRED = Setting("prefer", _known(os.environ.get("STRIATE_METHOD") or None, 
 
 
 class prefer(Block[str | None]):  # noqa: N801  used after `with`
-    """Inside, the methods of that name go first wherever they can; None: as measured. Names: :data:`NAMES`, of which each family has some.
+    """Inside, the methods of that name go first wherever they can; None: as measured. Names: :data:`NAMES`, of which
+    each family has some.
 
-    For tests, measurements, and whoever wants one method's numbers however small the work. ``STRIATE_METHOD`` sets it for the process, at
-    start. A block holds for its own context, as :class:`striate.precision`'s do, and for the gradients of what was computed in it.
+    For tests, measurements, and whoever wants one method's numbers however small the work. ``STRIATE_METHOD`` sets it
+    for the process, at start. A block holds for its own context, as :class:`striate.precision`'s do, and for the
+    gradients of what was computed in it.
 
     Raises ArgumentError for a name that no method has.
 
@@ -84,8 +98,12 @@ def preferred() -> str | None:
     return _PREFERRED.value()
 
 
-def reasons(candidates: Sequence[Candidate], *args: Any, method: str | None = None) -> Iterator[tuple[Candidate, str | None]]:
-    """The candidates in the order they are asked, each with the reason against it; first the one named ``method``, or the preferred."""
+def reasons(
+    candidates: Sequence[Candidate], *args: Any, method: str | None = None
+) -> Iterator[tuple[Candidate, str | None]]:
+    """The candidates in the order they are asked, each with the reason against it; first the one named ``method``, or
+    the preferred.
+    """
     name = preferred() if method is None else method
     for candidate in candidates if not name else sorted(candidates, key=lambda c: c.name != name):
         reason = candidate.refuse(*args)

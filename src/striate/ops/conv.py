@@ -1,9 +1,11 @@
-r"""Convolution and its transpose: one trilinear form, three maps, and for each map the fastest method that can compute it.
+r"""Convolution and its transpose: one trilinear form, three maps, and for each map the fastest method that can compute
+it.
 
 .. math:: Σ_{n, k, o} dy[n, k, o] · Σ_{c, t} w[k, c, t] · x[n, c, i(o, t)]
 
-is linear in dy, w and x. Its derivative by dy is the convolution ("forward"), by x the input gradient ("input", which is also
-the transposed convolution), by w the weight gradient ("weight"). So the gradients of each map are the two others, to any order.
+is linear in dy, w and x. Its derivative by dy is the convolution ("forward"), by x the input gradient ("input", which
+is also the transposed convolution), by w the weight gradient ("weight"). So the gradients of each map are the two
+others, to any order.
 """
 
 from __future__ import annotations
@@ -31,7 +33,19 @@ from .layout import FORMATS, empty, is_channels_last, owned
 from .precision import is_strict
 from .recipe import keep
 
-__all__ = ["METHODS", "NAMES", "NATIVE", "NUMBERS", "Call", "Plan", "conv", "conv_transpose", "explain", "method_for", "plan_for"]
+__all__ = [
+    "METHODS",
+    "NAMES",
+    "NATIVE",
+    "NUMBERS",
+    "Call",
+    "Plan",
+    "conv",
+    "conv_transpose",
+    "explain",
+    "method_for",
+    "plan_for",
+]
 
 Sizes = int | Sequence[int]
 Map = str  # "forward", "input" or "weight"
@@ -57,7 +71,10 @@ class Plan(NamedTuple):
     def window(self) -> Window:
         return Window(
             tuple(
-                Axis(*a) for a in zip(self.input, self.output, self.size, self.stride, self.dilation, self.before, self.after, strict=True)
+                Axis(*a)
+                for a in zip(
+                    self.input, self.output, self.size, self.stride, self.dilation, self.before, self.after, strict=True
+                )
             )
         )
 
@@ -94,10 +111,14 @@ def _check_kinds(x: Any, weight: Any, bias: Any, where: str) -> None:
         return
     for name, t in (("x", x), ("weight", weight), ("bias", bias)):
         if not isinstance(t, Tensor):
-            raise ArgumentTypeError(build(where, f"{name} to be a tensor", type(t).__name__, do="Call torch.as_tensor on it first."))
+            raise ArgumentTypeError(
+                build(where, f"{name} to be a tensor", type(t).__name__, do="Call torch.as_tensor on it first.")
+            )
 
 
-def _check_shapes(shape: Any, of_weight: Any, of_bias: Any, groups: Any, dims: int, where: str, transposed: bool) -> None:
+def _check_shapes(
+    shape: Any, of_weight: Any, of_bias: Any, groups: Any, dims: int, where: str, transposed: bool
+) -> None:
     if len(shape) not in (dims + 1, dims + 2):
         expects = f"x of shape (N, C, {_letters(dims)}) or (C, {_letters(dims)})"
         raise ShapeError(build(where, expects, shape, do="Add or drop axes with unsqueeze or flatten."))
@@ -111,7 +132,11 @@ def _check_shapes(shape: Any, of_weight: Any, of_bias: Any, groups: Any, dims: i
         raise ArgumentError(build(where, "at least 1 group", groups, do="Leave groups out for one.", x=shape))
     first, second = of_weight[:2]
     if first == 0 or (transposed and second == 0):
-        raise ShapeError(build(where, "a weight with at least one filter", of_weight, do="Choose out_channels of at least 1.", x=shape))
+        raise ShapeError(
+            build(
+                where, "a weight with at least one filter", of_weight, do="Choose out_channels of at least 1.", x=shape
+            )
+        )
     if any(k == 0 for k in of_weight[2:]):
         expects = "a weight with at least one tap on each axis"
         raise ShapeError(build(where, expects, of_weight, do="Choose a kernel_size of at least 1.", x=shape))
@@ -143,18 +168,26 @@ def _check_types(x: Tensor, weight: Tensor, bias: Tensor | None, where: str) -> 
         if t is None or (t.dtype is x.dtype and t.device == x.device):
             continue
         if t.device != x.device:
-            raise ArgumentError(build(where, f"{name} on x's device, {x.device}", t.device, do="Move one with .to().", x=tuple(x.shape)))
+            raise ArgumentError(
+                build(where, f"{name} on x's device, {x.device}", t.device, do="Move one with .to().", x=tuple(x.shape))
+            )
         if not torch.is_autocast_enabled(x.device.type):
             wanted_type, got = (str(d).removeprefix("torch.") for d in (x.dtype, t.dtype))
-            raise DtypeError(build(where, f"{name} of x's type, {wanted_type}", got, do="Convert one with .to().", x=tuple(x.shape)))
+            raise DtypeError(
+                build(where, f"{name} of x's type, {wanted_type}", got, do="Convert one with .to().", x=tuple(x.shape))
+            )
 
 
-def _paddings(padding: Any, input: Any, size: Any, stride: Any, dilation: Any, where: str, shape: tuple[int, ...]) -> list[tuple[int, int]]:
+def _paddings(
+    padding: Any, input: Any, size: Any, stride: Any, dilation: Any, where: str, shape: tuple[int, ...]
+) -> list[tuple[int, int]]:
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
             fix = 'Use "same" for ceil(input / stride) outputs.'
             raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(padding), do=fix, x=shape))
-        return [(0, 0) if padding == "valid" else same_padding(*a) for a in zip(input, size, stride, dilation, strict=True)]
+        return [
+            (0, 0) if padding == "valid" else same_padding(*a) for a in zip(input, size, stride, dilation, strict=True)
+        ]
     return [(p, p) for p in per_axis(padding, len(input), 0, "padding", where, shape)]
 
 
@@ -165,7 +198,9 @@ def check_room(sizes: Sequence[int], where: str, shape: tuple[int, ...], fix: st
         raise ShapeError(build(where, f"{what} that fits memory", tuple(sizes), do=fix, x=shape))
 
 
-def _steps(stride: Any, dilation: Any, size: Any, where: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _steps(
+    stride: Any, dilation: Any, size: Any, where: str, shape: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Stride and dilation, one an axis; of one tap there is no dilation."""
     steps = per_axis(stride, len(size), 1, "stride", where, shape, most=ANY)
     holes = per_axis(dilation, len(size), 1, "dilation", where, shape, most=ANY)
@@ -174,7 +209,14 @@ def _steps(stride: Any, dilation: Any, size: Any, where: str, shape: tuple[int, 
 
 
 def _plan(
-    shape: tuple[int, ...], weight: tuple[int, ...], dims: int, stride: Any, padding: Any, dilation: Any, groups: int, where: str
+    shape: tuple[int, ...],
+    weight: tuple[int, ...],
+    dims: int,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    where: str,
 ) -> Plan:
     input, size = shape[-dims:], weight[2:]
     steps, holes = _steps(stride, dilation, size, where, shape)
@@ -185,7 +227,11 @@ def _plan(
         output.append(output_size(i, k, s, d, before, after))
         if output[-1] < 1:
             expects = f"a window no larger than the padded input, {i + before + after}"
-            raise ShapeError(build(where, expects, (k - 1) * d + 1, do="Make the kernel or its dilation smaller, or pad more.", x=shape))
+            raise ShapeError(
+                build(
+                    where, expects, (k - 1) * d + 1, do="Make the kernel or its dilation smaller, or pad more.", x=shape
+                )
+            )
     batch = shape[0] if len(shape) == dims + 2 else 1
     check_room((batch, weight[0], *output), where, shape, "Pad less, or choose a larger stride.")
     befores, afters = tuple(p for p, _ in pads), tuple(p for _, p in pads)
@@ -216,21 +262,31 @@ def _transpose_plan(
             fix = 'Use "same" for input · stride outputs.'
             raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(padding), do=fix, x=shape))
         if padding == "same" and any(more):
-            raise ArgumentError(build(where, 'no output_padding beside padding "same"', extra, do="Leave output_padding out.", x=shape))
+            raise ArgumentError(
+                build(where, 'no output_padding beside padding "same"', extra, do="Leave output_padding out.", x=shape)
+            )
         if padding == "same":
             input = [o * s for o, s in zip(output, steps, strict=True)]
         else:
-            input = [(o - 1) * s + d * (k - 1) + 1 + m for o, s, d, k, m in zip(output, steps, holes, size, more, strict=True)]
+            input = [
+                (o - 1) * s + d * (k - 1) + 1 + m
+                for o, s, d, k, m in zip(output, steps, holes, size, more, strict=True)
+            ]
         pads = _paddings(padding, input, size, steps, holes, where, shape)
     else:
         pads = _paddings(padding, output, size, steps, holes, where, shape)
         input = [
-            (o - 1) * s - p - q + d * (k - 1) + 1 + m for o, s, d, k, m, (p, q) in zip(output, steps, holes, size, more, pads, strict=True)
+            (o - 1) * s - p - q + d * (k - 1) + 1 + m
+            for o, s, d, k, m, (p, q) in zip(output, steps, holes, size, more, pads, strict=True)
         ]
     for i, o, k, s, d, (p, _) in zip(input, output, size, steps, holes, pads, strict=True):
         if i < 1:
             expects = "padding that leaves an output"
-            raise ShapeError(build(where, expects, p, do=f"Pad less: {(o - 1) * s + d * (k - 1) + 1} values come out without.", x=shape))
+            raise ShapeError(
+                build(
+                    where, expects, p, do=f"Pad less: {(o - 1) * s + d * (k - 1) + 1} values come out without.", x=shape
+                )
+            )
     steps = tuple(handover.clamped(s, i + p + q) for s, i, (p, q) in zip(steps, input, pads, strict=True))
     batch = shape[0] if len(shape) == dims + 2 else 1
     check_room((batch, weight[1] * groups, *input), where, shape, "Pad more, or choose a smaller stride.")
@@ -240,17 +296,22 @@ def _transpose_plan(
         q if output_size(i, k, s, d, p, q) == o else (o - 1) * s + d * (k - 1) + 1 - i - p
         for i, o, k, s, d, (p, q) in zip(input, output, size, steps, holes, pads, strict=True)
     )
-    return Plan(batch, weight[1] * groups, shape[-dims - 1], groups, tuple(input), output, size, steps, holes, befores, afters)
+    return Plan(
+        batch, weight[1] * groups, shape[-dims - 1], groups, tuple(input), output, size, steps, holes, befores, afters
+    )
 
 
 _cached_plan = functools.lru_cache(maxsize=4096)(_plan)
 _cached_transpose_plan = functools.lru_cache(maxsize=4096)(_transpose_plan)
 
 
-def plan_for(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any, dims: int, where: str, transposed: bool = False) -> Plan:
+def plan_for(
+    x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any, dims: int, where: str, transposed: bool = False
+) -> Plan:
     """The checks of one call and its plan, cached by shapes and arguments.
 
-    geometry: stride, padding, dilation and groups; ``transposed``: stride, padding, output_padding, dilation and groups.
+    geometry: stride, padding, dilation and groups; ``transposed``: stride, padding, output_padding, dilation and
+    groups.
     """
     *rest, groups = geometry
     groups = as_int(groups)
@@ -288,13 +349,16 @@ class Call(NamedTuple):
 
 def _torch_refusal(call: Call) -> str | None:
     p = call.plan
-    if any(n >= 2**31 - 1 for n in (*p.stride, *p.dilation, *p.before, *p.after, *p.input)):  # no max(): traced numbers would be compared
+    # no max(): traced numbers would be compared
+    if any(n >= 2**31 - 1 for n in (*p.stride, *p.dilation, *p.before, *p.after, *p.input)):
         return "torch's operators count in 32 bits"
     return None
 
 
 def _torch(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """torch's operator. It takes as much padding before as behind: what is more on one side is put around x, or less cut off."""
+    """torch's operator. It takes as much padding before as behind: what is more on one side is put around x, or less
+    cut off.
+    """
     p = call.plan
     if call.channels_last and call.map != "weight" and not (is_channels_last(a) or is_channels_last(b)):
         a = a.contiguous(memory_format=FORMATS[a.dim()])  # nothing else tells torch which order is wanted
@@ -305,11 +369,14 @@ def _torch(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tens
     if call.map == "forward":
         return handover.conv(_padded(a, around), b, bias, p.stride, least, p.dilation, p.groups, p.dims)
     stride = list(p.stride)
-    if call.map == "input" and call.refusal is not None:  # with torch's own gradient: of any type, under autocast and transforms
+    # with torch's own gradient: of any type, under autocast and transforms
+    if call.map == "input" and call.refusal is not None:
         y = handover.conv_transpose(a, b, bias, stride, least, _extra(call, least), p.groups, p.dilation, p.dims)
         return _padded(y, [-n for n in around])
     if call.map == "input":
-        padded = [i + before + after - 2 * n for i, before, after, n in zip(p.input, p.before, p.after, least, strict=True)]
+        padded = [
+            i + before + after - 2 * n for i, before, after, n in zip(p.input, p.before, p.after, least, strict=True)
+        ]
         x = empty(a, [p.batch, p.channels, *padded], a.dtype, call.channels_last)  # its layout is what counts
         geometry = (stride, least, list(p.dilation), False, [0] * p.dims, p.groups)
         dx = torch.ops.aten.convolution_backward.default(a, x, b, None, *geometry, [True, False, False])[0]
@@ -327,7 +394,9 @@ def _extra(call: Call, padding: list[int]) -> list[int]:
     """torch's output_padding, by which a transposed convolution with that padding gets all values and those around."""
     p = call.plan
     axes = zip(p.input, p.before, p.after, padding, p.output, p.stride, p.dilation, p.size, strict=True)
-    return [i + before + after - 2 * n - ((o - 1) * s - 2 * n + d * (k - 1) + 1) for i, before, after, n, o, s, d, k in axes]
+    return [
+        i + before + after - 2 * n - ((o - 1) * s - 2 * n + d * (k - 1) + 1) for i, before, after, n, o, s, d, k in axes
+    ]
 
 
 def _padded(x: Tensor, around: list[int]) -> Tensor:
@@ -353,12 +422,18 @@ def _turning_refusal(call: Call) -> str | None:
     if call.refusal is not None:
         return call.refusal
     if call.channels_last or call.plan.dims == 1:
-        return "the activations are channels_last already" if call.channels_last else "torch has no channels_last for one axis"
+        return (
+            "the activations are channels_last already"
+            if call.channels_last
+            else "torch has no channels_last for one axis"
+        )
     return _torch_refusal(call)
 
 
 def _pointwise(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A 1×1 convolution is a product of matrices: of all pixels at once in channels order, image by image in planes order."""
+    """A 1×1 convolution is a product of matrices: of all pixels at once in channels order, image by image in planes
+    order.
+    """
     p = call.plan
     axes = zip(p.input, p.output, p.stride, strict=True)
     seen = (slice(None), slice(None), *(slice(0, (o - 1) * s + 1, min(s, i)) for i, o, s in axes))
@@ -469,12 +544,15 @@ _REFUSALS: dict[str, Callable[[Call], str | None]] = {
     "winograd_2x2": _winograd_refusal(2),
     "unfolded": _unfolded_refusal,
 }
-# The native methods, in the order of the numbers that the core's operators take (csrc/methods.def). Without a core all of them refuse.
+# The native methods, in the order of the numbers that the core's operators take (csrc/methods.def). Without a core all
+# of them refuse.
 NATIVE: tuple[str, ...] = native.CONV_METHODS or tuple(_REFUSALS)
 NUMBERS = {name: number for number, name in enumerate(NATIVE)}
 if NUMBERS.keys() != _REFUSALS.keys():
     _expects = f"a native core with the convolution methods {', '.join(_REFUSALS)}"
-    raise ImportError(build("striate", _expects, ", ".join(NATIVE), do="Build the core from the sources of this version."))
+    raise ImportError(
+        build("striate", _expects, ", ".join(NATIVE), do="Build the core from the sources of this version.")
+    )
 _MEASURING = ("winograd_4x4", "winograd_2x2", "unfolded")
 
 
@@ -541,7 +619,11 @@ _cached_route = functools.lru_cache(maxsize=4096)(_route)
 
 
 def _route_for(call: Call) -> Route:
-    if torch.compiler.is_compiling() or type(call.plan.batch) is not int or not all(type(n) is int for n in call.plan.input):
+    if (
+        torch.compiler.is_compiling()
+        or type(call.plan.batch) is not int
+        or not all(type(n) is int for n in call.plan.input)
+    ):
         return _route(call)
     return _cached_route(call)
 
@@ -574,7 +656,9 @@ def _gradients(ctx: Any, call: Call, g: Tensor) -> list[Tensor | None]:
 
 
 def _bias_gradient(call: Call, g: Tensor) -> Tensor:
-    plain = type(g) is Tensor and not torch.compiler.is_compiling() and not (torch.is_grad_enabled() and g.requires_grad)
+    plain = (
+        type(g) is Tensor and not torch.compiler.is_compiling() and not (torch.is_grad_enabled() and g.requires_grad)
+    )
     if plain and call.refusal is None and g.numel() > 0:
         with below_autograd():
             return _ops.conv_bias.default(g, call.channels_last)
@@ -617,11 +701,33 @@ if native.core:
     _ops = torch.ops.striate
 
     @torch.library.register_fake("striate::conv")
-    def _(x: Any, weight: Any, bias: Any, output: Any, stride: Any, dilation: Any, before: Any, groups: Any, last: Any, method: Any) -> Any:
+    def _(
+        x: Any,
+        weight: Any,
+        bias: Any,
+        output: Any,
+        stride: Any,
+        dilation: Any,
+        before: Any,
+        groups: Any,
+        last: Any,
+        method: Any,
+    ) -> Any:
         return empty(x, [x.shape[0], weight.shape[0], *output], x.dtype, last)
 
     @torch.library.register_fake("striate::conv_input")
-    def _(dy: Any, weight: Any, bias: Any, input: Any, stride: Any, dilation: Any, before: Any, groups: Any, last: Any, method: Any) -> Any:
+    def _(
+        dy: Any,
+        weight: Any,
+        bias: Any,
+        input: Any,
+        stride: Any,
+        dilation: Any,
+        before: Any,
+        groups: Any,
+        last: Any,
+        method: Any,
+    ) -> Any:
         return empty(dy, [dy.shape[0], weight.shape[1] * groups, *input], dy.dtype, last)
 
     @torch.library.register_fake("striate::conv_bias")
@@ -629,7 +735,9 @@ if native.core:
         return dy.new_empty([dy.shape[1]])
 
     @torch.library.register_fake("striate::conv_fused")
-    def _(x: Any, weight: Any, packed: Any, bias: Any, residual: Any, low: Any, high: Any, output: Any, *rest: Any) -> Any:
+    def _(
+        x: Any, weight: Any, packed: Any, bias: Any, residual: Any, low: Any, high: Any, output: Any, *rest: Any
+    ) -> Any:
         return empty(x, [x.shape[0], weight.shape[0], *output], x.dtype, rest[-2])
 
     @torch.library.register_fake("striate::conv_measured")
@@ -658,7 +766,9 @@ if native.core:
             geometry = (input, out, tuple(size), tuple(stride), tuple(dilation), tuple(before))
             plan = Plan(x.shape[0], x.shape[1], y.shape[1], groups, *geometry, after)
             weight_last = is_channels_last(output if map == "weight" else b)
-            ctx.call = Call(map, plan, last, a.dtype, None, choose.preferred() or AS_MEASURED, is_strict(), weight_last=weight_last)
+            ctx.call = Call(
+                map, plan, last, a.dtype, None, choose.preferred() or AS_MEASURED, is_strict(), weight_last=weight_last
+            )
             ctx.save_for_backward(a, b)
 
         def backward(ctx: Any, g: Any) -> Any:
@@ -690,7 +800,9 @@ def _run(
 ) -> Tensor:
     """``theirs``: torch's operator as it is, where there is one for these arguments."""
     if method is not None and method not in NAMES:
-        raise ArgumentError(build(where, f"method to be one of {', '.join(NAMES)}", repr(method), do="Leave it out for the fastest."))
+        raise ArgumentError(
+            build(where, f"method to be one of {', '.join(NAMES)}", repr(method), do="Leave it out for the fastest.")
+        )
     refusal = None if closed is None else closed.reason
     batch = x if x.dim() == plan.dims + 2 else x.unsqueeze(0)
     follows = refusal is None and follows_channels_last(x, weight)
@@ -710,7 +822,9 @@ def _run(
 
 
 def follows_channels_last(x: Tensor, weight: Tensor) -> bool:
-    """Whether torch's convolution of these gives channels_last: of an image without a batch axis the weight alone decides."""
+    """Whether torch's convolution of these gives channels_last: of an image without a batch axis the weight alone
+    decides.
+    """
     return (x.dim() == weight.dim() and is_channels_last(x)) or is_channels_last(weight)
 
 
@@ -776,12 +890,12 @@ def conv_transpose(
     fresh: bool = False,
     channels_last: bool = False,
 ) -> Tensor:
-    """The adjoint of :func:`conv` in x, a layer of its own: ``y[n, c, i] = b[c] + sum of w[k, c, t] · x[n, k, o]`` over the o and t
-    with ``i = o·stride + t·dilation - before``.
+    """The adjoint of :func:`conv` in x, a layer of its own: ``y[n, c, i] = b[c] + sum of w[k, c, t] · x[n, k, o]`` over
+    the o and t with ``i = o·stride + t·dilation - before``.
 
     x: (N, K, *axes) or (K, *axes), weight: (K, C / groups, *taps), bias: (C,); y: (N, C, *outputs) with
-    ``(axis - 1)·stride - 2·padding + dilation·(taps - 1) + 1 + output_padding`` values on each axis. padding: numbers, ``"valid"``
-    (none) or ``"same"`` (axis · stride values).
+    ``(axis - 1)·stride - 2·padding + dilation·(taps - 1) + 1 + output_padding`` values on each axis. padding: numbers,
+    ``"valid"`` (none) or ``"same"`` (axis · stride values).
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no transposed convolution can have.
 
@@ -791,7 +905,9 @@ def conv_transpose(
     closed = gate.closed(x, weight, bias)
     if closed is not None and closed.symbolic:
         return handover.transpose_as_it_came(x, weight, bias, stride, padding, output_padding, groups, dilation, dims)
-    plan = plan_for(x, weight, bias, stride, padding, output_padding, dilation, groups, dims=dims, where=where, transposed=True)
+    plan = plan_for(
+        x, weight, bias, stride, padding, output_padding, dilation, groups, dims=dims, where=where, transposed=True
+    )
     theirs = None
     if not isinstance(padding, str):
         more = per_axis(output_padding, dims, 0, "output_padding", where, plan.x_shape)
@@ -809,7 +925,8 @@ def explain(
     groups: int = 1,
     channels_last: bool = False,
 ) -> dict[Map, list[tuple[str, str | None]]]:
-    """For each map of a float32 convolution, the methods in the order they are asked, up to the chosen one, and the reasons against them.
+    """For each map of a float32 convolution, the methods in the order they are asked, up to the chosen one, and the
+    reasons against them.
 
     shape: of x, (N, C, *axes); weight: its shape, (K, C / groups, *taps).
 
@@ -820,8 +937,13 @@ def explain(
     """
     dims = len(weight) - 2
     if dims not in handover.CONV:
-        raise ShapeError(build("explain", "a weight of one to three axes of taps", tuple(weight), do="Give (K, C / groups, *taps)."))
+        raise ShapeError(
+            build("explain", "a weight of one to three axes of taps", tuple(weight), do="Give (K, C / groups, *taps).")
+        )
     x, w = (torch.empty(tuple(sizes), device="meta") for sizes in (shape, weight))
     plan = plan_for(x, w, None, stride, padding, dilation, groups, dims=dims, where="explain")
-    calls = (Call(map, plan, channels_last and dims > 1, torch.float32, native.missing, strict=is_strict()) for map in _GRADIENTS)
+    calls = (
+        Call(map, plan, channels_last and dims > 1, torch.float32, native.missing, strict=is_strict())
+        for map in _GRADIENTS
+    )
     return {call.map: choose.explain(METHODS, call) for call in calls}

@@ -1,8 +1,10 @@
-"""Which method of convolution was fastest where: a table of measurements, ``crossovers.csv``, made by ``benchmarks/tune.py``.
+"""Which method of convolution was fastest where: a table of measurements, ``crossovers.csv``, made by
+``benchmarks/tune.py``.
 
-Each row holds for one kind of convolution, up to a number of what the kind is counted by, with stride 1 or more, up to a number of
-outputs (of an image, or of all of them), one map and one memory order; the columns are the times of torch's operator (for frozen layers
-of oneDNN's) over the methods' own. Results never depend on timing: the table is a file, and nothing is measured while striate runs.
+Each row holds for one kind of convolution, up to a number of what the kind is counted by, with stride 1 or more, up to
+a number of outputs (of an image, or of all of them), one map and one memory order; the columns are the times of torch's
+operator (for frozen layers of oneDNN's) over the methods' own. Results never depend on timing: the table is a file, and
+nothing is measured while striate runs.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ COUNTED = {
     "dense 5×5": "channels",
     "dense": "channels",
 }
-# The sizes, and up to how many outputs: of an image; where weights are transformed or lie packed, of all images together.
+# The sizes, and up to how many outputs: of an image; where weights are transformed or lie packed, of all images
+# together.
 _OF_IMAGE = {"small": 256, "large": 10**18}
 _OF_ALL = {"tiny": 256, "small": 1024, "medium": 8192, "large": 10**18}
 
@@ -56,7 +59,9 @@ class Row(NamedTuple):
     @property
     def ratios(self) -> dict[str, float]:
         """Of each method measured: torch's time over its own."""
-        return {name: float(cell) for name, cell in zip(self.columns.split(","), self.cells.split(","), strict=True) if cell}
+        return {
+            name: float(cell) for name, cell in zip(self.columns.split(","), self.cells.split(","), strict=True) if cell
+        }
 
 
 _PLACE = ("axes", "kind", "up_to", "stride", "size", "map", "order", "method")  # the columns in front of the methods
@@ -74,7 +79,11 @@ def _reason(row: Row, name: str) -> str:
     images = "images" if sizes(row.kind, row.map) is _OF_IMAGE else "batches"
     place = f"{row.axes}d {row.kind}, {most} {COUNTED[row.kind]}, {stride}, {row.size} {images} in {row.order} order"
     share = row.ratios[name] / {"torch": 1.0, "onednn": 1.0, **row.ratios}[row.method]
-    lost = f"{row.method} took {share:.2f} of its time" if share < 1 else f"it lost against {row.method} on one of the shapes, or in digits"
+    lost = (
+        f"{row.method} took {share:.2f} of its time"
+        if share < 1
+        else f"it lost against {row.method} on one of the shapes, or in digits"
+    )
     return f"{lost} for {place}"
 
 
@@ -93,7 +102,12 @@ def kind_of(plan: Plan) -> tuple[str, int]:
     if filters <= 8 and filters < channels:
         return "few filters", filters
     wide = [k for k in plan.size if k > 1]  # in no set: traced numbers have no hash
-    if plan.dims < 3 and wide[0] in (3, 5) and all(k == wide[0] for k in wide) and all(n == 1 for n in (*plan.stride, *plan.dilation)):
+    if (
+        plan.dims < 3
+        and wide[0] in (3, 5)
+        and all(k == wide[0] for k in wide)
+        and all(n == 1 for n in (*plan.stride, *plan.dilation))
+    ):
         return "dense 3×3" if wide[0] == 3 else "dense 5×5", channels if channels < filters else filters
     return "dense", channels
 
@@ -128,7 +142,8 @@ def table() -> tuple[Row, ...]:
     return tuple(_row(line, columns) for line in lines)
 
 
-# Read at import: what torch.compile traces opens no files. A line is made a row when it is looked up: making all 1,640 takes 10 ms.
+# Read at import: what torch.compile traces opens no files. A line is made a row when it is looked up: making all 1,640
+# takes 10 ms.
 _Place = tuple[str, str, str, str, str, str]  # axes, kind, stride, size, map, order
 _COLUMNS, _lines = _read()
 _LINES: dict[_Place, list[str]] = {}
@@ -138,7 +153,9 @@ for _line in _lines:
 
 
 def row_for(call: Call) -> Row | None:
-    """The row that a call falls into: the first that reaches its number, or the last. What was not measured for its axes is as for two."""
+    """The row that a call falls into: the first that reaches its number, or the last. What was not measured for its
+    axes is as for two.
+    """
     kind, number = kind_of(call.plan)
     strided, size = any(s > 1 for s in call.plan.stride), size_of(kind, call.map, call.plan)
     place = (kind, "more" if strided else "1", size, call.map, "channels" if call.channels_last else "planes")

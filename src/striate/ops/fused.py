@@ -1,11 +1,13 @@
-r"""Convolutions and linear layers for inference: the weight is packed once, and what follows is computed in the same pass.
+r"""Convolutions and linear layers for inference: the weight is packed once, and what follows is computed in the same
+pass.
 
 .. math:: y = \min(\max(x * w + b + r,\ low),\ high)
 
-r is the other side of a sum (a residual); low and high are an activation's bounds: 0 and infinity for ReLU, 0 and 6 for ReLU6. There is
-no gradient. For each shape of x and number of threads a method is chosen when it first comes, and kept.
+r is the other side of a sum (a residual); low and high are an activation's bounds: 0 and infinity for ReLU, 0 and 6 for
+ReLU6. There is no gradient. For each shape of x and number of threads a method is chosen when it first comes, and kept.
 
-A method is a :class:`~striate.ops.choose.Candidate` whose ``run(layer, call)`` packs the layer's weight, or takes it packed from
+A method is a :class:`~striate.ops.choose.Candidate` whose ``run(layer, call)`` packs the layer's weight, or takes it
+packed from
 :meth:`_Fused.packed`, and returns what computes y from x, the residual, and whether that may be overwritten.
 """
 
@@ -33,7 +35,8 @@ __all__ = ["CONV_METHODS", "LINEAR_METHODS", "FusedConv", "FusedLinear", "Produc
 Run = Callable[[Tensor, Tensor | None, bool], Tensor]
 _CLOCK = itertools.count()
 MOST_SHAPES = 32  # of a layer that are remembered, some KiB each: those that came last
-# Products of this many rows, by weights of this many numbers, are faster by packed weights: up to 3 times, for VGG's 25088×4096.
+# Products of this many rows, by weights of this many numbers, are faster by packed weights: up to 3 times, for VGG's
+# 25088×4096.
 ROWS, NUMBERS = 4, 2**20
 
 
@@ -57,14 +60,17 @@ class _Fused:
 
     def __init__(self, weight: Tensor, bias: Tensor | None, low: float, high: float, where: str) -> None:
         if not low <= high:
-            raise ArgumentError(build(where, "low to be at most high", f"{low} and {high}", do="Leave out what does not bound."))
+            raise ArgumentError(
+                build(where, "low to be at most high", f"{low} and {high}", do="Leave out what does not bound.")
+            )
         self.weight, self.bias, self.low, self.high, self.where = weight, bias, float(low), float(high), where
         self._packed: dict[Any, Any] = {}
         self._runs: dict[Any, tuple[str, Run]] = {}
         self._asked: dict[Any, int] = {}  # when last, by their keys
 
     def packed(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What ``make`` makes of the weight, once for each key. Two threads may both make it: one of the two is kept."""
+        """What ``make`` makes of the weight, once for each key. Two threads may both make it: one of the two is kept.
+        """
         return self._packed[key] if key in self._packed else self._packed.setdefault(key, make())
 
     def call_for(self, x: Tensor, strict: bool) -> Any:
@@ -80,7 +86,8 @@ class _Fused:
         return choose.explain(self.methods, self.call_for(x, is_strict()))
 
     def _chosen(self, x: Tensor) -> tuple[str, Run]:
-        strict, method = is_strict(), choose.preferred() or AS_MEASURED  # asked once: another thread may set them for the process meanwhile
+        # asked once: another thread may set them for the process meanwhile
+        strict, method = is_strict(), choose.preferred() or AS_MEASURED
         key = x.shape, x.dtype, strict, method, torch.get_num_threads()
         found = self._runs.get(key)
         if found is None:
@@ -106,7 +113,8 @@ class FusedConv(_Fused):
 
     Shapes: x (N, C, \*axes), residual and y (N, K, \*output); of two and three axes in channels order.
 
-    Raises as :func:`striate.ops.conv.conv` does, ShapeError for x without a batch, and ArgumentError where low is above high.
+    Raises as :func:`striate.ops.conv.conv` does, ShapeError for x without a batch, and ArgumentError where low is above
+    high.
 
     >>> conv = FusedConv(torch.ones(1, 2, 3, 3), torch.tensor([-5.0]), padding=1, high=10.0)
     >>> conv(torch.ones(1, 2, 3, 3), torch.ones(1, 1, 3, 3)).flatten()
@@ -128,15 +136,21 @@ class FusedConv(_Fused):
         where: str = "conv",
     ) -> None:
         self.dims, self.format = weight.dim() - 2, FORMATS.get(weight.dim())
-        super().__init__(weight if self.format is None else weight.contiguous(memory_format=self.format), bias, low, high, where)
+        super().__init__(
+            weight if self.format is None else weight.contiguous(memory_format=self.format), bias, low, high, where
+        )
         self.geometry = stride, padding, dilation, groups
         self.methods = CONV_METHODS
 
     def call_for(self, x: Tensor, strict: bool) -> Call:
         if x.dim() != self.dims + 2:
-            raise ShapeError(build(self.where, f"x of {self.dims + 2} axes", tuple(x.shape), do="Add the batch with unsqueeze(0)."))
+            raise ShapeError(
+                build(self.where, f"x of {self.dims + 2} axes", tuple(x.shape), do="Add the batch with unsqueeze(0).")
+            )
         plan = plain.plan_for(x, self.weight, self.bias, *self.geometry, dims=self.dims, where=self.where)
-        return Call("forward", plan, self.format is not None, x.dtype, gate.reason(x, self.weight, self.bias), strict=strict)
+        return Call(
+            "forward", plan, self.format is not None, x.dtype, gate.reason(x, self.weight, self.bias), strict=strict
+        )
 
     def __call__(self, x: Tensor, residual: Tensor | None = None, reuse: bool = False) -> Tensor:
         return self._chosen(x)[1](x, residual, reuse)
@@ -167,7 +181,9 @@ class FusedLinear(_Fused):
     tensor([[0.0000, 2.5000]])
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, low: float = -inf, high: float = inf, where: str = "linear") -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, low: float = -inf, high: float = inf, where: str = "linear"
+    ) -> None:
         super().__init__(weight, bias, low, high, where)
         self.methods = LINEAR_METHODS
 
@@ -185,8 +201,9 @@ class FusedLinear(_Fused):
         return finish(F.linear(x, self.weight, self.bias), None, self.low, self.high)
 
 
-# ----------------------------------------------------------------------------------------------------------------- oneDNN
-# The operators that torch.compile calls for inference: torch.ops.mkldnn. A layer behind them is packed, clamped, and summed in one pass.
+# --------------------------------------------------------------------------------------------------------------- oneDNN
+# The operators that torch.compile calls for inference: torch.ops.mkldnn. A layer behind them is packed, clamped, and
+# summed in one pass.
 
 
 def _onednn_missing(refusal: str | None) -> str | None:
@@ -217,7 +234,8 @@ def _onednn(layer: FusedConv, call: Call) -> Run:
     ops, p = torch.ops.mkldnn, call.plan
     pointwise, summed = ops._convolution_pointwise.default, ops._convolution_pointwise.binary
     summed_in_place = ops._convolution_pointwise_.binary
-    least = [max(0, min(pads)) for pads in zip(p.before, p.after, strict=True)]  # it pads both sides alike: the rest is put around x
+    # it pads both sides alike: the rest is put around x
+    least = [max(0, min(pads)) for pads in zip(p.before, p.after, strict=True)]
     around = [n for k in reversed(range(p.dims)) for n in (p.before[k] - least[k], p.after[k] - least[k])]
     uneven = any(around)
     padded = [i + b + a - 2 * n for i, b, a, n in zip(p.input, p.before, p.after, least, strict=True)]
@@ -226,8 +244,14 @@ def _onednn(layer: FusedConv, call: Call) -> Run:
     def pack() -> Any:  # laid out by the image's size, and, as far as was measured, not by the batch
         return ops._reorder_convolution_weight.default(layer.weight, *geometry, [p.batch, p.channels, *padded])
 
-    # and by the number of threads: for another it is laid out anew in each call, which took a layer of MobileNet from 0.07 to 16 ms
-    packed, bias, low, high = layer.packed(("onednn", torch.get_num_threads(), *padded), pack), layer.bias, layer.low, layer.high
+    # and by the number of threads: for another it is laid out anew in each call, which took a layer of MobileNet from
+    # 0.07 to 16 ms
+    packed, bias, low, high = (
+        layer.packed(("onednn", torch.get_num_threads(), *padded), pack),
+        layer.bias,
+        layer.low,
+        layer.high,
+    )
     clamp = (*_attribute(low, high), "")
     relu, rest = ("relu", (-inf, high)) if low == 0 else (None, (low, high))  # behind a sum it knows only ReLU
 
@@ -246,17 +270,21 @@ def _onednn(layer: FusedConv, call: Call) -> Run:
 
 def _onednn_product_refusal(call: Product) -> str | None:
     few = call.rows < ROWS or call.numbers < NUMBERS
-    return _onednn_missing(call.refusal) or (f"packing pays from {ROWS} rows and {NUMBERS:,} weights on" if few else None)
+    return _onednn_missing(call.refusal) or (
+        f"packing pays from {ROWS} rows and {NUMBERS:,} weights on" if few else None
+    )
 
 
 def _onednn_product(layer: FusedLinear, call: Product) -> Run:
     ops = torch.ops.mkldnn
-    packed = layer.packed(("onednn", torch.get_num_threads()), lambda: ops._reorder_linear_weight.default(layer.weight, None))
+    packed = layer.packed(
+        ("onednn", torch.get_num_threads()), lambda: ops._reorder_linear_weight.default(layer.weight, None)
+    )
     linear, clamp, bias = ops._linear_pointwise.default, (*_attribute(layer.low, layer.high), ""), layer.bias
     return lambda x, residual, reuse: linear(x, packed, bias, *clamp)
 
 
-# ------------------------------------------------------------------------------------------------- methods of convolution
+# ----------------------------------------------------------------------------------------------- methods of convolution
 
 
 def _native(name: str) -> Callable[[FusedConv, Call], Run]:

@@ -1,9 +1,9 @@
 """The gate: plain eager calls are ours, everything else is torch's.
 
-A kernel runs when plain tensors of its types, on the CPU, flow through a plain eager call. Under function transforms, tracing, export,
-dispatch and torch-function modes and autocast, and for tensor subclasses, other types and devices, a layer is its ``torch.nn`` namesake:
-every tool of torch's meets the operators that it knows. ``torch.compile`` keeps our operators, for which it has fake kernels, gradients,
-FLOP formulas and vmap rules.
+A kernel runs when plain tensors of its types, on the CPU, flow through a plain eager call. Under function transforms,
+tracing, export, dispatch and torch-function modes and autocast, and for tensor subclasses, other types and devices, a
+layer is its ``torch.nn`` namesake: every tool of torch's meets the operators that it knows. ``torch.compile`` keeps our
+operators, for which it has fake kernels, gradients, FLOP formulas and vmap rules.
 
 :func:`closed` decides that, once for each call and once for each backward.
 """
@@ -28,7 +28,8 @@ class Closed(NamedTuple):
     """Why a call is torch's."""
 
     reason: str  # a sentence's part, as a candidate's refusal
-    symbolic: bool  # sizes are no numbers (a tracer's stand-ins, an export): nothing can be checked, torch's operator gets what came
+    # sizes are no numbers (a tracer's stand-ins, an export): nothing can be checked, torch's operator gets what came
+    symbolic: bool
 
 
 def closed(*tensors: Any) -> Closed | None:
@@ -47,7 +48,11 @@ def closed(*tensors: Any) -> Closed | None:
         for x in tensors:
             if x is None:
                 continue
-            number = (type(x) is Tensor or type(x) is Parameter) and ((dtype := x.dtype) is _float32 or dtype is _float64) and x.is_cpu
+            number = (
+                (type(x) is Tensor or type(x) is Parameter)
+                and ((dtype := x.dtype) is _float32 or dtype is _float64)
+                and x.is_cpu
+            )
             strided = number and (strided or (x.layout is _strided and not x.is_nested))
             if not strided:
                 break
@@ -69,7 +74,8 @@ def is_open(*tensors: Any) -> bool:
 
 
 def closed_to(gradient: Tensor) -> Closed | None:
-    """:func:`closed`, for a backward that does more than call operators: ``is_grads_batched`` brings many gradients as one.
+    """:func:`closed`, for a backward that does more than call operators: ``is_grads_batched`` brings many gradients as
+    one.
 
     >>> closed_to(torch.ones(2))
     """
@@ -124,7 +130,9 @@ def _has_no_sizes(x: Tensor) -> bool:
 
 
 def _kind(x: Tensor) -> str | None:
-    return None if type(x) is Tensor or type(x) is Parameter else f"kernels are for plain tensors, got {type(x).__name__}"
+    return (
+        None if type(x) is Tensor or type(x) is Parameter else f"kernels are for plain tensors, got {type(x).__name__}"
+    )
 
 
 def _numbers(x: Tensor) -> str | None:

@@ -8,12 +8,15 @@ __all__ = ["hand", "take"]
 
 
 def hand(y: Tensor, statistics: Tensor) -> None:
-    """Gives ``y`` its statistics, (2, C), the channels' means and biased variances, on the way out of an ``autograd.Function``."""
+    """Gives ``y`` its statistics, (2, C), the channels' means and biased variances, on the way out of an
+    ``autograd.Function``.
+    """
     y._striate_statistics = statistics  # type: ignore[attr-defined]
 
 
 def take(y: Tensor) -> Tensor | None:
-    """What :func:`hand` gave this very tensor; it is ``y``'s no longer. For whoever asked the convolution for it, before y is anybody's.
+    """What :func:`hand` gave this very tensor; it is ``y``'s no longer. For whoever asked the convolution for it,
+    before y is anybody's.
 
     >>> import torch
     >>> y = torch.zeros(1, 2, 3)

@@ -2,12 +2,13 @@
 
 Known to read or write memory that is not theirs, with plain torch too, in any type:
 
-- the weight gradient of one tap with a stride in channels_last (oneDNN's issue 6035): the stride is taken by slicing before the operator;
+- the weight gradient of one tap with a stride in channels_last (oneDNN's issue 6035): the stride is taken by slicing
+  before the operator;
 - one tap with a dilation, a stride and padding on an axis of one value: of one tap there is no dilation;
-- the gradient of a group norm's scale and shift in channels_last, where that of its input is not asked for: torch writes to it all the
-  same. It is asked for here;
-- max pooling whose window may lie in the padding alone: its index lies outside, and its gradient is written there. Such calls are the
-  reference's (see ``_torch_max_refusal`` in :mod:`.pool`).
+- the gradient of a group norm's scale and shift in channels_last, where that of its input is not asked for: torch
+  writes to it all the same. It is asked for here;
+- max pooling whose window may lie in the padding alone: its index lies outside, and its gradient is written there. Such
+  calls are the reference's (see ``_torch_max_refusal`` in :mod:`.pool`).
 
 What torch's tracers call arrives here as it came: sizes may be no numbers.
 """
@@ -54,7 +55,14 @@ def clamped(stride: int, extent: int) -> int:
 
 
 def conv(
-    x: Any, weight: Any, bias: Any, stride: Sequence[int], padding: Sequence[int] | str, dilation: Sequence[int], groups: int, dims: int
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: Sequence[int],
+    padding: Sequence[int] | str,
+    dilation: Sequence[int],
+    groups: int,
+    dims: int,
 ) -> Tensor:
     """``torch.nn.functional.conv{dims}d``; ``padding`` as many zeros behind as before, or a word as there.
 
@@ -111,16 +119,22 @@ def sliced(x: Tensor, stride: Sequence[int]) -> Tensor:
 
 
 def _adjoint(weight: Tensor, groups: int) -> Tensor:
-    """The weight of the convolution that a transposed one of one tap and stride 1 is: (in, out / groups, …) → (out, in / groups, …)."""
+    """The weight of the convolution that a transposed one of one tap and stride 1 is: (in, out / groups, …) → (out, in
+    / groups, …).
+    """
     into, out, *taps = weight.shape
-    return weight.reshape(groups, into // groups, out, *taps).transpose(1, 2).reshape(groups * out, into // groups, *taps)
+    return (
+        weight.reshape(groups, into // groups, out, *taps).transpose(1, 2).reshape(groups * out, into // groups, *taps)
+    )
 
 
 def _spread(y: Tensor, stride: Sequence[int], padding: Sequence[int], more: Sequence[int], dims: int) -> Tensor:
     """y's values ``stride`` apart, zeros between them, less the padding and with ``more`` zeros behind."""
     for dim, (s, p, m) in enumerate(zip(stride, padding, more, strict=True), y.dim() - dims):
         if s > 1:
-            apart = torch.stack([y, *[torch.zeros_like(y)] * (s - 1)], dim + 1).reshape(*y.shape[:dim], -1, *y.shape[dim + 1 :])
+            apart = torch.stack([y, *[torch.zeros_like(y)] * (s - 1)], dim + 1).reshape(
+                *y.shape[:dim], -1, *y.shape[dim + 1 :]
+            )
             y = apart.narrow(dim, 0, apart.shape[dim] - (s - 1))
         behind = m - p
         y = F.pad(y, [0, 0] * (y.dim() - 1 - dim) + [-p, behind]) if p or behind else y
@@ -178,10 +192,12 @@ def _learns_in_channels_last(x: Any, weight: Any, bias: Any) -> bool:
     return any(p is not None and p.requires_grad for p in (weight, bias)) and not x.is_contiguous()
 
 
-# --------------------------------------------------------------------------------------------------- sizes that are no numbers
+# -------------------------------------------------------------------------------------------- sizes that are no numbers
 
 
-def conv_as_it_came(x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int, dims: int) -> Any:
+def conv_as_it_came(
+    x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int, dims: int
+) -> Any:
     """torch's convolution where a tracer's stand-ins take the place of tensors or sizes, and nothing can be checked.
 
     >>> conv_as_it_came(torch.ones(1, 1, 7), torch.ones(1, 1, 3), None, 2, "same", 1, 1, 1)
@@ -193,7 +209,15 @@ def conv_as_it_came(x: Any, weight: Any, bias: Any, stride: Any, padding: Any, d
 
 
 def transpose_as_it_came(
-    x: Any, weight: Any, bias: Any, stride: Any, padding: Any, output_padding: Any, groups: int, dilation: Any, dims: int
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    groups: int,
+    dilation: Any,
+    dims: int,
 ) -> Any:
     """torch's transposed convolution where :func:`conv_as_it_came` is its adjoint.
 
@@ -201,11 +225,14 @@ def transpose_as_it_came(
     tensor([[[1., 1., 2., 1.]]])
     """
     if padding != "same":
-        return TRANSPOSE[dims](x, weight, bias, stride, 0 if padding == "valid" else padding, output_padding, groups, dilation)
+        return TRANSPOSE[dims](
+            x, weight, bias, stride, 0 if padding == "valid" else padding, output_padding, groups, dilation
+        )
     y = TRANSPOSE[dims](x, weight, None, stride, 0, 0, groups, dilation)
     taps = [int(n) if isinstance(n, Tensor) else n for n in (weight.shape[2 + k] for k in range(dims))]
     reach = [d * (k - 1) + 1 - s for k, s, d in zip(taps, _each(stride, dims), _each(dilation, dims), strict=True)]
-    before = [torch.sym_max(0, n) // 2 for n in reach]  # a window that reaches less far than its stride leaves zeros behind
+    # a window that reaches less far than its stride leaves zeros behind
+    before = [torch.sym_max(0, n) // 2 for n in reach]
     y = F.pad(y, around([(-b, b - n) for b, n in zip(before, reach, strict=True)]))
     return y if bias is None else y + bias.reshape(-1, *[1] * dims)
 
@@ -228,7 +255,9 @@ def same(x: Any, size: Sequence[Any], stride: Sequence[Any], dilation: Sequence[
     [(0, 1)]
     """
     pads = []
-    for n, k, s, d in zip([x.shape[axis - len(size)] for axis in range(len(size))], size, stride, dilation, strict=True):
+    for n, k, s, d in zip(
+        [x.shape[axis - len(size)] for axis in range(len(size))], size, stride, dilation, strict=True
+    ):
         n, k = (int(v) if isinstance(v, Tensor) else v for v in (n, k))  # torch.jit.trace: the sizes of what it traces
         total = torch.sym_max(0, ((n + s - 1) // s - 1) * s + d * (k - 1) + 1 - n)
         pads.append((total // 2, total - total // 2))

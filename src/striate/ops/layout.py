@@ -18,8 +18,9 @@ FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number o
 def owned(view: Callable[..., Tensor], y: Tensor, *arguments: Any) -> Tensor:
     """``view(y, *arguments)`` of a tensor that nobody else has, as a tensor of its own: autograd takes it for no view.
 
-    A view that was made without gradients, or in an ``autograd.Function``, may not be changed in place where there are gradients, and what
-    an operation gives is to be changed as torch's may. Only for what no node has kept for backward: changes of it would not be noticed.
+    A view that was made without gradients, or in an ``autograd.Function``, may not be changed in place where there are
+    gradients, and what an operation gives is to be changed as torch's may. Only for what no node has kept for backward:
+    changes of it would not be noticed.
 
     >>> with torch.no_grad():
     ...     torch.ones(1, 2).squeeze(0)._is_view(), owned(torch.Tensor.squeeze, torch.ones(1, 2), 0)._is_view()
@@ -34,8 +35,8 @@ def owned(view: Callable[..., Tensor], y: Tensor, *arguments: Any) -> Tensor:
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether the output of an operation on ``x`` is channels_last: by its strides, which say it for a lone channel or place too, and for a
-    part of a tensor. For one axis there is no such memory format.
+    """Whether the output of an operation on ``x`` is channels_last: by its strides, which say it for a lone channel or
+    place too, and for a part of a tensor. For one axis there is no such memory format.
 
     >>> is_channels_last(torch.empty(2, 3, 4, 4)), is_channels_last(torch.empty(2, 4, 4, 3).movedim(-1, 1))
     (False, True)
@@ -50,7 +51,8 @@ def is_channels_last(x: Tensor) -> bool:
         last, _, down, right = strides
         return bool(c and h and w and sizes[0] and down >= right * w and last >= down * h and down * h != strides[1])
     least = 0
-    for d in (1, *range(x.dim() - 1, 1, -1), 0):  # from the channels over the axes to the batch each reaches past the one before
+    # from the channels over the axes to the batch each reaches past the one before
+    for d in (1, *range(x.dim() - 1, 1, -1), 0):
         if sizes[d] == 0 or strides[d] < least or (d == 0 and least == strides[1]):
             return False
         least = strides[d] * max(1, sizes[d])
@@ -65,4 +67,9 @@ def empty(x: Tensor, sizes: Sequence[int], dtype: torch.dtype, channels_last: bo
     """
     if channels_last and len(sizes) == 3:
         return x.new_empty_strided(sizes, [sizes[1] * sizes[2], 1, sizes[1]], dtype=dtype)
-    return torch.empty(sizes, dtype=dtype, device=x.device, memory_format=FORMATS[len(sizes)] if channels_last else torch.contiguous_format)
+    return torch.empty(
+        sizes,
+        dtype=dtype,
+        device=x.device,
+        memory_format=FORMATS[len(sizes)] if channels_last else torch.contiguous_format,
+    )

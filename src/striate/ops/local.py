@@ -1,4 +1,5 @@
-r"""Locally connected layers: three maps of one form, each the gradient of the others (the kernel: csrc/kernels/local.cpp).
+r"""Locally connected layers: three maps of one form, each the gradient of the others (the kernel:
+csrc/kernels/local.cpp).
 
 .. math:: ⟨y, dy⟩ = Σ_{n, k, o, c, t} dy[n, k, o] · x[n, c, o·stride + t·dilation - before] · w[k, c, o, t]
 """
@@ -46,7 +47,9 @@ class Plan(NamedTuple):
 # ------------------------------------------------------------------------------------------------------------ arguments
 
 
-def geometry(input: Sequence[int], kernel_size: Any, stride: Any, padding: Any, dilation: Any, where: str, shape: tuple[int, ...]) -> Plan:
+def geometry(
+    input: Sequence[int], kernel_size: Any, stride: Any, padding: Any, dilation: Any, where: str, shape: tuple[int, ...]
+) -> Plan:
     """Resolves and checks a window over ``input``; ``shape``: what errors tell of x.
 
     >>> geometry((28, 28), 5, 1, "same", 1, "local", (1, 28, 28)).window.output
@@ -76,7 +79,9 @@ def geometry(input: Sequence[int], kernel_size: Any, stride: Any, padding: Any, 
     return Plan(Window(tuple(axes)), steps, given, holes)
 
 
-def _plan(shape: tuple[int, ...], weight: tuple[int, ...], stride: Any, padding: Any, dilation: Any, where: str) -> Plan:
+def _plan(
+    shape: tuple[int, ...], weight: tuple[int, ...], stride: Any, padding: Any, dilation: Any, where: str
+) -> Plan:
     dims = (len(weight) - 2) // 2
     plan = geometry(shape[-dims:], weight[2 + dims :], stride, padding, dilation, where, shape)
     if plan.window.output != weight[2 : 2 + dims]:
@@ -92,7 +97,9 @@ _cached_plan = functools.lru_cache(maxsize=4096)(_plan)
 def _check_tensors(x: Any, weight: Any, bias: Any, where: str) -> None:
     for name, t in (("x", x), ("weight", weight), ("bias", bias)):
         if not isinstance(t, Tensor) and not (name == "bias" and t is None):
-            raise ArgumentTypeError(build(where, f"{name} to be a tensor", type(t).__name__, do="Call torch.as_tensor on it first."))
+            raise ArgumentTypeError(
+                build(where, f"{name} to be a tensor", type(t).__name__, do="Call torch.as_tensor on it first.")
+            )
     if weight.dim() not in (4, 6, 8):
         do = "One, two or three axes make 4, 6 or 8."
         raise ShapeError(build(where, "a weight of shape (C_out, C, *output, *taps)", tuple(weight.shape), do=do))
@@ -116,12 +123,18 @@ def _check_tensors(x: Any, weight: Any, bias: Any, where: str) -> None:
     for name, t in (("weight", weight), ("bias", bias)):
         if t is not None and t.dtype is not x.dtype and not mixed:
             ours, theirs = (str(d).removeprefix("torch.") for d in (x.dtype, t.dtype))
-            raise DtypeError(build(where, f"a {name} of x's type, {ours}", theirs, do="Convert one with .to().", x=shape))
+            raise DtypeError(
+                build(where, f"a {name} of x's type, {ours}", theirs, do="Convert one with .to().", x=shape)
+            )
         if t is not None and t.device != x.device:
-            raise ArgumentError(build(where, f"{name} on x's device, {x.device}", t.device, do="Move one with .to().", x=shape))
+            raise ArgumentError(
+                build(where, f"{name} on x's device, {x.device}", t.device, do="Move one with .to().", x=shape)
+            )
 
 
-def plan_for(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, where: str) -> Plan:
+def plan_for(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, where: str
+) -> Plan:
     """The checks and geometry of one call, cached by shape and arguments."""
     _check_tensors(x, weight, bias, where)
     shapes = tuple(x.shape), tuple(weight.shape)
@@ -152,8 +165,8 @@ if native.core:
     def _(dy: Any, x: Any, size: Any, stride: Any, dilation: Any, before: Any) -> Any:
         return dy.new_empty([dy.shape[1], x.shape[1], *dy.shape[2:], *size])
 
-    # Of the three maps of one form each is linear in two of x, weight and dy, and its gradients are the other two maps: so all orders of
-    # derivatives are these operators.
+    # Of the three maps of one form each is linear in two of x, weight and dy, and its gradients are the other two maps:
+    # so all orders of derivatives are these operators.
 
     def _setup(ctx: Any, inputs: Any, output: Any) -> None:
         x, weight, _, *ctx.geometry = inputs
@@ -213,7 +226,9 @@ if native.core:
         dy, weight = ctx.saved_tensors
         around = pad(ddx, _margins(ddx, weight, ctx.geometry))
         arguments = (ctx.geometry[0], 0, ctx.geometry[1])
-        return reference.local(around, weight, None, *arguments), reference.local_backward(dy, around, weight, *arguments)[1]
+        return reference.local(around, weight, None, *arguments), reference.local_backward(
+            dy, around, weight, *arguments
+        )[1]
 
     def _weight_formula(ctx: Any, ddw: Any) -> Any:
         dy, x = ctx.saved_tensors
@@ -224,7 +239,9 @@ if native.core:
 
     local_native = differentiable(_ops.local.default, _setup, _backward, _formula, tensors=3)
     local_input = differentiable(_ops.local_input.default, _input_setup, _input_backward, _input_formula, tensors=2)
-    local_weight = differentiable(_ops.local_weight.default, _weight_setup, _weight_backward, _weight_formula, tensors=2)
+    local_weight = differentiable(
+        _ops.local_weight.default, _weight_setup, _weight_backward, _weight_formula, tensors=2
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- methods
@@ -272,15 +289,17 @@ def local(
 
     .. math:: y[n, k, o] = b[k, o] + Σ_c Σ_t x[n, c, o·stride + t·dilation - before] · w[k, c, o, t]
 
-    x: (N, C, *input) or (C, *input) of one, two or three axes; weight: (C_out, C, *output, *taps); bias: (C_out, *output) or None.
-    Result: (N, C_out, *output) or (C_out, *output), channels_last where x is. padding: numbers, ``"same"`` (ceil(input / stride)
-    outputs, an odd one behind) or ``"valid"``.
+    x: (N, C, *input) or (C, *input) of one, two or three axes; weight: (C_out, C, *output, *taps); bias: (C_out,
+    *output) or None.
+    Result: (N, C_out, *output) or (C_out, *output), channels_last where x is. padding: numbers, ``"same"`` (ceil(input
+    / stride) outputs, an odd one behind) or ``"valid"``.
 
     Cost: C_out·C·|output|·|taps| MACs a sample.
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments that do not fit each other.
 
-    Source: Gregor, LeCun, *Emergence of complex-like cells in a temporal product network with local receptive fields*, 2010.
+    Source: Gregor, LeCun, *Emergence of complex-like cells in a temporal product network with local receptive fields*,
+    2010.
 
     >>> own = torch.tensor([[[[1.0, 1.0], [1.0, -1.0], [0.0, 10.0]]]])
     >>> local(torch.tensor([[[1.0, 2.0, 3.0, 4.0]]]), own)
@@ -288,7 +307,8 @@ def local(
     """
     closed = gate.closed(x, weight, bias)
     if closed is not None and closed.symbolic and not isinstance(x, Tensor):
-        return reference.local(x, weight, bias, stride, padding, dilation)  # a tracer's stand-in: it says what it cannot do
+        # a tracer's stand-in: it says what it cannot do
+        return reference.local(x, weight, bias, stride, padding, dilation)
     plan = plan_for(x, weight, bias, stride, padding, dilation, where)
     batch = x if x.dim() == weight.dim() // 2 + 1 else x.unsqueeze(0)
     y = choose(METHODS, closed, batch, weight, bias, plan)(closed, batch, weight, bias, plan)

@@ -1,7 +1,7 @@
 """Normalization: ``y = act(γ·x̂ + β + residual)``, ``x̂ = (x - μ)/√(σ² + ε)``.
 
-What is measured together is all that tells the norms apart. x is (batches·samples, groups·channels, places), and each of
-batches × groups has a mean and a variance over its samples, channels and places:
+What is measured together is all that tells the norms apart. x is (batches·samples, groups·channels, places), and each
+of batches × groups has a mean and a variance over its samples, channels and places:
 
 =========  ============================================  =========  =========
 norm       measured together                             batches    groups
@@ -38,7 +38,16 @@ from .choose import Candidate, always, choose
 from .layout import FORMATS, empty, is_channels_last, owned
 from .recipe import keep, offer
 
-__all__ = ["ACTIVATIONS", "batch_norm", "group_norm", "instance_norm", "layer_norm", "layer_norm_2d", "local_response_norm", "rms_norm"]
+__all__ = [
+    "ACTIVATIONS",
+    "batch_norm",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "layer_norm_2d",
+    "local_response_norm",
+    "rms_norm",
+]
 
 # norm.h's numbers. What gamma and beta run along:
 CHANNELS, ELEMENTS, PLACES = 0, 1, 2
@@ -52,7 +61,14 @@ ARGUMENTS = 14  # of a method behind the residual, without what only containers 
 
 
 def check_input(
-    x: Any, where: str, least: int, shape: str, *, name: str = "x", complex_too: bool = False, integers_too: bool = False
+    x: Any,
+    where: str,
+    least: int,
+    shape: str,
+    *,
+    name: str = "x",
+    complex_too: bool = False,
+    integers_too: bool = False,
 ) -> None:
     """Raises what cannot be meant of a tensor that is normalized: its type, its rank, its numbers."""
     if not isinstance(x, Tensor):
@@ -60,7 +76,11 @@ def check_input(
         raise ArgumentTypeError(build(where, what, type(x).__name__, do="Call torch.as_tensor on it first."))
     if x.dim() < least:
         raise ShapeError(build(where, f"{name} of shape {shape}", tuple(x.shape), do="Add axes with unsqueeze."))
-    if x.is_floating_point() or (x.is_complex() and complex_too) or (integers_too and not x.is_complex() and x.dtype is not torch.bool):
+    if (
+        x.is_floating_point()
+        or (x.is_complex() and complex_too)
+        or (integers_too and not x.is_complex() and x.dtype is not torch.bool)
+    ):
         return
     kind = str(x.dtype).removeprefix("torch.")
     what = "floating-point numbers" if name == "x" else f"a {name} of floating-point numbers"
@@ -85,28 +105,49 @@ def _check_channels(x: Tensor, where: str, **parameters: Tensor | None) -> None:
         if p is None:
             continue
         if not isinstance(p, Tensor):
-            raise ArgumentTypeError(build(where, f"{name} to be a tensor or None", type(p).__name__, do="Give one number a channel."))
+            raise ArgumentTypeError(
+                build(where, f"{name} to be a tensor or None", type(p).__name__, do="Give one number a channel.")
+            )
         if p.dim() != 1 or p.shape[0] != channels:
             expects = f"{name} of shape ({channels},), one number a channel"
-            raise ShapeError(build(where, expects, tuple(p.shape), do="x's second axis is the channels.", x=tuple(x.shape)))
+            raise ShapeError(
+                build(where, expects, tuple(p.shape), do="x's second axis is the channels.", x=tuple(x.shape))
+            )
         if not (p.is_cpu and x.is_cpu) and p.device != x.device:  # devices are slow to compare
-            raise ArgumentError(build(where, f"{name} on x's device, {x.device}", p.device, do=f"Move it with .to({str(x.device)!r})."))
+            raise ArgumentError(
+                build(where, f"{name} on x's device, {x.device}", p.device, do=f"Move it with .to({str(x.device)!r}).")
+            )
 
 
 def _check_residual(x: Tensor, residual: Any, where: str) -> None:
     if not isinstance(residual, Tensor):
-        raise ArgumentTypeError(build(where, "residual to be a tensor or None", type(residual).__name__, do="Leave it out to add nothing."))
+        raise ArgumentTypeError(
+            build(where, "residual to be a tensor or None", type(residual).__name__, do="Leave it out to add nothing.")
+        )
     if residual.shape != x.shape:
-        raise ShapeError(build(where, "a residual of x's shape", tuple(residual.shape), do="Bring it to x's shape.", x=tuple(x.shape)))
+        raise ShapeError(
+            build(
+                where, "a residual of x's shape", tuple(residual.shape), do="Bring it to x's shape.", x=tuple(x.shape)
+            )
+        )
     if residual.dtype != x.dtype:
         kind = str(residual.dtype).removeprefix("torch.")
-        raise DtypeError(build(where, f"a residual of x's type, {str(x.dtype).removeprefix('torch.')}", kind, do="Convert it with .to(x)."))
+        raise DtypeError(
+            build(
+                where,
+                f"a residual of x's type, {str(x.dtype).removeprefix('torch.')}",
+                kind,
+                do="Convert it with .to(x).",
+            )
+        )
 
 
 def check_activation(activation: Any, where: str) -> None:
     if not (activation is None or isinstance(activation, str)) or activation not in ACTIVATIONS:
         names = ", ".join(repr(a) for a in ACTIVATIONS)
-        raise ArgumentError(build(where, f"an activation of {names}", repr(activation), do="Put any other behind the layer."))
+        raise ArgumentError(
+            build(where, f"an activation of {names}", repr(activation), do="Put any other behind the layer.")
+        )
 
 
 def _check_running(where: str, running_mean: Any, running_var: Any, needed: bool) -> None:
@@ -115,7 +156,12 @@ def _check_running(where: str, running_mean: Any, running_var: Any, needed: bool
         raise ArgumentError(build(where, "running_mean and running_var together", got, do="Give both or neither."))
     if needed and running_mean is None:
         raise ArgumentError(
-            build(where, "running statistics where the batch is not measured", None, do="Give running_mean and running_var, or measure it.")
+            build(
+                where,
+                "running statistics where the batch is not measured",
+                None,
+                do="Give running_mean and running_var, or measure it.",
+            )
         )
 
 
@@ -130,7 +176,15 @@ def _check_momentum(momentum: Any, where: str) -> float:
 
 def check_more_than_one(count: int, x: Tensor, where: str, of: str) -> None:
     if count == 1:
-        raise ShapeError(build(where, f"more than one value per {of} to measure", 1, do="Use a larger batch or .eval().", x=tuple(x.shape)))
+        raise ShapeError(
+            build(
+                where,
+                f"more than one value per {of} to measure",
+                1,
+                do="Use a larger batch or .eval().",
+                x=tuple(x.shape),
+            )
+        )
 
 
 def check_channel_arguments(
@@ -149,7 +203,8 @@ def check_channel_arguments(
 ) -> tuple[float, float]:
     """Raises what cannot be meant of a norm whose statistics belong to channels; returns momentum and eps as numbers.
 
-    per_sample: an eps of 0 is taken where the batch is measured too, as torch's instance norm does and its batch norm does not.
+    per_sample: an eps of 0 is taken where the batch is measured too, as torch's instance norm does and its batch norm
+    does not.
     """
     check_input(x, where, *((3, "(N, C, *axes)") if per_sample else (2, "(N, C) or (N, C, *axes)")))
     eps = check_eps(eps, where, per_sample or not measured)
@@ -178,7 +233,16 @@ if native.core:
 
     @torch.library.register_fake("striate::norm")
     def _(
-        x: Any, residual: Any, weight: Any, bias: Any, mean: Any, variance: Any, batches: Any, groups: Any, along: Any, *rest: Any
+        x: Any,
+        residual: Any,
+        weight: Any,
+        bias: Any,
+        mean: Any,
+        variance: Any,
+        batches: Any,
+        groups: Any,
+        along: Any,
+        *rest: Any,
     ) -> Any:
         statistics = x.new_empty([2, _sets(x, batches, groups, along)], dtype=torch.float64)
         return empty(x, x.shape, x.dtype, rest[0]), statistics
@@ -204,7 +268,11 @@ if native.core:
                 return x.new_empty([0])
             if flag & (DX | DRESIDUAL):
                 return empty(x, x.shape, x.dtype, channels_last)
-            return empty(x, [1, *p.shape], x.dtype, True).squeeze(0) if channels_last and along == ELEMENTS else x.new_empty(p.shape)
+            return (
+                empty(x, [1, *p.shape], x.dtype, True).squeeze(0)
+                if channels_last and along == ELEMENTS
+                else x.new_empty(p.shape)
+            )
 
         return like(x, DX), like(x, DRESIDUAL), like(weight, DWEIGHT), like(bias, DBIAS)
 
@@ -227,7 +295,8 @@ if native.core:
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(output[1])
         ctx.given = mean is not None
-        # An activation of torch's keeps what it needs: its gradient must not follow who writes scale or shift through `.data` meanwhile.
+        # An activation of torch's keeps what it needs: its gradient must not follow who writes scale or shift through
+        # `.data` meanwhile.
         eager = activated and not torch.compiler.is_compiling() and gate.is_open(x, weight, bias)
         ctx.applied = [None if p is None else p.clone() for p in (weight, bias)] if eager else []
 
@@ -256,7 +325,9 @@ if native.core:
         if dy is None:
             return (None,) * 4
         *inputs, statistics = ctx.saved_tensors
-        outputs = _backward_formula([dy, *inputs], statistics if ctx.given else None, *ctx.geometry, applied=ctx.applied)
+        outputs = _backward_formula(
+            [dy, *inputs], statistics if ctx.given else None, *ctx.geometry, applied=ctx.applied
+        )
         return tuple(g if need else None for g, need in zip(outputs, ctx.needs_input_grad, strict=False))
 
     def _backward_setup(ctx: Any, inputs: Any, output: Any) -> None:
@@ -265,7 +336,8 @@ if native.core:
         ctx.set_materialize_grads(False)
 
     def _alias(p: Tensor | None, further: bool) -> Any:
-        # A node of its own: where dy was computed from x, the gradient at x must not take in the way through dy as well.
+        # A node of its own: where dy was computed from x, the gradient at x must not take in the way through dy as
+        # well.
         return None if p is None else p.view_as(p) if further and p.requires_grad else p.detach().requires_grad_()
 
     def _double_backward(ctx: Any, *gradients: Any) -> Any:
@@ -277,7 +349,9 @@ if native.core:
             given = [_alias(p, further) for p in inputs]
             outputs = _backward_formula(given, statistics if constant else None, *geometry)
         flags = (DX, DRESIDUAL, DWEIGHT, DBIAS)
-        used = [(out, g) for out, g, flag in zip(outputs, gradients, flags, strict=True) if wanted & flag and g is not None]
+        used = [
+            (out, g) for out, g, flag in zip(outputs, gradients, flags, strict=True) if wanted & flag and g is not None
+        ]
         asked = [k for k, p in enumerate(given) if p is not None and ctx.needs_input_grad[k]]
         found: list[Any] = [None] * 17
         if used:
@@ -303,12 +377,16 @@ if native.core:
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         dy, x, residual, weight, bias = inputs
         shape, dims, scaled, along_scaled = _axes(x, batches, groups, along)
-        (gamma, beta), then = ([None if p is None else p.reshape(along_scaled) for p in both] for both in ((weight, bias), applied))
+        (gamma, beta), then = (
+            [None if p is None else p.reshape(along_scaled) for p in both] for both in ((weight, bias), applied)
+        )
         mean, variance = (None, None) if statistics is None else (s.reshape(along_scaled) for s in statistics)
         g = dy
         if activation:
             scale, shift = then or (gamma, beta)
-            z = reference.normalize(x.reshape(shape), dims, scale, shift, eps, scaled, mean, variance, centered=centered).reshape(x.shape)
+            z = reference.normalize(
+                x.reshape(shape), dims, scale, shift, eps, scaled, mean, variance, centered=centered
+            ).reshape(x.shape)
             z = z if residual is None else z + residual
             passes = (z > 0) & (z < 6) if activation == 3 else z > 0
             g = torch.where(passes, dy, dy * slope if activation == 2 else torch.zeros_like(dy))
@@ -323,7 +401,9 @@ if native.core:
         )
 
     def _axes(x: Tensor, batches: int, groups: int, along: int) -> tuple[list[int], list[int], list[int], list[int]]:
-        """For :mod:`striate.reference.norm`: x's shape there, the axes that are measured, those of scale and shift, and their shape."""
+        """For :mod:`striate.reference.norm`: x's shape there, the axes that are measured, those of scale and shift, and
+        their shape.
+        """
         if along == ELEMENTS:
             shape, dims, scaled = [batches, -1], [1], [1]
         elif along == PLACES:
@@ -362,12 +442,20 @@ if native.core:
     def _response_formula(ctx: Any, dy: Any) -> Any:
         return (reference.local_response_norm_backward(dy, *ctx.saved_tensors, *ctx.arguments[:4]),)
 
-    response_native = differentiable(_ops.local_response.default, _response_setup, _response_backward, _response_formula)
+    response_native = differentiable(
+        _ops.local_response.default, _response_setup, _response_backward, _response_formula
+    )
     response_backward = differentiable(
-        _ops.local_response_backward.default, _response_backward_setup, _response_double_backward, _response_double_backward, tensors=2
+        _ops.local_response_backward.default,
+        _response_backward_setup,
+        _response_double_backward,
+        _response_double_backward,
+        tensors=2,
     )
     norm_native = differentiable(_ops.norm.default, _setup, _backward, _formula, tensors=4)
-    norm_backward = differentiable(_ops.norm_backward.default, _backward_setup, _double_backward, _double_backward, tensors=5)
+    norm_backward = differentiable(
+        _ops.norm_backward.default, _backward_setup, _double_backward, _double_backward, tensors=5
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- methods
@@ -382,7 +470,9 @@ def _refusal(closed: gate.Closed | None, x: Tensor, residual: Any, weight: Any, 
     if x.numel() == 0:
         return "kernels need at least one value"
     if rest[8] == 0:  # eps
-        return "with an eps of 0 a constant gives what torch's operator makes of it: NaN in most norms, β in instance norm"
+        return (
+            "with an eps of 0 a constant gives what torch's operator makes of it: NaN in most norms, β in instance norm"
+        )
     return None
 
 
@@ -413,7 +503,11 @@ def _native(
     mean, variance = (None, None) if measured else (running, variance)
     number = ACTIVATIONS[activation]
     if step is not None and first:
-        known = known if known is not None else _ops.norm_measure.default(x.detach(), batches, groups, along, last, centered)
+        known = (
+            known
+            if known is not None
+            else _ops.norm_measure.default(x.detach(), batches, groups, along, last, centered)
+        )
         step(known)
         step = None
     rest = (batches, groups, along, last, centered, eps, number, slope, known)
@@ -427,7 +521,9 @@ def _native(
     return F.silu(y) if activation == "silu" else y
 
 
-def _again(geometry: Any, given: bool, name: str | None, x: Tensor, residual: None, weight: Any, bias: Any, statistics: Tensor) -> Tensor:
+def _again(
+    geometry: Any, given: bool, name: str | None, x: Tensor, residual: None, weight: Any, bias: Any, statistics: Tensor
+) -> Tensor:
     if gate.is_open(x, weight, bias):
         return _ops.norm.default(x, residual, weight, bias, *statistics, *geometry, None)[0]
     batches, groups, along, _, centered, eps, _, slope = geometry
@@ -477,7 +573,8 @@ def batch_norm(
 ) -> Tensor:
     """``γ·(x - μ)/√(σ² + ε) + β``, μ and σ² per channel: the batch's in training, else the running ones.
 
-    In training the running statistics become ``(1 - momentum)·r + momentum·batch``, the batch's variance unbiased there.
+    In training the running statistics become ``(1 - momentum)·r + momentum·batch``, the batch's variance unbiased
+    there.
     input: (N, C) or (N, C, *axes); the others: (C,). Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError.
 
     Source: Ioffe, Szegedy, *Batch normalization*, 2015.
@@ -508,15 +605,17 @@ def by_channel(
     fresh: bool = False,
     any_order: bool = True,
 ) -> Tensor:
-    """Batch, ghost and instance norm: each of ``batches`` equal parts of the batch is measured per channel, if it is measured.
+    """Batch, ghost and instance norm: each of ``batches`` equal parts of the batch is measured per channel, if it is
+    measured.
 
-    ``batches`` None: as many as samples, an instance norm, for which torch has an operator of its own. known: the batch's statistics, if
-    the convolution that made x took them; fresh: a norm made the residual and nobody else can see it. Both are for containers (see
+    ``batches`` None: as many as samples, an instance norm, for which torch has an operator of its own. known: the
+    batch's statistics, if the convolution that made x took them; fresh: a norm made the residual and nobody else can
+    see it. Both are for containers (see
     :mod:`striate.nn.container`). any_order: the result is channels_last where x is; else contiguous, as that of
     torch's instance norm.
 
-    The running statistics take one step towards the mean over the batches. What follows: the sum with ``residual``, then
-    ``activation``, one of ACTIVATIONS.
+    The running statistics take one step towards the mean over the batches. What follows: the sum with ``residual``,
+    then ``activation``, one of ACTIVATIONS.
 
     >>> by_channel(torch.tensor([[1.0], [3.0]]), None, None, None, None, True, 0.1, 1e-9, activation="relu")
     tensor([[0.],
@@ -546,7 +645,9 @@ def by_channel(
         if batches == 1 or not measured:
             return F.batch_norm(x, running_mean, running_var, weight, bias, measured, momentum, eps)
         if running_mean is None or running_var is None:
-            return torch.cat([F.batch_norm(part, None, None, weight, bias, True, momentum, eps) for part in x.chunk(batches)])
+            return torch.cat(
+                [F.batch_norm(part, None, None, weight, bias, True, momentum, eps) for part in x.chunk(batches)]
+            )
         running = [(running_mean.clone(), running_var.clone()) for _ in range(batches)]
         parts = zip(x.chunk(batches), running, strict=True)
         y = torch.cat([F.batch_norm(part, *pair, weight, bias, True, momentum, eps) for part, pair in parts])
@@ -557,11 +658,23 @@ def by_channel(
     def step(statistics: Tensor) -> None:
         _ops.norm_update.default(running_mean, running_var, statistics, count, momentum)
 
-    # A checkpoint ends its second pass when it has what it needs, and this norm may keep the last of it. torch's batch norm has taken its
-    # step by then; its instance norm, which is one of many batches, takes it later.
+    # A checkpoint ends its second pass when it has what it needs, and this norm may keep the last of it. torch's batch
+    # norm has taken its step by then; its instance norm, which is one of many batches, takes it later.
     first = batches == 1 and not per_sample and not torch.compiler.is_compiling() and _torch.saved_tensors_hooked()
     arguments = (
-        *(closed, x, residual, weight, bias, running_mean, running_var, measured, batches if measured else 1, channels, CHANNELS),
+        *(
+            closed,
+            x,
+            residual,
+            weight,
+            bias,
+            running_mean,
+            running_var,
+            measured,
+            batches if measured else 1,
+            channels,
+            CHANNELS,
+        ),
         *(any_order, True, eps, activation, slope, theirs),
         *(known, fresh, step if measured and running_mean is not None else None, first),
     )
@@ -615,11 +728,13 @@ def instance(
     return by_channel(x, running_mean, running_var, weight, bias, measured, momentum, eps, **more)
 
 
-def group_norm(input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+def group_norm(
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
     """``γ·(x - μ)/√(σ² + ε) + β``, μ and σ² per sample and group of neighbouring channels.
 
-    input: (N, C, *axes), C a multiple of num_groups; weight, bias: (C,). Raises ArgumentError, ArgumentTypeError, ShapeError
-    or DtypeError.
+    input: (N, C, *axes), C a multiple of num_groups; weight, bias: (C,). Raises ArgumentError, ArgumentTypeError,
+    ShapeError or DtypeError.
 
     Source: Wu, He, *Group normalization*, 2018.
 
@@ -661,12 +776,16 @@ def by_group(
     return y
 
 
-def _check_groups(x: Any, groups: Any, weight: Any, bias: Any, eps: Any, residual: Any, activation: Any, where: str) -> tuple[int, float]:
+def _check_groups(
+    x: Any, groups: Any, weight: Any, bias: Any, eps: Any, residual: Any, activation: Any, where: str
+) -> tuple[int, float]:
     check_input(x, where, 2, "(N, C, *axes)")
     eps = check_eps(eps, where)
     groups = as_int(groups)
     if not is_int(groups):
-        raise ArgumentTypeError(build(where, "num_groups to be an integer", repr(groups), do="Use 32, or what divides the channels."))
+        raise ArgumentTypeError(
+            build(where, "num_groups to be an integer", repr(groups), do="Use 32, or what divides the channels.")
+        )
     if groups < 1 or x.shape[1] % groups != 0:
         expects = f"num_groups that divides the {x.shape[1]} channels"
         raise ArgumentError(build(where, expects, groups, do="Choose a divisor of the channels.", x=tuple(x.shape)))
@@ -680,7 +799,9 @@ def _check_groups(x: Any, groups: Any, weight: Any, bias: Any, eps: Any, residua
     return groups, eps
 
 
-def layer_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+def layer_norm(
+    input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
     """``γ·(x - μ)/√(σ² + ε) + β``, μ and σ² over the last axes, those of ``normalized_shape``; γ and β have that shape.
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError.
@@ -741,7 +862,9 @@ def by_element(
             raise ArgumentTypeError(build(where, f"{name} to be a tensor or None", type(p).__name__, do=do))
         if p is not None and tuple(p.shape) != shape:
             do = "Scale and shift have a number for each normalized element."
-            raise ShapeError(build(where, f"{name} of the normalized shape, {shape}", tuple(p.shape), do=do, x=tuple(x.shape)))
+            raise ShapeError(
+                build(where, f"{name} of the normalized shape, {shape}", tuple(p.shape), do=do, x=tuple(x.shape))
+            )
     if activation is not None:
         check_activation(activation, where)
     rows = 1
@@ -771,7 +894,9 @@ def _normalized_shape(x: Tensor, normalized_shape: Any, where: str) -> tuple[int
     shape: tuple[int, ...] = sizes if isinstance(sizes, tuple) else (sizes,)
     if len(shape) == 0 or not all(is_int(n) for n in shape):
         do = "Give the sizes of the axes to measure."
-        raise ArgumentTypeError(build(where, "normalized_shape to be an integer or some", repr(normalized_shape), do=do))
+        raise ArgumentTypeError(
+            build(where, "normalized_shape to be an integer or some", repr(normalized_shape), do=do)
+        )
     if len(shape) > x.dim() or tuple(x.shape[x.dim() - len(shape) :]) != shape:
         do = "normalized_shape is the sizes of x's last axes."
         raise ShapeError(build(where, f"x to end in the normalized shape, {shape}", tuple(x.shape), do=do))
@@ -831,7 +956,9 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
     return response(input, size, alpha, beta, k)
 
 
-def response(x: Tensor, size: int, alpha: float, beta: float, k: float, *, where: str = "local_response_norm") -> Tensor:
+def response(
+    x: Tensor, size: int, alpha: float, beta: float, k: float, *, where: str = "local_response_norm"
+) -> Tensor:
     """Local response normalization, named ``where`` in errors."""
     closed = gate.closed(x)
     if closed is not None and closed.symbolic:
@@ -839,12 +966,18 @@ def response(x: Tensor, size: int, alpha: float, beta: float, k: float, *, where
     check_input(x, where, 3, "(N, C, *axes)", integers_too=True)  # as torch's
     size = as_int(size)
     if not is_int(size):
-        raise ArgumentTypeError(build(where, "size to be an integer", repr(size), do="Give a number of channels, as 5."))
+        raise ArgumentTypeError(
+            build(where, "size to be an integer", repr(size), do="Give a number of channels, as 5.")
+        )
     if not 1 <= size < 2**31:
-        raise ArgumentError(build(where, "a size from 1 to 2^31 - 1", size, do="Give a number of channels, as 5.", x=tuple(x.shape)))
+        raise ArgumentError(
+            build(where, "a size from 1 to 2^31 - 1", size, do="Give a number of channels, as 5.", x=tuple(x.shape))
+        )
     for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
         if not is_float(as_float(value)):
-            raise ArgumentTypeError(build(where, f"{name} to be a number", repr(value), do="See the formula in its docstring."))
+            raise ArgumentTypeError(
+                build(where, f"{name} to be a number", repr(value), do="See the formula in its docstring.")
+            )
     arguments = (closed, x, size, float(alpha), float(beta), float(k))
     y: Tensor = choose(RESPONSE_METHODS, *arguments)(*arguments)
     return y
@@ -858,7 +991,8 @@ def _response_refusal(closed: gate.Closed | None, x: Tensor, *rest: Any) -> str 
 
 def _native_response(closed: None, x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     y: Tensor = response_native(x, size, alpha, beta, k, is_channels_last(x))
-    like = y if x.is_contiguous() else torch.empty_like(x)  # torch's is made of operations on single values, which keep any order
+    # torch's is made of operations on single values, which keep any order
+    like = y if x.is_contiguous() else torch.empty_like(x)
     return y if like.stride() == y.stride() else like.copy_(y)
 
 
@@ -866,4 +1000,7 @@ def _torch_response(closed: Any, x: Tensor, *rest: Any) -> Tensor:
     return F.local_response_norm(x, *rest)
 
 
-RESPONSE_METHODS = (Candidate("native", _response_refusal, _native_response), Candidate("torch", always, _torch_response))
+RESPONSE_METHODS = (
+    Candidate("native", _response_refusal, _native_response),
+    Candidate("torch", always, _torch_response),
+)

@@ -1,7 +1,8 @@
-"""Convolutions whose padding is made of the input itself, their adjoints, and transposed convolutions onto a size that is asked for.
+"""Convolutions whose padding is made of the input itself, their adjoints, and transposed convolutions onto a size that
+is asked for.
 
-Each is a convolution without padding: of an input that has its margins already, or with a result whose margins go back to where they
-came from.
+Each is a convolution without padding: of an input that has its margins already, or with a result whose margins go back
+to where they came from.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 def pad(x: Tensor, before: Sequence[int], after: Sequence[int], mode: str) -> Tensor:
-    """``x`` with margins around its last axes: zeros, the values next to the edge turned round, those at it, or the other end's.
+    """``x`` with margins around its last axes: zeros, the values next to the edge turned round, those at it, or the
+    other end's.
 
     Differentiable; the memory order is that of torch's operator.
 
@@ -86,7 +88,11 @@ def folded(y: Tensor, before: list[int], after: list[int], mode: str) -> Tensor:
         elif mode == "circular":
             y = y + _spread(head, dim, size, size - p) + _spread(tail, dim, size, 0)
         elif mode == "replicate":
-            y = y + _spread(head.sum(dim, keepdim=True), dim, size, 0) + _spread(tail.sum(dim, keepdim=True), dim, size, size - 1)
+            y = (
+                y
+                + _spread(head.sum(dim, keepdim=True), dim, size, 0)
+                + _spread(tail.sum(dim, keepdim=True), dim, size, size - 1)
+            )
     return y
 
 
@@ -95,17 +101,25 @@ def _spread(values: Tensor, dim: int, size: int, at: int) -> Tensor:
     return F.pad(values, [0, 0] * (values.dim() - 1 - dim) + [at, size - at - values.shape[dim]])
 
 
-def _check_margins(sizes: Sequence[int], before: Sequence[int], after: Sequence[int], mode: str, where: str, shape: Any) -> None:
+def _check_margins(
+    sizes: Sequence[int], before: Sequence[int], after: Sequence[int], mode: str, where: str, shape: Any
+) -> None:
     """``sizes``: the axes inside the margins, of an input or of a transposed convolution's output."""
     if mode not in MODES:
-        raise ArgumentError(build(where, f"a padding_mode of {_words(MODES)}", repr(mode), do="Leave it out for zeros.", x=shape))
+        raise ArgumentError(
+            build(where, f"a padding_mode of {_words(MODES)}", repr(mode), do="Leave it out for zeros.", x=shape)
+        )
     for size, p, q in zip(sizes, before, after, strict=True):
         if size < 1 and mode != "zeros":
-            raise ShapeError(build(where, f"values to make a {mode} padding of", size, do="Give at least one on each axis.", x=shape))
+            raise ShapeError(
+                build(where, f"values to make a {mode} padding of", size, do="Give at least one on each axis.", x=shape)
+            )
         most = {"reflect": size - 1, "circular": size}.get(mode)
         if most is not None and max(p, q) > most:
             expects = f"a {mode} padding of at most {most} on an axis of {size}"
-            raise ArgumentError(build(where, expects, max(p, q), do="Pad less, or use padding_mode='replicate'.", x=shape))
+            raise ArgumentError(
+                build(where, expects, max(p, q), do="Pad less, or use padding_mode='replicate'.", x=shape)
+            )
 
 
 def _words(names: Sequence[str]) -> str:
@@ -137,7 +151,11 @@ def padded_conv(
     """
     closed = gate.closed(x, weight, bias)
     if closed is not None and closed.symbolic:
-        x = F.pad(x, handover.margins(x, weight, stride, padding, dilation, dims), mode="constant" if mode == "zeros" else mode)
+        x = F.pad(
+            x,
+            handover.margins(x, weight, stride, padding, dilation, dims),
+            mode="constant" if mode == "zeros" else mode,
+        )
         return handover.conv_as_it_came(x, weight, bias, stride, 0, dilation, groups, dims)
     plan = plan_for(x, weight, bias, stride, padding, dilation, groups, dims=dims, where=where)
     shape = tuple(x.shape)
@@ -149,7 +167,9 @@ def padded_conv(
         x = F.pad(x, margins, mode="constant" if mode == "zeros" else mode)
     elif mode == "circular" or any(plan.before) or any(plan.after):  # where there is none, torch still copies
         x = pad(x, plan.before, plan.after, mode)
-    return conv(x, weight, bias, plan.stride, 0, plan.dilation, groups, dims=dims, where=where, channels_last=channels_last)
+    return conv(
+        x, weight, bias, plan.stride, 0, plan.dilation, groups, dims=dims, where=where, channels_last=channels_last
+    )
 
 
 def padded_conv_transpose(
@@ -168,13 +188,14 @@ def padded_conv_transpose(
     where: str = "conv_transpose",
     channels_last: bool = False,
 ) -> Tensor:
-    """The adjoint of :func:`padded_conv` in x, with a bias: a transposed convolution without padding, then :func:`fold`.
+    """The adjoint of :func:`padded_conv` in x, with a bias: a transposed convolution without padding, then
+    :func:`fold`.
 
-    output_size: the result's axes (batch and channels before them are passed over), of those that the convolution brings to x's size;
-    it takes the place of ``output_padding``.
+    output_size: the result's axes (batch and channels before them are passed over), of those that the convolution
+    brings to x's size; it takes the place of ``output_padding``.
 
-    Raises as :func:`striate.ops.conv.conv_transpose` does; ArgumentError for a size that the convolution does not bring to x's, and
-    where a reflection or the way round is longer than the result.
+    Raises as :func:`striate.ops.conv.conv_transpose` does; ArgumentError for a size that the convolution does not bring
+    to x's, and where a reflection or the way round is longer than the result.
 
     >>> x, w = torch.tensor([[[1.0, 10, 100]]]), torch.tensor([[[1.0, 2, 3]]])
     >>> padded_conv_transpose(x, w, padding=1, mode="circular", dims=1)
@@ -184,8 +205,12 @@ def padded_conv_transpose(
     """
     shape = tuple(x.shape)
     if output_size is not None:  # first the largest
-        output_padding = 0 if padding == "same" else tuple(s - 1 for s in per_axis(stride, dims, 1, "stride", where, shape))
-    plan = plan_for(x, weight, bias, stride, padding, output_padding, dilation, groups, dims=dims, where=where, transposed=True)
+        output_padding = (
+            0 if padding == "same" else tuple(s - 1 for s in per_axis(stride, dims, 1, "stride", where, shape))
+        )
+    plan = plan_for(
+        x, weight, bias, stride, padding, output_padding, dilation, groups, dims=dims, where=where, transposed=True
+    )
     sizes = plan.input if output_size is None else _asked(output_size, plan.input, plan.stride, where, shape)
     before, after, tail = [], [], []
     for i, o, k, s, d, p in zip(sizes, plan.output, plan.size, plan.stride, plan.dilation, plan.before, strict=True):
@@ -206,7 +231,9 @@ def padded_conv_transpose(
     return y if bias is None else y + bias.to(y.dtype).reshape(-1, *[1] * dims)
 
 
-def _asked(given: Any, most: tuple[int, ...], stride: Sequence[int], where: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _asked(
+    given: Any, most: tuple[int, ...], stride: Sequence[int], where: str, shape: tuple[int, ...]
+) -> tuple[int, ...]:
     """The axes of ``output_size``: any of the last as many sizes as the stride."""
     dims, rank = len(most), len(shape)
     sizes = as_ints(given)

@@ -1,8 +1,9 @@
 """Pooling: the maximum or the mean of x over a window's taps.
 
-Arguments are checked and resolved into a :class:`~striate.window.Window` here, once for forward, backward and tracing; the
-kernels get numbers that fit. Two forms of maximum: for windows of up to 256 taps the kernel keeps one byte an output, the
-tap's number (*offset*), instead of torch's 8-byte position (*index*); wider and adaptive windows keep the index.
+Arguments are checked and resolved into a :class:`~striate.window.Window` here, once for forward, backward and tracing;
+the kernels get numbers that fit. Two forms of maximum: for windows of up to 256 taps the kernel keeps one byte an
+output, the tap's number (*offset*), instead of torch's 8-byte position (*index*); wider and adaptive windows keep the
+index.
 """
 
 from __future__ import annotations
@@ -60,18 +61,43 @@ def _check_input(x: Tensor, dims: int, where: str) -> None:
     if x.dim() not in (dims + 1, dims + 2):
         axes = ", ".join("DHW"[3 - dims :]) if dims > 1 else "L"
         raise ShapeError(
-            build(where, f"x of shape (N, C, {axes}) or (C, {axes})", tuple(x.shape), do="Add or drop axes with unsqueeze or flatten.")
+            build(
+                where,
+                f"x of shape (N, C, {axes}) or (C, {axes})",
+                tuple(x.shape),
+                do="Add or drop axes with unsqueeze or flatten.",
+            )
         )
     if any(s == 0 for s in x.shape[-dims - 1 :]):
-        raise ShapeError(build(where, "at least one channel and one value on each axis", tuple(x.shape), do="Only the batch may be empty."))
+        raise ShapeError(
+            build(
+                where,
+                "at least one channel and one value on each axis",
+                tuple(x.shape),
+                do="Only the batch may be empty.",
+            )
+        )
     if x.dtype is torch.bool or x.is_complex():
         raise DtypeError(
-            build(where, "real numbers", str(x.dtype).removeprefix("torch."), do="Convert x with .float() or .real.", x=tuple(x.shape))
+            build(
+                where,
+                "real numbers",
+                str(x.dtype).removeprefix("torch."),
+                do="Convert x with .float() or .real.",
+                x=tuple(x.shape),
+            )
         )
 
 
 def _plan(
-    shape: tuple[int, ...], dims: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, where: str
+    shape: tuple[int, ...],
+    dims: int,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
+    where: str,
 ) -> Plan:
     """Resolves and checks a window over the last ``dims`` axes of ``shape``."""
     input = shape[-dims:]
@@ -83,7 +109,11 @@ def _plan(
         if padding not in ("same", "valid"):
             raise ArgumentError(
                 build(
-                    where, 'padding "same", "valid" or a number', repr(padding), do='Use "same" for ceil(input / stride) outputs.', x=shape
+                    where,
+                    'padding "same", "valid" or a number',
+                    repr(padding),
+                    do='Use "same" for ceil(input / stride) outputs.',
+                    x=shape,
                 )
             )
         pads = [(0, 0) if padding == "valid" else same_padding(*a) for a in zip(input, size, steps, holes, strict=True)]
@@ -93,7 +123,13 @@ def _plan(
             if p > ((k - 1) * d + 1) // 2:
                 expects = f"padding of at most half the window, {((k - 1) * d + 1) // 2}"
                 raise ArgumentError(
-                    build(where, expects, p, do="Pad x with torch.nn.functional.pad first if windows of padding alone are meant.", x=shape)
+                    build(
+                        where,
+                        expects,
+                        p,
+                        do="Pad x with torch.nn.functional.pad first if windows of padding alone are meant.",
+                        x=shape,
+                    )
                 )
     axes = []
     for i, k, s, d, (before, after) in zip(input, size, steps, holes, pads, strict=True):
@@ -101,18 +137,32 @@ def _plan(
         if count < 1:
             extent = (k - 1) * d + 1
             expects = f"a window no larger than the padded input, {i + before + after}"
-            raise ShapeError(build(where, expects, extent, do="Make the kernel or its dilation smaller, or pad more.", x=shape))
+            raise ShapeError(
+                build(where, expects, extent, do="Make the kernel or its dilation smaller, or pad more.", x=shape)
+            )
         axes.append(Axis(i, count, k, s, d, before, after))
     window = Window(tuple(axes))
     wide = prod(size) > MAX_TAPS or any((a.size - 1) * a.dilation >= 1024 for a in axes)
     # one that may miss the input has no tap to name; one that takes in much would be turned in much scratch memory
     wide = wide or any(a.before > 0 and a.dilation > a.input for a in axes)
     places = 1
-    for axis, a in enumerate(axes, start=3 - dims):  # depth by its taps, rows by their reach, columns by a tile of outputs more
+    # depth by its taps, rows by their reach, columns by a tile of outputs more
+    for axis, a in enumerate(axes, start=3 - dims):
         places *= a.size if axis == 0 else min(a.input, a.extent + (256 if axis == 2 else 0))
     wide = wide or places > 2**16
     before_all, after_all = list(window.before), list(window.after)
-    return Plan(list(input), list(window.output), list(size), list(steps), list(holes), before_all, after_all, wide, False, window)
+    return Plan(
+        list(input),
+        list(window.output),
+        list(size),
+        list(steps),
+        list(holes),
+        before_all,
+        after_all,
+        wide,
+        False,
+        window,
+    )
 
 
 def _adaptive_plan(shape: tuple[int, ...], dims: int, output: Any, where: str) -> Plan:
@@ -124,12 +174,20 @@ def _adaptive_plan(shape: tuple[int, ...], dims: int, output: Any, where: str) -
         sizes *= dims
     if len(sizes) != dims or not all(o is None or is_int(o) for o in sizes):
         one = "an integer or None" if dims == 1 else f"one integer or None, or {dims}"
-        raise ArgumentTypeError(build(where, f"output_size to be {one}", repr(output), do="None keeps an axis as it is.", x=shape))
+        raise ArgumentTypeError(
+            build(where, f"output_size to be {one}", repr(output), do="None keeps an axis as it is.", x=shape)
+        )
     sizes = tuple(i if o is None else o for i, o in zip(input, sizes, strict=True))
     if any(not 0 <= o <= LARGEST for o in sizes):
-        raise ArgumentError(build(where, "output_size from 0 to 2^62", output, do="Choose how many values to keep on each axis.", x=shape))
+        raise ArgumentError(
+            build(
+                where, "output_size from 0 to 2^62", output, do="Choose how many values to keep on each axis.", x=shape
+            )
+        )
     if prod(sizes) > 2**40:
-        raise ArgumentError(build(where, "an output that fits memory", output, do="Choose a smaller output_size.", x=shape))
+        raise ArgumentError(
+            build(where, "an output that fits memory", output, do="Choose a smaller output_size.", x=shape)
+        )
     if all(o > 0 and i % o == 0 for i, o in zip(input, sizes, strict=True)):
         size = tuple(i // o for i, o in zip(input, sizes, strict=True))
         plan = _plan(shape, dims, size, size, 0, 1, False, where)
@@ -144,12 +202,20 @@ _cached_plan = functools.lru_cache(maxsize=4096)(_plan)
 _cached_adaptive_plan = functools.lru_cache(maxsize=4096)(_adaptive_plan)
 
 
-def plan_for(x: Tensor, dims: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, where: str) -> Plan:
+def plan_for(
+    x: Tensor, dims: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, where: str
+) -> Plan:
     """The checks and geometry of one call, cached by shape and arguments."""
     _check_input(x, dims, where)
     if not torch.compiler.is_compiling():
         k, s, p, d = as_key(kernel_size), as_key(stride) or (), as_key(padding), as_key(dilation)
-        if k is not None and p is not None and d is not None and (s or stride is None) and all(type(n) is int for n in x.shape):
+        if (
+            k is not None
+            and p is not None
+            and d is not None
+            and (s or stride is None)
+            and all(type(n) is int for n in x.shape)
+        ):
             return _cached_plan(tuple(x.shape), dims, k, s or None, p, d, bool(ceil_mode), where)
     return _plan(tuple(x.shape), dims, kernel_size, stride, padding, dilation, bool(ceil_mode), where)
 
@@ -169,13 +235,17 @@ if native.core:
     _ops = torch.ops.striate
 
     @torch.library.register_fake("striate::max_pool_offset")
-    def _(x: Any, output: Any, size: Any, stride: Any, dilation: Any, before: Any, channels_last: Any, keep: Any) -> Any:
+    def _(
+        x: Any, output: Any, size: Any, stride: Any, dilation: Any, before: Any, channels_last: Any, keep: Any
+    ) -> Any:
         sizes = [*x.shape[:2], *output]
         offset = empty(x, sizes, torch.uint8, channels_last) if keep else x.new_empty([0], dtype=torch.uint8)
         return empty(x, sizes, x.dtype, channels_last), offset
 
     @torch.library.register_fake("striate::max_pool_offset_backward")
-    def _(dy: Any, offset: Any, input: Any, size: Any, stride: Any, dilation: Any, before: Any, channels_last: Any) -> Any:
+    def _(
+        dy: Any, offset: Any, input: Any, size: Any, stride: Any, dilation: Any, before: Any, channels_last: Any
+    ) -> Any:
         return empty(dy, [*dy.shape[:2], *input], dy.dtype, channels_last)
 
     @torch.library.register_fake("striate::offset_to_index")
@@ -192,14 +262,19 @@ if native.core:
         return empty(dy, [*dy.shape[:2], *input], dy.dtype, channels_last)
 
     @torch.library.register_fake("striate::avg_pool")
-    def _(x: Any, output: Any, size: Any, stride: Any, before: Any, after: Any, channels_last: Any, *divisor: Any) -> Any:
+    def _(
+        x: Any, output: Any, size: Any, stride: Any, before: Any, after: Any, channels_last: Any, *divisor: Any
+    ) -> Any:
         return empty(x, [*x.shape[:2], *output], x.dtype, channels_last)
 
     @torch.library.register_fake("striate::avg_pool_backward")
-    def _(dy: Any, input: Any, size: Any, stride: Any, before: Any, after: Any, channels_last: Any, *divisor: Any) -> Any:
+    def _(
+        dy: Any, input: Any, size: Any, stride: Any, before: Any, after: Any, channels_last: Any, *divisor: Any
+    ) -> Any:
         return empty(dy, [*dy.shape[:2], *input], dy.dtype, channels_last)
 
-    # Gradients. Backward is linear in dy, so its own gradient is its adjoint: picking what forward picked, or averaging.
+    # Gradients. Backward is linear in dy, so its own gradient is its adjoint: picking what forward picked, or
+    # averaging.
 
     def _max_offset_setup(ctx: Any, inputs: Any, output: Any) -> Any:
         ctx.save_for_backward(output[1])
@@ -215,7 +290,11 @@ if native.core:
 
     def _max_offset_formula(ctx: Any, dy: Any, _: Any) -> Any:
         (offset,) = ctx.saved_tensors
-        return (None if dy is None else reference.max_pool_backward(dy, _positions(offset, *ctx.arguments), ctx.arguments[0]),)
+        return (
+            None
+            if dy is None
+            else reference.max_pool_backward(dy, _positions(offset, *ctx.arguments), ctx.arguments[0]),
+        )
 
     def _max_offset_backward_setup(ctx: Any, inputs: Any, output: Any) -> Any:
         ctx.save_for_backward(inputs[1])
@@ -272,8 +351,12 @@ if native.core:
         *geometry, _, count_include_pad, divisor = ctx.arguments
         return (reference.avg_pool(ddx, _axes(ddx.shape[2:], ctx.output, *geometry), count_include_pad, divisor),)
 
-    def _positions(offset: Tensor, input: Any, size: Any, stride: Any, dilation: Any, before: Any, channels_last: Any) -> Tensor:
-        """The positions in their planes of the taps that are numbered by offset: ``striate::offset_to_index`` in torch's operators."""
+    def _positions(
+        offset: Tensor, input: Any, size: Any, stride: Any, dilation: Any, before: Any, channels_last: Any
+    ) -> Tensor:
+        """The positions in their planes of the taps that are numbered by offset: ``striate::offset_to_index`` in
+        torch's operators.
+        """
         tap, index, pitch = offset.long(), torch.zeros((), dtype=torch.long), 1
         for k in reversed(range(len(size))):
             along = torch.arange(offset.shape[2 + k]).view(-1, *[1] * (len(size) - 1 - k))
@@ -285,16 +368,28 @@ if native.core:
         picked = x.flatten(2).gather(2, index.flatten(2).clamp(min=0)).view(index.shape)
         return picked.masked_fill(index < 0, 0)
 
-    max_pool_offset = differentiable(_ops.max_pool_offset.default, _max_offset_setup, _max_offset_backward, _max_offset_formula)
-    max_pool_index = differentiable(_ops.max_pool_index.default, _max_index_setup, _max_index_backward, _max_index_formula)
+    max_pool_offset = differentiable(
+        _ops.max_pool_offset.default, _max_offset_setup, _max_offset_backward, _max_offset_formula
+    )
+    max_pool_index = differentiable(
+        _ops.max_pool_index.default, _max_index_setup, _max_index_backward, _max_index_formula
+    )
     avg_pool_native = differentiable(_ops.avg_pool.default, _avg_setup, _avg_backward, _avg_formula)
     max_pool_offset_backward = differentiable(
-        _ops.max_pool_offset_backward.default, _max_offset_backward_setup, _max_offset_double_backward, _max_offset_double_backward
+        _ops.max_pool_offset_backward.default,
+        _max_offset_backward_setup,
+        _max_offset_double_backward,
+        _max_offset_double_backward,
     )
     max_pool_index_backward = differentiable(
-        _ops.max_pool_index_backward.default, _max_index_backward_setup, _max_index_double_backward, _max_index_double_backward
+        _ops.max_pool_index_backward.default,
+        _max_index_backward_setup,
+        _max_index_double_backward,
+        _max_index_double_backward,
     )
-    avg_pool_backward = differentiable(_ops.avg_pool_backward.default, _avg_backward_setup, _avg_double_backward, _avg_double_formula)
+    avg_pool_backward = differentiable(
+        _ops.avg_pool_backward.default, _avg_backward_setup, _avg_double_backward, _avg_double_formula
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- methods
@@ -305,11 +400,16 @@ def _batched(x: Tensor, plan: Plan) -> Tensor:
 
 
 def _gives_channels_last(x: Tensor, plan: Plan, mean_or_adaptive: bool) -> bool:
-    """Whether torch's result is channels_last. Its operators differ: of one axis those for means and adaptive windows know that order, of
-    three axes all but those; and without a batch axis those of one and two axes do not."""
+    """Whether torch's result is channels_last. Its operators differ: of one axis those for means and adaptive windows
+    know that order, of three axes all but those; and without a batch axis those of one and two axes do not.
+    """
     dims = len(plan.input)
     if dims == 3 and x.dim() == 4:
-        return not mean_or_adaptive and not x.is_contiguous() and x.unsqueeze(0).is_contiguous(memory_format=torch.channels_last_3d)
+        return (
+            not mean_or_adaptive
+            and not x.is_contiguous()
+            and x.unsqueeze(0).is_contiguous(memory_format=torch.channels_last_3d)
+        )
     if dims == 3:
         return not mean_or_adaptive and is_channels_last(x)
     if x.dim() == dims + 1 or (dims == 1 and not mean_or_adaptive):
@@ -347,7 +447,15 @@ def _native_avg(closed: Any, x: Tensor, plan: Plan, count_include_pad: bool, div
     batch = _batched(x, plan)
     channels_last = _gives_channels_last(x, plan, True)
     y = avg_pool_native(
-        batch, plan.output, plan.size, plan.stride, plan.before, plan.after, channels_last, count_include_pad, divisor_override
+        batch,
+        plan.output,
+        plan.size,
+        plan.stride,
+        plan.before,
+        plan.after,
+        channels_last,
+        count_include_pad,
+        divisor_override,
     )
     return y if batch is x else owned(Tensor.squeeze, y, 0)
 
@@ -360,7 +468,9 @@ def _torch_refusal(closed: Any, x: Tensor, plan: Plan, *rest: Any) -> str | None
     return None
 
 
-def _torch_avg_refusal(closed: Any, x: Tensor, plan: Plan, count_include_pad: bool, divisor_override: int | None) -> str | None:
+def _torch_avg_refusal(
+    closed: Any, x: Tensor, plan: Plan, count_include_pad: bool, divisor_override: int | None
+) -> str | None:
     if len(plan.input) == 1 and divisor_override is not None:
         return "torch's avg_pool1d takes no divisor_override"
     return _torch_refusal(closed, x, plan)
@@ -381,7 +491,9 @@ _TORCH_ADAPTIVE_AVG: dict[int, Any] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_a
 
 def _ceil_mode(plan: Plan) -> bool:
     return any(
-        a.output != output_size(a.input, a.size, a.stride, a.dilation, a.before, a.after) for a in plan.window if isinstance(a, Axis)
+        a.output != output_size(a.input, a.size, a.stride, a.dilation, a.before, a.after)
+        for a in plan.window
+        if isinstance(a, Axis)
     )
 
 
@@ -390,7 +502,9 @@ def _torch_max(closed: Any, x: Tensor, plan: Plan, indices: bool) -> tuple[Tenso
     if plan.adaptive:
         got = _TORCH_ADAPTIVE_MAX[dims](x, plan.output, return_indices=indices)
     else:
-        got = _TORCH_MAX[dims](x, plan.size, plan.stride, plan.before, plan.dilation, _ceil_mode(plan), return_indices=indices)
+        got = _TORCH_MAX[dims](
+            x, plan.size, plan.stride, plan.before, plan.dilation, _ceil_mode(plan), return_indices=indices
+        )
     return got if indices else (got, None)
 
 
@@ -400,7 +514,9 @@ def _torch_avg(closed: Any, x: Tensor, plan: Plan, count_include_pad: bool, divi
         return _TORCH_ADAPTIVE_AVG[dims](x, plan.output)
     if dims == 1:
         return _TORCH_AVG[dims](x, plan.size, plan.stride, plan.before, _ceil_mode(plan), count_include_pad)
-    return _TORCH_AVG[dims](x, plan.size, plan.stride, plan.before, _ceil_mode(plan), count_include_pad, divisor_override)
+    return _TORCH_AVG[dims](
+        x, plan.size, plan.stride, plan.before, _ceil_mode(plan), count_include_pad, divisor_override
+    )
 
 
 def _reference_max(closed: Any, x: Tensor, plan: Plan, indices: bool) -> tuple[Tensor, Tensor | None]:
@@ -416,8 +532,12 @@ def _reference_avg(closed: Any, x: Tensor, plan: Plan, count_include_pad: bool, 
     return y if batch is x else owned(Tensor.squeeze, y, 0)
 
 
-def _padded_same(x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, dims: int, fill: float) -> tuple[Any, Any]:
-    """Where sizes are no numbers: x with the padding around it that a word means, and the padding that is left to torch's operator."""
+def _padded_same(
+    x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, dims: int, fill: float
+) -> tuple[Any, Any]:
+    """Where sizes are no numbers: x with the padding around it that a word means, and the padding that is left to
+    torch's operator.
+    """
     if padding != "same":
         return x, 0 if padding == "valid" else padding
     each = [v if isinstance(v, list | tuple) else (v,) * dims for v in (kernel_size, stride or kernel_size, dilation)]
@@ -425,9 +545,17 @@ def _padded_same(x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: 
 
 
 def _avg_as_it_came(
-    x: Any, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool, count_include_pad: bool, divisor_override: Any, dims: int
+    x: Any,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: Any,
+    dims: int,
 ) -> Any:
-    if padding == "same" and not count_include_pad and divisor_override is None:  # what is padded by hand counts as inside
+    # what is padded by hand counts as inside
+    if padding == "same" and not count_include_pad and divisor_override is None:
         total = _avg_as_it_came(x, kernel_size, stride, padding, ceil_mode, True, None, dims)
         return total / _avg_as_it_came(torch.ones_like(x), kernel_size, stride, padding, ceil_mode, True, None, dims)
     x, padding = _padded_same(x, kernel_size, stride, padding, 1, dims, 0.0)
@@ -499,8 +627,8 @@ def avg_pool(
 ) -> Tensor:
     """Mean over each window: ``y[o] = (sum over t of x[o·stride + t - before]) / divisor``.
 
-    The divisor is ``divisor_override``, or the taps inside input and padding, or (``count_include_pad=False``) inside the
-    input alone. x: (N, C, *axes) or (C, *axes) of ``dims`` axes.
+    The divisor is ``divisor_override``, or the taps inside input and padding, or (``count_include_pad=False``) inside
+    the input alone. x: (N, C, *axes) or (C, *axes) of ``dims`` axes.
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no window can have.
 
@@ -516,18 +644,32 @@ def avg_pool(
         if not is_int(divisor_override):
             expects = "divisor_override to be an integer or None"
             raise ArgumentTypeError(
-                build(where, expects, repr(divisor_override), do="Leave it out to divide by the window's taps.", x=tuple(x.shape))
+                build(
+                    where,
+                    expects,
+                    repr(divisor_override),
+                    do="Leave it out to divide by the window's taps.",
+                    x=tuple(x.shape),
+                )
             )
         if not 0 < abs(divisor_override) <= LARGEST:
             expects = "divisor_override other than 0 and within 2^62"
             raise ArgumentError(
-                build(where, expects, divisor_override, do="Leave it out to divide by the window's taps.", x=tuple(x.shape))
+                build(
+                    where,
+                    expects,
+                    divisor_override,
+                    do="Leave it out to divide by the window's taps.",
+                    x=tuple(x.shape),
+                )
             )
     arguments = (closed, x, plan, bool(count_include_pad), divisor_override)
     return choose(AVG_METHODS, *arguments)(*arguments)
 
 
-def adaptive_max_pool(x: Tensor, output_size: Any, return_indices: bool = False, *, dims: int, where: str = "adaptive_max_pool") -> Any:
+def adaptive_max_pool(
+    x: Tensor, output_size: Any, return_indices: bool = False, *, dims: int, where: str = "adaptive_max_pool"
+) -> Any:
     """Maximum over windows that cover the input evenly: output o looks at ``[⌊o·I/O⌋, ⌈(o+1)·I/O⌉)``.
 
     >>> adaptive_max_pool(torch.tensor([[[1.0, 3.0, 2.0, 5.0, 4.0]]]), 2, dims=1)

@@ -25,7 +25,8 @@ def is_strict() -> bool:
 
 
 def set_precision(mode: str) -> None:
-    """The precision of the whole process: of every thread, wherever no ``with`` block of :class:`precision` says another.
+    """The precision of the whole process: of every thread, wherever no ``with`` block of :class:`precision` says
+    another.
 
     mode: ``"strict"`` or ``"fast"``, as there.
 
@@ -41,19 +42,23 @@ def set_precision(mode: str) -> None:
 
 
 class precision(Block[str]):  # noqa: N801  used as a function, and after `with`
-    """``with precision("strict"):``, convolutions are summed as they are written; in ``with precision("fast"):``, as at first, 3×3 and 5×5
-    convolutions of stride 1 may be computed by minimal filtering (Winograd), where that was measured to be faster.
+    """``with precision("strict"):``, convolutions are summed as they are written; in ``with precision("fast"):``, as at
+    first, 3×3 and 5×5 convolutions of stride 1 may be computed by minimal filtering (Winograd), where that was measured
+    to be faster.
 
     Fast: the root mean square of the error is at most 1e-5 of the output's for inputs and weights as networks have them
-    (docs/kernels/winograd.md has it by tile and channels; sums as they are written reach about 2e-7). Strict takes up to twice as long.
+    (docs/kernels/winograd.md has it by tile and channels; sums as they are written reach about 2e-7). Strict takes up
+    to twice as long.
 
-    The block holds for its own context, which is the thread or the asyncio task that entered it, and for the gradients of what was
-    computed in it, whenever and wherever they are computed. A thread started inside has the process's precision (:func:`set_precision`),
-    unless it runs in a copy of this context (:func:`contextvars.copy_context`). What ``torch.compile`` compiles keeps the precision that
-    held while it was compiled. What a checkpoint computes again in backward has the precision that holds there: give it a ``context_fn``.
-    One object may be entered any number of times. It is a decorator too.
+    The block holds for its own context, which is the thread or the asyncio task that entered it, and for the gradients
+    of what was computed in it, whenever and wherever they are computed. A thread started inside has the process's
+    precision (:func:`set_precision`), unless it runs in a copy of this context (:func:`contextvars.copy_context`). What
+    ``torch.compile`` compiles keeps the precision that held while it was compiled. What a checkpoint computes again in
+    backward has the precision that holds there: give it a ``context_fn``. One object may be entered any number of
+    times. It is a decorator too.
 
-    Raises ArgumentError for another word, ArgumentTypeError as a decorator of what runs after its call returns: a generator or a coroutine.
+    Raises ArgumentError for another word, ArgumentTypeError as a decorator of what runs after its call returns: a
+    generator or a coroutine.
 
     >>> import striate
     >>> with striate.precision("strict"):
@@ -86,7 +91,9 @@ class precision(Block[str]):  # noqa: N801  used as a function, and after `with`
         if self._made is not None and not sys.is_finalizing() and self._made == _place():
             set_precision(self.value)
             told = f"striate.precision({self.value!r}) without `with` has set the precision of the whole process: "
-            warnings.warn(f"{told}call striate.set_precision({self.value!r}) for that.", DeprecationWarning, stacklevel=2)
+            warnings.warn(
+                f"{told}call striate.set_precision({self.value!r}) for that.", DeprecationWarning, stacklevel=2
+            )
 
     def __repr__(self) -> str:
         return f"<precision({self.value!r}), for a with block; set_precision({self.value!r}) is for the whole process>"

@@ -1,12 +1,13 @@
-"""A setting of the process that a ``with`` block changes for its own context alone: for one thread, for one asyncio task.
+"""A setting of the process that a ``with`` block changes for its own context alone: for one thread, for one asyncio
+task.
 
-Its value is that of the last block that this context entered and has not left; outside of blocks, the process's. A block is kept as what it
-is, not as a token that puts back what was before it: so blocks may be left in another order than they were entered, as those of
-generators are, and each takes away itself alone.
+Its value is that of the last block that this context entered and has not left; outside of blocks, the process's. A
+block is kept as what it is, not as a token that puts back what was before it: so blocks may be left in another order
+than they were entered, as those of generators are, and each takes away itself alone.
 
-Compiled code reads and sets no ContextVar, since ``torch.compile`` knows none. It takes for a constant what its context has while it is
-compiled. The blocks that it enters itself lie in a plain object, one a thread, whose changes ``torch.compile`` follows; it checks them
-before it runs the same code again.
+Compiled code reads and sets no ContextVar, since ``torch.compile`` knows none. It takes for a constant what its context
+has while it is compiled. The blocks that it enters itself lie in a plain object, one a thread, whose changes
+``torch.compile`` follows; it checks them before it runs the same code again.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ class _Compiled(threading.local):
 
 
 class Block(Generic[T]):
-    """A value of a setting, for ``with`` and as a decorator. It may be entered again, inside itself, by many threads: it keeps nothing."""
+    """A value of a setting, for ``with`` and as a decorator. It may be entered again, inside itself, by many threads:
+    it keeps nothing.
+    """
 
     setting: ClassVar[Setting[Any]]
 
@@ -95,12 +98,16 @@ class Block(Generic[T]):
             code.blocks = left
             return
         left = _without(entered.get(), self)
-        if left is not None:  # else another context entered it, as with a generator that another thread closes: nothing holds here
+        # else another context entered it, as with a generator that another thread closes: nothing holds here
+        if left is not None:
             entered.set(left)
 
     def __call__(self, function: Function) -> Function:
         """Decorates a function: each call is a block."""
-        if any(test(function) for test in (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)):
+        if any(
+            test(function)
+            for test in (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+        ):
             got, do = f"{function.__qualname__}, which runs after its call returns", "Write `with` inside it."
             raise ArgumentTypeError(build(f"@{type(self).__name__}", "a function", got, do=do))
         made, value = type(self), self.value

@@ -1,6 +1,7 @@
 """Batch norm with statistics measured elsewhere too: by other processes, or from other parts of the batch.
 
-Forward is given the statistics of all of it. Backward needs ``mean(γ·g)`` and ``mean(γ·g·x̂)`` of all of it as well, and has the
+Forward is given the statistics of all of it. Backward needs ``mean(γ·g)`` and ``mean(γ·g·x̂)`` of all of it as well,
+and has the
 sums of its own part: whoever calls says how those become means.
 """
 
@@ -37,18 +38,37 @@ def measure(x: Tensor) -> Moments:
     if not gate.is_open(x):
         return Moments.of(x.detach(), (0, *range(2, x.dim())))
     count = x.numel() // channels
-    mean, variance = torch.ops.striate.norm_measure.default(x.detach(), 1, channels, norm.CHANNELS, is_channels_last(x), True)
+    mean, variance = torch.ops.striate.norm_measure.default(
+        x.detach(), 1, channels, norm.CHANNELS, is_channels_last(x), True
+    )
     return Moments(count, mean, variance * count)
 
 
 class _NormalizeWith(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, residual: Any, weight: Any, bias: Any, mean: Tensor, variance: Tensor, means: Any, rest: Any
+        ctx: Any,
+        x: Tensor,
+        residual: Any,
+        weight: Any,
+        bias: Any,
+        mean: Tensor,
+        variance: Tensor,
+        means: Any,
+        rest: Any,
     ) -> Tensor:
         eps, activation, slope = rest
         if gate.is_open(x, residual, weight, bias):
-            geometry = (1, x.shape[1], norm.CHANNELS, is_channels_last(x), True, eps, norm.ACTIVATIONS[activation], slope)
+            geometry = (
+                1,
+                x.shape[1],
+                norm.CHANNELS,
+                is_channels_last(x),
+                True,
+                eps,
+                norm.ACTIVATIONS[activation],
+                slope,
+            )
             y, statistics = torch.ops.striate.norm.default(x, residual, weight, bias, mean, variance, *geometry)
         else:
             statistics = torch.stack([mean, variance])
@@ -66,7 +86,9 @@ class _NormalizeWith(torch.autograd.Function):
         return *gradients(ctx, dy, x, residual, weight, bias, statistics), None, None, None, None
 
 
-def _backward(ctx: Any, dy: Tensor, x: Tensor, residual: Any, weight: Any, bias: Any, statistics: Tensor) -> list[Tensor | None]:
+def _backward(
+    ctx: Any, dy: Tensor, x: Tensor, residual: Any, weight: Any, bias: Any, statistics: Tensor
+) -> list[Tensor | None]:
     needs, ops = ctx.needs_input_grad, torch.ops.striate
     eps, activation, slope = ctx.rest
     last, following = is_channels_last(x), (eps, norm.ACTIVATIONS[activation], slope)
@@ -84,7 +106,9 @@ def _backward(ctx: Any, dy: Tensor, x: Tensor, residual: Any, weight: Any, bias:
     return [g if need else None for g, need in zip(given, needs, strict=False)]
 
 
-def _backward_formula(ctx: Any, dy: Tensor, x: Tensor, residual: Any, weight: Any, bias: Any, statistics: Tensor) -> list[Tensor | None]:
+def _backward_formula(
+    ctx: Any, dy: Tensor, x: Tensor, residual: Any, weight: Any, bias: Any, statistics: Tensor
+) -> list[Tensor | None]:
     eps, activation, slope = ctx.rest
     x_hat, z = _affine(x, residual, weight, bias, statistics, eps)
     g = dy.to(z.dtype)
@@ -99,11 +123,14 @@ def _backward_formula(ctx: Any, dy: Tensor, x: Tensor, residual: Any, weight: An
     dx = (g * _along(scale, z) - first - x_hat * second) * _along((statistics[1] + eps).rsqrt(), z)
     given = (dx, g, sums[1], sums[0])
     likes = (x, x if residual is None else residual, x if weight is None else weight, x if bias is None else bias)
-    return [t.to(like.dtype) if need else None for t, like, need in zip(given, likes, ctx.needs_input_grad, strict=False)]
+    return [
+        t.to(like.dtype) if need else None for t, like, need in zip(given, likes, ctx.needs_input_grad, strict=False)
+    ]
 
 
 def _affine(x: Tensor, residual: Any, weight: Any, bias: Any, statistics: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """x̂, and what is activated, by torch's operators; of half precision in float32, as torch's batch norm computes it."""
+    """x̂, and what is activated, by torch's operators; of half precision in float32, as torch's batch norm computes it.
+    """
     wide = x if x.dtype is torch.float64 else x.float()
     mean, scale = statistics[0], (statistics[1] + eps).rsqrt()
     x_hat = (wide - _along(mean, wide)) * _along(scale, wide)
@@ -162,7 +189,8 @@ def step(running_mean: Any, running_var: Any, moments: Moments, momentum: float)
 
 
 def check_plain(where: str, *tensors: Tensor | None) -> None:
-    """Raises ArgumentError under a function transform or tracer: it would record one part's statistics for all that come.
+    """Raises ArgumentError under a function transform or tracer: it would record one part's statistics for all that
+    come.
 
     >>> check_plain("here", torch.ones(1))
     """
@@ -188,10 +216,12 @@ def synchronized_batch_norm(
     slope: float = 0.01,
     where: str = "SyncBatchNorm",
 ) -> Tensor:
-    """Training batch norm over all processes of a group: each measures its part, all merge all parts in the order of the ranks.
+    """Training batch norm over all processes of a group: each measures its part, all merge all parts in the order of
+    the ranks.
 
-    Parts may differ in size, and be empty. Every process must call it, and backward, equally often. Raises ArgumentError
-    within function transforms and tracers, ShapeError where all parts together have one value per channel.
+    Parts may differ in size, and be empty. Every process must call it, and backward, equally often. Raises
+    ArgumentError within function transforms and tracers, ShapeError where all parts together have one value per
+    channel.
     """
     given = (x, running_mean, running_var, weight, bias, True, momentum, eps, residual, activation, where)
     momentum, eps = norm.check_channel_arguments(*given)
@@ -211,7 +241,11 @@ def synchronized_batch_norm(
         total = total.merge(Moments(int(part[0]), part[1 : channels + 1], part[channels + 1 :]))
     if total.count == 1:
         do = "Use larger batches or .eval()."
-        raise ShapeError(build(where, "more than one value per channel to measure, all processes together", 1, do=do, x=tuple(x.shape)))
+        raise ShapeError(
+            build(
+                where, "more than one value per channel to measure, all processes together", 1, do=do, x=tuple(x.shape)
+            )
+        )
     if total.count == 0:  # no values, but a graph: backward is called on every rank
         shape = [1, -1] + [1] * (x.dim() - 2)
         y = x if weight is None else x * weight.view(shape)

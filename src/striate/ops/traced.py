@@ -1,4 +1,5 @@
-"""What torch's tools ask of our operators where they meet them, in compiled code: a rule for vmap, and how many FLOPs they are.
+"""What torch's tools ask of our operators where they meet them, in compiled code: a rule for vmap, and how many FLOPs
+they are.
 
 Their fake kernels and gradients stand with the operators' families.
 """

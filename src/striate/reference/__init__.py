@@ -1,7 +1,8 @@
 """Every operation as its textbook formula, forward and backward, in a few lines of plain torch.
 
-This is what a reader learns from, what the tests trust, and what double backward differentiates: autograd goes through every
-function here, the backward ones included. Nothing here is fast; the kernels are, and they are measured against this.
+This is what a reader learns from, what the tests trust, and what double backward differentiates: autograd goes through
+every function here, the backward ones included. Nothing here is fast; the kernels are, and they are measured against
+this.
 
 >>> import torch
 >>> from striate.reference import conv

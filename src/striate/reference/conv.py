@@ -1,9 +1,10 @@
 r"""Convolution: a weighted sum of what the window sees.
 
-:func:`windows` gathers, for every output and tap, the input there; :func:`windows_backward` is its adjoint. Pooling and locally
-connected layers reduce the same gathered tensor in other ways.
+:func:`windows` gathers, for every output and tap, the input there; :func:`windows_backward` is its adjoint. Pooling and
+locally connected layers reduce the same gathered tensor in other ways.
 
-Formulas write o for a position in the output, t for a tap, and i(o, t) = o·stride + t·dilation - before, one of each an axis.
+Formulas write o for a position in the output, t for a tap, and i(o, t) = o·stride + t·dilation - before, one of each an
+axis.
 """
 
 from __future__ import annotations
@@ -16,18 +17,31 @@ from torch import Tensor
 from striate.errors import ArgumentError, build
 from striate.window import AdaptiveAxis, Axis, Window, output_size, same_padding
 
-__all__ = ["Axes", "conv", "conv_backward", "conv_forward", "conv_input", "conv_weight", "window", "windows", "windows_backward"]
+__all__ = [
+    "Axes",
+    "conv",
+    "conv_backward",
+    "conv_forward",
+    "conv_input",
+    "conv_weight",
+    "window",
+    "windows",
+    "windows_backward",
+]
 
 Axes = Window | Sequence[Axis | AdaptiveAxis]
 Sizes = int | Sequence[int]
 
 
-def window(input: Sequence[int], size: Sequence[int], stride: Sizes = 1, padding: Sizes | str = 0, dilation: Sizes = 1) -> Window:
+def window(
+    input: Sequence[int], size: Sequence[int], stride: Sizes = 1, padding: Sizes | str = 0, dilation: Sizes = 1
+) -> Window:
     """The window of a layer that is given by torch's arguments: one number for all axes, or one for each.
 
     .. math:: output = ⌊(input + before + after - dilation·(size - 1) - 1) / stride⌋ + 1
 
-    input: spatial sizes; padding: numbers, ``"valid"`` (none) or ``"same"`` (ceil(input / stride) outputs, an odd one behind).
+    input: spatial sizes; padding: numbers, ``"valid"`` (none) or ``"same"`` (ceil(input / stride) outputs, an odd one
+    behind).
 
     Raises: ArgumentError for any other word.
 
@@ -37,7 +51,9 @@ def window(input: Sequence[int], size: Sequence[int], stride: Sizes = 1, padding
     ((28, 28), (14,))
     """
     if isinstance(padding, str) and padding not in ("same", "valid"):
-        raise ArgumentError(build("conv", "a padding of 'same', 'valid' or whole numbers", repr(padding), do="Pass one of these."))
+        raise ArgumentError(
+            build("conv", "a padding of 'same', 'valid' or whole numbers", repr(padding), do="Pass one of these.")
+        )
     axes = []
     for d, (i, k) in enumerate(zip(input, size, strict=True)):
         s, dil = (v if isinstance(v, int) else v[d] for v in (stride, dilation))
@@ -51,10 +67,13 @@ def window(input: Sequence[int], size: Sequence[int], stride: Sizes = 1, padding
 
 def _sources(axis: Axis | AdaptiveAxis, mode: str, device: torch.device) -> tuple[Tensor, Tensor]:
     """For every output and tap, the input position read and whether there is one: two tensors (output, taps)."""
-    if isinstance(axis, AdaptiveAxis):  # its windows differ in length: fill the short ones up with taps that see nothing
+    # its windows differ in length: fill the short ones up with taps that see nothing
+    if isinstance(axis, AdaptiveAxis):
         rows = [axis.taps(o) for o in range(axis.output)]
         longest = max(map(len, rows), default=1)
-        at = torch.tensor([row + [-1] * (longest - len(row)) for row in rows], dtype=torch.long, device=device).reshape(-1, longest)
+        at = torch.tensor([row + [-1] * (longest - len(row)) for row in rows], dtype=torch.long, device=device).reshape(
+            -1, longest
+        )
     else:
         o, t = torch.arange(axis.output, device=device), torch.arange(axis.size, device=device)
         at = o[:, None] * axis.stride + t * axis.dilation - axis.before
@@ -69,7 +88,9 @@ def _sources(axis: Axis | AdaptiveAxis, mode: str, device: torch.device) -> tupl
     elif mode == "reflect":
         if not bool(((at >= -last) & (at <= 2 * last)).all()):
             fix = "Pad less, or use padding_mode='replicate'."
-            raise ArgumentError(build("conv", f"a reflected padding of at most {last}, the input's size less one", axis, do=fix))
+            raise ArgumentError(
+                build("conv", f"a reflected padding of at most {last}, the input's size less one", axis, do=fix)
+            )
         at = last - (last - at.abs()).abs()
     else:
         fix = "Use 'zeros', 'reflect', 'replicate' or 'circular'."
@@ -82,8 +103,9 @@ def windows(x: Tensor, axes: Axes, fill: float = 0, mode: str = "zeros") -> Tens
 
     .. math:: seen[n, c, o, t] = x[n, c, i(o, t)]
 
-    x: (N, C, *input); axes: a Window or its axes, adaptive ones too, one for each of the last axes of x; mode: what stands in the
-    padding, ``fill`` for ``"zeros"``, else the input itself by ``"reflect"``, ``"replicate"`` or ``"circular"``.
+    x: (N, C, *input); axes: a Window or its axes, adaptive ones too, one for each of the last axes of x; mode: what
+    stands in the padding, ``fill`` for ``"zeros"``, else the input itself by ``"reflect"``, ``"replicate"`` or
+    ``"circular"``.
     Result: (N, C, *output, *taps); the taps of adaptive windows that are shorter than the longest are ``fill``.
 
     Raises: ArgumentError for another mode, and where a reflection does not fit into the input.
@@ -128,7 +150,8 @@ def windows_backward(dseen: Tensor, axes: Axes, mode: str = "zeros") -> Tensor:
     for dim, axis in enumerate(axes, lead):  # (output, tap) pairs fold into inputs, one axis after the other
         at, inside = _sources(axis, mode, dx.device)
         dx = dx.masked_fill(~inside.reshape(*at.shape, *[1] * (dx.ndim - dim - 2)), 0)
-        dx = dx.reshape(*dx.shape[:dim], at.numel(), *dx.shape[dim + 2 :])  # flatten has no rule where gradients come batched
+        # flatten has no rule where gradients come batched
+        dx = dx.reshape(*dx.shape[:dim], at.numel(), *dx.shape[dim + 2 :])
         zeros = dx.new_zeros(*dx.shape[:dim], axis.input, *dx.shape[dim + 1 :])
         dx = zeros.index_add(dim, at.flatten(), dx)
     return dx
@@ -153,7 +176,8 @@ def conv_forward(x: Tensor, weight: Tensor, axes: Window, groups: int = 1, mode:
 
 
 def conv_input(dy: Tensor, weight: Tensor, axes: Window, groups: int = 1, mode: str = "zeros") -> Tensor:
-    r"""The input gradient, which is the transposed convolution: dx[n, c, i] = Σ_{(o, t): i(o, t) = i} Σ_k dy[n, k, o] · w[k, c, t].
+    r"""The input gradient, which is the transposed convolution: dx[n, c, i] = Σ_{(o, t): i(o, t) = i} Σ_k dy[n, k, o] ·
+    w[k, c, t].
 
     A full convolution of dy with the kernel turned by 180°. dy: (N, C_out, *output). Result: (N, C, *input).
 
@@ -196,7 +220,8 @@ def conv(
     With groups, output channel k sums over the C/G channels c of its own group.
 
     x: (N, C, *input); weight: (C_out, C/groups, *taps); bias: (C_out,). Result: (N, C_out, *output).
-    padding: numbers, ``"same"`` or ``"valid"``; padding_mode: ``"zeros"``, ``"reflect"``, ``"replicate"`` or ``"circular"``.
+    padding: numbers, ``"same"`` or ``"valid"``; padding_mode: ``"zeros"``, ``"reflect"``, ``"replicate"`` or
+    ``"circular"``.
 
     Raises: ArgumentError for another padding or padding_mode; RuntimeError where shapes do not fit.
 
@@ -229,7 +254,8 @@ def conv_backward(
         dw[k, c, t] = Σ_n Σ_o dy[n, k, o] · x[n, c, i(o, t)], \quad
         db[k] = Σ_n Σ_o dy[n, k, o]
 
-    dx is a full convolution of dy with the kernel turned by 180°; dw correlates x with dy. Complex factors are conjugated.
+    dx is a full convolution of dy with the kernel turned by 180°; dw correlates x with dy. Complex factors are
+    conjugated.
 
     dy: (N, C_out, *output); the rest as for ``conv``. Result: shapes of x, weight and bias.
 

@@ -1,7 +1,8 @@
 r"""Locally connected layers: a convolution whose every output position has weights of its own.
 
-Formulas write o for a position in the output, t for a tap, and i(o, t) = o·stride + t·dilation - before, one of each an axis.
-Each position is a product of matrices, and all of them one ``bmm``: of einsum, batches of gradients (``is_grads_batched``) have no rule.
+Formulas write o for a position in the output, t for a tap, and i(o, t) = o·stride + t·dilation - before, one of each an
+axis. Each position is a product of matrices, and all of them one ``bmm``: of einsum, batches of gradients
+(``is_grads_batched``) have no rule.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from striate.window import Window
 __all__ = ["local", "local_backward"]
 
 
-def _seen(x: Tensor, weight: Tensor, stride: Sizes, padding: Sizes | str, dilation: Sizes) -> tuple[Window, Tensor, Tensor]:
+def _seen(
+    x: Tensor, weight: Tensor, stride: Sizes, padding: Sizes | str, dilation: Sizes
+) -> tuple[Window, Tensor, Tensor]:
     """The window; what is seen, (N, C, positions, taps); the weight, (C_out, C, positions, taps)."""
     axes = window(x.shape[2:], weight.shape[x.ndim :], stride, padding, dilation)
     return axes, _paired(windows(x, axes), x.ndim), _paired(weight, x.ndim)
@@ -56,7 +59,8 @@ def local(
 
     Raises: ArgumentError for another padding; RuntimeError where shapes do not fit.
 
-    Source: Gregor, LeCun, *Emergence of complex-like cells in a temporal product network with local receptive fields*, 2010.
+    Source: Gregor, LeCun, *Emergence of complex-like cells in a temporal product network with local receptive fields*,
+    2010.
 
     >>> own = torch.tensor([[[[1, 1], [1, -1], [0, 10]]]])
     >>> local(torch.tensor([[[1, 2, 3, 4]]]), own)
@@ -82,7 +86,8 @@ def local_backward(
         dw[k, c, o, t] = Σ_n dy[n, k, o] · x[n, c, i(o, t)], \quad
         db[k, o] = Σ_n dy[n, k, o]
 
-    dy: (N, C_out, *output); the rest as for ``local``. Result: shapes of x, weight and bias. Complex factors are conjugated.
+    dy: (N, C_out, *output); the rest as for ``local``. Result: shapes of x, weight and bias. Complex factors are
+    conjugated.
 
     Raises: as ``local`` does.
 

@@ -13,8 +13,8 @@ group       a group of channels of one sample              (C/G, H, W) per sampl
 rms         the last axis, with μ = 0                      (W) per sample, channel and row
 ==========  =============================================  ==================================
 
-σ² is the biased variance; with μ = 0 it is the mean square. Local response normalization stands apart: it divides each value by
-a power of the squares of its neighbouring channels. :func:`leaky` is what may follow a norm.
+σ² is the biased variance; with μ = 0 it is the mean square. Local response normalization stands apart: it divides each
+value by a power of the squares of its neighbouring channels. :func:`leaky` is what may follow a norm.
 
 Everything is computed in float64 and rounded once, to the type of what is returned.
 """
@@ -58,7 +58,13 @@ def _along(parameter: Tensor | None, x: Tensor, dims: Sequence[int], missing: fl
 
 
 def _standardize(
-    x: Tensor, dims: Sequence[int], eps: float, scaled: Sequence[int], mean: Tensor | None, variance: Tensor | None, centered: bool
+    x: Tensor,
+    dims: Sequence[int],
+    eps: float,
+    scaled: Sequence[int],
+    mean: Tensor | None,
+    variance: Tensor | None,
+    centered: bool,
 ) -> tuple[Tensor, Tensor]:
     """x̂ and 1/√(σ² + ε), with measured statistics or with given ones."""
     if mean is not None and variance is not None:
@@ -87,9 +93,10 @@ def normalize(
 
     .. math:: y = γ·x̂ + β, \quad x̂ = (x - μ) / \sqrt{σ² + ε}, \quad μ = \text{mean}(x), \quad σ² = \text{mean}((x - μ)²)
 
-    x: any shape; dims: the axes that are measured; scaled: the axes that gamma and beta run along (their shape is x's there);
-    mean, variance: given statistics that run along ``scaled``, instead of measured ones; centered: if not, μ is taken as 0, so that
-    σ² is mean(x²). Result: x's shape and type.
+    x: any shape; dims: the axes that are measured; scaled: the axes that gamma and beta run along (their shape is x's
+    there);
+    mean, variance: given statistics that run along ``scaled``, instead of measured ones; centered: if not, μ is taken
+    as 0, so that σ² is mean(x²). Result: x's shape and type.
 
     Raises: ArgumentError without an axis to measure; RuntimeError where shapes do not fit.
 
@@ -120,10 +127,11 @@ def normalize_backward(
         g = γ·dy, \quad dx = \frac{1}{\sqrt{σ² + ε}} (g - \text{mean}(g) - x̂·\text{mean}(g·x̂)), \quad
         dγ = Σ dy·x̂, \quad dβ = Σ dy
 
-    The means are over ``dims``, the sums over the axes outside ``scaled``. Given statistics are constants: dx = g/√(σ² + ε).
-    Not ``centered``, μ = 0 is a constant, and mean(g) falls away.
+    The means are over ``dims``, the sums over the axes outside ``scaled``. Given statistics are constants: dx = g/√(σ²
+    + ε). Not ``centered``, μ = 0 is a constant, and mean(g) falls away.
 
-    dy: x's shape; the rest as for ``normalize``. Result: dx of x's shape, dgamma and dbeta of x's shape along ``scaled``.
+    dy: x's shape; the rest as for ``normalize``. Result: dx of x's shape, dgamma and dbeta of x's shape along
+    ``scaled``.
 
     Raises: as ``normalize`` does.
 
@@ -230,14 +238,18 @@ def _layer_dims(x: Tensor, dims: Sequence[int] | None) -> tuple[int, ...]:
 
 
 def layer_norm(
-    x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None, eps: float = 1e-5, dims: Sequence[int] | None = None
+    x: Tensor,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    eps: float = 1e-5,
+    dims: Sequence[int] | None = None,
 ) -> Tensor:
     r"""Layer normalization: each sample is measured over all its channels and positions, or over the axes given.
 
     .. math:: y = γ·(x - μ_n) / \sqrt{σ²_n + ε} + β
 
-    dims: the axes measured and scaled, all but the first unless given; torch's ``normalized_shape`` is the last ones, and
-    ``dims=(1,)`` measures all channels at one position (ConvNeXt).
+    dims: the axes measured and scaled, all but the first unless given; torch's ``normalized_shape`` is the last ones,
+    and ``dims=(1,)`` measures all channels at one position (ConvNeXt).
 
     x: any shape; gamma, beta: x's shape along dims. Result: x's shape.
 
@@ -274,7 +286,9 @@ def layer_norm_backward(
     return normalize_backward(dy, x, dims, gamma, eps, dims)
 
 
-def group_norm(x: Tensor, groups: int, gamma: Tensor | None = None, beta: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+def group_norm(
+    x: Tensor, groups: int, gamma: Tensor | None = None, beta: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
     r"""Group normalization: each group of neighbouring channels of a sample is measured.
 
     .. math:: y = γ_c·(x - μ_{ng}) / \sqrt{σ²_{ng} + ε} + β_c
@@ -334,7 +348,9 @@ def instance_norm(x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = 
     return group_norm(x, x.shape[1], gamma, beta, eps)
 
 
-def instance_norm_backward(dy: Tensor, x: Tensor, gamma: Tensor | None = None, eps: float = 1e-5) -> tuple[Tensor, Tensor, Tensor]:
+def instance_norm_backward(
+    dy: Tensor, x: Tensor, gamma: Tensor | None = None, eps: float = 1e-5
+) -> tuple[Tensor, Tensor, Tensor]:
     r"""The gradients (dx, dgamma, dbeta) of :func:`instance_norm`.
 
     .. math:: dx = \frac{γ}{\sqrt{σ² + ε}} (dy - \text{mean}(dy) - x̂·\text{mean}(dy·x̂)), \quad dγ = Σ dy·x̂, \quad dβ = Σ dy
@@ -361,8 +377,8 @@ def rms_norm(x: Tensor, gamma: Tensor | None = None, eps: float = 1e-5, dims: Se
 
     .. math:: y = γ·x / \sqrt{\text{mean}(x²) + ε}
 
-    dims: the axes measured and scaled, the last unless given. torch's ``eps=None`` is float64's ``torch.finfo(...).eps``, or float32's
-    for every narrower type.
+    dims: the axes measured and scaled, the last unless given. torch's ``eps=None`` is float64's
+    ``torch.finfo(...).eps``, or float32's for every narrower type.
 
     x: any shape; gamma: x's shape along dims. Result: x's shape.
 
@@ -416,7 +432,8 @@ def local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float =
 
     .. math:: y_c = x_c / D_c^β, \quad D_c = k + \frac{α}{size} Σ_{j = c - ⌊size/2⌋}^{c + ⌊(size - 1)/2⌋} x_j²
 
-    The window ends at the first and the last channel, but α is always divided by ``size``, as in torch; the paper has α itself.
+    The window ends at the first and the last channel, but α is always divided by ``size``, as in torch; the paper has α
+    itself.
 
     x: (N, C, *input); size: at least 1. Result: x's shape.
 
@@ -430,8 +447,11 @@ def local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float =
     return (x / _denominator(x, size, alpha, k) ** beta).to(x.dtype)
 
 
-def local_response_norm_backward(dy: Tensor, x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
-    r"""The gradient of :func:`local_response_norm`: each channel's own, less what it took from those whose window holds it.
+def local_response_norm_backward(
+    dy: Tensor, x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Tensor:
+    r"""The gradient of :func:`local_response_norm`: each channel's own, less what it took from those whose window holds
+    it.
 
     .. math:: dx_i = dy_i·D_i^{-β} - \frac{2αβ}{size}·x_i Σ_{j: window(j) ∋ i} dy_j·x_j·D_j^{-β - 1}
 

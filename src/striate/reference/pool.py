@@ -1,7 +1,7 @@
 r"""Pooling: the maximum or the mean of what the window sees, each channel for itself.
 
-Every function takes a window, or a tuple of adaptive axes. Formulas write o for a position in the output, t for a tap, and i(o, t)
-for the input position that it sees.
+Every function takes a window, or a tuple of adaptive axes. Formulas write o for a position in the output, t for a tap,
+and i(o, t) for the input position that it sees.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ def max_pool(x: Tensor, window: Axes) -> tuple[Tensor, Tensor]:
 
     .. math:: y[n, c, o] = \max_t x[n, c, i(o, t)], \quad index[n, c, o] = i(o, \operatorname{argmax}_t)
 
-    Ties go to the first element, a NaN wins over every number, and of several NaNs the last one's place is kept, as torch does.
-    A window that sees no input gives -inf (an integer type's lowest value) and index -1.
+    Ties go to the first element, a NaN wins over every number, and of several NaNs the last one's place is kept, as
+    torch does. A window that sees no input gives -inf (an integer type's lowest value) and index -1.
 
     x: (N, C, *input). Result: y and index, (N, C, *output); index counts in the unpadded plane, row by row.
 
     Raises: RuntimeError where x and window do not fit.
 
-    Source: Scherer, Müller, Behnke, *Evaluation of pooling operations in convolutional architectures for object recognition*, 2010.
+    Source: Scherer, Müller, Behnke, *Evaluation of pooling operations in convolutional architectures for object
+    recognition*, 2010.
 
     >>> from striate.window import Axis, Window
     >>> x = torch.tensor([[[[1, 3, 2, 1], [4, 2, 1, 5], [2, 0, 3, 1], [1, 5, 2, 2]]]])
@@ -54,7 +55,8 @@ def max_pool(x: Tensor, window: Axes) -> tuple[Tensor, Tensor]:
     taps = seen.shape[-1]
     t = torch.arange(taps, device=x.device)
     best = (seen == seen.amax(-1, keepdim=True)) & (at >= 0)  # nowhere, if there is a NaN
-    winner = torch.where(seen.isnan(), t + 1, torch.where(best, taps - t, 0)).argmax(-1, keepdim=True)  # the last NaN, or the first best
+    # the last NaN, or the first best
+    winner = torch.where(seen.isnan(), t + 1, torch.where(best, taps - t, 0)).argmax(-1, keepdim=True)
     return seen.gather(-1, winner).squeeze(-1), at.expand(seen.shape).gather(-1, winner).squeeze(-1)
 
 
@@ -80,13 +82,17 @@ def _divisor(window: Axes, count_include_pad: bool, divisor_override: int | None
     """What every output's sum is divided by: the counts of the axes, multiplied; (*output)."""
     divisor = torch.ones((), dtype=torch.long)
     for a in window:
-        divisor = divisor[..., None] * torch.tensor([a.counted(o, count_include_pad) for o in range(a.output)], dtype=torch.long)
+        divisor = divisor[..., None] * torch.tensor(
+            [a.counted(o, count_include_pad) for o in range(a.output)], dtype=torch.long
+        )
     divisor = divisor.clamp(min=1) if divisor_override is None else torch.full_like(divisor, divisor_override)
     return divisor.to(like.device, like.dtype if like.is_floating_point() else None)  # a sum of nothing stays 0
 
 
 def _wide(x: Tensor) -> Tensor:
-    """x in the type that its numbers are summed in: at least float32, for a mean of float16 fits where its sum is infinite."""
+    """x in the type that its numbers are summed in: at least float32, for a mean of float16 fits where its sum is
+    infinite.
+    """
     return x.to(torch.promote_types(x.dtype, torch.float32)) if x.is_floating_point() else x
 
 
@@ -95,8 +101,8 @@ def avg_pool(x: Tensor, window: Axes, count_include_pad: bool = True, divisor_ov
 
     .. math:: y[n, c, o] = \frac{1}{count(o)} Σ_t x[n, c, i(o, t)]
 
-    count(o): the taps of the window, without those in the padding unless ``count_include_pad``, never those that ``ceil`` has
-    put behind it; or ``divisor_override``. Sums of float16 and bfloat16 are float32's, rounded once.
+    count(o): the taps of the window, without those in the padding unless ``count_include_pad``, never those that
+    ``ceil`` has put behind it; or ``divisor_override``. Sums of float16 and bfloat16 are float32's, rounded once.
 
     x: (N, C, *input). Result: (N, C, *output).
 
@@ -114,7 +120,9 @@ def avg_pool(x: Tensor, window: Axes, count_include_pad: bool = True, divisor_ov
     return y.to(x.dtype) if x.is_floating_point() else y
 
 
-def avg_pool_backward(dy: Tensor, window: Axes, count_include_pad: bool = True, divisor_override: int | None = None) -> Tensor:
+def avg_pool_backward(
+    dy: Tensor, window: Axes, count_include_pad: bool = True, divisor_override: int | None = None
+) -> Tensor:
     r"""The gradient of :func:`avg_pool`: each output's is shared out evenly over its window.
 
     .. math:: dx[n, c, i] = Σ_{(o, t): i(o, t) = i} dy[n, c, o] / count(o)
@@ -128,7 +136,10 @@ def avg_pool_backward(dy: Tensor, window: Axes, count_include_pad: bool = True, 
     [[[0.5, 0.5, 1.5, 1.5]]]
     """
     axes = tuple(window)
-    taps = [a.size if not isinstance(a, AdaptiveAxis) else max((len(a.taps(o)) for o in range(a.output)), default=1) for a in axes]
+    taps = [
+        a.size if not isinstance(a, AdaptiveAxis) else max((len(a.taps(o)) for o in range(a.output)), default=1)
+        for a in axes
+    ]
     wide = _wide(dy)
     shared = wide / _divisor(axes, count_include_pad, divisor_override, wide)
     dx = windows_backward(shared.reshape(*dy.shape, *[1] * len(taps)).expand(*dy.shape, *taps), axes)

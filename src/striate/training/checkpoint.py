@@ -1,6 +1,8 @@
-"""Checkpoints that are whole or refused: files of :mod:`striate.tensorfile`, with a model's state and whatever the caller adds.
+"""Checkpoints that are whole or refused: files of :mod:`striate.tensorfile`, with a model's state and whatever the
+caller adds.
 
-``save`` keeps the old file as ``<stem>.previous.safetensors``. ``load`` changes the model only once all has been found to fit.
+``save`` keeps the old file as ``<stem>.previous.safetensors``. ``load`` changes the model only once all has been found
+to fit.
 """
 
 from __future__ import annotations
@@ -32,11 +34,11 @@ def previous_path(path: str | os.PathLike[str]) -> Path:
 def save(model: nn.Module, path: str | os.PathLike[str], **metadata: Any) -> None:
     """Writes a model's state so that a crash at any moment leaves the old file or the new one, and never half of one.
 
-    path: its name ends in ``.safetensors``; metadata: anything JSON can say, for ``load`` to give back. The same state and
-    metadata give the same bytes. A checkpoint already there is kept as :func:`previous_path`, if it is sound.
+    path: its name ends in ``.safetensors``; metadata: anything JSON can say, for ``load`` to give back. The same state
+    and metadata give the same bytes. A checkpoint already there is kept as :func:`previous_path`, if it is sound.
 
-    Raises CheckpointError if the state holds something that is not a tensor of a plain dtype, the metadata is not JSON, or
-    the file cannot be written; what stood at ``path`` is then as it was.
+    Raises CheckpointError if the state holds something that is not a tensor of a plain dtype, the metadata is not JSON,
+    or the file cannot be written; what stood at ``path`` is then as it was.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -57,8 +59,9 @@ def save(model: nn.Module, path: str | os.PathLike[str], **metadata: Any) -> Non
 def load(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
     """Fills a model from a checkpoint, bit for bit, and returns the metadata saved with it.
 
-    Raises CheckpointError, and leaves the model as it was, if the file is missing, damaged in as little as one bit, not a
-    checkpoint of :func:`save`, or of another model. The message offers the previous checkpoint where that one would load.
+    Raises CheckpointError, and leaves the model as it was, if the file is missing, damaged in as little as one bit, not
+    a checkpoint of :func:`save`, or of another model. The message offers the previous checkpoint where that one would
+    load.
     """
     path = Path(path)
     try:
@@ -80,7 +83,9 @@ def metadata_of(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         return _read(Path(path), None)[1]
     except CheckpointError as error:
-        raise CheckpointError(f"{error} Give the file of a checkpoint, as runs/lenet5-digits/model.safetensors.") from None
+        raise CheckpointError(
+            f"{error} Give the file of a checkpoint, as runs/lenet5-digits/model.safetensors."
+        ) from None
 
 
 def _keep(path: Path, previous: Path) -> None:

@@ -29,12 +29,13 @@ class Split:
 
 
 def digits(size: int = 28, test_fraction: float = 0.2, seed: int = 0) -> Split:
-    """The 1,797 handwritten digits of UCI Optdigits that come with scikit-learn, split so that both parts hold every digit alike.
+    """The 1,797 handwritten digits of UCI Optdigits that come with scikit-learn, split so that both parts hold every
+    digit alike.
 
     Pixels 0 … 16 become 0 … 1; the 8×8 images are resized bilinearly.
 
-    size: height and width of an image [px], 8 to 128; test_fraction: the part held out, strictly between 0 and 1, so large
-    that each of the ten digits has a place in both parts; seed: of the shuffle, 0 to 2³²-1.
+    size: height and width of an image [px], 8 to 128; test_fraction: the part held out, strictly between 0 and 1, so
+    large that each of the ten digits has a place in both parts; seed: of the shuffle, 0 to 2³²-1.
 
     Returns images ``(N, 1, size, size)`` from 0 to 1, labels ``(N,)`` from 0 to 9; 1,437 and 360 of them by default.
     Raises DataError for another size, fraction or seed.
@@ -50,11 +51,16 @@ def digits(size: int = 28, test_fraction: float = 0.2, seed: int = 0) -> Split:
     if isinstance(size, bool) or not isinstance(size, int) or not 8 <= size <= LARGEST_SIZE_PX:
         raise DataError(
             build(
-                "digits", f"a size from 8 to {LARGEST_SIZE_PX} px", repr(size), do="Use size=28 for LeNet-5, size=8 for the stored images."
+                "digits",
+                f"a size from 8 to {LARGEST_SIZE_PX} px",
+                repr(size),
+                do="Use size=28 for LeNet-5, size=8 for the stored images.",
             )
         )
     if isinstance(test_fraction, bool) or not isinstance(test_fraction, (int, float)) or not 0 < test_fraction < 1:
-        raise DataError(build("digits", "a test_fraction between 0 and 1", repr(test_fraction), do="Use 0.2 to hold out a fifth."))
+        raise DataError(
+            build("digits", "a test_fraction between 0 and 1", repr(test_fraction), do="Use 0.2 to hold out a fifth.")
+        )
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise DataError(build("digits", "a seed from 0 to 4294967295", repr(seed), do="Use seed=0."))
 
@@ -64,7 +70,9 @@ def digits(size: int = 28, test_fraction: float = 0.2, seed: int = 0) -> Split:
 
     pixels, classes = load_digits(return_X_y=True)
     try:
-        train, test = train_test_split(range(len(classes)), test_size=float(test_fraction), stratify=classes, random_state=seed)
+        train, test = train_test_split(
+            range(len(classes)), test_size=float(test_fraction), stratify=classes, random_state=seed
+        )
     except ValueError:
         raise DataError(
             build(

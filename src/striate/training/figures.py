@@ -59,12 +59,22 @@ def curves(history: History, path: str | os.PathLike[str]) -> None:
 
     left.plot(numbers, history.train_loss, color=BLUE, label="training images", **style)
     left.plot(numbers, history.test_loss, color=ORANGE, label="test images", **style)
-    left.set(title="Loss", xlabel="epoch", ylabel="mean cross entropy [nats]", ylim=(0, 1.05 * max(history.train_loss + history.test_loss)))
+    left.set(
+        title="Loss",
+        xlabel="epoch",
+        ylabel="mean cross entropy [nats]",
+        ylim=(0, 1.05 * max(history.train_loss + history.test_loss)),
+    )
     left.legend(frameon=False)
 
     percent = [100 * part for part in history.test_accuracy]
     right.plot(numbers, percent, color=ORANGE, **style)
-    right.set(title="Accuracy on the test images", xlabel="epoch", ylabel="classified rightly [%]", ylim=(max(0, min(percent) - 5), 100))
+    right.set(
+        title="Accuracy on the test images",
+        xlabel="epoch",
+        ylabel="classified rightly [%]",
+        ylim=(max(0, min(percent) - 5), 100),
+    )
     right.annotate(
         f"{percent[-1]:.1f}",
         (numbers[-1], percent[-1]),
@@ -84,17 +94,21 @@ def curves(history: History, path: str | os.PathLike[str]) -> None:
 def filters(weight: Tensor, path: str | os.PathLike[str]) -> None:
     """Draws a layer's filters side by side on one colour scale, white at zero, as a PNG file.
 
-    weight: ``(F, C, h, w)``; with one channel the F filters fill a grid row by row, else each filter is a column of its C channels.
+    weight: ``(F, C, h, w)``; with one channel the F filters fill a grid row by row, else each filter is a column of its
+    C channels.
 
     Raises ShapeError for another number of axes, or for more than 256 pictures.
     """
     if weight.ndim != 4 or not 0 < weight.shape[0] * weight.shape[1] <= MOST_CELLS:
         wanted = f"a weight (F, C, h, w) of 1 to {MOST_CELLS} pictures"
-        raise ShapeError(build("figures.filters", wanted, tuple(weight.shape), do="Pick some filters: weight[:16, :3]."))
+        raise ShapeError(
+            build("figures.filters", wanted, tuple(weight.shape), do="Pick some filters: weight[:16, :3].")
+        )
     count, channels, height, width = weight.shape
     if channels == 1:
         square = math.isqrt(count - 1) + 1
-        columns = next((c for c in range(square, 2 * square) if count % c == 0), square)  # a full grid, if one is near square
+        # a full grid, if one is near square
+        columns = next((c for c in range(square, 2 * square) if count % c == 0), square)
         rows = -(-count // columns)
     else:
         columns, rows = count, channels
@@ -127,7 +141,8 @@ def filters(weight: Tensor, path: str | os.PathLike[str]) -> None:
 
 
 def confusion(predictions: Tensor, labels: Tensor, path: str | os.PathLike[str]) -> None:
-    """Draws how often each true class (row) was taken for each class (column), with the counts in the cells, as a PNG file.
+    """Draws how often each true class (row) was taken for each class (column), with the counts in the cells, as a PNG
+    file.
 
     Mistakes are orange, right answers blue; zeros stay empty, so that the mistakes stand out.
 
@@ -140,7 +155,9 @@ def confusion(predictions: Tensor, labels: Tensor, path: str | os.PathLike[str])
     from matplotlib.colors import to_rgb
 
     classes = int(max(predictions.max(), labels.max())) + 1
-    counts = (labels * classes + predictions).cpu().bincount(minlength=classes * classes).reshape(classes, classes).numpy()
+    counts = (
+        (labels * classes + predictions).cpu().bincount(minlength=classes * classes).reshape(classes, classes).numpy()
+    )
     wrong = int(counts.sum() - counts.trace())
 
     right = np.eye(classes, dtype=bool)
@@ -157,8 +174,18 @@ def confusion(predictions: Tensor, labels: Tensor, path: str | os.PathLike[str])
         for column in range(classes):
             if counts[row, column]:
                 dark = cells[row, column].mean() < 0.62
-                axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=10, color="white" if dark else INK)
-    axes.set_title(f"{len(labels) - wrong} of {len(labels)} test images right, {wrong} mistaken", color=INK, fontsize=14, pad=12)
+                axes.text(
+                    column,
+                    row,
+                    counts[row, column],
+                    ha="center",
+                    va="center",
+                    fontsize=10,
+                    color="white" if dark else INK,
+                )
+    axes.set_title(
+        f"{len(labels) - wrong} of {len(labels)} test images right, {wrong} mistaken", color=INK, fontsize=14, pad=12
+    )
     axes.set_xlabel("predicted class", color=INK)
     axes.set_ylabel("true class", color=INK)
     axes.set_xticks(range(classes))

@@ -24,15 +24,16 @@ from .loop import Epoch, check, evaluate, train
 
 __all__ = ["digit_classifier", "run", "trained"]
 
-SHIFT_PX = 2  # LeNet-5, 12 epochs at rate 0.02, mean over seeds 0 to 4: 99.3 % of the test images right, 98.4 % without shifts
+# LeNet-5, 12 epochs at rate 0.02, mean over seeds 0 to 4: 99.3 % of the test images right, 98.4 % without shifts
+SHIFT_PX = 2
 LEAST_PX = {"alexnet": 63, "vgg11_bn": 32, "convnext_tiny": 32}  # models that halve an image of 28 px to nothing
 
 
 def digit_classifier(name: str) -> nn.Sequential:
     """A model of :data:`striate.models.NAMES` as a map from images ``(N, 1, 28, 28)`` to ten scores ``(N, 10)``.
 
-    The perceptron gets a flatten in front, the bare feature extractor a linear classifier behind; the others are made for one
-    channel and ten classes.
+    The perceptron gets a flatten in front, the bare feature extractor a linear classifier behind; the others are made
+    for one channel and ten classes.
 
     Raises ArgumentError, with the names of the others, for a model that needs larger images.
 
@@ -43,7 +44,9 @@ def digit_classifier(name: str) -> nn.Sequential:
     if name in LEAST_PX:
         fitting = ", ".join(n for n in NAMES if n not in LEAST_PX)
         do = "Choose one of these names."
-        raise ArgumentError(build("train", f"a model for images of 28 px, one of {fitting}", repr(name), needs_px=LEAST_PX[name], do=do))
+        raise ArgumentError(
+            build("train", f"a model for images of 28 px, one of {fitting}", repr(name), needs_px=LEAST_PX[name], do=do)
+        )
     if name == "mlp_bn":
         return nn.Sequential(nn.Flatten(), *make())
     if name == "cnn_bn":
@@ -73,10 +76,13 @@ def run(
 
     threads: how many torch may use meanwhile, None for its own choice; on_epoch: called after each epoch.
 
-    Raises ArgumentError or DataError, before any work, for a setting that cannot be meant or a folder that cannot be written to.
+    Raises ArgumentError or DataError, before any work, for a setting that cannot be meant or a folder that cannot be
+    written to.
     """
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024):
-        raise ArgumentError(build("train", "1 to 1024 threads", repr(threads), do="Leave threads out to use every core."))
+        raise ArgumentError(
+            build("train", "1 to 1024 threads", repr(threads), do="Leave threads out to use every core.")
+        )
     before = torch.get_num_threads()
     start = time.perf_counter()
     try:
@@ -85,7 +91,13 @@ def run(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             classifier = digit_classifier(model)
-        check(split, epochs, batch_size, SHIFT_PX, {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay})
+        check(
+            split,
+            epochs,
+            batch_size,
+            SHIFT_PX,
+            {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay},
+        )
         folder = _writable(Path("runs") / f"{model}-digits" if out is None else Path(out))
         settings = {
             "model": model,
@@ -99,7 +111,16 @@ def run(
             "threads": torch.get_num_threads(),
         }
         history = train(
-            classifier, split, epochs, batch_size, learning_rate, momentum, weight_decay, seed, on_epoch=on_epoch, shift_px=SHIFT_PX
+            classifier,
+            split,
+            epochs,
+            batch_size,
+            learning_rate,
+            momentum,
+            weight_decay,
+            seed,
+            on_epoch=on_epoch,
+            shift_px=SHIFT_PX,
         )
         test_loss, test_accuracy, predictions = evaluate(classifier, split.test_images, split.test_labels)
         figures.curves(history, folder / "curves.png")
@@ -152,7 +173,9 @@ def _writable(folder: Path) -> Path:
             pass
     except OSError as error:
         why = error.strerror or str(error)
-        raise ArgumentError(build("train", "a folder it can write to", why, folder=folder, do="Give another with --out.")) from None
+        raise ArgumentError(
+            build("train", "a folder it can write to", why, folder=folder, do="Give another with --out.")
+        ) from None
     return folder
 
 

@@ -25,7 +25,8 @@ EVALUATION_BATCH = 256  # images; keeps LeNet-5's largest activation at 16 MB
 class Epoch:
     """What one pass over the training images gave.
 
-    number: from 1; train_loss: mean over the epoch, as the weights changed; test_loss, test_accuracy (0 to 1): after it;
+    number: from 1; train_loss: mean over the epoch, as the weights changed; test_loss, test_accuracy (0 to 1): after
+    it;
     learning_rate: of its last step; seconds: training and testing together.
     """
 
@@ -64,7 +65,8 @@ class History(list[Epoch]):
 
 
 def learning_rate_at(step: int, steps: int, peak: float) -> float:
-    """One cycle: the rate rises evenly to its peak over the first fifth of the steps, then falls along a cosine to zero.
+    """One cycle: the rate rises evenly to its peak over the first fifth of the steps, then falls along a cosine to
+    zero.
 
     .. math:: rate = peak · min(s/w, ½ + ½·cos(π·(s-w)/(T-w))), \\quad s = step + 1, \\; T = steps + 1, \\; w = steps/5
 
@@ -82,7 +84,8 @@ def learning_rate_at(step: int, steps: int, peak: float) -> float:
 
 
 def shifted(images: Tensor, most_px: int, generator: torch.Generator) -> Tensor:
-    """Each image moved by its own random whole number of pixels, up to ``most_px`` along each axis; zeros come in at the edge.
+    """Each image moved by its own random whole number of pixels, up to ``most_px`` along each axis; zeros come in at
+    the edge.
 
     images: ``(N, C, H, W)``, and so is the result.
 
@@ -96,26 +99,36 @@ def shifted(images: Tensor, most_px: int, generator: torch.Generator) -> Tensor:
     down, right = torch.randint(0, 2 * most_px + 1, (2, n, 1), generator=generator).unbind()
     rows, columns = down + torch.arange(height), right + torch.arange(width)
     padded = F.pad(images, (most_px,) * 4).permute(0, 2, 3, 1)
-    return padded[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    return (
+        padded[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    )
 
 
 def check(split: Split, epochs: int, batch_size: int, shift_px: int, numbers: dict[str, float]) -> None:
     """Raises what :func:`train` would raise for these arguments; numbers: learning_rate, momentum and weight_decay."""
     for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 1), ("shift_px", shift_px, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ArgumentError(build("train", f"{name} of at least {least}", repr(value), do=f"Use a whole number from {least} on."))
+            raise ArgumentError(
+                build("train", f"{name} of at least {least}", repr(value), do=f"Use a whole number from {least} on.")
+            )
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < math.inf:
-            raise ArgumentError(build("train", f"a {name} of 0 or more", repr(number), do=f"Set {name} to a finite number from 0 on."))
+            raise ArgumentError(
+                build("train", f"a {name} of 0 or more", repr(number), do=f"Set {name} to a finite number from 0 on.")
+            )
     if numbers["momentum"] >= 1:
-        raise ArgumentError(build("train", "a momentum below 1", numbers["momentum"], do="Use 0.9; from 1 on old steps never fade."))
+        raise ArgumentError(
+            build("train", "a momentum below 1", numbers["momentum"], do="Use 0.9; from 1 on old steps never fade.")
+        )
     for part, images, labels in (
         ("training", split.train_images, split.train_labels),
         ("test", split.test_images, split.test_labels),
     ):
         if len(images) == 0 or len(images) != len(labels):
             got = f"{len(images)} images and {len(labels)} labels"
-            raise DataError(build("train", f"one label for each {part} image, and an image at least", got, do="Check the split."))
+            raise DataError(
+                build("train", f"one label for each {part} image, and an image at least", got, do="Check the split.")
+            )
 
 
 def train(
@@ -135,16 +148,19 @@ def train(
 
     .. math:: v ← momentum·v + g, \\quad w ← w - rate·(g + momentum·v)
 
-    ``g`` is the batch's mean gradient plus ``weight_decay·w`` (weights only, see :func:`.parameter_groups`); the rate follows
-    :func:`learning_rate_at`. Each epoch visits all images once in an order of its own, in batches of equal size, give or
-    take one image, and of at most ``batch_size``, so that no batch is left too small for batch normalization.
+    ``g`` is the batch's mean gradient plus ``weight_decay·w`` (weights only, see :func:`.parameter_groups`); the rate
+    follows
+    :func:`learning_rate_at`. Each epoch visits all images once in an order of its own, in batches of equal size, give
+    or take one image, and of at most ``batch_size``, so that no batch is left too small for batch normalization.
 
     The same model, split, arguments, seed and number of threads give the same losses bit for bit. torch's global random
     numbers are left as they were. The model may map images ``(N, C, H, W)`` to scores ``(N, classes)`` in any way.
 
-    learning_rate: the peak; on_epoch: called after each epoch; shift_px: see :func:`shifted`, 0 leaves the images alone.
+    learning_rate: the peak; on_epoch: called after each epoch; shift_px: see :func:`shifted`, 0 leaves the images
+    alone.
 
-    Raises ArgumentError for a number that cannot be meant, or when the loss stops being finite; DataError for an empty split.
+    Raises ArgumentError for a number that cannot be meant, or when the loss stops being finite; DataError for an empty
+    split.
 
     >>> few = Split(torch.eye(4).reshape(4, 1, 2, 2), torch.arange(4), torch.eye(4).reshape(4, 1, 2, 2), torch.arange(4))
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4))
@@ -156,7 +172,9 @@ def train(
     check(split, epochs, batch_size, shift_px, rates)
     count = len(split.train_images)
     batches = -(-count // batch_size)
-    optimizer = torch.optim.SGD(parameter_groups(model, weight_decay), lr=learning_rate, momentum=momentum, nesterov=momentum > 0)
+    optimizer = torch.optim.SGD(
+        parameter_groups(model, weight_decay), lr=learning_rate, momentum=momentum, nesterov=momentum > 0
+    )
     chance = torch.Generator().manual_seed(seed)
     history = History()
     with torch.random.fork_rng(devices=[]):
@@ -165,18 +183,24 @@ def train(
             start = time.perf_counter()
             model.train()
             total = 0.0
-            for step, batch in enumerate(torch.randperm(count, generator=chance).tensor_split(batches), (number - 1) * batches):
+            for step, batch in enumerate(
+                torch.randperm(count, generator=chance).tensor_split(batches), (number - 1) * batches
+            ):
                 rate = learning_rate_at(step, epochs * batches, learning_rate)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                loss = F.cross_entropy(model(shifted(split.train_images[batch], shift_px, chance)), split.train_labels[batch])
+                loss = F.cross_entropy(
+                    model(shifted(split.train_images[batch], shift_px, chance)), split.train_labels[batch]
+                )
                 optimizer.zero_grad()
                 torch.autograd.backward(loss)
                 optimizer.step()
                 total += loss.item() * len(batch)
                 if not math.isfinite(total):
                     facts = {"epoch": number, "learning_rate": learning_rate}
-                    raise ArgumentError(build("train", "a loss that stays finite", loss.item(), do="Lower learning_rate.", **facts))
+                    raise ArgumentError(
+                        build("train", "a loss that stays finite", loss.item(), do="Lower learning_rate.", **facts)
+                    )
             test_loss, test_accuracy, _ = evaluate(model, split.test_images, split.test_labels)
             epoch = Epoch(number, total / count, test_loss, test_accuracy, rate, time.perf_counter() - start)
             history.append(epoch)
@@ -189,15 +213,17 @@ def train(
 def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float, Tensor]:
     """The mean cross entropy, the part of the images classified rightly, and the class predicted for each.
 
-    images: ``(N, C, H, W)``; labels: ``(N,)``; predictions: ``(N,)`` int64. The model is in evaluation mode meanwhile, and
-    as it was afterwards. Raises DataError where there are no images, or not one label for each.
+    images: ``(N, C, H, W)``; labels: ``(N,)``; predictions: ``(N,)`` int64. The model is in evaluation mode meanwhile,
+    and as it was afterwards. Raises DataError where there are no images, or not one label for each.
 
     >>> evaluate(nn.Flatten(), torch.eye(2).reshape(2, 1, 1, 2) * 100, torch.tensor([0, 1]))
     (0.0, 1.0, tensor([0, 1]))
     """
     if len(images) == 0 or len(images) != len(labels):
         got = f"{len(images)} images and {len(labels)} labels"
-        raise DataError(build("evaluate", "one label for each image, and an image at least", got, do="Check the split."))
+        raise DataError(
+            build("evaluate", "one label for each image, and an image at least", got, do="Check the split.")
+        )
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -28,10 +28,10 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
 
     .. math:: w ← w - rate·(g + λ·w) \quad \text{in the first group}, \qquad w ← w - rate·g \quad \text{in the second}
 
-    Scale and shift of norms, of any shape, and all biases do not decay: decay would pull a norm's scale towards switching its
-    channel off, and a bias towards no offset, though neither makes the model simpler. What else has a single axis or none
-    (a layer's scale, a temperature) does not either. A parameter that is used at several places stands in one group, and in
-    the second if any of its places says so.
+    Scale and shift of norms, of any shape, and all biases do not decay: decay would pull a norm's scale towards
+    switching its channel off, and a bias towards no offset, though neither makes the model simpler. What else has a
+    single axis or none (a layer's scale, a temperature) does not either. A parameter that is used at several places
+    stands in one group, and in the second if any of its places says so.
 
     weight_decay: λ, of the first group. Result: two dictionaries with ``params`` and ``weight_decay``.
 
@@ -41,7 +41,11 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
     >>> [len(group["params"]) for group in parameter_groups(model, 1e-4)]
     [1, 5]
     """
-    if isinstance(weight_decay, bool) or not isinstance(weight_decay, int | float) or not 0 <= weight_decay < float("inf"):
+    if (
+        isinstance(weight_decay, bool)
+        or not isinstance(weight_decay, int | float)
+        or not 0 <= weight_decay < float("inf")
+    ):
         do = "Use 1e-4, or 0 for none."
         raise ArgumentError(build("parameter_groups", "a weight_decay of 0 or more", repr(weight_decay), do=do))
     decays: dict[torch.nn.Parameter, bool] = {}

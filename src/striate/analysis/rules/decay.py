@@ -19,10 +19,13 @@ OPTIMIZER = "optimizer"
 NAMED = 3  # parameters that a message names
 
 
-@rule("decay-on-norm-or-bias", "warning", "He et al., Bag of tricks for image classification with CNNs, 2019, section 3.1")
+@rule(
+    "decay-on-norm-or-bias", "warning", "He et al., Bag of tricks for image classification with CNNs, 2019, section 3.1"
+)
 def decay_on_norm_or_bias(context: Context) -> Iterator[Found]:
-    """Decay pulls a weight towards 0, which is towards a simpler function. A norm's scale of 0 switches its channel off, a shift or bias of
-    0 is one offset among others: neither is simpler, and they are too few to overfit."""
+    """Decay pulls a weight towards 0, which is towards a simpler function. A norm's scale of 0 switches its channel
+    off, a shift or bias of 0 is one offset among others: neither is simpler, and they are too few to overfit.
+    """
     decaying = _decaying(context)
     exempt = {id(p) for p in parameter_groups(context.model, 0.0)[1]["params"]}
     named = [(name, p) for name, p in context.model.named_parameters() if id(p) in exempt and id(p) in decaying]
@@ -30,16 +33,22 @@ def decay_on_norm_or_bias(context: Context) -> Iterator[Found]:
         most = max(decaying[id(p)] for _, p in named)
         yield Found(
             OPTIMIZER,
-            f"weight_decay={most:g} pulls {_told(named)} towards 0, which are scales, shifts and biases: {_few(named)}.",
+            (
+                f"weight_decay={most:g} pulls {_told(named)} towards 0, which are scales, shifts and biases: "
+                f"{_few(named)}."
+            ),
             f"Give it striate.training.parameter_groups(model, weight_decay={most:g}).",
         )
 
 
-@rule("decay-on-scale-invariant", "note", "van Laarhoven, L2 regularization versus batch and weight normalization, 2017")
+@rule(
+    "decay-on-scale-invariant", "note", "van Laarhoven, L2 regularization versus batch and weight normalization, 2017"
+)
 def decay_on_scale_invariant(context: Context) -> Iterator[Found]:
-    """A norm takes away the size of the weights before it: f(c·w) = f(w), and the gradient at c·w is 1/c of that at w. Decay therefore does
-    not make the function simpler; it keeps ‖w‖ small and with it lr/‖w‖², how far a step turns w. Plain SGD and decay are in balance where
-    a step turns it by √(2·lr·decay)."""
+    """A norm takes away the size of the weights before it: f(c·w) = f(w), and the gradient at c·w is 1/c of that at w.
+    Decay therefore does not make the function simpler; it keeps ‖w‖ small and with it lr/‖w‖², how far a step turns w.
+    Plain SGD and decay are in balance where a step turns it by √(2·lr·decay).
+    """
     decaying = _decaying(context)
     named = []
     for layer, module in context.first(*LAYERS):
@@ -61,12 +70,20 @@ def _is_invariant(context: Context, row: object, module: object) -> bool:
     """Whether norms undo a factor on a layer's weight. A bias does not grow with it, unless it is subtracted too."""
     behind = followers(context, row)  # type: ignore[arg-type]
     bias = getattr(module, "bias", None) is not None
-    return bool(behind) and (not bias or all(isinstance(context.module(norm), (*BATCH_NORMS, InstanceNormBase)) for norm in behind))
+    return bool(behind) and (
+        not bias or all(isinstance(context.module(norm), (*BATCH_NORMS, InstanceNormBase)) for norm in behind)
+    )
 
 
-@rule("parameters-not-in-optimizer", "warning", "pytorch.org, torch.optim: an optimizer updates the parameters that it was given")
+@rule(
+    "parameters-not-in-optimizer",
+    "warning",
+    "pytorch.org, torch.optim: an optimizer updates the parameters that it was given",
+)
 def parameters_not_in_optimizer(context: Context) -> Iterator[Found]:
-    """Layers that are made or exchanged after the optimizer are not in it: they get gradients and stay as they were drawn."""
+    """Layers that are made or exchanged after the optimizer are not in it: they get gradients and stay as they were
+    drawn.
+    """
     if context.optimizer is None:
         return
     held = {id(p) for group in context.optimizer.param_groups for p in group["params"]}
@@ -75,7 +92,10 @@ def parameters_not_in_optimizer(context: Context) -> Iterator[Found]:
     if missing:
         yield Found(
             OPTIMIZER,
-            f"{_told(missing)} of {len(learning)} that learn are in none of its groups and stay as they are: {_few(missing)}.",
+            (
+                f"{_told(missing)} of {len(learning)} that learn are in none of its groups and stay as they are: "
+                f"{_few(missing)}."
+            ),
             "Make the optimizer when the model is complete, or add them with add_param_group.",
         )
 
@@ -85,7 +105,9 @@ def _decaying(context: Context) -> dict[int, float]:
     if context.optimizer is None:
         return {}
     groups = context.optimizer.param_groups
-    return {id(p): group["weight_decay"] for group in groups if group.get("weight_decay", 0) > 0 for p in group["params"]}
+    return {
+        id(p): group["weight_decay"] for group in groups if group.get("weight_decay", 0) > 0 for p in group["params"]
+    }
 
 
 def _told(named: Sequence[tuple[str, Parameter]]) -> str:

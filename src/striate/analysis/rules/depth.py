@@ -18,24 +18,34 @@ __all__ = ["linear_sums"]
 PRODUCTS = ("aten.mm", "aten.addmm", "aten.bmm", "aten.baddbmm")
 BATCH_NORM = ("aten.native_batch_norm", "aten._native_batch_norm_legit", "aten._native_batch_norm_legit_no_training")
 NORMS = (*BATCH_NORM, "aten.native_layer_norm", "aten.native_group_norm", "aten._fused_rms_norm")
-PADS = ("aten.constant_pad_nd", "aten.reflection_pad1d", "aten.reflection_pad2d", "aten.replication_pad1d", "aten.replication_pad2d")
+PADS = (
+    "aten.constant_pad_nd",
+    "aten.reflection_pad1d",
+    "aten.reflection_pad2d",
+    "aten.replication_pad1d",
+    "aten.replication_pad2d",
+)
 MEANS = ("aten.mean", "aten.avg_pool2d", "aten.avg_pool3d", "aten._adaptive_avg_pool2d", "aten._adaptive_avg_pool3d")
 SUMS = ("aten.add", "aten.add_", "aten.sub", "aten.sub_", "aten.rsub")
-SCALES = ("aten.mul", "aten.mul_", "aten.div", "aten.div_")  # linear where all but one of the factors are the model's own
+# linear where all but one of the factors are the model's own
+SCALES = ("aten.mul", "aten.mul_", "aten.div", "aten.div_")
 LINEAR = {*CONVOLUTIONS, *PRODUCTS, *BATCH_NORM, *PADS, *MEANS, *SUMS, "aten.cat", "aten.native_dropout"}
 SLOPES = {"aten.sigmoid": 0.25, "aten.sigmoid_": 0.25, "aten.tanh": 0.61, "aten.tanh_": 0.61}
-DEPTHWISE = 2  # in a row, with something between that is not linear, before channels are mixed: as many as known designs have
+# in a row, with something between that is not linear, before channels are mixed: as many as known designs have
+DEPTHWISE = 2
 LEAST = 0.25**4  # of the gradient that saturating activations may leave
 
 
 def _values(context: Context, layer: Layer) -> list[Node]:
     """The operations of a row that compute what it returns, not what it counts or how it is read."""
     nodes = context.nodes(layer)
-    floating = [node for node in nodes if node.outputs and context.graph.values[node.outputs[0]].dtype.is_floating_point]
+    floating = [
+        node for node in nodes if node.outputs and context.graph.values[node.outputs[0]].dtype.is_floating_point
+    ]
     return [node for node in floating if node.op not in FREE]
 
 
-# ---------------------------------------------------------------------------------------------------------------------- saturation
+# ----------------------------------------------------------------------------------------------------------- saturation
 
 
 @rule(
@@ -45,7 +55,8 @@ def _values(context: Context, layer: Layer) -> list[Node]:
 )
 def deep_saturation(context: Context) -> Iterator[Found]:
     """The slope of a sigmoid is at most 0.25, of L in a row 0.25^L; that of a tanh is 0.61 in the mean over N(0, 1)."""
-    left: dict[int, tuple[float, int]] = {}  # for each row what remains of the gradient on the best way to it, and of how many slopes
+    # for each row what remains of the gradient on the best way to it, and of how many slopes
+    left: dict[int, tuple[float, int]] = {}
     worst: tuple[float, int, Layer] | None = None
     inputs = set(context.graph.inputs)  # and their views
     for node in context.graph.nodes:
@@ -68,13 +79,14 @@ def deep_saturation(context: Context) -> Iterator[Found]:
         share, count, layer = worst
         yield Found(
             layer.name,
-            f"It is the last of {count} saturating activations without a norm or a shortcut between, whose slopes leave "
+            f"It is the last of {count} saturating activations without a norm or a shortcut between, whose slopes "
+            "leave "
             f"{'at most' if share == 0.25**count else 'about'} {share:.2g} of the gradient.",
             "Use ReLU, a norm before each, or residual blocks.",
         )
 
 
-# ------------------------------------------------------------------------------------------------------------------- mixed channels
+# ------------------------------------------------------------------------------------------------------- mixed channels
 
 
 def _convolution(context: Context, layer: Layer) -> Node | None:
@@ -98,7 +110,9 @@ def _mixes(context: Context, layer: Layer) -> bool:
 
 
 def _is_linear(context: Context, layer: Layer) -> bool:
-    """Whether it is affine in what it reads, once trained: it does not matter how a norm of the batch gets its statistics."""
+    """Whether it is affine in what it reads, once trained: it does not matter how a norm of the batch gets its
+    statistics.
+    """
     if layer.type in ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d"):
         return True
     return all(one.op in LINEAR or _scales(context, one) for one in _values(context, layer))
@@ -111,9 +125,11 @@ def _scales(context: Context, node: Node) -> bool:
 
 
 def linear_sums(context: Context, layer: Layer) -> set[int]:
-    """The rows in which what a row made is added to something, by their identity, with nothing between that mixes channels or bends.
+    """The rows in which what a row made is added to something, by their identity, with nothing between that mixes
+    channels or bends.
 
-    Branches that read one map and meet so are one convolution, once a re-parameterised block is deployed: X. Ding et al., "RepVGG", 2021.
+    Branches that read one map and meet so are one convolution, once a re-parameterised block is deployed: X. Ding et
+    al., "RepVGG", 2021.
     """
     found, ways = set(), [layer]
     for one in ways:
@@ -133,8 +149,9 @@ def _pools_globally(context: Context, layer: Layer) -> bool:
 
 @rule("depthwise-without-pointwise", "warning", "A. Howard et al., \"MobileNets\", 2017, section 3.1")
 def depthwise_without_pointwise(context: Context) -> Iterator[Found]:
-    """A depthwise convolution looks around in each channel alone; without a layer that mixes them channels never meet. Two of them before
-    the mixing are a known design (GhostNet's cheap operations), three are not."""
+    """A depthwise convolution looks around in each channel alone; without a layer that mixes them channels never meet.
+    Two of them before the mixing are a known design (GhostNet's cheap operations), three are not.
+    """
     if sum(layer.weight_shape is not None and (layer.macs or 0) > 0 for layer in context.layers) < 2:
         return
     for layer in context.layers:
@@ -150,7 +167,8 @@ def depthwise_without_pointwise(context: Context) -> Iterator[Found]:
 def _unmixed(context: Context, layer: Layer) -> str | None:
     """What the channels reach if nothing mixes them: the first of the ends of all ways from a row."""
     ends, seen = [], set()
-    ways = [(layer, False, 1)]  # rows, whether something since the last depthwise one was not linear, and how many of those there were
+    # rows, whether something since the last depthwise one was not linear, and how many of those there were
+    ways = [(layer, False, 1)]
     for one, bent, count in ways:
         if context.is_output(one):
             ends.append("the output")
@@ -171,12 +189,14 @@ def _unmixed(context: Context, layer: Layer) -> str | None:
     return ends[0] if ends else None
 
 
-# --------------------------------------------------------------------------------------------------------------------- linear chains
+# -------------------------------------------------------------------------------------------------------- linear chains
 
 
 @rule("no-nonlinearity", "warning", "arithmetic: W₂·(W₁·x + b₁) + b₂ = (W₂·W₁)·x + (W₂·b₁ + b₂)")
 def no_nonlinearity(context: Context) -> Iterator[Found]:
-    """Two linear maps in a row are one. Not meant are those that save work: depthwise or grouped, narrow between, one axis each."""
+    """Two linear maps in a row are one. Not meant are those that save work: depthwise or grouped, narrow between, one
+    axis each.
+    """
     for layer in context.layers:
         first = _linear_map(context, layer)
         if first is None or not _is_linear(context, layer):
@@ -197,7 +217,8 @@ def no_nonlinearity(context: Context) -> Iterator[Found]:
         weights = prod(first.shape) + prod(second.shape)
         yield Found(
             one.name,
-            f"It reads {layer.name}{through} with no nonlinearity between: their {weights:,} weights, {sizes(first.shape)} and "
+            f"It reads {layer.name}{through} with no nonlinearity between: their {weights:,} weights, "
+            f"{sizes(first.shape)} and "
             f"{sizes(second.shape)}, make one linear map.",
             "Put an activation between them, or leave one out.",
         )
@@ -227,9 +248,12 @@ def _linear_map(context: Context, layer: Layer) -> _Linear | None:
 
 
 def _saves(first: _Linear, second: _Linear) -> bool:
-    """Whether two maps are cheaper than the one that they make, as it is meant where one is not followed by an activation."""
+    """Whether two maps are cheaper than the one that they make, as it is meant where one is not followed by an
+    activation.
+    """
     narrow = first.outputs < min(first.inputs, second.outputs)
-    pointwise = prod(first.kernel) == prod(second.kernel) == 1 and bool(first.kernel)  # MobileNet's blocks may keep their width
+    # MobileNet's blocks may keep their width
+    pointwise = prod(first.kernel) == prod(second.kernel) == 1 and bool(first.kernel)
     narrow |= pointwise and first.outputs <= first.inputs and first.outputs < second.outputs
     around = [{axis for axis, size in enumerate(one.kernel) if size > 1} for one in (first, second)]
     crossed = bool(around[0]) and bool(around[1]) and not around[0] & around[1]

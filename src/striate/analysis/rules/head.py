@@ -24,7 +24,9 @@ NEEDS_SCORES = "https://docs.pytorch.org/docs/stable/generated/torch.nn.{}.html"
 
 @rule("flatten-head", "note", "M. Lin, Q. Chen, S. Yan, \"Network In Network\", 2014, section 3.2")
 def flatten_head(context: Context) -> Iterator[Found]:
-    """A linear layer on a flattened map has a weight for each place; global average pooling has none, and takes images of any size."""
+    """A linear layer on a flattened map has a weight for each place; global average pooling has none, and takes images
+    of any size.
+    """
     everything = context.report.totals["parameters"] or 0
     for layer in context.layers:
         if layer.parameters <= SHARE * everything or layer.weight_shape is None:
@@ -36,7 +38,8 @@ def flatten_head(context: Context) -> Iterator[Found]:
         places, share = prod(shape[2:]), layer.parameters / everything
         yield Found(
             layer.name,
-            f"Its {layer.parameters:,} parameters, {100 * share:.0f} % of all, read a flattened map of {sizes(shape[1:])}; "
+            f"Its {layer.parameters:,} parameters, {100 * share:.0f} % of all, read a flattened map of "
+            f"{sizes(shape[1:])}; "
             f"global average pooling before it would leave one in {places}.",
             "Use AdaptiveAvgPool2d(1) before the flattening, unless places mean something.",
         )
@@ -79,7 +82,9 @@ def _classes(context: Context, node: Node) -> int:
 
 @rule("double-softmax", "error", NEEDS_SCORES.format("CrossEntropyLoss"))
 def double_softmax(context: Context) -> Iterator[Found]:
-    """CrossEntropyLoss takes the softmax itself; with numbers from 0 to 1 for K classes it stays above log(1 + (K - 1)/e)."""
+    """CrossEntropyLoss takes the softmax itself; with numbers from 0 to 1 for K classes it stays above log(1 + (K -
+    1)/e).
+    """
     if not isinstance(context.loss, CrossEntropyLoss):
         return
     for layer, node in _outputs(context, *SOFTMAX):
@@ -105,13 +110,18 @@ def repeated_log_softmax(context: Context) -> Iterator[Found]:
 
 @rule("softmax-output", "note", NEEDS_SCORES.format("CrossEntropyLoss"))
 def softmax_output(context: Context) -> Iterator[Found]:
-    """Losses that take scores are exact where probabilities have become 0 or 1 in float32: a score difference above 104 is such a 0."""
+    """Losses that take scores are exact where probabilities have become 0 or 1 in float32: a score difference above 104
+    is such a 0.
+    """
     if context.loss is not None or not context.graph.training:
         return
     for layer, node in _outputs(context, *SOFTMAX):
         yield Found(
             layer.name,
-            f"The model returns the softmax of {_classes(context, node)} classes, and CrossEntropyLoss would take another.",
+            (
+                f"The model returns the softmax of {_classes(context, node)} classes, and CrossEntropyLoss would take "
+                "another."
+            ),
             "Return the scores in training, or give the loss to inspect.",
         )
 
@@ -122,8 +132,14 @@ def missing_log_softmax(context: Context) -> Iterator[Found]:
     if not isinstance(context.loss, NLLLoss):
         return
     for layer, node in _outputs(context, *SOFTMAX, *SCORES):  # others may make logarithms of probabilities
-        gets = "probabilities, and is between -1 and 0" if node.op in SOFTMAX else "scores, and falls below 0 without end as they grow"
-        yield Found(layer.name, f"NLLLoss gets {gets}.", "End with LogSoftmax(1), or use CrossEntropyLoss on the scores.")
+        gets = (
+            "probabilities, and is between -1 and 0"
+            if node.op in SOFTMAX
+            else "scores, and falls below 0 without end as they grow"
+        )
+        yield Found(
+            layer.name, f"NLLLoss gets {gets}.", "End with LogSoftmax(1), or use CrossEntropyLoss on the scores."
+        )
 
 
 @rule("sigmoid-before-bce-with-logits", "error", NEEDS_SCORES.format("BCEWithLogitsLoss"))
@@ -134,15 +150,22 @@ def sigmoid_before_bce_with_logits(context: Context) -> Iterator[Found]:
     for layer, _ in _outputs(context, *SIGMOID, *SOFTMAX):
         yield Found(
             layer.name,
-            f"{type(context.loss).__name__} takes a sigmoid of it, which is at least 0.5 and at most 0.731: a target of 0 costs "
+            f"{type(context.loss).__name__} takes a sigmoid of it, which is at least 0.5 and at most 0.731: a target "
+            "of 0 costs "
             f"{log(2):.3g} or more, one of 1 {log1p(1 / e):.3g} or more.",
             "Return the scores.",
         )
 
 
-@rule("softmax-over-wrong-axis", "warning", "https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.softmax.html")
+@rule(
+    "softmax-over-wrong-axis",
+    "warning",
+    "https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.softmax.html",
+)
 def softmax_over_wrong_axis(context: Context) -> Iterator[Found]:
-    """Along axis 0 the samples of a batch share one sum: what a sample gets depends on the others, and is 1 if it is alone."""
+    """Along axis 0 the samples of a batch share one sum: what a sample gets depends on the others, and is 1 if it is
+    alone.
+    """
     inputs = context.report.input_shapes
     batch = inputs[0][0] if inputs and inputs[0] else None
     for node in context.graph.nodes:

@@ -30,7 +30,20 @@ DROPOUTS = (Dropout, Dropout1d, Dropout2d, Dropout3d)  # alpha dropout keeps mea
 ACTIVATIONS = frozenset(
     f"aten.{name}"
     for name in (
-        *("relu", "leaky_relu", "hardtanh", "clamp", "clamp_min", "elu", "celu", "gelu", "silu", "mish", "hardswish", "hardsigmoid"),
+        *(
+            "relu",
+            "leaky_relu",
+            "hardtanh",
+            "clamp",
+            "clamp_min",
+            "elu",
+            "celu",
+            "gelu",
+            "silu",
+            "mish",
+            "hardswish",
+            "hardsigmoid",
+        ),
         *("sigmoid", "tanh", "softplus", "_prelu_kernel", "rrelu_with_noise", "log_sigmoid_forward", "threshold"),
     )
 )
@@ -60,30 +73,41 @@ def followers(context: Context, layer: Layer) -> list[Layer]:
         call = context.call(row)
         if call is None or not isinstance(call.module, NORMS):
             return []
-        if [context.graph.origin(value) == layer.value for value in call.inputs] != [True, *[False] * (len(call.inputs) - 1)]:
+        if [context.graph.origin(value) == layer.value for value in call.inputs] != [
+            True,
+            *[False] * (len(call.inputs) - 1),
+        ]:
             return []  # it is the residual
     return [] if context.is_output(layer) else found
 
 
-# -------------------------------------------------------------------------------------------------- what stands before a norm
+# -------------------------------------------------------------------------------------------- what stands before a norm
 
 
 @rule("bias-before-norm", "warning", PAPER)
 def bias_before_norm(context: Context) -> Iterator[Found]:
-    """A norm that subtracts each channel's mean subtracts the bias of the layer before it too: (x + b) - mean(x + b) = x - mean(x)."""
+    """A norm that subtracts each channel's mean subtracts the bias of the layer before it too: (x + b) - mean(x + b) =
+    x - mean(x).
+    """
     for layer, module in context.first(*LAYERS):
         bias = module._parameters.get("bias")
         if bias is None or not _bias_stays_inside(context, module, bias):
             continue
         rows = [row for row, other in context.of(*LAYERS) if other is module]
         behind = [followers(context, row) for row in rows]
-        if not all(found and all(_centers(context, row, norm, module) for norm in found) for row, found in zip(rows, behind, strict=True)):
+        if not all(
+            found and all(_centers(context, row, norm, module) for norm in found)
+            for row, found in zip(rows, behind, strict=True)
+        ):
             continue
         norms = [norm for found in behind for norm in found]
         name, kind = norms[0].name, norms[0].type
         yield Found(
             layer.name,
-            f"The {bias.numel()} values of its bias do nothing: {name} ({kind}) subtracts each channel's mean, and the bias with it.",
+            (
+                f"The {bias.numel()} values of its bias do nothing: {name} ({kind}) subtracts each channel's mean, and "
+                "the bias with it."
+            ),
             "Build it with bias=False.",
             _without_bias(context, layer, norms),
         )
@@ -93,7 +117,9 @@ def _bias_stays_inside(context: Context, module: Module, bias: torch.nn.Paramete
     """Whether only the layer itself reads it."""
     graph = context.graph
     parameters = dict(graph.model.named_parameters(remove_duplicate=False))
-    own = {value.index for value in graph.values if value.is_parameter and value.name and parameters[value.name] is bias}
+    own = {
+        value.index for value in graph.values if value.is_parameter and value.name and parameters[value.name] is bias
+    }
     readers = [node for node in graph.nodes if own & set(node.inputs)]
     return all(node.call is not None and graph.calls[node.call].module is module for node in readers)
 
@@ -105,10 +131,16 @@ def _centers(context: Context, row: Layer, behind: Layer, module: Module) -> boo
     norm: Any = call.module
     if call.inputs[0] != row.value:  # reshaped in between: its channels may be others
         return False
-    by_channel = isinstance(norm, InstanceNormBase) or (isinstance(norm, GROUP_NORMS) and norm.num_groups == norm.num_channels)
+    by_channel = isinstance(norm, InstanceNormBase) or (
+        isinstance(norm, GROUP_NORMS) and norm.num_groups == norm.num_channels
+    )
     if not by_channel and not isinstance(norm, BATCH_NORMS):
         return False
-    if isinstance(norm, TRACKING) and (is_frozen(norm) or (context.model.training and not norm.training)) and norm.running_mean is not None:
+    if (
+        isinstance(norm, TRACKING)
+        and (is_frozen(norm) or (context.model.training and not norm.training))
+        and norm.running_mean is not None
+    ):
         return False  # whose mean is a constant
     rank = len(row.output_shape)
     if isinstance(module, ConvBase):
@@ -121,7 +153,10 @@ def _without_bias(context: Context, layer: Layer, behind: list[Layer]) -> Callab
     """Drops the bias, and takes it out of the running means too, so that evaluation stays what it was."""
     paths = {context.path(row) for row in behind}
     tracking = [path for path in paths if getattr(context.model.get_submodule(path), "running_mean", None) is not None]
-    if any(sum(call.path == path for call in context.graph.calls) != sum(context.path(row) == path for row in behind) for path in tracking):
+    if any(
+        sum(call.path == path for call in context.graph.calls) != sum(context.path(row) == path for row in behind)
+        for path in tracking
+    ):
         return None  # a running mean of other layers' outputs too
     own = context.path(layer)
 
@@ -138,8 +173,9 @@ def _without_bias(context: Context, layer: Layer, behind: list[Layer]) -> Callab
 
 @rule("norm-after-activation", "note", PAPER)
 def norm_after_activation(context: Context) -> Iterator[Found]:
-    """Before the activation a channel is near to a normal distribution, of which mean and variance say all. Behind a ReLU of it half of
-    the values are 0, the mean is 0.40 and the deviation 0.58: the norm makes all those zeros -0.68."""
+    """Before the activation a channel is near to a normal distribution, of which mean and variance say all. Behind a
+    ReLU of it half of the values are 0, the mean is 0.40 and the deviation 0.58: the norm makes all those zeros -0.68.
+    """
     graph = context.graph
     for layer, norm in context.of(*TRACKING, *OF_SAMPLES):
         call = context.call(layer)
@@ -150,13 +186,19 @@ def norm_after_activation(context: Context) -> Iterator[Found]:
             word = op.removeprefix("aten.").strip("_").removesuffix("_kernel")
             yield Found(
                 layer.name,
-                f"{type(norm).__name__} stands behind {word}: the {_statistics(norm)} it measures are of values that it has bent already.",
+                (
+                    f"{type(norm).__name__} stands behind {word}: the {_statistics(norm)} it measures are of values "
+                    "that "
+                    "it has bent already."
+                ),
                 "Put the norm before the activation, unless that was tried and is worse.",
             )
 
 
 def _is_branch(context: Context, layer: Layer) -> bool:
-    """Whether a norm is the identity's branch of a re-parameterised block: beside a convolution on the same map and summed with it."""
+    """Whether a norm is the identity's branch of a re-parameterised block: beside a convolution on the same map and
+    summed with it.
+    """
     call = context.call(layer)
     assert call is not None
     rows = [context.row(node) for node in context.readers.get(call.inputs[0], []) if node.op in CONVOLUTIONS]
@@ -169,13 +211,21 @@ def _statistics(norm: Any) -> str:
         return f"means and variances of {norm.num_features} channels"
     if isinstance(norm, GROUP_NORMS):
         return f"means and variances of {norm.num_groups} group{'s' if norm.num_groups != 1 else ''}"
-    return f"mean and variance of {norm.num_channels if isinstance(norm, nn.LayerNorm2d) else prod(norm.normalized_shape)} values each"
+    return (
+        "mean and variance of "
+        f"{norm.num_channels if isinstance(norm, nn.LayerNorm2d) else prod(norm.normalized_shape)} values each"
+    )
 
 
-@rule("dropout-before-batch-norm", "warning", "Li et al., Understanding the disharmony between dropout and batch normalization, 2018")
+@rule(
+    "dropout-before-batch-norm",
+    "warning",
+    "Li et al., Understanding the disharmony between dropout and batch normalization, 2018",
+)
 def dropout_before_batch_norm(context: Context) -> Iterator[Found]:
-    """Dropout keeps the mean of what it hands on, not its variance: in training that is E[x²]/(1 - p) - E[x]², in evaluation E[x²] - E[x]².
-    A batch norm behind it learns the first and divides by it in evaluation."""
+    """Dropout keeps the mean of what it hands on, not its variance: in training that is E[x²]/(1 - p) - E[x]², in
+    evaluation E[x²] - E[x]². A batch norm behind it learns the first and divides by it in evaluation.
+    """
     for layer, dropout in context.first(*DROPOUTS):
         if not 0 < dropout.p < 1:
             continue
@@ -184,8 +234,10 @@ def dropout_before_batch_norm(context: Context) -> Iterator[Found]:
             norms = f"{len(met)} batch norm{'s' if len(met) > 1 else ''}"
             yield Found(
                 layer.name,
-                f"p={dropout.p:g} stands before {norms}, first {met[0].name}: for values of mean 0 the running variance is "
-                f"{1 / (1 - dropout.p):.3g} times that of evaluation, whose outputs are {sqrt(1 - dropout.p):.2g} of what they should be.",
+                f"p={dropout.p:g} stands before {norms}, first {met[0].name}: for values of mean 0 the running "
+                "variance is "
+                f"{1 / (1 - dropout.p):.3g} times that of evaluation, whose outputs are {sqrt(1 - dropout.p):.2g} of "
+                "what they should be.",
                 "Drop behind the last batch norm, or not at all.",
             )
 
@@ -207,14 +259,21 @@ def _reached(context: Context, layer: Layer) -> list[Layer]:
     return [row for row in context.layers if id(row) in found]
 
 
-# ------------------------------------------------------------------------------------------------ what statistics are taken of
+# ----------------------------------------------------------------------------------------- what statistics are taken of
 
 
-@rule("one-value-norm", "error", "torch.nn.functional.batch_norm, which refuses it; arithmetic: x - mean(x) = 0 for one value")
+@rule(
+    "one-value-norm",
+    "error",
+    "torch.nn.functional.batch_norm, which refuses it; arithmetic: x - mean(x) = 0 for one value",
+)
 def one_value_norm(context: Context) -> Iterator[Found]:
-    """One value is its own mean: what is left after the norm is its shift. A batch norm in training gets one where the batch is 1 and the
-    map 1×1, and torch refuses; group and layer norm get one where a group is one channel and the map 1×1, and torch says nothing."""
-    for layer, norm in context.of(*BATCH_NORMS, *OF_SAMPLES):  # where instance norm measures one value it refuses, and nothing is traced
+    """One value is its own mean: what is left after the norm is its shift. A batch norm in training gets one where the
+    batch is 1 and the map 1×1, and torch refuses; group and layer norm get one where a group is one channel and the map
+    1×1, and torch says nothing.
+    """
+    # where instance norm measures one value it refuses, and nothing is traced
+    for layer, norm in context.of(*BATCH_NORMS, *OF_SAMPLES):
         shape = context.input_shape(layer)
         if shape is None:
             continue
@@ -222,7 +281,10 @@ def one_value_norm(context: Context) -> Iterator[Found]:
             if _samples_are_meant(context, norm) and _samples(context, layer, norm) * prod(shape[2:]) == 1:
                 yield Found(
                     layer.name,
-                    f"Each of its {norm.num_features} channels has 1 value a step, which has no variance: training stops here.",
+                    (
+                        f"Each of its {norm.num_features} channels has 1 value a step, which has no variance: training "
+                        "stops here."
+                    ),
                     "Train on more samples at once, and drop a last batch of 1.",
                 )
         elif _values(norm, shape) == 1:
@@ -246,7 +308,9 @@ def _samples_are_meant(context: Context, norm: Any) -> bool:
 
 
 def _samples(context: Context, layer: Layer, norm: Any) -> int:
-    """Of what a norm measures together. Where samples become several in between, as frames or regions, they are counted so."""
+    """Of what a norm measures together. Where samples become several in between, as frames or regions, they are counted
+    so.
+    """
     shape = context.input_shape(layer)
     given = context.report.input_shapes
     assert shape is not None
@@ -256,18 +320,25 @@ def _samples(context: Context, layer: Layer, norm: Any) -> int:
 
 @rule("small-batch-norm", "warning", f"{GROUP_PAPER}, table 2")
 def small_batch_norm(context: Context) -> Iterator[Found]:
-    """The fewer samples, the noisier what is measured, and the further from the running statistics of evaluation. ResNet-50 on ImageNet
-    errs on 23.6 % with 32 samples a step, 24.8 % with 8, 27.3 % with 4 and 34.7 % with 2; with group norm on 24.0 to 24.2 % with each."""
+    """The fewer samples, the noisier what is measured, and the further from the running statistics of evaluation.
+    ResNet-50 on ImageNet errs on 23.6 % with 32 samples a step, 24.8 % with 8, 27.3 % with 4 and 34.7 % with 2; with
+    group norm on 24.0 to 24.2 % with each.
+    """
     for layer, norm in context.first(*BATCH_NORMS):
         shape = context.input_shape(layer)
-        if shape is None or isinstance(norm, (nn.SyncBatchNorm, torch.nn.SyncBatchNorm)) or not _samples_are_meant(context, norm):
+        if (
+            shape is None
+            or isinstance(norm, (nn.SyncBatchNorm, torch.nn.SyncBatchNorm))
+            or not _samples_are_meant(context, norm)
+        ):
             continue
         samples = _samples(context, layer, norm)
         if samples < SAMPLES and samples * prod(shape[2:]) > 1:
             groups = _groups(norm.num_features, prod(shape[2:]))
             yield Found(
                 layer.name,
-                f"It measures {samples} sample{'s' if samples != 1 else ''} at once, {samples * prod(shape[2:])} values a channel, "
+                f"It measures {samples} sample{'s' if samples != 1 else ''} at once, {samples * prod(shape[2:])} "
+                "values a channel, "
                 f"and fewer than {SAMPLES} samples are known to cost accuracy.",
                 f"Use GroupNorm({groups}, {norm.num_features}), whose statistics are of one sample, or more samples.",
                 _as_group_norm(context, layer, norm, groups),
@@ -275,7 +346,9 @@ def small_batch_norm(context: Context) -> Iterator[Found]:
 
 
 def _groups(channels: int, places: int) -> int:
-    """The largest divisor of 32 that divides the channels and leaves more than one in a group; one group where there are no places."""
+    """The largest divisor of 32 that divides the channels and leaves more than one in a group; one group where there
+    are no places.
+    """
     groups = gcd(GROUPS, channels)
     return 1 if places == 1 else groups // 2 if groups == channels and channels > 1 else groups
 
@@ -304,24 +377,33 @@ def _as_group_norm(context: Context, layer: Layer, norm: Any, groups: int) -> Ca
 
 @rule("norm-reused", "warning", "Yu, Yang, Xu, Yang, Huang, Slimmable neural networks, 2019, section 3.2")
 def norm_reused(context: Context) -> Iterator[Found]:
-    """In training each call is normalized with its own statistics, in evaluation all with the same, a mixture: its variance is the mean of
-    the variances and the variance of the means on top."""
+    """In training each call is normalized with its own statistics, in evaluation all with the same, a mixture: its
+    variance is the mean of the variances and the variance of the means on top.
+    """
     for layer, norm in context.first(*TRACKING):
         calls = sum(call.module is norm for call in context.graph.calls)
         if calls > 1 and norm.running_mean is not None and not is_frozen(norm):
             yield Found(
                 layer.name,
-                f"It is called {calls} times in a pass: training measures each place by itself, and the running statistics mix them.",
+                (
+                    f"It is called {calls} times in a pass: training measures each place by itself, and the running "
+                    "statistics mix them."
+                ),
                 "Give each place a norm of its own.",
             )
 
 
-@rule("norm-on-output", "warning", "arithmetic: the mean of a norm's outputs is its shift, and their deviation its scale")
+@rule(
+    "norm-on-output", "warning", "arithmetic: the mean of a norm's outputs is its shift, and their deviation its scale"
+)
 def norm_on_output(context: Context) -> Iterator[Found]:
-    """Scores behind a norm have the mean and the spread that its shift and scale say, not those that the features ask for. Told where the
-    output is a row of numbers a sample, or where a loss or task says that it is compared with something."""
+    """Scores behind a norm have the mean and the spread that its shift and scale say, not those that the features ask
+    for. Told where the output is a row of numbers a sample, or where a loss or task says that it is compared with
+    something.
+    """
     for layer, norm in context.of(*NORMS):
-        row = len(layer.output_shape) == 2 and not isinstance(norm, InstanceNormBase)  # which takes such a shape for channels and places
+        # which takes such a shape for channels and places
+        row = len(layer.output_shape) == 2 and not isinstance(norm, InstanceNormBase)
         compared = row or context.loss is not None or context.task is not None
         if not compared or not context.is_output(layer) or getattr(norm, "activation", None) is not None:
             continue
@@ -329,52 +411,71 @@ def norm_on_output(context: Context) -> Iterator[Found]:
         over = "over the batch" if isinstance(norm, BATCH_NORMS) else "in each sample"
         yield Found(
             layer.name,
-            f"{type(norm).__name__} is the last layer: its shift and scale are the mean and spread of the {outputs} outputs {over}.",
+            (
+                f"{type(norm).__name__} is the last layer: its shift and scale are the mean and spread of the "
+                f"{outputs} "
+                f"outputs {over}."
+            ),
             "Leave it out, or put it before the last layer.",
         )
 
 
-# ---------------------------------------------------------------------------------------------------------------- arguments
+# ------------------------------------------------------------------------------------------------------------ arguments
 
 
 @rule("norm-momentum", "warning", PAGE)
 def norm_momentum(context: Context) -> Iterator[Found]:
-    """torch's momentum m is the weight of the new batch: running ← (1 - m)·running + m·batch. With 0 the running statistics stay 0 and 1,
-    with 1 they are the last batch's; 0.9 and more is likely a Keras momentum, the weight of the old ones."""
+    """torch's momentum m is the weight of the new batch: running ← (1 - m)·running + m·batch. With 0 the running
+    statistics stay 0 and 1, with 1 they are the last batch's; 0.9 and more is likely a Keras momentum, the weight of
+    the old ones.
+    """
     for layer, norm in context.first(*TRACKING):
         momentum = 0.0 if norm.momentum is None and isinstance(norm, InstanceNormBase) else norm.momentum
         if norm.running_mean is None or is_frozen(norm) or momentum is None or 0 < momentum < KERAS:
             continue
         meant = round(1 - momentum, 12) if KERAS <= momentum < 1 else 0.1
         if momentum == 0:
-            message = "momentum=0 leaves the running mean and variance as they are, 0 and 1 in a new layer, and evaluation uses them."
+            message = (
+                "momentum=0 leaves the running mean and variance as they are, 0 and 1 in a new layer, and "
+                "evaluation uses them."
+            )
         elif KERAS <= momentum < 1:
             share = f"{100 * momentum:g} % of the running statistics are the last batch's"
             message = f"momentum={momentum:g} is the weight of the new batch in torch: {share}."
         elif momentum == 1:
             message = "momentum=1 forgets all batches but the last: evaluation uses the statistics of 1 batch."
         else:
-            message = f"momentum={momentum:g} gives the old statistics a weight of {1 - momentum:g}: they do not stay within the batches'."
+            message = (
+                f"momentum={momentum:g} gives the old statistics a weight of {1 - momentum:g}: they do not stay "
+                "within the batches'."
+            )
         yield Found(layer.name, message, f"Set momentum={meant:g}.", _with(context.path(layer), "momentum", meant))
 
 
 @rule("cumulative-average", "note", PAGE)
 def cumulative_average(context: Context) -> Iterator[Found]:
-    """With momentum=None the running statistics are the mean over all batches since the layer was made. The first weights' count as much
-    as the last ones', which suits a pass over data with weights that no longer change."""
+    """With momentum=None the running statistics are the mean over all batches since the layer was made. The first
+    weights' count as much as the last ones', which suits a pass over data with weights that no longer change.
+    """
     for layer, norm in context.first(*BATCH_NORMS):
         if norm.running_mean is not None and norm.momentum is None and not is_frozen(norm):
             yield Found(
                 layer.name,
-                "momentum=None averages all batches alike: after 1,000 of them the last counts 0.1 %, and so does the first.",
+                (
+                    "momentum=None averages all batches alike: after 1,000 of them the last counts 0.1 %, and so does "
+                    "the "
+                    "first."
+                ),
                 "Set momentum=0.1 to train; None is for measuring again with weights that stay.",
             )
 
 
 @rule("norm-eps", "warning", "arithmetic of y = x/√(σ² + ε); float32 has 7 digits")
 def norm_eps(context: Context) -> Iterator[Found]:
-    """ε is there for channels that do not vary: their gradient is multiplied by 1/√ε, a million for 1e-12, and 0/0 is NaN for 0. Where it
-    is not small beside the variance it decides instead of it: with 1e-2 a variance of 1 comes out as 0.99, and one of 0.01 as 0.5."""
+    """ε is there for channels that do not vary: their gradient is multiplied by 1/√ε, a million for 1e-12, and 0/0 is
+    NaN for 0. Where it is not small beside the variance it decides instead of it: with 1e-2 a variance of 1 comes out
+    as 0.99, and one of 0.01 as 0.5.
+    """
     for layer, norm in context.first(*NORMS):
         eps = norm.eps
         if eps is None or LEAST_EPS <= eps <= MOST_EPS:  # RMSNorm's None is the smallest step of its type
@@ -385,7 +486,10 @@ def norm_eps(context: Context) -> Iterator[Found]:
             message = f"eps={eps:g} multiplies the gradient of a channel that does not vary by {eps**-0.5:.3g}."
         else:
             small = 0.01 / (0.01 + eps)
-            message = f"eps={eps:g} is added to the variance: one of 1 comes out as {1 / (1 + eps):.3g}, one of 0.01 as {small:.3g}."
+            message = (
+                f"eps={eps:g} is added to the variance: one of 1 comes out as {1 / (1 + eps):.3g}, one of 0.01 as "
+                f"{small:.3g}."
+            )
         usual = 1e-6 if isinstance(norm, nn.LayerNorm2d) else 1e-5
         yield Found(layer.name, message, f"Set eps={usual:g}.", _with(context.path(layer), "eps", usual))
 
@@ -401,7 +505,8 @@ def _set(model: Module, path: str, name: str, value: float) -> None:
 
 @rule("groups-are-instance-norm", "note", f"{GROUP_PAPER}, section 3")
 def groups_are_instance_norm(context: Context) -> Iterator[Found]:
-    """With as many groups as channels each channel is normalized by itself: how strong it is beside the others is lost."""
+    """With as many groups as channels each channel is normalized by itself: how strong it is beside the others is lost.
+    """
     for layer, norm in context.first(*GROUP_NORMS):
         if norm.num_groups == norm.num_channels:
             yield Found(
@@ -413,7 +518,8 @@ def groups_are_instance_norm(context: Context) -> Iterator[Found]:
 
 @rule("groups-are-layer-norm", "note", f"{GROUP_PAPER}, section 3")
 def groups_are_layer_norm(context: Context) -> Iterator[Found]:
-    """One group is layer norm over channels and places together, with a scale for each channel. LayerNorm2d, as in ConvNeXt, is another
+    """One group is layer norm over channels and places together, with a scale for each channel. LayerNorm2d, as in
+    ConvNeXt, is another
     thing: it normalizes the channels of each place by themselves."""
     for layer, norm in context.first(*GROUP_NORMS):
         chosen = "num_groups" in signature(type(norm)).parameters  # a class that knows of one group only means it

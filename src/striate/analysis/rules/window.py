@@ -22,7 +22,8 @@ from .norm import ACTIVATIONS
 POOLING = re.compile(r"aten\.(max|avg)_pool[123]d(_with_indices)?$")
 GLOBAL = re.compile(r"aten\.(_?(adaptive_)?(avg|max)_pool[123]d|(mean|sum|amax)$)")
 PADS = re.compile(r"aten\.(constant_pad_nd|reflection_pad[123]d|replication_pad[123]d)$")
-EARLY, STRIDE, UNITS = 3, 4, 8  # before which convolution, from which stride on, and how many units an object needs there
+# before which convolution, from which stride on, and how many units an object needs there
+EARLY, STRIDE, UNITS = 3, 4, 8
 SHARE = 0.1  # of the input that a floor may drop before it is more than a note
 PART = 0.1  # of the MACs, from which on layers that see too much are told
 
@@ -30,7 +31,8 @@ PART = 0.1  # of the MACs, from which on layers that see too much are told
 class _Window(NamedTuple):
     """A layer whose units look through windows.
 
-    node: the convolution or pooling; value: what it reads, before all padding that is done for it, by itself or by operations of their own;
+    node: the convolution or pooling; value: what it reads, before all padding that is done for it, by itself or by
+    operations of their own;
     axes: with this padding; of a transposed convolution its adjoint's.
     """
 
@@ -80,7 +82,8 @@ def _windows(context: Context) -> list[_Window]:
         source, target = (made, given) if transposed else (given, made)
         numbers = zip(source[-dims:], target[-dims:], kernel, stride, dilation, before, after, strict=True)
         axes = tuple(Axis(*one) for one in numbers)
-        if maker is not None and maker.op == "aten.unsqueeze" and POOLING.match(node.op):  # pooling on one axis is done on two
+        # pooling on one axis is done on two
+        if maker is not None and maker.op == "aten.unsqueeze" and POOLING.match(node.op):
             value, axes = maker.inputs[0], axes[1:]
         found.append(_Window(layer, node, value, axes))
     return found
@@ -93,7 +96,9 @@ def _maker(context: Context, value: int) -> Node | None:
 
 
 def _margins(node: Node, dims: int) -> list[tuple[int, int]] | None:
-    """What a padding adds before and behind each of the last axes; None for what is no padding, cuts off, or adds channels."""
+    """What a padding adds before and behind each of the last axes; None for what is no padding, cuts off, or adds
+    channels.
+    """
     if not PADS.match(node.op):
         return None
     listed = node.arguments["pad" if "pad" in node.arguments else "padding"]
@@ -108,11 +113,17 @@ def _each(given: int | list[int] | tuple[int, ...], dims: int) -> list[int]:
 
 
 def _fields(context: Context, value: int, everything: bool = True) -> list[Field] | None:
-    """Of a map's units, on each axis of the input; None for what is no map. everything: with what is seen through global means."""
+    """Of a map's units, on each axis of the input; None for what is no map. everything: with what is seen through
+    global means.
+    """
     fields, found = context.report.fields, []
     axes = context.report.axes()
     places = [fields.place(value, axis) for axis in axes]
-    if not places or any(place is None for place in places) or max(place.size for place in places if place is not None) < 2:
+    if (
+        not places
+        or any(place is None for place in places)
+        or max(place.size for place in places if place is not None) < 2
+    ):
         return None
     for axis, place in zip(axes, places, strict=True):
         extent = fields.extent(value, axis)
@@ -122,14 +133,20 @@ def _fields(context: Context, value: int, everything: bool = True) -> list[Field
 
 
 def _along(context: Context, window: _Window) -> list[tuple[Axis, float] | None]:
-    """For each axis of the input the window's axis that follows it, with the jump of what it reads [px]; None where none does alone."""
+    """For each axis of the input the window's axis that follows it, with the jump of what it reads [px]; None where
+    none does alone.
+    """
     fields, shape = context.report.fields, context.graph.values[window.value].shape
     found: list[tuple[Axis, float] | None] = []
     for axis in context.report.axes():
         place = fields.place(window.value, axis)
         number = -1 if place is None else place.axis - (len(shape) - len(window.axes))
         alone = place is not None and number >= 0 and place.size == shape[place.axis]
-        found.append((window.axes[number], float(fields.states[window.value].fields[axis][place].jump)) if place and alone else None)
+        found.append(
+            (window.axes[number], float(fields.states[window.value].fields[axis][place].jump))
+            if place and alone
+            else None
+        )
     return found
 
 
@@ -161,12 +178,18 @@ def _units(numbers: list[float]) -> str:
     return "×".join(f"{n:.3g}" for n in numbers)
 
 
-# ------------------------------------------------------------------------------------------------------------- fields and objects
+# --------------------------------------------------------------------------------------------------- fields and objects
 
 
-@rule("early-downsampling", "warning", "K. He et al., \"Deep Residual Learning for Image Recognition\", 2016, sections 4.1 and 4.2")
+@rule(
+    "early-downsampling",
+    "warning",
+    'K. He et al., "Deep Residual Learning for Image Recognition", 2016, sections 4.1 and 4.2',
+)
 def early_downsampling(context: Context) -> Iterator[Found]:
-    """A map that is coarse before its layers have seen shapes cannot tell them any more: each stride halves what an object has."""
+    """A map that is coarse before its layers have seen shapes cannot tell them any more: each stride halves what an
+    object has.
+    """
     if context.object_px is None:
         return
     convolutions = [window for window in _windows(context) if window.is_convolution and window.looks_around]
@@ -184,7 +207,8 @@ def early_downsampling(context: Context) -> Iterator[Found]:
     coarsest = max(float(field.jump) for _, seen in made if seen is not None for field in seen)
     yield Found(
         first.name,
-        f"The stride is {_units(jumps)} before the third convolution, where an object of {context.object_px:g} px covers "
+        f"The stride is {_units(jumps)} before the third convolution, where an object of {context.object_px:g} px "
+        "covers "
         f"{_units(left)} units, and {context.object_px / coarsest:.3g} of the coarsest map.",
         "Take strides and poolings out of the first layers, or give larger images.",
     )
@@ -196,8 +220,12 @@ def early_downsampling(context: Context) -> Iterator[Found]:
     "A. Araujo, W. Norris, J. Sim, \"Computing Receptive Fields of Convolutional Neural Networks\", Distill 2019",
 )
 def field_smaller_than_object(context: Context) -> Iterator[Found]:
-    """A unit that sees a part of an object decides by that part; no unit of any map sees one whole. Attention unites units."""
-    united = any(node.op.startswith(ATTENTION) or node.op in ("aten.bmm", "aten.baddbmm") for node in context.graph.nodes)
+    """A unit that sees a part of an object decides by that part; no unit of any map sees one whole. Attention unites
+    units.
+    """
+    united = any(
+        node.op.startswith(ATTENTION) or node.op in ("aten.bmm", "aten.baddbmm") for node in context.graph.nodes
+    )
     if context.object_px is None or united or not _windows(context):
         return
     best: tuple[Layer, list[int]] | None = None
@@ -208,7 +236,10 @@ def field_smaller_than_object(context: Context) -> Iterator[Found]:
     if best is not None and min(best[1]) < context.object_px:
         yield Found(
             best[0].name,
-            f"Its units see {sizes(best[1])} px, more than those of any other map and less than an object of {context.object_px:g} px.",
+            (
+                f"Its units see {sizes(best[1])} px, more than those of any other map and less than an object of "
+                f"{context.object_px:g} px."
+            ),
             "Add layers, strides or dilation before the head.",
         )
 
@@ -216,10 +247,13 @@ def field_smaller_than_object(context: Context) -> Iterator[Found]:
 @rule(
     "field-smaller-than-input",
     "note",
-    "W. Brendel, M. Bethge, \"Approximating CNNs with Bag-of-local-Features Models Works Surprisingly Well on ImageNet\", 2019",
+    'W. Brendel, M. Bethge, "Approximating CNNs with Bag-of-local-Features Models Works Surprisingly Well on '
+    'ImageNet", 2019',
 )
 def field_smaller_than_input(context: Context) -> Iterator[Found]:
-    """Behind a global pooling a class is a sum over places: what lies further apart than one field is counted, but not how it lies."""
+    """Behind a global pooling a class is a sum over places: what lies further apart than one field is counted, but not
+    how it lies.
+    """
     if context.task != "classification" or context.object_px is not None:
         return
     pooled = [(layer, fields) for layer, fields, _ in _globally_pooled(context)]
@@ -247,12 +281,18 @@ def _globally_pooled(context: Context) -> Iterator[tuple[Layer, list[Field], int
 
 @rule("unproductive-layers", "note", "M. L. Richter et al., \"(Input) Size Matters for CNN Classifiers\", 2021")
 def unproductive_layers(context: Context) -> Iterator[Found]:
-    """Where each input of a convolution has seen the whole image, a larger field adds padding: such layers often add little accuracy. Where
-    shortcuts carry smaller fields along, they still have something to add."""
+    """Where each input of a convolution has seen the whole image, a larger field adds padding: such layers often add
+    little accuracy. Where shortcuts carry smaller fields along, they still have something to add.
+    """
     image, least, found = _image(context), _least_fields(context), []
     for window in _windows(context):
         seen = least.get(window.value)
-        if window.is_convolution and window.looks_around and seen and all(one > size for one, size in zip(seen, image, strict=True)):
+        if (
+            window.is_convolution
+            and window.looks_around
+            and seen
+            and all(one > size for one, size in zip(seen, image, strict=True))
+        ):
             found.append((window.layer, seen))
     if sum(layer.macs or 0 for layer, _ in found) < PART * sum(layer.macs or 0 for layer in context.layers):
         return
@@ -266,7 +306,8 @@ def unproductive_layers(context: Context) -> Iterator[Found]:
 
 
 def _least_fields(context: Context) -> dict[int, list[int]]:
-    """For each tensor that follows from the first input the field of its units on the way that adds least, on each axis [px].
+    """For each tensor that follows from the first input the field of its units on the way that adds least, on each axis
+    [px].
 
     Only windows add: what attention and global means see besides does not count.
     """
@@ -284,7 +325,7 @@ def _least_fields(context: Context) -> dict[int, list[int]]:
     return least
 
 
-# ------------------------------------------------------------------------------------------------------------ what no window sees
+# -------------------------------------------------------------------------------------------------- what no window sees
 
 
 def _reached(axis: Axis) -> list[int]:
@@ -323,16 +364,20 @@ def _unseen(context: Context, window: _Window, windows: list[_Window]) -> int:
     beside, known = [window], set(on_the_way)
     for other in windows:
         of, between = _made_of(context, other.value)
-        if of == source and not any(PADS.match(graph.nodes[number].op) for number in between | on_the_way):  # at the same places
+        # at the same places
+        if of == source and not any(PADS.match(graph.nodes[number].op) for number in between | on_the_way):
             beside.append(other)
             known |= between
     ends, ways = {other.node.index for other in beside}, [source]
     for value in ways:
         readers = [node for node in context.readers.get(value, []) if node.index not in ends]
-        if value in graph.outputs or any(node.index not in known and node.op not in FREE and not PADS.match(node.op) for node in readers):
+        if value in graph.outputs or any(
+            node.index not in known and node.op not in FREE and not PADS.match(node.op) for node in readers
+        ):
             return 0
         ways += [output for node in readers for output in node.outputs]
-    missed = torch.ones([axis.input for axis in window.axes], dtype=torch.bool, device="cpu")  # whatever the default device is
+    # whatever the default device is
+    missed = torch.ones([axis.input for axis in window.axes], dtype=torch.bool, device="cpu")
     for other in beside:
         seen = torch.ones_like(missed)
         for number, axis in enumerate(other.axes):
@@ -350,7 +395,9 @@ def _fate(unseen: int, left_out: int, whole: int) -> str:
     return "which reach nothing" if unseen == left_out else f"and {_percent(unseen / whole)} reach nothing at all"
 
 
-@rule("dropped-rows", "note", "arithmetic: windows start every stride, and the last that fits ends before the input does")
+@rule(
+    "dropped-rows", "note", "arithmetic: windows start every stride, and the last that fits ends before the input does"
+)
 def dropped_rows(context: Context) -> Iterator[Found]:
     """⌊(input + padding - extent)/stride⌋ leaves a remainder, and the rows and columns of it reach nothing."""
     windows = [window for window in _windows(context) if not window.is_transposed]
@@ -368,7 +415,10 @@ def dropped_rows(context: Context) -> Iterator[Found]:
             fate = " reaches nothing" if unseen == whole - kept else f", {_fate(unseen, whole - kept, whole)}"
             yield Found(
                 window.layer.name,
-                f"Its windows end before the last {' and '.join(told)}: {_percent(1 - kept / whole)} of its input{fate}.",
+                (
+                    f"Its windows end before the last {' and '.join(told)}: {_percent(1 - kept / whole)} of its "
+                    f"input{fate}."
+                ),
                 "Pad, use ceil_mode, or choose an input whose size the strides divide.",
                 severity="warning" if unseen >= SHARE * whole else None,
             )
@@ -380,7 +430,9 @@ def dropped_rows(context: Context) -> Iterator[Found]:
     "T. He et al., \"Bag of Tricks for Image Classification with Convolutional Neural Networks\", 2019, section 4",
 )
 def skipped_pixels(context: Context) -> Iterator[Found]:
-    """A stride larger than the window's extent leaves gaps; with dilation a factor that both have in common leaves them too."""
+    """A stride larger than the window's extent leaves gaps; with dilation a factor that both have in common leaves them
+    too.
+    """
     windows = [window for window in _windows(context) if not window.is_transposed]
     for window in windows:
         if not any(map(_skips, window.axes)) or _is_part_of_another(context, window, windows):
@@ -397,8 +449,9 @@ def skipped_pixels(context: Context) -> Iterator[Found]:
 
 
 def _is_part_of_another(context: Context, window: _Window, windows: list[_Window]) -> bool:
-    """Whether it is a branch of a re-parameterised block: its taps lie within those of a convolution on the same map with which it is
-    summed, so that both are one larger kernel."""
+    """Whether it is a branch of a re-parameterised block: its taps lie within those of a convolution on the same map
+    with which it is summed, so that both are one larger kernel.
+    """
     if not window.is_convolution:
         return False
     larger = [
@@ -419,21 +472,33 @@ def _lies_within(one: Axis, other: Axis) -> bool:
     return one.stride == other.stride and taps <= others
 
 
-# ------------------------------------------------------------------------------------------------------------- windows themselves
+# --------------------------------------------------------------------------------------------------- windows themselves
 
 
-@rule("even-kernel-same-padding", "note", "arithmetic: the middle of unit o's window lies at o + (extent - 1)/2 - padding before it")
+@rule(
+    "even-kernel-same-padding",
+    "note",
+    "arithmetic: the middle of unit o's window lies at o + (extent - 1)/2 - padding before it",
+)
 def even_kernel_same_padding(context: Context) -> Iterator[Found]:
-    """An even window has no middle value: a padded one of stride 1 moves the map by half a unit, and layers add that up."""
+    """An even window has no middle value: a padded one of stride 1 moves the map by half a unit, and layers add that
+    up.
+    """
     for window in _windows(context):
-        if window.is_transposed or any(node.op == "aten.slice" for node in context.readers.get(window.node.outputs[0], [])):
+        if window.is_transposed or any(
+            node.op == "aten.slice" for node in context.readers.get(window.node.outputs[0], [])
+        ):
             continue  # what is cut afterwards is moved on purpose
-        moved = [(axis.extent - 1) / 2 - axis.before if axis.stride == 1 and _is_centred(axis) else 0.0 for axis in window.axes]
+        moved = [
+            (axis.extent - 1) / 2 - axis.before if axis.stride == 1 and _is_centred(axis) else 0.0
+            for axis in window.axes
+        ]
         if any(move % 1 for move in moved):
             at = window.axes[max(range(len(moved)), key=lambda k: moved[k] % 1)]
             yield Found(
                 window.layer.name,
-                f"Its even windows of {sizes(window.kernel)}, with {at.before} padded before and {at.after} behind, move the map by "
+                f"Its even windows of {sizes(window.kernel)}, with {at.before} padded before and {at.after} behind, "
+                "move the map by "
                 f"{_units([abs(move) for move in moved])} units.",
                 "Use an odd kernel.",
                 severity="warning" if context.task in ("localisation", "segmentation") else None,
@@ -441,21 +506,29 @@ def even_kernel_same_padding(context: Context) -> Iterator[Found]:
 
 
 def _is_centred(axis: Axis) -> bool:
-    """Whether padding is meant to keep the map in place. Windows that see nothing behind their unit are causal, on purpose too."""
+    """Whether padding is meant to keep the map in place. Windows that see nothing behind their unit are causal, on
+    purpose too.
+    """
     return axis.before + axis.after > 0 and (axis.after > 0 or axis.before < axis.extent - 1)
 
 
-@rule("gridding", "warning", "P. Wang et al., \"Understanding Convolution for Semantic Segmentation\", 2018, section 3.2")
+@rule("gridding", "warning", 'P. Wang et al., "Understanding Convolution for Semantic Segmentation", 2018, section 3.2')
 def gridding(context: Context) -> Iterator[Found]:
-    """Stacked dilations with a common factor never meet the positions between: neighbouring units are made of separate pixels."""
-    windows = {id(window.layer): window for window in _windows(context) if window.is_convolution or window.is_transposed}
+    """Stacked dilations with a common factor never meet the positions between: neighbouring units are made of separate
+    pixels.
+    """
+    windows = {
+        id(window.layer): window for window in _windows(context) if window.is_convolution or window.is_transposed
+    }
     dilated = {place: window for place, window in windows.items() if _dilation(window) > 1}
     if len(dilated) < 2:
         return
     ahead: dict[int, set[int]] = {}  # for each row the convolutions that come before it
     followed: set[int] = set()
     for layer in context.layers:
-        ahead[id(layer)] = set().union(*(ahead.get(id(one), set()) | ({id(one)} & set(windows)) for one in context.before(layer)))
+        ahead[id(layer)] = set().union(
+            *(ahead.get(id(one), set()) | ({id(one)} & set(windows)) for one in context.before(layer))
+        )
         if id(layer) in windows:
             followed |= ahead[id(layer)]
     for place, window in windows.items():
@@ -473,7 +546,8 @@ def gridding(context: Context) -> Iterator[Found]:
             common = f" have the factor {factor} in common" if factor > 1 else " leave holes"
             yield Found(
                 stacked[-1].layer.name,
-                f"The dilations {', '.join(map(str, dilations))}{common}: a unit sees {taps} of the {prod(sides)} pixels in its field of "
+                f"The dilations {', '.join(map(str, dilations))}{common}: a unit sees {taps} of the {prod(sides)} "
+                "pixels in its field of "
                 f"{sizes(sides)}.",
                 "Choose dilations such as 1, 2, 5, without a common factor and beginning with 1.",
             )
@@ -483,9 +557,15 @@ def _dilation(window: _Window) -> int:
     return max(axis.dilation if axis.size > 1 else 1 for axis in window.axes)
 
 
-@rule("checkerboard", "warning", "A. Odena, V. Dumoulin, C. Olah, \"Deconvolution and Checkerboard Artifacts\", Distill 2016")
+@rule(
+    "checkerboard",
+    "warning",
+    'A. Odena, V. Dumoulin, C. Olah, "Deconvolution and Checkerboard Artifacts", Distill 2016',
+)
 def checkerboard(context: Context) -> Iterator[Found]:
-    """Where the stride does not divide the kernel, outputs of a transposed convolution are sums of different numbers of taps."""
+    """Where the stride does not divide the kernel, outputs of a transposed convolution are sums of different numbers of
+    taps.
+    """
     for window in _windows(context):
         if not window.is_transposed:
             continue
@@ -495,7 +575,8 @@ def checkerboard(context: Context) -> Iterator[Found]:
             better = [ceil(axis.size / axis.stride) * axis.stride for axis in window.axes]
             yield Found(
                 window.layer.name,
-                f"Its kernel of {sizes(window.kernel)} is no multiple of its stride of {sizes(strides)}: outputs are sums of "
+                f"Its kernel of {sizes(window.kernel)} is no multiple of its stride of {sizes(strides)}: outputs are "
+                "sums of "
                 f"{prod(map(min, counts))} to {prod(map(max, counts))} taps, in a pattern that shows.",
                 f"Use a kernel of {sizes(better)}, or an upsampling and a convolution.",
             )
@@ -503,7 +584,9 @@ def checkerboard(context: Context) -> Iterator[Found]:
 
 @rule("pooling-in-localisation", "warning", "V. Badrinarayanan, A. Kendall, R. Cipolla, \"SegNet\", 2017, section 3")
 def pooling_in_localisation(context: Context) -> Iterator[Found]:
-    """A maximum says what was there and not where, a mean over all places neither; where places are asked for they are lost."""
+    """A maximum says what was there and not where, a mean over all places neither; where places are asked for they are
+    lost.
+    """
     if context.task not in ("localisation", "segmentation"):
         return
     for window in _windows(context):
@@ -516,7 +599,11 @@ def pooling_in_localisation(context: Context) -> Iterator[Found]:
         within = [axis.size * jump for axis, jump in along]
         yield Found(
             window.layer.name,
-            f"It forgets which of {sizes(window.kernel)} units was the largest, that is where within {_units(within)} px something lies.",
+            (
+                f"It forgets which of {sizes(window.kernel)} units was the largest, that is where within "
+                f"{_units(within)} "
+                "px something lies."
+            ),
             "Use a convolution of the same stride, or hand the map on to a decoder.",
         )
     for layer, _, value in _globally_pooled(context):
@@ -524,7 +611,10 @@ def pooling_in_localisation(context: Context) -> Iterator[Found]:
             shape = context.graph.values[value].shape[2:]
             yield Found(
                 layer.name,
-                f"It makes one vector of {prod(shape)} places, {sizes(shape)}, and says nothing of where something was.",
+                (
+                    f"It makes one vector of {prod(shape)} places, {sizes(shape)}, and says nothing of where something "
+                    "was."
+                ),
                 "Flatten a narrow map instead, or predict on the map.",
             )
 
@@ -532,7 +622,8 @@ def pooling_in_localisation(context: Context) -> Iterator[Found]:
 @rule(
     "kernel-larger-than-map",
     "warning",
-    "L.-C. Chen, G. Papandreou, F. Schroff, H. Adam, \"Rethinking Atrous Convolution for Semantic Image Segmentation\", 2017, section 3.3",
+    'L.-C. Chen, G. Papandreou, F. Schroff, H. Adam, "Rethinking Atrous Convolution for Semantic Image Segmentation", '
+    '2017, section 3.3',
 )
 def kernel_larger_than_map(context: Context) -> Iterator[Found]:
     """A kernel that is larger than its map lies on padding for the most part, and taps there multiply zeros."""
@@ -541,10 +632,13 @@ def kernel_larger_than_map(context: Context) -> Iterator[Found]:
             continue
         share = 1 - prod(axis.tap_count / (axis.output * axis.size) for axis in window.axes)
         if share > 0.5:
-            spread = f", {sizes([axis.extent for axis in window.axes])} with its dilation," if _dilation(window) > 1 else ""
+            spread = (
+                f", {sizes([axis.extent for axis in window.axes])} with its dilation," if _dilation(window) > 1 else ""
+            )
             yield Found(
                 window.layer.name,
-                f"Of the taps of its {sizes(window.kernel)} kernel{spread} on a map of {sizes([axis.input for axis in window.axes])}, "
+                f"Of the taps of its {sizes(window.kernel)} kernel{spread} on a map of "
+                f"{sizes([axis.input for axis in window.axes])}, "
                 f"{_percent(share)} fall into the padding.",
                 "Use a smaller kernel or dilation, fewer strides before it, or larger images.",
             )
