@@ -190,11 +190,11 @@ def test_from_kernel_computes_the_convolution_of_many_outer_products(dtype: torc
 
 def test_from_kernel_refuses_other_kernels_and_tells_how_far_they_are() -> None:
     make = nn.SpatiallySeparableConv2d.from_kernel
-    name, do = "SpatiallySeparableConv2d.from_kernel", "Keep the convolution, or train this layer in its place."
+    name, hint = "SpatiallySeparableConv2d.from_kernel", "Keep the convolution, or train this layer in its place."
     laplace = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])
     assert text_of(ArgumentError, lambda: make(laplace)) == (
         f"{name} expects kernels of rank 1, got kernel whose second singular value is 0.101 of the first. "
-        f"residual ‖W - uvᵀ‖/‖W‖: 0.101, above the tolerance 1e-05. {do}"
+        f"residual ‖W - uvᵀ‖/‖W‖: 0.101, above the tolerance 1e-05. {hint}"
     )
     many = torch.ones(2, 3, 3, 3)
     many[1, 2] = laplace

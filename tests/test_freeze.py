@@ -937,9 +937,9 @@ def test_two_convolutions_that_share_a_weight_keep_in_a_file(tmp_path: Path) -> 
     assert list(frozen.explain()) == ["a", "a'"]
 
 
-def refused(path: Path, got: str, do: str = "Copy the file afresh, or freeze the model again.") -> None:
+def refused(path: Path, got: str, hint: str = "Copy the file afresh, or freeze the model again.") -> None:
     told = text_of(CheckpointError, lambda: load(path))
-    assert told == f"load_frozen expects a sound frozen model, got {got}. path: {path}. {do}" and "\n" not in told
+    assert told == f"load_frozen expects a sound frozen model, got {got}. path: {path}. {hint}" and "\n" not in told
 
 
 def test_a_file_with_any_bit_changed_is_refused(tmp_path: Path) -> None:
@@ -1269,13 +1269,13 @@ def test_inputs_it_was_not_frozen_for_are_refused() -> None:
         "device": text_of(DtypeError, lambda: frozen(x, x.to("meta"))),
         "gradient": text_of(ArgumentError, lambda: frozen(x, x.clone().requires_grad_())),
     }
-    do = "Freeze the model with an example of that shape."
+    hint = "Freeze the model with an example of that shape."
     assert told == {
         "count": "Frozen expects 2 inputs, got 1. Give what the model takes.",
         "list": "Frozen expects input 1 to be a tensor, got list. Call torch.as_tensor on it first.",
-        "size": f"Frozen expects input 1 of shape (N, 4, 9, 9), got (2, 4, 9, 8). N: 2. {do}",
-        "rank": f"Frozen expects input 0 of shape (N, 4, 9, 9), got (4, 9, 9). {do}",
-        "batch": f"Frozen expects input 1 of shape (N, 4, 9, 9), got (1, 4, 9, 9). N: 2. {do}",
+        "size": f"Frozen expects input 1 of shape (N, 4, 9, 9), got (2, 4, 9, 8). N: 2. {hint}",
+        "rank": f"Frozen expects input 0 of shape (N, 4, 9, 9), got (4, 9, 9). {hint}",
+        "batch": f"Frozen expects input 1 of shape (N, 4, 9, 9), got (1, 4, 9, 9). N: 2. {hint}",
         "type": "Frozen expects input 1 of float32 on the CPU, got float64 on cpu. Convert it with .to().",
         "device": "Frozen expects input 1 of float32 on the CPU, got float32 on meta. Convert it with .to().",
         "gradient": "Frozen expects input 1 without a gradient, got one that requires it. Call it under torch.no_grad(), or train with the model "
@@ -1292,7 +1292,7 @@ def test_what_cannot_be_frozen_is_told() -> None:
     x = torch.randn(IMAGE)
     stuck = Called(lambda m, x: x)
     stuck.generator = (k for k in range(3))
-    do = "Pass what model(*example_input) takes; give a model with other arguments a forward that takes tensors."
+    hint = "Pass what model(*example_input) takes; give a model with other arguments a forward that takes tensors."
     types, fix = (
         "freeze expects a model and an example of float32 on the CPU, got",
         "Convert model and example with .float().cpu().",
@@ -1304,8 +1304,8 @@ def test_what_cannot_be_frozen_is_told() -> None:
             x,
             "a torch.nn.Module, got builtin_function_or_method. Pass the model itself, then an example.",
         ),
-        (ArgumentTypeError, conv(), [x], f"a tensor or a tuple of tensors, got list. {do}"),
-        (ArgumentTypeError, conv(), (), f"a tensor or a tuple of tensors, got an empty tuple. {do}"),
+        (ArgumentTypeError, conv(), [x], f"a tensor or a tuple of tensors, got list. {hint}"),
+        (ArgumentTypeError, conv(), (), f"a tensor or a tuple of tensors, got an empty tuple. {hint}"),
         (
             DtypeError,
             conv().double(),
@@ -1418,7 +1418,7 @@ REFUSED: dict[str, tuple[Callable[..., Any], int, str, str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_a_forward_must_not_do_is_told_with_its_line(name: str) -> None:
-    call, line, got, do = REFUSED[name]
+    call, line, got, hint = REFUSED[name]
 
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -1429,7 +1429,7 @@ def test_what_a_forward_must_not_do_is_told_with_its_line(name: str) -> None:
         forward = types.FunctionType(call.__code__.replace(co_name="forward"), call.__globals__)
 
     told = text_of(ArgumentError, lambda: freeze(Net(), torch.randn(IMAGE)))
-    assert told == f"freeze expects {got} (at test_freeze.py:{call.__code__.co_firstlineno + line}). {do}"
+    assert told == f"freeze expects {got} (at test_freeze.py:{call.__code__.co_firstlineno + line}). {hint}"
 
 
 def test_what_torch_cannot_trace_is_told_with_its_line() -> None:

@@ -349,8 +349,8 @@ def test_what_has_no_running_statistics_cannot_be_frozen(name: str) -> None:
     layer = BATCH_NORMS[name](4, track_running_stats=False)
     with pytest.raises(ArgumentError) as raised:
         layer.freeze()
-    do = "Build the layer with track_running_stats=True and train it."
-    assert str(raised.value) == f"{name}.freeze expects running statistics, got None. {do}"
+    hint = "Build the layer with track_running_stats=True and train it."
+    assert str(raised.value) == f"{name}.freeze expects running statistics, got None. {hint}"
     assert not layer.frozen
 
 

@@ -271,7 +271,7 @@ def _sizes(text: str, option: str) -> tuple[int, ...]:
     except ValueError:
         fix = "Write as 16x64x56x56." if option == "--input" else "Write as 3 or 3x5."
         raise ArgumentError(
-            build("explain", f"{option} to be whole numbers with x between", repr(text), do=fix)
+            build("explain", f"{option} to be whole numbers with x between", repr(text), hint=fix)
         ) from None
 
 
@@ -293,16 +293,16 @@ def _explain(options: argparse.Namespace) -> int:
     alone = options.layer is None and options.input is None and all(value is None for value in given.values())
     if options.example is not None and not alone:
         raise ArgumentError(
-            build("explain", "--example alone", "a layer or its options too", do="Leave out one or the other.")
+            build("explain", "--example alone", "a layer or its options too", hint="Leave out one or the other.")
         )
     if options.example is None and options.layer is None:
         fix = "Write as striate explain conv2d --input 3x32x32 --out 10 --kernel 5."
-        raise ArgumentError(build("explain", "a layer or --example", "neither", do=fix))
+        raise ArgumentError(build("explain", "a layer or --example", "neither", hint=fix))
     if options.example is not None:
         found = example(options.example)
     elif options.input is None:
         raise ArgumentError(
-            build("explain", f"{options.layer} with its --input", "none", do="Add --input, as 16x64x56x56.")
+            build("explain", f"{options.layer} with its --input", "none", hint="Add --input, as 16x64x56x56.")
         )
     else:
         shape = _sizes(options.input, "--input")
@@ -321,17 +321,19 @@ def _inspect(options: argparse.Namespace) -> int:
     unit, loss = _unit(options), _loss(options.loss)
     if options.batch_size is not None and options.batch_size < 1:
         raise ArgumentError(
-            build("inspect", "--batch-size from 1 on", options.batch_size, do="Leave --batch-size out for the input's.")
+            build(
+                "inspect", "--batch-size from 1 on", options.batch_size, hint="Leave --batch-size out for the input's."
+            )
         )
     if options.object is not None and not 0 < options.object < float("inf"):
         raise ArgumentError(
-            build("inspect", "--object of more than 0 px", f"{options.object:g}", do="Leave --object out.")
+            build("inspect", "--object of more than 0 px", f"{options.object:g}", hint="Leave --object out.")
         )
     to_stdout = options.json == "-"
     _check_files("inspect", None if to_stdout else options.json, options.html, options.erf and options.erf[1])
     if options.erf is not None and Path(options.erf[1]).suffix.lower() != ".png":
         raise ArgumentError(
-            build("inspect", "--erf with a file that ends in .png", repr(options.erf[1]), do="Name another.")
+            build("inspect", "--erf with a file that ends in .png", repr(options.erf[1]), hint="Name another.")
         )
     with _current_folder():
         torch.manual_seed(0)
@@ -382,13 +384,13 @@ def _unit(options: argparse.Namespace) -> tuple[int, ...] | None:
         return None
     if options.field is None and options.erf is None:
         raise ArgumentError(
-            build("inspect", "--field or --erf with --unit", "neither", do="Name a layer with --field.")
+            build("inspect", "--field or --erf with --unit", "neither", hint="Name a layer with --field.")
         )
     parts = options.unit.split(",")
     if not all(part.strip().isascii() and part.strip().isdigit() for part in parts):
         fix = "Write as 3,4, counted from 0."
         raise ArgumentError(
-            build("inspect", "--unit to be whole numbers with commas between", repr(options.unit), do=fix)
+            build("inspect", "--unit to be whole numbers with commas between", repr(options.unit), hint=fix)
         )
     return tuple(map(int, parts))
 
@@ -404,7 +406,7 @@ def _loss(name: str | None) -> Any:
     is_loss = isinstance(kind, type) and issubclass(kind, LossBase)
     if not is_loss:
         raise ArgumentError(
-            build("inspect", "--loss to be a loss of torch.nn", repr(name), do="Write as CrossEntropyLoss.")
+            build("inspect", "--loss to be a loss of torch.nn", repr(name), hint="Write as CrossEntropyLoss.")
         )
     return kind()
 
@@ -428,7 +430,7 @@ def _seen(report: Report, layer: str, unit: tuple[int, ...] | None) -> list[str]
     if not lines:
         shapes = ", ".join(map(str, report.input_shapes))
         raise ArgumentError(
-            build("inspect", "an input with axes behind batch and channels", shapes, do="Leave --field out.")
+            build("inspect", "an input with axes behind batch and channels", shapes, hint="Leave --field out.")
         )
     return lines
 
@@ -471,12 +473,12 @@ def _profile(options: argparse.Namespace) -> int:
     shape = _shape("profile", options.input)
     if len(shape) < 2:
         expects = "--input of a batch and at least one axis more"
-        raise ArgumentError(build("profile", expects, repr(options.input), do="Write as 16x3x112x112."))
+        raise ArgumentError(build("profile", expects, repr(options.input), hint="Write as 16x3x112x112."))
     for option, least in (("top", 1), ("threads", 1)):
         value = getattr(options, option)
         if value is not None and not least <= value <= 1024:
             raise ArgumentError(
-                build("profile", f"--{option} from {least} to 1024", value, do=f"Leave --{option} out.")
+                build("profile", f"--{option} from {least} to 1024", value, hint=f"Leave --{option} out.")
             )
     _check_files("profile", options.json, options.html)
     threads = torch.get_num_threads()
@@ -540,7 +542,7 @@ def _check_files(where: str, *paths: str | None) -> None:
         elif Path(path).resolve() in [Path(other).resolve() for other in given[:number]]:
             why = "one that another option writes"
         if why is not None:
-            raise ArgumentError(build(where, "a file to write to", why, file=path, do="Name another."))
+            raise ArgumentError(build(where, "a file to write to", why, file=path, hint="Name another."))
 
 
 def _shape(where: str, text: str) -> tuple[int, ...]:
@@ -548,9 +550,9 @@ def _shape(where: str, text: str) -> tuple[int, ...]:
     shape = tuple(int(part) for part in parts if part.isascii() and part.isdigit())
     if len(shape) != len(parts) or 0 in shape:
         fix = "Write as 16x3x112x112, the batch first."
-        raise ArgumentError(build(where, "--input to be whole numbers from 1 on with x between", repr(text), do=fix))
+        raise ArgumentError(build(where, "--input to be whole numbers from 1 on with x between", repr(text), hint=fix))
     if prod(shape) > 2**31:
-        raise ArgumentError(build(where, "--input of at most 2^31 values", repr(text), do="Write as 16x3x112x112."))
+        raise ArgumentError(build(where, "--input of at most 2^31 values", repr(text), hint="Write as 16x3x112x112."))
     return shape
 
 
@@ -567,7 +569,7 @@ def _model(where: str, text: str) -> Any:
     if ":" not in text:
         expects = f"one of {', '.join(NAMES)}, package.module:callable, or a file of striate train"
         raise ArgumentError(
-            build(where, expects, repr(text), do="Choose one of these names, or a callable of your own.")
+            build(where, expects, repr(text), hint="Choose one of these names, or a callable of your own.")
         )
     module, _, name = text.partition(":")
     try:
@@ -579,10 +581,10 @@ def _model(where: str, text: str) -> Any:
     except (Exception, SystemExit) as error:  # whatever the code raises that is imported and called
         why = (str(error).strip() or "no more is told").splitlines()[0].rstrip(".")
         fix = "Name the module without .py." if module.endswith(".py") else "The current folder is searched too."
-        raise ArgumentError(build(where, f"a model from {text}", f"{type(error).__name__}: {why}", do=fix)) from error
+        raise ArgumentError(build(where, f"a model from {text}", f"{type(error).__name__}: {why}", hint=fix)) from error
     if not isinstance(made, Module):
         fix = "Name a function or class that makes one without arguments."
-        raise ArgumentError(build(where, f"a torch.nn.Module from {text}", type(made).__name__, do=fix))
+        raise ArgumentError(build(where, f"a torch.nn.Module from {text}", type(made).__name__, hint=fix))
     return made
 
 

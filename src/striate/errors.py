@@ -1,8 +1,7 @@
 """Errors that say what was expected, what came, where, and what to do next.
 
 Every message is made by :func:`build`, so that they all read alike. The classes also inherit the exceptions torch
-raises
-for the same mistakes: code that catches ``RuntimeError`` or ``ValueError`` around a torch layer catches these too.
+raises for the same mistakes: code that catches ``RuntimeError`` or ``ValueError`` around a torch layer catches these too.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ class DataError(ValueError):
     """A data file or a request for data cannot be used."""
 
 
-def build(where: str, expects: str, got: object, *, do: str, **facts: object) -> str:
-    """One sentence of what is wrong, the facts, and what to do next.
+def build(where: str, expects: str, got: object, *, hint: str, **facts: object) -> str:
+    """The text of an error: one sentence of what is wrong, the facts, and what to do next (``hint``).
 
-    >>> build("MaxPool2d", "a stride of at least 1", 0, do="Leave stride out to step by the kernel's size.", x=(1, 3, 8, 8))
-    "MaxPool2d expects a stride of at least 1, got 0. x: (1, 3, 8, 8). Leave stride out to step by the kernel's size."
+    >>> build("MaxPool2d", "a stride of at least 1", 0, hint="Leave stride out to step by the kernel's size.", x=(1, 3))
+    "MaxPool2d expects a stride of at least 1, got 0. x: (1, 3). Leave stride out to step by the kernel's size."
     """
-    told = "".join(f" {name}: {value}." for name, value in facts.items())
-    return f"{where} expects {expects}, got {got}.{told} {do}"
+    listed = "".join(f" {name}: {value}." for name, value in facts.items())
+    return f"{where} expects {expects}, got {got}.{listed} {hint}"

@@ -64,7 +64,7 @@ class Moments:
         dims = (dims,) if isinstance(dims, int) else tuple(dims)
         if not dims:
             message = build(
-                "Moments.of", "at least one axis to reduce", dims, do="Name the axes, as (0, 2, 3).", x=tuple(x.shape)
+                "Moments.of", "at least one axis to reduce", dims, hint="Name the axes, as (0, 2, 3).", x=tuple(x.shape)
             )
             raise ArgumentError(message)
         x = x.to(torch.float64)

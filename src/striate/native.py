@@ -111,6 +111,6 @@ def use_isa(name: str) -> None:
 
     if name not in ISAS:
         raise ArgumentError(
-            build("use_isa", "an instruction set of this machine", repr(name), do=f"Choose one of {list(ISAS)}.")
+            build("use_isa", "an instruction set of this machine", repr(name), hint=f"Choose one of {list(ISAS)}.")
         )
     torch.ops.striate.isa_choose(ISAS.index(name))

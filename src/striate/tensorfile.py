@@ -76,8 +76,8 @@ def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], where: st
     for key, value in tensors.items():
         if not isinstance(value, Tensor) or value.dtype not in DTYPES.values() or value.layout != torch.strided:
             kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            do = "Make it dense, or register it with persistent=False."
-            raise CheckpointError(build(where, "a state of plain tensors", f"{key!r} of {kind}", do=do))
+            hint = "Make it dense, or register it with persistent=False."
+            raise CheckpointError(build(where, "a state of plain tensors", f"{key!r} of {kind}", hint=hint))
         plain[key] = value.detach().cpu().contiguous().clone()
         digests[key] = hashlib.sha256(_bytes_of(plain[key])).hexdigest()
     try:
@@ -85,7 +85,7 @@ def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], where: st
         told = json.dumps(said, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
         fix = "Keep to text, finite numbers, lists and dicts."
-        raise CheckpointError(build(where, "metadata that JSON can say", str(error), do=fix)) from None
+        raise CheckpointError(build(where, "metadata that JSON can say", str(error), hint=fix)) from None
     content = bytearray(to_bytes(plain, {"striate": told}))
     header_end = 8 + int.from_bytes(content[:8], "little")
     if content[8 : DIGEST.stop] != HEADER_START + BLANK:
@@ -121,7 +121,7 @@ def write(path: Path, content: bytes, where: str = "save", before: Callable[[], 
     except OSError as error:
         fix = "Give another folder, or make room in this one."
         raise CheckpointError(
-            build(where, "a folder it can write to", error.strerror or str(error), path=path, do=fix)
+            build(where, "a folder it can write to", error.strerror or str(error), path=path, hint=fix)
         ) from error
 
 
@@ -129,7 +129,7 @@ def check_name(path: Path, where: str = "save") -> None:
     """Raises CheckpointError if the name does not end in ``.safetensors``."""
     if path.suffix != SUFFIX:
         fix = f"Name it {path.stem or 'model'}{SUFFIX}."
-        raise CheckpointError(build(where, f"a name that ends in {SUFFIX}", repr(path.name), do=fix))
+        raise CheckpointError(build(where, f"a name that ends in {SUFFIX}", repr(path.name), hint=fix))
 
 
 def _sync_folder(folder: Path) -> None:

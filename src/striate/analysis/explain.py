@@ -252,7 +252,7 @@ def example(name: str) -> Explanation:
     """
     if name not in worked.EXAMPLES:
         raise ArgumentError(
-            build("explain", f"an example of {', '.join(worked.EXAMPLES)}", repr(name), do="Choose one of these.")
+            build("explain", f"an example of {', '.join(worked.EXAMPLES)}", repr(name), hint="Choose one of these.")
         )
     given = worked.EXAMPLES[name]
     family, dims = _family(given.layer)
@@ -298,7 +298,7 @@ def _family(layer: str) -> tuple[str, int]:
     fix = "Choose one of these names."
     kinds = [family + "/".join(f"{d}d" for d in about.dims) for family, about in FAMILIES.items() if family not in BARE]
     raise ArgumentError(
-        build("explain", f"one of {', '.join(kinds)}, {', '.join(BARE)}, layernorm2d", repr(layer), do=fix)
+        build("explain", f"one of {', '.join(kinds)}, {', '.join(BARE)}, layernorm2d", repr(layer), hint=fix)
     )
 
 
@@ -306,16 +306,16 @@ def _check_options(layer: str, about: Family, options: dict[str, Any]) -> None:
     for name in options:
         if name not in about.needs + about.takes:
             known = ", ".join(about.needs + about.takes)
-            raise ArgumentError(build("explain", f"{layer} with {known or 'no option'}", name, do="Leave it away."))
+            raise ArgumentError(build("explain", f"{layer} with {known or 'no option'}", name, hint="Leave it away."))
     for name in about.needs:
         if name not in options:
-            do = f"Add one, as {'3' if name == 'kernel' else '2' if name == 'groups' else '16'}."
-            raise ArgumentError(build("explain", f"{layer} with its {name}", "none", do=do))
+            hint = f"Add one, as {'3' if name == 'kernel' else '2' if name == 'groups' else '16'}."
+            raise ArgumentError(build("explain", f"{layer} with its {name}", "none", hint=hint))
     for name in ("out", "middle", "groups"):
         value = options.get(name, 1)
         if not is_int(value) or not 1 <= value <= MOST:
             raise ArgumentError(
-                build("explain", f"{name} from 1 to 2^31", repr(value), do=f"Choose a whole number for {name}.")
+                build("explain", f"{name} from 1 to 2^31", repr(value), hint=f"Choose a whole number for {name}.")
             )
 
 
@@ -328,16 +328,16 @@ def _shape(layer: str, family: str, dims: int, given: Sequence[int]) -> tuple[in
     if norm and (len(shape) < 2 or (dims and len(shape) != 4)):
         expects = f"an input of {'4' if dims else '2 or more'} numbers"
         raise ArgumentError(
-            build("explain", expects, sizes(shape) or "none", do=f"Write batch, channels and axes, as {example}.")
+            build("explain", expects, sizes(shape) or "none", hint=f"Write batch, channels and axes, as {example}.")
         )
     if not norm and len(shape) != dims + 2:
         expects = f"an input of {dims + 1} or {dims + 2} numbers"
         raise ArgumentError(
-            build("explain", expects, sizes(shape) or "none", do=f"Write batch, channels and axes, as {example}.")
+            build("explain", expects, sizes(shape) or "none", hint=f"Write batch, channels and axes, as {example}.")
         )
     if not all(is_int(n) and n >= 1 for n in shape):
         raise ArgumentError(
-            build("explain", "an input of whole numbers from 1 on", sizes(given), do=f"Write as {example}.")
+            build("explain", "an input of whole numbers from 1 on", sizes(given), hint=f"Write as {example}.")
         )
     _check_room("x", shape)
     return shape
@@ -346,7 +346,7 @@ def _shape(layer: str, family: str, dims: int, given: Sequence[int]) -> tuple[in
 def _check_room(what: str, shape: Sequence[int]) -> None:
     if prod(shape) > MOST:
         raise ArgumentError(
-            build("explain", f"{what} of at most 2^31 values", sizes(shape), do="Choose smaller numbers.")
+            build("explain", f"{what} of at most 2^31 values", sizes(shape), hint="Choose smaller numbers.")
         )
 
 
@@ -369,7 +369,7 @@ def _step(
     for what, count in (("input", shape[1]), ("output", out)):
         if count % groups:
             expects = f"groups that divide the {count} {what} channels"
-            raise ArgumentError(build("explain", expects, groups, do="Choose a divisor.", x=tuple(shape)))
+            raise ArgumentError(build("explain", expects, groups, hint="Choose a divisor.", x=tuple(shape)))
     padding = options.get("padding", 0)
     geometry: tuple[Any, ...] = (options.get("stride", 1), padding)
     if kind == "transposed":
@@ -395,8 +395,8 @@ def _steps(family: str, shape: tuple[int, ...], dims: int, options: dict[str, An
     one: dict[str, Any] = {}
     if family == "depthwise":
         if out % channels:
-            do = "Choose a multiple, or leave it away for as many."
-            raise ArgumentError(build("explain", f"out to be a multiple of the {channels} channels", out, do=do))
+            hint = "Choose a multiple, or leave it away for as many."
+            raise ArgumentError(build("explain", f"out to be a multiple of the {channels} channels", out, hint=hint))
         return [_step("", "conv", shape, out, kernel, options, channels, bias)]
     if family == "separable":
         first = _step("depthwise", "conv", shape, channels, kernel, options, channels, bias)
@@ -974,7 +974,7 @@ def _measured(layer: str, shape: tuple[int, ...], options: dict[str, Any]) -> Me
     groups = options["groups"]
     if c % groups:
         raise ArgumentError(
-            build("explain", f"groups that divide the {c} channels", groups, do="Choose a divisor.", x=shape)
+            build("explain", f"groups that divide the {c} channels", groups, hint="Choose a divisor.", x=shape)
         )
     return Measured(f"C/{groups}{letters}", "sample and group", (c // groups, *axes), (n, groups))
 
@@ -984,8 +984,8 @@ def _norm(
 ) -> tuple[str, dict[str, Any], list[Part]]:
     m = _measured(layer, shape, options)
     if m.values == 1 and not layer.startswith("layernorm"):  # of a layer norm it is β, and torch takes it
-        do = "A lone value is its own mean: give more."
-        raise ShapeError(build("explain", f"more than one value for each {m.per}", 1, do=do, x=shape))
+        hint = "A lone value is its own mean: give more."
+        raise ShapeError(build("explain", f"more than one value for each {m.per}", 1, hint=hint, x=shape))
     scaled = shape[1:] if layer == "layernorm" else shape[1:2]
     running = 2 * shape[1] if layer == "batchnorm" else 0
     affine = layer != "instancenorm"

@@ -105,11 +105,13 @@ def configured(folder: str | Path) -> list[str]:
     try:
         told: Any = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ArgumentError(build(str(file), "TOML", str(error).rstrip("."), do="Mend the file.")) from error
+        raise ArgumentError(build(str(file), "TOML", str(error).rstrip("."), hint="Mend the file.")) from error
     for name in ("tool", "striate", "lint"):
         told = told.get(name, {}) if isinstance(told, dict) else {}
     ignored = told.get("ignore", []) if isinstance(told, dict) else []
     if not isinstance(ignored, list) or not all(isinstance(id, str) for id in ignored):
-        do = 'Write ignore = ["bias-before-norm"].'
-        raise ArgumentError(build(str(file), "a list of ids as ignore in [tool.striate.lint]", repr(ignored), do=do))
+        hint = 'Write ignore = ["bias-before-norm"].'
+        raise ArgumentError(
+            build(str(file), "a list of ids as ignore in [tool.striate.lint]", repr(ignored), hint=hint)
+        )
     return ignored

@@ -31,11 +31,11 @@ def lint(report: Report, use: Use, ignore: Collection[str] = ()) -> list[Finding
     unknown = sorted(set(ignore) - set(RULES))
     if unknown:
         raise ArgumentError(
-            build("lint", "ids of rules to ignore", repr(unknown[0]), do=f"There are {', '.join(sorted(RULES))}.")
+            build("lint", "ids of rules to ignore", repr(unknown[0]), hint=f"There are {', '.join(sorted(RULES))}.")
         )
     if use.task not in (None, *TASKS):
         raise ArgumentError(
-            build("lint", f"a task of {', '.join(TASKS)}", repr(use.task), do="Choose one of them, or leave it out.")
+            build("lint", f"a task of {', '.join(TASKS)}", repr(use.task), hint="Choose one of them, or leave it out.")
         )
     context = Context(report, use)
     places = {layer.name: place for place, layer in enumerate(report.layers)}
@@ -59,17 +59,17 @@ def _check(use: Use) -> None:
     """Refuses what the rules would not understand, and so say nothing of."""
     optimizer, batch_size, object_px, loss, _ = use
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
-        do = "Make it, as SGD(model.parameters(), 0.1)."
-        raise ArgumentTypeError(build("inspect", "a torch.optim.Optimizer", _kind(optimizer), do=do))
+        hint = "Make it, as SGD(model.parameters(), 0.1)."
+        raise ArgumentTypeError(build("inspect", "a torch.optim.Optimizer", _kind(optimizer), hint=hint))
     if loss is not None and not isinstance(loss, Module):
         raise ArgumentTypeError(
-            build("inspect", "a loss that is a module", _kind(loss), do="Make it, as nn.CrossEntropyLoss().")
+            build("inspect", "a loss that is a module", _kind(loss), hint="Make it, as nn.CrossEntropyLoss().")
         )
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
-        do = "Leave it out for the input's."
-        raise ArgumentError(build("inspect", "batch_size to be a whole number from 1 on", repr(batch_size), do=do))
+        hint = "Leave it out for the input's."
+        raise ArgumentError(build("inspect", "batch_size to be a whole number from 1 on", repr(batch_size), hint=hint))
     if object_px is not None and not (type(object_px) in (int, float) and 0 < object_px < float("inf")):
-        raise ArgumentError(build("inspect", "object_px to be more than 0 px", repr(object_px), do="Leave it out."))
+        raise ArgumentError(build("inspect", "object_px to be more than 0 px", repr(object_px), hint="Leave it out."))
 
 
 def _kind(given: Any) -> str:

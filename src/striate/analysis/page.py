@@ -121,7 +121,7 @@ def table(report: Report, width: int = 100, color: bool = False) -> str:
     """Columns that do not fit are left out: first the weights' shapes, the bytes made and those kept."""
     if width < LEAST_WIDTH:
         raise ArgumentError(
-            build("Report.table", f"a width of at least {LEAST_WIDTH}", width, do="Leave it out for 100.")
+            build("Report.table", f"a width of at least {LEAST_WIDTH}", width, hint="Leave it out for 100.")
         )
     hidden = next(left_out for least, left_out in HIDDEN if width >= least)
     rows = _rows(report)

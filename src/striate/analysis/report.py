@@ -67,7 +67,7 @@ class Report:
                 layer.name for layer in self.layers
             ]
             few = ", ".join(near[:8]) + (" …" if len(near) > 8 else "")
-            raise ArgumentError(build("Report.layer", f"one of {few}", repr(name), do="Choose the name of a row."))
+            raise ArgumentError(build("Report.layer", f"one of {few}", repr(name), hint="Choose the name of a row."))
         return found[0]
 
     def axes(self, input: int = 0) -> list[Axes]:
@@ -146,7 +146,7 @@ class Report:
         row = self.layer(layer)
         if row.value is None:
             raise ArgumentError(
-                build("Report.receptive_field", "a layer with an output", repr(layer), do="Choose another row.")
+                build("Report.receptive_field", "a layer with an output", repr(layer), hint="Choose another row.")
             )
         shape, axes = self.graph.values[row.value].shape, self.unit_axes(row.name)
         sizes = tuple(shape[axis] for axis in axes)
@@ -222,5 +222,5 @@ class Report:
 
 def _check_place(where: str, what: str, place: Sequence[int], shape: Sequence[int]) -> None:
     if len(place) != len(shape) or not all(type(p) is int and 0 <= p < n for p, n in zip(place, shape, strict=True)):
-        do = "Count from 0 on each axis behind batch and channels."
-        raise ArgumentError(build(where, f"{what} within {tuple(shape)}", tuple(place), do=do))
+        hint = "Count from 0 on each axis behind batch and channels."
+        raise ArgumentError(build(where, f"{what} within {tuple(shape)}", tuple(place), hint=hint))

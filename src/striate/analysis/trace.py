@@ -189,20 +189,22 @@ def trace(model: Module, example: Any) -> Graph:
     """
     if not isinstance(model, Module):
         raise ArgumentTypeError(
-            build("inspect", "a torch.nn.Module", type(model).__name__, do="Give the model itself.")
+            build("inspect", "a torch.nn.Module", type(model).__name__, hint="Give the model itself.")
         )
     if any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()):
         fix = "Inspect the model that it was made of."
-        raise ArgumentTypeError(build("inspect", "a model whose code is Python", "a torch.jit.ScriptModule", do=fix))
+        raise ArgumentTypeError(build("inspect", "a model whose code is Python", "a torch.jit.ScriptModule", hint=fix))
     if isinstance(model, torch.nn.DataParallel):
         raise ArgumentTypeError(
-            build("inspect", "a model by itself", "a torch.nn.DataParallel", do="Inspect its .module.")
+            build("inspect", "a model by itself", "a torch.nn.DataParallel", hint="Inspect its .module.")
         )
     args, kwargs = _arguments(example)
     lazy = [n for n, p in model.named_parameters() if isinstance(p, torch.nn.parameter.UninitializedParameter)]
     if lazy:
         raise ArgumentError(
-            build("inspect", "a model whose parameters exist", f"{lazy[0]} without a shape", do="Call the model once.")
+            build(
+                "inspect", "a model whose parameters exist", f"{lazy[0]} without a shape", hint="Call the model once."
+            )
         )
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     told, logger.disabled = logger.disabled, True  # which prints a traceback for what is told in a sentence here
@@ -223,7 +225,7 @@ def trace(model: Module, example: Any) -> Graph:
             else "Call it on such an input to see why."
         )
         given = f"x {shapes}" if shapes else "no tensor"
-        raise ShapeError(build("inspect", f"a forward that runs on {given}", _told(error), do=fix)) from fake_error
+        raise ShapeError(build("inspect", f"a forward that runs on {given}", _told(error), hint=fix)) from fake_error
     graph.reason = why
     return graph
 
@@ -242,7 +244,7 @@ def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     def made(given: Any) -> Any:
         if is_shape(given):
             if min(given) < 0:
-                raise ShapeError(build("inspect", "sizes from 0 on", tuple(given), do="Give the input's shape."))
+                raise ShapeError(build("inspect", "sizes from 0 on", tuple(given), hint="Give the input's shape."))
             return _Shape(tuple(given))
         if isinstance(given, (tuple, list)):
             return type(given)(made(one) for one in given)
@@ -253,7 +255,7 @@ def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if is_shape(example) or not isinstance(example, (tuple, list)):
         if not is_shape(example) and not isinstance(example, Tensor):
             raise ArgumentTypeError(
-                build("inspect", "a shape or a tensor as input", repr(example)[:60], do="Give (1, 3, 224, 224).")
+                build("inspect", "a shape or a tensor as input", repr(example)[:60], hint="Give (1, 3, 224, 224).")
             )
         return (made(example),), {}
     return tuple(made(one) for one in example), {}

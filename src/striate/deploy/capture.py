@@ -53,19 +53,21 @@ def trace(model: Module, inputs: tuple[Tensor, ...]) -> Graph:
         _check_state(functional, program)
         return _Conversion(functional, lines).graph
     except Refusal as refusal:
-        expects, got, do = refusal.args
-        raise ArgumentError(build("freeze", expects, f"{got}{source.at(source.of_error(refusal))}", do=do)) from None
+        expects, got, hint = refusal.args
+        raise ArgumentError(
+            build("freeze", expects, f"{got}{source.at(source.of_error(refusal))}", hint=hint)
+        ) from None
     except Exception as error:
         at = source.at(source.of_error(error))
         if type(error).__name__ == "GuardOnDataDependentSymNode":
-            expects, got, do = (
+            expects, got, hint = (
                 "a forward that goes one way whatever the input's values are",
                 f"one that asks for a value{at}",
                 FIXED,
             )
         else:
-            expects, got, do = "a model that torch.export can trace", f"{_one_line(error)}{at}", TRACEABLE
-        raise ArgumentError(build("freeze", expects, got, do=do)) from error
+            expects, got, hint = "a model that torch.export can trace", f"{_one_line(error)}{at}", TRACEABLE
+        raise ArgumentError(build("freeze", expects, got, hint=hint)) from error
 
 
 def _change(what: str) -> Refusal:
@@ -256,8 +258,8 @@ def _check_output(output: Any) -> None:
     plain = output is None or isinstance(output, Node) or type(output) in (tuple, list)
     plain = plain or (type(output) is dict and all(isinstance(key, str) for key in output))
     if not plain:
-        do = "Return those from forward."
-        raise Refusal("outputs of tensors in tuples, lists and dicts of names", f"a {type(output).__name__}", do)
+        hint = "Return those from forward."
+        raise Refusal("outputs of tensors in tuples, lists and dicts of names", f"a {type(output).__name__}", hint)
     for part in (
         () if output is None or isinstance(output, Node) else output.values() if isinstance(output, dict) else output
     ):

@@ -145,13 +145,13 @@ def fold(model: Model, example_input: Tensor | tuple[Tensor, ...]) -> tuple[Mode
     """
     if not isinstance(model, Module):
         raise ArgumentTypeError(
-            build("fold", "a torch.nn.Module", type(model).__name__, do="Pass the model itself, then an example.")
+            build("fold", "a torch.nn.Module", type(model).__name__, hint="Pass the model itself, then an example.")
         )
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     strange = [type(x).__name__ for x in inputs if not isinstance(x, Tensor)]
     if strange:
-        do = "Pass what model(*example_input) takes; give a model with other arguments a forward that takes tensors."
-        raise ArgumentTypeError(build("fold", "a tensor or a tuple of tensors", ", ".join(strange), do=do))
+        hint = "Pass what model(*example_input) takes; give a model with other arguments a forward that takes tensors."
+        raise ArgumentTypeError(build("fold", "a tensor or a tuple of tensors", ", ".join(strange), hint=hint))
     with torch.inference_mode(False), torch.no_grad():
         expected, counts = _run(model, inputs)
         trace = _trace(model, inputs)
@@ -161,16 +161,16 @@ def fold(model: Model, example_input: Tensor | tuple[Tensor, ...]) -> tuple[Mode
         try:
             got, _ = _run(result, inputs)
         except Exception as error:
-            do = "Call the norms only as layers: the folded model has Identity in their place."
+            hint = "Call the norms only as layers: the folded model has Identity in their place."
             raise ArgumentError(
-                build("fold", "a model that runs without its batch norms", _one_line(error), do=do)
+                build("fold", "a model that runs without its batch norms", _one_line(error), hint=hint)
             ) from error
         difference, largest = _compare(expected, got)
         report = FoldReport(tuple(entries), difference, largest)
         if not math.isnan(largest) and not difference <= _usual_rounding([*expected, *result.parameters()]) * largest:
             found = f"{difference:.1e} where outputs reach {largest:.1e}"
-            do = "Compare the two models on your own data before you use the folded one."
-            warnings.warn(build("fold", "a difference that rounding explains", found, do=do), stacklevel=2)
+            hint = "Compare the two models on your own data before you use the folded one."
+            warnings.warn(build("fold", "a difference that rounding explains", found, hint=hint), stacklevel=2)
     return result, report
 
 
@@ -190,8 +190,8 @@ def _copy(model: Model) -> Model:
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:
-        do = "Take out what keeps copy.deepcopy(model) from working."
-        raise ArgumentError(build("fold", "a model that can be copied", _one_line(error), do=do)) from error
+        hint = "Take out what keeps copy.deepcopy(model) from working."
+        raise ArgumentError(build("fold", "a model that can be copied", _one_line(error), hint=hint)) from error
 
 
 def _same_random_numbers(model: Module) -> AbstractContextManager[None]:
@@ -361,7 +361,7 @@ def _line_of(root: Module, inputs: int, name: str) -> str | None:
 def _trace(model: Module, inputs: tuple[Tensor, ...]) -> _Trace:
     model = _copy(model)
     root, tracer = _Root(model), _Tracer(len(inputs))
-    do = (
+    hint = (
         "Fold the parts of the model that can be traced one by one, or take what depends on the input's values out "
         "of forward."
     )
@@ -370,7 +370,7 @@ def _trace(model: Module, inputs: tuple[Tensor, ...]) -> _Trace:
             graph = tracer.trace(root)
         except Exception as error:
             got = f"{_one_line(error)}{source.at(source.of_error(error))}"
-            raise ArgumentError(build("fold", "a model that torch.fx can trace", got, do=do)) from error
+            raise ArgumentError(build("fold", "a model that torch.fx can trace", got, hint=hint)) from error
         read = {name for name, x in root.named_parameters(remove_duplicate=False) if id(x) in tracer.read}
         read |= {name for name, x in root.named_buffers(remove_duplicate=False) if id(x) in tracer.read}
         observer = _Observer(root, graph)
@@ -378,7 +378,7 @@ def _trace(model: Module, inputs: tuple[Tensor, ...]) -> _Trace:
             observer.run(*(x.detach().clone() for x in inputs))
         except Exception as error:
             got = f"{_one_line(error)}{source.at(_line_of(root, len(inputs), observer.now))}"
-            raise ArgumentError(build("fold", "a model whose trace runs on the example", got, do=do)) from error
+            raise ArgumentError(build("fold", "a model whose trace runs on the example", got, hint=hint)) from error
     read |= {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     trace = _Trace(graph, observer.shapes, observer.steps, observer.overwritten, {name[PREFIX:] for name in read})
     for node in graph.nodes:
@@ -393,8 +393,8 @@ def _check_counts(trace: _Trace, counts: Counter[str]) -> None:
         traced = len(trace.calls.get(name, []))
         if traced != count:
             found = f"{_times(traced)} of {name or 'the model'} in the trace, {_times(count)} in a run"
-            do = "Take conditions on types, such as isinstance(x, torch.Tensor), out of forward."
-            raise ArgumentError(build("fold", "a trace that calls what the model calls", found, do=do))
+            hint = "Take conditions on types, such as isinstance(x, torch.Tensor), out of forward."
+            raise ArgumentError(build("fold", "a trace that calls what the model calls", found, hint=hint))
 
 
 def _times(count: int) -> str:

@@ -501,8 +501,8 @@ class Frozen(Module):
                 sizes.setdefault(n, size) if isinstance(n, str) else n for n, size in zip(shape, x.shape, strict=False)
             ]
             if x.dim() != len(shape) or list(x.shape) != wanted:
-                do = "Freeze the model with an example of that shape."
-                _refuse(ShapeError, f"{node.name} of shape {_told(shape)}", tuple(x.shape), do, **before)
+                hint = "Freeze the model with an example of that shape."
+                _refuse(ShapeError, f"{node.name} of shape {_told(shape)}", tuple(x.shape), hint, **before)
             if x.dtype is not node.dtype or not x.is_cpu:
                 type, got = (str(d).removeprefix("torch.") for d in (node.dtype, x.dtype))
                 _refuse(
@@ -512,8 +512,8 @@ class Frozen(Module):
                     "Convert it with .to().",
                 )
             if x.requires_grad and torch.is_grad_enabled():
-                do = "Call it under torch.no_grad(), or train with the model it was frozen from."
-                _refuse(ArgumentError, f"{node.name} without a gradient", "one that requires it", do)
+                hint = "Call it under torch.no_grad(), or train with the model it was frozen from."
+                _refuse(ArgumentError, f"{node.name} without a gradient", "one that requires it", hint)
             given.append(x.detach().contiguous(memory_format=FORMATS[x.dim()]) if x.dim() in FORMATS else x.detach())
         for letter, size in sizes.items():
             least, most = graph.ranges.get(letter, (0, None))
@@ -574,13 +574,13 @@ class Frozen(Module):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: a frozen model has no parameters."""
-        do = "Keep the model it was frozen from: that has the state. Save this one with .save(path)."
-        _refuse(ArgumentError, "to be saved whole", "a call of state_dict", do)
+        hint = "Keep the model it was frozen from: that has the state. Save this one with .save(path)."
+        _refuse(ArgumentError, "to be saved whole", "a call of state_dict", hint)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: a frozen model has no parameters."""
-        do = "Load it into the model it was frozen from, and freeze that again."
-        _refuse(ArgumentError, "its weights to stay", "a call of load_state_dict", do)
+        hint = "Load it into the model it was frozen from, and freeze that again."
+        _refuse(ArgumentError, "its weights to stay", "a call of load_state_dict", hint)
 
     def train(self, mode: bool = True) -> Frozen:
         """No effect: it stays in evaluation mode, also as a part of a model that trains."""
@@ -602,8 +602,8 @@ class Frozen(Module):
         return self.__copy__()
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        do = "Save it with .save(path), and load that with striate.load_frozen(path)."
-        _refuse(ArgumentError, "to be kept in a file of numbers and text", "a call of pickle", do)
+        hint = "Save it with .save(path), and load that with striate.load_frozen(path)."
+        _refuse(ArgumentError, "to be kept in a file of numbers and text", "a call of pickle", hint)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes one safetensors file: the weights, and the graph as JSON in its metadata, each byte under a SHA-256;
@@ -625,8 +625,8 @@ class Frozen(Module):
         tensorfile.write(Path(path), tensorfile.encode(tensors, metadata))
 
 
-def _refuse(error: type[Exception], expects: str, got: Any, do: str, **facts: Any) -> NoReturn:
-    raise error(build("Frozen", expects, got, do=do, **facts))
+def _refuse(error: type[Exception], expects: str, got: Any, hint: str, **facts: Any) -> NoReturn:
+    raise error(build("Frozen", expects, got, hint=hint, **facts))
 
 
 def _told(shape: tuple[int | str, ...]) -> str:
@@ -686,23 +686,23 @@ def freeze(model: Module, example_input: Tensor | tuple[Tensor, ...]) -> Frozen:
     """
     if not isinstance(model, Module):
         raise ArgumentTypeError(
-            build("freeze", "a torch.nn.Module", type(model).__name__, do="Pass the model itself, then an example.")
+            build("freeze", "a torch.nn.Module", type(model).__name__, hint="Pass the model itself, then an example.")
         )
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     strange = [type(x).__name__ for x in inputs if not isinstance(x, Tensor)]
     if strange or not inputs:
-        do = "Pass what model(*example_input) takes; give a model with other arguments a forward that takes tensors."
+        hint = "Pass what model(*example_input) takes; give a model with other arguments a forward that takes tensors."
         raise ArgumentTypeError(
-            build("freeze", "a tensor or a tuple of tensors", ", ".join(strange) or "an empty tuple", do=do)
+            build("freeze", "a tensor or a tuple of tensors", ", ".join(strange) or "an empty tuple", hint=hint)
         )
     _check_types(model, inputs)
     with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):  # as it runs
         try:
             copied = _copy(model).eval()
         except ArgumentError as error:
-            do = "Take out what keeps copy.deepcopy(model) from working."
+            hint = "Take out what keeps copy.deepcopy(model) from working."
             raise ArgumentError(
-                build("freeze", "a model that can be copied", _one_line(error.__cause__ or error), do=do)
+                build("freeze", "a model that can be copied", _one_line(error.__cause__ or error), hint=hint)
             ) from error  # type: ignore[arg-type]
         inputs = tuple(x.detach().clone() for x in inputs)
         batches = {x.shape[0] for x in inputs if x.dim()}
@@ -717,13 +717,16 @@ def freeze(model: Module, example_input: Tensor | tuple[Tensor, ...]) -> Frozen:
         frozen = Frozen(graph)
         graph.difference = _difference(copied, frozen, inputs)
         if not graph.difference <= ERROR:
-            do = (
+            hint = (
                 "Compare the two on your own data before you use the frozen one; a condition on the batch size in "
                 "forward is one cause."
             )
             found = f"{graph.difference:.1e}"
             told = build(
-                "freeze", f"outputs within {ERROR:.0e} of the model's, in parts of their root mean square", found, do=do
+                "freeze",
+                f"outputs within {ERROR:.0e} of the model's, in parts of their root mean square",
+                found,
+                hint=hint,
             )
             warnings.warn(told, stacklevel=2)
     return frozen
@@ -742,8 +745,8 @@ def _check_types(model: Module, inputs: tuple[Tensor, ...]) -> None:
             or (x.is_floating_point() and x.dtype is not torch.float32)
         ):
             got = f"{name} in {str(x.dtype).removeprefix('torch.')} on {x.device.type}"
-            do = "Convert model and example with .float().cpu()."
-            raise DtypeError(build("freeze", "a model and an example of float32 on the CPU", got, do=do))
+            hint = "Convert model and example with .float().cpu()."
+            raise DtypeError(build("freeze", "a model and an example of float32 on the CPU", got, hint=hint))
 
 
 def _difference(model: Module, frozen: Frozen, inputs: tuple[Tensor, ...]) -> float:
@@ -768,9 +771,9 @@ def _difference(model: Module, frozen: Frozen, inputs: tuple[Tensor, ...]) -> fl
         try:
             got = frozen(*given)
         except Exception as error:
-            do = "Freeze the parts of the model without it."
+            hint = "Freeze the parts of the model without it."
             raise ArgumentError(
-                build("freeze", "operators that take tensors in channels order", _one_line(error), do=do)
+                build("freeze", "operators that take tensors in channels order", _one_line(error), hint=hint)
             ) from error
         for a, b in zip(expected, tree_leaves(got), strict=True):
             if a is None:
@@ -823,9 +826,9 @@ def _encoded(program: _Program) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return value
         found = [name for name, known in VALUES.items() if type(known) is type(value) and known == value]
         if not found:
-            do = "Freeze the parts of the model without it."
+            hint = "Freeze the parts of the model without it."
             raise CheckpointError(
-                build("save", "a graph of numbers, text and tensors", f"{type(value).__name__} {value}", do=do)
+                build("save", "a graph of numbers, text and tensors", f"{type(value).__name__} {value}", hint=hint)
             )
         return {"torch": found[0]}
 
@@ -854,8 +857,8 @@ def load(path: str | os.PathLike[str]) -> Frozen:
     """
     path = Path(path)
 
-    def refusal(got: str, do: str = "Copy the file afresh, or freeze the model again.") -> CheckpointError:
-        return CheckpointError(build("load_frozen", "a sound frozen model", got, path=path, do=do))
+    def refusal(got: str, hint: str = "Copy the file afresh, or freeze the model again.") -> CheckpointError:
+        return CheckpointError(build("load_frozen", "a sound frozen model", got, path=path, hint=hint))
 
     def check(places: dict[str, tensorfile.Place], metadata: dict[str, Any]) -> None:
         format = metadata.get("frozen")

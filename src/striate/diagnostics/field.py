@@ -82,7 +82,7 @@ def verify(report: Report, layers: Sequence[str] | None = None, unit: Sequence[i
     axes = report.axes()
     if not axes:
         raise ArgumentError(
-            build("verify", "an input with axes behind batch and channels", report.input_shapes, do="Give an image.")
+            build("verify", "an input with axes behind batch and channels", report.input_shapes, hint="Give an image.")
         )
     rows = (
         [_layer(report, name) for name in layers]
@@ -141,7 +141,7 @@ def effective_field(
     [2, 2]
     """
     if images < 1:
-        raise ArgumentError(build("effective_field", "images from 1 on", images, do="Leave it out for 32."))
+        raise ArgumentError(build("effective_field", "images from 1 on", images, hint="Leave it out for 32."))
     row = _layer(report, layer)
     axes = report.unit_axes(layer)
     place = tuple(unit) if unit is not None else tuple(row.output_shape[axis] // 2 for axis in axes)
@@ -172,7 +172,9 @@ def draw(report: Report, layer: str, path: str | Path, unit: Sequence[int] | Non
     shape = report.input_shapes[0]
     if len(shape) != 4:
         raise ArgumentError(
-            build("draw", "an input of batch, channels and two axes", shape, do="Use effective_field for its numbers.")
+            build(
+                "draw", "an input of batch, channels and two axes", shape, hint="Use effective_field for its numbers."
+            )
         )
     heat = effective_field(report, layer, unit, images)
     rectangle = report.receptive_field(layer, unit).rectangle
@@ -200,7 +202,7 @@ def _layer(report: Report, name: str) -> Layer:
     row = report.layer(name)
     if not _is_call(report, row):
         raise ArgumentError(
-            build("verify", "a row that is a layer of the model", repr(name), do="Choose one that is a module.")
+            build("verify", "a row that is a layer of the model", repr(name), hint="Choose one that is a module.")
         )
     return row
 

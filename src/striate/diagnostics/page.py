@@ -109,7 +109,7 @@ def alike(layers: Sequence[Layer]) -> list[tuple[str, Layer]]:
 def table(profile: Profile, width: int, top: int | None) -> str:
     if width < LEAST_WIDTH:
         raise ArgumentError(
-            build("Profile.table", f"a width of at least {LEAST_WIDTH}", width, do="Leave it out for 100.")
+            build("Profile.table", f"a width of at least {LEAST_WIDTH}", width, hint="Leave it out for 100.")
         )
     shown = profile.slowest(top)
     rows = [["layer", "type", "output", "forward", "backward", "share", "limit", "method"]]

@@ -294,37 +294,39 @@ def profile(
 def _check(model: Any, given: Any, rounds: Any) -> None:
     if not isinstance(model, Module):
         raise ArgumentTypeError(
-            build("profile", "a torch.nn.Module", type(model).__name__, do="Pass the model itself, then an example.")
+            build("profile", "a torch.nn.Module", type(model).__name__, hint="Pass the model itself, then an example.")
         )
     if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
-        do = "Profile it before torch.compile or torch.jit."
-        raise ArgumentTypeError(build("profile", "a model that runs layer by layer", "a compiled one", do=do))
+        hint = "Profile it before torch.compile or torch.jit."
+        raise ArgumentTypeError(build("profile", "a model that runs layer by layer", "a compiled one", hint=hint))
     if not isinstance(given, tuple) or not given or not all(isinstance(x, Tensor) for x in given):
         got = [type(x).__name__ for x in given] if isinstance(given, tuple) else type(given).__name__
         raise ArgumentTypeError(
-            build("profile", "a tensor or a tuple of tensors as the example", got, do="Pass what the model takes.")
+            build("profile", "a tensor or a tuple of tensors as the example", got, hint="Pass what the model takes.")
         )
     if isinstance(rounds, bool) or not isinstance(rounds, int):
-        raise ArgumentTypeError(build("profile", "rounds to be an integer", repr(rounds), do="Leave it out for 7."))
+        raise ArgumentTypeError(build("profile", "rounds to be an integer", repr(rounds), hint="Leave it out for 7."))
     if rounds < 3:
         raise ArgumentError(
-            build("profile", "at least 3 rounds", rounds, do="Leave rounds out for 7: a median of fewer says little.")
+            build("profile", "at least 3 rounds", rounds, hint="Leave rounds out for 7: a median of fewer says little.")
         )
     for x in given:
         if not x.is_floating_point():
-            kind, do = (
+            kind, hint = (
                 str(x.dtype).removeprefix("torch."),
                 "Models of indices are not profiled; convert anything else with .float().",
             )
-            raise DtypeError(build("profile", "an example of floating point", kind, do=do, x=tuple(x.shape)))
+            raise DtypeError(build("profile", "an example of floating point", kind, hint=hint, x=tuple(x.shape)))
     for name, t in (*model.named_parameters(), *model.named_buffers(), *(("the example", x) for x in given)):
         if is_lazy(t):
             raise ArgumentError(
-                build("profile", "parameters that have a shape", f"a lazy one, {name}", do="Call the model once first.")
+                build(
+                    "profile", "parameters that have a shape", f"a lazy one, {name}", hint="Call the model once first."
+                )
             )
         if not t.is_cpu:
             raise ArgumentError(
-                build("profile", "everything on the CPU", f"{name} on {t.device}", do="Move it with .cpu().")
+                build("profile", "everything on the CPU", f"{name} on {t.device}", hint="Move it with .cpu().")
             )
 
 
@@ -523,11 +525,13 @@ def _scout(model: Module, given: tuple[Tensor, ...], backward: bool) -> tuple[li
         why = f"{str(error) or type(error).__name__}".splitlines()[0].rstrip(".")
         told = {"error": f"{observer.failed or 'backward'}: {why}"}
         raise ShapeError(
-            build("profile", "an input that the model takes", got, do="Give another input or model.", **told)
+            build("profile", "an input that the model takes", got, hint="Give another input or model.", **told)
         ) from error
     if not seen:
-        do = "Profile a part of it that does."
-        raise ArgumentError(build("profile", "a model with layers that return tensors", type(model).__name__, do=do))
+        hint = "Profile a part of it that does."
+        raise ArgumentError(
+            build("profile", "a model with layers that return tensors", type(model).__name__, hint=hint)
+        )
     return seen, [t.detach() for t in outputs]
 
 

@@ -56,6 +56,6 @@ def by_name(name: str) -> Callable[..., Sequential]:
     """
     if name not in NAMES:
         raise ArgumentError(
-            build("models.by_name", f"one of {', '.join(NAMES)}", repr(name), do="Choose one of these names.")
+            build("models.by_name", f"one of {', '.join(NAMES)}", repr(name), hint="Choose one of these names.")
         )
     return NAMES[name]

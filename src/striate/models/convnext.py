@@ -38,7 +38,10 @@ class StochasticDepth(nn.Module):
         if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
             raise ArgumentError(
                 build(
-                    "StochasticDepth", "a p of 0 or more and below 1", repr(p), do="Use 0.1; 1 would drop every sample."
+                    "StochasticDepth",
+                    "a p of 0 or more and below 1",
+                    repr(p),
+                    hint="Use 0.1; 1 would drop every sample.",
                 )
             )
         self.p = p

@@ -62,8 +62,8 @@ def mobilenet_v1(classes: int = 1000, in_channels: int = 3, width: float = 1.0) 
     (torch.Size([2, 1000]), 4231976)
     """
     if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width < math.inf:
-        do = "Use 1, 0.75, 0.5 or 0.25."
-        raise ArgumentError(build("mobilenet_v1", "a width above 0", repr(width), do=do))
+        hint = "Use 1, 0.75, 0.5 or 0.25."
+        raise ArgumentError(build("mobilenet_v1", "a width above 0", repr(width), hint=hint))
 
     def scaled(channels: int) -> int:
         return max(1, round(channels * width))

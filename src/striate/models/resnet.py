@@ -224,8 +224,8 @@ def resnet_cifar(classes: int = 10, in_channels: int = 3, layers: int = 20) -> n
     (torch.Size([2, 10]), 272474)
     """
     if isinstance(layers, bool) or not isinstance(layers, int) or layers < 8 or layers % 6 != 2:
-        do = "Use 20, 32, 44, 56 or 110."
-        raise ArgumentError(build("resnet_cifar", "6n + 2 layers, n from 1 on", repr(layers), do=do))
+        hint = "Use 20, 32, 44, 56 or 110."
+        raise ArgumentError(build("resnet_cifar", "6n + 2 layers, n from 1 on", repr(layers), hint=hint))
     stem: dict[str, nn.Module] = {
         "conv1": nn.Conv2d(in_channels, 16, 3, padding=1, bias=False),
         "bn1": nn.BatchNorm2d(16),

@@ -300,8 +300,8 @@ class SpatiallySeparableConv2d(torch.nn.Module):
         )
         if isinstance(padding, str):
             if padding not in ("same", "valid"):
-                do = 'Use "same" for ceil(input / stride) outputs.'
-                raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(padding), do=do))
+                hint = 'Use "same" for ceil(input / stride) outputs.'
+                raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(padding), hint=hint))
             down: Any = padding
             along: Any = padding
         else:
@@ -309,7 +309,9 @@ class SpatiallySeparableConv2d(torch.nn.Module):
             down, along = (above, 0), (0, left)
         if padding_mode not in MODES:
             raise ArgumentError(
-                build(where, "a padding_mode that exists", repr(padding_mode), do=f"Choose one of {', '.join(MODES)}.")
+                build(
+                    where, "a padding_mode that exists", repr(padding_mode), hint=f"Choose one of {', '.join(MODES)}."
+                )
             )
         rest: Any = {"padding_mode": padding_mode, "device": device, "dtype": dtype}
         self.vertical = Conv2d(in_channels, middle, (size[0], 1), (step[0], 1), down, (holes[0], 1), bias=False, **rest)
@@ -351,24 +353,24 @@ class SpatiallySeparableConv2d(torch.nn.Module):
         where = f"{cls.__name__}.from_kernel"
         if not isinstance(weight, Tensor):
             raise ArgumentTypeError(
-                build(where, "weight to be a tensor", type(weight).__name__, do="Call torch.as_tensor on it first.")
+                build(where, "weight to be a tensor", type(weight).__name__, hint="Call torch.as_tensor on it first.")
             )
         shape = tuple(weight.shape)
         if weight.dim() not in (2, 4) or 0 in shape:
-            do = "Give a kernel (K_h, K_w) or a convolution's weight."
-            raise ShapeError(build(where, "a weight of shape (K_h, K_w) or (out, in, K_h, K_w)", shape, do=do))
+            hint = "Give a kernel (K_h, K_w) or a convolution's weight."
+            raise ShapeError(build(where, "a weight of shape (K_h, K_w) or (out, in, K_h, K_w)", shape, hint=hint))
         if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < 1:
-            do = "Leave it out for what float32 rounds to."
-            raise ArgumentError(build(where, "a tolerance from 0 to below 1", repr(tolerance), do=do))
+            hint = "Leave it out for what float32 rounds to."
+            raise ArgumentError(build(where, "a tolerance from 0 to below 1", repr(tolerance), hint=hint))
         filters, channels = shape[:2] if weight.dim() == 4 else (1, 1)
         if bias is not None and (not isinstance(bias, Tensor) or tuple(bias.shape) != (filters,)):
             given = tuple(bias.shape) if isinstance(bias, Tensor) else repr(bias)
             raise ShapeError(
-                build(where, f"a bias of shape ({filters},)", given, do="Give one number for each filter.")
+                build(where, f"a bias of shape ({filters},)", given, hint="Give one number for each filter.")
             )
         kernels = weight.detach().reshape(filters, channels, *shape[-2:]).double()
         if not bool(torch.isfinite(kernels).all()):
-            raise ArgumentError(build(where, "finite weights", "inf or NaN", do="Look at what the training did."))
+            raise ArgumentError(build(where, "finite weights", "inf or NaN", hint="Look at what the training did."))
         values = torch.linalg.svdvals(kernels)
         residual = torch.linalg.vector_norm(values[..., 1:], dim=-1) / torch.linalg.vector_norm(values, dim=-1).clamp(
             min=1e-300
@@ -379,8 +381,8 @@ class SpatiallySeparableConv2d(torch.nn.Module):
             at = f" [{worst // channels}, {worst % channels}]" if weight.dim() == 4 else ""
             got = f"kernel{at} whose second singular value is {second / first:.3g} of the first"
             told = f"{float(residual.flatten()[worst]):.3g}, above the tolerance {tolerance:g}"
-            do = "Keep the convolution, or train this layer in its place."
-            raise ArgumentError(build(where, "kernels of rank 1", got, do=do, **{"residual ‖W - uvᵀ‖/‖W‖": told}))
+            hint = "Keep the convolution, or train this layer in its place."
+            raise ArgumentError(build(where, "kernels of rank 1", got, hint=hint, **{"residual ‖W - uvᵀ‖/‖W‖": told}))
         matrix = kernels.permute(1, 2, 0, 3).reshape(channels * shape[-2], filters * shape[-1])
         u, sigma, v = torch.linalg.svd(matrix, full_matrices=False)
         least = (
@@ -500,17 +502,17 @@ class ChannelShuffle(Namesake, torch.nn.ChannelShuffle):
         where = type(self).__name__
         if not isinstance(input, Tensor):
             raise ArgumentTypeError(
-                build(where, "a tensor", type(input).__name__, do="Call torch.as_tensor on it first.")
+                build(where, "a tensor", type(input).__name__, hint="Call torch.as_tensor on it first.")
             )
         if input.dim() < 3:
             raise ShapeError(
-                build(where, "x of shape (N, C, *axes)", tuple(input.shape), do="Add axes with unsqueeze.")
+                build(where, "x of shape (N, C, *axes)", tuple(input.shape), hint="Add axes with unsqueeze.")
             )
         channels = input.shape[1]
         if channels % self.groups:
             expects = f"channels that {self.groups} groups divide"
             raise ShapeError(
-                build(where, expects, channels, do="Choose groups that divide them.", x=tuple(input.shape))
+                build(where, expects, channels, hint="Choose groups that divide them.", x=tuple(input.shape))
             )
         if channels == 0 or self.groups in (1, channels):  # they stay where they are, in a tensor of its own
             return input.clone(
@@ -574,9 +576,9 @@ class SqueezeExcite(torch.nn.Module):
 
     def _check(self, input: Any) -> None:
         if isinstance(input, Tensor) and input.dim() in (3, 4) and input.shape[-3] != self.fc1.in_channels:
-            do = f"Set channels={input.shape[-3]}, or look at what comes before."
+            hint = f"Set channels={input.shape[-3]}, or look at what comes before."
             expects = f"{self.fc1.in_channels} channels"
-            raise ShapeError(build(type(self).__name__, expects, input.shape[-3], do=do, x=tuple(input.shape)))
+            raise ShapeError(build(type(self).__name__, expects, input.shape[-3], hint=hint, x=tuple(input.shape)))
 
     def forward(self, input: Tensor) -> Tensor:
         if not torch.jit.is_scripting():
@@ -589,8 +591,8 @@ def _module(given: Any, what: str, where: str) -> torch.nn.Module:
     """A module, or what a class or function makes."""
     made = given if isinstance(given, torch.nn.Module) else given() if callable(given) else given
     if not isinstance(made, torch.nn.Module):
-        do = "Give a class such as nn.ReLU, a function that makes a module, or a module."
-        raise ArgumentTypeError(build(where, f"{what} to make a module", repr(given), do=do))
+        hint = "Give a class such as nn.ReLU, a function that makes a module, or a module."
+        raise ArgumentTypeError(build(where, f"{what} to make a module", repr(given), hint=hint))
     return made
 
 
@@ -659,8 +661,8 @@ class _ConvNormAct(_Documented, Sequential):
         where = type(self).__name__
         in_channels, out_channels = whole(in_channels, "in_channels", where), whole(out_channels, "out_channels", where)
         if order not in _ORDERS:
-            do = "Name what comes first first."
-            raise ArgumentError(build(where, f"an order of {', '.join(map(repr, _ORDERS))}", repr(order), do=do))
+            hint = "Name what comes first first."
+            raise ArgumentError(build(where, f"an order of {', '.join(map(repr, _ORDERS))}", repr(order), hint=hint))
         normed = _norm(norm, in_channels if order == "norm-act-conv" else out_channels, self.dims, where)
         if normed is not None and (device is not None or dtype is not None):
             normed.to(device=device, dtype=dtype)
@@ -670,7 +672,7 @@ class _ConvNormAct(_Documented, Sequential):
             bias = not _centers(behind)
         if not isinstance(bias, bool):
             raise ArgumentTypeError(
-                build(where, "bias to be True, False or None", repr(bias), do="None drops it where it is useless.")
+                build(where, "bias to be True, False or None", repr(bias), hint="None drops it where it is useless.")
             )
         rest: Any = {"groups": groups, "bias": bias, "padding_mode": padding_mode, "device": device, "dtype": dtype}
         convolution = _CONV[self.dims](in_channels, out_channels, kernel_size, stride, padding, dilation, **rest)
@@ -691,13 +693,13 @@ def _norm(given: Any, channels: int, dims: int, where: str) -> torch.nn.Module |
         return None
     if isinstance(given, str):
         if given not in _NORMS:
-            do = "Or give a class or function of the number of channels."
-            raise ArgumentError(build(where, f"a norm of {', '.join(map(repr, _NORMS))}", repr(given), do=do))
+            hint = "Or give a class or function of the number of channels."
+            raise ArgumentError(build(where, f"a norm of {', '.join(map(repr, _NORMS))}", repr(given), hint=hint))
         return _NORMS[given](channels, dims)
     made = given(channels) if callable(given) and not isinstance(given, torch.nn.Module) else None
     if not isinstance(made, torch.nn.Module):
-        do = "Give a class such as nn.BatchNorm2d, or a function of the number of channels that makes a module."
-        raise ArgumentTypeError(build(where, "norm to make a module", repr(given), do=do))
+        hint = "Give a class such as nn.BatchNorm2d, or a function of the number of channels that makes a module."
+        raise ArgumentTypeError(build(where, "norm to make a module", repr(given), hint=hint))
     return made
 
 
@@ -764,11 +766,13 @@ class _BlurPool(_Documented, Namesake, torch.nn.Module):
         self.channels, self.size = whole(channels, "channels", where), whole(size, "size", where)
         size = self.size
         if not 2 <= size <= 7:
-            raise ArgumentError(build(where, "a size from 2 to 7", size, do="Choose 3, or 5 for a stronger blur."))
+            raise ArgumentError(build(where, "a size from 2 to 7", size, hint="Choose 3, or 5 for a stronger blur."))
         self.stride = per_axis(stride, self.dims, 1, "stride", where)
         if padding_mode not in MODES:
             raise ArgumentError(
-                build(where, "a padding_mode that exists", repr(padding_mode), do=f"Choose one of {', '.join(MODES)}.")
+                build(
+                    where, "a padding_mode that exists", repr(padding_mode), hint=f"Choose one of {', '.join(MODES)}."
+                )
             )
         self.padding_mode = padding_mode
         row = torch.tensor([comb(size - 1, t) / 2 ** (size - 1) for t in range(size)], device=device, dtype=dtype)
@@ -788,21 +792,23 @@ class _BlurPool(_Documented, Namesake, torch.nn.Module):
         where, dims = type(self).__name__, self.dims
         if not isinstance(input, Tensor):
             raise ArgumentTypeError(
-                build(where, "a tensor", type(input).__name__, do="Call torch.as_tensor on it first.")
+                build(where, "a tensor", type(input).__name__, hint="Call torch.as_tensor on it first.")
             )
         shape = tuple(input.shape)
         if input.dim() not in (dims + 1, dims + 2):
             letters = ", ".join("DHW"[3 - dims :]) if dims > 1 else "L"
             expects = f"x of shape (N, C, {letters}) or (C, {letters})"
-            raise ShapeError(build(where, expects, shape, do="Add or drop axes with unsqueeze or flatten."))
+            raise ShapeError(build(where, expects, shape, hint="Add or drop axes with unsqueeze or flatten."))
         if shape[-dims - 1] != self.channels:
-            do = f"Set channels={shape[-dims - 1]}, or look at what comes before."
-            raise ShapeError(build(where, f"{self.channels} channels", shape[-dims - 1], do=do, x=shape))
+            hint = f"Set channels={shape[-dims - 1]}, or look at what comes before."
+            raise ShapeError(build(where, f"{self.channels} channels", shape[-dims - 1], hint=hint, x=shape))
         before, after = (self.size - 1) // 2, self.size // 2
         least = {"reflect": after + 1, "circular": after}.get(self.padding_mode, 1)
         if min(shape[-dims:]) < least:
-            do = "Choose a smaller size, or padding_mode='replicate'."
-            raise ShapeError(build(where, f"at least {least} values on each axis", min(shape[-dims:]), do=do, x=shape))
+            hint = "Choose a smaller size, or padding_mode='replicate'."
+            raise ShapeError(
+                build(where, f"at least {least} values on each axis", min(shape[-dims:]), hint=hint, x=shape)
+            )
         padded = pad(input, [before] * dims, [after] * dims, self.padding_mode)
         return conv(padded, self.filter, None, self.stride, 0, 1, self.channels, dims=dims, where=where)
 

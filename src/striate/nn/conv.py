@@ -108,13 +108,13 @@ def _checked(arguments: dict[str, Any], dims: int, where: str) -> dict[str, Any]
             continue
         value = a[name] = as_int(a[name])
         if not is_int(value):
-            raise ArgumentTypeError(build(where, f"{name} to be an integer", repr(value), do="Give one integer."))
+            raise ArgumentTypeError(build(where, f"{name} to be an integer", repr(value), hint="Give one integer."))
         if value < least:
-            raise ArgumentError(build(where, f"{name} of at least {least}", value, do="Choose a larger one."))
+            raise ArgumentError(build(where, f"{name} of at least {least}", value, hint="Choose a larger one."))
     for name in ("in_channels", "out_channels"):
         if a.get(name, 0) % a["groups"]:
             raise ArgumentError(
-                build(where, f"groups that divide {name}, {a[name]}", a["groups"], do="Choose a divisor.")
+                build(where, f"groups that divide {name}, {a[name]}", a["groups"], hint="Choose a divisor.")
             )
     for name, least in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("output_padding", 0), ("dilation", 1)):
         if name not in a:
@@ -122,19 +122,19 @@ def _checked(arguments: dict[str, Any], dims: int, where: str) -> dict[str, Any]
         if name == "padding" and isinstance(a[name], str):
             if a[name] not in ("same", "valid"):
                 fix = f'Use "same" for {"input · stride" if "output_padding" in a else "ceil(input / stride)"} outputs.'
-                raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(a[name]), do=fix))
+                raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(a[name]), hint=fix))
             continue
         most = 2**63 - 1 if name in ("stride", "dilation") else LARGEST  # the call says where that is too much
         a[name] = per_axis(a[name], dims, least, name, where, most=most)
     if a["padding"] == "same" and any(a.get("output_padding", ())):
         fix = "Leave output_padding out."
-        raise ArgumentError(build(where, 'no output_padding beside padding "same"', a["output_padding"], do=fix))
+        raise ArgumentError(build(where, 'no output_padding beside padding "same"', a["output_padding"], hint=fix))
     if a["padding_mode"] not in MODES:
         fix = f"Choose one of {', '.join(MODES)}."
-        raise ArgumentError(build(where, "a padding_mode that exists", repr(a["padding_mode"]), do=fix))
+        raise ArgumentError(build(where, "a padding_mode that exists", repr(a["padding_mode"]), hint=fix))
     if prod((a.get("in_channels", 1), a["out_channels"], *a["kernel_size"])) > 2**40:
         raise ArgumentError(
-            build(where, "a weight that fits memory", a["kernel_size"], do="Choose a smaller kernel_size.")
+            build(where, "a weight that fits memory", a["kernel_size"], hint="Choose a smaller kernel_size.")
         )
     return a
 
@@ -295,14 +295,14 @@ class _Lazy:
             channels = self._get_in_channels(input)
             if channels % self.groups:
                 expects, fix = f"groups that divide x's channels, {channels}", "Choose a divisor."
-                raise ArgumentError(build(type(self).__name__, expects, self.groups, do=fix, x=tuple(input.shape)))
+                raise ArgumentError(build(type(self).__name__, expects, self.groups, hint=fix, x=tuple(input.shape)))
         super().initialize_parameters(input, *args, **kwargs)  # type: ignore[misc]
 
     def _get_in_channels(self: Any, input: Any) -> int:
         where, dims = type(self).__name__, self.dims
         if not isinstance(input, Tensor):
             raise ArgumentTypeError(
-                build(where, "x to be a tensor", type(input).__name__, do="Call torch.as_tensor on it first.")
+                build(where, "x to be a tensor", type(input).__name__, hint="Call torch.as_tensor on it first.")
             )
         if input.dim() not in (dims + 1, dims + 2):
             letters = ("L", "H, W", "D, H, W")[dims - 1]
@@ -310,11 +310,11 @@ class _Lazy:
                 f"x of shape (N, C, {letters}) or (C, {letters})",
                 "Add or drop axes with unsqueeze or flatten.",
             )
-            raise ShapeError(build(where, expects, tuple(input.shape), do=fix))
+            raise ShapeError(build(where, expects, tuple(input.shape), hint=fix))
         channels: int = input.shape[-dims - 1]
         if channels == 0:  # torch's would leave the bias as it lay in memory
             raise ShapeError(
-                build(where, "x of at least one channel", tuple(input.shape), do="Give the first input channels.")
+                build(where, "x of at least one channel", tuple(input.shape), hint="Give the first input channels.")
             )
         return channels
 

@@ -91,8 +91,8 @@ class _LocallyConnected(Namesake, torch.nn.Module):
         self.margins = [n for axis in reversed(plan.window.axes) for n in (axis.before, axis.after)]
         shape = (self.out_channels, self.in_channels, *self.output_size, *self.kernel_size)
         if prod(shape) > 2**40:
-            do = "Choose a larger stride, fewer channels, or a convolution, which shares them."
-            raise ArgumentError(build(where, "a weight that fits memory", shape, do=do))
+            hint = "Choose a larger stride, fewer channels, or a convolution, which shares them."
+            raise ArgumentError(build(where, "a weight that fits memory", shape, hint=hint))
         factory = {"device": device, "dtype": dtype}
         self.weight = torch.nn.Parameter(torch.empty(shape, **factory))
         shift = torch.empty(self.out_channels, *self.output_size, **factory) if bias else None
@@ -127,9 +127,9 @@ class _LocallyConnected(Namesake, torch.nn.Module):
             and tuple(input.shape[-self.dims :]) != self.input_size
         ):
             size = tuple(input.shape[-self.dims :])
-            do = f"Set input_size={size}, or resize x."
+            hint = f"Set input_size={size}, or resize x."
             raise ShapeError(
-                build(type(self).__name__, f"an input of size {self.input_size}", size, do=do, x=tuple(input.shape))
+                build(type(self).__name__, f"an input of size {self.input_size}", size, hint=hint, x=tuple(input.shape))
             )
         return ops.local(
             input, self.weight, self.bias, self.stride, self.padding, self.dilation, where=type(self).__name__

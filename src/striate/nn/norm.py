@@ -91,7 +91,7 @@ def _set_activation(module: Any, activation: str | None, negative_slope: float) 
 def _dimensions(x: Any, allowed: tuple[int, ...], where: str, shape: str) -> None:
     if isinstance(x, Tensor) and x.dim() not in allowed:
         raise ShapeError(
-            build(where, f"x of shape {shape}", tuple(x.shape), do="Add or drop axes with unsqueeze or flatten.")
+            build(where, f"x of shape {shape}", tuple(x.shape), hint="Add or drop axes with unsqueeze or flatten.")
         )
 
 
@@ -127,7 +127,7 @@ class _BatchNorm(_Activated):
                     f"{where}.freeze",
                     "running statistics",
                     None,
-                    do="Build the layer with track_running_stats=True and train it.",
+                    hint="Build the layer with track_running_stats=True and train it.",
                 )
             )
         self.frozen = True
@@ -421,7 +421,7 @@ class GhostBatchNorm2d(_Summing, torch.nn.BatchNorm2d):
         if not is_int(self.ghost_batch_size) or self.ghost_batch_size < 1:
             where = type(self).__name__
             raise ArgumentError(
-                build(where, "a ghost_batch_size of at least 1", repr(ghost_batch_size), do="Choose 16 or 32.")
+                build(where, "a ghost_batch_size of at least 1", repr(ghost_batch_size), hint="Choose 16 or 32.")
             )
 
     def _compute(
@@ -467,8 +467,8 @@ class GhostBatchNorm2d(_Summing, torch.nn.BatchNorm2d):
         samples, size = input.shape[0], self.ghost_batch_size
         if samples > size and samples % size != 0:
             expects = f"a batch that ghost_batch_size, {size}, divides"
-            do = "Drop the last incomplete batch or choose another size."
-            raise ShapeError(build(type(self).__name__, expects, samples, do=do, x=tuple(input.shape)))
+            hint = "Drop the last incomplete batch or choose another size."
+            raise ShapeError(build(type(self).__name__, expects, samples, hint=hint, x=tuple(input.shape)))
         return max(1, samples // size)
 
     def extra_repr(self) -> str:
@@ -674,8 +674,8 @@ class _InstanceNorm(_Activated):
             and (self.affine or self.track_running_stats)
         ):
             expects = f"{self.num_features} channels"
-            do = f"Set num_features={input.shape[-dims]}, or look at what comes before."
-            raise ShapeError(build(type(self).__name__, expects, input.shape[-dims], do=do, x=tuple(input.shape)))
+            hint = f"Set num_features={input.shape[-dims]}, or look at what comes before."
+            raise ShapeError(build(type(self).__name__, expects, input.shape[-dims], hint=hint, x=tuple(input.shape)))
         if isinstance(input, Tensor) and input.dim() == dims:
             return self._normalize(input.unsqueeze(0), following).squeeze(0)
         return self._normalize(input, following)
@@ -759,8 +759,8 @@ class LayerNorm2d(_Activated, torch.nn.Module):
         super().__init__()
         given, num_channels = num_channels, as_int(num_channels)
         if not is_int(num_channels) or num_channels < 1:
-            do = "It is the size of x's second axis."
-            raise ArgumentError(build("LayerNorm2d", "num_channels of at least 1", repr(given), do=do))
+            hint = "It is the size of x's second axis."
+            raise ArgumentError(build("LayerNorm2d", "num_channels of at least 1", repr(given), hint=hint))
         self.num_channels, self.eps, self.elementwise_affine = num_channels, eps, elementwise_affine
         factory = {"device": device, "dtype": dtype}
         self.weight = torch.nn.Parameter(torch.ones(num_channels, **factory)) if elementwise_affine else None
@@ -771,9 +771,9 @@ class LayerNorm2d(_Activated, torch.nn.Module):
 
     def _compute(self, input: Tensor, following: tuple[str, float] | None = None) -> Tensor:
         if isinstance(input, Tensor) and input.dim() > 1 and input.shape[1] != self.num_channels:
-            do = f"Set num_channels={input.shape[1]}, or look at what comes before."
+            hint = f"Set num_channels={input.shape[1]}, or look at what comes before."
             raise ShapeError(
-                build("LayerNorm2d", f"{self.num_channels} channels", input.shape[1], do=do, x=tuple(input.shape))
+                build("LayerNorm2d", f"{self.num_channels} channels", input.shape[1], hint=hint, x=tuple(input.shape))
             )
         return ops.layer_norm_2d(input, self.weight, self.bias, self.eps, **self._told(following))
 
@@ -917,14 +917,14 @@ def adaptive_instance_norm(content: Tensor, style: Tensor, eps: float = 1e-5) ->
     eps = ops.check_eps(eps, "AdaIN")
     if style.numel() == 0:
         raise ShapeError(
-            build("AdaIN", "a style of at least one value per channel", tuple(style.shape), do="Give an image.")
+            build("AdaIN", "a style of at least one value per channel", tuple(style.shape), hint="Give an image.")
         )
     if content.shape[:2] != style.shape[:2]:
-        expects, do = (
+        expects, hint = (
             f"a style of {content.shape[0]} samples and {content.shape[1]} channels",
             "Expand the style to the content's batch.",
         )
-        raise ShapeError(build("AdaIN", expects, tuple(style.shape[:2]), do=do, content=tuple(content.shape)))
+        raise ShapeError(build("AdaIN", expects, tuple(style.shape[:2]), hint=hint, content=tuple(content.shape)))
     var, mean = torch.var_mean(style.flatten(2), 2, correction=0)
     deviation, mean = (
         (v.to(content.dtype)).reshape(*content.shape[:2], *[1] * (content.dim() - 2))

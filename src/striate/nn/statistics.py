@@ -37,8 +37,10 @@ class _WholeBatch:
     def forward(self, layer: Any, x: Tensor, residual: Tensor | None) -> Tensor:
         if layer in self.called:
             expects = "each batch norm to be called once in a forward pass"
-            do = "Give each place a layer of its own, or leave this one out by freezing it."
-            raise ArgumentError(build("whole_batch_statistics", expects, f"two calls of {self.names[layer]}", do=do))
+            hint = "Give each place a layer of its own, or leave this one out by freezing it."
+            raise ArgumentError(
+                build("whole_batch_statistics", expects, f"two calls of {self.names[layer]}", hint=hint)
+            )
         self.called.add(layer)
         where = type(layer).__name__
         given = (x, None, None, layer.weight, layer.bias, True, 0.0, layer.eps, residual, layer.activation, where)
@@ -100,15 +102,20 @@ def whole_batch_statistics(
     if not inputs:
         raise ArgumentError(
             build(
-                "whole_batch_statistics", "at least one part of the batch", 0, do="Split the batch with x.split(size)."
+                "whole_batch_statistics",
+                "at least one part of the batch",
+                0,
+                hint="Split the batch with x.split(size).",
             )
         )
     session = _WholeBatch(model, layer_by_layer)
     norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS)]
     if norms and not any(isinstance(m, _BatchNorm) for m in norms):
-        do = "Call striate.accelerate(model) first."
+        hint = "Call striate.accelerate(model) first."
         raise ArgumentError(
-            build("whole_batch_statistics", "batch norms of striate's", f"only torch's, {len(norms)} of them", do=do)
+            build(
+                "whole_batch_statistics", "batch norms of striate's", f"only torch's, {len(norms)} of them", hint=hint
+            )
         )
     buffers = [(b, b.clone()) for b in model.buffers()]  # other layers may keep statistics of their own
 

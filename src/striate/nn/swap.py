@@ -69,15 +69,15 @@ def adapt(theirs: type, ours: type) -> None:
     for kind in (theirs, ours):
         if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
             raise ArgumentError(
-                build("adapt", "two classes of modules", repr(kind), do="Give their class and a subclass of it.")
+                build("adapt", "two classes of modules", repr(kind), hint="Give their class and a subclass of it.")
             )
     if ours is theirs or not issubclass(ours, theirs):
         raise ArgumentError(
-            build("adapt", f"a subclass of {theirs.__name__}", ours.__name__, do=f"Derive {ours.__name__} from it.")
+            build("adapt", f"a subclass of {theirs.__name__}", ours.__name__, hint=f"Derive {ours.__name__} from it.")
         )
     if theirs in BACK or (theirs in SWAPS and SWAPS[theirs] in OWN):
-        do = "Give the class of another library."
-        raise ArgumentError(build("adapt", "a class that accelerate leaves alone", theirs.__name__, do=do))
+        hint = "Give the class of another library."
+        raise ArgumentError(build("adapt", "a class that accelerate leaves alone", theirs.__name__, hint=hint))
     SWAPS[theirs] = ours
     BACK[ours] = theirs
 
@@ -165,11 +165,11 @@ def accelerate(model: Model, *, memory_format: torch.memory_format = torch.prese
     True
     """
     if memory_format not in (torch.preserve_format, torch.channels_last):
-        expects, do = (
+        expects, hint = (
             "memory_format to be torch.preserve_format or torch.channels_last",
             "Leave it out for what torch's layers give.",
         )
-        raise ArgumentError(build("accelerate", expects, memory_format, do=do))
+        raise ArgumentError(build("accelerate", expects, memory_format, hint=hint))
     swapped, left = plan(model)
     modules = dict(model.named_modules())
     for name in swapped:

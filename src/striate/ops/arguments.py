@@ -99,9 +99,9 @@ def whole(value: Any, what: str, where: str, least: int = 1) -> int:
     """
     number = as_int(value)
     if not is_int(number):
-        raise ArgumentTypeError(build(where, f"{what} to be an integer", repr(value), do="Give a whole number."))
+        raise ArgumentTypeError(build(where, f"{what} to be an integer", repr(value), hint="Give a whole number."))
     if not least <= number <= LARGEST:
-        raise ArgumentError(build(where, f"{what} from {least} to 2^62", number, do=f"Choose at least {least}."))
+        raise ArgumentError(build(where, f"{what} from {least} to 2^62", number, hint=f"Choose at least {least}."))
     return int(number)
 
 
@@ -122,13 +122,13 @@ def per_axis(
         values *= dims
     if len(values) != dims or not all(is_int(v) for v in values):
         one = "an integer" if dims == 1 else f"one integer or {dims}"
-        raise ArgumentTypeError(build(where, f"{what} to be {one}", repr(value), do=f"Give {one}.", **_facts(shape)))
+        raise ArgumentTypeError(build(where, f"{what} to be {one}", repr(value), hint=f"Give {one}.", **_facts(shape)))
     for v in values:
         if not least <= v <= most:
             limit = "2^62" if most == LARGEST or v < least else "2^63 - 1"
             bound = f"at least {least}" if v < least else f"{limit} or less"
             fix = f"Choose {'an' if what[0] in 'aeiou' else 'a'} {what} of {bound}."
-            raise ArgumentError(build(where, f"{what} from {least} to {limit}", v, do=fix, **_facts(shape)))
+            raise ArgumentError(build(where, f"{what} from {least} to {limit}", v, hint=fix, **_facts(shape)))
     return values
 
 

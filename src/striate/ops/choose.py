@@ -61,8 +61,8 @@ AS_MEASURED = ""  # in a method's place: none goes first, whatever is preferred
 
 def _known(name: str | None, where: str) -> str | None:
     if name is not None and name not in NAMES:
-        do = f"{'Unset it' if where.isupper() else 'Give None'} for the method that was measured to be the fastest."
-        raise ArgumentError(build(where, f"one of {', '.join(NAMES)}", repr(name), do=do))
+        hint = f"{'Unset it' if where.isupper() else 'Give None'} for the method that was measured to be the fastest."
+        raise ArgumentError(build(where, f"one of {', '.join(NAMES)}", repr(name), hint=hint))
     return name
 
 

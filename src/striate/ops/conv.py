@@ -112,7 +112,7 @@ def _check_kinds(x: Any, weight: Any, bias: Any, where: str) -> None:
     for name, t in (("x", x), ("weight", weight), ("bias", bias)):
         if not isinstance(t, Tensor):
             raise ArgumentTypeError(
-                build(where, f"{name} to be a tensor", type(t).__name__, do="Call torch.as_tensor on it first.")
+                build(where, f"{name} to be a tensor", type(t).__name__, hint="Call torch.as_tensor on it first.")
             )
 
 
@@ -121,43 +121,49 @@ def _check_shapes(
 ) -> None:
     if len(shape) not in (dims + 1, dims + 2):
         expects = f"x of shape (N, C, {_letters(dims)}) or (C, {_letters(dims)})"
-        raise ShapeError(build(where, expects, shape, do="Add or drop axes with unsqueeze or flatten."))
+        raise ShapeError(build(where, expects, shape, hint="Add or drop axes with unsqueeze or flatten."))
     if len(of_weight) != dims + 2:
         lead = "(in, out / groups, " if transposed else "(out, in / groups, "
         expects = f"a weight of shape {lead}{_letters(dims)})"
-        raise ShapeError(build(where, expects, of_weight, do="Give it a number of taps for each axis.", x=shape))
+        raise ShapeError(build(where, expects, of_weight, hint="Give it a number of taps for each axis.", x=shape))
     if not is_int(groups):
-        raise ArgumentTypeError(build(where, "groups to be an integer", repr(groups), do="Give one integer.", x=shape))
+        raise ArgumentTypeError(
+            build(where, "groups to be an integer", repr(groups), hint="Give one integer.", x=shape)
+        )
     if groups < 1:
-        raise ArgumentError(build(where, "at least 1 group", groups, do="Leave groups out for one.", x=shape))
+        raise ArgumentError(build(where, "at least 1 group", groups, hint="Leave groups out for one.", x=shape))
     first, second = of_weight[:2]
     if first == 0 or (transposed and second == 0):
         raise ShapeError(
             build(
-                where, "a weight with at least one filter", of_weight, do="Choose out_channels of at least 1.", x=shape
+                where,
+                "a weight with at least one filter",
+                of_weight,
+                hint="Choose out_channels of at least 1.",
+                x=shape,
             )
         )
     if any(k == 0 for k in of_weight[2:]):
         expects = "a weight with at least one tap on each axis"
-        raise ShapeError(build(where, expects, of_weight, do="Choose a kernel_size of at least 1.", x=shape))
+        raise ShapeError(build(where, expects, of_weight, hint="Choose a kernel_size of at least 1.", x=shape))
     if first % groups:
         what = "input" if transposed else "output"
         expects = f"groups that divide the weight's {first} {what} channels"
-        raise ArgumentError(build(where, expects, groups, do="Choose a divisor.", x=shape, weight=of_weight))
+        raise ArgumentError(build(where, expects, groups, hint="Choose a divisor.", x=shape, weight=of_weight))
     channels, wanted = shape[-dims - 1], first if transposed else second * groups
     if channels != wanted:
         fix = f"Set in_channels={channels}, or check the layer before."
         if groups > 1:
             fix = f"The weight and {groups} groups fit {wanted} channels."
-        raise ShapeError(build(where, f"{wanted} channels", channels, do=fix, x=shape, weight=of_weight))
+        raise ShapeError(build(where, f"{wanted} channels", channels, hint=fix, x=shape, weight=of_weight))
     if channels == 0:  # torch would give an output without filters
         fix = "Only the batch may be empty."
-        raise ShapeError(build(where, "x of at least one channel", shape, do=fix, weight=of_weight))
+        raise ShapeError(build(where, "x of at least one channel", shape, hint=fix, weight=of_weight))
     if of_bias is not None:
         filters = second * groups if transposed else first
         if of_bias != (filters,):
             expects = f"a bias of shape ({filters},)"
-            raise ShapeError(build(where, expects, of_bias, do="Give one number for each filter.", x=shape))
+            raise ShapeError(build(where, expects, of_bias, hint="Give one number for each filter.", x=shape))
 
 
 _cached_check = functools.lru_cache(maxsize=4096)(_check_shapes)
@@ -169,12 +175,16 @@ def _check_types(x: Tensor, weight: Tensor, bias: Tensor | None, where: str) -> 
             continue
         if t.device != x.device:
             raise ArgumentError(
-                build(where, f"{name} on x's device, {x.device}", t.device, do="Move one with .to().", x=tuple(x.shape))
+                build(
+                    where, f"{name} on x's device, {x.device}", t.device, hint="Move one with .to().", x=tuple(x.shape)
+                )
             )
         if not torch.is_autocast_enabled(x.device.type):
             wanted_type, got = (str(d).removeprefix("torch.") for d in (x.dtype, t.dtype))
             raise DtypeError(
-                build(where, f"{name} of x's type, {wanted_type}", got, do="Convert one with .to().", x=tuple(x.shape))
+                build(
+                    where, f"{name} of x's type, {wanted_type}", got, hint="Convert one with .to().", x=tuple(x.shape)
+                )
             )
 
 
@@ -184,7 +194,7 @@ def _paddings(
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
             fix = 'Use "same" for ceil(input / stride) outputs.'
-            raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(padding), do=fix, x=shape))
+            raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(padding), hint=fix, x=shape))
         return [
             (0, 0) if padding == "valid" else same_padding(*a) for a in zip(input, size, stride, dilation, strict=True)
         ]
@@ -195,7 +205,7 @@ def check_room(sizes: Sequence[int], where: str, shape: tuple[int, ...], fix: st
     if torch.compiler.is_compiling() or not all(type(n) is int for n in sizes):
         return
     if prod(max(1, n) for n in sizes) > 2**40:
-        raise ShapeError(build(where, f"{what} that fits memory", tuple(sizes), do=fix, x=shape))
+        raise ShapeError(build(where, f"{what} that fits memory", tuple(sizes), hint=fix, x=shape))
 
 
 def _steps(
@@ -229,7 +239,11 @@ def _plan(
             expects = f"a window no larger than the padded input, {i + before + after}"
             raise ShapeError(
                 build(
-                    where, expects, (k - 1) * d + 1, do="Make the kernel or its dilation smaller, or pad more.", x=shape
+                    where,
+                    expects,
+                    (k - 1) * d + 1,
+                    hint="Make the kernel or its dilation smaller, or pad more.",
+                    x=shape,
                 )
             )
     batch = shape[0] if len(shape) == dims + 2 else 1
@@ -256,14 +270,16 @@ def _transpose_plan(
     for m, s, d in zip(more, steps, holes, strict=True):
         if m >= max(s, d):
             expects = f"output_padding below stride or dilation, {max(s, d)}"
-            raise ArgumentError(build(where, expects, m, do="Choose a smaller one.", x=shape))
+            raise ArgumentError(build(where, expects, m, hint="Choose a smaller one.", x=shape))
     if isinstance(padding, str):  # "same": the output is input · stride; "valid": whatever a tap reaches
         if padding not in ("same", "valid"):
             fix = 'Use "same" for input · stride outputs.'
-            raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(padding), do=fix, x=shape))
+            raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(padding), hint=fix, x=shape))
         if padding == "same" and any(more):
             raise ArgumentError(
-                build(where, 'no output_padding beside padding "same"', extra, do="Leave output_padding out.", x=shape)
+                build(
+                    where, 'no output_padding beside padding "same"', extra, hint="Leave output_padding out.", x=shape
+                )
             )
         if padding == "same":
             input = [o * s for o, s in zip(output, steps, strict=True)]
@@ -284,7 +300,11 @@ def _transpose_plan(
             expects = "padding that leaves an output"
             raise ShapeError(
                 build(
-                    where, expects, p, do=f"Pad less: {(o - 1) * s + d * (k - 1) + 1} values come out without.", x=shape
+                    where,
+                    expects,
+                    p,
+                    hint=f"Pad less: {(o - 1) * s + d * (k - 1) + 1} values come out without.",
+                    x=shape,
                 )
             )
     steps = tuple(handover.clamped(s, i + p + q) for s, i, (p, q) in zip(steps, input, pads, strict=True))
@@ -551,7 +571,7 @@ NUMBERS = {name: number for number, name in enumerate(NATIVE)}
 if NUMBERS.keys() != _REFUSALS.keys():
     _expects = f"a native core with the convolution methods {', '.join(_REFUSALS)}"
     raise ImportError(
-        build("striate", _expects, ", ".join(NATIVE), do="Build the core from the sources of this version.")
+        build("striate", _expects, ", ".join(NATIVE), hint="Build the core from the sources of this version.")
     )
 _MEASURING = ("winograd_4x4", "winograd_2x2", "unfolded")
 
@@ -801,7 +821,7 @@ def _run(
     """``theirs``: torch's operator as it is, where there is one for these arguments."""
     if method is not None and method not in NAMES:
         raise ArgumentError(
-            build(where, f"method to be one of {', '.join(NAMES)}", repr(method), do="Leave it out for the fastest.")
+            build(where, f"method to be one of {', '.join(NAMES)}", repr(method), hint="Leave it out for the fastest.")
         )
     refusal = None if closed is None else closed.reason
     batch = x if x.dim() == plan.dims + 2 else x.unsqueeze(0)
@@ -938,7 +958,9 @@ def explain(
     dims = len(weight) - 2
     if dims not in handover.CONV:
         raise ShapeError(
-            build("explain", "a weight of one to three axes of taps", tuple(weight), do="Give (K, C / groups, *taps).")
+            build(
+                "explain", "a weight of one to three axes of taps", tuple(weight), hint="Give (K, C / groups, *taps)."
+            )
         )
     x, w = (torch.empty(tuple(sizes), device="meta") for sizes in (shape, weight))
     plan = plan_for(x, w, None, stride, padding, dilation, groups, dims=dims, where="explain")

@@ -61,7 +61,7 @@ class _Fused:
     def __init__(self, weight: Tensor, bias: Tensor | None, low: float, high: float, where: str) -> None:
         if not low <= high:
             raise ArgumentError(
-                build(where, "low to be at most high", f"{low} and {high}", do="Leave out what does not bound.")
+                build(where, "low to be at most high", f"{low} and {high}", hint="Leave out what does not bound.")
             )
         self.weight, self.bias, self.low, self.high, self.where = weight, bias, float(low), float(high), where
         self._packed: dict[Any, Any] = {}
@@ -145,7 +145,7 @@ class FusedConv(_Fused):
     def call_for(self, x: Tensor, strict: bool) -> Call:
         if x.dim() != self.dims + 2:
             raise ShapeError(
-                build(self.where, f"x of {self.dims + 2} axes", tuple(x.shape), do="Add the batch with unsqueeze(0).")
+                build(self.where, f"x of {self.dims + 2} axes", tuple(x.shape), hint="Add the batch with unsqueeze(0).")
             )
         plan = plain.plan_for(x, self.weight, self.bias, *self.geometry, dims=self.dims, where=self.where)
         return Call(
@@ -190,8 +190,8 @@ class FusedLinear(_Fused):
     def call_for(self, x: Tensor, strict: bool) -> Product:
         features = self.weight.shape[1]
         if x.dim() == 0 or x.shape[-1] != features:
-            do = f"Set in_features={x.shape[-1] if x.dim() else 1}, or check the layer before."
-            raise ShapeError(build(self.where, f"{features} features", tuple(x.shape), do=do))
+            hint = f"Set in_features={x.shape[-1] if x.dim() else 1}, or check the layer before."
+            raise ShapeError(build(self.where, f"{features} features", tuple(x.shape), hint=hint))
         return Product(prod(x.shape[:-1]), self.weight.numel(), gate.reason(x, self.weight, self.bias))
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def geometry(
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
             fix = 'Use "same" for ceil(input / stride) outputs.'
-            raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(padding), do=fix, x=shape))
+            raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(padding), hint=fix, x=shape))
         given: str | tuple[int, ...] = padding
         pads = [(0, 0) if padding == "valid" else same_padding(*a) for a in zip(input, size, steps, holes, strict=True)]
     else:
@@ -73,8 +73,8 @@ def geometry(
         count = output_size(i, k, s, d, before, after)
         if count < 1:
             expects = f"a window no larger than the padded input, {i + before + after}"
-            do = "Make the kernel or its dilation smaller, or pad more."
-            raise ShapeError(build(where, expects, (k - 1) * d + 1, do=do, x=shape))
+            hint = "Make the kernel or its dilation smaller, or pad more."
+            raise ShapeError(build(where, expects, (k - 1) * d + 1, hint=hint, x=shape))
         axes.append(Axis(i, count, k, s, d, before, after))
     return Plan(Window(tuple(axes)), steps, given, holes)
 
@@ -86,8 +86,8 @@ def _plan(
     plan = geometry(shape[-dims:], weight[2 + dims :], stride, padding, dilation, where, shape)
     if plan.window.output != weight[2 : 2 + dims]:
         expects = f"a weight for outputs of size {plan.window.output}"
-        do = "Make one for this input, or resize x."
-        raise ShapeError(build(where, expects, weight[2 : 2 + dims], do=do, x=shape, weight=weight))
+        hint = "Make one for this input, or resize x."
+        raise ShapeError(build(where, expects, weight[2 : 2 + dims], hint=hint, x=shape, weight=weight))
     return plan
 
 
@@ -98,37 +98,39 @@ def _check_tensors(x: Any, weight: Any, bias: Any, where: str) -> None:
     for name, t in (("x", x), ("weight", weight), ("bias", bias)):
         if not isinstance(t, Tensor) and not (name == "bias" and t is None):
             raise ArgumentTypeError(
-                build(where, f"{name} to be a tensor", type(t).__name__, do="Call torch.as_tensor on it first.")
+                build(where, f"{name} to be a tensor", type(t).__name__, hint="Call torch.as_tensor on it first.")
             )
     if weight.dim() not in (4, 6, 8):
-        do = "One, two or three axes make 4, 6 or 8."
-        raise ShapeError(build(where, "a weight of shape (C_out, C, *output, *taps)", tuple(weight.shape), do=do))
+        hint = "One, two or three axes make 4, 6 or 8."
+        raise ShapeError(build(where, "a weight of shape (C_out, C, *output, *taps)", tuple(weight.shape), hint=hint))
     shape, of_weight, dims = tuple(x.shape), tuple(weight.shape), weight.dim() // 2 - 1
     letters = ", ".join("DHW"[3 - dims :]) if dims > 1 else "L"
     if x.dim() not in (dims + 1, dims + 2):
         expects = f"x of shape (N, C, {letters}) or (C, {letters})"
-        raise ShapeError(build(where, expects, shape, do="Add or drop axes with unsqueeze or flatten."))
+        raise ShapeError(build(where, expects, shape, hint="Add or drop axes with unsqueeze or flatten."))
     if 0 in of_weight:
         expects = "a weight with at least one value on each axis"
-        raise ShapeError(build(where, expects, of_weight, do="Only the batch may be empty.", x=shape))
+        raise ShapeError(build(where, expects, of_weight, hint="Only the batch may be empty.", x=shape))
     if shape[-dims - 1] != of_weight[1]:
-        do = f"Set in_channels={shape[-dims - 1]}, or look at what comes before."
-        raise ShapeError(build(where, f"{of_weight[1]} channels", shape[-dims - 1], do=do, x=shape, weight=of_weight))
+        hint = f"Set in_channels={shape[-dims - 1]}, or look at what comes before."
+        raise ShapeError(
+            build(where, f"{of_weight[1]} channels", shape[-dims - 1], hint=hint, x=shape, weight=of_weight)
+        )
     if bias is not None and tuple(bias.shape) != (of_weight[0], *of_weight[2 : 2 + dims]):
         expects = f"a bias of shape {(of_weight[0], *of_weight[2 : 2 + dims])}"
-        raise ShapeError(build(where, expects, tuple(bias.shape), do="Give one number for each output.", x=shape))
+        raise ShapeError(build(where, expects, tuple(bias.shape), hint="Give one number for each output.", x=shape))
     if x.dtype is torch.bool:
-        raise DtypeError(build(where, "numbers", "bool", do="Convert x with .float().", x=shape))
+        raise DtypeError(build(where, "numbers", "bool", hint="Convert x with .float().", x=shape))
     mixed = x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type)
     for name, t in (("weight", weight), ("bias", bias)):
         if t is not None and t.dtype is not x.dtype and not mixed:
             ours, theirs = (str(d).removeprefix("torch.") for d in (x.dtype, t.dtype))
             raise DtypeError(
-                build(where, f"a {name} of x's type, {ours}", theirs, do="Convert one with .to().", x=shape)
+                build(where, f"a {name} of x's type, {ours}", theirs, hint="Convert one with .to().", x=shape)
             )
         if t is not None and t.device != x.device:
             raise ArgumentError(
-                build(where, f"{name} on x's device, {x.device}", t.device, do="Move one with .to().", x=shape)
+                build(where, f"{name} on x's device, {x.device}", t.device, hint="Move one with .to().", x=shape)
             )
 
 

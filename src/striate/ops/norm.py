@@ -73,9 +73,9 @@ def check_input(
     """Raises what cannot be meant of a tensor that is normalized: its type, its rank, its numbers."""
     if not isinstance(x, Tensor):
         what = "a tensor" if name == "x" else f"{name} to be a tensor"
-        raise ArgumentTypeError(build(where, what, type(x).__name__, do="Call torch.as_tensor on it first."))
+        raise ArgumentTypeError(build(where, what, type(x).__name__, hint="Call torch.as_tensor on it first."))
     if x.dim() < least:
-        raise ShapeError(build(where, f"{name} of shape {shape}", tuple(x.shape), do="Add axes with unsqueeze."))
+        raise ShapeError(build(where, f"{name} of shape {shape}", tuple(x.shape), hint="Add axes with unsqueeze."))
     if (
         x.is_floating_point()
         or (x.is_complex() and complex_too)
@@ -84,18 +84,18 @@ def check_input(
         return
     kind = str(x.dtype).removeprefix("torch.")
     what = "floating-point numbers" if name == "x" else f"a {name} of floating-point numbers"
-    raise DtypeError(build(where, what, kind, do="Convert x with .float().", x=tuple(x.shape)))
+    raise DtypeError(build(where, what, kind, hint="Convert x with .float().", x=tuple(x.shape)))
 
 
 def check_eps(eps: Any, where: str, zero: bool = True) -> float:
     """``eps`` as a number; 0 where torch takes it (``zero``)."""
     number = as_float(eps)
     if not is_float(number):
-        raise ArgumentTypeError(build(where, "eps to be a number", repr(eps), do="Use 1e-5."))
+        raise ArgumentTypeError(build(where, "eps to be a number", repr(eps), hint="Use 1e-5."))
     if not (0 < number < math.inf or (zero and number == 0)):
         expects = "an eps of 0 or more" if zero else "an eps above 0"
-        do = "Use 1e-5: it keeps a constant channel's variance from dividing by 0."
-        raise ArgumentError(build(where, expects, number, do=do))
+        hint = "Use 1e-5: it keeps a constant channel's variance from dividing by 0."
+        raise ArgumentError(build(where, expects, number, hint=hint))
     return number
 
 
@@ -106,28 +106,32 @@ def _check_channels(x: Tensor, where: str, **parameters: Tensor | None) -> None:
             continue
         if not isinstance(p, Tensor):
             raise ArgumentTypeError(
-                build(where, f"{name} to be a tensor or None", type(p).__name__, do="Give one number a channel.")
+                build(where, f"{name} to be a tensor or None", type(p).__name__, hint="Give one number a channel.")
             )
         if p.dim() != 1 or p.shape[0] != channels:
             expects = f"{name} of shape ({channels},), one number a channel"
             raise ShapeError(
-                build(where, expects, tuple(p.shape), do="x's second axis is the channels.", x=tuple(x.shape))
+                build(where, expects, tuple(p.shape), hint="x's second axis is the channels.", x=tuple(x.shape))
             )
         if not (p.is_cpu and x.is_cpu) and p.device != x.device:  # devices are slow to compare
             raise ArgumentError(
-                build(where, f"{name} on x's device, {x.device}", p.device, do=f"Move it with .to({str(x.device)!r}).")
+                build(
+                    where, f"{name} on x's device, {x.device}", p.device, hint=f"Move it with .to({str(x.device)!r})."
+                )
             )
 
 
 def _check_residual(x: Tensor, residual: Any, where: str) -> None:
     if not isinstance(residual, Tensor):
         raise ArgumentTypeError(
-            build(where, "residual to be a tensor or None", type(residual).__name__, do="Leave it out to add nothing.")
+            build(
+                where, "residual to be a tensor or None", type(residual).__name__, hint="Leave it out to add nothing."
+            )
         )
     if residual.shape != x.shape:
         raise ShapeError(
             build(
-                where, "a residual of x's shape", tuple(residual.shape), do="Bring it to x's shape.", x=tuple(x.shape)
+                where, "a residual of x's shape", tuple(residual.shape), hint="Bring it to x's shape.", x=tuple(x.shape)
             )
         )
     if residual.dtype != x.dtype:
@@ -137,7 +141,7 @@ def _check_residual(x: Tensor, residual: Any, where: str) -> None:
                 where,
                 f"a residual of x's type, {str(x.dtype).removeprefix('torch.')}",
                 kind,
-                do="Convert it with .to(x).",
+                hint="Convert it with .to(x).",
             )
         )
 
@@ -146,21 +150,21 @@ def check_activation(activation: Any, where: str) -> None:
     if not (activation is None or isinstance(activation, str)) or activation not in ACTIVATIONS:
         names = ", ".join(repr(a) for a in ACTIVATIONS)
         raise ArgumentError(
-            build(where, f"an activation of {names}", repr(activation), do="Put any other behind the layer.")
+            build(where, f"an activation of {names}", repr(activation), hint="Put any other behind the layer.")
         )
 
 
 def _check_running(where: str, running_mean: Any, running_var: Any, needed: bool) -> None:
     if (running_mean is None) != (running_var is None):
         got = "only a running variance" if running_mean is None else "only a running mean"
-        raise ArgumentError(build(where, "running_mean and running_var together", got, do="Give both or neither."))
+        raise ArgumentError(build(where, "running_mean and running_var together", got, hint="Give both or neither."))
     if needed and running_mean is None:
         raise ArgumentError(
             build(
                 where,
                 "running statistics where the batch is not measured",
                 None,
-                do="Give running_mean and running_var, or measure it.",
+                hint="Give running_mean and running_var, or measure it.",
             )
         )
 
@@ -168,9 +172,9 @@ def _check_running(where: str, running_mean: Any, running_var: Any, needed: bool
 def _check_momentum(momentum: Any, where: str) -> float:
     number = as_float(momentum)
     if not is_float(number):
-        raise ArgumentTypeError(build(where, "momentum to be a number", repr(momentum), do="Use 0.1."))
+        raise ArgumentTypeError(build(where, "momentum to be a number", repr(momentum), hint="Use 0.1."))
     if not -math.inf < number < math.inf:
-        raise ArgumentError(build(where, "a finite momentum", number, do="Use 0.1: the weight of the newest batch."))
+        raise ArgumentError(build(where, "a finite momentum", number, hint="Use 0.1: the weight of the newest batch."))
     return number
 
 
@@ -181,7 +185,7 @@ def check_more_than_one(count: int, x: Tensor, where: str, of: str) -> None:
                 where,
                 f"more than one value per {of} to measure",
                 1,
-                do="Use a larger batch or .eval().",
+                hint="Use a larger batch or .eval().",
                 x=tuple(x.shape),
             )
         )
@@ -633,8 +637,10 @@ def by_channel(
     if measured and not symbolic:
         check_more_than_one(count, x, where, "channel" if batches == 1 else "channel of a sample")
         if batches > 1 and x.shape[0] % batches != 0:
-            do = "Measure equal parts of the batch."
-            raise ShapeError(build(where, f"a batch that {batches} parts divide", x.shape[0], do=do, x=tuple(x.shape)))
+            hint = "Measure equal parts of the batch."
+            raise ShapeError(
+                build(where, f"a batch that {batches} parts divide", x.shape[0], hint=hint, x=tuple(x.shape))
+            )
 
     def theirs() -> Tensor:
         if not symbolic and x.numel() == 0 and (per_sample or batches != 1):
@@ -784,11 +790,11 @@ def _check_groups(
     groups = as_int(groups)
     if not is_int(groups):
         raise ArgumentTypeError(
-            build(where, "num_groups to be an integer", repr(groups), do="Use 32, or what divides the channels.")
+            build(where, "num_groups to be an integer", repr(groups), hint="Use 32, or what divides the channels.")
         )
     if groups < 1 or x.shape[1] % groups != 0:
         expects = f"num_groups that divides the {x.shape[1]} channels"
-        raise ArgumentError(build(where, expects, groups, do="Choose a divisor of the channels.", x=tuple(x.shape)))
+        raise ArgumentError(build(where, expects, groups, hint="Choose a divisor of the channels.", x=tuple(x.shape)))
     _check_channels(x, where, weight=weight, bias=bias)
     if residual is not None:
         _check_residual(x, residual, where)
@@ -858,12 +864,12 @@ def by_element(
     eps = check_eps(eps, where)
     for name, p in (("weight", weight), ("bias", bias)):
         if p is not None and not isinstance(p, Tensor):
-            do = "Scale and shift have a number for each normalized element."
-            raise ArgumentTypeError(build(where, f"{name} to be a tensor or None", type(p).__name__, do=do))
+            hint = "Scale and shift have a number for each normalized element."
+            raise ArgumentTypeError(build(where, f"{name} to be a tensor or None", type(p).__name__, hint=hint))
         if p is not None and tuple(p.shape) != shape:
-            do = "Scale and shift have a number for each normalized element."
+            hint = "Scale and shift have a number for each normalized element."
             raise ShapeError(
-                build(where, f"{name} of the normalized shape, {shape}", tuple(p.shape), do=do, x=tuple(x.shape))
+                build(where, f"{name} of the normalized shape, {shape}", tuple(p.shape), hint=hint, x=tuple(x.shape))
             )
     if activation is not None:
         check_activation(activation, where)
@@ -893,13 +899,13 @@ def _normalized_shape(x: Tensor, normalized_shape: Any, where: str) -> tuple[int
     sizes = as_ints(normalized_shape)
     shape: tuple[int, ...] = sizes if isinstance(sizes, tuple) else (sizes,)
     if len(shape) == 0 or not all(is_int(n) for n in shape):
-        do = "Give the sizes of the axes to measure."
+        hint = "Give the sizes of the axes to measure."
         raise ArgumentTypeError(
-            build(where, "normalized_shape to be an integer or some", repr(normalized_shape), do=do)
+            build(where, "normalized_shape to be an integer or some", repr(normalized_shape), hint=hint)
         )
     if len(shape) > x.dim() or tuple(x.shape[x.dim() - len(shape) :]) != shape:
-        do = "normalized_shape is the sizes of x's last axes."
-        raise ShapeError(build(where, f"x to end in the normalized shape, {shape}", tuple(x.shape), do=do))
+        hint = "normalized_shape is the sizes of x's last axes."
+        raise ShapeError(build(where, f"x to end in the normalized shape, {shape}", tuple(x.shape), hint=hint))
     return shape
 
 
@@ -967,16 +973,16 @@ def response(
     size = as_int(size)
     if not is_int(size):
         raise ArgumentTypeError(
-            build(where, "size to be an integer", repr(size), do="Give a number of channels, as 5.")
+            build(where, "size to be an integer", repr(size), hint="Give a number of channels, as 5.")
         )
     if not 1 <= size < 2**31:
         raise ArgumentError(
-            build(where, "a size from 1 to 2^31 - 1", size, do="Give a number of channels, as 5.", x=tuple(x.shape))
+            build(where, "a size from 1 to 2^31 - 1", size, hint="Give a number of channels, as 5.", x=tuple(x.shape))
         )
     for name, value in (("alpha", alpha), ("beta", beta), ("k", k)):
         if not is_float(as_float(value)):
             raise ArgumentTypeError(
-                build(where, f"{name} to be a number", repr(value), do="See the formula in its docstring.")
+                build(where, f"{name} to be a number", repr(value), hint="See the formula in its docstring.")
             )
     arguments = (closed, x, size, float(alpha), float(beta), float(k))
     y: Tensor = choose(RESPONSE_METHODS, *arguments)(*arguments)

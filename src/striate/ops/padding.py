@@ -107,18 +107,20 @@ def _check_margins(
     """``sizes``: the axes inside the margins, of an input or of a transposed convolution's output."""
     if mode not in MODES:
         raise ArgumentError(
-            build(where, f"a padding_mode of {_words(MODES)}", repr(mode), do="Leave it out for zeros.", x=shape)
+            build(where, f"a padding_mode of {_words(MODES)}", repr(mode), hint="Leave it out for zeros.", x=shape)
         )
     for size, p, q in zip(sizes, before, after, strict=True):
         if size < 1 and mode != "zeros":
             raise ShapeError(
-                build(where, f"values to make a {mode} padding of", size, do="Give at least one on each axis.", x=shape)
+                build(
+                    where, f"values to make a {mode} padding of", size, hint="Give at least one on each axis.", x=shape
+                )
             )
         most = {"reflect": size - 1, "circular": size}.get(mode)
         if most is not None and max(p, q) > most:
             expects = f"a {mode} padding of at most {most} on an axis of {size}"
             raise ArgumentError(
-                build(where, expects, max(p, q), do="Pad less, or use padding_mode='replicate'.", x=shape)
+                build(where, expects, max(p, q), hint="Pad less, or use padding_mode='replicate'.", x=shape)
             )
 
 
@@ -242,9 +244,9 @@ def _asked(
         sizes = sizes[rank - dims :]
     if len(sizes) != dims or not all(is_int(n) for n in sizes):
         expects = f"an output_size of {dims} or {rank} integers"
-        raise ArgumentTypeError(build(where, expects, repr(given), do="Give the sizes of the axes.", x=shape))
+        raise ArgumentTypeError(build(where, expects, repr(given), hint="Give the sizes of the axes.", x=shape))
     least = tuple(max(1, n - s + 1) for n, s in zip(most, stride, strict=True))
     if not all(a <= n <= b for a, n, b in zip(least, sizes, most, strict=True)):
         fix = "A convolution brings only these to x's size."
-        raise ArgumentError(build(where, f"an output_size from {least} to {most}", sizes, do=fix, x=shape))
+        raise ArgumentError(build(where, f"an output_size from {least} to {most}", sizes, hint=fix, x=shape))
     return sizes

@@ -57,7 +57,7 @@ class Plan(NamedTuple):
 
 def _check_input(x: Tensor, dims: int, where: str) -> None:
     if not isinstance(x, Tensor):
-        raise ArgumentTypeError(build(where, "a tensor", type(x).__name__, do="Call torch.as_tensor on it first."))
+        raise ArgumentTypeError(build(where, "a tensor", type(x).__name__, hint="Call torch.as_tensor on it first."))
     if x.dim() not in (dims + 1, dims + 2):
         axes = ", ".join("DHW"[3 - dims :]) if dims > 1 else "L"
         raise ShapeError(
@@ -65,7 +65,7 @@ def _check_input(x: Tensor, dims: int, where: str) -> None:
                 where,
                 f"x of shape (N, C, {axes}) or (C, {axes})",
                 tuple(x.shape),
-                do="Add or drop axes with unsqueeze or flatten.",
+                hint="Add or drop axes with unsqueeze or flatten.",
             )
         )
     if any(s == 0 for s in x.shape[-dims - 1 :]):
@@ -74,7 +74,7 @@ def _check_input(x: Tensor, dims: int, where: str) -> None:
                 where,
                 "at least one channel and one value on each axis",
                 tuple(x.shape),
-                do="Only the batch may be empty.",
+                hint="Only the batch may be empty.",
             )
         )
     if x.dtype is torch.bool or x.is_complex():
@@ -83,7 +83,7 @@ def _check_input(x: Tensor, dims: int, where: str) -> None:
                 where,
                 "real numbers",
                 str(x.dtype).removeprefix("torch."),
-                do="Convert x with .float() or .real.",
+                hint="Convert x with .float() or .real.",
                 x=tuple(x.shape),
             )
         )
@@ -112,7 +112,7 @@ def _plan(
                     where,
                     'padding "same", "valid" or a number',
                     repr(padding),
-                    do='Use "same" for ceil(input / stride) outputs.',
+                    hint='Use "same" for ceil(input / stride) outputs.',
                     x=shape,
                 )
             )
@@ -127,7 +127,7 @@ def _plan(
                         where,
                         expects,
                         p,
-                        do="Pad x with torch.nn.functional.pad first if windows of padding alone are meant.",
+                        hint="Pad x with torch.nn.functional.pad first if windows of padding alone are meant.",
                         x=shape,
                     )
                 )
@@ -138,7 +138,7 @@ def _plan(
             extent = (k - 1) * d + 1
             expects = f"a window no larger than the padded input, {i + before + after}"
             raise ShapeError(
-                build(where, expects, extent, do="Make the kernel or its dilation smaller, or pad more.", x=shape)
+                build(where, expects, extent, hint="Make the kernel or its dilation smaller, or pad more.", x=shape)
             )
         axes.append(Axis(i, count, k, s, d, before, after))
     window = Window(tuple(axes))
@@ -175,18 +175,22 @@ def _adaptive_plan(shape: tuple[int, ...], dims: int, output: Any, where: str) -
     if len(sizes) != dims or not all(o is None or is_int(o) for o in sizes):
         one = "an integer or None" if dims == 1 else f"one integer or None, or {dims}"
         raise ArgumentTypeError(
-            build(where, f"output_size to be {one}", repr(output), do="None keeps an axis as it is.", x=shape)
+            build(where, f"output_size to be {one}", repr(output), hint="None keeps an axis as it is.", x=shape)
         )
     sizes = tuple(i if o is None else o for i, o in zip(input, sizes, strict=True))
     if any(not 0 <= o <= LARGEST for o in sizes):
         raise ArgumentError(
             build(
-                where, "output_size from 0 to 2^62", output, do="Choose how many values to keep on each axis.", x=shape
+                where,
+                "output_size from 0 to 2^62",
+                output,
+                hint="Choose how many values to keep on each axis.",
+                x=shape,
             )
         )
     if prod(sizes) > 2**40:
         raise ArgumentError(
-            build(where, "an output that fits memory", output, do="Choose a smaller output_size.", x=shape)
+            build(where, "an output that fits memory", output, hint="Choose a smaller output_size.", x=shape)
         )
     if all(o > 0 and i % o == 0 for i, o in zip(input, sizes, strict=True)):
         size = tuple(i // o for i, o in zip(input, sizes, strict=True))
@@ -648,7 +652,7 @@ def avg_pool(
                     where,
                     expects,
                     repr(divisor_override),
-                    do="Leave it out to divide by the window's taps.",
+                    hint="Leave it out to divide by the window's taps.",
                     x=tuple(x.shape),
                 )
             )
@@ -659,7 +663,7 @@ def avg_pool(
                     where,
                     expects,
                     divisor_override,
-                    do="Leave it out to divide by the window's taps.",
+                    hint="Leave it out to divide by the window's taps.",
                     x=tuple(x.shape),
                 )
             )

@@ -101,7 +101,7 @@ class precision(Block[str]):  # noqa: N801  used as a function, and after `with`
 
 def _checked(mode: str, where: str) -> str:
     if mode not in MODES:
-        raise ArgumentError(build(where, 'mode to be "fast" or "strict"', repr(mode), do="Choose one of them."))
+        raise ArgumentError(build(where, 'mode to be "fast" or "strict"', repr(mode), hint="Choose one of them."))
     return mode
 
 

@@ -108,8 +108,8 @@ class Block(Generic[T]):
             test(function)
             for test in (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
         ):
-            got, do = f"{function.__qualname__}, which runs after its call returns", "Write `with` inside it."
-            raise ArgumentTypeError(build(f"@{type(self).__name__}", "a function", got, do=do))
+            got, hint = f"{function.__qualname__}, which runs after its call returns", "Write `with` inside it."
+            raise ArgumentTypeError(build(f"@{type(self).__name__}", "a function", got, hint=hint))
         made, value = type(self), self.value
 
         @functools.wraps(function)

@@ -197,8 +197,8 @@ def check_plain(where: str, *tensors: Tensor | None) -> None:
     closed = gate.closed(*tensors)
     transformed = any(x is not None and _torch.is_transformed(x) for x in tensors)
     if closed is not None and (closed.symbolic or transformed or _torch.has_forward_derivatives()):
-        do = "Call the layer outside of it, or in evaluation."
-        raise ArgumentError(build(where, "a call that shares statistics to be a plain one", closed.reason, do=do))
+        hint = "Call the layer outside of it, or in evaluation."
+        raise ArgumentError(build(where, "a call that shares statistics to be a plain one", closed.reason, hint=hint))
 
 
 def synchronized_batch_norm(
@@ -240,10 +240,14 @@ def synchronized_batch_norm(
     for part in gathered(torch.cat([count, own.mean, own.m2])):
         total = total.merge(Moments(int(part[0]), part[1 : channels + 1], part[channels + 1 :]))
     if total.count == 1:
-        do = "Use larger batches or .eval()."
+        hint = "Use larger batches or .eval()."
         raise ShapeError(
             build(
-                where, "more than one value per channel to measure, all processes together", 1, do=do, x=tuple(x.shape)
+                where,
+                "more than one value per channel to measure, all processes together",
+                1,
+                hint=hint,
+                x=tuple(x.shape),
             )
         )
     if total.count == 0:  # no values, but a graph: backward is called on every rank

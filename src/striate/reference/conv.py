@@ -52,7 +52,7 @@ def window(
     """
     if isinstance(padding, str) and padding not in ("same", "valid"):
         raise ArgumentError(
-            build("conv", "a padding of 'same', 'valid' or whole numbers", repr(padding), do="Pass one of these.")
+            build("conv", "a padding of 'same', 'valid' or whole numbers", repr(padding), hint="Pass one of these.")
         )
     axes = []
     for d, (i, k) in enumerate(zip(input, size, strict=True)):
@@ -89,12 +89,12 @@ def _sources(axis: Axis | AdaptiveAxis, mode: str, device: torch.device) -> tupl
         if not bool(((at >= -last) & (at <= 2 * last)).all()):
             fix = "Pad less, or use padding_mode='replicate'."
             raise ArgumentError(
-                build("conv", f"a reflected padding of at most {last}, the input's size less one", axis, do=fix)
+                build("conv", f"a reflected padding of at most {last}, the input's size less one", axis, hint=fix)
             )
         at = last - (last - at.abs()).abs()
     else:
         fix = "Use 'zeros', 'reflect', 'replicate' or 'circular'."
-        raise ArgumentError(build("conv", "a padding_mode that exists", repr(mode), do=fix))
+        raise ArgumentError(build("conv", "a padding_mode that exists", repr(mode), hint=fix))
     return at, torch.ones_like(inside)
 
 

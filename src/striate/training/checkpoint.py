@@ -105,11 +105,11 @@ def _keep(path: Path, previous: Path) -> None:
 
 
 def _damaged(path: Path, got: str) -> CheckpointError:
-    return CheckpointError(build("load", "a sound checkpoint", got, path=path, do="").rstrip())
+    return CheckpointError(build("load", "a sound checkpoint", got, path=path, hint="").rstrip())
 
 
 def _misfit(path: Path, got: str) -> CheckpointError:
-    return CheckpointError(build("load", "a checkpoint of this model", got, path=path, do="").rstrip())
+    return CheckpointError(build("load", "a checkpoint of this model", got, path=path, hint="").rstrip())
 
 
 def _advice(path: Path, model: nn.Module) -> str:

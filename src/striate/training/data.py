@@ -54,15 +54,15 @@ def digits(size: int = 28, test_fraction: float = 0.2, seed: int = 0) -> Split:
                 "digits",
                 f"a size from 8 to {LARGEST_SIZE_PX} px",
                 repr(size),
-                do="Use size=28 for LeNet-5, size=8 for the stored images.",
+                hint="Use size=28 for LeNet-5, size=8 for the stored images.",
             )
         )
     if isinstance(test_fraction, bool) or not isinstance(test_fraction, (int, float)) or not 0 < test_fraction < 1:
         raise DataError(
-            build("digits", "a test_fraction between 0 and 1", repr(test_fraction), do="Use 0.2 to hold out a fifth.")
+            build("digits", "a test_fraction between 0 and 1", repr(test_fraction), hint="Use 0.2 to hold out a fifth.")
         )
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise DataError(build("digits", "a seed from 0 to 4294967295", repr(seed), do="Use seed=0."))
+        raise DataError(build("digits", "a seed from 0 to 4294967295", repr(seed), hint="Use seed=0."))
 
     import torch
     from sklearn.datasets import load_digits
@@ -80,7 +80,7 @@ def digits(size: int = 28, test_fraction: float = 0.2, seed: int = 0) -> Split:
                 "a test_fraction that leaves ten images or more in both parts",
                 test_fraction,
                 images=len(classes),
-                do="Use 0.2 to hold out a fifth.",
+                hint="Use 0.2 to hold out a fifth.",
             )
         ) from None
     images = torch.from_numpy(pixels).float().reshape(-1, 1, 8, 8) / 16

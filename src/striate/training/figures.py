@@ -47,7 +47,7 @@ def curves(history: History, path: str | os.PathLike[str]) -> None:
     Raises DataError if the history is empty.
     """
     if not history:
-        raise DataError(build("figures.curves", "an epoch at least", "none", do="Train first."))
+        raise DataError(build("figures.curves", "an epoch at least", "none", hint="Train first."))
     from matplotlib.ticker import MaxNLocator
 
     numbers = [epoch.number for epoch in history]
@@ -102,7 +102,7 @@ def filters(weight: Tensor, path: str | os.PathLike[str]) -> None:
     if weight.ndim != 4 or not 0 < weight.shape[0] * weight.shape[1] <= MOST_CELLS:
         wanted = f"a weight (F, C, h, w) of 1 to {MOST_CELLS} pictures"
         raise ShapeError(
-            build("figures.filters", wanted, tuple(weight.shape), do="Pick some filters: weight[:16, :3].")
+            build("figures.filters", wanted, tuple(weight.shape), hint="Pick some filters: weight[:16, :3].")
         )
     count, channels, height, width = weight.shape
     if channels == 1:
@@ -150,7 +150,9 @@ def confusion(predictions: Tensor, labels: Tensor, path: str | os.PathLike[str])
     """
     if len(labels) == 0 or predictions.shape != labels.shape:
         got = f"{len(predictions)} for {len(labels)}"
-        raise DataError(build("figures.confusion", "a prediction for each label", got, do="Take both from evaluate()."))
+        raise DataError(
+            build("figures.confusion", "a prediction for each label", got, hint="Take both from evaluate().")
+        )
     import numpy as np
     from matplotlib.colors import to_rgb
 

@@ -43,9 +43,11 @@ def digit_classifier(name: str) -> nn.Sequential:
     make = by_name(name)
     if name in LEAST_PX:
         fitting = ", ".join(n for n in NAMES if n not in LEAST_PX)
-        do = "Choose one of these names."
+        hint = "Choose one of these names."
         raise ArgumentError(
-            build("train", f"a model for images of 28 px, one of {fitting}", repr(name), needs_px=LEAST_PX[name], do=do)
+            build(
+                "train", f"a model for images of 28 px, one of {fitting}", repr(name), needs_px=LEAST_PX[name], hint=hint
+            )
         )
     if name == "mlp_bn":
         return nn.Sequential(nn.Flatten(), *make())
@@ -81,7 +83,7 @@ def run(
     """
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024):
         raise ArgumentError(
-            build("train", "1 to 1024 threads", repr(threads), do="Leave threads out to use every core.")
+            build("train", "1 to 1024 threads", repr(threads), hint="Leave threads out to use every core.")
         )
     before = torch.get_num_threads()
     start = time.perf_counter()
@@ -159,7 +161,7 @@ def trained(path: str | os.PathLike[str]) -> nn.Sequential:
     if name not in NAMES:
         got = "a frozen model" if "frozen" in metadata else "one that names no model"
         fix = "Name what makes the model instead, as package.module:callable."
-        raise CheckpointError(build("load", "a checkpoint of striate train", got, path=path, do=fix))
+        raise CheckpointError(build("load", "a checkpoint of striate train", got, path=path, hint=fix))
     model = digit_classifier(name)
     checkpoint.load(model, path)
     return model
@@ -174,7 +176,7 @@ def _writable(folder: Path) -> Path:
     except OSError as error:
         why = error.strerror or str(error)
         raise ArgumentError(
-            build("train", "a folder it can write to", why, folder=folder, do="Give another with --out.")
+            build("train", "a folder it can write to", why, folder=folder, hint="Give another with --out.")
         ) from None
     return folder
 

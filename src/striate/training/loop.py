@@ -109,16 +109,16 @@ def check(split: Split, epochs: int, batch_size: int, shift_px: int, numbers: di
     for name, value, least in (("epochs", epochs, 1), ("batch_size", batch_size, 1), ("shift_px", shift_px, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ArgumentError(
-                build("train", f"{name} of at least {least}", repr(value), do=f"Use a whole number from {least} on.")
+                build("train", f"{name} of at least {least}", repr(value), hint=f"Use a whole number from {least} on.")
             )
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < math.inf:
             raise ArgumentError(
-                build("train", f"a {name} of 0 or more", repr(number), do=f"Set {name} to a finite number from 0 on.")
+                build("train", f"a {name} of 0 or more", repr(number), hint=f"Set {name} to a finite number from 0 on.")
             )
     if numbers["momentum"] >= 1:
         raise ArgumentError(
-            build("train", "a momentum below 1", numbers["momentum"], do="Use 0.9; from 1 on old steps never fade.")
+            build("train", "a momentum below 1", numbers["momentum"], hint="Use 0.9; from 1 on old steps never fade.")
         )
     for part, images, labels in (
         ("training", split.train_images, split.train_labels),
@@ -127,7 +127,7 @@ def check(split: Split, epochs: int, batch_size: int, shift_px: int, numbers: di
         if len(images) == 0 or len(images) != len(labels):
             got = f"{len(images)} images and {len(labels)} labels"
             raise DataError(
-                build("train", f"one label for each {part} image, and an image at least", got, do="Check the split.")
+                build("train", f"one label for each {part} image, and an image at least", got, hint="Check the split.")
             )
 
 
@@ -199,7 +199,7 @@ def train(
                 if not math.isfinite(total):
                     facts = {"epoch": number, "learning_rate": learning_rate}
                     raise ArgumentError(
-                        build("train", "a loss that stays finite", loss.item(), do="Lower learning_rate.", **facts)
+                        build("train", "a loss that stays finite", loss.item(), hint="Lower learning_rate.", **facts)
                     )
             test_loss, test_accuracy, _ = evaluate(model, split.test_images, split.test_labels)
             epoch = Epoch(number, total / count, test_loss, test_accuracy, rate, time.perf_counter() - start)
@@ -222,7 +222,7 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, f
     if len(images) == 0 or len(images) != len(labels):
         got = f"{len(images)} images and {len(labels)} labels"
         raise DataError(
-            build("evaluate", "one label for each image, and an image at least", got, do="Check the split.")
+            build("evaluate", "one label for each image, and an image at least", got, hint="Check the split.")
         )
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

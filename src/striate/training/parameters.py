@@ -46,8 +46,8 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
         or not isinstance(weight_decay, int | float)
         or not 0 <= weight_decay < float("inf")
     ):
-        do = "Use 1e-4, or 0 for none."
-        raise ArgumentError(build("parameter_groups", "a weight_decay of 0 or more", repr(weight_decay), do=do))
+        hint = "Use 1e-4, or 0 for none."
+        raise ArgumentError(build("parameter_groups", "a weight_decay of 0 or more", repr(weight_decay), hint=hint))
     decays: dict[torch.nn.Parameter, bool] = {}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
