@@ -23,13 +23,13 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from ..errors import ArgumentError, ShapeError, build
+from ..graph.cost import FLOPS_PER_MAC
 from ..ops import conv as convolutions
 from ..ops import pool
 from ..ops.arguments import is_int, per_axis
 from ..text import columns, sizes
 from ..window import Axis, Field, Window
 from . import worked
-from .cost import FLOPS_PER_MAC
 
 __all__ = ["FAMILIES", "Explanation", "Part", "Step", "example", "explain", "names"]
 
