@@ -11,8 +11,8 @@
 #include <random>
 #include <vector>
 
-#include "../csrc/kernels/conv.h"
-#include "../csrc/parallel.h"
+#include "core/parallel.h"
+#include "kernels/conv/conv.h"
 
 namespace striate {
 

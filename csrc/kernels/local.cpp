@@ -22,11 +22,11 @@
 // have rows.
 //
 // Bits. Each result is one sum in one order, over (c, t), k or n, wherever blocks and pieces are cut.
-#include "local.h"
+#include "kernels/local.h"
 
-#include "../parallel.h"
-#include "../simd.h"
-#include "../turn.h"
+#include "core/parallel.h"
+#include "core/simd.h"
+#include "core/transpose.h"
 
 namespace striate {
 namespace STRIATE_ISA {

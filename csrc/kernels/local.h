@@ -1,6 +1,6 @@
 // What local.cpp offers, once for each instruction set and element type. bindings.cpp has checked every argument.
 #pragma once
-#include "../window.h"
+#include "core/window.h"
 
 namespace striate {
 

@@ -6,10 +6,10 @@
 // planes order. Either way a window is a sum of shifted copies of one row of numbers, with zeros before and behind:
 // plain loops that the compiler turns into vectors. Sums and powers are doubles: squares of values near 1e30 do not
 // overflow.
-#include "local_response.h"
+#include "kernels/local_response.h"
 
-#include "../parallel.h"
-#include "../simd.h"
+#include "core/parallel.h"
+#include "core/simd.h"
 
 namespace striate {
 namespace STRIATE_ISA {
