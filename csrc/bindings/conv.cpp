@@ -46,7 +46,7 @@ const ConvKernels<T>& conv_kernels(Method method) {
 
 // Whether there is a tile for it: along each axis of more than one tap 4 outputs of 3, or 2 of 3 or of 5, the same on
 // both.
-void check_filtering(const Window& w, Method method) {
+void check_winograd(const Window& w, Method method) {
   if (method != Method::winograd_4x4 && method != Method::winograd_2x2) return;
   const int64_t taps = w.height.size > w.width.size ? w.height.size : w.width.size;
   check(w.depth.size == 1 && w.depth.output == 1 && w.depth.before == 0, "Winograd's is for one and two axes");
@@ -58,15 +58,15 @@ void check_filtering(const Window& w, Method method) {
   }
 }
 
-constexpr int64_t kMostUnfolded = int64_t(1) << 20;  // values; ops/conv.py has the same
+constexpr int64_t kMaxImplicitGemm = int64_t(1) << 20;  // values; ops/conv.py has the same
 
 // Whether its rows can be unfolded.
-void check_unfolding(bool adjoint, const ConvShape& s, Method method) {
+void check_implicit_gemm(bool adjoint, const ConvShape& s, Method method) {
   if (method != Method::unfolded) return;
   check(s.channels_last, "what is unfolded is in channels order");
   for (const Axis& a : {s.window.depth, s.window.height, s.window.width})
     check(!adjoint || a.stride == 1, "an input gradient is unfolded for stride 1");
-  check(s.taps() * ((adjoint ? s.filters : s.channels) / s.groups + 15) <= kMostUnfolded,
+  check(s.taps() * ((adjoint ? s.filters : s.channels) / s.groups + 15) <= kMaxImplicitGemm,
         "a destination sees at most a million values");
 }
 
@@ -80,9 +80,10 @@ struct After {
 };
 
 // Forward, or with `adjoint` the input gradient: `axes` are the result's. packed: by conv_pack, of this weight.
-Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight, const OptionalTensor& bias, const Ints& axes,
-                        const Ints& stride, const Ints& dilation, const Ints& before, int64_t groups,
-                        bool channels_last, int64_t number, const OptionalTensor& packed = {}, const After& after = {}) {
+Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight, const OptionalTensor& bias,
+                        const Ints& axes, const Ints& stride, const Ints& dilation, const Ints& before, int64_t groups,
+                        bool channels_last, int64_t number, const OptionalTensor& packed = {},
+                        const After& after = {}) {
   const Method method = method_of(number);
   const Ints size = spatial_sizes(weight, axes.size()), have = spatial_sizes(source, axes.size());
   const Window window = adjoint ? resolve(axes, have, size, stride, dilation, before)
@@ -103,8 +104,8 @@ Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight
   Ints sizes = {x.size(0), adjoint ? channels : filters};
   sizes.insert(sizes.end(), axes.begin(), axes.end());
   Tensor y = new_tensor(sizes, x.scalar_type(), channels_last);
-  check_filtering(window, method);
-  check_unfolding(adjoint, shape, method);
+  check_winograd(window, method);
+  check_implicit_gemm(adjoint, shape, method);
   OptionalTensor residual = after.residual;
   if (residual) {
     check_sizes(*residual, sizes, "residual");
@@ -118,14 +119,16 @@ Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight
     Epilogue<T> e = {pointer<T>(b), pointer<T>(residual), T(after.low), T(after.high), nullptr, nullptr};
     if (after.statistics) {
       check(k.pack, "only Winograd's tiles and what is unfolded measure what they write");
-      e.mean = statistics_row(*after.statistics, sizes[1], 0), e.variance = statistics_row(*after.statistics, sizes[1], 1);
+      e.mean = statistics_row(*after.statistics, sizes[1], 0),
+      e.variance = statistics_row(*after.statistics, sizes[1], 1);
     }
     if (packed) {
       check(k.pack && !adjoint && packed->numel() == k.packed_size(shape), "a packed weight is of this method and map");
       check_same_type(source, *packed, "a packed weight");
     }
-    (adjoint ? k.input : k.forward)(shape, pointer<T>(x), {pointer<T>(w), last, pointer<T>(packed)}, e, pointer<T>(y));
-    mend_edges<T>(shape, adjoint, pointer<T>(x), {pointer<T>(w), last}, e, pointer<T>(y));
+    (adjoint ? k.backward_data : k.forward)(shape, pointer<T>(x), {pointer<T>(w), last, pointer<T>(packed)}, e,
+                                            pointer<T>(y));
+    recompute_edges<T>(shape, adjoint, pointer<T>(x), {pointer<T>(w), last}, e, pointer<T>(y));
   });
   return y;
 }
@@ -135,15 +138,15 @@ Tensor conv(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, I
   return conv_activations(false, x, weight, bias, output, stride, dilation, before, groups, channels_last, method);
 }
 
-Tensor conv_input(const Tensor& dy, const Tensor& weight, const OptionalTensor& bias, Ints input, Ints stride, Ints dilation,
-                  Ints before, int64_t groups, bool channels_last, int64_t method) {
+Tensor conv_input(const Tensor& dy, const Tensor& weight, const OptionalTensor& bias, Ints input, Ints stride,
+                  Ints dilation, Ints before, int64_t groups, bool channels_last, int64_t method) {
   return conv_activations(true, dy, weight, bias, input, stride, dilation, before, groups, channels_last, method);
 }
 
 // y = min(max(conv + bias + residual, low), high), for inference: there is no gradient.
-Tensor conv_fused(const Tensor& x, const Tensor& weight, const OptionalTensor& packed, const OptionalTensor& bias, const OptionalTensor& residual,
-                  double low, double high, Ints output, Ints stride, Ints dilation, Ints before, int64_t groups,
-                  bool channels_last, int64_t method) {
+Tensor conv_fused(const Tensor& x, const Tensor& weight, const OptionalTensor& packed, const OptionalTensor& bias,
+                  const OptionalTensor& residual, double low, double high, Ints output, Ints stride, Ints dilation,
+                  Ints before, int64_t groups, bool channels_last, int64_t method) {
   return conv_activations(false, x, weight, bias, output, stride, dilation, before, groups, channels_last, method,
                           packed, {residual, low, high, {}});
 }
@@ -165,7 +168,7 @@ Tensor conv_pack(const Tensor& weight, int64_t groups, int64_t number) {
   check(weight.dim() >= 3 && weight.numel() > 0, "a weight has filters, channels and taps");
   const Ints size = spatial_sizes(weight, size_t(weight.dim()) - 2), ones(size.size(), 1), zeros(size.size(), 0);
   const Window window = resolve(size, ones, size, ones, ones, zeros);
-  check_filtering(window, method);
+  check_winograd(window, method);
   const bool last = weight_is_last(weight);
   const Tensor w = last ? weight : with_layout(weight, false);
   const ConvShape shape = conv_shape(w, w.size(1) * groups, w.size(0), window, groups, false);
@@ -195,14 +198,14 @@ Tensor conv_weight(const Tensor& gradient, const Tensor& input, Ints size, Ints 
   Ints sizes = {shape.filters, shape.channels / groups};
   sizes.insert(sizes.end(), size.begin(), size.end());
   Tensor dw = new_tensor(sizes, x.scalar_type(), weight_channels_last);
-  check_filtering(window, method);
+  check_winograd(window, method);
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
     const ConvKernels<T>& k = conv_kernels<T>(method);
-    check(k.weight, "the method has a weight gradient");
+    check(k.backward_weights, "the method has a weight gradient");
     if (dw.numel() == 0) return;
-    k.weight(shape, pointer<T>(dy), pointer<T>(x), pointer<T>(dw));
-    mend_edges_of_weight<T>(shape, pointer<T>(dy), pointer<T>(x), pointer<T>(dw));
+    k.backward_weights(shape, pointer<T>(dy), pointer<T>(x), pointer<T>(dw));
+    recompute_weight_edges<T>(shape, pointer<T>(dy), pointer<T>(x), pointer<T>(dw));
   });
   return dw;
 }

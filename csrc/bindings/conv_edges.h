@@ -6,8 +6,8 @@
 #include <cmath>
 #include <vector>
 
-#include "kernels/conv/conv.h"
 #include "core/parallel.h"
+#include "kernels/conv/conv.h"
 
 namespace striate {
 
@@ -16,21 +16,21 @@ struct EdgeAxis {
   Axis axis;
   bool adjoint;
 
-  static constexpr int64_t kBeyond = -1, kNone = -2;  // a source in the padding; none at all
+  static constexpr int64_t kPadding = -1, kNoSource = -2;  // a source in the padding; none at all
 
   int64_t destinations() const { return adjoint ? axis.input : axis.output; }
   int64_t sources() const { return adjoint ? axis.output : axis.input; }
   // The source that destination `at` sums through a tap.
   int64_t source(int64_t at, int64_t tap) const {
-    const int64_t place =
+    const int64_t position =
         adjoint ? at + axis.before - tap * axis.dilation : at * axis.stride - axis.before + tap * axis.dilation;
-    if (adjoint && place % axis.stride != 0) return kNone;
-    const int64_t source = adjoint ? place / axis.stride : place;
-    return source >= 0 && source < sources() ? source : kBeyond;
+    if (adjoint && position % axis.stride != 0) return kNoSource;
+    const int64_t source = adjoint ? position / axis.stride : position;
+    return source >= 0 && source < sources() ? source : kPadding;
   }
-  bool hangs(int64_t at) const {
+  bool reads_padding(int64_t at) const {
     for (int64_t t = 0; t < axis.size; ++t)
-      if (source(at, t) == kBeyond) return true;
+      if (source(at, t) == kPadding) return true;
     return false;
   }
   // Some destinations, such that a tap which lies in the padding for any does so for one of them, and is inside for
@@ -45,7 +45,7 @@ struct EdgeAxis {
   }
 };
 
-struct EdgePlace {
+struct EdgePosition {
   int64_t d, h, w;
 };
 
@@ -55,68 +55,68 @@ struct Edges {
   Edges(const Window& w, bool adjoint) : depth{w.depth, adjoint}, height{w.height, adjoint}, width{w.width, adjoint} {}
   int64_t destinations() const { return depth.destinations() * height.destinations() * width.destinations(); }
   int64_t sources() const { return depth.sources() * height.sources() * width.sources(); }
-  int64_t destination(const EdgePlace& p) const {
+  int64_t destination(const EdgePosition& p) const {
     return (p.d * height.destinations() + p.h) * width.destinations() + p.w;
   }
 
-  // The source of a place through a tap of all axes, or kBeyond or kNone.
-  int64_t source(const EdgePlace& p, int64_t tap) const {
+  // The source of a position through a tap of all axes, or kPadding or kNoSource.
+  int64_t source(const EdgePosition& p, int64_t tap) const {
     const int64_t wide = width.axis.size, high = height.axis.size;
     const int64_t d = depth.source(p.d, tap / wide / high), h = height.source(p.h, tap / wide % high),
                   w = width.source(p.w, tap % wide);
-    if (d == EdgeAxis::kNone || h == EdgeAxis::kNone || w == EdgeAxis::kNone) return EdgeAxis::kNone;
-    if (d == EdgeAxis::kBeyond || h == EdgeAxis::kBeyond || w == EdgeAxis::kBeyond) return EdgeAxis::kBeyond;
+    if (d == EdgeAxis::kNoSource || h == EdgeAxis::kNoSource || w == EdgeAxis::kNoSource) return EdgeAxis::kNoSource;
+    if (d == EdgeAxis::kPadding || h == EdgeAxis::kPadding || w == EdgeAxis::kPadding) return EdgeAxis::kPadding;
     return (d * height.sources() + h) * width.sources() + w;
   }
   // Those that see the padding, of all destinations or of the samples.
-  std::vector<EdgePlace> places(bool all) const {
+  std::vector<EdgePosition> positions(bool all) const {
     const auto of = [all](const EdgeAxis& a) {
       std::vector<int64_t> at = all ? std::vector<int64_t>(size_t(a.destinations())) : a.samples();
       for (size_t i = 0; all && i < at.size(); ++i) at[i] = int64_t(i);
       return at;
     };
-    std::vector<EdgePlace> found;
+    std::vector<EdgePosition> found;
     for (int64_t d : of(depth))
       for (int64_t h : of(height))
         for (int64_t w : of(width))
-          if (depth.hangs(d) || height.hangs(h) || width.hangs(w)) found.push_back({d, h, w});
+          if (depth.reads_padding(d) || height.reads_padding(h) || width.reads_padding(w)) found.push_back({d, h, w});
     return found;
   }
 };
 
-// Where channel c of image n is, at place p of `places`.
-inline int64_t value_at(bool channels_last, int64_t n, int64_t c, int64_t channels, int64_t p, int64_t places) {
-  return channels_last ? (n * places + p) * channels + c : (n * channels + c) * places + p;
+// Where channel c of image n is, at position p of `positions`.
+inline int64_t value_at(bool channels_last, int64_t n, int64_t c, int64_t channels, int64_t p, int64_t positions) {
+  return channels_last ? (n * positions + p) * channels + c : (n * channels + c) * positions + p;
 }
 
 // y of a convolution, or of its input gradient.
 template <class T>
-void mend_edges(const ConvShape& s, bool adjoint, const T* source, Weight<T> weight, const Epilogue<T>& e, T* y) {
+void recompute_edges(const ConvShape& s, bool adjoint, const T* source, Weight<T> weight, const Epilogue<T>& e, T* y) {
   const Edges edges(s.window, adjoint);
-  const std::vector<EdgePlace> samples = edges.places(false);
+  const std::vector<EdgePosition> samples = edges.positions(false);
   if (samples.empty()) return;
   const int64_t to = adjoint ? s.channels : s.filters, from = adjoint ? s.filters : s.channels, taps = s.taps();
-  const int64_t places = edges.destinations(), of_group = from / s.groups, inputs = s.channels / s.groups;
+  const int64_t positions = edges.destinations(), of_group = from / s.groups, inputs = s.channels / s.groups;
   const auto weight_of = [&](int64_t c, int64_t q, int64_t tap) {  // q: of the sources of c's group
     const int64_t filter = adjoint ? c / inputs * of_group + q : c, input = adjoint ? c % inputs : q;
     return weight.data[filter * inputs * taps + (weight.channels_last ? tap * inputs + input : input * taps + tap)];
   };
-  std::vector<int64_t> spoilt;
+  std::vector<int64_t> contaminated;
   for (int64_t c = 0; c < to; ++c) {
     bool nan = false, finite = true;
-    for (const EdgePlace& p : samples)
-      nan = nan || std::isnan(y[value_at(s.channels_last, 0, c, to, edges.destination(p), places)]);
+    for (const EdgePosition& p : samples)
+      nan = nan || std::isnan(y[value_at(s.channels_last, 0, c, to, edges.destination(p), positions)]);
     for (int64_t q = 0; nan && finite && q < of_group; ++q)
       for (int64_t tap = 0; tap < taps; ++tap) finite = finite && std::isfinite(weight_of(c, q, tap));
-    if (!finite) spoilt.push_back(c);
+    if (!finite) contaminated.push_back(c);
   }
-  if (spoilt.empty()) return;
-  const std::vector<EdgePlace> all = edges.places(true);
-  const auto mend = [&](int64_t begin, int64_t end) {
+  if (contaminated.empty()) return;
+  const std::vector<EdgePosition> all = edges.positions(true);
+  const auto recompute = [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
-      const int64_t c = spoilt[k], first = c / (to / s.groups) * of_group;
+      const int64_t c = contaminated[k], first = c / (to / s.groups) * of_group;
       for (int64_t n = 0; n < s.batch; ++n)
-        for (const EdgePlace& p : all) {
+        for (const EdgePosition& p : all) {
           double sum = e.bias ? double(e.bias[c]) : 0;
           for (int64_t tap = 0; tap < taps && !std::isnan(sum); ++tap) {
             const int64_t at = edges.source(p, tap);
@@ -124,47 +124,48 @@ void mend_edges(const ConvShape& s, bool adjoint, const T* source, Weight<T> wei
               sum += double(weight_of(c, q, tap)) *
                      double(source[value_at(s.channels_last, n, first + q, from, at, edges.sources())]);
           }
-          const int64_t at = value_at(s.channels_last, n, c, to, edges.destination(p), places);
+          const int64_t at = value_at(s.channels_last, n, c, to, edges.destination(p), positions);
           const T z = T(sum) + (e.residual ? e.residual[at] : T(0));
           y[at] = z < e.low ? e.low : z > e.high ? e.high : z;
         }
       if (!e.mean) continue;
       double count = 0, mean = 0, squares = 0;
       for (int64_t n = 0; n < s.batch; ++n)
-        for (int64_t p = 0; p < places; ++p) {
-          const double z = double(y[value_at(s.channels_last, n, c, to, p, places)]), d = z - mean;
+        for (int64_t p = 0; p < positions; ++p) {
+          const double z = double(y[value_at(s.channels_last, n, c, to, p, positions)]), d = z - mean;
           mean += d / ++count, squares += d * (z - mean);
         }
       e.mean[c] = mean, e.variance[c] = squares / count;
     }
   };
   parallel_ranges(
-      int64_t(spoilt.size()), 1,
-      [](void* context, int64_t begin, int64_t end) { (*static_cast<decltype(mend)*>(context))(begin, end); },
-      const_cast<void*>(static_cast<const void*>(&mend)));
+      int64_t(contaminated.size()), 1,
+      [](void* context, int64_t begin, int64_t end) { (*static_cast<decltype(recompute)*>(context))(begin, end); },
+      const_cast<void*>(static_cast<const void*>(&recompute)));
 }
 
 // dw of a convolution.
 template <class T>
-void mend_edges_of_weight(const ConvShape& s, const T* dy, const T* x, T* dw) {
+void recompute_weight_edges(const ConvShape& s, const T* dy, const T* x, T* dw) {
   const Edges edges(s.window, false);
-  if (edges.places(false).empty()) return;
-  const int64_t taps = s.taps(), inputs = s.channels / s.groups, places = edges.destinations(),
+  if (edges.positions(false).empty()) return;
+  const int64_t taps = s.taps(), inputs = s.channels / s.groups, positions = edges.destinations(),
                 sources = edges.sources();
   const auto at = [&](int64_t k, int64_t c, int64_t tap) { return k * inputs * taps + s.weight_at(c * taps + tap); };
-  const auto gradient = [&](int64_t n, int64_t k, const EdgePlace& p) {
-    return dy[value_at(s.channels_last, n, k, s.filters, edges.destination(p), places)];
+  const auto gradient = [&](int64_t n, int64_t k, const EdgePosition& p) {
+    return dy[value_at(s.channels_last, n, k, s.filters, edges.destination(p), positions)];
   };
-  std::vector<EdgePlace> hanging;
-  const auto mend = [&](int64_t begin, int64_t end) {
+  std::vector<EdgePosition> edge_positions;
+  const auto recompute = [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k)
       for (int64_t tap = 0; tap < taps; ++tap) {
         if (!std::isnan(dw[at(k, 0, tap)])) continue;
-        bool spoilt = false;
-        for (int64_t n = 0; n < s.batch && !spoilt; ++n)
-          for (const EdgePlace& p : hanging)
-            spoilt = spoilt || (!std::isfinite(gradient(n, k, p)) && edges.source(p, tap) == EdgeAxis::kBeyond);
-        bool nan = !spoilt;  // a NaN that the tap sees makes NaN of all: then there is nothing to mend
+        bool contaminated = false;
+        for (int64_t n = 0; n < s.batch && !contaminated; ++n)
+          for (const EdgePosition& p : edge_positions)
+            contaminated =
+                contaminated || (!std::isfinite(gradient(n, k, p)) && edges.source(p, tap) == EdgeAxis::kPadding);
+        bool nan = !contaminated;  // a NaN that the tap sees makes NaN of all: then there is nothing to mend
         std::vector<double> sums(size_t(inputs), 0.0);
         for (int64_t n = 0; n < s.batch && !nan; ++n)
           for (int64_t d = 0; d < edges.depth.destinations() && !nan; ++d)
@@ -185,11 +186,11 @@ void mend_edges_of_weight(const ConvShape& s, const T* dy, const T* x, T* dw) {
   for (int64_t k = 0; k < s.filters && !any; ++k)
     for (int64_t tap = 0; tap < taps; ++tap) any = any || std::isnan(dw[at(k, 0, tap)]);
   if (!any) return;
-  hanging = edges.places(true);
+  edge_positions = edges.positions(true);
   parallel_ranges(
       s.filters, 1,
-      [](void* context, int64_t begin, int64_t end) { (*static_cast<decltype(mend)*>(context))(begin, end); },
-      const_cast<void*>(static_cast<const void*>(&mend)));
+      [](void* context, int64_t begin, int64_t end) { (*static_cast<decltype(recompute)*>(context))(begin, end); },
+      const_cast<void*>(static_cast<const void*>(&recompute)));
 }
 
 }  // namespace striate

@@ -27,8 +27,8 @@ std::tuple<Ints, Ints> local_axes(const Tensor& weight) {
   return {Ints(sizes.begin() + 2, middle), Ints(middle, sizes.end())};
 }
 
-Tensor local(const Tensor& input, const Tensor& given_weight, const OptionalTensor& given_bias, Ints stride, Ints dilation,
-             Ints before, bool channels_last) {
+Tensor local(const Tensor& input, const Tensor& given_weight, const OptionalTensor& given_bias, Ints stride,
+             Ints dilation, Ints before, bool channels_last) {
   const auto [output, size] = local_axes(given_weight);
   const Window window = resolve(spatial_sizes(input, output.size()), output, size, stride, dilation, before);
   const int64_t filters = given_weight.size(0), channels = given_weight.size(1);
@@ -40,7 +40,7 @@ Tensor local(const Tensor& input, const Tensor& given_weight, const OptionalTens
   sizes.insert(sizes.end(), output.begin(), output.end());
   OptionalTensor bias;
   if (given_bias) {
-    check(given_bias->numel() == filters * shape.places(), "a bias has a number for each output");
+    check(given_bias->numel() == filters * shape.positions(), "a bias has a number for each output");
     check_same_type(input, *given_bias, "bias");
     bias = with_layout(*given_bias, false);
   }
@@ -69,7 +69,7 @@ Tensor local_input(const Tensor& gradient, const Tensor& given_weight, Ints inpu
   Tensor dx = new_tensor(sizes, dy.scalar_type());
   for_float(dy, [&](auto zero) {
     using T = decltype(zero);
-    if (dx.numel() > 0) kernels<T>().local->input(shape, pointer<T>(dy), pointer<T>(weight), pointer<T>(dx));
+    if (dx.numel() > 0) kernels<T>().local->backward_data(shape, pointer<T>(dy), pointer<T>(weight), pointer<T>(dx));
   });
   return in_format(dx, channels_last);
 }
@@ -87,7 +87,7 @@ Tensor local_weight(const Tensor& gradient, const Tensor& input, Ints size, Ints
   Tensor dw = new_tensor(sizes, x.scalar_type());
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
-    if (dw.numel() > 0) kernels<T>().local->weight(shape, pointer<T>(dy), pointer<T>(x), pointer<T>(dw));
+    if (dw.numel() > 0) kernels<T>().local->backward_weights(shape, pointer<T>(dy), pointer<T>(x), pointer<T>(dw));
   });
   return dw;
 }

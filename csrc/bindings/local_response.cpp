@@ -8,9 +8,9 @@ namespace {
 LocalResponse local_response_shape(const Tensor& x, int64_t size, double alpha, double beta, double k,
                                    bool channels_last) {
   check(x.dim() >= 2 && size >= 1, "an input has a batch and channels, a window at least one");
-  int64_t places = 1;
-  for (int64_t d = 2; d < x.dim(); ++d) places *= x.size(d);
-  return {x.size(0), x.size(1), places, channels_last || places == 1, size, alpha, beta, k};
+  int64_t positions = 1;
+  for (int64_t d = 2; d < x.dim(); ++d) positions *= x.size(d);
+  return {x.size(0), x.size(1), positions, channels_last || positions == 1, size, alpha, beta, k};
 }
 
 Tensor local_response(const Tensor& input, int64_t size, double alpha, double beta, double k, bool channels_last) {

@@ -30,8 +30,8 @@ std::tuple<Tensor, Tensor> max_pool_offset(const Tensor& input, Ints output, Int
   check_offsets(w);
   const Tensor x = with_layout(input, channels_last);
   Tensor y = new_tensor(with_spatial_sizes(x, output), x.scalar_type(), channels_last);
-  Tensor offset =
-      keep ? new_tensor(with_spatial_sizes(x, output), ScalarType::Byte, channels_last) : new_tensor({0}, ScalarType::Byte);
+  Tensor offset = keep ? new_tensor(with_spatial_sizes(x, output), ScalarType::Byte, channels_last)
+                       : new_tensor({0}, ScalarType::Byte);
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
     if (y.numel() > 0)
@@ -117,7 +117,8 @@ AvgDivisor avg_divisor(bool count_include_pad, std::optional<int64_t> divisor_ov
 
 Tensor avg_pool(const Tensor& input, Ints output, Ints size, Ints stride, Ints before, Ints after, bool channels_last,
                 bool count_include_pad, std::optional<int64_t> divisor_override) {
-  const Window w = resolve(spatial_sizes(input, output.size()), output, size, stride, Ints(output.size(), 1), before, after);
+  const Window w =
+      resolve(spatial_sizes(input, output.size()), output, size, stride, Ints(output.size(), 1), before, after);
   const AvgDivisor divisor = avg_divisor(count_include_pad, divisor_override);
   const Tensor x = with_layout(input, channels_last);
   Tensor y = new_tensor(with_spatial_sizes(x, output), x.scalar_type(), channels_last);
@@ -132,7 +133,8 @@ Tensor avg_pool(const Tensor& input, Ints output, Ints size, Ints stride, Ints b
 
 Tensor avg_pool_backward(const Tensor& gradient, Ints input, Ints size, Ints stride, Ints before, Ints after,
                          bool channels_last, bool count_include_pad, std::optional<int64_t> divisor_override) {
-  const Window w = resolve(input, spatial_sizes(gradient, input.size()), size, stride, Ints(input.size(), 1), before, after);
+  const Window w =
+      resolve(input, spatial_sizes(gradient, input.size()), size, stride, Ints(input.size(), 1), before, after);
   const AvgDivisor divisor = avg_divisor(count_include_pad, divisor_override);
   const Tensor dy = with_layout(gradient, channels_last);
   Tensor dx = new_tensor(with_spatial_sizes(dy, input), dy.scalar_type(), channels_last);

@@ -1,15 +1,17 @@
-// Sums over a batch, cut into chunks by shape alone and merged in one order: the bits do not depend on who summed what.
+// Sums over a batch in a fixed order: the work is cut into chunks by its shape alone, and chunks are merged in order,
+// so the bits do not depend on the number of threads.
 #pragma once
 #include "core/parallel.h"
 
 namespace striate {
 namespace STRIATE_ISA {
 
-// About how many places a kernel adds up in float, some tens or hundreds in registers at a time, before it hands them
-// on.
-constexpr int64_t kPlacesInFloat = 2048;
+// A kernel sums about this many positions in float (some tens or hundreds at a time in registers) before it adds the
+// sum to a double.
+constexpr int64_t kFloatPositions = 2048;
 
-// The sum of a chunk: what a kernel has added up in `sum`, add() takes into `total`, in double, and begins `sum` anew.
+// The sum of one chunk. A kernel accumulates in `sum`; add() moves that into `total`, in double, and sets `sum` to
+// zero.
 template <class T>
 class ChunkSum {
  public:
@@ -26,11 +28,11 @@ class ChunkSum {
   int64_t count_;
 };
 
-// The first of `chunks` arrays of `count` sums becomes the sum of all.
+// Adds `chunks` arrays of `count` sums; the first array holds the result.
 inline void merge_chunks(double* sums, int64_t chunks, int64_t count) {
   if (chunks == 1) return;
   constexpr int64_t kPiece = 64;
-  parallel_for(tiles(count, kPiece), kPiece * chunks, [=](int64_t begin, int64_t end) {
+  parallel_for(ceil_div(count, kPiece), kPiece * chunks, [=](int64_t begin, int64_t end) {
     for (int64_t piece = begin; piece < end; ++piece) {
       double* to = sums + piece * kPiece;
       const int64_t n = min(kPiece, count - piece * kPiece);

@@ -1,5 +1,5 @@
-// Which kernels run: one table for each instruction set the build has (kernels/table.cpp), the best one this CPU has
-// picked once.
+// Chooses the kernels to run: the build has one table for each instruction set (kernels/table.cpp), and the best table
+// that this CPU supports is chosen once, when the library loads.
 #pragma once
 #include "kernels/conv/conv.h"
 #include "kernels/local.h"
@@ -9,7 +9,7 @@
 
 namespace striate {
 
-// The methods of convolution, by the numbers that operators take.
+// The methods of convolution; operators take these numbers as arguments.
 enum class Method : int64_t {
 #define STRIATE_METHOD(name) name,
 #include "methods.def"
@@ -20,10 +20,10 @@ constexpr const char* kMethodNames[] = {
 };
 constexpr int64_t kMethods = sizeof(kMethodNames) / sizeof(*kMethodNames);
 
-// What an instruction set has for one element type.
+// The kernels of one instruction set for one element type.
 template <class T>
 struct KernelsOf {
-  const ConvKernels<T>* conv[kMethods];  // by Method
+  const ConvKernels<T>* conv[kMethods];  // indexed by Method
   const BiasGradient<T>* bias;
   const PoolKernels<T>* pool;
   const NormKernels<T>* norm;
@@ -37,13 +37,13 @@ struct Kernels {
   KernelsOf<double> f64;
 };
 
-// The tables this CPU can run, slowest first; `count` is set to how many.
+// The tables this CPU can run, slowest first; sets `count` to how many there are.
 const Kernels* const* available_kernels(int* count);
 
-// The table in use: the last available one, or the one STRIATE_ISA names when the library loads.
+// The table in use: the last available one, or the one that the environment variable STRIATE_ISA names.
 const Kernels& chosen_kernels();
 
-// From now on the one of that number in `available_kernels`.
+// Makes the table of that number in `available_kernels` the one in use.
 void use_kernels(int64_t number);
 
 template <class T>

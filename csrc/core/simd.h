@@ -1,5 +1,6 @@
-// One vector type for every instruction set: GCC and Clang vector extensions, as wide as the file's target allows.
-// Everything lives in the namespace of the instruction set, so that no linker can hand AVX code to an older machine.
+// One vector type for every instruction set, by the vector extensions of GCC and Clang, as wide as the compilation
+// target allows. Everything is in the namespace of the instruction set, so that the linker cannot use AVX code in the
+// kernels for an older machine.
 #pragma once
 #include <stdint.h>
 #include <string.h>
@@ -11,7 +12,7 @@
 #error "compile kernels once per instruction set with -DSTRIATE_ISA=name (CMakeLists.txt does)"
 #endif
 
-// For what must keep its vectors in registers: a call would pass them through memory.
+// Marks functions whose vectors must stay in registers: a call would pass them through memory.
 #define STRIATE_INLINE inline __attribute__((always_inline))
 
 namespace striate {
@@ -45,7 +46,8 @@ struct VectorOf {
 };
 template <class T>
 using Vector = typename VectorOf<T>::type;
-// A mask is a vector of integers as wide as T: all ones where true, zero where false. So is a vector of positions.
+// A mask is a vector of integers as wide as T, with all bits set where true and none where false. A vector of indices
+// has the same type.
 template <class T>
 using IntVector = Vector<typename Lane<T>::Int>;
 template <class T>
@@ -55,11 +57,11 @@ struct BytesOf {
 template <class T>
 using ByteVector = typename BytesOf<T>::type;  // one byte for each lane of T
 
-// Unaligned. Typed rather than by memcpy, which would tell the compiler that a store may change anything.
+// Unaligned access. A typed pointer, because the compiler assumes that memcpy may change any value.
 template <class V, class P>
 inline V load_as(const P* p) {
-  typedef V Loose __attribute__((aligned(1)));
-  return *reinterpret_cast<const Loose*>(p);
+  typedef V Unaligned __attribute__((aligned(1)));
+  return *reinterpret_cast<const Unaligned*>(p);
 }
 template <class T>
 inline Vector<T> load(const T* p) {
@@ -67,13 +69,13 @@ inline Vector<T> load(const T* p) {
 }
 template <class V, class P>
 inline void store(P* p, const V& v) {
-  typedef V Loose __attribute__((aligned(1)));
-  *reinterpret_cast<Loose*>(p) = v;
+  typedef V Unaligned __attribute__((aligned(1)));
+  *reinterpret_cast<Unaligned*>(p) = v;
 }
-// Past the caches: a line that is written whole need not be read before. p is aligned to the vector; settle() before
-// others read.
+// A non-temporal store: a cache line that is written whole is not read first. p must be aligned to the vector, and
+// fence_streaming_stores() must run before another thread reads.
 template <class V, class P>
-STRIATE_INLINE void stream(P* p, const V& v) {
+STRIATE_INLINE void store_streaming(P* p, const V& v) {
 #if defined(__AVX512F__)
   _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
 #elif defined(__AVX2__)
@@ -82,13 +84,14 @@ STRIATE_INLINE void stream(P* p, const V& v) {
   store(p, v);
 #endif
 }
-inline void settle() {
+inline void fence_streaming_stores() {
 #if defined(__AVX2__)
   _mm_sfence();
 #endif
 }
 
-// The first n values alone, zeros behind. Without masks by halves: a copy of unknown length would be a function call.
+// Loads the first n values and fills the other lanes with zeros. Without mask registers it copies halves, because a
+// memcpy of unknown length would be a function call.
 template <class V, class P>
 STRIATE_INLINE V load_first(const P* p, int64_t n) {
 #if defined(__AVX512F__)
@@ -139,14 +142,15 @@ inline IntVector<T> broadcast_int(int64_t value) {
   return typename Lane<T>::Int(value) - IntVector<T>{};
 }
 
-// z between low and high; NaN stays.
+// min(max(z, low), high); keeps NaN.
 template <class T>
 STRIATE_INLINE Vector<T> clamp(const Vector<T>& z, T low, T high) {
   const Vector<T> least = broadcast(low), most = broadcast(high), raised = z < least ? least : z;
   return raised > most ? most : raised;
 }
 
-// Positions that fit a byte, to bytes and back. GCC 12 takes the general form apart lane by lane, hence the intrinsics.
+// Converts integers that fit a byte to bytes and back. GCC 12 converts the general form lane by lane, hence the
+// intrinsics.
 template <class T>
 inline IntVector<T> from_bytes(const ByteVector<T>& v) {
 #if defined(__AVX2__)
@@ -172,7 +176,7 @@ inline ByteVector<T> to_bytes(const IntVector<T>& v) {
 #if defined(__AVX512F__) || !defined(__AVX2__)
   return __builtin_convertvector(v, ByteVector<T>);
 #else
-  // the lowest byte of each lane to the front of its half, then the two halves together
+  // Moves the lowest byte of each lane to the front of its half, then joins the two halves.
   __m256i mixed;
   if constexpr (sizeof(T) == 4)
     mixed = _mm256_shuffle_epi8((__m256i)v, _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1,
@@ -193,11 +197,11 @@ struct Constant {
   static constexpr auto value = V;
 };
 
-// Calls run(Constant<n>) for an n of 1 to Most.
+// Calls run(Constant<n>) for an n from 1 to Most, so that n is a constant in the body.
 template <int Most, class Run>
-STRIATE_INLINE void with_number(int64_t n, const Run& run) {
+STRIATE_INLINE void with_constant(int64_t n, const Run& run) {
   if constexpr (Most > 1)
-    if (n < Most) return with_number<Most - 1>(n, run);
+    if (n < Most) return with_constant<Most - 1>(n, run);
   run(Constant<Most>{});
 }
 
@@ -210,7 +214,7 @@ struct CountTo<0, I...> {
   using type = Indices<I...>;
 };
 
-// True in the first n lanes.
+// A mask that is true in the first n lanes.
 template <class T, int... I>
 STRIATE_INLINE IntVector<T> count_lanes(Indices<I...>) {
   return IntVector<T>{I...};
@@ -220,9 +224,10 @@ STRIATE_INLINE IntVector<T> first_lanes(int64_t n) {
   return count_lanes<T>(typename CountTo<kLanes<T>>::type{}) < broadcast_int<T>(n);
 }
 
-// Calls body(i, Constant<true>, lanes) for each whole vector of `count` values, then once with false for the rest.
+// Calls body(i, Constant<true>, lanes) for each whole vector of `count` values, then body(i, Constant<false>, lanes)
+// once for the remaining lanes, if any.
 template <class T, class Body>
-STRIATE_INLINE void over_vectors(int64_t count, const Body& body) {
+STRIATE_INLINE void for_each_vector(int64_t count, const Body& body) {
   constexpr int64_t L = kLanes<T>;
   int64_t i = 0;
   for (; i + L <= count; i += L) body(i, Constant<true>{}, L);
@@ -243,16 +248,16 @@ STRIATE_INLINE void store_lanes(Whole, T* p, const Vector<T>& v, int64_t lanes) 
     store_first(p, v, lanes);
 }
 template <class T, class Whole>
-STRIATE_INLINE Vector<T> only_lanes(Whole, const Vector<T>& v, int64_t lanes) {
+STRIATE_INLINE Vector<T> mask_lanes(Whole, const Vector<T>& v, int64_t lanes) {
   if constexpr (Whole::value)
     return v;
   else
     return first_lanes<T>(lanes) ? v : Vector<T>{};
 }
 
-// Lane k of the result is lane of[k] of v.
+// Permutes lanes: lane k of the result is lane of[k] of v.
 template <class T>
-STRIATE_INLINE Vector<T> pick_lanes(const Vector<T>& v, const IntVector<T>& of) {
+STRIATE_INLINE Vector<T> permute_lanes(const Vector<T>& v, const IntVector<T>& of) {
 #if defined(__clang__)
   Vector<T> picked;
   for (int k = 0; k < kLanes<T>; ++k) picked[k] = v[of[k]];
@@ -262,7 +267,7 @@ STRIATE_INLINE Vector<T> pick_lanes(const Vector<T>& v, const IntVector<T>& of) 
 #endif
 }
 
-// The sum of all lanes, halves first.
+// Sums all lanes in a binary tree: halves first.
 template <class T, int Half, int... I>
 STRIATE_INLINE Vector<T> add_half(const Vector<T>& v, Indices<I...>) {
   return v + __builtin_shufflevector(v, v, (I ^ Half)...);
@@ -276,20 +281,20 @@ STRIATE_INLINE T sum_lanes(const Vector<T>& v) {
     return sum[0];
 }
 
-// As many values as a vector of doubles has lanes, as doubles.
+// Loads as many values as a vector of doubles has lanes and converts them to double.
 template <class T>
 STRIATE_INLINE Vector<double> load_widened(const T* p) {
   typedef T Narrow __attribute__((vector_size(kLanes<double> * sizeof(T))));
   return __builtin_convertvector(load_as<Narrow>(p), Vector<double>);
 }
-// And back.
+// Converts doubles to T and stores them.
 template <class T>
 STRIATE_INLINE void store_narrowed(T* p, const Vector<double>& v) {
   typedef T Narrow __attribute__((vector_size(kLanes<double> * sizeof(T))));
   store(p, __builtin_convertvector(v, Narrow));
 }
 
-// Adds the lanes of v, in double, to those of a vector of doubles: two to each where T is float.
+// Adds the lanes of v, as doubles, to the lanes of a vector of doubles; where T is float, each takes two.
 template <class T, int First, int... I>
 STRIATE_INLINE Vector<double> widen(const Vector<T>& v, Indices<I...>) {
   return __builtin_convertvector(__builtin_shufflevector(v, v, (First + I)...), Vector<double>);
@@ -304,8 +309,8 @@ STRIATE_INLINE void add_widened(const Vector<T>& v, Vector<double>& sum) {
   }
 }
 
-// Of rows a and b that are `Block` apart: the lanes that stay in a and come to it, and those of b. The indices are
-// template arguments because a vector of them, however constant, is built anew at each use by GCC 12.
+// Exchanges blocks of `Block` lanes between rows a and b of a transposition. The indices are template arguments because
+// GCC 12 builds a vector of indices, even a constant one, anew at each use.
 template <class T, int Block, int... I>
 STRIATE_INLINE void swap_blocks(Vector<T>& a, Vector<T>& b, Indices<I...>) {
   const Vector<T> low = __builtin_shufflevector(a, b, (I & Block ? kLanes<T> + I - Block : I)...);
@@ -313,8 +318,8 @@ STRIATE_INLINE void swap_blocks(Vector<T>& a, Vector<T>& b, Indices<I...>) {
   a = low;
 }
 
-// Lane j of row i goes to lane i of row j. Swaps blocks of 1, 2, 4, … lanes between rows that far apart: log2(lanes)
-// shuffles a row, one instruction each but for single lanes before AVX-512.
+// Transposes a square: lane j of row i becomes lane i of row j. Swaps blocks of 1, 2, 4, … lanes between rows that far
+// apart. That takes log2(lanes) shuffles a row, one instruction each except for single lanes before AVX-512.
 template <class T, int Block = 1>
 STRIATE_INLINE void transpose(Vector<T> (&rows)[kLanes<T>]) {
 #pragma GCC unroll 16
@@ -323,8 +328,8 @@ STRIATE_INLINE void transpose(Vector<T> (&rows)[kLanes<T>]) {
   if constexpr (2 * Block < kLanes<T>) transpose<T, 2 * Block>(rows);
 }
 
-// The same for bytes, which have no swaps of single lanes but cheap interleaving: of rows half of all apart,
-// log2(lanes) times.
+// Transposes a square of bytes. There is no shuffle that swaps single bytes of two rows, but interleaving is cheap:
+// rows that are half of all apart are interleaved, log2(lanes) times.
 template <class T, int... I>
 STRIATE_INLINE void interleave(const ByteVector<T>& a, const ByteVector<T>& b, ByteVector<T>& low, ByteVector<T>& high,
                                Indices<I...>) {

@@ -1,4 +1,5 @@
-// Vectors across channels in both memory orders: loops over channels, and planes turned into that order and back.
+// Kernels vectorize across channels in both memory orders. NHWC holds channels side by side. From NCHW, planes are
+// packed: L planes are transposed into vectors of one value a plane, L being the lanes of a vector.
 #pragma once
 #include "core/parallel.h"
 #include "core/simd.h"
@@ -7,11 +8,12 @@
 namespace striate {
 namespace STRIATE_ISA {
 
-// Calls body(Constant<vectors>, c, last, lanes) over channels, up to four vectors at a time: see vector_at. The last
-// one steps back to end at the last channel and computes some again, which is cheaper than part of a vector; only fewer
-// channels than a vector has lanes are a part, with 0 for vectors.
+// Calls body(Constant<vectors>, c, last, lanes) over all channels, up to four vectors at a time; vector_at gives where
+// each vector begins. The last vector steps back to end at the last channel and computes some channels twice, which is
+// cheaper than a partial vector. Only where there are fewer channels than lanes is the vector partial: then `vectors`
+// is 0.
 template <class T, class Body>
-STRIATE_INLINE void over_channels(int64_t channels, const Body& body) {
+STRIATE_INLINE void for_each_channel_block(int64_t channels, const Body& body) {
   constexpr int64_t L = kLanes<T>;
   if (channels < L) return body(Constant<0>{}, 0, 0, channels);
   int64_t c = 0;
@@ -27,13 +29,13 @@ STRIATE_INLINE void over_channels(int64_t channels, const Body& body) {
     body(Constant<1>{}, channels - L, 0, L);
 }
 
-// Where the b-th of `Vectors` vectors begins: one behind the other, the last one at `last`.
+// The first channel of the b-th of `Vectors` vectors: they are contiguous, but the last one begins at `last`.
 template <class T, int Vectors>
 STRIATE_INLINE int64_t vector_at(int b, int64_t last) {
   return b == Vectors - 1 ? last : b * kLanes<T>;
 }
 
-// Where a pixel's neighbours are, in elements.
+// Distances to the next depth, row and column, in values.
 struct Pitch {
   int64_t deep, down, right;
 };
@@ -47,9 +49,9 @@ struct Select<true, A, B> {
   using type = A;
 };
 
-// `count` consecutive values of each of the planes, to vectors of one value a plane.
+// Packs `count` consecutive values of each of L planes into `count` vectors of one value a plane.
 template <class T>
-inline void turn_in(const T* const* plane, int64_t count, T* lanes) {
+inline void pack_lanes(const T* const* plane, int64_t count, T* lanes) {
   constexpr int64_t L = kLanes<T>;
   Vector<T> rows[L];
   if (count < L) {
@@ -59,7 +61,7 @@ inline void turn_in(const T* const* plane, int64_t count, T* lanes) {
     return;
   }
   for (int64_t i = 0; i < count; i += L) {
-    if (i + L > count) i = count - L;  // some again: cheaper than part of a vector
+    if (i + L > count) i = count - L;  // packs some values twice: cheaper than a partial vector
 #pragma GCC unroll 16
     for (int64_t k = 0; k < L; ++k) rows[k] = load(plane[k] + i);
     transpose<T>(rows);
@@ -68,12 +70,12 @@ inline void turn_in(const T* const* plane, int64_t count, T* lanes) {
   }
 }
 
-// The same of planes `pitch` apart. Lanes beyond repeat the last plane.
+// Packs planes that are `pitch` values apart. Lanes beyond the last plane repeat it.
 template <class T>
-inline void turn_in(const T* x, int64_t pitch, int64_t planes, int64_t count, T* lanes) {
+inline void pack_lanes(const T* x, int64_t pitch, int64_t planes, int64_t count, T* lanes) {
   const T* plane[kLanes<T>];
   for (int64_t k = 0; k < kLanes<T>; ++k) plane[k] = x + (k < planes ? k : planes - 1) * pitch;
-  turn_in(plane, count, lanes);
+  pack_lanes(plane, count, lanes);
 }
 
 template <class T>
@@ -85,9 +87,10 @@ STRIATE_INLINE void transpose_lanes(ByteVector<T> (&rows)[kLanes<T>]) {
   transpose_bytes<T>(rows);
 }
 
-// And back, of values or of tap numbers. At least L·L of `lanes` are readable, whatever they hold.
+// Unpacks vectors of one value (or one tap number) a plane into planes. At least L·L elements of `lanes` must be
+// readable, whatever they hold.
 template <class T, class What>
-inline void turn_out(const What* lanes, int64_t count, What* y, int64_t pitch, int64_t planes) {
+inline void unpack_lanes(const What* lanes, int64_t count, What* y, int64_t pitch, int64_t planes) {
   constexpr int64_t L = kLanes<T>;
   using Row = typename Select<sizeof(What) == 1, ByteVector<T>, Vector<T>>::type;
   for (int64_t i = 0; i < count; i += L) {
@@ -105,29 +108,29 @@ inline void turn_out(const What* lanes, int64_t count, What* y, int64_t pitch, i
   }
 }
 
-// Turns rows × columns of planes that are `width` wide.
+// Unpacks rows × columns into planes that are `width` wide.
 template <class T, class What>
-inline void turn_block_out(const What* lanes, int64_t rows, int64_t columns, int64_t width, What* y, int64_t pitch,
-                           int64_t planes) {
+inline void unpack_lanes_block(const What* lanes, int64_t rows, int64_t columns, int64_t width, What* y, int64_t pitch,
+                               int64_t planes) {
   if (columns == width)
-    turn_out<T>(lanes, rows * columns, y, pitch, planes);
+    unpack_lanes<T>(lanes, rows * columns, y, pitch, planes);
   else
     for (int64_t h = 0; h < rows; ++h)
-      turn_out<T>(lanes + h * columns * kLanes<T>, columns, y + h * width, pitch, planes);
+      unpack_lanes<T>(lanes + h * columns * kLanes<T>, columns, y + h * width, pitch, planes);
 }
 
-// Turns a block of depths × rows × columns; `step` between depths, rows and columns consecutive.
+// Packs a block of depths × rows × columns; depths are `step` apart, rows and columns are consecutive.
 template <class T>
-inline void turn_block_in(const T* x, int64_t plane_pitch, int64_t planes, int64_t height, int64_t width,
-                          int64_t depths, int64_t step, int64_t rows, int64_t columns, T* lanes) {
+inline void pack_lanes_block(const T* x, int64_t plane_pitch, int64_t planes, int64_t height, int64_t width,
+                             int64_t depths, int64_t step, int64_t rows, int64_t columns, T* lanes) {
   constexpr int64_t L = kLanes<T>;
   for (int64_t d = 0; d < depths; ++d)
     if (columns == width)
-      turn_in(x + d * step * height * width, plane_pitch, planes, rows * columns, lanes + d * rows * columns * L);
+      pack_lanes(x + d * step * height * width, plane_pitch, planes, rows * columns, lanes + d * rows * columns * L);
     else
       for (int64_t h = 0; h < rows; ++h)
-        turn_in(x + (d * step * height + h) * width, plane_pitch, planes, columns,
-                lanes + (d * rows + h) * columns * L);
+        pack_lanes(x + (d * step * height + h) * width, plane_pitch, planes, columns,
+                   lanes + (d * rows + h) * columns * L);
 }
 
 }  // namespace STRIATE_ISA

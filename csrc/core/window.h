@@ -1,5 +1,5 @@
-// Where an operation looks, with every integer resolved by window.py. Plain data: the only header that files compiled
-// for different instruction sets share, so it must hold no function a linker could pick from the wrong one.
+// Sliding windows, with every integer resolved by window.py. Plain data: this header is shared by files that are
+// compiled for different instruction sets, so it must hold no function that the linker could take from the wrong one.
 #pragma once
 #include <stdint.h>
 
@@ -13,10 +13,11 @@ struct Axis {
   int64_t before, after;  // padding
 };
 
-// Destinations of a row that a convolution takes at once; ops/conv.py and bindings.cpp bound its scratch memory by it.
+// How many outputs of a row a convolution computes at once; ops/conv.py and bindings/conv.cpp bound its scratch memory
+// by it.
 constexpr int64_t kColumns = 512;
 
-// Depth, height, width. An operation on fewer axes leads with axes of one input, one output and one tap.
+// Depth, height and width. An operation on fewer axes has leading axes of one input, one output and one tap.
 struct Window {
   Axis depth, height, width;
 };

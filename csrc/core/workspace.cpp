@@ -1,6 +1,6 @@
-// Memory that kernels work in. A thread keeps what it gave back for its next call: fresh pages cost a microsecond each,
-// which for a megabyte is more than many a call takes. What it keeps is bounded; the rest goes back to the system, all
-// of it when the thread ends.
+// Scratch memory of kernels. A thread keeps what it gave back for its next call: a fresh page costs a microsecond,
+// which for a megabyte takes longer than many a call. What a thread keeps is bounded; the rest is freed at once, and
+// all of it when the thread ends.
 #include <stddef.h>
 #include <stdint.h>
 #if defined(__linux__)
@@ -15,10 +15,10 @@ namespace striate {
 namespace {
 
 constexpr size_t kAlignment = 64;
-constexpr size_t kMostKept = size_t(64) << 20;  // bytes, of a thread
+constexpr size_t kMaxKept = size_t(64) << 20;  // bytes a thread
 constexpr int kSlots = 16;
 
-struct Block {  // in front of what is handed out, one cache line
+struct Block {  // a header of one cache line in front of the memory that is given out
   size_t bytes;
 };
 
@@ -40,7 +40,8 @@ void use_large_pages(void* memory, size_t bytes) {
   constexpr uintptr_t kLarge = uintptr_t(2) << 20;
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + kLarge - 1) / kLarge * kLarge,
                   end = (reinterpret_cast<uintptr_t>(memory) + bytes) / kLarge * kLarge;
-  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // refused, all stays as it was
+  if (end > begin)
+    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // where it is refused, nothing changes
 #else
   (void)memory, (void)bytes;
 #endif
@@ -67,8 +68,8 @@ void* take_workspace(size_t bytes) {
 
 void give_workspace(void* memory) {
   Block* block = reinterpret_cast<Block*>(static_cast<char*>(memory) - kAlignment);
-#if !defined(__SANITIZE_ADDRESS__)               // which is to see what is written behind a block
-  if (kept.bytes + block->bytes <= kMostKept) {  // in an empty slot, or instead of the smallest block
+#if !defined(__SANITIZE_ADDRESS__)              // so that the sanitizer sees writes behind a block
+  if (kept.bytes + block->bytes <= kMaxKept) {  // put it in an empty slot, or in place of the smallest block
     Block** slot = &kept.blocks[0];
     for (Block*& other : kept.blocks)
       if (*slot && (!other || other->bytes < (*slot)->bytes)) slot = &other;

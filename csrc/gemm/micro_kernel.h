@@ -1,4 +1,10 @@
-// MICRO
+// The micro-kernel of a product of matrices C = A·B, on operands that are packed and in the cache.
+//
+//   A: [vector of k][row m][lane]: the M rows' values of one k lie a vector apart, at constant offsets, and are
+//   broadcast. B: PackedB, two vectors of columns wide.
+//
+// Tile. 14×2 sums, two vectors of B and one broadcast value take 31 of AVX-512's 32 registers; 28 independent sums hide
+// the latency of the multiply-add (4 cycles, two a cycle). With 16 registers the tile is 6×2.
 #pragma once
 #include "core/simd.h"
 #include "gemm/packed_b.h"
@@ -6,24 +12,26 @@
 namespace striate {
 namespace STRIATE_ISA {
 
-constexpr int kMostRows = kVectorBytes == 64 ? 14 : 6;  // of the micro-kernel
+constexpr int kMaxRows = kVectorBytes == 64 ? 14 : 6;  // M at most
 
-// put(j, v, Σ a[c of row j] · b[c][v]) for M rows and V vectors of filters. The sum is over `runs` of so many channels,
-// one behind the other: each run begins with a vector of its own.
+// Computes C[j][v] = Σ_k A[j][k]·B[k][v] for M rows and V vectors of columns and calls put(j, v, C[j][v]). The sum runs
+// over a batch of products (as in a batch-reduce GEMM), each over `channels` values of k; in A each product begins with
+// a vector of its own, `vector` being the distance between vectors.
 template <class T, int M, int V, class Put>
-STRIATE_INLINE void multiply(const T* a, int64_t vector, int64_t channels, int64_t runs, const T* b, const Put& put) {
+STRIATE_INLINE void micro_kernel(const T* a, int64_t vector, int64_t channels, int64_t batch, const T* b,
+                                 const Put& put) {
   constexpr int L = kLanes<T>;
   Vector<T> sum[M][V];
 #pragma GCC unroll 14
   for (int j = 0; j < M; ++j)
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) sum[j][v] = Vector<T>{};
-  for (; runs > 0; --runs)
+  for (; batch > 0; --batch)
     for (int64_t left = channels; left > 0; left -= L, a += vector) {
       const int64_t lanes = min(L, left);
       for (int64_t lane = 0; lane < lanes; ++lane, b += V * L) {
-        // 16 channels ahead, and a row of the next vector: long sums come from beyond the first-level cache (up to 1.3
-        // times as fast)
+        // Prefetches B 16 channels ahead, and a row of A's next vector: long sums come from beyond the first-level
+        // cache (up to 1.3 times as fast).
         __builtin_prefetch(b + 16 * V * L), __builtin_prefetch(b + 17 * V * L - L),
             __builtin_prefetch(a + vector + lane * L);
         Vector<T> weight[V];
@@ -31,9 +39,9 @@ STRIATE_INLINE void multiply(const T* a, int64_t vector, int64_t channels, int64
         for (int v = 0; v < V; ++v) weight[v] = load(b + v * L);
 #pragma GCC unroll 14
         for (int j = 0; j < M; ++j) {
-          const Vector<T> seen = broadcast(a[j * L + lane]);
+          const Vector<T> value = broadcast(a[j * L + lane]);
 #pragma GCC unroll 2
-          for (int v = 0; v < V; ++v) sum[j][v] += seen * weight[v];
+          for (int v = 0; v < V; ++v) sum[j][v] += value * weight[v];
         }
       }
     }

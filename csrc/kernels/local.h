@@ -10,14 +10,14 @@ struct LocalShape {
   int64_t batch, channels, filters;
 
   int64_t taps() const { return window.depth.size * window.height.size * window.width.size; }
-  int64_t places() const { return window.depth.output * window.height.output * window.width.output; }
+  int64_t positions() const { return window.depth.output * window.height.output * window.width.output; }
 };
 
 template <class T>
 struct LocalKernels {
   void (*forward)(const LocalShape&, const T* x, const T* weight, const T* bias, T* y);
-  void (*input)(const LocalShape&, const T* dy, const T* weight, T* dx);
-  void (*weight)(const LocalShape&, const T* dy, const T* x, T* dweight);
+  void (*backward_data)(const LocalShape&, const T* dy, const T* weight, T* dx);
+  void (*backward_weights)(const LocalShape&, const T* dy, const T* x, T* dweight);
 };
 
 }  // namespace striate

@@ -6,7 +6,7 @@
 namespace striate {
 
 struct LocalResponse {
-  int64_t batch, channels, places;
+  int64_t batch, channels, positions;
   bool channels_last;
   int64_t size;  // channels in a window
   double alpha, beta, k;

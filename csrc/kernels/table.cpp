@@ -1,5 +1,4 @@
-// What one instruction set has: the other files' kernels, in a table. It is constant, so that no order of
-// initialization matters.
+// The table of one instruction set's kernels. It is constant, so that no order of initialization matters.
 #include "core/dispatch.h"
 
 #define STRIATE_TEXT(x) STRIATE_QUOTED(x)

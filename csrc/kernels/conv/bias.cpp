@@ -1,5 +1,5 @@
-// The gradient of a bias: db[c] = the sum of dy[n, c, o] over n and o. Chunks of images or of rows are summed in float,
-// and they, which depend on the shape alone, in double.
+// The gradient of a bias: db[c] = Σ over n and positions of dy[n, c, position]. Chunks of images or of rows are summed
+// in float; the chunks, which depend on the shape alone, are added in double.
 #include "core/chunks.h"
 #include "core/transpose.h"
 #include "kernels/conv/conv.h"
@@ -8,13 +8,13 @@ namespace striate {
 namespace STRIATE_ISA {
 namespace {
 
-constexpr int64_t kRun = 4096;  // values of a plane, and
-constexpr int64_t kRows = 256;  // rows of channels, that are summed in float
+constexpr int64_t kRun = 4096;  // values of a plane (NCHW) and
+constexpr int64_t kRows = 256;  // rows of channels (NHWC) that are summed in float
 
-// Rows of a chunk in channels order; four rows at once, so that no sum waits for the one before.
+// Adds the rows of a chunk in NHWC, four at once, so that no addition waits for the one before.
 template <class T>
 void add_rows(const T* dy, int64_t rows, int64_t channels, T* sums) {
-  over_channels<T>(channels, [&](auto vectors, int64_t c, int64_t last, int64_t lanes) {
+  for_each_channel_block<T>(channels, [&](auto vectors, int64_t c, int64_t last, int64_t lanes) {
     constexpr int V = decltype(vectors)::value;
     if constexpr (V == 0) {
       Vector<T> sum = {};
@@ -48,13 +48,13 @@ T sum_run(const T* dy, int64_t count) {
 }
 
 template <class T>
-void gradient(int64_t batch, int64_t channels, int64_t places, bool channels_last, const T* dy, T* db) {
-  const int64_t rows = batch * places, pieces = tiles(places, kRun);
+void gradient(int64_t batch, int64_t channels, int64_t positions, bool channels_last, const T* dy, T* db) {
+  const int64_t rows = batch * positions, pieces = ceil_div(positions, kRun);
   const int64_t chunks = channels_last ? max(1, min(64, rows / 64)) : batch * pieces;
   const Scratch<double> sums(chunks * channels);
   double* partial = sums;
   if (channels_last)
-    parallel_for(chunks, tiles(rows, chunks) * channels, [=](int64_t begin, int64_t end) {
+    parallel_for(chunks, ceil_div(rows, chunks) * channels, [=](int64_t begin, int64_t end) {
       Scratch<T> sum(channels);
       for (int64_t chunk = begin; chunk < end; ++chunk) {
         const int64_t last = (chunk + 1) * rows / chunks;
@@ -66,12 +66,12 @@ void gradient(int64_t batch, int64_t channels, int64_t places, bool channels_las
       }
     });
   else
-    parallel_for(chunks * channels, min(places, kRun), [=](int64_t begin, int64_t end) {
+    parallel_for(chunks * channels, min(positions, kRun), [=](int64_t begin, int64_t end) {
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t piece = unit % pieces, c = unit / pieces % channels, n = unit / pieces / channels,
                       first = piece * kRun;
         partial[(n * pieces + piece) * channels + c] =
-            double(sum_run(dy + (n * channels + c) * places + first, min(kRun, places - first)));
+            double(sum_run(dy + (n * channels + c) * positions + first, min(kRun, positions - first)));
       }
     });
   merge_chunks(partial, chunks, channels);

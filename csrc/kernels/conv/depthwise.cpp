@@ -1,25 +1,25 @@
-// Convolution of few channels a group, lanes across groups:
+// Convolution with few channels a group, vectorized across groups:
 //
-//   y[k, o] = b[k] + sum over c < q, t of w[k, c, t] · x[group(k)·q + c, o·stride + t·dilation - before]
+// y[k, o] = b[k] + Σ_{c < q, t} w[k, c, t] · x[group(k)·q + c, o·stride + t·dilation - before]
 //
-// Layout. Lane k of a vector is destination channel k of one pixel, whichever group it is in. Depthwise in channels
-// order is read where it lies. Else a band of the source is brought into that order: planes are turned, and where a
-// group has several channels or filters they are dealt out, so that lane k of the c-th plane of the band holds what
-// destination k sums. Destinations in planes order are turned back.
+// Layout. Lane k of a vector is destination channel k of one pixel, whichever group it is in. A depthwise convolution
+// in NHWC reads the source in place. Otherwise a band of the source is packed: planes are transposed, and where a group
+// has several channels or filters the lanes are gathered, so that lane k of the c-th plane of the band holds what
+// destination k sums. Results in NCHW are unpacked at the end.
 //
-// Tile. One vector of channels by kTile columns: 14 sums, 7 weights and a source are 22 of AVX-512's 32 registers, and
+// Tile. One vector of channels by kTile columns: 14 sums, 7 weights and a source take 22 of AVX-512's 32 registers, and
 // 14 sums more than hide the latency of the multiply-add (4 cycles, two a cycle); 6 columns where there are 16
 // registers. The sources of neighbouring taps overlap: 7 taps of 14 columns take 7 + 20 loads for 98 multiply-adds.
 //
-// Edges. A source outside the image adds nothing: the tile that hangs over skips it.
+// Edges. A source in the padding adds nothing: a tile that reaches into it skips it.
 //
-// The weight gradient is the same tile with the roles of weights and destinations exchanged. It sums a tile in
+// backward_weights uses the same tile with the roles of weights and destinations exchanged. It sums a tile in
 // registers, some rows in float, and from there on in double, in chunks that depend on the shape alone.
-#include "kernels/conv/bands.h"
 #include "core/chunks.h"
-#include "kernels/conv/epilogue.h"
 #include "core/transpose.h"
+#include "kernels/conv/bands.h"
 #include "kernels/conv/conv.h"
+#include "kernels/conv/epilogue.h"
 
 namespace striate {
 namespace STRIATE_ISA {
@@ -27,18 +27,18 @@ namespace {
 
 constexpr int kTile = kVectorBytes == 64 ? 14 : 6;
 
-// Destination channels [first, first + lanes) as one vector, and which source channel each sums: base + of[lane] + c.
+// Destination channels [first, first + lanes) as one vector; lane k sums the source channels base + of[k] + c.
 template <class T>
-struct Lanes {
+struct LaneMap {
   int64_t first, lanes, base, span;
-  bool plain;  // lane k sums channel base + k
+  bool identity;  // lane k sums channel base + k
   IntVector<T> of;
 };
 
 template <class T>
-Lanes<T> lanes_at(int64_t first, int64_t all, int64_t to, int64_t from) {
+LaneMap<T> lane_map(int64_t first, int64_t all, int64_t to, int64_t from) {
   constexpr int64_t L = kLanes<T>;
-  Lanes<T> v = {first, min(L, all - first), first / to * from, 1, to == 1 && from == 1, {}};
+  LaneMap<T> v = {first, min(L, all - first), first / to * from, 1, to == 1 && from == 1, {}};
   for (int64_t k = 0; k < L; ++k) {
     const int64_t channel = (first + min(k, v.lanes - 1)) / to * from - v.base;
     v.of[k] = typename Lane<T>::Int(channel);
@@ -47,79 +47,81 @@ Lanes<T> lanes_at(int64_t first, int64_t all, int64_t to, int64_t from) {
   return v;
 }
 
-// `count` pixels in memory order, for each of the `from` channels of every lane; bands of them are `apart` values
-// apart.
+// Gathers `count` pixels for each of the `from` source channels of every lane; the planes of the band are `apart`
+// values apart.
 template <class T>
-void deal(const T* image, int64_t pixel, int64_t count, bool channels_last, int64_t plane, int64_t channels,
-          int64_t from, const Lanes<T>& v, T* band, int64_t apart) {
+void gather_lanes(const T* image, int64_t pixel, int64_t count, bool channels_last, int64_t plane, int64_t channels,
+                  int64_t from, const LaneMap<T>& v, T* band, int64_t apart) {
   constexpr int64_t L = kLanes<T>;
-  const bool together = v.span + from - 1 <= L;  // all that the lanes sum at a pixel fits one vector
-  const int64_t there = min(L, channels - v.base);
+  const bool one_vector = v.span + from - 1 <= L;  // all channels that the lanes sum at a pixel fit one vector
+  const int64_t present = min(L, channels - v.base);
   const IntVector<T> of = v.of;
   if (!channels_last) {
     const T* planes[L];
-    for (int64_t c = together ? from - 1 : 0; c < from;
-         ++c) {  // turned once if one vector has it all, to where the last c belongs
+    for (int64_t c = one_vector ? from - 1 : 0; c < from;
+         ++c) {  // one vector holds all channels: transpose it once, to the plane of the last c
       for (int64_t k = 0; k < L; ++k)
-        planes[k] = image + (v.base + (together ? min(k, there - 1) : of[k] + c)) * plane + pixel;
-      turn_in(planes, count, band + c * apart);
+        planes[k] = image + (v.base + (one_vector ? min(k, present - 1) : of[k] + c)) * plane + pixel;
+      pack_lanes(planes, count, band + c * apart);
     }
-    if (!together || (from == 1 && v.plain)) return;
+    if (!one_vector || (from == 1 && v.identity)) return;
     for (int64_t i = 0; i < count; ++i, band += L) {
       const Vector<T> values = load(band + (from - 1) * apart);
-      for (int64_t c = 0; c < from; ++c) store(band + c * apart, pick_lanes<T>(values, of + typename Lane<T>::Int(c)));
+      for (int64_t c = 0; c < from; ++c)
+        store(band + c * apart, permute_lanes<T>(values, of + typename Lane<T>::Int(c)));
     }
     return;
   }
   const T* x = image + pixel * channels + v.base;
-  if (!together) {
+  if (!one_vector) {
     for (int64_t i = 0; i < count; ++i, band += L, x += channels)
       for (int64_t c = 0; c < from; ++c)
         for (int64_t k = 0; k < L; ++k) band[c * apart + k] = x[of[k] + c];
     return;
   }
   for (int64_t i = 0; i < count; ++i, band += L, x += channels) {
-    const Vector<T> values = there == L ? load(x) : load_first<Vector<T>>(x, there);
-    for (int64_t c = 0; c < from; ++c) store(band + c * apart, pick_lanes<T>(values, of + typename Lane<T>::Int(c)));
+    const Vector<T> values = present == L ? load(x) : load_first<Vector<T>>(x, present);
+    for (int64_t c = 0; c < from; ++c) store(band + c * apart, permute_lanes<T>(values, of + typename Lane<T>::Int(c)));
   }
 }
 
-// The band of a block: for each c its depths, rows and columns, those that exist.
+// Packs the band of a block: for each c the existing depths, rows and columns.
 template <class T>
-void copy_band(const Side& s, const Block& b, const T* source, const Lanes<T>& v, T* band) {
-  const int64_t D = s.depth.sources(), H = s.height.sources(), W = s.width.sources(), channels = s.all_from();
+void copy_band(const PassShape& s, const Block& b, const T* source, const LaneMap<T>& v, T* band) {
+  const int64_t D = s.depth.sources(), H = s.height.sources(), W = s.width.sources(), channels = s.all_from_channels();
   const T* image = source + b.n * D * H * W * channels;
-  const bool whole = b.wide.size() == W;  // rows then follow one another in memory: more at a time to turn
+  const bool whole = b.wide.size() == W;  // whole rows are contiguous in memory: transpose many at a time
   const int64_t runs = whole ? min(1, b.high.size()) : b.high.size(), run = (whole ? b.high.size() : 1) * b.wide.size();
   const int64_t apart = b.deep.size() * b.high.size() * b.wide.size() * kLanes<T>;
   for (int64_t d = b.deep.first; d < b.deep.last; ++d)
     for (int64_t h = 0; h < runs; ++h, band += run * kLanes<T>)
       if (run > 0)
-        deal(image, (d * H + b.high.first + h) * W + b.wide.first, run, s.channels_last, D * H * W, channels, s.from, v,
-             band, apart);
+        gather_lanes(image, (d * H + b.high.first + h) * W + b.wide.first, run, s.channels_last, D * H * W, channels,
+                     s.from_channels, v, band, apart);
 }
 
-// The rows that a row of destinations sums and the weights beside them, channel, depth and row taps together. `source`
-// points to where column 0 is or would be; columns [wide.first, wide.last) are there.
+// The source rows that a row of destinations sums, and the row of weights for each: one entry for each channel, depth
+// tap and row tap. `source` points to column 0, which may lie before the band; columns [wide.first, wide.last) exist.
 template <class T>
-struct Rows {
+struct TapRows {
   const T** source;
   const T** weight;
   int64_t count;
-  const T* weights;  // where all weights begin
-  int64_t pitch;     // from column to column
+  const T* weights;  // the beginning of all weights
+  int64_t pitch;     // the distance between columns
   Range wide;
 };
 
 template <class T>
-void find_rows(const Side& s, const Block& b, int64_t d, int64_t h, const T* band, const T* weight, Rows<T>& rows) {
+void find_rows(const PassShape& s, const Block& b, int64_t d, int64_t h, const T* band, const T* weight,
+               TapRows<T>& rows) {
   constexpr int64_t L = kLanes<T>;
   const Sources deep = s.depth.of(d), high = s.height.of(h);
   const int64_t KH = s.height.axis.size, KW = s.width.axis.size;
   rows.count = 0;
   rows.wide = b.wide;
   rows.weights = weight;
-  for (int64_t c = 0; c < s.from; ++c)
+  for (int64_t c = 0; c < s.from_channels; ++c)
     for (int64_t i = 0; i < deep.count; ++i)
       for (int64_t j = 0; j < high.count; ++j, ++rows.count) {
         const int64_t row = (c * b.deep.size() + deep.first + i * deep.step - b.deep.first) * b.high.size() +
@@ -131,20 +133,19 @@ void find_rows(const Side& s, const Block& b, int64_t d, int64_t h, const T* ban
       }
 }
 
-// ----------------------------------------------------------------------------------------------- forward and input
-// gradient
+// ------------------------------------------------------------------------------------------- forward and backward_data
 
 inline uint64_t first_bits(int64_t n) { return n <= 0 ? 0 : n >= 64 ? ~uint64_t(0) : (uint64_t(1) << n) - 1; }
 
-// N neighbouring destinations of a phase from the j0-th on; `weights` is added to where the rows' are. Taps and Step:
-// of the phase, where the compiler is to know: a source is then loaded once for all destinations that sum it. Clip:
-// some sources may lie outside the image.
+// Sums N neighbouring destinations of a phase, from the j0-th on; `weights` is an offset to the rows' weights. Taps and
+// Step are the phase's where they are compile-time constants: each source is then loaded once for all destinations that
+// sum it. Clip: some sources may lie in the padding.
 template <class T, int N, int Taps, int Step, bool Clip>
-STRIATE_INLINE void tile(const Rows<T>& rows, const Phase& p, int64_t j0, int64_t pitch, int64_t channel,
-                         int64_t weights, const Vector<T>& bias, Vector<T> (&sum)[N]) {
+STRIATE_INLINE void micro_kernel(const TapRows<T>& rows, const Phase& p, int64_t j0, int64_t pitch, int64_t channel,
+                                 int64_t weights, const Vector<T>& bias, Vector<T> (&sum)[N]) {
   constexpr int64_t L = kLanes<T>;
   const int64_t first = j0 * p.step + p.shift, low = rows.wide.first - first, high = rows.wide.last - first;
-  const uint64_t valid = first_bits(high) & ~first_bits(low);  // of the sources from the first on
+  const uint64_t valid = first_bits(high) & ~first_bits(low);  // bit k: the k-th source exists
 #pragma GCC unroll 16
   for (int j = 0; j < N; ++j) sum[j] = bias;
   for (int64_t r = 0; r < rows.count; ++r) {
@@ -156,10 +157,10 @@ STRIATE_INLINE void tile(const Rows<T>& rows, const Phase& p, int64_t j0, int64_
 #pragma GCC unroll 64
       for (int k = 0; k < (N - 1) * Step + Taps; ++k)
         if (!Clip || (valid >> k & 1)) {
-          const Vector<T> seen = load(x + k * pitch);
+          const Vector<T> source = load(x + k * pitch);
 #pragma GCC unroll 16
           for (int i = 0; i < Taps; ++i)
-            if (k >= i && (k - i) % Step == 0 && (k - i) / Step < N) sum[(k - i) / Step] += weight[i] * seen;
+            if (k >= i && (k - i) % Step == 0 && (k - i) / Step < N) sum[(k - i) / Step] += weight[i] * source;
         }
     } else {
       for (int64_t i = 0, at = 0; i < p.taps; ++i, at += p.shift_step) {
@@ -173,9 +174,9 @@ STRIATE_INLINE void tile(const Rows<T>& rows, const Phase& p, int64_t j0, int64_
   }
 }
 
-// A tile's sums to where they belong, `pitch` values from one to the next.
+// Stores the sums of a tile, `pitch` values apart.
 template <class T, int N>
-STRIATE_INLINE void put_tile(const Vector<T> (&sum)[N], T* to, int64_t pitch, int64_t lanes) {
+STRIATE_INLINE void store_tile(const Vector<T> (&sum)[N], T* to, int64_t pitch, int64_t lanes) {
   if (lanes == kLanes<T>) {
 #pragma GCC unroll 16
     for (int j = 0; j < N; ++j, to += pitch) store(to, sum[j]);
@@ -184,10 +185,10 @@ STRIATE_INLINE void put_tile(const Vector<T> (&sum)[N], T* to, int64_t pitch, in
   }
 }
 
-// body(Constant<n>, j) for tiles of n columns: the last one steps back over some again, which is cheaper than short
-// tiles.
+// Calls body(Constant<n>, j) for tiles of n columns. The last tile steps back over columns that are done already, which
+// is cheaper than short tiles.
 template <class Body>
-STRIATE_INLINE void over_tiles(Range columns, const Body& body) {
+STRIATE_INLINE void for_each_tile(Range columns, const Body& body) {
   int64_t j = columns.first;
   for (; j + kTile <= columns.last; j += kTile) body(Constant<kTile>{}, j);
   if (j >= columns.last) return;
@@ -198,10 +199,10 @@ STRIATE_INLINE void over_tiles(Range columns, const Body& body) {
   for (; j < columns.last; ++j) body(Constant<1>{}, j);
 }
 
-// Calls run(Constant<taps>, Constant<step>) for the phases whose sources overlap so that a tile can keep them, else
-// with 0 taps.
+// Calls run(Constant<taps>, Constant<step>) for phases whose neighbouring destinations share sources, so that a tile
+// can keep them in registers; else taps is 0.
 template <class Run>
-STRIATE_INLINE void with_taps(const Phase& p, const Run& run) {
+STRIATE_INLINE void with_constant_taps(const Phase& p, const Run& run) {
   if (p.shift_step == 1 && p.step == 1) {
     if (p.taps == 2) return run(Constant<2>{}, Constant<1>{});
     if (p.taps == 3) return run(Constant<3>{}, Constant<1>{});
@@ -217,25 +218,25 @@ STRIATE_INLINE void with_taps(const Phase& p, const Run& run) {
   run(Constant<0>{}, Constant<1>{});
 }
 
-// The columns [w0, w1) of a row of destinations, in vectors of channels: the v-th has its sources at channel_at(v), its
-// weights v·weights further on. put(v, column, apart, sums) takes a tile's destinations.
+// Computes the columns [w0, w1) of a row of destinations for all vectors of channels: the v-th has its sources at
+// channel_at(v) and its weights v·weights further on. Calls put(v, column, apart, sums) for each tile.
 template <class T, class Pitch, class ChannelAt, class Bias, class Put>
-STRIATE_INLINE void sum_row(const Rows<T>& rows, const Along& width, int64_t w0, int64_t w1, int64_t vectors,
-                            int64_t weights, Pitch pitch, const ChannelAt& channel_at, const Bias& bias,
-                            const Put& put) {
+STRIATE_INLINE void compute_row(const TapRows<T>& rows, const PassAxis& width, int64_t w0, int64_t w1, int64_t vectors,
+                                int64_t weights, Pitch pitch, const ChannelAt& channel_at, const Bias& bias,
+                                const Put& put) {
   for (int64_t number = 0; number < width.phases(); ++number) {
     const Phase p = width.phase(number);
-    with_taps(p, [&](auto taps, auto step) {
-      over_tiles(in_block(p, w0, w1), [&](auto columns, int64_t j) {
+    with_constant_taps(p, [&](auto taps, auto step) {
+      for_each_tile(phase_range(p, w0, w1), [&](auto columns, int64_t j) {
         constexpr int N = decltype(columns)::value, Taps = decltype(taps)::value, Step = decltype(step)::value;
         const int64_t first = j * p.step + p.shift, last = first + (N - 1) * p.step + (p.taps - 1) * p.shift_step;
         const bool inside = first >= rows.wide.first && last < rows.wide.last;
         for (int64_t v = 0; v < vectors; ++v) {
           Vector<T> sum[N];
           if (inside)
-            tile<T, N, Taps, Step, false>(rows, p, j, pitch, channel_at(v), v * weights, bias(v), sum);
+            micro_kernel<T, N, Taps, Step, false>(rows, p, j, pitch, channel_at(v), v * weights, bias(v), sum);
           else
-            tile<T, N, Taps, Step, true>(rows, p, j, pitch, channel_at(v), v * weights, bias(v), sum);
+            micro_kernel<T, N, Taps, Step, true>(rows, p, j, pitch, channel_at(v), v * weights, bias(v), sum);
           put(v, p.first + j * p.apart, p.apart, sum);
         }
       });
@@ -243,29 +244,30 @@ STRIATE_INLINE void sum_row(const Rows<T>& rows, const Along& width, int64_t w0,
   }
 }
 
-// Weights beside the lanes: [vector of channels][c][tap][lane]. step_back: the last vector ends with the last channel.
+// Packs weights as [vector of channels][c][tap][lane]. step_back: the last vector ends with the last channel.
 template <class T>
-void pack(const ConvShape& s, const Side& side, bool adjoint, bool step_back, Weight<T> weight, T* packed) {
+void pack(const ConvShape& s, const PassShape& side, bool adjoint, bool step_back, Weight<T> weight, T* packed) {
   constexpr int64_t L = kLanes<T>;
-  const int64_t taps = s.taps(), inputs = s.channels / s.groups, all = side.all_to();
+  const int64_t taps = s.taps(), inputs = s.channels / s.groups, all = side.all_to_channels();
   const int64_t tap_pitch = weight.channels_last ? inputs : 1, channel_pitch = weight.channels_last ? 1 : taps;
   for (int64_t v = 0; v < all; v += L) {
     const int64_t first = step_back ? min(v, all - L) : v;
-    for (int64_t c = 0; c < side.from; ++c)
+    for (int64_t c = 0; c < side.from_channels; ++c)
       for (int64_t t = 0; t < taps; ++t, packed += L)
         for (int64_t k = 0; k < L; ++k) {
-          const int64_t to = first + k, group = to / side.to;
-          const int64_t filter = adjoint ? group * side.from + c : to, channel = adjoint ? to % side.to : c;
+          const int64_t to = first + k, group = to / side.to_channels;
+          const int64_t filter = adjoint ? group * side.from_channels + c : to,
+                        channel = adjoint ? to % side.to_channels : c;
           packed[k] = to < all ? weight.data[filter * inputs * taps + channel * channel_pitch + t * tap_pitch] : T(0);
         }
   }
 }
 
-inline bool in_place(const ConvShape& s, int64_t lanes) {
+inline bool reads_in_place(const ConvShape& s, int64_t lanes) {
   return s.channels_last && s.groups == s.channels && s.filters == s.channels && s.channels >= lanes;
 }
-// A row where it lies, as a block of its own.
-inline Block row_block(const Side& s, int64_t n, int64_t d, int64_t h) {
+// A row of destinations as a block whose band is the whole source, in place.
+inline Block row_block(const PassShape& s, int64_t n, int64_t d, int64_t h) {
   return {n,
           d,
           d + 1,
@@ -282,24 +284,25 @@ template <class T>
 void activations_in_place(const ConvShape& shape, bool adjoint, const T* source, Weight<T> weight, const Epilogue<T>& e,
                           T* to) {
   constexpr int64_t L = kLanes<T>;
-  const Side s = side_of(shape, adjoint);
-  const int64_t C = s.groups, taps = shape.taps(), vectors = tiles(C, L), D = s.depth.destinations(),
+  const PassShape s = pass_shape(shape, adjoint);
+  const int64_t C = s.groups, taps = shape.taps(), vectors = ceil_div(C, L), D = s.depth.destinations(),
                 H = s.height.destinations(), W = s.width.destinations(), image = s.sources() * C;
   const Scratch<T> packed(vectors * taps * L);
   pack(shape, s, adjoint, true, weight, static_cast<T*>(packed));
   const T* weights = packed;
-  const int64_t phases = s.width.phases(), wide = tiles(min(W, kColumns), phases) * phases, wides = tiles(W, wide);
+  const int64_t phases = s.width.phases(), wide = ceil_div(min(W, kColumns), phases) * phases,
+                wides = ceil_div(W, wide);
   const bool finishes = e.finishes();
   parallel_for(s.batch * D * H * wides, min(W, wide) * C * min(taps, 32), [=](int64_t begin, int64_t end) {
-    const int64_t most = s.depth.axis.size * s.height.axis.size;
-    Scratch<const T*> from(most), beside(most);
-    Rows<T> rows = {from, beside, 0, nullptr, C, {}};
+    const int64_t max_rows_count = s.depth.axis.size * s.height.axis.size;
+    Scratch<const T*> from(max_rows_count), beside(max_rows_count);
+    TapRows<T> rows = {from, beside, 0, nullptr, C, {}};
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t w0 = unit % wides * wide, h = unit / wides % H, d = unit / wides / H % D, n = unit / wides / H / D;
       find_rows(s, row_block(s, n, d, h), d, h, source + n * image, weights, rows);
       T* row = to + ((n * D + d) * H + h) * W * C;
       const auto channel_at = [&](int64_t v) { return min(v * L, C - L); };
-      sum_row(
+      compute_row(
           rows, s.width, w0, min(W, w0 + wide), vectors, taps * L, C, channel_at,
           [&](int64_t v) { return e.bias ? load(e.bias + channel_at(v)) : Vector<T>{}; },
           [&](int64_t v, int64_t column, int64_t apart, auto& sums) {
@@ -307,7 +310,7 @@ void activations_in_place(const ConvShape& shape, bool adjoint, const T* source,
             if (finishes)
               for (int64_t j = 0; j < int64_t(sizeof sums / sizeof sums[0]); ++j)
                 sums[j] = finish(Constant<true>{}, e, sums[j], at - to + j * apart * C, L);
-            put_tile(sums, at, apart * C, L);
+            store_tile(sums, at, apart * C, L);
           });
     }
   });
@@ -317,71 +320,72 @@ template <class T>
 void activations_in_bands(const ConvShape& shape, bool adjoint, const T* source, Weight<T> weight, const T* bias,
                           T* to) {
   constexpr int64_t L = kLanes<T>;
-  const Side s = side_of(shape, adjoint);
-  const int64_t all = s.all_to(), vectors = tiles(all, L), taps = shape.taps(), D = s.depth.destinations(),
+  const PassShape s = pass_shape(shape, adjoint);
+  const int64_t all = s.all_to_channels(), vectors = ceil_div(all, L), taps = shape.taps(), D = s.depth.destinations(),
                 H = s.height.destinations(), W = s.width.destinations();
-  const Blocks blocks = cut(s, s.from * L, vectors, false);
-  const Scratch<T> packed(vectors * s.from * taps * L);
+  const Blocks blocks = make_blocks(s, s.from_channels * L, vectors, false);
+  const Scratch<T> packed(vectors * s.from_channels * taps * L);
   pack(shape, s, adjoint, false, weight, static_cast<T*>(packed));
-  const int64_t band_values = most_rows(s, blocks) * most_columns(s, blocks) * s.from * L;
+  const int64_t band_values = max_rows(s, blocks) * max_columns(s, blocks) * s.from_channels * L;
   const T* weights = packed;
-  const int64_t work = blocks.places() * L * min(taps * s.from, 64);
-  parallel_for(s.batch * blocks.each * vectors, work, [=](int64_t begin, int64_t end) {
-    Scratch<T> band(band_values), turned(s.channels_last ? 0 : blocks.places() * L + L * L);
-    const int64_t most = s.from * s.depth.axis.size * s.height.axis.size;
-    Scratch<const T*> sources(most), beside(most);
-    Rows<T> rows = {sources, beside, 0, nullptr, L, {}};
+  const int64_t work = blocks.positions() * L * min(taps * s.from_channels, 64);
+  parallel_for(s.batch * blocks.per_image * vectors, work, [=](int64_t begin, int64_t end) {
+    Scratch<T> band(band_values), transposed(s.channels_last ? 0 : blocks.positions() * L + L * L);
+    const int64_t max_rows_count = s.from_channels * s.depth.axis.size * s.height.axis.size;
+    Scratch<const T*> sources(max_rows_count), beside(max_rows_count);
+    TapRows<T> rows = {sources, beside, 0, nullptr, L, {}};
     for (int64_t unit = begin; unit < end; ++unit) {
       const Block b = block_at(s, blocks, unit / vectors);
       const int64_t first = unit % vectors * L, columns = b.w1 - b.w0;
-      const Lanes<T> v = lanes_at<T>(first, all, s.to, s.from);
+      const LaneMap<T> v = lane_map<T>(first, all, s.to_channels, s.from_channels);
       const Vector<T> start = bias ? load_first<Vector<T>>(bias + first, v.lanes) : Vector<T>{};
       copy_band(s, b, source, v, static_cast<T*>(band));
-      T* out = turned;
+      T* out = transposed;
       for (int64_t d = b.d0; d < b.d1; ++d)
         for (int64_t h = b.h0; h < b.h1; ++h, out += columns * L) {
-          find_rows(s, b, d, h, static_cast<const T*>(band), weights + unit % vectors * s.from * taps * L, rows);
+          find_rows(s, b, d, h, static_cast<const T*>(band), weights + unit % vectors * s.from_channels * taps * L,
+                    rows);
           T* row = to + (((b.n * D + d) * H + h) * W) * all + first;
           const auto run = [&](const auto& put) {
-            sum_row(
+            compute_row(
                 rows, s.width, b.w0, b.w1, 1, 0, Constant<L>::value, [](int64_t) { return int64_t(0); },
                 [&](int64_t) { return start; }, put);
           };
           if (!s.channels_last)
             run([&](int64_t, int64_t column, int64_t apart, const auto& sums) {
-              put_tile(sums, out + (column - b.w0) * L, apart * L, L);
+              store_tile(sums, out + (column - b.w0) * L, apart * L, L);
             });
           else
             run([&](int64_t, int64_t column, int64_t apart, const auto& sums) {
-              put_tile(sums, row + column * all, apart * all, v.lanes);
+              store_tile(sums, row + column * all, apart * all, v.lanes);
             });
         }
       if (!s.channels_last)
         for (int64_t d = b.d0; d < b.d1; ++d)
-          turn_block_out<T>(static_cast<const T*>(turned) + (d - b.d0) * (b.h1 - b.h0) * columns * L, b.h1 - b.h0,
-                            columns, W, to + (((b.n * all + first) * D + d) * H + b.h0) * W + b.w0, D * H * W, v.lanes);
+          unpack_lanes_block<T>(static_cast<const T*>(transposed) + (d - b.d0) * (b.h1 - b.h0) * columns * L,
+                                b.h1 - b.h0, columns, W, to + (((b.n * all + first) * D + d) * H + b.h0) * W + b.w0,
+                                D * H * W, v.lanes);
     }
   });
 }
 
 template <class T, bool Adjoint>
 void run(const ConvShape& s, const T* source, Weight<T> weight, const Epilogue<T>& e, T* to) {
-  if (in_place(s, kLanes<T>)) return activations_in_place(s, Adjoint, source, weight, e, to);
+  if (reads_in_place(s, kLanes<T>)) return activations_in_place(s, Adjoint, source, weight, e, to);
   activations_in_bands(s, Adjoint, source, weight, e.bias, to);
-  if (e.finishes()) finish_all(e, s.batch, to, side_of(s, Adjoint));
+  if (e.finishes()) finish_all(e, s.batch, to, pass_shape(s, Adjoint));
 }
 
-// ------------------------------------------------------------------------------------------------------ weight
-// gradient
+// ---------------------------------------------------------------------------------------------------- backward_weights
 
-// A tile as above, the other way about: the weights are the sums, and N gradients stay in registers while the rows
-// pass.
+// The tile with exchanged roles: the weights are the sums, and N values of dy stay in registers while the rows of
+// sources pass.
 template <class T, int N, int Taps, int Step, bool Clip>
-STRIATE_INLINE void weight_tile(const Rows<T>& rows, const Phase& p, int64_t j0, int64_t pitch, int64_t channel,
-                                const T* dy, int64_t dy_pitch, T* sums) {
+STRIATE_INLINE void weight_micro_kernel(const TapRows<T>& rows, const Phase& p, int64_t j0, int64_t pitch,
+                                        int64_t channel, const T* dy, int64_t dy_pitch, T* sums) {
   constexpr int64_t L = kLanes<T>;
   const int64_t first = j0 * p.step + p.shift, low = rows.wide.first - first, high = rows.wide.last - first;
-  const uint64_t valid = first_bits(high) & ~first_bits(low);  // of the sources from the first on
+  const uint64_t valid = first_bits(high) & ~first_bits(low);  // bit k: the k-th source exists
   Vector<T> g[N];
 #pragma GCC unroll 16
   for (int j = 0; j < N; ++j) g[j] = load(dy + j * dy_pitch);
@@ -395,10 +399,10 @@ STRIATE_INLINE void weight_tile(const Rows<T>& rows, const Phase& p, int64_t j0,
 #pragma GCC unroll 64
       for (int k = 0; k < (N - 1) * Step + Taps; ++k)
         if (!Clip || (valid >> k & 1)) {
-          const Vector<T> seen = load(x + k * pitch);
+          const Vector<T> source = load(x + k * pitch);
 #pragma GCC unroll 16
           for (int i = 0; i < Taps; ++i)
-            if (k >= i && (k - i) % Step == 0 && (k - i) / Step < N) sum[i] += g[(k - i) / Step] * seen;
+            if (k >= i && (k - i) % Step == 0 && (k - i) / Step < N) sum[i] += g[(k - i) / Step] * source;
         }
 #pragma GCC unroll 16
       for (int i = 0; i < Taps; ++i) store(w + i * L, load(w + i * L) + sum[i]);
@@ -415,12 +419,12 @@ STRIATE_INLINE void weight_tile(const Rows<T>& rows, const Phase& p, int64_t j0,
   }
 }
 
-// The destinations [w0, w1) of a row: dy at dy + v·dy_vector + column·dy_pitch, sums at sums + v·of_vector.
+// Adds the destinations [w0, w1) of a row: dy is at dy + v·dy_vector + column·dy_pitch, sums are at sums + v·of_vector.
 template <class T, class Pitch, class ChannelAt>
-STRIATE_INLINE void weight_row(const Rows<T>& rows, const Phase& p, int64_t w0, int64_t w1, int64_t vectors,
+STRIATE_INLINE void weight_row(const TapRows<T>& rows, const Phase& p, int64_t w0, int64_t w1, int64_t vectors,
                                int64_t of_vector, Pitch pitch, const ChannelAt& channel_at, const T* dy,
                                int64_t dy_pitch, T* sums) {
-  with_taps(p, [&](auto taps, auto step) {
+  with_constant_taps(p, [&](auto taps, auto step) {
     const auto run = [&](auto columns, int64_t j) {
       constexpr int N = decltype(columns)::value, Taps = decltype(taps)::value, Step = decltype(step)::value;
       const int64_t first = j * p.step + p.shift, last = first + (N - 1) * p.step + (p.taps - 1) * p.shift_step;
@@ -428,12 +432,14 @@ STRIATE_INLINE void weight_row(const Rows<T>& rows, const Phase& p, int64_t w0, 
       for (int64_t v = 0; v < vectors; ++v) {
         const T* g = dy + channel_at(v) + j * dy_pitch;
         if (inside)
-          weight_tile<T, N, Taps, Step, false>(rows, p, j, pitch, channel_at(v), g, dy_pitch, sums + v * of_vector);
+          weight_micro_kernel<T, N, Taps, Step, false>(rows, p, j, pitch, channel_at(v), g, dy_pitch,
+                                                       sums + v * of_vector);
         else
-          weight_tile<T, N, Taps, Step, true>(rows, p, j, pitch, channel_at(v), g, dy_pitch, sums + v * of_vector);
+          weight_micro_kernel<T, N, Taps, Step, true>(rows, p, j, pitch, channel_at(v), g, dy_pitch,
+                                                      sums + v * of_vector);
       }
     };
-    int64_t j = w0;  // no destination twice
+    int64_t j = w0;  // tiles must not overlap here: each destination counts once
     for (; j + kTile <= w1; j += kTile) run(Constant<kTile>{}, j);
     if (j + kTile / 2 <= w1) run(Constant<kTile / 2>{}, j), j += kTile / 2;
     for (; j + 2 <= w1; j += 2) run(Constant<2>{}, j);
@@ -441,8 +447,7 @@ STRIATE_INLINE void weight_row(const Rows<T>& rows, const Phase& p, int64_t w0, 
   });
 }
 
-// dweight[k, c, t] from sums as [vector of filters][c][tap][lane], the last vector stepped back to end with the last
-// filter, or not.
+// Stores dweight[k, c, t] from sums that are laid out as [vector of filters][c][tap][lane]; step_back as in pack().
 template <class T>
 void unpack(const ConvShape& shape, const double* sums, int64_t filters, int64_t of_filter, bool step_back,
             T* dweight) {
@@ -457,17 +462,17 @@ void unpack(const ConvShape& shape, const double* sums, int64_t filters, int64_t
 template <class T>
 void weight_in_place(const ConvShape& shape, const T* dy, const T* x, T* dweight) {
   constexpr int64_t L = kLanes<T>;
-  const Side s = side_of(shape, false);
-  const int64_t C = s.groups, taps = shape.taps(), vectors = tiles(C, L), D = s.depth.destinations(),
+  const PassShape s = pass_shape(shape, false);
+  const int64_t C = s.groups, taps = shape.taps(), vectors = ceil_div(C, L), D = s.depth.destinations(),
                 H = s.height.destinations(), W = s.width.destinations(), image = s.sources() * C;
-  const int64_t piece = min(W, kPlacesInFloat), pieces = tiles(W, piece), items = s.batch * D * H * pieces;
+  const int64_t piece = min(W, kFloatPositions), pieces = ceil_div(W, piece), items = s.batch * D * H * pieces;
   const int64_t chunks = max(1, min(64, items * piece / 448)), chunk_values = vectors * taps * L;
   const Scratch<double> totals(chunks * chunk_values);
   double* partial = totals;
   parallel_for(chunks, kGrainElements, [=](int64_t begin, int64_t end) {
-    const int64_t most = s.depth.axis.size * s.height.axis.size;
-    Scratch<const T*> from(most), beside(most);
-    Rows<T> rows = {from, beside, 0, nullptr, C, {}};
+    const int64_t max_rows_count = s.depth.axis.size * s.height.axis.size;
+    Scratch<const T*> from(max_rows_count), beside(max_rows_count);
+    TapRows<T> rows = {from, beside, 0, nullptr, C, {}};
     Scratch<T> sum(chunk_values);
     const Phase p = s.width.phase(0);
     for (int64_t chunk = begin; chunk < end; ++chunk) {
@@ -481,7 +486,7 @@ void weight_in_place(const ConvShape& shape, const T* dy, const T* x, T* dweight
         weight_row(rows, p, w0, min(W, w0 + piece), vectors, taps * L, C, channel_at, dy + row * W * C, C,
                    static_cast<T*>(sum));
         added += piece;
-        if (added >= kPlacesInFloat || item + 1 == last) total.add(), added = 0;
+        if (added >= kFloatPositions || item + 1 == last) total.add(), added = 0;
       }
     }
   });
@@ -492,25 +497,27 @@ void weight_in_place(const ConvShape& shape, const T* dy, const T* x, T* dweight
 template <class T>
 void weight_in_bands(const ConvShape& shape, const T* dy, const T* x, T* dweight) {
   constexpr int64_t L = kLanes<T>;
-  const Side s = side_of(shape, false);
-  Side of_dy = side_of(shape, true);  // its sources are dy's, and each lane is its own filter
-  of_dy.groups = s.all_to(), of_dy.to = of_dy.from = 1;
-  const int64_t all = s.all_to(), vectors = tiles(all, L), taps = shape.taps(), of_vector = s.from * taps * L;
-  const Blocks blocks = cut(s, s.from * L + L, vectors, false);
-  const int64_t items = s.batch * blocks.each, chunks = min(items, max(1, 128 / vectors));
-  const int64_t band_values = most_rows(s, blocks) * most_columns(s, blocks) * s.from * L,
-                dy_values = blocks.places() * L;
+  const PassShape s = pass_shape(shape, false);
+  PassShape of_dy = pass_shape(shape, true);  // reads dy as a source, each lane from the channel of its own filter
+  of_dy.groups = s.all_to_channels(), of_dy.to_channels = of_dy.from_channels = 1;
+  const int64_t all = s.all_to_channels(), vectors = ceil_div(all, L), taps = shape.taps(),
+                of_vector = s.from_channels * taps * L;
+  const Blocks blocks = make_blocks(s, s.from_channels * L + L, vectors, false);
+  const int64_t items = s.batch * blocks.per_image, chunks = min(items, max(1, 128 / vectors));
+  const int64_t band_values = max_rows(s, blocks) * max_columns(s, blocks) * s.from_channels * L,
+                dy_values = blocks.positions() * L;
   const Scratch<double> totals(chunks * vectors * of_vector);
   double* partial = totals;
   parallel_for(chunks * vectors, kGrainElements, [=](int64_t begin, int64_t end) {
     Scratch<T> band(band_values), gradient(dy_values), sum(of_vector);
-    const int64_t most = s.from * s.depth.axis.size * s.height.axis.size;
-    Scratch<const T*> sources(most), beside(most);
-    Rows<T> rows = {sources, beside, 0, nullptr, L, {}};
+    const int64_t max_rows_count = s.from_channels * s.depth.axis.size * s.height.axis.size;
+    Scratch<const T*> sources(max_rows_count), beside(max_rows_count);
+    TapRows<T> rows = {sources, beside, 0, nullptr, L, {}};
     const Phase p = s.width.phase(0);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t chunk = unit / vectors, first = unit % vectors * L;
-      const Lanes<T> v = lanes_at<T>(first, all, s.to, s.from), same = lanes_at<T>(first, all, 1, 1);
+      const LaneMap<T> v = lane_map<T>(first, all, s.to_channels, s.from_channels),
+                       same = lane_map<T>(first, all, 1, 1);
       const int64_t last = (chunk + 1) * items / chunks;
       int64_t added = 0;
       ChunkSum<T> total(partial + unit * of_vector, sum, of_vector);
@@ -529,17 +536,17 @@ void weight_in_bands(const ConvShape& shape, const T* dy, const T* x, T* dweight
                 static_cast<T*>(sum));
           }
         added += (b.d1 - b.d0) * (b.h1 - b.h0) * (b.w1 - b.w0);
-        if (added >= kPlacesInFloat || item + 1 == last) total.add(), added = 0;
+        if (added >= kFloatPositions || item + 1 == last) total.add(), added = 0;
       }
     }
   });
   merge_chunks(partial, chunks, vectors * of_vector);
-  unpack(shape, partial, all, s.from * taps, false, dweight);
+  unpack(shape, partial, all, s.from_channels * taps, false, dweight);
 }
 
 template <class T>
-void weight_gradient(const ConvShape& s, const T* dy, const T* x, T* dweight) {
-  if (in_place(s, kLanes<T>))
+void backward_weights(const ConvShape& s, const T* dy, const T* x, T* dweight) {
+  if (reads_in_place(s, kLanes<T>))
     weight_in_place(s, dy, x, dweight);
   else
     weight_in_bands(s, dy, x, dweight);
@@ -549,9 +556,9 @@ void weight_gradient(const ConvShape& s, const T* dy, const T* x, T* dweight) {
 
 extern const ConvKernels<float> depthwise_f32;
 extern const ConvKernels<double> depthwise_f64;
-const ConvKernels<float> depthwise_f32 = {run<float, false>, run<float, true>, weight_gradient<float>, nullptr,
+const ConvKernels<float> depthwise_f32 = {run<float, false>, run<float, true>, backward_weights<float>, nullptr,
                                           nullptr};
-const ConvKernels<double> depthwise_f64 = {run<double, false>, run<double, true>, weight_gradient<double>, nullptr,
+const ConvKernels<double> depthwise_f64 = {run<double, false>, run<double, true>, backward_weights<double>, nullptr,
                                            nullptr};
 
 }  // namespace STRIATE_ISA

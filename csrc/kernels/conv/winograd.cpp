@@ -8,23 +8,23 @@
 // vectors of filters: 14×2 as in direct.cpp. The products, [point][vector][tile][lane], are transformed back two
 // vectors of filters at a time, while they are in the cache.
 //
-// Blocks of tiles run on from row to row and image to image. A block's V is to stay in the second-level cache with the
-// products, while U passes by once a block. Few tiles: the filters are cut too, and each part transforms the sources
-// again.
+// TileBlocks of tiles run on from row to row and image to image. A block's V is to stay in the second-level cache with
+// the products, while U passes by once a block. Few tiles: the filters are cut too, and each part transforms the
+// sources again.
 //
 // The input gradient is the same sum of weights read backwards. The weight gradient is Gᵀ[ Σ_tiles (A dy Aᵀ) ⊙ V ]G:
 // products of (channels × tiles) · (tiles × filters), added up in chunks that depend on the shape alone; a part of the
 // channels is chosen such that its sums stay in the cache too.
-#include "kernels/conv/winograd_bounds.h"
-#include "kernels/conv/winograd_tiles.h"
-#include "kernels/conv/epilogue.h"
 #include "core/moments.h"
-#include "gemm/micro_kernel.h"
-#include "gemm/packed_b.h"
-#include "kernels/conv/pack_weights.h"
 #include "core/transpose.h"
 #include "core/window.h"
+#include "gemm/micro_kernel.h"
+#include "gemm/packed_b.h"
 #include "kernels/conv/conv.h"
+#include "kernels/conv/epilogue.h"
+#include "kernels/conv/pack_weights.h"
+#include "kernels/conv/winograd_bounds.h"
+#include "kernels/conv/winograd_tiles.h"
 
 namespace striate {
 namespace STRIATE_ISA {
@@ -41,44 +41,46 @@ constexpr int64_t kSpan = 4;  // vectors of channels that go to the points in on
 
 // ------------------------------------------------------------------------------------------------------------- weights
 
-// Of all weights at the points; behind them come both of OfWeights.
+// Of all weights at the points; behind them come both of WeightBounds.
 template <class T>
-int64_t packed_weights(const Grid& g, const TileKind<T>& kind) {
-  return g.groups * kind.points() * Pairs<T>{tiles(g.to_channels, kLanes<T>), g.from_channels}.point();
+int64_t packed_weights(const Grid& g, const TileTransforms<T>& kind) {
+  return g.groups * kind.points() * PackedB<T>{ceil_div(g.to_channels, kLanes<T>), g.from_channels}.size();
 }
 template <class T>
-int64_t packed_values(const Grid& g, const TileKind<T>& kind) {
+int64_t packed_values(const Grid& g, const TileTransforms<T>& kind) {
   return packed_weights(g, kind) + kLanes<T>;
 }
 
 template <class T>
-OfWeights of_packed(const Grid& g, const TileKind<T>& kind, const T* packed) {
+WeightBounds packed_bounds(const Grid& g, const TileTransforms<T>& kind, const T* packed) {
   const T* of = packed + packed_weights(g, kind);
   return {int64_t(of[0]), of[1] != 0};
 }
 
 template <class T>
-void pack(const ConvShape& s, const Grid& g, const TileKind<T>& kind, bool adjoint, Weight<T> weight, T* packed) {
+void pack(const ConvShape& s, const Grid& g, const TileTransforms<T>& kind, bool adjoint, Weight<T> weight, T* packed) {
   constexpr int64_t L = kLanes<T>;
-  const Pairs<T> pairs = {tiles(g.to_channels, L), g.from_channels};
-  const int64_t pieces = tiles(g.from_channels, kPiece), parts = g.groups * pairs.vectors * pieces;
+  const PackedB<T> layout = {ceil_div(g.to_channels, L), g.from_channels};
+  const int64_t pieces = ceil_div(g.from_channels, kPiece), parts = g.groups * layout.vectors * pieces;
   const Scratch<typename Lane<T>::Int> memory(parts * L);
   typename Lane<T>::Int* largest = memory;  // of each part, which is one thread's
-  over_weights(s, adjoint, weight, [=, &kind](int64_t group, int64_t v, int64_t c, const T* from, int64_t of_tap) {
-    T* to = packed + group * kind.points() * pairs.point() + pairs.at(v, c);
-    const IntVector<T> bits = bits_of<T>(kind.weight(from, of_tap, to, pairs.point()));
-    auto* of_part = largest + ((group * pairs.vectors + v) * pieces + c / kPiece) * L;
-    c % kPiece == 0 ? store(of_part, bits) : raise<T>(of_part, bits);
-  });
-  const OfWeights of = of_weights<T>(largest, g.groups * pairs.vectors, pieces);
+  for_each_weight_vector(s, adjoint, weight,
+                         [=, &kind](int64_t group, int64_t v, int64_t c, const T* from, int64_t tap_stride) {
+                           T* to = packed + group * kind.points() * layout.size() + layout.at(v, c);
+                           const IntVector<T> bits = bits_of<T>(kind.weight(from, tap_stride, to, layout.size()));
+                           auto* of_part = largest + ((group * layout.vectors + v) * pieces + c / kPiece) * L;
+                           c % kPiece == 0 ? store(of_part, bits) : raise<T>(of_part, bits);
+                         });
+  const WeightBounds of = weight_bounds<T>(largest, g.groups * layout.vectors, pieces);
   packed[packed_weights(g, kind)] = T(of.most), packed[packed_weights(g, kind) + 1] = T(of.apart);
 }
 
-// ------------------------------------------------------------------------------------------------------ micro-kernel
+// -------------------------------------------------------------------------------------------------------- micro-kernel
 
 // sums[j][v] += Σ_tiles a[tile][lane j] · b[tile][v] for M channels and V vectors of filters.
 template <class T, int M, int V>
-void add_products(const T* a, const T* b, int64_t b_vector, int64_t count, bool anew, T* sums, int64_t row) {
+void weight_micro_kernel(const T* a, const T* b, int64_t b_vector, int64_t count, bool overwrite, T* sums,
+                         int64_t row) {
   constexpr int L = kLanes<T>;
   Vector<T> sum[M][V];
 #pragma GCC unroll 8
@@ -101,29 +103,28 @@ void add_products(const T* a, const T* b, int64_t b_vector, int64_t count, bool 
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) {
       T* to = sums + j * row + v * L;
-      store(to, anew ? sum[j][v] : load(to) + sum[j][v]);
+      store(to, overwrite ? sum[j][v] : load(to) + sum[j][v]);
     }
 }
 
-// ----------------------------------------------------------------------------------------------- forward and input
-// gradient
+// ------------------------------------------------------------------------------------------- forward and backward_data
 
 // How the tiles are cut into blocks, and what a block takes.
 template <class T>
-struct Blocks {
-  int64_t all, size, count;  // tiles; of a block at most; blocks
-  int64_t at_once;           // of the micro-kernel: as even as can be
-  Points<T> seen, made;      // sources; products with two vectors of destinations
-  int64_t strip;             // of strip_values()
+struct TileBlocks {
+  int64_t all, size, count;                      // tiles; of a block at most; blocks
+  int64_t tile_rows;                             // of the micro-kernel: as even as can be
+  PointLayout<T> source_points, product_points;  // sources; products with two vectors of destinations
+  int64_t strip;                                 // of strip_values()
 
-  Blocks(const Grid& g, const TileKind<T>& kind, int64_t least = 1)
+  TileBlocks(const Grid& g, const TileTransforms<T>& kind, int64_t least = 1)
       : all(g.tiles) {  // least: blocks, where the tiles are enough
-    const int64_t of_tile = kind.points() * tiles(g.from_channels, kLanes<T>) * kVectorBytes;
-    const int64_t most = max(kMostRows, min(4 * kMostRows, kSourceBytes / of_tile / kMostRows * kMostRows));
-    size = tiles(all, tiles(all, max(kMostRows, min(most, tiles(all, least))))), count = tiles(all, size);
-    at_once = tiles(size, tiles(size, kMostRows));
-    const int64_t room = tiles(size, at_once) * at_once;
-    seen = {room, tiles(g.from_channels, kLanes<T>)}, made = {room, 2};
+    const int64_t of_tile = kind.points() * ceil_div(g.from_channels, kLanes<T>) * kVectorBytes;
+    const int64_t most = max(kMaxRows, min(4 * kMaxRows, kSourceBytes / of_tile / kMaxRows * kMaxRows));
+    size = ceil_div(all, ceil_div(all, max(kMaxRows, min(most, ceil_div(all, least))))), count = ceil_div(all, size);
+    tile_rows = ceil_div(size, ceil_div(size, kMaxRows));
+    const int64_t room = ceil_div(size, tile_rows) * tile_rows;
+    source_points = {room, ceil_div(g.from_channels, kLanes<T>)}, product_points = {room, 2};
     strip = strip_values(kind, size);
   }
   int64_t first(int64_t b) const { return b * size; }
@@ -134,48 +135,50 @@ struct Blocks {
 // points, then back. weights: of point after point `apart`. moments: null, or where those of the block's channels
 // begin.
 template <class T>
-void results(const Grid& g, const TileKind<T>& kind, const Blocks<T>& blocks, const Epilogue<T>& e, int64_t b,
-             int64_t group, int64_t v, int64_t vectors, const T* sources, const T* weights, int64_t apart, T* products,
-             T* strip, T* y, Moments* moments) {
+void block_results(const Grid& g, const TileTransforms<T>& kind, const TileBlocks<T>& blocks, const Epilogue<T>& e,
+                   int64_t b, int64_t group, int64_t v, int64_t vectors, const T* sources, const T* weights,
+                   int64_t apart, T* products, T* strip, T* y, Moments* moments) {
   constexpr int64_t L = kLanes<T>;
-  const Points<T>&seen = blocks.seen, &made = blocks.made;
+  const PointLayout<T>&seen = blocks.source_points, &made = blocks.product_points;
   const int64_t first = blocks.first(b), last = blocks.last(b);
-  with_number<kMostRows>(blocks.at_once, [&](auto m) {
+  with_constant<kMaxRows>(blocks.tile_rows, [&](auto m) {
     constexpr int M = decltype(m)::value;
     for (int64_t p = 0; p < kind.points(); ++p)
       for (int64_t t = 0; t < last - first; t += M) {
-        const T* a = sources + p * seen.point() + t * L;
-        T* out = products + p * made.point() + t * L;
-        const auto put = [&](int j, int k, const Vector<T>& sum) { store(out + k * made.vector() + j * L, sum); };
-        vectors == 2 ? multiply<T, M, 2>(a, seen.vector(), g.from_channels, 1, weights + p * apart, put)
-                     : multiply<T, M, 1>(a, seen.vector(), g.from_channels, 1, weights + p * apart, put);
+        const T* a = sources + p * seen.point_stride() + t * L;
+        T* out = products + p * made.point_stride() + t * L;
+        const auto put = [&](int j, int k, const Vector<T>& sum) {
+          store(out + k * made.vector_stride() + j * L, sum);
+        };
+        vectors == 2 ? micro_kernel<T, M, 2>(a, seen.vector_stride(), g.from_channels, 1, weights + p * apart, put)
+                     : micro_kernel<T, M, 1>(a, seen.vector_stride(), g.from_channels, 1, weights + p * apart, put);
       }
   });
   for (int64_t k = 0; k < vectors; ++k) {
     const int64_t in_group = (v + k) * L, channel = group * g.to_channels + in_group;
-    from_points<T>(g, kind, e, products + k * made.vector(), made, channel, min(L, g.to_channels - in_group), first,
-                   last, strip, y, moments ? moments + channel : nullptr);
+    write_results<T>(g, kind, e, products + k * made.vector_stride(), made, channel, min(L, g.to_channels - in_group),
+                     first, last, strip, y, moments ? moments + channel : nullptr);
   }
 }
 
 // Each block stays in the cache while the weights, which are at the points already, pass by.
 template <class T>
-void weights_pass(const Grid& g, const TileKind<T>& kind, const Blocks<T>& blocks, const T* x, const T* packed,
-                  const Epilogue<T>& e, T* y, Moments* moments, const Magnitudes<T>& seen) {
-  const Pairs<T> pairs = {tiles(g.to_channels, kLanes<T>), g.from_channels};
+void source_stationary(const Grid& g, const TileTransforms<T>& kind, const TileBlocks<T>& blocks, const T* x,
+                       const T* packed, const Epilogue<T>& e, T* y, Moments* moments, const Magnitudes<T>& seen) {
+  const PackedB<T> layout = {ceil_div(g.to_channels, kLanes<T>), g.from_channels};
   parallel_for(blocks.count * g.groups, kGrainElements, [=, &kind, &seen](int64_t begin, int64_t end) {
-    Scratch<T> sources(kind.points() * blocks.seen.point()), products(kind.points() * blocks.made.point()),
-        strip(blocks.strip);
+    Scratch<T> sources(kind.points() * blocks.source_points.point_stride()),
+        products(kind.points() * blocks.product_points.point_stride()), strip(blocks.strip);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t group = unit % g.groups, b = unit / g.groups;
-      const Note<T> note(seen, group, 0);
-      to_points<T>(g, kind, false, x, group * g.from_channels, g.from_channels, blocks.first(b), blocks.last(b),
-                   blocks.seen, note, strip, sources);
-      const T* of_group = packed + group * kind.points() * pairs.point();
-      for (int64_t pair = 0; pair < pairs.count(); ++pair)
-        results<T>(g, kind, blocks, e, b, group, 2 * pair, pairs.width(pair) / kLanes<T>, sources,
-                   of_group + pairs.at(pair), pairs.point(), products, strip, y,
-                   moments ? moments + b * g.all_to() : nullptr);
+      const MagnitudeRecorder<T> recorder(seen, group, 0);
+      evaluate_at_points<T>(g, kind, false, x, group * g.from_channels, g.from_channels, blocks.first(b),
+                            blocks.last(b), blocks.source_points, recorder, strip, sources);
+      const T* of_group = packed + group * kind.points() * layout.size();
+      for (int64_t pair = 0; pair < layout.count(); ++pair)
+        block_results<T>(g, kind, blocks, e, b, group, 2 * pair, layout.width(pair) / kLanes<T>, sources,
+                         of_group + layout.at(pair), layout.size(), products, strip, y,
+                         moments ? moments + b * g.all_to() : nullptr);
     }
   });
 }
@@ -184,11 +187,12 @@ void weights_pass(const Grid& g, const TileKind<T>& kind, const Blocks<T>& block
 // which each thread transforms for itself into what stays in its cache. All weights at the points, up to four times the
 // weights, are never written.
 template <class T>
-OfWeights sources_pass(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const Blocks<T>& blocks,
-                       bool adjoint, const T* x, Weight<T> weight, const Epilogue<T>& e, T* y, Moments* moments,
-                       const Magnitudes<T>& seen) {
+WeightBounds weight_stationary(const ConvShape& s, const Grid& g, const TileTransforms<T>& kind,
+                               const TileBlocks<T>& blocks, bool adjoint, const T* x, Weight<T> weight,
+                               const Epilogue<T>& e, T* y, Moments* moments, const Magnitudes<T>& seen) {
   constexpr int64_t L = kLanes<T>;
-  const int64_t of_block = kind.points() * blocks.seen.point(), spans = tiles(blocks.seen.vectors, kSpan);
+  const int64_t of_block = kind.points() * blocks.source_points.point_stride(),
+                spans = ceil_div(blocks.source_points.vectors, kSpan);
   const Scratch<T> memory(g.groups * blocks.count * of_block);
   T* sources = memory;  // [group][block]
   parallel_for(g.groups * blocks.count * spans, blocks.size * kind.points() * kSpan * L,
@@ -197,46 +201,49 @@ OfWeights sources_pass(const ConvShape& s, const Grid& g, const TileKind<T>& kin
                  for (int64_t unit = begin; unit < end; ++unit) {
                    const int64_t v = unit % spans * kSpan, at = unit / spans, b = at % blocks.count,
                                  group = at / blocks.count;
-                   const Note<T> note(seen, group, v / kSpan);
-                   to_points<T>(g, kind, false, x, group * g.from_channels + v * L,
-                                min(kSpan * L, g.from_channels - v * L), blocks.first(b), blocks.last(b), blocks.seen,
-                                note, strip, sources + at * of_block + v * blocks.seen.vector());
+                   const MagnitudeRecorder<T> recorder(seen, group, v / kSpan);
+                   evaluate_at_points<T>(g, kind, false, x, group * g.from_channels + v * L,
+                                         min(kSpan * L, g.from_channels - v * L), blocks.first(b), blocks.last(b),
+                                         blocks.source_points, recorder, strip,
+                                         sources + at * of_block + v * blocks.source_points.vector_stride());
                  }
                });
-  const Pairs<T> pairs = {tiles(g.to_channels, L), g.from_channels};
+  const PackedB<T> layout = {ceil_div(g.to_channels, L), g.from_channels};
   const int64_t of_vector = kind.points() * g.from_channels * kVectorBytes;
-  const int64_t step = weight.packed || 2 * of_vector <= kWeightBytes ? 2 : 1, steps = tiles(pairs.vectors, step);
-  const int64_t shares = min(blocks.count, tiles(8, steps * g.groups));  // of the blocks
-  const int64_t pieces = tiles(g.from_channels, kPiece);
-  const Scratch<typename Lane<T>::Int> squares(g.groups * pairs.vectors * pieces * L);
+  const int64_t step = weight.packed || 2 * of_vector <= kWeightBytes ? 2 : 1, steps = ceil_div(layout.vectors, step);
+  const int64_t shares = min(blocks.count, ceil_div(8, steps * g.groups));  // of the blocks
+  const int64_t pieces = ceil_div(g.from_channels, kPiece);
+  const Scratch<typename Lane<T>::Int> squares(g.groups * layout.vectors * pieces * L);
   typename Lane<T>::Int* largest = squares;  // [vector of filters][piece of channels][lane]
   parallel_for(g.groups * steps * shares, kGrainElements, [=, &kind](int64_t begin, int64_t end) {
     const int64_t pitch = (step * g.from_channels | 1) * L;  // from point to point
     Scratch<T> local(weight.packed ? 0 : kind.points() * pitch),
-        turned(turned_values<T>(kind.taps_high * kind.taps_wide));
-    Scratch<T> products(kind.points() * blocks.made.point()), strip(blocks.strip);
+        transposed(pack_buffer_values<T>(kind.taps_high * kind.taps_wide));
+    Scratch<T> products(kind.points() * blocks.product_points.point_stride()), strip(blocks.strip);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t share = unit % shares, v = unit / shares % steps * step, group = unit / shares / steps;
-      const int64_t vectors = min(step, pairs.vectors - v);
+      const int64_t vectors = min(step, layout.vectors - v);
       const T* weights = local;
       if (weight.packed)
-        weights = weight.packed + group * kind.points() * pairs.point() + pairs.at(v / 2);
+        weights = weight.packed + group * kind.points() * layout.size() + layout.at(v / 2);
       else
         for (int64_t k = 0; k < vectors; ++k)
-          over_weights<T>(
-              s, adjoint, weight, group, v + k, 0, g.from_channels, turned,
-              [&](int64_t c, const T* from, int64_t of_tap) {
-                const IntVector<T> bits = bits_of<T>(kind.weight(from, of_tap, local + (c * vectors + k) * L, pitch));
-                typename Lane<T>::Int* at = largest + ((group * pairs.vectors + v + k) * pieces + c / kPiece) * L;
+          for_each_weight_vector<T>(
+              s, adjoint, weight, group, v + k, 0, g.from_channels, transposed,
+              [&](int64_t c, const T* from, int64_t tap_stride) {
+                const IntVector<T> bits =
+                    bits_of<T>(kind.weight(from, tap_stride, local + (c * vectors + k) * L, pitch));
+                typename Lane<T>::Int* at = largest + ((group * layout.vectors + v + k) * pieces + c / kPiece) * L;
                 if (share == 0) c % kPiece == 0 ? store(at, bits) : raise<T>(at, bits);
               });
       for (int64_t b = share * blocks.count / shares; b < (share + 1) * blocks.count / shares; ++b)
-        results<T>(g, kind, blocks, e, b, group, v, vectors, sources + (group * blocks.count + b) * of_block, weights,
-                   weight.packed ? pairs.point() : pitch, products, strip, y,
-                   moments ? moments + b * g.all_to() : nullptr);
+        block_results<T>(g, kind, blocks, e, b, group, v, vectors, sources + (group * blocks.count + b) * of_block,
+                         weights, weight.packed ? layout.size() : pitch, products, strip, y,
+                         moments ? moments + b * g.all_to() : nullptr);
     }
   });
-  return weight.packed ? of_packed(g, kind, weight.packed) : of_weights<T>(largest, g.groups * pairs.vectors, pieces);
+  return weight.packed ? packed_bounds(g, kind, weight.packed)
+                       : weight_bounds<T>(largest, g.groups * layout.vectors, pieces);
 }
 
 template <class T>
@@ -249,8 +256,8 @@ const ConvKernels<T>& direct_kernels() {
 
 // The results of images that are out of bounds, by the direct sum.
 template <class T>
-void compute_again(const ConvShape& s, const Grid& g, bool adjoint, const uint8_t* bad, const T* x, Weight<T> weight,
-                   Epilogue<T> e, T* y) {
+void recompute_directly(const ConvShape& s, const Grid& g, bool adjoint, const uint8_t* bad, const T* x,
+                        Weight<T> weight, Epilogue<T> e, T* y) {
   const int64_t from = g.all_from() * g.from.size(), to = g.all_to() * g.to.size();
   weight.packed = nullptr, e.mean = e.variance = nullptr;
   for (int64_t n = 0, end; n < s.batch; n = end) {
@@ -264,52 +271,54 @@ void compute_again(const ConvShape& s, const Grid& g, bool adjoint, const uint8_
     Epilogue<T> after = e;
     these.batch = end - n;
     if (e.residual) after.residual = e.residual + n * to;
-    (adjoint ? direct_kernels<T>().input : direct_kernels<T>().forward)(these, x + n * from, weight, after, y + n * to);
+    (adjoint ? direct_kernels<T>().backward_data : direct_kernels<T>().forward)(these, x + n * from, weight, after,
+                                                                                y + n * to);
   }
 }
 
 // Each channel's mean and variance, of results that lie in memory.
 template <class T>
 void measure(const Grid& g, int64_t batch, const T* y, const Epilogue<T>& e) {
-  const int64_t channels = g.all_to(), places = g.to.size();
-  parallel_for(channels, batch * places, [=](int64_t begin, int64_t end) {
+  const int64_t channels = g.all_to(), positions = g.to.size();
+  parallel_for(channels, batch * positions, [=](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
-      const T* first = y + (g.channels_last ? c : c * places);
+      const T* first = y + (g.channels_last ? c : c * positions);
       double sum = 0, squares = 0;
       for (int64_t n = 0; n < batch; ++n)
-        for (int64_t i = 0; i < places; ++i) {
-          const double d = double(first[n * channels * places + i * (g.channels_last ? channels : 1)]) - double(*first);
+        for (int64_t i = 0; i < positions; ++i) {
+          const double d =
+              double(first[n * channels * positions + i * (g.channels_last ? channels : 1)]) - double(*first);
           sum += d, squares += d * d;
         }
-      const Moments all = shifted_moments(double(batch * places), double(*first), sum, squares);
+      const Moments all = shifted_moments(double(batch * positions), double(*first), sum, squares);
       e.mean[c] = all.mean, e.variance[c] = all.variance();
     }
   });
 }
 
 template <class T>
-void activations(const ConvShape& s, const TileKind<T>& kind, bool adjoint, const T* x, Weight<T> weight,
+void activations(const ConvShape& s, const TileTransforms<T>& kind, bool adjoint, const T* x, Weight<T> weight,
                  const Epilogue<T>& e, T* y) {
-  const Grid g = grid_of(s, kind, adjoint);
-  const bool few =
-      Blocks<T>(g, kind).count < kFewBlocks && packed_values(g, kind) / g.groups * int64_t(sizeof(T)) > kWeightBytes;
-  const Blocks<T> blocks(g, kind, few ? 1 : kFewBlocks);
+  const Grid g = make_grid(s, kind, adjoint);
+  const bool few = TileBlocks<T>(g, kind).count < kFewBlocks &&
+                   packed_values(g, kind) / g.groups * int64_t(sizeof(T)) > kWeightBytes;
+  const TileBlocks<T> blocks(g, kind, few ? 1 : kFewBlocks);
   const Scratch<Moments> of_blocks(e.mean ? blocks.count * g.all_to() : 0);
   Moments* moments = e.mean ? static_cast<Moments*>(of_blocks) : nullptr;
-  const Magnitudes<T> seen = magnitudes_of<T>(g, g.from_channels, few ? kSpan : blocks.seen.vectors);
-  OfWeights of;
+  const Magnitudes<T> seen = magnitudes_of<T>(g, g.from_channels, few ? kSpan : blocks.source_points.vectors);
+  WeightBounds of;
   if (few) {
-    of = sources_pass(s, g, kind, blocks, adjoint, x, weight, e, y, moments, seen);
+    of = weight_stationary(s, g, kind, blocks, adjoint, x, weight, e, y, moments, seen);
   } else {
     const Scratch<T> memory(weight.packed ? 0 : packed_values(g, kind));
     const T* packed = weight.packed ? weight.packed : static_cast<const T*>(memory);
     if (!weight.packed) pack(s, g, kind, adjoint, weight, static_cast<T*>(memory));
-    weights_pass(g, kind, blocks, x, packed, e, y, moments, seen);
-    of = of_packed(g, kind, packed);
+    source_stationary(g, kind, blocks, x, packed, e, y, moments, seen);
+    of = packed_bounds(g, kind, packed);
   }
   const Scratch<uint8_t> bad(s.batch);
-  if (out_of_bounds(seen, of.at(g.edges, kMostExponent<T>), g.from_channels, static_cast<uint8_t*>(bad))) {
-    compute_again(s, g, adjoint, static_cast<const uint8_t*>(bad), x, weight, e, y);
+  if (out_of_bounds(seen, of.at(g.edges, kMaxExponent<T>), g.from_channels, static_cast<uint8_t*>(bad))) {
+    recompute_directly(s, g, adjoint, static_cast<const uint8_t*>(bad), x, weight, e, y);
     if (moments) measure(g, s.batch, static_cast<const T*>(y), e);
   } else if (moments) {
     for (int64_t c = 0; c < g.all_to(); ++c) {
@@ -320,49 +329,50 @@ void activations(const ConvShape& s, const TileKind<T>& kind, bool adjoint, cons
   }
 }
 
-// ------------------------------------------------------------------------------------------------------ weight
-// gradient
+// ---------------------------------------------------------------------------------------------------- backward_weights
 
 constexpr int64_t kSumBytes = int64_t(5) << 18;    // of a part's sums
 constexpr int64_t kTotalBytes = int64_t(1) << 26;  // of all chunks'
 constexpr int64_t kThreeBytes = int64_t(1) << 21;  // of all tiles at the points, of three vectors
 
-// dw of one vector of channels by one or two of filters, from its sums at the points: [point][channel][filter]. turned:
-// room for a vector.
+// dw of one vector of channels by one or two of filters, from its sums at the points: [point][channel][filter].
+// transposed: room for a vector.
 template <class T>
-void put_filters(const ConvShape& s, const Grid& g, const TileKind<T>& kind, int64_t group, int64_t channel,
-                 int64_t filter, int64_t vectors, const T* sums, T* turned, T* dw) {
+void write_filters(const ConvShape& s, const Grid& g, const TileTransforms<T>& kind, int64_t group, int64_t channel,
+                   int64_t filter, int64_t vectors, const T* sums, T* transposed, T* dw) {
   constexpr int64_t L = kLanes<T>;
   const int64_t C = g.from_channels, K = g.to_channels, taps = kind.taps_high * kind.taps_wide, row = vectors * L;
-  const int64_t channels = min(L, C - channel), of_tap = s.weight_channels_last ? channels * L : L;
-  const int64_t of_channel = s.weight_channels_last ? L : taps * L;
+  const int64_t channels = min(L, C - channel), tap_stride = s.weight_channels_last ? channels * L : L;
+  const int64_t channel_stride = s.weight_channels_last ? L : taps * L;
   for (int64_t v = 0; v < vectors; ++v) {
     const int64_t first = filter + v * L, filters = min(L, K - first);
     for (int64_t c = 0; c < channels; ++c)
-      kind.weight_sum(sums + c * row + v * L, L * row, turned + c * of_channel, of_tap);
+      kind.weight_sum(sums + c * row + v * L, L * row, transposed + c * channel_stride, tap_stride);
     T* to = dw + (group * K + first) * C * taps;
     if (s.weight_channels_last)
       for (int64_t t = 0; t < taps; ++t)
-        turn_out<T>(static_cast<const T*>(turned) + t * of_tap, channels, to + t * C + channel, C * taps, filters);
+        unpack_lanes<T>(static_cast<const T*>(transposed) + t * tap_stride, channels, to + t * C + channel, C * taps,
+                        filters);
     else
-      turn_out<T>(static_cast<const T*>(turned), channels * taps, to + channel * taps, C * taps, filters);
+      unpack_lanes<T>(static_cast<const T*>(transposed), channels * taps, to + channel * taps, C * taps, filters);
   }
 }
 
 // sums += of `count` tiles at one point, of one vector of channels by one or two of filters; `row` from channel to
 // channel.
 template <class T>
-STRIATE_INLINE void add_vectors(const T* a, const T* b, int64_t b_vector, int64_t vectors, int64_t channels,
-                                int64_t count, bool anew, T* sums, int64_t row) {
+STRIATE_INLINE void accumulate_vectors(const T* a, const T* b, int64_t b_vector, int64_t vectors, int64_t channels,
+                                       int64_t count, bool overwrite, T* sums, int64_t row) {
   constexpr int64_t M = kLanes<T> < 8 ? kLanes<T> : 8;
   for (int64_t c = 0; c < min(kLanes<T>, channels); c += M)
-    vectors == 2 ? add_products<T, M, 2>(a + c, b, b_vector, count, anew, sums + c * row, row)
-                 : add_products<T, M, 1>(a + c, b, b_vector, count, anew, sums + c * row, row);
+    vectors == 2 ? weight_micro_kernel<T, M, 2>(a + c, b, b_vector, count, overwrite, sums + c * row, row)
+                 : weight_micro_kernel<T, M, 1>(a + c, b, b_vector, count, overwrite, sums + c * row, row);
 }
 
 // Whether an image of x or of dy is out of bounds.
 template <class T>
-bool sums_out_of_bounds(const Grid& g, const TileKind<T>& kind, const Magnitudes<T>& of_x, const Magnitudes<T>& of_dy) {
+bool sums_out_of_bounds(const Grid& g, const TileTransforms<T>& kind, const Magnitudes<T>& of_x,
+                        const Magnitudes<T>& of_dy) {
   constexpr int64_t L = kLanes<T>;
   const int64_t terms = g.tiles * kind.high * kind.wide;
   const Scratch<uint8_t> bad(g.tiles / (g.rows * g.columns));
@@ -376,44 +386,46 @@ bool sums_out_of_bounds(const Grid& g, const TileKind<T>& kind, const Magnitudes
 // Few tiles: x and dy at the points lie in memory; what one vector of channels by two of filters takes, sums too, is in
 // the cache.
 template <class T>
-bool sum_whole(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const T* dy, const T* x, T* dw) {
+bool backward_weights_whole(const ConvShape& s, const Grid& g, const TileTransforms<T>& kind, const T* dy, const T* x,
+                            T* dw) {
   constexpr int64_t L = kLanes<T>;
-  const int64_t C = g.from_channels, K = g.to_channels, vectors = tiles(C, L), filters = tiles(K, L),
-                pairs = tiles(filters, 2);
-  const Points<T> seen = {g.tiles, vectors}, given = {g.tiles, filters};
-  const int64_t of_x = kind.points() * seen.point(), of_dy = kind.points() * given.point();
+  const int64_t C = g.from_channels, K = g.to_channels, vectors = ceil_div(C, L), filters = ceil_div(K, L),
+                pairs = ceil_div(filters, 2);
+  const PointLayout<T> seen = {g.tiles, vectors}, given = {g.tiles, filters};
+  const int64_t of_x = kind.points() * seen.point_stride(), of_dy = kind.points() * given.point_stride();
   const Scratch<T> memory(g.groups * (of_x + of_dy));
   T *sources = memory, *gradients = sources + g.groups * of_x;
-  const int64_t x_spans = tiles(vectors, kSpan), spans = x_spans + tiles(filters, kSpan),
-                share = min(g.tiles, 4 * kMostRows), shares = tiles(g.tiles, share);
+  const int64_t x_spans = ceil_div(vectors, kSpan), spans = x_spans + ceil_div(filters, kSpan),
+                share = min(g.tiles, 4 * kMaxRows), shares = ceil_div(g.tiles, share);
   const Magnitudes<T> of_sources = magnitudes_of<T>(g, C, kSpan), of_gradients = magnitudes_of<T>(g, K, kSpan);
-  parallel_for(
-      g.groups * shares * spans, share * kind.points() * kSpan * L,
-      [=, &kind, &of_sources, &of_gradients](int64_t begin, int64_t end) {
-        Scratch<T> strip(strip_values(kind, share));
-        for (int64_t unit = begin; unit < end; ++unit) {
-          const int64_t span = unit % spans, first = unit / spans % shares * share, last = min(g.tiles, first + share);
-          const int64_t group = unit / spans / shares;
-          const bool of_gradient = span >= x_spans;
-          const int64_t v = (of_gradient ? span - x_spans : span) * kSpan, all = of_gradient ? K : C;
-          const Points<T>& points = of_gradient ? given : seen;
-          T* to = of_gradient ? gradients + group * of_dy : sources + group * of_x;
-          const Note<T> note(of_gradient ? of_gradients : of_sources, group, v / kSpan);
-          to_points<T>(g, kind, of_gradient, of_gradient ? dy : x, group * all + v * L, min(kSpan * L, all - v * L),
-                       first, last, points, note, strip, to + v * points.vector() + first * L);
-        }
-      });
+  parallel_for(g.groups * shares * spans, share * kind.points() * kSpan * L,
+               [=, &kind, &of_sources, &of_gradients](int64_t begin, int64_t end) {
+                 Scratch<T> strip(strip_values(kind, share));
+                 for (int64_t unit = begin; unit < end; ++unit) {
+                   const int64_t span = unit % spans, first = unit / spans % shares * share,
+                                 last = min(g.tiles, first + share);
+                   const int64_t group = unit / spans / shares;
+                   const bool of_gradient = span >= x_spans;
+                   const int64_t v = (of_gradient ? span - x_spans : span) * kSpan, all = of_gradient ? K : C;
+                   const PointLayout<T>& points = of_gradient ? given : seen;
+                   T* to = of_gradient ? gradients + group * of_dy : sources + group * of_x;
+                   const MagnitudeRecorder<T> recorder(of_gradient ? of_gradients : of_sources, group, v / kSpan);
+                   evaluate_at_points<T>(g, kind, of_gradient, of_gradient ? dy : x, group * all + v * L,
+                                         min(kSpan * L, all - v * L), first, last, points, recorder, strip,
+                                         to + v * points.vector_stride() + first * L);
+                 }
+               });
   if (sums_out_of_bounds(g, kind, of_sources, of_gradients)) return false;
   parallel_for(g.groups * pairs * vectors, kGrainElements, [=, &kind](int64_t begin, int64_t end) {
-    Scratch<T> sums(kind.points() * 2 * L * L), turned(turned_values<T>(kind.taps_high * kind.taps_wide));
+    Scratch<T> sums(kind.points() * 2 * L * L), transposed(pack_buffer_values<T>(kind.taps_high * kind.taps_wide));
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t v = unit % vectors, k = unit / vectors % pairs * 2, group = unit / vectors / pairs,
                     two = min(2, filters - k);
       for (int64_t p = 0; p < kind.points(); ++p)
-        add_vectors<T>(sources + group * of_x + p * seen.point() + v * seen.vector(),
-                       gradients + group * of_dy + p * given.point() + k * given.vector(), given.vector(), two,
-                       C - v * L, g.tiles, true, sums + p * L * two * L, two * L);
-      put_filters<T>(s, g, kind, group, v * L, k * L, two, sums, turned, dw);
+        accumulate_vectors<T>(sources + group * of_x + p * seen.point_stride() + v * seen.vector_stride(),
+                              gradients + group * of_dy + p * given.point_stride() + k * given.vector_stride(),
+                              given.vector_stride(), two, C - v * L, g.tiles, true, sums + p * L * two * L, two * L);
+      write_filters<T>(s, g, kind, group, v * L, k * L, two, sums, transposed, dw);
     }
   });
   return true;
@@ -421,98 +433,103 @@ bool sum_whole(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const
 
 // Many tiles: a block of them at a time, in chunks that depend on the shape alone; sums of all points in memory.
 template <class T>
-bool sum_blocks(const ConvShape& s, const Grid& g, const TileKind<T>& kind, const T* dy, const T* x, T* dw) {
+bool backward_weights_blocked(const ConvShape& s, const Grid& g, const TileTransforms<T>& kind, const T* dy, const T* x,
+                              T* dw) {
   constexpr int64_t L = kLanes<T>;
-  const int64_t C = g.from_channels, K = g.to_channels, vectors = tiles(C, L), filters = tiles(K, L), row = filters * L;
+  const int64_t C = g.from_channels, K = g.to_channels, vectors = ceil_div(C, L), filters = ceil_div(K, L),
+                row = filters * L;
   const int64_t of_vector = kind.points() * row * kVectorBytes;  // sums of one vector of channels
-  const int64_t part = min(vectors, max(1, kSumBytes / of_vector)), parts = tiles(vectors, part);
+  const int64_t part = min(vectors, max(1, kSumBytes / of_vector)), parts = ceil_div(vectors, part);
   const int64_t of_tile = kind.points() * (part + filters) * kVectorBytes;
-  const int64_t block = min(g.tiles, max(16, min(128, kSourceBytes / 2 / of_tile))), blocks = tiles(g.tiles, block);
+  const int64_t block = min(g.tiles, max(16, min(128, kSourceBytes / 2 / of_tile))), blocks = ceil_div(g.tiles, block);
   const int64_t point = vectors * L * row,
                 of_chunk = kind.points() * point;  // sums: [chunk][group][point][channel][filter]
-  const int64_t chunks = max(1, min(tiles(blocks, 2), min(tiles(8, parts * g.groups),
-                                                          kTotalBytes / (g.groups * of_chunk * int64_t(sizeof(T))))));
-  const Points<T> seen = {block, part}, given = {block, filters};
+  const int64_t chunks =
+      max(1, min(ceil_div(blocks, 2),
+                 min(ceil_div(8, parts * g.groups), kTotalBytes / (g.groups * of_chunk * int64_t(sizeof(T))))));
+  const PointLayout<T> seen = {block, part}, given = {block, filters};
   const Magnitudes<T> of_sources = magnitudes_of<T>(g, C, part), of_gradients = magnitudes_of<T>(g, K, filters);
   const Scratch<T> totals(chunks * g.groups * of_chunk);
   T* total = totals;
   parallel_for(chunks * g.groups * parts, kGrainElements,
                [=, &kind, &of_sources, &of_gradients](int64_t begin, int64_t end) {
-                 Scratch<T> sources(kind.points() * seen.point()), gradients(kind.points() * given.point()),
-                     strip(strip_values(kind, block));
+                 Scratch<T> sources(kind.points() * seen.point_stride()),
+                     gradients(kind.points() * given.point_stride()), strip(strip_values(kind, block));
                  for (int64_t unit = begin; unit < end; ++unit) {
                    const int64_t v0 = unit % parts * part, v1 = min(vectors, v0 + part),
                                  group = unit / parts % g.groups, chunk = unit / parts / g.groups;
                    T* sums = total + (chunk * g.groups + group) * of_chunk;
-                   const Note<T> note(of_sources, group, v0 / part);
-                   const Note<T> note_gradient = v0 == 0 ? Note<T>(of_gradients, group, 0) : Note<T>();
+                   const MagnitudeRecorder<T> recorder(of_sources, group, v0 / part);
+                   const MagnitudeRecorder<T> gradient_recorder =
+                       v0 == 0 ? MagnitudeRecorder<T>(of_gradients, group, 0) : MagnitudeRecorder<T>();
                    const int64_t first_block = chunk * blocks / chunks;
                    for (int64_t b = first_block; b < (chunk + 1) * blocks / chunks; ++b) {
                      const int64_t first = b * block, last = min(g.tiles, first + block);
-                     to_points<T>(g, kind, false, x, group * C + v0 * L, min(C, v1 * L) - v0 * L, first, last, seen,
-                                  note, strip, sources);
-                     to_points<T>(g, kind, true, dy, group * K, K, first, last, given, note_gradient, strip, gradients);
+                     evaluate_at_points<T>(g, kind, false, x, group * C + v0 * L, min(C, v1 * L) - v0 * L, first, last,
+                                           seen, recorder, strip, sources);
+                     evaluate_at_points<T>(g, kind, true, dy, group * K, K, first, last, given, gradient_recorder,
+                                           strip, gradients);
                      for (int64_t p = 0; p < kind.points(); ++p)
                        for (int64_t v = v0; v < v1; ++v)
                          for (int64_t k = 0; k < filters; k += 2)
-                           add_vectors<T>(sources + p * seen.point() + (v - v0) * seen.vector(),
-                                          gradients + p * given.point() + k * given.vector(), given.vector(),
-                                          min(2, filters - k), C - v * L, last - first, b == first_block,
-                                          sums + p * point + v * L * row + k * L, row);
+                           accumulate_vectors<T>(sources + p * seen.point_stride() + (v - v0) * seen.vector_stride(),
+                                                 gradients + p * given.point_stride() + k * given.vector_stride(),
+                                                 given.vector_stride(), min(2, filters - k), C - v * L, last - first,
+                                                 b == first_block, sums + p * point + v * L * row + k * L, row);
                    }
                  }
                });
   if (sums_out_of_bounds(g, kind, of_sources, of_gradients)) return false;
-  const int64_t pairs = tiles(filters, 2);
-  parallel_for(g.groups * pairs * vectors, kind.points() * L * L * (chunks + 4),
-               [=, &kind](int64_t begin, int64_t end) {
-                 Scratch<T> sums(kind.points() * 2 * L * L), turned(turned_values<T>(kind.taps_high * kind.taps_wide));
-                 for (int64_t unit = begin; unit < end; ++unit) {
-                   const int64_t v = unit % vectors, k = unit / vectors % pairs * 2, group = unit / vectors / pairs,
-                                 two = min(2, filters - k);
-                   T* to = sums;
-                   for (int64_t p = 0; p < kind.points(); ++p)
-                     for (int64_t c = 0; c < L; ++c)
-                       for (int64_t l = 0; l < two * L; l += kLanes<double>, to += kLanes<double>) {
-                         Vector<double> sum = {};  // of the chunks, in one order
-                         for (int64_t chunk = 0; chunk < chunks; ++chunk)
-                           sum += load_widened(total + (chunk * g.groups + group) * of_chunk + p * point +
-                                               (v * L + c) * row + k * L + l);
-                         store_narrowed(to, sum);
-                       }
-                   put_filters<T>(s, g, kind, group, v * L, k * L, two, sums, turned, dw);
-                 }
-               });
+  const int64_t pairs = ceil_div(filters, 2);
+  parallel_for(
+      g.groups * pairs * vectors, kind.points() * L * L * (chunks + 4), [=, &kind](int64_t begin, int64_t end) {
+        Scratch<T> sums(kind.points() * 2 * L * L), transposed(pack_buffer_values<T>(kind.taps_high * kind.taps_wide));
+        for (int64_t unit = begin; unit < end; ++unit) {
+          const int64_t v = unit % vectors, k = unit / vectors % pairs * 2, group = unit / vectors / pairs,
+                        two = min(2, filters - k);
+          T* to = sums;
+          for (int64_t p = 0; p < kind.points(); ++p)
+            for (int64_t c = 0; c < L; ++c)
+              for (int64_t l = 0; l < two * L; l += kLanes<double>, to += kLanes<double>) {
+                Vector<double> sum = {};  // of the chunks, in one order
+                for (int64_t chunk = 0; chunk < chunks; ++chunk)
+                  sum += load_widened(total + (chunk * g.groups + group) * of_chunk + p * point + (v * L + c) * row +
+                                      k * L + l);
+                store_narrowed(to, sum);
+              }
+          write_filters<T>(s, g, kind, group, v * L, k * L, two, sums, transposed, dw);
+        }
+      });
   return true;
 }
 
 template <class T>
-void weight_gradient(const ConvShape& s, const TileKind<T>& kind, const T* dy, const T* x, T* dw) {
-  const Grid g = grid_of(s, kind, false);
+void backward_weights(const ConvShape& s, const TileTransforms<T>& kind, const T* dy, const T* x, T* dw) {
+  const Grid g = make_grid(s, kind, false);
   const bool few = 3 * g.tiles * kind.points() * kVectorBytes <= kThreeBytes;
-  if (!(few ? sum_whole(s, g, kind, dy, x, dw) : sum_blocks(s, g, kind, dy, x, dw)))
-    direct_kernels<T>().weight(s, dy, x, dw);
+  if (!(few ? backward_weights_whole(s, g, kind, dy, x, dw) : backward_weights_blocked(s, g, kind, dy, x, dw)))
+    direct_kernels<T>().backward_weights(s, dy, x, dw);
 }
 
-// -------------------------------------------------------------------------------------------------------------- entry
+// --------------------------------------------------------------------------------------------------------------- entry
 
 template <class T, int Size, bool Adjoint>
 void run(const ConvShape& s, const T* x, Weight<T> weight, const Epilogue<T>& e, T* y) {
-  activations(s, *find_kind<T>(Size, s.window.height.size, s.window.width.size), Adjoint, x, weight, e, y);
+  activations(s, *find_transforms<T>(Size, s.window.height.size, s.window.width.size), Adjoint, x, weight, e, y);
 }
 template <class T, int Size>
-void run_weight(const ConvShape& s, const T* dy, const T* x, T* dw) {
-  weight_gradient(s, *find_kind<T>(Size, s.window.height.size, s.window.width.size), dy, x, dw);
+void run_backward_weights(const ConvShape& s, const T* dy, const T* x, T* dw) {
+  backward_weights(s, *find_transforms<T>(Size, s.window.height.size, s.window.width.size), dy, x, dw);
 }
 template <class T, int Size>
 int64_t packed_size(const ConvShape& s) {
-  const TileKind<T>& kind = *find_kind<T>(Size, s.window.height.size, s.window.width.size);
-  return packed_values(grid_of(s, kind, false), kind);
+  const TileTransforms<T>& kind = *find_transforms<T>(Size, s.window.height.size, s.window.width.size);
+  return packed_values(make_grid(s, kind, false), kind);
 }
 template <class T, int Size>
 void pack_weight(const ConvShape& s, Weight<T> weight, T* packed) {
-  const TileKind<T>& kind = *find_kind<T>(Size, s.window.height.size, s.window.width.size);
-  pack(s, grid_of(s, kind, false), kind, false, weight, packed);
+  const TileTransforms<T>& kind = *find_transforms<T>(Size, s.window.height.size, s.window.width.size);
+  pack(s, make_grid(s, kind, false), kind, false, weight, packed);
 }
 
 }  // namespace
@@ -520,7 +537,7 @@ void pack_weight(const ConvShape& s, Weight<T> weight, T* packed) {
 extern const ConvKernels<float> winograd_4x4_f32, winograd_2x2_f32;
 extern const ConvKernels<double> winograd_4x4_f64, winograd_2x2_f64;
 #define STRIATE_WINOGRAD(T, SIZE) \
-  {run<T, SIZE, false>, run<T, SIZE, true>, run_weight<T, SIZE>, packed_size<T, SIZE>, pack_weight<T, SIZE>}
+  {run<T, SIZE, false>, run<T, SIZE, true>, run_backward_weights<T, SIZE>, packed_size<T, SIZE>, pack_weight<T, SIZE>}
 const ConvKernels<float> winograd_4x4_f32 = STRIATE_WINOGRAD(float, 4), winograd_2x2_f32 = STRIATE_WINOGRAD(float, 2);
 const ConvKernels<double> winograd_4x4_f64 = STRIATE_WINOGRAD(double, 4),
                           winograd_2x2_f64 = STRIATE_WINOGRAD(double, 2);

@@ -23,7 +23,7 @@ constexpr int64_t kEmpty = 8, kEmptyOfFew = 4;  // one cell in so many is not ze
 template <class T>
 constexpr int kMantissa = sizeof(T) == 4 ? 23 : 52;
 template <class T>
-constexpr int64_t kMostExponent =
+constexpr int64_t kMaxExponent =
     (int64_t(1) << (8 * sizeof(T) - 1 - kMantissa<T>)) - 1;  // of infinity and NaN, which is above any number
 
 template <class T>
@@ -56,15 +56,15 @@ struct Magnitudes {
   Scratch<Int> largest;                       // [row][tile][lane]
 
   Magnitudes(int64_t tiles_of_image, int64_t all_tiles, int64_t groups, int64_t channels, int64_t part)
-      : Magnitudes(tiles_of_image, all_tiles, groups, channels, part, tiles(channels, kLanes<T>)) {}
+      : Magnitudes(tiles_of_image, all_tiles, groups, channels, part, ceil_div(channels, kLanes<T>)) {}
 
  private:
   Magnitudes(int64_t tiles_of_image, int64_t all_tiles, int64_t groups, int64_t channels, int64_t part, int64_t vectors)
       : of_image(tiles_of_image),
         all(all_tiles),
         per_cell(of_image * groups * vectors > kFewUnits ? kPerCell : 1),
-        rows_of_part(tiles(part, per_cell)),
-        rows_of_group(vectors / part * rows_of_part + tiles(vectors % part, per_cell)),
+        rows_of_part(ceil_div(part, per_cell)),
+        rows_of_group(vectors / part * rows_of_part + ceil_div(vectors % part, per_cell)),
         rows(groups * rows_of_group),
         cells(of_image * groups * (rows_of_group * L - max(0, L - of_last_row(channels, vectors, part)))),
         largest(rows * all * L) {}
@@ -75,14 +75,14 @@ struct Magnitudes {
 };
 // The same as a part of the work sees it.
 template <class T>
-struct Note {
+struct MagnitudeRecorder {
   using Int = typename Lane<T>::Int;
   static constexpr int64_t L = kLanes<T>;
   Int* largest;
   int64_t row, per_cell;  // from one row of cells to the next
 
-  Note() : largest(nullptr) {}  // where another part notes the same
-  Note(const Magnitudes<T>& seen, int64_t group, int64_t part)
+  MagnitudeRecorder() : largest(nullptr) {}  // where another part notes the same
+  MagnitudeRecorder(const Magnitudes<T>& seen, int64_t group, int64_t part)
       : largest(seen.largest + (group * seen.rows_of_group + part * seen.rows_of_part) * seen.all * L),
         row(seen.all * L),
         per_cell(seen.per_cell) {}
@@ -107,11 +107,11 @@ struct Note {
   STRIATE_INLINE void of_vector(int64_t v, int64_t tile, int64_t count, int64_t channels,
                                 const Squares& squares) const {
     Int* cell = largest ? largest + v / per_cell * row + tile * L : nullptr;
-    const bool anew = v % per_cell == 0;
+    const bool overwrite = v % per_cell == 0;
     const int64_t left = channels - v * L;
     for (int64_t k = 0; k < count; ++k) {
       const IntVector<T> bits = lanes_of(squares(k), left);
-      if (cell) anew ? store(cell + k * L, bits) : raise<T>(cell + k * L, bits);
+      if (cell) overwrite ? store(cell + k * L, bits) : raise<T>(cell + k * L, bits);
     }
   }
 
@@ -124,27 +124,27 @@ struct Note {
 };
 
 // An exponent against others of its kind, of those that are not zero.
-struct Others {
+struct MeanExponent {
   int64_t sum = 0, count = 0;
   void add(int64_t exponent) { sum += exponent, count += exponent > 0; }
-  bool are_below(int64_t exponent) const { return exponent * count - sum > kAlone * count; }
+  bool is_far_below(int64_t exponent) const { return exponent * count - sum > kAlone * count; }
 };
 
 // Whether in an image the largest of some channels is far above what it is in their other tiles, of those that are not
 // zero: a channel that is loud everywhere is seen everywhere. first: of the image's tiles.
 template <class T>
-bool stands_alone(const Magnitudes<T>& seen, int64_t first) {
+bool has_outlier(const Magnitudes<T>& seen, int64_t first) {
   constexpr int64_t L = kLanes<T>;
   for (int64_t row = 0; row < seen.rows; ++row) {
     const typename Lane<T>::Int* largest = seen.largest + (row * seen.all + first) * L;
     for (int64_t l = 0; l < L; ++l) {
-      Others all;
+      MeanExponent all;
       int64_t most = 0;
       for (int64_t t = 0; t < seen.of_image; ++t) {
         const int64_t exponent = largest[t * L + l] >> kMantissa<T>;
         most = max(most, exponent), all.add(exponent);
       }
-      if (all.are_below(most)) return true;
+      if (all.is_far_below(most)) return true;
     }
   }
   return false;
@@ -170,7 +170,7 @@ int64_t cells_from(const Magnitudes<T>& seen, int64_t first, int64_t least) {
 // zeros.
 template <class T>
 bool out_of_bounds(const Magnitudes<T>& seen, int64_t other, int64_t terms, uint8_t* bad) {
-  const int64_t images = seen.all / seen.of_image, bias = kMostExponent<T> / 2;
+  const int64_t images = seen.all / seen.of_image, bias = kMaxExponent<T> / 2;
   int64_t room = 4 * bias - 40;  // of the sum of two biased exponents of squares: transforms take 2²⁰ at most
   for (; terms > 0; terms /= 2) room -= 2;
   parallel_for(images, seen.rows * seen.of_image, [=, &seen](int64_t begin, int64_t end) {
@@ -180,14 +180,14 @@ bool out_of_bounds(const Magnitudes<T>& seen, int64_t other, int64_t terms, uint
       for (int64_t row = 0; row < seen.rows; ++row)
         most = max(most,
                    largest_exponent<T>(seen.largest + (row * seen.all + first) * kLanes<T>, seen.of_image * kLanes<T>));
-      if (most == kMostExponent<T> || other == kMostExponent<T> || (most > 0 && most + other > room)) {
+      if (most == kMaxExponent<T> || other == kMaxExponent<T> || (most > 0 && most + other > room)) {
         bad[n] = true;
       } else if (most == 0) {
         bad[n] = false;
       } else {
         const int64_t filled = cells_from(seen, first, 1), near = cells_from(seen, first, max(1, most - kApart));
         bad[n] = filled * (seen.of_image <= kFewTiles ? kEmptyOfFew : kEmpty) < seen.cells ||
-                 (near * 4 <= filled && (seen.of_image <= kFewTiles || stands_alone<T>(seen, first)));
+                 (near * 4 <= filled && (seen.of_image <= kFewTiles || has_outlier<T>(seen, first)));
       }
     }
   });
@@ -199,33 +199,34 @@ bool out_of_bounds(const Magnitudes<T>& seen, int64_t other, int64_t terms, uint
 // The largest exponent of the squares of a filter's taps for one channel; and whether one is far above three quarters
 // of all, above those of the filter's other channels, and above the other filters' for the same. Edges may not see that
 // tap while their tiles would: there it counts as what is not finite.
-struct OfWeights {
+struct WeightBounds {
   int64_t most;
   bool apart;
   int64_t at(bool edges, int64_t infinite) const { return apart && edges ? infinite : most; }
 };
 // largest: [vector of filters][piece of channels][lane].
 template <class T>
-OfWeights of_weights(const typename Lane<T>::Int* largest, int64_t vectors, int64_t pieces) {
+WeightBounds weight_bounds(const typename Lane<T>::Int* largest, int64_t vectors, int64_t pieces) {
   constexpr int64_t L = kLanes<T>;
   const int64_t most = largest_exponent<T>(largest, vectors * pieces * L), filters = vectors * L;
   const auto exponent = [=](int64_t f, int64_t p) {
     return int64_t(largest[(f / L * pieces + p) * L + f % L] >> kMantissa<T>);
   };
-  const Scratch<Others> of_pieces(pieces);
+  const Scratch<MeanExponent> of_pieces(pieces);
   int64_t near = 0, filled = 0;
   for (int64_t p = 0; p < pieces; ++p) {
-    of_pieces[p] = Others();
+    of_pieces[p] = MeanExponent();
     for (int64_t f = 0; f < filters; ++f)
       of_pieces[p].add(exponent(f, p)), near += exponent(f, p) + kApart >= most && exponent(f, p) > 0;
     filled += of_pieces[p].count;
   }
   bool alone = false;
   for (int64_t f = 0; f < filters && !alone && near * 4 <= filled; ++f) {
-    Others of_filter;
+    MeanExponent of_filter;
     for (int64_t p = 0; p < pieces; ++p) of_filter.add(exponent(f, p));
     for (int64_t p = 0; p < pieces; ++p)
-      alone = alone || (of_pieces[p].are_below(exponent(f, p)) && (pieces == 1 || of_filter.are_below(exponent(f, p))));
+      alone = alone ||
+              (of_pieces[p].is_far_below(exponent(f, p)) && (pieces == 1 || of_filter.is_far_below(exponent(f, p))));
   }
   return {most, alone};
 }

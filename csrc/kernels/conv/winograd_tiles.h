@@ -11,11 +11,11 @@ namespace striate {
 namespace STRIATE_ISA {
 namespace {
 
-constexpr int kMostPoints = 36, kMostOutputs = 16;
+constexpr int kMaxPoints = 36, kMaxOutputs = 16;
 
 // A tile's sizes, and its transforms.
 template <class T>
-struct TileKind {
+struct TileTransforms {
   int64_t high, wide, taps_high, taps_wide;
   Vector<T> (*source)(const T* x, int64_t down, int64_t right, T* to, int64_t apart);
   void (*result)(const T* from, int64_t apart, T* y);
@@ -29,20 +29,20 @@ struct TileKind {
 };
 
 template <class T, int High, int TapsHigh, int Wide, int TapsWide>
-constexpr TileKind<T> tile_kind() {
+constexpr TileTransforms<T> tile_transforms() {
   using F = Filtering<T, High, TapsHigh, Wide, TapsWide>;
   return {High, Wide, TapsHigh, TapsWide, F::source, F::result, F::gradient, F::weight, F::weight_sum};
 }
 
 // For a filter of these taps, with `size` outputs on each axis that it filters; null if there is none.
 template <class T>
-const TileKind<T>* find_kind(int64_t size, int64_t taps_high, int64_t taps_wide) {
-  static constexpr TileKind<T> kinds[] = {
-      tile_kind<T, 4, 3, 4, 3>(), tile_kind<T, 1, 1, 4, 3>(), tile_kind<T, 4, 3, 1, 1>(),
-      tile_kind<T, 2, 3, 2, 3>(), tile_kind<T, 1, 1, 2, 3>(), tile_kind<T, 2, 3, 1, 1>(),
-      tile_kind<T, 2, 5, 2, 5>(), tile_kind<T, 1, 1, 2, 5>(), tile_kind<T, 2, 5, 1, 1>(),
+const TileTransforms<T>* find_transforms(int64_t size, int64_t taps_high, int64_t taps_wide) {
+  static constexpr TileTransforms<T> kinds[] = {
+      tile_transforms<T, 4, 3, 4, 3>(), tile_transforms<T, 1, 1, 4, 3>(), tile_transforms<T, 4, 3, 1, 1>(),
+      tile_transforms<T, 2, 3, 2, 3>(), tile_transforms<T, 1, 1, 2, 3>(), tile_transforms<T, 2, 3, 1, 1>(),
+      tile_transforms<T, 2, 5, 2, 5>(), tile_transforms<T, 1, 1, 2, 5>(), tile_transforms<T, 2, 5, 1, 1>(),
   };
-  for (const TileKind<T>& k : kinds)
+  for (const TileTransforms<T>& k : kinds)
     if (k.taps_high == taps_high && k.taps_wide == taps_wide && (k.high == size || k.wide == size)) return &k;
   return nullptr;
 }
@@ -64,14 +64,15 @@ struct Grid {
 };
 
 template <class T>
-Grid grid_of(const ConvShape& s, const TileKind<T>& kind, bool adjoint) {
+Grid make_grid(const ConvShape& s, const TileTransforms<T>& kind, bool adjoint) {
   const Axis &h = s.window.height, &w = s.window.width;
   const Plane x = {h.input, w.input}, y = {h.output, w.output};
   Grid g;
   g.to = adjoint ? x : y, g.from = adjoint ? y : x;
   g.before_high = adjoint ? h.size - 1 - h.before : h.before,
   g.before_wide = adjoint ? w.size - 1 - w.before : w.before;
-  g.rows = tiles(g.to.high, kind.high), g.columns = tiles(g.to.wide, kind.wide), g.tiles = s.batch * g.rows * g.columns;
+  g.rows = ceil_div(g.to.high, kind.high), g.columns = ceil_div(g.to.wide, kind.wide),
+  g.tiles = s.batch * g.rows * g.columns;
   g.groups = s.groups, g.channels_last = s.channels_last;
   const auto beyond = [](int64_t to, int64_t from, int64_t before, int64_t taps) {
     return before > 0 || to - before + taps - 1 > from;
@@ -84,15 +85,15 @@ Grid grid_of(const ConvShape& s, const TileKind<T>& kind, bool adjoint) {
 }
 
 // Tiles side by side: of row `row` of image n those from `column` on; the first is the block's `at`-th.
-struct Run {
+struct TileRun {
   int64_t n, row, column, count, at;
 };
 template <class Body>
-STRIATE_INLINE void over_runs(const Grid& g, int64_t begin, int64_t end, const Body& body) {
+STRIATE_INLINE void for_each_tile_run(const Grid& g, int64_t begin, int64_t end, const Body& body) {
   for (int64_t tile = begin; tile < end;) {
     const int64_t column = tile % g.columns, row = tile / g.columns % g.rows, n = tile / g.columns / g.rows;
     const int64_t count = min(g.columns - column, end - tile);
-    body(Run{n, row, column, count, tile - begin});
+    body(TileRun{n, row, column, count, tile - begin});
     tile += count;
   }
 }
@@ -117,7 +118,7 @@ void copy_piece(const T* image, const Plane& plane, int64_t channels, const Piec
 }
 // The same from planes.
 template <class T>
-void turn_piece(const T* image, const Plane& plane, const Piece& piece, int64_t lanes, T* to) {
+void transpose_piece(const T* image, const Plane& plane, const Piece& piece, int64_t lanes, T* to) {
   constexpr int64_t L = kLanes<T>;
   const int64_t begin = min(piece.wide, max(0, -piece.column)),
                 end = max(begin, min(piece.wide, plane.wide - piece.column));
@@ -126,7 +127,7 @@ void turn_piece(const T* image, const Plane& plane, const Piece& piece, int64_t 
     for (int64_t j = 0; j < (inside ? begin : piece.wide); ++j) store(to + j * L, Vector<T>{});
     if (!inside) continue;
     if (end > begin)
-      turn_in(image + i * plane.wide + piece.column + begin, plane.size(), lanes, end - begin, to + begin * L);
+      pack_lanes(image + i * plane.wide + piece.column + begin, plane.size(), lanes, end - begin, to + begin * L);
     for (int64_t j = end; j < piece.wide; ++j) store(to + j * L, Vector<T>{});
   }
 }
@@ -137,44 +138,43 @@ Magnitudes<T> magnitudes_of(const Grid& g, int64_t channels, int64_t part) {
   return Magnitudes<T>(g.rows * g.columns, g.tiles, g.groups, channels, part);
 }
 
-// ------------------------------------------------------------------------------------------------ to the points and
-// back
+// ---------------------------------------------------------------------------------------------------------- transforms
 
-// [point][vector][tile][lane]: where vectors, tiles and points are. Points are an odd number of cache lines apart: at a
-// power of two all of a tile's would share a few sets of the cache.
+// [point][vector][tile][lane]: where vectors, tiles and points are. PointLayout are an odd number of cache lines apart:
+// at a power of two all of a tile's would share a few sets of the cache.
 template <class T>
-struct Points {
+struct PointLayout {
   int64_t tiles, vectors;
-  int64_t vector() const { return tiles * kLanes<T>; }
-  int64_t point() const { return (tiles * vectors | 1) * kLanes<T>; }
+  int64_t vector_stride() const { return tiles * kLanes<T>; }
+  int64_t point_stride() const { return (tiles * vectors | 1) * kLanes<T>; }
 };
 
 // What turns or pads one row of up to `count` tiles next to each other, or one tile's values; then a block that is
-// turned.
+// transposed.
 template <class T>
-int64_t strip_values(const TileKind<T>& kind, int64_t count) {
-  return max(kind.source_high() * (count * kind.wide + kind.taps_wide), kMostPoints) * kLanes<T> +
-         kLanes<T> * kLanes<T>;
+int64_t strip_values(const TileTransforms<T>& kind, int64_t count) {
+  return max(kind.source_high() * (count * kind.wide + kind.taps_wide), kMaxPoints) * kLanes<T> + kLanes<T> * kLanes<T>;
 }
 
 // Tiles [begin, end) of x (or, with `gradient`, of dy, which is a tile's destination) at the points; channels from
 // `first` on.
 template <class T>
-void to_points(const Grid& g, const TileKind<T>& kind, bool gradient, const T* x, int64_t first, int64_t channels,
-               int64_t begin, int64_t end, const Points<T>& points, const Note<T>& note, T* strip, T* to) {
+void evaluate_at_points(const Grid& g, const TileTransforms<T>& kind, bool gradient, const T* x, int64_t first,
+                        int64_t channels, int64_t begin, int64_t end, const PointLayout<T>& points,
+                        const MagnitudeRecorder<T>& recorder, T* strip, T* to) {
   constexpr int64_t L = kLanes<T>;
   const Plane& plane = gradient ? g.to : g.from;
   const int64_t all = gradient ? g.all_to() : g.all_from(), images = g.tiles / (g.rows * g.columns);
   const int64_t high = gradient ? kind.high : kind.source_high(), wide = gradient ? kind.wide : kind.source_wide();
   const auto transform = gradient ? kind.gradient : kind.source;
   const T* last = x + images * plane.size() * all - L;  // where a vector may begin
-  over_runs(g, begin, end, [&](const Run& run) {
+  for_each_tile_run(g, begin, end, [&](const TileRun& run) {
     const T* image = x + run.n * plane.size() * all;
     Piece piece = {run.row * kind.high, run.column * kind.wide, high, wide};
     if (!gradient) piece.row -= g.before_high, piece.column -= g.before_wide;
     // Copies: behind the pointer every call of a transform would make the compiler read them again.
     const auto own = transform;
-    const int64_t pitch = plane.wide * all, pixel = all, apart = points.point(), next = points.vector(),
+    const int64_t pitch = plane.wide * all, pixel = all, apart = points.point_stride(), next = points.vector_stride(),
                   lanes = channels;
     if (!g.channels_last) {
       piece.wide += (run.count - 1) * kind.wide;
@@ -182,9 +182,9 @@ void to_points(const Grid& g, const TileKind<T>& kind, bool gradient, const T* x
       for (int64_t v = 0; v * L < lanes; ++v) {
         const T* from = strip;
         T* target = to + v * next + run.at * L;
-        turn_piece(image + (first + v * L) * plane.size(), plane, piece, min(L, lanes - v * L), strip);
-        note.of_vector(v, begin + run.at, run.count, lanes,
-                       [&](int64_t k) { return own(from + k * right, down, L, target + k * L, apart); });
+        transpose_piece(image + (first + v * L) * plane.size(), plane, piece, min(L, lanes - v * L), strip);
+        recorder.of_vector(v, begin + run.at, run.count, lanes,
+                           [&](int64_t k) { return own(from + k * right, down, L, target + k * L, apart); });
       }
       return;
     }
@@ -193,7 +193,7 @@ void to_points(const Grid& g, const TileKind<T>& kind, bool gradient, const T* x
       // What lies behind the last channel goes to lanes that nobody reads.
       const T* stop = piece.inside(plane) ? last - (high - 1) * pitch - (wide - 1) * pixel : nullptr;
       T* target = to + (run.at + k) * L;
-      note.of_tile(begin + run.at + k, lanes, [&](int64_t v) {
+      recorder.of_tile(begin + run.at + k, lanes, [&](int64_t v) {
         if (at + v * L <= stop) return own(at + v * L, pitch, pixel, target + v * next, apart);
         copy_piece(image + first + v * L, plane, pixel, piece, min(L, lanes - v * L), strip);
         return own(strip, wide * L, L, target + v * next, apart);
@@ -204,9 +204,9 @@ void to_points(const Grid& g, const TileKind<T>& kind, bool gradient, const T* x
 
 // One vector of channels of a block's results: from the products to y.
 template <class T>
-void from_points(const Grid& g, const TileKind<T>& kind, const Epilogue<T>& e, const T* products,
-                 const Points<T>& points, int64_t channel, int64_t lanes, int64_t begin, int64_t end, T* strip, T* y,
-                 Moments* moments) {
+void write_results(const Grid& g, const TileTransforms<T>& kind, const Epilogue<T>& e, const T* products,
+                   const PointLayout<T>& points, int64_t channel, int64_t lanes, int64_t begin, int64_t end, T* strip,
+                   T* y, Moments* moments) {
   constexpr int64_t L = kLanes<T>;
   const Vector<T> bias = e.bias ? load_first<Vector<T>>(e.bias + channel, lanes) : Vector<T>{};
   const int64_t all = g.all_to();
@@ -214,12 +214,12 @@ void from_points(const Grid& g, const TileKind<T>& kind, const Epilogue<T>& e, c
   T shift[kLanes<T>];
   double sums[kLanes<T>], squares[kLanes<T>];
   for (int64_t k = 0; k < L; ++k) sums[k] = squares[k] = 0;
-  over_runs(g, begin, end, [&](const Run& run) {
+  for_each_tile_run(g, begin, end, [&](const TileRun& run) {
     const int64_t row = run.row * kind.high, rows = min(kind.high, g.to.high - row), first = run.column * kind.wide,
                   strip_wide = min(run.count * kind.wide, g.to.wide - first);
     for (int64_t k = 0; k < run.count; ++k) {
-      T tile[kMostOutputs * kLanes<T>];
-      kind.result(products + (run.at + k) * L, points.point(), tile);
+      T tile[kMaxOutputs * kLanes<T>];
+      kind.result(products + (run.at + k) * L, points.point_stride(), tile);
       const int64_t column = first + k * kind.wide, columns = min(kind.wide, g.to.wide - column);
       if (moments && count == 0) store(shift, load(tile) + bias);
       const Vector<T> from = moments ? load(shift) : Vector<T>{};
@@ -250,7 +250,7 @@ void from_points(const Grid& g, const TileKind<T>& kind, const Epilogue<T>& e, c
     }
     if (!g.channels_last) {
       const int64_t at = ((run.n * all + channel) * g.to.high + row) * g.to.wide + first;
-      turn_block_out<T>(static_cast<const T*>(strip), rows, strip_wide, g.to.wide, y + at, g.to.size(), lanes);
+      unpack_lanes_block<T>(static_cast<const T*>(strip), rows, strip_wide, g.to.wide, y + at, g.to.size(), lanes);
       if (e.finishes())
         for (int64_t l = 0; l < lanes; ++l)
           for (int64_t i = 0; i < rows; ++i) finish_values(e, y, at + l * g.to.size() + i * g.to.wide, strip_wide);

@@ -81,7 +81,7 @@ STRIATE_INLINE void source_at_points(const V (&x)[N], V (&value)[N]) {
   }
 }
 
-// ------------------------------------------------------------------------------------------------------- on both axes
+// -------------------------------------------------------------------------------------------------------- on both axes
 
 // Applies `down` to the columns of a matrix of vectors, then `across` to its rows.
 template <int InHigh, int InWide, int OutHigh, int OutWide, class V, class Get, class Down, class Across, class Put>

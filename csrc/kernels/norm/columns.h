@@ -14,7 +14,7 @@ constexpr int64_t kStrip = 4;       // rows at a time: a column's parameters are
 
 template <class T>
 inline int64_t padded(int64_t width) {
-  return tiles(width, kLanes<T>) * kLanes<T>;
+  return ceil_div(width, kLanes<T>) * kLanes<T>;
 }
 
 // Per column: Σ d and Σ d·d of `rows` rows, d = x - shift. The squares in parts of kTerms rows, `apart` from each
@@ -26,7 +26,7 @@ inline void column_deviations(const T* x, int64_t rows, int64_t pitch, int64_t w
     const int64_t n = min(8, rows - i);
     const T* from = x + i * pitch;
     T* part = square + i / kTerms * apart;
-    over_vectors<T>(width, [&](int64_t w, auto whole, int64_t lanes) {
+    for_each_vector<T>(width, [&](int64_t w, auto whole, int64_t lanes) {
       const Vector<T> center = load(shift + w);
       Vector<T> s = i == 0 ? Vector<T>{} : load(sum + w), q = i % kTerms == 0 ? Vector<T>{} : load(part + w);
       const auto add = [&](int64_t row) {
@@ -63,7 +63,7 @@ inline void measure_columns(const T* x, int64_t rows, int64_t pitch, int64_t wid
       for (int64_t w = 0; w < width; ++w) shift[w] = T(mean[w]);
     }
     column_deviations(from, n, pitch, width, shift, sum, square, apart);
-    for (int64_t part = tiles(n, kTerms); part < kParts; ++part)
+    for (int64_t part = ceil_div(n, kTerms); part < kParts; ++part)
       for (int64_t w = 0; w < width; ++w) square[part * apart + w] = 0;
     int overflow = 0;
     const T *q0 = square, *q1 = q0 + apart, *q2 = q1 + apart, *q3 = q2 + apart;
@@ -73,7 +73,7 @@ inline void measure_columns(const T* x, int64_t rows, int64_t pitch, int64_t wid
     for (int64_t w = 0; overflow && w < width; ++w)
       if (overflows(w)) {
         wide[w] = {double(at), mean[w], m2[w]};
-        wide[w].merge(wide_moments(from + w, Runs{1, pitch}, 0, n, true));
+        wide[w].merge(wide_moments(from + w, Segments{1, pitch}, 0, n, true));
       }
     for (int64_t w = 0; w < width; ++w) {  // Moments::merge, where the first chunk has share 1 and weight 0
       const double q = (double(q0[w]) + double(q1[w])) + (double(q2[w]) + double(q3[w]));
@@ -86,26 +86,27 @@ inline void measure_columns(const T* x, int64_t rows, int64_t pitch, int64_t wid
   }
 }
 
-// A slab is one batch: samples·places rows of all channels. `glue` rows make one of `width` columns; what is left of
+// A slab is one batch: samples·positions rows of all channels. `glue` rows make one of `width` columns; what is left of
 // them, `tail` values, is the last piece's.
-struct Slab {
-  int64_t channels, glue, width, rows, tail, size;
+struct ColumnLayout {
+  int64_t channels, joined, width, rows, tail, size;
 
-  explicit Slab(const NormShape& s) : channels(s.all_channels()), size(s.samples * s.places * s.all_channels()) {
-    glue = 1;
+  explicit ColumnLayout(const NormShape& s)
+      : channels(s.all_channels()), size(s.samples * s.positions * s.all_channels()) {
+    joined = 1;
     if (channels < 64) {
-      while (channels * glue % 16 != 0) ++glue;
-      glue *= tiles(64, channels * glue);
+      while (channels * joined % 16 != 0) ++joined;
+      joined *= ceil_div(64, channels * joined);
     }
-    width = channels * glue;
+    width = channels * joined;
     rows = size / width;
     tail = size % width;
   }
   int64_t piece() const { return max(kChunkRows, kPiece * 2 / width / kChunkRows * kChunkRows); }
-  int64_t pieces() const { return max(1, tiles(rows, piece())); }
+  int64_t pieces() const { return max(1, ceil_div(rows, piece())); }
   bool has_tail(int64_t p) const { return tail > 0 && p == pieces() - 1; }
   int64_t rows_of(int64_t p) const { return min(piece(), rows - p * piece()); }
-  int64_t values_per_channel(int64_t p) const { return rows_of(p) * glue + (has_tail(p) ? tail / channels : 0); }
+  int64_t values_per_channel(int64_t p) const { return rows_of(p) * joined + (has_tail(p) ? tail / channels : 0); }
 
   // Calls body(offset, rows, first column, columns) for what a piece has, no more than kWidest columns at a time.
   template <class Body>
@@ -123,20 +124,20 @@ struct Columns {
   int64_t width;
   T* operator[](int k) const { return at + k * width; }
 };
-enum { kHigh, kLow, kRstd, kScale, kShift, kMean, kSlant, kParameters };
+enum { kHigh, kLow, kRstd, kScale, kShift, kGradientMean, kProductMean, kParameters };
 
 // Fills the parameters that center and scale, from each set's statistics.
 template <class T, class Norm>
-inline void fill_columns(const NormShape& shape, const Slab& slab, const Norm& n, int64_t batch,
+inline void fill_columns(const NormShape& shape, const ColumnLayout& layout, const Norm& n, int64_t batch,
                          const Columns<T>& out) {
-  for (int64_t c = 0; c < slab.channels; ++c) {
+  for (int64_t c = 0; c < layout.channels; ++c) {
     const int64_t set = batch * shape.groups + c / shape.channels;
     const Center<T> center(n.mean[set], n.variance[set], n.eps);
     out[kHigh][c] = center.high, out[kLow][c] = center.low, out[kRstd][c] = T(center.scale);
     out[kScale][c] = T((n.gamma ? double(n.gamma[c]) : 1) * center.scale), out[kShift][c] = n.beta ? n.beta[c] : T(0);
   }
   for (int k = kHigh; k <= kShift; ++k)
-    for (int64_t w = slab.channels; w < slab.width; ++w) out[k][w] = out[k][w - slab.channels];
+    for (int64_t w = layout.channels; w < layout.width; ++w) out[k][w] = out[k][w - layout.channels];
 }
 
 // Calls body(w, whole, lanes, offset in x) for every vector, a strip of rows at a time.
@@ -145,7 +146,7 @@ STRIATE_INLINE void over_strips(int64_t offset, int64_t rows, int64_t pitch, int
                                 const Body& body) {
   for (int64_t i = 0; i < rows; i += kStrip) {
     const int64_t n = min(kStrip, rows - i), from = offset + i * pitch;
-    over_vectors<T>(width, [&](int64_t w, auto whole, int64_t lanes) {
+    for_each_vector<T>(width, [&](int64_t w, auto whole, int64_t lanes) {
       const auto parameters = load_parameters(w);
       if (n == kStrip)
         for (int64_t row = 0; row < kStrip; ++row) body(parameters, w, whole, lanes, from + row * pitch + w);
@@ -157,76 +158,76 @@ STRIATE_INLINE void over_strips(int64_t offset, int64_t rows, int64_t pitch, int
 
 template <class T>
 struct VectorParameters {
-  Vector<T> high, low, rstd, scale, shift, mean, slant;
+  Vector<T> high, low, rstd, scale, shift, mean, product_mean;
 };
 
 template <class T>
 struct ColumnsForward {
   NormShape shape;
-  Slab slab;
+  ColumnLayout layout;
   NormForward<T> f;
-  bool past;  // the caches: how y is written
+  bool streaming;  // the caches: how y is written
 
   struct Work {
     Scratch<double> moments;  // of each piece: means, then m2s
     Scratch<T> parameters;
     Work(const ColumnsForward& body, int64_t slots)
-        : moments(slots * body.slab.pieces() * body.slab.channels * 2),
-          parameters(slots * kParameters * padded<T>(body.slab.width)) {}
+        : moments(slots * body.layout.pieces() * body.layout.channels * 2),
+          parameters(slots * kParameters * padded<T>(body.layout.width)) {}
   };
   bool measures() const { return !f.given; }
   bool applies() const { return f.y != nullptr; }
   Columns<T> columns(const Work& work, int64_t slot) const {
-    const int64_t width = padded<T>(slab.width);
+    const int64_t width = padded<T>(layout.width);
     return {work.parameters + slot * kParameters * width, width};
   }
 
   void prepare(int64_t, const Work&, int64_t) const {}
   void measure(int64_t batch, int64_t piece, const Work& work, int64_t slot) const {
-    const int64_t C = slab.channels, rows = slab.rows_of(piece);
-    const Scratch<T> room((2 + kParts) * padded<T>(min(slab.width, kWidest)));
-    const Scratch<double> mean(slab.width), m2(slab.width);
-    const T* x = f.x + batch * slab.size;
-    for (int64_t w = 0; w < slab.width; w += kWidest)
-      measure_columns<T>(x + piece * slab.piece() * slab.width + w, rows, slab.width, min(kWidest, slab.width - w),
-                         room, mean + w, m2 + w);
-    const T* tail = x + slab.rows * slab.width;
-    double* out = work.moments + (slot * slab.pieces() + piece) * C * 2;
+    const int64_t C = layout.channels, rows = layout.rows_of(piece);
+    const Scratch<T> room((2 + kParts) * padded<T>(min(layout.width, kWidest)));
+    const Scratch<double> mean(layout.width), m2(layout.width);
+    const T* x = f.x + batch * layout.size;
+    for (int64_t w = 0; w < layout.width; w += kWidest)
+      measure_columns<T>(x + piece * layout.piece() * layout.width + w, rows, layout.width,
+                         min(kWidest, layout.width - w), room, mean + w, m2 + w);
+    const T* tail = x + layout.rows * layout.width;
+    double* out = work.moments + (slot * layout.pieces() + piece) * C * 2;
     for (int64_t c = 0; c < C; ++c) {
       Moments total;
-      for (int64_t w = c; w < slab.width; w += C) {
+      for (int64_t w = c; w < layout.width; w += C) {
         if (rows > 0) total.merge({double(rows), mean[w], m2[w]});
-        if (slab.has_tail(piece) && w < slab.tail) total.merge({1, double(tail[w]), 0});
+        if (layout.has_tail(piece) && w < layout.tail) total.merge({1, double(tail[w]), 0});
       }
       out[c] = total.mean, out[C + c] = total.m2;
     }
   }
   void finish(int64_t batch, const Work& work, int64_t slot) const {
-    const int64_t C = slab.channels;
+    const int64_t C = layout.channels;
     if (!f.given)
       for (int64_t g = 0; g < shape.groups; ++g) {
         Moments total;
         for (int64_t c = g * shape.channels; c < (g + 1) * shape.channels; ++c)
-          for (int64_t p = 0; p < slab.pieces(); ++p) {
-            const double* piece = work.moments + (slot * slab.pieces() + p) * C * 2;
-            total.merge({double(slab.values_per_channel(p)), piece[c], piece[C + c]});
+          for (int64_t p = 0; p < layout.pieces(); ++p) {
+            const double* piece = work.moments + (slot * layout.pieces() + p) * C * 2;
+            total.merge({double(layout.values_per_channel(p)), piece[c], piece[C + c]});
           }
         f.mean[batch * shape.groups + g] = total.mean, f.variance[batch * shape.groups + g] = total.variance();
       }
-    if (applies()) fill_columns(shape, slab, f, batch, columns(work, slot));
+    if (applies()) fill_columns(shape, layout, f, batch, columns(work, slot));
   }
   void apply(int64_t batch, int64_t piece, const Work& work, int64_t slot) const {
     const Columns<T> p = columns(work, slot);
-    slab.blocks(piece, [&](int64_t offset, int64_t rows, int64_t first, int64_t width) {
+    layout.blocks(piece, [&](int64_t offset, int64_t rows, int64_t first, int64_t width) {
       over_strips<T>(
-          batch * slab.size + offset, rows, slab.width, width,
+          batch * layout.size + offset, rows, layout.width, width,
           [&](int64_t w) {
             w += first;
             return VectorParameters<T>{
                 load(p[kHigh] + w), load(p[kLow] + w), {}, load(p[kScale] + w), load(p[kShift] + w), {}, {}};
           },
           [&](const VectorParameters<T>& v, int64_t, auto whole, int64_t lanes, int64_t at) {
-            forward_vector<T>(whole, f, past, at, lanes, v.high, v.low, v.scale, v.shift);
+            forward_vector<T>(whole, f, streaming, at, lanes, v.high, v.low, v.scale, v.shift);
           });
     });
   }
@@ -235,45 +236,45 @@ struct ColumnsForward {
 template <class T>
 struct ColumnsBackward {
   NormShape shape;
-  Slab slab;
+  ColumnLayout layout;
   NormBackward<T> b;
-  bool past;
+  bool streaming;
   double* by_channel;
 
   struct Work {
     Scratch<double> sums;  // of each piece, a pair for each channel
     Scratch<T> parameters;
     Work(const ColumnsBackward& body, int64_t slots)
-        : sums(slots * body.slab.pieces() * body.slab.channels * 2),
-          parameters(slots * kParameters * padded<T>(body.slab.width)) {}
+        : sums(slots * body.layout.pieces() * body.layout.channels * 2),
+          parameters(slots * kParameters * padded<T>(body.layout.width)) {}
   };
   bool measures() const { return by_channel != nullptr; }
   bool applies() const { return b.dx != nullptr || b.dresidual != nullptr; }
   Columns<T> columns(const Work& work, int64_t slot) const {
-    const int64_t width = padded<T>(slab.width);
+    const int64_t width = padded<T>(layout.width);
     return {work.parameters + slot * kParameters * width, width};
   }
   static VectorParameters<T> load_columns(const Columns<T>& p, int64_t w) {
-    return {load(p[kHigh] + w),  load(p[kLow] + w),  load(p[kRstd] + w), load(p[kScale] + w),
-            load(p[kShift] + w), load(p[kMean] + w), load(p[kSlant] + w)};
+    return {load(p[kHigh] + w),  load(p[kLow] + w),          load(p[kRstd] + w),       load(p[kScale] + w),
+            load(p[kShift] + w), load(p[kGradientMean] + w), load(p[kProductMean] + w)};
   }
 
   void prepare(int64_t batch, const Work& work, int64_t slot) const {
-    fill_columns(shape, slab, b, batch, columns(work, slot));
+    fill_columns(shape, layout, b, batch, columns(work, slot));
   }
   void measure(int64_t batch, int64_t piece, const Work& work, int64_t slot) const {
     const Columns<T> p = columns(work, slot);
-    const int64_t widest = padded<T>(min(slab.width, kWidest));
+    const int64_t widest = padded<T>(min(layout.width, kWidest));
     const Scratch<T> room(2 * widest);
     T *sum = room, *product = room + widest;
-    double* out = work.sums + (slot * slab.pieces() + piece) * slab.channels * 2;
-    for (int64_t c = 0; c < slab.channels * 2; ++c) out[c] = 0;
-    slab.blocks(piece, [&](int64_t offset, int64_t rows, int64_t first, int64_t width) {
+    double* out = work.sums + (slot * layout.pieces() + piece) * layout.channels * 2;
+    for (int64_t c = 0; c < layout.channels * 2; ++c) out[c] = 0;
+    layout.blocks(piece, [&](int64_t offset, int64_t rows, int64_t first, int64_t width) {
       for (int64_t row = 0; row < rows; row += kChunkRows) {
         for (int64_t w = 0; w < padded<T>(width); ++w) sum[w] = product[w] = 0;
-        column_gradients(batch * slab.size + offset + row * slab.width, min(kChunkRows, rows - row), width, p, first,
-                         sum, product);
-        for (int64_t w = 0, c = first % slab.channels; w < width; ++w, c = c + 1 == slab.channels ? 0 : c + 1)
+        column_gradients(batch * layout.size + offset + row * layout.width, min(kChunkRows, rows - row), width, p,
+                         first, sum, product);
+        for (int64_t w = 0, c = first % layout.channels; w < width; ++w, c = c + 1 == layout.channels ? 0 : c + 1)
           out[2 * c] += double(sum[w]), out[2 * c + 1] += double(product[w]);
       }
     });
@@ -281,13 +282,13 @@ struct ColumnsBackward {
   void column_gradients(int64_t offset, int64_t rows, int64_t width, const Columns<T>& p, int64_t first, T* sum,
                         T* product) const {
     for (int64_t i = 0; i < rows; i += kStrip) {
-      const int64_t n = min(kStrip, rows - i), from = offset + i * slab.width;
-      over_vectors<T>(width, [&](int64_t w, auto whole, int64_t lanes) {
+      const int64_t n = min(kStrip, rows - i), from = offset + i * layout.width;
+      for_each_vector<T>(width, [&](int64_t w, auto whole, int64_t lanes) {
         const VectorParameters<T> v = load_columns(p, first + w);
         Vector<T> s = load(sum + w), t = load(product + w), g, x_hat;
         const auto add = [&](int64_t row) {
-          backward_vector<T>(whole, b, from + row * slab.width + w, lanes, v.high, v.low, v.rstd, v.scale, v.shift, &g,
-                             &x_hat);
+          backward_vector<T>(whole, b, from + row * layout.width + w, lanes, v.high, v.low, v.rstd, v.scale, v.shift,
+                             &g, &x_hat);
           s += g, t += g * x_hat;
         };
         if (n == kStrip)
@@ -300,13 +301,13 @@ struct ColumnsBackward {
   }
   void finish(int64_t batch, const Work& work, int64_t slot) const {
     const Columns<T> p = columns(work, slot);
-    const int64_t C = slab.channels;
-    const double count = double(shape.set_size());
+    const int64_t C = layout.channels;
+    const double count = double(shape.reduction_size());
     double* out = measures() ? by_channel + batch * C * 2 : nullptr;
     if (measures())
       for (int64_t c = 0; c < C * 2; ++c) {
         out[c] = 0;
-        for (int64_t k = 0; k < slab.pieces(); ++k) out[c] += work.sums[(slot * slab.pieces() + k) * C * 2 + c];
+        for (int64_t k = 0; k < layout.pieces(); ++k) out[c] += work.sums[(slot * layout.pieces() + k) * C * 2 + c];
       }
     for (int64_t g = 0; g < shape.groups; ++g) {
       const int64_t set = batch * shape.groups + g, first = g * shape.channels, last = first + shape.channels;
@@ -319,21 +320,22 @@ struct ColumnsBackward {
         means = {b.centered ? means.gradient / count : 0, means.product / count};
       }
       const double scale = Center<T>(b.mean[set], b.variance[set], b.eps).scale;
-      for (int64_t w = 0; w < slab.width; w += C)
+      for (int64_t w = 0; w < layout.width; w += C)
         for (int64_t c = first; c < last; ++c)
-          p[kMean][w + c] = T(means.gradient * scale), p[kSlant][w + c] = T(means.product * scale);
+          p[kGradientMean][w + c] = T(means.gradient * scale), p[kProductMean][w + c] = T(means.product * scale);
     }
   }
   void apply(int64_t batch, int64_t piece, const Work& work, int64_t slot) const {
     const Columns<T> p = columns(work, slot);
-    slab.blocks(piece, [&](int64_t offset, int64_t rows, int64_t first, int64_t width) {
+    layout.blocks(piece, [&](int64_t offset, int64_t rows, int64_t first, int64_t width) {
       over_strips<T>(
-          batch * slab.size + offset, rows, slab.width, width, [&](int64_t w) { return load_columns(p, first + w); },
+          batch * layout.size + offset, rows, layout.width, width,
+          [&](int64_t w) { return load_columns(p, first + w); },
           [&](const VectorParameters<T>& v, int64_t, auto whole, int64_t lanes, int64_t at) {
             Vector<T> g, x_hat;
             backward_vector<T>(whole, b, at, lanes, v.high, v.low, v.rstd, v.scale, v.shift, &g, &x_hat);
-            if (b.dx) store_result(whole, past, b.dx + at, v.scale * g - (v.mean + x_hat * v.slant), lanes);
-            if (b.dresidual) store_result(whole, past, b.dresidual + at, g, lanes);
+            if (b.dx) store_result(whole, streaming, b.dx + at, v.scale * g - (v.mean + x_hat * v.product_mean), lanes);
+            if (b.dresidual) store_result(whole, streaming, b.dresidual + at, g, lanes);
           });
     });
   }

@@ -8,33 +8,33 @@ namespace striate {
 namespace STRIATE_ISA {
 namespace {
 
-// A set is samples × channels × places; a run is what lies together of it: all channels of a group in one sample.
-struct RunSet {
-  int64_t samples, groups, channels, places, length, pitch, size;
-  Runs runs;
+// A set is samples × channels × positions; a run is what lies together of it: all channels of a group in one sample.
+struct ContiguousLayout {
+  int64_t samples, groups, channels, positions, length, pitch, size;
+  Segments segments;
 
-  explicit RunSet(const NormShape& s)
+  explicit ContiguousLayout(const NormShape& s)
       : samples(s.samples),
         groups(s.groups),
         channels(s.channels),
-        places(s.places),
-        length(s.channels * s.places),
-        pitch(s.groups * s.channels * s.places),
-        size(s.set_size()),
-        runs{length, pitch} {}
+        positions(s.positions),
+        length(s.channels * s.positions),
+        pitch(s.groups * s.channels * s.positions),
+        size(s.reduction_size()),
+        segments{length, pitch} {}
 
   int64_t offset(int64_t set) const { return set / groups * samples * pitch + set % groups * length; }
-  int64_t piece() const { return runs.whole(kPiece); }
-  int64_t pieces() const { return max(1, tiles(size, piece())); }
+  int64_t piece() const { return segments.whole(kPiece); }
+  int64_t pieces() const { return max(1, ceil_div(size, piece())); }
 
   // Calls body(channel of the group, offset, count) for what a piece has of each run's channels.
   template <class Body>
   STRIATE_INLINE void over_channels_of(int64_t piece_number, const Body& body) const {
     const int64_t begin = piece_number * piece(), end = min(size, begin + piece());
-    runs.over(begin, end, [&](int64_t at, int64_t count) {
+    segments.over(begin, end, [&](int64_t at, int64_t count) {
       const int64_t first = at % pitch;
-      for (int64_t c = first / places, from = first; from < first + count; ++c) {
-        const int64_t upto = min((c + 1) * places, first + count);
+      for (int64_t c = first / positions, from = first; from < first + count; ++c) {
+        const int64_t upto = min((c + 1) * positions, first + count);
         body(c, at - first + from, upto - from);
         from = upto;
       }
@@ -43,52 +43,52 @@ struct RunSet {
 };
 
 template <class T>
-struct RunsForward {
+struct ContiguousForward {
   NormShape shape;
-  RunSet set;
+  ContiguousLayout layout;
   NormForward<T> f;
-  bool past;  // the caches: how y is written
+  bool streaming;  // the caches: how y is written
 
   struct Work {
     Scratch<Moments> pieces;
-    Work(const RunsForward& body, int64_t slots) : pieces(slots * body.set.pieces()) {}
+    Work(const ContiguousForward& body, int64_t slots) : pieces(slots * body.layout.pieces()) {}
   };
   bool measures() const { return !f.given; }
   bool applies() const { return f.y != nullptr; }
 
   void prepare(int64_t, const Work&, int64_t) const {}
   void measure(int64_t s, int64_t piece, const Work& work, int64_t slot) const {
-    const int64_t begin = piece * set.piece(), end = min(set.size, begin + set.piece());
-    work.pieces[slot * set.pieces() + piece] =
-        striate::STRIATE_ISA::measure(f.x + set.offset(s), set.runs, begin, end, f.centered);
+    const int64_t begin = piece * layout.piece(), end = min(layout.size, begin + layout.piece());
+    work.pieces[slot * layout.pieces() + piece] =
+        striate::STRIATE_ISA::measure(f.x + layout.offset(s), layout.segments, begin, end, f.centered);
   }
   void finish(int64_t s, const Work& work, int64_t slot) const {
     if (f.given) return;
     Moments total;
-    for (int64_t p = 0; p < set.pieces(); ++p) total.merge(work.pieces[slot * set.pieces() + p]);
+    for (int64_t p = 0; p < layout.pieces(); ++p) total.merge(work.pieces[slot * layout.pieces() + p]);
     f.mean[s] = total.mean, f.variance[s] = total.variance();
   }
   void apply(int64_t s, int64_t piece, const Work&, int64_t) const {
     const Center<T> center(f.mean[s], f.variance[s], f.eps);
     const Vector<T> high = broadcast(center.high), low = broadcast(center.low);
-    const int64_t base = set.offset(s), first = s % set.groups * set.channels;
-    if (shape.along == Along::kElements) return apply_elements(base + piece * set.piece(), piece, center);
-    set.over_channels_of(piece, [&](int64_t c, int64_t at, int64_t count) {
+    const int64_t base = layout.offset(s), first = s % layout.groups * layout.channels;
+    if (shape.affine == AffineAxis::kElements) return apply_elements(base + piece * layout.piece(), piece, center);
+    layout.over_channels_of(piece, [&](int64_t c, int64_t at, int64_t count) {
       const Vector<T> scale = broadcast(T(f.gamma ? double(f.gamma[first + c]) * center.scale : center.scale));
       const Vector<T> shift = broadcast(f.beta ? f.beta[first + c] : T(0));
-      over_result<T>(past, f.y + base + at, count, [&](int64_t i, auto whole, int64_t lanes) {
-        forward_vector<T>(whole, f, past, base + at + i, lanes, high, low, scale, shift);
+      over_result<T>(streaming, f.y + base + at, count, [&](int64_t i, auto whole, int64_t lanes) {
+        forward_vector<T>(whole, f, streaming, base + at + i, lanes, high, low, scale, shift);
       });
     });
   }
   // A set is one run; its i-th element has its own gamma and beta.
   void apply_elements(int64_t base, int64_t piece, const Center<T>& center) const {
-    const int64_t begin = piece * set.piece(), count = min(set.size - begin, set.piece());
+    const int64_t begin = piece * layout.piece(), count = min(layout.size - begin, layout.piece());
     const Vector<T> high = broadcast(center.high), low = broadcast(center.low), rstd = broadcast(T(center.scale));
-    over_result<T>(past, f.y + base, count, [&](int64_t i, auto whole, int64_t lanes) {
+    over_result<T>(streaming, f.y + base, count, [&](int64_t i, auto whole, int64_t lanes) {
       const Vector<T> scale = f.gamma ? rstd * load_lanes(whole, f.gamma + begin + i, lanes) : rstd;
       const Vector<T> shift = f.beta ? load_lanes(whole, f.beta + begin + i, lanes) : Vector<T>{};
-      forward_vector<T>(whole, f, past, base + i, lanes, high, low, scale, shift);
+      forward_vector<T>(whole, f, streaming, base + i, lanes, high, low, scale, shift);
     });
   }
 };
@@ -96,14 +96,14 @@ struct RunsForward {
 // Σ g and Σ g·x̂ of values [begin, end) of equally scaled runs, added to sum[0] and sum[1].
 template <class T>
 inline void gradient_sums(const NormBackward<T>& b, const Center<T>& center, T gamma, T beta, int64_t base,
-                          const Runs& runs, int64_t begin, int64_t end, double* sum) {
+                          const Segments& segments, int64_t begin, int64_t end, double* sum) {
   constexpr int64_t L = kLanes<T>;
   const Vector<T> high = broadcast(center.high), low = broadcast(center.low), rstd = broadcast(T(center.scale));
   const Vector<T> scale = broadcast(T(double(gamma) * center.scale)), shift = broadcast(beta);
-  const int64_t chunk = runs.whole(kChunk);
+  const int64_t chunk = segments.whole(kChunk);
   for (; begin < end; begin += chunk) {
     Vector<T> s[4] = {}, t[4] = {};
-    runs.over(begin, min(end, begin + chunk), [&](int64_t at, int64_t count) {
+    segments.over(begin, min(end, begin + chunk), [&](int64_t at, int64_t count) {
       Vector<T> g, x_hat;
       int64_t i = 0;
       for (; i + 4 * L <= count; i += 4 * L)
@@ -111,9 +111,9 @@ inline void gradient_sums(const NormBackward<T>& b, const Center<T>& center, T g
           backward_vector<T>(Constant<true>{}, b, base + at + i + k * L, L, high, low, rstd, scale, shift, &g, &x_hat);
           s[k] += g, t[k] += g * x_hat;
         }
-      over_vectors<T>(count - i, [&](int64_t j, auto whole, int64_t lanes) {
+      for_each_vector<T>(count - i, [&](int64_t j, auto whole, int64_t lanes) {
         backward_vector<T>(whole, b, base + at + i + j, lanes, high, low, rstd, scale, shift, &g, &x_hat);
-        s[0] += only_lanes<T>(whole, g, lanes), t[0] += only_lanes<T>(whole, g * x_hat, lanes);
+        s[0] += mask_lanes<T>(whole, g, lanes), t[0] += mask_lanes<T>(whole, g * x_hat, lanes);
       });
     });
     sum[0] += double(sum_lanes<T>((s[0] + s[1]) + (s[2] + s[3])));
@@ -122,18 +122,18 @@ inline void gradient_sums(const NormBackward<T>& b, const Center<T>& center, T g
 }
 
 template <class T>
-struct RunsBackward {
+struct ContiguousBackward {
   NormShape shape;
-  RunSet set;
+  ContiguousLayout layout;
   NormBackward<T> b;
-  bool past;           // the caches: how dx is written
+  bool streaming;      // the caches: how dx is written
   double* by_channel;  // Σ g and Σ g·x̂ of each batch and channel, or null
 
   struct Work {
     Scratch<double> sums;  // of each piece and channel
     Scratch<Means> means;
-    Work(const RunsBackward& body, int64_t slots)
-        : sums(slots * body.set.pieces() * body.set.channels * 2), means(slots) {}
+    Work(const ContiguousBackward& body, int64_t slots)
+        : sums(slots * body.layout.pieces() * body.layout.channels * 2), means(slots) {}
   };
   bool measures() const { return by_channel != nullptr; }
   bool applies() const { return b.dx != nullptr || b.dresidual != nullptr; }
@@ -143,48 +143,49 @@ struct RunsBackward {
   void prepare(int64_t, const Work&, int64_t) const {}
   void measure(int64_t s, int64_t piece, const Work& work, int64_t slot) const {
     const Center<T> center(b.mean[s], b.variance[s], b.eps);
-    double* sums = work.sums + (slot * set.pieces() + piece) * set.channels * 2;
-    for (int64_t k = 0; k < set.channels * 2; ++k) sums[k] = 0;
-    const int64_t first = s % set.groups * set.channels, base = set.offset(s);
-    if (set.channels == 1) {  // runs may be short: one sum for many
-      const int64_t begin = piece * set.piece(), end = min(set.size, begin + set.piece());
-      return gradient_sums(b, center, gamma(first), beta(first), base, set.runs, begin, end, sums);
+    double* sums = work.sums + (slot * layout.pieces() + piece) * layout.channels * 2;
+    for (int64_t k = 0; k < layout.channels * 2; ++k) sums[k] = 0;
+    const int64_t first = s % layout.groups * layout.channels, base = layout.offset(s);
+    if (layout.channels == 1) {  // runs may be short: one sum for many
+      const int64_t begin = piece * layout.piece(), end = min(layout.size, begin + layout.piece());
+      return gradient_sums(b, center, gamma(first), beta(first), base, layout.segments, begin, end, sums);
     }
-    set.over_channels_of(piece, [&](int64_t c, int64_t at, int64_t count) {
-      gradient_sums(b, center, gamma(first + c), beta(first + c), base + at, Runs{count, count}, 0, count,
+    layout.over_channels_of(piece, [&](int64_t c, int64_t at, int64_t count) {
+      gradient_sums(b, center, gamma(first + c), beta(first + c), base + at, Segments{count, count}, 0, count,
                     sums + 2 * c);
     });
   }
   void finish(int64_t s, const Work& work, int64_t slot) const {
     Means means = given_means(b, s);
     if (measures()) {
-      const int64_t first = s % set.groups * set.channels, stride = set.channels * 2;
-      const double* pieces = work.sums + slot * set.pieces() * stride;
-      double* out = by_channel + (s / set.groups * shape.all_channels() + first) * 2;
+      const int64_t first = s % layout.groups * layout.channels, stride = layout.channels * 2;
+      const double* pieces = work.sums + slot * layout.pieces() * stride;
+      double* out = by_channel + (s / layout.groups * shape.all_channels() + first) * 2;
       Means total;
       for (int64_t k = 0; k < stride; ++k) {
         out[k] = 0;
-        for (int64_t p = 0; p < set.pieces(); ++p) out[k] += pieces[p * stride + k];
+        for (int64_t p = 0; p < layout.pieces(); ++p) out[k] += pieces[p * stride + k];
         (k % 2 == 0 ? total.gradient : total.product) += double(gamma(first + k / 2)) * out[k];
       }
       if (!b.constant && !b.gradient_mean)
-        means = {b.centered ? total.gradient / double(set.size) : 0, total.product / double(set.size)};
+        means = {b.centered ? total.gradient / double(layout.size) : 0, total.product / double(layout.size)};
     }
     work.means[slot] = means;
   }
   void apply(int64_t s, int64_t piece, const Work& work, int64_t slot) const {
     const Center<T> center(b.mean[s], b.variance[s], b.eps);
-    const int64_t first = s % set.groups * set.channels, base = set.offset(s);
+    const int64_t first = s % layout.groups * layout.channels, base = layout.offset(s);
     const Vector<T> high = broadcast(center.high), low = broadcast(center.low), rstd = broadcast(T(center.scale));
     const Vector<T> mean = broadcast(T(work.means[slot].gradient * center.scale));
-    const Vector<T> slant = broadcast(T(work.means[slot].product * center.scale));
-    set.over_channels_of(piece, [&](int64_t c, int64_t at, int64_t count) {
+    const Vector<T> product_mean = broadcast(T(work.means[slot].product * center.scale));
+    layout.over_channels_of(piece, [&](int64_t c, int64_t at, int64_t count) {
       const Vector<T> scale = broadcast(T(double(gamma(first + c)) * center.scale)), shift = broadcast(beta(first + c));
-      over_result<T>(past && b.dx, b.dx + base + at, count, [&](int64_t i, auto whole, int64_t lanes) {
+      over_result<T>(streaming && b.dx, b.dx + base + at, count, [&](int64_t i, auto whole, int64_t lanes) {
         Vector<T> g, x_hat;
         backward_vector<T>(whole, b, base + at + i, lanes, high, low, rstd, scale, shift, &g, &x_hat);
-        if (b.dx) store_result(whole, past, b.dx + base + at + i, scale * g - (mean + x_hat * slant), lanes);
-        if (b.dresidual) store_result(whole, past, b.dresidual + base + at + i, g, lanes);
+        if (b.dx)
+          store_result(whole, streaming, b.dx + base + at + i, scale * g - (mean + x_hat * product_mean), lanes);
+        if (b.dresidual) store_result(whole, streaming, b.dresidual + base + at + i, g, lanes);
       });
     });
   }

@@ -46,12 +46,12 @@ STRIATE_INLINE Vector<T> activate_backward(Activation activation, T slope, const
 
 // One vector of y.
 template <class T, class Whole>
-STRIATE_INLINE void forward_vector(Whole whole, const NormForward<T>& f, bool past_caches, int64_t at, int64_t lanes,
+STRIATE_INLINE void forward_vector(Whole whole, const NormForward<T>& f, bool streaming, int64_t at, int64_t lanes,
                                    const Vector<T>& high, const Vector<T>& low, const Vector<T>& scale,
                                    const Vector<T>& shift) {
   const Vector<T> d = deviation<T>(load_lanes(whole, f.x + at, lanes), high, low);
   const Vector<T> z = before_activation<T>(whole, f, d, scale, shift, at, lanes);
-  store_result(whole, past_caches, f.y + at, activate(f.activation, f.slope, z), lanes);
+  store_result(whole, streaming, f.y + at, activate(f.activation, f.slope, z), lanes);
 }
 
 // g and x̂ of one vector; scale is γ/√(σ² + ε), and with shift only needed for the sign of what was activated.

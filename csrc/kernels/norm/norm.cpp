@@ -2,8 +2,8 @@
 //   dβ = Σ g,   dγ = Σ g·x̂,   dx = (γ·g - mean(γ·g) - x̂·mean(γ·g·x̂)) / √(σ² + ε).
 // One formula for batch, layer, instance, group, ghost and RMS norm: they differ in what is measured together (norm.h).
 //
-// Layout. Two patterns. Runs: what is measured together is consecutive, or a few stretches of it; vectors run along it
-// and their lanes are added up at the end (moments.h). Columns: it lies one row apart, as a channel does in
+// Layout. Two patterns. Segments: what is measured together is consecutive, or a few stretches of it; vectors run along
+// it and their lanes are added up at the end (moments.h). Columns: it lies one row apart, as a channel does in
 // channels_last; vectors run across, and lane k stays column k. Narrow rows are glued together until a row fills some
 // vectors: 32 pixels of 3 channels are one row of 96 columns, of which each third one belongs to the same channel and
 // merges with it.
@@ -48,26 +48,26 @@ void reduce_channels(const NormShape& shape, const NormBackward<T>& b, const dou
 
 template <class T>
 void forward(const NormShape& shape, const NormForward<T>& f) {
-  if (shape.sets() == 0 || shape.set_size() == 0) return;
-  const bool past = shape.sets() * shape.set_size() * int64_t(sizeof(T)) >= kStreamBytes;
-  if (shape.along == Along::kRows) return places_forward(shape, f, past);
-  if (shape.channels_last && shape.along == Along::kChannels) {
-    const ColumnsForward<T> body = {shape, Slab(shape), f, past};
-    return in_passes(body, shape.batches, body.slab.pieces(), body.slab.size, sizeof(T));
+  if (shape.reductions() == 0 || shape.reduction_size() == 0) return;
+  const bool streaming = shape.reductions() * shape.reduction_size() * int64_t(sizeof(T)) >= kStreamBytes;
+  if (shape.affine == AffineAxis::kPositions) return positions_forward(shape, f, streaming);
+  if (shape.channels_last && shape.affine == AffineAxis::kChannels) {
+    const ColumnsForward<T> body = {shape, ColumnLayout(shape), f, streaming};
+    return run_passes(body, shape.batches, body.layout.pieces(), body.layout.size, sizeof(T));
   }
-  if (shape.along == Along::kElements && ShortRows<T>::fits(shape.places))
-    return ShortRows<T>{f, past, shape.batches, shape.places}.run();
-  const RunsForward<T> body = {shape, RunSet(shape), f, past};
-  in_passes(body, shape.sets(), body.set.pieces(), body.set.size, sizeof(T));
+  if (shape.affine == AffineAxis::kElements && ShortRows<T>::fits(shape.positions))
+    return ShortRows<T>{f, streaming, shape.batches, shape.positions}.run();
+  const ContiguousForward<T> body = {shape, ContiguousLayout(shape), f, streaming};
+  run_passes(body, shape.reductions(), body.layout.pieces(), body.layout.size, sizeof(T));
 }
 
 template <class T>
 void backward(const NormShape& shape, const NormBackward<T>& b) {
-  const bool empty = shape.sets() == 0 || shape.set_size() == 0;
-  const bool past = shape.sets() * shape.set_size() * int64_t(sizeof(T)) >= kStreamBytes;
-  if (shape.along == Along::kElements) {
-    if (!empty) return ElementsBackward<T>{b, past, shape.batches, shape.places}.run();
-    for (int64_t i = 0; i < shape.places; ++i) {
+  const bool empty = shape.reductions() == 0 || shape.reduction_size() == 0;
+  const bool streaming = shape.reductions() * shape.reduction_size() * int64_t(sizeof(T)) >= kStreamBytes;
+  if (shape.affine == AffineAxis::kElements) {
+    if (!empty) return RowsBackward<T>{b, streaming, shape.batches, shape.positions}.run();
+    for (int64_t i = 0; i < shape.positions; ++i) {
       if (b.dgamma) b.dgamma[i] = 0;
       if (b.dbeta) b.dbeta[i] = 0;
     }
@@ -75,18 +75,18 @@ void backward(const NormShape& shape, const NormBackward<T>& b) {
   }
   const bool sums = b.dgamma || b.dbeta || b.sums || (!b.constant && !b.gradient_mean);
   NormShape parts = shape;  // of whose channels there are sums
-  if (shape.along == Along::kRows) parts.batches = empty ? 0 : PlaceBlock<T>::units(shape);
+  if (shape.affine == AffineAxis::kPositions) parts.batches = empty ? 0 : PositionBlock<T>::units(shape);
   if (empty) parts.batches = 0;
   const Scratch<double> by_channel(sums ? parts.batches * parts.all_channels() * 2 : 0);
   double* out = sums ? static_cast<double*>(by_channel) : nullptr;
-  if (!empty && shape.along == Along::kRows) {
-    places_backward(shape, b, past, out);
+  if (!empty && shape.affine == AffineAxis::kPositions) {
+    positions_backward(shape, b, streaming, out);
   } else if (!empty && shape.channels_last) {
-    const ColumnsBackward<T> body = {shape, Slab(shape), b, past, out};
-    in_passes(body, shape.batches, body.slab.pieces(), body.slab.size, sizeof(T));
+    const ColumnsBackward<T> body = {shape, ColumnLayout(shape), b, streaming, out};
+    run_passes(body, shape.batches, body.layout.pieces(), body.layout.size, sizeof(T));
   } else if (!empty) {
-    const RunsBackward<T> body = {shape, RunSet(shape), b, past, out};
-    in_passes(body, shape.sets(), body.set.pieces(), body.set.size, sizeof(T));
+    const ContiguousBackward<T> body = {shape, ContiguousLayout(shape), b, streaming, out};
+    run_passes(body, shape.reductions(), body.layout.pieces(), body.layout.size, sizeof(T));
   }
   if (b.dgamma || b.dbeta || b.sums) reduce_channels(parts, b, out);
 }

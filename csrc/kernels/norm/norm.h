@@ -5,26 +5,28 @@
 namespace striate {
 
 // What gamma and beta run along.
-enum class Along {
-  kChannels,  // batch, instance, group and ghost norm: one number a channel
-  kElements,  // layer and RMS norm: one number an element of what is measured
-  kRows,  // layer norm of all channels at each place, in planes order: one number a channel, places are measured apart
+enum class AffineAxis {
+  kChannels,   // batch, instance, group and ghost norm: one number a channel
+  kElements,   // layer and RMS norm: one number an element of what is measured
+  kPositions,  // layer norm of all channels at each position, in planes order: one number a channel, positions are
+               // measured apart
 };
 
-// x is (batches·samples, groups·channels, places), or with channels_last (batches·samples, places, groups·channels).
-// Each of batches × groups is measured over its samples, channels and places:
+// x is (batches·samples, groups·channels, positions), or with channels_last (batches·samples, positions,
+// groups·channels). Each of batches × groups is measured over its samples, channels and positions:
 //   batch norm     batches 1, samples N, groups C, channels 1      ghost norm   batches N/size, samples size, groups C,
 //   channels 1 instance norm  batches N, samples 1, groups C, channels 1      group norm   batches N, samples 1, groups
 //   G, channels C/G
-// kElements: batches rows of `places` consecutive elements. kRows: batches × places are measured over `channels`.
+// kElements: batches rows of `positions` consecutive elements. kPositions: batches × positions are measured over
+// `channels`.
 struct NormShape {
-  int64_t batches, samples, groups, channels, places;
+  int64_t batches, samples, groups, channels, positions;
   bool channels_last;
-  Along along;
+  AffineAxis affine;
 
   int64_t all_channels() const { return groups * channels; }
-  int64_t sets() const { return batches * (along == Along::kRows ? places : groups); }
-  int64_t set_size() const { return samples * channels * (along == Along::kRows ? 1 : places); }
+  int64_t reductions() const { return batches * (affine == AffineAxis::kPositions ? positions : groups); }
+  int64_t reduction_size() const { return samples * channels * (affine == AffineAxis::kPositions ? 1 : positions); }
 };
 
 // What follows scale, shift and residual: nothing, max(z, 0), z above 0 and slope·z below, or min(max(z, 0), 6).

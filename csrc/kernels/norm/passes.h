@@ -7,37 +7,37 @@ namespace striate {
 namespace STRIATE_ISA {
 namespace {
 
-constexpr int64_t kPiece = 32768;            // values measured by one unit of work: 128 KiB of float
-constexpr int64_t kTogetherBytes = 1 << 20;  // half of a large second-level cache, all of a small one
-constexpr int64_t kTogetherSets = 16;        // fewer might leave threads idle
+constexpr int64_t kPiece = 32768;         // values measured by one unit of work: 128 KiB of float
+constexpr int64_t kFusedBytes = 1 << 20;  // half of a large second-level cache, all of a small one
+constexpr int64_t kFusedReductions = 16;  // fewer might leave threads idle
 
 constexpr int64_t kStreamBytes = int64_t(4) << 20;  // results that no second-level cache keeps
 
 // One vector of a result.
 template <class T, class Whole>
-STRIATE_INLINE void store_result(Whole whole, bool past_caches, T* p, const Vector<T>& v, int64_t lanes) {
-  if (Whole::value && past_caches && reinterpret_cast<uintptr_t>(p) % sizeof v == 0)
-    stream(p, v);
+STRIATE_INLINE void store_result(Whole whole, bool streaming, T* p, const Vector<T>& v, int64_t lanes) {
+  if (Whole::value && streaming && reinterpret_cast<uintptr_t>(p) % sizeof v == 0)
+    store_streaming(p, v);
   else
     store_lanes(whole, p, v, lanes);
 }
 
-// over_vectors, from where whole vectors of what is written past the caches are aligned.
+// for_each_vector, from where whole vectors of what is written past the caches are aligned.
 template <class T, class Body>
-STRIATE_INLINE void over_result(bool past_caches, const T* to, int64_t count, const Body& body) {
+STRIATE_INLINE void over_result(bool streaming, const T* to, int64_t count, const Body& body) {
   const int64_t off = reinterpret_cast<uintptr_t>(to) % kVectorBytes / sizeof(T);
-  const int64_t head = past_caches && off > 0 ? min(count, kLanes<T> - off) : 0;
+  const int64_t head = streaming && off > 0 ? min(count, kLanes<T> - off) : 0;
   if (head > 0) body(0, Constant<false>{}, head);
-  over_vectors<T>(count - head, [&](int64_t i, auto whole, int64_t lanes) { body(head + i, whole, lanes); });
+  for_each_vector<T>(count - head, [&](int64_t i, auto whole, int64_t lanes) { body(head + i, whole, lanes); });
 }
 
-// Runs body.prepare(set, work, slot), .measure(set, piece, work, slot), .finish(set, work, slot) and .apply(set, piece,
-// work, slot), see Passes. Work(body, slots) is the memory between them, of one set at a time or of all.
+// Segments body.prepare(set, work, slot), .measure(set, piece, work, slot), .finish(set, work, slot) and .apply(set,
+// piece, work, slot), see Passes. Work(body, slots) is the memory between them, of one set at a time or of all.
 template <class Body>
-void in_passes(const Body& body, int64_t sets, int64_t pieces, int64_t set_size, int64_t element_bytes) {
+void run_passes(const Body& body, int64_t reductions, int64_t pieces, int64_t reduction_size, int64_t element_bytes) {
   using Work = typename Body::Work;
-  if (pieces == 1 || (sets >= kTogetherSets && set_size * element_bytes <= kTogetherBytes)) {
-    parallel_for(sets, set_size * 2, [=](int64_t begin, int64_t end) {
+  if (pieces == 1 || (reductions >= kFusedReductions && reduction_size * element_bytes <= kFusedBytes)) {
+    parallel_for(reductions, reduction_size * 2, [=](int64_t begin, int64_t end) {
       const Work work(body, 1);
       for (int64_t set = begin; set < end; ++set) {
         body.prepare(set, work, 0);
@@ -47,20 +47,20 @@ void in_passes(const Body& body, int64_t sets, int64_t pieces, int64_t set_size,
         if (body.applies())
           for (int64_t p = 0; p < pieces; ++p) body.apply(set, p, work, 0);
       }
-      settle();
+      fence_streaming_stores();
     });
     return;
   }
-  const Work all(body, sets), *work = &all;
+  const Work all(body, reductions), *work = &all;
   const auto each_piece = [&](const auto& run) {
-    parallel_for(sets * pieces, set_size / pieces, [=](int64_t begin, int64_t end) {
+    parallel_for(reductions * pieces, reduction_size / pieces, [=](int64_t begin, int64_t end) {
       for (int64_t unit = begin; unit < end; ++unit) run(unit / pieces, unit % pieces);
-      settle();
+      fence_streaming_stores();
     });
   };
-  for (int64_t set = 0; set < sets; ++set) body.prepare(set, *work, set);
+  for (int64_t set = 0; set < reductions; ++set) body.prepare(set, *work, set);
   if (body.measures()) each_piece([=](int64_t set, int64_t piece) { body.measure(set, piece, *work, set); });
-  for (int64_t set = 0; set < sets; ++set) body.finish(set, *work, set);
+  for (int64_t set = 0; set < reductions; ++set) body.finish(set, *work, set);
   if (body.applies()) each_piece([=](int64_t set, int64_t piece) { body.apply(set, piece, *work, set); });
 }
 

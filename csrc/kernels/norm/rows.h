@@ -11,9 +11,9 @@ namespace {
 // Rows of D elements, measured apart, scaled alike: dγ and dβ are sums down the columns. Units are blocks of rows, each
 // with its own partial sums; rows too long for a cache are cut into columns too, and measured before.
 template <class T>
-struct ElementsBackward {
+struct RowsBackward {
   NormBackward<T> b;
-  bool past;
+  bool streaming;
   int64_t rows, length;
 
   static constexpr int64_t kLongRow = 16384, kColumns = 2048;
@@ -35,15 +35,15 @@ struct ElementsBackward {
     }
     for (int64_t at = begin; at < end; at += chunk) {
       Vector<T> s[Rows] = {}, t[Rows] = {};
-      over_vectors<T>(min(chunk, end - at), [&](int64_t i, auto whole, int64_t lanes) {
+      for_each_vector<T>(min(chunk, end - at), [&](int64_t i, auto whole, int64_t lanes) {
         const Vector<T> gamma = b.gamma ? load_lanes(whole, b.gamma + at + i, lanes) : broadcast(T(1));
         const Vector<T> beta = b.beta ? load_lanes(whole, b.beta + at + i, lanes) : Vector<T>{};
         for (int k = 0; k < Rows; ++k) {
           Vector<T> g, x_hat;
           backward_vector<T>(whole, b, (row + k) * length + at + i, lanes, high[k], low[k], rstd[k], rstd[k] * gamma,
                              beta, &g, &x_hat);
-          g = only_lanes<T>(whole, g * gamma, lanes);
-          s[k] += g, t[k] += only_lanes<T>(whole, g * x_hat, lanes);
+          g = mask_lanes<T>(whole, g * gamma, lanes);
+          s[k] += g, t[k] += mask_lanes<T>(whole, g * x_hat, lanes);
         }
       });
       for (int k = 0; k < Rows; ++k) {
@@ -59,7 +59,7 @@ struct ElementsBackward {
 
   // What a row's elements share.
   struct Row {
-    Vector<T> high, low, rstd, mean, slant;
+    Vector<T> high, low, rstd, mean, product_mean;
   };
   Row row_parameters(int64_t row, const Means& m) const {
     const Center<T> c = center(row);
@@ -73,7 +73,7 @@ struct ElementsBackward {
   void apply(int64_t row, int64_t begin, int64_t end, const Means* m, T* dgamma, T* dbeta) const {
     Row of[Rows];
     for (int k = 0; k < Rows; ++k) of[k] = row_parameters(row + k, m[k]);
-    over_vectors<T>(end - begin, [&](int64_t i, auto whole, int64_t lanes) {
+    for_each_vector<T>(end - begin, [&](int64_t i, auto whole, int64_t lanes) {
       const Vector<T> gamma = b.gamma ? load_lanes(whole, b.gamma + begin + i, lanes) : broadcast(T(1));
       const Vector<T> beta = b.beta ? load_lanes(whole, b.beta + begin + i, lanes) : Vector<T>{};
       Vector<T> gradient = {}, product = {};
@@ -82,8 +82,9 @@ struct ElementsBackward {
         const int64_t at = (row + k) * length + begin + i;
         const Vector<T> scale = of[k].rstd * gamma;
         backward_vector<T>(whole, b, at, lanes, of[k].high, of[k].low, of[k].rstd, scale, beta, &g, &x_hat);
-        if (b.dx) store_result(whole, past, b.dx + at, scale * g - (of[k].mean + x_hat * of[k].slant), lanes);
-        if (b.dresidual) store_result(whole, past, b.dresidual + at, g, lanes);
+        if (b.dx)
+          store_result(whole, streaming, b.dx + at, scale * g - (of[k].mean + x_hat * of[k].product_mean), lanes);
+        if (b.dresidual) store_result(whole, streaming, b.dresidual + at, g, lanes);
         gradient += g, product += g * x_hat;
       }
       if (dgamma) {
@@ -94,10 +95,10 @@ struct ElementsBackward {
   }
 
   void run() const {
-    const int64_t D = length, blocks = tiles(rows, block()), across = tiles(D, columns());
+    const int64_t D = length, blocks = ceil_div(rows, block()), across = ceil_div(D, columns());
     const Scratch<Means> by_row(is_long() ? rows : 0);
     const Scratch<T> partial(scaled() ? blocks * 2 * D : 0);
-    const ElementsBackward self = *this;
+    const RowsBackward self = *this;
     if (is_long()) measure_rows(by_row);
     Means* row_means = by_row;
     T* parts = scaled() ? static_cast<T*>(partial) : nullptr;
@@ -122,7 +123,7 @@ struct ElementsBackward {
         for (; row + 4 <= end; row += 4) rows_at(Constant<4>{}, row);
         for (; row < end; ++row) rows_at(Constant<1>{}, row);
       }
-      settle();
+      fence_streaming_stores();
     });
     if (scaled())
       parallel_for(D, blocks * 2, [=](int64_t begin, int64_t end) {
@@ -137,10 +138,10 @@ struct ElementsBackward {
   }
 
   void measure_rows(Means* by_row) const {
-    const int64_t pieces = tiles(length, kPiece);
+    const int64_t pieces = ceil_div(length, kPiece);
     const Scratch<Means> of_pieces(rows * pieces);
     Means* parts = of_pieces;
-    const ElementsBackward self = *this;
+    const RowsBackward self = *this;
     parallel_for(rows * pieces, kPiece, [=](int64_t begin, int64_t end) {
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t row = unit / pieces, first = unit % pieces * kPiece;

@@ -13,7 +13,7 @@ namespace {
 template <class T>
 struct ShortRows {
   NormForward<T> f;
-  bool past;
+  bool streaming;
   int64_t rows, length;
 
   static bool fits(int64_t length) { return length <= kTerms * kLanes<T>; }
@@ -26,16 +26,16 @@ struct ShortRows {
     for (int k = 0; k < Rows; ++k)
       x[k] = f.x + (row + k) * length, shift[k] = f.centered ? x[k][0] : T(0), from[k] = broadcast(shift[k]);
     if (f.centered) {
-      over_vectors<T>(length, [&](int64_t i, auto whole, int64_t lanes) {
+      for_each_vector<T>(length, [&](int64_t i, auto whole, int64_t lanes) {
         for (int k = 0; k < Rows; ++k)
-          s[k] += only_lanes<T>(whole, load_lanes(whole, x[k] + i, lanes) - from[k], lanes);
+          s[k] += mask_lanes<T>(whole, load_lanes(whole, x[k] + i, lanes) - from[k], lanes);
       });
       for (int k = 0; k < Rows; ++k)
         shift[k] += sum_lanes<T>(s[k]) / T(length), from[k] = broadcast(shift[k]), s[k] = Vector<T>{};
     }
-    over_vectors<T>(length, [&](int64_t i, auto whole, int64_t lanes) {
+    for_each_vector<T>(length, [&](int64_t i, auto whole, int64_t lanes) {
       for (int k = 0; k < Rows; ++k) {
-        const Vector<T> d = only_lanes<T>(whole, load_lanes(whole, x[k] + i, lanes) - from[k], lanes);
+        const Vector<T> d = mask_lanes<T>(whole, load_lanes(whole, x[k] + i, lanes) - from[k], lanes);
         s[k] += d, q[k] += d * d;
       }
     });
@@ -44,7 +44,7 @@ struct ShortRows {
       add_widened<T>(q[k], squares);
       const double square = sum_lanes<double>(squares), n = double(length);
       Moments m = f.centered ? shifted_moments(n, shift[k], double(sum_lanes<T>(s[k])), square) : Moments{n, 0, square};
-      if (!(square < __builtin_inf())) m = wide_moments(x[k], Runs{length, length}, 0, length, f.centered);
+      if (!(square < __builtin_inf())) m = wide_moments(x[k], Segments{length, length}, 0, length, f.centered);
       f.mean[row + k] = m.mean, f.variance[row + k] = m.variance();
     }
   }
@@ -55,11 +55,11 @@ struct ShortRows {
       const Center<T> center(f.mean[row + k], f.variance[row + k], f.eps);
       high[k] = broadcast(center.high), low[k] = broadcast(center.low), rstd[k] = broadcast(T(center.scale));
     }
-    over_vectors<T>(length, [&](int64_t i, auto whole, int64_t lanes) {
+    for_each_vector<T>(length, [&](int64_t i, auto whole, int64_t lanes) {
       const Vector<T> gamma = f.gamma ? load_lanes(whole, f.gamma + i, lanes) : broadcast(T(1));
       const Vector<T> beta = f.beta ? load_lanes(whole, f.beta + i, lanes) : Vector<T>{};
       for (int k = 0; k < Rows; ++k)
-        forward_vector<T>(whole, f, past, (row + k) * length + i, lanes, high[k], low[k], rstd[k] * gamma, beta);
+        forward_vector<T>(whole, f, streaming, (row + k) * length + i, lanes, high[k], low[k], rstd[k] * gamma, beta);
     });
   }
   template <int Rows>
@@ -73,7 +73,7 @@ struct ShortRows {
       int64_t row = begin;
       for (; row + 4 <= end; row += 4) self.template run<4>(row);
       for (; row < end; ++row) self.template run<1>(row);
-      settle();
+      fence_streaming_stores();
     });
   }
 };

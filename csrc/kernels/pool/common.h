@@ -10,29 +10,30 @@ namespace {
 
 constexpr int64_t kTileColumns = 256;
 constexpr int64_t kBandElements =
-    32768;  // 128 KiB of float turned at a time: an eighth to a half of a second-level cache
+    32768;  // 128 KiB of float transposed at a time: an eighth to a half of a second-level cache
 
-// Windows that take in few enough places to be turned in bands: 4 MiB of float at most. Average pooling of wide ones
-// reduces runs; max pooling of wide ones comes with an index (ops/pool.py decides, by the same bound).
-inline bool narrow(const Window& w) {
+// Windows that take in few enough positions to be transposed in bands: 4 MiB of float at most. Average pooling of wide
+// ones reduces runs; max pooling of wide ones comes with an index (ops/pool.py decides, by the same bound).
+inline bool is_narrow(const Window& w) {
   const auto reach = [](const Axis& a, int64_t more) { return min(a.input, (a.size - 1) * a.dilation + 1 + more); };
   if (w.depth.size == 0 || w.height.size == 0 || w.width.size == 0) return false;
   return min(w.depth.size, w.depth.input) * reach(w.height, 0) * reach(w.width, kTileColumns) <= 65536;
 }
 
-// over_channels for all pixels of a row of outputs: body(vectors, j, c, last, lanes, next). Where one vector holds all
-// channels, as in turned order, four neighbouring pixels whose windows are whole go together, `next` (the stride)
-// inputs apart: loops over the taps then cost a quarter. Else next is 0 and the vectors are channels of pixel j.
+// for_each_channel_block for all pixels of a row of outputs: body(vectors, j, c, last, lanes, next). Where one vector
+// holds all channels, as in transposed order, four neighbouring pixels whose windows are whole go together, `next` (the
+// stride) inputs apart: loops over the taps then cost a quarter. Else next is 0 and the vectors are channels of pixel
+// j.
 template <class T, class Body>
-STRIATE_INLINE void over_pixels(const Axis& width, int64_t channels, const Look* across, int64_t columns,
-                                const Body& body) {
+STRIATE_INLINE void for_each_pixel(const Axis& width, int64_t channels, const ValidTaps* across, int64_t columns,
+                                   const Body& body) {
   constexpr int64_t L = kLanes<T>;
   for (int64_t j = 0; j < columns; ++j) {
     if (channels == L && j + 4 <= columns && across[j].count == width.size && across[j + 3].count == width.size) {
       body(Constant<4>{}, j, 0, 3 * L, L, width.stride);
       j += 3;
     } else {
-      over_channels<T>(
+      for_each_channel_block<T>(
           channels, [&](auto blocks, int64_t c, int64_t last, int64_t lanes) { body(blocks, j, c, last, lanes, 0); });
     }
   }
@@ -50,17 +51,17 @@ void forward(const PoolShape& p, const T* x, T* y, uint8_t* offset, const Row& r
   if (p.channels_last) {
     const int64_t C = p.channels, tile = min(W.output, channel_tile(C)), rows = p.batch * D.output * H.output;
     const Pitch pitch = {H.input * W.input * C, W.input * C, C};
-    parallel_for(tiles(W.output, tile) * rows, tile * C * 8, [=](int64_t begin, int64_t end) {
-      Scratch<Look> across(tile);
+    parallel_for(ceil_div(W.output, tile) * rows, tile * C * 8, [=](int64_t begin, int64_t end) {
+      Scratch<ValidTaps> across(tile);
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t column = unit / rows * tile, columns = min(tile, W.output - column);
         const int64_t oh = unit % rows % H.output, od = unit % rows / H.output % D.output,
                       n = unit % rows / H.output / D.output;
         if (unit == begin || unit % rows == 0)
-          for (int64_t j = 0; j < columns; ++j) across[j] = look(W, column + j);
+          for (int64_t j = 0; j < columns; ++j) across[j] = valid_taps(W, column + j);
         const int64_t out = ((unit % rows) * W.output + column) * C;
-        row(x + n * D.input * pitch.deep, pitch, C, od, oh, column, look(D, od), look(H, oh), across, columns, y + out,
-            offset ? offset + out : nullptr);
+        row(x + n * D.input * pitch.deep, pitch, C, od, oh, column, valid_taps(D, od), valid_taps(H, oh), across,
+            columns, y + out, offset ? offset + out : nullptr);
       }
     });
     return;
@@ -70,45 +71,47 @@ void forward(const PoolShape& p, const T* x, T* y, uint8_t* offset, const Row& r
   const int64_t columns_in = min(W.input, (tile - 1) * W.stride + (W.size - 1) * W.dilation + 1),
                 reach = (H.size - 1) * H.dilation + 1;
   const int64_t fit = kBandElements / L / columns_in / min(D.size, D.input) - reach;
-  const int64_t band = min(H.output, fit < 0 ? 1 : fit / H.stride + 1), bands = tiles(H.output, band);
-  const int64_t rows_in = min(H.input, (band - 1) * H.stride + reach), groups = tiles(planes, L);
-  parallel_for(tiles(W.output, tile) * groups * D.output * bands, band * tile * L * 8, [=](int64_t begin, int64_t end) {
-    Scratch<Look> across(tile);
-    Scratch<T> turned(min(D.size, D.input) * rows_in * columns_in * L), out(band * tile * L + L * L);
-    Scratch<uint8_t> tap(band * tile * L + L * L);
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t oh0 = unit % bands * band, oh1 = min(H.output, oh0 + band), od = unit / bands % D.output;
-      const int64_t group = unit / bands / D.output % groups, column = unit / bands / D.output / groups * tile;
-      const int64_t columns = min(tile, W.output - column), first = group * L, lanes = min(L, planes - first);
-      const Range high = looked_at(H, oh0, oh1), wide = looked_at(W, column, column + columns);
-      const Look ld = look(D, od);
-      turn_block_in<T>(x + first * in + (ld.first * H.input + high.first) * W.input + wide.first, in, lanes, H.input,
-                       W.input, ld.count, ld.step, high.size(), wide.size(), turned);
-      for (int64_t j = 0; j < columns; ++j) across[j] = look(W, column + j), across[j].first -= wide.first;
-      const Pitch pitch = {high.size() * wide.size() * L, wide.size() * L, L};
-      for (int64_t oh = oh0; oh < oh1; ++oh) {
-        Look lh = look(H, oh);
-        lh.first -= high.first;
-        row(turned, pitch, L, od, oh, column, Look{0, ld.count, 1, ld.tap}, lh, across, columns,
-            out + (oh - oh0) * columns * L, offset ? tap + (oh - oh0) * columns * L : nullptr);
-      }
-      const int64_t to = first * outs + (od * H.output + oh0) * W.output + column;
-      turn_block_out<T>(static_cast<const T*>(out), oh1 - oh0, columns, W.output, y + to, outs, lanes);
-      if (offset)
-        turn_block_out<T>(static_cast<const uint8_t*>(tap), oh1 - oh0, columns, W.output, offset + to, outs, lanes);
-    }
-  });
+  const int64_t band = min(H.output, fit < 0 ? 1 : fit / H.stride + 1), bands = ceil_div(H.output, band);
+  const int64_t rows_in = min(H.input, (band - 1) * H.stride + reach), groups = ceil_div(planes, L);
+  parallel_for(
+      ceil_div(W.output, tile) * groups * D.output * bands, band * tile * L * 8, [=](int64_t begin, int64_t end) {
+        Scratch<ValidTaps> across(tile);
+        Scratch<T> transposed(min(D.size, D.input) * rows_in * columns_in * L), out(band * tile * L + L * L);
+        Scratch<uint8_t> tap(band * tile * L + L * L);
+        for (int64_t unit = begin; unit < end; ++unit) {
+          const int64_t oh0 = unit % bands * band, oh1 = min(H.output, oh0 + band), od = unit / bands % D.output;
+          const int64_t group = unit / bands / D.output % groups, column = unit / bands / D.output / groups * tile;
+          const int64_t columns = min(tile, W.output - column), first = group * L, lanes = min(L, planes - first);
+          const Range high = input_range(H, oh0, oh1), wide = input_range(W, column, column + columns);
+          const ValidTaps ld = valid_taps(D, od);
+          pack_lanes_block<T>(x + first * in + (ld.first * H.input + high.first) * W.input + wide.first, in, lanes,
+                              H.input, W.input, ld.count, ld.step, high.size(), wide.size(), transposed);
+          for (int64_t j = 0; j < columns; ++j) across[j] = valid_taps(W, column + j), across[j].first -= wide.first;
+          const Pitch pitch = {high.size() * wide.size() * L, wide.size() * L, L};
+          for (int64_t oh = oh0; oh < oh1; ++oh) {
+            ValidTaps lh = valid_taps(H, oh);
+            lh.first -= high.first;
+            row(transposed, pitch, L, od, oh, column, ValidTaps{0, ld.count, 1, ld.tap}, lh, across, columns,
+                out + (oh - oh0) * columns * L, offset ? tap + (oh - oh0) * columns * L : nullptr);
+          }
+          const int64_t to = first * outs + (od * H.output + oh0) * W.output + column;
+          unpack_lanes_block<T>(static_cast<const T*>(out), oh1 - oh0, columns, W.output, y + to, outs, lanes);
+          if (offset)
+            unpack_lanes_block<T>(static_cast<const uint8_t*>(tap), oh1 - oh0, columns, W.output, offset + to, outs,
+                                  lanes);
+        }
+      });
 }
 
 // One output's window as runs of consecutive values; whole rows, then whole planes, join into one run. A global window
 // is worked out once for all planes.
-struct Place {
+struct WindowCursor {
   Window window;
   int64_t o = -1, od = 0, oh = 0, ow = 0;
-  int64_t first = 0, planes = 0, rows = 0, run = 0;  // the first value's place in its volume, and how many of each
-  Look deep, high, wide;
+  int64_t first = 0, planes = 0, rows = 0, run = 0;  // the first value's position in its volume, and how many of each
+  ValidTaps deep, high, wide;
 
-  explicit Place(const Window& w) : window(w) {}
+  explicit WindowCursor(const Window& w) : window(w) {}
 
   // To output number `to` of a plane; false if that is where it stands.
   bool move(int64_t to) {
@@ -119,7 +122,7 @@ struct Place {
     ow = o - above * W.output;
     od = quotient(above, H.output);
     oh = above - od * H.output;
-    deep = look(D, od), high = look(H, oh), wide = look(W, ow);
+    deep = valid_taps(D, od), high = valid_taps(H, oh), wide = valid_taps(W, ow);
     first = (deep.first * H.input + high.first) * W.input + wide.first;
     planes = deep.count, rows = high.count, run = wide.count;
     if (run == W.input && high.step == 1) run *= rows, rows = 1;

@@ -6,12 +6,12 @@ namespace striate {
 namespace STRIATE_ISA {
 namespace {
 
-// NaN wins, the last one; among equals the first. `place` follows.
+// NaN wins, the last one; among equals the first. `position` follows.
 template <class T>
-STRIATE_INLINE void take_larger(Vector<T>& best, IntVector<T>& place, const Vector<T>& v, const IntVector<T>& at) {
+STRIATE_INLINE void update_max(Vector<T>& best, IntVector<T>& position, const Vector<T>& v, const IntVector<T>& at) {
   const IntVector<T> better = (v > best) | (v != v);
   best = better ? v : best;
-  place = better ? at : place;
+  position = better ? at : position;
 }
 
 // How taps are numbered: by their order in the window (offset), or by their position in the plane (index).
@@ -21,14 +21,14 @@ struct Numbering {
 
 // Blocks vectors side by side: channels of a pixel, or (`apart` in x, contiguous in y) pixels of one vector's channels.
 template <class T, int Blocks, class Where>
-STRIATE_INLINE void max_pixel(const T* x, int64_t apart, int64_t last, const Pitch& pitch, const Look& ld,
-                              const Look& lh, const Look& lw, const Numbering& number, int64_t lanes, T* y,
+STRIATE_INLINE void max_pixel(const T* x, int64_t apart, int64_t last, const Pitch& pitch, const ValidTaps& ld,
+                              const ValidTaps& lh, const ValidTaps& lw, const Numbering& number, int64_t lanes, T* y,
                               Where* where) {
   constexpr int B = Blocks == 0 ? 1 : Blocks;
   const int64_t deep = ld.step * pitch.deep, down = lh.step * pitch.down, right = lw.step * pitch.right;
   Vector<T> best[B];
-  IntVector<T> place[B];
-  for (int b = 0; b < B; ++b) best[b] = broadcast(-T(__builtin_inf())), place[b] = broadcast_int<T>(number.first);
+  IntVector<T> position[B];
+  for (int b = 0; b < B; ++b) best[b] = broadcast(-T(__builtin_inf())), position[b] = broadcast_int<T>(number.first);
   const IntVector<T> next = broadcast_int<T>(number.right);
   for (int64_t d = 0; d < ld.count; ++d)
     for (int64_t h = 0; h < lh.count; ++h) {
@@ -36,35 +36,34 @@ STRIATE_INLINE void max_pixel(const T* x, int64_t apart, int64_t last, const Pit
       IntVector<T> at = broadcast_int<T>(number.first + d * number.deep + h * number.down);
       for (int64_t w = 0; w < lw.count; ++w, from += right, at += next)
         for (int b = 0; b < B; ++b)
-          take_larger<T>(best[b], place[b],
-                         Blocks == 0 ? load_first<Vector<T>>(from, lanes)
-                                     : load(from + (apart ? b * apart : vector_at<T, B>(b, last))),
-                         at);
+          update_max<T>(best[b], position[b],
+                        Blocks == 0 ? load_first<Vector<T>>(from, lanes)
+                                    : load(from + (apart ? b * apart : vector_at<T, B>(b, last))),
+                        at);
     }
   for (int b = 0; b < B; ++b) {
     const int64_t to = vector_at<T, B>(b, last);
     store_first(y + to, best[b], lanes);
     if (where == nullptr) continue;
     if constexpr (sizeof(Where) == 1)
-      store_first(where + to, to_bytes<T>(place[b]), lanes);
+      store_first(where + to, to_bytes<T>(position[b]), lanes);
     else
-      for (int64_t k = 0; k < lanes; ++k) where[to + k] = place[b][k];
+      for (int64_t k = 0; k < lanes; ++k) where[to + k] = position[b][k];
   }
 }
 
 template <class T>
 void max_offset(const PoolShape& p, const T* x, T* y, uint8_t* offset) {
-  constexpr int64_t L = kLanes<T>;
   const Axis W = p.window.width;
   const int64_t row_taps = W.size, plane_taps = p.window.height.size * row_taps;
   forward(p, x, y, offset,
-          [=](const T* from, const Pitch& pitch, int64_t channels, int64_t, int64_t, int64_t, const Look& ld,
-              const Look& lh, const Look* across, int64_t columns, T* to, uint8_t* tap) {
+          [=](const T* from, const Pitch& pitch, int64_t channels, int64_t, int64_t, int64_t, const ValidTaps& ld,
+              const ValidTaps& lh, const ValidTaps* across, int64_t columns, T* to, uint8_t* tap) {
             from += ld.first * pitch.deep + lh.first * pitch.down;
-            over_pixels<T>(
+            for_each_pixel<T>(
                 W, channels, across, columns,
                 [&](auto blocks, int64_t j, int64_t c, int64_t last, int64_t lanes, int64_t next) {
-                  const Look lw = across[j];
+                  const ValidTaps lw = across[j];
                   const Numbering number = {ld.tap * plane_taps + lh.tap * row_taps + lw.tap, plane_taps, row_taps, 1};
                   max_pixel<T, decltype(blocks)::value>(from + lw.first * pitch.right + c, next * pitch.right, last,
                                                         pitch, ld, lh, lw, number, lanes, to + j * channels + c,
@@ -76,22 +75,21 @@ void max_offset(const PoolShape& p, const T* x, T* y, uint8_t* offset) {
 // Gathers, in channels order.
 template <class T>
 void max_offset_backward_channels(const PoolShape& p, const T* dy, const uint8_t* offset, T* dx) {
-  constexpr int64_t L = kLanes<T>;
   const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
   const int64_t C = p.channels, tile = min(W.input, channel_tile(C)), rows = p.batch * D.input * H.input;
-  parallel_for(tiles(W.input, tile) * rows, tile * C * 4, [=](int64_t begin, int64_t end) {
-    Scratch<Seen> across(tile);
+  parallel_for(ceil_div(W.input, tile) * rows, tile * C * 4, [=](int64_t begin, int64_t end) {
+    Scratch<CoveringOutputs> across(tile);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t column = unit / rows * tile, columns = min(tile, W.input - column);
       const int64_t ih = unit % rows % H.input, id = unit % rows / H.input % D.input,
                     n = unit % rows / H.input / D.input;
       if (unit == begin || unit % rows == 0)
-        for (int64_t j = 0; j < columns; ++j) across[j] = seen(W, column + j);
-      const Seen sd = seen(D, id), sh = seen(H, ih);
+        for (int64_t j = 0; j < columns; ++j) across[j] = covering_outputs(W, column + j);
+      const CoveringOutputs sd = covering_outputs(D, id), sh = covering_outputs(H, ih);
       T* to = dx + (unit % rows * W.input + column) * C;
       for (int64_t j = 0; j < columns; ++j, to += C) {
-        const Seen sw = across[j];
-        over_channels<T>(C, [&](auto blocks, int64_t c, int64_t last, int64_t lanes) {
+        const CoveringOutputs sw = across[j];
+        for_each_channel_block<T>(C, [&](auto blocks, int64_t c, int64_t last, int64_t lanes) {
           constexpr int Blocks = decltype(blocks)::value, B = Blocks == 0 ? 1 : Blocks;
           Vector<T> sum[B] = {};
           for (int64_t d = 0; d < sd.count; ++d)
@@ -139,12 +137,12 @@ void max_offset_backward_planes(const PoolShape& p, const T* dy, const uint8_t* 
   // cut the first axis that has anything to cut
   const Axis cut = D.input > 1 ? D : H.input > 1 ? H : W;
   const int64_t slab = D.input > 1 ? plane : H.input > 1 ? W.input : 1;
-  const int64_t band = max(1, min(cut.input, 8192 / slab)), bands = tiles(cut.input, band);
+  const int64_t band = max(1, min(cut.input, 8192 / slab)), bands = ceil_div(cut.input, band);
   parallel_for(planes * bands, band * slab, [=](int64_t begin, int64_t end) {
-    const Displacements moved(p.window);
+    const Displacements displacements(p.window);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t n = unit / bands, first = unit % bands * band, last = min(cut.input, first + band);
-      const Range all = seen_by(cut, first, last);
+      const Range all = output_range(cut, first, last);
       const Range deep = D.input > 1 ? all : Range{0, D.output};
       const Range high = D.input == 1 && H.input > 1 ? all : Range{0, H.output};
       const Range wide = D.input == 1 && H.input == 1 ? all : Range{0, W.output};
@@ -158,7 +156,7 @@ void max_offset_backward_planes(const PoolShape& p, const T* dy, const uint8_t* 
               (od * D.stride - D.before) * plane + (oh * H.stride - H.before) * W.input - W.before - first * slab;
           corner += wide.first * W.stride;
           for (int64_t ow = wide.first; ow < wide.last; ++ow, corner += W.stride) {
-            const uint64_t at = uint64_t(corner + moved.of[offset[out + ow]]);
+            const uint64_t at = uint64_t(corner + displacements.of[offset[out + ow]]);
             if (at < length) to[at] += dy[out + ow];
           }
         }
@@ -175,21 +173,21 @@ void offset_to_index(const PoolShape& p, const uint8_t* offset, int64_t* index) 
   const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
   const int64_t outer = p.channels_last ? p.batch : p.batch * p.channels, inner = p.channels_last ? p.channels : 1;
   parallel_for(outer * D.output * H.output, W.output * inner, [=](int64_t begin, int64_t end) {
-    const Displacements moved(p.window);
+    const Displacements displacements(p.window);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t oh = unit % H.output, od = unit / H.output % D.output;
       const int64_t corner = ((od * D.stride - D.before) * H.input + oh * H.stride - H.before) * W.input - W.before;
       int64_t out = unit * W.output * inner;
       for (int64_t ow = 0; ow < W.output; ++ow)
-        for (int64_t c = 0; c < inner; ++c, ++out) index[out] = corner + ow * W.stride + moved.of[offset[out]];
+        for (int64_t c = 0; c < inner; ++c, ++out) index[out] = corner + ow * W.stride + displacements.of[offset[out]];
     }
   });
 }
 
-// The largest of a run of values, then its place: reading the run a second time from cache is cheaper than carrying a
-// place along in every lane.
+// The largest of a run of values, then its position: reading the run a second time from cache is cheaper than carrying
+// a position along in every lane.
 template <class T>
-struct Largest {
+struct MaxOfWindow {
   T value = -T(__builtin_inf());
   int64_t index = -1;
 
@@ -229,18 +227,17 @@ struct Largest {
   }
 };
 
-
 template <class T>
 void max_index_planes(const PoolShape& p, const T* x, T* y, int64_t* index) {
   const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
   const int64_t outs = D.output * H.output * W.output, row = W.input, plane = H.input * row;
-  parallel_for(p.batch * p.channels * outs, look(D, 0).count * look(H, 0).count * look(W, 0).count,
+  parallel_for(p.batch * p.channels * outs, valid_taps(D, 0).count * valid_taps(H, 0).count * valid_taps(W, 0).count,
                [=](int64_t begin, int64_t end) {
-                 Place at(p.window);
+                 WindowCursor at(p.window);
                  for (int64_t unit = begin; unit < end; ++unit) {
                    const int64_t n = quotient(unit, outs);
                    at.move(unit - n * outs);
-                   Largest<T> largest;
+                   MaxOfWindow<T> largest;
                    for (int64_t d = 0; d < at.planes; ++d)
                      for (int64_t h = 0; h < at.rows; ++h) {
                        const int64_t from = at.first + d * at.deep.step * plane + h * at.high.step * row;
@@ -256,18 +253,18 @@ template <class T>
 void max_index_channels(const PoolShape& p, const T* x, T* y, int64_t* index) {
   constexpr int64_t kBlock = 4 * kLanes<T>;
   const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
-  const int64_t C = p.channels, blocks = tiles(C, kBlock);
+  const int64_t C = p.channels, blocks = ceil_div(C, kBlock);
   const Pitch pitch = {H.input * W.input * C, W.input * C, C};
   const int64_t per_output = D.input / D.output + H.input / H.output + W.input / W.output;
   parallel_for(p.batch * D.output * H.output * W.output * blocks, per_output * kBlock, [=](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t c0 = unit % blocks * kBlock, out = unit / blocks, n = out / W.output / H.output / D.output;
-      const Look ld = look(D, out / W.output / H.output % D.output), lh = look(H, out / W.output % H.output),
-                 lw = look(W, out % W.output);
+      const ValidTaps ld = valid_taps(D, out / W.output / H.output % D.output),
+                      lh = valid_taps(H, out / W.output % H.output), lw = valid_taps(W, out % W.output);
       const int64_t first = (ld.first * H.input + lh.first) * W.input + lw.first;
       const bool none = ld.count * lh.count * lw.count == 0;
       const Numbering number = {none ? -1 : first, ld.step * H.input * W.input, lh.step * W.input, lw.step};
-      over_channels<T>(min(kBlock, C - c0), [&](auto blocks, int64_t c, int64_t last, int64_t lanes) {
+      for_each_channel_block<T>(min(kBlock, C - c0), [&](auto blocks, int64_t c, int64_t last, int64_t lanes) {
         max_pixel<T, decltype(blocks)::value>(x + n * D.input * pitch.deep + first * C + c0 + c, 0, last, pitch, ld, lh,
                                               lw, number, lanes, y + out * C + c0 + c, index + out * C + c0 + c);
       });

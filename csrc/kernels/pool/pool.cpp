@@ -2,11 +2,11 @@
 //
 // Layout. Vectors run across channels: lane k is channel k of one pixel, so that no stride, edge or row length of the
 // window ever meets a vector. In memory order (batch, depth, height, width, channels) that is how the data lies. In
-// (batch, channels, depth, height, width) a band of as many planes as a vector has lanes is turned on its way through
-// the cache, pooled by the very same code, and turned back: four shuffles a vector, where vectors along a row cost 100
-// cycles a row of 7 outputs (docs/kernels/pool.md has the losing versions).
+// (batch, channels, depth, height, width) a band of as many planes as a vector has lanes is transposed on its way
+// through the cache, pooled by the very same code, and transposed back: four shuffles a vector, where vectors along a
+// row cost 100 cycles a row of 7 outputs (docs/kernels/pool.md has the losing versions).
 //
-// Tile. The unit of work is a row of outputs (backward: of inputs), cut into columns where it is long, or in turned
+// Tile. The unit of work is a row of outputs (backward: of inputs), cut into columns where it is long, or in transposed
 // order a band of rows that fits the second-level cache. Each value is computed whole by one unit, its terms in one
 // order: the bits do not depend on where the work is cut.
 //
