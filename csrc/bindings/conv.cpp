@@ -1,4 +1,4 @@
-// CONV
+// Convolution, its passes and its gradients. The schemas are at the end.
 #include <cstring>
 #include <limits>
 
@@ -10,7 +10,8 @@
 namespace striate {
 namespace {
 
-// x or its gradient, and y or its gradient: batch and channels of each.
+// The shape of a convolution, with checks of everything that bounds the kernels' memory. `like_x` is x, y or a gradient
+// of either: its batch counts.
 ConvShape conv_shape(const Tensor& like_x, int64_t channels, int64_t filters, const Window& window, int64_t groups,
                      bool channels_last) {
   check(groups > 0 && channels > 0 && filters > 0 && channels % groups == 0 && filters % groups == 0,
@@ -22,7 +23,7 @@ ConvShape conv_shape(const Tensor& like_x, int64_t channels, int64_t filters, co
   };
   check(narrow(window.depth) && narrow(window.height) && narrow(window.width),
         "kernels are for windows of some thousand places");
-  // the band of one row of destinations at its largest, see bands.h and direct.cpp
+  // The largest band of one row of destinations: see kernels/conv/bands.h and direct.cpp.
   const auto extent = [](const Axis& a) { return (a.size - 1) * a.dilation + 1; };
   __int128 values =
       (min(kColumns, max(window.width.input, window.width.output)) + 35) * window.width.stride + extent(window.width);
@@ -44,8 +45,8 @@ const ConvKernels<T>& conv_kernels(Method method) {
   return *kernels<T>().conv[static_cast<int64_t>(method)];
 }
 
-// Whether there is a tile for it: along each axis of more than one tap 4 outputs of 3, or 2 of 3 or of 5, the same on
-// both.
+// Checks that there is a Winograd tile: along each axis of more than one tap 4 outputs of 3 taps, or 2 of 3 or of 5,
+// the same along both axes.
 void check_winograd(const Window& w, Method method) {
   if (method != Method::winograd_4x4 && method != Method::winograd_2x2) return;
   const int64_t taps = w.height.size > w.width.size ? w.height.size : w.width.size;
@@ -58,9 +59,9 @@ void check_winograd(const Window& w, Method method) {
   }
 }
 
-constexpr int64_t kMaxImplicitGemm = int64_t(1) << 20;  // values; ops/conv.py has the same
+constexpr int64_t kMaxImplicitGemm = int64_t(1) << 20;  // values of a row; ops/conv.py has the same
 
-// Whether its rows can be unfolded.
+// Checks that implicit_gemm.cpp can compute the pass.
 void check_implicit_gemm(bool adjoint, const ConvShape& s, Method method) {
   if (method != Method::unfolded) return;
   check(s.channels_last, "what is unfolded is in channels order");
@@ -72,14 +73,15 @@ void check_implicit_gemm(bool adjoint, const ConvShape& s, Method method) {
 
 bool weight_is_last(const Tensor& w) { return !has_layout(w, false) && has_layout(w, true); }
 
-// What follows the sums: see Epilogue. statistics, where they are wanted: mean and variance of each channel.
+// What is done to the sums (see Epilogue). statistics, if wanted: (2, channels), each channel's mean and variance.
 struct After {
   OptionalTensor residual;
   double low = -std::numeric_limits<double>::infinity(), high = std::numeric_limits<double>::infinity();
   OptionalTensor statistics;
 };
 
-// Forward, or with `adjoint` the input gradient: `axes` are the result's. packed: by conv_pack, of this weight.
+// Forward, or with `adjoint` backward_data; `axes` are the spatial sizes of the result. `packed` is this weight as
+// conv_pack made it.
 Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight, const OptionalTensor& bias,
                         const Ints& axes, const Ints& stride, const Ints& dilation, const Ints& before, int64_t groups,
                         bool channels_last, int64_t number, const OptionalTensor& packed = {},
@@ -143,7 +145,7 @@ Tensor conv_input(const Tensor& dy, const Tensor& weight, const OptionalTensor& 
   return conv_activations(true, dy, weight, bias, input, stride, dilation, before, groups, channels_last, method);
 }
 
-// y = min(max(conv + bias + residual, low), high), for inference: there is no gradient.
+// y = min(max(conv + bias + residual, low), high), for inference: it has no gradient.
 Tensor conv_fused(const Tensor& x, const Tensor& weight, const OptionalTensor& packed, const OptionalTensor& bias,
                   const OptionalTensor& residual, double low, double high, Ints output, Ints stride, Ints dilation,
                   Ints before, int64_t groups, bool channels_last, int64_t method) {
@@ -162,7 +164,7 @@ std::tuple<Tensor, Tensor> conv_measured(const Tensor& x, const Tensor& weight, 
   return {y, *after.statistics};
 }
 
-// A weight as the forward map of a method wants it, for conv_fused. Empty where a method wants it as it is.
+// Packs a weight for the forward pass of a method, for conv_fused. Empty where a method uses the weight as it is.
 Tensor conv_pack(const Tensor& weight, int64_t groups, int64_t number) {
   const Method method = method_of(number);
   check(weight.dim() >= 3 && weight.numel() > 0, "a weight has filters, channels and taps");

@@ -1,7 +1,7 @@
 // What lies in the padding takes no part in a sum, as in torch's operators in float. Kernels multiply its zeros all the
-// same, which is nothing but where a weight, or in the weight's gradient dy, is NaN or infinite: 0 · NaN is NaN. What
-// such a product spoilt is computed again here, one by one. Where nothing is spoilt that costs a look at a few results
-// of each channel.
+// same, which changes nothing unless a weight (in backward_weights: dy) is NaN or infinite: 0 · NaN is NaN. Results
+// that such a product contaminated are computed again here, one by one. Where there are none, the check costs a look at
+// a few results of each channel. Compiled once, with the bindings: it uses standard templates, which kernels must not.
 #pragma once
 #include <cmath>
 #include <vector>
@@ -11,12 +11,12 @@
 
 namespace striate {
 
-// An axis of a convolution, or with `adjoint` of its input gradient, looked at from the destination.
+// An axis of a convolution's forward pass, or with `adjoint` of backward_data, seen from the destination.
 struct EdgeAxis {
   Axis axis;
   bool adjoint;
 
-  static constexpr int64_t kPadding = -1, kNoSource = -2;  // a source in the padding; none at all
+  static constexpr int64_t kPadding = -1, kNoSource = -2;  // a source in the padding; no source at all
 
   int64_t destinations() const { return adjoint ? axis.input : axis.output; }
   int64_t sources() const { return adjoint ? axis.output : axis.input; }
@@ -33,8 +33,8 @@ struct EdgeAxis {
       if (source(at, t) == kPadding) return true;
     return false;
   }
-  // Some destinations, such that a tap which lies in the padding for any does so for one of them, and is inside for
-  // another if for any.
+  // A sample of destinations: a tap that reads padding for any destination does so for one of these, and a tap that
+  // reads a source for any does so for one of these.
   std::vector<int64_t> samples() const {
     const int64_t n = destinations(), kinds = adjoint ? axis.stride : 1;
     const bool all = n <= 3 * kinds || (axis.size - 1) * axis.dilation >= axis.input;
@@ -68,7 +68,7 @@ struct Edges {
     if (d == EdgeAxis::kPadding || h == EdgeAxis::kPadding || w == EdgeAxis::kPadding) return EdgeAxis::kPadding;
     return (d * height.sources() + h) * width.sources() + w;
   }
-  // Those that see the padding, of all destinations or of the samples.
+  // The positions that read padding, of all destinations or of the samples.
   std::vector<EdgePosition> positions(bool all) const {
     const auto of = [all](const EdgeAxis& a) {
       std::vector<int64_t> at = all ? std::vector<int64_t>(size_t(a.destinations())) : a.samples();
@@ -84,21 +84,21 @@ struct Edges {
   }
 };
 
-// Where channel c of image n is, at position p of `positions`.
+// The index of channel c of image n at position p of `positions`.
 inline int64_t value_at(bool channels_last, int64_t n, int64_t c, int64_t channels, int64_t p, int64_t positions) {
   return channels_last ? (n * positions + p) * channels + c : (n * channels + c) * positions + p;
 }
 
-// y of a convolution, or of its input gradient.
+// Computes contaminated results of the forward pass, or of backward_data, again.
 template <class T>
 void recompute_edges(const ConvShape& s, bool adjoint, const T* source, Weight<T> weight, const Epilogue<T>& e, T* y) {
   const Edges edges(s.window, adjoint);
   const std::vector<EdgePosition> samples = edges.positions(false);
   if (samples.empty()) return;
   const int64_t to = adjoint ? s.channels : s.filters, from = adjoint ? s.filters : s.channels, taps = s.taps();
-  const int64_t positions = edges.destinations(), of_group = from / s.groups, inputs = s.channels / s.groups;
-  const auto weight_of = [&](int64_t c, int64_t q, int64_t tap) {  // q: of the sources of c's group
-    const int64_t filter = adjoint ? c / inputs * of_group + q : c, input = adjoint ? c % inputs : q;
+  const int64_t positions = edges.destinations(), group_sources = from / s.groups, inputs = s.channels / s.groups;
+  const auto weight_of = [&](int64_t c, int64_t q, int64_t tap) {  // q: among the sources of c's group
+    const int64_t filter = adjoint ? c / inputs * group_sources + q : c, input = adjoint ? c % inputs : q;
     return weight.data[filter * inputs * taps + (weight.channels_last ? tap * inputs + input : input * taps + tap)];
   };
   std::vector<int64_t> contaminated;
@@ -106,7 +106,7 @@ void recompute_edges(const ConvShape& s, bool adjoint, const T* source, Weight<T
     bool nan = false, finite = true;
     for (const EdgePosition& p : samples)
       nan = nan || std::isnan(y[value_at(s.channels_last, 0, c, to, edges.destination(p), positions)]);
-    for (int64_t q = 0; nan && finite && q < of_group; ++q)
+    for (int64_t q = 0; nan && finite && q < group_sources; ++q)
       for (int64_t tap = 0; tap < taps; ++tap) finite = finite && std::isfinite(weight_of(c, q, tap));
     if (!finite) contaminated.push_back(c);
   }
@@ -114,13 +114,13 @@ void recompute_edges(const ConvShape& s, bool adjoint, const T* source, Weight<T
   const std::vector<EdgePosition> all = edges.positions(true);
   const auto recompute = [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
-      const int64_t c = contaminated[k], first = c / (to / s.groups) * of_group;
+      const int64_t c = contaminated[k], first = c / (to / s.groups) * group_sources;
       for (int64_t n = 0; n < s.batch; ++n)
         for (const EdgePosition& p : all) {
           double sum = e.bias ? double(e.bias[c]) : 0;
           for (int64_t tap = 0; tap < taps && !std::isnan(sum); ++tap) {
             const int64_t at = edges.source(p, tap);
-            for (int64_t q = 0; at >= 0 && q < of_group && !std::isnan(sum); ++q)
+            for (int64_t q = 0; at >= 0 && q < group_sources && !std::isnan(sum); ++q)
               sum += double(weight_of(c, q, tap)) *
                      double(source[value_at(s.channels_last, n, first + q, from, at, edges.sources())]);
           }
@@ -144,7 +144,7 @@ void recompute_edges(const ConvShape& s, bool adjoint, const T* source, Weight<T
       const_cast<void*>(static_cast<const void*>(&recompute)));
 }
 
-// dw of a convolution.
+// Computes contaminated results of backward_weights again.
 template <class T>
 void recompute_weight_edges(const ConvShape& s, const T* dy, const T* x, T* dw) {
   const Edges edges(s.window, false);
@@ -165,7 +165,7 @@ void recompute_weight_edges(const ConvShape& s, const T* dy, const T* x, T* dw) 
           for (const EdgePosition& p : edge_positions)
             contaminated =
                 contaminated || (!std::isfinite(gradient(n, k, p)) && edges.source(p, tap) == EdgeAxis::kPadding);
-        bool nan = !contaminated;  // a NaN that the tap sees makes NaN of all: then there is nothing to mend
+        bool nan = !contaminated;  // a NaN inside the input makes every sum NaN: nothing to compute
         std::vector<double> sums(size_t(inputs), 0.0);
         for (int64_t n = 0; n < s.batch && !nan; ++n)
           for (int64_t d = 0; d < edges.depth.destinations() && !nan; ++d)

@@ -1,4 +1,5 @@
-// LIB
+// The library as a whole: threads, the names of methods and instruction sets. Operators are registered by each family's
+// file, as fragments of this library.
 #include "bindings/common.h"
 #include "core/dispatch.h"
 #include "core/parallel.h"
@@ -13,8 +14,7 @@ void parallel_ranges(int64_t count, int64_t grain, void (*body)(void*, int64_t, 
 
 namespace {
 
-// Names with a space between two, as bytes: the stable ABI of torch 2.13 leaks every text that an operator takes or
-// gives.
+// Names as bytes, separated by spaces: the stable ABI of torch 2.13 leaks every string that an operator takes or gives.
 Ints as_bytes(int64_t count, const auto& name) {
   std::string names;
   for (int64_t k = 0; k < count; ++k) names.append(k ? " " : "").append(name(k));
@@ -31,7 +31,7 @@ Ints isa_available() {
   return as_bytes(count, [&](int64_t k) { return list[k]->isa; });
 }
 
-// By the number in what is available.
+// The number of the instruction set in use, among those available.
 int64_t isa_chosen() {
   int count;
   const Kernels *const *list = available_kernels(&count), *chosen = &chosen_kernels();

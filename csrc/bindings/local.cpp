@@ -1,11 +1,11 @@
-// LOCAL
+// Locally connected layers. The schemas are at the end.
 #include "bindings/common.h"
 #include "core/dispatch.h"
 
 namespace striate {
 namespace {
 
-// x or its gradient, and y or its gradient: batch and channels of each.
+// The shape of a locally connected layer. `like_x` is x, y or a gradient of either: its batch counts.
 LocalShape local_shape(const Tensor& like_x, int64_t channels, int64_t filters, const Window& window) {
   __int128 values = like_x.size(0);
   for (const Axis& a : {window.depth, window.height, window.width})
@@ -18,7 +18,7 @@ LocalShape local_shape(const Tensor& like_x, int64_t channels, int64_t filters, 
 
 Tensor in_format(const Tensor& x, bool channels_last) { return channels_last ? with_layout(x, true) : x; }
 
-// (filters, channels, *output, *taps): the output, and the taps.
+// The sizes of the output and of the taps, from a weight of (filters, channels, *output, *taps).
 std::tuple<Ints, Ints> local_axes(const Tensor& weight) {
   const auto sizes = weight.sizes();
   check((sizes.size() == 4 || sizes.size() == 6 || sizes.size() == 8) && weight.numel() > 0,

@@ -1,4 +1,4 @@
-// LRN
+// Local response norm. The schemas are at the end.
 #include "bindings/common.h"
 #include "core/dispatch.h"
 

@@ -1,4 +1,4 @@
-// NORM
+// Batch, instance, group, layer and RMS norm. The schemas are at the end.
 #include <limits>
 #include <type_traits>
 
@@ -8,7 +8,7 @@
 namespace striate {
 namespace {
 
-// How the operators' integers stand for norm.h's enumerations; ops/norm.py has the same.
+// The integers of the operators' argument `along` stand for kernels/norm/norm.h's AffineAxis; ops/norm.py has the same.
 constexpr int64_t kAffineChannels = 0, kAffineElements = 1, kAffinePositions = 2;
 
 NormShape norm_shape(const Tensor& x, int64_t batches, int64_t groups, int64_t along, bool channels_last) {
@@ -30,10 +30,10 @@ NormShape norm_shape(const Tensor& x, int64_t batches, int64_t groups, int64_t a
   return {batches, N / batches, groups, C / groups, positions, channels_last || positions == 1, AffineAxis::kChannels};
 }
 
-// What gamma and beta hold.
+// The number of values of gamma and of beta.
 int64_t scaled(const NormShape& s) { return s.affine == AffineAxis::kElements ? s.positions : s.all_channels(); }
 
-// gamma and beta in the order of x's memory; `sizes` are theirs in that order.
+// gamma or beta in the memory order of x.
 OptionalTensor scale_with_layout(const OptionalTensor& parameter, const Tensor& x, const NormShape& shape,
                                  int64_t along, bool channels_last) {
   if (!parameter) return parameter;
@@ -113,8 +113,8 @@ std::tuple<Tensor, Tensor> norm(const Tensor& input, const OptionalTensor& given
     const double* from[2] = {statistics_row(*measured, reductions, 0), statistics_row(*measured, reductions, 1)};
     for (int64_t i = 0; i < reductions; ++i) {
       means[i] = from[0][i], variances[i] = from[1][i];
-      known = known && variances[i] <
-                           std::numeric_limits<double>::infinity();  // where squares overflowed they are measured again
+      // Where squares overflowed, the statistics are measured again.
+      known = known && variances[i] < std::numeric_limits<double>::infinity();
     }
   }
   for_float(x, [&](auto zero) {
@@ -209,12 +209,12 @@ Tensor norm_sums(const Tensor& dy, const Tensor& x, const OptionalTensor& residu
   return sums;
 }
 
-// r ← (1 - momentum)·r + momentum·batch, of the mean over what was measured apart; the variance unbiased, of `count`
-// values.
+// Updates running statistics: r ← (1 - momentum)·r + momentum·batch, where batch is the mean over all reductions of a
+// channel; the variance is unbiased, of `count` values.
 void norm_update(const Tensor& mean, const Tensor& variance, const Tensor& statistics, int64_t count, double momentum) {
   const int64_t reductions = statistics.size(1), C = mean.numel();
   check(variance.numel() == C && C > 0 && reductions % C == 0, "running statistics are one number a channel");
-  for (const Tensor* r : {&mean, &variance}) for_float(*r, [](auto) {});  // before either changes
+  for (const Tensor* r : {&mean, &variance}) for_float(*r, [](auto) {});  // raises before either changes
   const double unbiased = double(count) / double(count - 1);
   const Tensor* running[2] = {&mean, &variance};
   for (int k = 0; k < 2; ++k) {

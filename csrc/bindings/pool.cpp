@@ -1,4 +1,4 @@
-// POOL
+// Max and average pooling. The schemas are at the end.
 #include "bindings/common.h"
 #include "core/dispatch.h"
 
@@ -11,7 +11,7 @@ PoolShape pool_shape(const Tensor& x, const Window& window, bool channels_last) 
   return {window, x.size(0), x.size(1), channels_last};
 }
 
-// What a byte can number, and no window that could miss the input: its taps would all be padding.
+// Checks that a byte can number the taps and that no window misses the input, which would leave it padding alone.
 void check_offsets(const Window& w) {
   int64_t taps = 1;
   for (const Axis& a : {w.depth, w.height, w.width}) {
@@ -23,7 +23,6 @@ void check_offsets(const Window& w) {
   check(taps <= 256, "offsets are for windows of at most 256 taps");
 }
 
-// Calls run(T{}) for the element type.
 std::tuple<Tensor, Tensor> max_pool_offset(const Tensor& input, Ints output, Ints size, Ints stride, Ints dilation,
                                            Ints before, bool channels_last, bool keep) {
   const Window w = resolve(spatial_sizes(input, output.size()), output, size, stride, dilation, before);

@@ -115,8 +115,8 @@ inline Moments measure(const T* x, const Segments& segments, int64_t begin, int6
     T shift = T(total.mean);
     double sum, square;
     if (centered && total.count == 0) {
-      const T first = x[at / segments.length * segments.pitch +
-                        at % segments.length];  // makes the deviations of constant values exactly 0
+      // The first value as shift makes the deviations of constant values exactly 0.
+      const T first = x[at / segments.length * segments.pitch + at % segments.length];
       deviation_sums(x, segments, at, next, first, &sum, &square);
       shift = T(double(first) + sum / double(next - at));
     }

@@ -1,25 +1,25 @@
-// Locally connected layers: a convolution whose every output position o has weights of its own.
+// Locally connected layers: a convolution with separate weights at every output position o.
 //
 //   y[n, k, o] = b[k, o] + Σ_{c, t} x[n, c, i(o, t)] · w[k, c, o, t]
-//   dx[n, c, i] = Σ_{(o, t): i(o, t) = i} Σ_k dy[n, k, o] · w[k, c, o, t]        dw[k, c, o, t] = Σ_n dy[n, k, o] ·
-//   x[n, c, i(o, t)]
+//   dx[n, c, i] = Σ_{(o, t): i(o, t) = i} Σ_k dy[n, k, o] · w[k, c, o, t]
+//   dw[k, c, o, t] = Σ_n dy[n, k, o] · x[n, c, i(o, t)]
 //
-// No two positions share a factor, so that each is a small product of matrices, and a vector holds as many positions as
-// it has lanes: the products of a block of positions are computed side by side, lane by lane, and nothing is ever added
-// across lanes (products of matrices that are interleaved: Kim and others, *Designing vector-friendly compact BLAS and
-// LAPACK kernels*, 2017). Of the three indices n, k and (c, t) each map sums over one, and one micro-kernel does all
-// three, with other steps.
+// Each position is a small product of matrices that shares no factor with the others. A vector holds as many positions
+// as it has lanes: the products of a block of positions are computed lane by lane, and nothing is ever added across
+// lanes (interleaved products of matrices: Kim and others, *Designing vector-friendly compact BLAS and LAPACK kernels*,
+// 2017). Of the three indices n, k and (c, t) each pass sums over one; one micro-kernel serves all three, with
+// different strides.
 //
-// Layout. The weight stays as it is, (filters, channels, positions, taps). It is used once for each sample, so that for
-// few samples reading it takes longest. It is read once, in runs as long as the caches let them be (a strip of blocks;
-// rows are pages apart, and a row that is two further on is fetched meanwhile: without either it came at 4 of 10 GB/s),
-// and transposed to [tap][lane] where it arrives, L × L values in registers. What the positions of a strip see is
-// gathered to [sample][channel][tap][lane], a few channels at a time: they and the weights of some filters stay in the
-// first-level cache while they are multiplied.
+// Layout. The weight stays as it is, (filters, channels, positions, taps). It is used once for each sample, so that
+// reading it takes longest where there are few samples. It is read once, in runs as long as the caches allow (a strip
+// of blocks; rows are pages apart, and the row after the next is prefetched: without either, it was read at 4 of 10
+// GB/s), and packed to [tap][lane], L × L values in registers at a time. The sources of a strip are gathered to
+// [sample][channel][tap][lane], a few channels at a time: they and the weights of some filters stay in the first-level
+// cache while they are multiplied.
 //
-// x has zeros around it, and along the width positions `stride` apart lie side by side. What a tap shows to the
-// positions of one row is then a piece of a row, whatever the stride, and a vector is put together of as many pieces as
-// its positions have rows.
+// x is padded with zeros, and along the width positions `stride` apart are contiguous. The sources of a tap for the
+// positions of one row are then a piece of a row, whatever the stride, and a vector is made of as many pieces as its
+// positions have rows.
 //
 // Bits. Each result is one sum in one order, over (c, t), k or n, wherever blocks and pieces are cut.
 #include "kernels/local.h"
@@ -34,21 +34,21 @@ namespace {
 
 constexpr int kMicroRows = 6,
               kMicroColumns =
-                  kVectorBytes == 64 ? 4 : 2;       // of the micro-kernel: 12 of 16 registers hold sums, or 24 of 32
-constexpr int64_t kPanelFilters = 8;                // whose weights are transposed before they are used
-constexpr int64_t kPanelBytes = int64_t(24) << 10;  // of rows and filters that are multiplied: in a first-level cache
-constexpr int64_t kSeenBytes = int64_t(192) << 10;  // of what a strip sees at a time: in a second-level cache
-constexpr int64_t kRunBytes = int64_t(32) << 10;    // of weights that are read together, at most
-constexpr int64_t kAhead = 2;                       // rows of weights that are on their way
-constexpr int64_t kUnits = 16;  // pieces of an input gradient at least, where there are samples enough
+                  kVectorBytes == 64 ? 4 : 2;  // of the micro-kernel: sums take 12 of 16 registers, or 24 of 32
+constexpr int64_t kPanelFilters = 8;           // filters of a panel, whose weights are packed before they are used
+constexpr int64_t kPanelBytes = int64_t(24)
+                                << 10;  // of the rows and filters that are multiplied: in the first-level cache
+constexpr int64_t kSourceBytes = int64_t(192) << 10;  // of a strip's sources at a time: in the second-level cache
+constexpr int64_t kRunBytes = int64_t(32) << 10;      // of weights that are read together, at most
+constexpr int64_t kAhead = 2;                         // how many rows of weights ahead to prefetch
+constexpr int64_t kUnits = 16;  // least number of pieces of backward_data, where there are samples enough
 template <class T>
 constexpr int64_t kLine = 64 / int64_t(sizeof(T));  // values of a cache line
 
 // ----------------------------------------------------------------------------------------------------------- positions
 
-// PaddedPlanes with zeros around them, as far as windows reach: [row of all depths][plane][phase][column], so that what
-// the positions of one row see lies together, whatever plane it is in. Vectors may begin before the first value and end
-// behind the last.
+// Planes padded with zeros as far as windows reach: [row of all depths][plane][phase][column], so that the sources of
+// one row's positions are contiguous in every plane. Vectors may begin before the first value and end behind the last.
 struct PaddedPlanes {
   int64_t count, rows, height, phases, columns;
   Axis d, h, w;
@@ -58,8 +58,8 @@ struct PaddedPlanes {
     columns = ceil_div(reach(w), phases);
   }
   static int64_t reach(const Axis& a) { return (a.output - 1) * a.stride + (a.size - 1) * a.dilation + 1; }
-  int64_t plane() const { return phases * columns; }  // from plane to plane
-  int64_t row() const { return count * plane(); }     // from row to row
+  int64_t plane() const { return phases * columns; }  // distance between planes
+  int64_t row() const { return count * plane(); }     // distance between rows
   template <class T>
   int64_t values() const {
     return rows * row() + 2 * kLanes<T>;
@@ -73,7 +73,7 @@ struct PaddedPlanes {
     const int64_t ow = o % w.output, oh = o / w.output % h.output, od = o / w.output / h.output;
     return (od * d.stride * height + oh * h.stride) * row() + ow;
   }
-  // Calls body(where in the first plane, where in x, values) for what lies in x, whose neighbours are `phases` apart.
+  // Calls body(offset in the first plane, offset in x, count) for the values of x, whose neighbours are `phases` apart.
   template <class Body>
   STRIATE_INLINE void over(const Body& body) const {
     for (int64_t r = 0; r < rows; ++r) {
@@ -90,11 +90,11 @@ struct PaddedPlanes {
   }
 };
 
-// As many positions as a vector has lanes, and where they lie: parts of rows.
+// As many positions as a vector has lanes, as parts of rows.
 template <class T>
 struct PositionBlock {
   int64_t first, lanes, parts = 0;
-  int64_t at[kLanes<T>];  // of a vector that has the part's positions in their lanes
+  int64_t at[kLanes<T>];  // offset of a vector that has the part's positions in their lanes
   IntVector<T> in[kLanes<T>];
 
   PositionBlock(int64_t positions, const PaddedPlanes& planes, int64_t number)
@@ -115,7 +115,7 @@ struct PositionBlock {
   }
 };
 
-// All of x with zeros around it.
+// Pads all of x with zeros.
 template <class T>
 void pad(const PaddedPlanes& planes, const T* x, T* padded) {
   const int64_t values = planes.d.input * planes.h.input * planes.w.input;
@@ -134,7 +134,7 @@ void pad(const PaddedPlanes& planes, const T* x, T* padded) {
   });
 }
 
-// Where the taps are.
+// The offset of each tap in the padded planes.
 class TapOffsets {
  public:
   TapOffsets(const PaddedPlanes& planes, int64_t count) : taps_(count) {
@@ -146,7 +146,7 @@ class TapOffsets {
   Scratch<int64_t> taps_;
 };
 
-// dy of a block and a sample, [filter][lane], with zeros in lanes that have no position.
+// Packs dy of a block and a sample as [filter][lane], with zeros in lanes that have no position.
 template <class T>
 void pack_gradients(const LocalShape& s, const T* dy, int64_t block, int64_t n, T* to) {
   constexpr int64_t L = kLanes<T>;
@@ -160,16 +160,17 @@ void pack_gradients(const LocalShape& s, const T* dy, int64_t block, int64_t n, 
 
 // ------------------------------------------------------------------------------------------------------------- weights
 
-// The weights of a block for one filter and channel, `lanes` positions of `taps` values that lie together, to
-// [tap][lane]. Lanes beyond repeat the last position. `end`: of all weights.
+// Transposes the weights of a block for one filter and channel, `lanes` positions of `taps` consecutive values, to
+// [tap][lane]. Lanes beyond repeat the last position. `end` is the end of all weights.
 template <class T>
 STRIATE_INLINE void transpose_block(const T* weight, const T* end, int64_t lanes, int64_t taps, T* to) {
   constexpr int64_t L = kLanes<T>;
   if (taps == 1) return store(to, load_first<Vector<T>>(weight, lanes));
   int64_t t = 0;
-  for (; taps - t > 2; t += L) {  // one or two taps more are fetched one by one: cheaper than turning them
+  for (; taps - t > 2; t += L) {  // one or two taps more are copied one by one: cheaper than a transposition
     const int64_t count = min(L, taps - t);
-    const bool inside = weight + (L - 1) * taps + t + L <= end && lanes == L;  // what lies behind comes along
+    const bool inside =
+        weight + (L - 1) * taps + t + L <= end && lanes == L;  // values behind the block may be loaded too
     Vector<T> rows[L];
     if (inside) {
 #pragma GCC unroll 16
@@ -189,14 +190,14 @@ STRIATE_INLINE void transpose_block(const T* weight, const T* end, int64_t lanes
     for (int64_t k = 0; k < L; ++k) to[t * L + k] = weight[min(k, lanes - 1) * taps + t];
 }
 
-// What no stream of the processor's finds: rows that are pages apart.
+// Prefetches rows that are pages apart, which the processor's own prefetching does not find.
 template <class T, int Write>
 STRIATE_INLINE void fetch_row(const T* from, int64_t count) {
   for (int64_t i = 0; i < count + kLine<T> - 1; i += kLine<T>) __builtin_prefetch(from + i, Write);
 }
 
-// The same of a strip's positions, block after block `step` apart, while a later row, `row` values from here to the
-// next, is on its way.
+// Packs the weights of a strip's positions, block after block `step` apart, and prefetches a later row; `row` is the
+// distance between rows.
 template <class T>
 void pack_weights(const T* weight, const T* end, int64_t positions, int64_t taps, int64_t row, T* to, int64_t step) {
   for (int64_t o = 0; o < positions; o += kLanes<T>, to += step) {
@@ -207,8 +208,8 @@ void pack_weights(const T* weight, const T* end, int64_t positions, int64_t taps
 
 // -------------------------------------------------------------------------------------------------------- micro-kernel
 
-// In a register: else GCC has each product load its factor from memory again, and there are fewer loads than products a
-// cycle.
+// Keeps v in a register: otherwise GCC has each product load its factor from memory again, and there are fewer loads
+// than products a cycle.
 template <class V>
 STRIATE_INLINE V hold(V v) {
 #if defined(__AVX512F__)
@@ -219,12 +220,12 @@ STRIATE_INLINE V hold(V v) {
   return v;
 }
 
-// Where an operand's vectors lie: how far the next row or column is, and the next term of the sum.
+// The strides of an operand's vectors: to the next row or column, and to the next term of the sum.
 struct Steps {
   int64_t next, term;
 };
 
-// out[m][v] = Σ_r a[m][r] · b[v][r], lane by lane; with `more`, onto what out holds.
+// Computes out[m][v] = Σ_r a[m][r] · b[v][r], lane by lane; with `more`, adds to what out holds.
 template <class T, int M, int V>
 __attribute__((noinline)) void micro_kernel(const T* a, Steps of_a, const T* b, Steps of_b, int64_t terms, bool more,
                                             T* out, int64_t row, int64_t column) {
@@ -263,12 +264,12 @@ void gemm(int64_t rows, const T* a, Steps of_a, int64_t columns, const T* b, Ste
       });
 }
 
-// A strip: blocks whose weights are read together, so that a run of memory is longer. `values`: of a block that stay in
-// the cache.
+// The number of blocks in a strip: their weights are read together, in longer runs of memory. `values` of a block stay
+// in the cache.
 template <class T>
 int64_t strip_of(const LocalShape& s, int64_t values) {
   constexpr int64_t size = sizeof(T);
-  const int64_t run = max(1, kRunBytes / (kLanes<T> * s.taps() * size)), room = max(1, kSeenBytes / (values * size));
+  const int64_t run = max(1, kRunBytes / (kLanes<T> * s.taps() * size)), room = max(1, kSourceBytes / (values * size));
   return min(min(run, room), ceil_div(s.positions(), kLanes<T>));
 }
 
@@ -280,34 +281,36 @@ void forward(const LocalShape& s, const T* x, const T* weight, const T* bias, T*
   const PaddedPlanes planes(s.window, s.batch * s.channels);
   const int64_t positions = s.positions(), taps = s.taps(), blocks = ceil_div(positions, L), K = s.filters,
                 C = s.channels;
-  // a panel of rows and one of filters stay in the first-level cache, what all samples see in the second
-  const int64_t of_channels =
+  // A panel of rows and one of filters stay in the first-level cache, the sources of all samples in the second-level
+  // cache.
+  const int64_t channel_block =
       max(1, min(C, kPanelBytes / int64_t(sizeof(T)) / ((kMicroRows + kPanelFilters) * taps * L)));
-  const int64_t of_samples = min(s.batch, max(kMicroRows, kSeenBytes / int64_t(sizeof(T)) / (of_channels * taps * L)));
-  const int64_t strip = strip_of<T>(s, max(of_samples, kPanelFilters / 2) * of_channels * taps * L),
+  const int64_t sample_block =
+      min(s.batch, max(kMicroRows, kSourceBytes / int64_t(sizeof(T)) / (channel_block * taps * L)));
+  const int64_t strip = strip_of<T>(s, max(sample_block, kPanelFilters / 2) * channel_block * taps * L),
                 strips = ceil_div(blocks, strip), pieces = ceil_div(K, kPanelFilters);
-  const int64_t seen_step = (of_channels * taps | 1) * L;  // from sample to sample, and from filter to filter
+  const int64_t source_stride = (channel_block * taps | 1) * L;  // distance between samples, and between filters
   const T* end = weight + K * C * positions * taps;
   const Scratch<T> padded(planes.values<T>());
   pad<T>(planes, x, padded);
   const T* source = padded + L;
   parallel_for(strips * pieces, strip * s.batch * kPanelFilters * C * taps, [=](int64_t begin, int64_t stop) {
     const TapOffsets tap(planes, taps);
-    const Scratch<T> seen(strip * of_samples * seen_step), transposed(strip * kPanelFilters * seen_step),
-        sums(strip * of_samples * K * L);
+    const Scratch<T> sources(strip * sample_block * source_stride), transposed(strip * kPanelFilters * source_stride),
+        sums(strip * sample_block * K * L);
     for (int64_t unit = begin, next; unit < stop; unit = next) {
       const int64_t number = unit / pieces;
       next = min(stop, (number + 1) * pieces);
       const int64_t k0 = unit % pieces * kPanelFilters, k1 = min(K, (next - number * pieces) * kPanelFilters),
                     first = number * strip, count = min(strip, blocks - first);
-      for (int64_t n0 = 0; n0 < s.batch; n0 += of_samples) {
-        const int64_t samples = min(of_samples, s.batch - n0);
-        for (int64_t c0 = 0; c0 < C; c0 += of_channels) {
-          const int64_t c1 = min(C, c0 + of_channels);
+      for (int64_t n0 = 0; n0 < s.batch; n0 += sample_block) {
+        const int64_t samples = min(sample_block, s.batch - n0);
+        for (int64_t c0 = 0; c0 < C; c0 += channel_block) {
+          const int64_t c1 = min(C, c0 + channel_block);
           for (int64_t b = 0; b < count; ++b) {
             const PositionBlock<T> block(positions, planes, first + b);
             for (int64_t n = 0; n < samples; ++n) {
-              T* to = seen + (b * of_samples + n) * seen_step;
+              T* to = sources + (b * sample_block + n) * source_stride;
               const T* from = source + ((n0 + n) * C + c0) * planes.plane();
               for (int64_t c = c0; c < c1; ++c, from += planes.plane())
                 for (int64_t t = 0; t < taps; ++t, to += L) store(to, block.gather(from + tap[t]));
@@ -319,18 +322,18 @@ void forward(const LocalShape& s, const T* x, const T* weight, const T* bias, T*
               for (int64_t c = c0; c < c1; ++c)
                 pack_weights(weight + (((k + v) * C + c) * positions + first * L) * taps, end,
                              min(count * L, positions - first * L), taps, positions * taps,
-                             transposed + v * seen_step + (c - c0) * taps * L, kPanelFilters * seen_step);
+                             transposed + v * source_stride + (c - c0) * taps * L, kPanelFilters * source_stride);
             for (int64_t b = 0; b < count; ++b)
-              gemm<T>(samples, seen + b * of_samples * seen_step, {seen_step, L}, filters,
-                      transposed + b * kPanelFilters * seen_step, {seen_step, L}, (c1 - c0) * taps, c0 > 0,
-                      sums + (b * of_samples * K + k) * L, K * L, L);
+              gemm<T>(samples, sources + b * sample_block * source_stride, {source_stride, L}, filters,
+                      transposed + b * kPanelFilters * source_stride, {source_stride, L}, (c1 - c0) * taps, c0 > 0,
+                      sums + (b * sample_block * K + k) * L, K * L, L);
           }
         }
         for (int64_t n = 0; n < samples; ++n)
           for (int64_t k = k0; k < k1; ++k)
             for (int64_t b = 0; b < count; ++b) {
               const int64_t at = (first + b) * L, lanes = min(L, positions - at);
-              Vector<T> sum = load(sums + ((b * of_samples + n) * K + k) * L);
+              Vector<T> sum = load(sums + ((b * sample_block + n) * K + k) * L);
               if (bias) sum += load_first<Vector<T>>(bias + k * positions + at, lanes);
               store_first(y + ((n0 + n) * K + k) * positions + at, sum, lanes);
             }
@@ -344,7 +347,8 @@ void backward_data(const LocalShape& s, const T* dy, const T* weight, T* dx) {
   constexpr int64_t L = kLanes<T>;
   const int64_t positions = s.positions(), taps = s.taps(), blocks = ceil_div(positions, L), K = s.filters,
                 C = s.channels;
-  const int64_t pieces = max(1, min(ceil_div(s.batch, kMicroRows), kUnits / C)), of_samples = ceil_div(s.batch, pieces);
+  const int64_t pieces = max(1, min(ceil_div(s.batch, kMicroRows), kUnits / C)),
+                sample_block = ceil_div(s.batch, pieces);
   const int64_t values = s.window.depth.input * s.window.height.input * s.window.width.input;
   const int64_t strip = strip_of<T>(s, K * taps * L), step = (K | 1) * L;
   const T* end = weight + K * C * positions * taps;
@@ -354,11 +358,12 @@ void backward_data(const LocalShape& s, const T* dy, const T* weight, T* dx) {
     for (int64_t unit = begin; unit < stop; ++unit)
       pack_gradients(s, dy, unit / s.batch, unit % s.batch, packed + unit * step);
   });
-  // a thread has some channels of some samples to itself, so that no two add to one position
-  parallel_for(pieces * C, of_samples * K * positions * taps, [=](int64_t begin, int64_t stop) {
+  // Each unit of work has channels and samples of its own, so that no two threads add to one position.
+  parallel_for(pieces * C, sample_block * K * positions * taps, [=](int64_t begin, int64_t stop) {
     const Scratch<T> transposed(strip * K * taps * L), sums(kMicroRows * taps * L);
     for (int64_t unit = begin, next; unit < stop; unit = next) {
-      const int64_t piece = unit / C, c0 = unit % C, n0 = piece * of_samples, samples = min(of_samples, s.batch - n0);
+      const int64_t piece = unit / C, c0 = unit % C, n0 = piece * sample_block,
+                    samples = min(sample_block, s.batch - n0);
       next = min(stop, (piece + 1) * C);
       const int64_t channels = next - unit;
       if (samples <= 0) continue;
@@ -391,7 +396,7 @@ void backward_data(const LocalShape& s, const T* dy, const T* weight, T* dx) {
         for (int64_t c = 0; c < channels; ++c) {
           T* to = dx + ((n0 + n) * C + c0 + c) * values;
           const T* from = padded + L + (n * channels + c) * planes.plane();
-          memset(to, 0, size_t(values) * sizeof(T));  // what no window looks at
+          memset(to, 0, size_t(values) * sizeof(T));  // for inputs that no window covers
           planes.over([&](int64_t in_plane, int64_t in_x, int64_t count) {
             for (int64_t i = 0; i < count; ++i) to[in_x + i * planes.phases] = from[in_plane + i];
           });
@@ -407,13 +412,13 @@ void backward_weights(const LocalShape& s, const T* dy, const T* x, T* dweight) 
   const int64_t positions = s.positions(), taps = s.taps(), blocks = ceil_div(positions, L), K = s.filters,
                 C = s.channels, N = s.batch;
   const int64_t strip = strip_of<T>(s, N * max(taps, K) * L), strips = ceil_div(blocks, strip);
-  const int64_t step = (K | 1) * L, seen_step = (taps | 1) * L;
+  const int64_t step = (K | 1) * L, source_stride = (taps | 1) * L;
   const Scratch<T> padded(planes.values<T>());
   pad<T>(planes, x, padded);
   const T* source = padded + L;
   parallel_for(strips * C, strip * N * K * taps, [=](int64_t begin, int64_t stop) {
     const TapOffsets tap(planes, taps);
-    const Scratch<T> seen(strip * N * seen_step), gradients(strip * N * step),
+    const Scratch<T> sources(strip * N * source_stride), gradients(strip * N * step),
         sums(kMicroRows * strip * taps * L + L * L);
     for (int64_t unit = begin, have = -1; unit < stop; ++unit) {
       const int64_t number = unit / C, c = unit % C, first = number * strip, count = min(strip, blocks - first);
@@ -421,7 +426,7 @@ void backward_weights(const LocalShape& s, const T* dy, const T* x, T* dweight) 
         const PositionBlock<T> block(positions, planes, first + b);
         for (int64_t n = 0; n < N; ++n) {
           if (have != number) pack_gradients(s, dy, first + b, n, gradients + (b * N + n) * step);
-          T* to = seen + (b * N + n) * seen_step;
+          T* to = sources + (b * N + n) * source_stride;
           const T* from = source + (n * C + c) * planes.plane();
           for (int64_t t = 0; t < taps; ++t) store(to + t * L, block.gather(from + tap[t]));
         }
@@ -432,8 +437,8 @@ void backward_weights(const LocalShape& s, const T* dy, const T* x, T* dweight) 
         for (int64_t m = 0; m < rows; ++m)
           fetch_row<T, 1>(dweight + (((k + m + kMicroRows) * C + c) * positions + first * L) * taps, count * L * taps);
         for (int64_t b = 0; b < count; ++b)
-          gemm<T>(rows, gradients + (b * N * step) + k * L, {L, step}, taps, seen + b * N * seen_step, {L, seen_step},
-                  N, false, sums + b * taps * L, strip * taps * L, L);
+          gemm<T>(rows, gradients + (b * N * step) + k * L, {L, step}, taps, sources + b * N * source_stride,
+                  {L, source_stride}, N, false, sums + b * taps * L, strip * taps * L, L);
         for (int64_t m = 0; m < rows; ++m)
           for (int64_t b = 0; b < count; ++b) {
             const int64_t at = (first + b) * L;

@@ -1,4 +1,5 @@
-// What local.cpp offers, once for each instruction set and element type. bindings.cpp has checked every argument.
+// What local.cpp implements, once for each instruction set and element type. bindings/local.cpp has checked every
+// argument.
 #pragma once
 #include "core/window.h"
 

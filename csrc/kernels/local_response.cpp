@@ -1,11 +1,12 @@
-// Local response normalization: y = x·D^-β, D = k + α/size·Σ x² over the window of channels c - size/2 … c + (size -
-// 1)/2. Backward: dx = dy·D^-β - 2αβ/size·x·Σ dy·x·D^(-β-1) over the channels whose windows hold c, the mirrored
-// window.
+// Local response normalization, over the window of channels c - size/2 … c + (size - 1)/2:
 //
-// Layout. A tile holds all channels of some positions, channels `pitch` apart: 1 in channels_last, the tile's width in
-// planes order. Either way a window is a sum of shifted copies of one row of numbers, with zeros before and behind:
-// plain loops that the compiler turns into vectors. Sums and powers are doubles: squares of values near 1e30 do not
-// overflow.
+//   y = x·D^-β,   D = k + α/size·Σ x²,   dx = dy·D^-β - 2αβ/size·x·Σ dy·x·D^(-β-1)
+//
+// The sum in dx is over the channels whose windows hold c: the mirrored window.
+//
+// Layout. A tile holds all channels of some positions; channels are `pitch` apart: 1 in NHWC, the tile's width in NCHW.
+// Either way a window is a sum of shifted copies of one row of numbers, with zeros before and behind: plain loops that
+// the compiler vectorizes. Sums and powers are doubles: squares of values near 1e30 do not overflow.
 #include "kernels/local_response.h"
 
 #include "core/parallel.h"
@@ -28,14 +29,14 @@ inline void to_minus_beta(double* d, int64_t count, double beta) {
     for (int64_t i = 0; i < count; ++i) d[i] = __builtin_pow(d[i], -beta);
 }
 
-// One tile of numbers with room for a window's zeros on both sides.
+// One tile of numbers, with room for a window's zeros on both sides.
 struct Row {
   Scratch<double> room;
   int64_t margin, count;
   Row(int64_t count, int64_t margin) : room(count + 2 * margin), margin(margin), count(count) {}
   double* values() const { return room + margin; }
 
-  // sum[i] = Σ over taps of value[i + tap·pitch], taps first … first + size - 1, in that order.
+  // Computes sum[i] = Σ over taps first … first + size - 1, in that order, of value[i + tap·pitch].
   void window(int64_t n, int64_t first, int64_t size, int64_t pitch, double* sum) const {
     for (int64_t i = 0; i < margin; ++i) room[i] = values()[n + i] = 0;
     for (int64_t i = 0; i < n; ++i) sum[i] = 0;
@@ -57,7 +58,7 @@ struct Tiling {
   int64_t most() const { return p.channels * width; }
   int64_t margin() const { return min(p.size, p.channels) * width; }
 
-  // Calls body(columns, offset of a channel's first value, distance to the next channel's) for every tile of the range.
+  // Calls body(columns, offset of a channel's first value, distance between channels) for every tile of the range.
   template <class Body>
   void over(int64_t begin, int64_t end, const Body& body) const {
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -68,7 +69,8 @@ struct Tiling {
         body(min(width, p.positions - first), n * p.channels * p.positions + first, p.positions);
     }
   }
-  // Taps of a window that reaches `before` channels back, cut to those that can meet a channel at all.
+  // Calls body(first, count) with the taps of a window that begins `before` channels back, without those that never
+  // meet a channel.
   template <class Body>
   void taps(int64_t before, const Body& body) const {
     const int64_t first = max(-before, 1 - p.channels), last = min(p.size - 1 - before, p.channels - 1);
@@ -76,7 +78,7 @@ struct Tiling {
   }
 };
 
-// D of a tile's values.
+// Computes D of a tile's values.
 template <class T>
 inline void divisors(const Tiling& t, const T* x, int64_t columns, int64_t pitch, const Row& squares, double* d) {
   const int64_t n = t.p.channels * columns;

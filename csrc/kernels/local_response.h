@@ -1,5 +1,5 @@
-// What local_response.cpp offers, once for each instruction set and element type. bindings.cpp has checked every
-// argument.
+// What local_response.cpp implements, once for each instruction set and element type. bindings/local_response.cpp has
+// checked every argument.
 #pragma once
 #include <stdint.h>
 

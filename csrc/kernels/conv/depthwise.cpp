@@ -1,6 +1,6 @@
 // Convolution with few channels a group, vectorized across groups:
 //
-// y[k, o] = b[k] + Σ_{c < q, t} w[k, c, t] · x[group(k)·q + c, o·stride + t·dilation - before]
+//   y[k, o] = b[k] + Σ_{c < q, t} w[k, c, t] · x[group(k)·q + c, o·stride + t·dilation - before]
 //
 // Layout. Lane k of a vector is destination channel k of one pixel, whichever group it is in. A depthwise convolution
 // in NHWC reads the source in place. Otherwise a band of the source is packed: planes are transposed, and where a group
@@ -58,8 +58,8 @@ void gather_lanes(const T* image, int64_t pixel, int64_t count, bool channels_la
   const IntVector<T> of = v.of;
   if (!channels_last) {
     const T* planes[L];
-    for (int64_t c = one_vector ? from - 1 : 0; c < from;
-         ++c) {  // one vector holds all channels: transpose it once, to the plane of the last c
+    // If one vector holds all channels, transpose it once, to the plane of the last c.
+    for (int64_t c = one_vector ? from - 1 : 0; c < from; ++c) {
       for (int64_t k = 0; k < L; ++k)
         planes[k] = image + (v.base + (one_vector ? min(k, present - 1) : of[k] + c)) * plane + pixel;
       pack_lanes(planes, count, band + c * apart);
@@ -419,10 +419,11 @@ STRIATE_INLINE void weight_micro_kernel(const TapRows<T>& rows, const Phase& p, 
   }
 }
 
-// Adds the destinations [w0, w1) of a row: dy is at dy + v·dy_vector + column·dy_pitch, sums are at sums + v·of_vector.
+// Adds the destinations [w0, w1) of a row: dy is at dy + v·dy_vector + column·dy_pitch, sums are at sums +
+// v·vector_values.
 template <class T, class Pitch, class ChannelAt>
 STRIATE_INLINE void weight_row(const TapRows<T>& rows, const Phase& p, int64_t w0, int64_t w1, int64_t vectors,
-                               int64_t of_vector, Pitch pitch, const ChannelAt& channel_at, const T* dy,
+                               int64_t vector_values, Pitch pitch, const ChannelAt& channel_at, const T* dy,
                                int64_t dy_pitch, T* sums) {
   with_constant_taps(p, [&](auto taps, auto step) {
     const auto run = [&](auto columns, int64_t j) {
@@ -433,10 +434,10 @@ STRIATE_INLINE void weight_row(const TapRows<T>& rows, const Phase& p, int64_t w
         const T* g = dy + channel_at(v) + j * dy_pitch;
         if (inside)
           weight_micro_kernel<T, N, Taps, Step, false>(rows, p, j, pitch, channel_at(v), g, dy_pitch,
-                                                       sums + v * of_vector);
+                                                       sums + v * vector_values);
         else
           weight_micro_kernel<T, N, Taps, Step, true>(rows, p, j, pitch, channel_at(v), g, dy_pitch,
-                                                      sums + v * of_vector);
+                                                      sums + v * vector_values);
       }
     };
     int64_t j = w0;  // tiles must not overlap here: each destination counts once
@@ -449,13 +450,13 @@ STRIATE_INLINE void weight_row(const TapRows<T>& rows, const Phase& p, int64_t w
 
 // Stores dweight[k, c, t] from sums that are laid out as [vector of filters][c][tap][lane]; step_back as in pack().
 template <class T>
-void unpack(const ConvShape& shape, const double* sums, int64_t filters, int64_t of_filter, bool step_back,
+void unpack(const ConvShape& shape, const double* sums, int64_t filters, int64_t filter_values, bool step_back,
             T* dweight) {
   constexpr int64_t L = kLanes<T>;
   for (int64_t k = 0; k < filters; ++k) {
     const int64_t v = k / L, lane = step_back ? k - min(v * L, filters - L) : k % L;
-    for (int64_t i = 0; i < of_filter; ++i)
-      dweight[k * of_filter + shape.weight_at(i)] = T(sums[(v * of_filter + i) * L + lane]);
+    for (int64_t i = 0; i < filter_values; ++i)
+      dweight[k * filter_values + shape.weight_at(i)] = T(sums[(v * filter_values + i) * L + lane]);
   }
 }
 
@@ -498,18 +499,18 @@ template <class T>
 void weight_in_bands(const ConvShape& shape, const T* dy, const T* x, T* dweight) {
   constexpr int64_t L = kLanes<T>;
   const PassShape s = pass_shape(shape, false);
-  PassShape of_dy = pass_shape(shape, true);  // reads dy as a source, each lane from the channel of its own filter
-  of_dy.groups = s.all_to_channels(), of_dy.to_channels = of_dy.from_channels = 1;
+  PassShape dy_shape = pass_shape(shape, true);  // reads dy as a source, each lane from the channel of its own filter
+  dy_shape.groups = s.all_to_channels(), dy_shape.to_channels = dy_shape.from_channels = 1;
   const int64_t all = s.all_to_channels(), vectors = ceil_div(all, L), taps = shape.taps(),
-                of_vector = s.from_channels * taps * L;
+                vector_values = s.from_channels * taps * L;
   const Blocks blocks = make_blocks(s, s.from_channels * L + L, vectors, false);
   const int64_t items = s.batch * blocks.per_image, chunks = min(items, max(1, 128 / vectors));
   const int64_t band_values = max_rows(s, blocks) * max_columns(s, blocks) * s.from_channels * L,
                 dy_values = blocks.positions() * L;
-  const Scratch<double> totals(chunks * vectors * of_vector);
+  const Scratch<double> totals(chunks * vectors * vector_values);
   double* partial = totals;
   parallel_for(chunks * vectors, kGrainElements, [=](int64_t begin, int64_t end) {
-    Scratch<T> band(band_values), gradient(dy_values), sum(of_vector);
+    Scratch<T> band(band_values), gradient(dy_values), sum(vector_values);
     const int64_t max_rows_count = s.from_channels * s.depth.axis.size * s.height.axis.size;
     Scratch<const T*> sources(max_rows_count), beside(max_rows_count);
     TapRows<T> rows = {sources, beside, 0, nullptr, L, {}};
@@ -520,13 +521,13 @@ void weight_in_bands(const ConvShape& shape, const T* dy, const T* x, T* dweight
                        same = lane_map<T>(first, all, 1, 1);
       const int64_t last = (chunk + 1) * items / chunks;
       int64_t added = 0;
-      ChunkSum<T> total(partial + unit * of_vector, sum, of_vector);
+      ChunkSum<T> total(partial + unit * vector_values, sum, vector_values);
       for (int64_t item = chunk * items / chunks; item < last; ++item) {
         const Block b = block_at(s, blocks, item);
         copy_band(s, b, x, v, static_cast<T*>(band));
         Block own = b;
         own.deep = {b.d0, b.d1}, own.high = {b.h0, b.h1}, own.wide = {b.w0, b.w1};
-        copy_band(of_dy, own, dy, same, static_cast<T*>(gradient));
+        copy_band(dy_shape, own, dy, same, static_cast<T*>(gradient));
         const T* g = static_cast<const T*>(gradient) - b.w0 * L;
         for (int64_t d = b.d0; d < b.d1; ++d)
           for (int64_t h = b.h0; h < b.h1; ++h, g += (b.w1 - b.w0) * L) {
@@ -540,7 +541,7 @@ void weight_in_bands(const ConvShape& shape, const T* dy, const T* x, T* dweight
       }
     }
   });
-  merge_chunks(partial, chunks, vectors * of_vector);
+  merge_chunks(partial, chunks, vectors * vector_values);
   unpack(shape, partial, all, s.from_channels * taps, false, dweight);
 }
 

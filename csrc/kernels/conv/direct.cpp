@@ -1,6 +1,6 @@
 // Direct convolution, without im2row, for any number of channels:
 //
-// y[k, o] = b[k] + Σ_r w[k, r] · x[position(r) + o],   r = (c, t) through the channels and taps of a group
+//   y[k, o] = b[k] + Σ_r w[k, r] · x[position(r) + o],   r = (c, t) through the channels and taps of a group
 //
 // Layout. A band of the source is copied into planes whose rows are padded with zeros and split by the stride (column i
 // goes to part i mod stride): the sources of neighbouring destinations are then neighbours for every r, and r is one
@@ -8,11 +8,12 @@
 // row have as many phases as the stride; each phase has its own list.
 //
 // Tiles of sums that stay in registers while r runs:
-// filters in lanes   M columns × V vectors of filters; each source is broadcast. 14×2: 28 sums, 2 weights and a source
-// take 31 of 32 registers.
-// columns in lanes   F filters × vectors of columns, where there are fewer filters than half a vector; each weight is
-// broadcast.
-// backward_weights   up to 12 r × V vectors of filters; sources are broadcast, dy is the vector.
+//   filters in lanes   M columns × V vectors of filters; each source is broadcast. 14×2: 28 sums, 2 weights and a
+//   source
+//                      take 31 of 32 registers.
+//   columns in lanes   F filters × vectors of columns, where there are fewer filters than half a vector; each weight is
+//                      broadcast.
+//   backward_weights   up to 12 r × V vectors of filters; sources are broadcast, dy is the vector.
 //
 // backward_weights sums some rows in registers, a block in float, and from there on in double, in chunks that depend on
 // the shape alone.
@@ -114,8 +115,8 @@ void pack_band(const PassShape& s, const Block& b, const PlaneLayout& p, const T
           copy_values(from, count, row + c * p.plane + left);
           continue;
         }
-        for (int64_t part = 0; part < p.step;
-             ++part) {  // column i·step + part - left of the row goes to position i of this part
+        for (int64_t part = 0; part < p.step; ++part) {
+          // Column i·step + part - left of the row goes to position i of this part.
           const int64_t first = left <= part ? 0 : (left - part + p.step - 1) / p.step;
           const int64_t last = left + count <= part ? 0 : (left + count - part + p.step - 1) / p.step;
           T* to = row + c * p.plane + part * p.part;
@@ -336,7 +337,7 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
           if (waiting[p] == 0) return;
           const int64_t pitch = s.width.phase(p).apart * (s.channels_last ? all : 1),
                         apart = s.channels_last ? 1 : positions;
-          const Term* of = terms + begins[p];
+          const Term* phase_terms = terms + begins[p];
           const Line<T>* l = lines + p * kMaxLines;
           for (int64_t f = 0; f < s.to_channels; f += 4) {
             const auto run = [&](auto count_known) {
@@ -349,8 +350,8 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
                 Line<T> some[N];
                 const int64_t now = min(N, waiting[p] - n);
                 for (int64_t k = 0; k < now; ++k) some[k] = {l[n + k].x, l[n + k].to + f * apart, l[n + k].columns};
-                lines_micro_kernel<T, F, N>(some, now, w + f, of, counts[p], bias ? bias + first + f : nullptr, pitch,
-                                            apart);
+                lines_micro_kernel<T, F, N>(some, now, w + f, phase_terms, counts[p], bias ? bias + first + f : nullptr,
+                                            pitch, apart);
               }
             };
             with_constant<4>(min(4, s.to_channels - f), run);
@@ -392,9 +393,9 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
                   out = {transposed + (((d - b.d0) * (b.h1 - b.h0) + h - b.h0) * columns + column - b.w0) * L,
                          phase.apart * L, vector_values, L};
                 }
-                const Term* of = terms + begins[p];
-                two == 2 ? sum_columns<T, 2>(row, w, of, counts[p], start, out, some.size())
-                         : sum_columns<T, 1>(row, w, of, counts[p], start, out, some.size());
+                const Term* phase_terms = terms + begins[p];
+                two == 2 ? sum_columns<T, 2>(row, w, phase_terms, counts[p], start, out, some.size())
+                         : sum_columns<T, 1>(row, w, phase_terms, counts[p], start, out, some.size());
               }
             }
           }
@@ -509,13 +510,13 @@ void backward_weights(const ConvShape& shape, const T* dy, const T* x, T* dweigh
   constexpr int64_t L = kLanes<T>;
   const PassShape s = pass_shape(shape, false);
   const int64_t vectors = ceil_div(s.to_channels, L), pairs = ceil_div(vectors, 2),
-                max_terms = s.from_channels * shape.taps(), of_group = vectors * L * max_terms;
+                max_terms = s.from_channels * shape.taps(), group_values = vectors * L * max_terms;
   const Blocks blocks = make_blocks(s, s.from_channels + 2 * L, s.groups * pairs, true);
   const PlaneLayout planes = plane_layout(s, blocks);
   const int64_t items = s.batch * blocks.per_image,
                 shares = s.groups * pairs;  // of a chunk: two vectors of a group's filters each
-  const int64_t chunks = min(items, max(1, min(64 / shares, kMaxTotals / (s.groups * of_group))));
-  const Scratch<double> totals(chunks * s.groups * of_group);
+  const int64_t chunks = min(items, max(1, min(64 / shares, kMaxTotals / (s.groups * group_values))));
+  const Scratch<double> totals(chunks * s.groups * group_values);
   double* partial = totals;
   parallel_for(chunks * shares, kGrainElements, [=](int64_t begin, int64_t end) {
     const int64_t dy_vector = blocks.positions() * L;
@@ -529,7 +530,8 @@ void backward_weights(const ConvShape& shape, const T* dy, const T* x, T* dweigh
       const int64_t chunk = unit / shares, group = unit % shares / pairs, v = unit % pairs * 2,
                     two = min(2, vectors - v);
       const int64_t last = (chunk + 1) * items / chunks;
-      ChunkSum<T> total(partial + (chunk * s.groups + group) * of_group + v * L * max_terms, sum, two * L * max_terms);
+      ChunkSum<T> total(partial + (chunk * s.groups + group) * group_values + v * L * max_terms, sum,
+                        two * L * max_terms);
       int64_t added = 0;
       for (int64_t item = chunk * items / chunks; item < last; ++item) {
         const Block b = block_at(s, blocks, item);
@@ -566,12 +568,12 @@ void backward_weights(const ConvShape& shape, const T* dy, const T* x, T* dweigh
       }
     }
   });
-  merge_chunks(partial, chunks, s.groups * of_group);
+  merge_chunks(partial, chunks, s.groups * group_values);
   for (int64_t k = 0; k < s.all_to_channels(); ++k) {
     const int64_t group = k / s.to_channels, in = k % s.to_channels, pair = in / (2 * L) * 2,
                   width = min(2, vectors - pair) * L;
-    const double* of_filter = partial + group * of_group + pair * L * max_terms + in - pair * L;
-    for (int64_t r = 0; r < max_terms; ++r) dweight[k * max_terms + shape.weight_at(r)] = T(of_filter[r * width]);
+    const double* filter_sums = partial + group * group_values + pair * L * max_terms + in - pair * L;
+    for (int64_t r = 0; r < max_terms; ++r) dweight[k * max_terms + shape.weight_at(r)] = T(filter_sums[r * width]);
   }
 }
 

@@ -1,7 +1,7 @@
 // Convolution as a product of matrices (implicit GEMM): the sources of each destination form a row (im2row;
 // Chellapilla, Puri, Simard 2006), block by block.
 //
-// y[p, k] = Σ_{t, c} x[i(p, t), c] · w[t, c, k]: (positions × (taps · channels)) · ((taps · channels) × filters)
+//   y[p, k] = Σ_{t, c} x[i(p, t), c] · w[t, c, k]: (positions × (taps · channels)) · ((taps · channels) × filters)
 //
 // Layout, NHWC only. A block's positions continue from row to row and image to image, M at a time for the micro-kernel
 // (gemm/micro_kernel.h): [tile][batch][vector][position][lane], zeros in the padding. One element of the batch is what
@@ -141,11 +141,11 @@ struct ChannelMoments {
         const Vector<T> deviation = load_first<Vector<T>>(y + j * pitch + c, n) - from;
         sum += deviation, square += deviation * deviation;
       }
-      T of_tile[2][L];
-      store(of_tile[0], sum), store(of_tile[1], square);
+      T tile_sums[2][L];
+      store(tile_sums[0], sum), store(tile_sums[1], square);
       for (int64_t l = 0; l < L; l += D) {
-        store(sums + c + l, load(sums + c + l) + load_widened(of_tile[0] + l));
-        store(squares + c + l, load(squares + c + l) + load_widened(of_tile[1] + l));
+        store(sums + c + l, load(sums + c + l) + load_widened(tile_sums[0] + l));
+        store(squares + c + l, load(squares + c + l) + load_widened(tile_sums[1] + l));
       }
     }
     count += double(rows);
@@ -197,7 +197,7 @@ void activations(const GemmView& s, const T* x, const T* packed, const Epilogue<
                   L;  // the last address where a vector may begin
   const bool measures = e.mean != nullptr;
   const Scratch<Moments> moments(measures ? blocks * all : 0);
-  Moments* measured = moments;
+  Moments* block_moments = moments;
   parallel_for(blocks * s.groups * layout.count(), block * s.sum() * L / 16, [=](int64_t begin, int64_t end) {
     const Scratch<T> rows(block * position_values);
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -217,8 +217,8 @@ void activations(const GemmView& s, const T* x, const T* packed, const Epilogue<
       ChannelMoments<T> measure;
       for (int64_t t = 0; t < count; t += tile_rows) {
         const int64_t at = (first + t) * all + channel;
-        for (int64_t j = 0; j < min(tile_rows, count - t);
-             ++j)  // results go to lines that were not read: fetch them during the sums
+        // Results go to lines that were not read: fetch them during the sums.
+        for (int64_t j = 0; j < min(tile_rows, count - t); ++j)
           for (int64_t c = 0; c < lanes; c += L) {
             __builtin_prefetch(y + at + j * all + c, 1);
             if (e.residual) __builtin_prefetch(e.residual + at + j * all + c);
@@ -239,14 +239,14 @@ void activations(const GemmView& s, const T* x, const T* packed, const Epilogue<
         });
         if (measures) measure.add(y + at, all, min(tile_rows, count - t), lanes);
       }
-      if (measures) measure.put(measured + number * all + channel, lanes);
+      if (measures) measure.put(block_moments + number * all + channel, lanes);
     }
   });
   if (measures)
     for (int64_t c = 0; c < all; ++c) {
-      Moments of_all;
-      for (int64_t b = 0; b < blocks; ++b) of_all.merge(measured[b * all + c]);
-      e.mean[c] = of_all.mean, e.variance[c] = of_all.variance();
+      Moments total;
+      for (int64_t b = 0; b < blocks; ++b) total.merge(block_moments[b * all + c]);
+      e.mean[c] = total.mean, e.variance[c] = total.variance();
     }
 }
 

@@ -1,4 +1,5 @@
-// TILES
+// Winograd's tiles: how they cover the images, and their way from memory to the points and back. A part of
+// winograd.cpp.
 #pragma once
 #include "core/moments.h"
 #include "core/transpose.h"
@@ -13,7 +14,7 @@ namespace {
 
 constexpr int kMaxPoints = 36, kMaxOutputs = 16;
 
-// A tile's sizes, and its transforms.
+// The sizes and the transforms of one kind of tile.
 template <class T>
 struct TileTransforms {
   int64_t high, wide, taps_high, taps_wide;
@@ -34,7 +35,8 @@ constexpr TileTransforms<T> tile_transforms() {
   return {High, Wide, TapsHigh, TapsWide, F::source, F::result, F::gradient, F::weight, F::weight_sum};
 }
 
-// For a filter of these taps, with `size` outputs on each axis that it filters; null if there is none.
+// The transforms for a filter of these taps, with `size` outputs along each axis of more than one tap; null if there
+// are none.
 template <class T>
 const TileTransforms<T>* find_transforms(int64_t size, int64_t taps_high, int64_t taps_wide) {
   static constexpr TileTransforms<T> kinds[] = {
@@ -47,17 +49,17 @@ const TileTransforms<T>* find_transforms(int64_t size, int64_t taps_high, int64_
   return nullptr;
 }
 
-// A map of stride 1 seen from its destination: destination o sums sources o - before + t.
+// A pass of stride 1 seen from its destination: destination o sums the sources o - before + t.
 struct Plane {
   int64_t high, wide;
   int64_t size() const { return high * wide; }
 };
 struct Grid {
-  Plane to, from;                    // of an image
-  int64_t before_high, before_wide;  // sources that the first destination would see before the first; may be negative
-  int64_t rows, columns, tiles;      // of tiles in an image; in all images
+  Plane to, from;                    // of one image
+  int64_t before_high, before_wide;  // padding before the first source; may be negative
+  int64_t rows, columns, tiles;      // rows and columns of tiles in an image; tiles of all images
   int64_t to_channels, from_channels, groups;
-  bool channels_last, edges;  // edges: some destinations see beyond the sources
+  bool channels_last, edges;  // edges: some destinations read the padding
 
   int64_t all_to() const { return groups * to_channels; }
   int64_t all_from() const { return groups * from_channels; }
@@ -84,7 +86,7 @@ Grid make_grid(const ConvShape& s, const TileTransforms<T>& kind, bool adjoint) 
   return g;
 }
 
-// Tiles side by side: of row `row` of image n those from `column` on; the first is the block's `at`-th.
+// Adjacent tiles of row `row` of image n, from `column` on; the first is the block's `at`-th.
 struct TileRun {
   int64_t n, row, column, count, at;
 };
@@ -98,7 +100,7 @@ STRIATE_INLINE void for_each_tile_run(const Grid& g, int64_t begin, int64_t end,
   }
 }
 
-// A piece of an image that may hang over its edges, at most the sources of a run of tiles.
+// A rectangle of sources that may reach into the padding; at most the sources of one TileRun.
 struct Piece {
   int64_t row, column, high, wide;
   bool inside(const Plane& p) const {
@@ -106,7 +108,7 @@ struct Piece {
   }
 };
 
-// One vector of channels of a piece in channels order; zeros beyond the edges.
+// Copies one vector of channels of a piece from NHWC, with zeros in the padding.
 template <class T>
 void copy_piece(const T* image, const Plane& plane, int64_t channels, const Piece& piece, int64_t lanes, T* to) {
   constexpr int64_t L = kLanes<T>;
@@ -116,7 +118,7 @@ void copy_piece(const T* image, const Plane& plane, int64_t channels, const Piec
       store(to, inside ? load_first<Vector<T>>(image + (i * plane.wide + j) * channels, lanes) : Vector<T>{});
     }
 }
-// The same from planes.
+// The same from NCHW.
 template <class T>
 void transpose_piece(const T* image, const Plane& plane, const Piece& piece, int64_t lanes, T* to) {
   constexpr int64_t L = kLanes<T>;
@@ -132,7 +134,7 @@ void transpose_piece(const T* image, const Plane& plane, const Piece& piece, int
   }
 }
 
-// A look at sources, or at dy, whose work on a group is in parts of so many vectors of channels.
+// The magnitudes of sources, or of dy, where a group is processed in parts of `part` vectors of channels.
 template <class T>
 Magnitudes<T> magnitudes_of(const Grid& g, int64_t channels, int64_t part) {
   return Magnitudes<T>(g.rows * g.columns, g.tiles, g.groups, channels, part);
@@ -140,8 +142,8 @@ Magnitudes<T> magnitudes_of(const Grid& g, int64_t channels, int64_t part) {
 
 // ---------------------------------------------------------------------------------------------------------- transforms
 
-// [point][vector][tile][lane]: where vectors, tiles and points are. PointLayout are an odd number of cache lines apart:
-// at a power of two all of a tile's would share a few sets of the cache.
+// The layout [point][vector][tile][lane]. Points are an odd number of cache lines apart: at a power of two, all points
+// of a tile would share a few sets of the cache.
 template <class T>
 struct PointLayout {
   int64_t tiles, vectors;
@@ -149,15 +151,15 @@ struct PointLayout {
   int64_t point_stride() const { return (tiles * vectors | 1) * kLanes<T>; }
 };
 
-// What turns or pads one row of up to `count` tiles next to each other, or one tile's values; then a block that is
-// transposed.
+// The size of the buffer in which a row of up to `count` adjacent tiles, or one tile, is transposed or padded; a square
+// for unpack_lanes is behind it.
 template <class T>
 int64_t strip_values(const TileTransforms<T>& kind, int64_t count) {
   return max(kind.source_high() * (count * kind.wide + kind.taps_wide), kMaxPoints) * kLanes<T> + kLanes<T> * kLanes<T>;
 }
 
-// Tiles [begin, end) of x (or, with `gradient`, of dy, which is a tile's destination) at the points; channels from
-// `first` on.
+// Evaluates tiles [begin, end) of x (or with `gradient` of dy, which is in the place of a tile's destination) at the
+// points, for channels from `first` on.
 template <class T>
 void evaluate_at_points(const Grid& g, const TileTransforms<T>& kind, bool gradient, const T* x, int64_t first,
                         int64_t channels, int64_t begin, int64_t end, const PointLayout<T>& points,
@@ -167,12 +169,12 @@ void evaluate_at_points(const Grid& g, const TileTransforms<T>& kind, bool gradi
   const int64_t all = gradient ? g.all_to() : g.all_from(), images = g.tiles / (g.rows * g.columns);
   const int64_t high = gradient ? kind.high : kind.source_high(), wide = gradient ? kind.wide : kind.source_wide();
   const auto transform = gradient ? kind.gradient : kind.source;
-  const T* last = x + images * plane.size() * all - L;  // where a vector may begin
+  const T* last = x + images * plane.size() * all - L;  // the last address where a vector may begin
   for_each_tile_run(g, begin, end, [&](const TileRun& run) {
     const T* image = x + run.n * plane.size() * all;
     Piece piece = {run.row * kind.high, run.column * kind.wide, high, wide};
     if (!gradient) piece.row -= g.before_high, piece.column -= g.before_wide;
-    // Copies: behind the pointer every call of a transform would make the compiler read them again.
+    // Copies of captured variables: otherwise every call of a transform would make the compiler read them again.
     const auto own = transform;
     const int64_t pitch = plane.wide * all, pixel = all, apart = points.point_stride(), next = points.vector_stride(),
                   lanes = channels;
@@ -183,17 +185,17 @@ void evaluate_at_points(const Grid& g, const TileTransforms<T>& kind, bool gradi
         const T* from = strip;
         T* target = to + v * next + run.at * L;
         transpose_piece(image + (first + v * L) * plane.size(), plane, piece, min(L, lanes - v * L), strip);
-        recorder.of_vector(v, begin + run.at, run.count, lanes,
-                           [&](int64_t k) { return own(from + k * right, down, L, target + k * L, apart); });
+        recorder.record_vector(v, begin + run.at, run.count, lanes,
+                               [&](int64_t k) { return own(from + k * right, down, L, target + k * L, apart); });
       }
       return;
     }
     for (int64_t k = 0; k < run.count; ++k, piece.column += kind.wide) {
       const T* at = image + piece.row * pitch + piece.column * pixel + first;
-      // What lies behind the last channel goes to lanes that nobody reads.
+      // Values behind the last channel go to lanes that are never read.
       const T* stop = piece.inside(plane) ? last - (high - 1) * pitch - (wide - 1) * pixel : nullptr;
       T* target = to + (run.at + k) * L;
-      recorder.of_tile(begin + run.at + k, lanes, [&](int64_t v) {
+      recorder.record_tile(begin + run.at + k, lanes, [&](int64_t v) {
         if (at + v * L <= stop) return own(at + v * L, pitch, pixel, target + v * next, apart);
         copy_piece(image + first + v * L, plane, pixel, piece, min(L, lanes - v * L), strip);
         return own(strip, wide * L, L, target + v * next, apart);
@@ -202,7 +204,7 @@ void evaluate_at_points(const Grid& g, const TileTransforms<T>& kind, bool gradi
   });
 }
 
-// One vector of channels of a block's results: from the products to y.
+// Transforms a block's products back for one vector of channels, and stores the results to y.
 template <class T>
 void write_results(const Grid& g, const TileTransforms<T>& kind, const Epilogue<T>& e, const T* products,
                    const PointLayout<T>& points, int64_t channel, int64_t lanes, int64_t begin, int64_t end, T* strip,
@@ -243,9 +245,9 @@ void write_results(const Grid& g, const TileTransforms<T>& kind, const Epilogue<
       lanes == L ? put(Constant<true>{}) : put(Constant<false>{});
       if (moments) {
         count += double(rows * columns);
-        T of_tile[2][kLanes<T>];
-        store(of_tile[0], sum), store(of_tile[1], square);
-        for (int64_t l = 0; l < L; ++l) sums[l] += double(of_tile[0][l]), squares[l] += double(of_tile[1][l]);
+        T tile_sums[2][kLanes<T>];
+        store(tile_sums[0], sum), store(tile_sums[1], square);
+        for (int64_t l = 0; l < L; ++l) sums[l] += double(tile_sums[0][l]), squares[l] += double(tile_sums[1][l]);
       }
     }
     if (!g.channels_last) {

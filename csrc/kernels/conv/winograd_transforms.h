@@ -25,7 +25,7 @@ constexpr double divisor(int point) {
   return N == 4 ? 1 / of_4[point] : N == 6 ? 1 / of_6[point] : 1;
 }
 
-// The values of a polynomial of Q coefficients at the N points: A and, but for the divisors, G.
+// Evaluates a polynomial of Q coefficients at the N points: A and, without the divisors, G.
 template <int N, int Q, class V>
 STRIATE_INLINE void values_at_points(const V (&c)[Q], V (&value)[N]) {
   value[0] = c[0];
@@ -44,7 +44,7 @@ STRIATE_INLINE void values_at_points(const V (&c)[Q], V (&value)[N]) {
   }
 }
 
-// The transpose of that: Aᵀ and, but for the divisors, Gᵀ.
+// The transpose of values_at_points: Aᵀ and, without the divisors, Gᵀ.
 template <int N, int Q, class V>
 STRIATE_INLINE void sum_of_points(const V (&value)[N], V (&c)[Q]) {
   if constexpr (N == 1) {
@@ -64,8 +64,8 @@ STRIATE_INLINE void sum_of_points(const V (&value)[N], V (&c)[Q]) {
   }
 }
 
-// B: with 0, 1 and -1 alone differences of neighbours but one; with 1/2 and -2 both factors X² - 1 (e) and X² + 3/2·X -
-// 1 (f) are shared.
+// B. With the points 0, 1 and -1 alone it takes differences of next-but-one neighbours; with 1/2 and -2 both factors X²
+// - 1 (e) and X² + 3/2·X - 1 (f) are shared.
 template <int N, class V>
 STRIATE_INLINE void source_at_points(const V (&x)[N], V (&value)[N]) {
   if constexpr (N == 1) {
@@ -105,8 +105,8 @@ STRIATE_INLINE void along_both(const Get& get, const Down& down, const Across& a
   }
 }
 
-// The transforms of a tile of High × Wide outputs for TapsHigh × TapsWide taps, on vectors of E. `apart`: values from
-// one of the products' factors to the next; down, right: from pixel to pixel.
+// The transforms of a tile of High × Wide outputs for TapsHigh × TapsWide taps, on vectors of E. `apart` is the
+// distance between points; down and right are the distances between pixels.
 template <class E, int High, int TapsHigh, int Wide, int TapsWide>
 struct Filtering {
   static constexpr int kHigh = High + TapsHigh - 1, kWide = Wide + TapsWide - 1;
@@ -117,8 +117,8 @@ struct Filtering {
     return v;
   }
 
-  // Each gives the sum of the squares of what it read, lane by lane: what is NaN, infinite or out of bounds shows
-  // there.
+  // Each transform returns the sum of the squares of what it read, lane by lane: NaN, infinity and values out of bounds
+  // show there (winograd_bounds.h).
   static V source(const E* x, int64_t down, int64_t right, E* to, int64_t apart) {
     V squares[2] = {};
     along_both<kHigh, kWide, kHigh, kWide, V>(
@@ -144,7 +144,7 @@ struct Filtering {
         [&](int i, int j, const V& v) { store(to + (i * kWide + j) * apart, v); });
     return squares[0] + squares[1];
   }
-  // pitch: from tap to tap; negative where they are read backwards.
+  // pitch: the distance between taps; negative where they are read in reverse.
   static V weight(const E* w, int64_t pitch, E* to, int64_t apart) {
     V squares = {};
     along_both<TapsHigh, TapsWide, kHigh, kWide, V>(
@@ -156,7 +156,7 @@ struct Filtering {
         });
     return squares;
   }
-  // apart: from point to point; pitch: from tap to tap.
+  // apart: the distance between points; pitch: the distance between taps.
   static void weight_sum(const E* from, int64_t apart, E* dw, int64_t pitch) {
     along_both<kHigh, kWide, TapsHigh, TapsWide, V>(
         [&](int i, int j) { return load(from + (i * kWide + j) * apart) * E(divisor<kHigh>(i) * divisor<kWide>(j)); },

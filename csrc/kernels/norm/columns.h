@@ -1,4 +1,5 @@
-// COLUMNS
+// The column pattern: the values of a channel are one row apart, as in NHWC. Vectors run across the channels, and lane
+// k stays column k. Batch, instance, group and ghost norm in NHWC. A part of norm.cpp.
 #pragma once
 #include "core/moments.h"
 #include "kernels/norm/formulas.h"
@@ -8,7 +9,7 @@ namespace striate {
 namespace STRIATE_ISA {
 namespace {
 
-constexpr int64_t kChunkRows = 64;  // of a chunk: the terms of one sum of T
+constexpr int64_t kChunkRows = 64;  // rows of a chunk: the number of terms of one sum of T
 constexpr int64_t kWidest = 1024;   // columns at a time: their sums stay in the first-level cache
 constexpr int64_t kStrip = 4;       // rows at a time: a column's parameters are loaded once for them
 
@@ -17,8 +18,8 @@ inline int64_t padded(int64_t width) {
   return ceil_div(width, kLanes<T>) * kLanes<T>;
 }
 
-// Per column: Σ d and Σ d·d of `rows` rows, d = x - shift. The squares in parts of kTerms rows, `apart` from each
-// other.
+// Sums d and d·d, d = x - shift, over `rows` rows of each column. The squares are summed in parts of kTerms rows, which
+// are stored `apart` values apart.
 template <class T>
 inline void column_deviations(const T* x, int64_t rows, int64_t pitch, int64_t width, const T* shift, T* sum, T* square,
                               int64_t apart) {
@@ -45,7 +46,7 @@ inline void column_deviations(const T* x, int64_t rows, int64_t pitch, int64_t w
 constexpr int64_t kParts = kChunkRows / kTerms;
 static_assert(kParts == 4);
 
-// The mean and m2 of each column of some rows. `room`: 2 + kParts padded widths of T.
+// Measures the mean and m2 of each column of some rows. `room` is a buffer of 2 + kParts padded widths of T.
 template <class T>
 inline void measure_columns(const T* x, int64_t rows, int64_t pitch, int64_t width, T* room, double* mean, double* m2) {
   const int64_t apart = padded<T>(width);
@@ -54,8 +55,8 @@ inline void measure_columns(const T* x, int64_t rows, int64_t pitch, int64_t wid
     const int64_t n = min(kChunkRows, rows - at);
     const T* from = x + at * pitch;
     const double count = double(n), share = count / double(at + n), weight = double(at) * share;
-    if (at ==
-        0) {  // as in moments.h: the first chunk is read twice, from a shift that constant columns do not differ from
+    if (at == 0) {
+      // The first chunk is read twice, as in moments.h; the first shift equals the values of constant columns.
       for (int64_t w = 0; w < width; ++w) shift[w] = x[w];
       column_deviations(from, n, pitch, width, shift, sum, square, apart);
       for (int64_t w = 0; w < width; ++w) shift[w] += sum[w] / T(n), mean[w] = double(shift[w]), m2[w] = 0;
@@ -68,14 +69,14 @@ inline void measure_columns(const T* x, int64_t rows, int64_t pitch, int64_t wid
     int overflow = 0;
     const T *q0 = square, *q1 = q0 + apart, *q2 = q1 + apart, *q3 = q2 + apart;
     for (int64_t w = 0; w < width; ++w) overflow |= !((q0[w] + q1[w]) + (q2[w] + q3[w]) < T(__builtin_inf()));
-    const Scratch<Moments> wide(overflow ? width : 0);  // of the columns that overflow; the others keep their bits
+    const Scratch<Moments> wide(overflow ? width : 0);  // for the columns that overflow; the others keep their bits
     const auto overflows = [&](int64_t w) { return !((q0[w] + q1[w]) + (q2[w] + q3[w]) < T(__builtin_inf())); };
     for (int64_t w = 0; overflow && w < width; ++w)
       if (overflows(w)) {
         wide[w] = {double(at), mean[w], m2[w]};
         wide[w].merge(wide_moments(from + w, Segments{1, pitch}, 0, n, true));
       }
-    for (int64_t w = 0; w < width; ++w) {  // Moments::merge, where the first chunk has share 1 and weight 0
+    for (int64_t w = 0; w < width; ++w) {  // is Moments::merge; the first chunk has share 1 and weight 0
       const double q = (double(q0[w]) + double(q1[w])) + (double(q2[w]) + double(q3[w]));
       const double step = double(sum[w]) / count, spread = q - double(sum[w]) * step;
       const double delta = double(shift[w]) + step - mean[w];
@@ -86,8 +87,9 @@ inline void measure_columns(const T* x, int64_t rows, int64_t pitch, int64_t wid
   }
 }
 
-// A slab is one batch: samples·positions rows of all channels. `glue` rows make one of `width` columns; what is left of
-// them, `tail` values, is the last piece's.
+// One batch as a matrix of columns: samples·positions rows of all channels. Narrow rows are joined, `joined` to one row
+// of `width` columns, until a row fills some vectors: 32 pixels of 3 channels are one row of 96 columns, every third of
+// which belongs to the same channel. What is left, `tail` values, belongs to the last piece.
 struct ColumnLayout {
   int64_t channels, joined, width, rows, tail, size;
 
@@ -108,7 +110,7 @@ struct ColumnLayout {
   int64_t rows_of(int64_t p) const { return min(piece(), rows - p * piece()); }
   int64_t values_per_channel(int64_t p) const { return rows_of(p) * joined + (has_tail(p) ? tail / channels : 0); }
 
-  // Calls body(offset, rows, first column, columns) for what a piece has, no more than kWidest columns at a time.
+  // Calls body(offset, rows, first column, columns) for the blocks of a piece, each at most kWidest columns wide.
   template <class Body>
   STRIATE_INLINE void blocks(int64_t p, const Body& body) const {
     const int64_t at = p * piece() * width;
@@ -117,7 +119,7 @@ struct ColumnLayout {
   }
 };
 
-// The parameters of a slab's columns: arrays of one padded width each.
+// The parameters of all columns: an array of one padded width for each.
 template <class T>
 struct Columns {
   T* at;
@@ -126,7 +128,7 @@ struct Columns {
 };
 enum { kHigh, kLow, kRstd, kScale, kShift, kGradientMean, kProductMean, kParameters };
 
-// Fills the parameters that center and scale, from each set's statistics.
+// Fills the parameters that center and scale, from the statistics of each reduction.
 template <class T, class Norm>
 inline void fill_columns(const NormShape& shape, const ColumnLayout& layout, const Norm& n, int64_t batch,
                          const Columns<T>& out) {
@@ -140,7 +142,7 @@ inline void fill_columns(const NormShape& shape, const ColumnLayout& layout, con
     for (int64_t w = layout.channels; w < layout.width; ++w) out[k][w] = out[k][w - layout.channels];
 }
 
-// Calls body(w, whole, lanes, offset in x) for every vector, a strip of rows at a time.
+// Calls body(parameters, w, whole, lanes, offset in x) for every vector, a strip of rows at a time.
 template <class T, class Load, class Body>
 STRIATE_INLINE void over_strips(int64_t offset, int64_t rows, int64_t pitch, int64_t width, const Load& load_parameters,
                                 const Body& body) {
@@ -166,7 +168,7 @@ struct ColumnsForward {
   NormShape shape;
   ColumnLayout layout;
   NormForward<T> f;
-  bool streaming;  // the caches: how y is written
+  bool streaming;  // whether to write y by streaming stores
 
   struct Work {
     Scratch<double> moments;  // of each piece: means, then m2s

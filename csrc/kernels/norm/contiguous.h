@@ -1,4 +1,6 @@
-// CONTIGUOUS
+// The contiguous pattern: the values of a reduction are contiguous, or form a few contiguous segments. Vectors run
+// along them and their lanes are added up at the end (moments.h). Batch, instance, group and ghost norm in NCHW, and
+// the forward pass of layer norm with long rows. A part of norm.cpp.
 #pragma once
 #include "core/moments.h"
 #include "kernels/norm/formulas.h"
@@ -8,7 +10,8 @@ namespace striate {
 namespace STRIATE_ISA {
 namespace {
 
-// A set is samples × channels × positions; a run is what lies together of it: all channels of a group in one sample.
+// The memory of a reduction, samples × channels × positions. A segment is what is contiguous: all channels of a group
+// in one sample.
 struct ContiguousLayout {
   int64_t samples, groups, channels, positions, length, pitch, size;
   Segments segments;
@@ -27,7 +30,7 @@ struct ContiguousLayout {
   int64_t piece() const { return segments.whole(kPiece); }
   int64_t pieces() const { return max(1, ceil_div(size, piece())); }
 
-  // Calls body(channel of the group, offset, count) for what a piece has of each run's channels.
+  // Calls body(channel of the group, offset, count) for each stretch of one channel in a piece.
   template <class Body>
   STRIATE_INLINE void over_channels_of(int64_t piece_number, const Body& body) const {
     const int64_t begin = piece_number * piece(), end = min(size, begin + piece());
@@ -47,7 +50,7 @@ struct ContiguousForward {
   NormShape shape;
   ContiguousLayout layout;
   NormForward<T> f;
-  bool streaming;  // the caches: how y is written
+  bool streaming;  // whether to write y by streaming stores
 
   struct Work {
     Scratch<Moments> pieces;
@@ -81,7 +84,7 @@ struct ContiguousForward {
       });
     });
   }
-  // A set is one run; its i-th element has its own gamma and beta.
+  // For layer norm: a reduction is one segment, and its i-th element has its own gamma and beta.
   void apply_elements(int64_t base, int64_t piece, const Center<T>& center) const {
     const int64_t begin = piece * layout.piece(), count = min(layout.size - begin, layout.piece());
     const Vector<T> high = broadcast(center.high), low = broadcast(center.low), rstd = broadcast(T(center.scale));
@@ -93,7 +96,7 @@ struct ContiguousForward {
   }
 };
 
-// Σ g and Σ g·x̂ of values [begin, end) of equally scaled runs, added to sum[0] and sum[1].
+// Adds Σ g and Σ g·x̂ of values [begin, end), all with the same gamma and beta, to sum[0] and sum[1].
 template <class T>
 inline void gradient_sums(const NormBackward<T>& b, const Center<T>& center, T gamma, T beta, int64_t base,
                           const Segments& segments, int64_t begin, int64_t end, double* sum) {
@@ -126,7 +129,7 @@ struct ContiguousBackward {
   NormShape shape;
   ContiguousLayout layout;
   NormBackward<T> b;
-  bool streaming;      // the caches: how dx is written
+  bool streaming;      // whether to write dx by streaming stores
   double* by_channel;  // Σ g and Σ g·x̂ of each batch and channel, or null
 
   struct Work {
@@ -146,7 +149,7 @@ struct ContiguousBackward {
     double* sums = work.sums + (slot * layout.pieces() + piece) * layout.channels * 2;
     for (int64_t k = 0; k < layout.channels * 2; ++k) sums[k] = 0;
     const int64_t first = s % layout.groups * layout.channels, base = layout.offset(s);
-    if (layout.channels == 1) {  // runs may be short: one sum for many
+    if (layout.channels == 1) {  // segments may be short: one sum for many
       const int64_t begin = piece * layout.piece(), end = min(layout.size, begin + layout.piece());
       return gradient_sums(b, center, gamma(first), beta(first), base, layout.segments, begin, end, sums);
     }

@@ -1,4 +1,5 @@
-// FORMULAS
+// The formulas of normalization on one vector, forward and backward; every memory pattern uses these. A part of
+// norm.cpp.
 #pragma once
 #include "core/simd.h"
 #include "kernels/norm/norm.h"
@@ -8,7 +9,7 @@ namespace striate {
 namespace STRIATE_ISA {
 namespace {
 
-// μ = high + low and 1/√(σ² + ε).
+// μ as high + low, and 1/√(σ² + ε).
 template <class T>
 struct Center {
   T high, low;
@@ -22,7 +23,7 @@ STRIATE_INLINE Vector<T> deviation(const Vector<T>& x, const Vector<T>& high, co
   return (x - high) - low;
 }
 
-// What comes before the activation: the same expression forward and backward.
+// The argument of the activation, by the same expression forward and backward, so that both see the same sign.
 template <class T, class Whole, class Norm>
 STRIATE_INLINE Vector<T> before_activation(Whole whole, const Norm& n, const Vector<T>& d, const Vector<T>& scale,
                                            const Vector<T>& shift, int64_t at, int64_t lanes) {
@@ -33,7 +34,7 @@ STRIATE_INLINE Vector<T> before_activation(Whole whole, const Norm& n, const Vec
 template <class T>
 STRIATE_INLINE Vector<T> activate(Activation activation, T slope, const Vector<T>& z) {
   if (activation == Activation::kNone) return z;
-  if (activation == Activation::kRelu) return z <= Vector<T>{} ? Vector<T>{} : z;  // NaN stays
+  if (activation == Activation::kRelu) return z <= Vector<T>{} ? Vector<T>{} : z;  // NaN stays NaN
   if (activation == Activation::kRelu6) return clamp<T>(z, T(0), T(6));
   return z > Vector<T>{} ? z : z * broadcast(slope);
 }
@@ -44,7 +45,7 @@ STRIATE_INLINE Vector<T> activate_backward(Activation activation, T slope, const
   return z > Vector<T>{} ? dy : dy * broadcast(slope);
 }
 
-// One vector of y.
+// Computes one vector of y.
 template <class T, class Whole>
 STRIATE_INLINE void forward_vector(Whole whole, const NormForward<T>& f, bool streaming, int64_t at, int64_t lanes,
                                    const Vector<T>& high, const Vector<T>& low, const Vector<T>& scale,
@@ -54,7 +55,8 @@ STRIATE_INLINE void forward_vector(Whole whole, const NormForward<T>& f, bool st
   store_result(whole, streaming, f.y + at, activate(f.activation, f.slope, z), lanes);
 }
 
-// g and x̂ of one vector; scale is γ/√(σ² + ε), and with shift only needed for the sign of what was activated.
+// Computes g and x̂ of one vector. `scale` is γ/√(σ² + ε); it and `shift` are used only for the argument of the
+// activation.
 template <class T, class Whole>
 STRIATE_INLINE void backward_vector(Whole whole, const NormBackward<T>& b, int64_t at, int64_t lanes,
                                     const Vector<T>& high, const Vector<T>& low, const Vector<T>& rstd,
@@ -66,7 +68,7 @@ STRIATE_INLINE void backward_vector(Whole whole, const NormBackward<T>& b, int64
     *g = activate_backward(b.activation, b.slope, before_activation<T>(whole, b, d, scale, shift, at, lanes), *g);
 }
 
-// What dx needs of a set besides its center: mean(γ·g) and mean(γ·g·x̂).
+// What dx needs of a reduction besides its center: mean(γ·g) and mean(γ·g·x̂).
 struct Means {
   double gradient = 0, product = 0;
 };

@@ -1,20 +1,22 @@
 // Normalization: y = act(γ·x̂ + β + residual), x̂ = (x - μ)/√(σ² + ε), and backward, with g = dy·act',
 //   dβ = Σ g,   dγ = Σ g·x̂,   dx = (γ·g - mean(γ·g) - x̂·mean(γ·g·x̂)) / √(σ² + ε).
-// One formula for batch, layer, instance, group, ghost and RMS norm: they differ in what is measured together (norm.h).
+// One formula (formulas.h) for batch, layer, instance, group, ghost and RMS norm: they differ in their reduction axes
+// (norm.h).
 //
-// Layout. Two patterns. Segments: what is measured together is consecutive, or a few stretches of it; vectors run along
-// it and their lanes are added up at the end (moments.h). Columns: it lies one row apart, as a channel does in
-// channels_last; vectors run across, and lane k stays column k. Narrow rows are glued together until a row fills some
-// vectors: 32 pixels of 3 channels are one row of 96 columns, of which each third one belongs to the same channel and
-// merges with it.
+// Layout. Where the values of a reduction are in memory decides the pattern, each in a header of its own:
+//   contiguous.h   contiguous segments: vectors run along them, and their lanes are added up at the end
+//   columns.h      one row apart, as a channel in NHWC: vectors run across, and lane k stays column k
+//   positions.h    all channels of a position in NCHW: vectors run along positions
+//   short_rows.h   short rows of layer norm, forward, several at a time
+//   rows.h         rows of layer norm, backward, where dγ and dβ are sums down the columns
 //
-// Passes. The statistics need all of x before y can begin, and dx all of x and dy: two passes each. Where what is
-// measured together fits a second-level cache, both run at once on one thread, and memory is read once; else all
-// threads do the first, then the second. Either way pieces of a fixed size are measured in the same order and merged in
-// the same order: the bits depend on neither the choice nor the threads.
+// Passes (passes.h). The statistics need all of x before y can begin, and dx all of x and dy: two passes each. Where a
+// reduction fits a second-level cache, one thread runs both passes over it at once, and memory is read once; otherwise
+// all threads run the first pass, then the second. Either way pieces of a fixed size are measured and merged in the
+// same order: the bits depend on neither the choice nor the threads.
 //
-// Results of 4 MiB and more are written past the caches, where whole lines allow it: they would not stay there, and a
-// line written by ordinary stores is read first. That took a quarter to a third off large forward passes.
+// Results of 4 MiB and more are written by streaming stores, where whole lines allow it: they would not stay in the
+// cache, and an ordinary store reads the line first. That took a quarter to a third off large forward passes.
 //
 // Accuracy. μ and σ are doubles. x - μ is (x - high) - low with μ = high + low in T: the first difference is exact for
 // x near μ, so no digits are lost far from zero. Sums of T are chunks of some thousand terms, added up in double.
@@ -30,7 +32,7 @@ namespace striate {
 namespace STRIATE_ISA {
 namespace {
 
-// Adds up [batches][channels] pairs in order.
+// Adds up pairs [batches][channels] in order.
 template <class T>
 void reduce_channels(const NormShape& shape, const NormBackward<T>& b, const double* by_channel) {
   const int64_t C = shape.all_channels();
@@ -74,7 +76,7 @@ void backward(const NormShape& shape, const NormBackward<T>& b) {
     return;
   }
   const bool sums = b.dgamma || b.dbeta || b.sums || (!b.constant && !b.gradient_mean);
-  NormShape parts = shape;  // of whose channels there are sums
+  NormShape parts = shape;  // the shape of the channel sums
   if (shape.affine == AffineAxis::kPositions) parts.batches = empty ? 0 : PositionBlock<T>::units(shape);
   if (empty) parts.batches = 0;
   const Scratch<double> by_channel(sums ? parts.batches * parts.all_channels() * 2 : 0);

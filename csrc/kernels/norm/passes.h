@@ -1,4 +1,7 @@
-// PASSES
+// How the passes over memory are scheduled, and how results are stored. A part of norm.cpp.
+//
+// The headers of this folder but norm.h are parts of one translation unit. Their anonymous namespaces let the compiler
+// inline what is called once.
 #pragma once
 #include "core/parallel.h"
 #include "core/simd.h"
@@ -7,13 +10,13 @@ namespace striate {
 namespace STRIATE_ISA {
 namespace {
 
-constexpr int64_t kPiece = 32768;         // values measured by one unit of work: 128 KiB of float
+constexpr int64_t kPiece = 32768;         // values that one unit of work measures: 128 KiB of float
 constexpr int64_t kFusedBytes = 1 << 20;  // half of a large second-level cache, all of a small one
 constexpr int64_t kFusedReductions = 16;  // fewer might leave threads idle
 
 constexpr int64_t kStreamBytes = int64_t(4) << 20;  // results that no second-level cache keeps
 
-// One vector of a result.
+// Stores one vector of a result, by a streaming store where it is aligned.
 template <class T, class Whole>
 STRIATE_INLINE void store_result(Whole whole, bool streaming, T* p, const Vector<T>& v, int64_t lanes) {
   if (Whole::value && streaming && reinterpret_cast<uintptr_t>(p) % sizeof v == 0)
@@ -22,7 +25,7 @@ STRIATE_INLINE void store_result(Whole whole, bool streaming, T* p, const Vector
     store_lanes(whole, p, v, lanes);
 }
 
-// for_each_vector, from where whole vectors of what is written past the caches are aligned.
+// for_each_vector, but whole vectors begin where streaming stores to `to` are aligned.
 template <class T, class Body>
 STRIATE_INLINE void over_result(bool streaming, const T* to, int64_t count, const Body& body) {
   const int64_t off = reinterpret_cast<uintptr_t>(to) % kVectorBytes / sizeof(T);
@@ -31,8 +34,9 @@ STRIATE_INLINE void over_result(bool streaming, const T* to, int64_t count, cons
   for_each_vector<T>(count - head, [&](int64_t i, auto whole, int64_t lanes) { body(head + i, whole, lanes); });
 }
 
-// Segments body.prepare(set, work, slot), .measure(set, piece, work, slot), .finish(set, work, slot) and .apply(set,
-// piece, work, slot), see Passes. Work(body, slots) is the memory between them, of one set at a time or of all.
+// Runs body.prepare(reduction, work, slot), .measure(reduction, piece, work, slot), .finish(reduction, work, slot) and
+// .apply(reduction, piece, work, slot): both passes at once for each reduction, or one pass after the other (see Passes
+// in norm.cpp). Work(body, slots) is the memory between the passes, of one reduction at a time or of all.
 template <class Body>
 void run_passes(const Body& body, int64_t reductions, int64_t pieces, int64_t reduction_size, int64_t element_bytes) {
   using Work = typename Body::Work;

@@ -1,4 +1,5 @@
-// POSITIONS
+// The position pattern: layer norm over the channels of each position in NCHW. Vectors run along the positions, so that
+// each lane is a reduction of its own. A part of norm.cpp.
 #pragma once
 #include "kernels/norm/columns.h"
 #include "kernels/norm/formulas.h"
@@ -8,8 +9,7 @@ namespace striate {
 namespace STRIATE_ISA {
 namespace {
 
-// Every position is measured over all channels, a row each: blocks of positions are units of their own, read twice
-// through the cache.
+// A block of positions: the unit of work, which is read twice through the cache.
 template <class T>
 struct PositionBlock {
   int64_t batch, first, width, offset;
@@ -18,7 +18,7 @@ struct PositionBlock {
     batch = unit / blocks, first = unit % blocks * block, width = min(block, s.positions - first);
     offset = batch * s.channels * s.positions + first;
   }
-  // At most 256 KiB of float at a time, and a few cache lines at least.
+  // The width of a block: at most 256 KiB of float, and at least a few cache lines.
   static int64_t positions(const NormShape& s) { return max(64, min(kWidest, kPiece * 2 / s.channels / 64 * 64)); }
   static int64_t units(const NormShape& s) { return s.batches * ceil_div(s.positions, positions(s)); }
 };

@@ -1,4 +1,5 @@
-// ROWS
+// The row pattern: backward of layer and RMS norm, whose rows are reductions and whose gamma varies along them. A part
+// of norm.cpp.
 #pragma once
 #include "core/moments.h"
 #include "kernels/norm/formulas.h"
@@ -8,8 +9,8 @@ namespace striate {
 namespace STRIATE_ISA {
 namespace {
 
-// Rows of D elements, measured apart, scaled alike: dγ and dβ are sums down the columns. Units are blocks of rows, each
-// with its own partial sums; rows too long for a cache are cut into columns too, and measured before.
+// Rows of D elements: dγ and dβ are sums down the columns. The units of work are blocks of rows, each with its own
+// partial sums; rows too long for a cache are cut into columns too, and measured before.
 template <class T>
 struct RowsBackward {
   NormBackward<T> b;
@@ -24,7 +25,7 @@ struct RowsBackward {
 
   Center<T> center(int64_t row) const { return Center<T>(b.mean[row], b.variance[row], b.eps); }
 
-  // Σ γ·g and Σ γ·g·x̂ of elements [begin, end) of `Rows` rows, over chunks.
+  // Sums γ·g and γ·g·x̂ over elements [begin, end) of each of `Rows` rows.
   template <int Rows>
   void sums(int64_t row, int64_t begin, int64_t end, Means* total) const {
     constexpr int64_t chunk = 4 * kTerms * kLanes<T>;
@@ -57,7 +58,7 @@ struct RowsBackward {
     return {b.centered ? total.gradient / double(length) : 0, total.product / double(length)};
   }
 
-  // What a row's elements share.
+  // What the elements of a row share.
   struct Row {
     Vector<T> high, low, rstd, mean, product_mean;
   };
@@ -67,8 +68,8 @@ struct RowsBackward {
             broadcast(T(m.product * c.scale))};
   }
 
-  // dx of elements [begin, end) of `Rows` rows; adds g·x̂ and g to what the block has of dγ and dβ, once for all of
-  // them.
+  // Computes dx of elements [begin, end) of `Rows` rows, and adds g·x̂ and g to the block's dγ and dβ, once for all
+  // rows.
   template <int Rows>
   void apply(int64_t row, int64_t begin, int64_t end, const Means* m, T* dgamma, T* dbeta) const {
     Row of[Rows];
@@ -139,8 +140,8 @@ struct RowsBackward {
 
   void measure_rows(Means* by_row) const {
     const int64_t pieces = ceil_div(length, kPiece);
-    const Scratch<Means> of_pieces(rows * pieces);
-    Means* parts = of_pieces;
+    const Scratch<Means> piece_means(rows * pieces);
+    Means* parts = piece_means;
     const RowsBackward self = *this;
     parallel_for(rows * pieces, kPiece, [=](int64_t begin, int64_t end) {
       for (int64_t unit = begin; unit < end; ++unit) {

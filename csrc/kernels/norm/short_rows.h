@@ -1,4 +1,4 @@
-// SHORT
+// The short row pattern: forward of layer and RMS norm for rows of a few vectors. A part of norm.cpp.
 #pragma once
 #include "core/moments.h"
 #include "kernels/norm/formulas.h"
@@ -8,8 +8,8 @@ namespace striate {
 namespace STRIATE_ISA {
 namespace {
 
-// Layer norm of rows so short that each lane's sum has at most kTerms terms: four rows at a time. One row's sums across
-// lanes, its root and its divisions wait for each other, some 150 cycles; four rows' do not.
+// Rows so short that each lane's sum has at most kTerms terms, four rows at a time. One row's sum across lanes, its
+// root and its divisions depend on each other and take some 150 cycles; those of four rows overlap.
 template <class T>
 struct ShortRows {
   NormForward<T> f;

@@ -1,4 +1,4 @@
-// AVG
+// Average pooling, forward and backward. A part of pool.cpp.
 #pragma once
 #include "kernels/pool/common.h"
 
@@ -6,7 +6,7 @@ namespace striate {
 namespace STRIATE_ISA {
 namespace {
 
-// Taps of output o that average pooling counts.
+// The number of taps along an axis by which output o is divided.
 inline int64_t counted_taps(const Axis& a, bool include_pad, int64_t o) {
   if (!include_pad || a.size == 0) return valid_taps(a, o).count;
   const int64_t start = o * a.stride - a.before, end = start + a.size, limit = a.input + a.after;
@@ -16,7 +16,7 @@ inline int64_t counted_taps(const Axis& a, bool include_pad, int64_t o) {
 template <class T>
 inline T sum_run(const T* run, int64_t count) {
   constexpr int64_t L = kLanes<T>;
-  Vector<T> a = {}, b = {};  // two, because an addition takes as long as four begin
+  Vector<T> a = {}, b = {};  // two sums, because the latency of an addition is that of several additions in parallel
   int64_t i = 0;
   for (; i + 2 * L <= count; i += 2 * L) a += load(run + i), b += load(run + i + L);
   for (; i < count; i += L) b += load_first<Vector<T>>(run + i, min(L, count - i));
@@ -24,7 +24,7 @@ inline T sum_run(const T* run, int64_t count) {
 }
 
 template <class T>
-inline T divisor(const PoolShape& p, AvgDivisor by, int64_t od, int64_t oh) {  // all but the width's factor
+inline T divisor(const PoolShape& p, AvgDivisor by, int64_t od, int64_t oh) {  // without the factor of the width
   if (by.divisor_override != 0) return T(by.divisor_override);
   return T(counted_taps(p.window.depth, by.count_include_pad, od)) *
          T(counted_taps(p.window.height, by.count_include_pad, oh));
@@ -37,34 +37,35 @@ inline T divisor(const PoolShape& p, AvgDivisor by, int64_t ow) {
 template <class T>
 void avg_bands(const PoolShape& p, AvgDivisor by, const T* x, T* y) {
   const Axis W = p.window.width;
-  forward(p, x, y, nullptr,
-          [=](const T* from, const Pitch& pitch, int64_t channels, int64_t od, int64_t oh, int64_t column,
-              const ValidTaps& ld, const ValidTaps& lh, const ValidTaps* across, int64_t columns, T* to, uint8_t*) {
-            const T rows = divisor<T>(p, by, od, oh);
-            from += ld.first * pitch.deep + lh.first * pitch.down;
-            for_each_pixel<T>(
-                W, channels, across, columns,
-                [&](auto blocks, int64_t j, int64_t c, int64_t last, int64_t lanes, int64_t next) {
-                  constexpr int Blocks = decltype(blocks)::value, B = Blocks == 0 ? 1 : Blocks;
-                  const ValidTaps lw = across[j];
-                  const int64_t apart = next * pitch.right;
-                  Vector<T> total[B] = {};
-                  for (int64_t d = 0; d < ld.count; ++d)
-                    for (int64_t h = 0; h < lh.count; ++h) {
-                      const T* row = from + d * pitch.deep + h * pitch.down + lw.first * pitch.right + c;
-                      Vector<T> sum[B] = {};  // each row on its own first: a sum's error grows with its length
-                      for (int64_t t = 0; t < lw.count; ++t, row += pitch.right)
-                        for (int b = 0; b < B; ++b)
-                          sum[b] += Blocks == 0 ? load_first<Vector<T>>(row, lanes)
-                                                : load(row + (apart ? b * apart : vector_at<T, B>(b, last)));
-                      for (int b = 0; b < B; ++b) total[b] += sum[b];
-                    }
-                  for (int b = 0; b < B; ++b) {
-                    const T count = rows * divisor<T>(p, by, column + j + (next ? b : 0));
-                    store_first(to + j * channels + c + vector_at<T, B>(b, last), total[b] / broadcast(count), lanes);
-                  }
-                });
-          });
+  forward(
+      p, x, y, nullptr,
+      [=](const T* from, const Pitch& pitch, int64_t channels, int64_t od, int64_t oh, int64_t column,
+          const ValidTaps& ld, const ValidTaps& lh, const ValidTaps* across, int64_t columns, T* to, uint8_t*) {
+        const T rows = divisor<T>(p, by, od, oh);
+        from += ld.first * pitch.deep + lh.first * pitch.down;
+        for_each_pixel<T>(
+            W, channels, across, columns,
+            [&](auto blocks, int64_t j, int64_t c, int64_t last, int64_t lanes, int64_t next) {
+              constexpr int Blocks = decltype(blocks)::value, B = Blocks == 0 ? 1 : Blocks;
+              const ValidTaps lw = across[j];
+              const int64_t apart = next * pitch.right;
+              Vector<T> total[B] = {};
+              for (int64_t d = 0; d < ld.count; ++d)
+                for (int64_t h = 0; h < lh.count; ++h) {
+                  const T* row = from + d * pitch.deep + h * pitch.down + lw.first * pitch.right + c;
+                  Vector<T> sum[B] = {};  // sums each row on its own first: the error of a sum grows with its length
+                  for (int64_t t = 0; t < lw.count; ++t, row += pitch.right)
+                    for (int b = 0; b < B; ++b)
+                      sum[b] += Blocks == 0 ? load_first<Vector<T>>(row, lanes)
+                                            : load(row + (apart ? b * apart : vector_at<T, B>(b, last)));
+                  for (int b = 0; b < B; ++b) total[b] += sum[b];
+                }
+              for (int b = 0; b < B; ++b) {
+                const T count = rows * divisor<T>(p, by, column + j + (next ? b : 0));
+                store_first(to + j * channels + c + vector_at<T, B>(b, last), total[b] / broadcast(count), lanes);
+              }
+            });
+      });
 }
 
 template <class T>
@@ -87,8 +88,8 @@ void avg_planes_wide(const PoolShape& p, AvgDivisor by, const T* x, T* y) {
                });
 }
 
-// Which outputs `passed` was computed from: neighbouring rows of inputs often hear the same ones, and need not divide
-// again.
+// The outputs from which `passed` was computed. Neighbouring rows of inputs are often covered by the same outputs, and
+// need not divide again.
 template <class T>
 struct PassedKey {
   const T* from = nullptr;
@@ -100,8 +101,8 @@ struct PassedKey {
   }
 };
 
-// A row of dx: first, for each output column, what the outputs above and below pass back (the sum of dy / divisor);
-// then across the columns. `from` is the first output of the rows and columns that are heard.
+// Computes a row of dx: first, for each output column, the sum of dy / divisor over the rows of outputs that cover it;
+// then, for each input, the sum over columns. `from` is the first covering output.
 template <class T>
 struct AvgBackRow {
   PoolShape p;
@@ -113,7 +114,7 @@ struct AvgBackRow {
     constexpr int64_t L = kLanes<T>;
     const int64_t C = channels;
     if (!held->is(from, sd.count, sh.count, wide.size())) pass(from, pitch, C, sd, sh, wide, passed);
-    if (C == L) {  // transposed order: a pixel is a vector
+    if (C == L) {  // packed: a pixel is one vector
       for (int64_t j = 0; j < columns; ++j) {
         const T* first = passed + (across[j].first - wide.first) * L;
         Vector<T> sum = {};
@@ -221,7 +222,7 @@ void avg_backward_planes_wide(const PoolShape& p, AvgDivisor by, const T* dy, T*
   const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
   const int64_t outer = p.batch * p.channels, plane = D.input * H.input * W.input;
   if (valid_taps(D, 0).count * valid_taps(H, 0).count * valid_taps(W, 0).count == plane &&
-      D.output * H.output * W.output == 1) {  // global
+      D.output * H.output * W.output == 1) {  // global pooling
     const T count = divisor<T>(p, by, 0, 0) * divisor<T>(p, by, 0);
     parallel_for(outer, plane, [=](int64_t begin, int64_t end) {
       for (int64_t n = begin; n < end; ++n) {

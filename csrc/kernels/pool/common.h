@@ -1,4 +1,5 @@
-// COMMON
+// What max and average pooling share: the loop over outputs in both memory orders, and the loop over wide windows. A
+// part of pool.cpp.
 #pragma once
 #include "core/parallel.h"
 #include "core/transpose.h"
@@ -9,21 +10,21 @@ namespace STRIATE_ISA {
 namespace {
 
 constexpr int64_t kTileColumns = 256;
-constexpr int64_t kBandElements =
-    32768;  // 128 KiB of float transposed at a time: an eighth to a half of a second-level cache
+constexpr int64_t kBandElements = 32768;  // packed at a time: 128 KiB, an eighth to a half of a second-level cache
 
-// Windows that take in few enough positions to be transposed in bands: 4 MiB of float at most. Average pooling of wide
-// ones reduces runs; max pooling of wide ones comes with an index (ops/pool.py decides, by the same bound).
+// Whether the window covers few enough positions to be packed in bands: 4 MiB of float at most. Wider windows are
+// reduced in runs of consecutive values; max pooling of these returns an index (ops/pool.py decides, by the same
+// bound).
 inline bool is_narrow(const Window& w) {
   const auto reach = [](const Axis& a, int64_t more) { return min(a.input, (a.size - 1) * a.dilation + 1 + more); };
   if (w.depth.size == 0 || w.height.size == 0 || w.width.size == 0) return false;
   return min(w.depth.size, w.depth.input) * reach(w.height, 0) * reach(w.width, kTileColumns) <= 65536;
 }
 
-// for_each_channel_block for all pixels of a row of outputs: body(vectors, j, c, last, lanes, next). Where one vector
-// holds all channels, as in transposed order, four neighbouring pixels whose windows are whole go together, `next` (the
-// stride) inputs apart: loops over the taps then cost a quarter. Else next is 0 and the vectors are channels of pixel
-// j.
+// Calls body(vectors, j, c, last, lanes, next) for the channels of all pixels of a row of outputs, as
+// for_each_channel_block does. Where one vector holds all channels, as in packed bands, four neighbouring pixels whose
+// windows have all their taps are computed together, `next` (the stride) inputs apart: the loops over the taps then
+// cost a quarter. Otherwise next is 0 and the vectors are channels of pixel j.
 template <class T, class Body>
 STRIATE_INLINE void for_each_pixel(const Axis& width, int64_t channels, const ValidTaps* across, int64_t columns,
                                    const Body& body) {
@@ -39,11 +40,11 @@ STRIATE_INLINE void for_each_pixel(const Axis& width, int64_t channels, const Va
   }
 }
 
-// Columns of a unit in channels order: whole rows where a row is not very long.
+// The columns of a unit of work in NHWC: whole rows unless a row is very long.
 inline int64_t channel_tile(int64_t channels) { return max(16, min(512, 65536 / channels)); }
 
-// Runs row(from, pitch, channels, d, h, looks…, y, offset) over all output rows of the window, in either memory order.
-// `Row` computes `columns` outputs: see max_offset and avg_bands.
+// Calls row(from, pitch, channels, d, h, column, taps of each axis, y, offset) for all rows of outputs, in either
+// memory order. `Row` computes `columns` outputs: see max_offset and avg_bands.
 template <class T, class Row>
 void forward(const PoolShape& p, const T* x, T* y, uint8_t* offset, const Row& row) {
   constexpr int64_t L = kLanes<T>;
@@ -103,17 +104,18 @@ void forward(const PoolShape& p, const T* x, T* y, uint8_t* offset, const Row& r
       });
 }
 
-// One output's window as runs of consecutive values; whole rows, then whole planes, join into one run. A global window
-// is worked out once for all planes.
+// The window of one output as runs of consecutive values; whole rows, and then whole planes, join into one run. For a
+// global window that is worked out once for all planes.
 struct WindowCursor {
   Window window;
   int64_t o = -1, od = 0, oh = 0, ow = 0;
-  int64_t first = 0, planes = 0, rows = 0, run = 0;  // the first value's position in its volume, and how many of each
+  int64_t first = 0, planes = 0, rows = 0,
+          run = 0;  // position of the first value in its volume; number of planes, of rows in each, of values in a row
   ValidTaps deep, high, wide;
 
   explicit WindowCursor(const Window& w) : window(w) {}
 
-  // To output number `to` of a plane; false if that is where it stands.
+  // Moves to output number `to` of a plane; returns false if it is there already.
   bool move(int64_t to) {
     if (to == o) return false;
     o = to;

@@ -1,4 +1,4 @@
-// MAX
+// Max pooling, forward and backward. A part of pool.cpp.
 #pragma once
 #include "kernels/pool/common.h"
 
@@ -6,7 +6,8 @@ namespace striate {
 namespace STRIATE_ISA {
 namespace {
 
-// NaN wins, the last one; among equals the first. `position` follows.
+// Keeps the larger value and its position. NaN is larger than any number, and of several NaN the last is kept; of equal
+// values the first.
 template <class T>
 STRIATE_INLINE void update_max(Vector<T>& best, IntVector<T>& position, const Vector<T>& v, const IntVector<T>& at) {
   const IntVector<T> better = (v > best) | (v != v);
@@ -16,10 +17,11 @@ STRIATE_INLINE void update_max(Vector<T>& best, IntVector<T>& position, const Ve
 
 // How taps are numbered: by their order in the window (offset), or by their position in the plane (index).
 struct Numbering {
-  int64_t first, deep, down, right;  // of the first valid tap, and from tap to tap
+  int64_t first, deep, down, right;  // the number of the first valid tap, and the differences along each axis
 };
 
-// Blocks vectors side by side: channels of a pixel, or (`apart` in x, contiguous in y) pixels of one vector's channels.
+// Computes `Blocks` vectors side by side: channels of a pixel, or pixels of one vector's channels (`apart` in x,
+// contiguous in y).
 template <class T, int Blocks, class Where>
 STRIATE_INLINE void max_pixel(const T* x, int64_t apart, int64_t last, const Pitch& pitch, const ValidTaps& ld,
                               const ValidTaps& lh, const ValidTaps& lw, const Numbering& number, int64_t lanes, T* y,
@@ -72,7 +74,7 @@ void max_offset(const PoolShape& p, const T* x, T* y, uint8_t* offset) {
           });
 }
 
-// Gathers, in channels order.
+// Backward in NHWC: gathers the gradient of each input from the outputs that cover it.
 template <class T>
 void max_offset_backward_channels(const PoolShape& p, const T* dy, const uint8_t* offset, T* dx) {
   const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
@@ -115,7 +117,7 @@ void max_offset_backward_channels(const PoolShape& p, const T* dy, const uint8_t
   });
 }
 
-// Tap numbers to displacements from a window's corner: both are sums, so one table serves every output.
+// Maps tap numbers to displacements from a window's corner; one table serves every output.
 struct Displacements {
   int64_t of[256];
   explicit Displacements(const Window& w) {
@@ -128,13 +130,14 @@ struct Displacements {
   }
 };
 
-// Scatters, in planes order, into bands that fit the first-level cache. A band takes what falls into it, whoever
-// computed `offset`: nothing is written outside. Outputs come in order, so that every sum has one order.
+// Backward in NCHW: scatters into bands that fit the first-level cache. A band takes only displacements that fall into
+// it, so that nothing is written outside whatever `offset` holds. Outputs come in order, so that every sum has one
+// order.
 template <class T>
 void max_offset_backward_planes(const PoolShape& p, const T* dy, const uint8_t* offset, T* dx) {
   const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
   const int64_t plane = H.input * W.input, planes = p.batch * p.channels;
-  // cut the first axis that has anything to cut
+  // cut the first axis with more than one input
   const Axis cut = D.input > 1 ? D : H.input > 1 ? H : W;
   const int64_t slab = D.input > 1 ? plane : H.input > 1 ? W.input : 1;
   const int64_t band = max(1, min(cut.input, 8192 / slab)), bands = ceil_div(cut.input, band);
@@ -184,8 +187,8 @@ void offset_to_index(const PoolShape& p, const uint8_t* offset, int64_t* index) 
   });
 }
 
-// The largest of a run of values, then its position: reading the run a second time from cache is cheaper than carrying
-// a position along in every lane.
+// The largest of the values of a window and its position, run by run. Reading a run a second time from the cache is
+// cheaper than keeping a position in every lane.
 template <class T>
 struct MaxOfWindow {
   T value = -T(__builtin_inf());
@@ -277,8 +280,8 @@ void max_index(const PoolShape& p, const T* x, T* y, int64_t* index) {
   p.channels_last ? max_index_channels(p, x, y, index) : max_index_planes(p, x, y, index);
 }
 
-// One owner a plane (or a block of channels of an image), outputs in order: no races, and the same sum on any thread
-// count.
+// Each plane, or block of channels of an image, is one unit of work, with its outputs in order: no races, and the same
+// sums on any number of threads.
 template <class T>
 bool max_index_backward(const PoolShape& p, const T* dy, const int64_t* index, T* dx) {
   const Window& w = p.window;
@@ -301,7 +304,7 @@ bool max_index_backward(const PoolShape& p, const T* dy, const int64_t* index, T
           const int64_t at = index[from + o * pitch + k];
           if (at >= 0 && at < inputs)
             to[at * pitch + k] += dy[from + o * pitch + k];
-          else if (at != -1)  // -1: a window with no tap inside the input
+          else if (at != -1)  // -1 stands for a window with no tap inside the input
             __atomic_store_n(inside, 0, __ATOMIC_RELAXED);
         }
     }

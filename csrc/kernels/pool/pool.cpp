@@ -1,20 +1,19 @@
 // Pooling: y[o] = max or mean of x over the taps of output o.
 //
-// Layout. Vectors run across channels: lane k is channel k of one pixel, so that no stride, edge or row length of the
-// window ever meets a vector. In memory order (batch, depth, height, width, channels) that is how the data lies. In
-// (batch, channels, depth, height, width) a band of as many planes as a vector has lanes is transposed on its way
-// through the cache, pooled by the very same code, and transposed back: four shuffles a vector, where vectors along a
-// row cost 100 cycles a row of 7 outputs (docs/kernels/pool.md has the losing versions).
+// Layout. Vectors run across channels: lane k is channel k of one pixel, so that strides, edges and row lengths never
+// cut a vector. In NHWC the data is in this order. In NCHW a band of as many planes as a vector has lanes is packed
+// (transposed in the cache), pooled by the same code, and unpacked: four shuffles a vector, where vectors along a row
+// cost 100 cycles a row of 7 outputs (docs/kernels/pool.md has the losing versions).
 //
-// Tile. The unit of work is a row of outputs (backward: of inputs), cut into columns where it is long, or in transposed
-// order a band of rows that fits the second-level cache. Each value is computed whole by one unit, its terms in one
-// order: the bits do not depend on where the work is cut.
+// Tile. The unit of work is a row of outputs (backward: of inputs), cut into columns where it is long, or in NCHW a
+// band of rows that fits the second-level cache. Each value is computed whole by one unit, its terms in one order: the
+// bits do not depend on where the work is cut.
 //
-// Gather or scatter. Backward in channels order gathers: each input's gradient is summed from the outputs that look at
-// it and written once. In planes order max pooling scatters, into bands with one owner: one scalar add an output is
-// less than turning the data.
+// Gather or scatter. Backward in NHWC gathers: the gradient of each input is summed from the outputs that cover it and
+// written once. In NCHW max pooling scatters, into bands that belong to one thread each: one scalar addition an output
+// is less work than packing the data.
 //
-// Wide windows, and those whose taps vary (adaptive, global), reduce runs of consecutive values instead.
+// Wide windows, and those whose taps vary (adaptive, global), are reduced in runs of consecutive values instead.
 #include "kernels/pool/pool.h"
 
 #include "kernels/pool/avg_pool.h"

@@ -1,4 +1,5 @@
-// What pool.cpp offers, once for each instruction set and element type. bindings.cpp has checked every argument.
+// What pool.cpp implements, once for each instruction set and element type. bindings/pool.cpp has checked every
+// argument.
 #pragma once
 #include "core/window.h"
 
@@ -7,11 +8,11 @@ namespace striate {
 struct PoolShape {
   Window window;
   int64_t batch, channels;
-  bool
-      channels_last;  // memory order: batch, depth, height, width, channels; else batch, channels, depth, height, width
+  bool channels_last;  // memory order: NHWC, else NCHW (depth, where there is one, comes before height)
 };
 
-// divisor: what one output's sum is divided by. 0: the taps inside the input, or inside input and padding.
+// What the sum of one output is divided by: divisor_override, or if that is 0 the number of taps inside the input, or
+// inside input and padding.
 struct AvgDivisor {
   bool count_include_pad;
   int64_t divisor_override;
@@ -19,14 +20,14 @@ struct AvgDivisor {
 
 template <class T>
 struct PoolKernels {
-  // offset: the number of the maximum's tap, row-major in the window. A null pointer: not kept.
+  // offset: the number of the maximum's tap, row-major in the window. A null pointer: not wanted.
   void (*max_offset)(const PoolShape&, const T* x, T* y, uint8_t* offset);
   void (*max_offset_backward)(const PoolShape&, const T* dy, const uint8_t* offset, T* dx);
   void (*offset_to_index)(const PoolShape&, const uint8_t* offset, int64_t* index);
-  // index: the maximum's position in its plane, as torch gives it; -1: its
-  // window holds nothing. For windows that are wide, or whose taps vary.
+  // index: the maximum's position in its plane, as torch gives it, or -1 if no tap is inside the input. For windows
+  // that are wide, or whose taps vary.
   void (*max_index)(const PoolShape&, const T* x, T* y, int64_t* index);
-  // False if an index lies outside the input.
+  // Returns false if an index lies outside the input.
   bool (*max_index_backward)(const PoolShape&, const T* dy, const int64_t* index, T* dx);
   void (*avg)(const PoolShape&, AvgDivisor, const T* x, T* y);
   void (*avg_backward)(const PoolShape&, AvgDivisor, const T* dy, T* dx);
