@@ -237,12 +237,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(striate, m) {
   m.def("conv_bias(Tensor dy, bool channels_last) -> Tensor");
   m.def(
       "conv_fused(Tensor x, Tensor weight, Tensor? packed, Tensor? bias, Tensor? residual, float low, float high, "
-      "SymInt[] output, "
-      "SymInt[] stride, SymInt[] dilation, SymInt[] before, SymInt groups, bool channels_last, int method) -> Tensor");
+      "SymInt[] output, SymInt[] stride, SymInt[] dilation, SymInt[] before, SymInt groups, bool channels_last, "
+      "int method) -> Tensor");
   m.def(
       "conv_measured(Tensor x, Tensor weight, Tensor? bias, SymInt[] output, SymInt[] stride, SymInt[] dilation, "
-      "SymInt[] before, "
-      "SymInt groups, bool channels_last, int method) -> (Tensor, Tensor)");
+      "SymInt[] before, SymInt groups, bool channels_last, int method) -> (Tensor, Tensor)");
   m.def("conv_pack(Tensor weight, SymInt groups, int method) -> Tensor");
 }
 

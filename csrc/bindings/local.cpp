@@ -96,8 +96,8 @@ Tensor local_weight(const Tensor& gradient, const Tensor& input, Ints size, Ints
 
 STABLE_TORCH_LIBRARY_FRAGMENT(striate, m) {
   m.def(
-      "local(Tensor x, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] dilation, SymInt[] before, bool "
-      "channels_last) -> Tensor");
+      "local(Tensor x, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] dilation, SymInt[] before, "
+      "bool channels_last) -> Tensor");
   m.def(
       "local_input(Tensor dy, Tensor weight, SymInt[] input, SymInt[] stride, SymInt[] dilation, SymInt[] before, "
       "bool channels_last) -> Tensor");

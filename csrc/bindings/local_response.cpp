@@ -47,9 +47,8 @@ Tensor local_response_backward(const Tensor& gradient, const Tensor& input, int6
 STABLE_TORCH_LIBRARY_FRAGMENT(striate, m) {
   m.def("local_response(Tensor x, SymInt size, float alpha, float beta, float k, bool channels_last) -> Tensor");
   m.def(
-      "local_response_backward(Tensor dy, Tensor x, SymInt size, float alpha, float beta, float k, bool channels_last) "
-      "-> "
-      "Tensor");
+      "local_response_backward(Tensor dy, Tensor x, SymInt size, float alpha, float beta, float k, bool channels_last)"
+      " -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(striate, CPU, m) {

@@ -237,21 +237,17 @@ void norm_update(const Tensor& mean, const Tensor& variance, const Tensor& stati
 STABLE_TORCH_LIBRARY_FRAGMENT(striate, m) {
   m.def(
       "norm(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? variance, SymInt batches, "
-      "SymInt groups, "
-      "int along, bool channels_last, bool centered, float eps, int activation, float slope, Tensor? measured=None) -> "
-      "(Tensor, Tensor)");
+      "SymInt groups, int along, bool channels_last, bool centered, float eps, int activation, float slope, "
+      "Tensor? measured=None) -> (Tensor, Tensor)");
   m.def(
-      "norm_backward(Tensor dy, Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor statistics, Tensor? "
-      "means, "
-      "SymInt batches, SymInt groups, int along, bool channels_last, bool centered, float eps, int activation, float "
-      "slope, "
-      "bool constant, int wanted) -> (Tensor, Tensor, Tensor, Tensor)");
+      "norm_backward(Tensor dy, Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor statistics, "
+      "Tensor? means, SymInt batches, SymInt groups, int along, bool channels_last, bool centered, float eps, "
+      "int activation, float slope, bool constant, int wanted) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "norm_measure(Tensor x, SymInt batches, SymInt groups, int along, bool channels_last, bool centered) -> Tensor");
   m.def(
-      "norm_sums(Tensor dy, Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor statistics, bool "
-      "channels_last, "
-      "float eps, int activation, float slope) -> Tensor");
+      "norm_sums(Tensor dy, Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor statistics, "
+      "bool channels_last, float eps, int activation, float slope) -> Tensor");
   m.def("norm_update(Tensor(a!) mean, Tensor(b!) variance, Tensor statistics, SymInt count, float momentum) -> ()");
 }
 

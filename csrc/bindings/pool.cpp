@@ -153,21 +153,18 @@ STABLE_TORCH_LIBRARY_FRAGMENT(striate, m) {
       "max_pool_offset(Tensor x, SymInt[] output, SymInt[] size, SymInt[] stride, SymInt[] dilation, SymInt[] before, "
       "bool channels_last, bool keep) -> (Tensor, Tensor)");
   m.def(
-      "max_pool_offset_backward(Tensor dy, Tensor offset, SymInt[] input, SymInt[] size, SymInt[] stride, SymInt[] "
-      "dilation, "
-      "SymInt[] before, bool channels_last) -> Tensor");
+      "max_pool_offset_backward(Tensor dy, Tensor offset, SymInt[] input, SymInt[] size, SymInt[] stride, "
+      "SymInt[] dilation, SymInt[] before, bool channels_last) -> Tensor");
   m.def(
-      "offset_to_index(Tensor offset, SymInt[] input, SymInt[] size, SymInt[] stride, SymInt[] dilation, SymInt[] "
-      "before, "
-      "bool channels_last) -> Tensor");
+      "offset_to_index(Tensor offset, SymInt[] input, SymInt[] size, SymInt[] stride, SymInt[] dilation, "
+      "SymInt[] before, bool channels_last) -> Tensor");
   m.def(
       "max_pool_index(Tensor x, SymInt[] output, SymInt[] size, SymInt[] stride, SymInt[] dilation, SymInt[] before, "
       "bool channels_last) -> (Tensor, Tensor)");
   m.def("max_pool_index_backward(Tensor dy, Tensor index, SymInt[] input, bool channels_last) -> Tensor");
   m.def(
-      "avg_pool(Tensor x, SymInt[] output, SymInt[] size, SymInt[] stride, SymInt[] before, SymInt[] after, bool "
-      "channels_last, "
-      "bool count_include_pad, int? divisor_override) -> Tensor");
+      "avg_pool(Tensor x, SymInt[] output, SymInt[] size, SymInt[] stride, SymInt[] before, SymInt[] after, "
+      "bool channels_last, bool count_include_pad, int? divisor_override) -> Tensor");
   m.def(
       "avg_pool_backward(Tensor dy, SymInt[] input, SymInt[] size, SymInt[] stride, SymInt[] before, SymInt[] after, "
       "bool channels_last, bool count_include_pad, int? divisor_override) -> Tensor");

@@ -31,7 +31,8 @@ constexpr int64_t kMaxPositions = 112;              // of a block
 // ------------------------------------------------------------------------------------------------------------ geometry
 
 // A pass as a product, seen from its destination: destination o sums the sources o · stride - before + t · dilation;
-// `before` may be negative.
+// `before` may be negative. A sum of depth_of_sum() terms is a batch of gemm_batch() products of gemm_depth() terms,
+// which are contiguous in memory: the channels of one tap, or of a row of taps.
 struct GemmView {
   Axis depth, height, width;
   int64_t batch, groups, to_channels, from_channels;
@@ -39,24 +40,24 @@ struct GemmView {
   int64_t all_to() const { return groups * to_channels; }
   int64_t all_from() const { return groups * from_channels; }
   int64_t positions() const { return batch * depth.output * height.output * width.output; }
-  int64_t sum() const { return depth.size * height.size * width.size * from_channels; }
+  int64_t depth_of_sum() const { return depth.size * height.size * width.size * from_channels; }
   int64_t block_taps() const { return groups == 1 && width.dilation == 1 ? width.size : 1; }
   int64_t gemm_depth() const { return block_taps() * from_channels; }
-  int64_t gemm_batch() const { return sum() / gemm_depth(); }
+  int64_t gemm_batch() const { return depth_of_sum() / gemm_depth(); }
 };
 
 GemmView gemm_view(const ConvShape& s, bool adjoint) {
-  const auto transposed = [=](Axis a) {
+  const auto of_pass = [=](Axis a) {
     return adjoint ? Axis{a.output, a.input, a.size, 1, a.dilation, (a.size - 1) * a.dilation - a.before, 0} : a;
   };
   const int64_t channels = s.channels / s.groups, filters = s.filters / s.groups;
-  return {transposed(s.window.depth),   transposed(s.window.height), transposed(s.window.width), s.batch, s.groups,
+  return {of_pass(s.window.depth),      of_pass(s.window.height),    of_pass(s.window.width), s.batch, s.groups,
           adjoint ? channels : filters, adjoint ? filters : channels};
 }
 
 // -------------------------------------------------------------------------------------------------------------- im2row
 
-// Copies one element of the batch, of which only the values [begin, end) exist; the others are zeros.
+// Copies one block of `block_depth` contiguous values, of which only [begin, end) exist; the others are zeros.
 template <class T>
 void copy_part(const T* x, int64_t begin, int64_t end, int64_t block_depth, T* to, int64_t vector) {
   constexpr int64_t L = kLanes<T>;
@@ -159,13 +160,13 @@ struct ChannelMoments {
 
 template <class T>
 int64_t packed_values(const GemmView& s) {
-  return s.groups * PackedB<T>{ceil_div(s.to_channels, kLanes<T>), s.sum()}.size();
+  return s.groups * PackedB<T>{ceil_div(s.to_channels, kLanes<T>), s.depth_of_sum()}.size();
 }
 
 template <class T>
 void pack(const ConvShape& shape, bool adjoint, Weight<T> weight, T* packed) {
   const GemmView s = gemm_view(shape, adjoint);
-  const PackedB<T> layout = {ceil_div(s.to_channels, kLanes<T>), s.sum()};
+  const PackedB<T> layout = {ceil_div(s.to_channels, kLanes<T>), s.depth_of_sum()};
   const int64_t taps = shape.taps(), channels = s.from_channels;
   for_each_weight_vector(shape, adjoint, weight,
                          [=](int64_t group, int64_t v, int64_t c, const T* from, int64_t tap_stride) {
@@ -186,7 +187,7 @@ int64_t block_positions(const GemmView& s, int64_t position_values) {
 template <class T>
 void activations(const GemmView& s, const T* x, const T* packed, const Epilogue<T>& e, T* y) {
   constexpr int64_t L = kLanes<T>;
-  const PackedB<T> layout = {ceil_div(s.to_channels, L), s.sum()};
+  const PackedB<T> layout = {ceil_div(s.to_channels, L), s.depth_of_sum()};
   const int64_t block_depth = s.gemm_depth(), gemm_batch = s.gemm_batch(),
                 position_values = gemm_batch * ceil_div(block_depth, L) * L, all = s.all_to(),
                 positions = s.positions();
@@ -198,7 +199,7 @@ void activations(const GemmView& s, const T* x, const T* packed, const Epilogue<
   const bool measures = e.mean != nullptr;
   const Scratch<Moments> moments(measures ? blocks * all : 0);
   Moments* block_moments = moments;
-  parallel_for(blocks * s.groups * layout.count(), block * s.sum() * L / 16, [=](int64_t begin, int64_t end) {
+  parallel_for(blocks * s.groups * layout.count(), block * s.depth_of_sum() * L / 16, [=](int64_t begin, int64_t end) {
     const Scratch<T> rows(block * position_values);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t pair = unit % layout.count(), group = unit / layout.count() % s.groups,
@@ -271,6 +272,7 @@ void pack_weight(const ConvShape& shape, Weight<T> weight, T* packed) {
 
 }  // namespace
 
+// The method is called `unfolded` in methods.def.
 extern const ConvKernels<float> unfolded_f32;
 extern const ConvKernels<double> unfolded_f64;
 #define STRIATE_IMPLICIT_GEMM(T) {run<T, false>, run<T, true>, nullptr, packed_size<T>, pack_weight<T>}
