@@ -14,6 +14,7 @@ from striate import _torch
 ROOT = Path(striate.__file__).parent
 MAY_IMPORT = {
     "errors": set(),
+    "measure": {"errors"},
     "_torch": set(),
     "window": set(),
     "moments": {"errors"},
@@ -30,7 +31,7 @@ MAY_IMPORT = {
     "deploy": {"_torch", "errors", "source", "nn", "ops", "native", "tensorfile"},
     "training": {"_torch", "errors", "nn", "models", "tensorfile"},
     "analysis": {"_torch", "errors", "source", "window", "text", "sheet", "reference", "ops", "nn", "training"},
-    "diagnostics": {"_torch", "errors", "ops", "nn", "native", "text", "sheet", "analysis"},
+    "diagnostics": {"_torch", "errors", "measure", "ops", "nn", "native", "text", "sheet", "analysis"},
     "cli": {
         "_torch",
         "errors",
