@@ -14,7 +14,7 @@ from striate import _torch
 ROOT = Path(striate.__file__).parent
 MAY_IMPORT = {
     "errors": set(),
-    "measure": {"errors"},
+    "measure": {"errors", "files"},
     "_torch": set(),
     "window": set(),
     "moments": {"errors"},
@@ -25,14 +25,15 @@ MAY_IMPORT = {
     "text": set(),
     "source": set(),
     "sheet": set(),
+    "graph": {"errors", "_torch", "window", "source"},
     "reference": {"window", "moments", "errors"},
     "ops": {"_torch", "window", "moments", "errors", "reference", "native"},
-    "nn": {"_torch", "window", "moments", "errors", "reference", "native", "ops"},
+    "nn": {"_torch", "graph", "window", "moments", "errors", "reference", "native", "ops"},
     "models": {"errors", "nn"},
-    "deploy": {"_torch", "errors", "source", "nn", "ops", "native", "tensorfile"},
+    "deploy": {"_torch", "errors", "source", "graph", "nn", "ops", "native", "tensorfile"},
     "training": {"_torch", "errors", "nn", "models", "tensorfile"},
-    "analysis": {"_torch", "errors", "source", "window", "text", "sheet", "reference", "ops", "nn", "training"},
-    "diagnostics": {"_torch", "errors", "measure", "ops", "nn", "native", "text", "sheet", "analysis"},
+    "analysis": {"_torch", "errors", "source", "window", "graph", "text", "sheet", "reference", "ops", "nn", "training"},
+    "diagnostics": {"_torch", "errors", "measure", "graph", "ops", "nn", "native", "text", "sheet", "analysis"},
     "cli": {
         "_torch",
         "errors",

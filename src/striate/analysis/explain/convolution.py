@@ -13,7 +13,7 @@ from ...ops import conv as convolutions
 from ...ops.arguments import per_axis
 from ...text import columns, sizes
 from ...window import Field
-from ..cost import FLOPS_PER_MAC
+from ...graph.cost import FLOPS_PER_MAC
 from .geometry import (
     by_axis,
     dropped,
