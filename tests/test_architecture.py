@@ -14,6 +14,7 @@ from striate import _torch
 ROOT = Path(striate.__file__).parent
 MAY_IMPORT = {
     "errors": set(),
+    "measure": {"errors", "files"},
     "_torch": set(),
     "window": set(),
     "moments": {"errors"},
@@ -32,7 +33,7 @@ MAY_IMPORT = {
     "deploy": {"_torch", "errors", "source", "graph", "nn", "ops", "native", "tensorfile"},
     "training": {"_torch", "errors", "nn", "models", "tensorfile"},
     "analysis": {"_torch", "errors", "source", "window", "graph", "text", "sheet", "reference", "ops", "nn", "training"},
-    "diagnostics": {"_torch", "errors", "graph", "ops", "nn", "native", "text", "sheet", "analysis"},
+    "diagnostics": {"_torch", "errors", "measure", "graph", "ops", "nn", "native", "text", "sheet", "analysis"},
     "cli": {
         "_torch",
         "errors",
