@@ -26,7 +26,8 @@ from ..errors import ArgumentError, ShapeError, build
 from ..ops import conv as convolutions
 from ..ops import pool
 from ..ops.arguments import is_int, per_axis
-from ..text import columns, sizes
+from ..render.numbers import sizes
+from ..render.text import columns
 from ..window import Axis, Field, Window
 from . import worked
 from .cost import FLOPS_PER_MAC

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import prod
 from typing import NamedTuple
 
-from ...text import sizes
+from ...render.numbers import sizes
 from ..context import Context
 from ..cost import CONVOLUTIONS
 from ..rows import Layer

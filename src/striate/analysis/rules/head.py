@@ -7,7 +7,7 @@ from math import e, log, log1p, prod
 
 from torch.nn import BCEWithLogitsLoss, CrossEntropyLoss, MultiLabelSoftMarginLoss, NLLLoss
 
-from ...text import sizes
+from ...render.numbers import sizes
 from ..context import Context
 from ..cost import CONVOLUTIONS
 from ..rows import Layer

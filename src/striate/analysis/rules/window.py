@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from ...text import sizes
+from ...render.numbers import sizes
 from ...window import Axis, Field
 from ..context import Context
 from ..cost import ATTENTION, CONVOLUTIONS
