@@ -12,7 +12,8 @@ from typing import Any
 from ...graph.cost import FLOPS_PER_MAC
 from ...ops import conv as convolutions
 from ...ops.arguments import per_axis
-from ...text import columns, sizes
+from ...render.numbers import sizes
+from ...render.text import columns
 from ...window import Field
 from .geometry import (
     by_axis,

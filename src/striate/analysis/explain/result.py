@@ -7,7 +7,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...text import sizes
+from ...render.numbers import sizes
 
 __all__ = ["BYTES", "VERSION", "WIDTH", "Explanation", "Part", "Row"]
 
