@@ -71,10 +71,10 @@ void check_implicit_gemm(bool adjoint, const ConvShape& s, Method method) {
         "a destination sees at most a million values");
 }
 
-bool weight_is_last(const Tensor& w) { return !has_layout(w, false) && has_layout(w, true); }
+bool weight_is_channels_last(const Tensor& w) { return !has_layout(w, false) && has_layout(w, true); }
 
 // What is done to the sums (see Epilogue). statistics, if wanted: (2, channels), each channel's mean and variance.
-struct After {
+struct EpilogueOptions {
   OptionalTensor residual;
   double low = -std::numeric_limits<double>::infinity(), high = std::numeric_limits<double>::infinity();
   OptionalTensor statistics;
@@ -85,7 +85,7 @@ struct After {
 Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight, const OptionalTensor& bias,
                         const Ints& axes, const Ints& stride, const Ints& dilation, const Ints& before, int64_t groups,
                         bool channels_last, int64_t number, const OptionalTensor& packed = {},
-                        const After& after = {}) {
+                        const EpilogueOptions& options = {}) {
   const Method method = method_of(number);
   const Ints size = spatial_sizes(weight, axes.size()), have = spatial_sizes(source, axes.size());
   const Window window = adjoint ? resolve(axes, have, size, stride, dilation, before)
@@ -94,7 +94,7 @@ Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight
   check(source.size(1) == (adjoint ? filters : channels), "a weight fits the channels");
   check_same_type(source, weight, "weight");
   const Tensor x = with_layout(source, channels_last);
-  const bool last = weight_is_last(weight);
+  const bool last = weight_is_channels_last(weight);
   const Tensor w = last ? weight : with_layout(weight, false);
   OptionalTensor b;
   if (bias) {
@@ -108,7 +108,7 @@ Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight
   Tensor y = new_tensor(sizes, x.scalar_type(), channels_last);
   check_winograd(window, method);
   check_implicit_gemm(adjoint, shape, method);
-  OptionalTensor residual = after.residual;
+  OptionalTensor residual = options.residual;
   if (residual) {
     check_sizes(*residual, sizes, "residual");
     check_same_type(source, *residual, "residual");
@@ -118,11 +118,11 @@ Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight
     using T = decltype(zero);
     if (y.numel() == 0) return;
     const ConvKernels<T>& k = conv_kernels<T>(method);
-    Epilogue<T> e = {pointer<T>(b), pointer<T>(residual), T(after.low), T(after.high), nullptr, nullptr};
-    if (after.statistics) {
+    Epilogue<T> e = {pointer<T>(b), pointer<T>(residual), T(options.low), T(options.high), nullptr, nullptr};
+    if (options.statistics) {
       check(k.pack, "only Winograd's tiles and what is unfolded measure what they write");
-      e.mean = statistics_row(*after.statistics, sizes[1], 0),
-      e.variance = statistics_row(*after.statistics, sizes[1], 1);
+      e.mean = statistics_row(*options.statistics, sizes[1], 0),
+      e.variance = statistics_row(*options.statistics, sizes[1], 1);
     }
     if (packed) {
       check(k.pack && !adjoint && packed->numel() == k.packed_size(shape), "a packed weight is of this method and map");
@@ -157,11 +157,11 @@ Tensor conv_fused(const Tensor& x, const Tensor& weight, const OptionalTensor& p
 std::tuple<Tensor, Tensor> conv_measured(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, Ints output,
                                          Ints stride, Ints dilation, Ints before, int64_t groups, bool channels_last,
                                          int64_t method) {
-  After after;
-  after.statistics = new_statistics(weight.size(0));
+  EpilogueOptions options;
+  options.statistics = new_statistics(weight.size(0));
   Tensor y = conv_activations(false, x, weight, bias, output, stride, dilation, before, groups, channels_last, method,
-                              {}, after);
-  return {y, *after.statistics};
+                              {}, options);
+  return {y, *options.statistics};
 }
 
 // Packs a weight for the forward pass of a method, for conv_fused. Empty where a method uses the weight as it is.
@@ -171,7 +171,7 @@ Tensor conv_pack(const Tensor& weight, int64_t groups, int64_t number) {
   const Ints size = spatial_sizes(weight, size_t(weight.dim()) - 2), ones(size.size(), 1), zeros(size.size(), 0);
   const Window window = resolve(size, ones, size, ones, ones, zeros);
   check_winograd(window, method);
-  const bool last = weight_is_last(weight);
+  const bool last = weight_is_channels_last(weight);
   const Tensor w = last ? weight : with_layout(weight, false);
   const ConvShape shape = conv_shape(w, w.size(1) * groups, w.size(0), window, groups, false);
   OptionalTensor packed;

@@ -49,11 +49,12 @@ const TileTransforms<T>* find_transforms(int64_t size, int64_t taps_high, int64_
   return nullptr;
 }
 
-// A pass of stride 1 seen from its destination: destination o sums the sources o - before + t.
+// The spatial size of an image.
 struct Plane {
   int64_t high, wide;
   int64_t size() const { return high * wide; }
 };
+// A pass of stride 1 seen from its destination: destination o sums the sources o - before + t.
 struct Grid {
   Plane to, from;                    // of one image
   int64_t before_high, before_wide;  // padding before the first source; may be negative
