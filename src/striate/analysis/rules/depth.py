@@ -7,7 +7,7 @@ from math import prod
 from typing import NamedTuple
 
 from ...graph.recording import Operation
-from ...text import sizes
+from ...render.numbers import sizes
 from ..context import Context
 from ..rows import Layer
 from ..rule import Found, rule

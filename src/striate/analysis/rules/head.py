@@ -8,7 +8,7 @@ from math import e, log, log1p, prod
 from torch.nn import BCEWithLogitsLoss, CrossEntropyLoss, MultiLabelSoftMarginLoss, NLLLoss
 
 from ...graph.recording import Operation
-from ...text import sizes
+from ...render.numbers import sizes
 from ..context import Context
 from ..rows import Layer
 from ..rule import Found, rule

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from ...graph.recording import Operation
-from ...text import sizes
+from ...render.numbers import sizes
 from ...window import Axis, Field
 from ..context import Context
 from ..rows import Layer
