@@ -17,14 +17,13 @@ A bound is needed where oneDNN may clamp: its ReLU makes 0 of NaN.
 from __future__ import annotations
 
 from math import inf, isfinite
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..ops.layout import FORMATS
-from .fold import _scale_and_shift
+from .fold.arithmetic import scale_and_shift
 from .operators import FUSED_CONV, FUSED_LINEAR, FUSED_NORM, base_of
 from .program import Node, Program
 
@@ -111,12 +110,9 @@ def measurements(program: Program) -> Measurements:
 
 def norm_scale_and_shift(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """s and t of ``y = s·x + t``, in float64, for the arguments of a fused batch norm."""
-    mean, variance, gamma, beta = (
-        None if given[k] is None else given[k].value for k in ("mean", "variance", "weight", "bias")
-    )
-    return _scale_and_shift(
-        SimpleNamespace(running_mean=mean, running_var=variance, weight=gamma, bias=beta, eps=given["eps"])
-    )
+    mean, variance = given["mean"].value, given["variance"].value
+    weight, bias = (None if given[name] is None else given[name].value for name in ("weight", "bias"))
+    return scale_and_shift(mean, variance, weight, bias, given["eps"])
 
 
 def _largest(value: Any) -> float:

@@ -15,10 +15,10 @@ from torch.overrides import TorchFunctionMode
 
 from .. import source
 from .._torch import OpOverload, tree_unflatten
-from ..errors import ArgumentError, build
-from .fold import _one_line, _Root
+from ..errors import ArgumentError, build, describe_error
 from .operators import DROPOUTS, SIZES, arguments_of, base_of, draws, is_new, operator_of
 from .program import Node, Program, Refusal, walk
+from .root import Root
 
 __all__ = ["capture"]
 
@@ -50,7 +50,7 @@ def capture(model: Module, inputs: tuple[Tensor, ...]) -> Program:
     try:
         with warnings.catch_warnings(), _DataIsDetached(), register_module_buffer_registration_hook(refuse_buffer):
             warnings.simplefilter("ignore")  # torch.export's warnings are about itself
-            exported = torch.export.export(_Root(model), inputs, dynamic_shapes={"inputs": batches}, strict=False)
+            exported = torch.export.export(Root(model), inputs, dynamic_shapes={"inputs": batches}, strict=False)
             try:
                 return _Conversion(exported, lines).program
             except Refusal:  # for writes into shared memory and autocast torch.export has a way, ten times as slow
@@ -71,7 +71,7 @@ def capture(model: Module, inputs: tuple[Tensor, ...]) -> Program:
                 FIXED,
             )
         else:
-            expects, got, hint = "a model that torch.export can trace", f"{_one_line(error)}{at}", TRACEABLE
+            expects, got, hint = "a model that torch.export can trace", f"{describe_error(error)}{at}", TRACEABLE
         raise ArgumentError(build("freeze", expects, got, hint=hint)) from error
 
 

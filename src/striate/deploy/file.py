@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from .. import tensorfile
-from ..errors import CheckpointError, build
+from ..errors import CheckpointError, build, describe_error
 from ..ops import conv
 from ..ops.layout import FORMATS
-from .fold import _one_line
 from .operators import ARGUMENTS, CONSTANTS, draws, operator_of
 from .program import Node, Program, Refusal, walk
 
@@ -80,7 +79,7 @@ def read(path: Path) -> Program:
 
 def not_running(path: Path, error: Exception) -> CheckpointError:
     """The error for a sound file whose program cannot be read or run."""
-    return _refusal(path, f"a graph that does not run ({_one_line(error)})")
+    return _refusal(path, f"a graph that does not run ({describe_error(error)})")
 
 
 def _refusal(path: Path, got: str, hint: str = "Copy the file afresh, or freeze the model again.") -> CheckpointError:

@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn import Module
 
 from .._torch import tree_leaves
-from ..errors import ArgumentError, ArgumentTypeError, DtypeError, build
+from ..errors import ArgumentError, ArgumentTypeError, DtypeError, build, describe_error
 from . import file
 from .capture import capture
-from .fold import _copy, _one_line
+from .copying import copy_model
 from .frozen import Frozen
 from .passes import shorten
 from .program import Program
@@ -78,13 +78,7 @@ def freeze(model: Module, example_input: Tensor | tuple[Tensor, ...]) -> Frozen:
         raise ArgumentTypeError(build("freeze", "a tensor or a tuple of tensors", got, hint=hint))
     _check_types(model, inputs)
     with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):  # as a frozen model runs
-        try:
-            copied = _copy(model).eval()
-        except ArgumentError as error:
-            hint = "Take out what keeps copy.deepcopy(model) from working."
-            raise ArgumentError(
-                build("freeze", "a model that can be copied", _one_line(error.__cause__ or error), hint=hint)  # type: ignore[arg-type]
-            ) from error
+        copied = copy_model(model, "freeze").eval()
         inputs = tuple(x.detach().clone() for x in inputs)
         batches = {x.shape[0] for x in inputs if x.dim()}
         # torch.export takes a size of 0 or 1 for one that never varies
@@ -166,7 +160,7 @@ def _difference(model: Module, frozen: Frozen, program: Program, inputs: tuple[T
             got = frozen(*given)
         except Exception as error:
             expects, hint = "operators that take tensors in channels order", "Freeze the parts of the model without it."
-            raise ArgumentError(build("freeze", expects, _one_line(error), hint=hint)) from error
+            raise ArgumentError(build("freeze", expects, describe_error(error), hint=hint)) from error
         for a, b in zip(expected, tree_leaves(got), strict=True):
             if a is None:
                 continue

@@ -19,6 +19,7 @@ from .. import tensorfile
 from .._torch import tree_leaves
 from ..ops import norm
 from .bounds import norm_scale_and_shift
+from .fold.arithmetic import merge_into_outputs
 from .operators import (
     ARGUMENTS,
     CONSTANTS,
@@ -240,13 +241,9 @@ def _merge(layer: Node, given: dict[str, Any]) -> bool:
     if not (_is_constant(weight) and _is_constant(bias)):
         return False
     scale, shift = norm_scale_and_shift(given)
-    w, b = weight.value.double(), 0.0 if bias is None else bias.value.double()
-    if transposed:  # its weight is (in, out / groups, *taps)
-        along = (arguments["groups"], 1, -1, *[1] * (w.dim() - 2))
-        w = (w.unflatten(0, (arguments["groups"], -1)) * scale.view(along)).flatten(0, 1)
-    else:
-        w = w * scale.view(-1, *[1] * (w.dim() - 1))
-    w, b = w.float(), (b * scale + shift).float()
+    old_bias, groups = None if bias is None else bias.value, arguments.get("groups", 1)
+    w, b = merge_into_outputs(weight.value, old_bias, scale, shift, groups=groups, transposed=transposed)
+    w, b = w.float(), b.float()
     if not (w.isfinite().all() and b.isfinite().all()):
         return False
     path = weight.name.removesuffix("weight")

@@ -1,26 +1,12 @@
-"""Batch normalization merged into the layer beside it.
-
-With the running statistics a batch norm is one multiplication and one addition a channel,
-
-    y = s·x + t,   s = γ/√(σ² + ε),   t = β - μ·s,
-
-and a convolution, transposed convolution or linear layer next to it can do both with its own weights:
-
-    the layer stands before:  W'[o, i] = s[o]·W[o, i],  b'[o] = s[o]·b[o] + t[o]
-    the layer stands after:   W'[o, i] = s[i]·W[o, i],  b'[o] = b[o] + Σ_{i, taps} t[i]·W[o, i]
-
-The first always holds. The second holds where every output sees every tap of every channel: zero padding has no t in
-it, and a transposed convolution does not use all taps everywhere, so for both t must be 0.
+"""Which batch norms of a model can be merged into the layer beside them, and doing it.
 
 What stands before and after is read off a trace by torch.fx, call by call. A norm is left, with the reason, wherever
-folding
-could change a result: torch.fx's own fusion misses layers that are called more than once (pytorch issues 104593 and
-197539).
+folding could change a result: torch.fx's own fusion misses layers that are called more than once (pytorch issues
+104593 and 197539). The numbers are computed in :mod:`.arithmetic`.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import operator
 import warnings
@@ -28,22 +14,25 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx
 from torch.nn import Module, Parameter
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.parameter import UninitializedBuffer
 from torch.nn.utils import parametrize
 
-from .. import source
-from .._torch import ConvBase, ConvTransposeBase, tree_leaves
-from ..errors import ArgumentError, ArgumentTypeError, build
-from ..nn import adapters, functional
-from ..nn.norm import BATCH_NORMS
+from ... import source
+from ..._torch import ConvBase, ConvTransposeBase, tree_leaves
+from ...errors import ArgumentError, ArgumentTypeError, build, describe_error
+from ...nn import adapters, functional
+from ...nn.norm import BATCH_NORMS
+from ..copying import copy_model
+from ..root import Root
+from .arithmetic import merge_into_inputs, merge_into_outputs, scale_and_shift
+from .report import LEFT, FoldEntry, FoldReport
 
-__all__ = ["FoldEntry", "FoldReport", "fold"]
+__all__ = ["fold"]
 
 Model = TypeVar("Model", bound=Module)
 
@@ -62,55 +51,6 @@ HOOKS = {
     "_backward_pre_hooks": "backward pre-hook",
     "_backward_hooks": "backward hook",
 }
-LEFT = "left"
-
-
-class FoldEntry(NamedTuple):
-    """What became of one batch norm, and, if it was left, why."""
-
-    name: str
-    action: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class FoldReport:
-    """What :func:`fold` did, norm by norm, and how far apart the two models are on the example.
-
-    entries: one for each batch norm of the model and each call of the function.
-    max_abs_difference: the largest between the two models' outputs; NaN if they return no floating-point tensor.
-    max_abs_output: the largest absolute output of the model as it was given, to compare with.
-
-    >>> print(FoldReport((FoldEntry("bn", "left", "the model calls it 2 times"),), 0.0, 1.5))
-    norm  action  reason
-    bn    left    the model calls it 2 times
-    0 folded, 1 left; largest difference 0.0e+00 where outputs reach 1.5e+00
-    """
-
-    entries: tuple[FoldEntry, ...]
-    max_abs_difference: float
-    max_abs_output: float
-
-    @property
-    def folded(self) -> int:
-        """How many norms are gone."""
-        return len(self.entries) - self.refused
-
-    @property
-    def refused(self) -> int:
-        """How many norms are left."""
-        return sum(entry.action == LEFT for entry in self.entries)
-
-    def __str__(self) -> str:
-        rows = [("norm", "action", "reason"), *self.entries] if self.entries else []
-        name, action = (max((len(row[i]) for row in rows), default=0) for i in (0, 1))
-        table = [f"{row[0]:{name}}  {row[1]:{action}}  {row[2]}".rstrip() for row in rows]
-        if math.isnan(self.max_abs_output):
-            told = "the outputs have no floating-point tensor to compare"
-        else:
-            told = f"largest difference {self.max_abs_difference:.1e} where outputs reach {self.max_abs_output:.1e}"
-        count = f"{self.folded} folded, {self.refused} left" if self.entries else "no batch norm found"
-        return "\n".join([*table, f"{count}; {told}"])
 
 
 def fold(model: Model, example_input: Tensor | tuple[Tensor, ...]) -> tuple[Model, FoldReport]:
@@ -156,14 +96,14 @@ def fold(model: Model, example_input: Tensor | tuple[Tensor, ...]) -> tuple[Mode
         expected, counts = _run(model, inputs)
         trace = _trace(model, inputs)
         _check_counts(trace, counts)
-        result = _copy(model)
+        result = copy_model(model, "fold")
         entries = _Folder(model, result, trace).entries()
         try:
             got, _ = _run(result, inputs)
         except Exception as error:
             hint = "Call the norms only as layers: the folded model has Identity in their place."
             raise ArgumentError(
-                build("fold", "a model that runs without its batch norms", _one_line(error), hint=hint)
+                build("fold", "a model that runs without its batch norms", describe_error(error), hint=hint)
             ) from error
         difference, largest = _compare(expected, got)
         report = FoldReport(tuple(entries), difference, largest)
@@ -177,23 +117,6 @@ def fold(model: Model, example_input: Tensor | tuple[Tensor, ...]) -> tuple[Mode
 # Running and comparing. Every run is one of a copy: a run may change a model's state.
 
 
-def _copy(model: Model) -> Model:
-    """A copy, of what copy.deepcopy refuses too: tensors computed from parameters, which torch.nn.utils.weight_norm
-    keeps, and buffers without a shape yet.
-    """
-    held = (value for module in model.modules() for value in vars(module).values())
-    memo: dict[int, Any] = {
-        id(value): value.detach().clone() for value in held if isinstance(value, Tensor) and not value.is_leaf
-    }
-    shapeless: Any = UninitializedBuffer
-    memo |= {id(x): shapeless(x.requires_grad, x.device, x.dtype) for x in model.buffers() if isinstance(x, shapeless)}
-    try:
-        return copy.deepcopy(model, memo)
-    except Exception as error:
-        hint = "Take out what keeps copy.deepcopy(model) from working."
-        raise ArgumentError(build("fold", "a model that can be copied", _one_line(error), hint=hint)) from error
-
-
 def _same_random_numbers(model: Module) -> AbstractContextManager[None]:
     """Each block under this draws the same numbers, and the caller's generators stay as they are."""
     return torch.random.fork_rng(sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"}))
@@ -201,7 +124,7 @@ def _same_random_numbers(model: Module) -> AbstractContextManager[None]:
 
 def _run(model: Module, inputs: tuple[Tensor, ...]) -> tuple[list[Tensor], Counter[str]]:
     """The floating-point outputs of a copy of the model, and how often each layer and norm was called."""
-    model = _copy(model)
+    model = copy_model(model, "fold")
     counts: Counter[str] = Counter()
     pieces = set(_pieces(model))
     inside = _parts(pieces)
@@ -232,10 +155,6 @@ def _usual_rounding(tensors: list[Tensor]) -> float:
     return max(math.sqrt(torch.finfo(x.dtype).eps) for x in tensors if x.is_floating_point() or x.is_complex())
 
 
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].rstrip('.')}"
-
-
 # The trace.
 
 
@@ -261,17 +180,6 @@ def _pieces(module: Module) -> Iterator[Module]:
 def _parts(pieces: Iterable[Module]) -> dict[Module, Module]:
     """The modules that the trace does not see, because each is a part of a piece; that piece."""
     return {part: piece for piece in pieces for part in piece.modules() if part is not piece}
-
-
-class _Root(Module):
-    """The model as a submodule, so that its own hooks are traced and it may itself be a layer."""
-
-    def __init__(self, model: Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.model(*inputs)
 
 
 PREFIX = len("model.")
@@ -359,8 +267,8 @@ def _line_of(root: Module, inputs: int, name: str) -> str | None:
 
 
 def _trace(model: Module, inputs: tuple[Tensor, ...]) -> _Trace:
-    model = _copy(model)
-    root, tracer = _Root(model), _Tracer(len(inputs))
+    model = copy_model(model, "fold")
+    root, tracer = Root(model), _Tracer(len(inputs))
     hint = (
         "Fold the parts of the model that can be traced one by one, or take what depends on the input's values out "
         "of forward."
@@ -369,7 +277,7 @@ def _trace(model: Module, inputs: tuple[Tensor, ...]) -> _Trace:
         try:
             graph = tracer.trace(root)
         except Exception as error:
-            got = f"{_one_line(error)}{source.at(source.of_error(error))}"
+            got = f"{describe_error(error)}{source.at(source.of_error(error))}"
             raise ArgumentError(build("fold", "a model that torch.fx can trace", got, hint=hint)) from error
         read = {name for name, x in root.named_parameters(remove_duplicate=False) if id(x) in tracer.read}
         read |= {name for name, x in root.named_buffers(remove_duplicate=False) if id(x) in tracer.read}
@@ -377,7 +285,7 @@ def _trace(model: Module, inputs: tuple[Tensor, ...]) -> _Trace:
         try:
             observer.run(*(x.detach().clone() for x in inputs))
         except Exception as error:
-            got = f"{_one_line(error)}{source.at(_line_of(root, len(inputs), observer.now))}"
+            got = f"{describe_error(error)}{source.at(_line_of(root, len(inputs), observer.now))}"
             raise ArgumentError(build("fold", "a model whose trace runs on the example", got, hint=hint)) from error
     read |= {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     trace = _Trace(graph, observer.shapes, observer.steps, observer.overwritten, {name[PREFIX:] for name in read})
@@ -686,18 +594,6 @@ def _span(x: Tensor) -> tuple[int, int]:
     return x.data_ptr(), x.data_ptr() + (reach + 1) * x.element_size()
 
 
-def _scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
-    """s and t of ``y = s·x + t``, in float64."""
-    mean, var = norm.running_mean.to("cpu", torch.float64), norm.running_var.to("cpu", torch.float64)
-    scale = 1 / (var + norm.eps).sqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.to("cpu", torch.float64)
-    shift = -mean * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias.to("cpu", torch.float64)
-    return scale, shift
-
-
 def _groups(layer: Any) -> int:
     return layer.groups if isinstance(layer, ConvBase) else 1
 
@@ -722,27 +618,22 @@ def _misplaced(layer: Any, label: str, rank: int, channels: int, *, out: bool) -
     return None if has == channels else f"{label} has {has} channels there, the norm {channels}"
 
 
-def _merge(layer: Any, label: str, scale: Tensor, shift: Tensor, *, out: bool) -> str | None:
-    """Puts ``s·x + t`` into a layer, on its outputs or its inputs. None, or why the numbers do not allow it.
+def _scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
+    """s and t of ``y = s·x + t``, in float64."""
+    return scale_and_shift(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
 
-    Weights are (groups, out, in, taps) here, those of a transposed convolution (groups, in, out, taps).
-    """
-    groups, transposed = _groups(layer), isinstance(layer, ConvTransposeBase)
-    weight = layer.weight.to("cpu", torch.float64)
-    grouped = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
-    along = (groups, -1, 1, 1) if out != transposed else (groups, 1, -1, 1)
-    bias = torch.zeros(1, dtype=torch.float64) if layer.bias is None else layer.bias.to("cpu", torch.float64)
-    if out:
-        bias = bias * scale + shift
-    elif shift.any():
-        bias = bias + (grouped * shift.view(along)).sum((2, 3)).flatten()
-    weight = (grouped * scale.view(along)).reshape(weight.shape)
+
+def _merge(layer: Any, label: str, scale: Tensor, shift: Tensor, *, out: bool) -> str | None:
+    """Puts ``s·x + t`` into a layer, on its outputs or its inputs. None, or why the numbers do not allow it."""
+    merge = merge_into_outputs if out else merge_into_inputs
+    transposed = isinstance(layer, ConvTransposeBase)
+    weight, bias = merge(layer.weight, layer.bias, scale, shift, groups=_groups(layer), transposed=transposed)
     dtype = layer.weight.dtype
-    if not (weight.to(dtype).isfinite().all() and bias.to(dtype).isfinite().all()):
+    if not all(x is None or x.to(dtype).isfinite().all() for x in (weight, bias)):
         return f"the folded weights of {label} are not finite in {dtype}"
     layer.weight.copy_(weight)  # in place: memory format, requires_grad and identity stay
     if layer.bias is not None:
         layer.bias.copy_(bias)
-    elif out or shift.any():
+    elif bias is not None:
         layer.bias = Parameter(bias.to(layer.weight.device, dtype), requires_grad=layer.weight.requires_grad)
     return None

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..ops.local import geometry
 from ..window import AdaptiveAxis, Axis, Look
-from .trace import LOCAL, WRITTEN, Graph, Node, Ref
+from .recording import LOCAL, WRITTEN, Operation, Recording, Ref
 
 __all__ = ["Along", "Anywhere", "Link", "Regroup", "links_of"]
 
@@ -66,10 +65,10 @@ class Link(NamedTuple):
 
 
 class Op:
-    """A node with its graph, and what the functions below ask about it."""
+    """A operation with its recording, and what the functions below ask about it."""
 
-    def __init__(self, graph: Graph, node: Node) -> None:
-        self.graph, self.node, self.arguments = graph, node, node.arguments
+    def __init__(self, recording: Recording, operation: Operation) -> None:
+        self.recording, self.operation, self.arguments = recording, operation, operation.arguments
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments.get(name)
@@ -79,16 +78,16 @@ class Op:
         return given.value if isinstance(given, Ref) else None
 
     def shape(self, value: int) -> tuple[int, ...]:
-        return self.graph.values[value].shape
+        return self.recording.values[value].shape
 
     @property
     def input(self) -> int:
         """The tensor that it is about."""
-        return self.node.inputs[0]
+        return self.operation.inputs[0]
 
     @property
     def output(self) -> tuple[int, ...]:
-        return self.shape(self.node.outputs[0]) if self.node.outputs else ()
+        return self.shape(self.operation.outputs[0]) if self.operation.outputs else ()
 
     def everywhere(self, value: int, exact: bool = True) -> Link:
         return Link(value, tuple(Anywhere(range(n)) for n in self.shape(value)), exact)
@@ -100,7 +99,7 @@ class Op:
 
     def others(self, *known: int) -> list[Link]:
         """Whatever else is read (weights, which may have been computed)."""
-        return [self.everywhere(v) for v in dict.fromkeys(self.node.inputs) if v not in known]
+        return [self.everywhere(v) for v in dict.fromkeys(self.operation.inputs) if v not in known]
 
     def axis(self, value: int, number: int) -> int:
         return number % max(1, len(self.shape(value)))
@@ -120,15 +119,15 @@ def links_for(*names: str) -> Callable[[Linker], Linker]:
     return add
 
 
-def links_of(graph: Graph, node: Node) -> list[list[Link]]:
-    """For each output of a node its links."""
-    found = LINKS.get(node.op)
-    op = Op(graph, node)
+def links_of(recording: Recording, operation: Operation) -> list[list[Link]]:
+    """For each output of a operation its links."""
+    found = LINKS.get(operation.name)
+    op = Op(recording, operation)
     if found is not None:
         return found(op)
-    if _is_pointwise(node.op):
+    if _is_pointwise(operation.name):
         return pointwise(op)
-    return [[op.everywhere(v, exact=False) for v in dict.fromkeys(node.inputs)] for _ in node.outputs]
+    return [[op.everywhere(v, exact=False) for v in dict.fromkeys(operation.inputs)] for _ in operation.outputs]
 
 
 @lru_cache
@@ -182,13 +181,13 @@ def _is_pointwise(name: str) -> bool:
 )
 def pointwise(op: Op) -> list[list[Link]]:
     """Axes are matched from the last on; those of size 1 are repeated."""
-    if op.node.op.startswith("aten.new_") or op.node.op.endswith(
+    if op.operation.name.startswith("aten.new_") or op.operation.name.endswith(
         ("_like", ".fill_", ".zero_", ".uniform_", ".normal_")
     ):
-        return [[] for _ in op.node.outputs]  # of the input only the shape is used
+        return [[] for _ in op.operation.outputs]  # of the input only the shape is used
     rank = len(op.output)
     links = []
-    for value in dict.fromkeys(op.node.inputs[1:] if op.node.op == "aten.copy_" else op.node.inputs):
+    for value in dict.fromkeys(op.operation.inputs[1:] if op.operation.name == "aten.copy_" else op.operation.inputs):
         shape = op.shape(value)
         ahead = rank - len(shape)
         axes = tuple(
@@ -196,7 +195,7 @@ def pointwise(op: Op) -> list[list[Link]]:
             for i, n in enumerate(shape)
         )
         links.append(Link(value, axes))
-    return [links for _ in op.node.outputs]
+    return [links for _ in op.operation.outputs]
 
 
 @links_for("glu")
@@ -219,7 +218,7 @@ def norm(op: Op) -> list[list[Link]]:
     """Value by value: statistics count as constants, as evaluation has them. (What they see is said by the norm's
     axes.)
     """
-    return [[op.same(op.input)], *([] for _ in op.node.outputs[1:])]
+    return [[op.same(op.input)], *([] for _ in op.operation.outputs[1:])]
 
 
 # -------------------------------------------------------------------------------------------------------------- windows
@@ -235,7 +234,7 @@ def _each(given: Sequence[int] | int | None, count: int, otherwise: Sequence[int
 
 @links_for("convolution", "_convolution", "mkldnn_convolution", "slow_conv2d_forward", "conv_depthwise3d")
 def convolution(op: Op) -> list[list[Link]]:
-    x, weight = op.input, op.node.inputs[1]
+    x, weight = op.input, op.operation.inputs[1]
     of_x, of_weight = op.shape(x), op.shape(weight)
     dims = len(of_weight) - 2
     lead = len(of_x) - dims
@@ -260,7 +259,7 @@ def convolution(op: Op) -> list[list[Link]]:
 )
 def pooling(op: Op) -> list[list[Link]]:
     size = op["kernel_size"]
-    dims = int(op.node.op.split("pool")[1][0])
+    dims = int(op.operation.name.split("pool")[1][0])
     lead = len(op.shape(op.input)) - dims
     size = _each(size, dims)
     stride, padding = _each(op["stride"], dims, size), _each(op["padding"], dims, [0] * dims)
@@ -268,15 +267,15 @@ def pooling(op: Op) -> list[list[Link]]:
     looks = {
         lead + i: Along(lead + i, Axis(0, 0, size[i], stride[i], dilation[i], padding[i]).look) for i in range(dims)
     }
-    return [[op.same(op.input, dict(looks))] for _ in op.node.outputs]
+    return [[op.same(op.input, dict(looks))] for _ in op.operation.outputs]
 
 
 def locally_connected(op: Op) -> list[list[Link]]:
     layer, shape = op["layer"], op.shape(op.input)
-    arguments = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-    window = geometry(layer.input_size, *arguments, type(layer).__name__, shape).window
-    lead = len(shape) - layer.dims
-    looks: dict[int, Along | Anywhere] = {lead + i: Along(lead + i, axis.look) for i, axis in enumerate(window)}
+    lead, margins = len(shape) - layer.dims, layer.margins[-2::-2]  # of pad's list, those before, first axis first
+    looks: dict[int, Along | Anywhere] = {}
+    for i, of_axis in enumerate(zip(layer.kernel_size, layer.stride, layer.dilation, margins, strict=True)):
+        looks[lead + i] = Along(lead + i, Axis(0, 0, *of_axis).look)
     return [[op.same(op.input, {lead - 1: Anywhere(range(shape[lead - 1])), **looks})]]
 
 
@@ -285,16 +284,16 @@ LINKS[LOCAL] = locally_connected
 
 @links_for(*(f"{name}adaptive_{kind}_pool{d}d" for name in ("", "_") for kind in ("avg", "max") for d in (1, 2, 3)))
 def adaptive_pooling(op: Op) -> list[list[Link]]:
-    dims = int(op.node.op.split("pool")[1][0])
+    dims = int(op.operation.name.split("pool")[1][0])
     shape = op.shape(op.input)
     lead = len(shape) - dims
     looks = {lead + i: Along(lead + i, AdaptiveAxis(shape[lead + i], op.output[lead + i]).look) for i in range(dims)}
-    return [[op.same(op.input, dict(looks))] for _ in op.node.outputs]
+    return [[op.same(op.input, dict(looks))] for _ in op.operation.outputs]
 
 
 @links_for(*(f"{name}{d}d" for name in ("upsample_nearest", "_upsample_nearest_exact") for d in (1, 2, 3)))
 def nearest(op: Op) -> list[list[Link]]:
-    half = Fraction(1, 2) if "exact" in op.node.op else Fraction(0)
+    half = Fraction(1, 2) if "exact" in op.operation.name else Fraction(0)
     links = _resampled(op, lambda at: (floor(at),), lambda o, ratio: (o + half) * ratio)
     axes = links[0][0].axes
     assert not isinstance(axes, Regroup)
@@ -384,7 +383,7 @@ def permuted(op: Op) -> list[list[Link]]:
 @links_for("t", "transpose", "transpose_", "t_copy", "transpose_copy", "numpy_T")
 def transposed(op: Op) -> list[list[Link]]:
     rank = len(op.output)
-    one, other = (0, 1) if op.node.op.endswith(".t") else (op["dim0"], op["dim1"])
+    one, other = (0, 1) if op.operation.name.endswith(".t") else (op["dim0"], op["dim1"])
     order = list(range(rank))
     if rank > 1:
         order[one % rank], order[other % rank] = order[other % rank], order[one % rank]
@@ -408,7 +407,7 @@ def transposed(op: Op) -> list[list[Link]]:
 )
 def regrouped(op: Op) -> list[list[Link]]:
     before, after = op.shape(op.input), op.output
-    if prod(before) != prod(after) or op.node.op.startswith("aten.as_strided"):
+    if prod(before) != prod(after) or op.operation.name.startswith("aten.as_strided"):
         return [[op.everywhere(op.input, exact=False)]]
     if before == after:
         return [[op.same(op.input)]]
@@ -522,8 +521,8 @@ def selected(op: Op) -> list[list[Link]]:
 def parted(op: Op) -> list[list[Link]]:
     axis = op.axis(op.input, op["dim"] or 0)
     found, start = [], 0
-    for output in op.node.outputs:
-        if "unbind" in op.node.op:
+    for output in op.operation.outputs:
+        if "unbind" in op.operation.name:
             rank = len(op.shape(op.input))
             axes = (Anywhere(range(start, start + 1)) if i == axis else Along(i - (i > axis)) for i in range(rank))
             found.append([Link(op.input, tuple(axes))])
@@ -537,7 +536,7 @@ def parted(op: Op) -> list[list[Link]]:
 @links_for("cat", "concat")
 def joined(op: Op) -> list[list[Link]]:
     axis, start, links = (op["dim"] or 0) % len(op.output), 0, []
-    for value in op.node.inputs:
+    for value in op.operation.inputs:
         shape = op.shape(value)
         if len(shape) == len(op.output):
             stop = start + shape[axis]
@@ -552,7 +551,7 @@ def joined(op: Op) -> list[list[Link]]:
 def stacked(op: Op) -> list[list[Link]]:
     axis = (op["dim"] or 0) % len(op.output)
     axes = tuple(Along(i) for i in range(len(op.output)) if i != axis)
-    return [[Link(value, axes, within=(axis, range(k, k + 1))) for k, value in enumerate(op.node.inputs)]]
+    return [[Link(value, axes, within=(axis, range(k, k + 1))) for k, value in enumerate(op.operation.inputs)]]
 
 
 @links_for("constant_pad_nd", "pad")
@@ -567,7 +566,7 @@ def extended(op: Op) -> list[list[Link]]:
     for axis, before, after in _margins(op):
         last = op.shape(op.input)[axis] - 1
         wanted = range(-before, last + 1 + after)
-        if "reflection" in op.node.op:
+        if "reflection" in op.operation.name:
             places = tuple((last - abs(last - abs(p)),) for p in wanted)
         else:
             places = tuple((min(max(p, 0), last),) for p in wanted)
@@ -583,7 +582,7 @@ def _margins(op: Op) -> list[tuple[int, int, int]]:
 
 def part_written(op: Op) -> list[list[Link]]:
     """A tensor after something was written into a part of it: what it was, and the part, wherever that is."""
-    whole, part = op.node.inputs
+    whole, part = op.operation.inputs
     return [[op.same(whole, exact=False), op.everywhere(part, exact=False)]]
 
 
@@ -628,14 +627,14 @@ def reduced(op: Op) -> list[list[Link]]:
     given = op["dim"]
     axes = range(len(shape)) if given is None or given == [] else [given] if isinstance(given, int) else given
     gone = {a % max(1, len(shape)) for a in axes}
-    if op.node.op in ("aten.max", "aten.min") and len(op.node.inputs) == 2:
+    if op.operation.name in ("aten.max", "aten.min") and len(op.operation.inputs) == 2:
         return pointwise(op)
     kept = len(op.output) == len(shape)
     found, place = [], 0
     for i, n in enumerate(shape):
         found.append(Anywhere(range(n)) if i in gone else Along(i if kept else place))
         place += i not in gone
-    return [[Link(op.input, tuple(found))] for _ in op.node.outputs]
+    return [[Link(op.input, tuple(found))] for _ in op.operation.outputs]
 
 
 @links_for(
@@ -657,7 +656,7 @@ def along_one(op: Op) -> list[list[Link]]:
     """Each sees the whole axis; of sums so far only what stands before it."""
     axis = op.axis(op.input, op["dim"] if op["dim"] is not None else -1)
     everything = Anywhere(range(op.shape(op.input)[axis]))
-    return [[op.same(op.input, {axis: everything}, exact="cum" not in op.node.op)] for _ in op.node.outputs]
+    return [[op.same(op.input, {axis: everything}, exact="cum" not in op.operation.name)] for _ in op.operation.outputs]
 
 
 @links_for("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "matmul", "linear")
@@ -669,7 +668,7 @@ def product(op: Op) -> list[list[Link]]:
         for name in next((pair for pair in pairs if pair[0] in op.arguments and pair[1] in op.arguments), pairs[-1])
     )
     if a is None or b is None:
-        return [[op.everywhere(v, exact=op.output == ()) for v in dict.fromkeys(op.node.inputs)]]
+        return [[op.everywhere(v, exact=op.output == ()) for v in dict.fromkeys(op.operation.inputs)]]
     if len(op.shape(b)) == 1:  # a vector
         rows = [Link(a, (Along(0), Anywhere(range(op.shape(a)[1])))), op.everywhere(b)]
         return [[*rows, *(link for link in pointwise(op)[0] if link.value not in (a, b))]]
@@ -677,7 +676,7 @@ def product(op: Op) -> list[list[Link]]:
     lead = tuple(Along(i) for i in range(rank - 2))
     left = Link(a, (*lead, Along(rank - 2), Anywhere(range(op.shape(a)[-1]))))
     right = Link(b, (*lead, Anywhere(range(op.shape(b)[-2])), Along(rank - 1)))
-    added = [v for v in dict.fromkeys(op.node.inputs) if v not in (a, b)]
+    added = [v for v in dict.fromkeys(op.operation.inputs) if v not in (a, b)]
     more = []
     for value in added:
         shape = op.shape(value)
@@ -700,14 +699,14 @@ def product(op: Op) -> list[list[Link]]:
 )
 def attention(op: Op) -> list[list[Link]]:
     """Each query sees all keys and values, unless a mask hides some."""
-    query, key, value = op.node.inputs[:3]
+    query, key, value = op.operation.inputs[:3]
     exact = not op["is_causal"] and op.value("attn_mask") is None and op.value("attn_bias") is None
     rank = len(op.output)
     lead = tuple(Along(i) for i in range(rank - 2))
     every = {v: Link(v, (*lead, *(Anywhere(range(n)) for n in op.shape(v)[-2:])), exact) for v in (key, value)}
     asks = Link(query, (*lead, Along(rank - 2), Anywhere(range(op.shape(query)[-1]))))
     first = [asks, *(every[v] for v in dict.fromkeys((key, value))), *op.others(query, key, value)]
-    return [first, *([] for _ in op.node.outputs[1:])]
+    return [first, *([] for _ in op.operation.outputs[1:])]
 
 
 @links_for("embedding")
@@ -732,6 +731,6 @@ def embedded(op: Op) -> list[list[Link]]:
     "randint",
 )
 def made(op: Op) -> list[list[Link]]:
-    return [[] for _ in op.node.outputs]
+    return [[] for _ in op.operation.outputs]
 
 

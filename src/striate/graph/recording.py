@@ -1,17 +1,17 @@
-"""What a model does with an input, as a graph: every operation, the tensors it reads and writes, and the layer that
+"""What a model does with an input, as a recording: every operation, the tensors it reads and writes, and the layer that
 called it.
 
 The model runs once on tensors that have shapes and no values (torch's fake tensors): branches, shared layers and
 functions called in between are seen as they happen, and no arithmetic is done. Where code asks for a value (``if
-x.sum() > 0``), which such a tensor has not, the model runs in earnest on one input instead, and :attr:`Graph.reason`
-says so.
+x.sum() > 0``), which such a tensor has not, the model runs in earnest on one input instead, and
+:attr:`Recording.reason` says so.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,9 +25,10 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from .. import source
 from .._torch import TorchDispatchMode, fake_tensors, tree_leaves, tree_map
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
-from ..nn.local import _LocallyConnected
+from .conditions import conditions
+from .running import Shape, arguments, describe_error, tensors_like, unchanged
 
-__all__ = ["FREE", "LOCAL", "WRITTEN", "Call", "Graph", "Node", "Ref", "Value", "trace"]
+__all__ = ["FREE", "LOCAL", "WRITTEN", "ModuleCall", "Operation", "Recording", "Ref", "Value", "record"]
 
 # What operations answer about tensors, and what makes new ones of none.
 LOCAL = "locally_connected"
@@ -90,22 +91,22 @@ class Value:
     bytes: int
     name: str | None = None  # of a parameter or buffer of the model
     is_parameter: bool = False
-    node: int | None = None  # that made it
+    operation: int | None = None  # that made it
 
 
 @dataclass(frozen=True)
 class Ref:
-    """Stands for a tensor among a node's arguments: the index of its value."""
+    """Stands for a tensor among a operation's arguments: the index of its value."""
 
     value: int
 
 
 @dataclass(eq=False)
-class Node:
+class Operation:
     """One operation of torch's."""
 
     index: int
-    op: str  # as "aten.convolution"
+    name: str  # as "aten.convolution"
     arguments: dict[str, Any]  # by their names in the operation's schema, with Ref for tensors
     inputs: tuple[int, ...]  # values
     outputs: tuple[int, ...]
@@ -115,7 +116,7 @@ class Node:
 
 
 @dataclass(eq=False)
-class Call:
+class ModuleCall:
     """One time that a module was called."""
 
     index: int
@@ -124,67 +125,76 @@ class Call:
     number: int  # which of the module's calls, from 0
     training: bool
     line: str | None
-    start: int  # the first node that is made inside
+    start: int  # the first operation that is made inside
     inputs: tuple[int, ...] = ()
     outputs: tuple[int, ...] = ()
     has_calls: bool = False  # of other modules within
 
 
 @dataclass(eq=False)
-class Kept:
+class Saved:
     """A tensor that autograd keeps for the backward pass."""
 
     bytes: int
     call: int | None
-    node: int  # the one at work
+    operation: int  # the one at work
 
 
 @dataclass(eq=False)
-class Graph:
+class Recording:
     """All of it, in the order it happened."""
 
     model: Module
     training: bool
     values: list[Value] = field(default_factory=list)
-    nodes: list[Node] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
-    kept: list[Kept] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
+    calls: list[ModuleCall] = field(default_factory=list)
+    saved: list[Saved] = field(default_factory=list)
     inputs: tuple[int, ...] = ()
     outputs: tuple[int, ...] = ()
     reason: str | None = None  # why it holds for one input only; None: for any of these shapes
+    # where the model's code asks for a size in a condition, so that all of it may hold for these shapes only:
+    # lines, as "/path/net.py:12", or why that could not be found out; None where nobody asked for it
+    conditions: tuple[str, ...] | None = None
 
-    def leaf_of(self, node: Node) -> Call | None:
-        """The call that a node is part of, if that calls no other module."""
-        call = None if node.call is None else self.calls[node.call]
+    def leaf_of(self, operation: Operation) -> ModuleCall | None:
+        """The call that an operation is part of, if that calls no other module."""
+        call = None if operation.call is None else self.calls[operation.call]
         return None if call is None or call.has_calls else call
+
+    def maker(self, value: int) -> Operation | None:
+        """The operation that made a value; None for inputs, constants and what the model owns."""
+        made_by = self.values[value].operation
+        return None if made_by is None else self.operations[made_by]
 
     def origin(self, value: int) -> int:
         """What a tensor is, where it only reads another's values otherwise."""
-        while (node := self.values[value].node) is not None and self.nodes[node].op in FREE and self.nodes[node].inputs:
-            value = self.nodes[node].inputs[0]
+        while (op := self.maker(value)) is not None and op.name in FREE and op.inputs:
+            value = op.inputs[0]
         return value
 
-    def readers(self) -> dict[int, list[Node]]:
-        """For each value the nodes that read it."""
-        found: dict[int, list[Node]] = {}
-        for node in self.nodes:
-            for value in dict.fromkeys(node.inputs):
-                found.setdefault(value, []).append(node)
+    def readers(self) -> dict[int, list[Operation]]:
+        """For each value the operations that read it."""
+        found: dict[int, list[Operation]] = {}
+        for operation in self.operations:
+            for value in dict.fromkeys(operation.inputs):
+                found.setdefault(value, []).append(operation)
         return found
 
 
-def trace(model: Module, example: Any) -> Graph:
+def record(model: Module, example: Any, symbolic: bool = False) -> Recording:
     """Runs ``model`` once and writes down what happens.
 
     example: a shape, a tensor, or a tuple or dictionary of these and of other arguments; of shapes tensors are made as
     the model's first weight is: of its type, on its device, which may be "meta".
+    symbolic: whether to find the conditions on sizes too (:mod:`striate.graph.conditions`), by a second run.
     The model is left as it was: parameters, running statistics, mode, and whatever else its modules hold.
 
     Raises ShapeError where the model's forward fails on tensors of these shapes, ArgumentTypeError for anything but a
     module.
 
-    >>> graph = trace(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU()), (1, 3, 8, 8))
-    >>> [node.op for node in graph.nodes], graph.values[graph.outputs[0]].shape
+    >>> recording = record(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU()), (1, 3, 8, 8))
+    >>> [operation.name for operation in recording.operations], recording.values[recording.outputs[0]].shape
     (['aten.convolution', 'aten.relu'], (1, 8, 6, 6))
     """
     if not isinstance(model, Module):
@@ -198,7 +208,7 @@ def trace(model: Module, example: Any) -> Graph:
         raise ArgumentTypeError(
             build("inspect", "a model by itself", "a torch.nn.DataParallel", hint="Inspect its .module.")
         )
-    args, kwargs = _arguments(example)
+    args, kwargs = arguments(example)
     lazy = [n for n, p in model.named_parameters() if isinstance(p, torch.nn.parameter.UninitializedParameter)]
     if lazy:
         raise ArgumentError(
@@ -209,15 +219,18 @@ def trace(model: Module, example: Any) -> Graph:
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     told, logger.disabled = logger.disabled, True  # which prints a traceback for what is told in a sentence here
     try:
-        return _run(model, args, kwargs, fake=True)
+        recording = _run(model, args, kwargs, fake=True)
+        if symbolic:
+            recording.conditions = conditions(model, args, kwargs)
+        return recording
     except (Exception, SystemExit) as error:
-        why, fake_error = _told(error), error
+        why, fake_error = describe_error(error), error
     finally:
         logger.disabled = told
     try:
-        graph = _run(model, args, kwargs, fake=False)
+        recording = _run(model, args, kwargs, fake=False)
     except (Exception, SystemExit) as error:
-        shapes = ", ".join(str(tuple(t.shape)) for t in tree_leaves((args, kwargs)) if isinstance(t, (Tensor, _Shape)))
+        shapes = ", ".join(str(tuple(t.shape)) for t in tree_leaves((args, kwargs)) if isinstance(t, (Tensor, Shape)))
         of_shapes = isinstance(error, (RuntimeError, ValueError))
         fix = (
             "Give the shape the model is for, batch and channels first."
@@ -225,46 +238,9 @@ def trace(model: Module, example: Any) -> Graph:
             else "Call it on such an input to see why."
         )
         given = f"x {shapes}" if shapes else "no tensor"
-        raise ShapeError(build("inspect", f"a forward that runs on {given}", _told(error), hint=fix)) from fake_error
-    graph.reason = why
-    return graph
-
-
-@dataclass(frozen=True)
-class _Shape:
-    shape: tuple[int, ...]
-
-
-def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The model's arguments, shapes among them as _Shape."""
-
-    def is_shape(given: Any) -> bool:
-        return isinstance(given, (tuple, list, torch.Size)) and len(given) > 0 and all(type(n) is int for n in given)
-
-    def made(given: Any) -> Any:
-        if is_shape(given):
-            if min(given) < 0:
-                raise ShapeError(build("inspect", "sizes from 0 on", tuple(given), hint="Give the input's shape."))
-            return _Shape(tuple(given))
-        if isinstance(given, (tuple, list)):
-            return type(given)(made(one) for one in given)
-        return given
-
-    if isinstance(example, Mapping):
-        return (), {name: made(one) for name, one in example.items()}
-    if is_shape(example) or not isinstance(example, (tuple, list)):
-        if not is_shape(example) and not isinstance(example, Tensor):
-            raise ArgumentTypeError(
-                build("inspect", "a shape or a tensor as input", repr(example)[:60], hint="Give (1, 3, 224, 224).")
-            )
-        return (made(example),), {}
-    return tuple(made(one) for one in example), {}
-
-
-def _told(error: BaseException) -> str:
-    """What went wrong, and where in the model's code."""
-    text = (str(error).strip() or "no more is told").splitlines()[0].rstrip(".")
-    return f"{type(error).__name__}: {text[:200]}{source.at(source.of_error(error))}"
+        raise ShapeError(build("inspect", f"a forward that runs on {given}", describe_error(error), hint=fix)) from fake_error
+    recording.reason = why
+    return recording
 
 
 def _line() -> str | None:
@@ -277,34 +253,10 @@ def _line() -> str | None:
     return None
 
 
-@contextmanager
-def _unchanged(model: Module) -> Iterator[None]:
-    """Puts back whatever the modules hold besides the tensors' contents."""
-
-    def copied(given: Any) -> Any:
-        return given.copy() if isinstance(given, (dict, list, set)) else None
-
-    held = [
-        (module, {name: (value, copied(value)) for name, value in module.__dict__.items()})
-        for module in model.modules()
-    ]
-    try:
-        yield
-    finally:
-        for module, attributes in held:
-            for name in set(module.__dict__) - set(attributes):
-                del module.__dict__[name]
-            for name, (value, contents) in attributes.items():
-                module.__dict__[name] = value
-                if contents is not None:
-                    value.clear()
-                    value.extend(contents) if isinstance(value, list) else value.update(contents)
-
-
-def _run(model: Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake: bool) -> Graph:
-    graph = Graph(model, model.training)
+def _run(model: Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake: bool) -> Recording:
+    recording = Recording(model, model.training)
     with ExitStack() as stack:
-        stack.enter_context(_unchanged(model))
+        stack.enter_context(unchanged(model))
         stack.enter_context(torch.random.fork_rng(devices=[]))
         mode = fake_tensors(allow_non_fake_inputs=True) if fake else None
         if mode is not None:
@@ -321,11 +273,10 @@ def _run(model: Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake: boo
                 else t.detach().clone()
             )
 
-        weight = next((p for p in model.parameters() if p.is_floating_point()), None)
-        like: dict[str, Any] = {} if weight is None else {"device": weight.device, "dtype": weight.dtype}
+        like = tensors_like(model)
 
         def given(one: Any) -> Any:
-            if isinstance(one, _Shape):
+            if isinstance(one, Shape):
                 return torch.empty(one.shape, **like) if mode is not None else torch.randn(one.shape, **like)
             if isinstance(one, Tensor) and mode is not None:
                 return mode.from_tensor(one)
@@ -339,19 +290,19 @@ def _run(model: Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake: boo
         ]:
             tensors[name] = same.setdefault(id(tensor), own(tensor) if id(tensor) not in same else tensor)
         args, kwargs = tree_map(given, (args, kwargs))
-        recorder = _Recorder(graph)
+        recorder = _Recorder(recording)
         parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         for name, tensor in tensors.items():
             recorder.add(tensor, name=name, is_parameter=name in parameters)
-        graph.inputs = tuple(recorder.add(t).index for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
+        recording.inputs = tuple(recorder.add(t).index for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
         stack.enter_context(_hooks(model, recorder))
         stack.enter_context(torch.enable_grad())
         with recorder, saved_tensors_hooks(recorder.keep, lambda t: t):
             y = torch.func.functional_call(model, tensors, args, kwargs)
-        graph.outputs = tuple(recorder.find(t).index for t in _tensors(y))
-        if graph.outputs:
+        recording.outputs = tuple(recorder.find(t).index for t in _tensors(y))
+        if recording.outputs:
             recorder.settle({recorder.find(t).index for t in _tensors(y) if t.requires_grad})
-    return graph
+    return recording
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -374,28 +325,28 @@ def _hooks(model: Module, recorder: _Recorder) -> Iterator[None]:
 
 
 class _Recorder(TorchDispatchMode):
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, recording: Recording) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.graph = graph
+        self.recording = recording
         self.known: Any = WeakTensorKeyDictionary()  # tensor → value
-        self.stack: list[Call] = []
+        self.stack: list[ModuleCall] = []
         self.numbers: dict[Module, int] = {}
         self.stored: set[int] = set()  # storages of what the model owns, or that are kept already
-        # nodes at which autograd did not look on: under no_grad, or within a function of the model's own
+        # operations at which autograd did not look on: under no_grad, or within a function of the model's own
         self.hidden: set[int] = set()
         self.written: dict[int, Value] = {}  # storage → what was last written into it
 
     # ----------------------------------------------------------------------------------------------------------- values
 
     def add(
-        self, tensor: Tensor, name: str | None = None, is_parameter: bool = False, node: int | None = None
+        self, tensor: Tensor, name: str | None = None, is_parameter: bool = False, operation: int | None = None
     ) -> Value:
-        graph = self.graph
+        recording = self.recording
         if name is not None and tensor in self.known:  # shared between modules
             return self.known[tensor]
         size = tensor.numel() * tensor.element_size()
-        value = Value(len(graph.values), tuple(tensor.shape), tensor.dtype, size, name, is_parameter, node)
-        graph.values.append(value)
+        value = Value(len(recording.values), tuple(tensor.shape), tensor.dtype, size, name, is_parameter, operation)
+        recording.values.append(value)
         self.known[tensor] = value
         if name is not None:
             self.stored.add(_storage(tensor))
@@ -406,7 +357,9 @@ class _Recorder(TorchDispatchMode):
         if value is None:
             return self.add(tensor)  # a constant of the model's code
         last = self.written.get(_storage(tensor)) if self.written else None
-        if last is None or last.node is None or (value.node is not None and value.node >= last.node) or value is last:
+        if last is None or last.operation is None or value is last:
+            return value
+        if value.operation is not None and value.operation >= last.operation:
             return value
         return self._join(tensor, value, last)  # another view of the same values was written into since
 
@@ -418,10 +371,11 @@ class _Recorder(TorchDispatchMode):
             self.numbers[module] = number + 1
             if self.stack:
                 self.stack[-1].has_calls = True
-            graph = self.graph
-            call = Call(len(graph.calls), path, module, number, module.training, _line(), len(graph.nodes))
+            recording = self.recording
+            start = len(recording.operations)
+            call = ModuleCall(len(recording.calls), path, module, number, module.training, _line(), start)
             call.inputs = tuple(self.find(t).index for t in _tensors((args, kwargs)))
-            self.graph.calls.append(call)
+            self.recording.calls.append(call)
             self.stack.append(call)
 
         return hook
@@ -429,18 +383,20 @@ class _Recorder(TorchDispatchMode):
     def leave(self, module: Module, args: Any, y: Any) -> None:
         call = self.stack.pop()
         call.outputs = tuple(self.find(t).index for t in _tensors(y))
-        if isinstance(module, _LocallyConnected):
-            self._stand_for(call)
+        name = getattr(type(module), "recorded_as", None)
+        if name is not None:
+            self._stand_for(call, name)
 
-    def _stand_for(self, call: Call) -> None:
+    def _stand_for(self, call: ModuleCall, name: str) -> None:
         """One operation in place of those that a layer is made of: they say how it is computed, and it says what."""
-        nodes = self.graph.nodes
-        asked = {v: need for node in nodes[call.start :] for v, need in zip(node.inputs, node.needs, strict=True)}
-        own = {v: need for v, need in asked.items() if v in call.inputs or self.graph.values[v].is_parameter}
-        del nodes[call.start :]
-        node = Node(
+        operations = self.recording.operations
+        inside = operations[call.start :]
+        asked = {v: need for op in inside for v, need in zip(op.inputs, op.needs, strict=True)}
+        own = {v: need for v, need in asked.items() if v in call.inputs or self.recording.values[v].is_parameter}
+        del operations[call.start :]
+        operation = Operation(
             call.start,
-            LOCAL,
+            name,
             {"layer": call.module},
             tuple(own),
             call.outputs,
@@ -448,9 +404,9 @@ class _Recorder(TorchDispatchMode):
             call.index,
             call.line,
         )
-        nodes.append(node)
+        operations.append(operation)
         for value in call.outputs:
-            self.graph.values[value].node = node.index
+            self.recording.values[value].operation = operation.index
 
     # ------------------------------------------------------------------------------------------------------- operations
 
@@ -466,9 +422,9 @@ class _Recorder(TorchDispatchMode):
         named = defaults | {a.name: v for a, v in zip(func._schema.arguments, args, strict=False)} | kwargs
         arguments = {key: _plain(value, self) for key, value in named.items()}
         y = func(*args, **kwargs)
-        graph = self.graph
-        node = Node(
-            len(graph.nodes),
+        recording = self.recording
+        operation = Operation(
+            len(recording.operations),
             name,
             arguments,
             tuple(read),
@@ -477,12 +433,12 @@ class _Recorder(TorchDispatchMode):
             self.stack[-1].index if self.stack else None,
             _line(),
         )
-        graph.nodes.append(node)
-        node.outputs = tuple(self.add(t, node=node.index).index for t in _tensors(y))
+        recording.operations.append(operation)
+        operation.outputs = tuple(self.add(t, operation=operation.index).index for t in _tensors(y))
         if not torch.is_grad_enabled():
-            self.hidden.add(node.index)
-        if name.endswith("_") and tensors and node.outputs:
-            base, part = tensors[0]._base, graph.values[node.outputs[0]]
+            self.hidden.add(operation.index)
+        if name.endswith("_") and tensors and operation.outputs:
+            base, part = tensors[0]._base, recording.values[operation.outputs[0]]
             self.written[_storage(tensors[0])] = (
                 part if base is None else self._join(base, self.known.get(base) or self.add(base), part)
             )
@@ -491,9 +447,10 @@ class _Recorder(TorchDispatchMode):
     def _join(self, tensor: Tensor, value: Value, part: Value) -> Value:
         """What is written into a tensor is in all that share its memory."""
         call = self.stack[-1].index if self.stack else None
-        written = Node(len(self.graph.nodes), WRITTEN, {}, (value.index, part.index), (), (True, True), call, _line())
-        self.graph.nodes.append(written)
-        made = self.add(tensor, node=written.index)
+        index, inputs = len(self.recording.operations), (value.index, part.index)
+        written = Operation(index, WRITTEN, {}, inputs, (), (True, True), call, _line())
+        self.recording.operations.append(written)
+        made = self.add(tensor, operation=written.index)
         written.outputs = (made.index,)
         return made
 
@@ -504,25 +461,25 @@ class _Recorder(TorchDispatchMode):
 
         Autograd does not look into a function of the model's own: what stands in it counts as if it did.
         """
-        values = self.graph.values
-        for node in reversed(self.graph.nodes):
-            if asked.isdisjoint(node.outputs):
-                node.needs = (False,) * len(node.inputs)
-            elif node.index in self.hidden:
-                made = (values[v].node is not None for v in node.inputs)
-                node.needs = tuple(need or m for need, m in zip(node.needs, made, strict=True))
-            asked.update(v for v, need in zip(node.inputs, node.needs, strict=True) if need)
+        values = self.recording.values
+        for operation in reversed(self.recording.operations):
+            if asked.isdisjoint(operation.outputs):
+                operation.needs = (False,) * len(operation.inputs)
+            elif operation.index in self.hidden:
+                made = (values[v].operation is not None for v in operation.inputs)
+                operation.needs = tuple(need or m for need, m in zip(operation.needs, made, strict=True))
+            asked.update(v for v, need in zip(operation.inputs, operation.needs, strict=True) if need)
 
     def keep(self, tensor: Tensor) -> Tensor:
         storage = _storage(tensor)
         if storage not in self.stored:
             self.stored.add(storage)
             value = self.known.get(tensor)
-            last = len(self.graph.nodes) - 1
-            made_now = value is not None and value.node == last
+            last = len(self.recording.operations) - 1
+            made_now = value is not None and value.operation == last
             call = self.stack[-1].index if self.stack else None
             size = tensor.untyped_storage().nbytes()
-            self.graph.kept.append(Kept(size, call, last if made_now else last + 1))
+            self.recording.saved.append(Saved(size, call, last if made_now else last + 1))
         return tensor
 
 
