@@ -93,6 +93,7 @@ class ModuleCall:
     training: bool
     line: str | None
     start: int  # the first operation that is made inside
+    parent: int | None = None  # the call within which it was made
     inputs: tuple[int, ...] = ()
     outputs: tuple[int, ...] = ()
     has_calls: bool = False  # of other modules within
@@ -341,6 +342,7 @@ class _Recorder(TorchDispatchMode):
             recording = self.recording
             start = len(recording.operations)
             call = ModuleCall(len(recording.calls), path, module, number, module.training, _line(), start)
+            call.parent = self.stack[-1].index if self.stack else None
             call.inputs = tuple(self.find(t).index for t in _tensors((args, kwargs)))
             self.recording.calls.append(call)
             self.stack.append(call)
