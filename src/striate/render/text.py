@@ -4,6 +4,7 @@ is never read as markup or emoji, and control codes come only where colours are 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
@@ -24,14 +25,15 @@ def columns(
     shrink: Mapping[int, int] | None = None,
     hidden: Sequence[int] = (),
     gap: int = GAP,
+    least: Mapping[int, int] | None = None,
     styles: Mapping[int, str] | None = None,
 ) -> list[str]:
     """The lines of a table. Where they do not fit into ``width``, the widest column of ``shrink`` gives way, down to its
     number there; then the gap narrows to 1. What is cut ends in ``…``, in the first column it begins so, where paths
     differ.
 
-    sides: for each column ``<`` or ``>``; hidden: columns to leave out, by their numbers; styles: for columns that have
-    one, a name of :data:`STYLES`; the first row, the header, is then soft.
+    sides: for each column ``<`` or ``>``; hidden: columns to leave out, by their numbers; least: how wide a column is at
+    least; styles: for columns that have one, a name of :data:`STYLES`; the first row, the header, is then soft.
 
     >>> print("\\n".join(columns([["layer", "ms"], ["features.0", "1.25"]], "<>", 12, {0: 6})))
     layer     ms
@@ -42,7 +44,8 @@ def columns(
     from rich.text import Text
 
     kept = [column for column in range(len(sides)) if column not in hidden]
-    widths = {column: max((cell_len(row[column]) for row in rows), default=0) for column in kept}
+    least = least or {}
+    widths = {column: max([least.get(column, 0), *(cell_len(row[column]) for row in rows)]) for column in kept}
     if width is not None:
         gap = _fitted(widths, gap, width, shrink or {})
     table = Table.grid(padding=(0, gap, 0, 0), pad_edge=False)
@@ -97,8 +100,11 @@ def facts(told: Mapping[str, object]) -> str:
     return "\n".join(columns(rows, "<<"))
 
 
-def labelled(rows: Sequence[tuple[str, str]], width: int, gap: int = GAP) -> list[str]:
-    """Labels in a column, and beside each its text, wrapped to what is left of the width.
+def labelled(
+    rows: Sequence[tuple[str, str]], width: int, gap: int = GAP, labels: Sequence[str] | None = None
+) -> list[str]:
+    """Labels in a column, and beside each its text, wrapped to what is left of the width. labels: those that the column
+    has room for, if not only those of the rows.
 
     >>> print("\\n".join(labelled([("x", "an image of four pixels"), ("weights", "none")], 22)))
     x        an image of
@@ -106,16 +112,17 @@ def labelled(rows: Sequence[tuple[str, str]], width: int, gap: int = GAP) -> lis
     weights  none
     """
     from rich.cells import cell_len
-    from rich.table import Table
-    from rich.text import Text
 
-    table = Table.grid(padding=(0, gap, 0, 0), pad_edge=False)
-    wide = max((cell_len(label) for label, _ in rows), default=0)
-    table.add_column(width=wide, no_wrap=True)
-    table.add_column(width=max(1, width - wide - gap), overflow="fold")
+    wide = max(map(cell_len, labels if labels is not None else [label for label, _ in rows]), default=0)
+    indent = " " * (wide + gap)
+    cells: list[tuple[str, str]] = []
     for label, text in rows:
-        table.add_row(Text(label), Text(text))
-    return _lines(table, max(width, wide + gap + 1) + gap)
+        marks = " " * (len(label) - cell_len(label))  # no line has more characters than columns, marks counted
+        first, *more = textwrap.wrap(
+            text, width, initial_indent=indent + marks, subsequent_indent=indent, break_on_hyphens=False
+        ) or [""]
+        cells += [(label, first.strip()), *(("", line.strip()) for line in more)]
+    return columns(cells, "<<", gap=gap, least={0: wide})
 
 
 def beside(blocks: Sequence[Sequence[str]], width: int, gap: int = GAP) -> list[str]:
