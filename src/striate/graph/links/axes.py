@@ -48,19 +48,19 @@ def _groups(before: Sequence[int], after: Sequence[int]) -> tuple[tuple[tuple[in
     groups: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     i = j = 0
     while i < len(before) or j < len(after):
-        mine, theirs = [i] if i < len(before) else [], [j] if j < len(after) else []
-        i, j = i + len(mine), j + len(theirs)
-        left, right = prod(before[k] for k in mine), prod(after[k] for k in theirs)
+        left_axes, right_axes = [i] if i < len(before) else [], [j] if j < len(after) else []
+        i, j = i + len(left_axes), j + len(right_axes)
+        left, right = prod(before[k] for k in left_axes), prod(after[k] for k in right_axes)
         while left != right:
             if left < right and i < len(before):
-                left, i = left * before[i], mine.append(i) or i + 1  # type: ignore[func-returns-value]
+                left, i = left * before[i], left_axes.append(i) or i + 1  # type: ignore[func-returns-value]
             elif j < len(after):
-                right, j = right * after[j], theirs.append(j) or j + 1  # type: ignore[func-returns-value]
+                right, j = right * after[j], right_axes.append(j) or j + 1  # type: ignore[func-returns-value]
             else:  # sizes of 0
-                mine += range(i, len(before))
+                left_axes += range(i, len(before))
                 i = len(before)
                 break
-        groups.append((tuple(mine), tuple(theirs)))
+        groups.append((tuple(left_axes), tuple(right_axes)))
     return tuple(groups)
 
 
