@@ -130,9 +130,9 @@ class SpatiallySeparableConv2d(torch.nn.Module):
         middle = max(1, int((sigma > rounding).sum()))
         root = sigma[:middle].sqrt()
         dtype = weight.dtype if weight.is_floating_point() else torch.get_default_dtype()
-        geometry: Any = ((height, width), stride, padding, dilation)
         factory: Any = {"padding_mode": padding_mode, "device": weight.device, "dtype": dtype}
-        layer = cls(channels, filters, *geometry, middle, bias is not None, **factory)
+        learns_bias = bias is not None
+        layer = cls(channels, filters, (height, width), stride, padding, dilation, middle, learns_bias, **factory)
         vertical = (u[:, :middle] * root).T.reshape(middle, channels, height, 1)
         horizontal = (root[:, None] * v[:middle]).reshape(middle, filters, 1, width).transpose(0, 1)
         with torch.no_grad():
