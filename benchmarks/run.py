@@ -26,7 +26,7 @@ import torch
 
 import striate
 from striate.allocator import tune_allocator
-from striate.diagnostics.profile import processor
+from striate.measure import processor
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from samples import BENCHMARKS, Benchmark, channels_last

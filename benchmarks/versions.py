@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="networks whose name contains this")
     options = parser.parse_args()
     pythons = {"old": options.old, "new": sys.executable, "default": sys.executable, "again": sys.executable}
-    from striate.diagnostics.profile import processor  # not at the top: the old version's may not have it
+    from striate.measure import processor  # not at the top: the old version's may not have it
 
     print(processor(), "\n")
     print(

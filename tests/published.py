@@ -60,7 +60,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 import striate
 from striate import text
 from striate.deploy import freeze
-from striate.diagnostics.profile import processor
+from striate.measure import processor
 from striate.errors import ArgumentError
 from striate.nn import swap
 

@@ -17,7 +17,7 @@ from striate.analysis import Report, inspection, lint
 from striate.analysis.context import Context
 from striate.analysis.rule import Finding, Found, Rule
 from striate.cli import main
-from striate.diagnostics import field as fields
+from striate.diagnostics import fields
 from striate.training import checkpoint
 from striate.training.job import digit_classifier
 

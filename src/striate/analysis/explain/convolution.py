@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+from ...graph.cost import FLOPS_PER_MAC
 from ...ops import conv as convolutions
 from ...ops.arguments import per_axis
 from ...text import columns, sizes
 from ...window import Field
-from ...graph.cost import FLOPS_PER_MAC
 from .geometry import (
     by_axis,
     dropped,
