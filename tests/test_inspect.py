@@ -641,10 +641,10 @@ def test_an_lstm_has_the_macs_of_the_products_it_is_made_of(options: dict[str, A
 
 
 def test_a_resnet_152_is_inspected_without_any_values() -> None:
-    from striate.models.resnet import Bottleneck, _resnet, _stem
+    from striate.models.resnet import ResNetBottleneck, _resnet, _stem
 
     with torch.device("meta"):
-        model = _resnet(_stem(3), Bottleneck, [64, 128, 256, 512], [3, 8, 36, 3], 1000)
+        model = _resnet(_stem(3), ResNetBottleneck, [64, 128, 256, 512], [3, 8, 36, 3], 1000)
     report = inspect(model, (1, 3, 224, 224))
     assert report.totals["parameters"] == 60_192_808 and round(report.totals["macs"] / 1e9, 2) == 11.51  # torchvision's
     assert {row.status["receptive_field"] for row in report.layers} == {"exact"}

@@ -205,13 +205,13 @@ class Report:
 
     def table(self, width: int = 100, color: bool = False) -> str:
         """As text, in lines of ``width`` characters, at least 40."""
-        from .page import table
+        from .table import table
 
         return table(self, width, color)
 
     def markdown(self) -> str:
         """As a table for a README or an issue."""
-        from .page import markdown
+        from .markdown import markdown
 
         return markdown(self)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +25,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from .. import source
 from .._torch import TorchDispatchMode, fake_tensors, tree_leaves, tree_map
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
+from .conditions import conditions
+from .running import Shape, arguments, describe_error, tensors_like, unchanged
 
 __all__ = ["FREE", "LOCAL", "WRITTEN", "ModuleCall", "Operation", "Recording", "Ref", "Value", "record"]
 
@@ -151,9 +153,12 @@ class Recording:
     inputs: tuple[int, ...] = ()
     outputs: tuple[int, ...] = ()
     reason: str | None = None  # why it holds for one input only; None: for any of these shapes
+    # where the model's code asks for a size in a condition, so that all of it may hold for these shapes only:
+    # lines, as "/path/net.py:12", or why that could not be found out; None where nobody asked for it
+    conditions: tuple[str, ...] | None = None
 
     def leaf_of(self, operation: Operation) -> ModuleCall | None:
-        """The call that a operation is part of, if that calls no other module."""
+        """The call that an operation is part of, if that calls no other module."""
         call = None if operation.call is None else self.calls[operation.call]
         return None if call is None or call.has_calls else call
 
@@ -177,11 +182,12 @@ class Recording:
         return found
 
 
-def record(model: Module, example: Any) -> Recording:
+def record(model: Module, example: Any, symbolic: bool = False) -> Recording:
     """Runs ``model`` once and writes down what happens.
 
     example: a shape, a tensor, or a tuple or dictionary of these and of other arguments; of shapes tensors are made as
     the model's first weight is: of its type, on its device, which may be "meta".
+    symbolic: whether to find the conditions on sizes too (:mod:`striate.graph.conditions`), by a second run.
     The model is left as it was: parameters, running statistics, mode, and whatever else its modules hold.
 
     Raises ShapeError where the model's forward fails on tensors of these shapes, ArgumentTypeError for anything but a
@@ -202,7 +208,7 @@ def record(model: Module, example: Any) -> Recording:
         raise ArgumentTypeError(
             build("inspect", "a model by itself", "a torch.nn.DataParallel", hint="Inspect its .module.")
         )
-    args, kwargs = _arguments(example)
+    args, kwargs = arguments(example)
     lazy = [n for n, p in model.named_parameters() if isinstance(p, torch.nn.parameter.UninitializedParameter)]
     if lazy:
         raise ArgumentError(
@@ -213,15 +219,18 @@ def record(model: Module, example: Any) -> Recording:
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     told, logger.disabled = logger.disabled, True  # which prints a traceback for what is told in a sentence here
     try:
-        return _run(model, args, kwargs, fake=True)
+        recording = _run(model, args, kwargs, fake=True)
+        if symbolic:
+            recording.conditions = conditions(model, args, kwargs)
+        return recording
     except (Exception, SystemExit) as error:
-        why, fake_error = _told(error), error
+        why, fake_error = describe_error(error), error
     finally:
         logger.disabled = told
     try:
         recording = _run(model, args, kwargs, fake=False)
     except (Exception, SystemExit) as error:
-        shapes = ", ".join(str(tuple(t.shape)) for t in tree_leaves((args, kwargs)) if isinstance(t, (Tensor, _Shape)))
+        shapes = ", ".join(str(tuple(t.shape)) for t in tree_leaves((args, kwargs)) if isinstance(t, (Tensor, Shape)))
         of_shapes = isinstance(error, (RuntimeError, ValueError))
         fix = (
             "Give the shape the model is for, batch and channels first."
@@ -229,46 +238,9 @@ def record(model: Module, example: Any) -> Recording:
             else "Call it on such an input to see why."
         )
         given = f"x {shapes}" if shapes else "no tensor"
-        raise ShapeError(build("inspect", f"a forward that runs on {given}", _told(error), hint=fix)) from fake_error
+        raise ShapeError(build("inspect", f"a forward that runs on {given}", describe_error(error), hint=fix)) from fake_error
     recording.reason = why
     return recording
-
-
-@dataclass(frozen=True)
-class _Shape:
-    shape: tuple[int, ...]
-
-
-def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The model's arguments, shapes among them as _Shape."""
-
-    def is_shape(given: Any) -> bool:
-        return isinstance(given, (tuple, list, torch.Size)) and len(given) > 0 and all(type(n) is int for n in given)
-
-    def made(given: Any) -> Any:
-        if is_shape(given):
-            if min(given) < 0:
-                raise ShapeError(build("inspect", "sizes from 0 on", tuple(given), hint="Give the input's shape."))
-            return _Shape(tuple(given))
-        if isinstance(given, (tuple, list)):
-            return type(given)(made(one) for one in given)
-        return given
-
-    if isinstance(example, Mapping):
-        return (), {name: made(one) for name, one in example.items()}
-    if is_shape(example) or not isinstance(example, (tuple, list)):
-        if not is_shape(example) and not isinstance(example, Tensor):
-            raise ArgumentTypeError(
-                build("inspect", "a shape or a tensor as input", repr(example)[:60], hint="Give (1, 3, 224, 224).")
-            )
-        return (made(example),), {}
-    return tuple(made(one) for one in example), {}
-
-
-def _told(error: BaseException) -> str:
-    """What went wrong, and where in the model's code."""
-    text = (str(error).strip() or "no more is told").splitlines()[0].rstrip(".")
-    return f"{type(error).__name__}: {text[:200]}{source.at(source.of_error(error))}"
 
 
 def _line() -> str | None:
@@ -281,34 +253,10 @@ def _line() -> str | None:
     return None
 
 
-@contextmanager
-def _unchanged(model: Module) -> Iterator[None]:
-    """Puts back whatever the modules hold besides the tensors' contents."""
-
-    def copied(given: Any) -> Any:
-        return given.copy() if isinstance(given, (dict, list, set)) else None
-
-    held = [
-        (module, {name: (value, copied(value)) for name, value in module.__dict__.items()})
-        for module in model.modules()
-    ]
-    try:
-        yield
-    finally:
-        for module, attributes in held:
-            for name in set(module.__dict__) - set(attributes):
-                del module.__dict__[name]
-            for name, (value, contents) in attributes.items():
-                module.__dict__[name] = value
-                if contents is not None:
-                    value.clear()
-                    value.extend(contents) if isinstance(value, list) else value.update(contents)
-
-
 def _run(model: Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake: bool) -> Recording:
     recording = Recording(model, model.training)
     with ExitStack() as stack:
-        stack.enter_context(_unchanged(model))
+        stack.enter_context(unchanged(model))
         stack.enter_context(torch.random.fork_rng(devices=[]))
         mode = fake_tensors(allow_non_fake_inputs=True) if fake else None
         if mode is not None:
@@ -325,11 +273,10 @@ def _run(model: Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake: boo
                 else t.detach().clone()
             )
 
-        weight = next((p for p in model.parameters() if p.is_floating_point()), None)
-        like: dict[str, Any] = {} if weight is None else {"device": weight.device, "dtype": weight.dtype}
+        like = tensors_like(model)
 
         def given(one: Any) -> Any:
-            if isinstance(one, _Shape):
+            if isinstance(one, Shape):
                 return torch.empty(one.shape, **like) if mode is not None else torch.randn(one.shape, **like)
             if isinstance(one, Tensor) and mode is not None:
                 return mode.from_tensor(one)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...errors import ArgumentError, build
-from ...text import sizes
+from ...render.numbers import sizes
 from . import worked
 from .convolution import explain_convolution, methods_part
 from .examples import EXAMPLES, Example

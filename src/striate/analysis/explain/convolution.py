@@ -12,7 +12,8 @@ from typing import Any
 from ...graph.cost import FLOPS_PER_MAC
 from ...ops import conv as convolutions
 from ...ops.arguments import per_axis
-from ...text import columns, sizes
+from ...render.numbers import sizes
+from ...render.text import columns
 from ...window import Field
 from .geometry import (
     by_axis,
@@ -234,7 +235,7 @@ def _against(family: str, steps: Sequence[Step], standard: Step) -> Part:
     table += [[step.name, f"{step.parameters:,}", f"{step.macs:,}"] for step in steps if len(steps) > 1]
     table.append(["together" if len(steps) > 1 else "this layer", f"{parameters:,}", f"{macs:,}"])
     table.append(["convolution / this", _ratio(standard.parameters, parameters), _ratio(standard.macs, macs)])
-    rows: list[Row] = [(None, "\n".join(columns(table, "<>>", WIDTH - 2, {})))]
+    rows: list[Row] = [(None, "\n".join(columns(table, "<>>", WIDTH - 2)))]
     if family == "separable":
         square = len(set(p.size)) == 1
         power = f"K{'' if p.dims == 1 else '²³'[p.dims - 2]}" if square else "taps"

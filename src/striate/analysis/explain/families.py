@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import ArgumentError, build
 from ...ops.arguments import is_int
-from ...text import sizes
+from ...render.numbers import sizes
 
 __all__ = ["BARE", "FAMILIES", "Family", "check_options", "check_room", "checked_shape", "family_of", "names"]
 

@@ -10,7 +10,7 @@ import torch
 
 from ...ops import pool
 from ...ops.arguments import per_axis
-from ...text import sizes
+from ...render.numbers import sizes
 from ...window import Field, Window
 from .geometry import (
     by_axis,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ...graph.cost import CONVOLUTIONS
 from ...graph.recording import FREE, Operation
-from ...text import sizes
+from ...render.numbers import sizes
 from ..context import Context
 from ..rows import Layer
 from ..rule import Found, rule

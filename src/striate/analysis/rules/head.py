@@ -9,7 +9,7 @@ from torch.nn import BCEWithLogitsLoss, CrossEntropyLoss, MultiLabelSoftMarginLo
 
 from ...graph.cost import CONVOLUTIONS
 from ...graph.recording import Operation
-from ...text import sizes
+from ...render.numbers import sizes
 from ..context import Context
 from ..rows import Layer
 from ..rule import Found, rule

@@ -11,7 +11,7 @@ import torch
 
 from ...graph.cost import ATTENTION, CONVOLUTIONS
 from ...graph.recording import FREE, Operation
-from ...text import sizes
+from ...render.numbers import sizes
 from ...window import Axis, Field
 from ..context import Context
 from ..rows import Layer

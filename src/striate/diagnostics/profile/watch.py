@@ -16,7 +16,7 @@ from torch.nn import Module
 
 from ..._torch import Observer, tree_leaves
 from ...measure import turns
-from ...nn.container import Watched
+from ...nn.fusion import ObservedForward
 
 __all__ = ["LayerObserver", "LayerTimer", "ObservedCall", "key_of", "tensors_of", "watched"]
 
@@ -32,7 +32,7 @@ def watched(modules: Iterable[Module], call: Callable[[tuple[Module, ...], Forwa
     before = [(module, module.__dict__.get("forward")) for module in modules]
     try:
         for module, _ in before:
-            module.__dict__["forward"] = Watched(module, call)
+            module.__dict__["forward"] = ObservedForward(module, call)
         yield
     finally:
         for module, own in before:
