@@ -25,7 +25,7 @@ from .errors import ArgumentError, ArgumentTypeError, CheckpointError, DataError
 from .models import NAMES
 
 if TYPE_CHECKING:
-    from .analysis.report import Report
+    from .analysis.inspect.report import Report
 
 __all__ = ["main", "table"]
 
@@ -314,8 +314,8 @@ def _explain(options: argparse.Namespace) -> int:
 def _inspect(options: argparse.Namespace) -> int:
     import torch
 
-    from .analysis.ignore import configured
-    from .analysis.inspection import inspect
+    from .analysis.inspect.inspection import inspect
+    from .analysis.lint.ignore import configured
 
     shapes = tuple(_shape("inspect", text) for text in options.input)
     unit, loss = _unit(options), _loss(options.loss)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from ..._torch import ConvTransposeBase
+from ...graph.cost import Macs, conv_macs
 from ...nn import conv
 from ...ops import conv as ops
 from ...ops import gate
@@ -20,7 +21,7 @@ from ...ops.precision import is_strict
 from .methods import Contest
 from .work import Work
 
-__all__ = ["contests_of", "problems_of", "work_of"]
+__all__ = ["contests_of", "macs_of", "problems_of", "work_of"]
 
 PASSES = ("forward", "input", "weight")
 # The pass of the operation that a pass of the layer is: a transposed convolution is a convolution's input gradient, and
@@ -58,13 +59,17 @@ def problems_of(layer: Any, x: Tensor, more: bool) -> dict[str, Call] | None:
     }
 
 
+def macs_of(plan: Plan) -> Macs:
+    """Multiply-adds of one pass: all three have as many."""
+    return conv_macs(plan.window, plan.batch, plan.channels, plan.filters, plan.groups)
+
+
 def contests_of(
     path: str, layer: Any, x: Tensor, problems: dict[str, Call], computed: Iterable[str]
 ) -> tuple[Contest, ...]:
     """A contest for each pass that is computed."""
     plan = problems["forward"].plan
     values = prod(plan.x_shape) + prod(plan.y_shape) + prod(plan.weight_shape)  # two are read, the third is written
-    macs = plan.batch * plan.filters * plan.channels // plan.groups * plan.window.tap_count
     is_native = isinstance(layer, conv._Conv | conv._ConvTranspose)
     batch = x if x.dim() == plan.dims + 2 else x.unsqueeze(0)
     return tuple(
@@ -76,7 +81,7 @@ def contests_of(
             x_last=is_channels_last(batch),
             weight=layer.weight,
             bias=layer.bias if pass_ == "forward" else None,
-            work=Work(values * x.element_size(), macs),
+            work=Work(values * x.element_size(), macs_of(plan).inside),
         )
         for pass_ in computed
     )

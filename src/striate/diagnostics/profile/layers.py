@@ -8,25 +8,18 @@ from typing import Any, NamedTuple
 from torch.nn import Module
 
 from ...errors import ArgumentError, ArgumentTypeError, ShapeError
-from ...graph import cost
+from ...graph.cost import Macs, macs, macs_inside
 from ...graph.recording import ModuleCall, Operation, Recording, record
 from .work import Shapes
 
-__all__ = ["Layers", "Macs"]
-
-
-class Macs(NamedTuple):
-    """Multiply-adds of a call: of all taps, and without those that fall into the padding; None if not known."""
-
-    all: int | None
-    inside: int | None
+__all__ = ["Layers"]
 
 
 class _LayerCall(NamedTuple):
     module: Module
     input_shapes: Shapes
     output_shapes: Shapes
-    macs: Macs
+    macs: Macs | None
 
 
 class Layers:
@@ -44,8 +37,8 @@ class Layers:
         named = ((name, m) for name, m in model.named_modules() if ".parametrizations" not in f".{name}")
         self.names = {module: name or type(module).__name__ for name, module in named if module not in callers}
 
-    def macs(self, group: Sequence[Module], input_shapes: Shapes, output_shape: tuple[int, ...]) -> Macs:
-        """Of one call of a layer, or of neighbours that are computed as one."""
+    def macs(self, group: Sequence[Module], input_shapes: Shapes, output_shape: tuple[int, ...]) -> Macs | None:
+        """Of one call of a layer, or of neighbours that are computed as one; None if they are not known."""
         for first, call in enumerate(self._calls):
             # a norm that is computed with a shortcut's addition is given the shortcut too, which the recording adds later
             if call.module is group[0] and call.input_shapes == input_shapes[: len(call.input_shapes)]:
@@ -64,12 +57,12 @@ class Layers:
                     return found
         return []
 
-    def _alone(self, group: Sequence[Module], shapes: Shapes) -> Macs:
-        found: list[Macs] = []
+    def _alone(self, group: Sequence[Module], shapes: Shapes) -> Macs | None:
+        found: list[Macs | None] = []
         for module in group:
             recording = _recorded(module, shapes)
             if recording is None:
-                return Macs(None, None)
+                return None
             found += [_macs(recording, operation) for operation in recording.operations]
             shapes = tuple(recording.values[value].shape for value in recording.outputs[:1])
         return _total(found)
@@ -84,7 +77,7 @@ def _recorded(model: Module, example: Any) -> Recording | None:
 
 def _layer_calls(recording: Recording) -> list[_LayerCall]:
     """The calls that call no other module, in their order."""
-    found: dict[int, list[Macs]] = {}
+    found: dict[int, list[Macs | None]] = {}
     for operation in recording.operations:
         if operation.call is not None:
             found.setdefault(operation.call, []).append(_macs(recording, operation))
@@ -98,15 +91,14 @@ def _layer_calls(recording: Recording) -> list[_LayerCall]:
     return [made(call) for call in recording.calls if not call.has_calls]
 
 
-def _macs(recording: Recording, operation: Operation) -> Macs:
-    return Macs(cost.macs(recording, operation), getattr(cost, "macs_inside", cost.macs)(recording, operation))
+def _macs(recording: Recording, operation: Operation) -> Macs | None:
+    counted, inside = macs(recording, operation), macs_inside(recording, operation)
+    return None if counted is None or inside is None else Macs(counted, inside)
 
 
-def _total(counts: Sequence[Macs]) -> Macs:
-    """The sums of those that are all known."""
-
-    def added(values: Sequence[int | None]) -> int | None:
-        known = [value for value in values if value is not None]
-        return sum(known) if len(known) == len(values) else None
-
-    return Macs(added([count.all for count in counts]), added([count.inside for count in counts]))
+def _total(counts: Sequence[Macs | None]) -> Macs | None:
+    """The sum, if all are known."""
+    known = [count for count in counts if count is not None]
+    if len(known) < len(counts):
+        return None
+    return Macs(sum(count.all for count in known), sum(count.inside for count in known))

@@ -20,11 +20,12 @@ from torch.nn.parameter import is_lazy
 
 from ..._torch import ConvBase
 from ...errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
+from ...graph.cost import Macs
 from ...measure import Rates, Resources, measure_rates, processor, summarize, turns
 from ...native import native_info
 from ...ops.layout import is_channels_last
-from .convolution import contests_of, problems_of, work_of
-from .layers import Layers, Macs
+from .convolution import contests_of, macs_of, problems_of, work_of
+from .layers import Layers
 from .methods import Contest
 from .report import Profile
 from .result import LayerTime
@@ -249,16 +250,17 @@ def _described(observed: ObservedCall, y: Tensor, backward: bool) -> _LayerCall:
     return _LayerCall(path, group, key, method, (), gradients, size)
 
 
-def _work(call: _LayerCall, layers: Layers) -> tuple[Macs, tuple[Work, Work] | None]:
+def _work(call: _LayerCall, layers: Layers) -> tuple[Macs | None, tuple[Work, Work] | None]:
     """Multiply-adds of forward, and the work of forward and backward, None where it is not known."""
     group, input_shapes, output_shape = call.key
     if call.method == {"forward": "none"}:
         return Macs(0, 0), (Work(0, 0), Work(0, 0))
-    macs = layers.macs(group, input_shapes, output_shape)
     if call.contests:
-        macs = Macs(macs.all, call.contests[0].work.macs)
+        macs = macs_of(call.contests[0].call.plan)
         return macs, work_of(group, call.contests, output_shape, call.size)
-    return macs, passes_of(group[0], input_shapes, output_shape, call.size, macs.inside, call.gradients)
+    counted = layers.macs(group, input_shapes, output_shape)
+    inside = None if counted is None else counted.inside
+    return counted, passes_of(group[0], input_shapes, output_shape, call.size, inside, call.gradients)
 
 
 def _layer_time(
@@ -286,8 +288,8 @@ def _layer_time(
         calls=calls,
         forward_ms=forward_ms,
         backward_ms=backward_ms if backward else None,
-        macs=None if macs.all is None else calls * macs.all,
-        macs_inside=None if macs.inside is None else calls * macs.inside,
+        macs=None if macs is None else calls * macs.all,
+        macs_inside=None if macs is None else calls * macs.inside,
         moved_bytes=None if passes is None else calls * sum(work.moved_bytes for work in passes),
         limit_ms=None if passes is None else calls * sum(rates.least_ms(*work) for work in passes),
         method=first.method,
