@@ -20,7 +20,7 @@ from striate.analysis.lint.context import Context
 from striate.analysis.lint.finding import Finding
 from striate.analysis.lint.rule import Found, Rule
 from striate.cli import main
-from striate.diagnostics import field as fields
+from striate.diagnostics import fields
 from striate.training import checkpoint
 from striate.training.job import digit_classifier
 

@@ -351,7 +351,7 @@ def _inspect(options: argparse.Namespace) -> int:
         report.model = options.model
         field = _seen(report, options.field, unit) if options.field is not None else []
         if options.erf is not None:
-            from .diagnostics.field import draw
+            from .diagnostics.fields import draw
 
             with redirect_stdout(sys.stderr):
                 draw(report, options.erf[0], options.erf[1], unit)
@@ -452,7 +452,7 @@ def _runs(places: Sequence[int]) -> str:
 
 def _verified(report: Report, told: Any) -> bool:
     """Whether all receptive fields are as the model's; says which are not."""
-    from .diagnostics.field import verify
+    from .diagnostics.fields import verify
 
     with redirect_stdout(sys.stderr):
         checked = verify(report)
