@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn import Module
 
-from ..errors import ArgumentError, build
+from ..errors import ArgumentError, build, did_you_mean
 from ..graph.recording import Recording
 from .field import Axes, Fields, Seen, reached_from, seen_by, units_of
 from .rows import BOUND, EXACT, ONE_RUN, Layer
@@ -72,7 +72,8 @@ class Report:
                 layer.name for layer in self.layers
             ]
             few = ", ".join(near[:8]) + (" …" if len(near) > 8 else "")
-            raise ArgumentError(build("Report.layer", f"one of {few}", repr(name), hint="Choose the name of a row."))
+            hint = f"Choose the name of a row.{did_you_mean(name, [layer.name for layer in self.layers])}"
+            raise ArgumentError(build("Report.layer", f"one of {few}", repr(name), hint=hint))
         return found[0]
 
     def axes(self, input: int = 0) -> list[Axes]:

@@ -20,6 +20,7 @@ from .._torch import TorchDispatchMode
 from ..analysis.report import Report
 from ..analysis.rows import Layer
 from ..errors import ArgumentError, build
+from ..extras import needs
 
 __all__ = ["Checked", "draw", "effective_field", "verify"]
 
@@ -166,6 +167,7 @@ def draw(report: Report, layer: str, path: str | Path, unit: Sequence[int] | Non
 
     Raises ArgumentError for an input with another number of axes.
     """
+    needs("draw", "matplotlib")
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
