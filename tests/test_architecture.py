@@ -134,7 +134,8 @@ def test_only_the_bindings_include_torch() -> None:
         pytest.skip("the C++ sources are not installed, only the checkout has them")
     files = [p for p in sources.rglob("*") if p.suffix in (".h", ".cpp")]
     assert len(files) >= 7
-    assert [p.name for p in files if re.search(r"#include <torch/", p.read_text())] == ["bindings.cpp"]
+    includers = {p.relative_to(sources).parts[0] for p in files if re.search(r"#include <torch/", p.read_text())}
+    assert includers == {"bindings"}
 
 
 def test_kernels_use_no_standard_templates() -> None:
@@ -142,21 +143,9 @@ def test_kernels_use_no_standard_templates() -> None:
     if not sources.is_dir():
         pytest.skip("the C++ sources are not installed, only the checkout has them")
     allowed = {"std::align_val_t"}
-    shared = [
-        sources / f"{name}.h"
-        for name in (
-            "simd",
-            "parallel",
-            "window",
-            "taps",
-            "turn",
-            "moments",
-            "bands",
-            "chunks",
-            "epilogue",
-            "product",
-            "winograd",
-        )
-    ]
-    for path in [*(sources / "kernels").iterdir(), *shared]:
-        assert set(re.findall(r"std::\w+", path.read_text())) <= allowed, path.name
+    compiled_once = {sources / "core" / "dispatch.cpp"}  # not once for each instruction set
+    files = [p for part in ("core", "gemm", "kernels") for p in (sources / part).rglob("*") if p.is_file()]
+    assert len(files) >= 20
+    for path in files:
+        if path not in compiled_once:
+            assert set(re.findall(r"std::\w+", path.read_text())) <= allowed, path.name

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn import Module
 
-from ..graph.recording import FREE, ModuleCall, Operation, Recording
+from ..graph.recording import ModuleCall, Operation, Recording
 from .rows import Layer
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Context:
             passes(op.index)
             sources: set[int] = set().union(*(made.get(v, set()) for v in op.inputs))
             own = self._place_of.get(op.index)
-            if own is None or (op.name in FREE and self.recording.leaf_of(op) is None):
+            if own is None or (op.is_free and self.recording.leaf_of(op) is None):
                 for value in op.outputs:
                     made[value] = sources
                 continue

@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 from ..graph.cost import FLOPS_PER_MAC, backward_macs, macs
-from ..graph.recording import FREE, ModuleCall, Operation, Recording
+from ..graph.recording import ModuleCall, Operation, Recording
 from .field import Extent, Fields
 
 __all__ = ["BOUND", "EXACT", "ONE_RUN", "UNKNOWN", "Layer", "Rows"]
@@ -62,7 +62,7 @@ class Rows:
             (call.start, 0, call) for call in recording.calls if not call.has_calls
         ]
         alone = (found[0] for key, found in operations.items() if isinstance(key, tuple))
-        starts += [(op.index, 1, op) for op in alone if op.name not in FREE and op.outputs]
+        starts += [(op.index, 1, op) for op in alone if not op.is_free and op.outputs]
         starts.sort(key=lambda start: start[:2])
         self.owned = self._owners(operations, starts)
         self.kept = self._kept(starts)
@@ -170,7 +170,7 @@ class Rows:
                 "output_shape": exact,
                 "macs": exact if known else UNKNOWN,
                 # what a recurrent layer works in is not told without values
-                "kept_bytes": UNKNOWN if any(op.name.startswith("aten.mkldnn_rnn") for op in operations) else exact,
+                "kept_bytes": UNKNOWN if any(op.is_a("recurrent") for op in operations) else exact,
                 "receptive_field": UNKNOWN if output is None else BOUND if bound else exact,
             },
             line=line,

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from functools import lru_cache
 from math import floor, prod
 from typing import Any, NamedTuple
 
 import torch
 
 from ..window import AdaptiveAxis, Axis, Look
-from .recording import LOCAL, WRITTEN, Operation, Recording, Ref
+from .optable import Column, is_pointwise
+from .recording import Operation, Recording, Ref
 
 __all__ = ["Along", "Anywhere", "Link", "Regroup", "links_of"]
 
@@ -106,17 +106,13 @@ class Op:
 
 
 Linker = Callable[[Op], "list[list[Link]]"]
-LINKS: dict[str, Linker] = {}
+LINKS: Column[Linker] = Column("links")
 
 
 def links_for(*names: str) -> Callable[[Linker], Linker]:
     """Makes a function that of these operators."""
 
-    def add(function: Linker) -> Linker:
-        LINKS.update({f"aten.{name}": function for name in names})
-        return function
-
-    return add
+    return LINKS.of(*(f"aten.{name}" for name in names))
 
 
 def links_of(recording: Recording, operation: Operation) -> list[list[Link]]:
@@ -125,17 +121,9 @@ def links_of(recording: Recording, operation: Operation) -> list[list[Link]]:
     op = Op(recording, operation)
     if found is not None:
         return found(op)
-    if _is_pointwise(operation.name):
+    if is_pointwise(operation.name):
         return pointwise(op)
     return [[op.everywhere(v, exact=False) for v in dict.fromkeys(operation.inputs)] for _ in operation.outputs]
-
-
-@lru_cache
-def _is_pointwise(name: str) -> bool:
-    space, _, op = name.partition(".")
-    packet = getattr(getattr(torch.ops, space), op, None)
-    names = packet.overloads() if packet is not None else []
-    return bool(names) and torch.Tag.pointwise in getattr(packet, names[0]).tags
 
 
 # ------------------------------------------------------------------------------------------------------- value by value
@@ -279,7 +267,7 @@ def locally_connected(op: Op) -> list[list[Link]]:
     return [[op.same(op.input, {lead - 1: Anywhere(range(shape[lead - 1])), **looks})]]
 
 
-LINKS[LOCAL] = locally_connected
+LINKS.of("locally_connected")(locally_connected)
 
 
 @links_for(*(f"{name}adaptive_{kind}_pool{d}d" for name in ("", "_") for kind in ("avg", "max") for d in (1, 2, 3)))
@@ -586,7 +574,7 @@ def part_written(op: Op) -> list[list[Link]]:
     return [[op.same(whole, exact=False), op.everywhere(part, exact=False)]]
 
 
-LINKS[WRITTEN] = part_written
+LINKS.of("written")(part_written)
 
 # ------------------------------------------------------------------------------------------------------- sums over axes
 
@@ -734,3 +722,11 @@ def made(op: Op) -> list[list[Link]]:
     return [[] for _ in op.operation.outputs]
 
 
+# Operators of these kinds that have no function above: torch tags them as pointwise, or no recording has them, or they
+# are taken to look everywhere.
+_NONE = """
+convolution transposed_convolution local_convolution backward vector_product attention recurrent uncounted_product
+batch_norm norm norm_statistics activation relu sigmoid tanh clamp max_pool avg_pool sum scale identity generation
+rearrangement stacking dropout resampling lookup other_product value size_query layout packing
+"""
+LINKS.none(*_NONE.split())

@@ -24,7 +24,7 @@ from .swap import adapt as adapt
 # `from . import functional` would find torch's, which `import *` has just brought.
 functional = _import_module(f"{__name__}.functional")
 
-# torch.nn has no __all__: add what `import *` leaves out, submodules included, and let `import striate.nn.X` find those.
+# torch.nn has no __all__: this adds what `import *` leaves out, submodules included, which `import striate.nn.X` finds.
 for _name in dir(torch.nn):
     _value = getattr(torch.nn, _name)
     if not _name.startswith("_"):

@@ -71,12 +71,14 @@ class _Norm(_Adapter):
 
 class _GroupNorm(_Norm):
     def _normalized(self: Any, x: Tensor, following: tuple[str, float] | None) -> Tensor:
-        return norm_ops.by_group(x, self.num_groups, self.weight, self.bias, self.eps, **self._kernel_options(following))
+        options = self._kernel_options(following)
+        return norm_ops.by_group(x, self.num_groups, self.weight, self.bias, self.eps, **options)
 
 
 class _LayerNorm(_Norm):
     def _normalized(self: Any, x: Tensor, following: tuple[str, float] | None) -> Tensor:
-        return norm_ops.by_element(x, self.normalized_shape, self.weight, self.bias, self.eps, **self._kernel_options(following))
+        options = self._kernel_options(following)
+        return norm_ops.by_element(x, self.normalized_shape, self.weight, self.bias, self.eps, **options)
 
 
 class _LayerNorm2d(_Norm):

@@ -43,7 +43,7 @@ _EXAMPLES = (
 
 
 class _AnyConv:
-    """The base of all convolutions: it gives each class its documentation and its constructor, by its number of axes."""
+    """The base of all convolutions: gives each class its documentation and constructor, by its number of axes."""
 
     dims: int
     documentation: str
@@ -120,7 +120,7 @@ def _checked(arguments: dict[str, Any], dims: int, where: str) -> dict[str, Any]
                 fix = f'Use "same" for {"input · stride" if "output_padding" in a else "ceil(input / stride)"} outputs.'
                 raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(a[name]), hint=fix))
             continue
-        most = 2**63 - 1 if name in ("stride", "dilation") else LARGEST  # a call refuses what is too large for its input
+        most = 2**63 - 1 if name in ("stride", "dilation") else LARGEST  # a call refuses what is too large
         a[name] = per_axis(a[name], dims, least, name, where, most=most)
     if a["padding"] == "same" and any(a.get("output_padding", ())):
         fix = "Leave output_padding out."
@@ -140,17 +140,18 @@ class _Conv(_AnyConv):
 
     .. math:: y[n, k, o] = b[k] + Σ_c Σ_t x[n, c, o · stride + t · dilation - before] · w[k, c, t]
 
-    c runs over the in_channels / groups channels of k's group, t over the taps. It is a cross-correlation: the kernel is not flipped.
-    The size of each axis is ``⌊(I + before + after - dilation·(kernel_size - 1) - 1) / stride⌋ + 1``.
+    c runs over the in_channels / groups channels of k's group, t over the taps. It is a cross-correlation: the kernel
+    is not flipped. The size of each axis is ``⌊(I + before + after - dilation·(kernel_size - 1) - 1) / stride⌋ + 1``.
 
-    Arguments as in ``torch.nn``, and ``padding="same"`` at any stride: as much padding as makes ``⌈I / stride⌉`` outputs, an odd one
-    behind. ``padding_mode`` says what stands in the padding, also in that of ``"same"``: "zeros", "reflect", "replicate" or "circular".
+    Arguments as in ``torch.nn``, and ``padding="same"`` at any stride: as much padding as makes ``⌈I / stride⌉``
+    outputs, an odd one behind. ``padding_mode`` says what stands in the padding, also in that of ``"same"``: "zeros",
+    "reflect", "replicate" or "circular".
 
     Shapes: x (N, in_channels, {letters}) or (in_channels, {letters}); y (N, out_channels, {letters}) or without N;
     weight (out_channels, in_channels / groups, *kernel_size), bias (out_channels,).
 
-    Cost: ``out_channels · (in_channels / groups · taps + 1)`` parameters; ``in_channels / groups · taps`` MACs (multiply-adds) an
-    output, those with padding counted.
+    Cost: ``out_channels · (in_channels / groups · taps + 1)`` parameters; ``in_channels / groups · taps`` MACs
+    (multiply-adds) an output, those with padding counted.
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no convolution can have.
 
@@ -203,34 +204,35 @@ class _Conv(_AnyConv):
 
 
 class _ConvTranspose(_AnyConv):
-    documentation = """The adjoint of a convolution over {axes}, a layer of its own: every input spreads over a window of outputs.
+    documentation = """The adjoint of a convolution over {axes}, as a layer: each input spreads over a window of outputs.
 
     .. math:: y[n, k, i] = b[k] + Σ_{(o, t): o·stride + t·dilation - before = i} Σ_c x[n, c, o] · w[c, k, t]
 
-    c runs over the in_channels / groups channels of k's group. The size of each axis is
-    ``(I - 1)·stride - 2·padding + dilation·(kernel_size - 1) + 1 + output_padding``: the same arguments bring a convolution of y
-    to x's size.
+    c runs over the in_channels / groups channels of k's group. The size of each axis is ``(I - 1)·stride - 2·padding +
+    dilation·(kernel_size - 1) + 1 + output_padding``: the same arguments bring a convolution of y to x's size.
 
     Arguments as in ``torch.nn``, and ``padding="same"``: the output has ``I · stride`` values; ``"valid"``: no padding.
-    ``padding_mode`` other than "zeros" gives the adjoint of a convolution with that mode: values that fall into the padding are not
-    dropped but added to the outputs that the padding repeats, those at the other end with "circular".
+    ``padding_mode`` other than "zeros" gives the adjoint of a convolution with that mode: values that fall into the
+    padding are not dropped but added to the outputs that the padding repeats, those at the other end with "circular".
     ``forward(x, output_size)`` chooses among the sizes that such a convolution brings to x's.
 
     Shapes: x (N, in_channels, {letters}) or (in_channels, {letters}); y (N, out_channels, {letters}) or without N;
     weight (in_channels, out_channels / groups, *kernel_size), bias (out_channels,).
 
-    Cost: ``in_channels · out_channels / groups · taps + out_channels`` parameters; ``out_channels / groups · taps`` MACs (multiply-adds)
-    an input.
+    Cost: ``in_channels · out_channels / groups · taps + out_channels`` parameters; ``out_channels / groups · taps``
+    MACs (multiply-adds) an input.
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no transposed convolution can have.
 
-    Source: Zeiler et al. 2010, "Deconvolutional networks"; Dumoulin, Visin 2016, "A guide to convolution arithmetic for deep learning".
+    Source: Zeiler et al. 2010, "Deconvolutional networks"; Dumoulin, Visin 2016, "A guide to convolution arithmetic for
+    deep learning".
 
     >>> from striate import nn
     >>> layer = nn.ConvTranspose{dims}d(2, 1, 3, stride=2, padding="same")
     >>> layer(torch.ones(1, 2, *[4] * {dims})).shape[2:].numel() == 8**{dims}
     True
-    >>> conv, back = (kind(1, 1, 3, padding=1, padding_mode="circular", bias=False) for kind in (nn.Conv{dims}d, nn.ConvTranspose{dims}d))
+    >>> circular = dict(kernel_size=3, padding=1, padding_mode="circular", bias=False)
+    >>> conv, back = nn.Conv{dims}d(1, 1, **circular), nn.ConvTranspose{dims}d(1, 1, **circular)
     >>> back.load_state_dict(conv.state_dict())
     <All keys matched successfully>
     >>> x, y = torch.randn(2, 1, *[5] * {dims})
@@ -331,7 +333,8 @@ class _LazyConv(_Lazy, _Conv):
 
 
 class _LazyConvTranspose(_Lazy, _ConvTranspose):
-    documentation = """:class:`ConvTranspose{dims}d` that takes ``in_channels`` from its first input, and is one from then on.
+    documentation = """:class:`ConvTranspose{dims}d` that takes ``in_channels`` from its first input, and is one from
+    then on.
 
     Arguments as in ``torch.nn``, and what :class:`ConvTranspose{dims}d` takes besides.
 

@@ -31,8 +31,8 @@ class _LocallyConnected(Namesake, torch.nn.Module):
 
     .. math:: y[n, k, o] = b[k, o] + Σ_c Σ_t x[n, c, o · stride + t · dilation - before] · w[k, c, o, t]
 
-    input_size: the size of x's last axes, one number for all or one for each; it determines the output's size, and so the weight's.
-    padding: numbers, ``"same"`` (``⌈I / stride⌉`` outputs, an odd one behind) or ``"valid"``.
+    input_size: the size of x's last axes, one number for all or one for each; it determines the output's size, and so
+    the weight's. padding: numbers, ``"same"`` (``⌈I / stride⌉`` outputs, an odd one behind) or ``"valid"``.
 
     Shapes: x (N, in_channels, {letters}) or (in_channels, {letters}); y alike, channels_last where x is; weight
     (out_channels, in_channels, \\*output, \\*kernel_size); bias (out_channels, \\*output). Both start uniform within
@@ -42,7 +42,8 @@ class _LocallyConnected(Namesake, torch.nn.Module):
 
     Raises ArgumentError, ArgumentTypeError or ShapeError for arguments no window can have and inputs of another size.
 
-    Source: Gregor, LeCun, *Emergence of complex-like cells in a temporal product network with local receptive fields*, 2010.
+    Source: Gregor, LeCun, *Emergence of complex-like cells in a temporal product network with local receptive fields*,
+    2010.
 
     {example}
     """
@@ -103,7 +104,8 @@ class _LocallyConnected(Namesake, torch.nn.Module):
         dims = self.weight.dim() // 2 - 1
         seen = input if input.dim() > dims + 1 else input.unsqueeze(0)
         seen, axis = F.pad(seen, self.margins), 2
-        for size, stride, dilation in zip(self.kernel_size, self.stride, self.dilation):  # noqa: B905  TorchScript has no strict
+        # TorchScript has no strict
+        for size, stride, dilation in zip(self.kernel_size, self.stride, self.dilation):  # noqa: B905
             seen = seen.unfold(axis, (size - 1) * dilation + 1, stride)[..., ::dilation]
             axis += 1
         # (rows, C, positions, taps)

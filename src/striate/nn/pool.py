@@ -48,11 +48,14 @@ class _Max(_Pool):
     The size of each axis is ``⌊(I + before + after - dilation·(kernel_size - 1) - 1) / stride⌋ + 1``, rounded up with
     ``ceil_mode``. NaN wins; among equals the first in row-major order gives the index and takes the gradient.
 
-    Arguments as in ``torch.nn``, and ``padding="same"``: as much padding as makes ``⌈I / stride⌉`` outputs, an odd one behind.
+    Arguments as in ``torch.nn``, and ``padding="same"``: as much padding as makes ``⌈I / stride⌉`` outputs, an odd one
+    behind.
 
-    Shapes: x (N, C, {letters}) or (C, {letters}); y alike. With ``return_indices`` also each maximum's position in its plane.
+    Shapes: x (N, C, {letters}) or (C, {letters}); y alike. With ``return_indices`` also each maximum's position in its
+    plane.
 
-    Kept for backward: one byte an output where the window has at most 256 taps (torch: the input and 8 bytes an output).
+    Kept for backward: one byte an output where the window has at most 256 taps (torch: the input and 8 bytes an
+    output).
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no window can have.
 
@@ -95,10 +98,11 @@ class _Avg(_Pool):
 
     .. math:: y[n, c, o] = \\frac{1}{divisor} \\sum_t x[n, c, o · stride + t - before]
 
-    The divisor is the number of taps inside the input and its padding; with ``count_include_pad=False`` inside the input
-    alone; or ``divisor_override``.
+    The divisor is the number of taps inside the input and its padding; with ``count_include_pad=False`` inside the
+    input alone; or ``divisor_override``.
 
-    Arguments as in ``torch.nn``, and ``padding="same"``: as much padding as makes ``⌈I / stride⌉`` outputs, an odd one behind.
+    Arguments as in ``torch.nn``, and ``padding="same"``: as much padding as makes ``⌈I / stride⌉`` outputs, an odd one
+    behind.
 
     Shapes: x (N, C, {letters}) or (C, {letters}); y alike.
 
@@ -194,8 +198,8 @@ class _GlobalMax(_Global):
 
     .. math:: y[n, c] = \\max_i x[n, c, i]
 
-    The gradient goes to one element, the first maximum. Shapes: x (N, C, {letters}) or (C, {letters}); y (N, C) or (C,), with
-    ``keepdim=True`` each axis kept with size 1.
+    The gradient goes to one element, the first maximum. Shapes: x (N, C, {letters}) or (C, {letters}); y (N, C) or
+    (C,), with ``keepdim=True`` each axis kept with size 1.
 
     Raises ShapeError or DtypeError.
 

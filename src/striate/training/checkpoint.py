@@ -33,8 +33,8 @@ def previous_path(path: str | os.PathLike[str]) -> Path:
 def save(model: nn.Module, path: str | os.PathLike[str], **metadata: Any) -> None:
     """Writes a model's state so that a crash at any moment leaves the old file or the new one, and never half of one.
 
-    path: its name ends in ``.safetensors``; metadata: anything that JSON can hold, which ``load`` returns. The same state
-    and metadata give the same bytes. A checkpoint already there is kept as :func:`previous_path`, if it is sound.
+    path: its name ends in ``.safetensors``; metadata: anything that JSON can hold, which ``load`` returns. The same
+    state and metadata give the same bytes. A checkpoint already there is kept as :func:`previous_path`, if it is sound.
 
     Raises CheckpointError if the state holds something that is not a tensor of a plain dtype, the metadata is not JSON,
     or the file cannot be written; what stood at ``path`` is then as it was.

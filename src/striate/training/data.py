@@ -30,8 +30,8 @@ class Split:
 
 
 def digits(size: int = 28, test_fraction: float = 0.2, seed: int = 0) -> Split:
-    """The 1,797 handwritten digits of UCI Optdigits that come with scikit-learn, split with the same share of each digit
-    in both parts.
+    """The 1,797 handwritten digits of UCI Optdigits that come with scikit-learn, split so that each digit has the
+    same share in both parts.
 
     Pixels 0 … 16 become 0 … 1; the 8×8 images are resized bilinearly.
 

@@ -45,12 +45,8 @@ def digit_classifier(name: str) -> nn.Sequential:
     make = by_name(name)
     if name in LEAST_PX:
         fitting = ", ".join(n for n in NAMES if n not in LEAST_PX)
-        hint = "Choose one of these names."
-        raise ArgumentError(
-            build(
-                "train", f"a model for images of 28 px, one of {fitting}", repr(name), needs_px=LEAST_PX[name], hint=hint
-            )
-        )
+        expects, hint = f"a model for images of 28 px, one of {fitting}", "Choose one of these names."
+        raise ArgumentError(build("train", expects, repr(name), needs_px=LEAST_PX[name], hint=hint))
     if name == "mlp_bn":
         return nn.Sequential(nn.Flatten(), *make())
     if name == "cnn_bn":

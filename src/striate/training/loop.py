@@ -148,8 +148,9 @@ def train(
     .. math:: v ← momentum·v + g, \\quad w ← w - rate·(g + momentum·v)
 
     ``g`` is the batch's mean gradient plus ``weight_decay·w`` (weights only, see :func:`.parameter_groups`); the rate
-    follows :func:`learning_rate_at`. Each epoch visits all images once in an order of its own, in batches of equal size, give
-    or take one image, and of at most ``batch_size``, so that no batch is left too small for batch normalization.
+    follows :func:`learning_rate_at`. Each epoch visits all images once in an order of its own, in batches of equal
+    size, give or take one image, and of at most ``batch_size``, so that no batch is left too small for batch
+    normalization.
 
     The same model, split, arguments, seed and number of threads give the same losses bit for bit. torch's global random
     numbers are left as they were. The model may map images ``(N, C, H, W)`` to scores ``(N, classes)`` in any way.
@@ -160,7 +161,8 @@ def train(
     Raises ArgumentError for a number out of range, or when the loss stops being finite; DataError for an empty
     split.
 
-    >>> few = Split(torch.eye(4).reshape(4, 1, 2, 2), torch.arange(4), torch.eye(4).reshape(4, 1, 2, 2), torch.arange(4))
+    >>> images, labels = torch.eye(4).reshape(4, 1, 2, 2), torch.arange(4)
+    >>> few = Split(images, labels, images, labels)
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4))
     >>> history = train(model, few, epochs=20, batch_size=4, learning_rate=2.0, momentum=0.9, weight_decay=0.0, seed=0)
     >>> len(history), history.test_accuracy[-1]

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from math import prod
 from typing import NamedTuple
 
-from ...graph.cost import CONVOLUTIONS
-from ...graph.recording import FREE, Operation
+from ...graph.recording import Operation
 from ...render.numbers import sizes
 from ..context import Context
 from ..rows import Layer
@@ -15,22 +14,13 @@ from ..rule import Found, rule
 
 __all__ = ["linear_sums"]
 
-PRODUCTS = ("aten.mm", "aten.addmm", "aten.bmm", "aten.baddbmm")
-BATCH_NORM = ("aten.native_batch_norm", "aten._native_batch_norm_legit", "aten._native_batch_norm_legit_no_training")
-NORMS = (*BATCH_NORM, "aten.native_layer_norm", "aten.native_group_norm", "aten._fused_rms_norm")
-PADS = (
-    "aten.constant_pad_nd",
-    "aten.reflection_pad1d",
-    "aten.reflection_pad2d",
-    "aten.replication_pad1d",
-    "aten.replication_pad2d",
-)
-MEANS = ("aten.mean", "aten.avg_pool2d", "aten.avg_pool3d", "aten._adaptive_avg_pool2d", "aten._adaptive_avg_pool3d")
-SUMS = ("aten.add", "aten.add_", "aten.sub", "aten.sub_", "aten.rsub")
-# linear where all but one of the factors are the model's own
-SCALES = ("aten.mul", "aten.mul_", "aten.div", "aten.div_")
-LINEAR = {*CONVOLUTIONS, *PRODUCTS, *BATCH_NORM, *PADS, *MEANS, *SUMS, "aten.cat", "aten.native_dropout"}
-SLOPES = {"aten.sigmoid": 0.25, "aten.sigmoid_": 0.25, "aten.tanh": 0.61, "aten.tanh_": 0.61}
+# kinds of operators
+PRODUCTS = ("matrix_product", "batched_product")
+NORMS = ("batch_norm", "norm")
+# linear in what they read; so is a "scale" where all but one of the factors are the model's own
+MEANS = ("mean", "avg_pool", "adaptive_avg_pool")
+LINEAR = ("convolution", *PRODUCTS, "batch_norm", "pad", *MEANS, "sum", "concatenation", "dropout_with_mask")
+SLOPES = {"sigmoid": 0.25, "tanh": 0.61}  # of activations that saturate: the largest, and the mean over N(0, 1)
 # in a row, with something between that is not linear, before channels are mixed: as many as known designs have
 DEPTHWISE = 2
 LEAST = 0.25**4  # of the gradient that saturating activations may leave
@@ -42,7 +32,7 @@ def _values(context: Context, layer: Layer) -> list[Operation]:
     floating = [
         op for op in operations if op.outputs and context.recording.values[op.outputs[0]].dtype.is_floating_point
     ]
-    return [op for op in floating if op.name not in FREE]
+    return [op for op in floating if not op.is_free]
 
 
 # ----------------------------------------------------------------------------------------------------------- saturation
@@ -60,16 +50,16 @@ def deep_saturation(context: Context) -> Iterator[Found]:
     worst: tuple[float, int, Layer] | None = None
     inputs = set(context.recording.inputs)  # and their views
     for op in context.recording.operations:
-        if op.name in FREE and inputs & {*op.inputs}:
+        if op.is_free and inputs & {*op.inputs}:
             inputs |= {*op.outputs}
     for layer in context.layers:
         operations = _values(context, layer)
         best = max((left[id(one)] for one in context.before(layer)), default=(1.0, 0))
         if any(inputs & {*op.inputs} for op in operations):
             best = (1.0, 0)
-        if any(op.name in NORMS for op in operations):
+        if any(op.is_a(*NORMS) for op in operations):
             best = (1.0, 0)
-        slope = SLOPES.get(operations[-1].name, 1.0) if operations else 1.0
+        slope = SLOPES.get(operations[-1].kind, 1.0) if operations else 1.0
         if slope < 1 and not context.is_output(layer):  # an output's may be part of the loss
             best = (best[0] * slope, best[1] + 1)
             if best[0] <= LEAST and (worst is None or best[0] < worst[0]):
@@ -90,7 +80,7 @@ def deep_saturation(context: Context) -> Iterator[Found]:
 
 
 def _convolution(context: Context, layer: Layer) -> Operation | None:
-    return next((op for op in context.operations(layer) if op.name in CONVOLUTIONS), None)
+    return next((op for op in context.operations(layer) if op.is_a("convolution")), None)
 
 
 def _is_depthwise(context: Context, layer: Layer) -> bool:
@@ -106,7 +96,7 @@ def _mixes(context: Context, layer: Layer) -> bool:
     op = _convolution(context, layer)
     if op is not None:
         return bool(op.arguments["groups"] < context.recording.values[op.inputs[0]].shape[1])
-    return any(one.name in PRODUCTS for one in context.operations(layer))
+    return any(one.is_a(*PRODUCTS) for one in context.operations(layer))
 
 
 def _is_linear(context: Context, layer: Layer) -> bool:
@@ -115,13 +105,13 @@ def _is_linear(context: Context, layer: Layer) -> bool:
     """
     if layer.type in ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d"):
         return True
-    return all(one.name in LINEAR or _scales(context, one) for one in _values(context, layer))
+    return all(one.is_a(*LINEAR) or _scales(context, one) for one in _values(context, layer))
 
 
 def _scales(context: Context, op: Operation) -> bool:
     """Whether it multiplies what was computed by something of the model's own, as a layer scale does."""
     computed = [context.recording.values[context.recording.origin(value)].name is None for value in op.inputs]
-    return op.name in SCALES and sum(computed) == 1 and (computed[0] or "mul" in op.name)
+    return op.is_a("scale") and sum(computed) == 1 and (computed[0] or "mul" in op.name)
 
 
 def linear_sums(context: Context, layer: Layer) -> set[int]:
@@ -137,7 +127,7 @@ def linear_sums(context: Context, layer: Layer) -> set[int]:
             if after in ways or _mixes(context, after) or not _is_linear(context, after):
                 continue
             ways.append(after)
-            found |= {id(after)} if any(op.name in SUMS for op in context.operations(after)) else set()
+            found |= {id(after)} if any(op.is_a("sum") for op in context.operations(after)) else set()
     return found
 
 
@@ -210,7 +200,7 @@ def no_nonlinearity(context: Context) -> Iterator[Found]:
             second = _linear_map(context, one)
             if second is None and not _is_linear(context, one):
                 break
-            norms += [one.name] if any(op.name in BATCH_NORM for op in context.operations(one)) else []
+            norms += [one.name] if any(op.is_a("batch_norm") for op in context.operations(one)) else []
         if second is None or _saves(first, second):
             continue
         through = f" through {', '.join(norms)}, linear too," if norms else ""
@@ -242,7 +232,7 @@ def _linear_map(context: Context, layer: Layer) -> _Linear | None:
     if op is not None:
         channels = [context.recording.values[value].shape[1] for value in (op.inputs[0], op.outputs[0])]
         return _Linear(channels[0], channels[1], op.arguments["groups"], shape[2:], shape)
-    if [one.name for one in _values(context, layer)] in ([op] for op in PRODUCTS) and len(shape) == 2:
+    if [one.is_a(*PRODUCTS) for one in _values(context, layer)] == [True] and len(shape) == 2:
         return _Linear(shape[1], shape[0], 1, (), shape)
     return None
 

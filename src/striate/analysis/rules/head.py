@@ -7,17 +7,13 @@ from math import e, log, log1p, prod
 
 from torch.nn import BCEWithLogitsLoss, CrossEntropyLoss, MultiLabelSoftMarginLoss, NLLLoss
 
-from ...graph.cost import CONVOLUTIONS
 from ...graph.recording import Operation
 from ...render.numbers import sizes
 from ..context import Context
 from ..rows import Layer
 from ..rule import Found, rule
 
-PRODUCTS = ("aten.addmm", "aten.mm")
-SOFTMAX, LOG_SOFTMAX = ("aten._softmax", "aten._safe_softmax"), ("aten._log_softmax",)
-SIGMOID = ("aten.sigmoid", "aten.sigmoid_")
-SCORES = (*PRODUCTS, *CONVOLUTIONS, "aten.mean", "aten.relu", "aten.relu_")  # what ends in numbers of any size
+SCORES = ("matrix_product", "convolution", "mean", "relu")  # kinds of operators: what ends in numbers of any size
 SHARE = 0.5  # of all parameters, from which on a linear layer behind a map is named
 NEEDS_SCORES = "https://docs.pytorch.org/docs/stable/generated/torch.nn.{}.html"
 
@@ -31,7 +27,7 @@ def flatten_head(context: Context) -> Iterator[Found]:
     for layer in context.layers:
         if layer.parameters <= SHARE * everything or layer.weight_shape is None:
             continue
-        multiplies = any(op.name in PRODUCTS for op in context.operations(layer))
+        multiplies = any(op.is_a("matrix_product") for op in context.operations(layer))
         shape = _flattened(context, layer, layer.weight_shape[-1]) if multiplies else None
         if shape is None:
             continue
@@ -67,11 +63,11 @@ def _made(context: Context, value: int) -> tuple[Layer, Operation] | None:
     return (layer, op) if layer is not None else None
 
 
-def _outputs(context: Context, *operations: str) -> Iterator[tuple[Layer, Operation]]:
-    """Where the model's outputs come from, if from one of these operations."""
+def _outputs(context: Context, *kinds: str) -> Iterator[tuple[Layer, Operation]]:
+    """Where the model's outputs come from, if from an operation of these kinds."""
     for value in dict.fromkeys(context.recording.outputs):
         made = _made(context, value)
-        if made is not None and made[1].name in operations:
+        if made is not None and made[1].is_a(*kinds):
             yield made
 
 
@@ -87,7 +83,7 @@ def double_softmax(context: Context) -> Iterator[Found]:
     """
     if not isinstance(context.loss, CrossEntropyLoss):
         return
-    for layer, op in _outputs(context, *SOFTMAX):
+    for layer, op in _outputs(context, "softmax"):
         classes = _classes(context, op)
         yield Found(
             layer.name,
@@ -102,7 +98,7 @@ def repeated_log_softmax(context: Context) -> Iterator[Found]:
     """CrossEntropyLoss takes the log-softmax itself; a second one changes no value and costs time and memory."""
     if not isinstance(context.loss, CrossEntropyLoss):
         return
-    for layer, op in _outputs(context, *LOG_SOFTMAX):
+    for layer, op in _outputs(context, "log_softmax"):
         shape = context.recording.values[op.outputs[0]].shape
         told = f"CrossEntropyLoss takes the log-softmax of {sizes(shape)} values a second time, which changes none."
         yield Found(layer.name, told, "Return the scores, or use NLLLoss.")
@@ -115,7 +111,7 @@ def softmax_output(context: Context) -> Iterator[Found]:
     """
     if context.loss is not None or not context.recording.training:
         return
-    for layer, op in _outputs(context, *SOFTMAX):
+    for layer, op in _outputs(context, "softmax"):
         yield Found(
             layer.name,
             (
@@ -131,10 +127,10 @@ def missing_log_softmax(context: Context) -> Iterator[Found]:
     """NLLLoss is the mean of -x[class] and nothing more: it expects logarithms of probabilities."""
     if not isinstance(context.loss, NLLLoss):
         return
-    for layer, op in _outputs(context, *SOFTMAX, *SCORES):  # others may make logarithms of probabilities
+    for layer, op in _outputs(context, "softmax", *SCORES):  # others may make logarithms of probabilities
         gets = (
             "probabilities, and is between -1 and 0"
-            if op.name in SOFTMAX
+            if op.is_a("softmax")
             else "scores, and falls below 0 without end as they grow"
         )
         yield Found(
@@ -147,7 +143,7 @@ def sigmoid_before_bce_with_logits(context: Context) -> Iterator[Found]:
     """The loss takes the sigmoid itself; of numbers from 0 to 1 it is between 0.5 and 0.731."""
     if not isinstance(context.loss, (BCEWithLogitsLoss, MultiLabelSoftMarginLoss)):
         return
-    for layer, _ in _outputs(context, *SIGMOID, *SOFTMAX):
+    for layer, _ in _outputs(context, "sigmoid", "softmax"):
         yield Found(
             layer.name,
             f"{type(context.loss).__name__} takes a sigmoid of it, which is at least 0.5 and at most 0.731: a target "
@@ -169,7 +165,7 @@ def softmax_over_wrong_axis(context: Context) -> Iterator[Found]:
     inputs = context.report.input_shapes
     batch = inputs[0][0] if inputs and inputs[0] else None
     for op in context.recording.operations:
-        if op.name not in (*SOFTMAX, *LOG_SOFTMAX):
+        if not op.is_a("softmax", "log_softmax"):
             continue
         shape, layer = context.recording.values[op.outputs[0]].shape, context.row(op)
         if layer is not None and len(shape) > 1 and op.arguments["dim"] % len(shape) == 0 and shape[0] == batch:

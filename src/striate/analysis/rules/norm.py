@@ -13,7 +13,6 @@ from torch.nn import Dropout, Dropout1d, Dropout2d, Dropout3d, Module
 
 from ... import nn
 from ..._torch import ConvBase, InstanceNormBase
-from ...graph.cost import CONVOLUTIONS
 from ...nn.norm import BATCH_NORMS, GROUP_NORMS
 from ..context import Context
 from ..rows import Layer
@@ -26,27 +25,8 @@ LAYERS = (ConvBase, torch.nn.Linear)
 TRACKING = (*BATCH_NORMS, InstanceNormBase)  # that may keep running statistics
 OF_SAMPLES = (*GROUP_NORMS, torch.nn.LayerNorm, nn.LayerNorm2d)  # whose statistics are of one sample each, in any mode
 NORMS = (*TRACKING, *OF_SAMPLES, torch.nn.RMSNorm)
+ACTIVATIONS = ("activation", "relu", "sigmoid", "tanh")  # kinds of operators
 DROPOUTS = (Dropout, Dropout1d, Dropout2d, Dropout3d)  # alpha dropout keeps mean and variance
-ACTIVATIONS = frozenset(
-    f"aten.{name}"
-    for name in (
-        *(
-            "relu",
-            "leaky_relu",
-            "hardtanh",
-            "clamp",
-            "clamp_min",
-            "elu",
-            "celu",
-            "gelu",
-            "silu",
-            "mish",
-            "hardswish",
-            "hardsigmoid",
-        ),
-        *("sigmoid", "tanh", "softplus", "_prelu_kernel", "rrelu_with_noise", "log_sigmoid_forward", "threshold"),
-    )
-)
 
 SAMPLES = 8  # below which batch statistics are known to cost accuracy
 GROUPS = 32
@@ -183,9 +163,8 @@ def norm_after_activation(context: Context) -> Iterator[Found]:
         call = context.call(layer)
         assert call is not None
         maker = recording.maker(recording.origin(call.inputs[0])) if call.inputs else None
-        name = maker.name.rstrip("_") if maker is not None else ""
-        if name in ACTIVATIONS and not _is_branch(context, layer):
-            word = name.removeprefix("aten.").strip("_").removesuffix("_kernel")
+        if maker is not None and maker.is_a(*ACTIVATIONS) and not _is_branch(context, layer):
+            word = maker.name.removeprefix("aten.").strip("_").removesuffix("_kernel")
             yield Found(
                 layer.name,
                 (
@@ -203,7 +182,7 @@ def _is_branch(context: Context, layer: Layer) -> bool:
     """
     call = context.call(layer)
     assert call is not None
-    rows = [context.row(op) for op in context.readers.get(call.inputs[0], []) if op.name in CONVOLUTIONS]
+    rows = [context.row(op) for op in context.readers.get(call.inputs[0], []) if op.is_a("convolution")]
     sums = linear_sums(context, layer) if rows else set()
     return any(sums & linear_sums(context, row) for row in rows if row is not None)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from math import ceil, gcd, prod
 from typing import NamedTuple
 
 import torch
 
-from ...graph.cost import ATTENTION, CONVOLUTIONS
-from ...graph.recording import FREE, Operation
+from ...graph.recording import Operation
 from ...render.numbers import sizes
 from ...window import Axis, Field
 from ..context import Context
@@ -19,9 +17,9 @@ from ..rule import Found, rule
 from .depth import NORMS, linear_sums
 from .norm import ACTIVATIONS
 
-POOLING = re.compile(r"aten\.(max|avg)_pool[123]d(_with_indices)?$")
-GLOBAL = re.compile(r"aten\.(_?(adaptive_)?(avg|max)_pool[123]d|(mean|sum|amax)$)")
-PADS = re.compile(r"aten\.(constant_pad_nd|reflection_pad[123]d|replication_pad[123]d)$")
+# kinds of operators: what looks through windows besides convolutions, and what unites all places of a map
+POOLING = ("max_pool", "avg_pool")
+GLOBAL = (*POOLING, "adaptive_max_pool", "adaptive_avg_pool", "mean", "total")
 # before which convolution, from which stride on, and how many units an object needs there
 EARLY, STRIDE, UNITS = 3, 4, 8
 SHARE = 0.1  # of the input that a floor may drop before it is more than a note
@@ -43,11 +41,11 @@ class _Window(NamedTuple):
 
     @property
     def is_convolution(self) -> bool:
-        return self.operation.name in CONVOLUTIONS and not self.operation.arguments["transposed"]
+        return self.operation.is_a("convolution") and not self.operation.arguments["transposed"]
 
     @property
     def is_transposed(self) -> bool:
-        return self.operation.name in CONVOLUTIONS and bool(self.operation.arguments["transposed"])
+        return self.operation.is_a("convolution") and bool(self.operation.arguments["transposed"])
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -62,16 +60,16 @@ def _windows(context: Context) -> list[_Window]:
     recording, found = context.recording, []
     for op in recording.operations:
         layer = context.row(op)
-        if layer is None or not (op.name in CONVOLUTIONS or POOLING.match(op.name)):
+        if layer is None or not (op.is_a("convolution", *POOLING)):
             continue
         value = op.inputs[0]
         given, made, arguments = recording.values[value].shape, recording.values[op.outputs[0]].shape, op.arguments
-        kernel = recording.values[op.inputs[1]].shape[2:] if op.name in CONVOLUTIONS else arguments["kernel_size"]
-        dims = len(given) - 2 if op.name in CONVOLUTIONS else int(op.name.split("pool")[1][0])
+        kernel = recording.values[op.inputs[1]].shape[2:] if op.is_a("convolution") else arguments["kernel_size"]
+        dims = len(given) - 2 if op.is_a("convolution") else int(op.name.split("pool")[1][0])
         kernel = _each(kernel, dims)
         stride, padding = _each(arguments["stride"] or kernel, dims), _each(arguments["padding"], dims)
         dilation = _each(arguments.get("dilation", 1), dims)
-        transposed = op.name in CONVOLUTIONS and arguments["transposed"]
+        transposed = op.is_a("convolution") and arguments["transposed"]
         before, after = list(padding), list(padding)
         maker = context.recording.maker(value)
         while maker is not None and not transposed and (margins := _margins(maker, dims)) is not None:
@@ -83,7 +81,7 @@ def _windows(context: Context) -> list[_Window]:
         numbers = zip(source[-dims:], target[-dims:], kernel, stride, dilation, before, after, strict=True)
         axes = tuple(Axis(*one) for one in numbers)
         # pooling on one axis is done on two
-        if maker is not None and maker.name == "aten.unsqueeze" and POOLING.match(op.name):
+        if maker is not None and maker.name == "aten.unsqueeze" and op.is_a(*POOLING):
             value, axes = maker.inputs[0], axes[1:]
         found.append(_Window(layer, op, value, axes))
     return found
@@ -93,7 +91,7 @@ def _margins(op: Operation, dims: int) -> list[tuple[int, int]] | None:
     """What a padding adds before and behind each of the last axes; None for what is no padding, cuts off, or adds
     channels.
     """
-    if not PADS.match(op.name):
+    if not op.is_a("pad"):
         return None
     listed = op.arguments["pad" if "pad" in op.arguments else "padding"]
     pairs = list(zip(listed[::2], listed[1::2], strict=True))  # the last axis comes first
@@ -152,7 +150,7 @@ def _readers(context: Context, value: int) -> list[Operation]:
     """What computes with a tensor, also through views of it and with a padding around it."""
     found = []
     for op in context.readers.get(value, []):
-        passes = op.name in FREE or PADS.match(op.name)
+        passes = op.is_free or op.is_a("pad")
         found += [one for output in op.outputs for one in _readers(context, output)] if passes else [op]
     return found
 
@@ -218,7 +216,7 @@ def field_smaller_than_object(context: Context) -> Iterator[Found]:
     units.
     """
     united = any(
-        op.name.startswith(ATTENTION) or op.name in ("aten.bmm", "aten.baddbmm") for op in context.recording.operations
+        op.is_a("attention", "batched_product") for op in context.recording.operations
     )
     if context.object_px is None or united or not _windows(context):
         return
@@ -266,7 +264,7 @@ def _globally_pooled(context: Context) -> Iterator[tuple[Layer, list[Field], int
     """Rows that make of a map a vector, the fields of the map and the map, in order."""
     for op in context.recording.operations:
         layer = context.row(op)
-        if layer is None or not op.inputs or not GLOBAL.match(op.name):
+        if layer is None or not op.inputs or not op.is_a(*GLOBAL):
             continue
         fields = _fields(context, op.inputs[0])
         if fields is not None and _fields(context, op.outputs[0]) is None:
@@ -344,7 +342,7 @@ def _made_of(context: Context, value: int) -> tuple[int, set[int]]:
     """The map that a tensor was made of, value by value or by padding and cutting, and the operations on the way."""
     on_the_way: set[int] = set()
     while (op := context.recording.maker(value)) is not None:
-        if not (PADS.match(op.name) or op.name in NORMS or op.name.rstrip("_") in ACTIVATIONS):
+        if not (op.is_a("pad", *NORMS, *ACTIVATIONS)):
             break
         on_the_way.add(op.index)
         value = op.inputs[0]
@@ -359,14 +357,14 @@ def _unseen(context: Context, window: _Window, windows: list[_Window]) -> int:
     for other in windows:
         of, between = _made_of(context, other.value)
         # at the same places
-        if of == source and not any(PADS.match(recording.operations[number].name) for number in between | on_the_way):
+        if of == source and not any(recording.operations[number].is_a("pad") for number in between | on_the_way):
             beside.append(other)
             known |= between
     ends, ways = {other.operation.index for other in beside}, [source]
     for value in ways:
         readers = [op for op in context.readers.get(value, []) if op.index not in ends]
         if value in recording.outputs or any(
-            op.index not in known and op.name not in FREE and not PADS.match(op.name) for op in readers
+            op.index not in known and not op.is_free and not op.is_a("pad") for op in readers
         ):
             return 0
         ways += [output for op in readers for output in op.outputs]
@@ -584,7 +582,7 @@ def pooling_in_localisation(context: Context) -> Iterator[Found]:
     if context.task not in ("localisation", "segmentation"):
         return
     for window in _windows(context):
-        if not window.operation.name.startswith("aten.max_pool") or all(axis.stride == 1 for axis in window.axes):
+        if not window.operation.is_a("max_pool") or all(axis.stride == 1 for axis in window.axes):
             continue
         places = [op for output in window.operation.outputs[1:] for op in _readers(context, output)]
         along = [one for one in _along(context, window) if one is not None]

@@ -27,21 +27,25 @@ class _BlurPool(Documented, Namesake, torch.nn.Module):
         filter: Tensor
     text = """A stride over {axes} that does not alias: a binomial low-pass filter, then each stride-th value.
 
-    .. math:: y[n, c, o] = Σ_t x[n, c, o · stride + t - ⌊(size - 1)/2⌋] · f[t], \\quad f[t] = \\prod_a \\binom{size - 1}{t_a} / 2^{size - 1}
+    .. math::
+        y[n, c, o] = Σ_t x[n, c, o · stride + t - ⌊(size - 1)/2⌋] · f[t], \\quad
+        f[t] = \\prod_a \\binom{size - 1}{t_a} / 2^{size - 1}
 
-    size: taps on each axis, from 2 to 7; padding, ⌊(size - 1)/2⌋ before and the rest behind, by padding_mode: "reflect", "zeros",
-    "replicate" or "circular".
+    size: taps on each axis, from 2 to 7; padding, ⌊(size - 1)/2⌋ before and the rest behind, by padding_mode:
+    "reflect", "zeros", "replicate" or "circular".
 
-    Shapes: x (N, channels, {letters}) or (channels, {letters}); y with ``⌈I / stride⌉`` values an axis. No parameters: the filter is a
-    buffer that is not in ``state_dict``. channels·size^{dims}·|y| MACs.
+    Shapes: x (N, channels, {letters}) or (channels, {letters}); y with ``⌈I / stride⌉`` values an axis. No parameters:
+    the filter is a buffer that is not in ``state_dict``. channels·size^{dims}·|y| MACs.
 
-    Raises ArgumentError, ArgumentTypeError or ShapeError for sizes that cannot be, ShapeError for inputs smaller than a reflection.
+    Raises ArgumentError, ArgumentTypeError or ShapeError for sizes that cannot be, ShapeError for inputs smaller than a
+    reflection.
 
     Source: Zhang, *Making convolutional networks shift-invariant again*, 2019.
 
     >>> from striate import nn
     >>> x = torch.tensor([0.0, 4, 0, 4, 0, 4]).view(1, 1, -1, *[1] * ({dims} - 1)).expand(1, 1, 6, *[6] * ({dims} - 1))
-    >>> nn.BlurPool{dims}d(1)(x).flatten(2)[0, 0, :: 3 ** ({dims} - 1)]  # what MaxPool or a stride makes 0 or 4, as it happens
+    >>> y = nn.BlurPool{dims}d(1)(x)  # a stride alone gives all 0 or all 4, by where it begins
+    >>> y.flatten(2)[0, 0, :: 3 ** ({dims} - 1)]
     tensor([2., 2., 2.])
     """
 

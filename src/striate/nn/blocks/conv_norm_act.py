@@ -38,24 +38,28 @@ class _ConvNormAct(Documented, Sequential):
 
     .. math:: y = \\text{act}(\\text{norm}(\\text{conv}(x)))
 
-    norm: a class or function of the number of channels (``nn.BatchNorm2d``, ``partial(nn.GroupNorm, 8)``), or "batch", "instance" (with
-    scale and shift), "group" (32 groups, or as many of their divisors as divide the channels), "layer" (each sample's channels and axes
-    together, one group); None for none. activation: a class, a function that makes a module, or a module; None for none.
-    order: "conv-norm-act", "conv-act-norm", or "norm-act-conv", pre-activation. The rest as a convolution's.
+    norm: a class or function of the number of channels (``nn.BatchNorm2d``, ``partial(nn.GroupNorm, 8)``), or "batch",
+    "instance" (with scale and shift), "group" (32 groups, or as many of their divisors as divide the channels), "layer"
+    (each sample's channels and axes together, one group); None for none. activation: a class, a function that makes a
+    module, or a module; None for none. order: "conv-norm-act", "conv-act-norm", or "norm-act-conv", pre-activation. The
+    rest as a convolution's.
 
-    bias: None for one where it does something. Right before a norm that subtracts each channel's own mean (batch, instance, as many
-    groups as channels) it does not: the mean takes it away again. True and False are kept to, so that such states can be loaded.
+    bias: None for one where it does something. Right before a norm that subtracts each channel's own mean (batch,
+    instance, as many groups as channels) it does not: the mean takes it away again. True and False are kept to, so that
+    such states can be loaded.
 
     A ReLU, ReLU6 or leaky ReLU right behind one of our norms is computed by the norm's kernel, in one pass, as in any
     :class:`Sequential` of striate's; each child is what it is, to be looked at or replaced.
 
-    Shapes: x (N, in_channels, {letters}); y (N, out_channels, {letters}). Children ``conv``, ``norm``, ``act``, in their order.
+    Shapes: x (N, in_channels, {letters}); y (N, out_channels, {letters}). Children ``conv``, ``norm``, ``act``, in
+    their order.
 
     Cost: the convolution's, and two parameters a channel of the norm.
 
     Raises ArgumentError or ArgumentTypeError for what makes no module, no order or no convolution.
 
-    Source: Ioffe, Szegedy, *Batch normalization*, 2015; He et al., *Identity mappings in deep residual networks*, 2016 (pre-activation).
+    Source: Ioffe, Szegedy, *Batch normalization*, 2015; He et al., *Identity mappings in deep residual networks*, 2016
+    (pre-activation).
 
     >>> from striate import nn
     >>> block = nn.ConvNormAct{dims}d(3, 8, 3, padding=1)

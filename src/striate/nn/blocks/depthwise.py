@@ -15,12 +15,13 @@ __all__ = ["DepthwiseConv1d", "DepthwiseConv2d", "DepthwiseConv3d"]
 class _Depthwise(Documented):
     text = """A convolution of each channel by itself, over {axes}: as many groups as channels.
 
-    .. math:: y[n, c·multiplier + m, o] = b[c·multiplier + m] + Σ_t x[n, c, o · stride + t · dilation - before] · w[c·multiplier + m, t]
+    .. math::
+        y[n, k, o] = b[k] + Σ_t x[n, c, o · stride + t · dilation - before] · w[k, t], \\quad k = c·multiplier + m
 
     multiplier: the filters each channel has. The other arguments as a convolution's.
 
-    Shapes: x (N, channels, {letters}) or (channels, {letters}); y (N, channels·multiplier, {letters}) or without N; weight
-    (channels·multiplier, 1, \\*kernel_size).
+    Shapes: x (N, channels, {letters}) or (channels, {letters}); y (N, channels·multiplier, {letters}) or without N;
+    weight (channels·multiplier, 1, \\*kernel_size).
 
     Cost: channels·multiplier·(taps + 1) parameters; channels·multiplier·taps·|y| MACs.
 
@@ -51,7 +52,8 @@ class _Depthwise(Documented):
         where = type(self).__name__
         channels, multiplier = whole(channels, "channels", where), whole(multiplier, "multiplier", where)
         rest: Any = {"groups": channels, "bias": bias, "padding_mode": padding_mode, "device": device, "dtype": dtype}
-        super().__init__(channels, channels * multiplier, kernel_size, stride, padding, dilation, **rest)  # type: ignore[call-arg]
+        geometry: Any = (kernel_size, stride, padding, dilation)
+        super().__init__(channels, channels * multiplier, *geometry, **rest)  # type: ignore[call-arg]
 
 
 class DepthwiseConv1d(_Depthwise, Conv1d, dims=1):

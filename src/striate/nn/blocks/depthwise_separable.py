@@ -21,16 +21,18 @@ _DEPTHWISE: dict[int, Any] = {1: DepthwiseConv1d, 2: DepthwiseConv2d, 3: Depthwi
 
 class _DepthwiseSeparable(Documented, torch.nn.Module):
     dims: int
-    text = """A convolution in two steps: over {axes} in each channel by itself (``depthwise``), then over the channels (``pointwise``).
+    text = """A convolution in two steps: over {axes} in each channel by itself (``depthwise``), then over the channels
+    (``pointwise``).
 
     .. math:: y[n, k, o] = b[k] + Σ_j p[k, j] · z[n, j, o], \\quad z = \\text{depthwise}(x)
 
-    multiplier: z's channels for each of x's. bias: of both steps. The other arguments, the depthwise step's, as a convolution's.
+    multiplier: z's channels for each of x's. bias: of both steps. The other arguments, the depthwise step's, as a
+    convolution's.
 
     Shapes: x (N, in_channels, {letters}) or (in_channels, {letters}); y (N, out_channels, {letters}) or without N.
 
-    Cost, with multiplier 1 and without bias: in_channels·(taps + out_channels) parameters, and |y| times as many MACs: by
-    ``taps·out_channels / (taps + out_channels)`` less than the convolution.
+    Cost, with multiplier 1 and without bias: in_channels·(taps + out_channels) parameters, and |y| times as many MACs:
+    by ``taps·out_channels / (taps + out_channels)`` less than the convolution.
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no convolution can have.
 

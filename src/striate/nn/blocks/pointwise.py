@@ -16,7 +16,8 @@ class _Pointwise(Documented):
 
     .. math:: y[n, k, o] = b[k] + Σ_c x[n, c, o · stride] · w[k, c]
 
-    Shapes: x (N, in_channels, {letters}) or (in_channels, {letters}); y with ``⌈I / stride⌉`` values an axis. State as a convolution's.
+    Shapes: x (N, in_channels, {letters}) or (in_channels, {letters}); y with ``⌈I / stride⌉`` values an axis. State as
+    a convolution's.
 
     Cost: out_channels·(in_channels + 1) parameters; in_channels·out_channels·|y| MACs.
 
@@ -44,7 +45,8 @@ class _Pointwise(Documented):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, 1, stride, bias=bias, device=device, dtype=dtype)  # type: ignore[call-arg]
+        rest: Any = {"bias": bias, "device": device, "dtype": dtype}
+        super().__init__(in_channels, out_channels, 1, stride, **rest)  # type: ignore[call-arg]
 
 
 class PointwiseConv1d(_Pointwise, Conv1d, dims=1):

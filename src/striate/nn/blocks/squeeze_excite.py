@@ -19,7 +19,9 @@ __all__ = ["SqueezeExcite"]
 class SqueezeExcite(torch.nn.Module):
     r"""Scales each channel by a gate that has seen the means of all.
 
-    .. math:: y[n, c] = x[n, c] · s[n, c], \quad s = \text{gate}(W_2 · \text{act}(W_1 · \operatorname{mean}_{hw} x + b_1) + b_2)
+    .. math::
+        y[n, c] = x[n, c] · s[n, c], \quad
+        s = \text{gate}(W_2 · \text{act}(W_1 · \operatorname{mean}_{hw} x + b_1) + b_2)
 
     reduction: channels over the squeezed ones (rounded down, at least 1), or squeeze_channels their number; activation,
     gate: classes or functions that make a module. ``fc1`` and ``fc2`` are 1×1 convolutions, named as torchvision's.

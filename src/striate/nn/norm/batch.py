@@ -201,7 +201,7 @@ class BatchNorm3d(_BatchNorm, torch.nn.BatchNorm3d):
 
 
 class _BatchNormState(torch.nn.Module):
-    """Parameters and buffers of torch's batch norm, under the same names, in a class that torch does not take for one."""
+    """The parameters and buffers of torch's batch norm, under the same names, in a class that is none of torch's."""
 
     _version = 2  # of a state_dict: from the second on it has num_batches_tracked
 

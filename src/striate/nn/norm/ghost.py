@@ -63,7 +63,8 @@ class GhostBatchNorm2d(WithResidual, _BatchNorm, torch.nn.BatchNorm2d):
             return F.batch_norm(input, mean, var, self.weight, self.bias, measured, 0.0, self.eps)
         size = min(size, input.shape[0])
         parts = input.unflatten(0, [-1, size])
-        now_var, now = torch.var_mean(parts, [1] + list(range(3, parts.dim())), correction=0, keepdim=True)  # noqa: RUF005  TorchScript
+        axes = [1] + list(range(3, parts.dim()))  # noqa: RUF005  TorchScript
+        now_var, now = torch.var_mean(parts, axes, correction=0, keepdim=True)
         batches = self.num_batches_tracked
         if mean is not None and var is not None and self.track_running_stats:
             momentum = self.momentum

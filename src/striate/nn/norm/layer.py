@@ -29,7 +29,8 @@ class LayerNorm(FusedActivation, torch.nn.LayerNorm):
     """
 
     def _compute(self, input: Tensor, following: tuple[str, float] | None = None) -> Tensor:
-        return ops.by_element(input, self.normalized_shape, self.weight, self.bias, self.eps, **self._kernel_options(following))
+        options = self._kernel_options(following)
+        return ops.by_element(input, self.normalized_shape, self.weight, self.bias, self.eps, **options)
 
 
 class LayerNorm2d(FusedActivation, torch.nn.Module):
@@ -102,6 +103,5 @@ class RMSNorm(FusedActivation, torch.nn.RMSNorm):
             return self._compute(x) if isinstance(x, Tensor) else recorded(self, self._compute, x)
 
     def _compute(self, x: Tensor, following: tuple[str, float] | None = None) -> Tensor:
-        return ops.by_element(
-            x, self.normalized_shape, self.weight, None, self.eps, centered=False, **self._kernel_options(following)
-        )
+        options = self._kernel_options(following)
+        return ops.by_element(x, self.normalized_shape, self.weight, None, self.eps, centered=False, **options)

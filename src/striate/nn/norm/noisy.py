@@ -25,9 +25,9 @@ class NoisyBatchNorm2d(WithResidual, _BatchNorm, torch.nn.BatchNorm2d):
 
     Each step draws μ and σ for every channel, and from them a shift and a scale for every sample. What follows the
     layer sees inputs whose distribution shifts more than without any normalization; that training still goes well with
-    it shows that batch norm does not help by removing that shift. Evaluation, and frozen, is :class:`BatchNorm2d`'s. The noise
-    comes from a generator of the layer's own: the same ``seed`` gives the same noise, and forward leaves torch's global
-    numbers alone. Without a seed the constructor draws one from them.
+    it shows that batch norm does not help by removing that shift. Evaluation, and frozen, is :class:`BatchNorm2d`'s.
+    The noise comes from a generator of the layer's own: the same ``seed`` gives the same noise, and forward leaves
+    torch's global numbers alone. Without a seed the constructor draws one from them.
 
     mean_noise, scale_noise: n_μ and n_σ; mean_spread, scale_spread: r_μ and r_σ; the defaults are the paper's.
 

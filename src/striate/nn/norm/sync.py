@@ -18,7 +18,8 @@ __all__ = ["SyncBatchNorm"]
 class SyncBatchNorm(WithResidual, _BatchNorm, _torch.BatchNormBase):
     r"""Batch normalization of the batch of all processes of ``torch.distributed``, on the CPU too (backend gloo).
 
-    .. math:: n = Σ n_r, \quad μ, σ² \text{ merged from all ranks' moments}, \quad y = γ_c·(x - μ_c)/\sqrt{σ²_c + ε} + β_c
+    .. math::
+        y = γ_c·(x - μ_c)/\sqrt{σ²_c + ε} + β_c, \quad n = Σ n_r, \quad μ, σ² \text{ merged from all ranks' moments}
 
     Arguments and state as in ``torch.nn``, whose own does not run on the CPU; not a subclass of it, because
     ``DistributedDataParallel`` refuses those there. Equal to one process that has the whole batch: backward divides by
