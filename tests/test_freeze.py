@@ -35,8 +35,9 @@ from striate.deploy.bounds import measurements
 from striate.deploy.file import FORMAT, encode
 from striate.deploy.freeze import ERROR, Frozen, freeze, load
 from striate.deploy.frozen import describe_operator
-from striate.deploy.operators import LOWERINGS, base_of
+from striate.deploy.operators import LOWERINGS, base_of, operator_of
 from striate.errors import ArgumentError, ArgumentTypeError, CheckpointError, DtypeError, ShapeError
+from striate.graph.optable import TABLE
 from striate.ops import fused
 from striate.ops.choose import prefer
 from striate.ops.conv import NUMBERS
@@ -1086,6 +1087,36 @@ def test_a_name_is_no_method_in_a_file_of_format_2(tmp_path: Path) -> None:
     )
 
 
+def test_of_all_operators_only_those_that_compute_may_run() -> None:
+    """No writes, no random numbers, none of torch's inner operators, unless the op table lists one by name."""
+    found = 0
+    every = {tuple(name.partition(".")[0].split("::")) for name in torch._C._dispatch_get_all_op_names()}
+    for namespace in ("aten", "striate"):
+        for name in sorted(name for of, name in every if of == namespace):
+            row, packet = TABLE.get(f"{namespace}.{name}"), getattr(getattr(torch.ops, namespace), name)
+            for overload in packet.overloads():
+                allowed = operator_of(f"{namespace}.{name}.{overload}")
+                if allowed is None:
+                    continue
+                found += 1
+                assert allowed is getattr(packet, overload)
+                assert not allowed._schema.is_mutable and (row is None or row.program != "refused"), allowed
+                by_name = row is not None and row.program == "runs"
+                inner = name.startswith("_") and not name.startswith("__")
+                random = torch.Tag.nondeterministic_seeded in allowed.tags
+                assert by_name or not (inner or random or name.endswith("_backward") or namespace == "striate"), allowed
+    assert found > 1000
+
+
+def test_each_operator_that_the_table_lists_as_running_runs_and_each_refused_one_does_not() -> None:
+    for row in TABLE.values():
+        namespace, _, name = row.name.partition(".")
+        if row.program != "-":
+            packet = getattr(getattr(torch.ops, namespace), name)
+            runs = [operator_of(f"{row.name}.{overload}") is not None for overload in packet.overloads()]
+            assert any(runs) == (row.program == "runs"), row.name
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -1445,7 +1476,7 @@ def test_what_torch_cannot_trace_is_told_with_its_line() -> None:
 
 
 def test_an_operator_that_wants_its_tensors_in_rows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(LOWERINGS, "aten.view_as_complex.default")
+    monkeypatch.delitem(LOWERINGS._names, "aten.view_as_complex.default")
     model = Called(
         lambda m, x: torch.view_as_complex(m.a(x).unflatten(3, (3, 3))[..., :2].contiguous()).abs(), a=conv()
     )

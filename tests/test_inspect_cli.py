@@ -13,9 +13,12 @@ import torch
 
 import striate
 from striate import models, nn
-from striate.analysis import Report, inspection, lint
-from striate.analysis.context import Context
-from striate.analysis.rule import Finding, Found, Rule
+from striate.analysis import Report
+from striate.analysis.inspect import inspection
+from striate.analysis.lint import lint
+from striate.analysis.lint.context import Context
+from striate.analysis.lint.finding import Finding
+from striate.analysis.lint.rule import Found, Rule
 from striate.cli import main
 from striate.diagnostics import field as fields
 from striate.training import checkpoint

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 from ..errors import ArgumentError, build
 
 if TYPE_CHECKING:
-    from ..analysis.report import Report
+    from ..analysis.inspect.report import Report
 
 __all__ = ["print_verified", "seen", "unit_of"]
 

@@ -17,7 +17,7 @@ from .model import MODEL, SHELL, current_folder, load, shape
 from .parser import Commands, Parser
 
 if TYPE_CHECKING:
-    from ..analysis.report import Report
+    from ..analysis.inspect.report import Report
 
 __all__ = ["add", "run"]
 
@@ -70,8 +70,8 @@ def add(commands: Commands) -> dict[str, Parser]:
 def run(options: argparse.Namespace) -> int:
     import torch
 
-    from ..analysis.ignore import configured
-    from ..analysis.inspection import inspect
+    from ..analysis.inspect.inspection import inspect
+    from ..analysis.lint.ignore import configured
 
     shapes = tuple(shape("inspect", text) for text in options.input)
     _check(options)

@@ -7,9 +7,9 @@ A convolution or linear layer whose input and residual are at most X and R in si
 
 and so no partial sum of it is larger, in whatever order it is summed. Below :data:`LIMIT` that leaves float32 room for
 rounding, for the sums of a mean and for what Winograd's tiles add. Bounds are carried through the operators in order,
-from inputs of at most :data:`MOST`. Where a bound is needed and unknown, because it grew beyond the limit or an
-operator has no rule here, the value is *measured* when it is computed: the operators behind it may count on ``MOST``,
-and what runs the program must run it by torch's operators if the value is larger, or not finite.
+from inputs of at most :data:`MOST`, by the op table's column "size". Where a bound is needed and unknown, because it
+grew beyond the limit or an operator has no rule, the value is *measured* when it is computed: the operators behind it
+may count on ``MOST``, and what runs the program must run it by torch's operators if the value is larger, or not finite.
 
 A bound is needed where oneDNN may clamp: its ReLU makes 0 of NaN.
 """
@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..graph.optable import row_of
 from ..ops.layout import FORMATS
 from .fold.arithmetic import scale_and_shift
-from .operators import FUSED_CONV, FUSED_LINEAR, FUSED_NORM, base_of
+from .operators import FUSED_CONV, FUSED_LINEAR, FUSED_NORM
 from .program import Node, Program
 
 __all__ = ["LIMIT", "MOST", "Measurements", "is_within", "measurements", "norm_scale_and_shift"]
@@ -34,19 +35,6 @@ __all__ = ["LIMIT", "MOST", "Measurements", "is_within", "measurements", "norm_s
 MOST = 2.0**32
 LIMIT = 2.0**100
 PART = 2**30  # torch.dot takes fewer than 2^31 numbers
-# Operators whose result is at most the largest of their inputs in size, and finite where all inputs are.
-_KEEP = """
-adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
-adaptive_max_pool3d alias amax amin cat channel_shuffle chunk clone concat expand flatten flip gelu getitem hardswish
-max_pool1d max_pool2d max_pool3d max_pool2d_with_indices mean mish movedim narrow permute pixel_shuffle pixel_unshuffle
-relu relu6 repeat reshape roll select silu slice split split_with_sizes squeeze stack transpose unbind unflatten
-unsqueeze upsample_bilinear2d upsample_nearest2d view
-"""
-KEEP = frozenset(_KEEP.split())
-# Operators whose result is at most the largest of their inputs, or of their numbers.
-CLAMPS = frozenset(("clamp", "clamp_max", "clamp_min", "hardtanh"))
-# Operators whose result is at most 1 where all inputs are finite.
-UNIT = frozenset(("hardsigmoid", "sigmoid", "softmax", "tanh"))
 
 
 class Measurements(NamedTuple):
@@ -125,22 +113,21 @@ def _largest(value: Any) -> float:
 
 def _bound_of(node: Node, bound: Any) -> float:
     """The bound of a result by the operator's rule, from the bounds of its inputs; infinity where there is no rule."""
-    name = base_of(node.op) or node.op
+    row = row_of(node.op)
+    size = "-" if row is None else row.size
     sources = [bound(source) for source in node.sources()]
     if node.op == "aten.view.dtype" or "dtype" in node.kwargs:
         return inf  # other numbers from the same bits, or rounded to fewer
-    if name in KEEP:
+    if size == "keeps":
         return max(sources, default=inf)
-    if name in CLAMPS:
-        return max(
-            [*sources, *(abs(v) for v in (*node.args, *node.kwargs.values()) if isinstance(v, int | float))],
-            default=inf,
-        )
-    if name in UNIT:
+    if size == "clamps":
+        numbers = [abs(v) for v in (*node.args, *node.kwargs.values()) if isinstance(v, int | float)]
+        return max([*sources, *numbers], default=inf)
+    if size == "unit":
         return 1.0 if max(sources, default=inf) < inf else inf
-    if name in ("add", "sub", "mul") and not node.kwargs:
+    if size in ("sum", "product") and not node.kwargs:
         a, b = map(bound, node.args[:2])
-        return a * b if name == "mul" else a + b
+        return a * b if size == "product" else a + b
     if node.op == FUSED_NORM:
         scale, shift = map(_largest, norm_scale_and_shift(node.kwargs))
         return (

@@ -16,7 +16,8 @@ from torch.overrides import TorchFunctionMode
 from .. import source
 from .._torch import OpOverload, tree_unflatten
 from ..errors import ArgumentError, build, describe_error
-from .operators import DROPOUTS, SIZES, arguments_of, base_of, draws, is_new, operator_of
+from ..graph.optable import is_kind
+from .operators import SIZES, arguments_of, draws, is_new, operator_of
 from .program import Node, Program, Refusal, walk
 from .root import Root
 
@@ -28,7 +29,7 @@ TRACEABLE = (
 )
 OTHERWISE = "Take it out of forward, or freeze the parts of the model without it."
 # The operators by which torch.export checks sizes, which follow from the inputs', and types.
-CHECKS = "aten._assert", "aten.sym_constrain"
+CHECKS = re.compile(r"aten\.(_assert|sym_constrain)")
 CHANCE = ", which draws random numbers"
 FIXED = "Write it with torch.where, or freeze the parts of the model before and behind it."
 
@@ -160,7 +161,7 @@ class _Conversion:
         for one in module.graph.nodes:
             if one.op == "placeholder" and one not in self.made:
                 self.made[one] = self._placeholder(one)
-            elif one.op == "call_function" and one not in self.made and not str(one.target).startswith(CHECKS):
+            elif one.op == "call_function" and one not in self.made and not CHECKS.match(str(one.target)):
                 inner = _region(one)
                 if inner is None:
                     self.made[one] = self._operator(one)
@@ -201,7 +202,7 @@ class _Conversion:
             at = source.at(_line(one) or self.lines.get(str(one.target)))
             raise Refusal("operators that only compute", f"{name}{what}{at}", OTHERWISE)
 
-        if not known and not (base_of(name) in DROPOUTS and not one.args[2]):
+        if not known and not (is_kind(name, "dropout") and not one.args[2]):
             refuse(
                 CHANCE
                 if isinstance(one.target, OpOverload) and torch.Tag.nondeterministic_seeded in one.target.tags

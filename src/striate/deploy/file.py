@@ -177,7 +177,7 @@ def decode(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> Program:
         args, kwargs = value_of(one["args"]), {str(key): value_of(value) for key, value in one["kwargs"].items()}
         node = Node(str(one["op"]), args, kwargs, shape_of(one["shape"]), name=str(one["name"]))
         _check_operator(node)
-        if metadata["frozen"] == 1 and node.op in ("striate.conv.default", "striate.conv_input.default"):
+        if metadata["frozen"] == 1 and node.op.startswith("striate.conv"):
             node.args, node.kwargs = walk(partial(_method_number, node.op), (node.args, node.kwargs))
         known.append(node)
         program.nodes.append(node)

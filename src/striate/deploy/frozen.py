@@ -127,7 +127,7 @@ class Frozen(Module):
             if layer is not None:
                 method = layer.method(self._example(node.kwargs["x"]))
             else:
-                method = "striate" if node.op in LOWERINGS or node.op == FUSED_NORM else "torch"
+                method = "torch" if LOWERINGS.get(node.op) is None and node.op != FUSED_NORM else "striate"
             output = "" if node.shape is None else _format_shape(node.shape)
             rows.append((describe_operator(node), names.get(node, node.name), method, output))
         widths = [max(len(row[k]) for row in rows) for k in range(3)]

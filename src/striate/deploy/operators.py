@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .._torch import OpOverloadPacket
+from ..graph.optable import KINDS, TABLE, Column, row_of
 from ..ops import conv, norm, pool
 from .program import Node
 
@@ -56,32 +57,11 @@ SIZES: dict[str, Callable[..., Any]] = {  # of Python: arithmetic of sizes, and 
 
 # ------------------------------------------------------------------------------------------------------- which may run
 
-# Operators that only compute are those of torch that it tags as core or pointwise, those that are methods of tensors or
-# functions of torch.fft, torch.linalg, torch.special and torch.nn.functional, and those listed here; and of striate's
-# own those listed here, which torch has not. torch's inner operators, whose names begin with _, and gradients are not
-# among them.
+# Which operators may run says the op table's column "program" (:mod:`striate.graph.optable`), and where it leaves that
+# open, torch: those that it tags as core or pointwise, and those that are methods of tensors or functions of torch.fft,
+# torch.linalg, torch.special and torch.nn.functional. torch's inner operators, whose names begin with _, and gradients
+# are not among them, and of striate's own only those run of which the table says so.
 PUBLIC = {"fft": torch.fft, "linalg": torch.linalg, "special": torch.special}
-_OTHERS = """
-_adaptive_avg_pool2d _adaptive_avg_pool3d _log_softmax _native_batch_norm_legit _native_batch_norm_legit_no_training
-_softmax _to_copy _unique2 _unsafe_view _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact1d
-_upsample_nearest_exact2d _upsample_nearest_exact3d _weight_norm affine_grid_generator arange bartlett_window
-blackman_window block_diag bucketize cartesian_prod cdist complex concat convolution_backward einsum empty_like eye
-full_like grid_sampler grid_sampler_3d gru hamming_window hann_window im2col item kaiser_window linspace log_sigmoid
-logspace lstm meshgrid ones ones_like polar rnn_relu rnn_tanh rrelu scaled_dot_product_attention searchsorted stack
-std_mean tensordot tril_indices triu_indices unique_dim upsample_bicubic2d upsample_linear1d upsample_nearest1d
-upsample_nearest3d upsample_trilinear3d vander var_mean view_as_complex view_as_real zeros zeros_like
-"""
-OTHERS = frozenset(_OTHERS.split())
-STRIATE = frozenset(
-    ["avg_pool", "conv", "conv_input", "local_response", "max_pool_index", "max_pool_offset", "norm", "offset_to_index"]
-)
-# Operators that depend on the order in memory, which freezing changes, or make tensors of other layouts than strided.
-_REFUSED = """
-as_strided as_strided_scatter coalesce data empty_strided new_empty_strided pin_memory resize resize_as resize_as_sparse
-set slice_inverse smm sparse_mask sparse_resize sparse_resize_and_clear sspaddmm sym_is_contiguous sym_storage_offset
-sym_stride to_mkldnn to_padded_tensor to_sparse to_sparse_bsc to_sparse_bsr to_sparse_csc to_sparse_csr
-"""
-REFUSED = frozenset(_REFUSED.split())
 
 
 def operator_of(name: str) -> Any:
@@ -98,9 +78,11 @@ def operator_of(name: str) -> Any:
     packet = getattr(getattr(torch.ops, parts[0]), parts[1], None)
     known = isinstance(packet, OpOverloadPacket) and parts[2] in packet.overloads()
     overload: Any = getattr(packet, parts[2]) if known else None
-    if overload is None or overload._schema.is_mutable or parts[1] in REFUSED:
+    row = TABLE.get(f"{parts[0]}.{parts[1]}")
+    listed = "-" if row is None else row.program
+    if overload is None or overload._schema.is_mutable or listed == "refused":
         return None
-    if parts[1] in (STRIATE if parts[0] == "striate" else OTHERS):
+    if listed == "runs":
         return overload
     inner = (
         parts[0] == "striate"
@@ -138,16 +120,6 @@ def draws(node: Node) -> bool:
 
 # ------------------------------------------------------------------------------------------------------ what they are
 
-# Operators whose results are memory of their own, besides the pointwise ones.
-_NEW = """
-adaptive_avg_pool2d avg_pool1d avg_pool2d avg_pool3d batch_norm cat clone conv1d conv2d conv3d group_norm layer_norm
-linear max_pool1d max_pool2d max_pool3d
-"""
-NEW = frozenset(_NEW.split())
-IDENTITIES = frozenset(("alias", "clone", "contiguous", "detach", "lift_fresh", "lift_fresh_copy"))
-DROPOUTS = frozenset(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"))
-
-
 def base_of(op: str) -> str:
     """An operator's name without namespace and overload.
 
@@ -159,7 +131,8 @@ def base_of(op: str) -> str:
 
 def is_new(op: str) -> bool:
     """Whether an operator's result is memory of its own, and shares none with its arguments."""
-    if op in ARGUMENTS or base_of(op) in NEW:
+    row = row_of(op)
+    if op in ARGUMENTS or (row is not None and row.result == "new"):
         return True
     overload = None if op in SIZES else operator_of(op)
     return (
@@ -183,37 +156,42 @@ def _by_channel(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda x, weight, bias, mean, variance, *rest: function(x, mean, variance, weight, bias, *rest[:3])
 
 
-def _contiguous(name: str) -> Callable[..., Any]:
-    """An operator that takes contiguous tensors only: what is contiguous in the model may be channels_last here."""
-    return lambda *given: operator_of(name)(*(x.contiguous() if isinstance(x, Tensor) else x for x in given))
+def _lower_to_contiguous(name: str) -> None:
+    """Lowers an operator that takes contiguous tensors only to itself on such: what is contiguous in the model may be
+    channels_last here.
+    """
+    LOWERINGS.of(name)(
+        lambda *given: operator_of(name)(*(x.contiguous() if isinstance(x, Tensor) else x for x in given))
+    )
 
 
-# striate's functions for operators of torch, with the operator's own arguments.
-LOWERINGS: dict[str, Callable[..., Any]] = {
-    "aten.view.default": torch.reshape,  # what is a view of a contiguous tensor may not be one of a channels_last one
-    "aten._unsafe_view.default": torch.reshape,
-    **{
-        f"aten.{name}": _contiguous(f"aten.{name}")
-        for name in ("kron.default", "view.dtype", "view_as.default", "view_as_complex.default")
-    },
-    "aten.layer_norm.default": lambda *arguments: norm.layer_norm(*arguments[:5]),  # the last one is about cuDNN
-    "aten.group_norm.default": lambda *arguments: norm.group_norm(*arguments[:5]),
-    "aten.rms_norm.default": norm.rms_norm,
-    "aten.instance_norm.default": _by_channel(norm.instance_norm),
-    "aten.batch_norm.default": _by_channel(norm.batch_norm),
-    **{f"aten.max_pool{d}d.default": partial(pool.max_pool, dims=d) for d in (1, 2, 3)},
-    **{f"aten.avg_pool{d}d.default": partial(pool.avg_pool, dims=d) for d in (1, 2, 3)},
-    **{f"aten.adaptive_avg_pool{d}d.default": partial(pool.adaptive_avg_pool, dims=d) for d in (1, 2, 3)},
-    **{f"aten.conv{d}d.{kind}": partial(conv.conv, dims=d) for d in (1, 2, 3) for kind in ("default", "padding")},
-    **{
-        f"aten.conv_transpose{d}d.{kind}": partial(conv.conv_transpose, dims=d)
-        for d, kind in ((1, "default"), (2, "input"), (3, "input"))
-    },
-}
+# striate's functions for operators of torch, with the operator's own arguments. Most are of one overload.
+LOWERINGS: Column[Callable[..., Any]] = Column("striate's function for an operator in a frozen model")
+LOWERINGS.none(*KINDS)
+
+# what is a view of a contiguous tensor may not be one of a channels_last tensor
+LOWERINGS.of("aten.view.default", "aten._unsafe_view.default")(torch.reshape)
+_lower_to_contiguous("aten.kron.default")
+_lower_to_contiguous("aten.view.dtype")
+_lower_to_contiguous("aten.view_as.default")
+_lower_to_contiguous("aten.view_as_complex.default")
+LOWERINGS.of("aten.layer_norm.default")(lambda *arguments: norm.layer_norm(*arguments[:5]))  # the last: about cuDNN
+LOWERINGS.of("aten.group_norm.default")(lambda *arguments: norm.group_norm(*arguments[:5]))
+LOWERINGS.of("aten.rms_norm.default")(norm.rms_norm)
+LOWERINGS.of("aten.instance_norm.default")(_by_channel(norm.instance_norm))
+LOWERINGS.of("aten.batch_norm.default")(_by_channel(norm.batch_norm))
+for _dims in (1, 2, 3):
+    LOWERINGS.of(f"aten.max_pool{_dims}d.default")(partial(pool.max_pool, dims=_dims))
+    LOWERINGS.of(f"aten.avg_pool{_dims}d.default")(partial(pool.avg_pool, dims=_dims))
+    LOWERINGS.of(f"aten.adaptive_avg_pool{_dims}d.default")(partial(pool.adaptive_avg_pool, dims=_dims))
+    LOWERINGS.of(f"aten.conv{_dims}d.default", f"aten.conv{_dims}d.padding")(partial(conv.conv, dims=_dims))
+    _overload = "default" if _dims == 1 else "input"
+    LOWERINGS.of(f"aten.conv_transpose{_dims}d.{_overload}")(partial(conv.conv_transpose, dims=_dims))
 
 
 def function_of(node: Node) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """The function that computes a node, torch's or striate's, and its arguments. Not for the fused operators."""
-    if node.op in LOWERINGS:
-        return LOWERINGS[node.op], tuple(arguments_of(node).values()), {}
+    native = LOWERINGS.get(node.op)
+    if native is not None:
+        return native, tuple(arguments_of(node).values()), {}
     return operator_of(node.op), node.args, node.kwargs

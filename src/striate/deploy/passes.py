@@ -8,6 +8,7 @@ in the sum behind it (a residual) and the clamp behind that (ReLU, ReLU6, hardta
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,17 +18,16 @@ from torch import Tensor
 
 from .. import tensorfile
 from .._torch import tree_leaves
+from ..graph.optable import is_kind, row_of
 from ..ops import norm
 from .bounds import norm_scale_and_shift
 from .fold.arithmetic import merge_into_outputs
 from .operators import (
     ARGUMENTS,
     CONSTANTS,
-    DROPOUTS,
     FUSED_CONV,
     FUSED_LINEAR,
     FUSED_NORM,
-    IDENTITIES,
     arguments_of,
     base_of,
     function_of,
@@ -52,7 +52,7 @@ def drop_identities(program: Program) -> None:
     """
     outputs = set(nodes_of(program.output))
     for node in list(program.nodes):
-        if base_of(node.op) in IDENTITIES | DROPOUTS and not (node in outputs and base_of(node.op) == "clone"):
+        if is_kind(node.op, "identity", "dropout") and not (node in outputs and base_of(node.op) == "clone"):
             program.nodes.remove(node)
             program.replace(node, node.args[0])
 
@@ -138,7 +138,8 @@ def fuse_clamps(program: Program) -> None:
         before, bounds = node.args[0] if node.args else None, _bounds(node)
         if bounds is None or not isinstance(before, Node) or users[before] != [node]:
             continue
-        pools = base_of(before.op) in MAX_POOLS and set(arguments_of(before)["dilation"]) == {1}
+        # a dilated window may hold padding alone, whose maximum is -inf: a clamp before the pooling would change that
+        pools = is_kind(before.op, "max_pool") and set(arguments_of(before)["dilation"]) == {1}
         layer = before.args[0] if pools else before
         if layer is not before and users[layer] != [before]:
             continue
@@ -186,8 +187,6 @@ PASSES: list[Callable[[Program], None]] = [
 
 # What they ask.
 
-# A dilated one may have windows of padding alone, whose maximum is -inf; a clamp before it would change that.
-MAX_POOLS = frozenset(("max_pool1d", "max_pool2d", "max_pool3d"))
 NORM_ACTIVATIONS = {(0.0, math.inf): "relu", **({(0.0, 6.0): "relu6"} if "relu6" in norm.ACTIVATIONS else {})}
 
 
@@ -205,11 +204,12 @@ def _fused(node: Node) -> Node | None:
     None for any other node.
     """
     base, rank = base_of(node.op), len(node.shape or ())
-    if base in ("conv1d", "conv2d", "conv3d") and rank == int(base[4]) + 2:
+    found = re.fullmatch(r"conv(\d)d", base)
+    if found and rank == int(found[1]) + 2:
         op = FUSED_CONV
-    elif base == "linear" and rank:
+    elif is_kind(node.op, "linear") and rank:
         op = FUSED_LINEAR
-    elif base in ("batch_norm", "_native_batch_norm_legit_no_training"):
+    elif base == "batch_norm" or base.endswith("_legit_no_training"):
         op = FUSED_NORM
     else:
         return None
@@ -232,8 +232,8 @@ def _merge(layer: Node, given: dict[str, Any]) -> bool:
     """Merges a batch norm's ``s·y + t`` into the layer whose output y is: ``W' = s·W`` and ``b' = s·b + t``, computed
     in float64 and rounded once. False where that cannot be.
     """
-    base, rank = base_of(layer.op), len(layer.shape or ())
-    transposed = base.startswith("conv_transpose") and rank == int(base[14]) + 2
+    found, rank = re.fullmatch(r"conv_transpose(\d)d", base_of(layer.op)), len(layer.shape or ())
+    transposed = found is not None and rank == int(found[1]) + 2
     if not (transposed or layer.op == FUSED_CONV or (layer.op == FUSED_LINEAR and rank == 2)):
         return False  # of more than two axes, a linear layer's features are not on the axis of the norm's channels
     arguments = arguments_of(layer) if transposed else layer.kwargs
@@ -260,10 +260,11 @@ def _bounds(node: Node) -> tuple[float, float] | None:
     """The bounds of a clamp by numbers; None for any other node."""
     if node.op == "aten.relu.default":
         return 0.0, math.inf
-    base = base_of(node.op)
-    if base not in ("hardtanh", "relu6", "clamp", "clamp_min", "clamp_max") or node.dtype is not torch.float32:
+    relu6, row = base_of(node.op) == "relu6", row_of(node.op)
+    clamps = relu6 or (row is not None and row.size == "clamps")
+    if not clamps or node.dtype is not torch.float32:
         return None
-    given = {"min": 0.0, "max": 6.0} if base == "relu6" else arguments_of(node)
+    given = {"min": 0.0, "max": 6.0} if relu6 else arguments_of(node)
     low, high = given.get("min_val", given.get("min")), given.get("max_val", given.get("max"))
     low, high = -math.inf if low is None else low, math.inf if high is None else high
     by_numbers = isinstance(low, int | float) and isinstance(high, int | float) and low <= high

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import Module
 
 from .._torch import TorchDispatchMode
-from ..analysis.report import Report
-from ..analysis.rows import Layer
+from ..analysis.inspect.report import Report
+from ..analysis.inspect.rows import Layer
 from ..errors import ArgumentError, build
 from ..extras import needs
 

@@ -29,7 +29,9 @@ from .conditions import conditions
 from .optable import is_free, is_kind, kind_of
 from .running import Shape, arguments, describe_error, tensors_like, unchanged
 
-__all__ = ["ModuleCall", "Operation", "Recording", "Ref", "Saved", "Value", "record"]
+__all__ = ["WRITTEN", "ModuleCall", "Operation", "Recording", "Ref", "Saved", "Value", "record"]
+
+WRITTEN = "written"  # the operation that stands for the change of a tensor by what is written into a view of it
 
 
 @dataclass(eq=False)
@@ -415,7 +417,7 @@ class _Recorder(TorchDispatchMode):
         """What is written into a tensor is in all that share its memory."""
         call = self.stack[-1].index if self.stack else None
         index, inputs = len(self.recording.operations), (value.index, part.index)
-        written = Operation(index, "written", {}, inputs, (), (True, True), call, _line())
+        written = Operation(index, WRITTEN, {}, inputs, (), (True, True), call, _line())
         self.recording.operations.append(written)
         made = self.add(tensor, operation=written.index)
         written.outputs = (made.index,)

@@ -16,7 +16,7 @@ from torch.nn import Module
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from ...errors import ArgumentError, build, describe_error
-from ...graph.recording import WRITTEN, ModuleCall, Operation, Recording, record
+from ...graph.recording import ModuleCall, Operation, Recording, record
 from ...nn.norm import BATCH_NORMS
 from ..copying import copy_model
 from ..root import Root
@@ -169,9 +169,9 @@ class Steps:
         return step
 
     def _word(self, operation: Operation) -> str:
-        if operation.name == WRITTEN:
+        if operation.name == "written":
             writer = self.recording.maker(operation.inputs[1])
-            return WRITTEN if writer is None else self._word(writer)
+            return "written" if writer is None else self._word(writer)
         return _function(operation)
 
     def _read(self, step: Step, one: ModuleCall | Operation, inside: dict[int, list[Operation]]) -> None:
@@ -210,7 +210,7 @@ def _name(call: ModuleCall) -> str:
 
 
 def _writes(operation: Operation) -> bool:
-    return bool(operation.inputs) and (operation.name.endswith("_") or operation.name == WRITTEN)
+    return bool(operation.inputs) and (operation.name.endswith("_") or operation.name == "written")
 
 
 def _function(operation: Operation) -> str:

@@ -1,24 +1,21 @@
 """What a lint rule is: a function that looks at a :class:`.context.Context` and yields :class:`Found`; its id, severity
 and source.
 
-The rules themselves are in :mod:`striate.analysis.rules`, a file a subject. Each one's reason is its docstring and, at
+The rules themselves are in :mod:`striate.analysis.lint.rules`, a file a subject. Each one's reason is its docstring and, at
 length, in docs/lint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch.nn import Module
 
 from .context import Context
+from .finding import SEVERITIES
 
-__all__ = ["RULES", "SEVERITIES", "Finding", "Found", "Rule", "rule"]
-
-SEVERITIES = ("error", "warning", "note")
-
+__all__ = ["RULES", "Found", "Rule", "rule"]
 
 class Found(NamedTuple):
     """What a rule yields: where, what, how to mend it, and what does so on a model where that is mechanical.
@@ -33,31 +30,6 @@ class Found(NamedTuple):
     fix: str
     mend: Callable[[Module], None] | None = None
     severity: str | None = None
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One finding, as a report holds it. line: of the model's code, where it is known; share: of the model's MACs that
-    its row takes, None where it is about no row.
-    """
-
-    rule: str
-    severity: str
-    place: str
-    message: str
-    fix: str
-    source: str
-    line: str | None = None
-    share: float | None = None
-    mend: Callable[[Module], None] | None = field(default=None, repr=False, compare=False)
-
-    def to_dict(self) -> dict[str, str | float | None]:
-        return {
-            name: getattr(self, name) for name in ("rule", "severity", "place", "message", "fix", "source", "share")
-        }
-
-    def __str__(self) -> str:
-        return f"{self.severity}: {self.place}: {self.message} [{self.rule}] {self.fix}"
 
 
 class Rule(NamedTuple):

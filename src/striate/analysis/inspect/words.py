@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-from ..render.numbers import short, sizes
-from .group import Group
+from ...render.numbers import short, sizes
+from ..lint.finding import SEVERITIES
+from ..lint.group import Group
+from .result import Result
 from .rows import BOUND, UNKNOWN, Layer
-from .rule import SEVERITIES
-
-if TYPE_CHECKING:
-    from .report import Report
 
 __all__ = ["COLUMNS", "about", "cells", "counted", "facts", "field", "shares"]
 
@@ -25,7 +22,7 @@ ABOUT = {
 }
 
 
-def facts(report: Report) -> list[str]:
+def facts(report: Result) -> list[str]:
     """What was inspected, and the sums: a sentence each."""
     t = report.totals
     mode = "training" if report.graph.training else "evaluation"
@@ -59,7 +56,7 @@ def cells(layer: Layer) -> list[str]:
     ]
 
 
-def shares(report: Report) -> list[float]:
+def shares(report: Result) -> list[float]:
     """The part of all MACs that each layer has; 0 where nothing is multiplied, or how much is not known."""
     total = report.totals["macs"] or 0
     return [(layer.macs or 0) / total if total else 0.0 for layer in report.layers]

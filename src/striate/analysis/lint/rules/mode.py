@@ -7,9 +7,9 @@ from typing import Any
 
 from torch.nn import Module
 
-from ...nn.norm import BATCH_NORMS
+from ....nn.norm import BATCH_NORMS
+from ...inspect.rows import Layer
 from ..context import Context
-from ..rows import Layer
 from ..rule import Found, rule
 from .norm import DROPOUTS, TRACKING, is_frozen
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .group import grouped
+from ..lint.group import grouped
+from .result import Result
 from .words import COLUMNS, about, cells, facts, shares
-
-if TYPE_CHECKING:
-    from .report import Report
 
 __all__ = ["markdown"]
 
 
-def markdown(report: Report) -> str:
+def markdown(report: Result) -> str:
     """The facts, the table with exact MACs, and the findings as a list."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "|".join(["---"] * 4 + ["--:"] * 6) + "|"]
     for layer, part in zip(report.layers, shares(report), strict=True):

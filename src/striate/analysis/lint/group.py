@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..render.names import joined
-from .rule import SEVERITIES, Finding
+from ...render.names import joined
+from .finding import SEVERITIES, Finding
 
 __all__ = ["Group", "grouped", "percent"]
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from math import prod
 from typing import NamedTuple
 
-from ...graph.recording import Operation
-from ...render.numbers import sizes
+from ....graph.recording import Operation
+from ....render.numbers import sizes
+from ...inspect.rows import Layer
 from ..context import Context
-from ..rows import Layer
 from ..rule import Found, rule
 
 __all__ = ["linear_sums"]

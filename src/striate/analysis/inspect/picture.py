@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from math import log, log1p, prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from ..render import svg
-from ..render.numbers import sizes
+from ...render import svg
+from ...render.numbers import sizes
+from .result import Result
 from .rows import BOUND, Layer
-
-if TYPE_CHECKING:
-    from .report import Report
 
 __all__ = ["Frame", "Outline", "Picture", "frames", "picture"]
 
@@ -32,7 +30,7 @@ class Frame(NamedTuple):
         return tuple(last - first + 1 for first, last in self.spans)
 
 
-def frames(report: Report, most: int = MOST) -> list[Frame]:
+def frames(report: Result, most: int = MOST) -> list[Frame]:
     """Of the layers that see more than those before them, the smallest, the largest, and some whose sizes lie evenly
     between.
 
@@ -54,7 +52,7 @@ def frames(report: Report, most: int = MOST) -> list[Frame]:
     return [ranked[place] for place in sorted(places)]
 
 
-def _frame(report: Report, layer: Layer) -> Frame | None:
+def _frame(report: Result, layer: Layer) -> Frame | None:
     if layer.value is None or layer.receptive_field is None:
         return None
     axes = report.unit_axes(layer.name)
@@ -108,7 +106,7 @@ class Picture(NamedTuple):
         return any(outline.is_bound for outline in self.outlines)
 
 
-def picture(report: Report) -> Picture | None:
+def picture(report: Result) -> Picture | None:
     """The image with its frames, and what each is; None where there are no frames."""
     drawn = frames(report)
     if not drawn:
@@ -154,7 +152,7 @@ def _box(frame: Frame, image: tuple[int, int], shortens: bool) -> svg.Box:
     return svg.Box(*ends[0], *ends[1])
 
 
-def _outline(report: Report, frame: Frame, box: svg.Box, number: int) -> Outline:
+def _outline(report: Result, frame: Frame, box: svg.Box, number: int) -> Outline:
     layer = frame.layer
     seen = report.receptive_field(layer.name, frame.unit).rectangle
     ends = [f"{first} to {last}" for first, last in seen] if seen is not None else ["none", "none"]

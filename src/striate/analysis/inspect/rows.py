@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from ..graph.cost import FLOPS_PER_MAC, backward_macs, macs
-from ..graph.recording import ModuleCall, Operation, Recording
-from .field import Extent, Fields
+from ...graph.cost import FLOPS_PER_MAC, backward_macs, macs
+from ...graph.recording import ModuleCall, Operation, Recording
+from .fields import Extent, Fields
 
 __all__ = ["BOUND", "EXACT", "ONE_RUN", "UNKNOWN", "Layer", "Rows"]
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING
 
-from ..errors import ArgumentError, build
-from ..render.text import colored, columns
-from .group import grouped
+from ...errors import ArgumentError, build
+from ...render.text import colored, columns
+from ..lint.group import grouped
+from .result import Result
 from .words import COLUMNS, about, cells, counted, facts, shares
-
-if TYPE_CHECKING:
-    from .report import Report
 
 __all__ = ["bar", "table"]
 
@@ -29,7 +26,7 @@ MARKS = {"error": "✗", "warning": "!", "note": "·"}
 BAR = 8
 
 
-def table(report: Report, width: int = 100, color: bool = False) -> str:
+def table(report: Result, width: int = 100, color: bool = False) -> str:
     """Columns that do not fit are left out: first the weights' shapes, the bytes made and those kept."""
     if width < LEAST_WIDTH:
         raise ArgumentError(

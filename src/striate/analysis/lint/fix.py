@@ -9,13 +9,13 @@ from typing import Any
 
 from torch.nn import Module
 
-from ..training.parameters import parameter_groups
-from .report import Report
+from ...training.parameters import parameter_groups
+from ..inspect.result import Result
 
 __all__ = ["fix"]
 
 
-def fix(report: Report) -> tuple[Module, str]:
+def fix(report: Result) -> tuple[Module, str]:
     """See :meth:`Report.fix`. The findings' changes are made in their order."""
     before = report.recording.model
     model = copy.deepcopy(before)

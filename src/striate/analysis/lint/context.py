@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import Module
 
-from ..graph.recording import ModuleCall, Operation, Recording
-from .rows import Layer
-
-if TYPE_CHECKING:
-    from .report import Report
+from ...graph.recording import ModuleCall, Operation, Recording
+from ..inspect.result import Result
+from ..inspect.rows import Layer
 
 __all__ = ["Context", "Use"]
 
@@ -33,7 +31,7 @@ class Use(NamedTuple):
 class Context:
     """A report, and what rules ask about it."""
 
-    def __init__(self, report: Report, use: Use) -> None:
+    def __init__(self, report: Result, use: Use) -> None:
         self.report = report
         self.optimizer, batch_size, self.object_px, self.loss, self.task = use
         self.recording: Recording = report.recording

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from ..render import html
-from ..render.numbers import short, sizes
-from .group import grouped, percent
+from ...render import html
+from ...render.numbers import short, sizes
+from ..lint.group import grouped, percent
 from .picture import picture
+from .result import Result
 from .rows import Layer
 from .stage import Stage, stages
 from .words import COLUMNS, about, cells, counted, facts
-
-if TYPE_CHECKING:
-    from .report import Report
 
 __all__ = ["page"]
 
@@ -44,7 +42,7 @@ class StageRow(NamedTuple):
     rows: list[Row]
 
 
-def page(report: Report) -> str:
+def page(report: Result) -> str:
     """The layers are in it twice: by stage, and in one list that the page's style sorts, so that it needs no script."""
     title, *_ = facts(report)
     groups = grouped(report.findings)
@@ -71,7 +69,7 @@ def page(report: Report) -> str:
     )
 
 
-def _sums(report: Report) -> list[tuple[str, str, str]]:
+def _sums(report: Result) -> list[tuple[str, str, str]]:
     """Names, numbers and units of what stands above the layers."""
     t = report.totals
     trained = "" if t["trainable_parameters"] == t["parameters"] else f"{short(t['trainable_parameters'] or 0)} trained"
@@ -92,7 +90,7 @@ def _amount(number: int | None, unit: str = "B") -> tuple[str, str]:
     return (told[:-1], told[-1] + unit) if told[-1].isalpha() else (told, unit)
 
 
-def _rows(report: Report) -> list[Row]:
+def _rows(report: Result) -> list[Row]:
     total = report.totals["macs"] or sum(layer.macs or 0 for layer in report.layers)
     values = [(layer.macs or 0, layer.parameters, layer.activation_bytes, layer.kept_bytes) for layer in report.layers]
     ranks = zip(*map(_ranks, zip(*values, strict=True)), strict=True)

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch.nn import Dropout, Dropout1d, Dropout2d, Dropout3d, Module
 
-from ... import nn
-from ..._torch import ConvBase, InstanceNormBase
-from ...nn.norm import BATCH_NORMS, GROUP_NORMS
+from .... import nn
+from ...._torch import ConvBase, InstanceNormBase
+from ....nn.norm import BATCH_NORMS, GROUP_NORMS
+from ...inspect.rows import Layer
 from ..context import Context
-from ..rows import Layer
 from ..rule import Found, rule
 from .depth import linear_sums
 

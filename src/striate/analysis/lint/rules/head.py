@@ -7,10 +7,10 @@ from math import e, log, log1p, prod
 
 from torch.nn import BCEWithLogitsLoss, CrossEntropyLoss, MultiLabelSoftMarginLoss, NLLLoss
 
-from ...graph.recording import Operation
-from ...render.numbers import sizes
+from ....graph.recording import Operation
+from ....render.numbers import sizes
+from ...inspect.rows import Layer
 from ..context import Context
-from ..rows import Layer
 from ..rule import Found, rule
 
 SCORES = ("matrix_product", "convolution", "mean", "relu")  # kinds of operators: what ends in numbers of any size

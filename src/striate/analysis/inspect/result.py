@@ -1,24 +1,21 @@
-"""What inspecting a network found: its rows and sums, questions about receptive fields, and the forms it is told in."""
+"""What inspecting a network found: its rows and sums, and questions about receptive fields."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch.nn import Module
 
-from ..errors import ArgumentError, build, did_you_mean
-from ..graph.recording import Recording
-from .field import Axes, Fields, Seen, reached_from, seen_by, units_of
+from ...errors import ArgumentError, build, did_you_mean
+from ...graph.recording import Recording
+from ..lint.finding import Finding
+from .fields import Axes, Fields, Seen, reached_from, seen_by, units_of
 from .rows import BOUND, EXACT, ONE_RUN, Layer
 
-if TYPE_CHECKING:
-    from .rule import Finding
-
-__all__ = ["ReceptiveField", "Report"]
+__all__ = ["ReceptiveField", "Result"]
 
 VERSION = 1  # of to_dict's form
 
@@ -41,8 +38,8 @@ class ReceptiveField(NamedTuple):
 
 
 @dataclass(eq=False)
-class Report:
-    """What :func:`inspect` found. ``print(report)`` shows it as a table."""
+class Result:
+    """What was found, without the forms that a :class:`.report.Report` has."""
 
     model: str
     recording: Recording
@@ -161,27 +158,6 @@ class Report:
         _check_place("Report.receptive_field", "unit", unit, sizes)
         return row.value, units_of(shape, unit, axes)
 
-    # --------------------------------------------------------------------------------------------------------- findings
-
-    def fix(self) -> tuple[Module, str]:
-        """A copy of the model without those findings that can be mended mechanically, and what changed, as a unified
-        diff.
-
-        The model itself stays as it is. Where the optimizer's groups are wrong, the diff goes on with them: what they
-        hold, and what
-        :func:`striate.training.parameter_groups` gives for the copy.
-
-        >>> from striate import inspect
-        >>> from torch import nn
-        >>> report = inspect(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval(), (1, 3, 8, 8))
-        >>> print("\\n".join(report.fix()[1].splitlines()[4:6]))
-        -  (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
-        +  (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1), bias=False)
-        """
-        from .fix import fix
-
-        return fix(self)
-
     # ------------------------------------------------------------------------------------------------------------ forms
 
     def to_dict(self) -> dict[str, Any]:
@@ -203,27 +179,6 @@ class Report:
             "notes": self.notes,
             "findings": [finding.to_dict() for finding in self.findings],
         }
-
-    def table(self, width: int = 100, color: bool = False) -> str:
-        """As text, in lines of ``width`` characters, at least 40."""
-        from .table import table
-
-        return table(self, width, color)
-
-    def markdown(self) -> str:
-        """As a table for a README or an issue."""
-        from .markdown import markdown
-
-        return markdown(self)
-
-    def html(self) -> str:
-        """As a page that needs nothing else."""
-        from .page import page
-
-        return page(self)
-
-    def __str__(self) -> str:
-        return self.table()
 
 
 def _check_place(where: str, what: str, place: Sequence[int], shape: Sequence[int]) -> None:

@@ -9,13 +9,11 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from inspect import getsourcelines
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..errors import ArgumentError, build
+from ...errors import ArgumentError, build
+from ..inspect.rows import Layer
 from .context import Context
-
-if TYPE_CHECKING:
-    from .rows import Layer
 
 __all__ = ["configured", "is_ignored"]
 

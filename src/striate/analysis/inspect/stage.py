@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from .result import Result
 from .rows import Layer
-
-if TYPE_CHECKING:
-    from .report import Report
 
 __all__ = ["Stage", "stages"]
 
@@ -20,7 +18,7 @@ class Stage(NamedTuple):
     layers: list[Layer]
 
 
-def stages(report: Report) -> list[Stage]:
+def stages(report: Result) -> list[Stage]:
     """All rows, in order. Rows without a map, as those of gates, belong to the stage that goes on behind them.
 
     >>> from striate import inspect, models
@@ -42,7 +40,7 @@ def stages(report: Report) -> list[Stage]:
     return [*found, Stage(None, waiting)] if waiting else found
 
 
-def _size(report: Report, layer: Layer) -> tuple[int, ...] | None:
+def _size(report: Result, layer: Layer) -> tuple[int, ...] | None:
     """Of a row's map, wherever its axes are; None where it is no map."""
     places = [None if layer.value is None else report.fields.place(layer.value, axis) for axis in report.axes()]
     size = tuple(place.size for place in places if place is not None)

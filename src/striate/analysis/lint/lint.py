@@ -8,19 +8,20 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from ..errors import ArgumentError, ArgumentTypeError, build, did_you_mean
+from ...errors import ArgumentError, ArgumentTypeError, build, did_you_mean
+from ..inspect.result import Result
 from . import rules as rules  # fills RULES
 from .context import Context, Use
+from .finding import SEVERITIES, Finding
 from .ignore import is_ignored
-from .report import Report
-from .rule import RULES, SEVERITIES, Finding
+from .rule import RULES
 
 __all__ = ["lint"]
 
 TASKS = ("classification", "localisation", "segmentation")
 
 
-def lint(report: Report, use: Use, ignore: Collection[str] = ()) -> list[Finding]:
+def lint(report: Result, use: Use, ignore: Collection[str] = ()) -> list[Finding]:
     """All findings, errors first, in the order of the rows.
 
     Raises ArgumentError for an id in ``ignore`` that no rule has, a task there is not, and sizes below what they can

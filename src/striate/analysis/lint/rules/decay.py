@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.nn import Parameter
 
-from ..._torch import InstanceNormBase
-from ...nn.norm import BATCH_NORMS
-from ...render.numbers import short
-from ...training.parameters import parameter_groups
+from ...._torch import InstanceNormBase
+from ....nn.norm import BATCH_NORMS
+from ....render.numbers import short
+from ....training.parameters import parameter_groups
 from ..context import Context
 from ..rule import Found, rule
 from .norm import LAYERS, followers

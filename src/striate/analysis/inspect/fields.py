@@ -18,9 +18,9 @@ from itertools import product
 from math import prod
 from typing import NamedTuple
 
-from ..graph.links import SAME, Along, Anywhere, Link, Regroup, links_of
-from ..graph.recording import Recording
-from ..window import Field, Look
+from ...graph.links import SAME, Along, Anywhere, Link, Regroup, links_of
+from ...graph.recording import Recording
+from ...window import Field, Look
 
 __all__ = ["Extent", "Fields", "Seen", "reached_from", "seen_by"]
 

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from .._torch import ConvBase
-from ..errors import ShapeError
-from ..graph.recording import Recording, record
-from .context import Use
-from .field import Fields
-from .lint import lint
+from ..._torch import ConvBase
+from ...errors import ShapeError
+from ...graph.recording import Recording, record
+from ..lint.context import Use
+from ..lint.lint import lint
+from .fields import Fields
 from .report import Report
 from .rows import Layer, Rows
 

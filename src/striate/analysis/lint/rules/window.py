@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import torch
 
-from ...graph.recording import Operation
-from ...render.numbers import sizes
-from ...window import Axis, Field
+from ....graph.recording import Operation
+from ....render.numbers import sizes
+from ....window import Axis, Field
+from ...inspect.rows import Layer
 from ..context import Context
-from ..rows import Layer
 from ..rule import Found, rule
 from .depth import NORMS, linear_sums
 from .norm import ACTIVATIONS
