@@ -22,11 +22,11 @@ import torch
 
 from striate import native_info
 from striate.allocator import tune_allocator
+from striate.measure import medians_ms, processor
 from striate.ops import conv, crossovers, fused
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from run import medians_ms, processor
 from samples import channels_last
 
 # fused: for inference, over oneDNN's operator with a packed weight and a ReLU

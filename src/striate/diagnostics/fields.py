@@ -20,6 +20,7 @@ from .._torch import TorchDispatchMode
 from ..analysis.inspect.report import Report
 from ..analysis.inspect.rows import Layer
 from ..errors import ArgumentError, build
+from ..extras import needs
 from ..graph.optable import is_kind
 
 __all__ = ["Checked", "draw", "effective_field", "verify"]
@@ -158,6 +159,7 @@ def draw(report: Report, layer: str, path: str | Path, unit: Sequence[int] | Non
 
     Raises ArgumentError for an input with another number of axes.
     """
+    needs("draw", "matplotlib")
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
