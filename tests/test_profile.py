@@ -730,7 +730,7 @@ NAMED = ", ".join(models.NAMES)
         (
             ["resnet", "--input", "1x3x8x8"],
             f"profile expects one of {NAMED}, package.module:callable, or a file of striate train, got 'resnet'. "
-            "Choose one of these names, or a callable of your own.",
+            "Choose one of these names, or a callable of your own. Did you mean resnet18 or resnet50?",
         ),
         (
             ["nowhere:net", "--input", "4x3"],
@@ -743,7 +743,7 @@ NAMED = ", ".join(models.NAMES)
             ["broken_to_profile:net", "--input", "4x3"],
             (
                 "profile expects a model from broken_to_profile:net, got ModuleNotFoundError: No module named "
-                "'nothing_of_that_name'. The current folder is searched too."
+                "'nothing_of_that_name' (at broken_to_profile.py:1). Import broken_to_profile in Python to see all of it."
             ),
         ),
         (
@@ -756,7 +756,8 @@ NAMED = ", ".join(models.NAMES)
         ),
         (
             ["mine_to_profile:broken", "--input", "4x3"],
-            "profile expects a model from mine_to_profile:broken, got OSError: no. The current folder is searched too.",
+            "profile expects a model from mine_to_profile:broken, got OSError: no (at mine_to_profile.py:4). "
+            "Call mine_to_profile.broken() in Python to see all of it.",
         ),
         (
             ["mine_to_profile:number", "--input", "4x3"],

@@ -20,19 +20,12 @@ from .._torch import TorchDispatchMode
 from ..analysis.inspect.report import Report
 from ..analysis.inspect.rows import Layer
 from ..errors import ArgumentError, build
+from ..extras import needs
+from ..graph.optable import is_kind
 
 __all__ = ["Checked", "draw", "effective_field", "verify"]
 
 CHUNK = 16  # images in a run
-NORMS = (
-    torch.ops.aten.native_batch_norm.default,
-    torch.ops.aten._native_batch_norm_legit.default,
-    torch.ops.aten._native_batch_norm_legit_no_training.default,
-    torch.ops.aten._batch_norm_with_update.default,
-    torch.ops.aten._batch_norm_no_update.default,
-    torch.ops.aten.native_group_norm.default,
-    torch.ops.aten.native_layer_norm.default,
-)
 
 
 class Checked(NamedTuple):
@@ -58,9 +51,9 @@ class _NormsPassed(TorchDispatchMode):
     """Norms give back what they got."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in NORMS:
-            x = args[0]
-            return x.clone(), x.new_empty(0), x.new_empty(0), *([x.new_empty(0)] if "_with_update" in str(func) else [])
+        if is_kind(str(func), "batch_norm", "norm"):
+            x, results = args[0], len(func._schema.returns)
+            return x.clone(), *(x.new_empty(0) for _ in range(results - 1))
         return func(*args, **(kwargs or {}))
 
 
@@ -166,6 +159,7 @@ def draw(report: Report, layer: str, path: str | Path, unit: Sequence[int] | Non
 
     Raises ArgumentError for an input with another number of axes.
     """
+    needs("draw", "matplotlib")
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 

@@ -204,7 +204,7 @@ class _Conv(_AnyConv):
 
 
 class _ConvTranspose(_AnyConv):
-    documentation = """The adjoint of a convolution over {axes}, as a layer: each input spreads over a window of outputs.
+    documentation = """The adjoint of a convolution over {axes}, as a layer: each input adds to a window of outputs.
 
     .. math:: y[n, k, i] = b[k] + Σ_{(o, t): o·stride + t·dilation - before = i} Σ_c x[n, c, o] · w[c, k, t]
 
