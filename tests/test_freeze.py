@@ -37,8 +37,8 @@ from striate.deploy.freeze import ERROR, Frozen, freeze, load
 from striate.deploy.graph import base_of
 from striate.errors import ArgumentError, ArgumentTypeError, CheckpointError, DtypeError, ShapeError
 from striate.ops import fused
-from striate.ops.choose import prefer
 from striate.ops.conv import NUMBERS
+from striate.ops.dispatch import prefer
 from striate.ops.fused import FusedConv, FusedLinear
 from striate.ops.precision import precision
 from striate.reference import conv as reference
@@ -1559,8 +1559,8 @@ def test_every_method_computes_sum_and_clamp(name: str, method: str) -> None:
     for low, high in ((-inf, inf), (0.0, inf), (0.0, 6.0), (-2.0, inf), (-inf, 3.0)):
         layer = FusedConv(w, b, *geometry, low, high)
         with prefer(method):
-            if layer.explain(x)[-1][0] != method:
-                pytest.skip(dict(layer.explain(x))[method])
+            if layer.explain_methods(x)[-1][0] != method:
+                pytest.skip(dict(layer.explain_methods(x))[method])
             assert layer.method(x) == method
             expected, summed, kept = (
                 y.clamp(low, high),

@@ -21,7 +21,7 @@ from striate import native
 from striate._torch import Observer
 from striate.errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError
 from striate.ops import norm as ops
-from striate.ops.choose import explain, prefer
+from striate.ops.dispatch import explain_choice, prefer
 from striate.ops.precision import precision
 from striate.reference import norm as reference
 
@@ -515,7 +515,7 @@ def statistics(sample: NormSample, x: torch.Tensor) -> torch.Tensor:
         "instance_norm": (n, c, ops.CHANNELS),
         "group_norm": (n, sample.arguments.get("num_groups"), ops.CHANNELS),
         "layer_norm": (rows, 1, ops.ELEMENTS),
-        "layer_norm_2d": (n, 1, ops.PLACES),
+        "layer_norm_2d": (n, 1, ops.POSITIONS),
     }[sample.function]
     return torch.ops.striate.norm_measure.default(x, batches, groups, along, ops.is_channels_last(x), True)
 
@@ -617,7 +617,7 @@ def test_training_batch_norm_refuses_an_eps_of_0_as_torchs_does_and_the_kernels_
     reason = (
         "with an eps of 0 a constant gives what torch's operator makes of it: NaN in most norms, β in instance norm"
     )
-    assert explain(ops.METHODS, *arguments) == [("native", reason), ("torch", None)]
+    assert explain_choice(ops.METHODS, *arguments) == [("native", reason), ("torch", None)]
 
 
 def test_norms_that_torch_lacks_take_an_eps_of_0_too() -> None:
@@ -1310,7 +1310,7 @@ def explained(call: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> list[
     seen: list[list[tuple[str, str | None]]] = []
 
     def spy(candidates: Any, *arguments: Any) -> Any:
-        seen.append(explain(candidates, *arguments))
+        seen.append(explain_choice(candidates, *arguments))
         return chosen(candidates, *arguments)
 
     chosen = ops.choose

@@ -619,7 +619,7 @@ def _bar(width: int = 24) -> Iterator[Callable[[int, int, str], None] | None]:
 
 def _doctor(options: argparse.Namespace) -> int:
     from .native import native_info
-    from .ops.crossovers import about
+    from .tuning.select import about
 
     print(table({**native_info(), "convolution_methods": about()}))
     return 0

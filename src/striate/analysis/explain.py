@@ -38,7 +38,8 @@ WIDTH = 100
 BYTES = 4  # of a float32
 MOST = 2**31  # values of a tensor: what is counted output by output still ends
 AXES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
-METHODS_OF = {"forward": "forward", "input": "input gradient", "weight": "weight gradient"}
+METHODS_OF = {"forward": "forward", "backward_data": "input gradient", "backward_weights": "weight gradient"}
+KEYS = {"forward": "forward", "backward_data": "input", "backward_weights": "weight"}  # in a report's data
 
 Row = worked.Row
 T = TypeVar("T")
@@ -157,7 +158,7 @@ class Step:
 
     name: str
     kind: str
-    plan: convolutions.Plan
+    plan: convolutions.ConvGeometry
     bias: bool
     padding: Any
 
@@ -380,7 +381,7 @@ def _step(
         geometry += (options.get("dilation", 1), groups)
     _check_room("a weight", weight)
     x, w = (torch.empty(tuple(s), device="meta") for s in (shape, weight))
-    plan = convolutions.plan_for(x, w, None, *geometry, dims=dims, where="explain", transposed=kind == "transposed")
+    plan = convolutions.geometry_for(x, w, None, *geometry, dims=dims, where="explain", transposed=kind == "transposed")
     step = Step(name, kind, plan, bias, padding)
     _check_room("y", step.y_shape)
     _check_room("a weight", step.weight_shape)
@@ -808,10 +809,10 @@ def _convolution(
     return _title(layer, size, stride, padding, dilation, through, more), facts, parts
 
 
-def _methods(plan: convolutions.Plan, channels_last: bool) -> tuple[Part, dict[str, list[list[str | None]]]]:
-    """By which method each map is computed, and the reasons against those that were asked before."""
+def _methods(plan: convolutions.ConvGeometry, channels_last: bool) -> tuple[Part, dict[str, list[list[str | None]]]]:
+    """By which method each pass is computed, and the reasons against those that were asked before."""
     padding = "same" if plan.before != plan.after else plan.before
-    told = convolutions.explain(
+    told = convolutions.explain_methods(
         plan.x_shape,
         plan.weight_shape,
         plan.stride,
@@ -821,14 +822,14 @@ def _methods(plan: convolutions.Plan, channels_last: bool) -> tuple[Part, dict[s
         channels_last=channels_last,
     )
     rows: list[Row] = []
-    for map_, methods in told.items():
-        lines = [f"{METHODS_OF[map_]}: {methods[-1][0]}"]
+    for pass_, methods in told.items():
+        lines = [f"{METHODS_OF[pass_]}: {methods[-1][0]}"]
         for name, reason in methods[:-1]:
             lines += textwrap.wrap(f"not {name}: {reason}", WIDTH - 2, initial_indent="  ", subsequent_indent="    ")
         rows.append((None, "\n".join(lines)))
     order = "channels" if channels_last and plan.dims > 1 else "planes"
     return Part(f"Method, of x in {order} order", tuple(rows)), {
-        m: [list(pair) for pair in pairs] for m, pairs in told.items()
+        KEYS[pass_]: [list(pair) for pair in pairs] for pass_, pairs in told.items()
     }
 
 
@@ -844,7 +845,7 @@ def _pool_window(shape: tuple[int, ...], dims: int, options: dict[str, Any]) -> 
         options.get("dilation", 1),
     )
     size = per_axis(size, dims, 1, "kernel", "explain", shape)
-    found = pool.plan_for(x, dims, size, step, pads, holes, options.get("ceil", False), "explain").window
+    found = pool.geometry_for(x, dims, size, step, pads, holes, options.get("ceil", False), "explain").window
     assert isinstance(found, Window)
     return found
 

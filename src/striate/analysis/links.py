@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..ops.local import geometry
+from ..ops import local
 from ..window import AdaptiveAxis, Axis, Look
 from .trace import LOCAL, WRITTEN, Graph, Node, Ref
 
@@ -274,7 +274,7 @@ def pooling(op: Op) -> list[list[Link]]:
 def locally_connected(op: Op) -> list[list[Link]]:
     layer, shape = op["layer"], op.shape(op.input)
     arguments = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-    window = geometry(layer.input_size, *arguments, type(layer).__name__, shape).window
+    window = local.resolve(layer.input_size, *arguments, type(layer).__name__, shape).window
     lead = len(shape) - layer.dims
     looks: dict[int, Along | Anywhere] = {lead + i: Along(lead + i, axis.look) for i, axis in enumerate(window)}
     return [[op.same(op.input, {lead - 1: Anywhere(range(shape[lead - 1])), **looks})]]

@@ -35,9 +35,10 @@ from ..nn import blocks, conv, local, norm, pool
 from ..nn.container import Watched
 from ..ops import conv as ops
 from ..ops import gate
-from ..ops.conv import Call, Candidate, Plan
+from ..ops.conv import ConvGeometry, ConvProblem
+from ..ops.dispatch import Candidate
 from ..ops.layout import is_channels_last
-from ..ops.local import geometry
+from ..ops.local import resolve
 from ..ops.precision import is_strict
 
 __all__ = ["Layer", "Profile", "profile"]
@@ -49,7 +50,8 @@ BEHIND = 1.5  # a method that took that many times the best of the others in the
 # Of a layer's map, the map of the operation: a transposed convolution is a convolution's input gradient, and the other
 # way round.
 TRANSPOSED = {"forward": "input", "input": "forward", "weight": "weight"}
-MAPS = ("forward", "input", "weight")
+PASSES = {"forward": "forward", "input": "backward_data", "weight": "backward_weights"}  # of a convolution
+MAPS = tuple(PASSES)
 Progress = Callable[[int, int, str], object]
 Forward = Callable[..., Any]
 clock_ns = time.perf_counter_ns
@@ -392,7 +394,7 @@ class _Contest(NamedTuple):
 
     what: str
     map: str  # of the layer
-    call: Call
+    call: ConvProblem
     method: str  # the layer's
     x_last: bool  # the memory order of what came in
     weight: Tensor
@@ -406,13 +408,17 @@ class _Contest(NamedTuple):
 
     def run(self, rounds: int) -> dict[str, float]:
         """Medians by method [ms]: of the layer's own and of those that the first round did not leave far behind."""
-        call, plan = self.call, self.call.plan
+        call, plan = self.call, self.call.geometry
         x, y = _laid(plan.x_shape, call), _laid(plan.y_shape, call)
         if self.map == "forward":  # gradients are brought to the output's memory order, an input comes as it is
             x, y = (_laid(tuple(t.shape), call._replace(channels_last=self.x_last)) for t in (x, y))
         w = self.weight.detach()
         bias = None if self.bias is None else self.bias.detach()
-        arguments: tuple[Any, ...] = {"forward": (x, w), "input": (y, w), "weight": (y, x)}[call.map]
+        arguments: tuple[Any, ...] = {
+            "forward": (x, w),
+            "backward_data": (y, w),
+            "backward_weights": (y, x),
+        }[call.pass_]
         arguments = (*arguments, bias) if self.map == "forward" else arguments
         able = [c for c in ops.METHODS if c.name == self.method or (c.name != "reference" and c.refuse(call) is None)]
         times: dict[str, list[float]] = {c.name: [] for c in able}
@@ -428,12 +434,12 @@ class _Contest(NamedTuple):
         return {c.name: statistics.median(times[c.name]) for c in able}
 
 
-def _laid(shape: tuple[int, ...], call: Call) -> Tensor:
+def _laid(shape: tuple[int, ...], call: ConvProblem) -> Tensor:
     x = torch.randn(shape, dtype=call.dtype)
     return x.movedim(1, -1).contiguous().movedim(-1, 1) if call.channels_last else x
 
 
-def _timed(candidate: Candidate, call: Call, arguments: tuple[Any, ...]) -> float:
+def _timed(candidate: Candidate, call: ConvProblem, arguments: tuple[Any, ...]) -> float:
     candidate.run(call, *arguments)  # or the memory it faults in would count
     start = clock_ns()
     candidate.run(call, *arguments)
@@ -598,7 +604,7 @@ def _looked_at(path: str, frame: _Frame, y: Tensor, backward: bool) -> _Call:
     return _Call(path, group, key, _passes(module, inputs, y, gradients), method, ())
 
 
-def _convolution(layer: Any, x: Tensor, more: bool) -> dict[str, Call] | None:
+def _convolution(layer: Any, x: Tensor, more: bool) -> dict[str, ConvProblem] | None:
     """The maps of a convolution by what they are to the layer; None for a transposed one onto a size or with margins
     that are asked for.
     """
@@ -607,7 +613,7 @@ def _convolution(layer: Any, x: Tensor, more: bool) -> dict[str, Call] | None:
         return None
     w = torch.empty_like(layer.weight, device="meta")
 
-    def planned(sizes: Iterable[int], padding: Any) -> Plan:
+    def planned(sizes: Iterable[int], padding: Any) -> ConvGeometry:
         given = torch.empty(tuple(sizes), dtype=w.dtype, device="meta")
         geometry = (
             layer.stride,
@@ -616,7 +622,7 @@ def _convolution(layer: Any, x: Tensor, more: bool) -> dict[str, Call] | None:
             layer.dilation,
             layer.groups,
         )
-        return ops.plan_for(given, w, None, *geometry, dims=dims, where=type(layer).__name__, transposed=transposed)
+        return ops.geometry_for(given, w, None, *geometry, dims=dims, where=type(layer).__name__, transposed=transposed)
 
     plan = planned(x.shape, layer.padding)
     if layer.padding_mode != "zeros":  # the padding is put around x first
@@ -625,16 +631,22 @@ def _convolution(layer: Any, x: Tensor, more: bool) -> dict[str, Call] | None:
     refusal = gate.reason(x, layer.weight, layer.bias)
     asked = dims > 1 and getattr(layer, "_channels_last", False)
     last = refusal is None and (asked or ops.follows_channels_last(x, layer.weight))
+    passes = {map: PASSES[TRANSPOSED[map] if transposed else map] for map in MAPS}
     return {
-        map: Call(TRANSPOSED[map] if transposed else map, plan, last, x.dtype, refusal, strict=is_strict())
-        for map in MAPS
+        map: ConvProblem(pass_, plan, last, x.dtype, refusal, strict=is_strict()) for map, pass_ in passes.items()
     }
 
 
 def _convolved(
-    path: str, group: tuple[Any, ...], key: Any, x: Tensor, y: Tensor, calls: dict[str, Call], computed: list[str]
+    path: str,
+    group: tuple[Any, ...],
+    key: Any,
+    x: Tensor,
+    y: Tensor,
+    calls: dict[str, ConvProblem],
+    computed: list[str],
 ) -> _Call:
-    module, plan = group[0], calls["forward"].plan
+    module, plan = group[0], calls["forward"].geometry
     macs = plan.batch * plan.filters * plan.channels // plan.groups * plan.window.tap_count
     values = prod(plan.x_shape) + prod(plan.y_shape) + prod(plan.weight_shape)  # two are read, the third is written
     work = _Pass(values * x.element_size(), macs)
@@ -721,7 +733,7 @@ def _macs(module: Any, inputs: list[Tensor], y: Tensor) -> int | None:
         return y.numel() * module.in_features
     if isinstance(module, local._LocallyConnected):
         geometries = (module.kernel_size, module.stride, module.padding, module.dilation)
-        window = geometry(module.input_size, *geometries, type(module).__name__, tuple(inputs[0].shape)).window
+        window = resolve(module.input_size, *geometries, type(module).__name__, tuple(inputs[0].shape)).window
         samples = inputs[0].shape[0] if inputs[0].dim() == module.dims + 2 else 1
         return int(samples * module.in_channels * module.out_channels * window.tap_count)
     if isinstance(module, blocks._BlurPool):

@@ -21,7 +21,7 @@ from torch import Tensor
 from .. import _torch
 from ..ops import gate
 from ..ops import norm as norm_ops
-from ..ops.handed import take
+from ..ops.batch_stats import take_statistics
 from . import conv, norm, pool
 
 __all__ = [
@@ -271,7 +271,7 @@ def run(modules: Iterable[Any], passed: Passed, residual: Callable[[], Passed] |
             else:
                 measure = _measures(following)
                 x = _compute((layer,), layer._compute, (x,), *weights, measure=measure, fresh=fresh)
-                statistics = take(x) if measure else None
+                statistics = take_statistics(x) if measure else None
             fresh = False
         elif kind in BATCH_NORMS:
             if residual is not None and _reached(layers, at + 1) is residual:

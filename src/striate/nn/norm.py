@@ -17,9 +17,10 @@ from torch import Tensor
 
 from .. import _torch
 from ..errors import ArgumentError, ShapeError, build
+from ..ops import local_response
 from ..ops import norm as ops
 from ..ops.arguments import as_int, is_int
-from ..ops.shared import synchronized_batch_norm
+from ..ops.sync_batch_norm import synchronized_batch_norm
 from .namesake import Namesake, as_torch, recorded
 
 __all__ = [
@@ -197,7 +198,7 @@ class _BatchNorm(_Activated):
     ) -> Tensor:
         """What follows the norm, too: the sum with ``residual``, and an activation.
 
-        following, statistics, fresh: for a container; the last two are ``known`` and ``fresh`` of
+        following, statistics, fresh: for a container; the last two are ``statistics`` and ``rematerialize_residual`` of
         :func:`striate.ops.norm.by_channel`.
         """
         self._check_input_dim(input)
@@ -223,8 +224,8 @@ class _BatchNorm(_Activated):
                 batches=self._batches(input) if measured else 1,
                 residual=residual,
                 **self._told(following),
-                known=statistics if measured else None,
-                fresh=fresh,
+                statistics=statistics if measured else None,
+                rematerialize_residual=fresh,
             )
         except REFUSALS:
             self._step_back(measured and mean is not None)
@@ -365,7 +366,7 @@ class BatchNormAct2d(_Summing, _State):
 
     For backward it keeps x and the statistics, and the residual if there is one; not what was activated. In a container
     a
-    convolution behind it keeps nothing more: see ops/recipe.py.
+    convolution behind it keeps nothing more: see ops/rematerialize.py.
 
     x, residual: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). activation: None, "relu", "leaky_relu", "relu6" or
     "silu" (SiLU is a pass of its own); negative_slope: of the leaky ReLU. The rest as for :class:`BatchNorm2d`; the
@@ -894,7 +895,7 @@ class LocalResponseNorm(Namesake, torch.nn.LocalResponseNorm):
     """
 
     def _compute(self, input: Tensor) -> Tensor:
-        return ops.response(input, self.size, self.alpha, self.beta, self.k, where=type(self).__name__)
+        return local_response.response(input, self.size, self.alpha, self.beta, self.k, where=type(self).__name__)
 
 
 def adaptive_instance_norm(content: Tensor, style: Tensor, eps: float = 1e-5) -> Tensor:
