@@ -177,7 +177,7 @@ def test_nan_and_infinity_reach_only_the_outputs_that_see_them() -> None:
 
 def call(
     shape: Axes, weight: Axes, map: str = "forward", last: bool = True, strict: bool = False, **arguments: Any
-) -> ops.Call:
+) -> ops.ConvProblem:
     rest = (
         arguments.get("stride", 1),
         arguments.get("padding", 0),
@@ -202,7 +202,7 @@ def call(
     ],
     ids=str,
 )
-def test_what_it_cannot_compute_it_refuses_with_a_reason(one: ops.Call, reason: str | None) -> None:
+def test_what_it_cannot_compute_it_refuses_with_a_reason(one: ops.ConvProblem, reason: str | None) -> None:
     assert next(m for m in ops.METHODS if m.name == "unfolded").refuse(one) == reason
 
 

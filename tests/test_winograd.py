@@ -384,7 +384,7 @@ def test_ordinary_weights_are_in_bounds(name: str, layout: Any, isa: str) -> Non
 
 def call(
     shape: tuple[int, ...], weight: tuple[int, ...], map_: str = "forward", strict: bool = False, **arguments: Any
-) -> ops.Call:
+) -> ops.ConvProblem:
     rest = (
         arguments.get("stride", 1),
         arguments.get("padding", 0),
@@ -409,7 +409,7 @@ def call(
     ],
     ids=str,
 )
-def test_what_it_cannot_compute_it_refuses_with_a_reason(one: ops.Call, reason: str) -> None:
+def test_what_it_cannot_compute_it_refuses_with_a_reason(one: ops.ConvProblem, reason: str) -> None:
     assert next(m for m in ops.METHODS if m.name == "winograd_4x4").refuse(one) == reason
 
 
