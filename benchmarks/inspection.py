@@ -47,7 +47,7 @@ def large() -> dict[str, Any]:
     from torch import nn
 
     from striate.analysis.explain import explain
-    from striate.models.resnet import Bottleneck, _resnet, _stem
+    from striate.models.resnet import ResNetBottleneck, _resnet, _stem
 
     audio = nn.Sequential(
         nn.Conv1d(1, 4, 9, stride=4), nn.ReLU(), nn.MaxPool1d(4), nn.Conv1d(4, 4, 3), nn.AdaptiveAvgPool1d(1)
@@ -56,7 +56,7 @@ def large() -> dict[str, Any]:
         *[nn.Sequential(nn.Upsample(scale_factor=1.3, mode="bilinear"), nn.Conv2d(1, 1, 3, padding=1))] * 12
     )
     with torch.device("meta"):
-        resnet = _resnet(_stem(3), Bottleneck, [64, 128, 256, 512], [3, 8, 36, 3], 1000)
+        resnet = _resnet(_stem(3), ResNetBottleneck, [64, 128, 256, 512], [3, 8, 36, 3], 1000)
     return {
         "inspect, one axis of 1,000,000": lambda: inspect(audio, (1, 1, 1_000_000)),
         "inspect, 12 enlargements by 1.3": lambda: inspect(enlarged, (1, 1, 32, 32)),

@@ -58,11 +58,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import striate
-from striate import text
 from striate.deploy import freeze
 from striate.diagnostics.profile import processor
 from striate.errors import ArgumentError
 from striate.nn import swap
+from striate.render.numbers import short
 
 ROOT = Path(__file__).parent.parent
 ROWS = ROOT / "build" / "published"
@@ -818,7 +818,7 @@ def report(rows: list[dict[str, Any]]) -> str:
 
     lines = []
     for row in rows:
-        cells = [row["network"], text.short(row["parameters"]), text.short(row["macs"]), str(row["left"])]
+        cells = [row["network"], short(row["parameters"]), short(row["macs"]), str(row["left"])]
         cells += [" / ".join(f"{e:.0e}" for e in row["evaluation"]), " / ".join(f"{e:.0e}" for e in row["training"])]
         cells.append(mark(row["frozen"]) if isinstance(row["frozen"], str) else f"{row['frozen']:.0e}")
         cells.append(

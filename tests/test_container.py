@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import striate
 from striate import nn
 from striate.nn import container
-from striate.nn.container import Passed, run
+from striate.nn.container import Intermediate, run
 from striate.ops import dispatch, rematerialize
 from striate.ops.conv import functions
 
@@ -675,8 +675,8 @@ BLOCKS: dict[str, Callable[[], torch.nn.Module]] = {
     "basic": lambda: striate.models.resnet.BasicBlock(8, 8),
     "basic, other channels": lambda: striate.models.resnet.BasicBlock(4, 8),
     "basic, strided": lambda: striate.models.resnet.BasicBlock(8, 16, 2),
-    "bottleneck": lambda: striate.models.resnet.Bottleneck(16, 4),
-    "bottleneck, other channels": lambda: striate.models.resnet.Bottleneck(8, 4),
+    "bottleneck": lambda: striate.models.resnet.ResNetBottleneck(16, 4),
+    "bottleneck, other channels": lambda: striate.models.resnet.ResNetBottleneck(8, 4),
 }
 
 
@@ -753,8 +753,8 @@ def test_parts_of_residual_blocks_may_be_replaced_by_anything() -> None:
 
 def test_a_residual_with_fewer_layers_is_added_to_what_the_last_gets() -> None:
     x, y = torch.full((1, 1, 2, 2), -1.0), torch.full((1, 1, 2, 2), 0.5)
-    assert run([nn.ReLU()], Passed(x), lambda: Passed(y)).value.equal(F.relu(x + y))
-    assert run([], Passed(x), lambda: Passed(y)).value.equal(x + y)
+    assert run([nn.ReLU()], Intermediate(x), lambda: Intermediate(y)).value.equal(F.relu(x + y))
+    assert run([], Intermediate(x), lambda: Intermediate(y)).value.equal(x + y)
 
 
 def test_inverted_residuals_are_seen_through_and_called_if_hooked() -> None:

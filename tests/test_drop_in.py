@@ -25,7 +25,7 @@ import striate
 import striate.nn as nn
 import striate.nn.functional as SF
 from striate import models
-from striate.nn import container, swap
+from striate.nn import fusion, swap
 
 PACKAGE = Path(striate.__file__).parent
 
@@ -155,6 +155,15 @@ def test_every_public_name_of_torch_nn_is_here() -> None:
 
     assert Parameter is torch.nn.Parameter and clip_grad_norm_ is torch.nn.utils.clip_grad_norm_
     assert nn.functional is SF
+
+
+@pytest.mark.parametrize("module", ["blocks", "container", "conv", "local", "norm", "pool"])
+def test_a_pickle_of_a_layer_may_name_the_module_of_its_family(module: str) -> None:
+    family = getattr(nn, module)
+    names = [name for name in family.__all__ if isinstance(getattr(nn, name, None), type)]
+    assert names and all(
+        pickle.loads(f"cstriate.nn.{module}\n{name}\n.".encode()) is getattr(nn, name) for name in names
+    )
 
 
 def test_our_classes_replace_torchs_and_subclass_them() -> None:
@@ -511,7 +520,7 @@ def test_an_activation_behind_max_pooling_gives_the_bits_it_gives_before(
     model = before_pooling(copy.deepcopy(act), torch.nn.MaxPool2d(**POOLINGS[pooling]))
     twin = striate.accelerate(copy.deepcopy(model))
     x = awkward(kind)
-    assert container._pooled(twin[1], twin[2]) is not None
+    assert fusion.activation_behind_pool(twin[1], twin[2]) is not None
     plain = striate.accelerate(copy.deepcopy(model))
     plain[1].register_forward_hook(lambda *_: None)
     results = [m(x) for m in (model, plain, twin)]
@@ -561,10 +570,10 @@ def test_an_activation_stays_before_what_it_does_not_commute_with() -> None:
         models = [striate.accelerate(torch.nn.Sequential(conv(3, 3, 1), *layers)) for layers in left]
         hooked = [striate.accelerate(torch.nn.Sequential(conv(3, 3, 1), act(), pool(2))) for _ in range(2)]
     for k, model in enumerate(hooked, 1):
-        assert container._pooled(*model[1:]) is not None
+        assert fusion.activation_behind_pool(*model[1:]) is not None
         model[k].register_forward_hook(lambda *_: None)
     for model in models + hooked:
-        assert container._pooled(model[1], model[2]) is None
+        assert fusion.activation_behind_pool(model[1], model[2]) is None
     x = torch.randn(1, 3, 4, 4)
     first = striate.accelerate(torch.nn.Sequential(act(inplace=True), pool(2)))
     first(x)

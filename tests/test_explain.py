@@ -18,8 +18,8 @@ from work import calls_of
 
 import striate
 from striate import nn as snn
-from striate.analysis.explain import BARE, FAMILIES, Explanation, dropped, example, explain, names
-from striate.analysis.worked import EXAMPLES, cell, matrices, number
+from striate.analysis.explain import BARE, EXAMPLES, FAMILIES, Explanation, dropped, example, explain, names
+from striate.analysis.explain.cells import cell, matrices, number
 from striate.cli import main
 from striate.ops.local import local
 from striate.window import Axis

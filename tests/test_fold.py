@@ -19,7 +19,7 @@ import striate.nn as SN
 import striate.nn.functional as SF
 from striate import models
 from striate.deploy import FoldEntry, FoldReport, fold
-from striate.deploy.fold import _misplaced
+from striate.deploy.fold.planner import _misplaced
 from striate.errors import ArgumentError, ArgumentTypeError
 from striate.nn.functional import batch_norm
 

@@ -93,14 +93,14 @@ def test_totals_are_the_sums_of_the_columns_and_every_parameter_stands_once(name
         ("kept_bytes", "kept_bytes"),
     ):
         assert report.totals[total] == sum(getattr(row, column) for row in report.layers), total
-    assert report.totals["parameters"] == sum(p.numel() for p in report.graph.model.parameters())
+    assert report.totals["parameters"] == sum(p.numel() for p in report.recording.model.parameters())
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_macs_are_half_of_what_torchs_counter_counts(name: str) -> None:
     report = model_report(name, "meta")
     with FlopCounterMode(display=False) as counter, striate.ops.dispatch.prefer("torch"), torch.no_grad():
-        report.graph.model(torch.zeros(SHAPES[name], device="meta"))
+        report.recording.model(torch.zeros(SHAPES[name], device="meta"))
     assert report.totals["flops"] == counter.get_total_flops() > 0
 
 
@@ -113,7 +113,7 @@ COUNTS_ATTENTION = torch.__version__ < (2, 14)
 def test_macs_of_odd_graphs_are_half_of_what_torchs_counter_counts(name: str) -> None:
     report = graph_report(name)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        report.graph.model(*(torch.rand(shape) for shape in report.input_shapes))
+        report.recording.model(*(torch.rand(shape) for shape in report.input_shapes))
     left_out = (
         0 if COUNTS_ATTENTION else sum(row.flops for row in report.layers if row.type.startswith("scaled_dot_product"))
     )
@@ -126,7 +126,7 @@ def test_macs_of_odd_graphs_are_half_of_what_torchs_counter_counts(name: str) ->
 def test_backward_macs_are_half_of_what_torchs_counter_counts(name: str) -> None:
     report = model_report(name, "meta")
     with FlopCounterMode(display=False) as counter, striate.ops.dispatch.prefer("torch"):
-        y = report.graph.model(torch.zeros(SHAPES[name], device="meta"))
+        y = report.recording.model(torch.zeros(SHAPES[name], device="meta"))
         forward = counter.get_total_flops()
         y.sum().backward()
     assert 2 * report.totals["backward_macs"] == counter.get_total_flops() - forward
@@ -136,7 +136,7 @@ def test_backward_macs_are_half_of_what_torchs_counter_counts(name: str) -> None
 def test_parameters_and_macs_are_those_of_torchinfo(name: str) -> None:
     torchinfo = pytest.importorskip("torchinfo", reason="torchinfo is not installed")
     report = model_report(name, "meta")
-    plain = striate.restore(report.graph.model)  # its MACs of classes that it does not know are guesses
+    plain = striate.restore(report.recording.model)  # its MACs of classes that it does not know are guesses
     other = torchinfo.summary(plain, input_size=SHAPES[name], verbose=0, device="meta")
     assert report.totals["parameters"] == other.total_params
     if name == "convnext_tiny":  # where linear layers are called for each place: torchinfo counts them once a sample
@@ -153,7 +153,7 @@ def test_parameters_and_macs_are_those_of_torchinfo(name: str) -> None:
 
 
 def of_layers(report: Report) -> list[tuple[Any, nn.Module]]:
-    return [(row, report.graph.calls[row.call].module) for row in report.layers if row.call is not None]
+    return [(row, report.recording.calls[row.call].module) for row in report.layers if row.call is not None]
 
 
 def test_backward_macs_of_a_depthwise_layer_are_twice_its_forward_ones() -> None:
@@ -439,12 +439,12 @@ def brute_force(model: nn.Module, shapes: list[tuple[int, ...]], unit: tuple[int
 @pytest.mark.parametrize("name", [name for name in GRAPHS if name not in ("functional", "attention")])
 def test_every_units_field_is_the_one_that_gradients_find(name: str) -> None:
     report = graph_report(name)
-    shape = report.graph.values[report.graph.outputs[0]].shape
-    value = report.graph.outputs[0]
+    shape = report.recording.values[report.recording.outputs[0]].shape
+    value = report.recording.outputs[0]
     units = list(product(*({0, n // 2, n // 2 + 1, n - 1} & set(range(n)) for n in shape[2:])))
     for unit in units:
-        moved = brute_force(report.graph.model, report.input_shapes, unit)
-        found = seen_by(report.graph, value, units_of(shape, unit))
+        moved = brute_force(report.recording.model, report.input_shapes, unit)
+        found = seen_by(report.recording, value, units_of(shape, unit))
         for number, mask in enumerate(moved):
             axes = report.axes(number)
             if not mask.any():
@@ -505,13 +505,13 @@ def test_not_a_number_reaches_just_what_the_graph_says_in_models(name: str) -> N
 @pytest.mark.parametrize("name", [name for name in GRAPHS if name != "functional"])
 def test_what_a_pixel_reaches_is_what_sees_it(name: str) -> None:
     report = graph_report(name)
-    value = report.graph.outputs[0]
-    shape, given = report.graph.values[value].shape, report.input_shapes[0]
+    value = report.recording.outputs[0]
+    shape, given = report.recording.values[value].shape, report.input_shapes[0]
     pixel = tuple(n // 3 for n in given[2:])
-    reached = reached_from(report.graph, value, {0: units_of(given, pixel)})
+    reached = reached_from(report.recording, value, {0: units_of(given, pixel)})
     assert reached is not None
     for unit in product(*map(range, shape[2:])):
-        seen = seen_by(report.graph, value, units_of(shape, unit)).get(0)
+        seen = seen_by(report.recording, value, units_of(shape, unit)).get(0)
         sees = seen is not None and all(p in axis for p, axis in zip(pixel, seen.axes[2:], strict=True))
         within = all(u in axis for u, axis in zip(unit, reached.axes[2:], strict=True))
         assert sees == within or (not reached.exact and within) or (seen is not None and not seen.exact)
@@ -524,7 +524,7 @@ EXACT = [name for name in GRAPHS if name not in BOUNDS]
 @pytest.mark.parametrize("name", EXACT)
 def test_what_can_be_told_exactly_is(name: str) -> None:
     report = graph_report(name)
-    assert {report.fields.extent(report.graph.outputs[0], axis).exact for axis in report.fields.axes} == {True}
+    assert {report.fields.extent(report.recording.outputs[0], axis).exact for axis in report.fields.axes} == {True}
 
 
 MASKED = {
@@ -641,10 +641,10 @@ def test_an_lstm_has_the_macs_of_the_products_it_is_made_of(options: dict[str, A
 
 
 def test_a_resnet_152_is_inspected_without_any_values() -> None:
-    from striate.models.resnet import Bottleneck, _resnet, _stem
+    from striate.models.resnet import ResNetBottleneck, _resnet, _stem
 
     with torch.device("meta"):
-        model = _resnet(_stem(3), Bottleneck, [64, 128, 256, 512], [3, 8, 36, 3], 1000)
+        model = _resnet(_stem(3), ResNetBottleneck, [64, 128, 256, 512], [3, 8, 36, 3], 1000)
     report = inspect(model, (1, 3, 224, 224))
     assert report.totals["parameters"] == 60_192_808 and round(report.totals["macs"] / 1e9, 2) == 11.51  # torchvision's
     assert {row.status["receptive_field"] for row in report.layers} == {"exact"}

@@ -147,7 +147,7 @@ def test_options_reach_the_model_and_the_rules(
     options = ["--batch-size", "4", "--object", "12.5", "--task", "segmentation", "--loss", "CrossEntropyLoss"]
     assert main([*LENET, "--train", *options]) == 0
     (seen,) = contexts
-    assert seen.batch_size == 4 and seen.object_px == 12.5 and seen.task == "segmentation" and seen.graph.training
+    assert seen.batch_size == 4 and seen.object_px == 12.5 and seen.task == "segmentation" and seen.recording.training
     assert type(seen.loss) is torch.nn.CrossEntropyLoss
     assert "lenet5: x 1×1×28×28, training mode" in capsys.readouterr().out
     assert main([*LENET, "--eval", "--ignore", "looks"]) == 0

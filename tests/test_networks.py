@@ -19,7 +19,7 @@ from striate.deploy import fold
 from striate.errors import ArgumentError
 from striate.models.convnext import Block, StochasticDepth
 from striate.models.mobilenet import InvertedResidual
-from striate.models.resnet import BasicBlock, Bottleneck
+from striate.models.resnet import BasicBlock, ResNetBottleneck
 from striate.training import Split, digits, job, load
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -195,11 +195,11 @@ def test_an_argument_that_cannot_be_meant_is_refused(call: Callable[[], object],
 # Blocks and first weights.
 
 
-@pytest.mark.parametrize("kind", [BasicBlock, Bottleneck])
+@pytest.mark.parametrize("kind", [BasicBlock, ResNetBottleneck])
 @pytest.mark.parametrize(("inputs", "stride"), [(16, 1), (6, 1), (16, 2)])
 def test_a_residual_block_whose_branch_is_silent_is_its_shortcut(kind: Any, inputs: int, stride: int) -> None:
     block = kind(inputs, 16 // kind.widening, stride).eval()
-    torch.nn.init.zeros_((block.bn3 if kind is Bottleneck else block.bn2).weight)
+    torch.nn.init.zeros_((block.bn3 if kind is ResNetBottleneck else block.bn2).weight)
     x = torch.randn(2, inputs, 7, 7)
     kept = x.clone()
     with torch.no_grad():
@@ -210,7 +210,7 @@ def test_a_residual_block_whose_branch_is_silent_is_its_shortcut(kind: Any, inpu
 
 
 def test_a_bottleneck_strides_in_its_3x3_convolution() -> None:
-    block = Bottleneck(16, 4, stride=2)
+    block = ResNetBottleneck(16, 4, stride=2)
     assert [conv.stride for conv in (block.conv1, block.conv2, block.conv3, block.downsample[0])] == [
         (1, 1),
         (2, 2),

@@ -16,7 +16,7 @@ from torch.autograd import grad, gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
 from striate import accelerate, models, nn
-from striate.nn.container import Passed, run
+from striate.nn.container import Intermediate, run
 from striate.ops import rematerialize
 from striate.ops.norm import methods
 
@@ -323,7 +323,7 @@ def test_a_residual_that_is_a_norms_output_is_not_kept(monkeypatch: pytest.Monke
         torch.manual_seed(0)
         shortcut, norm, x = drawn(nn.BatchNorm2d(8)), drawn(nn.BatchNorm2d(8)), images()
         with outputs(shortcut) as made:
-            z = run([norm, nn.ReLU()], Passed(x.flip(0)), lambda: run([shortcut], Passed(x))).value
+            z = run([norm, nn.ReLU()], Intermediate(x.flip(0)), lambda: run([shortcut], Intermediate(x))).value
         gc.collect()
         held = made[0]() is not None
         z.square().sum().backward()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -52,6 +52,7 @@ __all__ = [
     "is_transforming",
     "off",
     "saved_tensors_hooked",
+    "size_symbols",
     "takes_functions",
     "tree_leaves",
     "tree_map",
@@ -287,6 +288,36 @@ OpOverloadPacket = _find("torch._ops.OpOverloadPacket", "analysis and frozen mod
 def fake_tensors(**options: Any) -> Any:
     """A mode in which tensors have no memory. Importing it takes longer than importing striate."""
     return importlib.import_module("torch._subclasses.fake_tensor").FakeTensorMode(**options)
+
+
+def size_symbols(
+    asked: Callable[[], None],
+) -> tuple[contextlib.AbstractContextManager[None], Callable[[torch.Tensor, bool], torch.Tensor]]:
+    """A context in which tensors are fake, and what makes a tensor one, with symbols of the same values as its sizes
+    if it says so. ``asked`` is called whenever anyone asks for the value of a size, or of a comparison of sizes.
+    """
+    python = importlib.import_module("torch._dispatch.python")  # operators' kernels in Python, which take symbols
+    shapes = importlib.import_module("torch.fx.experimental.symbolic_shapes")
+
+    class Asked(shapes.ShapeEnv):  # type: ignore[name-defined, misc]
+        def evaluate_sym_node(self, *args: Any, **kwargs: Any) -> Any:
+            asked()
+            return super().evaluate_sym_node(*args, **kwargs)
+
+    # a size of 1 is a symbol too, and two sizes that are equal here are two symbols
+    mode = fake_tensors(shape_env=Asked(specialize_zero_one=False, duck_shape=False), allow_non_fake_inputs=True)
+
+    def fake(x: torch.Tensor, symbolic: bool) -> torch.Tensor:
+        sizes = [shapes.DimDynamic.DYNAMIC if symbolic else shapes.DimDynamic.STATIC] * x.dim()
+        found: torch.Tensor = mode.from_tensor(x, symbolic_context=shapes.StatelessSymbolicContext(dynamic_sizes=sizes))
+        return found
+
+    @contextlib.contextmanager
+    def entered() -> Iterator[None]:
+        with mode, python.enable_python_dispatcher():
+            yield
+
+    return entered(), fake
 
 
 # What striate reads on torch's objects, and operators whose names begin so: with these the list of private names is

@@ -276,7 +276,7 @@ def _sizes(text: str, option: str) -> tuple[int, ...]:
 
 
 def _examples() -> str:
-    from .analysis.worked import EXAMPLES
+    from .analysis.explain import EXAMPLES
 
     return "\n".join(
         ["examples:", *(f"  {name:<10} {example.layer}. {example.about}" for name, example in EXAMPLES.items())]

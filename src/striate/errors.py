@@ -6,7 +6,16 @@ raises for the same mistakes: code that catches ``RuntimeError`` or ``ValueError
 
 from __future__ import annotations
 
-__all__ = ["ArgumentError", "ArgumentTypeError", "CheckpointError", "DataError", "DtypeError", "ShapeError", "build"]
+__all__ = [
+    "ArgumentError",
+    "ArgumentTypeError",
+    "CheckpointError",
+    "DataError",
+    "DtypeError",
+    "ShapeError",
+    "build",
+    "describe_error",
+]
 
 
 class ArgumentError(ValueError, RuntimeError):
@@ -41,3 +50,12 @@ def build(where: str, expects: str, got: object, *, hint: str, **facts: object) 
     """
     listed = "".join(f" {name}: {value}." for name, value in facts.items())
     return f"{where} expects {expects}, got {got}.{listed} {hint}"
+
+
+def describe_error(error: BaseException) -> str:
+    """The class of an error and the first line of what it says, as part of a message.
+
+    >>> describe_error(ValueError("no size 0.\\nTraceback"))
+    'ValueError: no size 0'
+    """
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].rstrip('.')}"

@@ -34,7 +34,7 @@ def _load() -> str | None:
 
 def _names(letters: list[int]) -> tuple[str, ...]:
     """What the core lists, in the order of the numbers by which its operators take it. Text comes as bytes: see
-    csrc/bindings.cpp.
+    csrc/bindings/.
     """
     return tuple(bytes(letters).decode().split())
 

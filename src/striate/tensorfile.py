@@ -2,11 +2,10 @@
 
 It is a safetensors file, which any reader of that format opens. Its metadata has one entry, ``striate``: JSON with the
 SHA-256 of every tensor, of the header itself (taken with zeros in its own place), and whatever the caller adds. So each
-byte of the file is under a
-digest, and nothing in it can be run: it holds numbers and text only.
+byte of the file is covered by a digest, and nothing in it can be run: it holds numbers and text only.
 
-``write`` never leaves a moment without a whole file: it writes beside the old one, flushes, then renames. ``read``
-compares every size with the real file before it allocates anything.
+``write`` never leaves a moment without a whole file (:mod:`.files`). ``read`` compares every size with the real file
+before it allocates anything.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .errors import CheckpointError, build
+from .files import replace_file
 
 __all__ = ["DTYPES", "SUFFIX", "Damaged", "Place", "encode", "read", "write"]
 
@@ -106,18 +106,8 @@ def write(path: Path, content: bytes, where: str = "save", before: Callable[[], 
     is then as it was.
     """
     check_name(path, where)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        try:
-            with open(beside, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            before()
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        replace_file(path, content, before)
     except OSError as error:
         fix = "Give another folder, or make room in this one."
         raise CheckpointError(
@@ -130,15 +120,6 @@ def check_name(path: Path, where: str = "save") -> None:
     if path.suffix != SUFFIX:
         fix = f"Name it {path.stem or 'model'}{SUFFIX}."
         raise CheckpointError(build(where, f"a name that ends in {SUFFIX}", repr(path.name), hint=fix))
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename lasts once the folder that holds the name is on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read(path: Path, check: Check = lambda places, metadata: None) -> tuple[dict[str, Tensor], dict[str, Any]]:

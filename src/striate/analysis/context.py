@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn import Module
 
+from ..graph.recording import FREE, ModuleCall, Operation, Recording
 from .rows import Layer
-from .trace import FREE, Call, Graph, Node
 
 if TYPE_CHECKING:
     from .report import Report
@@ -36,18 +36,18 @@ class Context:
     def __init__(self, report: Report, use: Use) -> None:
         self.report = report
         self.optimizer, batch_size, self.object_px, self.loss, self.task = use
-        self.graph: Graph = report.graph
-        self.model: Module = report.graph.model
+        self.recording: Recording = report.recording
+        self.model: Module = report.recording.model
         self.layers: list[Layer] = [layer for layer in report.layers if layer.value is not None]
         shapes = report.input_shapes
         self.batch_given = batch_size is not None
         self.batch_size = batch_size if batch_size is not None else (shapes[0][0] if shapes and shapes[0] else 1)
 
-    def call(self, layer: Layer) -> Call | None:
+    def call(self, layer: Layer) -> ModuleCall | None:
         """The call that a row stands for; None for an operation outside of layers."""
-        if layer.call is None or self.graph.calls[layer.call].has_calls:
+        if layer.call is None or self.recording.calls[layer.call].has_calls:
             return None
-        return self.graph.calls[layer.call]
+        return self.recording.calls[layer.call]
 
     def module(self, layer: Layer) -> Module | None:
         """The layer itself."""
@@ -83,35 +83,35 @@ class Context:
             call = self.call(layer)
             if call is not None:
                 calls[call.index] = place
-            elif layer.value is not None and (node := self.graph.values[layer.value].node) is not None:
-                places[node] = place
-        for one in self.graph.nodes:
-            leaf = self.graph.leaf_of(one)
+            elif layer.value is not None and (op := self.recording.values[layer.value].operation) is not None:
+                places[op] = place
+        for one in self.recording.operations:
+            leaf = self.recording.leaf_of(one)
             if leaf is not None and leaf.index in calls:
                 places[one.index] = calls[leaf.index]
         return places
 
-    def row(self, node: Node) -> Layer | None:
+    def row(self, op: Operation) -> Layer | None:
         """The row that an operation is part of; None for what only reads the same values otherwise."""
-        place = self._place_of.get(node.index)
+        place = self._place_of.get(op.index)
         return None if place is None else self.layers[place]
 
-    def nodes(self, layer: Layer) -> list[Node]:
+    def operations(self, layer: Layer) -> list[Operation]:
         """The operations that a row stands for."""
-        return self._nodes[self._place(layer)]
+        return self._operations[self._place(layer)]
 
     @cached_property
-    def _nodes(self) -> list[list[Node]]:
-        found: list[list[Node]] = [[] for _ in self.layers]
-        for node in self.graph.nodes:
-            if node.index in self._place_of:
-                found[self._place_of[node.index]].append(node)
+    def _operations(self) -> list[list[Operation]]:
+        found: list[list[Operation]] = [[] for _ in self.layers]
+        for op in self.recording.operations:
+            if op.index in self._place_of:
+                found[self._place_of[op.index]].append(op)
         return found
 
     @cached_property
-    def readers(self) -> dict[int, list[Node]]:
+    def readers(self) -> dict[int, list[Operation]]:
         """For each value the operations that read it."""
-        return self.graph.readers()
+        return self.recording.readers()
 
     @cached_property
     def _neighbours(self) -> tuple[dict[int, list[Layer]], dict[int, list[Layer]]]:
@@ -139,20 +139,20 @@ class Context:
                         link(source, place)
                     made[value] = {place}
 
-        for node in self.graph.nodes:
-            passes(node.index)
-            sources: set[int] = set().union(*(made.get(v, set()) for v in node.inputs))
-            own = self._place_of.get(node.index)
-            if own is None or (node.op in FREE and self.graph.leaf_of(node) is None):
-                for value in node.outputs:
+        for op in self.recording.operations:
+            passes(op.index)
+            sources: set[int] = set().union(*(made.get(v, set()) for v in op.inputs))
+            own = self._place_of.get(op.index)
+            if own is None or (op.name in FREE and self.recording.leaf_of(op) is None):
+                for value in op.outputs:
                     made[value] = sources
                 continue
             for source in sources:
                 link(source, own)
-            for value in node.outputs:
+            for value in op.outputs:
                 made[value] = {own}
-        passes(len(self.graph.nodes))
-        self._last: set[int] = set().union(*(made.get(v, set()) for v in self.graph.outputs))
+        passes(len(self.recording.operations))
+        self._last: set[int] = set().union(*(made.get(v, set()) for v in self.recording.outputs))
         named = [{place: [self.layers[p] for p in found] for place, found in one.items()} for one in (before, after)]
         return named[0], named[1]
 
@@ -180,6 +180,6 @@ class Context:
         """Of the first tensor that it reads."""
         call = self.call(layer)
         values = call.inputs if call is not None else ()
-        if call is None and layer.value is not None and (node := self.graph.values[layer.value].node) is not None:
-            values = self.graph.nodes[node].inputs
-        return self.graph.values[values[0]].shape if values else None
+        if call is None and layer.value is not None and (op := self.recording.maker(layer.value)) is not None:
+            values = op.inputs
+        return self.recording.values[values[0]].shape if values else None

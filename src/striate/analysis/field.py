@@ -1,10 +1,10 @@
-"""Receptive fields on the graph: what part of the input a unit of any layer sees, and which units an input pixel
+"""Receptive fields on the recording: what part of the input a unit of any layer sees, and which units an input pixel
 reaches.
 
-Two computations over the same links. *Fields* go forward through the whole graph once and hold for every unit: on each
-axis of the input an interval that repeats (:class:`striate.window.Field`), padding and what lies beyond the image
-included. *Sets* answer for one unit,
-backward, and for one pixel, forward: exactly which positions, with the holes of dilation, inside the image.
+Two computations over the same links. *Fields* go forward through the whole recording once and hold for every unit: on
+each axis of the input an interval that repeats (:class:`striate.window.Field`), padding and what lies beyond the image
+included. *Sets* answer for one unit, backward, and for one pixel, forward: exactly which positions, with the holes of
+dilation, inside the image.
 
 Axes are followed one by one. Where branches meet, the set is the union on each axis; if no branch contains the others
 (a row and a column that make a cross) the true set is smaller than the product of the axes, and the answer says that it
@@ -18,9 +18,9 @@ from itertools import product
 from math import prod
 from typing import NamedTuple
 
+from ..graph.links import SAME, Along, Anywhere, Link, Regroup, links_of
+from ..graph.recording import Recording
 from ..window import Field, Look
-from .links import SAME, Along, Anywhere, Link, Regroup, links_of
-from .trace import Graph
 
 __all__ = ["Extent", "Fields", "Seen", "reached_from", "seen_by"]
 
@@ -76,24 +76,24 @@ class _State:
 
 
 class Fields:
-    """The fields of all tensors of a graph.
+    """The fields of all tensors of a recording.
 
     axes: those of the inputs that are followed: all but batch and channels, the first two.
     """
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
         self.states: dict[int, _State] = {}
         self.axes: list[Axes] = []
-        for number, value in enumerate(graph.inputs):
-            shape, state = graph.values[value].shape, _State()
+        for number, value in enumerate(recording.inputs):
+            shape, state = recording.values[value].shape, _State()
             for axis in range(2, len(shape)):
                 self.axes.append((number, axis))
                 state.add((number, axis), Place(axis, 1, shape[axis]), Field())
             self.states[value] = state
-        for node in graph.nodes:
-            for output, links in zip(node.outputs, links_of(graph, node), strict=True):
-                self.states[output] = _joined(graph, self.states, output, links)
+        for op in recording.operations:
+            for output, links in zip(op.outputs, links_of(recording, op), strict=True):
+                self.states[output] = _joined(recording, self.states, output, links)
 
     def extent(self, value: int, axis: Axes) -> Extent | None:
         """Of a tensor's units along an axis of an input; None where they see nothing of it."""
@@ -113,7 +113,7 @@ class Fields:
         return Extent(whole, state.exact and not state.narrowed and (covered or not fields))
 
     def size(self, axis: Axes) -> int:
-        return self.graph.values[self.graph.inputs[axis[0]]].shape[axis[1]]
+        return self.recording.values[self.recording.inputs[axis[0]]].shape[axis[1]]
 
     def place(self, value: int, axis: Axes) -> Place | None:
         """Along which axis of a tensor an axis of the input is followed."""
@@ -122,7 +122,7 @@ class Fields:
         return places[0] if len(places) == 1 else None
 
 
-def _joined(graph: Graph, states: dict[int, _State], output: int, links: Sequence[Link]) -> _State:
+def _joined(recording: Recording, states: dict[int, _State], output: int, links: Sequence[Link]) -> _State:
     made = _State()
     several = len({link.value for link in links if link.value in states}) > 1
     for link in links:
@@ -131,28 +131,30 @@ def _joined(graph: Graph, states: dict[int, _State], output: int, links: Sequenc
             continue
         made.exact &= state.exact and link.exact
         if several and link.within is not None and link.within[0] > 1:  # of channels units are told by all
-            made.narrowed.add(Place(link.within[0], 1, graph.values[output].shape[link.within[0]]))
+            made.narrowed.add(Place(link.within[0], 1, recording.values[output].shape[link.within[0]]))
         if link.narrows is not None:
-            made.narrowed.add(Place(link.narrows, 1, graph.values[output].shape[link.narrows]))
+            made.narrowed.add(Place(link.narrows, 1, recording.values[output].shape[link.narrows]))
         for axis, span in state.always.items():
             made.see(axis, span)
         for axis, fields in state.fields.items():
             for place, field in fields.items():
-                _follow(graph, link, axis, place, field, made, output)
+                _follow(recording, link, axis, place, field, made, output)
         for place in state.narrowed:
-            _follow(graph, link, None, place, Field(), made, output)
+            _follow(recording, link, None, place, Field(), made, output)
     return made
 
 
-def _follow(graph: Graph, link: Link, axis: Axes | None, place: Place, field: Field, made: _State, output: int) -> None:
+def _follow(
+    recording: Recording, link: Link, axis: Axes | None, place: Place, field: Field, made: _State, output: int
+) -> None:
     """What a field becomes over a link; axis None: of a place that narrows others' fields."""
-    whole = graph.values[link.value].shape[place.axis]
+    whole = recording.values[link.value].shape[place.axis]
     if isinstance(link.axes, Regroup):
-        _regrouped(graph, link, axis, place, field, made, output)
+        _regrouped(recording, link, axis, place, field, made, output)
         return
     along = link.axes[place.axis]
     alone = place.inner == 1 and place.size == whole
-    size = graph.values[output].shape[along.axis] if isinstance(along, Along) else 0
+    size = recording.values[output].shape[along.axis] if isinstance(along, Along) else 0
     if isinstance(along, Along) and along.look == SAME and size == whole:
         made.add(axis, place._replace(axis=along.axis), field)
     elif isinstance(along, Along) and alone and (axis is None or field.phases(along.look) <= PHASES):
@@ -167,10 +169,10 @@ def _follow(graph: Graph, link: Link, axis: Axes | None, place: Place, field: Fi
 
 
 def _regrouped(
-    graph: Graph, link: Link, axis: Axes | None, place: Place, field: Field, made: _State, output: int
+    recording: Recording, link: Link, axis: Axes | None, place: Place, field: Field, made: _State, output: int
 ) -> None:
     assert isinstance(link.axes, Regroup)
-    before, after = graph.values[link.value].shape, graph.values[output].shape
+    before, after = recording.values[link.value].shape, recording.values[output].shape
     mine, theirs = next(group for group in link.axes.groups if place.axis in group[0])
     # numbers are index // left % size
     left, size = place.inner * prod(before[k] for k in mine if k > place.axis), place.size
@@ -233,27 +235,27 @@ def _all(shape: Sequence[int]) -> tuple[range, ...]:
     return tuple(map(range, shape))
 
 
-def seen_by(graph: Graph, value: int, units: Seen) -> dict[int, Seen]:
+def seen_by(recording: Recording, value: int, units: Seen) -> dict[int, Seen]:
     """For each of the model's inputs, by number, which positions these units of a tensor see."""
     wanted: dict[int, Seen] = {value: units}
-    for node in reversed(graph.nodes):
-        if not any(output in wanted for output in node.outputs):
+    for op in reversed(recording.operations):
+        if not any(output in wanted for output in op.outputs):
             continue
-        for output, links in zip(node.outputs, links_of(graph, node), strict=True):
+        for output, links in zip(op.outputs, links_of(recording, op), strict=True):
             given = wanted.get(output)
             if given is None or not all(map(len, given.axes)):
                 continue
             for link in links:
                 if link.within is not None and not any(p in link.within[1] for p in given.axes[link.within[0]]):
                     continue
-                found = _backward(graph, link, given, graph.values[output].shape)
+                found = _backward(recording, link, given, recording.values[output].shape)
                 if all(map(len, found.axes)):
                     wanted[link.value] = _met(wanted.get(link.value), found)
-    return {number: wanted[v] for number, v in enumerate(graph.inputs) if v in wanted}
+    return {number: wanted[v] for number, v in enumerate(recording.inputs) if v in wanted}
 
 
-def _backward(graph: Graph, link: Link, units: Seen, shape: Sequence[int]) -> Seen:
-    size = graph.values[link.value].shape
+def _backward(recording: Recording, link: Link, units: Seen, shape: Sequence[int]) -> Seen:
+    size = recording.values[link.value].shape
     if isinstance(link.axes, Regroup):
         found, exact = _reindexed(link.axes, units.axes, shape, size, back=True)
         return Seen(found, units.exact and link.exact and exact)
@@ -268,27 +270,27 @@ def _backward(graph: Graph, link: Link, units: Seen, shape: Sequence[int]) -> Se
     return Seen(tuple(axes), units.exact and link.exact)
 
 
-def reached_from(graph: Graph, value: int, pixels: dict[int, Seen]) -> Seen | None:
+def reached_from(recording: Recording, value: int, pixels: dict[int, Seen]) -> Seen | None:
     """Which units of a tensor see any of these positions of the inputs, by number; None: none."""
-    reached = {graph.inputs[number]: seen for number, seen in pixels.items()}
+    reached = {recording.inputs[number]: seen for number, seen in pixels.items()}
     if value in reached:
         return reached[value]
-    for node in graph.nodes:
-        if not any(v in reached for v in node.inputs):
+    for op in recording.operations:
+        if not any(v in reached for v in op.inputs):
             continue
-        for output, links in zip(node.outputs, links_of(graph, node), strict=True):
+        for output, links in zip(op.outputs, links_of(recording, op), strict=True):
             for link in links:
                 given = reached.get(link.value)
-                found = None if given is None else _forward(graph, link, given, graph.values[output].shape)
+                found = None if given is None else _forward(recording, link, given, recording.values[output].shape)
                 if found is not None:
                     reached[output] = _met(reached.get(output), found)
-        if value in node.outputs:
+        if value in op.outputs:
             break
     return reached.get(value)
 
 
-def _forward(graph: Graph, link: Link, given: Seen, shape: Sequence[int]) -> Seen | None:
-    size = graph.values[link.value].shape
+def _forward(recording: Recording, link: Link, given: Seen, shape: Sequence[int]) -> Seen | None:
+    size = recording.values[link.value].shape
     if isinstance(link.axes, Regroup):
         found, exact = _reindexed(link.axes, given.axes, size, shape, back=False)
         return Seen(found, given.exact and link.exact and exact)

@@ -17,7 +17,7 @@ __all__ = ["fix"]
 
 def fix(report: Report) -> tuple[Module, str]:
     """See :meth:`Report.fix`. The findings' changes are made in their order."""
-    before = report.graph.model
+    before = report.recording.model
     model = copy.deepcopy(before)
     for finding in report.findings:
         if finding.mend is not None:

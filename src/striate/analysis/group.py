@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..text import joined
+from ..render.names import joined
 from .rule import SEVERITIES, Finding
 
 __all__ = ["Group", "grouped", "percent"]

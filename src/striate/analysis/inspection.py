@@ -19,12 +19,12 @@ from torch.nn import Module
 
 from .._torch import ConvBase
 from ..errors import ShapeError
+from ..graph.recording import Recording, record
 from .context import Use
 from .field import Fields
 from .lint import lint
 from .report import Report
 from .rows import Layer, Rows
-from .trace import Graph, trace
 
 __all__ = ["inspect"]
 
@@ -68,7 +68,7 @@ def inspect(
     notes = []
     example = _with_batch(model, input)
     try:
-        graph = trace(model, example)
+        recording = record(model, example)
     except ShapeError as error:
         if not (
             isinstance(model, Module)
@@ -79,38 +79,40 @@ def inspect(
         modes = [(module, module.training) for module in model.modules()]
         model.eval()
         try:
-            graph = trace(model, example)
+            recording = record(model, example)
         finally:
             for module, training in modes:
                 module.training = training
         notes.append("Training would fail on this input: a batch norm gets one value per channel. Told for evaluation.")
-    fields = Fields(graph)
-    rows = Rows(graph, fields)
-    if graph.reason:
+    fields = Fields(recording)
+    rows = Rows(recording, fields)
+    if recording.reason:
         notes.append(
-            f"The model could not be traced without values ({graph.reason}); it ran once, and all holds for this "
+            f"The model could not be traced without values ({recording.reason}); it ran once, and all holds for this "
             "input only."
         )
-    measured = [row.name for row in rows.layers if row.type in SPATIAL_NORMS or _measures_places(row, graph, fields)]
+    measured = [
+        row.name for row in rows.layers if row.type in SPATIAL_NORMS or _measures_places(row, recording, fields)
+    ]
     if measured:
         few = ", ".join(measured[:3]) + (" …" if len(measured) > 3 else "")
         notes.append(
             f"Receptive fields follow the taps; the statistics that norms take over places ({few}) are not counted."
         )
-    report = Report(type(model).__name__, graph, fields, rows.layers, rows.totals, notes, optimizer=optimizer)
+    report = Report(type(model).__name__, recording, fields, rows.layers, rows.totals, notes, optimizer=optimizer)
     report.findings = lint(report, Use(optimizer, batch_size, object_px, loss, task), ignore)
     return report
 
 
-def _measures_places(row: Layer, graph: Graph, fields: Fields) -> bool:
+def _measures_places(row: Layer, recording: Recording, fields: Fields) -> bool:
     """Whether a row is a norm over axes that follow the image's."""
-    made = None if row.value is None else graph.values[row.value].node
-    if made is None or "norm" not in graph.nodes[made].op:
+    made = None if row.value is None else recording.values[row.value].operation
+    if made is None or "norm" not in recording.operations[made].name:
         return False
-    over = graph.nodes[made].arguments.get("normalized_shape")
+    over = recording.operations[made].arguments.get("normalized_shape")
     if over is None:
-        return graph.nodes[made].op == "aten.native_group_norm"
-    places = [fields.place(graph.nodes[made].inputs[0], axis) for axis in fields.axes]
+        return recording.operations[made].name == "aten.native_group_norm"
+    places = [fields.place(recording.operations[made].inputs[0], axis) for axis in fields.axes]
     return any(place is not None and place.axis >= len(row.output_shape) - len(over) for place in places)
 
 

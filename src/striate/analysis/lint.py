@@ -1,4 +1,4 @@
-"""Mistakes that can be seen on the graph: what the rules find, but for what is ignored."""
+"""Mistakes that can be seen on the recording: what the rules find, but for what is ignored."""
 
 from __future__ import annotations
 

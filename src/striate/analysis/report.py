@@ -11,9 +11,9 @@ import torch
 from torch.nn import Module
 
 from ..errors import ArgumentError, build
+from ..graph.recording import Recording
 from .field import Axes, Fields, Seen, reached_from, seen_by, units_of
 from .rows import BOUND, EXACT, ONE_RUN, Layer
-from .trace import Graph
 
 if TYPE_CHECKING:
     from .rule import Finding
@@ -45,7 +45,7 @@ class Report:
     """What :func:`inspect` found. ``print(report)`` shows it as a table."""
 
     model: str
-    graph: Graph
+    recording: Recording
     fields: Fields
     layers: list[Layer]
     totals: dict[str, int | None]
@@ -54,8 +54,13 @@ class Report:
     optimizer: torch.optim.Optimizer | None = None
 
     @property
+    def graph(self) -> Recording:
+        """The recording, by the name it had before."""
+        return self.recording
+
+    @property
     def input_shapes(self) -> list[tuple[int, ...]]:
-        return [self.graph.values[v].shape for v in self.graph.inputs]
+        return [self.recording.values[v].shape for v in self.recording.inputs]
 
     # ------------------------------------------------------------------------------------------------- receptive fields
 
@@ -106,14 +111,14 @@ class Report:
         ReceptiveField(rectangle=((6, 10), (0, 2)), taps=((6, 8, 10), (0, 2)), exact=True, status='exact')
         """
         value, units = self._units(layer, unit)
-        seen = seen_by(self.graph, value, units).get(input)
+        seen = seen_by(self.recording, value, units).get(input)
         axes = self.axes(input)
         if seen is None or not axes:
             return ReceptiveField(None, tuple(() for _ in axes), True, EXACT)
         taps = tuple(tuple(sorted(seen.axes[axis])) for _, axis in axes)
         extents = [self.fields.extent(value, axis) for axis in axes]
         bound = any(extent is not None and not extent.exact for extent in extents)
-        status = ONE_RUN if self.graph.reason else BOUND if bound else EXACT
+        status = ONE_RUN if self.recording.reason else BOUND if bound else EXACT
         rectangle = tuple((t[0], t[-1]) for t in taps) if all(taps) else None
         return ReceptiveField(rectangle, taps, seen.exact, status)
 
@@ -130,16 +135,16 @@ class Report:
         """
         value = self.layer(layer).value
         axes = self.axes(input)
-        given = self.graph.values[self.graph.inputs[input]].shape
+        given = self.recording.values[self.recording.inputs[input]].shape
         _check_place("Report.projective_field", "pixel", pixel, given[2:])
         assert value is not None
         found = self.unit_axes(layer)
-        seen = reached_from(self.graph, value, {input: units_of(given, pixel)})
+        seen = reached_from(self.recording, value, {input: units_of(given, pixel)})
         if seen is None or not axes:
             return ReceptiveField(None, tuple(() for _ in found), True, EXACT)
         taps = tuple(tuple(sorted(seen.axes[axis])) for axis in found)
         return ReceptiveField(
-            tuple((t[0], t[-1]) for t in taps), taps, seen.exact, ONE_RUN if self.graph.reason else EXACT
+            tuple((t[0], t[-1]) for t in taps), taps, seen.exact, ONE_RUN if self.recording.reason else EXACT
         )
 
     def _units(self, layer: str, unit: Sequence[int] | None) -> tuple[int, Seen]:
@@ -148,7 +153,7 @@ class Report:
             raise ArgumentError(
                 build("Report.receptive_field", "a layer with an output", repr(layer), hint="Choose another row.")
             )
-        shape, axes = self.graph.values[row.value].shape, self.unit_axes(row.name)
+        shape, axes = self.recording.values[row.value].shape, self.unit_axes(row.name)
         sizes = tuple(shape[axis] for axis in axes)
         if unit is None:
             unit = tuple(n // 2 for n in sizes)
@@ -190,8 +195,8 @@ class Report:
             "version": VERSION,
             "model": self.model,
             "input_shapes": [list(shape) for shape in self.input_shapes],
-            "mode": "training" if self.graph.training else "evaluation",
-            "traced": self.graph.reason is None,
+            "mode": "training" if self.recording.training else "evaluation",
+            "traced": self.recording.reason is None,
             "layers": layers,
             "totals": self.totals,
             "notes": self.notes,
@@ -200,13 +205,13 @@ class Report:
 
     def table(self, width: int = 100, color: bool = False) -> str:
         """As text, in lines of ``width`` characters, at least 40."""
-        from .page import table
+        from .table import table
 
         return table(self, width, color)
 
     def markdown(self) -> str:
         """As a table for a README or an issue."""
-        from .page import markdown
+        from .markdown import markdown
 
         return markdown(self)
 

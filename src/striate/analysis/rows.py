@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from .cost import FLOPS_PER_MAC, backward_macs, macs
+from ..graph.cost import FLOPS_PER_MAC, backward_macs, macs
+from ..graph.recording import FREE, ModuleCall, Operation, Recording
 from .field import Extent, Fields
-from .trace import FREE, Call, Graph, Node
 
 __all__ = ["BOUND", "EXACT", "ONE_RUN", "UNKNOWN", "Layer", "Rows"]
 
@@ -44,71 +44,72 @@ class Layer:
     receptive_field: dict[str, list[float]] | None
     status: dict[str, str]
     line: str | None
-    value: int | None = field(default=None, repr=False)  # the output in the graph
+    value: int | None = field(default=None, repr=False)  # the output in the recording
     call: int | None = field(default=None, repr=False)
 
 
 class Rows:
-    """The layers of a graph, and the sums over them."""
+    """The layers of a recording, and the sums over them."""
 
-    def __init__(self, graph: Graph, fields: Fields) -> None:
-        self.graph, self.fields = graph, fields
-        nodes: dict[int | tuple[int], list[Node]] = {}  # of each row: a call's by its number, an operation by itself
-        for node in graph.nodes:
-            leaf = graph.leaf_of(node)
-            nodes.setdefault(leaf.index if leaf is not None else (node.index,), []).append(node)
-        starts: list[tuple[int, int, Call | Node]] = [
-            (call.start, 0, call) for call in graph.calls if not call.has_calls
+    def __init__(self, recording: Recording, fields: Fields) -> None:
+        self.recording, self.fields = recording, fields
+        # of each row: a call's by its number, an operation by itself
+        operations: dict[int | tuple[int], list[Operation]] = {}
+        for op in recording.operations:
+            leaf = recording.leaf_of(op)
+            operations.setdefault(leaf.index if leaf is not None else (op.index,), []).append(op)
+        starts: list[tuple[int, int, ModuleCall | Operation]] = [
+            (call.start, 0, call) for call in recording.calls if not call.has_calls
         ]
-        alone = (found[0] for key, found in nodes.items() if isinstance(key, tuple))
-        starts += [(node.index, 1, node) for node in alone if node.op not in FREE and node.outputs]
+        alone = (found[0] for key, found in operations.items() if isinstance(key, tuple))
+        starts += [(op.index, 1, op) for op in alone if op.name not in FREE and op.outputs]
         starts.sort(key=lambda start: start[:2])
-        self.owned = self._owners(nodes, starts)
+        self.owned = self._owners(operations, starts)
         self.kept = self._kept(starts)
         self.names: dict[str, int] = {}
         self.layers = [
-            self._call(one, nodes.get(one.index, [])) if isinstance(one, Call) else self._operation(one)
+            self._call(one, operations.get(one.index, [])) if isinstance(one, ModuleCall) else self._operation(one)
             for _, _, one in starts
         ]
         self._unused()
         self.totals = self._totals()
 
     def _owners(
-        self, nodes: dict[Any, list[Node]], starts: list[tuple[int, int, Call | Node]]
-    ) -> dict[int, Call | Node]:
+        self, operations: dict[Any, list[Operation]], starts: list[tuple[int, int, ModuleCall | Operation]]
+    ) -> dict[int, ModuleCall | Operation]:
         """For each parameter the row that reads it first, or has it."""
-        owners: dict[int, Call | Node] = {}
-        values = self.graph.values
+        owners: dict[int, ModuleCall | Operation] = {}
+        values = self.recording.values
         for _, _, one in starts:
-            for node in nodes.get(one.index, []) if isinstance(one, Call) else [one]:
-                for value in node.inputs:
-                    self._own(owners, self.graph.origin(value), one)
+            for op in operations.get(one.index, []) if isinstance(one, ModuleCall) else [one]:
+                for value in op.inputs:
+                    self._own(owners, self.recording.origin(value), one)
         held = {id(p): v for v, p in ((v, self._tensor(v.name)) for v in values if v.is_parameter and v.name)}
         for _, _, one in starts:
-            if isinstance(one, Call):
+            if isinstance(one, ModuleCall):
                 for parameter in one.module.parameters(recurse=False):
                     if id(parameter) in held:
                         self._own(owners, held[id(parameter)].index, one)
         return owners
 
-    def _own(self, owners: dict[int, Call | Node], value: int, row: Call | Node) -> None:
-        if self.graph.values[value].is_parameter:
+    def _own(self, owners: dict[int, ModuleCall | Operation], value: int, row: ModuleCall | Operation) -> None:
+        if self.recording.values[value].is_parameter:
             owners.setdefault(value, row)
 
     def _tensor(self, name: str) -> Any:
         path, _, last = name.rpartition(".")
-        return self.graph.model.get_submodule(path)._parameters.get(last)
+        return self.recording.model.get_submodule(path)._parameters.get(last)
 
-    def _kept(self, starts: list[tuple[int, int, Call | Node]]) -> dict[int, int]:
+    def _kept(self, starts: list[tuple[int, int, ModuleCall | Operation]]) -> dict[int, int]:
         """Bytes kept for backward, by the place of the row that keeps them."""
         found: dict[int, int] = {}
-        by_call = {one.index: place for place, (_, _, one) in enumerate(starts) if isinstance(one, Call)}
-        operations = [(one.index, place) for place, (_, _, one) in enumerate(starts) if isinstance(one, Node)]
-        for kept in self.graph.kept:
+        by_call = {one.index: place for place, (_, _, one) in enumerate(starts) if isinstance(one, ModuleCall)}
+        operations = [(one.index, place) for place, (_, _, one) in enumerate(starts) if isinstance(one, Operation)]
+        for kept in self.recording.saved:
             place = by_call.get(kept.call) if kept.call is not None else None
             if place is None:
                 place = next(
-                    (p for index, p in operations if index >= kept.node),
+                    (p for index, p in operations if index >= kept.operation),
                     operations[-1][1] if operations else len(starts) - 1,
                 )
             found[place] = found.get(place, 0) + kept.bytes
@@ -116,42 +117,42 @@ class Rows:
 
     # ------------------------------------------------------------------------------------------------------------- rows
 
-    def _call(self, call: Call, nodes: list[Node]) -> Layer:
+    def _call(self, call: ModuleCall, operations: list[Operation]) -> Layer:
         name = call.path or type(call.module).__name__
         name = f"{name} (call {call.number + 1})" if call.number else name
-        return self._row(name, type(call.module).__name__, call, nodes, call.outputs, call.line, call.index)
+        return self._row(name, type(call.module).__name__, call, operations, call.outputs, call.line, call.index)
 
-    def _operation(self, node: Node) -> Layer:
-        word = node.op.split(".", 1)[1].strip("_").removesuffix("_with_indices").removeprefix("native_")
-        path = self.graph.calls[node.call].path if node.call is not None else ""
+    def _operation(self, op: Operation) -> Layer:
+        word = op.name.split(".", 1)[1].strip("_").removesuffix("_with_indices").removeprefix("native_")
+        path = self.recording.calls[op.call].path if op.call is not None else ""
         name = f"{path}.{word}" if path else word
         self.names[name] = self.names.get(name, 0) + 1
         name = name if self.names[name] == 1 else f"{name}_{self.names[name]}"
-        return self._row(name, word, node, [node], node.outputs, node.line, node.call)
+        return self._row(name, word, op, [op], op.outputs, op.line, op.call)
 
     def _row(
         self,
         name: str,
         kind: str,
-        one: Call | Node,
-        nodes: list[Node],
+        one: ModuleCall | Operation,
+        operations: list[Operation],
         outputs: tuple[int, ...],
         line: str | None,
         call: int | None,
     ) -> Layer:
-        values = self.graph.values
+        values = self.recording.values
         output = outputs[0] if outputs else None
         owned = [values[v] for v, row in self.owned.items() if row is one]
-        read = [values[v] for node in nodes for v in map(self.graph.origin, node.inputs) if values[v].is_parameter]
+        read = [values[v] for op in operations for v in map(self.recording.origin, op.inputs) if values[v].is_parameter]
         weights = [v for v in read if (v.name or "").split(".")[-1].startswith("weight")] or read
-        counted = [macs(self.graph, node) for node in nodes]
-        backward = [backward_macs(self.graph, node) for node in nodes]
+        counted = [macs(self.recording, op) for op in operations]
+        backward = [backward_macs(self.recording, op) for op in operations]
         extents = [
             None if output is None else self.fields.extent(output, axis) for axis in self.fields.axes if axis[0] == 0
         ]
         known = all(n is not None for n in counted)
         sum_ = sum(n or 0 for n in counted) if known else None
-        exact = ONE_RUN if self.graph.reason else EXACT
+        exact = ONE_RUN if self.recording.reason else EXACT
         bound = any(e is not None and not e.exact for e in extents)
         return Layer(
             name=name,
@@ -169,7 +170,7 @@ class Rows:
                 "output_shape": exact,
                 "macs": exact if known else UNKNOWN,
                 # what a recurrent layer works in is not told without values
-                "kept_bytes": UNKNOWN if any(node.op.startswith("aten.mkldnn_rnn") for node in nodes) else exact,
+                "kept_bytes": UNKNOWN if any(op.name.startswith("aten.mkldnn_rnn") for op in operations) else exact,
                 "receptive_field": UNKNOWN if output is None else BOUND if bound else exact,
             },
             line=line,
@@ -179,7 +180,7 @@ class Rows:
 
     def _unused(self) -> None:
         """Parameters that no operation reads, in a row of their own."""
-        left = [v for v in self.graph.values if v.is_parameter and v.index not in self.owned]
+        left = [v for v in self.recording.values if v.is_parameter and v.index not in self.owned]
         if left:
             status = {name: EXACT for name in ("output_shape", "macs", "kept_bytes", "receptive_field")}
             self.layers.append(
@@ -201,10 +202,10 @@ class Rows:
             )
 
     def _totals(self) -> dict[str, int | None]:
-        graph = self.graph
-        parameters = [p for p in graph.model.parameters()]
-        counted = [macs(graph, node) for node in graph.nodes]
-        backward = [backward_macs(graph, node) for node in graph.nodes]
+        recording = self.recording
+        parameters = [p for p in recording.model.parameters()]
+        counted = [macs(recording, op) for op in recording.operations]
+        backward = [backward_macs(recording, op) for op in recording.operations]
         total = None if None in counted else sum(n or 0 for n in counted)
         return {
             "parameters": sum(p.numel() for p in parameters),
@@ -214,7 +215,7 @@ class Rows:
             "flops": None if total is None else FLOPS_PER_MAC * total,
             "backward_macs": None if None in backward else sum(n or 0 for n in backward),
             "activation_bytes": sum(layer.activation_bytes for layer in self.layers),
-            "kept_bytes": sum(kept.bytes for kept in graph.kept),
+            "kept_bytes": sum(kept.bytes for kept in recording.saved),
         }
 
 

@@ -17,14 +17,13 @@ A bound is needed where oneDNN may clamp: its ReLU makes 0 of NaN.
 from __future__ import annotations
 
 from math import inf, isfinite
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..ops.layout import FORMATS
-from .fold import _scale_and_shift
+from .fold.arithmetic import scale_and_shift
 from .graph import FUSED_CONV, FUSED_LINEAR, FUSED_NORM, Graph, Node, base_of
 
 __all__ = ["LIMIT", "MOST", "Plan", "affine", "is_within", "plan"]
@@ -105,9 +104,7 @@ def affine(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
     mean, variance, gamma, beta = (
         None if given[k] is None else given[k].value for k in ("mean", "variance", "weight", "bias")
     )
-    return _scale_and_shift(
-        SimpleNamespace(running_mean=mean, running_var=variance, weight=gamma, bias=beta, eps=given["eps"])
-    )
+    return scale_and_shift(mean, variance, gamma, beta, given["eps"])
 
 
 def _largest(value: Any) -> float:

@@ -15,9 +15,9 @@ from torch.overrides import TorchFunctionMode
 
 from .. import source
 from .._torch import OpOverload, tree_unflatten
-from ..errors import ArgumentError, build
-from .fold import _one_line, _Root
+from ..errors import ArgumentError, build, describe_error
 from .graph import DROPOUTS, SIZES, Graph, Node, Refusal, arguments_of, base_of, draws, is_new, operator_of, walk
+from .root import Root
 
 __all__ = ["trace"]
 
@@ -45,7 +45,7 @@ def trace(model: Module, inputs: tuple[Tensor, ...]) -> Graph:
     try:
         with warnings.catch_warnings(), _DataIsDetached(), register_module_buffer_registration_hook(look):
             warnings.simplefilter("ignore")  # of torch.export, about itself
-            program = torch.export.export(_Root(model), inputs, dynamic_shapes={"inputs": batches}, strict=False)
+            program = torch.export.export(Root(model), inputs, dynamic_shapes={"inputs": batches}, strict=False)
             try:
                 return _Conversion(program, lines).graph
             except Refusal:  # writes where another value lies too, autocast: torch.export has a way, ten times as slow
@@ -66,7 +66,7 @@ def trace(model: Module, inputs: tuple[Tensor, ...]) -> Graph:
                 FIXED,
             )
         else:
-            expects, got, hint = "a model that torch.export can trace", f"{_one_line(error)}{at}", TRACEABLE
+            expects, got, hint = "a model that torch.export can trace", f"{describe_error(error)}{at}", TRACEABLE
         raise ArgumentError(build("freeze", expects, got, hint=hint)) from error
 
 

@@ -30,13 +30,13 @@ from torch.nn import Module
 
 from .. import tensorfile
 from .._torch import tree_leaves
-from ..errors import ArgumentError, ArgumentTypeError, CheckpointError, DtypeError, ShapeError, build
+from ..errors import ArgumentError, ArgumentTypeError, CheckpointError, DtypeError, ShapeError, build, describe_error
 from ..ops import conv, gate, norm, pool
 from ..ops.fused import FusedConv, FusedLinear
 from ..ops.layout import FORMATS
 from .bounds import affine, is_within, plan
 from .capture import trace
-from .fold import _copy, _one_line
+from .copying import copy_model
 from .graph import (
     ARGUMENTS,
     CONSTANTS,
@@ -698,13 +698,7 @@ def freeze(model: Module, example_input: Tensor | tuple[Tensor, ...]) -> Frozen:
         )
     _check_types(model, inputs)
     with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):  # as it runs
-        try:
-            copied = _copy(model).eval()
-        except ArgumentError as error:
-            hint = "Take out what keeps copy.deepcopy(model) from working."
-            raise ArgumentError(
-                build("freeze", "a model that can be copied", _one_line(error.__cause__ or error), hint=hint)
-            ) from error  # type: ignore[arg-type]
+        copied = copy_model(model, "freeze").eval()
         inputs = tuple(x.detach().clone() for x in inputs)
         batches = {x.shape[0] for x in inputs if x.dim()}
         # torch.export takes an axis of 0 or 1 for one that always is
@@ -774,7 +768,7 @@ def _difference(model: Module, frozen: Frozen, inputs: tuple[Tensor, ...]) -> fl
         except Exception as error:
             hint = "Freeze the parts of the model without it."
             raise ArgumentError(
-                build("freeze", "operators that take tensors in channels order", _one_line(error), hint=hint)
+                build("freeze", "operators that take tensors in channels order", describe_error(error), hint=hint)
             ) from error
         for a, b in zip(expected, tree_leaves(got), strict=True):
             if a is None:
@@ -885,7 +879,7 @@ def load(path: str | os.PathLike[str]) -> Frozen:
     except Refusal as unknown:
         raise refusal(*unknown.args) from None
     except Exception as error:
-        raise refusal(f"a graph that does not run ({_one_line(error)})") from None
+        raise refusal(f"a graph that does not run ({describe_error(error)})") from None
     return frozen
 
 

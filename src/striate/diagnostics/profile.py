@@ -32,7 +32,7 @@ from .._torch import AdaptiveMaxPoolBase, ConvBase, ConvTransposeBase, MaxPoolBa
 from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
 from ..native import native_info
 from ..nn import blocks, conv, local, norm, pool
-from ..nn.container import Watched
+from ..nn.fusion import ObservedForward
 from ..ops import conv as ops
 from ..ops import gate
 from ..ops.conv import ConvGeometry, ConvProblem
@@ -359,7 +359,7 @@ def _through(modules: Iterable[Module], call: Callable[[tuple[Module, ...], Forw
     before = [(module, module.__dict__.get("forward")) for module in modules]
     try:
         for module, _ in before:
-            module.__dict__["forward"] = Watched(module, call)
+            module.__dict__["forward"] = ObservedForward(module, call)
         yield
     finally:
         for module, own in before:

@@ -1,4 +1,4 @@
-"""Pictures of a training: how it went, what the first layer learned, what is mistaken for what."""
+"""Figures of a training: its curves, the filters of the first layer, the confusion matrix."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["confusion", "curves", "filters"]
 
 INK, GREY, LIGHT = "#1f2933", "#7b8794", "#e4e7eb"
-BLUE, ORANGE = "#1f6fb4", "#d9661f"  # told apart in every common colour blindness, and by lightness in print
+BLUE, ORANGE = "#1f6fb4", "#d9661f"  # distinct in every common colour blindness, and by lightness in print
 DPI = 150
 MOST_CELLS = 256  # beyond, a 5×5 filter is smaller than a fingertip
 

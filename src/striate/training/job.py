@@ -1,4 +1,4 @@
-"""The training run behind ``striate train``: a model, the digits, and a folder with all that came of it."""
+"""The training run of ``striate train``: a model, the digits, and a folder with the results."""
 
 from __future__ import annotations
 
@@ -43,12 +43,8 @@ def digit_classifier(name: str) -> nn.Sequential:
     make = by_name(name)
     if name in LEAST_PX:
         fitting = ", ".join(n for n in NAMES if n not in LEAST_PX)
-        hint = "Choose one of these names."
-        raise ArgumentError(
-            build(
-                "train", f"a model for images of 28 px, one of {fitting}", repr(name), needs_px=LEAST_PX[name], hint=hint
-            )
-        )
+        expects, hint = f"a model for images of 28 px, one of {fitting}", "Choose one of these names."
+        raise ArgumentError(build("train", expects, repr(name), needs_px=LEAST_PX[name], hint=hint))
     if name == "mlp_bn":
         return nn.Sequential(nn.Flatten(), *make())
     if name == "cnn_bn":
@@ -70,7 +66,7 @@ def run(
     out: str | os.PathLike[str] | None = None,
     on_epoch: Callable[[Epoch], object] | None = None,
 ) -> dict[str, Any]:
-    """Trains a model on four fifths of the digits, tests it on the fifth that it never saw, and writes what came of it.
+    """Trains a model on four fifths of the digits, tests it on the fifth that it never saw, and writes the results.
 
     The folder ``out``, ``runs/<model>-digits`` if None, gets ``metrics.json`` (the result of this function),
     ``model.safetensors``, ``curves.png``, ``filters.png`` and ``confusion.png``. The seed decides the split, the first
@@ -78,8 +74,8 @@ def run(
 
     threads: how many torch may use meanwhile, None for its own choice; on_epoch: called after each epoch.
 
-    Raises ArgumentError or DataError, before any work, for a setting that cannot be meant or a folder that cannot be
-    written to.
+    Raises ArgumentError or DataError, before any work, for a setting out of range or a folder that cannot be written
+    to.
     """
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024):
         raise ArgumentError(
@@ -168,7 +164,7 @@ def trained(path: str | os.PathLike[str]) -> nn.Sequential:
 
 
 def _writable(folder: Path) -> Path:
-    """Found out before the training, not after it."""
+    """The folder, made if it is missing; raises before the training, not after it, if no file can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

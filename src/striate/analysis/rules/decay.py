@@ -9,7 +9,7 @@ from torch.nn import Parameter
 
 from ..._torch import InstanceNormBase
 from ...nn.norm import BATCH_NORMS
-from ...text import short
+from ...render.numbers import short
 from ...training.parameters import parameter_groups
 from ..context import Context
 from ..rule import Found, rule

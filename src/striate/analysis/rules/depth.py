@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from math import prod
 from typing import NamedTuple
 
-from ...text import sizes
+from ...graph.cost import CONVOLUTIONS
+from ...graph.recording import FREE, Operation
+from ...render.numbers import sizes
 from ..context import Context
-from ..cost import CONVOLUTIONS
 from ..rows import Layer
 from ..rule import Found, rule
-from ..trace import FREE, Node
 
 __all__ = ["linear_sums"]
 
@@ -36,13 +36,13 @@ DEPTHWISE = 2
 LEAST = 0.25**4  # of the gradient that saturating activations may leave
 
 
-def _values(context: Context, layer: Layer) -> list[Node]:
+def _values(context: Context, layer: Layer) -> list[Operation]:
     """The operations of a row that compute what it returns, not what it counts or how it is read."""
-    nodes = context.nodes(layer)
+    operations = context.operations(layer)
     floating = [
-        node for node in nodes if node.outputs and context.graph.values[node.outputs[0]].dtype.is_floating_point
+        op for op in operations if op.outputs and context.recording.values[op.outputs[0]].dtype.is_floating_point
     ]
-    return [node for node in floating if node.op not in FREE]
+    return [op for op in floating if op.name not in FREE]
 
 
 # ----------------------------------------------------------------------------------------------------------- saturation
@@ -58,18 +58,18 @@ def deep_saturation(context: Context) -> Iterator[Found]:
     # for each row what remains of the gradient on the best way to it, and of how many slopes
     left: dict[int, tuple[float, int]] = {}
     worst: tuple[float, int, Layer] | None = None
-    inputs = set(context.graph.inputs)  # and their views
-    for node in context.graph.nodes:
-        if node.op in FREE and inputs & {*node.inputs}:
-            inputs |= {*node.outputs}
+    inputs = set(context.recording.inputs)  # and their views
+    for op in context.recording.operations:
+        if op.name in FREE and inputs & {*op.inputs}:
+            inputs |= {*op.outputs}
     for layer in context.layers:
-        nodes = _values(context, layer)
+        operations = _values(context, layer)
         best = max((left[id(one)] for one in context.before(layer)), default=(1.0, 0))
-        if any(inputs & {*node.inputs} for node in nodes):
+        if any(inputs & {*op.inputs} for op in operations):
             best = (1.0, 0)
-        if any(node.op in NORMS for node in nodes):
+        if any(op.name in NORMS for op in operations):
             best = (1.0, 0)
-        slope = SLOPES.get(nodes[-1].op, 1.0) if nodes else 1.0
+        slope = SLOPES.get(operations[-1].name, 1.0) if operations else 1.0
         if slope < 1 and not context.is_output(layer):  # an output's may be part of the loss
             best = (best[0] * slope, best[1] + 1)
             if best[0] <= LEAST and (worst is None or best[0] < worst[0]):
@@ -89,24 +89,24 @@ def deep_saturation(context: Context) -> Iterator[Found]:
 # ------------------------------------------------------------------------------------------------------- mixed channels
 
 
-def _convolution(context: Context, layer: Layer) -> Node | None:
-    return next((node for node in context.nodes(layer) if node.op in CONVOLUTIONS), None)
+def _convolution(context: Context, layer: Layer) -> Operation | None:
+    return next((op for op in context.operations(layer) if op.name in CONVOLUTIONS), None)
 
 
 def _is_depthwise(context: Context, layer: Layer) -> bool:
     """Whether each output channel reads one input channel of several, by weights that are learned."""
-    node = _convolution(context, layer)
-    if node is None or layer.weight_shape is None:
+    op = _convolution(context, layer)
+    if op is None or layer.weight_shape is None:
         return False
-    return bool(node.arguments["groups"] == context.graph.values[node.inputs[0]].shape[1] > 1)
+    return bool(op.arguments["groups"] == context.recording.values[op.inputs[0]].shape[1] > 1)
 
 
 def _mixes(context: Context, layer: Layer) -> bool:
     """Whether its outputs read several channels."""
-    node = _convolution(context, layer)
-    if node is not None:
-        return bool(node.arguments["groups"] < context.graph.values[node.inputs[0]].shape[1])
-    return any(one.op in PRODUCTS for one in context.nodes(layer))
+    op = _convolution(context, layer)
+    if op is not None:
+        return bool(op.arguments["groups"] < context.recording.values[op.inputs[0]].shape[1])
+    return any(one.name in PRODUCTS for one in context.operations(layer))
 
 
 def _is_linear(context: Context, layer: Layer) -> bool:
@@ -115,13 +115,13 @@ def _is_linear(context: Context, layer: Layer) -> bool:
     """
     if layer.type in ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d"):
         return True
-    return all(one.op in LINEAR or _scales(context, one) for one in _values(context, layer))
+    return all(one.name in LINEAR or _scales(context, one) for one in _values(context, layer))
 
 
-def _scales(context: Context, node: Node) -> bool:
+def _scales(context: Context, op: Operation) -> bool:
     """Whether it multiplies what was computed by something of the model's own, as a layer scale does."""
-    computed = [context.graph.values[context.graph.origin(value)].name is None for value in node.inputs]
-    return node.op in SCALES and sum(computed) == 1 and (computed[0] or "mul" in node.op)
+    computed = [context.recording.values[context.recording.origin(value)].name is None for value in op.inputs]
+    return op.name in SCALES and sum(computed) == 1 and (computed[0] or "mul" in op.name)
 
 
 def linear_sums(context: Context, layer: Layer) -> set[int]:
@@ -137,7 +137,7 @@ def linear_sums(context: Context, layer: Layer) -> set[int]:
             if after in ways or _mixes(context, after) or not _is_linear(context, after):
                 continue
             ways.append(after)
-            found |= {id(after)} if any(node.op in SUMS for node in context.nodes(after)) else set()
+            found |= {id(after)} if any(op.name in SUMS for op in context.operations(after)) else set()
     return found
 
 
@@ -210,7 +210,7 @@ def no_nonlinearity(context: Context) -> Iterator[Found]:
             second = _linear_map(context, one)
             if second is None and not _is_linear(context, one):
                 break
-            norms += [one.name] if any(node.op in BATCH_NORM for node in context.nodes(one)) else []
+            norms += [one.name] if any(op.name in BATCH_NORM for op in context.operations(one)) else []
         if second is None or _saves(first, second):
             continue
         through = f" through {', '.join(norms)}, linear too," if norms else ""
@@ -236,13 +236,13 @@ class _Linear(NamedTuple):
 
 def _linear_map(context: Context, layer: Layer) -> _Linear | None:
     """Of a row that is a convolution or a linear layer."""
-    shape, node = layer.weight_shape, _convolution(context, layer)
+    shape, op = layer.weight_shape, _convolution(context, layer)
     if shape is None:
         return None
-    if node is not None:
-        channels = [context.graph.values[value].shape[1] for value in (node.inputs[0], node.outputs[0])]
-        return _Linear(channels[0], channels[1], node.arguments["groups"], shape[2:], shape)
-    if [one.op for one in _values(context, layer)] in ([op] for op in PRODUCTS) and len(shape) == 2:
+    if op is not None:
+        channels = [context.recording.values[value].shape[1] for value in (op.inputs[0], op.outputs[0])]
+        return _Linear(channels[0], channels[1], op.arguments["groups"], shape[2:], shape)
+    if [one.name for one in _values(context, layer)] in ([op] for op in PRODUCTS) and len(shape) == 2:
         return _Linear(shape[1], shape[0], 1, (), shape)
     return None
 

@@ -7,12 +7,12 @@ from math import e, log, log1p, prod
 
 from torch.nn import BCEWithLogitsLoss, CrossEntropyLoss, MultiLabelSoftMarginLoss, NLLLoss
 
-from ...text import sizes
+from ...graph.cost import CONVOLUTIONS
+from ...graph.recording import Operation
+from ...render.numbers import sizes
 from ..context import Context
-from ..cost import CONVOLUTIONS
 from ..rows import Layer
 from ..rule import Found, rule
-from ..trace import Node
 
 PRODUCTS = ("aten.addmm", "aten.mm")
 SOFTMAX, LOG_SOFTMAX = ("aten._softmax", "aten._safe_softmax"), ("aten._log_softmax",)
@@ -31,7 +31,7 @@ def flatten_head(context: Context) -> Iterator[Found]:
     for layer in context.layers:
         if layer.parameters <= SHARE * everything or layer.weight_shape is None:
             continue
-        multiplies = any(node.op in PRODUCTS for node in context.nodes(layer))
+        multiplies = any(op.name in PRODUCTS for op in context.operations(layer))
         shape = _flattened(context, layer, layer.weight_shape[-1]) if multiplies else None
         if shape is None:
             continue
@@ -58,26 +58,26 @@ def _flattened(context: Context, layer: Layer, inputs: int) -> tuple[int, ...] |
     return None
 
 
-def _made(context: Context, value: int) -> tuple[Layer, Node] | None:
+def _made(context: Context, value: int) -> tuple[Layer, Operation] | None:
     """The operation that a tensor comes from, beyond what only reads the same values otherwise, and its row."""
-    node = context.graph.values[context.graph.origin(value)].node
-    if node is None:
+    op = context.recording.maker(context.recording.origin(value))
+    if op is None:
         return None
-    layer = context.row(context.graph.nodes[node])
-    return (layer, context.graph.nodes[node]) if layer is not None else None
+    layer = context.row(op)
+    return (layer, op) if layer is not None else None
 
 
-def _outputs(context: Context, *operations: str) -> Iterator[tuple[Layer, Node]]:
+def _outputs(context: Context, *operations: str) -> Iterator[tuple[Layer, Operation]]:
     """Where the model's outputs come from, if from one of these operations."""
-    for value in dict.fromkeys(context.graph.outputs):
+    for value in dict.fromkeys(context.recording.outputs):
         made = _made(context, value)
-        if made is not None and made[1].op in operations:
+        if made is not None and made[1].name in operations:
             yield made
 
 
-def _classes(context: Context, node: Node) -> int:
-    shape = context.graph.values[node.outputs[0]].shape
-    return shape[node.arguments["dim"]]
+def _classes(context: Context, op: Operation) -> int:
+    shape = context.recording.values[op.outputs[0]].shape
+    return shape[op.arguments["dim"]]
 
 
 @rule("double-softmax", "error", NEEDS_SCORES.format("CrossEntropyLoss"))
@@ -87,8 +87,8 @@ def double_softmax(context: Context) -> Iterator[Found]:
     """
     if not isinstance(context.loss, CrossEntropyLoss):
         return
-    for layer, node in _outputs(context, *SOFTMAX):
-        classes = _classes(context, node)
+    for layer, op in _outputs(context, *SOFTMAX):
+        classes = _classes(context, op)
         yield Found(
             layer.name,
             f"CrossEntropyLoss takes a softmax of this softmax, and cannot fall below {log1p((classes - 1) / e):.3g} "
@@ -102,8 +102,8 @@ def repeated_log_softmax(context: Context) -> Iterator[Found]:
     """CrossEntropyLoss takes the log-softmax itself; a second one changes no value and costs time and memory."""
     if not isinstance(context.loss, CrossEntropyLoss):
         return
-    for layer, node in _outputs(context, *LOG_SOFTMAX):
-        shape = context.graph.values[node.outputs[0]].shape
+    for layer, op in _outputs(context, *LOG_SOFTMAX):
+        shape = context.recording.values[op.outputs[0]].shape
         told = f"CrossEntropyLoss takes the log-softmax of {sizes(shape)} values a second time, which changes none."
         yield Found(layer.name, told, "Return the scores, or use NLLLoss.")
 
@@ -113,13 +113,13 @@ def softmax_output(context: Context) -> Iterator[Found]:
     """Losses that take scores are exact where probabilities have become 0 or 1 in float32: a score difference above 104
     is such a 0.
     """
-    if context.loss is not None or not context.graph.training:
+    if context.loss is not None or not context.recording.training:
         return
-    for layer, node in _outputs(context, *SOFTMAX):
+    for layer, op in _outputs(context, *SOFTMAX):
         yield Found(
             layer.name,
             (
-                f"The model returns the softmax of {_classes(context, node)} classes, and CrossEntropyLoss would take "
+                f"The model returns the softmax of {_classes(context, op)} classes, and CrossEntropyLoss would take "
                 "another."
             ),
             "Return the scores in training, or give the loss to inspect.",
@@ -131,10 +131,10 @@ def missing_log_softmax(context: Context) -> Iterator[Found]:
     """NLLLoss is the mean of -x[class] and nothing more: it expects logarithms of probabilities."""
     if not isinstance(context.loss, NLLLoss):
         return
-    for layer, node in _outputs(context, *SOFTMAX, *SCORES):  # others may make logarithms of probabilities
+    for layer, op in _outputs(context, *SOFTMAX, *SCORES):  # others may make logarithms of probabilities
         gets = (
             "probabilities, and is between -1 and 0"
-            if node.op in SOFTMAX
+            if op.name in SOFTMAX
             else "scores, and falls below 0 without end as they grow"
         )
         yield Found(
@@ -168,11 +168,11 @@ def softmax_over_wrong_axis(context: Context) -> Iterator[Found]:
     """
     inputs = context.report.input_shapes
     batch = inputs[0][0] if inputs and inputs[0] else None
-    for node in context.graph.nodes:
-        if node.op not in (*SOFTMAX, *LOG_SOFTMAX):
+    for op in context.recording.operations:
+        if op.name not in (*SOFTMAX, *LOG_SOFTMAX):
             continue
-        shape, layer = context.graph.values[node.outputs[0]].shape, context.row(node)
-        if layer is not None and len(shape) > 1 and node.arguments["dim"] % len(shape) == 0 and shape[0] == batch:
+        shape, layer = context.recording.values[op.outputs[0]].shape, context.row(op)
+        if layer is not None and len(shape) > 1 and op.arguments["dim"] % len(shape) == 0 and shape[0] == batch:
             few = "the one sample" if batch == 1 else f"the {batch} samples"
             told = f"Its sums are over axis 0, {few} of the batch, in place of the {shape[1]} values of axis 1."
             yield Found(layer.name, told, "Give dim=1.")

@@ -13,9 +13,9 @@ from torch.nn import Dropout, Dropout1d, Dropout2d, Dropout3d, Module
 
 from ... import nn
 from ..._torch import ConvBase, InstanceNormBase
+from ...graph.cost import CONVOLUTIONS
 from ...nn.norm import BATCH_NORMS, GROUP_NORMS
 from ..context import Context
-from ..cost import CONVOLUTIONS
 from ..rows import Layer
 from ..rule import Found, rule
 from .depth import linear_sums
@@ -73,7 +73,7 @@ def followers(context: Context, layer: Layer) -> list[Layer]:
         call = context.call(row)
         if call is None or not isinstance(call.module, NORMS):
             return []
-        if [context.graph.origin(value) == layer.value for value in call.inputs] != [
+        if [context.recording.origin(value) == layer.value for value in call.inputs] != [
             True,
             *[False] * (len(call.inputs) - 1),
         ]:
@@ -115,13 +115,15 @@ def bias_before_norm(context: Context) -> Iterator[Found]:
 
 def _bias_stays_inside(context: Context, module: Module, bias: torch.nn.Parameter) -> bool:
     """Whether only the layer itself reads it."""
-    graph = context.graph
-    parameters = dict(graph.model.named_parameters(remove_duplicate=False))
+    recording = context.recording
+    parameters = dict(recording.model.named_parameters(remove_duplicate=False))
     own = {
-        value.index for value in graph.values if value.is_parameter and value.name and parameters[value.name] is bias
+        value.index
+        for value in recording.values
+        if value.is_parameter and value.name and parameters[value.name] is bias
     }
-    readers = [node for node in graph.nodes if own & set(node.inputs)]
-    return all(node.call is not None and graph.calls[node.call].module is module for node in readers)
+    readers = [op for op in recording.operations if own & set(op.inputs)]
+    return all(op.call is not None and recording.calls[op.call].module is module for op in readers)
 
 
 def _centers(context: Context, row: Layer, behind: Layer, module: Module) -> bool:
@@ -154,7 +156,7 @@ def _without_bias(context: Context, layer: Layer, behind: list[Layer]) -> Callab
     paths = {context.path(row) for row in behind}
     tracking = [path for path in paths if getattr(context.model.get_submodule(path), "running_mean", None) is not None]
     if any(
-        sum(call.path == path for call in context.graph.calls) != sum(context.path(row) == path for row in behind)
+        sum(call.path == path for call in context.recording.calls) != sum(context.path(row) == path for row in behind)
         for path in tracking
     ):
         return None  # a running mean of other layers' outputs too
@@ -176,14 +178,14 @@ def norm_after_activation(context: Context) -> Iterator[Found]:
     """Before the activation a channel is near to a normal distribution, of which mean and variance say all. Behind a
     ReLU of it half of the values are 0, the mean is 0.40 and the deviation 0.58: the norm makes all those zeros -0.68.
     """
-    graph = context.graph
+    recording = context.recording
     for layer, norm in context.of(*TRACKING, *OF_SAMPLES):
         call = context.call(layer)
         assert call is not None
-        node = graph.values[graph.origin(call.inputs[0])].node if call.inputs else None
-        op = graph.nodes[node].op.rstrip("_") if node is not None else ""
-        if op in ACTIVATIONS and not _is_branch(context, layer):
-            word = op.removeprefix("aten.").strip("_").removesuffix("_kernel")
+        maker = recording.maker(recording.origin(call.inputs[0])) if call.inputs else None
+        name = maker.name.rstrip("_") if maker is not None else ""
+        if name in ACTIVATIONS and not _is_branch(context, layer):
+            word = name.removeprefix("aten.").strip("_").removesuffix("_kernel")
             yield Found(
                 layer.name,
                 (
@@ -201,7 +203,7 @@ def _is_branch(context: Context, layer: Layer) -> bool:
     """
     call = context.call(layer)
     assert call is not None
-    rows = [context.row(node) for node in context.readers.get(call.inputs[0], []) if node.op in CONVOLUTIONS]
+    rows = [context.row(op) for op in context.readers.get(call.inputs[0], []) if op.name in CONVOLUTIONS]
     sums = linear_sums(context, layer) if rows else set()
     return any(sums & linear_sums(context, row) for row in rows if row is not None)
 
@@ -381,7 +383,7 @@ def norm_reused(context: Context) -> Iterator[Found]:
     variance is the mean of the variances and the variance of the means on top.
     """
     for layer, norm in context.first(*TRACKING):
-        calls = sum(call.module is norm for call in context.graph.calls)
+        calls = sum(call.module is norm for call in context.recording.calls)
         if calls > 1 and norm.running_mean is not None and not is_frozen(norm):
             yield Found(
                 layer.name,

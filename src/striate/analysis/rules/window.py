@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import torch
 
-from ...text import sizes
+from ...graph.cost import ATTENTION, CONVOLUTIONS
+from ...graph.recording import FREE, Operation
+from ...render.numbers import sizes
 from ...window import Axis, Field
 from ..context import Context
-from ..cost import ATTENTION, CONVOLUTIONS
 from ..rows import Layer
 from ..rule import Found, rule
-from ..trace import FREE, Node
 from .depth import NORMS, linear_sums
 from .norm import ACTIVATIONS
 
@@ -31,23 +31,23 @@ PART = 0.1  # of the MACs, from which on layers that see too much are told
 class _Window(NamedTuple):
     """A layer whose units look through windows.
 
-    node: the convolution or pooling; value: what it reads, before all padding that is done for it, by itself or by
+    operation: the convolution or pooling; value: what it reads, before all padding that is done for it, by itself or by
     operations of their own;
     axes: with this padding; of a transposed convolution its adjoint's.
     """
 
     layer: Layer
-    node: Node
+    operation: Operation
     value: int
     axes: tuple[Axis, ...]
 
     @property
     def is_convolution(self) -> bool:
-        return self.node.op in CONVOLUTIONS and not self.node.arguments["transposed"]
+        return self.operation.name in CONVOLUTIONS and not self.operation.arguments["transposed"]
 
     @property
     def is_transposed(self) -> bool:
-        return self.node.op in CONVOLUTIONS and bool(self.node.arguments["transposed"])
+        return self.operation.name in CONVOLUTIONS and bool(self.operation.arguments["transposed"])
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -59,49 +59,43 @@ class _Window(NamedTuple):
 
 
 def _windows(context: Context) -> list[_Window]:
-    graph, found = context.graph, []
-    for node in graph.nodes:
-        layer = context.row(node)
-        if layer is None or not (node.op in CONVOLUTIONS or POOLING.match(node.op)):
+    recording, found = context.recording, []
+    for op in recording.operations:
+        layer = context.row(op)
+        if layer is None or not (op.name in CONVOLUTIONS or POOLING.match(op.name)):
             continue
-        value = node.inputs[0]
-        given, made, arguments = graph.values[value].shape, graph.values[node.outputs[0]].shape, node.arguments
-        kernel = graph.values[node.inputs[1]].shape[2:] if node.op in CONVOLUTIONS else arguments["kernel_size"]
-        dims = len(given) - 2 if node.op in CONVOLUTIONS else int(node.op.split("pool")[1][0])
+        value = op.inputs[0]
+        given, made, arguments = recording.values[value].shape, recording.values[op.outputs[0]].shape, op.arguments
+        kernel = recording.values[op.inputs[1]].shape[2:] if op.name in CONVOLUTIONS else arguments["kernel_size"]
+        dims = len(given) - 2 if op.name in CONVOLUTIONS else int(op.name.split("pool")[1][0])
         kernel = _each(kernel, dims)
         stride, padding = _each(arguments["stride"] or kernel, dims), _each(arguments["padding"], dims)
         dilation = _each(arguments.get("dilation", 1), dims)
-        transposed = node.op in CONVOLUTIONS and arguments["transposed"]
+        transposed = op.name in CONVOLUTIONS and arguments["transposed"]
         before, after = list(padding), list(padding)
-        maker = _maker(context, value)
+        maker = context.recording.maker(value)
         while maker is not None and not transposed and (margins := _margins(maker, dims)) is not None:
             before = [own + more for own, (more, _) in zip(before, margins, strict=True)]
             after = [own + more for own, (_, more) in zip(after, margins, strict=True)]
             value = maker.inputs[0]
-            given, maker = graph.values[value].shape, _maker(context, value)
+            given, maker = recording.values[value].shape, context.recording.maker(value)
         source, target = (made, given) if transposed else (given, made)
         numbers = zip(source[-dims:], target[-dims:], kernel, stride, dilation, before, after, strict=True)
         axes = tuple(Axis(*one) for one in numbers)
         # pooling on one axis is done on two
-        if maker is not None and maker.op == "aten.unsqueeze" and POOLING.match(node.op):
+        if maker is not None and maker.name == "aten.unsqueeze" and POOLING.match(op.name):
             value, axes = maker.inputs[0], axes[1:]
-        found.append(_Window(layer, node, value, axes))
+        found.append(_Window(layer, op, value, axes))
     return found
 
 
-def _maker(context: Context, value: int) -> Node | None:
-    """The operation that made a tensor."""
-    number = context.graph.values[value].node
-    return None if number is None else context.graph.nodes[number]
-
-
-def _margins(node: Node, dims: int) -> list[tuple[int, int]] | None:
+def _margins(op: Operation, dims: int) -> list[tuple[int, int]] | None:
     """What a padding adds before and behind each of the last axes; None for what is no padding, cuts off, or adds
     channels.
     """
-    if not PADS.match(node.op):
+    if not PADS.match(op.name):
         return None
-    listed = node.arguments["pad" if "pad" in node.arguments else "padding"]
+    listed = op.arguments["pad" if "pad" in op.arguments else "padding"]
     pairs = list(zip(listed[::2], listed[1::2], strict=True))  # the last axis comes first
     pairs += [(0, 0)] * (dims - len(pairs))
     return None if min(listed, default=0) < 0 or any(map(any, pairs[dims:])) else pairs[:dims][::-1]
@@ -136,7 +130,7 @@ def _along(context: Context, window: _Window) -> list[tuple[Axis, float] | None]
     """For each axis of the input the window's axis that follows it, with the jump of what it reads [px]; None where
     none does alone.
     """
-    fields, shape = context.report.fields, context.graph.values[window.value].shape
+    fields, shape = context.report.fields, context.recording.values[window.value].shape
     found: list[tuple[Axis, float] | None] = []
     for axis in context.report.axes():
         place = fields.place(window.value, axis)
@@ -154,12 +148,12 @@ def _image(context: Context) -> list[int]:
     return [context.report.fields.size(axis) for axis in context.report.axes()]
 
 
-def _readers(context: Context, value: int) -> list[Node]:
+def _readers(context: Context, value: int) -> list[Operation]:
     """What computes with a tensor, also through views of it and with a padding around it."""
     found = []
-    for node in context.readers.get(value, []):
-        passes = node.op in FREE or PADS.match(node.op)
-        found += [one for output in node.outputs for one in _readers(context, output)] if passes else [node]
+    for op in context.readers.get(value, []):
+        passes = op.name in FREE or PADS.match(op.name)
+        found += [one for output in op.outputs for one in _readers(context, output)] if passes else [op]
     return found
 
 
@@ -224,7 +218,7 @@ def field_smaller_than_object(context: Context) -> Iterator[Found]:
     units.
     """
     united = any(
-        node.op.startswith(ATTENTION) or node.op in ("aten.bmm", "aten.baddbmm") for node in context.graph.nodes
+        op.name.startswith(ATTENTION) or op.name in ("aten.bmm", "aten.baddbmm") for op in context.recording.operations
     )
     if context.object_px is None or united or not _windows(context):
         return
@@ -270,13 +264,13 @@ def field_smaller_than_input(context: Context) -> Iterator[Found]:
 
 def _globally_pooled(context: Context) -> Iterator[tuple[Layer, list[Field], int]]:
     """Rows that make of a map a vector, the fields of the map and the map, in order."""
-    for node in context.graph.nodes:
-        layer = context.row(node)
-        if layer is None or not node.inputs or not GLOBAL.match(node.op):
+    for op in context.recording.operations:
+        layer = context.row(op)
+        if layer is None or not op.inputs or not GLOBAL.match(op.name):
             continue
-        fields = _fields(context, node.inputs[0])
-        if fields is not None and _fields(context, node.outputs[0]) is None:
-            yield layer, fields, node.inputs[0]
+        fields = _fields(context, op.inputs[0])
+        if fields is not None and _fields(context, op.outputs[0]) is None:
+            yield layer, fields, op.inputs[0]
 
 
 @rule("unproductive-layers", "note", "M. L. Richter et al., \"(Input) Size Matters for CNN Classifiers\", 2021")
@@ -312,16 +306,16 @@ def _least_fields(context: Context) -> dict[int, list[int]]:
     Only windows add: what attention and global means see besides does not count.
     """
     axes = context.report.axes()
-    least = {context.graph.inputs[0]: [1] * len(axes)} if axes else {}
-    windows = {window.node.index: window for window in _windows(context) if not window.is_transposed}
-    for node in context.graph.nodes:
-        seen = min((least[value] for value in node.inputs if value in least), key=prod, default=None)
+    least = {context.recording.inputs[0]: [1] * len(axes)} if axes else {}
+    windows = {window.operation.index: window for window in _windows(context) if not window.is_transposed}
+    for op in context.recording.operations:
+        seen = min((least[value] for value in op.inputs if value in least), key=prod, default=None)
         if seen is None:
             continue
-        if (window := windows.get(node.index)) is not None:
+        if (window := windows.get(op.index)) is not None:
             steps = (0 if along is None else int((along[0].extent - 1) * along[1]) for along in _along(context, window))
             seen = [size + step for size, step in zip(seen, steps, strict=True)]
-        least |= dict.fromkeys(node.outputs, seen)
+        least |= dict.fromkeys(op.outputs, seen)
     return least
 
 
@@ -349,33 +343,33 @@ def _skips(axis: Axis) -> bool:
 def _made_of(context: Context, value: int) -> tuple[int, set[int]]:
     """The map that a tensor was made of, value by value or by padding and cutting, and the operations on the way."""
     on_the_way: set[int] = set()
-    while (node := _maker(context, value)) is not None:
-        if not (PADS.match(node.op) or node.op in NORMS or node.op.rstrip("_") in ACTIVATIONS):
+    while (op := context.recording.maker(value)) is not None:
+        if not (PADS.match(op.name) or op.name in NORMS or op.name.rstrip("_") in ACTIVATIONS):
             break
-        on_the_way.add(node.index)
-        value = node.inputs[0]
+        on_the_way.add(op.index)
+        value = op.inputs[0]
     return value, on_the_way
 
 
 def _unseen(context: Context, window: _Window, windows: list[_Window]) -> int:
     """How many positions of its input neither it nor any other reader of the map looks at."""
-    graph = context.graph
+    recording = context.recording
     source, on_the_way = _made_of(context, window.value)
     beside, known = [window], set(on_the_way)
     for other in windows:
         of, between = _made_of(context, other.value)
         # at the same places
-        if of == source and not any(PADS.match(graph.nodes[number].op) for number in between | on_the_way):
+        if of == source and not any(PADS.match(recording.operations[number].name) for number in between | on_the_way):
             beside.append(other)
             known |= between
-    ends, ways = {other.node.index for other in beside}, [source]
+    ends, ways = {other.operation.index for other in beside}, [source]
     for value in ways:
-        readers = [node for node in context.readers.get(value, []) if node.index not in ends]
-        if value in graph.outputs or any(
-            node.index not in known and node.op not in FREE and not PADS.match(node.op) for node in readers
+        readers = [op for op in context.readers.get(value, []) if op.index not in ends]
+        if value in recording.outputs or any(
+            op.index not in known and op.name not in FREE and not PADS.match(op.name) for op in readers
         ):
             return 0
-        ways += [output for node in readers for output in node.outputs]
+        ways += [output for op in readers for output in op.outputs]
     # whatever the default device is
     missed = torch.ones([axis.input for axis in window.axes], dtype=torch.bool, device="cpu")
     for other in beside:
@@ -486,7 +480,7 @@ def even_kernel_same_padding(context: Context) -> Iterator[Found]:
     """
     for window in _windows(context):
         if window.is_transposed or any(
-            node.op == "aten.slice" for node in context.readers.get(window.node.outputs[0], [])
+            op.name == "aten.slice" for op in context.readers.get(window.operation.outputs[0], [])
         ):
             continue  # what is cut afterwards is moved on purpose
         moved = [
@@ -533,7 +527,7 @@ def gridding(context: Context) -> Iterator[Found]:
             followed |= ahead[id(layer)]
     for place, window in windows.items():
         stacked = [dilated[one] for one in windows if one in dilated and (one == place or one in ahead[place])]
-        if place in followed or len(stacked) < 2 or _fields(context, window.node.outputs[0]) is None:
+        if place in followed or len(stacked) < 2 or _fields(context, window.operation.outputs[0]) is None:
             continue
         seen = context.report.receptive_field(window.layer.name)
         if seen.rectangle is None:
@@ -590,9 +584,9 @@ def pooling_in_localisation(context: Context) -> Iterator[Found]:
     if context.task not in ("localisation", "segmentation"):
         return
     for window in _windows(context):
-        if not window.node.op.startswith("aten.max_pool") or all(axis.stride == 1 for axis in window.axes):
+        if not window.operation.name.startswith("aten.max_pool") or all(axis.stride == 1 for axis in window.axes):
             continue
-        places = [node for output in window.node.outputs[1:] for node in _readers(context, output)]
+        places = [op for output in window.operation.outputs[1:] for op in _readers(context, output)]
         along = [one for one in _along(context, window) if one is not None]
         if places or not along or len(_readers(context, window.value)) > 1:
             continue  # they are handed on, or the map itself is
@@ -608,7 +602,7 @@ def pooling_in_localisation(context: Context) -> Iterator[Found]:
         )
     for layer, _, value in _globally_pooled(context):
         if len(_readers(context, value)) == 1:
-            shape = context.graph.values[value].shape[2:]
+            shape = context.recording.values[value].shape[2:]
             yield Found(
                 layer.name,
                 (

@@ -1,0 +1,84 @@
+"""Running a model once and leaving it as it was: its arguments, made of shapes, and what its modules hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from .. import source
+from ..errors import ArgumentTypeError, ShapeError, build
+
+__all__ = ["Shape", "arguments", "describe_error", "tensors_like", "unchanged"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    shape: tuple[int, ...]
+
+
+def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The model's arguments, shapes among them as Shape."""
+
+    def is_shape(given: Any) -> bool:
+        return isinstance(given, (tuple, list, torch.Size)) and len(given) > 0 and all(type(n) is int for n in given)
+
+    def made(given: Any) -> Any:
+        if is_shape(given):
+            if min(given) < 0:
+                raise ShapeError(build("inspect", "sizes from 0 on", tuple(given), hint="Give the input's shape."))
+            return Shape(tuple(given))
+        if isinstance(given, (tuple, list)):
+            return type(given)(made(one) for one in given)
+        return given
+
+    if isinstance(example, Mapping):
+        return (), {name: made(one) for name, one in example.items()}
+    if is_shape(example) or not isinstance(example, (tuple, list)):
+        if not is_shape(example) and not isinstance(example, Tensor):
+            raise ArgumentTypeError(
+                build("inspect", "a shape or a tensor as input", repr(example)[:60], hint="Give (1, 3, 224, 224).")
+            )
+        return (made(example),), {}
+    return tuple(made(one) for one in example), {}
+
+
+def describe_error(error: BaseException) -> str:
+    """What went wrong, and where in the model's code."""
+    text = (str(error).strip() or "no more is told").splitlines()[0].rstrip(".")
+    return f"{type(error).__name__}: {text[:200]}{source.at(source.of_error(error))}"
+
+
+@contextmanager
+def unchanged(model: Module) -> Iterator[None]:
+    """Puts back whatever the modules hold besides the tensors' contents."""
+
+    def copied(given: Any) -> Any:
+        return given.copy() if isinstance(given, (dict, list, set)) else None
+
+    held = [
+        (module, {name: (value, copied(value)) for name, value in module.__dict__.items()})
+        for module in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        for module, attributes in held:
+            for name in set(module.__dict__) - set(attributes):
+                del module.__dict__[name]
+            for name, (value, contents) in attributes.items():
+                module.__dict__[name] = value
+                if contents is not None:
+                    value.clear()
+                    value.extend(contents) if isinstance(value, list) else value.update(contents)
+
+
+def tensors_like(model: Module) -> dict[str, Any]:
+    """Type and device of the tensors that are made of shapes: those of the model's first weight."""
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    return {} if weight is None else {"device": weight.device, "dtype": weight.dtype}

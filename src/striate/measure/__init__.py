@@ -1,0 +1,37 @@
+"""How times are taken: medians of turns in shuffled order, a process a contestant, the rates of the machine.
+
+A comparison holds where its contestants ran in one run: on the same machine, in turns whose order is shuffled anew each
+round, each turn after a call that is not timed. How far the numbers can be trusted is measured along with them: the
+spread of each contestant, a contestant timed twice (A/A), and how often other work took a processor away.
+"""
+
+from .machine import Rates, measure_rates, processor, rates_of, reference_calls
+from .medians import Summary, summarize
+from .processes import LineWorker, Worker, in_a_process, run_python
+from .resources import Resources, reset_peak, resident_bytes
+from .turns import Repeated, again, in_turns, medians_ms, ratio_a_a, repeat, timed_ms, with_again
+
+__all__ = [
+    "LineWorker",
+    "Rates",
+    "Repeated",
+    "Resources",
+    "Summary",
+    "Worker",
+    "again",
+    "in_a_process",
+    "in_turns",
+    "measure_rates",
+    "medians_ms",
+    "processor",
+    "rates_of",
+    "ratio_a_a",
+    "reference_calls",
+    "repeat",
+    "reset_peak",
+    "resident_bytes",
+    "run_python",
+    "summarize",
+    "timed_ms",
+    "with_again",
+]

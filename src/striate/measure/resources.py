@@ -1,0 +1,42 @@
+"""What a process has used of the machine: page faults, time in the kernel, interruptions, memory."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["Resources", "reset_peak", "resident_bytes"]
+
+
+class Resources(NamedTuple):
+    """What a process has used: page faults that needed no disk, time in the kernel [ms], and how often other work
+    took a processor from it.
+    """
+
+    page_faults: float
+    system_ms: float
+    interruptions: float
+
+    @staticmethod
+    def now() -> Resources:
+        """Since the process began."""
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return Resources(usage.ru_minflt, usage.ru_stime * 1e3, usage.ru_nivcsw)
+
+    def __sub__(self, before: Resources) -> Resources:
+        return Resources(*(a - b for a, b in zip(self, before, strict=True)))
+
+
+def resident_bytes(which: str, proc: Path = Path("/proc/self")) -> int:
+    """What this process has in memory (Linux): "VmRSS" now, "VmHWM" at most since it began or :func:`reset_peak`.
+
+    ``getrusage`` is of no use for it: its ``ru_maxrss`` begins with the parent's.
+    """
+    lines = (proc / "status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{which}:"))
+
+
+def reset_peak(proc: Path = Path("/proc/self")) -> None:
+    """Makes "VmHWM" of :func:`resident_bytes` begin anew (Linux)."""
+    (proc / "clear_refs").write_text("5")
