@@ -13,11 +13,9 @@ import torch
 
 from striate import native_info
 from striate.allocator import tune_allocator
+from striate.measure import medians_ms, processor
 from striate.ops.contest import TUNED, contest
 from striate.tuning import measure, select
-
-sys.path.insert(0, str(Path(__file__).parent))
-from run import medians_ms, processor
 
 
 def main() -> int:

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "native": {"errors"},
     "allocator": set(),
     "files": set(),
+    "extras": {"errors"},
     "tensorfile": {"errors", "files"},
     "render": set(),
     "source": set(),
@@ -31,13 +32,16 @@ MAY_IMPORT = {
     "nn": {"_torch", "graph", "window", "moments", "errors", "reference", "native", "ops"},
     "models": {"errors", "nn"},
     "deploy": {"_torch", "errors", "source", "graph", "nn", "ops", "native", "tensorfile"},
-    "training": {"_torch", "errors", "nn", "models", "tensorfile"},
+    "training": {"_torch", "errors", "files", "extras", "nn", "models", "tensorfile"},
     "analysis": {"_torch", "errors", "source", "window", "graph", "render", "reference", "ops", "nn", "training"},
-    "diagnostics": {"_torch", "errors", "measure", "graph", "ops", "nn", "native", "render", "analysis"},
+    "diagnostics": {"_torch", "errors", "extras", "measure", "graph", "ops", "nn", "native", "render", "analysis"},
     "cli": {
         "_torch",
         "errors",
         "tuning",
+        "files",
+        "source",
+        "render",
         "ops",
         "nn",
         "models",
@@ -48,6 +52,7 @@ MAY_IMPORT = {
         "allocator",
         "deploy",
     },
+    "__main__": {"cli"},
 }
 
 

@@ -2102,7 +2102,8 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     ),
     "`convert_sync_batchnorm`, `fuse_conv_bn_eval`": ("drop_in.converters_of_torchs_find_norms_and_activations_apart",),
     "subclasses of `Sequential` that have its `forward`, copied and pickled": (
-        *("drop_in.subclasses_of_sequential_share_and_stay_what_they_are", "container.copies"),
+        *("drop_in.subclasses_of_sequential_share_and_stay_what_they_are",),
+        *("container.copies_and_pickles_share_and_compute_as_the_original",),
     ),
     "`accelerate` and back: objects, classes, storages, strides": (
         *("memory_format.parameters_and_buffers_are_the_same_memory_and_restore_leaves_all_as_it_was",),

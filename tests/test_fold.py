@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import math
 import warnings
 from collections.abc import Callable
@@ -19,7 +20,7 @@ import striate.nn as SN
 import striate.nn.functional as SF
 from striate import models
 from striate.deploy import FoldEntry, FoldReport, fold
-from striate.deploy.fold.planner import _misplaced
+from striate.deploy.fold.layers import misplaced
 from striate.errors import ArgumentError, ArgumentTypeError
 from striate.nn.functional import batch_norm
 
@@ -614,21 +615,31 @@ def test_a_norm_that_is_not_called_is_left() -> None:
     assert reason(trained(Pair(lambda self, x: self.conv(x))), torch.randn(IMAGE)) == "the model does not call it"
 
 
-def test_a_norm_inside_a_piece_that_is_not_traced_is_left() -> None:
+def test_a_norm_inside_a_module_of_torchs_folds() -> None:
     class Piece(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.bn(self.conv(x)) if x.sum() > 1e9 else self.bn(2 * self.conv(x))
+            return self.bn(self.conv(x))
 
     Piece.__module__ = "torch.nn.modules.piece"
-    assert (
-        reason(trained(nn.Sequential(Piece())), torch.randn(IMAGE))
-        == "it stands inside Piece 0, which the trace does not enter"
-    )
-    assert reason(trained(Piece()), torch.randn(IMAGE)) == "it stands inside Piece, which the trace does not enter"
+    _, report = checked(trained(nn.Sequential(Piece())), torch.randn(IMAGE))
+    assert actions(report) == {"0.bn": "folded into 0.conv before it"}
+    assert checked(trained(Piece()), torch.randn(IMAGE))[1].folded == 1
+
+
+def test_a_norm_inside_a_layer_is_left() -> None:
+    class Normed(nn.Conv2d):
+        def __init__(self) -> None:
+            super().__init__(3, 4, 3)
+            self.bn = nn.BatchNorm2d(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.bn(super().forward(x))
+
+    assert reason(trained(nn.Sequential(Normed())), torch.randn(IMAGE)) == "it stands inside Normed 0, one layer"
 
 
 def test_a_norm_with_a_forward_of_its_own_is_left() -> None:
@@ -1038,8 +1049,8 @@ def test_a_convolution_without_a_batch_axis_is_left() -> None:
     ],
 )
 def test_a_number_of_channels_that_does_not_fit_is_told(layer: nn.Module, out: bool, has: int) -> None:
-    assert _misplaced(layer, "up", 4, has, out=out) is None
-    assert _misplaced(layer, "up", 4, 5, out=out) == f"up has {has} channels there, the norm 5"
+    assert misplaced(layer, "up", 4, has, out=out) is None
+    assert misplaced(layer, "up", 4, 5, out=out) == f"up has {has} channels there, the norm 5"
 
 
 def test_weights_that_do_not_fit_the_type_are_not_folded() -> None:
@@ -1057,27 +1068,24 @@ def test_weights_that_do_not_fit_the_type_are_not_folded() -> None:
 # Traces and errors.
 
 
-def test_a_model_that_cannot_be_traced_is_an_error_with_the_reason() -> None:
+def test_a_model_that_asks_for_values_is_an_error_with_the_line() -> None:
     model = trained(Pair(lambda self, x: self.bn(self.conv(x)) if x.sum() > 0 else self.conv(x)))
     with pytest.raises(ArgumentError) as error:
         fold(model, torch.ones(IMAGE))
     assert str(error.value) == (
-        "fold expects a model that torch.fx can trace, got TraceError: symbolically traced variables cannot be used "
-        "as inputs to "
-        f"control flow (at test_fold.py:{model.call.__code__.co_firstlineno}). Fold the parts of the model that can "
-        "be traced one by one, or take what depends on the input's values out of "
-        "forward."
+        "fold expects a model that runs on tensors without values, got DataDependentOutputException: "
+        f"aten._local_scalar_dense.default (at test_fold.py:{model.call.__code__.co_firstlineno}). Fold the parts of "
+        "the model that can be traced one by one, or take what depends on the input's values out of forward."
     )
 
 
-def test_a_trace_that_takes_another_way_than_a_run_is_an_error() -> None:
-    model = trained(Pair(lambda self, x: self.bn(self.conv(x)) + (self.conv(x) if isinstance(x, torch.Tensor) else 0)))
+def test_a_recording_that_takes_another_way_than_a_run_is_an_error() -> None:
+    model = trained(Pair(lambda self, x: self.bn(self.conv(x)) + (self.conv(x) if type(x) is torch.Tensor else 0)))
     with pytest.raises(ArgumentError) as error:
         fold(model, torch.ones(IMAGE))
     assert str(error.value) == (
-        "fold expects a trace that calls what the model calls, got 1 call of conv in the trace, 2 calls in a run. "
-        "Take conditions on "
-        "types, such as isinstance(x, torch.Tensor), out of forward."
+        "fold expects a recording that calls what the model calls, got 1 call of conv in the recording, 2 calls in a "
+        "run. Take conditions on types, such as type(x) is torch.Tensor, out of forward."
     )
 
 
@@ -1127,15 +1135,11 @@ def test_a_model_that_is_no_module_is_an_error() -> None:
 
 
 def test_a_difference_that_rounding_does_not_explain_is_warned_of() -> None:
-    model = trained(
-        Pair(lambda self, x: self.bn(self.conv(x)) * sum(float(p.detach().sum()) for p in self.parameters()))
-    )
+    runs = itertools.count(1)
+    model = trained(Pair(lambda self, x: self.bn(self.conv(x)) * next(runs)))
     with pytest.warns(
         UserWarning,
-        match=(
-            "^fold expects a difference that rounding explains, got .* where outputs reach .*. Compare the two "
-            "models"
-        ),
+        match="^fold expects a difference that rounding explains, got .* where outputs reach .*. Compare the two models",
     ):
         _, report = fold(model, torch.randn(IMAGE))
     assert report.max_abs_difference > 0.01 * report.max_abs_output
@@ -1172,7 +1176,7 @@ def test_the_report_is_an_aligned_table() -> None:
 
 
 class Misled(nn.Module):
-    """Of two ways it goes the wrong one in a trace: what it compares there is no number."""
+    """Of two ways it goes the wrong one in a recording: its tensors are of another class there."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -1183,9 +1187,10 @@ class Misled(nn.Module):
         return self.b(y if type(y) is not torch.Tensor else torch.cat((y, y), 1))
 
 
-def test_a_trace_that_does_not_run_is_refused_with_the_line_it_came_from() -> None:
+def test_a_recording_that_fails_is_refused_with_the_line_it_came_from() -> None:
     line = inspect.getsourcelines(Misled.forward)[1] + 2
     with pytest.raises(
-        ArgumentError, match=rf"a model whose trace runs on the example, got RuntimeError.* \(at test_fold.py:{line}\)"
+        ArgumentError,
+        match=rf"a model that runs on tensors without values, got RuntimeError.* \(at test_fold.py:{line}\)",
     ):
         fold(Misled().eval(), torch.randn(1, 1, 4, 4))

@@ -20,8 +20,8 @@ from work import calls_of
 
 import striate
 from striate.analysis import Report, inspect
-from striate.analysis.field import reached_from, seen_by, units_of
-from striate.diagnostics.field import effective_field, verify
+from striate.analysis.inspect.fields import reached_from, seen_by, units_of
+from striate.diagnostics.fields import effective_field, verify
 from striate.errors import ArgumentError, ArgumentTypeError, ShapeError
 
 SHAPES = {

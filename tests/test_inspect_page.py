@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from striate import models
 from striate.analysis import Report, inspect
-from striate.analysis.picture import frames
-from striate.analysis.rule import Finding
-from striate.analysis.stage import stages
-from striate.analysis.table import bar as bar_of
+from striate.analysis.inspect.picture import frames
+from striate.analysis.inspect.stage import stages
+from striate.analysis.inspect.table import bar as bar_of
+from striate.analysis.lint.finding import Finding
 from striate.errors import ArgumentError
 
 GOLDEN = Path(__file__).parent / "golden" / "inspect"

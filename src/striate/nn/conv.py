@@ -202,11 +202,12 @@ class _Conv(_AnyConv):
         rest = (self.stride, self.padding, self.dilation, self.groups)
         if self.padding_mode != "zeros":
             return padded_conv(input, weight, bias, *rest, self.padding_mode, **self._kernel_options())
-        return ops.conv(input, weight, bias, *rest, **self._kernel_options(), emit_batch_stats=measure, rematerialize=fresh)
+        options = self._kernel_options()
+        return ops.conv(input, weight, bias, *rest, **options, emit_batch_stats=measure, rematerialize=fresh)
 
 
 class _ConvTranspose(_AnyConv):
-    documentation = """The adjoint of a convolution over {axes}, as a layer: each input spreads over a window of outputs.
+    documentation = """The adjoint of a convolution over {axes}, as a layer: each input adds to a window of outputs.
 
     .. math:: y[n, k, i] = b[k] + Σ_{(o, t): o·stride + t·dilation - before = i} Σ_c x[n, c, o] · w[c, k, t]
 

@@ -113,7 +113,7 @@ def plan(model: torch.nn.Module) -> tuple[list[str], list[Left]]:
 
 
 class _Guard(NamedTuple):
-    """Keeps a layer that is left to torch from a call that torch computes wrongly (see :mod:`striate.ops.torch_calls`)."""
+    """Keeps a layer that is left to torch from a call that torch computes wrongly (:mod:`striate.ops.torch_calls`)."""
 
     why: str
     # runs before forward and returns its arguments in contiguous memory

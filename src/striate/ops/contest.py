@@ -20,7 +20,7 @@ _OTHER = 2**23  # numbers that are read between two calls: 32 MiB, more than a c
 
 
 def contest(shape: Shape, pass_: str, channels_last: bool) -> Contest:
-    """Every method that can compute a pass ("fused": forward for inference, with a ReLU) of a convolution of that shape.
+    """Every method that can compute a pass of a convolution of that shape. "fused": forward for inference, with a ReLU.
 
     >>> one = contest(Shape(1, 4, 4, 1, (6, 6), 3), "forward", True)
     >>> one.geometry.output, one.rival, sorted(one.calls)[-1]

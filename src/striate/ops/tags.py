@@ -67,12 +67,12 @@ TAGS = (
         "restore removes the hook that accelerate registered",
     ),
     Tag(
-        *("whole_batch", "module", "nn/statistics", "nn/norm"),
+        *("whole_batch", "module", "nn/statistics", "nn/norm/batch"),
         "inside the with block of whole_batch_statistics",
         "the layers' forward has torch's arguments",
     ),
     Tag(
-        *("forward", "module", "diagnostics/profile", "nn/container"),
+        *("forward", "module", "diagnostics/profile/watch", "nn/fusion"),
         "while a profile runs: the wrapper that times a layer",
         "a container computes neighbours in one call, and says to the wrappers which of them that call was for",
     ),

@@ -259,7 +259,9 @@ def _ratio(standard: int, this: int) -> str:
     return f"{standard / this:.2f}" if standard >= this / 100 else f"{standard / this:.2g}"
 
 
-def methods_part(plan: convolutions.ConvGeometry, channels_last: bool) -> tuple[Part, dict[str, list[list[str | None]]]]:
+def methods_part(
+    plan: convolutions.ConvGeometry, channels_last: bool
+) -> tuple[Part, dict[str, list[list[str | None]]]]:
     """Lists the method that computes each pass, and why the methods before it do not."""
     padding = "same" if plan.before != plan.after else plan.before
     reasons = convolutions.explain_methods(

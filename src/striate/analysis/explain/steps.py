@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ...errors import ArgumentError, build
+from ...graph.cost import Macs, conv_macs
 from ...ops import conv as convolutions
 from ...ops.arguments import per_axis
 from .families import check_room
@@ -53,13 +54,17 @@ class Step:
 
     @property
     def macs(self) -> int:
-        return self.plan.batch * prod(self.plan.output) * prod(self.plan.weight_shape)
+        return self._counted.all
 
     @property
     def macs_inside(self) -> int:
         """Leaves out the taps in the padding; of a transposed convolution the products that fall outside its output."""
+        return self._counted.inside
+
+    @property
+    def _counted(self) -> Macs:
         p = self.plan
-        return p.batch * p.filters * (p.channels // p.groups) * p.window.tap_count
+        return conv_macs(p.window, p.batch, p.channels, p.filters, p.groups)
 
 
 def _resolved(
