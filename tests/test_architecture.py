@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "source": set(),
     "graph": {"errors", "_torch", "window", "source"},
     "reference": {"window", "moments", "errors"},
-    "ops": {"_torch", "window", "moments", "errors", "reference", "native"},
+    "tuning": {"native"},
+    "ops": {"_torch", "tuning", "window", "moments", "errors", "reference", "native"},
     "nn": {"_torch", "graph", "window", "moments", "errors", "reference", "native", "ops"},
     "models": {"errors", "nn"},
     "deploy": {"_torch", "errors", "source", "graph", "nn", "ops", "native", "tensorfile"},
@@ -37,6 +38,7 @@ MAY_IMPORT = {
     "cli": {
         "_torch",
         "errors",
+        "tuning",
         "files",
         "source",
         "render",

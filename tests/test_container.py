@@ -23,8 +23,8 @@ import striate
 from striate import nn
 from striate.nn import container
 from striate.nn.container import Intermediate, run
-from striate.ops import choose, recipe
-from striate.ops import conv as conv_ops
+from striate.ops import dispatch, rematerialize
+from striate.ops.conv import functions
 
 
 def images(channels: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -58,17 +58,17 @@ class Shared(NamedTuple):
     """What was shared meanwhile."""
 
     statistics: list[Tensor]
-    recipes: list[Tensor]  # outputs that are made again in backward
+    recomputed: list[Tensor]  # outputs that backward computes again
 
     @property
     def counts(self) -> tuple[int, int]:
-        return len(self.statistics), len(self.recipes)
+        return len(self.statistics), len(self.recomputed)
 
 
 @contextlib.contextmanager
 def sharing() -> Iterator[Shared]:
     shared = Shared([], [])
-    take, keep = container.take, recipe.keep
+    take, save = container.take_statistics, rematerialize.save_or_recompute
 
     def taken(y: Tensor) -> Tensor | None:
         statistics = take(y)
@@ -76,14 +76,14 @@ def sharing() -> Iterator[Shared]:
             shared.statistics.append(statistics)
         return statistics
 
-    def kept(x: Tensor, y: Tensor, place: int = 0) -> None:
-        if hasattr(x.grad_fn, "recipe"):
-            shared.recipes.append(y)
-        keep(x, y, place)
+    def saved(x: Tensor, y: Tensor, index: int = 0) -> None:
+        if hasattr(x.grad_fn, "recompute"):
+            shared.recomputed.append(y)
+        save(x, y, index)
 
-    with pytest.MonkeyPatch.context() as patched, choose.prefer("winograd_4x4"):
-        patched.setattr(container, "take", taken)
-        patched.setattr(conv_ops, "keep", kept)
+    with pytest.MonkeyPatch.context() as patched, dispatch.prefer("winograd_4x4"):
+        patched.setattr(container, "take_statistics", taken)
+        patched.setattr(functions, "save_or_recompute", saved)
         yield shared
 
 
@@ -775,8 +775,8 @@ def test_inverted_residuals_are_seen_through_and_called_if_hooked() -> None:
     expected = results(torch_model, x, plainly)
     with sharing() as shared:
         check(results(model, x), expected)
-    assert shared.recipes
-    count, seen = len(shared.recipes), []
+    assert shared.recomputed
+    count, seen = len(shared.recomputed), []
     model[0].register_forward_hook(lambda m, a, y: seen.append(y))
     model[1].register_forward_pre_hook(lambda m, a: seen.append(a[0]))
     for buffers in (model, torch_model):
@@ -786,4 +786,4 @@ def test_inverted_residuals_are_seen_through_and_called_if_hooked() -> None:
     expected = results(torch_model, x, plainly)
     with sharing() as shared:
         check(results(model, x), expected)
-    assert len(seen) == 2 and seen[0] is seen[1] and len(shared.recipes) == count - 1
+    assert len(seen) == 2 and seen[0] is seen[1] and len(shared.recomputed) == count - 1

@@ -41,7 +41,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import striate
 from striate import models, nn
 from striate.nn import blocks, conv, local, norm, pool
-from striate.ops import choose
+from striate.ops import dispatch
 
 GUIDE = Path(__file__).parent.parent / "docs" / "guide" / "ecosystem.md"
 
@@ -1404,7 +1404,7 @@ def test_a_layer_gives_what_its_twin_of_torchs_gives(name: str, row_name: str) -
     ours, theirs, x = pair(row)
     if row.twin is not None and case.by != "torch":  # sums of sums, some of which are nought but for rounding
         ours, theirs, x = ours.double(), theirs.double(), x.double()
-    with choose.prefer(row.prefer):
+    with dispatch.prefer(row.prefer):
         if case.why_refused(row_name):
             for module in (theirs,) if row.own else (theirs, ours):
                 with pytest.raises(RuntimeError):
@@ -1956,7 +1956,7 @@ def test_a_layer_is_built_on_the_meta_device_and_filled(name: str) -> None:
     filled.load_state_dict(ours.state_dict())
     for path, buffer, value in unsaved(ours):
         filled.get_submodule(path)._buffers[buffer] = value
-    with choose.prefer(row.prefer):
+    with dispatch.prefer(row.prefer):
         same(filled(x), ours(x), row, True)
 
 

@@ -21,7 +21,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 import striate
 from striate import nn
 from striate.errors import ArgumentError
-from striate.ops.choose import prefer
+from striate.ops.dispatch import prefer
 
 LAST = torch.channels_last
 

@@ -19,7 +19,7 @@ from torch import Tensor
 import striate
 import striate.nn as nn
 from striate.errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError
-from striate.ops.choose import prefer
+from striate.ops.dispatch import prefer
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 SHAPES = [(6, 4), (6, 4, 5), (6, 4, 3, 5), (3, 4, 2, 3, 4)]

@@ -20,10 +20,11 @@ import striate
 from striate import models, nn
 from striate.cli import main
 from striate.diagnostics import LayerTime, Profile, profile
+from striate.diagnostics.profile.convolution import PASSES
 from striate.errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError
 from striate.measure import Rates, turns
-from striate.ops.choose import prefer
-from striate.ops.conv import NAMES, explain
+from striate.ops.conv import NAMES, explain_methods
+from striate.ops.dispatch import prefer
 from striate.window import Axis, Window
 
 run = importlib.import_module("striate.diagnostics.profile.run")
@@ -258,8 +259,9 @@ def test_methods_are_those_that_explain_names(last: bool) -> None:
     )
     assert told.channels_last is last
     for layer, row in zip(model, told.layers, strict=True):
-        wanted = explain(row.input_shapes[0], layer.weight.shape, layer.stride, layer.padding, 1, layer.groups, last)
-        assert row.method == {map: methods[-1][0] for map, methods in wanted.items()}
+        shapes = row.input_shapes[0], layer.weight.shape
+        wanted = explain_methods(*shapes, layer.stride, layer.padding, 1, layer.groups, last)
+        assert row.method == {map: wanted[pass_][-1][0] for map, pass_ in PASSES.items()}
         assert row.map_ms.keys() == row.method.keys() == row.map_limit_ms.keys() == row.next_best.keys()
         for map, (name, ms) in row.next_best.items():
             assert name in NAMES and name not in (row.method[map], "reference") and ms > 0
@@ -308,11 +310,11 @@ def test_a_norm_with_a_residual_and_one_with_an_activation_behind_it() -> None:
 def test_a_transposed_convolution_is_told_from_the_layers_side() -> None:
     layer = nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1)
     told = profile(layer, torch.randn(2, 4, 7, 7).requires_grad_(), rounds=3).layers[0]
-    wanted = explain((2, 6, 13, 13), (4, 6, 3, 3), 2, 1)
+    wanted = explain_methods((2, 6, 13, 13), (4, 6, 3, 3), 2, 1)
     assert told.method == {
-        "forward": wanted["input"][-1][0],
+        "forward": wanted["backward_data"][-1][0],
         "input": wanted["forward"][-1][0],
-        "weight": wanted["weight"][-1][0],
+        "weight": wanted["backward_weights"][-1][0],
     }
     assert told.path == told.type == "ConvTranspose2d" and told.output_shape == (2, 6, 13, 13)
     assert told.macs == 2 * 4 * 6 * 7**2 * 3**2

@@ -22,8 +22,8 @@ def add(commands: Commands) -> dict[str, Parser]:
 
 def run(options: argparse.Namespace) -> int:
     from ..native import native_info
-    from ..ops.crossovers import about
     from ..render.text import facts
+    from ..tuning.select import about
 
     print(facts({**native_info(), "convolution_methods": about()}))
     return 0

@@ -27,7 +27,7 @@ class Step:
 
     name: str
     kind: str
-    plan: convolutions.Plan
+    plan: convolutions.ConvGeometry
     bias: bool
     padding: Any
 
@@ -94,7 +94,7 @@ def _resolved(
         geometry += (options.get("dilation", 1), groups)
     check_room("a weight", weight)
     x, w = (torch.empty(tuple(s), device="meta") for s in (shape, weight))
-    plan = convolutions.plan_for(x, w, None, *geometry, dims=dims, where="explain", transposed=kind == "transposed")
+    plan = convolutions.geometry_for(x, w, None, *geometry, dims=dims, where="explain", transposed=kind == "transposed")
     step = Step(name, kind, plan, bias, padding)
     check_room("y", step.y_shape)
     check_room("a weight", step.weight_shape)

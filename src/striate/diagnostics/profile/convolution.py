@@ -15,7 +15,7 @@ from ...graph.cost import Macs, conv_macs
 from ...nn import conv
 from ...ops import conv as ops
 from ...ops import gate
-from ...ops.conv import Call, Plan
+from ...ops.conv import ConvGeometry, ConvProblem
 from ...ops.layout import is_channels_last
 from ...ops.precision import is_strict
 from .methods import Contest
@@ -23,13 +23,14 @@ from .work import Work
 
 __all__ = ["contests_of", "macs_of", "problems_of", "work_of"]
 
-PASSES = ("forward", "input", "weight")
+# The passes of a layer, as a profile names them, and those of an operation.
+PASSES = {"forward": "forward", "input": "backward_data", "weight": "backward_weights"}
 # The pass of the operation that a pass of the layer is: a transposed convolution is a convolution's input gradient, and
 # the other way round.
 TRANSPOSED = {"forward": "input", "input": "forward", "weight": "weight"}
 
 
-def problems_of(layer: Any, x: Tensor, more: bool) -> dict[str, Call] | None:
+def problems_of(layer: Any, x: Tensor, more: bool) -> dict[str, ConvProblem] | None:
     """The passes of a convolution layer on x; None for a transposed one that is given an output size or pads by another
     mode than zeros.
 
@@ -40,11 +41,11 @@ def problems_of(layer: Any, x: Tensor, more: bool) -> dict[str, Call] | None:
         return None
     w = torch.empty_like(layer.weight, device="meta")
 
-    def planned(sizes: Iterable[int], padding: Any) -> Plan:
+    def planned(sizes: Iterable[int], padding: Any) -> ConvGeometry:
         given = torch.empty(tuple(sizes), dtype=w.dtype, device="meta")
         extra = [layer.output_padding] if transposed else []
         geometry = (layer.stride, padding, *extra, layer.dilation, layer.groups)
-        return ops.plan_for(given, w, None, *geometry, dims=dims, where=type(layer).__name__, transposed=transposed)
+        return ops.geometry_for(given, w, None, *geometry, dims=dims, where=type(layer).__name__, transposed=transposed)
 
     plan = planned(x.shape, layer.padding)
     if layer.padding_mode != "zeros":  # x is padded first, and the convolution pads nothing
@@ -53,22 +54,23 @@ def problems_of(layer: Any, x: Tensor, more: bool) -> dict[str, Call] | None:
     refusal = gate.reason(x, layer.weight, layer.bias)
     asked = dims > 1 and getattr(layer, "_channels_last", False)
     last = refusal is None and (asked or ops.follows_channels_last(x, layer.weight))
+    of_operation = {pass_: PASSES[TRANSPOSED[pass_] if transposed else pass_] for pass_ in PASSES}
     return {
-        pass_: Call(TRANSPOSED[pass_] if transposed else pass_, plan, last, x.dtype, refusal, strict=is_strict())
-        for pass_ in PASSES
+        pass_: ConvProblem(computed, plan, last, x.dtype, refusal, strict=is_strict())
+        for pass_, computed in of_operation.items()
     }
 
 
-def macs_of(plan: Plan) -> Macs:
+def macs_of(plan: ConvGeometry) -> Macs:
     """Multiply-adds of one pass: all three have as many."""
     return conv_macs(plan.window, plan.batch, plan.channels, plan.filters, plan.groups)
 
 
 def contests_of(
-    path: str, layer: Any, x: Tensor, problems: dict[str, Call], computed: Iterable[str]
+    path: str, layer: Any, x: Tensor, problems: dict[str, ConvProblem], computed: Iterable[str]
 ) -> tuple[Contest, ...]:
     """A contest for each pass that is computed."""
-    plan = problems["forward"].plan
+    plan = problems["forward"].geometry
     values = prod(plan.x_shape) + prod(plan.y_shape) + prod(plan.weight_shape)  # two are read, the third is written
     is_native = isinstance(layer, conv._Conv | conv._ConvTranspose)
     batch = x if x.dim() == plan.dims + 2 else x.unsqueeze(0)
@@ -97,7 +99,7 @@ def work_of(
     call, each, gradients = contests[0].call, contests[0].work, len(contests) - 1
     pooled = 0
     if len(group) > 1:
-        pooled = (prod(call.plan.y_shape) + 3 * prod(output_shape)) * size + prod(output_shape)
+        pooled = (prod(call.geometry.y_shape) + 3 * prod(output_shape)) * size + prod(output_shape)
     return (
         Work(each.moved_bytes + pooled, each.macs),
         Work(gradients * each.moved_bytes + (pooled if gradients else 0), gradients * each.macs),

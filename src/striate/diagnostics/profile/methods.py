@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...measure import in_turns, timed_ms
 from ...ops import conv as ops
-from ...ops.conv import Call
+from ...ops.conv import ConvProblem
 from .work import Work
 
 __all__ = ["Contest"]
@@ -28,7 +28,7 @@ class Contest(NamedTuple):
 
     what: str
     pass_: str
-    call: Call
+    call: ConvProblem
     method: str
     x_last: bool
     weight: Tensor
@@ -58,12 +58,13 @@ class Contest(NamedTuple):
 
     def _arguments(self) -> tuple[Any, ...]:
         """Random tensors of the shapes and in the memory order that the pass gets in the layer."""
-        call, plan = self.call, self.call.plan
+        call, plan = self.call, self.call.geometry
         # gradients are brought to the output's memory order, an input comes as it is
         last = self.x_last if self.pass_ == "forward" else call.channels_last
         x, y = (_random(shape, call.dtype, last) for shape in (plan.x_shape, plan.y_shape))
         w = self.weight.detach()
-        arguments: tuple[Any, ...] = {"forward": (x, w), "input": (y, w), "weight": (y, x)}[call.map]
+        operands = {"forward": (x, w), "backward_data": (y, w), "backward_weights": (y, x)}
+        arguments: tuple[Any, ...] = operands[call.pass_]
         if self.pass_ == "forward":
             return (*arguments, None if self.bias is None else self.bias.detach())
         return arguments

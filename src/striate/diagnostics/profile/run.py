@@ -256,7 +256,7 @@ def _work(call: _LayerCall, layers: Layers) -> tuple[Macs | None, tuple[Work, Wo
     if call.method == {"forward": "none"}:
         return Macs(0, 0), (Work(0, 0), Work(0, 0))
     if call.contests:
-        macs = macs_of(call.contests[0].call.plan)
+        macs = macs_of(call.contests[0].call.geometry)
         return macs, work_of(group, call.contests, output_shape, call.size)
     counted = layers.macs(group, input_shapes, output_shape)
     inside = None if counted is None else counted.inside

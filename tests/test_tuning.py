@@ -8,41 +8,44 @@ from samples import CONV
 
 from striate.errors import ArgumentError
 from striate.nn import functional as SF
-from striate.ops import choose, conv, crossovers
+from striate.ops import conv, dispatch
+from striate.ops.conv.geometry import resolve
+from striate.tuning import select
 
 
 def call(
-    shape: tuple[int, ...], weight: tuple[int, ...], map: str = "forward", last: bool = False, **arguments: int
-) -> conv.Call:
+    shape: tuple[int, ...], weight: tuple[int, ...], pass_: str = "forward", last: bool = False, **arguments: int
+) -> conv.ConvProblem:
     groups = arguments.pop("groups", 1)
     rest = (arguments.get("stride", 1), arguments.get("padding", 0), arguments.get("dilation", 1))
-    return conv.Call(map, conv._plan(shape, weight, len(weight) - 2, *rest, groups, "test"), last, torch.float32, None)
+    geometry = resolve(shape, weight, len(weight) - 2, *rest, groups, "test")
+    return conv.ConvProblem(pass_, geometry, last, torch.float32, None)
 
 
-def test_every_kind_map_order_and_size_has_rows() -> None:
-    have = {(r.kind, r.strided, r.map, r.order, r.size) for r in crossovers.table() if r.axes == 2}
-    maps, orders = ("forward", "input", "weight", "fused"), ("planes", "channels")
+def test_every_kind_pass_order_and_size_has_rows() -> None:
+    have = {(r.kind, r.strided, r.pass_, r.order, r.size) for r in select.table() if r.axes == 2}
+    passes, orders = ("forward", "backward_data", "backward_weights", "fused"), ("NCHW", "NHWC")
     assert have == {
-        (kind, strided, map_, order, size)
-        for kind in crossovers.COUNTED
+        (kind, strided, pass_, order, size)
+        for kind in select.COUNTED
         for strided in ((False,) if "×" in kind else (False, True))
-        for map_ in maps
-        for order in orders[map_ == "fused" :]
-        for size in crossovers.sizes(kind, map_)
+        for pass_ in passes
+        for order in orders[pass_ == "fused" :]
+        for size in select.sizes(kind, pass_)
     }
 
 
 def test_a_row_names_its_fastest_method_and_never_one_that_lost_on_average() -> None:
-    for row in crossovers.table():
-        rival = "onednn" if row.map == "fused" else "torch"
+    for row in select.table():
+        rival = "onednn" if row.pass_ == "fused" else "torch"
         assert row.method == rival or row.ratios[row.method] >= 1.03, row
         assert row.method in (*conv.NAMES, rival)
 
 
 def test_the_number_decides_which_row_holds() -> None:
-    rows = [crossovers.row_for(call((4, c, 40, 40), (64, c, 3, 3), padding=1)) for c in (1, 3, 4, 5, 200)]
+    rows = [select.row_for(call((4, c, 40, 40), (64, c, 3, 3), padding=1)) for c in (1, 3, 4, 5, 200)]
     assert [r.up_to for r in rows if r] == [1, 4, 4, 8, 64]
-    assert crossovers.row_for(call((4, 3, 9, 9), (8, 3, 3, 3))).size == "tiny"  # type: ignore[union-attr]
+    assert select.row_for(call((4, 3, 9, 9), (8, 3, 3, 3))).size == "tiny"  # type: ignore[union-attr]
 
 
 def test_a_call_is_computed_by_the_method_of_its_row_wherever_that_can() -> None:
@@ -51,7 +54,7 @@ def test_a_call_is_computed_by_the_method_of_its_row_wherever_that_can() -> None
         if sample.transposed or isinstance(sample.arguments.get("padding"), str):
             continue
         one = call(sample.shape, sample.weight, **sample.arguments)
-        row, method = crossovers.row_for(one), conv.method_for(one).name
+        row, method = select.row_for(one), conv.method_for(one).name
         candidate = next(m for m in conv.METHODS if m.name == row.method)  # type: ignore[union-attr]
         if candidate.refuse(one) is None:
             assert method == candidate.name
@@ -61,7 +64,7 @@ def test_a_call_is_computed_by_the_method_of_its_row_wherever_that_can() -> None
 
 def test_a_reason_says_by_how_much_another_method_was_faster() -> None:
     wide = call((16, 64, 56, 56), (64, 64, 3, 3), padding=1, stride=2, last=True)
-    reasons = dict(choose.explain(conv.METHODS, wide))
+    reasons = dict(dispatch.explain_choice(conv.METHODS, wide))
     assert reasons["torch"] is None
     assert reasons["depthwise"] == "it is for at most 32 channels and filters a group"
     assert reasons["pointwise"] == "it is for one tap, one group and no padding"
@@ -85,14 +88,14 @@ def test_a_method_asked_for_goes_first_and_one_that_cannot_is_passed_over() -> N
             assert torch.equal(y, expected), name
     assert conv.method_for(call((2, 5, 9, 8), (40, 5, 3, 3))._replace(method="direct")).name == "direct"
     assert conv.method_for(call((2, 5, 9, 8), (40, 5, 3, 3))._replace(method="pointwise")).name != "pointwise"
-    with choose.prefer("direct"):
+    with dispatch.prefer("direct"):
         assert conv.method_for(call((2, 5, 9, 8), (40, 5, 3, 3))).name == "direct"
 
 
 def test_a_method_holds_for_the_gradients_too() -> None:
     x = torch.randn(2, 6, 9, 8, requires_grad=True)
     w = torch.randn(6, 1, 3, 3, requires_grad=True)
-    with choose.prefer("torch"):
+    with dispatch.prefer("torch"):
         expected = torch.autograd.grad(SF.conv2d(x, w, groups=6).sum(), (x, w))
     got = torch.autograd.grad(conv.conv(x, w, groups=6, dims=2, method="depthwise").sum(), (x, w))
     for ours, theirs in zip(got, expected, strict=True):
@@ -109,8 +112,8 @@ def test_an_unknown_method_is_refused() -> None:
     )
 
 
-def test_explain_lists_each_map() -> None:
-    told = conv.explain((1, 3, 32, 32), (10, 3, 5, 5), padding=2)
-    assert list(told) == ["forward", "input", "weight"]
+def test_explain_methods_lists_each_pass() -> None:
+    told = conv.explain_methods((1, 3, 32, 32), (10, 3, 5, 5), padding=2)
+    assert list(told) == ["forward", "backward_data", "backward_weights"]
     for methods in told.values():
         assert methods[-1][1] is None and all(reason for _, reason in methods[:-1])

@@ -18,9 +18,11 @@ from torch import Tensor
 from .. import _torch
 from ..errors import ArgumentError, ShapeError, build
 from ..moments import Moments
-from . import gate, norm
+from . import gate
 from .autograd import without_autocast
 from .layout import is_channels_last
+from .norm import ACTIVATIONS, CHANNELS, activated, check_channel_arguments
+from .norm.autograd import DRESIDUAL, DX
 
 __all__ = ["check_plain", "measure", "normalize_with", "step", "synchronized_batch_norm"]
 
@@ -39,7 +41,7 @@ def measure(x: Tensor) -> Moments:
         return Moments.of(x.detach(), (0, *range(2, x.dim())))
     count = x.numel() // channels
     mean, variance = torch.ops.striate.norm_measure.default(
-        x.detach(), 1, channels, norm.CHANNELS, is_channels_last(x), True
+        x.detach(), 1, channels, CHANNELS, is_channels_last(x), True
     )
     return Moments(count, mean, variance * count)
 
@@ -62,17 +64,17 @@ class _NormalizeWith(torch.autograd.Function):
             geometry = (
                 1,
                 x.shape[1],
-                norm.CHANNELS,
+                CHANNELS,
                 is_channels_last(x),
                 True,
                 eps,
-                norm.ACTIVATIONS[activation],
+                ACTIVATIONS[activation],
                 slope,
             )
             y, statistics = torch.ops.striate.norm.default(x, residual, weight, bias, mean, variance, *geometry)
         else:
             statistics = torch.stack([mean, variance])
-            y = norm.activated(_affine(x, residual, weight, bias, statistics, eps)[1], activation, slope).to(x.dtype)
+            y = activated(_affine(x, residual, weight, bias, statistics, eps)[1], activation, slope).to(x.dtype)
         ctx.save_for_backward(x, residual if activation else None, weight, bias, statistics)
         ctx.means, ctx.rest = means, rest
         return y
@@ -91,15 +93,15 @@ def _backward(
 ) -> list[Tensor | None]:
     needs, ops = ctx.needs_input_grad, torch.ops.striate
     eps, activation, slope = ctx.rest
-    last, following = is_channels_last(x), (eps, norm.ACTIVATIONS[activation], slope)
+    last, following = is_channels_last(x), (eps, ACTIVATIONS[activation], slope)
     sums = ops.norm_sums.default(dy, x, residual, weight, bias, statistics, last, *following)
     dx = dresidual = None
     if needs[0] or needs[1]:
         means = ctx.means(sums)
         if weight is not None:
             means = means * weight
-        wanted = norm.DX * needs[0] + norm.DRESIDUAL * (needs[1] and activation is not None)
-        geometry = (1, x.shape[1], norm.CHANNELS, last, True, *following, False, wanted)
+        wanted = DX * needs[0] + DRESIDUAL * (needs[1] and activation is not None)
+        geometry = (1, x.shape[1], CHANNELS, last, True, *following, False, wanted)
         dx, dresidual, _, _ = ops.norm_backward.default(dy, x, residual, weight, bias, statistics, means, *geometry)
         dresidual = dy if activation is None else dresidual
     given = (dx, dresidual, sums[1].to(x.dtype), sums[0].to(x.dtype))
@@ -115,12 +117,12 @@ def _backward_formula(
     if activation is not None:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            (g,) = torch.autograd.grad(norm.activated(z, activation, slope), z, g)
+            (g,) = torch.autograd.grad(activated(z, activation, slope), z, g)
     axes = (0, *range(2, x.dim()))
     sums = torch.stack([g.sum(axes, dtype=torch.float64), (g * x_hat).sum(axes, dtype=torch.float64)])
     scale = statistics.new_ones(x.shape[1]) if weight is None else weight.double()
-    first, second = (_along(m, z) for m in ctx.means(sums) * scale)
-    dx = (g * _along(scale, z) - first - x_hat * second) * _along((statistics[1] + eps).rsqrt(), z)
+    first, second = (_per_channel(m, z) for m in ctx.means(sums) * scale)
+    dx = (g * _per_channel(scale, z) - first - x_hat * second) * _per_channel((statistics[1] + eps).rsqrt(), z)
     given = (dx, g, sums[1], sums[0])
     likes = (x, x if residual is None else residual, x if weight is None else weight, x if bias is None else bias)
     return [
@@ -133,13 +135,13 @@ def _affine(x: Tensor, residual: Any, weight: Any, bias: Any, statistics: Tensor
     """
     wide = x if x.dtype is torch.float64 else x.float()
     mean, scale = statistics[0], (statistics[1] + eps).rsqrt()
-    x_hat = (wide - _along(mean, wide)) * _along(scale, wide)
-    z = x_hat if weight is None else x_hat * _along(weight, wide)
-    z = z if bias is None else z + _along(bias, wide)
+    x_hat = (wide - _per_channel(mean, wide)) * _per_channel(scale, wide)
+    z = x_hat if weight is None else x_hat * _per_channel(weight, wide)
+    z = z if bias is None else z + _per_channel(bias, wide)
     return x_hat, z if residual is None else z + residual
 
 
-def _along(p: Tensor, x: Tensor) -> Tensor:
+def _per_channel(p: Tensor, x: Tensor) -> Tensor:
     """One number a channel, to be multiplied with x."""
     return p.to(x.dtype).view(-1, *[1] * (x.dim() - 2))
 
@@ -224,7 +226,7 @@ def synchronized_batch_norm(
     channel.
     """
     given = (x, running_mean, running_var, weight, bias, True, momentum, eps, residual, activation, where)
-    momentum, eps = norm.check_channel_arguments(*given)
+    momentum, eps = check_channel_arguments(*given)
     check_plain(where, x, residual, weight, bias, running_mean)
     channels = x.shape[1]
     own = measure(x)

@@ -1,4 +1,4 @@
-"""A norm's output that is made again in backward: less is kept, and nothing else differs."""
+"""A norm's output that is computed again in backward: less is saved, and nothing else differs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 from striate import accelerate, models, nn
 from striate.nn.container import Intermediate, run
-from striate.ops import norm as norm_ops
-from striate.ops import recipe
+from striate.ops import rematerialize
+from striate.ops.norm import methods
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 NORMS: dict[str, Callable[[], nn.Module]] = {
@@ -53,7 +53,7 @@ def images(layout: torch.memory_format = torch.contiguous_format, dtype: torch.d
 
 def without(monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any]) -> Any:
     with monkeypatch.context() as patched:
-        patched.setattr(norm_ops, "offer", lambda *_: None)
+        patched.setattr(methods, "allow_recompute", lambda *_: None)
         return call()
 
 
@@ -436,8 +436,8 @@ def test_networks_train_the_same(name: str, outputs: int, monkeypatch: pytest.Mo
     no sum.
     """
     made = []
-    made_again = recipe._made
-    monkeypatch.setattr(recipe, "_made", lambda *a: made.append(made_again(*a)) or made[-1])
+    computed = rematerialize._computed
+    monkeypatch.setattr(rematerialize, "_computed", lambda *a: made.append(computed(*a)) or made[-1])
 
     def gradients() -> list[Tensor]:
         torch.manual_seed(0)

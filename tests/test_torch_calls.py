@@ -19,7 +19,7 @@ import striate
 from striate import nn
 from striate.nn import functional as SF
 from striate.nn import swap
-from striate.ops import handover
+from striate.ops import torch_calls
 
 CHECKED = Path("/usr/lib/x86_64-linux-gnu/libc_malloc_debug.so.0")  # since glibc 2.34 MALLOC_CHECK_ acts only with it
 START = (
@@ -147,7 +147,7 @@ def test_one_tap_with_a_stride_computes_as_torchs_whatever_the_memory_order(
         return [y, *torch.autograd.grad(y.square().sum(), leaves)]
 
     ones = [1] * dims
-    found = results(lambda *t: handover.conv(*t, [stride] * dims, [padding] * dims, ones, 2, dims), x)
+    found = results(lambda *t: torch_calls.conv(*t, [stride] * dims, [padding] * dims, ones, 2, dims), x)
     expected = results(lambda *t: getattr(F, f"conv{dims}d")(*t, stride, padding, 1, 2), x.contiguous())
     for a, e in zip(found, expected, strict=True):
         torch.testing.assert_close(a, e, rtol=1e-12, atol=1e-12)
@@ -159,7 +159,7 @@ def test_one_tap_transposed_with_a_stride_computes_as_torchs(dims: int, stride: 
     x = torch.randn(2, *[4, 5, 3][:dims], 4, dtype=torch.float64).movedim(-1, 1)
     w, b = torch.randn(4, 3, *[1] * dims, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
     geometry = [stride] * dims, [padding] * dims, [more] * dims, 2, [1] * dims
-    found = handover.conv_transpose(x, w, b, *geometry, dims)
+    found = torch_calls.conv_transpose(x, w, b, *geometry, dims)
     torch.testing.assert_close(
         found, getattr(F, f"conv_transpose{dims}d")(x.contiguous(), w, b, *geometry), rtol=1e-12, atol=1e-12
     )
@@ -174,14 +174,14 @@ def test_a_group_norm_computes_as_torchs_whatever_the_memory_order(shape: tuple[
     )
     leaves = [w.clone().requires_grad_(), b.clone().requires_grad_()]
     given = x.requires_grad_(learns)
-    y = handover.group_norm(given, 2, *leaves, 1e-5)
+    y = torch_calls.group_norm(given, 2, *leaves, 1e-5)
     expected = F.group_norm(x.detach().contiguous(), 2, *leaves, 1e-5)
     assert torch.equal(y, F.group_norm(x.detach(), 2, *leaves)) and y.stride() == F.group_norm(x.detach(), 2).stride()
     assert torch.autograd.gradcheck(
-        lambda *t: handover.group_norm(t[0], 2, *t[1:], 1e-5), (x.detach().requires_grad_(), *leaves)
+        lambda *t: torch_calls.group_norm(t[0], 2, *t[1:], 1e-5), (x.detach().requires_grad_(), *leaves)
     )
     w, b = leaves
-    one = func.grad(lambda w: handover.group_norm(x.detach(), 2, w, b, 1e-5).square().sum())(w.detach())
+    one = func.grad(lambda w: torch_calls.group_norm(x.detach(), 2, w, b, 1e-5).square().sum())(w.detach())
     torch.testing.assert_close(
         one, torch.autograd.grad(expected.square().sum(), w, retain_graph=True)[0], rtol=1e-12, atol=1e-12
     )
@@ -191,11 +191,11 @@ def test_a_group_norm_computes_as_torchs_whatever_the_memory_order(shape: tuple[
 
 def test_a_plain_call_is_handed_over_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setitem(handover.CONV, 2, lambda *arguments: seen.append(arguments))
+    monkeypatch.setitem(torch_calls.CONV, 2, lambda *arguments: seen.append(arguments))
     x, w = torch.randn(1, 2, 5, 5), torch.randn(3, 2, 1, 1)
-    handover.conv(x, w, None, [2, 2], [0, 0], [1, 1], 1, 2)
+    torch_calls.conv(x, w, None, [2, 2], [0, 0], [1, 1], 1, 2)
     assert seen[0][0] is x and seen[0][3:] == ([2, 2], [0, 0], [1, 1], 1)
-    handover.conv(x.contiguous(memory_format=torch.channels_last), w, None, [2, 2], [0, 0], [1, 1], 1, 2)
+    torch_calls.conv(x.contiguous(memory_format=torch.channels_last), w, None, [2, 2], [0, 0], [1, 1], 1, 2)
     assert seen[1][0].shape == (1, 2, 3, 3) and seen[1][3:] == ([1, 1], [0, 0], [1, 1], 1)
 
 

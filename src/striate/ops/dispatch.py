@@ -6,7 +6,7 @@ A candidate refuses with a sentence that says why, so that every choice can be e
 >>> double = (shift, Candidate("add", always, lambda n: n + n))
 >>> choose(double, 21)(21), choose(double, -21)(-21)
 (42, -42)
->>> explain(double, -21)
+>>> explain_choice(double, -21)
 [('shift', 'shifts need n ≥ 0'), ('add', None)]
 """
 
@@ -25,7 +25,7 @@ __all__ = [
     "Candidate",
     "always",
     "choose",
-    "explain",
+    "explain_choice",
     "first",
     "prefer",
     "preferred",
@@ -39,16 +39,17 @@ def always(*args: Any) -> None:
 
 
 class Candidate(NamedTuple):
-    """A method: its name, why it refuses these arguments (None: it does not), what it computes, and why another is
-    faster.
+    """A method: its name, why it refuses these arguments (None: it does not), what computes, and why another method was
+    measured to be faster (None: none was).
 
-    A refusal is for good; what is merely slower still runs where it is asked for by name (:class:`prefer`).
+    A method that refuses never runs; one that is merely not preferred runs where it is asked for by name
+    (:class:`prefer`).
     """
 
     name: str
     refuse: Callable[..., str | None]
     run: Callable[..., Any]
-    slower: Callable[..., str | None] = always
+    not_preferred: Callable[..., str | None] = always
 
 
 # Every method there is, of one family or of several: first convolution's own, in its order.
@@ -56,7 +57,7 @@ NAMES = (
     *("depthwise", "direct", "winograd_4x4", "winograd_2x2", "unfolded", "pointwise", "torch_channels_last"),
     *("torch", "reference", "native", "local", "onednn"),
 )
-AS_MEASURED = ""  # in a method's place: none goes first, whatever is preferred
+AS_MEASURED = ""  # in place of a method's name: the tuning table decides, whatever is preferred
 
 
 def _known(name: str | None, where: str) -> str | None:
@@ -80,7 +81,7 @@ class prefer(Block[str | None]):  # noqa: N801  used after `with`
     Raises ArgumentError for a name that no method has.
 
     >>> with prefer("torch"):
-    ...     explain((Candidate("native", always, abs), Candidate("torch", always, abs)), -1)
+    ...     explain_choice((Candidate("native", always, abs), Candidate("torch", always, abs)), -1)
     [('torch', None)]
     """
 
@@ -107,7 +108,7 @@ def reasons(
     name = preferred() if method is None else method
     for candidate in candidates if not name else sorted(candidates, key=lambda c: c.name != name):
         reason = candidate.refuse(*args)
-        yield candidate, candidate.slower(*args) if reason is None and candidate.name != name else reason
+        yield candidate, candidate.not_preferred(*args) if reason is None and candidate.name != name else reason
 
 
 def first(candidates: Sequence[Candidate], *args: Any, method: str | None = None) -> Candidate:
@@ -119,15 +120,17 @@ def first(candidates: Sequence[Candidate], *args: Any, method: str | None = None
 
 
 def choose(candidates: Sequence[Candidate], *args: Any) -> Callable[..., Any]:
-    """What that candidate computes."""
+    """The ``run`` of the first candidate that has no reason against it."""
     return first(candidates, *args).run
 
 
-def explain(candidates: Sequence[Candidate], *args: Any, method: str | None = None) -> list[tuple[str, str | None]]:
+def explain_choice(
+    candidates: Sequence[Candidate], *args: Any, method: str | None = None
+) -> list[tuple[str, str | None]]:
     """Every candidate up to the chosen one, with the reason against it; the chosen one's is None."""
-    told: list[tuple[str, str | None]] = []
+    asked: list[tuple[str, str | None]] = []
     for candidate, reason in reasons(candidates, *args, method=method):
-        told.append((candidate.name, reason))
+        asked.append((candidate.name, reason))
         if reason is None:
             break
-    return told
+    return asked

@@ -28,27 +28,27 @@ from .layout import FORMATS, is_channels_last
 __all__ = [
     "CONV",
     "TRANSPOSE",
-    "around",
-    "clamped",
+    "clamp_stride",
     "conv",
-    "conv_as_it_came",
     "conv_transpose",
+    "conv_transpose_unchecked",
+    "conv_unchecked",
     "for_group_norm",
     "group_norm",
-    "margins",
-    "same",
-    "sliced",
-    "transpose_as_it_came",
+    "pad_list",
+    "resolved_pad_list",
+    "same_pads",
+    "strided_slice",
 ]
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
-def clamped(stride: int, extent: int) -> int:
+def clamp_stride(stride: int, extent: int) -> int:
     """The stride that means the same on an axis of ``extent`` padded values: one past its end leaves one output.
 
-    >>> clamped(2**63 - 1, 8), clamped(2, 8)
+    >>> clamp_stride(2**63 - 1, 8), clamp_stride(2, 8)
     (8, 2)
     """
     return stride if stride == 1 or stride <= extent else max(1, extent)
@@ -72,7 +72,7 @@ def conv(
     if isinstance(x, Tensor) and isinstance(weight, Tensor) and not isinstance(padding, str) and 1 in weight.shape[2:]:
         dilation = [1 if k == 1 else d for k, d in zip(weight.shape[2:], dilation, strict=True)]
         if _strides_one_tap(x, weight, stride):
-            x = sliced(F.pad(x, around([(p, p) for p in padding])) if any(padding) else x, stride)
+            x = strided_slice(F.pad(x, pad_list([(p, p) for p in padding])) if any(padding) else x, stride)
             stride, padding = [1] * dims, [0] * dims
     return CONV[dims](x, weight, bias, stride, padding, dilation, groups)
 
@@ -109,7 +109,7 @@ def _strides_one_tap(x: Tensor, weight: Tensor, stride: Sequence[int]) -> bool:
     return not (x.is_contiguous() and weight.stride(-1) == 1)
 
 
-def sliced(x: Tensor, stride: Sequence[int]) -> Tensor:
+def strided_slice(x: Tensor, stride: Sequence[int]) -> Tensor:
     """Each ``stride``-th value of the last axes: what one tap sees."""
     where: Any = (..., *(slice(None, None, s) for s in stride))
     seen = x[where]
@@ -149,12 +149,12 @@ def group_norm(x: Any, groups: int, weight: Any, bias: Any, eps: float) -> Tenso
     """
     if _learns_in_channels_last(x, weight, bias) and _torch.takes_functions():
         given = [t for t in (x, weight, bias) if t is not None]
-        made = iter(_Together.apply(*given))  # type: ignore[no-untyped-call]
+        made = iter(_GradientsTogether.apply(*given))  # type: ignore[no-untyped-call]
         x, weight, bias = (None if t is None else next(made) for t in (x, weight, bias))
     return F.group_norm(x, groups, weight, bias, eps)
 
 
-class _Together(torch.autograd.Function):
+class _GradientsTogether(torch.autograd.Function):
     """Hands tensors on. Where the gradient of one of them is asked for, those of all of them are computed."""
 
     generate_vmap_rule = True
@@ -195,20 +195,20 @@ def _learns_in_channels_last(x: Any, weight: Any, bias: Any) -> bool:
 # -------------------------------------------------------------------------------------------- sizes that are no numbers
 
 
-def conv_as_it_came(
+def conv_unchecked(
     x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int, dims: int
 ) -> Any:
     """torch's convolution where a tracer's stand-ins take the place of tensors or sizes, and nothing can be checked.
 
-    >>> conv_as_it_came(torch.ones(1, 1, 7), torch.ones(1, 1, 3), None, 2, "same", 1, 1, 1)
+    >>> conv_unchecked(torch.ones(1, 1, 7), torch.ones(1, 1, 3), None, 2, "same", 1, 1, 1)
     tensor([[[2., 3., 3., 2.]]])
     """
     if padding == "same" and any(s != 1 for s in _each(stride, dims)):  # torch's has no such padding
-        x, padding = F.pad(x, margins(x, weight, stride, padding, dilation, dims)), 0
+        x, padding = F.pad(x, resolved_pad_list(x, weight, stride, padding, dilation, dims)), 0
     return CONV[dims](x, weight, bias, stride, padding, dilation, groups)
 
 
-def transpose_as_it_came(
+def conv_transpose_unchecked(
     x: Any,
     weight: Any,
     bias: Any,
@@ -219,9 +219,9 @@ def transpose_as_it_came(
     dilation: Any,
     dims: int,
 ) -> Any:
-    """torch's transposed convolution where :func:`conv_as_it_came` is its adjoint.
+    """torch's transposed convolution where :func:`conv_unchecked` is its adjoint.
 
-    >>> transpose_as_it_came(torch.ones(1, 1, 2), torch.ones(1, 1, 3), None, 2, "same", 0, 1, 1, 1)
+    >>> conv_transpose_unchecked(torch.ones(1, 1, 2), torch.ones(1, 1, 3), None, 2, "same", 0, 1, 1, 1)
     tensor([[[1., 1., 2., 1.]]])
     """
     if padding != "same":
@@ -233,25 +233,27 @@ def transpose_as_it_came(
     reach = [d * (k - 1) + 1 - s for k, s, d in zip(taps, _each(stride, dims), _each(dilation, dims), strict=True)]
     # a window that reaches less far than its stride leaves zeros behind
     before = [torch.sym_max(0, n) // 2 for n in reach]
-    y = F.pad(y, around([(-b, b - n) for b, n in zip(before, reach, strict=True)]))
+    y = F.pad(y, pad_list([(-b, b - n) for b, n in zip(before, reach, strict=True)]))
     return y if bias is None else y + bias.reshape(-1, *[1] * dims)
 
 
-def margins(x: Any, weight: Any, stride: Any, padding: Any, dilation: Any, dims: int) -> list[Any]:
-    """The padding that a word or numbers mean, in :func:`around`'s order.
+def resolved_pad_list(x: Any, weight: Any, stride: Any, padding: Any, dilation: Any, dims: int) -> list[Any]:
+    """The padding that a word or numbers mean, in :func:`pad_list`'s order.
 
-    >>> margins(torch.ones(1, 1, 7), torch.ones(1, 1, 2), 2, "same", 1, 1), margins(None, None, 1, (1, 2), 1, 2)
+    >>> x, w = torch.ones(1, 1, 7), torch.ones(1, 1, 2)
+    >>> resolved_pad_list(x, w, 2, "same", 1, 1), resolved_pad_list(None, None, 1, (1, 2), 1, 2)
     ([0, 1], [2, 2, 1, 1])
     """
     if padding == "same":
-        return around(same(x, [weight.shape[2 + k] for k in range(dims)], _each(stride, dims), _each(dilation, dims)))
-    return around([(p, p) for p in _each(0 if padding == "valid" else padding, dims)])
+        size = [weight.shape[2 + k] for k in range(dims)]
+        return pad_list(same_pads(x, size, _each(stride, dims), _each(dilation, dims)))
+    return pad_list([(p, p) for p in _each(0 if padding == "valid" else padding, dims)])
 
 
-def same(x: Any, size: Sequence[Any], stride: Sequence[Any], dilation: Sequence[Any]) -> list[tuple[Any, Any]]:
+def same_pads(x: Any, size: Sequence[Any], stride: Sequence[Any], dilation: Sequence[Any]) -> list[tuple[Any, Any]]:
     """The padding before and behind, of each axis, that ``"same"`` means.
 
-    >>> same(torch.ones(1, 1, 7), [2], [2], [1])
+    >>> same_pads(torch.ones(1, 1, 7), [2], [2], [1])
     [(0, 1)]
     """
     pads = []
@@ -264,10 +266,10 @@ def same(x: Any, size: Sequence[Any], stride: Sequence[Any], dilation: Sequence[
     return pads
 
 
-def around(pads: Sequence[tuple[Any, Any]]) -> list[Any]:
+def pad_list(pads: Sequence[tuple[Any, Any]]) -> list[Any]:
     """In ``torch.nn.functional.pad``'s order: the last axis first.
 
-    >>> around([(1, 2), (3, 4)])
+    >>> pad_list([(1, 2), (3, 4)])
     [3, 4, 1, 2]
     """
     return [n for pair in reversed(pads) for n in pair]
