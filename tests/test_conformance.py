@@ -518,4 +518,4 @@ def test_opcheck_passes_for_every_convolution_operator() -> None:
                     name = call[0]._opname
                     opcheck(call, trace=(method, name) not in seen)
                     seen.add((method, name))
-        assert {name for by, name in seen if by == method} == {"conv", "conv_input", "conv_weight"}
+        assert {name for by, name in seen if by == method} == {"conv", "conv_backward_data", "conv_backward_weights"}

@@ -37,7 +37,7 @@ from striate.window import same_padding
 
 WINOGRAD = ["winograd_4x4", "winograd_2x2"]  # of fewer products, and less exact: tests/test_winograd.py
 NAMES = [m.name for m in ops.METHODS if m.name not in WINOGRAD]
-NATIVE = ["depthwise", "direct", "unfolded"]
+NATIVE = ["depthwise", "direct", "implicit_gemm"]
 THEIRS = [name for name in NAMES if name not in NATIVE]  # made of torch's operators
 PASSES = ("forward", "backward_data", "backward_weights")
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {"channels_first": Tensor.contiguous, "channels_last": channels_last}
@@ -130,11 +130,11 @@ def by_reference(sample: ConvSample, given: Given) -> Results:
     x, w, bias, dy = given
     window, groups = geometry_of(sample).window, sample.groups
     if sample.transposed:
-        y, dx = reference.conv_input(x, w, window, groups), reference.conv_forward(dy, w, window, groups)
-        dw = reference.conv_weight(x, dy, window, groups)
+        y, dx = reference.conv_backward_data(x, w, window, groups), reference.conv_forward(dy, w, window, groups)
+        dw = reference.conv_backward_weights(x, dy, window, groups)
     else:
-        y, dx = reference.conv_forward(x, w, window, groups), reference.conv_input(dy, w, window, groups)
-        dw = reference.conv_weight(dy, x, window, groups)
+        y, dx = reference.conv_forward(x, w, window, groups), reference.conv_backward_data(dy, w, window, groups)
+        dw = reference.conv_backward_weights(dy, x, window, groups)
     if bias is None:
         return Results(y, dx, dw, None)
     return Results(y + bias.reshape(-1, *[1] * (x.dim() - 2)), dx, dw, dy.sum([0, *range(2, x.dim())]))
@@ -505,16 +505,16 @@ def test_special_values_show_where_torch_shows_them_and_what_is_padded_takes_no_
             y = getattr(functions, name)(*leaves, **arguments)
             results.append([y, *torch.autograd.grad(y, leaves, layout(gradient))])
         for k, (got, expected, mark) in enumerate(zip(*results, strict=True)):
-            # There torch multiplies the zeros of the padding; and what is unfolded leaves that gradient to torch.
+            # There torch multiplies the zeros of the padding; and implicit_gemm leaves that gradient to torch.
             padded = where == "dy" and k == 2 and (len(shape) == 5 or shape[-1] < weight[-1])
             if not padded:
                 assert torch.equal(kind(got), kind(expected))
                 assert torch.allclose(got, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
-            if not (padded and ours == "unfolded") and (where, k) not in (("x", 1), ("weight", 2), ("dy", 0)):
+            if not (padded and ours == "implicit_gemm") and (where, k) not in (("x", 1), ("weight", 2), ("dy", 0)):
                 assert torch.equal(kind(got) != 0, mark > 0.5)
 
 
-@pytest.mark.parametrize("name", ["direct", "unfolded", "winograd_4x4"])
+@pytest.mark.parametrize("name", ["direct", "implicit_gemm", "winograd_4x4"])
 def test_what_follows_a_sum_follows_at_the_edges_that_a_weight_spoilt_too(name: str) -> None:
     x, w, bias, residual = torch.randn(2, 16, 9, 9), torch.randn(8, 16, 3, 3), torch.randn(8), torch.randn(2, 8, 9, 9)
     w[3, 5, 0, 2] = float("inf")
@@ -1375,11 +1375,11 @@ def test_operators_called_past_the_checks_raise_instead_of_reading_outside() -> 
         lambda: ops.conv(x, w, None, [6, 6], one, one, [-1, 0], 4, False, depthwise),
         lambda: ops.conv(x, w, None, [6, 6], one, one, zero, 3, False, depthwise),
         lambda: ops.conv(x, w, None, [6, 6], one, one, zero, 0, False, depthwise),
-        lambda: ops.conv_input(y[:, :3], w, None, [8, 8], *good),
-        lambda: ops.conv_input(y, w, None, [8, 2**61], *good),
-        lambda: ops.conv_weight(y, x[:0], [3, 3], *good),
-        lambda: ops.conv_weight(y, x.double(), [3, 3], *good),
-        lambda: ops.conv_weight(y, x, [3, 2**61], *good),
+        lambda: ops.conv_backward_data(y[:, :3], w, None, [8, 8], *good),
+        lambda: ops.conv_backward_data(y, w, None, [8, 2**61], *good),
+        lambda: ops.conv_backward_weights(y, x[:0], [3, 3], *good),
+        lambda: ops.conv_backward_weights(y, x.double(), [3, 3], *good),
+        lambda: ops.conv_backward_weights(y, x, [3, 2**61], *good),
     ]
     for call in bad:
         with pytest.raises(RuntimeError, match="striate: "):
@@ -1448,7 +1448,7 @@ def test_of_one_axis_there_is_one_memory_order_by_every_method(method: str) -> N
 def test_the_operator_for_the_weight_gradient_refuses_an_empty_batch(name: str) -> None:
     empty = torch.ones(0, 4, 3, 3)
     with pytest.raises(RuntimeError, match="striate: x and dy have one batch, and it is not empty"):
-        torch.ops.striate.conv_weight(empty, empty, [1, 1], [1, 1], [1, 1], [0, 0], 4, False, NUMBERS[name])
+        torch.ops.striate.conv_backward_weights(empty, empty, [1, 1], [1, 1], [1, 1], [0, 0], 4, False, NUMBERS[name])
 
 
 # --------------------------------------------------------------------------------------------------------- worked facts

@@ -327,7 +327,7 @@ def _rows() -> Iterator[tuple[str, Row]]:
     yield "Conv2d circular", Row(lambda n: n.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), x)
     yield "Conv2d same", Row(lambda n: n.Conv2d(4, 6, 4, padding="same"), x)
     yield "Conv2d by Winograd", Row(lambda n: n.Conv2d(16, 16, 3, padding=1), (1, 16, 8, 8), prefer="winograd_2x2")
-    yield "Conv2d unfolded", Row(lambda n: n.Conv2d(16, 16, 3, padding=1), (1, 16, 6, 6), prefer="unfolded")
+    yield "Conv2d implicit_gemm", Row(lambda n: n.Conv2d(16, 16, 3, padding=1), (1, 16, 6, 6), prefer="implicit_gemm")
     yield "MaxPool2d with indices", Row(lambda n: n.MaxPool2d(2, return_indices=True), x)
     yield "MaxPool2d dilated, rounded up", Row(lambda n: n.MaxPool2d(2, 2, 1, 2, ceil_mode=True), x)
     yield "MaxPool2d of 289 taps", Row(lambda n: n.MaxPool2d(17, 3, 8), (1, 2, 18, 18))

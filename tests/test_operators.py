@@ -44,18 +44,18 @@ def cases() -> dict[str, tuple[Any, ...]]:
         "avg_pool_backward": (half, four, two, two, zero, zero, False, True, 3),
         "conv": (x, w, scale, four, *by("direct")),
         "conv_bias": (x, False),
-        "conv_fused": (last, w, None, scale, last, 0.0, 6.0, four, *by("unfolded", channels_last=True)),
-        "conv_input": (x, own, scale, four, *by("depthwise", groups=2)),
+        "conv_fused": (last, w, None, scale, last, 0.0, 6.0, four, *by("implicit_gemm", channels_last=True)),
+        "conv_backward_data": (x, own, scale, four, *by("depthwise", groups=2)),
         "conv_measured": (x, w, scale, four, *by("winograd_4x4")),
         "conv_methods": (),
         "conv_pack": (w, 1, NUMBERS["winograd_2x2"]),
-        "conv_weight": (x, x, [3, 3], *by("winograd_2x2")),
+        "conv_backward_weights": (x, x, [3, 3], *by("winograd_2x2")),
         "isa_available": (),
         "isa_choose": (0,),
         "isa_chosen": (),
         "local": (x, places, scale[:, None, None].expand(2, 3, 3), one, one, zero, False),
-        "local_input": (x[..., :3, :3], places, four, one, one, zero, False),
-        "local_weight": (x[..., :3, :3], x, two, one, one, zero),
+        "local_backward_data": (x[..., :3, :3], places, four, one, one, zero, False),
+        "local_backward_weights": (x[..., :3, :3], x, two, one, one, zero),
         "local_response": (x, 3, 1.0, 0.75, 1.0, False),
         "local_response_backward": (x, x, 3, 1.0, 0.75, 1.0, False),
         "max_pool_index": (x, two, *pool),
@@ -123,7 +123,7 @@ def test_no_operator_takes_or_gives_text() -> None:
 
 def test_a_method_is_the_number_of_its_line() -> None:
     # by their numbers in files: a new one goes behind
-    saved = ("depthwise", "direct", "winograd_4x4", "winograd_2x2", "unfolded")
+    saved = ("depthwise", "direct", "winograd_4x4", "winograd_2x2", "implicit_gemm")
     assert conv.NATIVE == native.CONV_METHODS and conv.NATIVE[: len(saved)] == saved
     assert list(NUMBERS.values()) == list(range(len(NUMBERS)))
     source = Path(conv.__file__).parents[3] / "csrc" / "methods.def"
@@ -140,13 +140,13 @@ def test_a_number_that_is_no_methods_is_refused(number: int) -> None:
     calls: list[Callable[[], Any]] = [
         lambda: ops.conv(x, w, None, [4, 4], *rest),
         lambda: ops.conv(x[:0], w, None, [4, 4], *rest),
-        lambda: ops.conv_input(x, w, None, [4, 4], *rest),
-        lambda: ops.conv_weight(x, x, [3, 3], *rest),
+        lambda: ops.conv_backward_data(x, w, None, [4, 4], *rest),
+        lambda: ops.conv_backward_weights(x, x, [3, 3], *rest),
         lambda: ops.conv_measured(x, w, None, [4, 4], *rest),
         lambda: ops.conv_fused(x, w, None, None, None, 0.0, 1.0, [4, 4], *rest),
         lambda: ops.conv_pack(w, 1, number),
     ]
-    known = "0 depthwise, 1 direct, 2 winograd_4x4, 3 winograd_2x2, 4 unfolded"
+    known = "0 depthwise, 1 direct, 2 winograd_4x4, 3 winograd_2x2, 4 implicit_gemm"
     for call in calls:
         with pytest.raises(RuntimeError) as raised:
             call()
@@ -179,12 +179,12 @@ print(striate.native.core, len(striate.ops.conv.NATIVE))
 
 
 def test_a_core_with_other_methods_is_an_error_at_import() -> None:
-    listed = "depthwise direct winograd_4x4 winograd_2x2 unfolded fft"
+    listed = "depthwise direct winograd_4x4 winograd_2x2 implicit_gemm fft"
     run = imported(f"torch.ops.striate.conv_methods = lambda: list({listed.encode()!r})")
     assert run.stderr.splitlines()[-1] == (
         "ImportError: striate expects a native core with the convolution methods depthwise, direct, winograd_4x4, "
-        "winograd_2x2, unfolded, got "
-        "depthwise, direct, winograd_4x4, winograd_2x2, unfolded, fft. Build the core from the sources of this version."
+        "winograd_2x2, implicit_gemm, got "
+        "depthwise, direct, winograd_4x4, winograd_2x2, implicit_gemm, fft. Build the core from the sources of this version."
     )
 
 

@@ -485,7 +485,7 @@ def test_backward_and_double_backward_use_what_forward_chose_wherever_they_run(f
 
 def test_a_method_given_by_name_goes_before_the_preferred_one_in_backward_too() -> None:
     def by_name(x: Tensor, w: Tensor) -> Tensor:
-        return conv.conv(x, w, padding=1, dims=2, method="unfolded")
+        return conv.conv(x, w, padding=1, dims=2, method="implicit_gemm")
 
     expected = with_gradients(by_name)
     with prefer("direct"):
@@ -636,7 +636,7 @@ def test_the_names_are_those_of_all_methods() -> None:
 
 
 LISTED = (
-    "depthwise, direct, winograd_4x4, winograd_2x2, unfolded, pointwise, torch_channels_last, torch, reference, "
+    "depthwise, direct, winograd_4x4, winograd_2x2, implicit_gemm, pointwise, torch_channels_last, torch, reference, "
     "native, local, onednn"
 )
 

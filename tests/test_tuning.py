@@ -106,7 +106,7 @@ def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(ArgumentError) as raised:
         conv.conv(torch.ones(1, 1, 4, 4), torch.ones(1, 1, 2, 2), dims=2, where="conv2d", method="fast")
     assert str(raised.value) == (
-        "conv2d expects method to be one of depthwise, direct, winograd_4x4, winograd_2x2, unfolded, pointwise, "
+        "conv2d expects method to be one of depthwise, direct, winograd_4x4, winograd_2x2, implicit_gemm, pointwise, "
         "torch_channels_last, torch, "
         "reference, got 'fast'. Leave it out for the fastest."
     )

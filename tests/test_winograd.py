@@ -105,8 +105,8 @@ def by_winograd(case: Case, given: Given, lay: Callable[[Tensor], Tensor], dtype
     y, statistics = kernels.conv_measured(x, w, b, case.output, *rest)
     return {
         "forward": kernels.conv(x, w, b, case.output, *rest),
-        "input": kernels.conv_input(dy, w, None, case.input, *rest),
-        "weight": kernels.conv_weight(dy, x, case.size, *rest),
+        "input": kernels.conv_backward_data(dy, w, None, case.input, *rest),
+        "weight": kernels.conv_backward_weights(dy, x, case.size, *rest),
         "fused": kernels.conv_fused(x, w, packed, b, r, -2.0, 3.0, case.output, *rest),
         "measured": y,
         "statistics": statistics,
@@ -233,8 +233,8 @@ def direct(case: Case, given: Given, lay: Callable[[Tensor], Tensor], dtype: tor
     y = kernels.conv(x, w, b, case.output, *rest)
     return {
         "forward": y,
-        "input": kernels.conv_input(dy, w, None, case.input, *rest),
-        "weight": kernels.conv_weight(dy, x, case.size, *rest),
+        "input": kernels.conv_backward_data(dy, w, None, case.input, *rest),
+        "weight": kernels.conv_backward_weights(dy, x, case.size, *rest),
         "fused": kernels.conv_fused(x, w, None, b, r, -2.0, 3.0, case.output, *rest),
         "measured": y,
     }

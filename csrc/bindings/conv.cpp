@@ -63,10 +63,10 @@ constexpr int64_t kMaxImplicitGemm = int64_t(1) << 20;  // values of a row; ops/
 
 // Checks that implicit_gemm.cpp can compute the pass.
 void check_implicit_gemm(bool adjoint, const ConvShape& s, Method method) {
-  if (method != Method::unfolded) return;
-  check(s.channels_last, "what is unfolded is in channels order");
+  if (method != Method::implicit_gemm) return;
+  check(s.channels_last, "implicit_gemm takes NHWC alone");
   for (const Axis& a : {s.window.depth, s.window.height, s.window.width})
-    check(!adjoint || a.stride == 1, "an input gradient is unfolded for stride 1");
+    check(!adjoint || a.stride == 1, "implicit_gemm computes backward_data for stride 1 alone");
   check(s.taps() * ((adjoint ? s.filters : s.channels) / s.groups + 15) <= kMaxImplicitGemm,
         "a destination sees at most a million values");
 }
@@ -120,7 +120,7 @@ Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight
     const ConvKernels<T>& k = conv_kernels<T>(method);
     Epilogue<T> e = {pointer<T>(b), pointer<T>(residual), T(options.low), T(options.high), nullptr, nullptr};
     if (options.statistics) {
-      check(k.pack, "only Winograd's tiles and what is unfolded measure what they write");
+      check(k.pack, "only winograd and implicit_gemm measure what they write");
       e.mean = statistics_row(*options.statistics, sizes[1], 0),
       e.variance = statistics_row(*options.statistics, sizes[1], 1);
     }
@@ -140,7 +140,7 @@ Tensor conv(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, I
   return conv_activations(false, x, weight, bias, output, stride, dilation, before, groups, channels_last, method);
 }
 
-Tensor conv_input(const Tensor& dy, const Tensor& weight, const OptionalTensor& bias, Ints input, Ints stride,
+Tensor conv_backward_data(const Tensor& dy, const Tensor& weight, const OptionalTensor& bias, Ints input, Ints stride,
                   Ints dilation, Ints before, int64_t groups, bool channels_last, int64_t method) {
   return conv_activations(true, dy, weight, bias, input, stride, dilation, before, groups, channels_last, method);
 }
@@ -187,7 +187,7 @@ Tensor conv_pack(const Tensor& weight, int64_t groups, int64_t number) {
   return *packed;
 }
 
-Tensor conv_weight(const Tensor& gradient, const Tensor& input, Ints size, Ints stride, Ints dilation, Ints before,
+Tensor conv_backward_weights(const Tensor& gradient, const Tensor& input, Ints size, Ints stride, Ints dilation, Ints before,
                    int64_t groups, bool channels_last, int64_t number, bool weight_channels_last) {
   const Method method = method_of(number);
   const Window window =
@@ -231,8 +231,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(striate, m) {
   const std::string geometry =
       "SymInt[] stride, SymInt[] dilation, SymInt[] before, SymInt groups, bool channels_last, int method";
   m.def(("conv(Tensor x, Tensor weight, Tensor? bias, SymInt[] output, " + geometry + ") -> Tensor").c_str());
-  m.def(("conv_input(Tensor dy, Tensor weight, Tensor? bias, SymInt[] input, " + geometry + ") -> Tensor").c_str());
-  m.def(("conv_weight(Tensor dy, Tensor x, SymInt[] size, " + geometry + ", bool weight_channels_last=False) -> Tensor")
+  m.def(("conv_backward_data(Tensor dy, Tensor weight, Tensor? bias, SymInt[] input, " + geometry + ") -> Tensor").c_str());
+  m.def(("conv_backward_weights(Tensor dy, Tensor x, SymInt[] size, " + geometry + ", bool weight_channels_last=False) -> Tensor")
             .c_str());
   m.def("conv_bias(Tensor dy, bool channels_last) -> Tensor");
   m.def(
@@ -247,8 +247,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(striate, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(striate, CPU, m) {
   m.impl("conv", TORCH_BOX(&conv));
-  m.impl("conv_input", TORCH_BOX(&conv_input));
-  m.impl("conv_weight", TORCH_BOX(&conv_weight));
+  m.impl("conv_backward_data", TORCH_BOX(&conv_backward_data));
+  m.impl("conv_backward_weights", TORCH_BOX(&conv_backward_weights));
   m.impl("conv_bias", TORCH_BOX(&conv_bias));
   m.impl("conv_fused", TORCH_BOX(&conv_fused));
   m.impl("conv_measured", TORCH_BOX(&conv_measured));

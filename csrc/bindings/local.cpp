@@ -53,7 +53,7 @@ Tensor local(const Tensor& input, const Tensor& given_weight, const OptionalTens
   return in_format(y, channels_last);
 }
 
-Tensor local_input(const Tensor& gradient, const Tensor& given_weight, Ints input, Ints stride, Ints dilation,
+Tensor local_backward_data(const Tensor& gradient, const Tensor& given_weight, Ints input, Ints stride, Ints dilation,
                    Ints before, bool channels_last) {
   const auto [output, size] = local_axes(given_weight);
   const Window window = resolve(input, output, size, stride, dilation, before);
@@ -74,7 +74,7 @@ Tensor local_input(const Tensor& gradient, const Tensor& given_weight, Ints inpu
   return in_format(dx, channels_last);
 }
 
-Tensor local_weight(const Tensor& gradient, const Tensor& input, Ints size, Ints stride, Ints dilation, Ints before) {
+Tensor local_backward_weights(const Tensor& gradient, const Tensor& input, Ints size, Ints stride, Ints dilation, Ints before) {
   const Ints output = spatial_sizes(gradient, size.size());
   const Window window = resolve(spatial_sizes(input, size.size()), output, size, stride, dilation, before);
   check(gradient.size(0) == input.size(0) && input.size(0) > 0, "x and dy have one batch, and it is not empty");
@@ -99,17 +99,17 @@ STABLE_TORCH_LIBRARY_FRAGMENT(striate, m) {
       "local(Tensor x, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] dilation, SymInt[] before, "
       "bool channels_last) -> Tensor");
   m.def(
-      "local_input(Tensor dy, Tensor weight, SymInt[] input, SymInt[] stride, SymInt[] dilation, SymInt[] before, "
+      "local_backward_data(Tensor dy, Tensor weight, SymInt[] input, SymInt[] stride, SymInt[] dilation, SymInt[] before, "
       "bool channels_last) -> Tensor");
   m.def(
-      "local_weight(Tensor dy, Tensor x, SymInt[] size, SymInt[] stride, SymInt[] dilation, SymInt[] before) -> "
+      "local_backward_weights(Tensor dy, Tensor x, SymInt[] size, SymInt[] stride, SymInt[] dilation, SymInt[] before) -> "
       "Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(striate, CPU, m) {
   m.impl("local", TORCH_BOX(&local));
-  m.impl("local_input", TORCH_BOX(&local_input));
-  m.impl("local_weight", TORCH_BOX(&local_weight));
+  m.impl("local_backward_data", TORCH_BOX(&local_backward_data));
+  m.impl("local_backward_weights", TORCH_BOX(&local_backward_weights));
 }
 
 }  // namespace striate

@@ -272,12 +272,11 @@ void pack_weight(const ConvShape& shape, Weight<T> weight, T* packed) {
 
 }  // namespace
 
-// The method is called `unfolded` in methods.def.
-extern const ConvKernels<float> unfolded_f32;
-extern const ConvKernels<double> unfolded_f64;
+extern const ConvKernels<float> implicit_gemm_f32;
+extern const ConvKernels<double> implicit_gemm_f64;
 #define STRIATE_IMPLICIT_GEMM(T) {run<T, false>, run<T, true>, nullptr, packed_size<T>, pack_weight<T>}
-const ConvKernels<float> unfolded_f32 = STRIATE_IMPLICIT_GEMM(float);
-const ConvKernels<double> unfolded_f64 = STRIATE_IMPLICIT_GEMM(double);
+const ConvKernels<float> implicit_gemm_f32 = STRIATE_IMPLICIT_GEMM(float);
+const ConvKernels<double> implicit_gemm_f64 = STRIATE_IMPLICIT_GEMM(double);
 
 }  // namespace STRIATE_ISA
 }  // namespace striate

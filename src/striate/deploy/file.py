@@ -25,8 +25,10 @@ from .program import Node, Program, Refusal, walk
 __all__ = ["FORMAT", "decode", "encode", "not_running", "read", "save"]
 
 # The version of the program in a file: one more for each change that older code would misread. In format 2 the method
-# of a convolution is a number; in format 1 it was a name.
-FORMAT = 2
+# of a convolution is a number; in format 1 it was a name. Format 3 has the names in RENAMED.
+FORMAT = 3
+# Operators that format 3 names otherwise than the formats before it.
+RENAMED = {"striate.conv_input.default": "striate.conv_backward_data.default"}
 # The values of torch that a program may have among its arguments, by the name they have in files.
 VALUES: dict[str, Any] = {
     **{str(v).removeprefix("torch."): v for v in tensorfile.DTYPES.values()},
@@ -175,7 +177,9 @@ def decode(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> Program:
     program.inputs = known.copy()
     for one in metadata["nodes"]:
         args, kwargs = value_of(one["args"]), {str(key): value_of(value) for key, value in one["kwargs"].items()}
-        node = Node(str(one["op"]), args, kwargs, shape_of(one["shape"]), name=str(one["name"]))
+        op = str(one["op"])
+        op = RENAMED.get(op, op) if metadata["frozen"] < 3 else op
+        node = Node(op, args, kwargs, shape_of(one["shape"]), name=str(one["name"]))
         _check_operator(node)
         if metadata["frozen"] == 1 and node.op.startswith("striate.conv"):
             node.args, node.kwargs = walk(partial(_method_number, node.op), (node.args, node.kwargs))

@@ -20,13 +20,13 @@ striate.conv_measured                               convolution             ?   
 aten.conv_transpose1d                               transposed_convolution  ?       -        -
 aten.conv_transpose2d                               transposed_convolution  ?       -        -
 aten.conv_transpose3d                               transposed_convolution  ?       -        -
-striate.conv_input                                  transposed_convolution  ?       -        runs
+striate.conv_backward_data                          transposed_convolution  ?       -        runs
 locally_connected                                   local_convolution       ?       -        -
 striate.local                                       local_convolution       ?       -        -
 aten.convolution_backward                           backward                ?       -        runs
-striate.conv_weight                                 backward                ?       -        -
-striate.local_input                                 backward                ?       -        -
-striate.local_weight                                backward                ?       -        -
+striate.conv_backward_weights                       backward                ?       -        -
+striate.local_backward_data                         backward                ?       -        -
+striate.local_backward_weights                      backward                ?       -        -
 striate.local_response_backward                     backward                ?       -        -
 striate.max_pool_index_backward                     backward                ?       -        -
 striate.max_pool_offset_backward                    backward                ?       -        -

@@ -13,6 +13,7 @@ A candidate refuses with a sentence that says why, so that every choice can be e
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -54,13 +55,25 @@ class Candidate(NamedTuple):
 
 # Every method there is, of one family or of several: first convolution's own, in its order.
 NAMES = (
-    *("depthwise", "direct", "winograd_4x4", "winograd_2x2", "unfolded", "pointwise", "torch_channels_last"),
+    *("depthwise", "direct", "winograd_4x4", "winograd_2x2", "implicit_gemm", "pointwise", "torch_channels_last"),
     *("torch", "reference", "native", "local", "onednn"),
 )
 AS_MEASURED = ""  # in place of a method's name: the tuning table decides, whatever is preferred
 
 
+_RENAMED = {"unfolded": "implicit_gemm"}  # the old name works for one more release, with a warning
+
+
+def current_name(name: str, where: str) -> str:
+    """A method's name of today, with a warning where its old one was given."""
+    if name in _RENAMED:
+        instead = f"{where}: the method {name} is {_RENAMED[name]} now; the old name goes with the next release."
+        warnings.warn(instead, DeprecationWarning, stacklevel=4)
+    return _RENAMED.get(name, name)
+
+
 def _known(name: str | None, where: str) -> str | None:
+    name = None if name is None else current_name(name, where)
     if name is not None and name not in NAMES:
         hint = f"{'Unset it' if where.isupper() else 'Give None'} for the method that was measured to be the fastest."
         raise ArgumentError(build(where, f"one of {', '.join(NAMES)}", repr(name), hint=hint))

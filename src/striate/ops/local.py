@@ -144,12 +144,12 @@ def _(x: Any, weight: Any, bias: Any, stride: Any, dilation: Any, before: Any, c
     return empty(x, [x.shape[0], weight.shape[0], *weight.shape[2 : x.dim()]], x.dtype, channels_last)
 
 
-@fake("local_input")
+@fake("local_backward_data")
 def _(dy: Any, weight: Any, input: Any, stride: Any, dilation: Any, before: Any, channels_last: Any) -> Any:
     return empty(dy, [dy.shape[0], weight.shape[1], *input], dy.dtype, channels_last)
 
 
-@fake("local_weight")
+@fake("local_backward_weights")
 def _(dy: Any, x: Any, size: Any, stride: Any, dilation: Any, before: Any) -> Any:
     return dy.new_empty([dy.shape[1], x.shape[1], *dy.shape[2:], *size])
 
@@ -167,8 +167,8 @@ def _backward(ctx: Any, dy: Any) -> Any:
     x, weight = ctx.saved_tensors
     (stride, dilation, before, _), (dx, dw, db) = ctx.arguments, ctx.needs_input_grad[:3]
     return (
-        local_input(dy, weight, x.shape[2:], stride, dilation, before, is_channels_last(x)) if dx else None,
-        local_weight(dy, x, weight.shape[x.dim() :], stride, dilation, before) if dw else None,
+        local_backward_data(dy, weight, x.shape[2:], stride, dilation, before, is_channels_last(x)) if dx else None,
+        local_backward_weights(dy, x, weight.shape[x.dim() :], stride, dilation, before) if dw else None,
         dy.sum(0) if db else None,
         *[None] * 4,
     )
@@ -184,7 +184,7 @@ def _input_backward(ctx: Any, ddx: Any) -> Any:
     (stride, dilation, before, _), (ddy, dw) = ctx.arguments, ctx.needs_input_grad[:2]
     return (
         local_native(ddx, weight, None, stride, dilation, before, is_channels_last(dy)) if ddy else None,
-        local_weight(dy, ddx, weight.shape[dy.dim() :], stride, dilation, before) if dw else None,
+        local_backward_weights(dy, ddx, weight.shape[dy.dim() :], stride, dilation, before) if dw else None,
         *[None] * 5,
     )
 
@@ -199,7 +199,7 @@ def _weight_backward(ctx: Any, ddw: Any) -> Any:
     (stride, dilation, before), (ddy, dx) = ctx.arguments, ctx.needs_input_grad[:2]
     return (
         local_native(x, ddw, None, stride, dilation, before, is_channels_last(dy)) if ddy else None,
-        local_input(dy, ddw, x.shape[2:], stride, dilation, before, is_channels_last(x)) if dx else None,
+        local_backward_data(dy, ddw, x.shape[2:], stride, dilation, before, is_channels_last(x)) if dx else None,
         *[None] * 4,
     )
 
@@ -236,9 +236,9 @@ def _weight_formula(ctx: Any, ddw: Any) -> Any:
     return reference.local(padded, ddw, None, *arguments), pad(dx, [-n for n in extra_pad])
 
 local_native = differentiable("local", _setup, _backward, _formula, tensors=3)
-local_input = differentiable("local_input", _input_setup, _input_backward, _input_formula, tensors=2)
-local_weight = differentiable(
-    "local_weight", _weight_setup, _weight_backward, _weight_formula, tensors=2
+local_backward_data = differentiable("local_backward_data", _input_setup, _input_backward, _input_formula, tensors=2)
+local_backward_weights = differentiable(
+    "local_backward_weights", _weight_setup, _weight_backward, _weight_formula, tensors=2
 )
 
 

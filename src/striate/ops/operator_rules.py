@@ -20,8 +20,8 @@ __all__ = ["OPERATORS", "one_by_one"]
 Shape = list[int]
 # All but norm_update, which changes its arguments: a batch of calls could not share them.
 OPERATORS = (
-    *("conv", "conv_bias", "conv_fused", "conv_input", "conv_measured", "conv_pack", "conv_weight"),
-    *("local", "local_input", "local_weight"),
+    *("conv", "conv_bias", "conv_fused", "conv_backward_data", "conv_measured", "conv_pack", "conv_backward_weights"),
+    *("local", "local_backward_data", "local_backward_weights"),
     *("norm", "norm_backward", "norm_measure", "norm_sums", "local_response", "local_response_backward"),
     *("avg_pool", "avg_pool_backward", "max_pool_index", "max_pool_index_backward"),
     *("max_pool_offset", "max_pool_offset_backward", "offset_to_index"),
@@ -51,11 +51,11 @@ def _conv_measured(x: Shape, weight: Shape, *args: Any, out_shape: Any = None, *
     return conv_flop_count(x, weight, out_shape[0])
 
 
-def _conv_input(dy: Shape, weight: Shape, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+def _conv_backward_data(dy: Shape, weight: Shape, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
     return conv_flop_count(dy, weight, out_shape, transposed=True)
 
 
-def _conv_weight(dy: Shape, x: Shape, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+def _conv_backward_weights(dy: Shape, x: Shape, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
     geometry = (None, None, None, None, False, None, None)
     return conv_backward_flop(dy, x, out_shape, *geometry, [False, True, False], [None, out_shape, None])
 
@@ -64,7 +64,7 @@ def _local(x: Shape, weight: Shape, *args: Any, out_shape: Any = None, **kwargs:
     return 2 * x[0] * prod(weight)
 
 
-def _local_weight(dy: Shape, x: Shape, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+def _local_backward_weights(dy: Shape, x: Shape, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
     return 2 * x[0] * prod(out_shape)
 
 
@@ -72,8 +72,8 @@ if native.core:
     _ops = torch.ops.striate
     _FLOPS: dict[str, Any] = {
         **{"conv": _conv, "conv_fused": _conv, "conv_measured": _conv_measured},
-        **{"conv_input": _conv_input, "conv_weight": _conv_weight},
-        **{"local": _local, "local_input": _local, "local_weight": _local_weight},
+        **{"conv_backward_data": _conv_backward_data, "conv_backward_weights": _conv_backward_weights},
+        **{"local": _local, "local_backward_data": _local, "local_backward_weights": _local_backward_weights},
     }
     for _name, _formula in _FLOPS.items():
         register_flop_formula(getattr(_ops, _name))(_formula)

@@ -22,8 +22,8 @@ __all__ = [
     "conv",
     "conv_backward",
     "conv_forward",
-    "conv_input",
-    "conv_weight",
+    "conv_backward_data",
+    "conv_backward_weights",
     "window",
     "windows",
     "windows_backward",
@@ -175,13 +175,13 @@ def conv_forward(x: Tensor, weight: Tensor, axes: Window, groups: int = 1, mode:
     return y.reshape(x.shape[0], weight.shape[0], *axes.output)
 
 
-def conv_input(dy: Tensor, weight: Tensor, axes: Window, groups: int = 1, mode: str = "zeros") -> Tensor:
+def conv_backward_data(dy: Tensor, weight: Tensor, axes: Window, groups: int = 1, mode: str = "zeros") -> Tensor:
     r"""The input gradient, which is the transposed convolution: dx[n, c, i] = Σ_{(o, t): i(o, t) = i} Σ_k dy[n, k, o] ·
     w[k, c, t].
 
     A full convolution of dy with the kernel turned by 180°. dy: (N, C_out, *output). Result: (N, C, *input).
 
-    >>> conv_input(torch.tensor([[[1, 10]]]), torch.tensor([[[1, -1]]]), window((3,), (2,)))
+    >>> conv_backward_data(torch.tensor([[[1, 10]]]), torch.tensor([[[1, -1]]]), window((3,), (2,)))
     tensor([[[  1,   9, -10]]])
     """
     w = torch.unflatten(weight.flatten(2), 0, (groups, -1))
@@ -190,12 +190,12 @@ def conv_input(dy: Tensor, weight: Tensor, axes: Window, groups: int = 1, mode: 
     return windows_backward(dseen.reshape(dy.shape[0], weight.shape[1] * groups, *axes.output, *axes.size), axes, mode)
 
 
-def conv_weight(dy: Tensor, x: Tensor, axes: Window, groups: int = 1, mode: str = "zeros") -> Tensor:
+def conv_backward_weights(dy: Tensor, x: Tensor, axes: Window, groups: int = 1, mode: str = "zeros") -> Tensor:
     r"""The weight gradient: dw[k, c, t] = Σ_n Σ_o dy[n, k, o] · x[n, c, i(o, t)], x correlated with dy.
 
     dy: (N, C_out, *output); x: (N, C, *input). Result: (C_out, C/groups, *taps).
 
-    >>> conv_weight(torch.tensor([[[1, 10]]]), torch.tensor([[[1, 2, 3]]]), window((3,), (2,)))
+    >>> conv_backward_weights(torch.tensor([[[1, 10]]]), torch.tensor([[[1, 2, 3]]]), window((3,), (2,)))
     tensor([[[21, 32]]])
     """
     g = torch.unflatten(dy.flatten(2), 1, (groups, -1))
@@ -269,5 +269,5 @@ def conv_backward(
     ([[[1, 9, 90, -100]]], [[[321, 432]]], [111])
     """
     axes = window(x.shape[2:], weight.shape[2:], stride, padding, dilation)
-    dx, dweight = conv_input(dy, weight, axes, groups, padding_mode), conv_weight(dy, x, axes, groups, padding_mode)
+    dx, dweight = conv_backward_data(dy, weight, axes, groups, padding_mode), conv_backward_weights(dy, x, axes, groups, padding_mode)
     return dx, dweight, dy.flatten(2).sum((0, 2))

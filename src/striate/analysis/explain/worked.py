@@ -57,11 +57,11 @@ def _passes(
         return local.local(x, w, b, *geometry), lambda dy: local.local_backward(dy, x, w, *geometry)[:2]
     window, groups = p.window, p.groups
     if step.kind == "transposed":
-        y = conv.conv_input(x, w, window, groups)
-        back = lambda dy: (conv.conv_forward(dy, w, window, groups), conv.conv_weight(x, dy, window, groups))  # noqa: E731
+        y = conv.conv_backward_data(x, w, window, groups)
+        back = lambda dy: (conv.conv_forward(dy, w, window, groups), conv.conv_backward_weights(x, dy, window, groups))  # noqa: E731
     else:
         y = conv.conv_forward(x, w, window, groups)
-        back = lambda dy: (conv.conv_input(dy, w, window, groups), conv.conv_weight(dy, x, window, groups))  # noqa: E731
+        back = lambda dy: (conv.conv_backward_data(dy, w, window, groups), conv.conv_backward_weights(dy, x, window, groups))  # noqa: E731
     return (y if b is None else y + b.reshape(-1, *[1] * p.dims)), back
 
 

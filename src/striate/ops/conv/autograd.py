@@ -104,7 +104,7 @@ if native.core:
     def _(x: Any, weight: Any, bias: Any, output: Any, *rest: Any) -> Any:
         return empty(x, [x.shape[0], weight.shape[0], *output], x.dtype, rest[-2])
 
-    @torch.library.register_fake("striate::conv_input")
+    @torch.library.register_fake("striate::conv_backward_data")
     def _(dy: Any, weight: Any, bias: Any, input: Any, *rest: Any) -> Any:
         groups, channels_last, _ = rest[-3:]
         return empty(dy, [dy.shape[0], weight.shape[1] * groups, *input], dy.dtype, channels_last)
@@ -124,7 +124,7 @@ if native.core:
         y = empty(x, [x.shape[0], weight.shape[0], *output], x.dtype, rest[-2])
         return y, x.new_empty([2, weight.shape[0]], dtype=torch.float64)
 
-    @torch.library.register_fake("striate::conv_weight")
+    @torch.library.register_fake("striate::conv_backward_weights")
     def _(dy: Any, x: Any, size: Any, stride: Any, dilation: Any, before: Any, groups: Any, *rest: Any) -> Any:
         weight_channels_last = len(rest) > 2 and rest[2]  # left out where it is the default
         return empty(dy, [dy.shape[1], x.shape[1] // groups, *size], dy.dtype, weight_channels_last)
@@ -154,5 +154,5 @@ if native.core:
         torch.library.register_autograd(op, backward, setup_context=setup)
 
     _register(_ops.conv.default, "forward")
-    _register(_ops.conv_input.default, "backward_data")
-    _register(_ops.conv_weight.default, "backward_weights")
+    _register(_ops.conv_backward_data.default, "backward_data")
+    _register(_ops.conv_backward_weights.default, "backward_weights")

@@ -38,7 +38,7 @@ def _run(
     channels_last: bool = False,
 ) -> Tensor:
     """``torch_operator``: calls torch's operator as it is, where there is one for these arguments."""
-    if method is not None and method not in NAMES:
+    if method is not None and method not in NAMES and (method := current_name(method, where)) not in NAMES:
         hint = "Leave it out for the fastest."
         raise ArgumentError(build(where, f"method to be one of {', '.join(NAMES)}", repr(method), hint=hint))
     refusal = None if closed is None else closed.reason

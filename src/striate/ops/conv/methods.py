@@ -156,8 +156,8 @@ def _torch_channels_last_refusal(problem: ConvProblem) -> str | None:
 
 _REFERENCE = {
     "forward": reference.conv_forward,
-    "backward_data": reference.conv_input,
-    "backward_weights": reference.conv_weight,
+    "backward_data": reference.conv_backward_data,
+    "backward_weights": reference.conv_backward_weights,
 }
 
 
@@ -260,7 +260,7 @@ def _winograd_refusal(outputs: int) -> Callable[[ConvProblem], str | None]:
     return refuse
 
 
-def _unfolded_refusal(problem: ConvProblem) -> str | None:
+def _implicit_gemm_refusal(problem: ConvProblem) -> str | None:
     p = problem.geometry
     if problem.refusal is not None:
         return problem.refusal
@@ -280,7 +280,7 @@ _REFUSALS: dict[str, Callable[[ConvProblem], str | None]] = {
     "direct": _native_refusal,
     "winograd_4x4": _winograd_refusal(4),
     "winograd_2x2": _winograd_refusal(2),
-    "unfolded": _unfolded_refusal,
+    "implicit_gemm": _implicit_gemm_refusal,
 }
 # The native methods, in the order of the numbers that the core's operators take (csrc/methods.def). Without a core all
 # of them refuse.
@@ -290,7 +290,7 @@ if NUMBERS.keys() != _REFUSALS.keys():
     _expects = f"a native core with the convolution methods {', '.join(_REFUSALS)}"
     _hint = "Build the core from the sources of this version."
     raise ImportError(build("striate", _expects, ", ".join(NATIVE), hint=_hint))
-_EMIT_BATCH_STATS = ("winograd_4x4", "winograd_2x2", "unfolded")  # in the pass that writes y
+_EMIT_BATCH_STATS = ("winograd_4x4", "winograd_2x2", "implicit_gemm")  # in the pass that writes y
 
 
 def _native(method: str) -> Callable[..., Tensor]:
@@ -306,8 +306,8 @@ def _native(method: str) -> Callable[..., Tensor]:
         if problem.pass_ == "forward":
             return _ops.conv.default(a, b, bias, p.output, *rest)
         if problem.pass_ == "backward_data":
-            return _ops.conv_input.default(a, b, bias, p.input, *rest)
-        return _ops.conv_weight.default(a, b, p.size, *rest, problem.weight_channels_last)
+            return _ops.conv_backward_data.default(a, b, bias, p.input, *rest)
+        return _ops.conv_backward_weights.default(a, b, p.size, *rest, problem.weight_channels_last)
 
     return run
 

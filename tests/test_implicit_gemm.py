@@ -20,7 +20,7 @@ from striate.ops.batch_stats import take_statistics
 from striate.ops.conv.geometry import resolve
 
 kernels = torch.ops.striate
-UNFOLDED = ops.NUMBERS["unfolded"]
+IMPLICIT_GEMM = ops.NUMBERS["implicit_gemm"]
 FUNCTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 Axes = tuple[int, ...]
 
@@ -43,7 +43,7 @@ class Case(NamedTuple):
 
     @property
     def rest(self) -> tuple[Any, ...]:
-        return self.stride, self.dilation, self.before, self.groups, True, UNFOLDED
+        return self.stride, self.dilation, self.before, self.groups, True, IMPLICIT_GEMM
 
     @property
     def turns(self) -> bool:
@@ -86,10 +86,10 @@ def tensors(case: Case, make: Any) -> Given:
     return Given(make((case.batch, case.channels * case.groups, *case.input)), weight, make(y[1:2]), make(y), make(y))
 
 
-def unfolded(case: Case, given: Given, dtype: torch.dtype) -> dict[str, Tensor]:
+def implicit_gemm(case: Case, given: Given, dtype: torch.dtype) -> dict[str, Tensor]:
     x, w, b, dy, r = (t.to(dtype) for t in given)
     x, dy, r = channels_last(x), channels_last(dy), channels_last(r)
-    packed = kernels.conv_pack(w, case.groups, UNFOLDED)
+    packed = kernels.conv_pack(w, case.groups, IMPLICIT_GEMM)
     measured, statistics = kernels.conv_measured(x, w, b, case.output, *case.rest)
     got = {
         "forward": kernels.conv(x, w, b, case.output, *case.rest),
@@ -101,7 +101,7 @@ def unfolded(case: Case, given: Given, dtype: torch.dtype) -> dict[str, Tensor]:
     }
     if case.turns:
         for name, weight in (("input", w), ("input by channels", channels_last(w))):
-            got[name] = kernels.conv_input(dy, weight, None, case.input, *case.rest)
+            got[name] = kernels.conv_backward_data(dy, weight, None, case.input, *case.rest)
     return got
 
 
@@ -130,7 +130,7 @@ def test_whole_numbers_give_exact_sums(case: Case, isa: str) -> None:
     expected = exactly(case, given)
     assert (expected["forward"] != 0).double().mean() > 0.5
     for dtype in (torch.float32, torch.float64):
-        for name, y in unfolded(case, given, dtype).items():
+        for name, y in implicit_gemm(case, given, dtype).items():
             if name == "statistics":
                 assert torch.allclose(y, expected[name], rtol=1e-5, atol=1e-4)
             else:
@@ -144,7 +144,7 @@ def test_random_numbers_give_sums_to_the_digits_of_their_type_and_what_was_writt
     given = tensors(case, torch.randn)
     expected = exactly(case, given)
     for dtype, most in ((torch.float64, 1e-14), (torch.float32, 2e-6)):
-        got = unfolded(case, given, dtype)
+        got = implicit_gemm(case, given, dtype)
         for name in expected.keys() - {"statistics"}:
             error = (got[name].double() - expected[name]).square().mean().sqrt() / expected[name].square().mean().sqrt()
             assert error <= most, (name, dtype, float(error))
@@ -161,7 +161,7 @@ def test_bits_are_the_same_on_1_2_3_and_8_threads(case: Case) -> None:
     results = []
     for threads in (1, 2, 3, 8):
         torch.set_num_threads(threads)
-        results.append(unfolded(case, given, torch.float32))
+        results.append(implicit_gemm(case, given, torch.float32))
     for other in results[1:]:
         for name, value in results[0].items():
             assert torch.equal(value, other[name]), name
@@ -170,7 +170,7 @@ def test_bits_are_the_same_on_1_2_3_and_8_threads(case: Case) -> None:
 def test_nan_and_infinity_reach_only_the_outputs_that_see_them() -> None:
     x, w = channels_last(torch.randn(1, 4, 9, 9)), torch.randn(20, 4, 3, 3)
     x[0, 1, 4, 4], x[0, 2, 0, 8] = float("nan"), float("inf")
-    y = ops.conv(x, w, padding=1, dims=2, method="unfolded")
+    y = ops.conv(x, w, padding=1, dims=2, method="implicit_gemm")
     assert torch.equal(y.isnan()[0, 0], F.conv2d(x, w, padding=1).isnan()[0, 0])
     assert torch.equal(y.isfinite(), F.conv2d(x, w, padding=1).isfinite())
 
@@ -203,18 +203,18 @@ def call(
     ids=str,
 )
 def test_what_it_cannot_compute_it_refuses_with_a_reason(one: ops.ConvProblem, reason: str | None) -> None:
-    assert next(m for m in ops.METHODS if m.name == "unfolded").refuse(one) == reason
+    assert next(m for m in ops.METHODS if m.name == "implicit_gemm").refuse(one) == reason
 
 
 def test_operators_called_past_the_checks_refuse_too() -> None:
     x, w = channels_last(torch.randn(1, 2, 12, 12)), torch.randn(3, 2, 3, 3)
     dy, ones, zeros = channels_last(torch.randn(1, 3, 5, 5)), [1, 1], [0, 0]
-    with pytest.raises(RuntimeError, match="what is unfolded is in channels order"):
-        kernels.conv(x, w, None, [10, 10], ones, ones, zeros, 1, False, UNFOLDED)
-    with pytest.raises(RuntimeError, match="an input gradient is unfolded for stride 1"):
-        kernels.conv_input(dy, w, None, [12, 12], [2, 2], ones, zeros, 1, True, UNFOLDED)
+    with pytest.raises(RuntimeError, match="implicit_gemm takes NHWC alone"):
+        kernels.conv(x, w, None, [10, 10], ones, ones, zeros, 1, False, IMPLICIT_GEMM)
+    with pytest.raises(RuntimeError, match="implicit_gemm computes backward_data for stride 1 alone"):
+        kernels.conv_backward_data(dy, w, None, [12, 12], [2, 2], ones, zeros, 1, True, IMPLICIT_GEMM)
     with pytest.raises(RuntimeError, match="the method has a weight gradient"):
-        kernels.conv_weight(dy, x, [3, 3], [2, 2], ones, zeros, 1, True, UNFOLDED)
+        kernels.conv_backward_weights(dy, x, [3, 3], [2, 2], ones, zeros, 1, True, IMPLICIT_GEMM)
     with pytest.raises(RuntimeError, match="a destination sees at most a million values"):
         kernels.conv(
             torch.randn(1, 1, 300, 300),
@@ -226,7 +226,7 @@ def test_operators_called_past_the_checks_refuse_too() -> None:
             zeros,
             1,
             True,
-            UNFOLDED,
+            IMPLICIT_GEMM,
         )
 
 
@@ -235,7 +235,7 @@ def test_a_norm_takes_the_statistics_of_the_convolution_before_it(monkeypatch: p
     x = channels_last(torch.randn(4, 16, 20, 21) + 3)
     taken = []
     monkeypatch.setattr(container, "take", lambda y: taken.append(take_statistics(y)) or taken[-1])
-    with dispatch.prefer("unfolded"):
+    with dispatch.prefer("implicit_gemm"):
         z, y = S.Sequential(conv, norm)(x), conv(x)
     assert [statistics.shape for statistics in taken] == [(2, 33)]
     expected = S.BatchNorm2d(33)(y.detach().clone(memory_format=torch.preserve_format))
