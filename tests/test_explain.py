@@ -749,7 +749,10 @@ LAYERS = (
     ("arguments", "told"),
     [
         ("", "a layer or --example, got neither. Write as striate explain conv2d --input 3x32x32 --out 10 --kernel 5."),
-        ("conv4d --input 3x3", f"one of {LAYERS}, got 'conv4d'. Choose one of these names."),
+        (
+            "conv4d --input 3x3",
+            f"one of {LAYERS}, got 'conv4d'. Choose one of these names. Did you mean conv1d or conv2d or conv3d?",
+        ),
         ("conv2d", "conv2d with its --input, got none. Add --input, as 16x64x56x56."),
         ("conv2d --input 3x9x9", "conv2d with its out, got none. Add one, as 16."),
         ("conv2d --input 3x9x9 --out 4", "conv2d with its kernel, got none. Add one, as 3."),
