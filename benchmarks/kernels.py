@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 import striate
-from striate.diagnostics.profile import processor
+from striate.measure import processor
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("winograd", "direct")  # what is out of bounds goes to the direct sum

@@ -59,8 +59,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import striate
 from striate.deploy import freeze
-from striate.diagnostics.profile import processor
 from striate.errors import ArgumentError
+from striate.measure import processor
 from striate.nn import swap
 from striate.render.numbers import short
 

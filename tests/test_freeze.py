@@ -39,8 +39,8 @@ from striate.deploy.operators import LOWERINGS, base_of, operator_of
 from striate.errors import ArgumentError, ArgumentTypeError, CheckpointError, DtypeError, ShapeError
 from striate.graph.optable import TABLE
 from striate.ops import fused
-from striate.ops.choose import prefer
 from striate.ops.conv import NUMBERS
+from striate.ops.dispatch import prefer
 from striate.ops.fused import FusedConv, FusedLinear
 from striate.ops.layout import FORMATS
 from striate.ops.precision import precision
@@ -1599,8 +1599,8 @@ def test_every_method_computes_sum_and_clamp(name: str, method: str) -> None:
     for low, high in ((-inf, inf), (0.0, inf), (0.0, 6.0), (-2.0, inf), (-inf, 3.0)):
         layer = FusedConv(w, b, *geometry, low, high)
         with prefer(method):
-            if layer.explain(x)[-1][0] != method:
-                pytest.skip(dict(layer.explain(x))[method])
+            if layer.explain_methods(x)[-1][0] != method:
+                pytest.skip(dict(layer.explain_methods(x))[method])
             assert layer.method(x) == method
             expected, summed, kept = (
                 y.clamp(low, high),

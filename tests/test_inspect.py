@@ -21,7 +21,7 @@ from work import calls_of
 import striate
 from striate.analysis import Report, inspect
 from striate.analysis.inspect.fields import reached_from, seen_by, units_of
-from striate.diagnostics.field import effective_field, verify
+from striate.diagnostics.fields import effective_field, verify
 from striate.errors import ArgumentError, ArgumentTypeError, ShapeError
 
 SHAPES = {
@@ -99,7 +99,7 @@ def test_totals_are_the_sums_of_the_columns_and_every_parameter_stands_once(name
 @pytest.mark.parametrize("name", SHAPES)
 def test_macs_are_half_of_what_torchs_counter_counts(name: str) -> None:
     report = model_report(name, "meta")
-    with FlopCounterMode(display=False) as counter, striate.ops.choose.prefer("torch"), torch.no_grad():
+    with FlopCounterMode(display=False) as counter, striate.ops.dispatch.prefer("torch"), torch.no_grad():
         report.recording.model(torch.zeros(SHAPES[name], device="meta"))
     assert report.totals["flops"] == counter.get_total_flops() > 0
 
@@ -125,7 +125,7 @@ def test_macs_of_odd_graphs_are_half_of_what_torchs_counter_counts(name: str) ->
 @pytest.mark.parametrize("name", ["lenet5", "resnet18", "resnet50", "vgg11_bn"])
 def test_backward_macs_are_half_of_what_torchs_counter_counts(name: str) -> None:
     report = model_report(name, "meta")
-    with FlopCounterMode(display=False) as counter, striate.ops.choose.prefer("torch"):
+    with FlopCounterMode(display=False) as counter, striate.ops.dispatch.prefer("torch"):
         y = report.recording.model(torch.zeros(SHAPES[name], device="meta"))
         forward = counter.get_total_flops()
         y.sum().backward()

@@ -102,7 +102,8 @@ class Frozen(Module):
         >>> [methods[-1][1] for methods in frozen.explain().values()]
         [None]
         """
-        return {name: layer.explain(self._example(node.kwargs["x"])) for name, node, layer in self._named_layers()}
+        layers = self._named_layers()
+        return {name: layer.explain_methods(self._example(node.kwargs["x"])) for name, node, layer in layers}
 
     def _named_layers(self) -> list[tuple[str, Node, FusedConv | FusedLinear]]:
         named: dict[str, tuple[Node, FusedConv | FusedLinear]] = {}

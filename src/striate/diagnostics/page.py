@@ -12,7 +12,7 @@ from ..render.numbers import sizes
 from ..render.text import columns
 
 if TYPE_CHECKING:
-    from .profile import Layer, Profile
+    from .profile.result import LayerTime, StepTimes
 
 __all__ = ["page", "table"]
 
@@ -25,7 +25,7 @@ ABOUT_LAYERS = "Milliseconds. share: of the whole step; limit: least time by the
 ABOUT_MAPS = "One call of each map; + 2: and of 2 layers alike. ratio: the next best's time over the method's."
 
 
-def facts(profile: Profile) -> list[str]:
+def facts(profile: StepTimes) -> list[str]:
     """What was profiled, on what, the whole step, and a warning where the times cannot be trusted: a sentence each."""
     shapes = ", ".join(map(sizes, profile.input_shapes))
     timed = (
@@ -67,11 +67,11 @@ def percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.0f} %"
 
 
-def kind(layer: Layer) -> str:
+def kind(layer: LayerTime) -> str:
     return layer.type + (f" ×{layer.calls}" if layer.calls > 1 else "")
 
 
-def sums(profile: Profile, shown: Sequence[Layer]) -> list[tuple[str, float, float]]:
+def sums(profile: StepTimes, shown: Sequence[LayerTime]) -> list[tuple[str, float, float]]:
     """The rows below the layers, each with forward and backward [ms]: the layers not shown, what layers leave, and the
     whole step.
     """
@@ -89,9 +89,9 @@ def sums(profile: Profile, shown: Sequence[Layer]) -> list[tuple[str, float, flo
     return [*rows, ("whole step", profile.forward_ms, profile.backward_ms or 0.0)]
 
 
-def alike(layers: Sequence[Layer]) -> list[tuple[str, Layer]]:
+def alike(layers: Sequence[LayerTime]) -> list[tuple[str, LayerTime]]:
     """The convolutions whose methods were timed, those that were timed as one under one name."""
-    groups: list[list[Layer]] = []
+    groups: list[list[LayerTime]] = []
     for layer in layers:
         told = next(
             (group for group in groups if (layer.method, layer.map_ms) == (group[0].method, group[0].map_ms)), None
@@ -106,7 +106,7 @@ def alike(layers: Sequence[Layer]) -> list[tuple[str, Layer]]:
 # ----------------------------------------------------------------------------------------------------------------- text
 
 
-def table(profile: Profile, width: int, top: int | None) -> str:
+def table(profile: StepTimes, width: int, top: int | None) -> str:
     if width < LEAST_WIDTH:
         raise ArgumentError(
             build("Profile.table", f"a width of at least {LEAST_WIDTH}", width, hint="Leave it out for 100.")
@@ -158,7 +158,7 @@ def table(profile: Profile, width: int, top: int | None) -> str:
 # ----------------------------------------------------------------------------------------------------------------- page
 
 
-def page(profile: Profile) -> str:
+def page(profile: StepTimes) -> str:
     """``render/templates/profile.html`` with the numbers of a profile."""
     title, machine, _, *notes = facts(profile)
     what = title.removeprefix(f"{profile.model}: ")
@@ -188,7 +188,7 @@ def page(profile: Profile) -> str:
     )
 
 
-def _layers(profile: Profile) -> list[dict[str, Any]]:
+def _layers(profile: StepTimes) -> list[dict[str, Any]]:
     return [
         {
             "name": layer.path,
@@ -204,7 +204,7 @@ def _layers(profile: Profile) -> list[dict[str, Any]]:
     ]
 
 
-def _sums(profile: Profile) -> list[dict[str, Any]]:
+def _sums(profile: StepTimes) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
@@ -217,7 +217,7 @@ def _sums(profile: Profile) -> list[dict[str, Any]]:
     ]
 
 
-def _convolutions(profile: Profile) -> list[dict[str, Any]]:
+def _convolutions(profile: StepTimes) -> list[dict[str, Any]]:
     """A row for each pass of each convolution; the layer is named in its first one."""
     rows: list[dict[str, Any]] = []
     for name, layer in alike(profile.layers):

@@ -17,7 +17,7 @@ from torch.nn import Module
 
 from .. import source
 from .._torch import size_symbols, tree_map
-from .running import Shape, describe_error, tensors_like, unchanged
+from .running import Shape, describe_failure, tensors_like, unchanged
 
 __all__ = ["conditions"]
 
@@ -55,7 +55,7 @@ def conditions(model: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
                 }
                 torch.func.functional_call(model, tensors, args, kwargs)
     except (Exception, SystemExit) as error:
-        return (*found, describe_error(error))
+        return (*found, describe_failure(error))
     return tuple(found)
 
 

@@ -1,8 +1,8 @@
 """The op table: for each operator that recordings and programs hold, what is known of it.
 
-One row an operator (:data:`striate.graph.operators.ROWS`), by the name of its overload packet: ``aten.conv2d``, whatever
-the overload. A recording has the packets that torch's dispatcher sees (``aten.convolution``), a program those of
-``torch.export`` (``aten.conv2d.default``); rows are of both. A name that ends in ``*`` is a row for all names that
+One row an operator (:data:`striate.graph.operators.ROWS`), by the name of its overload packet: ``aten.conv2d``,
+whatever the overload. A recording has the packets that torch's dispatcher sees (``aten.convolution``), a program those
+of ``torch.export`` (``aten.conv2d.default``); rows are of both. A name that ends in ``*`` is a row for all names that
 begin so and have none of their own. An operator that writes into its argument (``aten.relu_``) has the row of the one
 that does not, where it has none of its own.
 
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
@@ -219,4 +219,4 @@ class Column(Generic[T]):
         return [name for name in self._names if row_of(name) is None]
 
 
-COLUMNS: list[Column[object]] = []
+COLUMNS: list[Column[Any]] = []

@@ -3,7 +3,7 @@ called it.
 
 The model runs once on tensors that have shapes and no values (torch's fake tensors): branches, shared layers and
 functions called in between are seen as they happen, and no arithmetic is done. Where code asks for a value (``if
-x.sum() > 0``), which such a tensor has not, the model runs in earnest on one input instead, and
+x.sum() > 0``), which such a tensor has not, the model runs on one input with values instead, and
 :attr:`Recording.reason` says so.
 """
 
@@ -27,7 +27,7 @@ from .._torch import TorchDispatchMode, fake_tensors, tree_leaves, tree_map
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
 from .conditions import conditions
 from .optable import is_free, is_kind, kind_of
-from .running import Shape, arguments, describe_error, tensors_like, unchanged
+from .running import Shape, arguments, describe_failure, tensors_like, unchanged
 
 __all__ = ["WRITTEN", "ModuleCall", "Operation", "Recording", "Ref", "Saved", "Value", "record"]
 
@@ -49,7 +49,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Ref:
-    """Stands for a tensor among a operation's arguments: the index of its value."""
+    """Stands for a tensor among an operation's arguments: the index of its value."""
 
     value: int
 
@@ -192,7 +192,7 @@ def record(model: Module, example: Any, symbolic: bool = False) -> Recording:
             recording.conditions = conditions(model, args, kwargs)
         return recording
     except (Exception, SystemExit) as error:
-        why, fake_error = describe_error(error), error
+        why, fake_error = describe_failure(error), error
     finally:
         logger.disabled = told
     try:
@@ -206,7 +206,8 @@ def record(model: Module, example: Any, symbolic: bool = False) -> Recording:
             else "Call it on such an input to see why."
         )
         given = f"x {shapes}" if shapes else "no tensor"
-        raise ShapeError(build("inspect", f"a forward that runs on {given}", describe_error(error), hint=fix)) from fake_error
+        expects = f"a forward that runs on {given}"
+        raise ShapeError(build("inspect", expects, describe_failure(error), hint=fix)) from fake_error
     recording.reason = why
     return recording
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..ops import gate
-from ..ops.handed import take
+from ..ops.batch_stats import take_statistics
 from . import conv, fusion
 from .fusion import BATCH_NORMS, CONVOLUTIONS, NORMS, Intermediate
 
@@ -153,7 +153,7 @@ def run(
             else:  # the convolution, with the statistics of a batch norm behind it
                 measure = fusion.takes_batch_stats(following)
                 x = fusion.compute((layer,), layer._compute, (x,), *weights, measure=measure, fresh=fresh)
-                statistics = take(x) if measure else None
+                statistics = take_statistics(x) if measure else None
             fresh = False
         elif kind in BATCH_NORMS:  # the norm, the sum behind it and the activation behind that
             if residual is not None and _layer_at(layers, at + 1) is residual:

@@ -196,15 +196,18 @@ class _Conv(_AnyConv):
     def _compute(
         self: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *, measure: bool = False, fresh: bool = False
     ) -> Tensor:
-        """``measure`` and ``fresh``: as :func:`striate.ops.conv.conv`, for a container."""
+        """For a container: ``measure`` and ``fresh``, the ``emit_batch_stats`` and ``rematerialize`` of
+        :func:`striate.ops.conv.conv`.
+        """
         rest = (self.stride, self.padding, self.dilation, self.groups)
         if self.padding_mode != "zeros":
             return padded_conv(input, weight, bias, *rest, self.padding_mode, **self._kernel_options())
-        return ops.conv(input, weight, bias, *rest, **self._kernel_options(), measure=measure, fresh=fresh)
+        options = self._kernel_options()
+        return ops.conv(input, weight, bias, *rest, **options, emit_batch_stats=measure, rematerialize=fresh)
 
 
 class _ConvTranspose(_AnyConv):
-    documentation = """The adjoint of a convolution over {axes}, as a layer: each input spreads over a window of outputs.
+    documentation = """The adjoint of a convolution over {axes}, as a layer: each input adds to a window of outputs.
 
     .. math:: y[n, k, i] = b[k] + Σ_{(o, t): o·stride + t·dilation - before = i} Σ_c x[n, c, o] · w[c, k, t]
 
@@ -282,7 +285,7 @@ class _ConvTranspose(_AnyConv):
         )
         if self.padding_mode != "zeros" or output_size is not None:
             return padded_conv_transpose(*rest, self.padding_mode, output_size, **self._kernel_options())
-        return ops.conv_transpose(*rest, **self._kernel_options(), fresh=fresh)
+        return ops.conv_transpose(*rest, **self._kernel_options(), rematerialize=fresh)
 
 
 class _Lazy:

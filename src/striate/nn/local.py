@@ -77,7 +77,7 @@ class _LocallyConnected(Namesake, torch.nn.Module):
             whole(value, what, where) for what, value in (("in_channels", in_channels), ("out_channels", out_channels))
         )
         self.input_size = per_axis(input_size, self.dims, 1, "input_size", where)
-        plan = ops.geometry(
+        plan = ops.resolve(
             self.input_size, kernel_size, stride, padding, dilation, where, (self.in_channels, *self.input_size)
         )
         self.kernel_size, self.output_size = plan.window.size, plan.window.output

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError, build
 from ..moments import Moments
-from ..ops import norm, shared
+from ..ops import norm, sync_batch_norm
 from .norm import BATCH_NORMS, GhostBatchNorm2d, SyncBatchNorm
 from .norm.batch import _BatchNorm
 
@@ -48,18 +48,18 @@ class _WholeBatch:
         where = type(layer).__name__
         given = (x, None, None, layer.weight, layer.bias, True, 0.0, layer.eps, residual, layer.activation, where)
         _, eps = norm.check_channel_arguments(*given)
-        shared.check_plain(where, x, residual, layer.weight, layer.bias)
+        sync_batch_norm.check_plain(where, x, residual, layer.weight, layer.bias)
         if layer not in self.known and self.measuring:
-            self.moments[layer] = self.moments.get(layer, Moments.empty(x.shape[1])).merge(shared.measure(x))
+            self.moments[layer] = self.moments.get(layer, Moments.empty(x.shape[1])).merge(sync_batch_norm.measure(x))
             if self.stop:
                 raise _Measured
         moments = self.known.get(layer)
         if moments is None:  # no pass that measured came through this layer: this part's own
-            moments = shared.measure(x)
+            moments = sync_batch_norm.measure(x)
         norm.check_more_than_one(int(moments.count), x, where, "channel")
         count = max(1, x.numel() // x.shape[1])
         arguments = (x, residual, layer.weight, layer.bias, eps, layer.activation, layer.negative_slope)
-        return shared.normalize_with(moments, lambda sums: sums / count, *arguments)
+        return sync_batch_norm.normalize_with(moments, lambda sums: sums / count, *arguments)
 
     def learn(self) -> bool:
         """Makes known what one round of passes has measured; False if that was nothing new."""
@@ -134,7 +134,7 @@ def whole_batch_statistics(
             b.copy_(before)
         for layer, moments in session.known.items():
             if layer.running_mean is not None and layer.track_running_stats and int(moments.count) > 1:
-                shared.step(layer.running_mean, layer.running_var, moments, float(layer._count_batch()))
+                sync_batch_norm.step(layer.running_mean, layer.running_var, moments, float(layer._count_batch()))
         yield
     finally:
         hook.remove()

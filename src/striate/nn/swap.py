@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from ..errors import ArgumentError, build
-from ..ops import handover
+from ..ops import torch_calls
 from . import adapters, blocks, container, conv, norm, pool
 
 __all__ = ["Left", "accelerate", "adapt", "plan", "restore"]
@@ -113,7 +113,7 @@ def plan(model: torch.nn.Module) -> tuple[list[str], list[Left]]:
 
 
 class _Guard(NamedTuple):
-    """Keeps a layer that is left to torch from a call that torch computes wrongly (see :mod:`striate.ops.handover`)."""
+    """Keeps a layer that is left to torch from a call that torch computes wrongly (:mod:`striate.ops.torch_calls`)."""
 
     why: str
     # runs before forward and returns its arguments in contiguous memory
@@ -135,7 +135,7 @@ def _contiguous(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ..
 
 
 def _contiguous_for_group_norm(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(handover.for_group_norm(a, module.weight, module.bias) for a in args)
+    return tuple(torch_calls.for_group_norm(a, module.weight, module.bias) for a in args)
 
 
 def accelerate(model: Model, *, memory_format: torch.memory_format = torch.preserve_format) -> Model:

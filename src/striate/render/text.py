@@ -7,7 +7,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -50,8 +50,8 @@ def columns(
         gap = _fitted(widths, gap, width, shrink or {})
     table = Table.grid(padding=(0, gap, 0, 0), pad_edge=False)
     for column in kept:
-        side = "left" if sides[column] == "<" else "right"
-        table.add_column(width=widths[column], justify=side, no_wrap=True, overflow="ellipsis")
+        justify: Literal["left", "right"] = "left" if sides[column] == "<" else "right"
+        table.add_column(width=widths[column], justify=justify, no_wrap=True, overflow="ellipsis")
     for number, row in enumerate(rows):
         cells = [_end_of(row[column], widths[column]) if column == 0 else row[column] for column in kept]
         names = [None if styles is None else "soft" if number == 0 else styles.get(column) for column in kept]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import DataError, build
+from ..extras import needs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +59,7 @@ def digits(size: int = 28, test_fraction: float = 0.2, seed: int = 0) -> Split:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise DataError(build("digits", "a seed from 0 to 4294967295", repr(seed), hint="Use seed=0."))
 
+    needs("digits", "sklearn")
     import torch
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, ShapeError, build
+from ..extras import needs
 from .loop import History
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ MOST_CELLS = 256  # beyond, a 5×5 filter is smaller than a fingertip
 
 
 def _figure(width_in: float, height_in: float, pad_in: float = 0.12) -> Any:
+    needs("figures", "matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -48,6 +50,7 @@ def curves(history: History, path: str | os.PathLike[str]) -> None:
     """
     if not history:
         raise DataError(build("figures.curves", "an epoch at least", "none", hint="Train first."))
+    needs("figures.curves", "matplotlib")
     from matplotlib.ticker import MaxNLocator
 
     numbers = [epoch.number for epoch in history]
@@ -153,6 +156,7 @@ def confusion(predictions: Tensor, labels: Tensor, path: str | os.PathLike[str])
         raise DataError(
             build("figures.confusion", "a prediction for each label", got, hint="Take both from evaluate().")
         )
+    needs("figures.confusion", "matplotlib")
     import numpy as np
     from matplotlib.colors import to_rgb
 

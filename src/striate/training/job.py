@@ -17,6 +17,8 @@ from torch import Tensor
 
 from .. import nn
 from ..errors import ArgumentError, CheckpointError, build
+from ..extras import needs
+from ..files import write_atomically
 from ..models import NAMES, by_name
 from . import checkpoint, figures
 from .data import digits
@@ -81,6 +83,7 @@ def run(
         raise ArgumentError(
             build("train", "1 to 1024 threads", repr(threads), hint="Leave threads out to use every core.")
         )
+    needs("train", "sklearn", "matplotlib")  # which draws at the end, and must not be found missing then
     before = torch.get_num_threads()
     start = time.perf_counter()
     try:
@@ -140,7 +143,7 @@ def run(
             "folder": str(folder),
             "epochs": [vars(epoch) for epoch in history],
         }
-        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        write_atomically(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     finally:
         torch.set_num_threads(before)
     return metrics

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ...errors import ArgumentError, build
+from ...errors import ArgumentError, build, did_you_mean
 from ...graph.recording import Recording
 from ..lint.finding import Finding
 from .fields import Axes, Fields, Seen, reached_from, seen_by, units_of
@@ -69,7 +69,8 @@ class Result:
                 layer.name for layer in self.layers
             ]
             few = ", ".join(near[:8]) + (" …" if len(near) > 8 else "")
-            raise ArgumentError(build("Report.layer", f"one of {few}", repr(name), hint="Choose the name of a row."))
+            hint = f"Choose the name of a row.{did_you_mean(name, [layer.name for layer in self.layers])}"
+            raise ArgumentError(build("Report.layer", f"one of {few}", repr(name), hint=hint))
         return found[0]
 
     def axes(self, input: int = 0) -> list[Axes]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from ...graph.cost import FLOPS_PER_MAC, backward_macs, macs
-from ...graph.recording import ModuleCall, Operation, Recording
+from ...graph.cost import FLOPS_PER_MAC, backward_macs, macs, macs_inside
+from ...graph.neighbours import Part, parts_of
+from ...graph.recording import ModuleCall, Recording
 from .fields import Extent, Fields
 
 __all__ = ["BOUND", "EXACT", "ONE_RUN", "UNKNOWN", "Layer", "Rows"]
@@ -23,8 +24,8 @@ class Layer:
     name: the module's path, with the number of the call where it is called again; for an operation that of the module
     it stands in and its own. output_shape and weight_shape: of the first output, and of the weight (of the largest
     parameter where none is called that).
-    parameters: that are read here for the first time. macs, flops: multiply-adds, and 2 each; backward_macs: of the
-    gradients.
+    parameters: that are read here for the first time. macs, flops: multiply-adds with all taps, and 2 each;
+    macs_inside: without the taps that fall into the padding; backward_macs: of the gradients, with all taps.
     activation_bytes: of the outputs; kept_bytes: of what autograd keeps for the backward pass here and nowhere before.
     receptive_field: size, jump and offset for each axis of the input [px], or None. line: of the model's code.
     status: for "output_shape", "macs", "kept_bytes" and "receptive_field" whether it is exact, an upper bound, unknown,
@@ -44,6 +45,7 @@ class Layer:
     receptive_field: dict[str, list[float]] | None
     status: dict[str, str]
     line: str | None
+    macs_inside: int | None = None
     value: int | None = field(default=None, repr=False)  # the output in the recording
     call: int | None = field(default=None, repr=False)
 
@@ -53,99 +55,79 @@ class Rows:
 
     def __init__(self, recording: Recording, fields: Fields) -> None:
         self.recording, self.fields = recording, fields
-        # of each row: a call's by its number, an operation by itself
-        operations: dict[int | tuple[int], list[Operation]] = {}
-        for op in recording.operations:
-            leaf = recording.leaf_of(op)
-            operations.setdefault(leaf.index if leaf is not None else (op.index,), []).append(op)
-        starts: list[tuple[int, int, ModuleCall | Operation]] = [
-            (call.start, 0, call) for call in recording.calls if not call.has_calls
-        ]
-        alone = (found[0] for key, found in operations.items() if isinstance(key, tuple))
-        starts += [(op.index, 1, op) for op in alone if not op.is_free and op.outputs]
-        starts.sort(key=lambda start: start[:2])
-        self.owned = self._owners(operations, starts)
-        self.kept = self._kept(starts)
+        parts = parts_of(recording)
+        self.owned = self._owners(parts)
+        self.kept = self._kept(parts)
         self.names: dict[str, int] = {}
         self.layers = [
-            self._call(one, operations.get(one.index, [])) if isinstance(one, ModuleCall) else self._operation(one)
-            for _, _, one in starts
+            self._call(part.call, part) if part.call is not None else self._operation(part) for part in parts
         ]
         self._unused()
         self.totals = self._totals()
 
-    def _owners(
-        self, operations: dict[Any, list[Operation]], starts: list[tuple[int, int, ModuleCall | Operation]]
-    ) -> dict[int, ModuleCall | Operation]:
-        """For each parameter the row that reads it first, or has it."""
-        owners: dict[int, ModuleCall | Operation] = {}
+    def _owners(self, parts: list[Part]) -> dict[int, Part]:
+        """For each parameter the part that reads it first, or has it."""
+        owners: dict[int, Part] = {}
         values = self.recording.values
-        for _, _, one in starts:
-            for op in operations.get(one.index, []) if isinstance(one, ModuleCall) else [one]:
+        for part in parts:
+            for op in part.operations:
                 for value in op.inputs:
-                    self._own(owners, self.recording.origin(value), one)
+                    self._own(owners, self.recording.origin(value), part)
         held = {id(p): v for v, p in ((v, self._tensor(v.name)) for v in values if v.is_parameter and v.name)}
-        for _, _, one in starts:
-            if isinstance(one, ModuleCall):
-                for parameter in one.module.parameters(recurse=False):
-                    if id(parameter) in held:
-                        self._own(owners, held[id(parameter)].index, one)
+        for part in parts:
+            for parameter in () if part.call is None else part.call.module.parameters(recurse=False):
+                if id(parameter) in held:
+                    self._own(owners, held[id(parameter)].index, part)
         return owners
 
-    def _own(self, owners: dict[int, ModuleCall | Operation], value: int, row: ModuleCall | Operation) -> None:
+    def _own(self, owners: dict[int, Part], value: int, part: Part) -> None:
         if self.recording.values[value].is_parameter:
-            owners.setdefault(value, row)
+            owners.setdefault(value, part)
 
     def _tensor(self, name: str) -> Any:
         path, _, last = name.rpartition(".")
         return self.recording.model.get_submodule(path)._parameters.get(last)
 
-    def _kept(self, starts: list[tuple[int, int, ModuleCall | Operation]]) -> dict[int, int]:
-        """Bytes kept for backward, by the place of the row that keeps them."""
+    def _kept(self, parts: list[Part]) -> dict[int, int]:
+        """Bytes kept for backward, by the index of the part that keeps them."""
         found: dict[int, int] = {}
-        by_call = {one.index: place for place, (_, _, one) in enumerate(starts) if isinstance(one, ModuleCall)}
-        operations = [(one.index, place) for place, (_, _, one) in enumerate(starts) if isinstance(one, Operation)]
-        for kept in self.recording.saved:
-            place = by_call.get(kept.call) if kept.call is not None else None
+        by_call = {part.call.index: part.index for part in parts if part.call is not None}
+        operations = [(part.operations[0].index, part.index) for part in parts if part.call is None]
+        for saved in self.recording.saved:
+            place = by_call.get(saved.call) if saved.call is not None else None
             if place is None:
                 place = next(
-                    (p for index, p in operations if index >= kept.operation),
-                    operations[-1][1] if operations else len(starts) - 1,
+                    (p for index, p in operations if index >= saved.operation),
+                    operations[-1][1] if operations else len(parts) - 1,
                 )
-            found[place] = found.get(place, 0) + kept.bytes
-        return {id(starts[place][2]): size for place, size in found.items()}
+            found[place] = found.get(place, 0) + saved.bytes
+        return found
 
     # ------------------------------------------------------------------------------------------------------------- rows
 
-    def _call(self, call: ModuleCall, operations: list[Operation]) -> Layer:
+    def _call(self, call: ModuleCall, part: Part) -> Layer:
         name = call.path or type(call.module).__name__
         name = f"{name} (call {call.number + 1})" if call.number else name
-        return self._row(name, type(call.module).__name__, call, operations, call.outputs, call.line, call.index)
+        return self._row(name, type(call.module).__name__, part, call.line, call.index)
 
-    def _operation(self, op: Operation) -> Layer:
+    def _operation(self, part: Part) -> Layer:
+        (op,) = part.operations
         word = op.name.split(".", 1)[1].strip("_").removesuffix("_with_indices").removeprefix("native_")
         path = self.recording.calls[op.call].path if op.call is not None else ""
         name = f"{path}.{word}" if path else word
         self.names[name] = self.names.get(name, 0) + 1
         name = name if self.names[name] == 1 else f"{name}_{self.names[name]}"
-        return self._row(name, word, op, [op], op.outputs, op.line, op.call)
+        return self._row(name, word, part, op.line, op.call)
 
-    def _row(
-        self,
-        name: str,
-        kind: str,
-        one: ModuleCall | Operation,
-        operations: list[Operation],
-        outputs: tuple[int, ...],
-        line: str | None,
-        call: int | None,
-    ) -> Layer:
+    def _row(self, name: str, kind: str, part: Part, line: str | None, call: int | None) -> Layer:
+        operations, outputs = part.operations, part.outputs
         values = self.recording.values
         output = outputs[0] if outputs else None
-        owned = [values[v] for v, row in self.owned.items() if row is one]
+        owned = [values[v] for v, row in self.owned.items() if row is part]
         read = [values[v] for op in operations for v in map(self.recording.origin, op.inputs) if values[v].is_parameter]
         weights = [v for v in read if (v.name or "").split(".")[-1].startswith("weight")] or read
         counted = [macs(self.recording, op) for op in operations]
+        inside = [macs_inside(self.recording, op) for op in operations]
         backward = [backward_macs(self.recording, op) for op in operations]
         extents = [
             None if output is None else self.fields.extent(output, axis) for axis in self.fields.axes if axis[0] == 0
@@ -164,7 +146,7 @@ class Rows:
             flops=None if sum_ is None else FLOPS_PER_MAC * sum_,
             backward_macs=sum(n or 0 for n in backward) if known else None,
             activation_bytes=sum(values[v].bytes for v in dict.fromkeys(outputs)),
-            kept_bytes=self.kept.get(id(one), 0),
+            kept_bytes=self.kept.get(part.index, 0),
             receptive_field=_told(extents),
             status={
                 "output_shape": exact,
@@ -174,6 +156,7 @@ class Rows:
                 "receptive_field": UNKNOWN if output is None else BOUND if bound else exact,
             },
             line=line,
+            macs_inside=sum(n or 0 for n in inside) if known else None,
             value=output,
             call=call,
         )
@@ -205,6 +188,7 @@ class Rows:
         recording = self.recording
         parameters = [p for p in recording.model.parameters()]
         counted = [macs(recording, op) for op in recording.operations]
+        inside = [macs_inside(recording, op) for op in recording.operations]
         backward = [backward_macs(recording, op) for op in recording.operations]
         total = None if None in counted else sum(n or 0 for n in counted)
         return {
@@ -213,6 +197,7 @@ class Rows:
             "parameter_bytes": sum(p.numel() * p.element_size() for p in parameters),
             "macs": total,
             "flops": None if total is None else FLOPS_PER_MAC * total,
+            "macs_inside": None if None in inside else sum(n or 0 for n in inside),
             "backward_macs": None if None in backward else sum(n or 0 for n in backward),
             "activation_bytes": sum(layer.activation_bytes for layer in self.layers),
             "kept_bytes": sum(kept.bytes for kept in recording.saved),

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import Module
 
+from ...graph.neighbours import Neighbours, Part
 from ...graph.recording import ModuleCall, Operation, Recording
 from ..inspect.result import Result
 from ..inspect.rows import Layer
@@ -73,106 +74,52 @@ class Context:
         return call.path if call is not None else layer.name
 
     @cached_property
-    def _place_of(self) -> dict[int, int]:
-        """Of an operation, by its number, the place of its row in ``layers``."""
-        places: dict[int, int] = {}
-        calls: dict[int, int] = {}
-        for place, layer in enumerate(self.layers):
-            call = self.call(layer)
-            if call is not None:
-                calls[call.index] = place
-            elif layer.value is not None and (op := self.recording.values[layer.value].operation) is not None:
-                places[op] = place
-        for one in self.recording.operations:
-            leaf = self.recording.leaf_of(one)
-            if leaf is not None and leaf.index in calls:
-                places[one.index] = calls[leaf.index]
-        return places
+    def neighbours(self) -> Neighbours:
+        """What stands before and behind the parts of the recording that rows are of."""
+        return Neighbours(self.recording)
+
+    @cached_property
+    def _rows(self) -> dict[int, Layer]:
+        """The row of each part of the recording, by the part's index."""
+        parts = ((self._part_of(layer), layer) for layer in self.layers)
+        return {part.index: layer for part, layer in parts if part is not None}
+
+    def _part_of(self, layer: Layer) -> Part | None:
+        call = self.call(layer)
+        if call is not None:
+            return self.neighbours.of_call(call)
+        maker = None if layer.value is None else self.recording.maker(layer.value)
+        return None if maker is None else self.neighbours.part(maker)
 
     def row(self, op: Operation) -> Layer | None:
         """The row that an operation is part of; None for what only reads the same values otherwise."""
-        place = self._place_of.get(op.index)
-        return None if place is None else self.layers[place]
+        part = self.neighbours.part(op)
+        return None if part is None else self._rows.get(part.index)
 
     def operations(self, layer: Layer) -> list[Operation]:
         """The operations that a row stands for."""
-        return self._operations[self._place(layer)]
-
-    @cached_property
-    def _operations(self) -> list[list[Operation]]:
-        found: list[list[Operation]] = [[] for _ in self.layers]
-        for op in self.recording.operations:
-            if op.index in self._place_of:
-                found[self._place_of[op.index]].append(op)
-        return found
+        part = self._part_of(layer)
+        return [] if part is None else part.operations
 
     @cached_property
     def readers(self) -> dict[int, list[Operation]]:
         """For each value the operations that read it."""
-        return self.recording.readers()
-
-    @cached_property
-    def _neighbours(self) -> tuple[dict[int, list[Layer]], dict[int, list[Layer]]]:
-        """By the rows' places in ``layers``: the rows that made what a row reads, and those that read what it made."""
-        made: dict[int, set[int]] = {}  # of a value the rows it comes from, through what only reads it otherwise
-        before: dict[int, list[int]] = {place: [] for place in range(len(self.layers))}
-        after: dict[int, list[int]] = {place: [] for place in range(len(self.layers))}
-
-        def link(source: int, target: int) -> None:
-            if source != target and target not in after[source]:
-                after[source].append(target)
-                before[target].append(source)
-
-        passed: dict[int, list[int]] = {}  # layers that do nothing: their outputs are their inputs
-        for place, layer in enumerate(self.layers):
-            call = self.call(layer)
-            if call is not None and call.outputs and set(call.outputs) <= set(call.inputs):
-                passed.setdefault(call.start, []).append(place)
-
-        def passes(index: int) -> None:
-            for place in passed.get(index, []):
-                call = self.call(self.layers[place])
-                for value in call.outputs if call is not None else ():
-                    for source in made.get(value, set()):
-                        link(source, place)
-                    made[value] = {place}
-
-        for op in self.recording.operations:
-            passes(op.index)
-            sources: set[int] = set().union(*(made.get(v, set()) for v in op.inputs))
-            own = self._place_of.get(op.index)
-            if own is None or (op.is_free and self.recording.leaf_of(op) is None):
-                for value in op.outputs:
-                    made[value] = sources
-                continue
-            for source in sources:
-                link(source, own)
-            for value in op.outputs:
-                made[value] = {own}
-        passes(len(self.recording.operations))
-        self._last: set[int] = set().union(*(made.get(v, set()) for v in self.recording.outputs))
-        named = [{place: [self.layers[p] for p in found] for place, found in one.items()} for one in (before, after)]
-        return named[0], named[1]
-
-    @cached_property
-    def _places(self) -> dict[int, int]:
-        return {id(layer): place for place, layer in enumerate(self.layers)}
-
-    def _place(self, layer: Layer) -> int:
-        return self._places[id(layer)]
+        return self.neighbours.readers
 
     def before(self, layer: Layer) -> list[Layer]:
         """The rows that made what it reads."""
-        return self._neighbours[0][self._place(layer)]
+        part = self._part_of(layer)
+        return [] if part is None else [self._rows[one.index] for one in self.neighbours.before(part)]
 
     def after(self, layer: Layer) -> list[Layer]:
         """The rows that read what it made."""
-        return self._neighbours[1][self._place(layer)]
+        part = self._part_of(layer)
+        return [] if part is None else [self._rows[one.index] for one in self.neighbours.after(part)]
 
     def is_output(self, layer: Layer) -> bool:
         """Whether the model returns what it made."""
-        self._neighbours  # noqa: B018  finds _last
-        return self._place(layer) in self._last
+        part = self._part_of(layer)
+        return part is not None and self.neighbours.is_output(part)
 
     def input_shape(self, layer: Layer) -> tuple[int, ...] | None:
         """Of the first tensor that it reads."""

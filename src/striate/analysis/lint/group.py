@@ -42,7 +42,8 @@ class Group:
         """All of them, with where in the code they are called if that is known; of many, those whose names differ in a
         number as one.
 
-        >>> found = [Finding("a-rule", "note", f"blocks.{k}.conv", "It is wrong.", "Mend it.", "arithmetic") for k in range(12)]
+        >>> texts = "It is wrong.", "Mend it.", "arithmetic"
+        >>> found = [Finding("a-rule", "note", f"blocks.{k}.conv", *texts) for k in range(12)]
         >>> grouped(found)[0].places, grouped(found[:2])[0].places
         ('blocks.{0-11}.conv', 'blocks.0.conv, blocks.1.conv')
         """
@@ -78,7 +79,8 @@ class Group:
 def grouped(findings: Sequence[Finding]) -> list[Group]:
     """By severity, in it what is about the whole model, then what takes the largest share of the MACs.
 
-    >>> found = [Finding(rule, "note", rule, "It is wrong.", "Mend it.", "", share=share) for rule, share in (("a", 0.1), ("b", 0.4))]
+    >>> shares = {"a": 0.1, "b": 0.4}
+    >>> found = [Finding(rule, "note", rule, "It is wrong.", "Mend it.", "", share=shares[rule]) for rule in shares]
     >>> [(group.rule, group.places + group.scope) for group in grouped(found)]
     [('b', 'b (40 % of the MACs)'), ('a', 'a (10 % of the MACs)')]
     """

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from ...errors import ArgumentError, ArgumentTypeError, build
+from ...errors import ArgumentError, ArgumentTypeError, build, did_you_mean
 from ..inspect.result import Result
 from . import rules as rules  # fills RULES
 from .context import Context, Use
@@ -31,9 +31,8 @@ def lint(report: Result, use: Use, ignore: Collection[str] = ()) -> list[Finding
     ignore = (ignore,) if isinstance(ignore, str) else ignore
     unknown = sorted(set(ignore) - set(RULES))
     if unknown:
-        raise ArgumentError(
-            build("lint", "ids of rules to ignore", repr(unknown[0]), hint=f"There are {', '.join(sorted(RULES))}.")
-        )
+        hint = f"There are {', '.join(sorted(RULES))}.{did_you_mean(unknown[0], RULES)}"
+        raise ArgumentError(build("lint", "ids of rules to ignore", repr(unknown[0]), hint=hint))
     if use.task not in (None, *TASKS):
         raise ArgumentError(
             build("lint", f"a task of {', '.join(TASKS)}", repr(use.task), hint="Choose one of them, or leave it out.")

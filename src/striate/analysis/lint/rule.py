@@ -1,8 +1,8 @@
 """What a lint rule is: a function that looks at a :class:`.context.Context` and yields :class:`Found`; its id, severity
 and source.
 
-The rules themselves are in :mod:`striate.analysis.lint.rules`, a file a subject. Each one's reason is its docstring and, at
-length, in docs/lint.
+The rules themselves are in :mod:`striate.analysis.lint.rules`, a file a subject. Each one's reason is its docstring
+and, at length, in docs/lint.
 """
 
 from __future__ import annotations

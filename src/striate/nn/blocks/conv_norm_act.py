@@ -44,12 +44,12 @@ class _ConvNormAct(Documented, Sequential):
     module, or a module; None for none. order: "conv-norm-act", "conv-act-norm", or "norm-act-conv", pre-activation. The
     rest as a convolution's.
 
-    bias: None for one where it does something. Right before a norm that subtracts each channel's own mean (batch,
-    instance, as many groups as channels) it does not: the mean takes it away again. True and False are kept to, so that
-    such states can be loaded.
+    bias: whether the convolution has one; None for one unless a norm right behind it subtracts each channel's own mean
+    (batch, instance, as many groups as channels), which would cancel the bias. True and False give what they say, so
+    that states of other implementations can be loaded.
 
-    A ReLU, ReLU6 or leaky ReLU right behind one of our norms is computed by the norm's kernel, in one pass, as in any
-    :class:`Sequential` of striate's; each child is what it is, to be looked at or replaced.
+    A ReLU, ReLU6 or leaky ReLU right behind a norm of striate's is computed by the norm's kernel, in one pass, as in
+    any :class:`Sequential` of striate's; each child is a module by itself, to be inspected or replaced.
 
     Shapes: x (N, in_channels, {letters}); y (N, out_channels, {letters}). Children ``conv``, ``norm``, ``act``, in
     their order.

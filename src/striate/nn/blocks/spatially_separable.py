@@ -121,66 +121,60 @@ class SpatiallySeparableConv2d(torch.nn.Module):
         ([[[432, 504], [720, 792]]], [[[432, 504], [720, 792]]])
         """
         where = f"{cls.__name__}.from_kernel"
-        if not isinstance(weight, Tensor):
-            raise ArgumentTypeError(
-                build(where, "weight to be a tensor", type(weight).__name__, hint="Call torch.as_tensor on it first.")
-            )
-        shape = tuple(weight.shape)
-        if weight.dim() not in (2, 4) or 0 in shape:
-            hint = "Give a kernel (K_h, K_w) or a convolution's weight."
-            raise ShapeError(build(where, "a weight of shape (K_h, K_w) or (out, in, K_h, K_w)", shape, hint=hint))
-        if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < 1:
-            hint = "Leave it out for what float32 rounds to."
-            raise ArgumentError(build(where, "a tolerance from 0 to below 1", repr(tolerance), hint=hint))
-        filters, channels = shape[:2] if weight.dim() == 4 else (1, 1)
-        if bias is not None and (not isinstance(bias, Tensor) or tuple(bias.shape) != (filters,)):
-            given = tuple(bias.shape) if isinstance(bias, Tensor) else repr(bias)
-            raise ShapeError(
-                build(where, f"a bias of shape ({filters},)", given, hint="Give one number for each filter.")
-            )
-        kernels = weight.detach().reshape(filters, channels, *shape[-2:]).double()
-        if not bool(torch.isfinite(kernels).all()):
-            raise ArgumentError(build(where, "finite weights", "inf or NaN", hint="Look at what the training did."))
-        values = torch.linalg.svdvals(kernels)
-        residual = torch.linalg.vector_norm(values[..., 1:], dim=-1) / torch.linalg.vector_norm(values, dim=-1).clamp(
-            min=1e-300
-        )
-        worst = int(residual.argmax())
-        if float(residual.flatten()[worst]) > tolerance:
-            first, second = values.reshape(-1, values.shape[-1])[worst][:2].tolist()
-            at = f" [{worst // channels}, {worst % channels}]" if weight.dim() == 4 else ""
-            got = f"kernel{at} whose second singular value is {second / first:.3g} of the first"
-            told = f"{float(residual.flatten()[worst]):.3g}, above the tolerance {tolerance:g}"
-            hint = "Keep the convolution, or train this layer in its place."
-            raise ArgumentError(build(where, "kernels of rank 1", got, hint=hint, **{"residual ‖W - uvᵀ‖/‖W‖": told}))
-        matrix = kernels.permute(1, 2, 0, 3).reshape(channels * shape[-2], filters * shape[-1])
+        kernels = _checked_kernels(weight, bias, tolerance, where)
+        filters, channels, height, width = kernels.shape
+        matrix = kernels.permute(1, 2, 0, 3).reshape(channels * height, filters * width)
         u, sigma, v = torch.linalg.svd(matrix, full_matrices=False)
-        least = (
-            float(sigma[0])
-            * max(matrix.shape)
-            * torch.finfo(weight.dtype if weight.is_floating_point() else torch.float32).eps
-        )
-        middle = max(1, int((sigma > least).sum()))
+        precision = torch.finfo(weight.dtype if weight.is_floating_point() else torch.float32)
+        rounding = float(sigma[0]) * max(matrix.shape) * precision.eps  # singular values up to this are 0
+        middle = max(1, int((sigma > rounding).sum()))
         root = sigma[:middle].sqrt()
-        kind = weight.dtype if weight.is_floating_point() else torch.get_default_dtype()
-        layer = cls(
-            channels,
-            filters,
-            shape[-2:],
-            stride,
-            padding,
-            dilation,
-            middle,
-            bias is not None,
-            padding_mode,
-            weight.device,
-            kind,
-        )
+        dtype = weight.dtype if weight.is_floating_point() else torch.get_default_dtype()
+        factory: Any = {"padding_mode": padding_mode, "device": weight.device, "dtype": dtype}
+        learns_bias = bias is not None
+        layer = cls(channels, filters, (height, width), stride, padding, dilation, middle, learns_bias, **factory)
+        vertical = (u[:, :middle] * root).T.reshape(middle, channels, height, 1)
+        horizontal = (root[:, None] * v[:middle]).reshape(middle, filters, 1, width).transpose(0, 1)
         with torch.no_grad():
-            layer.vertical.weight.copy_((u[:, :middle] * root).T.reshape(middle, channels, shape[-2], 1))
-            layer.horizontal.weight.copy_(
-                (root[:, None] * v[:middle]).reshape(middle, filters, 1, shape[-1]).transpose(0, 1)
-            )
+            layer.vertical.weight.copy_(vertical)
+            layer.horizontal.weight.copy_(horizontal)
             if bias is not None and layer.horizontal.bias is not None:
                 layer.horizontal.bias.copy_(bias)
         return layer
+
+
+def _checked_kernels(weight: Any, bias: Any, tolerance: Any, where: str) -> Tensor:
+    """The kernels in float64, (out_channels, in_channels, K_h, K_w); raises where one of them has not rank 1."""
+    if not isinstance(weight, Tensor):
+        raise ArgumentTypeError(
+            build(where, "weight to be a tensor", type(weight).__name__, hint="Call torch.as_tensor on it first.")
+        )
+    shape = tuple(weight.shape)
+    if weight.dim() not in (2, 4) or 0 in shape:
+        hint = "Give a kernel (K_h, K_w) or a convolution's weight."
+        raise ShapeError(build(where, "a weight of shape (K_h, K_w) or (out, in, K_h, K_w)", shape, hint=hint))
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < 1:
+        hint = "Leave it out for what float32 rounds to."
+        raise ArgumentError(build(where, "a tolerance from 0 to below 1", repr(tolerance), hint=hint))
+    filters, channels = shape[:2] if weight.dim() == 4 else (1, 1)
+    if bias is not None and (not isinstance(bias, Tensor) or tuple(bias.shape) != (filters,)):
+        given = tuple(bias.shape) if isinstance(bias, Tensor) else repr(bias)
+        raise ShapeError(
+            build(where, f"a bias of shape ({filters},)", given, hint="Give one number for each filter.")
+        )
+    kernels = weight.detach().reshape(filters, channels, *shape[-2:]).double()
+    if not bool(torch.isfinite(kernels).all()):
+        raise ArgumentError(build(where, "finite weights", "inf or NaN", hint="Look at what the training did."))
+    values = torch.linalg.svdvals(kernels)
+    residual = torch.linalg.vector_norm(values[..., 1:], dim=-1) / torch.linalg.vector_norm(values, dim=-1).clamp(
+        min=1e-300
+    )
+    worst = int(residual.argmax())
+    if float(residual.flatten()[worst]) > tolerance:
+        first, second = values.reshape(-1, values.shape[-1])[worst][:2].tolist()
+        at = f" [{worst // channels}, {worst % channels}]" if weight.dim() == 4 else ""
+        got = f"kernel{at} whose second singular value is {second / first:.3g} of the first"
+        error = f"{float(residual.flatten()[worst]):.3g}, above the tolerance {tolerance:g}"
+        hint = "Keep the convolution, or train this layer in its place."
+        raise ArgumentError(build(where, "kernels of rank 1", got, hint=hint, **{"residual ‖W - uvᵀ‖/‖W‖": error}))
+    return kernels

@@ -137,8 +137,8 @@ class _BatchNorm(FusedActivation):
                 batches=self._batches(input) if measured else 1,
                 residual=residual,
                 **self._kernel_options(following),
-                known=statistics if measured else None,
-                fresh=fresh,
+                statistics=statistics if measured else None,
+                rematerialize_residual=fresh,
             )
         except REFUSALS:
             self._uncount_batch(measured and mean is not None)
@@ -264,7 +264,7 @@ class BatchNormAct2d(WithResidual, _BatchNorm, _BatchNormState):
     .. math:: y = act(γ_c·(x - μ_c)/\sqrt{σ²_c + ε} + β_c + residual)
 
     For backward it keeps x, the statistics and the residual if there is one, but not its output. In a container a
-    convolution behind it does not keep that output either, but recomputes it (see ops/recipe.py).
+    convolution behind it does not keep that output either, but recomputes it (see ops/rematerialize.py).
 
     x, residual: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). activation: None, "relu", "leaky_relu", "relu6" or
     "silu" (SiLU is a pass of its own); negative_slope: of the leaky ReLU. The rest as for :class:`BatchNorm2d`; the

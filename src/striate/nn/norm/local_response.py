@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...ops import norm as ops
+from ...ops import local_response
 from ..namesake import Namesake
 
 __all__ = ["LocalResponseNorm"]
@@ -23,4 +23,4 @@ class LocalResponseNorm(Namesake, torch.nn.LocalResponseNorm):
     """
 
     def _compute(self, input: Tensor) -> Tensor:
-        return ops.response(input, self.size, self.alpha, self.beta, self.k, where=type(self).__name__)
+        return local_response.response(input, self.size, self.alpha, self.beta, self.k, where=type(self).__name__)

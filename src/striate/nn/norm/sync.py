@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ... import _torch
-from ...ops.shared import synchronized_batch_norm
+from ...ops.sync_batch_norm import synchronized_batch_norm
 from .base import WithResidual
 from .batch import BATCH_NORMS, REFUSALS, _BatchNorm
 

@@ -4,171 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import ceil, gcd, prod
-from typing import NamedTuple
 
 import torch
 
-from ....graph.recording import Operation
 from ....render.numbers import sizes
 from ....window import Axis, Field
 from ...inspect.rows import Layer
 from ..context import Context
 from ..rule import Found, rule
+from ..windows import (
+    POOLING,
+    WindowedLayer,
+    fields_of,
+    followed_axes,
+    format_percent,
+    format_units,
+    image_sizes,
+    readers_beyond,
+    windowed_layers,
+)
 from .depth import NORMS, linear_sums
 from .norm import ACTIVATIONS
 
-# kinds of operators: what looks through windows besides convolutions, and what unites all places of a map
-POOLING = ("max_pool", "avg_pool")
+# kinds of operators that unite all places of a map
 GLOBAL = (*POOLING, "adaptive_max_pool", "adaptive_avg_pool", "mean", "total")
 # before which convolution, from which stride on, and how many units an object needs there
 EARLY, STRIDE, UNITS = 3, 4, 8
 SHARE = 0.1  # of the input that a floor may drop before it is more than a note
 PART = 0.1  # of the MACs, from which on layers that see too much are told
-
-
-class _Window(NamedTuple):
-    """A layer whose units look through windows.
-
-    operation: the convolution or pooling; value: what it reads, before all padding that is done for it, by itself or by
-    operations of their own;
-    axes: with this padding; of a transposed convolution its adjoint's.
-    """
-
-    layer: Layer
-    operation: Operation
-    value: int
-    axes: tuple[Axis, ...]
-
-    @property
-    def is_convolution(self) -> bool:
-        return self.operation.is_a("convolution") and not self.operation.arguments["transposed"]
-
-    @property
-    def is_transposed(self) -> bool:
-        return self.operation.is_a("convolution") and bool(self.operation.arguments["transposed"])
-
-    @property
-    def kernel(self) -> tuple[int, ...]:
-        return tuple(axis.size for axis in self.axes)
-
-    @property
-    def looks_around(self) -> bool:
-        return max(self.kernel) > 1
-
-
-def _windows(context: Context) -> list[_Window]:
-    recording, found = context.recording, []
-    for op in recording.operations:
-        layer = context.row(op)
-        if layer is None or not (op.is_a("convolution", *POOLING)):
-            continue
-        value = op.inputs[0]
-        given, made, arguments = recording.values[value].shape, recording.values[op.outputs[0]].shape, op.arguments
-        kernel = recording.values[op.inputs[1]].shape[2:] if op.is_a("convolution") else arguments["kernel_size"]
-        dims = len(given) - 2 if op.is_a("convolution") else int(op.name.split("pool")[1][0])
-        kernel = _each(kernel, dims)
-        stride, padding = _each(arguments["stride"] or kernel, dims), _each(arguments["padding"], dims)
-        dilation = _each(arguments.get("dilation", 1), dims)
-        transposed = op.is_a("convolution") and arguments["transposed"]
-        before, after = list(padding), list(padding)
-        maker = context.recording.maker(value)
-        while maker is not None and not transposed and (margins := _margins(maker, dims)) is not None:
-            before = [own + more for own, (more, _) in zip(before, margins, strict=True)]
-            after = [own + more for own, (_, more) in zip(after, margins, strict=True)]
-            value = maker.inputs[0]
-            given, maker = recording.values[value].shape, context.recording.maker(value)
-        source, target = (made, given) if transposed else (given, made)
-        numbers = zip(source[-dims:], target[-dims:], kernel, stride, dilation, before, after, strict=True)
-        axes = tuple(Axis(*one) for one in numbers)
-        # pooling on one axis is done on two
-        if maker is not None and maker.name == "aten.unsqueeze" and op.is_a(*POOLING):
-            value, axes = maker.inputs[0], axes[1:]
-        found.append(_Window(layer, op, value, axes))
-    return found
-
-
-def _margins(op: Operation, dims: int) -> list[tuple[int, int]] | None:
-    """What a padding adds before and behind each of the last axes; None for what is no padding, cuts off, or adds
-    channels.
-    """
-    if not op.is_a("pad"):
-        return None
-    listed = op.arguments["pad" if "pad" in op.arguments else "padding"]
-    pairs = list(zip(listed[::2], listed[1::2], strict=True))  # the last axis comes first
-    pairs += [(0, 0)] * (dims - len(pairs))
-    return None if min(listed, default=0) < 0 or any(map(any, pairs[dims:])) else pairs[:dims][::-1]
-
-
-def _each(given: int | list[int] | tuple[int, ...], dims: int) -> list[int]:
-    listed = [given] if isinstance(given, int) else list(given)
-    return listed * dims if len(listed) == 1 else listed
-
-
-def _fields(context: Context, value: int, everything: bool = True) -> list[Field] | None:
-    """Of a map's units, on each axis of the input; None for what is no map. everything: with what is seen through
-    global means.
-    """
-    fields, found = context.report.fields, []
-    axes = context.report.axes()
-    places = [fields.place(value, axis) for axis in axes]
-    if (
-        not places
-        or any(place is None for place in places)
-        or max(place.size for place in places if place is not None) < 2
-    ):
-        return None
-    for axis, place in zip(axes, places, strict=True):
-        extent = fields.extent(value, axis)
-        assert extent is not None and place is not None
-        found.append(extent.field if everything else fields.states[value].fields[axis][place])
-    return found
-
-
-def _along(context: Context, window: _Window) -> list[tuple[Axis, float] | None]:
-    """For each axis of the input the window's axis that follows it, with the jump of what it reads [px]; None where
-    none does alone.
-    """
-    fields, shape = context.report.fields, context.recording.values[window.value].shape
-    found: list[tuple[Axis, float] | None] = []
-    for axis in context.report.axes():
-        place = fields.place(window.value, axis)
-        number = -1 if place is None else place.axis - (len(shape) - len(window.axes))
-        alone = place is not None and number >= 0 and place.size == shape[place.axis]
-        found.append(
-            (window.axes[number], float(fields.states[window.value].fields[axis][place].jump))
-            if place and alone
-            else None
-        )
-    return found
-
-
-def _image(context: Context) -> list[int]:
-    return [context.report.fields.size(axis) for axis in context.report.axes()]
-
-
-def _readers(context: Context, value: int) -> list[Operation]:
-    """What computes with a tensor, also through views of it and with a padding around it."""
-    found = []
-    for op in context.readers.get(value, []):
-        passes = op.is_free or op.is_a("pad")
-        found += [one for output in op.outputs for one in _readers(context, output)] if passes else [op]
-    return found
-
-
-def _percent(share: float) -> str:
-    """In whole percents, never all or nothing by rounding.
-
-    >>> _percent(0.125), _percent(0.001), _percent(0.999), _percent(1)
-    ('12 %', 'under 1 %', 'over 99 %', '100 %')
-    """
-    if 0 < share < 0.01 or 0.99 < share < 1:
-        return "under 1 %" if share < 0.5 else "over 99 %"
-    return f"{100 * share:.0f} %"
-
-
-def _units(numbers: list[float]) -> str:
-    return "×".join(f"{n:.3g}" for n in numbers)
-
 
 # --------------------------------------------------------------------------------------------------- fields and objects
 
@@ -184,24 +47,23 @@ def early_downsampling(context: Context) -> Iterator[Found]:
     """
     if context.object_px is None:
         return
-    convolutions = [window for window in _windows(context) if window.is_convolution and window.looks_around]
+    convolutions = [window for window in windowed_layers(context) if window.is_convolution and window.looks_around]
     if len(convolutions) < EARLY:
         return
-    fields = _fields(context, convolutions[EARLY - 1].value)
+    fields = fields_of(context, convolutions[EARLY - 1].value)
     if fields is None:
         return
     jumps = [float(field.jump) for field in fields]
     left = [context.object_px / jump for jump in jumps if jump]
     if max(jumps) < STRIDE or not left or min(left) >= UNITS:
         return
-    made = [(layer, _fields(context, layer.value)) for layer in context.layers if layer.value is not None]
+    made = [(layer, fields_of(context, layer.value)) for layer in context.layers if layer.value is not None]
     first = next(layer for layer, seen in made if seen is not None and max(field.jump for field in seen) >= STRIDE)
     coarsest = max(float(field.jump) for _, seen in made if seen is not None for field in seen)
     yield Found(
         first.name,
-        f"The stride is {_units(jumps)} before the third convolution, where an object of {context.object_px:g} px "
-        "covers "
-        f"{_units(left)} units, and {context.object_px / coarsest:.3g} of the coarsest map.",
+        f"The stride is {format_units(jumps)} before the third convolution, where an object of "
+        f"{context.object_px:g} px covers {format_units(left)} units, and {context.object_px / coarsest:.3g} of the coarsest map.",
         "Take strides and poolings out of the first layers, or give larger images.",
     )
 
@@ -218,11 +80,11 @@ def field_smaller_than_object(context: Context) -> Iterator[Found]:
     united = any(
         op.is_a("attention", "batched_product") for op in context.recording.operations
     )
-    if context.object_px is None or united or not _windows(context):
+    if context.object_px is None or united or not windowed_layers(context):
         return
     best: tuple[Layer, list[int]] | None = None
     for layer in context.layers:
-        fields = _fields(context, layer.value) if layer.value is not None else None
+        fields = fields_of(context, layer.value) if layer.value is not None else None
         if fields is not None and (best is None or min(f.size for f in fields) > min(best[1])):
             best = layer, [f.size for f in fields]
     if best is not None and min(best[1]) < context.object_px:
@@ -249,7 +111,7 @@ def field_smaller_than_input(context: Context) -> Iterator[Found]:
     if context.task != "classification" or context.object_px is not None:
         return
     pooled = [(layer, fields) for layer, fields, _ in _globally_pooled(context)]
-    image = _image(context)
+    image = image_sizes(context)
     for layer, fields in pooled[-1:]:
         seen = [field.size for field in fields]
         if any(field < size for field, size in zip(seen, image, strict=True)):
@@ -266,8 +128,8 @@ def _globally_pooled(context: Context) -> Iterator[tuple[Layer, list[Field], int
         layer = context.row(op)
         if layer is None or not op.inputs or not op.is_a(*GLOBAL):
             continue
-        fields = _fields(context, op.inputs[0])
-        if fields is not None and _fields(context, op.outputs[0]) is None:
+        fields = fields_of(context, op.inputs[0])
+        if fields is not None and fields_of(context, op.outputs[0]) is None:
             yield layer, fields, op.inputs[0]
 
 
@@ -276,8 +138,8 @@ def unproductive_layers(context: Context) -> Iterator[Found]:
     """Where each input of a convolution has seen the whole image, a larger field adds padding: such layers often add
     little accuracy. Where shortcuts carry smaller fields along, they still have something to add.
     """
-    image, least, found = _image(context), _least_fields(context), []
-    for window in _windows(context):
+    image, least, found = image_sizes(context), _least_fields(context), []
+    for window in windowed_layers(context):
         seen = least.get(window.value)
         if (
             window.is_convolution
@@ -305,13 +167,14 @@ def _least_fields(context: Context) -> dict[int, list[int]]:
     """
     axes = context.report.axes()
     least = {context.recording.inputs[0]: [1] * len(axes)} if axes else {}
-    windows = {window.operation.index: window for window in _windows(context) if not window.is_transposed}
+    windows = {window.operation.index: window for window in windowed_layers(context) if not window.is_transposed}
     for op in context.recording.operations:
         seen = min((least[value] for value in op.inputs if value in least), key=prod, default=None)
         if seen is None:
             continue
         if (window := windows.get(op.index)) is not None:
-            steps = (0 if along is None else int((along[0].extent - 1) * along[1]) for along in _along(context, window))
+            followed = followed_axes(context, window)
+            steps = (0 if along is None else int((along[0].extent - 1) * along[1]) for along in followed)
             seen = [size + step for size, step in zip(seen, steps, strict=True)]
         least |= dict.fromkeys(op.outputs, seen)
     return least
@@ -349,7 +212,7 @@ def _made_of(context: Context, value: int) -> tuple[int, set[int]]:
     return value, on_the_way
 
 
-def _unseen(context: Context, window: _Window, windows: list[_Window]) -> int:
+def _unseen(context: Context, window: WindowedLayer, windows: list[WindowedLayer]) -> int:
     """How many positions of its input neither it nor any other reader of the map looks at."""
     recording = context.recording
     source, on_the_way = _made_of(context, window.value)
@@ -384,7 +247,7 @@ def _fate(unseen: int, left_out: int, whole: int) -> str:
     """What becomes of positions that a window leaves out."""
     if not unseen:
         return "which other branches see"
-    return "which reach nothing" if unseen == left_out else f"and {_percent(unseen / whole)} reach nothing at all"
+    return "which reach nothing" if unseen == left_out else f"and {format_percent(unseen / whole)} reach nothing at all"
 
 
 @rule(
@@ -392,7 +255,7 @@ def _fate(unseen: int, left_out: int, whole: int) -> str:
 )
 def dropped_rows(context: Context) -> Iterator[Found]:
     """⌊(input + padding - extent)/stride⌋ leaves a remainder, and the rows and columns of it reach nothing."""
-    windows = [window for window in _windows(context) if not window.is_transposed]
+    windows = [window for window in windowed_layers(context) if not window.is_transposed]
     for window in windows:
         if any(map(_skips, window.axes)):
             continue
@@ -408,7 +271,7 @@ def dropped_rows(context: Context) -> Iterator[Found]:
             yield Found(
                 window.layer.name,
                 (
-                    f"Its windows end before the last {' and '.join(told)}: {_percent(1 - kept / whole)} of its "
+                    f"Its windows end before the last {' and '.join(told)}: {format_percent(1 - kept / whole)} of its "
                     f"input{fate}."
                 ),
                 "Pad, use ceil_mode, or choose an input whose size the strides divide.",
@@ -425,14 +288,14 @@ def skipped_pixels(context: Context) -> Iterator[Found]:
     """A stride larger than the window's extent leaves gaps; with dilation a factor that both have in common leaves them
     too.
     """
-    windows = [window for window in _windows(context) if not window.is_transposed]
+    windows = [window for window in windowed_layers(context) if not window.is_transposed]
     for window in windows:
         if not any(map(_skips, window.axes)) or _is_part_of_another(context, window, windows):
             continue
         whole = prod(axis.input for axis in window.axes)
         skipped = whole - prod(len(_reached(axis)) for axis in window.axes)
         unseen = _unseen(context, window, windows)
-        told = f"Its windows skip {_percent(skipped / whole)} of its input, {_fate(unseen, skipped, whole)}."
+        told = f"Its windows skip {format_percent(skipped / whole)} of its input, {_fate(unseen, skipped, whole)}."
         if unseen:
             yield Found(window.layer.name, told, "Use a kernel of at least the stride, or pool first.")
         else:
@@ -440,7 +303,7 @@ def skipped_pixels(context: Context) -> Iterator[Found]:
             yield Found(window.layer.name, told, fix, severity="note")
 
 
-def _is_part_of_another(context: Context, window: _Window, windows: list[_Window]) -> bool:
+def _is_part_of_another(context: Context, window: WindowedLayer, windows: list[WindowedLayer]) -> bool:
     """Whether it is a branch of a re-parameterised block: its taps lie within those of a convolution on the same map
     with which it is summed, so that both are one larger kernel.
     """
@@ -476,7 +339,7 @@ def even_kernel_same_padding(context: Context) -> Iterator[Found]:
     """An even window has no middle value: a padded one of stride 1 moves the map by half a unit, and layers add that
     up.
     """
-    for window in _windows(context):
+    for window in windowed_layers(context):
         if window.is_transposed or any(
             op.name == "aten.slice" for op in context.readers.get(window.operation.outputs[0], [])
         ):
@@ -491,7 +354,7 @@ def even_kernel_same_padding(context: Context) -> Iterator[Found]:
                 window.layer.name,
                 f"Its even windows of {sizes(window.kernel)}, with {at.before} padded before and {at.after} behind, "
                 "move the map by "
-                f"{_units([abs(move) for move in moved])} units.",
+                f"{format_units([abs(move) for move in moved])} units.",
                 "Use an odd kernel.",
                 severity="warning" if context.task in ("localisation", "segmentation") else None,
             )
@@ -510,7 +373,7 @@ def gridding(context: Context) -> Iterator[Found]:
     pixels.
     """
     windows = {
-        id(window.layer): window for window in _windows(context) if window.is_convolution or window.is_transposed
+        id(window.layer): window for window in windowed_layers(context) if window.is_convolution or window.is_transposed
     }
     dilated = {place: window for place, window in windows.items() if _dilation(window) > 1}
     if len(dilated) < 2:
@@ -525,7 +388,7 @@ def gridding(context: Context) -> Iterator[Found]:
             followed |= ahead[id(layer)]
     for place, window in windows.items():
         stacked = [dilated[one] for one in windows if one in dilated and (one == place or one in ahead[place])]
-        if place in followed or len(stacked) < 2 or _fields(context, window.operation.outputs[0]) is None:
+        if place in followed or len(stacked) < 2 or fields_of(context, window.operation.outputs[0]) is None:
             continue
         seen = context.report.receptive_field(window.layer.name)
         if seen.rectangle is None:
@@ -545,7 +408,7 @@ def gridding(context: Context) -> Iterator[Found]:
             )
 
 
-def _dilation(window: _Window) -> int:
+def _dilation(window: WindowedLayer) -> int:
     return max(axis.dilation if axis.size > 1 else 1 for axis in window.axes)
 
 
@@ -558,7 +421,7 @@ def checkerboard(context: Context) -> Iterator[Found]:
     """Where the stride does not divide the kernel, outputs of a transposed convolution are sums of different numbers of
     taps.
     """
-    for window in _windows(context):
+    for window in windowed_layers(context):
         if not window.is_transposed:
             continue
         counts = [[len(taps) for taps in axis.look_back.positions] for axis in window.axes]
@@ -581,25 +444,25 @@ def pooling_in_localisation(context: Context) -> Iterator[Found]:
     """
     if context.task not in ("localisation", "segmentation"):
         return
-    for window in _windows(context):
+    for window in windowed_layers(context):
         if not window.operation.is_a("max_pool") or all(axis.stride == 1 for axis in window.axes):
             continue
-        places = [op for output in window.operation.outputs[1:] for op in _readers(context, output)]
-        along = [one for one in _along(context, window) if one is not None]
-        if places or not along or len(_readers(context, window.value)) > 1:
+        places = [op for output in window.operation.outputs[1:] for op in readers_beyond(context, output)]
+        along = [one for one in followed_axes(context, window) if one is not None]
+        if places or not along or len(readers_beyond(context, window.value)) > 1:
             continue  # they are handed on, or the map itself is
         within = [axis.size * jump for axis, jump in along]
         yield Found(
             window.layer.name,
             (
                 f"It forgets which of {sizes(window.kernel)} units was the largest, that is where within "
-                f"{_units(within)} "
+                f"{format_units(within)} "
                 "px something lies."
             ),
             "Use a convolution of the same stride, or hand the map on to a decoder.",
         )
     for layer, _, value in _globally_pooled(context):
-        if len(_readers(context, value)) == 1:
+        if len(readers_beyond(context, value)) == 1:
             shape = context.recording.values[value].shape[2:]
             yield Found(
                 layer.name,
@@ -619,7 +482,7 @@ def pooling_in_localisation(context: Context) -> Iterator[Found]:
 )
 def kernel_larger_than_map(context: Context) -> Iterator[Found]:
     """A kernel that is larger than its map lies on padding for the most part, and taps there multiply zeros."""
-    for window in _windows(context):
+    for window in windowed_layers(context):
         if not window.is_convolution or not any(axis.extent > axis.input for axis in window.axes):
             continue
         share = 1 - prod(axis.tap_count / (axis.output * axis.size) for axis in window.axes)
@@ -631,6 +494,6 @@ def kernel_larger_than_map(context: Context) -> Iterator[Found]:
                 window.layer.name,
                 f"Of the taps of its {sizes(window.kernel)} kernel{spread} on a map of "
                 f"{sizes([axis.input for axis in window.axes])}, "
-                f"{_percent(share)} fall into the padding.",
+                f"{format_percent(share)} fall into the padding.",
                 "Use a smaller kernel or dilation, fewer strides before it, or larger images.",
             )
