@@ -394,9 +394,9 @@ def test_whole_numbers_go_in_and_come_out() -> None:
 def test_a_model_whose_batch_size_is_fixed_is_frozen_for_that() -> None:
     frozen = checked(Called(lambda m, x: m.a(x).view(2, -1), a=conv()), torch.randn(IMAGE))
     told = text_of(ShapeError, lambda: frozen(torch.randn(3, 4, 9, 9)))
-    assert (
-        told
-        == "Frozen expects input 0 of shape (2, 4, 9, 9), got (3, 4, 9, 9). Freeze the model with an example of that shape."
+    assert told == (
+        "Frozen expects input 0 of shape (2, 4, 9, 9), got (3, 4, 9, 9). Freeze the model with an example of that "
+        "shape."
     )
 
 
@@ -850,7 +850,8 @@ def test_strict_precision_is_kept_to() -> None:
         assert not [
             name for methods in strict.values() for name, reason in methods if "winograd" in name and reason is None
         ]
-        close(F.conv2d(x, frozen._executable.constants[0].value, frozen._executable.constants[1].value, padding=1), frozen(x))
+        weight, bias = (constant.value for constant in frozen._executable.constants[:2])
+        close(F.conv2d(x, weight, bias, padding=1), frozen(x))
 
 
 # -------------------------------------------------------------------------------------------------------------- threads
@@ -1234,18 +1235,19 @@ def test_what_cannot_be_done_to_a_frozen_model_is_told() -> None:
         "double": text_of(ArgumentError, frozen.double),
         "cuda": text_of(ArgumentError, lambda: frozen.to("meta")),
     }
-    state = "Frozen expects to be saved whole, got a call of state_dict. Keep the model it was frozen from: that has the state. "
-    state += "Save this one with .save(path)."
+    state = "Frozen expects to be saved whole, got a call of state_dict. "
+    state += "Keep the model it was frozen from: that has the state. Save this one with .save(path)."
     kept = "Frozen expects to be kept in a file of numbers and text, got a call of pickle. "
     kept += "Save it with .save(path), and load that with striate.load_frozen(path)."
     assert told == {
         "state_dict": state,
         "of a part": state,
-        "load_state_dict": "Frozen expects its weights to stay, got a call of load_state_dict. Load it into the model it was frozen from, and "
-        "freeze that again.",
+        "load_state_dict": "Frozen expects its weights to stay, got a call of load_state_dict. "
+        "Load it into the model it was frozen from, and freeze that again.",
         "pickle": kept,
         "torch.save": kept,
-        "double": "Frozen expects to stay float32 on the CPU, got float64 on cpu. Convert the model it was frozen from.",
+        "double": "Frozen expects to stay float32 on the CPU, got float64 on cpu. "
+        "Convert the model it was frozen from.",
         "cuda": "Frozen expects to stay float32 on the CPU, got float32 on meta. Convert the model it was frozen from.",
     }
 
@@ -1311,8 +1313,8 @@ def test_inputs_it_was_not_frozen_for_are_refused() -> None:
         "batch": f"Frozen expects input 1 of shape (N, 4, 9, 9), got (1, 4, 9, 9). N: 2. {hint}",
         "type": "Frozen expects input 1 of float32 on the CPU, got float64 on cpu. Convert it with .to().",
         "device": "Frozen expects input 1 of float32 on the CPU, got float32 on meta. Convert it with .to().",
-        "gradient": "Frozen expects input 1 without a gradient, got one that requires it. Call it under torch.no_grad(), or train with the model "
-        "it was frozen from.",
+        "gradient": "Frozen expects input 1 without a gradient, got one that requires it. "
+        "Call it under torch.no_grad(), or train with the model it was frozen from.",
     }
     with torch.no_grad():
         assert frozen(x, x.clone().requires_grad_()).grad_fn is None
@@ -1361,7 +1363,8 @@ def test_what_cannot_be_frozen_is_told() -> None:
             ArgumentError,
             stuck,
             x,
-            "a model that can be copied, got TypeError: cannot pickle 'generator' object. Take out what keeps copy.deepcopy(model) from working.",
+            "a model that can be copied, got TypeError: cannot pickle 'generator' object. Take out what keeps "
+            "copy.deepcopy(model) from working.",
         ),
         (
             ArgumentError,
@@ -1468,7 +1471,10 @@ def test_what_a_forward_must_not_do_is_told_with_its_line(name: str) -> None:
 def test_what_torch_cannot_trace_is_told_with_its_line() -> None:
     model = Called(lambda m, x: m.a(x.flatten(2)[:, :, :, None].expand(2, 4, 9, 9)), a=conv())
     told = text_of(ArgumentError, lambda: freeze(model, torch.randn(IMAGE)))
-    traced = "Freeze the parts of the model that can be traced one by one, or take what depends on the input's values out of forward."
+    traced = (
+        "Freeze the parts of the model that can be traced one by one, or take what depends on the input's values "
+        "out of forward."
+    )
     assert re.match(
         r"freeze expects a model that torch\.export can trace, got RuntimeError: .* \(at test_freeze\.py:\d+\)\. ", told
     )
@@ -1482,8 +1488,8 @@ def test_an_operator_that_wants_its_tensors_in_rows_is_told(monkeypatch: pytest.
     )
     told = text_of(ArgumentError, lambda: freeze(model, torch.randn(IMAGE)))
     assert told == (
-        "freeze expects operators that take tensors in channels order, got RuntimeError: Tensor must have a last dimension with stride 1. "
-        "Freeze the parts of the model without it."
+        "freeze expects operators that take tensors in channels order, got RuntimeError: Tensor must have a last "
+        "dimension with stride 1. Freeze the parts of the model without it."
     )
 
 
@@ -1504,7 +1510,8 @@ def test_a_model_that_treats_a_single_one_otherwise_is_warned_of() -> None:
         "freeze expects outputs within 1e-03 of the model's, in parts of their root mean square, got "
     )
     assert told.endswith(
-        "Compare the two on your own data before you use the frozen one; a condition on the batch size in forward is one cause."
+        "Compare the two on your own data before you use the frozen one; a condition on the batch size in "
+        "forward is one cause."
     )
     assert frozen.difference > 0.1
 
@@ -1670,7 +1677,8 @@ def test_what_no_fused_layer_can_have_is_told() -> None:
     assert told == {
         "bounds": "conv expects low to be at most high, got 1.0 and 0.0. Leave out what does not bound.",
         "nan": "linear expects low to be at most high, got nan and inf. Leave out what does not bound.",
-        "channels": "features.0 expects 4 channels, got 3. x: (1, 3, 9, 9). weight: (4, 4, 3, 3). Set in_channels=3, or check the layer before.",
+        "channels": "features.0 expects 4 channels, got 3. x: (1, 3, 9, 9). weight: (4, 4, 3, 3). "
+        "Set in_channels=3, or check the layer before.",
         "batch": "conv expects x of 4 axes, got (4, 9, 9). Add the batch with unsqueeze(0).",
         "features": "linear expects 5 features, got (1, 4). Set in_features=4, or check the layer before.",
         "type": "conv expects weight of x's type, float64, got float32. x: (1, 4, 9, 9). Convert one with .to().",

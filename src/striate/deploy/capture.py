@@ -95,7 +95,8 @@ def _check_state(functional: Any, exported: Any) -> None:
                 if _is_mutable(one.target) and specs.get(_viewed(one).name) == spec.target
             ]
             # a norm writes into its statistics, and its operator is not marked as one that writes
-            written += [user for one in exported.graph.nodes if specs.get(one.name) == spec.target for user in one.users]
+            changed = [one for one in exported.graph.nodes if specs.get(one.name) == spec.target]
+            written += [user for one in changed for user in one.users]
             raise _change(f"{_named(spec.target)}{source.at(next(map(_line, written), None))}")
 
 

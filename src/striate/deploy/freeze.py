@@ -20,9 +20,9 @@ from torch.nn import Module
 
 from .._torch import tree_leaves
 from ..errors import ArgumentError, ArgumentTypeError, DtypeError, build, describe_error
-from . import file
 from .capture import capture
 from .copying import copy_model
+from .file import not_running, read
 from .frozen import Frozen
 from .passes import shorten
 from .program import Program
@@ -112,7 +112,7 @@ def load(path: str | os.PathLike[str]) -> Frozen:
     of a newer striate, or with an operator or a method that is not on the list.
     """
     path = Path(path)
-    program = file.read(path)
+    program = read(path)
     try:
         with torch.inference_mode(False), torch.no_grad():
             frozen = Frozen(program)
@@ -121,7 +121,7 @@ def load(path: str | os.PathLike[str]) -> Frozen:
             ]
             frozen(*(torch.zeros(shape, dtype=node.dtype) for shape, node in zip(shapes, program.inputs, strict=True)))
     except Exception as error:
-        raise file.not_running(path, error) from None
+        raise not_running(path, error) from None
     return frozen
 
 

@@ -13,8 +13,8 @@ from torch.nn import Module
 from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
 from ..ops.fused import FusedConv, FusedLinear
 from ..ops.layout import FORMATS
-from . import file
 from .execute import Executable
+from .file import save
 from .operators import ARGUMENTS, FUSED_NORM, LOWERINGS, base_of
 from .program import Node, Program
 
@@ -191,7 +191,7 @@ class Frozen(Module):
         >>> torch.equal(again(torch.ones(3, 2)), frozen(torch.ones(3, 2)))
         True
         """
-        file.save(self._executable.program, path)
+        save(self._executable.program, path)
 
 
 def _refuse(error: type[Exception], expects: str, got: Any, hint: str, **facts: Any) -> NoReturn:
