@@ -2,18 +2,24 @@
 # make test   the same set-up with the test tools, then the suite: at most 6 GB of memory and 12 minutes on two cores
 # make nightly  the same set-up, then the tests that take longer or more memory: once before an issue is resolved; writes docs/ecosystem-networks.md
 # make bench  the benchmarks                  make asan   the native tests under AddressSanitizer, LeakSanitizer and UBSan
-# make lint   ruff and mypy                  make clean  forgets everything that was built
+# make lint   ruff, clang-format and mypy    make clean  forgets everything that was built
+# TORCH=2.14.1 behind any of them: with that torch, in an environment of its own (a CUDA build takes 5.5 GB of disk)
 .PHONY: demo test nightly bench asan lint clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
-VENV := .venv
+PINNED := $(patsubst torch==%,%,$(filter torch==%,$(shell cat constraints.txt)))
+TORCH ?= $(PINNED)
+OTHER := $(filter-out $(PINNED),$(TORCH))
+VENV := .venv$(OTHER:%=-torch-%)
 BIN := $(VENV)/bin
-SOURCES := $(shell find csrc src -type f -name '*.[ch]*' -o -type f -name '*.def' -o -type f -name '*.py' -path 'src/*') CMakeLists.txt pyproject.toml constraints.txt
+CONSTRAINTS := $(if $(OTHER),build/constraints-torch-$(TORCH).txt,constraints.txt)
+INSTALL := $(BIN)/pip install --quiet --no-build-isolation $(OTHER:%=--config-settings=build-dir=build/torch-%)
+SOURCES := $(shell find csrc src -type f -name '*.[ch]*' -o -type f -name '*.def' -o -type f -name '*.py' -path 'src/*') CMakeLists.txt pyproject.toml $(CONSTRAINTS)
 TWO := -n 2 --dist worksteal  # processes that share the tests: most tests use one core
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # also for the packages a build fetches for itself
-export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_CONSTRAINT := $(CURDIR)/$(CONSTRAINTS)
 
 demo: $(VENV)/.installed
 	$(BIN)/striate train
@@ -33,29 +39,34 @@ bench: $(VENV)/.tested
 	$(BIN)/python benchmarks/gate.py
 	$(BIN)/python benchmarks/inspection.py
 	$(BIN)/python benchmarks/import_time.py
-	$(BIN)/pip install --quiet --no-build-isolation -e '.[bench]'
+	$(INSTALL) -e '.[bench]'
 	$(BIN)/python benchmarks/networks.py train
 	$(BIN)/python benchmarks/networks.py infer
 	$(BIN)/python benchmarks/networks.py memory
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc benchmarks -name '*.h' -o -name '*.cpp')
 	$(BIN)/mypy
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # torch first and on its own: the build of striate finds it there instead of fetching a second copy
-$(VENV)/.torch: constraints.txt | $(BIN)/python
-	$(BIN)/pip install --quiet torch==2.13.0 numpy scikit-build-core cmake ninja
+$(VENV)/.torch: $(CONSTRAINTS) | $(BIN)/python
+	$(BIN)/pip install --quiet torch==$(TORCH) numpy scikit-build-core cmake ninja
 	touch $@
 
+build/constraints-torch-%.txt: constraints.txt
+	mkdir -p build
+	sed 's/^torch==.*/torch==$*/' $< > $@
+
 $(VENV)/.installed: $(SOURCES) $(VENV)/.torch
-	$(BIN)/pip install --quiet --no-build-isolation -e '.[train]'
+	$(INSTALL) -e '.[train]'
 	touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
-	$(BIN)/pip install --quiet --no-build-isolation -e '.[test]'
+	$(INSTALL) -e '.[test]'
 	$(BIN)/pip install --quiet --no-deps timm==1.0.31 pytorchcv==0.0.74 monai==1.6.1 einops==0.8.2  # alone: two ask for torchvision, which needs another torch (tests/adapted.py)
 	touch $@
 
@@ -70,4 +81,4 @@ asan: $(VENV)/.tested
 	  tests/test_implicit_gemm.py tests/test_local.py -k "not quarter and not 2_to_the_31 and not compile and not export and not bytes and not keep_no_memory"
 
 clean:
-	rm -rf $(VENV) build dist runs
+	rm -rf .venv .venv-torch-* build dist runs

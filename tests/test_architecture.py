@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import striate
+import structure
 from striate import _torch
 
 ROOT = Path(striate.__file__).parent
@@ -82,6 +83,57 @@ def test_a_file_imports_only_from_parts_before_its_own(path: Path) -> None:
         f"{part} has no place in the dependency rule yet: give it one in this test and in ARCHITECTURE.md"
     )
     assert imported(path) <= MAY_IMPORT[part] | {part}
+
+
+# Import circles that there still are, and files over 600 lines that are one thing. These lists only shrink: a circle or file that is
+# gone must go from here, and a new one is not added without a decision record that says why.
+CIRCLES: list[frozenset[str]] = []
+LONG_FILES: dict[str, str] = {}
+
+
+def test_no_modules_import_each_other() -> None:
+    assert structure.circles(ROOT) == CIRCLES
+
+
+def test_a_circle_is_seen_wherever_the_imports_stand(tmp_path: Path) -> None:
+    package = tmp_path / "made"
+    package.mkdir()
+    for name, text in {
+        "__init__": "from .a import A",
+        "a": "def f():\n    from .b import B",
+        "b": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from . import c",
+        "c": "from .a import A",
+        "d": "from . import c, __version__",
+    }.items():
+        (package / f"{name}.py").write_text(text)
+    assert structure.circles(package) == [frozenset({"made.a", "made.b", "made.c"})]
+
+
+def sources() -> Path:
+    """The checkout."""
+    root = ROOT.parent.parent
+    if not (root / "csrc").is_dir():
+        pytest.skip("the C++ sources and documents are not installed, only the checkout has them")
+    return root
+
+
+def test_files_have_at_most_600_lines() -> None:
+    root = sources()
+    code = [*(root / "src").rglob("*.py"), *(root / "csrc").rglob("*.h"), *(root / "csrc").rglob("*.cpp")]
+    long = {str(path.relative_to(root)) for path in code if len(path.read_text().splitlines()) > structure.LENGTH}
+    assert long == set(LONG_FILES)
+
+
+def test_lines_have_at_most_120_columns() -> None:
+    root = sources()
+    long = {str(path.relative_to(root)): structure.long_lines(path) for path in structure.texts(root, ".py", ".h", ".cpp", ".def", ".md")}
+    assert {path: lines for path, lines in long.items() if lines} == {}
+
+
+def test_operators_of_torchs_are_listed_in_the_op_table_alone() -> None:
+    names = structure.operator_names()
+    lists = {str(path.relative_to(ROOT)): structure.operator_lists(path, names) for path in ROOT.rglob("*.py")}
+    assert {path for path, lines in lists.items() if lines} <= OPERATOR_LISTS
 
 
 def private_names(path: Path, ours: set[str]) -> set[str]:

@@ -685,3 +685,14 @@ kept = striate.precision("strict")
     done = start("direct", program)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "[('direct', ('direct', None)), None, ('direct', ('direct', None))]\n"
+
+
+def test_a_method_s_old_name_works_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = "the method unfolded is implicit_gemm now; the old name goes with the next release."
+    with pytest.warns(DeprecationWarning) as seen, dispatch.prefer("unfolded"):
+        assert dispatch.preferred() == "implicit_gemm"
+    assert [str(one.message) for one in seen] == [f"prefer: {told}"]
+    x, w = torch.ones(1, 2, 6, 6), torch.ones(3, 2, 3, 3)
+    with pytest.warns(DeprecationWarning) as seen:
+        conv.conv(x, w, padding=1, dims=2, method="unfolded")
+    assert [str(one.message) for one in seen] == [f"conv2d: {told}"]

@@ -11,7 +11,7 @@ from ... import native
 from ...errors import ArgumentError, ShapeError, build
 from .. import gate, torch_calls
 from ..arguments import per_axis
-from ..dispatch import AS_MEASURED, explain_choice, preferred
+from ..dispatch import AS_MEASURED, current_name, explain_choice, preferred
 from ..geometry import Sizes
 from ..layout import is_channels_last, owned
 from ..precision import is_strict
