@@ -101,10 +101,8 @@ def plan(graph: Graph) -> Plan:
 
 def affine(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """s and t of a batch norm of constants, ``y = s·x + t``, in float64."""
-    mean, variance, gamma, beta = (
-        None if given[k] is None else given[k].value for k in ("mean", "variance", "weight", "bias")
-    )
-    return scale_and_shift(mean, variance, gamma, beta, given["eps"])
+    weight, bias = (None if given[k] is None else given[k].value for k in ("weight", "bias"))
+    return scale_and_shift(given["mean"].value, given["variance"].value, weight, bias, given["eps"])
 
 
 def _largest(value: Any) -> float:
