@@ -51,7 +51,7 @@ $(VENV)/.torch: constraints.txt | $(BIN)/python
 	touch $@
 
 $(VENV)/.installed: $(SOURCES) $(VENV)/.torch
-	$(BIN)/pip install --quiet --no-build-isolation -e .
+	$(BIN)/pip install --quiet --no-build-isolation -e '.[train]'
 	touch $@
 
 $(VENV)/.tested: $(VENV)/.installed

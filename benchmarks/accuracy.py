@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import striate.nn.functional as S
-from striate.ops.choose import prefer
 from striate.ops.conv import conv
+from striate.ops.dispatch import prefer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from samples import channels_last

@@ -11,7 +11,7 @@ import timeit
 
 import torch
 
-from striate.diagnostics.profile import processor
+from striate.measure import processor
 from striate.ops import gate
 
 

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import random
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from run import RESULTS, middle, processor
+from run import RESULTS
+
+from striate.files import write_atomically
+from striate.measure import in_turns, processor, run_python, summarize
 
 STATEMENTS = {
     "import torch": "",
@@ -41,25 +40,17 @@ print(middle - start, time.perf_counter() - middle)
 
 def once(statement: str) -> tuple[float, float]:
     """Milliseconds of `import torch` in a process of its own, and of the statement behind it."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    command = [sys.executable, "-c", TIMED.format(statement=statement)]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
-    first, second = (float(word) * 1e3 for word in told.split())
+    printed = run_python("-c", TIMED.format(statement=statement), without=["PYTHONDONTWRITEBYTECODE"])
+    first, second = (float(word) * 1e3 for word in printed.split())
     return first, second
 
 
 def measure(rounds: int) -> list[dict[str, Any]]:
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in STATEMENTS}
-    order, chance = list(STATEMENTS.items()), random.Random(0)
-    for turn in range(rounds + 1):
-        chance.shuffle(order)
-        for name, statement in order:
-            got = once(statement)
-            if turn:
-                times[name].append(got)
+    contestants = {name: (lambda statement=statement: once(statement)) for name, statement in STATEMENTS.items()}
+    times = in_turns(contestants, rounds, uncounted=1)
     rows: list[dict[str, Any]] = []
     for name, pairs in times.items():
-        torch_ms, spread = middle([first for first, _ in pairs])
+        torch_ms, spread = summarize([first for first, _ in pairs])
         rows.append(
             {
                 "import": name,
@@ -98,14 +89,14 @@ def main() -> None:
             *added,
         )
         print(f"| {' | '.join(cells)} |")
-    told = {
+    facts = {
         "command": "python benchmarks/import_time.py",
         "processor": processor(),
         "torch": torch.__version__,
         "rounds": options.rounds,
     }
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(told | {"rows": rows}, indent=1) + "\n")
+    write_atomically(options.json, json.dumps(facts | {"rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,16 +11,17 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import multiprocessing
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from run import medians_ms
 
 import striate
 from striate.analysis import inspect
+from striate.files import write_atomically
+from striate.measure import in_a_process, medians_ms, reset_peak, resident_bytes
 
 CASES = {
     "lenet5": (1, 1, 28, 28),
@@ -37,7 +38,7 @@ def torchinfo_of(name: str) -> Any:
     return lambda: torchinfo.summary(model, input_size=CASES[name], verbose=0, device="cpu")
 
 
-def ours_of(name: str) -> Any:
+def inspect_of(name: str) -> Any:
     model = striate.models.by_name(name)().eval()
     return lambda: inspect(model, CASES[name])
 
@@ -47,7 +48,7 @@ def large() -> dict[str, Any]:
     from torch import nn
 
     from striate.analysis.explain import explain
-    from striate.models.resnet import Bottleneck, _resnet, _stem
+    from striate.models.resnet import ResNetBottleneck, _resnet, _stem
 
     audio = nn.Sequential(
         nn.Conv1d(1, 4, 9, stride=4), nn.ReLU(), nn.MaxPool1d(4), nn.Conv1d(4, 4, 3), nn.AdaptiveAvgPool1d(1)
@@ -56,7 +57,7 @@ def large() -> dict[str, Any]:
         *[nn.Sequential(nn.Upsample(scale_factor=1.3, mode="bilinear"), nn.Conv2d(1, 1, 3, padding=1))] * 12
     )
     with torch.device("meta"):
-        resnet = _resnet(_stem(3), Bottleneck, [64, 128, 256, 512], [3, 8, 36, 3], 1000)
+        resnet = _resnet(_stem(3), ResNetBottleneck, [64, 128, 256, 512], [3, 8, 36, 3], 1000)
     return {
         "inspect, one axis of 1,000,000": lambda: inspect(audio, (1, 1, 1_000_000)),
         "inspect, 12 enlargements by 1.3": lambda: inspect(enlarged, (1, 1, 32, 32)),
@@ -65,29 +66,15 @@ def large() -> dict[str, Any]:
     }
 
 
-def peak_mib(maker: str, name: str, queue: Any) -> None:
-    run = globals()[maker](name)
-    globals()[maker]("lenet5")()  # imports
+def peak_mib(maker: Callable[[str], Any], name: str) -> float:
+    """The most that this process holds while it inspects a network, beyond what it held before."""
+    run = maker(name)
+    maker("lenet5")()  # imports
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = resident_kib("VmRSS")
+    reset_peak()
+    before = resident_bytes("VmRSS")
     run()
-    queue.put((resident_kib("VmHWM") - before) / 1024)
-
-
-def resident_kib(name: str) -> int:
-    status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith(name)).split()[1])
-
-
-def memory(maker: str, name: str) -> float:
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=peak_mib, args=(maker, name, queue))
-    process.start()
-    got = queue.get()
-    process.join()
-    return got
+    return (resident_bytes("VmHWM") - before) / 2**20
 
 
 def main() -> None:
@@ -99,15 +86,15 @@ def main() -> None:
     )
     options = parser.parse_args()
     start = time.perf_counter()
-    ours_of("lenet5")()
+    inspect_of("lenet5")()
     first_ms = (time.perf_counter() - start) * 1e3
     rows = []
     print(f"first inspection of a process: {first_ms:.0f} ms")
     heads = ("striate ms", "torchinfo ms", "ratio", "striate MiB", "torchinfo MiB", "parameters MiB")
     print(f"{'network':<16}" + "".join(f"{head:>16}" for head in heads))
     for name in CASES:
-        times = medians_ms({"striate": ours_of(name), "torchinfo": torchinfo_of(name)}, max(7, options.rounds))
-        held = {"striate": memory("ours_of", name), "torchinfo": memory("torchinfo_of", name)}
+        times = medians_ms({"striate": inspect_of(name), "torchinfo": torchinfo_of(name)}, max(7, options.rounds))
+        held = {"striate": in_a_process(peak_mib, inspect_of, name), "torchinfo": in_a_process(peak_mib, torchinfo_of, name)}
         parameters = sum(p.numel() * p.element_size() for p in striate.models.by_name(name)().parameters()) / 2**20
         row = {
             "network": name,
@@ -126,13 +113,13 @@ def main() -> None:
         start = time.perf_counter()
         run()
         print(f"{name:<40}{(time.perf_counter() - start) * 1e3:>8.0f} ms, once")
-    told = {
+    facts = {
         "command": "python benchmarks/inspection.py",
         "torch": torch.__version__,
         "first_ms": first_ms,
         "rows": rows,
     }
-    options.json.write_text(json.dumps(told, indent=1) + "\n")
+    write_atomically(options.json, json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

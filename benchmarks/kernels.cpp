@@ -11,8 +11,8 @@
 #include <random>
 #include <vector>
 
-#include "../csrc/kernels/conv.h"
-#include "../csrc/parallel.h"
+#include "core/parallel.h"
+#include "kernels/conv/conv.h"
 
 namespace striate {
 
@@ -92,8 +92,8 @@ int main(int arguments, char** argument) {
           const ConvKernels<float>& kernels = *versions[i].kernels;
           const auto begin = std::chrono::steady_clock::now();
           if (*pass == 'f') kernels.forward(shape, x, {w, false}, plain, y);
-          if (*pass == 'i') kernels.input(shape, dy, {w, false}, plain, y);
-          if (*pass == 'w') kernels.weight(shape, dy, x, dw);
+          if (*pass == 'i') kernels.backward_data(shape, dy, {w, false}, plain, y);
+          if (*pass == 'w') kernels.backward_weights(shape, dy, x, dw);
           const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
           if (turn > 0) seconds[i].push_back(took.count());  // the first is to warm up
         }

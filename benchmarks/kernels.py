@@ -7,7 +7,7 @@ on the same memory in turns shuffled anew, so that what is small can be told: se
 through where their pages lie. So do equal
 loops through where they lie in the code: there are three programs, in which each version is linked first, second and
 last. Told are medians over the turns, their mean over the programs, and the older version's over this tree's (below 1:
-this tree is slower). The commit must have the same ``ConvShape`` and ``ConvKernels`` (csrc/kernels/conv.h), or it does
+this tree is slower). The commit must have the same ``ConvShape`` and ``ConvKernels`` (csrc/kernels/conv/conv.h), or it does
 not compile.
 """
 
@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 import striate
-from striate.diagnostics.profile import processor
+from striate.measure import processor
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("winograd", "direct")  # what is out of bounds goes to the direct sum
@@ -41,10 +41,11 @@ def build(commit: str, isa: str, folder: Path) -> list[Path]:
     for version, csrc in (("old", folder / "csrc"), ("again", folder / "csrc"), ("tree", ROOT / "csrc")):
         objects[version] = [str(folder / f"{version}_{source}.o") for source in SOURCES]
         for source, target in zip(SOURCES, objects[version], strict=True):
-            what = ["-c", str(csrc / "kernels" / f"{source}.cpp"), "-o", target]
+            (path,) = (csrc / "kernels").rglob(f"{source}.cpp")  # older commits have other folders
+            what = ["-I", str(csrc), "-c", str(path), "-o", target]
             subprocess.run(["g++", *FLAGS, *VECTORS[isa], f"-DSTRIATE_ISA={version}", *what], check=True)
     driver, names = folder / "driver.o", " ".join(f"STRIATE_VERSION({version})" for version in objects)
-    source = ["-c", str(ROOT / "benchmarks" / "kernels.cpp"), "-o", str(driver)]
+    source = ["-I", str(ROOT / "csrc"), "-c", str(ROOT / "benchmarks" / "kernels.cpp"), "-o", str(driver)]
     subprocess.run(["g++", "-std=c++20", "-O2", f"-DVERSIONS={names}", *source], check=True)
     programs, order = [], list(objects)
     for k in range(len(order)):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,15 +20,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from run import both_passes
 from samples import BENCHMARKS, Unfolded
 
+from striate.measure import in_a_process, reset_peak, resident_bytes
 from striate.nn import LocallyConnected2d
 
 CASES = [case for case in BENCHMARKS["conv"] if case.sample.function == "locally_connected"]
 FORMULATIONS = ("striate", "unfold")
-
-
-def resident_bytes(name: str) -> int:
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(next(line for line in status.splitlines() if line.startswith(name)).split()[1])
 
 
 def measure(number: int, formulation: str) -> tuple[int, int]:
@@ -44,19 +39,12 @@ def measure(number: int, formulation: str) -> tuple[int, int]:
     x = torch.randn(CASES[number].sample.shape, requires_grad=True)
     dy = torch.randn(x.shape[0], layer.weight.shape[0], *layer.weight.shape[2:4])
     ctypes.CDLL(None).malloc_trim(0)  # what layers were made with
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    reset_peak()
     before = resident_bytes("VmRSS")
     kept = both_passes(layer, parameters, x, dy, True)[1]()
     taken = resident_bytes("VmHWM") - before
     del kept
     return taken, 4 * (x.numel() + sum(p.numel() for p in parameters))
-
-
-def peak_bytes(number: int, formulation: str) -> tuple[int, int]:
-    """The same, of a process of its own."""
-    run = [sys.executable, __file__, "--only", str(number), formulation]
-    taken, gradients = subprocess.run(run, capture_output=True, text=True, check=True).stdout.split()
-    return int(taken), int(gradients)
 
 
 def main() -> int:
@@ -72,12 +60,12 @@ def main() -> int:
         "|\n|---|---|---|---|---|---|"
     )
     for number, case in enumerate(CASES):
-        (ours, gradients), (theirs, _) = (peak_bytes(number, one) for one in FORMULATIONS)
+        (native, gradients), (unfolded, _) = (in_a_process(measure, number, one) for one in FORMULATIONS)
         shape, a = "×".join(map(str, case.sample.shape)), case.sample.arguments
         print(
-            f"| {shape} | {a['filters']}, {a['size']}×{a['size']} | {ours / 1e6:.1f} | {theirs / 1e6:.1f} | "
-            f"{theirs / ours:.1f} | "
-            f"{(theirs - gradients) / (ours - gradients):.1f} |"
+            f"| {shape} | {a['filters']}, {a['size']}×{a['size']} | {native / 1e6:.1f} | {unfolded / 1e6:.1f} | "
+            f"{unfolded / native:.1f} | "
+            f"{(unfolded - gradients) / (native - gradients):.1f} |"
         )
     return 0
 

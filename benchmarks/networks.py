@@ -8,12 +8,11 @@ timed ones for at least a tenth of a second, of which the mean counts. Reported 
 spread (interquartile range over median).
 
 train   forward, cross-entropy, backward and SGD with momentum 0.9, from the same weights and images: first losses must
-agree to 1e-3. infer   one call in evaluation, of a network whose batch norms hold the statistics of a batch; the error
-is the largest difference from
-        float64, in units of the output's root mean square.
-memory  the most that a training step has allocated at once, from the profiler's record (see benchmarks/memory.py). What
-kernels, torch's
-        and striate's, keep to work in is not recorded: the peak of resident memory that train tells has it.
+agree to 1e-3.
+infer   one call in evaluation, of a network whose batch norms hold the statistics of a batch; the error is
+        the largest difference from float64, in units of the output's root mean square.
+memory  the most that a training step has allocated at once, from the profiler's record. What kernels, torch's and
+        striate's, keep to work in is not recorded: the peak of resident memory that train tells has it.
 
 Contestants: striate; torch's own layers, eager on NCHW and on NHWC, and compiled on NHWC; for inference also compiled
 with frozen weights, ONNX Runtime and OpenVINO, both in float32 on as many threads (`pip install -e '.[bench]'`). Each
@@ -29,17 +28,13 @@ import gc
 import importlib.metadata
 import importlib.util
 import json
-import multiprocessing
-import random
-import resource
 import statistics
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import ExitStack
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,10 +47,24 @@ from torch.utils.flop_counter import FlopCounterMode
 import striate
 from striate import models
 from striate.allocator import tune_allocator
+from striate.files import write_atomically
+from striate.measure import (
+    Repeated,
+    Worker,
+    allocated_bytes,
+    in_turns,
+    processor,
+    rates_of,
+    ratio_a_a,
+    reference_calls,
+    repeat,
+    resident_bytes,
+    summarize,
+    with_again,
+)
 
 sys.path.insert(0, str(Path(__file__).parent))
-from memory import peak_bytes
-from run import GEMM_SIDE, RESULTS, middle, processor
+from run import RESULTS
 
 LEAST_SECONDS = 0.1  # of timed calls in a turn: LeNet-5's step takes a third of it
 LOSS_TOLERANCE = 1e-3
@@ -92,20 +101,20 @@ MEMORY = [*TRAIN, Case("resnet18", (16, 3, 224, 224))]  # where activations weig
 INFER = [
     Case(network, (n, 3, 224, 224)) for network in ("resnet18", "resnet50", "vgg11_bn", "mobilenet_v2") for n in (1, 16)
 ]
-REFERENCE, OURS = "eager NHWC", "striate"
+REFERENCE, STRIATE = "eager NHWC", "striate"
 TRAINERS = {
     "eager NCHW": Contestant(),
     REFERENCE: Contestant(last=True),
     "compile NHWC": Contestant(last=True, compiled=True),
     "eager NHWC tuned": Contestant(last=True, tuned=True),
-    OURS: Contestant(OURS, last=True, tuned=True),
+    STRIATE: Contestant(STRIATE, last=True, tuned=True),
 }
 RUNNERS = {
-    **{name: TRAINERS[name] for name in TRAINERS if name != OURS},
+    **{name: TRAINERS[name] for name in TRAINERS if name != STRIATE},
     "compile NHWC frozen": Contestant(last=True, compiled=True, frozen=True),
     "ONNX Runtime": Contestant("onnxruntime"),
     "OpenVINO": Contestant("openvino"),
-    OURS: TRAINERS[OURS],
+    STRIATE: TRAINERS[STRIATE],
 }
 
 
@@ -128,8 +137,8 @@ def plain(model: torch.nn.Module) -> torch.nn.Module:
                 layer = ChannelsNorm(module.num_channels, eps=module.eps)
                 layer.load_state_dict(module.state_dict())
                 setattr(parent, name, layer)
-    ours = {type(m).__name__ for m in model.modules() if type(m).__module__.startswith("striate.nn")}
-    assert not ours, f"striate's layers in torch's network: {ours}"
+    native = {type(m).__name__ for m in model.modules() if type(m).__module__.startswith("striate.nn")}
+    assert not native, f"striate's layers in torch's network: {native}"
     return model
 
 
@@ -155,7 +164,7 @@ def images(shape: tuple[int, ...], last: bool) -> Tensor:
 def trainer(case: Case, contestant: Contestant) -> Call:
     """One training step, which returns the loss."""
     model = built(case.network)
-    if contestant.who == OURS:
+    if contestant.who == STRIATE:
         model = striate.accelerate(model, memory_format=torch.channels_last)
     else:
         model = plain(model)
@@ -210,7 +219,7 @@ def runner(case: Case, contestant: Contestant, folder: Path) -> Call:
         )
     model = built(case.network).eval()
     model.load_state_dict(torch.load(state_path(folder, case)))
-    if contestant.who == OURS:
+    if contestant.who == STRIATE:
         called = striate.freeze(model, x) if hasattr(striate, "freeze") else striate.accelerate(model)
     else:
         called = plain(model)
@@ -271,37 +280,10 @@ def forward_macs(case: Case) -> int:
 # --------------------------------------------------------------------------------------------- one process a contestant
 
 
-class Turn(NamedTuple):
-    """Of one call: the mean over the timed ones."""
-
-    ms: float
-    page_faults: float
-    system_ms: float
-
-
-def turn(call: Call) -> Turn:
-    call()
-    calls, before, start = 0, resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    while (seconds := time.perf_counter() - start) < LEAST_SECONDS:
-        call()
-        calls += 1
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    return Turn(
-        seconds * 1e3 / calls,
-        (after.ru_minflt - before.ru_minflt) / calls,
-        (after.ru_stime - before.ru_stime) * 1e3 / calls,
-    )
-
-
-def resident_mb(which: str) -> float:
-    """VmRSS, what the process has in memory now, or VmHWM, the most it ever had."""
-    # not getrusage's ru_maxrss, which begins with the parent's
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(which)) * 1024 / 1e6
-
-
-def work(pipe: Connection, make: Callable[..., Call], arguments: tuple[Any, ...], threads: int, tuned: bool) -> None:
-    """A contestant's process: what it is when ready, then a turn whenever asked."""
+def contestant_process(
+    make: Callable[..., Call], arguments: tuple[Any, ...], threads: int, tuned: bool
+) -> Generator[Any, Any, None]:
+    """A contestant: when ready, its first results; then a turn for each "turn"; at "stop", the memory that it took."""
     if tuned:
         tune_allocator()
     torch.set_num_threads(threads)
@@ -312,49 +294,14 @@ def work(pipe: Connection, make: Callable[..., Call], arguments: tuple[Any, ...]
         results.append(call())
         times.append(time.perf_counter())
     results = [result.tolist() if isinstance(result, Tensor) else result for result in results]
-    pipe.send({"ready_s": times[0] - start, "first_ms": (times[1] - times[0]) * 1e3, "results": results})
+    asked = yield {"ready_s": times[0] - start, "first_ms": (times[1] - times[0]) * 1e3, "results": results}
     del results
-    while pipe.recv() == "turn":
-        pipe.send(turn(call))
-    peak = resident_mb("VmHWM")
+    while asked == "turn":
+        asked = yield repeat(call, LEAST_SECONDS)
+    peak = resident_bytes("VmHWM")
     del call
     gc.collect()
-    pipe.send({"peak_resident_mb": peak, "kept_resident_mb": resident_mb("VmRSS")})
-
-
-class Worker:
-    """The driver's end of a contestant's process."""
-
-    def __init__(
-        self, name: str, make: Callable[..., Call], arguments: tuple[Any, ...], threads: int, tuned: bool
-    ) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.name = name
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, make, arguments, threads, tuned), daemon=True)
-        self.process.start()
-        theirs.close()  # or its end would go unnoticed
-        self.told: dict[str, Any] = self.receive()
-
-    def receive(self) -> Any:
-        try:
-            return self.pipe.recv()
-        except EOFError:
-            raise SystemExit(f"{self.name} ended before it was asked to: its message stands above") from None
-
-    def turn(self) -> Turn:
-        self.pipe.send("turn")
-        return self.receive()
-
-    def stop(self) -> dict[str, float]:
-        self.pipe.send("stop")
-        told = self.receive()
-        self.process.join()
-        return told
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.join()
+    yield {"peak_resident_mb": peak / 1e6, "kept_resident_mb": resident_bytes("VmRSS") / 1e6}
 
 
 def measure(
@@ -370,44 +317,43 @@ def measure(
     with ExitStack() as stack:
         workers = {}
         for name, contestant in contestants.items():
-            workers[name] = Worker(f"{case}, {name},", make, (case, contestant, *more), threads, contestant.tuned)
+            given = (make, (case, contestant, *more), threads, contestant.tuned)
+            workers[name] = Worker(f"{case}, {name},", contestant_process, *given)
             stack.callback(workers[name].kill)
-        square = torch.randn(GEMM_SIDE, GEMM_SIDE)
-        calls: dict[str, Callable[[], Turn]] = {name: worker.turn for name, worker in workers.items()}
-        calls |= {"again": workers[REFERENCE].turn, "gemm": lambda: turn(lambda: square @ square)}
-        turns: dict[str, list[Turn]] = {name: [] for name in calls}
-        order, chance = list(calls), random.Random(0)
-        for _ in range(rounds):
-            chance.shuffle(order)
-            for name in order:
-                turns[name].append(calls[name]())
+        turns: dict[str, Callable[[], Repeated]] = {
+            name: (lambda worker=worker: worker.ask("turn")) for name, worker in workers.items()
+        }
+        product = reference_calls()["product"]
+        turns["product"] = lambda: repeat(product, LEAST_SECONDS)
+        measured = in_turns(with_again(turns, REFERENCE), rounds)
         found: dict[str, dict[str, Any]] = {}
-        for name, measured in turns.items():
-            ms, spread = middle([one.ms for one in measured])
+        for name, answers in measured.items():
+            ms, spread = summarize([one.ms for one in answers])
             rest = {
-                what: statistics.median(getattr(one, what) for one in measured) for what in ("page_faults", "system_ms")
+                what: statistics.median(getattr(one, what) for one in answers) for what in ("page_faults", "system_ms")
             }
             found[name] = {"ms": ms, "spread": spread} | rest
-        for name, worker in workers.items():
-            found[name] |= worker.told | worker.stop()
-    again, gemm = found.pop("again"), found.pop("gemm")
-    ms = found[OURS]["ms"]
-    macs, rate = forward_macs(case), GEMM_SIDE**3 / gemm["ms"]
+        medians = {name: one["ms"] for name, one in found.items()}
+        found = {name: found[name] | worker.first | worker.ask("stop") for name, worker in workers.items()}
+        for worker in workers.values():
+            worker.stop()
+    ms = medians[STRIATE]
+    macs, rates = forward_macs(case), rates_of(product_ms=medians["product"])
     best = min(
-        (name for name in found if name != OURS and not contestants[name].tuned), key=lambda name: found[name]["ms"]
+        (name for name in found if name != STRIATE and not contestants[name].tuned), key=lambda name: found[name]["ms"]
     )
     return {
         "network": case.network,
         "shape": list(case.shape),
         "striate_ms": ms,
-        "spread": found[OURS]["spread"],
-        "ratios": {name: one["ms"] / ms for name, one in found.items() if name != OURS},
+        "spread": found[STRIATE]["spread"],
+        "ratios": {name: one["ms"] / ms for name, one in found.items() if name != STRIATE},
         "best": best,
         "ratio_best": found[best]["ms"] / ms,
-        "ratio_a_a": again["ms"] / found[REFERENCE]["ms"],
+        "ratio_a_a": ratio_a_a(medians, REFERENCE),
         "forward_macs": macs,
-        "gemm_gflops": 2 * rate / 1e6,
-        "share_of_limit": passes * macs / rate / ms,
+        "gemm_gflops": rates.gemm_gflops,
+        "share_of_limit": rates.least_ms(0, passes * macs) / ms,
         "contestants": found,
     }
 
@@ -433,7 +379,7 @@ def times_head(names: list[str]) -> list[str]:
         "input",
         "striate ms",
         "spread",
-        *(f"{n} ms (×)" for n in names if n != OURS),
+        *(f"{n} ms (×)" for n in names if n != STRIATE),
         "× best",
         "A/A",
         "of limit",
@@ -495,14 +441,14 @@ def train(options: argparse.Namespace) -> list[dict[str, Any]]:
 def infer(options: argparse.Namespace) -> list[dict[str, Any]]:
     contestants = dict(RUNNERS)
     for name, contestant in RUNNERS.items():
-        needed = [contestant.who, "onnx"] if contestant.who not in ("torch", OURS) else []
+        needed = [contestant.who, "onnx"] if contestant.who not in ("torch", STRIATE) else []
         missing = [package for package in needed if importlib.util.find_spec(package) is None]
         if missing:
             print(f"{name} is left out, it needs {' and '.join(missing)}: pip install -e '.[bench]'")
             del contestants[name]
     if not hasattr(striate, "freeze"):
         print("striate.freeze does not exist: striate's network is only accelerated")
-    export = any(c.who not in ("torch", OURS) for c in contestants.values())
+    export = any(c.who not in ("torch", STRIATE) for c in contestants.values())
     rows = []
     print("\n" + table([*times_head(list(contestants)), "first call / ordinary"]))
     for case in options.cases:
@@ -512,7 +458,7 @@ def infer(options: argparse.Namespace) -> list[dict[str, Any]]:
         for one in row["contestants"].values():
             y = torch.tensor(one.pop("results")[0], dtype=torch.float64)
             one["max_error"] = float((y - exact).abs().max() / exact.square().mean().sqrt())
-        row["first_over_ordinary"] = row["contestants"][OURS]["first_ms"] / row["striate_ms"]
+        row["first_over_ordinary"] = row["contestants"][STRIATE]["first_ms"] / row["striate_ms"]
         rows.append(row)
         print(line([*times_cells(row), f"{row['first_over_ordinary']:.1f}"]), flush=True)
     print("\n" + table([*DETAILS, "error"]))
@@ -523,12 +469,12 @@ def infer(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
-    names = ["eager NCHW", REFERENCE, OURS]
+    names = ["eager NCHW", REFERENCE, STRIATE]
     rows = []
     print(table(["network", "input", *(f"{name} MB" for name in names), *(f"× {name}" for name in names[:-1])]))
     for case in options.cases:
-        peaks = {name: peak_bytes(trainer(case, TRAINERS[name])) for name in names}
-        ratios = {name: peaks[name] / peaks[OURS] for name in names[:-1]}
+        peaks = {name: allocated_bytes(trainer(case, TRAINERS[name])) for name in names}
+        ratios = {name: peaks[name] / peaks[STRIATE] for name in names[:-1]}
         rows.append({"network": case.network, "shape": list(case.shape), "peak_bytes": peaks, "ratios": ratios})
         told = [*(f"{peak / 1e6:.1f}" for peak in peaks.values()), *(f"{ratio:.2f}" for ratio in ratios.values())]
         print(line([case.network, shape_text(rows[-1]), *told]), flush=True)
@@ -579,7 +525,7 @@ def main() -> int:
     path = options.json or (None if options.only else RESULTS / f"networks_{options.command.__name__}.json")
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+        write_atomically(path, json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
         print(f"\n{len(rows)} rows in {path}")
     apart = [row["network"] for row in rows if not row.get("losses_agree", True)]
     if apart:
@@ -591,4 +537,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ChildProcessError as error:  # a contestant's process has written why
+        sys.exit(str(error))

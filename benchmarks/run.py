@@ -14,10 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,38 +23,14 @@ import torch
 
 import striate
 from striate.allocator import tune_allocator
-from striate.diagnostics.profile import processor
+from striate.files import write_atomically
+from striate.measure import medians_ms, processor, rates_of, ratio_a_a, reference_calls, with_again
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from samples import BENCHMARKS, Benchmark, channels_last
 
 RESULTS = Path(__file__).parent / "results"
-GEMM_SIDE = 2048
-COPY_ELEMENTS = 2**25  # 128 MiB read, 128 MiB written: far beyond any cache
 Call = Callable[[], Any]
-
-
-def middle(times: list[float]) -> tuple[float, float]:
-    """The median, and the spread: interquartile range over median."""
-    low, median, high = statistics.quantiles(times, n=4)
-    return median, (high - low) / median
-
-
-def medians_ms(contestants: dict[str, Call], rounds: int, before: Call | None = None) -> dict[str, tuple[float, float]]:
-    """The median of each contestant's times and their spread, interleaved, in an order shuffled anew. before: runs
-    before each timed call, where an untimed one of the contestant's own runs else.
-    """
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    order, chance = list(contestants.items()), random.Random(0)
-    for _ in range(rounds):
-        # or each would always inherit the same neighbour's cache: behind the copy, twice the time
-        chance.shuffle(order)
-        for name, call in order:
-            (before or call)()
-            start = time.perf_counter()
-            call()
-            times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: middle(measured) for name, measured in times.items()}
 
 
 def both_passes(
@@ -82,7 +55,7 @@ def error(case: Benchmark, x: torch.Tensor, dy: torch.Tensor) -> float:
         given, gradient = (t.detach().contiguous().to(dtype) if exact else t.detach() for t in (x, dy))
         y = function(given.requires_grad_())
         results.append((y.detach(), *torch.autograd.grad(y, given, gradient)))
-    return max(float((ours - exact).abs().max() / exact.abs().max()) for ours, exact in zip(*results, strict=True))
+    return max(float((y - exact).abs().max() / exact.abs().max()) for y, exact in zip(*results, strict=True))
 
 
 def kept_bytes(function: Callable[..., torch.Tensor], x: torch.Tensor) -> int:
@@ -100,43 +73,37 @@ def kept_bytes(function: Callable[..., torch.Tensor], x: torch.Tensor) -> int:
 
 def measure(case: Benchmark, rounds: int) -> list[dict[str, Any]]:
     sample, rows = case.sample, []
-    source, target = torch.ones(COPY_ELEMENTS), torch.empty(COPY_ELEMENTS)
-    square = torch.randn(GEMM_SIDE, GEMM_SIDE)
+    references = reference_calls()
+    if not case.macs:
+        del references["product"]
     x = torch.randn(sample.shape)
-    ours_and_theirs = case.contestants()
-    dy = torch.randn_like(ours_and_theirs[1][0](x))
+    both = case.contestants()  # striate's and torch's
+    dy = torch.randn_like(both[1][0](x))
     layouts = {"NCHW": torch.Tensor.contiguous} | (
         {"NHWC": channels_last} if x.dim() > 3 or not sample.function.startswith("layer") else {}
     )
     given = {name: (layout(x), layout(dy)) for name, layout in layouts.items()}
-    ours, theirs = (
-        {name: both_passes(*one, *tensors, case.input_gradient) for name, tensors in given.items()}
-        for one in ours_and_theirs
+    native_calls, torch_calls = (
+        {name: both_passes(*one, *tensors, case.input_gradient) for name, tensors in given.items()} for one in both
     )
     forward_bytes, backward_bytes = case.moved_bytes(x, dy)
     kept = {
-        name: [kept_bytes(function, tensors[0]) for function, _ in ours_and_theirs] for name, tensors in given.items()
+        name: [kept_bytes(function, tensors[0]) for function, _ in both] for name, tensors in given.items()
     }
-    maps = (1, 3 if case.input_gradient else 2)  # products as large as the forward one
+    products = (1, 3 if case.input_gradient else 2)  # of as many multiply-adds as the forward one
     for k, (which, moved) in enumerate(
         (("forward", forward_bytes), ("forward+backward", forward_bytes + backward_bytes))
     ):
-        contestants: dict[str, Call] = {"copy": lambda: target.copy_(source)}
-        if case.macs:
-            contestants["gemm"] = lambda: square @ square
+        contestants = {f"striate {name}": native_calls[name][k] for name in layouts}
+        contestants |= {f"eager {name}": torch_calls[name][k] for name in layouts}
+        entered = references | with_again(contestants, *(f"eager {name}" for name in layouts))
+        got = medians_ms(entered, rounds)
+        ms = {name: one.median for name, one in got.items()}
+        rates = rates_of(ms["copy"], ms.get("product", 0.0))
+        limit_ms = rates.least_ms(moved, products[k] * case.macs)
+        eager_nhwc = ms.get("eager NHWC", ms["eager NCHW"])  # of rows without positions there is one memory order
         for name in layouts:
-            contestants |= {
-                f"striate {name}": ours[name][k],
-                f"eager {name}": theirs[name][k],
-                f"again {name}": theirs[name][k],
-            }
-        got = medians_ms(contestants, rounds)
-        bytes_per_ms = 2 * 4 * COPY_ELEMENTS / got["copy"][0]
-        macs_per_ms = GEMM_SIDE**3 / got["gemm"][0] if case.macs else 1.0
-        limit_ms = max(moved / bytes_per_ms, maps[k] * case.macs / macs_per_ms)
-        nhwc = got.get("eager NHWC", got["eager NCHW"])[0]  # there is but one order of rows
-        for name in layouts:
-            ms, spread = got[f"striate {name}"]
+            native_ms, spread = got[f"striate {name}"]
             rows.append(
                 {
                     "op": sample.function,
@@ -144,16 +111,16 @@ def measure(case: Benchmark, rounds: int) -> list[dict[str, Any]]:
                     "shape": list(sample.shape),
                     "layout": name,
                     "pass": which,
-                    "striate_ms": ms,
+                    "striate_ms": native_ms,
                     "spread": spread,
-                    "eager_nchw_ms": got["eager NCHW"][0],
-                    "eager_nhwc_ms": nhwc,
-                    "ratio_nchw": got["eager NCHW"][0] / ms,
-                    "ratio_nhwc": nhwc / ms,
-                    "ratio_a_a": got[f"again {name}"][0] / got[f"eager {name}"][0],
-                    "share_of_limit": limit_ms / ms,
-                    "copy_gb_per_s": bytes_per_ms / 1e6,
-                    "gemm_gflops": 2 * macs_per_ms / 1e6 if case.macs else None,
+                    "eager_nchw_ms": ms["eager NCHW"],
+                    "eager_nhwc_ms": eager_nhwc,
+                    "ratio_nchw": ms["eager NCHW"] / native_ms,
+                    "ratio_nhwc": eager_nhwc / native_ms,
+                    "ratio_a_a": ratio_a_a(ms, f"eager {name}"),
+                    "share_of_limit": limit_ms / native_ms,
+                    "copy_gb_per_s": rates.copy_gb_per_s,
+                    "gemm_gflops": rates.gemm_gflops if case.macs else None,
                     "kept_bytes": kept[name][0],
                     "kept_bytes_torch": kept[name][1],
                     "max_error": error(case, *given[name]),
@@ -223,7 +190,7 @@ def main() -> int:
             "allocator": options.allocator,
         } | {k: info[k] for k in ("isa", "torch", "striate")}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+        write_atomically(path, json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
         print(f"\n{len(rows)} rows in {path}")
     return 0
 

@@ -17,9 +17,6 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-import random
-import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -104,14 +101,19 @@ def work() -> None:
         print((time.perf_counter() - start) / count * 1e3, flush=True)
 
 
+def turn(worker: Any, *case: Any) -> Callable[[], float]:
+    return lambda: float(worker.ask(json.dumps(case)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", help="python of the other version's environment")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each (default %(default)s)")
     parser.add_argument("--only", default="", help="networks whose name contains this")
     options = parser.parse_args()
-    pythons = {"old": options.old, "new": sys.executable, "default": sys.executable, "again": sys.executable}
-    from striate.diagnostics.profile import processor  # not at the top: the old version's may not have it
+    pythons = {"old": options.old, "new": sys.executable, "default": sys.executable, "again new": sys.executable}
+    # not at the top: work() runs in the old version, which may not have it
+    from striate.measure import LineWorker, in_turns, processor, ratio_a_a, summarize
 
     print(processor(), "\n")
     print(
@@ -122,30 +124,17 @@ def main() -> None:
     for name, shape in CASES.items():
         if options.only not in name:
             continue
-        workers = {
-            who: subprocess.Popen(
-                [python, __file__, "--work"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-            for who, python in pythons.items()
-        }
+        workers = {who: LineWorker(python, __file__, "--work") for who, python in pythons.items()}
         for mode in ("train", "infer", "frozen"):
             for last in (False, True):
-                times: dict[str, list[float]] = {who: [] for who in workers}
-                for number in range(options.rounds + 1):
-                    for who in random.sample(list(workers), len(workers)):
-                        worker: Any = workers[who]
-                        worker.stdin.write(json.dumps([name, mode, last, who != "default"]) + "\n")
-                        worker.stdin.flush()
-                        ms = float(worker.stdout.readline())
-                        if number > 0:  # the first builds the network
-                            times[who].append(ms)
-                middle = {who: statistics.median(some) for who, some in times.items()}
-                low, _, high = statistics.quantiles(times["new"], n=4)
+                turns = {who: turn(worker, name, mode, last, who != "default") for who, worker in workers.items()}
+                times = in_turns(turns, options.rounds, uncounted=1)  # in the first round networks are built
+                found = {who: summarize(measured) for who, measured in times.items()}
+                medians = {who: one.median for who, one in found.items()}
                 row = [name, "×".join(map(str, shape)), "channels_last" if last else "planes", mode]
-                row += [f"{middle['old']:.2f}", f"{middle['new']:.2f}", f"{(high - low) / middle['new']:.0%}"]
-                row += [f"{middle['old'] / middle[who]:.2f}" for who in ("new", "default")] + [
-                    f"{middle['again'] / middle['new']:.2f}"
-                ]
+                row += [f"{medians['old']:.2f}", f"{medians['new']:.2f}", f"{found['new'].spread:.0%}"]
+                row += [f"{medians['old'] / medians[who]:.2f}" for who in ("new", "default")]
+                row += [f"{ratio_a_a(medians, 'new'):.2f}"]
                 print("| " + " | ".join(row) + " |", flush=True)
         for worker in workers.values():
             worker.kill()

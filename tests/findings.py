@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from striate.analysis import Report, inspect
-from striate.analysis.rule import RULES
+from striate.analysis.lint.rule import RULES
 
 
 def findings(rule: str, model: nn.Module, input: Any, **options: Any) -> list[tuple[str, str, str]]:

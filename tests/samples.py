@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 import striate.nn as N
 import striate.nn.functional as S
+from striate.ops import local_response
 from striate.ops import norm as ops_norm
 
 __all__ = ["BENCHMARKS", "CONV", "NORM", "POOL", "Benchmark", "ConvSample", "NormSample", "Sample", "channels_last"]
@@ -360,7 +361,8 @@ class NormSample(NamedTuple):
     def ours(
         self, x: torch.Tensor, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
-        a, function = self.arguments, getattr(ops_norm, self.function)
+        family = local_response if self.function == "local_response_norm" else ops_norm
+        a, function = self.arguments, getattr(family, self.function)
         running = (None, None) if self.measures else self.running(x.dtype)
         if self.function == "by_channel":
             return function(x, None, None, weight, bias, True, 0.1, 1e-5, **a)

@@ -56,7 +56,7 @@ def test_exact_instances_get_the_class_and_theirs_back(own_table: None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours", "message"),
+    ("original", "replacement", "message"),
     [
         (Doubled, torch.nn.Conv2d, "adapt expects a subclass of Doubled, got Conv2d. Derive Conv2d from it."),
         (Doubled, Doubled, "adapt expects a subclass of Doubled, got Doubled. Derive Doubled from it."),
@@ -70,10 +70,10 @@ def test_exact_instances_get_the_class_and_theirs_back(own_table: None) -> None:
         )),
     ],
 )  # fmt: skip
-def test_anything_else_is_refused(own_table: None, theirs: Any, ours: Any, message: str) -> None:
+def test_anything_else_is_refused(own_table: None, original: Any, replacement: Any, message: str) -> None:
     before = dict(swap.SWAPS)
     with pytest.raises(ArgumentError) as told:
-        striate.nn.adapt(theirs, ours)
+        striate.nn.adapt(original, replacement)
     assert str(told.value) == message and before == swap.SWAPS
 
 
@@ -145,42 +145,42 @@ def images() -> Iterator[Tensor]:
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_of_timms_computes_as_timms(name: str, training: bool) -> None:
-    theirs = drawn(LAYERS[name](timm().layers)).train(training)
-    ours = striate.accelerate(copy.deepcopy(theirs))
-    kind = type(theirs)
-    assert type(ours) is getattr(adapters, kind.__name__) and isinstance(ours, kind)
+    timm_model = drawn(LAYERS[name](timm().layers)).train(training)
+    native = striate.accelerate(copy.deepcopy(timm_model))
+    kind = type(timm_model)
+    assert type(native) is getattr(adapters, kind.__name__) and isinstance(native, kind)
     with torch.autograd.profiler.profile() as profile:
         for x in images():
-            got, expected = step(ours, x), step(theirs, x)
+            got, expected = step(native, x), step(timm_model, x)
             assert got[0].is_contiguous() == expected[0].is_contiguous()
             for a, b in zip(got, expected, strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-    native = any(event.name.startswith("striate::") for event in profile.function_events)
-    assert native or "rounded up" in name
+    runs_native = any(event.name.startswith("striate::") for event in profile.function_events)
+    assert runs_native or "rounded up" in name
     x = next(images())
-    for same in (pickle.loads(pickle.dumps(ours)), copy.deepcopy(ours)):
-        assert type(same) is type(ours)
-        torch.testing.assert_close(same(x), theirs(x), rtol=1e-4, atol=1e-4)
+    for same in (pickle.loads(pickle.dumps(native)), copy.deepcopy(native)):
+        assert type(same) is type(native)
+        torch.testing.assert_close(same(x), timm_model(x), rtol=1e-4, atol=1e-4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(ours(x), theirs(x)) and ours(x).dtype is theirs(x).dtype
+        assert torch.equal(native(x), timm_model(x)) and native(x).dtype is timm_model(x).dtype
     half = x.bfloat16()
-    torch.testing.assert_close(copy.deepcopy(ours).bfloat16()(half), copy.deepcopy(theirs).bfloat16()(half))
-    assert type(striate.restore(ours)) is kind and vars(ours).keys() == vars(theirs).keys()
+    torch.testing.assert_close(copy.deepcopy(native).bfloat16()(half), copy.deepcopy(timm_model).bfloat16()(half))
+    assert type(striate.restore(native)) is kind and vars(native).keys() == vars(timm_model).keys()
 
 
 @pytest.mark.parametrize("name", [name for name in LAYERS if "drop" not in name])
 def test_an_adapted_layer_is_timms_to_torchs_tools(name: str) -> None:
-    theirs = drawn(LAYERS[name](timm().layers)).eval()
-    ours, x = striate.accelerate(copy.deepcopy(theirs)), next(images())
-    expected = theirs(x)
-    traced = torch.jit.trace(ours, x)
+    timm_model = drawn(LAYERS[name](timm().layers)).eval()
+    native, x = striate.accelerate(copy.deepcopy(timm_model)), next(images())
+    expected = timm_model(x)
+    traced = torch.jit.trace(native, x)
     assert not any("striate" in node.kind() for node in traced.inlined_graph.nodes())
     torch.testing.assert_close(traced(x), expected)
-    torch.testing.assert_close(torch.func.vmap(ours)(torch.stack([x, x]))[0], expected)
-    exported = torch.export.export(ours, (x,))
+    torch.testing.assert_close(torch.func.vmap(native)(torch.stack([x, x]))[0], expected)
+    exported = torch.export.export(native, (x,))
     assert not any("striate" in str(node.target) for node in exported.graph.nodes)
     torch.testing.assert_close(exported.module()(x), expected)
-    graph = torch.fx.symbolic_trace(torch.nn.Sequential(ours))
+    graph = torch.fx.symbolic_trace(torch.nn.Sequential(native))
     assert [node.op for node in graph.graph.nodes] == ["placeholder", "call_module", "output"]
     torch.testing.assert_close(graph(x), expected, rtol=1e-4, atol=1e-4)
 
@@ -202,17 +202,17 @@ def test_activations_are_computed_apart_where_somebody_looks() -> None:
 @pytest.mark.parametrize("memory_format", [torch.preserve_format, torch.channels_last])
 def test_networks_of_timms_are_accelerated_and_restored(name: str, memory_format: torch.memory_format) -> None:
     package = timm()
-    theirs = package.create_model(name, num_classes=7).eval()
-    ours, x = copy.deepcopy(theirs), torch.randn(1, 3, 64, 64)
-    expected = theirs(x)
+    timm_model = package.create_model(name, num_classes=7).eval()
+    native, x = copy.deepcopy(timm_model), torch.randn(1, 3, 64, 64)
+    expected = timm_model(x)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # no layer is left
-        striate.accelerate(ours, memory_format=memory_format)
-    got = ours(x)
+        striate.accelerate(native, memory_format=memory_format)
+    got = native(x)
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
-    striate.restore(ours)
-    assert [type(m) for m in ours.modules()] == [type(m) for m in theirs.modules()]
-    for (a, b), before in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+    striate.restore(native)
+    assert [type(m) for m in native.modules()] == [type(m) for m in timm_model.modules()]
+    for (a, b), before in zip(native.state_dict().items(), timm_model.state_dict().values(), strict=True):
         assert torch.equal(b, before) and b.stride() == before.stride(), a
 
 

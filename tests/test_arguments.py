@@ -16,10 +16,10 @@ import torch
 import striate.nn as S
 import striate.nn.functional as SF
 from striate.errors import ArgumentError, ArgumentTypeError
-from striate.ops import conv as conv_ops
 from striate.ops import norm as norm_ops
-from striate.ops import pool as pool_ops
 from striate.ops.arguments import as_float, as_int, as_ints, as_key, per_axis, whole
+from striate.ops.conv import geometry as conv_geometry
+from striate.ops.pool import geometry as pool_geometry
 
 
 class Index:
@@ -295,10 +295,10 @@ def test_small_numbers_of_other_libraries_do_not_wrap_where_they_are_multiplied(
 
 def test_plans_are_cached_by_the_number_whatever_library_it_comes_from() -> None:
     caches: list[Any] = [
-        pool_ops._cached_plan,
-        pool_ops._cached_adaptive_plan,
-        conv_ops._cached_plan,
-        conv_ops._cached_transpose_plan,
+        pool_geometry._cached_resolve,
+        pool_geometry._cached_resolve_adaptive,
+        conv_geometry._cached_resolve,
+        conv_geometry._cached_resolve_transpose,
     ]
 
     def call(n: Callable[[int], Any]) -> None:

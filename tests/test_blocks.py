@@ -253,14 +253,14 @@ def test_bottleneck_is_its_convolutions_in_a_row(expand: bool) -> None:
 @pytest.mark.parametrize("groups", [1, 2, 3, 6])
 def test_channel_shuffle_is_torchs_and_keeps_the_memory_order(shape: tuple[int, ...], groups: int) -> None:
     x = torch.randn(shape)
-    ours, theirs = nn.ChannelShuffle(groups), torch.nn.ChannelShuffle(groups)
+    native, torch_layer = nn.ChannelShuffle(groups), torch.nn.ChannelShuffle(groups)
     if x.numel():
-        assert torch.equal(ours(x), theirs(x))
-    assert ours(x).shape == x.shape and ours(x).is_contiguous()
+        assert torch.equal(native(x), torch_layer(x))
+    assert native(x).shape == x.shape and native(x).is_contiguous()
     if x.dim() > 3 and x.numel():
         last = x.contiguous(memory_format=FORMATS[x.dim()])
-        assert torch.equal(ours(last), ours(x))
-        assert ours(last).is_contiguous(memory_format=FORMATS[x.dim()]) and ours(last).stride() == last.stride()
+        assert torch.equal(native(last), native(x))
+        assert native(last).is_contiguous(memory_format=FORMATS[x.dim()]) and native(last).stride() == last.stride()
 
 
 def test_channel_shuffle_undone_by_its_mirror_and_swapped_by_accelerate() -> None:
@@ -521,7 +521,7 @@ ALL: dict[str, Any] = {
 ROOM = {"ChannelShuffle": (4, 5, 6), "ConvNormAct1d": (4, 7), "ConvNormAct2d": (4, 7, 6), "ConvNormAct3d": (4, 5, 4, 3)}
 
 
-def test_the_list_is_whole() -> None:
+def test_every_public_block_is_among_those_tested_here() -> None:
     from striate.nn import blocks
 
     assert set(ALL) | {"ConvNormAct"} == set(blocks.__all__)

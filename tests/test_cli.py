@@ -59,7 +59,7 @@ def test_train_help_shows_every_option_with_its_default(capsys: pytest.CaptureFi
 
 
 def test_the_defaults_are_the_jobs() -> None:
-    options = vars(cli._parser().parse_args(["train"]))
+    options = vars(cli.parser().parse_args(["train"]))
     del options["command"]
     defaults = {name: p.default for name, p in inspect.signature(run).parameters.items()}
     assert options.items() <= defaults.items() and defaults.keys() - options.keys() == {"threads", "out", "on_epoch"}
@@ -161,7 +161,7 @@ def test_ctrl_c_says_stopped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     def stop(options: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_train", stop)
+    monkeypatch.setattr("striate.cli.train.run", stop)
     assert main(["train"]) == 130
     assert capsys.readouterr().err == "striate: stopped.\n"
 
@@ -245,3 +245,175 @@ def test_a_reader_that_has_read_enough_is_no_mistake() -> None:
         process.stdout.close()
         told = process.stderr.read()
         assert process.wait() == 0 and told == b""
+
+
+# ------------------------------------------------------------------------------------------------------ what is mistyped
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["inspect", "lenet5", "--imput", "3"],
+            "striate inspect: the following arguments are required: --input. Did you mean --input? "
+            "See striate inspect --help.",
+        ),
+        (
+            ["train", "--treads", "3"],
+            "striate: unrecognized arguments: --treads 3. Did you mean --threads? See striate --help.",
+        ),
+        (["doctor", "--versoin"], "striate: unrecognized arguments: --versoin. See striate --help."),
+        (["--verzion"], "striate: unrecognized arguments: --verzion. Did you mean --version? See striate --help."),
+        (
+            ["train", "--model", "lenet"],
+            f"striate: models.by_name expects one of {', '.join(NAMES)}, got 'lenet'. Choose one of these names. "
+            "Did you mean lenet5?",
+        ),
+        (
+            ["inspect", "lenet5", "--input", "1x28x28", "--ignore", "bias-befor-norm"],
+            "",
+        ),
+        (
+            ["explain", "--example", "sobl"],
+            "striate: explain expects an example of sobel, conv1d, conv3d, max-pool, avg-pool, batchnorm, got 'sobl'. "
+            "Choose one of these. Did you mean sobel?",
+        ),
+        (["explain", "conv2", "--input", "3x9x9"], ""),
+        (["inspect", "cnn_bn", "--input", "3x32x32", "--field", "11"], ""),
+    ],
+    ids=" ".join,
+)
+def test_what_is_mistyped_is_answered_with_the_nearest_name(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nearest = {"--ignore": "bias-before-norm", "conv2": "conv2d", "--field": "1"}
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error == told + "\n" if told else error.endswith(f" Did you mean {nearest[next(filter(nearest.get, arguments))]}?\n")
+
+
+def test_an_unknown_commands_nearest_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian"]) == 2
+    assert capsys.readouterr().err.endswith(" Did you mean train? See striate --help.\n")
+
+
+@pytest.mark.parametrize(
+    ("code", "near"),
+    [
+        ("def make(size=3): ...\ndef other(): ...\n", "mymodel:make"),
+        ("def twice(n): ...\ndef _own(): ...\nclass Net(Base): ...\nclass Plain: ...\n", "mymodel:Net"),
+        ("class Net(Base):\n    def __init__(self, width): ...\n", None),
+        ("def make(:", None),
+    ],
+)
+def test_a_modules_factory_is_named_where_the_module_alone_is_given(
+    code: str, near: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mymodel.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    for given in ("mymodel", "mymodel.py"):
+        assert main(["inspect", given, "--input", "3x8x8"]) == 2
+        error = capsys.readouterr().err
+        assert error.endswith("or a callable of your own.\n" if near is None else f"own. Did you mean {near}?\n")
+    assert "mymodel" not in sys.modules
+
+
+# --------------------------------------------------------------------------------------------------- help and completion
+
+COMMANDS = ("train", "explain", "inspect", "profile", "doctor")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_ends_with_an_example_that_is_understood(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    told = capsys.readouterr().out
+    examples = [line.split()[1:] for line in told.splitlines() if line.startswith(f"  striate {command}")]
+    assert examples and "\x1b" not in told and all(len(line) <= 100 for line in told.splitlines())
+    for example in examples:
+        assert cli.parser().parse_args(example).command.__module__ == f"striate.cli.{command}"
+
+
+def test_help_takes_texts_as_they_are_and_no_colours_into_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    from striate.cli.parser import Parser
+
+    monkeypatch.setenv("COLUMNS", "80")
+    parser = Parser(prog="x", description="a [/foo] b [bold]", epilog=":smile:\n  as it is")
+    parser.add_argument("--one", metavar="[A]", help="of [red]")
+    told = parser.format_help()
+    assert all(text in told for text in ("a [/foo] b [bold]", ":smile:\n  as it is", "--one [A]", "of [red]"))
+    assert "\x1b" not in told
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_a_shells_completion_knows_commands_and_options(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--print-completion", shell]) == 0
+    told = capsys.readouterr().out
+    assert all(word in told for word in (*COMMANDS, "markdown", "channels-last"))
+    assert ("resnet_cifar" in told) or shell == "tcsh"
+
+
+def test_python_m_striate_is_the_command() -> None:
+    told = subprocess.run([sys.executable, "-m", "striate", "--version"], capture_output=True, text=True, check=False)
+    from striate import __version__
+
+    assert (told.returncode, told.stdout) == (0, f"striate {__version__}\n")
+
+
+# ---------------------------------------------------------------------------------------------------------- what is written
+
+
+def test_a_full_disk_leaves_the_old_page_and_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import errno
+    import os
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for option, name in (("--html", "page.html"), ("--json", "report.json")):
+        file = tmp_path / name
+        file.write_text("old")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            assert main(["inspect", "lenet5", "--input", "1x28x28", option, str(file)]) == 2
+        assert capsys.readouterr().err == f"striate: [Errno 28] No space left on device: '{file}'\n"
+        assert file.read_text() == "old"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["page.html", "report.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module", "told"),
+    [
+        (
+            ["train"],
+            "sklearn",
+            "train expects the package scikit-learn, got no such package. Install it with: pip install 'striate[train]'.",
+        ),
+        (
+            ["train"],
+            "matplotlib",
+            "train expects the package matplotlib, got no such package. Install it with: pip install 'striate[train]'.",
+        ),
+        (
+            ["inspect", "lenet5", "--input", "1x28x28", "--erf", "3", "field.png"],
+            "matplotlib",
+            "draw expects the package matplotlib, got no such package. Install it with: pip install 'striate[train]'.",
+        ),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named_with_how_to_get_it(
+    arguments: list[str],
+    module: str,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from striate import extras
+
+    found = extras.find_spec
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == module else found(name))
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == f"striate: {told}\n" and not list(tmp_path.iterdir())

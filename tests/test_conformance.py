@@ -23,11 +23,11 @@ import striate.nn as S
 import striate.nn.functional as SF
 from striate._torch import Observer
 from striate.errors import ArgumentError, ShapeError
-from striate.ops import choose
+from striate.ops import dispatch
 from striate.ops import norm as ops
 from striate.ops.conv import METHODS
 from striate.ops.precision import precision
-from striate.ops.shared import measure, normalize_with
+from striate.ops.sync_batch_norm import measure, normalize_with
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def methods(name: str) -> Iterator[bool]:
     yield name not in CONVS
     for method in METHODS if name in CONVS else ():
         if method.name not in ("torch", "reference"):
-            with choose.prefer(method.name):
+            with dispatch.prefer(method.name):
                 yield method.name == "direct"  # the one that takes every shape
 
 
@@ -512,7 +512,7 @@ def test_opcheck_passes_for_every_convolution_operator() -> None:
                 x = layout(torch.randn(sample.shape, dtype=torch.float64)).requires_grad_()
                 weight = torch.randn(sample.weight, dtype=torch.float64, requires_grad=True)
                 bias = torch.randn(sample.filters, dtype=torch.float64) if sample.bias else None
-                with choose.prefer(method), Operators() as run:
+                with dispatch.prefer(method), Operators() as run:
                     sample.ours(x, weight, bias, **sample.arguments).sum().backward()
                 for call in run.calls:
                     name = call[0]._opname

@@ -22,9 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import striate
 from striate import nn
 from striate.nn import container
-from striate.nn.container import Passed, run
-from striate.ops import choose, recipe
-from striate.ops import conv as conv_ops
+from striate.nn.container import Intermediate, run
+from striate.ops import dispatch, rematerialize
+from striate.ops.conv import functions
 
 
 def images(channels: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -58,17 +58,17 @@ class Shared(NamedTuple):
     """What was shared meanwhile."""
 
     statistics: list[Tensor]
-    recipes: list[Tensor]  # outputs that are made again in backward
+    recomputed: list[Tensor]  # outputs that backward computes again
 
     @property
     def counts(self) -> tuple[int, int]:
-        return len(self.statistics), len(self.recipes)
+        return len(self.statistics), len(self.recomputed)
 
 
 @contextlib.contextmanager
 def sharing() -> Iterator[Shared]:
     shared = Shared([], [])
-    take, keep = container.take, recipe.keep
+    take, save = container.take_statistics, rematerialize.save_or_recompute
 
     def taken(y: Tensor) -> Tensor | None:
         statistics = take(y)
@@ -76,14 +76,14 @@ def sharing() -> Iterator[Shared]:
             shared.statistics.append(statistics)
         return statistics
 
-    def kept(x: Tensor, y: Tensor, place: int = 0) -> None:
-        if hasattr(x.grad_fn, "recipe"):
-            shared.recipes.append(y)
-        keep(x, y, place)
+    def saved(x: Tensor, y: Tensor, index: int = 0) -> None:
+        if hasattr(x.grad_fn, "recompute"):
+            shared.recomputed.append(y)
+        save(x, y, index)
 
-    with pytest.MonkeyPatch.context() as patched, choose.prefer("winograd_4x4"):
-        patched.setattr(container, "take", taken)
-        patched.setattr(conv_ops, "keep", kept)
+    with pytest.MonkeyPatch.context() as patched, dispatch.prefer("winograd_4x4"):
+        patched.setattr(container, "take_statistics", taken)
+        patched.setattr(functions, "save_or_recompute", saved)
         yield shared
 
 
@@ -144,8 +144,8 @@ def test_what_is_written_between_direct_calls_unseen_is_what_the_next_layer_gets
                     x = layer(x)
                 return x
 
-            theirs = twin(model)
-            expected = results(theirs, x, lambda x: call(theirs, place, x))
+            torch_model = twin(model)
+            expected = results(torch_model, x, lambda x: call(torch_model, place, x))
             with sharing() as shared:
                 check(results(model, x, lambda x: call(model, place, x)), expected)
             assert shared.counts == (0, 0)
@@ -189,17 +189,17 @@ HOOKS: dict[str, Callable[[torch.nn.Module], Any]] = {
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_hook_on_any_neighbour_gives_torchs_results_and_sharing_is_back_without_it(hook: str, place: int) -> None:
     model, x = block(), images()
-    theirs = twin(model)
+    torch_model = twin(model)
     plain = results(twin(model), x)
-    hooked, handle = HOOKS[hook](theirs[place]), HOOKS[hook](model[place])
-    expected = results(theirs, x)
+    hooked, handle = HOOKS[hook](torch_model[place]), HOOKS[hook](model[place])
+    expected = results(torch_model, x)
     assert any(not torch.allclose(a, b) for a, b in zip(plain, expected, strict=True)), "the hook does something"
     with sharing() as shared:
         check(results(model, x), expected)
     assert shared.counts in {0: [(1, 1)], 1: [(1, 0)], 2: [(2, 0)], 3: [(1, 0)], 4: [(1, 1)], 5: [(2, 1)]}[place]
     hooked.remove()
     handle.remove()
-    expected = results(theirs, x)
+    expected = results(torch_model, x)
     with sharing() as shared:
         check(results(model, x), expected)
     assert shared.counts == (2, 1)
@@ -217,7 +217,7 @@ GLOBAL: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 def test_a_hook_on_all_modules_sees_every_layer(name: str) -> None:
     register, hook = GLOBAL[name]
     model, x, seen = block(), images(), []
-    theirs = twin(model)
+    torch_model = twin(model)
 
     def called(module: Any, *rest: Any) -> Any:
         seen.append(type(module).__name__)
@@ -225,7 +225,7 @@ def test_a_hook_on_all_modules_sees_every_layer(name: str) -> None:
 
     handle = register(called)
     try:
-        expected = results(theirs, x)
+        expected = results(torch_model, x)
         theirs_seen = seen.copy()
         seen.clear()
         with sharing() as shared:
@@ -254,14 +254,14 @@ def test_whoever_stands_in_the_place_of_the_call_sees_every_layer(monkeypatch: p
 @pytest.mark.parametrize("place", range(6))
 def test_a_layer_with_a_forward_of_its_own_is_called(place: int) -> None:
     model, x = block(), images()
-    theirs = twin(model)
-    for one in (theirs, model):
+    torch_model = twin(model)
+    for one in (torch_model, model):
         one[place].forward = lambda x, forward=one[place].forward: forward(x) * 0.5 + 0.25
-    expected = results(theirs, x)
+    expected = results(torch_model, x)
     check(results(model, x), expected)
-    for one in (theirs, model):
+    for one in (torch_model, model):
         del one[place].forward
-    expected = results(theirs, x)
+    expected = results(torch_model, x)
     with sharing() as shared:
         check(results(model, x), expected)
     assert shared.counts == (2, 1)
@@ -269,10 +269,10 @@ def test_a_layer_with_a_forward_of_its_own_is_called(place: int) -> None:
 
 def test_a_convolution_with_a_conv_forward_of_its_own_is_called() -> None:
     model, x = block(), images()
-    theirs = twin(model)
-    for one in (theirs, model):
+    torch_model = twin(model)
+    for one in (torch_model, model):
         one[3]._conv_forward = lambda x, weight, bias: F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), weight, bias)
-    expected = results(theirs, x)
+    expected = results(torch_model, x)
     check(results(model, x), expected)
 
 
@@ -304,11 +304,11 @@ def test_a_layer_of_another_class_is_called(place: int) -> None:
         return out * 0.5 + 0.25
 
     model, x = block(), images()
-    theirs = twin(model)
-    for one in (theirs, model):
+    torch_model = twin(model)
+    for one in (torch_model, model):
         kind = type(one[place])
         one[place].__class__ = type(f"Half{kind.__name__}", (kind,), {"forward": halved})
-    expected = results(theirs, x)
+    expected = results(torch_model, x)
     check(results(model, x), expected)
 
 
@@ -334,11 +334,11 @@ def test_a_module_between_that_writes_unseen_gets_what_nobody_makes_again(place:
 
 def test_parametrized_and_pruned_layers_are_called() -> None:
     model, x = block(), images()
-    theirs = twin(model)
-    for one in (theirs, model):
+    torch_model = twin(model)
+    for one in (torch_model, model):
         parametrizations.weight_norm(one[3])
         prune.l1_unstructured(one[0], "weight", 0.5)
-    expected = results(theirs, x)
+    expected = results(torch_model, x)
     check(results(model, x), expected)
 
 
@@ -361,13 +361,13 @@ def test_a_compiled_layer_is_called_as_what_it_was_compiled_to() -> None:
 
 def test_slices_places_and_loops_are_torchs() -> None:
     model, x = block().eval(), images()
-    theirs = twin(model)
+    torch_model = twin(model)
     assert isinstance(model, torch.nn.Sequential) and type(model[1:3]) is nn.Sequential and model[-1] is list(model)[5]
-    assert len(model) == 6 and [type(m).__name__ for m in model] == [type(m).__name__ for m in theirs]
+    assert len(model) == 6 and [type(m).__name__ for m in model] == [type(m).__name__ for m in torch_model]
     for part in (slice(0, 3), slice(1, 4), slice(3, None), slice(1, None, 3)):
         y = x if part.start == 0 else images(8)
-        assert torch.allclose(model[part](y), theirs[part](y), atol=1e-5)
-    assert repr(model) == repr(theirs)
+        assert torch.allclose(model[part](y), torch_model[part](y), atol=1e-5)
+    assert repr(model) == repr(torch_model)
 
 
 def test_parts_are_replaced_removed_and_added_as_torchs() -> None:
@@ -377,21 +377,21 @@ def test_parts_are_replaced_removed_and_added_as_torchs() -> None:
     model.insert(2, nn.Identity())
     del model[-2]
     model.extend(nn.Sequential(nn.BatchNorm2d(4)))
-    theirs = twin(model)
-    assert repr(theirs) == repr(model) and len(model) == 8
-    for one in (model, theirs):
+    torch_model = twin(model)
+    assert repr(torch_model) == repr(model) and len(model) == 8
+    for one in (model, torch_model):
         one[5].momentum = 0.5
-    expected = results(theirs, x)
+    expected = results(torch_model, x)
     with sharing() as shared:
         check(results(model, x), expected)
     assert shared.counts == (2, 1)
-    for made, length in ((model + model, 16), (model * 2, 16), (2 * model, 16), (model + theirs, 16)):
-        assert type(made) is nn.Sequential and len(made) == length and made[8] in (model[0], theirs[0])
+    for made, length in ((model + model, 16), (model * 2, 16), (2 * model, 16), (model + torch_model, 16)):
+        assert type(made) is nn.Sequential and len(made) == length and made[8] in (model[0], torch_model[0])
     with pytest.raises(ValueError, match="add operator supports only objects of Sequential class"):
         model + [nn.ReLU()]  # noqa: RUF005
 
 
-def test_no_layer_and_what_is_none() -> None:
+def test_a_container_without_layers_gives_its_input_and_none_is_not_callable() -> None:
     x = images()
     assert nn.Sequential()(x) is x and nn.Sequential(nn.Sequential())(x) is x
     empty = nn.Sequential(nn.Conv2d(3, 8, 1))
@@ -466,9 +466,9 @@ COUNTS = {"0": (1, 1), "1": (0, 1), "1.1": (2, 0), "1.2": (1, 0)}  # what is sha
 @pytest.mark.parametrize("path", COUNTS)
 def test_containers_with_a_hook_are_called(path: str, hook: str) -> None:
     model, x = nested(), images()
-    theirs = twin(model)
-    handles = [HOOKS[hook](one.get_submodule(path)) for one in (theirs, model)]
-    expected = results(theirs, x)
+    torch_model = twin(model)
+    handles = [HOOKS[hook](one.get_submodule(path)) for one in (torch_model, model)]
+    expected = results(torch_model, x)
     with sharing() as shared:
         check(results(model, x), expected)
     assert shared.counts == COUNTS[path]
@@ -486,12 +486,12 @@ def test_containers_with_a_forward_of_their_own_are_called() -> None:
 
     x = images()
     model = nested()
-    theirs = twin(model)
+    torch_model = twin(model)
     inner = model[1]
     model[1] = Doubled(*inner)
-    theirs_inner = theirs[1]
-    theirs[1].forward = lambda x: torch.nn.Sequential.forward(theirs_inner, x) * 2
-    expected = results(theirs, x)
+    torch_inner = torch_model[1]
+    torch_model[1].forward = lambda x: torch.nn.Sequential.forward(torch_inner, x) * 2
+    expected = results(torch_model, x)
     with sharing() as shared:
         check(results(model, x), expected)
     assert shared.counts == (0, 1)
@@ -521,14 +521,14 @@ def test_frozen_norms_and_norms_in_evaluation_get_no_statistics() -> None:
     model[1].freeze()
     model[4].eval()
     with pytest.warns(UserWarning, match="restore thaws a frozen BatchNorm2d"):
-        theirs = twin(model)
-    expected = results(theirs, x)
+        torch_model = twin(model)
+    expected = results(torch_model, x)
     with sharing() as shared:
         check(results(model, x), expected)
     assert shared.counts == (0, 1)
 
 
-def test_evaluation_is_torchs() -> None:
+def test_a_block_in_evaluation_computes_as_torchs() -> None:
     model, x = block(), images()
     model(x)
     expected = results(twin(model.eval()), x)
@@ -554,7 +554,7 @@ def test_whole_batch_statistics_are_measured_by_the_norm() -> None:
     assert torch.allclose(parts, whole, atol=1e-10) and shared.statistics == []
 
 
-def test_a_layer_used_twice() -> None:
+def test_a_layer_used_twice_computes_as_torchs_both_times() -> None:
     torch.manual_seed(1)
     conv, norm = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
     model, x = nn.Sequential(conv, norm, conv, norm), images(8)
@@ -581,20 +581,20 @@ def test_an_input_that_the_caller_holds_is_kept_as_it_is() -> None:
 
 def test_under_vmap_a_flop_counter_and_autocast_it_is_torchs() -> None:
     model, x = block().eval(), images()
-    theirs = twin(model)
+    torch_model = twin(model)
     with torch.no_grad():
-        assert torch.allclose(torch.vmap(model)(x[None]), torch.vmap(theirs)(x[None]), atol=1e-5)
+        assert torch.allclose(torch.vmap(model)(x[None]), torch.vmap(torch_model)(x[None]), atol=1e-5)
         counts = []
-        for one in (model, theirs):
+        for one in (model, torch_model):
             with FlopCounterMode(display=False) as counter:
                 one(x)
             counts.append(counter.get_flop_counts())
         assert [*counts[0].values()] == [*counts[1].values()]
         with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(model(x), theirs(x))
+            assert torch.equal(model(x), torch_model(x))
 
 
-def test_compiled_exported_and_scripted() -> None:
+def test_containers_that_are_compiled_exported_scripted_and_traced_compute_as_torchs() -> None:
     model, x = block().eval(), images().detach()
     with torch.no_grad():
         expected = twin(model)(x)
@@ -606,14 +606,14 @@ def test_compiled_exported_and_scripted() -> None:
         assert torch.allclose(torch.fx.symbolic_trace(nn.Sequential(model, nn.ReLU()))(x), expected, atol=1e-5)
 
 
-def test_compiled_training() -> None:
+def test_a_compiled_container_trains_as_torchs() -> None:
     model, x = block(), images()
     expected = results(twin(model), x)
     check(results(model, x, torch.compile(model, backend="aot_eager", fullgraph=True)), expected)
 
 
 @pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save", "state_dict"])
-def test_copies(how: str) -> None:
+def test_copies_and_pickles_share_and_compute_as_the_original(how: str) -> None:
     model, x = nested(), images()
     kept = io.BytesIO()
     if how == "deepcopy":
@@ -655,11 +655,11 @@ def test_accelerate_makes_torchs_containers_ours_and_restore_gives_them_back() -
 
 
 class TorchBlock(torch.nn.Module):
-    """A residual block as everybody writes it, with the layers of one of ours."""
+    """A residual block as everybody writes it, with the layers of a striate block."""
 
-    def __init__(self, ours: torch.nn.Module) -> None:
+    def __init__(self, native_model: torch.nn.Module) -> None:
         super().__init__()
-        for name, child in twin(ours).named_children():
+        for name, child in twin(native_model).named_children():
             self.add_module(name, child)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -675,27 +675,27 @@ BLOCKS: dict[str, Callable[[], torch.nn.Module]] = {
     "basic": lambda: striate.models.resnet.BasicBlock(8, 8),
     "basic, other channels": lambda: striate.models.resnet.BasicBlock(4, 8),
     "basic, strided": lambda: striate.models.resnet.BasicBlock(8, 16, 2),
-    "bottleneck": lambda: striate.models.resnet.Bottleneck(16, 4),
-    "bottleneck, other channels": lambda: striate.models.resnet.Bottleneck(8, 4),
+    "bottleneck": lambda: striate.models.resnet.ResNetBottleneck(16, 4),
+    "bottleneck, other channels": lambda: striate.models.resnet.ResNetBottleneck(8, 4),
 }
 
 
 def residual(name: str) -> tuple[torch.nn.Module, TorchBlock, Tensor]:
     torch.manual_seed(2)
-    ours = BLOCKS[name]()
-    for m in ours.modules():
+    native_model = BLOCKS[name]()
+    for m in native_model.modules():
         if isinstance(m, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(m.weight, 0.5, 1.5)
             torch.nn.init.uniform_(m.bias, 0.5, 1.5)
-    return ours, TorchBlock(ours), images(ours.conv1.in_channels)
+    return native_model, TorchBlock(native_model), images(native_model.conv1.in_channels)
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_residual_blocks_give_torchs_results(name: str) -> None:
-    ours, theirs, x = residual(name)
-    expected = results(theirs, x)
+    native_model, torch_model, x = residual(name)
+    expected = results(torch_model, x)
     with sharing() as shared:
-        check(results(ours, x), expected)
+        check(results(native_model, x), expected)
     assert shared.counts[0] >= 1 and shared.counts[1] >= 1
 
 
@@ -703,9 +703,9 @@ def test_residual_blocks_give_torchs_results(name: str) -> None:
 @pytest.mark.parametrize("hook", [*HOOKS, "own forward"])
 @pytest.mark.parametrize("name", ["basic, other channels", "bottleneck, other channels"])
 def test_hooks_inside_residual_blocks_are_called_as_torchs(name: str, hook: str, path: str) -> None:
-    ours, theirs, x = residual(name)
+    native_model, torch_model, x = residual(name)
     calls: list[list[str]] = [[], []]
-    for model, called in zip((ours, theirs), calls, strict=True):
+    for model, called in zip((native_model, torch_model), calls, strict=True):
         module = model.get_submodule(path)
         module.register_forward_hook(lambda m, a, y, called=called: called.append("forward"))
         module.register_full_backward_hook(lambda m, a, y, called=called: called.append("backward"))
@@ -713,8 +713,8 @@ def test_hooks_inside_residual_blocks_are_called_as_torchs(name: str, hook: str,
             module.forward = lambda x, forward=module.forward: forward(x) * 0.5 + 0.25
         else:
             HOOKS[hook](module)
-    expected = results(theirs, x)
-    check(results(ours, x), expected)
+    expected = results(torch_model, x)
+    check(results(native_model, x), expected)
     assert calls[0] == calls[1] and len(calls[0]) == 2 * ((3 if "bottle" in name else 2) if path == "relu" else 1)
 
 
@@ -735,10 +735,10 @@ def test_parts_of_residual_blocks_may_be_replaced_by_anything() -> None:
         },
     }
     for told, made in replacements.items():
-        ours, _, x = residual("basic, other channels")
+        native_model, _, x = residual("basic, other channels")
         for name, child in made().items():
-            setattr(ours, name, child)
-        model = copy.deepcopy(ours)
+            setattr(native_model, name, child)
+        model = copy.deepcopy(native_model)
 
         def plainly(x: Tensor, model: Any = model) -> Tensor:
             y = model.relu(model.bn1(model.conv1(x)))
@@ -746,44 +746,44 @@ def test_parts_of_residual_blocks_may_be_replaced_by_anything() -> None:
 
         expected = results(model, x, plainly)
         try:
-            check(results(ours, x), expected)
+            check(results(native_model, x), expected)
         except AssertionError as error:
             raise AssertionError(told) from error
 
 
 def test_a_residual_with_fewer_layers_is_added_to_what_the_last_gets() -> None:
     x, y = torch.full((1, 1, 2, 2), -1.0), torch.full((1, 1, 2, 2), 0.5)
-    assert run([nn.ReLU()], Passed(x), lambda: Passed(y)).value.equal(F.relu(x + y))
-    assert run([], Passed(x), lambda: Passed(y)).value.equal(x + y)
+    assert run([nn.ReLU()], Intermediate(x), lambda: Intermediate(y)).value.equal(F.relu(x + y))
+    assert run([], Intermediate(x), lambda: Intermediate(y)).value.equal(x + y)
 
 
 def test_inverted_residuals_are_seen_through_and_called_if_hooked() -> None:
     torch.manual_seed(3)
     blocks = [striate.models.mobilenet.InvertedResidual(4, 8, 2), striate.models.mobilenet.InvertedResidual(8, 8, 2)]
     model, x = nn.Sequential(*blocks), images(4)
-    theirs = copy.deepcopy(model)
+    torch_model = copy.deepcopy(model)
 
     def plainly(x: Tensor) -> Tensor:
         y = x
-        for layer in theirs[0].conv:
+        for layer in torch_model[0].conv:
             y = layer(y)
         z = y
-        for layer in theirs[1].conv:
+        for layer in torch_model[1].conv:
             z = layer(z)
         return z + y
 
-    expected = results(theirs, x, plainly)
+    expected = results(torch_model, x, plainly)
     with sharing() as shared:
         check(results(model, x), expected)
-    assert shared.recipes
-    count, seen = len(shared.recipes), []
+    assert shared.recomputed
+    count, seen = len(shared.recomputed), []
     model[0].register_forward_hook(lambda m, a, y: seen.append(y))
     model[1].register_forward_pre_hook(lambda m, a: seen.append(a[0]))
-    for buffers in (model, theirs):
+    for buffers in (model, torch_model):
         for m in buffers.modules():
             if isinstance(m, torch.nn.BatchNorm2d):
                 m.reset_running_stats()
-    expected = results(theirs, x, plainly)
+    expected = results(torch_model, x, plainly)
     with sharing() as shared:
         check(results(model, x), expected)
-    assert len(seen) == 2 and seen[0] is seen[1] and len(shared.recipes) == count - 1
+    assert len(seen) == 2 and seen[0] is seen[1] and len(shared.recomputed) == count - 1

@@ -25,9 +25,10 @@ import striate.nn as S
 import striate.nn.functional as SF
 from striate import native
 from striate.errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError
-from striate.ops import choose, gate
 from striate.ops import conv as ops
+from striate.ops import dispatch, gate
 from striate.ops.conv import NUMBERS
+from striate.ops.conv.geometry import resolve, resolve_transpose
 from striate.ops.layout import is_channels_last
 from striate.ops.padding import MODES, fold, pad
 from striate.ops.precision import precision
@@ -38,7 +39,7 @@ WINOGRAD = ["winograd_4x4", "winograd_2x2"]  # of fewer products, and less exact
 NAMES = [m.name for m in ops.METHODS if m.name not in WINOGRAD]
 NATIVE = ["depthwise", "direct", "unfolded"]
 THEIRS = [name for name in NAMES if name not in NATIVE]  # made of torch's operators
-MAPS = ("forward", "input", "weight")
+PASSES = ("forward", "backward_data", "backward_weights")
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {"channels_first": Tensor.contiguous, "channels_last": channels_last}
 EPS = torch.finfo(torch.float32).eps
 
@@ -63,7 +64,7 @@ class How(NamedTuple):
         native.use_isa(self.isa or before)
         try:
             # maps that the method has not are sums as they are written too
-            with choose.prefer(self.method), precision("strict"):
+            with dispatch.prefer(self.method), precision("strict"):
                 yield
         finally:
             native.use_isa(before)
@@ -89,15 +90,15 @@ def whole_numbers(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) ->
     return torch.randint(-9, 10, shape).to(dtype)
 
 
-def plan_of(sample: ConvSample) -> ops.Plan:
+def geometry_of(sample: ConvSample) -> ops.ConvGeometry:
     dims, a = len(sample.weight) - 2, sample.arguments
     rest = (a.get("dilation", 1), sample.groups, sample.function)
     if sample.transposed:
         extra = a.get("output_padding", 0)
-        return ops._transpose_plan(
+        return resolve_transpose(
             sample.shape, sample.weight, dims, a.get("stride", 1), a.get("padding", 0), extra, *rest
         )
-    return ops._plan(sample.shape, sample.weight, dims, a.get("stride", 1), a.get("padding", 0), *rest)
+    return resolve(sample.shape, sample.weight, dims, a.get("stride", 1), a.get("padding", 0), *rest)
 
 
 class Given(NamedTuple):
@@ -113,7 +114,7 @@ class Given(NamedTuple):
 
 
 def tensors(sample: ConvSample, make: Callable[..., Tensor]) -> Given:
-    plan = plan_of(sample)
+    plan = geometry_of(sample)
     y = plan.x_shape if sample.transposed else plan.y_shape
     return Given(make(sample.shape), make(sample.weight), make((sample.filters,)) if sample.bias else None, make(y))
 
@@ -127,7 +128,7 @@ class Results(NamedTuple):
 
 def by_reference(sample: ConvSample, given: Given) -> Results:
     x, w, bias, dy = given
-    window, groups = plan_of(sample).window, sample.groups
+    window, groups = geometry_of(sample).window, sample.groups
     if sample.transposed:
         y, dx = reference.conv_input(x, w, window, groups), reference.conv_forward(dy, w, window, groups)
         dw = reference.conv_weight(x, dy, window, groups)
@@ -147,7 +148,7 @@ def run(call: Callable[..., Tensor], sample: ConvSample, given: Given) -> Result
 
 
 def method_of(sample: ConvSample, map: str, last: bool = False, dtype: torch.dtype = torch.float32) -> str:
-    return ops.method_for(ops.Call(map, plan_of(sample), last, dtype, None)).name
+    return ops.method_for(ops.ConvProblem(map, geometry_of(sample), last, dtype, None)).name
 
 
 def strides(x: Tensor) -> list[int]:
@@ -174,7 +175,7 @@ def test_whole_numbers_give_exactly_the_reference(sample: ConvSample, method: st
             weight = of_weight(given.weight) if len(sample.shape) > 3 else given.weight
             given = Given(lay(given.x), weight, given.bias, lay(given.dy))
             last = ops.follows_channels_last(given.x, given.weight)
-            chosen = [method_of(sample, map, last, dtype) for map in MAPS]
+            chosen = [method_of(sample, map, last, dtype) for map in PASSES]
             if method not in chosen:
                 continue
             ran = True
@@ -187,7 +188,8 @@ def test_whole_numbers_give_exactly_the_reference(sample: ConvSample, method: st
                 assert strides(got.y) == strides(order(expected.y)) and strides(got.dx) == strides(order(expected.dx))
                 assert chosen[2] not in NATIVE or strides(got.dweight) == strides(given.weight)
     if not ran:
-        told = choose.explain(ops.METHODS, ops.Call("forward", plan_of(sample), False, torch.float32, None))
+        problem = ops.ConvProblem("forward", geometry_of(sample), False, torch.float32, None)
+        told = dispatch.explain_choice(ops.METHODS, problem)
         assert dict(told)[method]  # a sentence
         pytest.skip(f"{method}: {dict(told)[method]}")
 
@@ -201,8 +203,8 @@ def test_torchs_operator_agrees_with_the_reference_on_every_sample(sample: ConvS
 
 def test_samples_reach_every_method_of_ours() -> None:
     for name in NATIVE:
-        with choose.prefer(name):
-            assert sum(name in (method_of(s, map), method_of(s, map, True)) for s in CONV for map in MAPS) >= 60, name
+        with dispatch.prefer(name):
+            assert sum(name in (method_of(s, map), method_of(s, map, True)) for s in CONV for map in PASSES) >= 60, name
     assert any(s.transposed and s.depthwise for s in CONV) and {len(s.shape) for s in CONV} == {3, 4, 5}
 
 
@@ -246,7 +248,7 @@ def test_the_error_is_at_most_twice_that_of_torch(sample: ConvSample, ours: str)
     else:
         theirs = run(sample.theirs, sample, given)
     for lay in LAYOUTS.values():
-        if ours not in (method_of(sample, map, lay is channels_last) for map in MAPS):
+        if ours not in (method_of(sample, map, lay is channels_last) for map in PASSES):
             pytest.skip(f"not by {ours}")
         got = run(sample.ours, sample, Given(lay(given.x), given.weight, given.bias, lay(given.dy)))
         for name, mine, other, exact in zip(Results._fields, got, theirs, truth, strict=True):
@@ -260,7 +262,7 @@ def test_the_error_is_at_most_twice_that_of_torch(sample: ConvSample, ours: str)
 def test_result_is_same_bits_for_1_2_and_3_threads(sample: ConvSample, ours: str) -> None:
     given = tensors(sample, torch.randn)
     for lay in LAYOUTS.values():
-        if {method_of(sample, map, lay is channels_last) for map in MAPS} != {ours}:
+        if {method_of(sample, map, lay is channels_last) for map in PASSES} != {ours}:
             pytest.skip(f"not all by {ours}")
         laid = Given(lay(given.x), given.weight, given.bias, lay(given.dy))
         results = []
@@ -284,7 +286,7 @@ LARGE = [
 
 @pytest.mark.parametrize("sample", LARGE, ids=str)
 def test_large_work_is_cut_between_threads_and_keeps_its_bits(sample: ConvSample, layout: Any, ours: str) -> None:
-    if {method_of(sample, map, layout is channels_last) for map in MAPS} != {ours}:
+    if {method_of(sample, map, layout is channels_last) for map in PASSES} != {ours}:
         pytest.skip(f"not all by {ours}")
     given = tensors(sample, torch.randn)
     given = Given(layout(given.x), given.weight, given.bias, layout(given.dy))
@@ -330,8 +332,8 @@ def test_gradients_and_their_gradients_are_what_finite_differences_say(
 ) -> None:
     given = [t.double() for t in tensors(sample, torch.randn)[:3]]  # type: ignore[union-attr]
     inputs = [layout(given[0]).requires_grad_(), *(t.requires_grad_() for t in given[1:])]
-    with choose.prefer(name):
-        if name not in (method_of(sample, map, layout is channels_last, torch.float64) for map in MAPS):
+    with dispatch.prefer(name):
+        if name not in (method_of(sample, map, layout is channels_last, torch.float64) for map in PASSES):
             pytest.skip(f"not by {name}")
         call = lambda x, w, b: sample.ours(x, w, b, **sample.arguments)  # noqa: E731
         assert torch.autograd.gradcheck(call, inputs, fast_mode=True)
@@ -676,7 +678,7 @@ def test_models_compile_without_graph_breaks(dynamic: bool, name: str | None) ->
         model = S.Sequential(
             *model[:2], S.ConvTranspose2d(8, 8, 3, stride=2, padding="same", groups=8), S.GlobalAvgPool2d()
         )
-    with choose.prefer(name):
+    with dispatch.prefer(name):
         compiled = torch.compile(model, fullgraph=True, dynamic=dynamic, backend="aot_eager")
         loss, expected = compiled(x).square().sum(), model(x).square().sum()
         torch.testing.assert_close(loss, expected)
@@ -1421,7 +1423,7 @@ def test_a_transposed_convolution_that_leaves_out_what_lies_behind_stays_with_a_
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 64, 9, 9)
     for name in (None, *NAMES):
-        with choose.prefer(name):
+        with dispatch.prefer(name):
             torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
 
 

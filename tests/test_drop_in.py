@@ -25,7 +25,7 @@ import striate
 import striate.nn as nn
 import striate.nn.functional as SF
 from striate import models
-from striate.nn import container, swap
+from striate.nn import fusion, swap
 
 PACKAGE = Path(striate.__file__).parent
 
@@ -138,8 +138,8 @@ def test_code_of_the_course_notes_runs_with_its_import_line_changed(name: str) -
     exec(compile(NOTES[name], name, "exec"), names)
     layers = [v for v in names.values() if isinstance(v, torch.nn.Module)]
     assert layers or "normalized" in names
-    ours = [m for layer in layers for m in layer.modules() if type(m).__module__.startswith("striate.")]
-    assert ours or not layers
+    native_layers = [m for layer in layers for m in layer.modules() if type(m).__module__.startswith("striate.")]
+    assert native_layers or not layers
 
 
 def public(module: Any) -> list[str]:
@@ -157,13 +157,22 @@ def test_every_public_name_of_torch_nn_is_here() -> None:
     assert nn.functional is SF
 
 
+@pytest.mark.parametrize("module", ["blocks", "container", "conv", "local", "norm", "pool"])
+def test_a_pickle_of_a_layer_may_name_the_module_of_its_family(module: str) -> None:
+    family = getattr(nn, module)
+    names = [name for name in family.__all__ if isinstance(getattr(nn, name, None), type)]
+    assert names and all(
+        pickle.loads(f"cstriate.nn.{module}\n{name}\n.".encode()) is getattr(nn, name) for name in names
+    )
+
+
 def test_our_classes_replace_torchs_and_subclass_them() -> None:
-    for theirs, ours in ((theirs, swap.SWAPS[theirs]) for theirs in swap.BASES):
-        assert issubclass(ours, theirs)
-        assert getattr(nn, theirs.__name__) is ours
-        assert ours.__name__ == theirs.__name__
-        assert ours.__doc__ and ours.__doc__ != theirs.__doc__
-        assert inspect.signature(ours) == inspect.signature(theirs)
+    for torch_class, native_class in ((torch_class, swap.SWAPS[torch_class]) for torch_class in swap.BASES):
+        assert issubclass(native_class, torch_class)
+        assert getattr(nn, torch_class.__name__) is native_class
+        assert native_class.__name__ == torch_class.__name__
+        assert native_class.__doc__ and native_class.__doc__ != torch_class.__doc__
+        assert inspect.signature(native_class) == inspect.signature(torch_class)
     convs = {f"{lazy}Conv{kind}{d}d" for lazy in ("", "Lazy") for kind in ("", "Transpose") for d in (1, 2, 3)}
     pools = {f"{kind}Pool{d}d" for kind in ("Max", "Avg", "AdaptiveMax", "AdaptiveAvg") for d in (1, 2, 3)}
     norms = {f"{kind}Norm{d}d" for kind in ("Batch", "Instance") for d in (1, 2, 3)} | {
@@ -172,19 +181,19 @@ def test_our_classes_replace_torchs_and_subclass_them() -> None:
         "LocalResponseNorm",
         "RMSNorm",
     }
-    assert {theirs.__name__ for theirs in swap.BASES} == convs | pools | norms | {"ChannelShuffle"}
+    assert {torch_class.__name__ for torch_class in swap.BASES} == convs | pools | norms | {"ChannelShuffle"}
 
 
 def test_our_functions_take_what_torchs_take() -> None:
     checked = 0
     for name in public(SF):
-        ours, theirs = getattr(SF, name), getattr(F, name, None)
-        if not getattr(ours, "__module__", "").startswith("striate.") or theirs is None:
+        native_function, torch_function = getattr(SF, name), getattr(F, name, None)
+        if not getattr(native_function, "__module__", "").startswith("striate.") or torch_function is None:
             continue
         try:
-            expected = list(inspect.signature(theirs).parameters)
+            expected = list(inspect.signature(torch_function).parameters)
         except ValueError:  # a builtin: its documentation opens with the call
-            call = (theirs.__doc__ or "").strip().split("->")[0]
+            call = (torch_function.__doc__ or "").strip().split("->")[0]
             expected = [a.split("=")[0].strip() for a in call[call.index("(") + 1 : call.rindex(")")].split(",")]
         if expected in (["args", "kwargs"], ["*args", "**kwargs"]):  # one function for with and without indices
             expected = (
@@ -192,7 +201,7 @@ def test_our_functions_take_what_torchs_take() -> None:
                 if "adaptive" in name
                 else list(inspect.signature(F.max_pool2d_with_indices).parameters)
             )
-        got = list(inspect.signature(ours).parameters)
+        got = list(inspect.signature(native_function).parameters)
         assert got[: len(expected)] == expected, name
         checked += 1
     assert checked >= 29
@@ -277,11 +286,11 @@ def test_an_accelerated_container_computes_what_its_modules_compute_and_restore_
     before, classes = repr(model), [type(m) for m in model.modules()]
     striate.accelerate(model)
     assert model[2](torch.tensor(-1.0)) == 0 and repr(model) == before
-    (ours,), (theirs,) = ([m(x).square().sum()] for m in (model, twin))
-    torch.testing.assert_close(ours, theirs)
+    (native_loss,), (torch_loss,) = ([m(x).square().sum()] for m in (model, twin))
+    torch.testing.assert_close(native_loss, torch_loss)
     for p, q in zip(
-        torch.autograd.grad(ours, list(model.parameters())),
-        torch.autograd.grad(theirs, list(twin.parameters())),
+        torch.autograd.grad(native_loss, list(model.parameters())),
+        torch.autograd.grad(torch_loss, list(twin.parameters())),
         strict=True,
     ):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-4)
@@ -358,11 +367,12 @@ def test_parts_may_be_replaced_after_accelerate(replaced: str) -> None:
 @pytest.mark.parametrize("accelerated", [True, False])
 def test_features_may_be_tapped_sliced_and_hooked(accelerated: bool) -> None:
     """A perceptual loss: a forward of one's own walks over the layers and keeps what lies between."""
-    theirs = torch.nn.Sequential(*fused_pair(), torch.nn.Conv2d(8, 8, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2)).eval()
-    ours = copy.deepcopy(theirs)
-    ours = striate.accelerate(ours) if accelerated else nn.Sequential(*striate.accelerate(ours))
+    layers = [*fused_pair(), torch.nn.Conv2d(8, 8, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2)]
+    torch_model = torch.nn.Sequential(*layers).eval()
+    native_model = copy.deepcopy(torch_model)
+    native_model = striate.accelerate(native_model) if accelerated else nn.Sequential(*striate.accelerate(native_model))
     x, tapped, hooked = torch.randn(2, 3, 16, 16), [], []
-    for model in (ours, theirs):
+    for model in (native_model, torch_model):
         y, kept, seen = x, [], []
         for layer in model:
             y = layer(y)
@@ -426,9 +436,9 @@ def test_hooks_on_every_relu_see_and_do_what_they_do_in_torchs(kind: str, when: 
 
 
 def test_global_hooks_see_every_call() -> None:
-    model, theirs = striate.accelerate(fused_pair()), fused_pair()
+    model, torch_model = striate.accelerate(fused_pair()), fused_pair()
     counts = []
-    for one in (model, theirs):
+    for one in (model, torch_model):
         seen: list[str] = []
         handle = torch.nn.modules.module.register_module_forward_hook(
             lambda m, args, y, seen=seen: seen.append(type(m).__name__)
@@ -453,8 +463,8 @@ def test_converters_of_torchs_find_norms_and_activations_apart() -> None:
     layer = nn.BatchNormAct2d(3)
     assert torch.nn.SyncBatchNorm.convert_sync_batchnorm(layer) is layer
     assert torch.func.replace_all_batch_norm_modules_(layer).track_running_stats
-    ours = nn.SyncBatchNorm.convert_sync_batchnorm(layer)
-    assert type(ours) is nn.SyncBatchNorm and ours.activation == "relu" and ours(x).min() == 0
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(layer)
+    assert type(converted) is nn.SyncBatchNorm and converted.activation == "relu" and converted(x).min() == 0
 
 
 POOLINGS = {
@@ -511,7 +521,7 @@ def test_an_activation_behind_max_pooling_gives_the_bits_it_gives_before(
     model = before_pooling(copy.deepcopy(act), torch.nn.MaxPool2d(**POOLINGS[pooling]))
     twin = striate.accelerate(copy.deepcopy(model))
     x = awkward(kind)
-    assert container._pooled(twin[1], twin[2]) is not None
+    assert fusion.activation_behind_pool(twin[1], twin[2]) is not None
     plain = striate.accelerate(copy.deepcopy(model))
     plain[1].register_forward_hook(lambda *_: None)
     results = [m(x) for m in (model, plain, twin)]
@@ -531,12 +541,12 @@ def test_relu_is_computed_behind_max_pooling() -> None:
     plain, x, seen = copy.deepcopy(model), torch.randn(3, 1, 28, 28), []
     for module in plain.modules():
         module.register_forward_hook(lambda m, args, y: seen.append(y))
-    (ours, theirs), weights = (model(x), plain(x)), ([*m.parameters()] for m in (model, plain))
-    assert torch.equal(ours, theirs) and len(seen) == len(list(plain.modules()))
-    for p, q in zip(
-        *(torch.autograd.grad(y.square().sum(), w) for y, w in zip((ours, theirs), weights, strict=True)), strict=True
-    ):
-        torch.testing.assert_close(p, q)
+    (native_y, torch_y), weights = (model(x), plain(x)), ([*m.parameters()] for m in (model, plain))
+    assert torch.equal(native_y, torch_y) and len(seen) == len(list(plain.modules()))
+    found, expected = (
+        torch.autograd.grad(y.square().sum(), w) for y, w in zip((native_y, torch_y), weights, strict=True)
+    )
+    torch.testing.assert_close(found, expected)
     torch.testing.assert_close(model(x), torch_twin(plain)(x))
 
 
@@ -561,10 +571,10 @@ def test_an_activation_stays_before_what_it_does_not_commute_with() -> None:
         models = [striate.accelerate(torch.nn.Sequential(conv(3, 3, 1), *layers)) for layers in left]
         hooked = [striate.accelerate(torch.nn.Sequential(conv(3, 3, 1), act(), pool(2))) for _ in range(2)]
     for k, model in enumerate(hooked, 1):
-        assert container._pooled(*model[1:]) is not None
+        assert fusion.activation_behind_pool(*model[1:]) is not None
         model[k].register_forward_hook(lambda *_: None)
     for model in models + hooked:
-        assert container._pooled(model[1], model[2]) is None
+        assert fusion.activation_behind_pool(model[1], model[2]) is None
     x = torch.randn(1, 3, 4, 4)
     first = striate.accelerate(torch.nn.Sequential(act(inplace=True), pool(2)))
     first(x)
@@ -668,8 +678,8 @@ with warnings.catch_warnings(record=True) as caught:
     y.sum().backward()
     assert striate.nn.MaxPool2d(2, 1, padding="same")(x).shape == x.shape
     striate.accelerate(torch.nn.Sequential(torch.nn.MaxPool2d(2)))(x)
-ours = [str(w.message) for w in caught if "striate" in str(w.message)]
-print(len(ours), ours[0])
+warnings_of_striate = [str(w.message) for w in caught if "striate" in str(w.message)]
+print(len(warnings_of_striate), warnings_of_striate[0])
 print(striate.native_info()["core"], striate.native_info()["native"])
 """
     )

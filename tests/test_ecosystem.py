@@ -41,7 +41,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import striate
 from striate import models, nn
 from striate.nn import blocks, conv, local, norm, pool
-from striate.ops import choose
+from striate.ops import dispatch
 
 GUIDE = Path(__file__).parent.parent / "docs" / "guide" / "ecosystem.md"
 
@@ -1404,7 +1404,7 @@ def test_a_layer_gives_what_its_twin_of_torchs_gives(name: str, row_name: str) -
     ours, theirs, x = pair(row)
     if row.twin is not None and case.by != "torch":  # sums of sums, some of which are nought but for rounding
         ours, theirs, x = ours.double(), theirs.double(), x.double()
-    with choose.prefer(row.prefer):
+    with dispatch.prefer(row.prefer):
         if case.why_refused(row_name):
             for module in (theirs,) if row.own else (theirs, ours):
                 with pytest.raises(RuntimeError):
@@ -1956,7 +1956,7 @@ def test_a_layer_is_built_on_the_meta_device_and_filled(name: str) -> None:
     filled.load_state_dict(ours.state_dict())
     for path, buffer, value in unsaved(ours):
         filled.get_submodule(path)._buffers[buffer] = value
-    with choose.prefer(row.prefer):
+    with dispatch.prefer(row.prefer):
         same(filled(x), ours(x), row, True)
 
 
@@ -2102,7 +2102,8 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     ),
     "`convert_sync_batchnorm`, `fuse_conv_bn_eval`": ("drop_in.converters_of_torchs_find_norms_and_activations_apart",),
     "subclasses of `Sequential` that have its `forward`, copied and pickled": (
-        *("drop_in.subclasses_of_sequential_share_and_stay_what_they_are", "container.copies"),
+        *("drop_in.subclasses_of_sequential_share_and_stay_what_they_are",),
+        *("container.copies_and_pickles_share_and_compute_as_the_original",),
     ),
     "`accelerate` and back: objects, classes, storages, strides": (
         *("memory_format.parameters_and_buffers_are_the_same_memory_and_restore_leaves_all_as_it_was",),

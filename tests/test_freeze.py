@@ -31,15 +31,18 @@ import striate
 import striate.nn as SN
 from striate import models, tensorfile
 from striate.deploy import bounds
-from striate.deploy import freeze as module
-from striate.deploy.bounds import plan
+from striate.deploy.bounds import measurements
+from striate.deploy.file import FORMAT, encode
 from striate.deploy.freeze import ERROR, Frozen, freeze, load
-from striate.deploy.graph import base_of
+from striate.deploy.frozen import describe_operator
+from striate.deploy.operators import LOWERINGS, base_of, operator_of
 from striate.errors import ArgumentError, ArgumentTypeError, CheckpointError, DtypeError, ShapeError
+from striate.graph.optable import TABLE
 from striate.ops import fused
-from striate.ops.choose import prefer
 from striate.ops.conv import NUMBERS
+from striate.ops.dispatch import prefer
 from striate.ops.fused import FusedConv, FusedLinear
+from striate.ops.layout import FORMATS
 from striate.ops.precision import precision
 from striate.reference import conv as reference
 
@@ -104,7 +107,7 @@ def checked(model: Any, *inputs: Tensor, batches: tuple[int, ...] = (1, 2, 5)) -
         frozen = freeze(model, inputs)
     assert model.training is training and all(torch.equal(x, state[name]) for name, x in model.state_dict().items())
     evaluated = copy.deepcopy(model).eval()
-    graph = frozen._program.graph
+    graph = frozen._executable.program
     free = any(isinstance(n, str) for node in graph.inputs for n in node.shape or ())
     for size in batches if free else (len(inputs[0]),):
         mine = [
@@ -129,7 +132,7 @@ def checked(model: Any, *inputs: Tensor, batches: tuple[int, ...] = (1, 2, 5)) -
 
 
 def operators(frozen: Frozen) -> list[str]:
-    return [module._what(node) for node in frozen._program.graph.nodes]
+    return [describe_operator(node) for node in frozen._executable.program.nodes]
 
 
 class Called(nn.Module):
@@ -196,7 +199,8 @@ def test_a_clamp_behind_max_pooling_is_the_convolutions() -> None:
 @pytest.mark.parametrize("size", [1, 3])
 def test_an_example_of_any_batch_gives_a_model_for_any_batch(size: int) -> None:
     frozen = checked(models.NAMES["lenet5"](), torch.randn(size, 1, 28, 28))
-    assert frozen._program.graph.inputs[0].shape == ("N", 1, 28, 28) and frozen._program.graph.example == {"N": size}
+    program = frozen._executable.program
+    assert program.inputs[0].shape == ("N", 1, 28, 28) and program.example == {"N": size}
 
 
 @pytest.mark.parametrize("name", ["lenet5", "cnn_bn"])
@@ -734,9 +738,10 @@ def test_nan_that_is_born_inside_is_the_models_own(name: str, method: str | None
 
 def test_values_are_measured_where_weights_give_no_bound() -> None:
     def measured(call: Callable[..., Any], **layers: Any) -> list[str]:
-        program = freeze(Called(call, **layers), torch.randn(IMAGE))._program
-        assert not program.plan.exact
-        return [base_of(node.op) or node.op for node in program.graph.nodes if node in program.plan.measured]
+        program = freeze(Called(call, **layers), torch.randn(IMAGE))._executable.program
+        measured, exact = measurements(program)
+        assert not exact
+        return [base_of(node.op) or node.op for node in program.nodes if node in measured]
 
     assert measured(lambda m, x: F.relu6(m.b(F.max_pool2d(m.a(x).relu() + x, 2))), **convs(2)) == []
     assert measured(lambda m, x: m.b(m.a(x).exp()), **convs(2)) == [], "a layer without a clamp keeps NaN"
@@ -750,10 +755,8 @@ def test_values_are_measured_where_weights_give_no_bound() -> None:
     deep = [layer for _ in range(60) for layer in (conv(bias=False), nn.ReLU())]
     for layer in deep[::2]:
         layer.weight.data.fill_(1.0)  # 36 times as large each time: 2^5.2
-    program = freeze(nn.Sequential(*deep), 1e-30 * torch.rand(IMAGE))._program
-    assert [
-        program.graph.nodes.index(node) for node in sorted(program.plan.measured, key=program.graph.nodes.index)
-    ] == [12, 25, 38, 51]
+    program = freeze(nn.Sequential(*deep), 1e-30 * torch.rand(IMAGE))._executable.program
+    assert sorted(map(program.nodes.index, measurements(program).measured)) == [12, 25, 38, 51]
 
 
 def test_measuring_goes_through_every_part_of_a_tensor_that_is_too_long_for_one(
@@ -772,13 +775,13 @@ def test_what_a_layers_bound_is_of_is_true() -> None:
     """An image of a filter's signs comes to the sum of its weights' sizes, which is the bound."""
     layer = conv(4, 4)
     x = layer.weight.detach()[:1].sign()
-    graph = freeze(nn.Sequential(layer, nn.ReLU()), x.expand(2, -1, -1, -1))._program.graph
+    graph = freeze(nn.Sequential(layer, nn.ReLU()), x.expand(2, -1, -1, -1))._executable.program
     gain = layer.weight.detach().abs().sum((1, 2, 3))
     assert float(F.conv2d(x, layer.weight.detach())[0, 0]) == pytest.approx(float(gain[0]), rel=1e-6)
-    assert not plan(graph).measured
+    assert not measurements(graph).measured
     layer.weight.data.mul_(2.0**70)
-    graph = freeze(nn.Sequential(layer, nn.ReLU()), 2.0**-70 * x.expand(2, -1, -1, -1))._program.graph
-    assert plan(graph).exact == {graph.nodes[0]}, "2^32 times 2^70 is more than 2^100: torch computes it"
+    graph = freeze(nn.Sequential(layer, nn.ReLU()), 2.0**-70 * x.expand(2, -1, -1, -1))._executable.program
+    assert measurements(graph).exact == {graph.nodes[0]}, "2^32 times 2^70 is more than 2^100: torch computes it"
 
 
 def test_large_values_are_the_models_own_too() -> None:
@@ -847,7 +850,7 @@ def test_strict_precision_is_kept_to() -> None:
         assert not [
             name for methods in strict.values() for name, reason in methods if "winograd" in name and reason is None
         ]
-        close(F.conv2d(x, frozen._program.constants[0].value, frozen._program.constants[1].value, padding=1), frozen(x))
+        close(F.conv2d(x, frozen._executable.constants[0].value, frozen._executable.constants[1].value, padding=1), frozen(x))
 
 
 # -------------------------------------------------------------------------------------------------------------- threads
@@ -967,7 +970,7 @@ def test_a_missing_file_and_one_of_something_else_are_refused(tmp_path: Path) ->
 
 @functools.cache
 def genuine() -> tuple[dict[str, Any], dict[str, Tensor]]:
-    return module._encoded(freeze(nn.Sequential(conv(), nn.ReLU(), nn.SiLU()), torch.randn(IMAGE))._program)
+    return encode(freeze(nn.Sequential(conv(), nn.ReLU(), nn.SiLU()), torch.randn(IMAGE))._executable.program)
 
 
 def forged(path: Path, **changes: Any) -> None:
@@ -1053,7 +1056,7 @@ def test_a_file_of_format_1_whose_methods_are_names_is_converted(method: str, ke
     path, x = tmp_path / "model.safetensors", torch.randn(3, 2, 4, 5)
     model = of_format_1(path, method, keyword)
     frozen = load(path)
-    assert [node.kwargs.get("method", node.args[-1]) for node in frozen._program.graph.nodes] == [
+    assert [node.kwargs.get("method", node.args[-1]) for node in frozen._executable.program.nodes] == [
         NUMBERS[method],
         NUMBERS["direct"],
     ]
@@ -1082,6 +1085,36 @@ def test_a_name_is_no_method_in_a_file_of_format_2(tmp_path: Path) -> None:
         told.startswith("load_frozen expects a sound frozen model, got a graph that does not run (")
         and "\n" not in told
     )
+
+
+def test_of_all_operators_only_those_that_compute_may_run() -> None:
+    """No writes, no random numbers, none of torch's inner operators, unless the op table lists one by name."""
+    found = 0
+    every = {tuple(name.partition(".")[0].split("::")) for name in torch._C._dispatch_get_all_op_names()}
+    for namespace in ("aten", "striate"):
+        for name in sorted(name for of, name in every if of == namespace):
+            row, packet = TABLE.get(f"{namespace}.{name}"), getattr(getattr(torch.ops, namespace), name)
+            for overload in packet.overloads():
+                allowed = operator_of(f"{namespace}.{name}.{overload}")
+                if allowed is None:
+                    continue
+                found += 1
+                assert allowed is getattr(packet, overload)
+                assert not allowed._schema.is_mutable and (row is None or row.program != "refused"), allowed
+                by_name = row is not None and row.program == "runs"
+                inner = name.startswith("_") and not name.startswith("__")
+                random = torch.Tag.nondeterministic_seeded in allowed.tags
+                assert by_name or not (inner or random or name.endswith("_backward") or namespace == "striate"), allowed
+    assert found > 1000
+
+
+def test_each_operator_that_the_table_lists_as_running_runs_and_each_refused_one_does_not() -> None:
+    for row in TABLE.values():
+        namespace, _, name = row.name.partition(".")
+        if row.program != "-":
+            packet = getattr(getattr(torch.ops, namespace), name)
+            runs = [operator_of(f"{row.name}.{overload}") is not None for overload in packet.overloads()]
+            assert any(runs) == (row.program == "runs"), row.name
 
 
 @pytest.mark.parametrize(
@@ -1180,10 +1213,10 @@ def test_nothing_in_a_file_is_pickled(tmp_path: Path) -> None:
     with safe_open(path, "pt") as file:
         assert sorted(file.keys()) == ["0.bias", "0.weight", "5.bias", "5.weight"]
         told = json.loads(file.metadata()["striate"])
-    assert told["metadata"]["frozen"] == module.FORMAT
+    assert told["metadata"]["frozen"] == FORMAT
     assert (
         told["sha256"]["5.bias"]
-        == hashlib.sha256(load(path)._program.constants[-1].value.numpy().tobytes()).hexdigest()
+        == hashlib.sha256(load(path)._executable.constants[-1].value.numpy().tobytes()).hexdigest()
     )
 
 
@@ -1234,7 +1267,7 @@ def test_copies_compute_the_same_and_share_the_weights() -> None:
     frozen, x = freeze(small(), torch.randn(IMAGE)), torch.randn(IMAGE)
     for twin in (copy.copy(frozen), copy.deepcopy(frozen), copy.deepcopy(nn.Sequential(frozen))[0]):
         assert twin is not frozen and isinstance(twin, Frozen) and torch.equal(twin(x), frozen(x))
-        assert twin._program is frozen._program
+        assert twin._executable is frozen._executable
 
 
 def test_it_has_nothing_in_common_with_its_model() -> None:
@@ -1443,7 +1476,7 @@ def test_what_torch_cannot_trace_is_told_with_its_line() -> None:
 
 
 def test_an_operator_that_wants_its_tensors_in_rows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(module.OURS, "aten.view_as_complex.default")
+    monkeypatch.delitem(LOWERINGS._names, "aten.view_as_complex.default")
     model = Called(
         lambda m, x: torch.view_as_complex(m.a(x).unflatten(3, (3, 3))[..., :2].contiguous()).abs(), a=conv()
     )
@@ -1550,8 +1583,8 @@ def test_every_method_computes_sum_and_clamp(name: str, method: str) -> None:
     x, w, b = (torch.randint(-3, 4, s).float() for s in (shape, weight_shape, weight_shape[:1]))
     y = reference.conv(x, w, b, *geometry)
     r = torch.randint(-9, 10, y.shape).float()
-    if x.dim() in module.FORMATS:
-        r = r.contiguous(memory_format=module.FORMATS[x.dim()])
+    if x.dim() in FORMATS:
+        r = r.contiguous(memory_format=FORMATS[x.dim()])
 
     def same(a: Tensor, b: Tensor) -> bool:
         return torch.allclose(a, b, rtol=0, atol=1e-3) if "winograd" in method else torch.equal(a, b)
@@ -1559,8 +1592,8 @@ def test_every_method_computes_sum_and_clamp(name: str, method: str) -> None:
     for low, high in ((-inf, inf), (0.0, inf), (0.0, 6.0), (-2.0, inf), (-inf, 3.0)):
         layer = FusedConv(w, b, *geometry, low, high)
         with prefer(method):
-            if layer.explain(x)[-1][0] != method:
-                pytest.skip(dict(layer.explain(x))[method])
+            if layer.explain_methods(x)[-1][0] != method:
+                pytest.skip(dict(layer.explain_methods(x))[method])
             assert layer.method(x) == method
             expected, summed, kept = (
                 y.clamp(low, high),

@@ -20,8 +20,8 @@ from work import calls_of
 
 import striate
 from striate.analysis import Report, inspect
-from striate.analysis.field import reached_from, seen_by, units_of
-from striate.diagnostics.field import effective_field, verify
+from striate.analysis.inspect.fields import reached_from, seen_by, units_of
+from striate.diagnostics.fields import effective_field, verify
 from striate.errors import ArgumentError, ArgumentTypeError, ShapeError
 
 SHAPES = {
@@ -99,7 +99,7 @@ def test_totals_are_the_sums_of_the_columns_and_every_parameter_stands_once(name
 @pytest.mark.parametrize("name", SHAPES)
 def test_macs_are_half_of_what_torchs_counter_counts(name: str) -> None:
     report = model_report(name, "meta")
-    with FlopCounterMode(display=False) as counter, striate.ops.choose.prefer("torch"), torch.no_grad():
+    with FlopCounterMode(display=False) as counter, striate.ops.dispatch.prefer("torch"), torch.no_grad():
         report.recording.model(torch.zeros(SHAPES[name], device="meta"))
     assert report.totals["flops"] == counter.get_total_flops() > 0
 
@@ -125,7 +125,7 @@ def test_macs_of_odd_graphs_are_half_of_what_torchs_counter_counts(name: str) ->
 @pytest.mark.parametrize("name", ["lenet5", "resnet18", "resnet50", "vgg11_bn"])
 def test_backward_macs_are_half_of_what_torchs_counter_counts(name: str) -> None:
     report = model_report(name, "meta")
-    with FlopCounterMode(display=False) as counter, striate.ops.choose.prefer("torch"):
+    with FlopCounterMode(display=False) as counter, striate.ops.dispatch.prefer("torch"):
         y = report.recording.model(torch.zeros(SHAPES[name], device="meta"))
         forward = counter.get_total_flops()
         y.sum().backward()
@@ -641,10 +641,10 @@ def test_an_lstm_has_the_macs_of_the_products_it_is_made_of(options: dict[str, A
 
 
 def test_a_resnet_152_is_inspected_without_any_values() -> None:
-    from striate.models.resnet import Bottleneck, _resnet, _stem
+    from striate.models.resnet import ResNetBottleneck, _resnet, _stem
 
     with torch.device("meta"):
-        model = _resnet(_stem(3), Bottleneck, [64, 128, 256, 512], [3, 8, 36, 3], 1000)
+        model = _resnet(_stem(3), ResNetBottleneck, [64, 128, 256, 512], [3, 8, 36, 3], 1000)
     report = inspect(model, (1, 3, 224, 224))
     assert report.totals["parameters"] == 60_192_808 and round(report.totals["macs"] / 1e9, 2) == 11.51  # torchvision's
     assert {row.status["receptive_field"] for row in report.layers} == {"exact"}

@@ -13,11 +13,14 @@ import torch
 
 import striate
 from striate import models, nn
-from striate.analysis import Report, inspection, lint
-from striate.analysis.context import Context
-from striate.analysis.rule import Finding, Found, Rule
+from striate.analysis import Report
+from striate.analysis.inspect import inspection
+from striate.analysis.lint import lint
+from striate.analysis.lint.context import Context
+from striate.analysis.lint.finding import Finding
+from striate.analysis.lint.rule import Found, Rule
 from striate.cli import main
-from striate.diagnostics import field as fields
+from striate.diagnostics import fields
 from striate.training import checkpoint
 from striate.training.job import digit_classifier
 
@@ -314,7 +317,18 @@ INPUT = ["--input", "1x28x28"]
         (
             ["resnet", *INPUT],
             f"inspect expects one of {NAMED}, package.module:callable, or a file of striate train, got 'resnet'. "
-            "Choose one of these names, or a callable of your own.",
+            "Choose one of these names, or a callable of your own. Did you mean resnet18 or resnet50?",
+        ),
+        (
+            ["mine_to_inspect", *INPUT],
+            f"inspect expects one of {NAMED}, package.module:callable, or a file of striate train, got 'mine_to_inspect'. "
+            "Choose one of these names, or a callable of your own. "
+            "Did you mean mine_to_inspect:Net or mine_to_inspect:Broken or mine_to_inspect:number?",
+        ),
+        (
+            ["mine_to_inspect:Nett", *INPUT],
+            "inspect expects a model from mine_to_inspect:Nett, got AttributeError: module 'mine_to_inspect' has no "
+            "attribute 'Nett'. The current folder is searched too. Did you mean Net?",
         ),
         (
             ["nowhere:net", *INPUT],
@@ -325,7 +339,8 @@ INPUT = ["--input", "1x28x28"]
         ),
         (
             ["mine_to_inspect:broken", *INPUT],
-            "inspect expects a model from mine_to_inspect:broken, got OSError: no. The current folder is searched too.",
+            "inspect expects a model from mine_to_inspect:broken, got OSError: no (at mine_to_inspect.py:14). "
+            "Call mine_to_inspect.broken() in Python to see all of it.",
         ),
         (
             ["mine_to_inspect:number", *INPUT],
@@ -401,11 +416,8 @@ INPUT = ["--input", "1x28x28"]
         ),
         (
             ["mine_to_inspect:leaves", *INPUT],
-            (
-                "inspect expects a model from mine_to_inspect:leaves, got SystemExit: 0. The current folder is "
-                "searched "
-                "too."
-            ),
+            "inspect expects a model from mine_to_inspect:leaves, got SystemExit: 0 (at mine_to_inspect.py:15). "
+            "Call mine_to_inspect.leaves() in Python to see all of it.",
         ),
         (
             ["mine_to_inspect:Leaves", *INPUT],
@@ -497,7 +509,7 @@ def test_debug_shows_where_a_request_failed_before_the_line(here: Path, capsys: 
     told = capsys.readouterr().err
     assert "Traceback (most recent call last)" in told and 'mine_to_inspect.py", line 14, in broken' in told
     assert told.splitlines()[-1].startswith(
-        "striate: inspect expects a model from mine_to_inspect:broken, got OSError: no."
+        "striate: inspect expects a model from mine_to_inspect:broken, got OSError: no (at mine_to_inspect.py:14)."
     )
 
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from striate import models
 from striate.analysis import Report, inspect
-from striate.analysis.page import bar as bar_of
-from striate.analysis.picture import frames
-from striate.analysis.rule import Finding
-from striate.analysis.stage import stages
+from striate.analysis.inspect.picture import frames
+from striate.analysis.inspect.stage import stages
+from striate.analysis.inspect.table import bar as bar_of
+from striate.analysis.lint.finding import Finding
 from striate.errors import ArgumentError
 
 GOLDEN = Path(__file__).parent / "golden" / "inspect"
@@ -248,7 +248,7 @@ def test_the_page_asks_for_nothing_from_elsewhere_and_escapes_names() -> None:
     report.notes = [evil]
     report.findings = [Finding(evil, "error", evil, evil, evil, evil)]
     page = report.html()
-    assert "<script" not in page and page.count("&lt;script&gt;alert(&quot;&amp;&quot;)&lt;/script&gt;") == 8
+    assert "<script" not in page and page.count("&lt;script&gt;alert(&#34;&amp;&#34;)&lt;/script&gt;") == 8
     assert not re.search(r"https?:|src=|href=|url\(|@import|<link|<img|\bon\w+=", page)
     assert page.startswith("<!doctype html>") and 'name="viewport"' in page and "default-src 'none'" in page
     Page(page)

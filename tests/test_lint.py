@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from striate import inspect
-from striate.analysis import rules  # noqa: F401  makes the rules known
-from striate.analysis.ignore import configured
-from striate.analysis.rule import RULES
+from striate.analysis.lint import rules  # noqa: F401  makes the rules known
+from striate.analysis.lint.ignore import configured
+from striate.analysis.lint.rule import RULES
 from striate.errors import ArgumentError
 
 ROOT = Path(__file__).parent.parent

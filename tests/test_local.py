@@ -22,7 +22,7 @@ import striate.nn as nn
 from striate.errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError
 from striate.ops import gate
 from striate.ops import local as ops
-from striate.ops.choose import explain, prefer
+from striate.ops.dispatch import explain_choice, prefer
 from striate.reference import local as reference
 
 # input, kernel, (samples, channels, filters), arguments
@@ -55,7 +55,7 @@ def sample(
 ) -> list[Tensor]:
     """x, weight, bias and dy."""
     samples, channels, filters = counts
-    plan = ops.geometry(
+    plan = ops.resolve(
         input, kernel, *(arguments.get(k, v) for k, v in (("stride", 1), ("padding", 0), ("dilation", 1))), "test", ()
     )
     output = plan.window.output
@@ -88,13 +88,13 @@ def test_whole_numbers_give_exactly_the_references_output_and_gradients(
     input: Any, kernel: Any, counts: Any, arguments: Any, dtype: torch.dtype, isa: str
 ) -> None:
     x, w, b, dy = sample(input, kernel, counts, arguments, dtype=dtype)
-    assert explain(
+    assert explain_choice(
         ops.METHODS,
         None,
         x,
         w,
         b,
-        ops.plan_for(
+        ops.geometry_for(
             x, w, b, *[arguments.get(k, d) for k, d in (("stride", 1), ("padding", 0), ("dilation", 1))], "test"
         ),
     ) == [("local", None)]
@@ -239,10 +239,10 @@ def test_parameters_and_their_gradients_are_contiguous() -> None:
 
 
 def refusals(x: Tensor, w: Tensor, b: Tensor | None = None, **arguments: Any) -> str | None:
-    plan = ops.plan_for(
+    plan = ops.geometry_for(
         x, w, b, arguments.get("stride", 1), arguments.get("padding", 0), arguments.get("dilation", 1), "test"
     )
-    return explain(ops.METHODS, gate.closed(x, w, b), x, w, b, plan)[0][1]
+    return explain_choice(ops.METHODS, gate.closed(x, w, b), x, w, b, plan)[0][1]
 
 
 def test_the_kernel_refuses_with_a_sentence() -> None:
@@ -292,7 +292,7 @@ def test_compile_computes_the_same() -> None:
 def test_operators_are_registered_right(case: str) -> None:
     input, kernel, counts, arguments = CASES[case]
     x, w, b, dy = (t.requires_grad_() for t in sample(input, kernel, counts, arguments))
-    plan = ops.plan_for(
+    plan = ops.geometry_for(
         x, w, b, arguments.get("stride", 1), arguments.get("padding", 0), arguments.get("dilation", 1), "test"
     )
     axes, geometry = plan.window.axes, (plan.stride, plan.dilation, [a.before for a in plan.window.axes])

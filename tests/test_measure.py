@@ -126,6 +126,8 @@ def test_rates_are_those_of_the_copy_and_of_the_product(clock: Clock, monkeypatc
     assert rates.gemm_gflops == 2 * 2048**3 / 16 / 1e6
     assert rates.least_ms(rates.bytes_per_ms * 3, rates.macs_per_ms * 2) == 3.0
     assert rates.least_ms(rates.bytes_per_ms, rates.macs_per_ms * 2) == 2.0
+    assert measure.rates_of(product_ms=16).least_ms(10**9, rates.macs_per_ms) == 1.0
+    assert measure.rates_of(copy_ms=4).least_ms(rates.bytes_per_ms, 10**9) == 1.0
 
 
 def test_the_calls_for_the_rates_copy_and_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,6 +162,16 @@ def test_resident_memory_is_read_from_the_kernel_and_its_peak_begins_anew(tmp_pa
     assert [measure.resident_bytes(which, tmp_path) for which in ("VmRSS", "VmHWM")] == [20480, 30720]
     measure.reset_peak(tmp_path)
     assert (tmp_path / "clear_refs").read_text() == "5"
+
+
+def test_the_most_that_is_allocated_at_once_is_counted() -> None:
+    def call() -> torch.Tensor:
+        first = torch.ones(1 << 16)  # 256 KiB, freed before the others are made
+        del first
+        second = torch.ones(1 << 17)
+        return second + 1  # 512 KiB twice
+
+    assert 2**20 <= measure.allocated_bytes(call) < 2**20 + 2**14
 
 
 def test_what_is_used_is_a_difference() -> None:

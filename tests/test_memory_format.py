@@ -21,7 +21,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 import striate
 from striate import nn
 from striate.errors import ArgumentError
-from striate.ops.choose import prefer
+from striate.ops.dispatch import prefer
 
 LAST = torch.channels_last
 
@@ -97,16 +97,17 @@ def test_a_layer_gives_the_memory_format_that_torchs_gives(name: str, training: 
                     kind, args, kwargs = layers(dims, channels, shape)[name]
                     if kind == "ChannelShuffle" and channels % args[0]:
                         continue
-                    theirs = getattr(torch.nn, kind)(*args, **kwargs).train(training)
-                    ours = getattr(nn, kind)(*args, **kwargs).train(training)
-                    ours.load_state_dict(theirs.state_dict())
+                    torch_layer = getattr(torch.nn, kind)(*args, **kwargs).train(training)
+                    native_layer = getattr(nn, kind)(*args, **kwargs).train(training)
+                    native_layer.load_state_dict(torch_layer.state_dict())
                     for order, x in orders(torch.randn(shape)):
                         x = x if batch else x[0]
                         try:
-                            expected = theirs(x)
-                        except (ValueError, RuntimeError):  # more channels than one sample may have, a window larger than the input
+                            expected = torch_layer(x)
+                        # more channels than one sample may have, or a window larger than the input
+                        except (ValueError, RuntimeError):
                             continue
-                        got = ours(x)
+                        got = native_layer(x)
                         compared += 1
                         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
                         if dims == 3 and "Conv" in kind and batch != 3 and order.startswith("channels_last"):
@@ -125,11 +126,11 @@ def test_a_layer_gives_the_memory_format_that_torchs_gives(name: str, training: 
 @pytest.mark.parametrize("order", [torch.contiguous_format, LAST])
 def test_weights_that_are_channels_last_make_a_convolution_so(order: torch.memory_format) -> None:
     for x in (torch.randn(2, 8, 9, 9), torch.randn(8, 9, 9)):
-        theirs = torch.nn.Conv2d(8, 12, 3).to(memory_format=LAST)
-        ours = nn.Conv2d(8, 12, 3).to(memory_format=LAST)
-        ours.load_state_dict(theirs.state_dict())
+        torch_layer = torch.nn.Conv2d(8, 12, 3).to(memory_format=LAST)
+        native_layer = nn.Conv2d(8, 12, 3).to(memory_format=LAST)
+        native_layer.load_state_dict(torch_layer.state_dict())
         x = x.contiguous(memory_format=order) if x.dim() == 4 else x
-        assert formats(ours(x)) == formats(theirs(x)) and not ours(x).is_contiguous()
+        assert formats(native_layer(x)) == formats(torch_layer(x)) and not native_layer(x).is_contiguous()
 
 
 # ----------------------------------------------------------------------------------------------------------- accelerate

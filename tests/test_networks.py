@@ -19,7 +19,7 @@ from striate.deploy import fold
 from striate.errors import ArgumentError
 from striate.models.convnext import Block, StochasticDepth
 from striate.models.mobilenet import InvertedResidual
-from striate.models.resnet import BasicBlock, Bottleneck
+from striate.models.resnet import BasicBlock, ResNetBottleneck
 from striate.training import Split, digits, job, load
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -195,11 +195,11 @@ def test_an_argument_that_cannot_be_meant_is_refused(call: Callable[[], object],
 # Blocks and first weights.
 
 
-@pytest.mark.parametrize("kind", [BasicBlock, Bottleneck])
+@pytest.mark.parametrize("kind", [BasicBlock, ResNetBottleneck])
 @pytest.mark.parametrize(("inputs", "stride"), [(16, 1), (6, 1), (16, 2)])
 def test_a_residual_block_whose_branch_is_silent_is_its_shortcut(kind: Any, inputs: int, stride: int) -> None:
     block = kind(inputs, 16 // kind.widening, stride).eval()
-    torch.nn.init.zeros_((block.bn3 if kind is Bottleneck else block.bn2).weight)
+    torch.nn.init.zeros_((block.bn3 if kind is ResNetBottleneck else block.bn2).weight)
     x = torch.randn(2, inputs, 7, 7)
     kept = x.clone()
     with torch.no_grad():
@@ -210,7 +210,7 @@ def test_a_residual_block_whose_branch_is_silent_is_its_shortcut(kind: Any, inpu
 
 
 def test_a_bottleneck_strides_in_its_3x3_convolution() -> None:
-    block = Bottleneck(16, 4, stride=2)
+    block = ResNetBottleneck(16, 4, stride=2)
     assert [conv.stride for conv in (block.conv1, block.conv2, block.conv3, block.downsample[0])] == [
         (1, 1),
         (2, 2),
@@ -399,9 +399,10 @@ def test_a_network_trains_as_with_torchs_layers(
 ) -> None:
     torch.set_num_threads(1)
     model = job.digit_classifier(name).to(dtype)
-    theirs, ours = (loss_curve(m, few, images, steps, rate) for m in (torchs(model), model))
-    assert theirs[-3:].max() < 0.7 * theirs[0] and ours[-3:].max() < 0.7 * ours[0], "it does not learn"
-    assert (ours - theirs).abs().max() <= tolerance
+    torch_losses, native_losses = (loss_curve(m, few, images, steps, rate) for m in (torchs(model), model))
+    for losses in (torch_losses, native_losses):
+        assert losses[-3:].max() < 0.7 * losses[0], "it does not learn"
+    assert (native_losses - torch_losses).abs().max() <= tolerance
 
 
 def test_resnet_cifar_in_float32_trains_as_with_torchs_layers_within_what_a_rounding_changes(few: Split) -> None:
@@ -414,18 +415,19 @@ def test_resnet_cifar_in_float32_trains_as_with_torchs_layers_within_what_a_roun
     torch.set_num_threads(1)
     model = job.digit_classifier("resnet_cifar")
     settings = (few, 16, 12, 0.01)
-    theirs, twins = loss_curve(torchs(model), *settings), []
+    torch_losses, twins = loss_curve(torchs(model), *settings), []
     for _ in range(2):
         twin = torchs(model)
         with torch.no_grad():
             for p in twin.parameters():
                 p.mul_(1 + (torch.rand_like(p) - 0.5) * 2**-22)
         twins.append(loss_curve(twin, *settings))
-    noise = max((twin - theirs).abs().max().item() for twin in twins)
+    noise = max((twin - torch_losses).abs().max().item() for twin in twins)
     assert noise < 0.3, "noise that large hides mistakes"
-    for ours in (loss_curve(copy.deepcopy(model), *settings), loss_curve(accelerate(model), *settings)):
-        assert ours[-3:].max() < 0.7 * ours[0] and theirs[-3:].max() < 0.7 * theirs[0], "it does not learn"
-        assert abs(ours[0] - theirs[0]) <= 1e-5 and abs(ours[1] - theirs[1]) <= 1e-3, (
+    for native_losses in (loss_curve(copy.deepcopy(model), *settings), loss_curve(accelerate(model), *settings)):
+        for losses in (torch_losses, native_losses):
+            assert losses[-3:].max() < 0.7 * losses[0], "it does not learn"
+        assert abs(native_losses[0] - torch_losses[0]) <= 1e-5 and abs(native_losses[1] - torch_losses[1]) <= 1e-3, (
             "so early there is hardly any noise"
         )
-        assert (ours - theirs).abs().max() <= 4 * noise
+        assert (native_losses - torch_losses).abs().max() <= 4 * noise

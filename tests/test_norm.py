@@ -20,8 +20,11 @@ import striate.nn.functional as SF
 from striate import native
 from striate._torch import Observer
 from striate.errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError
+from striate.ops import dispatch, local_response
 from striate.ops import norm as ops
-from striate.ops.choose import explain, prefer
+from striate.ops.dispatch import explain_choice, prefer
+from striate.ops.layout import is_channels_last
+from striate.ops.norm import functions
 from striate.ops.precision import precision
 from striate.reference import norm as reference
 
@@ -515,9 +518,9 @@ def statistics(sample: NormSample, x: torch.Tensor) -> torch.Tensor:
         "instance_norm": (n, c, ops.CHANNELS),
         "group_norm": (n, sample.arguments.get("num_groups"), ops.CHANNELS),
         "layer_norm": (rows, 1, ops.ELEMENTS),
-        "layer_norm_2d": (n, 1, ops.PLACES),
+        "layer_norm_2d": (n, 1, ops.POSITIONS),
     }[sample.function]
-    return torch.ops.striate.norm_measure.default(x, batches, groups, along, ops.is_channels_last(x), True)
+    return torch.ops.striate.norm_measure.default(x, batches, groups, along, is_channels_last(x), True)
 
 
 @pytest.mark.parametrize("count", [2, 49, 1000, 100352])
@@ -617,7 +620,7 @@ def test_training_batch_norm_refuses_an_eps_of_0_as_torchs_does_and_the_kernels_
     reason = (
         "with an eps of 0 a constant gives what torch's operator makes of it: NaN in most norms, β in instance norm"
     )
-    assert explain(ops.METHODS, *arguments) == [("native", reason), ("torch", None)]
+    assert explain_choice(ops.METHODS, *arguments) == [("native", reason), ("torch", None)]
 
 
 def test_norms_that_torch_lacks_take_an_eps_of_0_too() -> None:
@@ -680,7 +683,7 @@ def test_values_near_1e30_do_not_overflow(
 def test_values_near_1e30_do_not_overflow_in_local_response_norm(layout: Layout, isa: str) -> None:
     x, dy = torch.randn(2, 17, 5, 6) * 1e30, torch.randn(2, 17, 5, 6)
     leaf = layout(x).requires_grad_()
-    y = ops.local_response_norm(leaf, 5, 1.0, 0.5)
+    y = local_response.local_response_norm(leaf, 5, 1.0, 0.5)
     (dx,) = torch.autograd.grad(y, leaf, layout(dy))
     assert close_to(y, reference.local_response_norm(x.double(), 5, 1.0, 0.5), 2)
     assert close_to(dx, reference.local_response_norm_backward(dy.double(), x.double(), 5, 1.0, 0.5), 2)
@@ -721,7 +724,7 @@ def test_denormals_stay_what_they_are(dtype: torch.dtype, layout: Layout, isa: s
         ),
         x + x,
     )
-    assert torch.equal(ops.rms_norm(x, [5], eps=1.0), x) and torch.equal(ops.local_response_norm(x, 3), x)
+    assert torch.equal(ops.rms_norm(x, [5], eps=1.0), x) and torch.equal(local_response.local_response_norm(x, 3), x)
     both = torch.stack([x, -x], 1).detach().flatten(1, 2)  # mean 0
     for y in (
         ops.layer_norm(both, both.shape[1:], eps=1.0),
@@ -741,7 +744,7 @@ def test_the_callers_floating_point_mode_is_left_as_it_is(layout: Layout, isa: s
         for mode in (upward, toward_zero, before):
             assert libm.fesetround(mode) == 0
             run(sample, call, layout)
-            ops.local_response_norm(layout(call.x), 3)
+            local_response.local_response_norm(layout(call.x), 3)
             assert libm.fegetround() == mode
     finally:
         libm.fesetround(before)
@@ -749,7 +752,7 @@ def test_the_callers_floating_point_mode_is_left_as_it_is(layout: Layout, isa: s
         for flush in (True, False):
             assert torch.set_flush_denormal(flush)
             run(sample, call, layout)
-            ops.local_response_norm(layout(call.x), 3)
+            local_response.local_response_norm(layout(call.x), 3)
             assert ((denormal + denormal) == 0) == flush
     finally:
         torch.set_flush_denormal(False)
@@ -820,7 +823,7 @@ def test_samples_without_a_place_pass_too(shape: tuple[int, ...]) -> None:
         lambda x: ops.group_norm(x, 3),
         lambda x: ops.layer_norm(x, shape[1:]),
         lambda x: ops.layer_norm_2d(x),
-        lambda x: ops.local_response_norm(x, 3),
+        lambda x: local_response.local_response_norm(x, 3),
     ):
         x = torch.empty(shape, requires_grad=True)
         y = call(x)
@@ -885,7 +888,7 @@ CALLS: dict[str, Callable[..., torch.Tensor]] = {  # of x (N, 24, 12, 14), weigh
     "sample": lambda x, w, b: ops.layer_norm(x, x.shape[1:]) * w[:, None, None] + b[:, None, None],
     "places": lambda x, w, b: ops.layer_norm_2d(x, w, b),
     "rms": lambda x, w, b: ops.rms_norm(x, x.shape[-1:], w[:14]) + b.sum(),
-    "local": lambda x, w, b: ops.local_response_norm(x, 5, 1.0) * w.sum() + b.sum(),
+    "local": lambda x, w, b: local_response.local_response_norm(x, 5, 1.0) * w.sum() + b.sum(),
 }
 
 
@@ -1226,8 +1229,8 @@ DIFFERENCES: dict[str, tuple[Callable[..., torch.Tensor], tuple[tuple[int, ...],
     "layer_norm of rows": (lambda x, w, b: ops.layer_norm(x, [4], w, b), ((2, 3, 4), (4,), (4,))),
     "layer_norm_2d": (lambda x, w, b: ops.layer_norm_2d(x, w, b), ((2, 5, 2, 3), (5,), (5,))),
     "rms_norm": (lambda x, w: ops.rms_norm(x, [5], w), ((2, 3, 5), (5,))),
-    "local_response_norm": (lambda x: ops.local_response_norm(x, 3, 0.7, 0.75, 1.2), ((2, 5, 2, 2),)),
-    "local_response_norm of an even size": (lambda x: ops.local_response_norm(x, 4, 0.7, 0.6), ((2, 5, 3),)),
+    "local_response_norm": (lambda x: local_response.local_response_norm(x, 3, 0.7, 0.75, 1.2), ((2, 5, 2, 2),)),
+    "local_response_norm of an even size": (lambda x: local_response.local_response_norm(x, 4, 0.7, 0.6), ((2, 5, 3),)),
     "fused training": (
         lambda x, w, b, r: ops.by_channel(
             x, None, None, w, b, True, 0.1, 1e-5, residual=r, activation="leaky_relu", slope=0.3
@@ -1310,12 +1313,13 @@ def explained(call: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> list[
     seen: list[list[tuple[str, str | None]]] = []
 
     def spy(candidates: Any, *arguments: Any) -> Any:
-        seen.append(explain(candidates, *arguments))
+        seen.append(explain_choice(candidates, *arguments))
         return chosen(candidates, *arguments)
 
-    chosen = ops.choose
+    chosen = dispatch.choose
     with monkeypatch.context() as patch:
-        patch.setattr(ops, "choose", spy)
+        patch.setattr(functions, "choose", spy)
+        patch.setattr(local_response, "choose", spy)
         call()
     assert len(seen) == 1
     return seen[0]
@@ -1346,7 +1350,7 @@ PAIRS: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]
         lambda x, w, b: F.layer_norm(x.movedim(1, -1), [6], w, b).movedim(-1, 1),
     ),
     "local_response_norm": (
-        lambda x, w, b: ops.local_response_norm(x, 3, 1.0),
+        lambda x, w, b: local_response.local_response_norm(x, 3, 1.0),
         lambda x, w, b: F.local_response_norm(x, 3, 1.0),
     ),
     "fused": (
@@ -1488,7 +1492,7 @@ def test_many_gradients_at_once_are_those_one_at_a_time() -> None:
     for call in (
         lambda x: ops.batch_norm(x, None, None, training=True),
         lambda x: ops.layer_norm(x, [4]),
-        lambda x: ops.local_response_norm(x, 3),
+        lambda x: local_response.local_response_norm(x, 3),
     ):
         loop = torch.autograd.functional.jacobian(call, x)
         torch.testing.assert_close(torch.autograd.functional.jacobian(call, x, vectorize=True), loop)

@@ -1,4 +1,6 @@
-"""The norms torch.nn lacks, and what ours have more than torch's: activations, freezing, noise, sub-batches, styles."""
+"""The norms that torch.nn lacks, and what striate's norms add to torch's: activations, freezing, noise, sub-batches,
+styles.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from torch import Tensor
 import striate
 import striate.nn as nn
 from striate.errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError
-from striate.ops.choose import prefer
+from striate.ops.dispatch import prefer
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 SHAPES = [(6, 4), (6, 4, 5), (6, 4, 3, 5), (3, 4, 2, 3, 4)]
@@ -109,7 +111,8 @@ def results(
         y = then(z if len(arguments) == 1 else z + arguments[1])
     layer.zero_grad()
     y.backward(dy)
-    return [y.detach(), *(a.grad for a in arguments), *(p.grad for p in layer.parameters()), *layer.buffers()]  # type: ignore[misc]
+    gradients: Any = [a.grad for a in (*arguments, *layer.parameters())]
+    return [y.detach(), *gradients, *layer.buffers()]
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -119,12 +122,12 @@ def test_norm_residual_and_activation_are_what_torch_computes_one_after_the_othe
     kind: str, shape: tuple[int, ...], channels_last: bool, activation: str | None, way: str
 ) -> None:
     options = {"activation": activation, "negative_slope": 0.2}
-    ours: Any = nn.GroupNormAct2d(2, 4, **options) if kind == "group" else nn.BatchNormAct2d(4, **options)
-    theirs: Any = torch.nn.GroupNorm(2, 4) if kind == "group" else BatchReference(4)
-    theirs.double().load_state_dict(shaken(ours).state_dict())
+    native: Any = nn.GroupNormAct2d(2, 4, **options) if kind == "group" else nn.BatchNormAct2d(4, **options)
+    torch_layer: Any = torch.nn.GroupNorm(2, 4) if kind == "group" else BatchReference(4)
+    torch_layer.double().load_state_dict(shaken(native).state_dict())
     x, dy = (laid_out(torch.randn(shape), channels_last) for _ in range(2))
     for arguments in ([2 * x + 1], [2 * x + 1, torch.randn(shape)]):
-        layers = [layer.train(kind != "batch in evaluation") for layer in (theirs, ours)]
+        layers = [layer.train(kind != "batch in evaluation") for layer in (torch_layer, native)]
         expected = results(
             copy.deepcopy(layers[0]), [a.double() for a in arguments], dy.double(), ACTIVATIONS[activation]
         )
@@ -136,19 +139,19 @@ def test_norm_residual_and_activation_are_what_torch_computes_one_after_the_othe
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"),
+    ("native", "torch_layer"),
     [(nn.BatchNormAct2d(4), torch.nn.BatchNorm2d(4)), (nn.GroupNormAct2d(2, 4), torch.nn.GroupNorm(2, 4))],
     ids=["batch", "group"],
 )
 def test_state_of_a_layer_with_an_activation_is_interchangeable_with_torchs(
-    ours: torch.nn.Module, theirs: torch.nn.Module
+    native: torch.nn.Module, torch_layer: torch.nn.Module
 ) -> None:
-    shaken(ours)
-    theirs.load_state_dict(ours.state_dict())
-    shaken(theirs)
-    ours.load_state_dict(theirs.state_dict())
-    assert list(ours.state_dict()) == list(theirs.state_dict())
-    assert same(list(ours.state_dict().values()), list(theirs.state_dict().values()))
+    shaken(native)
+    torch_layer.load_state_dict(native.state_dict())
+    shaken(torch_layer)
+    native.load_state_dict(torch_layer.state_dict())
+    assert list(native.state_dict()) == list(torch_layer.state_dict())
+    assert same(list(native.state_dict().values()), list(torch_layer.state_dict().values()))
 
 
 def test_repr_tells_the_activation_where_there_is_one() -> None:
@@ -245,7 +248,7 @@ def test_nothing_clears_a_frozen_norms_statistics_until_it_is_unfrozen(name: str
     assert layer.num_batches_tracked == 0
 
 
-@pytest.mark.parametrize("accelerated", [False, True], ids=["ours", "accelerated"])
+@pytest.mark.parametrize("accelerated", [False, True], ids=["native", "accelerated"])
 def test_stochastic_weight_averaging_measures_the_norms_that_are_not_frozen_and_leaves_those_that_are(
     accelerated: bool,
 ) -> None:
@@ -279,22 +282,23 @@ def test_stochastic_weight_averaging_measures_the_norms_that_are_not_frozen_and_
         schedule.step()
     update_bn(loader, averaged)
 
-    ours = averaged.module
-    assert ours[1].frozen and ours[1].momentum == ours[4].momentum == 0.1 and averaged.training
-    for layer in (first, ours[1]):
+    native = averaged.module
+    assert native[1].frozen and native[1].momentum == native[4].momentum == 0.1 and averaged.training
+    for layer in (first, native[1]):
         assert all(torch.equal(layer.state_dict()[key], value) for key, value in frozen.items())
-    assert not torch.equal(ours[1].weight, first.weight) and not torch.equal(ours[4].running_mean, second.running_mean)
-    theirs = network(torch.nn)  # with its first norm in evaluation, where update_bn cannot reach it
-    theirs.load_state_dict(ours.state_dict())
-    theirs[4].reset_running_stats()
-    theirs[4].momentum = None
-    theirs.train()[1].eval()
+    assert not torch.equal(native[1].weight, first.weight)
+    assert not torch.equal(native[4].running_mean, second.running_mean)
+    torch_layer = network(torch.nn)  # with its first norm in evaluation, where update_bn cannot reach it
+    torch_layer.load_state_dict(native.state_dict())
+    torch_layer[4].reset_running_stats()
+    torch_layer[4].momentum = None
+    torch_layer.train()[1].eval()
     for x, _ in loader:
-        theirs(x)
-    assert theirs[4].num_batches_tracked == 4
-    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+        torch_layer(x)
+    assert torch_layer[4].num_batches_tracked == 4
+    torch.testing.assert_close(native.state_dict(), torch_layer.state_dict())
     x = loader[0][0]
-    torch.testing.assert_close(averaged.eval()(x), theirs.eval()(x))
+    torch.testing.assert_close(averaged.eval()(x), torch_layer.eval()(x))
 
 
 @pytest.mark.parametrize("name", BATCH_NORMS)
@@ -419,12 +423,12 @@ def chunkwise(layer: Any, x: Tensor, dy: Tensor, size: int) -> list[Tensor]:
 def test_a_ghost_batch_norm_is_a_batch_norm_of_each_chunk(
     dtype: torch.dtype, channels_last: bool, momentum: float | None, samples: int, way: str
 ) -> None:
-    ours, theirs = nn.GhostBatchNorm2d(4, 4, momentum=momentum), torch.nn.BatchNorm2d(4, momentum=momentum)
-    theirs.load_state_dict(shaken(ours).state_dict())
+    native, torch_layer = nn.GhostBatchNorm2d(4, 4, momentum=momentum), torch.nn.BatchNorm2d(4, momentum=momentum)
+    torch_layer.load_state_dict(shaken(native).state_dict())
     x = laid_out(torch.randn(samples, 4, 5, 6) * (1 + torch.arange(samples).reshape(-1, 1, 1, 1)) + 1, channels_last)
     dy = torch.randn_like(x)
-    expected = chunkwise(theirs.double(), x.double(), dy.double(), 4)
-    got = results(ours.to(dtype), [x.to(dtype)], dy.to(dtype))
+    expected = chunkwise(torch_layer.double(), x.double(), dy.double(), 4)
+    got = results(native.to(dtype), [x.to(dtype)], dy.to(dtype))
     assert got[0].stride() == x.stride()
     for a, b in zip(got, expected, strict=True):
         close(a, b, TOLERANCE[dtype])
@@ -604,7 +608,7 @@ def test_noise_is_the_same_at_every_place_and_its_gradient_is_its_scale() -> Non
     close(layer.bias.grad, scale.sum(0) * 15, 1e-8)  # type: ignore[arg-type]
 
 
-def test_repr_tells_the_seed() -> None:
+def test_repr_of_a_noisy_norm_tells_the_seed() -> None:
     expected = repr(torch.nn.BatchNorm2d(4)).removesuffix(")").replace("BatchNorm2d", "NoisyBatchNorm2d")
     assert repr(nn.NoisyBatchNorm2d(4, seed=7)) == f"{expected}, seed=7)"
 
@@ -830,19 +834,19 @@ def test_repr_of_a_namesake_is_torchs(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in NAMESAKES if n not in ("SyncBatchNorm",)])
 def test_an_accelerated_norm_keeps_its_object_and_computes_the_same_there_and_back(name: str) -> None:
-    theirs = shaken(getattr(torch.nn, name)(*NAMESAKES[name]))
-    ours = copy.deepcopy(theirs)
+    torch_layer = shaken(getattr(torch.nn, name)(*NAMESAKES[name]))
+    native = copy.deepcopy(torch_layer)
     axes = 3 if name.endswith("3d") else 1 if name.endswith("1d") else 2
     x = torch.randn(6, 4, *[4] * axes)
-    parameters = dict(ours.named_parameters())
-    assert striate.accelerate(ours) is ours and type(ours) is getattr(nn, name)
-    assert all(p is parameters[n] for n, p in ours.named_parameters())
-    torch.testing.assert_close(ours(x), theirs(x))
-    for a, b in zip(ours.buffers(), theirs.buffers(), strict=True):
+    parameters = dict(native.named_parameters())
+    assert striate.accelerate(native) is native and type(native) is getattr(nn, name)
+    assert all(p is parameters[n] for n, p in native.named_parameters())
+    torch.testing.assert_close(native(x), torch_layer(x))
+    for a, b in zip(native.buffers(), torch_layer.buffers(), strict=True):
         torch.testing.assert_close(a, b)
-    assert striate.restore(ours) is ours and type(ours) is getattr(torch.nn, name)
-    torch.testing.assert_close(ours(x), theirs(x))
-    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+    assert striate.restore(native) is native and type(native) is getattr(torch.nn, name)
+    torch.testing.assert_close(native(x), torch_layer(x))
+    torch.testing.assert_close(native.eval()(x), torch_layer.eval()(x))
 
 
 def test_a_model_whose_batch_norms_were_swapped_trains_and_saves_as_before() -> None:
@@ -889,9 +893,8 @@ def test_accelerate_leaves_our_own_layers_as_they_are_and_warns_of_none() -> Non
         warnings.simplefilter("error")
         striate.accelerate(model)
         assert type(model[0]) is nn.BatchNorm2d
-        assert all(
-            a is b and type(a).__module__ == "striate.nn.norm" for a, b in zip(list(model)[1:], layers, strict=True)
-        )
+        assert all(a is b for a, b in zip(list(model)[1:], layers, strict=True))
+        assert all(type(layer).__module__.startswith("striate.nn.norm.") for layer in layers)
         striate.restore(model)
     assert type(model[0]) is torch.nn.BatchNorm2d and type(model[1]) is nn.BatchNormAct2d
 

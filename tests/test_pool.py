@@ -18,8 +18,9 @@ import striate.nn.functional as SF
 from striate.errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError
 from striate.ops import gate
 from striate.ops import pool as ops
-from striate.ops.choose import explain
+from striate.ops.dispatch import explain_choice
 from striate.reference import pool as reference
+from striate.window import same_padding
 
 LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "channels_first": torch.Tensor.contiguous,
@@ -42,17 +43,17 @@ def whole_numbers(shape: tuple[int, ...], dtype: torch.dtype, least: int = -9, m
     return torch.randint(least, most + 1, shape).to(dtype)
 
 
-def plan_of(sample: Sample, x: torch.Tensor) -> ops.Plan:
+def geometry_of(sample: Sample, x: torch.Tensor) -> ops.PoolGeometry:
     dims, a = x.dim() - 2, sample.arguments
     if "adaptive" in sample.function:
-        return ops.adaptive_plan_for(x, dims, a["output_size"], sample.function)
+        return ops.adaptive_geometry_for(x, dims, a["output_size"], sample.function)
     given = (a["kernel_size"], a.get("stride"), a.get("padding", 0), a.get("dilation", 1), a.get("ceil_mode", False))
-    return ops.plan_for(x, dims, *given, sample.function)
+    return ops.geometry_for(x, dims, *given, sample.function)
 
 
 def by_reference(sample: Sample, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """(y, index, dy, dx) for a dy of whole numbers; index empty for averages."""
-    window, a = plan_of(sample, x).window, sample.arguments
+    window, a = geometry_of(sample, x).window, sample.arguments
     if "max" in sample.function:
         y, index = reference.max_pool(x, window)
         dy = whole_numbers(tuple(y.shape), x.dtype)
@@ -80,7 +81,7 @@ def steps(x: torch.Tensor) -> list[int]:
 
 def is_native(sample: Sample, x: torch.Tensor) -> bool:
     methods = ops.MAX_METHODS if "max" in sample.function else ops.AVG_METHODS
-    return explain(methods, None, x, plan_of(sample, x), True, None)[-1] == ("native", None)
+    return explain_choice(methods, None, x, geometry_of(sample, x), True, None)[-1] == ("native", None)
 
 
 @pytest.mark.parametrize("sample", POOL, ids=str)
@@ -285,8 +286,8 @@ def test_windows_that_miss_the_input_pass_nothing_to_their_neighbours(
     kernel, stride, padding, dilation = window
     x = layout(torch.randn(shape)).requires_grad_()
     y, index = SF.max_pool3d(x, kernel, stride, padding, dilation, return_indices=True)
-    plan = ops.plan_for(x, 3, kernel, stride, padding, dilation, False, "max_pool3d")
-    expected, expected_index = reference.max_pool(x.detach(), plan.window)
+    geometry = ops.geometry_for(x, 3, kernel, stride, padding, dilation, False, "max_pool3d")
+    expected, expected_index = reference.max_pool(x.detach(), geometry.window)
     assert torch.equal(y, expected) and torch.equal(index, expected_index)
     dy = torch.randn_like(y)
     (dx,) = torch.autograd.grad(y, x, dy)
@@ -341,7 +342,7 @@ def test_same_padding_gives_one_output_for_every_stride_inputs(kernel: int, stri
     x = layout(torch.randn(2, 20, 11, 14))
     y = S.MaxPool2d(kernel, stride, padding="same")(x)
     assert y.shape[2:] == (-(-11 // stride), -(-14 // stride))
-    before, after = zip(*(ops.same_padding(i, kernel, stride) for i in (11, 14)), strict=True)
+    before, after = zip(*(same_padding(i, kernel, stride) for i in (11, 14)), strict=True)
     padded = F.pad(x, (before[1], after[1], before[0], after[0]), value=-float("inf"))
     assert torch.equal(y, F.max_pool2d(padded, kernel, stride))
     mean = S.AvgPool2d(kernel, stride, padding="same", count_include_pad=False)(x)
@@ -354,8 +355,8 @@ def test_same_padding_gives_one_output_for_every_stride_inputs(kernel: int, stri
 
 def test_same_padding_works_for_every_type_too() -> None:
     x = torch.randn(2, 3, 7, 8, dtype=torch.bfloat16)
-    plan = ops.plan_for(x, 2, 2, 1, "same", 1, False, "MaxPool2d")
-    assert explain(ops.MAX_METHODS, gate.closed(x), x, plan, False) == [
+    geometry = ops.geometry_for(x, 2, 2, 1, "same", 1, False, "MaxPool2d")
+    assert explain_choice(ops.MAX_METHODS, gate.closed(x), x, geometry, False) == [
         ("native", "kernels are for float32 and float64, got bfloat16"),
         ("torch", "torch's operator pads both sides alike"),
         ("reference", None),
@@ -405,8 +406,8 @@ def test_max_pooling_keeps_a_fifth_of_torchs_bytes_for_backward(layout: Any) -> 
 
 def test_what_the_kernels_refuse_goes_to_torch_and_is_right() -> None:
     x = torch.randn(2, 3, 8, 8)
-    plan = ops.plan_for(x, 2, 2, 2, 0, 1, False, "MaxPool2d")
-    assert explain(ops.MAX_METHODS, gate.closed(x.to("meta")), x, plan, False)[0] == (
+    geometry = ops.geometry_for(x, 2, 2, 2, 0, 1, False, "MaxPool2d")
+    assert explain_choice(ops.MAX_METHODS, gate.closed(x.to("meta")), x, geometry, False)[0] == (
         "native",
         "kernels are for the CPU, got meta",
     )
@@ -434,8 +435,8 @@ def test_a_tensor_subclass_goes_to_torch() -> None:
         pass
 
     x = torch.randn(1, 2, 4, 4).as_subclass(Mine)
-    plan = ops.plan_for(x, 2, 2, 2, 0, 1, False, "MaxPool2d")
-    assert explain(ops.MAX_METHODS, gate.closed(x), x, plan, False)[0] == (
+    geometry = ops.geometry_for(x, 2, 2, 2, 0, 1, False, "MaxPool2d")
+    assert explain_choice(ops.MAX_METHODS, gate.closed(x), x, geometry, False)[0] == (
         "native",
         "kernels are for plain tensors, got Mine",
     )

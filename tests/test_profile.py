@@ -19,13 +19,15 @@ from torch.utils.checkpoint import checkpoint
 import striate
 from striate import models, nn
 from striate.cli import main
-from striate.diagnostics import Layer, Profile, profile
+from striate.diagnostics import LayerTime, Profile, profile
+from striate.diagnostics.profile.convolution import PASSES
 from striate.errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError
-from striate.ops.choose import prefer
-from striate.ops.conv import NAMES, explain
+from striate.measure import Rates, turns
+from striate.ops.conv import NAMES, explain_methods
+from striate.ops.dispatch import prefer
 from striate.window import Axis, Window
 
-module = importlib.import_module("striate.diagnostics.profile")
+run = importlib.import_module("striate.diagnostics.profile.run")
 BYTES_PER_MS, MACS_PER_MS = 1e6, 1e8
 
 
@@ -36,13 +38,13 @@ def _rates(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """
     torch.set_num_threads(1)
     if "real" not in request.node.name:
-        monkeypatch.setattr(module, "_rates", lambda dtype, rounds: module._Rates(BYTES_PER_MS, MACS_PER_MS))
+        monkeypatch.setattr(run, "measure_rates", lambda dtype, rounds: Rates(BYTES_PER_MS, MACS_PER_MS))
 
 
 @pytest.fixture
 def ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that goes on by one with each look at it: what is timed once takes one."""
-    monkeypatch.setattr(module, "clock_ns", itertools.count().__next__)
+    monkeypatch.setattr(turns, "clock_ns", itertools.count().__next__)
 
 
 def small() -> torch.nn.Sequential:
@@ -60,7 +62,7 @@ def quick(model: torch.nn.Module, *shape: int, **rest: Any) -> Profile:
     return profile(model, torch.randn(shape), rounds=3, **rest)
 
 
-def by_path(told: Profile) -> dict[str, Layer]:
+def by_path(told: Profile) -> dict[str, LayerTime]:
     return {layer.path: layer for layer in told.layers}
 
 
@@ -143,8 +145,10 @@ def test_calls_on_the_same_shapes_are_one_row_and_other_shapes_another() -> None
         (1, 1),
         (1, 1),
     ]
-    macs = {size: 2 * 2 * (3 * size - 2) ** 2 for size in (6, 3)}
+    macs = {size: 2 * 2 * (3 * size) ** 2 for size in (6, 3)}
+    inside = {size: 2 * 2 * (3 * size - 2) ** 2 for size in (6, 3)}
     assert [layer.macs for layer in told.layers] == [2 * macs[6], 0, 0, macs[3], 0]
+    assert [layer.macs_inside for layer in told.layers] == [2 * inside[6], 0, 0, inside[3], 0]
 
 
 class Checkpointed(torch.nn.Module):
@@ -212,8 +216,8 @@ def test_layers_have_no_hooks_while_they_are_timed_and_keep_a_forward_of_their_o
     layer = Curious()
     layer.forward = own = lambda x, run=layer.forward: run(x)  # type: ignore[method-assign]
     told = quick(nn.Sequential(layer), 2, 3)
-    # looked at, warmed up, two steps a round
-    assert len(told.layers) == 1 and len(seen) == 1 + 1 + 2 * 3 and not any(seen)
+    # recorded, with hooks; looked at, warmed up, two steps a round
+    assert len(told.layers) == 1 and len(seen) == 1 + 1 + 1 + 2 * 3 and seen[0] and not any(seen[1:])
     assert layer.__dict__["forward"] is own
 
 
@@ -255,8 +259,9 @@ def test_methods_are_those_that_explain_names(last: bool) -> None:
     )
     assert told.channels_last is last
     for layer, row in zip(model, told.layers, strict=True):
-        wanted = explain(row.input_shapes[0], layer.weight.shape, layer.stride, layer.padding, 1, layer.groups, last)
-        assert row.method == {map: methods[-1][0] for map, methods in wanted.items()}
+        shapes = row.input_shapes[0], layer.weight.shape
+        wanted = explain_methods(*shapes, layer.stride, layer.padding, 1, layer.groups, last)
+        assert row.method == {map: wanted[pass_][-1][0] for map, pass_ in PASSES.items()}
         assert row.map_ms.keys() == row.method.keys() == row.map_limit_ms.keys() == row.next_best.keys()
         for map, (name, ms) in row.next_best.items():
             assert name in NAMES and name not in (row.method[map], "reference") and ms > 0
@@ -305,14 +310,15 @@ def test_a_norm_with_a_residual_and_one_with_an_activation_behind_it() -> None:
 def test_a_transposed_convolution_is_told_from_the_layers_side() -> None:
     layer = nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1)
     told = profile(layer, torch.randn(2, 4, 7, 7).requires_grad_(), rounds=3).layers[0]
-    wanted = explain((2, 6, 13, 13), (4, 6, 3, 3), 2, 1)
+    wanted = explain_methods((2, 6, 13, 13), (4, 6, 3, 3), 2, 1)
     assert told.method == {
-        "forward": wanted["input"][-1][0],
+        "forward": wanted["backward_data"][-1][0],
         "input": wanted["forward"][-1][0],
-        "weight": wanted["weight"][-1][0],
+        "weight": wanted["backward_weights"][-1][0],
     }
     assert told.path == told.type == "ConvTranspose2d" and told.output_shape == (2, 6, 13, 13)
-    assert told.macs == 2 * 4 * 6 * Window((Axis(13, 7, 3, 2, 1, 1, 1),) * 2).tap_count
+    assert told.macs == 2 * 4 * 6 * 7**2 * 3**2
+    assert told.macs_inside == 2 * 4 * 6 * Window((Axis(13, 7, 3, 2, 1, 1, 1),) * 2).tap_count
 
 
 @pytest.mark.parametrize(
@@ -347,7 +353,7 @@ def test_each_kind_of_layer_is_one_row(layer: torch.nn.Module, shape: tuple[int,
     assert told.table(80) and told.html()
 
 
-def test_multiply_adds_leave_out_taps_in_the_padding_and_the_limit_is_the_larger_of_two() -> None:
+def test_the_limit_is_the_larger_of_two_and_leaves_out_the_taps_in_the_padding() -> None:
     told = by_path(quick(models.lenet5(), 2, 1, 28, 28, next_best=False))
     along = 28 * 5 - 2 * (2 + 1)  # of 28 outputs the two at each end miss 2 and 1 taps
     first = told["0+1+2"]
@@ -356,11 +362,11 @@ def test_multiply_adds_leave_out_taps_in_the_padding_and_the_limit_is_the_larger
         and first.output_shape == (2, 20, 14, 14)
         and first.input_shapes == ((2, 1, 28, 28),)
     )
-    assert first.macs == 2 * 20 * along**2
+    assert first.macs == 2 * 20 * (28 * 5) ** 2 and first.macs_inside == 2 * 20 * along**2
     x, w, y = 2 * 784, 20 * 25, 2 * 20 * 784
     pooled = 4 * (y + 3 * y // 4) + y // 4  # read, written with an index, and gone over by the activation
     assert first.moved_bytes == 2 * (4 * (x + w + y) + pooled)  # forward and the weight gradient; x has none
-    assert first.limit_ms == pytest.approx(2 * max((4 * (x + w + y) + pooled) / BYTES_PER_MS, first.macs / MACS_PER_MS))
+    assert first.limit_ms == pytest.approx(2 * max((4 * (x + w + y) + pooled) / BYTES_PER_MS, first.macs_inside / MACS_PER_MS))
     assert first.share_of_limit == pytest.approx(first.limit_ms / first.ms)
     assert told["7"].macs == 2 * 2450 * 500 and told["7"].moved_bytes == 3 * 4 * (2 * 2450 + 2450 * 500 + 500 + 2 * 500)
     alone = by_path(quick(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), 2, 20, 28, 28, next_best=False))
@@ -377,7 +383,7 @@ def test_real_rates_are_this_machines() -> None:
 
 
 def made(**changes: Any) -> Profile:
-    layer = Layer(
+    layer = LayerTime(
         "features.0",
         "Conv2d",
         ((1, 3, 8, 8),),
@@ -385,6 +391,7 @@ def made(**changes: Any) -> Profile:
         1,
         1.0,
         2.0,
+        12,
         10,
         20,
         1.5,
@@ -509,8 +516,8 @@ def test_lines_fit_however_long_the_names_are(width: int) -> None:
 def test_json_has_all_of_it_and_its_version() -> None:
     told = quick(small(), 2, 1, 8, 8)
     facts = told.to_dict()
-    assert json.loads(json.dumps(facts)) == facts and facts["version"] == 1
-    assert facts["layers"][0].keys() == {*Layer._fields, "share_of_limit"}
+    assert json.loads(json.dumps(facts)) == facts and facts["version"] == 2
+    assert facts["layers"][0].keys() == {*LayerTime._fields, "share_of_limit"}
     total = sum(layer["forward_ms"] + layer["backward_ms"] for layer in facts["layers"])
     assert total + facts["outside_forward_ms"] + facts["outside_backward_ms"] == pytest.approx(facts["step_ms"])
 
@@ -522,7 +529,7 @@ def test_the_page_asks_for_nothing_from_elsewhere_and_escapes_names() -> None:
     page = made(model=evil, layers=(first._replace(path=evil, type=evil, method=method), second)).html()
     assert (
         "<script" not in page
-        and page.count("&lt;script&gt;alert(&quot;&amp;&quot;)&lt;/script&gt;") >= 4
+        and page.count("&lt;script&gt;alert(&#34;&amp;&#34;)&lt;/script&gt;") >= 4
         and "&lt;i&gt;" in page
     )
     assert not re.search(r"https?:|//|src=|href=|url\(|@import|<link|<img|\bon\w+=", page)
@@ -725,7 +732,7 @@ NAMED = ", ".join(models.NAMES)
         (
             ["resnet", "--input", "1x3x8x8"],
             f"profile expects one of {NAMED}, package.module:callable, or a file of striate train, got 'resnet'. "
-            "Choose one of these names, or a callable of your own.",
+            "Choose one of these names, or a callable of your own. Did you mean resnet18 or resnet50?",
         ),
         (
             ["nowhere:net", "--input", "4x3"],
@@ -738,7 +745,7 @@ NAMED = ", ".join(models.NAMES)
             ["broken_to_profile:net", "--input", "4x3"],
             (
                 "profile expects a model from broken_to_profile:net, got ModuleNotFoundError: No module named "
-                "'nothing_of_that_name'. The current folder is searched too."
+                "'nothing_of_that_name' (at broken_to_profile.py:1). Import broken_to_profile in Python to see all of it."
             ),
         ),
         (
@@ -751,7 +758,8 @@ NAMED = ", ".join(models.NAMES)
         ),
         (
             ["mine_to_profile:broken", "--input", "4x3"],
-            "profile expects a model from mine_to_profile:broken, got OSError: no. The current folder is searched too.",
+            "profile expects a model from mine_to_profile:broken, got OSError: no (at mine_to_profile.py:4). "
+            "Call mine_to_profile.broken() in Python to see all of it.",
         ),
         (
             ["mine_to_profile:number", "--input", "4x3"],
@@ -855,3 +863,55 @@ def test_a_bar_shows_on_a_terminal_and_goes_away(
     )
     assert "█" * 24 + "░" not in screen.getvalue() and "\n" not in screen.getvalue()
     assert "\x1b" not in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------------- the recording
+
+
+@pytest.mark.parametrize("name", ["lenet5", "cnn_bn"])
+def test_multiply_adds_are_those_that_inspect_counts(name: str) -> None:
+    shape = (2, 1, 28, 28) if name == "lenet5" else (2, 3, 8, 8)
+    model = models.by_name(name)()
+    told = quick(model, *shape, next_best=False)
+    assert sum(layer.macs or 0 for layer in told.layers) == sum(row.macs or 0 for row in striate.inspect(model, shape).layers) > 0
+
+
+class Scripted(torch.nn.Module):
+    """Of which no recording can be made, for a part of it is TorchScript."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.jit.script(torch.nn.Linear(4, 3))
+        self.rest = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rest(self.first(x))
+
+
+def test_a_model_that_cannot_be_recorded_is_profiled_layer_by_layer() -> None:
+    told = quick(Scripted(), 6, 4)
+    assert [(layer.path, layer.macs, layer.macs_inside) for layer in told.layers] == [
+        ("first", None, None),
+        ("rest.0", 6 * 3 * 5, 6 * 3 * 5),
+        ("rest.1+rest.2", 0, 0),
+        ("rest.3", 6 * 5 * 2, 6 * 5 * 2),
+    ]
+    assert [layer.limit_ms is None for layer in told.layers] == [True, False, False, False]
+
+
+class Branching(torch.nn.Module):
+    """Which layer runs depends on a value, and a layer's forward is called as a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.yes, self.no, self.last = nn.Linear(4, 3), nn.Linear(4, 5), nn.Sequential(nn.ReLU(), nn.Flatten())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last.forward(self.yes(x) if x.sum() > 0 else self.no.forward(x))
+
+
+def test_layers_are_those_that_run_on_this_example() -> None:
+    for sign, name, filters in ((1, "yes", 3), (-1, "no", 5)):
+        told = profile(Branching(), sign * torch.ones(2, 4), rounds=3)
+        assert [layer.path for layer in told.layers] == [name, "last.0", "last.1"]
+        assert told.layers[0].macs == 2 * 4 * filters

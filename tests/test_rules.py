@@ -11,8 +11,9 @@ from graphs import GRAPHS
 from torch import nn
 
 import striate
-from striate.analysis import inspect, rules
-from striate.analysis.rule import RULES
+from striate.analysis import inspect
+from striate.analysis.lint import rules
+from striate.analysis.lint.rule import RULES
 
 GOLDEN = Path(__file__).parent / "golden" / "inspect"
 DOCS = Path(__file__).parent.parent / "docs" / "lint"

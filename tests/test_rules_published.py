@@ -9,7 +9,7 @@ import torch
 from adapted import timm
 
 from striate.analysis import Report, inspect
-from striate.analysis.group import grouped
+from striate.analysis.lint.group import grouped
 
 GOLDEN = Path(__file__).parent / "golden" / "inspect" / "published.txt"
 TOLD = dict(line.split(": ") for line in GOLDEN.read_text(encoding="utf-8").splitlines())

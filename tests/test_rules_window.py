@@ -11,8 +11,8 @@ from findings import findings
 from torch import Tensor, nn
 
 import striate
-from striate.analysis.rule import RULES
-from striate.analysis.rules import window  # noqa: F401  fills RULES
+from striate.analysis.lint.rule import RULES
+from striate.analysis.lint.rules import window  # noqa: F401  fills RULES
 
 
 def convolutions(*strides: int, channels: int = 2) -> list[nn.Module]:

@@ -30,8 +30,8 @@ import striate.nn as S
 import striate.nn.functional as SF
 from striate import ops, precision, set_precision
 from striate.errors import ArgumentError, ArgumentTypeError
-from striate.ops import choose, conv, fused
-from striate.ops.choose import Candidate, prefer, preferred
+from striate.ops import conv, dispatch, fused
+from striate.ops.dispatch import Candidate, prefer, preferred
 from striate.ops.precision import is_strict
 
 WAIT = 60  # seconds after which a test that hangs fails
@@ -631,8 +631,8 @@ def test_the_names_are_those_of_all_methods() -> None:
         for value in vars(importlib.import_module(f"striate.ops.{module.name}")).values():
             if isinstance(value, tuple) and all(type(method) is Candidate for method in value):
                 found |= {method.name for method in value}
-    assert found == set(choose.NAMES) and len(found) == len(choose.NAMES)
-    assert choose.NAMES[: len(conv.NAMES)] == conv.NAMES
+    assert found == set(dispatch.NAMES) and len(found) == len(dispatch.NAMES)
+    assert dispatch.NAMES[: len(conv.NAMES)] == conv.NAMES
 
 
 LISTED = (
@@ -670,9 +670,9 @@ def test_striate_method_holds_for_every_thread_and_a_program_ends_without_a_word
     program = """
 import threading, torch, striate
 from striate.ops import conv
-from striate.ops.choose import prefer, preferred
+from striate.ops.dispatch import prefer, preferred
 told = []
-def tell(): told.append((preferred(), conv.explain((2, 64, 28, 28), (64, 64, 3, 3))["forward"][0]))
+def tell(): told.append((preferred(), conv.explain_methods((2, 64, 28, 28), (64, 64, 3, 3))["forward"][0]))
 tell()
 with prefer(None):
     told.append(preferred())

@@ -53,7 +53,7 @@ class Case:
     activation: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     steps: int = 2
-    looked_at: bool = False  # by a dispatch mode, to which no operator of ours is shown
+    looked_at: bool = False  # by a dispatch mode, which sees none of striate's operators
 
     @property
     def tolerance(self) -> float:

@@ -14,9 +14,10 @@ from torch import Tensor
 
 import striate.nn as S
 from striate.nn import container
-from striate.ops import choose
 from striate.ops import conv as ops
-from striate.ops.handed import take
+from striate.ops import dispatch
+from striate.ops.batch_stats import take_statistics
+from striate.ops.conv.geometry import resolve
 
 kernels = torch.ops.striate
 UNFOLDED = ops.NUMBERS["unfolded"]
@@ -176,15 +177,15 @@ def test_nan_and_infinity_reach_only_the_outputs_that_see_them() -> None:
 
 def call(
     shape: Axes, weight: Axes, map: str = "forward", last: bool = True, strict: bool = False, **arguments: Any
-) -> ops.Call:
+) -> ops.ConvProblem:
     rest = (
         arguments.get("stride", 1),
         arguments.get("padding", 0),
         arguments.get("dilation", 1),
         arguments.get("groups", 1),
     )
-    return ops.Call(
-        map, ops._plan(shape, weight, len(weight) - 2, *rest, "test"), last, torch.float32, None, None, strict
+    return ops.ConvProblem(
+        map, resolve(shape, weight, len(weight) - 2, *rest, "test"), last, torch.float32, None, None, strict
     )
 
 
@@ -194,14 +195,14 @@ def call(
         (call((1, 4, 9, 9), (4, 4, 3, 3), strict=True), None),
         (call((1, 4, 9, 9, 9), (4, 4, 3, 3, 3)), None),
         (call((1, 4, 9, 9), (4, 4, 3, 3), last=False), "it is for channels order"),
-        (call((1, 4, 9, 9), (4, 4, 3, 3), "weight"), "it has no weight gradient"),
-        (call((1, 4, 9, 9), (4, 4, 3, 3), "input", stride=2), "its input gradient is for stride 1"),
+        (call((1, 4, 9, 9), (4, 4, 3, 3), "backward_weights"), "it has no weight gradient"),
+        (call((1, 4, 9, 9), (4, 4, 3, 3), "backward_data", stride=2), "its input gradient is for stride 1"),
         (call((1, 1, 300, 300), (1, 1, 257, 256)), "it is for outputs that see at most a million values"),
         (call((0, 4, 9, 9), (4, 4, 3, 3)), "there is nothing to compute"),
     ],
     ids=str,
 )
-def test_what_it_cannot_compute_it_refuses_with_a_reason(one: ops.Call, reason: str | None) -> None:
+def test_what_it_cannot_compute_it_refuses_with_a_reason(one: ops.ConvProblem, reason: str | None) -> None:
     assert next(m for m in ops.METHODS if m.name == "unfolded").refuse(one) == reason
 
 
@@ -233,8 +234,8 @@ def test_a_norm_takes_the_statistics_of_the_convolution_before_it(monkeypatch: p
     conv, norm = S.Conv2d(16, 33, 1, bias=False), S.BatchNorm2d(33)
     x = channels_last(torch.randn(4, 16, 20, 21) + 3)
     taken = []
-    monkeypatch.setattr(container, "take", lambda y: taken.append(take(y)) or taken[-1])
-    with choose.prefer("unfolded"):
+    monkeypatch.setattr(container, "take", lambda y: taken.append(take_statistics(y)) or taken[-1])
+    with dispatch.prefer("unfolded"):
         z, y = S.Sequential(conv, norm)(x), conv(x)
     assert [statistics.shape for statistics in taken] == [(2, 33)]
     expected = S.BatchNorm2d(33)(y.detach().clone(memory_format=torch.preserve_format))

@@ -19,14 +19,16 @@ import striate
 import striate.nn as S
 from striate.errors import ArgumentError
 from striate.nn import container
-from striate.ops import choose
 from striate.ops import conv as ops
-from striate.ops.handed import take
+from striate.ops import dispatch
+from striate.ops.batch_stats import take_statistics
+from striate.ops.conv.geometry import resolve
 from striate.ops.precision import is_strict, precision
 
 kernels = torch.ops.striate
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {"channels_first": Tensor.contiguous, "channels_last": channels_last}
-MAPS = ("forward", "input", "weight")
+PASSES = ("forward", "backward_data", "backward_weights")
+KERNELS = ("forward", "input", "weight")  # the three by the names of the operators
 INFINITE = float("inf")
 
 
@@ -150,7 +152,7 @@ def test_whole_numbers_and_weights_of_fours_give_exact_sums_where_all_points_are
     given = given._replace(weight=4 * given.weight)  # the divisors are 1 and 2 on each axis
     expected = exactly(case, given)
     got = by_winograd(case, given, layout, torch.float32)
-    for name in (*MAPS, "fused"):
+    for name in (*KERNELS, "fused"):
         assert torch.equal(got[name].double(), expected[name]), name
     assert (expected["forward"] != 0).double().mean() > 0.5
 
@@ -187,7 +189,7 @@ def test_the_error_in_networks_is_at_most_a_hundred_thousandth_of_the_outputs_rm
     case = Case(method, (size, size), (28, 28), (size // 2,) * 2, 2, channels, 64)
     given = Given(x, w, torch.zeros(64), dy, torch.zeros_like(dy))
     expected, got = exactly(case, given), by_winograd(case, given, channels_last, torch.float32)
-    for name in MAPS:
+    for name in KERNELS:
         error = (got[name].double() - expected[name]).square().mean().sqrt() / expected[name].square().mean().sqrt()
         assert 1e-8 < error <= 1e-5, (name, float(error))
 
@@ -199,9 +201,9 @@ def test_gradients_and_their_gradients_are_what_finite_differences_say(method: s
         torch.randn(3, 2, size, size, dtype=torch.float64, requires_grad=True),
         torch.randn(3, dtype=torch.float64, requires_grad=True),
     )
-    with choose.prefer(method):
-        for map_ in MAPS:
-            assert ops.method_for(call((1, 2, 6, 7), (3, 2, size, size), map_, padding=2)).name == method
+    with dispatch.prefer(method):
+        for pass_ in PASSES:
+            assert ops.method_for(call((1, 2, 6, 7), (3, 2, size, size), pass_, padding=2)).name == method
         assert torch.autograd.gradcheck(lambda *t: S.functional.conv2d(*t, padding=2), (x, w, b), fast_mode=True)
         assert torch.autograd.gradgradcheck(lambda *t: S.functional.conv2d(*t, padding=2), (x, w, b), fast_mode=True)
 
@@ -291,7 +293,7 @@ def test_the_footprint_of_a_special_value_is_torchs() -> None:
         x[0, 5, 9, 9] = value
         conv = S.Conv2d(64, 64, 3, padding=1, bias=False)
         expected = torch.nn.Conv2d.forward(conv, x)
-        with choose.prefer("winograd_4x4"):
+        with dispatch.prefer("winograd_4x4"):
             y = conv(x)
         assert torch.equal(kind(y), kind(expected))
         assert torch.equal(y == 0, expected == 0)
@@ -382,15 +384,15 @@ def test_ordinary_weights_are_in_bounds(name: str, layout: Any, isa: str) -> Non
 
 def call(
     shape: tuple[int, ...], weight: tuple[int, ...], map_: str = "forward", strict: bool = False, **arguments: Any
-) -> ops.Call:
+) -> ops.ConvProblem:
     rest = (
         arguments.get("stride", 1),
         arguments.get("padding", 0),
         arguments.get("dilation", 1),
         arguments.get("groups", 1),
     )
-    return ops.Call(
-        map_, ops._plan(shape, weight, len(weight) - 2, *rest, "test"), False, torch.float32, None, None, strict
+    return ops.ConvProblem(
+        map_, resolve(shape, weight, len(weight) - 2, *rest, "test"), False, torch.float32, None, None, strict
     )
 
 
@@ -407,7 +409,7 @@ def call(
     ],
     ids=str,
 )
-def test_what_it_cannot_compute_it_refuses_with_a_reason(one: ops.Call, reason: str) -> None:
+def test_what_it_cannot_compute_it_refuses_with_a_reason(one: ops.ConvProblem, reason: str) -> None:
     assert next(m for m in ops.METHODS if m.name == "winograd_4x4").refuse(one) == reason
 
 
@@ -463,11 +465,12 @@ def test_a_packed_weight_of_another_method_is_refused() -> None:
 def test_strict_precision_never_uses_it_and_fast_does_where_it_was_faster() -> None:
     x, w = torch.randn(8, 64, 56, 56, requires_grad=True), torch.randn(64, 64, 3, 3, requires_grad=True)
     assert not is_strict()
-    chosen = [methods[-1][0] for methods in ops.explain(x.shape, w.shape, padding=1, channels_last=True).values()]
+    explained = ops.explain_methods(x.shape, w.shape, padding=1, channels_last=True)
+    chosen = [methods[-1][0] for methods in explained.values()]
     assert set(chosen) == {"winograd_4x4"}
     with precision("strict"):
         assert is_strict()
-        for methods in ops.explain(x.shape, w.shape, padding=1, channels_last=True).values():
+        for methods in ops.explain_methods(x.shape, w.shape, padding=1, channels_last=True).values():
             assert dict(methods)["winograd_4x4"] == dict(methods)["winograd_2x2"] == "precision is strict"
         plain = S.functional.conv2d(x, w, padding=1)
     theirs = F.conv2d(x, w, padding=1)
@@ -497,7 +500,7 @@ def counting() -> Iterator[list[Tensor]]:
     taken: list[Tensor] = []
 
     def spy(y: Tensor) -> Tensor | None:
-        statistics = take(y)
+        statistics = take_statistics(y)
         if statistics is not None:
             taken.append(statistics)
         return statistics
@@ -514,7 +517,7 @@ def test_a_norm_takes_the_statistics_of_the_convolution_before_it_and_gives_the_
     results = []
     for shared in (False, True):
         conv, norm = copy.deepcopy(first), S.BatchNorm2d(33)
-        with choose.prefer("winograd_4x4"), counting() as taken:
+        with dispatch.prefer("winograd_4x4"), counting() as taken:
             z = S.Sequential(conv, norm)(x) if shared else norm(conv(x))
         assert len(taken) == shared
         results.append(
@@ -529,7 +532,7 @@ def test_statistics_far_from_zero_and_near_overflow_are_as_good() -> None:
         x = torch.randn(2, 8, 12, 12) * scale
         conv, norm = S.Conv2d(8, 16, 3, padding=1), S.BatchNorm2d(16)
         conv.bias.data.fill_(shift)
-        with choose.prefer("winograd_4x4"), counting() as taken:
+        with dispatch.prefer("winograd_4x4"), counting() as taken:
             z, y = S.Sequential(conv, norm)(x), conv(x)
         assert len(taken) == 1
         expected = F.batch_norm(y.double(), None, None, training=True)
@@ -540,9 +543,9 @@ def test_statistics_far_from_zero_and_near_overflow_are_as_good() -> None:
 def test_only_a_container_asks_for_statistics_and_takes_them_away_with_it() -> None:
     conv, norm = S.Conv2d(4, 8, 3), S.BatchNorm2d(8)
     x = torch.randn(2, 4, 9, 9)
-    with choose.prefer("winograd_2x2"), torch.no_grad(), counting() as taken:
+    with dispatch.prefer("winograd_2x2"), torch.no_grad(), counting() as taken:
         y = conv(x)
-        assert take(y) is None
+        assert take_statistics(y) is None
         y.data.add_(5)  # which no version counts
         norm(y)
         assert abs(float(norm.running_mean.mean() - 0.1 * y.mean())) < 1e-5
@@ -558,7 +561,7 @@ def test_blocks_networks_and_accelerate_give_their_norms_statistics_and_restore_
     x = torch.randn(2, 3, 8, 8)
 
     def taken(model: torch.nn.Module, x: Tensor) -> int:
-        with choose.prefer("winograd_4x4"), torch.no_grad(), counting() as found:
+        with dispatch.prefer("winograd_4x4"), torch.no_grad(), counting() as found:
             model(x)
         return len(found)
 

@@ -1,15 +1,16 @@
-// Local response normalization: y = x·D^-β, D = k + α/size·Σ x² over the window of channels c - size/2 … c + (size -
-// 1)/2. Backward: dx = dy·D^-β - 2αβ/size·x·Σ dy·x·D^(-β-1) over the channels whose windows hold c, the mirrored
-// window.
+// Local response normalization, over the window of channels c - size/2 … c + (size - 1)/2:
 //
-// Layout. A tile holds all channels of some places, channels `pitch` apart: 1 in channels_last, the tile's width in
-// planes order. Either way a window is a sum of shifted copies of one row of numbers, with zeros before and behind:
-// plain loops that the compiler turns into vectors. Sums and powers are doubles: squares of values near 1e30 do not
-// overflow.
-#include "local_response.h"
+//   y = x·D^-β,   D = k + α/size·Σ x²,   dx = dy·D^-β - 2αβ/size·x·Σ dy·x·D^(-β-1)
+//
+// The sum in dx is over the channels whose windows hold c: the mirrored window.
+//
+// Layout. A tile holds all channels of some positions; channels are `pitch` apart: 1 in NHWC, the tile's width in NCHW.
+// Either way a window is a sum of shifted copies of one row of numbers, with zeros before and behind: plain loops that
+// the compiler vectorizes. Sums and powers are doubles: squares of values near 1e30 do not overflow.
+#include "kernels/local_response.h"
 
-#include "../parallel.h"
-#include "../simd.h"
+#include "core/parallel.h"
+#include "core/simd.h"
 
 namespace striate {
 namespace STRIATE_ISA {
@@ -28,14 +29,14 @@ inline void to_minus_beta(double* d, int64_t count, double beta) {
     for (int64_t i = 0; i < count; ++i) d[i] = __builtin_pow(d[i], -beta);
 }
 
-// One tile of numbers with room for a window's zeros on both sides.
+// One tile of numbers, with room for a window's zeros on both sides.
 struct Row {
   Scratch<double> room;
   int64_t margin, count;
   Row(int64_t count, int64_t margin) : room(count + 2 * margin), margin(margin), count(count) {}
   double* values() const { return room + margin; }
 
-  // sum[i] = Σ over taps of value[i + tap·pitch], taps first … first + size - 1, in that order.
+  // Computes sum[i] = Σ over taps first … first + size - 1, in that order, of value[i + tap·pitch].
   void window(int64_t n, int64_t first, int64_t size, int64_t pitch, double* sum) const {
     for (int64_t i = 0; i < margin; ++i) room[i] = values()[n + i] = 0;
     for (int64_t i = 0; i < n; ++i) sum[i] = 0;
@@ -46,18 +47,18 @@ struct Row {
   }
 };
 
-struct Tiles {
+struct Tiling {
   LocalResponse p;
-  int64_t width, across;  // places of a tile, tiles of a sample
+  int64_t width, across;  // positions of a tile, tiles of a sample
 
-  explicit Tiles(const LocalResponse& p) : p(p) {
-    width = p.channels_last ? 1 : max(1, min(p.places, kTile / p.channels));
-    across = tiles(p.places, width);
+  explicit Tiling(const LocalResponse& p) : p(p) {
+    width = p.channels_last ? 1 : max(1, min(p.positions, kTile / p.channels));
+    across = ceil_div(p.positions, width);
   }
   int64_t most() const { return p.channels * width; }
   int64_t margin() const { return min(p.size, p.channels) * width; }
 
-  // Calls body(columns, offset of a channel's first value, distance to the next channel's) for every tile of the range.
+  // Calls body(columns, offset of a channel's first value, distance between channels) for every tile of the range.
   template <class Body>
   void over(int64_t begin, int64_t end, const Body& body) const {
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -65,10 +66,11 @@ struct Tiles {
       if (p.channels_last)
         body(int64_t(1), unit * p.channels, int64_t(1));
       else
-        body(min(width, p.places - first), n * p.channels * p.places + first, p.places);
+        body(min(width, p.positions - first), n * p.channels * p.positions + first, p.positions);
     }
   }
-  // Taps of a window that reaches `before` channels back, cut to those that can meet a channel at all.
+  // Calls body(first, count) with the taps of a window that begins `before` channels back, without those that never
+  // meet a channel.
   template <class Body>
   void taps(int64_t before, const Body& body) const {
     const int64_t first = max(-before, 1 - p.channels), last = min(p.size - 1 - before, p.channels - 1);
@@ -76,9 +78,9 @@ struct Tiles {
   }
 };
 
-// D of a tile's values.
+// Computes D of a tile's values.
 template <class T>
-inline void divisors(const Tiles& t, const T* x, int64_t columns, int64_t pitch, const Row& squares, double* d) {
+inline void divisors(const Tiling& t, const T* x, int64_t columns, int64_t pitch, const Row& squares, double* d) {
   const int64_t n = t.p.channels * columns;
   for (int64_t c = 0; c < t.p.channels; ++c)
     for (int64_t w = 0; w < columns; ++w)
@@ -90,12 +92,12 @@ inline void divisors(const Tiles& t, const T* x, int64_t columns, int64_t pitch,
 
 template <class T>
 void forward(const LocalResponse& p, const T* x, T* y) {
-  const Tiles tiles(p);
-  parallel_for(p.batch * tiles.across, tiles.most() * (p.size + 8), [=](int64_t begin, int64_t end) {
-    const Row squares(tiles.most(), tiles.margin());
-    const Scratch<double> power(tiles.most());
-    tiles.over(begin, end, [&](int64_t columns, int64_t at, int64_t pitch) {
-      divisors(tiles, x + at, columns, pitch, squares, power);
+  const Tiling tiling(p);
+  parallel_for(p.batch * tiling.across, tiling.most() * (p.size + 8), [=](int64_t begin, int64_t end) {
+    const Row squares(tiling.most(), tiling.margin());
+    const Scratch<double> power(tiling.most());
+    tiling.over(begin, end, [&](int64_t columns, int64_t at, int64_t pitch) {
+      divisors(tiling, x + at, columns, pitch, squares, power);
       to_minus_beta(power, p.channels * columns, p.beta);
       for (int64_t c = 0; c < p.channels; ++c)
         for (int64_t w = 0; w < columns; ++w)
@@ -106,14 +108,14 @@ void forward(const LocalResponse& p, const T* x, T* y) {
 
 template <class T>
 void backward(const LocalResponse& p, const T* dy, const T* x, T* dx) {
-  const Tiles tiles(p);
-  parallel_for(p.batch * tiles.across, tiles.most() * (2 * p.size + 16), [=](int64_t begin, int64_t end) {
-    const Row row(tiles.most(), tiles.margin());
-    const Scratch<double> d(tiles.most()), power(tiles.most());
+  const Tiling tiling(p);
+  parallel_for(p.batch * tiling.across, tiling.most() * (2 * p.size + 16), [=](int64_t begin, int64_t end) {
+    const Row row(tiling.most(), tiling.margin());
+    const Scratch<double> d(tiling.most()), power(tiling.most());
     const double slope = 2 * p.alpha * p.beta / double(p.size);
-    tiles.over(begin, end, [&](int64_t columns, int64_t at, int64_t pitch) {
+    tiling.over(begin, end, [&](int64_t columns, int64_t at, int64_t pitch) {
       const int64_t n = p.channels * columns;
-      divisors(tiles, x + at, columns, pitch, row, d);
+      divisors(tiling, x + at, columns, pitch, row, d);
       for (int64_t i = 0; i < n; ++i) power[i] = d[i];
       to_minus_beta(power, n, p.beta);
       for (int64_t c = 0; c < p.channels; ++c)
@@ -121,7 +123,7 @@ void backward(const LocalResponse& p, const T* dy, const T* x, T* dx) {
           const int64_t i = c * columns + w, from = at + c * pitch + w;
           row.values()[i] = double(dy[from]) * double(x[from]) * (power[i] / d[i]);
         }
-      tiles.taps((p.size - 1) / 2, [&](int64_t first, int64_t size) { row.window(n, first, size, columns, d); });
+      tiling.taps((p.size - 1) / 2, [&](int64_t first, int64_t size) { row.window(n, first, size, columns, d); });
       for (int64_t c = 0; c < p.channels; ++c)
         for (int64_t w = 0; w < columns; ++w) {
           const int64_t i = c * columns + w, from = at + c * pitch + w;

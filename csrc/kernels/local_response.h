@@ -1,12 +1,12 @@
-// What local_response.cpp offers, once for each instruction set and element type. bindings.cpp has checked every
-// argument.
+// What local_response.cpp implements, once for each instruction set and element type. bindings/local_response.cpp has
+// checked every argument.
 #pragma once
 #include <stdint.h>
 
 namespace striate {
 
 struct LocalResponse {
-  int64_t batch, channels, places;
+  int64_t batch, channels, positions;
   bool channels_last;
   int64_t size;  // channels in a window
   double alpha, beta, k;

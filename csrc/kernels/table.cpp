@@ -1,6 +1,5 @@
-// What one instruction set has: the other files' kernels, in a table. It is constant, so that no order of
-// initialization matters.
-#include "../dispatch.h"
+// The table of one instruction set's kernels. It is constant, so that no order of initialization matters.
+#include "core/dispatch.h"
 
 #define STRIATE_TEXT(x) STRIATE_QUOTED(x)
 #define STRIATE_QUOTED(x) #x
@@ -11,7 +10,7 @@ namespace STRIATE_ISA {
 #define STRIATE_METHOD(name)                  \
   extern const ConvKernels<float> name##_f32; \
   extern const ConvKernels<double> name##_f64;
-#include "../methods.def"
+#include "methods.def"
 extern const BiasGradient<float> bias_f32;
 extern const BiasGradient<double> bias_f64;
 extern const PoolKernels<float> pool_f32;
@@ -28,7 +27,7 @@ constexpr Kernels table = {
     STRIATE_TEXT(STRIATE_ISA),
     {{
 #define STRIATE_METHOD(name) &name##_f32,
-#include "../methods.def"
+#include "methods.def"
      },
      &bias_f32,
      &pool_f32,
@@ -37,7 +36,7 @@ constexpr Kernels table = {
      &local_f32},
     {{
 #define STRIATE_METHOD(name) &name##_f64,
-#include "../methods.def"
+#include "methods.def"
      },
      &bias_f64,
      &pool_f64,

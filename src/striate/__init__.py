@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from . import models
     from . import training as training
     from .analysis.explain import explain
-    from .analysis.inspection import inspect
+    from .analysis.inspect.inspection import inspect
     from .deploy.fold import fold
     from .deploy.freeze import freeze
     from .deploy.freeze import load as load_frozen
@@ -52,7 +52,7 @@ _LATER = {  # where a name is, and its name there
     "explain": ("analysis.explain", "explain"),
     "fold": ("deploy.fold", "fold"),
     "freeze": ("deploy.freeze", "freeze"),
-    "inspect": ("analysis.inspection", "inspect"),
+    "inspect": ("analysis.inspect.inspection", "inspect"),
     "load_frozen": ("deploy.freeze", "load"),
     "profile": ("diagnostics.profile", "profile"),
 }

@@ -335,7 +335,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     ),
     "a tensor": ("_base", "_version"),
     "a storage": ("_cdata",),
-    "an operator": ("_schema", "_opname"),
+    "an operator": ("_schema",),
     "a lazy layer, an instance norm": ("_get_in_channels", "_get_no_batch_dim", "_check_input_dim"),
     "a convolution": ("_conv_forward",),
     "a node of autograd's": ("_raw_saved_tensors", "_raw_saved_input"),

@@ -6,16 +6,22 @@ raises for the same mistakes: code that catches ``RuntimeError`` or ``ValueError
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
     "CheckpointError",
     "DataError",
+    "DependencyError",
     "DtypeError",
     "ShapeError",
     "build",
     "describe_error",
 ]
+
+
+LEAST_LIKENESS = 0.6  # of difflib, from which on one name is taken for another that was mistyped
 
 
 class ArgumentError(ValueError, RuntimeError):
@@ -42,6 +48,10 @@ class DataError(ValueError):
     """A data file or a request for data cannot be used."""
 
 
+class DependencyError(ImportError):
+    """A package that a part of striate needs is not installed."""
+
+
 def build(where: str, expects: str, got: object, *, hint: str, **facts: object) -> str:
     """The text of an error: one sentence of what is wrong, the facts, and what to do next (``hint``).
 
@@ -59,3 +69,19 @@ def describe_error(error: BaseException) -> str:
     'ValueError: no size 0'
     """
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].rstrip('.')}"
+
+
+def did_you_mean(given: str, names: Iterable[str]) -> str:
+    """A question that goes behind a hint: which of the names is nearest to a mistyped one; "" if none is near.
+
+    >>> did_you_mean("lenet", ["lenet5", "alexnet"]), did_you_mean("resnet", ["resnet18", "resnet50"])
+    (' Did you mean lenet5?', ' Did you mean resnet18 or resnet50?')
+    >>> did_you_mean("vgg99", ["lenet5"])
+    ''
+    """
+    from difflib import SequenceMatcher
+
+    scores = {name: SequenceMatcher(None, name.lower(), given.lower()).ratio() for name in names}
+    best = max(scores.values(), default=0.0)
+    nearest = [name for name, score in scores.items() if score == best][:3]
+    return f" Did you mean {' or '.join(nearest)}?" if best >= LEAST_LIKENESS else ""

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import warnings
 from pathlib import Path
 
 import torch
 
-from . import __path__ as _folders
-
 __all__ = ["CONV_METHODS", "ISAS", "core", "isa", "missing", "native_info", "use_isa"]
+
+
+_package = sys.modules[__package__]  # not imported: it imports this module
 
 
 def _load() -> str | None:
     given = os.environ.get("STRIATE_CORE")  # another build of it: with sanitizers, or under work
-    places = [Path(given)] if given else [Path(folder) / "_core.so" for folder in _folders]
+    # an editable install's package lies in more than one folder
+    places = [Path(given)] if given else [Path(folder) / "_core.so" for folder in _package.__path__]
     found = [path for path in places if path.is_file()]
     if not found:
         return "striate's native core is not installed"
@@ -31,7 +34,7 @@ def _load() -> str | None:
 
 def _names(letters: list[int]) -> tuple[str, ...]:
     """What the core lists, in the order of the numbers by which its operators take it. Text comes as bytes: see
-    csrc/bindings.cpp.
+    csrc/bindings/.
     """
     return tuple(bytes(letters).decode().split())
 
@@ -76,10 +79,8 @@ def native_info() -> dict[str, object]:
     >>> sorted(native_info())
     ['core', 'isa', 'isa_available', 'native', 'python', 'striate', 'threads', 'torch', 'torch_operator']
     """
-    from . import __version__
-
     return {
-        "striate": __version__,
+        "striate": _package.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "core": core,

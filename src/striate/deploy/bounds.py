@@ -1,15 +1,15 @@
-r"""How large the values of a graph can get, worked out once from its weights: where they cannot overflow, NaN cannot be
-born.
+r"""How large the values of a program can get, computed once from its weights: where none can overflow, no NaN can
+arise inside.
 
 A convolution or linear layer whose input and residual are at most X and R in size gives
 
 .. math:: |y| \le X \max_o \sum_{i,\,taps} |w_{o,i}| + \max_o |b_o| + R
 
 and so no partial sum of it is larger, in whatever order it is summed. Below :data:`LIMIT` that leaves float32 room for
-rounding, for the sums of a mean and for what Winograd's tiles add. Graphs are gone through in order, from inputs of at
-most :data:`MOST`. Where a bound is needed and is lost, because it grew beyond the limit or an operator has no rule
-here, the value is *measured* when it is computed: the plan goes on from ``MOST``, and whoever runs the graph must take
-another way if the value is larger, or not finite.
+rounding, for the sums of a mean and for what Winograd's tiles add. Bounds are carried through the operators in order,
+from inputs of at most :data:`MOST`, by the op table's column "size". Where a bound is needed and unknown, because it
+grew beyond the limit or an operator has no rule, the value is *measured* when it is computed: the operators behind it
+may count on ``MOST``, and what runs the program must run it by torch's operators if the value is larger, or not finite.
 
 A bound is needed where oneDNN may clamp: its ReLU makes 0 of NaN.
 """
@@ -22,37 +22,32 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..graph.optable import row_of
 from ..ops.layout import FORMATS
 from .fold.arithmetic import scale_and_shift
-from .graph import FUSED_CONV, FUSED_LINEAR, FUSED_NORM, Graph, Node, base_of
+from .operators import FUSED_CONV, FUSED_LINEAR, FUSED_NORM
+from .program import Node, Program
 
-__all__ = ["LIMIT", "MOST", "Plan", "affine", "is_within", "plan"]
+__all__ = ["LIMIT", "MOST", "Measurements", "is_within", "measurements", "norm_scale_and_shift"]
 
-# of values that are measured: far above those of any network in use, and 14 layers of 100 times below the limit
+# The bound of values that are measured: far above those of any network in use, and so far below the limit that 14
+# layers may make them 100 times larger each.
 MOST = 2.0**32
 LIMIT = 2.0**100
 PART = 2**30  # torch.dot takes fewer than 2^31 numbers
-# No result is larger than the largest of what goes in, and where all of that is finite, so is this.
-_KEEP = """
-adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d alias amax amin cat
-channel_shuffle chunk clone concat expand flatten flip gelu getitem hardswish max_pool1d max_pool2d
-max_pool3d max_pool2d_with_indices mean mish movedim narrow permute pixel_shuffle pixel_unshuffle relu relu6 repeat reshape roll select silu
-slice split split_with_sizes squeeze stack transpose unbind unflatten unsqueeze upsample_bilinear2d upsample_nearest2d view
-"""
-KEEP = frozenset(_KEEP.split())
-CLAMPS = frozenset(("clamp", "clamp_max", "clamp_min", "hardtanh"))  # the same, or one of the numbers
-UNIT = frozenset(("hardsigmoid", "sigmoid", "softmax", "tanh"))  # at most 1 where all that goes in is finite
 
 
-class Plan(NamedTuple):
-    """The values to measure when they are computed, and the layers that only torch's own operator computes right."""
+class Measurements(NamedTuple):
+    """What to measure while a program runs: the values to measure when they are computed, and the layers that only
+    torch's own operator computes right.
+    """
 
     measured: frozenset[Node]
     exact: frozenset[Node]
 
 
 def is_within(x: Tensor) -> bool:
-    """Whether all values are finite and at most MOST in size, by one pass: no square is more than the sum of all.
+    """Whether all values are finite and at most MOST in size, by one pass: no square is larger than the sum of all.
 
     >>> [is_within(torch.tensor([1.0, v])) for v in (2.0, 2.0**33, float("inf"), float("nan"))]
     [True, False, False, False]
@@ -63,20 +58,22 @@ def is_within(x: Tensor) -> bool:
     return sum(float(torch.dot(part, part)) for part in flat.split(PART)) <= MOST**2
 
 
-def plan(graph: Graph) -> Plan:
-    """What to measure, as late and as little as can be: maps get smaller on their way through most networks."""
+def measurements(program: Program) -> Measurements:
+    """What to measure: as few values as possible, and as late as possible, since feature maps get smaller on their way
+    through most networks.
+    """
     measured: set[Node] = set()
     exact: set[Node] = set()
-    bounds: dict[Node, float] = dict.fromkeys((node for node in graph.inputs if node.dtype is torch.float32), MOST)
+    bounds: dict[Node, float] = dict.fromkeys((node for node in program.inputs if node.dtype is torch.float32), MOST)
 
     def bound(value: Any) -> float:
         if isinstance(value, Node):
             return _largest(value.value) if value.op == "constant" else bounds.get(value, inf)
         return abs(value) if isinstance(value, int | float) else inf
 
-    for node in graph.nodes:
+    for node in program.nodes:
         if node.op not in (FUSED_CONV, FUSED_LINEAR):
-            found = _rule(node, bound)
+            found = _bound_of(node, bound)
         else:
             given = node.kwargs
             gain = _largest(given["weight"].value.abs().flatten(1).sum(1))
@@ -96,42 +93,43 @@ def plan(graph: Graph) -> Plan:
             elif None not in (given["low"], given["high"]) and found <= LIMIT:
                 found = max(abs(given["low"]), abs(given["high"]))
         bounds[node] = found if found <= LIMIT else inf
-    return Plan(frozenset(measured), frozenset(exact))
+    return Measurements(frozenset(measured), frozenset(exact))
 
 
-def affine(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """s and t of a batch norm of constants, ``y = s·x + t``, in float64."""
-    weight, bias = (None if given[k] is None else given[k].value for k in ("weight", "bias"))
-    return scale_and_shift(given["mean"].value, given["variance"].value, weight, bias, given["eps"])
+def norm_scale_and_shift(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """s and t of ``y = s·x + t``, in float64, for the arguments of a fused batch norm."""
+    mean, variance = given["mean"].value, given["variance"].value
+    weight, bias = (None if given[name] is None else given[name].value for name in ("weight", "bias"))
+    return scale_and_shift(mean, variance, weight, bias, given["eps"])
 
 
 def _largest(value: Any) -> float:
-    """The largest absolute value of a constant; infinity where one is not finite, or it is no tensor of floats."""
+    """The largest absolute value of a constant; infinity where a value is not finite, or it is no tensor of floats."""
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return inf
     found = float(value.abs().max()) if value.numel() else 0.0
     return found if isfinite(found) else inf
 
 
-def _rule(node: Node, bound: Any) -> float:
-    name = base_of(node.op) or node.op
+def _bound_of(node: Node, bound: Any) -> float:
+    """The bound of a result by the operator's rule, from the bounds of its inputs; infinity where there is no rule."""
+    row = row_of(node.op)
+    size = "-" if row is None else row.size
     sources = [bound(source) for source in node.sources()]
     if node.op == "aten.view.dtype" or "dtype" in node.kwargs:
         return inf  # other numbers from the same bits, or rounded to fewer
-    if name in KEEP:
+    if size == "keeps":
         return max(sources, default=inf)
-    if name in CLAMPS:
-        return max(
-            [*sources, *(abs(v) for v in (*node.args, *node.kwargs.values()) if isinstance(v, int | float))],
-            default=inf,
-        )
-    if name in UNIT:
+    if size == "clamps":
+        numbers = [abs(v) for v in (*node.args, *node.kwargs.values()) if isinstance(v, int | float)]
+        return max([*sources, *numbers], default=inf)
+    if size == "unit":
         return 1.0 if max(sources, default=inf) < inf else inf
-    if name in ("add", "sub", "mul") and not node.kwargs:
+    if size in ("sum", "product") and not node.kwargs:
         a, b = map(bound, node.args[:2])
-        return a * b if name == "mul" else a + b
+        return a * b if size == "product" else a + b
     if node.op == FUSED_NORM:
-        scale, shift = map(_largest, affine(node.kwargs))
+        scale, shift = map(_largest, norm_scale_and_shift(node.kwargs))
         return (
             bound(node.kwargs["x"]) * scale
             + shift

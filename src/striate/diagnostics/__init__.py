@@ -1,5 +1,5 @@
 """Probes on a live model."""
 
-from .profile import Layer, Profile, profile
+from .profile import LayerTime, Profile, profile
 
-__all__ = ["Layer", "Profile", "profile"]
+__all__ = ["LayerTime", "Profile", "profile"]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, build
-from ..sheet import bars, boxes, document
-from ..text import columns, sizes
+from ..render import html
+from ..render.numbers import sizes
+from ..render.text import columns
 
 if TYPE_CHECKING:
-    from .profile import Layer, Profile
+    from .profile.result import LayerTime, StepTimes
 
 __all__ = ["page", "table"]
 
@@ -25,7 +25,7 @@ ABOUT_LAYERS = "Milliseconds. share: of the whole step; limit: least time by the
 ABOUT_MAPS = "One call of each map; + 2: and of 2 layers alike. ratio: the next best's time over the method's."
 
 
-def facts(profile: Profile) -> list[str]:
+def facts(profile: StepTimes) -> list[str]:
     """What was profiled, on what, the whole step, and a warning where the times cannot be trusted: a sentence each."""
     shapes = ", ".join(map(sizes, profile.input_shapes))
     timed = (
@@ -67,11 +67,11 @@ def percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.0f} %"
 
 
-def kind(layer: Layer) -> str:
+def kind(layer: LayerTime) -> str:
     return layer.type + (f" ×{layer.calls}" if layer.calls > 1 else "")
 
 
-def sums(profile: Profile, shown: Sequence[Layer]) -> list[tuple[str, float, float]]:
+def sums(profile: StepTimes, shown: Sequence[LayerTime]) -> list[tuple[str, float, float]]:
     """The rows below the layers, each with forward and backward [ms]: the layers not shown, what layers leave, and the
     whole step.
     """
@@ -89,9 +89,9 @@ def sums(profile: Profile, shown: Sequence[Layer]) -> list[tuple[str, float, flo
     return [*rows, ("whole step", profile.forward_ms, profile.backward_ms or 0.0)]
 
 
-def alike(layers: Sequence[Layer]) -> list[tuple[str, Layer]]:
+def alike(layers: Sequence[LayerTime]) -> list[tuple[str, LayerTime]]:
     """The convolutions whose methods were timed, those that were timed as one under one name."""
-    groups: list[list[Layer]] = []
+    groups: list[list[LayerTime]] = []
     for layer in layers:
         told = next(
             (group for group in groups if (layer.method, layer.map_ms) == (group[0].method, group[0].map_ms)), None
@@ -106,7 +106,7 @@ def alike(layers: Sequence[Layer]) -> list[tuple[str, Layer]]:
 # ----------------------------------------------------------------------------------------------------------------- text
 
 
-def table(profile: Profile, width: int, top: int | None) -> str:
+def table(profile: StepTimes, width: int, top: int | None) -> str:
     if width < LEAST_WIDTH:
         raise ArgumentError(
             build("Profile.table", f"a width of at least {LEAST_WIDTH}", width, hint="Leave it out for 100.")
@@ -157,120 +157,90 @@ def table(profile: Profile, width: int, top: int | None) -> str:
 
 # ----------------------------------------------------------------------------------------------------------------- page
 
-STYLE = """
-td.bar { width: 32% }
-.maps td.bar { width: 15% }
-.maps td.bar i { height: 7px; margin: 2px 0 }
-.key { white-space: nowrap; margin-right: 14px }
-.key b { display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin-right: 5px }
-.key u { display: inline-block; width: 2px; height: 13px; margin-right: 6px; background: var(--ink); vertical-align: -2px }
-tr.sum td { border-bottom: 0; color: var(--soft) }
-tr.whole td { font-weight: 600; color: var(--ink); padding-top: 0 }
-tr.more td { border-bottom-color: transparent }
-td.won { color: var(--note) }
-@media (max-width: 640px) {
-  tr { grid-template-columns: 1fr 5em 3.4em }
-  .maps tr { grid-template-columns: 1fr 9.6em 4em 3.2em }
-  tr.sum td { padding: 0 }
-  td.bar, .maps td.bar { width: auto }
-  td.limit { grid-column: 2 / -1; order: 2 }
-  td.method { order: 1 }
-  td.wide { grid-column: 1 / -1 }
-  td.other { grid-column: 1 / 3 }
-  td.other::before { content: "next best "; color: var(--soft) }
-  td.limit:not(:empty)::before { content: "limit "; color: var(--soft) }
-  td.wide:empty { display: none }
-  tr.more, tr.sum { border-bottom: 0; padding-bottom: 0 }
-}
-"""
 
-
-def page(profile: Profile) -> str:
-    title, machine, _, *notes = (escape(line) for line in facts(profile))
-    name = escape(profile.model)
-    what = title.removeprefix(f"{name}: ")
-    versions = escape(
-        f"torch {profile.machine['torch']}, striate {profile.machine['striate']}, Python {profile.machine['python']}"
-    )
+def page(profile: StepTimes) -> str:
+    """``render/templates/profile.html`` with the numbers of a profile."""
+    title, machine, _, *notes = facts(profile)
+    what = title.removeprefix(f"{profile.model}: ")
+    versions = profile.machine
     times = [("step", profile.step_ms), ("forward", profile.forward_ms)]
     if profile.backward_ms is not None:
         times.append(("backward", profile.backward_ms))
     times.append(("not in layers", profile.outside_ms))
-    warned = "".join(f'<p class="note">{note}</p>' for note in notes)
-    content = f"""<h1>{name}</h1>
-<p>{what[:1].upper()}{what[1:]}. Medians of {profile.rounds} rounds, spread {100 * profile.spread:.0f} %.</p>
-<p>{machine}; {versions}.</p>
-{warned}
-{boxes([(word, f"{ms:.2f}", "ms") for word, ms in times])}
-{_layers(profile)}
-{_maps(profile)}"""
-    return document(f"{profile.model}: profile", STYLE, content)
-
-
-def _layers(profile: Profile) -> str:
-    most = max(*(layer.ms for layer in profile.layers), profile.outside_ms, 1e-9)
-    keys = [("<b class=f></b>", "forward"), ("<b class=b></b>", "backward"), ("<u></u>", "limit")]
-    key = "".join(
-        f'<span class="key">{mark}{word}</span>' for mark, word in keys if profile.backward or word != "backward"
+    return html.page(
+        "profile.html",
+        title=f"{profile.model}: profile",
+        model=profile.model,
+        about=what[:1].upper() + what[1:],
+        rounds=profile.rounds,
+        spread=percent(profile.spread),
+        machine=machine,
+        versions=f"torch {versions['torch']}, striate {versions['striate']}, Python {versions['python']}",
+        notes=notes,
+        times=[(word, f"{ms:.2f}", "ms") for word, ms in times],
+        backward=profile.backward,
+        most=max(*(layer.ms for layer in profile.layers), profile.outside_ms, 1e-9),
+        about_layers=ABOUT_LAYERS,
+        layers=_layers(profile),
+        sums=_sums(profile),
+        about_convolutions=ABOUT_MAPS,
+        convolutions=_convolutions(profile),
     )
-    rows = []
-    for layer in profile.layers:
-        share, limit = percent(profile.share(layer.ms)), percent(layer.share_of_limit)
-        bar = bars([("f", layer.forward_ms), ("b", layer.backward_ms or 0.0)], most, layer.limit_ms)
-        rows.append(
-            f"<tr><td>{escape(layer.path)}<small>{escape(kind(layer))} {sizes(layer.output_shape)}</small></td>"
-            f'<td class="bar">{bar}</td><td class="n">{number(layer.ms)}</td><td class="n">{share}</td>'
-            f'<td class="n limit">{limit}</td><td class="method">{escape(layer.methods)}</td></tr>'
-        )
-    for name, forward_ms, backward_ms in sums(profile, profile.layers):
-        ms, whole = forward_ms + backward_ms, name == "whole step"
-        bar = "" if whole else bars([("f", forward_ms), ("b", backward_ms)], most)
-        rows.append(
-            f'<tr class="sum{" whole" if whole else ""}"><td>{name}</td><td class="bar">{bar}</td>'
-            f'<td class="n">{number(ms)}</td><td class="n">{percent(profile.share(ms))}</td></tr>'
-        )
-    return f"""<h2>Time by layer</h2>
-<p>{ABOUT_LAYERS}</p>
-<p>{key}</p>
-<table>
-<thead><tr><th>layer</th><th></th><th class="n">ms</th><th class="n">share</th><th class="n">limit</th><th>method</th></tr></thead>
-<tbody>
-{chr(10).join(rows)}
-</tbody>
-</table>"""
 
 
-def _maps(profile: Profile) -> str:
-    rows = []
+def _layers(profile: StepTimes) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": layer.path,
+            "about": f"{kind(layer)} {sizes(layer.output_shape)}",
+            "parts": [("f", layer.forward_ms), ("b", layer.backward_ms or 0.0)],
+            "limit_ms": layer.limit_ms,
+            "ms": number(layer.ms),
+            "share": percent(profile.share(layer.ms)),
+            "limit": percent(layer.share_of_limit),
+            "methods": layer.methods,
+        }
+        for layer in profile.layers
+    ]
+
+
+def _sums(profile: StepTimes) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "is_whole": name == "whole step",
+            "parts": [("f", forward_ms), ("b", backward_ms)],
+            "ms": number(forward_ms + backward_ms),
+            "share": percent(profile.share(forward_ms + backward_ms)),
+        }
+        for name, forward_ms, backward_ms in sums(profile, profile.layers)
+    ]
+
+
+def _convolutions(profile: StepTimes) -> list[dict[str, Any]]:
+    """A row for each pass of each convolution; the layer is named in its first one."""
+    rows: list[dict[str, Any]] = []
     for name, layer in alike(profile.layers):
         for place, (map, ms) in enumerate(layer.map_ms.items(), 1):
             other, other_ms = layer.next_best.get(map, ("none", None))
-            ratio = "" if other_ms is None else f"{other_ms / ms:.2f}"
-            won = " won" if other_ms is not None and other_ms < CLOSE * ms else ""
-            path = (
-                f"{escape(name)}<small>{escape(layer.type)} {sizes(layer.output_shape)}</small>" if place == 1 else ""
-            )
-            more = ' class="more"' if place < len(layer.map_ms) else ""
-            limit = layer.map_limit_ms[map]
-            most = max(ms, other_ms or 0.0, limit)
-            both = bars([("f", ms)], most, limit) + bars([("b", other_ms or 0.0)], most)
+            limit_ms = layer.map_limit_ms[map]
             rows.append(
-                f'<tr{more}><td class="wide">{path}</td><td>{MAPS[map]}</td><td>{escape(layer.method[map])}</td>'
-                f'<td class="n">{number(ms)}</td><td class="n">{percent(limit / ms)}</td><td class="bar">{both}</td>'
-                f'<td class="other">{escape(other)}</td><td class="n">{number(other_ms)}</td><td '
-                f'class="n{won}">{ratio}</td></tr>'
+                {
+                    "name": name if place == 1 else "",
+                    "about": f"{layer.type} {sizes(layer.output_shape)}",
+                    "more": place < len(layer.map_ms),
+                    "pass_": MAPS[map],
+                    "method": layer.method[map],
+                    "ms": number(ms),
+                    "limit": percent(limit_ms / ms),
+                    "length": ms,
+                    "limit_ms": limit_ms,
+                    "other_length": other_ms or 0.0,
+                    "most": max(ms, other_ms or 0.0, limit_ms),
+                    "other": other,
+                    "other_ms": number(other_ms),
+                    "is_slower": other_ms is not None and other_ms < CLOSE * ms,
+                    "ratio": "" if other_ms is None else f"{other_ms / ms:.2f}",
+                }
             )
-    if not rows:
-        return ""
-    keys = [("<b class=f></b>", "the method"), ("<b class=b></b>", "the next best"), ("<u></u>", "limit")]
-    key = "".join(f'<span class="key">{mark}{word}</span>' for mark, word in keys)
-    return f"""<h2>Convolutions, map by map</h2>
-<p>{ABOUT_MAPS} Below 1 the next best was faster here.</p>
-<p>{key}</p>
-<table class="maps">
-<thead><tr><th>layer</th><th>map</th><th>method</th><th class="n">ms</th><th class="n">limit</th><th></th><th>next best</th>
-<th class="n">ms</th><th class="n">ratio</th></tr></thead>
-<tbody>
-{chr(10).join(rows)}
-</tbody>
-</table>"""
+    return rows

@@ -19,7 +19,7 @@ from torch.nn import Module
 
 from .. import source
 from .._torch import fake_tensors, size_symbols, tree_map
-from .running import Shape, describe_error, tensors_like, unchanged
+from .running import Shape, describe_failure, tensors_like, unchanged
 from .sizes import ToldSizes
 
 __all__ = ["conditions"]
@@ -93,7 +93,7 @@ def conditions(
     try:
         run(*size_symbols(note), nullcontext())
     except (Exception, SystemExit) as error:
-        return (*found, describe_error(error))
+        return (*found, describe_failure(error))
     return tuple(found)
 
 

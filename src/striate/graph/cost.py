@@ -1,109 +1,191 @@
 """What an operation costs: its multiply-adds, forward and backward, counted on the recording.
 
 A multiply-add (MAC) is one product added to a sum. Counted are the operations made of them: convolutions and their
-transposes, products of matrices and attention. Taps that fall into the padding count, as everywhere in the field
-(:attr:`striate.window.Window.tap_count` leaves them out). FLOPs are given as 2 a MAC; biases, activations, norms and
-pooling are in neither number.
+transposes, products of matrices and attention. FLOPs are given as 2 a MAC; biases, activations, norms and pooling are
+in neither number.
+
+Of a convolution there are two numbers: ``macs`` counts all taps, those that fall into the padding too, as everywhere in
+the field; ``macs_inside`` only those that fall on the input, which are what a direct convolution multiplies.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from math import prod
+from typing import NamedTuple
 
-from .recording import LOCAL, WRITTEN, Operation, Recording, Ref
+from ..window import Axis, Window
+from .optable import Column
+from .recording import Operation, Recording, Ref
 
-__all__ = ["FLOPS_PER_MAC", "backward_macs", "macs"]
+__all__ = ["FLOPS_PER_MAC", "Macs", "backward_macs", "conv_macs", "macs", "macs_inside"]
 
 FLOPS_PER_MAC = 2
-PRODUCTS = {  # the names of what is multiplied
-    "aten.mm": ("self", "mat2"),
-    "aten.addmm": ("mat1", "mat2"),
-    "aten.bmm": ("self", "mat2"),
-    "aten.baddbmm": ("batch1", "batch2"),
-    "aten.mv": ("self", "vec"),
-    "aten.addmv": ("mat", "vec"),
-    "aten.dot": ("self", "tensor"),
-    "aten.vdot": ("self", "other"),
-}
-CONVOLUTIONS = ("aten.convolution", "aten._convolution", "aten.mkldnn_convolution")
-ATTENTION = "aten._scaled_dot_product"
-# an LSTM's layer in one direction: of x (steps, N, in) and two weights, of the input and of the state
-RECURRENT = "aten.mkldnn_rnn_layer"
-# Made of products that are not counted here.
-UNCOUNTED = tuple(
-    f"aten.{name}"
-    for name in (
-        *("lstm", "gru", "rnn", "_thnn", "_trilinear", "_cudnn_rnn", "cdist", "_cdist", "fft", "_fft", "_linalg"),
-        *(
-            "linalg_solve",
-            "linalg_inv",
-            "linalg_eig",
-            "linalg_qr",
-            "linalg_cholesky",
-            "_native_multi_head",
-            "_transformer_encoder",
-        ),
-    )
-)
+
+
+class Macs(NamedTuple):
+    """Multiply-adds: with all taps, and with those on the input only."""
+
+    all: int
+    inside: int
+
+
+def conv_macs(window: Window, samples: int, channels: int, filters: int, groups: int = 1) -> Macs:
+    r"""Of a convolution of (samples, channels, \*input) with ``filters`` filters, or a layer with other weights at each
+    place: ``samples · filters · channels / groups`` times the taps of all outputs. Of a transposed convolution the
+    window is its adjoint's, which looks at the output for each place of the input.
+
+    >>> axis = Axis(input=5, output=5, size=3, before=1, after=1)
+    >>> conv_macs(Window((axis, axis)), 1, 2, 4)
+    Macs(all=1800, inside=1352)
+    """
+    each = samples * filters * (channels // groups)
+    return Macs(each * prod(window.output) * prod(window.size), each * window.tap_count)
 
 
 def macs(recording: Recording, op: Operation) -> int | None:
-    """Of one operation, forward; None where they are not known.
+    """Of one operation, forward, with all taps; None where they are not known.
 
     >>> from striate.graph.recording import record
     >>> from torch.nn import Conv2d
     >>> recording = record(Conv2d(3, 10, 5, padding=2), (1, 3, 32, 32))
-    >>> macs(recording, recording.operations[0])
-    768000
+    >>> macs(recording, recording.operations[0]), macs_inside(recording, recording.operations[0])
+    (768000, 711480)
     """
-    if op.name in CONVOLUTIONS:
-        weight = recording.values[op.inputs[1]].shape
-        per_value = prod(weight[1:])  # of the output; of the input where it is transposed, which is spread out
-        of = op.inputs[0] if op.arguments.get("transposed") else op.outputs[0]
-        return prod(recording.values[of].shape) * per_value
-    if op.name == LOCAL:
-        layer = op.arguments["layer"]
-        return prod(recording.values[op.outputs[0]].shape) * layer.in_channels * prod(layer.weight.shape[-layer.dims :])
-    if op.name in PRODUCTS:
-        left, right = (_shape(recording, op, name) for name in PRODUCTS[op.name])
-        if left is None or right is None:
-            return None
-        return prod(left) * (right[-1] if len(right) > 1 else 1)
-    if op.name.startswith(ATTENTION):
-        query, key, value = (recording.values[v].shape for v in op.inputs[:3])
-        return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
-    if op.name == RECURRENT:
-        of_input, of_state = _recurrent(recording, op)
-        return of_input + of_state
-    known = op.name == WRITTEN or (op.name.startswith("aten.") and not op.name.startswith(UNCOUNTED))
-    return 0 if known or not op.outputs else None
+    counted = _count(recording, op)
+    return None if counted is None else counted.all
+
+
+def macs_inside(recording: Recording, op: Operation) -> int | None:
+    """The same without the taps that fall into the padding."""
+    counted = _count(recording, op)
+    return None if counted is None else counted.inside
+
+
+def _count(recording: Recording, op: Operation) -> Macs | None:
+    if not op.outputs:
+        return Macs(0, 0)
+    count = COUNTS.get(op.name)
+    if count is not None:
+        return count(recording, op)
+    return Macs(0, 0) if op.name.startswith("aten.") else None
 
 
 def backward_macs(recording: Recording, op: Operation) -> int | None:
-    """Of its gradients: each factor's takes as many as the operation, where a gradient of it is asked."""
+    """Of its gradients, with all taps: each factor's takes as many as the operation, where a gradient of it is asked.
+    """
     forward = macs(recording, op)
     if not forward:
         return forward
-    if op.name.startswith(ATTENTION):  # five products in place of two
+    if op.is_a("attention"):  # five products in place of two
         return forward * 5 // 2 if any(op.needs[:3]) else 0
-    if op.name == RECURRENT:
+    if op.is_a("recurrent"):
         of_input, of_state = _recurrent(recording, op)
         x, input_weight, state_weight, _, _, state, *_ = op.needs
         # nobody asks for the gradient of a first state that is made of zeros
         steps = recording.values[op.inputs[0]].shape[0]
         through = of_state if state else of_state // max(1, steps) * (steps - 1)
         return of_input * (x + input_weight) + of_state * state_weight + through if any(op.needs) else 0
-    names = PRODUCTS.get(op.name)
+    names = FACTORS.get(op.name)
     factors = op.inputs[:2] if names is None else [v for v in (_ref(op, name) for name in names) if v is not None]
     asked = {value: need for value, need in zip(op.inputs, op.needs, strict=True)}
     return forward * sum(asked.get(value, False) for value in factors)
 
 
+# ------------------------------------------------------------------------------------------------------------- by kinds
+
+Count = Callable[[Recording, Operation], "Macs | None"]
+COUNTS: Column[Count] = Column("multiply-adds")
+FACTORS: Column[tuple[str, str]] = Column("what is multiplied, by the names of the arguments")
+
+FACTORS.of("aten.mm", "aten.bmm")(("self", "mat2"))
+FACTORS.of("aten.addmm")(("mat1", "mat2"))
+FACTORS.of("aten.baddbmm")(("batch1", "batch2"))
+FACTORS.of("aten.mv")(("self", "vec"))
+FACTORS.of("aten.addmv")(("mat", "vec"))
+FACTORS.of("aten.dot")(("self", "tensor"))
+FACTORS.of("aten.vdot")(("self", "other"))
+
+
+@COUNTS.of_kinds("convolution")
+def _convolution(recording: Recording, op: Operation) -> Macs:
+    x, weight, y = (recording.values[v].shape for v in (*op.inputs[:2], op.outputs[0]))
+    dims, arguments = len(weight) - 2, op.arguments
+    source, target = (y, x) if arguments.get("transposed") else (x, y)  # a transposed one's adjoint looks at its output
+    lists = (_each(arguments.get(name), dims, one) for name, one in (("stride", 1), ("dilation", 1), ("padding", 0)))
+    stride, dilation, padding = lists
+    sizes = zip(source[-dims:], target[-dims:], weight[2:], stride, dilation, padding, padding, strict=True)
+    window = Window(tuple(Axis(*of_axis) for of_axis in sizes))
+    samples = prod(target[:-dims]) // max(1, target[-dims - 1])
+    return conv_macs(window, samples, weight[1], target[-dims - 1])
+
+
+@COUNTS.of_kinds("local_convolution")
+def _local_convolution(recording: Recording, op: Operation) -> Macs:
+    layer, x = op.arguments["layer"], recording.values[op.inputs[0]].shape
+    margins = layer.margins  # as torch.nn.functional.pad's: the last axis comes first
+    shapes = (layer.input_size, layer.output_size, layer.kernel_size, layer.stride, layer.dilation)
+    axes = (Axis(*of_axis) for of_axis in zip(*shapes, margins[-2::-2], margins[::-2], strict=True))
+    return conv_macs(Window(tuple(axes)), prod(x[: -layer.dims - 1]), layer.in_channels, layer.out_channels)
+
+
+@COUNTS.of_kinds("matrix_product", "batched_product", "vector_product")
+def _product(recording: Recording, op: Operation) -> Macs | None:
+    names = FACTORS.get(op.name)
+    left, right = (None, None) if names is None else (_shape(recording, op, name) for name in names)
+    if left is None or right is None:
+        return None
+    count = prod(left) * (right[-1] if len(right) > 1 else 1)
+    return Macs(count, count)
+
+
+@COUNTS.of_kinds("attention")
+def _attention(recording: Recording, op: Operation) -> Macs:
+    query, key, value = (recording.values[v].shape for v in op.inputs[:3])
+    count = prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+    return Macs(count, count)
+
+
+@COUNTS.of_kinds("recurrent")
+def _recurrent_layer(recording: Recording, op: Operation) -> Macs:
+    count = sum(_recurrent(recording, op))
+    return Macs(count, count)
+
+
+@COUNTS.of_kinds("uncounted_product")
+def _uncounted(recording: Recording, op: Operation) -> Macs | None:
+    return None
+
+
+@COUNTS.of_kinds("written")
+def _none(recording: Recording, op: Operation) -> Macs:
+    return Macs(0, 0)
+
+
+# Kinds of operators that add no products to sums, or that no recording has, in which composite ones are taken apart.
+_NO_PRODUCTS = """
+backward batch_norm norm norm_statistics activation gate relu sigmoid tanh clamp softmax log_softmax max_pool
+avg_pool adaptive_avg_pool adaptive_max_pool pad sum scale mean total reduction scan view identity cast creation
+generation rearrangement concatenation stacking dropout dropout_with_mask resampling lookup other_product pointwise
+random value size_query layout packing
+"""
+COUNTS.none("transposed_convolution", "linear", *_NO_PRODUCTS.split())
+_COUNTED_OTHERWISE = ("convolution", "local_convolution", "attention", "recurrent", "uncounted_product", "written")
+FACTORS.none("transposed_convolution", "linear", "batched_product", *_COUNTED_OTHERWISE, *_NO_PRODUCTS.split())
+
+
 def _recurrent(recording: Recording, op: Operation) -> tuple[int, int]:
-    """MACs of all steps: with the input's weight, and with the state's."""
+    """MACs of an LSTM's layer in one direction, over all steps: of x (steps, N, in) with the input's weight, and of the
+    states with theirs.
+    """
     x, *weights = (recording.values[v].shape for v in op.inputs[:3])
     of_input, of_state = (prod(x[:-1]) * prod(weight) for weight in weights)
     return of_input, of_state
+
+
+def _each(given: Sequence[int] | int | None, dims: int, otherwise: int) -> list[int]:
+    listed = [otherwise] if given is None else [given] if isinstance(given, int) else list(given)
+    return listed * dims if len(listed) == 1 else listed
 
 
 def _ref(op: Operation, name: str) -> int | None:

@@ -3,7 +3,7 @@ called it.
 
 The model runs once on tensors that have shapes and no values (torch's fake tensors): branches, shared layers and
 functions called in between are seen as they happen, and no arithmetic is done. Where code asks for a value (``if
-x.sum() > 0``), which such a tensor has not, the model runs in earnest on one input instead, and
+x.sum() > 0``), which such a tensor has not, the model runs on one input with values instead, and
 :attr:`Recording.reason` says so.
 """
 
@@ -26,59 +26,12 @@ from .. import source
 from .._torch import TorchDispatchMode, fake_tensors, tree_leaves, tree_map
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
 from .conditions import conditions
-from .running import Shape, arguments, describe_error, tensors_like, unchanged
+from .optable import is_free, is_kind, kind_of
+from .running import Shape, arguments, describe_failure, tensors_like, unchanged
 
-__all__ = ["FREE", "LOCAL", "WRITTEN", "ModuleCall", "Operation", "Recording", "Ref", "Value", "record"]
+__all__ = ["WRITTEN", "ModuleCall", "Operation", "Recording", "Ref", "Saved", "Value", "record"]
 
-# What operations answer about tensors, and what makes new ones of none.
-LOCAL = "locally_connected"
-WRITTEN = "written"  # stands for the change of a tensor by what is written into a view of it
-# Operations that only say how the same values are read, or make tensors of none: no row of their own.
-FREE = frozenset(
-    f"aten.{name}"
-    for name in (
-        *(
-            "view",
-            "_unsafe_view",
-            "t",
-            "transpose",
-            "permute",
-            "unsqueeze",
-            "squeeze",
-            "expand",
-            "detach",
-            "alias",
-            "select",
-            "slice",
-        ),
-        *(
-            "split",
-            "split_with_sizes",
-            "unbind",
-            "as_strided",
-            "as_strided_",
-            "reshape",
-            "clone",
-            "contiguous",
-            "_to_copy",
-            "lift_fresh",
-        ),
-        *(
-            "empty",
-            "zeros",
-            "ones",
-            "full",
-            "arange",
-            "scalar_tensor",
-            "new_empty",
-            "new_zeros",
-            "zeros_like",
-            "ones_like",
-            "empty_like",
-        ),
-    )
-) | {WRITTEN}
-SILENT = ("prim.device", "aten.sym_size", "aten.sym_stride", "aten.sym_numel", "aten.sym_storage_offset")
+WRITTEN = "written"  # the operation that stands for the change of a tensor by what is written into a view of it
 
 
 @dataclass(eq=False)
@@ -96,7 +49,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Ref:
-    """Stands for a tensor among a operation's arguments: the index of its value."""
+    """Stands for a tensor among an operation's arguments: the index of its value."""
 
     value: int
 
@@ -113,6 +66,20 @@ class Operation:
     needs: tuple[bool, ...]  # for each input, whether the backward pass from the model's outputs asks its gradient
     call: int | None  # the innermost layer's call that it is part of
     line: str | None  # of the model's code, as "net.py:12"
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it only says how the same values are read, or makes a tensor of none."""
+        return is_free(self.name)
+
+    @property
+    def kind(self) -> str:
+        """What the op table says it does."""
+        return kind_of(self.name)
+
+    def is_a(self, *kinds: str) -> bool:
+        """Whether it is of one of these kinds of the op table."""
+        return is_kind(self.name, *kinds)
 
 
 @dataclass(eq=False)
@@ -170,7 +137,7 @@ class Recording:
 
     def origin(self, value: int) -> int:
         """What a tensor is, where it only reads another's values otherwise."""
-        while (op := self.maker(value)) is not None and op.name in FREE and op.inputs:
+        while (op := self.maker(value)) is not None and op.is_free and op.inputs:
             value = op.inputs[0]
         return value
 
@@ -225,7 +192,7 @@ def record(model: Module, example: Any, symbolic: bool = False) -> Recording:
             recording.conditions = conditions(model, args, kwargs)
         return recording
     except (Exception, SystemExit) as error:
-        why, fake_error = describe_error(error), error
+        why, fake_error = describe_failure(error), error
     finally:
         logger.disabled = told
     try:
@@ -239,7 +206,8 @@ def record(model: Module, example: Any, symbolic: bool = False) -> Recording:
             else "Call it on such an input to see why."
         )
         given = f"x {shapes}" if shapes else "no tensor"
-        raise ShapeError(build("inspect", f"a forward that runs on {given}", describe_error(error), hint=fix)) from fake_error
+        expects = f"a forward that runs on {given}"
+        raise ShapeError(build("inspect", expects, describe_failure(error), hint=fix)) from fake_error
     recording.reason = why
     return recording
 
@@ -415,7 +383,7 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = f"{func.namespace}.{func._schema.name.split('::')[1]}"
-        if name in SILENT:
+        if is_kind(name, "size_query"):
             return func(*args, **kwargs)
         tensors = _tensors((args, kwargs))
         read = [self.find(t).index for t in tensors]

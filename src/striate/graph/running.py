@@ -14,7 +14,7 @@ from torch.nn import Module
 from .. import source
 from ..errors import ArgumentTypeError, ShapeError, build
 
-__all__ = ["Shape", "arguments", "describe_error", "tensors_like", "unchanged"]
+__all__ = ["Shape", "arguments", "describe_failure", "tensors_like", "unchanged"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return tuple(made(one) for one in example), {}
 
 
-def describe_error(error: BaseException) -> str:
+def describe_failure(error: BaseException) -> str:
     """What went wrong, and where in the model's code."""
     text = (str(error).strip() or "no more is told").splitlines()[0].rstrip(".")
     return f"{type(error).__name__}: {text[:200]}{source.at(source.of_error(error))}"

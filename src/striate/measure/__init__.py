@@ -8,7 +8,7 @@ spread of each contestant, a contestant timed twice (A/A), and how often other w
 from .machine import Rates, measure_rates, processor, rates_of, reference_calls
 from .medians import Summary, summarize
 from .processes import LineWorker, Worker, in_a_process, run_python
-from .resources import Resources, reset_peak, resident_bytes
+from .resources import Resources, allocated_bytes, reset_peak, resident_bytes
 from .turns import Repeated, again, in_turns, medians_ms, ratio_a_a, repeat, timed_ms, with_again
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Summary",
     "Worker",
     "again",
+    "allocated_bytes",
     "in_a_process",
     "in_turns",
     "measure_rates",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from pathlib import Path
 from typing import NamedTuple
@@ -63,9 +64,12 @@ def reference_calls(dtype: torch.dtype = torch.float32) -> dict[str, Call]:
     return {"copy": lambda: target.copy_(source), "product": lambda: square @ square}
 
 
-def rates_of(copy_ms: float, product_ms: float) -> Rates:
-    """The rates, from the times of :func:`reference_calls` [ms]."""
-    return Rates(2 * 4 * COPY_ELEMENTS / copy_ms, PRODUCT_SIDE**3 / product_ms)
+def rates_of(copy_ms: float = 0.0, product_ms: float = 0.0) -> Rates:
+    """The rates, from the times of :func:`reference_calls` [ms]; one that was not measured is infinite."""
+    return Rates(
+        bytes_per_ms=2 * 4 * COPY_ELEMENTS / copy_ms if copy_ms else math.inf,
+        macs_per_ms=PRODUCT_SIDE**3 / product_ms if product_ms else math.inf,
+    )
 
 
 def measure_rates(dtype: torch.dtype, rounds: int) -> Rates:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -47,10 +48,8 @@ class Worker:
 
     def ask(self, question: Any) -> Any:
         """Raises ChildProcessError if the process has ended."""
-        try:
+        with suppress(BrokenPipeError):  # _receive notices that the process has ended
             self._pipe.send(question)
-        except BrokenPipeError:
-            pass  # what it said last may still be there to receive; else its end is noticed there
         return self._receive()
 
     def _receive(self) -> Any:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-__all__ = ["Resources", "reset_peak", "resident_bytes"]
+from torch.profiler import ProfilerActivity, profile
+
+__all__ = ["Resources", "allocated_bytes", "reset_peak", "resident_bytes"]
 
 
 class Resources(NamedTuple):
@@ -40,3 +43,21 @@ def resident_bytes(which: str, proc: Path = Path("/proc/self")) -> int:
 def reset_peak(proc: Path = Path("/proc/self")) -> None:
     """Makes "VmHWM" of :func:`resident_bytes` begin anew (Linux)."""
     (proc / "clear_refs").write_text("5")
+
+
+def allocated_bytes(call: Callable[[], Any]) -> int:
+    """The most that torch's allocator had given to the second call of a function at once, beyond what it had before.
+
+    It is summed from the profiler's record of every allocation, so that it does not depend on what the allocator keeps.
+    What kernels take for themselves is not in it.
+    """
+    call()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        kept = call()
+    events: Any = recorded.profiler.kineto_results.events()
+    now = most = 0
+    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    del kept
+    return most

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..errors import ArgumentError, build
+from ..errors import ArgumentError, build, did_you_mean
 from ..nn import Sequential
 from .alexnet import alexnet
 from .cnn import cnn_bn
@@ -55,7 +55,6 @@ def by_name(name: str) -> Callable[..., Sequential]:
     True
     """
     if name not in NAMES:
-        raise ArgumentError(
-            build("models.by_name", f"one of {', '.join(NAMES)}", repr(name), hint="Choose one of these names.")
-        )
+        hint = f"Choose one of these names.{did_you_mean(name, NAMES)}"
+        raise ArgumentError(build("models.by_name", f"one of {', '.join(NAMES)}", repr(name), hint=hint))
     return NAMES[name]

@@ -1,4 +1,4 @@
-"""ConvNeXt: a residual network rebuilt with what transformers had taught."""
+"""ConvNeXt: a residual network with design choices of vision transformers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Block", "StochasticDepth", "convnext_tiny"]
 
 
 class StochasticDepth(nn.Module):
-    r"""Drops whole samples of a residual branch in training, so that the network is shallower for them; nothing in
+    r"""Drops whole samples of a residual branch in training, for which the network is then shallower; the identity in
     evaluation.
 
     .. math:: y_n = x_n·b_n/(1 - p), \quad b_n ∼ Bernoulli(1 - p)
@@ -36,14 +36,8 @@ class StochasticDepth(nn.Module):
     def __init__(self, p: float) -> None:
         super().__init__()
         if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
-            raise ArgumentError(
-                build(
-                    "StochasticDepth",
-                    "a p of 0 or more and below 1",
-                    repr(p),
-                    hint="Use 0.1; 1 would drop every sample.",
-                )
-            )
+            hint = "Use 0.1; 1 would drop every sample."
+            raise ArgumentError(build("StochasticDepth", "a p of 0 or more and below 1", repr(p), hint=hint))
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,12 +63,12 @@ class _Permute(nn.Module):
 
 
 class Block(nn.Module):
-    r"""A depthwise 7×7 convolution, then a perceptron on the channels of each place, scaled and added to the input.
+    r"""A depthwise 7×7 convolution, then a perceptron on the channels at each position, scaled and added to the input.
 
     .. math:: y = x + drop(λ_c·(W_2·gelu(W_1·norm(depthwise_{7×7}(x)) + b_1) + b_2))
 
-    The perceptron has four times the channels in its middle. λ, one for each channel, begins at 10⁻⁶: at first a block
-    hands its input on. drop: see :class:`StochasticDepth`.
+    The perceptron's hidden layer has four times the channels. λ, one for each channel, begins at 10⁻⁶: at first a block
+    is nearly the identity. drop: see :class:`StochasticDepth`.
 
     channels: of x and y; p: the part of the samples for which the branch is dropped in training.
 
@@ -126,8 +120,7 @@ def convnext_tiny(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
 
     classes: how many to tell apart; in_channels: C. The table is for one image of three channels and for 1000 classes;
     MACs are those of convolutions and linear layers. Block i of 18, from 0, is dropped with p = 0.1·i/17 in training.
-    Weights begin with N(0, 0.02²), cut off at ±2, biases with
-    0. ``state_dict`` has torchvision's names and shapes.
+    Weights begin with N(0, 0.02²), cut off at ±2, biases with 0. ``state_dict`` has torchvision's names and shapes.
 
     Shapes: x ``(N, C, H, W)`` with H and W from 32 on, scores ``(N, classes)``, not yet through a softmax.
 

@@ -1,4 +1,4 @@
-"""MobileNets: a depthwise convolution looks around, a 1×1 convolution mixes the channels."""
+"""MobileNets: a depthwise convolution filters each channel, a 1×1 convolution mixes the channels."""
 
 from __future__ import annotations
 
@@ -89,16 +89,15 @@ def mobilenet_v1(classes: int = 1000, in_channels: int = 3, width: float = 1.0) 
 
 
 class InvertedResidual(nn.Module):
-    r"""A wide depthwise convolution between two narrow ends; the shortcut joins the ends.
+    r"""A depthwise convolution on many channels between two 1×1 convolutions to few; the shortcut joins the few.
 
     .. math:: y = bn(conv_{1×1}(relu_6(bn(depthwise_{3×3}(relu_6(bn(conv_{1×1}(x)))))))) + x
 
-    Without an expansion the first convolution is left out. The sum is left out where the shapes of x and y differ.
-    Nothing
-    follows the last norm: a ReLU on few channels would lose what it cuts off.
+    With an expansion of 1 the first convolution is left out. The sum is left out where the shapes of x and y differ. No
+    activation follows the last norm: a ReLU on few channels would lose information.
 
-    inputs, outputs: channels of x and y; expansion: of the middle, for each of the inputs; stride: of the depthwise
-    convolution.
+    inputs, outputs: channels of x and y; expansion: channels of the depthwise convolution for each of x's; stride: of
+    the depthwise convolution.
 
     Shapes: x ``(N, inputs, H, W)``, y ``(N, outputs, ⌈H/stride⌉, ⌈W/stride⌉)``.
 
@@ -123,7 +122,7 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.conv(x)
         if self.adds:
-            y = y + x  # in place it would change what a hook has kept, and a view that a backward hook has made
+            y = y + x  # += would change a tensor that a hook has kept, and a view that a backward hook has made
         return y
 
     def _chain(self) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""Residual networks: blocks that learn what to add to their input."""
+"""Residual networks, whose blocks learn what to add to their input."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 from .. import nn
 from ..errors import ArgumentError, build
-from ..nn.container import Passed, run
+from ..nn.container import Intermediate, run
 from .initial import he
 
-__all__ = ["BasicBlock", "Bottleneck", "resnet18", "resnet50", "resnet_cifar"]
+__all__ = ["BasicBlock", "ResNetBottleneck", "resnet18", "resnet50", "resnet_cifar"]
 
 
 class BasicBlock(nn.Module):
@@ -33,7 +33,7 @@ class BasicBlock(nn.Module):
     torch.Size([2, 16, 4, 4])
     """
 
-    widening = 1  # channels of y for each of the width
+    widening = 1  # channels of y over width
 
     def __init__(self, inputs: int, width: int, stride: int = 1) -> None:
         super().__init__()
@@ -53,17 +53,17 @@ class BasicBlock(nn.Module):
 
     def _run(self, x: Tensor) -> Tensor:
         layers = [self.conv1, self.bn1, self.relu, self.conv2, self.bn2, self.relu]
-        return run(layers, Passed(x), lambda: run([self.downsample], Passed(x))).value
+        return run(layers, Intermediate(x), lambda: run([self.downsample], Intermediate(x))).value
 
 
-class Bottleneck(nn.Module):
+class ResNetBottleneck(nn.Module):
     r"""A 3×3 convolution between two 1×1 convolutions, the first to fewer channels and the second to four times those,
     beside a shortcut.
 
     .. math:: y = relu(bn_3(conv_3(relu(bn_2(conv_2(relu(bn_1(conv_1(x))))))) + shortcut(x))
 
-    The stride is the 3×3 convolution's, so that no input goes unread. In the paper it is the first one's, which reads
-    every second row and column.
+    The 3×3 convolution has the stride, so that every input is read. In the paper the first convolution has it, which
+    reads every second row and column only.
 
     inputs: channels of x; width: of the first two convolutions, a quarter of y's; stride: of the second and the
     shortcut.
@@ -74,7 +74,7 @@ class Bottleneck(nn.Module):
     residual nets", 2016.
 
     >>> import torch
-    >>> Bottleneck(16, 8, stride=2)(torch.zeros(2, 16, 7, 7)).shape
+    >>> ResNetBottleneck(16, 8, stride=2)(torch.zeros(2, 16, 7, 7)).shape
     torch.Size([2, 32, 4, 4])
     """
 
@@ -100,12 +100,8 @@ class Bottleneck(nn.Module):
             return self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
-        first, second, third = (
-            [self.conv1, self.bn1, self.relu],
-            [self.conv2, self.bn2, self.relu],
-            [self.conv3, self.bn3, self.relu],
-        )
-        return run([*first, *second, *third], Passed(x), lambda: run([self.downsample], Passed(x))).value
+        layers = [self.conv1, self.bn1, self.relu, self.conv2, self.bn2, self.relu, self.conv3, self.bn3, self.relu]
+        return run(layers, Intermediate(x), lambda: run([self.downsample], Intermediate(x))).value
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
@@ -152,7 +148,7 @@ def resnet18(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
 
 
 def resnet50(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
-    """ResNet-50: four stages of 3, 4, 6 and 3 :class:`Bottleneck`.
+    """ResNet-50: four stages of 3, 4, 6 and 3 :class:`ResNetBottleneck`.
 
     ======= ================================= ============== ========== =============
     layer   operation                         output         parameters MACs
@@ -185,7 +181,7 @@ def resnet50(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
     >>> model(x).shape, sum(p.numel() for p in model.parameters())
     (torch.Size([2, 1000]), 25557032)
     """
-    return _resnet(_stem(in_channels), Bottleneck, [64, 128, 256, 512], [3, 4, 6, 3], classes)
+    return _resnet(_stem(in_channels), ResNetBottleneck, [64, 128, 256, 512], [3, 4, 6, 3], classes)
 
 
 def resnet_cifar(classes: int = 10, in_channels: int = 3, layers: int = 20) -> nn.Sequential:
@@ -245,7 +241,7 @@ def _stem(in_channels: int) -> dict[str, nn.Module]:
 
 def _resnet(
     layers: dict[str, nn.Module],
-    block: type[BasicBlock] | type[Bottleneck],
+    block: type[BasicBlock] | type[ResNetBottleneck],
     widths: list[int],
     blocks: list[int],
     classes: int,

@@ -1,4 +1,4 @@
-"""VGG: nothing but 3×3 convolutions, deeper and deeper."""
+"""VGG: deep networks of 3×3 convolutions and max pooling."""
 
 from __future__ import annotations
 

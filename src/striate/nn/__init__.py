@@ -1,4 +1,4 @@
-"""A drop-in for ``torch.nn``: every public name of it is here, and striate's own classes in place of theirs.
+"""A drop-in for ``torch.nn``: it has every public name of ``torch.nn``, with striate's classes where there are any.
 
 >>> from striate import nn
 >>> nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2))(torch.ones(1, 3, 8, 8)).shape
@@ -24,8 +24,7 @@ from .swap import adapt as adapt
 # `from . import functional` would find torch's, which `import *` has just brought.
 functional = _import_module(f"{__name__}.functional")
 
-# torch.nn has no __all__: what `import *` leaves out, its submodules among them, comes here, and can be imported from
-# here.
+# torch.nn has no __all__: this adds what `import *` leaves out, submodules included, which `import striate.nn.X` finds.
 for _name in dir(torch.nn):
     _value = getattr(torch.nn, _name)
     if not _name.startswith("_"):

@@ -1,9 +1,10 @@
-"""Layers of timm's by our kernels: for each of its classes a subclass with the same state, which ``accelerate`` puts in
-its place.
+"""Layers of timm on native kernels: for each of its classes a subclass with the same state, which ``accelerate`` gives
+to its instances.
 
-timm is never imported for it: :func:`striate.nn.swap.plan` looks whether somebody did. A class is made when it is first
-asked for, by its name (``adapters.BatchNormAct2d``), so that a model that has it can be pickled and loaded. Each
-computes what timm's computes; under torch's tools by torch's operators. TorchScript compiles timm's ``forward``.
+This module never imports timm by itself: :func:`striate.nn.swap.plan` uses what is imported already. A subclass is made
+at its first use, as an attribute of this module (``adapters.BatchNormAct2d``), so that a model of it can be pickled and
+loaded. Each computes what timm's class computes; under torch's tools by torch's operators. TorchScript compiles timm's
+``forward``.
 """
 
 from __future__ import annotations
@@ -20,78 +21,81 @@ from ..ops import conv as conv_ops
 from ..ops import gate
 from ..ops import norm as norm_ops
 from ..ops import pool as pool_ops
-from . import container, norm
+from . import fusion
 from .namesake import as_torch, recorded
+from .norm.batch import _BatchNorm
 
-__all__ = ["behind", "computes_its_weight", "imported", "is_known", "made", "pads_itself"]
+__all__ = ["adapter_of", "behind", "computes_its_weight", "imported_classes", "is_known", "pads_itself"]
 
 
 class _Adapter:
-    """Stands before timm's class in the bases; ``_adapted`` is what we do."""
+    """Stands before timm's class in the bases; ``_adapted`` computes by striate's operations."""
 
-    _theirs: Any
+    _timm_class: Any
 
     def forward(self: Any, x):  # type: ignore[no-untyped-def]  # TorchScript infers what comes out
         if torch.jit.is_scripting():
             return self._as_torch(x)
         else:
-            return self._adapted(x) if isinstance(x, Tensor) else recorded(self, self._theirs_of, x)
+            return self._adapted(x) if isinstance(x, Tensor) else recorded(self, self._timm_forward, x)
 
-    def _theirs_of(self, x: Any) -> Any:
-        return self._theirs.forward(self, x)
+    def _timm_forward(self, x: Any) -> Any:
+        return self._timm_class.forward(self, x)
 
 
 class _Norm(_Adapter):
-    """A norm, and the ``drop`` and ``act`` that some have behind it: the activation in the norm's pass where nobody
-    looks between.
+    """A norm, and the ``drop`` and ``act`` that some classes call behind it; the activation in the norm's pass where
+    nobody observes the value between them.
     """
 
     def _adapted(self: Any, x: Tensor) -> Tensor:
         if getattr(self, "_fast_norm", False):
-            y: Tensor = self._theirs_of(x)
+            y: Tensor = self._timm_forward(x)
             return y
         if not hasattr(self, "act"):
             return self._normalized(x, None)
-        alone = (
+        unobserved = (
             type(self.drop) is torch.nn.Identity
-            and container.is_plain(self.drop)
-            and not container.looked_at()
+            and fusion.is_plain(self.drop)
+            and not fusion.calls_are_observed()
             and gate.is_open(x)
         )
-        following = container.activation_of(self.act) if alone else None
+        following = fusion.activation_of(self.act) if unobserved else None
         y = self._normalized(x, following)
         return y if following is not None else self.act(self.drop(y))
 
-    def _told(self, following: tuple[str, float] | None) -> dict[str, Any]:
+    def _kernel_options(self, following: tuple[str, float] | None) -> dict[str, Any]:
         name, slope = following or (None, 0.01)
         return {"activation": name, "slope": slope, "where": type(self).__name__}
 
 
 class _GroupNorm(_Norm):
     def _normalized(self: Any, x: Tensor, following: tuple[str, float] | None) -> Tensor:
-        return norm_ops.by_group(x, self.num_groups, self.weight, self.bias, self.eps, **self._told(following))
+        options = self._kernel_options(following)
+        return norm_ops.by_group(x, self.num_groups, self.weight, self.bias, self.eps, **options)
 
 
 class _LayerNorm(_Norm):
     def _normalized(self: Any, x: Tensor, following: tuple[str, float] | None) -> Tensor:
-        return norm_ops.by_element(x, self.normalized_shape, self.weight, self.bias, self.eps, **self._told(following))
+        options = self._kernel_options(following)
+        return norm_ops.by_element(x, self.normalized_shape, self.weight, self.bias, self.eps, **options)
 
 
 class _LayerNorm2d(_Norm):
     def _normalized(self: Any, x: Tensor, following: tuple[str, float] | None) -> Tensor:
         if gate.is_open(x):
-            x = x.contiguous(memory_format=torch.channels_last)  # timm's gives that order whatever comes
-        return norm_ops.layer_norm_2d(x, self.weight, self.bias, self.eps, **self._told(following))
+            x = x.contiguous(memory_format=torch.channels_last)  # as timm's class, for every input
+        return norm_ops.layer_norm_2d(x, self.weight, self.bias, self.eps, **self._kernel_options(following))
 
 
 class _InFloat32(_Norm):
-    """Of the classes that compute in float32 whatever comes: theirs, unless that is what comes."""
+    """For classes that compute in float32 whatever the input's type: timm's forward, unless the input is float32."""
 
     def _adapted(self: Any, x: Tensor) -> Tensor:
         y: Tensor = (
             super()._adapted(x)
             if gate.is_open(x, self.weight, self.bias) and x.dtype is torch.float32
-            else self._theirs_of(x)
+            else self._timm_forward(x)
         )
         return y
 
@@ -104,15 +108,15 @@ class _LayerNorm2dFp32(_InFloat32, _LayerNorm2d):
     pass
 
 
-class _BatchNormAct(_Norm, norm._BatchNorm):
+class _BatchNormAct(_Norm, _BatchNorm):
     _ranks, _shape = (4,), "(N, C, H, W)"
 
     def _normalized(self: Any, x: Tensor, following: tuple[str, float] | None) -> Tensor:
-        return norm._BatchNorm._compute(self, x, following=following)
+        return _BatchNorm._compute(self, x, following=following)
 
 
 class _Conv(_Adapter):
-    """A convolution, of weights that some normalize filter by filter, and of padding that some reckon at each call."""
+    """A convolution; some classes normalize their weight filter by filter, some compute their padding at each call."""
 
     _channels_last = False  # see nn/conv.py
 
@@ -122,8 +126,8 @@ class _Conv(_Adapter):
 
     def _convolved(self: Any, x: Tensor, weight: Tensor, padding: Any) -> Tensor:
         geometry = (self.stride, padding, self.dilation, self.groups)
-        told: dict[str, Any] = {"dims": 2, "where": type(self).__name__, "channels_last": self._channels_last}
-        return conv_ops.conv(x, weight, self.bias, *geometry, **told)
+        options: dict[str, Any] = {"dims": 2, "where": type(self).__name__, "channels_last": self._channels_last}
+        return conv_ops.conv(x, weight, self.bias, *geometry, **options)
 
 
 class _ConvSame(_Conv):
@@ -141,20 +145,20 @@ class _StdConv(_Conv):
 class _AvgPoolSame(_Adapter):
     def _adapted(self: Any, x: Tensor) -> Tensor:
         if self.ceil_mode or any(self.padding):
-            return self._theirs_of(x)
+            return self._timm_forward(x)
         return pool_ops.avg_pool(x, self.kernel_size, self.stride, "same", dims=2, where=type(self).__name__)
 
 
 class _MaxPoolSame(_Adapter):
     def _adapted(self: Any, x: Tensor) -> Tensor:
         if self.ceil_mode or any(self.padding):
-            return self._theirs_of(x)
+            return self._timm_forward(x)
         return pool_ops.max_pool(
             x, self.kernel_size, self.stride, "same", self.dilation, dims=2, where=type(self).__name__
         )
 
 
-_BODIES: dict[str, type] = {
+_ADAPTERS: dict[str, type] = {
     "AvgPool2dSame": _AvgPoolSame,
     "BatchNormAct2d": _BatchNormAct,
     "Conv2dSame": _ConvSame,
@@ -178,7 +182,7 @@ _BODIES: dict[str, type] = {
     "StdConv2d": _StdConv,
     "StdConv2dSame": _StdConv,
 }
-_ELSEWHERE = {
+_MODULES = {
     "GroupNorm1NoBias": "timm.models.metaformer",
     "LayerNorm2dNoBias": "timm.models.metaformer",
     "LayerNormNoBias": "timm.models.metaformer",
@@ -186,36 +190,36 @@ _ELSEWHERE = {
 }
 
 
-def imported() -> list[type]:
-    """timm's classes that can be adapted, of the parts of it that are imported."""
-    modules = ((name, sys.modules.get(_ELSEWHERE.get(name, "timm.layers"))) for name in _BODIES)
+def imported_classes() -> list[type]:
+    """The classes of timm that can be adapted, of those of its modules that are imported."""
+    modules = ((name, sys.modules.get(_MODULES.get(name, "timm.layers"))) for name in _ADAPTERS)
     found = (getattr(module, name, None) for name, module in modules)
     return [kind for kind in found if isinstance(kind, type)]
 
 
-def _body(module: Any) -> Any:
-    """What is known of a module that is exactly of a class of timm's, or of ours in its place; None for any other."""
-    theirs = type(module).__dict__.get("_theirs", type(module))
-    return _BODIES[theirs.__name__] if theirs in imported() else None
+def _adapter(module: Any) -> Any:
+    """The adapter of a module that is exactly of a class of timm's or of its striate subclass; None for any other."""
+    timm_class = type(module).__dict__.get("_timm_class", type(module))
+    return _ADAPTERS[timm_class.__name__] if timm_class in imported_classes() else None
 
 
 def is_known(module: Any) -> bool:
-    """Whether its formula is known: that of its base of torch's, but for what the functions below tell."""
-    return _body(module) is not None
+    """Whether the module computes what its torch base class computes, but for what the functions below say."""
+    return _adapter(module) is not None
 
 
 def computes_its_weight(module: Any) -> bool:
-    """Whether a convolution makes its weight at each call from the one that it holds."""
-    return _body(module) is _StdConv
+    """Whether a convolution computes its weight at each call from its parameter."""
+    return _adapter(module) is _StdConv
 
 
 def pads_itself(module: Any) -> bool:
-    """Whether a convolution puts zeros around its input beside those that its ``padding`` tells."""
-    return _body(module) in (_ConvSame, _StdConv) and bool(getattr(module, "same_pad", True))
+    """Whether a convolution pads its input with zeros beside those of its ``padding``."""
+    return _adapter(module) in (_ConvSame, _StdConv) and bool(getattr(module, "same_pad", True))
 
 
 def behind(norm: Any) -> torch.nn.Module | None:
-    """What timm's norm calls after it has normalized, None if nothing.
+    """The layers that timm's norm calls after it has normalized, None if there are none.
 
     >>> behind(torch.nn.BatchNorm2d(3))
     """
@@ -228,20 +232,20 @@ def behind(norm: Any) -> torch.nn.Module | None:
 
 
 @functools.cache
-def made(theirs: type) -> type:
-    """Our subclass of one of them."""
-    name = theirs.__name__
-    told = f"``timm.layers.{name}``, computed by striate."
+def adapter_of(timm_class: type) -> type:
+    """The striate subclass of one of :func:`imported_classes`."""
+    name = timm_class.__name__
+    text = f"``timm.layers.{name}``, computed by striate."
     kind: Any = type(
         name,
-        (_BODIES[name], theirs),
-        {"__module__": __name__, "__qualname__": name, "__doc__": told, "_theirs": theirs},
+        (_ADAPTERS[name], timm_class),
+        {"__module__": __name__, "__qualname__": name, "__doc__": text, "_timm_class": timm_class},
     )
-    kind._as_torch = as_torch(kind._theirs.forward)
+    kind._as_torch = as_torch(kind._timm_class.forward)
     return kind
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _BODIES:
+    if name not in _ADAPTERS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return made(getattr(importlib.import_module(_ELSEWHERE.get(name, "timm.layers")), name))
+    return adapter_of(getattr(importlib.import_module(_MODULES.get(name, "timm.layers")), name))

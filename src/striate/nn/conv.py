@@ -20,11 +20,12 @@ from ..ops import conv as ops
 from ..ops.arguments import LARGEST, as_int, is_int, per_axis
 from ..ops.padding import MODES, padded_conv, padded_conv_transpose
 from . import scripted
+from .documentation import for_axes
 from .namesake import as_torch, recorded
 
 __all__ = [*(f"{lazy}Conv{kind}{d}d" for lazy in ("", "Lazy") for kind in ("", "Transpose") for d in (1, 2, 3))]
 
-# What the examples are for each number of axes: a convolution by hand, its result, and the code that shows another.
+# The last example of the documentation, for each number of axes.
 _EXAMPLES = (
     """>>> layer = nn.Conv1d(3, 1, 3, stride=2, bias=False)
     >>> layer.weight.data = torch.tensor([[[1.0, 0, -1], [-1, 1, 0], [0, -1, 1]]])
@@ -41,55 +42,51 @@ _EXAMPLES = (
 )
 
 
-class _Layer:
-    """What all of them share: documentation and a constructor for each class, with its number of axes in it."""
+class _AnyConv:
+    """The base of all convolutions: gives each class its documentation and constructor, by its number of axes."""
 
     dims: int
     documentation: str
-    # whether the output has that memory format whatever the input has: by accelerate, on an instance
+    # Whether the output is channels_last whatever the input is; accelerate sets it on an instance.
     _channels_last = False
 
-    def _told(self) -> dict[str, Any]:
+    def _kernel_options(self) -> dict[str, Any]:
         return {"dims": self.dims, "where": type(self).__name__, "channels_last": self._channels_last}
 
     def __init_subclass__(cls, dims: int = 0) -> None:
         super().__init_subclass__()
         if dims:
             cls.dims = dims
-            words = {
-                "{dims}": str(dims),
-                "{letters}": ("L", "H, W", "D, H, W")[dims - 1],
-                "{axes}": ("one axis", "two axes", "three axes")[dims - 1],
-                "{parameters}": str(10 * (3 * 5**dims + 1)),
-                "{macs}": str(10 * 3 * 5**dims * 32**dims),
-                "{example}": _EXAMPLES[dims - 1],
+            examples = {
+                "parameters": str(10 * (3 * 5**dims + 1)),
+                "macs": str(10 * 3 * 5**dims * 32**dims),
+                "example": _EXAMPLES[dims - 1],
             }
-            text = cls.documentation
-            for name, word in words.items():
-                text = text.replace(name, word)
-            cls.__doc__ = text
-            cls.__init__ = _constructor(cls, cls.__bases__[-1].__init__)  # type: ignore[method-assign, misc]
-            theirs: Any = cls.__bases__[-1]
-            cls._as_torch = as_torch(theirs.forward if issubclass(cls, _ConvTranspose) else theirs._conv_forward)
+            cls.__doc__ = for_axes(cls.documentation, dims, **examples)
+            torch_class: Any = cls.__bases__[-1]
+            cls.__init__ = _constructor(cls, torch_class.__init__)  # type: ignore[method-assign]
+            cls._as_torch = as_torch(
+                torch_class.forward if issubclass(cls, _ConvTranspose) else torch_class._conv_forward
+            )
 
 
-def _constructor(cls: Any, theirs: Any) -> Callable[..., None]:
-    """torch's constructor, with its signature, after our checks, and for what it refuses and our layers can."""
-    signature = inspect.signature(theirs)
+def _constructor(cls: Any, torch_constructor: Any) -> Callable[..., None]:
+    """A constructor with the signature of torch's that checks the arguments, and takes padding that torch's refuses."""
+    signature = inspect.signature(torch_constructor)
 
-    @functools.wraps(theirs)
+    @functools.wraps(torch_constructor)
     def construct(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError:
-            theirs(self, *args, **kwargs)  # says which argument is missing or too many
+            torch_constructor(self, *args, **kwargs)  # says which argument is missing or too many
             raise
         bound.apply_defaults()
         given = _checked(bound.arguments, cls.dims, type(self).__name__)
         kept = {name: given[name] for name in ("stride", "padding", "padding_mode")}
         if given["padding"] == "same":
             given["stride"] = (1,) * cls.dims
-        if "output_padding" in given:  # transposed: torch's knows numbers of zeros only
+        if "output_padding" in given:  # torch's transposed convolutions take numbers of zeros only
             given["padding_mode"] = "zeros"
             given["padding"] = (0,) * cls.dims if isinstance(given["padding"], str) else given["padding"]
         del given["self"]
@@ -100,8 +97,7 @@ def _constructor(cls: Any, theirs: Any) -> Callable[..., None]:
 
 
 def _checked(arguments: dict[str, Any], dims: int, where: str) -> dict[str, Any]:
-    """The constructor's arguments, the numbers as plain integers, one for each axis. Raises for what no layer can have.
-    """
+    """The constructor's arguments, numbers as plain integers, one for each axis; raises for what no layer can have."""
     a = dict(arguments)
     for name, least in (("in_channels", 0), ("out_channels", 1), ("groups", 1)):
         if name not in a:  # a lazy layer's in_channels
@@ -124,7 +120,7 @@ def _checked(arguments: dict[str, Any], dims: int, where: str) -> dict[str, Any]
                 fix = f'Use "same" for {"input · stride" if "output_padding" in a else "ceil(input / stride)"} outputs.'
                 raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(a[name]), hint=fix))
             continue
-        most = 2**63 - 1 if name in ("stride", "dilation") else LARGEST  # the call says where that is too much
+        most = 2**63 - 1 if name in ("stride", "dilation") else LARGEST  # a call refuses what is too large
         a[name] = per_axis(a[name], dims, least, name, where, most=most)
     if a["padding"] == "same" and any(a.get("output_padding", ())):
         fix = "Leave output_padding out."
@@ -139,22 +135,23 @@ def _checked(arguments: dict[str, Any], dims: int, where: str) -> dict[str, Any]
     return a
 
 
-class _Conv(_Layer):
+class _Conv(_AnyConv):
     documentation = """Convolution over {axes}: every output is a weighted sum of what its window sees.
 
     .. math:: y[n, k, o] = b[k] + Σ_c Σ_t x[n, c, o · stride + t · dilation - before] · w[k, c, t]
 
-    c runs over the in_channels / groups channels of k's group, t over the taps. It is a cross-correlation: the kernel is not turned.
-    The size of each axis is ``⌊(I + before + after - dilation·(kernel_size - 1) - 1) / stride⌋ + 1``.
+    c runs over the in_channels / groups channels of k's group, t over the taps. It is a cross-correlation: the kernel
+    is not flipped. The size of each axis is ``⌊(I + before + after - dilation·(kernel_size - 1) - 1) / stride⌋ + 1``.
 
-    Arguments as in ``torch.nn``, and ``padding="same"`` at any stride: as much padding as makes ``⌈I / stride⌉`` outputs, an odd one
-    behind. ``padding_mode`` says what stands in the padding, also in that of ``"same"``: "zeros", "reflect", "replicate" or "circular".
+    Arguments as in ``torch.nn``, and ``padding="same"`` at any stride: as much padding as makes ``⌈I / stride⌉``
+    outputs, an odd one behind. ``padding_mode`` says what stands in the padding, also in that of ``"same"``: "zeros",
+    "reflect", "replicate" or "circular".
 
     Shapes: x (N, in_channels, {letters}) or (in_channels, {letters}); y (N, out_channels, {letters}) or without N;
     weight (out_channels, in_channels / groups, *kernel_size), bias (out_channels,).
 
-    Cost: ``out_channels · (in_channels / groups · taps + 1)`` parameters; ``in_channels / groups · taps`` MACs (multiply-adds) an
-    output, those with padding counted.
+    Cost: ``out_channels · (in_channels / groups · taps + 1)`` parameters; ``in_channels / groups · taps`` MACs
+    (multiply-adds) an output, those with padding counted.
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no convolution can have.
 
@@ -177,15 +174,15 @@ class _Conv(_Layer):
             return (
                 self._conv_forward(input, self.weight, self.bias)
                 if isinstance(input, Tensor)
-                else recorded(self, self._own, input)
+                else recorded(self, self._compute_input, input)
             )
 
-    def _own(self: Any, input: Tensor) -> Tensor:
+    def _compute_input(self: Any, input: Tensor) -> Tensor:
         return self._conv_forward(input, self.weight, self.bias)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if torch.jit.is_scripting():
-            if isinstance(self.padding, str):  # by itself: TorchScript then leaves out what follows
+            if isinstance(self.padding, str):  # an if of its own, which TorchScript decides while it compiles
                 same = self.padding == "same" and max(self.stride) > 1
                 if same:
                     margins = scripted.same(input, self.kernel_size, self.stride, self.dilation)
@@ -199,42 +196,46 @@ class _Conv(_Layer):
     def _compute(
         self: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *, measure: bool = False, fresh: bool = False
     ) -> Tensor:
-        """``measure`` and ``fresh``: as :func:`striate.ops.conv.conv`, for a container."""
+        """For a container: ``measure`` and ``fresh``, the ``emit_batch_stats`` and ``rematerialize`` of
+        :func:`striate.ops.conv.conv`.
+        """
         rest = (self.stride, self.padding, self.dilation, self.groups)
         if self.padding_mode != "zeros":
-            return padded_conv(input, weight, bias, *rest, self.padding_mode, **self._told())
-        return ops.conv(input, weight, bias, *rest, **self._told(), measure=measure, fresh=fresh)
+            return padded_conv(input, weight, bias, *rest, self.padding_mode, **self._kernel_options())
+        options = self._kernel_options()
+        return ops.conv(input, weight, bias, *rest, **options, emit_batch_stats=measure, rematerialize=fresh)
 
 
-class _ConvTranspose(_Layer):
-    documentation = """The adjoint of a convolution over {axes}, a layer of its own: every input spreads over a window of outputs.
+class _ConvTranspose(_AnyConv):
+    documentation = """The adjoint of a convolution over {axes}, as a layer: each input adds to a window of outputs.
 
     .. math:: y[n, k, i] = b[k] + Σ_{(o, t): o·stride + t·dilation - before = i} Σ_c x[n, c, o] · w[c, k, t]
 
-    c runs over the in_channels / groups channels of k's group. The size of each axis is
-    ``(I - 1)·stride - 2·padding + dilation·(kernel_size - 1) + 1 + output_padding``: the same arguments bring a convolution of y
-    to x's size.
+    c runs over the in_channels / groups channels of k's group. The size of each axis is ``(I - 1)·stride - 2·padding +
+    dilation·(kernel_size - 1) + 1 + output_padding``: the same arguments bring a convolution of y to x's size.
 
     Arguments as in ``torch.nn``, and ``padding="same"``: the output has ``I · stride`` values; ``"valid"``: no padding.
-    ``padding_mode`` other than "zeros" gives the adjoint of a convolution with that mode: what came to lie in the padding is not
-    dropped but added to the outputs that the padding is made of, round the other end with "circular".
+    ``padding_mode`` other than "zeros" gives the adjoint of a convolution with that mode: values that fall into the
+    padding are not dropped but added to the outputs that the padding repeats, those at the other end with "circular".
     ``forward(x, output_size)`` chooses among the sizes that such a convolution brings to x's.
 
     Shapes: x (N, in_channels, {letters}) or (in_channels, {letters}); y (N, out_channels, {letters}) or without N;
     weight (in_channels, out_channels / groups, *kernel_size), bias (out_channels,).
 
-    Cost: ``in_channels · out_channels / groups · taps + out_channels`` parameters; ``out_channels / groups · taps`` MACs (multiply-adds)
-    an input.
+    Cost: ``in_channels · out_channels / groups · taps + out_channels`` parameters; ``out_channels / groups · taps``
+    MACs (multiply-adds) an input.
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no transposed convolution can have.
 
-    Source: Zeiler et al. 2010, "Deconvolutional networks"; Dumoulin, Visin 2016, "A guide to convolution arithmetic for deep learning".
+    Source: Zeiler et al. 2010, "Deconvolutional networks"; Dumoulin, Visin 2016, "A guide to convolution arithmetic for
+    deep learning".
 
     >>> from striate import nn
     >>> layer = nn.ConvTranspose{dims}d(2, 1, 3, stride=2, padding="same")
     >>> layer(torch.ones(1, 2, *[4] * {dims})).shape[2:].numel() == 8**{dims}
     True
-    >>> conv, back = (kind(1, 1, 3, padding=1, padding_mode="circular", bias=False) for kind in (nn.Conv{dims}d, nn.ConvTranspose{dims}d))
+    >>> circular = dict(kernel_size=3, padding=1, padding_mode="circular", bias=False)
+    >>> conv, back = nn.Conv{dims}d(1, 1, **circular), nn.ConvTranspose{dims}d(1, 1, **circular)
     >>> back.load_state_dict(conv.state_dict())
     <All keys matched successfully>
     >>> x, y = torch.randn(2, 1, *[5] * {dims})
@@ -283,8 +284,8 @@ class _ConvTranspose(_Layer):
             self.dilation,
         )
         if self.padding_mode != "zeros" or output_size is not None:
-            return padded_conv_transpose(*rest, self.padding_mode, output_size, **self._told())
-        return ops.conv_transpose(*rest, **self._told(), fresh=fresh)
+            return padded_conv_transpose(*rest, self.padding_mode, output_size, **self._kernel_options())
+        return ops.conv_transpose(*rest, **self._kernel_options(), rematerialize=fresh)
 
 
 class _Lazy:
@@ -312,7 +313,7 @@ class _Lazy:
             )
             raise ShapeError(build(where, expects, tuple(input.shape), hint=fix))
         channels: int = input.shape[-dims - 1]
-        if channels == 0:  # torch's would leave the bias as it lay in memory
+        if channels == 0:  # torch's would leave the bias uninitialized
             raise ShapeError(
                 build(where, "x of at least one channel", tuple(input.shape), hint="Give the first input channels.")
             )
@@ -335,7 +336,8 @@ class _LazyConv(_Lazy, _Conv):
 
 
 class _LazyConvTranspose(_Lazy, _ConvTranspose):
-    documentation = """:class:`ConvTranspose{dims}d` that takes ``in_channels`` from its first input, and is one from then on.
+    documentation = """:class:`ConvTranspose{dims}d` that takes ``in_channels`` from its first input, and is one from
+    then on.
 
     Arguments as in ``torch.nn``, and what :class:`ConvTranspose{dims}d` takes besides.
 

@@ -16,13 +16,13 @@ from torch.nn.functional import *  # noqa: F403
 
 from ..ops import conv as _conv
 from ..ops import pool as _pool
+from ..ops.local_response import local_response_norm as local_response_norm
 
 # their signatures are torch's already
 from ..ops.norm import batch_norm as batch_norm
 from ..ops.norm import group_norm as group_norm
 from ..ops.norm import instance_norm as instance_norm
 from ..ops.norm import layer_norm as layer_norm
-from ..ops.norm import local_response_norm as local_response_norm
 from ..ops.norm import rms_norm as rms_norm
 
 for _name in dir(_F):

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import ArgumentError, ShapeError, build
 from ..ops import local as ops
 from ..ops.arguments import per_axis, whole
+from .documentation import for_axes
 from .namesake import Namesake
 
 __all__ = ["LocallyConnected1d", "LocallyConnected2d", "LocallyConnected3d"]
@@ -22,7 +23,7 @@ Sizes = int | tuple[int, ...]
 class _LocallyConnected(Namesake, torch.nn.Module):
     """The body of the layers of one, two and three axes."""
 
-    if TYPE_CHECKING:  # TorchScript reads annotations, and knows other names
+    if TYPE_CHECKING:  # TorchScript reads annotations, and would not resolve these
         dims: int
         bias: torch.nn.Parameter | None
     recorded_as = "locally_connected"  # in a recording, one operation of this name in place of those it is made of
@@ -30,8 +31,8 @@ class _LocallyConnected(Namesake, torch.nn.Module):
 
     .. math:: y[n, k, o] = b[k, o] + Σ_c Σ_t x[n, c, o · stride + t · dilation - before] · w[k, c, o, t]
 
-    input_size: the size of x's last axes, one number for all or one for each; it fixes the output's, and with it the weight's.
-    padding: numbers, ``"same"`` (``⌈I / stride⌉`` outputs, an odd one behind) or ``"valid"``.
+    input_size: the size of x's last axes, one number for all or one for each; it determines the output's size, and so
+    the weight's. padding: numbers, ``"same"`` (``⌈I / stride⌉`` outputs, an odd one behind) or ``"valid"``.
 
     Shapes: x (N, in_channels, {letters}) or (in_channels, {letters}); y alike, channels_last where x is; weight
     (out_channels, in_channels, \\*output, \\*kernel_size); bias (out_channels, \\*output). Both start uniform within
@@ -41,7 +42,8 @@ class _LocallyConnected(Namesake, torch.nn.Module):
 
     Raises ArgumentError, ArgumentTypeError or ShapeError for arguments no window can have and inputs of another size.
 
-    Source: Gregor, LeCun, *Emergence of complex-like cells in a temporal product network with local receptive fields*, 2010.
+    Source: Gregor, LeCun, *Emergence of complex-like cells in a temporal product network with local receptive fields*,
+    2010.
 
     {example}
     """
@@ -54,15 +56,7 @@ class _LocallyConnected(Namesake, torch.nn.Module):
             example = f""">>> layer = {name}(3, 4, input_size=8, kernel_size=3)
     >>> layer(torch.ones(2, 3, {", ".join(map(str, size))})).shape, sum(p.numel() for p in layer.parameters())
     (torch.Size([2, 4, {", ".join(map(str, spread))}]), {4 * prod(spread) * (3 * 3**dims + 1)})"""
-            words = {
-                "{letters}": ("L", "H, W", "D, H, W")[dims - 1],
-                "{axes}": ("one axis", "two axes", "three axes")[dims - 1],
-                "{example}": example,
-            }
-            text = cls.documentation
-            for name, word in words.items():
-                text = text.replace(name, word)
-            cls.__doc__ = text
+            cls.__doc__ = for_axes(cls.documentation, dims, example=example)
 
     def __init__(
         self,
@@ -83,7 +77,7 @@ class _LocallyConnected(Namesake, torch.nn.Module):
             whole(value, what, where) for what, value in (("in_channels", in_channels), ("out_channels", out_channels))
         )
         self.input_size = per_axis(input_size, self.dims, 1, "input_size", where)
-        plan = ops.geometry(
+        plan = ops.resolve(
             self.input_size, kernel_size, stride, padding, dilation, where, (self.in_channels, *self.input_size)
         )
         self.kernel_size, self.output_size = plan.window.size, plan.window.output
@@ -101,7 +95,7 @@ class _LocallyConnected(Namesake, torch.nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws weight and bias anew."""
+        """Draws new random weight and bias."""
         bound = 1 / sqrt(self.in_channels * prod(self.kernel_size))
         for p in self.parameters(recurse=False):
             torch.nn.init.uniform_(p, -bound, bound)
@@ -110,7 +104,8 @@ class _LocallyConnected(Namesake, torch.nn.Module):
         dims = self.weight.dim() // 2 - 1
         seen = input if input.dim() > dims + 1 else input.unsqueeze(0)
         seen, axis = F.pad(seen, self.margins), 2
-        for size, stride, dilation in zip(self.kernel_size, self.stride, self.dilation):  # noqa: B905  TorchScript has no strict
+        # TorchScript has no strict
+        for size, stride, dilation in zip(self.kernel_size, self.stride, self.dilation):  # noqa: B905
             seen = seen.unfold(axis, (size - 1) * dilation + 1, stride)[..., ::dilation]
             axis += 1
         # (rows, C, positions, taps)
@@ -137,13 +132,13 @@ class _LocallyConnected(Namesake, torch.nn.Module):
         )
 
     def extra_repr(self) -> str:
-        told = f"{self.in_channels}, {self.out_channels}, input_size={self.input_size}, kernel_size={self.kernel_size}"
-        told += f", stride={self.stride}"
+        text = f"{self.in_channels}, {self.out_channels}, input_size={self.input_size}, kernel_size={self.kernel_size}"
+        text += f", stride={self.stride}"
         if self.padding not in ("valid", (0,) * self.dims):
-            told += f", padding={self.padding!r}"
+            text += f", padding={self.padding!r}"
         if self.dilation != (1,) * self.dims:
-            told += f", dilation={self.dilation}"
-        return told + ("" if self.bias is not None else ", bias=False")
+            text += f", dilation={self.dilation}"
+        return text + ("" if self.bias is not None else ", bias=False")
 
 
 class LocallyConnected1d(_LocallyConnected, dims=1):

@@ -1,9 +1,10 @@
-"""How a layer of ours is its ``torch.nn`` namesake to TorchScript, which compiles the source of ``forward``.
+"""How a striate layer is its ``torch.nn`` namesake to TorchScript, which compiles the source of ``forward``.
 
-A layer's ``forward`` has two branches. What TorchScript compiles is the namesake's own, under the name ``_as_torch``;
-the other, which it does not look into, asks the gate (:mod:`striate.ops.gate`). What pads as no namesake does compiles
-:mod:`.scripted`. So a model that was
-scripted keeps its layers: nothing is swapped for it.
+The ``forward`` of a layer has two branches. TorchScript compiles the first, ``_scripted``, which is the namesake's own
+``forward`` under the name ``_as_torch`` unless the layer computes more. TorchScript skips the second, ``_compute``,
+which asks the gate (:mod:`striate.ops.gate`) whether a native kernel may run. A layer with padding that its namesake
+does not have compiles the functions of :mod:`.scripted`. So a scripted model keeps its layers: nothing is swapped for
+it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ __all__ = ["Namesake", "as_torch", "recorded"]
 
 
 def as_torch(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of a class of torch's under the name ``_as_torch``: TorchScript compiles it by its ``__name__`` and its
-    source.
+    """Copies a method of a torch class under the name ``_as_torch``: TorchScript finds a method by its ``__name__`` and
+    compiles its source.
 
     >>> as_torch(torch.nn.MaxPool2d.forward).__name__
     '_as_torch'
@@ -33,11 +34,11 @@ def as_torch(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def recorded(layer: Any, compute: Callable[..., Any], *inputs: Any) -> Any:
-    """What ``layer`` gives for what is no tensor: a tracer of ``torch.fx`` records it as one node, as it does torch's
-    layers.
+    """Computes ``layer`` for inputs that are no tensors: under ``torch.fx`` the tracer records it as one node, as it
+    does torch's layers.
 
-    The graph then calls the layer, so that its state and kernels stay. A layer that is the root of the trace has no
-    name in it: ``compute`` is traced then, as it is for anything else.
+    The traced graph then calls the layer, so that its state and kernels stay. The root of the trace has no name in the
+    graph: then ``compute`` is traced, as it is called for any other input.
 
     >>> from striate import nn
     >>> [node.op for node in fx.symbolic_trace(torch.nn.Sequential(nn.MaxPool2d(2))).graph.nodes]
@@ -56,16 +57,17 @@ def recorded(layer: Any, compute: Callable[..., Any], *inputs: Any) -> Any:
 
 
 class Namesake:
-    """Gives a layer that takes one tensor its ``forward``; the class after it in the bases is the namesake,
-    ``_compute`` what we do.
+    """Gives a layer of one input its ``forward``.
+
+    The class behind it in the bases is the namesake; ``_compute``, by the layer, calls striate's operation.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         known = (c for c in cls.__mro__ if c.__module__.startswith("torch.nn.") and c is not torch.nn.Module)
-        theirs = next((c.__dict__["forward"] for c in known if "forward" in c.__dict__), None)
-        if theirs is not None:
-            cls._as_torch = as_torch(theirs)  # type: ignore[method-assign]
+        torch_forward = next((c.__dict__["forward"] for c in known if "forward" in c.__dict__), None)
+        if torch_forward is not None:
+            cls._as_torch = as_torch(torch_forward)  # type: ignore[method-assign]
 
     if TYPE_CHECKING:  # TorchScript reads annotations and comments about types: there are none in what it compiles
 
@@ -75,6 +77,9 @@ class Namesake:
 
     def forward(self, input: Tensor):  # one tensor, or a maximum with its index: TorchScript infers it
         if torch.jit.is_scripting():
-            return self._as_torch(input)
+            return self._scripted(input)
         else:
             return self._compute(input) if isinstance(input, Tensor) else recorded(self, self._compute, input)
+
+    def _scripted(self, input: Tensor):  # what TorchScript compiles in place of _compute; a layer may do more here
+        return self._as_torch(input)

@@ -14,7 +14,8 @@ from torch import Tensor
 from ..ops import pool as ops
 from ..ops.layout import owned
 from . import scripted
-from .namesake import Namesake, recorded
+from .documentation import for_axes
+from .namesake import Namesake
 
 __all__ = [
     *(
@@ -36,15 +37,7 @@ class _Pool(Namesake):
         if dims:
             cls.dims = dims
             cls.__constants__ = [*cls.__constants__, "dims"]  # of TorchScript
-            words = {
-                "{dims}": str(dims),
-                "{letters}": ("L", "H, W", "D, H, W")[dims - 1],
-                "{axes}": ("one axis", "two axes", "three axes")[dims - 1],
-            }
-            text = cls.documentation
-            for name, word in words.items():
-                text = text.replace(name, word)
-            cls.__doc__ = text
+            cls.__doc__ = for_axes(cls.documentation, dims)
 
 
 class _Max(_Pool):
@@ -55,11 +48,14 @@ class _Max(_Pool):
     The size of each axis is ``⌊(I + before + after - dilation·(kernel_size - 1) - 1) / stride⌋ + 1``, rounded up with
     ``ceil_mode``. NaN wins; among equals the first in row-major order gives the index and takes the gradient.
 
-    Arguments as in ``torch.nn``, and ``padding="same"``: as much padding as makes ``⌈I / stride⌉`` outputs, an odd one behind.
+    Arguments as in ``torch.nn``, and ``padding="same"``: as much padding as makes ``⌈I / stride⌉`` outputs, an odd one
+    behind.
 
-    Shapes: x (N, C, {letters}) or (C, {letters}); y alike. With ``return_indices`` also each maximum's position in its plane.
+    Shapes: x (N, C, {letters}) or (C, {letters}); y alike. With ``return_indices`` also each maximum's position in its
+    plane.
 
-    Kept for backward: one byte an output where the window has at most 256 taps (torch: the input and 8 bytes an output).
+    Kept for backward: one byte an output where the window has at most 256 taps (torch: the input and 8 bytes an
+    output).
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no window can have.
 
@@ -70,21 +66,18 @@ class _Max(_Pool):
     tensor([1., 3.])
     """
 
-    def forward(self, input: Tensor):  # as Namesake's
-        if torch.jit.is_scripting():
-            if isinstance(self.padding, str):
-                size = [self.kernel_size] * self.dims if isinstance(self.kernel_size, int) else self.kernel_size
-                stride = [self.stride] * self.dims if isinstance(self.stride, int) else self.stride
-                dilation = [self.dilation] * self.dims if isinstance(self.dilation, int) else self.dilation
-                y, index = scripted.max_pool(input, size, stride, self.padding, dilation, self.ceil_mode)
-                if self.return_indices:
-                    return y, index
-                else:
-                    return y
+    def _scripted(self, input: Tensor):  # a maximum, or a maximum with its index: TorchScript infers it
+        if isinstance(self.padding, str):
+            size = [self.kernel_size] * self.dims if isinstance(self.kernel_size, int) else self.kernel_size
+            stride = [self.stride] * self.dims if isinstance(self.stride, int) else self.stride
+            dilation = [self.dilation] * self.dims if isinstance(self.dilation, int) else self.dilation
+            y, index = scripted.max_pool(input, size, stride, self.padding, dilation, self.ceil_mode)
+            if self.return_indices:
+                return y, index
             else:
-                return self._as_torch(input)
+                return y
         else:
-            return self._compute(input) if isinstance(input, Tensor) else recorded(self, self._compute, input)
+            return self._as_torch(input)
 
     def _compute(self: Any, input: Tensor) -> Any:
         return ops.max_pool(
@@ -105,10 +98,11 @@ class _Avg(_Pool):
 
     .. math:: y[n, c, o] = \\frac{1}{divisor} \\sum_t x[n, c, o · stride + t - before]
 
-    The divisor is the number of taps inside the input and its padding; with ``count_include_pad=False`` inside the input
-    alone; or ``divisor_override``.
+    The divisor is the number of taps inside the input and its padding; with ``count_include_pad=False`` inside the
+    input alone; or ``divisor_override``.
 
-    Arguments as in ``torch.nn``, and ``padding="same"``: as much padding as makes ``⌈I / stride⌉`` outputs, an odd one behind.
+    Arguments as in ``torch.nn``, and ``padding="same"``: as much padding as makes ``⌈I / stride⌉`` outputs, an odd one
+    behind.
 
     Shapes: x (N, C, {letters}) or (C, {letters}); y alike.
 
@@ -121,19 +115,16 @@ class _Avg(_Pool):
     tensor([0.5000, 2.5000])
     """
 
-    def forward(self, input: Tensor):  # as Namesake's
-        if torch.jit.is_scripting():
-            if isinstance(self.padding, str):
-                size = [self.kernel_size] * self.dims if isinstance(self.kernel_size, int) else self.kernel_size
-                stride = [self.stride] * self.dims if isinstance(self.stride, int) else self.stride
-                rest = (self.padding, self.ceil_mode, self.count_include_pad)
-                return scripted.avg_pool(
-                    input, size, stride, *rest, self.divisor_override if hasattr(self, "divisor_override") else None
-                )
-            else:
-                return self._as_torch(input)
+    def _scripted(self, input: Tensor):
+        if isinstance(self.padding, str):
+            size = [self.kernel_size] * self.dims if isinstance(self.kernel_size, int) else self.kernel_size
+            stride = [self.stride] * self.dims if isinstance(self.stride, int) else self.stride
+            rest = (self.padding, self.ceil_mode, self.count_include_pad)
+            return scripted.avg_pool(
+                input, size, stride, *rest, self.divisor_override if hasattr(self, "divisor_override") else None
+            )
         else:
-            return self._compute(input) if isinstance(input, Tensor) else recorded(self, self._compute, input)
+            return self._as_torch(input)
 
     def _compute(self: Any, input: Tensor) -> Tensor:
         return ops.avg_pool(
@@ -207,8 +198,8 @@ class _GlobalMax(_Global):
 
     .. math:: y[n, c] = \\max_i x[n, c, i]
 
-    The gradient goes to one element, the first maximum. Shapes: x (N, C, {letters}) or (C, {letters}); y (N, C) or (C,), with
-    ``keepdim=True`` each axis kept with size 1.
+    The gradient goes to one element, the first maximum. Shapes: x (N, C, {letters}) or (C, {letters}); y (N, C) or
+    (C,), with ``keepdim=True`` each axis kept with size 1.
 
     Raises ShapeError or DtypeError.
 

@@ -1,7 +1,9 @@
-"""What TorchScript compiles of layers whose padding ``torch.nn`` has not: torch's operators, for any number of axes.
+"""Layers with padding that ``torch.nn`` does not have, as TorchScript compiles them: by torch's operators, for any
+number of axes.
 
-``"same"`` with a stride, in pooling and in transposed convolutions, and the other padding modes of those. Written in
-the part of Python that TorchScript takes; sizes are lists with one number an axis.
+The padding is ``"same"`` with a stride, in pooling, or in a transposed convolution, and every padding mode of a
+transposed convolution. The functions are written in the part of Python that TorchScript compiles; sizes are lists with
+one number for each axis.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ __all__ = ["avg_pool", "conv", "conv_transpose", "max_pool", "same"]
 
 
 def same(x: Tensor, size: list[int], stride: list[int], dilation: list[int]) -> list[int]:
-    """The padding that ``"same"`` means, in the order of ``torch.nn.functional.pad``.
+    """The padding that ``"same"`` stands for, in the order of ``torch.nn.functional.pad``.
 
     >>> torch.jit.script(same)(torch.ones(1, 6, 7), [3, 2], [2, 2], [1, 1])
     [0, 1, 0, 1]
@@ -39,7 +41,7 @@ def conv(
     groups: int,
     mode: str,
 ) -> Tensor:
-    """A convolution of ``x`` with ``margins`` of a padding mode.
+    """A convolution of ``x`` padded by ``margins``, in the order of ``torch.nn.functional.pad``, by a padding mode.
 
     >>> conv(torch.ones(1, 1, 4), torch.ones(1, 1, 3), None, [1, 1], [1], [1], 1, "zeros")
     tensor([[[2., 3., 3., 2.]]])
@@ -98,7 +100,7 @@ def conv_transpose(
 def max_pool(
     x: Tensor, size: list[int], stride: list[int], padding: str, dilation: list[int], ceil_mode: bool
 ) -> tuple[Tensor, Tensor]:
-    """Maxima with the padding that a word means, and their positions in the plane.
+    """Maxima with padding "same" or "valid", and the index of each in its plane.
 
     >>> max_pool(torch.tensor([[1.0, 3, 2]]), [2], [2], "same", [1], False)
     (tensor([[3., 2.]]), tensor([[1, 2]]))
@@ -113,14 +115,15 @@ def max_pool(
         y, at = F.max_pool2d_with_indices(padded, size, stride, none, dilation, ceil_mode)
     else:
         y, at = F.max_pool3d_with_indices(padded, size, stride, none, dilation, ceil_mode)
-    place = torch.zeros_like(at)
+    index = torch.zeros_like(at)
     apart = 1
     for axis in range(dims):  # from the last on
         wide = padded.shape[-1 - axis]
         c = at % wide - margins[2 * axis]
-        place = place + torch.where(c < 0, c % dilation[-1 - axis], c) * apart  # of -inf alone the first tap inside
+        # a window whose values are all -inf gives its first tap inside x
+        index = index + torch.where(c < 0, c % dilation[-1 - axis], c) * apart
         at, apart = at // wide, apart * x.shape[-1 - axis]
-    return y, place
+    return y, index
 
 
 def avg_pool(
@@ -132,7 +135,7 @@ def avg_pool(
     count_include_pad: bool,
     divisor_override: int | None,
 ) -> Tensor:
-    """Means with the padding that a word means.
+    """Means with padding "same" or "valid".
 
     >>> x = torch.tensor([[2.0, 4, 6]])
     >>> [avg_pool(x, [2], [2], "same", False, count_include_pad, None).tolist() for count_include_pad in (False, True)]
@@ -140,19 +143,18 @@ def avg_pool(
     """
     dims = len(size)
     padded = F.pad(x, same(x, size, stride, [1] * dims)) if padding == "same" else x
-    none = [0] * dims
-    if dims == 1:
-        y = F.avg_pool1d(padded, size, stride, none, ceil_mode)
-    elif dims == 2:
-        y = F.avg_pool2d(padded, size, stride, none, ceil_mode, True, divisor_override)
-    else:
-        y = F.avg_pool3d(padded, size, stride, none, ceil_mode, True, divisor_override)
+    y = _means(padded, size, stride, ceil_mode, divisor_override)
     if count_include_pad or divisor_override is not None:
         return y
     inside = F.pad(torch.ones_like(x), same(x, size, stride, [1] * dims)) if padding == "same" else torch.ones_like(x)
-    if dims == 1:
-        return y / F.avg_pool1d(inside, size, stride, none, ceil_mode)
-    elif dims == 2:
-        return y / F.avg_pool2d(inside, size, stride, none, ceil_mode)
+    return y / _means(inside, size, stride, ceil_mode, None)
+
+
+def _means(x: Tensor, size: list[int], stride: list[int], ceil_mode: bool, divisor_override: int | None) -> Tensor:
+    none = [0] * len(size)
+    if len(size) == 1:  # torch's has no divisor_override
+        return F.avg_pool1d(x, size, stride, none, ceil_mode)
+    elif len(size) == 2:
+        return F.avg_pool2d(x, size, stride, none, ceil_mode, True, divisor_override)
     else:
-        return y / F.avg_pool3d(inside, size, stride, none, ceil_mode)
+        return F.avg_pool3d(x, size, stride, none, ceil_mode, True, divisor_override)

@@ -11,24 +11,27 @@ from torch import Tensor
 
 from ..errors import ArgumentError, build
 from ..moments import Moments
-from ..ops import norm, shared
-from .norm import BATCH_NORMS, GhostBatchNorm2d, SyncBatchNorm, _BatchNorm
+from ..ops import norm, sync_batch_norm
+from .norm import BATCH_NORMS, GhostBatchNorm2d, SyncBatchNorm
+from .norm.batch import _BatchNorm
 
 __all__ = ["whole_batch_statistics"]
 
 
 class _Measured(Exception):
-    """A layer has seen its input: nothing behind it is needed in this pass."""
+    """Ends a pass: a layer has measured its input, and no layer behind it is needed."""
 
 
 class _WholeBatch:
-    """What the layers of one model have measured. A layer asks :meth:`forward` instead of measuring by itself."""
+    """The statistics that the layers of one model have measured; a layer calls :meth:`forward` in place of measuring by
+    itself.
+    """
 
     def __init__(self, model: torch.nn.Module, stop: bool) -> None:
         found: list[tuple[str, Any]] = [(name, m) for name, m in model.named_modules() if isinstance(m, _BatchNorm)]
-        own = (SyncBatchNorm, GhostBatchNorm2d)  # which say themselves what is measured together
+        own = (SyncBatchNorm, GhostBatchNorm2d)  # which define by themselves what is measured together
         self.names = {m: name for name, m in found if m.training and not m.frozen and not isinstance(m, own)}
-        self.stop = stop  # at the first layer not known yet
+        self.stop = stop  # end a pass at the first layer whose statistics are not known yet
         self.measuring = True
         self.moments: dict[Any, Moments] = {}
         self.known: dict[Any, Moments] = {}
@@ -45,21 +48,21 @@ class _WholeBatch:
         where = type(layer).__name__
         given = (x, None, None, layer.weight, layer.bias, True, 0.0, layer.eps, residual, layer.activation, where)
         _, eps = norm.check_channel_arguments(*given)
-        shared.check_plain(where, x, residual, layer.weight, layer.bias)
+        sync_batch_norm.check_plain(where, x, residual, layer.weight, layer.bias)
         if layer not in self.known and self.measuring:
-            self.moments[layer] = self.moments.get(layer, Moments.empty(x.shape[1])).merge(shared.measure(x))
+            self.moments[layer] = self.moments.get(layer, Moments.empty(x.shape[1])).merge(sync_batch_norm.measure(x))
             if self.stop:
                 raise _Measured
         moments = self.known.get(layer)
-        if moments is None:  # the layer's own part; or one that no part has passed through while measuring
-            moments = shared.measure(x)
+        if moments is None:  # no pass that measured came through this layer: this part's own
+            moments = sync_batch_norm.measure(x)
         norm.check_more_than_one(int(moments.count), x, where, "channel")
         count = max(1, x.numel() // x.shape[1])
         arguments = (x, residual, layer.weight, layer.bias, eps, layer.activation, layer.negative_slope)
-        return shared.normalize_with(moments, lambda sums: sums / count, *arguments)
+        return sync_batch_norm.normalize_with(moments, lambda sums: sums / count, *arguments)
 
     def learn(self) -> bool:
-        """Takes over what one round has measured; False if that was nothing new."""
+        """Makes known what one round of passes has measured; False if that was nothing new."""
         new = {layer: moments for layer, moments in self.moments.items() if layer not in self.known}
         self.known |= new
         return bool(new)
@@ -77,10 +80,10 @@ def whole_batch_statistics(
     whole batch.
 
     Exact: statistics, outputs and running statistics are those of one pass of the whole batch, up to rounding. With
-    ``layer_by_layer`` that holds in networks of any depth, since a layer's input is right only when those before it
-    know
-    theirs: a model of L batch norms costs about L/2 forward passes more. Without it there is one such pass: only layers
-    that depend on no other batch norm are exact, the others were measured behind layers that saw a part alone.
+    ``layer_by_layer`` that holds in networks of any depth: a layer's input is right only when the statistics of the
+    layers before it are known, so a model of L batch norms costs about L/2 forward passes more. Without it there is one
+    such pass: only layers that depend on no other batch norm are exact, the others were measured behind layers that
+    normalized each part by itself.
 
     Not exact: gradients. Each part's dx subtracts its own ``mean(γ·g)`` and ``x̂·mean(γ·g·x̂)``, not the whole batch's,
     which are known only when all backward passes are done; the gradients of scale and shift are exact for the dy they
@@ -100,24 +103,14 @@ def whole_batch_statistics(
     """
     inputs = [part if isinstance(part, tuple) else (part,) for part in parts]
     if not inputs:
-        raise ArgumentError(
-            build(
-                "whole_batch_statistics",
-                "at least one part of the batch",
-                0,
-                hint="Split the batch with x.split(size).",
-            )
-        )
+        hint = "Split the batch with x.split(size)."
+        raise ArgumentError(build("whole_batch_statistics", "at least one part of the batch", 0, hint=hint))
     session = _WholeBatch(model, layer_by_layer)
     norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS)]
     if norms and not any(isinstance(m, _BatchNorm) for m in norms):
-        hint = "Call striate.accelerate(model) first."
-        raise ArgumentError(
-            build(
-                "whole_batch_statistics", "batch norms of striate's", f"only torch's, {len(norms)} of them", hint=hint
-            )
-        )
-    buffers = [(b, b.clone()) for b in model.buffers()]  # other layers may keep statistics of their own
+        got, hint = f"only torch's, {len(norms)} of them", "Call striate.accelerate(model) first."
+        raise ArgumentError(build("whole_batch_statistics", "batch norms of striate's", got, hint=hint))
+    buffers = [(b, b.clone()) for b in model.buffers()]  # of every layer: the passes that measure change them
 
     def begin(*_: Any) -> None:
         session.called.clear()
@@ -141,7 +134,7 @@ def whole_batch_statistics(
             b.copy_(before)
         for layer, moments in session.known.items():
             if layer.running_mean is not None and layer.track_running_stats and int(moments.count) > 1:
-                shared.step(layer.running_mean, layer.running_var, moments, float(layer._step()))
+                sync_batch_norm.step(layer.running_mean, layer.running_var, moments, float(layer._count_batch()))
         yield
     finally:
         hook.remove()

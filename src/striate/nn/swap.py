@@ -1,4 +1,4 @@
-"""Swaps a model's torch layers for striate's, and back, in place."""
+"""Swaps the torch layers of a model for striate's, and back, in place."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from ..errors import ArgumentError, build
-from ..ops import handover
+from ..ops import torch_calls
 from . import adapters, blocks, container, conv, norm, pool
 
 __all__ = ["Left", "accelerate", "adapt", "plan", "restore"]
@@ -19,17 +19,17 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 # From torch's class to striate's: a subclass with the same state, so that changing a module's class is the whole swap.
 # Parameters, buffers, hooks, mode and identity stay because the object stays.
 SWAPS: dict[type, type] = {
-    theirs: getattr(family, name)
+    torch_class: getattr(family, name)
     for family in (blocks, conv, norm, pool)
     for name in family.__all__
-    if (theirs := getattr(torch.nn, name, None)) is not None and issubclass(getattr(family, name), theirs)
+    if (torch_class := getattr(torch.nn, name, None)) is not None and issubclass(getattr(family, name), torch_class)
 }
 OWN = {getattr(family, name) for family in (blocks, conv, norm, pool) for name in family.__all__}
 BASES = tuple(SWAPS)
-BACK = {ours: theirs for theirs, ours in SWAPS.items()}
-_GUARD = "_striate_guard"  # the handle of the hook that keeps a layer left to torch from a call that torch breaks on
-NAMED = 3  # of the layers of a class, in a warning
-_LAST = "_channels_last"  # set on a layer whose output is to have that memory format
+BACK = {replacement: original for original, replacement in SWAPS.items()}
+_GUARD = "_striate_guard"  # attribute: the handle of the hook that guards a layer left to torch
+NAMED = 3  # how many layers of a class a warning names
+_CHANNELS_LAST = "_channels_last"  # attribute: set on a layer whose output is to have that memory format
 
 
 class Left(NamedTuple):
@@ -40,52 +40,52 @@ class Left(NamedTuple):
     reason: str
 
 
-def adapt(theirs: type, ours: type) -> None:
-    """Has :func:`accelerate` give the class ``ours`` to modules that are exactly of the class ``theirs``, and
-    :func:`restore` take it back.
+def adapt(original: type, replacement: type) -> None:
+    """Makes :func:`accelerate` give the class ``replacement`` to modules that are exactly of the class ``original``,
+    and :func:`restore` take it back.
 
-    For a library's subclass of a layer of torch's, which accelerate would leave alone: write a subclass of it with the
-    same state whose ``forward`` computes the same by ``striate.nn.functional``. Nothing but the class of the module is
-    changed, so ``ours`` must need nothing that its ``__init__`` would set. A later call for the same class takes the
-    place of an earlier one. timm's layers are adapted already.
+    For a library's subclass of a torch layer, which accelerate would leave alone: write a subclass of it with the same
+    state whose ``forward`` computes the same by ``striate.nn.functional``. Only the class of the module changes, so
+    ``replacement`` must need nothing that its ``__init__`` would set. A later call for the same class takes the place
+    of an earlier one. The layers of timm are adapted already.
 
-    Raises ArgumentError where ``ours`` is no subclass of ``theirs``, either is no class of modules, or ``theirs`` is
-    swapped as torch's.
+    Raises ArgumentError where ``replacement`` is no subclass of ``original``, either is no class of modules, or
+    ``original`` is a torch layer that accelerate swaps by itself.
 
     >>> from striate.nn import functional
     >>> class Standardized(torch.nn.Conv2d):
     ...     def forward(self, x):
     ...         w = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
     ...         return torch.nn.functional.conv2d(x, w, self.bias, self.stride, self.padding)
-    >>> class Ours(Standardized):
+    >>> class Fast(Standardized):
     ...     def forward(self, x):
     ...         w = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
     ...         return functional.conv2d(x, w, self.bias, self.stride, self.padding)
-    >>> adapt(Standardized, Ours)
+    >>> adapt(Standardized, Fast)
     >>> model = accelerate(torch.nn.Sequential(Standardized(3, 8, 3)))
     >>> type(model[0]).__name__, type(restore(model)[0]).__name__
-    ('Ours', 'Standardized')
+    ('Fast', 'Standardized')
     """
-    for kind in (theirs, ours):
+    for kind in (original, replacement):
         if not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
             raise ArgumentError(
                 build("adapt", "two classes of modules", repr(kind), hint="Give their class and a subclass of it.")
             )
-    if ours is theirs or not issubclass(ours, theirs):
-        raise ArgumentError(
-            build("adapt", f"a subclass of {theirs.__name__}", ours.__name__, hint=f"Derive {ours.__name__} from it.")
-        )
-    if theirs in BACK or (theirs in SWAPS and SWAPS[theirs] in OWN):
+    name = replacement.__name__
+    if replacement is original or not issubclass(replacement, original):
+        expects = f"a subclass of {original.__name__}"
+        raise ArgumentError(build("adapt", expects, name, hint=f"Derive {name} from it."))
+    if original in BACK or (original in SWAPS and SWAPS[original] in OWN):
         hint = "Give the class of another library."
-        raise ArgumentError(build("adapt", "a class that accelerate leaves alone", theirs.__name__, hint=hint))
-    SWAPS[theirs] = ours
-    BACK[ours] = theirs
+        raise ArgumentError(build("adapt", "a class that accelerate leaves alone", original.__name__, hint=hint))
+    SWAPS[original] = replacement
+    BACK[replacement] = original
 
 
-def _adapt_what_is_imported() -> None:
-    for theirs in adapters.imported():
-        if theirs not in SWAPS:
-            adapt(theirs, adapters.made(theirs))
+def _adapt_imported_libraries() -> None:
+    for original in adapters.imported_classes():
+        if original not in SWAPS:
+            adapt(original, adapters.adapter_of(original))
 
 
 def plan(model: torch.nn.Module) -> tuple[list[str], list[Left]]:
@@ -96,7 +96,7 @@ def plan(model: torch.nn.Module) -> tuple[list[str], list[Left]]:
     >>> plan(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.MaxPool2d(2), Mine(1, 1, 1)))
     (['1'], [Left(name='2', kind='Mine', reason='a subclass of Conv2d with code of its own')])
     """
-    _adapt_what_is_imported()
+    _adapt_imported_libraries()
     swapped, left = [], []
     for name, module in model.named_modules():
         if type(module) in SWAPS:
@@ -113,16 +113,16 @@ def plan(model: torch.nn.Module) -> tuple[list[str], list[Left]]:
 
 
 class _Guard(NamedTuple):
-    """What keeps a layer that is left to torch from a call that torch breaks on (see :mod:`striate.ops.handover`)."""
+    """Keeps a layer that is left to torch from a call that torch computes wrongly (:mod:`striate.ops.torch_calls`)."""
 
     why: str
-    # before forward: the arguments, laid out contiguous
+    # runs before forward and returns its arguments in contiguous memory
     hook: Callable[[torch.nn.Module, tuple[Any, ...]], tuple[Any, ...]]
 
 
 def _guard(module: torch.nn.Module) -> _Guard | None:
     layer: Any = module
-    kinds = tuple(theirs for theirs in BASES if "Conv" in theirs.__name__)
+    kinds = tuple(base for base in BASES if "Conv" in base.__name__)
     if isinstance(module, kinds) and max(layer.kernel_size) == 1 and max(layer.stride) > 1:
         return _Guard("oneDNN's gradient of one tap with a stride is unsafe", _contiguous)
     if isinstance(module, torch.nn.GroupNorm):
@@ -135,7 +135,7 @@ def _contiguous(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ..
 
 
 def _contiguous_for_group_norm(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(handover.for_group_norm(a, module.weight, module.bias) for a in args)
+    return tuple(torch_calls.for_group_norm(a, module.weight, module.bias) for a in args)
 
 
 def accelerate(model: Model, *, memory_format: torch.memory_format = torch.preserve_format) -> Model:
@@ -143,13 +143,13 @@ def accelerate(model: Model, *, memory_format: torch.memory_format = torch.prese
 
     Every layer whose class is exactly one of torch's becomes striate's namesake; its parameters, buffers, hooks, mode
     and name stay. A subclass keeps its class, because its code may count on it: a warning counts them by class, and
-    :func:`plan` names each. Where channels_last would bring torch's operator to break (one tap with a stride, oneDNN's
-    issue 6035; the gradient of a group norm's scale and shift alone), such a layer gets a forward pre-hook that lays
-    its input out contiguous. A ``Sequential``, and a subclass that has its ``forward``, gets a class of striate's that
-    calls neighbours together where nobody looks between them (see :mod:`striate.nn.container`): ``isinstance`` holds,
-    ``type(m) is torch.nn.Sequential`` does not. Every module still
-    computes what its name says: index, slice, hook and replace them as before.
-    Parameters and buffers are not touched: who shares, ties or views their memory goes on doing so.
+    :func:`plan` names each. Where torch's operator would compute wrongly in channels_last (one tap with a stride,
+    oneDNN's issue 6035; the gradient of a group norm's scale and shift alone), such a layer gets a forward pre-hook
+    that makes its input contiguous. A ``Sequential``, and a subclass that has its ``forward``, gets a class of
+    striate's that computes neighbours together where nobody observes the value between them (see
+    :mod:`striate.nn.fusion`): ``isinstance`` holds, ``type(m) is torch.nn.Sequential`` does not. Every module still
+    computes what its name says: index, slice, hook and replace them as before. Parameters and buffers are not touched:
+    whoever shares, ties or views their memory goes on doing so.
 
     memory_format: ``torch.preserve_format``, and each layer's output has the memory format that torch's layer would
     give it; or ``torch.channels_last``, and convolutions of two and three axes give channels_last outputs
@@ -161,14 +161,13 @@ def accelerate(model: Model, *, memory_format: torch.memory_format = torch.prese
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.MaxPool2d(2))
     >>> type(accelerate(model)[1]).__module__, model(torch.ones(1, 3, 8, 8)).is_contiguous()
     ('striate.nn.pool', True)
-    >>> accelerate(model, memory_format=torch.channels_last)(torch.ones(1, 3, 8, 8)).is_contiguous(memory_format=torch.channels_last)
+    >>> y = accelerate(model, memory_format=torch.channels_last)(torch.ones(1, 3, 8, 8))
+    >>> y.is_contiguous(memory_format=torch.channels_last)
     True
     """
     if memory_format not in (torch.preserve_format, torch.channels_last):
-        expects, hint = (
-            "memory_format to be torch.preserve_format or torch.channels_last",
-            "Leave it out for what torch's layers give.",
-        )
+        expects = "memory_format to be torch.preserve_format or torch.channels_last"
+        hint = "Leave it out for what torch's layers give."
         raise ArgumentError(build("accelerate", expects, memory_format, hint=hint))
     swapped, left = plan(model)
     modules = dict(model.named_modules())
@@ -185,9 +184,9 @@ def accelerate(model: Model, *, memory_format: torch.memory_format = torch.prese
         if guard is not None and _GUARD not in module.__dict__:
             module.__dict__[_GUARD] = module.register_forward_pre_hook(guard.hook)
     for module in modules.values():
-        module.__dict__.pop(_LAST, None)
-        if memory_format is torch.channels_last and hasattr(type(module), _LAST):
-            module.__dict__[_LAST] = True
+        module.__dict__.pop(_CHANNELS_LAST, None)
+        if memory_format is torch.channels_last and hasattr(type(module), _CHANNELS_LAST):
+            module.__dict__[_CHANNELS_LAST] = True
     if left:
         warnings.warn(
             f"accelerate left {len(left)} of {len(left) + len(swapped)} layers to torch: {_by_class(left)}.",
@@ -197,15 +196,15 @@ def accelerate(model: Model, *, memory_format: torch.memory_format = torch.prese
 
 
 def _by_class(left: list[Left]) -> str:
-    """How many of each class, which, and why."""
+    """How many layers of each class are left, which, and why."""
     alike: dict[tuple[str, str], list[str]] = {}
     for one in left:
         alike.setdefault((one.kind, one.reason), []).append(one.name or "the model")
-    told = []
+    parts = []
     for (kind, reason), names in alike.items():
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        told.append(f"{len(names)} {kind} ({', '.join(names[:NAMED])}{more}), {reason}")
-    return "; ".join(told)
+        parts.append(f"{len(names)} {kind} ({', '.join(names[:NAMED])}{more}), {reason}")
+    return "; ".join(parts)
 
 
 def restore(model: Model) -> Model:
@@ -217,9 +216,9 @@ def restore(model: Model) -> Model:
     for module in model.modules():
         if _GUARD in module.__dict__:
             module.__dict__.pop(_GUARD).remove()
-        theirs = container.theirs_of(type(module))
-        if theirs is not None:
-            module.__class__ = theirs
+        torch_class = container.torch_container_of(type(module))
+        if torch_class is not None:
+            module.__class__ = torch_class
         if type(module) in BACK:
             if getattr(module, "frozen", False):
                 name = type(module).__name__
@@ -230,5 +229,5 @@ def restore(model: Model) -> Model:
                 module.__dict__.pop("frozen")
                 module.eval()
             module.__class__ = BACK[type(module)]
-        module.__dict__.pop(_LAST, None)
+        module.__dict__.pop(_CHANNELS_LAST, None)
     return model

@@ -1,3 +1,3 @@
 """Operations: arguments checked and resolved, the method chosen, gradients and shapes registered. One file a family."""
 
-from . import traced as traced
+from . import operator_rules as operator_rules

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from .. import _torch
+from .. import _torch, native
 from . import gate
 
-__all__ = ["differentiable", "without_autocast"]
+__all__ = ["detached_leaf", "differentiable", "fake", "without_autocast"]
 
 
 def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -34,16 +34,36 @@ def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def fake(name: str) -> Callable[..., Any]:
+    """A decorator: registers the fake kernel of the operator ``striate::name``, which gives the shapes and layouts of
+    its results while it is traced. Without a core there is no operator, and nothing is registered.
+    """
+    return torch.library.register_fake(f"striate::{name}") if native.core else lambda function: function
+
+
+def detached_leaf(p: torch.Tensor | None, further: bool) -> Any:
+    """A tensor to differentiate a formula by: the same values on a node of their own, which leads on to those of ``p``
+    where a ``further`` gradient is to come. (Where dy was computed from x, the gradient at x must not take in the way
+    through dy as well.)
+    """
+    return None if p is None else p.view_as(p) if further and p.requires_grad else p.detach().requires_grad_()
+
+
 def differentiable(
-    op: Any, setup: Callable[..., None], backward: Callable[..., Any], formula: Callable[..., Any], tensors: int = 1
+    name: str, setup: Callable[..., None], backward: Callable[..., Any], formula: Callable[..., Any], tensors: int = 1
 ) -> Callable[..., Any]:
-    """A function that calls ``op``, whose gradient ``backward(ctx, *gradients)`` uses what ``setup(ctx, inputs,
-    output)`` kept.
+    """A function that calls the operator ``striate::name``, with a gradient: ``backward(ctx, *gradients)`` uses what
+    ``setup(ctx, inputs, output)`` saved.
 
     ``formula(ctx, *gradients)`` is the same gradient in torch's operators, for when the gate is closed: gradients that
     come batched, a mode that looks on. The first of the arguments is a tensor; gradients may be asked of the first
     ``tensors``, and they may be None after the first. ``backward`` and ``formula`` return one value for each argument.
+
+    Without a core there is no operator, and the function raises; no candidate calls it then.
     """
+    if not native.core:
+        return _missing
+    op = getattr(torch.ops.striate, name).default
     torch.library.register_autograd(op, backward, setup_context=setup)
 
     def forward(ctx: Any, *arguments: Any) -> Any:
@@ -59,7 +79,7 @@ def differentiable(
         return (*run(ctx, *gradients)[:tensors], None)
 
     functions = {"forward": staticmethod(forward), "backward": staticmethod(eager_backward)}
-    eager: Any = type(f"{op._opname}", (torch.autograd.Function,), functions)
+    eager: Any = type(name, (torch.autograd.Function,), functions)
     apply = super(torch.autograd.Function, eager).apply  # without what only function transforms need
 
     def call(x: torch.Tensor, *arguments: Any) -> Any:
@@ -75,3 +95,7 @@ def differentiable(
             return op(x, *arguments)
 
     return call
+
+
+def _missing(*arguments: Any) -> Any:
+    raise RuntimeError(f"striate has no native core: {native.missing}")

@@ -6,9 +6,9 @@ pass.
 r is the other side of a sum (a residual); low and high are an activation's bounds: 0 and infinity for ReLU, 0 and 6 for
 ReLU6. There is no gradient. For each shape of x and number of threads a method is chosen when it first comes, and kept.
 
-A method is a :class:`~striate.ops.choose.Candidate` whose ``run(layer, call)`` packs the layer's weight, or takes it
-packed from
-:meth:`_Fused.packed`, and returns what computes y from x, the residual, and whether that may be overwritten.
+A method is a :class:`~striate.ops.dispatch.Candidate` whose ``run(layer, problem)`` packs the layer's weight, or takes
+it packed from :meth:`_Fused.packed`, and returns a function that computes y from x, the residual, and whether that may
+be overwritten.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import native
 from ..errors import ArgumentError, ShapeError, build
-from . import choose, crossovers, gate
-from . import conv as plain
-from .choose import AS_MEASURED, Candidate, always
-from .conv import Call, Sizes
+from ..tuning import select
+from . import gate
+from .conv import METHODS, NATIVE, NUMBERS, ConvProblem, conv, geometry_for
+from .conv.methods import split_padding, torch_refusal
+from .dispatch import AS_MEASURED, Candidate, always, explain_choice, first, preferred
+from .geometry import Sizes
 from .layout import FORMATS
 from .precision import is_strict
 
@@ -37,7 +40,7 @@ _CLOCK = itertools.count()
 MOST_SHAPES = 32  # of a layer that are remembered, some KiB each: those that came last
 # Products of this many rows, by weights of this many numbers, are faster by packed weights: up to 3 times, for VGG's
 # 25088×4096.
-ROWS, NUMBERS = 4, 2**20
+MIN_ROWS, MIN_WEIGHTS = 4, 2**20
 
 
 def finish(y: Tensor, residual: Tensor | None = None, low: float = -inf, high: float = inf) -> Tensor:
@@ -73,7 +76,7 @@ class _Fused:
         """
         return self._packed[key] if key in self._packed else self._packed.setdefault(key, make())
 
-    def call_for(self, x: Tensor, strict: bool) -> Any:
+    def problem_for(self, x: Tensor, strict: bool) -> Any:
         """What a method is chosen by. Raises what cannot be meant."""
         raise NotImplementedError
 
@@ -81,22 +84,22 @@ class _Fused:
         """The name of the method for x."""
         return self._chosen(x)[0]
 
-    def explain(self, x: Tensor) -> list[tuple[str, str | None]]:
+    def explain_methods(self, x: Tensor) -> list[tuple[str, str | None]]:
         """The methods in the order they are asked for x, up to the chosen one, each with the reason against it."""
-        return choose.explain(self.methods, self.call_for(x, is_strict()))
+        return explain_choice(self.methods, self.problem_for(x, is_strict()))
 
     def _chosen(self, x: Tensor) -> tuple[str, Run]:
         # asked once: another thread may set them for the process meanwhile
-        strict, method = is_strict(), choose.preferred() or AS_MEASURED
+        strict, method = is_strict(), preferred() or AS_MEASURED
         key = x.shape, x.dtype, strict, method, torch.get_num_threads()
         found = self._runs.get(key)
         if found is None:
-            call = self.call_for(x, strict)
-            candidate = choose.first(self.methods, call, method=method)
+            problem = self.problem_for(x, strict)
+            candidate = first(self.methods, problem, method=method)
             while len(self._runs) >= MOST_SHAPES:
                 longest_ago = min(list(self._runs), key=lambda key: self._asked.get(key, 0))
                 self._runs.pop(longest_ago, None), self._asked.pop(longest_ago, None)  # another thread may have done it
-            found = self._runs[key] = candidate.name, candidate.run(self, call)
+            found = self._runs[key] = candidate.name, candidate.run(self, problem)
         self._asked[key] = next(_CLOCK)
         return found
 
@@ -111,7 +114,7 @@ class FusedConv(_Fused):
     ``conv(x, residual, reuse)``: with ``reuse`` y may be written where the residual lies.
     ``conv.exact(x, residual)``: by torch's operator, whose NaN and infinity are torch's. oneDNN's ReLU makes NaN 0.
 
-    Shapes: x (N, C, \*axes), residual and y (N, K, \*output); of two and three axes in channels order.
+    Shapes: x (N, C, \*axes), residual and y (N, K, \*output); of two and three axes in NHWC.
 
     Raises as :func:`striate.ops.conv.conv` does, ShapeError for x without a batch, and ArgumentError where low is above
     high.
@@ -119,7 +122,7 @@ class FusedConv(_Fused):
     >>> conv = FusedConv(torch.ones(1, 2, 3, 3), torch.tensor([-5.0]), padding=1, high=10.0)
     >>> conv(torch.ones(1, 2, 3, 3), torch.ones(1, 1, 3, 3)).flatten()
     tensor([ 4.,  8.,  4.,  8., 10.,  8.,  4.,  8.,  4.])
-    >>> [name for name, _ in conv.explain(torch.ones(1, 2, 3, 3))][-1] in plain.NAMES + ("onednn",)
+    >>> [name for name, _ in conv.explain_methods(torch.ones(1, 2, 3, 3))][-1] in {m.name for m in CONV_METHODS}
     True
     """
 
@@ -139,24 +142,23 @@ class FusedConv(_Fused):
         super().__init__(
             weight if self.format is None else weight.contiguous(memory_format=self.format), bias, low, high, where
         )
-        self.geometry = stride, padding, dilation, groups
+        self.arguments = stride, padding, dilation, groups
         self.methods = CONV_METHODS
 
-    def call_for(self, x: Tensor, strict: bool) -> Call:
+    def problem_for(self, x: Tensor, strict: bool) -> ConvProblem:
         if x.dim() != self.dims + 2:
             raise ShapeError(
                 build(self.where, f"x of {self.dims + 2} axes", tuple(x.shape), hint="Add the batch with unsqueeze(0).")
             )
-        plan = plain.plan_for(x, self.weight, self.bias, *self.geometry, dims=self.dims, where=self.where)
-        return Call(
-            "forward", plan, self.format is not None, x.dtype, gate.reason(x, self.weight, self.bias), strict=strict
-        )
+        geometry = geometry_for(x, self.weight, self.bias, *self.arguments, dims=self.dims, where=self.where)
+        refusal = gate.reason(x, self.weight, self.bias)
+        return ConvProblem("forward", geometry, self.format is not None, x.dtype, refusal, strict=strict)
 
     def __call__(self, x: Tensor, residual: Tensor | None = None, reuse: bool = False) -> Tensor:
         return self._chosen(x)[1](x, residual, reuse)
 
     def exact(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        y = plain.conv(x, self.weight, self.bias, *self.geometry, dims=self.dims, where=self.where, method="torch")
+        y = conv(x, self.weight, self.bias, *self.arguments, dims=self.dims, where=self.where, method="torch")
         return finish(y, residual, self.low, self.high)
 
 
@@ -164,7 +166,7 @@ class Product(NamedTuple):
     """What the method of a linear layer is chosen by."""
 
     rows: int
-    numbers: int  # of the weight
+    weights: int
     refusal: str | None
 
 
@@ -187,7 +189,7 @@ class FusedLinear(_Fused):
         super().__init__(weight, bias, low, high, where)
         self.methods = LINEAR_METHODS
 
-    def call_for(self, x: Tensor, strict: bool) -> Product:
+    def problem_for(self, x: Tensor, strict: bool) -> Product:
         features = self.weight.shape[1]
         if x.dim() == 0 or x.shape[-1] != features:
             hint = f"Set in_features={x.shape[-1] if x.dim() else 1}, or check the layer before."
@@ -207,7 +209,7 @@ class FusedLinear(_Fused):
 
 
 def _onednn_missing(refusal: str | None) -> str | None:
-    if refusal is not None and refusal != plain.native.missing:
+    if refusal is not None and refusal != native.missing:
         return refusal
     return None if torch.backends.mkldnn.is_available() else "torch was built without oneDNN"
 
@@ -219,44 +221,38 @@ def _attribute(low: float, high: float) -> tuple[str, list[float]]:
     return ("relu", []) if low == 0 and high == inf else ("hardtanh", [low, high])
 
 
-def _onednn_refusal(call: Call) -> str | None:
-    missing = _onednn_missing(call.refusal)
+def _onednn_refusal(problem: ConvProblem) -> str | None:
+    missing = _onednn_missing(problem.refusal)
     if missing is not None:
         return missing
-    if call.plan.dims == 1 or call.dtype is not torch.float32:
+    if problem.geometry.dims == 1 or problem.dtype is not torch.float32:
         return "it is for two and three axes, in float32"
-    if any(n < 1 for n in (*call.plan.x_shape, *call.plan.y_shape)):
+    if any(n < 1 for n in (*problem.geometry.x_shape, *problem.geometry.y_shape)):
         return "there is nothing to compute"
-    return plain._torch_refusal(call)
+    return torch_refusal(problem)
 
 
-def _onednn(layer: FusedConv, call: Call) -> Run:
-    ops, p = torch.ops.mkldnn, call.plan
+def _onednn(layer: FusedConv, problem: ConvProblem) -> Run:
+    ops, p = torch.ops.mkldnn, problem.geometry
     pointwise, summed = ops._convolution_pointwise.default, ops._convolution_pointwise.binary
     summed_in_place = ops._convolution_pointwise_.binary
-    # it pads both sides alike: the rest is put around x
-    least = [max(0, min(pads)) for pads in zip(p.before, p.after, strict=True)]
-    around = [n for k in reversed(range(p.dims)) for n in (p.before[k] - least[k], p.after[k] - least[k])]
-    uneven = any(around)
-    padded = [i + b + a - 2 * n for i, b, a, n in zip(p.input, p.before, p.after, least, strict=True)]
-    geometry = least, list(p.stride), list(p.dilation), p.groups
+    symmetric_pad, extra_pad = split_padding(p)
+    is_asymmetric = any(extra_pad)
+    padded = [i + b + a - 2 * n for i, b, a, n in zip(p.input, p.before, p.after, symmetric_pad, strict=True)]
+    geometry = symmetric_pad, list(p.stride), list(p.dilation), p.groups
 
     def pack() -> Any:  # laid out by the image's size, and, as far as was measured, not by the batch
         return ops._reorder_convolution_weight.default(layer.weight, *geometry, [p.batch, p.channels, *padded])
 
     # and by the number of threads: for another it is laid out anew in each call, which took a layer of MobileNet from
     # 0.07 to 16 ms
-    packed, bias, low, high = (
-        layer.packed(("onednn", torch.get_num_threads(), *padded), pack),
-        layer.bias,
-        layer.low,
-        layer.high,
-    )
+    packed = layer.packed(("onednn", torch.get_num_threads(), *padded), pack)
+    bias, low, high = layer.bias, layer.low, layer.high
     clamp = (*_attribute(low, high), "")
     relu, rest = ("relu", (-inf, high)) if low == 0 else (None, (low, high))  # behind a sum it knows only ReLU
 
     def run(x: Tensor, residual: Tensor | None, reuse: bool) -> Tensor:
-        x = F.pad(x, around) if uneven else x
+        x = F.pad(x, extra_pad) if is_asymmetric else x
         if residual is None:
             return pointwise(x, packed, bias, *geometry, *clamp)
         if reuse:
@@ -268,18 +264,17 @@ def _onednn(layer: FusedConv, call: Call) -> Run:
     return run
 
 
-def _onednn_product_refusal(call: Product) -> str | None:
-    few = call.rows < ROWS or call.numbers < NUMBERS
-    return _onednn_missing(call.refusal) or (
-        f"packing pays from {ROWS} rows and {NUMBERS:,} weights on" if few else None
+def _onednn_product_refusal(product: Product) -> str | None:
+    few = product.rows < MIN_ROWS or product.weights < MIN_WEIGHTS
+    return _onednn_missing(product.refusal) or (
+        f"packing pays from {MIN_ROWS} rows and {MIN_WEIGHTS:,} weights on" if few else None
     )
 
 
-def _onednn_product(layer: FusedLinear, call: Product) -> Run:
+def _onednn_product(layer: FusedLinear, product: Product) -> Run:
     ops = torch.ops.mkldnn
-    packed = layer.packed(
-        ("onednn", torch.get_num_threads()), lambda: ops._reorder_linear_weight.default(layer.weight, None)
-    )
+    key = ("onednn", torch.get_num_threads())
+    packed = layer.packed(key, lambda: ops._reorder_linear_weight.default(layer.weight, None))
     linear, clamp, bias = ops._linear_pointwise.default, (*_attribute(layer.low, layer.high), ""), layer.bias
     return lambda x, residual, reuse: linear(x, packed, bias, *clamp)
 
@@ -287,51 +282,51 @@ def _onednn_product(layer: FusedLinear, call: Product) -> Run:
 # ----------------------------------------------------------------------------------------------- methods of convolution
 
 
-def _native(name: str) -> Callable[[FusedConv, Call], Run]:
+def _native(name: str) -> Callable[[FusedConv, ConvProblem], Run]:
     """By ``striate::conv_fused``, with the weight packed where that helps."""
-    number = plain.NUMBERS[name]
+    number = NUMBERS[name]
 
-    def prepare(layer: FusedConv, call: Call) -> Run:
-        ops, p = torch.ops.striate, call.plan
+    def prepare(layer: FusedConv, problem: ConvProblem) -> Run:
+        ops, p, last = torch.ops.striate, problem.geometry, problem.channels_last
         packed = layer.packed(name, lambda: ops.conv_pack.default(layer.weight, p.groups, number))
         before = (layer.weight, packed if packed.numel() else None, layer.bias)
-        after = (layer.low, layer.high, p.output, p.stride, p.dilation, p.before, p.groups, call.channels_last, number)
+        after = (layer.low, layer.high, p.output, p.stride, p.dilation, p.before, p.groups, last, number)
         fused = ops.conv_fused.default
         return lambda x, residual, reuse: fused(x, *before, residual, *after)
 
     return prepare
 
 
-def _then_finish(candidate: Candidate) -> Callable[[FusedConv, Call], Run]:
+def _then_finish(candidate: Candidate) -> Callable[[FusedConv, ConvProblem], Run]:
     """A method of :mod:`striate.ops.conv`, then the sum and the clamp in place."""
 
-    def prepare(layer: FusedConv, call: Call) -> Run:
+    def prepare(layer: FusedConv, problem: ConvProblem) -> Run:
         def run(x: Tensor, residual: Tensor | None, reuse: bool) -> Tensor:
             x = x if layer.format is None else x.contiguous(memory_format=layer.format)
-            return finish(candidate.run(call, x, layer.weight, layer.bias), residual, layer.low, layer.high)
+            return finish(candidate.run(problem, x, layer.weight, layer.bias), residual, layer.low, layer.high)
 
         return run
 
     return prepare
 
 
-def _slower(candidate: Candidate) -> Callable[[Call], str | None]:
+def _not_preferred(candidate: Candidate) -> Callable[[ConvProblem], str | None]:
     """By the table's rows for inference, where oneDNN has torch's place; else as where there are gradients."""
 
-    def slower(call: Call) -> str | None:
-        fused = call._replace(map="fused")
-        measured = _onednn_refusal(call) is None and crossovers.row_for(fused) is not None
-        return crossovers.slower(candidate.name, fused) if measured else candidate.slower(call)
+    def not_preferred(problem: ConvProblem) -> str | None:
+        fused = problem._replace(pass_="fused")
+        measured = _onednn_refusal(problem) is None and select.row_for(fused) is not None
+        return select.not_preferred(candidate.name, fused) if measured else candidate.not_preferred(problem)
 
-    return slower
+    return not_preferred
 
 
 CONV_METHODS = (
-    *(c._replace(run=_native(c.name), slower=_slower(c)) for c in plain.METHODS if c.name in plain.NATIVE),
+    *(c._replace(run=_native(c.name), not_preferred=_not_preferred(c)) for c in METHODS if c.name in NATIVE),
     Candidate("onednn", _onednn_refusal, _onednn),
-    *(c._replace(run=_then_finish(c)) for c in plain.METHODS if c.name not in plain.NATIVE),
+    *(c._replace(run=_then_finish(c)) for c in METHODS if c.name not in NATIVE),
 )
 LINEAR_METHODS = (
     Candidate("onednn", _onednn_product_refusal, _onednn_product),
-    Candidate("torch", always, lambda layer, call: lambda x, residual, reuse: layer.exact(x)),
+    Candidate("torch", always, lambda layer, product: lambda x, residual, reuse: layer.exact(x)),
 )

@@ -1,4 +1,4 @@
-r"""Locally connected layers: three maps of one form, each the gradient of the others (the kernel:
+r"""Locally connected layers: three passes of one form, each the gradient of the others (the kernel:
 csrc/kernels/local.cpp).
 
 .. math:: ⟨y, dy⟩ = Σ_{n, k, o, c, t} dy[n, k, o] · x[n, c, o·stride + t·dilation - before] · w[k, c, o, t]
@@ -15,23 +15,23 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .. import _torch, native
+from .. import _torch
 from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
 from ..reference import local as reference
-from ..window import Axis, Window, output_size, same_padding
+from ..window import Axis, Window
 from . import gate
 from .arguments import as_key, per_axis
-from .autograd import differentiable
-from .choose import Candidate, always, choose
+from .autograd import differentiable, fake
+from .dispatch import Candidate, always, choose
+from .geometry import Sizes, output_sizes, rank_error, resolve_padding
 from .layout import empty, is_channels_last, owned
 
-__all__ = ["METHODS", "Plan", "geometry", "local"]
+__all__ = ["METHODS", "LocalGeometry", "geometry_for", "local", "resolve"]
 
-Sizes = int | Sequence[int]
-SPREAD = 16  # padding may make the input that many times as large
+MAX_GROWTH = 16  # padding may make the input that many times as large
 
 
-class Plan(NamedTuple):
+class LocalGeometry(NamedTuple):
     """The geometry of a call, resolved."""
 
     window: Window
@@ -47,51 +47,41 @@ class Plan(NamedTuple):
 # ------------------------------------------------------------------------------------------------------------ arguments
 
 
-def geometry(
+def resolve(
     input: Sequence[int], kernel_size: Any, stride: Any, padding: Any, dilation: Any, where: str, shape: tuple[int, ...]
-) -> Plan:
-    """Resolves and checks a window over ``input``; ``shape``: what errors tell of x.
+) -> LocalGeometry:
+    """The geometry of a window over ``input``; ``shape``: x's, for messages.
 
-    >>> geometry((28, 28), 5, 1, "same", 1, "local", (1, 28, 28)).window.output
+    Raises ArgumentError, ArgumentTypeError or ShapeError for arguments no window can have.
+
+    >>> resolve((28, 28), 5, 1, "same", 1, "local", (1, 28, 28)).window.output
     (28, 28)
     """
     dims = len(input)
     size = per_axis(kernel_size, dims, 1, "kernel_size", where, shape)
     steps = per_axis(stride, dims, 1, "stride", where, shape)
     holes = per_axis(dilation, dims, 1, "dilation", where, shape)
-    if isinstance(padding, str):
-        if padding not in ("same", "valid"):
-            fix = 'Use "same" for ceil(input / stride) outputs.'
-            raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(padding), hint=fix, x=shape))
-        given: str | tuple[int, ...] = padding
-        pads = [(0, 0) if padding == "valid" else same_padding(*a) for a in zip(input, size, steps, holes, strict=True)]
-    else:
-        given = per_axis(padding, dims, 0, "padding", where, shape)
-        pads = [(p, p) for p in given]
-    axes = []
-    for i, k, s, d, (before, after) in zip(input, size, steps, holes, pads, strict=True):
-        count = output_size(i, k, s, d, before, after)
-        if count < 1:
-            expects = f"a window no larger than the padded input, {i + before + after}"
-            hint = "Make the kernel or its dilation smaller, or pad more."
-            raise ShapeError(build(where, expects, (k - 1) * d + 1, hint=hint, x=shape))
-        axes.append(Axis(i, count, k, s, d, before, after))
-    return Plan(Window(tuple(axes)), steps, given, holes)
+    pads = resolve_padding(padding, input, size, steps, holes, where, shape)
+    given: str | tuple[int, ...] = padding if isinstance(padding, str) else tuple(p for p, _ in pads)
+    output = output_sizes(input, size, steps, holes, pads, where, shape)
+    before, after = [p for p, _ in pads], [q for _, q in pads]
+    axes = [Axis(*numbers) for numbers in zip(input, output, size, steps, holes, before, after, strict=True)]
+    return LocalGeometry(Window(tuple(axes)), steps, given, holes)
 
 
-def _plan(
+def _resolve_for_weight(
     shape: tuple[int, ...], weight: tuple[int, ...], stride: Any, padding: Any, dilation: Any, where: str
-) -> Plan:
+) -> LocalGeometry:
     dims = (len(weight) - 2) // 2
-    plan = geometry(shape[-dims:], weight[2 + dims :], stride, padding, dilation, where, shape)
-    if plan.window.output != weight[2 : 2 + dims]:
-        expects = f"a weight for outputs of size {plan.window.output}"
+    geometry = resolve(shape[-dims:], weight[2 + dims :], stride, padding, dilation, where, shape)
+    if geometry.window.output != weight[2 : 2 + dims]:
+        expects = f"a weight for outputs of size {geometry.window.output}"
         hint = "Make one for this input, or resize x."
         raise ShapeError(build(where, expects, weight[2 : 2 + dims], hint=hint, x=shape, weight=weight))
-    return plan
+    return geometry
 
 
-_cached_plan = functools.lru_cache(maxsize=4096)(_plan)
+_cached_resolve = functools.lru_cache(maxsize=4096)(_resolve_for_weight)
 
 
 def _check_tensors(x: Any, weight: Any, bias: Any, where: str) -> None:
@@ -104,10 +94,8 @@ def _check_tensors(x: Any, weight: Any, bias: Any, where: str) -> None:
         hint = "One, two or three axes make 4, 6 or 8."
         raise ShapeError(build(where, "a weight of shape (C_out, C, *output, *taps)", tuple(weight.shape), hint=hint))
     shape, of_weight, dims = tuple(x.shape), tuple(weight.shape), weight.dim() // 2 - 1
-    letters = ", ".join("DHW"[3 - dims :]) if dims > 1 else "L"
     if x.dim() not in (dims + 1, dims + 2):
-        expects = f"x of shape (N, C, {letters}) or (C, {letters})"
-        raise ShapeError(build(where, expects, shape, hint="Add or drop axes with unsqueeze or flatten."))
+        raise rank_error(shape, dims, where)
     if 0 in of_weight:
         expects = "a weight with at least one value on each axis"
         raise ShapeError(build(where, expects, of_weight, hint="Only the batch may be empty.", x=shape))
@@ -124,19 +112,18 @@ def _check_tensors(x: Any, weight: Any, bias: Any, where: str) -> None:
     mixed = x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type)
     for name, t in (("weight", weight), ("bias", bias)):
         if t is not None and t.dtype is not x.dtype and not mixed:
-            ours, theirs = (str(d).removeprefix("torch.") for d in (x.dtype, t.dtype))
-            raise DtypeError(
-                build(where, f"a {name} of x's type, {ours}", theirs, hint="Convert one with .to().", x=shape)
-            )
+            wanted, got = (str(d).removeprefix("torch.") for d in (x.dtype, t.dtype))
+            expects, hint = f"a {name} of x's type, {wanted}", "Convert one with .to()."
+            raise DtypeError(build(where, expects, got, hint=hint, x=shape))
         if t is not None and t.device != x.device:
             raise ArgumentError(
                 build(where, f"{name} on x's device, {x.device}", t.device, hint="Move one with .to().", x=shape)
             )
 
 
-def plan_for(
+def geometry_for(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, where: str
-) -> Plan:
+) -> LocalGeometry:
     """The checks and geometry of one call, cached by shape and arguments."""
     _check_tensors(x, weight, bias, where)
     shapes = tuple(x.shape), tuple(weight.shape)
@@ -145,127 +132,138 @@ def plan_for(
     if not torch.compiler.is_compiling() and all(type(n) is int for shape in shapes for n in shape):
         key = (as_key(stride), as_key(padding), as_key(dilation))
         if None not in key:
-            return _cached_plan(*shapes, *key, where)
-    return _plan(*shapes, stride, padding, dilation, where)
+            return _cached_resolve(*shapes, *key, where)
+    return _resolve_for_weight(*shapes, stride, padding, dilation, where)
 
 
 # ------------------------------------------------------------------------------------------------------------ operators
 
 
-if native.core:
-    _ops = torch.ops.striate
+@fake("local")
+def _(x: Any, weight: Any, bias: Any, stride: Any, dilation: Any, before: Any, channels_last: Any) -> Any:
+    return empty(x, [x.shape[0], weight.shape[0], *weight.shape[2 : x.dim()]], x.dtype, channels_last)
 
-    @torch.library.register_fake("striate::local")
-    def _(x: Any, weight: Any, bias: Any, stride: Any, dilation: Any, before: Any, channels_last: Any) -> Any:
-        return empty(x, [x.shape[0], weight.shape[0], *weight.shape[2 : x.dim()]], x.dtype, channels_last)
 
-    @torch.library.register_fake("striate::local_input")
-    def _(dy: Any, weight: Any, input: Any, stride: Any, dilation: Any, before: Any, channels_last: Any) -> Any:
-        return empty(dy, [dy.shape[0], weight.shape[1], *input], dy.dtype, channels_last)
+@fake("local_input")
+def _(dy: Any, weight: Any, input: Any, stride: Any, dilation: Any, before: Any, channels_last: Any) -> Any:
+    return empty(dy, [dy.shape[0], weight.shape[1], *input], dy.dtype, channels_last)
 
-    @torch.library.register_fake("striate::local_weight")
-    def _(dy: Any, x: Any, size: Any, stride: Any, dilation: Any, before: Any) -> Any:
-        return dy.new_empty([dy.shape[1], x.shape[1], *dy.shape[2:], *size])
 
-    # Of the three maps of one form each is linear in two of x, weight and dy, and its gradients are the other two maps:
-    # so all orders of derivatives are these operators.
+@fake("local_weight")
+def _(dy: Any, x: Any, size: Any, stride: Any, dilation: Any, before: Any) -> Any:
+    return dy.new_empty([dy.shape[1], x.shape[1], *dy.shape[2:], *size])
 
-    def _setup(ctx: Any, inputs: Any, output: Any) -> None:
-        x, weight, _, *ctx.geometry = inputs
-        ctx.save_for_backward(x, weight)
 
-    def _backward(ctx: Any, dy: Any) -> Any:
-        x, weight = ctx.saved_tensors
-        (stride, dilation, before, _), (dx, dw, db) = ctx.geometry, ctx.needs_input_grad[:3]
-        return (
-            local_input(dy, weight, x.shape[2:], stride, dilation, before, is_channels_last(x)) if dx else None,
-            local_weight(dy, x, weight.shape[x.dim() :], stride, dilation, before) if dw else None,
-            dy.sum(0) if db else None,
-            *[None] * 4,
-        )
+# Each of the three passes is linear in two of x, weight and dy, and its gradients are the other two: so all orders of
+# derivatives are these operators.
 
-    def _input_setup(ctx: Any, inputs: Any, output: Any) -> None:
-        dy, weight, _, *ctx.geometry = inputs
-        ctx.save_for_backward(dy, weight)
 
-    def _input_backward(ctx: Any, ddx: Any) -> Any:
-        dy, weight = ctx.saved_tensors
-        (stride, dilation, before, _), (ddy, dw) = ctx.geometry, ctx.needs_input_grad[:2]
-        return (
-            local_native(ddx, weight, None, stride, dilation, before, is_channels_last(dy)) if ddy else None,
-            local_weight(dy, ddx, weight.shape[dy.dim() :], stride, dilation, before) if dw else None,
-            *[None] * 5,
-        )
+def _setup(ctx: Any, inputs: Any, output: Any) -> None:
+    x, weight, _, *ctx.arguments = inputs
+    ctx.save_for_backward(x, weight)
 
-    def _weight_setup(ctx: Any, inputs: Any, output: Any) -> None:
-        dy, x, _, *ctx.geometry = inputs
-        ctx.save_for_backward(dy, x)
 
-    def _weight_backward(ctx: Any, ddw: Any) -> Any:
-        dy, x = ctx.saved_tensors
-        (stride, dilation, before), (ddy, dx) = ctx.geometry, ctx.needs_input_grad[:2]
-        return (
-            local_native(x, ddw, None, stride, dilation, before, is_channels_last(dy)) if ddy else None,
-            local_input(dy, ddw, x.shape[2:], stride, dilation, before, is_channels_last(x)) if dx else None,
-            *[None] * 4,
-        )
-
-    def _margins(x: Tensor, weight: Tensor, geometry: Sequence[Any]) -> list[int]:
-        """What ``torch.nn.functional.pad`` puts around x so that the windows just fit."""
-        stride, dilation, before = geometry[:3]
-        output, size = weight.shape[2 : x.dim()], weight.shape[x.dim() :]
-        axes = zip(x.shape[2:], output, size, stride, dilation, before, strict=True)
-        pairs = [(p, (o - 1) * s + (k - 1) * d + 1 - i - p) for i, o, k, s, d, p in axes]
-        return [n for pair in reversed(pairs) for n in pair]
-
-    def _formula(ctx: Any, dy: Any) -> Any:
-        x, weight = ctx.saved_tensors
-        around = _margins(x, weight, ctx.geometry)
-        dx, dw, db = reference.local_backward(dy, pad(x, around), weight, ctx.geometry[0], 0, ctx.geometry[1])
-        return pad(dx, [-n for n in around]), dw, db if ctx.needs_input_grad[2] else None
-
-    def _input_formula(ctx: Any, ddx: Any) -> Any:
-        dy, weight = ctx.saved_tensors
-        around = pad(ddx, _margins(ddx, weight, ctx.geometry))
-        arguments = (ctx.geometry[0], 0, ctx.geometry[1])
-        return reference.local(around, weight, None, *arguments), reference.local_backward(
-            dy, around, weight, *arguments
-        )[1]
-
-    def _weight_formula(ctx: Any, ddw: Any) -> Any:
-        dy, x = ctx.saved_tensors
-        around, arguments = _margins(x, ddw, ctx.geometry), (ctx.geometry[0], 0, ctx.geometry[1])
-        padded = pad(x, around)
-        dx = reference.local_backward(dy, padded, ddw, *arguments)[0]
-        return reference.local(padded, ddw, None, *arguments), pad(dx, [-n for n in around])
-
-    local_native = differentiable(_ops.local.default, _setup, _backward, _formula, tensors=3)
-    local_input = differentiable(_ops.local_input.default, _input_setup, _input_backward, _input_formula, tensors=2)
-    local_weight = differentiable(
-        _ops.local_weight.default, _weight_setup, _weight_backward, _weight_formula, tensors=2
+def _backward(ctx: Any, dy: Any) -> Any:
+    x, weight = ctx.saved_tensors
+    (stride, dilation, before, _), (dx, dw, db) = ctx.arguments, ctx.needs_input_grad[:3]
+    return (
+        local_input(dy, weight, x.shape[2:], stride, dilation, before, is_channels_last(x)) if dx else None,
+        local_weight(dy, x, weight.shape[x.dim() :], stride, dilation, before) if dw else None,
+        dy.sum(0) if db else None,
+        *[None] * 4,
     )
+
+
+def _input_setup(ctx: Any, inputs: Any, output: Any) -> None:
+    dy, weight, _, *ctx.arguments = inputs
+    ctx.save_for_backward(dy, weight)
+
+
+def _input_backward(ctx: Any, ddx: Any) -> Any:
+    dy, weight = ctx.saved_tensors
+    (stride, dilation, before, _), (ddy, dw) = ctx.arguments, ctx.needs_input_grad[:2]
+    return (
+        local_native(ddx, weight, None, stride, dilation, before, is_channels_last(dy)) if ddy else None,
+        local_weight(dy, ddx, weight.shape[dy.dim() :], stride, dilation, before) if dw else None,
+        *[None] * 5,
+    )
+
+
+def _weight_setup(ctx: Any, inputs: Any, output: Any) -> None:
+    dy, x, _, *ctx.arguments = inputs
+    ctx.save_for_backward(dy, x)
+
+
+def _weight_backward(ctx: Any, ddw: Any) -> Any:
+    dy, x = ctx.saved_tensors
+    (stride, dilation, before), (ddy, dx) = ctx.arguments, ctx.needs_input_grad[:2]
+    return (
+        local_native(x, ddw, None, stride, dilation, before, is_channels_last(dy)) if ddy else None,
+        local_input(dy, ddw, x.shape[2:], stride, dilation, before, is_channels_last(x)) if dx else None,
+        *[None] * 4,
+    )
+
+
+def _extra_pad(x: Tensor, weight: Tensor, geometry: Sequence[Any]) -> list[int]:
+    """The padding by which the windows just fit x, as ``torch.nn.functional.pad`` takes it."""
+    stride, dilation, before = geometry[:3]
+    output, size = weight.shape[2 : x.dim()], weight.shape[x.dim() :]
+    axes = zip(x.shape[2:], output, size, stride, dilation, before, strict=True)
+    pairs = [(p, (o - 1) * s + (k - 1) * d + 1 - i - p) for i, o, k, s, d, p in axes]
+    return [n for pair in reversed(pairs) for n in pair]
+
+
+def _formula(ctx: Any, dy: Any) -> Any:
+    x, weight = ctx.saved_tensors
+    extra_pad = _extra_pad(x, weight, ctx.arguments)
+    dx, dw, db = reference.local_backward(dy, pad(x, extra_pad), weight, ctx.arguments[0], 0, ctx.arguments[1])
+    return pad(dx, [-n for n in extra_pad]), dw, db if ctx.needs_input_grad[2] else None
+
+
+def _input_formula(ctx: Any, ddx: Any) -> Any:
+    dy, weight = ctx.saved_tensors
+    padded = pad(ddx, _extra_pad(ddx, weight, ctx.arguments))
+    arguments = (ctx.arguments[0], 0, ctx.arguments[1])
+    dw = reference.local_backward(dy, padded, weight, *arguments)[1]
+    return reference.local(padded, weight, None, *arguments), dw
+
+
+def _weight_formula(ctx: Any, ddw: Any) -> Any:
+    dy, x = ctx.saved_tensors
+    extra_pad, arguments = _extra_pad(x, ddw, ctx.arguments), (ctx.arguments[0], 0, ctx.arguments[1])
+    padded = pad(x, extra_pad)
+    dx = reference.local_backward(dy, padded, ddw, *arguments)[0]
+    return reference.local(padded, ddw, None, *arguments), pad(dx, [-n for n in extra_pad])
+
+local_native = differentiable("local", _setup, _backward, _formula, tensors=3)
+local_input = differentiable("local_input", _input_setup, _input_backward, _input_formula, tensors=2)
+local_weight = differentiable(
+    "local_weight", _weight_setup, _weight_backward, _weight_formula, tensors=2
+)
 
 
 # -------------------------------------------------------------------------------------------------------------- methods
 
 
-def _refusal(closed: gate.Closed | None, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> str | None:
+def _refusal(
+    closed: gate.Closed | None, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: LocalGeometry
+) -> str | None:
     if closed is not None:
         return closed.reason
     if x.numel() == 0:
         return "an empty batch has nothing to add up"
-    if prod(plan.padded) > SPREAD * prod(plan.window.input):
-        return f"padding makes x more than {SPREAD} times as large"
+    if prod(geometry.padded) > MAX_GROWTH * prod(geometry.window.input):
+        return f"padding makes x more than {MAX_GROWTH} times as large"
     return None
 
 
-def _run(closed: None, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
-    before = [a.before for a in plan.window.axes]
-    return local_native(x, weight, bias, plan.stride, plan.dilation, before, is_channels_last(x))
+def _run(closed: None, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: LocalGeometry) -> Tensor:
+    before = [a.before for a in geometry.window.axes]
+    return local_native(x, weight, bias, geometry.stride, geometry.dilation, before, is_channels_last(x))
 
 
-def _reference(closed: Any, x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
-    y = reference.local(x, weight, bias, plan.stride, plan.padding, plan.dilation)
+def _reference(closed: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: LocalGeometry) -> Tensor:
+    y = reference.local(x, weight, bias, geometry.stride, geometry.padding, geometry.dilation)
     if _torch.is_transformed(x):  # how it lies in memory cannot be asked
         return y
     if is_channels_last(x):
@@ -311,7 +309,7 @@ def local(
     if closed is not None and closed.symbolic and not isinstance(x, Tensor):
         # a tracer's stand-in: it says what it cannot do
         return reference.local(x, weight, bias, stride, padding, dilation)
-    plan = plan_for(x, weight, bias, stride, padding, dilation, where)
+    geometry = geometry_for(x, weight, bias, stride, padding, dilation, where)
     batch = x if x.dim() == weight.dim() // 2 + 1 else x.unsqueeze(0)
-    y = choose(METHODS, closed, batch, weight, bias, plan)(closed, batch, weight, bias, plan)
+    y = choose(METHODS, closed, batch, weight, bias, geometry)(closed, batch, weight, bias, geometry)
     return y if batch is x else owned(Tensor.squeeze, y, 0)

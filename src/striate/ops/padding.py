@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build
 from ..window import same_padding
-from . import gate, handover
+from . import gate, torch_calls
 from .arguments import as_ints, is_int, per_axis
-from .conv import Sizes, check_room, conv, conv_transpose, plan_for
+from .conv import conv, conv_transpose, geometry_for
+from .geometry import Sizes, check_fits_memory
 from .layout import owned
 
 __all__ = ["MODES", "fold", "folded", "pad", "padded_conv", "padded_conv_transpose"]
@@ -155,23 +156,22 @@ def padded_conv(
     if closed is not None and closed.symbolic:
         x = F.pad(
             x,
-            handover.margins(x, weight, stride, padding, dilation, dims),
+            torch_calls.resolved_pad_list(x, weight, stride, padding, dilation, dims),
             mode="constant" if mode == "zeros" else mode,
         )
-        return handover.conv_as_it_came(x, weight, bias, stride, 0, dilation, groups, dims)
-    plan = plan_for(x, weight, bias, stride, padding, dilation, groups, dims=dims, where=where)
+        return torch_calls.conv_unchecked(x, weight, bias, stride, 0, dilation, groups, dims)
+    geometry = geometry_for(x, weight, bias, stride, padding, dilation, groups, dims=dims, where=where)
     shape = tuple(x.shape)
-    _check_margins(plan.input, plan.before, plan.after, mode, where, shape)
-    padded = tuple(i + p + q for i, p, q in zip(plan.input, plan.before, plan.after, strict=True))
-    check_room((*shape[:-dims], *padded), where, shape, "Pad less.", what="a padded input")
+    _check_margins(geometry.input, geometry.before, geometry.after, mode, where, shape)
+    padded = tuple(i + p + q for i, p, q in zip(geometry.input, geometry.before, geometry.after, strict=True))
+    check_fits_memory((*shape[:-dims], *padded), where, shape, "Pad less.", what="a padded input")
     if closed is not None:
-        margins = handover.around(list(zip(plan.before, plan.after, strict=True)))
+        margins = torch_calls.pad_list(list(zip(geometry.before, geometry.after, strict=True)))
         x = F.pad(x, margins, mode="constant" if mode == "zeros" else mode)
-    elif mode == "circular" or any(plan.before) or any(plan.after):  # where there is none, torch still copies
-        x = pad(x, plan.before, plan.after, mode)
-    return conv(
-        x, weight, bias, plan.stride, 0, plan.dilation, groups, dims=dims, where=where, channels_last=channels_last
-    )
+    elif mode == "circular" or any(geometry.before) or any(geometry.after):  # where there is none, torch still copies
+        x = pad(x, geometry.before, geometry.after, mode)
+    rest: Any = {"dims": dims, "where": where, "channels_last": channels_last}
+    return conv(x, weight, bias, geometry.stride, 0, geometry.dilation, groups, **rest)
 
 
 def padded_conv_transpose(
@@ -210,21 +210,21 @@ def padded_conv_transpose(
         output_padding = (
             0 if padding == "same" else tuple(s - 1 for s in per_axis(stride, dims, 1, "stride", where, shape))
         )
-    plan = plan_for(
+    p = geometry_for(
         x, weight, bias, stride, padding, output_padding, dilation, groups, dims=dims, where=where, transposed=True
     )
-    sizes = plan.input if output_size is None else _asked(output_size, plan.input, plan.stride, where, shape)
+    sizes = p.input if output_size is None else _asked(output_size, p.input, p.stride, where, shape)
     before, after, tail = [], [], []
-    for i, o, k, s, d, p in zip(sizes, plan.output, plan.size, plan.stride, plan.dilation, plan.before, strict=True):
-        p, q = same_padding(i, k, s, d) if padding == "same" else (p, p)
-        before.append(p)
-        after.append(q)
-        tail.append(i + p + q - ((o - 1) * s + d * (k - 1) + 1))
+    for i, o, k, s, d, n in zip(sizes, p.output, p.size, p.stride, p.dilation, p.before, strict=True):
+        front, behind = same_padding(i, k, s, d) if padding == "same" else (n, n)
+        before.append(front)
+        after.append(behind)
+        tail.append(i + front + behind - ((o - 1) * s + d * (k - 1) + 1))
     _check_margins(sizes, before, after, mode, where, shape)
     rest: Any = {"dims": dims, "where": where, "channels_last": channels_last}
     if mode == "zeros" and padding != "same":
-        return conv_transpose(x, weight, bias, plan.stride, plan.before, tail, groups, plan.dilation, **rest)
-    y = conv_transpose(x, weight, None, plan.stride, 0, tail, groups, plan.dilation, **rest)
+        return conv_transpose(x, weight, bias, p.stride, p.before, tail, groups, p.dilation, **rest)
+    y = conv_transpose(x, weight, None, p.stride, 0, tail, groups, p.dilation, **rest)
     in_place = gate.is_open(y)
     if mode == "zeros" and in_place:
         y = owned(fold, y, before, after, mode)  # other margins are added in place, through views

@@ -1,4 +1,4 @@
-"""Training small classifiers on the CPU: data, loop, checkpoints, pictures, and the job that ties them together."""
+"""Training of small classifiers on the CPU: data, loop, checkpoints, figures, and the job that runs them together."""
 
 from .checkpoint import load, save
 from .data import Split, digits

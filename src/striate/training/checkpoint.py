@@ -1,8 +1,7 @@
-"""Checkpoints that are whole or refused: files of :mod:`striate.tensorfile`, with a model's state and whatever the
-caller adds.
+"""Checkpoints: files of :mod:`striate.tensorfile` with a model's state and metadata, which are read whole or refused.
 
-``save`` keeps the old file as ``<stem>.previous.safetensors``. ``load`` changes the model only once all has been found
-to fit.
+``save`` keeps the old file as ``<stem>.previous.safetensors``. ``load`` changes the model only once every tensor is
+found to fit.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ def previous_path(path: str | os.PathLike[str]) -> Path:
 def save(model: nn.Module, path: str | os.PathLike[str], **metadata: Any) -> None:
     """Writes a model's state so that a crash at any moment leaves the old file or the new one, and never half of one.
 
-    path: its name ends in ``.safetensors``; metadata: anything JSON can say, for ``load`` to give back. The same state
-    and metadata give the same bytes. A checkpoint already there is kept as :func:`previous_path`, if it is sound.
+    path: its name ends in ``.safetensors``; metadata: anything that JSON can hold, which ``load`` returns. The same
+    state and metadata give the same bytes. A checkpoint already there is kept as :func:`previous_path`, if it is sound.
 
     Raises CheckpointError if the state holds something that is not a tensor of a plain dtype, the metadata is not JSON,
     or the file cannot be written; what stood at ``path`` is then as it was.
@@ -76,7 +75,7 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def metadata_of(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What was saved with a checkpoint besides the model.
+    """The metadata saved in a checkpoint.
 
     Raises CheckpointError if the file is missing, damaged or not a checkpoint.
     """

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import DataError, build
+from ..extras import needs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,13 +30,13 @@ class Split:
 
 
 def digits(size: int = 28, test_fraction: float = 0.2, seed: int = 0) -> Split:
-    """The 1,797 handwritten digits of UCI Optdigits that come with scikit-learn, split so that both parts hold every
-    digit alike.
+    """The 1,797 handwritten digits of UCI Optdigits that come with scikit-learn, split so that each digit has the
+    same share in both parts.
 
     Pixels 0 … 16 become 0 … 1; the 8×8 images are resized bilinearly.
 
     size: height and width of an image [px], 8 to 128; test_fraction: the part held out, strictly between 0 and 1, so
-    large that each of the ten digits has a place in both parts; seed: of the shuffle, 0 to 2³²-1.
+    large that each of the ten digits is in both parts; seed: of the shuffle, 0 to 2³²-1.
 
     Returns images ``(N, 1, size, size)`` from 0 to 1, labels ``(N,)`` from 0 to 9; 1,437 and 360 of them by default.
     Raises DataError for another size, fraction or seed.
@@ -49,14 +50,8 @@ def digits(size: int = 28, test_fraction: float = 0.2, seed: int = 0) -> Split:
     [36, 36, 35, 37, 36, 37, 36, 36, 35, 36]
     """
     if isinstance(size, bool) or not isinstance(size, int) or not 8 <= size <= LARGEST_SIZE_PX:
-        raise DataError(
-            build(
-                "digits",
-                f"a size from 8 to {LARGEST_SIZE_PX} px",
-                repr(size),
-                hint="Use size=28 for LeNet-5, size=8 for the stored images.",
-            )
-        )
+        hint = "Use size=28 for LeNet-5, size=8 for the stored images."
+        raise DataError(build("digits", f"a size from 8 to {LARGEST_SIZE_PX} px", repr(size), hint=hint))
     if isinstance(test_fraction, bool) or not isinstance(test_fraction, (int, float)) or not 0 < test_fraction < 1:
         raise DataError(
             build("digits", "a test_fraction between 0 and 1", repr(test_fraction), hint="Use 0.2 to hold out a fifth.")
@@ -64,6 +59,7 @@ def digits(size: int = 28, test_fraction: float = 0.2, seed: int = 0) -> Split:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise DataError(build("digits", "a seed from 0 to 4294967295", repr(seed), hint="Use seed=0."))
 
+    needs("digits", "sklearn")
     import torch
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -74,15 +70,8 @@ def digits(size: int = 28, test_fraction: float = 0.2, seed: int = 0) -> Split:
             range(len(classes)), test_size=float(test_fraction), stratify=classes, random_state=seed
         )
     except ValueError:
-        raise DataError(
-            build(
-                "digits",
-                "a test_fraction that leaves ten images or more in both parts",
-                test_fraction,
-                images=len(classes),
-                hint="Use 0.2 to hold out a fifth.",
-            )
-        ) from None
+        expects, hint = "a test_fraction that leaves ten images or more in both parts", "Use 0.2 to hold out a fifth."
+        raise DataError(build("digits", expects, test_fraction, images=len(classes), hint=hint)) from None
     images = torch.from_numpy(pixels).float().reshape(-1, 1, 8, 8) / 16
     if size != 8:
         images = torch.nn.functional.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""Pictures of a training: how it went, what the first layer learned, what is mistaken for what."""
+"""Figures of a training: its curves, the filters of the first layer, the confusion matrix."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, ShapeError, build
+from ..extras import needs
 from .loop import History
 
 if TYPE_CHECKING:
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["confusion", "curves", "filters"]
 
 INK, GREY, LIGHT = "#1f2933", "#7b8794", "#e4e7eb"
-BLUE, ORANGE = "#1f6fb4", "#d9661f"  # told apart in every common colour blindness, and by lightness in print
+BLUE, ORANGE = "#1f6fb4", "#d9661f"  # distinct in every common colour blindness, and by lightness in print
 DPI = 150
 MOST_CELLS = 256  # beyond, a 5×5 filter is smaller than a fingertip
 
 
 def _figure(width_in: float, height_in: float, pad_in: float = 0.12) -> Any:
+    needs("figures", "matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -48,6 +50,7 @@ def curves(history: History, path: str | os.PathLike[str]) -> None:
     """
     if not history:
         raise DataError(build("figures.curves", "an epoch at least", "none", hint="Train first."))
+    needs("figures.curves", "matplotlib")
     from matplotlib.ticker import MaxNLocator
 
     numbers = [epoch.number for epoch in history]
@@ -153,6 +156,7 @@ def confusion(predictions: Tensor, labels: Tensor, path: str | os.PathLike[str])
         raise DataError(
             build("figures.confusion", "a prediction for each label", got, hint="Take both from evaluate().")
         )
+    needs("figures.confusion", "matplotlib")
     import numpy as np
     from matplotlib.colors import to_rgb
 

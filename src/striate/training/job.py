@@ -1,4 +1,4 @@
-"""The training run behind ``striate train``: a model, the digits, and a folder with all that came of it."""
+"""The training run of ``striate train``: a model, the digits, and a folder with the results."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from .. import nn
 from ..errors import ArgumentError, CheckpointError, build
+from ..extras import needs
+from ..files import write_atomically
 from ..models import NAMES, by_name
 from . import checkpoint, figures
 from .data import digits
@@ -43,12 +45,8 @@ def digit_classifier(name: str) -> nn.Sequential:
     make = by_name(name)
     if name in LEAST_PX:
         fitting = ", ".join(n for n in NAMES if n not in LEAST_PX)
-        hint = "Choose one of these names."
-        raise ArgumentError(
-            build(
-                "train", f"a model for images of 28 px, one of {fitting}", repr(name), needs_px=LEAST_PX[name], hint=hint
-            )
-        )
+        expects, hint = f"a model for images of 28 px, one of {fitting}", "Choose one of these names."
+        raise ArgumentError(build("train", expects, repr(name), needs_px=LEAST_PX[name], hint=hint))
     if name == "mlp_bn":
         return nn.Sequential(nn.Flatten(), *make())
     if name == "cnn_bn":
@@ -70,7 +68,7 @@ def run(
     out: str | os.PathLike[str] | None = None,
     on_epoch: Callable[[Epoch], object] | None = None,
 ) -> dict[str, Any]:
-    """Trains a model on four fifths of the digits, tests it on the fifth that it never saw, and writes what came of it.
+    """Trains a model on four fifths of the digits, tests it on the fifth that it never saw, and writes the results.
 
     The folder ``out``, ``runs/<model>-digits`` if None, gets ``metrics.json`` (the result of this function),
     ``model.safetensors``, ``curves.png``, ``filters.png`` and ``confusion.png``. The seed decides the split, the first
@@ -78,13 +76,14 @@ def run(
 
     threads: how many torch may use meanwhile, None for its own choice; on_epoch: called after each epoch.
 
-    Raises ArgumentError or DataError, before any work, for a setting that cannot be meant or a folder that cannot be
-    written to.
+    Raises ArgumentError or DataError, before any work, for a setting out of range or a folder that cannot be written
+    to.
     """
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024):
         raise ArgumentError(
             build("train", "1 to 1024 threads", repr(threads), hint="Leave threads out to use every core.")
         )
+    needs("train", "sklearn", "matplotlib")  # which draws at the end, and must not be found missing then
     before = torch.get_num_threads()
     start = time.perf_counter()
     try:
@@ -144,7 +143,7 @@ def run(
             "folder": str(folder),
             "epochs": [vars(epoch) for epoch in history],
         }
-        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        write_atomically(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     finally:
         torch.set_num_threads(before)
     return metrics
@@ -168,7 +167,7 @@ def trained(path: str | os.PathLike[str]) -> nn.Sequential:
 
 
 def _writable(folder: Path) -> Path:
-    """Found out before the training, not after it."""
+    """The folder, made if it is missing; raises before the training, not after it, if no file can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -17,17 +17,16 @@ from .parameters import parameter_groups
 
 __all__ = ["Epoch", "History", "check", "evaluate", "learning_rate_at", "shifted", "train"]
 
-WARM_UP = 0.2  # the part of all steps in which the learning rate rises
+WARM_UP = 0.2  # the fraction of all steps in which the learning rate rises
 EVALUATION_BATCH = 256  # images; keeps LeNet-5's largest activation at 16 MB
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the training images gave.
+    """The results of one pass over the training images.
 
-    number: from 1; train_loss: mean over the epoch, as the weights changed; test_loss, test_accuracy (0 to 1): after
-    it;
-    learning_rate: of its last step; seconds: training and testing together.
+    number: from 1; train_loss: mean over the epoch's batches, each before its step; test_loss, test_accuracy (0 to 1):
+    after the epoch; learning_rate: of its last step; seconds: training and testing together.
     """
 
     number: int
@@ -149,9 +148,9 @@ def train(
     .. math:: v ← momentum·v + g, \\quad w ← w - rate·(g + momentum·v)
 
     ``g`` is the batch's mean gradient plus ``weight_decay·w`` (weights only, see :func:`.parameter_groups`); the rate
-    follows
-    :func:`learning_rate_at`. Each epoch visits all images once in an order of its own, in batches of equal size, give
-    or take one image, and of at most ``batch_size``, so that no batch is left too small for batch normalization.
+    follows :func:`learning_rate_at`. Each epoch visits all images once in an order of its own, in batches of equal
+    size, give or take one image, and of at most ``batch_size``, so that no batch is left too small for batch
+    normalization.
 
     The same model, split, arguments, seed and number of threads give the same losses bit for bit. torch's global random
     numbers are left as they were. The model may map images ``(N, C, H, W)`` to scores ``(N, classes)`` in any way.
@@ -159,10 +158,11 @@ def train(
     learning_rate: the peak; on_epoch: called after each epoch; shift_px: see :func:`shifted`, 0 leaves the images
     alone.
 
-    Raises ArgumentError for a number that cannot be meant, or when the loss stops being finite; DataError for an empty
+    Raises ArgumentError for a number out of range, or when the loss stops being finite; DataError for an empty
     split.
 
-    >>> few = Split(torch.eye(4).reshape(4, 1, 2, 2), torch.arange(4), torch.eye(4).reshape(4, 1, 2, 2), torch.arange(4))
+    >>> images, labels = torch.eye(4).reshape(4, 1, 2, 2), torch.arange(4)
+    >>> few = Split(images, labels, images, labels)
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4))
     >>> history = train(model, few, epochs=20, batch_size=4, learning_rate=2.0, momentum=0.9, weight_decay=0.0, seed=0)
     >>> len(history), history.test_accuracy[-1]

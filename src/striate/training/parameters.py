@@ -1,4 +1,4 @@
-"""Which parameters decay."""
+"""The parameters that weight decay applies to."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
     .. math:: w ← w - rate·(g + λ·w) \quad \text{in the first group}, \qquad w ← w - rate·g \quad \text{in the second}
 
     Scale and shift of norms, of any shape, and all biases do not decay: decay would pull a norm's scale towards
-    switching its channel off, and a bias towards no offset, though neither makes the model simpler. What else has a
-    single axis or none (a layer's scale, a temperature) does not either. A parameter that is used at several places
-    stands in one group, and in the second if any of its places says so.
+    switching its channel off, and a bias towards no offset, though neither makes the model simpler. Other parameters of
+    one axis or none (a layer's scale, a temperature) do not decay either. A parameter that several modules share is in
+    one group, the second if any of the modules puts it there.
 
     weight_decay: λ, of the first group. Result: two dictionaries with ``params`` and ``weight_decay``.
 

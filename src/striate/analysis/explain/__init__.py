@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...errors import ArgumentError, build
-from ...text import sizes
+from ...errors import ArgumentError, build, did_you_mean
+from ...render.numbers import sizes
 from . import worked
 from .convolution import explain_convolution, methods_part
 from .examples import EXAMPLES, Example
@@ -97,9 +97,8 @@ def example(name: str) -> Explanation:
     [[[3.0, -4.0]]]
     """
     if name not in EXAMPLES:
-        raise ArgumentError(
-            build("explain", f"an example of {', '.join(EXAMPLES)}", repr(name), hint="Choose one of these.")
-        )
+        hint = f"Choose one of these.{did_you_mean(name, EXAMPLES)}"
+        raise ArgumentError(build("explain", f"an example of {', '.join(EXAMPLES)}", repr(name), hint=hint))
     given = EXAMPLES[name]
     family, dims = family_of(given.layer)
     shape = tuple(given.x.shape)

@@ -9,6 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ...render.text import beside, columns
 from .result import Row
 
 __all__ = ["Index", "all_indices", "cell", "counting", "factor", "filled", "matrices", "number", "sampled", "sum_text"]
@@ -52,8 +53,7 @@ def _blocks(name: str, t: Tensor, lead: int = 2) -> list[tuple[str, list[str]]]:
     found = []
     for place in product(*(range(n) for n in shape[:-2])):
         rows = [[number(v) for v in row] for row in t[place].tolist()]
-        wide = [max(len(row[d]) for row in rows) for d in range(shape[-1])]
-        lines = [" ".join(f"{v:>{w}}" for v, w in zip(row, wide, strict=True)) for row in rows]
+        lines = columns(rows, ">" * shape[-1], gap=1)
         kept = [str(i) for d, i in enumerate(place) if d >= lead or shape[d] > 1]
         found.append((f"{name}[{','.join(kept)}]" if kept else name, lines))
     return found
@@ -67,27 +67,8 @@ def matrices(*named: tuple[str, Tensor], lead: int = 2, width: int = WIDTH) -> R
     0 1   −1
     2 3
     """
-    blocks = [block for name, t in named for block in _blocks(name, t, lead)]
-    bands: list[list[tuple[str, list[str]]]] = [[]]
-    used = 0
-    for label, lines in blocks:
-        wide = max([len(label), *map(len, lines)]) + GAP
-        if bands[-1] and used + wide - GAP > width:
-            bands.append([])
-            used = 0
-        bands[-1].append((label, lines))
-        used += wide
-    printed = []
-    for band in bands:
-        height = max(len(lines) for _, lines in band)
-        for row in range(-1, height):
-            parts = []
-            for label, lines in band:
-                text = label if row < 0 else lines[row] if row < len(lines) else ""
-                parts.append(text.ljust(max([len(label), *map(len, lines)])))
-            printed.append((" " * GAP).join(parts).rstrip())
-        printed.append("")
-    return (None, "\n".join(printed[:-1]))
+    blocks = [[label, *lines] for name, t in named for label, lines in _blocks(name, t, lead)]
+    return (None, "\n".join(beside(blocks, width, GAP)))
 
 
 def sum_text(terms: Iterable[str], result: float) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 from ...graph.cost import FLOPS_PER_MAC
 from ...ops import conv as convolutions
 from ...ops.arguments import per_axis
-from ...text import columns, sizes
+from ...render.numbers import sizes
+from ...render.text import columns
 from ...window import Field
 from .geometry import (
     by_axis,
@@ -32,7 +33,8 @@ from .steps import Step, standard_of, steps_of, tensor_names
 
 __all__ = ["explain_convolution", "methods_part"]
 
-PASS_NAMES = {"forward": "forward", "input": "input gradient", "weight": "weight gradient"}
+PASS_NAMES = {"forward": "forward", "backward_data": "input gradient", "backward_weights": "weight gradient"}
+KEYS = {"forward": "forward", "backward_data": "input", "backward_weights": "weight"}  # in a result's data
 
 
 def explain_convolution(
@@ -234,7 +236,7 @@ def _against(family: str, steps: Sequence[Step], standard: Step) -> Part:
     table += [[step.name, f"{step.parameters:,}", f"{step.macs:,}"] for step in steps if len(steps) > 1]
     table.append(["together" if len(steps) > 1 else "this layer", f"{parameters:,}", f"{macs:,}"])
     table.append(["convolution / this", _ratio(standard.parameters, parameters), _ratio(standard.macs, macs)])
-    rows: list[Row] = [(None, "\n".join(columns(table, "<>>", WIDTH - 2, {})))]
+    rows: list[Row] = [(None, "\n".join(columns(table, "<>>", WIDTH - 2)))]
     if family == "separable":
         square = len(set(p.size)) == 1
         power = f"K{'' if p.dims == 1 else '²³'[p.dims - 2]}" if square else "taps"
@@ -257,10 +259,12 @@ def _ratio(standard: int, this: int) -> str:
     return f"{standard / this:.2f}" if standard >= this / 100 else f"{standard / this:.2g}"
 
 
-def methods_part(plan: convolutions.Plan, channels_last: bool) -> tuple[Part, dict[str, list[list[str | None]]]]:
+def methods_part(
+    plan: convolutions.ConvGeometry, channels_last: bool
+) -> tuple[Part, dict[str, list[list[str | None]]]]:
     """Lists the method that computes each pass, and why the methods before it do not."""
     padding = "same" if plan.before != plan.after else plan.before
-    reasons = convolutions.explain(
+    reasons = convolutions.explain_methods(
         plan.x_shape,
         plan.weight_shape,
         plan.stride,
@@ -277,5 +281,5 @@ def methods_part(plan: convolutions.Plan, channels_last: bool) -> tuple[Part, di
         rows.append((None, "\n".join(lines)))
     order = "channels" if channels_last and plan.dims > 1 else "planes"
     return Part(f"Method, of x in {order} order", tuple(rows)), {
-        pass_: [list(pair) for pair in pairs] for pass_, pairs in reasons.items()
+        KEYS[pass_]: [list(pair) for pair in pairs] for pass_, pairs in reasons.items()
     }

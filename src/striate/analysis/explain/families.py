@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from ...errors import ArgumentError, build
+from ...errors import ArgumentError, build, did_you_mean
 from ...ops.arguments import is_int
-from ...text import sizes
+from ...render.numbers import sizes
 
 __all__ = ["BARE", "FAMILIES", "Family", "check_options", "check_room", "checked_shape", "family_of", "names"]
 
@@ -63,7 +63,7 @@ def family_of(layer: str) -> tuple[str, int]:
     if layer in names():
         bare = layer in BARE
         return (layer, 0) if bare else (layer[:-2], int(layer[-2]))
-    fix = "Choose one of these names."
+    fix = f"Choose one of these names.{did_you_mean(layer, names())}"
     kinds = [family + "/".join(f"{d}d" for d in about.dims) for family, about in FAMILIES.items() if family not in BARE]
     raise ArgumentError(
         build("explain", f"one of {', '.join(kinds)}, {', '.join(BARE)}, layernorm2d", repr(layer), hint=fix)

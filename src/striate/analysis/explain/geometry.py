@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from math import ceil
 from typing import Any, TypeVar
 
-from ...text import sizes
+from ...render.numbers import sizes
 from ...window import Axis, Field, Window
 from .result import Part, Row
 

@@ -7,7 +7,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from ...errors import ArgumentError, ShapeError, build
-from ...text import sizes
+from ...render.numbers import sizes
 from .geometry import product_of_sizes, times
 from .result import BYTES, Part, Row
 

@@ -10,7 +10,7 @@ import torch
 
 from ...ops import pool
 from ...ops.arguments import per_axis
-from ...text import sizes
+from ...render.numbers import sizes
 from ...window import Field, Window
 from .geometry import (
     by_axis,
@@ -37,7 +37,7 @@ def pooling_window(shape: tuple[int, ...], dims: int, options: dict[str, Any]) -
         options.get("dilation", 1),
     )
     size = per_axis(size, dims, 1, "kernel", "explain", shape)
-    found = pool.plan_for(x, dims, size, step, pads, holes, options.get("ceil", False), "explain").window
+    found = pool.geometry_for(x, dims, size, step, pads, holes, options.get("ceil", False), "explain").window
     assert isinstance(found, Window)
     return found
 

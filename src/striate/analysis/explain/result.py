@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-import unicodedata
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...text import sizes
+from ...render.numbers import sizes
+from ...render.text import labelled
 
 __all__ = ["BYTES", "VERSION", "WIDTH", "Explanation", "Part", "Row"]
 
@@ -15,11 +15,6 @@ Row = tuple[str | None, str]  # a label and its text; "": a sentence, no label; 
 VERSION = 1  # of to_dict's form
 WIDTH = 100
 BYTES = 4  # of a float32
-
-
-def _printed_width(text: str) -> int:
-    """The columns that a text takes when printed: combining marks take none."""
-    return sum(not unicodedata.combining(letter) for letter in text)
 
 
 @dataclass(frozen=True)
@@ -37,15 +32,15 @@ class Part:
         weights  8 bytes
         """
         gap = 1 if any(text[:1] in ("=", "←") for _, text in self.rows) else 2
-        label_width = max((_printed_width(label) for label, _ in self.rows if label), default=-gap) + gap
+        labels = [label for label, _ in self.rows if label]
         lines: list[str] = []
         for label, text in self.rows:
             if label is None or not text:
                 lines += text.splitlines() or [""]
-                continue
-            indent = " " * label_width if label else ""
-            first = label + " " * (label_width - _printed_width(label)) if label else ""
-            lines += textwrap.wrap(text, width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False)
+            elif label:
+                lines += labelled([(label, text)], width, gap, labels)
+            else:
+                lines += textwrap.wrap(text, width, break_on_hyphens=False)
         return lines
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ...errors import ArgumentError, build
+from ...graph.cost import Macs, conv_macs
 from ...ops import conv as convolutions
 from ...ops.arguments import per_axis
 from .families import check_room
@@ -26,7 +27,7 @@ class Step:
 
     name: str
     kind: str
-    plan: convolutions.Plan
+    plan: convolutions.ConvGeometry
     bias: bool
     padding: Any
 
@@ -53,13 +54,17 @@ class Step:
 
     @property
     def macs(self) -> int:
-        return self.plan.batch * prod(self.plan.output) * prod(self.plan.weight_shape)
+        return self._counted.all
 
     @property
     def macs_inside(self) -> int:
         """Leaves out the taps in the padding; of a transposed convolution the products that fall outside its output."""
+        return self._counted.inside
+
+    @property
+    def _counted(self) -> Macs:
         p = self.plan
-        return p.batch * p.filters * (p.channels // p.groups) * p.window.tap_count
+        return conv_macs(p.window, p.batch, p.channels, p.filters, p.groups)
 
 
 def _resolved(
@@ -89,7 +94,7 @@ def _resolved(
         geometry += (options.get("dilation", 1), groups)
     check_room("a weight", weight)
     x, w = (torch.empty(tuple(s), device="meta") for s in (shape, weight))
-    plan = convolutions.plan_for(x, w, None, *geometry, dims=dims, where="explain", transposed=kind == "transposed")
+    plan = convolutions.geometry_for(x, w, None, *geometry, dims=dims, where="explain", transposed=kind == "transposed")
     step = Step(name, kind, plan, bias, padding)
     check_room("y", step.y_shape)
     check_room("a weight", step.weight_shape)

@@ -1,0 +1,65 @@
+// The library as a whole: threads, the names of methods and instruction sets. Operators are registered by each family's
+// file, as fragments of this library.
+#include "bindings/common.h"
+#include "core/dispatch.h"
+#include "core/parallel.h"
+
+namespace striate {
+
+void parallel_ranges(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context) {
+  if (count <= 0) return;
+  if (count <= grain) return body(context, 0, count);
+  torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) { body(context, begin, end); });
+}
+
+namespace {
+
+// Names as bytes, separated by spaces: the stable ABI of torch 2.13 leaks every string that an operator takes or gives.
+Ints as_bytes(int64_t count, const auto& name) {
+  std::string names;
+  for (int64_t k = 0; k < count; ++k) names.append(k ? " " : "").append(name(k));
+  return Ints(names.begin(), names.end());
+}
+
+Ints conv_methods() {
+  return as_bytes(kMethods, [](int64_t k) { return kMethodNames[k]; });
+}
+
+Ints isa_available() {
+  int count;
+  const Kernels* const* list = available_kernels(&count);
+  return as_bytes(count, [&](int64_t k) { return list[k]->isa; });
+}
+
+// The number of the instruction set in use, among those available.
+int64_t isa_chosen() {
+  int count;
+  const Kernels *const *list = available_kernels(&count), *chosen = &chosen_kernels();
+  int64_t number = 0;
+  while (list[number] != chosen) ++number;
+  return number;
+}
+void isa_choose(int64_t number) {
+  int count;
+  const Kernels* const* list = available_kernels(&count);
+  check_number(number, count, "an instruction set", [&](int64_t k) { return list[k]->isa; });
+  use_kernels(number);
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(striate, m) {
+  m.def("conv_methods() -> int[]");
+  m.def("isa_available() -> int[]");
+  m.def("isa_chosen() -> int");
+  m.def("isa_choose(int number) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(striate, CompositeExplicitAutograd, m) {
+  m.impl("conv_methods", TORCH_BOX(&conv_methods));
+  m.impl("isa_available", TORCH_BOX(&isa_available));
+  m.impl("isa_chosen", TORCH_BOX(&isa_chosen));
+  m.impl("isa_choose", TORCH_BOX(&isa_choose));
+}
+
+}  // namespace striate

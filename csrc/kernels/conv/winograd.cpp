@@ -1,0 +1,556 @@
+// Winograd convolution of stride 1: minimal filtering (winograd_transforms.h) on tiles of the destination.
+//
+//   y = Aᵀ[ Σ_c (G w[k, c] Gᵀ) ⊙ (B x[c] Bᵀ) ]A
+//
+// For each of the n² points this is a product of matrices, (tiles × channels) · (channels × filters).
+//
+// Layout. Sources at the points, V: [point][vector of channels][tile][lane]; weights at the points, U: for each point a
+// PackedB. The micro-kernel (gemm/micro_kernel.h) broadcasts one channel of M tiles and adds M × 2 vectors of filters.
+// The products, [point][vector][tile][lane], are transformed back two vectors of filters at a time, while they are in
+// the cache.
+//
+// Blocks. Tiles continue from row to row and image to image. A block's V should stay in the second-level cache together
+// with its products, while U is read once a block (source_stationary). Where there are few tiles, the filters are
+// divided among threads too, and U stays in the cache (weight_stationary).
+//
+// backward_data is the same sum with the weights in reverse. backward_weights is Gᵀ[ Σ_tiles (A dy Aᵀ) ⊙ V ]G: products
+// of (channels × tiles) · (tiles × filters), added up in chunks that depend on the shape alone; the number of channels
+// at a time is chosen such that their sums stay in the cache too.
+#include "core/moments.h"
+#include "core/transpose.h"
+#include "core/window.h"
+#include "gemm/micro_kernel.h"
+#include "gemm/packed_b.h"
+#include "kernels/conv/conv.h"
+#include "kernels/conv/epilogue.h"
+#include "kernels/conv/pack_weights.h"
+#include "kernels/conv/winograd_bounds.h"
+#include "kernels/conv/winograd_tiles.h"
+
+namespace striate {
+namespace STRIATE_ISA {
+
+extern const ConvKernels<float> direct_f32;  // computes images that are out of bounds here
+extern const ConvKernels<double> direct_f64;
+
+namespace {
+
+constexpr int64_t kSourceBytes = int64_t(1) << 20;  // of a block's V: half of a second-level cache of 2 MiB
+constexpr int64_t kWeightBytes = int64_t(3) << 19;  // of the weights at the points that a thread transforms for itself
+constexpr int64_t kFewBlocks = 8;
+constexpr int64_t kSpan = 4;  // vectors of channels that one piece of work transforms
+
+// ------------------------------------------------------------------------------------------------------------- weights
+
+// The size of all weights at the points, and with WeightBounds behind them.
+template <class T>
+int64_t packed_weights(const Grid& g, const TileTransforms<T>& kind) {
+  return g.groups * kind.points() * PackedB<T>{ceil_div(g.to_channels, kLanes<T>), g.from_channels}.size();
+}
+template <class T>
+int64_t packed_values(const Grid& g, const TileTransforms<T>& kind) {
+  return packed_weights(g, kind) + kLanes<T>;
+}
+
+template <class T>
+WeightBounds packed_bounds(const Grid& g, const TileTransforms<T>& kind, const T* packed) {
+  const T* bounds = packed + packed_weights(g, kind);
+  return {int64_t(bounds[0]), bounds[1] != 0};
+}
+
+template <class T>
+void pack(const ConvShape& s, const Grid& g, const TileTransforms<T>& kind, bool adjoint, Weight<T> weight, T* packed) {
+  constexpr int64_t L = kLanes<T>;
+  const PackedB<T> layout = {ceil_div(g.to_channels, L), g.from_channels};
+  const int64_t pieces = ceil_div(g.from_channels, kPiece), parts = g.groups * layout.vectors * pieces;
+  const Scratch<typename Lane<T>::Int> memory(parts * L);
+  typename Lane<T>::Int* largest = memory;  // one part a thread
+  for_each_weight_vector(s, adjoint, weight,
+                         [=, &kind](int64_t group, int64_t v, int64_t c, const T* from, int64_t tap_stride) {
+                           T* to = packed + group * kind.points() * layout.size() + layout.at(v, c);
+                           const IntVector<T> bits = bits_of<T>(kind.weight(from, tap_stride, to, layout.size()));
+                           auto* part_squares = largest + ((group * layout.vectors + v) * pieces + c / kPiece) * L;
+                           c % kPiece == 0 ? store(part_squares, bits) : raise<T>(part_squares, bits);
+                         });
+  const WeightBounds bounds = weight_bounds<T>(largest, g.groups * layout.vectors, pieces);
+  packed[packed_weights(g, kind)] = T(bounds.max_exponent), packed[packed_weights(g, kind) + 1] = T(bounds.has_outlier);
+}
+
+// -------------------------------------------------------------------------------------------------------- micro-kernel
+
+// Computes sums[j][v] += Σ_tiles a[tile][lane j] · b[tile][v] for M channels and V vectors of filters.
+template <class T, int M, int V>
+void weight_micro_kernel(const T* a, const T* b, int64_t b_vector, int64_t count, bool overwrite, T* sums,
+                         int64_t row) {
+  constexpr int L = kLanes<T>;
+  Vector<T> sum[M][V];
+#pragma GCC unroll 8
+  for (int j = 0; j < M; ++j)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) sum[j][v] = Vector<T>{};
+  for (int64_t t = 0; t < count; ++t, a += L, b += L) {
+    Vector<T> g[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) g[v] = load(b + v * b_vector);
+#pragma GCC unroll 8
+    for (int j = 0; j < M; ++j) {
+      const Vector<T> value = broadcast(a[j]);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sum[j][v] += value * g[v];
+    }
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < M; ++j)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) {
+      T* to = sums + j * row + v * L;
+      store(to, overwrite ? sum[j][v] : load(to) + sum[j][v]);
+    }
+}
+
+// ------------------------------------------------------------------------------------------- forward and backward_data
+
+// How the tiles are cut into blocks, and the layout of a block's sources and products.
+template <class T>
+struct TileBlocks {
+  int64_t all, size, count;                      // number of tiles; tiles of a block at most; number of blocks
+  int64_t tile_rows;                             // rows of the micro-kernel: tiles of nearly equal size
+  PointLayout<T> source_points, product_points;  // products with two vectors of destinations
+  int64_t strip;                                 // the size that strip_values() gives
+
+  // least: the number of blocks to make at least, where there are tiles enough.
+  TileBlocks(const Grid& g, const TileTransforms<T>& kind, int64_t least = 1) : all(g.tiles) {
+    const int64_t tile_bytes = kind.points() * ceil_div(g.from_channels, kLanes<T>) * kVectorBytes;
+    const int64_t most = max(kMaxRows, min(4 * kMaxRows, kSourceBytes / tile_bytes / kMaxRows * kMaxRows));
+    size = ceil_div(all, ceil_div(all, max(kMaxRows, min(most, ceil_div(all, least))))), count = ceil_div(all, size);
+    tile_rows = ceil_div(size, ceil_div(size, kMaxRows));
+    const int64_t room = ceil_div(size, tile_rows) * tile_rows;
+    source_points = {room, ceil_div(g.from_channels, kLanes<T>)}, product_points = {room, 2};
+    strip = strip_values(kind, size);
+  }
+  int64_t first(int64_t b) const { return b * size; }
+  int64_t last(int64_t b) const { return min(all, (b + 1) * size); }
+};
+
+// Computes block b for one or two vectors of a group's destinations, from the v-th on: products at the points, then the
+// transform back. `weights` are `apart` from point to point. `moments` is null, or has a place for each of the block's
+// channels.
+template <class T>
+void block_results(const Grid& g, const TileTransforms<T>& kind, const TileBlocks<T>& blocks, const Epilogue<T>& e,
+                   int64_t b, int64_t group, int64_t v, int64_t vectors, const T* sources, const T* weights,
+                   int64_t apart, T* products, T* strip, T* y, Moments* moments) {
+  constexpr int64_t L = kLanes<T>;
+  const PointLayout<T>&source_points = blocks.source_points, &product_points = blocks.product_points;
+  const int64_t first = blocks.first(b), last = blocks.last(b);
+  with_constant<kMaxRows>(blocks.tile_rows, [&](auto m) {
+    constexpr int M = decltype(m)::value;
+    for (int64_t p = 0; p < kind.points(); ++p)
+      for (int64_t t = 0; t < last - first; t += M) {
+        const T* a = sources + p * source_points.point_stride() + t * L;
+        T* out = products + p * product_points.point_stride() + t * L;
+        const auto put = [&](int j, int k, const Vector<T>& sum) {
+          store(out + k * product_points.vector_stride() + j * L, sum);
+        };
+        vectors == 2
+            ? micro_kernel<T, M, 2>(a, source_points.vector_stride(), g.from_channels, 1, weights + p * apart, put)
+            : micro_kernel<T, M, 1>(a, source_points.vector_stride(), g.from_channels, 1, weights + p * apart, put);
+      }
+  });
+  for (int64_t k = 0; k < vectors; ++k) {
+    const int64_t in_group = (v + k) * L, channel = group * g.to_channels + in_group;
+    write_results<T>(g, kind, e, products + k * product_points.vector_stride(), product_points, channel,
+                     min(L, g.to_channels - in_group), first, last, strip, y, moments ? moments + channel : nullptr);
+  }
+}
+
+// Each block of sources stays in the cache while all weights, transformed before, are read.
+template <class T>
+void source_stationary(const Grid& g, const TileTransforms<T>& kind, const TileBlocks<T>& blocks, const T* x,
+                       const T* packed, const Epilogue<T>& e, T* y, Moments* moments, const Magnitudes<T>& magnitudes) {
+  const PackedB<T> layout = {ceil_div(g.to_channels, kLanes<T>), g.from_channels};
+  parallel_for(blocks.count * g.groups, kGrainElements, [=, &kind, &magnitudes](int64_t begin, int64_t end) {
+    Scratch<T> sources(kind.points() * blocks.source_points.point_stride()),
+        products(kind.points() * blocks.product_points.point_stride()), strip(blocks.strip);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t group = unit % g.groups, b = unit / g.groups;
+      const MagnitudeRecorder<T> recorder(magnitudes, group, 0);
+      evaluate_at_points<T>(g, kind, false, x, group * g.from_channels, g.from_channels, blocks.first(b),
+                            blocks.last(b), blocks.source_points, recorder, strip, sources);
+      const T* group_weights = packed + group * kind.points() * layout.size();
+      for (int64_t pair = 0; pair < layout.count(); ++pair)
+        block_results<T>(g, kind, blocks, e, b, group, 2 * pair, layout.width(pair) / kLanes<T>, sources,
+                         group_weights + layout.at(pair), layout.size(), products, strip, y,
+                         moments ? moments + b * g.all_to() : nullptr);
+    }
+  });
+}
+
+// For few blocks and many weights: all transformed sources are in memory, and are read past the weights of one or two
+// vectors, which each thread transforms for itself and keeps in its cache. The transformed weights, up to four times
+// the weights, are never written to memory.
+template <class T>
+WeightBounds weight_stationary(const ConvShape& s, const Grid& g, const TileTransforms<T>& kind,
+                               const TileBlocks<T>& blocks, bool adjoint, const T* x, Weight<T> weight,
+                               const Epilogue<T>& e, T* y, Moments* moments, const Magnitudes<T>& magnitudes) {
+  constexpr int64_t L = kLanes<T>;
+  const int64_t of_block = kind.points() * blocks.source_points.point_stride(),
+                spans = ceil_div(blocks.source_points.vectors, kSpan);
+  const Scratch<T> memory(g.groups * blocks.count * of_block);
+  T* sources = memory;  // [group][block]
+  parallel_for(g.groups * blocks.count * spans, blocks.size * kind.points() * kSpan * L,
+               [=, &kind, &magnitudes](int64_t begin, int64_t end) {
+                 Scratch<T> strip(blocks.strip);
+                 for (int64_t unit = begin; unit < end; ++unit) {
+                   const int64_t v = unit % spans * kSpan, at = unit / spans, b = at % blocks.count,
+                                 group = at / blocks.count;
+                   const MagnitudeRecorder<T> recorder(magnitudes, group, v / kSpan);
+                   evaluate_at_points<T>(g, kind, false, x, group * g.from_channels + v * L,
+                                         min(kSpan * L, g.from_channels - v * L), blocks.first(b), blocks.last(b),
+                                         blocks.source_points, recorder, strip,
+                                         sources + at * of_block + v * blocks.source_points.vector_stride());
+                 }
+               });
+  const PackedB<T> layout = {ceil_div(g.to_channels, L), g.from_channels};
+  const int64_t vector_bytes = kind.points() * g.from_channels * kVectorBytes;
+  const int64_t step = weight.packed || 2 * vector_bytes <= kWeightBytes ? 2 : 1,
+                steps = ceil_div(layout.vectors, step);
+  const int64_t shares = min(blocks.count, ceil_div(8, steps * g.groups));  // parts of the blocks
+  const int64_t pieces = ceil_div(g.from_channels, kPiece);
+  const Scratch<typename Lane<T>::Int> squares(g.groups * layout.vectors * pieces * L);
+  typename Lane<T>::Int* largest = squares;  // [vector of filters][piece of channels][lane]
+  parallel_for(g.groups * steps * shares, kGrainElements, [=, &kind](int64_t begin, int64_t end) {
+    const int64_t pitch = (step * g.from_channels | 1) * L;  // the distance between points
+    Scratch<T> local(weight.packed ? 0 : kind.points() * pitch),
+        transposed(pack_buffer_values<T>(kind.taps_high * kind.taps_wide));
+    Scratch<T> products(kind.points() * blocks.product_points.point_stride()), strip(blocks.strip);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t share = unit % shares, v = unit / shares % steps * step, group = unit / shares / steps;
+      const int64_t vectors = min(step, layout.vectors - v);
+      const T* weights = local;
+      if (weight.packed)
+        weights = weight.packed + group * kind.points() * layout.size() + layout.at(v / 2);
+      else
+        for (int64_t k = 0; k < vectors; ++k)
+          for_each_weight_vector<T>(
+              s, adjoint, weight, group, v + k, 0, g.from_channels, transposed,
+              [&](int64_t c, const T* from, int64_t tap_stride) {
+                const IntVector<T> bits =
+                    bits_of<T>(kind.weight(from, tap_stride, local + (c * vectors + k) * L, pitch));
+                typename Lane<T>::Int* at = largest + ((group * layout.vectors + v + k) * pieces + c / kPiece) * L;
+                if (share == 0) c % kPiece == 0 ? store(at, bits) : raise<T>(at, bits);
+              });
+      for (int64_t b = share * blocks.count / shares; b < (share + 1) * blocks.count / shares; ++b)
+        block_results<T>(g, kind, blocks, e, b, group, v, vectors, sources + (group * blocks.count + b) * of_block,
+                         weights, weight.packed ? layout.size() : pitch, products, strip, y,
+                         moments ? moments + b * g.all_to() : nullptr);
+    }
+  });
+  return weight.packed ? packed_bounds(g, kind, weight.packed)
+                       : weight_bounds<T>(largest, g.groups * layout.vectors, pieces);
+}
+
+template <class T>
+const ConvKernels<T>& direct_kernels() {
+  if constexpr (sizeof(T) == 4)
+    return direct_f32;
+  else
+    return direct_f64;
+}
+
+// Computes the results of images that are out of bounds again, by direct convolution.
+template <class T>
+void recompute_directly(const ConvShape& s, const Grid& g, bool adjoint, const uint8_t* bad, const T* x,
+                        Weight<T> weight, Epilogue<T> e, T* y) {
+  const int64_t from = g.all_from() * g.from.size(), to = g.all_to() * g.to.size();
+  weight.packed = nullptr, e.mean = e.variance = nullptr;
+  for (int64_t n = 0, end; n < s.batch; n = end) {
+    for (end = n; end < s.batch && bad[end]; ++end) {
+    }
+    if (end == n) {
+      ++end;
+      continue;
+    }
+    ConvShape these = s;
+    Epilogue<T> after = e;
+    these.batch = end - n;
+    if (e.residual) after.residual = e.residual + n * to;
+    (adjoint ? direct_kernels<T>().backward_data : direct_kernels<T>().forward)(these, x + n * from, weight, after,
+                                                                                y + n * to);
+  }
+}
+
+// Measures each channel's mean and variance of results that are in memory.
+template <class T>
+void measure(const Grid& g, int64_t batch, const T* y, const Epilogue<T>& e) {
+  const int64_t channels = g.all_to(), positions = g.to.size();
+  parallel_for(channels, batch * positions, [=](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) {
+      const T* first = y + (g.channels_last ? c : c * positions);
+      double sum = 0, squares = 0;
+      for (int64_t n = 0; n < batch; ++n)
+        for (int64_t i = 0; i < positions; ++i) {
+          const double d =
+              double(first[n * channels * positions + i * (g.channels_last ? channels : 1)]) - double(*first);
+          sum += d, squares += d * d;
+        }
+      const Moments all = shifted_moments(double(batch * positions), double(*first), sum, squares);
+      e.mean[c] = all.mean, e.variance[c] = all.variance();
+    }
+  });
+}
+
+template <class T>
+void activations(const ConvShape& s, const TileTransforms<T>& kind, bool adjoint, const T* x, Weight<T> weight,
+                 const Epilogue<T>& e, T* y) {
+  const Grid g = make_grid(s, kind, adjoint);
+  const bool few_blocks = TileBlocks<T>(g, kind).count < kFewBlocks &&
+                          packed_values(g, kind) / g.groups * int64_t(sizeof(T)) > kWeightBytes;
+  const TileBlocks<T> blocks(g, kind, few_blocks ? 1 : kFewBlocks);
+  const Scratch<Moments> block_moments(e.mean ? blocks.count * g.all_to() : 0);
+  Moments* moments = e.mean ? static_cast<Moments*>(block_moments) : nullptr;
+  const Magnitudes<T> magnitudes =
+      magnitudes_of<T>(g, g.from_channels, few_blocks ? kSpan : blocks.source_points.vectors);
+  WeightBounds bounds;
+  if (few_blocks) {
+    bounds = weight_stationary(s, g, kind, blocks, adjoint, x, weight, e, y, moments, magnitudes);
+  } else {
+    const Scratch<T> memory(weight.packed ? 0 : packed_values(g, kind));
+    const T* packed = weight.packed ? weight.packed : static_cast<const T*>(memory);
+    if (!weight.packed) pack(s, g, kind, adjoint, weight, static_cast<T*>(memory));
+    source_stationary(g, kind, blocks, x, packed, e, y, moments, magnitudes);
+    bounds = packed_bounds(g, kind, packed);
+  }
+  const Scratch<uint8_t> bad(s.batch);
+  if (out_of_bounds(magnitudes, bounds.exponent(g.edges, kMaxExponent<T>), g.from_channels,
+                    static_cast<uint8_t*>(bad))) {
+    recompute_directly(s, g, adjoint, static_cast<const uint8_t*>(bad), x, weight, e, y);
+    if (moments) measure(g, s.batch, static_cast<const T*>(y), e);
+  } else if (moments) {
+    for (int64_t c = 0; c < g.all_to(); ++c) {
+      Moments all;
+      for (int64_t b = 0; b < blocks.count; ++b) all.merge(moments[b * g.all_to() + c]);
+      e.mean[c] = all.mean, e.variance[c] = all.variance();
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------- backward_weights
+
+constexpr int64_t kSumBytes = int64_t(5) << 18;    // of the sums for the channels at a time
+constexpr int64_t kTotalBytes = int64_t(1) << 26;  // of the sums of all chunks
+constexpr int64_t kThreeBytes = int64_t(1) << 21;  // of all tiles at the points, for three vectors
+
+// Transforms the sums at the points, [point][channel][filter], of one vector of channels and one or two of filters to
+// dw. `transposed` is a buffer for a vector.
+template <class T>
+void write_filters(const ConvShape& s, const Grid& g, const TileTransforms<T>& kind, int64_t group, int64_t channel,
+                   int64_t filter, int64_t vectors, const T* sums, T* transposed, T* dw) {
+  constexpr int64_t L = kLanes<T>;
+  const int64_t C = g.from_channels, K = g.to_channels, taps = kind.taps_high * kind.taps_wide, row = vectors * L;
+  const int64_t channels = min(L, C - channel), tap_stride = s.weight_channels_last ? channels * L : L;
+  const int64_t channel_stride = s.weight_channels_last ? L : taps * L;
+  for (int64_t v = 0; v < vectors; ++v) {
+    const int64_t first = filter + v * L, filters = min(L, K - first);
+    for (int64_t c = 0; c < channels; ++c)
+      kind.weight_sum(sums + c * row + v * L, L * row, transposed + c * channel_stride, tap_stride);
+    T* to = dw + (group * K + first) * C * taps;
+    if (s.weight_channels_last)
+      for (int64_t t = 0; t < taps; ++t)
+        unpack_lanes<T>(static_cast<const T*>(transposed) + t * tap_stride, channels, to + t * C + channel, C * taps,
+                        filters);
+    else
+      unpack_lanes<T>(static_cast<const T*>(transposed), channels * taps, to + channel * taps, C * taps, filters);
+  }
+}
+
+// Adds `count` tiles at one point to the sums of one vector of channels and one or two of filters; `row` is the
+// distance between channels.
+template <class T>
+STRIATE_INLINE void accumulate_vectors(const T* a, const T* b, int64_t b_vector, int64_t vectors, int64_t channels,
+                                       int64_t count, bool overwrite, T* sums, int64_t row) {
+  constexpr int64_t M = kLanes<T> < 8 ? kLanes<T> : 8;
+  for (int64_t c = 0; c < min(kLanes<T>, channels); c += M)
+    vectors == 2 ? weight_micro_kernel<T, M, 2>(a + c, b, b_vector, count, overwrite, sums + c * row, row)
+                 : weight_micro_kernel<T, M, 1>(a + c, b, b_vector, count, overwrite, sums + c * row, row);
+}
+
+// Whether any image of x or of dy is out of bounds.
+template <class T>
+bool sums_out_of_bounds(const Grid& g, const TileTransforms<T>& kind, const Magnitudes<T>& x_values,
+                        const Magnitudes<T>& dy_values) {
+  constexpr int64_t L = kLanes<T>;
+  const int64_t terms = g.tiles * kind.high * kind.wide;
+  const Scratch<uint8_t> bad(g.tiles / (g.rows * g.columns));
+  return out_of_bounds(x_values, largest_exponent<T>(dy_values.largest, dy_values.rows * dy_values.all * L), terms,
+                       static_cast<uint8_t*>(bad)) ||
+         out_of_bounds(dy_values, largest_exponent<T>(x_values.largest, x_values.rows * x_values.all * L), terms,
+                       static_cast<uint8_t*>(bad));
+}
+
+// Both variants return false, and do not write dw, where a value is out of bounds.
+// For few tiles: x and dy at the points are in memory; one vector of channels and two of filters, with their sums, are
+// in the cache.
+template <class T>
+bool backward_weights_whole(const ConvShape& s, const Grid& g, const TileTransforms<T>& kind, const T* dy, const T* x,
+                            T* dw) {
+  constexpr int64_t L = kLanes<T>;
+  const int64_t C = g.from_channels, K = g.to_channels, vectors = ceil_div(C, L), filters = ceil_div(K, L),
+                pairs = ceil_div(filters, 2);
+  const PointLayout<T> x_points = {g.tiles, vectors}, dy_points = {g.tiles, filters};
+  const int64_t x_values = kind.points() * x_points.point_stride(),
+                dy_values = kind.points() * dy_points.point_stride();
+  const Scratch<T> memory(g.groups * (x_values + dy_values));
+  T *sources = memory, *gradients = sources + g.groups * x_values;
+  const int64_t x_spans = ceil_div(vectors, kSpan), spans = x_spans + ceil_div(filters, kSpan),
+                share = min(g.tiles, 4 * kMaxRows), shares = ceil_div(g.tiles, share);
+  const Magnitudes<T> x_magnitudes = magnitudes_of<T>(g, C, kSpan), dy_magnitudes = magnitudes_of<T>(g, K, kSpan);
+  parallel_for(g.groups * shares * spans, share * kind.points() * kSpan * L,
+               [=, &kind, &x_magnitudes, &dy_magnitudes](int64_t begin, int64_t end) {
+                 Scratch<T> strip(strip_values(kind, share));
+                 for (int64_t unit = begin; unit < end; ++unit) {
+                   const int64_t span = unit % spans, first = unit / spans % shares * share,
+                                 last = min(g.tiles, first + share);
+                   const int64_t group = unit / spans / shares;
+                   const bool of_gradient = span >= x_spans;
+                   const int64_t v = (of_gradient ? span - x_spans : span) * kSpan, all = of_gradient ? K : C;
+                   const PointLayout<T>& points = of_gradient ? dy_points : x_points;
+                   T* to = of_gradient ? gradients + group * dy_values : sources + group * x_values;
+                   const MagnitudeRecorder<T> recorder(of_gradient ? dy_magnitudes : x_magnitudes, group, v / kSpan);
+                   evaluate_at_points<T>(g, kind, of_gradient, of_gradient ? dy : x, group * all + v * L,
+                                         min(kSpan * L, all - v * L), first, last, points, recorder, strip,
+                                         to + v * points.vector_stride() + first * L);
+                 }
+               });
+  if (sums_out_of_bounds(g, kind, x_magnitudes, dy_magnitudes)) return false;
+  parallel_for(g.groups * pairs * vectors, kGrainElements, [=, &kind](int64_t begin, int64_t end) {
+    Scratch<T> sums(kind.points() * 2 * L * L), transposed(pack_buffer_values<T>(kind.taps_high * kind.taps_wide));
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t v = unit % vectors, k = unit / vectors % pairs * 2, group = unit / vectors / pairs,
+                    filter_vectors = min(2, filters - k);
+      for (int64_t p = 0; p < kind.points(); ++p)
+        accumulate_vectors<T>(
+            sources + group * x_values + p * x_points.point_stride() + v * x_points.vector_stride(),
+            gradients + group * dy_values + p * dy_points.point_stride() + k * dy_points.vector_stride(),
+            dy_points.vector_stride(), filter_vectors, C - v * L, g.tiles, true, sums + p * L * filter_vectors * L,
+            filter_vectors * L);
+      write_filters<T>(s, g, kind, group, v * L, k * L, filter_vectors, sums, transposed, dw);
+    }
+  });
+  return true;
+}
+
+// For many tiles: transforms a block of them at a time, in chunks that depend on the shape alone; the sums of all
+// points are in memory.
+template <class T>
+bool backward_weights_blocked(const ConvShape& s, const Grid& g, const TileTransforms<T>& kind, const T* dy, const T* x,
+                              T* dw) {
+  constexpr int64_t L = kLanes<T>;
+  const int64_t C = g.from_channels, K = g.to_channels, vectors = ceil_div(C, L), filters = ceil_div(K, L),
+                row = filters * L;
+  const int64_t vector_bytes = kind.points() * row * kVectorBytes;  // sums of one vector of channels, in bytes
+  const int64_t part = min(vectors, max(1, kSumBytes / vector_bytes)), parts = ceil_div(vectors, part);
+  const int64_t tile_bytes = kind.points() * (part + filters) * kVectorBytes;
+  const int64_t block = min(g.tiles, max(16, min(128, kSourceBytes / 2 / tile_bytes))),
+                blocks = ceil_div(g.tiles, block);
+  const int64_t point = vectors * L * row,
+                chunk_values = kind.points() * point;  // sums are [chunk][group][point][channel][filter]
+  const int64_t chunks =
+      max(1, min(ceil_div(blocks, 2),
+                 min(ceil_div(8, parts * g.groups), kTotalBytes / (g.groups * chunk_values * int64_t(sizeof(T))))));
+  const PointLayout<T> x_points = {block, part}, dy_points = {block, filters};
+  const Magnitudes<T> x_magnitudes = magnitudes_of<T>(g, C, part), dy_magnitudes = magnitudes_of<T>(g, K, filters);
+  const Scratch<T> totals(chunks * g.groups * chunk_values);
+  T* total = totals;
+  parallel_for(
+      chunks * g.groups * parts, kGrainElements, [=, &kind, &x_magnitudes, &dy_magnitudes](int64_t begin, int64_t end) {
+        Scratch<T> sources(kind.points() * x_points.point_stride()),
+            gradients(kind.points() * dy_points.point_stride()), strip(strip_values(kind, block));
+        for (int64_t unit = begin; unit < end; ++unit) {
+          const int64_t v0 = unit % parts * part, v1 = min(vectors, v0 + part), group = unit / parts % g.groups,
+                        chunk = unit / parts / g.groups;
+          T* sums = total + (chunk * g.groups + group) * chunk_values;
+          const MagnitudeRecorder<T> recorder(x_magnitudes, group, v0 / part);
+          const MagnitudeRecorder<T> gradient_recorder =
+              v0 == 0 ? MagnitudeRecorder<T>(dy_magnitudes, group, 0) : MagnitudeRecorder<T>();
+          const int64_t first_block = chunk * blocks / chunks;
+          for (int64_t b = first_block; b < (chunk + 1) * blocks / chunks; ++b) {
+            const int64_t first = b * block, last = min(g.tiles, first + block);
+            evaluate_at_points<T>(g, kind, false, x, group * C + v0 * L, min(C, v1 * L) - v0 * L, first, last, x_points,
+                                  recorder, strip, sources);
+            evaluate_at_points<T>(g, kind, true, dy, group * K, K, first, last, dy_points, gradient_recorder, strip,
+                                  gradients);
+            for (int64_t p = 0; p < kind.points(); ++p)
+              for (int64_t v = v0; v < v1; ++v)
+                for (int64_t k = 0; k < filters; k += 2)
+                  accumulate_vectors<T>(sources + p * x_points.point_stride() + (v - v0) * x_points.vector_stride(),
+                                        gradients + p * dy_points.point_stride() + k * dy_points.vector_stride(),
+                                        dy_points.vector_stride(), min(2, filters - k), C - v * L, last - first,
+                                        b == first_block, sums + p * point + v * L * row + k * L, row);
+          }
+        }
+      });
+  if (sums_out_of_bounds(g, kind, x_magnitudes, dy_magnitudes)) return false;
+  const int64_t pairs = ceil_div(filters, 2);
+  parallel_for(
+      g.groups * pairs * vectors, kind.points() * L * L * (chunks + 4), [=, &kind](int64_t begin, int64_t end) {
+        Scratch<T> sums(kind.points() * 2 * L * L), transposed(pack_buffer_values<T>(kind.taps_high * kind.taps_wide));
+        for (int64_t unit = begin; unit < end; ++unit) {
+          const int64_t v = unit % vectors, k = unit / vectors % pairs * 2, group = unit / vectors / pairs,
+                        filter_vectors = min(2, filters - k);
+          T* to = sums;
+          for (int64_t p = 0; p < kind.points(); ++p)
+            for (int64_t c = 0; c < L; ++c)
+              for (int64_t l = 0; l < filter_vectors * L; l += kLanes<double>, to += kLanes<double>) {
+                Vector<double> sum = {};  // adds the chunks in order
+                for (int64_t chunk = 0; chunk < chunks; ++chunk)
+                  sum += load_widened(total + (chunk * g.groups + group) * chunk_values + p * point +
+                                      (v * L + c) * row + k * L + l);
+                store_narrowed(to, sum);
+              }
+          write_filters<T>(s, g, kind, group, v * L, k * L, filter_vectors, sums, transposed, dw);
+        }
+      });
+  return true;
+}
+
+template <class T>
+void backward_weights(const ConvShape& s, const TileTransforms<T>& kind, const T* dy, const T* x, T* dw) {
+  const Grid g = make_grid(s, kind, false);
+  const bool few_blocks = 3 * g.tiles * kind.points() * kVectorBytes <= kThreeBytes;
+  if (!(few_blocks ? backward_weights_whole(s, g, kind, dy, x, dw) : backward_weights_blocked(s, g, kind, dy, x, dw)))
+    direct_kernels<T>().backward_weights(s, dy, x, dw);
+}
+
+// --------------------------------------------------------------------------------------------------------------- entry
+
+template <class T, int Size, bool Adjoint>
+void run(const ConvShape& s, const T* x, Weight<T> weight, const Epilogue<T>& e, T* y) {
+  activations(s, *find_transforms<T>(Size, s.window.height.size, s.window.width.size), Adjoint, x, weight, e, y);
+}
+template <class T, int Size>
+void run_backward_weights(const ConvShape& s, const T* dy, const T* x, T* dw) {
+  backward_weights(s, *find_transforms<T>(Size, s.window.height.size, s.window.width.size), dy, x, dw);
+}
+template <class T, int Size>
+int64_t packed_size(const ConvShape& s) {
+  const TileTransforms<T>& kind = *find_transforms<T>(Size, s.window.height.size, s.window.width.size);
+  return packed_values(make_grid(s, kind, false), kind);
+}
+template <class T, int Size>
+void pack_weight(const ConvShape& s, Weight<T> weight, T* packed) {
+  const TileTransforms<T>& kind = *find_transforms<T>(Size, s.window.height.size, s.window.width.size);
+  pack(s, make_grid(s, kind, false), kind, false, weight, packed);
+}
+
+}  // namespace
+
+extern const ConvKernels<float> winograd_4x4_f32, winograd_2x2_f32;
+extern const ConvKernels<double> winograd_4x4_f64, winograd_2x2_f64;
+#define STRIATE_WINOGRAD(T, SIZE) \
+  {run<T, SIZE, false>, run<T, SIZE, true>, run_backward_weights<T, SIZE>, packed_size<T, SIZE>, pack_weight<T, SIZE>}
+const ConvKernels<float> winograd_4x4_f32 = STRIATE_WINOGRAD(float, 4), winograd_2x2_f32 = STRIATE_WINOGRAD(float, 2);
+const ConvKernels<double> winograd_4x4_f64 = STRIATE_WINOGRAD(double, 4),
+                          winograd_2x2_f64 = STRIATE_WINOGRAD(double, 2);
+
+}  // namespace STRIATE_ISA
+}  // namespace striate

@@ -1,0 +1,66 @@
+"""A report as text."""
+
+from __future__ import annotations
+
+import textwrap
+
+from ...errors import ArgumentError, build
+from ...render.text import colored, columns
+from ..lint.group import grouped
+from .result import Result
+from .words import COLUMNS, about, cells, counted, facts, shares
+
+__all__ = ["bar", "table"]
+
+LEAST_WIDTH = 40
+HIDDEN = (  # from which width on which columns are left out, by their numbers
+    (124, ()),
+    (96, (3,)),
+    (80, (3, 6)),
+    (72, (3, 6, 7)),
+    (60, (1, 3, 6, 7)),
+    (LEAST_WIDTH, (1, 2, 3, 4, 6, 7)),
+)
+SHRINK = {0: 12, 1: 9, 2: 9, 3: 9, 8: 8}  # the columns that give way, and how narrow they may get
+MARKS = {"error": "✗", "warning": "!", "note": "·"}
+BAR = 8
+
+
+def table(report: Result, width: int = 100, color: bool = False) -> str:
+    """Columns that do not fit are left out: first the weights' shapes, the bytes made and those kept."""
+    if width < LEAST_WIDTH:
+        raise ArgumentError(
+            build("Report.table", f"a width of at least {LEAST_WIDTH}", width, hint="Leave it out for 100.")
+        )
+    hidden = next(left_out for least, left_out in HIDDEN if width >= least)
+    rows = [list(COLUMNS)]
+    rows += [[*cells(layer), bar(share)] for layer, share in zip(report.layers, shares(report), strict=True)]
+    lines = columns(rows, "<<<<>>>>><", width, SHRINK, hidden, styles={len(COLUMNS) - 1: "bar"} if color else None)
+    shown = (name for place, name in enumerate(COLUMNS) if place not in hidden)
+    told = [*_wrapped([*facts(report), *report.notes], width), "", *lines, "", *_wrapped([about(shown)], width)]
+    groups = grouped(report.findings)
+    told += ["", counted(groups)] if groups else []
+    for group in groups:
+        mark = MARKS[group.severity]
+        first, *more = _indented(f"{mark} {group.rule}: {group.places}{group.scope}", width)
+        told += [colored(mark, group.severity) + first[len(mark) :] if color else first, *more]
+        told += _indented(f"  {group.message}", width)
+    return "\n".join(told)
+
+
+def bar(share: float, width: int = BAR) -> str:
+    """A length in eighths of a character.
+
+    >>> bar(0.5, 4), bar(0.03, 4), bar(0.0, 4)
+    ('██', '▏', '')
+    """
+    eighths = round(share * width * 8) if share < 0.005 else max(1, round(share * width * 8))
+    return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
+
+
+def _indented(line: str, width: int) -> list[str]:
+    return textwrap.wrap(line, width, subsequent_indent="  ", break_on_hyphens=False) or [""]
+
+
+def _wrapped(lines: list[str], width: int) -> list[str]:
+    return [part for line in lines for part in (textwrap.wrap(line, width) if len(line) > width else [line])]

@@ -1,0 +1,151 @@
+"""Which model is meant by a word of the command line, and of which shape its input is."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from .. import source
+from ..errors import ArgumentError, build, did_you_mean
+from ..models import NAMES
+
+__all__ = ["COMPLETION", "MODEL", "SHELL", "current_folder", "load", "shape"]
+
+MODEL = (
+    f"one of {', '.join(NAMES)}; package.module:callable, which returns a module; or the model.safetensors of striate train"
+)
+SHELL = {"bash": "_striate_models", "zsh": "_striate_models", "tcsh": "f"}  # what completes a model's name
+COMPLETION = {
+    "bash": f'_striate_models() {{\n  compgen -W "{" ".join(NAMES)}" -- "$1"\n  compgen -f -- "$1"\n}}\n',
+    "zsh": f"_striate_models() {{\n  _alternative 'models:model:({' '.join(NAMES)})' 'files:file:_files'\n}}\n",
+}
+USUAL = ("make", "make_model", "build", "build_model", "create", "create_model", "get_model", "model", "net", "network")
+
+
+def shape(where: str, text: str) -> tuple[int, ...]:
+    """The numbers of ``16x3x224x224``."""
+    parts = text.lower().split("x")
+    numbers = tuple(int(part) for part in parts if part.isascii() and part.isdigit())
+    if len(numbers) != len(parts) or 0 in numbers:
+        hint = "Write as 16x3x112x112, the batch first."
+        raise ArgumentError(build(where, "--input to be whole numbers from 1 on with x between", repr(text), hint=hint))
+    if prod(numbers) > 2**31:
+        raise ArgumentError(build(where, "--input of at most 2^31 values", repr(text), hint="Write as 16x3x112x112."))
+    return numbers
+
+
+def load(where: str, text: str) -> Any:
+    """A model of that name, what ``package.module:callable`` gives, or what a file of ``striate train`` holds."""
+    from torch.nn import Module
+
+    if text in NAMES:
+        return NAMES[text]()
+    if text.endswith(".safetensors"):
+        from ..training.job import trained
+
+        return trained(text)
+    if ":" not in text:
+        expects = f"one of {', '.join(NAMES)}, package.module:callable, or a file of striate train"
+        near = _factories_of(text) or did_you_mean(text, NAMES)
+        hint = f"Choose one of these names, or a callable of your own.{near}"
+        raise ArgumentError(build(where, expects, repr(text), hint=hint))
+    module, _, name = text.partition(":")
+    made = _named(where, text, module, name)
+    if not isinstance(made, Module) and callable(made):
+        try:
+            made = made()
+        except (Exception, SystemExit) as error:  # whatever the code raises that is called
+            at = source.of_error(error)
+            hint = "Name a function or class that makes one without arguments."
+            hint = hint if at is None else f"Call {module}.{name}() in Python to see all of it."
+            raise _failed(where, text, error, hint) from error
+    if not isinstance(made, Module):
+        hint = "Name a function or class that makes one without arguments."
+        raise ArgumentError(build(where, f"a torch.nn.Module from {text}", type(made).__name__, hint=hint))
+    return made
+
+
+def _named(where: str, text: str, module: str, name: str) -> Any:
+    """What a module has under a name with dots."""
+    hint = "Name the module without .py." if module.endswith(".py") else "The current folder is searched too."
+    try:
+        found: Any = importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # whatever the code raises that is imported
+        at = source.of_error(error)
+        raise _failed(where, text, error, hint if at is None else f"Import {module} in Python to see all of it.") from error
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except (Exception, SystemExit) as error:
+            near = did_you_mean(part, [word for word in dir(found) if not word.startswith("_")])
+            raise _failed(where, text, error, f"{hint}{near}") from error
+    return found
+
+
+def _failed(where: str, text: str, error: BaseException, hint: str) -> ArgumentError:
+    """An error of the model's own code, with the line it came from."""
+    why = (str(error).strip() or "no more is told").splitlines()[0].rstrip(".")
+    got = f"{type(error).__name__}: {why}{source.at(source.of_error(error))}"
+    return ArgumentError(build(where, f"a model from {text}", got, hint=hint))
+
+
+def _factories_of(text: str) -> str:
+    """Of the name of a module: what in it may make a model, in a sentence; "" if there is none. Nothing of it runs."""
+    module = text.removesuffix(".py").replace("/", ".")
+    path = _file_of(module)
+    try:
+        tree = ast.parse(path.read_bytes()) if path is not None else ast.Module([], [])
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and _is_factory(node)]
+    usual = [name for name in USUAL if name in names]
+    few = (usual[:1] or names)[:3]
+    return f" Did you mean {' or '.join(f'{module}:{name}' for name in few)}?" if few else ""
+
+
+def _file_of(module: str) -> Path | None:
+    here = Path(*module.split(".")) if module else Path()
+    for path in (here.with_name(f"{here.name}.py"), here / "__init__.py") if here.name else ():
+        if path.is_file():
+            return path
+    try:
+        found = importlib.util.find_spec(module) if module.isidentifier() else None
+    except (ImportError, ValueError):
+        return None
+    return Path(found.origin) if found is not None and found.origin and found.has_location else None
+
+
+def _is_factory(node: ast.FunctionDef | ast.ClassDef) -> bool:
+    """Whether a definition is public, and needs no arguments as far as it says."""
+    if node.name.startswith("_"):
+        return False
+    if isinstance(node, ast.ClassDef):
+        made = [one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"]
+        return bool(node.bases) and all(_needed(one.args) <= 1 for one in made)
+    return _needed(node.args) == 0
+
+
+def _needed(arguments: ast.arguments) -> int:
+    """How many arguments there are without a default."""
+    plain = len(arguments.posonlyargs) + len(arguments.args) - len(arguments.defaults)
+    return plain + sum(default is None for default in arguments.kw_defaults)
+
+
+@contextmanager
+def current_folder() -> Iterator[None]:
+    """Inside, modules in the current folder can be imported."""
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)

@@ -1,0 +1,66 @@
+"""What commands write: files, JSON, lines as wide as the terminal, a bar for what is under way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from ..errors import ArgumentError, build
+from ..files import write_atomically
+
+__all__ = ["check_files", "json_text", "progress_bar", "width", "write"]
+
+
+def write(path: str | None, text: Callable[[], str], told: TextIO | None = None) -> None:
+    """Where a file is asked for, whole or not at all; told: the stream that says so, standard output if None."""
+    if path is not None:
+        write_atomically(path, text())
+        print(f"written to {path}", file=told)
+
+
+def json_text(facts: Mapping[str, object], only_ascii: bool = True) -> str:
+    return json.dumps(facts, indent=1, ensure_ascii=only_ascii)
+
+
+def width(least: int) -> int:
+    """Of lines: the terminal's, from ``least`` to 160 columns; 100 where there is none."""
+    columns = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
+    return max(least, min(columns, 160))
+
+
+def check_files(where: str, *paths: str | None) -> None:
+    """Refuses files that cannot be written before the work, not after it."""
+    given = [path for path in paths if path is not None]
+    for number, path in enumerate(given):
+        why = None
+        if Path(path).is_dir():
+            why = "a folder"
+        elif not os.access(Path(path).parent, os.W_OK):
+            why = "one in a folder that cannot be written to"
+        elif Path(path).resolve() in [Path(other).resolve() for other in given[:number]]:
+            why = "one that another option writes"
+        if why is not None:
+            raise ArgumentError(build(where, "a file to write to", why, file=path, hint="Name another."))
+
+
+@contextmanager
+def progress_bar(width: int = 24) -> Iterator[Callable[[int, int, str], None] | None]:
+    """A bar on standard error for what is under way, gone at the end; None where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+
+    def show(done: int, of: int, what: str) -> None:
+        full = width * done // max(1, of)
+        print(f"\r{'█' * full}{'░' * (width - full)} {done}/{of} {what[:40]:<40}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)

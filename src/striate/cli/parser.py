@@ -1,0 +1,63 @@
+"""How a command line is read: one line for a mistake, which names the nearest word that there is."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from rich_argparse import ArgumentDefaultsRichHelpFormatter, RawDescriptionRichHelpFormatter
+
+from ..errors import did_you_mean
+
+__all__ = ["Commands", "DefaultsHelp", "Help", "Parser"]
+
+Commands = Any  # what add_subparsers gives; argparse has no public name for it
+
+
+class Help(RawDescriptionRichHelpFormatter):
+    """Help with colours on a terminal only, and texts as they are written."""
+
+    group_name_formatter = str
+    help_markup = text_markup = usage_markup = False
+
+
+class DefaultsHelp(ArgumentDefaultsRichHelpFormatter, Help):
+    """The same, with the default of each option behind its help."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says a mistake in one line, instead of the usage and then the line.
+
+    commands: the parsers of the commands that it has.
+    """
+
+    def __init__(self, **rest: Any) -> None:
+        super().__init__(**{"formatter_class": Help, **rest})
+        self.commands: dict[str, Parser] = {}
+        self.given: list[str] = []
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}.{self._nearest(self.given)} See {self.prog} --help.\n")
+
+    def _nearest(self, given: Sequence[str]) -> str:
+        """What is likely meant by the first command or option among the words that there is not; "" if nothing is."""
+        command = next((word for word in given if not word.startswith("-")), None)
+        if self.commands and command is not None and command not in self.commands:
+            return did_you_mean(command, self.commands)
+        known = self.commands[command] if self.commands and command is not None else self
+        options = set(re.findall(r"--[a-z][a-z-]*", known.format_usage()))
+        for word in given:
+            name = word.split("=")[0]
+            if name == "--":
+                break
+            if name.startswith("--") and not any(option.startswith(name) for option in options):
+                near = did_you_mean(name[2:], sorted(option[2:] for option in options))
+                return near.replace(" mean ", " mean --").replace(" or ", " or --")
+        return ""

@@ -1,0 +1,271 @@
+"""The passes that make a program shorter, in the order in which they run. Each changes the program it is given.
+
+Constants are computed once. A batch norm goes into the convolution or linear layer before it. A convolution then takes
+in the sum behind it (a residual) and the clamp behind that (ReLU, ReLU6, hardtanh), so that one kernel computes
+``y = min(max(conv(x) + b + r, low), high)``; linear layers and the norms that are left take in what they can.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import tensorfile
+from .._torch import tree_leaves
+from ..graph.optable import is_kind, row_of
+from ..ops import norm
+from .bounds import norm_scale_and_shift
+from .fold.arithmetic import merge_into_outputs
+from .operators import (
+    ARGUMENTS,
+    CONSTANTS,
+    FUSED_CONV,
+    FUSED_LINEAR,
+    FUSED_NORM,
+    arguments_of,
+    base_of,
+    function_of,
+)
+from .program import Node, Program, nodes_of, walk
+
+__all__ = ["PASSES", "shorten"]
+
+
+def shorten(program: Program) -> None:
+    """Runs every pass of :data:`PASSES` on a program."""
+    for run in PASSES:
+        run(program)
+
+
+# Passes. Each is a function of a program.
+
+
+def drop_identities(program: Program) -> None:
+    """Removes copies, detached views and dropouts, which change no value in inference. An output's copy stays: two
+    outputs that share no memory in the model share none here.
+    """
+    outputs = set(nodes_of(program.output))
+    for node in list(program.nodes):
+        if is_kind(node.op, "identity", "dropout") and not (node in outputs and base_of(node.op) == "clone"):
+            program.nodes.remove(node)
+            program.replace(node, node.args[0])
+
+
+def compute_constants(program: Program) -> None:
+    """Computes what depends on no input. Complex values are left to be computed in each call: no file holds them."""
+    for node in list(program.nodes):
+        if any(source.op != "constant" for source in node.sources()):
+            continue
+        function, args, kwargs = function_of(node)
+        args, kwargs = walk(lambda v: v.value if isinstance(v, Node) else v, (args, kwargs))
+        value = function(*args, **kwargs)
+        if any(isinstance(x, Tensor) and x.dtype not in tensorfile.DTYPES.values() for x in tree_leaves(value)):
+            continue
+        program.nodes.remove(node)
+        if isinstance(value, Tensor | tuple | list):
+            node.op, node.args, node.kwargs, node.value = "constant", (), {}, value
+        else:
+            program.replace(node, value)
+
+
+def drop_unused(program: Program) -> None:
+    """Removes the nodes that the output does not depend on."""
+    program.drop_unused()
+
+
+def fuse_layers(program: Program) -> None:
+    """Makes fused operators of the convolutions and linear layers whose weights are constants, and of the batch norms
+    whose statistics are; these can take in what stands behind them.
+    """
+    for node in list(program.nodes):
+        fused = _fused(node)
+        if fused is not None:
+            program.nodes[program.nodes.index(node)] = fused
+            program.replace(node, fused)
+
+
+def drop_first_items(program: Program) -> None:
+    """Removes the choice of the first of three results behind a fused batch norm, which has one."""
+    for node in list(program.nodes):
+        if node.op == "getitem" and node.args[0].op == FUSED_NORM:
+            program.nodes.remove(node)
+            program.replace(node, node.args[0])
+
+
+def fold_norms(program: Program) -> None:
+    """Merges each batch norm into the layer before it, where nothing else uses that layer's output."""
+    users = program.users()
+    for node in list(program.nodes):
+        if node.op == FUSED_NORM and users[node.kwargs["x"]] == [node] and _merge(node.kwargs["x"], node.kwargs):
+            layer = node.kwargs["x"]
+            program.nodes.remove(node)
+            program.replace(node, layer)
+            users[layer] = users.get(node, [])
+
+
+def fuse_sums(program: Program) -> None:
+    """Makes ``layer(x) + r``, of one shape, a layer with the residual r, which runs where the sum stood."""
+    users = program.users()
+    for node in list(program.nodes):
+        if node.op != "aten.add.Tensor" or node.kwargs.get("alpha", 1) != 1 or node.dtype is not torch.float32:
+            continue
+        for layer, other in (node.args, node.args[::-1]):
+            if not (isinstance(layer, Node) and isinstance(other, Node)) or layer is other:
+                continue
+            takes = layer.op in (FUSED_CONV, FUSED_NORM) and layer.kwargs["residual"] is None
+            same = layer.shape == other.shape and other.dtype is torch.float32
+            if takes and same and users[layer] == [node]:
+                layer.kwargs["residual"] = other
+                program.nodes.remove(layer)
+                program.nodes[program.nodes.index(node)] = layer
+                program.replace(node, layer)
+                users = program.users()
+                break
+
+
+def fuse_clamps(program: Program) -> None:
+    """Makes ``clamp(layer(x))`` a layer with bounds; and ``clamp(max_pool(layer(x)))`` too, as the clamp is monotone:
+    it equals ``max_pool(clamp(layer(x)))``.
+    """
+    users = program.users()
+    for node in list(program.nodes):
+        before, bounds = node.args[0] if node.args else None, _bounds(node)
+        if bounds is None or not isinstance(before, Node) or users[before] != [node]:
+            continue
+        # a dilated window may hold padding alone, whose maximum is -inf: a clamp before the pooling would change that
+        pools = is_kind(before.op, "max_pool") and set(arguments_of(before)["dilation"]) == {1}
+        layer = before.args[0] if pools else before
+        if layer is not before and users[layer] != [before]:
+            continue
+        given = layer.kwargs
+        if layer.op == FUSED_NORM and given["activation"] is None and bounds in NORM_ACTIVATIONS:
+            given["activation"] = NORM_ACTIVATIONS[bounds]
+        elif layer.op in (FUSED_CONV, FUSED_LINEAR) and given["low"] is None and given["high"] is None:
+            given["low"], given["high"] = (None if math.isinf(bound) else bound for bound in bounds)
+        else:
+            continue
+        program.nodes.remove(node)
+        program.replace(node, before)
+        users = program.users()
+
+
+def make_constants_contiguous(program: Program) -> None:
+    """Lays constants out as files hold them: a product with a transposed matrix has other bits."""
+    for constant in program.constants():
+        if isinstance(constant.value, Tensor):
+            constant.value = constant.value.contiguous()
+
+
+def copy_constant_outputs(program: Program) -> None:
+    """Copies the constants that the program returns, or the caller could write into them."""
+    for node in nodes_of(program.output):
+        if node.op == "constant":
+            program.nodes.append(Node("aten.clone.default", (node,), {}, node.shape, node.dtype, node.name))
+            program.output = walk(partial(_in_place_of, node, program.nodes[-1]), program.output)
+
+
+PASSES: list[Callable[[Program], None]] = [
+    drop_identities,
+    compute_constants,
+    drop_unused,
+    fuse_layers,
+    drop_first_items,
+    fold_norms,
+    fuse_sums,
+    fuse_clamps,
+    drop_unused,
+    make_constants_contiguous,
+    copy_constant_outputs,
+]
+
+
+# What they ask.
+
+NORM_ACTIVATIONS = {(0.0, math.inf): "relu", **({(0.0, 6.0): "relu6"} if "relu6" in norm.ACTIVATIONS else {})}
+
+
+def _in_place_of(old: Any, new: Any, value: Any) -> Any:
+    return new if value is old else value
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether an argument is a constant, or absent."""
+    return value is None or (isinstance(value, Node) and value.op == "constant")
+
+
+def _fused(node: Node) -> Node | None:
+    """The fused operator for a convolution or linear layer of constant weights, or a batch norm of constant statistics;
+    None for any other node.
+    """
+    base, rank = base_of(node.op), len(node.shape or ())
+    found = re.fullmatch(r"conv(\d)d", base)
+    if found and rank == int(found[1]) + 2:
+        op = FUSED_CONV
+    elif is_kind(node.op, "linear") and rank:
+        op = FUSED_LINEAR
+    elif base == "batch_norm" or base.endswith("_legit_no_training"):
+        op = FUSED_NORM
+    else:
+        return None
+    given = arguments_of(node)
+    if op == FUSED_NORM and given.get("training"):
+        return None
+    names = {"x": "input", "mean": "running_mean", "variance": "running_var"}
+    kwargs = {name: given.get(names.get(name, name)) for name in ARGUMENTS[op]}
+    constants = [kwargs[name] for name in CONSTANTS if name in kwargs]
+    if not all(map(_is_constant, constants)):
+        return None
+    if any(constant is not None and constant.value.dtype is not torch.float32 for constant in constants):
+        return None
+    module = next((c.name.rpartition(".")[0] for c in constants if c is not None), "")
+    shape = node.args[0].shape if op == FUSED_NORM else node.shape
+    return Node(op, (), kwargs, shape, torch.float32, module or node.name)
+
+
+def _merge(layer: Node, given: dict[str, Any]) -> bool:
+    """Merges a batch norm's ``s·y + t`` into the layer whose output y is: ``W' = s·W`` and ``b' = s·b + t``, computed
+    in float64 and rounded once. False where that cannot be.
+    """
+    found, rank = re.fullmatch(r"conv_transpose(\d)d", base_of(layer.op)), len(layer.shape or ())
+    transposed = found is not None and rank == int(found[1]) + 2
+    if not (transposed or layer.op == FUSED_CONV or (layer.op == FUSED_LINEAR and rank == 2)):
+        return False  # of more than two axes, a linear layer's features are not on the axis of the norm's channels
+    arguments = arguments_of(layer) if transposed else layer.kwargs
+    weight, bias = arguments["weight"], arguments["bias"]
+    if not (_is_constant(weight) and _is_constant(bias)):
+        return False
+    scale, shift = norm_scale_and_shift(given)
+    old_bias, groups = None if bias is None else bias.value, arguments.get("groups", 1)
+    w, b = merge_into_outputs(weight.value, old_bias, scale, shift, groups=groups, transposed=transposed)
+    w, b = w.float(), b.float()
+    if not (w.isfinite().all() and b.isfinite().all()):
+        return False
+    path = weight.name.removesuffix("weight")
+    for name, value in (("weight", w), ("bias", b)):
+        arguments[name] = Node(
+            "constant", shape=tuple(value.shape), dtype=value.dtype, name=f"{path}{name}", value=value
+        )
+    if transposed:
+        layer.args, layer.kwargs = tuple(arguments.values()), {}
+    return True
+
+
+def _bounds(node: Node) -> tuple[float, float] | None:
+    """The bounds of a clamp by numbers; None for any other node."""
+    if node.op == "aten.relu.default":
+        return 0.0, math.inf
+    relu6, row = base_of(node.op) == "relu6", row_of(node.op)
+    clamps = relu6 or (row is not None and row.size == "clamps")
+    if not clamps or node.dtype is not torch.float32:
+        return None
+    given = {"min": 0.0, "max": 6.0} if relu6 else arguments_of(node)
+    low, high = given.get("min_val", given.get("min")), given.get("max_val", given.get("max"))
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    by_numbers = isinstance(low, int | float) and isinstance(high, int | float) and low <= high
+    return (float(low), float(high)) if by_numbers else None

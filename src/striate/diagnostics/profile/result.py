@@ -1,0 +1,141 @@
+"""What a profile consists of: the times of a step and of its layers, with what they are compared to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+__all__ = ["LayerTime", "StepTimes"]
+
+VERSION = 2  # of what to_dict returns
+
+
+class LayerTime(NamedTuple):
+    """The times of one layer in a step, summed over its calls on the same shapes.
+
+    path: its name in the model; type: of its class. Where neighbours are computed as one, both name all of them, as
+    ``0+1``. input_shapes: of the tensors it was called with; calls: how often on these shapes.
+
+    forward_ms, backward_ms: medians over the steps [ms]; backward_ms is None where backward was not timed.
+    macs: multiply-adds of forward; macs_inside: without the taps that fall into the padding; moved_bytes: what forward
+    and backward must read and write; limit_ms: the least time for both at the machine's rates, with ``macs_inside``
+    [ms]. Each is summed over the calls, and None where it is not known for such a layer.
+
+    method: for a convolution, by pass ("forward", and "input" and "weight" for the gradients that are computed), the
+    name of the method as in ``striate.ops.conv.NAMES``; for any other layer, under "forward", "native" where a kernel
+    of striate's ran, "torch", or "none" where nothing had to be computed.
+    map_ms, map_limit_ms: of a convolution, each pass by itself: time and limit of one call [ms].
+    next_best: by pass, the fastest other method and its time [ms]; no entry where no other method can compute it.
+    """
+
+    path: str
+    type: str
+    input_shapes: tuple[tuple[int, ...], ...]
+    output_shape: tuple[int, ...]
+    calls: int
+    forward_ms: float
+    backward_ms: float | None
+    macs: int | None
+    macs_inside: int | None
+    moved_bytes: int | None
+    limit_ms: float | None
+    method: dict[str, str]
+    map_ms: dict[str, float]
+    map_limit_ms: dict[str, float]
+    next_best: dict[str, tuple[str, float]]
+
+    @property
+    def ms(self) -> float:
+        """Forward and backward together [ms]."""
+        return self.forward_ms + (self.backward_ms or 0.0)
+
+    @property
+    def share_of_limit(self) -> float | None:
+        """``limit_ms / ms``: 1 is as fast as the machine's rates allow. None where the limit is not known or 0."""
+        return self.limit_ms / self.ms if self.limit_ms and self.ms > 0 else None
+
+    @property
+    def methods(self) -> str:
+        """The names of :attr:`method`, each once.
+
+        >>> method = {"forward": "direct", "input": "direct", "weight": "torch"}
+        >>> LayerTime("0", "Conv2d", (), (), 1, 1.0, 2.0, 0, 0, 0, 1.0, method, {}, {}, {}).methods
+        'direct, torch'
+        """
+        return ", ".join(dict.fromkeys(self.method.values()))
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """The numbers of a profile: the whole step's and each layer's.
+
+    model: name of the class; input_shapes: of the example; channels_last: its memory order; training: the model's mode;
+    backward: whether backward was timed; machine: processor, instruction set and versions.
+    copy_gb_per_s: bytes read and written by a large copy [GB/s]; gemm_gflops: of a product of 2048×2048 matrices
+    [GFLOP/s].
+    forward_ms, backward_ms: medians of whole steps in which no layer was timed [ms]; spread: their interquartile range
+    over their median; interruptions_per_s: how often other work took a processor from the steps, which on an idle
+    machine is close to never.
+    layers: in the order in which they were first called.
+    """
+
+    model: str
+    input_shapes: tuple[tuple[int, ...], ...]
+    dtype: str
+    channels_last: bool
+    training: bool
+    backward: bool
+    rounds: int
+    threads: int
+    machine: dict[str, str]
+    copy_gb_per_s: float
+    gemm_gflops: float
+    forward_ms: float
+    backward_ms: float | None
+    spread: float
+    interruptions_per_s: float
+    layers: tuple[LayerTime, ...]
+
+    @property
+    def step_ms(self) -> float:
+        """Forward and backward together [ms]."""
+        return self.forward_ms + (self.backward_ms or 0.0)
+
+    @property
+    def outside_forward_ms(self) -> float:
+        """The part of forward outside the layers: functions called between them, and the calls themselves [ms]."""
+        return self.forward_ms - sum(layer.forward_ms for layer in self.layers)
+
+    @property
+    def outside_backward_ms(self) -> float | None:
+        """The part of backward outside the layers [ms]."""
+        return (
+            None
+            if self.backward_ms is None
+            else self.backward_ms - sum(layer.backward_ms or 0.0 for layer in self.layers)
+        )
+
+    @property
+    def outside_ms(self) -> float:
+        """Forward and backward together [ms]; below 0 where timing the layers costs more than what lies between them."""
+        return self.outside_forward_ms + (self.outside_backward_ms or 0.0)
+
+    def share(self, ms: float) -> float:
+        """The share that a time has in the whole step."""
+        return ms / self.step_ms if self.step_ms > 0 else 0.0
+
+    def slowest(self, top: int | None = None) -> tuple[LayerTime, ...]:
+        """The ``top`` layers that took longest, the slowest first; all of them in their order if None."""
+        if top is None:
+            return self.layers
+        return tuple(sorted(self.layers, key=lambda layer: -layer.ms)[: max(0, top)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers in JSON's types: lists, numbers, texts and None. ``version``: of this form, now 2."""
+        facts = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "layers"}
+        facts |= {"version": VERSION, "step_ms": self.step_ms}
+        facts |= {"outside_forward_ms": self.outside_forward_ms, "outside_backward_ms": self.outside_backward_ms}
+        facts["layers"] = [layer._asdict() | {"share_of_limit": layer.share_of_limit} for layer in self.layers]
+        plain: dict[str, Any] = json.loads(json.dumps(facts))
+        return plain

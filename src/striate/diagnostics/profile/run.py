@@ -1,0 +1,331 @@
+"""Where a model's time goes, layer by layer: by which method, at what share of the machine's limit, and what the next
+best would cost.
+
+Times are taken inside whole steps, so that caches and memory are as they really are. Steps in which no layer is timed,
+in turn with those, give the time of the whole; the part of it outside the layers is a row of its own. Methods are timed
+against each other by themselves, on random numbers of the same shapes in the same memory order.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.nn.parameter import is_lazy
+
+from ..._torch import ConvBase
+from ...errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
+from ...graph.cost import Macs
+from ...measure import Rates, Resources, measure_rates, processor, summarize, turns
+from ...native import native_info
+from ...ops.layout import is_channels_last
+from .convolution import contests_of, macs_of, problems_of, work_of
+from .layers import Layers
+from .methods import Contest
+from .report import Profile
+from .result import LayerTime
+from .watch import LayerObserver, LayerTimer, ObservedCall, key_of, tensors_of, watched
+from .work import Work, passes_of
+
+__all__ = ["profile"]
+
+Progress = Callable[[int, int, str], object]
+
+
+class _LayerCall(NamedTuple):
+    """A call of a layer in the first step.
+
+    key: equal for calls that share a row; method: by pass, {"forward": "none"} where nothing is computed; contests: of
+    a convolution's passes; gradients: how many of the input's and the weights' are computed; size: bytes of a value.
+    """
+
+    path: str
+    group: tuple[Module, ...]
+    key: Any
+    method: dict[str, str]
+    contests: tuple[Contest, ...]
+    gradients: int
+    size: int
+
+
+def profile(
+    model: Module,
+    example_input: Tensor | tuple[Tensor, ...],
+    *,
+    backward: bool = True,
+    rounds: int = 7,
+    next_best: bool = True,
+    progress: Progress | None = None,
+) -> Profile:
+    """Times a model's layers inside whole steps: forward, and backward from random gradients of what it returns.
+
+    A layer is a module that calls no other. The whole step is ``Σ layers + outside``, where outside is what runs between
+    the layers. A layer's limit is, for each of its passes, ``max(bytes / copy rate, multiply-adds /
+    product rate)``, both rates measured first.
+
+    example_input: a tensor, or a tuple of tensors, that ``model(*example_input)`` runs on, on the CPU and of floating
+    point. The model stays in its mode; its buffers, gradients and torch's random numbers are put back. Without
+    ``backward``, and where nothing asks for a gradient, forward alone is timed.
+    rounds: at least 3, each of one step in which the layers are timed and one in which they are not; times are medians
+    over them; next_best: whether each convolution is timed by the other methods too; progress: called with the number of
+    parts done, the number of all parts, and a word on the next one.
+
+    Raises ArgumentTypeError, ArgumentError or DtypeError for what cannot be profiled, ShapeError where the model does
+    not take the example: the message names the layer.
+
+    >>> from striate import nn
+    >>> found = profile(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), torch.ones(2, 1, 8, 8), rounds=3, next_best=False)
+    >>> [(layer.path, layer.type, layer.output_shape, layer.macs) for layer in found.layers]
+    [('0', 'Conv2d', (2, 4, 6, 6), 2592), ('1', 'ReLU', (2, 4, 6, 6), 0)]
+    >>> abs(sum(layer.ms for layer in found.layers) + found.outside_ms - found.step_ms) < 1e-9
+    True
+    """
+    given = (example_input,) if isinstance(example_input, Tensor) else example_input
+    _check(model, given, rounds)
+    tell = progress or (lambda done, of, what: None)
+    with _kept(model):
+        layers = Layers(model, given)
+        calls, outputs = _first_step(model, layers, given, backward)
+        backward = len(outputs) > 0
+        rows, modules = _rows(calls), {module for call in calls for module in call.group}
+        contests = {contest.key: contest for row in rows for contest in row[0].contests} if next_best else {}
+        total = 1 + rounds + len(contests)
+        tell(0, total, "rates of this machine")
+        rates = measure_rates(given[0].dtype, rounds)
+        seeds = [torch.randn_like(y) for y in outputs]
+        steps, times = [], []
+        _step(model, given, backward, seeds)
+        start, before = turns.clock_ns(), Resources.now()
+        for number in range(rounds):
+            tell(1 + number, total, f"step {number + 1} of {rounds}")
+            for timing in (False, True) if number % 2 else (True, False):  # neither always inherits the other's caches
+                if not timing:
+                    steps.append(_step(model, given, backward, seeds))
+                    continue
+                with LayerTimer() as timer, watched(modules, timer.call):
+                    _step(model, given, backward, seeds, timer)
+                times.append(timer.times)
+        interruptions = (Resources.now() - before).interruptions
+        interruptions_per_s = interruptions * 1e9 / (turns.clock_ns() - start)
+        medians = {}
+        for number, (key, contest) in enumerate(contests.items()):
+            tell(1 + rounds + number, total, contest.what)
+            medians[key] = contest.run(rounds)
+    tell(total, total, "done")
+
+    info = native_info()
+    return Profile(
+        model=type(model).__name__,
+        input_shapes=tuple(tuple(x.shape) for x in given),
+        dtype=str(given[0].dtype).removeprefix("torch."),
+        channels_last=is_channels_last(given[0]),
+        training=model.training,
+        backward=backward,
+        rounds=rounds,
+        threads=torch.get_num_threads(),
+        machine={"processor": processor(), **{name: str(info[name]) for name in ("isa", "torch", "striate", "python")}},
+        copy_gb_per_s=rates.copy_gb_per_s,
+        gemm_gflops=rates.gemm_gflops,
+        forward_ms=statistics.median(step[0] for step in steps) / 1e6,
+        backward_ms=statistics.median(step[1] for step in steps) / 1e6 if backward else None,
+        spread=summarize([sum(step) for step in steps]).spread,
+        interruptions_per_s=interruptions_per_s,
+        layers=tuple(_layer_time(row, layers, times, medians, rates, backward) for row in rows),
+    )
+
+
+def _check(model: Any, given: Any, rounds: Any) -> None:
+    if not isinstance(model, Module):
+        raise ArgumentTypeError(
+            build("profile", "a torch.nn.Module", type(model).__name__, hint="Pass the model itself, then an example.")
+        )
+    if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
+        hint = "Profile it before torch.compile or torch.jit."
+        raise ArgumentTypeError(build("profile", "a model that runs layer by layer", "a compiled one", hint=hint))
+    if not isinstance(given, tuple) or not given or not all(isinstance(x, Tensor) for x in given):
+        got = [type(x).__name__ for x in given] if isinstance(given, tuple) else type(given).__name__
+        raise ArgumentTypeError(
+            build("profile", "a tensor or a tuple of tensors as the example", got, hint="Pass what the model takes.")
+        )
+    if isinstance(rounds, bool) or not isinstance(rounds, int):
+        raise ArgumentTypeError(build("profile", "rounds to be an integer", repr(rounds), hint="Leave it out for 7."))
+    if rounds < 3:
+        raise ArgumentError(
+            build("profile", "at least 3 rounds", rounds, hint="Leave rounds out for 7: a median of fewer says little.")
+        )
+    for x in given:
+        if not x.is_floating_point():
+            kind, hint = (
+                str(x.dtype).removeprefix("torch."),
+                "Models of indices are not profiled; convert anything else with .float().",
+            )
+            raise DtypeError(build("profile", "an example of floating point", kind, hint=hint, x=tuple(x.shape)))
+    for name, t in (*model.named_parameters(), *model.named_buffers(), *(("the example", x) for x in given)):
+        if is_lazy(t):
+            raise ArgumentError(
+                build(
+                    "profile", "parameters that have a shape", f"a lazy one, {name}", hint="Call the model once first."
+                )
+            )
+        if not t.is_cpu:
+            raise ArgumentError(
+                build("profile", "everything on the CPU", f"{name} on {t.device}", hint="Move it with .cpu().")
+            )
+
+
+@contextmanager
+def _kept(model: Module) -> Iterator[None]:
+    """Afterwards buffers, gradients and torch's random numbers are what they were."""
+    buffers = [
+        (m, name, b, b.detach().clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None
+    ]
+    gradients = [(p, p.grad) for p in model.parameters()]
+    for p, _ in gradients:
+        p.grad = None  # or backward would add to it in place
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            for module, name, buffer, value in buffers:
+                module._buffers[name] = buffer
+                with torch.no_grad():
+                    buffer.copy_(value)
+            for p, gradient in gradients:
+                p.grad = gradient
+
+
+def _first_step(
+    model: Module, layers: Layers, given: tuple[Tensor, ...], backward: bool
+) -> tuple[list[_LayerCall], list[Tensor]]:
+    """The calls of layers in a step, and those of its outputs that backward may begin from. Raises where model and
+    example do not go together.
+    """
+    calls: list[_LayerCall] = []
+    observer = LayerObserver(layers.names, lambda observed, y: calls.append(_described(observed, y, backward)))
+    try:
+        with observer, watched(layers.names, observer.call), torch.set_grad_enabled(backward):
+            y = model(*_copies(given))
+        outputs = [t for t in tensors_of(y) if t.requires_grad]
+        if outputs:
+            torch.autograd.backward(outputs, [torch.ones_like(t) for t in outputs])
+    except Exception as error:  # whatever the model's code raises
+        got = ", ".join(str(tuple(x.shape)) for x in given)
+        why = f"{str(error) or type(error).__name__}".splitlines()[0].rstrip(".")
+        where = {"error": f"{observer.failed or 'backward'}: {why}"}
+        raise ShapeError(
+            build("profile", "an input that the model takes", got, hint="Give another input or model.", **where)
+        ) from error
+    calls = [call for call in calls if observer.callers.isdisjoint(call.group)]
+    if not calls:
+        hint = "Profile a part of it that does."
+        raise ArgumentError(build("profile", "a model with layers that return tensors", type(model).__name__, hint=hint))
+    return calls, [t.detach() for t in outputs]
+
+
+def _described(observed: ObservedCall, y: Tensor, backward: bool) -> _LayerCall:
+    """What has to be found out while the call's tensors are there."""
+    path, group, inputs = observed.path, observed.group, observed.inputs
+    module, key, size = group[0], key_of(group, inputs, y), y.element_size()
+    x = inputs[0] if inputs else y
+    if observed.is_view(y):
+        return _LayerCall(path, group, key, {"forward": "none"}, (), 0, size)
+    if isinstance(module, ConvBase):
+        computed = ["forward"]
+        if backward:
+            computed += ["input"] * x.requires_grad + ["weight"] * module.weight.requires_grad
+        problems = problems_of(module, x, observed.more)
+        if problems is not None:
+            contests = contests_of(path, module, x, problems, computed)
+            method = {contest.pass_: contest.method for contest in contests}
+            return _LayerCall(path, group, key, method, contests, len(computed) - 1, size)
+    gradients = 0
+    if backward:
+        gradients = int(x.requires_grad) + any(p.requires_grad for p in module.parameters(recurse=False))
+    method = {"forward": "native" if observed.native else "torch"}
+    return _LayerCall(path, group, key, method, (), gradients, size)
+
+
+def _work(call: _LayerCall, layers: Layers) -> tuple[Macs | None, tuple[Work, Work] | None]:
+    """Multiply-adds of forward, and the work of forward and backward, None where it is not known."""
+    group, input_shapes, output_shape = call.key
+    if call.method == {"forward": "none"}:
+        return Macs(0, 0), (Work(0, 0), Work(0, 0))
+    if call.contests:
+        macs = macs_of(call.contests[0].call.geometry)
+        return macs, work_of(group, call.contests, output_shape, call.size)
+    counted = layers.macs(group, input_shapes, output_shape)
+    inside = None if counted is None else counted.inside
+    return counted, passes_of(group[0], input_shapes, output_shape, call.size, inside, call.gradients)
+
+
+def _layer_time(
+    row: list[_LayerCall],
+    layers: Layers,
+    times: list[dict[Any, list[int]]],
+    medians: dict[Any, dict[str, float]],
+    rates: Rates,
+    backward: bool,
+) -> LayerTime:
+    """One row: its calls, with the times of each step and of its convolution's methods."""
+    first, calls = row[0], len(row)
+    forward_ms, backward_ms = (statistics.median(t.get(first.key, (0, 0))[k] for t in times) / 1e6 for k in (0, 1))
+    macs, passes = _work(first, layers)
+    timed = {contest.pass_: (contest, medians[contest.key]) for contest in first.contests if contest.key in medians}
+    others = {
+        pass_: {name: ms for name, ms in by_method.items() if name != contest.method}
+        for pass_, (contest, by_method) in timed.items()
+    }
+    return LayerTime(
+        path=first.path,
+        type="+".join(type(module).__name__ for module in first.group),
+        input_shapes=first.key[1],
+        output_shape=first.key[2],
+        calls=calls,
+        forward_ms=forward_ms,
+        backward_ms=backward_ms if backward else None,
+        macs=None if macs is None else calls * macs.all,
+        macs_inside=None if macs is None else calls * macs.inside,
+        moved_bytes=None if passes is None else calls * sum(work.moved_bytes for work in passes),
+        limit_ms=None if passes is None else calls * sum(rates.least_ms(*work) for work in passes),
+        method=first.method,
+        map_ms={pass_: by_method[contest.method] for pass_, (contest, by_method) in timed.items()},
+        map_limit_ms={pass_: rates.least_ms(*contest.work) for pass_, (contest, _) in timed.items()},
+        next_best={pass_: min(found.items(), key=lambda other: other[1]) for pass_, found in others.items() if found},
+    )
+
+
+def _rows(calls: list[_LayerCall]) -> list[list[_LayerCall]]:
+    rows: dict[Any, list[_LayerCall]] = {}
+    for call in calls:
+        rows.setdefault(call.key, []).append(call)
+    return list(rows.values())
+
+
+def _copies(given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.detach().clone().requires_grad_(x.requires_grad) for x in given)  # a layer may work in place
+
+
+def _step(
+    model: Module, given: tuple[Tensor, ...], backward: bool, seeds: list[Tensor], timer: LayerTimer | None = None
+) -> tuple[int, int]:
+    """One step: the times of forward and backward [ns]."""
+    inputs = _copies(given)
+    for p in model.parameters():
+        p.grad = None
+    with torch.set_grad_enabled(backward):
+        start = turns.clock_ns()
+        y = model(*inputs)
+        forward = turns.clock_ns() - start
+    if not backward:
+        return forward, 0
+    outputs = [t for t in tensors_of(y) if t.requires_grad]
+    if timer is not None:
+        timer.follow()
+    start = turns.clock_ns()
+    torch.autograd.backward(outputs, seeds)
+    return forward, turns.clock_ns() - start

@@ -1,0 +1,72 @@
+"""What a layer has to do at least: bytes that its passes must move, and multiply-adds."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch.nn import Module
+
+from ..._torch import AdaptiveMaxPoolBase, ConvBase, MaxPoolBase, NormBase
+from ...nn import norm, pool
+
+__all__ = ["Shapes", "Work", "passes_of"]
+
+Shapes = tuple[tuple[int, ...], ...]
+
+UNKNOWN = (  # layers for which it is not known what they read and write
+    torch.nn.RNNBase,
+    torch.nn.RNNCellBase,
+    torch.nn.MultiheadAttention,
+    torch.nn.Bilinear,
+    torch.nn.Embedding,
+    torch.nn.EmbeddingBag,
+    ConvBase,  # those whose geometry is not known
+)
+MAXIMA = (MaxPoolBase, AdaptiveMaxPoolBase, pool._GlobalMax)
+NORMS = (
+    NormBase,
+    *norm.BATCH_NORMS,
+    *norm.GROUP_NORMS,
+    torch.nn.LayerNorm,
+    torch.nn.RMSNorm,
+    torch.nn.LocalResponseNorm,
+    norm.LayerNorm2d,
+)
+
+
+class Work(NamedTuple):
+    """The least work of a pass: bytes read and written, and multiply-adds without the taps in the padding."""
+
+    moved_bytes: int
+    macs: int
+
+
+def passes_of(
+    module: Module, input_shapes: Shapes, output_shape: tuple[int, ...], size: int, macs: int | None, gradients: int
+) -> tuple[Work, Work] | None:
+    """The work of a layer that is no convolution, forward and backward; None where it is not known.
+
+    size: bytes of a value; macs: of forward, 0 for a layer that passes over its values once; gradients: how many of the input's and the
+    weights' are computed.
+    """
+    known = type(module).__module__.startswith(("torch.nn.modules.", "striate.nn.", "striate.models."))
+    if macs is None or not known or isinstance(module, UNKNOWN):
+        return None
+    outputs = prod(output_shape)
+    read, written = sum(map(prod, input_shapes)) * size, outputs * size
+    weights = sum(p.numel() for p in module.parameters(recurse=False)) * size
+    if macs and weights:  # a product: each gradient too reads two of x, y and the weights and writes the third
+        moved = read + written + weights
+        return Work(moved, macs), Work(gradients * moved, gradients * macs)
+    forward = backward = read + written  # backward reads dy and writes dx
+    if isinstance(module, MAXIMA):  # one byte an output says which input it was
+        forward, backward = forward + outputs, backward + outputs
+    if isinstance(module, NORMS) or type(module).__module__ == "torch.nn.modules.activation":  # backward reads x too
+        backward += read
+    if isinstance(module, norm.BATCH_NORMS) and (
+        (module.training and not getattr(module, "frozen", False)) or module.running_mean is None
+    ):  # the statistics of the batch take a further pass over it
+        forward, backward = forward + read, backward + read + written
+    return Work(forward, macs), (Work(backward, macs) if gradients else Work(0, 0))

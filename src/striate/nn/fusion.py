@@ -1,0 +1,205 @@
+"""What neighbouring layers share at a call: which layers may be computed together, and by whom a call is observed.
+
+A convolution measures the statistics of the batch norm behind it while it writes its output. A norm computes the
+activation behind it, and the sum with a shortcut, in its own pass. An activation between a convolution and a max
+pooling is computed behind the pooling, on fewer values. A convolution recomputes a norm's output in backward in place
+of keeping it. All of that holds only for a value that nobody else can see or change, so :mod:`.container`, which calls
+both neighbours, asks the functions here at each call, about the layers as they are then. A layer that has a hook, a
+``forward`` of its own or another class is called as any module, and its output is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import _torch
+from ..ops import norm as norm_ops
+from . import conv, norm, pool
+
+__all__ = [
+    "BATCH_NORMS",
+    "CONVOLUTIONS",
+    "NORMS",
+    "Intermediate",
+    "ObservedForward",
+    "activation_behind_pool",
+    "activation_of",
+    "calls_are_observed",
+    "can_add",
+    "compute",
+    "conv_and_pool",
+    "fused_activation",
+    "has_known_forward",
+    "is_plain",
+    "takes_activation",
+    "takes_batch_stats",
+]
+
+Module = torch.nn.Module
+
+
+def _layer_classes(family: Any) -> set[Any]:
+    """The public classes of a module of layers, without the lazy ones, which become others at their first call."""
+    public = (getattr(family, name) for name in family.__all__ if not name.startswith("Lazy"))
+    return {value for value in public if isinstance(value, type)}
+
+
+CONVOLUTIONS = _layer_classes(conv)
+BATCH_NORMS: set[Any] = {norm.BatchNorm1d, norm.BatchNorm2d, norm.BatchNorm3d, norm.BatchNormAct2d}
+NORMS = _layer_classes(norm) - {norm.AdaIN, norm.NoisyBatchNorm2d, norm.LocalResponseNorm}
+MAX_POOLS: set[Any] = {pool.MaxPool1d, pool.MaxPool2d, pool.MaxPool3d}
+# The activations that a norm computes in its own pass, and whether each commutes with a maximum, gradients included:
+# ReLU and ReLU6 never fall, and where they give different inputs the same value their gradient is 0, so it does not
+# matter which of them the window picks. A leaky ReLU gives different inputs the same value by rounding, too.
+ACTIVATIONS: dict[Any, tuple[str, bool]] = {
+    torch.nn.ReLU: ("relu", True),
+    torch.nn.ReLU6: ("relu6", True),
+    torch.nn.LeakyReLU: ("leaky_relu", False),
+}
+MODULE_CALL = Module.__call__
+# By class: the functions that a call of its instances goes through, forward and for convolutions _conv_forward.
+KNOWN_FORWARDS: dict[Any, tuple[Any, Any]] = {
+    kind: (kind.forward, getattr(kind, "_conv_forward", None))
+    for kind in CONVOLUTIONS | NORMS | MAX_POOLS | ACTIVATIONS.keys()
+}
+
+
+class Intermediate(NamedTuple):
+    """A value on its way from one layer to the next."""
+
+    value: Any
+    fresh: bool = False  # a norm made it and only the next layer can see it, so that it may be recomputed in backward
+
+
+class ObservedForward:
+    """Stands in place of a module's ``forward`` for a tool that observes calls; neighbours go on sharing, and a call
+    that computes several modules is reported as one.
+
+    call: gets the modules, the function that computes them, and its arguments.
+
+    >>> layer, seen = torch.nn.ReLU(), []
+    >>> def call(modules, compute, args, kwargs):
+    ...     seen.append(modules)
+    ...     return compute(*args, **kwargs)
+    >>> layer.forward = ObservedForward(layer, call)
+    >>> layer(torch.tensor(-1.0)), is_plain(layer), seen == [(layer,)]
+    (tensor(0.), True, True)
+    """
+
+    def __init__(self, module: Any, call: Callable[..., Any]) -> None:
+        self.module, self.call = module, call
+        self.forward, self.plain = module.forward, "forward" not in module.__dict__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.call((self.module,), self.forward, args, kwargs)
+
+
+def has_known_forward(module: Any) -> bool:
+    """Whether the module's class is one of those that share with their neighbours.
+
+    >>> has_known_forward(torch.nn.ReLU()), has_known_forward(torch.nn.Tanh())
+    (True, False)
+    """
+    return type(module) in KNOWN_FORWARDS
+
+
+def is_plain(module: Any) -> bool:
+    """Whether a call of ``module`` runs its class's ``forward`` as striate or torch defines it, and nothing else.
+
+    >>> layer = torch.nn.ReLU()
+    >>> before, _ = is_plain(layer), layer.register_forward_hook(print)
+    >>> before, is_plain(layer)
+    (True, False)
+    """
+    own = module.__dict__
+    hooks = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
+    # an instance may have these in place of its class's, the last by compile()
+    if hooks or "_conv_forward" in own or "_compiled_call_impl" in own:
+        return False
+    kind = type(module)
+    known, known_conv = KNOWN_FORWARDS.get(kind, (None, None))
+    # somebody gave the class another forward
+    if known is not None and (kind.forward is not known or kind.__call__ is not MODULE_CALL):
+        return False
+    if known_conv is not None and kind._conv_forward is not known_conv:
+        return False
+    forward = own.get("forward")
+    return forward is None or (type(forward) is ObservedForward and forward.plain)
+
+
+def calls_are_observed() -> bool:
+    """Whether somebody observes the calls of all modules: by a global hook, or by another ``Module.__call__``."""
+    return Module.__call__ is not MODULE_CALL or _torch.has_global_hooks()
+
+
+def compute(
+    modules: tuple[Any, ...], how: Callable[..., Any], inputs: tuple[Any, ...], *weights: Any, **options: Any
+) -> Any:
+    """Computes the modules, one after the other, from these inputs by ``how``, and reports the call to who observes it.
+
+    >>> compute((torch.nn.ReLU(),), torch.relu, (torch.tensor(-1.0),))
+    tensor(0.)
+    """
+    observed = modules[0].__dict__.get("forward")
+    if observed is None:
+        return how(*inputs, *weights, **options)
+    return observed.call(modules, lambda *inputs: how(*inputs, *weights, **options), inputs, {})
+
+
+def conv_and_pool(convolution: Any, layer: Any, activation: tuple[str, float], *inputs: Any, fresh: bool) -> Any:
+    """Computes a convolution, the pooling behind it and then the activation that stands between them: there are fewer
+    values behind the pooling.
+    """
+    return norm_ops.activated(layer._compute(convolution._compute(*inputs, fresh=fresh)), *activation)
+
+
+def takes_batch_stats(layer: Any) -> bool:
+    """Whether the layer is a batch norm that measures each batch by itself, and nobody observes its input: then the
+    convolution before it may measure its output for it.
+    """
+    measures = type(layer) in BATCH_NORMS and (layer.training or layer.running_mean is None)
+    return measures and not layer.frozen and layer.whole_batch is None and is_plain(layer)
+
+
+def takes_activation(layer: Any) -> bool:
+    """Whether a norm's kernel may compute an activation or a sum behind it: it computes no activation yet, and the
+    statistics are not those of several batches.
+    """
+    return layer.activation is None and getattr(layer, "whole_batch", None) is None
+
+
+def fused_activation(layer: Any, following: Any) -> tuple[str, float] | None:
+    """The activation ``following`` a norm, its name and slope, if the norm can compute it in its own pass."""
+    return activation_of(following) if takes_activation(layer) else None
+
+
+def activation_of(module: Any) -> tuple[str, float] | None:
+    """The name and slope of the activation that a call of this module computes, if a norm can compute it in its pass.
+
+    >>> activation_of(torch.nn.LeakyReLU(0.1)), activation_of(torch.nn.Tanh())
+    (('leaky_relu', 0.1), None)
+    """
+    name, _ = ACTIVATIONS.get(type(module), (None, False))
+    return None if name is None or not is_plain(module) else (name, getattr(module, "negative_slope", 0.01))
+
+
+def activation_behind_pool(activation: Any, layer: Any) -> tuple[str, float] | None:
+    """The activation, if it can as well be computed behind the max pooling ``layer`` that follows it: nobody else sees
+    its value, and the two commute.
+
+    A dilated window may cover padding alone, whose maximum is -inf.
+    """
+    name, commutes = ACTIVATIONS.get(type(activation), (None, False))
+    if name is None or not commutes or type(layer) not in MAX_POOLS or layer.return_indices or not is_plain(activation):
+        return None
+    dilations = layer.dilation if isinstance(layer.dilation, tuple | list) else [layer.dilation]
+    return (name, 0.01) if all(dilation == 1 for dilation in dilations) and is_plain(layer) else None
+
+
+def can_add(x: Any, residual: Any) -> bool:
+    """Whether a norm of ``x`` can add the residual in its own pass; torch's sum takes other shapes and types too."""
+    return type(x) is Tensor and type(residual) is Tensor and residual.shape == x.shape and residual.dtype is x.dtype

@@ -1,0 +1,29 @@
+"""Numbers and shapes as words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["short", "sizes"]
+
+
+def sizes(shape: Sequence[int]) -> str:
+    """A shape with a times sign between its sizes.
+
+    >>> sizes((16, 3, 112, 112))
+    '16×3×112×112'
+    """
+    return "×".join(map(str, shape))
+
+
+def short(number: float) -> str:
+    """A number in three digits and the letter of its thousands.
+
+    >>> [short(n) for n in (0, 999, 1234, 768000, 1814073344)]
+    ['0', '999', '1.23k', '768k', '1.81G']
+    """
+    for letter in ("", "k", "M", "G", "T"):
+        if abs(number) < 999.5 or letter == "T":
+            return f"{number:.0f}" if not letter else f"{number:.3g}{letter}"
+        number /= 1000
+    raise AssertionError

@@ -1,0 +1,282 @@
+"""Chooses this machine's tuning table, and in it the row of a convolution.
+
+Each row holds for one kind of convolution, up to a number of what the kind is counted by, with stride 1 or more, up to
+a number of outputs (of an image, or of all of them), one pass and one memory order; the columns are the times of
+torch's operator (for frozen layers of oneDNN's) over the methods' own.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from .. import native
+
+__all__ = [
+    *("COUNTED", "PATH", "TABLES", "Row", "about", "kind_of", "not_preferred", "row_for", "size_of", "sizes", "table"),
+    *("table_for",),
+]
+
+TABLES = Path(__file__).with_name("tables")
+# The kinds of convolution, and what a kind is counted by.
+COUNTED = {
+    "depthwise": "taps",
+    "grouped": "channels a group",
+    "few filters": "filters",
+    "pointwise": "percent of filters to channels",
+    "dense 3×3": "channels",  # or filters, whichever are fewer: those that Winograd's tiles are for, on one axis too
+    "dense 5×5": "channels",
+    "dense": "channels",
+}
+# The sizes, and up to how many outputs: of an image; where weights are transformed or lie packed, of all images
+# together.
+_OF_IMAGE = {"small": 256, "large": 10**18}
+_OF_ALL = {"tiny": 256, "small": 1024, "medium": 8192, "large": 10**18}
+
+
+class Geometry(Protocol):
+    """What is read of a convolution's geometry (:class:`striate.ops.conv.ConvGeometry`)."""
+
+    @property
+    def batch(self) -> int: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def filters(self) -> int: ...
+    @property
+    def groups(self) -> int: ...
+    @property
+    def output(self) -> tuple[int, ...]: ...
+    @property
+    def size(self) -> tuple[int, ...]: ...
+    @property
+    def stride(self) -> tuple[int, ...]: ...
+    @property
+    def dilation(self) -> tuple[int, ...]: ...
+    @property
+    def dims(self) -> int: ...
+    @property
+    def taps(self) -> int: ...
+
+
+class Problem(Protocol):
+    """What is read of one pass of a convolution (:class:`striate.ops.conv.ConvProblem`)."""
+
+    @property
+    def pass_(self) -> str: ...
+    @property
+    def geometry(self) -> Geometry: ...
+    @property
+    def channels_last(self) -> bool: ...
+
+
+# ---------------------------------------------------------------------------------------------------- the table's rows
+
+
+def sizes(kind: str, pass_: str) -> dict[str, int]:
+    """The sizes there are, and up to how many outputs.
+
+    >>> list(sizes("depthwise", "forward")), list(sizes("depthwise", "fused"))
+    (['small', 'large'], ['tiny', 'small', 'medium', 'large'])
+    """
+    return _OF_ALL if pass_ == "fused" or kind in ("dense 3×3", "dense 5×5") else _OF_IMAGE
+
+
+class Row(NamedTuple):
+    axes: int
+    kind: str
+    up_to: int
+    strided: bool  # by more than 1 on some axis
+    size: str  # one of sizes()
+    pass_: str  # or "fused": forward, for inference, and the ratios are to oneDNN's operator for that
+    order: str  # "NCHW" or "NHWC", of any number of axes
+    method: str  # the fastest
+    columns: str  # the names of the methods, and what was measured of each
+    cells: str
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Of each method measured: torch's time over its own."""
+        return {
+            name: float(cell) for name, cell in zip(self.columns.split(","), self.cells.split(","), strict=True) if cell
+        }
+
+
+KEY = ("axes", "kind", "up_to", "stride", "size", "pass", "order", "method")  # the columns in front of the methods
+
+
+def _row(line: str, columns: str) -> Row:
+    axes, kind, up_to, stride, size, pass_, order, method, cells = line.split(",", len(KEY))
+    return Row(int(axes), kind, int(up_to), stride != "1", size, pass_, order, method, columns, cells)
+
+
+def _reason(row: Row, name: str) -> str:
+    """Against a method that was measured, but was not the fastest."""
+    most = "of any number of" if row.up_to >= 10**9 else f"up to {row.up_to}"
+    stride = "a larger stride" if row.strided else "stride 1"
+    images = "images" if sizes(row.kind, row.pass_) is _OF_IMAGE else "batches"
+    order = "channels" if row.order == "NHWC" else "planes"
+    case = f"{row.axes}d {row.kind}, {most} {COUNTED[row.kind]}, {stride}, {row.size} {images} in {order} order"
+    share = row.ratios[name] / {"torch": 1.0, "onednn": 1.0, **row.ratios}[row.method]
+    lost = (
+        f"{row.method} took {share:.2f} of its time"
+        if share < 1
+        else f"it lost against {row.method} on one of the shapes, or in digits"
+    )
+    return f"{lost} for {case}"
+
+
+def kind_of(geometry: Geometry) -> tuple[str, int]:
+    """The kind of a convolution, and the number by which it is counted.
+
+    >>> from striate.ops.conv import ConvGeometry
+    >>> kind_of(ConvGeometry(1, 8, 8, 8, (9, 9), (9, 9), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1)))
+    ('depthwise', 9)
+    """
+    channels, filters = geometry.channels // geometry.groups, geometry.filters // geometry.groups
+    if geometry.groups > 1:
+        return ("depthwise", geometry.taps) if channels == filters == 1 else ("grouped", channels)
+    if geometry.taps == 1:
+        return "pointwise", 100 * filters // max(1, channels)
+    if filters <= 8 and filters < channels:
+        return "few filters", filters
+    wide = [k for k in geometry.size if k > 1]  # in no set: traced numbers have no hash
+    if (
+        geometry.dims < 3
+        and wide[0] in (3, 5)
+        and all(k == wide[0] for k in wide)
+        and all(n == 1 for n in (*geometry.stride, *geometry.dilation))
+    ):
+        return "dense 3×3" if wide[0] == 3 else "dense 5×5", channels if channels < filters else filters
+    return "dense", channels
+
+
+def size_of(kind: str, pass_: str, geometry: Geometry) -> str:
+    """Which of the sizes a convolution has.
+
+    >>> from striate.ops.conv import ConvGeometry
+    >>> geometry = ConvGeometry(16, 64, 64, 1, (14, 14), (14, 14), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
+    >>> size_of("dense", "forward", geometry), size_of("dense 3×3", "forward", geometry)
+    ('small', 'medium')
+    """
+    outputs, known = prod(geometry.output), sizes(kind, pass_)
+    if known is _OF_ALL:
+        if type(geometry.batch) is not int:  # traced for any batch
+            return "large"
+        outputs = outputs * geometry.batch
+    return next(name for name, most in known.items() if outputs <= most)
+
+
+# ------------------------------------------------------------------------------------------------ this machine's table
+
+
+def table_for(tables: Sequence[Path], maker: str, family: str, isa: str) -> Path | None:
+    """The table that was measured on the processor most like this one: of its family, else of its instruction set, else
+    of its maker, else the first; None if there is none.
+
+    >>> tables = [Path("amd-25-avx2.csv"), Path("intel-6-avx2.csv"), Path("intel-6-avx512.csv")]
+    >>> kinds = [("intel", "6", "avx2"), ("amd", "26", "avx512"), ("apple", "0", "baseline")]
+    >>> [str(table_for(tables, *kind)) for kind in kinds]
+    ['intel-6-avx2.csv', 'intel-6-avx512.csv', 'amd-25-avx2.csv']
+    """
+
+    def likeness(path: Path) -> tuple[bool, bool, bool]:
+        of_maker, of_family, of_isa = path.stem.split("-")
+        same_maker = of_maker == maker
+        return same_maker and of_family == family and of_isa == isa, of_isa == isa, same_maker
+
+    return max(tables, key=likeness, default=None)  # the first of those that are as like
+
+
+def _processor() -> tuple[str, str]:
+    """The maker of this machine's processor, and its family, as tables are named by them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine().lower(), "0"
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    maker = facts.get("vendor_id", platform.machine()).lower()
+    known = {"genuineintel": "intel", "authenticamd": "amd"}
+    return known.get(maker, maker), facts.get("cpu family", "0")
+
+
+def _chosen() -> Path | None:
+    tables = sorted(TABLES.glob("*.csv"))
+    if len(tables) < 2:  # nothing to choose from, and on some machines /proc/cpuinfo is long
+        return tables[0] if tables else None
+    return table_for(tables, *_processor(), native.isa())
+
+
+PATH = _chosen()
+
+
+def read(path: Path | None) -> tuple[str, list[str]]:
+    """The names of the methods, and the lines of a table, in its order: of one kind by rising ``up_to``."""
+    if path is None:
+        return "", []
+    head, *lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    return head.split(",", len(KEY))[-1], lines
+
+
+def table() -> tuple[Row, ...]:
+    """All rows, in the order of the file; of one kind by rising ``up_to``."""
+    columns, lines = read(PATH)
+    return tuple(_row(line, columns) for line in lines)
+
+
+# Read at import: what torch.compile traces opens no files. A line is made a row when it is looked up: making all 1,640
+# takes 10 ms.
+_Key = tuple[str, str, str, str, str, str]  # axes, kind, stride, size, pass, order
+_COLUMNS, _lines = read(PATH)
+_LINES: dict[_Key, list[str]] = {}
+for _line in _lines:
+    _axes, _kind, _, _stride, _size, _pass, _order, _ = _line.split(",", 7)
+    _LINES.setdefault((_axes, _kind, _stride, _size, _pass, _order), []).append(_line)
+
+
+def row_for(problem: Problem) -> Row | None:
+    """The row that a problem falls into: the first that reaches its number, or the last. What was not measured for its
+    number of axes is as for two.
+    """
+    kind, number = kind_of(problem.geometry)
+    strided, size = any(s > 1 for s in problem.geometry.stride), size_of(kind, problem.pass_, problem.geometry)
+    key = (kind, "more" if strided else "1", size, problem.pass_, "NHWC" if problem.channels_last else "NCHW")
+    lines = _LINES.get((str(problem.geometry.dims), *key)) or _LINES.get(("2", *key), [])
+    for line in lines:
+        if number <= int(line.split(",", 3)[2]):
+            return _row(line, _COLUMNS)
+    return _row(lines[-1], _COLUMNS) if lines else None
+
+
+def about() -> list[str]:
+    """What the table says, in a few lines: on what it was measured, and how often each method is the fastest, by kind.
+
+    >>> about()[0].startswith("measured on")
+    True
+    """
+    if PATH is None:
+        return ["measured nowhere: the table is missing, and torch's operator goes first"]
+    with PATH.open() as file:
+        lines = [f"measured on {file.readline().strip('# ').strip()}"]
+    rows = table()
+    for kind in COUNTED:
+        chosen: dict[str, int] = {}
+        for row in rows:
+            if row.kind == kind:
+                chosen[row.method] = chosen.get(row.method, 0) + 1
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(chosen.items(), key=lambda item: -item[1]))
+        lines.append(f"{kind}: {counts} of {sum(chosen.values())} cases")
+    return lines
+
+
+def not_preferred(name: str, problem: Problem) -> str | None:
+    """Why the method is not the first choice for a problem, from the measurements; None if it is."""
+    row = row_for(problem)
+    if row is not None and row.method == name:
+        return None
+    if row is None or name not in row.ratios:
+        return "it was not measured for such a convolution (benchmarks/tune.py)"
+    return _reason(row, name)
