@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 import itertools
 import math
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -1173,6 +1175,137 @@ def test_the_report_is_an_aligned_table() -> None:
         "bn         left                               the model calls it 2 times",
         "1 folded, 1 left; largest difference 1.2e-07 where outputs reach 3.0e+00",
     ]
+
+
+# What a recording might not see.
+
+
+def test_a_size_asked_in_a_condition_is_an_error_with_the_line() -> None:
+    model = trained(Pair(lambda self, x: self.bn(self.conv(x)) if x.shape[-1] > 4 else self.conv(x)))
+    with pytest.raises(ArgumentError) as error:
+        fold(model, torch.ones(IMAGE))
+    assert str(error.value) == (
+        "fold expects a model whose code asks for no size in a condition, got one (at "
+        f"test_fold.py:{model.call.__code__.co_firstlineno}). Fold the parts of the model that can be traced one by "
+        "one, or take what depends on the input's values out of forward."
+    )
+
+
+def test_what_a_layer_itself_asks_of_sizes_is_no_obstacle() -> None:
+    class Padding(nn.Conv2d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return super().forward(F.pad(input, (0, 1)) if input.shape[-1] % 2 else input)
+
+    model = trained(Pair(lambda self, x: self.bn(self.conv(self.odd(x))), odd=Padding(3, 3, 3)))
+    assert checked(model, torch.randn(IMAGE))[1].folded == 1
+
+
+def test_code_on_sizes_that_fx_could_not_follow_folds() -> None:
+    def call(self: Any, x: Any) -> Any:
+        n, c, *rest = x.shape
+        y = self.bn(self.conv(torch.zeros(n, c, *rest) + x))
+        return torch.cat([part * 2 for part in y.split(2, 1)], 1).view(n, -1, *y.shape[2:])
+
+    assert checked(trained(Pair(call)), torch.randn(IMAGE))[1].folded == 1
+
+
+def test_calls_without_gradients_are_seen() -> None:
+    def call(self: Any, x: Any) -> Any:
+        with torch.no_grad():
+            y = self.conv(x)
+            z = self.bn(y)
+        return z + y.mean() if self.more else z
+
+    model = trained(Pair(call))
+    model.more = False
+    assert checked(model, torch.randn(IMAGE))[1].folded == 1
+    model.more = True
+    assert reason(model, torch.randn(IMAGE)) == "the output of Conv2d conv also goes to mean; add comes after it"
+
+
+def test_a_view_of_the_convolutions_output_that_is_written_into_is_seen() -> None:
+    def call(self: Any, x: Any) -> Any:
+        y = self.conv(x)
+        part = y.detach()[:, 1:]
+        part.mul_(2.0)
+        return self.bn(y)
+
+    assert "also goes to" in reason(trained(Pair(call)), torch.randn(IMAGE))
+
+
+def test_an_output_that_a_dataclass_carries_out_is_seen() -> None:
+    @dataclasses.dataclass
+    class Result:
+        norm: torch.Tensor
+        raw: Any
+
+    class Net(Pair):
+        def forward(self, x: Any) -> Any:
+            y = self.conv(x)
+            return Result(self.bn(y), types.SimpleNamespace(raw={"y": y}))
+
+    model, x = trained(Net(plain)), torch.randn(IMAGE)
+    folded, report = fold(model, x)
+    assert report.entries[0].reason == f"the output of Conv2d conv also goes to the model's output{AFTER}"
+    assert torch.equal(folded(x).raw.raw["y"], model(x).raw.raw["y"])
+
+
+def test_an_output_in_which_no_tensor_can_be_found_is_an_error() -> None:
+    model = trained(Pair(lambda self, x: (self.bn(self.conv(x)), lambda: x)))
+    with pytest.raises(ArgumentError) as error:
+        fold(model, torch.randn(IMAGE))
+    assert str(error.value) == (
+        "fold expects outputs that tensors can be found in, got a function. Return tensors, in tuples, lists, dicts or "
+        "dataclasses, from forward."
+    )
+
+
+def test_a_norm_whose_output_is_returned_too_does_not_fold_into_the_layer_after() -> None:
+    class Net(Pair):
+        def forward(self, x: Any) -> Any:
+            y = self.bn(x)
+            return self.conv(y), y
+
+    _, report = fold(trained(Net(plain, norm=nn.BatchNorm2d(3))), torch.randn(IMAGE))
+    told = "the model's input comes before it; its output goes to Conv2d conv and the model's output"
+    assert report.entries[0].reason == told
+
+
+def test_a_module_of_a_way_that_this_input_does_not_go_is_not_called() -> None:
+    def call(self: Any, x: Any) -> Any:
+        return self.bn(self.conv(x)) if self.usual else self.bn2(self.conv(x))
+
+    model = Pair(call, bn2=nn.BatchNorm2d(4))
+    model.usual = True
+    _, report = checked(trained(model), torch.randn(IMAGE))
+    assert report.entries == (
+        FoldEntry("bn", "folded into conv before it", ""),
+        FoldEntry("bn2", "left", "the model does not call it"),
+    )
+
+
+def test_a_shape_of_the_norms_weight_that_the_models_code_asks_for_leaves_it() -> None:
+    model = trained(Pair(lambda self, x: self.bn(self.conv(x)) * self.bn.weight.shape[0]))
+    assert reason(model, torch.randn(IMAGE)) == "the model's code reads its weight"
+
+
+def test_an_identity_with_a_hook_is_a_layer_between() -> None:
+    model = trained(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Identity(), nn.BatchNorm2d(4)))
+    model[1].register_forward_hook(lambda *_: None)
+    assert reason(model, torch.randn(IMAGE)) == f"Identity 1 comes before it{AFTER}"
+
+
+def test_attention_that_reads_its_layers_weights_is_no_obstacle() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.bn = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+            self.encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+        def forward(self, x: Any) -> Any:
+            return self.encoder(self.bn(self.stem(x)).flatten(2).transpose(1, 2))
+
+    assert checked(trained(Net()), torch.randn(IMAGE))[1].folded == 1
 
 
 class Misled(nn.Module):

@@ -9,6 +9,8 @@ shapes; what counts is a conversion that the model's code itself makes.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -16,34 +18,58 @@ from torch import Tensor
 from torch.nn import Module
 
 from .. import source
-from .._torch import size_symbols, tree_map
+from .._torch import fake_tensors, size_symbols, tree_map
 from .running import Shape, describe_failure, tensors_like, unchanged
+from .sizes import ToldSizes
 
 __all__ = ["conditions"]
 
 
-def conditions(model: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
+def conditions(
+    model: Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    apart: Callable[[Module], bool] = lambda module: False,
+    exact: bool = True,
+) -> tuple[str, ...]:
     """The lines of the model's code, as "/path/net.py:12", at which a size is asked for its value, each once; what went
     wrong, if the model's forward fails on such tensors.
 
-    args, kwargs: of :func:`.running.arguments`. All sizes of all their tensors are symbols. What the model is stays as
-    it is.
+    args, kwargs: of :func:`.running.arguments`. All sizes of all their tensors are symbols. apart: whether code that a
+    module runs when it is called does not count. What the model is stays as it is.
+
+    Most models have none, and arithmetic on symbols takes ten times as long as a model without: so the model runs with
+    quicker stand-ins for sizes first (:mod:`.sizes`), and is done with where nobody asks for one. exact: False is content
+    with these, which also tell of sizes that are the same for every input, as a convolution's channels are.
 
     >>> conditions(torch.nn.Conv2d(3, 8, 3), (torch.ones(1, 3, 8, 8),), {})
     ()
     """
     found: dict[str, None] = {}
-    mode, fake = size_symbols(lambda: _note(found))
-    like = tensors_like(model)
+    at_work: list[Module] = []  # modules whose code does not count
 
-    def given(one: Any) -> Any:
-        if isinstance(one, Shape):
-            one = torch.empty(one.shape, **like)
-        return fake(one, True) if isinstance(one, Tensor) else one
+    def note() -> None:
+        line = None if at_work else _line()
+        if line is not None:
+            found[line] = None
 
-    try:
+    def run(
+        mode: AbstractContextManager[Any],
+        fake: Callable[[Tensor, bool], Tensor],
+        told: AbstractContextManager[Any],
+    ) -> None:
+        like = tensors_like(model)
+
+        def given(one: Any) -> Any:
+            if isinstance(one, Shape):
+                one = torch.empty(one.shape, **like)
+            return fake(one, True) if isinstance(one, Tensor) else one
+
         with unchanged(model), torch.random.fork_rng(devices=[]):
-            args, kwargs = tree_map(given, (args, kwargs))
+            for module in filter(apart, model.modules()):
+                module.register_forward_pre_hook(lambda module, _: at_work.append(module))
+                module.register_forward_hook(lambda *_: at_work.pop() and None, always_call=True)
+            fake_args, fake_kwargs = tree_map(given, (args, kwargs))
             with mode:
                 same: dict[int, Tensor] = {}
                 tensors = {
@@ -53,23 +79,36 @@ def conditions(model: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
                         *model.named_buffers(remove_duplicate=False),
                     ]
                 }
-                torch.func.functional_call(model, tensors, args, kwargs)
+                with told:
+                    torch.func.functional_call(model, tensors, fake_args, fake_kwargs)
+
+    asked: dict[str, None] = {}
+    quick = fake_tensors(allow_non_fake_inputs=True)
+    with suppress(Exception, SystemExit):  # code that cannot do with stand-ins may do with symbols
+        told = ToldSizes(lambda line: None if at_work else asked.setdefault(line))
+        run(quick, lambda x, _: quick.from_tensor(x), told)
+        if not (asked and exact):
+            return tuple(asked)
+    at_work.clear()
+    try:
+        run(*size_symbols(note), nullcontext())
     except (Exception, SystemExit) as error:
         return (*found, describe_failure(error))
     return tuple(found)
 
 
-def _note(found: dict[str, None]) -> None:
-    """Adds the line of the model's code that converts a size; none where torch's code does."""
+def _line() -> str | None:
+    """The line of the model's code that converts a size; None where torch's code does."""
     frame: Any = sys._getframe(1)
     while frame is not None and frame.f_code.co_name not in CONVERSIONS:
         if source.is_users(frame.f_code.co_filename):
-            return  # the conversion was made in C++, for a function of torch's that this line calls
+            return None  # the conversion was made in C++, for a function of torch's that this line calls
         frame = frame.f_back
     while frame is not None and frame.f_code.co_name in CONVERSIONS:
         frame = frame.f_back
-    if frame is not None and source.is_users(frame.f_code.co_filename):
-        found[f"{frame.f_code.co_filename}:{frame.f_lineno}"] = None
+    if frame is None or not source.is_users(frame.f_code.co_filename):
+        return None
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 CONVERSIONS = ("__bool__", "__int__", "__float__", "__index__", "__round__", "__floor__", "__ceil__", "__trunc__")

@@ -47,7 +47,8 @@ def fold(model: Model, example_input: Tensor | tuple[Tensor, ...]) -> tuple[Mode
     example_input: a tensor, or a tuple of tensors, that ``model(*example_input)`` runs on. Both models are run on
     copies of it, in the mode they are in and with the same random numbers, and compared.
 
-    Raises ArgumentTypeError for another example, ArgumentError if torch.fx cannot trace the model. Warns if the outputs
+    Raises ArgumentTypeError for another example, ArgumentError if the model asks for a value, or for a size in a
+    condition, with the line. Warns if the outputs
     differ by more than rounding explains.
 
     Source: S. Ioffe, C. Szegedy, "Batch Normalization", 2015, whose inference network (algorithm 2, line 11) is ``s·x +
