@@ -94,7 +94,10 @@ def main() -> None:
     print(f"{'network':<16}" + "".join(f"{head:>16}" for head in heads))
     for name in CASES:
         times = medians_ms({"striate": inspect_of(name), "torchinfo": torchinfo_of(name)}, max(7, options.rounds))
-        held = {"striate": in_a_process(peak_mib, inspect_of, name), "torchinfo": in_a_process(peak_mib, torchinfo_of, name)}
+        held = {
+            "striate": in_a_process(peak_mib, inspect_of, name),
+            "torchinfo": in_a_process(peak_mib, torchinfo_of, name),
+        }
         parameters = sum(p.numel() * p.element_size() for p in striate.models.by_name(name)().parameters()) / 2**20
         row = {
             "network": name,

@@ -7,8 +7,8 @@ on the same memory in turns shuffled anew, so that what is small can be told: se
 through where their pages lie. So do equal
 loops through where they lie in the code: there are three programs, in which each version is linked first, second and
 last. Told are medians over the turns, their mean over the programs, and the older version's over this tree's (below 1:
-this tree is slower). The commit must have the same ``ConvShape`` and ``ConvKernels`` (csrc/kernels/conv/conv.h), or it does
-not compile.
+this tree is slower). The commit must have the same ``ConvShape`` and ``ConvKernels`` (csrc/kernels/conv/conv.h), or it
+does not compile.
 """
 
 from __future__ import annotations

@@ -785,17 +785,17 @@ def take_all(network: Network) -> dict[str, Any]:
 
 HEAD = """# Networks nobody here wrote
 
-{count} networks of {packages}, built small by their own arguments (the table in
-`tests/published.py`), each taken through `accelerate` → evaluation and a training step against float64 →
-`copy.deepcopy`, `pickle`, `torch.export` → `restore` → `freeze` (two batch sizes, saved and loaded) → `fold` → `inspect`
-(parameters, MACs against torch's counter). Made by `make nightly`, on {machine}.
+{count} networks of {packages}, built small by their own arguments (the table in `tests/published.py`), each taken
+through `accelerate` → evaluation and a training step against float64 → `copy.deepcopy`, `pickle`, `torch.export` →
+`restore` → `freeze` (two batch sizes, saved and loaded) → `fold` → `inspect` (parameters, MACs against torch's
+counter). Made by `make nightly`, on {machine}.
 
 An error is a distance from float64 in parts of the root mean square. Evaluation: torch's in float32, striate's with
-`precision("strict")`, striate's. Training step: of the gradient that comes nearest to what `tests/published.py` allows, torch's
-and striate's with `precision("strict")`, then torch's and striate's. Frozen: the largest difference from the network, in
-parts of its outputs' root mean square. Folded: batch norms folded, of all. A number in brackets: refused, and below are the
-words of the error that say so. Of exporting and pickling they are torch's and Python's own, about the plain network. Left:
-layers that `accelerate` leaves to torch, being subclasses with code of their own.
+`precision("strict")`, striate's. Training step: of the gradient that comes nearest to what `tests/published.py`
+allows, torch's and striate's with `precision("strict")`, then torch's and striate's. Frozen: the largest difference
+from the network, in parts of its outputs' root mean square. Folded: batch norms folded, of all. A number in brackets:
+refused, and below are the words of the error that say so. Of exporting and pickling they are torch's and Python's
+own, about the plain network. Left: layers that `accelerate` leaves to torch, being subclasses with code of their own.
 
 | network | parameters | MACs | left | evaluation | training step | frozen | folded | exported | pickled |
 |---|---|---|---|---|---|---|---|---|---|

@@ -27,7 +27,8 @@ def faults():
 
 def run():
     faults()
-    print(told, min(faults() for _ in range(3)))  # a small block that settles between the large ones may cost one of them its place, once
+    # a small block that settles between the large ones may cost one of them its place, once
+    print(told, min(faults() for _ in range(3)))
 
 told = tune_allocator() if sys.argv[1] == "tuned" else None
 if sys.argv[2] == "main":

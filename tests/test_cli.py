@@ -247,7 +247,7 @@ def test_a_reader_that_has_read_enough_is_no_mistake() -> None:
         assert process.wait() == 0 and told == b""
 
 
-# ------------------------------------------------------------------------------------------------------ what is mistyped
+# ----------------------------------------------------------------------------------------------------- what is mistyped
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,11 @@ def test_what_is_mistyped_is_answered_with_the_nearest_name(
     nearest = {"--ignore": "bias-before-norm", "conv2": "conv2d", "--field": "1"}
     assert main(arguments) == 2
     error = capsys.readouterr().err
-    assert error == told + "\n" if told else error.endswith(f" Did you mean {nearest[next(filter(nearest.get, arguments))]}?\n")
+    assert (
+        error == told + "\n"
+        if told
+        else error.endswith(f" Did you mean {nearest[next(filter(nearest.get, arguments))]}?\n")
+    )
 
 
 def test_an_unknown_commands_nearest_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -318,7 +322,7 @@ def test_a_modules_factory_is_named_where_the_module_alone_is_given(
     assert "mymodel" not in sys.modules
 
 
-# --------------------------------------------------------------------------------------------------- help and completion
+# -------------------------------------------------------------------------------------------------- help and completion
 
 COMMANDS = ("train", "explain", "inspect", "profile", "doctor")
 
@@ -359,7 +363,7 @@ def test_python_m_striate_is_the_command() -> None:
     assert (told.returncode, told.stdout) == (0, f"striate {__version__}\n")
 
 
-# ---------------------------------------------------------------------------------------------------------- what is written
+# ------------------------------------------------------------------------------------------------------ what is written
 
 
 def test_a_full_disk_leaves_the_old_page_and_names_the_file(
@@ -388,7 +392,8 @@ def test_a_full_disk_leaves_the_old_page_and_names_the_file(
         (
             ["train"],
             "sklearn",
-            "train expects the package scikit-learn, got no such package. Install it with: pip install 'striate[train]'.",
+            "train expects the package scikit-learn, got no such package. Install it with: pip install "
+            "'striate[train]'.",
         ),
         (
             ["train"],

@@ -1103,7 +1103,12 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: SF.conv2d(X, W, padding=(1, True)), ArgumentTypeError, (
         "conv2d expects padding to be one integer or 2, got (1, True). x: (1, 4, 8, 8). Give one integer or 2."
     )),
-    (lambda: SF.conv2d(X, W, padding="full"), ArgumentError, """conv2d expects padding "same", "valid" or a number, got 'full'. x: (1, 4, 8, 8). Use "same" for ceil(input / stride) outputs."""),
+    (
+        lambda: SF.conv2d(X, W, padding="full"),
+        ArgumentError,
+        'conv2d expects padding "same", "valid" or a number,'
+        """ got 'full'. x: (1, 4, 8, 8). Use "same" for ceil(input / stride) outputs.""",
+    ),
     (lambda: SF.conv2d(X, W, dilation=0), ArgumentError, (
         "conv2d expects dilation from 1 to 2^62, got 0. x: (1, 4, 8, 8). Choose a dilation of at least 1."
     )),
@@ -1161,8 +1166,18 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "conv_transpose2d expects output_padding to be one integer or 2, got 1.0. x: (1, 4, 8, 8). Give one integer "
         "or 2."
     )),
-    (lambda: SF.conv_transpose2d(X, T, padding="full"), ArgumentError, """conv_transpose2d expects padding "same", "valid" or a number, got 'full'. x: (1, 4, 8, 8). Use "same" for input · stride outputs."""),
-    (lambda: SF.conv_transpose2d(X, T, stride=2, padding="same", output_padding=1), ArgumentError, """conv_transpose2d expects no output_padding beside padding "same", got 1. x: (1, 4, 8, 8). Leave output_padding out."""),
+    (
+        lambda: SF.conv_transpose2d(X, T, padding="full"),
+        ArgumentError,
+        'conv_transpose2d expects padding "same", "valid" or a number,'
+        """ got 'full'. x: (1, 4, 8, 8). Use "same" for input · stride outputs.""",
+    ),
+    (
+        lambda: SF.conv_transpose2d(X, T, stride=2, padding="same", output_padding=1),
+        ArgumentError,
+        'conv_transpose2d expects no output_padding beside padding "same",'
+        """ got 1. x: (1, 4, 8, 8). Leave output_padding out.""",
+    ),
     (lambda: SF.conv_transpose2d(X, T, padding=6), ShapeError, (
         "conv_transpose2d expects padding that leaves an output, got 6. x: (1, 4, 8, 8). Pad less: 10 values come "
         "out without."
@@ -1214,7 +1229,12 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: S.Conv2d(4, 6, 3, padding=1.5), ArgumentTypeError, (
         "Conv2d expects padding to be one integer or 2, got 1.5. Give one integer or 2."
     )),
-    (lambda: S.Conv2d(4, 6, 3, padding="full"), ArgumentError, """Conv2d expects padding "same", "valid" or a number, got 'full'. Use "same" for ceil(input / stride) outputs."""),
+    (
+        lambda: S.Conv2d(4, 6, 3, padding="full"),
+        ArgumentError,
+        'Conv2d expects padding "same", "valid" or a number,'
+        """ got 'full'. Use "same" for ceil(input / stride) outputs.""",
+    ),
     (lambda: S.Conv2d(4, 6, 3, dilation=0), ArgumentError, (
         "Conv2d expects dilation from 1 to 2^62, got 0. Choose a dilation of at least 1."
     )),
@@ -1242,11 +1262,21 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: S.Conv2d(4, 6, 3, padding_mode=None), ArgumentError, (
         "Conv2d expects a padding_mode that exists, got None. Choose one of zeros, reflect, replicate, circular."
     )),
-    (lambda: S.ConvTranspose2d(4, 6, 3, padding="full"), ArgumentError, """ConvTranspose2d expects padding "same", "valid" or a number, got 'full'. Use "same" for input · stride outputs."""),
+    (
+        lambda: S.ConvTranspose2d(4, 6, 3, padding="full"),
+        ArgumentError,
+        'ConvTranspose2d expects padding "same", "valid" or a number,'
+        """ got 'full'. Use "same" for input · stride outputs.""",
+    ),
     (lambda: S.ConvTranspose2d(4, 6, 3, output_padding=-1), ArgumentError, (
         "ConvTranspose2d expects output_padding from 0 to 2^62, got -1. Choose an output_padding of at least 0."
     )),
-    (lambda: S.ConvTranspose2d(4, 6, 3, 2, "same", 1), ArgumentError, """ConvTranspose2d expects no output_padding beside padding "same", got (1, 1). Leave output_padding out."""),
+    (
+        lambda: S.ConvTranspose2d(4, 6, 3, 2, "same", 1),
+        ArgumentError,
+        'ConvTranspose2d expects no output_padding beside padding "same",'
+        """ got (1, 1). Leave output_padding out.""",
+    ),
     (lambda: S.ConvTranspose2d(4, 6, 3, padding_mode="mirror"), ArgumentError, (
         "ConvTranspose2d expects a padding_mode that exists, got 'mirror'. Choose one of zeros, reflect, replicate, "
         "circular."
@@ -1391,7 +1421,8 @@ def test_an_operator_called_past_the_checks_with_a_weight_without_taps_raises_to
 import torch
 from striate.ops.conv import NUMBERS
 try:
-    torch.ops.striate.conv(torch.ones(1, 4, 8, 8), torch.ones(4, 1, 3, 0), None, [6, 6], [1, 1], [1, 1], [0, 0], 4, False, NUMBERS["depthwise"])
+    geometry = ([6, 6], [1, 1], [1, 1], [0, 0], 4, False, NUMBERS["depthwise"])
+    torch.ops.striate.conv(torch.ones(1, 4, 8, 8), torch.ones(4, 1, 3, 0), None, *geometry)
 except RuntimeError as error:
     print("striate: " in str(error))
 """

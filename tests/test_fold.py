@@ -1141,7 +1141,10 @@ def test_a_difference_that_rounding_does_not_explain_is_warned_of() -> None:
     model = trained(Pair(lambda self, x: self.bn(self.conv(x)) * next(runs)))
     with pytest.warns(
         UserWarning,
-        match="^fold expects a difference that rounding explains, got .* where outputs reach .*. Compare the two models",
+        match=(
+            "^fold expects a difference that rounding explains, got .* where outputs reach .*. Compare the two "
+            "models"
+        ),
     ):
         _, report = fold(model, torch.randn(IMAGE))
     assert report.max_abs_difference > 0.01 * report.max_abs_output

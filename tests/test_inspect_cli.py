@@ -321,7 +321,8 @@ INPUT = ["--input", "1x28x28"]
         ),
         (
             ["mine_to_inspect", *INPUT],
-            f"inspect expects one of {NAMED}, package.module:callable, or a file of striate train, got 'mine_to_inspect'. "
+            f"inspect expects one of {NAMED}, package.module:callable, or a file of striate train, got "
+            "'mine_to_inspect'. "
             "Choose one of these names, or a callable of your own. "
             "Did you mean mine_to_inspect:Net or mine_to_inspect:Broken or mine_to_inspect:number?",
         ),

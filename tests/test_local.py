@@ -299,7 +299,9 @@ def test_operators_are_registered_right(case: str) -> None:
     own = torch.ops.striate
     for channels_last in (False, True):
         torch.library.opcheck(own.local.default, (x, w, b, *geometry, channels_last))
-        torch.library.opcheck(own.local_backward_data.default, (dy, w, [a.input for a in axes], *geometry, channels_last))
+        torch.library.opcheck(
+            own.local_backward_data.default, (dy, w, [a.input for a in axes], *geometry, channels_last)
+        )
     torch.library.opcheck(own.local_backward_weights.default, (dy, x, [a.size for a in axes], *geometry))
 
 
@@ -313,7 +315,11 @@ def test_compile_keeps_the_kernel_forward_and_backward() -> None:
 
     compiled = torch.compile(layer, backend=aot_autograd(fw_compiler=note, bw_compiler=note), fullgraph=True)
     got, expected = (torch.autograd.grad(f(x).square().sum(), [x, *layer.parameters()]) for f in (compiled, layer))
-    assert sorted(found) == ["striate.local.default", "striate.local_backward_data.default", "striate.local_backward_weights.default"]
+    assert sorted(found) == [
+        "striate.local.default",
+        "striate.local_backward_data.default",
+        "striate.local_backward_weights.default",
+    ]
     for a, e in zip(got, expected, strict=True):
         torch.testing.assert_close(a, e)
 

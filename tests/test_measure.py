@@ -222,7 +222,10 @@ def test_a_function_runs_in_a_process_of_its_own(capfd: pytest.CaptureFixture[st
 def test_python_runs_with_and_without_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STRIATE_HERE", "yes")
     code = "import os; print(os.environ.get('STRIATE_HERE'))"
-    assert measure.run_python("-c", code) == "yes\n" and measure.run_python("-c", code, without=["STRIATE_HERE"]) == "None\n"
+    assert (
+        measure.run_python("-c", code) == "yes\n"
+        and measure.run_python("-c", code, without=["STRIATE_HERE"]) == "None\n"
+    )
     with pytest.raises(subprocess.CalledProcessError):
         measure.run_python("-c", "raise SystemExit(3)")
 

@@ -1,5 +1,5 @@
-"""What stands before and behind a layer, on small networks whose answer is plain; multiply-adds with and without taps in
-the padding.
+"""What stands before and behind a layer, on small networks whose answer is plain; multiply-adds with and without taps
+in the padding.
 """
 
 from __future__ import annotations

@@ -604,7 +604,8 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: SF.max_pool2d(X, 2, padding="full"),
         ArgumentError,
-        """max_pool2d expects padding "same", "valid" or a number, got 'full'. x: (1, 2, 8, 8). Use "same" for ceil(input / stride) outputs.""",
+        'max_pool2d expects padding "same", "valid" or a number,'
+        """ got 'full'. x: (1, 2, 8, 8). Use "same" for ceil(input / stride) outputs.""",
     ),
     (
         lambda: SF.avg_pool2d(X, 2, divisor_override=0),

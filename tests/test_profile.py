@@ -366,7 +366,9 @@ def test_the_limit_is_the_larger_of_two_and_leaves_out_the_taps_in_the_padding()
     x, w, y = 2 * 784, 20 * 25, 2 * 20 * 784
     pooled = 4 * (y + 3 * y // 4) + y // 4  # read, written with an index, and gone over by the activation
     assert first.moved_bytes == 2 * (4 * (x + w + y) + pooled)  # forward and the weight gradient; x has none
-    assert first.limit_ms == pytest.approx(2 * max((4 * (x + w + y) + pooled) / BYTES_PER_MS, first.macs_inside / MACS_PER_MS))
+    assert first.limit_ms == pytest.approx(
+        2 * max((4 * (x + w + y) + pooled) / BYTES_PER_MS, first.macs_inside / MACS_PER_MS)
+    )
     assert first.share_of_limit == pytest.approx(first.limit_ms / first.ms)
     assert told["7"].macs == 2 * 2450 * 500 and told["7"].moved_bytes == 3 * 4 * (2 * 2450 + 2450 * 500 + 500 + 2 * 500)
     alone = by_path(quick(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), 2, 20, 28, 28, next_best=False))
@@ -745,7 +747,8 @@ NAMED = ", ".join(models.NAMES)
             ["broken_to_profile:net", "--input", "4x3"],
             (
                 "profile expects a model from broken_to_profile:net, got ModuleNotFoundError: No module named "
-                "'nothing_of_that_name' (at broken_to_profile.py:1). Import broken_to_profile in Python to see all of it."
+                "'nothing_of_that_name' (at broken_to_profile.py:1). Import broken_to_profile in Python to see all of "
+                "it."
             ),
         ),
         (
@@ -873,7 +876,11 @@ def test_multiply_adds_are_those_that_inspect_counts(name: str) -> None:
     shape = (2, 1, 28, 28) if name == "lenet5" else (2, 3, 8, 8)
     model = models.by_name(name)()
     told = quick(model, *shape, next_best=False)
-    assert sum(layer.macs or 0 for layer in told.layers) == sum(row.macs or 0 for row in striate.inspect(model, shape).layers) > 0
+    assert (
+        sum(layer.macs or 0 for layer in told.layers)
+        == sum(row.macs or 0 for row in striate.inspect(model, shape).layers)
+        > 0
+    )
 
 
 class Scripted(torch.nn.Module):

@@ -53,7 +53,9 @@ BROKEN = {
     **{(
         f"1×1 with a stride, {n} channels, in a layer left to torch"
     ): X + MINE + NET.format(n=n, layer="Mine") + STEPS.format(autocast=False) for n in (3, 13)},
-    "1×1 with a stride, a layer left to torch, under autocast": X + MINE + NET.format(n=13, layer="Mine") + STEPS.format(autocast=True),
+    "1×1 with a stride, a layer left to torch, under autocast": (
+        X + MINE + NET.format(n=13, layer="Mine") + STEPS.format(autocast=True)
+    ),
     "1×1 with a stride in bfloat16": X + (
         "model, x = nn.Conv2d(3, 48, 1, stride=2).bfloat16(), x.bfloat16()\n"
     ) + STEPS.format(autocast=False),

@@ -1,7 +1,7 @@
 """Public names that were moved or renamed since the last release: they work for one more, with a warning.
 
-A module that is gone is imported as an alias of the one that took its place. A name that is gone from a module that stays is
-found by the module's ``__getattr__``, which :func:`renamed` makes.
+A module that is gone is imported as an alias of the one that took its place. A name that is gone from a module that
+stays is found by the module's ``__getattr__``, which :func:`renamed` makes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def _lookup(module: str, name: str) -> Any:
 
 
 def renamed(module: str) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a module some of whose names were renamed, or of a package some of whose modules were moved."""
+    """The ``__getattr__`` of a module some of whose names were renamed, or of a package some of whose modules were
+    moved.
+    """
     return lambda name: _lookup(module, name)
 
 

@@ -1,7 +1,8 @@
 """Errors that say what was expected, what came, where, and what to do next.
 
 Every message is made by :func:`build`, so that they all read alike. The classes also inherit the exceptions torch
-raises for the same mistakes: code that catches ``RuntimeError`` or ``ValueError`` around a torch layer catches these too.
+raises for the same mistakes: code that catches ``RuntimeError`` or ``ValueError`` around a torch layer catches these
+too.
 """
 
 from __future__ import annotations

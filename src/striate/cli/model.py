@@ -20,7 +20,8 @@ from ..models import NAMES
 __all__ = ["COMPLETION", "MODEL", "SHELL", "current_folder", "load", "shape"]
 
 MODEL = (
-    f"one of {', '.join(NAMES)}; package.module:callable, which returns a module; or the model.safetensors of striate train"
+    f"one of {', '.join(NAMES)}; package.module:callable, which returns a module; or the model.safetensors of "
+    "striate train"
 )
 SHELL = {"bash": "_striate_models", "zsh": "_striate_models", "tcsh": "f"}  # what completes a model's name
 COMPLETION = {
@@ -80,7 +81,9 @@ def _named(where: str, text: str, module: str, name: str) -> Any:
         found: Any = importlib.import_module(module)
     except (Exception, SystemExit) as error:  # whatever the code raises that is imported
         at = source.of_error(error)
-        raise _failed(where, text, error, hint if at is None else f"Import {module} in Python to see all of it.") from error
+        raise _failed(
+            where, text, error, hint if at is None else f"Import {module} in Python to see all of it."
+        ) from error
     for part in name.split("."):
         try:
             found = getattr(found, part)

@@ -50,7 +50,8 @@ def run(options: argparse.Namespace) -> int:
     def print_epoch(epoch: Epoch) -> None:
         print(
             f"epoch {epoch.number:>3}/{options.epochs}   train loss {epoch.train_loss:.4f}   "
-            f"test loss {epoch.test_loss:.4f}   test accuracy {100 * epoch.test_accuracy:6.2f} %   {epoch.seconds:.1f} s",
+            f"test loss {epoch.test_loss:.4f}   test accuracy {100 * epoch.test_accuracy:6.2f} %   "
+            f"{epoch.seconds:.1f} s",
             flush=True,
         )
 

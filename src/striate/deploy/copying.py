@@ -17,8 +17,8 @@ Model = TypeVar("Model", bound=Module)
 
 
 def copy_model(model: Model, where: str) -> Model:
-    """A deep copy, also of what copy.deepcopy refuses: tensors computed from parameters, which torch.nn.utils.weight_norm
-    keeps, and buffers without a shape yet.
+    """A deep copy, also of what copy.deepcopy refuses: tensors computed from parameters, which
+    torch.nn.utils.weight_norm keeps, and buffers without a shape yet.
 
     Raises ArgumentError, in the name of the function ``where``, if some other part of the model cannot be copied.
     """

@@ -117,7 +117,8 @@ def effective_field(
 ) -> Tensor:
     r"""How much each position of the input moves a unit: the effective receptive field.
 
-    .. math:: e(p) = \sqrt{\tfrac1n \sum_i \Big(\sum_c \frac{∂y_{unit}}{∂x_{c,p}}(x_i)\Big)^2}, \quad \text{divided by its maximum}
+    .. math:: e(p) = \sqrt{\tfrac1n \sum_i \Big(\sum_c \frac{∂y_{unit}}{∂x_{c,p}}(x_i)\Big)^2},
+              \quad \text{divided by its maximum}
 
     y: the unit's sum over channels; x: noise of mean 0 and variance 1; n: ``images``.
     Result: of the shape of the image's axes, between 0 and 1.

@@ -39,8 +39,8 @@ def conditions(
     module runs when it is called does not count. What the model is stays as it is.
 
     Most models have none, and arithmetic on symbols takes ten times as long as a model without: so the model runs with
-    quicker stand-ins for sizes first (:mod:`.sizes`), and is done with where nobody asks for one. exact: False is content
-    with these, which also tell of sizes that are the same for every input, as a convolution's channels are.
+    quicker stand-ins for sizes first (:mod:`.sizes`), and is done with where nobody asks for one. exact: False is
+    content with these, which also tell of sizes that are the same for every input, as a convolution's channels are.
 
     >>> conditions(torch.nn.Conv2d(3, 8, 3), (torch.ones(1, 3, 8, 8),), {})
     ()

@@ -109,7 +109,21 @@ def _converted(name: str) -> Any:
     return method
 
 
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and", "or", "xor", "divmod"):
+for _name in (
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "lshift",
+    "rshift",
+    "and",
+    "or",
+    "xor",
+    "divmod",
+):
     _method, _reflected = _computed(f"__{_name}__")
     setattr(_Size, f"__{_name}__", _method)
     setattr(_Size, f"__r{_name}__", _reflected)

@@ -33,8 +33,8 @@ def _serve(pipe: Connection, contestant: Contestant, arguments: tuple[Any, ...])
 class Worker:
     """A generator that runs in a process of its own, which is spawned: it inherits nothing.
 
-    ``first`` is what the generator yields when it is ready; :meth:`ask` hands it a question and waits for what it yields
-    next. Function and arguments have to be picklable.
+    ``first`` is what the generator yields when it is ready; :meth:`ask` hands it a question and waits for what it
+    yields next. Function and arguments have to be picklable.
     """
 
     def __init__(self, name: str, contestant: Contestant, *arguments: Any) -> None:

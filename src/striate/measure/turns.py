@@ -57,8 +57,8 @@ def in_turns(
 ) -> dict[str, list[T]]:
     """Calls every contestant once a round, in an order shuffled anew each round, and returns what each answered.
 
-    uncounted: rounds before the first, whose answers are left out; keep: gets the answers of the first counted round and
-    returns the names of those that take part in the others. The order is the same in every run.
+    uncounted: rounds before the first, whose answers are left out; keep: gets the answers of the first counted round
+    and returns the names of those that take part in the others. The order is the same in every run.
 
     >>> in_turns({"one": lambda: 1, "two": lambda: 2}, rounds=3)
     {'one': [1, 1, 1], 'two': [2, 2, 2]}

@@ -21,9 +21,9 @@ __all__ = [
     "Axes",
     "conv",
     "conv_backward",
-    "conv_forward",
     "conv_backward_data",
     "conv_backward_weights",
+    "conv_forward",
     "window",
     "windows",
     "windows_backward",
@@ -269,5 +269,8 @@ def conv_backward(
     ([[[1, 9, 90, -100]]], [[[321, 432]]], [111])
     """
     axes = window(x.shape[2:], weight.shape[2:], stride, padding, dilation)
-    dx, dweight = conv_backward_data(dy, weight, axes, groups, padding_mode), conv_backward_weights(dy, x, axes, groups, padding_mode)
+    dx, dweight = (
+        conv_backward_data(dy, weight, axes, groups, padding_mode),
+        conv_backward_weights(dy, x, axes, groups, padding_mode),
+    )
     return dx, dweight, dy.flatten(2).sum((0, 2))

@@ -199,7 +199,8 @@ def batch_norm_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""The gradients (dx, dgamma, dbeta) of :func:`batch_norm`, training or evaluation.
 
-    .. math:: dx = \frac{γ}{\sqrt{σ² + ε}} (dy - \text{mean}(dy) - x̂·\text{mean}(dy·x̂)), \quad dγ = Σ dy·x̂, \quad dβ = Σ dy
+    .. math:: dx = \frac{γ}{\sqrt{σ² + ε}} (dy - \text{mean}(dy) - x̂·\text{mean}(dy·x̂)),
+              \quad dγ = Σ dy·x̂, \quad dβ = Σ dy
 
     With given statistics dx = γ/√(σ² + ε)·dy. dy: x's shape. Result: shapes of x, gamma and beta.
 
@@ -208,7 +209,8 @@ def batch_norm_backward(
     Source: Ioffe, Szegedy, *Batch normalization*, 2015.
 
     >>> one = torch.ones(2)
-    >>> dx, dgamma, dbeta = batch_norm_backward(torch.ones(3, 2), torch.eye(3, 2), eps=0, mean=0 * one, variance=4 * one)
+    >>> statistics = {"mean": 0 * one, "variance": 4 * one}
+    >>> dx, dgamma, dbeta = batch_norm_backward(torch.ones(3, 2), torch.eye(3, 2), eps=0, **statistics)
     >>> dx[0].tolist(), dgamma.tolist(), dbeta.tolist()
     ([0.5, 0.5], [0.5, 0.5], [3.0, 3.0])
     """
@@ -270,7 +272,8 @@ def layer_norm_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""The gradients (dx, dgamma, dbeta) of :func:`layer_norm`.
 
-    .. math:: dx = \frac{1}{\sqrt{σ² + ε}} (γ·dy - \text{mean}(γ·dy) - x̂·\text{mean}(γ·dy·x̂)), \quad dγ = Σ dy·x̂, \quad dβ = Σ dy
+    .. math:: dx = \frac{1}{\sqrt{σ² + ε}} (γ·dy - \text{mean}(γ·dy) - x̂·\text{mean}(γ·dy·x̂)),
+              \quad dγ = Σ dy·x̂, \quad dβ = Σ dy
 
     γ varies inside what is measured, so it stays under the means. dy: x's shape. Result: shapes of x, gamma and beta.
 
@@ -311,7 +314,8 @@ def group_norm_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""The gradients (dx, dgamma, dbeta) of :func:`group_norm`.
 
-    .. math:: dx = \frac{1}{\sqrt{σ² + ε}} (γ·dy - \text{mean}(γ·dy) - x̂·\text{mean}(γ·dy·x̂)), \quad dγ = Σ dy·x̂, \quad dβ = Σ dy
+    .. math:: dx = \frac{1}{\sqrt{σ² + ε}} (γ·dy - \text{mean}(γ·dy) - x̂·\text{mean}(γ·dy·x̂)),
+              \quad dγ = Σ dy·x̂, \quad dβ = Σ dy
 
     dy: x's shape. Result: shapes of x, gamma and beta.
 
@@ -353,7 +357,8 @@ def instance_norm_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""The gradients (dx, dgamma, dbeta) of :func:`instance_norm`.
 
-    .. math:: dx = \frac{γ}{\sqrt{σ² + ε}} (dy - \text{mean}(dy) - x̂·\text{mean}(dy·x̂)), \quad dγ = Σ dy·x̂, \quad dβ = Σ dy
+    .. math:: dx = \frac{γ}{\sqrt{σ² + ε}} (dy - \text{mean}(dy) - x̂·\text{mean}(dy·x̂)),
+              \quad dγ = Σ dy·x̂, \quad dβ = Σ dy
 
     dy: x's shape. Result: shapes of x, gamma and beta.
 

@@ -13,8 +13,8 @@ def joined(names: Sequence[str]) -> list[str]:
 
     >>> joined(["stem.0", "layer1.0.conv", "layer1.1.conv", "layer1.3.conv", "layer2.0.conv"])
     ['stem.0', 'layer1.{0,1,3}.conv', 'layer2.0.conv']
-    >>> joined([f"stages.{stage}.{block}.{name}" for stage in (0, 2) for block in range(12) for name in ("query", "key")])
-    ['stages.{0,2}.{0-11}.{query,key}']
+    >>> joined([f"stages.{stage}.{block}.{name}" for stage in (0, 2) for block in range(12) for name in "qk"])
+    ['stages.{0,2}.{0-11}.{q,k}']
     """
     # what may differ, and what is joined already, comes at the odd places
     for pattern in (r"(\{.*?\}|\d+)", r"(\{.*?\}|[^.{}]+)"):

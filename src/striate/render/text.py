@@ -28,12 +28,12 @@ def columns(
     least: Mapping[int, int] | None = None,
     styles: Mapping[int, str] | None = None,
 ) -> list[str]:
-    """The lines of a table. Where they do not fit into ``width``, the widest column of ``shrink`` gives way, down to its
-    number there; then the gap narrows to 1. What is cut ends in ``…``, in the first column it begins so, where paths
-    differ.
+    """The lines of a table. Where they do not fit into ``width``, the widest column of ``shrink`` gives way, down to
+    its number there; then the gap narrows to 1. What is cut ends in ``…``, in the first column it begins so, where
+    paths differ.
 
-    sides: for each column ``<`` or ``>``; hidden: columns to leave out, by their numbers; least: how wide a column is at
-    least; styles: for columns that have one, a name of :data:`STYLES`; the first row, the header, is then soft.
+    sides: for each column ``<`` or ``>``; hidden: columns to leave out, by their numbers; least: how wide a column is
+    at least; styles: for columns that have one, a name of :data:`STYLES`; the first row, the header, is then soft.
 
     >>> print("\\n".join(columns([["layer", "ms"], ["features.0", "1.25"]], "<>", 12, {0: 6})))
     layer     ms

@@ -54,8 +54,8 @@ def explain(
     small: a smaller layer of the same kind is worked through beside it, cell by cell, forward and backward.
     channels_last: the memory order for which the methods of a convolution are listed.
 
-    Raises ArgumentError, ArgumentTypeError or ShapeError for an unknown layer, and for options and numbers that it cannot
-    have.
+    Raises ArgumentError, ArgumentTypeError or ShapeError for an unknown layer, and for options and numbers that it
+    cannot have.
 
     >>> print("\\n".join(explain("maxpool2d", (20, 28, 28), kernel=2).lines()[:7]))
     maxpool2d 2×2, stride 2, padding 0

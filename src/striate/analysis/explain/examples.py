@@ -17,7 +17,8 @@ __all__ = ["EXAMPLES", "Example"]
 
 @dataclass(frozen=True)
 class Example:
-    """A layer whose tensors are given. about: a sentence; more: makes a section from y that follows the forward pass."""
+    """A layer whose tensors are given. about: a sentence; more: makes a section from y that follows the forward pass.
+    """
 
     layer: str
     about: str

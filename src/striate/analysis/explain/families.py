@@ -18,8 +18,8 @@ MOST = 2**31  # values of a tensor: loops over all outputs still end in seconds
 
 @dataclass(frozen=True)
 class Family:
-    """The layers of one name. dims: the numbers of axes they exist for; needs: options that must be given; takes: options
-    that may be given.
+    """The layers of one name. dims: the numbers of axes they exist for; needs: options that must be given; takes:
+    options that may be given.
     """
 
     dims: tuple[int, ...]

@@ -128,7 +128,10 @@ def title(
     channels: str,
     more: str,
 ) -> str:
-    parts = [f"{layer} {channels}{sizes(size) if len(size) > 1 else f'{size[0]} taps'}", f"stride {_one_or_each(stride)}"]
+    parts = [
+        f"{layer} {channels}{sizes(size) if len(size) > 1 else f'{size[0]} taps'}",
+        f"stride {_one_or_each(stride)}",
+    ]
     parts.append(f"padding {padding if isinstance(padding, str) else _one_or_each(padding)}")
     if any(d > 1 for d in dilation):
         parts.append(f"dilation {_one_or_each(dilation)}")

@@ -12,13 +12,14 @@ __all__ = ["shrink"]
 def shrink(
     family: str, shape: Sequence[int], dims: int, options: dict[str, Any]
 ) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """Chooses a smaller input and options of the same kind: few channels, at most three taps and at least two outputs an
-    axis where the input allows.
+    """Chooses a smaller input and options of the same kind: few channels, at most three taps and at least two outputs
+    an axis where the input allows.
     """
     if not dims or family == "layernorm":
         n, c, *axes = shape
         groups = min(2, options.get("groups", 1))
-        each = min(2, c // options.get("groups", 1)) if dims == 0 else min(3, c)  # three: normalized, two values are always −1 and 1
+        # three: normalized, two values are always −1 and 1
+        each = min(2, c // options.get("groups", 1)) if dims == 0 else min(3, c)
         small = (min(2, n), groups * each, *(min(2, a) for a in axes))
         return small, ({"groups": groups} if "groups" in options else {})
     changed = dict(options)

@@ -58,17 +58,23 @@ def _passes(
     window, groups = p.window, p.groups
     if step.kind == "transposed":
         y = conv.conv_backward_data(x, w, window, groups)
-        back = lambda dy: (conv.conv_forward(dy, w, window, groups), conv.conv_backward_weights(x, dy, window, groups))  # noqa: E731
     else:
         y = conv.conv_forward(x, w, window, groups)
-        back = lambda dy: (conv.conv_backward_data(dy, w, window, groups), conv.conv_backward_weights(dy, x, window, groups))  # noqa: E731
+
+    def back(dy: Tensor) -> tuple[Tensor, ...]:
+        if step.kind == "transposed":
+            return conv.conv_forward(dy, w, window, groups), conv.conv_backward_weights(x, dy, window, groups)
+        return conv.conv_backward_data(dy, w, window, groups), conv.conv_backward_weights(dy, x, window, groups)
+
     return (y if b is None else y + b.reshape(-1, *[1] * p.dims)), back
 
 
 def convolution(
     steps: Sequence[Step], x: Tensor | None = None, weight: Tensor | None = None, dy: Tensor | None = None
 ) -> tuple[list[Section], dict[str, Tensor]]:
-    """Works through the steps forward, then backward. A tensor not given is filled with small whole numbers, dy with ones."""
+    """Works through the steps forward, then backward. A tensor not given is filled with small whole numbers, dy with
+    ones.
+    """
     values: dict[str, Tensor] = {}
     through, numbers = tensor_names(len(steps))
     forward: list[Row] = []
@@ -133,7 +139,8 @@ def _cells(
 ) -> list[Row]:
     """Writes some values of a result as the sums that give them.
 
-    own: the position in a triple of the result's index; first, second: the factors, each with the position of its index.
+    own: the position in a triple of the result's index; first, second: the factors, each with the position of its
+    index.
     """
     sums: dict[Index, list[str]] = {}
     for places in met:
@@ -166,7 +173,8 @@ def pooling(
     x: Tensor | None = None,
     dy: Tensor | None = None,
 ) -> tuple[list[Section], dict[str, Tensor]]:
-    """Works through a pooling and its gradient; dy counts 1, 2, 3, … if it is not given, to show where each value goes."""
+    """Works through a pooling and its gradient; dy counts 1, 2, 3, … if it is not given, to show where each value goes.
+    """
     x = filled(shape, INPUTS) if x is None else x
     input = tuple(x.shape[2:])
     if maximum:

@@ -99,7 +99,9 @@ def _rows(report: Result) -> list[Row]:
         name, kind, output, weight, *numbers = cells(layer)
         share = (layer.macs or 0) / total if total else 0.0
         told = [*zip(COLUMNS[NUMBERS], numbers, strict=True), ("share", percent(share) if share else "")]
-        rows.append(Row(name, " ".join(filter(None, (kind, output, weight and f"weight {weight}"))), told, share, places))
+        rows.append(
+            Row(name, " ".join(filter(None, (kind, output, weight and f"weight {weight}"))), told, share, places)
+        )
     return rows
 
 

@@ -1,8 +1,8 @@
 """Which batch norms of a model can be merged into the layer beside them, and doing it.
 
-What stands before and after a norm is read off a recording of the model, call by call (:mod:`.steps`); a run of it tells
-the rest (:mod:`.run`). A norm is left, with the reason, wherever folding could change a result: torch.fx's own fusion
-misses layers that are called more than once (pytorch issues 104593 and 197539).
+What stands before and after a norm is read off a recording of the model, call by call (:mod:`.steps`); a run of it
+tells the rest (:mod:`.run`). A norm is left, with the reason, wherever folding could change a result: torch.fx's own
+fusion misses layers that are called more than once (pytorch issues 104593 and 197539).
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def fold(model: Model, example_input: Tensor | tuple[Tensor, ...]) -> tuple[Mode
     Source: S. Ioffe, C. Szegedy, "Batch Normalization", 2015, whose inference network (algorithm 2, line 11) is ``s·x +
     t``.
 
-    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, bias=False), torch.nn.BatchNorm2d(8), torch.nn.ReLU()).eval()
+    >>> layers = torch.nn.Conv2d(3, 8, 3, bias=False), torch.nn.BatchNorm2d(8), torch.nn.ReLU()
+    >>> model = torch.nn.Sequential(*layers).eval()
     >>> folded, report = fold(model, torch.ones(1, 3, 8, 8))
     >>> report.entries
     (FoldEntry(name='1', action='folded into 0 before it', reason=''),)

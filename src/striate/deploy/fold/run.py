@@ -31,7 +31,8 @@ class Run:
     outputs: list[Tensor] = field(default_factory=list)  # the floating-point ones
     calls: Counter[str] = field(default_factory=Counter)  # of layers and batch norms, by whomever
     arguments: dict[str, int] = field(default_factory=dict)  # how many a batch norm was given when it was last called
-    read: dict[str, str] = field(default_factory=dict)  # of a batch norm, the first tensor that code outside it asks for
+    # of a batch norm, the first tensor that code outside it asks for
+    read: dict[str, str] = field(default_factory=dict)
     # batch norm and layer, where something was written into the norm's input before the layer was called
     overwritten: set[tuple[str, str]] = field(default_factory=set)
 

@@ -40,7 +40,8 @@ class Layers:
     def macs(self, group: Sequence[Module], input_shapes: Shapes, output_shape: tuple[int, ...]) -> Macs | None:
         """Of one call of a layer, or of neighbours that are computed as one; None if they are not known."""
         for first, call in enumerate(self._calls):
-            # a norm that is computed with a shortcut's addition is given the shortcut too, which the recording adds later
+            # a norm that is computed with a shortcut's addition is given the shortcut too, which the recording adds
+            # later
             if call.module is group[0] and call.input_shapes == input_shapes[: len(call.input_shapes)]:
                 calls = self._following(group, first)
                 if calls and calls[-1].output_shapes[:1] == (output_shape,):

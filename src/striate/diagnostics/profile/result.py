@@ -118,7 +118,8 @@ class StepTimes:
 
     @property
     def outside_ms(self) -> float:
-        """Forward and backward together [ms]; below 0 where timing the layers costs more than what lies between them."""
+        """Forward and backward together [ms]; below 0 where timing the layers costs more than what lies between them.
+        """
         return self.outside_forward_ms + (self.outside_backward_ms or 0.0)
 
     def share(self, ms: float) -> float:

@@ -64,16 +64,16 @@ def profile(
 ) -> Profile:
     """Times a model's layers inside whole steps: forward, and backward from random gradients of what it returns.
 
-    A layer is a module that calls no other. The whole step is ``Σ layers + outside``, where outside is what runs between
-    the layers. A layer's limit is, for each of its passes, ``max(bytes / copy rate, multiply-adds /
-    product rate)``, both rates measured first.
+    A layer is a module that calls no other. The whole step is ``Σ layers + outside``, where outside is what runs
+    between the layers. A layer's limit is, for each of its passes, ``max(bytes / copy rate, multiply-adds / product
+    rate)``, both rates measured first.
 
     example_input: a tensor, or a tuple of tensors, that ``model(*example_input)`` runs on, on the CPU and of floating
     point. The model stays in its mode; its buffers, gradients and torch's random numbers are put back. Without
     ``backward``, and where nothing asks for a gradient, forward alone is timed.
     rounds: at least 3, each of one step in which the layers are timed and one in which they are not; times are medians
-    over them; next_best: whether each convolution is timed by the other methods too; progress: called with the number of
-    parts done, the number of all parts, and a word on the next one.
+    over them; next_best: whether each convolution is timed by the other methods too; progress: called with the number
+    of parts done, the number of all parts, and a word on the next one.
 
     Raises ArgumentTypeError, ArgumentError or DtypeError for what cannot be profiled, ShapeError where the model does
     not take the example: the message names the layer.
@@ -223,7 +223,9 @@ def _first_step(
     calls = [call for call in calls if observer.callers.isdisjoint(call.group)]
     if not calls:
         hint = "Profile a part of it that does."
-        raise ArgumentError(build("profile", "a model with layers that return tensors", type(model).__name__, hint=hint))
+        raise ArgumentError(
+            build("profile", "a model with layers that return tensors", type(model).__name__, hint=hint)
+        )
     return calls, [t.detach() for t in outputs]
 
 

@@ -1,8 +1,8 @@
 """The live run watched: which layers are computed together and by whose kernels, and how long each takes.
 
-Layers are watched by a ``forward`` of their own, which containers know, and autograd's nodes by hooks on the nodes, which
-leave the graph as it is. Hooks on modules would not do: layers of striate's that are computed in one pass are computed
-apart where one of them has a hook.
+Layers are watched by a ``forward`` of their own, which containers know, and autograd's nodes by hooks on the nodes,
+which leave the graph as it is. Hooks on modules would not do: layers of striate's that are computed in one pass are
+computed apart where one of them has a hook.
 """
 
 from __future__ import annotations
@@ -149,7 +149,8 @@ class LayerTimer:
         return y
 
     def follow(self) -> None:
-        """Times, from now on, the nodes of autograd that each layer's forward made, from its outputs back to its inputs.
+        """Times, from now on, the nodes of autograd that each layer's forward made, from its outputs back to its
+        inputs.
         """
         # a layer that is called during backward, to compute again what was not saved, is part of backward
         self._in_forward = False

@@ -48,8 +48,8 @@ def passes_of(
 ) -> tuple[Work, Work] | None:
     """The work of a layer that is no convolution, forward and backward; None where it is not known.
 
-    size: bytes of a value; macs: of forward, 0 for a layer that passes over its values once; gradients: how many of the input's and the
-    weights' are computed.
+    size: bytes of a value; macs: of forward, 0 for a layer that passes over its values once; gradients: how many of the
+    input's and the weights' are computed.
     """
     known = type(module).__module__.startswith(("torch.nn.modules.", "striate.nn.", "striate.models."))
     if macs is None or not known or isinstance(module, UNKNOWN):

@@ -63,7 +63,8 @@ def early_downsampling(context: Context) -> Iterator[Found]:
     yield Found(
         first.name,
         f"The stride is {format_units(jumps)} before the third convolution, where an object of "
-        f"{context.object_px:g} px covers {format_units(left)} units, and {context.object_px / coarsest:.3g} of the coarsest map.",
+        f"{context.object_px:g} px covers {format_units(left)} units, and {context.object_px / coarsest:.3g} of the "
+        "coarsest map.",
         "Take strides and poolings out of the first layers, or give larger images.",
     )
 
