@@ -6,6 +6,7 @@ stays is found by the module's ``__getattr__``, which :func:`renamed` makes.
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
 from collections.abc import Callable
@@ -13,9 +14,12 @@ from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["renamed"]
+__all__ = ["old_keywords", "renamed"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Modules, and names as "module:name"; all of them without "striate." before.
 MODULES: dict[str, str] = {}
@@ -43,6 +47,23 @@ def renamed(module: str) -> Callable[[str], Any]:
     moved.
     """
     return lambda name: _lookup(module, name)
+
+
+def old_keywords(**names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Lets a function take the old names of its arguments, ``old="new"``, with a warning."""
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            for old in names.keys() & kwargs.keys():
+                instead = f"{function.__name__} takes {names[old]}= in place of {old}=, which goes with the next release."
+                warnings.warn(instead, DeprecationWarning, stacklevel=2)
+                kwargs[names[old]] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 class _Alias(ModuleType):
