@@ -121,7 +121,7 @@ NAMES: dict[str, str] = {
 PACKAGE = __name__.partition(".")[0]
 
 
-def _lookup(module: str, name: str) -> Any:
+def _lookup(module: str, name: str, stacklevel: int = 2) -> Any:
     """What has taken the place of a name in a module, with a warning to whoever asked for it."""
     old = module.removeprefix(f"{PACKAGE}.")
     home, _, new = NAMES.get(f"{old}:{name}", f"{MODULES.get(old, '')}:{name}").partition(":")
@@ -129,10 +129,12 @@ def _lookup(module: str, name: str) -> Any:
         return import_module(f"{module}.{name}")
     if name.startswith("__") or not home:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{PACKAGE}.{home}"), new)
+    there = vars(import_module(f"{PACKAGE}.{home}"))
+    if new not in there:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
     instead = f"{module}.{name} is {PACKAGE}.{home}.{new} now; the old name goes with the next release."
-    warnings.warn(instead, DeprecationWarning, stacklevel=3)
-    return value
+    warnings.warn(instead, DeprecationWarning, stacklevel=stacklevel)
+    return there[new]
 
 
 def accept_old_names(module: str) -> None:
@@ -162,7 +164,7 @@ class _Alias(ModuleType):
     """A module that is gone."""
 
     def __getattr__(self, name: str) -> Any:
-        return _lookup(self.__name__, name)
+        return _lookup(self.__name__, name, stacklevel=3)
 
 
 class _AliasLoader(Loader):
@@ -177,8 +179,10 @@ class _AliasLoader(Loader):
 
 class _AliasFinder(MetaPathFinder):
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        gone = fullname.startswith(f"{PACKAGE}.") and fullname.removeprefix(f"{PACKAGE}.") in MODULES
-        return ModuleSpec(fullname, _AliasLoader()) if gone else None
+        old = fullname.removeprefix(f"{PACKAGE}.")
+        if not fullname.startswith(f"{PACKAGE}.") or old not in MODULES:
+            return None
+        return ModuleSpec(fullname, _AliasLoader(), is_package=any(one.startswith(f"{old}.") for one in MODULES))
 
 
 if not any(isinstance(finder, _AliasFinder) for finder in sys.meta_path):
