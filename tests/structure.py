@@ -149,7 +149,7 @@ def repetitions(paths: list[Path]) -> int:
 
 
 def long_lines(path: Path) -> list[int]:
-    """The numbers of a file's lines of more than 120 columns, as ruff counts them: without what tells a checker to be silent.
+    """The numbers of a file's lines of more than 120 columns, as ruff counts them: without what silences a checker.
     Rows of Markdown's tables, which cannot be broken, do not count.
     """
     found = []
