@@ -1,4 +1,4 @@
-"""Probes on a live model."""
+"""Measurements on a live model: its profile and its receptive fields."""
 
 from .._renamed import accept_old_names
 from .profile import LayerTime, Profile, profile

@@ -1,8 +1,8 @@
-"""Receptive fields on the live model: a proof that the graph's are right, and where in them the weight lies.
+"""Receptive fields on the live model: verifies those of the recording, and computes effective receptive fields.
 
-The proof: an image with NaN on one row (or column, or plane) makes exactly those units NaN that see it, whatever the
-weights: nothing times NaN is a number. Norms are passed by for it: the statistics they take over places count as
-constants on the graph too.
+Verification sets one row (or column, or plane) of an image to NaN. Exactly those units become NaN that see it, whatever
+the weights, since any number times NaN is NaN. Norms are skipped meanwhile, because the recording also treats their
+statistics over positions as constants.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from ..graph.optable import is_kind
 
 __all__ = ["Checked", "draw", "effective_field", "verify"]
 
-CHUNK = 16  # images in a run
+CHUNK = 16  # images in one run of the model
 
 
 class Checked(NamedTuple):
-    """One layer, one unit: the positions it sees on each axis, from the graph and from the model. exact: of the graph's
-    answer.
+    """The positions that one unit of one layer sees on each axis: expected by the recording, and measured on the model.
+
+    exact: whether the recording's answer is exact rather than an upper bound.
     """
 
     layer: str
@@ -41,14 +42,14 @@ class Checked(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether they are the same; of an upper bound, whether it holds."""
+        """Whether the two are equal, or the measured positions are within the upper bound."""
         if self.exact:
             return self.expected == self.measured
         return all(set(m) <= set(e) for m, e in zip(self.measured, self.expected, strict=True))
 
 
-class _NormsPassed(TorchDispatchMode):
-    """Norms give back what they got."""
+class _SkipNorms(TorchDispatchMode):
+    """Inside this mode norms return a copy of their input."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if is_kind(str(func), "batch_norm", "norm"):
@@ -58,11 +59,11 @@ class _NormsPassed(TorchDispatchMode):
 
 
 def verify(report: Report, layers: Sequence[str] | None = None, unit: Sequence[int] | None = None) -> list[Checked]:
-    """Compares the receptive fields of a report with what the model does.
+    """Compares the receptive fields of a report with those measured on the model.
 
-    layers: names of rows, all layers of the model if None; unit: as for ``Report.receptive_field``, each layer's middle
-    one if None. The model runs once for every position on every axis of the first input, in evaluation, without
-    gradients.
+    layers: names of rows, by default all layers of the model; unit: as for ``Report.receptive_field``, by default the
+    middle unit of each layer. The model runs once for every position on every axis of the first input, in evaluation
+    mode, without gradients.
 
     Raises ArgumentError for a row that is no layer, and for an input without axes behind batch and channels.
 
@@ -85,13 +86,13 @@ def verify(report: Report, layers: Sequence[str] | None = None, unit: Sequence[i
     where = {row.name: report.unit_axes(row.name) for row in rows}
     middle = {row.name: tuple(row.output_shape[axis] // 2 for axis in where[row.name]) for row in rows}
     units = middle if unit is None else {row.name: tuple(unit) for row in rows}
-    told = {row.name: report.receptive_field(row.name, units[row.name]) for row in rows}
+    fields = {row.name: report.receptive_field(row.name, units[row.name]) for row in rows}
     seen: dict[str, list[set[int]]] = {row.name: [set() for _ in axes] for row in rows}
     shape = report.input_shapes[0]
     generator = torch.Generator().manual_seed(0)
     image = torch.randn((1, *shape[1:]), generator=generator)
     others = [torch.randn((1, *other[1:]), generator=generator) for other in report.input_shapes[1:]]
-    with _evaluating(report.graph.model) as model, torch.no_grad(), _NormsPassed():  # type: ignore[no-untyped-call]
+    with _evaluating(report.graph.model) as model, torch.no_grad(), _SkipNorms():  # type: ignore[no-untyped-call]
         for number, (_, axis) in enumerate(axes):
             for first in range(0, shape[axis], CHUNK):
                 positions = range(first, min(shape[axis], first + CHUNK))
@@ -106,7 +107,7 @@ def verify(report: Report, layers: Sequence[str] | None = None, unit: Sequence[i
 
                 _run(report, model, rows, (x, *more), take)
     found = []
-    for name, expected in told.items():
+    for name, expected in fields.items():
         exact = expected.status != "upper bound"
         found.append(Checked(name, units[name], expected.taps, tuple(tuple(sorted(s)) for s in seen[name]), exact))
     return found
@@ -115,13 +116,13 @@ def verify(report: Report, layers: Sequence[str] | None = None, unit: Sequence[i
 def effective_field(
     report: Report, layer: str, unit: Sequence[int] | None = None, images: int = 32, seed: int = 0
 ) -> Tensor:
-    r"""How much each position of the input moves a unit: the effective receptive field.
+    r"""Computes the effective receptive field: how strongly each position of the input influences a unit.
 
     .. math:: e(p) = \sqrt{\tfrac1n \sum_i \Big(\sum_c \frac{∂y_{unit}}{∂x_{c,p}}(x_i)\Big)^2},
               \quad \text{divided by its maximum}
 
-    y: the unit's sum over channels; x: noise of mean 0 and variance 1; n: ``images``.
-    Result: of the shape of the image's axes, between 0 and 1.
+    y: the sum of the unit's channels; x: Gaussian noise of mean 0 and variance 1; n: ``images``.
+    Returns a tensor of the shape of the image's axes, with values between 0 and 1.
 
     Source: W. Luo, Y. Li, R. Urtasun, R. Zemel, "Understanding the Effective Receptive Field in Deep Convolutional
     Neural Networks", 2016.
@@ -138,8 +139,8 @@ def effective_field(
         raise ArgumentError(build("effective_field", "images from 1 on", images, hint="Leave it out for 32."))
     row = _layer(report, layer)
     axes = report.unit_axes(layer)
-    place = tuple(unit) if unit is not None else tuple(row.output_shape[axis] // 2 for axis in axes)
-    report.receptive_field(layer, place)  # refuses a unit there is not
+    position = tuple(unit) if unit is not None else tuple(row.output_shape[axis] // 2 for axis in axes)
+    report.receptive_field(layer, position)  # raises for a unit that does not exist
     shape = report.input_shapes[0]
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros(shape[2:], dtype=torch.float64)
@@ -150,13 +151,13 @@ def effective_field(
             inputs[0].requires_grad_()
             made: dict[str, Tensor] = {}
             _run(report, model, [row], tuple(inputs), made.setdefault)
-            (dx,) = torch.autograd.grad(_at(made[layer], axes, place).sum(), inputs[0])
+            (dx,) = torch.autograd.grad(_at(made[layer], axes, position).sum(), inputs[0])
             total += dx.double().sum(1).square().sum(0)
     return (total / total.max().clamp(min=torch.finfo(torch.float64).tiny)).sqrt().float()
 
 
 def draw(report: Report, layer: str, path: str | Path, unit: Sequence[int] | None = None, images: int = 32) -> None:
-    """Writes the effective receptive field as a picture, with the theoretical one as a frame. Two axes only.
+    """Draws the effective receptive field, with the theoretical one as a frame, for images of two axes.
 
     Raises ArgumentError for an input with another number of axes.
     """
@@ -186,7 +187,7 @@ def draw(report: Report, layer: str, path: str | Path, unit: Sequence[int] | Non
     figure.savefig(path, dpi=120)
 
 
-# ---------------------------------------------------------------------------------------------------------------- parts
+# -------------------------------------------------------------------------------------------------------------- helpers
 
 
 def _is_call(report: Report, row: Layer) -> bool:
@@ -204,7 +205,7 @@ def _layer(report: Report, name: str) -> Layer:
 
 @contextmanager
 def _evaluating(model: Module) -> Iterator[Module]:
-    """In evaluation mode, each module's own mode put back at the end."""
+    """Puts the model into evaluation mode, and restores the mode of each module at the end."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -214,10 +215,10 @@ def _evaluating(model: Module) -> Iterator[Module]:
             module.training = training
 
 
-def _at(y: Tensor, axes: Sequence[int], place: Sequence[int]) -> Tensor:
-    """The unit at a place on these axes, in all samples and channels."""
+def _at(y: Tensor, axes: Sequence[int], position: Sequence[int]) -> Tensor:
+    """Selects the unit at this position on these axes, in all samples and channels."""
     index: list[Any] = [slice(None)] * y.dim()
-    for axis, at in zip(axes, place, strict=True):
+    for axis, at in zip(axes, position, strict=True):
         index[axis] = at
     return y[tuple(index)]
 
@@ -229,7 +230,8 @@ def _run(
     inputs: tuple[Tensor, ...],
     take: Callable[[str, Tensor], object],
 ) -> None:
-    """Runs the model, and hands over what those layers make, at once: later ones may write into it."""
+    """Runs the model, and passes the output of each of these layers to ``take`` at once: later layers may overwrite it.
+    """
     wanted: dict[tuple[Module, int], str] = {}
     for row in rows:
         assert row.call is not None

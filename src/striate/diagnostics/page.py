@@ -1,4 +1,4 @@
-"""A profile as text, and as a page to look at."""
+"""Formats a profile as text and as an HTML page."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ if TYPE_CHECKING:
 __all__ = ["page", "table"]
 
 LEAST_WIDTH = 80
-# spread, and interruptions a second, from which on other work on the machine is likelier than chance
+# A warning is shown from this spread, or this number of interruptions a second, on: both suggest other work on the
+# machine.
 RESTLESS = 0.1, 20.0
-CLOSE = 0.97  # of a time, from which on the other method's is as good
+CLOSE = 0.97  # another method counts as faster if it takes less than this fraction of the time
 MAPS = {"forward": "forward", "input": "input gradient", "weight": "weight gradient"}
 ABOUT_LAYERS = "Milliseconds. share: of the whole step; limit: least time by the rates above over the time taken."
 ABOUT_MAPS = "One call of each map; + 2: and of 2 layers alike. ratio: the next best's time over the method's."
 
 
 def facts(profile: StepTimes) -> list[str]:
-    """What was profiled, on what, the whole step, and a warning where the times cannot be trusted: a sentence each."""
+    """Describes, in one line each, the model, the machine and the whole step, with a warning if times are unreliable.
+    """
     shapes = ", ".join(map(sizes, profile.input_shapes))
     timed = (
         "training step"
@@ -46,7 +48,7 @@ def facts(profile: StepTimes) -> list[str]:
         if profile.backward_ms is None
         else f" = forward {profile.forward_ms:.2f} + backward {profile.backward_ms:.2f}"
     )
-    told = [
+    lines = [
         f"{profile.model}: {timed}{mode}, x {shapes} in {order} order, {profile.dtype}",
         f"{machine['processor']}, {threads}, {machine['isa']}: copies {profile.copy_gb_per_s:.1f} GB/s, "
         f"multiplies matrices at {profile.gemm_gflops:.0f} GFLOP/s",
@@ -55,8 +57,8 @@ def facts(profile: StepTimes) -> list[str]:
     ]
     if profile.spread >= RESTLESS[0] or profile.interruptions_per_s >= RESTLESS[1]:
         often = f"interrupted the steps {profile.interruptions_per_s:.0f} times a second"
-        told.append(f"Other work on this machine {often}: do not trust these times, measure again when it is idle.")
-    return told
+        lines.append(f"Other work on this machine {often}: do not trust these times, measure again when it is idle.")
+    return lines
 
 
 def number(ms: float | None) -> str:
@@ -72,8 +74,8 @@ def kind(layer: LayerTime) -> str:
 
 
 def sums(profile: StepTimes, shown: Sequence[LayerTime]) -> list[tuple[str, float, float]]:
-    """The rows below the layers, each with forward and backward [ms]: the layers not shown, what layers leave, and the
-    whole step.
+    """The rows below the layers, each with forward and backward [ms]: the layers that are not shown, the time outside
+    of layers, and the whole step.
     """
     rows = []
     left = [layer for layer in profile.layers if not any(layer is one for one in shown)]
@@ -90,14 +92,15 @@ def sums(profile: StepTimes, shown: Sequence[LayerTime]) -> list[tuple[str, floa
 
 
 def alike(layers: Sequence[LayerTime]) -> list[tuple[str, LayerTime]]:
-    """The convolutions whose methods were timed, those that were timed as one under one name."""
+    """The convolutions whose methods were timed. Those that share a measurement are listed once, under a common name.
+    """
     groups: list[list[LayerTime]] = []
     for layer in layers:
-        told = next(
+        same = next(
             (group for group in groups if (layer.method, layer.map_ms) == (group[0].method, group[0].map_ms)), None
         )
-        if told is not None:
-            told.append(layer)
+        if same is not None:
+            same.append(layer)
         elif layer.map_ms:
             groups.append([layer])
     return [(group[0].path + (f" + {len(group) - 1}" if len(group) > 1 else ""), group[0]) for group in groups]
@@ -144,12 +147,12 @@ def table(profile: StepTimes, width: int, top: int | None) -> str:
     ]
     rows = [["layer", "map", "method", "ms", "limit", "next best", "ms", "ratio"]]
     for name, layer in alike(shown):
-        for map, ms in layer.map_ms.items():
-            other, other_ms = layer.next_best.get(map, ("none", None))
+        for pass_, ms in layer.map_ms.items():
+            other, other_ms = layer.next_best.get(pass_, ("none", None))
             ratio = "" if other_ms is None else f"{other_ms / ms:.2f}"
-            path = name if map == next(iter(layer.map_ms)) else ""
-            times = [number(ms), percent(layer.map_limit_ms[map] / ms), other, number(other_ms), ratio]
-            rows.append([path, MAPS[map], layer.method[map], *times])
+            path = name if pass_ == next(iter(layer.map_ms)) else ""
+            times = [number(ms), percent(layer.map_limit_ms[pass_] / ms), other, number(other_ms), ratio]
+            rows.append([path, MAPS[pass_], layer.method[pass_], *times])
     if len(rows) > 1:
         lines += ["", *columns(rows, "<<<>><>>", width, {0: 8, 2: 8, 5: 8}), "", ABOUT_MAPS]
     return "\n".join(part for line in lines for part in (textwrap.wrap(line, width) if len(line) > width else [line]))
@@ -159,7 +162,7 @@ def table(profile: StepTimes, width: int, top: int | None) -> str:
 
 
 def page(profile: StepTimes) -> str:
-    """``render/templates/profile.html`` with the numbers of a profile."""
+    """Renders ``render/templates/profile.html`` with the numbers of a profile."""
     title, machine, _, *notes = facts(profile)
     what = title.removeprefix(f"{profile.model}: ")
     versions = profile.machine
@@ -218,19 +221,19 @@ def _sums(profile: StepTimes) -> list[dict[str, Any]]:
 
 
 def _convolutions(profile: StepTimes) -> list[dict[str, Any]]:
-    """A row for each pass of each convolution; the layer is named in its first one."""
+    """Makes a row for each pass of each convolution; only the first row of a layer names it."""
     rows: list[dict[str, Any]] = []
     for name, layer in alike(profile.layers):
-        for place, (map, ms) in enumerate(layer.map_ms.items(), 1):
-            other, other_ms = layer.next_best.get(map, ("none", None))
-            limit_ms = layer.map_limit_ms[map]
+        for row, (pass_, ms) in enumerate(layer.map_ms.items(), 1):
+            other, other_ms = layer.next_best.get(pass_, ("none", None))
+            limit_ms = layer.map_limit_ms[pass_]
             rows.append(
                 {
-                    "name": name if place == 1 else "",
+                    "name": name if row == 1 else "",
                     "about": f"{layer.type} {sizes(layer.output_shape)}",
-                    "more": place < len(layer.map_ms),
-                    "pass_": MAPS[map],
-                    "method": layer.method[map],
+                    "more": row < len(layer.map_ms),
+                    "pass_": MAPS[pass_],
+                    "method": layer.method[pass_],
                     "ms": number(ms),
                     "limit": percent(limit_ms / ms),
                     "length": ms,

@@ -1,5 +1,5 @@
-"""What one call of a live model does: the recording, and what is known of each operator in it.
+"""Records what one call of a live model does, and describes each operator in the recording.
 
-Stands below the layers: a recording holds modules without knowing their classes. ``striate.inspect``, lint, fold,
-accelerate and the profile read it.
+This package does not depend on ``striate.nn``: a recording holds modules without knowing their classes.
+``striate.inspect``, lint, fold, accelerate and the profile use it.
 """

@@ -1,9 +1,9 @@
-"""Where a model's own code asks for the size of a tensor in a condition: ``if x.shape[-1] > 32``, ``range(n)``,
-``int(h)``. What such a model does with one input it need not do with an input of another size.
+"""Finds where a model's own code uses the size of a tensor in a condition: ``if x.shape[-1] > 32``, ``range(n)``,
+``int(h)``. Such a model may do something else with an input of another size.
 
 The model runs once more, on fake tensors whose sizes are symbols with a value (torch's ShapeEnv): arithmetic on sizes
-stays symbolic, and only a conversion to bool, int or float asks for the value. torch's own code asks too, to check
-shapes; what counts is a conversion that the model's code itself makes.
+stays symbolic, and only a conversion to bool, int or float needs the value. torch's own code converts sizes too, to
+check shapes; only conversions by the model's code count.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ def conditions(
     apart: Callable[[Module], bool] = lambda module: False,
     exact: bool = True,
 ) -> tuple[str, ...]:
-    """The lines of the model's code, as "/path/net.py:12", at which a size is asked for its value, each once; what went
-    wrong, if the model's forward fails on such tensors.
+    """Returns the lines of the model's code, as "/path/net.py:12", that use the value of a size, each once; with a
+    description of the error, if the model's forward fails on such tensors.
 
-    args, kwargs: of :func:`.running.arguments`. All sizes of all their tensors are symbols. apart: whether code that a
-    module runs when it is called does not count. What the model is stays as it is.
+    args, kwargs: as :func:`.running.arguments` returns them; all sizes of their tensors are symbols. apart: whether to
+    ignore the code that a module runs when it is called. The model does not change.
 
-    Most models have none, and arithmetic on symbols takes ten times as long as a model without: so the model runs with
-    quicker stand-ins for sizes first (:mod:`.sizes`), and is done with where nobody asks for one. exact: False is
-    content with these, which also tell of sizes that are the same for every input, as a convolution's channels are.
+    Most models have no such lines, and symbols make a model ten times slower. So it first runs with faster proxies for
+    sizes (:mod:`.sizes`), and if those report nothing, the result is known. exact: False accepts the proxies' result,
+    which includes sizes that are the same for every input, such as a convolution's channels.
 
     >>> conditions(torch.nn.Conv2d(3, 8, 3), (torch.ones(1, 3, 8, 8),), {})
     ()
     """
     found: dict[str, None] = {}
-    at_work: list[Module] = []  # modules whose code does not count
+    at_work: list[Module] = []  # running modules whose code does not count
 
     def note() -> None:
         line = None if at_work else _line()
@@ -56,7 +56,7 @@ def conditions(
     def run(
         mode: AbstractContextManager[Any],
         fake: Callable[[Tensor, bool], Tensor],
-        told: AbstractContextManager[Any],
+        proxies: AbstractContextManager[Any],
     ) -> None:
         like = tensors_like(model)
 
@@ -79,14 +79,14 @@ def conditions(
                         *model.named_buffers(remove_duplicate=False),
                     ]
                 }
-                with told:
+                with proxies:
                     torch.func.functional_call(model, tensors, fake_args, fake_kwargs)
 
     asked: dict[str, None] = {}
     quick = fake_tensors(allow_non_fake_inputs=True)
-    with suppress(Exception, SystemExit):  # code that cannot do with stand-ins may do with symbols
-        told = ToldSizes(lambda line: None if at_work else asked.setdefault(line))
-        run(quick, lambda x, _: quick.from_tensor(x), told)
+    with suppress(Exception, SystemExit):  # code that fails with proxies may work with symbols
+        proxies = ToldSizes(lambda line: None if at_work else asked.setdefault(line))
+        run(quick, lambda x, _: quick.from_tensor(x), proxies)
         if not (asked and exact):
             return tuple(asked)
     at_work.clear()
@@ -98,11 +98,11 @@ def conditions(
 
 
 def _line() -> str | None:
-    """The line of the model's code that converts a size; None where torch's code does."""
+    """The line of the model's code that converts a size; None if torch's code converts it."""
     frame: Any = sys._getframe(1)
     while frame is not None and frame.f_code.co_name not in CONVERSIONS:
         if source.is_users(frame.f_code.co_filename):
-            return None  # the conversion was made in C++, for a function of torch's that this line calls
+            return None  # converted in C++, by a torch function that this line calls
         frame = frame.f_back
     while frame is not None and frame.f_code.co_name in CONVERSIONS:
         frame = frame.f_back

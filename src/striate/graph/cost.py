@@ -1,11 +1,11 @@
-"""What an operation costs: its multiply-adds, forward and backward, counted on the recording.
+"""Counts the multiply-adds of an operation on the recording, forward and backward.
 
-A multiply-add (MAC) is one product added to a sum. Counted are the operations made of them: convolutions and their
-transposes, products of matrices and attention. FLOPs are given as 2 a MAC; biases, activations, norms and pooling are
-in neither number.
+A multiply-add (MAC) is one product added to a sum. Operations that consist of them are counted: convolutions and
+transposed convolutions, matrix products and attention. FLOPs are 2 for each MAC; neither number includes biases,
+activations, norms and pooling.
 
-Of a convolution there are two numbers: ``macs`` counts all taps, those that fall into the padding too, as everywhere in
-the field; ``macs_inside`` only those that fall on the input, which are what a direct convolution multiplies.
+A convolution has two counts: ``macs`` includes all taps, also those that fall into the padding, as is usual;
+``macs_inside`` only the taps on the input, which are those that a direct convolution multiplies.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ FLOPS_PER_MAC = 2
 
 
 class Macs(NamedTuple):
-    """Multiply-adds: with all taps, and with those on the input only."""
+    """Multiply-adds: with all taps, and only with those on the input."""
 
     all: int
     inside: int
 
 
 def conv_macs(window: Window, samples: int, channels: int, filters: int, groups: int = 1) -> Macs:
-    r"""Of a convolution of (samples, channels, \*input) with ``filters`` filters, or a layer with other weights at each
-    place: ``samples · filters · channels / groups`` times the taps of all outputs. Of a transposed convolution the
-    window is its adjoint's, which looks at the output for each place of the input.
+    r"""The multiply-adds of a convolution of (samples, channels, \*input) with ``filters`` filters, or of a locally
+    connected layer: ``samples · filters · channels / groups`` times the number of taps of all outputs. For a transposed
+    convolution the window is that of its adjoint, which reads the output at each position of the input.
 
     >>> axis = Axis(input=5, output=5, size=3, before=1, after=1)
     >>> conv_macs(Window((axis, axis)), 1, 2, 4)
@@ -44,7 +44,7 @@ def conv_macs(window: Window, samples: int, channels: int, filters: int, groups:
 
 
 def macs(recording: Recording, op: Operation) -> int | None:
-    """Of one operation, forward, with all taps; None where they are not known.
+    """The forward multiply-adds of one operation, with all taps; None if they are not known.
 
     >>> from striate.graph.recording import record
     >>> from torch.nn import Conv2d
@@ -57,7 +57,7 @@ def macs(recording: Recording, op: Operation) -> int | None:
 
 
 def macs_inside(recording: Recording, op: Operation) -> int | None:
-    """The same without the taps that fall into the padding."""
+    """The forward multiply-adds without the taps that fall into the padding; None if they are not known."""
     counted = _count(recording, op)
     return None if counted is None else counted.inside
 
@@ -72,17 +72,18 @@ def _count(recording: Recording, op: Operation) -> Macs | None:
 
 
 def backward_macs(recording: Recording, op: Operation) -> int | None:
-    """Of its gradients, with all taps: each factor's takes as many as the operation, where a gradient of it is asked.
+    """The multiply-adds of its gradients, with all taps: the gradient of each factor that needs one takes as many as
+    forward.
     """
     forward = macs(recording, op)
     if not forward:
         return forward
-    if op.is_a("attention"):  # five products in place of two
+    if op.is_a("attention"):  # backward computes five products, forward two
         return forward * 5 // 2 if any(op.needs[:3]) else 0
     if op.is_a("recurrent"):
         of_input, of_state = _recurrent(recording, op)
         x, input_weight, state_weight, _, _, state, *_ = op.needs
-        # nobody asks for the gradient of a first state that is made of zeros
+        # An initial state of zeros needs no gradient, which saves one step.
         steps = recording.values[op.inputs[0]].shape[0]
         through = of_state if state else of_state // max(1, steps) * (steps - 1)
         return of_input * (x + input_weight) + of_state * state_weight + through if any(op.needs) else 0
@@ -92,7 +93,7 @@ def backward_macs(recording: Recording, op: Operation) -> int | None:
     return forward * sum(asked.get(value, False) for value in factors)
 
 
-# ------------------------------------------------------------------------------------------------------------- by kinds
+# -------------------------------------------------------------------------------------------------- by kind of operator
 
 Count = Callable[[Recording, Operation], "Macs | None"]
 COUNTS: Column[Count] = Column("multiply-adds")
@@ -111,7 +112,8 @@ FACTORS.of("aten.vdot")(("self", "other"))
 def _convolution(recording: Recording, op: Operation) -> Macs:
     x, weight, y = (recording.values[v].shape for v in (*op.inputs[:2], op.outputs[0]))
     dims, arguments = len(weight) - 2, op.arguments
-    source, target = (y, x) if arguments.get("transposed") else (x, y)  # a transposed one's adjoint looks at its output
+    # The adjoint of a transposed convolution reads its output.
+    source, target = (y, x) if arguments.get("transposed") else (x, y)
     lists = (_each(arguments.get(name), dims, one) for name, one in (("stride", 1), ("dilation", 1), ("padding", 0)))
     stride, dilation, padding = lists
     sizes = zip(source[-dims:], target[-dims:], weight[2:], stride, dilation, padding, padding, strict=True)
@@ -123,7 +125,7 @@ def _convolution(recording: Recording, op: Operation) -> Macs:
 @COUNTS.of_kinds("local_convolution")
 def _local_convolution(recording: Recording, op: Operation) -> Macs:
     layer, x = op.arguments["layer"], recording.values[op.inputs[0]].shape
-    margins = layer.margins  # as torch.nn.functional.pad's: the last axis comes first
+    margins = layer.margins  # in the order of torch.nn.functional.pad: the last axis first
     shapes = (layer.input_size, layer.output_size, layer.kernel_size, layer.stride, layer.dilation)
     axes = (Axis(*of_axis) for of_axis in zip(*shapes, margins[-2::-2], margins[::-2], strict=True))
     return conv_macs(Window(tuple(axes)), prod(x[: -layer.dims - 1]), layer.in_channels, layer.out_channels)
@@ -162,7 +164,8 @@ def _none(recording: Recording, op: Operation) -> Macs:
     return Macs(0, 0)
 
 
-# Kinds of operators that add no products to sums, or that no recording has, in which composite ones are taken apart.
+# Kinds of operators that compute no multiply-adds, or that never occur in a recording, since composite operators are
+# decomposed.
 _NO_PRODUCTS = """
 backward batch_norm norm norm_statistics activation gate relu sigmoid tanh clamp softmax log_softmax max_pool
 avg_pool adaptive_avg_pool adaptive_max_pool pad sum scale mean total reduction scan view identity cast creation
@@ -175,8 +178,8 @@ FACTORS.none("transposed_convolution", "linear", "batched_product", *_COUNTED_OT
 
 
 def _recurrent(recording: Recording, op: Operation) -> tuple[int, int]:
-    """MACs of an LSTM's layer in one direction, over all steps: of x (steps, N, in) with the input's weight, and of the
-    states with theirs.
+    """The MACs of one direction of an LSTM layer over all steps: those of x (steps, N, in) with the input weight, and
+    those of the states with the recurrent weight.
     """
     x, *weights = (recording.values[v].shape for v in op.inputs[:3])
     of_input, of_state = (prod(x[:-1]) * prod(weight) for weight in weights)

@@ -1,8 +1,8 @@
-"""What stands before and behind a layer: the parts of a recording, and which reads what which made.
+"""Finds the layers before and behind a layer: divides a recording into parts, and connects them.
 
 A part is a call of a module that calls no other, with all its operations, or an operation outside of such calls.
-Between parts, operations that only read the same values otherwise are looked through: in ``relu(conv(x).flatten(1))``
-the ReLU follows the convolution.
+Views and other free operations between parts are skipped: in ``relu(conv(x).flatten(1))`` the ReLU follows the
+convolution.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Neighbours", "Part", "parts_of"]
 
 @dataclass(eq=False)
 class Part:
-    """A call, or an operation that stands alone. index: its place in the order in which they begin."""
+    """A module call, or an operation outside of such calls. index: its position in the order in which parts begin."""
 
     index: int
     call: ModuleCall | None
@@ -25,17 +25,17 @@ class Part:
 
     @property
     def outputs(self) -> tuple[int, ...]:
-        """The values that it makes, as whoever called it gets them."""
+        """The values that it returns to its caller."""
         return self.operations[0].outputs if self.call is None else self.call.outputs
 
     @property
     def inputs(self) -> tuple[int, ...]:
-        """The values that it is given; parameters only where it is an operation."""
+        """The values that it receives from its caller; those of an operation include parameters."""
         return self.operations[0].inputs if self.call is None else self.call.inputs
 
 
 def parts_of(recording: Recording) -> list[Part]:
-    """The parts, in order, also those that return no tensor; without what is free or makes nothing by itself.
+    """The parts in order, including calls that return no tensor, but not free operations or those without outputs.
 
     >>> from striate.graph.recording import record
     >>> from torch import nn
@@ -60,7 +60,7 @@ def parts_of(recording: Recording) -> list[Part]:
 
 
 class Neighbours:
-    """Which part follows which.
+    """The connections between the parts of a recording.
 
     >>> from striate.graph.recording import record
     >>> from torch import nn
@@ -84,38 +84,40 @@ class Neighbours:
         self._connect()
 
     def part(self, op: Operation) -> Part | None:
-        """The part that an operation belongs to; None for what is looked through."""
+        """The part that an operation belongs to; None for operations that are skipped."""
         return self._of_operation.get(op.index)
 
     def of_call(self, call: ModuleCall) -> Part | None:
-        """The part that is a call; None for a call that calls others."""
+        """The part of a module call; None for a call that contains others."""
         return self._of_call.get(call.index)
 
     def before(self, part: Part) -> list[Part]:
-        """The parts that made what it reads."""
+        """The parts whose outputs a part reads."""
         return self._before[part.index]
 
     def after(self, part: Part) -> list[Part]:
-        """The parts that read what it made."""
+        """The parts that read the output of a part."""
         return self._after[part.index]
 
     def is_output(self, part: Part) -> bool:
-        """Whether the model returns what it made."""
+        """Whether the model returns the output of a part."""
         return part.index in self._last
 
     def reader(self, part: Part) -> Part | None:
-        """The one part that reads what it made; None where there are several or none, or the model returns it too."""
+        """The only part that reads the output of a part; None if there are several or none, or the model returns it
+        too.
+        """
         found = self.after(part)
         return found[0] if len(found) == 1 and not self.is_output(part) else None
 
     @cached_property
     def readers(self) -> dict[int, list[Operation]]:
-        """For each value the operations that read it."""
+        """Maps each value to the operations that read it."""
         return self.recording.readers()
 
     def _connect(self) -> None:
-        made: dict[int, set[int]] = {}  # of a value the parts it comes from, by their indices
-        passed: dict[int, list[Part]] = {}  # calls that do nothing, by where they start: their outputs are their inputs
+        made: dict[int, set[int]] = {}  # maps each value to the indices of the parts that it comes from
+        passed: dict[int, list[Part]] = {}  # calls that return their inputs, by start
         for part in self.parts:
             if part.call is not None and part.outputs and set(part.outputs) <= set(part.inputs):
                 passed.setdefault(part.call.start, []).append(part)

@@ -1,5 +1,5 @@
-"""The rows of the op table: one line an operator, sorted by kind. :mod:`striate.graph.optable` says what the columns
-mean and answers questions about them.
+"""The rows of the op table: one line for each operator, sorted by kind. :mod:`striate.graph.optable` documents the
+columns and provides queries.
 """
 
 __all__ = ["ROWS"]

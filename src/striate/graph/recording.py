@@ -1,9 +1,9 @@
-"""What a model does with an input, as a recording: every operation, the tensors it reads and writes, and the layer that
-called it.
+"""Records what a model does with an input: every operation, the tensors it reads and writes, and the layer that called
+it.
 
-The model runs once on tensors that have shapes and no values (torch's fake tensors): branches, shared layers and
-functions called in between are seen as they happen, and no arithmetic is done. Where code asks for a value (``if
-x.sum() > 0``), which such a tensor has not, the model runs on one input with values instead, and
+The model runs once on tensors that have shapes but no values (torch's fake tensors): the recording contains branches,
+shared layers and functions called in between as they happen, and no arithmetic is done. If code needs a value (``if
+x.sum() > 0``), which such a tensor does not have, the model runs on one input with values instead, and
 :attr:`Recording.reason` says so.
 """
 
@@ -31,50 +31,52 @@ from .running import Shape, arguments, describe_failure, tensors_like, unchanged
 
 __all__ = ["WRITTEN", "ModuleCall", "Operation", "Recording", "Ref", "Saved", "Value", "record"]
 
-WRITTEN = "written"  # the operation that stands for the change of a tensor by what is written into a view of it
+WRITTEN = "written"  # the operation that represents how a write into a view changes the tensors that share its memory
 
 
 @dataclass(eq=False)
 class Value:
-    """A tensor: one that was given, one of the model's own, or one that an operation made."""
+    """A tensor: an input, a parameter or buffer of the model, a constant, or the output of an operation."""
 
     index: int
     shape: tuple[int, ...]
     dtype: torch.dtype
     bytes: int
-    name: str | None = None  # of a parameter or buffer of the model
+    name: str | None = None  # if it is a parameter or buffer of the model
     is_parameter: bool = False
-    operation: int | None = None  # that made it
+    operation: int | None = None  # the operation that computed it
 
 
 @dataclass(frozen=True)
 class Ref:
-    """Stands for a tensor among an operation's arguments: the index of its value."""
+    """Represents a tensor among the arguments of an operation, by the index of its value."""
 
     value: int
 
 
 @dataclass(eq=False)
 class Operation:
-    """One operation of torch's."""
+    """One call of a torch operator."""
 
     index: int
     name: str  # as "aten.convolution"
-    arguments: dict[str, Any]  # by their names in the operation's schema, with Ref for tensors
-    inputs: tuple[int, ...]  # values
+    arguments: dict[str, Any]  # by the names in the operator's schema, with Ref for tensors
+    inputs: tuple[int, ...]  # indices of values, as are outputs
     outputs: tuple[int, ...]
-    needs: tuple[bool, ...]  # for each input, whether the backward pass from the model's outputs asks its gradient
-    call: int | None  # the innermost layer's call that it is part of
-    line: str | None  # of the model's code, as "net.py:12"
+    needs: tuple[bool, ...]  # for each input, whether backward from the model's outputs computes its gradient
+    call: int | None  # the innermost module call around it
+    line: str | None  # the line of the model's code, as "net.py:12"
 
     @property
     def is_free(self) -> bool:
-        """Whether it only says how the same values are read, or makes a tensor of none."""
+        """Whether it costs nothing: it only reads the same values in another way, or creates a tensor without reading
+        one.
+        """
         return is_free(self.name)
 
     @property
     def kind(self) -> str:
-        """What the op table says it does."""
+        """Its kind in the op table."""
         return kind_of(self.name)
 
     def is_a(self, *kinds: str) -> bool:
@@ -84,33 +86,33 @@ class Operation:
 
 @dataclass(eq=False)
 class ModuleCall:
-    """One time that a module was called."""
+    """One call of a module."""
 
     index: int
     path: str
     module: Module
-    number: int  # which of the module's calls, from 0
+    number: int  # number among the calls of this module, from 0
     training: bool
     line: str | None
-    start: int  # the first operation that is made inside
-    parent: int | None = None  # the call within which it was made
+    start: int  # index of the first operation within it
+    parent: int | None = None  # the call that contains it
     inputs: tuple[int, ...] = ()
     outputs: tuple[int, ...] = ()
-    has_calls: bool = False  # of other modules within
+    has_calls: bool = False  # whether it calls other modules
 
 
 @dataclass(eq=False)
 class Saved:
-    """A tensor that autograd keeps for the backward pass."""
+    """A tensor that autograd saves for the backward pass."""
 
     bytes: int
     call: int | None
-    operation: int  # the one at work
+    operation: int  # the operation that saves it
 
 
 @dataclass(eq=False)
 class Recording:
-    """All of it, in the order it happened."""
+    """The values, operations, module calls and saved tensors of one run, each in order."""
 
     model: Module
     training: bool
@@ -120,29 +122,29 @@ class Recording:
     saved: list[Saved] = field(default_factory=list)
     inputs: tuple[int, ...] = ()
     outputs: tuple[int, ...] = ()
-    reason: str | None = None  # why it holds for one input only; None: for any of these shapes
-    # where the model's code asks for a size in a condition, so that all of it may hold for these shapes only:
-    # lines, as "/path/net.py:12", or why that could not be found out; None where nobody asked for it
+    reason: str | None = None  # why it holds for one input only; None if it holds for any of these shapes
+    # Lines of the model's code, as "/path/net.py:12", that use a size in a condition, so that the recording may hold
+    # for these shapes only; or why they could not be found; None if record() was not asked for them.
     conditions: tuple[str, ...] | None = None
 
     def leaf_of(self, operation: Operation) -> ModuleCall | None:
-        """The call that an operation is part of, if that calls no other module."""
+        """The call that an operation belongs to, if that calls no other module."""
         call = None if operation.call is None else self.calls[operation.call]
         return None if call is None or call.has_calls else call
 
     def maker(self, value: int) -> Operation | None:
-        """The operation that made a value; None for inputs, constants and what the model owns."""
+        """The operation that computed a value; None for inputs, constants, parameters and buffers."""
         made_by = self.values[value].operation
         return None if made_by is None else self.operations[made_by]
 
     def origin(self, value: int) -> int:
-        """What a tensor is, where it only reads another's values otherwise."""
+        """The value that a tensor is a view of, through any number of free operations; else the tensor itself."""
         while (op := self.maker(value)) is not None and op.is_free and op.inputs:
             value = op.inputs[0]
         return value
 
     def readers(self) -> dict[int, list[Operation]]:
-        """For each value the operations that read it."""
+        """Maps each value to the operations that read it."""
         found: dict[int, list[Operation]] = {}
         for operation in self.operations:
             for value in dict.fromkeys(operation.inputs):
@@ -151,14 +153,15 @@ class Recording:
 
 
 def record(model: Module, example: Any, symbolic: bool = False) -> Recording:
-    """Runs ``model`` once and writes down what happens.
+    """Runs ``model`` once and records what happens.
 
-    example: a shape, a tensor, or a tuple or dictionary of these and of other arguments; of shapes tensors are made as
-    the model's first weight is: of its type, on its device, which may be "meta".
-    symbolic: whether to find the conditions on sizes too (:mod:`striate.graph.conditions`), by a second run.
-    The model is left as it was: parameters, running statistics, mode, and whatever else its modules hold.
+    example: a shape, a tensor, or a tuple or dictionary of these and of other arguments. Tensors for shapes are created
+    with the dtype and on the device of the model's first weight, which may be "meta".
+    symbolic: whether to find conditions on sizes too (:mod:`striate.graph.conditions`), by a second run.
+    The model does not change: parameters, running statistics, mode, and all other attributes of its modules are
+    restored.
 
-    Raises ShapeError where the model's forward fails on tensors of these shapes, ArgumentTypeError for anything but a
+    Raises ShapeError if the model's forward fails on tensors of these shapes, ArgumentTypeError for anything but a
     module.
 
     >>> recording = record(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU()), (1, 3, 8, 8))
@@ -185,7 +188,8 @@ def record(model: Module, example: Any, symbolic: bool = False) -> Recording:
             )
         )
     logger = logging.getLogger("torch._subclasses.fake_tensor")
-    told, logger.disabled = logger.disabled, True  # which prints a traceback for what is told in a sentence here
+    # It would print a traceback for what is reported in one sentence here.
+    was_disabled, logger.disabled = logger.disabled, True
     try:
         recording = _run(model, args, kwargs, fake=True)
         if symbolic:
@@ -194,7 +198,7 @@ def record(model: Module, example: Any, symbolic: bool = False) -> Recording:
     except (Exception, SystemExit) as error:
         why, fake_error = describe_failure(error), error
     finally:
-        logger.disabled = told
+        logger.disabled = was_disabled
     try:
         recording = _run(model, args, kwargs, fake=False)
     except (Exception, SystemExit) as error:
@@ -213,9 +217,9 @@ def record(model: Module, example: Any, symbolic: bool = False) -> Recording:
 
 
 def _line() -> str | None:
-    """Of the model's code, the one that is at work: as "/path/net.py:12"."""
+    """The line of the model's code that is running, as "/path/net.py:12"; None if there is none."""
     frame: Any = sys._getframe(2)
-    while frame is not None and frame.f_code is not _run.__code__:  # beyond it is whoever asked for the trace
+    while frame is not None and frame.f_code is not _run.__code__:  # frames beyond belong to the caller of record()
         if source.is_users(frame.f_code.co_filename):
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
         frame = frame.f_back
@@ -233,7 +237,7 @@ def _run(model: Module, args: tuple[Any, ...], kwargs: dict[str, Any], fake: boo
         else:
             torch.manual_seed(0)
 
-        def own(t: Tensor) -> Tensor:  # parameters are read, buffers may be written
+        def own(t: Tensor) -> Tensor:  # parameters are only read, buffers may be written to
             return (
                 mode.from_tensor(t)
                 if mode is not None
@@ -283,7 +287,7 @@ def _hooks(model: Module, recorder: _Recorder) -> Iterator[None]:
     handles = []
     for path, module in model.named_modules():
         if "parametrizations" in path.split("."):
-            continue  # how a layer's weight is computed is part of the layer
+            continue  # the computation of a layer's weight belongs to the layer
         handles.append(module.register_forward_pre_hook(recorder.enter(path), with_kwargs=True))
         handles.append(module.register_forward_hook(recorder.leave))
     try:
@@ -300,10 +304,10 @@ class _Recorder(TorchDispatchMode):
         self.known: Any = WeakTensorKeyDictionary()  # tensor → value
         self.stack: list[ModuleCall] = []
         self.numbers: dict[Module, int] = {}
-        self.stored: set[int] = set()  # storages of what the model owns, or that are kept already
-        # operations at which autograd did not look on: under no_grad, or within a function of the model's own
+        self.stored: set[int] = set()  # storages of parameters, buffers, and tensors that are saved already
+        # Operations that autograd did not track: under no_grad, or within an autograd.Function of the model.
         self.hidden: set[int] = set()
-        self.written: dict[int, Value] = {}  # storage → what was last written into it
+        self.written: dict[int, Value] = {}  # storage → the value after the last write into it
 
     # ----------------------------------------------------------------------------------------------------------- values
 
@@ -330,7 +334,7 @@ class _Recorder(TorchDispatchMode):
             return value
         if value.operation is not None and value.operation >= last.operation:
             return value
-        return self._join(tensor, value, last)  # another view of the same values was written into since
+        return self._join(tensor, value, last)  # memory that it shares was written to since
 
     # ------------------------------------------------------------------------------------------------------------ calls
 
@@ -355,10 +359,12 @@ class _Recorder(TorchDispatchMode):
         call.outputs = tuple(self.find(t).index for t in _tensors(y))
         name = getattr(type(module), "recorded_as", None)
         if name is not None:
-            self._stand_for(call, name)
+            self._replace_operations(call, name)
 
-    def _stand_for(self, call: ModuleCall, name: str) -> None:
-        """One operation in place of those that a layer is made of: they say how it is computed, and it says what."""
+    def _replace_operations(self, call: ModuleCall, name: str) -> None:
+        """Replaces the operations of a layer's call by a single one: theirs are details of how the layer is
+        implemented.
+        """
         operations = self.recording.operations
         inside = operations[call.start :]
         asked = {v: need for op in inside for v, need in zip(op.inputs, op.needs, strict=True)}
@@ -415,7 +421,7 @@ class _Recorder(TorchDispatchMode):
         return y
 
     def _join(self, tensor: Tensor, value: Value, part: Value) -> Value:
-        """What is written into a tensor is in all that share its memory."""
+        """Adds an operation by which a tensor contains what was written into memory that it shares."""
         call = self.stack[-1].index if self.stack else None
         index, inputs = len(self.recording.operations), (value.index, part.index)
         written = Operation(index, WRITTEN, {}, inputs, (), (True, True), call, _line())
@@ -427,9 +433,9 @@ class _Recorder(TorchDispatchMode):
     # --------------------------------------------------------------------------------------------------------- backward
 
     def settle(self, asked: set[int]) -> None:
-        """Of the gradients that operations could ask, leaves those that the backward pass from these values comes by.
+        """Restricts ``needs`` to the gradients that backward from these values computes.
 
-        Autograd does not look into a function of the model's own: what stands in it counts as if it did.
+        Autograd does not track operations within an autograd.Function of the model; they count as if it did.
         """
         values = self.recording.values
         for operation in reversed(self.recording.operations):

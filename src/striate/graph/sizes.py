@@ -1,9 +1,9 @@
-"""Sizes that tell when their value is asked for: a quick look whether a model's code has conditions on sizes at all.
+"""Sizes that report when their value is used: a quick check whether a model's code has conditions on sizes at all.
 
-While :class:`ToldSizes` is on, ``x.shape`` and its like give stand-ins for numbers. Arithmetic on them makes others,
-functions of torch's take them for what they are, and Python's conversions (``if``, ``range``, ``int``) are told. Other
-than torch's symbols (:mod:`.conditions`) they do not know that a convolution's output always has so many channels, so
-that they tell too much; but they take no longer than the model itself.
+While :class:`ToldSizes` is active, ``x.shape`` and similar attributes return proxies of numbers. Arithmetic on them
+returns proxies, torch's functions receive the plain numbers, and Python's conversions (``if``, ``range``, ``int``) are
+reported. Unlike torch's symbols (:mod:`.conditions`) proxies do not know that some sizes are constant, such as the
+channels of a convolution's output, and so report too much; but a run takes no longer than the model itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["ToldSizes"]
 
 
 class ToldSizes(TorchFunctionMode):
-    """Calls ``asked`` with each line of the model's code, as "/path/net.py:12", that asks for a size's value.
+    """Calls ``asked`` with each line of the model's code, as "/path/net.py:12", that uses the value of a size.
 
     >>> found = []
     >>> with ToldSizes(found.append):
@@ -36,14 +36,14 @@ class ToldSizes(TorchFunctionMode):
     def __init__(self, asked: Callable[[str], None]) -> None:
         super().__init__()
         self.asked = asked
-        self.unsure: list[tuple[Any, int, str]] = []  # frame, its instruction and line, of conversions by __index__
+        self.unsure: list[tuple[Any, int, str]] = []  # frame, instruction and line of conversions by __index__
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         caller = sys._getframe(1)
-        # a function of torch's converts its arguments before it comes here
+        # torch's functions convert their arguments before they get here; such conversions do not count.
         self.unsure = [one for one in self.unsure if one[:2] != (caller, caller.f_lasti)]
         result = func(*_plain(args), **_plain(kwargs or {}))
-        if func is Tensor.__len__:  # Python takes nothing but a whole number
+        if func is Tensor.__len__:  # len() must return an int, so that this is a conversion
             self.tell()
         return self.told(result) if func in SIZES else result
 
@@ -74,7 +74,7 @@ SIZES: frozenset[Any] = frozenset(
 
 
 class _Size:
-    """A number, or a comparison of numbers."""
+    """A proxy of a number, or of the result of a comparison."""
 
     def __init__(self, value: Any, mode: ToldSizes) -> None:
         self.value, self.mode = value, mode
@@ -134,7 +134,7 @@ for _name in ("bool", "int", "float", "index", "round", "floor", "ceil", "trunc"
 
 
 def _plain(given: Any) -> Any:
-    """The same with numbers in place of those that tell."""
+    """Replaces the proxies in arguments by plain numbers."""
     if isinstance(given, _Size):
         return given.value
     if isinstance(given, dict):

@@ -1,14 +1,14 @@
-"""Receptive fields on the recording: what part of the input a unit of any layer sees, and which units an input pixel
-reaches.
+"""Computes receptive fields on the recording: which part of the input a unit of any layer sees, and which units depend
+on an input pixel.
 
-Two computations over the same links. *Fields* go forward through the whole recording once and hold for every unit: on
-each axis of the input an interval that repeats (:class:`striate.window.Field`), padding and what lies beyond the image
-included. *Sets* answer for one unit, backward, and for one pixel, forward: exactly which positions, with the holes of
-dilation, inside the image.
+There are two computations over the same links. *Fields* are propagated forward through the whole recording once and
+hold for every unit: on each axis of the input a periodic interval (:class:`striate.window.Field`), which includes
+padding and extends beyond the image. *Sets* are computed backward for one unit, or forward for one pixel, and contain
+the exact positions inside the image, with the gaps of dilation.
 
-Axes are followed one by one. Where branches meet, the set is the union on each axis; if no branch contains the others
-(a row and a column that make a cross) the true set is smaller than the product of the axes, and the answer says that it
-is an upper bound. The interval is not.
+Each axis is followed separately. Where branches meet, the set is the union on each axis. If no branch contains the
+others (a row and a column that form a cross), the true set is smaller than the product of the axes, and the result is
+marked as an upper bound. The interval remains exact.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from ...window import Field, Look
 __all__ = ["Extent", "Fields", "Seen", "reached_from", "seen_by"]
 
 Axes = tuple[int, int]  # an input of the model, and an axis of it
-PHASES = 2**16  # that a field is followed in; beyond it units are taken to see all that any of them sees
+PHASES = 2**16  # a field with more phases is replaced by an interval that covers what all its units see
 
 
 class Place(NamedTuple):
-    """What number along an axis of a tensor a field is told by: ``index // inner % size``. Axes that were merged have
-    several.
+    """The part of a tensor's axis that selects a unit's field: ``index // inner % size``. An axis that was merged from
+    several has one place for each.
     """
 
     axis: int
@@ -46,12 +46,12 @@ class Extent(NamedTuple):
 
 
 class _State:
-    """Of a tensor: for each axis of an input, the fields by place, and what all units see besides."""
+    """The fields of a tensor: for each axis of an input, the fields by place, and the span that all its units see."""
 
     def __init__(self) -> None:
         self.fields: dict[Axes, dict[Place, Field]] = {}
         self.always: dict[Axes, tuple[int, int]] = {}
-        self.narrowed: set[Place] = set()  # by which units see less than their fields say
+        self.narrowed: set[Place] = set()  # units at some of these places see less than their fields
         self.exact = True
 
     def see(self, axis: Axes | None, span: tuple[int, int] | None) -> None:
@@ -67,7 +67,7 @@ class _State:
         old = fields.get(place)
         try:
             fields[place] = field if old is None else old.union(field)
-        except ValueError:  # of other jumps: they are taken to see all that they do
+        except ValueError:  # their jumps differ: each is replaced by a span that covers all its units
             assert old is not None
             del fields[place]
             for one in (old, field):
@@ -78,7 +78,7 @@ class _State:
 class Fields:
     """The fields of all tensors of a recording.
 
-    axes: those of the inputs that are followed: all but batch and channels, the first two.
+    axes: the axes of the inputs that are followed, all except the first two (batch and channels).
     """
 
     def __init__(self, recording: Recording) -> None:
@@ -96,7 +96,7 @@ class Fields:
                 self.states[output] = _joined(recording, self.states, output, links)
 
     def extent(self, value: int, axis: Axes) -> Extent | None:
-        """Of a tensor's units along an axis of an input; None where they see nothing of it."""
+        """The receptive field of a tensor's units on an axis of an input; None if they see nothing of it."""
         state = self.states.get(value)
         if state is None:
             return None
@@ -116,7 +116,7 @@ class Fields:
         return self.recording.values[self.recording.inputs[axis[0]]].shape[axis[1]]
 
     def place(self, value: int, axis: Axes) -> Place | None:
-        """Along which axis of a tensor an axis of the input is followed."""
+        """The place in a tensor that follows an axis of the input; None if there is none or more than one."""
         state = self.states.get(value)
         places = list(state.fields.get(axis, {})) if state is not None else []
         return places[0] if len(places) == 1 else None
@@ -130,7 +130,8 @@ def _joined(recording: Recording, states: dict[int, _State], output: int, links:
         if state is None or not (state.fields or state.always):
             continue
         made.exact &= state.exact and link.exact
-        if several and link.within is not None and link.within[0] > 1:  # of channels units are told by all
+        if several and link.within is not None and link.within[0] > 1:
+            # Batch and channels (axes 0 and 1) do not narrow fields, since a unit counts with all its channels.
             made.narrowed.add(Place(link.within[0], 1, recording.values[output].shape[link.within[0]]))
         if link.narrows is not None:
             made.narrowed.add(Place(link.narrows, 1, recording.values[output].shape[link.narrows]))
@@ -147,7 +148,7 @@ def _joined(recording: Recording, states: dict[int, _State], output: int, links:
 def _follow(
     recording: Recording, link: Link, axis: Axes | None, place: Place, field: Field, made: _State, output: int
 ) -> None:
-    """What a field becomes over a link; axis None: of a place that narrows others' fields."""
+    """Adds to ``made`` what a field becomes over a link. axis: None for a place that narrows the fields of others."""
     whole = recording.values[link.value].shape[place.axis]
     if isinstance(link.axes, Regroup):
         _regrouped(recording, link, axis, place, field, made, output)
@@ -174,7 +175,7 @@ def _regrouped(
     assert isinstance(link.axes, Regroup)
     before, after = recording.values[link.value].shape, recording.values[output].shape
     mine, theirs = next(group for group in link.axes.groups if place.axis in group[0])
-    # numbers are index // left % size
+    # Position numbers within the group are index // left % size.
     left, size = place.inner * prod(before[k] for k in mine if k > place.axis), place.size
     for k in reversed(theirs):
         n = after[k]
@@ -185,12 +186,12 @@ def _regrouped(
         if n % left == 0 and size <= room and (room % size == 0 or k == theirs[0]):
             made.add(axis, Place(k, left, size), field)
             return
-        if n % left or size % room:  # cut across
+        if n % left or size % room:  # the split does not align with the place
             made.see(axis, field.over(0, place.size - 1))
             made.exact = False
             return
-        # Split between this axis and those before it. Those say from where to where; this one narrows it, until all of
-        # it is summed.
+        # The place is split between this axis and those before it: those keep a coarser field, which the position on
+        # this axis narrows.
         made.narrowed.add(Place(k, left, room))
         field, size, left = field.then(Look((range(room),), room)), size // room, 1
     if size == 1:
@@ -199,7 +200,7 @@ def _regrouped(
 
 # ----------------------------------------------------------------------------------------------------------------- sets
 
-Set = Collection[int]  # of positions along an axis
+Set = Collection[int]  # of positions on an axis
 
 
 class Seen(NamedTuple):
@@ -210,7 +211,7 @@ class Seen(NamedTuple):
 
 
 def _met(one: Seen | None, other: Seen) -> Seen:
-    """What either holds."""
+    """The union of two sets; not exact if neither contains the other and they differ on more than one axis."""
     if one is None:
         return other
     more = [_missing(b, a) for a, b in zip(one.axes, other.axes, strict=True)]
@@ -225,7 +226,7 @@ def _met(one: Seen | None, other: Seen) -> Seen:
 
 
 def _missing(one: Set, other: Set) -> Set:
-    """What of one the other lacks."""
+    """The elements of one set that are not in the other."""
     if isinstance(other, range) and one and other.start <= min(one) and max(one) < other.stop:
         return ()
     return set(one).difference(other)
@@ -236,7 +237,7 @@ def _all(shape: Sequence[int]) -> tuple[range, ...]:
 
 
 def seen_by(recording: Recording, value: int, units: Seen) -> dict[int, Seen]:
-    """For each of the model's inputs, by number, which positions these units of a tensor see."""
+    """Maps the number of each model input to the positions of it that these units of a tensor see."""
     wanted: dict[int, Seen] = {value: units}
     for op in reversed(recording.operations):
         if not any(output in wanted for output in op.outputs):
@@ -271,7 +272,8 @@ def _backward(recording: Recording, link: Link, units: Seen, shape: Sequence[int
 
 
 def reached_from(recording: Recording, value: int, pixels: dict[int, Seen]) -> Seen | None:
-    """Which units of a tensor see any of these positions of the inputs, by number; None: none."""
+    """The units of a tensor that see any of these positions. pixels: by the number of the input. None if no unit does.
+    """
     reached = {recording.inputs[number]: seen for number, seen in pixels.items()}
     if value in reached:
         return reached[value]
@@ -317,7 +319,8 @@ def _both(one: Set, other: Set) -> Set:
 def _reindexed(
     regroup: Regroup, given: Sequence[Set], have: Sequence[int], want: Sequence[int], back: bool
 ) -> tuple[tuple[Set, ...], bool]:
-    """Positions on axes that are merged or split: the product of each group's, told by its other axes."""
+    """Maps positions over merged or split axes. The result is exact if each group's set is a product of its new axes.
+    """
     axes: list[Set] = list(_all(want))
     exact = True
     for mine, theirs in regroup.groups:
@@ -336,7 +339,8 @@ def _reindexed(
 
 
 def units_of(shape: Sequence[int], unit: Iterable[int], axes: Sequence[int] | None = None) -> Seen:
-    """One unit: its places on these axes, those behind batch and channels if None; of the first sample, in any channel.
+    """The set of one unit of the first sample, in all channels: its positions on ``axes``, by default all except batch
+    and channels.
     """
     found: list[Set] = list(_all(shape))
     where = range(2, len(shape)) if axes is None else axes

@@ -1,4 +1,4 @@
-"""The rows of a report: what each call of a layer, and each operation outside of layers, costs, keeps and sees."""
+"""The rows of a report: cost, memory and receptive field of each layer call and each operation outside of layers."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ EXACT, BOUND, UNKNOWN, ONE_RUN = "exact", "upper bound", "unknown", "this input"
 class Layer:
     """A row: one call of a layer, or one operation outside of layers.
 
-    name: the module's path, with the number of the call where it is called again; for an operation that of the module
-    it stands in and its own. output_shape and weight_shape: of the first output, and of the weight (of the largest
-    parameter where none is called that).
-    parameters: that are read here for the first time. macs, flops: multiply-adds with all taps, and 2 each;
-    macs_inside: without the taps that fall into the padding; backward_macs: of the gradients, with all taps.
-    activation_bytes: of the outputs; kept_bytes: of what autograd keeps for the backward pass here and nowhere before.
-    receptive_field: size, jump and offset for each axis of the input [px], or None. line: of the model's code.
-    status: for "output_shape", "macs", "kept_bytes" and "receptive_field" whether it is exact, an upper bound, unknown,
-    or holds for this input only.
+    name: the module's path, with the number of the call from the second on; for an operation, the path of the module
+    around it and the operator's name. output_shape: the shape of the first output. weight_shape: the shape of the
+    weight, or of the largest parameter if none is called that.
+    parameters: the number of parameter values that are first read here. macs: multiply-adds with all taps; flops: 2 for
+    each; macs_inside: macs without the taps that fall into the padding; backward_macs: those of the gradients, with all
+    taps.
+    activation_bytes: size of the outputs. kept_bytes: size of what autograd saves here for the backward pass and did
+    not save before.
+    receptive_field: size, jump and offset for each axis of the input [px], or None. line: the line of the model's code.
+    status: whether "output_shape", "macs", "kept_bytes" and "receptive_field" are exact, an upper bound, unknown, or
+    valid for this input only.
     """
 
     name: str
@@ -46,12 +48,12 @@ class Layer:
     status: dict[str, str]
     line: str | None
     macs_inside: int | None = None
-    value: int | None = field(default=None, repr=False)  # the output in the recording
+    value: int | None = field(default=None, repr=False)  # index of the output in the recording
     call: int | None = field(default=None, repr=False)
 
 
 class Rows:
-    """The layers of a recording, and the sums over them."""
+    """Builds the rows of a recording, and their totals."""
 
     def __init__(self, recording: Recording, fields: Fields) -> None:
         self.recording, self.fields = recording, fields
@@ -66,7 +68,7 @@ class Rows:
         self.totals = self._totals()
 
     def _owners(self, parts: list[Part]) -> dict[int, Part]:
-        """For each parameter the part that reads it first, or has it."""
+        """Maps each parameter to the part that reads it first, or else to a part whose module holds it."""
         owners: dict[int, Part] = {}
         values = self.recording.values
         for part in parts:
@@ -89,7 +91,7 @@ class Rows:
         return self.recording.model.get_submodule(path)._parameters.get(last)
 
     def _kept(self, parts: list[Part]) -> dict[int, int]:
-        """Bytes kept for backward, by the index of the part that keeps them."""
+        """Maps the index of each part to the bytes that autograd saves in it."""
         found: dict[int, int] = {}
         by_call = {part.call.index: part.index for part in parts if part.call is not None}
         operations = [(part.operations[0].index, part.index) for part in parts if part.call is None]
@@ -147,11 +149,11 @@ class Rows:
             backward_macs=sum(n or 0 for n in backward) if known else None,
             activation_bytes=sum(values[v].bytes for v in dict.fromkeys(outputs)),
             kept_bytes=self.kept.get(part.index, 0),
-            receptive_field=_told(extents),
+            receptive_field=_field_dict(extents),
             status={
                 "output_shape": exact,
                 "macs": exact if known else UNKNOWN,
-                # what a recurrent layer works in is not told without values
+                # The workspace of a recurrent layer is not known without values.
                 "kept_bytes": UNKNOWN if any(op.is_a("recurrent") for op in operations) else exact,
                 "receptive_field": UNKNOWN if output is None else BOUND if bound else exact,
             },
@@ -162,7 +164,7 @@ class Rows:
         )
 
     def _unused(self) -> None:
-        """Parameters that no operation reads, in a row of their own."""
+        """Adds a row for the parameters that no operation reads, if there are any."""
         left = [v for v in self.recording.values if v.is_parameter and v.index not in self.owned]
         if left:
             status = {name: EXACT for name in ("output_shape", "macs", "kept_bytes", "receptive_field")}
@@ -204,7 +206,7 @@ class Rows:
         }
 
 
-def _told(extents: Iterable[Extent | None]) -> dict[str, list[float]] | None:
+def _field_dict(extents: Iterable[Extent | None]) -> dict[str, list[float]] | None:
     listed = list(extents)
     if not listed or any(extent is None for extent in listed):
         return None

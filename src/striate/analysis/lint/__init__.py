@@ -1,1 +1,1 @@
-"""Mistakes in a network that can be seen before it is trained: the rules, and what they ask."""
+"""Finds mistakes in a network before it is trained: the rules, and the queries that they use."""

@@ -1,4 +1,4 @@
-"""What lint rules ask about a report: which layer a row is, what stands before and behind it, what it is made of."""
+"""Queries of lint rules on a report: the module of a row, the rows before and after it, and its operations."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ __all__ = ["Context", "Use"]
 
 
 class Use(NamedTuple):
-    """What a network is trained with and for, as far as it is known: the arguments of :func:`striate.inspect` of these
-    names.
+    """How a network is trained and what for, as far as known: the arguments of :func:`striate.inspect` of these names.
     """
 
     optimizer: torch.optim.Optimizer | None = None
@@ -30,7 +29,7 @@ class Use(NamedTuple):
 
 
 class Context:
-    """A report, and what rules ask about it."""
+    """A report, with the queries that rules make on it."""
 
     def __init__(self, report: Result, use: Use) -> None:
         self.report = report
@@ -43,25 +42,25 @@ class Context:
         self.batch_size = batch_size if batch_size is not None else (shapes[0][0] if shapes and shapes[0] else 1)
 
     def call(self, layer: Layer) -> ModuleCall | None:
-        """The call that a row stands for; None for an operation outside of layers."""
+        """The call that a row represents; None for an operation outside of layers."""
         if layer.call is None or self.recording.calls[layer.call].has_calls:
             return None
         return self.recording.calls[layer.call]
 
     def module(self, layer: Layer) -> Module | None:
-        """The layer itself."""
+        """The module that a row calls; None for an operation outside of layers."""
         call = self.call(layer)
         return call.module if call is not None else None
 
     def of(self, *classes: type[Module]) -> Iterator[tuple[Layer, Any]]:
-        """The rows whose layers are of these classes, with the layers."""
+        """Yields the rows that call a module of these classes, each with the module."""
         for layer in self.layers:
             module = self.module(layer)
             if isinstance(module, classes):
                 yield layer, module
 
     def first(self, *classes: type[Module]) -> Iterator[tuple[Layer, Any]]:
-        """The same, with each layer once, where it is called first."""
+        """Yields the same as :meth:`of`, but each module only once, at its first call."""
         seen: set[int] = set()
         for layer, module in self.of(*classes):
             if id(module) not in seen:
@@ -69,18 +68,18 @@ class Context:
                 yield layer, module
 
     def path(self, layer: Layer) -> str:
-        """Where in the model the layer of a row is; for an operation its row's name."""
+        """The path of a row's module within the model; for an operation the name of its row."""
         call = self.call(layer)
         return call.path if call is not None else layer.name
 
     @cached_property
     def neighbours(self) -> Neighbours:
-        """What stands before and behind the parts of the recording that rows are of."""
+        """The predecessors and successors of each part of the recording."""
         return Neighbours(self.recording)
 
     @cached_property
     def _rows(self) -> dict[int, Layer]:
-        """The row of each part of the recording, by the part's index."""
+        """Maps the index of each part of the recording to its row."""
         parts = ((self._part_of(layer), layer) for layer in self.layers)
         return {part.index: layer for part, layer in parts if part is not None}
 
@@ -92,37 +91,37 @@ class Context:
         return None if maker is None else self.neighbours.part(maker)
 
     def row(self, op: Operation) -> Layer | None:
-        """The row that an operation is part of; None for what only reads the same values otherwise."""
+        """The row that an operation belongs to; None for views and other operations that cost nothing."""
         part = self.neighbours.part(op)
         return None if part is None else self._rows.get(part.index)
 
     def operations(self, layer: Layer) -> list[Operation]:
-        """The operations that a row stands for."""
+        """The operations of a row."""
         part = self._part_of(layer)
         return [] if part is None else part.operations
 
     @cached_property
     def readers(self) -> dict[int, list[Operation]]:
-        """For each value the operations that read it."""
+        """Maps each value to the operations that read it."""
         return self.neighbours.readers
 
     def before(self, layer: Layer) -> list[Layer]:
-        """The rows that made what it reads."""
+        """The rows whose outputs a row reads."""
         part = self._part_of(layer)
         return [] if part is None else [self._rows[one.index] for one in self.neighbours.before(part)]
 
     def after(self, layer: Layer) -> list[Layer]:
-        """The rows that read what it made."""
+        """The rows that read the output of a row."""
         part = self._part_of(layer)
         return [] if part is None else [self._rows[one.index] for one in self.neighbours.after(part)]
 
     def is_output(self, layer: Layer) -> bool:
-        """Whether the model returns what it made."""
+        """Whether the model returns the output of a row."""
         part = self._part_of(layer)
         return part is not None and self.neighbours.is_output(part)
 
     def input_shape(self, layer: Layer) -> tuple[int, ...] | None:
-        """Of the first tensor that it reads."""
+        """The shape of the first tensor that a row reads; None if it reads none."""
         call = self.call(layer)
         values = call.inputs if call is not None else ()
         if call is None and layer.value is not None and (op := self.recording.maker(layer.value)) is not None:

@@ -1,4 +1,4 @@
-"""What a lint rule found, as a report holds it."""
+"""The findings of lint rules, as a report stores them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ SEVERITIES = ("error", "warning", "note")
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding, as a report holds it. line: of the model's code, where it is known; share: of the model's MACs that
-    its row takes, None where it is about no row.
+    """One finding of a lint rule.
+
+    line: the line of the model's code, if known; share: the share of the model's MACs that its row takes, None if it
+    concerns no row.
     """
 
     rule: str

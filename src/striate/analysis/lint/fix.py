@@ -1,4 +1,4 @@
-"""A model without the mistakes that can be mended mechanically, and what is different about it."""
+"""Applies the fixes of findings to a copy of the model, and shows the difference."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ __all__ = ["fix"]
 
 
 def fix(report: Result) -> tuple[Module, str]:
-    """See :meth:`Report.fix`. The findings' changes are made in their order."""
+    """See :meth:`Report.fix`. Applies the fixes in the order of the findings."""
     before = report.recording.model
     model = copy.deepcopy(before)
     for finding in report.findings:
         if finding.mend is not None:
             finding.mend(model)
-    told = _difference(report.model, repr(before).splitlines(), repr(model).splitlines())
+    lines = _difference(report.model, repr(before).splitlines(), repr(model).splitlines())
     if report.optimizer is not None and any(f.place == "optimizer" and f.severity != "note" for f in report.findings):
         groups = report.optimizer.param_groups
         decay = max(group.get("weight_decay", 0.0) for group in groups)
         name = f"{type(report.optimizer).__name__}'s groups"
-        told += _difference(name, _groups(before, groups), _groups(model, parameter_groups(model, decay)))
-    return model, "\n".join(told)
+        lines += _difference(name, _groups(before, groups), _groups(model, parameter_groups(model, decay)))
+    return model, "\n".join(lines)
 
 
 def _difference(name: str, before: list[str], after: list[str]) -> list[str]:
@@ -36,7 +36,7 @@ def _difference(name: str, before: list[str], after: list[str]) -> list[str]:
 
 
 def _groups(model: Module, groups: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Each group's decay, and the names of what is in it, in the model's order."""
+    """Lists the weight decay of each group and the names of its parameters, in the model's order."""
     lines = []
     for group in groups:
         held = {id(p) for p in group["params"]}

@@ -1,4 +1,4 @@
-"""Findings as they are told: one of each rule and severity, with all its layers, what takes most of the MACs first."""
+"""Groups findings for display: one group for each rule and severity, with the largest share of the MACs first."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .finding import SEVERITIES, Finding
 
 __all__ = ["Group", "grouped", "percent"]
 
-FEW = 6  # places that are named each
+FEW = 6  # up to so many places are all named
 
 
 @dataclass(frozen=True)
 class Group:
     """Findings of one rule and severity, in the order of the rows.
 
-    share: of the model's MACs, by the rows that they are about; None where they are about the model as a whole, or
-    nothing is multiplied.
+    share: the share of the model's MACs in the rows concerned; None if they concern the model as a whole, or it has no
+    MACs.
     """
 
     findings: tuple[Finding, ...]
@@ -39,8 +39,8 @@ class Group:
 
     @property
     def places(self) -> str:
-        """All of them, with where in the code they are called if that is known; of many, those whose names differ in a
-        number as one.
+        """The names of all places, each with the line of code that calls it, if known. If there are many, names that
+        differ in one number are merged.
 
         >>> texts = "It is wrong.", "Mend it.", "arithmetic"
         >>> found = [Finding("a-rule", "note", f"blocks.{k}.conv", *texts) for k in range(12)]
@@ -56,28 +56,28 @@ class Group:
 
     @property
     def scope(self) -> str:
-        """How many layers, and of how much of the MACs, in brackets where that says something: ``(12 layers, 8.0 % of
-        the MACs)``.
+        """The number of layers and their share of the MACs, in brackets: ``(12 layers, 8.0 % of the MACs)``. Empty if
+        there is nothing to say.
         """
         count = len({finding.place for finding in self.findings})
-        told = [f"{count} layers"] if count > 1 else []
-        told += [f"{percent(self.share)} of the MACs"] if self.share else []
-        return f" ({', '.join(told)})" if told else ""
+        parts = [f"{count} layers"] if count > 1 else []
+        parts += [f"{percent(self.share)} of the MACs"] if self.share else []
+        return f" ({', '.join(parts)})" if parts else ""
 
     @property
     def alike(self) -> bool:
-        """Whether the same is told of all."""
+        """Whether all findings have the same text."""
         return len({(finding.message, finding.fix) for finding in self.findings}) == 1
 
     @property
     def message(self) -> str:
-        """What is wrong and how it is mended, of the layer with the largest share where they differ."""
+        """What is wrong and how to fix it; if the findings differ, the one with the largest share."""
         first = max(self.findings, key=lambda finding: finding.share or 0.0)
         return f"{'' if self.alike else f'At {first.place}: '}{first.message} {first.fix}"
 
 
 def grouped(findings: Sequence[Finding]) -> list[Group]:
-    """By severity, in it what is about the whole model, then what takes the largest share of the MACs.
+    """Groups findings by severity and rule: of each severity first those about the whole model, then by share of MACs.
 
     >>> shares = {"a": 0.1, "b": 0.4}
     >>> found = [Finding(rule, "note", rule, "It is wrong.", "Mend it.", "", share=shares[rule]) for rule in shares]
@@ -98,7 +98,7 @@ def grouped(findings: Sequence[Finding]) -> list[Group]:
 
 
 def percent(share: float) -> str:
-    """Of a share that is not 0.
+    """Formats a share that is not 0.
 
     >>> percent(0.2345), percent(0.0234), percent(0.00001)
     ('23 %', '2.3 %', '<0.1 %')

@@ -1,4 +1,4 @@
-"""Which findings are not told: what the model's code says in comments, and the project's file."""
+"""Decides which findings are ignored, by comments in the model's code and by the project's pyproject.toml."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ IGNORED = re.compile(r"#\s*striate:\s*ignore\[([\w\-, ]+)\]")
 
 
 def is_ignored(context: Context, layer: Layer, id: str) -> bool:
-    """Whether the code says so: ``# striate: ignore[ID]`` where the layer is called, or where its owner makes it
-    (``self.name = …``).
+    """Whether a comment ``# striate: ignore[ID]`` stands on the line that calls the layer, or on the lines that assign
+    it (``self.name = …``).
     """
     if layer.line is not None:
         file, _, number = layer.line.rpartition(":")
@@ -31,7 +31,8 @@ def is_ignored(context: Context, layer: Layer, id: str) -> bool:
     if context.call(layer) is None:
         return False
     names = context.path(layer).split(".")
-    for depth in range(len(names), 0, -1):  # the layer's owner; where that is one of torch's containers, who made that
+    for depth in range(len(names), 0, -1):
+        # The owner of the layer assigns it; if that is one of torch's containers, the owner of the container does.
         owner = context.model.get_submodule(".".join(names[: depth - 1]))
         found = [lines for kind in type(owner).__mro__ for lines in _makes(kind, names[depth - 1], names[depth:])]
         if found:
@@ -40,20 +41,20 @@ def is_ignored(context: Context, layer: Layer, id: str) -> bool:
 
 
 def _says(id: str, lines: Sequence[str]) -> bool:
-    told = (IGNORED.search(line) for line in lines)
-    return any(id in re.split(r"[,\s]+", one.group(1)) for one in told if one)
+    matches = (IGNORED.search(line) for line in lines)
+    return any(id in re.split(r"[,\s]+", match.group(1)) for match in matches if match)
 
 
 def _makes(kind: type, name: str, inside: Sequence[str]) -> Iterator[list[str]]:
-    """The lines of a class that set ``self.name``; of a container's one argument's. inside: the names from there on to
-    the layer.
+    """Yields the lines of each statement of a class that sets ``self.name``. inside: the path from there to the layer;
+    if ``self.name`` is a container, only the lines of that element are included.
     """
     if kind.__module__.split(".")[0] in ("torch", "striate"):
         return
     try:
         lines = textwrap.dedent("".join(getsourcelines(kind)[0])).splitlines()
         tree = ast.parse("\n".join(lines))
-    except (OSError, TypeError, SyntaxError):  # typed into a prompt; or no longer what it was
+    except (OSError, TypeError, SyntaxError):  # typed at a prompt, or the file has changed since
         return
     for node in ast.walk(tree):
         targets = (
@@ -69,7 +70,7 @@ def _makes(kind: type, name: str, inside: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _lines_of(made: ast.expr | None, inside: Sequence[str]) -> Iterator[int]:
-    """Of a layer; of a container's calls only those of what is asked, and their first lines."""
+    """Yields the lines of the expression that creates a layer, and the first line of each container around it."""
     while inside and isinstance(made, ast.Call) and inside[0].isdigit():
         listed = made.args[0] if len(made.args) == 1 else None
         parts = listed.elts if isinstance(listed, (ast.List, ast.Tuple)) else made.args
@@ -82,12 +83,12 @@ def _lines_of(made: ast.expr | None, inside: Sequence[str]) -> Iterator[int]:
 
 
 def configured(folder: str | Path) -> list[str]:
-    """The ids that ``[tool.striate.lint] ignore`` names in the first pyproject.toml of a folder and those above it, for
+    """The ids that ``[tool.striate.lint] ignore`` lists in the nearest pyproject.toml, in the folder or above it, for
     the command line.
 
-    Python 3.10 cannot read such a file: nothing is ignored then.
+    Python 3.10 has no TOML parser, and ignores nothing.
 
-    Raises ArgumentError for a file that is no TOML, or where that is not a list of texts.
+    Raises ArgumentError if the file is not valid TOML, or ``ignore`` is not a list of strings.
 
     >>> configured("/")
     []
@@ -101,12 +102,12 @@ def configured(folder: str | Path) -> list[str]:
     if file is None:
         return []
     try:
-        told: Any = tomllib.loads(file.read_text(encoding="utf-8"))
+        table: Any = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ArgumentError(build(str(file), "TOML", str(error).rstrip("."), hint="Mend the file.")) from error
     for name in ("tool", "striate", "lint"):
-        told = told.get(name, {}) if isinstance(told, dict) else {}
-    ignored = told.get("ignore", []) if isinstance(told, dict) else []
+        table = table.get(name, {}) if isinstance(table, dict) else {}
+    ignored = table.get("ignore", []) if isinstance(table, dict) else []
     if not isinstance(ignored, list) or not all(isinstance(id, str) for id in ignored):
         hint = 'Write ignore = ["bias-before-norm"].'
         raise ArgumentError(

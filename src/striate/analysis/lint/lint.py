@@ -1,4 +1,4 @@
-"""Mistakes that can be seen on the recording: what the rules find, but for what is ignored."""
+"""Runs the lint rules on a report and collects what they find, without ignored findings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import Module
 
 from ...errors import ArgumentError, ArgumentTypeError, build, did_you_mean
 from ..inspect.result import Result
-from . import rules as rules  # fills RULES
+from . import rules as rules  # registers the rules in RULES
 from .context import Context, Use
 from .finding import SEVERITIES, Finding
 from .ignore import is_ignored
@@ -22,10 +22,10 @@ TASKS = ("classification", "localisation", "segmentation")
 
 
 def lint(report: Result, use: Use, ignore: Collection[str] = ()) -> list[Finding]:
-    """All findings, errors first, in the order of the rows.
+    """Returns all findings, errors first, then in the order of the rows.
 
-    Raises ArgumentError for an id in ``ignore`` that no rule has, a task there is not, and sizes below what they can
-    be; ArgumentTypeError for a loss or an optimizer that is none.
+    Raises ArgumentError for an id in ``ignore`` that no rule has, an unknown task, or a size that is not positive;
+    ArgumentTypeError if the loss or the optimizer is an object of another kind.
     """
     _check(use)
     ignore = (ignore,) if isinstance(ignore, str) else ignore
@@ -44,19 +44,19 @@ def lint(report: Result, use: Use, ignore: Collection[str] = ()) -> list[Finding
     for one in RULES.values():
         if one.id in ignore:
             continue
-        for place, message, fix, mend, severity in one.find(context):
+        for place, message, fix, apply_fix, severity in one.find(context):
             layer = lines.get(place)
             if layer is None or not is_ignored(context, layer, one.id):
                 line = layer.line if layer is not None else None
                 share = (layer.macs or 0) / total if layer is not None and total else None
                 found.append(
-                    Finding(one.id, severity or one.severity, place, message, fix, one.source, line, share, mend)
+                    Finding(one.id, severity or one.severity, place, message, fix, one.source, line, share, apply_fix)
                 )
     return sorted(found, key=lambda f: (SEVERITIES.index(f.severity), places.get(f.place, len(places))))
 
 
 def _check(use: Use) -> None:
-    """Refuses what the rules would not understand, and so say nothing of."""
+    """Rejects arguments that rules could not use and would silently ignore."""
     optimizer, batch_size, object_px, loss, _ = use
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         hint = "Make it, as SGD(model.parameters(), 0.1)."

@@ -1,8 +1,8 @@
-"""What a lint rule is: a function that looks at a :class:`.context.Context` and yields :class:`Found`; its id, severity
-and source.
+"""Defines lint rules: functions that query a :class:`.context.Context` and yield :class:`Found`, each with an id, a
+severity and a source.
 
-The rules themselves are in :mod:`striate.analysis.lint.rules`, a file a subject. Each one's reason is its docstring
-and, at length, in docs/lint.
+The rules themselves are in :mod:`striate.analysis.lint.rules`, one file for each subject. The docstring of a rule
+states its reason, and docs/lint explains it at length.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from .finding import SEVERITIES
 
 __all__ = ["RULES", "Found", "Rule", "rule"]
 
-class Found(NamedTuple):
-    """What a rule yields: where, what, how to mend it, and what does so on a model where that is mechanical.
 
-    place: a row's name, "model" or "optimizer"; message: one sentence, with the number; mend: does it to a copy of the
-    model;
-    severity: if it is not the rule's.
+class Found(NamedTuple):
+    """What a rule yields: where the mistake is, what it is, and how to fix it.
+
+    place: the name of a row, "model" or "optimizer"; message: one sentence, with the number; mend: a function that
+    applies the fix to a copy of the model, if that can be automated; severity: if it differs from the rule's.
     """
 
     place: str
@@ -40,7 +40,7 @@ class Rule(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """Its function's docstring."""
+        """The docstring of the rule's function, on one line."""
         return " ".join((self.find.__doc__ or "").split())
 
 
@@ -50,7 +50,8 @@ RULES: dict[str, Rule] = {}
 def rule(
     id: str, severity: str, source: str
 ) -> Callable[[Callable[[Context], Iterator[Found]]], Callable[[Context], Iterator[Found]]]:
-    """Makes a function a rule. source: a paper, a page of the documentation, or arithmetic that anybody can check."""
+    """Registers a function as a rule. source: a paper, a page of documentation, or arithmetic that anybody can check.
+    """
 
     def add(find: Callable[[Context], Iterator[Found]]) -> Callable[[Context], Iterator[Found]]:
         assert severity in SEVERITIES and id not in RULES

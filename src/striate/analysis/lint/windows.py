@@ -1,5 +1,5 @@
-"""Layers whose units look through windows, as lint rules see them: with all the padding that is done for them, and how
-what they read follows the image.
+"""Convolutions and poolings as lint rules see them: with all the padding before them, and the axes of the image that
+their axes follow.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ __all__ = [
     "windowed_layers",
 ]
 
-POOLING = ("max_pool", "avg_pool")  # kinds of operators that look through windows besides convolutions
+POOLING = ("max_pool", "avg_pool")  # kinds of operators that slide a window, besides convolutions
 
 
 class WindowedLayer(NamedTuple):
-    """A layer whose units look through windows.
+    """A layer that slides a window over its input.
 
-    operation: the convolution or pooling; value: what it reads, before all padding that is done for it, by itself or by
-    operations of their own;
-    axes: with this padding; of a transposed convolution its adjoint's.
+    operation: the convolution or pooling; value: its input before all padding, whether done by itself or by padding
+    operations before it; axes: the geometry with this padding, for a transposed convolution that of its adjoint.
     """
 
     layer: Layer
@@ -80,7 +79,7 @@ def windowed_layers(context: Context) -> list[WindowedLayer]:
         source, target = (made, given) if transposed else (given, made)
         numbers = zip(source[-dims:], target[-dims:], kernel, stride, dilation, before, after, strict=True)
         axes = tuple(Axis(*one) for one in numbers)
-        # pooling on one axis is done on two
+        # torch computes pooling of one axis as pooling of two.
         if maker is not None and maker.name == "aten.unsqueeze" and op.is_a(*POOLING):
             value, axes = maker.inputs[0], axes[1:]
         found.append(WindowedLayer(layer, op, value, axes))
@@ -88,8 +87,8 @@ def windowed_layers(context: Context) -> list[WindowedLayer]:
 
 
 def _margins(op: Operation, dims: int) -> list[tuple[int, int]] | None:
-    """What a padding adds before and behind each of the last axes; None for what is no padding, cuts off, or adds
-    channels.
+    """What a padding adds before and behind each of the last axes; None for other operations, and for padding that
+    crops or adds channels.
     """
     if not op.is_a("pad"):
         return None
@@ -105,8 +104,9 @@ def each_axis(given: int | list[int] | tuple[int, ...], dims: int) -> list[int]:
 
 
 def fields_of(context: Context, value: int, everything: bool = True) -> list[Field] | None:
-    """Of a map's units, on each axis of the input; None for what is no map. everything: with what is seen through
-    global means.
+    """The receptive field of a feature map's units on each axis of the input; None for tensors that are no feature map.
+
+    everything: includes what is seen through global means.
     """
     fields, found = context.report.fields, []
     axes = context.report.axes()
@@ -125,8 +125,8 @@ def fields_of(context: Context, value: int, everything: bool = True) -> list[Fie
 
 
 def followed_axes(context: Context, window: WindowedLayer) -> list[tuple[Axis, float] | None]:
-    """For each axis of the input the window's axis that follows it, with the jump of what it reads [px]; None where
-    none does alone.
+    """For each axis of the input, the axis of the window that follows it, and the jump [px] of the values it reads;
+    None if no axis of the window corresponds to that axis alone.
     """
     fields, shape = context.report.fields, context.recording.values[window.value].shape
     found: list[tuple[Axis, float] | None] = []
@@ -147,7 +147,7 @@ def image_sizes(context: Context) -> list[int]:
 
 
 def readers_beyond(context: Context, value: int) -> list[Operation]:
-    """What computes with a tensor, also through views of it and with a padding around it."""
+    """The operations that compute with a tensor, directly or through views and padding of it."""
     found = []
     for op in context.readers.get(value, []):
         passes = op.is_free or op.is_a("pad")
@@ -156,7 +156,7 @@ def readers_beyond(context: Context, value: int) -> list[Operation]:
 
 
 def format_percent(share: float) -> str:
-    """In whole percents, never all or nothing by rounding.
+    """Formats a share in whole percents, without rounding it to 0 % or 100 %.
 
     >>> format_percent(0.125), format_percent(0.001), format_percent(0.999), format_percent(1)
     ('12 %', 'under 1 %', 'over 99 %', '100 %')

@@ -1,4 +1,4 @@
-"""Where a model's time goes, layer by layer."""
+"""Times a model layer by layer."""
 
 from ..._renamed import accept_old_names
 from .report import Profile

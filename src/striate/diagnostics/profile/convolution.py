@@ -1,4 +1,4 @@
-"""What a convolution's passes are: the problem that each one is, its method, and its work."""
+"""Describes the passes of a convolution layer: the problem of each, its method, and its work."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ from .work import Work
 
 __all__ = ["contests_of", "macs_of", "problems_of", "work_of"]
 
-# The passes of a layer, as a profile names them, and those of an operation.
+# Maps the passes of a layer, as a profile names them, to those of a convolution operation.
 PASSES = {"forward": "forward", "input": "backward_data", "weight": "backward_weights"}
-# The pass of the operation that a pass of the layer is: a transposed convolution is a convolution's input gradient, and
-# the other way round.
+# Maps the passes of a transposed convolution layer to those of a convolution: its forward is the input gradient of a
+# convolution, and vice versa.
 TRANSPOSED = {"forward": "input", "input": "forward", "weight": "weight"}
 
 
 def problems_of(layer: Any, x: Tensor, more: bool) -> dict[str, ConvProblem] | None:
-    """The passes of a convolution layer on x; None for a transposed one that is given an output size or pads by another
-    mode than zeros.
+    """The problem of each pass of a convolution layer on x; None for a transposed one that receives an output size or
+    has a padding mode other than zeros.
 
-    more: whether the layer was given anything beside x.
+    more: whether the layer received more arguments than x.
     """
     dims, transposed = len(layer.kernel_size), isinstance(layer, ConvTransposeBase)
     if transposed and (more or layer.padding_mode != "zeros"):
         return None
     w = torch.empty_like(layer.weight, device="meta")
 
-    def planned(sizes: Iterable[int], padding: Any) -> ConvGeometry:
+    def geometry_of(sizes: Iterable[int], padding: Any) -> ConvGeometry:
         given = torch.empty(tuple(sizes), dtype=w.dtype, device="meta")
         extra = [layer.output_padding] if transposed else []
         geometry = (layer.stride, padding, *extra, layer.dilation, layer.groups)
         return ops.geometry_for(given, w, None, *geometry, dims=dims, where=type(layer).__name__, transposed=transposed)
 
-    plan = planned(x.shape, layer.padding)
-    if layer.padding_mode != "zeros":  # x is padded first, and the convolution pads nothing
+    plan = geometry_of(x.shape, layer.padding)
+    if layer.padding_mode != "zeros":  # x is padded first, and the convolution itself has no padding
         padded = (i + p + q for i, p, q in zip(plan.input, plan.before, plan.after, strict=True))
-        plan = planned((*x.shape[:-dims], *padded), 0)
+        plan = geometry_of((*x.shape[:-dims], *padded), 0)
     refusal = gate.reason(x, layer.weight, layer.bias)
     asked = dims > 1 and getattr(layer, "_channels_last", False)
     last = refusal is None and (asked or ops.follows_channels_last(x, layer.weight))
@@ -62,14 +62,14 @@ def problems_of(layer: Any, x: Tensor, more: bool) -> dict[str, ConvProblem] | N
 
 
 def macs_of(plan: ConvGeometry) -> Macs:
-    """Multiply-adds of one pass: all three have as many."""
+    """The multiply-adds of one pass, which are the same for all three."""
     return conv_macs(plan.window, plan.batch, plan.channels, plan.filters, plan.groups)
 
 
 def contests_of(
     path: str, layer: Any, x: Tensor, problems: dict[str, ConvProblem], computed: Iterable[str]
 ) -> tuple[Contest, ...]:
-    """A contest for each pass that is computed."""
+    """Makes a contest for each pass that is computed."""
     plan = problems["forward"].geometry
     values = prod(plan.x_shape) + prod(plan.y_shape) + prod(plan.weight_shape)  # two are read, the third is written
     is_native = isinstance(layer, conv._Conv | conv._ConvTranspose)
@@ -92,7 +92,7 @@ def contests_of(
 def work_of(
     group: tuple[Module, ...], contests: tuple[Contest, ...], output_shape: tuple[int, ...], size: int
 ) -> tuple[Work, Work]:
-    """The work of a convolution, and of the activation and pooling that are computed with it, forward and backward.
+    """The work of forward and backward of a convolution, with the activation and pooling fused to it.
 
     size: bytes of a value.
     """

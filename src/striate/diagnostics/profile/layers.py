@@ -1,4 +1,4 @@
-"""The layers of a model, as its recording has them: which modules call no other, and the multiply-adds of each call."""
+"""Finds the layers of a model on its recording: modules that call no other, with the multiply-adds of each call."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class _LayerCall(NamedTuple):
 class Layers:
     """The layers of a model that is called on an example.
 
-    Where no recording of the model can be made (parts of it are TorchScript, or it asks for real data in a way that a
+    If the model cannot be recorded (parts of it are TorchScript, or its code depends on values in a way that a
     recording cannot follow), every module counts as a layer until the live run shows that it calls others, and each
-    layer is recorded by itself.
+    layer is recorded separately.
     """
 
     def __init__(self, model: Module, example: Any) -> None:
@@ -38,18 +38,18 @@ class Layers:
         self.names = {module: name or type(module).__name__ for name, module in named if module not in callers}
 
     def macs(self, group: Sequence[Module], input_shapes: Shapes, output_shape: tuple[int, ...]) -> Macs | None:
-        """Of one call of a layer, or of neighbours that are computed as one; None if they are not known."""
+        """The multiply-adds of one call of a layer, or of neighbours that are computed together; None if unknown."""
         for first, call in enumerate(self._calls):
-            # a norm that is computed with a shortcut's addition is given the shortcut too, which the recording adds
-            # later
+            # A norm that is fused with the addition of a shortcut also receives the shortcut; in the recording only the
+            # addition does.
             if call.module is group[0] and call.input_shapes == input_shapes[: len(call.input_shapes)]:
-                calls = self._following(group, first)
+                calls = self._successive_calls(group, first)
                 if calls and calls[-1].output_shapes[:1] == (output_shape,):
                     return _total([call.macs for call in calls])
-        return self._alone(group, input_shapes)
+        return self._recorded_macs(group, input_shapes)
 
-    def _following(self, group: Sequence[Module], first: int) -> list[_LayerCall]:
-        """The calls of a group's layers from this one on, one after the other; empty if they do not follow."""
+    def _successive_calls(self, group: Sequence[Module], first: int) -> list[_LayerCall]:
+        """The successive calls of a group's layers, from call ``first`` on; an empty list if they are not all found."""
         found: list[_LayerCall] = []
         for call in self._calls[first:]:
             if call.module is group[len(found)]:
@@ -58,7 +58,7 @@ class Layers:
                     return found
         return []
 
-    def _alone(self, group: Sequence[Module], shapes: Shapes) -> Macs | None:
+    def _recorded_macs(self, group: Sequence[Module], shapes: Shapes) -> Macs | None:
         found: list[Macs | None] = []
         for module in group:
             recording = _recorded(module, shapes)
@@ -77,7 +77,7 @@ def _recorded(model: Module, example: Any) -> Recording | None:
 
 
 def _layer_calls(recording: Recording) -> list[_LayerCall]:
-    """The calls that call no other module, in their order."""
+    """The calls of modules that call no other module, in order."""
     found: dict[int, list[Macs | None]] = {}
     for operation in recording.operations:
         if operation.call is not None:
@@ -86,10 +86,10 @@ def _layer_calls(recording: Recording) -> list[_LayerCall]:
     def shapes(values: tuple[int, ...]) -> Shapes:
         return tuple(recording.values[value].shape for value in values)
 
-    def made(call: ModuleCall) -> _LayerCall:
+    def described(call: ModuleCall) -> _LayerCall:
         return _LayerCall(call.module, shapes(call.inputs), shapes(call.outputs), _total(found.get(call.index, [])))
 
-    return [made(call) for call in recording.calls if not call.has_calls]
+    return [described(call) for call in recording.calls if not call.has_calls]
 
 
 def _macs(recording: Recording, operation: Operation) -> Macs | None:
@@ -98,7 +98,7 @@ def _macs(recording: Recording, operation: Operation) -> Macs | None:
 
 
 def _total(counts: Sequence[Macs | None]) -> Macs | None:
-    """The sum, if all are known."""
+    """The sum of the counts; None if one is unknown."""
     known = [count for count in counts if count is not None]
     if len(known) < len(counts):
         return None

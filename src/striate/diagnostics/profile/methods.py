@@ -1,4 +1,4 @@
-"""A convolution's methods timed against each other, each pass by itself: what the next best would have cost."""
+"""Times the methods of a convolution against each other, separately for each pass, to find the next best one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .work import Work
 
 __all__ = ["Contest"]
 
-BEHIND = 1.5  # a method that took that many times the best of the others in the first round is not timed again
+BEHIND = 1.5  # a method that takes more than this times the best other in the first round is not timed again
 
 
 class Contest(NamedTuple):
     """One pass of a convolution, and the methods that can compute it.
 
-    what: the layer and the pass, for people; pass_: "forward", "input" or "weight", as the layer has them; method: the
-    one that the layer uses; x_last: whether its input is channels_last; work: what the pass has to do.
+    what: layer and pass as progress shows them; pass_: "forward", "input" or "weight", from the layer's point of view;
+    method: the one that the layer uses; x_last: whether its input is channels_last; work: the least work of the pass.
     """
 
     what: str
@@ -37,13 +37,17 @@ class Contest(NamedTuple):
 
     @property
     def key(self) -> Any:
-        """Equal for contests that would take the same times."""
+        """The key of a contest. Contests with the same key take the same times."""
         return self.call, self.method, self.x_last, self.weight.stride(), self.bias is None
 
     def run(self, rounds: int) -> dict[str, float]:
-        """Medians by method [ms], of the layer's own and of those that the first round did not leave far behind."""
+        """Medians by method [ms], for the layer's own method and those within ``BEHIND`` of the best in the first
+        round.
+        """
         call, arguments = self.call, self._arguments()
-        able = [c for c in ops.METHODS if c.name == self.method or (c.name != "reference" and c.refuse(call) is None)]
+        supported = [
+            c for c in ops.METHODS if c.name == self.method or (c.name != "reference" and c.refuse(call) is None)
+        ]
 
         def turn(method: Any) -> Callable[[], float]:
             return lambda: timed_ms(lambda: method.run(call, *arguments))
@@ -53,15 +57,15 @@ class Contest(NamedTuple):
             return [name for name, ms in first.items() if name == self.method or ms <= BEHIND * best]
 
         with torch.no_grad():
-            times = in_turns({method.name: turn(method) for method in able}, rounds, keep=near)
+            times = in_turns({method.name: turn(method) for method in supported}, rounds, keep=near)
         return {name: statistics.median(measured) for name, measured in times.items() if len(measured) == rounds}
 
     def _arguments(self) -> tuple[Any, ...]:
-        """Random tensors of the shapes and in the memory order that the pass gets in the layer."""
-        call, plan = self.call, self.call.geometry
-        # gradients are brought to the output's memory order, an input comes as it is
+        """Random tensors of the shapes and memory format that the pass receives in the layer."""
+        call, geometry = self.call, self.call.geometry
+        # Gradients are converted to the output's memory format; an input arrives in its own.
         last = self.x_last if self.pass_ == "forward" else call.channels_last
-        x, y = (_random(shape, call.dtype, last) for shape in (plan.x_shape, plan.y_shape))
+        x, y = (_random(shape, call.dtype, last) for shape in (geometry.x_shape, geometry.y_shape))
         w = self.weight.detach()
         operands = {"forward": (x, w), "backward_data": (y, w), "backward_weights": (y, x)}
         arguments: tuple[Any, ...] = operands[call.pass_]

@@ -1,4 +1,4 @@
-"""A profile: the times of a step, which can be shown."""
+"""A profile that can be shown as text or HTML."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["Profile"]
 
 @dataclass(frozen=True)
 class Profile(StepTimes):
-    """What :func:`~striate.profile` found."""
+    """The result of :func:`~striate.profile`."""
 
     def table(self, width: int = 100, top: int | None = None) -> str:
         """The layers, the time outside them, and each pass of the convolutions, as text of at most ``width`` columns.
 
-        top: lists only so many layers, the slowest first.
+        top: if given, only this many layers are listed, the slowest first.
 
         Raises ArgumentError for a width below 80.
         """

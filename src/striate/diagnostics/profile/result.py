@@ -1,4 +1,4 @@
-"""What a profile consists of: the times of a step and of its layers, with what they are compared to."""
+"""The data of a profile: the times of a step and its layers, with the limits that they are compared with."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from typing import Any, NamedTuple
 
 __all__ = ["LayerTime", "StepTimes"]
 
-VERSION = 2  # of what to_dict returns
+VERSION = 2  # of the format that to_dict returns
 
 
 class LayerTime(NamedTuple):
     """The times of one layer in a step, summed over its calls on the same shapes.
 
-    path: its name in the model; type: of its class. Where neighbours are computed as one, both name all of them, as
-    ``0+1``. input_shapes: of the tensors it was called with; calls: how often on these shapes.
+    path: its name in the model; type: the name of its class. For neighbours that are computed together both name all of
+    them, as in ``0+1``. input_shapes: those of the tensors it was called with; calls: the number of calls on these
+    shapes.
 
     forward_ms, backward_ms: medians over the steps [ms]; backward_ms is None where backward was not timed.
-    macs: multiply-adds of forward; macs_inside: without the taps that fall into the padding; moved_bytes: what forward
-    and backward must read and write; limit_ms: the least time for both at the machine's rates, with ``macs_inside``
-    [ms]. Each is summed over the calls, and None where it is not known for such a layer.
+    macs: multiply-adds of forward; macs_inside: without the taps that fall into the padding; moved_bytes: the bytes
+    that forward and backward must read and write; limit_ms: the least time for both at the machine's rates, with
+    ``macs_inside`` [ms]. Each is summed over the calls, and None if it is not known for this kind of layer.
 
     method: for a convolution, by pass ("forward", and "input" and "weight" for the gradients that are computed), the
     name of the method as in ``striate.ops.conv.NAMES``; for any other layer, under "forward", "native" where a kernel
     of striate's ran, "torch", or "none" where nothing had to be computed.
-    map_ms, map_limit_ms: of a convolution, each pass by itself: time and limit of one call [ms].
-    next_best: by pass, the fastest other method and its time [ms]; no entry where no other method can compute it.
+    map_ms, map_limit_ms: for a convolution, time and limit of one call of each pass, timed separately [ms].
+    next_best: by pass, the fastest other method and its time [ms]; no entry if no other method can compute it.
     """
 
     path: str
@@ -68,9 +69,10 @@ class LayerTime(NamedTuple):
 
 @dataclass(frozen=True)
 class StepTimes:
-    """The numbers of a profile: the whole step's and each layer's.
+    """The numbers of a profile, for the whole step and for each layer.
 
-    model: name of the class; input_shapes: of the example; channels_last: its memory order; training: the model's mode;
+    model: name of the class; input_shapes: those of the example; channels_last: its memory format; training: the
+    model's mode;
     backward: whether backward was timed; machine: processor, instruction set and versions.
     copy_gb_per_s: bytes read and written by a large copy [GB/s]; gemm_gflops: of a product of 2048×2048 matrices
     [GFLOP/s].
@@ -123,17 +125,17 @@ class StepTimes:
         return self.outside_forward_ms + (self.outside_backward_ms or 0.0)
 
     def share(self, ms: float) -> float:
-        """The share that a time has in the whole step."""
+        """The fraction of the whole step that a time takes."""
         return ms / self.step_ms if self.step_ms > 0 else 0.0
 
     def slowest(self, top: int | None = None) -> tuple[LayerTime, ...]:
-        """The ``top`` layers that took longest, the slowest first; all of them in their order if None."""
+        """The ``top`` slowest layers, the slowest first; all layers in the order of their calls if None."""
         if top is None:
             return self.layers
         return tuple(sorted(self.layers, key=lambda layer: -layer.ms)[: max(0, top)])
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers in JSON's types: lists, numbers, texts and None. ``version``: of this form, now 2."""
+        """Returns all numbers as JSON types: lists, numbers, strings and None. ``version`` is that of the format, 2."""
         facts = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "layers"}
         facts |= {"version": VERSION, "step_ms": self.step_ms}
         facts |= {"outside_forward_ms": self.outside_forward_ms, "outside_backward_ms": self.outside_backward_ms}

@@ -1,9 +1,9 @@
-"""Where a model's time goes, layer by layer: by which method, at what share of the machine's limit, and what the next
-best would cost.
+"""Times a model layer by layer: which method each uses, what share of the machine's limit it reaches, and how long the
+next best method would take.
 
-Times are taken inside whole steps, so that caches and memory are as they really are. Steps in which no layer is timed,
-in turn with those, give the time of the whole; the part of it outside the layers is a row of its own. Methods are timed
-against each other by themselves, on random numbers of the same shapes in the same memory order.
+Layers are timed within whole steps, so that caches and memory are in their real state. These steps alternate with steps
+in which no layer is timed, which give the time of the whole; the part of it outside the layers is a row of its own.
+Methods are timed against each other outside of steps, on random tensors of the same shapes and memory format.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ Progress = Callable[[int, int, str], object]
 class _LayerCall(NamedTuple):
     """A call of a layer in the first step.
 
-    key: equal for calls that share a row; method: by pass, {"forward": "none"} where nothing is computed; contests: of
-    a convolution's passes; gradients: how many of the input's and the weights' are computed; size: bytes of a value.
+    key: the same for calls that share a row; method: by pass, {"forward": "none"} if nothing is computed; contests:
+    one for each pass of a convolution; gradients: how many of the two gradients, of input and weights, are computed;
+    size: bytes of a value.
     """
 
     path: str
@@ -62,21 +63,21 @@ def profile(
     next_best: bool = True,
     progress: Progress | None = None,
 ) -> Profile:
-    """Times a model's layers inside whole steps: forward, and backward from random gradients of what it returns.
+    """Times a model's layers within whole steps: forward, and backward from random gradients of its outputs.
 
     A layer is a module that calls no other. The whole step is ``Σ layers + outside``, where outside is what runs
-    between the layers. A layer's limit is, for each of its passes, ``max(bytes / copy rate, multiply-adds / product
-    rate)``, both rates measured first.
+    between the layers. A layer's limit is the sum over its passes of ``max(bytes / copy rate, multiply-adds / product
+    rate)``; both rates are measured first.
 
     example_input: a tensor, or a tuple of tensors, that ``model(*example_input)`` runs on, on the CPU and of floating
-    point. The model stays in its mode; its buffers, gradients and torch's random numbers are put back. Without
-    ``backward``, and where nothing asks for a gradient, forward alone is timed.
-    rounds: at least 3, each of one step in which the layers are timed and one in which they are not; times are medians
-    over them; next_best: whether each convolution is timed by the other methods too; progress: called with the number
-    of parts done, the number of all parts, and a word on the next one.
+    point. The model stays in its mode; its buffers and gradients and torch's random state are restored. Without
+    ``backward``, or if nothing requires a gradient, only forward is timed.
+    rounds: at least 3, each with one step in which the layers are timed and one in which they are not; times are
+    medians over rounds; next_best: whether each convolution is also timed with the other methods; progress: called with
+    the number of parts done, the total, and a description of the next one.
 
-    Raises ArgumentTypeError, ArgumentError or DtypeError for what cannot be profiled, ShapeError where the model does
-    not take the example: the message names the layer.
+    Raises ArgumentTypeError, ArgumentError or DtypeError for what cannot be profiled, and ShapeError, which names the
+    layer, if the model fails on the example.
 
     >>> from striate import nn
     >>> found = profile(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), torch.ones(2, 1, 8, 8), rounds=3, next_best=False)
@@ -88,7 +89,7 @@ def profile(
     given = (example_input,) if isinstance(example_input, Tensor) else example_input
     _check(model, given, rounds)
     tell = progress or (lambda done, of, what: None)
-    with _kept(model):
+    with _restored(model):
         layers = Layers(model, given)
         calls, outputs = _first_step(model, layers, given, backward)
         backward = len(outputs) > 0
@@ -103,7 +104,8 @@ def profile(
         start, before = turns.clock_ns(), Resources.now()
         for number in range(rounds):
             tell(1 + number, total, f"step {number + 1} of {rounds}")
-            for timing in (False, True) if number % 2 else (True, False):  # neither always inherits the other's caches
+            # The order alternates, so that neither kind of step always finds the caches that the other left.
+            for timing in (False, True) if number % 2 else (True, False):
                 if not timing:
                     steps.append(_step(model, given, backward, seeds))
                     continue
@@ -179,8 +181,8 @@ def _check(model: Any, given: Any, rounds: Any) -> None:
 
 
 @contextmanager
-def _kept(model: Module) -> Iterator[None]:
-    """Afterwards buffers, gradients and torch's random numbers are what they were."""
+def _restored(model: Module) -> Iterator[None]:
+    """Restores buffers, gradients and torch's random state at the end."""
     buffers = [
         (m, name, b, b.detach().clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None
     ]
@@ -202,8 +204,9 @@ def _kept(model: Module) -> Iterator[None]:
 def _first_step(
     model: Module, layers: Layers, given: tuple[Tensor, ...], backward: bool
 ) -> tuple[list[_LayerCall], list[Tensor]]:
-    """The calls of layers in a step, and those of its outputs that backward may begin from. Raises where model and
-    example do not go together.
+    """Runs one step, and returns the calls of layers in it and the outputs from which backward can start.
+
+    Raises ShapeError if the model fails on the example, ArgumentError if it has no layers that return tensors.
     """
     calls: list[_LayerCall] = []
     observer = LayerObserver(layers.names, lambda observed, y: calls.append(_described(observed, y, backward)))
@@ -230,7 +233,7 @@ def _first_step(
 
 
 def _described(observed: ObservedCall, y: Tensor, backward: bool) -> _LayerCall:
-    """What has to be found out while the call's tensors are there."""
+    """Collects what depends on the call's tensors, while they exist."""
     path, group, inputs = observed.path, observed.group, observed.inputs
     module, key, size = group[0], key_of(group, inputs, y), y.element_size()
     x = inputs[0] if inputs else y
@@ -253,7 +256,7 @@ def _described(observed: ObservedCall, y: Tensor, backward: bool) -> _LayerCall:
 
 
 def _work(call: _LayerCall, layers: Layers) -> tuple[Macs | None, tuple[Work, Work] | None]:
-    """Multiply-adds of forward, and the work of forward and backward, None where it is not known."""
+    """The multiply-adds of forward, and the work of forward and backward; None for what is not known."""
     group, input_shapes, output_shape = call.key
     if call.method == {"forward": "none"}:
         return Macs(0, 0), (Work(0, 0), Work(0, 0))
@@ -273,7 +276,7 @@ def _layer_time(
     rates: Rates,
     backward: bool,
 ) -> LayerTime:
-    """One row: its calls, with the times of each step and of its convolution's methods."""
+    """Builds the result of one row from its calls, the times of each step, and those of its convolution's methods."""
     first, calls = row[0], len(row)
     forward_ms, backward_ms = (statistics.median(t.get(first.key, (0, 0))[k] for t in times) / 1e6 for k in (0, 1))
     macs, passes = _work(first, layers)
@@ -315,7 +318,7 @@ def _copies(given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def _step(
     model: Module, given: tuple[Tensor, ...], backward: bool, seeds: list[Tensor], timer: LayerTimer | None = None
 ) -> tuple[int, int]:
-    """One step: the times of forward and backward [ns]."""
+    """Runs one step, and returns the times of forward and backward [ns]."""
     inputs = _copies(given)
     for p in model.parameters():
         p.grad = None

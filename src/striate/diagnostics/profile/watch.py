@@ -1,8 +1,8 @@
-"""The live run watched: which layers are computed together and by whose kernels, and how long each takes.
+"""Observes a live run: which layers are computed together, by whose kernels, and how long each takes.
 
-Layers are watched by a ``forward`` of their own, which containers know, and autograd's nodes by hooks on the nodes,
-which leave the graph as it is. Hooks on modules would not do: layers of striate's that are computed in one pass are
-computed apart where one of them has a hook.
+The ``forward`` of each layer is replaced by an observer that containers recognise, and autograd's nodes get hooks,
+which do not change the graph. Hooks on modules are not an option: where a module has one, striate's containers compute
+its layers separately instead of in one pass.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ Forward = Callable[..., Any]
 
 @contextmanager
 def watched(modules: Iterable[Module], call: Callable[[tuple[Module, ...], Forward, Any, Any], Any]) -> Iterator[None]:
-    """Inside, each call of one of the modules, and each computation of several as one, goes through ``call``.
+    """Within this context each call of a module, and each fused computation of several, goes through ``call``.
 
-    call: gets the modules, what computes them, and its arguments and keyword arguments; it returns the result.
+    call: receives the modules, the function that computes them, its arguments and keyword arguments, and returns the
+    result.
     """
     before = [(module, module.__dict__.get("forward")) for module in modules]
     try:
@@ -47,18 +48,18 @@ def tensors_of(values: Any) -> list[Tensor]:
 
 
 def key_of(group: tuple[Module, ...], inputs: list[Tensor], output: Tensor) -> Any:
-    """Equal for the calls that share a row: the same layers on the same shapes."""
+    """The key of a call. Calls of the same layers on the same shapes have the same key and share a row."""
     return group, tuple(tuple(x.shape) for x in inputs), tuple(output.shape)
 
 
-# --------------------------------------------------------------------------------------------------- what is computed
+# ---------------------------------------------------------------------------------------------------------------- calls
 
 
 class ObservedCall:
-    """A call of a layer, or of neighbours that are computed as one.
+    """A call of a layer, or of neighbours that are computed together.
 
-    more: whether it was given anything beside its input; native: whether an operator of striate's ran in it; calls:
-    whether another watched layer was called in it.
+    more: whether it received more arguments than its input; native: whether one of striate's operators ran in it;
+    calls: whether it called another observed layer.
     """
 
     def __init__(self, path: str, group: tuple[Module, ...], inputs: list[Tensor], more: bool) -> None:
@@ -67,7 +68,7 @@ class ObservedCall:
         self._versions = [x._version for x in inputs]
 
     def is_view(self, y: Tensor) -> bool:
-        """Whether the output is the input, or a view of it, and nothing was written into it."""
+        """Whether the output is the unmodified input or a view of it."""
         x = self.inputs[0] if self.inputs else y
         same = y.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
         return same and self._versions == [t._version for t in self.inputs]
@@ -76,15 +77,16 @@ class ObservedCall:
 class LayerObserver(Observer):
     """Observes the calls of layers while the model runs once.
 
-    names: of the modules that are watched; done: gets each call that called no other layer, with its first output, at
-    the moment it returns: later layers may write into its tensors. failed: the name of the innermost layer that raised.
+    names: the names of the observed modules. done: receives each call that called no other layer, and its first output,
+    as soon as it returns, since later layers may overwrite its tensors. failed: the name of the innermost layer that
+    raised.
     """
 
     def __init__(self, names: Mapping[Module, str], done: Callable[[ObservedCall, Tensor], object]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.names, self.done = names, done
         self.under_way: list[ObservedCall] = []
-        self.callers: set[Module] = set()  # modules that called other watched ones
+        self.callers: set[Module] = set()  # modules that called other observed ones
         self.failed = ""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -113,15 +115,15 @@ class LayerObserver(Observer):
         return y
 
 
-# -------------------------------------------------------------------------------------------------- how long it takes
+# ---------------------------------------------------------------------------------------------------------------- times
 
 
 class LayerTimer:
-    """The times of the layers in one step [ns], forward and backward, by :func:`key_of` their calls."""
+    """Measures forward and backward of the layers in one step [ns]. times: by the :func:`key_of` their calls."""
 
     def __init__(self) -> None:
         self.times: dict[Any, list[int]] = {}
-        # of each call its key, the nodes that its inputs came from, and those that made its outputs
+        # For each call: its key, the autograd nodes of its inputs, and those of its outputs.
         self._made: list[tuple[Any, list[Any], list[Any]]] = []
         self._in_forward = True
         self._hooks: list[Any] = []
@@ -137,7 +139,7 @@ class LayerTimer:
         if not self._in_forward:
             return forward(*args, **kwargs)
         inputs = tensors_of((args, kwargs))
-        before = [x.grad_fn for x in inputs]  # now: a layer that works in place changes them
+        before = [x.grad_fn for x in inputs]  # read before the call, since an in-place layer changes them
         start = turns.clock_ns()
         y = forward(*args, **kwargs)
         took = turns.clock_ns() - start
@@ -149,10 +151,8 @@ class LayerTimer:
         return y
 
     def follow(self) -> None:
-        """Times, from now on, the nodes of autograd that each layer's forward made, from its outputs back to its
-        inputs.
-        """
-        # a layer that is called during backward, to compute again what was not saved, is part of backward
+        """Starts to time the autograd nodes that each layer's forward created, from its outputs back to its inputs."""
+        # Layers that run during backward (rematerialization) count as backward.
         self._in_forward = False
         taken: set[Any] = set()
         for key, before, ends in self._made:

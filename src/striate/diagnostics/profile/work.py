@@ -1,4 +1,4 @@
-"""What a layer has to do at least: bytes that its passes must move, and multiply-adds."""
+"""The least work of a layer: the bytes that its passes must move, and their multiply-adds."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["Shapes", "Work", "passes_of"]
 
 Shapes = tuple[tuple[int, ...], ...]
 
-UNKNOWN = (  # layers for which it is not known what they read and write
+UNKNOWN = (  # layers whose memory traffic is not known
     torch.nn.RNNBase,
     torch.nn.RNNCellBase,
     torch.nn.MultiheadAttention,
     torch.nn.Bilinear,
     torch.nn.Embedding,
     torch.nn.EmbeddingBag,
-    ConvBase,  # those whose geometry is not known
+    ConvBase,  # convolutions whose geometry is not known
 )
 MAXIMA = (MaxPoolBase, AdaptiveMaxPoolBase, pool._GlobalMax)
 NORMS = (
@@ -46,10 +46,10 @@ class Work(NamedTuple):
 def passes_of(
     module: Module, input_shapes: Shapes, output_shape: tuple[int, ...], size: int, macs: int | None, gradients: int
 ) -> tuple[Work, Work] | None:
-    """The work of a layer that is no convolution, forward and backward; None where it is not known.
+    """The work of forward and backward of a layer other than a convolution; None if it is not known.
 
-    size: bytes of a value; macs: of forward, 0 for a layer that passes over its values once; gradients: how many of the
-    input's and the weights' are computed.
+    size: bytes of a value; macs: the multiply-adds of forward, 0 for a pointwise layer; gradients: how many of the two
+    gradients, of input and weights, are computed.
     """
     known = type(module).__module__.startswith(("torch.nn.modules.", "striate.nn.", "striate.models."))
     if macs is None or not known or isinstance(module, UNKNOWN):
@@ -57,16 +57,16 @@ def passes_of(
     outputs = prod(output_shape)
     read, written = sum(map(prod, input_shapes)) * size, outputs * size
     weights = sum(p.numel() for p in module.parameters(recurse=False)) * size
-    if macs and weights:  # a product: each gradient too reads two of x, y and the weights and writes the third
+    if macs and weights:  # matrix product: each gradient, too, reads two of x, y and weights and writes the third
         moved = read + written + weights
         return Work(moved, macs), Work(gradients * moved, gradients * macs)
     forward = backward = read + written  # backward reads dy and writes dx
-    if isinstance(module, MAXIMA):  # one byte an output says which input it was
+    if isinstance(module, MAXIMA):  # one byte an output stores the position of the maximum
         forward, backward = forward + outputs, backward + outputs
     if isinstance(module, NORMS) or type(module).__module__ == "torch.nn.modules.activation":  # backward reads x too
         backward += read
     if isinstance(module, norm.BATCH_NORMS) and (
         (module.training and not getattr(module, "frozen", False)) or module.running_mean is None
-    ):  # the statistics of the batch take a further pass over it
+    ):  # batch statistics take a further pass over the input
         forward, backward = forward + read, backward + read + written
     return Work(forward, macs), (Work(backward, macs) if gradients else Work(0, 0))

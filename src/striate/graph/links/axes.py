@@ -1,4 +1,4 @@
-"""Operations that move axes, take parts of tensors, or join them."""
+"""Links of operations that permute or reshape axes, and that slice, join or pad tensors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def regrouped(op: Op) -> list[list[Link]]:
 
 
 def _groups(before: Sequence[int], after: Sequence[int]) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
-    """Runs of axes with as many values before and after, each as short as can be.
+    """Divides both shapes into the shortest runs of axes that have the same number of values.
 
     >>> _groups((2, 6, 4, 5), (2, 3, 2, 20))
     (((0,), (0,)), ((1,), (1, 2)), ((2, 3), (3,)))
@@ -81,7 +81,7 @@ def expanded(op: Op) -> list[list[Link]]:
 
 @links_for("pixel_shuffle")
 def to_space(op: Op) -> list[list[Link]]:
-    """Output (c, y, x) is input (c·r² + (y mod r)·r + x mod r, ⌊y/r⌋, ⌊x/r⌋)."""
+    """pixel_shuffle: output (c, y, x) is input (c·r² + (y mod r)·r + x mod r, ⌊y/r⌋, ⌊x/r⌋)."""
     r, rank = op["upscale_factor"], len(op.output)
     up = Look(((0,),) * r, 1)
     channels = Along(rank - 3, Look((range(r * r),), r * r))
@@ -121,7 +121,7 @@ def rolled(op: Op) -> list[list[Link]]:
     return [[op.same(op.input, axes) if axes else op.everywhere(op.input, exact=False)]]
 
 
-# ------------------------------------------------------------------------------------------------- parts and their sums
+# ----------------------------------------------------------------------------------------------------- slices and joins
 
 
 @links_for("slice", "slice_copy", "narrow")
@@ -186,27 +186,29 @@ def padded(op: Op) -> list[list[Link]]:
 
 @links_for(*(f"{kind}_pad{d}d" for kind in ("reflection", "replication") for d in (1, 2, 3)))
 def extended(op: Op) -> list[list[Link]]:
-    """Margins made of values of the image: those that stand as far behind the border, or the border's."""
+    """Reflection padding reads values at the same distance inside the border, replication padding those on the border.
+    """
     axes: dict[int, Along | Anywhere] = {}
     for axis, before, after in _margins(op):
         last = op.shape(op.input)[axis] - 1
         wanted = range(-before, last + 1 + after)
         if "reflection" in op.operation.name:
-            places = tuple((last - abs(last - abs(p)),) for p in wanted)
+            positions = tuple((last - abs(last - abs(p)),) for p in wanted)
         else:
-            places = tuple((min(max(p, 0), last),) for p in wanted)
-        axes[axis] = Along(axis, Look(((-before,),), 1), Look(places, len(places)) if before > 0 or after > 0 else None)
+            positions = tuple((min(max(p, 0), last),) for p in wanted)
+        ends = Look(positions, len(positions)) if before > 0 or after > 0 else None
+        axes[axis] = Along(axis, Look(((-before,),), 1), ends)
     return [[op.same(op.input, axes)]]
 
 
 def _margins(op: Op) -> list[tuple[int, int, int]]:
-    """Axis, before, after; the last axis comes first in torch's list."""
+    """Axis, padding before, and padding after; torch's list starts with the last axis."""
     pad, rank = op["pad"] or op["padding"] or [], len(op.output)
     return [(rank - 1 - i, pad[2 * i], pad[2 * i + 1]) for i in range(len(pad) // 2)]
 
 
 def part_written(op: Op) -> list[list[Link]]:
-    """A tensor after something was written into a part of it: what it was, and the part, wherever that is."""
+    """A tensor after a write into a view of it: depends on its old values, and on all of the view."""
     whole, part = op.operation.inputs
     return [[op.same(whole, exact=False), op.everywhere(part, exact=False)]]
 

@@ -1,4 +1,4 @@
-"""What links are made of, and what the functions that make them ask about an operation."""
+"""Defines links, and the view of an operation by which functions construct them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SAME = Look()
 
 
 class Along(NamedTuple):
-    """An input's axis that is followed by the output's axis ``axis``.
+    """An axis of an input that axis ``axis`` of the output follows.
 
-    ends: where what is computed near the ends of the axis looks otherwise, the positions of all outputs, in place of
-    ``look``'s.
+    look: the positions that each output reads. ends: if outputs near the ends of the axis read other positions than
+    ``look`` says, the exact positions of all outputs.
     """
 
     axis: int
@@ -27,15 +27,13 @@ class Along(NamedTuple):
 
 
 class Anywhere(NamedTuple):
-    """An input's axis of which every output sees these positions."""
+    """An axis of an input of which every output reads these positions."""
 
     positions: range
 
 
 class Regroup(NamedTuple):
-    """The same values in the same order with other axes: axes of the input, and those of the output with as many
-    values.
-    """
+    """A reshape: each group pairs axes of the input with the axes of the output that have the same values."""
 
     groups: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
 
@@ -43,9 +41,9 @@ class Regroup(NamedTuple):
 class Link(NamedTuple):
     """How one output of an operation depends on one tensor that it reads.
 
-    axes: for each axis of that tensor; or a Regroup. exact: False where it may see less. within: an axis of the output
-    and the places on it that see that tensor, if not all do. narrows: an axis of the output along which units see parts
-    of what is told, all together all.
+    axes: one for each axis of that tensor, or a Regroup. exact: False if outputs may read less. within: an axis of the
+    output and the positions on it that depend on that tensor, if not all do. narrows: an axis of the output by which
+    units read different parts of these positions, all of them together.
     """
 
     value: int
@@ -56,7 +54,7 @@ class Link(NamedTuple):
 
 
 class Op:
-    """A operation with its recording, and what the functions below ask about it."""
+    """An operation in its recording, with the queries that link functions make."""
 
     def __init__(self, recording: Recording, operation: Operation) -> None:
         self.recording, self.operation, self.arguments = recording, operation, operation.arguments
@@ -73,7 +71,7 @@ class Op:
 
     @property
     def input(self) -> int:
-        """The tensor that it is about."""
+        """The value of the first input."""
         return self.operation.inputs[0]
 
     @property
@@ -84,12 +82,12 @@ class Op:
         return Link(value, tuple(Anywhere(range(n)) for n in self.shape(value)), exact)
 
     def same(self, value: int, changed: dict[int, Along | Anywhere] | None = None, exact: bool = True) -> Link:
-        """Axis by axis as the output's, but for those that are changed."""
+        """A link in which each axis follows the same axis of the output, except those in ``changed``."""
         changed = changed or {}
         return Link(value, tuple(changed.get(i) or Along(i) for i in range(len(self.shape(value)))), exact)
 
     def others(self, *known: int) -> list[Link]:
-        """Whatever else is read (weights, which may have been computed)."""
+        """Links to all other inputs, such as weights (which may be computed): every output reads all of them."""
         return [self.everywhere(v) for v in dict.fromkeys(self.operation.inputs) if v not in known]
 
     def axis(self, value: int, number: int) -> int:
@@ -101,5 +99,5 @@ LINKS: Column[Linker] = Column("links")
 
 
 def links_for(*names: str) -> Callable[[Linker], Linker]:
-    """Makes a function that of these operators."""
+    """Registers the link function of these operators."""
     return LINKS.of(*(f"aten.{name}" for name in names))

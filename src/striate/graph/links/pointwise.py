@@ -1,4 +1,4 @@
-"""Operations that work value by value, and norms, whose statistics count as constants."""
+"""Links of pointwise operations, and of norms, whose statistics count as constants."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ...window import Look
 from .link import Along, Anywhere, Link, Op, links_for
 
 
-@links_for(  # what torch does not tag as such
+@links_for(  # operators that torch does not tag as pointwise
     "detach", "alias", "contiguous", "_to_copy", "lift_fresh", "native_dropout", "dropout", "bernoulli", "bernoulli_",
     "masked_fill_", "copy_", "rrelu_with_noise", "_prelu_kernel", "prelu", "hardswish", "hardswish_", "fill_",
     "zero_", "uniform_", "normal_", "new_empty", "new_zeros", "new_full", "empty_like", "zeros_like", "ones_like",
@@ -14,11 +14,11 @@ from .link import Along, Anywhere, Link, Op, links_for
     "fake_quantize_per_tensor_affine",
 )
 def pointwise(op: Op) -> list[list[Link]]:
-    """Axes are matched from the last on; those of size 1 are repeated."""
+    """Broadcasts: axes are aligned at the last one, and those of size 1 are repeated."""
     if op.operation.name.startswith("aten.new_") or op.operation.name.endswith(
         ("_like", ".fill_", ".zero_", ".uniform_", ".normal_")
     ):
-        return [[] for _ in op.operation.outputs]  # of the input only the shape is used
+        return [[] for _ in op.operation.outputs]  # only the shape of the input matters
     rank = len(op.output)
     links = []
     for value in dict.fromkeys(op.operation.inputs[1:] if op.operation.name == "aten.copy_" else op.operation.inputs):
@@ -34,7 +34,7 @@ def pointwise(op: Op) -> list[list[Link]]:
 
 @links_for("glu")
 def gated(op: Op) -> list[list[Link]]:
-    """The first half of an axis by the sigmoid of the second."""
+    """Multiplies the first half of an axis by the sigmoid of the second."""
     axis = op.axis(op.input, op["dim"])
     return [[op.same(op.input, {axis: Along(axis, Look(((0, op.output[axis]),), 1))})]]
 
@@ -44,7 +44,5 @@ def gated(op: Op) -> list[list[Link]]:
     "_batch_norm_with_update", "_batch_norm_no_update", "native_group_norm", "native_layer_norm", "_fused_rms_norm",
 )
 def norm(op: Op) -> list[list[Link]]:
-    """Value by value: statistics count as constants, as evaluation has them. (What they see is said by the norm's
-    axes.)
-    """
+    """Pointwise: statistics count as constants, which they are for a batch norm in evaluation."""
     return [[op.same(op.input)], *([] for _ in op.operation.outputs[1:])]

@@ -1,4 +1,4 @@
-"""Sums over axes, products of matrices, attention, and what reads no tensor."""
+"""Links of reductions, matrix products and attention, and of operations that read no tensor."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def reduced(op: Op) -> list[list[Link]]:
     if op.operation.name in ("aten.max", "aten.min") and len(op.operation.inputs) == 2:
         return pointwise(op)
     kept = len(op.output) == len(shape)
-    found, place = [], 0
+    found, position = [], 0
     for i, n in enumerate(shape):
-        found.append(Anywhere(range(n)) if i in gone else Along(i if kept else place))
-        place += i not in gone
+        found.append(Anywhere(range(n)) if i in gone else Along(i if kept else position))
+        position += i not in gone
     return [[Link(op.input, tuple(found))] for _ in op.operation.outputs]
 
 
@@ -31,7 +31,7 @@ def reduced(op: Op) -> list[list[Link]]:
     "logcumsumexp", "sort", "topk",
 )
 def along_one(op: Op) -> list[list[Link]]:
-    """Each sees the whole axis; of sums so far only what stands before it."""
+    """Each output reads the whole axis. For cumulative operations that is an upper bound."""
     axis = op.axis(op.input, op["dim"] if op["dim"] is not None else -1)
     everything = Anywhere(range(op.shape(op.input)[axis]))
     return [[op.same(op.input, {axis: everything}, exact="cum" not in op.operation.name)] for _ in op.operation.outputs]
@@ -39,7 +39,7 @@ def along_one(op: Op) -> list[list[Link]]:
 
 @links_for("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "matmul", "linear")
 def product(op: Op) -> list[list[Link]]:
-    """Rows of the first by columns of the second; a third is added."""
+    """Each output reads a row of the first matrix and a column of the second; further operands are added."""
     pairs = (("mat1", "mat2"), ("batch1", "batch2"), ("mat", "vec"), ("self", "vec"), ("self", "mat2"))
     a, b = (
         op.value(name)
@@ -47,7 +47,7 @@ def product(op: Op) -> list[list[Link]]:
     )
     if a is None or b is None:
         return [[op.everywhere(v, exact=op.output == ()) for v in dict.fromkeys(op.operation.inputs)]]
-    if len(op.shape(b)) == 1:  # a vector
+    if len(op.shape(b)) == 1:  # matrix times vector
         rows = [Link(a, (Along(0), Anywhere(range(op.shape(a)[1])))), op.everywhere(b)]
         return [[*rows, *(link for link in pointwise(op)[0] if link.value not in (a, b))]]
     rank = len(op.output)
@@ -73,7 +73,7 @@ def product(op: Op) -> list[list[Link]]:
     "_scaled_dot_product_efficient_attention",
 )
 def attention(op: Op) -> list[list[Link]]:
-    """Each query sees all keys and values, unless a mask hides some."""
+    """Each query reads all keys and values; with a mask that is an upper bound."""
     query, key, value = op.operation.inputs[:3]
     exact = not op["is_causal"] and op.value("attn_mask") is None and op.value("attn_bias") is None
     rank = len(op.output)

@@ -1,4 +1,4 @@
-"""Convolutions, pooling, resampling: outputs that look through windows."""
+"""Links of convolution, pooling and resampling, whose outputs read windows of the input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .link import LINKS, Along, Anywhere, Link, Op, Regroup, links_for
 
 
 def _each(given: Sequence[int] | int | None, count: int, otherwise: Sequence[int] = ()) -> list[int]:
-    """A number for each axis."""
+    """Expands an argument to one number for each axis."""
     if given is None or (not isinstance(given, int) and len(given) == 0):
         return list(otherwise)
     listed = [given] if isinstance(given, int) else list(given)
@@ -60,7 +60,7 @@ def pooling(op: Op) -> list[list[Link]]:
 
 def locally_connected(op: Op) -> list[list[Link]]:
     layer, shape = op["layer"], op.shape(op.input)
-    lead, margins = len(shape) - layer.dims, layer.margins[-2::-2]  # of pad's list, those before, first axis first
+    lead, margins = len(shape) - layer.dims, layer.margins[-2::-2]  # the padding before each axis, first axis first
     looks: dict[int, Along | Anywhere] = {}
     for i, of_axis in enumerate(zip(layer.kernel_size, layer.stride, layer.dilation, margins, strict=True)):
         looks[lead + i] = Along(lead + i, Axis(0, 0, *of_axis).look)
@@ -89,8 +89,8 @@ def nearest(op: Op) -> list[list[Link]]:
 
 
 def _rounded(op: Op, axis: int, along: Along | Anywhere, half: float) -> Along | Anywhere:
-    """torch multiplies in float32: where the product should be a whole number it may fall short, and another position
-    is the nearest.
+    """Applies torch's rounding: it multiplies in float32, where a product that should be a whole number may be slightly
+    less, and the position below is read.
     """
     if axis < 2 or isinstance(along, Anywhere):
         return along
@@ -105,7 +105,7 @@ def _rounded(op: Op, axis: int, along: Along | Anywhere, half: float) -> Along |
 
 
 def _factor(op: Op, axis: int) -> float | None:
-    """The scale that was given for an axis, if one was."""
+    """The scale factor that was passed for an axis, if any."""
     factors = op["scale_factors"] or [
         op[name] for name in ("scales", "scales_d", "scales_h", "scales_w") if name in op.arguments
     ]
@@ -133,7 +133,7 @@ def _center(op: Op) -> Callable[[int, Fraction], Fraction]:
 def _resampled(
     op: Op, taps: Callable[[Fraction], tuple[int, ...]], source: Callable[[int, Fraction], Fraction]
 ) -> list[list[Link]]:
-    """The position that an output takes its value from, and the positions around it that it is made of."""
+    """Links of interpolation. source: the position that an output samples; taps: the positions read around it."""
     shape = op.shape(op.input)
     looks: dict[int, Along | Anywhere] = {}
     exact = True
@@ -153,6 +153,6 @@ def _resampled(
 
 @links_for("unfold", "unfold_copy")
 def windows(op: Op) -> list[list[Link]]:
-    """Window o holds positions o·step to o·step + size - 1, one each along a new last axis."""
+    """Window o holds positions o·step to o·step + size - 1, in a new last axis."""
     axis = op.axis(op.input, op["dimension"])
     return [[op.same(op.input, {axis: Along(axis, Look((range(op["size"]),), op["step"]))}, exact=op["size"] == 1)]]

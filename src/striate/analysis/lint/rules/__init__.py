@@ -1,4 +1,4 @@
-"""The rules, by what they are about. Importing them makes them known."""
+"""The lint rules, grouped by subject. Importing a module registers its rules."""
 
 from . import decay as decay
 from . import depth as depth

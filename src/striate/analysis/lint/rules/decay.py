@@ -1,4 +1,4 @@
-"""The optimizer's groups beside the layers: what decays, and what is not there."""
+"""Rules about the optimizer's parameter groups: weight decay, and parameters that are missing."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ..rule import Found, rule
 from .norm import LAYERS, followers
 
 OPTIMIZER = "optimizer"
-NAMED = 3  # parameters that a message names
+NAMED = 3  # a message names at most so many parameters
 
 
 @rule(
     "decay-on-norm-or-bias", "warning", "He et al., Bag of tricks for image classification with CNNs, 2019, section 3.1"
 )
 def decay_on_norm_or_bias(context: Context) -> Iterator[Found]:
-    """Decay pulls a weight towards 0, which is towards a simpler function. A norm's scale of 0 switches its channel
-    off, a shift or bias of 0 is one offset among others: neither is simpler, and they are too few to overfit.
+    """Decay pulls a weight towards 0, that is towards a simpler function. But a norm's scale of 0 switches its channel
+    off, and a shift or bias of 0 is an offset like any other: neither is simpler, and they are too few to overfit.
     """
     decaying = _decaying(context)
     exempt = {id(p) for p in parameter_groups(context.model, 0.0)[1]["params"]}
@@ -34,8 +34,8 @@ def decay_on_norm_or_bias(context: Context) -> Iterator[Found]:
         yield Found(
             OPTIMIZER,
             (
-                f"weight_decay={most:g} pulls {_told(named)} towards 0, which are scales, shifts and biases: "
-                f"{_few(named)}."
+                f"weight_decay={most:g} pulls {_format_count(named)} towards 0, which are scales, shifts and "
+                f"biases: {_format_names(named)}."
             ),
             f"Give it striate.training.parameter_groups(model, weight_decay={most:g}).",
         )
@@ -45,9 +45,9 @@ def decay_on_norm_or_bias(context: Context) -> Iterator[Found]:
     "decay-on-scale-invariant", "note", "van Laarhoven, L2 regularization versus batch and weight normalization, 2017"
 )
 def decay_on_scale_invariant(context: Context) -> Iterator[Found]:
-    """A norm takes away the size of the weights before it: f(c·w) = f(w), and the gradient at c·w is 1/c of that at w.
-    Decay therefore does not make the function simpler; it keeps ‖w‖ small and with it lr/‖w‖², how far a step turns w.
-    Plain SGD and decay are in balance where a step turns it by √(2·lr·decay).
+    """A norm makes the function independent of the scale of the weights before it: f(c·w) = f(w), and the gradient at
+    c·w is 1/c of that at w. Decay therefore does not make the function simpler; by keeping ‖w‖ small it sets the
+    effective learning rate lr/‖w‖². Plain SGD with decay reaches equilibrium where a step rotates w by √(2·lr·decay).
     """
     decaying = _decaying(context)
     named = []
@@ -60,14 +60,14 @@ def decay_on_scale_invariant(context: Context) -> Iterator[Found]:
         most = max(decaying[id(weight)] for _, weight in named)
         yield Found(
             OPTIMIZER,
-            f"weight_decay={most:g} does not restrain {_told(named)}, since a norm behind them takes their size away: "
-            f"it sets how fast they learn, lr/‖w‖² ({_few(named)}).",
+            f"weight_decay={most:g} does not restrain {_format_count(named)}, since a norm behind them takes their "
+            f"size away: it sets how fast they learn, lr/‖w‖² ({_format_names(named)}).",
             "Keep it if the learning rate was found with it; change the two together.",
         )
 
 
 def _is_invariant(context: Context, row: object, module: object) -> bool:
-    """Whether norms undo a factor on a layer's weight. A bias does not grow with it, unless it is subtracted too."""
+    """Whether norms cancel a factor on a layer's weight. A bias is not scaled with it, so it must be cancelled too."""
     behind = followers(context, row)  # type: ignore[arg-type]
     bias = getattr(module, "bias", None) is not None
     return bool(behind) and (
@@ -81,8 +81,8 @@ def _is_invariant(context: Context, row: object, module: object) -> bool:
     "pytorch.org, torch.optim: an optimizer updates the parameters that it was given",
 )
 def parameters_not_in_optimizer(context: Context) -> Iterator[Found]:
-    """Layers that are made or exchanged after the optimizer are not in it: they get gradients and stay as they were
-    drawn.
+    """Layers that are created or replaced after the optimizer are not in it: they get gradients but keep their initial
+    values.
     """
     if context.optimizer is None:
         return
@@ -93,15 +93,15 @@ def parameters_not_in_optimizer(context: Context) -> Iterator[Found]:
         yield Found(
             OPTIMIZER,
             (
-                f"{_told(missing)} of {len(learning)} that learn are in none of its groups and stay as they are: "
-                f"{_few(missing)}."
+                f"{_format_count(missing)} of {len(learning)} that learn are in none of its groups and stay as they "
+                f"are: {_format_names(missing)}."
             ),
             "Make the optimizer when the model is complete, or add them with add_param_group.",
         )
 
 
 def _decaying(context: Context) -> dict[int, float]:
-    """The decay of each parameter that has one, by its identity."""
+    """Maps the id of each parameter with weight decay to that decay."""
     if context.optimizer is None:
         return {}
     groups = context.optimizer.param_groups
@@ -110,10 +110,10 @@ def _decaying(context: Context) -> dict[int, float]:
     }
 
 
-def _told(named: Sequence[tuple[str, Parameter]]) -> str:
+def _format_count(named: Sequence[tuple[str, Parameter]]) -> str:
     count = sum(p.numel() for _, p in named)
     return f"{len(named)} parameter{'s' if len(named) > 1 else ''} ({short(count)} number{'s' if count > 1 else ''})"
 
 
-def _few(named: Sequence[tuple[str, torch.Tensor]]) -> str:
+def _format_names(named: Sequence[tuple[str, torch.Tensor]]) -> str:
     return ", ".join(name for name, _ in named[:NAMED]) + (", …" if len(named) > NAMED else "")

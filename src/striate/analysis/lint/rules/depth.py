@@ -1,4 +1,4 @@
-"""Rules about depth: layers that the layers around them make worth less."""
+"""Rules about depth: layers that lose their effect through the layers around them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ..rule import Found, rule
 
 __all__ = ["linear_sums"]
 
-# kinds of operators
+# Kinds of operators, as the op table names them.
 PRODUCTS = ("matrix_product", "batched_product")
 NORMS = ("batch_norm", "norm")
-# linear in what they read; so is a "scale" where all but one of the factors are the model's own
+# Linear in their inputs. A "scale" is so too, if all factors but one are parameters or buffers.
 MEANS = ("mean", "avg_pool", "adaptive_avg_pool")
 LINEAR = ("convolution", *PRODUCTS, "batch_norm", "pad", *MEANS, "sum", "concatenation", "dropout_with_mask")
-SLOPES = {"sigmoid": 0.25, "tanh": 0.61}  # of activations that saturate: the largest, and the mean over N(0, 1)
-# in a row, with something between that is not linear, before channels are mixed: as many as known designs have
+SLOPES = {"sigmoid": 0.25, "tanh": 0.61}  # of a sigmoid the largest slope, of a tanh its mean over N(0, 1)
+# Depthwise convolutions in a row, with something nonlinear between, before channels are mixed: known designs have two.
 DEPTHWISE = 2
-LEAST = 0.25**4  # of the gradient that saturating activations may leave
+LEAST = 0.25**4  # saturating activations that leave at most this share of the gradient are reported
 
 
 def _values(context: Context, layer: Layer) -> list[Operation]:
-    """The operations of a row that compute what it returns, not what it counts or how it is read."""
+    """The operations of a row that compute floating-point values, without counters and views."""
     operations = context.operations(layer)
     floating = [
         op for op in operations if op.outputs and context.recording.values[op.outputs[0]].dtype.is_floating_point
@@ -44,11 +44,11 @@ def _values(context: Context, layer: Layer) -> list[Operation]:
     "X. Glorot, Y. Bengio, \"Understanding the Difficulty of Training Deep Feedforward Neural Networks\", 2010",
 )
 def deep_saturation(context: Context) -> Iterator[Found]:
-    """The slope of a sigmoid is at most 0.25, of L in a row 0.25^L; that of a tanh is 0.61 in the mean over N(0, 1)."""
-    # for each row what remains of the gradient on the best way to it, and of how many slopes
+    """The slope of a sigmoid is at most 0.25, of L in a row 0.25^L; that of a tanh averages 0.61 over N(0, 1)."""
+    # For each row the share of the gradient that remains on the best path to it, and the number of slopes on that path.
     left: dict[int, tuple[float, int]] = {}
     worst: tuple[float, int, Layer] | None = None
-    inputs = set(context.recording.inputs)  # and their views
+    inputs = set(context.recording.inputs)  # and views of them
     for op in context.recording.operations:
         if op.is_free and inputs & {*op.inputs}:
             inputs |= {*op.outputs}
@@ -60,7 +60,7 @@ def deep_saturation(context: Context) -> Iterator[Found]:
         if any(op.is_a(*NORMS) for op in operations):
             best = (1.0, 0)
         slope = SLOPES.get(operations[-1].kind, 1.0) if operations else 1.0
-        if slope < 1 and not context.is_output(layer):  # an output's may be part of the loss
+        if slope < 1 and not context.is_output(layer):  # a saturating output may belong to the loss
             best = (best[0] * slope, best[1] + 1)
             if best[0] <= LEAST and (worst is None or best[0] < worst[0]):
                 worst = (*best, layer)
@@ -70,13 +70,12 @@ def deep_saturation(context: Context) -> Iterator[Found]:
         yield Found(
             layer.name,
             f"It is the last of {count} saturating activations without a norm or a shortcut between, whose slopes "
-            "leave "
-            f"{'at most' if share == 0.25**count else 'about'} {share:.2g} of the gradient.",
+            f"leave {'at most' if share == 0.25**count else 'about'} {share:.2g} of the gradient.",
             "Use ReLU, a norm before each, or residual blocks.",
         )
 
 
-# ------------------------------------------------------------------------------------------------------- mixed channels
+# ------------------------------------------------------------------------------------------------------- channel mixing
 
 
 def _convolution(context: Context, layer: Layer) -> Operation | None:
@@ -84,7 +83,7 @@ def _convolution(context: Context, layer: Layer) -> Operation | None:
 
 
 def _is_depthwise(context: Context, layer: Layer) -> bool:
-    """Whether each output channel reads one input channel of several, by weights that are learned."""
+    """Whether a row is a depthwise convolution with learned weights, on more than one channel."""
     op = _convolution(context, layer)
     if op is None or layer.weight_shape is None:
         return False
@@ -92,7 +91,7 @@ def _is_depthwise(context: Context, layer: Layer) -> bool:
 
 
 def _mixes(context: Context, layer: Layer) -> bool:
-    """Whether its outputs read several channels."""
+    """Whether each output of a row reads several channels."""
     op = _convolution(context, layer)
     if op is not None:
         return bool(op.arguments["groups"] < context.recording.values[op.inputs[0]].shape[1])
@@ -100,26 +99,24 @@ def _mixes(context: Context, layer: Layer) -> bool:
 
 
 def _is_linear(context: Context, layer: Layer) -> bool:
-    """Whether it is affine in what it reads, once trained: it does not matter how a norm of the batch gets its
-    statistics.
-    """
+    """Whether a row is affine in its input in evaluation, where the statistics of a batch norm are constants."""
     if layer.type in ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d"):
         return True
     return all(one.is_a(*LINEAR) or _scales(context, one) for one in _values(context, layer))
 
 
 def _scales(context: Context, op: Operation) -> bool:
-    """Whether it multiplies what was computed by something of the model's own, as a layer scale does."""
+    """Whether an operation multiplies a computed value by a parameter or buffer, as a layer scale does."""
     computed = [context.recording.values[context.recording.origin(value)].name is None for value in op.inputs]
     return op.is_a("scale") and sum(computed) == 1 and (computed[0] or "mul" in op.name)
 
 
 def linear_sums(context: Context, layer: Layer) -> set[int]:
-    """The rows in which what a row made is added to something, by their identity, with nothing between that mixes
-    channels or bends.
+    """The ids of the rows that add the output of a row to something, with nothing in between that mixes channels or is
+    nonlinear.
 
-    Branches that read one map and meet so are one convolution, once a re-parameterised block is deployed: X. Ding et
-    al., "RepVGG", 2021.
+    Branches that read the same feature map and meet in such a sum become one convolution once a re-parameterised block
+    is deployed: X. Ding et al., "RepVGG", 2021.
     """
     found, ways = set(), [layer]
     for one in ways:
@@ -139,8 +136,8 @@ def _pools_globally(context: Context, layer: Layer) -> bool:
 
 @rule("depthwise-without-pointwise", "warning", "A. Howard et al., \"MobileNets\", 2017, section 3.1")
 def depthwise_without_pointwise(context: Context) -> Iterator[Found]:
-    """A depthwise convolution looks around in each channel alone; without a layer that mixes them channels never meet.
-    Two of them before the mixing are a known design (GhostNet's cheap operations), three are not.
+    """A depthwise convolution works within each channel; without a layer that mixes them, channels never interact. Two
+    of them before the mixing are a known design (GhostNet's cheap operations), three are not.
     """
     if sum(layer.weight_shape is not None and (layer.macs or 0) > 0 for layer in context.layers) < 2:
         return
@@ -150,14 +147,15 @@ def depthwise_without_pointwise(context: Context) -> Iterator[Found]:
         stop = _unmixed(context, layer)
         if stop is not None:
             assert layer.weight_shape is not None
-            told = f"Its {layer.weight_shape[0]} channels reach {stop} without being mixed."
-            yield Found(layer.name, told, "Add a 1×1 convolution behind it.")
+            message = f"Its {layer.weight_shape[0]} channels reach {stop} without being mixed."
+            yield Found(layer.name, message, "Add a 1×1 convolution behind it.")
 
 
 def _unmixed(context: Context, layer: Layer) -> str | None:
-    """What the channels reach if nothing mixes them: the first of the ends of all ways from a row."""
+    """Names where the channels of a row end up unmixed; None if some layer mixes them."""
     ends, seen = [], set()
-    # rows, whether something since the last depthwise one was not linear, and how many of those there were
+    # For each path: its last row, whether anything since the last depthwise convolution was nonlinear, and the number
+    # of depthwise convolutions so far.
     ways = [(layer, False, 1)]
     for one, bent, count in ways:
         if context.is_output(one):
@@ -184,8 +182,8 @@ def _unmixed(context: Context, layer: Layer) -> str | None:
 
 @rule("no-nonlinearity", "warning", "arithmetic: W₂·(W₁·x + b₁) + b₂ = (W₂·W₁)·x + (W₂·b₁ + b₂)")
 def no_nonlinearity(context: Context) -> Iterator[Found]:
-    """Two linear maps in a row are one. Not meant are those that save work: depthwise or grouped, narrow between, one
-    axis each.
+    """Two linear maps in a row equal one. Pairs that save work are not reported: depthwise or grouped convolutions,
+    a bottleneck between them, or one axis each.
     """
     for layer in context.layers:
         first = _linear_map(context, layer)
@@ -208,14 +206,13 @@ def no_nonlinearity(context: Context) -> Iterator[Found]:
         yield Found(
             one.name,
             f"It reads {layer.name}{through} with no nonlinearity between: their {weights:,} weights, "
-            f"{sizes(first.shape)} and "
-            f"{sizes(second.shape)}, make one linear map.",
+            f"{sizes(first.shape)} and {sizes(second.shape)}, make one linear map.",
             "Put an activation between them, or leave one out.",
         )
 
 
 class _Linear(NamedTuple):
-    """A linear map of channels; shape: of its weights."""
+    """A linear map of channels. shape: that of its weights."""
 
     inputs: int
     outputs: int
@@ -225,7 +222,7 @@ class _Linear(NamedTuple):
 
 
 def _linear_map(context: Context, layer: Layer) -> _Linear | None:
-    """Of a row that is a convolution or a linear layer."""
+    """Describes a row that is a convolution or a linear layer; None for other rows."""
     shape, op = layer.weight_shape, _convolution(context, layer)
     if shape is None:
         return None
@@ -238,11 +235,9 @@ def _linear_map(context: Context, layer: Layer) -> _Linear | None:
 
 
 def _saves(first: _Linear, second: _Linear) -> bool:
-    """Whether two maps are cheaper than the one that they make, as it is meant where one is not followed by an
-    activation.
-    """
+    """Whether two linear maps are cheaper than their product, which explains the missing activation."""
     narrow = first.outputs < min(first.inputs, second.outputs)
-    # MobileNet's blocks may keep their width
+    # The last projection of MobileNet's blocks may keep the width.
     pointwise = prod(first.kernel) == prod(second.kernel) == 1 and bool(first.kernel)
     narrow |= pointwise and first.outputs <= first.inputs and first.outputs < second.outputs
     around = [{axis for axis, size in enumerate(one.kernel) if size > 1} for one in (first, second)]

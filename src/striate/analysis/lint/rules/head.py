@@ -1,4 +1,4 @@
-"""Rules about the head: what unites the places, and what the loss gets."""
+"""Rules about the head: how it reduces the feature map, and what the loss receives."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ...inspect.rows import Layer
 from ..context import Context
 from ..rule import Found, rule
 
-SCORES = ("matrix_product", "convolution", "mean", "relu")  # kinds of operators: what ends in numbers of any size
-SHARE = 0.5  # of all parameters, from which on a linear layer behind a map is named
+SCORES = ("matrix_product", "convolution", "mean", "relu")  # kinds of operators whose results are unbounded scores
+SHARE = 0.5  # a linear layer on a flattened map is reported if it has more than this share of all parameters
 NEEDS_SCORES = "https://docs.pytorch.org/docs/stable/generated/torch.nn.{}.html"
 
 
 @rule("flatten-head", "note", "M. Lin, Q. Chen, S. Yan, \"Network In Network\", 2014, section 3.2")
 def flatten_head(context: Context) -> Iterator[Found]:
-    """A linear layer on a flattened map has a weight for each place; global average pooling has none, and takes images
-    of any size.
+    """A linear layer on a flattened feature map has weights for each position; global average pooling has none, and
+    accepts images of any size.
     """
     everything = context.report.totals["parameters"] or 0
     for layer in context.layers:
@@ -31,18 +31,20 @@ def flatten_head(context: Context) -> Iterator[Found]:
         shape = _flattened(context, layer, layer.weight_shape[-1]) if multiplies else None
         if shape is None:
             continue
-        places, share = prod(shape[2:]), layer.parameters / everything
+        positions, share = prod(shape[2:]), layer.parameters / everything
         yield Found(
             layer.name,
             f"Its {layer.parameters:,} parameters, {100 * share:.0f} % of all, read a flattened map of "
-            f"{sizes(shape[1:])}; "
-            f"global average pooling before it would leave one in {places}.",
+            f"{sizes(shape[1:])}; global average pooling before it would leave one in {positions}.",
             "Use AdaptiveAvgPool2d(1) before the flattening, unless places mean something.",
         )
 
 
 def _flattened(context: Context, layer: Layer, inputs: int) -> tuple[int, ...] | None:
-    """The map that a linear layer reads as so many numbers, with nothing that has weights between."""
+    """The shape of the feature map that a linear layer reads as ``inputs`` flattened values; None if there is none.
+
+    Layers without weights may be in between.
+    """
     ways = list(context.before(layer))
     for one in ways:
         shape = one.output_shape
@@ -55,7 +57,7 @@ def _flattened(context: Context, layer: Layer, inputs: int) -> tuple[int, ...] |
 
 
 def _made(context: Context, value: int) -> tuple[Layer, Operation] | None:
-    """The operation that a tensor comes from, beyond what only reads the same values otherwise, and its row."""
+    """The row and the operation that computed a tensor, views skipped."""
     op = context.recording.maker(context.recording.origin(value))
     if op is None:
         return None
@@ -64,7 +66,7 @@ def _made(context: Context, value: int) -> tuple[Layer, Operation] | None:
 
 
 def _outputs(context: Context, *kinds: str) -> Iterator[tuple[Layer, Operation]]:
-    """Where the model's outputs come from, if from an operation of these kinds."""
+    """Yields the row and operation of each model output that an operation of these kinds computes."""
     for value in dict.fromkeys(context.recording.outputs):
         made = _made(context, value)
         if made is not None and made[1].is_a(*kinds):
@@ -78,8 +80,7 @@ def _classes(context: Context, op: Operation) -> int:
 
 @rule("double-softmax", "error", NEEDS_SCORES.format("CrossEntropyLoss"))
 def double_softmax(context: Context) -> Iterator[Found]:
-    """CrossEntropyLoss takes the softmax itself; with numbers from 0 to 1 for K classes it stays above log(1 + (K -
-    1)/e).
+    """CrossEntropyLoss applies softmax itself; for inputs from 0 to 1 and K classes it is at least log(1 + (K - 1)/e).
     """
     if not isinstance(context.loss, CrossEntropyLoss):
         return
@@ -95,19 +96,19 @@ def double_softmax(context: Context) -> Iterator[Found]:
 
 @rule("repeated-log-softmax", "note", "log Σ exp(log softmax(x)) = log 1 = 0: a second log-softmax subtracts nothing")
 def repeated_log_softmax(context: Context) -> Iterator[Found]:
-    """CrossEntropyLoss takes the log-softmax itself; a second one changes no value and costs time and memory."""
+    """CrossEntropyLoss applies log-softmax itself; another before it changes no value and costs time and memory."""
     if not isinstance(context.loss, CrossEntropyLoss):
         return
     for layer, op in _outputs(context, "log_softmax"):
         shape = context.recording.values[op.outputs[0]].shape
-        told = f"CrossEntropyLoss takes the log-softmax of {sizes(shape)} values a second time, which changes none."
-        yield Found(layer.name, told, "Return the scores, or use NLLLoss.")
+        message = f"CrossEntropyLoss takes the log-softmax of {sizes(shape)} values a second time, which changes none."
+        yield Found(layer.name, message, "Return the scores, or use NLLLoss.")
 
 
 @rule("softmax-output", "note", NEEDS_SCORES.format("CrossEntropyLoss"))
 def softmax_output(context: Context) -> Iterator[Found]:
-    """Losses that take scores are exact where probabilities have become 0 or 1 in float32: a score difference above 104
-    is such a 0.
+    """Losses on scores remain exact where probabilities are rounded to 0 or 1: in float32 a probability is 0 from a
+    difference in scores of 104 on.
     """
     if context.loss is not None or not context.recording.training:
         return
@@ -124,10 +125,10 @@ def softmax_output(context: Context) -> Iterator[Found]:
 
 @rule("missing-log-softmax", "error", NEEDS_SCORES.format("NLLLoss"))
 def missing_log_softmax(context: Context) -> Iterator[Found]:
-    """NLLLoss is the mean of -x[class] and nothing more: it expects logarithms of probabilities."""
+    """NLLLoss only computes the mean of -x[class]: it expects logarithms of probabilities."""
     if not isinstance(context.loss, NLLLoss):
         return
-    for layer, op in _outputs(context, "softmax", *SCORES):  # others may make logarithms of probabilities
+    for layer, op in _outputs(context, "softmax", *SCORES):  # other operators may compute log-probabilities
         gets = (
             "probabilities, and is between -1 and 0"
             if op.is_a("softmax")
@@ -140,15 +141,14 @@ def missing_log_softmax(context: Context) -> Iterator[Found]:
 
 @rule("sigmoid-before-bce-with-logits", "error", NEEDS_SCORES.format("BCEWithLogitsLoss"))
 def sigmoid_before_bce_with_logits(context: Context) -> Iterator[Found]:
-    """The loss takes the sigmoid itself; of numbers from 0 to 1 it is between 0.5 and 0.731."""
+    """The loss applies the sigmoid itself; for inputs from 0 to 1 that is between 0.5 and 0.731."""
     if not isinstance(context.loss, (BCEWithLogitsLoss, MultiLabelSoftMarginLoss)):
         return
     for layer, _ in _outputs(context, "sigmoid", "softmax"):
         yield Found(
             layer.name,
             f"{type(context.loss).__name__} takes a sigmoid of it, which is at least 0.5 and at most 0.731: a target "
-            "of 0 costs "
-            f"{log(2):.3g} or more, one of 1 {log1p(1 / e):.3g} or more.",
+            f"of 0 costs {log(2):.3g} or more, one of 1 {log1p(1 / e):.3g} or more.",
             "Return the scores.",
         )
 
@@ -159,8 +159,8 @@ def sigmoid_before_bce_with_logits(context: Context) -> Iterator[Found]:
     "https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.softmax.html",
 )
 def softmax_over_wrong_axis(context: Context) -> Iterator[Found]:
-    """Along axis 0 the samples of a batch share one sum: what a sample gets depends on the others, and is 1 if it is
-    alone.
+    """A softmax over axis 0 normalizes across the samples of a batch: the result for a sample depends on the others,
+    and is 1 for a batch of one.
     """
     inputs = context.report.input_shapes
     batch = inputs[0][0] if inputs and inputs[0] else None
@@ -170,5 +170,5 @@ def softmax_over_wrong_axis(context: Context) -> Iterator[Found]:
         shape, layer = context.recording.values[op.outputs[0]].shape, context.row(op)
         if layer is not None and len(shape) > 1 and op.arguments["dim"] % len(shape) == 0 and shape[0] == batch:
             few = "the one sample" if batch == 1 else f"the {batch} samples"
-            told = f"Its sums are over axis 0, {few} of the batch, in place of the {shape[1]} values of axis 1."
-            yield Found(layer.name, told, "Give dim=1.")
+            message = f"Its sums are over axis 0, {few} of the batch, in place of the {shape[1]} values of axis 1."
+            yield Found(layer.name, message, "Give dim=1.")

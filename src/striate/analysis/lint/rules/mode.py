@@ -1,4 +1,4 @@
-"""Layers whose mode is not the model's: batch norms and dropout work otherwise in training than in evaluation."""
+"""Rules about batch norm and dropout layers whose mode, training or evaluation, differs from that of the model."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ MODES = "pytorch.org, torch.nn.Module.train"
 
 @rule("norm-in-training-mode", "warning", MODES)
 def norm_in_training_mode(context: Context) -> Iterator[Found]:
-    """In training mode a norm measures the batch it gets and writes that into its running statistics: an evaluation
-    then changes the model, and its results depend on which samples stand together.
+    """In training mode a norm computes batch statistics and updates its running statistics: an evaluation then changes
+    the model, and its results depend on which samples share a batch.
     """
     for layer, norm in _tracking(context):
         if norm.training and not context.model.training:
@@ -37,7 +37,7 @@ def norm_in_training_mode(context: Context) -> Iterator[Found]:
 
 @rule("mixed-modes", "warning", MODES)
 def mixed_modes(context: Context) -> Iterator[Found]:
-    """train() and eval() set the mode of all layers below; one with another mode was set by itself, or came later."""
+    """train() and eval() set the mode of all submodules; one with another mode was set by itself or added later."""
     training = context.model.training
     for layer, dropout in context.first(*DROPOUTS):
         if dropout.training and not training and dropout.p > 0:
@@ -68,7 +68,7 @@ def mixed_modes(context: Context) -> Iterator[Found]:
 @rule("frozen-norm-thaws", "warning", MODES)
 def frozen_norm_thaws(context: Context) -> Iterator[Found]:
     """eval() on a layer lasts until the next train() on the model, which training loops call in each epoch: the running
-    statistics then move, though the parameters are frozen. freeze() of striate's batch norms outlasts it.
+    statistics then change, although the parameters are frozen. freeze() of striate's batch norms persists.
     """
     for layer, norm in _tracking(context):
         if context.model.training and not norm.training and not any(p.requires_grad for p in norm.parameters()):
@@ -85,8 +85,8 @@ def frozen_norm_thaws(context: Context) -> Iterator[Found]:
 
 @rule("batch-statistics-at-evaluation", "warning", "pytorch.org, torch.nn.BatchNorm2d, track_running_stats")
 def batch_statistics_at_evaluation(context: Context) -> Iterator[Found]:
-    """Without running statistics a batch norm measures the batch in evaluation too: what the model says of a sample
-    depends on those beside it, and of a sample alone it is something else.
+    """Without running statistics a batch norm uses batch statistics in evaluation too: the prediction for a sample
+    depends on the others in its batch.
     """
     for layer, norm in context.first(*BATCH_NORMS):
         if norm.running_mean is None and not context.model.training:
@@ -101,7 +101,7 @@ def batch_statistics_at_evaluation(context: Context) -> Iterator[Found]:
 
 
 def _tracking(context: Context) -> Iterator[tuple[Layer, Any]]:
-    """The norms that work otherwise in training than in evaluation."""
+    """Yields the norms that behave differently in training and in evaluation."""
     for layer, norm in context.first(*TRACKING):
         if norm.running_mean is not None and not is_frozen(norm):
             yield layer, norm
@@ -110,17 +110,17 @@ def _tracking(context: Context) -> Iterator[tuple[Layer, Any]]:
 def _with_mode(context: Context, layer: Layer, training: bool) -> Callable[[Module], None]:
     path = context.path(layer)
 
-    def mend(model: Module) -> None:
+    def apply_fix(model: Module) -> None:
         model.get_submodule(path).train(training)
 
-    return mend
+    return apply_fix
 
 
 def _frozen(context: Context, layer: Layer) -> Callable[[Module], None]:
     path = context.path(layer)
 
-    def mend(model: Module) -> None:
+    def apply_fix(model: Module) -> None:
         norm: Any = model.get_submodule(path)
         norm.freeze().train(model.training)
 
-    return mend
+    return apply_fix

@@ -1,4 +1,4 @@
-"""Norms: what they undo, what they measure, and what they measure it of."""
+"""Rules about normalization: what it cancels, which statistics it computes, and over how many values."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from .depth import linear_sums
 __all__ = ["DROPOUTS", "LAYERS", "NORMS", "TRACKING", "followers", "is_frozen"]
 
 LAYERS = (ConvBase, torch.nn.Linear)
-TRACKING = (*BATCH_NORMS, InstanceNormBase)  # that may keep running statistics
-OF_SAMPLES = (*GROUP_NORMS, torch.nn.LayerNorm, nn.LayerNorm2d)  # whose statistics are of one sample each, in any mode
+TRACKING = (*BATCH_NORMS, InstanceNormBase)  # may keep running statistics
+OF_SAMPLES = (*GROUP_NORMS, torch.nn.LayerNorm, nn.LayerNorm2d)  # compute statistics for each sample, in any mode
 NORMS = (*TRACKING, *OF_SAMPLES, torch.nn.RMSNorm)
-ACTIVATIONS = ("activation", "relu", "sigmoid", "tanh")  # kinds of operators
-DROPOUTS = (Dropout, Dropout1d, Dropout2d, Dropout3d)  # alpha dropout keeps mean and variance
+ACTIVATIONS = ("activation", "relu", "sigmoid", "tanh")  # kinds of operators, as the op table names them
+DROPOUTS = (Dropout, Dropout1d, Dropout2d, Dropout3d)  # alpha dropout is not among them: it preserves mean and variance
 
-SAMPLES = 8  # below which batch statistics are known to cost accuracy
-GROUPS = 32
-KERAS = 0.9  # from here on a momentum is likely meant as the weight of the old statistics
+SAMPLES = 8  # batches smaller than this are known to lose accuracy with batch statistics
+GROUPS = 32  # the paper's default
+KERAS = 0.9  # a momentum of at least this was probably meant as the weight of the old statistics, as in Keras
 LEAST_EPS, MOST_EPS = 1e-12, 1e-2
 PAPER = "Ioffe, Szegedy, Batch normalization, 2015, section 3.2"
 GROUP_PAPER = "Wu, He, Group normalization, 2018"
@@ -42,31 +42,29 @@ def is_frozen(norm: Any) -> bool:
 
 
 def _measures(norm: Any) -> bool:
-    """Whether it normalizes with what it measures now, as it is."""
+    """Whether the norm, in its present mode, normalizes with statistics of the current batch."""
     return norm.running_mean is None or (norm.training and not is_frozen(norm))
 
 
 def followers(context: Context, layer: Layer) -> list[Layer]:
-    """The norms that normalize what a row made; none where anything else takes it too."""
+    """The norms that read the output of a row; an empty list if anything else reads it too."""
     found = context.after(layer)
     for row in found:
         call = context.call(row)
         if call is None or not isinstance(call.module, NORMS):
             return []
-        if [context.recording.origin(value) == layer.value for value in call.inputs] != [
-            True,
-            *[False] * (len(call.inputs) - 1),
-        ]:
-            return []  # it is the residual
+        is_layer = [context.recording.origin(value) == layer.value for value in call.inputs]
+        if is_layer != [True, *[False] * (len(call.inputs) - 1)]:
+            return []  # a further operand, such as the residual, is this output
     return [] if context.is_output(layer) else found
 
 
-# -------------------------------------------------------------------------------------------- what stands before a norm
+# ------------------------------------------------------------------------------------------------- layers before a norm
 
 
 @rule("bias-before-norm", "warning", PAPER)
 def bias_before_norm(context: Context) -> Iterator[Found]:
-    """A norm that subtracts each channel's mean subtracts the bias of the layer before it too: (x + b) - mean(x + b) =
+    """A norm that subtracts each channel's mean also cancels the bias of the layer before it: (x + b) - mean(x + b) =
     x - mean(x).
     """
     for layer, module in context.first(*LAYERS):
@@ -94,7 +92,7 @@ def bias_before_norm(context: Context) -> Iterator[Found]:
 
 
 def _bias_stays_inside(context: Context, module: Module, bias: torch.nn.Parameter) -> bool:
-    """Whether only the layer itself reads it."""
+    """Whether no operation outside the layer reads its bias."""
     recording = context.recording
     parameters = dict(recording.model.named_parameters(remove_duplicate=False))
     own = {
@@ -107,11 +105,11 @@ def _bias_stays_inside(context: Context, module: Module, bias: torch.nn.Paramete
 
 
 def _centers(context: Context, row: Layer, behind: Layer, module: Module) -> bool:
-    """Whether a norm subtracts each channel's own mean, and the channels are those of the layer."""
+    """Whether a norm subtracts the mean of each channel, and its channels are the layer's output channels."""
     call = context.call(behind)
     assert call is not None
     norm: Any = call.module
-    if call.inputs[0] != row.value:  # reshaped in between: its channels may be others
+    if call.inputs[0] != row.value:  # reshaped in between, so that its channels may differ
         return False
     by_channel = isinstance(norm, InstanceNormBase) or (
         isinstance(norm, GROUP_NORMS) and norm.num_groups == norm.num_channels
@@ -123,7 +121,7 @@ def _centers(context: Context, row: Layer, behind: Layer, module: Module) -> boo
         and (is_frozen(norm) or (context.model.training and not norm.training))
         and norm.running_mean is not None
     ):
-        return False  # whose mean is a constant
+        return False  # it subtracts a constant, its running mean
     rank = len(row.output_shape)
     if isinstance(module, ConvBase):
         axes = len(module.kernel_size)
@@ -132,17 +130,20 @@ def _centers(context: Context, row: Layer, behind: Layer, module: Module) -> boo
 
 
 def _without_bias(context: Context, layer: Layer, behind: list[Layer]) -> Callable[[Module], None] | None:
-    """Drops the bias, and takes it out of the running means too, so that evaluation stays what it was."""
+    """Makes a fix that removes the bias and subtracts it from the running means, so that evaluation does not change.
+
+    Returns None if one of the running means also covers outputs of other layers.
+    """
     paths = {context.path(row) for row in behind}
     tracking = [path for path in paths if getattr(context.model.get_submodule(path), "running_mean", None) is not None]
     if any(
         sum(call.path == path for call in context.recording.calls) != sum(context.path(row) == path for row in behind)
         for path in tracking
     ):
-        return None  # a running mean of other layers' outputs too
+        return None  # the norm is also called behind other layers
     own = context.path(layer)
 
-    def mend(model: Module) -> None:
+    def apply_fix(model: Module) -> None:
         changed: Any = model.get_submodule(own)
         with torch.no_grad():
             for path in tracking:
@@ -150,13 +151,14 @@ def _without_bias(context: Context, layer: Layer, behind: list[Layer]) -> Callab
                 norm.running_mean.sub_(changed.bias)
         changed.bias = None
 
-    return mend
+    return apply_fix
 
 
 @rule("norm-after-activation", "note", PAPER)
 def norm_after_activation(context: Context) -> Iterator[Found]:
-    """Before the activation a channel is near to a normal distribution, of which mean and variance say all. Behind a
-    ReLU of it half of the values are 0, the mean is 0.40 and the deviation 0.58: the norm makes all those zeros -0.68.
+    """Before the activation a channel is close to normally distributed, and mean and variance describe it fully. After
+    a ReLU half of its values are 0, its mean is 0.40 and its standard deviation 0.58: the norm maps all those zeros to
+    -0.68.
     """
     recording = context.recording
     for layer, norm in context.of(*TRACKING, *OF_SAMPLES):
@@ -169,16 +171,15 @@ def norm_after_activation(context: Context) -> Iterator[Found]:
                 layer.name,
                 (
                     f"{type(norm).__name__} stands behind {word}: the {_statistics(norm)} it measures are of values "
-                    "that "
-                    "it has bent already."
+                    "that it has bent already."
                 ),
                 "Put the norm before the activation, unless that was tried and is worse.",
             )
 
 
 def _is_branch(context: Context, layer: Layer) -> bool:
-    """Whether a norm is the identity's branch of a re-parameterised block: beside a convolution on the same map and
-    summed with it.
+    """Whether a norm is the identity branch of a re-parameterised block: it reads the same feature map as a convolution
+    and the two outputs are added.
     """
     call = context.call(layer)
     assert call is not None
@@ -204,8 +205,8 @@ def _statistics(norm: Any) -> str:
     "Li et al., Understanding the disharmony between dropout and batch normalization, 2018",
 )
 def dropout_before_batch_norm(context: Context) -> Iterator[Found]:
-    """Dropout keeps the mean of what it hands on, not its variance: in training that is E[x²]/(1 - p) - E[x]², in
-    evaluation E[x²] - E[x]². A batch norm behind it learns the first and divides by it in evaluation.
+    """Dropout preserves the mean of its input, but not the variance: that is E[x²]/(1 - p) - E[x]² in training and
+    E[x²] - E[x]² in evaluation. A batch norm behind it learns the first and divides by it in evaluation.
     """
     for layer, dropout in context.first(*DROPOUTS):
         if not 0 < dropout.p < 1:
@@ -216,20 +217,20 @@ def dropout_before_batch_norm(context: Context) -> Iterator[Found]:
             yield Found(
                 layer.name,
                 f"p={dropout.p:g} stands before {norms}, first {met[0].name}: for values of mean 0 the running "
-                "variance is "
-                f"{1 / (1 - dropout.p):.3g} times that of evaluation, whose outputs are {sqrt(1 - dropout.p):.2g} of "
+                f"variance is {1 / (1 - dropout.p):.3g} times that of evaluation, whose outputs are "
+                f"{sqrt(1 - dropout.p):.2g} of "
                 "what they should be.",
                 "Drop behind the last batch norm, or not at all.",
             )
 
 
 def _follows(norm: Any) -> bool:
-    """Whether it divides by running statistics that it has measured in training."""
+    """Whether a norm divides by running statistics that were accumulated in training."""
     return isinstance(norm, BATCH_NORMS) and norm.running_mean is not None and not is_frozen(norm)
 
 
 def _reached(context: Context, layer: Layer) -> list[Layer]:
-    """All rows behind a row, in their order."""
+    """All rows that depend on a row, in the order of the report."""
     found: dict[int, Layer] = {}
     waiting = [layer]
     while waiting:
@@ -240,7 +241,7 @@ def _reached(context: Context, layer: Layer) -> list[Layer]:
     return [row for row in context.layers if id(row) in found]
 
 
-# ----------------------------------------------------------------------------------------- what statistics are taken of
+# ----------------------------------------------------------------------------------- how many values a statistic covers
 
 
 @rule(
@@ -249,11 +250,11 @@ def _reached(context: Context, layer: Layer) -> list[Layer]:
     "torch.nn.functional.batch_norm, which refuses it; arithmetic: x - mean(x) = 0 for one value",
 )
 def one_value_norm(context: Context) -> Iterator[Found]:
-    """One value is its own mean: what is left after the norm is its shift. A batch norm in training gets one where the
-    batch is 1 and the map 1×1, and torch refuses; group and layer norm get one where a group is one channel and the map
-    1×1, and torch says nothing.
+    """One value is its own mean, so that only the shift remains after the norm. A batch norm in training meets this
+    with a batch of 1 on a map of 1×1, and torch raises an error; group and layer norm meet it with one channel per
+    group on a map of 1×1, and torch says nothing.
     """
-    # where instance norm measures one value it refuses, and nothing is traced
+    # Instance norm of one value raises an error, so that there is no recording.
     for layer, norm in context.of(*BATCH_NORMS, *OF_SAMPLES):
         shape = context.input_shape(layer)
         if shape is None:
@@ -277,20 +278,20 @@ def one_value_norm(context: Context) -> Iterator[Found]:
 
 
 def _values(norm: Any, shape: tuple[int, ...]) -> int:
-    """How many values one statistic of a sample is of."""
+    """The number of values over which one statistic of a sample is computed."""
     if isinstance(norm, GROUP_NORMS):
         return norm.num_channels // norm.num_groups * prod(shape[2:])
     return norm.num_channels if isinstance(norm, nn.LayerNorm2d) else prod(norm.normalized_shape)
 
 
 def _samples_are_meant(context: Context, norm: Any) -> bool:
-    """Whether the number of samples is training's: a shape with a batch of 1 is to look at a model."""
+    """Whether the batch size is that of training. An input of one sample usually only serves to inspect the model."""
     return _measures(norm) and context.model.training and (context.batch_given or context.batch_size > 1)
 
 
 def _samples(context: Context, layer: Layer, norm: Any) -> int:
-    """Of what a norm measures together. Where samples become several in between, as frames or regions, they are counted
-    so.
+    """The number of samples over which a norm computes its statistics. If the model turns one sample into several, such
+    as frames or regions, these count.
     """
     shape = context.input_shape(layer)
     given = context.report.input_shapes
@@ -301,9 +302,9 @@ def _samples(context: Context, layer: Layer, norm: Any) -> int:
 
 @rule("small-batch-norm", "warning", f"{GROUP_PAPER}, table 2")
 def small_batch_norm(context: Context) -> Iterator[Found]:
-    """The fewer samples, the noisier what is measured, and the further from the running statistics of evaluation.
-    ResNet-50 on ImageNet errs on 23.6 % with 32 samples a step, 24.8 % with 8, 27.3 % with 4 and 34.7 % with 2; with
-    group norm on 24.0 to 24.2 % with each.
+    """The fewer samples, the noisier the batch statistics, and the further they are from the running statistics of
+    evaluation. The error of ResNet-50 on ImageNet is 23.6 % with 32 samples a step, 24.8 % with 8, 27.3 % with 4 and
+    34.7 % with 2; with group norm it is 24.0 to 24.2 % in each case.
     """
     for layer, norm in context.first(*BATCH_NORMS):
         shape = context.input_shape(layer)
@@ -319,31 +320,30 @@ def small_batch_norm(context: Context) -> Iterator[Found]:
             yield Found(
                 layer.name,
                 f"It measures {samples} sample{'s' if samples != 1 else ''} at once, {samples * prod(shape[2:])} "
-                "values a channel, "
-                f"and fewer than {SAMPLES} samples are known to cost accuracy.",
+                f"values a channel, and fewer than {SAMPLES} samples are known to cost accuracy.",
                 f"Use GroupNorm({groups}, {norm.num_features}), whose statistics are of one sample, or more samples.",
                 _as_group_norm(context, layer, norm, groups),
             )
 
 
-def _groups(channels: int, places: int) -> int:
-    """The largest divisor of 32 that divides the channels and leaves more than one in a group; one group where there
-    are no places.
+def _groups(channels: int, positions: int) -> int:
+    """The largest divisor of 32 that divides the channels and leaves more than one channel in a group; one group for
+    feature maps of a single position.
     """
     groups = gcd(GROUPS, channels)
-    return 1 if places == 1 else groups // 2 if groups == channels and channels > 1 else groups
+    return 1 if positions == 1 else groups // 2 if groups == channels and channels > 1 else groups
 
 
 def _as_group_norm(context: Context, layer: Layer, norm: Any, groups: int) -> Callable[[Module], None] | None:
-    ours = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.BatchNormAct2d)
-    theirs = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
+    native_classes = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.BatchNormAct2d)
+    torch_classes = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
     path = context.path(layer)
-    if type(norm) not in (*ours, *theirs) or not path:
+    if type(norm) not in (*native_classes, *torch_classes) or not path:
         return None
 
-    def mend(model: Module) -> None:
+    def apply_fix(model: Module) -> None:
         old: Any = model.get_submodule(path)
-        kind: Any = nn.GroupNorm if type(old) in ours else torch.nn.GroupNorm
+        kind: Any = nn.GroupNorm if type(old) in native_classes else torch.nn.GroupNorm
         if isinstance(old, nn.BatchNormAct2d):
             kind = functools.partial(nn.GroupNormAct2d, activation=old.activation, negative_slope=old.negative_slope)
         new: Any = kind(groups, old.num_features, old.eps, old.affine).train(old.training)
@@ -353,13 +353,13 @@ def _as_group_norm(context: Context, layer: Layer, norm: Any, groups: int) -> Ca
                 if child is old:
                     parent._modules[name] = new
 
-    return mend
+    return apply_fix
 
 
 @rule("norm-reused", "warning", "Yu, Yang, Xu, Yang, Huang, Slimmable neural networks, 2019, section 3.2")
 def norm_reused(context: Context) -> Iterator[Found]:
-    """In training each call is normalized with its own statistics, in evaluation all with the same, a mixture: its
-    variance is the mean of the variances and the variance of the means on top.
+    """In training each call is normalized with its own statistics; in evaluation all share one mixture, whose variance
+    is the mean of the variances plus the variance of the means.
     """
     for layer, norm in context.first(*TRACKING):
         calls = sum(call.module is norm for call in context.recording.calls)
@@ -378,12 +378,12 @@ def norm_reused(context: Context) -> Iterator[Found]:
     "norm-on-output", "warning", "arithmetic: the mean of a norm's outputs is its shift, and their deviation its scale"
 )
 def norm_on_output(context: Context) -> Iterator[Found]:
-    """Scores behind a norm have the mean and the spread that its shift and scale say, not those that the features ask
-    for. Told where the output is a row of numbers a sample, or where a loss or task says that it is compared with
-    something.
+    """The shift and scale of a norm on the output fix the mean and the spread of the scores, whatever the features are.
+    Reported if the output is a vector for each sample, or if a loss or task is given, since it is then compared with a
+    target.
     """
     for layer, norm in context.of(*NORMS):
-        # which takes such a shape for channels and places
+        # Instance norm reads two axes as channels and positions.
         row = len(layer.output_shape) == 2 and not isinstance(norm, InstanceNormBase)
         compared = row or context.loss is not None or context.task is not None
         if not compared or not context.is_output(layer) or getattr(norm, "activation", None) is not None:
@@ -394,8 +394,7 @@ def norm_on_output(context: Context) -> Iterator[Found]:
             layer.name,
             (
                 f"{type(norm).__name__} is the last layer: its shift and scale are the mean and spread of the "
-                f"{outputs} "
-                f"outputs {over}."
+                f"{outputs} outputs {over}."
             ),
             "Leave it out, or put it before the last layer.",
         )
@@ -407,8 +406,8 @@ def norm_on_output(context: Context) -> Iterator[Found]:
 @rule("norm-momentum", "warning", PAGE)
 def norm_momentum(context: Context) -> Iterator[Found]:
     """torch's momentum m is the weight of the new batch: running ← (1 - m)·running + m·batch. With 0 the running
-    statistics stay 0 and 1, with 1 they are the last batch's; 0.9 and more is likely a Keras momentum, the weight of
-    the old ones.
+    statistics stay 0 and 1, with 1 they are those of the last batch. A value of 0.9 or more was probably meant as in
+    Keras, where momentum is the weight of the old statistics.
     """
     for layer, norm in context.first(*TRACKING):
         momentum = 0.0 if norm.momentum is None and isinstance(norm, InstanceNormBase) else norm.momentum
@@ -435,8 +434,8 @@ def norm_momentum(context: Context) -> Iterator[Found]:
 
 @rule("cumulative-average", "note", PAGE)
 def cumulative_average(context: Context) -> Iterator[Found]:
-    """With momentum=None the running statistics are the mean over all batches since the layer was made. The first
-    weights' count as much as the last ones', which suits a pass over data with weights that no longer change.
+    """With momentum=None the running statistics are the mean over all batches since the layer was created. Batches from
+    early in training count as much as the last ones, which suits a pass over data with weights that no longer change.
     """
     for layer, norm in context.first(*BATCH_NORMS):
         if norm.running_mean is not None and norm.momentum is None and not is_frozen(norm):
@@ -444,8 +443,7 @@ def cumulative_average(context: Context) -> Iterator[Found]:
                 layer.name,
                 (
                     "momentum=None averages all batches alike: after 1,000 of them the last counts 0.1 %, and so does "
-                    "the "
-                    "first."
+                    "the first."
                 ),
                 "Set momentum=0.1 to train; None is for measuring again with weights that stay.",
             )
@@ -453,13 +451,13 @@ def cumulative_average(context: Context) -> Iterator[Found]:
 
 @rule("norm-eps", "warning", "arithmetic of y = x/√(σ² + ε); float32 has 7 digits")
 def norm_eps(context: Context) -> Iterator[Found]:
-    """ε is there for channels that do not vary: their gradient is multiplied by 1/√ε, a million for 1e-12, and 0/0 is
-    NaN for 0. Where it is not small beside the variance it decides instead of it: with 1e-2 a variance of 1 comes out
-    as 0.99, and one of 0.01 as 0.5.
+    """ε protects channels that do not vary: their gradient is multiplied by 1/√ε, a million for 1e-12, and with ε = 0
+    their output is 0/0 = NaN. If ε is not small compared with the variance, it dominates: with 1e-2 a variance of 1
+    becomes 0.99, and one of 0.01 becomes 0.5.
     """
     for layer, norm in context.first(*NORMS):
         eps = norm.eps
-        if eps is None or LEAST_EPS <= eps <= MOST_EPS:  # RMSNorm's None is the smallest step of its type
+        if eps is None or LEAST_EPS <= eps <= MOST_EPS:  # None, RMSNorm's default, means torch.finfo(dtype).eps
             continue
         if eps <= 0:
             message = f"eps={eps:g} divides a channel that does not vary by 0, and the result is not a number."
@@ -480,13 +478,14 @@ def _with(path: str, name: str, value: float) -> Callable[[Module], None]:
 
 
 def _set(model: Module, path: str, name: str, value: float) -> None:
-    if hasattr(layer := model.get_submodule(path), name):  # it may be a group norm by now
+    if hasattr(layer := model.get_submodule(path), name):  # another fix may have replaced it by a group norm
         setattr(layer, name, value)
 
 
 @rule("groups-are-instance-norm", "note", f"{GROUP_PAPER}, section 3")
 def groups_are_instance_norm(context: Context) -> Iterator[Found]:
-    """With as many groups as channels each channel is normalized by itself: how strong it is beside the others is lost.
+    """With as many groups as channels each channel is normalized by itself, and its strength relative to the others is
+    lost.
     """
     for layer, norm in context.first(*GROUP_NORMS):
         if norm.num_groups == norm.num_channels:
@@ -499,11 +498,11 @@ def groups_are_instance_norm(context: Context) -> Iterator[Found]:
 
 @rule("groups-are-layer-norm", "note", f"{GROUP_PAPER}, section 3")
 def groups_are_layer_norm(context: Context) -> Iterator[Found]:
-    """One group is layer norm over channels and places together, with a scale for each channel. LayerNorm2d, as in
-    ConvNeXt, is another
-    thing: it normalizes the channels of each place by themselves."""
+    """One group is layer norm over channels and positions together, with a scale for each channel. LayerNorm2d, as in
+    ConvNeXt, differs: it normalizes the channels of each position separately.
+    """
     for layer, norm in context.first(*GROUP_NORMS):
-        chosen = "num_groups" in signature(type(norm)).parameters  # a class that knows of one group only means it
+        chosen = "num_groups" in signature(type(norm)).parameters  # a class that only has one group intends it
         if norm.num_groups == 1 < norm.num_channels and chosen:
             yield Found(
                 layer.name,

@@ -1,4 +1,4 @@
-"""Rules about windows: what they miss, what they do not need, and how much of the image a unit sees."""
+"""Rules about kernels and pooling windows: positions they skip, wasted taps, and receptive fields."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ from ..windows import (
 from .depth import NORMS, linear_sums
 from .norm import ACTIVATIONS
 
-# kinds of operators that unite all places of a map
+# Kinds of operators that combine all positions of a feature map.
 GLOBAL = (*POOLING, "adaptive_max_pool", "adaptive_avg_pool", "mean", "total")
-# before which convolution, from which stride on, and how many units an object needs there
+# early-downsampling reports a stride of STRIDE or more before convolution EARLY, if an object covers fewer than UNITS
+# units there.
 EARLY, STRIDE, UNITS = 3, 4, 8
-SHARE = 0.1  # of the input that a floor may drop before it is more than a note
-PART = 0.1  # of the MACs, from which on layers that see too much are told
+SHARE = 0.1  # dropping at least this share of the input by rounding down is a warning, less is a note
+PART = 0.1  # unproductive layers are reported if they take at least this share of the MACs
 
-# --------------------------------------------------------------------------------------------------- fields and objects
+# ----------------------------------------------------------------------------------------- receptive fields and objects
 
 
 @rule(
@@ -42,8 +43,8 @@ PART = 0.1  # of the MACs, from which on layers that see too much are told
     'K. He et al., "Deep Residual Learning for Image Recognition", 2016, sections 4.1 and 4.2',
 )
 def early_downsampling(context: Context) -> Iterator[Found]:
-    """A map that is coarse before its layers have seen shapes cannot tell them any more: each stride halves what an
-    object has.
+    """A feature map that becomes coarse before its layers could detect shapes no longer resolves them: each stride of 2
+    halves the number of units that an object covers.
     """
     if context.object_px is None:
         return
@@ -75,12 +76,10 @@ def early_downsampling(context: Context) -> Iterator[Found]:
     "A. Araujo, W. Norris, J. Sim, \"Computing Receptive Fields of Convolutional Neural Networks\", Distill 2019",
 )
 def field_smaller_than_object(context: Context) -> Iterator[Found]:
-    """A unit that sees a part of an object decides by that part; no unit of any map sees one whole. Attention unites
-    units.
+    """If no unit of any feature map sees a whole object, every unit decides by a part of it. Not reported for networks
+    with attention, which combines units.
     """
-    united = any(
-        op.is_a("attention", "batched_product") for op in context.recording.operations
-    )
+    united = any(op.is_a("attention", "batched_product") for op in context.recording.operations)
     if context.object_px is None or united or not windowed_layers(context):
         return
     best: tuple[Layer, list[int]] | None = None
@@ -106,8 +105,8 @@ def field_smaller_than_object(context: Context) -> Iterator[Found]:
     'ImageNet", 2019',
 )
 def field_smaller_than_input(context: Context) -> Iterator[Found]:
-    """Behind a global pooling a class is a sum over places: what lies further apart than one field is counted, but not
-    how it lies.
+    """After global pooling a class score is a sum over positions: it counts features that are further apart than one
+    receptive field, but ignores their arrangement.
     """
     if context.task != "classification" or context.object_px is not None:
         return
@@ -124,7 +123,8 @@ def field_smaller_than_input(context: Context) -> Iterator[Found]:
 
 
 def _globally_pooled(context: Context) -> Iterator[tuple[Layer, list[Field], int]]:
-    """Rows that make of a map a vector, the fields of the map and the map, in order."""
+    """Yields the rows that reduce a feature map to a vector, with the receptive fields of the map and the map itself.
+    """
     for op in context.recording.operations:
         layer = context.row(op)
         if layer is None or not op.inputs or not op.is_a(*GLOBAL):
@@ -136,8 +136,8 @@ def _globally_pooled(context: Context) -> Iterator[tuple[Layer, list[Field], int
 
 @rule("unproductive-layers", "note", "M. L. Richter et al., \"(Input) Size Matters for CNN Classifiers\", 2021")
 def unproductive_layers(context: Context) -> Iterator[Found]:
-    """Where each input of a convolution has seen the whole image, a larger field adds padding: such layers often add
-    little accuracy. Where shortcuts carry smaller fields along, they still have something to add.
+    """If each input of a convolution already sees the whole image, a larger receptive field only adds padding, and such
+    layers often add little accuracy. Layers that also read smaller fields, through shortcuts, are not reported.
     """
     image, least, found = image_sizes(context), _least_fields(context), []
     for window in windowed_layers(context):
@@ -161,10 +161,10 @@ def unproductive_layers(context: Context) -> Iterator[Found]:
 
 
 def _least_fields(context: Context) -> dict[int, list[int]]:
-    """For each tensor that follows from the first input the field of its units on the way that adds least, on each axis
-    [px].
+    """For each tensor that depends on the first input, the receptive field [px] on each axis by the path with the
+    smallest one.
 
-    Only windows add: what attention and global means see besides does not count.
+    Only windows enlarge it: attention and global means do not count.
     """
     axes = context.report.axes()
     least = {context.recording.inputs[0]: [1] * len(axes)} if axes else {}
@@ -175,7 +175,7 @@ def _least_fields(context: Context) -> dict[int, list[int]]:
             continue
         if (window := windows.get(op.index)) is not None:
             followed = followed_axes(context, window)
-            steps = (0 if along is None else int((along[0].extent - 1) * along[1]) for along in followed)
+            steps = (0 if one is None else int((one[0].extent - 1) * one[1]) for one in followed)
             seen = [size + step for size, step in zip(seen, steps, strict=True)]
         least |= dict.fromkeys(op.outputs, seen)
     return least
@@ -185,8 +185,11 @@ def _least_fields(context: Context) -> dict[int, list[int]]:
 
 
 def _reached(axis: Axis) -> list[int]:
-    """In order. An axis may have millions of positions."""
-    outputs = torch.arange(axis.output, device="cpu") * axis.stride  # whatever device models are made on
+    """The positions of the input that any window reads, in order.
+
+    Loops over the shorter of outputs and taps only, since an axis may have millions of positions.
+    """
+    outputs = torch.arange(axis.output, device="cpu") * axis.stride  # whatever the default device is
     taps = torch.arange(axis.size, device="cpu") * axis.dilation
     few, many = sorted((outputs, taps), key=len)
     on = torch.zeros(axis.input, dtype=torch.bool, device="cpu")
@@ -197,13 +200,15 @@ def _reached(axis: Axis) -> list[int]:
 
 
 def _skips(axis: Axis) -> bool:
-    """Whether it leaves out positions between those it looks at."""
+    """Whether the windows skip positions between those that they read."""
     reached = _reached(axis)
     return bool(reached) and len(reached) < reached[-1] - reached[0] + 1
 
 
 def _made_of(context: Context, value: int) -> tuple[int, set[int]]:
-    """The map that a tensor was made of, value by value or by padding and cutting, and the operations on the way."""
+    """The feature map from which a tensor follows by pointwise operations, norms, padding and cropping, with the
+    indices of those operations.
+    """
     on_the_way: set[int] = set()
     while (op := context.recording.maker(value)) is not None:
         if not (op.is_a("pad", *NORMS, *ACTIVATIONS)):
@@ -214,13 +219,13 @@ def _made_of(context: Context, value: int) -> tuple[int, set[int]]:
 
 
 def _unseen(context: Context, window: WindowedLayer, windows: list[WindowedLayer]) -> int:
-    """How many positions of its input neither it nor any other reader of the map looks at."""
+    """The number of positions of its input that are read neither by it nor by any other reader of the feature map."""
     recording = context.recording
     source, on_the_way = _made_of(context, window.value)
     beside, known = [window], set(on_the_way)
     for other in windows:
         of, between = _made_of(context, other.value)
-        # at the same places
+        # Without padding in between, positions agree.
         if of == source and not any(recording.operations[number].is_a("pad") for number in between | on_the_way):
             beside.append(other)
             known |= between
@@ -232,7 +237,7 @@ def _unseen(context: Context, window: WindowedLayer, windows: list[WindowedLayer
         ):
             return 0
         ways += [output for op in readers for output in op.outputs]
-    # whatever the default device is
+    # On the CPU, whatever the default device is.
     missed = torch.ones([axis.input for axis in window.axes], dtype=torch.bool, device="cpu")
     for other in beside:
         seen = torch.ones_like(missed)
@@ -245,7 +250,7 @@ def _unseen(context: Context, window: WindowedLayer, windows: list[WindowedLayer
 
 
 def _fate(unseen: int, left_out: int, whole: int) -> str:
-    """What becomes of positions that a window leaves out."""
+    """Describes what happens to the positions that a window skips."""
     if not unseen:
         return "which other branches see"
     return "which reach nothing" if unseen == left_out else f"and {format_percent(unseen / whole)} reach nothing at all"
@@ -255,24 +260,24 @@ def _fate(unseen: int, left_out: int, whole: int) -> str:
     "dropped-rows", "note", "arithmetic: windows start every stride, and the last that fits ends before the input does"
 )
 def dropped_rows(context: Context) -> Iterator[Found]:
-    """⌊(input + padding - extent)/stride⌋ leaves a remainder, and the rows and columns of it reach nothing."""
+    """If the stride does not divide input + padding - extent, the last rows and columns are in no window."""
     windows = [window for window in windowed_layers(context) if not window.is_transposed]
     for window in windows:
         if any(map(_skips, window.axes)):
             continue
         names = ("positions",) if len(window.axes) == 1 else ("planes", "rows", "columns")[-len(window.axes) :]
-        told, whole, kept = [], 1, 1
+        ends, whole, kept = [], 1, 1
         for name, axis in zip(names, window.axes, strict=True):
             left = axis.input - 1 - max(_reached(axis), default=axis.input - 1) if axis.stride > 1 else 0
-            told += [f"{left} of {axis.input} {name}"] if left > 0 else []
+            ends += [f"{left} of {axis.input} {name}"] if left > 0 else []
             whole, kept = whole * axis.input, kept * (axis.input - left)
-        if told:
+        if ends:
             unseen = _unseen(context, window, windows)
             fate = " reaches nothing" if unseen == whole - kept else f", {_fate(unseen, whole - kept, whole)}"
             yield Found(
                 window.layer.name,
                 (
-                    f"Its windows end before the last {' and '.join(told)}: {format_percent(1 - kept / whole)} of its "
+                    f"Its windows end before the last {' and '.join(ends)}: {format_percent(1 - kept / whole)} of its "
                     f"input{fate}."
                 ),
                 "Pad, use ceil_mode, or choose an input whose size the strides divide.",
@@ -286,9 +291,7 @@ def dropped_rows(context: Context) -> Iterator[Found]:
     "T. He et al., \"Bag of Tricks for Image Classification with Convolutional Neural Networks\", 2019, section 4",
 )
 def skipped_pixels(context: Context) -> Iterator[Found]:
-    """A stride larger than the window's extent leaves gaps; with dilation a factor that both have in common leaves them
-    too.
-    """
+    """A stride larger than the window's extent leaves gaps; so does a common factor of stride and dilation."""
     windows = [window for window in windowed_layers(context) if not window.is_transposed]
     for window in windows:
         if not any(map(_skips, window.axes)) or _is_part_of_another(context, window, windows):
@@ -296,17 +299,17 @@ def skipped_pixels(context: Context) -> Iterator[Found]:
         whole = prod(axis.input for axis in window.axes)
         skipped = whole - prod(len(_reached(axis)) for axis in window.axes)
         unseen = _unseen(context, window, windows)
-        told = f"Its windows skip {format_percent(skipped / whole)} of its input, {_fate(unseen, skipped, whole)}."
+        message = f"Its windows skip {format_percent(skipped / whole)} of its input, {_fate(unseen, skipped, whole)}."
         if unseen:
-            yield Found(window.layer.name, told, "Use a kernel of at least the stride, or pool first.")
+            yield Found(window.layer.name, message, "Use a kernel of at least the stride, or pool first.")
         else:
             fix = "Average by the stride before it, as ResNet-D does; leave it where trained weights are loaded."
-            yield Found(window.layer.name, told, fix, severity="note")
+            yield Found(window.layer.name, message, fix, severity="note")
 
 
 def _is_part_of_another(context: Context, window: WindowedLayer, windows: list[WindowedLayer]) -> bool:
-    """Whether it is a branch of a re-parameterised block: its taps lie within those of a convolution on the same map
-    with which it is summed, so that both are one larger kernel.
+    """Whether a window is a branch of a re-parameterised block: its taps are among those of a larger convolution of the
+    same feature map, the outputs are added, and both together equal one kernel of the larger size.
     """
     if not window.is_convolution:
         return False
@@ -323,12 +326,12 @@ def _is_part_of_another(context: Context, window: WindowedLayer, windows: list[W
 
 
 def _lies_within(one: Axis, other: Axis) -> bool:
-    """Whether each unit's taps are among those of the other's."""
+    """Whether, for each output position, the taps of one axis are among those of the other."""
     taps, others = ({axis.position(0, tap) for tap in range(axis.size)} for axis in (one, other))
     return one.stride == other.stride and taps <= others
 
 
-# --------------------------------------------------------------------------------------------------- windows themselves
+# -------------------------------------------------------------------------------------------------- shape of the window
 
 
 @rule(
@@ -337,14 +340,14 @@ def _lies_within(one: Axis, other: Axis) -> bool:
     "arithmetic: the middle of unit o's window lies at o + (extent - 1)/2 - padding before it",
 )
 def even_kernel_same_padding(context: Context) -> Iterator[Found]:
-    """An even window has no middle value: a padded one of stride 1 moves the map by half a unit, and layers add that
-    up.
+    """A window of even size has no centre: with padding and stride 1 it shifts the feature map by half a unit, and the
+    shifts of several layers add up.
     """
     for window in windowed_layers(context):
         if window.is_transposed or any(
             op.name == "aten.slice" for op in context.readers.get(window.operation.outputs[0], [])
         ):
-            continue  # what is cut afterwards is moved on purpose
+            continue  # a crop behind it corrects the shift on purpose
         moved = [
             (axis.extent - 1) / 2 - axis.before if axis.stride == 1 and _is_centred(axis) else 0.0
             for axis in window.axes
@@ -354,23 +357,22 @@ def even_kernel_same_padding(context: Context) -> Iterator[Found]:
             yield Found(
                 window.layer.name,
                 f"Its even windows of {sizes(window.kernel)}, with {at.before} padded before and {at.after} behind, "
-                "move the map by "
-                f"{format_units([abs(move) for move in moved])} units.",
+                f"move the map by {format_units([abs(move) for move in moved])} units.",
                 "Use an odd kernel.",
                 severity="warning" if context.task in ("localisation", "segmentation") else None,
             )
 
 
 def _is_centred(axis: Axis) -> bool:
-    """Whether padding is meant to keep the map in place. Windows that see nothing behind their unit are causal, on
-    purpose too.
+    """Whether the padding is meant to centre the window. Windows that read nothing behind their position are causal,
+    and shift on purpose.
     """
     return axis.before + axis.after > 0 and (axis.after > 0 or axis.before < axis.extent - 1)
 
 
 @rule("gridding", "warning", 'P. Wang et al., "Understanding Convolution for Semantic Segmentation", 2018, section 3.2')
 def gridding(context: Context) -> Iterator[Found]:
-    """Stacked dilations with a common factor never meet the positions between: neighbouring units are made of separate
+    """Stacked dilations with a common factor skip the positions in between: neighbouring units read disjoint sets of
     pixels.
     """
     windows = {
@@ -379,7 +381,7 @@ def gridding(context: Context) -> Iterator[Found]:
     dilated = {place: window for place, window in windows.items() if _dilation(window) > 1}
     if len(dilated) < 2:
         return
-    ahead: dict[int, set[int]] = {}  # for each row the convolutions that come before it
+    ahead: dict[int, set[int]] = {}  # for each row the convolutions that it depends on
     followed: set[int] = set()
     for layer in context.layers:
         ahead[id(layer)] = set().union(
@@ -403,8 +405,7 @@ def gridding(context: Context) -> Iterator[Found]:
             yield Found(
                 stacked[-1].layer.name,
                 f"The dilations {', '.join(map(str, dilations))}{common}: a unit sees {taps} of the {prod(sides)} "
-                "pixels in its field of "
-                f"{sizes(sides)}.",
+                f"pixels in its field of {sizes(sides)}.",
                 "Choose dilations such as 1, 2, 5, without a common factor and beginning with 1.",
             )
 
@@ -419,8 +420,7 @@ def _dilation(window: WindowedLayer) -> int:
     'A. Odena, V. Dumoulin, C. Olah, "Deconvolution and Checkerboard Artifacts", Distill 2016',
 )
 def checkerboard(context: Context) -> Iterator[Found]:
-    """Where the stride does not divide the kernel, outputs of a transposed convolution are sums of different numbers of
-    taps.
+    """If the stride does not divide the kernel size, outputs of a transposed convolution sum different numbers of taps.
     """
     for window in windowed_layers(context):
         if not window.is_transposed:
@@ -432,33 +432,31 @@ def checkerboard(context: Context) -> Iterator[Found]:
             yield Found(
                 window.layer.name,
                 f"Its kernel of {sizes(window.kernel)} is no multiple of its stride of {sizes(strides)}: outputs are "
-                "sums of "
-                f"{prod(map(min, counts))} to {prod(map(max, counts))} taps, in a pattern that shows.",
+                f"sums of {prod(map(min, counts))} to {prod(map(max, counts))} taps, in a pattern that shows.",
                 f"Use a kernel of {sizes(better)}, or an upsampling and a convolution.",
             )
 
 
 @rule("pooling-in-localisation", "warning", "V. Badrinarayanan, A. Kendall, R. Cipolla, \"SegNet\", 2017, section 3")
 def pooling_in_localisation(context: Context) -> Iterator[Found]:
-    """A maximum says what was there and not where, a mean over all places neither; where places are asked for they are
-    lost.
+    """A maximum keeps the value and loses its position within the window, and so does a mean over all positions;
+    localisation and segmentation need the position.
     """
     if context.task not in ("localisation", "segmentation"):
         return
     for window in windowed_layers(context):
         if not window.operation.is_a("max_pool") or all(axis.stride == 1 for axis in window.axes):
             continue
-        places = [op for output in window.operation.outputs[1:] for op in readers_beyond(context, output)]
-        along = [one for one in followed_axes(context, window) if one is not None]
-        if places or not along or len(readers_beyond(context, window.value)) > 1:
-            continue  # they are handed on, or the map itself is
-        within = [axis.size * jump for axis, jump in along]
+        index_readers = [op for output in window.operation.outputs[1:] for op in readers_beyond(context, output)]
+        followed = [one for one in followed_axes(context, window) if one is not None]
+        if index_readers or not followed or len(readers_beyond(context, window.value)) > 1:
+            continue  # the indices of the maxima, or the feature map itself, are read elsewhere too
+        within = [axis.size * jump for axis, jump in followed]
         yield Found(
             window.layer.name,
             (
                 f"It forgets which of {sizes(window.kernel)} units was the largest, that is where within "
-                f"{format_units(within)} "
-                "px something lies."
+                f"{format_units(within)} px something lies."
             ),
             "Use a convolution of the same stride, or hand the map on to a decoder.",
         )
@@ -482,7 +480,7 @@ def pooling_in_localisation(context: Context) -> Iterator[Found]:
     '2017, section 3.3',
 )
 def kernel_larger_than_map(context: Context) -> Iterator[Found]:
-    """A kernel that is larger than its map lies on padding for the most part, and taps there multiply zeros."""
+    """A kernel that is larger than its feature map mostly covers padding, where its taps multiply zeros."""
     for window in windowed_layers(context):
         if not window.is_convolution or not any(axis.extent > axis.input for axis in window.axes):
             continue
@@ -494,7 +492,6 @@ def kernel_larger_than_map(context: Context) -> Iterator[Found]:
             yield Found(
                 window.layer.name,
                 f"Of the taps of its {sizes(window.kernel)} kernel{spread} on a map of "
-                f"{sizes([axis.input for axis in window.axes])}, "
-                f"{format_percent(share)} fall into the padding.",
+                f"{sizes([axis.input for axis in window.axes])}, {format_percent(share)} fall into the padding.",
                 "Use a smaller kernel or dilation, fewer strides before it, or larger images.",
             )
