@@ -1,6 +1,6 @@
-"""The command line: parses, calls, prints.
+"""The command line: parses arguments, calls a command, and prints its result.
 
-Exit codes: 0 done, 1 inspect has found what is wrong, 2 a request that cannot be carried out, 130 stopped by Ctrl-C.
+Exit codes: 0 success, 1 inspect found mistakes, 2 the request cannot be carried out, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"striate: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # who reads has read enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter would report it at its end
+    except BrokenPipeError:  # the reader has closed the pipe, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or else exit reports an error
         return 0
     except OSError as error:  # a full disk
         print(f"striate: {error}", file=sys.stderr)
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> Parser:
-    """Of all commands; each sets ``command``, the function that runs it."""
+    """The parser of all commands; each sets ``command``, the function that runs it."""
     made = Parser(
         prog="striate",
         description="Convolutional networks on PyTorch: fast, exact and visible on the CPU you have.",

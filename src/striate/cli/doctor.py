@@ -1,4 +1,4 @@
-"""``striate doctor``: says what striate runs on."""
+"""``striate doctor``: shows the environment that striate runs in."""
 
 from __future__ import annotations
 

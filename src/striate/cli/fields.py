@@ -1,4 +1,4 @@
-"""What units see of an input, as lines of text."""
+"""Formats receptive fields as lines of text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AXES = {1: ("places",), 2: ("rows", "columns"), 3: ("planes", "rows", "columns")
 
 
 def unit_of(text: str | None) -> tuple[int, ...] | None:
-    """The numbers of ``3,4``."""
+    """Parses ``3,4`` to its numbers."""
     if text is None:
         return None
     parts = text.split(",")
@@ -27,7 +27,7 @@ def unit_of(text: str | None) -> tuple[int, ...] | None:
 
 
 def seen(report: Report, layer: str, unit: tuple[int, ...] | None) -> list[str]:
-    """What a unit of a layer, the middle one if None, sees of each input."""
+    """Describes what a unit of a layer, by default the middle one, sees of each input."""
     from ..render.text import columns
 
     output = report.layer(layer).output_shape
@@ -49,8 +49,8 @@ def seen(report: Report, layer: str, unit: tuple[int, ...] | None) -> list[str]:
     return lines
 
 
-def print_verified(report: Report, told: TextIO) -> bool:
-    """Compares all receptive fields with what the model does, prints which differ, and returns whether none does."""
+def print_verified(report: Report, stream: TextIO) -> bool:
+    """Verifies all receptive fields on the model, prints those that differ, and returns whether none does."""
     from contextlib import redirect_stdout
     from sys import stderr
 
@@ -59,10 +59,10 @@ def print_verified(report: Report, told: TextIO) -> bool:
     with redirect_stdout(stderr):
         checked = verify(report)
     wrong = [one for one in checked if not one.holds]
-    print(f"\nfields compared with the model: {len(checked) - len(wrong)} of {len(checked)} layers hold", file=told)
+    print(f"\nfields compared with the model: {len(checked) - len(wrong)} of {len(checked)} layers hold", file=stream)
     for one in wrong:
         expected, measured = ("; ".join(map(_runs, places)) for places in (one.expected, one.measured))
-        print(f"  {one.layer}{_of_unit(one.unit)} sees {measured}, where the report has {expected}", file=told)
+        print(f"  {one.layer}{_of_unit(one.unit)} sees {measured}, where the report has {expected}", file=stream)
     return not wrong
 
 
@@ -71,7 +71,7 @@ def _of_unit(unit: Sequence[int]) -> str:
 
 
 def _runs(places: Sequence[int]) -> str:
-    """Whole numbers in order, those that follow each other as one.
+    """Formats sorted integers, with consecutive ones as a range.
 
     >>> _runs((0, 1, 2, 5, 7, 8)), _runs(())
     ('0 to 2, 5, 7 to 8', 'none')

@@ -1,4 +1,4 @@
-"""``striate inspect``: says what a model's layers cost and see, and what is likely a mistake."""
+"""``striate inspect``: shows cost and receptive field of a model's layers, and likely mistakes."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
         raise ArgumentError(build("inspect", expects, repr(options.erf[1]), hint="Name another."))
     with current_folder():
         torch.manual_seed(0)
-        with redirect_stdout(sys.stderr):  # what the model's own code prints is no part of the report
+        with redirect_stdout(sys.stderr):  # output of the model's own code is not part of the report
             report = inspect(
                 load("inspect", options.model).train(options.train),
                 shapes[0] if len(shapes) == 1 else shapes,
@@ -102,22 +102,23 @@ def run(options: argparse.Namespace) -> int:
             with redirect_stdout(sys.stderr):
                 draw(report, options.erf[0], options.erf[1], unit)
         _print(report, options)
-        told = sys.stderr if to_stdout or options.markdown else sys.stdout  # what another program reads stands alone
+        # Output for another program has standard output to itself.
+        stream = sys.stderr if to_stdout or options.markdown else sys.stdout
         if options.erf is not None:
-            print(f"written to {options.erf[1]}", file=told)
+            print(f"written to {options.erf[1]}", file=stream)
         for line in seen:
-            print(line, file=told)
+            print(line, file=stream)
         if options.fix:
-            print("\n" + (report.fix()[1] or "fix: nothing can be mended mechanically"), file=told)
-        holds = fields.print_verified(report, told) if options.verify else True
-    output.write(json_file, lambda: output.json_text(report.to_dict()) + "\n", told)
-    output.write(options.html, report.html, told)
+            print("\n" + (report.fix()[1] or "fix: nothing can be mended mechanically"), file=stream)
+        holds = fields.print_verified(report, stream) if options.verify else True
+    output.write(json_file, lambda: output.json_text(report.to_dict()) + "\n", stream)
+    output.write(options.html, report.html, stream)
     wrong = ("error", "warning") if options.strict else ("error",)
     return 0 if holds and not any(finding.severity in wrong for finding in report.findings) else 1
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuses options that cannot be meant."""
+    """Raises for options that contradict each other."""
     if options.unit is not None and options.field is None and options.erf is None:
         expects = "--field or --erf with --unit"
         raise ArgumentError(build("inspect", expects, "neither", hint="Name a layer with --field."))

@@ -1,4 +1,4 @@
-"""Which model is meant by a word of the command line, and of which shape its input is."""
+"""Loads the model that a word of the command line names, and finds the shape of its input."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MODEL = (
     f"one of {', '.join(NAMES)}; package.module:callable, which returns a module; or the model.safetensors of "
     "striate train"
 )
-SHELL = {"bash": "_striate_models", "zsh": "_striate_models", "tcsh": "f"}  # what completes a model's name
+SHELL = {"bash": "_striate_models", "zsh": "_striate_models", "tcsh": "f"}  # shell code that completes a model's name
 COMPLETION = {
     "bash": f'_striate_models() {{\n  compgen -W "{" ".join(NAMES)}" -- "$1"\n  compgen -f -- "$1"\n}}\n',
     "zsh": f"_striate_models() {{\n  _alternative 'models:model:({' '.join(NAMES)})' 'files:file:_files'\n}}\n",
@@ -32,7 +32,7 @@ USUAL = ("make", "make_model", "build", "build_model", "create", "create_model",
 
 
 def shape(where: str, text: str) -> tuple[int, ...]:
-    """The numbers of ``16x3x224x224``."""
+    """Parses ``16x3x224x224`` to its numbers."""
     parts = text.lower().split("x")
     numbers = tuple(int(part) for part in parts if part.isascii() and part.isdigit())
     if len(numbers) != len(parts) or 0 in numbers:
@@ -44,7 +44,7 @@ def shape(where: str, text: str) -> tuple[int, ...]:
 
 
 def load(where: str, text: str) -> Any:
-    """A model of that name, what ``package.module:callable`` gives, or what a file of ``striate train`` holds."""
+    """Loads a model by name, by calling ``package.module:callable``, or from a file of ``striate train``."""
     from torch.nn import Module
 
     if text in NAMES:
@@ -63,7 +63,7 @@ def load(where: str, text: str) -> Any:
     if not isinstance(made, Module) and callable(made):
         try:
             made = made()
-        except (Exception, SystemExit) as error:  # whatever the code raises that is called
+        except (Exception, SystemExit) as error:  # whatever the called code raises
             at = source.of_error(error)
             hint = "Name a function or class that makes one without arguments."
             hint = hint if at is None else f"Call {module}.{name}() in Python to see all of it."
@@ -75,11 +75,11 @@ def load(where: str, text: str) -> Any:
 
 
 def _named(where: str, text: str, module: str, name: str) -> Any:
-    """What a module has under a name with dots."""
+    """The attribute of a module under a dotted name."""
     hint = "Name the module without .py." if module.endswith(".py") else "The current folder is searched too."
     try:
         found: Any = importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # whatever the code raises that is imported
+    except (Exception, SystemExit) as error:  # whatever the imported code raises
         at = source.of_error(error)
         raise _failed(
             where, text, error, hint if at is None else f"Import {module} in Python to see all of it."
@@ -94,14 +94,14 @@ def _named(where: str, text: str, module: str, name: str) -> Any:
 
 
 def _failed(where: str, text: str, error: BaseException, hint: str) -> ArgumentError:
-    """An error of the model's own code, with the line it came from."""
+    """Describes an error in the model's own code, with its line."""
     why = (str(error).strip() or "no more is told").splitlines()[0].rstrip(".")
     got = f"{type(error).__name__}: {why}{source.at(source.of_error(error))}"
     return ArgumentError(build(where, f"a model from {text}", got, hint=hint))
 
 
 def _factories_of(text: str) -> str:
-    """Of the name of a module: what in it may make a model, in a sentence; "" if there is none. Nothing of it runs."""
+    """Lists, in a sentence, what in a module may create a model; "" if nothing does. The module is not executed."""
     module = text.removesuffix(".py").replace("/", ".")
     path = _file_of(module)
     try:
@@ -127,7 +127,7 @@ def _file_of(module: str) -> Path | None:
 
 
 def _is_factory(node: ast.FunctionDef | ast.ClassDef) -> bool:
-    """Whether a definition is public, and needs no arguments as far as it says."""
+    """Whether a definition is public and has no required arguments."""
     if node.name.startswith("_"):
         return False
     if isinstance(node, ast.ClassDef):
@@ -137,14 +137,14 @@ def _is_factory(node: ast.FunctionDef | ast.ClassDef) -> bool:
 
 
 def _needed(arguments: ast.arguments) -> int:
-    """How many arguments there are without a default."""
+    """The number of arguments without a default."""
     plain = len(arguments.posonlyargs) + len(arguments.args) - len(arguments.defaults)
     return plain + sum(default is None for default in arguments.kw_defaults)
 
 
 @contextmanager
 def current_folder() -> Iterator[None]:
-    """Inside, modules in the current folder can be imported."""
+    """Within this context, modules in the current folder can be imported."""
     folder = os.getcwd()
     sys.path.insert(0, folder)
     try:

@@ -1,4 +1,4 @@
-"""What commands write: files, JSON, lines as wide as the terminal, a bar for what is under way."""
+"""Output of commands: files, JSON, the width of lines, and a progress bar."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..files import write_atomically
 __all__ = ["check_files", "json_text", "progress_bar", "width", "write"]
 
 
-def write(path: str | None, text: Callable[[], str], told: TextIO | None = None) -> None:
-    """Where a file is asked for, whole or not at all; told: the stream that says so, standard output if None."""
+def write(path: str | None, text: Callable[[], str], stream: TextIO | None = None) -> None:
+    """Writes a file atomically, if a path is given. stream: where a message says so, by default standard output."""
     if path is not None:
         write_atomically(path, text())
-        print(f"written to {path}", file=told)
+        print(f"written to {path}", file=stream)
 
 
 def json_text(facts: Mapping[str, object], only_ascii: bool = True) -> str:
@@ -29,13 +29,13 @@ def json_text(facts: Mapping[str, object], only_ascii: bool = True) -> str:
 
 
 def width(least: int) -> int:
-    """Of lines: the terminal's, from ``least`` to 160 columns; 100 where there is none."""
+    """The width of lines: that of the terminal, between ``least`` and 160 columns, or 100 without a terminal."""
     columns = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
     return max(least, min(columns, 160))
 
 
 def check_files(where: str, *paths: str | None) -> None:
-    """Refuses files that cannot be written before the work, not after it."""
+    """Raises for files that cannot be written, before the work instead of after it."""
     given = [path for path in paths if path is not None]
     for number, path in enumerate(given):
         why = None
@@ -51,7 +51,7 @@ def check_files(where: str, *paths: str | None) -> None:
 
 @contextmanager
 def progress_bar(width: int = 24) -> Iterator[Callable[[int, int, str], None] | None]:
-    """A bar on standard error for what is under way, gone at the end; None where that is no terminal."""
+    """A progress bar on standard error that disappears at the end; None if that is no terminal."""
     if not sys.stderr.isatty():
         yield None
         return

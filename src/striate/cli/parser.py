@@ -1,4 +1,4 @@
-"""How a command line is read: one line for a mistake, which names the nearest word that there is."""
+"""Parses command lines. A mistake is reported in one line, with the nearest valid word."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ Commands = Any  # what add_subparsers gives; argparse has no public name for it
 
 
 class Help(RawDescriptionRichHelpFormatter):
-    """Help with colours on a terminal only, and texts as they are written."""
+    """Help with colours only on a terminal, and with texts printed verbatim."""
 
     group_name_formatter = str
     help_markup = text_markup = usage_markup = False
 
 
 class DefaultsHelp(ArgumentDefaultsRichHelpFormatter, Help):
-    """The same, with the default of each option behind its help."""
+    """The same, with the default of each option after its help."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Says a mistake in one line, instead of the usage and then the line.
+    """Reports a mistake in one line, without the usage before it.
 
-    commands: the parsers of the commands that it has.
+    commands: the parsers of its commands.
     """
 
     def __init__(self, **rest: Any) -> None:
@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}.{self._nearest(self.given)} See {self.prog} --help.\n")
 
     def _nearest(self, given: Sequence[str]) -> str:
-        """What is likely meant by the first command or option among the words that there is not; "" if nothing is."""
+        """Suggests what the first unknown command or option was probably meant to be; "" if nothing is near."""
         command = next((word for word in given if not word.startswith("-")), None)
         if self.commands and command is not None and command not in self.commands:
             return did_you_mean(command, self.commands)

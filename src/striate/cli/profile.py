@@ -1,4 +1,4 @@
-"""``striate profile``: says where a model's time goes, layer by layer."""
+"""``striate profile``: shows the time of a model, layer by layer."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _checked(options: argparse.Namespace) -> tuple[int, ...]:
-    """The input's shape, once all options can be meant."""
+    """Checks the options, and returns the shape of the input."""
     sizes = shape("profile", options.input)
     if len(sizes) < 2:
         expects = "--input of a batch and at least one axis more"

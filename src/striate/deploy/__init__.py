@@ -1,4 +1,4 @@
-"""Models made ready for use: what training needed and inference does not is merged away."""
+"""Prepares models for inference: merges batch norms, and freezes models."""
 
 from .._renamed import accept_old_names
 from . import freeze

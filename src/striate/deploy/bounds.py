@@ -1,17 +1,16 @@
-r"""How large the values of a program can get, computed once from its weights: where none can overflow, no NaN can
-arise inside.
+r"""Bounds the values of a program, once, from its weights: where none can overflow, no NaN can arise inside.
 
 A convolution or linear layer whose input and residual are at most X and R in size gives
 
 .. math:: |y| \le X \max_o \sum_{i,\,taps} |w_{o,i}| + \max_o |b_o| + R
 
-and so no partial sum of it is larger, in whatever order it is summed. Below :data:`LIMIT` that leaves float32 room for
-rounding, for the sums of a mean and for what Winograd's tiles add. Bounds are carried through the operators in order,
-from inputs of at most :data:`MOST`, by the op table's column "size". Where a bound is needed and unknown, because it
-grew beyond the limit or an operator has no rule, the value is *measured* when it is computed: the operators behind it
-may count on ``MOST``, and what runs the program must run it by torch's operators if the value is larger, or not finite.
+and no partial sum is larger, whatever the order of summation. A bound below :data:`LIMIT` leaves float32 enough range
+for rounding, the sums of a mean and the additions of Winograd's tiles. Bounds are propagated through the operators in
+order, from inputs of at most :data:`MOST`, by the op table's column "size". If a bound is needed but unknown, because
+it grew beyond the limit or an operator has no rule, the value is *measured* when it is computed: the operators behind
+it may rely on ``MOST``, and if the value is larger or not finite, the program must run again by torch's operators.
 
-A bound is needed where oneDNN may clamp: its ReLU makes 0 of NaN.
+A bound is needed where oneDNN may clamp, since its ReLU turns NaN into 0.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ from .program import Node, Program
 
 __all__ = ["LIMIT", "MOST", "Measurements", "is_within", "measurements", "norm_scale_and_shift"]
 
-# The bound of values that are measured: far above those of any network in use, and so far below the limit that 14
-# layers may make them 100 times larger each.
+# The bound of values that are measured: far above those of any network in use, and far enough below the limit that 10
+# layers in a row may each enlarge them 100 times (100^10 < 2^67).
 MOST = 2.0**32
 LIMIT = 2.0**100
 PART = 2**30  # torch.dot takes fewer than 2^31 numbers
 
 
 class Measurements(NamedTuple):
-    """What to measure while a program runs: the values to measure when they are computed, and the layers that only
-    torch's own operator computes right.
+    """What to do while a program runs. measured: the values to measure when they are computed; exact: the layers that
+    only torch's own operator computes correctly.
     """
 
     measured: frozenset[Node]
@@ -48,7 +47,7 @@ class Measurements(NamedTuple):
 
 
 def is_within(x: Tensor) -> bool:
-    """Whether all values are finite and at most MOST in size, by one pass: no square is larger than the sum of all.
+    """Whether all values are finite and at most MOST in size, in one pass: no square exceeds the sum of squares.
 
     >>> [is_within(torch.tensor([1.0, v])) for v in (2.0, 2.0**33, float("inf"), float("nan"))]
     [True, False, False, False]
@@ -60,7 +59,7 @@ def is_within(x: Tensor) -> bool:
 
 
 def measurements(program: Program) -> Measurements:
-    """What to measure: as few values as possible, and as late as possible, since feature maps get smaller on their way
+    """Chooses what to measure: as few values as possible, and as late as possible, since feature maps become smaller
     through most networks.
     """
     measured: set[Node] = set()
@@ -105,7 +104,8 @@ def norm_scale_and_shift(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
 
 
 def _largest(value: Any) -> float:
-    """The largest absolute value of a constant; infinity where a value is not finite, or it is no tensor of floats."""
+    """The largest absolute value of a constant; infinity if a value is not finite, or it is no floating-point tensor.
+    """
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return inf
     found = float(value.abs().max()) if value.numel() else 0.0
@@ -113,12 +113,12 @@ def _largest(value: Any) -> float:
 
 
 def _bound_of(node: Node, bound: Any) -> float:
-    """The bound of a result by the operator's rule, from the bounds of its inputs; infinity where there is no rule."""
+    """The bound of a result by the operator's rule, from the bounds of its inputs; infinity if there is no rule."""
     row = row_of(node.op)
     size = "-" if row is None else row.size
     sources = [bound(source) for source in node.sources()]
     if node.op == "aten.view.dtype" or "dtype" in node.kwargs:
-        return inf  # other numbers from the same bits, or rounded to fewer
+        return inf  # reinterprets the bits, or rounds to another type
     if size == "keeps":
         return max(sources, default=inf)
     if size == "clamps":

@@ -1,4 +1,4 @@
-"""The program of a model, captured by torch.export."""
+"""Captures a model as a program, by torch.export."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ TRACEABLE = (
     "forward."
 )
 OTHERWISE = "Take it out of forward, or freeze the parts of the model without it."
-# The operators by which torch.export checks sizes, which follow from the inputs', and types.
+# The operators by which torch.export asserts types, and sizes that follow from those of the inputs.
 CHECKS = re.compile(r"aten\.(_assert|sym_constrain)")
 CHANCE = ", which draws random numbers"
 FIXED = "Write it with torch.where, or freeze the parts of the model before and behind it."
 
 
 def capture(model: Module, inputs: tuple[Tensor, ...]) -> Program:
-    """The program of a model. The first axis of its inputs may have any size wherever the model allows it.
+    """Captures a model as a program. The first axis of its inputs may have any size if the model allows it.
 
-    Raises ArgumentError, with the line of the model's code where that is known, for a model that torch.export cannot
+    Raises ArgumentError, with the line of the model's code if known, for a model that torch.export cannot
     trace or whose forward does more than compute.
     """
     modules = {module: name for name, module in model.named_modules()}
@@ -51,11 +51,11 @@ def capture(model: Module, inputs: tuple[Tensor, ...]) -> Program:
     lines: dict[str, str] = {}
     try:
         with warnings.catch_warnings(), _DataIsDetached(), register_module_buffer_registration_hook(refuse_buffer):
-            warnings.simplefilter("ignore")  # torch.export's warnings are about itself
+            warnings.simplefilter("ignore")  # they concern torch.export's internals
             exported = torch.export.export(Root(model), inputs, dynamic_shapes={"inputs": batches}, strict=False)
             try:
                 return _Conversion(exported, lines).program
-            except Refusal:  # for writes into shared memory and autocast torch.export has a way, ten times as slow
+            except Refusal:  # torch.export can decompose writes into shared memory and autocast, ten times slower
                 functional = exported.run_decompositions({})
         _check_state(functional, exported)
         return _Conversion(functional, lines).program
@@ -95,7 +95,7 @@ def _check_state(functional: Any, exported: Any) -> None:
                 for one in _all_nodes(exported)
                 if _is_mutable(one.target) and specs.get(_viewed(one).name) == spec.target
             ]
-            # a norm writes into its statistics, and its operator is not marked as one that writes
+            # A norm updates its statistics, but its operator's schema does not say that it writes.
             changed = [one for one in exported.graph.nodes if specs.get(one.name) == spec.target]
             written += [user for one in changed for user in one.users]
             raise _change(f"{_named(spec.target)}{source.at(next(map(_line, written), None))}")
@@ -129,10 +129,10 @@ DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 
 
 class _Conversion:
-    """Converts torch.export's program. An operator that writes into a tensor becomes one that makes a new tensor, where
-    no other value shares its memory.
+    """Converts torch.export's program. An operator that writes into a tensor is replaced by one that returns a new
+    tensor, if no other value shares its memory.
 
-    lines: the line of the model's code where an operator stands, by the operator's name. Filled by the first program
+    lines: the line of the model's code that calls an operator, by the operator's name. Filled by the first program
     and read by the one that torch.export makes of it, whose sub-graphs have no lines.
     """
 
@@ -140,7 +140,7 @@ class _Conversion:
         self.program, self.lines = Program(), lines
         self.symbols: dict[str, str] = {}  # a program's names of sizes, by torch.export's
         self.made: dict[fx.Node, Any] = {}
-        self.shares: dict[Node, set[Node]] = {}  # the nodes in whose memory a node may lie
+        self.shares: dict[Node, set[Node]] = {}  # the nodes whose memory a node may share
         self.specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
         self.tensors = {**exported.state_dict, **exported.constants}
         for one in _all_nodes(exported):
@@ -159,7 +159,8 @@ class _Conversion:
             )
 
     def _read(self, module: fx.GraphModule) -> Any:
-        """Adds the operators of a graph, whose placeholders may have values already; returns the graph's results."""
+        """Adds the operators of a graph, some of whose placeholders may have values, and returns the graph's results.
+        """
         for one in module.graph.nodes:
             if one.op == "placeholder" and one not in self.made:
                 self.made[one] = self._placeholder(one)
@@ -189,10 +190,10 @@ class _Conversion:
         return Node("constant", **self._about(one), name=_named(spec.target), value=tensor.detach())
 
     def _enter(self, one: fx.Node, inner: Any, given: Any) -> None:
-        """Adds the operators of a region of the model, in the place of the node that runs it."""
+        """Adds the operators of a region of the model, instead of the node that runs it."""
         self.made.update(zip((n for n in inner.graph.nodes if n.op == "placeholder"), self._nodes(given), strict=True))
         results = self._read(inner)
-        self.made.update({part: results[part.args[1]] for part in one.users})  # each user takes one result
+        self.made.update({part: results[part.args[1]] for part in one.users})  # each user reads one result
 
     def _operator(self, one: fx.Node) -> Node:
         name, shares = _name(one.target), self.shares

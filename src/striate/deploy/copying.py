@@ -1,4 +1,4 @@
-"""Copies of models, on which deployment works: the given model stays as it is."""
+"""Copies models for deployment, which never changes the original."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Model = TypeVar("Model", bound=Module)
 
 
 def copy_model(model: Model, where: str) -> Model:
-    """A deep copy, also of what copy.deepcopy refuses: tensors computed from parameters, which
-    torch.nn.utils.weight_norm keeps, and buffers without a shape yet.
+    """Makes a deep copy, including what copy.deepcopy rejects: tensors computed from parameters, which
+    torch.nn.utils.weight_norm stores, and uninitialized buffers.
 
     Raises ArgumentError, in the name of the function ``where``, if some other part of the model cannot be copied.
     """

@@ -1,8 +1,8 @@
-"""A program made ready to run: its layers' weights packed, its operators in order as steps, and for each value the
-step after which nothing reads it.
+"""Prepares a program to run: packs the weights of its layers, turns its operators into a list of steps, and finds the
+last step that reads each value.
 
-Each step writes its result into a slot. A value is dropped after the step that reads it last, and a sum is written
-where its residual lay if nothing else reads that. Activations are channels_last.
+Each step writes its result into a slot. A value is dropped after the last step that reads it, and a sum overwrites its
+residual if nothing else reads that. Activations are channels_last.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class _OutOfBounds(Exception):
 
 
 class Executable:
-    """A program that runs: its layers, and its steps twice, fast and by torch's own operators.
+    """A program that runs: its layers, and its steps in two versions, fast and exact (by torch's own operators).
 
-    Nothing in it changes but what its layers cache. The exact steps run where a value is NaN, infinite or too large
+    Only the caches of its layers change. The exact steps run if a value is NaN, infinite or too large
     (:mod:`.bounds`).
 
     >>> import torch
@@ -73,7 +73,7 @@ class Executable:
         self.output = walk(lambda node: None if node is None else slots[node], program.output)
 
     def __call__(self, inputs: tuple[Tensor, ...]) -> Any:
-        """The program's output for inputs of its shapes and types."""
+        """Computes the program's output for inputs of its shapes and types."""
         if gate.is_open(*inputs) and all(map(is_within, inputs)):
             try:
                 return self._run_steps(self.fast, inputs)
@@ -91,7 +91,7 @@ class Executable:
         return walk(lambda slot: None if slot is None else values[slot], self.output)
 
     def _run(self, node: Node, slots: dict[Node, int], overwrite: bool, exact: bool) -> Callable[[Values], Any]:
-        """A function that computes a node from the values in their slots, and measures the result where that is due."""
+        """Makes the function that computes a node from the values in the slots, and measures the result if required."""
         run = self._run_unmeasured(node, slots, overwrite, exact or node in self.measurements.exact)
         if exact or node not in self.measurements.measured:
             return run
@@ -134,7 +134,7 @@ class Executable:
 
 
 def _layer(node: Node) -> FusedConv | FusedLinear:
-    """The layer of a fused operator. A convolution's constant weight is laid out as the layer's from then on."""
+    """Makes the layer of a fused operator. A convolution's constant then shares the layer's weight, in its layout."""
     given = node.kwargs
     weight, bias = given["weight"].value, None if given["bias"] is None else given["bias"].value
     bounds = {
@@ -151,7 +151,7 @@ def _layer(node: Node) -> FusedConv | FusedLinear:
 
 
 def _may_overwrite(node: Node, last: dict[Node, Node], users: dict[Node, list[Node]]) -> bool:
-    """Whether a node's residual is memory of its own that nothing but the node reads from there on."""
+    """Whether a node's residual owns its memory, and no later node reads it."""
     residual = node.kwargs["residual"]
     if residual is None or residual is node.kwargs["x"] or last.get(residual) is not node or not is_new(residual.op):
         return False

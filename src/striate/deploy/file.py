@@ -1,7 +1,7 @@
-"""Programs in files: a safetensors file with the constants, and the operators as JSON in its metadata.
+"""Saves programs: a safetensors file contains the constants, and the operators as JSON in its metadata.
 
-There is no code in a file. Reading one checks each operator against those that only compute
-(:func:`.operators.operator_of`), and refuses any other.
+A file contains no code. When it is read, each operator is checked to be one that only computes
+(:func:`.operators.operator_of`); any other is refused.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from .program import Node, Program, Refusal, walk
 
 __all__ = ["FORMAT", "decode", "encode", "not_running", "read", "save"]
 
-# The version of the program in a file: one more for each change that older code would misread. In format 2 the method
-# of a convolution is a number; in format 1 it was a name. Format 3 has the names in RENAMED.
+# The format version of the program in a file, increased with each change that older code would misread. In format 2 the
+# method of a convolution is a number, in format 1 it was a name. Format 3 has the new names of RENAMED.
 FORMAT = 3
-# Operators that format 3 names otherwise than the formats before it.
+# Maps names of operators in earlier formats to those in format 3.
 RENAMED = {"striate.conv_input.default": "striate.conv_backward_data.default"}
-# The values of torch that a program may have among its arguments, by the name they have in files.
+# The values of torch that may be arguments in a program, by their names in files.
 VALUES: dict[str, Any] = {
     **{str(v).removeprefix("torch."): v for v in tensorfile.DTYPES.values()},
     **{
@@ -52,10 +52,10 @@ def save(program: Program, path: str | os.PathLike[str]) -> None:
 
 
 def read(path: Path) -> Program:
-    """The program that :func:`save` wrote. A file of an older format is converted.
+    """Reads the program that :func:`save` wrote. A file of an older format is converted.
 
-    Raises CheckpointError, in one line, for a file that is missing, damaged in as little as one bit, of something else,
-    of a newer striate, or with an operator or a method that is not on the list.
+    Raises CheckpointError, in one line, for a file that is missing, damaged (even in a single bit), of another kind, of
+    a newer striate, or with an unknown operator or method.
     """
 
     def check(places: dict[str, tensorfile.Place], metadata: dict[str, Any]) -> None:
@@ -89,7 +89,7 @@ def _refusal(path: Path, got: str, hint: str = "Copy the file afresh, or freeze 
 
 
 def encode(program: Program) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A program as words and numbers that JSON has, and the tensors that they name.
+    """Encodes a program as JSON types, and the tensors that they refer to by name.
 
     >>> x = Node("input", shape=("N", 3), dtype=torch.float32, name="input 0")
     >>> y = Node("aten.relu.default", (x,), shape=("N", 3), name="relu")
@@ -140,10 +140,9 @@ def encode(program: Program) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def decode(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> Program:
-    """The program that :func:`encode` made these of.
+    """Decodes the result of :func:`encode`.
 
-    Raises Refusal for an operator or a method that this striate does not have, and any other exception for what is no
-    program.
+    Raises Refusal for an operator or method that this striate does not have, and any other exception for invalid data.
     """
     program = Program()
     known: list[Node] = []
@@ -195,7 +194,7 @@ def decode(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> Program:
 
 
 def _check_operator(node: Node) -> None:
-    """Raises Refusal for an operator that may not run, and ValueError for arguments that a fused one does not have."""
+    """Raises Refusal for an operator that may not run, and ValueError for wrong arguments of a fused operator."""
     if node.op not in ARGUMENTS:
         if operator_of(node.op) is None or draws(node):
             got = f"operator {node.op!r}, which is not one it runs"
@@ -209,7 +208,7 @@ def _check_operator(node: Node) -> None:
 
 
 def _method_number(op: str, value: Any) -> Any:
-    """An argument of a convolution of format 1, in which the only text is the name of its method, as of format 2."""
+    """Converts an argument of a convolution from format 1 to 2. Its only string argument is the name of the method."""
     if not isinstance(value, str):
         return value
     if value not in conv.NUMBERS:

@@ -1,10 +1,10 @@
-r"""A model made ready for inference: captured once, folded, fused and packed, run without autograd, kept in a file
+r"""Prepares a model for inference: it is captured once, folded, fused and packed, runs without autograd, and is saved
 without pickle.
 
 ``torch.export`` captures the model as a *program*, a list of operators, for any batch size (:mod:`.capture`).
-:mod:`.passes` make it shorter: what depends on no input is computed once, batch norms go into the layers before them,
-and layers take in the sum and the clamp behind them. What is left runs in order (:mod:`.execute`), by striate's
-functions where there is one and torch's operators elsewhere (:mod:`.operators`).
+:mod:`.passes` shorten it: what depends on no input is computed once, batch norms are merged into the layers before
+them, and layers are fused with the sum and clamp behind them. The remaining operators run in order (:mod:`.execute`),
+by striate's functions if there is one and by torch's operators otherwise (:mod:`.operators`).
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from .program import Program
 
 __all__ = ["Frozen", "freeze", "load"]
 
-# The most that a frozen model's outputs may be off the model's, relative to their root mean square. Deep networks lose
-# digits in float32 by themselves: a ResNet-50 of random weights is off 1.4e-4 from float64, and frozen off 1.8e-4.
+# The largest permitted difference of a frozen model's outputs, relative to their root mean square. Deep networks lose
+# digits in float32 anyway: a ResNet-50 of random weights differs by 1.4e-4 from float64, and frozen by 1.8e-4.
 ERROR = 1e-3
 
 
 def freeze(model: Module, example_input: Tensor | tuple[Tensor, ...]) -> Frozen:
-    r"""A copy of ``model`` for inference only: folded, fused and packed once, for any batch size. ``model`` stays as it
-    is.
+    r"""Returns a copy of ``model`` for inference only: folded, fused and packed once, for any batch size. ``model``
+    does not change.
 
     .. math:: \max |frozen(x) - model(x)| ≤ 10^{-3} \sqrt{\operatorname{mean}\, model(x)^2}
 
-    That is checked on the example, and on a batch of 1, with a warning where it does not hold; ``frozen.difference``
-    has the ratio. NaN stays NaN, whether it comes in or arises inside: such a call goes by torch's own operators
+    This is checked on the example and on a batch of 1, with a warning if it does not hold; ``frozen.difference`` is the
+    ratio. NaN remains NaN, whether it is in the input or arises inside: such a call runs by torch's own operators
     (:mod:`.bounds`).
 
     model: of float32 on the CPU. It is frozen as ``model.eval()`` computes, whatever its mode. example_input: a tensor,
@@ -77,11 +77,12 @@ def freeze(model: Module, example_input: Tensor | tuple[Tensor, ...]) -> Frozen:
         hint = "Pass what model(*example_input) takes; give a model with other arguments a forward that takes tensors."
         raise ArgumentTypeError(build("freeze", "a tensor or a tuple of tensors", got, hint=hint))
     _check_types(model, inputs)
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):  # as a frozen model runs
+    # These are the modes in which a frozen model runs.
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
         copied = copy_model(model, "freeze").eval()
         inputs = tuple(x.detach().clone() for x in inputs)
         batches = {x.shape[0] for x in inputs if x.dim()}
-        # torch.export takes a size of 0 or 1 for one that never varies
+        # torch.export treats sizes of 0 and 1 as constants
         examples = tuple(torch.cat([x, x]) if x.dim() and batches <= {1} else x for x in inputs)
         program = capture(copied, examples)
         for node, x in zip(program.inputs, inputs, strict=True):

@@ -1,4 +1,4 @@
-"""A frozen model: what a program is to its user."""
+"""The module that :func:`striate.freeze` returns: it checks inputs, runs the program, and describes it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ class Frozen(Module):
 
     @property
     def difference(self) -> float:
-        """How far its outputs were off the model's when it was frozen, relative to their root mean square."""
+        """The largest difference from the model's outputs at the time of freezing, relative to their root mean square.
+        """
         return self._executable.program.difference
 
     def forward(self, *inputs: Tensor) -> Any:
@@ -91,11 +92,11 @@ class Frozen(Module):
                 _refuse(ShapeError, bound, size, "The model was traced for those.")
         return tuple(given)
 
-    # What it consists of.
+    # Description.
 
     def explain(self) -> dict[str, list[tuple[str, str | None]]]:
-        """For each convolution and linear layer, with the example's shape: the methods in the order in which they are
-        tried, up to the chosen one, each with the reason against it.
+        """Lists, for each convolution and linear layer on the example's shape, the methods in the order in which they
+        are tried, up to the chosen one, each with the reason against it.
 
         >>> import striate
         >>> frozen = striate.freeze(torch.nn.Conv2d(8, 8, 3), torch.ones(1, 8, 8, 8))
@@ -115,7 +116,7 @@ class Frozen(Module):
         return [(name, *of) for name, of in named.items()]
 
     def _example(self, node: Node) -> Tensor:
-        """A tensor of the shape that a node has for the example. Its memory is one number."""
+        """A tensor of the shape that a node has for the example, expanded from a single number."""
         sizes = self._executable.program.example
         shape = [sizes.get(n, 1) if isinstance(n, str) else n for n in node.shape or ()]
         return torch.empty(1).expand(shape)
@@ -140,7 +141,7 @@ class Frozen(Module):
         head = f"Frozen: {inputs}; {_count(len(program.nodes), 'operator')}, {numbers:,} numbers"
         return "\n  ".join([head, *table])
 
-    # What it refuses.
+    # Methods of a module that a frozen model does not support.
 
     def state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: a frozen model has no parameters."""
@@ -207,7 +208,7 @@ def _count(count: int, what: str) -> str:
 
 
 def describe_operator(node: Node) -> str:
-    """An operator's short name, with the sum and the clamp that it takes in: conv + sum + relu."""
+    """The short name of an operator, with the sum and clamp fused into it: conv + sum + relu."""
     if node.op not in ARGUMENTS:
         return base_of(node.op) or node.op
     given, text = node.kwargs, node.op.partition(".")[2]

@@ -1,7 +1,7 @@
 """The operators of programs: which may run, what arguments they take, and which of striate's functions compute them.
 
-Operators are known by name. Only those are known that compute and do nothing else, so that a program from a file can
-do nothing else.
+Operators are identified by name. Only operators without side effects are allowed, so that a program from a file can do
+nothing but compute.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ __all__ = [
     "operator_of",
 ]
 
-# The operators that passes make: a layer with its weights, and the sum and the clamp that it takes in.
+# The fused operators that passes create: a layer with its weights, and the sum and clamp fused into it.
 FUSED_CONV, FUSED_LINEAR, FUSED_NORM = "fused.conv", "fused.linear", "fused.batch_norm"
-# Their arguments: x and residual are nodes, CONSTANTS are constants, the others numbers; None for what is absent.
+# Their arguments: x and residual are nodes, CONSTANTS are constants, the others numbers; None if absent.
 ARGUMENTS = {
     FUSED_CONV: ("x", "residual", "weight", "bias", "stride", "padding", "dilation", "groups", "low", "high"),
     FUSED_LINEAR: ("x", "weight", "bias", "low", "high"),
@@ -55,17 +55,17 @@ SIZES: dict[str, Callable[..., Any]] = {  # of Python: arithmetic of sizes, and 
     **{f"sizes.{name}": getattr(torch, f"sym_{name}") for name in ("max", "min", "float", "int", "not", "ite")},
 }
 
-# ------------------------------------------------------------------------------------------------------- which may run
+# -------------------------------------------------------------------------------------------------------- which may run
 
-# Which operators may run says the op table's column "program" (:mod:`striate.graph.optable`), and where it leaves that
-# open, torch: those that it tags as core or pointwise, and those that are methods of tensors or functions of torch.fft,
-# torch.linalg, torch.special and torch.nn.functional. torch's inner operators, whose names begin with _, and gradients
-# are not among them, and of striate's own only those run of which the table says so.
+# The op table's column "program" (:mod:`striate.graph.optable`) decides which operators may run. Where it leaves that
+# open, those may run that torch tags as core or pointwise, and those that are methods of tensors or functions of
+# torch.fft, torch.linalg, torch.special and torch.nn.functional. torch's internal operators, whose names begin with _,
+# gradients, and striate's own operators only run if the table says so.
 PUBLIC = {"fft": torch.fft, "linalg": torch.linalg, "special": torch.special}
 
 
 def operator_of(name: str) -> Any:
-    """The operator of that name if it only computes, without state, random numbers or files; None if not.
+    """The operator of that name, if it uses no state, random numbers or files; else None.
 
     >>> operator_of("aten.relu.default"), operator_of("aten.relu_.default"), operator_of("aten.from_file.default")
     (<OpOverload(op='aten.relu', overload='default')>, None, None)
@@ -94,8 +94,7 @@ def operator_of(name: str) -> Any:
 
 
 def _is_public(name: str) -> bool:
-    """Whether torch offers an operator as a method of tensors, also one that writes in place, or as a function of its
-    modules of functions.
+    """Whether an operator is public in torch: a method of tensors, in place or not, or a function of the modules above.
 
     >>> [_is_public(name) for name in ("cumsum", "fill", "fft_rfft2", "pixel_shuffle")]
     [True, True, True, True]
@@ -109,7 +108,7 @@ def _is_public(name: str) -> bool:
 
 
 def draws(node: Node) -> bool:
-    """Whether an operator draws random numbers as it is called here. Attention, an LSTM and a leaky ReLU can, but do
+    """Whether an operator draws random numbers with these arguments. Attention, an LSTM and a leaky ReLU can, but do
     not in inference.
     """
     if node.op in SIZES or torch.Tag.nondeterministic_seeded not in operator_of(node.op).tags:
@@ -118,7 +117,7 @@ def draws(node: Node) -> bool:
     return bool(given.get("dropout_p") or given.get("training") or (given.get("train") and given.get("dropout")))
 
 
-# ------------------------------------------------------------------------------------------------------ what they are
+# ----------------------------------------------------------------------------------------------------------- properties
 
 def base_of(op: str) -> str:
     """An operator's name without namespace and overload.
@@ -130,7 +129,7 @@ def base_of(op: str) -> str:
 
 
 def is_new(op: str) -> bool:
-    """Whether an operator's result is memory of its own, and shares none with its arguments."""
+    """Whether an operator's result is new memory, and shares none with its arguments."""
     row = row_of(op)
     if op in ARGUMENTS or (row is not None and row.result == "new"):
         return True
@@ -149,7 +148,7 @@ def arguments_of(node: Node) -> dict[str, Any]:
     return {a.name: node.kwargs.get(a.name, given.get(a.name, a.default_value)) for a in schema.arguments}
 
 
-# ----------------------------------------------------------------------------------------------------------- lowerings
+# ------------------------------------------------------------------------------------------------------------ lowerings
 
 
 def _by_channel(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -157,25 +156,25 @@ def _by_channel(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _lower_to_contiguous(name: str) -> None:
-    """Lowers an operator that takes contiguous tensors only to itself on such: what is contiguous in the model may be
-    channels_last here.
+    """Lowers an operator that requires contiguous tensors to itself on contiguous copies: tensors that are contiguous
+    in the model may be channels_last here.
     """
     LOWERINGS.of(name)(
         lambda *given: operator_of(name)(*(x.contiguous() if isinstance(x, Tensor) else x for x in given))
     )
 
 
-# striate's functions for operators of torch, with the operator's own arguments. Most are of one overload.
+# striate's functions that replace operators of torch, with the same arguments. Most rows are for one overload.
 LOWERINGS: Column[Callable[..., Any]] = Column("striate's function for an operator in a frozen model")
 LOWERINGS.none(*KINDS)
 
-# what is a view of a contiguous tensor may not be one of a channels_last tensor
+# A view of a contiguous tensor need not be one of a channels_last tensor.
 LOWERINGS.of("aten.view.default", "aten._unsafe_view.default")(torch.reshape)
 _lower_to_contiguous("aten.kron.default")
 _lower_to_contiguous("aten.view.dtype")
 _lower_to_contiguous("aten.view_as.default")
 _lower_to_contiguous("aten.view_as_complex.default")
-LOWERINGS.of("aten.layer_norm.default")(lambda *arguments: norm.layer_norm(*arguments[:5]))  # the last: about cuDNN
+LOWERINGS.of("aten.layer_norm.default")(lambda *arguments: norm.layer_norm(*arguments[:5]))  # drops cudnn_enable
 LOWERINGS.of("aten.group_norm.default")(lambda *arguments: norm.group_norm(*arguments[:5]))
 LOWERINGS.of("aten.rms_norm.default")(norm.rms_norm)
 LOWERINGS.of("aten.instance_norm.default")(_by_channel(norm.instance_norm))
@@ -190,7 +189,7 @@ for _dims in (1, 2, 3):
 
 
 def function_of(node: Node) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """The function that computes a node, torch's or striate's, and its arguments. Not for the fused operators."""
+    """The function of torch or striate that computes a node, and its arguments. Not for fused operators."""
     native = LOWERINGS.get(node.op)
     if native is not None:
         return native, tuple(arguments_of(node).values()), {}

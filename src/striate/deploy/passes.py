@@ -1,8 +1,9 @@
 """The passes that make a program shorter, in the order in which they run. Each changes the program it is given.
 
-Constants are computed once. A batch norm goes into the convolution or linear layer before it. A convolution then takes
-in the sum behind it (a residual) and the clamp behind that (ReLU, ReLU6, hardtanh), so that one kernel computes
-``y = min(max(conv(x) + b + r, low), high)``; linear layers and the norms that are left take in what they can.
+Constants are computed once. A batch norm is merged into the convolution or linear layer before it. A convolution is
+then fused with the sum behind it (a residual) and the clamp behind that (ReLU, ReLU6, hardtanh), so that one kernel
+computes ``y = min(max(conv(x) + b + r, low), high)``; linear layers and remaining norms are fused as far as their
+kernels allow.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ def shorten(program: Program) -> None:
         run(program)
 
 
-# Passes. Each is a function of a program.
+# Passes. Each is a function that changes a program.
 
 
 def drop_identities(program: Program) -> None:
-    """Removes copies, detached views and dropouts, which change no value in inference. An output's copy stays: two
-    outputs that share no memory in the model share none here.
+    """Removes copies, detached views and dropouts, which change no value in inference. Copies that are outputs
+    remain: two outputs that share no memory in the model share none here.
     """
     outputs = set(nodes_of(program.output))
     for node in list(program.nodes):
@@ -58,7 +59,7 @@ def drop_identities(program: Program) -> None:
 
 
 def compute_constants(program: Program) -> None:
-    """Computes what depends on no input. Complex values are left to be computed in each call: no file holds them."""
+    """Computes what depends on no input. Complex values are computed in each call, since files cannot store them."""
     for node in list(program.nodes):
         if any(source.op != "constant" for source in node.sources()):
             continue
@@ -80,8 +81,8 @@ def drop_unused(program: Program) -> None:
 
 
 def fuse_layers(program: Program) -> None:
-    """Makes fused operators of the convolutions and linear layers whose weights are constants, and of the batch norms
-    whose statistics are; these can take in what stands behind them.
+    """Replaces convolutions and linear layers with constant weights, and batch norms with constant statistics, by fused
+    operators, which can include the operators behind them.
     """
     for node in list(program.nodes):
         fused = _fused(node)
@@ -91,7 +92,7 @@ def fuse_layers(program: Program) -> None:
 
 
 def drop_first_items(program: Program) -> None:
-    """Removes the choice of the first of three results behind a fused batch norm, which has one."""
+    """Removes ``getitem`` behind fused batch norms, which return one result instead of three."""
     for node in list(program.nodes):
         if node.op == "getitem" and node.args[0].op == FUSED_NORM:
             program.nodes.remove(node)
@@ -99,7 +100,7 @@ def drop_first_items(program: Program) -> None:
 
 
 def fold_norms(program: Program) -> None:
-    """Merges each batch norm into the layer before it, where nothing else uses that layer's output."""
+    """Merges each batch norm into the layer before it, if nothing else uses that layer's output."""
     users = program.users()
     for node in list(program.nodes):
         if node.op == FUSED_NORM and users[node.kwargs["x"]] == [node] and _merge(node.kwargs["x"], node.kwargs):
@@ -110,7 +111,7 @@ def fold_norms(program: Program) -> None:
 
 
 def fuse_sums(program: Program) -> None:
-    """Makes ``layer(x) + r``, of one shape, a layer with the residual r, which runs where the sum stood."""
+    """Replaces ``layer(x) + r``, both of one shape, by a layer with the residual r, at the position of the sum."""
     users = program.users()
     for node in list(program.nodes):
         if node.op != "aten.add.Tensor" or node.kwargs.get("alpha", 1) != 1 or node.dtype is not torch.float32:
@@ -130,15 +131,15 @@ def fuse_sums(program: Program) -> None:
 
 
 def fuse_clamps(program: Program) -> None:
-    """Makes ``clamp(layer(x))`` a layer with bounds; and ``clamp(max_pool(layer(x)))`` too, as the clamp is monotone:
-    it equals ``max_pool(clamp(layer(x)))``.
+    """Replaces ``clamp(layer(x))`` by a layer with bounds, and also ``clamp(max_pool(layer(x)))``: since a clamp is
+    monotone, it equals ``max_pool(clamp(layer(x)))``.
     """
     users = program.users()
     for node in list(program.nodes):
         before, bounds = node.args[0] if node.args else None, _bounds(node)
         if bounds is None or not isinstance(before, Node) or users[before] != [node]:
             continue
-        # a dilated window may hold padding alone, whose maximum is -inf: a clamp before the pooling would change that
+        # A dilated window may contain only padding, with a maximum of -inf, which a clamp before the pooling misses.
         pools = is_kind(before.op, "max_pool") and set(arguments_of(before)["dilation"]) == {1}
         layer = before.args[0] if pools else before
         if layer is not before and users[layer] != [before]:
@@ -156,18 +157,18 @@ def fuse_clamps(program: Program) -> None:
 
 
 def make_constants_contiguous(program: Program) -> None:
-    """Lays constants out as files hold them: a product with a transposed matrix has other bits."""
+    """Makes constants contiguous, as they are in files: a product with a transposed matrix may round differently."""
     for constant in program.constants():
         if isinstance(constant.value, Tensor):
             constant.value = constant.value.contiguous()
 
 
 def copy_constant_outputs(program: Program) -> None:
-    """Copies the constants that the program returns, or the caller could write into them."""
+    """Copies the constants that the program returns, so that the caller cannot write into them."""
     for node in nodes_of(program.output):
         if node.op == "constant":
             program.nodes.append(Node("aten.clone.default", (node,), {}, node.shape, node.dtype, node.name))
-            program.output = walk(partial(_in_place_of, node, program.nodes[-1]), program.output)
+            program.output = walk(partial(_substitute, node, program.nodes[-1]), program.output)
 
 
 PASSES: list[Callable[[Program], None]] = [
@@ -185,12 +186,12 @@ PASSES: list[Callable[[Program], None]] = [
 ]
 
 
-# What they ask.
+# Helpers.
 
 NORM_ACTIVATIONS = {(0.0, math.inf): "relu", **({(0.0, 6.0): "relu6"} if "relu6" in norm.ACTIVATIONS else {})}
 
 
-def _in_place_of(old: Any, new: Any, value: Any) -> Any:
+def _substitute(old: Any, new: Any, value: Any) -> Any:
     return new if value is old else value
 
 
@@ -230,7 +231,7 @@ def _fused(node: Node) -> Node | None:
 
 def _merge(layer: Node, given: dict[str, Any]) -> bool:
     """Merges a batch norm's ``s·y + t`` into the layer whose output y is: ``W' = s·W`` and ``b' = s·b + t``, computed
-    in float64 and rounded once. False where that cannot be.
+    in float64 and rounded once. Returns False if that is not possible.
     """
     found, rank = re.fullmatch(r"conv_transpose(\d)d", base_of(layer.op)), len(layer.shape or ())
     transposed = found is not None and rank == int(found[1]) + 2

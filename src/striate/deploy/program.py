@@ -1,7 +1,7 @@
 """A program: a model as a list of operators, each a function of the results before it.
 
-It is functional (no operator writes into what another made), and the sizes of its batch are symbols. :mod:`.capture`
-makes one of a model, :mod:`.passes` make it shorter, :mod:`.execute` runs it and :mod:`.file` keeps it.
+It is functional (no operator writes into the result of another), and sizes that depend on the batch are symbols.
+:mod:`.capture` creates one from a model, :mod:`.passes` shorten it, :mod:`.execute` runs it and :mod:`.file` saves it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Node:
     shape: tuple[int | str, ...] | None = None  # a symbol, such as "N", for a size that may vary; None if no tensor
     dtype: torch.dtype | None = None
     name: str = ""
-    value: Any = None  # of a constant
+    value: Any = None  # if it is a constant
 
     def sources(self) -> list[Node]:
-        """The nodes it is computed from."""
+        """The nodes that it is computed from."""
         return nodes_of((self.args, self.kwargs))
 
 
@@ -50,7 +50,7 @@ class Program:
     inputs: list[Node] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     output: Any = None  # nodes in tuples, lists and dicts, as the model returns them
-    ranges: dict[str, tuple[int, int | None]] = field(default_factory=dict)  # the least and the most of each symbol
+    ranges: dict[str, tuple[int, int | None]] = field(default_factory=dict)  # least and greatest size of each symbol
     example: dict[str, int] = field(default_factory=dict)  # the size that each symbol has for the example
     difference: float = math.nan  # from the model, relative to the outputs' root mean square
 
@@ -67,7 +67,7 @@ class Program:
         return users
 
     def replace(self, old: Node, new: Any) -> None:
-        """Puts ``new`` wherever ``old`` is used."""
+        """Replaces ``old`` by ``new`` wherever it is used."""
 
         def swap(value: Any) -> Any:
             return new if value is old else value
@@ -105,4 +105,4 @@ def nodes_of(value: Any) -> list[Node]:
 
 
 class Refusal(Exception):
-    """Why no program can be made: what was expected, what came, and what to do."""
+    """The reason why a model or file gives no program: what was found, and what to do."""

@@ -1,4 +1,4 @@
-"""A module that only calls a model, for traces that treat the outermost module apart."""
+"""A module that only calls a model, for traces that treat the outermost module specially."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Root"]
 
 
 class Root(Module):
-    """The model as a submodule, so that its own hooks are traced and it may itself be a layer."""
+    """Wraps the model as a submodule, so that its own hooks are traced and it may itself be a layer."""
 
     def __init__(self, model: Module) -> None:
         super().__init__()

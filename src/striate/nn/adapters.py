@@ -30,7 +30,7 @@ __all__ = ["adapter_of", "behind", "computes_its_weight", "imported_classes", "i
 
 
 class _Adapter:
-    """Stands before timm's class in the bases; ``_adapted`` computes by striate's operations."""
+    """Precedes timm's class in the bases; ``_adapted`` computes by striate's operations."""
 
     _timm_class: Any
 
@@ -205,7 +205,7 @@ def _adapter(module: Any) -> Any:
 
 
 def is_known(module: Any) -> bool:
-    """Whether the module computes what its torch base class computes, but for what the functions below say."""
+    """Whether the module computes the same as its torch base class, except as the functions below report."""
     return _adapter(module) is not None
 
 
@@ -220,7 +220,7 @@ def pads_itself(module: Any) -> bool:
 
 
 def behind(norm: Any) -> torch.nn.Module | None:
-    """The layers that timm's norm calls after it has normalized, None if there are none.
+    """The layers that timm's norm calls after normalizing, None if there are none.
 
     >>> behind(torch.nn.BatchNorm2d(3))
     """

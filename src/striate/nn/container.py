@@ -18,8 +18,8 @@ from .fusion import BATCH_NORMS, CONVOLUTIONS, NORMS, Intermediate
 
 __all__ = ["RESIDUAL", "SUM", "Intermediate", "Sequential", "container_of", "run", "torch_container_of"]
 
-RESIDUAL: Any = object()  # stands in a chain of layers where a value goes two ways …
-SUM: Any = object()  # … and where the two are added
+RESIDUAL: Any = object()  # marks the position in a chain of layers where a shortcut branches off …
+SUM: Any = object()  # … and where it is added
 
 
 class Sequential(torch.nn.Sequential):
@@ -48,7 +48,7 @@ class Sequential(torch.nn.Sequential):
     def _chain(self) -> Iterable[Any]:
         return self._modules.values()
 
-    # torch's own would make a torch.nn.Sequential
+    # torch's method would return a torch.nn.Sequential.
     def __add__(self, other: Any) -> Sequential:
         return Sequential(*torch.nn.Sequential.__add__(self, other))
 
@@ -81,7 +81,7 @@ def container_of(torch_class: type) -> type:
 
     def reduce(self: Any, protocol: Any) -> Any:
         how, arguments, *state = original(self, protocol)
-        # pickle demands of __newobj__ that it makes self's own class
+        # pickle requires that __newobj__ creates an instance of type(self).
         how = torch_class.__new__ if how is copyreg.__newobj__ else how
         return how, tuple(torch_class if a is kind else a for a in arguments), *state
 
@@ -199,7 +199,7 @@ def _run_apart(layers: list[Any], x: Any, residual: Callable[[], Intermediate] |
 
 
 def _layer_at(layers: list[Any], at: int) -> Any:
-    """The layer at this place, None behind the last. A container at this place is replaced by its layers, in the list.
+    """The layer at this position, None behind the last. In the list, a container is replaced by its layers.
     """
     while at < len(layers):
         layer = layers[at]
@@ -215,7 +215,7 @@ _CHAINED: dict[type, tuple[Any, bool]] = {}  # by class: its forward, and whethe
 def _chain(layer: Any) -> Iterable[Any] | None:
     """The layers that a call of ``layer`` calls one after the other; None if it does more.
 
-    The class that defines its ``forward`` lists them in a method ``_chain``. RESIDUAL and SUM may stand among them.
+    The class that defines its ``forward`` lists them in a method ``_chain``. RESIDUAL and SUM may be among them.
     """
     kind: Any = type(layer)
     forward, chained = _CHAINED.get(kind, (None, False))

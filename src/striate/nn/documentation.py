@@ -1,4 +1,4 @@
-"""One docstring for the layers of one, two and three axes, which differ in nothing else."""
+"""Generates the docstrings of layers of one, two and three axes from a common text."""
 
 from __future__ import annotations
 

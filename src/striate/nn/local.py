@@ -26,7 +26,7 @@ class _LocallyConnected(Namesake, torch.nn.Module):
     if TYPE_CHECKING:  # TorchScript reads annotations, and would not resolve these
         dims: int
         bias: torch.nn.Parameter | None
-    recorded_as = "locally_connected"  # in a recording, one operation of this name in place of those it is made of
+    recorded_as = "locally_connected"  # recordings contain one operation of this name instead of the layer's operations
     documentation = """A convolution over {axes} whose every output position has weights of its own.
 
     .. math:: y[n, k, o] = b[k, o] + Σ_c Σ_t x[n, c, o · stride + t · dilation - before] · w[k, c, o, t]

@@ -19,7 +19,7 @@ __all__ = ["whole_batch_statistics"]
 
 
 class _Measured(Exception):
-    """Ends a pass: a layer has measured its input, and no layer behind it is needed."""
+    """Ends a pass after a layer has measured its input, since later layers are not needed."""
 
 
 class _WholeBatch:
@@ -29,7 +29,7 @@ class _WholeBatch:
 
     def __init__(self, model: torch.nn.Module, stop: bool) -> None:
         found: list[tuple[str, Any]] = [(name, m) for name, m in model.named_modules() if isinstance(m, _BatchNorm)]
-        own = (SyncBatchNorm, GhostBatchNorm2d)  # which define by themselves what is measured together
+        own = (SyncBatchNorm, GhostBatchNorm2d)  # these define for themselves which samples share statistics
         self.names = {m: name for name, m in found if m.training and not m.frozen and not isinstance(m, own)}
         self.stop = stop  # end a pass at the first layer whose statistics are not known yet
         self.measuring = True
@@ -54,7 +54,7 @@ class _WholeBatch:
             if self.stop:
                 raise _Measured
         moments = self.known.get(layer)
-        if moments is None:  # no pass that measured came through this layer: this part's own
+        if moments is None:  # no measuring pass reached this layer: uses this part's own statistics
             moments = sync_batch_norm.measure(x)
         norm.check_more_than_one(int(moments.count), x, where, "channel")
         count = max(1, x.numel() // x.shape[1])
@@ -62,7 +62,7 @@ class _WholeBatch:
         return sync_batch_norm.normalize_with(moments, lambda sums: sums / count, *arguments)
 
     def learn(self) -> bool:
-        """Makes known what one round of passes has measured; False if that was nothing new."""
+        """Publishes what one round of passes has measured; returns False if there was nothing new."""
         new = {layer: moments for layer, moments in self.moments.items() if layer not in self.known}
         self.known |= new
         return bool(new)
@@ -110,7 +110,7 @@ def whole_batch_statistics(
     if norms and not any(isinstance(m, _BatchNorm) for m in norms):
         got, hint = f"only torch's, {len(norms)} of them", "Call striate.accelerate(model) first."
         raise ArgumentError(build("whole_batch_statistics", "batch norms of striate's", got, hint=hint))
-    buffers = [(b, b.clone()) for b in model.buffers()]  # of every layer: the passes that measure change them
+    buffers = [(b, b.clone()) for b in model.buffers()]  # of all layers, since measuring passes change them
 
     def begin(*_: Any) -> None:
         session.called.clear()

@@ -17,8 +17,8 @@ __all__ = ["Left", "accelerate", "adapt", "plan", "restore"]
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
-# From torch's class to striate's: a subclass with the same state, so that changing a module's class is the whole swap.
-# Parameters, buffers, hooks, mode and identity stay because the object stays.
+# Maps torch's classes to striate's: subclasses with the same state, so that a swap only changes a module's class.
+# Parameters, buffers, hooks, mode and identity remain, because the object does.
 SWAPS: dict[type, type] = {
     torch_class: getattr(family, name)
     for family in (blocks, conv, norm, pool)
@@ -34,7 +34,7 @@ _CHANNELS_LAST = "_channels_last"  # attribute: set on a layer whose output is t
 
 
 class Left(NamedTuple):
-    """A layer that accelerate leaves alone, and why."""
+    """A layer that accelerate does not change, with the reason."""
 
     name: str
     kind: str
@@ -198,7 +198,7 @@ def accelerate(model: Model, *, memory_format: torch.memory_format = torch.prese
 
 
 def _by_class(left: list[Left]) -> str:
-    """How many layers of each class are left, which, and why."""
+    """Describes, for each class, how many layers are left, which, and why."""
     alike: dict[tuple[str, str], list[str]] = {}
     for one in left:
         alike.setdefault((one.kind, one.reason), []).append(one.name or "the model")

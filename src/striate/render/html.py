@@ -1,4 +1,4 @@
-"""Pages, by jinja2: templates in the folder beside this file, which escape every value they are given."""
+"""Renders HTML pages by jinja2, from the templates in the folder beside this file, which escape every value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["page"]
 
 
 def page(template: str, **values: Any) -> str:
-    """A page that needs nothing else: no script, nothing from elsewhere. It extends ``page.html``, the look of all.
+    """Renders a self-contained page, without scripts or external files. Its template extends ``page.html``.
 
     >>> "<title>a &lt;b&gt;</title>" in page("page.html", title="a <b>")
     True

@@ -1,4 +1,4 @@
-"""Numbers and shapes as words."""
+"""Formats numbers and shapes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["short", "sizes"]
 
 
 def sizes(shape: Sequence[int]) -> str:
-    """A shape with a times sign between its sizes.
+    """Formats a shape with a times sign between its sizes.
 
     >>> sizes((16, 3, 112, 112))
     '16×3×112×112'
@@ -17,7 +17,7 @@ def sizes(shape: Sequence[int]) -> str:
 
 
 def short(number: float) -> str:
-    """A number in three digits and the letter of its thousands.
+    """Formats a number with three digits and the letter of its power of a thousand.
 
     >>> [short(n) for n in (0, 999, 1234, 768000, 1814073344)]
     ['0', '999', '1.23k', '768k', '1.81G']

@@ -1,4 +1,4 @@
-"""Numbers of drawings: boxes and lines, as SVG's attributes say them."""
+"""Formats boxes and lines of drawings as attributes of SVG."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 __all__ = ["Box", "grid", "number", "view_box"]
 
-MARGIN = 1 / 50  # around a drawing, of its longer side
+MARGIN = 1 / 50  # margin around a drawing, as a fraction of its longer side
 
 
 class Box(NamedTuple):
-    """A rectangle: its edges, in units of the drawing."""
+    """A rectangle, by its edges in units of the drawing."""
 
     top: float
     bottom: float
@@ -20,7 +20,7 @@ class Box(NamedTuple):
 
 
 def number(value: float) -> str:
-    """In six digits at most.
+    """Formats a number with six digits at most.
 
     >>> number(2 / 3), number(112.0)
     ('0.666667', '112')
@@ -29,7 +29,7 @@ def number(value: float) -> str:
 
 
 def view_box(boxes: Sequence[Box]) -> str:
-    """The part of the plane that holds all boxes, and a margin.
+    """The viewBox that contains all boxes, with a margin.
 
     >>> view_box([Box(0.0, 50.0, 0.0, 100.0)])
     '-2 -2 104 54'
@@ -41,7 +41,7 @@ def view_box(boxes: Sequence[Box]) -> str:
 
 
 def grid(height: int, width: int) -> str:
-    """A path along the edges between the pixels of an image.
+    """The path of the lines between the pixels of an image.
 
     >>> grid(2, 3)
     'M1 0V2M2 0V2M0 1H3'

@@ -1,5 +1,5 @@
-"""Text in columns, by rich. It is the same in a terminal, a file and a pipe: the width is an argument, what users named
-is never read as markup or emoji, and control codes come only where colours are asked for.
+"""Formats text in columns, by rich. The result is the same in a terminal, a file and a pipe: the width is an argument,
+names from users are never parsed as markup or emoji, and control codes appear only if colours are requested.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def columns(
     least: Mapping[int, int] | None = None,
     styles: Mapping[int, str] | None = None,
 ) -> list[str]:
-    """The lines of a table. Where they do not fit into ``width``, the widest column of ``shrink`` gives way, down to
-    its number there; then the gap narrows to 1. What is cut ends in ``…``, in the first column it begins so, where
-    paths differ.
+    """Formats the lines of a table. If they do not fit into ``width``, the widest columns of ``shrink`` become
+    narrower, down to their numbers there; then the gap shrinks to 1. Cut text ends in ``…``, but begins with it in the
+    first column, since the ends of paths differ.
 
-    sides: for each column ``<`` or ``>``; hidden: columns to leave out, by their numbers; least: how wide a column is
-    at least; styles: for columns that have one, a name of :data:`STYLES`; the first row, the header, is then soft.
+    sides: the alignment of each column, ``<`` or ``>``; hidden: the numbers of columns to omit; least: minimum widths
+    by column; styles: names of :data:`STYLES` by column; with styles the first row, the header, is soft.
 
     >>> print("\\n".join(columns([["layer", "ms"], ["features.0", "1.25"]], "<>", 12, {0: 6})))
     layer     ms
@@ -60,11 +60,11 @@ def columns(
 
 
 def _fitted(widths: dict[int, int], gap: int, width: int, shrink: Mapping[int, int]) -> int:
-    """Narrows columns, the widest first, until lines fit; returns the gap that is left between them."""
+    """Narrows columns, the widest first, until lines fit, and returns the gap between columns."""
     while sum(widths.values()) + gap * (len(widths) - 1) > width:
-        able = [column for column in widths if widths[column] > shrink.get(column, widths[column])]
-        if able:
-            widths[max(able, key=lambda column: widths[column])] -= 1
+        shrinkable = [column for column in widths if widths[column] > shrink.get(column, widths[column])]
+        if shrinkable:
+            widths[max(shrinkable, key=lambda column: widths[column])] -= 1
         elif gap == 1:
             break
         else:
@@ -73,7 +73,7 @@ def _fitted(widths: dict[int, int], gap: int, width: int, shrink: Mapping[int, i
 
 
 def _end_of(text: str, width: int) -> str:
-    """The end of a text that is too long."""
+    """Shortens a text that is too long to its end."""
     from rich.cells import cell_len
 
     if cell_len(text) <= width:
@@ -82,8 +82,8 @@ def _end_of(text: str, width: int) -> str:
     return "…" + text[first:]
 
 
-def facts(told: Mapping[str, object]) -> str:
-    """Names on the left, values on the right; a list takes a line for each of its items.
+def facts(values: Mapping[str, object]) -> str:
+    """Formats names on the left and values on the right; a list takes one line for each item.
 
     >>> print(facts({"core": True, "isa": "avx2", "native": ["max_pool2d", "avg_pool2d"], "torch_operator": []}))
     core            yes
@@ -93,7 +93,7 @@ def facts(told: Mapping[str, object]) -> str:
     torch operator  none
     """
     rows = []
-    for name, value in told.items():
+    for name, value in values.items():
         items = list(value) or ["none"] if isinstance(value, list | tuple) else [value]
         words = [("yes" if item else "no") if isinstance(item, bool) else str(item) for item in items]
         rows += [[name.replace("_", " ") if number == 0 else "", word] for number, word in enumerate(words)]
@@ -103,8 +103,8 @@ def facts(told: Mapping[str, object]) -> str:
 def labelled(
     rows: Sequence[tuple[str, str]], width: int, gap: int = GAP, labels: Sequence[str] | None = None
 ) -> list[str]:
-    """Labels in a column, and beside each its text, wrapped to what is left of the width. labels: those that the column
-    has room for, if not only those of the rows.
+    """Formats labels in a column, and beside each its text, wrapped to the remaining width. labels: if given, the
+    column is as wide as these need.
 
     >>> print("\\n".join(labelled([("x", "an image of four pixels"), ("weights", "none")], 22)))
     x        an image of
@@ -117,7 +117,8 @@ def labelled(
     indent = " " * (wide + gap)
     cells: list[tuple[str, str]] = []
     for label, text in rows:
-        marks = " " * (len(label) - cell_len(label))  # no line has more characters than columns, marks counted
+        # Combining marks count as characters, so that no line has more than ``width`` of them.
+        marks = " " * (len(label) - cell_len(label))
         first, *more = textwrap.wrap(
             text, width, initial_indent=indent + marks, subsequent_indent=indent, break_on_hyphens=False
         ) or [""]
@@ -126,7 +127,7 @@ def labelled(
 
 
 def beside(blocks: Sequence[Sequence[str]], width: int, gap: int = GAP) -> list[str]:
-    """Blocks of lines next to one another, as many in a band as fit, with an empty line between bands.
+    """Arranges blocks of lines side by side, as many in a band as fit, with an empty line between bands.
 
     >>> print("\\n".join(beside([["x", "0 1", "2 3"], ["b", "4"]], 20)))
     x    b
@@ -146,18 +147,18 @@ def beside(blocks: Sequence[Sequence[str]], width: int, gap: int = GAP) -> list[
             used = 0
         bands[-1].append(block)
         used += wide
-    told: list[str] = []
+    lines: list[str] = []
     for band in bands:
         table = Table.grid(padding=(0, gap, 0, 0), pad_edge=False)
         for block in band:
             table.add_column(width=max(map(cell_len, block)), no_wrap=True)
         table.add_row(*(Text("\n".join(block)) for block in band))
-        told += ["", *_lines(table, sum(max(map(cell_len, block)) + gap for block in band))]
-    return told[1:]
+        lines += ["", *_lines(table, sum(max(map(cell_len, block)) + gap for block in band))]
+    return lines[1:]
 
 
 def colored(text: str, name: str) -> str:
-    """A text in the colour of a name of :data:`STYLES`, by control codes.
+    """Colours a text in a style of :data:`STYLES`, by control codes.
 
     >>> colored("it is wrong", "error")
     '\\x1b[31mit is wrong\\x1b[0m'
@@ -170,7 +171,7 @@ def colored(text: str, name: str) -> str:
 
 @cache
 def _console() -> Console:
-    """Stands for no terminal at all, whatever the process and its environment say."""
+    """A console that ignores the terminal and the environment of the process."""
     from rich.console import Console
 
     return Console(
@@ -187,7 +188,7 @@ def _console() -> Console:
 
 
 def _lines(drawn: RenderableType, width: int, is_colored: bool = False) -> list[str]:
-    """What rich makes of it, without the spaces that fill lines to their ends."""
+    """Renders with rich, and strips the spaces at the ends of lines."""
     from rich.color import ColorSystem
     from rich.segment import Segment
 

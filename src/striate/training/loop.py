@@ -59,13 +59,13 @@ class History(list[Epoch]):
 
     @property
     def seconds(self) -> float:
-        """All epochs together."""
+        """The duration of all epochs together."""
         return sum(epoch.seconds for epoch in self)
 
 
 def learning_rate_at(step: int, steps: int, peak: float) -> float:
-    """One cycle: the rate rises evenly to its peak over the first fifth of the steps, then falls along a cosine to
-    zero.
+    """The learning rate of a one-cycle schedule: it rises linearly to its peak over the first fifth of the steps, then
+    falls to zero by a cosine.
 
     .. math:: rate = peak · min(s/w, ½ + ½·cos(π·(s-w)/(T-w))), \\quad s = step + 1, \\; T = steps + 1, \\; w = steps/5
 
@@ -83,8 +83,7 @@ def learning_rate_at(step: int, steps: int, peak: float) -> float:
 
 
 def shifted(images: Tensor, most_px: int, generator: torch.Generator) -> Tensor:
-    """Each image moved by its own random whole number of pixels, up to ``most_px`` along each axis; zeros come in at
-    the edge.
+    """Shifts each image by a random whole number of pixels, at most ``most_px`` on each axis, and fills with zeros.
 
     images: ``(N, C, H, W)``, and so is the result.
 

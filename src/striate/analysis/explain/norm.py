@@ -1,4 +1,4 @@
-"""The arithmetic of normalizations: what is measured over which axes, and what follows from it."""
+"""The arithmetic of normalization: which statistics are computed over which axes, and what follows from them."""
 
 from __future__ import annotations
 

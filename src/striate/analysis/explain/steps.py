@@ -142,7 +142,7 @@ def _split(options: dict[str, Any], shape: tuple[int, ...]) -> tuple[dict[str, A
 
 
 def standard_of(family: str, shape: tuple[int, ...], dims: int, options: dict[str, Any]) -> Step | None:
-    """The plain convolution that the layer stands for, or None if it is one itself."""
+    """The plain convolution that the layer replaces, or None if it is one itself."""
     if family not in ("separable", "spatial", "bottleneck", "local", "depthwise"):
         return None
     out, kernel = options.get("out", shape[1]), options.get("kernel", 3)

@@ -203,11 +203,11 @@ def pooling(
     for o in sampled(y.shape):
         inside = [float(x[place]) for place in seen[o]]
         if maximum:
-            told = f"= max({', '.join(map(number, inside))}) = {number(float(y[o]))}"
+            text = f"= max({', '.join(map(number, inside))}) = {number(float(y[o]))}"
         else:
             divisor = max(1, prod(a.counted(i, include_pad) for a, i in zip(window.axes, o[2:], strict=True)))
-            told = f"= ({' + '.join(map(factor, inside)) or '0'})/{divisor} = {number(float(y[o]))}"
-        forward.append((cell("y", tuple(y.shape), o), told))
+            text = f"= ({' + '.join(map(factor, inside)) or '0'})/{divisor} = {number(float(y[o]))}"
+        forward.append((cell("y", tuple(y.shape), o), text))
     backward: list[Row] = [matrices(("dy", dy), ("dx", dx)), ("", "")]
     chosen = sorted(shares)
     for place in chosen if len(chosen) <= 4 else [chosen[0], chosen[len(chosen) // 2], chosen[-1]]:
@@ -295,8 +295,8 @@ def normalization(
             f"= ({factor(inside[0])} − {factor(mean)})/√({number(variance)} + ε) = {number(hats[first])}",
         )
     )
-    told = f"{factor(γ)}·{factor(hats[first])} + {factor(β)} = {number(float(y[first]))}"
-    forward += [(name("y", first), f"= γ·x̂ + β = {told}"), ("", "")]
+    text = f"{factor(γ)}·{factor(hats[first])} + {factor(β)} = {number(float(y[first]))}"
+    forward += [(name("y", first), f"= γ·x̂ + β = {text}"), ("", "")]
     shown = [("y", y)] + ([("γ", gamma), ("β", beta)] if affine and layer != "layernorm" else [])
     forward.append(matrices(*shown))
     if layer == "batchnorm":
@@ -317,8 +317,8 @@ def normalization(
             f"= ({' + '.join(f'{factor(g[i])}·{factor(hats[i])}' for i in members)})/{m} = {number(mean_gx)}"
         ))
     )
-    told = f"({factor(g[first])} − {factor(mean_g)} − {factor(hats[first])}·{factor(mean_gx)})/{number(root)}"
-    backward.append((name("dx", first), f"= {told} = {number(float(back[0][first]))}"))
+    text = f"({factor(g[first])} − {factor(mean_g)} − {factor(hats[first])}·{factor(mean_gx)})/{number(root)}"
+    backward.append((name("dx", first), f"= {text} = {number(float(back[0][first]))}"))
     if affine:
         own = [
             i
@@ -329,8 +329,8 @@ def normalization(
         at = (0,) * len(places)
         backward.append((cell("dβ", places, at, 1), sum_text((factor(float(dy[i])) for i in own), float(back[2][at]))))
         if set(own) <= set(members):
-            told = sum_text((f"{factor(float(dy[i]))}·{factor(hats[i])}" for i in own), float(back[1][at]))
-            backward.append((cell("dγ", places, at, 1), told))
+            text = sum_text((f"{factor(float(dy[i]))}·{factor(hats[i])}" for i in own), float(back[1][at]))
+            backward.append((cell("dγ", places, at, 1), text))
     backward += [("", ""), matrices(("dx", back[0]))]
     if affine:
         backward += [("", ""), matrices(("dγ", back[1]), ("dβ", back[2]), lead=1)]

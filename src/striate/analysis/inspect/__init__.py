@@ -1,5 +1,5 @@
-"""What a network costs, sees and keeps, layer by layer: :func:`striate.inspect`.
+"""Implements :func:`striate.inspect`: cost, receptive field and memory of a network, layer by layer.
 
-By depth: fields and rows are worked out from a recording; result holds them and answers questions; stage, words, table,
-markdown, picture and page say them; report is a result that can be said; inspection makes one.
+From the bottom up: fields and rows are computed from a recording; result stores them and answers queries; stage, words,
+table, markdown, picture and page format them; report is a result with these formats; inspection creates one.
 """

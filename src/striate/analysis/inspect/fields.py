@@ -174,16 +174,16 @@ def _regrouped(
 ) -> None:
     assert isinstance(link.axes, Regroup)
     before, after = recording.values[link.value].shape, recording.values[output].shape
-    mine, theirs = next(group for group in link.axes.groups if place.axis in group[0])
+    input_axes, output_axes = next(group for group in link.axes.groups if place.axis in group[0])
     # Position numbers within the group are index // left % size.
-    left, size = place.inner * prod(before[k] for k in mine if k > place.axis), place.size
-    for k in reversed(theirs):
+    left, size = place.inner * prod(before[k] for k in input_axes if k > place.axis), place.size
+    for k in reversed(output_axes):
         n = after[k]
         if left >= n and left % n == 0:
             left //= n
             continue
         room = n // left
-        if n % left == 0 and size <= room and (room % size == 0 or k == theirs[0]):
+        if n % left == 0 and size <= room and (room % size == 0 or k == output_axes[0]):
             made.add(axis, Place(k, left, size), field)
             return
         if n % left or size % room:  # the split does not align with the place
@@ -323,8 +323,8 @@ def _reindexed(
     """
     axes: list[Set] = list(_all(want))
     exact = True
-    for mine, theirs in regroup.groups:
-        source, target = (theirs, mine) if back else (mine, theirs)
+    for input_axes, output_axes in regroup.groups:
+        source, target = (output_axes, input_axes) if back else (input_axes, output_axes)
         if all(len(given[k]) == have[k] for k in source):
             continue
         steps = [prod(have[k] for k in source if k > j) for j in source]

@@ -1,4 +1,4 @@
-"""A network's size, cost, receptive field and mistakes, layer by layer, before any of it is computed.
+"""Finds size, cost, receptive field and mistakes of a network, layer by layer, without running its arithmetic.
 
 >>> from striate import models
 >>> report = inspect(models.lenet5(), (1, 1, 28, 28))
@@ -105,7 +105,7 @@ def inspect(
 
 
 def _measures_places(row: Layer, recording: Recording, fields: Fields) -> bool:
-    """Whether a row is a norm over axes that follow the image's."""
+    """Whether a row is a norm whose statistics cover axes that follow those of the image."""
     made = None if row.value is None else recording.values[row.value].operation
     if made is None or "norm" not in recording.operations[made].name:
         return False
@@ -117,7 +117,8 @@ def _measures_places(row: Layer, recording: Recording, fields: Fields) -> bool:
 
 
 def _with_batch(model: Any, input: Any) -> Any:
-    """A shape without a batch gets one of 1 where the first layer says how many axes there are; of several all or none.
+    """Adds a batch axis of 1 to a shape without one, judged by the number of axes that the first layer expects; of
+    several shapes to all or none.
     """
     if not isinstance(model, Module) or not isinstance(input, (tuple, list)) or not input:
         return input

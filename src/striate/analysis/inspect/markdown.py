@@ -1,4 +1,4 @@
-"""A report as Markdown."""
+"""Formats a report as Markdown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["markdown"]
 
 
 def markdown(report: Result) -> str:
-    """The facts, the table with exact MACs, and the findings as a list."""
+    """Formats the facts and findings as lists, and the rows as a table with exact MACs."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "|".join(["---"] * 4 + ["--:"] * 6) + "|"]
     for layer, part in zip(report.layers, shares(report), strict=True):
         name, *row = cells(layer)
@@ -21,5 +21,5 @@ def markdown(report: Result) -> str:
         f"- **{group.severity}** {group.rule}: `{group.places}`{group.scope}. {group.message}"
         for group in grouped(report.findings)
     ]
-    told = [f"- {line}" for line in [*facts(report), *report.notes]]
-    return "\n".join([*told, "", *lines, "", about(COLUMNS), *([""] if found else []), *found]) + "\n"
+    listed = [f"- {line}" for line in [*facts(report), *report.notes]]
+    return "\n".join([*listed, "", *lines, "", about(COLUMNS), *([""] if found else []), *found]) + "\n"

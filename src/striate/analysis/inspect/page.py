@@ -1,4 +1,4 @@
-"""A report as a page to look at: ``render/templates/inspect.html`` with these values."""
+"""Renders a report as an HTML page, by ``render/templates/inspect.html``."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .words import COLUMNS, about, cells, counted, facts
 
 __all__ = ["page"]
 
-OPEN = 24  # rows of a network whose stages need no folding
-ORDERS = ("MACs", "parameters", "made", "kept")  # what rows can be sorted by
-SCALES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of the MACs, that bars may end at
-NUMBERS = slice(4, 9)  # of COLUMNS, those with a column of their own on the page
+OPEN = 24  # networks of up to so many rows have all stages expanded
+ORDERS = ("MACs", "parameters", "made", "kept")  # the columns that rows can be sorted by
+SCALES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # shares of the MACs at which the scale of bars may end
+NUMBERS = slice(4, 9)  # the part of COLUMNS that has columns of its own on the page
 
 
 class Row(NamedTuple):
-    """A layer on the page. share: of the MACs; ranks: its place in each of ORDERS."""
+    """A layer on the page. share: its share of the MACs; ranks: its position in each of ORDERS."""
 
     name: str
     about: str
@@ -43,7 +43,9 @@ class StageRow(NamedTuple):
 
 
 def page(report: Result) -> str:
-    """The layers are in it twice: by stage, and in one list that the page's style sorts, so that it needs no script."""
+    """Renders the page. It lists the layers twice: by stage, and in one list that CSS sorts, so that no script is
+    needed.
+    """
     title, *_ = facts(report)
     groups = grouped(report.findings)
     rows = _rows(report)
@@ -70,7 +72,7 @@ def page(report: Result) -> str:
 
 
 def _sums(report: Result) -> list[tuple[str, str, str]]:
-    """Names, numbers and units of what stands above the layers."""
+    """Name, number and unit of each total above the layers."""
     t = report.totals
     trained = "" if t["trainable_parameters"] == t["parameters"] else f"{short(t['trainable_parameters'] or 0)} trained"
     return [
@@ -86,8 +88,8 @@ def _sums(report: Result) -> list[tuple[str, str, str]]:
 def _amount(number: int | None, unit: str = "B") -> tuple[str, str]:
     if number is None:
         return "?", unit
-    told = short(number)
-    return (told[:-1], told[-1] + unit) if told[-1].isalpha() else (told, unit)
+    text = short(number)
+    return (text[:-1], text[-1] + unit) if text[-1].isalpha() else (text, unit)
 
 
 def _rows(report: Result) -> list[Row]:
@@ -98,15 +100,15 @@ def _rows(report: Result) -> list[Row]:
     for layer, places in zip(report.layers, ranks, strict=True):
         name, kind, output, weight, *numbers = cells(layer)
         share = (layer.macs or 0) / total if total else 0.0
-        told = [*zip(COLUMNS[NUMBERS], numbers, strict=True), ("share", percent(share) if share else "")]
+        texts = [*zip(COLUMNS[NUMBERS], numbers, strict=True), ("share", percent(share) if share else "")]
         rows.append(
-            Row(name, " ".join(filter(None, (kind, output, weight and f"weight {weight}"))), told, share, places)
+            Row(name, " ".join(filter(None, (kind, output, weight and f"weight {weight}"))), texts, share, places)
         )
     return rows
 
 
 def _ranks(values: Sequence[int]) -> list[int]:
-    """The place of each from 1 on, the largest first."""
+    """The rank of each value, from 1 for the largest."""
     places = sorted(range(len(values)), key=lambda place: -values[place])
     ranks = [0] * len(values)
     for rank, place in enumerate(places, 1):

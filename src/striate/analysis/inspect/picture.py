@@ -1,4 +1,4 @@
-"""What units see of an image, drawn: frames of growing receptive fields over a sample image that is drawn too."""
+"""Draws receptive fields as frames of growing size over a sample image."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .rows import BOUND, Layer
 
 __all__ = ["Frame", "Outline", "Picture", "frames", "picture"]
 
-MOST = 6  # frames that can be told apart
+MOST = 6  # more frames would be hard to distinguish
 GRID_PX = 64  # images up to that size show their pixels
 
 
 class Frame(NamedTuple):
-    """What a layer's middle unit sees on rows and columns of the image: from the first to the last position, padding
-    and all.
+    """The receptive field of a layer's middle unit on rows and columns of the image: first and last position, padding
+    included.
     """
 
     layer: Layer
@@ -31,10 +31,10 @@ class Frame(NamedTuple):
 
 
 def frames(report: Result, most: int = MOST) -> list[Frame]:
-    """Of the layers that see more than those before them, the smallest, the largest, and some whose sizes lie evenly
+    """Among the layers that see more than all before them, the smallest, the largest, and some at even intervals
     between.
 
-    None where the first input is no image of rows and columns, or nothing is known.
+    None if the first input is no image of rows and columns, or no field is known.
     """
     if len(report.axes()) != 2 or len(report.input_shapes[0]) != 4:
         return []
@@ -62,11 +62,11 @@ def _frame(report: Result, layer: Layer) -> Frame | None:
         extent, place = report.fields.extent(layer.value, axis), report.fields.place(layer.value, axis)
         if extent is None:
             return None
-        if extent.field.shift == 0:  # all units see the same
+        if extent.field.shift == 0:  # all units have the same field
             span = extent.field.span(0)
         elif place is not None and place.axis in axes and place.size == layer.output_shape[place.axis]:
             span = extent.field.span(unit[axes.index(place.axis)])
-        else:  # rows and columns lie on one axis
+        else:  # rows and columns were merged into one axis
             return None
         if span is None:
             return None
@@ -75,7 +75,7 @@ def _frame(report: Result, layer: Layer) -> Frame | None:
 
 
 class Outline(NamedTuple):
-    """A frame as it is drawn and listed: its box in the picture, and what the unit sees of rows and columns."""
+    """A frame with its box in the picture and the text that describes it."""
 
     layer: str
     about: str
@@ -107,7 +107,7 @@ class Picture(NamedTuple):
 
 
 def picture(report: Result) -> Picture | None:
-    """The image with its frames, and what each is; None where there are no frames."""
+    """The image with its frames and their descriptions; None if there are no frames."""
     drawn = frames(report)
     if not drawn:
         return None
@@ -138,8 +138,9 @@ def picture(report: Result) -> Picture | None:
 
 
 def _box(frame: Frame, image: tuple[int, int], shortens: bool) -> svg.Box:
-    """Where a frame is drawn: in pixels of the image, and where frames go further from it than its size, d of them
-    beyond its edge as n/2·ln(1 + 2d/n), so that all are seen and the image is not too small.
+    """The box in which a frame is drawn, in pixels of the image. If frames extend further beyond it than its size, a
+    distance d from its edge is drawn as n/2·ln(1 + 2d/n), so that all frames fit and the image does not become too
+    small.
     """
 
     def beyond(pixels: int, n: int) -> float:

@@ -1,4 +1,4 @@
-"""What inspecting a network found, with the forms it is told in."""
+"""The result of inspecting a network, with its output formats."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ __all__ = ["Report"]
 
 
 class Report(Result):
-    """What :func:`striate.inspect` found. ``print(report)`` shows it as a table."""
+    """The result of :func:`striate.inspect`. ``print(report)`` shows it as a table."""
 
     def fix(self) -> tuple[Module, str]:
-        """A copy of the model without those findings that can be mended mechanically, and what changed, as a unified
-        diff.
+        """Returns a copy of the model in which all findings with an automatic fix are fixed, and the changes as a
+        unified diff.
 
-        The model itself stays as it is. Where the optimizer's groups are wrong, the diff goes on with them: what they
-        hold, and what
-        :func:`striate.training.parameter_groups` gives for the copy.
+        The model itself does not change. If the optimizer's groups are wrong, the diff also shows how they differ from
+        those that :func:`striate.training.parameter_groups` makes for the copy.
 
         >>> from striate import inspect
         >>> from torch import nn
@@ -33,16 +32,16 @@ class Report(Result):
         return fix(self)
 
     def table(self, width: int = 100, color: bool = False) -> str:
-        """As text, in lines of ``width`` characters, at least 40."""
+        """Formats the report as text, in lines of ``width`` characters, at least 40."""
         return table(self, width, color)
 
     def markdown(self) -> str:
-        """As a table for a README or an issue."""
+        """Formats the report as Markdown, for a README or an issue."""
         return markdown(self)
 
     def html(self) -> str:
-        """As a page that needs nothing else."""
-        from .page import page  # jinja2 is imported where a page is made
+        """Renders the report as one self-contained HTML page."""
+        from .page import page  # imports jinja2, which only pages need
 
         return page(self)
 

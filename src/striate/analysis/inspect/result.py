@@ -1,4 +1,4 @@
-"""What inspecting a network found: its rows and sums, and questions about receptive fields."""
+"""The result of inspecting a network: rows, totals, and queries about receptive fields."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from .rows import BOUND, EXACT, ONE_RUN, Layer
 
 __all__ = ["ReceptiveField", "Result"]
 
-VERSION = 1  # of to_dict's form
+VERSION = 1  # of the format that to_dict returns
 
 
 class ReceptiveField(NamedTuple):
-    """What one unit of a layer sees.
+    """The part of the input that one unit of a layer sees.
 
-    rectangle: on each axis of the input from the first to the last position, inside the image; None where it sees none
-    of it.
-    taps: on each axis the positions themselves, without the holes of dilation. exact: False where branches cross and
-    fewer of the product of these positions may be seen; rectangle is exact all the same unless ``status`` says
+    rectangle: the first and last position inside the image on each axis of the input; None if it sees none of it.
+    taps: the exact positions on each axis, without the gaps of dilation. exact: False if branches cross, so that the
+    true set may be smaller than the product of these positions; rectangle is exact even then, unless ``status`` says
     otherwise.
-    size, jump, offset: as for the layer, padding included.
+    size, jump, offset: those of the layer, padding included.
     """
 
     rectangle: tuple[tuple[int, int], ...] | None
@@ -39,7 +38,7 @@ class ReceptiveField(NamedTuple):
 
 @dataclass(eq=False)
 class Result:
-    """What was found, without the forms that a :class:`.report.Report` has."""
+    """The result, without the output formats that :class:`.report.Report` adds."""
 
     model: str
     recording: Recording
@@ -52,7 +51,7 @@ class Result:
 
     @property
     def graph(self) -> Recording:
-        """The recording, by the name it had before."""
+        """The recording, under its former name."""
         return self.recording
 
     @property
@@ -62,7 +61,7 @@ class Result:
     # ------------------------------------------------------------------------------------------------- receptive fields
 
     def layer(self, name: str) -> Layer:
-        """The row of that name."""
+        """Returns the row of that name."""
         found = [layer for layer in self.layers if layer.name == name]
         if not found:
             near = [layer.name for layer in self.layers if name and layer.name.endswith(name)] or [
@@ -74,12 +73,12 @@ class Result:
         return found[0]
 
     def axes(self, input: int = 0) -> list[Axes]:
-        """The axes of one of the model's inputs that receptive fields are told for."""
+        """The axes of one of the model's inputs for which receptive fields are computed."""
         return [axis for axis in self.fields.axes if axis[0] == input]
 
     def unit_axes(self, layer: str) -> tuple[int, ...]:
-        """The axes of a layer's output that say where a unit stands: those that follow the axes of the first input,
-        wherever they are; if they cannot be told, all behind batch and channels.
+        """The axes of a layer's output that give the position of a unit: those that follow the axes of the first input,
+        whatever their order; if they are not known, all except batch and channels.
 
         >>> from striate import inspect
         >>> from torch import nn
@@ -95,12 +94,12 @@ class Result:
         return found if len(found) == len(places) == len(set(found)) else tuple(range(2, len(row.output_shape)))
 
     def receptive_field(self, layer: str, unit: Sequence[int] | None = None, input: int = 0) -> ReceptiveField:
-        """Which part of an input a unit of a layer sees.
+        """Computes the part of an input that a unit of a layer sees.
 
-        unit: its place on the output's axes that follow the image's (:meth:`unit_axes`), the middle one if None; input:
-        the number of the model's input.
+        unit: its position on the axes of the output that follow the image's (:meth:`unit_axes`), by default the middle;
+        input: the number of the model's input.
 
-        Raises ArgumentError for a layer or unit there is not.
+        Raises ArgumentError for a layer or unit that does not exist.
 
         >>> from striate import inspect
         >>> from torch import nn
@@ -121,9 +120,9 @@ class Result:
         return ReceptiveField(rectangle, taps, seen.exact, status)
 
     def projective_field(self, layer: str, pixel: Sequence[int], input: int = 0) -> ReceptiveField:
-        """Which units of a layer an input's pixel reaches: the same answer, on the axes of :meth:`unit_axes`.
+        """Computes which units of a layer depend on a pixel of an input, on the axes of :meth:`unit_axes`.
 
-        Raises ArgumentError for a layer or pixel there is not.
+        Raises ArgumentError for a layer or pixel that does not exist.
 
         >>> from striate import inspect
         >>> from torch import nn
@@ -161,13 +160,13 @@ class Result:
     # ------------------------------------------------------------------------------------------------------------ forms
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON can say it; ``version`` changes when a name or meaning does."""
+        """Returns the result as JSON types; ``version`` changes whenever a name or its meaning does."""
         layers = []
         for layer in self.layers:
-            told = asdict(layer)
-            del told["value"], told["call"]
-            told["line"] = layer.line and Path(layer.line).name
-            layers.append(told)
+            entry = asdict(layer)
+            del entry["value"], entry["call"]
+            entry["line"] = layer.line and Path(layer.line).name
+            layers.append(entry)
         return {
             "version": VERSION,
             "model": self.model,

@@ -1,4 +1,4 @@
-"""Stages of a network: runs of rows whose maps are of one size."""
+"""Divides a network into stages: runs of rows whose feature maps have the same size."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ __all__ = ["Stage", "stages"]
 
 
 class Stage(NamedTuple):
-    """size: units on each axis that follows the first input's; None behind the last map. layers: its rows, in order."""
+    """A run of rows. size: units on each axis that follows those of the first input, None behind the last feature map.
+    """
 
     size: tuple[int, ...] | None
     layers: list[Layer]
 
 
 def stages(report: Result) -> list[Stage]:
-    """All rows, in order. Rows without a map, as those of gates, belong to the stage that goes on behind them.
+    """Divides all rows into stages. Rows without a feature map, such as those of gates, belong to that around them.
 
     >>> from striate import inspect, models
     >>> [(stage.size, len(stage.layers)) for stage in stages(inspect(models.lenet5(), (1, 1, 28, 28)))]
@@ -41,7 +42,7 @@ def stages(report: Result) -> list[Stage]:
 
 
 def _size(report: Result, layer: Layer) -> tuple[int, ...] | None:
-    """Of a row's map, wherever its axes are; None where it is no map."""
+    """The size of a row's feature map, whatever the order of its axes; None if its output is no feature map."""
     places = [None if layer.value is None else report.fields.place(layer.value, axis) for axis in report.axes()]
     size = tuple(place.size for place in places if place is not None)
     return size if len(size) == len(places) and prod(size) > 1 else None

@@ -1,4 +1,4 @@
-"""A report as text."""
+"""Formats a report as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .words import COLUMNS, about, cells, counted, facts, shares
 __all__ = ["bar", "table"]
 
 LEAST_WIDTH = 40
-HIDDEN = (  # from which width on which columns are left out, by their numbers
+HIDDEN = (  # the widths below which columns, by number, are omitted
     (124, ()),
     (96, (3,)),
     (80, (3, 6)),
@@ -21,13 +21,13 @@ HIDDEN = (  # from which width on which columns are left out, by their numbers
     (60, (1, 3, 6, 7)),
     (LEAST_WIDTH, (1, 2, 3, 4, 6, 7)),
 )
-SHRINK = {0: 12, 1: 9, 2: 9, 3: 9, 8: 8}  # the columns that give way, and how narrow they may get
+SHRINK = {0: 12, 1: 9, 2: 9, 3: 9, 8: 8}  # the columns that may shrink, and their least widths
 MARKS = {"error": "✗", "warning": "!", "note": "·"}
 BAR = 8
 
 
 def table(report: Result, width: int = 100, color: bool = False) -> str:
-    """Columns that do not fit are left out: first the weights' shapes, the bytes made and those kept."""
+    """Formats the table. Columns that do not fit are omitted, first the weight shapes and the bytes made and kept."""
     if width < LEAST_WIDTH:
         raise ArgumentError(
             build("Report.table", f"a width of at least {LEAST_WIDTH}", width, hint="Leave it out for 100.")
@@ -37,19 +37,19 @@ def table(report: Result, width: int = 100, color: bool = False) -> str:
     rows += [[*cells(layer), bar(share)] for layer, share in zip(report.layers, shares(report), strict=True)]
     lines = columns(rows, "<<<<>>>>><", width, SHRINK, hidden, styles={len(COLUMNS) - 1: "bar"} if color else None)
     shown = (name for place, name in enumerate(COLUMNS) if place not in hidden)
-    told = [*_wrapped([*facts(report), *report.notes], width), "", *lines, "", *_wrapped([about(shown)], width)]
+    parts = [*_wrapped([*facts(report), *report.notes], width), "", *lines, "", *_wrapped([about(shown)], width)]
     groups = grouped(report.findings)
-    told += ["", counted(groups)] if groups else []
+    parts += ["", counted(groups)] if groups else []
     for group in groups:
         mark = MARKS[group.severity]
         first, *more = _indented(f"{mark} {group.rule}: {group.places}{group.scope}", width)
-        told += [colored(mark, group.severity) + first[len(mark) :] if color else first, *more]
-        told += _indented(f"  {group.message}", width)
-    return "\n".join(told)
+        parts += [colored(mark, group.severity) + first[len(mark) :] if color else first, *more]
+        parts += _indented(f"  {group.message}", width)
+    return "\n".join(parts)
 
 
 def bar(share: float, width: int = BAR) -> str:
-    """A length in eighths of a character.
+    """Draws a bar with a resolution of an eighth of a character.
 
     >>> bar(0.5, 4), bar(0.03, 4), bar(0.0, 4)
     ('██', '▏', '')

@@ -1,4 +1,4 @@
-"""What a report says in words and numbers: its table, its Markdown and its page show the same."""
+"""The texts and numbers of a report, shared by its table, Markdown and HTML page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ABOUT = {
 
 
 def facts(report: Result) -> list[str]:
-    """What was inspected, and the sums: a sentence each."""
+    """Describes what was inspected, and the totals, in one line each."""
     t = report.totals
     mode = "training" if report.graph.training else "evaluation"
     shapes = ", ".join(map(sizes, report.input_shapes))
@@ -42,7 +42,7 @@ def facts(report: Result) -> list[str]:
 
 
 def cells(layer: Layer) -> list[str]:
-    """The row of a layer, as :data:`COLUMNS` has it but for the share."""
+    """The cells of a layer in the order of :data:`COLUMNS`, without the share."""
     return [
         layer.name,
         layer.type,
@@ -57,14 +57,14 @@ def cells(layer: Layer) -> list[str]:
 
 
 def shares(report: Result) -> list[float]:
-    """The part of all MACs that each layer has; 0 where nothing is multiplied, or how much is not known."""
+    """The share of all MACs in each layer; 0 if it has none, or they are not known."""
     total = report.totals["macs"] or 0
     return [(layer.macs or 0) / total if total else 0.0 for layer in report.layers]
 
 
 def field(layer: Layer) -> str:
-    """The size and the jump of its receptive field: ``16 /4``, of each axis where they differ; without a jump where all
-    units see the same.
+    """Formats size and jump of its receptive field, as in ``16 /4``: for each axis if they differ, and without the jump
+    if all units have the same field.
     """
     seen = layer.receptive_field
     if seen is None:
@@ -76,11 +76,11 @@ def field(layer: Layer) -> str:
 
 
 def about(names: Iterable[str]) -> str:
-    """What columns mean, of those that need a sentence."""
+    """Explains those of the columns that need a sentence."""
     return " ".join(f"{name}: {ABOUT[name]}" for name in names if name in ABOUT)
 
 
 def counted(groups: list[Group]) -> str:
-    """How many there are: ``1 error, 2 warnings``."""
+    """Counts findings by severity: ``1 error, 2 warnings``."""
     counts = {name: sum(group.severity == name for group in groups) for name in SEVERITIES}
     return ", ".join(f"{n} {name}{'s' if n != 1 else ''}" for name, n in counts.items() if n)

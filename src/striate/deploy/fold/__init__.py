@@ -1,4 +1,4 @@
-"""Batch normalization merged into the layer beside it."""
+"""Merges batch normalization into the layers before or after it."""
 
 from .planner import fold
 from .report import FoldEntry, FoldReport

@@ -6,13 +6,13 @@ With the running statistics a batch norm is one multiplication and one addition 
 
 and a convolution, transposed convolution or linear layer next to it can do both with its own weights:
 
-    the layer stands before:  W'[o, i] = s[o]·W[o, i],  b'[o] = s[o]·b[o] + t[o]
-    the layer stands after:   W'[o, i] = s[i]·W[o, i],  b'[o] = b[o] + Σ_{i, taps} t[i]·W[o, i]
+    layer before the norm:  W'[o, i] = s[o]·W[o, i],  b'[o] = s[o]·b[o] + t[o]
+    layer after the norm:   W'[o, i] = s[i]·W[o, i],  b'[o] = b[o] + Σ_{i, taps} t[i]·W[o, i]
 
-The first always holds. The second holds where every output sees every tap of every channel: zero padding has no t in
-it, and a transposed convolution does not use all taps everywhere, so for both t must be 0.
+The first always holds. The second holds if every output reads every tap of every channel: zero padding does not contain
+t, and a transposed convolution does not use all taps everywhere, so that both require t = 0.
 
-All of it is computed in float64 on the CPU, to be rounded once by whoever stores the result.
+Everything is computed in float64 on the CPU; the caller rounds once, when it stores the result.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def scale_and_shift(
 def merge_into_outputs(
     weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor, *, groups: int = 1, transposed: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias, in float64, of the layer whose outputs are ``s·y + t`` of this one's.
+    """Weight and bias, in float64, of the layer that computes ``s·y + t``, where y is the output of this one.
 
     weight: (out, in / groups, *taps), of a transposed convolution (in, out / groups, *taps). scale, shift: (out,).
 
@@ -59,10 +59,10 @@ def merge_into_outputs(
 def merge_into_inputs(
     weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor, *, groups: int = 1, transposed: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias, in float64, of the layer that makes of x what this one makes of ``s·x + t``.
+    """Weight and bias, in float64, of the layer that computes from x what this one computes from ``s·x + t``.
 
-    It holds where every output sees every tap of every channel; elsewhere all of t must be 0. The bias is None where
-    the layer has none and t is 0.
+    It holds if every output reads every tap of every channel; otherwise all of t must be 0. The bias is None if the
+    layer has none and t is 0.
 
     weight: (out, in / groups, *taps), of a transposed convolution (in, out / groups, *taps). scale, shift: (in,).
 
@@ -73,7 +73,7 @@ def merge_into_inputs(
     axis = 1 if transposed else 2
     new_bias = None if bias is None else _exact(bias)
     if shift.any():
-        sums = (_grouped(weight, groups) * shift.view(_along(groups, axis))).sum((2, 3)).flatten()
+        sums = (_grouped(weight, groups) * shift.view(_channel_shape(groups, axis))).sum((2, 3)).flatten()
         new_bias = (torch.zeros(1, dtype=torch.float64) if new_bias is None else new_bias) + sums
     return _scaled(weight, scale, groups, axis), new_bias
 
@@ -89,10 +89,10 @@ def _grouped(weight: Tensor, groups: int) -> Tensor:
     return _exact(weight).reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
 
 
-def _along(groups: int, axis: int) -> tuple[int, ...]:
-    """The shape in which a number for each channel is multiplied along one axis of a grouped weight."""
+def _channel_shape(groups: int, axis: int) -> tuple[int, ...]:
+    """The shape by which a number for each channel broadcasts over one axis of a grouped weight."""
     return (groups, -1, 1, 1) if axis == 1 else (groups, 1, -1, 1)
 
 
 def _scaled(weight: Tensor, scale: Tensor, groups: int, axis: int) -> Tensor:
-    return (_grouped(weight, groups) * scale.view(_along(groups, axis))).reshape(weight.shape)
+    return (_grouped(weight, groups) * scale.view(_channel_shape(groups, axis))).reshape(weight.shape)

@@ -1,4 +1,4 @@
-"""What folding knows about modules: which compute as their class says, and which weights can take in a norm."""
+"""Queries of folding on modules: whether they compute what their class defines, and merging a norm into a weight."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ __all__ = [
 ]
 
 LAYERS = (ConvBase, torch.nn.Linear)
-ACTIVATIONS: dict[str, Callable[[Any], Module]] = {  # what a norm may do after normalizing, as a layer of its own
+ACTIVATIONS: dict[str, Callable[[Any], Module]] = {  # activations that a norm may include, as separate layers
     "relu": lambda norm: torch.nn.ReLU(),
     "leaky_relu": lambda norm: torch.nn.LeakyReLU(norm.negative_slope),
     "relu6": lambda norm: torch.nn.ReLU6(),
     "silu": lambda norm: torch.nn.SiLU(),
 }
-OWN_CODE = ("torch.nn.modules.", "striate.nn.")  # where a forward comes from whose formula is known
+OWN_CODE = ("torch.nn.modules.", "striate.nn.")  # modules with forward methods whose formulas are known
 HOOKS = {
     "_forward_pre_hooks": "forward pre-hook",
     "_forward_hooks": "forward hook",
@@ -45,12 +45,14 @@ HOOKS = {
 
 
 def is_library(module: Module) -> bool:
-    """Whether a module is of a class of torch's or striate's."""
+    """Whether the class of a module belongs to torch or striate."""
     return type(module).__module__.startswith(("torch.nn.", "torch.ao.nn.", "striate.nn."))
 
 
 def how_changed(module: Module, subject: str) -> str | None:
-    """Whether a module does something else than its class says, or is not ready: None, or what."""
+    """Describes in what way a module differs from the definition of its class, or is not initialized; None if it does
+    not.
+    """
     for method in ("forward", "_conv_forward", "_output_padding", "_check_input_dim", "__call__"):
         code = getattr(type(module), method, None)
         own = code is not None and not str(getattr(code, "__module__", "")).startswith(OWN_CODE)
@@ -65,11 +67,11 @@ def how_changed(module: Module, subject: str) -> str | None:
         computed = ["weight"] if adapters.computes_its_weight(module) else computed
         if computed:
             return f"{subject} computes its {computed[0]} before each call"
-    return next((f"{subject} has a {told}" for hooks, told in HOOKS.items() if getattr(module, hooks)), None)
+    return next((f"{subject} has a {hook}" for hooks, hook in HOOKS.items() if getattr(module, hooks)), None)
 
 
 def following(norm: Any) -> Module | None:
-    """What a norm does after it has normalized, as a module."""
+    """The activation that a norm applies after normalizing, as a module; None if there is none."""
     activation = getattr(norm, "activation", None)
     return adapters.behind(norm) if activation is None else ACTIVATIONS[activation](norm)
 
@@ -92,8 +94,8 @@ def pads_with_zeros(conv: Any) -> bool:
 
 
 def misplaced(layer: Any, label: str, rank: int, channels: int, *, out: bool) -> str | None:
-    """Whether a layer's channels are not the norm's, in number or place: a linear layer's features are on the last
-    axis.
+    """Describes how a layer's channels differ from the norm's, in number or axis (a linear layer's features are on the
+    last axis); None if they agree.
     """
     axis = rank - 1 - (len(layer.kernel_size) if isinstance(layer, ConvBase) else 0)
     if axis != 1:
@@ -104,7 +106,8 @@ def misplaced(layer: Any, label: str, rank: int, channels: int, *, out: bool) ->
 
 
 def merge(layer: Any, label: str, scale: Tensor, shift: Tensor, *, out: bool) -> str | None:
-    """Puts ``s·x + t`` into a layer, on its outputs or its inputs. None, or why the numbers do not allow it."""
+    """Merges ``s·x + t`` into a layer, on its outputs or its inputs. Returns None, or why the numbers do not allow it.
+    """
     into = merge_into_outputs if out else merge_into_inputs
     transposed = isinstance(layer, ConvTransposeBase)
     weight, bias = into(layer.weight, layer.bias, scale, shift, groups=_groups(layer), transposed=transposed)

@@ -1,7 +1,7 @@
-"""Which batch norms of a model can be merged into the layer beside them, and doing it.
+"""Decides which batch norms of a model can be merged into a layer before or after them, and merges them.
 
-What stands before and after a norm is read off a recording of the model, call by call (:mod:`.steps`); a run of it
-tells the rest (:mod:`.run`). A norm is left, with the reason, wherever folding could change a result: torch.fx's own
+The layers before and after a norm are found on a recording of the model, call by call (:mod:`.steps`); a run of it
+shows the rest (:mod:`.run`). A norm is left, with the reason, wherever folding could change a result: torch.fx's own
 fusion misses layers that are called more than once (pytorch issues 104593 and 197539).
 """
 
@@ -31,13 +31,13 @@ Model = TypeVar("Model", bound=Module)
 
 
 def fold(model: Model, example_input: Tensor | tuple[Tensor, ...]) -> tuple[Model, FoldReport]:
-    """A copy of ``model`` with its batch norms merged into the layers beside them, and a report; ``model`` stays as it
-    is.
+    """Returns a copy of ``model`` with its batch norms merged into the layers beside them, and a report. ``model`` does
+    not change.
 
-    ``y = s·x + t`` with ``s = γ/√(σ² + ε)`` and ``t = β - μ·s`` goes into the layer before the norm, ``W' = s·W`` along
-    the outputs and ``b' = s·b + t``, or else into the layer after it, ``W' = s·W`` along the inputs and ``b' = b + Σ
-    t·W``, where that is exact. Layers are ``Conv1d``, ``Conv2d``, ``Conv3d``, their transposes, and ``Linear``, torch's
-    or striate's. The new weights are computed in float64 and rounded once. In the norm's place stands
+    ``y = s·x + t`` with ``s = γ/√(σ² + ε)`` and ``t = β - μ·s`` goes into the layer before the norm, ``W' = s·W`` by
+    outputs and ``b' = s·b + t``, or else into the layer after it, ``W' = s·W`` by inputs and ``b' = b + Σ
+    t·W``, if that is exact. Layers are ``Conv1d``, ``Conv2d``, ``Conv3d``, their transposes, and ``Linear``, torch's
+    or striate's. The new weights are computed in float64 and rounded once. The norm is replaced by
     ``torch.nn.Identity``, or the norm's activation if it has one.
 
     A norm that cannot be folded without changing a result is left, and ``report.entries`` says why: among the reasons
@@ -47,9 +47,8 @@ def fold(model: Model, example_input: Tensor | tuple[Tensor, ...]) -> tuple[Mode
     example_input: a tensor, or a tuple of tensors, that ``model(*example_input)`` runs on. Both models are run on
     copies of it, in the mode they are in and with the same random numbers, and compared.
 
-    Raises ArgumentTypeError for another example, ArgumentError if the model asks for a value, or for a size in a
-    condition, with the line. Warns if the outputs
-    differ by more than rounding explains.
+    Raises ArgumentTypeError for another example, and ArgumentError, with the line, if the model's code needs a value,
+    or uses a size in a condition. Warns if the outputs differ by more than rounding explains.
 
     Source: S. Ioffe, C. Szegedy, "Batch Normalization", 2015, whose inference network (algorithm 2, line 11) is ``s·x +
     t``.
@@ -113,7 +112,7 @@ def _usual_rounding(tensors: list[Tensor]) -> float:
 
 
 def _check_calls(steps: Steps, given: Run) -> None:
-    """A recording follows one way through Python's conditions. It is of no use if a run takes another."""
+    """Raises if a run takes another path through Python's conditions than the recording, which is then of no use."""
     for name, count in given.calls.items():
         recorded = steps.calls[name]
         if recorded != count:
@@ -126,17 +125,17 @@ def _times(count: int) -> str:
     return "1 call" if count == 1 else f"{count} calls"
 
 
-# Deciding and folding.
+# Decisions and folding.
 
 
 class _Planner:
-    """Folds into ``result`` what can be folded, and takes it out of the steps. ``model`` is only read."""
+    """Folds norms of ``result`` where that is possible, and removes them from the steps. ``model`` is only read."""
 
     def __init__(self, model: Module, result: Module, steps: Steps, given: Run) -> None:
         self.model, self.result, self.steps, self.given = model, result, steps, given
         self.names = {module: name for name, module in result.named_modules()}
         self.norms = {name: module for name, module in result.named_modules() if isinstance(module, BATCH_NORMS)}
-        self.tensors = [  # of the given model: a copy may have memory of its own where that has shared memory
+        self.tensors = [  # of the original model, since a copy may not share memory where that does
             (owner, ".".join(filter(None, (name, key))), value)
             for name, owner in model.named_modules()
             for key, value in [*owner._parameters.items(), *owner._buffers.items(), *vars(owner).items()]
@@ -166,7 +165,7 @@ class _Planner:
         functions = self.steps.functions("batch_norm")
         return entries + [FoldEntry(name, LEFT, "a call of a function, not a layer") for name in functions]
 
-    # what stands where
+    # Layers and their names.
 
     def _module(self, step: Step) -> Any:
         return self.result.get_submodule(step.name)
@@ -175,17 +174,17 @@ class _Planner:
         """The convolution or linear layer that a step calls, if it calls one."""
         return self._module(step) if step.layer and isinstance(self._module(step), LAYERS) else None
 
-    def _what(self, step: Step) -> str:
+    def _describe(self, step: Step) -> str:
         return self._label(self._module(step)) if step.layer else step.name
 
     def _label(self, module: Module) -> str:
         quantized = "quantized " if ".quantized." in type(module).__module__ else ""
         return f"{quantized}{type(module).__name__} {self.names.get(module, '')}".rstrip()
 
-    # refusals: None, or why not
+    # Refusals: each returns None, or the reason.
 
     def _norm_refusal(self, name: str, norm: Any) -> str | None:
-        """What keeps a norm from being folded, whatever stands beside it."""
+        """Why a norm cannot be folded, whatever is before and after it."""
         calls = self.steps.calls[name]
         if not calls:
             return "the model does not call it"
@@ -213,13 +212,13 @@ class _Planner:
             return "its weight or bias is not finite"
         if name in self.given.read:
             return f"the model's code reads its {self.given.read[name]}"
-        # Identity takes the place of a submodule: another reference would go on calling the norm
+        # Identity only replaces submodules; another reference would still call the norm.
         if id(norm) in self.held:
             return f"{self.held[id(norm)]} also holds it, outside the submodules"
         return None
 
     def _layer_refusal(self, step: Step, layer: Any) -> str | None:
-        """What keeps a layer's weight from being changed."""
+        """Why a layer's weight cannot be changed."""
         label = self._label(layer)
         refusal = how_changed(layer, label)
         if refusal:
@@ -238,27 +237,27 @@ class _Planner:
             if self.steps.is_read_outside(step.name, key):
                 return f"the model's code reads the {key} of {label}"
         given: Any = self.model.get_submodule(step.name)
-        for owner, theirs_name, theirs in self.tensors:
+        for owner, other_name, other in self.tensors:
             for key in ("weight", "bias"):
-                if owner is not given and _overlap(getattr(given, key), theirs):
-                    return f"{label} shares its {key} with {theirs_name}"
+                if owner is not given and _overlap(getattr(given, key), other):
+                    return f"{label} shares its {key} with {other_name}"
         return None
 
-    # folding: None if done, or why not
+    # Folding: each returns None if done, or the reason.
 
     def _fold_before(self, step: Step, actions: dict[str, str]) -> str | None:
         norm: Any = self._module(step)
         source = step.sources[0]
         while source.writes and self._layer(source.sources[0]) is not None:
-            source = source.sources[0]  # the same tensor, before something was written into it
+            source = source.sources[0]  # the same tensor, before the write
         layer = self._layer(source)
         if layer is None:
-            return f"{self._what(source)} comes before it"
+            return f"{self._describe(source)} comes before it"
         label = self._label(layer)
         refusal = self._layer_refusal(source, layer)
         if refusal:
             return refusal
-        others = [self._what(user) for user in source.users if user is not step]
+        others = [self._describe(user) for user in source.users if user is not step]
         if others:
             return f"the output of {label} also goes to {' and '.join(others)}"
         scale, shift = layers.scale_and_shift_of(norm)
@@ -277,14 +276,15 @@ class _Planner:
         norm: Any = self._module(step)
         users = step.users
         if len(users) != 1:
-            return f"its output goes to {' and '.join(map(self._what, users))}" if users else "nothing uses its output"
+            readers = " and ".join(map(self._describe, users))
+            return f"its output goes to {readers}" if users else "nothing uses its output"
         target = users[0]
         layer = self._layer(target)
         if layer is None or target.sources[0] is not step:
             further = [self._layer(user) for user in target.users]
             if len(further) == 1 and further[0] is not None:
-                return f"{self._what(target)} stands between it and {self._label(further[0])}"
-            return f"{self._what(target)} comes after it"
+                return f"{self._describe(target)} stands between it and {self._label(further[0])}"
+            return f"{self._describe(target)} comes after it"
         label = self._label(layer)
         following = layers.following(norm)
         if following is not None:
@@ -322,7 +322,7 @@ class _Planner:
 
 
 def _overlap(a: Any, b: Any) -> bool:
-    """Whether two plain tensors have memory in common."""
+    """Whether two plain tensors share memory."""
     if not all(type(x) in (Tensor, Parameter) and x.layout == torch.strided and x.numel() for x in (a, b)):
         return a is b and a is not None
     if a.device != b.device:

@@ -1,4 +1,4 @@
-"""What folding did, norm by norm."""
+"""The report of folding: what happened to each norm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LEFT = "left"  # the action of an entry whose norm stays
 
 
 class FoldEntry(NamedTuple):
-    """What became of one batch norm, and, if it was left, why."""
+    """What happened to one batch norm, and the reason if it was left."""
 
     name: str
     action: str
@@ -21,11 +21,11 @@ class FoldEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class FoldReport:
-    """What :func:`striate.fold` did, norm by norm, and how far apart the two models are on the example.
+    """What :func:`striate.fold` did with each norm, and how much the outputs of the two models differ on the example.
 
     entries: one for each batch norm of the model and each call of the function.
-    max_abs_difference: the largest between the two models' outputs; NaN if they return no floating-point tensor.
-    max_abs_output: the largest absolute output of the model as it was given, to compare with.
+    max_abs_difference: the largest difference between the two models' outputs; NaN if they return no floating-point
+    tensor. max_abs_output: the largest absolute output of the original model, for comparison.
 
     >>> print(FoldReport((FoldEntry("bn", "left", "the model calls it 2 times"),), 0.0, 1.5))
     norm  action  reason
@@ -39,12 +39,12 @@ class FoldReport:
 
     @property
     def folded(self) -> int:
-        """How many norms are gone."""
+        """The number of norms that were folded."""
         return len(self.entries) - self.refused
 
     @property
     def refused(self) -> int:
-        """How many norms are left."""
+        """The number of norms that were left."""
         return sum(entry.action == LEFT for entry in self.entries)
 
     def __str__(self) -> str:
@@ -52,8 +52,9 @@ class FoldReport:
         name, action = (max((len(row[i]) for row in rows), default=0) for i in (0, 1))
         table = [f"{row[0]:{name}}  {row[1]:{action}}  {row[2]}".rstrip() for row in rows]
         if math.isnan(self.max_abs_output):
-            told = "the outputs have no floating-point tensor to compare"
+            comparison = "the outputs have no floating-point tensor to compare"
         else:
-            told = f"largest difference {self.max_abs_difference:.1e} where outputs reach {self.max_abs_output:.1e}"
+            reached = f"where outputs reach {self.max_abs_output:.1e}"
+            comparison = f"largest difference {self.max_abs_difference:.1e} {reached}"
         count = f"{self.folded} folded, {self.refused} left" if self.entries else "no batch norm found"
-        return "\n".join([*table, f"{count}; {told}"])
+        return "\n".join([*table, f"{count}; {comparison}"])

@@ -1,4 +1,4 @@
-"""A run of a copy of the model, and what a recording of it does not tell."""
+"""Runs a copy of the model, to observe what a recording does not contain."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ NUMBERS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch
 
 @dataclass
 class Run:
-    """What one run gave and did. Modules are known by their names."""
+    """The outputs and observations of one run. Modules are identified by their names."""
 
     outputs: list[Tensor] = field(default_factory=list)  # the floating-point ones
-    calls: Counter[str] = field(default_factory=Counter)  # of layers and batch norms, by whomever
-    arguments: dict[str, int] = field(default_factory=dict)  # how many a batch norm was given when it was last called
-    # of a batch norm, the first tensor that code outside it asks for
+    calls: Counter[str] = field(default_factory=Counter)  # of layers and batch norms, by any caller
+    arguments: dict[str, int] = field(default_factory=dict)  # number of arguments of each batch norm's last call
+    # For each batch norm, the first of its tensors that code outside of it reads.
     read: dict[str, str] = field(default_factory=dict)
-    # batch norm and layer, where something was written into the norm's input before the layer was called
+    # Pairs of batch norm and layer: the norm's input was overwritten before the layer was called.
     overwritten: set[tuple[str, str]] = field(default_factory=set)
 
 
 def run(model: Module, inputs: tuple[Tensor, ...]) -> Run:
     """Runs a copy of the model, since a run may change its state, on copies of the inputs."""
     copied, found = copy_model(model, "fold"), Run()
-    watched: dict[str, tuple[Any, float]] = {}  # a norm's input and the version of its memory
+    watched: dict[str, tuple[Any, float]] = {}  # the input of each norm, and its version counter
     at_work: Counter[str] = Counter()
 
     def enter(name: str, is_norm: bool) -> Callable[..., None]:
@@ -74,7 +74,7 @@ def run(model: Module, inputs: tuple[Tensor, ...]) -> Run:
 
 
 class _Watched(dict[str, Any]):
-    """A module's parameters or buffers, which tell who is asked for."""
+    """A module's parameters or buffers, which call ``ask`` with each name that is read."""
 
     def __init__(self, tensors: dict[str, Any], ask: Callable[[str], None]) -> None:
         super().__init__(tensors)
@@ -94,14 +94,14 @@ def _ask(read: dict[str, str], at_work: Counter[str], name: str) -> Callable[[st
 
 
 def _version(x: Any) -> float:
-    """How often something was written into a tensor's memory, also by way of another tensor that shares it. NaN, which
-    equals nothing, where torch does not count.
+    """The number of writes into a tensor's memory, including those through other tensors that share it. NaN, which
+    equals nothing, if torch does not count them.
     """
     return x._version if isinstance(x, Tensor) and not x.is_inference() else math.nan
 
 
 def same_random_numbers(model: Module) -> AbstractContextManager[None]:
-    """Each block under this draws the same numbers, and the caller's generators stay as they are."""
+    """All blocks in this context draw the same random numbers, and the caller's generators do not change."""
     return torch.random.fork_rng(sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"}))
 
 

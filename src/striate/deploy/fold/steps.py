@@ -1,7 +1,7 @@
-"""A recording as folding looks at it: a step for each call of a layer, and for each operation outside of layers.
+"""The view of a recording that folding uses: a step for each call of a layer and each operation outside of layers.
 
 A layer is a convolution, a linear layer or a batch norm with all that it calls, and any other module of torch's or
-striate's that calls none. What a step reads was made by other steps, is an input of the model, or is constant.
+striate's that calls none. A step reads outputs of other steps, inputs of the model, or constants.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ CAUSE = (
     "Fold the parts of the model that can be traced one by one, or take what depends on the input's values out of "
     "forward."
 )
-# What Python calls an operation, where torch records another name; beside what _function cuts off a name.
+# Python's names of operations that torch records under another name, beyond the affixes that _function removes.
 FUNCTIONS = {"_to_copy": "to", "_unsafe_view": "view", "addmm": "linear", "cudnn_batch_norm": "batch_norm"}
 
 
 @dataclass(eq=False)
 class Step:
-    """The call of a layer, an operation, or what stands for the model's inputs, constants and outputs."""
+    """The call of a layer, an operation, or a placeholder for the model's inputs, constants or outputs."""
 
-    name: str  # of the module; else what messages call it
-    layer: bool = False  # the call of a layer
-    shape: tuple[int, ...] = ()  # of the first tensor that it makes
-    writes: bool = False  # an operation that makes no tensor, but writes into the first that it reads
+    name: str  # that of the module, or what messages call the operation
+    layer: bool = False  # whether it is the call of a layer
+    shape: tuple[int, ...] = ()  # that of its first output
+    writes: bool = False  # whether it has no output, but writes into the first tensor that it reads
     sources: list[Step] = field(default_factory=list)  # the steps whose tensors it reads
     users: list[Step] = field(default_factory=list)  # the steps that read its tensors, each once
 
@@ -59,24 +59,24 @@ class Step:
 
 
 def record_steps(model: Module, inputs: tuple[Tensor, ...]) -> Steps:
-    """The steps of a model, recorded on tensors without values.
+    """Records a model on tensors without values, and divides the recording into steps.
 
-    Raises ArgumentError where a recording holds for this input only.
+    Raises ArgumentError if the recording would hold for this input only.
     """
     root = _Flat(copy_model(model, "fold"))
     with same_random_numbers(model):
         if any(isinstance(m, LazyModuleMixin) and m.has_uninitialized_params() for m in root.modules()):
-            root(*(x.detach().clone() for x in inputs))  # which gives them their shapes
+            root(*(x.detach().clone() for x in inputs))  # initializes lazy parameters
         try:
-            # autograd would only stand in the way: it forbids writing into some views
+            # Without autograd, which forbids writing into some views.
             recording = record(root.requires_grad_(False), tuple(x.detach().clone() for x in inputs))
         except Exception as error:
             got = describe_error(error)
             raise ArgumentError(build("fold", "a model that can be recorded", got, hint=CAUSE)) from error
     if recording.reason is not None:
         raise ArgumentError(build("fold", "a model that runs on tensors without values", recording.reason, hint=CAUSE))
-    # On what a layer asks for within its own call nothing depends that folding changes. Where the conditions cannot be
-    # found out, as of quantized layers, there is an error in place of a line.
+    # Conditions within a layer's own call do not matter, since folding does not depend on them. If conditions cannot be
+    # found, as for quantized layers, there is an error instead of a line.
     asked = conditions(root, inputs, {}, apart=lambda m: isinstance(m, (*LAYERS, *BATCH_NORMS)), exact=False)
     lines = [one for one in asked if re.fullmatch(r".+\.py:\d+", one)]
     if lines:
@@ -86,7 +86,7 @@ def record_steps(model: Module, inputs: tuple[Tensor, ...]) -> Steps:
 
 
 class _Flat(Root):
-    """A model that returns its tensors in one list, whatever it holds them in."""
+    """A model that returns its output tensors in one list, whatever containers they are in."""
 
     def forward(self, *inputs: Any) -> list[Tensor]:
         return tensors_of(self.model(*inputs))
@@ -130,7 +130,7 @@ class Steps:
             self._connect(self._output, value)
 
     def functions(self, part: str) -> list[str]:
-        """The names of the operations outside of layers that have ``part`` in them, numbered from the second on."""
+        """The names of the operations outside of layers that contain ``part``, numbered from the second on."""
         found: Counter[str] = Counter()
         names = []
         for operation in self._functions:
@@ -153,7 +153,7 @@ class Steps:
         return self.recording.model.get_submodule(PREFIX + name if name else PREFIX[:-1])
 
     def _layer_of(self, call: ModuleCall) -> ModuleCall | None:
-        """The outermost layer's call that a call is or is part of."""
+        """The call of the outermost layer that contains a call, or is the call itself."""
         parent = None if call.parent is None else self._layer_of(self.recording.calls[call.parent])
         if parent is not None:
             return parent
@@ -207,7 +207,9 @@ class Steps:
             self._readers.setdefault(value, []).append(step)
 
     def _is_of_instances(self, operation: Operation) -> bool:
-        """Whether a batch norm is a part of an instance norm, which makes of N images with C channels one with N·C."""
+        """Whether a batch norm is part of an instance norm, which reshapes N images of C channels to one of N·C
+        channels.
+        """
         values, x = self.recording.values, operation.inputs[0]
         view = self.recording.maker(x)
         if view is None or view.name != "aten.view" or not operation.arguments.get("training"):
@@ -225,7 +227,7 @@ def _writes(operation: Operation) -> bool:
 
 
 def _function(operation: Operation) -> str:
-    """What Python calls an operation, nearly: of ``y[0] = 1`` this tells "fill_"."""
+    """The approximate Python name of an operation: ``y[0] = 1`` is "fill_"."""
     name = operation.name.partition(".")[2]
     if name == "convolution":
         transposed = "_transpose" if operation.arguments.get("transposed") else ""
