@@ -1634,8 +1634,8 @@ def test_a_bounded_number_of_shapes_is_remembered_and_those_asked_for_longest_ag
     monkeypatch.setattr(fused, "MOST_SHAPES", 3)
     prepared: list[int] = []
     layer = FusedConv(torch.randn(8, 8, 3, 3))
-    prepare = layer.call_for
-    monkeypatch.setattr(layer, "call_for", lambda x, strict: (prepared.append(len(x)), prepare(x, strict))[1])
+    prepare = layer.problem_for
+    monkeypatch.setattr(layer, "problem_for", lambda x, strict: (prepared.append(len(x)), prepare(x, strict))[1])
     for batch in (1, 2, 3, 1, 4, 1, 2, 5, 1):
         assert len(layer(torch.randn(batch, 8, 6, 6))) == batch
     assert prepared == [1, 2, 3, 4, 2, 5], "4 takes the place of 2, 2 of 3, 5 of 4; 1 stays"

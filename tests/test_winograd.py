@@ -506,7 +506,7 @@ def counting() -> Iterator[list[Tensor]]:
         return statistics
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(container, "take", spy)
+        patched.setattr(container, "take_statistics", spy)
         yield taken
 
 

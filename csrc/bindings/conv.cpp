@@ -141,7 +141,7 @@ Tensor conv(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, I
 }
 
 Tensor conv_backward_data(const Tensor& dy, const Tensor& weight, const OptionalTensor& bias, Ints input, Ints stride,
-                  Ints dilation, Ints before, int64_t groups, bool channels_last, int64_t method) {
+                          Ints dilation, Ints before, int64_t groups, bool channels_last, int64_t method) {
   return conv_activations(true, dy, weight, bias, input, stride, dilation, before, groups, channels_last, method);
 }
 
@@ -187,8 +187,9 @@ Tensor conv_pack(const Tensor& weight, int64_t groups, int64_t number) {
   return *packed;
 }
 
-Tensor conv_backward_weights(const Tensor& gradient, const Tensor& input, Ints size, Ints stride, Ints dilation, Ints before,
-                   int64_t groups, bool channels_last, int64_t number, bool weight_channels_last) {
+Tensor conv_backward_weights(const Tensor& gradient, const Tensor& input, Ints size, Ints stride, Ints dilation,
+                             Ints before, int64_t groups, bool channels_last, int64_t number,
+                             bool weight_channels_last) {
   const Method method = method_of(number);
   const Window window =
       resolve(spatial_sizes(input, size.size()), spatial_sizes(gradient, size.size()), size, stride, dilation, before);
@@ -231,8 +232,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(striate, m) {
   const std::string geometry =
       "SymInt[] stride, SymInt[] dilation, SymInt[] before, SymInt groups, bool channels_last, int method";
   m.def(("conv(Tensor x, Tensor weight, Tensor? bias, SymInt[] output, " + geometry + ") -> Tensor").c_str());
-  m.def(("conv_backward_data(Tensor dy, Tensor weight, Tensor? bias, SymInt[] input, " + geometry + ") -> Tensor").c_str());
-  m.def(("conv_backward_weights(Tensor dy, Tensor x, SymInt[] size, " + geometry + ", bool weight_channels_last=False) -> Tensor")
+  m.def(("conv_backward_data(Tensor dy, Tensor weight, Tensor? bias, SymInt[] input, " + geometry + ") -> Tensor")
+            .c_str());
+  m.def(("conv_backward_weights(Tensor dy, Tensor x, SymInt[] size, " + geometry +
+         ", bool weight_channels_last=False) -> Tensor")
             .c_str());
   m.def("conv_bias(Tensor dy, bool channels_last) -> Tensor");
   m.def(

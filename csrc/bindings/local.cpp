@@ -54,7 +54,7 @@ Tensor local(const Tensor& input, const Tensor& given_weight, const OptionalTens
 }
 
 Tensor local_backward_data(const Tensor& gradient, const Tensor& given_weight, Ints input, Ints stride, Ints dilation,
-                   Ints before, bool channels_last) {
+                           Ints before, bool channels_last) {
   const auto [output, size] = local_axes(given_weight);
   const Window window = resolve(input, output, size, stride, dilation, before);
   const int64_t filters = given_weight.size(0), channels = given_weight.size(1);
@@ -74,7 +74,8 @@ Tensor local_backward_data(const Tensor& gradient, const Tensor& given_weight, I
   return in_format(dx, channels_last);
 }
 
-Tensor local_backward_weights(const Tensor& gradient, const Tensor& input, Ints size, Ints stride, Ints dilation, Ints before) {
+Tensor local_backward_weights(const Tensor& gradient, const Tensor& input, Ints size, Ints stride, Ints dilation,
+                              Ints before) {
   const Ints output = spatial_sizes(gradient, size.size());
   const Window window = resolve(spatial_sizes(input, size.size()), output, size, stride, dilation, before);
   check(gradient.size(0) == input.size(0) && input.size(0) > 0, "x and dy have one batch, and it is not empty");
@@ -99,10 +100,12 @@ STABLE_TORCH_LIBRARY_FRAGMENT(striate, m) {
       "local(Tensor x, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] dilation, SymInt[] before, "
       "bool channels_last) -> Tensor");
   m.def(
-      "local_backward_data(Tensor dy, Tensor weight, SymInt[] input, SymInt[] stride, SymInt[] dilation, SymInt[] before, "
+      "local_backward_data(Tensor dy, Tensor weight, SymInt[] input, SymInt[] stride, SymInt[] dilation, SymInt[] "
+      "before, "
       "bool channels_last) -> Tensor");
   m.def(
-      "local_backward_weights(Tensor dy, Tensor x, SymInt[] size, SymInt[] stride, SymInt[] dilation, SymInt[] before) -> "
+      "local_backward_weights(Tensor dy, Tensor x, SymInt[] size, SymInt[] stride, SymInt[] dilation, SymInt[] before) "
+      "-> "
       "Tensor");
 }
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import shtab
 
 from .. import __version__
+from .._renamed import accept_old_names
 from ..errors import ArgumentError, ArgumentTypeError, CheckpointError, DataError, DependencyError, ShapeError
 from . import doctor, explain, inspect, profile, train
 from .model import COMPLETION
@@ -82,3 +83,5 @@ def parser() -> Parser:
 def _print_help(options: argparse.Namespace) -> int:
     parser().print_help()
     return 0
+
+accept_old_names(__name__)

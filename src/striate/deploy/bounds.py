@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._renamed import accept_old_names
 from ..graph.optable import row_of
 from ..ops.layout import FORMATS
 from .fold.arithmetic import scale_and_shift
@@ -136,3 +137,5 @@ def _bound_of(node: Node, bound: Any) -> float:
             + (0.0 if node.kwargs["residual"] is None else bound(node.kwargs["residual"]))
         )
     return inf
+
+accept_old_names(__name__)

@@ -14,6 +14,7 @@ from torch.nn.modules.module import register_module_buffer_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from .. import source
+from .._renamed import accept_old_names
 from .._torch import OpOverload, tree_unflatten
 from ..errors import ArgumentError, build, describe_error
 from ..graph.optable import is_kind
@@ -273,3 +274,5 @@ def _check_output(output: Any) -> None:
         () if output is None or isinstance(output, Node) else output.values() if isinstance(output, dict) else output
     ):
         _check_output(part)
+
+accept_old_names(__name__)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import nn
+from .._renamed import accept_old_names
 from ..errors import ArgumentError, build
 from ..nn.container import Intermediate, run
 from .initial import he
@@ -256,3 +257,5 @@ def _resnet(
         layers[f"layer{number}"] = stage
     layers |= {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "fc": nn.Linear(channels, classes)}
     return he(nn.Sequential(OrderedDict(layers)))
+
+accept_old_names(__name__)

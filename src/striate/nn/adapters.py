@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._renamed import accept_old_names
 from ..ops import conv as conv_ops
 from ..ops import gate
 from ..ops import norm as norm_ops
@@ -249,3 +250,5 @@ def __getattr__(name: str) -> Any:
     if name not in _ADAPTERS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return adapter_of(getattr(importlib.import_module(_MODULES.get(name, "timm.layers")), name))
+
+accept_old_names(__name__)

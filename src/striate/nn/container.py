@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._renamed import accept_old_names
 from ..ops import gate
 from ..ops.batch_stats import take_statistics
 from . import conv, fusion
@@ -230,3 +231,5 @@ def _chain(layer: Any) -> Iterable[Any] | None:
 
 def _weights(layer: Any) -> tuple[Any, ...]:
     return (None,) if isinstance(layer, conv._ConvTranspose) else (layer.weight, layer.bias)
+
+accept_old_names(__name__)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from .._renamed import old_keywords
 from ..errors import ArgumentError, build
 from ..ops import torch_calls
 from . import adapters, blocks, container, conv, norm, pool
@@ -40,6 +41,7 @@ class Left(NamedTuple):
     reason: str
 
 
+@old_keywords(theirs="original", ours="replacement")
 def adapt(original: type, replacement: type) -> None:
     """Makes :func:`accelerate` give the class ``replacement`` to modules that are exactly of the class ``original``,
     and :func:`restore` take it back.

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .. import _torch
+from .._renamed import accept_old_names
 from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
 from ..reference import local as reference
 from ..window import Axis, Window
@@ -313,3 +314,5 @@ def local(
     batch = x if x.dim() == weight.dim() // 2 + 1 else x.unsqueeze(0)
     y = choose(METHODS, closed, batch, weight, bias, geometry)(closed, batch, weight, bias, geometry)
     return y if batch is x else owned(Tensor.squeeze, y, 0)
+
+accept_old_names(__name__)

@@ -17,6 +17,8 @@ from torch import Tensor
 from striate.errors import ArgumentError, build
 from striate.window import AdaptiveAxis, Axis, Window, output_size, same_padding
 
+from .._renamed import accept_old_names
+
 __all__ = [
     "Axes",
     "conv",
@@ -274,3 +276,5 @@ def conv_backward(
         conv_backward_weights(dy, x, axes, groups, padding_mode),
     )
     return dx, dweight, dy.flatten(2).sum((0, 2))
+
+accept_old_names(__name__)

@@ -61,7 +61,7 @@ def _passes(
     else:
         y = conv.conv_forward(x, w, window, groups)
 
-    def back(dy: Tensor) -> tuple[Tensor, ...]:
+    def back(dy: Tensor) -> tuple[Tensor, Tensor]:
         if step.kind == "transposed":
             return conv.conv_forward(dy, w, window, groups), conv.conv_backward_weights(x, dy, window, groups)
         return conv.conv_backward_data(dy, w, window, groups), conv.conv_backward_weights(dy, x, window, groups)

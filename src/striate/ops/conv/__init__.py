@@ -11,6 +11,7 @@ geometry.py checks the arguments and resolves the window, methods.py has the met
 the passes to each other, functions.py has what layers call.
 """
 
+from ..._renamed import accept_old_names
 from .functions import conv, conv_transpose, explain_methods, follows_channels_last
 from .geometry import ConvGeometry, geometry_for
 from .methods import METHODS, NAMES, NATIVE, NUMBERS, ConvProblem, method_for
@@ -29,3 +30,5 @@ __all__ = [
     "geometry_for",
     "method_for",
 ]
+
+accept_old_names(__name__)

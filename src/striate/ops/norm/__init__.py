@@ -20,6 +20,7 @@ geometry.py says which axes are reduced, checks.py checks the arguments once for
 striate's kernel and torch's operator, autograd.py the gradients, functions.py what layers call.
 """
 
+from ..._renamed import accept_old_names
 from .checks import check_activation, check_channel_arguments, check_eps, check_input, check_more_than_one
 from .functions import (
     batch_norm,
@@ -59,3 +60,5 @@ __all__ = [
     "layer_norm_2d",
     "rms_norm",
 ]
+
+accept_old_names(__name__)
