@@ -49,6 +49,15 @@ def test_links_of_a_document_lead_to_files(document: Path) -> None:
     assert [link for link in links if "://" not in link and not (document.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tests_that_a_document_names_exist(document: Path) -> None:
+    text = document.read_text()
+    if "Status: superseded by" in text:
+        return
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    assert [name for name in re.findall(r"::(test_\w+)", text) if f"def {name}(" not in tests] == []
+
+
 def test_a_missing_file_is_seen() -> None:
     text = "`ops/gate.py` and `src/striate/gone.py::f`, `tests/test_<subject>.py`, `python benchmarks/none.py x`"
     assert sorted(word for word in named(text) if not exists(word)) == ["benchmarks/none.py", "src/striate/gone.py"]
