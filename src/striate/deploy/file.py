@@ -27,8 +27,9 @@ __all__ = ["FORMAT", "decode", "encode", "not_running", "read", "save"]
 # The format version of the program in a file, increased with each change that older code would misread. In format 2 the
 # method of a convolution is a number, in format 1 it was a name. Format 3 has the new names of RENAMED.
 FORMAT = 3
-# Maps names of operators in earlier formats to those in format 3.
+# Maps names of operators in earlier formats to those in format 3, and names of methods in format 1 to the present ones.
 RENAMED = {"striate.conv_input.default": "striate.conv_backward_data.default"}
+RENAMED_METHODS = {"unfolded": "implicit_gemm"}
 # The values of torch that may be arguments in a program, by their names in files.
 VALUES: dict[str, Any] = {
     **{str(v).removeprefix("torch."): v for v in tensorfile.DTYPES.values()},
@@ -211,6 +212,7 @@ def _method_number(op: str, value: Any) -> Any:
     """Converts an argument of a convolution from format 1 to 2. Its only string argument is the name of the method."""
     if not isinstance(value, str):
         return value
-    if value not in conv.NUMBERS:
+    name = RENAMED_METHODS.get(value, value)
+    if name not in conv.NUMBERS:
         raise Refusal(f"method {value!r} of {op}, which is not one it has", "Use the striate it was frozen with.")
-    return conv.NUMBERS[value]
+    return conv.NUMBERS[name]

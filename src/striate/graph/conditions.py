@@ -20,7 +20,7 @@ from torch.nn import Module
 from .. import source
 from .._torch import fake_tensors, size_symbols, tree_map
 from .running import Shape, describe_failure, tensors_like, unchanged
-from .sizes import ToldSizes
+from .sizes import ObservedSizes
 
 __all__ = ["conditions"]
 
@@ -56,7 +56,7 @@ def conditions(
     def run(
         mode: AbstractContextManager[Any],
         fake: Callable[[Tensor, bool], Tensor],
-        proxies: AbstractContextManager[Any],
+        observed: AbstractContextManager[Any],
     ) -> None:
         like = tensors_like(model)
 
@@ -79,14 +79,14 @@ def conditions(
                         *model.named_buffers(remove_duplicate=False),
                     ]
                 }
-                with proxies:
+                with observed:
                     torch.func.functional_call(model, tensors, fake_args, fake_kwargs)
 
     asked: dict[str, None] = {}
     quick = fake_tensors(allow_non_fake_inputs=True)
     with suppress(Exception, SystemExit):  # code that fails with proxies may work with symbols
-        proxies = ToldSizes(lambda line: None if at_work else asked.setdefault(line))
-        run(quick, lambda x, _: quick.from_tensor(x), proxies)
+        sizes = ObservedSizes(lambda line: None if at_work else asked.setdefault(line))
+        run(quick, lambda x, _: quick.from_tensor(x), sizes)
         if not (asked and exact):
             return tuple(asked)
     at_work.clear()

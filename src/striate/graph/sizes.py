@@ -1,6 +1,6 @@
 """Sizes that report when their value is used: a quick check whether a model's code has conditions on sizes at all.
 
-While :class:`ToldSizes` is active, ``x.shape`` and similar attributes return proxies of numbers. Arithmetic on them
+While :class:`ObservedSizes` is active, ``x.shape`` and similar attributes return proxies of numbers. Arithmetic on them
 returns proxies, torch's functions receive the plain numbers, and Python's conversions (``if``, ``range``, ``int``) are
 reported. Unlike torch's symbols (:mod:`.conditions`) proxies do not know that some sizes are constant, such as the
 channels of a convolution's output, and so report too much; but a run takes no longer than the model itself.
@@ -19,14 +19,14 @@ from torch.overrides import TorchFunctionMode
 
 from .. import source
 
-__all__ = ["ToldSizes"]
+__all__ = ["ObservedSizes"]
 
 
-class ToldSizes(TorchFunctionMode):
+class ObservedSizes(TorchFunctionMode):
     """Calls ``asked`` with each line of the model's code, as "/path/net.py:12", that uses the value of a size.
 
     >>> found = []
-    >>> with ToldSizes(found.append):
+    >>> with ObservedSizes(found.append):
     ...     x = torch.ones(2, 3)
     ...     y = x.view(x.shape[0] * 3)
     >>> y.shape, found
@@ -44,18 +44,18 @@ class ToldSizes(TorchFunctionMode):
         self.unsure = [one for one in self.unsure if one[:2] != (caller, caller.f_lasti)]
         result = func(*_plain(args), **_plain(kwargs or {}))
         if func is Tensor.__len__:  # len() must return an int, so that this is a conversion
-            self.tell()
-        return self.told(result) if func in SIZES else result
+            self.note()
+        return self.wrap(result) if func in SIZES else result
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         for *_, line in self.unsure:
             self.asked(line)
 
-    def told(self, sizes: Any) -> Any:
-        return tuple(map(self.told, sizes)) if isinstance(sizes, tuple) else _Size(sizes, self)
+    def wrap(self, sizes: Any) -> Any:
+        return tuple(map(self.wrap, sizes)) if isinstance(sizes, tuple) else _Size(sizes, self)
 
-    def tell(self, unsure: bool = False) -> None:
+    def note(self, unsure: bool = False) -> None:
         frame: Any = sys._getframe(1)
         while frame is not None and frame.f_code.co_filename == __file__:
             frame = frame.f_back
@@ -76,7 +76,7 @@ SIZES: frozenset[Any] = frozenset(
 class _Size:
     """A proxy of a number, or of the result of a comparison."""
 
-    def __init__(self, value: Any, mode: ToldSizes) -> None:
+    def __init__(self, value: Any, mode: ObservedSizes) -> None:
         self.value, self.mode = value, mode
 
     def __hash__(self) -> int:
@@ -93,17 +93,17 @@ def _computed(name: str) -> Any:
     compute = getattr(operator, name) if hasattr(operator, name) else divmod
 
     def method(self: _Size, *others: Any) -> Any:
-        return self.mode.told(compute(self.value, *_plain(others)))
+        return self.mode.wrap(compute(self.value, *_plain(others)))
 
     def reflected(self: _Size, other: Any) -> Any:
-        return self.mode.told(compute(_plain(other), self.value))
+        return self.mode.wrap(compute(_plain(other), self.value))
 
     return method, reflected
 
 
 def _converted(name: str) -> Any:
     def method(self: _Size, *how: Any) -> Any:
-        self.mode.tell(unsure=name == "__index__")
+        self.mode.note(unsure=name == "__index__")
         return getattr(self.value, name)(*_plain(how))
 
     return method

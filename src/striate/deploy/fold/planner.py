@@ -275,9 +275,10 @@ class _Planner:
     def _fold_after(self, step: Step, actions: dict[str, str]) -> str | None:
         norm: Any = self._module(step)
         users = step.users
-        if len(users) != 1:
-            readers = " and ".join(map(self._describe, users))
-            return f"its output goes to {readers}" if users else "nothing uses its output"
+        if not users:
+            return "nothing uses its output"
+        if len(users) > 1:
+            return f"its output goes to {' and '.join(map(self._describe, users))}"
         target = users[0]
         layer = self._layer(target)
         if layer is None or target.sources[0] is not step:
