@@ -67,10 +67,10 @@ def main() -> None:
     seconds: dict[str, list[list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for program in build(arguments.commit, isa, Path(folder)):
-            told = subprocess.run(
+            done = subprocess.run(
                 [str(program), str(arguments.turns)], check=True, capture_output=True, text=True
             ).stdout
-            for line in told.splitlines():
+            for line in done.splitlines():
                 *case, old, again, new = line.split(",")
                 seconds.setdefault(",".join(case), []).append([float(old), float(again), float(new)])
     print(

@@ -476,8 +476,8 @@ def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
         peaks = {name: allocated_bytes(trainer(case, TRAINERS[name])) for name in names}
         ratios = {name: peaks[name] / peaks[STRIATE] for name in names[:-1]}
         rows.append({"network": case.network, "shape": list(case.shape), "peak_bytes": peaks, "ratios": ratios})
-        told = [*(f"{peak / 1e6:.1f}" for peak in peaks.values()), *(f"{ratio:.2f}" for ratio in ratios.values())]
-        print(line([case.network, shape_text(rows[-1]), *told]), flush=True)
+        cells = [*(f"{peak / 1e6:.1f}" for peak in peaks.values()), *(f"{ratio:.2f}" for ratio in ratios.values())]
+        print(line([case.network, shape_text(rows[-1]), *cells]), flush=True)
     return rows
 
 

@@ -15,7 +15,7 @@ def findings(rule: str, model: nn.Module, input: Any, **options: Any) -> list[tu
     return [(f.severity, f.place, f.message) for f in inspect(model, input, **options).findings if f.rule == rule]
 
 
-def told(report: Report, id: str) -> list[tuple[str, str, str]]:
+def reported(report: Report, id: str) -> list[tuple[str, str, str]]:
     """Where, what and how to mend it, of one rule's findings."""
     return [(f.place, f.message, f.fix) for f in report.findings if f.rule == id]
 

@@ -88,13 +88,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     plant()
     leaks, core = leaks_of(report()), os.path.realpath(os.environ["STRIATE_CORE"])
     addresses = addresses_of(core, Path("/proc/self/maps").read_text())
-    ours = [leak for leak in leaks if passes_through(leak, addresses)]
-    others = [leak for leak in leaks if leak not in ours]
+    own_leaks = [leak for leak in leaks if passes_through(leak, addresses)]
+    others = [leak for leak in leaks if leak not in own_leaks]
     planted = [leak for leak in others if bytes_of(leak) % PLANTED == 0]
-    print(f"leaks of striate's core: {len(ours)} stacks; of others: {len(others) - len(planted)}", *ours, sep="\n\n")
+    counts = f"leaks of striate's core: {len(own_leaks)} stacks; of others: {len(others) - len(planted)}"
+    print(counts, *own_leaks, sep="\n\n")
     if not addresses:
         print(f"{core} is no part of the process: whose a leak is cannot be told")
     if not planted:
         print("LeakSanitizer did not find what was left for it to find: it does not work here")
-    if (ours or not addresses or not planted) and session.exitstatus == pytest.ExitCode.OK:
+    if (own_leaks or not addresses or not planted) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

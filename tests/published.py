@@ -523,21 +523,21 @@ class Errors(NamedTuple):
 
     name: str
     torchs: float
-    ours: float
+    native: float
     allowed: float
 
     def check(self) -> None:
-        told = f"{self.name} is off {self.ours:.1e}, torch's float32 {self.torchs:.1e}, allowed {self.allowed:.1e}"
-        assert self.ours <= self.allowed, told
+        message = f"{self.name} is off {self.native:.1e}, torch's float32 {self.torchs:.1e}, allowed {self.allowed:.1e}"
+        assert self.native <= self.allowed, message
 
 
 def _worst(errors: list[Errors]) -> Errors:
-    return max(errors, key=lambda e: e.ours / e.allowed)
+    return max(errors, key=lambda e: e.native / e.allowed)
 
 
 def _errors(
     plain: list[dict[str, Tensor]],
-    ours: dict[str, Tensor],
+    native: dict[str, Tensor],
     exact: dict[str, Tensor],
     factor: float,
     cancels: float = 0.0,
@@ -545,12 +545,12 @@ def _errors(
     """Of tensors by name, by those of float64. ``plain`` has several runs, whose largest error counts, and at least
     their median.
     """
-    assert all(one.keys() == exact.keys() for one in [*plain, ours])
+    assert all(one.keys() == exact.keys() for one in [*plain, native])
     names = [name for name, t in exact.items() if t.is_floating_point()]
     torchs = {name: max(error(one[name], exact[name], cancels) for one in plain) for name in names}
     least = max(sorted(torchs.values())[len(names) // 2], ROUNDING) if names else ROUNDING
     return [
-        Errors(name, torchs[name], error(ours[name], exact[name], cancels), factor * max(torchs[name], least))
+        Errors(name, torchs[name], error(native[name], exact[name], cancels), factor * max(torchs[name], least))
         for name in names
     ]
 
@@ -608,7 +608,7 @@ def evaluation(case: Case) -> None:
             errors = _errors(plain, _numbered(outputs(case.accelerated, case.inputs)), exact, factor)
         assert any(_rms(y) > 0 for y in exact.values()) and max(e.torchs for e in errors) < MEANINGLESS
         worst = _worst(errors)
-        case.row.setdefault("evaluation", [worst.torchs]).append(worst.ours)
+        case.row.setdefault("evaluation", [worst.torchs]).append(worst.native)
         worst.check()
 
 
@@ -618,23 +618,24 @@ def training(case: Case) -> None:
         for draw in range(DRAWS):
             xs = drawn(case.network, draw)
             with striate.precision(precision):
-                ours = trained(case.accelerated, xs)
+                native = trained(case.accelerated, xs)
             exact = trained(case.exact, _floats(xs, Tensor.double))
             plain = [trained(case.plain, _nudged(xs, seed)) for seed in range(NUDGES + 1)]
-            for name, b in ours.smooth.items():
+            for name, b in native.smooth.items():
                 assert b.is_floating_point() or torch.equal(b, plain[0].smooth[name])
             assert sum(bool(g.any()) for g in exact.gradients.values()) > len(exact.gradients) / 2, (
                 "most gradients are 0"
             )
-            smooth = _errors([one.smooth for one in plain], ours.smooth, exact.smooth, factor)
+            smooth = _errors([one.smooth for one in plain], native.smooth, exact.smooth, factor)
             assert max(e.torchs for e in smooth) < MEANINGLESS
             _worst(smooth).check()
             cancels = CANCELS * _rms(torch.cat([g.flatten() for g in exact.gradients.values()]))
-            worst = _worst(_errors([one.gradients for one in plain], ours.gradients, exact.gradients, factor, cancels))
-            if worst.ours <= worst.allowed or draw == DRAWS - 1:
+            plain_gradients = [one.gradients for one in plain]
+            worst = _worst(_errors(plain_gradients, native.gradients, exact.gradients, factor, cancels))
+            if worst.native <= worst.allowed or draw == DRAWS - 1:
                 break
         worst.check()
-        case.row.setdefault("training", []).extend([worst.torchs, worst.ours])
+        case.row.setdefault("training", []).extend([worst.torchs, worst.native])
 
 
 def copied(case: Case) -> None:
@@ -665,9 +666,9 @@ def exported(case: Case) -> None:
     """
     with _of_the_plain_network():
         plain = torch.export.export(case.plain, case.inputs)
-    ours = torch.export.export(case.accelerated, case.inputs)
-    assert not any("striate" in str(node.target) for node in ours.graph.nodes)
-    case.same(ours.module(), plain.module())
+    exported_model = torch.export.export(case.accelerated, case.inputs)
+    assert not any("striate" in str(node.target) for node in exported_model.graph.nodes)
+    case.same(exported_model.module(), plain.module())
 
 
 def restored(case: Case) -> None:
@@ -707,10 +708,10 @@ def frozen(case: Case) -> None:
 def folded(case: Case) -> None:
     """As near float64 as the network was."""
     with _no_warning("fold "):
-        made, told = striate.fold(case.accelerated, case.inputs)
+        made, message = striate.fold(case.accelerated, case.inputs)
     exact = _numbered(outputs(case.exact, _floats(case.inputs, Tensor.double)))
     plain = [_numbered(outputs(case.plain, _nudged(case.inputs, seed))) for seed in range(NUDGES + 1)]
-    case.row["folded"] = [told.folded, told.refused]
+    case.row["folded"] = [message.folded, message.refused]
     _worst(_errors(plain, _numbered(outputs(made, case.inputs)), exact, FACTORS["strict"])).check()
 
 
@@ -772,10 +773,10 @@ def take_all(network: Network) -> dict[str, Any]:
         try:
             step(case)
         except REFUSALS[name] as error:
-            told = " ".join(str(error).split())
+            message = " ".join(str(error).split())
         else:
             raise AssertionError(f"{name} of {network.id} works now: take {words!r} out of the table")
-        assert words in told, f"{network.id} is refused with other words: {told}"
+        assert words in message, f"{network.id} is refused with other words: {message}"
         case.row[name] = words
     (ROWS / f"{network.id}.json").write_text(json.dumps(case.row))
     return case.row

@@ -26,11 +26,11 @@ class Sample(NamedTuple):
     arguments: dict[str, Any]
 
     @property
-    def ours(self) -> Callable[..., Any]:
+    def native_function(self) -> Callable[..., Any]:
         return getattr(S, self.function)
 
     @property
-    def theirs(self) -> Callable[..., Any]:
+    def torch_function(self) -> Callable[..., Any]:
         return getattr(F, self.function)
 
     def __str__(self) -> str:
@@ -110,7 +110,8 @@ class Benchmark(NamedTuple):
         """Ours and torch's, each a function of x with the parameters it learns."""
         if self.layers is not None:
             return [(layer, list(layer.parameters())) for layer in self.layers()]
-        return [(lambda x, f=f: f(x, **self.sample.arguments), []) for f in (self.sample.ours, self.sample.theirs)]
+        functions = (self.sample.native_function, self.sample.torch_function)
+        return [(lambda x, f=f: f(x, **self.sample.arguments), []) for f in functions]
 
 
 def _max_bytes(x: torch.Tensor, y: torch.Tensor) -> tuple[int, int]:
@@ -231,11 +232,11 @@ def _convolved(
     )
 
     def layers() -> tuple[torch.nn.Module, torch.nn.Module]:
-        ours, theirs = (
+        native_layer, torch_layer = (
             getattr(m, f"Conv{dims}d")(channels, filters, size, bias=False, **arguments) for m in (N, torch.nn)
         )
-        theirs.load_state_dict(ours.state_dict())
-        return ours, theirs
+        torch_layer.load_state_dict(native_layer.state_dict())
+        return native_layer, torch_layer
 
     outputs = [(n + 2 * padding - dilation * (size - 1) - 1) // stride + 1 for n in shape[2:]]
     macs = shape[0] * prod(outputs) * filters * channels // groups * size**dims
@@ -260,8 +261,8 @@ class Unfolded(torch.nn.Module):
 
 def _locally_connected(shape: tuple[int, ...], filters: int, size: int, padding: int = 0) -> Benchmark:
     def layers() -> tuple[torch.nn.Module, torch.nn.Module]:
-        ours = N.LocallyConnected2d(shape[1], filters, shape[2:], size, padding=padding, bias=False)
-        return ours, Unfolded(ours)
+        native_layer = N.LocallyConnected2d(shape[1], filters, shape[2:], size, padding=padding, bias=False)
+        return native_layer, Unfolded(native_layer)
 
     places = prod(n + 2 * padding - size + 1 for n in shape[2:])
     weights = places * filters * shape[1] * size**2
@@ -358,7 +359,7 @@ class NormSample(NamedTuple):
         channels = self.shape[1]
         return torch.linspace(1, 4, channels, dtype=dtype), torch.linspace(0.5, 5, channels, dtype=dtype)
 
-    def ours(
+    def native_function(
         self, x: torch.Tensor, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         family = local_response if self.function == "local_response_norm" else ops_norm
@@ -373,8 +374,8 @@ class NormSample(NamedTuple):
         return function(x, weight=weight, **({"bias": bias} if self.function != "rms_norm" else {}), **a)
 
     def __str__(self) -> str:
-        told = ",".join(f"{k}={v}" for k, v in self.arguments.items()).replace(" ", "")
-        return f"{self.function}-{'x'.join(map(str, self.shape))}-{told}" + ("" if self.affine else "-plain")
+        arguments = ",".join(f"{k}={v}" for k, v in self.arguments.items()).replace(" ", "")
+        return f"{self.function}-{'x'.join(map(str, self.shape))}-{arguments}" + ("" if self.affine else "-plain")
 
 
 def _norms() -> Iterator[NormSample]:
@@ -493,11 +494,11 @@ class ConvSample(NamedTuple):
     bias: bool = True
 
     @property
-    def ours(self) -> Callable[..., torch.Tensor]:
+    def native_function(self) -> Callable[..., torch.Tensor]:
         return getattr(S, self.function)
 
     @property
-    def theirs(self) -> Callable[..., torch.Tensor]:
+    def torch_function(self) -> Callable[..., torch.Tensor]:
         return getattr(F, self.function)
 
     @property
@@ -518,9 +519,9 @@ class ConvSample(NamedTuple):
         return self.weight[1] * self.groups if self.transposed else self.weight[0]
 
     def __str__(self) -> str:
-        told = ",".join(f"{k}={v}" for k, v in self.arguments.items()).replace(" ", "")
+        arguments = ",".join(f"{k}={v}" for k, v in self.arguments.items()).replace(" ", "")
         sizes = "-".join("x".join(map(str, s)) for s in (self.shape, self.weight))
-        return f"{self.function}-{sizes}-{told}" + ("" if self.bias else "-plain")
+        return f"{self.function}-{sizes}-{arguments}" + ("" if self.bias else "-plain")
 
 
 def _convs() -> Iterator[ConvSample]:

@@ -134,7 +134,7 @@ def test_lines_have_at_most_120_columns() -> None:
     assert {path: lines for path, lines in long.items() if lines} == {}
 
 
-def private_names(path: Path, ours: set[str]) -> set[str]:
+def private_names(path: Path, own_names: set[str]) -> set[str]:
     """The private names of others that a file uses: attributes that nothing of striate's has, and modules and what is
     imported from them.
     """
@@ -149,7 +149,7 @@ def private_names(path: Path, ours: set[str]) -> set[str]:
         else:
             continue
         found |= {name for name in names if name.startswith("_") and not name.startswith("__")}
-    return found - ours
+    return found - own_names
 
 
 def defined(path: Path) -> set[str]:
@@ -166,14 +166,14 @@ def defined(path: Path) -> set[str]:
 
 def test_private_names_of_torchs_are_in_one_place() -> None:
     files = [path for path in ROOT.rglob("*.py") if path != ROOT / "_torch.py"]
-    ours = set().union(*map(defined, files)) | {"_striate_statistics", "_core"}
+    own_names = set().union(*map(defined, files)) | {"_striate_statistics", "_core"}
     known = {name for names in _torch.ATTRIBUTES.values() for name in names} | set(_torch.OPERATORS)
     pythons = {"_getframe", "_asdict"}  # sys and named tuples
-    used = {path.relative_to(ROOT): private_names(path, ours) - pythons for path in files}
+    used = {path.relative_to(ROOT): private_names(path, own_names) - pythons for path in files}
     assert {path: names - known for path, names in used.items() if names - known} == {}
     # read by getattr, or in an object's dictionary
-    told = {name for path in files for name in re.findall(r'"(_[a-z_]+)"', path.read_text())}
-    assert known - ours - told <= set().union(*used.values())
+    quoted = {name for path in files for name in re.findall(r'"(_[a-z_]+)"', path.read_text())}
+    assert known - own_names - quoted <= set().union(*used.values())
 
 
 def test_window_needs_no_torch() -> None:

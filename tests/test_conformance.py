@@ -239,19 +239,19 @@ def rounding(name: str, expected: Any) -> dict[str, float]:
     return {"rtol": 1.3e-6, "atol": max(1e-5, 4 * torch.finfo(torch.float32).eps * largest)}
 
 
-def same(ours: Any, theirs: Any, **tolerances: float) -> None:
-    torch.testing.assert_close(ours, theirs, equal_nan=True, **tolerances)
+def same(got: Any, expected: Any, **tolerances: float) -> None:
+    torch.testing.assert_close(got, expected, equal_nan=True, **tolerances)
 
 
-def same_bits_or_error(ours: Callable[[], Any], theirs: Callable[[], Any]) -> None:
+def same_bits_or_error(native_call: Callable[[], Any], torch_call: Callable[[], Any]) -> None:
     try:
-        expected = theirs()
+        expected = torch_call()
     except NotImplementedError:  # as torch's avg_pool3d, and what it computes by that
         with pytest.raises(NotImplementedError):
-            ours()
+            native_call()
     else:
         with Operators() as run:
-            same(ours(), expected, rtol=0, atol=0)
+            same(native_call(), expected, rtol=0, atol=0)
         assert not run.calls
 
 
@@ -274,30 +274,30 @@ class Operators(Observer):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_reference_inputs_give_what_torch_gives(name: str, dtype: torch.dtype, strict: None) -> None:
-    ours, theirs, count = getattr(SF, name), getattr(torch.nn.functional, name), 0
+    native_function, torch_function, count = getattr(SF, name), getattr(torch.nn.functional, name), 0
     for sample in samples(name, dtype, "reference_inputs"):
         count += 1
-        expected = to(dtype)(results(theirs, sample, to(torch.float64)))
+        expected = to(dtype)(results(torch_function, sample, to(torch.float64)))
         # the gradient of one value, 0, is the difference of two equal terms of up to 3000 (γ/√ε): two roundings of them
         # stay
         lone = name == "layer_norm" and sample.input.numel() == 1 and dtype is torch.float32
         close = rounding(name, expected) if dtype is torch.float32 else {}
         for native in methods(name):
-            same(results(ours, sample), expected, **({"rtol": 0.0, "atol": 5e-4} if lone else close))
+            same(results(native_function, sample), expected, **({"rtol": 0.0, "atol": 5e-4} if lone else close))
             with torch.no_grad(), Operators() as run:
-                same(results(ours, sample), results(theirs, sample), **close)
+                same(results(native_function, sample), results(torch_function, sample), **close)
             assert run.calls or sample.input.numel() == 0 or not native
     assert count >= OPERATORS[name]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_noncontiguous_and_channels_last_inputs_give_the_same(name: str) -> None:
-    ours, checked = getattr(SF, name), 0
+    native_function, checked = getattr(SF, name), 0
     for sample in samples(name, torch.float32):
         for _ in methods(name):
-            expected = results(ours, sample)
+            expected = results(native_function, sample)
             for change, of_output in ((strided, strided), (last, last), (last, Tensor.contiguous)):
-                same(results(ours, sample, change, of_output), expected, **rounding(name, expected))
+                same(results(native_function, sample, change, of_output), expected, **rounding(name, expected))
         checked += 1
     assert checked >= OPERATORS[name]
 
@@ -305,9 +305,11 @@ def test_noncontiguous_and_channels_last_inputs_give_the_same(name: str) -> None
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 def test_other_floats_go_to_torch_through_the_same_function(name: str, dtype: torch.dtype) -> None:
-    ours, theirs, count = getattr(SF, name), getattr(torch.nn.functional, name), 0
+    native_function, torch_function, count = getattr(SF, name), getattr(torch.nn.functional, name), 0
     for sample in list(samples(name, torch.float32))[:60]:
-        same_bits_or_error(lambda: results(ours, sample, to(dtype)), lambda: results(theirs, sample, to(dtype)))
+        same_bits_or_error(
+            lambda: results(native_function, sample, to(dtype)), lambda: results(torch_function, sample, to(dtype))
+        )
         count += 1
     assert count >= 6
 
@@ -358,17 +360,17 @@ def test_gradcheck_and_gradgradcheck(name: str) -> None:
 def both(name: str, given: Any, training: bool) -> tuple[torch.nn.Module, torch.nn.Module]:
     """Ours and torch's, of the same random state."""
     built = given.constructor_input
-    ours, theirs = (
+    native_layer, torch_layer = (
         made(*built.args, **built.kwargs).train(training) for made in (getattr(S, name), module_info(name).module_cls)
     )
     if name.startswith("Lazy"):  # they have parameters when they have seen an input
-        for made in (ours, theirs):
+        for made in (native_layer, torch_layer):
             made(given.forward_input.args[0])
-    for t in (*theirs.parameters(), *theirs.buffers()):
+    for t in (*torch_layer.parameters(), *torch_layer.buffers()):
         if t.is_floating_point():
             torch.nn.init.uniform_(t, 0.5, 2.0)  # ones and zeros would hide much
-    ours.load_state_dict(theirs.state_dict())
-    return ours, theirs
+    native_layer.load_state_dict(torch_layer.state_dict())
+    return native_layer, torch_layer
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -377,13 +379,13 @@ def test_modules_give_what_torchs_give(name: str, training: bool, strict: None) 
     inputs = module_inputs(name, training)
     assert len(inputs) >= MODULES[name]
     for given in inputs:
-        ours, theirs = both(name, given, training)
-        assert repr(ours) == repr(theirs) and isinstance(ours, type(theirs))
+        native_layer, torch_layer = both(name, given, training)
+        assert repr(native_layer) == repr(torch_layer) and isinstance(native_layer, type(torch_layer))
         call = given.forward_input
-        x, again = call.args[0], copy.deepcopy(ours)
+        x, again = call.args[0], copy.deepcopy(native_layer)
         # of x in planes for both orders: torch's instance norm gives a wrong gradient of one channels_last sample
-        expected = to(x.dtype)(two_steps(theirs.double(), x.double(), call.kwargs))
-        same(two_steps(ours, x, call.kwargs), expected, **rounding(name, expected))
+        expected = to(x.dtype)(two_steps(torch_layer.double(), x.double(), call.kwargs))
+        same(two_steps(native_layer, x, call.kwargs), expected, **rounding(name, expected))
         same(two_steps(again, last(x), call.kwargs), expected, **rounding(name, expected))
 
 
@@ -397,8 +399,10 @@ def test_modules_of_other_floats_go_to_torch(name: str, dtype: torch.dtype) -> N
         # A layer's own numbers often stay in float32. Of one sample, instance norm then is torch's batch norm, which
         # rounds less. Convolutions need them in x's type.
         for state in {dtype, dtype if name.startswith("InstanceNorm") or name in CONV_MODULES else torch.float32}:
-            ours, theirs = (m.to(state) for m in both(name, given, True))
-            same_bits_or_error(lambda: two_steps(ours, x, call.kwargs), lambda: two_steps(theirs, x, call.kwargs))
+            native_layer, torch_layer = (m.to(state) for m in both(name, given, True))
+            same_bits_or_error(
+                lambda: two_steps(native_layer, x, call.kwargs), lambda: two_steps(torch_layer, x, call.kwargs)
+            )
 
 
 @pytest.mark.parametrize("name", MODULE_ERRORS)
@@ -445,7 +449,7 @@ def test_opcheck_passes_for_every_operator_of_pooling(step: int) -> None:
             x = layout(torch.randn(sample.shape, dtype=torch.float64)).requires_grad_()
             with Operators() as run:
                 extra = {"return_indices": True} if "max" in sample.function else {}
-                first(sample.ours(x, **sample.arguments, **extra)).sum().backward()
+                first(sample.native_function(x, **sample.arguments, **extra)).sum().backward()
             assert run.calls
             for call in run.calls:
                 seen.add(opcheck(call, trace=call[0]._opname not in seen or sample.shape[0] == 3))
@@ -513,7 +517,7 @@ def test_opcheck_passes_for_every_convolution_operator() -> None:
                 weight = torch.randn(sample.weight, dtype=torch.float64, requires_grad=True)
                 bias = torch.randn(sample.filters, dtype=torch.float64) if sample.bias else None
                 with dispatch.prefer(method), Operators() as run:
-                    sample.ours(x, weight, bias, **sample.arguments).sum().backward()
+                    sample.native_function(x, weight, bias, **sample.arguments).sum().backward()
                 for call in run.calls:
                     name = call[0]._opname
                     opcheck(call, trace=(method, name) not in seen)

@@ -226,13 +226,13 @@ def test_a_hook_on_all_modules_sees_every_layer(name: str) -> None:
     handle = register(called)
     try:
         expected = results(torch_model, x)
-        theirs_seen = seen.copy()
+        torch_seen = seen.copy()
         seen.clear()
         with sharing() as shared:
             check(results(model, x), expected)
     finally:
         handle.remove()
-    assert seen == theirs_seen and len(seen) == 7
+    assert seen == torch_seen and len(seen) == 7
     assert shared.counts == (0, 0)
     with sharing() as shared:
         results(model, x)
@@ -734,7 +734,7 @@ def test_parts_of_residual_blocks_may_be_replaced_by_anything() -> None:
             "downsample": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 8, 1))
         },
     }
-    for told, made in replacements.items():
+    for replaced, made in replacements.items():
         native_model, _, x = residual("basic, other channels")
         for name, child in made().items():
             setattr(native_model, name, child)
@@ -748,7 +748,7 @@ def test_parts_of_residual_blocks_may_be_replaced_by_anything() -> None:
         try:
             check(results(native_model, x), expected)
         except AssertionError as error:
-            raise AssertionError(told) from error
+            raise AssertionError(replaced) from error
 
 
 def test_a_residual_with_fewer_layers_is_added_to_what_the_last_gets() -> None:

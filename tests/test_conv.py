@@ -38,7 +38,7 @@ from striate.window import same_padding
 WINOGRAD = ["winograd_4x4", "winograd_2x2"]  # of fewer products, and less exact: tests/test_winograd.py
 NAMES = [m.name for m in ops.METHODS if m.name not in WINOGRAD]
 NATIVE = ["depthwise", "direct", "implicit_gemm"]
-THEIRS = [name for name in NAMES if name not in NATIVE]  # made of torch's operators
+FROM_TORCH = [name for name in NAMES if name not in NATIVE]  # made of torch's operators
 PASSES = ("forward", "backward_data", "backward_weights")
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {"channels_first": Tensor.contiguous, "channels_last": channels_last}
 EPS = torch.finfo(torch.float32).eps
@@ -49,7 +49,7 @@ def layout(request: pytest.FixtureRequest) -> Callable[[Tensor], Tensor]:
     return LAYOUTS[request.param]
 
 
-class How(NamedTuple):
+class MethodChoice(NamedTuple):
     """A method, on an instruction set where it is ours."""
 
     method: str
@@ -70,17 +70,17 @@ class How(NamedTuple):
             native.use_isa(before)
 
 
-OURS = [How(name, isa) for name in NATIVE for isa in ISAS]
-EVERY = [*OURS, *(How(name, None) for name in THEIRS)]
+NATIVE_CHOICES = [MethodChoice(name, isa) for name in NATIVE for isa in ISAS]
+ALL_CHOICES = [*NATIVE_CHOICES, *(MethodChoice(name, None) for name in FROM_TORCH)]
 
 
-@pytest.fixture(params=OURS, ids=str)
-def ours(request: pytest.FixtureRequest) -> Iterator[str]:
+@pytest.fixture(params=NATIVE_CHOICES, ids=str)
+def native_method(request: pytest.FixtureRequest) -> Iterator[str]:
     with request.param.chosen():
         yield request.param.method
 
 
-@pytest.fixture(params=EVERY, ids=str)
+@pytest.fixture(params=ALL_CHOICES, ids=str)
 def method(request: pytest.FixtureRequest) -> Iterator[str]:
     with request.param.chosen():
         yield request.param.method
@@ -147,8 +147,8 @@ def run(call: Callable[..., Tensor], sample: ConvSample, given: Given) -> Result
     return Results(y.detach(), got[0], got[1], got[2] if b is not None else None)
 
 
-def method_of(sample: ConvSample, map: str, last: bool = False, dtype: torch.dtype = torch.float32) -> str:
-    return ops.method_for(ops.ConvProblem(map, geometry_of(sample), last, dtype, None)).name
+def method_of(sample: ConvSample, pass_: str, last: bool = False, dtype: torch.dtype = torch.float32) -> str:
+    return ops.method_for(ops.ConvProblem(pass_, geometry_of(sample), last, dtype, None)).name
 
 
 def strides(x: Tensor) -> list[int]:
@@ -166,45 +166,48 @@ def test_whole_numbers_give_exactly_the_reference(sample: ConvSample, method: st
     assert (expected.y != 0).double().mean() > 0.5  # or the test would be about zeros
     ran = False
     for dtype in (torch.float32, torch.float64):
-        for lay, of_weight in (
+        for layout_of, of_weight in (
             (Tensor.contiguous, Tensor.contiguous),
             (channels_last, Tensor.contiguous),
             (channels_last, channels_last),
         ):
             given = exact.map(lambda t: t.to(dtype))
             weight = of_weight(given.weight) if len(sample.shape) > 3 else given.weight
-            given = Given(lay(given.x), weight, given.bias, lay(given.dy))
+            given = Given(layout_of(given.x), weight, given.bias, layout_of(given.dy))
             last = ops.follows_channels_last(given.x, given.weight)
-            chosen = [method_of(sample, map, last, dtype) for map in PASSES]
+            chosen = [method_of(sample, pass_, last, dtype) for pass_ in PASSES]
             if method not in chosen:
                 continue
             ran = True
-            got = run(sample.ours, sample, given)
-            for name, ours, reference_ in zip(Results._fields, got, expected, strict=True):
-                assert (ours is None) == (reference_ is None)
-                assert ours is None or torch.equal(ours, reference_.to(dtype)), (name, chosen, dtype)
+            got = run(sample.native_function, sample, given)
+            for name, native_value, reference_value in zip(Results._fields, got, expected, strict=True):
+                assert (native_value is None) == (reference_value is None)
+                if native_value is not None:
+                    assert torch.equal(native_value, reference_value.to(dtype)), (name, chosen, dtype)
             if method in NATIVE and chosen[0] == chosen[1] == method:
                 order = channels_last if last else Tensor.contiguous
                 assert strides(got.y) == strides(order(expected.y)) and strides(got.dx) == strides(order(expected.dx))
                 assert chosen[2] not in NATIVE or strides(got.dweight) == strides(given.weight)
     if not ran:
         problem = ops.ConvProblem("forward", geometry_of(sample), False, torch.float32, None)
-        told = dispatch.explain_choice(ops.METHODS, problem)
-        assert dict(told)[method]  # a sentence
-        pytest.skip(f"{method}: {dict(told)[method]}")
+        reasons = dispatch.explain_choice(ops.METHODS, problem)
+        assert dict(reasons)[method]  # a sentence
+        pytest.skip(f"{method}: {dict(reasons)[method]}")
 
 
 @pytest.mark.parametrize("sample", [s for s in CONV if not isinstance(s.arguments.get("padding"), str)], ids=str)
 def test_torchs_operator_agrees_with_the_reference_on_every_sample(sample: ConvSample) -> None:
     given = tensors(sample, lambda shape: whole_numbers(shape, torch.float64))
-    for ours, theirs in zip(by_reference(sample, given), run(sample.theirs, sample, given), strict=True):
-        assert ours is None or torch.equal(ours, theirs)
+    torch_results = run(sample.torch_function, sample, given)
+    for reference_value, torch_value in zip(by_reference(sample, given), torch_results, strict=True):
+        assert reference_value is None or torch.equal(reference_value, torch_value)
 
 
 def test_samples_reach_every_method_of_ours() -> None:
     for name in NATIVE:
         with dispatch.prefer(name):
-            assert sum(name in (method_of(s, map), method_of(s, map, True)) for s in CONV for map in PASSES) >= 60, name
+            reached = [name in (method_of(s, pass_), method_of(s, pass_, True)) for s in CONV for pass_ in PASSES]
+            assert sum(reached) >= 60, name
     assert any(s.transposed and s.depthwise for s in CONV) and {len(s.shape) for s in CONV} == {3, 4, 5}
 
 
@@ -240,35 +243,37 @@ SOME = [s for k, s in enumerate(CONV) if s.depthwise or k % 3 == 0]
 
 
 @pytest.mark.parametrize("sample", SOME, ids=str)
-def test_the_error_is_at_most_twice_that_of_torch(sample: ConvSample, ours: str) -> None:
+def test_the_error_is_at_most_twice_that_of_torch(sample: ConvSample, native_method: str) -> None:
     given = tensors(sample, torch.randn)
     truth = by_reference(sample, given.map(Tensor.double))
     if isinstance(sample.arguments.get("padding"), str):
-        theirs = by_reference(sample, given)
+        torch_results = by_reference(sample, given)
     else:
-        theirs = run(sample.theirs, sample, given)
-    for lay in LAYOUTS.values():
-        if ours not in (method_of(sample, map, lay is channels_last) for map in PASSES):
-            pytest.skip(f"not by {ours}")
-        got = run(sample.ours, sample, Given(lay(given.x), given.weight, given.bias, lay(given.dy)))
-        for name, mine, other, exact in zip(Results._fields, got, theirs, truth, strict=True):
+        torch_results = run(sample.torch_function, sample, given)
+    for layout_of in LAYOUTS.values():
+        if native_method not in (method_of(sample, pass_, layout_of is channels_last) for pass_ in PASSES):
+            pytest.skip(f"not by {native_method}")
+        laid_out = Given(layout_of(given.x), given.weight, given.bias, layout_of(given.dy))
+        got = run(sample.native_function, sample, laid_out)
+        for name, native_value, torch_value, exact in zip(Results._fields, got, torch_results, truth, strict=True):
             # root mean squares: the largest of some thousand errors differs by half from draw to draw
-            if mine is not None:
-                size, error, allowed = (t.double().square().mean().sqrt() for t in (exact, mine - exact, other - exact))
+            if native_value is not None:
+                values = (exact, native_value - exact, torch_value - exact)
+                size, error, allowed = (t.double().square().mean().sqrt() for t in values)
                 assert error <= 2 * allowed + EPS * size, (name, float(error / size / EPS), float(allowed / size / EPS))
 
 
 @pytest.mark.parametrize("sample", SOME, ids=str)
-def test_result_is_same_bits_for_1_2_and_3_threads(sample: ConvSample, ours: str) -> None:
+def test_result_is_same_bits_for_1_2_and_3_threads(sample: ConvSample, native_method: str) -> None:
     given = tensors(sample, torch.randn)
-    for lay in LAYOUTS.values():
-        if {method_of(sample, map, lay is channels_last) for map in PASSES} != {ours}:
-            pytest.skip(f"not all by {ours}")
-        laid = Given(lay(given.x), given.weight, given.bias, lay(given.dy))
+    for layout_of in LAYOUTS.values():
+        if {method_of(sample, pass_, layout_of is channels_last) for pass_ in PASSES} != {native_method}:
+            pytest.skip(f"not all by {native_method}")
+        laid = Given(layout_of(given.x), given.weight, given.bias, layout_of(given.dy))
         results = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(run(sample.ours, sample, laid))
+            results.append(run(sample.native_function, sample, laid))
         for result in results[1:]:
             for name, a, b in zip(Results._fields, result, results[0], strict=True):
                 assert a is None or torch.equal(a, b), name
@@ -285,18 +290,21 @@ LARGE = [
 
 
 @pytest.mark.parametrize("sample", LARGE, ids=str)
-def test_large_work_is_cut_between_threads_and_keeps_its_bits(sample: ConvSample, layout: Any, ours: str) -> None:
-    if {method_of(sample, map, layout is channels_last) for map in PASSES} != {ours}:
-        pytest.skip(f"not all by {ours}")
+def test_large_work_is_cut_between_threads_and_keeps_its_bits(
+    sample: ConvSample, layout: Any, native_method: str
+) -> None:
+    if {method_of(sample, pass_, layout is channels_last) for pass_ in PASSES} != {native_method}:
+        pytest.skip(f"not all by {native_method}")
     given = tensors(sample, torch.randn)
     given = Given(layout(given.x), given.weight, given.bias, layout(given.dy))
     torch.set_num_threads(1)
-    alone = run(sample.ours, sample, given)
+    alone = run(sample.native_function, sample, given)
     for threads in (2, 3, 8):
         torch.set_num_threads(threads)
-        for name, a, b in list(zip(Results._fields, run(sample.ours, sample, given), alone, strict=True))[:3]:
+        results = run(sample.native_function, sample, given)
+        for name, a, b in list(zip(Results._fields, results, alone, strict=True))[:3]:
             assert torch.equal(a, b), name  # type: ignore[arg-type]
-    for a, b in zip(alone, run(sample.theirs, sample, given), strict=True):
+    for a, b in zip(alone, run(sample.torch_function, sample, given), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
 
 
@@ -305,10 +313,10 @@ def test_the_bias_gradient_keeps_its_bits_on_any_number_of_threads() -> None:
     given = tensors(sample, torch.randn)
     given = Given(channels_last(given.x), given.weight, given.bias, channels_last(given.dy))
     torch.set_num_threads(1)
-    alone = run(sample.ours, sample, given).dbias
+    alone = run(sample.native_function, sample, given).dbias
     for threads in (2, 3, 8):
         torch.set_num_threads(threads)
-        assert torch.equal(run(sample.ours, sample, given).dbias, alone)  # type: ignore[arg-type]
+        assert torch.equal(run(sample.native_function, sample, given).dbias, alone)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------------------------ gradients
@@ -333,9 +341,9 @@ def test_gradients_and_their_gradients_are_what_finite_differences_say(
     given = [t.double() for t in tensors(sample, torch.randn)[:3]]  # type: ignore[union-attr]
     inputs = [layout(given[0]).requires_grad_(), *(t.requires_grad_() for t in given[1:])]
     with dispatch.prefer(name):
-        if name not in (method_of(sample, map, layout is channels_last, torch.float64) for map in PASSES):
+        if name not in (method_of(sample, pass_, layout is channels_last, torch.float64) for pass_ in PASSES):
             pytest.skip(f"not by {name}")
-        call = lambda x, w, b: sample.ours(x, w, b, **sample.arguments)  # noqa: E731
+        call = lambda x, w, b: sample.native_function(x, w, b, **sample.arguments)  # noqa: E731
         assert torch.autograd.gradcheck(call, inputs, fast_mode=True)
         assert torch.autograd.gradgradcheck(call, inputs, fast_mode=True)
 
@@ -349,8 +357,8 @@ def test_an_activation_in_place_may_follow(
     x, w = layout(torch.randn(shape)).requires_grad_(), torch.randn(weight, requires_grad=True)
     f = getattr(SF, f"conv{len(shape) - 2}d")
     expected = torch.autograd.grad(f(x, w).relu().sum(), (x, w))
-    for ours, theirs in zip(torch.autograd.grad(f(x, w).relu_().sum(), (x, w)), expected, strict=True):
-        assert torch.equal(ours, theirs)
+    for gradient, expected_gradient in zip(torch.autograd.grad(f(x, w).relu_().sum(), (x, w)), expected, strict=True):
+        assert torch.equal(gradient, expected_gradient)
 
 
 def test_a_third_derivative_is_that_of_torch() -> None:
@@ -375,12 +383,12 @@ def test_only_the_gradients_that_are_asked_for_come(asked: tuple[bool, ...], met
     given = tensors(sample, whole_numbers)
     expected = by_reference(sample, given)
     leaves = [t.clone().requires_grad_(wanted) for t, wanted in zip(given[:3], asked, strict=True)]  # type: ignore[union-attr]
-    sample.ours(*leaves, **sample.arguments).backward(given.dy)
+    sample.native_function(*leaves, **sample.arguments).backward(given.dy)
     for leaf, gradient, wanted in zip(leaves, expected[1:], asked, strict=True):
         assert (leaf.grad is not None) == wanted
         assert leaf.grad is None or torch.equal(leaf.grad, gradient)
     with torch.no_grad():
-        assert sample.ours(*leaves, **sample.arguments).grad_fn is None
+        assert sample.native_function(*leaves, **sample.arguments).grad_fn is None
 
 
 # ---------------------------------------------------------------------------------------------------------- odd tensors
@@ -389,15 +397,15 @@ def test_only_the_gradients_that_are_asked_for_come(asked: tuple[bool, ...], met
 def test_unbatched_input_is_a_batch_of_one_without_the_batch() -> None:
     for sample in SMALL:
         given = tensors(sample, torch.randn)
-        one = sample.ours(given.x[0], given.weight, given.bias, **sample.arguments)
-        assert torch.equal(one, sample.ours(given.x[:1], given.weight, given.bias, **sample.arguments)[0])
+        one = sample.native_function(given.x[0], given.weight, given.bias, **sample.arguments)
+        assert torch.equal(one, sample.native_function(given.x[:1], given.weight, given.bias, **sample.arguments)[0])
 
 
 def test_an_empty_batch_passes_with_gradients_of_zero(method: str) -> None:
     for sample in SMALL:
         given = tensors(sample, torch.randn)
         x, w, b = (t.requires_grad_() for t in (given.x[:0].clone(), given.weight, given.bias))  # type: ignore[union-attr]
-        y = sample.ours(x, w, b, **sample.arguments)
+        y = sample.native_function(x, w, b, **sample.arguments)
         assert y.shape == (0, *given.dy.shape[1:])
         y.sum().backward()
         assert x.grad is not None and x.grad.shape == x.shape
@@ -487,7 +495,12 @@ def kind(t: Tensor) -> Tensor:
     ids=str,
 )
 def test_special_values_show_where_torch_shows_them_and_what_is_padded_takes_no_part(
-    shape: tuple[int, ...], weight: tuple[int, ...], arguments: dict[str, Any], where: str, ours: str, layout: Any
+    shape: tuple[int, ...],
+    weight: tuple[int, ...],
+    arguments: dict[str, Any],
+    where: str,
+    native_method: str,
+    layout: Any,
 ) -> None:
     name = f"conv{len(shape) - 2}d"
     for at, value in ((0, float("nan")), (0, float("inf")), (-1, -float("inf")), (-1, float("nan"))):
@@ -510,7 +523,8 @@ def test_special_values_show_where_torch_shows_them_and_what_is_padded_takes_no_
             if not padded:
                 assert torch.equal(kind(got), kind(expected))
                 assert torch.allclose(got, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
-            if not (padded and ours == "implicit_gemm") and (where, k) not in (("x", 1), ("weight", 2), ("dy", 0)):
+            is_torchs = padded and native_method == "implicit_gemm"
+            if not is_torchs and (where, k) not in (("x", 1), ("weight", 2), ("dy", 0)):
                 assert torch.equal(kind(got) != 0, mark > 0.5)
 
 
@@ -558,8 +572,8 @@ def test_what_the_kernels_refuse_goes_to_torch_with_the_same_result(dtype: torch
             for s in (shape, weight)
         )
         assert torch.equal(getattr(SF, name)(x, w, **arguments), getattr(F, name)(x, w, **arguments))
-        told = gate.reason(x, w)
-        assert told == f"kernels are for float32 and float64, got {str(dtype).removeprefix('torch.')}"
+        refusal = gate.reason(x, w)
+        assert refusal == f"kernels are for float32 and float64, got {str(dtype).removeprefix('torch.')}"
         if dtype is not torch.int64:
             x.requires_grad_()
             gradients = [
@@ -583,14 +597,14 @@ def test_same_padding_works_for_every_type_too() -> None:
 
 
 def test_autocast_gives_torchs_type_and_numbers() -> None:
-    for ours, theirs in zip(every_layer(S), every_layer(torch.nn), strict=True):
-        ours.load_state_dict(theirs.state_dict())
-        x = torch.randn(2, 6, *[7] * (theirs.weight.dim() - 2))
+    for native_layer, torch_layer in zip(every_layer(S), every_layer(torch.nn), strict=True):
+        native_layer.load_state_dict(torch_layer.state_dict())
+        x = torch.randn(2, 6, *[7] * (torch_layer.weight.dim() - 2))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            y, expected = ours(x), theirs(x)
+            y, expected = native_layer(x), torch_layer(x)
             assert y.dtype is expected.dtype is torch.bfloat16 and torch.equal(y, expected)
             y.float().sum().backward()
-        assert ours.weight.grad.dtype is torch.float32
+        assert native_layer.weight.grad.dtype is torch.float32
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for more in ({"padding": "same", "stride": 2}, {"padding": 1, "padding_mode": "circular"}):
             assert S.Conv2d(6, 6, 3, groups=6, **more)(torch.randn(2, 6, 7, 7)).dtype is torch.bfloat16
@@ -618,17 +632,19 @@ def every_layer(nn: Any) -> list[Any]:
 def test_function_transforms_work() -> None:
     x, w = torch.randn(3, 2, 6, 8, 8), torch.randn(6, 1, 3, 3)
     convolve = lambda t, f=SF.conv2d: f(t, w, padding=1, groups=6)  # noqa: E731
-    theirs = lambda t: convolve(t, F.conv2d)  # noqa: E731
-    torch.testing.assert_close(torch.vmap(convolve)(x), torch.vmap(theirs)(x))
+    torch_convolve = lambda t: convolve(t, F.conv2d)  # noqa: E731
+    torch.testing.assert_close(torch.vmap(convolve)(x), torch.vmap(torch_convolve)(x))
     many = torch.randn(3, 6, 1, 3, 3)
     mapped = torch.vmap(lambda t, k: SF.conv2d(t, k, stride=2, padding="same", groups=6))(x, many)
     torch.testing.assert_close(
         mapped, torch.stack([SF.conv2d(t, k, stride=2, padding="same", groups=6) for t, k in zip(x, many, strict=True)])
     )
     gradient = torch.func.grad(lambda t: convolve(t).square().sum())(x[0])
-    torch.testing.assert_close(gradient, torch.func.grad(lambda t: theirs(t).square().sum())(x[0]))
-    ours, expected = (torch.func.jvp(f, (x[0],), (torch.ones_like(x[0]),)) for f in (convolve, theirs))
-    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(gradient, torch.func.grad(lambda t: torch_convolve(t).square().sum())(x[0]))
+    native_derivative, torch_derivative = (
+        torch.func.jvp(f, (x[0],), (torch.ones_like(x[0]),)) for f in (convolve, torch_convolve)
+    )
+    torch.testing.assert_close(native_derivative, torch_derivative)
     hessian = torch.func.hessian(lambda k: SF.conv2d(x[0][:, :, :3, :3], k, groups=6).pow(3).sum())(w)
     assert hessian.shape == (*w.shape, *w.shape) and hessian.any()
     per_sample = torch.vmap(torch.func.grad(lambda k, t: SF.conv2d(t[None], k, groups=6).square().sum()), (None, 0))(
@@ -727,15 +743,15 @@ def test_meta_and_fake_tensors_have_the_real_ones_shape_and_strides() -> None:
     for sample in CONV:
         shape = tensors(sample, torch.randn).dy.shape
         given = [torch.empty(s, device="meta") for s in (sample.shape, sample.weight)]
-        assert sample.ours(*given, **sample.arguments).shape == shape
+        assert sample.native_function(*given, **sample.arguments).shape == shape
     for sample in SMALL:
         for lay in LAYOUTS.values():
             real = tensors(sample, torch.randn)
             real = (lay(real.x), real.weight, real.bias)
             with _LooksOn():  # torch's operators then, as for fake tensors
-                y = sample.ours(*real, **sample.arguments)
+                y = sample.native_function(*real, **sample.arguments)
             with FakeTensorMode() as mode:
-                fake = sample.ours(*(mode.from_tensor(t) for t in real), **sample.arguments)
+                fake = sample.native_function(*(mode.from_tensor(t) for t in real), **sample.arguments)
             assert fake.shape == y.shape and fake.stride() == y.stride()
 
 
@@ -752,9 +768,9 @@ def test_same_padding_is_explicit_padding(dims: int, kernel: int, stride: int, d
     x = layout(torch.randn(2, 4, *sizes))
     y = conv(x)
     assert y.shape[2:] == tuple(-(-i // stride) for i in sizes)
-    around = [n for i in reversed(sizes) for n in same_padding(i, kernel, stride, dilation)]
-    theirs = getattr(F, f"conv{dims}d")(F.pad(x, around), conv.weight, conv.bias, stride, 0, dilation, 4)
-    torch.testing.assert_close(y, theirs)
+    padding = [n for i in reversed(sizes) for n in same_padding(i, kernel, stride, dilation)]
+    torch_y = getattr(F, f"conv{dims}d")(F.pad(x, padding), conv.weight, conv.bias, stride, 0, dilation, 4)
+    torch.testing.assert_close(y, torch_y)
     if stride == 1:
         twin = getattr(torch.nn, f"Conv{dims}d")(4, 4, kernel, stride, "same", dilation, groups=4)
         twin.load_state_dict(conv.state_dict())
@@ -777,10 +793,10 @@ def test_same_padding_is_explicit_padding(dims: int, kernel: int, stride: int, d
 def test_pad_is_torchs_and_fold_its_adjoint(mode: str, layout: Any) -> None:
     for sizes, before, after in (((7,), (3,), (2,)), ((5, 6), (2, 0), (4, 1)), ((3, 4, 5), (1, 2, 0), (2, 0, 3))):
         x = layout(whole_numbers((2, 3, *sizes), torch.float64)).requires_grad_()
-        around = [n for sides in zip(before[::-1], after[::-1], strict=True) for n in sides]
+        padding = [n for sides in zip(before[::-1], after[::-1], strict=True) for n in sides]
         padded = pad(x, before, after, mode)
-        theirs = F.pad(x, around, mode="constant" if mode == "zeros" else mode)
-        assert torch.equal(padded, theirs) and padded.stride() == theirs.stride()
+        torch_padded = F.pad(x, padding, mode="constant" if mode == "zeros" else mode)
+        assert torch.equal(padded, torch_padded) and padded.stride() == torch_padded.stride()
         y = layout(whole_numbers(tuple(padded.shape), torch.float64))
         (dx,) = torch.autograd.grad(padded, x, y)
         folded = fold(y, before, after, mode)
@@ -801,13 +817,13 @@ def test_padding_modes_are_those_of_torch(dims: int, mode: str, layout: Any) -> 
         {"padding": "valid"},
     ):
         a: dict[str, Any] = {"kernel_size": 3, "padding_mode": mode, **arguments}
-        ours, theirs = (getattr(nn, f"Conv{dims}d")(4, 6, **a) for nn in (S, torch.nn))
-        ours.load_state_dict(theirs.state_dict())
-        assert repr(ours) == repr(theirs)
+        native_layer, torch_layer = (getattr(nn, f"Conv{dims}d")(4, 6, **a) for nn in (S, torch.nn))
+        native_layer.load_state_dict(torch_layer.state_dict())
+        assert repr(native_layer) == repr(torch_layer)
         x = layout(torch.randn(2, 4, *(7, 6, 5)[:dims]))
-        torch.testing.assert_close(ours(x), theirs(x))
-        torch.testing.assert_close(ours(x[0]), theirs(x[0]))
-        assert is_channels_last(ours(x)) == is_channels_last(theirs(x))
+        torch.testing.assert_close(native_layer(x), torch_layer(x))
+        torch.testing.assert_close(native_layer(x[0]), torch_layer(x[0]))
+        assert is_channels_last(native_layer(x)) == is_channels_last(torch_layer(x))
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
@@ -816,8 +832,8 @@ def test_same_padding_with_a_mode_and_a_stride_is_explicit_padding(dims: int, mo
     sizes = (7, 6, 8)[:dims]
     conv = getattr(S, f"Conv{dims}d")(2, 3, 4, stride=2, padding="same", padding_mode=mode)
     x = torch.randn(2, 2, *sizes)
-    around = [n for i in reversed(sizes) for n in same_padding(i, 4, 2)]
-    expected = getattr(F, f"conv{dims}d")(F.pad(x, around, mode=mode), conv.weight, conv.bias, 2)
+    padding = [n for i in reversed(sizes) for n in same_padding(i, 4, 2)]
+    expected = getattr(F, f"conv{dims}d")(F.pad(x, padding, mode=mode), conv.weight, conv.bias, 2)
     torch.testing.assert_close(conv(x), expected)
 
 
@@ -867,17 +883,19 @@ def test_output_size_chooses_as_in_torch() -> None:
         {"stride": 2, "dilation": 3},
         {"stride": 3, "padding": 2, "output_padding": 1},
     ):
-        ours, theirs = (nn.ConvTranspose2d(3, 2, 3, **arguments) for nn in (S, torch.nn))
-        ours.load_state_dict(theirs.state_dict())
+        native_layer, torch_layer = (nn.ConvTranspose2d(3, 2, 3, **arguments) for nn in (S, torch.nn))
+        native_layer.load_state_dict(torch_layer.state_dict())
         x = torch.randn(2, 3, 5, 6)
-        least = [n - ours.output_padding[0] for n in theirs(x).shape[2:]]
+        smallest = [n - native_layer.output_padding[0] for n in torch_layer(x).shape[2:]]
         for more in range(arguments["stride"]):
-            size = [n + more for n in least]
-            torch.testing.assert_close(ours(x, size), theirs(x, size))
-            torch.testing.assert_close(ours(x[0], output_size=[2, *size]), theirs(x[0], output_size=[2, *size]))
-        for size in ([n - 1 for n in least], [n + arguments["stride"] for n in least], [4], [1, 2, 3, 4, 5]):
-            for layer in (ours, theirs):
-                with pytest.raises(ValueError if layer is theirs else (ArgumentError, ArgumentTypeError)):
+            size = [n + more for n in smallest]
+            torch.testing.assert_close(native_layer(x, size), torch_layer(x, size))
+            torch.testing.assert_close(
+                native_layer(x[0], output_size=[2, *size]), torch_layer(x[0], output_size=[2, *size])
+            )
+        for size in ([n - 1 for n in smallest], [n + arguments["stride"] for n in smallest], [4], [1, 2, 3, 4, 5]):
+            for layer in (native_layer, torch_layer):
+                with pytest.raises(ValueError if layer is torch_layer else (ArgumentError, ArgumentTypeError)):
                     layer(x, size)
 
 
@@ -937,12 +955,13 @@ def test_layers_have_torchs_state_initialization_and_repr() -> None:
                 for nn in (S, torch.nn):
                     torch.manual_seed(5)
                     built.append(getattr(nn, f"{kind}{d}d")(4, 6, **{"kernel_size": 3, **more}))
-                ours, theirs = built
-                assert repr(ours) == repr(theirs)
-                assert {k: v for k, v in vars(ours).items() if not k.startswith("_p")} == {
-                    k: v for k, v in vars(theirs).items() if not k.startswith("_p")
+                native_layer, torch_layer = built
+                assert repr(native_layer) == repr(torch_layer)
+                assert {k: v for k, v in vars(native_layer).items() if not k.startswith("_p")} == {
+                    k: v for k, v in vars(torch_layer).items() if not k.startswith("_p")
                 }
-                for (name, a), (other, b) in zip(ours.state_dict().items(), theirs.state_dict().items(), strict=True):
+                states = (native_layer.state_dict().items(), torch_layer.state_dict().items())
+                for (name, a), (other, b) in zip(*states, strict=True):
                     assert name == other and torch.equal(a, b) and a.dtype is b.dtype
 
 
@@ -958,15 +977,15 @@ def test_layers_take_whole_numbers_of_other_libraries_and_one_for_all_axes() -> 
         dilation=(1,),
         groups=np.int8(2),
     )
-    told = "Conv2d(4, 6, kernel_size=(3, 3), stride=(2, 1), padding=(1, 1), groups=2)"
-    assert repr(conv) == told
+    expected_repr = "Conv2d(4, 6, kernel_size=(3, 3), stride=(2, 1), padding=(1, 1), groups=2)"
+    assert repr(conv) == expected_repr
     assert conv(torch.ones(1, 4, 8, 8)).shape == (1, 6, 4, 8)
 
 
 def test_repr_of_what_is_our_own() -> None:
     assert repr(S.Conv2d(3, 8, 3, 2, "same")) == "Conv2d(3, 8, kernel_size=(3, 3), stride=(2, 2), padding=same)"
-    told = "ConvTranspose1d(3, 8, kernel_size=(3,), stride=(2,), padding=same, padding_mode=circular)"
-    assert repr(S.ConvTranspose1d(3, 8, 3, 2, "same", padding_mode="circular")) == told
+    expected_repr = "ConvTranspose1d(3, 8, kernel_size=(3,), stride=(2,), padding=same, padding_mode=circular)"
+    assert repr(S.ConvTranspose1d(3, 8, 3, 2, "same", padding_mode="circular")) == expected_repr
 
 
 def test_layers_survive_copying_pickling_and_subclassing() -> None:
@@ -999,12 +1018,12 @@ def test_lazy_layers_become_ours_with_torchs_numbers(kind: str, dims: int) -> No
         results.append(layer(x))
         assert type(layer) is getattr(nn, f"{kind}{dims}d") and layer.in_channels == 4
     torch.testing.assert_close(*results)
-    ours = getattr(S, f"Lazy{kind}{dims}d")
-    same = ours(6, 3, stride=2, padding="same", padding_mode="circular")
+    lazy_class = getattr(S, f"Lazy{kind}{dims}d")
+    same = lazy_class(6, 3, stride=2, padding="same", padding_mode="circular")
     assert same(x[0]).shape == (6, *[12 if kind == "ConvTranspose" else 3] * dims)
     assert (same.stride, same.padding, same.padding_mode) == ((2,) * dims, "same", "circular")
     with pytest.raises(ArgumentError, match="expects groups that divide x's channels, 4, got 3"):
-        ours(6, 3, groups=3)(x)
+        lazy_class(6, 3, groups=3)(x)
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input
@@ -1440,7 +1459,7 @@ FAR = [  # a band that held all that a row of outputs reaches would take gigabyt
 
 @pytest.mark.parametrize(("function", "shape", "weight", "arguments"), FAR)
 def test_windows_that_reach_far_are_computed_in_bounded_memory(
-    function: str, shape: tuple[int, ...], weight: tuple[int, ...], arguments: dict[str, int], ours: str
+    function: str, shape: tuple[int, ...], weight: tuple[int, ...], arguments: dict[str, int], native_method: str
 ) -> None:
     x, w = whole_numbers(shape), whole_numbers(weight)
     assert torch.equal(
@@ -1449,16 +1468,16 @@ def test_windows_that_reach_far_are_computed_in_bounded_memory(
 
 
 def test_a_transposed_convolution_that_leaves_out_what_lies_behind_stays_with_a_method() -> None:
-    ours = S.ConvTranspose2d(64, 64, 3, dilation=3, output_padding=2)  # output_padding above the stride
-    theirs = torch.nn.ConvTranspose2d(64, 64, 3, dilation=3, output_padding=2)
-    theirs.load_state_dict(ours.state_dict())
+    native_layer = S.ConvTranspose2d(64, 64, 3, dilation=3, output_padding=2)  # output_padding above the stride
+    torch_layer = torch.nn.ConvTranspose2d(64, 64, 3, dilation=3, output_padding=2)
+    torch_layer.load_state_dict(native_layer.state_dict())
     x = torch.randn(2, 64, 9, 9)
     for name in (None, *NAMES):
         with dispatch.prefer(name):
-            torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(native_layer(x), torch_layer(x), rtol=1e-4, atol=1e-5)
 
 
-def test_the_weight_gradient_of_a_long_row_keeps_its_digits(layout: Any, ours: str) -> None:
+def test_the_weight_gradient_of_a_long_row_keeps_its_digits(layout: Any, native_method: str) -> None:
     x, w = layout(torch.randn(1, 16, 1 << 17)), torch.randn(16, 1, 3, requires_grad=True)
     dy = torch.randn(1, 16, (1 << 17) - 2)
     exact = torch.autograd.grad(F.conv1d(x.double(), w.double(), groups=16), w, dy.double())[0]

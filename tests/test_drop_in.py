@@ -401,15 +401,15 @@ def small_resnet() -> torch.nn.Module:
 
 
 KINDS_OF_HOOKS: dict[str, Any] = {
-    "forward": lambda m, told: m.register_forward_hook(lambda m, args, y: told.append(y.detach().clone())),
-    "forward pre": lambda m, told: m.register_forward_pre_hook(lambda m, args: told.append(args[0].detach().clone())),
-    "full backward": lambda m, told: m.register_full_backward_hook(lambda m, dx, dy: told.append(dy[0].clone())),
-    "full backward, half": lambda m, told: m.register_full_backward_hook(
-        lambda m, dx, dy: (told.append(dy[0].clone()), (dx[0] / 2,))[1]
+    "forward": lambda m, seen: m.register_forward_hook(lambda m, args, y: seen.append(y.detach().clone())),
+    "forward pre": lambda m, seen: m.register_forward_pre_hook(lambda m, args: seen.append(args[0].detach().clone())),
+    "full backward": lambda m, seen: m.register_full_backward_hook(lambda m, dx, dy: seen.append(dy[0].clone())),
+    "full backward, half": lambda m, seen: m.register_full_backward_hook(
+        lambda m, dx, dy: (seen.append(dy[0].clone()), (dx[0] / 2,))[1]
     ),
-    "backward pre": lambda m, told: m.register_full_backward_pre_hook(lambda m, dy: told.append(dy[0].clone())),
-    "backward pre, half": lambda m, told: m.register_full_backward_pre_hook(
-        lambda m, dy: (told.append(dy[0].clone()), (dy[0] / 2,))[1]
+    "backward pre": lambda m, seen: m.register_full_backward_pre_hook(lambda m, dy: seen.append(dy[0].clone())),
+    "backward pre, half": lambda m, seen: m.register_full_backward_pre_hook(
+        lambda m, dy: (seen.append(dy[0].clone()), (dy[0] / 2,))[1]
     ),
 }
 
@@ -420,16 +420,16 @@ def test_hooks_on_every_relu_see_and_do_what_they_do_in_torchs(kind: str, when: 
     results = []
     x = torch.randn(4, 3, 16, 16, dtype=torch.float64)
     for accelerated in (True, False):
-        model, told = small_resnet().double(), []
+        model, seen = small_resnet().double(), []
         if accelerated and when == "after accelerate":
             striate.accelerate(model)
         for m in model.modules():
             if isinstance(m, torch.nn.ReLU):
-                KINDS_OF_HOOKS[kind](m, told)
+                KINDS_OF_HOOKS[kind](m, seen)
         if accelerated and when == "before accelerate":
             striate.accelerate(model)
         model(x).square().mean().backward()
-        results.append([*told, *(p.grad for p in model.parameters())])
+        results.append([*seen, *(p.grad for p in model.parameters())])
     assert len(results[0]) == len(results[1]) > len(list(small_resnet().parameters())) + 6
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
@@ -685,11 +685,11 @@ print(striate.native_info()["core"], striate.native_info()["native"])
     )
     result = run(code, "-S")  # -S: no installed striate comes first
     assert result.returncode == 0, result.stderr
-    told = (
+    message = (
         "1 striate's native core is not installed; every layer uses torch's operator instead. Reinstall striate "
         "with a C++ compiler (g++) at hand."
     )
-    assert result.stdout.splitlines() == [told, "False []"]
+    assert result.stdout.splitlines() == [message, "False []"]
 
 
 def test_importing_striate_brings_no_plotting_data_or_image_library() -> None:
@@ -789,14 +789,14 @@ def test_a_missing_compiler_gives_one_clear_message(tmp_path: Path) -> None:
         "-DCMAKE_MAKE_PROGRAM=/usr/bin/make",
     ]
     result = subprocess.run(command, capture_output=True, text=True, env={"PATH": "/nowhere"})
-    told = " ".join(result.stderr.split())
+    message = " ".join(result.stderr.split())
     assert result.returncode != 0
     assert (
         "striate needs a C++20 compiler and found none. Install one (Debian, Ubuntu: apt install g++) or set CXX to "
         "its path."
-        in told
+        in message
     )
-    assert told.count("CMake Error") == 1
+    assert message.count("CMake Error") == 1
 
 
 def test_warnings_of_ours_are_none_with_the_core() -> None:

@@ -393,8 +393,8 @@ def test_whole_numbers_go_in_and_come_out() -> None:
 
 def test_a_model_whose_batch_size_is_fixed_is_frozen_for_that() -> None:
     frozen = checked(Called(lambda m, x: m.a(x).view(2, -1), a=conv()), torch.randn(IMAGE))
-    told = text_of(ShapeError, lambda: frozen(torch.randn(3, 4, 9, 9)))
-    assert told == (
+    message = text_of(ShapeError, lambda: frozen(torch.randn(3, 4, 9, 9)))
+    assert message == (
         "Frozen expects input 0 of shape (2, 4, 9, 9), got (3, 4, 9, 9). Freeze the model with an example of that "
         "shape."
     )
@@ -663,8 +663,8 @@ def test_forms_of_published_networks_fold_or_are_refused(name: str) -> None:
     )
     calibrated(model, *IMAGE[1:]).eval()
     if refused:
-        told = text_of(ArgumentError, lambda: striate.fold(model, torch.randn(IMAGE)))
-        assert refused in told and re.search(r" \(at test_freeze\.py:\d+\)\. Fold the parts of the model", told)
+        message = text_of(ArgumentError, lambda: striate.fold(model, torch.randn(IMAGE)))
+        assert refused in message and re.search(r" \(at test_freeze\.py:\d+\)\. Fold the parts of the model", message)
         return
     folded, report = striate.fold(model, torch.randn(IMAGE))
     assert [entry.action for entry in report.entries] == ["folded into first before it"]
@@ -936,8 +936,9 @@ def test_two_convolutions_that_share_a_weight_keep_in_a_file(tmp_path: Path) -> 
 
 
 def refused(path: Path, got: str, hint: str = "Copy the file afresh, or freeze the model again.") -> None:
-    told = text_of(CheckpointError, lambda: load(path))
-    assert told == f"load_frozen expects a sound frozen model, got {got}. path: {path}. {hint}" and "\n" not in told
+    message = text_of(CheckpointError, lambda: load(path))
+    assert message == f"load_frozen expects a sound frozen model, got {got}. path: {path}. {hint}"
+    assert "\n" not in message
 
 
 def test_a_file_with_any_bit_changed_is_refused(tmp_path: Path) -> None:
@@ -1075,10 +1076,10 @@ def test_a_file_of_format_1_with_an_unknown_method_is_refused(method: str, tmp_p
 def test_a_name_is_no_method_in_a_file_of_format_2(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     of_format_1(path, format=2)
-    told = text_of(CheckpointError, lambda: load(path))
+    message = text_of(CheckpointError, lambda: load(path))
     assert (
-        told.startswith("load_frozen expects a sound frozen model, got a graph that does not run (")
-        and "\n" not in told
+        message.startswith("load_frozen expects a sound frozen model, got a graph that does not run (")
+        and "\n" not in message
     )
 
 
@@ -1174,15 +1175,16 @@ def test_a_file_with_an_operator_that_is_not_on_the_list_is_refused(name: str, t
 def test_a_file_with_a_graph_that_is_none_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     forged(path, **changes)
-    told = text_of(CheckpointError, lambda: load(path))
-    assert told.startswith("load_frozen expects a sound frozen model, got a graph that does not run (")
-    assert told.endswith(f"). path: {path}. Copy the file afresh, or freeze the model again.") and "\n" not in told
+    message = text_of(CheckpointError, lambda: load(path))
+    assert message.startswith("load_frozen expects a sound frozen model, got a graph that does not run (")
+    assert message.endswith(f"). path: {path}. Copy the file afresh, or freeze the model again.")
+    assert "\n" not in message
 
 
 def test_a_name_without_the_formats_ending_is_refused(tmp_path: Path) -> None:
     frozen = freeze(nn.Linear(2, 2), torch.ones(1, 2))
-    told = text_of(CheckpointError, lambda: frozen.save(tmp_path / "model.pt"))
-    assert told == "save expects a name that ends in .safetensors, got 'model.pt'. Name it model.safetensors."
+    message = text_of(CheckpointError, lambda: frozen.save(tmp_path / "model.pt"))
+    assert message == "save expects a name that ends in .safetensors, got 'model.pt'. Name it model.safetensors."
 
 
 def test_a_save_that_fails_leaves_the_file_there_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1195,8 +1197,8 @@ def test_a_save_that_fails_leaves_the_file_there_was(tmp_path: Path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tensorfile.os, "fsync", full)
-    told = text_of(CheckpointError, lambda: freeze(nn.Linear(2, 2), torch.ones(1, 2)).save(path))
-    assert told.startswith("save expects a folder it can write to, got No space left on device.")
+    message = text_of(CheckpointError, lambda: freeze(nn.Linear(2, 2), torch.ones(1, 2)).save(path))
+    assert message.startswith("save expects a folder it can write to, got No space left on device.")
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
@@ -1207,10 +1209,10 @@ def test_nothing_in_a_file_is_pickled(tmp_path: Path) -> None:
     freeze(small(), torch.randn(IMAGE)).save(path)
     with safe_open(path, "pt") as file:
         assert sorted(file.keys()) == ["0.bias", "0.weight", "5.bias", "5.weight"]
-        told = json.loads(file.metadata()["striate"])
-    assert told["metadata"]["frozen"] == FORMAT
+        metadata = json.loads(file.metadata()["striate"])
+    assert metadata["metadata"]["frozen"] == FORMAT
     assert (
-        told["sha256"]["5.bias"]
+        metadata["sha256"]["5.bias"]
         == hashlib.sha256(load(path)._executable.constants[-1].value.numpy().tobytes()).hexdigest()
     )
 
@@ -1220,7 +1222,7 @@ def test_nothing_in_a_file_is_pickled(tmp_path: Path) -> None:
 
 def test_what_cannot_be_done_to_a_frozen_model_is_told() -> None:
     frozen = freeze(nn.Linear(2, 2), torch.ones(1, 2))
-    told = {
+    messages = {
         "state_dict": text_of(ArgumentError, frozen.state_dict),
         "load_state_dict": text_of(ArgumentError, lambda: frozen.load_state_dict({})),
         "of a part": text_of(ArgumentError, nn.Sequential(frozen).state_dict),
@@ -1233,7 +1235,7 @@ def test_what_cannot_be_done_to_a_frozen_model_is_told() -> None:
     state += "Keep the model it was frozen from: that has the state. Save this one with .save(path)."
     kept = "Frozen expects to be kept in a file of numbers and text, got a call of pickle. "
     kept += "Save it with .save(path), and load that with striate.load_frozen(path)."
-    assert told == {
+    assert messages == {
         "state_dict": state,
         "of a part": state,
         "load_state_dict": "Frozen expects its weights to stay, got a call of load_state_dict. "
@@ -1288,7 +1290,7 @@ def test_outputs_that_are_written_into_change_nothing() -> None:
 def test_inputs_it_was_not_frozen_for_are_refused() -> None:
     frozen = freeze(Called(lambda m, x, y: m.a(x) + m.b(y), **convs(2)), (torch.randn(IMAGE), torch.randn(IMAGE)))
     x = torch.randn(IMAGE)
-    told = {
+    messages = {
         "count": text_of(ArgumentTypeError, lambda: frozen(x)),
         "list": text_of(ArgumentTypeError, lambda: frozen(x, [1])),
         "size": text_of(ShapeError, lambda: frozen(x, torch.randn(2, 4, 9, 8))),
@@ -1299,7 +1301,7 @@ def test_inputs_it_was_not_frozen_for_are_refused() -> None:
         "gradient": text_of(ArgumentError, lambda: frozen(x, x.clone().requires_grad_())),
     }
     hint = "Freeze the model with an example of that shape."
-    assert told == {
+    assert messages == {
         "count": "Frozen expects 2 inputs, got 1. Give what the model takes.",
         "list": "Frozen expects input 1 to be a tensor, got list. Call torch.as_tensor on it first.",
         "size": f"Frozen expects input 1 of shape (N, 4, 9, 9), got (2, 4, 9, 8). N: 2. {hint}",
@@ -1370,8 +1372,8 @@ def test_what_cannot_be_frozen_is_told() -> None:
     for error, model, example, text in other:
         assert text_of(error, lambda: freeze(model, example)) == f"freeze expects {text}"
     assert types in text_of(DtypeError, lambda: freeze(conv().double(), x))
-    told = text_of(ArgumentError, lambda: freeze(conv(), torch.randn(2, 5, 9, 9)))
-    assert told.startswith(
+    message = text_of(ArgumentError, lambda: freeze(conv(), torch.randn(2, 5, 9, 9)))
+    assert message.startswith(
         "freeze expects a model that torch.export can trace, got RuntimeError: Given groups=1, weight of size "
     )
 
@@ -1458,21 +1460,22 @@ def test_what_a_forward_must_not_do_is_told_with_its_line(name: str) -> None:
         # torch's traces tell lines of forwards
         forward = types.FunctionType(call.__code__.replace(co_name="forward"), call.__globals__)
 
-    told = text_of(ArgumentError, lambda: freeze(Net(), torch.randn(IMAGE)))
-    assert told == f"freeze expects {got} (at test_freeze.py:{call.__code__.co_firstlineno + line}). {hint}"
+    message = text_of(ArgumentError, lambda: freeze(Net(), torch.randn(IMAGE)))
+    assert message == f"freeze expects {got} (at test_freeze.py:{call.__code__.co_firstlineno + line}). {hint}"
 
 
 def test_what_torch_cannot_trace_is_told_with_its_line() -> None:
     model = Called(lambda m, x: m.a(x.flatten(2)[:, :, :, None].expand(2, 4, 9, 9)), a=conv())
-    told = text_of(ArgumentError, lambda: freeze(model, torch.randn(IMAGE)))
+    message = text_of(ArgumentError, lambda: freeze(model, torch.randn(IMAGE)))
     traced = (
         "Freeze the parts of the model that can be traced one by one, or take what depends on the input's values "
         "out of forward."
     )
     assert re.match(
-        r"freeze expects a model that torch\.export can trace, got RuntimeError: .* \(at test_freeze\.py:\d+\)\. ", told
+        r"freeze expects a model that torch\.export can trace, got RuntimeError: .* \(at test_freeze\.py:\d+\)\. ",
+        message,
     )
-    assert told.endswith(traced) and "\n" not in told
+    assert message.endswith(traced) and "\n" not in message
 
 
 def test_an_operator_that_wants_its_tensors_in_rows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1480,8 +1483,8 @@ def test_an_operator_that_wants_its_tensors_in_rows_is_told(monkeypatch: pytest.
     model = Called(
         lambda m, x: torch.view_as_complex(m.a(x).unflatten(3, (3, 3))[..., :2].contiguous()).abs(), a=conv()
     )
-    told = text_of(ArgumentError, lambda: freeze(model, torch.randn(IMAGE)))
-    assert told == (
+    message = text_of(ArgumentError, lambda: freeze(model, torch.randn(IMAGE)))
+    assert message == (
         "freeze expects operators that take tensors in channels order, got RuntimeError: Tensor must have a last "
         "dimension with stride 1. Freeze the parts of the model without it."
     )
@@ -1499,11 +1502,11 @@ def test_a_model_that_treats_a_single_one_otherwise_is_warned_of() -> None:
     model = Called(lambda m, x: m.a(x) * (2 if x.shape[0] == 1 else 1), a=conv())
     with pytest.warns(UserWarning) as warned:
         frozen = freeze(model, torch.randn(IMAGE))
-    told = str(warned[0].message)
-    assert told.startswith(
+    message = str(warned[0].message)
+    assert message.startswith(
         "freeze expects outputs within 1e-03 of the model's, in parts of their root mean square, got "
     )
-    assert told.endswith(
+    assert message.endswith(
         "Compare the two on your own data before you use the frozen one; a condition on the batch size in "
         "forward is one cause."
     )
@@ -1536,8 +1539,8 @@ def test_it_prints_as_a_table_of_operators_and_methods() -> None:
         torch.randn(IMAGE),
     )
     with prefer("onednn"):
-        told = repr(nn.Sequential(frozen))
-    assert told.splitlines() == [
+        printed = repr(nn.Sequential(frozen))
+    assert printed.splitlines() == [
         "Sequential(",
         "  (0): Frozen: (N, 4, 9, 9) float32; 4 operators, 1,773 numbers",
         "    operator     of       method  output",
@@ -1554,11 +1557,11 @@ def test_it_explains_the_method_of_each_layer() -> None:
         Called(lambda m, x: m.l(m.a(x).flatten(1)), a=nn.Conv2d(9, 2, 3), l=nn.Linear(512, 5)),
         torch.randn(2, 9, 18, 18),
     )
-    told = frozen.explain()
-    assert list(told) == ["a", "l"]
-    assert told["l"] == [("onednn", "packing pays from 4 rows and 1,048,576 weights on"), ("torch", None)]
-    assert told["a"][0] == ("depthwise", "it was not measured for such a convolution (benchmarks/tune.py)")
-    assert told["a"][-1][1] is None and all(reason for _, reason in told["a"][:-1])
+    explanation = frozen.explain()
+    assert list(explanation) == ["a", "l"]
+    assert explanation["l"] == [("onednn", "packing pays from 4 rows and 1,048,576 weights on"), ("torch", None)]
+    assert explanation["a"][0] == ("depthwise", "it was not measured for such a convolution (benchmarks/tune.py)")
+    assert explanation["a"][-1][1] is None and all(reason for _, reason in explanation["a"][:-1])
 
 
 # --------------------------------------------------------------------------------------------------------- fused layers
@@ -1660,7 +1663,7 @@ def test_a_weight_is_packed_anew_for_another_number_of_threads() -> None:
 
 def test_what_no_fused_layer_can_have_is_told() -> None:
     w = torch.ones(4, 4, 3, 3)
-    told = {
+    messages = {
         "bounds": text_of(ArgumentError, lambda: FusedConv(w, low=1.0, high=0.0)),
         "nan": text_of(ArgumentError, lambda: FusedLinear(w[0, 0], low=nan)),
         "channels": text_of(ShapeError, lambda: FusedConv(w, where="features.0")(torch.ones(1, 3, 9, 9))),
@@ -1668,7 +1671,7 @@ def test_what_no_fused_layer_can_have_is_told() -> None:
         "features": text_of(ShapeError, lambda: FusedLinear(torch.ones(2, 5))(torch.ones(1, 4))),
         "type": text_of(DtypeError, lambda: FusedConv(w)(torch.ones(1, 4, 9, 9, dtype=torch.float64))),
     }
-    assert told == {
+    assert messages == {
         "bounds": "conv expects low to be at most high, got 1.0 and 0.0. Leave out what does not bound.",
         "nan": "linear expects low to be at most high, got nan and inf. Leave out what does not bound.",
         "channels": "features.0 expects 4 channels, got 3. x: (1, 3, 9, 9). weight: (4, 4, 3, 3). "

@@ -122,13 +122,13 @@ LAYERS: dict[str, tuple[Callable[..., torch.nn.Module], Callable[[Any, torch.Ten
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_lose_no_more_digits_than_torchs_operators_do(name: str, dtype: torch.dtype, layout: Layout) -> None:
-    make, theirs = LAYERS[name]
+    make, torch_call = LAYERS[name]
     layer = make(dtype=dtype)
     scale = 30 if "Conv" in name else 1
     x = layout((3000 + 100 * torch.randn(2, 3, 24, 24)) / scale).to(dtype)
     y, truth = layer(x), copy.deepcopy(layer).double()(x.double())
     assert y.dtype is dtype
-    assert error(y, truth) <= max(1.0, 0.0 if theirs is None else error(theirs(layer, x), truth))
+    assert error(y, truth) <= max(1.0, 0.0 if torch_call is None else error(torch_call(layer, x), truth))
 
 
 @pytest.mark.parametrize("name", ["conv2d", "local"])

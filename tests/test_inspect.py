@@ -56,8 +56,8 @@ def model_report(name: str, device: str = "cpu") -> Report:
 
 def test_lenet_of_the_notes_is_told_line_by_line() -> None:
     report = inspect(striate.models.lenet5(), (1, 1, 28, 28))
-    told = [(row.type, row.output_shape[1:], row.weight_shape, row.parameters, row.macs) for row in report.layers]
-    assert told == [
+    rows = [(row.type, row.output_shape[1:], row.weight_shape, row.parameters, row.macs) for row in report.layers]
+    assert rows == [
         ("Conv2d", (20, 28, 28), (20, 1, 5, 5), 520, 392_000),
         ("ReLU", (20, 28, 28), None, 0, 0),
         ("MaxPool2d", (20, 14, 14), None, 0, 0),
@@ -408,9 +408,9 @@ def test_it_works_without_the_native_core() -> None:
 
 
 def test_accelerated_and_torchs_own_models_are_told_alike() -> None:
-    ours = striate.models.resnet18().eval()
-    theirs = striate.restore(ours)
-    a, b = inspect(ours, (1, 3, 64, 64)), inspect(theirs, (1, 3, 64, 64))
+    native_model = striate.models.resnet18().eval()
+    torch_model = striate.restore(native_model)
+    a, b = inspect(native_model, (1, 3, 64, 64)), inspect(torch_model, (1, 3, 64, 64))
     keys = ("parameters", "macs", "backward_macs")
     assert [a.totals[key] for key in keys] == [b.totals[key] for key in keys]
     assert a.layers[-1].receptive_field == b.layers[-1].receptive_field
@@ -819,7 +819,7 @@ def test_torch_prints_nothing_of_what_is_told_as_an_error(capfd: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    ("options", "kind", "told"),
+    ("options", "kind", "message"),
     [
         (
             {"loss": "NLLLoss"},
@@ -845,11 +845,11 @@ def test_torch_prints_nothing_of_what_is_told_as_an_error(capfd: pytest.CaptureF
     ],
 )
 def test_what_the_rules_would_not_understand_is_refused(
-    options: dict[str, Any], kind: type[Exception], told: str
+    options: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind) as error:
         inspect(nn.Conv2d(3, 4, 3), (1, 3, 8, 8), **options)
-    assert str(error.value) == f"inspect expects {told}"
+    assert str(error.value) == f"inspect expects {message}"
 
 
 def test_a_parallel_model_is_refused_with_what_to_inspect() -> None:

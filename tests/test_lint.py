@@ -39,9 +39,9 @@ def test_findings_come_by_severity_and_then_in_the_order_of_the_rows() -> None:
 
 def test_a_finding_as_a_dictionary_has_these_names_and_no_others() -> None:
     finding = inspect(network(), SHAPE).findings[1]
-    told = finding.to_dict()
-    assert list(told) == ["rule", "severity", "place", "message", "fix", "source", "share"]
-    assert told == {
+    fields = finding.to_dict()
+    assert list(fields) == ["rule", "severity", "place", "message", "fix", "source", "share"]
+    assert fields == {
         "rule": "norm-eps",
         "severity": "warning",
         "place": "3",
@@ -50,7 +50,7 @@ def test_a_finding_as_a_dictionary_has_these_names_and_no_others() -> None:
         "source": "arithmetic of y = x/√(σ² + ε); float32 has 7 digits",
         "share": 0.0,
     }
-    assert str(finding) == f"warning: 3: {told['message']} [norm-eps] Set eps=1e-05."
+    assert str(finding) == f"warning: 3: {fields['message']} [norm-eps] Set eps=1e-05."
 
 
 @pytest.mark.parametrize("id", sorted(RULES))
@@ -196,7 +196,7 @@ def test_the_nearest_pyproject_says_what_the_command_line_ignores(tmp_path: Path
 
 @needs_tomllib
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("ignore = [", "expects TOML, got Invalid value (at end of document). Mend the file."),
         (
@@ -210,12 +210,12 @@ def test_the_nearest_pyproject_says_what_the_command_line_ignores(tmp_path: Path
         ),
     ],
 )
-def test_a_pyproject_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, told: str) -> None:
+def test_a_pyproject_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "pyproject.toml"
     file.write_text(text)
     with pytest.raises(ArgumentError) as error:
         configured(tmp_path)
-    assert str(error.value) == f"{file} {told}"
+    assert str(error.value) == f"{file} {message}"
 
 
 # --------------------------------------------------------------------------------------------------------------- fixing

@@ -112,8 +112,8 @@ def test_random_numbers_are_as_near_to_float64_as_the_reference(
 ) -> None:
     given = sample(input, kernel, counts, arguments, whole=False)
     exact = results(reference.local, *(t.double() for t in given), **arguments)
-    ours, plain = (results(f, *given, **arguments) for f in (ops.local, reference.local))
-    for a, p, e in zip(ours, plain, exact, strict=True):
+    native_results, plain = (results(f, *given, **arguments) for f in (ops.local, reference.local))
+    for a, p, e in zip(native_results, plain, exact, strict=True):
         scale = float(e.square().mean().sqrt())
         assert float((a - e).abs().max()) <= 2 * max(float((p - e).abs().max()), 1e-6 * scale)
 
@@ -417,8 +417,8 @@ def test_repr_tells_what_is_not_usual() -> None:
         == "LocallyConnected1d(3, 4, input_size=(8,), kernel_size=(3,), stride=(1,))"
     )
     layer = nn.LocallyConnected2d(3, 4, (8, 9), 3, 2, "same", 2, bias=False)
-    told = "3, 4, input_size=(8, 9), kernel_size=(3, 3), stride=(2, 2), padding='same', dilation=(2, 2), bias=False"
-    assert repr(layer) == f"LocallyConnected2d({told})"
+    options = "3, 4, input_size=(8, 9), kernel_size=(3, 3), stride=(2, 2), padding='same', dilation=(2, 2), bias=False"
+    assert repr(layer) == f"LocallyConnected2d({options})"
     assert "padding=(1, 0)" in repr(nn.LocallyConnected2d(3, 4, 8, 3, padding=(1, 0)))
 
 

@@ -79,10 +79,10 @@ def layers(dims: int, channels: int, shape: tuple[int, ...]) -> dict[str, tuple[
 
 def formats(x: Tensor) -> dict[str, bool]:
     """What can be asked of a tensor's memory: whether it can be viewed flat, and which format it has."""
-    told = {"contiguous": x.is_contiguous()}
+    found = {"contiguous": x.is_contiguous()}
     if x.dim() in (4, 5):
-        told["channels_last"] = x.is_contiguous(memory_format={4: LAST, 5: torch.channels_last_3d}[x.dim()])
-    return told
+        found["channels_last"] = x.is_contiguous(memory_format={4: LAST, 5: torch.channels_last_3d}[x.dim()])
+    return found
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
@@ -243,9 +243,9 @@ def test_the_last_choice_holds_and_copies_and_files_keep_it(tmp_path: Path) -> N
 
 def test_another_memory_format_is_refused_and_nothing_is_changed() -> None:
     model = Net()
-    with pytest.raises(ArgumentError) as told:
+    with pytest.raises(ArgumentError) as raised:
         striate.accelerate(model, memory_format=torch.channels_last_3d)
-    assert str(told.value) == (
+    assert str(raised.value) == (
         "accelerate expects memory_format to be torch.preserve_format or torch.channels_last, got "
         "torch.channels_last_3d. "
         "Leave it out for what torch's layers give."

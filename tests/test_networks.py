@@ -96,8 +96,9 @@ def test_each_row_of_the_docstrings_table_is_measured(name: str) -> None:
     assert (rows[0][0], rows[-1][0]) == ("input", "all")
     for layer, _, shape, own_parameters, own_macs in rows[1:]:
         path = "" if layer == "all" else layer
-        told = (shape, own_parameters, own_macs)
-        assert told == (str(shapes[path]), *(f"{n:,}" if n else "" for n in (parameters[path], macs[path]))), layer
+        documented = (shape, own_parameters, own_macs)
+        found = (str(shapes[path]), *(f"{n:,}" if n else "" for n in (parameters[path], macs[path])))
+        assert documented == found, layer
     for column, total in ((3, parameters[""]), (4, macs[""])):
         assert sum(int(row[column].replace(",", "") or 0) for row in rows[1:-1]) == total, (
             "the table leaves something out"
@@ -330,13 +331,13 @@ def test_a_model_that_needs_larger_images_is_refused_with_those_that_do_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["train", "--model", "alexnet", "--out", str(tmp_path / "run")]) == 2
-    told = capsys.readouterr()
-    assert told.err == (
+    printed = capsys.readouterr()
+    assert printed.err == (
         "striate: train expects a model for images of 28 px, one of lenet5, mlp_bn, cnn_bn, resnet_cifar, resnet18, "
         "resnet50, "
         "mobilenet_v1, mobilenet_v2, got 'alexnet'. needs_px: 63. Choose one of these names.\n"
     )
-    assert told.out == "" and not (tmp_path / "run").exists()
+    assert printed.out == "" and not (tmp_path / "run").exists()
 
 
 def test_the_command_trains_resnet_cifar(

@@ -96,7 +96,7 @@ def run(sample: NormSample, call: Call, layout: Layout = torch.Tensor.contiguous
         None if t is None else t.detach().requires_grad_() for t in (layout(call.x), call.weight, call.bias)
     )
     assert x is not None
-    y = sample.ours(x, weight, bias)
+    y = sample.native_function(x, weight, bias)
     found = iter(torch.autograd.grad(y, [t for t in (x, weight, bias) if t is not None], layout(call.dy)))
     return Results(y.detach(), *(None if t is None else next(found) for t in (x, weight, bias)))  # type: ignore[arg-type]
 
@@ -164,15 +164,15 @@ def in_float32(sample: NormSample, call: Call) -> Results:
         return Results(y.detach(), torch.autograd.grad(y, x, call.dy)[0], None, None)
     view = view_of(sample, torch.float32)
     x, dy = call.x.reshape(view.shape), call.dy.reshape(view.shape)
-    along = [size if d in view.scaled else 1 for d, size in enumerate(view.shape)]
+    scale_shape = [size if d in view.scaled else 1 for d, size in enumerate(view.shape)]
     if sample.measures:
         mean, variance = statistics_of(x.double(), view)
     else:
-        mean, variance = (r.double().reshape(along) for r in sample.running())
+        mean, variance = (r.double().reshape(scale_shape) for r in sample.running())
     rstd = (variance + view.eps).rsqrt().float()
     x_hat = (x.double() - mean).float() * rstd
     weight, bias = (
-        torch.full((), v) if p is None else p.reshape(along) for v, p in ((1.0, call.weight), (0.0, call.bias))
+        torch.full((), v) if p is None else p.reshape(scale_shape) for v, p in ((1.0, call.weight), (0.0, call.bias))
     )
     g = dy * weight
     if sample.measures:
@@ -181,7 +181,8 @@ def in_float32(sample: NormSample, call: Call) -> Results:
         dx = rstd * (g - gradient - x_hat * product)
     else:
         dx = rstd * g
-    return in_shape(sample, x_hat * weight + bias, dx, (dy * x_hat).sum_to_size(along), dy.sum_to_size(along))
+    dweight, dbias = (dy * x_hat).sum_to_size(scale_shape), dy.sum_to_size(scale_shape)
+    return in_shape(sample, x_hat * weight + bias, dx, dweight, dbias)
 
 
 def roundings(sample: NormSample, call: Call, exact: Results) -> list[float]:
@@ -192,15 +193,17 @@ def roundings(sample: NormSample, call: Call, exact: Results) -> list[float]:
     if sample.function == "local_response_norm":
         return [step * float(exact.y.abs().max()), step * float(exact.dx.abs().max())]
     view = view_of(sample, call.x.dtype)
-    along = [size if d in view.scaled else 1 for d, size in enumerate(view.shape)]
+    scale_shape = [size if d in view.scaled else 1 for d, size in enumerate(view.shape)]
     x, dy = (t.double().reshape(view.shape) for t in (call.x, call.dy))
-    weight = torch.ones(()) if call.weight is None else call.weight.reshape(along)
+    weight = torch.ones(()) if call.weight is None else call.weight.reshape(scale_shape)
     if sample.measures:
         mean, variance = statistics_of(x, view)
     else:
-        mean, variance = (r.double().reshape(along) for r in sample.running())
+        mean, variance = (r.double().reshape(scale_shape) for r in sample.running())
     rstd = (variance + view.eps).rsqrt()
-    dweight, dbias = (float(terms.square().sum_to_size(along).max().sqrt()) for terms in (dy * (x - mean) * rstd, dy))
+    dweight, dbias = (
+        float(terms.square().sum_to_size(scale_shape).max().sqrt()) for terms in (dy * (x - mean) * rstd, dy)
+    )
     return [step * v for v in (float(exact.y.abs().max()), float((rstd * weight * dy).abs().max()), dweight, dbias)]
 
 
@@ -210,15 +213,18 @@ def assert_accurate(got: Results, exact: Results, plain: Results | None, floors:
     dγ and dβ are sums, in float32 of some hundred terms at a time: 5 roundings of each term are three deviations of
     their error, where there are as few as one or three of them. Of many channels a test of its own has the factor 2.
     """
-    for name, ours, truth, floor, times in zip(
+    for name, native_value, exact_value, floor, times in zip(
         Results._fields, got, exact, [*floors, 0.0, 0.0], (1, 1, 5, 5), strict=False
     ):
-        assert (ours is None) == (truth is None), name
-        if ours is None or truth is None:
+        assert (native_value is None) == (exact_value is None), name
+        if native_value is None or exact_value is None:
             continue
-        theirs = None if plain is None else getattr(plain, name)
-        allowed = 64 * floor if theirs is None else 2 * float((theirs - truth).abs().max()) + times * floor
-        error = float((ours - truth).abs().max())
+        plain_value = None if plain is None else getattr(plain, name)
+        if plain_value is None:
+            allowed = 64 * floor
+        else:
+            allowed = 2 * float((plain_value - exact_value).abs().max()) + times * floor
+        error = float((native_value - exact_value).abs().max())
         assert error <= allowed, (
             f"{name}: an error of {error:.3g}, {error / max(allowed, 1e-300):.2f} of what is allowed"
         )
@@ -302,9 +308,10 @@ def test_gradients_of_many_scales_and_shifts_err_at_most_twice_as_much_as_float3
             native.use_isa(isa)
             for layout in LAYOUTS.values():
                 got = run(sample, call, layout)
-                for ours, theirs, truth, floor in list(zip(got, plain, exact, floors, strict=True))[2:]:
-                    if ours is not None:
-                        assert deviation(ours, truth) <= 2 * deviation(theirs, truth) + floor
+                of_parameters = list(zip(got, plain, exact, floors, strict=True))[2:]
+                for native_value, plain_value, exact_value, floor in of_parameters:
+                    if native_value is not None:
+                        assert deviation(native_value, exact_value) <= 2 * deviation(plain_value, exact_value) + floor
     finally:
         native.use_isa(before)
 
@@ -423,10 +430,10 @@ ACTIVATED: dict[str | None, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-def close_to(ours: torch.Tensor, truth: torch.Tensor, roundings: int = 64) -> bool:
+def close_to(value: torch.Tensor, truth: torch.Tensor, roundings: int = 64) -> bool:
     """Within some roundings of the largest value."""
-    ours, truth = ours.detach(), truth.detach()
-    return float((ours - truth).abs().max()) <= roundings * torch.finfo(ours.dtype).eps * float(truth.abs().max())
+    value, truth = value.detach(), truth.detach()
+    return float((value - truth).abs().max()) <= roundings * torch.finfo(value.dtype).eps * float(truth.abs().max())
 
 
 @pytest.mark.parametrize("activation", ACTIVATED)
@@ -436,7 +443,7 @@ def close_to(ours: torch.Tensor, truth: torch.Tensor, roundings: int = 64) -> bo
 def test_a_norm_with_what_follows_is_norm_sum_and_activation(
     kind: str, activation: str | None, residual: bool, layout: Layout, isa: str
 ) -> None:
-    ours, exact, _ = FUSED[kind]
+    native_norm, exact, _ = FUSED[kind]
     x, r, dy = (torch.randn(2, 33, 9, 7) * s + m for s, m in ((2, 3), (1, 0), (1, 0)))
     weight, bias = torch.randn(33) + 2, torch.randn(33)
     wide = [t.double().requires_grad_() for t in ((x, weight, bias, r) if residual else (x, weight, bias))]
@@ -448,11 +455,11 @@ def test_a_norm_with_what_follows_is_norm_sum_and_activation(
         for t in ((layout(x), weight, bias, layout(r)) if residual else (layout(x), weight, bias))
     ]
     more = {"residual": narrow[3]} if residual else {}
-    y = ours(*narrow[:3], activation=activation, slope=SLOPE, **more)
+    y = native_norm(*narrow[:3], activation=activation, slope=SLOPE, **more)
     assert steps(y) == steps(x if kind in ("instances", "elements") else narrow[0])  # as torch's
     assert close_to(y, expected, 16)
     with torch.no_grad():
-        plain = ours(*narrow[:3])
+        plain = native_norm(*narrow[:3])
         assert torch.equal(y, ACTIVATED[activation](plain + narrow[3] if residual else plain))
     for got, truth in zip(
         torch.autograd.grad(y, narrow, layout(dy)), torch.autograd.grad(expected, wide, dy.double()), strict=True
@@ -512,7 +519,7 @@ def statistics(sample: NormSample, x: torch.Tensor) -> torch.Tensor:
     """Mean and variance of each set, as the kernel has measured them."""
     n, c = sample.shape[:2]
     rows = math.prod(sample.shape) // math.prod(sample.scaled)
-    batches, groups, along = {
+    batches, groups, layout = {
         "batch_norm": (1, c, ops.CHANNELS),
         "by_channel": (sample.arguments.get("batches"), c, ops.CHANNELS),
         "instance_norm": (n, c, ops.CHANNELS),
@@ -520,7 +527,7 @@ def statistics(sample: NormSample, x: torch.Tensor) -> torch.Tensor:
         "layer_norm": (rows, 1, ops.ELEMENTS),
         "layer_norm_2d": (n, 1, ops.POSITIONS),
     }[sample.function]
-    return torch.ops.striate.norm_measure.default(x, batches, groups, along, is_channels_last(x), True)
+    return torch.ops.striate.norm_measure.default(x, batches, groups, layout, is_channels_last(x), True)
 
 
 @pytest.mark.parametrize("count", [2, 49, 1000, 100352])
@@ -528,12 +535,12 @@ def test_constant_sets_give_exactly_beta_and_a_variance_of_exactly_0(count: int,
     for sample in constants(count):
         for kind in (torch.float32, torch.float64) if count <= 1000 else (torch.float32,):
             call, view = make(sample, kind), view_of(sample, kind)
-            along = [size if d in view.scaled else 1 for d, size in enumerate(view.shape)]
+            scale_shape = [size if d in view.scaled else 1 for d, size in enumerate(view.shape)]
             assert call.bias is not None
-            beta = call.bias.reshape(along).expand(view.shape).reshape(sample.shape)
+            beta = call.bias.reshape(scale_shape).expand(view.shape).reshape(sample.shape)
             for value in VALUES:
                 x = layout(torch.full(sample.shape, value, dtype=kind))
-                assert torch.equal(sample.ours(x, call.weight, call.bias), beta), (str(sample), value, kind)
+                assert torch.equal(sample.native_function(x, call.weight, call.bias), beta), (str(sample), value, kind)
                 mean, variance = statistics(sample, x)
                 assert (mean == x.flatten()[0].double()).all() and (variance == 0).all(), (str(sample), value, kind)
 
@@ -543,11 +550,11 @@ def test_constant_sets_give_exactly_beta_where_the_choice_is_left_to_striate(val
     with prefer(None):
         for sample in constants(49):
             call, view = make(sample, torch.float32), view_of(sample, torch.float32)
-            along = [size if d in view.scaled else 1 for d, size in enumerate(view.shape)]
+            scale_shape = [size if d in view.scaled else 1 for d, size in enumerate(view.shape)]
             assert call.weight is not None and call.bias is not None
             x = layout(torch.full(sample.shape, value)).requires_grad_()
-            y = sample.ours(x, call.weight, call.bias)
-            assert torch.equal(y, call.bias.reshape(along).expand(view.shape).reshape(sample.shape)), str(sample)
+            y = sample.native_function(x, call.weight, call.bias)
+            assert torch.equal(y, call.bias.reshape(scale_shape).expand(view.shape).reshape(sample.shape)), str(sample)
 
 
 # With an eps of 0: each norm of torch's that takes it, with parameters a channel or an element.
@@ -584,12 +591,12 @@ def test_with_an_eps_of_0_all_is_what_torch_makes_of_it(
         y = ZERO_EPS[name](f, *given)
         y.backward(torch.ones_like(y) + y.detach().isfinite())
         found.append([y.detach(), *(g.grad for g in given)])
-    ours, theirs = found
-    for a, b in zip(ours, theirs, strict=True):
+    native_results, torch_results = found
+    for a, b in zip(native_results, torch_results, strict=True):
         assert (a is None) == (b is None)
         assert a is None or b is None or torch.equal(a.nan_to_num(1e3, 1e4, -1e4), b.nan_to_num(1e3, 1e4, -1e4))
     if value == 0.0:  # the means of others are not exact in torch, so what should be 0/0 is a number at times
-        y = ours[0]
+        y = native_results[0]
         sets = y[:, 1] if "running" in name or name == "batch_norm" else y[0, 0] if "instance" in name else y[1]
         if name in ("instance_norm", "instance_norm of one"):  # the one that divides by nothing where σ is 0
             assert torch.equal(sets, tensors[2][0].expand(5, 6))
@@ -808,9 +815,9 @@ def test_an_empty_batch_passes_and_leaves_running_statistics_alone(name: str, tr
     assert x.grad is not None and x.grad.shape == x.shape
     assert all(p.grad is not None and (p.grad == 0).all() and p.grad.shape == p.shape for p in layer.parameters())
     if "num_batches_tracked" in before:
-        theirs = torch.nn.BatchNorm2d(6).train(training)
-        theirs(x)
-        before["num_batches_tracked"] = theirs.num_batches_tracked  # counts in torch
+        torch_layer = torch.nn.BatchNorm2d(6).train(training)
+        torch_layer(x)
+        before["num_batches_tracked"] = torch_layer.num_batches_tracked  # counts in torch
         if name.startswith("Instance"):
             before["num_batches_tracked"] = torch.tensor(0)
     assert same_state(layer, before)
@@ -1090,42 +1097,42 @@ def test_changing_the_input_before_backward_is_noticed(layout: Layout) -> None:
 
 
 def batch_norms(dims: int, **arguments: Any) -> tuple[Any, Any]:
-    ours = randomized(getattr(S, f"BatchNorm{dims}d")(6, **arguments))
-    theirs = getattr(torch.nn, f"BatchNorm{dims}d")(6, **arguments)
-    theirs.load_state_dict(ours.state_dict())
-    return ours, theirs
+    native_layer = randomized(getattr(S, f"BatchNorm{dims}d")(6, **arguments))
+    torch_layer = getattr(torch.nn, f"BatchNorm{dims}d")(6, **arguments)
+    torch_layer.load_state_dict(native_layer.state_dict())
+    return native_layer, torch_layer
 
 
-def assert_same_state(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
-    torch.testing.assert_close(dict(ours.state_dict()), dict(theirs.state_dict()), rtol=1e-5, atol=1e-6)
+def assert_same_state(native_layer: torch.nn.Module, torch_layer: torch.nn.Module) -> None:
+    torch.testing.assert_close(dict(native_layer.state_dict()), dict(torch_layer.state_dict()), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("momentum", [0.1, None, 0.0, 1.0])
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_running_statistics_are_torchs_after_some_batches(dims: int, momentum: float | None, layout: Layout) -> None:
-    ours, theirs = batch_norms(dims, momentum=momentum)
+    native_layer, torch_layer = batch_norms(dims, momentum=momentum)
     for step in range(4):
         x = layout(torch.randn(3 + step, 6, *[5, 4, 3][:dims]) * (1 + step) + step)
-        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
-        assert_same_state(ours, theirs)
-    assert ours.num_batches_tracked == 4
-    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-4, atol=1e-5)
-    assert ours.num_batches_tracked == 4
+        torch.testing.assert_close(native_layer(x), torch_layer(x), rtol=1e-4, atol=1e-5)
+        assert_same_state(native_layer, torch_layer)
+    assert native_layer.num_batches_tracked == 4
+    torch.testing.assert_close(native_layer.eval()(x), torch_layer.eval()(x), rtol=1e-4, atol=1e-5)
+    assert native_layer.num_batches_tracked == 4
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_running_statistics_of_instance_norm_are_torchs_and_used_in_evaluation(dims: int, layout: Layout) -> None:
     arguments = {"affine": True, "track_running_stats": True, "momentum": 0.3}
-    ours = randomized(getattr(S, f"InstanceNorm{dims}d")(6, **arguments))
-    theirs = getattr(torch.nn, f"InstanceNorm{dims}d")(6, **arguments)
-    theirs.load_state_dict(ours.state_dict())
+    native_layer = randomized(getattr(S, f"InstanceNorm{dims}d")(6, **arguments))
+    torch_layer = getattr(torch.nn, f"InstanceNorm{dims}d")(6, **arguments)
+    torch_layer.load_state_dict(native_layer.state_dict())
     for step in range(3):
         x = layout(torch.randn(3 + step, 6, *[5, 4, 3][:dims]) * (1 + step) + step)
-        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
-        assert_same_state(ours, theirs)
-    assert ours.num_batches_tracked == theirs.num_batches_tracked
-    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-4, atol=1e-5)
-    assert_same_state(ours, theirs)
+        torch.testing.assert_close(native_layer(x), torch_layer(x), rtol=1e-4, atol=1e-5)
+        assert_same_state(native_layer, torch_layer)
+    assert native_layer.num_batches_tracked == torch_layer.num_batches_tracked
+    torch.testing.assert_close(native_layer.eval()(x), torch_layer.eval()(x), rtol=1e-4, atol=1e-5)
+    assert_same_state(native_layer, torch_layer)
 
 
 def test_running_statistics_of_functions_are_the_references(layout: Layout) -> None:
@@ -1164,21 +1171,22 @@ def test_ghost_batch_norm_steps_towards_the_mean_of_its_parts(layout: Layout) ->
 
 @pytest.mark.parametrize("name", ["BatchNorm2d", "InstanceNorm2d"])
 def test_without_running_statistics_evaluation_measures_the_batch(name: str, layout: Layout) -> None:
-    ours, theirs = (getattr(m, name)(6, affine=True, track_running_stats=False) for m in (S, torch.nn))
+    native_layer, torch_layer = (getattr(m, name)(6, affine=True, track_running_stats=False) for m in (S, torch.nn))
     x = layout(torch.randn(3, 6, 4, 5) + 2)
-    assert ours.running_mean is None and ours.num_batches_tracked is None
+    assert native_layer.running_mean is None and native_layer.num_batches_tracked is None
     for training in (True, False):
-        torch.testing.assert_close(ours.train(training)(x), theirs.train(training)(x), rtol=1e-4, atol=1e-5)
-    assert torch.equal(ours.eval()(x), ours.train()(x))
-    ours, theirs = (getattr(m, name)(6, track_running_stats=True) for m in (S, torch.nn))
-    for layer in (ours, theirs):  # there, but not tracked from now on
+        y, expected = native_layer.train(training)(x), torch_layer.train(training)(x)
+        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(native_layer.eval()(x), native_layer.train()(x))
+    native_layer, torch_layer = (getattr(m, name)(6, track_running_stats=True) for m in (S, torch.nn))
+    for layer in (native_layer, torch_layer):  # there, but not tracked from now on
         layer.track_running_stats = False
         layer.train()
-    before = state_of(ours)
-    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+    before = state_of(native_layer)
+    torch.testing.assert_close(native_layer(x), torch_layer(x), rtol=1e-4, atol=1e-5)
     if name == "BatchNorm2d":
-        assert_same_state(ours, theirs)
-        assert same_state(ours, before)
+        assert_same_state(native_layer, torch_layer)
+        assert same_state(native_layer, before)
 
 
 def test_frozen_batch_norm_is_evaluation_in_training_and_leaves_everything_alone(layout: Layout) -> None:
@@ -1369,23 +1377,23 @@ PAIRS: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]
 def test_other_floats_go_to_torch_through_the_same_function(
     name: str, kind: torch.dtype, layout: Layout, monkeypatch: Any
 ) -> None:
-    ours, theirs = PAIRS[name]
+    native_norm, torch_norm = PAIRS[name]
     given = [layout(torch.randn(2, 6, 4, 5)).to(kind), torch.randn(6).to(kind), torch.randn(6).to(kind)]
     leaves, twins = ([t.detach().requires_grad_() for t in given] for _ in range(2))
     try:
-        expected = theirs(*twins)
+        expected = torch_norm(*twins)
     except NotImplementedError:  # torch's local response norm
         with pytest.raises(NotImplementedError):
-            ours(*leaves)
+            native_norm(*leaves)
         return
-    y = ours(*leaves)
+    y = native_norm(*leaves)
     assert y.dtype is kind and torch.equal(y, expected)
     for got, truth in zip(
         *(torch.autograd.grad(z.sum(), ts, allow_unused=True) for z, ts in ((y, leaves), (expected, twins))),
         strict=True,
     ):
         assert (got is None and truth is None) or torch.equal(got, truth)
-    reasons = explained(lambda: ours(*given), monkeypatch)
+    reasons = explained(lambda: native_norm(*given), monkeypatch)
     assert ("native", f"kernels are for float32 and float64, got {str(kind)[6:]}") in reasons and reasons[-1] == (
         "torch",
         None,
@@ -1395,9 +1403,9 @@ def test_other_floats_go_to_torch_through_the_same_function(
 def test_scales_of_another_type_go_to_torch(monkeypatch: Any) -> None:
     x, w, b = torch.randn(2, 6, 4, 5).bfloat16(), torch.randn(6), torch.randn(6)
     for name in ("batch_norm", "evaluate", "group_norm", "layer_norm"):
-        ours, theirs = PAIRS[name]
-        assert torch.equal(ours(x, w, b), theirs(x, w, b))
-        assert explained(lambda: ours(x, w, b), monkeypatch)[0] == (
+        native_norm, torch_norm = PAIRS[name]
+        assert torch.equal(native_norm(x, w, b), torch_norm(x, w, b))
+        assert explained(lambda: native_norm(x, w, b), monkeypatch)[0] == (
             "native",
             "kernels are for float32 and float64, got bfloat16",
         )
@@ -1405,10 +1413,10 @@ def test_scales_of_another_type_go_to_torch(monkeypatch: Any) -> None:
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_function_transforms_go_to_torch_and_are_right(name: str, layout: Layout, monkeypatch: Any) -> None:
-    ours, theirs = PAIRS[name]
+    native_norm, torch_norm = PAIRS[name]
     x, w, b = layout(torch.randn(2, 6, 4, 5)), torch.randn(6), torch.randn(6)
-    gradient = torch.func.grad(lambda *t: ours(*t).square().sum(), argnums=(0, 1))
-    expected = torch.func.grad(lambda *t: theirs(*t).square().sum(), argnums=(0, 1))
+    gradient = torch.func.grad(lambda *t: native_norm(*t).square().sum(), argnums=(0, 1))
+    expected = torch.func.grad(lambda *t: torch_norm(*t).square().sum(), argnums=(0, 1))
     torch.testing.assert_close(gradient(x, w, b), expected(x, w, b))
     assert explained(lambda: gradient(x, w, b), monkeypatch)[0] == (
         "native",
@@ -1416,35 +1424,34 @@ def test_function_transforms_go_to_torch_and_are_right(name: str, layout: Layout
     )
     forward = lambda call: torch.func.jvp(lambda t: call(t, w, b), (x,), (torch.ones_like(x),))  # noqa: E731
     try:
-        expected = forward(theirs)
+        expected = forward(torch_norm)
     except RuntimeError:  # torch's group norm in channels_last
         with pytest.raises(RuntimeError):
-            forward(ours)
+            forward(native_norm)
     else:
-        torch.testing.assert_close(forward(ours), expected)
+        torch.testing.assert_close(forward(native_norm), expected)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 4])
 @pytest.mark.parametrize("name", PAIRS)
 def test_vmap_over_any_axis_is_a_loop(name: str, axis: int) -> None:
-    ours, theirs = PAIRS[name]
+    native_norm, torch_norm = PAIRS[name]
     x, w, b = torch.randn(3, 2, 6, 4, 5).movedim(0, axis).contiguous(), torch.randn(6), torch.randn(6)
-    mapped = torch.vmap(lambda t: ours(t, w, b), in_dims=axis)(x)
-    torch.testing.assert_close(mapped, torch.stack([theirs(t, w, b) for t in x.unbind(axis)]))
+    mapped = torch.vmap(lambda t: native_norm(t, w, b), in_dims=axis)(x)
+    torch.testing.assert_close(mapped, torch.stack([torch_norm(t, w, b) for t in x.unbind(axis)]))
 
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_forward_mode_derivatives_go_to_torch(name: str, monkeypatch: Any) -> None:
     from torch.autograd import forward_ad
 
-    ours, theirs = PAIRS[name]
+    native_norm, torch_norm = PAIRS[name]
     x, tangent, w, b = torch.randn(2, 6, 4, 5), torch.randn(2, 6, 4, 5), torch.randn(6), torch.randn(6)
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(x, tangent)
-        torch.testing.assert_close(
-            forward_ad.unpack_dual(ours(dual, w, b)).tangent, forward_ad.unpack_dual(theirs(dual, w, b)).tangent
-        )
-        assert explained(lambda: ours(dual, w, b), monkeypatch)[0] == (
+        got, expected = (forward_ad.unpack_dual(norm(dual, w, b)).tangent for norm in (native_norm, torch_norm))
+        torch.testing.assert_close(got, expected)
+        assert explained(lambda: native_norm(dual, w, b), monkeypatch)[0] == (
             "native",
             "kernels have no forward-mode derivative",
         )
@@ -1452,19 +1459,19 @@ def test_forward_mode_derivatives_go_to_torch(name: str, monkeypatch: Any) -> No
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_without_the_core_everything_is_torchs(name: str, monkeypatch: Any) -> None:
-    ours, theirs = PAIRS[name]
+    native_norm, torch_norm = PAIRS[name]
     x, w, b = torch.randn(2, 6, 4, 5), torch.randn(6), torch.randn(6)
     monkeypatch.setattr(native, "missing", "the native core is away")
-    assert torch.equal(ours(x, w, b), theirs(x, w, b))
-    reasons = explained(lambda: ours(x, w, b), monkeypatch)
+    assert torch.equal(native_norm(x, w, b), torch_norm(x, w, b))
+    reasons = explained(lambda: native_norm(x, w, b), monkeypatch)
     assert reasons[0] == ("native", "the native core is away") and reasons[-1] == ("torch", None)
 
 
 def test_without_the_core_running_statistics_are_torchs(monkeypatch: Any) -> None:
     monkeypatch.setattr(native, "missing", "the native core is away")
-    ours, theirs = batch_norms(2)
+    native_layer, torch_layer = batch_norms(2)
     x = torch.randn(4, 6, 4, 5)
-    assert torch.equal(ours(x), theirs(x)) and same_state(ours, theirs.state_dict())
+    assert torch.equal(native_layer(x), torch_layer(x)) and same_state(native_layer, torch_layer.state_dict())
     ghost, kernel = S.GhostBatchNorm2d(6, 2), S.GhostBatchNorm2d(6, 2)
     y = ghost(x)
     monkeypatch.undo()
@@ -1501,8 +1508,8 @@ def test_many_gradients_at_once_are_those_one_at_a_time() -> None:
 def test_autocast_gives_what_torch_gives() -> None:
     x, w, b = torch.randn(2, 6, 4, 5), torch.randn(6), torch.randn(6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        for ours, theirs in PAIRS.values():
-            torch.testing.assert_close(ours(x, w, b), theirs(x, w, b), rtol=1e-4, atol=1e-5)
+        for native_norm, torch_norm in PAIRS.values():
+            torch.testing.assert_close(native_norm(x, w, b), torch_norm(x, w, b), rtol=1e-4, atol=1e-5)
 
 
 def test_who_prefers_a_method_gets_it_however_small_the_work(monkeypatch: Any) -> None:
@@ -1585,7 +1592,7 @@ def test_a_copy_and_a_pickle_are_the_same_layer(name: str) -> None:
         layer.load_state_dict(before)
 
 
-def kept_bytes(layer: torch.nn.Module, x: torch.Tensor) -> int:
+def saved_bytes(layer: torch.nn.Module, x: torch.Tensor) -> int:
     """What a layer keeps for backward, each memory counted once."""
     sizes: dict[int, int] = {}
 
@@ -1603,10 +1610,10 @@ def kept_bytes(layer: torch.nn.Module, x: torch.Tensor) -> int:
 def test_batch_norm_and_relu_keep_about_half_of_torchs_bytes_for_backward(layout: Layout) -> None:
     # x alone; torch's batch norm keeps x and its ReLU y. Their ratio is 1/2 but for what there is of each channel.
     x = layout(torch.randn(4, 20, 16, 16)).requires_grad_()
-    theirs = kept_bytes(torch.nn.Sequential(torch.nn.BatchNorm2d(20), torch.nn.ReLU()), x)
-    assert kept_bytes(S.BatchNormAct2d(20), x) <= 0.55 * theirs
-    assert kept_bytes(S.BatchNormAct2d(20, activation="leaky_relu"), x) <= 0.55 * theirs
-    assert kept_bytes(S.GroupNormAct2d(5, 20), x) <= 0.55 * kept_bytes(
+    torch_bytes = saved_bytes(torch.nn.Sequential(torch.nn.BatchNorm2d(20), torch.nn.ReLU()), x)
+    assert saved_bytes(S.BatchNormAct2d(20), x) <= 0.55 * torch_bytes
+    assert saved_bytes(S.BatchNormAct2d(20, activation="leaky_relu"), x) <= 0.55 * torch_bytes
+    assert saved_bytes(S.GroupNormAct2d(5, 20), x) <= 0.55 * saved_bytes(
         torch.nn.Sequential(torch.nn.GroupNorm(5, 20), torch.nn.ReLU()), x
     )
 

@@ -67,9 +67,9 @@ def by_reference(sample: Sample, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
 def by_kernel(sample: Sample, x: torch.Tensor, dy: torch.Tensor) -> tuple[torch.Tensor, ...]:
     x = x.detach().requires_grad_()
     if "max" in sample.function:
-        y, index = sample.ours(x, **sample.arguments, return_indices=True)
+        y, index = sample.native_function(x, **sample.arguments, return_indices=True)
     else:
-        y, index = sample.ours(x, **sample.arguments), torch.empty(0)
+        y, index = sample.native_function(x, **sample.arguments), torch.empty(0)
     (dx,) = torch.autograd.grad(y, x, dy)
     return y.detach(), index, dx
 
@@ -108,23 +108,23 @@ def test_whole_numbers_give_exactly_the_reference(sample: Sample, layout: Any, d
 def test_the_error_of_averages_is_at_most_twice_that_of_torch(sample: Sample, layout: Any, isa: str) -> None:
     x = torch.randn(sample.shape) + 3
     exact_x = x.double().requires_grad_()
-    exact = sample.theirs(exact_x, **sample.arguments)
+    exact = sample.torch_function(exact_x, **sample.arguments)
     dy = torch.randn(exact.shape)
     (exact_dx,) = torch.autograd.grad(exact, exact_x, dy.double())
-    ours_y, _, ours_dx = by_kernel(sample, layout(x), dy)
-    theirs_x = x.clone().requires_grad_()
-    theirs_y = sample.theirs(theirs_x, **sample.arguments)
-    (theirs_dx,) = torch.autograd.grad(theirs_y, theirs_x, dy)
+    native_y, _, native_dx = by_kernel(sample, layout(x), dy)
+    torch_x = x.clone().requires_grad_()
+    torch_y = sample.torch_function(torch_x, **sample.arguments)
+    (torch_dx,) = torch.autograd.grad(torch_y, torch_x, dy)
     eps = torch.finfo(torch.float32).eps
-    for ours, theirs, truth in ((ours_y, theirs_y, exact), (ours_dx, theirs_dx, exact_dx)):
-        allowed = 2 * (theirs - truth).abs().max() + eps * truth.abs().max()
-        assert (ours - truth).abs().max() <= allowed
+    for native_value, torch_value, truth in ((native_y, torch_y, exact), (native_dx, torch_dx, exact_dx)):
+        allowed = 2 * (torch_value - truth).abs().max() + eps * truth.abs().max()
+        assert (native_value - truth).abs().max() <= allowed
 
 
 @pytest.mark.parametrize("sample", POOL, ids=str)
 def test_result_is_same_bits_for_1_2_and_3_threads(sample: Sample, layout: Any, isa: str) -> None:
     x = layout(torch.randn(sample.shape))
-    dy = torch.randn_like(sample.ours(x, **sample.arguments))
+    dy = torch.randn_like(sample.native_function(x, **sample.arguments))
     results = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
@@ -137,13 +137,13 @@ def test_result_is_same_bits_for_1_2_and_3_threads(sample: Sample, layout: Any, 
 def test_large_work_is_cut_between_threads_and_keeps_its_bits(function: str, layout: Any, isa: str) -> None:
     sample = Sample(function, (4, 37, 61, 67), {"kernel_size": 3, "stride": 2, "padding": 1})
     x = layout(torch.randn(sample.shape))
-    dy = torch.randn_like(sample.ours(x, **sample.arguments))
+    dy = torch.randn_like(sample.native_function(x, **sample.arguments))
     torch.set_num_threads(1)
     alone = by_kernel(sample, x, dy)
     for threads in (2, 3, 8):
         torch.set_num_threads(threads)
         assert all(torch.equal(a, b) for a, b in zip(by_kernel(sample, x, dy), alone, strict=True))
-    torch.testing.assert_close(alone[0], sample.theirs(x, **sample.arguments))
+    torch.testing.assert_close(alone[0], sample.torch_function(x, **sample.arguments))
 
 
 # ------------------------------------------------------------------------------------------------------- edge semantics
@@ -158,16 +158,16 @@ def test_nan_wins_and_the_last_one_keeps_the_index(function: str, layout: Any, i
     y, index = getattr(SF, function)(layout(x), **argument, return_indices=True)
     assert y[0, 3].isnan().tolist() == [[True, False], [False, False]]
     assert index[0, 3].tolist() == [[4, 2], [8, 10]]
-    theirs = getattr(F, function)(x, **argument, return_indices=True)[1]
-    assert torch.equal(index, theirs)
+    torch_value = getattr(F, function)(x, **argument, return_indices=True)[1]
+    assert torch.equal(index, torch_value)
 
 
 def test_minus_infinity_everywhere_gives_the_first_index(layout: Any, isa: str) -> None:
     x = torch.full((1, 20, 5, 5), -float("inf"))
     for padding in (0, 1):
         y, index = SF.max_pool2d(layout(x), 3, 2, padding, return_indices=True)
-        theirs = F.max_pool2d(x, 3, 2, padding, return_indices=True)
-        assert torch.equal(y, theirs[0]) and torch.equal(index, theirs[1])
+        expected = F.max_pool2d(x, 3, 2, padding, return_indices=True)
+        assert torch.equal(y, expected[0]) and torch.equal(index, expected[1])
 
 
 def test_ties_go_to_the_first_element_forward_and_backward(layout: Any, isa: str) -> None:
@@ -393,12 +393,12 @@ def test_max_pooling_keeps_a_fifth_of_torchs_bytes_for_backward(layout: Any) -> 
         return sum(sizes.values())
 
     for arguments in ((2,), (3, 2, 1)):
-        ours, theirs = (
+        native_value, torch_value = (
             kept(lambda x, a=arguments: SF.max_pool2d(x, *a)),
             kept(lambda x, a=arguments: F.max_pool2d(x, *a)),
         )
-        assert ours == 4 * 20 * 8 * 8
-        assert ours * 5 <= theirs
+        assert native_value == 4 * 20 * 8 * 8
+        assert native_value * 5 <= torch_value
 
 
 # ------------------------------------------------------------------------------------------------------ what is torch's

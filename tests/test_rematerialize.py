@@ -232,7 +232,7 @@ def test_scale_and_shift_written_through_data_before_backward(kind: str, what: s
     act = {"relu": F.relu, "leaky_relu": F.leaky_relu, "relu6": F.relu6, None: lambda y: y}[activation]
     eps = norm.eps
 
-    def theirs(x: Tensor) -> Tensor:
+    def torch_norm(x: Tensor) -> Tensor:
         if kind.startswith("batch"):
             return act(F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.1, eps))
         if kind == "group":
@@ -251,7 +251,7 @@ def test_scale_and_shift_written_through_data_before_backward(kind: str, what: s
         p.data.copy_(before)
         return found
 
-    expected = gradients(lambda x: F.conv2d(theirs(x), conv.weight, conv.bias, padding=1))
+    expected = gradients(lambda x: F.conv2d(torch_norm(x), conv.weight, conv.bias, padding=1))
     torch.testing.assert_close(gradients(nn.Sequential(norm, conv)), expected, rtol=1e-9, atol=1e-9)
 
 

@@ -31,19 +31,19 @@ def published(name: str) -> Report:
 )
 def test_findings_of_a_published_network_are_those_that_are_kept_and_fit_one_screen(name: str) -> None:
     report = published(name)
-    told = [
+    reported = [
         f"{len({f.place for f in group.findings})} {group.severity} {group.rule}" for group in grouped(report.findings)
     ]
-    assert (", ".join(told) or "nothing") == TOLD[name]
+    assert (", ".join(reported) or "nothing") == TOLD[name]
     columns, lines = SCREEN
     shown = report.table(columns).split("\n\n")[3:]
-    assert len(shown) == bool(told) and all(len(part.splitlines()) <= lines for part in shown)
+    assert len(shown) == bool(reported) and all(len(part.splitlines()) <= lines for part in shown)
 
 
 def test_what_fires_on_good_networks_is_told_of_few_of_them_and_with_few_rules() -> None:
     rules = {
-        name: [] if told == "nothing" else [one.split(" ", 2)[2] for one in told.split(", ")]
-        for name, told in TOLD.items()
+        name: [] if findings_of == "nothing" else [one.split(" ", 2)[2] for one in findings_of.split(", ")]
+        for name, findings_of in TOLD.items()
     }
     assert len(rules) >= 80 and set(TOLD) >= FEW and max(map(len, rules.values())) <= 3
     networks = {

@@ -120,14 +120,14 @@ def test_a_mean_in_a_function_is_a_global_pooling() -> None:
 
 def test_layers_whose_inputs_see_more_than_the_image_are_told() -> None:
     net = nn.Sequential(*convolutions(1, 1, 1, 1, 1))
-    told = "Units that it reads see {} px each, more than the {} of the image: its windows add little but padding."
+    message = "Units that it reads see {} px each, more than the {} of the image: its windows add little but padding."
     assert findings("unproductive-layers", net, (1, 2, 6, 6)) == [
-        ("note", "3", told.format("7×7", "6×6")),
-        ("note", "4", told.format("9×9", "6×6")),
+        ("note", "3", message.format("7×7", "6×6")),
+        ("note", "4", message.format("9×9", "6×6")),
     ]
-    assert findings("unproductive-layers", net, (1, 2, 8, 8)) == [("note", "4", told.format("9×9", "8×8"))]
+    assert findings("unproductive-layers", net, (1, 2, 8, 8)) == [("note", "4", message.format("9×9", "8×8"))]
     strided = nn.Sequential(nn.Conv2d(1, 2, 3, 2), nn.MaxPool2d(2), *convolutions(1, 1))
-    assert findings("unproductive-layers", strided, (1, 1, 12, 12)) == [("note", "3", told.format("13×13", "12×12"))]
+    assert findings("unproductive-layers", strided, (1, 1, 12, 12)) == [("note", "3", message.format("13×13", "12×12"))]
 
 
 def test_a_chain_for_large_images_is_unproductive_on_small_ones_and_a_residual_network_is_not() -> None:
@@ -321,9 +321,9 @@ def test_what_is_cut_off_or_padded_with_channels_is_no_padding_of_windows() -> N
         def forward(self, x: Tensor) -> Tensor:
             return self.last(self.pool(F.pad(x, self.margins)))
 
-    told = "Its windows end before the last 1 of {0} rows and 1 of {0} columns: {1} % of its input reaches nothing."
-    assert findings("dropped-rows", Cut(0, -1, 0, -1), (1, 1, 9, 9)) == [("warning", "pool", told.format(8, 23))]
-    assert findings("dropped-rows", Cut(0, 0, 0, 0, 0, 1), (1, 1, 8, 8)) == [("warning", "pool", told.format(8, 23))]
+    message = "Its windows end before the last 1 of {0} rows and 1 of {0} columns: {1} % of its input reaches nothing."
+    assert findings("dropped-rows", Cut(0, -1, 0, -1), (1, 1, 9, 9)) == [("warning", "pool", message.format(8, 23))]
+    assert findings("dropped-rows", Cut(0, 0, 0, 0, 0, 1), (1, 1, 8, 8)) == [("warning", "pool", message.format(8, 23))]
 
 
 def test_a_stride_larger_than_the_kernel_skips_pixels() -> None:
@@ -347,8 +347,8 @@ def test_pixels_that_another_branch_sees_are_a_note() -> None:
 
 def test_branches_that_skip_the_same_pixels_lose_them() -> None:
     wave = Beside(nn.Conv1d(1, 1, 1, stride=2), nn.AvgPool1d(1, 2))
-    told = "Its windows skip 50 % of its input, which reach nothing."
-    assert findings("skipped-pixels", wave, (1, 1, 8)) == [("warning", "one", told), ("warning", "other", told)]
+    message = "Its windows skip 50 % of its input, which reach nothing."
+    assert findings("skipped-pixels", wave, (1, 1, 8)) == [("warning", "one", message), ("warning", "other", message)]
     net = Beside(nn.Sequential(nn.Conv2d(1, 1, 1, stride=2), nn.ReLU()), nn.Conv2d(1, 1, (1, 2), stride=2))
     assert findings("skipped-pixels", net, (1, 1, 8, 8)) == [
         ("warning", "one.0", "Its windows skip 75 % of its input, and 50 % reach nothing at all."),
@@ -381,10 +381,10 @@ def test_rows_that_another_branch_sees_are_a_note() -> None:
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             return self.pool(x), self.conv(x)
 
-    told = (
+    message = (
         "Its windows end before the last 1 of 7 rows and 1 of 7 columns: 27 % of its input, which other branches see."
     )
-    assert findings("dropped-rows", Pooled(), (1, 1, 7, 7)) == [("note", "pool", told)]
+    assert findings("dropped-rows", Pooled(), (1, 1, 7, 7)) == [("note", "pool", message)]
 
 
 class Deployable(nn.Module):

@@ -183,9 +183,9 @@ def attempt(call: Callable[[], Any]) -> Any:
 
 def one_value_in_all(rank: int, world: int) -> dict[str, Any]:
     layer = nn.SyncBatchNorm(C)
-    told = attempt(lambda: layer(torch.ones(1 if rank == 0 else 0, C)))
+    message = attempt(lambda: layer(torch.ones(1 if rank == 0 else 0, C)))
     return {
-        "told": told,
+        "message": message,
         "running_mean": layer.running_mean,
         "running_var": layer.running_var,
         "batches": layer.num_batches_tracked,
@@ -196,8 +196,13 @@ def no_value_in_all(rank: int, world: int) -> dict[str, Any]:
     layer = nn.SyncBatchNorm(C)
     x = torch.ones(0, C, 2, 2, requires_grad=True)
     y = layer(x)
-    told = attempt(lambda: y.sum().backward())
-    return {"shape": list(y.shape), "told": told, "running_mean": layer.running_mean, "running_var": layer.running_var}
+    message = attempt(lambda: y.sum().backward())
+    return {
+        "shape": list(y.shape),
+        "message": message,
+        "running_mean": layer.running_mean,
+        "running_var": layer.running_var,
+    }
 
 
 def quiet_layers() -> dict[str, Any]:
@@ -390,7 +395,7 @@ def test_the_cases_tell_ranks_that_talk_from_ranks_that_do_not(ranks: list[dict[
 def test_one_value_in_all_raises_on_every_rank_and_changes_nothing(ranks: list[dict[str, Any]]) -> None:
     for rank, results in enumerate(ranks):
         found = results["one_value_in_all"]
-        assert found["told"] == (
+        assert found["message"] == (
             "ShapeError: SyncBatchNorm expects more than one value per channel to measure, all processes together, "
             "got 1. "
             f"x: ({1 if rank == 0 else 0}, 3). Use larger batches or .eval()."
@@ -407,7 +412,7 @@ def test_no_value_in_all_passes_forward_and_backward_and_changes_nothing(ranks: 
         found = results["no_value_in_all"]
         assert found["shape"] == [0, C, 2, 2]
         assert torch.equal(found["running_mean"], torch.zeros(C)) and torch.equal(found["running_var"], torch.ones(C))
-        assert found["told"] is None
+        assert found["message"] is None
 
 
 @pytest.mark.parametrize("name", quiet_layers())
@@ -499,11 +504,11 @@ def test_three_steps_under_torchrun_equal_one_process(tmp_path: Path) -> None:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
     try:
-        told, _ = process.communicate(timeout=300)
+        printed, _ = process.communicate(timeout=300)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # the workers too
         pytest.fail("torchrun hung")
-    assert process.returncode == 0, told
+    assert process.returncode == 0, printed
     for rank in range(2):
         same_state(torch.load(tmp_path / f"{rank}.pt"), torch.float64)
 

@@ -473,14 +473,14 @@ def test_strict_precision_never_uses_it_and_fast_does_where_it_was_faster() -> N
         for methods in ops.explain_methods(x.shape, w.shape, padding=1, channels_last=True).values():
             assert dict(methods)["winograd_4x4"] == dict(methods)["winograd_2x2"] == "precision is strict"
         plain = S.functional.conv2d(x, w, padding=1)
-    theirs = F.conv2d(x, w, padding=1)
-    assert torch.equal(plain, theirs)
+    torch_y = F.conv2d(x, w, padding=1)
+    assert torch.equal(plain, torch_y)
     # the gradients too, though they are computed after the context
-    for ours, expected in zip(
-        torch.autograd.grad(plain.sum(), (x, w)), torch.autograd.grad(theirs.sum(), (x, w)), strict=True
+    for gradient, expected in zip(
+        torch.autograd.grad(plain.sum(), (x, w)), torch.autograd.grad(torch_y.sum(), (x, w)), strict=True
     ):
-        assert torch.equal(ours, expected)
-    assert not torch.equal(S.functional.conv2d(x, w, padding=1), theirs)
+        assert torch.equal(gradient, expected)
+    assert not torch.equal(S.functional.conv2d(x, w, padding=1), torch_y)
 
 
 @pytest.mark.parametrize("mode", ["exact", None, 3])
@@ -573,9 +573,9 @@ def test_blocks_networks_and_accelerate_give_their_norms_statistics_and_restore_
         m for m in model.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3) and m.stride == (1, 1)
     ]
     assert taken(model, torch.randn(2, 3, 64, 64)) == len(squares) == 13
-    theirs = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 8, 3))
-    assert taken(striate.accelerate(theirs), x) == 1
-    assert taken(striate.restore(theirs), x) == 0
+    torch_y = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 8, 3))
+    assert taken(striate.accelerate(torch_y), x) == 1
+    assert taken(striate.restore(torch_y), x) == 0
 
 
 # ------------------------------------------------------------------------------------------------------- whole networks
