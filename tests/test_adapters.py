@@ -1,5 +1,5 @@
-"""Layers of other libraries: what is adapted gets our class from accelerate and its own back, and computes what it
-computed.
+"""Layers of other libraries: accelerate swaps adapted ones for striate's, restore swaps them back, and results stay the
+same.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ def test_a_norm_that_is_folded_leaves_its_drop_and_activation() -> None:
 
 @pytest.mark.nightly
 def test_of_the_layers_of_timms_networks_at_least_nine_of_ten_are_swapped() -> None:
-    """Three networks of each of timm's modules, without memory for their weights."""
+    """Three networks of each of timm's modules, built on the meta device."""
     package = timm()
     names = [
         n

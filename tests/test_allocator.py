@@ -1,4 +1,4 @@
-"""Freed memory is kept once the allocator is told to, not before, and page faults end."""
+"""tune_allocator makes the allocator keep freed memory, which ends repeated page faults; it does not before."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from striate import allocator
 
-# Blocks of 64 MiB have mappings of their own by default; those of 24 MiB soon lie at the top of the heap, and are
+# By default, blocks of 64 MiB have mappings of their own; blocks of 24 MiB soon lie at the top of the heap, which is
 # trimmed.
 FAULTS = """
 import resource, sys, threading
@@ -41,7 +41,7 @@ else:
 
 
 def page_faults(which: str, thread: str) -> tuple[str, int]:
-    """In a process of its own, because the setting is the process's and cannot be undone."""
+    """Counts page faults in a separate process, because the setting is global and cannot be undone."""
     done = subprocess.run([sys.executable, "-c", FAULTS, which, thread], capture_output=True, text=True, check=True)
     answer, count = done.stdout.split()
     return answer, int(count)

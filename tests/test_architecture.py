@@ -1,4 +1,4 @@
-"""The dependency rule: each part of the package imports only from those before it."""
+"""The dependency rule: each part of the package imports only from the parts before it."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def test_a_file_imports_only_from_parts_before_its_own(path: Path) -> None:
     assert imported(path) <= MAY_IMPORT[part] | {part, "_renamed"}
 
 
-# Import circles that there still are, and files over 600 lines that are one thing. These lists only shrink: a circle or
-# file that is gone must go from here, and a new one is not added without a decision record that says why.
+# The import circles that remain, and the files over 600 lines that are one thing. These lists only shrink: what is
+# resolved must be removed here, and nothing is added without a decision record that says why.
 CIRCLES: list[frozenset[str]] = []
 LONG_FILES: dict[str, str] = {}
 
@@ -135,8 +135,8 @@ def test_lines_have_at_most_120_columns() -> None:
 
 
 def private_names(path: Path, own_names: set[str]) -> set[str]:
-    """The private names of others that a file uses: attributes that nothing of striate's has, and modules and what is
-    imported from them.
+    """The private names of other libraries that a file uses: attributes that striate does not define, and private
+    modules and imports.
     """
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -171,7 +171,7 @@ def test_private_names_of_torchs_are_in_one_place() -> None:
     pythons = {"_getframe", "_asdict"}  # sys and named tuples
     used = {path.relative_to(ROOT): private_names(path, own_names) - pythons for path in files}
     assert {path: names - known for path, names in used.items() if names - known} == {}
-    # read by getattr, or in an object's dictionary
+    # names read by getattr, or from an object's dictionary
     quoted = {name for path in files for name in re.findall(r'"(_[a-z_]+)"', path.read_text())}
     assert known - own_names - quoted <= set().union(*used.values())
 

@@ -1,5 +1,5 @@
-"""Arguments as torch takes them: whatever whole or real number torch's twin accepts, striate accepts, with the same
-result.
+"""Arguments as torch takes them: striate accepts every form of number that torch's function or layer accepts, with the
+same result.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from striate.ops.pool import geometry as pool_geometry
 
 
 class Index:
-    """A whole number of some other library: all it has is an index."""
+    """A whole number of some other library: its only method is ``__index__``."""
 
     def __init__(self, value: int) -> None:
         self.value = value
@@ -32,7 +32,7 @@ class Index:
         return self.value
 
 
-# How a whole number may come, and how one for each axis may.
+# The forms in which a whole number may be given, and a whole number for each axis.
 NUMBERS: dict[str, Callable[[int], Any]] = {
     "int64": np.int64,
     "int32": np.int32,
@@ -134,7 +134,7 @@ def layers() -> Iterator[tuple[str, str, int, int, dict[str, Any], int]]:
 
 
 def own() -> Iterator[tuple[str, str, int, int, dict[str, Any], int]]:
-    """Each layer that torch has not, likewise."""
+    """Each layer that torch lacks, likewise."""
     yield "LayerNorm2d", "num_channels", 4, 0, {}, 2
     yield "GhostBatchNorm2d", "ghost_batch_size", 1, 0, {"num_features": 4}, 2
     yield "GroupNormAct2d", "num_groups", 2, 0, {"num_channels": 4}, 2

@@ -1,4 +1,4 @@
-"""A checkpoint comes back bit for bit, or is refused with one line; a crash never costs the one before."""
+"""A checkpoint loads bit for bit, or is refused with one line; a crash never destroys the previous one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from striate.training.checkpoint import load, previous_path, save
 def small(seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2))
-    model(torch.rand(4, 1, 4, 4))  # running statistics that are not the first ones
+    model(torch.rand(4, 1, 4, 4))  # running statistics other than the initial ones
     return model
 
 
@@ -147,7 +147,7 @@ def test_a_header_longer_than_the_file_is_refused_before_it_is_read(path: Path) 
 
 
 def signed(path: Path, change: Any) -> None:
-    """The file with another header, and the right digest for it: what only a program could write."""
+    """Changes the file's header and signs it with the right digest, as only a program would."""
     whole = path.read_bytes()
     end = 8 + int.from_bytes(whole[:8], "little")
     header = json.loads(whole[8:end])

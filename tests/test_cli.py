@@ -20,8 +20,7 @@ HELP = "See striate train --help."
 
 @pytest.fixture(autouse=True)
 def tuned(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """How often the allocator was told to keep what is freed, which must not come true: the process of the tests would
-    keep it all.
+    """Counts the calls of tune_allocator and replaces it, because it would change the allocator of the test process.
     """
     made: list[bool] = []
     monkeypatch.setattr("striate.allocator.tune_allocator", lambda: made.append(True) or True)
@@ -224,7 +223,7 @@ def test_explain_names_the_method_of_each_map_and_the_reasons_against_the_others
     printed = capsys.readouterr().out
     assert "\nMethod, of x in planes order\n  forward: " in printed and "\n    not depthwise: " in printed
     assert main([*asked, "--channels-last"]) == 0
-    assert capsys.readouterr().out == printed  # of one axis there is one memory order
+    assert capsys.readouterr().out == printed  # an input with one spatial axis has only one memory order
     assert main(["explain", "conv2d", "--input", "8x100x9", "--out", "16", "--kernel", "5", "--channels-last"]) == 0
     assert "\nMethod, of x in channels order\n  forward: " in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""Containers: what neighbours share, and that nobody who looks between them sees anything but what torch's layers give.
+"""Containers: what neighbouring layers share, and that whoever looks between them sees what torch's layers give.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def images(channels: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def block() -> nn.Sequential:
-    """Statistics pass at 0 and 3, a recipe does at 3; a ReLU in a norm's pass."""
+    """A model in which statistics are passed on at 0 and 3, an output is rematerialized at 3, and a ReLU is fused."""
     torch.manual_seed(1)
     made = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
@@ -55,10 +55,10 @@ def twin(model: torch.nn.Module) -> torch.nn.Module:
 
 
 class Shared(NamedTuple):
-    """What was shared meanwhile."""
+    """Records what neighbours share in the block."""
 
     statistics: list[Tensor]
-    recomputed: list[Tensor]  # outputs that backward computes again
+    recomputed: list[Tensor]  # outputs that backward rematerializes
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -88,7 +88,7 @@ def sharing() -> Iterator[Shared]:
 
 
 def results(model: torch.nn.Module, x: Tensor, call: Callable[[Tensor], Tensor] | None = None) -> list[Tensor]:
-    """The output, all gradients and all buffers, computed in float64: what differs then is no rounding."""
+    """The output, all gradients and all buffers, in float64, so that differences cannot be rounding errors."""
     model.double()
     x = x.detach().double().requires_grad_()
     for p in model.parameters():
@@ -655,7 +655,7 @@ def test_accelerate_makes_torchs_containers_ours_and_restore_gives_them_back() -
 
 
 class TorchBlock(torch.nn.Module):
-    """A residual block as everybody writes it, with the layers of a striate block."""
+    """A residual block as it is commonly written, with the layers of a striate block."""
 
     def __init__(self, native_model: torch.nn.Module) -> None:
         super().__init__()

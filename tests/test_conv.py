@@ -35,10 +35,10 @@ from striate.ops.precision import precision
 from striate.reference import conv as reference
 from striate.window import same_padding
 
-WINOGRAD = ["winograd_4x4", "winograd_2x2"]  # of fewer products, and less exact: tests/test_winograd.py
+WINOGRAD = ["winograd_4x4", "winograd_2x2"]  # fewer multiplications and larger errors: tests/test_winograd.py has them
 NAMES = [m.name for m in ops.METHODS if m.name not in WINOGRAD]
 NATIVE = ["depthwise", "direct", "implicit_gemm"]
-FROM_TORCH = [name for name in NAMES if name not in NATIVE]  # made of torch's operators
+FROM_TORCH = [name for name in NAMES if name not in NATIVE]  # composed of torch's operators
 PASSES = ("forward", "backward_data", "backward_weights")
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {"channels_first": Tensor.contiguous, "channels_last": channels_last}
 EPS = torch.finfo(torch.float32).eps
@@ -50,7 +50,7 @@ def layout(request: pytest.FixtureRequest) -> Callable[[Tensor], Tensor]:
 
 
 class MethodChoice(NamedTuple):
-    """A method, on an instruction set where it is ours."""
+    """A convolution method; for native methods, also the instruction set that it runs on."""
 
     method: str
     isa: str | None
@@ -63,7 +63,7 @@ class MethodChoice(NamedTuple):
         before = native.isa()
         native.use_isa(self.isa or before)
         try:
-            # maps that the method has not are sums as they are written too
+            # strict: passes that the method lacks must be computed without Winograd's transforms too
             with dispatch.prefer(self.method), precision("strict"):
                 yield
         finally:
@@ -102,7 +102,7 @@ def geometry_of(sample: ConvSample) -> ops.ConvGeometry:
 
 
 class Given(NamedTuple):
-    """A sample's tensors, dy among them; bias may be None."""
+    """The tensors of a sample, the output gradient dy included; bias may be None."""
 
     x: Tensor
     weight: Tensor
@@ -152,7 +152,7 @@ def method_of(sample: ConvSample, pass_: str, last: bool = False, dtype: torch.d
 
 
 def strides(x: Tensor) -> list[int]:
-    """Of the axes that have any steps to take."""
+    """The strides of the axes longer than 1: only these decide where values lie."""
     return [step for step, size in zip(x.stride(), x.shape, strict=True) if size > 1]
 
 
@@ -163,7 +163,7 @@ def strides(x: Tensor) -> list[int]:
 def test_whole_numbers_give_exactly_the_reference(sample: ConvSample, method: str) -> None:
     exact = tensors(sample, lambda shape: whole_numbers(shape, torch.float64))
     expected = by_reference(sample, exact)
-    assert (expected.y != 0).double().mean() > 0.5  # or the test would be about zeros
+    assert (expected.y != 0).double().mean() > 0.5  # an output of zeros would prove nothing
     ran = False
     for dtype in (torch.float32, torch.float64):
         for layout_of, of_weight in (
@@ -191,7 +191,7 @@ def test_whole_numbers_give_exactly_the_reference(sample: ConvSample, method: st
     if not ran:
         problem = ops.ConvProblem("forward", geometry_of(sample), False, torch.float32, None)
         reasons = dispatch.explain_choice(ops.METHODS, problem)
-        assert dict(reasons)[method]  # a sentence
+        assert dict(reasons)[method]  # the method says why it refused
         pytest.skip(f"{method}: {dict(reasons)[method]}")
 
 
@@ -225,7 +225,7 @@ def test_an_output_is_channels_last_where_x_or_the_weight_is(method: str) -> Non
         ):
             y = f(*given, padding=1, groups=6)
             assert is_channels_last(y) == any(map(is_channels_last, given)), [t.stride() for t in given]
-    one = torch.randn(2, 1, 9, 10)  # of a lone channel the strides tell, as in torch
+    one = torch.randn(2, 1, 9, 10)  # with one channel the strides decide the memory format, as in torch
     w = torch.randn(6, 1, 3, 3)
     for x, k in (
         (one, w),
@@ -238,7 +238,7 @@ def test_an_output_is_channels_last_where_x_or_the_weight_is(method: str) -> Non
     assert is_channels_last(SF.conv_transpose2d(torch.randn(2, 8, 9, 10), dense))
 
 
-# Their numbers are random; a case for each kind of geometry is enough for errors and threads.
+# Tests of errors and of threads use random numbers, for which one sample for each kind of geometry is enough.
 SOME = [s for k, s in enumerate(CONV) if s.depthwise or k % 3 == 0]
 
 
@@ -256,7 +256,7 @@ def test_the_error_is_at_most_twice_that_of_torch(sample: ConvSample, native_met
         laid_out = Given(layout_of(given.x), given.weight, given.bias, layout_of(given.dy))
         got = run(sample.native_function, sample, laid_out)
         for name, native_value, torch_value, exact in zip(Results._fields, got, torch_results, truth, strict=True):
-            # root mean squares: the largest of some thousand errors differs by half from draw to draw
+            # compares root mean squares: the largest of some thousand errors varies by half between draws
             if native_value is not None:
                 values = (exact, native_value - exact, torch_value - exact)
                 size, error, allowed = (t.double().square().mean().sqrt() for t in values)
@@ -451,7 +451,7 @@ def test_expanded_offset_and_sliced_inputs_give_the_same_as_their_copies(method:
 
 def test_zero_channels_are_refused_where_torch_gives_an_output_without_filters() -> None:
     x, w = torch.ones(2, 0, 5, 5), torch.ones(3, 0, 3, 3)
-    assert F.conv2d(x, w).shape == (2, 0, 3, 3)  # and not (2, 3, 3, 3)
+    assert F.conv2d(x, w).shape == (2, 0, 3, 3)  # torch returns no filters, instead of (2, 3, 3, 3)
     with pytest.raises(ShapeError) as raised:
         SF.conv2d(x, w)
     assert (
@@ -461,7 +461,7 @@ def test_zero_channels_are_refused_where_torch_gives_an_output_without_filters()
             "be empty."
         )
     )
-    with pytest.warns(UserWarning, match="zero-element"):  # torch's
+    with pytest.warns(UserWarning, match="zero-element"):  # torch's initialization warns
         layer = S.Conv2d(0, 3, 3)
     with pytest.raises(ShapeError, match=r"^Conv2d expects x of at least one channel"):
         layer(x)
@@ -476,7 +476,7 @@ def test_nan_and_infinity_reach_the_outputs_that_see_them_and_no_other(method: s
 
 
 def kind(t: Tensor) -> Tensor:
-    """0 of numbers, 1 and -1 of infinities, 2 of NaN."""
+    """Classifies each value: 0 for finite numbers, 1 and -1 for infinities, 2 for NaN."""
     return torch.where(t.isnan(), 2, t.isinf() * t.sign()).int()
 
 
@@ -507,7 +507,7 @@ def test_special_values_show_where_torch_shows_them_and_what_is_padded_takes_no_
         x, w = torch.randn(shape), torch.randn(weight)
         dy = torch.randn_like(getattr(F, name)(x, w, **arguments))
         {"x": x, "weight": w, "dy": dy}[where].view(-1)[at] = value
-        marks = {  # 1 where the value is, and where it is seen
+        marks = {  # 1 at the special value; in the results, nonzero wherever it takes part
             key: torch.ones_like(t) if key != where else (~t.isfinite()).float()
             for key, t in (("x", x), ("weight", w), ("dy", dy))
         }
@@ -518,7 +518,7 @@ def test_special_values_show_where_torch_shows_them_and_what_is_padded_takes_no_
             y = getattr(functions, name)(*leaves, **arguments)
             results.append([y, *torch.autograd.grad(y, leaves, layout(gradient))])
         for k, (got, expected, mark) in enumerate(zip(*results, strict=True)):
-            # There torch multiplies the zeros of the padding; and implicit_gemm leaves that gradient to torch.
+            # Here torch multiplies the zeros of the padding too, and implicit_gemm leaves this gradient to torch.
             padded = where == "dy" and k == 2 and (len(shape) == 5 or shape[-1] < weight[-1])
             if not padded:
                 assert torch.equal(kind(got), kind(expected))
@@ -542,12 +542,12 @@ def test_what_follows_a_sum_follows_at_the_edges_that_a_weight_spoilt_too(name: 
         assert torch.equal(kind(fused), kind(y.clamp(0, 6)))
         assert torch.allclose(fused, y.clamp(0, 6), atol=1e-4, equal_nan=True)
     if name != "direct":
-        w[3, 5, 0, 2], w[3, 5, 1, 1] = 1.0, float("nan")  # seen by every output
+        w[3, 5, 0, 2], w[3, 5, 1, 1] = 1.0, float("nan")  # every output multiplies the middle tap
         measured, statistics = operators.conv_measured(x, w, bias, *rest)
         assert statistics[:, 3].isnan().all()
         assert statistics[:, :3].isfinite().all()
         w, x = torch.randn(8, 16, 3, 3), channels_last(torch.randn(4, 16, 1, 1))
-        w[3, 5, 0, 2] = float("nan")  # seen by none
+        w[3, 5, 0, 2] = float("nan")  # this tap meets only padding, which takes no part
         measured, statistics = operators.conv_measured(x, w, bias, [1, 1], *rest[1:])
         expected = F.conv2d(x, w.nan_to_num(), bias, padding=1)
         assert torch.allclose(measured, expected, atol=1e-4)
@@ -690,7 +690,7 @@ def network() -> torch.nn.Module:
 )
 def test_models_compile_without_graph_breaks(dynamic: bool, name: str | None) -> None:
     model, x = network(), torch.randn(2, 3, 20, 22)
-    if dynamic:  # sizes as symbols take their time
+    if dynamic:  # a smaller model, because compiling with symbolic sizes is slow
         model = S.Sequential(
             *model[:2], S.ConvTranspose2d(8, 8, 3, stride=2, padding="same", groups=8), S.GlobalAvgPool2d()
         )
@@ -734,7 +734,7 @@ def test_symbolic_tracing_takes_axes_of_size_one() -> None:
     torch.testing.assert_close(traced(x, w), F.conv2d(x, w, groups=4))
 
 
-class _LooksOn(TorchDispatchMode):
+class _PassThroughMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return func(*args, **(kwargs or {}))
 
@@ -748,14 +748,14 @@ def test_meta_and_fake_tensors_have_the_real_ones_shape_and_strides() -> None:
         for lay in LAYOUTS.values():
             real = tensors(sample, torch.randn)
             real = (lay(real.x), real.weight, real.bias)
-            with _LooksOn():  # torch's operators then, as for fake tensors
+            with _PassThroughMode():  # under a dispatch mode torch's operators run, as for fake tensors
                 y = sample.native_function(*real, **sample.arguments)
             with FakeTensorMode() as mode:
                 fake = sample.native_function(*(mode.from_tensor(t) for t in real), **sample.arguments)
             assert fake.shape == y.shape and fake.stride() == y.stride()
 
 
-# ----------------------------------------------------------------------------------------------------- geometry of ours
+# --------------------------------------------------------------------------------------- geometry beyond torch's layers
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
@@ -902,12 +902,12 @@ def test_output_size_chooses_as_in_torch() -> None:
 def test_huge_strides_dilations_and_paddings_are_legal_where_the_output_is_small() -> None:
     x = whole_numbers((2, 3, 5, 6)).requires_grad_()
     far = S.Conv2d(3, 4, 3, stride=2**31, padding=2**31)
-    y = far(x)  # only the output in the middle sees the first value
+    y = far(x)  # only the middle output has inputs in its window
     assert y.shape == (2, 4, 3, 3)
     torch.testing.assert_close(y[..., 1, 1], F.conv2d(x[..., :3, :3], far.weight, far.bias)[..., 0, 0])
     assert torch.equal(y[..., 0, 0], far.bias.expand(2, 4))
     wide = S.Conv2d(3, 4, 3, dilation=2**40, padding=2**40)
-    z = wide(x)  # only the tap in the middle sees anything
+    z = wide(x)  # only the middle tap falls on the input
     torch.testing.assert_close(z, F.conv2d(x, wide.weight[..., 1:2, 1:2], wide.bias))
     for result, layer in ((y, far), (z, wide)):
         dx, dw = torch.autograd.grad(result.sum(), [x, layer.weight])
@@ -1390,7 +1390,7 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
 def test_bad_input_raises_its_message_takes_little_memory_and_changes_nothing(
     call: Callable[[], Any], kind: type[Exception], message: str
 ) -> None:
-    for _ in range(2):  # again from the cache
+    for _ in range(2):  # the second time the geometry comes from the cache
         with pytest.raises(kind) as raised, memory.at_most(2**29):
             call()
         assert str(raised.value) == message
@@ -1448,7 +1448,7 @@ except RuntimeError as error:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300).stdout == "True\n"
 
 
-FAR = [  # a band that held all that a row of outputs reaches would take gigabytes, or more numbers than 32 bits count
+FAR = [  # buffering every input row that a row of outputs reads would take gigabytes, or overflow 32-bit counts
     ("conv2d", (1, 2, 40001, 1), (16, 2, 3, 3), {"padding": 20000, "dilation": 20000}),
     ("conv2d", (1, 600, 2000, 1), (1, 600, 3, 3), {"padding": 1000, "dilation": 1000}),
     ("conv1d", (1, 1000, 5), (16, 1000, 1), {"stride": 65536}),
@@ -1468,7 +1468,7 @@ def test_windows_that_reach_far_are_computed_in_bounded_memory(
 
 
 def test_a_transposed_convolution_that_leaves_out_what_lies_behind_stays_with_a_method() -> None:
-    native_layer = S.ConvTranspose2d(64, 64, 3, dilation=3, output_padding=2)  # output_padding above the stride
+    native_layer = S.ConvTranspose2d(64, 64, 3, dilation=3, output_padding=2)  # more than the stride
     torch_layer = torch.nn.ConvTranspose2d(64, 64, 3, dilation=3, output_padding=2)
     torch_layer.load_state_dict(native_layer.state_dict())
     x = torch.randn(2, 64, 9, 9)
@@ -1517,7 +1517,7 @@ def parameters(*layers: torch.nn.Module) -> int:
 
 
 def macs(layer: Any, shape: tuple[int, ...]) -> int:
-    """Of one image; shapes alone, nothing is computed."""
+    """The multiply-adds of one image, from shapes alone, on the meta device."""
     return layer.to("meta")(torch.empty(1, *shape, device="meta")).numel() * layer.weight[0].numel()
 
 
@@ -1546,11 +1546,11 @@ def test_3d_by_hand(method: str) -> None:
 
 def test_sobel_is_a_product_of_smoothing_and_difference(method: str) -> None:
     image = torch.zeros(1, 1, 5, 6)
-    image[..., 3:] = 1  # an upright edge
+    image[..., 3:] = 1  # a vertical edge
     sobel_x = filled(S.Conv2d(1, 1, 3), [[1, 0, -1], [2, 0, -2], [1, 0, -1]])
     sobel_y = filled(S.Conv2d(1, 1, 3), [[1, 2, 1], [0, 0, 0], [-1, -2, -1]])
     gx, gy = sobel_x(image), sobel_y(image)
-    assert gx[0, 0].tolist() == [[0, -4, -4, 0]] * 3 and not gy.any()  # correlation: not turned
+    assert gx[0, 0].tolist() == [[0, -4, -4, 0]] * 3 and not gy.any()  # cross-correlation: the kernel is not flipped
     assert (gx**2 + gy**2).sqrt()[0, 0, 0].tolist() == [0, 4, 4, 0]
     smooth, difference = filled(S.Conv2d(1, 1, (3, 1)), [1, 2, 1]), filled(S.Conv2d(1, 1, (1, 3)), [1, 0, -1])
     x = whole_numbers((1, 1, 7, 9))
@@ -1603,5 +1603,5 @@ def test_a_stack_of_three_by_threes_sees_two_more_pixels_each() -> None:
     for _ in range(4):
         y = SF.conv2d(y, torch.ones(1, 1, 1, 3), padding=(0, 1))
     (seen,) = torch.autograd.grad(y[0, 0, 0, 7], x)
-    # 1 + 4·2 pixels, the middle most
+    # the receptive field is 1 + 4·2 pixels, with the largest weight in the middle
     assert seen[0, 0, 0].tolist() == [0] * 3 + [1, 4, 10, 16, 19, 16, 10, 4, 1] + [0] * 3

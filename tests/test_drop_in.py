@@ -1,4 +1,4 @@
-"""striate.nn in torch.nn's place: its names, its signatures, the course notes' code, and models swapped there and back.
+"""striate.nn in place of torch.nn: its names, its signatures, the course notes' code, and models swapped and restored.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def test_our_functions_take_what_torchs_take() -> None:
             continue
         try:
             expected = list(inspect.signature(torch_function).parameters)
-        except ValueError:  # a builtin: its documentation opens with the call
+        except ValueError:  # a builtin: its docstring begins with the signature
             call = (torch_function.__doc__ or "").strip().split("->")[0]
             expected = [a.split("=")[0].strip() for a in call[call.index("(") + 1 : call.rindex(")")].split(",")]
         if expected in (["args", "kwargs"], ["*args", "**kwargs"]):  # one function for with and without indices
@@ -297,7 +297,7 @@ def test_an_accelerated_container_computes_what_its_modules_compute_and_restore_
     if training:
         torch.testing.assert_close(model[1].running_var, twin[1].running_var)
     swapped = [type(m) for m in model.modules()]
-    assert swapped == [type(m) for m in striate.accelerate(model).modules()]  # once more changes nothing
+    assert swapped == [type(m) for m in striate.accelerate(model).modules()]  # a second call changes nothing
     copied = copy.deepcopy(model)
     assert (
         [type(m) for m in striate.restore(model).modules()]
@@ -308,7 +308,7 @@ def test_an_accelerated_container_computes_what_its_modules_compute_and_restore_
 
 
 class Block(torch.nn.Sequential):
-    """A subclass that has Sequential's forward."""
+    """A subclass that inherits Sequential's forward."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(
@@ -366,7 +366,7 @@ def test_parts_may_be_replaced_after_accelerate(replaced: str) -> None:
 
 @pytest.mark.parametrize("accelerated", [True, False])
 def test_features_may_be_tapped_sliced_and_hooked(accelerated: bool) -> None:
-    """A perceptual loss: a forward of one's own walks over the layers and keeps what lies between."""
+    """A perceptual loss: its forward iterates over the layers and collects the outputs in between."""
     layers = [*fused_pair(), torch.nn.Conv2d(8, 8, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2)]
     torch_model = torch.nn.Sequential(*layers).eval()
     native_model = copy.deepcopy(torch_model)
@@ -578,7 +578,7 @@ def test_an_activation_stays_before_what_it_does_not_commute_with() -> None:
     x = torch.randn(1, 3, 4, 4)
     first = striate.accelerate(torch.nn.Sequential(act(inplace=True), pool(2)))
     first(x)
-    assert x.min() == 0  # whoever gave x sees it change
+    assert x.min() == 0  # the caller of x sees it change
 
 
 def test_restore_of_a_frozen_norm_warns_and_leaves_it_in_evaluation() -> None:
@@ -683,7 +683,7 @@ print(len(warnings_of_striate), warnings_of_striate[0])
 print(striate.native_info()["core"], striate.native_info()["native"])
 """
     )
-    result = run(code, "-S")  # -S: no installed striate comes first
+    result = run(code, "-S")  # -S: an installed striate must not come first
     assert result.returncode == 0, result.stderr
     message = (
         "1 striate's native core is not installed; every layer uses torch's operator instead. Reinstall striate "

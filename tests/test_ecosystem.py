@@ -2,9 +2,8 @@
 ``torch.nn``.
 
 Plain eager calls run on striate's kernels. In every other situation a layer is its ``torch.nn`` namesake, so that a
-tool meets what it
-knows: numbers are the twin's to the bit, and no operator of striate's is called. docs/guide/ecosystem.md has a row for
-each situation.
+tool meets what it knows: the numbers are bit for bit the twin's, and no operator of striate's is called.
+docs/guide/ecosystem.md has a row for each situation.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ GUIDE = Path(__file__).parent.parent / "docs" / "guide" / "ecosystem.md"
 
 @pytest.fixture(autouse=True)
 def one_thread(same_threads_and_seed: None) -> Iterator[None]:
-    """Samples are tiny: threads only wait for one another."""
+    """Runs on one thread: samples are so tiny that threads would mostly wait for one another."""
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         # of sizes that become constants, in torch's layers as well
@@ -152,7 +151,7 @@ def _convolution(dims: int, *args: Any, **kwargs: Any) -> torch.nn.Module:
 
 
 def _twins(d: int) -> dict[str, Callable[..., torch.nn.Module]]:
-    """What only striate has, composed of torch's layers under the same names of parameters."""
+    """Layers that only striate has, composed of torch's layers with the same parameter names."""
 
     def separable(i: int, o: int, k: int, padding: int) -> torch.nn.Module:
         steps = {
@@ -219,7 +218,7 @@ class _Frozen(torch.nn.BatchNorm2d):
 
 
 class _Circular(torch.nn.ConvTranspose2d):
-    """The adjoint of a circular convolution of three taps: what came to lie in the padding is added at the other end.
+    """The adjoint of a circular convolution of three taps: values in the padding are added at the other end.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -254,7 +253,7 @@ class Row(NamedTuple):
 
     make: Callable[[Any], torch.nn.Module]
     shape: tuple[int, ...]
-    # torch has no such layer: its twin is composed, and need not have the same bits or call the same operators
+    # torch lacks such a layer: the twin is composed, and need not have the same bits or call the same operators
     own: bool = False
     train: bool = True
     format: torch.memory_format = torch.contiguous_format
@@ -269,7 +268,7 @@ def _restored(model: torch.nn.Module) -> torch.nn.Module:
 
 def _accelerated() -> torch.nn.Module:
     t = torch.nn
-    # eps: of two values a norm amplifies roundings
+    # a large eps: a norm of two values amplifies roundings
     head = [
         t.GroupNorm(2, 8),
         t.LeakyReLU(0.2),
@@ -439,8 +438,8 @@ def call(layer: torch.nn.Module, x: Tensor) -> Tensor:
 
 
 def weigh(y: Tensor) -> Tensor:
-    """A number that every value of y counts in, each otherwise: a norm's sum of squares would hardly depend on its
-    input.
+    """A scalar loss with a different weight for every value of y: the sum of squares of a norm's output would hardly
+    depend on its input.
     """
     return (y * torch.arange(y.numel(), dtype=torch.float32, device=y.device).cos().to(y.dtype).view(y.shape)).sum()
 
@@ -502,7 +501,7 @@ def composed(layer: torch.nn.Module) -> bool:
 
 @contextlib.contextmanager
 def watched() -> Iterator[set[str]]:
-    """The operators that are called inside, found without a mode, which is a situation by itself."""
+    """Collects the operators called in the block, by the profiler, since a dispatch mode is itself a situation."""
     names: set[str] = set()
     with torch.autograd.profiler.profile() as profile:
         yield names
@@ -510,7 +509,7 @@ def watched() -> Iterator[set[str]]:
 
 
 def same(got: Any, expected: Any, row: Row, exact: bool, where: str = "result") -> None:
-    """The same tree of tensors, to the bit if ``exact``, and of other values, which a composed twin need not share."""
+    """Compares two trees of tensors, bit for bit if ``exact``, and their other leaves, unless the twin is composed."""
     (got_leaves, got_form), (expected_leaves, expected_form) = tree_flatten(got), tree_flatten(expected)
     assert got_form == expected_form or row.own, (where, got_form, expected_form)
     assert got_leaves or where != "result"
@@ -520,7 +519,7 @@ def same(got: Any, expected: Any, row: Row, exact: bool, where: str = "result") 
         for t in tensors[1]
         if t.is_floating_point() and t.numel() and t.device.type != "meta"
     ]
-    # of all: what is nought but for rounding has a net's magnitude
+    # the largest of all values: what is zero but for rounding is compared on that scale
     size = max([1.0, *finite]) if row.twin is not None else 1.0
     for k, (a, b) in enumerate(zip(*tensors, strict=True)):
         assert a.dtype == b.dtype and a.shape == b.shape and type(a) is type(b), (
@@ -553,12 +552,12 @@ Only = Callable[[str, torch.nn.Module], bool]
 
 
 class Situation(NamedTuple):
-    """What is done to a layer, the same with ours and with torch's; ``by``: whose operators compute then."""
+    """What is done to a layer, striate's and torch's alike; ``by``: whose operators compute then."""
 
     run: Run
     by: str
-    refused: dict[str, str]  # by a pattern of layers' names: why torch's own layers cannot do it. Tested to be so.
-    only: Only  # where it has a meaning
+    refused: dict[str, str]  # by pattern of layer names, why torch's own layers fail, which is tested too
+    only: Only  # the layers to which the situation applies
     exact: bool  # whether torch's operators give the twin's bits
 
     def why_refused(self, name: str) -> str | None:
@@ -573,7 +572,7 @@ def everywhere(name: str, layer: torch.nn.Module) -> bool:
 
 
 def but_in_channels_last(name: str, layer: torch.nn.Module) -> bool:
-    return name != "an accelerated net"  # torch's batches of gradients cannot be asked for their memory order
+    return name != "an accelerated net"  # torch's batched gradients do not support asking for their memory format
 
 
 def where_weights_are(name: str, layer: torch.nn.Module) -> bool:
@@ -910,7 +909,7 @@ class Told(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-# What a layer asks of its input before it computes.
+# The functions by which a layer inspects its input before computing.
 ASKED = (
     Tensor.dim,
     Tensor.size,
@@ -1000,7 +999,7 @@ class Tagged(torch.Tensor):
 
 
 class Wrapped(torch.Tensor):
-    """A subclass that holds another tensor and tells what is done to it."""
+    """A subclass that wraps another tensor and records the functions called on it."""
 
     recorded: list[str] = []  # noqa: RUF012
 
@@ -1403,7 +1402,7 @@ def _case(name: str, row: str) -> Any:
 def test_a_layer_gives_what_its_twin_of_torchs_gives(name: str, row_name: str) -> None:
     case, row = SITUATIONS[name], ROWS[row_name]
     native_layer, torch_layer, x = pair(row)
-    if row.twin is not None and case.by != "torch":  # sums of sums, some of which are nought but for rounding
+    if row.twin is not None and case.by != "torch":  # sums of sums, some of which are zero but for rounding
         native_layer, torch_layer, x = native_layer.double(), torch_layer.double(), x.double()
     with dispatch.prefer(row.prefer):
         if case.why_refused(row_name):

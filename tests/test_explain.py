@@ -1,5 +1,5 @@
-"""The arithmetic of one layer: its numbers against torch's layers and against worked facts, every sum that is spelled
-out, every message.
+"""The arithmetic of one layer: its numbers against torch's layers and worked examples, every sum that is spelled out,
+and every message.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from striate.cli import main
 from striate.ops.local import local
 from striate.window import Axis
 
-# A layer for every name, with the module that it is.
+# For every layer name an example, with the module that it stands for.
 CASES: dict[str, tuple[str, tuple[int, ...], dict[str, Any], Any]] = {
     "conv1d": ("conv1d", (8, 20), dict(out=6, kernel=5, stride=3, padding=1), lambda: nn.Conv1d(8, 6, 5, 3, 1)),
     "conv2d": ("conv2d", (2, 3, 32, 32), dict(out=10, kernel=5, padding=2), lambda: nn.Conv2d(3, 10, 5, padding=2)),
@@ -130,7 +130,7 @@ def batched(layer: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def part(explanation: Explanation, start: str) -> list[str]:
-    """The lines below the heading that starts so."""
+    """The lines below the heading that begins with ``start``."""
     found = [p for p in explanation.parts if p.title.startswith(start)]
     assert len(found) == 1, [p.title for p in explanation.parts]
     return found[0].lines(10_000)
@@ -192,7 +192,7 @@ def test_inputs_that_are_never_seen_have_no_gradient(name: str) -> None:
         torch.nn.init.ones_(p)
     for axis, lost in enumerate(explain(layer, shape, **options).facts["dropped"], 2):
         x.grad = None
-        # the last wins a maximum
+        # so the last one is the maximum
         y = module(x + torch.arange(float(x.shape[axis])).reshape(-1, *[1] * (x.dim() - axis - 1)))
         y.sum().backward()
         assert x.grad is not None
@@ -625,7 +625,7 @@ def test_matrices_stand_side_by_side_and_break_where_the_line_ends() -> None:
     assert [number(v) for v in (1 / 3, -0.00001, 12345.0)] == ["0.3333", "0", "12345"]
 
 
-# ------------------------------------------------------------------------------------------------------- how it is told
+# ------------------------------------------------------------------------------------------------- how it is formatted
 
 
 def test_the_guide_shows_what_is_printed() -> None:

@@ -1,4 +1,4 @@
-"""Folded models compute what the models they come from compute, and what cannot be folded is left with the reason."""
+"""Folded models compute the same as the original models, and what cannot be folded is left, with the reason."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def one_thread() -> None:
 
 
 def trained(model: Any) -> Any:
-    """The model in eval mode, its norms with statistics and weights as training might leave them: none 0, none 1."""
+    """The model in eval mode, its norms with statistics and weights as after training: none is 0 or 1."""
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             with torch.no_grad():
@@ -66,7 +66,7 @@ def norms_of(model: nn.Module) -> list[str]:
 
 
 def checked(model: Any, *inputs: torch.Tensor) -> tuple[Any, FoldReport]:
-    """fold, with what holds for every call: the model is as before, and the outputs are the same."""
+    """Calls fold and checks what holds for every call: the model is unchanged, and the outputs are the same."""
     before = state_of(model)
     folded, report = fold(model, inputs)
     after = state_of(model)
@@ -77,7 +77,7 @@ def checked(model: Any, *inputs: torch.Tensor) -> tuple[Any, FoldReport]:
     assert [(name, m.training) for name, m in folded.named_modules()] == [
         (name, m.training) for name, m in model.named_modules()
     ]
-    with torch.no_grad():  # copies: what a call leaves in a model is no matter here
+    with torch.no_grad():  # runs copies, since a call may change a model's buffers
         expected, got = (copy.deepcopy(m)(*(x.clone() for x in inputs)) for m in (model, folded))
     largest = expected.abs().max()
     difference = (expected.double() - got.double()).abs().max()
@@ -104,7 +104,7 @@ def reason(model: Any, *inputs: torch.Tensor) -> str:
 
 
 class Pair(nn.Module):
-    """A convolution and its norm, called as told."""
+    """A convolution and its norm, whose forward is ``call``."""
 
     def __init__(
         self, call: Callable[..., Any], conv: nn.Module | None = None, norm: nn.Module | None = None, **more: nn.Module
@@ -565,7 +565,7 @@ def test_an_activation_that_is_no_layer_is_refused() -> None:
                 F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
             )
 
-    Later.forward.__module__ = "striate.nn.norm"  # as if striate had it
+    Later.forward.__module__ = "striate.nn.norm"  # as if striate defined it
     message = reason(trained(nn.Sequential(nn.Conv2d(3, 4, 3), Later(4))), torch.randn(IMAGE))
     assert message == "its activation gelu is none of relu, leaky_relu, relu6, silu"
 
@@ -1315,7 +1315,7 @@ def test_attention_that_reads_its_layers_weights_is_no_obstacle() -> None:
 
 
 class Misled(nn.Module):
-    """Of two ways it goes the wrong one in a recording: its tensors are of another class there."""
+    """Takes another branch in a recording, where its tensors are of another class."""
 
     def __init__(self) -> None:
         super().__init__()

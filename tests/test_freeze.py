@@ -1,5 +1,5 @@
-"""Frozen models compute what their models compute, for any batch, in any thread, from a file; and nothing else can be
-done to them.
+"""Frozen models compute the same as their models, for any batch, in any thread, loaded from a file; they refuse
+anything else.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def one_thread() -> None:
 
 
 def calibrated(model: Any, *shape: int) -> Any:
-    """The model in training mode, its norms with statistics of random inputs, and weights as training might leave them.
+    """The model in training mode, its norms with statistics of random inputs and with weights as after training.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     with torch.no_grad():
@@ -71,7 +71,7 @@ def calibrated(model: Any, *shape: int) -> Any:
 
 
 def made(name: str) -> Any:
-    """A model of striate's by name, with less of the linear layers that hold most of the weights of some."""
+    """A model of striate's by name, with smaller linear layers, which hold most of some models' weights."""
     model = models.NAMES[name](classes=10) if name in ("alexnet", "vgg11_bn") else models.NAMES[name]()
     for layer in [m for m in model.modules() if isinstance(m, nn.Linear) and 4096 in (m.in_features, m.out_features)]:
         narrow = [64 if n == 4096 else n for n in (layer.in_features, layer.out_features)]
@@ -97,8 +97,8 @@ def close(expected: Tensor, got: Tensor) -> None:
 
 
 def checked(model: Any, *inputs: Tensor, batches: tuple[int, ...] = (1, 2, 5)) -> Frozen:
-    """freeze, with what holds for every call: the model and the inputs are as before, and the outputs the same for any
-    batch.
+    """Calls freeze and checks what holds for every call: model and inputs are unchanged, and the outputs are the same
+    for any batch.
     """
     state = {name: x.clone() for name, x in model.state_dict().items()}
     given, training = [x.clone() for x in inputs], model.training
@@ -136,7 +136,7 @@ def operators(frozen: Frozen) -> list[str]:
 
 
 class Called(nn.Module):
-    """Layers by name, called as told."""
+    """Layers by name, called by ``call``."""
 
     def __init__(self, call: Callable[..., Any], **layers: Any) -> None:
         super().__init__()
@@ -766,7 +766,7 @@ def test_measuring_goes_through_every_part_of_a_tensor_that_is_too_long_for_one(
 
 
 def test_what_a_layers_bound_is_of_is_true() -> None:
-    """An image of a filter's signs comes to the sum of its weights' sizes, which is the bound."""
+    """An image of a filter's signs gives the sum of the weights' absolute values, which is the bound."""
     layer = conv(4, 4)
     x = layer.weight.detach()[:1].sign()
     graph = freeze(nn.Sequential(layer, nn.ReLU()), x.expand(2, -1, -1, -1))._executable.program
@@ -970,7 +970,7 @@ def genuine() -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def forged(path: Path, **changes: Any) -> None:
-    """A file whose digests are right and whose graph is another."""
+    """Writes a file with another graph, whose digests are right."""
     metadata, tensors = (dict(part) for part in genuine())
     for key, change in changes.items():
         metadata[key] = change(metadata[key]) if callable(change) else change
@@ -997,8 +997,8 @@ def test_a_file_of_a_newer_striate_is_refused(tmp_path: Path) -> None:
 
 
 def of_format_1(path: Path, method: str = "depthwise", keyword: bool = False, format: int = 1) -> nn.Module:
-    """Writes what the first format held of a convolution and of its adjoint behind it, both with methods by name; that
-    model in torch.
+    """Writes a convolution and a transposed one in the first file format, which names methods. Returns that model in
+    torch.
     """
     torch.manual_seed(0)
     weight, bias = torch.randn(2, 1, 3, 3), torch.randn(2)
@@ -1417,7 +1417,7 @@ WITHOUT, UNCHANGED = (
 )
 VALUES = "a forward that goes one way whatever the input's values are, got one that asks for a value"
 WHERE = "Write it with torch.where, or freeze the parts of the model before and behind it."
-# the line that is told: so many behind the first of the function
+# the offset of the line that the message names from the first line of the function
 REFUSED: dict[str, tuple[Callable[..., Any], int, str, str]] = {
     "a condition on values": (lambda m, x: m.a(x) if x.sum() > 0 else -x, 0, VALUES, WHERE),
     "a loop on values": (loop_on_values, 1, VALUES, WHERE),
@@ -1457,7 +1457,7 @@ def test_what_a_forward_must_not_do_is_told_with_its_line(name: str) -> None:
             super().__init__()
             self.a, self.bn = conv(), nn.BatchNorm2d(4)
 
-        # torch's traces tell lines of forwards
+        # torch's traces name the lines of forward
         forward = types.FunctionType(call.__code__.replace(co_name="forward"), call.__globals__)
 
     message = text_of(ArgumentError, lambda: freeze(Net(), torch.randn(IMAGE)))
@@ -1647,7 +1647,7 @@ def test_a_bounded_number_of_shapes_is_remembered_and_those_asked_for_longest_ag
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 def test_a_weight_is_packed_anew_for_another_number_of_threads() -> None:
-    # oneDNN lays it out by that, and turns one of another layout around in each call
+    # oneDNN packs the weight by that, and repacks one of another layout in each call
     x, features, threads = torch.randn(4, 960, 3, 3), torch.randn(8, 1024), torch.get_num_threads()
     conv, linear = FusedConv(torch.randn(320, 960, 1, 1)), FusedLinear(torch.randn(1024, 1024))
     try:

@@ -35,7 +35,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 @pytest.fixture(autouse=True)
 def kernels_first() -> Iterator[None]:
-    """Little calls may go to torch by themselves: here the kernels are what is tested."""
+    """Runs the native kernels even for small calls, which would otherwise go to torch."""
     with prefer("native"):
         yield
 
@@ -50,11 +50,11 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return DTYPES[request.param]
 
 
-# ------------------------------------------------------------------------------------------- a sample, in three ways
+# --------------------------------------------------- a sample by the kernels, by the reference and in plain float32
 
 
 class Call(NamedTuple):
-    """The tensors of a sample."""
+    """The input tensors of a sample and the output gradient dy."""
 
     x: torch.Tensor
     dy: torch.Tensor
@@ -63,7 +63,7 @@ class Call(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What comes of them; None where there is no scale or shift."""
+    """The output and the gradients; None where there is no scale or shift."""
 
     y: torch.Tensor
     dx: torch.Tensor
@@ -72,7 +72,7 @@ class Results(NamedTuple):
 
 
 class View(NamedTuple):
-    """A norm as the reference has it: x seen as ``shape``, measured over ``dims``, scaled along ``scaled``."""
+    """A norm as the reference computes it: x viewed as ``shape``, reduced over ``dims``, scaled by axes ``scaled``."""
 
     shape: tuple[int, ...]
     dims: tuple[int, ...]
@@ -130,7 +130,7 @@ def in_shape(
 
 
 def by_reference(sample: NormSample, call: Call) -> Results:
-    """In float64 from first to last."""
+    """Computes output and gradients by the reference formulas, all in float64."""
     x, dy, weight, bias = (None if t is None else t.double() for t in call)
     assert x is not None and dy is not None
     if sample.function == "local_response_norm":
@@ -152,11 +152,11 @@ def statistics_of(x: torch.Tensor, view: View) -> tuple[torch.Tensor, torch.Tens
 
 
 def in_float32(sample: NormSample, call: Call) -> Results:
-    """The best that plain torch does in float32: the textbook's formulas, an operation at a time, each rounded to
-    float32.
+    """Computes the textbook formulas in float32, one torch operation at a time, each rounded to float32.
 
-    Only what belongs to a whole set is better: mean and variance, and in backward mean(γ·g) and mean(γ·g·x̂), are taken
-    in float64 and rounded once; and x - μ too, or no digits were left far from zero. dγ and dβ are float32's own sums.
+    Only statistics are more exact: mean and variance, and in backward mean(γ·g) and mean(γ·g·x̂), are computed in
+    float64 and rounded once. So is x - μ, which would lose all digits where the mean is large. dγ and dβ are plain
+    float32 sums.
     """
     if sample.function == "local_response_norm":
         x = call.x.clone().requires_grad_()
@@ -186,8 +186,10 @@ def in_float32(sample: NormSample, call: Call) -> Results:
 
 
 def roundings(sample: NormSample, call: Call, exact: Results) -> list[float]:
-    """One step of the type at the largest term: of y; of dx, whose terms cancel; of dγ and dβ, added up as chance adds
-    them.
+    """For y, dx, dγ and dβ, the rounding error of the largest term.
+
+    The terms of dx cancel, so its floor is that of the largest term. For the sums dγ and dβ it is the root of the sum
+    of squares, by which independent rounding errors grow.
     """
     step = torch.finfo(call.x.dtype).eps
     if sample.function == "local_response_norm":
@@ -208,10 +210,11 @@ def roundings(sample: NormSample, call: Call, exact: Results) -> list[float]:
 
 
 def assert_accurate(got: Results, exact: Results, plain: Results | None, floors: list[float]) -> None:
-    """float32: y's and dx's largest error is at most twice plain float32's and a rounding; float64: 64 roundings.
+    """Bounds the largest errors: in float32 by twice plain float32's and a rounding, in float64 by 64 roundings.
 
-    dγ and dβ are sums, in float32 of some hundred terms at a time: 5 roundings of each term are three deviations of
-    their error, where there are as few as one or three of them. Of many channels a test of its own has the factor 2.
+    dγ and dβ are float32 sums of some hundred terms at a time. With as few as one or three of them, their error is
+    random: 5 roundings of each term are three standard deviations. For many channels, a test of its own asserts the
+    factor 2.
     """
     for name, native_value, exact_value, floor, times in zip(
         Results._fields, got, exact, [*floors, 0.0, 0.0], (1, 1, 5, 5), strict=False
@@ -231,7 +234,7 @@ def assert_accurate(got: Results, exact: Results, plain: Results | None, floors:
 
 
 def steps(x: torch.Tensor) -> list[int]:
-    """Strides of the axes that have any steps to take."""
+    """The strides of the axes longer than 1: only these decide where values lie."""
     return [step for step, size in zip(x.stride(), x.shape, strict=True) if size > 1]
 
 
@@ -243,7 +246,7 @@ def every_bit_equal(a: Results, b: Results) -> bool:
 
 
 class Case:
-    """A sample with what is expected of it, computed once."""
+    """A sample with its expected results, computed once for each type."""
 
     def __init__(self, sample: NormSample) -> None:
         self.sample = sample
@@ -269,7 +272,7 @@ def test_results_and_gradients_are_the_references(case: Case, dtype: torch.dtype
     assert got.y.dtype is got.dx.dtype is dtype and got.y.shape == got.dx.shape == call.x.shape
     assert_accurate(got, exact, plain, floors)
     if layout is torch.Tensor.contiguous or "normalized_shape" not in case.sample.arguments:
-        follows = call.x.dim() > 3 and case.sample.function != "instance_norm"  # as torch's
+        follows = call.x.dim() > 3 and case.sample.function != "instance_norm"  # torch's instance norm gives NCHW
         assert steps(got.dx) == steps(layout(call.x) if follows else call.x.contiguous())
         follows = follows or case.sample.function == "local_response_norm"
         assert steps(got.y) == steps(layout(call.x) if follows else call.x.contiguous())
@@ -317,7 +320,7 @@ def test_gradients_of_many_scales_and_shifts_err_at_most_twice_as_much_as_float3
 
 
 def operators_of(call: Callable[[], Any]) -> set[str]:
-    """The names of our operators that a call runs."""
+    """The names of striate's operators that a call runs."""
     seen: set[str] = set()
 
     class Watch(Observer):
@@ -351,7 +354,7 @@ def test_the_promises_hold_too_where_the_choice_is_left_to_striate(case: Case) -
         assert all(every_bit_equal(r, results[0]) for r in results[1:]), name
 
 
-SCHEMES = [  # a sample of 16 sets, as cache and threads like it: one pass over each; of 8 of them: two passes over all
+SCHEMES = [  # 16 sets are normalized one by one (a single pass over memory for each), 8 of them in two passes over all
     (NormSample("batch_norm", (2, 16, 20000), {"training": True}), 1, torch.Tensor.contiguous),
     (NormSample("instance_norm", (1, 16, 40000), {}), 1, torch.Tensor.contiguous),
     (NormSample("instance_norm", (16, 4, 20000), {}), 0, channels_last),
@@ -383,10 +386,10 @@ def test_one_pass_over_each_set_and_two_passes_over_all_give_the_same_bits(
         ), name
 
 
-# ----------------------------------------------------------------------------------------------- what may follow a norm
+# ------------------------------------------------------------------------------- residual sum and activation, fused in
 
 RUNNING = torch.linspace(1, 4, 33, dtype=torch.float64), torch.linspace(0.5, 5, 33, dtype=torch.float64)
-# ours, the reference, takes a residual
+# for each kind: the native function, the reference, and whether it takes a residual
 FUSED: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor], bool]] = {
     "train": (
         lambda x, w, b, **more: ops.by_channel(x, None, None, w, b, True, 0.1, 1e-5, **more),
@@ -431,7 +434,7 @@ ACTIVATED: dict[str | None, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def close_to(value: torch.Tensor, truth: torch.Tensor, roundings: int = 64) -> bool:
-    """Within some roundings of the largest value."""
+    """Whether all errors are within ``roundings`` times eps of the largest value."""
     value, truth = value.detach(), truth.detach()
     return float((value - truth).abs().max()) <= roundings * torch.finfo(value.dtype).eps * float(truth.abs().max())
 
@@ -448,7 +451,7 @@ def test_a_norm_with_what_follows_is_norm_sum_and_activation(
     weight, bias = torch.randn(33) + 2, torch.randn(33)
     wide = [t.double().requires_grad_() for t in ((x, weight, bias, r) if residual else (x, weight, bias))]
     z = exact(*wide[:3]) + (wide[3] if residual else 0)
-    dy = dy.masked_fill(z.abs() < 1e-4, 0)  # the kink may lie on either side of a rounding
+    dy = dy.masked_fill(z.abs() < 1e-4, 0)  # there, rounding may move a value to the other side of the kink
     expected = ACTIVATED[activation](z)
     narrow = [
         t.detach().requires_grad_()
@@ -456,7 +459,7 @@ def test_a_norm_with_what_follows_is_norm_sum_and_activation(
     ]
     more = {"residual": narrow[3]} if residual else {}
     y = native_norm(*narrow[:3], activation=activation, slope=SLOPE, **more)
-    assert steps(y) == steps(x if kind in ("instances", "elements") else narrow[0])  # as torch's
+    assert steps(y) == steps(x if kind in ("instances", "elements") else narrow[0])  # these two give NCHW, as in torch
     assert close_to(y, expected, 16)
     with torch.no_grad():
         plain = native_norm(*narrow[:3])
@@ -516,7 +519,7 @@ def constants(count: int) -> list[NormSample]:
 
 
 def statistics(sample: NormSample, x: torch.Tensor) -> torch.Tensor:
-    """Mean and variance of each set, as the kernel has measured them."""
+    """The mean and variance of each normalized set, as the kernel measures them."""
     n, c = sample.shape[:2]
     rows = math.prod(sample.shape) // math.prod(sample.scaled)
     batches, groups, layout = {
@@ -557,7 +560,7 @@ def test_constant_sets_give_exactly_beta_where_the_choice_is_left_to_striate(val
             assert torch.equal(y, call.bias.reshape(scale_shape).expand(view.shape).reshape(sample.shape)), str(sample)
 
 
-# With an eps of 0: each norm of torch's that takes it, with parameters a channel or an element.
+# Each norm of torch's that accepts an eps of 0, with one scale and shift for each channel or each element.
 ZERO_EPS: dict[str, Callable[..., torch.Tensor]] = {
     "batch_norm": lambda f, x, w, b, e: f.batch_norm(
         x, CONSTANT_MEAN.to(x.dtype), CONSTANT_VAR.to(x.dtype), w, b, False, 0.1, 0.0
@@ -595,10 +598,10 @@ def test_with_an_eps_of_0_all_is_what_torch_makes_of_it(
     for a, b in zip(native_results, torch_results, strict=True):
         assert (a is None) == (b is None)
         assert a is None or b is None or torch.equal(a.nan_to_num(1e3, 1e4, -1e4), b.nan_to_num(1e3, 1e4, -1e4))
-    if value == 0.0:  # the means of others are not exact in torch, so what should be 0/0 is a number at times
+    if value == 0.0:  # for other values torch's means are inexact, so 0/0 sometimes comes out as a number
         y = native_results[0]
         sets = y[:, 1] if "running" in name or name == "batch_norm" else y[0, 0] if "instance" in name else y[1]
-        if name in ("instance_norm", "instance_norm of one"):  # the one that divides by nothing where σ is 0
+        if name in ("instance_norm", "instance_norm of one"):  # gives the shift where σ is 0, instead of dividing by 0
             assert torch.equal(sets, tensors[2][0].expand(5, 6))
         else:
             assert not sets.isfinite().any()
@@ -719,9 +722,9 @@ def test_nan_and_infinity_touch_what_is_measured_with_them_alone(
 
 
 def test_denormals_stay_what_they_are(dtype: torch.dtype, layout: Layout, isa: str) -> None:
-    tiny = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps  # the least number there is
+    tiny = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps  # the smallest positive number of the type
     x = layout((torch.arange(1, 1 + 2 * 19 * 3 * 5, dtype=dtype) * tiny).view(2, 19, 3, 5)).requires_grad_()
-    y = ops.batch_norm(x, torch.zeros(19, dtype=dtype), torch.full((19,), 0.5, dtype=dtype), eps=0.5)  # √1
+    y = ops.batch_norm(x, torch.zeros(19, dtype=dtype), torch.full((19,), 0.5, dtype=dtype), eps=0.5)  # divides by √1
     assert torch.equal(y, x) and (y != 0).all()
     (dx,) = torch.autograd.grad(y, x, x.detach())
     assert torch.equal(dx, x)
@@ -732,7 +735,7 @@ def test_denormals_stay_what_they_are(dtype: torch.dtype, layout: Layout, isa: s
         x + x,
     )
     assert torch.equal(ops.rms_norm(x, [5], eps=1.0), x) and torch.equal(local_response.local_response_norm(x, 3), x)
-    both = torch.stack([x, -x], 1).detach().flatten(1, 2)  # mean 0
+    both = torch.stack([x, -x], 1).detach().flatten(1, 2)  # pairs of opposite values, whose mean is 0
     for y in (
         ops.layer_norm(both, both.shape[1:], eps=1.0),
         ops.group_norm(layout(both), 1, eps=1.0),
@@ -742,7 +745,7 @@ def test_denormals_stay_what_they_are(dtype: torch.dtype, layout: Layout, isa: s
 
 
 def test_the_callers_floating_point_mode_is_left_as_it_is(layout: Layout, isa: str) -> None:
-    upward, toward_zero = 0x800, 0xC00  # of fenv.h on x86
+    upward, toward_zero = 0x800, 0xC00  # the rounding modes in fenv.h on x86
     libm = ctypes.CDLL("libm.so.6")
     sample, denormal = NormSample("batch_norm", (4, 20, 30, 31), {"training": True}), torch.tensor(1e-40)
     call = make(sample, torch.float32)
@@ -769,7 +772,7 @@ def test_the_callers_floating_point_mode_is_left_as_it_is(layout: Layout, isa: s
 
 
 def layers(channels: int = 6) -> dict[str, torch.nn.Module]:
-    """One of each layer that takes (N, 6, 4, 5)."""
+    """One layer of each class that takes an input of (N, 6, 4, 5)."""
     return {
         "BatchNorm2d": S.BatchNorm2d(channels),
         "BatchNormAct2d": S.BatchNormAct2d(channels),
@@ -786,7 +789,7 @@ def layers(channels: int = 6) -> dict[str, torch.nn.Module]:
 
 
 def randomized(layer: torch.nn.Module) -> Any:
-    """``layer`` with scales, shifts and statistics that differ from channel to channel."""
+    """Returns ``layer`` with scales, shifts and statistics that differ by channel."""
     with torch.no_grad():
         for name, t in [*layer.named_parameters(), *layer.named_buffers()]:
             if t.is_floating_point():
@@ -817,7 +820,7 @@ def test_an_empty_batch_passes_and_leaves_running_statistics_alone(name: str, tr
     if "num_batches_tracked" in before:
         torch_layer = torch.nn.BatchNorm2d(6).train(training)
         torch_layer(x)
-        before["num_batches_tracked"] = torch_layer.num_batches_tracked  # counts in torch
+        before["num_batches_tracked"] = torch_layer.num_batches_tracked  # torch counts an empty batch
         if name.startswith("Instance"):
             before["num_batches_tracked"] = torch.tensor(0)
     assert same_state(layer, before)
@@ -862,7 +865,7 @@ def test_one_value_per_channel_cannot_be_measured(layer: torch.nn.Module, shape:
 
 def test_one_value_per_channel_can_be_evaluated() -> None:
     assert torch.equal(S.BatchNorm1d(6).eval()(torch.zeros(1, 6)), torch.zeros(1, 6))
-    # torch's rule: one value in one sample alone is refused
+    # Torch's rule refuses one value per channel only where there is a single sample.
     assert S.GroupNorm(6, 6)(torch.ones(2, 6)).abs().sum() == 0
 
 
@@ -885,7 +888,7 @@ def test_unbatched_instance_norm_is_a_batch_of_one_without_the_batch(dims: int) 
         assert torch.equal(layer.eval()(x), twin.eval()(x[None])[0])
 
 
-CALLS: dict[str, Callable[..., torch.Tensor]] = {  # of x (N, 24, 12, 14), weight and bias (24,)
+CALLS: dict[str, Callable[..., torch.Tensor]] = {  # each takes x: (N, 24, 12, 14), weight and bias: (24,)
     "batch": lambda x, w, b: ops.batch_norm(x, None, None, w, b, True),
     "evaluate": lambda x, w, b: ops.batch_norm(x, torch.linspace(-1, 1, 24), torch.linspace(1, 2, 24), w, b),
     "ghost": lambda x, w, b: ops.by_channel(x, None, None, w, b, True, 0.1, 1e-5, batches=2),
@@ -900,7 +903,7 @@ CALLS: dict[str, Callable[..., torch.Tensor]] = {  # of x (N, 24, 12, 14), weigh
 
 
 def awkward() -> list[torch.Tensor]:
-    """(4, 24, 12, 14) in strides that no kernel takes as they are."""
+    """Tensors of (4, 24, 12, 14) with strides that no kernel reads directly."""
     base = torch.randn(5, 50, 13, 17)
     last = channels_last(base)
     found = [
@@ -1140,7 +1143,7 @@ def test_running_statistics_of_functions_are_the_references(layout: Layout) -> N
     expected = reference.running_statistics(x, mean, var, 0.3)
     ops.batch_norm(x, mean, var, training=True, momentum=0.3)
     torch.testing.assert_close((mean, var), expected, rtol=2e-7, atol=0)
-    wide = [torch.zeros(6, dtype=torch.float64), torch.ones(6, dtype=torch.float64)]  # of another type than x
+    wide = [torch.zeros(6, dtype=torch.float64), torch.ones(6, dtype=torch.float64)]  # a wider type than x's
     ops.batch_norm(x, *wide, training=True, momentum=1.0)
     torch.testing.assert_close(wide[0], x.double().mean((0, 2, 3)), rtol=1e-6, atol=0)
     before = mean.clone(), var.clone()
@@ -1179,7 +1182,7 @@ def test_without_running_statistics_evaluation_measures_the_batch(name: str, lay
         torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(native_layer.eval()(x), native_layer.train()(x))
     native_layer, torch_layer = (getattr(m, name)(6, track_running_stats=True) for m in (S, torch.nn))
-    for layer in (native_layer, torch_layer):  # there, but not tracked from now on
+    for layer in (native_layer, torch_layer):  # the buffers exist, but are no longer updated
         layer.track_running_stats = False
         layer.train()
     before = state_of(native_layer)
@@ -1290,7 +1293,7 @@ def test_second_derivatives_are_right_also_while_a_graph_of_them_is_kept(name: s
     def second(keep: bool) -> tuple[torch.Tensor, ...]:
         torch.manual_seed(3)
         y = call(*leaves)
-        first = torch.autograd.grad((y**3).sum(), leaves, create_graph=True)  # dy depends on x too
+        first = torch.autograd.grad((y**3).sum(), leaves, create_graph=True)  # the gradient of y³ depends on x as well
         return torch.autograd.grad(sum((g * torch.randn_like(g)).sum() for g in first), leaves, create_graph=keep)
 
     for with_graph, without in zip(second(True), second(False), strict=True):
@@ -1313,11 +1316,11 @@ def test_third_derivatives_are_those_of_the_formula(create_graph: bool) -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------------ what is torch's
+# ----------------------------------------------------------------------------------------------- what is left to torch
 
 
 def explained(call: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
-    """Why each method did not run, for the one choice that a call makes."""
+    """For the single choice that a call makes, each candidate and why it refused; None for the one that ran."""
     seen: list[list[tuple[str, str | None]]] = []
 
     def spy(candidates: Any, *arguments: Any) -> Any:
@@ -1333,7 +1336,7 @@ def explained(call: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> list[
     return seen[0]
 
 
-# ours and torch's, of x (2, 6, 4, 5)
+# the native function and torch's, each on x: (2, 6, 4, 5), weight and bias: (6,)
 PAIRS: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]] = {
     "batch_norm": (
         lambda x, w, b: ops.batch_norm(x, None, None, w, b, True),
@@ -1382,7 +1385,7 @@ def test_other_floats_go_to_torch_through_the_same_function(
     leaves, twins = ([t.detach().requires_grad_() for t in given] for _ in range(2))
     try:
         expected = torch_norm(*twins)
-    except NotImplementedError:  # torch's local response norm
+    except NotImplementedError:  # torch's local response norm does not support this type
         with pytest.raises(NotImplementedError):
             native_norm(*leaves)
         return
@@ -1425,7 +1428,7 @@ def test_function_transforms_go_to_torch_and_are_right(name: str, layout: Layout
     forward = lambda call: torch.func.jvp(lambda t: call(t, w, b), (x,), (torch.ones_like(x),))  # noqa: E731
     try:
         expected = forward(torch_norm)
-    except RuntimeError:  # torch's group norm in channels_last
+    except RuntimeError:  # torch's group norm raises for channels_last
         with pytest.raises(RuntimeError):
             forward(native_norm)
     else:
@@ -1569,7 +1572,7 @@ def test_a_training_step_compiles_to_machine_code_with_its_running_statistics() 
 
 def test_models_export(layout: Layout) -> None:
     model = randomized(network()).eval()
-    with precision("strict"):  # for any batch another method of convolution may be chosen than for one
+    with precision("strict"):  # the convolution's method may differ between batch sizes
         exported = torch.export.export(
             model, (layout(torch.randn(2, 3, 7, 8)),), dynamic_shapes=({0: torch.export.Dim("batch")},)
         )
@@ -1593,7 +1596,7 @@ def test_a_copy_and_a_pickle_are_the_same_layer(name: str) -> None:
 
 
 def saved_bytes(layer: torch.nn.Module, x: torch.Tensor) -> int:
-    """What a layer keeps for backward, each memory counted once."""
+    """The bytes that a layer saves for backward, each storage counted once."""
     sizes: dict[int, int] = {}
 
     def pack(t: torch.Tensor) -> torch.Tensor:
@@ -1608,7 +1611,7 @@ def saved_bytes(layer: torch.nn.Module, x: torch.Tensor) -> int:
 
 
 def test_batch_norm_and_relu_keep_about_half_of_torchs_bytes_for_backward(layout: Layout) -> None:
-    # x alone; torch's batch norm keeps x and its ReLU y. Their ratio is 1/2 but for what there is of each channel.
+    # striate saves x alone; torch's batch norm saves x and its ReLU y. The ratio is 1/2, but for per-channel values.
     x = layout(torch.randn(4, 20, 16, 16)).requires_grad_()
     torch_bytes = saved_bytes(torch.nn.Sequential(torch.nn.BatchNorm2d(20), torch.nn.ReLU()), x)
     assert saved_bytes(S.BatchNormAct2d(20), x) <= 0.55 * torch_bytes
@@ -2858,7 +2861,7 @@ def test_bad_input_raises_its_message_takes_little_memory_and_changes_nothing(
     with pytest.raises(kind) as raised, memory.at_most(2**29):
         call()
     assert str(raised.value) == message
-    assert isinstance(raised.value, RuntimeError) or kind is ValueError  # torch's own, of a constructor
+    assert isinstance(raised.value, RuntimeError) or kind is ValueError  # ValueError comes from torch's own constructor
     assert all(torch.equal(p, q) for p, q in zip(everything(), before, strict=True))
 
 
@@ -2956,7 +2959,7 @@ def test_a_negative_running_variance_is_refused_by_channel() -> None:
 
 def test_rows_of_nothing_are_not_gone_through_and_take_no_memory() -> None:
     for norm in (ops.layer_norm, ops.rms_norm):
-        x = torch.empty(2**60, 0, requires_grad=True)  # a loop over the rows would not come to an end
+        x = torch.empty(2**60, 0, requires_grad=True)  # a loop over its 2^60 rows would never end
         with memory.at_most(2**29):
             y = norm(x, [0], torch.ones(0))
             assert y.shape == x.shape and torch.autograd.grad(y.sum(), x)[0].shape == x.shape
@@ -2989,7 +2992,7 @@ def test_parts_that_do_not_divide_the_batch_are_refused() -> None:
     "name", ["evaluation", "instance_norm", "group_norm", "layer_norm", "last axis", "layer_norm_2d", "residual"]
 )
 def test_what_is_written_past_the_caches_has_the_same_bits(isa: str, layout: Layout, name: str) -> None:
-    # 5.3 MB at once, and by quarters, which are written by ordinary stores; 31·27 is no whole number of vectors
+    # Compares 5.3 MB at once with its quarters, which use ordinary stores. 31·27 is no whole number of vectors.
     x, dy, other = (layout(torch.randn(48, 33, 31, 27)) for _ in range(3))
     weight, bias, mean, variance = torch.rand(33), torch.randn(33), torch.randn(33), torch.rand(33) + 0.5
     calls: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
