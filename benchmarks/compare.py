@@ -1,6 +1,6 @@
 """Two results of run.py side by side: `python benchmarks/compare.py OLD.json NEW.json`.
 
-Times of two runs do not compare, the machine has changed its mood between them; ratios to torch in one run do. Prints
+Times of two runs are not comparable, because the machine's load differs; ratios to torch within a run are. Prints
 the rows whose ratio to the better of torch's layouts changed by more than --percent, worst first; exits 1 if any became
 slower.
 """
