@@ -55,7 +55,7 @@ def twin(model: torch.nn.Module) -> torch.nn.Module:
 
 
 class Shared(NamedTuple):
-    """Records what neighbours share in the block."""
+    """What neighbours shared within a ``sharing()`` block."""
 
     statistics: list[Tensor]
     recomputed: list[Tensor]  # outputs that backward rematerializes
@@ -459,7 +459,7 @@ def test_containers_in_containers_are_seen_through() -> None:
     assert shared.counts == (2, 1)
 
 
-COUNTS = {"0": (1, 1), "1": (0, 1), "1.1": (2, 0), "1.2": (1, 0)}  # what is shared though there is a hook at this path
+COUNTS = {"0": (1, 1), "1": (0, 1), "1.1": (2, 0), "1.2": (1, 0)}  # what is still shared with a hook at this path
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -565,7 +565,7 @@ def test_a_layer_used_twice_computes_as_torchs_both_times() -> None:
 
 
 def test_an_input_that_the_caller_holds_is_kept_as_it_is() -> None:
-    """The container did not make it: what is written into it is autograd's to mind."""
+    """The container did not make this tensor: autograd detects whatever is written into it."""
     norm, model = nn.BatchNorm2d(3), nn.Sequential(nn.Conv2d(3, 8, 3, padding=1))
     y = norm(images())
     with sharing() as shared:
@@ -573,7 +573,7 @@ def test_an_input_that_the_caller_holds_is_kept_as_it_is() -> None:
     assert shared.counts == (0, 0)
     expected = torch.autograd.grad(z.sum(), model[0].weight, retain_graph=True)
     y.data.zero_()
-    assert not torch.equal(*torch.autograd.grad(z.sum(), model[0].weight), *expected)  # as with torch's
+    assert not torch.equal(*torch.autograd.grad(z.sum(), model[0].weight), *expected)  # as with torch's layers
 
 
 # ------------------------------------------------------------------------------------------------------ the closed gate

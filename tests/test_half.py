@@ -1,4 +1,4 @@
-"""float16 and bfloat16: what torch's operators compute stays theirs, and nothing of ours sums in so few digits."""
+"""float16 and bfloat16: layers run on torch's operators, and striate's own formulas do not sum in so few digits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def layout(request: pytest.FixtureRequest) -> Layout:
 
 
 def error(y: torch.Tensor, truth: torch.Tensor) -> float:
-    """In units of the type's rounding at the largest value."""
+    """The largest error, in units of the type's rounding at the largest value."""
     assert y.isfinite().all() and truth.abs().max() > 0
     y, truth = y.detach(), truth.detach()
     return float((y.double() - truth).abs().max() / truth.abs().max()) / torch.finfo(y.dtype).eps
@@ -83,7 +83,7 @@ def test_the_gradient_of_the_reference_is_rounded_once_too(dtype: torch.dtype) -
     dy = (torch.rand(2, 3, 24, 24) + 1).to(dtype)
     dx = reference.avg_pool_backward(dy, window)
     assert dx.dtype is dtype and error(dx, reference.avg_pool_backward(dy.double(), window)) <= 0.51
-    wide = Window((Axis(512, 1, 512),) * 2)  # 262,144 taps: float16 has no such number
+    wide = Window((Axis(512, 1, 512),) * 2)  # 262,144 taps: more than float16's largest number
     assert torch.equal(
         reference.avg_pool(torch.full((1, 1, 512, 512), 0.5, dtype=dtype), wide),
         torch.full((1, 1, 1, 1), 0.5, dtype=dtype),

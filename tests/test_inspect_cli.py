@@ -29,7 +29,7 @@ NAMED = ", ".join(models.NAMES)
 
 
 def report_of(*arguments: str, capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
-    """What ``--json -`` prints."""
+    """The report that ``--json -`` prints."""
     main(["inspect", *arguments, "--json", "-"])
     report: dict[str, object] = json.loads(capsys.readouterr().out)
     return report
@@ -64,7 +64,7 @@ def write_models(folder: Path) -> None:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to be in, with models in it."""
+    """Makes a folder with models the current one."""
     write_models(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "mine_to_inspect", raising=False)
@@ -72,7 +72,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def found(monkeypatch: pytest.MonkeyPatch, *severities: str) -> None:
-    """Has lint find just these."""
+    """Makes lint return just these findings."""
     findings = [
         Finding(f"a-{severity}", severity, "0", "It is wrong.", "Mend it.", "arithmetic") for severity in severities
     ]

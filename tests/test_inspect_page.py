@@ -1,4 +1,4 @@
-"""What a report looks like: as text, as Markdown, and as a page with a picture of receptive fields."""
+"""The formats of a report: text, Markdown, and a page with a picture of receptive fields."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def large(name: str) -> Report:
 
 
 class Page(HTMLParser):
-    """Fails where a tag is not closed; keeps the elements' attributes and the text."""
+    """Parses a page: fails where a tag is not closed, and collects the elements' attributes and the text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -290,7 +290,7 @@ def test_pages_of_odd_networks_are_whole(name: str) -> None:
 def test_bars_are_numbered_and_their_scale_is_told() -> None:
     page = lenet().html()
     heads = re.findall(r'<span class="scale"><span>0</span><span>([\d.]+) %</span><span>([\d.]+) %</span></span>', page)
-    # of the stages; of the rows of each, and of all in one list
+    # the tables of the stages; of the rows in each, and of all rows
     assert set(heads) == {("50", "100")} and len(heads) == 1 + 4 + 1
     row = re.search(r"<tr><td>3<small>.*?</tr>", page)
     assert (

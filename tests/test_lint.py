@@ -1,4 +1,4 @@
-"""The frame of the rules: their order, their forms, what is ignored, and what refuses a request."""
+"""The framework of the rules: their order and formats, what is ignored, and which requests are refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def network() -> nn.Module:
 
 
 def found(model: nn.Module) -> list[tuple[str, str]]:
-    """What is found of the rule that these networks break."""
+    """The findings of the rule that these networks break."""
     return [(f.rule, f.place) for f in inspect(model, SHAPE).findings if f.rule == "bias-before-norm"]
 
 
@@ -89,7 +89,7 @@ def test_ids_to_ignore_are_not_told() -> None:
 
 
 class Told(nn.Module):
-    """The same layers, with and without a word about them."""
+    """The same layers, with and without comments that ignore rules."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,8 +129,8 @@ def test_a_class_may_speak_of_a_layer_that_another_one_calls() -> None:
 
 
 class Contained(nn.Module):
-    """What stands in a container is spoken of where the container is made: at its head of all, beside an argument of
-    that one.
+    """Rules are ignored for a container's layers where it is made: for all of them on its first line, for one
+    beside its argument.
     """
 
     def __init__(self) -> None:
@@ -190,7 +190,7 @@ def test_the_nearest_pyproject_says_what_the_command_line_ignores(tmp_path: Path
     assert configured(below) == configured(str(tmp_path)) == ["norm-eps", "mixed-modes"]
     (tmp_path / "src" / "pyproject.toml").write_text("[project]\nname = 'nets'\n")
     assert configured(below) == []
-    # of which a call in Python knows nothing
+    # which a call in Python does not read
     assert [f.rule for f in inspect(network(), SHAPE).findings][1] == "norm-eps"
 
 

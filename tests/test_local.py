@@ -199,7 +199,7 @@ def test_result_is_bitwise_the_same_on_1_2_3_and_8_threads(
 
 def test_beyond_the_gradients_it_needs_a_quarter_of_the_memory_that_unfolding_needs() -> None:
     beyond = []
-    for formulation in ("striate", "unfold"):  # in processes of their own: what kernels take for themselves is to count
+    for formulation in ("striate", "unfold"):  # in separate processes, so that the kernels' own memory counts
         run = [
             sys.executable,
             str(Path(__file__).parent.parent / "benchmarks" / "memory.py"),
@@ -219,7 +219,7 @@ def test_output_and_gradient_are_channels_last_where_x_is(dims: int) -> None:
         with prefer(method):
             x = last(x).requires_grad_()
             y = ops.local(x, w, b, padding="same")
-            follows = dims > 1  # of one axis there is one memory order
+            follows = dims > 1  # an input with one spatial axis has only one memory order
             assert y.movedim(1, -1).is_contiguous() == follows and y.is_contiguous() != follows
             (dx,) = torch.autograd.grad(y.square().sum(), x)
             assert method == "reference" or (

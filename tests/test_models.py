@@ -1,4 +1,4 @@
-"""The models are those of the course notes, number by number."""
+"""The models have the numbers of the course notes."""
 
 from __future__ import annotations
 

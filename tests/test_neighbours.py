@@ -1,5 +1,5 @@
-"""What stands before and behind a layer, on small networks whose answer is plain; multiply-adds with and without taps
-in the padding.
+"""The layers before and after a layer, on small networks with an obvious answer; multiply-adds with and without taps in
+the padding.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def name(part: Part) -> str:
 
 
 def links_of(model: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, list[str]], list[str]]:
-    """For each part those that follow it, and the parts that the model returns."""
+    """For each part the parts that follow it, and those that the model returns."""
     neighbours = Neighbours(record(model.eval(), shape))
     after = {name(part): [name(one) for one in neighbours.after(part)] for part in neighbours.parts}
     before = {name(part): [name(one) for one in neighbours.before(part)] for part in neighbours.parts}
@@ -81,7 +81,7 @@ def test_a_layer_called_twice_is_two_parts() -> None:
 
 
 def products(x: tuple[int, ...], layer: Any) -> int:
-    """Of a convolution: pairs of an output and a tap on the input, counted one by one, times the channels."""
+    """The multiply-adds of a convolution: counts pairs of an output and a tap on the input, times the channels."""
     y = record(layer, x)
     y_shape = y.values[y.outputs[0]].shape
     size, stride, padding, dilation = layer.kernel_size, layer.stride, layer.padding, layer.dilation

@@ -52,7 +52,7 @@ def geometry_of(sample: Sample, x: torch.Tensor) -> ops.PoolGeometry:
 
 
 def by_reference(sample: Sample, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """(y, index, dy, dx) for a dy of whole numbers; index empty for averages."""
+    """Returns (y, index, dy, dx) for a dy of whole numbers; index is empty for averages."""
     window, a = geometry_of(sample, x).window, sample.arguments
     if "max" in sample.function:
         y, index = reference.max_pool(x, window)
@@ -75,7 +75,7 @@ def by_kernel(sample: Sample, x: torch.Tensor, dy: torch.Tensor) -> tuple[torch.
 
 
 def steps(x: torch.Tensor) -> list[int]:
-    """Strides of the axes that have any steps to take."""
+    """The strides of the axes longer than 1: only these decide where values lie."""
     return [step for step, size in zip(x.stride(), x.shape, strict=True) if size > 1]
 
 
@@ -92,13 +92,13 @@ def test_whole_numbers_give_exactly_the_reference(sample: Sample, layout: Any, d
     got_y, got_index, got_dx = by_kernel(sample, layout(x), layout(dy))
     assert torch.equal(got_y, y)
     assert torch.equal(got_index, index)
-    assert (y != 0).double().mean() > 0.3  # or the test would be about zeros
+    assert (y != 0).double().mean() > 0.3  # an output of zeros would prove nothing
     if "avg" in sample.function:  # a gradient of thirds has no exact sum
         torch.testing.assert_close(got_dx, dx)
     else:
         assert torch.equal(got_dx, dx)
     dims = x.dim() - 2
-    # as torch's
+    # the memory format of torch's result
     follows = dims == 2 or ("max_pool" in sample.function and "adaptive" not in sample.function) == (dims == 3)
     assert steps(layout(y) if follows else y.contiguous()) == steps(got_y)
     assert steps(layout(x) if follows else x.contiguous()) == steps(got_dx)
@@ -186,7 +186,7 @@ def test_infinity_and_denormals_stay_what_they_are(layout: Any, isa: str) -> Non
 
 def test_a_window_that_holds_nothing_gives_minus_infinity_and_passes_no_gradient(layout: Any, isa: str) -> None:
     x = layout(torch.ones(1, 20, 1, 3)).requires_grad_()
-    y, index = SF.max_pool2d(x, 2, 1, 1, 2, return_indices=True)  # taps at -1 and 1 of an axis with the one place 0
+    y, index = SF.max_pool2d(x, 2, 1, 1, 2, return_indices=True)  # taps at -1 and 1, around the only position, 0
     assert y.isinf().all() and (index == -1).all()
     y.sum().backward()
     assert x.grad is not None and (x.grad == 0).all()
@@ -295,7 +295,7 @@ def test_windows_that_miss_the_input_pass_nothing_to_their_neighbours(
 
 
 def test_a_window_over_a_large_volume_takes_little_memory_besides() -> None:
-    # in a process of its own: the peak of this one may lie behind it
+    # in a separate process: this one may have passed its peak already
     code = """
 import resource, torch, striate.nn.functional as SF
 peak_kib = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -481,7 +481,7 @@ def test_models_export() -> None:
     assert "striate" not in str(exported.graph) and "aten.max_pool2d" in str(exported.graph)
     for batch in (2, 5):
         x = torch.randn(batch, 3, 20, 22)
-        # the convolution was chosen for any batch, not for this one
+        # the convolution's method was chosen for any batch, not for this one
         torch.testing.assert_close(exported.module()(x), model(x))
 
 
@@ -708,7 +708,7 @@ def test_bad_input_raises_its_message_takes_little_memory_and_changes_nothing(
     call: Callable[[], Any], kind: type[Exception], message: str
 ) -> None:
     before = X.clone()
-    for _ in range(2):  # again from the cache
+    for _ in range(2):  # the second time the geometry comes from the cache
         with pytest.raises(kind) as raised, memory.at_most(2**29):
             call()
         assert str(raised.value) == message

@@ -1,4 +1,4 @@
-"""The profile: whose time is whose, what is said of it, and how it is shown."""
+"""The profile: to which layer time is attributed, and how it is reported."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ BYTES_PER_MS, MACS_PER_MS = 1e6, 1e8
 
 @pytest.fixture(autouse=True)
 def _rates(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine of round numbers, for measuring the real one takes a second; and of one thread, for others wait on busy
-    machines.
+    """Fakes a machine with round rates, because measuring takes a second; on one thread, because several wait for
+    each other on busy machines.
     """
     torch.set_num_threads(1)
     if "real" not in request.node.name:
@@ -43,7 +43,7 @@ def _rates(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture
 def ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that goes on by one with each look at it: what is timed once takes one."""
+    """Fakes a clock that advances by one with each reading: whatever is timed once takes one."""
     monkeypatch.setattr(turns, "clock_ns", itertools.count().__next__)
 
 
@@ -94,7 +94,7 @@ def test_layers_and_what_they_leave_add_up_to_the_step() -> None:
 
 @pytest.mark.usefixtures("ticks")
 def test_every_node_of_backward_is_the_layers_whose_forward_made_it() -> None:
-    # conv: itself, weight and bias; norm and ReLU: one, scale and shift; pooling: itself; flatten: a view;
+    # nodes of conv: itself, weight and bias; norm and ReLU: one, scale and shift; pooling: itself; flatten: a view;
     # linear: the product, the transpose, weight and bias
     assert in_ticks(quick(small(), 2, 1, 8, 8)) == {"0": (1, 3), "1+2": (1, 3), "3": (1, 1), "4": (1, 1), "5": (1, 4)}
 
@@ -220,7 +220,7 @@ def test_layers_have_no_hooks_while_they_are_timed_and_keep_a_forward_of_their_o
     layer = Curious()
     layer.forward = own = lambda x, run=layer.forward: run(x)  # type: ignore[method-assign]
     report = quick(nn.Sequential(layer), 2, 3)
-    # recorded, with hooks; looked at, warmed up, two steps a round
+    # a recording with hooks, a first look, a warm-up, and two steps a round
     assert len(report.layers) == 1 and len(seen) == 1 + 1 + 1 + 2 * 3 and seen[0] and not any(seen[1:])
     assert layer.__dict__["forward"] is own
 
@@ -370,7 +370,7 @@ def test_the_limit_is_the_larger_of_two_and_leaves_out_the_taps_in_the_padding()
     )
     assert first.macs == 2 * 20 * (28 * 5) ** 2 and first.macs_inside == 2 * 20 * along**2
     x, w, y = 2 * 784, 20 * 25, 2 * 20 * 784
-    pooled = 4 * (y + 3 * y // 4) + y // 4  # read, written with an index, and gone over by the activation
+    pooled = 4 * (y + 3 * y // 4) + y // 4  # read, written with an index, and processed by the activation
     assert first.moved_bytes == 2 * (4 * (x + w + y) + pooled)  # forward and the weight gradient; x has none
     assert first.limit_ms == pytest.approx(
         2 * max((4 * (x + w + y) + pooled) / BYTES_PER_MS, first.macs_inside / MACS_PER_MS)
@@ -894,7 +894,7 @@ def test_multiply_adds_are_those_that_inspect_counts(name: str) -> None:
 
 
 class Scripted(torch.nn.Module):
-    """Of which no recording can be made, for a part of it is TorchScript."""
+    """A model that cannot be recorded, because a part of it is TorchScript."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ affine = pytest.mark.parametrize("affine", [True, False])
 
 
 def sample(shape, parameter=None, mean=0.0, dtype=torch.float64):
-    """x, gamma, beta and dy, of which none is nearly 0 or 1."""
+    """x, gamma, beta and dy, whose values are not near 0 or 1."""
     random = torch.Generator().manual_seed(31)
     x = (torch.randn(shape, generator=random, dtype=torch.float64) * 2 + mean).to(dtype).requires_grad_()
     size = shape[1:2] if parameter is None else parameter
@@ -28,7 +28,7 @@ def sample(shape, parameter=None, mean=0.0, dtype=torch.float64):
 
 
 def check(forward, backward, expected, x, gamma, beta, dy, use):
-    """Forward is torch's, backward is autograd's of this forward and torch's own."""
+    """Checks that forward equals torch's, and backward equals autograd's of this forward and of torch's."""
     gamma_beta = (gamma, beta) if use else (None, None)
     wanted = (x, gamma, beta) if use else (x,)
     y, torchs = forward(x, *gamma_beta), expected(x, *gamma_beta)
@@ -305,7 +305,7 @@ def test_normalizing_over_no_axis_is_refused():
 
 RMS_DIMS = [None, (-1,), (-2, -1), (1,), (1, 2, 3), (0, 2)]
 every_rms = pytest.mark.parametrize("dims", RMS_DIMS, ids=str)
-# beside the usual: an even window, one as wide as the channels, one that is wider, one of a single channel
+# besides the usual: an even window, one as wide as the channels, one that is wider, one of a single channel
 LOCAL = [
     (5, 1e-4, 0.75, 1.0),
     (2, 0.5, 0.75, 2.0),
@@ -319,7 +319,7 @@ every_window = pytest.mark.parametrize(("size", "alpha", "beta", "k"), LOCAL, id
 
 
 def rms_sample(dims, dtype=torch.float64, mean=0.0):
-    """x, gamma and dy, and gamma laid along x."""
+    """x, gamma and dy, and the shape in which gamma broadcasts to x."""
     shape = (2, 6, 4, 5)
     at = {d % 4 for d in (-1,) if dims is None} or {d % 4 for d in dims}
     x, gamma, _, dy = sample(shape, [shape[d] for d in sorted(at)], mean, dtype)

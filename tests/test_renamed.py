@@ -1,4 +1,4 @@
-"""Names of before the modules were moved work for one more release, each with a warning that says the new one."""
+"""Names from before the modules were moved work for one more release, each with a warning that names the new one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import striate
 from striate import _renamed, nn
 
-# The public names of every module before they were moved: a module a line, and what its __all__ had.
+# The public names of every module before the move: one line per module, with its __all__.
 BEFORE = [line.split() for line in (Path(__file__).parent / "golden" / "public_names.txt").read_text().splitlines()]
 GONE = {
     "striate.analysis.trace": {"FREE": "is_free of striate.graph.optable", "LOCAL": "a kind of the op table"},

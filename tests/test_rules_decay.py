@@ -1,5 +1,5 @@
-"""Rules about the optimizer's groups: a network and an optimizer that each is for, and one near it that it must not be
-for.
+"""Rules about the optimizer's groups: each with a network and optimizer that it reports, and a similar one that it does
+not.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def test_a_step_of_a_norms_weight_is_smaller_the_larger_it_is() -> None:
             model[0].weight.mul_(factor)
         model.zero_grad()
         model(x).square().sum().backward()
-        steps.append(model[0].weight.grad.norm() / model[0].weight.norm())  # how far a step of rate 1 turns it
+        steps.append(model[0].weight.grad.norm() / model[0].weight.norm())  # the angle of a step of rate 1
     assert (steps[0] / steps[1]).item() == pytest.approx(9, rel=1e-6)
 
 

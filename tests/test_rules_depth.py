@@ -1,4 +1,4 @@
-"""Lint rules about depth: each with a network that has the mistake and one near it that has not."""
+"""Lint rules about depth: each with a network that has the mistake, and a similar one that does not."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_channels_that_are_never_mixed_are_told_with_what_they_reach() -> None:
 
 
 class Scaled(nn.Module):
-    """A residual block without an activation, with a layer scale, as the token mixers of FastViT."""
+    """A residual block without an activation, with a layer scale, like the token mixers of FastViT."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -220,7 +220,7 @@ def test_linear_layers_in_a_row_are_told_each() -> None:
 
 
 class Ratio(nn.Module):
-    """Products and quotients that are not linear, though a factor is the model's own or there is only one."""
+    """Products and quotients that are nonlinear, though a factor is the model's own or there is only one."""
 
     def __init__(self, way: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Rules about modes: a network that each is for, and one near it that it must not be for."""
+"""Rules about modes: each with a network that it reports, and a similar one that it does not."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_norm_that_trains_in_an_evaluated_model_is_told_and_mended() -> None:
     ]
     assert severities(report, "norm", "mode") == {"norm-in-training-mode": "warning"}
     fixed, difference = report.fix()
-    assert (fixed[1].training, model[1].training, difference) == (False, True, "")  # no repr says a mode
+    assert (fixed[1].training, model[1].training, difference) == (False, True, "")  # a repr does not show the mode
     assert severities(inspect(fixed, SHAPE), "norm", "mode") == {}
     model[1].momentum = None
     assert "statistics by 1/batches of the way." in reported(inspect(model, SHAPE), "norm-in-training-mode")[0][1]

@@ -1,4 +1,4 @@
-"""Rules about norms: a network that each is for, and one near it that it must not be for; and what mending does."""
+"""Rules about norms: each with a network that it reports and a similar one that it does not; and what fixes do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from striate import inspect
 
 
 def drawn(model: nn.Module) -> nn.Module:
-    """With parameters and running statistics that are not those of new layers."""
+    """Gives the layers parameters and running statistics other than new layers have."""
     generator = torch.Generator().manual_seed(3)
     for name, t in [*model.named_parameters(), *model.named_buffers()]:
         if t.is_floating_point():
@@ -83,7 +83,7 @@ def test_a_bias_that_is_not_only_each_channels_own_offset_stays(
 
 
 class Branching(nn.Module):
-    """The convolution's output goes to a norm, and where ``also`` says."""
+    """The convolution's output goes to a norm, and also where ``also`` says."""
 
     def __init__(self, also: str) -> None:
         super().__init__()
@@ -359,7 +359,7 @@ def test_the_group_norm_that_takes_over_stands_at_all_of_the_norms_names() -> No
             return self.c(self.a(x))
 
     fixed, _ = inspect(Held(), (4, 6)).fix()
-    # no places: one channel has one value
+    # without positions, each channel has one value
     assert type(fixed.b) is nn.GroupNorm and fixed.c[0] is fixed.b and fixed.b.num_groups == 1
 
 
@@ -432,7 +432,7 @@ def test_a_norm_as_last_layer_is_told_where_its_output_is_compared() -> None:
     )
     assert [m for _, m, _ in reported(inspect(maps, (8, 3, 8, 8), task="segmentation"), "norm-on-output")] == [message]
     assert [m for _, m, _ in reported(inspect(maps, (8, 3, 8, 8), loss=nn.MSELoss()), "norm-on-output")] == [message]
-    assert reported(inspect(maps, (8, 3, 8, 8)), "norm-on-output") == []  # a part of a network, for all that is known
+    assert reported(inspect(maps, (8, 3, 8, 8)), "norm-on-output") == []  # it may be a part of a network
     assert reported(inspect(nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 10)), (8, 4)), "norm-on-output") == []
     activated = nn.Sequential(nn.Linear(4, 10), striate.nn.BatchNormAct2d(10))
     assert reported(inspect(activated, (8, 4)), "norm-on-output") == []

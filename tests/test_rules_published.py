@@ -1,4 +1,4 @@
-"""What inspecting tells of published networks, which are taken to be good: few lines, and right ones."""
+"""Findings about published networks, which are assumed to be good: they must be few and correct."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from striate.analysis.lint.group import grouped
 GOLDEN = Path(__file__).parent / "golden" / "inspect" / "published.txt"
 TOLD = dict(line.split(": ") for line in GOLDEN.read_text(encoding="utf-8").splitlines())
 SCREEN = (80, 24)  # columns and lines
-FEW = {  # a family each; the others are told of in make nightly
+FEW = {  # one of each family; the others run in make nightly
     *("resnet18", "mobilenetv3_small_100", "convnext_atto", "inception_next_atto", "repvgg_a0", "ghostnet_100"),
     *("poolformer_s12", "fastvit_t8", "starnet_s1", "vit_tiny_patch16_224"),
 }

@@ -1,4 +1,4 @@
-"""Lint rules about windows: each with a network that has the mistake and one near it that has not."""
+"""Lint rules about windows: each with a network that has the mistake, and a similar one that does not."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_a_map_on_its_side_is_followed_by_its_own_axes() -> None:
             return self.last(self.first(x).transpose(2, 3))
 
     net = nn.Sequential(Turned(), nn.Conv2d(1, 1, 3, padding=1))
-    # one column is never exceeded: no window looks along it
+    # an axis of size 1 is never exceeded: no window extends along it
     assert findings("unproductive-layers", net, (1, 1, 6, 1)) == []
     assert findings("unproductive-layers", nn.Sequential(net, net[1]), (1, 1, 6, 2))[0][1:] == (
         "0.1 (call 2)", (
@@ -185,7 +185,7 @@ def test_unproductive_layers_that_take_few_of_the_macs_are_not_told() -> None:
     wide = nn.Sequential(
         nn.Conv2d(2, 20, 3, padding=1), *convolutions(1, 1, channels=20), nn.Conv2d(20, 1, 3, padding=1)
     )
-    assert findings("unproductive-layers", wide, (1, 2, 6, 6)) == []  # 180 of the 7,740 MACs of each place
+    assert findings("unproductive-layers", wide, (1, 2, 6, 6)) == []  # 180 of the 7,740 MACs at each position
     assert [place for _, place, _ in findings("unproductive-layers", wide, (1, 2, 4, 4))] == ["2", "3"]
 
 
@@ -561,7 +561,7 @@ def test_places_that_poolings_forget_are_told_where_they_are_asked_for() -> None
 
 
 class Decoder(nn.Module):
-    """A pooling whose map, or whose places, are handed on."""
+    """A pooling whose input map, or whose positions of maxima, are passed on."""
 
     def __init__(self, unpools: bool) -> None:
         super().__init__()

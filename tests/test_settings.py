@@ -1,5 +1,5 @@
-"""Precision and the preferred method: each holds for its own thread, task and gradients, and for the process by a
-function of its own.
+"""Precision and the preferred method: each applies to its own thread, task and gradients; a separate function sets it
+for the process.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from striate.ops.precision import is_strict
 
 WAIT = 60  # seconds after which a test that hangs fails
 torch.manual_seed(0)
-# wide enough for Winograd's to be the fastest of all three maps
+# wide enough for Winograd to be the fastest in all three passes
 X, W = torch.randn(2, 64, 28, 28), torch.randn(64, 64, 3, 3)
 
 
@@ -70,14 +70,14 @@ def nothing_stays() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def strict() -> tuple[Tensor, ...]:
-    """The output and the gradients of the sums as they are written."""
+    """The output and the gradients by the direct sums."""
     return alone(precision("strict"))
 
 
 @pytest.fixture(scope="module")
 def fast(strict: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     got = with_gradients()
-    assert not any(torch.equal(a, b) for a, b in zip(got, strict, strict=True))  # or the tests below would see nothing
+    assert not any(torch.equal(a, b) for a, b in zip(got, strict, strict=True))  # or the tests below prove nothing
     return got
 
 
@@ -90,7 +90,7 @@ PAIRS = {
 
 @pytest.fixture(params=PAIRS)
 def pair(request: pytest.FixtureRequest) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """Two blocks, under which a convolution has different bits."""
+    """Two context managers, under which a convolution gives different bits."""
     return PAIRS[request.param]
 
 
@@ -106,10 +106,10 @@ def test_overlapping_threads_have_each_its_own_setting_and_leave_none_behind(pai
     def enters_first() -> list[tuple[Tensor, ...]]:
         with first():
             turn.wait()
-            turn.wait()  # the other is in its block now
+            turn.wait()  # the other thread is in its block now
             got = [with_gradients()]
             turn.wait()
-        turn.wait()  # this one left, the other is still in
+        turn.wait()  # this thread has left its block, the other is still inside
         got.append(with_gradients())
         turn.wait()
         return got
@@ -245,7 +245,7 @@ def test_blocks_left_in_another_order_than_entered_take_away_themselves() -> Non
         again = inside(precision("strict"))
         next(again)
         assert is_strict()
-    assert is_strict()  # the generator is in its block yet
+    assert is_strict()  # the generator is still in its block
     again.close()
     assert not is_strict()
 
@@ -600,7 +600,7 @@ def test_a_block_inside_of_what_is_compiled_in_pieces_holds_for_its_own_thread(s
             assert (before, within, after) == (True, False, True)
             assert torch.equal(y, strict[0])
             assert not pool.submit(is_strict).result()
-    function = compiled(outer, fullgraph=False)  # which torch.compile leaves to Python
+    function = compiled(outer, fullgraph=False)  # which torch.compile does not compile
     assert all(equal(with_gradients(function), strict) for _ in range(2))
     assert equal(with_gradients(), fast)
 

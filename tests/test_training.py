@@ -1,4 +1,4 @@
-"""Data, loop, pictures and job: seeded, checked, and complete."""
+"""The training job: data, loop and pictures are seeded, checked and complete."""
 
 from __future__ import annotations
 
