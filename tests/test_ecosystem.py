@@ -1631,8 +1631,8 @@ def run_onnx(model: Any, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     return [torch.from_numpy(y) for y in session.run(None, feeds)]
 
 
-# What the exporters have no rule for, or a wrong one, of torch's layers as of ours: adaptive windows of several
-# lengths, a divisor, and, by tracing, the RMS norm.
+# What the exporters have no rule for, or a wrong one, for torch's layers and striate's alike: adaptive windows of
+# several lengths, a divisor, and, by tracing, the RMS norm.
 UNKNOWN_TO_ONNX = {
     True: r"AdaptiveMaxPool[23]d.*|AdaptiveAvgPool3d|AvgPool2d with a divisor",
     False: r"Adaptive(Max|Avg)Pool[23]d( with indices| of one axis)?|AvgPool2d with a divisor|RMSNorm",
@@ -2086,7 +2086,7 @@ def test_what_torchs_layers_refuse_ours_refuse(name: str) -> None:
 
 # ------------------------------------------------------------------------------ situations that other files' tests hold
 
-# Of layers of ours and of accelerated models of torch's: each, and the tests that hold it.
+# Situations of striate's layers and of accelerated models of torch's, each with the tests that check it.
 ELSEWHERE: dict[str, tuple[str, ...]] = {
     "features between the layers of a container: walked over, sliced, hooked later": (
         "drop_in.features_may_be_tapped_sliced_and_hooked",

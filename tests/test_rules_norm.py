@@ -208,9 +208,7 @@ def test_the_norm_of_an_identity_beside_a_convolution_is_a_branch_and_not_told()
 
     assert reported(inspect(Deployable(bends=False), (8, 8, 7, 7)), "norm-after-activation") == []
     report = inspect(Deployable(bends=True), (8, 8, 7, 7))
-    assert [place for place, _, _ in reported(report, "norm-after-activation")] == [
-        "identity"
-    ]
+    assert [place for place, _, _ in reported(report, "norm-after-activation")] == ["identity"]
 
 
 @pytest.mark.parametrize(
