@@ -713,7 +713,8 @@ print(striate.models.lenet5.__name__, striate.training.parameter_groups.__name__
 """
     result = run(code)
     assert result.stdout.splitlines() == [
-        "['_torch', 'allocator', 'errors', 'moments', 'native', 'nn', 'ops', 'reference', 'window']",
+        "['_renamed', '_torch', 'allocator', 'errors', 'moments', 'native', 'nn', 'ops', 'reference', 'tuning', "
+        "'window']",
         "[]",
         "True",
         "lenet5 parameter_groups striate.deploy.freeze",

@@ -32,7 +32,7 @@ import striate.nn as SN
 from striate import models, tensorfile
 from striate.deploy import bounds
 from striate.deploy.bounds import measurements
-from striate.deploy.file import FORMAT, encode
+from striate.deploy.file import FORMAT, decode, encode
 from striate.deploy.freeze import ERROR, Frozen, freeze, load
 from striate.deploy.frozen import describe_operator
 from striate.deploy.operators import LOWERINGS, base_of, operator_of
@@ -992,8 +992,9 @@ def test_a_file_with_an_operator_that_draws_random_numbers_is_refused(tmp_path: 
 
 
 def test_a_file_of_a_newer_striate_is_refused(tmp_path: Path) -> None:
-    forged(tmp_path / "model.safetensors", frozen=3)
-    refused(tmp_path / "model.safetensors", "one of format 3, where this striate knows up to 2", "Use a newer striate.")
+    forged(tmp_path / "model.safetensors", frozen=FORMAT + 1)
+    got = f"one of format {FORMAT + 1}, where this striate knows up to {FORMAT}"
+    refused(tmp_path / "model.safetensors", got, "Use a newer striate.")
 
 
 def of_format_1(path: Path, method: str = "depthwise", keyword: bool = False, format: int = 1) -> nn.Module:
@@ -1058,8 +1059,33 @@ def test_a_file_of_format_1_whose_methods_are_names_is_converted(method: str, ke
     ]
     torch.testing.assert_close(frozen(x), model(x))
     frozen.save(path)
-    assert tensorfile.read(path, lambda *_: None)[1]["frozen"] == 2
+    assert tensorfile.read(path, lambda *_: None)[1]["frozen"] == FORMAT
     assert torch.equal(load(path)(x), frozen(x))
+
+
+def test_a_method_of_format_1_that_has_another_name_now_is_converted(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    of_format_1(path, "unfolded")
+    tensors, metadata = tensorfile.read(path)
+    assert decode(metadata, tensors).nodes[0].args[-1] == NUMBERS["implicit_gemm"]
+
+
+def test_a_file_of_format_2_whose_operators_have_their_former_names_is_converted(tmp_path: Path) -> None:
+    path, x = tmp_path / "model.safetensors", torch.randn(3, 2, 4, 5)
+    model = of_format_1(path)
+    load(path).save(path)
+    tensors, metadata = tensorfile.read(path)
+    conv_node, transposed = metadata["nodes"]
+    former = {**transposed, "op": "striate.conv_input.default"}
+    path.write_bytes(tensorfile.encode(tensors, {**metadata, "frozen": 2, "nodes": [conv_node, former]}))
+    torch.testing.assert_close(load(path)(x), model(x))
+
+    path.write_bytes(tensorfile.encode(tensors, {**metadata, "nodes": [conv_node, former]}))
+    refused(
+        path,
+        "operator 'striate.conv_input.default', which is not one it runs",
+        "Use the striate and torch it was frozen with.",
+    )
 
 
 @pytest.mark.parametrize("method", ["fft", "torch", ""])

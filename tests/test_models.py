@@ -82,6 +82,5 @@ def test_an_unknown_name_is_told_the_known_ones() -> None:
         models.by_name("lenet6")
     assert str(error.value) == (
         "models.by_name expects one of lenet5, mlp_bn, cnn_bn, resnet_cifar, alexnet, vgg11_bn, resnet18, resnet50, "
-        "mobilenet_v1, "
-        "mobilenet_v2, convnext_tiny, got 'lenet6'. Choose one of these names."
+        "mobilenet_v1, mobilenet_v2, convnext_tiny, got 'lenet6'. Choose one of these names. Did you mean lenet5?"
     )

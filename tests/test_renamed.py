@@ -14,7 +14,8 @@ import striate
 from striate import _renamed, nn
 
 # The public names of every module before the move: one line per module, with its __all__.
-BEFORE = [line.split() for line in (Path(__file__).parent / "golden" / "public_names.txt").read_text().splitlines()]
+LIST = Path(__file__).parent / "golden" / "renamed" / "public_names.txt"
+BEFORE = [line.split() for line in LIST.read_text().splitlines()]
 GONE = {
     "striate.analysis.trace": {"FREE": "is_free of striate.graph.optable", "LOCAL": "a kind of the op table"},
     "striate.analysis.picture": {"STYLE": "a template of striate.render"},

@@ -695,4 +695,4 @@ def test_a_method_s_old_name_works_with_a_warning(monkeypatch: pytest.MonkeyPatc
     x, w = torch.ones(1, 2, 6, 6), torch.ones(3, 2, 3, 3)
     with pytest.warns(DeprecationWarning) as seen:
         conv.conv(x, w, padding=1, dims=2, method="unfolded")
-    assert [str(one.message) for one in seen] == [f"conv2d: {message}"]
+    assert [str(one.message) for one in seen] == [f"conv: {message}"]

@@ -59,7 +59,7 @@ void check_winograd(const Window& w, Method method) {
   }
 }
 
-constexpr int64_t kMaxImplicitGemm = int64_t(1) << 20;  // values of a row; ops/conv.py has the same
+constexpr int64_t kMaxImplicitGemm = int64_t(1) << 20;  // values of a row; ops/conv/ has the same
 
 // Checks that implicit_gemm.cpp can compute the pass.
 void check_implicit_gemm(bool adjoint, const ConvShape& s, Method method) {

@@ -8,7 +8,7 @@
 namespace striate {
 namespace {
 
-// The integers of the operators' argument `along` stand for kernels/norm/norm.h's AffineAxis; ops/norm.py has the same.
+// The integers of the operators' argument `along` stand for kernels/norm/norm.h's AffineAxis; ops/norm/ has the same.
 constexpr int64_t kAffineChannels = 0, kAffineElements = 1, kAffinePositions = 2;
 
 NormShape norm_shape(const Tensor& x, int64_t batches, int64_t groups, int64_t along, bool channels_last) {

@@ -13,7 +13,7 @@ struct Axis {
   int64_t before, after;  // padding
 };
 
-// How many outputs of a row a convolution computes at once; ops/conv.py and bindings/conv.cpp bound its scratch memory
+// How many outputs of a row a convolution computes at once; ops/conv/ and bindings/conv.cpp bound its scratch memory
 // by it.
 constexpr int64_t kColumns = 512;
 

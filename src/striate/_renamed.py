@@ -139,7 +139,14 @@ def _lookup(module: str, name: str, stacklevel: int = 2) -> Any:
 
 def accept_old_names(module: str) -> None:
     """Lets a module answer to the old names of what was renamed in it, a package to those of moved modules."""
-    sys.modules[module].__getattr__ = functools.partial(_lookup, module)  # type: ignore[method-assign]
+    own = vars(sys.modules[module]).get("__getattr__")
+
+    def lookup(name: str) -> Any:
+        if own is not None and f"{module.removeprefix(f'{PACKAGE}.')}:{name}" not in NAMES:
+            return own(name)
+        return _lookup(module, name, stacklevel=3)
+
+    sys.modules[module].__getattr__ = lookup  # type: ignore[method-assign]
 
 
 def old_keywords(**names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:

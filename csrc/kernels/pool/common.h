@@ -13,7 +13,7 @@ constexpr int64_t kTileColumns = 256;
 constexpr int64_t kBandElements = 32768;  // packed at a time: 128 KiB, an eighth to a half of a second-level cache
 
 // Whether the window covers few enough positions to be packed in bands: 4 MiB of float at most. Wider windows are
-// reduced in runs of consecutive values; max pooling of these returns an index (ops/pool.py decides, by the same
+// reduced in runs of consecutive values; max pooling of these returns an index (ops/pool/ decides, by the same
 // bound).
 inline bool is_narrow(const Window& w) {
   const auto reach = [](const Axis& a, int64_t more) { return min(a.input, (a.size - 1) * a.dilation + 1 + more); };

@@ -27,8 +27,9 @@ __all__ = ["FORMAT", "decode", "encode", "not_running", "read", "save"]
 # The version of the program in a file: one more for each change that older code would misread. In format 2 the method
 # of a convolution is a number; in format 1 it was a name. Format 3 has the names in RENAMED.
 FORMAT = 3
-# Operators that format 3 names otherwise than the formats before it.
+# Operators that format 3 names otherwise than the formats before it, and methods that format 1 named otherwise.
 RENAMED = {"striate.conv_input.default": "striate.conv_backward_data.default"}
+RENAMED_METHODS = {"unfolded": "implicit_gemm"}
 # The values of torch that a program may have among its arguments, by the name they have in files.
 VALUES: dict[str, Any] = {
     **{str(v).removeprefix("torch."): v for v in tensorfile.DTYPES.values()},
@@ -212,6 +213,7 @@ def _method_number(op: str, value: Any) -> Any:
     """An argument of a convolution of format 1, in which the only text is the name of its method, as of format 2."""
     if not isinstance(value, str):
         return value
-    if value not in conv.NUMBERS:
+    name = RENAMED_METHODS.get(value, value)
+    if name not in conv.NUMBERS:
         raise Refusal(f"method {value!r} of {op}, which is not one it has", "Use the striate it was frozen with.")
-    return conv.NUMBERS[value]
+    return conv.NUMBERS[name]

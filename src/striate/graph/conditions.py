@@ -20,7 +20,7 @@ from torch.nn import Module
 from .. import source
 from .._torch import fake_tensors, size_symbols, tree_map
 from .running import Shape, describe_failure, tensors_like, unchanged
-from .sizes import ToldSizes
+from .sizes import ObservedSizes
 
 __all__ = ["conditions"]
 
@@ -40,7 +40,7 @@ def conditions(
 
     Most models have none, and arithmetic on symbols takes ten times as long as a model without: so the model runs with
     quicker stand-ins for sizes first (:mod:`.sizes`), and is done with where nobody asks for one. exact: False is
-    content with these, which also tell of sizes that are the same for every input, as a convolution's channels are.
+    content with these, which also note sizes that are the same for every input, as a convolution's channels are.
 
     >>> conditions(torch.nn.Conv2d(3, 8, 3), (torch.ones(1, 3, 8, 8),), {})
     ()
@@ -56,7 +56,7 @@ def conditions(
     def run(
         mode: AbstractContextManager[Any],
         fake: Callable[[Tensor, bool], Tensor],
-        told: AbstractContextManager[Any],
+        observed: AbstractContextManager[Any],
     ) -> None:
         like = tensors_like(model)
 
@@ -79,14 +79,14 @@ def conditions(
                         *model.named_buffers(remove_duplicate=False),
                     ]
                 }
-                with told:
+                with observed:
                     torch.func.functional_call(model, tensors, fake_args, fake_kwargs)
 
     asked: dict[str, None] = {}
     quick = fake_tensors(allow_non_fake_inputs=True)
     with suppress(Exception, SystemExit):  # code that cannot do with stand-ins may do with symbols
-        told = ToldSizes(lambda line: None if at_work else asked.setdefault(line))
-        run(quick, lambda x, _: quick.from_tensor(x), told)
+        sizes = ObservedSizes(lambda line: None if at_work else asked.setdefault(line))
+        run(quick, lambda x, _: quick.from_tensor(x), sizes)
         if not (asked and exact):
             return tuple(asked)
     at_work.clear()

@@ -1,9 +1,9 @@
-"""Sizes that tell when their value is asked for: a quick look whether a model's code has conditions on sizes at all.
+"""Sizes that note when their value is asked for: a quick look whether a model's code has conditions on sizes at all.
 
-While :class:`ToldSizes` is on, ``x.shape`` and its like give stand-ins for numbers. Arithmetic on them makes others,
-functions of torch's take them for what they are, and Python's conversions (``if``, ``range``, ``int``) are told. Other
-than torch's symbols (:mod:`.conditions`) they do not know that a convolution's output always has so many channels, so
-that they tell too much; but they take no longer than the model itself.
+While :class:`ObservedSizes` is on, ``x.shape`` and its like give stand-ins for numbers. Arithmetic on a stand-in makes
+another, functions of torch's get the number, and Python's conversions (``if``, ``range``, ``int``) are noted. Unlike
+torch's symbols (:mod:`.conditions`) stand-ins do not know that a convolution's output always has the same number of
+channels, so that too much is noted; but a run with them takes no longer than a run without.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch.overrides import TorchFunctionMode
 
 from .. import source
 
-__all__ = ["ToldSizes"]
+__all__ = ["ObservedSizes"]
 
 
-class ToldSizes(TorchFunctionMode):
+class ObservedSizes(TorchFunctionMode):
     """Calls ``asked`` with each line of the model's code, as "/path/net.py:12", that asks for a size's value.
 
     >>> found = []
-    >>> with ToldSizes(found.append):
+    >>> with ObservedSizes(found.append):
     ...     x = torch.ones(2, 3)
     ...     y = x.view(x.shape[0] * 3)
     >>> y.shape, found
@@ -44,18 +44,18 @@ class ToldSizes(TorchFunctionMode):
         self.unsure = [one for one in self.unsure if one[:2] != (caller, caller.f_lasti)]
         result = func(*_plain(args), **_plain(kwargs or {}))
         if func is Tensor.__len__:  # Python takes nothing but a whole number
-            self.tell()
-        return self.told(result) if func in SIZES else result
+            self.note()
+        return self.wrap(result) if func in SIZES else result
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         for *_, line in self.unsure:
             self.asked(line)
 
-    def told(self, sizes: Any) -> Any:
-        return tuple(map(self.told, sizes)) if isinstance(sizes, tuple) else _Size(sizes, self)
+    def wrap(self, sizes: Any) -> Any:
+        return tuple(map(self.wrap, sizes)) if isinstance(sizes, tuple) else _Size(sizes, self)
 
-    def tell(self, unsure: bool = False) -> None:
+    def note(self, unsure: bool = False) -> None:
         frame: Any = sys._getframe(1)
         while frame is not None and frame.f_code.co_filename == __file__:
             frame = frame.f_back
@@ -76,7 +76,7 @@ SIZES: frozenset[Any] = frozenset(
 class _Size:
     """A number, or a comparison of numbers."""
 
-    def __init__(self, value: Any, mode: ToldSizes) -> None:
+    def __init__(self, value: Any, mode: ObservedSizes) -> None:
         self.value, self.mode = value, mode
 
     def __hash__(self) -> int:
@@ -93,17 +93,17 @@ def _computed(name: str) -> Any:
     compute = getattr(operator, name) if hasattr(operator, name) else divmod
 
     def method(self: _Size, *others: Any) -> Any:
-        return self.mode.told(compute(self.value, *_plain(others)))
+        return self.mode.wrap(compute(self.value, *_plain(others)))
 
     def reflected(self: _Size, other: Any) -> Any:
-        return self.mode.told(compute(_plain(other), self.value))
+        return self.mode.wrap(compute(_plain(other), self.value))
 
     return method, reflected
 
 
 def _converted(name: str) -> Any:
     def method(self: _Size, *how: Any) -> Any:
-        self.mode.tell(unsure=name == "__index__")
+        self.mode.note(unsure=name == "__index__")
         return getattr(self.value, name)(*_plain(how))
 
     return method
@@ -134,7 +134,7 @@ for _name in ("bool", "int", "float", "index", "round", "floor", "ceil", "trunc"
 
 
 def _plain(given: Any) -> Any:
-    """The same with numbers in place of those that tell."""
+    """The same with numbers in place of stand-ins."""
     if isinstance(given, _Size):
         return given.value
     if isinstance(given, dict):

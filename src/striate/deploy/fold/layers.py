@@ -65,7 +65,7 @@ def how_changed(module: Module, subject: str) -> str | None:
         computed = ["weight"] if adapters.computes_its_weight(module) else computed
         if computed:
             return f"{subject} computes its {computed[0]} before each call"
-    return next((f"{subject} has a {told}" for hooks, told in HOOKS.items() if getattr(module, hooks)), None)
+    return next((f"{subject} has a {kind}" for hooks, kind in HOOKS.items() if getattr(module, hooks)), None)
 
 
 def following(norm: Any) -> Module | None:

@@ -1,7 +1,7 @@
 """Which batch norms of a model can be merged into the layer beside them, and doing it.
 
 What stands before and after a norm is read off a recording of the model, call by call (:mod:`.steps`); a run of it
-tells the rest (:mod:`.run`). A norm is left, with the reason, wherever folding could change a result: torch.fx's own
+shows the rest (:mod:`.run`). A norm is left, with the reason, wherever folding could change a result: torch.fx's own
 fusion misses layers that are called more than once (pytorch issues 104593 and 197539).
 """
 
@@ -48,8 +48,7 @@ def fold(model: Model, example_input: Tensor | tuple[Tensor, ...]) -> tuple[Mode
     copies of it, in the mode they are in and with the same random numbers, and compared.
 
     Raises ArgumentTypeError for another example, ArgumentError if the model asks for a value, or for a size in a
-    condition, with the line. Warns if the outputs
-    differ by more than rounding explains.
+    condition, with the line. Warns if the outputs differ by more than rounding explains.
 
     Source: S. Ioffe, C. Szegedy, "Batch Normalization", 2015, whose inference network (algorithm 2, line 11) is ``s·x +
     t``.
@@ -175,7 +174,7 @@ class _Planner:
         """The convolution or linear layer that a step calls, if it calls one."""
         return self._module(step) if step.layer and isinstance(self._module(step), LAYERS) else None
 
-    def _what(self, step: Step) -> str:
+    def _describe(self, step: Step) -> str:
         return self._label(self._module(step)) if step.layer else step.name
 
     def _label(self, module: Module) -> str:
@@ -253,12 +252,12 @@ class _Planner:
             source = source.sources[0]  # the same tensor, before something was written into it
         layer = self._layer(source)
         if layer is None:
-            return f"{self._what(source)} comes before it"
+            return f"{self._describe(source)} comes before it"
         label = self._label(layer)
         refusal = self._layer_refusal(source, layer)
         if refusal:
             return refusal
-        others = [self._what(user) for user in source.users if user is not step]
+        others = [self._describe(user) for user in source.users if user is not step]
         if others:
             return f"the output of {label} also goes to {' and '.join(others)}"
         scale, shift = layers.scale_and_shift_of(norm)
@@ -276,15 +275,17 @@ class _Planner:
     def _fold_after(self, step: Step, actions: dict[str, str]) -> str | None:
         norm: Any = self._module(step)
         users = step.users
-        if len(users) != 1:
-            return f"its output goes to {' and '.join(map(self._what, users))}" if users else "nothing uses its output"
+        if not users:
+            return "nothing uses its output"
+        if len(users) > 1:
+            return f"its output goes to {' and '.join(map(self._describe, users))}"
         target = users[0]
         layer = self._layer(target)
         if layer is None or target.sources[0] is not step:
             further = [self._layer(user) for user in target.users]
             if len(further) == 1 and further[0] is not None:
-                return f"{self._what(target)} stands between it and {self._label(further[0])}"
-            return f"{self._what(target)} comes after it"
+                return f"{self._describe(target)} stands between it and {self._label(further[0])}"
+            return f"{self._describe(target)} comes after it"
         label = self._label(layer)
         following = layers.following(norm)
         if following is not None:

@@ -52,8 +52,8 @@ class FoldReport:
         name, action = (max((len(row[i]) for row in rows), default=0) for i in (0, 1))
         table = [f"{row[0]:{name}}  {row[1]:{action}}  {row[2]}".rstrip() for row in rows]
         if math.isnan(self.max_abs_output):
-            told = "the outputs have no floating-point tensor to compare"
+            compared = "the outputs have no floating-point tensor to compare"
         else:
-            told = f"largest difference {self.max_abs_difference:.1e} where outputs reach {self.max_abs_output:.1e}"
+            compared = f"largest difference {self.max_abs_difference:.1e} where outputs reach {self.max_abs_output:.1e}"
         count = f"{self.folded} folded, {self.refused} left" if self.entries else "no batch norm found"
-        return "\n".join([*table, f"{count}; {told}"])
+        return "\n".join([*table, f"{count}; {compared}"])

@@ -1,4 +1,4 @@
-"""A run of a copy of the model, and what a recording of it does not tell."""
+"""A run of a copy of the model, and what cannot be read off a recording of it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def run(model: Module, inputs: tuple[Tensor, ...]) -> Run:
 
 
 class _Watched(dict[str, Any]):
-    """A module's parameters or buffers, which tell who is asked for."""
+    """A module's parameters or buffers by name; ``ask`` is called with the name of each that is asked for."""
 
     def __init__(self, tensors: dict[str, Any], ask: Callable[[str], None]) -> None:
         super().__init__(tensors)

@@ -225,7 +225,7 @@ def _writes(operation: Operation) -> bool:
 
 
 def _function(operation: Operation) -> str:
-    """What Python calls an operation, nearly: of ``y[0] = 1`` this tells "fill_"."""
+    """Nearly what Python calls an operation; ``y[0] = 1`` is "fill_"."""
     name = operation.name.partition(".")[2]
     if name == "convolution":
         transposed = "_transpose" if operation.arguments.get("transposed") else ""

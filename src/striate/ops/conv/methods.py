@@ -219,7 +219,7 @@ def _native_refusal(problem: ConvProblem) -> str | None:
     axes = zip(p.size, p.dilation, p.before, p.stride, strict=True)
     if any(k > 4096 or max((k - 1) * d, before, s) > 65536 for k, d, before, s in axes):
         return "kernels are for windows of some thousand places"
-    # the band of one row of outputs at its largest: see csrc/bands.h and direct.cpp; 512 is kColumns
+    # the band of one row of outputs at its largest: see csrc/kernels/conv/bands.h and direct.cpp; 512 is kColumns
     extents = [(k - 1) * d + 1 for k, d in zip(p.size, p.dilation, strict=True)]
     band = (min(512, max(p.input[-1], p.output[-1])) + 35) * p.stride[-1] + extents[-1]
     for extent, i, o in zip(extents[:-1], p.input[:-1], p.output[:-1], strict=True):
