@@ -1,14 +1,14 @@
-"""How many digits are kept: by the norms far from zero, `python benchmarks/accuracy.py norm`; by the convolutions'
-methods, `… conv`.
+"""Measures rounding errors: of norms far from zero, `python benchmarks/accuracy.py norm`; of the methods of
+convolution, `… conv`.
 
 Norms: x has standard deviation 1 around a mean of 0, 10, 1000 and 10000, in float32. Each row is the largest error of y
 and of dx against the same formula in float64, in units of the largest value, for striate and torch in both memory
-orders. The last column is the best that float32 can do: every quantity right in float64 and rounded once to float32
-where an operator must store or combine it (the mean as a pair of floats, x - μ, 1/σ, x̂, the products).
+formats. The last column is the best that float32 can do: every quantity is exact in float64, and rounded once to
+float32 where an operator must store or combine it (the mean as a pair of floats, x - μ, 1/σ, x̂, the products).
 
-Convolutions: x is what follows a ReLU, weights are as He et al. draw them, dy is normal; 28×28 places, as many filters
-as channels. Each row is the root mean square of the error against float64, over that of the truth, in units of 1e-7;
-"largest" is the largest error over the same.
+Convolutions: x is the output of a ReLU, weights are initialized as by He et al., dy is normal; 28×28 positions, as many
+filters as channels. Each row is the root mean square of the error over that of the exact result in float64, in units of
+1e-7; "largest" is the largest error over the same.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def passes(run: Callable[[Tensor], Tensor], x: Tensor, dy: Tensor) -> tuple[Tens
 
 
 def best(kind: str, x: Tensor, dy: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Forward and backward with float32 operations on quantities that are right to their last bit."""
+    """Computes forward and backward by float32 operations on exactly rounded quantities."""
     shape = (SHAPE[0], GROUPS, SHAPE[1] // GROUPS, *SHAPE[2:]) if kind == "group" else SHAPE
     spread = (1, *weight.shape) if kind == "layer" else (1, -1, 1, 1)
     exact, dims = x.double().reshape(shape), DIMS[kind]
@@ -91,8 +91,8 @@ def rows() -> list[tuple[str, float, str, list[float]]]:
 
 
 def conv_rows() -> Iterator[tuple[str, str, int, list[float]]]:
-    """Method, taps, channels, and of each map the error's root mean square and its largest value, over the truth's root
-    mean square.
+    """Method, taps, channels, and for each pass the error's root mean square and largest value, over the exact result's
+    root mean square.
     """
     for method, size in (("torch", 3), ("winograd_2x2", 3), ("winograd_4x4", 3), ("torch", 5), ("winograd_2x2", 5)):
         for channels in (16, 64, 256, 512):

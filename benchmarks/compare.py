@@ -1,6 +1,6 @@
 """Two results of run.py side by side: `python benchmarks/compare.py OLD.json NEW.json`.
 
-Times of two runs do not compare, the machine has changed its mood between them; ratios to torch in one run do. Prints
+Times of two runs are not comparable, because the machine's load differs; ratios to torch within a run are. Prints
 the rows whose ratio to the better of torch's layouts changed by more than --percent, worst first; exits 1 if any became
 slower.
 """
@@ -33,11 +33,11 @@ def main() -> int:
     options = parser.parse_args()
     old, new = ratios(options.old), ratios(options.new)
     changes = sorted((new[name] / old[name] - 1, name) for name in old.keys() & new.keys())
-    told = [(change, name) for change, name in changes if abs(change) * 100 > options.percent]
-    for change, name in told:
+    changed = [(change, name) for change, name in changes if abs(change) * 100 > options.percent]
+    for change, name in changed:
         print(f"{change:+.0%}  {old[name]:.2f} → {new[name]:.2f} × torch  {name}")
-    print(f"{len(changes)} rows in both, {len(told)} changed by more than {options.percent:g} %")
-    return 1 if any(change < 0 for change, _ in told) else 0
+    print(f"{len(changes)} rows in both, {len(changed)} changed by more than {options.percent:g} %")
+    return 1 if any(change < 0 for change, _ in changed) else 0
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What asking the gate costs a call: ``python benchmarks/gate.py``; at most 1 µs for three tensors and 1.3 µs for five
-are meant.
+"""What the gate costs each call: ``python benchmarks/gate.py``. The aim is at most 1 µs for three tensors and 1.3 µs
+for five.
 
 Medians of 15 turns of 100,000 calls each, beside a call of a function that does nothing.
 """
@@ -20,7 +20,7 @@ def nothing(*tensors: object) -> None:
 
 
 def nanoseconds(call: str, names: dict[str, object]) -> float:
-    """Of one call, the median."""
+    """The median time of one call."""
     return statistics.median(timeit.repeat(call, globals=names, number=100_000, repeat=15)) / 100_000 * 1e9
 
 

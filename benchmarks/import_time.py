@@ -1,10 +1,10 @@
 """What importing striate adds to importing torch: `python benchmarks/import_time.py`.
 
-Each contestant is a process of its own that times `import torch` and then its own import. They run in turn, in an order
-shuffled anew each round; medians are reported. The share is the median over processes of what the import added to that
-process' `import torch`; A/A is `import torch` of the row over `import torch` of the first, which shows the noise. The
-round before the first is not counted: in it the bytecode is written, as it is for every package that pip installs. What
-Python's garbage collector does in between is part of it.
+Each contestant is a separate process that times `import torch` and then its own import. They run in turn, in an order
+shuffled each round; medians are reported. The share is the median over processes of what the import added to that
+process' `import torch`; A/A is `import torch` of the row over `import torch` of the first, which shows the noise. An
+uncounted round comes first, in which bytecode is compiled, as pip does for every package that it installs. The time of
+Python's garbage collector is included.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ print(middle - start, time.perf_counter() - middle)
 
 
 def once(statement: str) -> tuple[float, float]:
-    """Milliseconds of `import torch` in a process of its own, and of the statement behind it."""
+    """Milliseconds of `import torch` in a separate process, and of the statement after it."""
     printed = run_python("-c", TIMED.format(statement=statement), without=["PYTHONDONTWRITEBYTECODE"])
     first, second = (float(word) * 1e3 for word in printed.split())
     return first, second

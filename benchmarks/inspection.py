@@ -1,9 +1,9 @@
 """How long inspecting a network takes, and how much memory: `python benchmarks/inspection.py`.
 
-Against torchinfo, which runs the model in earnest (`pip install torchinfo`), in one process, interleaved; medians and
-spread. The first inspection of a process also imports what torch traces with and is told apart. Memory is the most that
-is held at once beyond the model, measured in a process of its own for each (Linux). At the end, once each, what is too
-large to be gone through.
+Compares with torchinfo, which runs the model with values (`pip install torchinfo`), in one process, interleaved;
+medians and spread. The first inspection of a process also imports torch's tracing modules and is reported separately.
+Memory is the peak beyond the model, measured in a separate process for each (Linux). At the end come cases that are too
+large to compute, once each.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def inspect_of(name: str) -> Any:
 
 
 def large() -> dict[str, Any]:
-    """What would take minutes if a loop went through it, or would not fit memory if values were computed."""
+    """Cases that would take minutes in a loop over positions, or would not fit memory if values were computed."""
     from torch import nn
 
     from striate.analysis.explain import explain
@@ -67,7 +67,7 @@ def large() -> dict[str, Any]:
 
 
 def peak_mib(maker: Callable[[str], Any], name: str) -> float:
-    """The most that this process holds while it inspects a network, beyond what it held before."""
+    """The peak memory of this process while it inspects a network, beyond what it held before."""
     run = maker(name)
     maker("lenet5")()  # imports
     gc.collect()

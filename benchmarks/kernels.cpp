@@ -1,6 +1,6 @@
 // Times the convolution kernels of several versions against each other: kernels.py builds it, with each version's
 // kernels in a namespace of its own and their names in VERSIONS. One thread; every call gets the same memory, so that
-// no version has luck with its pages.
+// the placement of pages favours no version.
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -25,7 +25,7 @@ VERSIONS
 
 namespace {
 constexpr size_t kPage = size_t(2) << 20, kMemory = size_t(512) << 20;
-char* arena;  // what take_workspace() gives out from, like a stack
+char* arena;  // take_workspace() allocates from it, like a stack
 size_t taken = 0;
 }  // namespace
 
@@ -95,7 +95,7 @@ int main(int arguments, char** argument) {
           if (*pass == 'i') kernels.backward_data(shape, dy, {w, false}, plain, y);
           if (*pass == 'w') kernels.backward_weights(shape, dy, x, dw);
           const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
-          if (turn > 0) seconds[i].push_back(took.count());  // the first is to warm up
+          if (turn > 0) seconds[i].push_back(took.count());  // the first turn is a warm-up
         }
       }
       std::printf("%s,%d,%d,%d,%s", pass, int(c.batch), int(c.channels), int(c.size),

@@ -3,12 +3,11 @@ checkout.
 
 3×3 convolutions of padding 1, in both memory orders, on one thread: forward, and the gradients by the input and by the
 weight. Both versions are compiled into one program (kernels.cpp), the older one twice for an A/A column. They compute
-on the same memory in turns shuffled anew, so that what is small can be told: separate processes differ by up to a tenth
-through where their pages lie. So do equal
-loops through where they lie in the code: there are three programs, in which each version is linked first, second and
-last. Told are medians over the turns, their mean over the programs, and the older version's over this tree's (below 1:
-this tree is slower). The commit must have the same ``ConvShape`` and ``ConvKernels`` (csrc/kernels/conv/conv.h), or it
-does not compile.
+on the same memory in an order shuffled each turn, so that small differences are visible: separate processes differ by
+up to a tenth because of the placement of their pages. So do equal loops because of their placement in the code: there
+are three programs, in which each version is linked first, second and last. Reported are medians over the turns, their
+mean over the programs, and the older version's over this tree's (below 1: this tree is slower). The commit must have
+the same ``ConvShape`` and ``ConvKernels`` (csrc/kernels/conv/conv.h), or it does not compile.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import striate
 from striate.measure import processor
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("winograd", "direct")  # what is out of bounds goes to the direct sum
+SOURCES = ("winograd", "direct")  # images that are out of bounds go to the direct sum
 FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-fno-math-errno", "-Wno-psabi"]  # as CMakeLists.txt has them
 VECTORS = {
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
@@ -32,7 +31,7 @@ VECTORS = {
 
 
 def build(commit: str, isa: str, folder: Path) -> list[Path]:
-    """The programs, with namespaces ``old``, ``again`` and ``tree``."""
+    """Builds the programs, with the versions in namespaces ``old``, ``again`` and ``tree``."""
     archive = subprocess.run(
         ["git", "-C", str(ROOT), "archive", commit, "csrc"], check=True, capture_output=True
     ).stdout
@@ -67,10 +66,10 @@ def main() -> None:
     seconds: dict[str, list[list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for program in build(arguments.commit, isa, Path(folder)):
-            told = subprocess.run(
+            done = subprocess.run(
                 [str(program), str(arguments.turns)], check=True, capture_output=True, text=True
             ).stdout
-            for line in told.splitlines():
+            for line in done.splitlines():
                 *case, old, again, new = line.split(",")
                 seconds.setdefault(",".join(case), []).append([float(old), float(again), float(new)])
     print(

@@ -1,9 +1,9 @@
 """Peak memory of a locally connected layer, forward and backward, against unfold and einsum: `python
 benchmarks/memory.py` (Linux).
 
-What the process holds at most beyond what it held before, each formulation in a process of its own after a tiny call of
-it, so that memory which kernels take for themselves counts too. "Beyond the gradients" leaves out dx and the weight's
-gradient, which both return.
+The peak memory of the process beyond what it held before. Each formulation runs in a separate process, after a tiny
+call of it, so that the kernels' own memory counts too. "Beyond the gradients" leaves out dx and the weight's gradient,
+which both return.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FORMULATIONS = ("striate", "unfold")
 
 
 def measure(number: int, formulation: str) -> tuple[int, int]:
-    """The most that this process takes for it, and what the gradients take of that."""
+    """The peak memory of this process for one formulation, and the gradients' part of it."""
     contestant = FORMULATIONS.index(formulation)
     torch.manual_seed(0)
     tiny = LocallyConnected2d(1, 1, 4, 3, bias=False)
@@ -38,7 +38,7 @@ def measure(number: int, formulation: str) -> tuple[int, int]:
     layer, parameters = CASES[number].contestants()[contestant]
     x = torch.randn(CASES[number].sample.shape, requires_grad=True)
     dy = torch.randn(x.shape[0], layer.weight.shape[0], *layer.weight.shape[2:4])
-    ctypes.CDLL(None).malloc_trim(0)  # what layers were made with
+    ctypes.CDLL(None).malloc_trim(0)  # garbage from building the layers
     reset_peak()
     before = resident_bytes("VmRSS")
     kept = both_passes(layer, parameters, x, dy, True)[1]()

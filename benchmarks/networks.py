@@ -1,24 +1,25 @@
-"""Times whole networks against what else runs them, in one run: `python benchmarks/networks.py train` (or infer,
+"""Times whole networks against other ways to run them, in one run: `python benchmarks/networks.py train` (or infer,
 memory).
 
-Every contestant has a process of its own, because how memory is kept is a setting of the process: torch's run as they
-come, "tuned" ones and striate call striate.tune_allocator first, so that a reader can tell kernels from memory. One
-process works at a time. Rounds go through the contestants in an order shuffled anew; a turn is one untimed call, then
-timed ones for at least a tenth of a second, of which the mean counts. Reported are medians over the rounds and their
+Every contestant has its own process, because the allocator is a setting of the process: torch's run with the default,
+"tuned" ones and striate call striate.tune_allocator first, which separates the effect of kernels from that of memory.
+One process works at a time. Each round runs the contestants in a shuffled order; a turn is one untimed call, then timed
+ones for at least a tenth of a second, of which the mean counts. Reported are medians over the rounds and their
 spread (interquartile range over median).
 
 train   forward, cross-entropy, backward and SGD with momentum 0.9, from the same weights and images: first losses must
 agree to 1e-3.
 infer   one call in evaluation, of a network whose batch norms hold the statistics of a batch; the error is
         the largest difference from float64, in units of the output's root mean square.
-memory  the most that a training step has allocated at once, from the profiler's record. What kernels, torch's and
-        striate's, keep to work in is not recorded: the peak of resident memory that train tells has it.
+memory  the peak of a training step's allocations, from the profiler's record. The workspaces of kernels, torch's and
+        striate's, are not recorded: the peak of resident memory that train reports includes them.
 
 Contestants: striate; torch's own layers, eager on NCHW and on NHWC, and compiled on NHWC; for inference also compiled
 with frozen weights, ONNX Runtime and OpenVINO, both in float32 on as many threads (`pip install -e '.[bench]'`). Each
-gets its images in the memory order it prefers. "best" is the fastest but striate and those tuned. A/A is torch eager on
-NHWC over itself. The limit is the arithmetic of direct convolution, its multiplications, times three in training, at
-the rate of a large product of matrices in the same rounds: a method with fewer multiplications may get past it.
+gets its images in the memory format it prefers. "best" is the fastest except striate and the tuned ones. A/A is torch
+eager on NHWC over itself. The limit is the arithmetic of direct convolution, its multiplications, times three in
+training, at the rate of a large product of matrices in the same rounds: a method with fewer multiplications may exceed
+it.
 """
 
 from __future__ import annotations
@@ -80,8 +81,7 @@ class Case(NamedTuple):
 
 
 class Contestant(NamedTuple):
-    """Who computes: "striate", "torch", or another package; with channels last in memory, compiled, with memory kept.
-    """
+    """Which package computes: "striate", "torch", or another; whether in channels_last, compiled, with memory kept."""
 
     who: str = "torch"
     last: bool = False
@@ -97,7 +97,7 @@ TRAIN = [
     Case("mobilenet_v2", (16, 3, 112, 112)),
     Case("convnext_tiny", (8, 3, 112, 112)),
 ]
-MEMORY = [*TRAIN, Case("resnet18", (16, 3, 224, 224))]  # where activations weigh more than gradients
+MEMORY = [*TRAIN, Case("resnet18", (16, 3, 224, 224))]  # where activations take more memory than gradients
 INFER = [
     Case(network, (n, 3, 224, 224)) for network in ("resnet18", "resnet50", "vgg11_bn", "mobilenet_v2") for n in (1, 16)
 ]
@@ -129,7 +129,7 @@ class ChannelsNorm(torch.nn.LayerNorm):
 
 
 def plain(model: torch.nn.Module) -> torch.nn.Module:
-    """The network with torch's layers alone."""
+    """The network with torch's layers only."""
     model = striate.restore(model)
     for parent in list(model.modules()):
         for name, module in parent.named_children():
@@ -151,7 +151,7 @@ class OnlyTorch(TorchDispatchMode):
 
 
 def built(network: str) -> torch.nn.Module:
-    """With the same weights every time."""
+    """Builds the network with the same weights every time."""
     torch.manual_seed(0)
     return models.by_name(network)()
 
@@ -170,7 +170,7 @@ def trainer(case: Case, contestant: Contestant) -> Call:
         model = plain(model)
         if contestant.last:
             model = model.to(memory_format=torch.channels_last)
-    # the loss stays far from 0, and gradients from denormals
+    # keeps the loss far from 0, and gradients from denormals
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
     called = model
     if contestant.compiled:
@@ -206,7 +206,7 @@ def runner(case: Case, contestant: Contestant, folder: Path) -> Call:
     if contestant.who == "openvino":
         import openvino
 
-        # float32 has to be asked for: where the processor multiplies bfloat16 fast, that is the default
+        # bfloat16 is the default on processors that multiply it fast
         wishes = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "INFERENCE_PRECISION_HINT": "f32",
@@ -245,9 +245,9 @@ def onnx_path(folder: Path, case: Case) -> str:
 
 
 def prepare(case: Case, folder: Path, export: bool) -> Tensor:
-    """Writes what all contestants load, and returns the right output, in float64.
+    """Writes the weights that all contestants load, and returns the expected output, in float64.
 
-    γ, β and running statistics are such that folding has something to fold, and that activations neither fade nor grow.
+    γ, β and running statistics are such that folding changes weights, and that activations neither vanish nor grow.
     """
     model = plain(built(case.network))
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
@@ -269,8 +269,8 @@ def prepare(case: Case, folder: Path, export: bool) -> Tensor:
 
 
 def forward_macs(case: Case) -> int:
-    """Of convolutions and linear layers, for the batch; counted on two images, where torch's network also shows that it
-    is torch's.
+    """The multiply-adds of convolutions and linear layers for the batch. Counts on two images, which also checks that
+    torch's network runs no operator of striate's.
     """
     with OnlyTorch(), FlopCounterMode(display=False) as counter, torch.no_grad():
         plain(built(case.network))(images((2, *case.shape[1:]), False))
@@ -283,7 +283,7 @@ def forward_macs(case: Case) -> int:
 def contestant_process(
     make: Callable[..., Call], arguments: tuple[Any, ...], threads: int, tuned: bool
 ) -> Generator[Any, Any, None]:
-    """A contestant: when ready, its first results; then a turn for each "turn"; at "stop", the memory that it took."""
+    """Runs a contestant: gives its first results when ready, a turn for each "turn", its peak memory at "stop"."""
     if tuned:
         tune_allocator()
     torch.set_num_threads(threads)
@@ -476,8 +476,8 @@ def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
         peaks = {name: allocated_bytes(trainer(case, TRAINERS[name])) for name in names}
         ratios = {name: peaks[name] / peaks[STRIATE] for name in names[:-1]}
         rows.append({"network": case.network, "shape": list(case.shape), "peak_bytes": peaks, "ratios": ratios})
-        told = [*(f"{peak / 1e6:.1f}" for peak in peaks.values()), *(f"{ratio:.2f}" for ratio in ratios.values())]
-        print(line([case.network, shape_text(rows[-1]), *told]), flush=True)
+        cells = [*(f"{peak / 1e6:.1f}" for peak in peaks.values()), *(f"{ratio:.2f}" for ratio in ratios.values())]
+        print(line([case.network, shape_text(rows[-1]), *cells]), flush=True)
     return rows
 
 
@@ -539,5 +539,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except ChildProcessError as error:  # a contestant's process has written why
+    except ChildProcessError as error:  # the contestant's process has printed the reason
         sys.exit(str(error))

@@ -1,4 +1,4 @@
-"""ResNet-18 and MobileNetV2 as most code has them: of torch's layers, with a ``forward`` that calls them one by one."""
+"""ResNet-18 and MobileNetV2 as commonly written: torch's layers and a ``forward`` that calls them one by one."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
 """Times a family's kernels against torch's, in one run: `python benchmarks/run.py pool`.
 
-Each case is called in turn by every contestant, once untimed and once timed, over and over; medians are reported. The C
-library is told to keep freed memory: as it comes, glibc gives blocks of tens of megabytes back and faults them in again
-at a microsecond a page, whoever happens to call next, which is several times what any of these kernels takes
-(--allocator default shows it). The limit is the machine's copy bandwidth or, where it takes longer, the arithmetic of a
-large product of matrices, both measured in the same rounds.
-Contestants: striate on the row's layout, torch eager on NCHW and on NHWC, and torch eager on the row's layout again
-(A/A: its ratio to itself shows the noise). "kept" is what forward keeps for backward, over what torch keeps. The error
-is the largest against float64, in units of the largest value.
+Every contestant runs each case in turn, once untimed and once timed, repeatedly; medians are reported. The C library is
+set to keep freed memory: by default glibc returns blocks of tens of megabytes, and the next caller faults them in again
+at a microsecond a page, which is several times what any of these kernels takes (--allocator default shows it). The
+limit is the machine's copy bandwidth or, where it takes longer, the arithmetic of a large product of matrices, both
+measured in the same rounds. Contestants: striate on the row's layout, torch eager on NCHW and on NHWC, and torch eager
+on the row's layout again (A/A: its ratio to itself shows the noise). "kept" is what forward keeps for backward, over
+what torch keeps. The error is the largest against float64, in units of the largest value.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def both_passes(
 
 
 def error(case: Benchmark, x: torch.Tensor, dy: torch.Tensor) -> float:
-    """Of y and dx, against torch in float64 on NCHW, in units of the largest value of each."""
+    """The errors of y and dx against torch in float64 on NCHW, in units of the largest value of each."""
     results = []
     for (function, _), dtype in zip(case.contestants(), (x.dtype, torch.float64), strict=True):
         if isinstance(function, torch.nn.Module):
@@ -59,7 +58,7 @@ def error(case: Benchmark, x: torch.Tensor, dy: torch.Tensor) -> float:
 
 
 def kept_bytes(function: Callable[..., torch.Tensor], x: torch.Tensor) -> int:
-    """What forward keeps for backward, each block of memory once; x among it if it is kept."""
+    """The bytes that forward keeps for backward, each block of memory once; x included if it is kept."""
     blocks: dict[int, int] = {}
 
     def pack(t: torch.Tensor) -> torch.Tensor:
@@ -90,7 +89,7 @@ def measure(case: Benchmark, rounds: int) -> list[dict[str, Any]]:
     kept = {
         name: [kept_bytes(function, tensors[0]) for function, _ in both] for name, tensors in given.items()
     }
-    products = (1, 3 if case.input_gradient else 2)  # of as many multiply-adds as the forward one
+    products = (1, 3 if case.input_gradient else 2)  # which has as many multiply-adds as the forward pass
     for k, (which, moved) in enumerate(
         (("forward", forward_bytes), ("forward+backward", forward_bytes + backward_bytes))
     ):
@@ -101,7 +100,7 @@ def measure(case: Benchmark, rounds: int) -> list[dict[str, Any]]:
         ms = {name: one.median for name, one in got.items()}
         rates = rates_of(ms["copy"], ms.get("product", 0.0))
         limit_ms = rates.least_ms(moved, products[k] * case.macs)
-        eager_nhwc = ms.get("eager NHWC", ms["eager NCHW"])  # of rows without positions there is one memory order
+        eager_nhwc = ms.get("eager NHWC", ms["eager NCHW"])  # inputs without spatial axes have one memory format only
         for name in layouts:
             native_ms, spread = got[f"striate {name}"]
             rows.append(
@@ -129,7 +128,7 @@ def measure(case: Benchmark, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-HEADER = (  # of the table that is printed
+HEADER = (  # columns of the printed table
     "| operation | shape | layout | pass | striate ms | spread | eager NCHW ms | eager NHWC ms | "
     "× NCHW | × NHWC | A/A | of limit | kept | error |"
 )

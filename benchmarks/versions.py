@@ -1,15 +1,15 @@
 """Two versions of striate in one run: ``python benchmarks/versions.py OLD``, OLD being the python of another checkout's
 environment.
 
-A step of training, and a call under ``torch.no_grad``, of whole networks, accelerated, and a call of them frozen, from
-images in planes order and in channels_last: of ``striate.models``, named "plain" of torch's layers with a ``forward``
-of their own (plain.py), and named "convolutions" of two 3×3 convolutions of the image's channels, a global average and
-a classifier. The new version runs as ``accelerate(model, memory_format=torch.channels_last)`` ("new") and as
-``accelerate(model)`` ("default"); before there was this choice, accelerate gave channels_last. Each contestant is a
-process of its own, all with the allocator tuned; one works at a time, in turns shuffled anew. A turn is one untimed
-call, then timed ones for at least a quarter of a second, of which the mean counts. Told are medians over the turns,
-their spread (interquartile range over median), old over new (above 1: the new one is faster) for both, and A/A: two
-processes of the first.
+Times a training step and a call under ``torch.no_grad`` of whole accelerated networks, and a call of the frozen ones,
+on images in NCHW and in channels_last. Networks are those of ``striate.models``; "plain" ones, of torch's layers with a
+``forward`` of their own (plain.py); and "convolutions", two 3×3 convolutions of the image's channels, a global average
+and a classifier. The new version runs as ``accelerate(model, memory_format=torch.channels_last)`` ("new") and as
+``accelerate(model)`` ("default"); before this option existed, accelerate gave channels_last. Each contestant is a
+separate process, all with the allocator tuned; one works at a time, in shuffled order. A turn is one untimed call, then
+timed ones for at least a quarter of a second, of which the mean counts. Reported are medians over the turns, their
+spread (interquartile range over median), old over new (above 1: the new one is faster) for both, and A/A: two processes
+of the first.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def call_of(name: str, mode: str, last: bool, asked: bool) -> Callable[[], Any]:
 
 
 def work() -> None:
-    """Answers each line, a case, with the milliseconds of a call."""
+    """Reads a case from each line, and prints the milliseconds of a call."""
     calls: dict[str, Callable[[], Any]] = {}
     for line in sys.stdin:
         if line not in calls:

@@ -1,5 +1,5 @@
-"""Packages of networks, for tests. timm imports torchvision, which needs another torch than ours: what it asks of it
-stands in meanwhile.
+"""Imports packages of networks for tests. timm imports torchvision, which needs another version of torch: a stand-in
+replaces it during the import.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 
 
 class _AnyName(type):
-    """A class that has every attribute."""
+    """A class with every attribute."""
 
     def __getattr__(cls, name: str) -> str:
         if name.startswith("__"):

@@ -1,4 +1,4 @@
-"""Every test runs with the native core; fixtures run one once for each instruction set, or on a number of threads."""
+"""Every test runs with the native core; fixtures run a test for each instruction set, or on a number of threads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator
 
 # processes share the cores: a thread that waits leaves its core, a fifth of the time
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# else a process of 0.3 GB a core for the three models that are compiled to code
+# otherwise three compiled models would start a process of 0.3 GB on each core
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 import memory
@@ -32,13 +32,12 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     native.use_isa(before)
 
 
-LEFT_BYTES = 2**28  # what tests may leave behind before it is looked for
+LEFT_BYTES = 2**28  # objects that tests may leave behind before a collection
 floor_bytes = 0
 
 
 def pytest_collection_finish() -> None:
-    """What is there before the first test is not looked through again: each full collection would go through half a
-    million objects.
+    """Freezes the objects that exist before the first test: each full collection would traverse half a million of them.
     """
     gc.collect()
     gc.freeze()
@@ -46,7 +45,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown() -> Generator[None, None, None]:
-    """Models in cycles, as reports and graphs hold them, are freed at once and not when Python gets round to it."""
+    """Frees models in reference cycles, as in reports and graphs, soon instead of at Python's next full collection."""
     global floor_bytes
     yield
     held = memory.resident_bytes()
@@ -58,7 +57,7 @@ def pytest_runtest_teardown() -> Generator[None, None, None]:
 
 @pytest.fixture(autouse=True)
 def same_threads_and_seed(request: pytest.FixtureRequest) -> Iterator[None]:
-    if "compile" in request.node.name:  # what earlier tests compiled counts against the limit of recompilations
+    if "compile" in request.node.name:  # code compiled by earlier tests counts against the recompilation limit
         torch._dynamo.reset()
     threads = torch.get_num_threads()
     torch.manual_seed(0)

@@ -11,15 +11,15 @@ from striate.analysis.lint.rule import RULES
 
 
 def findings(rule: str, model: nn.Module, input: Any, **options: Any) -> list[tuple[str, str, str]]:
-    """The severity, place and message of what this rule finds."""
+    """The severity, place and message of each finding of this rule."""
     return [(f.severity, f.place, f.message) for f in inspect(model, input, **options).findings if f.rule == rule]
 
 
-def told(report: Report, id: str) -> list[tuple[str, str, str]]:
-    """Where, what and how to mend it, of one rule's findings."""
+def reported(report: Report, id: str) -> list[tuple[str, str, str]]:
+    """The place, message and fix of each finding of one rule."""
     return [(f.place, f.message, f.fix) for f in report.findings if f.rule == id]
 
 
 def severities(report: Report, *subjects: str) -> dict[str, str]:
-    """By rule, of those about these subjects: the names of their files."""
+    """The names of the files of rules about these subjects, by rule."""
     return {f.rule: f.severity for f in report.findings if RULES[f.rule].find.__module__.rpartition(".")[2] in subjects}

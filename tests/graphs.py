@@ -1,4 +1,4 @@
-"""Odd networks for what goes over graphs: one for each way in which tensors are taken apart, joined and moved."""
+"""Odd networks for tests of graph analyses: one for each way in which tensors are split, joined and moved."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class UNet(nn.Module):
 
 
 class Gate(nn.Module):
-    """Squeeze and excite: everything is seen through the mean."""
+    """Squeeze and excite: every unit sees everything through the mean."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Patches(nn.Module):
 
 
 class Repeated(nn.Module):
-    """One layer three times."""
+    """One layer, called three times."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Repeated(nn.Module):
 
 
 class Functional(nn.Module):
-    """No layers, only functions, and parts that are cut out and put together."""
+    """No layers, only functions, with slices that are concatenated."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class Shuffled(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every place sees every other."""
+    """Attention: every position sees every other."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class Written(nn.Module):
 
 
 class Interleaved(nn.Module):
-    """Places that take turns between two tensors."""
+    """Interleaves the positions of two tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ class Interleaved(nn.Module):
 
 
 class Picked(nn.Module):
-    """Rows that are picked one by one: side by side, and added."""
+    """Rows that are selected one by one, concatenated, and added."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ class Picked(nn.Module):
 
 
 class Mirrored(nn.Module):
-    """Margins made of the image, wider than the windows that look at them."""
+    """Padding made of the image, wider than the windows that read it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -215,7 +215,7 @@ class Aliased(nn.Module):
 
 
 class Cumulative(nn.Module):
-    """Sums so far, and windows without a sum."""
+    """Cumulative sums, and windows without a sum."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -257,7 +257,7 @@ def volume() -> nn.Module:
     )
 
 
-# name: what makes it, and the shapes of its inputs.
+# By name, the constructor and the shapes of the inputs.
 GRAPHS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "inception": (Inception, (1, 2, 15, 13)),
     "cross": (Cross, (1, 1, 11, 12)),

@@ -1,18 +1,18 @@
 """A pytest plugin, for `make asan`: at the end of a run LeakSanitizer looks for memory that nothing points to. What
 striate's core took fails the run.
 
-LeakSanitizer's suppressions match any frame of a stack, and torch's dispatcher and Python are on each of ours. So it
-may report all it finds,
-and here the addresses decide: a leak is ours where its stack passes through the core.
+LeakSanitizer's suppressions match any frame of a stack, and torch's dispatcher and Python are on every stack that
+comes from striate. So LeakSanitizer reports all it finds, and this plugin decides by addresses: a leak is striate's if
+its stack passes through the core.
 
-It looks while Python is alive (`leak_check_at_exit=0`): what Python drops at its end without freeing it would be
-reported too. And Python has to take its memory from malloc (`PYTHONMALLOC=malloc`): into the arenas that it maps for
-itself LeakSanitizer does not look, and all that only Python's objects point to would be reported, more than 4000 stacks
-after `import striate`; so it is one, of 200 bytes.
+The check runs while Python is alive (`leak_check_at_exit=0`): what Python does not free at exit would be reported
+too. Python must allocate with malloc (`PYTHONMALLOC=malloc`): LeakSanitizer does not search the arenas that Python maps
+for itself, and would report whatever only Python objects point to, more than 4000 stacks after `import striate`. With
+malloc it reports one, of 200 bytes.
 
-Stacks are unwound by frame pointers, which torch does not keep: they end a frame or two above the core, and miss it
-where torch or libstdc++ lies more than a frame below. Of a tensor left behind it is the handle's block
-(`aoti_torch_empty_strided`, called by the core) that is found, and enough.
+Stacks are unwound by frame pointers, which torch does not keep. They end a frame or two above the core, and miss it
+where torch or libstdc++ lies more than a frame below. Of a leaked tensor, the block of its handle
+(`aoti_torch_empty_strided`, called by the core) is found, which is enough.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from pathlib import Path
 
 import pytest
 
-PLANTED = 4099  # bytes: a number that nobody else asks for
+PLANTED = 4099  # bytes: a size that nothing else allocates
 process = ctypes.CDLL(None)
 process.malloc.argtypes, process.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
 
 
 def plant() -> None:
-    """Leaks that are to be found: where they are not, the search does not work here."""
-    for _ in range(3):  # what a register or stack slot still points to is not found
+    """Leaks memory on purpose: if this is not found, LeakSanitizer does not work here."""
+    for _ in range(3):  # memory that a register or stack slot still points to does not count as leaked
         process.malloc(PLANTED)
 
 
 def report() -> str:
-    """What LeakSanitizer writes now. It goes on."""
+    """Runs LeakSanitizer, without ending the process, and returns its report."""
     gc.collect()
     handle, path = tempfile.mkstemp(prefix="leaks.", suffix=".txt")
     print(f"\nlooking for leaks; should that end the process, {path} says why", file=sys.stderr, flush=True)
@@ -57,7 +57,7 @@ def report() -> str:
 
 
 def leaks_of(text: str) -> list[str]:
-    """Of a report: for each stack how many bytes, whether directly or behind another leak, and the frames."""
+    """Parses a report: for each stack the bytes, whether the leak is direct or indirect, and the frames."""
     return [part for part in text.split("\n\n") if re.match(r"\s*(Direct|Indirect) leak of ", part)]
 
 
@@ -66,7 +66,7 @@ def bytes_of(leak: str) -> int:
 
 
 def addresses_of(core: str, maps: str) -> list[range]:
-    """Where /proc/self/maps has the core."""
+    """The address ranges of the core in /proc/self/maps."""
     lines = [line.split(maxsplit=5) for line in maps.splitlines()]
     ends = [line[0].split("-") for line in lines if len(line) == 6 and line[5] == core]
     return [range(int(begin, 16), int(end, 16)) for begin, end in ends]
@@ -88,13 +88,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     plant()
     leaks, core = leaks_of(report()), os.path.realpath(os.environ["STRIATE_CORE"])
     addresses = addresses_of(core, Path("/proc/self/maps").read_text())
-    ours = [leak for leak in leaks if passes_through(leak, addresses)]
-    others = [leak for leak in leaks if leak not in ours]
+    own_leaks = [leak for leak in leaks if passes_through(leak, addresses)]
+    others = [leak for leak in leaks if leak not in own_leaks]
     planted = [leak for leak in others if bytes_of(leak) % PLANTED == 0]
-    print(f"leaks of striate's core: {len(ours)} stacks; of others: {len(others) - len(planted)}", *ours, sep="\n\n")
+    counts = f"leaks of striate's core: {len(own_leaks)} stacks; of others: {len(others) - len(planted)}"
+    print(counts, *own_leaks, sep="\n\n")
     if not addresses:
         print(f"{core} is no part of the process: whose a leak is cannot be told")
     if not planted:
         print("LeakSanitizer did not find what was left for it to find: it does not work here")
-    if (ours or not addresses or not planted) and session.exitstatus == pytest.ExitCode.OK:
+    if (own_leaks or not addresses or not planted) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,4 +1,4 @@
-"""What memory a test may take: how much is free, how much is taken, and zeros that take none."""
+"""Memory in tests: how much is free, how much is used, and tensors of zeros that take none."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["at_most", "free_bytes", "needs_memory", "resident_bytes", "zeros"]
 
 GIB = 2**30
 MAP_NORESERVE = 0x4000  # mmap has its name from Python 3.11 on
-# Of each version: the group's limit, its use, and how the part of the use is called that the kernel drops when memory
-# is short (files that were read and not asked for again).
+# For each version of control groups: the files of the limit and the usage, and the name of the part of the usage that
+# the kernel reclaims when memory is short (inactive file cache).
 FILES = {
     "v1": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     "v2": ("memory.max", "memory.current", "inactive_file"),
@@ -24,10 +24,9 @@ FILES = {
 
 
 def free_bytes(root: Path = Path("/")) -> int:
-    """How much memory can be taken: the smaller of what the machine has available and what every control group above
-    leaves.
+    """The available memory: the smaller of what the machine has available and what each enclosing control group leaves.
 
-    root: where proc and sys are looked for.
+    root: the folder that contains proc and sys.
     """
     available = _numbers(root / "proc/meminfo")["MemAvailable:"] * 1024
     return max(0, min([available, *_left_by_groups(root)]))
@@ -46,7 +45,7 @@ def _left_by_groups(root: Path) -> Iterator[int]:
             continue
         limit_name, use_name, droppable = FILES[version]
         for top in tops:
-            # a container may see its own group as the top, whatever the path is called outside
+            # a container may see its own group as the root, whatever the path outside
             for folder in (top / path.lstrip("/"), *(top / path.lstrip("/")).parents):
                 if not folder.is_relative_to(top):
                     break
@@ -57,7 +56,7 @@ def _left_by_groups(root: Path) -> Iterator[int]:
 
 
 def _numbers(path: Path) -> dict[str, int]:
-    """The lines of a file as name and number."""
+    """The lines of a file, each a name and a number."""
     lines = (line.split() for line in path.read_text().splitlines()) if path.is_file() else ()
     return {words[0]: int(words[1]) for words in lines if len(words) > 1}
 
@@ -70,13 +69,13 @@ def needs_memory(needed: int) -> None:
 
 
 def resident_bytes() -> int:
-    """What this process holds."""
+    """The memory that this process holds."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 @contextmanager
 def at_most(more: int) -> Iterator[None]:
-    """Inside of it the process can take so many bytes more, whether it writes to them or not; what asks for more fails.
+    """Limits the process to so many more bytes of address space, written or not; larger allocations fail.
     """
     before, hard = resource.getrlimit(resource.RLIMIT_AS)
     held = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
@@ -88,8 +87,7 @@ def at_most(more: int) -> Iterator[None]:
 
 
 def zeros(count: int) -> torch.Tensor:
-    """So many float32, in pages that take memory only once they are written to: read, they are all the kernel's one
-    page of zeros.
+    """So many float32 zeros, in pages that take memory only when written: reads all see the kernel's single zero page.
     """
     pages = mmap.mmap(-1, 4 * count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
     return torch.frombuffer(pages, dtype=torch.float32)

@@ -2,34 +2,32 @@
 step.
 
 Networks come from timm, pytorchcv and MONAI, with weights as their constructors draw them. Nothing is downloaded. Each
-is made small by
-its own arguments: few blocks, narrow, small images; what counts here is which operations it has and how they are
-joined.
+is made small by its own arguments (few and narrow blocks, small images): what counts here is which operations it has
+and how they are connected.
 
 The steps, in order: ``evaluation`` and ``training`` of the accelerated network against float64, ``copied``, ``pickled``
 and ``exported``, ``restored``, and of the restored one ``frozen``, ``folded`` and ``inspected``. ``refused`` of a
-:class:`Network` has the steps that cannot be taken, with words of the error that tells so: of ``pickled`` and
-``exported`` the plain network's. A step that begins to work has to leave the table.
+:class:`Network` lists the steps that are refused, with words of the error: for ``pickled`` and ``exported``, the error
+of the plain network. A step that begins to work has to leave the table.
 
 How near float64 is near enough? An error is a tensor's distance from the one computed in float64, in parts of its root
 mean square,
 
     error(t) = rms(t - exact) / rms(exact),
 
-and the accelerated network's may be so many times the plain network's in float32, or as many roundings where that is
-more: ``FACTORS`` has 4 for convolutions that are summed as they are written, since of hundreds of tensors some are
-always worse than their like, and 16 for those by minimal filtering, whose own errors are up to 13 times torch's
-(docs/kernels/winograd.md, 512 channels).
+and the accelerated network's may be a factor times the plain network's in float32, or as many roundings where that is
+more. ``FACTORS`` has 4 for convolutions summed as written, because among hundreds of tensors some are always worse than
+the rest, and 16 for minimal filtering, whose own errors are up to 13 times torch's (docs/kernels/winograd.md, 512
+channels).
 
 - The plain network's error is the largest of ``NUDGES`` + 1 runs, all but one of them on an input off by one rounding,
-  and counts as at least the median over the step's tensors: one run of few numbers is exact by luck now and then.
-- A gradient that cancels to nearly nothing (of a bias before a norm) is set against ``CANCELS`` of the rms of all
+  and counts as at least the median over the step's tensors: a single run of few numbers is sometimes exact by chance.
+- A gradient that cancels to nearly zero (of a bias before a norm) is compared with ``CANCELS`` of the rms of all
   gradients.
-- Gradients jump where a unit is at the kink of its ReLU, or two maxima change places, in float32 as in float64. They
-  may be off on all
-  but one of ``DRAWS`` draws of the input: a kernel that is wrong is wrong on every draw.
-- Outputs, loss and running statistics do not jump: they may never be off. (Networks where they do are not in the table:
-  those that draw random numbers, and those that unpool by the places of maxima.)
+- Gradients are discontinuous where a unit is at the kink of its ReLU or two maxima swap, in float32 as in float64.
+  They may exceed the bound on all but one of ``DRAWS`` draws of the input: a wrong kernel is wrong on every draw.
+- Outputs, loss and running statistics are continuous, and may never exceed it. (Networks where they are not are left
+  out: those that draw random numbers, and those that unpool by the positions of maxima.)
 
 After ``make nightly``, whose tests leave a file for each network in build/published, ``python tests/published.py``
 writes docs/ecosystem-networks.md.
@@ -71,28 +69,28 @@ REPORT = ROOT / "docs" / "ecosystem-networks.md"
 FACTORS = {"strict": 4.0, "fast": 16.0}
 ROUNDING = torch.finfo(torch.float32).eps
 CANCELS = 1e-3
-# what does not jump and is as far off in the plain network: chance is in it, and a comparison says nothing
+# above this error of a continuous result in the plain network, a comparison means nothing: it depends on chance
 MEANINGLESS = 1e-2
 NUDGES = 2
 DRAWS = 5
 
 
 class Whole(NamedTuple):
-    """An input of whole numbers below ``end``."""
+    """An input of random whole numbers below ``end``."""
 
     end: int
     shape: tuple[int, ...]
 
 
 class Network(NamedTuple):
-    """One network: who publishes it, under which name, with which arguments, and what goes in."""
+    """One network: its package, name and arguments, and the shapes of its inputs."""
 
     source: str
     name: str
     inputs: tuple[tuple[int, ...] | Whole, ...]
     arguments: dict[str, Any]
     small: bool  # runs with every test, not only with `make nightly`
-    refused: dict[str, str]  # step: words of the error that refuses it
+    refused: dict[str, str]  # by step, words of the error that refuses it
 
     @property
     def id(self) -> str:
@@ -101,7 +99,7 @@ class Network(NamedTuple):
 
 # ---------------------------------------------------------------------------------------------------------------- table
 
-SOURCES = {"timm": "timm", "pytorchcv": "pytorchcv", "MONAI": "monai"}  # and the name of the package
+SOURCES = {"timm": "timm", "pytorchcv": "pytorchcv", "MONAI": "monai"}  # with the package's name
 
 
 def _timm(name: str, side: int = 64, *, batch: int = 4, **rest: Any) -> Network:
@@ -421,11 +419,11 @@ NETWORKS = [
 
 
 def build(network: Network) -> Module:
-    """The network as its package makes it, with what makes the steps meaningful and no chance in it.
+    """Builds the network as its package does, changed so that the steps are meaningful and deterministic.
 
-    Layers that begin as nothing (a last norm's scale of 0, a branch's scale of 1e-6) would hide what stands before
-    them: parameters that hold one number get others around it. Batch norms get the statistics of one batch. Dropout's
-    and drop paths' rates are 0.
+    Layers that are initialized to nearly zero (a last norm's scale of 0, a branch's scale of 1e-6) would hide those
+    before them, so constant parameters get random values around the constant. Batch norms get the statistics of one
+    batch. The rates of dropout and drop path are 0.
     """
     torch.manual_seed(0)
     if network.source == "timm":
@@ -455,7 +453,7 @@ def build(network: Network) -> Module:
 
 
 def drawn(network: Network, draw: int) -> tuple[Tensor, ...]:
-    """Inputs of the table's shapes; those of another ``draw`` are others."""
+    """Random inputs of the table's shapes, seeded by ``draw``."""
     torch.manual_seed(100 + draw)
     return tuple(torch.randint(x.end, x.shape) if isinstance(x, Whole) else torch.randn(x) for x in network.inputs)
 
@@ -465,7 +463,7 @@ def _floats(xs: tuple[Tensor, ...], change: Callable[[Tensor], Tensor]) -> tuple
 
 
 def _nudged(xs: tuple[Tensor, ...], seed: int) -> tuple[Tensor, ...]:
-    """Each number up or down by a rounding at random; the first time not at all."""
+    """Moves each number up or down by a rounding at random; seed 0 changes nothing."""
     torch.manual_seed(200 + seed)
     return _floats(xs, lambda x: x * (1 + ROUNDING * torch.empty_like(x).bernoulli_().mul_(2).sub_(1))) if seed else xs
 
@@ -479,8 +477,8 @@ def outputs(model: Callable[..., Any], xs: tuple[Tensor, ...]) -> list[Tensor]:
 
 @dataclass
 class Step:
-    """What a training step makes: gradients by the parameters' names, which jump, and the loss and the buffers, which
-    do not.
+    """The results of a training step: gradients by parameter name, which are discontinuous, and ``smooth``, the loss
+    and the buffers.
     """
 
     gradients: dict[str, Tensor]
@@ -488,8 +486,7 @@ class Step:
 
 
 def trained(model: Module, xs: tuple[Tensor, ...]) -> Step:
-    """One step of a copy towards targets drawn at random: the loss is the sum of the outputs' mean squared distances
-    from them.
+    """Runs one training step of a copy. The loss is the sum of the outputs' mean squared distances from random targets.
     """
     model = copy.deepcopy(model).train()
     torch.manual_seed(1)
@@ -510,47 +507,47 @@ def _rms(x: Tensor) -> float:
 
 
 def error(got: Tensor, exact: Tensor, cancels: float = 0.0) -> float:
-    """The distance in parts of the exact tensor's root mean square, which counts as at least ``cancels``."""
+    """The relative error: rms(t - exact) / max(rms(exact), ``cancels``)."""
     assert got.shape == exact.shape and bool(got.isfinite().all()), "another shape, or what is not finite"
     apart = _rms(got.double() - exact.double())
     return apart / max(_rms(exact), cancels) if apart else 0.0
 
 
 class Errors(NamedTuple):
-    """Of one tensor, or the worst of many: the plain network's error in float32, the accelerated one's, and what that
-    may be.
+    """The errors of one tensor, or of the worst of many: the plain network's in float32, the accelerated one's, and the
+    bound on the latter.
     """
 
     name: str
     torchs: float
-    ours: float
+    native: float
     allowed: float
 
     def check(self) -> None:
-        told = f"{self.name} is off {self.ours:.1e}, torch's float32 {self.torchs:.1e}, allowed {self.allowed:.1e}"
-        assert self.ours <= self.allowed, told
+        message = f"{self.name} is off {self.native:.1e}, torch's float32 {self.torchs:.1e}, allowed {self.allowed:.1e}"
+        assert self.native <= self.allowed, message
 
 
 def _worst(errors: list[Errors]) -> Errors:
-    return max(errors, key=lambda e: e.ours / e.allowed)
+    return max(errors, key=lambda e: e.native / e.allowed)
 
 
 def _errors(
     plain: list[dict[str, Tensor]],
-    ours: dict[str, Tensor],
+    native: dict[str, Tensor],
     exact: dict[str, Tensor],
     factor: float,
     cancels: float = 0.0,
 ) -> list[Errors]:
-    """Of tensors by name, by those of float64. ``plain`` has several runs, whose largest error counts, and at least
-    their median.
+    """The errors of tensors by name, against float64. Of the runs in ``plain`` the largest error counts, and at least
+    the median over the tensors.
     """
-    assert all(one.keys() == exact.keys() for one in [*plain, ours])
+    assert all(one.keys() == exact.keys() for one in [*plain, native])
     names = [name for name, t in exact.items() if t.is_floating_point()]
     torchs = {name: max(error(one[name], exact[name], cancels) for one in plain) for name in names}
     least = max(sorted(torchs.values())[len(names) // 2], ROUNDING) if names else ROUNDING
     return [
-        Errors(name, torchs[name], error(ours[name], exact[name], cancels), factor * max(torchs[name], least))
+        Errors(name, torchs[name], error(native[name], exact[name], cancels), factor * max(torchs[name], least))
         for name in names
     ]
 
@@ -560,7 +557,7 @@ def _errors(
 
 @dataclass
 class Case:
-    """A network on its way through the steps: as it was published, accelerated, and in float64."""
+    """A network during the steps: as published, accelerated, and in float64."""
 
     network: Network
     plain: Module
@@ -573,7 +570,7 @@ class Case:
         return drawn(self.network, 0)
 
     def same(self, other: Callable[..., Any], of: Callable[..., Any]) -> None:
-        """Both give the same bits."""
+        """Checks that both modules give the same bits."""
         for a, b in zip(outputs(other, self.inputs), outputs(of, self.inputs), strict=True):
             assert torch.equal(a, b)
 
@@ -608,7 +605,7 @@ def evaluation(case: Case) -> None:
             errors = _errors(plain, _numbered(outputs(case.accelerated, case.inputs)), exact, factor)
         assert any(_rms(y) > 0 for y in exact.values()) and max(e.torchs for e in errors) < MEANINGLESS
         worst = _worst(errors)
-        case.row.setdefault("evaluation", [worst.torchs]).append(worst.ours)
+        case.row.setdefault("evaluation", [worst.torchs]).append(worst.native)
         worst.check()
 
 
@@ -618,23 +615,24 @@ def training(case: Case) -> None:
         for draw in range(DRAWS):
             xs = drawn(case.network, draw)
             with striate.precision(precision):
-                ours = trained(case.accelerated, xs)
+                native = trained(case.accelerated, xs)
             exact = trained(case.exact, _floats(xs, Tensor.double))
             plain = [trained(case.plain, _nudged(xs, seed)) for seed in range(NUDGES + 1)]
-            for name, b in ours.smooth.items():
+            for name, b in native.smooth.items():
                 assert b.is_floating_point() or torch.equal(b, plain[0].smooth[name])
             assert sum(bool(g.any()) for g in exact.gradients.values()) > len(exact.gradients) / 2, (
                 "most gradients are 0"
             )
-            smooth = _errors([one.smooth for one in plain], ours.smooth, exact.smooth, factor)
+            smooth = _errors([one.smooth for one in plain], native.smooth, exact.smooth, factor)
             assert max(e.torchs for e in smooth) < MEANINGLESS
             _worst(smooth).check()
             cancels = CANCELS * _rms(torch.cat([g.flatten() for g in exact.gradients.values()]))
-            worst = _worst(_errors([one.gradients for one in plain], ours.gradients, exact.gradients, factor, cancels))
-            if worst.ours <= worst.allowed or draw == DRAWS - 1:
+            plain_gradients = [one.gradients for one in plain]
+            worst = _worst(_errors(plain_gradients, native.gradients, exact.gradients, factor, cancels))
+            if worst.native <= worst.allowed or draw == DRAWS - 1:
                 break
         worst.check()
-        case.row.setdefault("training", []).extend([worst.torchs, worst.ours])
+        case.row.setdefault("training", []).extend([worst.torchs, worst.native])
 
 
 def copied(case: Case) -> None:
@@ -642,7 +640,7 @@ def copied(case: Case) -> None:
 
 
 class PlainNetworkError(Exception):
-    """What cannot be done with the plain network either."""
+    """Checks that the plain network refuses the step too."""
 
 
 @contextlib.contextmanager
@@ -660,14 +658,12 @@ def pickled(case: Case) -> None:
 
 
 def exported(case: Case) -> None:
-    """torch.export gives of the accelerated network what it gives of the plain one: torch's operators, and the same
-    bits.
-    """
+    """torch.export exports the accelerated network like the plain one: with torch's operators, and the same bits."""
     with _of_the_plain_network():
         plain = torch.export.export(case.plain, case.inputs)
-    ours = torch.export.export(case.accelerated, case.inputs)
-    assert not any("striate" in str(node.target) for node in ours.graph.nodes)
-    case.same(ours.module(), plain.module())
+    exported_model = torch.export.export(case.accelerated, case.inputs)
+    assert not any("striate" in str(node.target) for node in exported_model.graph.nodes)
+    case.same(exported_model.module(), plain.module())
 
 
 def restored(case: Case) -> None:
@@ -705,17 +701,17 @@ def frozen(case: Case) -> None:
 
 
 def folded(case: Case) -> None:
-    """As near float64 as the network was."""
+    """The folded network's outputs are as near float64 as the network's."""
     with _no_warning("fold "):
-        made, told = striate.fold(case.accelerated, case.inputs)
+        made, message = striate.fold(case.accelerated, case.inputs)
     exact = _numbered(outputs(case.exact, _floats(case.inputs, Tensor.double)))
     plain = [_numbered(outputs(case.plain, _nudged(case.inputs, seed))) for seed in range(NUDGES + 1)]
-    case.row["folded"] = [told.folded, told.refused]
+    case.row["folded"] = [message.folded, message.refused]
     _worst(_errors(plain, _numbered(outputs(made, case.inputs)), exact, FACTORS["strict"])).check()
 
 
 def inspected(case: Case) -> None:
-    """Parameters as torch counts them, multiply-adds as its counter does, which is told two more formulas."""
+    """Counts parameters like torch, and multiply-adds like torch's counter, extended by two formulas."""
     totals = striate.inspect(case.accelerated, case.inputs if len(case.inputs) > 1 else case.inputs[0]).totals
     with FlopCounterMode(display=False, custom_mapping=ALSO_COUNTED) as counter:
         # with gradients: without them the counter breaks on a module that is given a view of a parameter
@@ -730,13 +726,11 @@ def _attention_flops(query: Any, key: Any, value: Any, *rest: Any, **others: Any
 
 
 def _lstm_flops(x: Any, input_weight: Any, state_weight: Any, *rest: Any, **others: Any) -> int:
-    """Of x (steps, N, in): each step multiplies the input's and the state's weight with what comes in and what was
-    there.
-    """
+    """For x (steps, N, in): each step multiplies the input by the input weights, and the state by the state weights."""
     return 2 * math.prod(x[:-1]) * (math.prod(input_weight) + math.prod(state_weight))
 
 
-ALSO_COUNTED = {  # on the CPU; torch's counter has formulas for GPUs' attention only, and none for a recurrent layer
+ALSO_COUNTED = {  # torch's counter has formulas for attention on GPUs only, and none for recurrent layers
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     torch.ops.aten.mkldnn_rnn_layer: _lstm_flops,
 }
@@ -759,7 +753,7 @@ REFUSALS: dict[str, type[Exception]] = {  # which steps may be refused, by which
 
 
 def take_all(network: Network) -> dict[str, Any]:
-    """Every step. Returns the report's row, and leaves it in build/published."""
+    """Takes every step. Returns the report's row, and writes it to build/published."""
     ROWS.mkdir(parents=True, exist_ok=True)
     case = start(network)
     assert network.refused.keys() <= REFUSALS.keys()
@@ -772,10 +766,10 @@ def take_all(network: Network) -> dict[str, Any]:
         try:
             step(case)
         except REFUSALS[name] as error:
-            told = " ".join(str(error).split())
+            message = " ".join(str(error).split())
         else:
             raise AssertionError(f"{name} of {network.id} works now: take {words!r} out of the table")
-        assert words in told, f"{network.id} is refused with other words: {told}"
+        assert words in message, f"{network.id} is refused with other words: {message}"
         case.row[name] = words
     (ROWS / f"{network.id}.json").write_text(json.dumps(case.row))
     return case.row
@@ -803,7 +797,7 @@ own, about the plain network. Left: layers that `accelerate` leaves to torch, be
 
 
 def report(rows: list[dict[str, Any]]) -> str:
-    """The page: a row a network, then what is refused and with which words."""
+    """The page: one row per network, then the refused steps with the words of their errors."""
     notes: dict[str, int] = {}
 
     def mark(words: str) -> str:

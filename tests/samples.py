@@ -1,4 +1,4 @@
-"""One list of cases an operation, for tests, benchmarks and docs. A new family adds its list here and is measured too.
+"""One list of cases for each operation, used by tests, benchmarks and docs. A new family adds its list here.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Sample(NamedTuple):
     arguments: dict[str, Any]
 
     @property
-    def ours(self) -> Callable[..., Any]:
+    def native_function(self) -> Callable[..., Any]:
         return getattr(S, self.function)
 
     @property
-    def theirs(self) -> Callable[..., Any]:
+    def torch_function(self) -> Callable[..., Any]:
         return getattr(F, self.function)
 
     def __str__(self) -> str:
@@ -40,8 +40,8 @@ class Sample(NamedTuple):
 
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:
-    """``x`` with the channels innermost, for one to three axes; a lone channel's strides too, which ``contiguous``
-    would leave.
+    """``x`` with the channels innermost, for one to three axes. With a single channel too, whose strides ``contiguous``
+    would not change.
     """
     order = [0, *range(2, x.dim()), 1]
     back = [0, x.dim() - 1, *range(1, x.dim() - 1)]
@@ -79,7 +79,7 @@ def _pool() -> Iterator[Sample]:
                 yield Sample(f"adaptive_avg_pool{dims}d", shape, {"output_size": size})
     yield Sample("max_pool2d", (2, 3, 12, 10), {"kernel_size": (3, 2), "stride": (1, 2), "padding": (1, 0)})
     yield Sample("avg_pool2d", (2, 3, 12, 10), {"kernel_size": (1, 5), "stride": (2, 1), "padding": (0, 2)})
-    # 289 taps: more than a byte numbers
+    # 289 taps: an index does not fit a byte
     yield Sample("max_pool2d", (1, 2, 40, 41), {"kernel_size": 17, "stride": 5, "padding": 8})
     yield Sample("avg_pool2d", (1, 2, 80, 81), {"kernel_size": 70, "stride": 3})
     yield Sample("max_pool1d", (2, 3, 3000), {"kernel_size": 2, "dilation": 1500, "stride": 7})
@@ -96,8 +96,8 @@ POOL: list[Sample] = list(_pool())
 class Benchmark(NamedTuple):
     """A case worth timing. moved_bytes: what must be read and written, for (forward, backward), of element size 4.
 
-    layers: makes our layer and torch's, where the sample's functions take more than x. macs: multiply-adds of the
-    forward pass, where arithmetic counts. input_gradient: whether backward computes dx.
+    layers: makes the native layer and torch's, where the functions take more than x. macs: multiply-adds of the forward
+    pass, where arithmetic dominates. input_gradient: whether backward computes dx.
     """
 
     sample: Sample
@@ -107,14 +107,15 @@ class Benchmark(NamedTuple):
     input_gradient: bool = True
 
     def contestants(self) -> list[tuple[Callable[..., torch.Tensor], list[torch.nn.Parameter]]]:
-        """Ours and torch's, each a function of x with the parameters it learns."""
+        """The native call and torch's, each a function of x with its parameters."""
         if self.layers is not None:
             return [(layer, list(layer.parameters())) for layer in self.layers()]
-        return [(lambda x, f=f: f(x, **self.sample.arguments), []) for f in (self.sample.ours, self.sample.theirs)]
+        functions = (self.sample.native_function, self.sample.torch_function)
+        return [(lambda x, f=f: f(x, **self.sample.arguments), []) for f in functions]
 
 
 def _max_bytes(x: torch.Tensor, y: torch.Tensor) -> tuple[int, int]:
-    each = 4 * x.numel() + 5 * y.numel()  # x, y and a byte an output; backward the same the other way
+    each = 4 * x.numel() + 5 * y.numel()  # x, y and a byte for each output; in backward dx, dy and the same bytes
     return each, each
 
 
@@ -133,7 +134,7 @@ def _pool_benchmarks() -> Iterator[Benchmark]:
         (1, 3, 224, 224),
         (1, 64, 56, 56),
     ]
-    shapes.append((1, 64, 8, 8))  # next to no work: what a call costs
+    shapes.append((1, 64, 8, 8))  # very little work: measures the overhead of a call
     for shape in shapes:
         yield Benchmark(Sample("max_pool2d", shape, {"kernel_size": 2}), _max_bytes)
         yield Benchmark(Sample("max_pool2d", shape, {"kernel_size": 3, "stride": 2, "padding": 1}), _max_bytes)
@@ -150,7 +151,7 @@ def _whole_bytes(x: torch.Tensor, y: torch.Tensor) -> tuple[int, int]:
 
 
 def _set_bytes(x: torch.Tensor, y: torch.Tensor) -> tuple[int, int]:
-    return 8 * x.numel(), 12 * x.numel()  # what is measured together fits a cache: everything is read once
+    return 8 * x.numel(), 12 * x.numel()  # a normalized set fits a cache: everything is read once
 
 
 def _normed(function: str, shape: tuple[int, ...]) -> Benchmark:
@@ -185,7 +186,7 @@ def _normed(function: str, shape: tuple[int, ...]) -> Benchmark:
 
 
 class _PermutedLayerNorm(torch.nn.LayerNorm):
-    """How torch users write a layer norm of all channels at each place."""
+    """How torch users write a layer norm over the channels at each position."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=1e-6)
@@ -218,7 +219,7 @@ def _norm_benchmarks() -> Iterator[Benchmark]:
 
 
 def _conv_bytes(x: torch.Tensor, y: torch.Tensor) -> tuple[int, int]:
-    # each map reads two of x, y and w and writes the third
+    # each pass reads two of x, y and w and writes the third
     return 4 * (x.numel() + y.numel()), 4 * (2 * x.numel() + 2 * y.numel())
 
 
@@ -231,11 +232,11 @@ def _convolved(
     )
 
     def layers() -> tuple[torch.nn.Module, torch.nn.Module]:
-        ours, theirs = (
+        native_layer, torch_layer = (
             getattr(m, f"Conv{dims}d")(channels, filters, size, bias=False, **arguments) for m in (N, torch.nn)
         )
-        theirs.load_state_dict(ours.state_dict())
-        return ours, theirs
+        torch_layer.load_state_dict(native_layer.state_dict())
+        return native_layer, torch_layer
 
     outputs = [(n + 2 * padding - dilation * (size - 1) - 1) // stride + 1 for n in shape[2:]]
     macs = shape[0] * prod(outputs) * filters * channels // groups * size**dims
@@ -260,8 +261,8 @@ class Unfolded(torch.nn.Module):
 
 def _locally_connected(shape: tuple[int, ...], filters: int, size: int, padding: int = 0) -> Benchmark:
     def layers() -> tuple[torch.nn.Module, torch.nn.Module]:
-        ours = N.LocallyConnected2d(shape[1], filters, shape[2:], size, padding=padding, bias=False)
-        return ours, Unfolded(ours)
+        native_layer = N.LocallyConnected2d(shape[1], filters, shape[2:], size, padding=padding, bias=False)
+        return native_layer, Unfolded(native_layer)
 
     places = prod(n + 2 * padding - size + 1 for n in shape[2:])
     weights = places * filters * shape[1] * size**2
@@ -325,8 +326,8 @@ BENCHMARKS: dict[str, list[Benchmark]] = {
 
 
 class NormSample(NamedTuple):
-    """A call of a normalization in ``striate.ops.norm``; ``arguments``: all that is no tensor. ``affine``: with scale
-    and shift.
+    """A call of a normalization in ``striate.ops.norm``. ``arguments``: all but the tensors. ``affine``: with scale and
+    shift.
 
     Batch and instance norm that do not measure get the statistics of :meth:`running`.
     """
@@ -358,7 +359,7 @@ class NormSample(NamedTuple):
         channels = self.shape[1]
         return torch.linspace(1, 4, channels, dtype=dtype), torch.linspace(0.5, 5, channels, dtype=dtype)
 
-    def ours(
+    def native_function(
         self, x: torch.Tensor, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         family = local_response if self.function == "local_response_norm" else ops_norm
@@ -373,8 +374,8 @@ class NormSample(NamedTuple):
         return function(x, weight=weight, **({"bias": bias} if self.function != "rms_norm" else {}), **a)
 
     def __str__(self) -> str:
-        told = ",".join(f"{k}={v}" for k, v in self.arguments.items()).replace(" ", "")
-        return f"{self.function}-{'x'.join(map(str, self.shape))}-{told}" + ("" if self.affine else "-plain")
+        arguments = ",".join(f"{k}={v}" for k, v in self.arguments.items()).replace(" ", "")
+        return f"{self.function}-{'x'.join(map(str, self.shape))}-{arguments}" + ("" if self.affine else "-plain")
 
 
 def _norms() -> Iterator[NormSample]:
@@ -482,8 +483,8 @@ NORM: list[NormSample] = list(_norms())
 
 
 class ConvSample(NamedTuple):
-    """A call of conv1d, conv_transpose2d …: ``weight`` is its shape; ``arguments``: all that is no tensor. ``bias``:
-    with one.
+    """A call of conv1d, conv_transpose2d …: ``weight`` is its shape; ``arguments`` are all but the tensors; ``bias``
+    says whether there is one.
     """
 
     function: str
@@ -493,11 +494,11 @@ class ConvSample(NamedTuple):
     bias: bool = True
 
     @property
-    def ours(self) -> Callable[..., torch.Tensor]:
+    def native_function(self) -> Callable[..., torch.Tensor]:
         return getattr(S, self.function)
 
     @property
-    def theirs(self) -> Callable[..., torch.Tensor]:
+    def torch_function(self) -> Callable[..., torch.Tensor]:
         return getattr(F, self.function)
 
     @property
@@ -510,7 +511,7 @@ class ConvSample(NamedTuple):
 
     @property
     def depthwise(self) -> bool:
-        """One channel of the input (of the output, if transposed) a group."""
+        """Whether each group has one channel of the input (of the output, if transposed)."""
         return self.weight[1] == 1 and self.groups > 1
 
     @property
@@ -518,9 +519,9 @@ class ConvSample(NamedTuple):
         return self.weight[1] * self.groups if self.transposed else self.weight[0]
 
     def __str__(self) -> str:
-        told = ",".join(f"{k}={v}" for k, v in self.arguments.items()).replace(" ", "")
+        arguments = ",".join(f"{k}={v}" for k, v in self.arguments.items()).replace(" ", "")
         sizes = "-".join("x".join(map(str, s)) for s in (self.shape, self.weight))
-        return f"{self.function}-{sizes}-{told}" + ("" if self.bias else "-plain")
+        return f"{self.function}-{sizes}-{arguments}" + ("" if self.bias else "-plain")
 
 
 def _convs() -> Iterator[ConvSample]:
@@ -539,7 +540,7 @@ def _convs() -> Iterator[ConvSample]:
         yield conv((2, channels, 11, 10), 5, (5, 5), padding=2)
     yield conv((3, 20, 8, 8), 10, (5, 5))
     yield conv((2, 9, 13, 29), 7, (2, 3), stride=(3, 2))
-    yield conv((2, 8, 10, 11), 16, (2, 2), stride=3, bias=False)  # pixels between the windows
+    yield conv((2, 8, 10, 11), 16, (2, 2), stride=3, bias=False)  # windows that skip pixels
     yield conv((2, 5, 12, 13), 6, (3, 3), stride=2, padding=1)
     yield conv((2, 5, 14, 13), 6, (3, 3), dilation=2, padding=2)
     yield conv((1, 4, 14, 13), 9, (3, 2), dilation=(3, 1), stride=(1, 2), padding=(3, 0))
@@ -548,7 +549,7 @@ def _convs() -> Iterator[ConvSample]:
     yield conv((2, 6, 8, 10), 7, (3, 3), padding="same", stride=2)
     yield conv((2, 6, 9, 10), 7, (4, 5), padding="same", stride=(2, 3))
     yield conv((1, 3, 9, 10), 4, (2, 4), padding="same", dilation=(3, 1))
-    # one tap, one place, more kernel than image, padding alone
+    # one tap, one position, a kernel larger than the image, windows of padding alone
     yield conv((2, 33, 9, 7), 17, (1, 1))
     yield conv((1, 64, 5, 5), 32, (1, 1), bias=False)
     yield conv((2, 17, 9, 8), 8, (1, 1), stride=2)
@@ -579,7 +580,7 @@ def _convs() -> Iterator[ConvSample]:
     yield conv((1, 19, 3, 2), 19, (7, 7), padding=3, groups=19)
     yield conv((1, 4, 1, 1), 4, (3, 3), padding=1, groups=4)
     yield conv((1, 3, 5, 530), 3, (3, 3), padding=1, groups=3)  # more than 512 columns
-    yield conv((2, 5, 9, 10), 10, (3, 3), padding=1, groups=5)  # two filters a channel
+    yield conv((2, 5, 9, 10), 10, (3, 3), padding=1, groups=5)  # two filters for each channel
     yield conv((2, 6, 9, 11), 18, (5, 5), padding=2, stride=2, groups=6)
     yield conv((1, 3, 8, 9), 33, (3, 3), padding=1, groups=3)
     # long rows

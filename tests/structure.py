@@ -211,8 +211,8 @@ def main() -> None:
                 files.extractall(folder, filter="data")
             before = report(Path(folder))
     for name in sorted({*now, *before}, key=lambda n: (not n.startswith("lines of") or "over" in n, n)):
-        told = [f"{before[name]:7}" if name in before else "      -"] if len(sys.argv) > 1 else []
-        print(*told, f"{now[name]:7}" if name in now else "      -", name, sep="  ")
+        columns = [f"{before[name]:7}" if name in before else "      -"] if len(sys.argv) > 1 else []
+        print(*columns, f"{now[name]:7}" if name in now else "      -", name, sep="  ")
 
 
 if __name__ == "__main__":

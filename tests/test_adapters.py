@@ -1,5 +1,5 @@
-"""Layers of other libraries: what is adapted gets our class from accelerate and its own back, and computes what it
-computed.
+"""Layers of other libraries: accelerate swaps adapted ones for striate's, restore swaps them back, and results stay the
+same.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ def test_exact_instances_get_the_class_and_theirs_back(own_table: None) -> None:
 )  # fmt: skip
 def test_anything_else_is_refused(own_table: None, original: Any, replacement: Any, message: str) -> None:
     before = dict(swap.SWAPS)
-    with pytest.raises(ArgumentError) as told:
+    with pytest.raises(ArgumentError) as raised:
         striate.nn.adapt(original, replacement)
-    assert str(told.value) == message and before == swap.SWAPS
+    assert str(raised.value) == message and before == swap.SWAPS
 
 
 # ----------------------------------------------------------------------------------------------------------------- timm
@@ -260,7 +260,7 @@ def test_a_norm_that_is_folded_leaves_its_drop_and_activation() -> None:
 
 @pytest.mark.nightly
 def test_of_the_layers_of_timms_networks_at_least_nine_of_ten_are_swapped() -> None:
-    """Three networks of each of timm's modules, without memory for their weights."""
+    """Three networks of each of timm's modules, built on the meta device."""
     package = timm()
     names = [
         n
@@ -271,7 +271,7 @@ def test_of_the_layers_of_timms_networks_at_least_nine_of_ten_are_swapped() -> N
     swapped = left = 0
     for name in names:
         with torch.device("meta"):
-            told = swap.plan(package.create_model(name))
-        swapped, left = swapped + len(told[0]), left + len(told[1])
+            planned = swap.plan(package.create_model(name))
+        swapped, left = swapped + len(planned[0]), left + len(planned[1])
     print(f"{len(names)} networks: {swapped} layers swapped, {left} left")
     assert len(names) > 200 and swapped >= 0.9 * (swapped + left)

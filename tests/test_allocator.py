@@ -1,4 +1,4 @@
-"""Freed memory is kept once the allocator is told to, not before, and page faults end."""
+"""tune_allocator makes the allocator keep freed memory, which ends repeated page faults; it does not before."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from striate import allocator
 
-# Blocks of 64 MiB have mappings of their own by default; those of 24 MiB soon lie at the top of the heap, and are
+# By default, blocks of 64 MiB have mappings of their own; blocks of 24 MiB soon lie at the top of the heap, which is
 # trimmed.
 FAULTS = """
 import resource, sys, threading
@@ -28,9 +28,9 @@ def faults():
 def run():
     faults()
     # a small block that settles between the large ones may cost one of them its place, once
-    print(told, min(faults() for _ in range(3)))
+    print(answer, min(faults() for _ in range(3)))
 
-told = tune_allocator() if sys.argv[1] == "tuned" else None
+answer = tune_allocator() if sys.argv[1] == "tuned" else None
 if sys.argv[2] == "main":
     run()
 else:
@@ -41,17 +41,17 @@ else:
 
 
 def page_faults(which: str, thread: str) -> tuple[str, int]:
-    """In a process of its own, because the setting is the process's and cannot be undone."""
+    """Counts page faults in a separate process, because the setting is global and cannot be undone."""
     done = subprocess.run([sys.executable, "-c", FAULTS, which, thread], capture_output=True, text=True, check=True)
-    told, count = done.stdout.split()
-    return told, int(count)
+    answer, count = done.stdout.split()
+    return answer, int(count)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="there is no glibc")
 @pytest.mark.parametrize("thread", ["main", "another"])
 def test_large_blocks_fault_once_and_not_at_every_use(thread: str) -> None:
-    (_, default), (told, tuned) = page_faults("default", thread), page_faults("tuned", thread)
-    assert told == "True"
+    (_, default), (answer, tuned) = page_faults("default", thread), page_faults("tuned", thread)
+    assert answer == "True"
     # 30 even with pages of 2 MiB
     assert default > 5 * 2 * 30, "the blocks of 64 MiB do not go back by default: the test shows nothing"
     assert tuned < default / 20

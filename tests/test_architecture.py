@@ -1,4 +1,4 @@
-"""The dependency rule: each part of the package imports only from those before it."""
+"""The dependency rule: each part of the package imports only from the parts before it."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def test_a_file_imports_only_from_parts_before_its_own(path: Path) -> None:
     assert imported(path) <= MAY_IMPORT[part] | {part, "_renamed"}
 
 
-# Import circles that there still are, and files over 600 lines that are one thing. These lists only shrink: a circle or
-# file that is gone must go from here, and a new one is not added without a decision record that says why.
+# The import circles that remain, and the files over 600 lines that are one thing. These lists only shrink: what is
+# resolved must be removed here, and nothing is added without a decision record that says why.
 CIRCLES: list[frozenset[str]] = []
 LONG_FILES: dict[str, str] = {}
 
@@ -134,9 +134,9 @@ def test_lines_have_at_most_120_columns() -> None:
     assert {path: lines for path, lines in long.items() if lines} == {}
 
 
-def private_names(path: Path, ours: set[str]) -> set[str]:
-    """The private names of others that a file uses: attributes that nothing of striate's has, and modules and what is
-    imported from them.
+def private_names(path: Path, own_names: set[str]) -> set[str]:
+    """The private names of other libraries that a file uses: attributes that striate does not define, and private
+    modules and imports.
     """
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -149,7 +149,7 @@ def private_names(path: Path, ours: set[str]) -> set[str]:
         else:
             continue
         found |= {name for name in names if name.startswith("_") and not name.startswith("__")}
-    return found - ours
+    return found - own_names
 
 
 def defined(path: Path) -> set[str]:
@@ -166,14 +166,14 @@ def defined(path: Path) -> set[str]:
 
 def test_private_names_of_torchs_are_in_one_place() -> None:
     files = [path for path in ROOT.rglob("*.py") if path != ROOT / "_torch.py"]
-    ours = set().union(*map(defined, files)) | {"_striate_statistics", "_core"}
+    own_names = set().union(*map(defined, files)) | {"_striate_statistics", "_core"}
     known = {name for names in _torch.ATTRIBUTES.values() for name in names} | set(_torch.OPERATORS)
     pythons = {"_getframe", "_asdict"}  # sys and named tuples
-    used = {path.relative_to(ROOT): private_names(path, ours) - pythons for path in files}
+    used = {path.relative_to(ROOT): private_names(path, own_names) - pythons for path in files}
     assert {path: names - known for path, names in used.items() if names - known} == {}
-    # read by getattr, or in an object's dictionary
-    told = {name for path in files for name in re.findall(r'"(_[a-z_]+)"', path.read_text())}
-    assert known - ours - told <= set().union(*used.values())
+    # names read by getattr, or from an object's dictionary
+    quoted = {name for path in files for name in re.findall(r'"(_[a-z_]+)"', path.read_text())}
+    assert known - own_names - quoted <= set().union(*used.values())
 
 
 def test_window_needs_no_torch() -> None:

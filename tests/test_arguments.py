@@ -1,5 +1,5 @@
-"""Arguments as torch takes them: whatever whole or real number torch's twin accepts, striate accepts, with the same
-result.
+"""Arguments as torch takes them: striate accepts every form of number that torch's function or layer accepts, with the
+same result.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from striate.ops.pool import geometry as pool_geometry
 
 
 class Index:
-    """A whole number of some other library: all it has is an index."""
+    """A whole number of some other library: its only method is ``__index__``."""
 
     def __init__(self, value: int) -> None:
         self.value = value
@@ -32,7 +32,7 @@ class Index:
         return self.value
 
 
-# How a whole number may come, and how one for each axis may.
+# The forms in which a whole number may be given, and a whole number for each axis.
 NUMBERS: dict[str, Callable[[int], Any]] = {
     "int64": np.int64,
     "int32": np.int32,
@@ -134,7 +134,7 @@ def layers() -> Iterator[tuple[str, str, int, int, dict[str, Any], int]]:
 
 
 def own() -> Iterator[tuple[str, str, int, int, dict[str, Any], int]]:
-    """Each layer that torch has not, likewise."""
+    """Each layer that torch lacks, likewise."""
     yield "LayerNorm2d", "num_channels", 4, 0, {}, 2
     yield "GhostBatchNorm2d", "ghost_batch_size", 1, 0, {"num_features": 4}, 2
     yield "GroupNormAct2d", "num_groups", 2, 0, {"num_channels": 4}, 2
@@ -215,18 +215,18 @@ def takes(library: Any, case: Case, value: Any) -> bool:
 
 @pytest.mark.parametrize("case", FUNCTIONS + LAYERS, ids=ids)
 def test_whole_numbers_are_taken_in_every_form_that_torch_takes_with_the_same_result(case: Case) -> None:
-    ours, theirs = (SF, torch.nn.functional) if case[0][0].islower() else (S, torch.nn)
+    native_library, torch_library = (SF, torch.nn.functional) if case[0][0].islower() else (S, torch.nn)
     plain = (case[2],) * case[3] if case[1] == "normalized_shape" else case[2]
-    expected = result(ours, case, plain)
-    torch.testing.assert_close(expected, result(theirs, case, plain))
+    expected = result(native_library, case, plain)
+    torch.testing.assert_close(expected, result(torch_library, case, plain))
     assert bool(expected.any())
     taken = 0
     for form, make in forms(case):
         if case[1] == "normalized_shape" and case[3] == 2 and form in {*NUMBERS, "one int64"}:
             continue  # one number is one axis there
-        if not takes(theirs, case, make()) and not takes(ours, case, make()):
+        if not takes(torch_library, case, make()) and not takes(native_library, case, make()):
             continue
-        assert torch.equal(result(ours, case, make()), expected), form
+        assert torch.equal(result(native_library, case, make()), expected), form
         taken += 1
     assert taken >= 5
 
@@ -274,15 +274,15 @@ def test_errors_of_another_librarys_numbers_tell_them_as_they_came() -> None:
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_an_output_size_is_taken_in_every_form_by_transposed_convolutions(dims: int) -> None:
-    ours, theirs = (getattr(library, f"ConvTranspose{dims}d")(4, 4, 2, 2) for library in (S, torch.nn))
-    theirs.load_state_dict(ours.state_dict())
-    expected = ours(X[dims], [17] * dims)
+    native_layer, torch_layer = (getattr(library, f"ConvTranspose{dims}d")(4, 4, 2, 2) for library in (S, torch.nn))
+    torch_layer.load_state_dict(native_layer.state_dict())
+    expected = native_layer(X[dims], [17] * dims)
     assert expected.shape[2:] == (17,) * dims
     for form, several in SEVERAL.items():
         if form == "one int64" and dims > 1:
             continue  # one size is none for each axis
-        assert torch.equal(ours(X[dims], several(17, dims)), expected), form
-    torch.testing.assert_close(theirs(X[dims], [np.int64(17)] * dims), expected)
+        assert torch.equal(native_layer(X[dims], several(17, dims)), expected), form
+    torch.testing.assert_close(torch_layer(X[dims], [np.int64(17)] * dims), expected)
 
 
 def test_small_numbers_of_other_libraries_do_not_wrap_where_they_are_multiplied() -> None:
@@ -394,9 +394,9 @@ def test_layers_take_real_numbers_of_other_libraries_too() -> None:
         lambda n: n.BatchNorm2d(4, np.float32(0.5), np.float32(0.25)),
         lambda n: n.GroupNorm(2, 4, np.float32(0.5)),
     ):
-        ours, theirs = make(S), make(torch.nn)
-        torch.testing.assert_close(ours(X[2]), theirs(X[2]))
-        torch.testing.assert_close(dict(ours.state_dict()), dict(theirs.state_dict()))
+        native_layer, torch_layer = make(S), make(torch.nn)
+        torch.testing.assert_close(native_layer(X[2]), torch_layer(X[2]))
+        torch.testing.assert_close(dict(native_layer.state_dict()), dict(torch_layer.state_dict()))
     for layer in (
         S.GhostBatchNorm2d(4, 1, np.float32(0.5), np.float32(0.25)),
         S.LayerNorm2d(4, np.float32(0.5)),

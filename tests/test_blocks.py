@@ -1,4 +1,4 @@
-"""The building blocks: each equal to what torch.nn's own layers make of the same weights, with the course notes'
+"""The building blocks: each equals a composition of torch.nn's layers with the same weights, and has the course notes'
 numbers.
 """
 
@@ -48,7 +48,7 @@ def parameters(layer: torch.nn.Module) -> int:
 
 
 def same_with_gradients(layer: torch.nn.Module, expected: Any, x: Tensor) -> None:
-    """Whole numbers: equal, forward and backward, and little of it zero."""
+    """Checks exact equality on whole numbers, forward and backward, and that few results are zero."""
     learned = [p for p in layer.parameters() if p.requires_grad]
     results = []
     for f in (layer, expected):
@@ -199,7 +199,7 @@ def test_from_kernel_refuses_other_kernels_and_tells_how_far_they_are() -> None:
     many = torch.ones(2, 3, 3, 3)
     many[1, 2] = laplace
     assert "got kernel [1, 2] whose second" in text_of(ArgumentError, lambda: make(many))
-    assert make(laplace, tolerance=0.2).vertical.out_channels == 2  # all there is of it
+    assert make(laplace, tolerance=0.2).vertical.out_channels == 2  # nothing else is in it
     assert text_of(ArgumentTypeError, lambda: make([[1.0]])) == (
         f"{name} expects weight to be a tensor, got list. Call torch.as_tensor on it first."
     )

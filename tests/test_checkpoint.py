@@ -1,4 +1,4 @@
-"""A checkpoint comes back bit for bit, or is refused with one line; a crash never costs the one before."""
+"""A checkpoint loads bit for bit, or is refused with one line; a crash never destroys the previous one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from striate.training.checkpoint import load, previous_path, save
 def small(seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2))
-    model(torch.rand(4, 1, 4, 4))  # running statistics that are not the first ones
+    model(torch.rand(4, 1, 4, 4))  # running statistics other than the initial ones
     return model
 
 
@@ -147,14 +147,14 @@ def test_a_header_longer_than_the_file_is_refused_before_it_is_read(path: Path) 
 
 
 def signed(path: Path, change: Any) -> None:
-    """The file with another header, and the right digest for it: what only a program could write."""
+    """Changes the file's header and signs it with the right digest, as only a program would."""
     whole = path.read_bytes()
     end = 8 + int.from_bytes(whole[:8], "little")
     header = json.loads(whole[8:end])
-    told = json.loads(header["__metadata__"]["striate"])
-    change(header, told)
-    told["header_sha256"] = "0" * 64
-    header["__metadata__"]["striate"] = json.dumps(told, separators=(",", ":"))
+    metadata = json.loads(header["__metadata__"]["striate"])
+    change(header, metadata)
+    metadata["header_sha256"] = "0" * 64
+    header["__metadata__"]["striate"] = json.dumps(metadata, separators=(",", ":"))
     text = json.dumps(header, separators=(",", ":")).encode()
     start = bytearray(len(text).to_bytes(8, "little") + text)
     start[tensorfile.DIGEST] = hashlib.sha256(start).hexdigest().encode()
@@ -162,30 +162,30 @@ def signed(path: Path, change: Any) -> None:
 
 
 def test_the_helper_signs_what_it_leaves_alone(path: Path) -> None:
-    signed(path, lambda header, told: None)
+    signed(path, lambda header, metadata: None)
     load(small(1), path)
 
 
 def test_a_shape_that_asks_for_terabytes_is_refused_before_allocating(path: Path) -> None:
-    signed(path, lambda header, told: header["0.bias"].update(shape=[2**40, 2**20]))
+    signed(path, lambda header, metadata: header["0.bias"].update(shape=[2**40, 2**20]))
     assert "got tensor '0.bias' whose size is not that of its dtype and shape." in refusal(path)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda header, told: header["0.bias"].update(data_offsets=[0, 2**50]),
-        lambda header, told: header["0.bias"].update(data_offsets=[1]),
-        lambda header, told: header["0.bias"].update(dtype="F8"),
-        lambda header, told: header["0.bias"].update(shape=[-3]),
-        lambda header, told: header["0.bias"].update(shape=[1e400]),
-        lambda header, told: header["0.bias"].update(shape=None),
-        lambda header, told: header["0.bias"].pop("dtype"),
-        lambda header, told: header.update({"0.bias": 3}),
-        lambda header, told: told.pop("sha256"),
-        lambda header, told: told["sha256"].pop("0.bias"),
-        lambda header, told: told["sha256"].update({"0.bias": "0" * 64}),
-        lambda header, told: told.update(metadata=3),
+        lambda header, metadata: header["0.bias"].update(data_offsets=[0, 2**50]),
+        lambda header, metadata: header["0.bias"].update(data_offsets=[1]),
+        lambda header, metadata: header["0.bias"].update(dtype="F8"),
+        lambda header, metadata: header["0.bias"].update(shape=[-3]),
+        lambda header, metadata: header["0.bias"].update(shape=[1e400]),
+        lambda header, metadata: header["0.bias"].update(shape=None),
+        lambda header, metadata: header["0.bias"].pop("dtype"),
+        lambda header, metadata: header.update({"0.bias": 3}),
+        lambda header, metadata: metadata.pop("sha256"),
+        lambda header, metadata: metadata["sha256"].pop("0.bias"),
+        lambda header, metadata: metadata["sha256"].update({"0.bias": "0" * 64}),
+        lambda header, metadata: metadata.update(metadata=3),
     ],
 )
 def test_a_header_that_lies_is_refused_even_when_signed(path: Path, change: Any) -> None:

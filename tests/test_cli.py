@@ -20,8 +20,7 @@ HELP = "See striate train --help."
 
 @pytest.fixture(autouse=True)
 def tuned(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """How often the allocator was told to keep what is freed, which must not come true: the process of the tests would
-    keep it all.
+    """Counts the calls of tune_allocator and replaces it, because it would change the allocator of the test process.
     """
     made: list[bool] = []
     monkeypatch.setattr("striate.allocator.tune_allocator", lambda: made.append(True) or True)
@@ -30,8 +29,8 @@ def tuned(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    told = capsys.readouterr().out
-    assert all(name in told for name in ("train", "inspect", "explain", "profile", "doctor", "--version"))
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("train", "inspect", "explain", "profile", "doctor", "--version"))
 
 
 def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,7 +40,7 @@ def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_train_help_shows_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--help"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
     for option in (
         "model",
         "epochs",
@@ -53,9 +52,9 @@ def test_train_help_shows_every_option_with_its_default(capsys: pytest.CaptureFi
         "threads",
         "out",
     ):
-        assert f"--{option} " in told
-    assert told.count("(default: ") == 9
-    assert "runs/lenet5-digits" in told
+        assert f"--{option} " in printed
+    assert printed.count("(default: ") == 9
+    assert "runs/lenet5-digits" in printed
 
 
 def test_the_defaults_are_the_jobs() -> None:
@@ -133,15 +132,15 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
-    told = capsys.readouterr()
-    assert told.err == message + "\n" and told.out == ""
+    printed = capsys.readouterr()
+    assert printed.err == message + "\n" and printed.out == ""
     assert not list(tmp_path.iterdir()), "a refused request left something behind"
 
 
 def test_an_unknown_command_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian"]) == 2
-    told = capsys.readouterr()
-    assert told.err.startswith("striate: argument") and told.err.count("\n") == 1 and "trian" in told.err
+    printed = capsys.readouterr()
+    assert printed.err.startswith("striate: argument") and printed.err.count("\n") == 1 and "trian" in printed.err
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_training(
@@ -150,11 +149,11 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_training(
     (tmp_path / "file").write_text("in the way")
     for folder, why in ((tmp_path / "file" / "run", "Not a directory"), (tmp_path / "file", "File exists")):
         assert main(["train", "--out", str(folder)]) == 2
-        told = capsys.readouterr()
+        printed = capsys.readouterr()
         expected = (
             f"striate: train expects a folder it can write to, got {why}. folder: {folder}. Give another with --out.\n"
         )
-        assert told.err == expected and told.out == ""
+        assert printed.err == expected and printed.out == ""
 
 
 def test_ctrl_c_says_stopped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,11 +169,11 @@ def test_doctor_prints_each_fact(capsys: pytest.CaptureFixture[str]) -> None:
     from striate.native import native_info
 
     assert main(["doctor"]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for name, value in native_info().items():
-        assert name.replace("_", " ") in told
+        assert name.replace("_", " ") in printed
         for item in value if isinstance(value, list) else [value]:
-            assert isinstance(item, bool) or str(item) in told
+            assert isinstance(item, bool) or str(item) in printed
 
 
 def test_explain_names_the_method_of_each_map_and_the_reasons_against_the_others(
@@ -221,18 +220,18 @@ def test_explain_names_the_method_of_each_map_and_the_reasons_against_the_others
         "same",
     ]
     assert main(asked) == 0
-    told = capsys.readouterr().out
-    assert "\nMethod, of x in planes order\n  forward: " in told and "\n    not depthwise: " in told
+    printed = capsys.readouterr().out
+    assert "\nMethod, of x in planes order\n  forward: " in printed and "\n    not depthwise: " in printed
     assert main([*asked, "--channels-last"]) == 0
-    assert capsys.readouterr().out == told  # of one axis there is one memory order
+    assert capsys.readouterr().out == printed  # an input with one spatial axis has only one memory order
     assert main(["explain", "conv2d", "--input", "8x100x9", "--out", "16", "--kernel", "5", "--channels-last"]) == 0
     assert "\nMethod, of x in channels order\n  forward: " in capsys.readouterr().out
 
 
 def test_doctor_tells_where_the_methods_were_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
-    told = capsys.readouterr().out
-    assert "convolution methods" in told and "measured on " in told and "depthwise: " in told
+    printed = capsys.readouterr().out
+    assert "convolution methods" in printed and "measured on " in printed and "depthwise: " in printed
 
 
 def test_a_reader_that_has_read_enough_is_no_mistake() -> None:
@@ -243,15 +242,15 @@ def test_a_reader_that_has_read_enough_is_no_mistake() -> None:
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
-        told = process.stderr.read()
-        assert process.wait() == 0 and told == b""
+        printed = process.stderr.read()
+        assert process.wait() == 0 and printed == b""
 
 
 # ----------------------------------------------------------------------------------------------------- what is mistyped
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ["inspect", "lenet5", "--imput", "3"],
@@ -284,14 +283,14 @@ def test_a_reader_that_has_read_enough_is_no_mistake() -> None:
     ids=" ".join,
 )
 def test_what_is_mistyped_is_answered_with_the_nearest_name(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nearest = {"--ignore": "bias-before-norm", "conv2": "conv2d", "--field": "1"}
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert (
-        error == told + "\n"
-        if told
+        error == message + "\n"
+        if message
         else error.endswith(f" Did you mean {nearest[next(filter(nearest.get, arguments))]}?\n")
     )
 
@@ -330,9 +329,9 @@ COMMANDS = ("train", "explain", "inspect", "profile", "doctor")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_ends_with_an_example_that_is_understood(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
-    told = capsys.readouterr().out
-    examples = [line.split()[1:] for line in told.splitlines() if line.startswith(f"  striate {command}")]
-    assert examples and "\x1b" not in told and all(len(line) <= 100 for line in told.splitlines())
+    printed = capsys.readouterr().out
+    examples = [line.split()[1:] for line in printed.splitlines() if line.startswith(f"  striate {command}")]
+    assert examples and "\x1b" not in printed and all(len(line) <= 100 for line in printed.splitlines())
     for example in examples:
         assert cli.parser().parse_args(example).command.__module__ == f"striate.cli.{command}"
 
@@ -343,24 +342,24 @@ def test_help_takes_texts_as_they_are_and_no_colours_into_a_file(monkeypatch: py
     monkeypatch.setenv("COLUMNS", "80")
     parser = Parser(prog="x", description="a [/foo] b [bold]", epilog=":smile:\n  as it is")
     parser.add_argument("--one", metavar="[A]", help="of [red]")
-    told = parser.format_help()
-    assert all(text in told for text in ("a [/foo] b [bold]", ":smile:\n  as it is", "--one [A]", "of [red]"))
-    assert "\x1b" not in told
+    printed = parser.format_help()
+    assert all(text in printed for text in ("a [/foo] b [bold]", ":smile:\n  as it is", "--one [A]", "of [red]"))
+    assert "\x1b" not in printed
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
 def test_a_shells_completion_knows_commands_and_options(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--print-completion", shell]) == 0
-    told = capsys.readouterr().out
-    assert all(word in told for word in (*COMMANDS, "markdown", "channels-last"))
-    assert ("resnet_cifar" in told) or shell == "tcsh"
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in (*COMMANDS, "markdown", "channels-last"))
+    assert ("resnet_cifar" in printed) or shell == "tcsh"
 
 
 def test_python_m_striate_is_the_command() -> None:
-    told = subprocess.run([sys.executable, "-m", "striate", "--version"], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "striate", "--version"], capture_output=True, text=True, check=False)
     from striate import __version__
 
-    assert (told.returncode, told.stdout) == (0, f"striate {__version__}\n")
+    assert (done.returncode, done.stdout) == (0, f"striate {__version__}\n")
 
 
 # ------------------------------------------------------------------------------------------------------ what is written
@@ -387,7 +386,7 @@ def test_a_full_disk_leaves_the_old_page_and_names_the_file(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "module", "told"),
+    ("arguments", "module", "message"),
     [
         (
             ["train"],
@@ -410,7 +409,7 @@ def test_a_full_disk_leaves_the_old_page_and_names_the_file(
 def test_a_package_that_is_not_installed_is_named_with_how_to_get_it(
     arguments: list[str],
     module: str,
-    told: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -421,4 +420,4 @@ def test_a_package_that_is_not_installed_is_named_with_how_to_get_it(
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == module else found(name))
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
-    assert capsys.readouterr().err == f"striate: {told}\n" and not list(tmp_path.iterdir())
+    assert capsys.readouterr().err == f"striate: {message}\n" and not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Where a model's own code asks for the size of a tensor in a condition: which lines are told, and which are not."""
+"""Conditions on tensor sizes in a model's own code: which lines are reported, and which are not."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_the_model_is_as_it_was() -> None:
 
 
 class Counting(nn.Module):
-    """Fails when it is called for the second time."""
+    """Fails when it is called a second time."""
 
     def __init__(self, calls: list[int]) -> None:
         super().__init__()

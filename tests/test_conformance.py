@@ -32,7 +32,7 @@ from striate.ops.sync_batch_norm import measure, normalize_with
 
 @pytest.fixture
 def strict() -> Iterator[None]:
-    """torch's tolerances are a few roundings: those of Winograd's sums are more, see test_winograd.py."""
+    """Excludes Winograd, because torch's tolerances are a few roundings; see test_winograd.py for its error."""
     with precision("strict"):
         yield
 
@@ -88,7 +88,7 @@ SLOW_CHECKS = 130  # values up to which finite differences of each one take no t
 
 @pytest.fixture(autouse=True)
 def one_thread(same_threads_and_seed: None) -> None:
-    """Samples are tiny: threads only wait for one another, on a busy machine for longer than all the rest takes."""
+    """Runs on one thread: samples are so tiny that threads would mostly wait for one another."""
     torch.set_num_threads(1)
 
 
@@ -104,8 +104,8 @@ def op_info(name: str) -> Any:
 
 
 def refusal(name: str, sample: Any) -> type[Exception] | None:
-    """What striate raises, by its promise, of a sample that torch computes."""
-    if name == "batch_norm" and sample.input.dim() < 2:  # nothing says that the axis of (0,) is the batch's
+    """The error that striate documents for a sample that torch computes, if there is one."""
+    if name == "batch_norm" and sample.input.dim() < 2:  # the empty axis of (0,) need not be the batch
         return ShapeError
     if sample.kwargs.get("eps", 1.0) < 0:  # torch gives NaN where the variance is below |eps|
         return ArgumentError
@@ -113,7 +113,7 @@ def refusal(name: str, sample: Any) -> type[Exception] | None:
 
 
 def samples(name: str, dtype: torch.dtype, kind: str = "sample_inputs") -> Iterator[Any]:
-    """torch's, without those of a refused shape and with |eps|."""
+    """torch's samples, without shapes that striate refuses, and with |eps| in place of eps."""
     for sample in getattr(op_info(name), kind)("cpu", dtype, requires_grad=True):
         reason = refusal(name, sample)
         if reason is ArgumentError:
@@ -132,14 +132,14 @@ def module_info(name: str) -> Any:
 
 
 def methods(name: str) -> Iterator[bool]:
-    """Each way of choosing how to compute: as it comes, and for convolutions our own methods first. Whether ours must
-    run.
+    """Prefers each way to compute: the default, and for convolutions the native methods. Yields whether a native method
+    must run.
     """
     yield name not in CONVS
     for method in METHODS if name in CONVS else ():
         if method.name not in ("torch", "reference"):
             with dispatch.prefer(method.name):
-                yield method.name == "direct"  # the one that takes every shape
+                yield method.name == "direct"  # the native method that supports every shape
 
 
 # ----------------------------------------------------------------------------------------------------- what is compared
@@ -161,7 +161,7 @@ def last(x: Tensor) -> Tensor:
 
 
 def to(dtype: torch.dtype) -> Callable[[Any], Any]:
-    """For a tensor, or those of a nest of tuples."""
+    """Applies a function to a tensor, or to each one in nested tuples."""
     return lambda nest: tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, nest)
 
 
@@ -172,8 +172,8 @@ class Results(NamedTuple):
 
 
 class Call:
-    """A function of a sample's differentiable ``tensors``; ``others``: the rest of its tensors after a call, copied
-    before.
+    """A function of a sample's differentiable ``tensors``; ``others``: its other tensors, as they are after a call on
+    copies.
     """
 
     def __init__(self, function: Callable[..., Any], sample: Any, change: Change = as_is) -> None:
@@ -205,7 +205,7 @@ def gradients(output: Any, tensors: list[Tensor], change: Change = as_is) -> tup
 def results(
     function: Callable[..., Any], sample: Any, change: Change = as_is, of_output: Change | None = None
 ) -> Results:
-    """``change`` is made to each tensor of the sample, ``of_output`` (or else ``change``) to the output's gradient."""
+    """Applies ``change`` to each tensor of the sample; ``of_output`` (or else ``change``) to the output gradient."""
     call = Call(function, sample, change)
     output = call(*call.tensors)
     return Results(
@@ -230,8 +230,8 @@ def rounding(name: str, expected: Any) -> dict[str, float]:
     """The tolerance for three axes: hundreds of products of either sign round in the proportion of the largest sum, not
     of what is left.
 
-    At default tolerances torch's own float32 operators fail as often as ours, on 4 of 20 samples of conv3d and 3 of 10
-    of conv_transpose3d.
+    At default tolerances torch's own float32 operators fail as often as striate's, on 4 of 20 samples of conv3d and 3
+    of 10 of conv_transpose3d.
     """
     if (name not in CONVS and name not in CONV_MODULES) or "3d" not in name:
         return {}
@@ -239,24 +239,24 @@ def rounding(name: str, expected: Any) -> dict[str, float]:
     return {"rtol": 1.3e-6, "atol": max(1e-5, 4 * torch.finfo(torch.float32).eps * largest)}
 
 
-def same(ours: Any, theirs: Any, **tolerances: float) -> None:
-    torch.testing.assert_close(ours, theirs, equal_nan=True, **tolerances)
+def same(got: Any, expected: Any, **tolerances: float) -> None:
+    torch.testing.assert_close(got, expected, equal_nan=True, **tolerances)
 
 
-def same_bits_or_error(ours: Callable[[], Any], theirs: Callable[[], Any]) -> None:
+def same_bits_or_error(native_call: Callable[[], Any], torch_call: Callable[[], Any]) -> None:
     try:
-        expected = theirs()
+        expected = torch_call()
     except NotImplementedError:  # as torch's avg_pool3d, and what it computes by that
         with pytest.raises(NotImplementedError):
-            ours()
+            native_call()
     else:
         with Operators() as run:
-            same(ours(), expected, rtol=0, atol=0)
+            same(native_call(), expected, rtol=0, atol=0)
         assert not run.calls
 
 
 class Operators(Observer):
-    """Keeps the calls of striate's operators."""
+    """Records the calls of striate's operators."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -274,30 +274,30 @@ class Operators(Observer):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_reference_inputs_give_what_torch_gives(name: str, dtype: torch.dtype, strict: None) -> None:
-    ours, theirs, count = getattr(SF, name), getattr(torch.nn.functional, name), 0
+    native_function, torch_function, count = getattr(SF, name), getattr(torch.nn.functional, name), 0
     for sample in samples(name, dtype, "reference_inputs"):
         count += 1
-        expected = to(dtype)(results(theirs, sample, to(torch.float64)))
+        expected = to(dtype)(results(torch_function, sample, to(torch.float64)))
         # the gradient of one value, 0, is the difference of two equal terms of up to 3000 (γ/√ε): two roundings of them
         # stay
         lone = name == "layer_norm" and sample.input.numel() == 1 and dtype is torch.float32
         close = rounding(name, expected) if dtype is torch.float32 else {}
         for native in methods(name):
-            same(results(ours, sample), expected, **({"rtol": 0.0, "atol": 5e-4} if lone else close))
+            same(results(native_function, sample), expected, **({"rtol": 0.0, "atol": 5e-4} if lone else close))
             with torch.no_grad(), Operators() as run:
-                same(results(ours, sample), results(theirs, sample), **close)
+                same(results(native_function, sample), results(torch_function, sample), **close)
             assert run.calls or sample.input.numel() == 0 or not native
     assert count >= OPERATORS[name]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_noncontiguous_and_channels_last_inputs_give_the_same(name: str) -> None:
-    ours, checked = getattr(SF, name), 0
+    native_function, checked = getattr(SF, name), 0
     for sample in samples(name, torch.float32):
         for _ in methods(name):
-            expected = results(ours, sample)
+            expected = results(native_function, sample)
             for change, of_output in ((strided, strided), (last, last), (last, Tensor.contiguous)):
-                same(results(ours, sample, change, of_output), expected, **rounding(name, expected))
+                same(results(native_function, sample, change, of_output), expected, **rounding(name, expected))
         checked += 1
     assert checked >= OPERATORS[name]
 
@@ -305,9 +305,11 @@ def test_noncontiguous_and_channels_last_inputs_give_the_same(name: str) -> None
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 def test_other_floats_go_to_torch_through_the_same_function(name: str, dtype: torch.dtype) -> None:
-    ours, theirs, count = getattr(SF, name), getattr(torch.nn.functional, name), 0
+    native_function, torch_function, count = getattr(SF, name), getattr(torch.nn.functional, name), 0
     for sample in list(samples(name, torch.float32))[:60]:
-        same_bits_or_error(lambda: results(ours, sample, to(dtype)), lambda: results(theirs, sample, to(dtype)))
+        same_bits_or_error(
+            lambda: results(native_function, sample, to(dtype)), lambda: results(torch_function, sample, to(dtype))
+        )
         count += 1
     assert count >= 6
 
@@ -319,14 +321,14 @@ def test_error_inputs_raise_an_error_of_torchs_kind(name: str) -> None:
     assert len(errors) >= ERRORS[name]
     for error in errors:
         sample = error.sample_input
-        if error.error_regex == "padding='same' is not supported for strided convolutions":  # by ours it is
+        if error.error_regex == "padding='same' is not supported for strided convolutions":  # striate supports it
             assert info.op(sample.input, *sample.args, **sample.kwargs).shape[2:] == tuple(
                 -(-n // 2) for n in sample.input.shape[2:]
             )
             continue
         with pytest.raises((RuntimeError, ValueError, TypeError)) as raised:
             info.op(sample.input, *sample.args, **sample.kwargs)
-        assert " expects " in str(raised.value) and name in str(raised.value)  # ours, not one from deeper down
+        assert " expects " in str(raised.value) and name in str(raised.value)  # striate's message, not torch's
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -356,19 +358,19 @@ def test_gradcheck_and_gradgradcheck(name: str) -> None:
 
 
 def both(name: str, given: Any, training: bool) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """Ours and torch's, of the same random state."""
+    """Makes the native layer and torch's from the same random state."""
     built = given.constructor_input
-    ours, theirs = (
+    native_layer, torch_layer = (
         made(*built.args, **built.kwargs).train(training) for made in (getattr(S, name), module_info(name).module_cls)
     )
-    if name.startswith("Lazy"):  # they have parameters when they have seen an input
-        for made in (ours, theirs):
+    if name.startswith("Lazy"):  # lazy layers have parameters once they have seen an input
+        for made in (native_layer, torch_layer):
             made(given.forward_input.args[0])
-    for t in (*theirs.parameters(), *theirs.buffers()):
+    for t in (*torch_layer.parameters(), *torch_layer.buffers()):
         if t.is_floating_point():
             torch.nn.init.uniform_(t, 0.5, 2.0)  # ones and zeros would hide much
-    ours.load_state_dict(theirs.state_dict())
-    return ours, theirs
+    native_layer.load_state_dict(torch_layer.state_dict())
+    return native_layer, torch_layer
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -377,13 +379,13 @@ def test_modules_give_what_torchs_give(name: str, training: bool, strict: None) 
     inputs = module_inputs(name, training)
     assert len(inputs) >= MODULES[name]
     for given in inputs:
-        ours, theirs = both(name, given, training)
-        assert repr(ours) == repr(theirs) and isinstance(ours, type(theirs))
+        native_layer, torch_layer = both(name, given, training)
+        assert repr(native_layer) == repr(torch_layer) and isinstance(native_layer, type(torch_layer))
         call = given.forward_input
-        x, again = call.args[0], copy.deepcopy(ours)
-        # of x in planes for both orders: torch's instance norm gives a wrong gradient of one channels_last sample
-        expected = to(x.dtype)(two_steps(theirs.double(), x.double(), call.kwargs))
-        same(two_steps(ours, x, call.kwargs), expected, **rounding(name, expected))
+        x, again = call.args[0], copy.deepcopy(native_layer)
+        # computes both from x in NCHW: torch's instance norm gives a wrong gradient for one channels_last sample
+        expected = to(x.dtype)(two_steps(torch_layer.double(), x.double(), call.kwargs))
+        same(two_steps(native_layer, x, call.kwargs), expected, **rounding(name, expected))
         same(two_steps(again, last(x), call.kwargs), expected, **rounding(name, expected))
 
 
@@ -397,8 +399,10 @@ def test_modules_of_other_floats_go_to_torch(name: str, dtype: torch.dtype) -> N
         # A layer's own numbers often stay in float32. Of one sample, instance norm then is torch's batch norm, which
         # rounds less. Convolutions need them in x's type.
         for state in {dtype, dtype if name.startswith("InstanceNorm") or name in CONV_MODULES else torch.float32}:
-            ours, theirs = (m.to(state) for m in both(name, given, True))
-            same_bits_or_error(lambda: two_steps(ours, x, call.kwargs), lambda: two_steps(theirs, x, call.kwargs))
+            native_layer, torch_layer = (m.to(state) for m in both(name, given, True))
+            same_bits_or_error(
+                lambda: two_steps(native_layer, x, call.kwargs), lambda: two_steps(torch_layer, x, call.kwargs)
+            )
 
 
 @pytest.mark.parametrize("name", MODULE_ERRORS)
@@ -445,7 +449,7 @@ def test_opcheck_passes_for_every_operator_of_pooling(step: int) -> None:
             x = layout(torch.randn(sample.shape, dtype=torch.float64)).requires_grad_()
             with Operators() as run:
                 extra = {"return_indices": True} if "max" in sample.function else {}
-                first(sample.ours(x, **sample.arguments, **extra)).sum().backward()
+                first(sample.native_function(x, **sample.arguments, **extra)).sum().backward()
             assert run.calls
             for call in run.calls:
                 seen.add(opcheck(call, trace=call[0]._opname not in seen or sample.shape[0] == 3))
@@ -462,7 +466,7 @@ def test_opcheck_passes_for_every_operator_of_pooling(step: int) -> None:
 
 
 def norm_outputs(x: Tensor) -> Iterator[Tensor]:
-    """All ways to the normalization operators, from one tensor."""
+    """Calls that reach the normalization operators in every way, each from one tensor."""
     channels = x.shape[1]
     weight, bias, mean = (torch.randn(channels, dtype=x.dtype) for _ in range(3))
     variance, residual = torch.rand(channels, dtype=x.dtype), torch.randn_like(x)
@@ -513,7 +517,7 @@ def test_opcheck_passes_for_every_convolution_operator() -> None:
                 weight = torch.randn(sample.weight, dtype=torch.float64, requires_grad=True)
                 bias = torch.randn(sample.filters, dtype=torch.float64) if sample.bias else None
                 with dispatch.prefer(method), Operators() as run:
-                    sample.ours(x, weight, bias, **sample.arguments).sum().backward()
+                    sample.native_function(x, weight, bias, **sample.arguments).sum().backward()
                 for call in run.calls:
                     name = call[0]._opname
                     opcheck(call, trace=(method, name) not in seen)

@@ -1,4 +1,4 @@
-"""Containers: what neighbours share, and that nobody who looks between them sees anything but what torch's layers give.
+"""Containers: what neighbouring layers share, and that whoever looks between them sees what torch's layers give.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def images(channels: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def block() -> nn.Sequential:
-    """Statistics pass at 0 and 3, a recipe does at 3; a ReLU in a norm's pass."""
+    """A model in which statistics are passed on at 0 and 3, an output is rematerialized at 3, and a ReLU is fused."""
     torch.manual_seed(1)
     made = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
@@ -55,10 +55,10 @@ def twin(model: torch.nn.Module) -> torch.nn.Module:
 
 
 class Shared(NamedTuple):
-    """What was shared meanwhile."""
+    """What neighbours shared within a ``sharing()`` block."""
 
     statistics: list[Tensor]
-    recomputed: list[Tensor]  # outputs that backward computes again
+    recomputed: list[Tensor]  # outputs that backward rematerializes
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -88,7 +88,7 @@ def sharing() -> Iterator[Shared]:
 
 
 def results(model: torch.nn.Module, x: Tensor, call: Callable[[Tensor], Tensor] | None = None) -> list[Tensor]:
-    """The output, all gradients and all buffers, computed in float64: what differs then is no rounding."""
+    """The output, all gradients and all buffers, in float64, so that differences cannot be rounding errors."""
     model.double()
     x = x.detach().double().requires_grad_()
     for p in model.parameters():
@@ -226,13 +226,13 @@ def test_a_hook_on_all_modules_sees_every_layer(name: str) -> None:
     handle = register(called)
     try:
         expected = results(torch_model, x)
-        theirs_seen = seen.copy()
+        torch_seen = seen.copy()
         seen.clear()
         with sharing() as shared:
             check(results(model, x), expected)
     finally:
         handle.remove()
-    assert seen == theirs_seen and len(seen) == 7
+    assert seen == torch_seen and len(seen) == 7
     assert shared.counts == (0, 0)
     with sharing() as shared:
         results(model, x)
@@ -459,7 +459,7 @@ def test_containers_in_containers_are_seen_through() -> None:
     assert shared.counts == (2, 1)
 
 
-COUNTS = {"0": (1, 1), "1": (0, 1), "1.1": (2, 0), "1.2": (1, 0)}  # what is shared though there is a hook at this path
+COUNTS = {"0": (1, 1), "1": (0, 1), "1.1": (2, 0), "1.2": (1, 0)}  # what is still shared with a hook at this path
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -565,7 +565,7 @@ def test_a_layer_used_twice_computes_as_torchs_both_times() -> None:
 
 
 def test_an_input_that_the_caller_holds_is_kept_as_it_is() -> None:
-    """The container did not make it: what is written into it is autograd's to mind."""
+    """The container did not make this tensor: autograd detects whatever is written into it."""
     norm, model = nn.BatchNorm2d(3), nn.Sequential(nn.Conv2d(3, 8, 3, padding=1))
     y = norm(images())
     with sharing() as shared:
@@ -573,7 +573,7 @@ def test_an_input_that_the_caller_holds_is_kept_as_it_is() -> None:
     assert shared.counts == (0, 0)
     expected = torch.autograd.grad(z.sum(), model[0].weight, retain_graph=True)
     y.data.zero_()
-    assert not torch.equal(*torch.autograd.grad(z.sum(), model[0].weight), *expected)  # as with torch's
+    assert not torch.equal(*torch.autograd.grad(z.sum(), model[0].weight), *expected)  # as with torch's layers
 
 
 # ------------------------------------------------------------------------------------------------------ the closed gate
@@ -655,7 +655,7 @@ def test_accelerate_makes_torchs_containers_ours_and_restore_gives_them_back() -
 
 
 class TorchBlock(torch.nn.Module):
-    """A residual block as everybody writes it, with the layers of a striate block."""
+    """A residual block as it is commonly written, with the layers of a striate block."""
 
     def __init__(self, native_model: torch.nn.Module) -> None:
         super().__init__()
@@ -734,7 +734,7 @@ def test_parts_of_residual_blocks_may_be_replaced_by_anything() -> None:
             "downsample": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 8, 1))
         },
     }
-    for told, made in replacements.items():
+    for replaced, made in replacements.items():
         native_model, _, x = residual("basic, other channels")
         for name, child in made().items():
             setattr(native_model, name, child)
@@ -748,7 +748,7 @@ def test_parts_of_residual_blocks_may_be_replaced_by_anything() -> None:
         try:
             check(results(native_model, x), expected)
         except AssertionError as error:
-            raise AssertionError(told) from error
+            raise AssertionError(replaced) from error
 
 
 def test_a_residual_with_fewer_layers_is_added_to_what_the_last_gets() -> None:

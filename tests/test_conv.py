@@ -35,10 +35,10 @@ from striate.ops.precision import precision
 from striate.reference import conv as reference
 from striate.window import same_padding
 
-WINOGRAD = ["winograd_4x4", "winograd_2x2"]  # of fewer products, and less exact: tests/test_winograd.py
+WINOGRAD = ["winograd_4x4", "winograd_2x2"]  # fewer multiplications and larger errors: tests/test_winograd.py has them
 NAMES = [m.name for m in ops.METHODS if m.name not in WINOGRAD]
 NATIVE = ["depthwise", "direct", "implicit_gemm"]
-THEIRS = [name for name in NAMES if name not in NATIVE]  # made of torch's operators
+FROM_TORCH = [name for name in NAMES if name not in NATIVE]  # composed of torch's operators
 PASSES = ("forward", "backward_data", "backward_weights")
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {"channels_first": Tensor.contiguous, "channels_last": channels_last}
 EPS = torch.finfo(torch.float32).eps
@@ -49,8 +49,8 @@ def layout(request: pytest.FixtureRequest) -> Callable[[Tensor], Tensor]:
     return LAYOUTS[request.param]
 
 
-class How(NamedTuple):
-    """A method, on an instruction set where it is ours."""
+class MethodChoice(NamedTuple):
+    """A convolution method; for native methods, also the instruction set that it runs on."""
 
     method: str
     isa: str | None
@@ -63,24 +63,24 @@ class How(NamedTuple):
         before = native.isa()
         native.use_isa(self.isa or before)
         try:
-            # maps that the method has not are sums as they are written too
+            # strict: passes that the method lacks must be computed without Winograd's transforms too
             with dispatch.prefer(self.method), precision("strict"):
                 yield
         finally:
             native.use_isa(before)
 
 
-OURS = [How(name, isa) for name in NATIVE for isa in ISAS]
-EVERY = [*OURS, *(How(name, None) for name in THEIRS)]
+NATIVE_CHOICES = [MethodChoice(name, isa) for name in NATIVE for isa in ISAS]
+ALL_CHOICES = [*NATIVE_CHOICES, *(MethodChoice(name, None) for name in FROM_TORCH)]
 
 
-@pytest.fixture(params=OURS, ids=str)
-def ours(request: pytest.FixtureRequest) -> Iterator[str]:
+@pytest.fixture(params=NATIVE_CHOICES, ids=str)
+def native_method(request: pytest.FixtureRequest) -> Iterator[str]:
     with request.param.chosen():
         yield request.param.method
 
 
-@pytest.fixture(params=EVERY, ids=str)
+@pytest.fixture(params=ALL_CHOICES, ids=str)
 def method(request: pytest.FixtureRequest) -> Iterator[str]:
     with request.param.chosen():
         yield request.param.method
@@ -102,7 +102,7 @@ def geometry_of(sample: ConvSample) -> ops.ConvGeometry:
 
 
 class Given(NamedTuple):
-    """A sample's tensors, dy among them; bias may be None."""
+    """The tensors of a sample, the output gradient dy included; bias may be None."""
 
     x: Tensor
     weight: Tensor
@@ -147,12 +147,12 @@ def run(call: Callable[..., Tensor], sample: ConvSample, given: Given) -> Result
     return Results(y.detach(), got[0], got[1], got[2] if b is not None else None)
 
 
-def method_of(sample: ConvSample, map: str, last: bool = False, dtype: torch.dtype = torch.float32) -> str:
-    return ops.method_for(ops.ConvProblem(map, geometry_of(sample), last, dtype, None)).name
+def method_of(sample: ConvSample, pass_: str, last: bool = False, dtype: torch.dtype = torch.float32) -> str:
+    return ops.method_for(ops.ConvProblem(pass_, geometry_of(sample), last, dtype, None)).name
 
 
 def strides(x: Tensor) -> list[int]:
-    """Of the axes that have any steps to take."""
+    """The strides of the axes longer than 1: only these decide where values lie."""
     return [step for step, size in zip(x.stride(), x.shape, strict=True) if size > 1]
 
 
@@ -163,48 +163,51 @@ def strides(x: Tensor) -> list[int]:
 def test_whole_numbers_give_exactly_the_reference(sample: ConvSample, method: str) -> None:
     exact = tensors(sample, lambda shape: whole_numbers(shape, torch.float64))
     expected = by_reference(sample, exact)
-    assert (expected.y != 0).double().mean() > 0.5  # or the test would be about zeros
+    assert (expected.y != 0).double().mean() > 0.5  # an output of zeros would prove nothing
     ran = False
     for dtype in (torch.float32, torch.float64):
-        for lay, of_weight in (
+        for layout_of, of_weight in (
             (Tensor.contiguous, Tensor.contiguous),
             (channels_last, Tensor.contiguous),
             (channels_last, channels_last),
         ):
             given = exact.map(lambda t: t.to(dtype))
             weight = of_weight(given.weight) if len(sample.shape) > 3 else given.weight
-            given = Given(lay(given.x), weight, given.bias, lay(given.dy))
+            given = Given(layout_of(given.x), weight, given.bias, layout_of(given.dy))
             last = ops.follows_channels_last(given.x, given.weight)
-            chosen = [method_of(sample, map, last, dtype) for map in PASSES]
+            chosen = [method_of(sample, pass_, last, dtype) for pass_ in PASSES]
             if method not in chosen:
                 continue
             ran = True
-            got = run(sample.ours, sample, given)
-            for name, ours, reference_ in zip(Results._fields, got, expected, strict=True):
-                assert (ours is None) == (reference_ is None)
-                assert ours is None or torch.equal(ours, reference_.to(dtype)), (name, chosen, dtype)
+            got = run(sample.native_function, sample, given)
+            for name, native_value, reference_value in zip(Results._fields, got, expected, strict=True):
+                assert (native_value is None) == (reference_value is None)
+                if native_value is not None:
+                    assert torch.equal(native_value, reference_value.to(dtype)), (name, chosen, dtype)
             if method in NATIVE and chosen[0] == chosen[1] == method:
                 order = channels_last if last else Tensor.contiguous
                 assert strides(got.y) == strides(order(expected.y)) and strides(got.dx) == strides(order(expected.dx))
                 assert chosen[2] not in NATIVE or strides(got.dweight) == strides(given.weight)
     if not ran:
         problem = ops.ConvProblem("forward", geometry_of(sample), False, torch.float32, None)
-        told = dispatch.explain_choice(ops.METHODS, problem)
-        assert dict(told)[method]  # a sentence
-        pytest.skip(f"{method}: {dict(told)[method]}")
+        reasons = dispatch.explain_choice(ops.METHODS, problem)
+        assert dict(reasons)[method]  # the method says why it refused
+        pytest.skip(f"{method}: {dict(reasons)[method]}")
 
 
 @pytest.mark.parametrize("sample", [s for s in CONV if not isinstance(s.arguments.get("padding"), str)], ids=str)
 def test_torchs_operator_agrees_with_the_reference_on_every_sample(sample: ConvSample) -> None:
     given = tensors(sample, lambda shape: whole_numbers(shape, torch.float64))
-    for ours, theirs in zip(by_reference(sample, given), run(sample.theirs, sample, given), strict=True):
-        assert ours is None or torch.equal(ours, theirs)
+    torch_results = run(sample.torch_function, sample, given)
+    for reference_value, torch_value in zip(by_reference(sample, given), torch_results, strict=True):
+        assert reference_value is None or torch.equal(reference_value, torch_value)
 
 
 def test_samples_reach_every_method_of_ours() -> None:
     for name in NATIVE:
         with dispatch.prefer(name):
-            assert sum(name in (method_of(s, map), method_of(s, map, True)) for s in CONV for map in PASSES) >= 60, name
+            reached = [name in (method_of(s, pass_), method_of(s, pass_, True)) for s in CONV for pass_ in PASSES]
+            assert sum(reached) >= 60, name
     assert any(s.transposed and s.depthwise for s in CONV) and {len(s.shape) for s in CONV} == {3, 4, 5}
 
 
@@ -222,7 +225,7 @@ def test_an_output_is_channels_last_where_x_or_the_weight_is(method: str) -> Non
         ):
             y = f(*given, padding=1, groups=6)
             assert is_channels_last(y) == any(map(is_channels_last, given)), [t.stride() for t in given]
-    one = torch.randn(2, 1, 9, 10)  # of a lone channel the strides tell, as in torch
+    one = torch.randn(2, 1, 9, 10)  # with one channel the strides decide the memory format, as in torch
     w = torch.randn(6, 1, 3, 3)
     for x, k in (
         (one, w),
@@ -235,40 +238,42 @@ def test_an_output_is_channels_last_where_x_or_the_weight_is(method: str) -> Non
     assert is_channels_last(SF.conv_transpose2d(torch.randn(2, 8, 9, 10), dense))
 
 
-# Their numbers are random; a case for each kind of geometry is enough for errors and threads.
+# Tests of errors and of threads use random numbers, for which one sample for each kind of geometry is enough.
 SOME = [s for k, s in enumerate(CONV) if s.depthwise or k % 3 == 0]
 
 
 @pytest.mark.parametrize("sample", SOME, ids=str)
-def test_the_error_is_at_most_twice_that_of_torch(sample: ConvSample, ours: str) -> None:
+def test_the_error_is_at_most_twice_that_of_torch(sample: ConvSample, native_method: str) -> None:
     given = tensors(sample, torch.randn)
     truth = by_reference(sample, given.map(Tensor.double))
     if isinstance(sample.arguments.get("padding"), str):
-        theirs = by_reference(sample, given)
+        torch_results = by_reference(sample, given)
     else:
-        theirs = run(sample.theirs, sample, given)
-    for lay in LAYOUTS.values():
-        if ours not in (method_of(sample, map, lay is channels_last) for map in PASSES):
-            pytest.skip(f"not by {ours}")
-        got = run(sample.ours, sample, Given(lay(given.x), given.weight, given.bias, lay(given.dy)))
-        for name, mine, other, exact in zip(Results._fields, got, theirs, truth, strict=True):
-            # root mean squares: the largest of some thousand errors differs by half from draw to draw
-            if mine is not None:
-                size, error, allowed = (t.double().square().mean().sqrt() for t in (exact, mine - exact, other - exact))
+        torch_results = run(sample.torch_function, sample, given)
+    for layout_of in LAYOUTS.values():
+        if native_method not in (method_of(sample, pass_, layout_of is channels_last) for pass_ in PASSES):
+            pytest.skip(f"not by {native_method}")
+        laid_out = Given(layout_of(given.x), given.weight, given.bias, layout_of(given.dy))
+        got = run(sample.native_function, sample, laid_out)
+        for name, native_value, torch_value, exact in zip(Results._fields, got, torch_results, truth, strict=True):
+            # compares root mean squares: the largest of some thousand errors varies by half between draws
+            if native_value is not None:
+                values = (exact, native_value - exact, torch_value - exact)
+                size, error, allowed = (t.double().square().mean().sqrt() for t in values)
                 assert error <= 2 * allowed + EPS * size, (name, float(error / size / EPS), float(allowed / size / EPS))
 
 
 @pytest.mark.parametrize("sample", SOME, ids=str)
-def test_result_is_same_bits_for_1_2_and_3_threads(sample: ConvSample, ours: str) -> None:
+def test_result_is_same_bits_for_1_2_and_3_threads(sample: ConvSample, native_method: str) -> None:
     given = tensors(sample, torch.randn)
-    for lay in LAYOUTS.values():
-        if {method_of(sample, map, lay is channels_last) for map in PASSES} != {ours}:
-            pytest.skip(f"not all by {ours}")
-        laid = Given(lay(given.x), given.weight, given.bias, lay(given.dy))
+    for layout_of in LAYOUTS.values():
+        if {method_of(sample, pass_, layout_of is channels_last) for pass_ in PASSES} != {native_method}:
+            pytest.skip(f"not all by {native_method}")
+        laid = Given(layout_of(given.x), given.weight, given.bias, layout_of(given.dy))
         results = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(run(sample.ours, sample, laid))
+            results.append(run(sample.native_function, sample, laid))
         for result in results[1:]:
             for name, a, b in zip(Results._fields, result, results[0], strict=True):
                 assert a is None or torch.equal(a, b), name
@@ -285,18 +290,21 @@ LARGE = [
 
 
 @pytest.mark.parametrize("sample", LARGE, ids=str)
-def test_large_work_is_cut_between_threads_and_keeps_its_bits(sample: ConvSample, layout: Any, ours: str) -> None:
-    if {method_of(sample, map, layout is channels_last) for map in PASSES} != {ours}:
-        pytest.skip(f"not all by {ours}")
+def test_large_work_is_cut_between_threads_and_keeps_its_bits(
+    sample: ConvSample, layout: Any, native_method: str
+) -> None:
+    if {method_of(sample, pass_, layout is channels_last) for pass_ in PASSES} != {native_method}:
+        pytest.skip(f"not all by {native_method}")
     given = tensors(sample, torch.randn)
     given = Given(layout(given.x), given.weight, given.bias, layout(given.dy))
     torch.set_num_threads(1)
-    alone = run(sample.ours, sample, given)
+    alone = run(sample.native_function, sample, given)
     for threads in (2, 3, 8):
         torch.set_num_threads(threads)
-        for name, a, b in list(zip(Results._fields, run(sample.ours, sample, given), alone, strict=True))[:3]:
+        results = run(sample.native_function, sample, given)
+        for name, a, b in list(zip(Results._fields, results, alone, strict=True))[:3]:
             assert torch.equal(a, b), name  # type: ignore[arg-type]
-    for a, b in zip(alone, run(sample.theirs, sample, given), strict=True):
+    for a, b in zip(alone, run(sample.torch_function, sample, given), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
 
 
@@ -305,10 +313,10 @@ def test_the_bias_gradient_keeps_its_bits_on_any_number_of_threads() -> None:
     given = tensors(sample, torch.randn)
     given = Given(channels_last(given.x), given.weight, given.bias, channels_last(given.dy))
     torch.set_num_threads(1)
-    alone = run(sample.ours, sample, given).dbias
+    alone = run(sample.native_function, sample, given).dbias
     for threads in (2, 3, 8):
         torch.set_num_threads(threads)
-        assert torch.equal(run(sample.ours, sample, given).dbias, alone)  # type: ignore[arg-type]
+        assert torch.equal(run(sample.native_function, sample, given).dbias, alone)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------------------------ gradients
@@ -333,9 +341,9 @@ def test_gradients_and_their_gradients_are_what_finite_differences_say(
     given = [t.double() for t in tensors(sample, torch.randn)[:3]]  # type: ignore[union-attr]
     inputs = [layout(given[0]).requires_grad_(), *(t.requires_grad_() for t in given[1:])]
     with dispatch.prefer(name):
-        if name not in (method_of(sample, map, layout is channels_last, torch.float64) for map in PASSES):
+        if name not in (method_of(sample, pass_, layout is channels_last, torch.float64) for pass_ in PASSES):
             pytest.skip(f"not by {name}")
-        call = lambda x, w, b: sample.ours(x, w, b, **sample.arguments)  # noqa: E731
+        call = lambda x, w, b: sample.native_function(x, w, b, **sample.arguments)  # noqa: E731
         assert torch.autograd.gradcheck(call, inputs, fast_mode=True)
         assert torch.autograd.gradgradcheck(call, inputs, fast_mode=True)
 
@@ -349,8 +357,8 @@ def test_an_activation_in_place_may_follow(
     x, w = layout(torch.randn(shape)).requires_grad_(), torch.randn(weight, requires_grad=True)
     f = getattr(SF, f"conv{len(shape) - 2}d")
     expected = torch.autograd.grad(f(x, w).relu().sum(), (x, w))
-    for ours, theirs in zip(torch.autograd.grad(f(x, w).relu_().sum(), (x, w)), expected, strict=True):
-        assert torch.equal(ours, theirs)
+    for gradient, expected_gradient in zip(torch.autograd.grad(f(x, w).relu_().sum(), (x, w)), expected, strict=True):
+        assert torch.equal(gradient, expected_gradient)
 
 
 def test_a_third_derivative_is_that_of_torch() -> None:
@@ -375,12 +383,12 @@ def test_only_the_gradients_that_are_asked_for_come(asked: tuple[bool, ...], met
     given = tensors(sample, whole_numbers)
     expected = by_reference(sample, given)
     leaves = [t.clone().requires_grad_(wanted) for t, wanted in zip(given[:3], asked, strict=True)]  # type: ignore[union-attr]
-    sample.ours(*leaves, **sample.arguments).backward(given.dy)
+    sample.native_function(*leaves, **sample.arguments).backward(given.dy)
     for leaf, gradient, wanted in zip(leaves, expected[1:], asked, strict=True):
         assert (leaf.grad is not None) == wanted
         assert leaf.grad is None or torch.equal(leaf.grad, gradient)
     with torch.no_grad():
-        assert sample.ours(*leaves, **sample.arguments).grad_fn is None
+        assert sample.native_function(*leaves, **sample.arguments).grad_fn is None
 
 
 # ---------------------------------------------------------------------------------------------------------- odd tensors
@@ -389,15 +397,15 @@ def test_only_the_gradients_that_are_asked_for_come(asked: tuple[bool, ...], met
 def test_unbatched_input_is_a_batch_of_one_without_the_batch() -> None:
     for sample in SMALL:
         given = tensors(sample, torch.randn)
-        one = sample.ours(given.x[0], given.weight, given.bias, **sample.arguments)
-        assert torch.equal(one, sample.ours(given.x[:1], given.weight, given.bias, **sample.arguments)[0])
+        one = sample.native_function(given.x[0], given.weight, given.bias, **sample.arguments)
+        assert torch.equal(one, sample.native_function(given.x[:1], given.weight, given.bias, **sample.arguments)[0])
 
 
 def test_an_empty_batch_passes_with_gradients_of_zero(method: str) -> None:
     for sample in SMALL:
         given = tensors(sample, torch.randn)
         x, w, b = (t.requires_grad_() for t in (given.x[:0].clone(), given.weight, given.bias))  # type: ignore[union-attr]
-        y = sample.ours(x, w, b, **sample.arguments)
+        y = sample.native_function(x, w, b, **sample.arguments)
         assert y.shape == (0, *given.dy.shape[1:])
         y.sum().backward()
         assert x.grad is not None and x.grad.shape == x.shape
@@ -443,7 +451,7 @@ def test_expanded_offset_and_sliced_inputs_give_the_same_as_their_copies(method:
 
 def test_zero_channels_are_refused_where_torch_gives_an_output_without_filters() -> None:
     x, w = torch.ones(2, 0, 5, 5), torch.ones(3, 0, 3, 3)
-    assert F.conv2d(x, w).shape == (2, 0, 3, 3)  # and not (2, 3, 3, 3)
+    assert F.conv2d(x, w).shape == (2, 0, 3, 3)  # torch returns no filters, instead of (2, 3, 3, 3)
     with pytest.raises(ShapeError) as raised:
         SF.conv2d(x, w)
     assert (
@@ -453,7 +461,7 @@ def test_zero_channels_are_refused_where_torch_gives_an_output_without_filters()
             "be empty."
         )
     )
-    with pytest.warns(UserWarning, match="zero-element"):  # torch's
+    with pytest.warns(UserWarning, match="zero-element"):  # torch's initialization warns
         layer = S.Conv2d(0, 3, 3)
     with pytest.raises(ShapeError, match=r"^Conv2d expects x of at least one channel"):
         layer(x)
@@ -468,7 +476,7 @@ def test_nan_and_infinity_reach_the_outputs_that_see_them_and_no_other(method: s
 
 
 def kind(t: Tensor) -> Tensor:
-    """0 of numbers, 1 and -1 of infinities, 2 of NaN."""
+    """Classifies each value: 0 for finite numbers, 1 and -1 for infinities, 2 for NaN."""
     return torch.where(t.isnan(), 2, t.isinf() * t.sign()).int()
 
 
@@ -487,14 +495,19 @@ def kind(t: Tensor) -> Tensor:
     ids=str,
 )
 def test_special_values_show_where_torch_shows_them_and_what_is_padded_takes_no_part(
-    shape: tuple[int, ...], weight: tuple[int, ...], arguments: dict[str, Any], where: str, ours: str, layout: Any
+    shape: tuple[int, ...],
+    weight: tuple[int, ...],
+    arguments: dict[str, Any],
+    where: str,
+    native_method: str,
+    layout: Any,
 ) -> None:
     name = f"conv{len(shape) - 2}d"
     for at, value in ((0, float("nan")), (0, float("inf")), (-1, -float("inf")), (-1, float("nan"))):
         x, w = torch.randn(shape), torch.randn(weight)
         dy = torch.randn_like(getattr(F, name)(x, w, **arguments))
         {"x": x, "weight": w, "dy": dy}[where].view(-1)[at] = value
-        marks = {  # 1 where the value is, and where it is seen
+        marks = {  # 1 at the special value; in the results, nonzero wherever it takes part
             key: torch.ones_like(t) if key != where else (~t.isfinite()).float()
             for key, t in (("x", x), ("weight", w), ("dy", dy))
         }
@@ -505,12 +518,13 @@ def test_special_values_show_where_torch_shows_them_and_what_is_padded_takes_no_
             y = getattr(functions, name)(*leaves, **arguments)
             results.append([y, *torch.autograd.grad(y, leaves, layout(gradient))])
         for k, (got, expected, mark) in enumerate(zip(*results, strict=True)):
-            # There torch multiplies the zeros of the padding; and implicit_gemm leaves that gradient to torch.
+            # Here torch multiplies the zeros of the padding too, and implicit_gemm leaves this gradient to torch.
             padded = where == "dy" and k == 2 and (len(shape) == 5 or shape[-1] < weight[-1])
             if not padded:
                 assert torch.equal(kind(got), kind(expected))
                 assert torch.allclose(got, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
-            if not (padded and ours == "implicit_gemm") and (where, k) not in (("x", 1), ("weight", 2), ("dy", 0)):
+            is_torchs = padded and native_method == "implicit_gemm"
+            if not is_torchs and (where, k) not in (("x", 1), ("weight", 2), ("dy", 0)):
                 assert torch.equal(kind(got) != 0, mark > 0.5)
 
 
@@ -528,12 +542,12 @@ def test_what_follows_a_sum_follows_at_the_edges_that_a_weight_spoilt_too(name: 
         assert torch.equal(kind(fused), kind(y.clamp(0, 6)))
         assert torch.allclose(fused, y.clamp(0, 6), atol=1e-4, equal_nan=True)
     if name != "direct":
-        w[3, 5, 0, 2], w[3, 5, 1, 1] = 1.0, float("nan")  # seen by every output
+        w[3, 5, 0, 2], w[3, 5, 1, 1] = 1.0, float("nan")  # every output multiplies the middle tap
         measured, statistics = operators.conv_measured(x, w, bias, *rest)
         assert statistics[:, 3].isnan().all()
         assert statistics[:, :3].isfinite().all()
         w, x = torch.randn(8, 16, 3, 3), channels_last(torch.randn(4, 16, 1, 1))
-        w[3, 5, 0, 2] = float("nan")  # seen by none
+        w[3, 5, 0, 2] = float("nan")  # this tap meets only padding, which takes no part
         measured, statistics = operators.conv_measured(x, w, bias, [1, 1], *rest[1:])
         expected = F.conv2d(x, w.nan_to_num(), bias, padding=1)
         assert torch.allclose(measured, expected, atol=1e-4)
@@ -558,8 +572,8 @@ def test_what_the_kernels_refuse_goes_to_torch_with_the_same_result(dtype: torch
             for s in (shape, weight)
         )
         assert torch.equal(getattr(SF, name)(x, w, **arguments), getattr(F, name)(x, w, **arguments))
-        told = gate.reason(x, w)
-        assert told == f"kernels are for float32 and float64, got {str(dtype).removeprefix('torch.')}"
+        refusal = gate.reason(x, w)
+        assert refusal == f"kernels are for float32 and float64, got {str(dtype).removeprefix('torch.')}"
         if dtype is not torch.int64:
             x.requires_grad_()
             gradients = [
@@ -583,14 +597,14 @@ def test_same_padding_works_for_every_type_too() -> None:
 
 
 def test_autocast_gives_torchs_type_and_numbers() -> None:
-    for ours, theirs in zip(every_layer(S), every_layer(torch.nn), strict=True):
-        ours.load_state_dict(theirs.state_dict())
-        x = torch.randn(2, 6, *[7] * (theirs.weight.dim() - 2))
+    for native_layer, torch_layer in zip(every_layer(S), every_layer(torch.nn), strict=True):
+        native_layer.load_state_dict(torch_layer.state_dict())
+        x = torch.randn(2, 6, *[7] * (torch_layer.weight.dim() - 2))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            y, expected = ours(x), theirs(x)
+            y, expected = native_layer(x), torch_layer(x)
             assert y.dtype is expected.dtype is torch.bfloat16 and torch.equal(y, expected)
             y.float().sum().backward()
-        assert ours.weight.grad.dtype is torch.float32
+        assert native_layer.weight.grad.dtype is torch.float32
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for more in ({"padding": "same", "stride": 2}, {"padding": 1, "padding_mode": "circular"}):
             assert S.Conv2d(6, 6, 3, groups=6, **more)(torch.randn(2, 6, 7, 7)).dtype is torch.bfloat16
@@ -618,17 +632,19 @@ def every_layer(nn: Any) -> list[Any]:
 def test_function_transforms_work() -> None:
     x, w = torch.randn(3, 2, 6, 8, 8), torch.randn(6, 1, 3, 3)
     convolve = lambda t, f=SF.conv2d: f(t, w, padding=1, groups=6)  # noqa: E731
-    theirs = lambda t: convolve(t, F.conv2d)  # noqa: E731
-    torch.testing.assert_close(torch.vmap(convolve)(x), torch.vmap(theirs)(x))
+    torch_convolve = lambda t: convolve(t, F.conv2d)  # noqa: E731
+    torch.testing.assert_close(torch.vmap(convolve)(x), torch.vmap(torch_convolve)(x))
     many = torch.randn(3, 6, 1, 3, 3)
     mapped = torch.vmap(lambda t, k: SF.conv2d(t, k, stride=2, padding="same", groups=6))(x, many)
     torch.testing.assert_close(
         mapped, torch.stack([SF.conv2d(t, k, stride=2, padding="same", groups=6) for t, k in zip(x, many, strict=True)])
     )
     gradient = torch.func.grad(lambda t: convolve(t).square().sum())(x[0])
-    torch.testing.assert_close(gradient, torch.func.grad(lambda t: theirs(t).square().sum())(x[0]))
-    ours, expected = (torch.func.jvp(f, (x[0],), (torch.ones_like(x[0]),)) for f in (convolve, theirs))
-    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(gradient, torch.func.grad(lambda t: torch_convolve(t).square().sum())(x[0]))
+    native_derivative, torch_derivative = (
+        torch.func.jvp(f, (x[0],), (torch.ones_like(x[0]),)) for f in (convolve, torch_convolve)
+    )
+    torch.testing.assert_close(native_derivative, torch_derivative)
     hessian = torch.func.hessian(lambda k: SF.conv2d(x[0][:, :, :3, :3], k, groups=6).pow(3).sum())(w)
     assert hessian.shape == (*w.shape, *w.shape) and hessian.any()
     per_sample = torch.vmap(torch.func.grad(lambda k, t: SF.conv2d(t[None], k, groups=6).square().sum()), (None, 0))(
@@ -674,7 +690,7 @@ def network() -> torch.nn.Module:
 )
 def test_models_compile_without_graph_breaks(dynamic: bool, name: str | None) -> None:
     model, x = network(), torch.randn(2, 3, 20, 22)
-    if dynamic:  # sizes as symbols take their time
+    if dynamic:  # a smaller model, because compiling with symbolic sizes is slow
         model = S.Sequential(
             *model[:2], S.ConvTranspose2d(8, 8, 3, stride=2, padding="same", groups=8), S.GlobalAvgPool2d()
         )
@@ -718,7 +734,7 @@ def test_symbolic_tracing_takes_axes_of_size_one() -> None:
     torch.testing.assert_close(traced(x, w), F.conv2d(x, w, groups=4))
 
 
-class _LooksOn(TorchDispatchMode):
+class _PassThroughMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return func(*args, **(kwargs or {}))
 
@@ -727,19 +743,19 @@ def test_meta_and_fake_tensors_have_the_real_ones_shape_and_strides() -> None:
     for sample in CONV:
         shape = tensors(sample, torch.randn).dy.shape
         given = [torch.empty(s, device="meta") for s in (sample.shape, sample.weight)]
-        assert sample.ours(*given, **sample.arguments).shape == shape
+        assert sample.native_function(*given, **sample.arguments).shape == shape
     for sample in SMALL:
         for lay in LAYOUTS.values():
             real = tensors(sample, torch.randn)
             real = (lay(real.x), real.weight, real.bias)
-            with _LooksOn():  # torch's operators then, as for fake tensors
-                y = sample.ours(*real, **sample.arguments)
+            with _PassThroughMode():  # under a dispatch mode torch's operators run, as for fake tensors
+                y = sample.native_function(*real, **sample.arguments)
             with FakeTensorMode() as mode:
-                fake = sample.ours(*(mode.from_tensor(t) for t in real), **sample.arguments)
+                fake = sample.native_function(*(mode.from_tensor(t) for t in real), **sample.arguments)
             assert fake.shape == y.shape and fake.stride() == y.stride()
 
 
-# ----------------------------------------------------------------------------------------------------- geometry of ours
+# --------------------------------------------------------------------------------------- geometry beyond torch's layers
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
@@ -752,9 +768,9 @@ def test_same_padding_is_explicit_padding(dims: int, kernel: int, stride: int, d
     x = layout(torch.randn(2, 4, *sizes))
     y = conv(x)
     assert y.shape[2:] == tuple(-(-i // stride) for i in sizes)
-    around = [n for i in reversed(sizes) for n in same_padding(i, kernel, stride, dilation)]
-    theirs = getattr(F, f"conv{dims}d")(F.pad(x, around), conv.weight, conv.bias, stride, 0, dilation, 4)
-    torch.testing.assert_close(y, theirs)
+    padding = [n for i in reversed(sizes) for n in same_padding(i, kernel, stride, dilation)]
+    torch_y = getattr(F, f"conv{dims}d")(F.pad(x, padding), conv.weight, conv.bias, stride, 0, dilation, 4)
+    torch.testing.assert_close(y, torch_y)
     if stride == 1:
         twin = getattr(torch.nn, f"Conv{dims}d")(4, 4, kernel, stride, "same", dilation, groups=4)
         twin.load_state_dict(conv.state_dict())
@@ -777,10 +793,10 @@ def test_same_padding_is_explicit_padding(dims: int, kernel: int, stride: int, d
 def test_pad_is_torchs_and_fold_its_adjoint(mode: str, layout: Any) -> None:
     for sizes, before, after in (((7,), (3,), (2,)), ((5, 6), (2, 0), (4, 1)), ((3, 4, 5), (1, 2, 0), (2, 0, 3))):
         x = layout(whole_numbers((2, 3, *sizes), torch.float64)).requires_grad_()
-        around = [n for sides in zip(before[::-1], after[::-1], strict=True) for n in sides]
+        padding = [n for sides in zip(before[::-1], after[::-1], strict=True) for n in sides]
         padded = pad(x, before, after, mode)
-        theirs = F.pad(x, around, mode="constant" if mode == "zeros" else mode)
-        assert torch.equal(padded, theirs) and padded.stride() == theirs.stride()
+        torch_padded = F.pad(x, padding, mode="constant" if mode == "zeros" else mode)
+        assert torch.equal(padded, torch_padded) and padded.stride() == torch_padded.stride()
         y = layout(whole_numbers(tuple(padded.shape), torch.float64))
         (dx,) = torch.autograd.grad(padded, x, y)
         folded = fold(y, before, after, mode)
@@ -801,13 +817,13 @@ def test_padding_modes_are_those_of_torch(dims: int, mode: str, layout: Any) -> 
         {"padding": "valid"},
     ):
         a: dict[str, Any] = {"kernel_size": 3, "padding_mode": mode, **arguments}
-        ours, theirs = (getattr(nn, f"Conv{dims}d")(4, 6, **a) for nn in (S, torch.nn))
-        ours.load_state_dict(theirs.state_dict())
-        assert repr(ours) == repr(theirs)
+        native_layer, torch_layer = (getattr(nn, f"Conv{dims}d")(4, 6, **a) for nn in (S, torch.nn))
+        native_layer.load_state_dict(torch_layer.state_dict())
+        assert repr(native_layer) == repr(torch_layer)
         x = layout(torch.randn(2, 4, *(7, 6, 5)[:dims]))
-        torch.testing.assert_close(ours(x), theirs(x))
-        torch.testing.assert_close(ours(x[0]), theirs(x[0]))
-        assert is_channels_last(ours(x)) == is_channels_last(theirs(x))
+        torch.testing.assert_close(native_layer(x), torch_layer(x))
+        torch.testing.assert_close(native_layer(x[0]), torch_layer(x[0]))
+        assert is_channels_last(native_layer(x)) == is_channels_last(torch_layer(x))
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
@@ -816,8 +832,8 @@ def test_same_padding_with_a_mode_and_a_stride_is_explicit_padding(dims: int, mo
     sizes = (7, 6, 8)[:dims]
     conv = getattr(S, f"Conv{dims}d")(2, 3, 4, stride=2, padding="same", padding_mode=mode)
     x = torch.randn(2, 2, *sizes)
-    around = [n for i in reversed(sizes) for n in same_padding(i, 4, 2)]
-    expected = getattr(F, f"conv{dims}d")(F.pad(x, around, mode=mode), conv.weight, conv.bias, 2)
+    padding = [n for i in reversed(sizes) for n in same_padding(i, 4, 2)]
+    expected = getattr(F, f"conv{dims}d")(F.pad(x, padding, mode=mode), conv.weight, conv.bias, 2)
     torch.testing.assert_close(conv(x), expected)
 
 
@@ -867,29 +883,31 @@ def test_output_size_chooses_as_in_torch() -> None:
         {"stride": 2, "dilation": 3},
         {"stride": 3, "padding": 2, "output_padding": 1},
     ):
-        ours, theirs = (nn.ConvTranspose2d(3, 2, 3, **arguments) for nn in (S, torch.nn))
-        ours.load_state_dict(theirs.state_dict())
+        native_layer, torch_layer = (nn.ConvTranspose2d(3, 2, 3, **arguments) for nn in (S, torch.nn))
+        native_layer.load_state_dict(torch_layer.state_dict())
         x = torch.randn(2, 3, 5, 6)
-        least = [n - ours.output_padding[0] for n in theirs(x).shape[2:]]
+        smallest = [n - native_layer.output_padding[0] for n in torch_layer(x).shape[2:]]
         for more in range(arguments["stride"]):
-            size = [n + more for n in least]
-            torch.testing.assert_close(ours(x, size), theirs(x, size))
-            torch.testing.assert_close(ours(x[0], output_size=[2, *size]), theirs(x[0], output_size=[2, *size]))
-        for size in ([n - 1 for n in least], [n + arguments["stride"] for n in least], [4], [1, 2, 3, 4, 5]):
-            for layer in (ours, theirs):
-                with pytest.raises(ValueError if layer is theirs else (ArgumentError, ArgumentTypeError)):
+            size = [n + more for n in smallest]
+            torch.testing.assert_close(native_layer(x, size), torch_layer(x, size))
+            torch.testing.assert_close(
+                native_layer(x[0], output_size=[2, *size]), torch_layer(x[0], output_size=[2, *size])
+            )
+        for size in ([n - 1 for n in smallest], [n + arguments["stride"] for n in smallest], [4], [1, 2, 3, 4, 5]):
+            for layer in (native_layer, torch_layer):
+                with pytest.raises(ValueError if layer is torch_layer else (ArgumentError, ArgumentTypeError)):
                     layer(x, size)
 
 
 def test_huge_strides_dilations_and_paddings_are_legal_where_the_output_is_small() -> None:
     x = whole_numbers((2, 3, 5, 6)).requires_grad_()
     far = S.Conv2d(3, 4, 3, stride=2**31, padding=2**31)
-    y = far(x)  # only the output in the middle sees the first value
+    y = far(x)  # only the middle output has inputs in its window
     assert y.shape == (2, 4, 3, 3)
     torch.testing.assert_close(y[..., 1, 1], F.conv2d(x[..., :3, :3], far.weight, far.bias)[..., 0, 0])
     assert torch.equal(y[..., 0, 0], far.bias.expand(2, 4))
     wide = S.Conv2d(3, 4, 3, dilation=2**40, padding=2**40)
-    z = wide(x)  # only the tap in the middle sees anything
+    z = wide(x)  # only the middle tap falls on the input
     torch.testing.assert_close(z, F.conv2d(x, wide.weight[..., 1:2, 1:2], wide.bias))
     for result, layer in ((y, far), (z, wide)):
         dx, dw = torch.autograd.grad(result.sum(), [x, layer.weight])
@@ -937,12 +955,13 @@ def test_layers_have_torchs_state_initialization_and_repr() -> None:
                 for nn in (S, torch.nn):
                     torch.manual_seed(5)
                     built.append(getattr(nn, f"{kind}{d}d")(4, 6, **{"kernel_size": 3, **more}))
-                ours, theirs = built
-                assert repr(ours) == repr(theirs)
-                assert {k: v for k, v in vars(ours).items() if not k.startswith("_p")} == {
-                    k: v for k, v in vars(theirs).items() if not k.startswith("_p")
+                native_layer, torch_layer = built
+                assert repr(native_layer) == repr(torch_layer)
+                assert {k: v for k, v in vars(native_layer).items() if not k.startswith("_p")} == {
+                    k: v for k, v in vars(torch_layer).items() if not k.startswith("_p")
                 }
-                for (name, a), (other, b) in zip(ours.state_dict().items(), theirs.state_dict().items(), strict=True):
+                states = (native_layer.state_dict().items(), torch_layer.state_dict().items())
+                for (name, a), (other, b) in zip(*states, strict=True):
                     assert name == other and torch.equal(a, b) and a.dtype is b.dtype
 
 
@@ -958,15 +977,15 @@ def test_layers_take_whole_numbers_of_other_libraries_and_one_for_all_axes() -> 
         dilation=(1,),
         groups=np.int8(2),
     )
-    told = "Conv2d(4, 6, kernel_size=(3, 3), stride=(2, 1), padding=(1, 1), groups=2)"
-    assert repr(conv) == told
+    expected_repr = "Conv2d(4, 6, kernel_size=(3, 3), stride=(2, 1), padding=(1, 1), groups=2)"
+    assert repr(conv) == expected_repr
     assert conv(torch.ones(1, 4, 8, 8)).shape == (1, 6, 4, 8)
 
 
 def test_repr_of_what_is_our_own() -> None:
     assert repr(S.Conv2d(3, 8, 3, 2, "same")) == "Conv2d(3, 8, kernel_size=(3, 3), stride=(2, 2), padding=same)"
-    told = "ConvTranspose1d(3, 8, kernel_size=(3,), stride=(2,), padding=same, padding_mode=circular)"
-    assert repr(S.ConvTranspose1d(3, 8, 3, 2, "same", padding_mode="circular")) == told
+    expected_repr = "ConvTranspose1d(3, 8, kernel_size=(3,), stride=(2,), padding=same, padding_mode=circular)"
+    assert repr(S.ConvTranspose1d(3, 8, 3, 2, "same", padding_mode="circular")) == expected_repr
 
 
 def test_layers_survive_copying_pickling_and_subclassing() -> None:
@@ -999,12 +1018,12 @@ def test_lazy_layers_become_ours_with_torchs_numbers(kind: str, dims: int) -> No
         results.append(layer(x))
         assert type(layer) is getattr(nn, f"{kind}{dims}d") and layer.in_channels == 4
     torch.testing.assert_close(*results)
-    ours = getattr(S, f"Lazy{kind}{dims}d")
-    same = ours(6, 3, stride=2, padding="same", padding_mode="circular")
+    lazy_class = getattr(S, f"Lazy{kind}{dims}d")
+    same = lazy_class(6, 3, stride=2, padding="same", padding_mode="circular")
     assert same(x[0]).shape == (6, *[12 if kind == "ConvTranspose" else 3] * dims)
     assert (same.stride, same.padding, same.padding_mode) == ((2,) * dims, "same", "circular")
     with pytest.raises(ArgumentError, match="expects groups that divide x's channels, 4, got 3"):
-        ours(6, 3, groups=3)(x)
+        lazy_class(6, 3, groups=3)(x)
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input
@@ -1371,7 +1390,7 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
 def test_bad_input_raises_its_message_takes_little_memory_and_changes_nothing(
     call: Callable[[], Any], kind: type[Exception], message: str
 ) -> None:
-    for _ in range(2):  # again from the cache
+    for _ in range(2):  # the second time the geometry comes from the cache
         with pytest.raises(kind) as raised, memory.at_most(2**29):
             call()
         assert str(raised.value) == message
@@ -1429,7 +1448,7 @@ except RuntimeError as error:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300).stdout == "True\n"
 
 
-FAR = [  # a band that held all that a row of outputs reaches would take gigabytes, or more numbers than 32 bits count
+FAR = [  # buffering every input row that a row of outputs reads would take gigabytes, or overflow 32-bit counts
     ("conv2d", (1, 2, 40001, 1), (16, 2, 3, 3), {"padding": 20000, "dilation": 20000}),
     ("conv2d", (1, 600, 2000, 1), (1, 600, 3, 3), {"padding": 1000, "dilation": 1000}),
     ("conv1d", (1, 1000, 5), (16, 1000, 1), {"stride": 65536}),
@@ -1440,7 +1459,7 @@ FAR = [  # a band that held all that a row of outputs reaches would take gigabyt
 
 @pytest.mark.parametrize(("function", "shape", "weight", "arguments"), FAR)
 def test_windows_that_reach_far_are_computed_in_bounded_memory(
-    function: str, shape: tuple[int, ...], weight: tuple[int, ...], arguments: dict[str, int], ours: str
+    function: str, shape: tuple[int, ...], weight: tuple[int, ...], arguments: dict[str, int], native_method: str
 ) -> None:
     x, w = whole_numbers(shape), whole_numbers(weight)
     assert torch.equal(
@@ -1449,16 +1468,16 @@ def test_windows_that_reach_far_are_computed_in_bounded_memory(
 
 
 def test_a_transposed_convolution_that_leaves_out_what_lies_behind_stays_with_a_method() -> None:
-    ours = S.ConvTranspose2d(64, 64, 3, dilation=3, output_padding=2)  # output_padding above the stride
-    theirs = torch.nn.ConvTranspose2d(64, 64, 3, dilation=3, output_padding=2)
-    theirs.load_state_dict(ours.state_dict())
+    native_layer = S.ConvTranspose2d(64, 64, 3, dilation=3, output_padding=2)  # more than the stride
+    torch_layer = torch.nn.ConvTranspose2d(64, 64, 3, dilation=3, output_padding=2)
+    torch_layer.load_state_dict(native_layer.state_dict())
     x = torch.randn(2, 64, 9, 9)
     for name in (None, *NAMES):
         with dispatch.prefer(name):
-            torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(native_layer(x), torch_layer(x), rtol=1e-4, atol=1e-5)
 
 
-def test_the_weight_gradient_of_a_long_row_keeps_its_digits(layout: Any, ours: str) -> None:
+def test_the_weight_gradient_of_a_long_row_keeps_its_digits(layout: Any, native_method: str) -> None:
     x, w = layout(torch.randn(1, 16, 1 << 17)), torch.randn(16, 1, 3, requires_grad=True)
     dy = torch.randn(1, 16, (1 << 17) - 2)
     exact = torch.autograd.grad(F.conv1d(x.double(), w.double(), groups=16), w, dy.double())[0]
@@ -1498,7 +1517,7 @@ def parameters(*layers: torch.nn.Module) -> int:
 
 
 def macs(layer: Any, shape: tuple[int, ...]) -> int:
-    """Of one image; shapes alone, nothing is computed."""
+    """The multiply-adds of one image, from shapes alone, on the meta device."""
     return layer.to("meta")(torch.empty(1, *shape, device="meta")).numel() * layer.weight[0].numel()
 
 
@@ -1527,11 +1546,11 @@ def test_3d_by_hand(method: str) -> None:
 
 def test_sobel_is_a_product_of_smoothing_and_difference(method: str) -> None:
     image = torch.zeros(1, 1, 5, 6)
-    image[..., 3:] = 1  # an upright edge
+    image[..., 3:] = 1  # a vertical edge
     sobel_x = filled(S.Conv2d(1, 1, 3), [[1, 0, -1], [2, 0, -2], [1, 0, -1]])
     sobel_y = filled(S.Conv2d(1, 1, 3), [[1, 2, 1], [0, 0, 0], [-1, -2, -1]])
     gx, gy = sobel_x(image), sobel_y(image)
-    assert gx[0, 0].tolist() == [[0, -4, -4, 0]] * 3 and not gy.any()  # correlation: not turned
+    assert gx[0, 0].tolist() == [[0, -4, -4, 0]] * 3 and not gy.any()  # cross-correlation: the kernel is not flipped
     assert (gx**2 + gy**2).sqrt()[0, 0, 0].tolist() == [0, 4, 4, 0]
     smooth, difference = filled(S.Conv2d(1, 1, (3, 1)), [1, 2, 1]), filled(S.Conv2d(1, 1, (1, 3)), [1, 0, -1])
     x = whole_numbers((1, 1, 7, 9))
@@ -1584,5 +1603,5 @@ def test_a_stack_of_three_by_threes_sees_two_more_pixels_each() -> None:
     for _ in range(4):
         y = SF.conv2d(y, torch.ones(1, 1, 1, 3), padding=(0, 1))
     (seen,) = torch.autograd.grad(y[0, 0, 0, 7], x)
-    # 1 + 4·2 pixels, the middle most
+    # the receptive field is 1 + 4·2 pixels, with the largest weight in the middle
     assert seen[0, 0, 0].tolist() == [0] * 3 + [1, 4, 10, 16, 19, 16, 10, 4, 1] + [0] * 3

@@ -1,4 +1,4 @@
-"""striate.nn in torch.nn's place: its names, its signatures, the course notes' code, and models swapped there and back.
+"""striate.nn in place of torch.nn: its names, its signatures, the course notes' code, and models swapped and restored.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def test_our_functions_take_what_torchs_take() -> None:
             continue
         try:
             expected = list(inspect.signature(torch_function).parameters)
-        except ValueError:  # a builtin: its documentation opens with the call
+        except ValueError:  # a builtin: its docstring begins with the signature
             call = (torch_function.__doc__ or "").strip().split("->")[0]
             expected = [a.split("=")[0].strip() for a in call[call.index("(") + 1 : call.rindex(")")].split(",")]
         if expected in (["args", "kwargs"], ["*args", "**kwargs"]):  # one function for with and without indices
@@ -297,7 +297,7 @@ def test_an_accelerated_container_computes_what_its_modules_compute_and_restore_
     if training:
         torch.testing.assert_close(model[1].running_var, twin[1].running_var)
     swapped = [type(m) for m in model.modules()]
-    assert swapped == [type(m) for m in striate.accelerate(model).modules()]  # once more changes nothing
+    assert swapped == [type(m) for m in striate.accelerate(model).modules()]  # a second call changes nothing
     copied = copy.deepcopy(model)
     assert (
         [type(m) for m in striate.restore(model).modules()]
@@ -308,7 +308,7 @@ def test_an_accelerated_container_computes_what_its_modules_compute_and_restore_
 
 
 class Block(torch.nn.Sequential):
-    """A subclass that has Sequential's forward."""
+    """A subclass that inherits Sequential's forward."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(
@@ -366,7 +366,7 @@ def test_parts_may_be_replaced_after_accelerate(replaced: str) -> None:
 
 @pytest.mark.parametrize("accelerated", [True, False])
 def test_features_may_be_tapped_sliced_and_hooked(accelerated: bool) -> None:
-    """A perceptual loss: a forward of one's own walks over the layers and keeps what lies between."""
+    """A perceptual loss: its forward iterates over the layers and collects the outputs in between."""
     layers = [*fused_pair(), torch.nn.Conv2d(8, 8, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2)]
     torch_model = torch.nn.Sequential(*layers).eval()
     native_model = copy.deepcopy(torch_model)
@@ -401,15 +401,15 @@ def small_resnet() -> torch.nn.Module:
 
 
 KINDS_OF_HOOKS: dict[str, Any] = {
-    "forward": lambda m, told: m.register_forward_hook(lambda m, args, y: told.append(y.detach().clone())),
-    "forward pre": lambda m, told: m.register_forward_pre_hook(lambda m, args: told.append(args[0].detach().clone())),
-    "full backward": lambda m, told: m.register_full_backward_hook(lambda m, dx, dy: told.append(dy[0].clone())),
-    "full backward, half": lambda m, told: m.register_full_backward_hook(
-        lambda m, dx, dy: (told.append(dy[0].clone()), (dx[0] / 2,))[1]
+    "forward": lambda m, seen: m.register_forward_hook(lambda m, args, y: seen.append(y.detach().clone())),
+    "forward pre": lambda m, seen: m.register_forward_pre_hook(lambda m, args: seen.append(args[0].detach().clone())),
+    "full backward": lambda m, seen: m.register_full_backward_hook(lambda m, dx, dy: seen.append(dy[0].clone())),
+    "full backward, half": lambda m, seen: m.register_full_backward_hook(
+        lambda m, dx, dy: (seen.append(dy[0].clone()), (dx[0] / 2,))[1]
     ),
-    "backward pre": lambda m, told: m.register_full_backward_pre_hook(lambda m, dy: told.append(dy[0].clone())),
-    "backward pre, half": lambda m, told: m.register_full_backward_pre_hook(
-        lambda m, dy: (told.append(dy[0].clone()), (dy[0] / 2,))[1]
+    "backward pre": lambda m, seen: m.register_full_backward_pre_hook(lambda m, dy: seen.append(dy[0].clone())),
+    "backward pre, half": lambda m, seen: m.register_full_backward_pre_hook(
+        lambda m, dy: (seen.append(dy[0].clone()), (dy[0] / 2,))[1]
     ),
 }
 
@@ -420,16 +420,16 @@ def test_hooks_on_every_relu_see_and_do_what_they_do_in_torchs(kind: str, when: 
     results = []
     x = torch.randn(4, 3, 16, 16, dtype=torch.float64)
     for accelerated in (True, False):
-        model, told = small_resnet().double(), []
+        model, seen = small_resnet().double(), []
         if accelerated and when == "after accelerate":
             striate.accelerate(model)
         for m in model.modules():
             if isinstance(m, torch.nn.ReLU):
-                KINDS_OF_HOOKS[kind](m, told)
+                KINDS_OF_HOOKS[kind](m, seen)
         if accelerated and when == "before accelerate":
             striate.accelerate(model)
         model(x).square().mean().backward()
-        results.append([*told, *(p.grad for p in model.parameters())])
+        results.append([*seen, *(p.grad for p in model.parameters())])
     assert len(results[0]) == len(results[1]) > len(list(small_resnet().parameters())) + 6
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
@@ -578,7 +578,7 @@ def test_an_activation_stays_before_what_it_does_not_commute_with() -> None:
     x = torch.randn(1, 3, 4, 4)
     first = striate.accelerate(torch.nn.Sequential(act(inplace=True), pool(2)))
     first(x)
-    assert x.min() == 0  # whoever gave x sees it change
+    assert x.min() == 0  # the caller of x sees it change
 
 
 def test_restore_of_a_frozen_norm_warns_and_leaves_it_in_evaluation() -> None:
@@ -683,13 +683,13 @@ print(len(warnings_of_striate), warnings_of_striate[0])
 print(striate.native_info()["core"], striate.native_info()["native"])
 """
     )
-    result = run(code, "-S")  # -S: no installed striate comes first
+    result = run(code, "-S")  # -S: an installed striate must not come first
     assert result.returncode == 0, result.stderr
-    told = (
+    message = (
         "1 striate's native core is not installed; every layer uses torch's operator instead. Reinstall striate "
         "with a C++ compiler (g++) at hand."
     )
-    assert result.stdout.splitlines() == [told, "False []"]
+    assert result.stdout.splitlines() == [message, "False []"]
 
 
 def test_importing_striate_brings_no_plotting_data_or_image_library() -> None:
@@ -790,14 +790,14 @@ def test_a_missing_compiler_gives_one_clear_message(tmp_path: Path) -> None:
         "-DCMAKE_MAKE_PROGRAM=/usr/bin/make",
     ]
     result = subprocess.run(command, capture_output=True, text=True, env={"PATH": "/nowhere"})
-    told = " ".join(result.stderr.split())
+    message = " ".join(result.stderr.split())
     assert result.returncode != 0
     assert (
         "striate needs a C++20 compiler and found none. Install one (Debian, Ubuntu: apt install g++) or set CXX to "
         "its path."
-        in told
+        in message
     )
-    assert told.count("CMake Error") == 1
+    assert message.count("CMake Error") == 1
 
 
 def test_warnings_of_ours_are_none_with_the_core() -> None:

@@ -2,9 +2,8 @@
 ``torch.nn``.
 
 Plain eager calls run on striate's kernels. In every other situation a layer is its ``torch.nn`` namesake, so that a
-tool meets what it
-knows: numbers are the twin's to the bit, and no operator of striate's is called. docs/guide/ecosystem.md has a row for
-each situation.
+tool meets what it knows: the numbers are bit for bit the twin's, and no operator of striate's is called.
+docs/guide/ecosystem.md has a row for each situation.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ GUIDE = Path(__file__).parent.parent / "docs" / "guide" / "ecosystem.md"
 
 @pytest.fixture(autouse=True)
 def one_thread(same_threads_and_seed: None) -> Iterator[None]:
-    """Samples are tiny: threads only wait for one another."""
+    """Runs on one thread: samples are so tiny that threads would mostly wait for one another."""
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         # of sizes that become constants, in torch's layers as well
@@ -152,7 +151,7 @@ def _convolution(dims: int, *args: Any, **kwargs: Any) -> torch.nn.Module:
 
 
 def _twins(d: int) -> dict[str, Callable[..., torch.nn.Module]]:
-    """What only striate has, composed of torch's layers under the same names of parameters."""
+    """Layers that only striate has, composed of torch's layers with the same parameter names."""
 
     def separable(i: int, o: int, k: int, padding: int) -> torch.nn.Module:
         steps = {
@@ -178,7 +177,7 @@ def _twins(d: int) -> dict[str, Callable[..., torch.nn.Module]]:
     }
 
 
-THEIRS = types.SimpleNamespace(
+TORCH_ROWS = types.SimpleNamespace(
     **{name: getattr(torch.nn, name) for name in dir(torch.nn) if not name.startswith("_")}
     | _twins(1)
     | _twins(2)
@@ -219,7 +218,7 @@ class _Frozen(torch.nn.BatchNorm2d):
 
 
 class _Circular(torch.nn.ConvTranspose2d):
-    """The adjoint of a circular convolution of three taps: what came to lie in the padding is added at the other end.
+    """The adjoint of a circular convolution of three taps: values in the padding are added at the other end.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -254,7 +253,7 @@ class Row(NamedTuple):
 
     make: Callable[[Any], torch.nn.Module]
     shape: tuple[int, ...]
-    # torch has no such layer: its twin is composed, and need not have the same bits or call the same operators
+    # torch lacks such a layer: the twin is composed, and need not have the same bits or call the same operators
     own: bool = False
     train: bool = True
     format: torch.memory_format = torch.contiguous_format
@@ -269,7 +268,7 @@ def _restored(model: torch.nn.Module) -> torch.nn.Module:
 
 def _accelerated() -> torch.nn.Module:
     t = torch.nn
-    # eps: of two values a norm amplifies roundings
+    # a large eps: a norm of two values amplifies roundings
     head = [
         t.GroupNorm(2, 8),
         t.LeakyReLU(0.2),
@@ -400,23 +399,23 @@ ROWS = dict(_rows())
 def pair(row: Row) -> tuple[torch.nn.Module, torch.nn.Module, Tensor]:
     """striate's layer, torch's with the same numbers, and an input."""
     x = torch.randn(row.shape).to(memory_format=row.format)
-    ours = row.make(nn)
+    native_layer = row.make(nn)
     with torch.no_grad():
-        if any(torch.nn.parameter.is_lazy(p) for p in ours.parameters()):
-            ours(x)
-        for name, t in itertools.chain(ours.named_parameters(), ours.named_buffers()):
+        if any(torch.nn.parameter.is_lazy(p) for p in native_layer.parameters()):
+            native_layer(x)
+        for name, t in itertools.chain(native_layer.named_parameters(), native_layer.named_buffers()):
             if t.is_floating_point() and not name.endswith("filter"):
                 t.copy_(torch.rand(t.shape) + 0.5 if name.endswith("var") or t.dim() == 1 else torch.randn(t.shape) / 4)
     if row.twin is not None:
-        twin = row.twin(ours)
+        twin = row.twin(native_layer)
     else:
-        twin = row.make(THEIRS)
-        twin.load_state_dict(dict(zip(twin.state_dict(), ours.state_dict().values(), strict=True)))
+        twin = row.make(TORCH_ROWS)
+        twin.load_state_dict(dict(zip(twin.state_dict(), native_layer.state_dict().values(), strict=True)))
         if type(twin).__name__.startswith("Lazy"):
             twin(x)
     if row.format is not torch.contiguous_format:
-        ours, twin = (m.to(memory_format=row.format) for m in (ours, twin))
-    return ours.train(row.train), twin.train(row.train), x
+        native_layer, twin = (m.to(memory_format=row.format) for m in (native_layer, twin))
+    return native_layer.train(row.train), twin.train(row.train), x
 
 
 def test_the_table_has_every_layer_of_striate() -> None:
@@ -439,8 +438,8 @@ def call(layer: torch.nn.Module, x: Tensor) -> Tensor:
 
 
 def weigh(y: Tensor) -> Tensor:
-    """A number that every value of y counts in, each otherwise: a norm's sum of squares would hardly depend on its
-    input.
+    """A scalar loss with a different weight for every value of y: the sum of squares of a norm's output would hardly
+    depend on its input.
     """
     return (y * torch.arange(y.numel(), dtype=torch.float32, device=y.device).cos().to(y.dtype).view(y.shape)).sum()
 
@@ -489,20 +488,20 @@ def learned(layer: torch.nn.Module, x: Tensor) -> list[Tensor]:
     return [y, *torch.autograd.grad(weigh(y), [x, *layer.parameters()])]
 
 
-def is_ours(module: Any) -> bool:
+def is_native(module: Any) -> bool:
     return any(type(m).__module__.startswith("striate.nn.") for m in module.modules())
 
 
 def composed(layer: torch.nn.Module) -> bool:
     """Whether it is a twin that is made here, of which no tool needs to know anything."""
-    return not is_ours(layer) and any(
+    return not is_native(layer) and any(
         type(m).__module__ == __name__ or type(m).__module__.startswith("striate.") for m in layer.modules()
     )
 
 
 @contextlib.contextmanager
 def watched() -> Iterator[set[str]]:
-    """The operators that are called inside, found without a mode, which is a situation by itself."""
+    """Collects the operators called in the block, by the profiler, since a dispatch mode is itself a situation."""
     names: set[str] = set()
     with torch.autograd.profiler.profile() as profile:
         yield names
@@ -510,17 +509,17 @@ def watched() -> Iterator[set[str]]:
 
 
 def same(got: Any, expected: Any, row: Row, exact: bool, where: str = "result") -> None:
-    """The same tree of tensors, to the bit if ``exact``, and of other values, which a composed twin need not share."""
-    (ours, form), (theirs, their_form) = tree_flatten(got), tree_flatten(expected)
-    assert form == their_form or row.own, (where, form, their_form)
-    assert ours or where != "result"
-    tensors = [[v for v in leaves if isinstance(v, Tensor)] for leaves in (ours, theirs)]
+    """Compares two trees of tensors, bit for bit if ``exact``, and their other leaves, unless the twin is composed."""
+    (got_leaves, got_form), (expected_leaves, expected_form) = tree_flatten(got), tree_flatten(expected)
+    assert got_form == expected_form or row.own, (where, got_form, expected_form)
+    assert got_leaves or where != "result"
+    tensors = [[v for v in leaves if isinstance(v, Tensor)] for leaves in (got_leaves, expected_leaves)]
     finite = [
         float(t.detach().abs().max())
         for t in tensors[1]
         if t.is_floating_point() and t.numel() and t.device.type != "meta"
     ]
-    # of all: what is nought but for rounding has a net's magnitude
+    # the largest of all values: what is zero but for rounding is compared on that scale
     size = max([1.0, *finite]) if row.twin is not None else 1.0
     for k, (a, b) in enumerate(zip(*tensors, strict=True)):
         assert a.dtype == b.dtype and a.shape == b.shape and type(a) is type(b), (
@@ -542,7 +541,8 @@ def same(got: Any, expected: Any, row: Row, exact: bool, where: str = "result") 
                 a, b, rtol=800 * digits, atol=80 * digits * largest, msg=lambda m, k=k: f"{where} {k}: {m}"
             )
     if not row.own:
-        assert [v for v in ours if not isinstance(v, Tensor)] == [v for v in theirs if not isinstance(v, Tensor)], where
+        others = [[v for v in leaves if not isinstance(v, Tensor)] for leaves in (got_leaves, expected_leaves)]
+        assert others[0] == others[1], where
 
 
 # ------------------------------------------------------------------------------------------------------- the situations
@@ -552,12 +552,12 @@ Only = Callable[[str, torch.nn.Module], bool]
 
 
 class Situation(NamedTuple):
-    """What is done to a layer, the same with ours and with torch's; ``by``: whose operators compute then."""
+    """What is done to a layer, striate's and torch's alike; ``by``: whose operators compute then."""
 
     run: Run
     by: str
-    refused: dict[str, str]  # by a pattern of layers' names: why torch's own layers cannot do it. Tested to be so.
-    only: Only  # where it has a meaning
+    refused: dict[str, str]  # by pattern of layer names, why torch's own layers fail, which is tested too
+    only: Only  # the layers to which the situation applies
     exact: bool  # whether torch's operators give the twin's bits
 
     def why_refused(self, name: str) -> str | None:
@@ -572,7 +572,7 @@ def everywhere(name: str, layer: torch.nn.Module) -> bool:
 
 
 def but_in_channels_last(name: str, layer: torch.nn.Module) -> bool:
-    return name != "an accelerated net"  # torch's batches of gradients cannot be asked for their memory order
+    return name != "an accelerated net"  # torch's batched gradients do not support asking for their memory format
 
 
 def where_weights_are(name: str, layer: torch.nn.Module) -> bool:
@@ -902,14 +902,14 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
 class Told(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[str] = []
+        self.recorded: list[str] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.told.append(str(function))
+        self.recorded.append(str(function))
         return function(*args, **(kwargs or {}))
 
 
-# What a layer asks of its input before it computes.
+# The functions by which a layer inspects its input before computing.
 ASKED = (
     Tensor.dim,
     Tensor.size,
@@ -924,11 +924,11 @@ ASKED = (
 class ToldFunctions(torch.overrides.TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[str] = []
+        self.recorded: list[str] = []
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function not in ASKED and getattr(function, "__name__", "") != "__get__":
-            self.told.append(torch.overrides.resolve_name(function) or str(function))
+            self.recorded.append(torch.overrides.resolve_name(function) or str(function))
         return function(*args, **(kwargs or {}))
 
 
@@ -936,7 +936,7 @@ class ToldFunctions(torch.overrides.TorchFunctionMode):
 def _(layer: torch.nn.Module, x: Tensor) -> Any:
     with Told() as mode:
         result = learned(layer, x)
-    return result, mode.told
+    return result, mode.recorded
 
 
 @situation("a `TorchDispatchMode` round backward alone", by="striate forward, torch backward")
@@ -945,7 +945,7 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
     loss = tail(layer, x)
     with Told() as mode:
         grads = torch.autograd.grad(loss, [x, *layer.parameters()])
-    assert not any("striate" in name for name in mode.told)
+    assert not any("striate" in name for name in mode.recorded)
     return grads
 
 
@@ -953,7 +953,7 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
 def _(layer: torch.nn.Module, x: Tensor) -> Any:
     with ToldFunctions() as mode:
         y = layer(x)
-    return y, mode.told
+    return y, mode.recorded
 
 
 @situation("`FlopCounterMode` round a training step")
@@ -999,9 +999,9 @@ class Tagged(torch.Tensor):
 
 
 class Wrapped(torch.Tensor):
-    """A subclass that holds another tensor and tells what is done to it."""
+    """A subclass that wraps another tensor and records the functions called on it."""
 
-    told: list[str] = []  # noqa: RUF012
+    recorded: list[str] = []  # noqa: RUF012
 
     @staticmethod
     def __new__(cls, held: Tensor) -> Any:
@@ -1018,7 +1018,7 @@ class Wrapped(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        cls.told.append(str(function))
+        cls.recorded.append(str(function))
         args, kwargs = tree_map_only(Wrapped, lambda t: t.held, (args, kwargs or {}))
         return tree_map_only(Tensor, Wrapped, function(*args, **kwargs))
 
@@ -1030,11 +1030,11 @@ def _(layer: torch.nn.Module, x: Tensor) -> Any:
 
 @situation("a tensor subclass that wraps another tensor")
 def _(layer: torch.nn.Module, x: Tensor) -> Any:
-    Wrapped.told = []
+    Wrapped.recorded = []
     x = Wrapped(x.clone(memory_format=torch.preserve_format)).requires_grad_()
     y = call(layer, x)
     (grad,) = torch.autograd.grad((y * steps(y.held)).sum(), [x])
-    return type(y).__name__, y.held, grad.held, list(Wrapped.told)
+    return type(y).__name__, y.held, grad.held, list(Wrapped.recorded)
 
 
 @situation(
@@ -1401,21 +1401,21 @@ def _case(name: str, row: str) -> Any:
 @pytest.mark.parametrize(("name", "row_name"), [_case(*one) for one in CASES])
 def test_a_layer_gives_what_its_twin_of_torchs_gives(name: str, row_name: str) -> None:
     case, row = SITUATIONS[name], ROWS[row_name]
-    ours, theirs, x = pair(row)
-    if row.twin is not None and case.by != "torch":  # sums of sums, some of which are nought but for rounding
-        ours, theirs, x = ours.double(), theirs.double(), x.double()
+    native_layer, torch_layer, x = pair(row)
+    if row.twin is not None and case.by != "torch":  # sums of sums, some of which are zero but for rounding
+        native_layer, torch_layer, x = native_layer.double(), torch_layer.double(), x.double()
     with dispatch.prefer(row.prefer):
         if case.why_refused(row_name):
-            for module in (theirs,) if row.own else (theirs, ours):
+            for module in (torch_layer,) if row.own else (torch_layer, native_layer):
                 with pytest.raises(RuntimeError):
                     case.run(module, x.clone(memory_format=torch.preserve_format))
             return
-        expected = case.run(theirs, x.clone(memory_format=torch.preserve_format))
+        expected = case.run(torch_layer, x.clone(memory_format=torch.preserve_format))
         with watched() as operators:
-            got = case.run(ours, x.clone(memory_format=torch.preserve_format))
+            got = case.run(native_layer, x.clone(memory_format=torch.preserve_format))
     exact = case.exact and (name, row_name) not in ROUNDED
     same(got, expected, row, exact)
-    same(state(ours), state(theirs), row, exact, "state")
+    same(state(native_layer), state(torch_layer), row, exact, "state")
     if case.by == "torch":
         assert operators == set()
     elif row.kernel:
@@ -1468,12 +1468,12 @@ def net(n: Any) -> torch.nn.Module:
 def twins(
     make: Callable[[Any], torch.nn.Module] = net, train: bool = False
 ) -> tuple[torch.nn.Module, torch.nn.Module, Tensor]:
-    ours, theirs = make(nn), make(torch.nn)
-    for name, buffer in ours.named_buffers():
+    native_model, torch_model = make(nn), make(torch.nn)
+    for name, buffer in native_model.named_buffers():
         if name.endswith(("mean", "var")):
             buffer.copy_(torch.rand_like(buffer) + 0.5)
-    theirs.load_state_dict(ours.state_dict())
-    return ours.train(train), theirs.train(train), torch.randn(4, 3, 12, 12)
+    torch_model.load_state_dict(native_model.state_dict())
+    return native_model.train(train), torch_model.train(train), torch.randn(4, 3, 12, 12)
 
 
 def close(got: Any, expected: Any) -> None:
@@ -1489,14 +1489,14 @@ of_models("`torch.compile`, forward and backward, for any batch size", by="stria
 
 @pytest.mark.parametrize("backend", [pytest.param("aot_eager", marks=pytest.mark.nightly), "inductor"])
 def test_compiled_models_give_what_torchs_give_for_any_batch_size(backend: str) -> None:
-    ours, theirs, x = twins(train=True)
-    compiled = torch.compile(ours, backend=backend, fullgraph=True, dynamic=True)
+    native_model, torch_model, x = twins(train=True)
+    compiled = torch.compile(native_model, backend=backend, fullgraph=True, dynamic=True)
     for batch in (x, doubled(x)):
         with watched() as operators:
             got = learned(compiled, batch)
-        close(got, learned(theirs, batch))
+        close(got, learned(torch_model, batch))
         assert {"striate::norm", "striate::max_pool_offset", "striate::norm_backward"} <= operators
-    close(list(ours.state_dict().values()), list(theirs.state_dict().values()))
+    close(list(native_model.state_dict().values()), list(torch_model.state_dict().values()))
 
 
 of_models("`torch.compile` of function transforms", by="torch")
@@ -1523,23 +1523,25 @@ def test_compiled_function_transforms_give_what_torchs_give(name: str) -> None:
         norms = [] if name == "jvp" else [n.GroupNorm(2, 4), n.BatchNorm2d(4)]  # torch's own cannot be compiled with it
         return n.Sequential(n.Conv2d(3, 4, 3), *norms, n.AvgPool2d(2), n.Flatten())
 
-    ours, theirs, x = twins(make)
-    compiled = torch.compile(TRANSFORMS[name](ours), backend="aot_eager")
-    close(compiled(x), TRANSFORMS[name](theirs)(x))
+    native_model, torch_model, x = twins(make)
+    compiled = torch.compile(TRANSFORMS[name](native_model), backend="aot_eager")
+    close(compiled(x), TRANSFORMS[name](torch_model)(x))
 
 
 @pytest.mark.parametrize("name", ["vmap", "grad", "per-sample gradients"])
 def test_compiled_function_transforms_of_max_pooling_give_what_torchs_give(name: str) -> None:
-    ours, theirs, x = twins(
+    native_model, torch_model, x = twins(
         lambda n: n.Sequential(n.Conv2d(3, 4, 3), n.MaxPool2d(3, 2, 1), n.AdaptiveMaxPool2d(2), n.Flatten())
     )
-    close(torch.compile(TRANSFORMS[name](ours), backend="aot_eager")(x), TRANSFORMS[name](theirs)(x))
+    close(torch.compile(TRANSFORMS[name](native_model), backend="aot_eager")(x), TRANSFORMS[name](torch_model)(x))
 
 
 def test_a_function_transform_of_a_compiled_model_gives_what_torchs_gives() -> None:
-    ours, theirs, x = twins(lambda n: n.Sequential(n.Conv2d(3, 4, 3), n.BatchNorm2d(4), n.MaxPool2d(2), n.Flatten()))
-    compiled = torch.compile(ours, backend="eager")
-    close(func.vmap(compiled)(torch.stack([x, 2 * x])), func.vmap(theirs)(torch.stack([x, 2 * x])))
+    native_model, torch_model, x = twins(
+        lambda n: n.Sequential(n.Conv2d(3, 4, 3), n.BatchNorm2d(4), n.MaxPool2d(2), n.Flatten())
+    )
+    compiled = torch.compile(native_model, backend="eager")
+    close(func.vmap(compiled)(torch.stack([x, 2 * x])), func.vmap(torch_model)(torch.stack([x, 2 * x])))
 
 
 of_models("`FlopCounterMode` round a compiled model", by="striate")
@@ -1586,8 +1588,8 @@ class Together(torch.nn.Module):
 
 def together(names: list[str]) -> tuple[Together, Together, tuple[Tensor, ...]]:
     pairs = {name: pair(ROWS[name]) for name in names}
-    ours, theirs = (Together({name: p[k] for name, p in pairs.items()}).eval() for k in (0, 1))
-    return ours, theirs, tuple(p[2] for p in pairs.values())
+    native_model, torch_model = (Together({name: p[k] for name, p in pairs.items()}).eval() for k in (0, 1))
+    return native_model, torch_model, tuple(p[2] for p in pairs.values())
 
 
 def agree(names: list[str], got: Any, expected: Any) -> None:
@@ -1597,26 +1599,26 @@ def agree(names: list[str], got: Any, expected: Any) -> None:
 
 def test_every_layer_is_exported_as_torchs_operators() -> None:
     names = [name for name in ROWS if not name.startswith("models.")]
-    ours, theirs, inputs = together(names)
-    program = torch.export.export(ours, inputs)
+    native_model, torch_model, inputs = together(names)
+    program = torch.export.export(native_model, inputs)
     assert not any("striate" in name for name in operators_of(program.graph))
     file = io.BytesIO()
     torch.export.save(program, file)
     loaded = torch.export.load(io.BytesIO(file.getvalue()))
-    agree(names, loaded.module()(*inputs), theirs(*inputs))
+    agree(names, loaded.module()(*inputs), torch_model(*inputs))
     decomposed = program.run_decompositions()
     assert not any("striate" in name for name in operators_of(decomposed.graph))
-    agree(names, decomposed.module()(*inputs), theirs(*inputs))
+    agree(names, decomposed.module()(*inputs), torch_model(*inputs))
 
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_exported_models_take_any_batch_size_and_train(strict: bool) -> None:
-    ours, theirs, x = twins(train=True)
+    native_model, torch_model, x = twins(train=True)
     program = torch.export.export(
-        ours, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=2, max=64)},), strict=strict
+        native_model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=2, max=64)},), strict=strict
     )
     assert not any("striate" in name for name in operators_of(program.graph))
-    close(learned(program.module(), doubled(x)), learned(theirs, doubled(x)))
+    close(learned(program.module(), doubled(x)), learned(torch_model, doubled(x)))
 
 
 of_models("`torch.onnx.export`, the default exporter and `dynamo=False`")
@@ -1629,8 +1631,8 @@ def run_onnx(model: Any, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     return [torch.from_numpy(y) for y in session.run(None, feeds)]
 
 
-# What the exporters have no rule for, or a wrong one, of torch's layers as of ours: adaptive windows of several
-# lengths, a divisor, and, by tracing, the RMS norm.
+# What the exporters have no rule for, or a wrong one, for torch's layers and striate's alike: adaptive windows of
+# several lengths, a divisor, and, by tracing, the RMS norm.
 UNKNOWN_TO_ONNX = {
     True: r"AdaptiveMaxPool[23]d.*|AdaptiveAvgPool3d|AvgPool2d with a divisor",
     False: r"Adaptive(Max|Avg)Pool[23]d( with indices| of one axis)?|AvgPool2d with a divisor|RMSNorm",
@@ -1665,8 +1667,8 @@ def test_onnx_runtime_gives_the_numbers_of_every_layer(dynamo: bool) -> None:
         for n in ROWS
         if not n.startswith("models.") and not re.fullmatch(UNKNOWN_TO_ONNX[dynamo] + "|.* with indices", n)
     ]
-    ours, theirs, inputs = together(names)
-    agree(names, run_onnx(to_onnx(ours, inputs, dynamo), inputs), theirs(*inputs))
+    native_model, torch_model, inputs = together(names)
+    agree(names, run_onnx(to_onnx(native_model, inputs, dynamo), inputs), torch_model(*inputs))
 
 
 @pytest.mark.parametrize("dynamo", [True, False], ids=["default", "by tracing"])
@@ -1684,15 +1686,15 @@ def test_onnx_runtime_gives_a_models_numbers_for_any_batch_size(dynamo: bool) ->
         ]
         return n.Sequential(*layers, n.Linear(8, 3))
 
-    ours, theirs, x = twins(make)
+    native_model, torch_model, x = twins(make)
     sizes: Any = (
         {"dynamic_shapes": ({0: torch.export.Dim("batch")},)}
         if dynamo
         else {"dynamic_axes": {"x": {0: "batch"}}, "input_names": ["x"]}
     )
-    file = to_onnx(ours, (x,), dynamo, **sizes)
+    file = to_onnx(native_model, (x,), dynamo, **sizes)
     for batch in (x, doubled(x)):
-        close(run_onnx(file, (batch,))[0], theirs(batch).detach())
+        close(run_onnx(file, (batch,))[0], torch_model(batch).detach())
 
 
 of_models("models: `torch.jit.trace` with its check, `torch.jit.freeze`, `optimize_for_inference`")
@@ -1700,19 +1702,19 @@ of_models("models: `torch.jit.trace` with its check, `torch.jit.freeze`, `optimi
 
 @pytest.mark.parametrize("accelerated", [False, True])
 def test_traced_models_compute_as_torchs_and_the_model_stays_native(accelerated: bool) -> None:
-    ours, theirs, x = twins(train=True)
+    native_model, torch_model, x = twins(train=True)
     if accelerated:
-        ours = striate.accelerate(copy.deepcopy(theirs))
-    classes = [type(m) for m in ours.modules()]
-    traced = torch.jit.trace(ours.eval(), x)
+        native_model = striate.accelerate(copy.deepcopy(torch_model))
+    classes = [type(m) for m in native_model.modules()]
+    traced = torch.jit.trace(native_model.eval(), x)
     assert not any("striate" in kind for kind in kinds(traced.inlined_graph))
     fast = torch.jit.optimize_for_inference(torch.jit.freeze(traced))
     for batch in (x, doubled(x)):
-        close(traced(batch), theirs.eval()(batch))
-        close(fast(batch), theirs(batch))
-    assert [type(m) for m in ours.modules()] == classes
+        close(traced(batch), torch_model.eval()(batch))
+        close(fast(batch), torch_model(batch))
+    assert [type(m) for m in native_model.modules()] == classes
     with watched() as operators:
-        close(ours(x), theirs(x))
+        close(native_model(x), torch_model(x))
     assert operators
 
 
@@ -1765,15 +1767,15 @@ def test_torchscript_gives_a_transposed_convolution_the_size_that_is_asked_for()
 
 @pytest.mark.parametrize("accelerated", [False, True])
 def test_scripting_a_model_leaves_it_its_classes_and_kernels(accelerated: bool) -> None:
-    ours, theirs, x = twins()
+    native_model, torch_model, x = twins()
     if accelerated:
-        ours = striate.accelerate(copy.deepcopy(theirs))
-    before = [(name, type(m), id(m)) for name, m in ours.named_modules()]
-    scripted = torch.jit.script(ours)
-    close(scripted(x), theirs(x))
-    assert [(name, type(m), id(m)) for name, m in ours.named_modules()] == before
+        native_model = striate.accelerate(copy.deepcopy(torch_model))
+    before = [(name, type(m), id(m)) for name, m in native_model.named_modules()]
+    scripted = torch.jit.script(native_model)
+    close(scripted(x), torch_model(x))
+    assert [(name, type(m), id(m)) for name, m in native_model.named_modules()] == before
     with watched() as operators:
-        close(ours(x), theirs(x))
+        close(native_model(x), torch_model(x))
     assert operators
 
 
@@ -1795,16 +1797,16 @@ def test_every_model_is_traced_symbolically(name: str) -> None:
 
 
 def test_interpreters_transformers_and_cut_graphs_compute_the_same() -> None:
-    ours, theirs, x = twins()
-    traced = torch.fx.symbolic_trace(ours)
-    close(torch.fx.Interpreter(traced).run(x), theirs(x))
-    close(torch.fx.Transformer(traced).transform()(x), theirs(x))
+    native_model, torch_model, x = twins()
+    traced = torch.fx.symbolic_trace(native_model)
+    close(torch.fx.Interpreter(traced).run(x), torch_model(x))
+    close(torch.fx.Transformer(traced).transform()(x), torch_model(x))
     (pool,) = (node for node in traced.graph.nodes if node.name.startswith("max_pool2d") or node.target == "5")
     (output,) = (node for node in traced.graph.nodes if node.op == "output")
     output.replace_input_with(output.args[0], pool)
     traced.graph.eliminate_dead_code()
     traced.recompile()
-    close(traced(x), theirs[:6](x))
+    close(traced(x), torch_model[:6](x))
 
 
 of_models("fx passes and fusers that look for torch's classes, after `striate.restore`")
@@ -1814,18 +1816,19 @@ def test_fusers_find_the_layers_of_a_restored_model() -> None:
     from torch.fx.experimental.optimization import fuse
     from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-    ours, theirs, x = twins(
+    native_model, torch_model, x = twins(
         lambda n: n.Sequential(
             n.Conv2d(3, 8, 3), n.BatchNorm2d(8), n.ReLU(), n.Flatten(), n.Linear(800, 5), n.BatchNorm1d(5)
         )
     )
-    close(fuse(copy.deepcopy(ours))(x), theirs(x))  # nothing is found, and nothing is wrong
-    restored = striate.restore(copy.deepcopy(ours))
+    close(fuse(copy.deepcopy(native_model))(x), torch_model(x))  # nothing is found, and nothing is wrong
+    restored = striate.restore(copy.deepcopy(native_model))
     fused = fuse(restored)
-    close(fused(x), theirs(x))
+    close(fused(x), torch_model(x))
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in fused.modules())
-    folded = torch.nn.Sequential(fuse_conv_bn_eval(ours[0], ours[1]), *ours[2:4], fuse_linear_bn_eval(ours[4], ours[5]))
-    close(folded(x), theirs(x))
+    conv, batch_norm, *between, linear, last_norm = native_model
+    folded = torch.nn.Sequential(fuse_conv_bn_eval(conv, batch_norm), *between, fuse_linear_bn_eval(linear, last_norm))
+    close(folded(x), torch_model(x))
     assert type(folded[0]) is nn.Conv2d
 
 
@@ -1857,14 +1860,14 @@ def test_a_restored_model_is_quantized_to_the_end(way: str, accelerated: bool) -
         e for e in ("x86", "fbgemm", "onednn", "qnnpack") if e in torch.backends.quantized.supported_engines
     )
     try:
-        ours, theirs, x = twins(Quantizable)
+        native_model, torch_model, x = twins(Quantizable)
         if accelerated:
-            ours = striate.accelerate(copy.deepcopy(theirs))
-            ours(x)
+            native_model = striate.accelerate(copy.deepcopy(torch_model))
+            native_model(x)
         results = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for model in (striate.restore(copy.deepcopy(ours)), theirs):
+            for model in (striate.restore(copy.deepcopy(native_model)), torch_model):
                 if way == "fx":
                     mapping = quantization.get_default_qconfig_mapping()
                     prepared = quantize_fx.prepare_fx(model, mapping, (x,))
@@ -1885,7 +1888,7 @@ def test_a_restored_model_is_quantized_to_the_end(way: str, accelerated: bool) -
                 assert any("quantized" in type(m).__module__ for m in converted.modules())
         assert torch.equal(*results) and results[0].abs().max() > 0
         if way != "eager, trained":
-            torch.testing.assert_close(results[0], twins_output(ours, x), rtol=0.1, atol=0.05)
+            torch.testing.assert_close(results[0], twins_output(native_model, x), rtol=0.1, atol=0.05)
     finally:
         torch.backends.quantized.engine = engine
 
@@ -1912,12 +1915,12 @@ def test_counters_that_look_classes_up_find_those_of_a_restored_model() -> None:
         model(x)
         return counted
 
-    ours, theirs, x = twins()
-    assert set(count(copy.deepcopy(ours), x)) == {"Linear"}
-    expected = count(copy.deepcopy(theirs), x)
+    native_model, torch_model, x = twins()
+    assert set(count(copy.deepcopy(native_model), x)) == {"Linear"}
+    expected = count(copy.deepcopy(torch_model), x)
     assert set(expected) == {"Conv2d", "BatchNorm2d", "MaxPool2d", "Linear"}
-    assert count(striate.restore(copy.deepcopy(ours)), x) == expected
-    assert count(striate.restore(striate.accelerate(copy.deepcopy(theirs))), x) == expected
+    assert count(striate.restore(copy.deepcopy(native_model)), x) == expected
+    assert count(striate.restore(striate.accelerate(copy.deepcopy(torch_model))), x) == expected
 
 
 of_models("`torchinfo.summary`", by="striate")
@@ -1925,20 +1928,22 @@ of_models("`torchinfo.summary`", by="striate")
 
 def test_torchinfo_tells_of_ours_what_it_tells_of_torchs() -> None:
     torchinfo = pytest.importorskip("torchinfo")
-    ours, theirs, x = twins()
-    told = [torchinfo.summary(m, input_data=x, verbose=0) for m in (ours, theirs)]
-    assert told[0].total_params == told[1].total_params and told[0].total_mult_adds == told[1].total_mult_adds
-    assert str(told[0]) == str(told[1])
+    native_model, torch_model, x = twins()
+    summaries = [torchinfo.summary(m, input_data=x, verbose=0) for m in (native_model, torch_model)]
+    native_summary, torch_summary = summaries
+    assert native_summary.total_params == torch_summary.total_params
+    assert native_summary.total_mult_adds == torch_summary.total_mult_adds
+    assert str(summaries[0]) == str(summaries[1])
 
 
 of_models("`torch.optim.swa_utils.update_bn`", by="striate")
 
 
 def test_update_bn_measures_as_it_measures_torchs() -> None:
-    ours, theirs, x = twins()
-    for model in (ours, theirs):
+    native_model, torch_model, x = twins()
+    for model in (native_model, torch_model):
         torch.optim.swa_utils.update_bn([x, 2 * x, doubled(x)], model)
-    close(list(ours.state_dict().values()), list(theirs.state_dict().values()))
+    close(list(native_model.state_dict().values()), list(torch_model.state_dict().values()))
 
 
 of_models("building on the meta device: `torch.device`, `skip_init`, `to_empty`")
@@ -1947,17 +1952,17 @@ of_models("building on the meta device: `torch.device`, `skip_init`, `to_empty`"
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.twin is None])
 def test_a_layer_is_built_on_the_meta_device_and_filled(name: str) -> None:
     row = ROWS[name]
-    ours, _, x = pair(row)
+    native_layer, _, x = pair(row)
     with torch.device("meta"):
         empty = row.make(nn).train(row.train)
     assert all(t.is_meta for t in itertools.chain(empty.parameters(), empty.buffers()))
     empty(x.to("meta")) if any(torch.nn.parameter.is_lazy(p) for p in empty.parameters()) else None
     filled = empty.to_empty(device="cpu")
-    filled.load_state_dict(ours.state_dict())
-    for path, buffer, value in unsaved(ours):
+    filled.load_state_dict(native_layer.state_dict())
+    for path, buffer, value in unsaved(native_layer):
         filled.get_submodule(path)._buffers[buffer] = value
     with dispatch.prefer(row.prefer):
-        same(filled(x), ours(x), row, True)
+        same(filled(x), native_layer(x), row, True)
 
 
 def test_skip_init_builds_what_torchs_builds() -> None:
@@ -2005,10 +2010,10 @@ of_models("`DistributedDataParallel`", by="striate")
 
 
 def test_distributed_data_parallel_gives_the_gradients_of_torchs(tmp_path: Path) -> None:
-    ours, theirs, x = twins(train=True)
+    native_model, torch_model, x = twins(train=True)
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        wrapped = [torch.nn.parallel.DistributedDataParallel(m) for m in (ours, theirs)]
+        wrapped = [torch.nn.parallel.DistributedDataParallel(m) for m in (native_model, torch_model)]
         with watched() as operators:
             got = learned(wrapped[0], x)
         assert operators
@@ -2022,22 +2027,26 @@ of_models("taps on inner layers: Grad-CAM, guided backpropagation, activations b
 
 @pytest.mark.parametrize("accelerated", [False, True])
 def test_taps_on_inner_layers_see_what_they_see_in_torchs(accelerated: bool) -> None:
-    ours, theirs, x = twins()
+    native_model, torch_model, x = twins()
     if accelerated:
-        ours = striate.accelerate(copy.deepcopy(theirs))
+        native_model = striate.accelerate(copy.deepcopy(torch_model))
     seen: list[dict[str, Any]] = []
-    for model in (ours, theirs):
-        told: dict[str, Any] = {}
+    for model in (native_model, torch_model):
+        recorded: dict[str, Any] = {}
         for name, m in model.named_children():
             m.register_forward_hook(
-                lambda m, args, y, name=name, told=told: told.__setitem__(f"{name} forward", y.detach().clone())
+                lambda m, args, y, name=name, seen_by=recorded: seen_by.__setitem__(
+                    f"{name} forward", y.detach().clone()
+                )
             )
         model[2].register_full_backward_hook(lambda m, dx, dy: (dx[0].clamp(min=0),))  # guided backpropagation
-        model[9].register_full_backward_hook(lambda m, dx, dy, told=told: told.__setitem__("9 backward", dy[0].clone()))
+        model[9].register_full_backward_hook(
+            lambda m, dx, dy, seen_by=recorded: seen_by.__setitem__("9 backward", dy[0].clone())
+        )
         x = leaf(x)
         model(x)[:, 1].sum().backward()
-        seen.append(told | {"x": x.grad})
-    assert seen[0].keys() == seen[1].keys() and len(seen[0]) == len(list(theirs)) + 2
+        seen.append(recorded | {"x": x.grad})
+    assert seen[0].keys() == seen[1].keys() and len(seen[0]) == len(list(torch_model)) + 2
     for name in seen[0]:
         torch.testing.assert_close(
             seen[0][name], seen[1][name], rtol=1e-3, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}"
@@ -2052,7 +2061,7 @@ REFUSING = [name for name, row in ROWS.items() if not row.own and row.twin is No
 
 @pytest.mark.parametrize("name", REFUSING)
 def test_what_torchs_layers_refuse_ours_refuse(name: str) -> None:
-    ours, theirs, x = pair(ROWS[name])
+    native_layer, torch_layer, x = pair(ROWS[name])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         inputs = {
@@ -2066,7 +2075,7 @@ def test_what_torchs_layers_refuse_ours_refuse(name: str) -> None:
         }
         for kind, make in inputs.items():
             outcomes: list[Any] = []
-            for layer in (theirs, ours):
+            for layer in (torch_layer, native_layer):
                 try:
                     outcomes.append(tree_map_only(Tensor, lambda t: (type(t).__name__, t.dtype), layer(make())))
                 except Exception as error:
@@ -2077,7 +2086,7 @@ def test_what_torchs_layers_refuse_ours_refuse(name: str) -> None:
 
 # ------------------------------------------------------------------------------ situations that other files' tests hold
 
-# Of layers of ours and of accelerated models of torch's: each, and the tests that hold it.
+# Situations of striate's layers and of accelerated models of torch's, each with the tests that check it.
 ELSEWHERE: dict[str, tuple[str, ...]] = {
     "features between the layers of a container: walked over, sliced, hooked later": (
         "drop_in.features_may_be_tapped_sliced_and_hooked",
@@ -2157,8 +2166,8 @@ def test_what_other_files_hold_is_there() -> None:
 
 def test_the_guide_has_a_row_for_each_situation_and_no_other() -> None:
     rows = re.findall(r"^\| (.+?) \| (.+?) \|", GUIDE.read_text(), re.MULTILINE)
-    told = [(name, by) for name, by in rows if name not in ("with", "---") and by not in ("computed by",)]
+    documented = [(name, by) for name, by in rows if name not in ("with", "---") and by not in ("computed by",)]
     expected = {name: case.by for name, case in SITUATIONS.items()} | NETS
-    assert sorted({name for name, _ in told} ^ set(expected)) == []
-    assert [(name, by) for name, by in told if by != expected[name]] == []
-    assert len(told) == len(expected)
+    assert sorted({name for name, _ in documented} ^ set(expected)) == []
+    assert [(name, by) for name, by in documented if by != expected[name]] == []
+    assert len(documented) == len(expected)

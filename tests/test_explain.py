@@ -1,5 +1,5 @@
-"""The arithmetic of one layer: its numbers against torch's layers and against worked facts, every sum that is spelled
-out, every message.
+"""The arithmetic of one layer: its numbers against torch's layers and worked examples, every sum that is spelled out,
+and every message.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from striate.cli import main
 from striate.ops.local import local
 from striate.window import Axis
 
-# A layer for every name, with the module that it is.
+# For every layer name an example, with the module that it stands for.
 CASES: dict[str, tuple[str, tuple[int, ...], dict[str, Any], Any]] = {
     "conv1d": ("conv1d", (8, 20), dict(out=6, kernel=5, stride=3, padding=1), lambda: nn.Conv1d(8, 6, 5, 3, 1)),
     "conv2d": ("conv2d", (2, 3, 32, 32), dict(out=10, kernel=5, padding=2), lambda: nn.Conv2d(3, 10, 5, padding=2)),
@@ -129,10 +129,10 @@ def batched(layer: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape if layer in BARE or len(shape) == int(layer[-2]) + 2 else (1, *shape)
 
 
-def part(told: Explanation, start: str) -> list[str]:
-    """The lines below the heading that starts so."""
-    found = [p for p in told.parts if p.title.startswith(start)]
-    assert len(found) == 1, [p.title for p in told.parts]
+def part(explanation: Explanation, start: str) -> list[str]:
+    """The lines below the heading that begins with ``start``."""
+    found = [p for p in explanation.parts if p.title.startswith(start)]
+    assert len(found) == 1, [p.title for p in explanation.parts]
     return found[0].lines(10_000)
 
 
@@ -144,13 +144,13 @@ def test_every_layer_has_a_case() -> None:
 def test_output_and_parameters_are_those_of_the_module(
     layer: str, shape: tuple[int, ...], options: dict[str, Any], make: Any
 ) -> None:
-    told, module = explain(layer, shape, **options), make()
-    assert told.facts["output_shape"] == list(module(torch.randn(batched(layer, shape))).shape)
-    assert told.facts["parameters"] == sum(p.numel() for p in module.parameters())
-    if "steps" in told.facts:
-        shapes = [s[k] for s in told.facts["steps"] for k in ("weight_shape", "bias_shape") if s[k] is not None]
+    explanation, module = explain(layer, shape, **options), make()
+    assert explanation.facts["output_shape"] == list(module(torch.randn(batched(layer, shape))).shape)
+    assert explanation.facts["parameters"] == sum(p.numel() for p in module.parameters())
+    if "steps" in explanation.facts:
+        shapes = [s[k] for s in explanation.facts["steps"] for k in ("weight_shape", "bias_shape") if s[k] is not None]
         assert shapes == [list(p.shape) for p in module.parameters()]
-    assert told.facts.get("running_values", 0) == sum(b.numel() for b in module.buffers() if b.dim())
+    assert explanation.facts.get("running_values", 0) == sum(b.numel() for b in module.buffers() if b.dim())
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,9 @@ def test_output_and_parameters_are_those_of_the_module(
 def test_multiply_adds_are_those_that_inspect_counts(name: str) -> None:
     layer, shape, options, make = CASES[name]
     totals = striate.inspect(make(), batched(layer, shape)).totals
-    told = explain(layer, shape, **options).facts
-    assert (told["macs"], told["flops"], told["parameters"]) == (totals["macs"], totals["flops"], totals["parameters"])
+    facts = explain(layer, shape, **options).facts
+    counts = ("macs", "flops", "parameters")
+    assert [facts[count] for count in counts] == [totals[count] for count in counts]
 
 
 @pytest.mark.parametrize(
@@ -176,8 +177,8 @@ def test_multiply_adds_inside_are_the_sum_of_a_layer_of_ones(name: str) -> None:
     module = make()
     for p in module.parameters():
         torch.nn.init.ones_(p) if p is module.weight else torch.nn.init.zeros_(p)
-    told = explain(layer, shape, **options).facts
-    assert told["macs_inside"] == module(torch.ones(batched(layer, shape))).sum().item() <= told["macs"]
+    facts = explain(layer, shape, **options).facts
+    assert facts["macs_inside"] == module(torch.ones(batched(layer, shape))).sum().item() <= facts["macs"]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,7 @@ def test_inputs_that_are_never_seen_have_no_gradient(name: str) -> None:
         torch.nn.init.ones_(p)
     for axis, lost in enumerate(explain(layer, shape, **options).facts["dropped"], 2):
         x.grad = None
-        # the last wins a maximum
+        # so the last one is the maximum
         y = module(x + torch.arange(float(x.shape[axis])).reshape(-1, *[1] * (x.dim() - axis - 1)))
         y.sum().backward()
         assert x.grad is not None
@@ -205,8 +206,8 @@ def test_inputs_that_are_never_seen_have_no_gradient(name: str) -> None:
 
 
 def test_ten_5x5_filters_with_padding_2_have_760_parameters_and_768000_multiply_adds() -> None:
-    told = str(explain("conv2d", (3, 32, 32), out=10, kernel=5, padding=2)).splitlines()
-    assert told[:2] == ["conv2d 3→10, 5×5, stride 1, padding 2", "x 1×3×32×32 → y 1×10×32×32"]
+    lines = str(explain("conv2d", (3, 32, 32), out=10, kernel=5, padding=2)).splitlines()
+    assert lines[:2] == ["conv2d 3→10, 5×5, stride 1, padding 2", "x 1×3×32×32 → y 1×10×32×32"]
     for line in (
         "Output size = ⌊(input + 2·padding − kernel)/stride⌋ + 1",
         "  height, width  32 = ⌊(32 + 2·2 − 5)/1⌋ + 1",
@@ -225,7 +226,7 @@ def test_ten_5x5_filters_with_padding_2_have_760_parameters_and_768000_multiply_
         "  together      1,536,000 MACs, twice forward; 768,000 where x needs no gradient (a first layer)",
         "  height, width  1 + (5 − 1) = 5; output 0 looks from −2 on (padding), each next one 1 further",
     ):
-        assert line in told
+        assert line in lines
 
 
 @pytest.mark.parametrize(
@@ -255,8 +256,8 @@ def test_known_costs(
 
 
 def test_a_separable_convolution_is_set_against_the_standard_one() -> None:
-    told = explain("separable2d", (128, 32, 32), out=256, kernel=3, padding="same", bias=False)
-    assert part(told, "Against") == [
+    explanation = explain("separable2d", (128, 32, 32), out=256, kernel=3, padding="same", bias=False)
+    assert part(explanation, "Against") == [
         "                          parameters         MACs",
         "convolution 128→256, 3×3     294,912  301,989,888",
         "depthwise                      1,152    1,179,648",
@@ -268,28 +269,30 @@ def test_a_separable_convolution_is_set_against_the_standard_one() -> None:
 
 
 def test_a_bottleneck_is_set_against_the_standard_one() -> None:
-    told = explain("bottleneck2d", (256, 64, 64), out=256)
-    assert told.title == "bottleneck2d 256→64→256, 3×3, stride 1, padding 0"
-    assert part(told, "Parameters")[-1] == "together             16,448 + 147,712 = 164,160"
-    assert part(told, "Multiply-adds")[-2] == "together            67,108,864 + 566,820,864 = 633,929,728"
-    assert part(told, "Against")[-1] == "convolution / this              3.59           3.58"
+    explanation = explain("bottleneck2d", (256, 64, 64), out=256)
+    assert explanation.title == "bottleneck2d 256→64→256, 3×3, stride 1, padding 0"
+    assert part(explanation, "Parameters")[-1] == "together             16,448 + 147,712 = 164,160"
+    assert part(explanation, "Multiply-adds")[-2] == "together            67,108,864 + 566,820,864 = 633,929,728"
+    assert part(explanation, "Against")[-1] == "convolution / this              3.59           3.58"
 
 
 def test_a_column_and_then_a_row_have_their_own_sizes() -> None:
-    told = explain("spatial2d", (1, 9, 8), out=1, kernel=3)
-    assert [s["output_shape"] for s in told.facts["steps"]] == [[1, 1, 7, 8], [1, 1, 7, 6]]
-    assert part(told, "Against")[-1] == "A 3×3 kernel is one column times one row only if its rank is 1, as here."
+    explanation = explain("spatial2d", (1, 9, 8), out=1, kernel=3)
+    assert [s["output_shape"] for s in explanation.facts["steps"]] == [[1, 1, 7, 8], [1, 1, 7, 6]]
+    last = part(explanation, "Against")[-1]
+    assert last == "A 3×3 kernel is one column times one row only if its rank is 1, as here."
 
 
 def test_a_locally_connected_layer_has_as_many_filters_as_positions() -> None:
-    told = explain("local2d", (3, 8, 8), out=4, kernel=3)
-    assert told.facts["standard"] == {"parameters": 112, "macs": 3_888} and told.facts["parameters"] == 36 * 112
-    assert part(told, "Parameters") == [
+    explanation = explain("local2d", (3, 8, 8), out=4, kernel=3)
+    assert explanation.facts["standard"] == {"parameters": 112, "macs": 3_888}
+    assert explanation.facts["parameters"] == 36 * 112
+    assert part(explanation, "Parameters") == [
         "one filter at one position  3·3·3 + 1 = 28",
         "filters × positions         4·6·6 = 144",
         "all                         28 × 144 = 4,032",
     ]
-    assert part(told, "Against")[-1] == "No weight is shared: as many filters as positions, 6·6 = 36."
+    assert part(explanation, "Against")[-1] == "No weight is shared: as many filters as positions, 6·6 = 36."
 
 
 def test_a_division_that_is_rounded_says_what_is_never_seen() -> None:
@@ -310,8 +313,8 @@ def test_a_division_that_is_rounded_says_what_is_never_seen() -> None:
 
 
 def test_same_padding_says_where_it_comes_from() -> None:
-    told = explain("conv1d", (1, 28), out=1, kernel=4, stride=3, padding="same")
-    assert part(told, "Output size = ⌊(input + before + after − kernel)/stride⌋ + 1") == [
+    explanation = explain("conv1d", (1, 28), out=1, kernel=4, stride=3, padding="same")
+    assert part(explanation, "Output size = ⌊(input + before + after − kernel)/stride⌋ + 1") == [
         'length  padding "same": ⌈28/3⌉ = 10 outputs need (10 − 1)·3 + 4 − 28 = 3 values more, 1 before and 2 behind',
         "length  10 = ⌊(28 + 1 + 2 − 4)/3⌋ + 1",
     ]
@@ -321,29 +324,30 @@ def test_same_padding_says_where_it_comes_from() -> None:
 
 
 def test_dilation_is_in_the_formula_where_there_is_one() -> None:
-    told = explain("conv2d", (1, 16, 16), out=1, kernel=3, dilation=(1, 2))
-    assert part(told, "Output size = ⌊(input + 2·padding − dilation·(kernel − 1) − 1)/stride⌋ + 1") == [
+    explanation = explain("conv2d", (1, 16, 16), out=1, kernel=3, dilation=(1, 2))
+    assert part(explanation, "Output size = ⌊(input + 2·padding − dilation·(kernel − 1) − 1)/stride⌋ + 1") == [
         "height  14 = ⌊(16 + 2·0 − 3)/1⌋ + 1",
         "width   12 = ⌊(16 + 2·0 − 2·(3 − 1) − 1)/1⌋ + 1",
     ]
     assert (
-        part(told, "Receptive field")[1]
+        part(explanation, "Receptive field")[1]
         == "width   1 + 2·(3 − 1) = 5; output 0 looks from 0 on, each next one 1 further"
     )
 
 
 def test_a_transposed_convolution_multiplies_each_input_with_every_tap() -> None:
-    told = explain("convtranspose2d", (8, 16, 16), out=4, kernel=3, stride=2, padding=1, output_padding=1)
-    assert part(told, "Output size = (input − 1)·stride − 2·padding + dilation·(kernel − 1) + output_padding + 1") == [
+    explanation = explain("convtranspose2d", (8, 16, 16), out=4, kernel=3, stride=2, padding=1, output_padding=1)
+    formula = "Output size = (input − 1)·stride − 2·padding + dilation·(kernel − 1) + output_padding + 1"
+    assert part(explanation, formula) == [
         "height, width  32 = (16 − 1)·2 − 2·1 + 1·(3 − 1) + 1 + 1"
     ]
-    assert part(told, "Parameters") == ["weights      8·4·3·3 = 288", "with biases  288 + 4 = 292"]
-    assert part(told, "Multiply-adds")[:3] == [
+    assert part(explanation, "Parameters") == ["weights      8·4·3·3 = 288", "with biases  288 + 4 = 292"]
+    assert part(explanation, "Multiply-adds")[:3] == [
         "one input  4·3·3 = 36",
         "inputs     8·16·16 = 2,048",
         "all        36 × 2,048 = 73,728",
     ]
-    assert part(told, "Receptive") == [
+    assert part(explanation, "Receptive") == [
         "height, width  an output is made of 1 or 2 inputs, by its place: 3 is no multiple of 2 (checkerboards)"
     ]
     even = explain("convtranspose2d", (8, 16, 16), out=4, kernel=4, stride=2, padding="same")
@@ -365,16 +369,17 @@ def test_divisors_are_those_that_torch_divides_by(include: bool, rounds_up: bool
 
 
 def test_pooling_says_what_it_divides_by_and_keeps() -> None:
-    told = explain("avgpool2d", (8, 7, 7), kernel=3, stride=2, padding=1, count_include_pad=False)
-    assert part(told, "Divisor: only taps inside") == [
+    explanation = explain("avgpool2d", (8, 7, 7), kernel=3, stride=2, padding=1, count_include_pad=False)
+    assert part(explanation, "Divisor: only taps inside") == [
         "9 in 4 of the 16 windows; 6 in 8 of the 16 windows; 4 in 4 of the 16 windows"
     ]
     assert part(explain("avgpool2d", (8, 4, 4), kernel=2), "Divisor: taps in the padding count too") == [
         "2·2 = 4 in every window"
     ]
-    told = explain("maxpool2d", (20, 28, 28), kernel=2)
-    assert part(told, "Cost") == ["parameters   0", "comparisons  (2·2 − 1) × 20·14·14 = 11,760"]
-    assert part(told, "Memory")[-1] == "kept  1 byte an output, the tap that won (torch: 8), for the backward pass"
+    explanation = explain("maxpool2d", (20, 28, 28), kernel=2)
+    assert part(explanation, "Cost") == ["parameters   0", "comparisons  (2·2 − 1) × 20·14·14 = 11,760"]
+    last = part(explanation, "Memory")[-1]
+    assert last == "kept  1 byte an output, the tap that won (torch: 8), for the backward pass"
     assert (
         part(explain("maxpool2d", (1, 20, 20), kernel=17), "Memory")[-1]
         == "kept  8 bytes an output, the place that won, for the backward pass"
@@ -403,22 +408,23 @@ def test_pooling_says_what_it_divides_by_and_keeps() -> None:
 def test_norms_differ_in_the_axes_they_measure(
     layer: str, shape: tuple[int, ...], options: Any, over: str, statistics: int, values: int, parameters: int
 ) -> None:
-    told = explain(layer, shape, **options)
-    assert part(told, "Measured")[0] == f"over            {over}"
-    assert (told.facts["statistics"], told.facts["values_per_statistic"], told.facts["parameters"]) == (
+    explanation = explain(layer, shape, **options)
+    assert part(explanation, "Measured")[0] == f"over            {over}"
+    facts = explanation.facts
+    assert (facts["statistics"], facts["values_per_statistic"], facts["parameters"]) == (
         statistics,
         values,
         parameters,
     )
-    assert told.facts["running_values"] == (2 * shape[1] if layer == "batchnorm" else 0)
+    assert explanation.facts["running_values"] == (2 * shape[1] if layer == "batchnorm" else 0)
 
 
 # ------------------------------------------------------------------------------------------------------- worked by hand
 
 
-def gradients(layer: str, told: Explanation) -> dict[str, Tensor]:
+def gradients(layer: str, explanation: Explanation) -> dict[str, Tensor]:
     """What torch makes of the example's x, W, b and dy."""
-    v = told.values
+    v = explanation.values
     leaves = {name: t.clone().requires_grad_() for name, t in v.items() if name in ("x", "γ", "β") or name[0] in "Wb"}
     x, family = leaves["x"], layer if layer in BARE else layer[:-2]
     get = leaves.get
@@ -431,9 +437,9 @@ def gradients(layer: str, told: Explanation) -> dict[str, Tensor]:
     elif family == "instancenorm":
         y = F.instance_norm(x)
     elif family == "groupnorm":
-        y = F.group_norm(x, told.facts["small"]["options"]["groups"], get("γ"), get("β"))
+        y = F.group_norm(x, explanation.facts["small"]["options"]["groups"], get("γ"), get("β"))
     else:
-        y = forward(family, x, leaves, told.facts["small"]["options"])
+        y = forward(family, x, leaves, explanation.facts["small"]["options"])
     y.backward(v["dy"])
     found = {f"d{name}": t.grad for name, t in leaves.items() if t.grad is not None}
     return {"y": y.detach(), **found}
@@ -473,11 +479,11 @@ def forward(family: str, x: Tensor, leaves: dict[str, Tensor], o: dict[str, Any]
 def test_a_small_layer_is_worked_through_with_torchs_numbers(
     layer: str, shape: tuple[int, ...], options: dict[str, Any], make: Any
 ) -> None:
-    told = explain(layer, shape, small=True, **options)
-    wanted = gradients(layer, told)
-    assert wanted.keys() - {"y"} == {name for name in told.values if name[0] == "d" and name not in ("dy", "dz")}
+    explanation = explain(layer, shape, small=True, **options)
+    wanted = gradients(layer, explanation)
+    assert wanted.keys() - {"y"} == {name for name in explanation.values if name[0] == "d" and name not in ("dy", "dz")}
     for name, value in wanted.items():
-        found = told.values[name]
+        found = explanation.values[name]
         assert found.dtype is torch.float64 and found.shape == value.shape and found.count_nonzero() > 0
         if layer.startswith(BARE):
             torch.testing.assert_close(found, value, rtol=1e-12, atol=1e-12)
@@ -490,21 +496,21 @@ def test_a_small_layer_is_worked_through_with_torchs_numbers(
 SUM = re.compile(r"([\wγβσμ²̂()·]+(?:\[[\d,]+\])?) +[=←] (.+) = (−?[\d.]+)$")
 
 
-def evaluated(told: str, cells: dict[str, float]) -> float:
+def evaluated(formula: str, cells: dict[str, float]) -> float:
     """A spelled-out sum as a number."""
-    told = told.removeprefix("γ·x̂ + β = ")
-    told = re.sub(r"dy(\[[\d,]*\])?", lambda m: str(cells[m[0]]), told)
-    told = re.sub(r"√\((.*?) \+ ε\)", r"((\1 + 1e-5)**0.5)", told)
-    told = re.sub(r"√\((.*)\)", r"((\1)**0.5)", told)
-    return float(eval(told.replace("²", "**2").replace("−", "-").replace("·", "*"), {"max": lambda *a: max(a)}))
+    formula = formula.removeprefix("γ·x̂ + β = ")
+    formula = re.sub(r"dy(\[[\d,]*\])?", lambda m: str(cells[m[0]]), formula)
+    formula = re.sub(r"√\((.*?) \+ ε\)", r"((\1 + 1e-5)**0.5)", formula)
+    formula = re.sub(r"√\((.*)\)", r"((\1)**0.5)", formula)
+    return float(eval(formula.replace("²", "**2").replace("−", "-").replace("·", "*"), {"max": lambda *a: max(a)}))
 
 
 @every_case
 def test_every_sum_that_is_spelled_out_gives_its_result(
     layer: str, shape: tuple[int, ...], options: dict[str, Any], make: Any
 ) -> None:
-    told = explain(layer, shape, small=True, **options)
-    check_sums(told)
+    explanation = explain(layer, shape, small=True, **options)
+    check_sums(explanation)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -512,15 +518,15 @@ def test_every_sum_of_an_example_gives_its_result(name: str) -> None:
     check_sums(example(name))
 
 
-def check_sums(told: Explanation) -> None:
+def check_sums(explanation: Explanation) -> None:
     cells: dict[str, float] = {}
-    for name, t in told.values.items():
+    for name, t in explanation.values.items():
         for index in torch.cartesian_prod(*(torch.arange(n) for n in t.shape)).reshape(-1, t.dim()).tolist():
             cells[
                 cell(name, tuple(t.shape), tuple(index), 1 if name[:1] == "b" or name[:2] in ("db", "dγ", "dβ") else 2)
             ] = float(t[tuple(index)])
     checked = 0
-    for section in told.parts:
+    for section in explanation.parts:
         if not section.title.startswith(("Forward", "Backward", "Edges")) or section.title.startswith("Backward, from"):
             continue
         for line in section.lines(10_000):
@@ -529,7 +535,8 @@ def check_sums(told: Explanation) -> None:
                 continue
             name, formula, result = found.groups()
             value = float(result.replace("−", "-"))
-            rounded = 2e-3 if told.facts["layer"].startswith(BARE) else 5e-5  # of every number, or of the result alone
+            # every number is rounded, or the result alone
+            rounded = 2e-3 if explanation.facts["layer"].startswith(BARE) else 5e-5
             assert evaluated(formula, cells) == pytest.approx(value, abs=rounded), line
             if name in cells:
                 assert round(cells[name], 4) == value, line
@@ -538,9 +545,9 @@ def check_sums(told: Explanation) -> None:
 
 
 def test_sobel_finds_the_edges() -> None:
-    told = example("sobel")
-    assert told.values["y"].tolist() == [[[[-12, -12], [-12, -12]], [[0, 0], [-16, -16]]]]
-    assert part(told, "Edges: G = √(Gx² + Gy²)") == [
+    explanation = example("sobel")
+    assert explanation.values["y"].tolist() == [[[[-12, -12], [-12, -12]], [[0, 0], [-16, -16]]]]
+    assert part(explanation, "Edges: G = √(Gx² + Gy²)") == [
         *("G", "12 12", "20 20", ""),
         "G[0,0] = √((−12)² + 0²) = 12",
         "G[0,1] = √((−12)² + 0²) = 12",
@@ -550,9 +557,9 @@ def test_sobel_finds_the_edges() -> None:
 
 
 def test_one_dimensional_example() -> None:
-    told = example("conv1d")
-    assert told.values["y"].tolist() == [[[3, -4]]]
-    assert part(told, "Forward") == [
+    explanation = example("conv1d")
+    assert explanation.values["y"].tolist() == [[[3, -4]]]
+    assert part(explanation, "Forward") == [
         "x           W",
         "2 3 1 0 4    1  0 −1",
         "1 2 0 1 3   −1  1  0",
@@ -561,7 +568,7 @@ def test_one_dimensional_example() -> None:
         "y[0] = 2·1 + 3·0 + 1·(−1) + 1·(−1) + 2·1 + 0·0 + 0·0 + 1·(−1) + 2·1 = 3",
         "y[1] = 1·1 + 0·0 + 4·(−1) + 0·(−1) + 1·1 + 3·0 + 2·0 + 3·(−1) + 1·1 = −4",
     ]
-    assert part(told, "Output size") == ["length  2 = ⌊(5 + 2·0 − 3)/2⌋ + 1"]
+    assert part(explanation, "Output size") == ["length  2 = ⌊(5 + 2·0 − 3)/2⌋ + 1"]
 
 
 def test_three_dimensional_example() -> None:
@@ -569,10 +576,10 @@ def test_three_dimensional_example() -> None:
 
 
 def test_max_pooling_example_sends_the_gradient_to_the_winners() -> None:
-    told = example("max-pool")
-    assert told.values["y"].tolist() == [[[[4, 5], [5, 3]]]]
-    assert told.values["dx"].tolist() == [[[[0, 0, 0, 0], [0.2, 0, 0, -0.3], [0, 0, 0.1, 0], [0, 0.4, 0, 0]]]]
-    assert part(told, "Backward: dy goes to the winner")[-5:] == [
+    explanation = example("max-pool")
+    assert explanation.values["y"].tolist() == [[[[4, 5], [5, 3]]]]
+    assert explanation.values["dx"].tolist() == [[[[0, 0, 0, 0], [0.2, 0, 0, -0.3], [0, 0, 0.1, 0], [0, 0.4, 0, 0]]]]
+    assert part(explanation, "Backward: dy goes to the winner")[-5:] == [
         "dx[1,0] = dy[0,0] = 0.2",
         "dx[1,3] = dy[0,1] = −0.3",
         "dx[2,2] = dy[1,1] = 0.1",
@@ -582,11 +589,11 @@ def test_max_pooling_example_sends_the_gradient_to_the_winners() -> None:
 
 
 def test_average_pooling_example_shares_the_gradient_out() -> None:
-    told = example("avg-pool")
-    assert told.values["y"].tolist() == [[[[2.5, 2.25], [2, 2]]]]
+    explanation = example("avg-pool")
+    assert explanation.values["y"].tolist() == [[[[2.5, 2.25], [2, 2]]]]
     a, b, c, d = 0.05, -0.075, 0.1, 0.025
-    assert told.values["dx"].tolist() == [[[[a, a, b, b], [a, a, b, b], [c, c, d, d], [c, c, d, d]]]]
-    assert part(told, "Forward")[-4:] == [
+    assert explanation.values["dx"].tolist() == [[[[a, a, b, b], [a, a, b, b], [c, c, d, d], [c, c, d, d]]]]
+    assert part(explanation, "Forward")[-4:] == [
         "y[0,0] = (1 + 3 + 4 + 2)/4 = 2.5",
         "y[0,1] = (2 + 1 + 1 + 5)/4 = 2.25",
         "y[1,0] = (2 + 0 + 1 + 5)/4 = 2",
@@ -595,8 +602,8 @@ def test_average_pooling_example_shares_the_gradient_out() -> None:
 
 
 def test_batch_norm_example_measures_scales_and_moves_the_running_statistics() -> None:
-    told = example("batchnorm")
-    assert part(told, "Forward")[4:9] == [
+    explanation = example("batchnorm")
+    assert part(explanation, "Forward")[4:9] == [
         "The first channel:",
         "μ            = (1 + 5 + 1 + 5)/4 = 3",
         "σ²           = ((1−3)² + (5−3)² + (1−3)² + (5−3)²)/4 = 4",
@@ -604,9 +611,9 @@ def test_batch_norm_example_measures_scales_and_moves_the_running_statistics() -
         "y[0,0,0]     = γ·x̂ + β = 1·(−1) + 0 = −1",
     ]
     layer = nn.BatchNorm1d(2, dtype=torch.float64)
-    layer(told.values["x"])
-    assert torch.equal(layer.running_mean, told.values["running_mean"])  # type: ignore[arg-type]
-    torch.testing.assert_close(layer.running_var, told.values["running_var"])
+    layer(explanation.values["x"])
+    assert torch.equal(layer.running_mean, explanation.values["running_mean"])  # type: ignore[arg-type]
+    torch.testing.assert_close(layer.running_var, explanation.values["running_var"])
 
 
 def test_matrices_stand_side_by_side_and_break_where_the_line_ends() -> None:
@@ -618,7 +625,7 @@ def test_matrices_stand_side_by_side_and_break_where_the_line_ends() -> None:
     assert [number(v) for v in (1 / 3, -0.00001, 12345.0)] == ["0.3333", "0", "12345"]
 
 
-# ------------------------------------------------------------------------------------------------------- how it is told
+# ------------------------------------------------------------------------------------------------- how it is formatted
 
 
 def test_the_guide_shows_what_is_printed() -> None:
@@ -654,21 +661,21 @@ def test_no_line_is_longer_than_100_characters(
 
 
 def test_the_dictionary_holds_facts_text_and_numbers() -> None:
-    told = explain("maxpool2d", (1, 1, 4, 4), small=True, kernel=2)
-    found = json.loads(json.dumps(told.to_dict()))
+    explanation = explain("maxpool2d", (1, 1, 4, 4), small=True, kernel=2)
+    found = json.loads(json.dumps(explanation.to_dict()))
     assert found["version"] == 1 and found["layer"] == "maxpool2d" and found["input_shape"] == [1, 1, 4, 4]
     assert found["receptive_field"] == {"size": [2, 2], "jump": [2, 2], "offset": [0, 0]}
     assert found["parts"][0] == {
         "title": "Output size = ⌊(input + 2·padding − kernel)/stride⌋ + 1",
         "lines": ["height, width  2 = ⌊(4 + 2·0 − 2)/2⌋ + 1"],
     }
-    assert found["values"]["x"] == told.values["x"].tolist()
+    assert found["values"]["x"] == explanation.values["x"].tolist()
 
 
 def test_methods_are_told_without_a_native_core_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("striate.native.missing", "striate's native core is not installed")
-    told = explain("conv2d", (3, 8, 8), out=4, kernel=3)
-    assert part(told, "Method, of x in planes order")[:2] == [
+    explanation = explain("conv2d", (3, 8, 8), out=4, kernel=3)
+    assert part(explanation, "Method, of x in planes order")[:2] == [
         "forward: torch",
         "  not depthwise: striate's native core is not installed",
     ]
@@ -684,9 +691,10 @@ def test_a_long_axis_takes_no_more_work_than_a_short_one() -> None:
     facts = conv(2**30)
     assert facts["macs"] - facts["macs_inside"] == 2
     assert pool(2**30)["divisors"] == {"2": 2, "3": 2**30 - 2}
-    for told in (conv, pool):
-        told(2**5)
-        assert calls_of(lambda told=told: told(2**29)) < 1.5 * calls_of(lambda told=told: told(2**6))  # type: ignore[misc]
+    for facts_of in (conv, pool):
+        facts_of(2**5)
+        long = calls_of(lambda facts_of=facts_of: facts_of(2**29))  # type: ignore[misc]
+        assert long < 1.5 * calls_of(lambda facts_of=facts_of: facts_of(2**6))  # type: ignore[misc]
 
 
 # ------------------------------------------------------------------------------------------------------------- commands
@@ -721,9 +729,9 @@ def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
         )
         == 0
     )
-    told = json.loads(capsys.readouterr().out)
-    assert told["options"] == {"kernel": [3], "padding": [1], "ceil": True, "count_include_pad": False}
-    assert told["output_shape"] == [1, 3, 3, 3] and told["divisors"] == {"4": 4, "6": 4, "9": 1}
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["options"] == {"kernel": [3], "padding": [1], "ceil": True, "count_include_pad": False}
+    assert printed["output_shape"] == [1, 3, 3, 3] and printed["divisors"] == {"4": 4, "6": 4, "9": 1}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -731,10 +739,10 @@ def test_the_command_prints_each_example_and_help_lists_it(name: str, capsys: py
     assert main(["explain", "--example", name]) == 0
     assert capsys.readouterr().out == f"{example(name)}\n"
     assert main(["explain", "--help"]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert (
-        f"  {name:<10} {EXAMPLES[name].layer}. {EXAMPLES[name].about}" in told
-        and max(map(len, told.splitlines())) <= 100
+        f"  {name:<10} {EXAMPLES[name].layer}. {EXAMPLES[name].about}" in printed
+        and max(map(len, printed.splitlines())) <= 100
     )
 
 
@@ -746,7 +754,7 @@ LAYERS = (
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ("", "a layer or --example, got neither. Write as striate explain conv2d --input 3x32x32 --out 10 --kernel 5."),
         (
@@ -845,13 +853,15 @@ LAYERS = (
         ("conv2d --example sobel", "--example alone, got a layer or its options too. Leave out one or the other."),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(arguments: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["explain", *arguments.split()]) == 2
     found = capsys.readouterr()
-    assert found.err == f"striate: explain expects {told}\n" and found.out == ""
+    assert found.err == f"striate: explain expects {message}\n" and found.out == ""
 
 
 def test_every_family_is_named_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "--help"]) == 0
-    told = capsys.readouterr().out
-    assert all(family in told for family in FAMILIES)
+    printed = capsys.readouterr().out
+    assert all(family in printed for family in FAMILIES)

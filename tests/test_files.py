@@ -65,7 +65,7 @@ def test_a_full_disk_leaves_nothing_half_written_and_names_the_file(
 
 
 def test_a_write_that_stops_half_way_leaves_the_old_file(tmp_path: Path) -> None:
-    """In a process of its own, whose files may have 4 KiB and no more: the first 4 KiB do get written."""
+    """Runs in a separate process, whose files are limited to 4 KiB: the first 4 KiB do get written."""
     path = tmp_path / "page.html"
     path.write_text("old")
     code = f"""

@@ -1,4 +1,4 @@
-"""Folded models compute what the models they come from compute, and what cannot be folded is left with the reason."""
+"""Folded models compute the same as the original models, and what cannot be folded is left, with the reason."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def one_thread() -> None:
 
 
 def trained(model: Any) -> Any:
-    """The model in eval mode, its norms with statistics and weights as training might leave them: none 0, none 1."""
+    """The model in eval mode, its norms with statistics and weights as after training: none is 0 or 1."""
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             with torch.no_grad():
@@ -66,7 +66,7 @@ def norms_of(model: nn.Module) -> list[str]:
 
 
 def checked(model: Any, *inputs: torch.Tensor) -> tuple[Any, FoldReport]:
-    """fold, with what holds for every call: the model is as before, and the outputs are the same."""
+    """Calls fold and checks what holds for every call: the model is unchanged, and the outputs are the same."""
     before = state_of(model)
     folded, report = fold(model, inputs)
     after = state_of(model)
@@ -77,7 +77,7 @@ def checked(model: Any, *inputs: torch.Tensor) -> tuple[Any, FoldReport]:
     assert [(name, m.training) for name, m in folded.named_modules()] == [
         (name, m.training) for name, m in model.named_modules()
     ]
-    with torch.no_grad():  # copies: what a call leaves in a model is no matter here
+    with torch.no_grad():  # runs copies, since a call may change a model's buffers
         expected, got = (copy.deepcopy(m)(*(x.clone() for x in inputs)) for m in (model, folded))
     largest = expected.abs().max()
     difference = (expected.double() - got.double()).abs().max()
@@ -104,7 +104,7 @@ def reason(model: Any, *inputs: torch.Tensor) -> str:
 
 
 class Pair(nn.Module):
-    """A convolution and its norm, called as told."""
+    """A convolution and its norm, whose forward is ``call``."""
 
     def __init__(
         self, call: Callable[..., Any], conv: nn.Module | None = None, norm: nn.Module | None = None, **more: nn.Module
@@ -383,9 +383,10 @@ def test_a_norm_without_a_shift_folds_into_whatever_comes_after_it(dims: int, ki
 
 
 def test_a_transposed_convolution_after_the_norm_does_not_take_a_shift() -> None:
-    told = reason(trained(nn.Sequential(nn.BatchNorm2d(3), nn.ConvTranspose2d(3, 4, 2, stride=2))), torch.randn(IMAGE))
+    model = trained(nn.Sequential(nn.BatchNorm2d(3), nn.ConvTranspose2d(3, 4, 2, stride=2)))
+    message = reason(model, torch.randn(IMAGE))
     assert (
-        told
+        message
         == (
             "the model's input comes before it; ConvTranspose2d 1 does not use all its taps everywhere, and the "
             "norm's shift is not zero"
@@ -423,8 +424,8 @@ def test_an_input_overwritten_before_the_layer_after_runs_is_seen() -> None:
         x[:, 1:].mul_(3.0)
         return self.conv(y)
 
-    told = reason(trained(Pair(call, norm=nn.BatchNorm2d(3))), torch.randn(IMAGE))
-    assert told == "the model's input comes before it; its input is overwritten before Conv2d conv runs"
+    message = reason(trained(Pair(call, norm=nn.BatchNorm2d(3))), torch.randn(IMAGE))
+    assert message == "the model's input comes before it; its input is overwritten before Conv2d conv runs"
 
 
 def test_an_input_overwritten_after_the_layer_is_no_obstacle() -> None:
@@ -551,8 +552,8 @@ def test_a_norm_behind_an_activation_of_a_folded_norm_is_left() -> None:
 
 
 def test_a_norm_with_an_activation_does_not_fold_into_the_layer_after() -> None:
-    told = reason(trained(nn.Sequential(rich(3, activation="relu"), nn.Conv2d(3, 4, 3))), torch.randn(IMAGE))
-    assert told == "the model's input comes before it; its activation relu stands between it and Conv2d 1"
+    message = reason(trained(nn.Sequential(rich(3, activation="relu"), nn.Conv2d(3, 4, 3))), torch.randn(IMAGE))
+    assert message == "the model's input comes before it; its activation relu stands between it and Conv2d 1"
 
 
 def test_an_activation_that_is_no_layer_is_refused() -> None:
@@ -564,9 +565,9 @@ def test_an_activation_that_is_no_layer_is_refused() -> None:
                 F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
             )
 
-    Later.forward.__module__ = "striate.nn.norm"  # as if striate had it
-    told = reason(trained(nn.Sequential(nn.Conv2d(3, 4, 3), Later(4))), torch.randn(IMAGE))
-    assert told == "its activation gelu is none of relu, leaky_relu, relu6, silu"
+    Later.forward.__module__ = "striate.nn.norm"  # as if striate defined it
+    message = reason(trained(nn.Sequential(nn.Conv2d(3, 4, 3), Later(4))), torch.randn(IMAGE))
+    assert message == "its activation gelu is none of relu, leaky_relu, relu6, silu"
 
 
 def test_a_second_input_to_the_norm_is_refused() -> None:
@@ -661,7 +662,7 @@ def test_a_norm_whose_forward_was_replaced_is_left() -> None:
 
 
 @pytest.mark.parametrize(
-    ("register", "told"),
+    ("register", "message"),
     [
         ("register_forward_hook", "forward hook"),
         ("register_forward_pre_hook", "forward pre-hook"),
@@ -670,13 +671,13 @@ def test_a_norm_whose_forward_was_replaced_is_left() -> None:
     ],
     ids=lambda x: x,
 )
-def test_a_hook_on_either_module_is_in_the_way(register: str, told: str) -> None:
+def test_a_hook_on_either_module_is_in_the_way(register: str, message: str) -> None:
     model = trained(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
     handle = getattr(model[1], register)(lambda *_: None)
-    assert reason(model, torch.randn(IMAGE)) == f"it has a {told}"
+    assert reason(model, torch.randn(IMAGE)) == f"it has a {message}"
     handle.remove()
     handle = getattr(model[0], register)(lambda *_: None)
-    assert reason(model, torch.randn(IMAGE)) == f"Conv2d 0 has a {told}{AFTER}"
+    assert reason(model, torch.randn(IMAGE)) == f"Conv2d 0 has a {message}{AFTER}"
     handle.remove()
     assert checked(model, torch.randn(IMAGE))[1].folded == 1
 
@@ -760,7 +761,7 @@ def test_instance_norms_are_not_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "told"),
+    ("before", "message"),
     [
         (nn.ReLU(), "ReLU 1"),
         (nn.MaxPool2d(2), "MaxPool2d 1"),
@@ -770,13 +771,13 @@ def test_instance_norms_are_not_listed() -> None:
     ],
     ids=repr,
 )
-def test_a_layer_of_another_kind_before_the_norm_is_named(before: nn.Module, told: str) -> None:
+def test_a_layer_of_another_kind_before_the_norm_is_named(before: nn.Module, message: str) -> None:
     model = trained(nn.Sequential(nn.Conv2d(3, 4, 3), before, nn.BatchNorm2d(4)))
-    assert reason(model, torch.randn(IMAGE)) == f"{told} comes before it{AFTER}"
+    assert reason(model, torch.randn(IMAGE)) == f"{message} comes before it{AFTER}"
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         (lambda self, x: self.bn(F.relu(self.conv(x))), "relu"),
         (lambda self, x: self.bn(self.conv(x) + 1), "add"),
@@ -786,20 +787,20 @@ def test_a_layer_of_another_kind_before_the_norm_is_named(before: nn.Module, tol
     ],
     ids=["relu", "add", "abs", "striate", "constant"],
 )
-def test_a_function_before_the_norm_is_named(call: Any, told: str) -> None:
+def test_a_function_before_the_norm_is_named(call: Any, message: str) -> None:
     model = trained(Pair(call))
     model.table = nn.Parameter(torch.randn(1, 4, 2, 2))
-    after = "sum comes after it" if told == "a constant" else "the model's output comes after it"
-    assert reason(model, torch.randn(IMAGE)) == f"{told} comes before it; {after}"
+    after = "sum comes after it" if message == "a constant" else "the model's output comes after it"
+    assert reason(model, torch.randn(IMAGE)) == f"{message} comes before it; {after}"
 
 
 def test_a_norm_before_an_activation_before_a_convolution_is_left() -> None:
-    told = reason(trained(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 3))), torch.randn(IMAGE))
-    assert told == "the model's input comes before it; ReLU 1 stands between it and Conv2d 2"
-    told = reason(
+    message = reason(trained(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 3))), torch.randn(IMAGE))
+    assert message == "the model's input comes before it; ReLU 1 stands between it and Conv2d 2"
+    message = reason(
         trained(Pair(lambda self, x: self.conv(F.relu(self.bn(x))), norm=nn.BatchNorm2d(3))), torch.randn(IMAGE)
     )
-    assert told == "the model's input comes before it; relu stands between it and Conv2d conv"
+    assert message == "the model's input comes before it; relu stands between it and Conv2d conv"
 
 
 def test_a_model_that_is_one_norm_is_left() -> None:
@@ -848,8 +849,8 @@ def test_an_output_of_the_norm_used_twice_does_not_fold_into_the_layer_after() -
         y = self.bn(x)
         return self.conv(y) + y.mean()
 
-    told = reason(trained(Pair(call, norm=nn.BatchNorm2d(3))), torch.randn(IMAGE))
-    assert told == "the model's input comes before it; its output goes to Conv2d conv and mean"
+    message = reason(trained(Pair(call, norm=nn.BatchNorm2d(3))), torch.randn(IMAGE))
+    assert message == "the model's input comes before it; its output goes to Conv2d conv and mean"
 
 
 def test_an_output_of_the_norm_used_nowhere_is_told() -> None:
@@ -865,14 +866,14 @@ def test_an_output_of_the_norm_used_nowhere_is_told() -> None:
 
 def test_a_convolution_called_twice_is_left_as_in_pytorch_issue_104593() -> None:
     model = trained(Pair(lambda self, x, y: self.conv(x) + self.bn(self.conv(y))))
-    told = reason(model, torch.randn(IMAGE), torch.randn(IMAGE))
-    assert told == "the model calls Conv2d conv 2 times; add comes after it"
+    message = reason(model, torch.randn(IMAGE), torch.randn(IMAGE))
+    assert message == "the model calls Conv2d conv 2 times; add comes after it"
 
 
 def test_a_convolution_called_on_two_paths_is_left_as_in_pytorch_issue_197539() -> None:
     model = trained(Pair(lambda self, x, y: torch.cat([self.bn(self.conv(x)), self.conv(y), self.conv(x * y)])))
-    told = reason(model, torch.randn(IMAGE), torch.randn(IMAGE))
-    assert told == "the model calls Conv2d conv 3 times; cat comes after it"
+    message = reason(model, torch.randn(IMAGE), torch.randn(IMAGE))
+    assert message == "the model calls Conv2d conv 3 times; cat comes after it"
 
 
 def test_a_convolution_with_two_norms_is_left() -> None:
@@ -1014,8 +1015,9 @@ def test_a_weight_that_is_more_than_a_parameter_is_left() -> None:
 
     model = trained(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
     model[0].weight = Special(model[0].weight.detach())
-    told = reason(model, torch.randn(IMAGE))
-    assert told == f"the weight of Conv2d 0 is a Special of torch.float32, not a plain floating-point parameter{AFTER}"
+    message = reason(model, torch.randn(IMAGE))
+    expected = f"the weight of Conv2d 0 is a Special of torch.float32, not a plain floating-point parameter{AFTER}"
+    assert message == expected
 
 
 def test_a_linear_layer_whose_features_are_not_the_norms_channels_is_left() -> None:
@@ -1026,9 +1028,10 @@ def test_a_linear_layer_whose_features_are_not_the_norms_channels_is_left() -> N
         == f"the channels of Linear 0 are on axis 2, those of the norm on axis 1{AFTER}"
     )
     model = trained(nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 4)))
-    told = reason(model, torch.randn(6, 4, 4))
+    message = reason(model, torch.randn(6, 4, 4))
     assert (
-        told == "the model's input comes before it; the channels of Linear 1 are on axis 2, those of the norm on axis 1"
+        message
+        == "the model's input comes before it; the channels of Linear 1 are on axis 2, those of the norm on axis 1"
     )
 
 
@@ -1270,8 +1273,8 @@ def test_a_norm_whose_output_is_returned_too_does_not_fold_into_the_layer_after(
             return self.conv(y), y
 
     _, report = fold(trained(Net(plain, norm=nn.BatchNorm2d(3))), torch.randn(IMAGE))
-    told = "the model's input comes before it; its output goes to Conv2d conv and the model's output"
-    assert report.entries[0].reason == told
+    message = "the model's input comes before it; its output goes to Conv2d conv and the model's output"
+    assert report.entries[0].reason == message
 
 
 def test_a_module_of_a_way_that_this_input_does_not_go_is_not_called() -> None:
@@ -1312,7 +1315,7 @@ def test_attention_that_reads_its_layers_weights_is_no_obstacle() -> None:
 
 
 class Misled(nn.Module):
-    """Of two ways it goes the wrong one in a recording: its tensors are of another class there."""
+    """Takes another branch in a recording, where its tensors are of another class."""
 
     def __init__(self) -> None:
         super().__init__()

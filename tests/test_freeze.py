@@ -1,5 +1,5 @@
-"""Frozen models compute what their models compute, for any batch, in any thread, from a file; and nothing else can be
-done to them.
+"""Frozen models compute the same as their models, for any batch, in any thread, loaded from a file; they refuse
+anything else.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def one_thread() -> None:
 
 
 def calibrated(model: Any, *shape: int) -> Any:
-    """The model in training mode, its norms with statistics of random inputs, and weights as training might leave them.
+    """The model in training mode, its norms with statistics of random inputs and with weights as after training.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     with torch.no_grad():
@@ -71,7 +71,7 @@ def calibrated(model: Any, *shape: int) -> Any:
 
 
 def made(name: str) -> Any:
-    """A model of striate's by name, with less of the linear layers that hold most of the weights of some."""
+    """A model of striate's by name, with smaller linear layers, which hold most of some models' weights."""
     model = models.NAMES[name](classes=10) if name in ("alexnet", "vgg11_bn") else models.NAMES[name]()
     for layer in [m for m in model.modules() if isinstance(m, nn.Linear) and 4096 in (m.in_features, m.out_features)]:
         narrow = [64 if n == 4096 else n for n in (layer.in_features, layer.out_features)]
@@ -97,8 +97,8 @@ def close(expected: Tensor, got: Tensor) -> None:
 
 
 def checked(model: Any, *inputs: Tensor, batches: tuple[int, ...] = (1, 2, 5)) -> Frozen:
-    """freeze, with what holds for every call: the model and the inputs are as before, and the outputs the same for any
-    batch.
+    """Calls freeze and checks what holds for every call: model and inputs are unchanged, and the outputs are the same
+    for any batch.
     """
     state = {name: x.clone() for name, x in model.state_dict().items()}
     given, training = [x.clone() for x in inputs], model.training
@@ -136,7 +136,7 @@ def operators(frozen: Frozen) -> list[str]:
 
 
 class Called(nn.Module):
-    """Layers by name, called as told."""
+    """Layers by name, called by ``call``."""
 
     def __init__(self, call: Callable[..., Any], **layers: Any) -> None:
         super().__init__()
@@ -393,8 +393,8 @@ def test_whole_numbers_go_in_and_come_out() -> None:
 
 def test_a_model_whose_batch_size_is_fixed_is_frozen_for_that() -> None:
     frozen = checked(Called(lambda m, x: m.a(x).view(2, -1), a=conv()), torch.randn(IMAGE))
-    told = text_of(ShapeError, lambda: frozen(torch.randn(3, 4, 9, 9)))
-    assert told == (
+    message = text_of(ShapeError, lambda: frozen(torch.randn(3, 4, 9, 9)))
+    assert message == (
         "Frozen expects input 0 of shape (2, 4, 9, 9), got (3, 4, 9, 9). Freeze the model with an example of that "
         "shape."
     )
@@ -663,8 +663,8 @@ def test_forms_of_published_networks_fold_or_are_refused(name: str) -> None:
     )
     calibrated(model, *IMAGE[1:]).eval()
     if refused:
-        told = text_of(ArgumentError, lambda: striate.fold(model, torch.randn(IMAGE)))
-        assert refused in told and re.search(r" \(at test_freeze\.py:\d+\)\. Fold the parts of the model", told)
+        message = text_of(ArgumentError, lambda: striate.fold(model, torch.randn(IMAGE)))
+        assert refused in message and re.search(r" \(at test_freeze\.py:\d+\)\. Fold the parts of the model", message)
         return
     folded, report = striate.fold(model, torch.randn(IMAGE))
     assert [entry.action for entry in report.entries] == ["folded into first before it"]
@@ -766,7 +766,7 @@ def test_measuring_goes_through_every_part_of_a_tensor_that_is_too_long_for_one(
 
 
 def test_what_a_layers_bound_is_of_is_true() -> None:
-    """An image of a filter's signs comes to the sum of its weights' sizes, which is the bound."""
+    """An image of a filter's signs gives the sum of the weights' absolute values, which is the bound."""
     layer = conv(4, 4)
     x = layer.weight.detach()[:1].sign()
     graph = freeze(nn.Sequential(layer, nn.ReLU()), x.expand(2, -1, -1, -1))._executable.program
@@ -936,8 +936,9 @@ def test_two_convolutions_that_share_a_weight_keep_in_a_file(tmp_path: Path) -> 
 
 
 def refused(path: Path, got: str, hint: str = "Copy the file afresh, or freeze the model again.") -> None:
-    told = text_of(CheckpointError, lambda: load(path))
-    assert told == f"load_frozen expects a sound frozen model, got {got}. path: {path}. {hint}" and "\n" not in told
+    message = text_of(CheckpointError, lambda: load(path))
+    assert message == f"load_frozen expects a sound frozen model, got {got}. path: {path}. {hint}"
+    assert "\n" not in message
 
 
 def test_a_file_with_any_bit_changed_is_refused(tmp_path: Path) -> None:
@@ -969,7 +970,7 @@ def genuine() -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def forged(path: Path, **changes: Any) -> None:
-    """A file whose digests are right and whose graph is another."""
+    """Writes a file with another graph, whose digests are right."""
     metadata, tensors = (dict(part) for part in genuine())
     for key, change in changes.items():
         metadata[key] = change(metadata[key]) if callable(change) else change
@@ -997,8 +998,8 @@ def test_a_file_of_a_newer_striate_is_refused(tmp_path: Path) -> None:
 
 
 def of_format_1(path: Path, method: str = "depthwise", keyword: bool = False, format: int = 1) -> nn.Module:
-    """Writes what the first format held of a convolution and of its adjoint behind it, both with methods by name; that
-    model in torch.
+    """Writes a convolution and a transposed one in the first file format, which names methods. Returns that model in
+    torch.
     """
     torch.manual_seed(0)
     weight, bias = torch.randn(2, 1, 3, 3), torch.randn(2)
@@ -1101,10 +1102,10 @@ def test_a_file_of_format_1_with_an_unknown_method_is_refused(method: str, tmp_p
 def test_a_name_is_no_method_in_a_file_of_format_2(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     of_format_1(path, format=2)
-    told = text_of(CheckpointError, lambda: load(path))
+    message = text_of(CheckpointError, lambda: load(path))
     assert (
-        told.startswith("load_frozen expects a sound frozen model, got a graph that does not run (")
-        and "\n" not in told
+        message.startswith("load_frozen expects a sound frozen model, got a graph that does not run (")
+        and "\n" not in message
     )
 
 
@@ -1200,15 +1201,16 @@ def test_a_file_with_an_operator_that_is_not_on_the_list_is_refused(name: str, t
 def test_a_file_with_a_graph_that_is_none_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     forged(path, **changes)
-    told = text_of(CheckpointError, lambda: load(path))
-    assert told.startswith("load_frozen expects a sound frozen model, got a graph that does not run (")
-    assert told.endswith(f"). path: {path}. Copy the file afresh, or freeze the model again.") and "\n" not in told
+    message = text_of(CheckpointError, lambda: load(path))
+    assert message.startswith("load_frozen expects a sound frozen model, got a graph that does not run (")
+    assert message.endswith(f"). path: {path}. Copy the file afresh, or freeze the model again.")
+    assert "\n" not in message
 
 
 def test_a_name_without_the_formats_ending_is_refused(tmp_path: Path) -> None:
     frozen = freeze(nn.Linear(2, 2), torch.ones(1, 2))
-    told = text_of(CheckpointError, lambda: frozen.save(tmp_path / "model.pt"))
-    assert told == "save expects a name that ends in .safetensors, got 'model.pt'. Name it model.safetensors."
+    message = text_of(CheckpointError, lambda: frozen.save(tmp_path / "model.pt"))
+    assert message == "save expects a name that ends in .safetensors, got 'model.pt'. Name it model.safetensors."
 
 
 def test_a_save_that_fails_leaves_the_file_there_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1221,8 +1223,8 @@ def test_a_save_that_fails_leaves_the_file_there_was(tmp_path: Path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tensorfile.os, "fsync", full)
-    told = text_of(CheckpointError, lambda: freeze(nn.Linear(2, 2), torch.ones(1, 2)).save(path))
-    assert told.startswith("save expects a folder it can write to, got No space left on device.")
+    message = text_of(CheckpointError, lambda: freeze(nn.Linear(2, 2), torch.ones(1, 2)).save(path))
+    assert message.startswith("save expects a folder it can write to, got No space left on device.")
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
@@ -1233,10 +1235,10 @@ def test_nothing_in_a_file_is_pickled(tmp_path: Path) -> None:
     freeze(small(), torch.randn(IMAGE)).save(path)
     with safe_open(path, "pt") as file:
         assert sorted(file.keys()) == ["0.bias", "0.weight", "5.bias", "5.weight"]
-        told = json.loads(file.metadata()["striate"])
-    assert told["metadata"]["frozen"] == FORMAT
+        metadata = json.loads(file.metadata()["striate"])
+    assert metadata["metadata"]["frozen"] == FORMAT
     assert (
-        told["sha256"]["5.bias"]
+        metadata["sha256"]["5.bias"]
         == hashlib.sha256(load(path)._executable.constants[-1].value.numpy().tobytes()).hexdigest()
     )
 
@@ -1246,7 +1248,7 @@ def test_nothing_in_a_file_is_pickled(tmp_path: Path) -> None:
 
 def test_what_cannot_be_done_to_a_frozen_model_is_told() -> None:
     frozen = freeze(nn.Linear(2, 2), torch.ones(1, 2))
-    told = {
+    messages = {
         "state_dict": text_of(ArgumentError, frozen.state_dict),
         "load_state_dict": text_of(ArgumentError, lambda: frozen.load_state_dict({})),
         "of a part": text_of(ArgumentError, nn.Sequential(frozen).state_dict),
@@ -1259,7 +1261,7 @@ def test_what_cannot_be_done_to_a_frozen_model_is_told() -> None:
     state += "Keep the model it was frozen from: that has the state. Save this one with .save(path)."
     kept = "Frozen expects to be kept in a file of numbers and text, got a call of pickle. "
     kept += "Save it with .save(path), and load that with striate.load_frozen(path)."
-    assert told == {
+    assert messages == {
         "state_dict": state,
         "of a part": state,
         "load_state_dict": "Frozen expects its weights to stay, got a call of load_state_dict. "
@@ -1314,7 +1316,7 @@ def test_outputs_that_are_written_into_change_nothing() -> None:
 def test_inputs_it_was_not_frozen_for_are_refused() -> None:
     frozen = freeze(Called(lambda m, x, y: m.a(x) + m.b(y), **convs(2)), (torch.randn(IMAGE), torch.randn(IMAGE)))
     x = torch.randn(IMAGE)
-    told = {
+    messages = {
         "count": text_of(ArgumentTypeError, lambda: frozen(x)),
         "list": text_of(ArgumentTypeError, lambda: frozen(x, [1])),
         "size": text_of(ShapeError, lambda: frozen(x, torch.randn(2, 4, 9, 8))),
@@ -1325,7 +1327,7 @@ def test_inputs_it_was_not_frozen_for_are_refused() -> None:
         "gradient": text_of(ArgumentError, lambda: frozen(x, x.clone().requires_grad_())),
     }
     hint = "Freeze the model with an example of that shape."
-    assert told == {
+    assert messages == {
         "count": "Frozen expects 2 inputs, got 1. Give what the model takes.",
         "list": "Frozen expects input 1 to be a tensor, got list. Call torch.as_tensor on it first.",
         "size": f"Frozen expects input 1 of shape (N, 4, 9, 9), got (2, 4, 9, 8). N: 2. {hint}",
@@ -1396,8 +1398,8 @@ def test_what_cannot_be_frozen_is_told() -> None:
     for error, model, example, text in other:
         assert text_of(error, lambda: freeze(model, example)) == f"freeze expects {text}"
     assert types in text_of(DtypeError, lambda: freeze(conv().double(), x))
-    told = text_of(ArgumentError, lambda: freeze(conv(), torch.randn(2, 5, 9, 9)))
-    assert told.startswith(
+    message = text_of(ArgumentError, lambda: freeze(conv(), torch.randn(2, 5, 9, 9)))
+    assert message.startswith(
         "freeze expects a model that torch.export can trace, got RuntimeError: Given groups=1, weight of size "
     )
 
@@ -1441,7 +1443,7 @@ WITHOUT, UNCHANGED = (
 )
 VALUES = "a forward that goes one way whatever the input's values are, got one that asks for a value"
 WHERE = "Write it with torch.where, or freeze the parts of the model before and behind it."
-# the line that is told: so many behind the first of the function
+# the offset of the line that the message names from the first line of the function
 REFUSED: dict[str, tuple[Callable[..., Any], int, str, str]] = {
     "a condition on values": (lambda m, x: m.a(x) if x.sum() > 0 else -x, 0, VALUES, WHERE),
     "a loop on values": (loop_on_values, 1, VALUES, WHERE),
@@ -1481,24 +1483,25 @@ def test_what_a_forward_must_not_do_is_told_with_its_line(name: str) -> None:
             super().__init__()
             self.a, self.bn = conv(), nn.BatchNorm2d(4)
 
-        # torch's traces tell lines of forwards
+        # torch's traces name the lines of forward
         forward = types.FunctionType(call.__code__.replace(co_name="forward"), call.__globals__)
 
-    told = text_of(ArgumentError, lambda: freeze(Net(), torch.randn(IMAGE)))
-    assert told == f"freeze expects {got} (at test_freeze.py:{call.__code__.co_firstlineno + line}). {hint}"
+    message = text_of(ArgumentError, lambda: freeze(Net(), torch.randn(IMAGE)))
+    assert message == f"freeze expects {got} (at test_freeze.py:{call.__code__.co_firstlineno + line}). {hint}"
 
 
 def test_what_torch_cannot_trace_is_told_with_its_line() -> None:
     model = Called(lambda m, x: m.a(x.flatten(2)[:, :, :, None].expand(2, 4, 9, 9)), a=conv())
-    told = text_of(ArgumentError, lambda: freeze(model, torch.randn(IMAGE)))
+    message = text_of(ArgumentError, lambda: freeze(model, torch.randn(IMAGE)))
     traced = (
         "Freeze the parts of the model that can be traced one by one, or take what depends on the input's values "
         "out of forward."
     )
     assert re.match(
-        r"freeze expects a model that torch\.export can trace, got RuntimeError: .* \(at test_freeze\.py:\d+\)\. ", told
+        r"freeze expects a model that torch\.export can trace, got RuntimeError: .* \(at test_freeze\.py:\d+\)\. ",
+        message,
     )
-    assert told.endswith(traced) and "\n" not in told
+    assert message.endswith(traced) and "\n" not in message
 
 
 def test_an_operator_that_wants_its_tensors_in_rows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1506,8 +1509,8 @@ def test_an_operator_that_wants_its_tensors_in_rows_is_told(monkeypatch: pytest.
     model = Called(
         lambda m, x: torch.view_as_complex(m.a(x).unflatten(3, (3, 3))[..., :2].contiguous()).abs(), a=conv()
     )
-    told = text_of(ArgumentError, lambda: freeze(model, torch.randn(IMAGE)))
-    assert told == (
+    message = text_of(ArgumentError, lambda: freeze(model, torch.randn(IMAGE)))
+    assert message == (
         "freeze expects operators that take tensors in channels order, got RuntimeError: Tensor must have a last "
         "dimension with stride 1. Freeze the parts of the model without it."
     )
@@ -1525,11 +1528,11 @@ def test_a_model_that_treats_a_single_one_otherwise_is_warned_of() -> None:
     model = Called(lambda m, x: m.a(x) * (2 if x.shape[0] == 1 else 1), a=conv())
     with pytest.warns(UserWarning) as warned:
         frozen = freeze(model, torch.randn(IMAGE))
-    told = str(warned[0].message)
-    assert told.startswith(
+    message = str(warned[0].message)
+    assert message.startswith(
         "freeze expects outputs within 1e-03 of the model's, in parts of their root mean square, got "
     )
-    assert told.endswith(
+    assert message.endswith(
         "Compare the two on your own data before you use the frozen one; a condition on the batch size in "
         "forward is one cause."
     )
@@ -1562,8 +1565,8 @@ def test_it_prints_as_a_table_of_operators_and_methods() -> None:
         torch.randn(IMAGE),
     )
     with prefer("onednn"):
-        told = repr(nn.Sequential(frozen))
-    assert told.splitlines() == [
+        printed = repr(nn.Sequential(frozen))
+    assert printed.splitlines() == [
         "Sequential(",
         "  (0): Frozen: (N, 4, 9, 9) float32; 4 operators, 1,773 numbers",
         "    operator     of       method  output",
@@ -1580,11 +1583,11 @@ def test_it_explains_the_method_of_each_layer() -> None:
         Called(lambda m, x: m.l(m.a(x).flatten(1)), a=nn.Conv2d(9, 2, 3), l=nn.Linear(512, 5)),
         torch.randn(2, 9, 18, 18),
     )
-    told = frozen.explain()
-    assert list(told) == ["a", "l"]
-    assert told["l"] == [("onednn", "packing pays from 4 rows and 1,048,576 weights on"), ("torch", None)]
-    assert told["a"][0] == ("depthwise", "it was not measured for such a convolution (benchmarks/tune.py)")
-    assert told["a"][-1][1] is None and all(reason for _, reason in told["a"][:-1])
+    explanation = frozen.explain()
+    assert list(explanation) == ["a", "l"]
+    assert explanation["l"] == [("onednn", "packing pays from 4 rows and 1,048,576 weights on"), ("torch", None)]
+    assert explanation["a"][0] == ("depthwise", "it was not measured for such a convolution (benchmarks/tune.py)")
+    assert explanation["a"][-1][1] is None and all(reason for _, reason in explanation["a"][:-1])
 
 
 # --------------------------------------------------------------------------------------------------------- fused layers
@@ -1670,7 +1673,7 @@ def test_a_bounded_number_of_shapes_is_remembered_and_those_asked_for_longest_ag
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 def test_a_weight_is_packed_anew_for_another_number_of_threads() -> None:
-    # oneDNN lays it out by that, and turns one of another layout around in each call
+    # oneDNN packs the weight by that, and repacks one of another layout in each call
     x, features, threads = torch.randn(4, 960, 3, 3), torch.randn(8, 1024), torch.get_num_threads()
     conv, linear = FusedConv(torch.randn(320, 960, 1, 1)), FusedLinear(torch.randn(1024, 1024))
     try:
@@ -1686,7 +1689,7 @@ def test_a_weight_is_packed_anew_for_another_number_of_threads() -> None:
 
 def test_what_no_fused_layer_can_have_is_told() -> None:
     w = torch.ones(4, 4, 3, 3)
-    told = {
+    messages = {
         "bounds": text_of(ArgumentError, lambda: FusedConv(w, low=1.0, high=0.0)),
         "nan": text_of(ArgumentError, lambda: FusedLinear(w[0, 0], low=nan)),
         "channels": text_of(ShapeError, lambda: FusedConv(w, where="features.0")(torch.ones(1, 3, 9, 9))),
@@ -1694,7 +1697,7 @@ def test_what_no_fused_layer_can_have_is_told() -> None:
         "features": text_of(ShapeError, lambda: FusedLinear(torch.ones(2, 5))(torch.ones(1, 4))),
         "type": text_of(DtypeError, lambda: FusedConv(w)(torch.ones(1, 4, 9, 9, dtype=torch.float64))),
     }
-    assert told == {
+    assert messages == {
         "bounds": "conv expects low to be at most high, got 1.0 and 0.0. Leave out what does not bound.",
         "nan": "linear expects low to be at most high, got nan and inf. Leave out what does not bound.",
         "channels": "features.0 expects 4 channels, got 3. x: (1, 3, 9, 9). weight: (4, 4, 3, 3). "

@@ -1,4 +1,4 @@
-"""float16 and bfloat16: what torch's operators compute stays theirs, and nothing of ours sums in so few digits."""
+"""float16 and bfloat16: layers run on torch's operators, and striate's own formulas do not sum in so few digits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def layout(request: pytest.FixtureRequest) -> Layout:
 
 
 def error(y: torch.Tensor, truth: torch.Tensor) -> float:
-    """In units of the type's rounding at the largest value."""
+    """The largest error, in units of the type's rounding at the largest value."""
     assert y.isfinite().all() and truth.abs().max() > 0
     y, truth = y.detach(), truth.detach()
     return float((y.double() - truth).abs().max() / truth.abs().max()) / torch.finfo(y.dtype).eps
@@ -83,7 +83,7 @@ def test_the_gradient_of_the_reference_is_rounded_once_too(dtype: torch.dtype) -
     dy = (torch.rand(2, 3, 24, 24) + 1).to(dtype)
     dx = reference.avg_pool_backward(dy, window)
     assert dx.dtype is dtype and error(dx, reference.avg_pool_backward(dy.double(), window)) <= 0.51
-    wide = Window((Axis(512, 1, 512),) * 2)  # 262,144 taps: float16 has no such number
+    wide = Window((Axis(512, 1, 512),) * 2)  # 262,144 taps: more than float16's largest number
     assert torch.equal(
         reference.avg_pool(torch.full((1, 1, 512, 512), 0.5, dtype=dtype), wide),
         torch.full((1, 1, 1, 1), 0.5, dtype=dtype),
@@ -122,13 +122,13 @@ LAYERS: dict[str, tuple[Callable[..., torch.nn.Module], Callable[[Any, torch.Ten
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_lose_no_more_digits_than_torchs_operators_do(name: str, dtype: torch.dtype, layout: Layout) -> None:
-    make, theirs = LAYERS[name]
+    make, torch_call = LAYERS[name]
     layer = make(dtype=dtype)
     scale = 30 if "Conv" in name else 1
     x = layout((3000 + 100 * torch.randn(2, 3, 24, 24)) / scale).to(dtype)
     y, truth = layer(x), copy.deepcopy(layer).double()(x.double())
     assert y.dtype is dtype
-    assert error(y, truth) <= max(1.0, 0.0 if theirs is None else error(theirs(layer, x), truth))
+    assert error(y, truth) <= max(1.0, 0.0 if torch_call is None else error(torch_call(layer, x), truth))
 
 
 @pytest.mark.parametrize("name", ["conv2d", "local"])

@@ -1,5 +1,5 @@
-"""Convolution as a product of matrices: its maps by geometry, what follows it, what it measures, its bits, and what it
-refuses.
+"""Convolution as an implicit product of matrices: its passes by geometry, fused operations, statistics, bits, and what
+it refuses.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Case(NamedTuple):
         return all(s == 1 for s in self.stride)
 
 
-# Rows of taps that lie side by side and taps that do not; edges within a vector; fewer channels and filters than lanes,
-# and more; windows that miss the input; blocks of one place, of several images, and many.
+# Rows of taps that are contiguous and taps that are not; edges within a vector; fewer channels and filters than lanes,
+# and more; windows that miss the input; blocks of one position, of several images, and many blocks.
 CASES = [
     Case((1, 1), (9, 7), (1, 1), (1, 1), (0, 0)),
     Case((1, 1), (9, 7), (2, 3), (1, 1), (1, 2), channels=5, filters=40),

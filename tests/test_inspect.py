@@ -45,7 +45,7 @@ def graph_report(name: str) -> Report:
 
 
 def model_report(name: str, device: str = "cpu") -> Report:
-    """device: "meta" where no value is asked for: the parameters of these models together take 1.1 GB."""
+    """device: "meta" where no values are needed: the parameters of these models together take 1.1 GB."""
     with torch.device(device):
         model = striate.models.by_name(name)().eval()
     return inspect(model, SHAPES[name])
@@ -56,8 +56,8 @@ def model_report(name: str, device: str = "cpu") -> Report:
 
 def test_lenet_of_the_notes_is_told_line_by_line() -> None:
     report = inspect(striate.models.lenet5(), (1, 1, 28, 28))
-    told = [(row.type, row.output_shape[1:], row.weight_shape, row.parameters, row.macs) for row in report.layers]
-    assert told == [
+    rows = [(row.type, row.output_shape[1:], row.weight_shape, row.parameters, row.macs) for row in report.layers]
+    assert rows == [
         ("Conv2d", (20, 28, 28), (20, 1, 5, 5), 520, 392_000),
         ("ReLU", (20, 28, 28), None, 0, 0),
         ("MaxPool2d", (20, 14, 14), None, 0, 0),
@@ -79,7 +79,7 @@ def test_lenet_of_the_notes_is_told_line_by_line() -> None:
         and report.totals["macs"] == 6_522_000
         and report.totals["flops"] == 13_044_000
     )
-    # backward: both gradients of each product, but for the first layer's input
+    # backward: both gradients of each product, except that of the first layer's input
     assert report.totals["backward_macs"] == 2 * 6_522_000 - 392_000
 
 
@@ -121,7 +121,7 @@ def test_macs_of_odd_graphs_are_half_of_what_torchs_counter_counts(name: str) ->
     assert report.totals["flops"] - left_out == counter.get_total_flops()
 
 
-# torch's counter leaves groups out of a weight's gradient
+# torch's counter ignores groups in a weight's gradient
 @pytest.mark.parametrize("name", ["lenet5", "resnet18", "resnet50", "vgg11_bn"])
 def test_backward_macs_are_half_of_what_torchs_counter_counts(name: str) -> None:
     report = model_report(name, "meta")
@@ -136,10 +136,10 @@ def test_backward_macs_are_half_of_what_torchs_counter_counts(name: str) -> None
 def test_parameters_and_macs_are_those_of_torchinfo(name: str) -> None:
     torchinfo = pytest.importorskip("torchinfo", reason="torchinfo is not installed")
     report = model_report(name, "meta")
-    plain = striate.restore(report.recording.model)  # its MACs of classes that it does not know are guesses
+    plain = striate.restore(report.recording.model)  # its MACs for unknown classes are guesses
     other = torchinfo.summary(plain, input_size=SHAPES[name], verbose=0, device="meta")
     assert report.totals["parameters"] == other.total_params
-    if name == "convnext_tiny":  # where linear layers are called for each place: torchinfo counts them once a sample
+    if name == "convnext_tiny":  # torchinfo counts linear layers once a sample, not at each position
         assert report.totals["macs"] > other.total_mult_adds
         return
     # torchinfo counts a MAC for each parameter of a norm, and one for each bias value
@@ -198,7 +198,7 @@ def written_into(x: Tensor, a: Any, b: Any, c: Any) -> Tensor:
     return b(y)
 
 
-# what is done, and how many gradients of products that asks
+# the operation, and the number of products' gradients that it needs
 BACKWARD: dict[str, tuple[Any, int]] = {
     "no_grad": (without_gradient, 1),
     "detached": (lambda x, a, b, c: b(a(x).detach()) + c(x), 2),
@@ -408,9 +408,9 @@ def test_it_works_without_the_native_core() -> None:
 
 
 def test_accelerated_and_torchs_own_models_are_told_alike() -> None:
-    ours = striate.models.resnet18().eval()
-    theirs = striate.restore(ours)
-    a, b = inspect(ours, (1, 3, 64, 64)), inspect(theirs, (1, 3, 64, 64))
+    native_model = striate.models.resnet18().eval()
+    torch_model = striate.restore(native_model)
+    a, b = inspect(native_model, (1, 3, 64, 64)), inspect(torch_model, (1, 3, 64, 64))
     keys = ("parameters", "macs", "backward_macs")
     assert [a.totals[key] for key in keys] == [b.totals[key] for key in keys]
     assert a.layers[-1].receptive_field == b.layers[-1].receptive_field
@@ -420,8 +420,8 @@ def test_accelerated_and_torchs_own_models_are_told_alike() -> None:
 
 
 def brute_force(model: nn.Module, shapes: list[tuple[int, ...]], unit: tuple[int, ...]) -> list[Tensor]:
-    """Which positions of each input move a unit, by gradients where no term can cancel: all weights and values are
-    positive.
+    """Finds by gradients which positions of each input affect a unit. All weights and values are positive, so that no
+    terms cancel.
     """
     model = copy.deepcopy(model).double()
     with torch.no_grad():
@@ -485,7 +485,7 @@ def test_not_a_number_reaches_just_what_the_graph_says_in_odd_graphs(name: str) 
     assert checked or name == "functional"
 
 
-# Each model runs once for every row and every column of its input: the others take up to half a minute.
+# Each model runs once for every row and every column of its input: the larger ones take up to half a minute.
 @pytest.mark.parametrize(
     "name",
     [
@@ -578,7 +578,7 @@ def test_long_axes_and_ratios_of_many_phases_are_not_gone_through() -> None:
     )
 
 
-# the stride stands in the 3×3 convolution; 483 in the 1×1
+# with the stride in the 3×3 convolution; in the 1×1 one it would be 483
 @pytest.mark.parametrize(("name", "size"), [("resnet18", 435), ("resnet50", 427)])
 def test_fields_of_resnets_are_those_of_the_recurrence(name: str, size: int) -> None:
     report = inspect(striate.models.by_name(name)().eval(), (1, 3, 224, 224))
@@ -819,7 +819,7 @@ def test_torch_prints_nothing_of_what_is_told_as_an_error(capfd: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    ("options", "kind", "told"),
+    ("options", "kind", "message"),
     [
         (
             {"loss": "NLLLoss"},
@@ -845,11 +845,11 @@ def test_torch_prints_nothing_of_what_is_told_as_an_error(capfd: pytest.CaptureF
     ],
 )
 def test_what_the_rules_would_not_understand_is_refused(
-    options: dict[str, Any], kind: type[Exception], told: str
+    options: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind) as error:
         inspect(nn.Conv2d(3, 4, 3), (1, 3, 8, 8), **options)
-    assert str(error.value) == f"inspect expects {told}"
+    assert str(error.value) == f"inspect expects {message}"
 
 
 def test_a_parallel_model_is_refused_with_what_to_inspect() -> None:

@@ -29,10 +29,10 @@ NAMED = ", ".join(models.NAMES)
 
 
 def report_of(*arguments: str, capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
-    """What ``--json -`` prints."""
+    """The report that ``--json -`` prints."""
     main(["inspect", *arguments, "--json", "-"])
-    told: dict[str, object] = json.loads(capsys.readouterr().out)
-    return told
+    report: dict[str, object] = json.loads(capsys.readouterr().out)
+    return report
 
 
 def write_models(folder: Path) -> None:
@@ -64,7 +64,7 @@ def write_models(folder: Path) -> None:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to be in, with models in it."""
+    """Makes a folder with models the current one."""
     write_models(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "mine_to_inspect", raising=False)
@@ -72,11 +72,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def found(monkeypatch: pytest.MonkeyPatch, *severities: str) -> None:
-    """Has lint find just these."""
-    told = [
+    """Makes lint return just these findings."""
+    findings = [
         Finding(f"a-{severity}", severity, "0", "It is wrong.", "Mend it.", "arithmetic") for severity in severities
     ]
-    monkeypatch.setattr(inspection, "lint", lambda report, use, ignore: told)
+    monkeypatch.setattr(inspection, "lint", lambda report, use, ignore: findings)
 
 
 # ------------------------------------------------------------------------------------------------------ what is printed
@@ -85,11 +85,11 @@ def found(monkeypatch: pytest.MonkeyPatch, *severities: str) -> None:
 @pytest.mark.parametrize("shape", ["1x28x28", "1X28X28", "2x1x28x28"])
 def test_the_table_is_the_reports_without_control_codes(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["inspect", "lenet5", "--input", shape])
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     sizes = (2 if shape.startswith("2") else 1, 1, 28, 28)
     report = striate.inspect(models.lenet5().eval(), sizes)
-    assert told == report.table().replace("Sequential:", "lenet5:", 1) + "\n" and "\x1b" not in told
-    assert f"x {sizes[0]}×1×28×28, evaluation mode" in told
+    assert printed == report.table().replace("Sequential:", "lenet5:", 1) + "\n" and "\x1b" not in printed
+    assert f"x {sizes[0]}×1×28×28, evaluation mode" in printed
 
 
 def test_markdown_and_json_stand_alone_on_standard_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,8 +111,8 @@ def test_markdown_and_json_stand_alone_on_standard_output(tmp_path: Path, capsys
 def test_files_hold_the_report_as_json_and_as_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [str(tmp_path / name) for name in ("report.json", "page.html")]
     main([*LENET, "--json", files[0], "--html", files[1]])
-    told = capsys.readouterr().out
-    assert told.startswith("lenet5: x ") and told.endswith(f"written to {files[0]}\nwritten to {files[1]}\n")
+    printed = capsys.readouterr().out
+    assert printed.startswith("lenet5: x ") and printed.endswith(f"written to {files[0]}\nwritten to {files[1]}\n")
     assert json.loads(Path(files[0]).read_text())["totals"]["macs"] == 6_522_000
     assert "<h1>lenet5</h1>" in Path(files[1]).read_text()
 
@@ -162,8 +162,8 @@ def test_options_reach_the_model_and_the_rules(
 
 def test_a_callable_in_the_current_folder_gets_several_inputs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = list(sys.path)
-    told = report_of("mine_to_inspect:Net", "--input", "2x3x8x8", "--input", "2x3x5x4", capsys=capsys)
-    assert told["model"] == "mine_to_inspect:Net" and told["input_shapes"] == [[2, 3, 8, 8], [2, 3, 5, 4]]
+    report = report_of("mine_to_inspect:Net", "--input", "2x3x8x8", "--input", "2x3x5x4", capsys=capsys)
+    assert report["model"] == "mine_to_inspect:Net" and report["input_shapes"] == [[2, 3, 8, 8], [2, 3, 5, 4]]
     assert sys.path == before
 
 
@@ -172,10 +172,10 @@ def test_the_file_of_a_run_is_the_model_that_was_trained(tmp_path: Path, capsys:
     for name, parameters in (("lenet5", 1_256_080), ("cnn_bn", None)):
         model = digit_classifier(name)
         checkpoint.save(model, file, settings={"model": name})
-        told = report_of(file, "--input", "1x28x28", capsys=capsys)
-        total = told["totals"]["parameters"]  # type: ignore[index]
+        report = report_of(file, "--input", "1x28x28", capsys=capsys)
+        total = report["totals"]["parameters"]  # type: ignore[index]
         assert total == sum(p.numel() for p in model.parameters()) and parameters in (None, total)
-    assert told["model"] == file and told["mode"] == "evaluation"
+    assert report["model"] == file and report["mode"] == "evaluation"
 
 
 # ----------------------------------------------------------------------------------------------------- receptive fields
@@ -265,9 +265,9 @@ def test_fix_shows_what_mends_the_findings(here: Path, capsys: pytest.CaptureFix
         "from torch import nn\ndef net(): return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())\n"
     )
     main(["inspect", "mine_to_inspect:net", "--input", "2x3x8x8", "--fix"])
-    told = capsys.readouterr().out.split("\n\n")[-1].splitlines()
-    assert told[:2] == ["--- mine_to_inspect:net", "+++ mine_to_inspect:net, fixed"]
-    assert [line for line in told[2:] if line[0] in "+-"] == [
+    printed = capsys.readouterr().out.split("\n\n")[-1].splitlines()
+    assert printed[:2] == ["--- mine_to_inspect:net", "+++ mine_to_inspect:net, fixed"]
+    assert [line for line in printed[2:] if line[0] in "+-"] == [
         "-  (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))",
         "+  (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1), bias=False)",
     ]
@@ -304,15 +304,15 @@ def test_errors_among_the_findings_give_exit_code_1_and_warnings_if_strict(
 ) -> None:
     found(monkeypatch, *severities)
     assert main([*LENET, *options]) == code
-    told = capsys.readouterr().out
-    assert all(f"a-{severity}" in told for severity in severities)
+    printed = capsys.readouterr().out
+    assert all(f"a-{severity}" in printed for severity in severities)
 
 
 INPUT = ["--input", "1x28x28"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ["resnet", *INPUT],
@@ -482,7 +482,7 @@ INPUT = ["--input", "1x28x28"]
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_inspect_says_in_one_line_what_is_wrong(
-    arguments: list[str], told: str, here: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "text.safetensors").write_text("no checkpoint")
     if arguments[0] == "frozen.safetensors":
@@ -490,7 +490,7 @@ def test_inspect_says_in_one_line_what_is_wrong(
     checkpoint.save(nn.Linear(2, 1), here / "other.safetensors", settings=3)
     assert main(["inspect", *arguments]) == 2
     printed = capsys.readouterr()
-    assert printed.err == f"striate: {told}\n" and printed.out == ""
+    assert printed.err == f"striate: {message}\n" and printed.out == ""
 
 
 def test_an_unknown_rule_to_ignore_is_refused_with_those_there_are(
@@ -507,17 +507,17 @@ def test_an_unknown_rule_to_ignore_is_refused_with_those_there_are(
 
 def test_debug_shows_where_a_request_failed_before_the_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "mine_to_inspect:broken", *INPUT, "--debug"]) == 2
-    told = capsys.readouterr().err
-    assert "Traceback (most recent call last)" in told and 'mine_to_inspect.py", line 14, in broken' in told
-    assert told.splitlines()[-1].startswith(
+    printed = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in printed and 'mine_to_inspect.py", line 14, in broken' in printed
+    assert printed.splitlines()[-1].startswith(
         "striate: inspect expects a model from mine_to_inspect:broken, got OSError: no (at mine_to_inspect.py:14)."
     )
 
 
 def test_the_projects_file_names_rules_to_leave_out(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tomllib", reason="Python 3.10 cannot read such a file")
-    told = report_of("cnn_bn", "--input", "3x32x32", capsys=capsys)["findings"]
-    assert {finding["rule"] for finding in told} == {"bias-before-norm"}
+    findings = report_of("cnn_bn", "--input", "3x32x32", capsys=capsys)["findings"]
+    assert {finding["rule"] for finding in findings} == {"bias-before-norm"}
     (here / "pyproject.toml").write_text('[tool.striate.lint]\nignore = ["bias-before-norm"]\n')
     assert report_of("cnn_bn", "--input", "3x32x32", capsys=capsys)["findings"] == []
 
@@ -542,8 +542,8 @@ def test_what_the_models_own_code_prints_is_no_part_of_the_report(
         )
         == 0
     )
-    told = capsys.readouterr()
-    assert json.loads(told.out)["model"] == "mine_to_inspect:Talks" and "seen" in told.err
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["model"] == "mine_to_inspect:Talks" and "seen" in printed.err
 
 
 def test_the_guide_shows_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

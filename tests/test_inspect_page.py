@@ -1,4 +1,4 @@
-"""What a report looks like: as text, as Markdown, and as a page with a picture of receptive fields."""
+"""The formats of a report: text, Markdown, and a page with a picture of receptive fields."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def large(name: str) -> Report:
 
 
 class Page(HTMLParser):
-    """Fails where a tag is not closed; keeps the elements' attributes and the text."""
+    """Parses a page: fails where a tag is not closed, and collects the elements' attributes and the text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -181,8 +181,8 @@ def test_a_rule_is_told_once_with_all_its_layers_and_the_largest_share_first() -
         "· small: 1 (0.1 % of the MACs)",
         "  It is wrong. Mend it.",
     ]
-    told = Page(report.html())
-    assert [attributes["class"] for tag, attributes in told.elements if tag == "li"] == [
+    page = Page(report.html())
+    assert [attributes["class"] for tag, attributes in page.elements if tag == "li"] == [
         "warning",
         "warning",
         "note",
@@ -190,8 +190,8 @@ def test_a_rule_is_told_once_with_all_its_layers_and_the_largest_share_first() -
         "note",
     ]
     assert (
-        "skipped-pixels: layer2.0, layer3.0, layer4.0 (3 layers, 6.0 % of the MACs)" in told.text
-        and "each of them" not in told.text
+        "skipped-pixels: layer2.0, layer3.0, layer4.0 (3 layers, 6.0 % of the MACs)" in page.text
+        and "each of them" not in page.text
     )
     assert (
         "- **note** skipped-pixels: `layer2.0, layer3.0, layer4.0` (3 layers, 6.0 % of the MACs). It is wrong. Mend "
@@ -256,31 +256,32 @@ def test_the_page_asks_for_nothing_from_elsewhere_and_escapes_names() -> None:
 
 def test_the_page_tells_facts_findings_and_every_layer() -> None:
     report = lenet()
-    told = Page(report.html())
+    page = Page(report.html())
     for text in ("x 1×1×28×28, evaluation mode.", "1,256,080", "1 error, 1 warning, 1 note"):
-        assert text.lower() in told.text.lower()
+        assert text.lower() in page.text.lower()
     for finding in FINDINGS:
-        assert f"{finding.message} {finding.fix}{finding.source}" in told.text
+        assert f"{finding.message} {finding.fix}{finding.source}" in page.text
     assert (
-        "no-such-thing: 3 (net.py:12) (75 % of the MACs)It cannot learn" in told.text and "/far/away" not in told.text
+        "no-such-thing: 3 (net.py:12) (75 % of the MACs)It cannot learn" in page.text and "/far/away" not in page.text
     )
-    assert [attributes["class"] for tag, attributes in told.elements if tag == "li"] == ["error", "warning", "note"]
+    assert [attributes["class"] for tag, attributes in page.elements if tag == "li"] == ["error", "warning", "note"]
     for layer in report.layers:
-        assert f"{layer.name}{layer.type} {'×'.join(map(str, layer.output_shape))}" in told.text
+        assert f"{layer.name}{layer.type} {'×'.join(map(str, layer.output_shape))}" in page.text
 
 
 @pytest.mark.parametrize("name", sorted(GRAPHS))
 def test_pages_of_odd_networks_are_whole(name: str) -> None:
     report = odd(name)
     page = report.html()
-    told = Page(page)
+    parsed = Page(page)
     assert (
-        sum(tag == "tr" and "layers" not in attributes for tag, attributes in told.elements) >= len(report.layers) + 1
+        sum(tag == "tr" and "layers" not in attributes for tag, attributes in parsed.elements) >= len(report.layers) + 1
     )
     widths = [float(w) for w in re.findall(r'style="width:([\d.]+)%', page)]
     assert all(0 <= w <= 100 for w in widths)
     drawn = frames(report)
-    outlines = [attributes for tag, attributes in told.elements if tag == "rect" and attributes.get("class") == "frame"]
+    rects = [attributes for tag, attributes in parsed.elements if tag == "rect"]
+    outlines = [attributes for attributes in rects if attributes.get("class") == "frame"]
     assert len(outlines) == len(drawn) and (not drawn) == ("<svg" not in page)
     dashed = [frame for frame in drawn if frame.layer.status["receptive_field"] == "upper bound"]
     assert sum("stroke-dasharray" in attributes for attributes in outlines) == len(dashed)
@@ -289,7 +290,7 @@ def test_pages_of_odd_networks_are_whole(name: str) -> None:
 def test_bars_are_numbered_and_their_scale_is_told() -> None:
     page = lenet().html()
     heads = re.findall(r'<span class="scale"><span>0</span><span>([\d.]+) %</span><span>([\d.]+) %</span></span>', page)
-    # of the stages; of the rows of each, and of all in one list
+    # the tables of the stages; of the rows in each, and of all rows
     assert set(heads) == {("50", "100")} and len(heads) == 1 + 4 + 1
     row = re.search(r"<tr><td>3<small>.*?</tr>", page)
     assert (
@@ -361,8 +362,8 @@ def test_frames_are_what_the_middle_unit_sees(name: str) -> None:
 
 
 def test_frames_of_lenet_are_those_of_its_windows() -> None:
-    told = [(frame.layer.name, frame.size, frame.spans[0]) for frame in frames(lenet())]
-    assert told == [
+    drawn = [(frame.layer.name, frame.size, frame.spans[0]) for frame in frames(lenet())]
+    assert drawn == [
         ("0", (5, 5), (12, 16)),
         ("2", (6, 6), (12, 17)),
         ("3", (14, 14), (8, 21)),
@@ -388,7 +389,7 @@ def test_all_frames_lie_in_the_picture_beyond_an_images_size_shortened() -> None
         rects = re.findall(
             rf'<rect class="frame halo" x="{number}" y="{number}" width="{number}" height="{number}"', page
         )
-        drawn_at = [tuple(map(float, told)) for told in reversed(rects)]
+        drawn_at = [tuple(map(float, rect)) for rect in reversed(rects)]
         assert len(drawn_at) == len(drawn) == 6
         for (x, y, wide, high), frame in zip(drawn_at, drawn, strict=True):
             assert box[0] < x and box[1] < y and x + wide < box[0] + box[2] and y + high < box[1] + box[3]
@@ -414,7 +415,7 @@ def test_an_input_without_rows_and_columns_has_no_picture() -> None:
 def test_a_rules_name_is_never_cut_at_the_end_of_a_line() -> None:
     report = inspect(models.resnet18().eval(), (1, 3, 64, 64))
     for width in range(40, 120):
-        told = report.table(width)
+        table = report.table(width)
         assert report.findings and all(
-            f" {finding.rule}: " in told or f" {finding.rule}:\n" in told for finding in report.findings
+            f" {finding.rule}: " in table or f" {finding.rule}:\n" in table for finding in report.findings
         )

@@ -1,4 +1,4 @@
-"""leaks.py: whose a leak is, read from a report and the map of a process."""
+"""leaks.py: finds striate's leaks from a report and a process's memory map."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The frame of the rules: their order, their forms, what is ignored, and what refuses a request."""
+"""The framework of the rules: their order and formats, what is ignored, and which requests are refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def network() -> nn.Module:
 
 
 def found(model: nn.Module) -> list[tuple[str, str]]:
-    """What is found of the rule that these networks break."""
+    """The findings of the rule that these networks break."""
     return [(f.rule, f.place) for f in inspect(model, SHAPE).findings if f.rule == "bias-before-norm"]
 
 
@@ -39,9 +39,9 @@ def test_findings_come_by_severity_and_then_in_the_order_of_the_rows() -> None:
 
 def test_a_finding_as_a_dictionary_has_these_names_and_no_others() -> None:
     finding = inspect(network(), SHAPE).findings[1]
-    told = finding.to_dict()
-    assert list(told) == ["rule", "severity", "place", "message", "fix", "source", "share"]
-    assert told == {
+    fields = finding.to_dict()
+    assert list(fields) == ["rule", "severity", "place", "message", "fix", "source", "share"]
+    assert fields == {
         "rule": "norm-eps",
         "severity": "warning",
         "place": "3",
@@ -50,7 +50,7 @@ def test_a_finding_as_a_dictionary_has_these_names_and_no_others() -> None:
         "source": "arithmetic of y = x/√(σ² + ε); float32 has 7 digits",
         "share": 0.0,
     }
-    assert str(finding) == f"warning: 3: {told['message']} [norm-eps] Set eps=1e-05."
+    assert str(finding) == f"warning: 3: {fields['message']} [norm-eps] Set eps=1e-05."
 
 
 @pytest.mark.parametrize("id", sorted(RULES))
@@ -89,7 +89,7 @@ def test_ids_to_ignore_are_not_told() -> None:
 
 
 class Told(nn.Module):
-    """The same layers, with and without a word about them."""
+    """The same layers, with and without comments that ignore rules."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,8 +129,8 @@ def test_a_class_may_speak_of_a_layer_that_another_one_calls() -> None:
 
 
 class Contained(nn.Module):
-    """What stands in a container is spoken of where the container is made: at its head of all, beside an argument of
-    that one.
+    """Rules are ignored for a container's layers where it is made: for all of them on its first line, for one
+    beside its argument.
     """
 
     def __init__(self) -> None:
@@ -190,13 +190,13 @@ def test_the_nearest_pyproject_says_what_the_command_line_ignores(tmp_path: Path
     assert configured(below) == configured(str(tmp_path)) == ["norm-eps", "mixed-modes"]
     (tmp_path / "src" / "pyproject.toml").write_text("[project]\nname = 'nets'\n")
     assert configured(below) == []
-    # of which a call in Python knows nothing
+    # which a call in Python does not read
     assert [f.rule for f in inspect(network(), SHAPE).findings][1] == "norm-eps"
 
 
 @needs_tomllib
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("ignore = [", "expects TOML, got Invalid value (at end of document). Mend the file."),
         (
@@ -210,12 +210,12 @@ def test_the_nearest_pyproject_says_what_the_command_line_ignores(tmp_path: Path
         ),
     ],
 )
-def test_a_pyproject_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, told: str) -> None:
+def test_a_pyproject_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "pyproject.toml"
     file.write_text(text)
     with pytest.raises(ArgumentError) as error:
         configured(tmp_path)
-    assert str(error.value) == f"{file} {told}"
+    assert str(error.value) == f"{file} {message}"
 
 
 # --------------------------------------------------------------------------------------------------------------- fixing

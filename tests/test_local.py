@@ -112,8 +112,8 @@ def test_random_numbers_are_as_near_to_float64_as_the_reference(
 ) -> None:
     given = sample(input, kernel, counts, arguments, whole=False)
     exact = results(reference.local, *(t.double() for t in given), **arguments)
-    ours, plain = (results(f, *given, **arguments) for f in (ops.local, reference.local))
-    for a, p, e in zip(ours, plain, exact, strict=True):
+    native_results, plain = (results(f, *given, **arguments) for f in (ops.local, reference.local))
+    for a, p, e in zip(native_results, plain, exact, strict=True):
         scale = float(e.square().mean().sqrt())
         assert float((a - e).abs().max()) <= 2 * max(float((p - e).abs().max()), 1e-6 * scale)
 
@@ -199,7 +199,7 @@ def test_result_is_bitwise_the_same_on_1_2_3_and_8_threads(
 
 def test_beyond_the_gradients_it_needs_a_quarter_of_the_memory_that_unfolding_needs() -> None:
     beyond = []
-    for formulation in ("striate", "unfold"):  # in processes of their own: what kernels take for themselves is to count
+    for formulation in ("striate", "unfold"):  # in separate processes, so that the kernels' own memory counts
         run = [
             sys.executable,
             str(Path(__file__).parent.parent / "benchmarks" / "memory.py"),
@@ -219,7 +219,7 @@ def test_output_and_gradient_are_channels_last_where_x_is(dims: int) -> None:
         with prefer(method):
             x = last(x).requires_grad_()
             y = ops.local(x, w, b, padding="same")
-            follows = dims > 1  # of one axis there is one memory order
+            follows = dims > 1  # an input with one spatial axis has only one memory order
             assert y.movedim(1, -1).is_contiguous() == follows and y.is_contiguous() != follows
             (dx,) = torch.autograd.grad(y.square().sum(), x)
             assert method == "reference" or (
@@ -417,8 +417,8 @@ def test_repr_tells_what_is_not_usual() -> None:
         == "LocallyConnected1d(3, 4, input_size=(8,), kernel_size=(3,), stride=(1,))"
     )
     layer = nn.LocallyConnected2d(3, 4, (8, 9), 3, 2, "same", 2, bias=False)
-    told = "3, 4, input_size=(8, 9), kernel_size=(3, 3), stride=(2, 2), padding='same', dilation=(2, 2), bias=False"
-    assert repr(layer) == f"LocallyConnected2d({told})"
+    options = "3, 4, input_size=(8, 9), kernel_size=(3, 3), stride=(2, 2), padding='same', dilation=(2, 2), bias=False"
+    assert repr(layer) == f"LocallyConnected2d({options})"
     assert "padding=(1, 0)" in repr(nn.LocallyConnected2d(3, 4, 8, 3, padding=(1, 0)))
 
 

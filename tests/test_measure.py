@@ -1,4 +1,4 @@
-"""How times are taken, with clocks that a test turns: what is called in which order, and what is made of the times."""
+"""How times are measured, with fake clocks: the order of calls, and the statistics of the times."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from striate.measure import machine, turns
 
 
 class Clock:
-    """A clock that stands still unless a call moves it."""
+    """A fake clock that only calls advance."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -26,7 +26,7 @@ class Clock:
         return self.now
 
     def call(self, *took_ms: float) -> measure.turns.Call:
-        """A call that takes these times, one after the other, and again from the first."""
+        """A call that takes these times in turn, cyclically."""
         times: Iterator[float] = iter(())
 
         def run() -> None:

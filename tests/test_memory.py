@@ -1,4 +1,4 @@
-"""The tests' own measure of memory: what is free, by the files in which a kernel says so."""
+"""The tests' own measure of memory: how much is free, according to the kernel's files."""
 
 from __future__ import annotations
 

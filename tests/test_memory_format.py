@@ -1,5 +1,5 @@
-"""Storage and strides stay their owners': each layer gives the memory format that torch's gives, and accelerate touches
-no parameter.
+"""Storages and strides: each layer gives the memory format that torch's layer gives, and accelerate changes no
+parameter.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LAST = torch.channels_last
 
 
 def orders(x: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """x in the memory orders that tensors come in."""
+    """x in the memory orders that occur in practice."""
     last = x.movedim(1, -1).contiguous().movedim(-1, 1)
     yield "contiguous", x
     yield "channels_last", last
@@ -78,11 +78,11 @@ def layers(dims: int, channels: int, shape: tuple[int, ...]) -> dict[str, tuple[
 
 
 def formats(x: Tensor) -> dict[str, bool]:
-    """What can be asked of a tensor's memory: whether it can be viewed flat, and which format it has."""
-    told = {"contiguous": x.is_contiguous()}
+    """The observable properties of a tensor's memory: whether it can be viewed flat, and which format it has."""
+    found = {"contiguous": x.is_contiguous()}
     if x.dim() in (4, 5):
-        told["channels_last"] = x.is_contiguous(memory_format={4: LAST, 5: torch.channels_last_3d}[x.dim()])
-    return told
+        found["channels_last"] = x.is_contiguous(memory_format={4: LAST, 5: torch.channels_last_3d}[x.dim()])
+    return found
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
@@ -111,7 +111,7 @@ def test_a_layer_gives_the_memory_format_that_torchs_gives(name: str, training: 
                         compared += 1
                         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
                         if dims == 3 and "Conv" in kind and batch != 3 and order.startswith("channels_last"):
-                            continue  # torch leaves that order for one small volume, and not for a larger one
+                            continue  # torch drops that order for one small volume, but not for a larger one
                         assert formats(got) == formats(expected), (
                             dims,
                             order,
@@ -137,7 +137,7 @@ def test_weights_that_are_channels_last_make_a_convolution_so(order: torch.memor
 
 
 class Net(torch.nn.Module):
-    """Written with plain forwards, as many are: it flattens by ``view``."""
+    """A network with a plain forward, as is common: it flattens by ``view``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -243,9 +243,9 @@ def test_the_last_choice_holds_and_copies_and_files_keep_it(tmp_path: Path) -> N
 
 def test_another_memory_format_is_refused_and_nothing_is_changed() -> None:
     model = Net()
-    with pytest.raises(ArgumentError) as told:
+    with pytest.raises(ArgumentError) as raised:
         striate.accelerate(model, memory_format=torch.channels_last_3d)
-    assert str(told.value) == (
+    assert str(raised.value) == (
         "accelerate expects memory_format to be torch.preserve_format or torch.channels_last, got "
         "torch.channels_last_3d. "
         "Leave it out for what torch's layers give."

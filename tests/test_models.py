@@ -1,4 +1,4 @@
-"""The models are those of the course notes, number by number."""
+"""The models have the numbers of the course notes."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def test_every_name_makes_a_sequential_of_striates_layers_with_torchs_state(name
     with torch.device("meta"):
         model = models.by_name(name)()
     assert type(model) is nn.Sequential and isinstance(model, torch.nn.Sequential)
-    ours = [type(m) for m in model.modules() if type(m).__module__.startswith("striate.nn")]
+    native_types = [type(m) for m in model.modules() if type(m).__module__.startswith("striate.nn")]
     assert not [m for m in model.modules() if type(m) in BASES], "a layer of torch's where striate has one"
-    assert len(ours) >= 1
+    assert len(native_types) >= 1
     twin = restore(copy.deepcopy(model))
     assert {type(m) for m in twin.modules() if type(m).__module__.startswith("striate.nn")} <= {nn.LayerNorm2d}
     assert [(k, v.shape) for k, v in twin.state_dict().items()] == [(k, v.shape) for k, v in model.state_dict().items()]

@@ -1,4 +1,4 @@
-"""moments.py: merging in any grouping gives the moments of the whole, and nothing is the identity."""
+"""moments.py: merging in any grouping gives the moments of the whole, and empty moments are the identity."""
 
 import math
 from fractions import Fraction
@@ -17,7 +17,7 @@ from striate.moments import Moments
 
 
 def given(*strategies):
-    """Without a deadline: a busy machine is not a failure."""
+    """Runs without a deadline: a busy machine is not a failure."""
     return lambda test: settings(deadline=None)(given_any(*strategies)(test))
 
 

@@ -1,5 +1,5 @@
-"""What stands before and behind a layer, on small networks whose answer is plain; multiply-adds with and without taps
-in the padding.
+"""The layers before and after a layer, on small networks with an obvious answer; multiply-adds with and without taps in
+the padding.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def name(part: Part) -> str:
     return part.operations[0].name.removeprefix("aten.") if part.call is None else part.call.path
 
 
-def told(model: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, list[str]], list[str]]:
-    """For each part those that follow it, and the parts that the model returns."""
+def links_of(model: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, list[str]], list[str]]:
+    """For each part the parts that follow it, and those that the model returns."""
     neighbours = Neighbours(record(model.eval(), shape))
     after = {name(part): [name(one) for one in neighbours.after(part)] for part in neighbours.parts}
     before = {name(part): [name(one) for one in neighbours.before(part)] for part in neighbours.parts}
@@ -41,7 +41,7 @@ class Residual(nn.Module):
 
 
 def test_branches_views_and_layers_that_do_nothing() -> None:
-    after, returned = told(Residual(), (1, 4, 6, 6))
+    after, returned = links_of(Residual(), (1, 4, 6, 6))
     assert after == {"conv": ["norm"], "norm": ["nothing"], "nothing": ["add"], "add": ["relu"], "relu": []}
     assert returned == ["relu"]
 
@@ -55,7 +55,7 @@ def test_a_view_between_is_looked_through_and_a_copy_in_a_layer_is_not() -> None
         def forward(self, x: Tensor) -> Tensor:
             return self.b(self.flat(self.a(x.transpose(1, 2).contiguous())))
 
-    assert told(Views(), (1, 8, 2)) == ({"a": ["flat"], "flat": ["b"], "b": []}, ["b"])
+    assert links_of(Views(), (1, 8, 2)) == ({"a": ["flat"], "flat": ["b"], "b": []}, ["b"])
 
 
 def test_the_one_reader_is_none_where_others_read_too_or_the_model_returns_it() -> None:
@@ -81,7 +81,7 @@ def test_a_layer_called_twice_is_two_parts() -> None:
 
 
 def products(x: tuple[int, ...], layer: Any) -> int:
-    """Of a convolution: pairs of an output and a tap on the input, counted one by one, times the channels."""
+    """The multiply-adds of a convolution: counts pairs of an output and a tap on the input, times the channels."""
     y = record(layer, x)
     y_shape = y.values[y.outputs[0]].shape
     size, stride, padding, dilation = layer.kernel_size, layer.stride, layer.padding, layer.dilation

@@ -57,7 +57,7 @@ LEAST_PX = {"alexnet": 63, "vgg11_bn": 32, "convnext_tiny": 32}
 
 
 def on_meta(name: str, **arguments: Any) -> nn.Sequential:
-    """The network without memory: shapes only."""
+    """The network on the meta device: shapes only."""
     with torch.device("meta"):
         return models.by_name(name)(**arguments)
 
@@ -96,8 +96,9 @@ def test_each_row_of_the_docstrings_table_is_measured(name: str) -> None:
     assert (rows[0][0], rows[-1][0]) == ("input", "all")
     for layer, _, shape, own_parameters, own_macs in rows[1:]:
         path = "" if layer == "all" else layer
-        told = (shape, own_parameters, own_macs)
-        assert told == (str(shapes[path]), *(f"{n:,}" if n else "" for n in (parameters[path], macs[path]))), layer
+        documented = (shape, own_parameters, own_macs)
+        found = (str(shapes[path]), *(f"{n:,}" if n else "" for n in (parameters[path], macs[path])))
+        assert documented == found, layer
     for column, total in ((3, parameters[""]), (4, macs[""])):
         assert sum(int(row[column].replace(",", "") or 0) for row in rows[1:-1]) == total, (
             "the table leaves something out"
@@ -330,13 +331,13 @@ def test_a_model_that_needs_larger_images_is_refused_with_those_that_do_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["train", "--model", "alexnet", "--out", str(tmp_path / "run")]) == 2
-    told = capsys.readouterr()
-    assert told.err == (
+    printed = capsys.readouterr()
+    assert printed.err == (
         "striate: train expects a model for images of 28 px, one of lenet5, mlp_bn, cnn_bn, resnet_cifar, resnet18, "
         "resnet50, "
         "mobilenet_v1, mobilenet_v2, got 'alexnet'. needs_px: 63. Choose one of these names.\n"
     )
-    assert told.out == "" and not (tmp_path / "run").exists()
+    assert printed.out == "" and not (tmp_path / "run").exists()
 
 
 def test_the_command_trains_resnet_cifar(
@@ -362,7 +363,7 @@ def few() -> Split:
 
 
 def loss_curve(model: nn.Module, few: Split, images: int, steps: int, rate: float) -> torch.Tensor:
-    """The loss before each step of descent with momentum on the first images."""
+    """The losses before each step of gradient descent with momentum on the first images."""
     dtype = next(model.parameters()).dtype
     x, labels = few.train_images[:images].to(dtype), few.train_labels[:images]
     optimizer = torch.optim.SGD(model.train().parameters(), lr=rate, momentum=0.9)
@@ -377,7 +378,7 @@ def loss_curve(model: nn.Module, few: Split, images: int, steps: int, rate: floa
 
 
 def torchs(model: Any) -> Any:
-    """The very same network, all of its layers torch's."""
+    """The same network with torch's layers only."""
     twin = restore(copy.deepcopy(model))
     assert not [m for m in twin.modules() if type(m).__module__.startswith("striate.nn")]
     return twin
@@ -386,7 +387,7 @@ def torchs(model: Any) -> Any:
 @pytest.mark.parametrize(
     ("name", "dtype", "images", "steps", "rate", "tolerance"),
     [
-        # Two memory orders of torch's own convolutions part by 1e-6, by 2e-4 where a rounding turns a ReLU.
+        # Torch's own convolutions in two memory formats differ by 1e-6, or by 2e-4 where a rounding switches a ReLU.
         ("lenet5", torch.float32, 16, 30, 0.015, 1e-3),
         # Roundings of 1e-16 grow fivefold a step: 1e-8 was the most after 12 steps, over three seeds. In float32 see
         # below.
@@ -406,11 +407,11 @@ def test_a_network_trains_as_with_torchs_layers(
 
 
 def test_resnet_cifar_in_float32_trains_as_with_torchs_layers_within_what_a_rounding_changes(few: Split) -> None:
-    """In float32 a rounding turns some of the ReLUs of 20 layers within a few steps, so that two runs of torch's layers
-    part too.
+    """In float32, roundings switch some of the ReLUs of 20 layers within a few steps, so that two runs of torch's
+    layers diverge too.
 
-    How far is measured: the first weights of twins differ by at most half a unit in the last place. Ours may part as
-    far.
+    Their distance is measured, with initial weights that differ by at most half a unit in the last place. Striate's
+    layers may diverge as far.
     """
     torch.set_num_threads(1)
     model = job.digit_classifier("resnet_cifar")

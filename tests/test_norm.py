@@ -35,7 +35,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 @pytest.fixture(autouse=True)
 def kernels_first() -> Iterator[None]:
-    """Little calls may go to torch by themselves: here the kernels are what is tested."""
+    """Runs the native kernels even for small calls, which would otherwise go to torch."""
     with prefer("native"):
         yield
 
@@ -50,11 +50,11 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return DTYPES[request.param]
 
 
-# ------------------------------------------------------------------------------------------- a sample, in three ways
+# --------------------------------------------------- a sample by the kernels, by the reference and in plain float32
 
 
 class Call(NamedTuple):
-    """The tensors of a sample."""
+    """The input tensors of a sample and the output gradient dy."""
 
     x: torch.Tensor
     dy: torch.Tensor
@@ -63,7 +63,7 @@ class Call(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What comes of them; None where there is no scale or shift."""
+    """The output and the gradients; None where there is no scale or shift."""
 
     y: torch.Tensor
     dx: torch.Tensor
@@ -72,7 +72,7 @@ class Results(NamedTuple):
 
 
 class View(NamedTuple):
-    """A norm as the reference has it: x seen as ``shape``, measured over ``dims``, scaled along ``scaled``."""
+    """A norm as the reference computes it: x viewed as ``shape``, reduced over ``dims``, scaled by axes ``scaled``."""
 
     shape: tuple[int, ...]
     dims: tuple[int, ...]
@@ -96,7 +96,7 @@ def run(sample: NormSample, call: Call, layout: Layout = torch.Tensor.contiguous
         None if t is None else t.detach().requires_grad_() for t in (layout(call.x), call.weight, call.bias)
     )
     assert x is not None
-    y = sample.ours(x, weight, bias)
+    y = sample.native_function(x, weight, bias)
     found = iter(torch.autograd.grad(y, [t for t in (x, weight, bias) if t is not None], layout(call.dy)))
     return Results(y.detach(), *(None if t is None else next(found) for t in (x, weight, bias)))  # type: ignore[arg-type]
 
@@ -130,7 +130,7 @@ def in_shape(
 
 
 def by_reference(sample: NormSample, call: Call) -> Results:
-    """In float64 from first to last."""
+    """Computes output and gradients by the reference formulas, all in float64."""
     x, dy, weight, bias = (None if t is None else t.double() for t in call)
     assert x is not None and dy is not None
     if sample.function == "local_response_norm":
@@ -152,11 +152,11 @@ def statistics_of(x: torch.Tensor, view: View) -> tuple[torch.Tensor, torch.Tens
 
 
 def in_float32(sample: NormSample, call: Call) -> Results:
-    """The best that plain torch does in float32: the textbook's formulas, an operation at a time, each rounded to
-    float32.
+    """Computes the textbook formulas in float32, one torch operation at a time, each rounded to float32.
 
-    Only what belongs to a whole set is better: mean and variance, and in backward mean(γ·g) and mean(γ·g·x̂), are taken
-    in float64 and rounded once; and x - μ too, or no digits were left far from zero. dγ and dβ are float32's own sums.
+    Only statistics are more exact: mean and variance, and in backward mean(γ·g) and mean(γ·g·x̂), are computed in
+    float64 and rounded once. So is x - μ, which would lose all digits where the mean is large. dγ and dβ are plain
+    float32 sums.
     """
     if sample.function == "local_response_norm":
         x = call.x.clone().requires_grad_()
@@ -164,15 +164,15 @@ def in_float32(sample: NormSample, call: Call) -> Results:
         return Results(y.detach(), torch.autograd.grad(y, x, call.dy)[0], None, None)
     view = view_of(sample, torch.float32)
     x, dy = call.x.reshape(view.shape), call.dy.reshape(view.shape)
-    along = [size if d in view.scaled else 1 for d, size in enumerate(view.shape)]
+    scale_shape = [size if d in view.scaled else 1 for d, size in enumerate(view.shape)]
     if sample.measures:
         mean, variance = statistics_of(x.double(), view)
     else:
-        mean, variance = (r.double().reshape(along) for r in sample.running())
+        mean, variance = (r.double().reshape(scale_shape) for r in sample.running())
     rstd = (variance + view.eps).rsqrt().float()
     x_hat = (x.double() - mean).float() * rstd
     weight, bias = (
-        torch.full((), v) if p is None else p.reshape(along) for v, p in ((1.0, call.weight), (0.0, call.bias))
+        torch.full((), v) if p is None else p.reshape(scale_shape) for v, p in ((1.0, call.weight), (0.0, call.bias))
     )
     g = dy * weight
     if sample.measures:
@@ -181,51 +181,60 @@ def in_float32(sample: NormSample, call: Call) -> Results:
         dx = rstd * (g - gradient - x_hat * product)
     else:
         dx = rstd * g
-    return in_shape(sample, x_hat * weight + bias, dx, (dy * x_hat).sum_to_size(along), dy.sum_to_size(along))
+    dweight, dbias = (dy * x_hat).sum_to_size(scale_shape), dy.sum_to_size(scale_shape)
+    return in_shape(sample, x_hat * weight + bias, dx, dweight, dbias)
 
 
 def roundings(sample: NormSample, call: Call, exact: Results) -> list[float]:
-    """One step of the type at the largest term: of y; of dx, whose terms cancel; of dγ and dβ, added up as chance adds
-    them.
+    """For y, dx, dγ and dβ, the rounding error of the largest term.
+
+    The terms of dx cancel, so its floor is that of the largest term. For the sums dγ and dβ it is the root of the sum
+    of squares, by which independent rounding errors grow.
     """
     step = torch.finfo(call.x.dtype).eps
     if sample.function == "local_response_norm":
         return [step * float(exact.y.abs().max()), step * float(exact.dx.abs().max())]
     view = view_of(sample, call.x.dtype)
-    along = [size if d in view.scaled else 1 for d, size in enumerate(view.shape)]
+    scale_shape = [size if d in view.scaled else 1 for d, size in enumerate(view.shape)]
     x, dy = (t.double().reshape(view.shape) for t in (call.x, call.dy))
-    weight = torch.ones(()) if call.weight is None else call.weight.reshape(along)
+    weight = torch.ones(()) if call.weight is None else call.weight.reshape(scale_shape)
     if sample.measures:
         mean, variance = statistics_of(x, view)
     else:
-        mean, variance = (r.double().reshape(along) for r in sample.running())
+        mean, variance = (r.double().reshape(scale_shape) for r in sample.running())
     rstd = (variance + view.eps).rsqrt()
-    dweight, dbias = (float(terms.square().sum_to_size(along).max().sqrt()) for terms in (dy * (x - mean) * rstd, dy))
+    dweight, dbias = (
+        float(terms.square().sum_to_size(scale_shape).max().sqrt()) for terms in (dy * (x - mean) * rstd, dy)
+    )
     return [step * v for v in (float(exact.y.abs().max()), float((rstd * weight * dy).abs().max()), dweight, dbias)]
 
 
 def assert_accurate(got: Results, exact: Results, plain: Results | None, floors: list[float]) -> None:
-    """float32: y's and dx's largest error is at most twice plain float32's and a rounding; float64: 64 roundings.
+    """Bounds the largest errors: in float32 by twice plain float32's and a rounding, in float64 by 64 roundings.
 
-    dγ and dβ are sums, in float32 of some hundred terms at a time: 5 roundings of each term are three deviations of
-    their error, where there are as few as one or three of them. Of many channels a test of its own has the factor 2.
+    dγ and dβ are float32 sums of some hundred terms at a time. With as few as one or three of them, their error is
+    random: 5 roundings of each term are three standard deviations. For many channels, a test of its own asserts the
+    factor 2.
     """
-    for name, ours, truth, floor, times in zip(
+    for name, native_value, exact_value, floor, times in zip(
         Results._fields, got, exact, [*floors, 0.0, 0.0], (1, 1, 5, 5), strict=False
     ):
-        assert (ours is None) == (truth is None), name
-        if ours is None or truth is None:
+        assert (native_value is None) == (exact_value is None), name
+        if native_value is None or exact_value is None:
             continue
-        theirs = None if plain is None else getattr(plain, name)
-        allowed = 64 * floor if theirs is None else 2 * float((theirs - truth).abs().max()) + times * floor
-        error = float((ours - truth).abs().max())
+        plain_value = None if plain is None else getattr(plain, name)
+        if plain_value is None:
+            allowed = 64 * floor
+        else:
+            allowed = 2 * float((plain_value - exact_value).abs().max()) + times * floor
+        error = float((native_value - exact_value).abs().max())
         assert error <= allowed, (
             f"{name}: an error of {error:.3g}, {error / max(allowed, 1e-300):.2f} of what is allowed"
         )
 
 
 def steps(x: torch.Tensor) -> list[int]:
-    """Strides of the axes that have any steps to take."""
+    """The strides of the axes longer than 1: only these decide where values lie."""
     return [step for step, size in zip(x.stride(), x.shape, strict=True) if size > 1]
 
 
@@ -237,7 +246,7 @@ def every_bit_equal(a: Results, b: Results) -> bool:
 
 
 class Case:
-    """A sample with what is expected of it, computed once."""
+    """A sample with its expected results, computed once for each type."""
 
     def __init__(self, sample: NormSample) -> None:
         self.sample = sample
@@ -263,7 +272,7 @@ def test_results_and_gradients_are_the_references(case: Case, dtype: torch.dtype
     assert got.y.dtype is got.dx.dtype is dtype and got.y.shape == got.dx.shape == call.x.shape
     assert_accurate(got, exact, plain, floors)
     if layout is torch.Tensor.contiguous or "normalized_shape" not in case.sample.arguments:
-        follows = call.x.dim() > 3 and case.sample.function != "instance_norm"  # as torch's
+        follows = call.x.dim() > 3 and case.sample.function != "instance_norm"  # torch's instance norm gives NCHW
         assert steps(got.dx) == steps(layout(call.x) if follows else call.x.contiguous())
         follows = follows or case.sample.function == "local_response_norm"
         assert steps(got.y) == steps(layout(call.x) if follows else call.x.contiguous())
@@ -302,15 +311,16 @@ def test_gradients_of_many_scales_and_shifts_err_at_most_twice_as_much_as_float3
             native.use_isa(isa)
             for layout in LAYOUTS.values():
                 got = run(sample, call, layout)
-                for ours, theirs, truth, floor in list(zip(got, plain, exact, floors, strict=True))[2:]:
-                    if ours is not None:
-                        assert deviation(ours, truth) <= 2 * deviation(theirs, truth) + floor
+                of_parameters = list(zip(got, plain, exact, floors, strict=True))[2:]
+                for native_value, plain_value, exact_value, floor in of_parameters:
+                    if native_value is not None:
+                        assert deviation(native_value, exact_value) <= 2 * deviation(plain_value, exact_value) + floor
     finally:
         native.use_isa(before)
 
 
 def operators_of(call: Callable[[], Any]) -> set[str]:
-    """The names of our operators that a call runs."""
+    """The names of striate's operators that a call runs."""
     seen: set[str] = set()
 
     class Watch(Observer):
@@ -344,7 +354,7 @@ def test_the_promises_hold_too_where_the_choice_is_left_to_striate(case: Case) -
         assert all(every_bit_equal(r, results[0]) for r in results[1:]), name
 
 
-SCHEMES = [  # a sample of 16 sets, as cache and threads like it: one pass over each; of 8 of them: two passes over all
+SCHEMES = [  # 16 sets are normalized one by one (a single pass over memory for each), 8 of them in two passes over all
     (NormSample("batch_norm", (2, 16, 20000), {"training": True}), 1, torch.Tensor.contiguous),
     (NormSample("instance_norm", (1, 16, 40000), {}), 1, torch.Tensor.contiguous),
     (NormSample("instance_norm", (16, 4, 20000), {}), 0, channels_last),
@@ -376,10 +386,10 @@ def test_one_pass_over_each_set_and_two_passes_over_all_give_the_same_bits(
         ), name
 
 
-# ----------------------------------------------------------------------------------------------- what may follow a norm
+# ------------------------------------------------------------------------------- residual sum and activation, fused in
 
 RUNNING = torch.linspace(1, 4, 33, dtype=torch.float64), torch.linspace(0.5, 5, 33, dtype=torch.float64)
-# ours, the reference, takes a residual
+# for each kind: the native function, the reference, and whether it takes a residual
 FUSED: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor], bool]] = {
     "train": (
         lambda x, w, b, **more: ops.by_channel(x, None, None, w, b, True, 0.1, 1e-5, **more),
@@ -423,10 +433,10 @@ ACTIVATED: dict[str | None, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-def close_to(ours: torch.Tensor, truth: torch.Tensor, roundings: int = 64) -> bool:
-    """Within some roundings of the largest value."""
-    ours, truth = ours.detach(), truth.detach()
-    return float((ours - truth).abs().max()) <= roundings * torch.finfo(ours.dtype).eps * float(truth.abs().max())
+def close_to(value: torch.Tensor, truth: torch.Tensor, roundings: int = 64) -> bool:
+    """Whether all errors are within ``roundings`` times eps of the largest value."""
+    value, truth = value.detach(), truth.detach()
+    return float((value - truth).abs().max()) <= roundings * torch.finfo(value.dtype).eps * float(truth.abs().max())
 
 
 @pytest.mark.parametrize("activation", ACTIVATED)
@@ -436,23 +446,23 @@ def close_to(ours: torch.Tensor, truth: torch.Tensor, roundings: int = 64) -> bo
 def test_a_norm_with_what_follows_is_norm_sum_and_activation(
     kind: str, activation: str | None, residual: bool, layout: Layout, isa: str
 ) -> None:
-    ours, exact, _ = FUSED[kind]
+    native_norm, exact, _ = FUSED[kind]
     x, r, dy = (torch.randn(2, 33, 9, 7) * s + m for s, m in ((2, 3), (1, 0), (1, 0)))
     weight, bias = torch.randn(33) + 2, torch.randn(33)
     wide = [t.double().requires_grad_() for t in ((x, weight, bias, r) if residual else (x, weight, bias))]
     z = exact(*wide[:3]) + (wide[3] if residual else 0)
-    dy = dy.masked_fill(z.abs() < 1e-4, 0)  # the kink may lie on either side of a rounding
+    dy = dy.masked_fill(z.abs() < 1e-4, 0)  # there, rounding may move a value to the other side of the kink
     expected = ACTIVATED[activation](z)
     narrow = [
         t.detach().requires_grad_()
         for t in ((layout(x), weight, bias, layout(r)) if residual else (layout(x), weight, bias))
     ]
     more = {"residual": narrow[3]} if residual else {}
-    y = ours(*narrow[:3], activation=activation, slope=SLOPE, **more)
-    assert steps(y) == steps(x if kind in ("instances", "elements") else narrow[0])  # as torch's
+    y = native_norm(*narrow[:3], activation=activation, slope=SLOPE, **more)
+    assert steps(y) == steps(x if kind in ("instances", "elements") else narrow[0])  # these two give NCHW, as in torch
     assert close_to(y, expected, 16)
     with torch.no_grad():
-        plain = ours(*narrow[:3])
+        plain = native_norm(*narrow[:3])
         assert torch.equal(y, ACTIVATED[activation](plain + narrow[3] if residual else plain))
     for got, truth in zip(
         torch.autograd.grad(y, narrow, layout(dy)), torch.autograd.grad(expected, wide, dy.double()), strict=True
@@ -509,10 +519,10 @@ def constants(count: int) -> list[NormSample]:
 
 
 def statistics(sample: NormSample, x: torch.Tensor) -> torch.Tensor:
-    """Mean and variance of each set, as the kernel has measured them."""
+    """The mean and variance of each normalized set, as the kernel measures them."""
     n, c = sample.shape[:2]
     rows = math.prod(sample.shape) // math.prod(sample.scaled)
-    batches, groups, along = {
+    batches, groups, layout = {
         "batch_norm": (1, c, ops.CHANNELS),
         "by_channel": (sample.arguments.get("batches"), c, ops.CHANNELS),
         "instance_norm": (n, c, ops.CHANNELS),
@@ -520,7 +530,7 @@ def statistics(sample: NormSample, x: torch.Tensor) -> torch.Tensor:
         "layer_norm": (rows, 1, ops.ELEMENTS),
         "layer_norm_2d": (n, 1, ops.POSITIONS),
     }[sample.function]
-    return torch.ops.striate.norm_measure.default(x, batches, groups, along, is_channels_last(x), True)
+    return torch.ops.striate.norm_measure.default(x, batches, groups, layout, is_channels_last(x), True)
 
 
 @pytest.mark.parametrize("count", [2, 49, 1000, 100352])
@@ -528,12 +538,12 @@ def test_constant_sets_give_exactly_beta_and_a_variance_of_exactly_0(count: int,
     for sample in constants(count):
         for kind in (torch.float32, torch.float64) if count <= 1000 else (torch.float32,):
             call, view = make(sample, kind), view_of(sample, kind)
-            along = [size if d in view.scaled else 1 for d, size in enumerate(view.shape)]
+            scale_shape = [size if d in view.scaled else 1 for d, size in enumerate(view.shape)]
             assert call.bias is not None
-            beta = call.bias.reshape(along).expand(view.shape).reshape(sample.shape)
+            beta = call.bias.reshape(scale_shape).expand(view.shape).reshape(sample.shape)
             for value in VALUES:
                 x = layout(torch.full(sample.shape, value, dtype=kind))
-                assert torch.equal(sample.ours(x, call.weight, call.bias), beta), (str(sample), value, kind)
+                assert torch.equal(sample.native_function(x, call.weight, call.bias), beta), (str(sample), value, kind)
                 mean, variance = statistics(sample, x)
                 assert (mean == x.flatten()[0].double()).all() and (variance == 0).all(), (str(sample), value, kind)
 
@@ -543,14 +553,14 @@ def test_constant_sets_give_exactly_beta_where_the_choice_is_left_to_striate(val
     with prefer(None):
         for sample in constants(49):
             call, view = make(sample, torch.float32), view_of(sample, torch.float32)
-            along = [size if d in view.scaled else 1 for d, size in enumerate(view.shape)]
+            scale_shape = [size if d in view.scaled else 1 for d, size in enumerate(view.shape)]
             assert call.weight is not None and call.bias is not None
             x = layout(torch.full(sample.shape, value)).requires_grad_()
-            y = sample.ours(x, call.weight, call.bias)
-            assert torch.equal(y, call.bias.reshape(along).expand(view.shape).reshape(sample.shape)), str(sample)
+            y = sample.native_function(x, call.weight, call.bias)
+            assert torch.equal(y, call.bias.reshape(scale_shape).expand(view.shape).reshape(sample.shape)), str(sample)
 
 
-# With an eps of 0: each norm of torch's that takes it, with parameters a channel or an element.
+# Each norm of torch's that accepts an eps of 0, with one scale and shift for each channel or each element.
 ZERO_EPS: dict[str, Callable[..., torch.Tensor]] = {
     "batch_norm": lambda f, x, w, b, e: f.batch_norm(
         x, CONSTANT_MEAN.to(x.dtype), CONSTANT_VAR.to(x.dtype), w, b, False, 0.1, 0.0
@@ -584,14 +594,14 @@ def test_with_an_eps_of_0_all_is_what_torch_makes_of_it(
         y = ZERO_EPS[name](f, *given)
         y.backward(torch.ones_like(y) + y.detach().isfinite())
         found.append([y.detach(), *(g.grad for g in given)])
-    ours, theirs = found
-    for a, b in zip(ours, theirs, strict=True):
+    native_results, torch_results = found
+    for a, b in zip(native_results, torch_results, strict=True):
         assert (a is None) == (b is None)
         assert a is None or b is None or torch.equal(a.nan_to_num(1e3, 1e4, -1e4), b.nan_to_num(1e3, 1e4, -1e4))
-    if value == 0.0:  # the means of others are not exact in torch, so what should be 0/0 is a number at times
-        y = ours[0]
+    if value == 0.0:  # for other values torch's means are inexact, so 0/0 sometimes comes out as a number
+        y = native_results[0]
         sets = y[:, 1] if "running" in name or name == "batch_norm" else y[0, 0] if "instance" in name else y[1]
-        if name in ("instance_norm", "instance_norm of one"):  # the one that divides by nothing where σ is 0
+        if name in ("instance_norm", "instance_norm of one"):  # gives the shift where σ is 0, instead of dividing by 0
             assert torch.equal(sets, tensors[2][0].expand(5, 6))
         else:
             assert not sets.isfinite().any()
@@ -712,9 +722,9 @@ def test_nan_and_infinity_touch_what_is_measured_with_them_alone(
 
 
 def test_denormals_stay_what_they_are(dtype: torch.dtype, layout: Layout, isa: str) -> None:
-    tiny = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps  # the least number there is
+    tiny = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps  # the smallest positive number of the type
     x = layout((torch.arange(1, 1 + 2 * 19 * 3 * 5, dtype=dtype) * tiny).view(2, 19, 3, 5)).requires_grad_()
-    y = ops.batch_norm(x, torch.zeros(19, dtype=dtype), torch.full((19,), 0.5, dtype=dtype), eps=0.5)  # √1
+    y = ops.batch_norm(x, torch.zeros(19, dtype=dtype), torch.full((19,), 0.5, dtype=dtype), eps=0.5)  # divides by √1
     assert torch.equal(y, x) and (y != 0).all()
     (dx,) = torch.autograd.grad(y, x, x.detach())
     assert torch.equal(dx, x)
@@ -725,7 +735,7 @@ def test_denormals_stay_what_they_are(dtype: torch.dtype, layout: Layout, isa: s
         x + x,
     )
     assert torch.equal(ops.rms_norm(x, [5], eps=1.0), x) and torch.equal(local_response.local_response_norm(x, 3), x)
-    both = torch.stack([x, -x], 1).detach().flatten(1, 2)  # mean 0
+    both = torch.stack([x, -x], 1).detach().flatten(1, 2)  # pairs of opposite values, whose mean is 0
     for y in (
         ops.layer_norm(both, both.shape[1:], eps=1.0),
         ops.group_norm(layout(both), 1, eps=1.0),
@@ -735,7 +745,7 @@ def test_denormals_stay_what_they_are(dtype: torch.dtype, layout: Layout, isa: s
 
 
 def test_the_callers_floating_point_mode_is_left_as_it_is(layout: Layout, isa: str) -> None:
-    upward, toward_zero = 0x800, 0xC00  # of fenv.h on x86
+    upward, toward_zero = 0x800, 0xC00  # the rounding modes in fenv.h on x86
     libm = ctypes.CDLL("libm.so.6")
     sample, denormal = NormSample("batch_norm", (4, 20, 30, 31), {"training": True}), torch.tensor(1e-40)
     call = make(sample, torch.float32)
@@ -762,7 +772,7 @@ def test_the_callers_floating_point_mode_is_left_as_it_is(layout: Layout, isa: s
 
 
 def layers(channels: int = 6) -> dict[str, torch.nn.Module]:
-    """One of each layer that takes (N, 6, 4, 5)."""
+    """One layer of each class that takes an input of (N, 6, 4, 5)."""
     return {
         "BatchNorm2d": S.BatchNorm2d(channels),
         "BatchNormAct2d": S.BatchNormAct2d(channels),
@@ -779,7 +789,7 @@ def layers(channels: int = 6) -> dict[str, torch.nn.Module]:
 
 
 def randomized(layer: torch.nn.Module) -> Any:
-    """``layer`` with scales, shifts and statistics that differ from channel to channel."""
+    """Returns ``layer`` with scales, shifts and statistics that differ by channel."""
     with torch.no_grad():
         for name, t in [*layer.named_parameters(), *layer.named_buffers()]:
             if t.is_floating_point():
@@ -808,9 +818,9 @@ def test_an_empty_batch_passes_and_leaves_running_statistics_alone(name: str, tr
     assert x.grad is not None and x.grad.shape == x.shape
     assert all(p.grad is not None and (p.grad == 0).all() and p.grad.shape == p.shape for p in layer.parameters())
     if "num_batches_tracked" in before:
-        theirs = torch.nn.BatchNorm2d(6).train(training)
-        theirs(x)
-        before["num_batches_tracked"] = theirs.num_batches_tracked  # counts in torch
+        torch_layer = torch.nn.BatchNorm2d(6).train(training)
+        torch_layer(x)
+        before["num_batches_tracked"] = torch_layer.num_batches_tracked  # torch counts an empty batch
         if name.startswith("Instance"):
             before["num_batches_tracked"] = torch.tensor(0)
     assert same_state(layer, before)
@@ -855,7 +865,7 @@ def test_one_value_per_channel_cannot_be_measured(layer: torch.nn.Module, shape:
 
 def test_one_value_per_channel_can_be_evaluated() -> None:
     assert torch.equal(S.BatchNorm1d(6).eval()(torch.zeros(1, 6)), torch.zeros(1, 6))
-    # torch's rule: one value in one sample alone is refused
+    # Torch's rule refuses one value per channel only where there is a single sample.
     assert S.GroupNorm(6, 6)(torch.ones(2, 6)).abs().sum() == 0
 
 
@@ -878,7 +888,7 @@ def test_unbatched_instance_norm_is_a_batch_of_one_without_the_batch(dims: int) 
         assert torch.equal(layer.eval()(x), twin.eval()(x[None])[0])
 
 
-CALLS: dict[str, Callable[..., torch.Tensor]] = {  # of x (N, 24, 12, 14), weight and bias (24,)
+CALLS: dict[str, Callable[..., torch.Tensor]] = {  # each takes x: (N, 24, 12, 14), weight and bias: (24,)
     "batch": lambda x, w, b: ops.batch_norm(x, None, None, w, b, True),
     "evaluate": lambda x, w, b: ops.batch_norm(x, torch.linspace(-1, 1, 24), torch.linspace(1, 2, 24), w, b),
     "ghost": lambda x, w, b: ops.by_channel(x, None, None, w, b, True, 0.1, 1e-5, batches=2),
@@ -893,7 +903,7 @@ CALLS: dict[str, Callable[..., torch.Tensor]] = {  # of x (N, 24, 12, 14), weigh
 
 
 def awkward() -> list[torch.Tensor]:
-    """(4, 24, 12, 14) in strides that no kernel takes as they are."""
+    """Tensors of (4, 24, 12, 14) with strides that no kernel reads directly."""
     base = torch.randn(5, 50, 13, 17)
     last = channels_last(base)
     found = [
@@ -1090,42 +1100,42 @@ def test_changing_the_input_before_backward_is_noticed(layout: Layout) -> None:
 
 
 def batch_norms(dims: int, **arguments: Any) -> tuple[Any, Any]:
-    ours = randomized(getattr(S, f"BatchNorm{dims}d")(6, **arguments))
-    theirs = getattr(torch.nn, f"BatchNorm{dims}d")(6, **arguments)
-    theirs.load_state_dict(ours.state_dict())
-    return ours, theirs
+    native_layer = randomized(getattr(S, f"BatchNorm{dims}d")(6, **arguments))
+    torch_layer = getattr(torch.nn, f"BatchNorm{dims}d")(6, **arguments)
+    torch_layer.load_state_dict(native_layer.state_dict())
+    return native_layer, torch_layer
 
 
-def assert_same_state(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
-    torch.testing.assert_close(dict(ours.state_dict()), dict(theirs.state_dict()), rtol=1e-5, atol=1e-6)
+def assert_same_state(native_layer: torch.nn.Module, torch_layer: torch.nn.Module) -> None:
+    torch.testing.assert_close(dict(native_layer.state_dict()), dict(torch_layer.state_dict()), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("momentum", [0.1, None, 0.0, 1.0])
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_running_statistics_are_torchs_after_some_batches(dims: int, momentum: float | None, layout: Layout) -> None:
-    ours, theirs = batch_norms(dims, momentum=momentum)
+    native_layer, torch_layer = batch_norms(dims, momentum=momentum)
     for step in range(4):
         x = layout(torch.randn(3 + step, 6, *[5, 4, 3][:dims]) * (1 + step) + step)
-        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
-        assert_same_state(ours, theirs)
-    assert ours.num_batches_tracked == 4
-    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-4, atol=1e-5)
-    assert ours.num_batches_tracked == 4
+        torch.testing.assert_close(native_layer(x), torch_layer(x), rtol=1e-4, atol=1e-5)
+        assert_same_state(native_layer, torch_layer)
+    assert native_layer.num_batches_tracked == 4
+    torch.testing.assert_close(native_layer.eval()(x), torch_layer.eval()(x), rtol=1e-4, atol=1e-5)
+    assert native_layer.num_batches_tracked == 4
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_running_statistics_of_instance_norm_are_torchs_and_used_in_evaluation(dims: int, layout: Layout) -> None:
     arguments = {"affine": True, "track_running_stats": True, "momentum": 0.3}
-    ours = randomized(getattr(S, f"InstanceNorm{dims}d")(6, **arguments))
-    theirs = getattr(torch.nn, f"InstanceNorm{dims}d")(6, **arguments)
-    theirs.load_state_dict(ours.state_dict())
+    native_layer = randomized(getattr(S, f"InstanceNorm{dims}d")(6, **arguments))
+    torch_layer = getattr(torch.nn, f"InstanceNorm{dims}d")(6, **arguments)
+    torch_layer.load_state_dict(native_layer.state_dict())
     for step in range(3):
         x = layout(torch.randn(3 + step, 6, *[5, 4, 3][:dims]) * (1 + step) + step)
-        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
-        assert_same_state(ours, theirs)
-    assert ours.num_batches_tracked == theirs.num_batches_tracked
-    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-4, atol=1e-5)
-    assert_same_state(ours, theirs)
+        torch.testing.assert_close(native_layer(x), torch_layer(x), rtol=1e-4, atol=1e-5)
+        assert_same_state(native_layer, torch_layer)
+    assert native_layer.num_batches_tracked == torch_layer.num_batches_tracked
+    torch.testing.assert_close(native_layer.eval()(x), torch_layer.eval()(x), rtol=1e-4, atol=1e-5)
+    assert_same_state(native_layer, torch_layer)
 
 
 def test_running_statistics_of_functions_are_the_references(layout: Layout) -> None:
@@ -1133,7 +1143,7 @@ def test_running_statistics_of_functions_are_the_references(layout: Layout) -> N
     expected = reference.running_statistics(x, mean, var, 0.3)
     ops.batch_norm(x, mean, var, training=True, momentum=0.3)
     torch.testing.assert_close((mean, var), expected, rtol=2e-7, atol=0)
-    wide = [torch.zeros(6, dtype=torch.float64), torch.ones(6, dtype=torch.float64)]  # of another type than x
+    wide = [torch.zeros(6, dtype=torch.float64), torch.ones(6, dtype=torch.float64)]  # a wider type than x's
     ops.batch_norm(x, *wide, training=True, momentum=1.0)
     torch.testing.assert_close(wide[0], x.double().mean((0, 2, 3)), rtol=1e-6, atol=0)
     before = mean.clone(), var.clone()
@@ -1164,21 +1174,22 @@ def test_ghost_batch_norm_steps_towards_the_mean_of_its_parts(layout: Layout) ->
 
 @pytest.mark.parametrize("name", ["BatchNorm2d", "InstanceNorm2d"])
 def test_without_running_statistics_evaluation_measures_the_batch(name: str, layout: Layout) -> None:
-    ours, theirs = (getattr(m, name)(6, affine=True, track_running_stats=False) for m in (S, torch.nn))
+    native_layer, torch_layer = (getattr(m, name)(6, affine=True, track_running_stats=False) for m in (S, torch.nn))
     x = layout(torch.randn(3, 6, 4, 5) + 2)
-    assert ours.running_mean is None and ours.num_batches_tracked is None
+    assert native_layer.running_mean is None and native_layer.num_batches_tracked is None
     for training in (True, False):
-        torch.testing.assert_close(ours.train(training)(x), theirs.train(training)(x), rtol=1e-4, atol=1e-5)
-    assert torch.equal(ours.eval()(x), ours.train()(x))
-    ours, theirs = (getattr(m, name)(6, track_running_stats=True) for m in (S, torch.nn))
-    for layer in (ours, theirs):  # there, but not tracked from now on
+        y, expected = native_layer.train(training)(x), torch_layer.train(training)(x)
+        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(native_layer.eval()(x), native_layer.train()(x))
+    native_layer, torch_layer = (getattr(m, name)(6, track_running_stats=True) for m in (S, torch.nn))
+    for layer in (native_layer, torch_layer):  # the buffers exist, but are no longer updated
         layer.track_running_stats = False
         layer.train()
-    before = state_of(ours)
-    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+    before = state_of(native_layer)
+    torch.testing.assert_close(native_layer(x), torch_layer(x), rtol=1e-4, atol=1e-5)
     if name == "BatchNorm2d":
-        assert_same_state(ours, theirs)
-        assert same_state(ours, before)
+        assert_same_state(native_layer, torch_layer)
+        assert same_state(native_layer, before)
 
 
 def test_frozen_batch_norm_is_evaluation_in_training_and_leaves_everything_alone(layout: Layout) -> None:
@@ -1282,7 +1293,7 @@ def test_second_derivatives_are_right_also_while_a_graph_of_them_is_kept(name: s
     def second(keep: bool) -> tuple[torch.Tensor, ...]:
         torch.manual_seed(3)
         y = call(*leaves)
-        first = torch.autograd.grad((y**3).sum(), leaves, create_graph=True)  # dy depends on x too
+        first = torch.autograd.grad((y**3).sum(), leaves, create_graph=True)  # the gradient of y³ depends on x as well
         return torch.autograd.grad(sum((g * torch.randn_like(g)).sum() for g in first), leaves, create_graph=keep)
 
     for with_graph, without in zip(second(True), second(False), strict=True):
@@ -1305,11 +1316,11 @@ def test_third_derivatives_are_those_of_the_formula(create_graph: bool) -> None:
     )
 
 
-# ------------------------------------------------------------------------------------------------------ what is torch's
+# ----------------------------------------------------------------------------------------------- what is left to torch
 
 
 def explained(call: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
-    """Why each method did not run, for the one choice that a call makes."""
+    """For the single choice that a call makes, each candidate and why it refused; None for the one that ran."""
     seen: list[list[tuple[str, str | None]]] = []
 
     def spy(candidates: Any, *arguments: Any) -> Any:
@@ -1325,7 +1336,7 @@ def explained(call: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> list[
     return seen[0]
 
 
-# ours and torch's, of x (2, 6, 4, 5)
+# the native function and torch's, each on x: (2, 6, 4, 5), weight and bias: (6,)
 PAIRS: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]] = {
     "batch_norm": (
         lambda x, w, b: ops.batch_norm(x, None, None, w, b, True),
@@ -1369,23 +1380,23 @@ PAIRS: dict[str, tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor]]
 def test_other_floats_go_to_torch_through_the_same_function(
     name: str, kind: torch.dtype, layout: Layout, monkeypatch: Any
 ) -> None:
-    ours, theirs = PAIRS[name]
+    native_norm, torch_norm = PAIRS[name]
     given = [layout(torch.randn(2, 6, 4, 5)).to(kind), torch.randn(6).to(kind), torch.randn(6).to(kind)]
     leaves, twins = ([t.detach().requires_grad_() for t in given] for _ in range(2))
     try:
-        expected = theirs(*twins)
-    except NotImplementedError:  # torch's local response norm
+        expected = torch_norm(*twins)
+    except NotImplementedError:  # torch's local response norm does not support this type
         with pytest.raises(NotImplementedError):
-            ours(*leaves)
+            native_norm(*leaves)
         return
-    y = ours(*leaves)
+    y = native_norm(*leaves)
     assert y.dtype is kind and torch.equal(y, expected)
     for got, truth in zip(
         *(torch.autograd.grad(z.sum(), ts, allow_unused=True) for z, ts in ((y, leaves), (expected, twins))),
         strict=True,
     ):
         assert (got is None and truth is None) or torch.equal(got, truth)
-    reasons = explained(lambda: ours(*given), monkeypatch)
+    reasons = explained(lambda: native_norm(*given), monkeypatch)
     assert ("native", f"kernels are for float32 and float64, got {str(kind)[6:]}") in reasons and reasons[-1] == (
         "torch",
         None,
@@ -1395,9 +1406,9 @@ def test_other_floats_go_to_torch_through_the_same_function(
 def test_scales_of_another_type_go_to_torch(monkeypatch: Any) -> None:
     x, w, b = torch.randn(2, 6, 4, 5).bfloat16(), torch.randn(6), torch.randn(6)
     for name in ("batch_norm", "evaluate", "group_norm", "layer_norm"):
-        ours, theirs = PAIRS[name]
-        assert torch.equal(ours(x, w, b), theirs(x, w, b))
-        assert explained(lambda: ours(x, w, b), monkeypatch)[0] == (
+        native_norm, torch_norm = PAIRS[name]
+        assert torch.equal(native_norm(x, w, b), torch_norm(x, w, b))
+        assert explained(lambda: native_norm(x, w, b), monkeypatch)[0] == (
             "native",
             "kernels are for float32 and float64, got bfloat16",
         )
@@ -1405,10 +1416,10 @@ def test_scales_of_another_type_go_to_torch(monkeypatch: Any) -> None:
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_function_transforms_go_to_torch_and_are_right(name: str, layout: Layout, monkeypatch: Any) -> None:
-    ours, theirs = PAIRS[name]
+    native_norm, torch_norm = PAIRS[name]
     x, w, b = layout(torch.randn(2, 6, 4, 5)), torch.randn(6), torch.randn(6)
-    gradient = torch.func.grad(lambda *t: ours(*t).square().sum(), argnums=(0, 1))
-    expected = torch.func.grad(lambda *t: theirs(*t).square().sum(), argnums=(0, 1))
+    gradient = torch.func.grad(lambda *t: native_norm(*t).square().sum(), argnums=(0, 1))
+    expected = torch.func.grad(lambda *t: torch_norm(*t).square().sum(), argnums=(0, 1))
     torch.testing.assert_close(gradient(x, w, b), expected(x, w, b))
     assert explained(lambda: gradient(x, w, b), monkeypatch)[0] == (
         "native",
@@ -1416,35 +1427,34 @@ def test_function_transforms_go_to_torch_and_are_right(name: str, layout: Layout
     )
     forward = lambda call: torch.func.jvp(lambda t: call(t, w, b), (x,), (torch.ones_like(x),))  # noqa: E731
     try:
-        expected = forward(theirs)
-    except RuntimeError:  # torch's group norm in channels_last
+        expected = forward(torch_norm)
+    except RuntimeError:  # torch's group norm raises for channels_last
         with pytest.raises(RuntimeError):
-            forward(ours)
+            forward(native_norm)
     else:
-        torch.testing.assert_close(forward(ours), expected)
+        torch.testing.assert_close(forward(native_norm), expected)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 4])
 @pytest.mark.parametrize("name", PAIRS)
 def test_vmap_over_any_axis_is_a_loop(name: str, axis: int) -> None:
-    ours, theirs = PAIRS[name]
+    native_norm, torch_norm = PAIRS[name]
     x, w, b = torch.randn(3, 2, 6, 4, 5).movedim(0, axis).contiguous(), torch.randn(6), torch.randn(6)
-    mapped = torch.vmap(lambda t: ours(t, w, b), in_dims=axis)(x)
-    torch.testing.assert_close(mapped, torch.stack([theirs(t, w, b) for t in x.unbind(axis)]))
+    mapped = torch.vmap(lambda t: native_norm(t, w, b), in_dims=axis)(x)
+    torch.testing.assert_close(mapped, torch.stack([torch_norm(t, w, b) for t in x.unbind(axis)]))
 
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_forward_mode_derivatives_go_to_torch(name: str, monkeypatch: Any) -> None:
     from torch.autograd import forward_ad
 
-    ours, theirs = PAIRS[name]
+    native_norm, torch_norm = PAIRS[name]
     x, tangent, w, b = torch.randn(2, 6, 4, 5), torch.randn(2, 6, 4, 5), torch.randn(6), torch.randn(6)
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(x, tangent)
-        torch.testing.assert_close(
-            forward_ad.unpack_dual(ours(dual, w, b)).tangent, forward_ad.unpack_dual(theirs(dual, w, b)).tangent
-        )
-        assert explained(lambda: ours(dual, w, b), monkeypatch)[0] == (
+        got, expected = (forward_ad.unpack_dual(norm(dual, w, b)).tangent for norm in (native_norm, torch_norm))
+        torch.testing.assert_close(got, expected)
+        assert explained(lambda: native_norm(dual, w, b), monkeypatch)[0] == (
             "native",
             "kernels have no forward-mode derivative",
         )
@@ -1452,19 +1462,19 @@ def test_forward_mode_derivatives_go_to_torch(name: str, monkeypatch: Any) -> No
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_without_the_core_everything_is_torchs(name: str, monkeypatch: Any) -> None:
-    ours, theirs = PAIRS[name]
+    native_norm, torch_norm = PAIRS[name]
     x, w, b = torch.randn(2, 6, 4, 5), torch.randn(6), torch.randn(6)
     monkeypatch.setattr(native, "missing", "the native core is away")
-    assert torch.equal(ours(x, w, b), theirs(x, w, b))
-    reasons = explained(lambda: ours(x, w, b), monkeypatch)
+    assert torch.equal(native_norm(x, w, b), torch_norm(x, w, b))
+    reasons = explained(lambda: native_norm(x, w, b), monkeypatch)
     assert reasons[0] == ("native", "the native core is away") and reasons[-1] == ("torch", None)
 
 
 def test_without_the_core_running_statistics_are_torchs(monkeypatch: Any) -> None:
     monkeypatch.setattr(native, "missing", "the native core is away")
-    ours, theirs = batch_norms(2)
+    native_layer, torch_layer = batch_norms(2)
     x = torch.randn(4, 6, 4, 5)
-    assert torch.equal(ours(x), theirs(x)) and same_state(ours, theirs.state_dict())
+    assert torch.equal(native_layer(x), torch_layer(x)) and same_state(native_layer, torch_layer.state_dict())
     ghost, kernel = S.GhostBatchNorm2d(6, 2), S.GhostBatchNorm2d(6, 2)
     y = ghost(x)
     monkeypatch.undo()
@@ -1501,8 +1511,8 @@ def test_many_gradients_at_once_are_those_one_at_a_time() -> None:
 def test_autocast_gives_what_torch_gives() -> None:
     x, w, b = torch.randn(2, 6, 4, 5), torch.randn(6), torch.randn(6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        for ours, theirs in PAIRS.values():
-            torch.testing.assert_close(ours(x, w, b), theirs(x, w, b), rtol=1e-4, atol=1e-5)
+        for native_norm, torch_norm in PAIRS.values():
+            torch.testing.assert_close(native_norm(x, w, b), torch_norm(x, w, b), rtol=1e-4, atol=1e-5)
 
 
 def test_who_prefers_a_method_gets_it_however_small_the_work(monkeypatch: Any) -> None:
@@ -1562,7 +1572,7 @@ def test_a_training_step_compiles_to_machine_code_with_its_running_statistics() 
 
 def test_models_export(layout: Layout) -> None:
     model = randomized(network()).eval()
-    with precision("strict"):  # for any batch another method of convolution may be chosen than for one
+    with precision("strict"):  # the convolution's method may differ between batch sizes
         exported = torch.export.export(
             model, (layout(torch.randn(2, 3, 7, 8)),), dynamic_shapes=({0: torch.export.Dim("batch")},)
         )
@@ -1585,8 +1595,8 @@ def test_a_copy_and_a_pickle_are_the_same_layer(name: str) -> None:
         layer.load_state_dict(before)
 
 
-def kept_bytes(layer: torch.nn.Module, x: torch.Tensor) -> int:
-    """What a layer keeps for backward, each memory counted once."""
+def saved_bytes(layer: torch.nn.Module, x: torch.Tensor) -> int:
+    """The bytes that a layer saves for backward, each storage counted once."""
     sizes: dict[int, int] = {}
 
     def pack(t: torch.Tensor) -> torch.Tensor:
@@ -1601,12 +1611,12 @@ def kept_bytes(layer: torch.nn.Module, x: torch.Tensor) -> int:
 
 
 def test_batch_norm_and_relu_keep_about_half_of_torchs_bytes_for_backward(layout: Layout) -> None:
-    # x alone; torch's batch norm keeps x and its ReLU y. Their ratio is 1/2 but for what there is of each channel.
+    # striate saves x alone; torch's batch norm saves x and its ReLU y. The ratio is 1/2, but for per-channel values.
     x = layout(torch.randn(4, 20, 16, 16)).requires_grad_()
-    theirs = kept_bytes(torch.nn.Sequential(torch.nn.BatchNorm2d(20), torch.nn.ReLU()), x)
-    assert kept_bytes(S.BatchNormAct2d(20), x) <= 0.55 * theirs
-    assert kept_bytes(S.BatchNormAct2d(20, activation="leaky_relu"), x) <= 0.55 * theirs
-    assert kept_bytes(S.GroupNormAct2d(5, 20), x) <= 0.55 * kept_bytes(
+    torch_bytes = saved_bytes(torch.nn.Sequential(torch.nn.BatchNorm2d(20), torch.nn.ReLU()), x)
+    assert saved_bytes(S.BatchNormAct2d(20), x) <= 0.55 * torch_bytes
+    assert saved_bytes(S.BatchNormAct2d(20, activation="leaky_relu"), x) <= 0.55 * torch_bytes
+    assert saved_bytes(S.GroupNormAct2d(5, 20), x) <= 0.55 * saved_bytes(
         torch.nn.Sequential(torch.nn.GroupNorm(5, 20), torch.nn.ReLU()), x
     )
 
@@ -2851,7 +2861,7 @@ def test_bad_input_raises_its_message_takes_little_memory_and_changes_nothing(
     with pytest.raises(kind) as raised, memory.at_most(2**29):
         call()
     assert str(raised.value) == message
-    assert isinstance(raised.value, RuntimeError) or kind is ValueError  # torch's own, of a constructor
+    assert isinstance(raised.value, RuntimeError) or kind is ValueError  # ValueError comes from torch's own constructor
     assert all(torch.equal(p, q) for p, q in zip(everything(), before, strict=True))
 
 
@@ -2949,7 +2959,7 @@ def test_a_negative_running_variance_is_refused_by_channel() -> None:
 
 def test_rows_of_nothing_are_not_gone_through_and_take_no_memory() -> None:
     for norm in (ops.layer_norm, ops.rms_norm):
-        x = torch.empty(2**60, 0, requires_grad=True)  # a loop over the rows would not come to an end
+        x = torch.empty(2**60, 0, requires_grad=True)  # a loop over its 2^60 rows would never end
         with memory.at_most(2**29):
             y = norm(x, [0], torch.ones(0))
             assert y.shape == x.shape and torch.autograd.grad(y.sum(), x)[0].shape == x.shape
@@ -2982,7 +2992,7 @@ def test_parts_that_do_not_divide_the_batch_are_refused() -> None:
     "name", ["evaluation", "instance_norm", "group_norm", "layer_norm", "last axis", "layer_norm_2d", "residual"]
 )
 def test_what_is_written_past_the_caches_has_the_same_bits(isa: str, layout: Layout, name: str) -> None:
-    # 5.3 MB at once, and by quarters, which are written by ordinary stores; 31·27 is no whole number of vectors
+    # Compares 5.3 MB at once with its quarters, which use ordinary stores. 31·27 is no whole number of vectors.
     x, dy, other = (layout(torch.randn(48, 33, 31, 27)) for _ in range(3))
     weight, bias, mean, variance = torch.rand(33), torch.randn(33), torch.randn(33), torch.rand(33) + 0.5
     calls: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {

@@ -43,13 +43,13 @@ BATCH_NORMS: dict[str, Callable[..., Any]] = {
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """The work is little: threads would only wait for each other."""
+    """Runs on one thread: the work is small, and threads would only wait for each other."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(params=["as measured", "native", "torch"])
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
-    """What computes: what a call chooses by itself, our kernels, or torch's operators behind the same layers."""
+    """Which method computes: the one that a call chooses, the native kernels, or torch's operators."""
     with prefer(None if request.param == "as measured" else request.param):
         yield request.param
 
@@ -100,8 +100,7 @@ class BatchReference(torch.nn.BatchNorm2d):
 def results(
     layer: Any, arguments: list[Tensor], dy: Tensor, then: Callable[[Tensor], Tensor] | None = None
 ) -> list[Tensor]:
-    """The output, the gradients, and the running statistics; ``then``: what follows a layer that does not do it by
-    itself.
+    """The output, the gradients, and the running statistics; ``then`` is applied after layers that do not include it.
     """
     arguments = [a.clone().requires_grad_() for a in arguments]
     if then is None:
@@ -366,7 +365,7 @@ def test_what_is_no_tensor_is_refused_by_name(name: str) -> None:
 
 
 def refused(layer: Any, name: str) -> None:
-    """Calls the layer with batches that cannot be meant."""
+    """Calls the layer with invalid batches."""
     x = input_of(name)
     wrong: list[Any] = [x[:, :3], x[:1].mean(tuple(range(2, x.dim())), keepdim=True), x.int(), x[0, 0, 0]]
     if name == "GhostBatchNorm2d":
@@ -397,7 +396,7 @@ def test_a_batch_that_is_refused_is_not_counted(name: str) -> None:
 
 
 def chunkwise(layer: Any, x: Tensor, dy: Tensor, size: int) -> list[Tensor]:
-    """What torch's batch norm makes of each chunk; running statistics as documented: one step to the mean over the
+    """Torch's batch norm on each chunk; the running statistics as documented: one step towards the mean over the
     chunks.
     """
     x = x.clone().requires_grad_()
@@ -536,7 +535,7 @@ def test_noise_leaves_statistics_and_torchs_random_numbers_alone() -> None:
 
 
 def noise_of(layer: Any, samples: int, steps: int) -> tuple[Tensor, Tensor]:
-    """m and s of each step, sample and channel: what becomes of y = 0, and of y = 1 less that."""
+    """m and s of each step, sample and channel: the result for y = 0, and the result for y = 1 minus that."""
     channels, seed, found = layer.num_features, layer.seed, []
     x = torch.randn(samples, channels, dtype=torch.float64)
     with torch.no_grad():
@@ -563,7 +562,7 @@ def test_shift_and_scale_are_distributed_as_the_formula_says(options: dict[str, 
     centers, widths = shift.mean(1), scale.mean(1)
     assert shift.abs().max() <= n_mean + r_mean and shift.abs().max() > 0.98 * (n_mean + r_mean)
     assert (shift.amax(1) - shift.amin(1)).max() <= 2 * r_mean + 1e-6
-    # Means within five standard errors: each hit or miss is decided by the seed.
+    # Means lie within five standard errors; the seed decides the outcome.
     uniform = 1 / math.sqrt(12)
     assert abs(centers.mean()) < 5 * 2 * n_mean * uniform / math.sqrt(draws)
     assert abs(widths.mean() - (1 + n_scale) / 2) < 5 * (n_scale - 1) * uniform / math.sqrt(

@@ -1,5 +1,5 @@
-"""striate's operators as the dispatcher has them: what their arguments are, what numbers stand for, and that a call
-leaves nothing behind.
+"""striate's operators as registered with the dispatcher: their arguments, the meaning of numbers in them, and that a
+call leaks nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KEPT = 1 << 20
 
 
 def cases() -> dict[str, tuple[Any, ...]]:
-    """For each operator arguments of a small call. A convolution's are of another method each."""
+    """For each operator, arguments of a small call; for convolutions, by each method in turn."""
     x, w, scale = torch.rand(1, 2, 4, 4), torch.rand(2, 2, 3, 3), torch.rand(2)
     last, own = x.contiguous(memory_format=torch.channels_last), w[:, :1]
     places = torch.rand(2, 2, 3, 3, 2, 2)
@@ -76,9 +76,9 @@ def resident_bytes() -> int:
 
 
 def print_what_calls_keep() -> None:
-    """For each operator its name and by how many bytes the process is larger after that many calls."""
+    """For each operator, its name and the growth of the process in bytes after that many calls."""
     torch.set_num_threads(1)
-    with torch.inference_mode():  # tensors made here go past autograd
+    with torch.inference_mode():  # tensors made here bypass autograd
         for name, arguments in cases().items():
             call = getattr(torch.ops.striate, name).default
             for count in (1000, CALLS):  # at first it takes what it needs
@@ -122,7 +122,7 @@ def test_no_operator_takes_or_gives_text() -> None:
 
 
 def test_a_method_is_the_number_of_its_line() -> None:
-    # by their numbers in files: a new one goes behind
+    # files store their numbers: a new one is added at the end
     saved = ("depthwise", "direct", "winograd_4x4", "winograd_2x2", "implicit_gemm")
     assert conv.NATIVE == native.CONV_METHODS and conv.NATIVE[: len(saved)] == saved
     assert list(NUMBERS.values()) == list(range(len(NUMBERS)))

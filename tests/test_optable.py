@@ -1,5 +1,4 @@
-"""The op table: each column answers for every row, rows are operators that exist, and lists of operators are nowhere
-else.
+"""The op table: each column has a value for every row, rows are existing operators, and no other file lists operators.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from striate.graph.optable import COLUMNS, TABLE, is_pointwise, kind_of, row_of
 
 ROOT = Path(striate.__file__).parent
 NO_OPERATORS = {"written", "aten.locally_connected", "locally_connected", "getitem"}  # that only striate knows
-# Where rows are and columns are registered; torch's private names; activations as an argument of layers names them.
+# The files of rows and columns, of torch's private names, and of activations as arguments of layers.
 OWNERS = {"graph/operators.py", "graph/cost.py", "_torch.py", "reference/norm.py"}
 OWNERS |= {"ops/norm/__init__.py", "ops/norm/functions.py"}  # functions that are named as operators
-# Parts that still have lists of operators' names, each with how many: shrinks only.
+# The parts that still list operators' names, with the number of lists: this only shrinks.
 LEFT = {"deploy": 1}  # names of functions for messages of fold
 
 
@@ -126,7 +125,7 @@ def test_lists_of_operators_are_in_the_table_alone() -> None:
     assert more == {}, "make these queries of the op table, or columns of their owners"
 
 
-if __name__ == "__main__":  # what is left: python tests/test_optable.py
+if __name__ == "__main__":  # lists the remaining ones: python tests/test_optable.py
     for path in sorted(ROOT.rglob("*.py")):
         for line in lists_of_operators(path):
             print(f"{path.relative_to(ROOT)}:{line}")

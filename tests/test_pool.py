@@ -52,7 +52,7 @@ def geometry_of(sample: Sample, x: torch.Tensor) -> ops.PoolGeometry:
 
 
 def by_reference(sample: Sample, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """(y, index, dy, dx) for a dy of whole numbers; index empty for averages."""
+    """Returns (y, index, dy, dx) for a dy of whole numbers; index is empty for averages."""
     window, a = geometry_of(sample, x).window, sample.arguments
     if "max" in sample.function:
         y, index = reference.max_pool(x, window)
@@ -67,15 +67,15 @@ def by_reference(sample: Sample, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
 def by_kernel(sample: Sample, x: torch.Tensor, dy: torch.Tensor) -> tuple[torch.Tensor, ...]:
     x = x.detach().requires_grad_()
     if "max" in sample.function:
-        y, index = sample.ours(x, **sample.arguments, return_indices=True)
+        y, index = sample.native_function(x, **sample.arguments, return_indices=True)
     else:
-        y, index = sample.ours(x, **sample.arguments), torch.empty(0)
+        y, index = sample.native_function(x, **sample.arguments), torch.empty(0)
     (dx,) = torch.autograd.grad(y, x, dy)
     return y.detach(), index, dx
 
 
 def steps(x: torch.Tensor) -> list[int]:
-    """Strides of the axes that have any steps to take."""
+    """The strides of the axes longer than 1: only these decide where values lie."""
     return [step for step, size in zip(x.stride(), x.shape, strict=True) if size > 1]
 
 
@@ -92,13 +92,13 @@ def test_whole_numbers_give_exactly_the_reference(sample: Sample, layout: Any, d
     got_y, got_index, got_dx = by_kernel(sample, layout(x), layout(dy))
     assert torch.equal(got_y, y)
     assert torch.equal(got_index, index)
-    assert (y != 0).double().mean() > 0.3  # or the test would be about zeros
+    assert (y != 0).double().mean() > 0.3  # an output of zeros would prove nothing
     if "avg" in sample.function:  # a gradient of thirds has no exact sum
         torch.testing.assert_close(got_dx, dx)
     else:
         assert torch.equal(got_dx, dx)
     dims = x.dim() - 2
-    # as torch's
+    # the memory format of torch's result
     follows = dims == 2 or ("max_pool" in sample.function and "adaptive" not in sample.function) == (dims == 3)
     assert steps(layout(y) if follows else y.contiguous()) == steps(got_y)
     assert steps(layout(x) if follows else x.contiguous()) == steps(got_dx)
@@ -108,23 +108,23 @@ def test_whole_numbers_give_exactly_the_reference(sample: Sample, layout: Any, d
 def test_the_error_of_averages_is_at_most_twice_that_of_torch(sample: Sample, layout: Any, isa: str) -> None:
     x = torch.randn(sample.shape) + 3
     exact_x = x.double().requires_grad_()
-    exact = sample.theirs(exact_x, **sample.arguments)
+    exact = sample.torch_function(exact_x, **sample.arguments)
     dy = torch.randn(exact.shape)
     (exact_dx,) = torch.autograd.grad(exact, exact_x, dy.double())
-    ours_y, _, ours_dx = by_kernel(sample, layout(x), dy)
-    theirs_x = x.clone().requires_grad_()
-    theirs_y = sample.theirs(theirs_x, **sample.arguments)
-    (theirs_dx,) = torch.autograd.grad(theirs_y, theirs_x, dy)
+    native_y, _, native_dx = by_kernel(sample, layout(x), dy)
+    torch_x = x.clone().requires_grad_()
+    torch_y = sample.torch_function(torch_x, **sample.arguments)
+    (torch_dx,) = torch.autograd.grad(torch_y, torch_x, dy)
     eps = torch.finfo(torch.float32).eps
-    for ours, theirs, truth in ((ours_y, theirs_y, exact), (ours_dx, theirs_dx, exact_dx)):
-        allowed = 2 * (theirs - truth).abs().max() + eps * truth.abs().max()
-        assert (ours - truth).abs().max() <= allowed
+    for native_value, torch_value, truth in ((native_y, torch_y, exact), (native_dx, torch_dx, exact_dx)):
+        allowed = 2 * (torch_value - truth).abs().max() + eps * truth.abs().max()
+        assert (native_value - truth).abs().max() <= allowed
 
 
 @pytest.mark.parametrize("sample", POOL, ids=str)
 def test_result_is_same_bits_for_1_2_and_3_threads(sample: Sample, layout: Any, isa: str) -> None:
     x = layout(torch.randn(sample.shape))
-    dy = torch.randn_like(sample.ours(x, **sample.arguments))
+    dy = torch.randn_like(sample.native_function(x, **sample.arguments))
     results = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
@@ -137,13 +137,13 @@ def test_result_is_same_bits_for_1_2_and_3_threads(sample: Sample, layout: Any, 
 def test_large_work_is_cut_between_threads_and_keeps_its_bits(function: str, layout: Any, isa: str) -> None:
     sample = Sample(function, (4, 37, 61, 67), {"kernel_size": 3, "stride": 2, "padding": 1})
     x = layout(torch.randn(sample.shape))
-    dy = torch.randn_like(sample.ours(x, **sample.arguments))
+    dy = torch.randn_like(sample.native_function(x, **sample.arguments))
     torch.set_num_threads(1)
     alone = by_kernel(sample, x, dy)
     for threads in (2, 3, 8):
         torch.set_num_threads(threads)
         assert all(torch.equal(a, b) for a, b in zip(by_kernel(sample, x, dy), alone, strict=True))
-    torch.testing.assert_close(alone[0], sample.theirs(x, **sample.arguments))
+    torch.testing.assert_close(alone[0], sample.torch_function(x, **sample.arguments))
 
 
 # ------------------------------------------------------------------------------------------------------- edge semantics
@@ -158,16 +158,16 @@ def test_nan_wins_and_the_last_one_keeps_the_index(function: str, layout: Any, i
     y, index = getattr(SF, function)(layout(x), **argument, return_indices=True)
     assert y[0, 3].isnan().tolist() == [[True, False], [False, False]]
     assert index[0, 3].tolist() == [[4, 2], [8, 10]]
-    theirs = getattr(F, function)(x, **argument, return_indices=True)[1]
-    assert torch.equal(index, theirs)
+    torch_value = getattr(F, function)(x, **argument, return_indices=True)[1]
+    assert torch.equal(index, torch_value)
 
 
 def test_minus_infinity_everywhere_gives_the_first_index(layout: Any, isa: str) -> None:
     x = torch.full((1, 20, 5, 5), -float("inf"))
     for padding in (0, 1):
         y, index = SF.max_pool2d(layout(x), 3, 2, padding, return_indices=True)
-        theirs = F.max_pool2d(x, 3, 2, padding, return_indices=True)
-        assert torch.equal(y, theirs[0]) and torch.equal(index, theirs[1])
+        expected = F.max_pool2d(x, 3, 2, padding, return_indices=True)
+        assert torch.equal(y, expected[0]) and torch.equal(index, expected[1])
 
 
 def test_ties_go_to_the_first_element_forward_and_backward(layout: Any, isa: str) -> None:
@@ -186,7 +186,7 @@ def test_infinity_and_denormals_stay_what_they_are(layout: Any, isa: str) -> Non
 
 def test_a_window_that_holds_nothing_gives_minus_infinity_and_passes_no_gradient(layout: Any, isa: str) -> None:
     x = layout(torch.ones(1, 20, 1, 3)).requires_grad_()
-    y, index = SF.max_pool2d(x, 2, 1, 1, 2, return_indices=True)  # taps at -1 and 1 of an axis with the one place 0
+    y, index = SF.max_pool2d(x, 2, 1, 1, 2, return_indices=True)  # taps at -1 and 1, around the only position, 0
     assert y.isinf().all() and (index == -1).all()
     y.sum().backward()
     assert x.grad is not None and (x.grad == 0).all()
@@ -295,7 +295,7 @@ def test_windows_that_miss_the_input_pass_nothing_to_their_neighbours(
 
 
 def test_a_window_over_a_large_volume_takes_little_memory_besides() -> None:
-    # in a process of its own: the peak of this one may lie behind it
+    # in a separate process: this one may have passed its peak already
     code = """
 import resource, torch, striate.nn.functional as SF
 peak_kib = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -393,12 +393,12 @@ def test_max_pooling_keeps_a_fifth_of_torchs_bytes_for_backward(layout: Any) -> 
         return sum(sizes.values())
 
     for arguments in ((2,), (3, 2, 1)):
-        ours, theirs = (
+        native_value, torch_value = (
             kept(lambda x, a=arguments: SF.max_pool2d(x, *a)),
             kept(lambda x, a=arguments: F.max_pool2d(x, *a)),
         )
-        assert ours == 4 * 20 * 8 * 8
-        assert ours * 5 <= theirs
+        assert native_value == 4 * 20 * 8 * 8
+        assert native_value * 5 <= torch_value
 
 
 # ------------------------------------------------------------------------------------------------------ what is torch's
@@ -481,7 +481,7 @@ def test_models_export() -> None:
     assert "striate" not in str(exported.graph) and "aten.max_pool2d" in str(exported.graph)
     for batch in (2, 5):
         x = torch.randn(batch, 3, 20, 22)
-        # the convolution was chosen for any batch, not for this one
+        # the convolution's method was chosen for any batch, not for this one
         torch.testing.assert_close(exported.module()(x), model(x))
 
 
@@ -708,7 +708,7 @@ def test_bad_input_raises_its_message_takes_little_memory_and_changes_nothing(
     call: Callable[[], Any], kind: type[Exception], message: str
 ) -> None:
     before = X.clone()
-    for _ in range(2):  # again from the cache
+    for _ in range(2):  # the second time the geometry comes from the cache
         with pytest.raises(kind) as raised, memory.at_most(2**29):
             call()
         assert str(raised.value) == message

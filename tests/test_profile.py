@@ -1,4 +1,4 @@
-"""The profile: whose time is whose, what is said of it, and how it is shown."""
+"""The profile: to which layer time is attributed, and how it is reported."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ BYTES_PER_MS, MACS_PER_MS = 1e6, 1e8
 
 @pytest.fixture(autouse=True)
 def _rates(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine of round numbers, for measuring the real one takes a second; and of one thread, for others wait on busy
-    machines.
+    """Fakes a machine with round rates, because measuring takes a second; on one thread, because several wait for
+    each other on busy machines.
     """
     torch.set_num_threads(1)
     if "real" not in request.node.name:
@@ -43,7 +43,7 @@ def _rates(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture
 def ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that goes on by one with each look at it: what is timed once takes one."""
+    """Fakes a clock that advances by one with each reading: whatever is timed once takes one."""
     monkeypatch.setattr(turns, "clock_ns", itertools.count().__next__)
 
 
@@ -62,36 +62,39 @@ def quick(model: torch.nn.Module, *shape: int, **rest: Any) -> Profile:
     return profile(model, torch.randn(shape), rounds=3, **rest)
 
 
-def by_path(told: Profile) -> dict[str, LayerTime]:
-    return {layer.path: layer for layer in told.layers}
+def by_path(report: Profile) -> dict[str, LayerTime]:
+    return {layer.path: layer for layer in report.layers}
 
 
-def in_ticks(told: Profile) -> dict[str, tuple[int, int]]:
-    return {layer.path: (round(layer.forward_ms * 1e6), round((layer.backward_ms or 0) * 1e6)) for layer in told.layers}
+def in_ticks(report: Profile) -> dict[str, tuple[int, int]]:
+    return {
+        layer.path: (round(layer.forward_ms * 1e6), round((layer.backward_ms or 0) * 1e6)) for layer in report.layers
+    }
 
 
 # ----------------------------------------------------------------------------------------------------- whose time it is
 
 
 def test_layers_and_what_they_leave_add_up_to_the_step() -> None:
-    told = quick(small(), 2, 1, 8, 8)
-    assert [layer.path for layer in told.layers] == ["0", "1+2", "3", "4", "5"]
+    report = quick(small(), 2, 1, 8, 8)
+    assert [layer.path for layer in report.layers] == ["0", "1+2", "3", "4", "5"]
     assert (
-        all(layer.forward_ms > 0 for layer in told.layers)
-        and told.backward_ms is not None
-        and told.outside_backward_ms is not None
+        all(layer.forward_ms > 0 for layer in report.layers)
+        and report.backward_ms is not None
+        and report.outside_backward_ms is not None
     )
-    assert sum(layer.forward_ms for layer in told.layers) + told.outside_forward_ms == pytest.approx(told.forward_ms)
-    assert sum(layer.backward_ms or 0 for layer in told.layers) + told.outside_backward_ms == pytest.approx(
-        told.backward_ms
+    in_layers = sum(layer.forward_ms for layer in report.layers)
+    assert in_layers + report.outside_forward_ms == pytest.approx(report.forward_ms)
+    assert sum(layer.backward_ms or 0 for layer in report.layers) + report.outside_backward_ms == pytest.approx(
+        report.backward_ms
     )
-    assert told.step_ms == told.forward_ms + told.backward_ms
-    assert told.outside_ms == told.outside_forward_ms + told.outside_backward_ms
+    assert report.step_ms == report.forward_ms + report.backward_ms
+    assert report.outside_ms == report.outside_forward_ms + report.outside_backward_ms
 
 
 @pytest.mark.usefixtures("ticks")
 def test_every_node_of_backward_is_the_layers_whose_forward_made_it() -> None:
-    # conv: itself, weight and bias; norm and ReLU: one, scale and shift; pooling: itself; flatten: a view;
+    # nodes of conv: itself, weight and bias; norm and ReLU: one, scale and shift; pooling: itself; flatten: a view;
     # linear: the product, the transpose, weight and bias
     assert in_ticks(quick(small(), 2, 1, 8, 8)) == {"0": (1, 3), "1+2": (1, 3), "3": (1, 1), "4": (1, 1), "5": (1, 4)}
 
@@ -129,8 +132,8 @@ class Shared(torch.nn.Module):
 
 @pytest.mark.usefixtures("ticks")
 def test_calls_on_the_same_shapes_are_one_row_and_other_shapes_another() -> None:
-    told = quick(Shared(), 1, 2, 6, 6)
-    assert [(layer.path, layer.output_shape, layer.calls) for layer in told.layers] == [
+    report = quick(Shared(), 1, 2, 6, 6)
+    assert [(layer.path, layer.output_shape, layer.calls) for layer in report.layers] == [
         ("conv", (1, 2, 6, 6), 2),
         ("act", (1, 2, 6, 6), 2),
         ("pool", (1, 2, 3, 3), 1),
@@ -138,7 +141,7 @@ def test_calls_on_the_same_shapes_are_one_row_and_other_shapes_another() -> None
         ("act", (1, 2, 3, 3), 1),
     ]
     # the two gradients that are accumulated once, after all three calls, go to the first row
-    assert [(round(one.forward_ms * 1e6), round((one.backward_ms or 0) * 1e6)) for one in told.layers] == [
+    assert [(round(one.forward_ms * 1e6), round((one.backward_ms or 0) * 1e6)) for one in report.layers] == [
         (2, 4),
         (2, 2),
         (1, 1),
@@ -147,8 +150,8 @@ def test_calls_on_the_same_shapes_are_one_row_and_other_shapes_another() -> None
     ]
     macs = {size: 2 * 2 * (3 * size) ** 2 for size in (6, 3)}
     inside = {size: 2 * 2 * (3 * size - 2) ** 2 for size in (6, 3)}
-    assert [layer.macs for layer in told.layers] == [2 * macs[6], 0, 0, macs[3], 0]
-    assert [layer.macs_inside for layer in told.layers] == [2 * inside[6], 0, 0, inside[3], 0]
+    assert [layer.macs for layer in report.layers] == [2 * macs[6], 0, 0, macs[3], 0]
+    assert [layer.macs_inside for layer in report.layers] == [2 * inside[6], 0, 0, inside[3], 0]
 
 
 class Checkpointed(torch.nn.Module):
@@ -161,8 +164,8 @@ class Checkpointed(torch.nn.Module):
 
 
 def test_what_backward_computes_anew_is_no_further_call() -> None:
-    told = by_path(quick(Checkpointed(), 3, 4))
-    assert told["second"].calls == 1 and told["second"].backward_ms is not None
+    rows = by_path(quick(Checkpointed(), 3, 4))
+    assert rows["second"].calls == 1 and rows["second"].backward_ms is not None
 
 
 @pytest.mark.usefixtures("ticks")
@@ -170,22 +173,23 @@ def test_frozen_parameters_take_no_backward() -> None:
     model = small()
     for p in model[:2].parameters():
         p.requires_grad_(False)
-    told = quick(model, 2, 1, 8, 8)
-    assert in_ticks(told) == {"0": (1, 0), "1+2": (1, 0), "3": (1, 0), "4": (1, 0), "5": (1, 4)}
-    assert told.layers[0].method.keys() == {"forward"}
+    report = quick(model, 2, 1, 8, 8)
+    assert in_ticks(report) == {"0": (1, 0), "1+2": (1, 0), "3": (1, 0), "4": (1, 0), "5": (1, 4)}
+    assert report.layers[0].method.keys() == {"forward"}
 
 
 def test_a_model_without_gradients_is_profiled_forward_alone() -> None:
-    told = quick(small().requires_grad_(False), 2, 1, 8, 8)
-    assert told.backward_ms is None and not told.backward and all(layer.backward_ms is None for layer in told.layers)
-    assert told.outside_backward_ms is None and "backward" not in told.table()
-    assert told.table().startswith("Sequential: forward, training mode, x 2×1×8×8 in planes order, float32\n")
+    report = quick(small().requires_grad_(False), 2, 1, 8, 8)
+    assert report.backward_ms is None and not report.backward
+    assert all(layer.backward_ms is None for layer in report.layers)
+    assert report.outside_backward_ms is None and "backward" not in report.table()
+    assert report.table().startswith("Sequential: forward, training mode, x 2×1×8×8 in planes order, float32\n")
 
 
 def test_an_input_with_a_gradient_gives_the_first_layer_one_to_compute() -> None:
     x = torch.randn(2, 1, 8, 8, requires_grad=True)
-    told = profile(small(), x, rounds=3)
-    assert list(told.layers[0].method) == ["forward", "input", "weight"] and x.grad is None
+    report = profile(small(), x, rounds=3)
+    assert list(report.layers[0].method) == ["forward", "input", "weight"] and x.grad is None
     assert list(quick(small(), 2, 1, 8, 8).layers[0].method) == ["forward", "weight"]
 
 
@@ -215,9 +219,9 @@ def test_layers_have_no_hooks_while_they_are_timed_and_keep_a_forward_of_their_o
 
     layer = Curious()
     layer.forward = own = lambda x, run=layer.forward: run(x)  # type: ignore[method-assign]
-    told = quick(nn.Sequential(layer), 2, 3)
-    # recorded, with hooks; looked at, warmed up, two steps a round
-    assert len(told.layers) == 1 and len(seen) == 1 + 1 + 1 + 2 * 3 and seen[0] and not any(seen[1:])
+    report = quick(nn.Sequential(layer), 2, 3)
+    # a recording with hooks, a first look, a warm-up, and two steps a round
+    assert len(report.layers) == 1 and len(seen) == 1 + 1 + 1 + 2 * 3 and seen[0] and not any(seen[1:])
     assert layer.__dict__["forward"] is own
 
 
@@ -231,7 +235,7 @@ def test_a_model_that_fails_stays_as_it_was_too() -> None:
 
 def test_progress_tells_what_comes_next_and_ends_with_all_done() -> None:
     heard: list[tuple[int, int, str]] = []
-    quick(small(), 2, 1, 8, 8, progress=lambda *told: heard.append(told))
+    quick(small(), 2, 1, 8, 8, progress=lambda *step: heard.append(step))
     assert heard[0] == (0, 6, "rates of this machine") and heard[-1] == (6, 6, "done")
     assert [what for _, _, what in heard[1:-1]] == [
         "step 1 of 3",
@@ -254,11 +258,11 @@ def test_methods_are_those_that_explain_names(last: bool) -> None:
         *(nn.Conv2d(c, k, size, step, padding=size // 2, groups=groups) for c, k, size, step, groups in given)
     )
     x = torch.randn(shape).requires_grad_()
-    told = profile(
+    report = profile(
         model, x.detach().contiguous(memory_format=torch.channels_last).requires_grad_() if last else x, rounds=3
     )
-    assert told.channels_last is last
-    for layer, row in zip(model, told.layers, strict=True):
+    assert report.channels_last is last
+    for layer, row in zip(model, report.layers, strict=True):
         shapes = row.input_shapes[0], layer.weight.shape
         wanted = explain_methods(*shapes, layer.stride, layer.padding, 1, layer.groups, last)
         assert row.method == {map: wanted[pass_][-1][0] for map, pass_ in PASSES.items()}
@@ -269,25 +273,27 @@ def test_methods_are_those_that_explain_names(last: bool) -> None:
 
 def test_a_method_that_is_preferred_is_the_one_that_is_named() -> None:
     with prefer("direct"):
-        told = quick(small(), 2, 1, 8, 8)
-    assert set(told.layers[0].method.values()) == {"direct"} and all(
-        name != "direct" for name, _ in told.layers[0].next_best.values()
+        report = quick(small(), 2, 1, 8, 8)
+    assert set(report.layers[0].method.values()) == {"direct"} and all(
+        name != "direct" for name, _ in report.layers[0].next_best.values()
     )
 
 
 def test_torchs_own_layers_are_torch_and_ours_are_native() -> None:
-    ours, theirs = small(), striate.restore(small())
-    assert [layer.method["forward"] for layer in quick(theirs, 2, 1, 8, 8, next_best=False).layers] == ["torch"] * 4 + [
+    native_model, torch_model = small(), striate.restore(small())
+    of_torch = quick(torch_model, 2, 1, 8, 8, next_best=False)
+    assert [layer.method["forward"] for layer in of_torch.layers] == ["torch"] * 4 + [
         "none",
         "torch",
     ]
-    assert [layer.method["forward"] for layer in quick(ours, 2, 1, 8, 8).layers][1:] == [
+    assert [layer.method["forward"] for layer in quick(native_model, 2, 1, 8, 8).layers][1:] == [
         "native",
         "native",
         "none",
         "torch",
     ]
-    half = [layer.method["forward"] for layer in profile(ours.half(), torch.randn(2, 1, 8, 8).half(), rounds=3).layers]
+    in_half = profile(native_model.half(), torch.randn(2, 1, 8, 8).half(), rounds=3)
+    half = [layer.method["forward"] for layer in in_half.layers]
     assert half == ["torch"] * 4 + ["none", "torch"]
 
 
@@ -301,24 +307,24 @@ def test_a_norm_with_a_residual_and_one_with_an_activation_behind_it() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.rest(self.norm(x, residual=x))
 
-    told = by_path(quick(Block(), 2, 3, 5, 5))
-    assert told["norm"].input_shapes == ((2, 3, 5, 5), (2, 3, 5, 5)) and told["norm"].method == {"forward": "native"}
-    assert told["rest.0+rest.1"].type == "BatchNorm2d+ReLU" and told["rest.0+rest.1"].method == {"forward": "native"}
-    assert 0 < told["rest.0+rest.1"].moved_bytes < told["norm"].moved_bytes  # which reads a residual too
+    rows = by_path(quick(Block(), 2, 3, 5, 5))
+    assert rows["norm"].input_shapes == ((2, 3, 5, 5), (2, 3, 5, 5)) and rows["norm"].method == {"forward": "native"}
+    assert rows["rest.0+rest.1"].type == "BatchNorm2d+ReLU" and rows["rest.0+rest.1"].method == {"forward": "native"}
+    assert 0 < rows["rest.0+rest.1"].moved_bytes < rows["norm"].moved_bytes  # which reads a residual too
 
 
 def test_a_transposed_convolution_is_told_from_the_layers_side() -> None:
     layer = nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1)
-    told = profile(layer, torch.randn(2, 4, 7, 7).requires_grad_(), rounds=3).layers[0]
+    row = profile(layer, torch.randn(2, 4, 7, 7).requires_grad_(), rounds=3).layers[0]
     wanted = explain_methods((2, 6, 13, 13), (4, 6, 3, 3), 2, 1)
-    assert told.method == {
+    assert row.method == {
         "forward": wanted["backward_data"][-1][0],
         "input": wanted["forward"][-1][0],
         "weight": wanted["backward_weights"][-1][0],
     }
-    assert told.path == told.type == "ConvTranspose2d" and told.output_shape == (2, 6, 13, 13)
-    assert told.macs == 2 * 4 * 6 * 7**2 * 3**2
-    assert told.macs_inside == 2 * 4 * 6 * Window((Axis(13, 7, 3, 2, 1, 1, 1),) * 2).tap_count
+    assert row.path == row.type == "ConvTranspose2d" and row.output_shape == (2, 6, 13, 13)
+    assert row.macs == 2 * 4 * 6 * 7**2 * 3**2
+    assert row.macs_inside == 2 * 4 * 6 * Window((Axis(13, 7, 3, 2, 1, 1, 1),) * 2).tap_count
 
 
 @pytest.mark.parametrize(
@@ -343,20 +349,20 @@ def test_a_transposed_convolution_is_told_from_the_layers_side() -> None:
 def test_each_kind_of_layer_is_one_row(layer: torch.nn.Module, shape: tuple[int, ...]) -> None:
     x = torch.randn(shape)
     if isinstance(layer, torch.nn.MultiheadAttention):
-        told = profile(layer, (x, x, x), rounds=3)
-        assert [one.type for one in told.layers] == ["MultiheadAttention"]
+        report = profile(layer, (x, x, x), rounds=3)
+        assert [one.type for one in report.layers] == ["MultiheadAttention"]
     else:
-        told = profile(layer, x, rounds=3)
-        assert len(told.layers) == 1
+        report = profile(layer, x, rounds=3)
+        assert len(report.layers) == 1
     known = not isinstance(layer, torch.nn.LSTM | torch.nn.MultiheadAttention | nn.ConvTranspose1d)
-    assert (told.layers[0].limit_ms is not None) is known, told.layers[0]
-    assert told.table(80) and told.html()
+    assert (report.layers[0].limit_ms is not None) is known, report.layers[0]
+    assert report.table(80) and report.html()
 
 
 def test_the_limit_is_the_larger_of_two_and_leaves_out_the_taps_in_the_padding() -> None:
-    told = by_path(quick(models.lenet5(), 2, 1, 28, 28, next_best=False))
+    rows = by_path(quick(models.lenet5(), 2, 1, 28, 28, next_best=False))
     along = 28 * 5 - 2 * (2 + 1)  # of 28 outputs the two at each end miss 2 and 1 taps
-    first = told["0+1+2"]
+    first = rows["0+1+2"]
     assert (
         first.type == "Conv2d+ReLU+MaxPool2d"
         and first.output_shape == (2, 20, 14, 14)
@@ -364,21 +370,21 @@ def test_the_limit_is_the_larger_of_two_and_leaves_out_the_taps_in_the_padding()
     )
     assert first.macs == 2 * 20 * (28 * 5) ** 2 and first.macs_inside == 2 * 20 * along**2
     x, w, y = 2 * 784, 20 * 25, 2 * 20 * 784
-    pooled = 4 * (y + 3 * y // 4) + y // 4  # read, written with an index, and gone over by the activation
+    pooled = 4 * (y + 3 * y // 4) + y // 4  # read, written with an index, and processed by the activation
     assert first.moved_bytes == 2 * (4 * (x + w + y) + pooled)  # forward and the weight gradient; x has none
     assert first.limit_ms == pytest.approx(
         2 * max((4 * (x + w + y) + pooled) / BYTES_PER_MS, first.macs_inside / MACS_PER_MS)
     )
     assert first.share_of_limit == pytest.approx(first.limit_ms / first.ms)
-    assert told["7"].macs == 2 * 2450 * 500 and told["7"].moved_bytes == 3 * 4 * (2 * 2450 + 2450 * 500 + 500 + 2 * 500)
+    assert rows["7"].macs == 2 * 2450 * 500 and rows["7"].moved_bytes == 3 * 4 * (2 * 2450 + 2450 * 500 + 500 + 2 * 500)
     alone = by_path(quick(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), 2, 20, 28, 28, next_best=False))
     assert alone["0"].moved_bytes == 4 * 2 * y and alone["1"].moved_bytes == 4 * y + 5 * y // 4  # x needs no gradient
 
 
 def test_real_rates_are_this_machines() -> None:
-    told = quick(nn.ReLU(), 2, 3)
-    assert 0.3 < told.copy_gb_per_s < 3000 and 0.3 < told.gemm_gflops < 1e5
-    assert told.machine["torch"] == torch.__version__ and told.machine["processor"]
+    report = quick(nn.ReLU(), 2, 3)
+    assert 0.3 < report.copy_gb_per_s < 3000 and 0.3 < report.gemm_gflops < 1e5
+    assert report.machine["torch"] == torch.__version__ and report.machine["processor"]
 
 
 # --------------------------------------------------------------------------------------------------------- how it looks
@@ -461,11 +467,11 @@ def test_the_table_says_all_of_it() -> None:
 
 
 def test_the_slowest_come_first_where_only_some_are_asked_for() -> None:
-    told = made(layers=made().layers[::-1])
-    rows = told.table(top=1).splitlines()[5:9]
+    report = made(layers=made().layers[::-1])
+    rows = report.table(top=1).splitlines()[5:9]
     assert [row[:14].rstrip() for row in rows] == ["features.0", "1 more", "not in layers", "whole step"]
     assert rows[1] == "1 more                            0.250     0.500   15 %"
-    assert told.slowest(1) == told.layers[1:] and told.slowest() == told.layers
+    assert report.slowest(1) == report.layers[1:] and report.slowest() == report.layers
 
 
 def test_convolutions_that_are_alike_are_told_once() -> None:
@@ -484,8 +490,8 @@ def test_convolutions_that_are_alike_are_told_once() -> None:
     )
     assert [line.split("  ")[0] for line in lines[-4:-2]] == ["features.0 + 1", "last"]
     model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3))
-    told = quick(model, 1, 3, 6, 6).layers
-    assert told[0].map_ms["weight"] == told[1].map_ms["weight"] and told[0].map_ms["weight"] != told[2].map_ms["weight"]
+    rows = quick(model, 1, 3, 6, 6).layers
+    assert rows[0].map_ms["weight"] == rows[1].map_ms["weight"] and rows[0].map_ms["weight"] != rows[2].map_ms["weight"]
 
 
 def test_a_spread_of_a_tenth_or_20_interruptions_a_second_bring_a_warning() -> None:
@@ -493,8 +499,8 @@ def test_a_spread_of_a_tenth_or_20_interruptions_a_second_bring_a_warning() -> N
         "Other work on this machine interrupted the steps {} times a second: do not trust these times, measure "
         "again when it is idle."
     )
-    for told, often in ((made(spread=0.1), 3), (made(interruptions_per_s=20.0), 20)):
-        assert warning.format(often) in told.table(140) and warning.format(often) in told.html()
+    for report, often in ((made(spread=0.1), 3), (made(interruptions_per_s=20.0), 20)):
+        assert warning.format(often) in report.table(140) and warning.format(often) in report.html()
     assert "Other work" not in made(spread=0.09, interruptions_per_s=19.0).table()
 
 
@@ -507,17 +513,17 @@ def test_lines_fit_however_long_the_names_are(width: int) -> None:
         output_shape=(128,) * 12,
         method={"forward": "torch_channels_last", "weight": "winograd"},
     )
-    told = made(
+    report = made(
         model="m" * 300, layers=(long, second, long._replace(next_best={"forward": ("torch_channels_last", 12345.6)}))
     )
-    lines = told.table(width).splitlines()
+    lines = report.table(width).splitlines()
     assert max(map(len, lines)) <= width
     assert any(re.match("….*conv  A+…", line) for line in lines), "of a path its end is told, of a name its beginning"
 
 
 def test_json_has_all_of_it_and_its_version() -> None:
-    told = quick(small(), 2, 1, 8, 8)
-    facts = told.to_dict()
+    report = quick(small(), 2, 1, 8, 8)
+    facts = report.to_dict()
     assert json.loads(json.dumps(facts)) == facts and facts["version"] == 2
     assert facts["layers"][0].keys() == {*LayerTime._fields, "share_of_limit"}
     total = sum(layer["forward_ms"] + layer["backward_ms"] for layer in facts["layers"])
@@ -540,9 +546,9 @@ def test_the_page_asks_for_nothing_from_elsewhere_and_escapes_names() -> None:
 
 
 def test_the_page_has_every_layer_and_no_bar_beyond_its_end() -> None:
-    told = quick(small(), 2, 1, 8, 8)
-    page = told.html()
-    for layer in told.layers:
+    report = quick(small(), 2, 1, 8, 8)
+    page = report.html()
+    for layer in report.layers:
         assert f"<td>{layer.path}<small>{layer.type} " in page and f"{layer.ms:.3f}" in page
     widths = [float(w) for w in re.findall(r"(?:width|left):([\d.]+)%", page.split("</style>")[1])]
     assert widths and all(0 <= w <= 100 for w in widths)
@@ -674,10 +680,10 @@ def test_profile_prints_a_table_of_at_most_100_columns_without_control_codes(
     assert (
         main(["profile", "cnn_bn", "--input", "2x3x8x8", "--rounds", "3", "--json", files[0], "--html", files[1]]) == 0
     )
-    told = capsys.readouterr()
-    lines = told.out.splitlines()
-    assert lines[0] == "cnn_bn: training step, x 2×3×8×8 in planes order, float32" and told.err == ""
-    assert max(map(len, lines)) <= 100 and not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", told.out)
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert lines[0] == "cnn_bn: training step, x 2×3×8×8 in planes order, float32" and printed.err == ""
+    assert max(map(len, lines)) <= 100 and not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", printed.out)
     assert lines[-2:] == [f"written to {file}" for file in files]
     facts = json.loads(Path(files[0]).read_text())
     assert facts["model"] == "cnn_bn" and len(facts["layers"]) == 6 and facts["training"]
@@ -688,17 +694,17 @@ def test_options_decide_layers_memory_order_mode_and_threads(capsys: pytest.Capt
     threads = torch.get_num_threads()
     common = ["profile", "cnn_bn", "--input", "2x3x8x8", "--rounds", "3"]
     assert main([*common, "--forward-only", "--accelerate", "--threads", "1"]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert (
-        "cnn_bn: forward, x 2×3×8×8 in planes order" in told
-        and ", 1 thread, " in told
-        and "BatchNorm2d+ReLU" in told
-        and "backward" not in told
+        "cnn_bn: forward, x 2×3×8×8 in planes order" in printed
+        and ", 1 thread, " in printed
+        and "BatchNorm2d+ReLU" in printed
+        and "backward" not in printed
     )
     assert torch.get_num_threads() == threads
     assert main([*common, "--plain", "--channels-last", "--top", "1"]) == 0
-    told = capsys.readouterr().out
-    assert "x 2×3×8×8 in channels order" in told and "native" not in told and "7 more" in told
+    printed = capsys.readouterr().out
+    assert "x 2×3×8×8 in channels order" in printed and "native" not in printed and "7 more" in printed
 
 
 def write_models(folder: Path) -> None:
@@ -729,7 +735,7 @@ NAMED = ", ".join(models.NAMES)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ["resnet", "--input", "1x3x8x8"],
@@ -838,14 +844,18 @@ NAMED = ", ".join(models.NAMES)
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_profile_says_in_one_line_what_is_wrong(
-    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_models(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "mine_to_profile", raising=False)
     assert main(["profile", *arguments]) == 2
     printed = capsys.readouterr()
-    assert printed.err == f"striate: {told}\n" and printed.out == ""
+    assert printed.err == f"striate: {message}\n" and printed.out == ""
 
 
 class Terminal(io.StringIO):
@@ -875,16 +885,16 @@ def test_a_bar_shows_on_a_terminal_and_goes_away(
 def test_multiply_adds_are_those_that_inspect_counts(name: str) -> None:
     shape = (2, 1, 28, 28) if name == "lenet5" else (2, 3, 8, 8)
     model = models.by_name(name)()
-    told = quick(model, *shape, next_best=False)
+    report = quick(model, *shape, next_best=False)
     assert (
-        sum(layer.macs or 0 for layer in told.layers)
+        sum(layer.macs or 0 for layer in report.layers)
         == sum(row.macs or 0 for row in striate.inspect(model, shape).layers)
         > 0
     )
 
 
 class Scripted(torch.nn.Module):
-    """Of which no recording can be made, for a part of it is TorchScript."""
+    """A model that cannot be recorded, because a part of it is TorchScript."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -896,14 +906,14 @@ class Scripted(torch.nn.Module):
 
 
 def test_a_model_that_cannot_be_recorded_is_profiled_layer_by_layer() -> None:
-    told = quick(Scripted(), 6, 4)
-    assert [(layer.path, layer.macs, layer.macs_inside) for layer in told.layers] == [
+    report = quick(Scripted(), 6, 4)
+    assert [(layer.path, layer.macs, layer.macs_inside) for layer in report.layers] == [
         ("first", None, None),
         ("rest.0", 6 * 3 * 5, 6 * 3 * 5),
         ("rest.1+rest.2", 0, 0),
         ("rest.3", 6 * 5 * 2, 6 * 5 * 2),
     ]
-    assert [layer.limit_ms is None for layer in told.layers] == [True, False, False, False]
+    assert [layer.limit_ms is None for layer in report.layers] == [True, False, False, False]
 
 
 class Branching(torch.nn.Module):
@@ -919,6 +929,6 @@ class Branching(torch.nn.Module):
 
 def test_layers_are_those_that_run_on_this_example() -> None:
     for sign, name, filters in ((1, "yes", 3), (-1, "no", 5)):
-        told = profile(Branching(), sign * torch.ones(2, 4), rounds=3)
-        assert [layer.path for layer in told.layers] == [name, "last.0", "last.1"]
-        assert told.layers[0].macs == 2 * 4 * filters
+        report = profile(Branching(), sign * torch.ones(2, 4), rounds=3)
+        assert [layer.path for layer in report.layers] == [name, "last.0", "last.1"]
+        assert report.layers[0].macs == 2 * 4 * filters

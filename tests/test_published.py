@@ -42,7 +42,7 @@ TINY = next(n for n in NETWORKS if n.id == "MONAI Discriminator")
 
 
 class Skewed(torch.autograd.Function):
-    """Its input, with a gradient that is wrong by a thousandth."""
+    """Returns its input, with a gradient that is wrong by a thousandth."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def sample(input, kernel, channels, arguments, whole=False, dtype=torch.float64)
 
 
 def convolve_each_position(x, weight, bias, axes, **arguments):
-    """A whole convolution with the weights of each position, of which that position alone is kept."""
+    """Runs a whole convolution with the weights of each position, and keeps only that position."""
     y = torch.empty(x.shape[0], *bias.shape, dtype=x.dtype)
     convolution = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[len(axes.axes)]
     for o in torch.cartesian_prod(*(torch.arange(n) for n in axes.output)).reshape(-1, len(axes.axes)).tolist():

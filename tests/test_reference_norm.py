@@ -17,7 +17,7 @@ affine = pytest.mark.parametrize("affine", [True, False])
 
 
 def sample(shape, parameter=None, mean=0.0, dtype=torch.float64):
-    """x, gamma, beta and dy, of which none is nearly 0 or 1."""
+    """x, gamma, beta and dy, whose values are not near 0 or 1."""
     random = torch.Generator().manual_seed(31)
     x = (torch.randn(shape, generator=random, dtype=torch.float64) * 2 + mean).to(dtype).requires_grad_()
     size = shape[1:2] if parameter is None else parameter
@@ -28,7 +28,7 @@ def sample(shape, parameter=None, mean=0.0, dtype=torch.float64):
 
 
 def check(forward, backward, expected, x, gamma, beta, dy, use):
-    """Forward is torch's, backward is autograd's of this forward and torch's own."""
+    """Checks that forward equals torch's, and backward equals autograd's of this forward and of torch's."""
     gamma_beta = (gamma, beta) if use else (None, None)
     wanted = (x, gamma, beta) if use else (x,)
     y, torchs = forward(x, *gamma_beta), expected(x, *gamma_beta)
@@ -36,12 +36,12 @@ def check(forward, backward, expected, x, gamma, beta, dy, use):
     assert_close(y, torchs, **CLOSE)
     got = backward(dy, x, gamma_beta[0])
     assert got[1].shape == gamma.shape and got[2].shape == beta.shape
-    for mine, automatic, theirs in zip(
+    for gradient, autograd_gradient, torch_gradient in zip(
         got, torch.autograd.grad(y, wanted, dy), torch.autograd.grad(torchs, wanted, dy), strict=False
     ):
-        assert mine.count_nonzero() == mine.numel()
-        assert_close(mine, automatic, **CLOSE)
-        assert_close(mine, theirs, **CLOSE)
+        assert gradient.count_nonzero() == gradient.numel()
+        assert_close(gradient, autograd_gradient, **CLOSE)
+        assert_close(gradient, torch_gradient, **CLOSE)
 
 
 @affine
@@ -184,9 +184,9 @@ def test_float32_is_the_rounded_float64_result_at_every_mean(forward, backward, 
     y, exact = forward(x, gamma, beta), forward(x.double(), gamma.double(), beta.double())
     assert y.dtype == torch.float32
     assert torch.equal(y, exact.float())
-    for mine, wide in zip(backward(dy, x, gamma), backward(dy.double(), x.double(), gamma.double()), strict=True):
-        assert mine.dtype == torch.float32
-        assert torch.equal(mine, wide.float())
+    for gradient, wide in zip(backward(dy, x, gamma), backward(dy.double(), x.double(), gamma.double()), strict=True):
+        assert gradient.dtype == torch.float32
+        assert torch.equal(gradient, wide.float())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -210,8 +210,8 @@ def test_double_backward_is_torchs():
     torchs = torch.autograd.grad(
         F.batch_norm(x, None, None, gamma, beta, training=True), (x, gamma), dy, create_graph=True
     )
-    mine = norm.batch_norm_backward(dy, x, gamma)[:2]
-    pairs = (torch.autograd.grad(sum(g.pow(3).sum() for g in pair), (dy, x, gamma)) for pair in (mine, torchs))
+    gradient = norm.batch_norm_backward(dy, x, gamma)[:2]
+    pairs = (torch.autograd.grad(sum(g.pow(3).sum() for g in pair), (dy, x, gamma)) for pair in (gradient, torchs))
     for again, torchs_again in zip(*pairs, strict=True):
         assert again.count_nonzero() > 0
         assert_close(again, torchs_again, **CLOSE)
@@ -305,7 +305,7 @@ def test_normalizing_over_no_axis_is_refused():
 
 RMS_DIMS = [None, (-1,), (-2, -1), (1,), (1, 2, 3), (0, 2)]
 every_rms = pytest.mark.parametrize("dims", RMS_DIMS, ids=str)
-# beside the usual: an even window, one as wide as the channels, one that is wider, one of a single channel
+# besides the usual: an even window, one as wide as the channels, one that is wider, one of a single channel
 LOCAL = [
     (5, 1e-4, 0.75, 1.0),
     (2, 0.5, 0.75, 2.0),
@@ -319,7 +319,7 @@ every_window = pytest.mark.parametrize(("size", "alpha", "beta", "k"), LOCAL, id
 
 
 def rms_sample(dims, dtype=torch.float64, mean=0.0):
-    """x, gamma and dy, and gamma laid along x."""
+    """x, gamma and dy, and the shape in which gamma broadcasts to x."""
     shape = (2, 6, 4, 5)
     at = {d % 4 for d in (-1,) if dims is None} or {d % 4 for d in dims}
     x, gamma, _, dy = sample(shape, [shape[d] for d in sorted(at)], mean, dtype)
@@ -338,9 +338,9 @@ def test_rms_norm_over_the_last_axes_is_torchs(last, eps, affine):
     assert_close(y, torchs, **CLOSE)
     got = norm.rms_norm_backward(dy, x, scale, eps, None if last == 1 else dims)
     assert len(got) == 2 and got[1].shape == gamma.shape
-    for mine, theirs in zip(got, torch.autograd.grad(torchs, wanted, dy), strict=False):
-        assert mine.count_nonzero() == mine.numel()
-        assert_close(mine, theirs, **CLOSE)
+    for gradient, torch_gradient in zip(got, torch.autograd.grad(torchs, wanted, dy), strict=False):
+        assert gradient.count_nonzero() == gradient.numel()
+        assert_close(gradient, torch_gradient, **CLOSE)
 
 
 @affine
@@ -352,12 +352,12 @@ def test_rms_norm_over_any_axes_is_the_formula_and_its_backward_autograds(dims, 
     formula = x / (x.square().mean(dims or -1, keepdim=True) + 0.01).sqrt() * (gamma.reshape(along) if affine else 1)
     assert_close(y, formula, **CLOSE)
     got = norm.rms_norm_backward(dy, x, scale, 0.01, dims)
-    for mine, automatic, theirs in zip(
+    for gradient, autograd_gradient, torch_gradient in zip(
         got, torch.autograd.grad(y, wanted, dy), torch.autograd.grad(formula, wanted, dy), strict=False
     ):
-        assert mine.count_nonzero() == mine.numel()
-        assert_close(mine, automatic, **CLOSE)
-        assert_close(mine, theirs, **CLOSE)
+        assert gradient.count_nonzero() == gradient.numel()
+        assert_close(gradient, autograd_gradient, **CLOSE)
+        assert_close(gradient, torch_gradient, **CLOSE)
 
 
 @every_rms
@@ -501,9 +501,9 @@ def test_rms_and_local_response_norm_are_rounded_once(dtype):
             strict=True,
         ),
     ]
-    for mine, exact in pairs:
-        assert mine.dtype == dtype and mine.count_nonzero() > 0
-        assert torch.equal(mine, exact.to(dtype))
+    for gradient, exact in pairs:
+        assert gradient.dtype == dtype and gradient.count_nonzero() > 0
+        assert torch.equal(gradient, exact.to(dtype))
 
 
 @pytest.mark.parametrize("slope", [0, 0.01, 0.25, 1, 2.0, -1.0])

@@ -71,7 +71,7 @@ def sample(input, kind="normal", dtype=torch.float64):
 
 
 def sprinkle(x, *odd):
-    """Some elements replaced by odd ones."""
+    """Replaces some elements by special values."""
     random = torch.Generator().manual_seed(12)
     which = torch.randint(0, 3 * len(odd), x.shape, generator=random)
     for n, value in enumerate(odd):
@@ -84,8 +84,8 @@ def gradient(y):
 
 
 def brute_max(x, axes):
-    """Scans each window in order as torch's kernel does: a larger value or a NaN takes the place, the first stands at
-    the start.
+    """Scans each window in order as torch's kernel does: begins with the first value, which a larger value or a NaN
+    replaces.
     """
     outputs = torch.cartesian_prod(*(torch.arange(a.output) for a in axes)).reshape(-1, len(axes)).tolist()
     y, index = [], []

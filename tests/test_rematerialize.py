@@ -1,4 +1,4 @@
-"""A norm's output that is computed again in backward: less is saved, and nothing else differs."""
+"""A norm's output is recomputed in backward: less is saved, and nothing else differs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def without(monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any]) -> Any:
 
 
 def drawn(norm: nn.Module) -> nn.Module:
-    """With scale and shift that are not 1 and 0, and running statistics that are not those of a new layer."""
+    """Gives the norm a scale and shift other than 1 and 0, and running statistics other than a new layer's."""
     torch.manual_seed(1)
     for name, p in (*norm.named_parameters(), *norm.named_buffers()):
         if p.is_floating_point():
@@ -68,7 +68,7 @@ def drawn(norm: nn.Module) -> nn.Module:
 
 @contextmanager
 def outputs(norm: nn.Module) -> Iterator[list[weakref.ref[Tensor]]]:
-    """What layers of this norm's class make inside, in turn: nobody but the container that calls them sees it."""
+    """Records the outputs inside layers of this norm's class, which only the container that calls them sees."""
     made: list[weakref.ref[Tensor]] = []
     kind, names = type(norm), ("_compute", "_normalize", "forward")
     name = next(name for name in names if hasattr(kind, name))
@@ -85,7 +85,7 @@ def outputs(norm: nn.Module) -> Iterator[list[weakref.ref[Tensor]]]:
 
 
 def kept(norm: nn.Module, conv: nn.Module, x: Tensor | None = None) -> tuple[bool, Tensor]:
-    """Whether anybody keeps what is between the two in a container, and what comes out."""
+    """Whether the tensor between the two layers of a container stays alive, and the container's output."""
     with outputs(norm) as made:
         z = nn.Sequential(norm, conv)(images() if x is None else x)
     gc.collect()
@@ -112,7 +112,7 @@ def test_gradients_are_the_same_to_the_bit_and_less_is_kept(
 
     held, found = gradients()
     held_without, expected = without(monkeypatch, gradients)
-    copied = norm == "RMS" and layout is torch.channels_last  # into the memory order that torch's gives
+    copied = norm == "RMS" and layout is torch.channels_last  # into the memory format of torch's result
     assert (held, held_without) == (copied, True)
     assert len(found) == len(expected) and all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
@@ -133,7 +133,7 @@ def test_first_and_second_derivatives(layer: Any, frozen: bool) -> None:
 
 
 def test_second_derivatives_pass_through_the_very_output(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A derivative by the norm's output itself, which a caller holds, and a hook on it."""
+    """Differentiates with respect to the norm's output itself, which a caller holds, and registers a hook on it."""
 
     def second() -> list[Tensor]:
         torch.manual_seed(0)
@@ -197,7 +197,7 @@ def test_an_output_changed_before_the_convolution_is_kept_as_it_is(changed: Call
 
 
 def test_an_output_changed_after_the_convolution_is_autograds_to_mind() -> None:
-    """Whoever calls the two one by one holds what is between: it is kept, as torch's is."""
+    """A caller of the two layers one by one holds the tensor between: it is saved, as in torch."""
     norm, conv = drawn(NORMS["batch"]()), CONVS["3×3"]()
     y = norm(images())
     z = conv(y)
@@ -223,8 +223,8 @@ def test_what_the_norm_keeps_is_not_changed_unnoticed() -> None:
     "kind", ["batch", "batch, leaky ReLU", "batch, ReLU6", "batch, no activation", "group", "layer 2d"]
 )
 def test_scale_and_shift_written_through_data_before_backward(kind: str, what: str, further: bool) -> None:
-    """Averaged, pulled towards a teacher, clipped: torch's gradients do not follow a shift at all, and a scale only in
-    the norm's own.
+    """As by averaging, distillation or clipping: torch's gradients do not depend on the written shift at all, and on
+    the scale only in the norm's own backward.
     """
     torch.manual_seed(0)
     norm, conv, x = drawn(NORMS[kind]()).double(), CONVS["3×3"]().double(), images(dtype=torch.float64)
@@ -232,7 +232,7 @@ def test_scale_and_shift_written_through_data_before_backward(kind: str, what: s
     act = {"relu": F.relu, "leaky_relu": F.leaky_relu, "relu6": F.relu6, None: lambda y: y}[activation]
     eps = norm.eps
 
-    def theirs(x: Tensor) -> Tensor:
+    def torch_norm(x: Tensor) -> Tensor:
         if kind.startswith("batch"):
             return act(F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.1, eps))
         if kind == "group":
@@ -251,7 +251,7 @@ def test_scale_and_shift_written_through_data_before_backward(kind: str, what: s
         p.data.copy_(before)
         return found
 
-    expected = gradients(lambda x: F.conv2d(theirs(x), conv.weight, conv.bias, padding=1))
+    expected = gradients(lambda x: F.conv2d(torch_norm(x), conv.weight, conv.bias, padding=1))
     torch.testing.assert_close(gradients(nn.Sequential(norm, conv)), expected, rtol=1e-9, atol=1e-9)
 
 
@@ -283,7 +283,7 @@ def test_another_backward_through_the_norm_takes_nothing_away() -> None:
     (expected,) = grad(a.sum(), first.weight, retain_graph=True)
     b.sum().backward()
     assert torch.equal(*grad(a.sum(), first.weight), expected)
-    late = first(y)  # the norm's node has given up what it kept
+    late = first(y)  # the norm's node has freed its saved tensors
     assert torch.equal(*grad(late.sum(), first.weight), expected)
 
 
@@ -296,7 +296,7 @@ def test_backward_lets_go_of_what_the_recipe_needs() -> None:
     loss = z.sum()
     loss.backward()
     gc.collect()
-    assert alive() is None and loss.grad_fn is not None  # the graph is still there
+    assert alive() is None and loss.grad_fn is not None  # the graph is kept
 
 
 def test_a_backward_may_come_twice() -> None:
@@ -317,7 +317,7 @@ def test_a_weight_that_learns_nothing_keeps_nothing() -> None:
 
 
 def test_a_residual_that_is_a_norms_output_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the shortcut of a residual block that changes the shape."""
+    """A residual block's shortcut that changes the shape."""
 
     def gradients() -> tuple[bool, list[Tensor]]:
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Names of before the modules were moved work for one more release, each with a warning that says the new one."""
+"""Names from before the modules were moved work for one more release, each with a warning that names the new one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import striate
 from striate import _renamed, nn
 
-# The public names of every module before they were moved: a module a line, and what its __all__ had.
+# The public names of every module before the move: one line per module, with its __all__.
 LIST = Path(__file__).parent / "golden" / "renamed" / "public_names.txt"
 BEFORE = [line.split() for line in LIST.read_text().splitlines()]
 GONE = {
@@ -42,9 +42,9 @@ def test_a_moved_module_is_imported_with_a_warning() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "striate.graph.recording Recording\n"
-    told = [line.partition("DeprecationWarning: ")[2] for line in done.stderr.splitlines() if "Deprecation" in line]
+    warnings = [line.partition("DeprecationWarning: ")[2] for line in done.stderr.splitlines() if "Deprecation" in line]
     end = "the old name goes with the next release."
-    assert told == [
+    assert warnings == [
         f"striate.analysis.trace is striate.graph.recording now; {end}",
         f"striate.analysis.trace.trace is striate.graph.recording.record now; {end}",
         f"striate.analysis.trace.Graph is striate.graph.recording.Recording now; {end}",
@@ -52,10 +52,10 @@ def test_a_moved_module_is_imported_with_a_warning() -> None:
 
 
 def test_a_renamed_name_is_found_with_a_warning() -> None:
-    told = "striate.ops.conv.Plan is striate.ops.conv.ConvGeometry now; the old name goes with the next release."
+    message = "striate.ops.conv.Plan is striate.ops.conv.ConvGeometry now; the old name goes with the next release."
     with pytest.warns(DeprecationWarning) as seen:
         assert striate.ops.conv.Plan is striate.ops.conv.ConvGeometry
-    assert [str(one.message) for one in seen] == [told] and seen[0].filename == __file__
+    assert [str(one.message) for one in seen] == [message] and seen[0].filename == __file__
 
 
 def test_a_name_that_never_was_is_an_attribute_error() -> None:

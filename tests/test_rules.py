@@ -29,13 +29,13 @@ def test_a_page_has_a_section_for_each_rule_of_its_module_and_no_other(module: s
 @pytest.mark.parametrize("task", ["localisation", "classification", "segmentation"])
 def test_messages_on_odd_graphs_are_sentences_with_a_number(task: str) -> None:
     losses = (nn.CrossEntropyLoss(), nn.NLLLoss(), nn.BCEWithLogitsLoss(), None)
-    told = [
+    reported = [
         finding
         for place, (make, input) in enumerate(GRAPHS.values())
         for finding in inspect(make(), input, object_px=20, task=task, loss=losses[place % 4]).findings
     ]
-    assert len(told) > 10
-    for finding in told:
+    assert len(reported) > 10
+    for finding in reported:
         assert re.fullmatch(r"[A-Z].*\d.*\.", finding.message) and finding.fix.endswith("."), finding
 
 
@@ -51,7 +51,7 @@ def test_inputs_without_a_batch_and_of_no_samples_are_judged() -> None:
 def test_of_striates_own_models_nothing_is_told_but_what_is_listed_with_its_reason() -> None:
     head, body = (GOLDEN / "findings.txt").read_text(encoding="utf-8").split("\n\n")
     reasons = {line.partition(":")[0] for line in head.splitlines()}
-    told = []
+    reported = []
     for name, make in striate.models.NAMES.items():
         sample = {"lenet5": (1, 28, 28), "mlp_bn": (784,), "cnn_bn": (3, 32, 32), "resnet_cifar": (3, 32, 32)}.get(
             name, (3, 224, 224)
@@ -63,6 +63,6 @@ def test_of_striates_own_models_nothing_is_told_but_what_is_listed_with_its_reas
             for mode in (True, False)
         ]
         assert modes[0] == modes[1]
-        told += modes[0]
-    assert told == body.splitlines()
-    assert {line.split()[1] for line in told} == reasons
+        reported += modes[0]
+    assert reported == body.splitlines()
+    assert {line.split()[1] for line in reported} == reasons

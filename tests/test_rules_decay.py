@@ -1,12 +1,12 @@
-"""Rules about the optimizer's groups: a network and an optimizer that each is for, and one near it that it must not be
-for.
+"""Rules about the optimizer's groups: each with a network and optimizer that it reports, and a similar one that it does
+not.
 """
 
 from __future__ import annotations
 
 import pytest
 import torch
-from findings import severities, told
+from findings import reported, severities
 from torch import nn
 
 import striate
@@ -28,7 +28,7 @@ def test_decay_on_scales_shifts_and_biases_is_told_with_the_group_that_has_it() 
         "1.weight, 1.bias, 4.bias."
     )
     fix = "Give it striate.training.parameter_groups(model, weight_decay=0.0005)."
-    assert told(report, "decay-on-norm-or-bias") == [("optimizer", message, fix)]
+    assert reported(report, "decay-on-norm-or-bias") == [("optimizer", message, fix)]
     assert severities(report, "decay") == {"decay-on-norm-or-bias": "warning", "decay-on-scale-invariant": "note"}
     assert report.findings[0].line is None
 
@@ -47,10 +47,10 @@ def test_one_bias_is_told_in_the_singular_and_many_are_cut() -> None:
     model = nn.Sequential(nn.Linear(3, 1))
     report = inspect(model, (8, 3), optimizer=torch.optim.AdamW(model.parameters(), weight_decay=0.01))
     message = "weight_decay=0.01 pulls 1 parameter (1 number) towards 0, which are scales, shifts and biases: 0.bias."
-    assert [m for _, m, _ in told(report, "decay-on-norm-or-bias")] == [message]
+    assert [m for _, m, _ in reported(report, "decay-on-norm-or-bias")] == [message]
     model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))
     report = inspect(model, (8, 3), optimizer=torch.optim.AdamW(model.parameters(), weight_decay=0.01))
-    assert told(report, "decay-on-norm-or-bias")[0][1].endswith(": 0.bias, 1.bias, 2.bias, ….")
+    assert reported(report, "decay-on-norm-or-bias")[0][1].endswith(": 0.bias, 1.bias, 2.bias, ….")
 
 
 def test_the_diff_goes_on_with_the_groups() -> None:
@@ -83,7 +83,7 @@ def test_decay_on_weights_that_a_norm_follows_is_a_note_about_the_learning_rate(
         "it sets how fast they learn, lr/‖w‖² (0.weight)."
     )
     fix = "Keep it if the learning rate was found with it; change the two together."
-    assert told(report, "decay-on-scale-invariant") == [("optimizer", message, fix)]
+    assert reported(report, "decay-on-scale-invariant") == [("optimizer", message, fix)]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_decay_on_weights_that_a_norm_follows_is_a_note_about_the_learning_rate(
 def test_only_weights_right_before_a_norm_lose_their_size(layers: list[nn.Module], invariant: bool) -> None:
     model = nn.Sequential(*layers)
     report = inspect(model, SHAPE, optimizer=torch.optim.SGD(model[0].parameters(), 0.1, weight_decay=0.1))
-    assert bool(told(report, "decay-on-scale-invariant")) is invariant
+    assert bool(reported(report, "decay-on-scale-invariant")) is invariant
     if invariant:
         x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
         y = model(x)
@@ -119,7 +119,7 @@ def test_a_step_of_a_norms_weight_is_smaller_the_larger_it_is() -> None:
             model[0].weight.mul_(factor)
         model.zero_grad()
         model(x).square().sum().backward()
-        steps.append(model[0].weight.grad.norm() / model[0].weight.norm())  # how far a step of rate 1 turns it
+        steps.append(model[0].weight.grad.norm() / model[0].weight.norm())  # the angle of a step of rate 1
     assert (steps[0] / steps[1]).item() == pytest.approx(9, rel=1e-6)
 
 
@@ -132,7 +132,7 @@ def test_parameters_that_are_in_no_group_are_told() -> None:
         "2 parameters (645 numbers) of 5 that learn are in none of its groups and stay as they are: 4.weight, 4.bias."
     )
     fix = "Make the optimizer when the model is complete, or add them with add_param_group."
-    assert told(report, "parameters-not-in-optimizer") == [("optimizer", message, fix)]
+    assert reported(report, "parameters-not-in-optimizer") == [("optimizer", message, fix)]
     assert severities(report, "decay") == {"parameters-not-in-optimizer": "warning"}
     model[4].requires_grad_(False)
     assert severities(inspect(model, SHAPE, optimizer=optimizer), "decay") == {}

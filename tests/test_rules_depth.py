@@ -1,4 +1,4 @@
-"""Lint rules about depth: each with a network that has the mistake and one near it that has not."""
+"""Lint rules about depth: each with a network that has the mistake, and a similar one that does not."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_channels_that_are_never_mixed_are_told_with_what_they_reach() -> None:
 
 
 class Scaled(nn.Module):
-    """A residual block without an activation, with a layer scale, as the token mixers of FastViT."""
+    """A residual block without an activation, with a layer scale, like the token mixers of FastViT."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -185,11 +185,11 @@ def test_norms_of_the_batch_poolings_of_means_and_flattening_are_linear() -> Non
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AvgPool2d(2), nn.Dropout(), nn.Flatten(), nn.Linear(72, 5)
     )
-    told = (
+    message = (
         "It reads 0 through 1, linear too, with no nonlinearity between: their 576 weights, 8×3×3×3 and 5×72, make "
         "one linear map."
     )
-    assert findings("no-nonlinearity", net, (2, 3, 8, 8)) == [("warning", "5", told)]
+    assert findings("no-nonlinearity", net, (2, 3, 8, 8)) == [("warning", "5", message)]
 
 
 def test_a_kernel_behind_a_wide_pointwise_convolution_is_told() -> None:
@@ -220,7 +220,7 @@ def test_linear_layers_in_a_row_are_told_each() -> None:
 
 
 class Ratio(nn.Module):
-    """Products and quotients that are not linear, though a factor is the model's own or there is only one."""
+    """Products and quotients that are nonlinear, though a factor is the model's own or there is only one."""
 
     def __init__(self, way: str) -> None:
         super().__init__()
@@ -239,11 +239,11 @@ class Ratio(nn.Module):
 
 
 def test_a_scale_is_linear_and_a_square_and_an_inverse_are_not() -> None:
-    told = {
+    reported = {
         way: [place for _, place, _ in findings("no-nonlinearity", Ratio(way), (2, 4, 5, 5))]
         for way in ("square", "inverse", "scale")
     }
-    assert told == {"square": [], "inverse": [], "scale": ["other"]}
+    assert reported == {"square": [], "inverse": [], "scale": ["other"]}
 
 
 class Gated(nn.Module):

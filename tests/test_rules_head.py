@@ -1,4 +1,4 @@
-"""Lint rules about the head: each with a network that has the mistake and one near it that has not."""
+"""Lint rules about the head: each with a network that has the mistake, and a similar one that does not."""
 
 from __future__ import annotations
 

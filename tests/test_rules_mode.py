@@ -1,4 +1,4 @@
-"""Rules about modes: a network that each is for, and one near it that it must not be for."""
+"""Rules about modes: each with a network that it reports, and a similar one that it does not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from findings import severities, told
+from findings import reported, severities
 from torch import nn
 
 import striate
@@ -28,15 +28,15 @@ def test_a_norm_that_trains_in_an_evaluated_model_is_told_and_mended() -> None:
         "It is in training mode and the model is not: each batch it sees moves its running statistics by 0.1 of the "
         "way."
     )
-    assert told(report, "norm-in-training-mode") == [
+    assert reported(report, "norm-in-training-mode") == [
         ("1", message, "Call eval() on the model after the last train(), or on this layer.")
     ]
     assert severities(report, "norm", "mode") == {"norm-in-training-mode": "warning"}
     fixed, difference = report.fix()
-    assert (fixed[1].training, model[1].training, difference) == (False, True, "")  # no repr says a mode
+    assert (fixed[1].training, model[1].training, difference) == (False, True, "")  # a repr does not show the mode
     assert severities(inspect(fixed, SHAPE), "norm", "mode") == {}
     model[1].momentum = None
-    assert "statistics by 1/batches of the way." in told(inspect(model, SHAPE), "norm-in-training-mode")[0][1]
+    assert "statistics by 1/batches of the way." in reported(inspect(model, SHAPE), "norm-in-training-mode")[0][1]
 
 
 @pytest.mark.parametrize(
@@ -56,14 +56,14 @@ def test_dropout_whose_mode_is_not_the_models_is_told_and_mended() -> None:
     model[3:].train()
     report = inspect(model, SHAPE)
     message = "It is in training mode and the model is not: it drops 30 % of what it gets."
-    assert told(report, "mixed-modes") == [("3", message, "Call eval() on the model, or on this layer.")]
+    assert reported(report, "mixed-modes") == [("3", message, "Call eval() on the model, or on this layer.")]
     assert severities(report, "norm", "mode") == {"mixed-modes": "warning"}
     assert severities(inspect(report.fix()[0], SHAPE), "norm", "mode") == {} and report.fix()[0][3].training is False
     model.train()
     model[3].eval()
     report = inspect(model, SHAPE)
     message = "It is in evaluation mode and the model is not: it drops nothing, where p=0.3 is asked."
-    assert told(report, "mixed-modes") == [("3", message, "Call train() on the model, or on this layer.")]
+    assert reported(report, "mixed-modes") == [("3", message, "Call train() on the model, or on this layer.")]
     assert severities(inspect(report.fix()[0], SHAPE), "norm", "mode") == {} and report.fix()[0][3].training is True
 
 
@@ -75,7 +75,7 @@ def test_an_evaluated_norm_whose_scale_learns_is_told() -> None:
     message = (
         "It is in evaluation mode and the model is not: its running statistics stay, and its 8 scales and shifts learn."
     )
-    assert told(report, "mixed-modes") == [
+    assert reported(report, "mixed-modes") == [
         ("1", message, "Call train() on the model, or freeze() on this layer if that is meant.")
     ]
     # which of the two is meant?
@@ -88,7 +88,7 @@ def test_a_norm_that_is_frozen_by_eval_thaws_with_the_next_train() -> None:
     report = inspect(model, SHAPE)
     message = "It is frozen by eval() alone: with the next train() its 4 running means and variances move again."
     fix = "Call freeze() on striate's batch norm, or eval() on this layer after each train()."
-    assert told(report, "frozen-norm-thaws") == [("1", message, fix)]
+    assert reported(report, "frozen-norm-thaws") == [("1", message, fix)]
     assert severities(report, "norm", "mode") == {"frozen-norm-thaws": "warning"}
     fixed, difference = report.fix()
     assert fixed[1].frozen and not model[1].frozen and "frozen=True" in difference
@@ -97,7 +97,7 @@ def test_a_norm_that_is_frozen_by_eval_thaws_with_the_next_train() -> None:
     for net, moves in ((fixed, False), (model, True)):
         net.train()(torch.randn(SHAPE))
         assert torch.equal(net[1].running_mean, state["running_mean"]) is not moves
-    assert told(inspect(model, SHAPE), "frozen-norm-thaws") == []  # it has thawed
+    assert reported(inspect(model, SHAPE), "frozen-norm-thaws") == []  # it has thawed
 
 
 def test_torchs_norm_that_thaws_is_told_and_left_to_be_mended_by_hand() -> None:
@@ -115,7 +115,7 @@ def test_batch_statistics_in_evaluation_are_told() -> None:
     report = inspect(model.eval(), SHAPE)
     message = "It keeps no running statistics: in evaluation its 3 channels are normalized by what is in the batch."
     fix = "Build it with track_running_stats=True and train it, or use GroupNorm."
-    assert told(report, "batch-statistics-at-evaluation") == [("0", message, fix)]
+    assert reported(report, "batch-statistics-at-evaluation") == [("0", message, fix)]
     assert severities(report, "norm", "mode") == {"batch-statistics-at-evaluation": "warning"}
     x = torch.randn(SHAPE)
     assert not torch.allclose(model(x)[:1], model(x[:1]))

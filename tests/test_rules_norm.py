@@ -1,4 +1,4 @@
-"""Rules about norms: a network that each is for, and one near it that it must not be for; and what mending does."""
+"""Rules about norms: each with a network that it reports and a similar one that it does not; and what fixes do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from findings import severities, told
+from findings import reported, severities
 from torch import Tensor, nn
 
 import striate
@@ -16,7 +16,7 @@ from striate import inspect
 
 
 def drawn(model: nn.Module) -> nn.Module:
-    """With parameters and running statistics that are not those of new layers."""
+    """Gives the layers parameters and running statistics other than new layers have."""
     generator = torch.Generator().manual_seed(3)
     for name, t in [*model.named_parameters(), *model.named_buffers()]:
         if t.is_floating_point():
@@ -36,7 +36,7 @@ def test_a_bias_that_batch_norm_subtracts_is_told_and_one_behind_or_before_a_rel
         nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)),
         (1, 3, 8, 8),
     )
-    assert told(report, "bias-before-norm") == [
+    assert reported(report, "bias-before-norm") == [
         (
             "0",
             "The 8 values of its bias do nothing: 1 (BatchNorm2d) subtracts each channel's mean, and the bias with it.",
@@ -59,7 +59,7 @@ def test_a_bias_that_batch_norm_subtracts_is_told_and_one_behind_or_before_a_rel
     ids=lambda v: type(v).__name__ if isinstance(v, nn.Module) else None,
 )
 def test_layers_and_norms_of_every_kind_are_seen(layer: nn.Module, norm: nn.Module, shape: tuple[int, ...]) -> None:
-    assert [place for place, _, _ in told(inspect(nn.Sequential(layer, norm), shape), "bias-before-norm")] == ["0"]
+    assert [place for place, _, _ in reported(inspect(nn.Sequential(layer, norm), shape), "bias-before-norm")] == ["0"]
 
 
 @pytest.mark.parametrize(
@@ -79,11 +79,11 @@ def test_layers_and_norms_of_every_kind_are_seen(layer: nn.Module, norm: nn.Modu
 def test_a_bias_that_is_not_only_each_channels_own_offset_stays(
     layers: list[nn.Module], shape: tuple[int, ...]
 ) -> None:
-    assert told(inspect(nn.Sequential(*layers), shape), "bias-before-norm") == []
+    assert reported(inspect(nn.Sequential(*layers), shape), "bias-before-norm") == []
 
 
 class Branching(nn.Module):
-    """The convolution's output goes to a norm, and where ``also`` says."""
+    """The convolution's output goes to a norm, and also where ``also`` says."""
 
     def __init__(self, also: str) -> None:
         super().__init__()
@@ -108,8 +108,8 @@ class Branching(nn.Module):
 
 @pytest.mark.parametrize("also", ["sum", "output", "residual", "code", "second call"])
 def test_a_bias_that_something_else_reads_stays(also: str) -> None:
-    assert told(inspect(Branching("nothing"), (2, 4, 6, 6)), "bias-before-norm") != []
-    assert told(inspect(Branching(also), (2, 4, 6, 6)), "bias-before-norm") == []
+    assert reported(inspect(Branching("nothing"), (2, 4, 6, 6)), "bias-before-norm") != []
+    assert reported(inspect(Branching(also), (2, 4, 6, 6)), "bias-before-norm") == []
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -125,7 +125,7 @@ def test_without_the_bias_the_copy_computes_the_same_in_training_and_in_evaluati
     assert (fixed[0].bias, fixed[4].bias) == (None, None) and model[0].bias is not None
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     x = torch.randn(8, 3, 8, 8, dtype=torch.double, generator=torch.Generator().manual_seed(0))
-    assert told(inspect(fixed, x), "bias-before-norm") == []
+    assert reported(inspect(fixed, x), "bias-before-norm") == []
     for step in range(2):  # in training the second after the running statistics have moved
         torch.testing.assert_close(fixed(x), model(x), rtol=0, atol=1e-12, msg=str(step))
     torch.testing.assert_close(fixed.eval()(x), model.eval()(x), rtol=0, atol=1e-12)
@@ -154,7 +154,7 @@ def test_a_bias_before_a_norm_of_several_layers_is_told_and_left_to_be_mended_by
 
 def test_a_convolution_with_norm_and_activation_in_one_is_seen_through() -> None:
     block = striate.nn.ConvNormAct2d(3, 8, 3, bias=True)
-    assert [place for place, _, _ in told(inspect(block, (8, 3, 8, 8)), "bias-before-norm")] == ["conv"]
+    assert [place for place, _, _ in reported(inspect(block, (8, 3, 8, 8)), "bias-before-norm")] == ["conv"]
     assert severities(inspect(striate.nn.ConvNormAct2d(3, 8, 3), (8, 3, 8, 8)), "norm") == {}
 
 
@@ -181,10 +181,10 @@ def test_a_norm_behind_an_activation_is_a_note_and_one_behind_a_pooling_is_none(
         "has bent already."
     )
     fix = "Put the norm before the activation, unless that was tried and is worse."
-    assert told(report, "norm-after-activation") == [("2", message, fix)]
+    assert reported(report, "norm-after-activation") == [("2", message, fix)]
     assert severities(report, "norm")["norm-after-activation"] == "note"
     pooled = nn.Sequential(nn.Conv2d(3, 8, 3), activation, nn.MaxPool2d(2), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1))
-    assert told(inspect(pooled, (8, 3, 9, 9)), "norm-after-activation") == []
+    assert reported(inspect(pooled, (8, 3, 9, 9)), "norm-after-activation") == []
 
 
 def test_the_norm_of_an_identity_beside_a_convolution_is_a_branch_and_not_told() -> None:
@@ -206,10 +206,9 @@ def test_the_norm_of_an_identity_beside_a_convolution_is_a_branch_and_not_told()
             x = self.act(x)
             return self.bend(self.norm(self.conv(x))) + self.identity(x)
 
-    assert told(inspect(Deployable(bends=False), (8, 8, 7, 7)), "norm-after-activation") == []
-    assert [place for place, _, _ in told(inspect(Deployable(bends=True), (8, 8, 7, 7)), "norm-after-activation")] == [
-        "identity"
-    ]
+    assert reported(inspect(Deployable(bends=False), (8, 8, 7, 7)), "norm-after-activation") == []
+    report = inspect(Deployable(bends=True), (8, 8, 7, 7))
+    assert [place for place, _, _ in reported(report, "norm-after-activation")] == ["identity"]
 
 
 @pytest.mark.parametrize(
@@ -229,15 +228,15 @@ def test_a_norm_behind_a_functional_activation_is_told_with_what_it_measures(nor
     message = (
         f"{type(norm).__name__} stands behind silu: the {measured} it measures are of values that it has bent already."
     )
-    assert [m for _, m, _ in told(inspect(nn.Sequential(Act(), norm), (8, 8, 7, 7)), "norm-after-activation")] == [
+    assert [m for _, m, _ in reported(inspect(nn.Sequential(Act(), norm), (8, 8, 7, 7)), "norm-after-activation")] == [
         message
     ]
 
 
 def test_an_activation_that_a_norm_computes_is_seen_by_the_norm_behind_it() -> None:
     model = nn.Sequential(striate.nn.BatchNormAct2d(8), striate.nn.BatchNorm2d(8))
-    assert [place for place, _, _ in told(inspect(model, (8, 8, 7, 7)), "norm-after-activation")] == ["1"]
-    assert told(inspect(model.eval()[1:], (8, 8, 7, 7)), "norm-after-activation") == []
+    assert [place for place, _, _ in reported(inspect(model, (8, 8, 7, 7)), "norm-after-activation")] == ["1"]
+    assert reported(inspect(model.eval()[1:], (8, 8, 7, 7)), "norm-after-activation") == []
 
 
 def test_dropout_before_batch_norms_is_told_with_the_variance_it_adds() -> None:
@@ -248,7 +247,7 @@ def test_dropout_before_batch_norms_is_told_with_the_variance_it_adds() -> None:
         "evaluation, "
         "whose outputs are 0.71 of what they should be."
     )
-    assert told(report, "dropout-before-batch-norm") == [
+    assert reported(report, "dropout-before-batch-norm") == [
         ("1", message, "Drop behind the last batch norm, or not at all.")
     ]
     assert severities(report, "norm")["dropout-before-batch-norm"] == "warning"
@@ -257,7 +256,7 @@ def test_dropout_before_batch_norms_is_told_with_the_variance_it_adds() -> None:
         "p=0.2 stands before 1 batch norm, first 2: for values of mean 0 the running variance is 1.25 times that of "
         "evaluation, whose outputs are 0.89 of what they should be."
     )
-    assert [m for _, m, _ in told(one, "dropout-before-batch-norm")] == [message]
+    assert [m for _, m, _ in reported(one, "dropout-before-batch-norm")] == [message]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +271,7 @@ def test_dropout_before_batch_norms_is_told_with_the_variance_it_adds() -> None:
     ],
 )
 def test_dropout_behind_batch_norms_or_before_other_norms_is_right(layers: list[nn.Module]) -> None:
-    assert told(inspect(nn.Sequential(*layers), (8, 4)), "dropout-before-batch-norm") == []
+    assert reported(inspect(nn.Sequential(*layers), (8, 4)), "dropout-before-batch-norm") == []
 
 
 def test_the_variance_that_dropout_adds_is_the_one_the_message_says() -> None:
@@ -293,13 +292,13 @@ def test_few_samples_a_step_are_told_where_they_are_training_s() -> None:
     message = (
         "It measures 4 samples at once, 144 values a channel, and fewer than 8 samples are known to cost accuracy."
     )
-    assert told(report, "small-batch-norm") == [
+    assert reported(report, "small-batch-norm") == [
         ("1", message, "Use GroupNorm(32, 64), whose statistics are of one sample, or more samples.")
     ]
     assert severities(report, "norm") == {"small-batch-norm": "warning"}
     one = "It measures 1 sample at once, 36 values a channel, and fewer than 8 samples are known to cost accuracy."
-    assert [m for _, m, _ in told(inspect(bottle(), (1, 3, 8, 8), batch_size=1), "small-batch-norm")] == [one]
-    assert told(inspect(bottle(), (2, 3, 8, 8)), "small-batch-norm")[0][1].startswith(
+    assert [m for _, m, _ in reported(inspect(bottle(), (1, 3, 8, 8), batch_size=1), "small-batch-norm")] == [one]
+    assert reported(inspect(bottle(), (2, 3, 8, 8)), "small-batch-norm")[0][1].startswith(
         "It measures 2 samples at once, 72 values"
     )
 
@@ -313,12 +312,12 @@ def test_a_batch_of_one_only_to_look_at_a_model_is_no_mistake() -> None:
 
 def test_sub_batches_of_a_ghost_batch_norm_count_as_batches() -> None:
     ghost = nn.Sequential(striate.nn.GhostBatchNorm2d(3, ghost_batch_size=4))
-    assert told(inspect(ghost, (16, 3, 8, 8)), "small-batch-norm")[0][1].startswith(
+    assert reported(inspect(ghost, (16, 3, 8, 8)), "small-batch-norm")[0][1].startswith(
         "It measures 4 samples at once, 256 values"
     )
     assert inspect(ghost, (16, 3, 8, 8)).findings[0].mend is None
     assert (
-        told(
+        reported(
             inspect(nn.Sequential(striate.nn.GhostBatchNorm2d(3, ghost_batch_size=8)), (16, 3, 8, 8)),
             "small-batch-norm",
         )
@@ -342,7 +341,7 @@ def test_the_group_norm_that_takes_over_has_the_parameters_and_no_group_of_one_c
         "relu",
     )
     assert torch.equal(fixed[1].weight, model[1].weight) and torch.equal(fixed[1].bias, model[1].bias)
-    assert told(inspect(fixed, (2, 3, 8, 8)), "small-batch-norm") == []
+    assert reported(inspect(fixed, (2, 3, 8, 8)), "small-batch-norm") == []
     x = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(fixed(x), F.relu(F.group_norm(model[0](x), groups, model[1].weight, model[1].bias)))
 
@@ -358,14 +357,14 @@ def test_the_group_norm_that_takes_over_stands_at_all_of_the_norms_names() -> No
             return self.c(self.a(x))
 
     fixed, _ = inspect(Held(), (4, 6)).fix()
-    # no places: one channel has one value
+    # without positions, each channel has one value
     assert type(fixed.b) is nn.GroupNorm and fixed.c[0] is fixed.b and fixed.b.num_groups == 1
 
 
 def test_one_value_a_channel_is_an_error_where_the_batch_is_said_to_be_one() -> None:
     report = inspect(nn.Sequential(nn.Conv2d(3, 64, 8, bias=False), nn.BatchNorm2d(64)), (1, 3, 8, 8), batch_size=1)
     message = "Each of its 64 channels has 1 value a step, which has no variance: training stops here."
-    assert told(report, "one-value-norm") == [
+    assert reported(report, "one-value-norm") == [
         ("1", message, "Train on more samples at once, and drop a last batch of 1.")
     ]
     assert severities(report, "norm") == {"one-value-norm": "error"}
@@ -385,9 +384,9 @@ def test_one_value_a_channel_is_an_error_where_the_batch_is_said_to_be_one() -> 
 def test_a_group_of_one_value_is_an_error_at_any_batch(norm: nn.Module, shape: tuple[int, ...]) -> None:
     report = inspect(nn.Sequential(norm).eval(), shape)
     message = "Its means are of 1 value each, so that it returns its shift, whatever comes in."
-    assert told(report, "one-value-norm") == [("0", message, "Leave it out, or give it more channels a group.")]
+    assert reported(report, "one-value-norm") == [("0", message, "Leave it out, or give it more channels a group.")]
     assert norm(torch.randn(shape)).abs().max() < 1e-4
-    assert told(inspect(nn.Sequential(nn.GroupNorm(2, 4)), (8, 4, 1, 1)), "one-value-norm") == []
+    assert reported(inspect(nn.Sequential(nn.GroupNorm(2, 4)), (8, 4, 1, 1)), "one-value-norm") == []
 
 
 def test_instance_norm_without_a_batch_has_as_many_values_as_places() -> None:
@@ -407,7 +406,7 @@ def test_a_norm_that_is_called_again_mixes_statistics() -> None:
     message = (
         "It is called 2 times in a pass: training measures each place by itself, and the running statistics mix them."
     )
-    assert told(report, "norm-reused") == [("norm", message, "Give each place a norm of its own.")]
+    assert reported(report, "norm-reused") == [("norm", message, "Give each place a norm of its own.")]
     assert severities(report, "norm") == {"norm-reused": "warning"}
     for norm in (
         nn.GroupNorm(1, 3),
@@ -415,7 +414,7 @@ def test_a_norm_that_is_called_again_mixes_statistics() -> None:
         striate.nn.BatchNorm2d(3).freeze(),
         nn.InstanceNorm2d(3),
     ):
-        assert told(inspect(Twice(norm), (8, 3, 8, 8)), "norm-reused") == []
+        assert reported(inspect(Twice(norm), (8, 3, 8, 8)), "norm-reused") == []
 
 
 def test_a_norm_as_last_layer_is_told_where_its_output_is_compared() -> None:
@@ -423,17 +422,18 @@ def test_a_norm_as_last_layer_is_told_where_its_output_is_compared() -> None:
     message = (
         "BatchNorm1d is the last layer: its shift and scale are the mean and spread of the 10 outputs over the batch."
     )
-    assert told(report, "norm-on-output") == [("1", message, "Leave it out, or put it before the last layer.")]
+    assert reported(report, "norm-on-output") == [("1", message, "Leave it out, or put it before the last layer.")]
     assert severities(report, "norm") == {"norm-on-output": "warning"}
     maps = nn.Sequential(nn.Conv2d(3, 5, 3, bias=False), nn.GroupNorm(5, 5))
     message = (
         "GroupNorm is the last layer: its shift and scale are the mean and spread of the 5 outputs in each sample."
     )
-    assert [m for _, m, _ in told(inspect(maps, (8, 3, 8, 8), task="segmentation"), "norm-on-output")] == [message]
-    assert [m for _, m, _ in told(inspect(maps, (8, 3, 8, 8), loss=nn.MSELoss()), "norm-on-output")] == [message]
-    assert told(inspect(maps, (8, 3, 8, 8)), "norm-on-output") == []  # a part of a network, for all that is known
-    assert told(inspect(nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 10)), (8, 4)), "norm-on-output") == []
-    assert told(inspect(nn.Sequential(nn.Linear(4, 10), striate.nn.BatchNormAct2d(10)), (8, 4)), "norm-on-output") == []
+    assert [m for _, m, _ in reported(inspect(maps, (8, 3, 8, 8), task="segmentation"), "norm-on-output")] == [message]
+    assert [m for _, m, _ in reported(inspect(maps, (8, 3, 8, 8), loss=nn.MSELoss()), "norm-on-output")] == [message]
+    assert reported(inspect(maps, (8, 3, 8, 8)), "norm-on-output") == []  # it may be a part of a network
+    assert reported(inspect(nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 10)), (8, 4)), "norm-on-output") == []
+    activated = nn.Sequential(nn.Linear(4, 10), striate.nn.BatchNormAct2d(10))
+    assert reported(inspect(activated, (8, 4)), "norm-on-output") == []
 
 
 # ------------------------------------------------------------------------------------------------------------ arguments
@@ -475,7 +475,7 @@ def test_a_norm_as_last_layer_is_told_where_its_output_is_compared() -> None:
 def test_a_momentum_that_makes_no_average_is_told_and_mended(momentum: float, message: str, meant: float) -> None:
     model = nn.Sequential(nn.BatchNorm2d(3, momentum=momentum))
     report = inspect(model, (8, 3, 8, 8))
-    assert told(report, "norm-momentum") == [("0", message, f"Set momentum={meant:g}.")]
+    assert reported(report, "norm-momentum") == [("0", message, f"Set momentum={meant:g}.")]
     assert severities(report, "norm") == {"norm-momentum": "warning"}
     fixed, difference = report.fix()
     assert (fixed[0].momentum, model[0].momentum) == (meant, momentum) and f"momentum={meant}" in difference
@@ -493,7 +493,7 @@ def test_a_momentum_that_makes_no_average_is_told_and_mended(momentum: float, me
     ],
 )
 def test_a_momentum_that_is_an_average_or_is_not_used_is_right(norm: nn.Module) -> None:
-    assert told(inspect(nn.Sequential(norm), (8, 3, 8, 8)), "norm-momentum") == []
+    assert reported(inspect(nn.Sequential(norm), (8, 3, 8, 8)), "norm-momentum") == []
 
 
 def test_no_momentum_is_a_cumulative_average_of_batch_norm_and_none_of_instance_norm() -> None:
@@ -501,7 +501,7 @@ def test_no_momentum_is_a_cumulative_average_of_batch_norm_and_none_of_instance_
     message = (
         "momentum=None averages all batches alike: after 1,000 of them the last counts 0.1 %, and so does the first."
     )
-    assert told(report, "cumulative-average") == [
+    assert reported(report, "cumulative-average") == [
         ("0", message, "Set momentum=0.1 to train; None is for measuring again with weights that stay.")
     ]
     assert severities(report, "norm") == {"cumulative-average": "note"}
@@ -521,7 +521,7 @@ def test_no_momentum_is_a_cumulative_average_of_batch_norm_and_none_of_instance_
 )
 def test_an_eps_that_is_lost_or_decides_is_told_and_mended(eps: float, message: str) -> None:
     report = inspect(nn.Sequential(nn.BatchNorm2d(3, eps=eps), striate.nn.LayerNorm2d(3, eps=eps)), (8, 3, 8, 8))
-    assert told(report, "norm-eps") == [("0", message, "Set eps=1e-05."), ("1", message, "Set eps=1e-06.")]
+    assert reported(report, "norm-eps") == [("0", message, "Set eps=1e-05."), ("1", message, "Set eps=1e-06.")]
     assert severities(report, "norm") == {"norm-eps": "warning"}
     fixed, _ = report.fix()
     assert (fixed[0].eps, fixed[1].eps) == (1e-5, 1e-6) and inspect(fixed, (8, 3, 8, 8)).findings == []
@@ -530,7 +530,7 @@ def test_an_eps_that_is_lost_or_decides_is_told_and_mended(eps: float, message: 
 def test_an_eps_of_zero_divides_by_zero() -> None:
     model = nn.Sequential(nn.BatchNorm2d(3, eps=0.0)).eval()  # torch refuses to train it
     message = "eps=0 divides a channel that does not vary by 0, and the result is not a number."
-    assert told(inspect(model, (8, 3, 8, 8)), "norm-eps") == [("0", message, "Set eps=1e-05.")]
+    assert reported(inspect(model, (8, 3, 8, 8)), "norm-eps") == [("0", message, "Set eps=1e-05.")]
     model[0].running_var.zero_()
     assert model(torch.zeros(1, 3, 1, 1)).isnan().all()
     assert inspect(model, (8, 3, 8, 8)).fix()[0](torch.zeros(1, 3, 1, 1)).isfinite().all()
@@ -557,19 +557,19 @@ def test_a_class_that_knows_of_one_group_only_means_it() -> None:
         def __init__(self, channels: int) -> None:
             super().__init__(1, channels)
 
-    assert told(inspect(OneGroup(8), (2, 8, 5, 5)), "groups-are-layer-norm") == []
+    assert reported(inspect(OneGroup(8), (2, 8, 5, 5)), "groups-are-layer-norm") == []
 
 
 def test_groups_of_one_channel_and_one_group_of_all_have_names_of_their_own() -> None:
     report = inspect(nn.Sequential(nn.GroupNorm(8, 8), nn.GroupNorm(1, 8), nn.GroupNorm(4, 8)), (2, 8, 5, 5))
-    assert told(report, "groups-are-instance-norm") == [
+    assert reported(report, "groups-are-instance-norm") == [
         (
             "0",
             "8 groups of 1 channel are instance norm.",
             "Say InstanceNorm2d(…, affine=True) if that is meant, or use fewer groups.",
         )
     ]
-    assert told(report, "groups-are-layer-norm") == [
+    assert reported(report, "groups-are-layer-norm") == [
         (
             "1",
             "1 group of 8 channels is layer norm over channels and places together.",

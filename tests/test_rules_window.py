@@ -1,4 +1,4 @@
-"""Lint rules about windows: each with a network that has the mistake and one near it that has not."""
+"""Lint rules about windows: each with a network that has the mistake, and a similar one that does not."""
 
 from __future__ import annotations
 
@@ -120,14 +120,14 @@ def test_a_mean_in_a_function_is_a_global_pooling() -> None:
 
 def test_layers_whose_inputs_see_more_than_the_image_are_told() -> None:
     net = nn.Sequential(*convolutions(1, 1, 1, 1, 1))
-    told = "Units that it reads see {} px each, more than the {} of the image: its windows add little but padding."
+    message = "Units that it reads see {} px each, more than the {} of the image: its windows add little but padding."
     assert findings("unproductive-layers", net, (1, 2, 6, 6)) == [
-        ("note", "3", told.format("7×7", "6×6")),
-        ("note", "4", told.format("9×9", "6×6")),
+        ("note", "3", message.format("7×7", "6×6")),
+        ("note", "4", message.format("9×9", "6×6")),
     ]
-    assert findings("unproductive-layers", net, (1, 2, 8, 8)) == [("note", "4", told.format("9×9", "8×8"))]
+    assert findings("unproductive-layers", net, (1, 2, 8, 8)) == [("note", "4", message.format("9×9", "8×8"))]
     strided = nn.Sequential(nn.Conv2d(1, 2, 3, 2), nn.MaxPool2d(2), *convolutions(1, 1))
-    assert findings("unproductive-layers", strided, (1, 1, 12, 12)) == [("note", "3", told.format("13×13", "12×12"))]
+    assert findings("unproductive-layers", strided, (1, 1, 12, 12)) == [("note", "3", message.format("13×13", "12×12"))]
 
 
 def test_a_chain_for_large_images_is_unproductive_on_small_ones_and_a_residual_network_is_not() -> None:
@@ -171,7 +171,7 @@ def test_a_map_on_its_side_is_followed_by_its_own_axes() -> None:
             return self.last(self.first(x).transpose(2, 3))
 
     net = nn.Sequential(Turned(), nn.Conv2d(1, 1, 3, padding=1))
-    # one column is never exceeded: no window looks along it
+    # an axis of size 1 is never exceeded: no window extends along it
     assert findings("unproductive-layers", net, (1, 1, 6, 1)) == []
     assert findings("unproductive-layers", nn.Sequential(net, net[1]), (1, 1, 6, 2))[0][1:] == (
         "0.1 (call 2)", (
@@ -185,7 +185,7 @@ def test_unproductive_layers_that_take_few_of_the_macs_are_not_told() -> None:
     wide = nn.Sequential(
         nn.Conv2d(2, 20, 3, padding=1), *convolutions(1, 1, channels=20), nn.Conv2d(20, 1, 3, padding=1)
     )
-    assert findings("unproductive-layers", wide, (1, 2, 6, 6)) == []  # 180 of the 7,740 MACs of each place
+    assert findings("unproductive-layers", wide, (1, 2, 6, 6)) == []  # 180 of the 7,740 MACs at each position
     assert [place for _, place, _ in findings("unproductive-layers", wide, (1, 2, 4, 4))] == ["2", "3"]
 
 
@@ -321,9 +321,9 @@ def test_what_is_cut_off_or_padded_with_channels_is_no_padding_of_windows() -> N
         def forward(self, x: Tensor) -> Tensor:
             return self.last(self.pool(F.pad(x, self.margins)))
 
-    told = "Its windows end before the last 1 of {0} rows and 1 of {0} columns: {1} % of its input reaches nothing."
-    assert findings("dropped-rows", Cut(0, -1, 0, -1), (1, 1, 9, 9)) == [("warning", "pool", told.format(8, 23))]
-    assert findings("dropped-rows", Cut(0, 0, 0, 0, 0, 1), (1, 1, 8, 8)) == [("warning", "pool", told.format(8, 23))]
+    message = "Its windows end before the last 1 of {0} rows and 1 of {0} columns: {1} % of its input reaches nothing."
+    assert findings("dropped-rows", Cut(0, -1, 0, -1), (1, 1, 9, 9)) == [("warning", "pool", message.format(8, 23))]
+    assert findings("dropped-rows", Cut(0, 0, 0, 0, 0, 1), (1, 1, 8, 8)) == [("warning", "pool", message.format(8, 23))]
 
 
 def test_a_stride_larger_than_the_kernel_skips_pixels() -> None:
@@ -347,8 +347,8 @@ def test_pixels_that_another_branch_sees_are_a_note() -> None:
 
 def test_branches_that_skip_the_same_pixels_lose_them() -> None:
     wave = Beside(nn.Conv1d(1, 1, 1, stride=2), nn.AvgPool1d(1, 2))
-    told = "Its windows skip 50 % of its input, which reach nothing."
-    assert findings("skipped-pixels", wave, (1, 1, 8)) == [("warning", "one", told), ("warning", "other", told)]
+    message = "Its windows skip 50 % of its input, which reach nothing."
+    assert findings("skipped-pixels", wave, (1, 1, 8)) == [("warning", "one", message), ("warning", "other", message)]
     net = Beside(nn.Sequential(nn.Conv2d(1, 1, 1, stride=2), nn.ReLU()), nn.Conv2d(1, 1, (1, 2), stride=2))
     assert findings("skipped-pixels", net, (1, 1, 8, 8)) == [
         ("warning", "one.0", "Its windows skip 75 % of its input, and 50 % reach nothing at all."),
@@ -381,10 +381,10 @@ def test_rows_that_another_branch_sees_are_a_note() -> None:
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             return self.pool(x), self.conv(x)
 
-    told = (
+    message = (
         "Its windows end before the last 1 of 7 rows and 1 of 7 columns: 27 % of its input, which other branches see."
     )
-    assert findings("dropped-rows", Pooled(), (1, 1, 7, 7)) == [("note", "pool", told)]
+    assert findings("dropped-rows", Pooled(), (1, 1, 7, 7)) == [("note", "pool", message)]
 
 
 class Deployable(nn.Module):
@@ -561,7 +561,7 @@ def test_places_that_poolings_forget_are_told_where_they_are_asked_for() -> None
 
 
 class Decoder(nn.Module):
-    """A pooling whose map, or whose places, are handed on."""
+    """A pooling whose input map, or whose positions of maxima, are passed on."""
 
     def __init__(self, unpools: bool) -> None:
         super().__init__()

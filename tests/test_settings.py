@@ -1,5 +1,5 @@
-"""Precision and the preferred method: each holds for its own thread, task and gradients, and for the process by a
-function of its own.
+"""Precision and the preferred method: each applies to its own thread, task and gradients; a separate function sets it
+for the process.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from striate.ops.precision import is_strict
 
 WAIT = 60  # seconds after which a test that hangs fails
 torch.manual_seed(0)
-# wide enough for Winograd's to be the fastest of all three maps
+# wide enough for Winograd to be the fastest in all three passes
 X, W = torch.randn(2, 64, 28, 28), torch.randn(64, 64, 3, 3)
 
 
@@ -70,14 +70,14 @@ def nothing_stays() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def strict() -> tuple[Tensor, ...]:
-    """The output and the gradients of the sums as they are written."""
+    """The output and the gradients by the direct sums."""
     return alone(precision("strict"))
 
 
 @pytest.fixture(scope="module")
 def fast(strict: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     got = with_gradients()
-    assert not any(torch.equal(a, b) for a, b in zip(got, strict, strict=True))  # or the tests below would see nothing
+    assert not any(torch.equal(a, b) for a, b in zip(got, strict, strict=True))  # or the tests below prove nothing
     return got
 
 
@@ -90,7 +90,7 @@ PAIRS = {
 
 @pytest.fixture(params=PAIRS)
 def pair(request: pytest.FixtureRequest) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """Two blocks, under which a convolution has different bits."""
+    """Two context managers, under which a convolution gives different bits."""
     return PAIRS[request.param]
 
 
@@ -106,10 +106,10 @@ def test_overlapping_threads_have_each_its_own_setting_and_leave_none_behind(pai
     def enters_first() -> list[tuple[Tensor, ...]]:
         with first():
             turn.wait()
-            turn.wait()  # the other is in its block now
+            turn.wait()  # the other thread is in its block now
             got = [with_gradients()]
             turn.wait()
-        turn.wait()  # this one left, the other is still in
+        turn.wait()  # this thread has left its block, the other is still inside
         got.append(with_gradients())
         turn.wait()
         return got
@@ -126,9 +126,9 @@ def test_overlapping_threads_have_each_its_own_setting_and_leave_none_behind(pai
         return [*got, with_gradients()]
 
     with ThreadPoolExecutor(2) as pool:
-        ours, theirs = [run.result() for run in (pool.submit(enters_first), pool.submit(enters_second))]
-    assert equal(ours[0], expected[0]) and equal(ours[1], before)
-    assert equal(theirs[0], expected[1]) and equal(theirs[1], expected[1]) and equal(theirs[2], before)
+        from_first, from_second = [run.result() for run in (pool.submit(enters_first), pool.submit(enters_second))]
+    assert equal(from_first[0], expected[0]) and equal(from_first[1], before)
+    assert equal(from_second[0], expected[1]) and equal(from_second[1], expected[1]) and equal(from_second[2], before)
     assert equal(with_gradients(), before)
 
 
@@ -227,9 +227,9 @@ def test_tasks_have_each_their_own_setting(strict: Any, fast: Any) -> None:
         events = [asyncio.Event() for _ in range(3)]
         return await asyncio.wait_for(asyncio.gather(enters_first(*events), enters_second(*events)), WAIT)
 
-    ours, theirs = asyncio.run(both())
-    assert all(equal(got, strict) for got in ours[:3]) and equal(ours[3], fast)
-    assert all(equal(got, fast) for got in theirs)
+    from_first, from_second = asyncio.run(both())
+    assert all(equal(got, strict) for got in from_first[:3]) and equal(from_first[3], fast)
+    assert all(equal(got, fast) for got in from_second)
 
 
 def test_blocks_left_in_another_order_than_entered_take_away_themselves() -> None:
@@ -245,7 +245,7 @@ def test_blocks_left_in_another_order_than_entered_take_away_themselves() -> Non
         again = inside(precision("strict"))
         next(again)
         assert is_strict()
-    assert is_strict()  # the generator is in its block yet
+    assert is_strict()  # the generator is still in its block
     again.close()
     assert not is_strict()
 
@@ -329,7 +329,7 @@ def test_a_function_that_runs_after_its_call_returns_is_not_decorated() -> None:
 
 def test_the_bare_call_sets_the_process_and_says_so() -> None:
     try:
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             line = inspect.currentframe().f_lineno + 1  # type: ignore[union-attr]
             striate.precision("strict")
@@ -338,15 +338,15 @@ def test_the_bare_call_sets_the_process_and_says_so() -> None:
             assert pool.submit(is_strict).result()
     finally:
         set_precision("fast")
-    assert [(w.category, w.filename, w.lineno) for w in told] == [(DeprecationWarning, __file__, line)]
-    assert str(told[0].message) == (
+    assert [(w.category, w.filename, w.lineno) for w in caught] == [(DeprecationWarning, __file__, line)]
+    assert str(caught[0].message) == (
         "striate.precision('strict') without `with` has set the precision of the whole process: call "
         "striate.set_precision('strict') for that."
     )
 
 
 def test_a_bare_call_on_several_lines_or_behind_a_condition_is_one_too() -> None:
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for wanted in ("strict", "fast"):
             striate.precision(
@@ -354,7 +354,7 @@ def test_a_bare_call_on_several_lines_or_behind_a_condition_is_one_too() -> None
             )
             assert is_strict() == (wanted == "strict")
         _ = gc and precision("fast") and None
-    assert len(told) == 3
+    assert len(caught) == 3
 
 
 def test_an_object_that_is_kept_sets_nothing_whatever_becomes_of_it() -> None:
@@ -365,7 +365,7 @@ def test_an_object_that_is_kept_sets_nothing_whatever_becomes_of_it() -> None:
     def made() -> precision:
         return precision("strict")
 
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         block = precision("strict")
         assert not is_strict()
@@ -396,7 +396,7 @@ def test_an_object_that_is_kept_sets_nothing_whatever_becomes_of_it() -> None:
         with precision("strict"):
             pass
         precision("strict")(made)
-    assert not told
+    assert not caught
     assert not is_strict()
 
 
@@ -415,8 +415,8 @@ def test_a_layer_for_inference_keeps_what_it_chose_under_the_precision_it_chose_
     expected = fused.FusedConv(W, padding=1).method(X)
     with precision("strict"):
         assert fused.FusedConv(W, padding=1).method(X) != expected
-    layer, told = fused.FusedConv(W, padding=1), iter([False, True])
-    monkeypatch.setattr(fused, "is_strict", lambda: next(told))  # another thread sets the process's in between
+    layer, answers = fused.FusedConv(W, padding=1), iter([False, True])
+    monkeypatch.setattr(fused, "is_strict", lambda: next(answers))  # another thread sets the process's in between
     assert layer.method(X) == expected
     monkeypatch.undo()
     assert layer.method(X) == expected
@@ -600,7 +600,7 @@ def test_a_block_inside_of_what_is_compiled_in_pieces_holds_for_its_own_thread(s
             assert (before, within, after) == (True, False, True)
             assert torch.equal(y, strict[0])
             assert not pool.submit(is_strict).result()
-    function = compiled(outer, fullgraph=False)  # which torch.compile leaves to Python
+    function = compiled(outer, fullgraph=False)  # which torch.compile does not compile
     assert all(equal(with_gradients(function), strict) for _ in range(2))
     assert equal(with_gradients(), fast)
 
@@ -671,15 +671,15 @@ def test_striate_method_holds_for_every_thread_and_a_program_ends_without_a_word
 import threading, torch, striate
 from striate.ops import conv
 from striate.ops.dispatch import prefer, preferred
-told = []
-def tell(): told.append((preferred(), conv.explain_methods((2, 64, 28, 28), (64, 64, 3, 3))["forward"][0]))
+answers = []
+def tell(): answers.append((preferred(), conv.explain_methods((2, 64, 28, 28), (64, 64, 3, 3))["forward"][0]))
 tell()
 with prefer(None):
-    told.append(preferred())
+    answers.append(preferred())
     thread = threading.Thread(target=tell)
     thread.start()
     thread.join()
-print(told)
+print(answers)
 kept = striate.precision("strict")
 """
     done = start("direct", program)
@@ -688,11 +688,11 @@ kept = striate.precision("strict")
 
 
 def test_a_method_s_old_name_works_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = "the method unfolded is implicit_gemm now; the old name goes with the next release."
+    message = "the method unfolded is implicit_gemm now; the old name goes with the next release."
     with pytest.warns(DeprecationWarning) as seen, dispatch.prefer("unfolded"):
         assert dispatch.preferred() == "implicit_gemm"
-    assert [str(one.message) for one in seen] == [f"prefer: {told}"]
+    assert [str(one.message) for one in seen] == [f"prefer: {message}"]
     x, w = torch.ones(1, 2, 6, 6), torch.ones(3, 2, 3, 3)
     with pytest.warns(DeprecationWarning) as seen:
         conv.conv(x, w, padding=1, dims=2, method="unfolded")
-    assert [str(one.message) for one in seen] == [f"conv: {told}"]
+    assert [str(one.message) for one in seen] == [f"conv: {message}"]

@@ -1,5 +1,4 @@
-"""whole_batch_statistics: a batch in parts is normalized as if it came whole; what the docstring calls inexact is
-inexact.
+"""whole_batch_statistics: a batch in parts is normalized like the whole; what the docstring calls inexact is inexact.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ PARTS = (5, 2, 1)
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """The work is little: threads would only wait for each other."""
+    """Runs on one thread: the work is small, and threads would only wait for each other."""
     torch.set_num_threads(1)
 
 
 class Deep(nn.Module):
-    """Three times convolution, norm and ReLU, and a way around the last two; ``side`` sees no other norm before it."""
+    """Convolution, norm and ReLU three times, with a shortcut around the last two; no norm comes before ``side``."""
 
     def __init__(self, momentum: float | None = 0.1) -> None:
         super().__init__()
@@ -212,14 +211,14 @@ def test_measuring_stops_each_pass_at_the_first_layer_not_known() -> None:
         block[0].register_forward_hook(count)
     with whole_batch_statistics(model, x.split(4)):
         passes = calls / (2 * depth)
-    assert passes <= (depth + 3) / 2  # the docstring's L/2, and the last that finds nothing new
+    assert passes <= (depth + 3) / 2  # the docstring's L/2, and a last one that finds nothing new
 
 
 # ------------------------------------------------------------------------------------------------------------ gradients
 
 
 def gradients(model: torch.nn.Module, parts: Any, dys: Any) -> tuple[Tensor, list[Tensor]]:
-    """dx, and what the parameters gather over the parts."""
+    """dx, and the parameters' gradients accumulated over the parts."""
     parts = [part.clone().requires_grad_() for part in parts]
     model.zero_grad()
     for part, dy in zip(parts, dys, strict=True):
@@ -425,7 +424,7 @@ def test_afterwards_the_model_is_as_before_also_behind_an_exception(where: str) 
     kept = model.register_forward_pre_hook(lambda *_: None)
     start = copy.deepcopy(model.state_dict())
     if where == "in a pass on entry":
-        handle = model.conv3.register_forward_hook(stop)  # behind two norms that are measured by then
+        handle = model.conv3.register_forward_hook(stop)  # it follows two norms that are measured by then
         with pytest.raises(Stop), whole_batch_statistics(model, x.split(PARTS)):
             pytest.fail("entered")
         handle.remove()

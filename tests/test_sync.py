@@ -1,4 +1,4 @@
-"""SyncBatchNorm in real processes on the CPU equals one process that has the whole batch."""
+"""SyncBatchNorm in real processes on the CPU equals one process with the whole batch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from striate.errors import ArgumentTypeError
 WORLDS = (2, 3)
 C = 3
 DEADLINE_SECONDS = 300  # all checks of one world hang; they take 5, and on a busy machine 40
-COLLECTIVE_SECONDS = 60  # after which a rank left alone gives up
+COLLECTIVE_SECONDS = 60  # seconds after which a rank left alone gives up
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     None: lambda z: z,
@@ -43,7 +43,7 @@ FORMATS = {3: torch.channels_last, 4: torch.channels_last, 5: torch.channels_las
 
 @dataclass(frozen=True)
 class Case:
-    """A layer and the batches of some steps, ``sizes`` of their samples on each rank."""
+    """A layer and the batches of some steps, with ``sizes`` samples on each rank."""
 
     sizes: tuple[int, ...]
     dtype: torch.dtype = torch.float64
@@ -127,7 +127,7 @@ def layer_of(kind: type, case: Case, **more: Any) -> Any:
 
 
 def steps(layer: Any, case: Case, part: slice | list[int] = slice(None)) -> dict[str, Any]:
-    """What a layer makes of its part of each step's batch, and what it learns from it."""
+    """The outputs and gradients of a layer on its part of each step's batch."""
     found: dict[str, Any] = {"y": [], "dx": [], "dresidual": []}
     for whole in data(case):
         x, residual, dy = (v[part] for v in whole)
@@ -174,7 +174,7 @@ def slice_of(rank: int, sizes: tuple[int, ...]) -> slice:
 
 
 def attempt(call: Callable[[], Any]) -> Any:
-    """What was raised as text, so that it gets to the parent; the other checks go on."""
+    """Returns what was raised as text, which can be passed to the parent while the other checks go on."""
     try:
         return call()
     except Exception as error:
@@ -183,9 +183,9 @@ def attempt(call: Callable[[], Any]) -> Any:
 
 def one_value_in_all(rank: int, world: int) -> dict[str, Any]:
     layer = nn.SyncBatchNorm(C)
-    told = attempt(lambda: layer(torch.ones(1 if rank == 0 else 0, C)))
+    message = attempt(lambda: layer(torch.ones(1 if rank == 0 else 0, C)))
     return {
-        "told": told,
+        "message": message,
         "running_mean": layer.running_mean,
         "running_var": layer.running_var,
         "batches": layer.num_batches_tracked,
@@ -196,8 +196,13 @@ def no_value_in_all(rank: int, world: int) -> dict[str, Any]:
     layer = nn.SyncBatchNorm(C)
     x = torch.ones(0, C, 2, 2, requires_grad=True)
     y = layer(x)
-    told = attempt(lambda: y.sum().backward())
-    return {"shape": list(y.shape), "told": told, "running_mean": layer.running_mean, "running_var": layer.running_var}
+    message = attempt(lambda: y.sum().backward())
+    return {
+        "shape": list(y.shape),
+        "message": message,
+        "running_mean": layer.running_mean,
+        "running_var": layer.running_var,
+    }
 
 
 def quiet_layers() -> dict[str, Any]:
@@ -263,8 +268,7 @@ def net(dtype: torch.dtype) -> torch.nn.Module:
 def train(
     model: torch.nn.Module, dtype: torch.dtype, part: slice, average: Callable[[Tensor], Any] | None = None
 ) -> dict[str, Tensor]:
-    """Three steps of SGD on a part of 12 samples; ``average``: what becomes of the gradients if nobody else averages
-    them.
+    """Three steps of SGD on a part of 12 samples; ``average`` is applied to gradients that nothing else averages.
     """
     chance = torch.Generator().manual_seed(9)
     x = (
@@ -327,7 +331,7 @@ def work(rank: int, world: int, folder: str) -> None:
 
 @pytest.fixture(scope="module", params=WORLDS, ids=lambda world: f"{world} ranks")
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What every rank found in every check; processes start once for all of them."""
+    """The results of every check on every rank; the processes start once for all checks."""
     world, folder = request.param, tmp_path_factory.mktemp("ranks")
     context = torch.multiprocessing.spawn(work, (world, str(folder)), nprocs=world, join=False)
     end = time.monotonic() + DEADLINE_SECONDS
@@ -390,7 +394,7 @@ def test_the_cases_tell_ranks_that_talk_from_ranks_that_do_not(ranks: list[dict[
 def test_one_value_in_all_raises_on_every_rank_and_changes_nothing(ranks: list[dict[str, Any]]) -> None:
     for rank, results in enumerate(ranks):
         found = results["one_value_in_all"]
-        assert found["told"] == (
+        assert found["message"] == (
             "ShapeError: SyncBatchNorm expects more than one value per channel to measure, all processes together, "
             "got 1. "
             f"x: ({1 if rank == 0 else 0}, 3). Use larger batches or .eval()."
@@ -407,7 +411,7 @@ def test_no_value_in_all_passes_forward_and_backward_and_changes_nothing(ranks: 
         found = results["no_value_in_all"]
         assert found["shape"] == [0, C, 2, 2]
         assert torch.equal(found["running_mean"], torch.zeros(C)) and torch.equal(found["running_var"], torch.ones(C))
-        assert found["told"] is None
+        assert found["message"] is None
 
 
 @pytest.mark.parametrize("name", quiet_layers())
@@ -499,11 +503,11 @@ def test_three_steps_under_torchrun_equal_one_process(tmp_path: Path) -> None:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
     try:
-        told, _ = process.communicate(timeout=300)
+        printed, _ = process.communicate(timeout=300)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # the workers too
+        os.killpg(process.pid, signal.SIGKILL)  # also kills the workers
         pytest.fail("torchrun hung")
-    assert process.returncode == 0, told
+    assert process.returncode == 0, printed
     for rank in range(2):
         same_state(torch.load(tmp_path / f"{rank}.pt"), torch.float64)
 

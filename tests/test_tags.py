@@ -11,11 +11,11 @@ from striate.ops.tags import TAGS
 
 ROOT = Path(striate.__file__).parent
 NAMES = {tag.name for tag in TAGS}
-# Attributes of others that the layers and the operations set, and that tell no later call anything: of objects that are
-# being made, and what a module is.
+# Attributes of other objects that layers and operations set, and that pass nothing to later calls: of objects under
+# construction, and a module's class.
 ORDINARY = {
     *("__class__", "__annotations__", "__doc__", "__name__", "__qualname__"),
-    *("activation", "negative_slope", "frozen"),  # a layer's arguments, while it is made
+    *("activation", "negative_slope", "frozen"),  # a layer's arguments, during construction
     *("_as_torch", "measuring"),  # of a class that is made; of a session of whole_batch_statistics, by itself
 }
 
@@ -27,7 +27,7 @@ def parsed(*parts: str) -> Iterator[tuple[Path, ast.Module]]:
 
 
 def constants(tree: ast.Module) -> dict[str, str]:
-    """The module's names of strings."""
+    """The module's string constants, by name."""
     return {
         target.id: node.value.value
         for node in tree.body
@@ -83,7 +83,7 @@ def test_writers_and_readers_are_files_that_say_the_name() -> None:
 
 
 def test_no_name_is_made_up_beside_the_list() -> None:
-    """Names by which striate marks what is not its own begin with _striate_."""
+    """Names by which striate marks foreign objects begin with _striate_."""
     marks = {
         name
         for _, tree in parsed(".")

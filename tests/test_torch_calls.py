@@ -1,4 +1,4 @@
-"""The calls that torch or oneDNN break on: none of striate's roads leads there."""
+"""Calls that crash torch or oneDNN: no code path of striate's makes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from striate.nn import functional as SF
 from striate.nn import swap
 from striate.ops import torch_calls
 
-CHECKED = Path("/usr/lib/x86_64-linux-gnu/libc_malloc_debug.so.0")  # since glibc 2.34 MALLOC_CHECK_ acts only with it
+CHECKED = Path("/usr/lib/x86_64-linux-gnu/libc_malloc_debug.so.0")  # since glibc 2.34 MALLOC_CHECK_ works only with it
 START = (
     "import torch; from torch import nn as T; from striate import nn; import striate, warnings; "
     "warnings.simplefilter('ignore'); torch.manual_seed(0)\n"
@@ -45,7 +45,7 @@ class Looking(TorchDispatchMode):
     def __torch_dispatch__(self, f, types, args=(), kwargs=None):
         return f(*args, **(kwargs or {}))
 """
-# What broke with plain torch: memory written or read that was not the operator's.
+# Calls that broke in plain torch: the operator read or wrote foreign memory.
 BROKEN = {
     **{(
         f"1×1 with a stride, {n} channels, under autocast"

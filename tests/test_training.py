@@ -1,4 +1,4 @@
-"""Data, loop, pictures and job: seeded, checked, and complete."""
+"""The training job: data, loop and pictures are seeded, checked and complete."""
 
 from __future__ import annotations
 
@@ -139,10 +139,10 @@ def test_two_epochs_lower_the_loss(few: Split, name: str) -> None:
 
 
 def test_every_epoch_is_told_as_it_ends(few: Split) -> None:
-    told: list[Epoch] = []
-    history = train(classifier(), few, **SETTINGS, on_epoch=told.append)
-    assert told == list(history) and [epoch.number for epoch in told] == [1, 2]
-    assert history.seconds == sum(epoch.seconds for epoch in told) > 0
+    epochs: list[Epoch] = []
+    history = train(classifier(), few, **SETTINGS, on_epoch=epochs.append)
+    assert epochs == list(history) and [epoch.number for epoch in epochs] == [1, 2]
+    assert history.seconds == sum(epoch.seconds for epoch in epochs) > 0
 
 
 def test_a_last_batch_of_one_image_is_shared_out(few: Split) -> None:
@@ -302,9 +302,10 @@ def test_the_saved_model_is_the_one_that_was_tested(tmp_path: Path) -> None:
     metrics = run("mlp_bn", epochs=2, out=tmp_path, threads=1)
     torch.set_num_threads(1)
     model, held_out = digit_classifier("mlp_bn"), digits()
-    told = load(model, tmp_path / "model.safetensors")
+    metadata = load(model, tmp_path / "model.safetensors")
     loss, accuracy, _ = evaluate(model, held_out.test_images, held_out.test_labels)
-    assert (loss, accuracy) == (metrics["test_loss"], metrics["test_accuracy"]) and told["test_accuracy"] == accuracy
+    assert (loss, accuracy) == (metrics["test_loss"], metrics["test_accuracy"])
+    assert metadata["test_accuracy"] == accuracy
 
 
 def test_the_job_leaves_the_number_of_threads(tmp_path: Path) -> None:

@@ -98,8 +98,8 @@ def test_a_method_holds_for_the_gradients_too() -> None:
     with dispatch.prefer("torch"):
         expected = torch.autograd.grad(SF.conv2d(x, w, groups=6).sum(), (x, w))
     got = torch.autograd.grad(conv.conv(x, w, groups=6, dims=2, method="depthwise").sum(), (x, w))
-    for ours, theirs in zip(got, expected, strict=True):
-        torch.testing.assert_close(ours, theirs)
+    for got_value, expected_value in zip(got, expected, strict=True):
+        torch.testing.assert_close(got_value, expected_value)
 
 
 def test_an_unknown_method_is_refused() -> None:
@@ -113,7 +113,7 @@ def test_an_unknown_method_is_refused() -> None:
 
 
 def test_explain_methods_lists_each_pass() -> None:
-    told = conv.explain_methods((1, 3, 32, 32), (10, 3, 5, 5), padding=2)
-    assert list(told) == ["forward", "backward_data", "backward_weights"]
-    for methods in told.values():
+    listing = conv.explain_methods((1, 3, 32, 32), (10, 3, 5, 5), padding=2)
+    assert list(listing) == ["forward", "backward_data", "backward_weights"]
+    for methods in listing.values():
         assert methods[-1][1] is None and all(reason for _, reason in methods[:-1])

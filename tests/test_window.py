@@ -11,7 +11,7 @@ from striate.window import AdaptiveAxis, Axis, Field, Window, output_size, same_
 
 
 def given(*strategies):
-    """Without a deadline: a busy machine is not a failure."""
+    """Runs without a deadline: a busy machine is not a failure."""
     return lambda test: settings(deadline=None)(given_any(*strategies)(test))
 
 
@@ -260,7 +260,7 @@ def square(input, size, stride=1, padding=0):
 
 
 def macs(window, channels_in, channels_out):
-    """As the course notes count them: every tap multiplies, those in the padding too."""
+    """Multiplications as the course notes count them: every tap multiplies, in the padding too."""
     return prod(window.output) * window.taps * channels_in * channels_out
 
 
@@ -298,7 +298,7 @@ def test_lenet_of_the_notes_takes_6522000_macs():
 
 
 def brute_field(stack, output):
-    """The interval of positions an output sees, followed back through the stack tap by tap, padding included."""
+    """The interval of positions that an output sees, traced back through the stack tap by tap, padding included."""
     seen = {output}
     for axis in reversed(stack):
         seen = {axis.position(o, tap) for o in seen for tap in range(axis.size)}

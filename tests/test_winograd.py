@@ -1,5 +1,5 @@
-"""Convolution by minimal filtering: its error by tile, channels and map, where it is exact, what follows it, and when
-it is used.
+"""Convolution by minimal filtering: its error by tile, channels and pass, where it is exact, fused operations, and when
+it is chosen.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Case(NamedTuple):
         return ones, ones, list(self.before), self.groups
 
 
-# Tiles on two axes and on one of them; edges that no tile fits, filters and channels that no vector fits; more padding
-# than taps.
+# Tiles on two axes and on one; sizes that are no multiple of the tile, filters and channels that are no multiple of the
+# vector; more padding than taps.
 CASES = [
     Case("winograd_4x4", (3, 3), (13, 17), (1, 1)),
     Case("winograd_4x4", (3, 3), (8, 5), (0, 2), channels=5, filters=40),
@@ -133,7 +133,7 @@ def test_every_map_is_the_sum_as_it_is_written_to_the_digits_of_its_type(case: C
         got = by_winograd(case, given, layout, dtype)
         for name, truth in expected.items():
             if dtype is torch.float64 or name != "statistics":
-                # where sums are cut off little is left to compare with
+                # where activations clip sums, little is left to compare with
                 scale = expected["forward"] if name == "fused" else truth
                 error = (got[name].double() - truth).square().mean().sqrt() / scale.square().mean().sqrt()
                 assert error <= most, (name, dtype, float(error))
@@ -174,7 +174,7 @@ def test_bits_are_the_same_on_1_2_3_and_8_threads_and_in_both_orders(case: Case,
 
 
 def as_in_networks(channels: int, filters: int, size: int) -> tuple[Tensor, Tensor]:
-    """What follows a ReLU, and weights as He et al. begin with."""
+    """The output of a ReLU, and weights initialized as by He et al."""
     x = torch.randn(2, channels, 28, 28).relu()
     return x, torch.randn(filters, channels, size, size) * (2 / (channels * size * size)) ** 0.5
 
@@ -222,7 +222,7 @@ WIDE = [
 
 
 def kind(t: Tensor) -> Tensor:
-    """0 of numbers, 1 and -1 of infinities, 2 of NaN."""
+    """Classifies each value: 0 for finite numbers, 1 and -1 for infinities, 2 for NaN."""
     return torch.where(t.isnan(), 2, t.isinf() * t.sign()).int()
 
 
@@ -241,7 +241,7 @@ def direct(case: Case, given: Given, lay: Callable[[Tensor], Tensor], dtype: tor
 
 
 def touched(case: Case, given: Given, where: str, at: Tensor) -> dict[str, Tensor]:
-    """Which results see the values of one of them at these places."""
+    """Which results depend on one operand's values at these positions."""
     marks = [
         (torch.zeros_like if name == where else torch.ones_like)(t, dtype=torch.float64)
         for name, t in given._asdict().items()
@@ -281,7 +281,7 @@ def test_special_values_and_outliers_show_where_they_are_seen_and_nowhere_else(
                 assert (
                     got[name][~seen].double() - clean
                 ).square().mean().sqrt() <= 1e-5 * clean.square().mean().sqrt(), name
-        for name in ("fused", "measured"):  # by packed weights; with sums of what is written
+        for name in ("fused", "measured"):  # with packed weights; with statistics of the output
             assert torch.equal(kind(got[name]), kind(truth[name])), name
         sums = got["measured"].double().transpose(0, 1).flatten(1).sum(1)
         assert torch.equal(got["statistics"].isfinite(), sums.isfinite().expand(2, -1))
@@ -473,14 +473,14 @@ def test_strict_precision_never_uses_it_and_fast_does_where_it_was_faster() -> N
         for methods in ops.explain_methods(x.shape, w.shape, padding=1, channels_last=True).values():
             assert dict(methods)["winograd_4x4"] == dict(methods)["winograd_2x2"] == "precision is strict"
         plain = S.functional.conv2d(x, w, padding=1)
-    theirs = F.conv2d(x, w, padding=1)
-    assert torch.equal(plain, theirs)
+    torch_y = F.conv2d(x, w, padding=1)
+    assert torch.equal(plain, torch_y)
     # the gradients too, though they are computed after the context
-    for ours, expected in zip(
-        torch.autograd.grad(plain.sum(), (x, w)), torch.autograd.grad(theirs.sum(), (x, w)), strict=True
+    for gradient, expected in zip(
+        torch.autograd.grad(plain.sum(), (x, w)), torch.autograd.grad(torch_y.sum(), (x, w)), strict=True
     ):
-        assert torch.equal(ours, expected)
-    assert not torch.equal(S.functional.conv2d(x, w, padding=1), theirs)
+        assert torch.equal(gradient, expected)
+    assert not torch.equal(S.functional.conv2d(x, w, padding=1), torch_y)
 
 
 @pytest.mark.parametrize("mode", ["exact", None, 3])
@@ -496,7 +496,7 @@ def test_another_word_for_precision_is_refused(mode: Any) -> None:
 
 @contextmanager
 def counting() -> Iterator[list[Tensor]]:
-    """The statistics that containers take from convolutions meanwhile."""
+    """Records the statistics that containers take from convolutions in the block."""
     taken: list[Tensor] = []
 
     def spy(y: Tensor) -> Tensor | None:
@@ -546,7 +546,7 @@ def test_only_a_container_asks_for_statistics_and_takes_them_away_with_it() -> N
     with dispatch.prefer("winograd_2x2"), torch.no_grad(), counting() as taken:
         y = conv(x)
         assert take_statistics(y) is None
-        y.data.add_(5)  # which no version counts
+        y.data.add_(5)  # which does not bump the version counter
         norm(y)
         assert abs(float(norm.running_mean.mean() - 0.1 * y.mean())) < 1e-5
         assert not taken
@@ -573,9 +573,9 @@ def test_blocks_networks_and_accelerate_give_their_norms_statistics_and_restore_
         m for m in model.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3) and m.stride == (1, 1)
     ]
     assert taken(model, torch.randn(2, 3, 64, 64)) == len(squares) == 13
-    theirs = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 8, 3))
-    assert taken(striate.accelerate(theirs), x) == 1
-    assert taken(striate.restore(theirs), x) == 0
+    torch_y = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 8, 3))
+    assert taken(striate.accelerate(torch_y), x) == 1
+    assert taken(striate.restore(torch_y), x) == 0
 
 
 # ------------------------------------------------------------------------------------------------------- whole networks

@@ -1,4 +1,4 @@
-"""How much work a call is, counted and not timed: a count is the same on every machine and at every load."""
+"""Counts the work of a call instead of timing it: a count is the same on every machine and at every load."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["calls_of"]
 
 
 def calls_of(function: Callable[[], Any]) -> int:
-    """How many functions are called until it returns."""
+    """The number of function calls until it returns."""
     profile = cProfile.Profile()
     profile.runcall(function)
     return pstats.Stats(profile).total_calls  # type: ignore[attr-defined]
