@@ -13,6 +13,7 @@ import pytest
 
 from striate import files
 from striate.files import write_atomically
+from striate.render.png import write_png
 
 FULL = os.strerror(errno.ENOSPC)
 
@@ -62,6 +63,22 @@ def test_a_full_disk_leaves_nothing_half_written_and_names_the_file(
     assert str(error.value) == f"[Errno {errno.ENOSPC}] {FULL}: '{path}'"
     assert names(tmp_path) == ([] if old is None else ["page.html"])
     assert old is None or path.read_text() == old
+
+
+def test_a_figure_that_does_not_fit_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure, path = pytest.importorskip("matplotlib.figure").Figure((1, 1)), tmp_path / "map.png"
+    write_png(figure, path, 10)
+    before = path.read_bytes()
+    assert before.startswith(b"\x89PNG")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, FULL)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError) as error:
+        write_png(figure, path, 20)
+    assert str(error.value) == f"[Errno {errno.ENOSPC}] {FULL}: '{path}'"
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["map.png"]
 
 
 def test_a_write_that_stops_half_way_leaves_the_old_file(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from ..analysis.inspect.rows import Layer
 from ..errors import ArgumentError, build
 from ..extras import needs
 from ..graph.optable import is_kind
+from ..render.png import write_png
 
 __all__ = ["Checked", "draw", "effective_field", "verify"]
 
@@ -184,7 +185,7 @@ def draw(report: Report, layer: str, path: str | Path, unit: Sequence[int] | Non
         plot.set_title(
             f"{report.model}, {layer}: what one unit sees\nframe {high}×{wide} px; root of its effect", fontsize=10
         )
-    figure.savefig(path, dpi=120)
+    write_png(figure, path, 120)
 
 
 # -------------------------------------------------------------------------------------------------------------- helpers

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, ShapeError, build
 from ..extras import needs
+from ..render.png import write_png
 from .loop import History
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def curves(history: History, path: str | os.PathLike[str]) -> None:
         _plain(axes)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlim(numbers[0] - (len(numbers) == 1), numbers[-1] + (len(numbers) == 1))
-    figure.savefig(path, dpi=DPI, format="png")
+    write_png(figure, path, DPI)
 
 
 def filters(weight: Tensor, path: str | os.PathLike[str]) -> None:
@@ -140,7 +141,7 @@ def filters(weight: Tensor, path: str | os.PathLike[str]) -> None:
     bar.set_label("weight (red adds, blue subtracts)" if rows * height > width else "weight", color=INK, fontsize=9)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, colors=INK)
-    figure.savefig(path, dpi=DPI, format="png")
+    write_png(figure, path, DPI)
 
 
 def confusion(predictions: Tensor, labels: Tensor, path: str | os.PathLike[str]) -> None:
@@ -202,4 +203,4 @@ def confusion(predictions: Tensor, labels: Tensor, path: str | os.PathLike[str])
     axes.tick_params(which="both", length=0, colors=INK)
     for spine in axes.spines.values():
         spine.set_color(LIGHT)
-    figure.savefig(path, dpi=DPI, format="png")
+    write_png(figure, path, DPI)
