@@ -12,6 +12,7 @@ import torch
 import striate
 from striate.graph import optable
 from striate.graph.optable import COLUMNS, TABLE, is_pointwise, kind_of, row_of
+from striate.ops import operator_rules
 
 ROOT = Path(striate.__file__).parent
 NO_OPERATORS = {"written", "aten.locally_connected", "locally_connected", "getitem"}  # that only striate knows
@@ -123,6 +124,15 @@ def test_lists_of_operators_are_in_the_table_alone() -> None:
             found.setdefault(name.parts[0], []).extend(f"{name}:{line}" for line in lists_of_operators(path))
     more = {part: lines for part, lines in found.items() if len(lines) > LEFT.get(part, 0)}
     assert more == {}, "make these queries of the op table, or columns of their owners"
+
+
+def test_the_rules_for_vmap_are_of_every_operator_of_striates_that_changes_no_argument() -> None:
+    own = {name.removeprefix("striate.") for name in TABLE if name.startswith("striate.")}
+    assert own - {"norm_update"} == set(operator_rules.OPERATORS)
+    names = torch._C._dispatch_get_all_op_names()
+    registered = {name.partition("::")[2] for name in names if name.startswith("striate::")}
+    without_tensors = {"conv_methods", "isa_available", "isa_choose", "isa_chosen"}
+    assert registered - own <= without_tensors, "operators without a row"
 
 
 if __name__ == "__main__":  # lists the remaining ones: python tests/test_optable.py
