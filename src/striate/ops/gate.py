@@ -1,11 +1,12 @@
-"""The gate: plain eager calls are ours, everything else is torch's.
+"""The gate: decides whether striate's kernels or torch's operators compute a call.
 
-A kernel runs when plain tensors of its types, on the CPU, flow through a plain eager call. Under function transforms,
-tracing, export, dispatch and torch-function modes and autocast, and for tensor subclasses, other types and devices, a
-layer is its ``torch.nn`` namesake: every tool of torch's meets the operators that it knows. ``torch.compile`` keeps our
-operators, for which it has fake kernels, gradients, FLOP formulas and vmap rules.
+The native kernels compute a plain eager call on plain float32 or float64 tensors in the memory of the CPU. Under
+function transforms, tracing, export, dispatch and torch-function modes and autocast, and for tensor subclasses, other
+types and devices, a layer behaves as its ``torch.nn`` namesake, so that every tool of torch's sees operators that it
+knows. ``torch.compile`` keeps the native operators, for which it has fake kernels, gradients, FLOP formulas and vmap
+rules.
 
-:func:`closed` decides that, once for each call and once for each backward.
+:func:`closed` takes this decision, once for each call and once for each backward.
 """
 
 from __future__ import annotations
@@ -25,15 +26,18 @@ _float32, _float64, _strided = torch.float32, torch.float64, torch.strided
 
 
 class Closed(NamedTuple):
-    """Why a call is torch's."""
+    """Why torch's operators compute a call."""
 
-    reason: str  # a sentence's part, as a candidate's refusal
-    # sizes are no numbers (a tracer's stand-ins, an export): nothing can be checked, torch's operator gets what came
+    reason: str  # part of a sentence, worded as a candidate's refusal is
+    # the sizes are symbols (of a tracer's proxies, of an export), so that no argument can be checked: torch's operator
+    # gets the arguments unchanged
     symbolic: bool
 
 
 def closed(*tensors: Any) -> Closed | None:
-    """Why no kernel of ours computes with these tensors here and now; None: one may. None among them are passed over.
+    """Why no native kernel may compute with these tensors here and now, or None where one may.
+
+    tensors: the arguments of a call; those that are None are skipped.
 
     >>> closed(torch.ones(2)), closed(torch.ones(2).bfloat16())
     (None, Closed(reason='kernels are for float32 and float64, got bfloat16', symbolic=False))
@@ -44,7 +48,7 @@ def closed(*tensors: Any) -> Closed | None:
     if _is_compiling() or compiler._is_compiling_flag:
         return _compiled(tensors)
     if native.missing is None and _lacking is None and _is_plain_eager():
-        strided = False  # of the first that is said: no operator of torch's takes one that is not beside it
+        strided = False  # asked of the first tensor alone: torch's operators refuse to mix strided with other layouts
         for x in tensors:
             if x is None:
                 continue
@@ -65,7 +69,7 @@ _lacking = f"this torch lacks {_torch.off[_torch.NATIVE][0]}" if _torch.NATIVE i
 
 
 def is_open(*tensors: Any) -> bool:
-    """Whether kernels of ours may compute with these tensors.
+    """Whether native kernels may compute with these tensors.
 
     >>> is_open(torch.ones(2), None)
     True
@@ -74,8 +78,9 @@ def is_open(*tensors: Any) -> bool:
 
 
 def closed_to(gradient: Tensor) -> Closed | None:
-    """:func:`closed`, for a backward that does more than call operators: ``is_grads_batched`` brings many gradients as
-    one.
+    """:func:`closed` for a backward that does more than call operators, so that it cannot run on batched gradients.
+
+    With ``is_grads_batched`` autograd passes many gradients as one batched tensor.
 
     >>> closed_to(torch.ones(2))
     """
@@ -85,7 +90,7 @@ def closed_to(gradient: Tensor) -> Closed | None:
 
 
 def reason(*tensors: Any) -> str | None:
-    """:func:`closed`'s reason.
+    """The reason of :func:`closed`, or None where native kernels may compute.
 
     >>> reason(torch.ones(2, dtype=torch.int64))
     'kernels are for float32 and float64, got int64'
@@ -114,15 +119,16 @@ def _why(tensors: tuple[Any, ...]) -> Closed:
     for x in tensors:
         if x is not None and not isinstance(x, Tensor) and hasattr(type(x), "__torch_function__"):
             return Closed(f"a {type(x).__name__} stands for a tensor", True)
-    told = _torch.watching()
+    watched = _torch.watching()
     symbolic = _torch.is_recorded() or any(_has_no_sizes(x) for x in tensors if isinstance(x, Tensor))
-    if told is None or told.startswith("autocast"):  # what the tensors are is told first: it holds without it too
+    # a reason that lies in the tensors is reported before autocast, since it holds without autocast too
+    if watched is None or watched.startswith("autocast"):
         for x in tensors:
             if isinstance(x, Tensor):
                 reason = _kind(x) or _numbers(x)
                 if reason is not None:
                     return Closed(reason, symbolic)
-    return Closed(native.missing or _lacking or told or "there is no tensor", symbolic)
+    return Closed(native.missing or _lacking or watched or "there is no tensor", symbolic)
 
 
 def _has_no_sizes(x: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Memory order, by torch's rule. And whose memory it is: see :func:`owned`."""
+"""The memory format of an operation's output, by torch's rule, and outputs that autograd takes for no views."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from .. import _torch
 
 __all__ = ["FORMATS", "empty", "is_channels_last", "owned"]
 
-FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of dimensions; torch has none for others
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of dimensions; torch has no others
 
 
 def owned(view: Callable[..., Tensor], y: Tensor, *arguments: Any) -> Tensor:
-    """``view(y, *arguments)`` of a tensor that nobody else has, as a tensor of its own: autograd takes it for no view.
+    """``view(y, *arguments)`` as a tensor that autograd does not take for a view; nobody else may hold y.
 
-    A view that was made without gradients, or in an ``autograd.Function``, may not be changed in place where there are
-    gradients, and what an operation gives is to be changed as torch's may. Only for what no node has kept for backward:
-    changes of it would not be noticed.
+    Autograd forbids to change a view in place where gradients are recorded, if the view was made without gradients or
+    in an ``autograd.Function``. The output of an operation must allow it, as the output of torch's does. Use this only
+    where no node has saved y for backward: autograd would not notice that it was changed.
 
     >>> with torch.no_grad():
     ...     torch.ones(1, 2).squeeze(0)._is_view(), owned(torch.Tensor.squeeze, torch.ones(1, 2), 0)._is_view()
     (True, False)
     """
-    if not isinstance(y, Tensor):  # a tracer's stand-in
+    if not isinstance(y, Tensor):  # a tracer's proxy
         return getattr(y, view.__name__)(*arguments)
     if torch.compiler.is_compiling() or type(y) is not Tensor or not _torch.is_plain_eager():
         return view(y, *arguments)
@@ -35,8 +35,10 @@ def owned(view: Callable[..., Tensor], y: Tensor, *arguments: Any) -> Tensor:
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether the output of an operation on ``x`` is channels_last: by its strides, which say it for a lone channel or
-    place too, and for a part of a tensor. For one axis there is no such memory format.
+    """Whether the output of an operation on ``x`` is channels_last, which follows from the strides of x.
+
+    They decide it for a single channel or position too, and for a slice of a tensor. There is no such memory format for
+    one axis.
 
     >>> is_channels_last(torch.empty(2, 3, 4, 4)), is_channels_last(torch.empty(2, 4, 4, 3).movedim(-1, 1))
     (False, True)
@@ -44,14 +46,14 @@ def is_channels_last(x: Tensor) -> bool:
     if x.dim() not in FORMATS:
         return False
     sizes, strides = x.shape, x.stride()
-    if strides[1] == 0 or strides[-1] < strides[1] * sizes[1]:  # most are told by this alone
+    if strides[1] == 0 or strides[-1] < strides[1] * sizes[1]:  # this alone decides most calls
         return False
-    if len(sizes) == 4:  # the same without a loop, which takes three times as long
+    if len(sizes) == 4:  # the same as below without the loop, which takes three times as long
         _, c, h, w = sizes
         last, _, down, right = strides
         return bool(c and h and w and sizes[0] and down >= right * w and last >= down * h and down * h != strides[1])
     least = 0
-    # from the channels over the axes to the batch each reaches past the one before
+    # from the channels over the axes to the batch: no stride may be smaller than the extent of the dimension before
     for d in (1, *range(x.dim() - 1, 1, -1), 0):
         if sizes[d] == 0 or strides[d] < least or (d == 0 and least == strides[1]):
             return False
@@ -60,7 +62,7 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 def empty(x: Tensor, sizes: Sequence[int], dtype: torch.dtype, channels_last: bool) -> Tensor:
-    """A tensor laid out as the kernels lay it out.
+    """An uninitialized tensor with the memory order that the kernels give to their outputs.
 
     >>> empty(torch.empty(0), [2, 3, 4], torch.float32, True).stride()
     (12, 1, 3)

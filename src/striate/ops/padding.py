@@ -1,8 +1,7 @@
-"""Convolutions whose padding is made of the input itself, their adjoints, and transposed convolutions onto a size that
-is asked for.
+"""Convolutions with any padding mode, their adjoints, and transposed convolutions with a given output size.
 
-Each is a convolution without padding: of an input that has its margins already, or with a result whose margins go back
-to where they came from.
+Each is a convolution without padding. :func:`padded_conv` puts the margins around the input before it;
+:func:`padded_conv_transpose` adds the margins of its result to the values that they are copies of.
 """
 
 from __future__ import annotations
@@ -28,25 +27,29 @@ MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 def pad(x: Tensor, before: Sequence[int], after: Sequence[int], mode: str) -> Tensor:
-    """``x`` with margins around its last axes: zeros, the values next to the edge turned round, those at it, or the
-    other end's.
+    """``x`` with margins around its last axes.
 
-    Differentiable; the memory order is that of torch's operator.
+    mode: "zeros"; "reflect", the values next to the edge in reverse; "replicate", the value at the edge; "circular",
+    the values at the other end.
+
+    Differentiable. The result has the memory order that torch's operator gives it.
 
     >>> x = torch.tensor([[1, 2, 3]])
     >>> [pad(x.float(), [2], [1], mode).int().tolist()[0] for mode in MODES]
     [[0, 0, 1, 2, 3, 0], [3, 2, 1, 2, 3, 2], [1, 1, 1, 2, 3, 3], [2, 3, 1, 2, 3, 1]]
     """
-    around = [n for sides in zip(reversed(before), reversed(after), strict=True) for n in sides]
-    return F.pad(x, around, mode="constant" if mode == "zeros" else mode)
+    margins = [n for sides in zip(reversed(before), reversed(after), strict=True) for n in sides]
+    return F.pad(x, margins, mode="constant" if mode == "zeros" else mode)
 
 
 def fold(y: Tensor, before: Sequence[int], after: Sequence[int], mode: str, in_place: bool = True) -> Tensor:
-    """The adjoint of :func:`pad`: every margin is added to the values that it is made of, ``in_place`` in one copy.
+    """The adjoint of :func:`pad`: removes the margins and adds them to the values that pad copies into them.
 
     .. math:: ⟨fold(y), x⟩ = ⟨y, pad(x)⟩
 
-    Differentiable; keeps the memory order.
+    in_place: adds the margins in place, to one copy an axis; else as :func:`folded`.
+
+    Differentiable. The result keeps the memory order of y.
 
     >>> y = torch.tensor([[10.0, 20, 1, 2, 3, 30]])
     >>> [fold(y, [2], [1], mode).int().tolist()[0] for mode in MODES]
@@ -68,14 +71,14 @@ def fold(y: Tensor, before: Sequence[int], after: Sequence[int], mode: str, in_p
         elif mode == "circular":
             y.narrow(dim, size - p, p).add_(head)
             y.narrow(dim, 0, q).add_(tail)
-        elif mode == "replicate":  # one after the other: a sum may depend on the number of threads
+        elif mode == "replicate":  # added one by one, since the bits of sum() may depend on the number of threads
             y.narrow(dim, 0, 1).index_add_(dim, y.new_zeros(p, dtype=torch.long), head)
             y.narrow(dim, size - 1, 1).index_add_(dim, y.new_zeros(q, dtype=torch.long), tail)
     return y
 
 
 def folded(y: Tensor, before: list[int], after: list[int], mode: str) -> Tensor:
-    """:func:`fold` without operations in place; TorchScript compiles it.
+    """:func:`fold` without in-place operations, in a form that TorchScript compiles.
 
     >>> torch.jit.script(folded)(torch.tensor([[10.0, 20, 1, 2, 3, 30]]), [2], [1], "circular")
     tensor([[31., 12., 23.]])
@@ -98,14 +101,17 @@ def folded(y: Tensor, before: list[int], after: list[int], mode: str) -> Tensor:
 
 
 def _spread(values: Tensor, dim: int, size: int, at: int) -> Tensor:
-    """``values`` from ``at`` on, and zeros elsewhere, ``size`` of them on that axis."""
+    """Puts ``values`` at position ``at`` of an axis of ``size`` values, the rest of which are zeros."""
     return F.pad(values, [0, 0] * (values.dim() - 1 - dim) + [at, size - at - values.shape[dim]])
 
 
 def _check_margins(
     sizes: Sequence[int], before: Sequence[int], after: Sequence[int], mode: str, where: str, shape: Any
 ) -> None:
-    """``sizes``: the axes inside the margins, of an input or of a transposed convolution's output."""
+    """Raises where margins cannot be made of axes of these ``sizes``.
+
+    sizes: the axes inside the margins, of an input or of the output of a transposed convolution.
+    """
     if mode not in MODES:
         raise ArgumentError(
             build(where, f"a padding_mode of {_words(MODES)}", repr(mode), hint="Leave it out for zeros.", x=shape)
@@ -144,9 +150,10 @@ def padded_conv(
     where: str = "conv",
     channels_last: bool = False,
 ) -> Tensor:
-    """:func:`striate.ops.conv.conv` of :func:`pad`'s result; ``"same"``, numbers and ``channels_last`` are as there.
+    """:func:`striate.ops.conv.conv` of the padded x, whose margins are those of :func:`pad` in this ``mode``.
 
-    Raises as it does, and ArgumentError where a reflection or the way round is longer than the input.
+    The arguments are those of conv. Raises as conv does, and ArgumentError where a margin of mode "reflect" or
+    "circular" is longer than the input allows.
 
     >>> x, w = torch.tensor([[[1.0, 2, 3]]]), torch.ones(1, 1, 3)
     >>> padded_conv(x, w, padding=1, mode="circular", dims=1)
@@ -168,7 +175,7 @@ def padded_conv(
     if closed is not None:
         margins = torch_calls.pad_list(list(zip(geometry.before, geometry.after, strict=True)))
         x = F.pad(x, margins, mode="constant" if mode == "zeros" else mode)
-    elif mode == "circular" or any(geometry.before) or any(geometry.after):  # where there is none, torch still copies
+    elif mode == "circular" or any(geometry.before) or any(geometry.after):  # without margins F.pad would still copy x
         x = pad(x, geometry.before, geometry.after, mode)
     rest: Any = {"dims": dims, "where": where, "channels_last": channels_last}
     return conv(x, weight, bias, geometry.stride, 0, geometry.dilation, groups, **rest)
@@ -190,14 +197,13 @@ def padded_conv_transpose(
     where: str = "conv_transpose",
     channels_last: bool = False,
 ) -> Tensor:
-    """The adjoint of :func:`padded_conv` in x, with a bias: a transposed convolution without padding, then
-    :func:`fold`.
+    """The adjoint of :func:`padded_conv` in x, plus a bias: a transposed convolution without padding, then :func:`fold`.
 
-    output_size: the result's axes (batch and channels before them are passed over), of those that the convolution
-    brings to x's size; it takes the place of ``output_padding``.
+    output_size: the sizes of the result's axes, with or without batch and channels before them, which are ignored. It
+    must be a size from which the convolution makes x's, and takes the place of ``output_padding``.
 
-    Raises as :func:`striate.ops.conv.conv_transpose` does; ArgumentError for a size that the convolution does not bring
-    to x's, and where a reflection or the way round is longer than the result.
+    Raises as :func:`striate.ops.conv.conv_transpose` does, and ArgumentError for a size from which the convolution does
+    not make x's, and where a margin of mode "reflect" or "circular" is longer than the result allows.
 
     >>> x, w = torch.tensor([[[1.0, 10, 100]]]), torch.tensor([[[1.0, 2, 3]]])
     >>> padded_conv_transpose(x, w, padding=1, mode="circular", dims=1)
@@ -206,14 +212,14 @@ def padded_conv_transpose(
     tensor([[[  2.,  13.,  20., 130., 200.]]])
     """
     shape = tuple(x.shape)
-    if output_size is not None:  # first the largest
+    if output_size is not None:  # resolves the largest possible output first
         output_padding = (
             0 if padding == "same" else tuple(s - 1 for s in per_axis(stride, dims, 1, "stride", where, shape))
         )
     p = geometry_for(
         x, weight, bias, stride, padding, output_padding, dilation, groups, dims=dims, where=where, transposed=True
     )
-    sizes = p.input if output_size is None else _asked(output_size, p.input, p.stride, where, shape)
+    sizes = p.input if output_size is None else _checked_output_size(output_size, p.input, p.stride, where, shape)
     before, after, tail = [], [], []
     for i, o, k, s, d, n in zip(sizes, p.output, p.size, p.stride, p.dilation, p.before, strict=True):
         front, behind = same_padding(i, k, s, d) if padding == "same" else (n, n)
@@ -227,16 +233,16 @@ def padded_conv_transpose(
     y = conv_transpose(x, weight, None, p.stride, 0, tail, groups, p.dilation, **rest)
     in_place = gate.is_open(y)
     if mode == "zeros" and in_place:
-        y = owned(fold, y, before, after, mode)  # other margins are added in place, through views
+        y = owned(fold, y, before, after, mode)  # a slice of y; the other modes return a copy, no view
     else:
         y = fold(y, before, after, mode, in_place=in_place)
     return y if bias is None else y + bias.to(y.dtype).reshape(-1, *[1] * dims)
 
 
-def _asked(
+def _checked_output_size(
     given: Any, most: tuple[int, ...], stride: Sequence[int], where: str, shape: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """The axes of ``output_size``: any of the last as many sizes as the stride."""
+    """The axes of ``output_size``, checked: any sizes from ``most`` - stride + 1 to ``most``."""
     dims, rank = len(most), len(shape)
     sizes = as_ints(given)
     sizes = sizes if isinstance(sizes, tuple) else (sizes,)

@@ -1,4 +1,4 @@
-"""Whether a faster method may be less exact than the sum as it is written: for convolutions, Winograd's."""
+"""Whether a method may be faster but less exact than the plain sum: for convolutions, Winograd's methods."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def is_strict() -> bool:
-    """Whether only sums as they are written are allowed, here and now."""
+    """Whether only plain sums are allowed in this context now."""
     return _PRECISION.value() == "strict"
 
 
 def set_precision(mode: str) -> None:
-    """The precision of the whole process: of every thread, wherever no ``with`` block of :class:`precision` says
-    another.
+    """Sets the precision of the whole process: of all threads, outside of ``with`` blocks of :class:`precision`.
 
-    mode: ``"strict"`` or ``"fast"``, as there.
+    mode: ``"strict"`` or ``"fast"``, with the meaning they have there.
 
     Raises ArgumentError for another word.
 
@@ -42,23 +41,25 @@ def set_precision(mode: str) -> None:
 
 
 class precision(Block[str]):  # noqa: N801  used as a function, and after `with`
-    """``with precision("strict"):``, convolutions are summed as they are written; in ``with precision("fast"):``, as at
-    first, 3×3 and 5×5 convolutions of stride 1 may be computed by minimal filtering (Winograd), where that was measured
-    to be faster.
+    """Sets the precision of convolutions within a ``with`` block.
 
-    Fast: the root mean square of the error is at most 1e-5 of the output's for inputs and weights as networks have them
-    (docs/kernels/winograd.md has it by tile and channels; sums as they are written reach about 2e-7). Strict takes up
-    to twice as long.
+    In ``with precision("strict"):`` convolutions are computed as plain sums. In ``with precision("fast"):``, the
+    default, 3×3 and 5×5 convolutions of stride 1 may be computed by minimal filtering (Winograd), where that was
+    measured to be faster.
 
-    The block holds for its own context, which is the thread or the asyncio task that entered it, and for the gradients
-    of what was computed in it, whenever and wherever they are computed. A thread started inside has the process's
-    precision (:func:`set_precision`), unless it runs in a copy of this context (:func:`contextvars.copy_context`). What
-    ``torch.compile`` compiles keeps the precision that held while it was compiled. What a checkpoint computes again in
-    backward has the precision that holds there: give it a ``context_fn``. One object may be entered any number of
-    times. It is a decorator too.
+    In fast mode the root mean square of the error is at most 1e-5 of the output's, for inputs and weights as networks
+    have them (docs/kernels/winograd.md gives it by tile and channels; plain sums reach about 2e-7). Strict mode takes
+    up to twice as long.
 
-    Raises ArgumentError for another word, ArgumentTypeError as a decorator of what runs after its call returns: a
-    generator or a coroutine.
+    A block applies to its own context, which is the thread or the asyncio task that entered it, and to the gradients of
+    the convolutions called in it, wherever and whenever they are computed. A thread started inside has the precision of
+    the process (:func:`set_precision`), unless it runs in a copy of this context (:func:`contextvars.copy_context`).
+    Code that ``torch.compile`` compiled keeps the precision that was set during compilation. A checkpoint recomputes in
+    backward with the precision that is set there; give it a ``context_fn`` to set another. One object may be entered
+    any number of times, and serves as a decorator too.
+
+    Raises ArgumentError for another word, and ArgumentTypeError where it decorates a generator or a coroutine, which
+    run after their call has returned.
 
     >>> import striate
     >>> with striate.precision("strict"):
@@ -71,28 +72,28 @@ class precision(Block[str]):  # noqa: N801  used as a function, and after `with`
     """
 
     setting = _PRECISION
-    _made: tuple[int, int] | None = None  # where, while it is of no use yet
+    _made_at: tuple[int, int] | None = None  # the line that made it, until it is entered or decorates a function
 
     def __init__(self, mode: str) -> None:
         super().__init__(_checked(mode, "precision"))
         if not torch.compiler.is_dynamo_compiling():
-            self._made = _place()
+            self._made_at = _calling_line()
 
     def __enter__(self) -> precision:
-        self._made = None
+        self._made_at = None
         return super().__enter__()
 
     def __call__(self, function: Function) -> Function:
-        self._made = None
+        self._made_at = None
         return super().__call__(function)
 
     def __del__(self) -> None:
-        """The call without ``with``: dropped on the line that made it."""
-        if self._made is not None and not sys.is_finalizing() and self._made == _place():
+        """Sets the process's precision if the object was dropped on the line that made it: a call without ``with``."""
+        if self._made_at is not None and not sys.is_finalizing() and self._made_at == _calling_line():
             set_precision(self.value)
-            told = f"striate.precision({self.value!r}) without `with` has set the precision of the whole process: "
+            message = f"striate.precision({self.value!r}) without `with` has set the precision of the whole process: "
             warnings.warn(
-                f"{told}call striate.set_precision({self.value!r}) for that.", DeprecationWarning, stacklevel=2
+                f"{message}call striate.set_precision({self.value!r}) for that.", DeprecationWarning, stacklevel=2
             )
 
     def __repr__(self) -> str:
@@ -105,7 +106,7 @@ def _checked(mode: str, where: str) -> str:
     return mode
 
 
-def _place() -> tuple[int, int] | None:
-    """The frame that called the caller, and its line."""
+def _calling_line() -> tuple[int, int] | None:
+    """Identifies the line that called the caller: its frame's id and its number."""
     frame = sys._getframe(1).f_back
     return None if frame is None else (id(frame), frame.f_lineno)

@@ -1,13 +1,12 @@
-"""A setting of the process that a ``with`` block changes for its own context alone: for one thread, for one asyncio
-task.
+"""A setting of the process that a ``with`` block changes for its own context alone: one thread or one asyncio task.
 
-Its value is that of the last block that this context entered and has not left; outside of blocks, the process's. A
-block is kept as what it is, not as a token that puts back what was before it: so blocks may be left in another order
-than they were entered, as those of generators are, and each takes away itself alone.
+The value of a setting is that of the last block that this context entered and has not left; outside of blocks it is the
+value of the process. A context keeps the list of the blocks themselves, not tokens that restore an earlier value. So
+blocks may be left in another order than they were entered, as those of generators are, and each removes only itself.
 
-Compiled code reads and sets no ContextVar, since ``torch.compile`` knows none. It takes for a constant what its context
-has while it is compiled. The blocks that it enters itself lie in a plain object, one a thread, whose changes
-``torch.compile`` follows; it checks them before it runs the same code again.
+Compiled code neither reads nor sets a ContextVar, since ``torch.compile`` does not support them. It takes the value
+that its context has during compilation for a constant. The blocks that compiled code enters itself are kept in a plain
+object, one a thread, whose changes ``torch.compile`` follows: its guards check them before the same code runs again.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Setting(Generic[T]):
-    """``process``: its value outside of blocks.
+    """One setting. ``process`` is its value outside of blocks.
 
     >>> size = Setting("size", "small")
     >>> class sized(Block[str]):
@@ -60,22 +59,23 @@ class Setting(Generic[T]):
 
 
 class _Code:
-    """The blocks that compiled code entered, and those entered since in what it calls."""
+    """The blocks that compiled code entered, and those that were entered since in the functions it calls."""
 
     def __init__(self) -> None:
         self.blocks: tuple[Block[Any], ...] = ()
 
 
 class _Compiled(threading.local):
-    """One a thread; in an object of its own, since ``torch.compile`` follows no attribute that is set here."""
+    """Holds one :class:`_Code` a thread. ``torch.compile`` follows attributes of that object, but none set on this."""
 
     def __init__(self) -> None:
         self.code = _Code()
 
 
 class Block(Generic[T]):
-    """A value of a setting, for ``with`` and as a decorator. It may be entered again, inside itself, by many threads:
-    it keeps nothing.
+    """Sets a value of a setting, as a ``with`` block or as a decorator.
+
+    One object may be entered again, inside itself and by many threads at once, since it keeps no state.
     """
 
     setting: ClassVar[Setting[Any]]
@@ -98,12 +98,12 @@ class Block(Generic[T]):
             code.blocks = left
             return
         left = _without(entered.get(), self)
-        # else another context entered it, as with a generator that another thread closes: nothing holds here
+        # None: another context entered it, as with a generator that another thread closes; here it had no effect
         if left is not None:
             entered.set(left)
 
     def __call__(self, function: Function) -> Function:
-        """Decorates a function: each call is a block."""
+        """Decorates a function so that each of its calls runs in a block of its own."""
         if any(
             test(function)
             for test in (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
@@ -114,14 +114,14 @@ class Block(Generic[T]):
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            with made(value):  # a new one: torch.compile enters none that was made outside
+            with made(value):  # a new one, since torch.compile cannot enter a block that was made outside
                 return function(*args, **kwargs)
 
         return call  # type: ignore[return-value]
 
 
 def _without(blocks: tuple[Block[T], ...], block: Block[T]) -> tuple[Block[T], ...] | None:
-    """The blocks without the last that is this one; None if none is."""
+    """The blocks without the last occurrence of ``block``; None if it is not among them."""
     for k in reversed(range(len(blocks))):
         if blocks[k] is block:
             return (*blocks[:k], *blocks[k + 1 :])

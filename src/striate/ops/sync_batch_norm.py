@@ -1,8 +1,7 @@
-"""Batch norm with statistics measured elsewhere too: by other processes, or from other parts of the batch.
+"""Batch norm over a batch of which x is only a part: other processes, or other calls, have the rest.
 
-Forward is given the statistics of all of it. Backward needs ``mean(γ·g)`` and ``mean(γ·g·x̂)`` of all of it as well,
-and has the
-sums of its own part: whoever calls says how those become means.
+Forward takes the statistics of the whole batch. Backward needs ``mean(γ·g)`` and ``mean(γ·g·x̂)`` over the whole batch
+too, but can compute only the sums over its own part. The caller passes the function that makes means of these sums.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ __all__ = ["check_plain", "measure", "normalize_with", "step", "synchronized_bat
 
 
 def measure(x: Tensor) -> Moments:
-    """The moments of each channel of x, (N, C, *axes), in float64; of no values where x is empty.
+    """The moments of each channel of x, (N, C, *axes), in float64. Where x is empty, they are those of no values.
 
     >>> m = measure(torch.tensor([[1.0], [3.0]]))
     >>> m.count, m.mean, m.m2
@@ -131,7 +130,9 @@ def _backward_formula(
 
 
 def _affine(x: Tensor, residual: Any, weight: Any, bias: Any, statistics: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """x̂, and what is activated, by torch's operators; of half precision in float32, as torch's batch norm computes it.
+    """x̂ and the input of the activation, by torch's operators.
+
+    Half precision is computed in float32, as torch's batch norm does.
     """
     wide = x if x.dtype is torch.float64 else x.float()
     mean, scale = statistics[0], (statistics[1] + eps).rsqrt()
@@ -142,7 +143,7 @@ def _affine(x: Tensor, residual: Any, weight: Any, bias: Any, statistics: Tensor
 
 
 def _per_channel(p: Tensor, x: Tensor) -> Tensor:
-    """One number a channel, to be multiplied with x."""
+    """Reshapes one number a channel so that it broadcasts with x."""
     return p.to(x.dtype).view(-1, *[1] * (x.dim() - 2))
 
 
@@ -157,11 +158,11 @@ def normalize_with(
     activation: str | None = None,
     slope: float = 0.01,
 ) -> Tensor:
-    r"""``act(γ·(x - μ)/√(σ² + ε) + β + residual)`` with the moments given, differentiable as if they came from x.
+    r"""``act(γ·(x - μ)/√(σ² + ε) + β + residual)`` with given moments, whose gradient takes them for functions of x.
 
     .. math:: dx = \frac{1}{\sqrt{σ² + ε}} (γ·g - means_0 - x̂·means_1), \quad (means_0, means_1) = γ·means(Σ g, Σ g·x̂)
 
-    means: from the sums of x's part, (2, C) in float64, to the means of the whole.
+    means: a function from the sums over this part, (2, C) in float64, to the means over the whole batch.
 
     >>> x = torch.tensor([[1.0], [3.0]])
     >>> normalize_with(measure(x), lambda sums: sums / 2, x, None, None, None, 1e-9)
@@ -176,7 +177,7 @@ def normalize_with(
 
 
 def step(running_mean: Any, running_var: Any, moments: Moments, momentum: float) -> None:
-    r"""The running statistics' step towards a batch's moments, of more than one value, its variance unbiased.
+    r"""Moves running statistics towards a batch's mean and unbiased variance; the batch has more than one value.
 
     .. math:: r ← (1 - momentum)·r + momentum·batch
 
@@ -191,8 +192,9 @@ def step(running_mean: Any, running_var: Any, moments: Moments, momentum: float)
 
 
 def check_plain(where: str, *tensors: Tensor | None) -> None:
-    """Raises ArgumentError under a function transform or tracer: it would record one part's statistics for all that
-    come.
+    """Raises ArgumentError under a function transform or tracer.
+
+    A tracer would record the statistics of this part of the batch as constants for all later calls.
 
     >>> check_plain("here", torch.ones(1))
     """
@@ -218,12 +220,11 @@ def synchronized_batch_norm(
     slope: float = 0.01,
     where: str = "SyncBatchNorm",
 ) -> Tensor:
-    """Training batch norm over all processes of a group: each measures its part, all merge all parts in the order of
-    the ranks.
+    """Training batch norm over all processes of a group.
 
-    Parts may differ in size, and be empty. Every process must call it, and backward, equally often. Raises
-    ArgumentError within function transforms and tracers, ShapeError where all parts together have one value per
-    channel.
+    Each process measures its part of the batch, and each merges all parts in the order of the ranks. Parts may differ
+    in size and may be empty. Every process must call this function, and backward, equally often. Raises ArgumentError
+    within function transforms and tracers, and ShapeError where all parts together have one value per channel.
     """
     given = (x, running_mean, running_var, weight, bias, True, momentum, eps, residual, activation, where)
     momentum, eps = check_channel_arguments(*given)
@@ -252,7 +253,7 @@ def synchronized_batch_norm(
                 x=tuple(x.shape),
             )
         )
-    if total.count == 0:  # no values, but a graph: backward is called on every rank
+    if total.count == 0:  # y has no values, but it needs a gradient: backward is called on every rank
         shape = [1, -1] + [1] * (x.dim() - 2)
         y = x if weight is None else x * weight.view(shape)
         return y.clone() if bias is None else y + bias.view(shape)

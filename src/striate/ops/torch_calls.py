@@ -1,16 +1,17 @@
-"""The calls that striate hands to torch's operators, without those that torch or oneDNN break on.
+"""Calls of torch's operators, with arguments changed where torch or oneDNN would access memory out of bounds.
 
-Known to read or write memory that is not theirs, with plain torch too, in any type:
+These calls are known to read or write out of bounds, in plain torch too and in any type:
 
-- the weight gradient of one tap with a stride in channels_last (oneDNN's issue 6035): the stride is taken by slicing
-  before the operator;
-- one tap with a dilation, a stride and padding on an axis of one value: of one tap there is no dilation;
-- the gradient of a group norm's scale and shift in channels_last, where that of its input is not asked for: torch
-  writes to it all the same. It is asked for here;
-- max pooling whose window may lie in the padding alone: its index lies outside, and its gradient is written there. Such
-  calls are the reference's (see ``_torch_max_refusal`` in :mod:`.pool`).
+- The weight gradient of one tap with a stride in channels_last (oneDNN's issue 6035). Here the input is sliced by the
+  stride before the operator.
+- One tap with a dilation, a stride and padding on an axis of one value. Here the dilation of one tap, which has no
+  effect, is set to 1.
+- The gradient of a group norm's scale and shift in channels_last where the gradient of its input is not wanted: torch
+  writes that one all the same. Here it is requested.
+- Max pooling with a window that may lie entirely in the padding: its index lies outside of the input, and backward
+  writes there. The reference computes such calls (see ``_torch_max_refusal`` in :mod:`.pool`).
 
-What torch's tracers call arrives here as it came: sizes may be no numbers.
+Under torch's tracers the arguments arrive here unchecked, and sizes may be symbols or tensors.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d
 
 
 def clamp_stride(stride: int, extent: int) -> int:
-    """The stride that means the same on an axis of ``extent`` padded values: one past its end leaves one output.
+    """The stride, limited to ``extent``, the padded size of the axis: any larger one gives a single output too.
 
     >>> clamp_stride(2**63 - 1, 8), clamp_stride(2, 8)
     (8, 2)
@@ -64,7 +65,9 @@ def conv(
     groups: int,
     dims: int,
 ) -> Tensor:
-    """``torch.nn.functional.conv{dims}d``; ``padding`` as many zeros behind as before, or a word as there.
+    """``torch.nn.functional.conv{dims}d``.
+
+    padding: the number of zeros on each side of each axis, or torch's word.
 
     >>> conv(torch.ones(1, 1, 5), torch.ones(1, 1, 1), None, [2], [0], [1], 1, 1)
     tensor([[[1., 1., 1.]]])
@@ -101,26 +104,27 @@ def conv_transpose(
 
 
 def _strides_one_tap(x: Tensor, weight: Tensor, stride: Sequence[int]) -> bool:
-    """Whether the weight gradient would be of one tap with a stride, in channels_last as far as one can see."""
+    """Whether the weight gradient would be that of one tap with a stride, and possibly in channels_last."""
     if any(k != 1 for k in weight.shape[2:]) or all(s == 1 for s in stride):
         return False
     if compiler.is_dynamo_compiling() or _torch.is_transformed(x) or _torch.is_transformed(weight):
-        return True  # how they lie in memory cannot be asked
+        return True  # their strides cannot be read, so they may be channels_last
     return not (x.is_contiguous() and weight.stride(-1) == 1)
 
 
 def strided_slice(x: Tensor, stride: Sequence[int]) -> Tensor:
-    """Each ``stride``-th value of the last axes: what one tap sees."""
+    """Every ``stride``-th value of the last axes, which are the values that one tap reads."""
     where: Any = (..., *(slice(None, None, s) for s in stride))
     seen = x[where]
     if compiler.is_dynamo_compiling() or _torch.is_transformed(x) or not is_channels_last(x) or is_channels_last(seen):
         return seen
-    return seen.contiguous(memory_format=FORMATS[x.dim()])  # on a short axis the strides no longer say it
+    return seen.contiguous(memory_format=FORMATS[x.dim()])  # on a short axis its strides do not show it
 
 
 def _adjoint(weight: Tensor, groups: int) -> Tensor:
-    """The weight of the convolution that a transposed one of one tap and stride 1 is: (in, out / groups, …) → (out, in
-    / groups, …).
+    """The weight of the convolution that equals a transposed convolution of one tap and stride 1.
+
+    (in, out / groups, …) → (out, in / groups, …).
     """
     into, out, *taps = weight.shape
     return (
@@ -129,7 +133,7 @@ def _adjoint(weight: Tensor, groups: int) -> Tensor:
 
 
 def _spread(y: Tensor, stride: Sequence[int], padding: Sequence[int], more: Sequence[int], dims: int) -> Tensor:
-    """y's values ``stride`` apart, zeros between them, less the padding and with ``more`` zeros behind."""
+    """y's values ``stride`` apart with zeros between them, cut by the padding, and ``more`` zeros added behind."""
     for dim, (s, p, m) in enumerate(zip(stride, padding, more, strict=True), y.dim() - dims):
         if s > 1:
             apart = torch.stack([y, *[torch.zeros_like(y)] * (s - 1)], dim + 1).reshape(
@@ -155,7 +159,7 @@ def group_norm(x: Any, groups: int, weight: Any, bias: Any, eps: float) -> Tenso
 
 
 class _GradientsTogether(torch.autograd.Function):
-    """Hands tensors on. Where the gradient of one of them is asked for, those of all of them are computed."""
+    """The identity of several tensors. If the gradient of one of them is wanted, autograd computes those of all."""
 
     generate_vmap_rule = True
 
@@ -177,7 +181,7 @@ class _GradientsTogether(torch.autograd.Function):
 
 
 def for_group_norm(x: Any, weight: Any, bias: Any) -> Any:
-    """x for a group norm that is called elsewhere, laid out contiguous where torch's gradient would break.
+    """x for a group norm that the caller calls itself, made contiguous where torch's gradient would write out of bounds.
 
     >>> x = torch.ones(1, 2, 2, 2).contiguous(memory_format=torch.channels_last)
     >>> [for_group_norm(x, torch.ones(2).requires_grad_(learns), None).is_contiguous() for learns in (True, False)]
@@ -192,18 +196,18 @@ def _learns_in_channels_last(x: Any, weight: Any, bias: Any) -> bool:
     return any(p is not None and p.requires_grad for p in (weight, bias)) and not x.is_contiguous()
 
 
-# -------------------------------------------------------------------------------------------- sizes that are no numbers
+# ----------------------------------------------------------------------------------------------------- unchecked calls
 
 
 def conv_unchecked(
     x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int, dims: int
 ) -> Any:
-    """torch's convolution where a tracer's stand-ins take the place of tensors or sizes, and nothing can be checked.
+    """torch's convolution of a tracer's proxies or of tensors with symbolic sizes, of which nothing can be checked.
 
     >>> conv_unchecked(torch.ones(1, 1, 7), torch.ones(1, 1, 3), None, 2, "same", 1, 1, 1)
     tensor([[[2., 3., 3., 2.]]])
     """
-    if padding == "same" and any(s != 1 for s in _each(stride, dims)):  # torch's has no such padding
+    if padding == "same" and any(s != 1 for s in _each(stride, dims)):  # torch refuses "same" with a stride
         x, padding = F.pad(x, resolved_pad_list(x, weight, stride, padding, dilation, dims)), 0
     return CONV[dims](x, weight, bias, stride, padding, dilation, groups)
 
@@ -219,7 +223,7 @@ def conv_transpose_unchecked(
     dilation: Any,
     dims: int,
 ) -> Any:
-    """torch's transposed convolution where :func:`conv_unchecked` is its adjoint.
+    """torch's transposed convolution, the adjoint of :func:`conv_unchecked`, equally unchecked.
 
     >>> conv_transpose_unchecked(torch.ones(1, 1, 2), torch.ones(1, 1, 3), None, 2, "same", 0, 1, 1, 1)
     tensor([[[1., 1., 2., 1.]]])
@@ -238,7 +242,7 @@ def conv_transpose_unchecked(
 
 
 def resolved_pad_list(x: Any, weight: Any, stride: Any, padding: Any, dilation: Any, dims: int) -> list[Any]:
-    """The padding that a word or numbers mean, in :func:`pad_list`'s order.
+    """The padding given as a word or as numbers, resolved and in :func:`pad_list`'s order.
 
     >>> x, w = torch.ones(1, 1, 7), torch.ones(1, 1, 2)
     >>> resolved_pad_list(x, w, 2, "same", 1, 1), resolved_pad_list(None, None, 1, (1, 2), 1, 2)
@@ -251,7 +255,7 @@ def resolved_pad_list(x: Any, weight: Any, stride: Any, padding: Any, dilation: 
 
 
 def same_pads(x: Any, size: Sequence[Any], stride: Sequence[Any], dilation: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """The padding before and behind, of each axis, that ``"same"`` means.
+    """The padding before and behind each axis that ``"same"`` stands for.
 
     >>> same_pads(torch.ones(1, 1, 7), [2], [2], [1])
     [(0, 1)]
@@ -260,14 +264,14 @@ def same_pads(x: Any, size: Sequence[Any], stride: Sequence[Any], dilation: Sequ
     for n, k, s, d in zip(
         [x.shape[axis - len(size)] for axis in range(len(size))], size, stride, dilation, strict=True
     ):
-        n, k = (int(v) if isinstance(v, Tensor) else v for v in (n, k))  # torch.jit.trace: the sizes of what it traces
+        n, k = (int(v) if isinstance(v, Tensor) else v for v in (n, k))  # torch.jit.trace has tensors for sizes
         total = torch.sym_max(0, ((n + s - 1) // s - 1) * s + d * (k - 1) + 1 - n)
         pads.append((total // 2, total - total // 2))
     return pads
 
 
 def pad_list(pads: Sequence[tuple[Any, Any]]) -> list[Any]:
-    """In ``torch.nn.functional.pad``'s order: the last axis first.
+    """Flattens (before, after) pairs into ``torch.nn.functional.pad``'s order, the last axis first.
 
     >>> pad_list([(1, 2), (3, 4)])
     [3, 4, 1, 2]
