@@ -1,7 +1,7 @@
-"""Every private name of torch's that striate uses, found once, and what is off on a torch that has it not.
+"""All private names of torch that striate uses, and the features that are off where a release of torch lacks one.
 
-A name here may change with any release of torch. Each is looked up when striate is imported; what stands in its place
-where it is gone, and the feature that is off then, stand beside it. :data:`off` lists those features, and importing
+Any release of torch may change a name here. Each is looked up once, when striate is imported, together with a
+replacement for where it is missing and the feature that is then off. :data:`off` lists these features, and importing
 striate warns of them.
 """
 
@@ -62,13 +62,13 @@ __all__ = [
     "without_views",
 ]
 
-NATIVE = "native kernels"  # the feature without which every layer is torch's
-off: dict[str, list[str]] = {}  # feature → the names that it misses
+NATIVE = "native kernels"  # the feature without which all layers use torch's operators
+off: dict[str, list[str]] = {}  # feature → the missing names that it needs
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _find(path: str, feature: str, otherwise: Any = None) -> Any:
-    """The object of that name, or ``otherwise`` where this torch has none.
+    """The object of that name; where this torch has none, ``otherwise``, and ``feature`` is noted in :data:`off`.
 
     >>> _find("torch._C._no_such_name", "an example", 7), off.pop("an example")
     (7, ['torch._C._no_such_name'])
@@ -89,7 +89,7 @@ def _find(path: str, feature: str, otherwise: Any = None) -> Any:
     return otherwise
 
 
-# ---------------------------------------------------------------------------------------------- what looks on at a call
+# -------------------------------------------------------------------------------------------- what can observe a call
 
 _dispatch_modes = _find("torch._C._len_torch_dispatch_stack", NATIVE)
 _function_modes = _find("torch._C._len_torch_function_stack", NATIVE)
@@ -99,17 +99,17 @@ _function_mode_stack = _find(
 _DeviceContext = _find("torch.utils._device.DeviceContext", "kernels under torch.set_default_device")
 _transforms = _find("torch._C._functorch.peek_interpreter_stack", NATIVE)
 _tracing = _find("torch._C._is_tracing", NATIVE)
-_find("torch.autograd.forward_ad._current_level", NATIVE)  # read where it is asked: it changes
+_find("torch.autograd.forward_ad._current_level", NATIVE)  # a value that changes: read at each use
 _dispatch_mode_stack = _find(
     "torch.utils._python_dispatch._get_current_dispatch_mode_stack", "profiling of our kernels", list
 )
 _autocast = torch.is_autocast_enabled
-# of any device: asked in a third of the time
+# whether autocast is on for any device: answers in a third of the time
 _any_autocast = _find("torch._C._is_any_autocast_enabled", "nothing", lambda: True)
 
 
 def has_forward_derivatives() -> bool:
-    """Whether a level of forward-mode derivatives is at work.
+    """Whether a level of forward-mode differentiation is active.
 
     >>> has_forward_derivatives()
     False
@@ -118,12 +118,11 @@ def has_forward_derivatives() -> bool:
 
 
 class Observer(TorchDispatchMode):
-    """A dispatch mode of our own that wants to see our kernels at work: to it the gate stays open."""
+    """A dispatch mode of striate's that observes the native kernels, for which the gate therefore stays open."""
 
 
 def is_plain_eager() -> bool:
-    """Whether nothing of torch's transforms, records or looks on at the calls that this thread makes now; see
-    :func:`watching`.
+    """Whether nothing in torch transforms, records or observes the calls of this thread now; see :func:`watching`.
 
     >>> is_plain_eager()
     True
@@ -143,14 +142,15 @@ def _only_observers() -> bool:
 
 
 def _only_devices() -> bool:
-    """Whether all torch-function modes are those that ``torch.set_default_device`` sets: they say where new tensors
-    lie, nothing else.
+    """Whether all torch-function modes are those of ``torch.set_default_device``.
+
+    They choose the device of new tensors and change nothing else.
     """
     return _DeviceContext is not None and all(type(mode) is _DeviceContext for mode in _function_mode_stack())
 
 
 def watching() -> str | None:
-    """What transforms, records or looks on at the calls that this thread makes now, in words; None if nothing does.
+    """What transforms, records or observes the calls of this thread now, as a phrase; None if nothing does.
 
     >>> with torch.autocast("cpu", dtype=torch.bfloat16):
     ...     watching()
@@ -170,20 +170,19 @@ def watching() -> str | None:
 
 
 def is_recorded() -> bool:
-    """Whether ``torch.jit.trace`` records: sizes are tensors then."""
+    """Whether ``torch.jit.trace`` is recording, where sizes are tensors."""
     tracing: bool = not torch.compiler.is_dynamo_compiling() and _tracing()
     return tracing
 
 
 _is_wrapped = _find("torch._C._functorch.is_functorch_wrapped_tensor", NATIVE)
-# by is_grads_batched
+# tensors that autograd's is_grads_batched passes to backward
 _is_batched = _find("torch._C._functorch.is_legacy_batchedtensor", "batched gradients", lambda x: False)
 _depth = _find("torch._C._functorch.get_dynamic_layer_stack_depth", "compiled function transforms", int)
 
 
 def is_transformed(x: torch.Tensor) -> bool:
-    """Whether a tensor stands for a batch of them or for one that is differentiated: how it lies in memory cannot be
-    asked.
+    """Whether a function transform or ``is_grads_batched`` wraps the tensor, so that its strides cannot be read.
 
     >>> is_transformed(torch.ones(1)), torch.vmap(lambda x: x + is_transformed(x))(torch.zeros(1))
     (False, tensor([1.]))
@@ -192,12 +191,12 @@ def is_transformed(x: torch.Tensor) -> bool:
 
 
 def is_transforming() -> bool:
-    """Whether a function transform is at work; also for code that ``torch.compile`` traces.
+    """Whether a function transform is active; it works in code that ``torch.compile`` traces too.
 
     >>> is_transforming()
     False
     """
-    return _depth() > 0  # the compiler computes it while it traces
+    return _depth() > 0  # the compiler evaluates it while it traces
 
 
 _stack = _find("torch._C._functorch.get_interpreter_stack", "autograd functions within transforms", lambda: None)
@@ -205,7 +204,7 @@ _Functionalize = _find("torch._C._functorch.TransformType.Functionalize", "autog
 
 
 def takes_functions() -> bool:
-    """Whether an ``autograd.Function`` may be called here: tracers and ``torch.func.functionalize`` take none.
+    """Whether an ``autograd.Function`` may be called here: tracers and ``torch.func.functionalize`` refuse them.
 
     >>> takes_functions()
     True
@@ -222,7 +221,7 @@ _HOOKS = [
 
 
 def has_global_hooks() -> bool:
-    """Whether a hook looks at every module: ``torch.nn.modules.module.register_module_forward_hook`` and the like.
+    """Whether a global hook observes all modules (``torch.nn.modules.module.register_module_forward_hook`` …).
 
     >>> has_global_hooks()
     False
@@ -239,7 +238,7 @@ _exclude = _find("torch._C._ExcludeDispatchKeyGuard", "in-place changes of outpu
 
 
 def without_views() -> Any:
-    """A block in which autograd does not note that a tensor is a view of another."""
+    """A ``with`` block in which autograd does not record that a tensor is a view of another."""
     if _exclude is None:
         return contextlib.nullcontext()
     return _exclude(torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView))
@@ -249,7 +248,7 @@ _saved_tensors_hooks = _find("torch._C._autograd._top_saved_tensors_default_hook
 
 
 def saved_tensors_hooked() -> bool:
-    """Whether somebody else says how tensors are kept for backward: a checkpoint, ``save_on_cpu``.
+    """Whether a hook decides how tensors are saved for backward: a checkpoint's, or that of ``save_on_cpu``.
 
     >>> saved_tensors_hooked()
     False
@@ -286,17 +285,20 @@ OpOverloadPacket = _find("torch._ops.OpOverloadPacket", "analysis and frozen mod
 
 
 def fake_tensors(**options: Any) -> Any:
-    """A mode in which tensors have no memory. Importing it takes longer than importing striate."""
+    """A mode in which tensors have no memory. Its module is imported late: that takes longer than importing striate.
+    """
     return importlib.import_module("torch._subclasses.fake_tensor").FakeTensorMode(**options)
 
 
 def size_symbols(
     asked: Callable[[], None],
 ) -> tuple[contextlib.AbstractContextManager[None], Callable[[torch.Tensor, bool], torch.Tensor]]:
-    """A context in which tensors are fake, and what makes a tensor one, with symbols of the same values as its sizes
-    if it says so. ``asked`` is called whenever anyone asks for the value of a size, or of a comparison of sizes.
+    """A context of fake tensors with symbolic sizes, and the function ``fake(x, symbolic)`` that makes them.
+
+    With ``symbolic`` the sizes of the fake tensor are symbols, whose values are the sizes of x. ``asked`` is called
+    whenever the value of a size, or of a comparison of sizes, is needed.
     """
-    python = importlib.import_module("torch._dispatch.python")  # operators' kernels in Python, which take symbols
+    python = importlib.import_module("torch._dispatch.python")  # kernels in Python, which accept symbols
     shapes = importlib.import_module("torch.fx.experimental.symbolic_shapes")
 
     class Asked(shapes.ShapeEnv):  # type: ignore[name-defined, misc]
@@ -304,7 +306,7 @@ def size_symbols(
             asked()
             return super().evaluate_sym_node(*args, **kwargs)
 
-    # a size of 1 is a symbol too, and two sizes that are equal here are two symbols
+    # a size of 1 becomes a symbol too, and two sizes that are equal here become two symbols
     mode = fake_tensors(shape_env=Asked(specialize_zero_one=False, duck_shape=False), allow_non_fake_inputs=True)
 
     def fake(x: torch.Tensor, symbolic: bool) -> torch.Tensor:
@@ -320,8 +322,8 @@ def size_symbols(
     return entered(), fake
 
 
-# What striate reads on torch's objects, and operators whose names begin so: with these the list of private names is
-# whole.
+# The private attributes of torch's objects that striate reads, and the private operators it calls. They complete the
+# list of private names.
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "torch.compiler": ("_is_compiling_flag",),
     "a module": (
@@ -372,18 +374,17 @@ for _owner, _sample in _samples.items():
 
 
 def constant_while_compiling(f: F) -> F:
-    """``f``, called once for each compilation by ``torch.compile``, outside of what it traces: its result is a constant
-    there.
+    """Marks ``f`` so that ``torch.compile`` calls it once, untraced, and takes the result for a constant.
 
-    What ``torch.compiler.assume_constant_result`` does, without importing the compiler.
+    It does the same as ``torch.compiler.assume_constant_result``, without importing the compiler.
     """
     f._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return f
 
 
 def warn() -> None:
-    """Says which features are off on this torch."""
+    """Warns of the features that are off on this torch."""
     for feature, names in off.items():
-        told = "every layer uses torch's operator" if feature == NATIVE else "the rest works"
+        consequence = "every layer uses torch's operator" if feature == NATIVE else "the rest works"
         lacks = f"striate does not know torch {torch.__version__}, which lacks {', '.join(names)}"
-        warnings.warn(f"{lacks}: {feature} are off; {told}.", stacklevel=3)
+        warnings.warn(f"{lacks}: {feature} are off; {consequence}.", stacklevel=3)

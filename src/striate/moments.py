@@ -1,8 +1,9 @@
-r"""What a normalization measures: how many values, their mean, and the sum of their squared deviations.
+r"""The moments that a normalization measures: the count, the mean and the sum of squared deviations of its values.
 
 .. math:: n = n_a + n_b, \quad δ = μ_b - μ_a, \quad μ = μ_a + δ·n_b/n, \quad M = M_a + M_b + δ²·n_a·n_b/n
 
-The value merges: threads, processes (synchronized batch norm) and data sets measure their parts and add them up.
+Moments merge, so that threads, processes (synchronized batch norm) and parts of a data set can each measure their own
+values.
 
 Source: Chan, Golub, LeVeque, *Updating formulae and a pairwise algorithm for computing sample variances*, 1979.
 """
@@ -26,8 +27,7 @@ class Moments:
 
     .. math:: μ = \frac{1}{n} Σ x, \quad M = Σ (x - μ)²
 
-    count: how many values, one number for all or a tensor that broadcasts with ``mean``; mean: μ; m2: M, of the same
-    shape.
+    count: n, one number for all or a tensor that broadcasts with ``mean``; mean: μ; m2: M, with the shape of ``mean``.
 
     Source: Chan, Golub, LeVeque, 1979.
 
@@ -45,15 +45,14 @@ class Moments:
 
         .. math:: μ = \frac{1}{n} Σ x, \quad M = Σ (x - μ)²
 
-        Two passes, so that a large mean takes no digits from M. Everything is computed and kept in float64, whatever
-        real type
-        x has: moments are few beside the values they stand for, and merging many of them must not lose what one pass
-        has won. Where the axes hold no value, the result is empty.
+        It takes two passes, so that a large mean does not cost M digits. Everything is computed and kept in float64,
+        for x of any real type: moments are few compared with the values they summarize, and merging many of them must
+        not lose that precision again. Where the axes hold no value, the moments are empty.
 
         x: any shape; dims: the axes that are reduced; mean and m2: x's shape without dims, or with 1 there if
         ``keepdim``.
 
-        Raises: ArgumentError without an axis.
+        Raises ArgumentError if no axis is given.
 
         Source: Chan, Golub, LeVeque, 1979 (the two-pass algorithm).
 
@@ -80,9 +79,9 @@ class Moments:
     def empty(
         cls, *shape: int, dtype: torch.dtype = torch.float64, device: torch.device | str | None = None
     ) -> Moments:
-        """The moments of no values: merging them changes nothing.
+        """The moments of no values, which are the identity of :meth:`merge`.
 
-        shape: that of mean and m2, both 0.
+        shape: the shape of mean and m2, which are 0.
 
         >>> Moments.empty(2).merge(Moments(3, torch.tensor([2.0, 4.0]), torch.tensor([2.0, 0.0]))).mean
         tensor([2., 4.])
@@ -90,13 +89,14 @@ class Moments:
         return cls(0, torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device))
 
     def merge(self, other: Moments) -> Moments:
-        r"""The moments of both sets of values together.
+        r"""The moments of the union of both sets of values.
 
         .. math:: n = n_a + n_b, \quad δ = μ_b - μ_a, \quad μ = μ_a + δ·n_b/n, \quad M = M_a + M_b + δ²·n_a·n_b/n
 
-        Associative and commutative up to rounding. Empty moments are the identity, exactly, also beside infinite ones.
+        The merge is associative and commutative up to rounding. Empty moments are its exact identity, also next to
+        infinite ones.
 
-        self, other: shapes that broadcast; result: the broadcast shape.
+        self, other: moments whose shapes broadcast; the result has the broadcast shape.
 
         Source: Chan, Golub, LeVeque, 1979, equation 2.1.
 
@@ -120,12 +120,11 @@ class Moments:
         return Moments(self.count + other.count, mean, m2)
 
     def variance(self, unbiased: bool = False) -> Tensor:
-        r"""The variance: M/n, what a normalization divides by, or ``unbiased`` M/(n-1), what torch's running estimate
-        keeps.
+        r"""The variance σ², by which a normalization divides, or the ``unbiased`` s² of torch's running statistics.
 
         .. math:: σ² = M/n, \quad s² = M/(n - 1)
 
-        Shape of ``mean``. NaN where the divisor is 0, as in :func:`torch.var`.
+        The result has the shape of ``mean``. It is NaN where the divisor is 0, as in :func:`torch.var`.
 
         >>> m = Moments.of(torch.tensor([1.0, 2.0, 3.0, 4.0]), 0)
         >>> m.variance().item(), round(m.variance(unbiased=True).item(), 4)

@@ -1,10 +1,10 @@
-"""Where a layer looks: one relation on one axis, and everything that follows from it.
+"""Sliding windows: which inputs each output of a layer reads, as one relation for each axis.
 
 .. math:: input = output · stride + tap · dilation - before
 
-It gives the output size, the taps that fall inside the input, the outputs that look at an input, exact multiply counts,
-average-pool divisors and, by composition, the receptive field. Convolution, pooling and locally connected layers share
-it; N dimensions are a tuple of axes. This module needs no torch.
+From it follow the output size, the taps that fall inside the input, the outputs that read an input, exact multiply
+counts, the divisors of average pooling and, by composition, the receptive field. Convolution, pooling and locally
+connected layers share it; N dimensions are a tuple of axes. This module does not need torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def output_size(
     """How many outputs fit: ``floor((input + before + after - dilation*(size-1) - 1) / stride) + 1``.
 
     With ``ceil`` the division rounds up, but no window may start in the padding behind the input (torch's rule). The
-    result is below 1 where the window is larger than the padded input, with ``ceil`` where it is larger by the stride
+    result is below 1 where the window is larger than the padded input; with ``ceil``, where it is larger by the stride
     or more.
 
     >>> output_size(32, 5, before=2, after=2)
@@ -40,7 +40,9 @@ def output_size(
 
 
 def same_padding(input: int, size: int, stride: int = 1, dilation: int = 1) -> tuple[int, int]:
-    """The padding (before, after) for which the output has ``ceil(input / stride)`` values; an odd one goes behind.
+    """The padding (before, after) for which the output has ``ceil(input / stride)`` values.
+
+    Where the total is odd, the larger part goes behind.
 
     >>> same_padding(28, 5), same_padding(7, 2, stride=2), same_padding(8, 3, stride=2)
     ((2, 2), (0, 1), (0, 1))
@@ -52,7 +54,7 @@ def same_padding(input: int, size: int, stride: int = 1, dilation: int = 1) -> t
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of a sliding window, every number resolved.
+    """One axis of a sliding window, with all numbers resolved.
 
     >>> a = Axis(input=5, output=3, size=3, stride=2, before=1, after=1)
     >>> [a.taps(o) for o in range(a.output)]
@@ -73,26 +75,26 @@ class Axis:
 
     @property
     def extent(self) -> int:
-        """Inputs from the first tap to the last, holes of dilation included."""
+        """The number of inputs from the first tap to the last, holes of the dilation included."""
         return (self.size - 1) * self.dilation + 1
 
     def position(self, output: int, tap: int) -> int:
-        """The relation itself. Positions below 0 or from ``input`` on are padding."""
+        """The input position that a tap of an output reads. Positions below 0 or from ``input`` on are padding."""
         return output * self.stride + tap * self.dilation - self.before
 
     def valid_taps(self, output: int) -> range:
-        """The numbers of the taps that fall inside the input."""
+        """The taps of an output that fall inside the input, by their numbers."""
         start = self.position(output, 0)
         first = max(0, -(start // self.dilation))
         last = min(self.size, (self.input - 1 - start) // self.dilation + 1)
         return range(first, max(first, last))
 
     def taps(self, output: int) -> list[int]:
-        """The input positions that an output looks at."""
+        """The input positions that an output reads."""
         return [self.position(output, tap) for tap in self.valid_taps(output)]
 
     def outputs(self, input: int) -> list[tuple[int, int]]:
-        """The (output, tap) pairs that look at an input: where its gradient comes from."""
+        """The (output, tap) pairs that read an input, which are the terms of its gradient."""
         pairs = []
         for tap in reversed(range(self.size)):
             at = input + self.before - tap * self.dilation
@@ -102,12 +104,12 @@ class Axis:
 
     @property
     def look(self) -> Look:
-        """The same without the ends of the input: for composition."""
+        """The axis as a pattern without ends, which composes with others."""
         return Look((range(-self.before, self.extent - self.before, self.dilation),), self.stride)
 
     @property
     def look_back(self) -> Look:
-        """Of the adjoint, the transposed convolution, whose outputs are this axis's inputs."""
+        """The pattern of the adjoint, the transposed convolution, whose outputs are this axis's inputs."""
         from_tap = [
             [i + self.before - tap * self.dilation for tap in reversed(range(self.size))] for i in range(self.stride)
         ]
@@ -122,16 +124,18 @@ class Axis:
 
     @property
     def edges(self) -> Iterator[int]:
-        """The other outputs, those before the interior and those behind it: few, however long the axis is."""
+        """The outputs before and behind the interior. They are few, however long the axis is."""
         return chain(range(self.interior.start), range(self.interior.stop, self.output))
 
     @property
     def tap_count(self) -> int:
-        """Taps inside the input, over all outputs: what a convolution really multiplies on this axis."""
+        """The number of taps inside the input over all outputs: a convolution's multiplications along this axis."""
         return len(self.interior) * self.size + sum(len(self.valid_taps(o)) for o in self.edges)
 
     def counted(self, output: int, include_pad: bool = True) -> int:
-        """The taps that average pooling divides by; with ``include_pad`` those in the padding too, but none beyond it.
+        """The number of taps that average pooling divides by.
+
+        With ``include_pad`` taps in the padding count, but not those beyond it.
         """
         if not include_pad:
             return len(self.valid_taps(output))
@@ -141,7 +145,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class AdaptiveAxis:
-    """An axis whose windows vary so that they cover the input evenly: output o looks at ``[⌊o·I/O⌋, ⌈(o+1)·I/O⌉)``.
+    """An axis whose windows vary so that they cover the input evenly: output o reads ``[⌊o·I/O⌋, ⌈(o+1)·I/O⌉)``.
 
     >>> [AdaptiveAxis(input=5, output=3).taps(o) for o in range(3)]
     [[0, 1], [1, 2, 3], [3, 4]]
@@ -162,8 +166,8 @@ class AdaptiveAxis:
 
     @property
     def look(self) -> Look:
-        turns = gcd(self.input, self.output)
-        return Look(tuple(tuple(self.taps(o)) for o in range(self.output // turns)), self.input // turns)
+        repeats = gcd(self.input, self.output)
+        return Look(tuple(tuple(self.taps(o)) for o in range(self.output // repeats)), self.input // repeats)
 
 
 @dataclass(frozen=True)
@@ -207,12 +211,14 @@ class Window:
 
     @property
     def taps(self) -> int:
-        """Taps of one whole window, padding counted."""
+        """The number of taps of one whole window, those in the padding included."""
         return prod(self.size)
 
     @property
     def tap_count(self) -> int:
-        """Taps inside the input, over all outputs. Times the channels in a group and the output channels: exact MACs.
+        """The number of taps inside the input, over all outputs.
+
+        Times the channels of a group and the output channels, it is the exact number of multiply-adds.
         """
         return prod(a.tap_count for a in self.axes)
 
@@ -222,11 +228,11 @@ class Window:
 
 @dataclass(frozen=True)
 class Look:
-    """Which positions of an axis each output of one operation looks at, in the padding and beyond the ends too.
+    """The tap pattern of one operation on one axis: the positions that each output reads, also beyond the input's ends.
 
-    Like all that a network's layers do along an axis it repeats: output ``o + period`` looks at what ``o`` looks at,
-    moved by shift.
-    positions: of the first ``period`` outputs.
+    The pattern repeats: output ``o + period`` reads the positions of output ``o``, moved by ``shift``.
+
+    positions: those of the first ``period`` outputs.
 
     >>> Axis(8, 4, size=3, stride=2, before=1).look.at(3)
     [5, 6, 7]
@@ -247,28 +253,28 @@ class Look:
         return [p + times * self.shift for p in self.positions[phase]]
 
     def inputs(self, outputs: Iterable[int], size: int) -> frozenset[int]:
-        """The positions from 0 to below ``size`` that any of these outputs looks at."""
+        """The positions from 0 to below ``size`` that any of these outputs reads."""
         return frozenset(p for o in outputs for p in self.at(o) if 0 <= p < size)
 
     def outputs(self, inputs: Container[int], size: int) -> frozenset[int]:
-        """The outputs from 0 to below ``size`` that look at any of these positions."""
+        """The outputs from 0 to below ``size`` that read any of these positions."""
         return frozenset(o for o in range(size) if any(p in inputs for p in self.at(o)))
 
 
 @dataclass(frozen=True)
 class Field:
-    """The receptive field of a stack of operations on one axis: output o sees the inputs from ``first(o)`` to
-    ``last(o)``.
+    """The receptive field of a stack of operations on one axis.
+
+    Output o sees the inputs from ``first(o)`` to ``last(o)``. For windows with whole strides
 
     .. math:: r ← r + (extent - 1)·j, \\quad j ← j·stride, \\quad start ← start - before·j
 
-    That holds for windows with whole strides. Where the stack has a transposed convolution or an upsampling, outputs
-    differ by their
-    phase, and a field is kept for each: ``spans`` are the first and last inputs of outputs 0 to period - 1 (None where
-    an output sees nothing), and output ``o + period`` sees what ``o`` sees, moved by ``shift``.
+    Where the stack has a transposed convolution or an upsampling, outputs differ by their phase, and each phase has a
+    field of its own: ``spans`` are the first and last inputs of outputs 0 to period - 1 (None where an output sees
+    nothing), and output ``o + period`` sees the inputs of output ``o``, moved by ``shift``.
 
-    size: inputs seen by one output, of the phase that sees most [px]; jump: inputs between neighbouring outputs [px];
-    start: the first input output 0 sees, negative where it sees padding.
+    size: the number of inputs that one output sees, in the phase that sees most [px]; jump: the distance in the input
+    between neighbouring outputs [px]; start: the first input that output 0 sees, negative where it sees padding.
 
     >>> f = Field()
     >>> for _ in range(3):
@@ -285,7 +291,7 @@ class Field:
 
     @classmethod
     def of(cls, size: int = 1, jump: int = 1, start: int = 0) -> Field:
-        """One whose outputs all see as much."""
+        """A field in which all outputs see equally many inputs."""
         return cls(((start, start + size - 1),), jump)
 
     @property
@@ -324,7 +330,7 @@ class Field:
         return span[1]
 
     def over(self, first: int, last: int) -> tuple[int, int] | None:
-        """From the first to the last input that any of the outputs from ``first`` to ``last`` sees."""
+        """The first and the last input that any of the outputs from ``first`` to ``last`` sees."""
         ends = {
             *range(first, min(last, first + self.period - 1) + 1),
             *range(max(first, last - self.period + 1), last + 1),
@@ -333,18 +339,18 @@ class Field:
         return (min(a for a, _ in spans), max(b for _, b in spans)) if spans else None
 
     def phases(self, look: Look) -> int:
-        """How many outputs of one more operation repeat."""
+        """The period of the field after one more operation, before it is shortened."""
         return look.period * (self.period // gcd(self.period, look.shift) if look.shift else 1)
 
     def then(self, look: Look) -> Field:
         """The field after one more operation."""
         count = self.phases(look)
-        turns = count // look.period
+        repeats = count // look.period
         spans = []
         for output in range(count):
             seen = look.at(output)
             spans.append(self.over(min(seen), max(seen)) if seen else None)
-        return Field(*_shortest(spans, self.shift * look.shift * turns // self.period))
+        return Field(*_shortest(spans, self.shift * look.shift * repeats // self.period))
 
     def union(self, other: Field) -> Field:
         """The field of two branches that meet."""
@@ -359,7 +365,7 @@ class Field:
 
 
 def _shortest(spans: list[tuple[int, int] | None], shift: int) -> tuple[tuple[tuple[int, int] | None, ...], int]:
-    """The same with the least period."""
+    """The same spans and shift, with the shortest period."""
     period = len(spans)
     for part in (p for p in range(1, period) if period % p == 0 and shift * p % period == 0):
         step = shift * part // period

@@ -1,14 +1,14 @@
-r"""Convolutions and linear layers for inference: the weight is packed once, and what follows is computed in the same
-pass.
+r"""Convolutions and linear layers for inference, with weights packed once and a fused sum and clamp.
 
 .. math:: y = \min(\max(x * w + b + r,\ low),\ high)
 
-r is the other side of a sum (a residual); low and high are an activation's bounds: 0 and infinity for ReLU, 0 and 6 for
-ReLU6. There is no gradient. For each shape of x and number of threads a method is chosen when it first comes, and kept.
+r is the residual, the other operand of a sum; low and high are the bounds of an activation: 0 and infinity for ReLU, 0
+and 6 for ReLU6. There is no gradient. A layer chooses a method for each shape of x and number of threads when it first
+sees them, and remembers it.
 
 A method is a :class:`~striate.ops.dispatch.Candidate` whose ``run(layer, problem)`` packs the layer's weight, or takes
-it packed from :meth:`_Fused.packed`, and returns a function that computes y from x, the residual, and whether that may
-be overwritten.
+it packed from :meth:`_Fused.packed`, and returns a function that computes y from x, the residual, and whether the
+residual may be overwritten.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ __all__ = ["CONV_METHODS", "LINEAR_METHODS", "FusedConv", "FusedLinear", "Produc
 
 Run = Callable[[Tensor, Tensor | None, bool], Tensor]
 _CLOCK = itertools.count()
-MOST_SHAPES = 32  # of a layer that are remembered, some KiB each: those that came last
-# Products of this many rows, by weights of this many numbers, are faster by packed weights: up to 3 times, for VGG's
-# 25088×4096.
+MOST_SHAPES = 32  # that a layer remembers, some KiB each; the least recently used is dropped
+# Products of at least so many rows, by a matrix of at least so many weights, are faster with packed weights: up to 3
+# times, for VGG's 25088×4096.
 MIN_ROWS, MIN_WEIGHTS = 4, 2**20
 
 
 def finish(y: Tensor, residual: Tensor | None = None, low: float = -inf, high: float = inf) -> Tensor:
-    """What follows the sums, in place: ``y = min(max(y + residual, low), high)``. NaN stays.
+    """Adds the residual and clamps, in place: ``y = min(max(y + residual, low), high)``. NaN stays NaN.
 
     >>> finish(torch.tensor([-1.0, 2.0]), torch.tensor([0.5, 0.5]), low=0.0)
     tensor([0.0000, 2.5000])
@@ -57,7 +57,7 @@ def finish(y: Tensor, residual: Tensor | None = None, low: float = -inf, high: f
 
 
 class _Fused:
-    """A weight, what follows it, and a way to run for each shape of x that has come. Threads may call it at once."""
+    """A layer's weight, its clamp, and the function that computes each shape of x seen so far. It is thread-safe."""
 
     methods: tuple[Candidate, ...]
 
@@ -69,27 +69,29 @@ class _Fused:
         self.weight, self.bias, self.low, self.high, self.where = weight, bias, float(low), float(high), where
         self._packed: dict[Any, Any] = {}
         self._runs: dict[Any, tuple[str, Run]] = {}
-        self._asked: dict[Any, int] = {}  # when last, by their keys
+        self._asked: dict[Any, int] = {}  # the time of the last call, by the keys of _runs
 
     def packed(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What ``make`` makes of the weight, once for each key. Two threads may both make it: one of the two is kept.
+        """The result of ``make``, which packs the weight, kept by key.
+
+        Two threads may both make it, and then share one of the two.
         """
         return self._packed[key] if key in self._packed else self._packed.setdefault(key, make())
 
     def problem_for(self, x: Tensor, strict: bool) -> Any:
-        """What a method is chosen by. Raises what cannot be meant."""
+        """The problem that a method is chosen for. Raises for an x that does not fit the layer."""
         raise NotImplementedError
 
     def method(self, x: Tensor) -> str:
-        """The name of the method for x."""
+        """The name of the method that computes x."""
         return self._chosen(x)[0]
 
     def explain_methods(self, x: Tensor) -> list[tuple[str, str | None]]:
-        """The methods in the order they are asked for x, up to the chosen one, each with the reason against it."""
+        """The methods in order of preference for x, up to the chosen one, each with the reason against it."""
         return explain_choice(self.methods, self.problem_for(x, is_strict()))
 
     def _chosen(self, x: Tensor) -> tuple[str, Run]:
-        # asked once: another thread may set them for the process meanwhile
+        # read once, since another thread may change the settings of the process meanwhile
         strict, method = is_strict(), preferred() or AS_MEASURED
         key = x.shape, x.dtype, strict, method, torch.get_num_threads()
         found = self._runs.get(key)
@@ -105,14 +107,15 @@ class _Fused:
 
 
 class FusedConv(_Fused):
-    r"""A convolution by a weight that stays as it is, then a sum and a clamp.
+    r"""A convolution with a constant weight, then a sum and a clamp.
 
     .. math:: y = \min(\max(conv(x, w) + b + r,\ low),\ high)
 
     weight, bias, stride, padding, dilation, groups: as :func:`striate.ops.conv.conv` takes them.
 
-    ``conv(x, residual, reuse)``: with ``reuse`` y may be written where the residual lies.
-    ``conv.exact(x, residual)``: by torch's operator, whose NaN and infinity are torch's. oneDNN's ReLU makes NaN 0.
+    ``conv(x, residual, reuse)``: with ``reuse`` y may overwrite the residual.
+    ``conv.exact(x, residual)``: computes by torch's operator, with torch's NaN and infinity (oneDNN's ReLU turns NaN
+    into 0).
 
     Shapes: x (N, C, \*axes), residual and y (N, K, \*output); of two and three axes in NHWC.
 
@@ -163,7 +166,7 @@ class FusedConv(_Fused):
 
 
 class Product(NamedTuple):
-    """What the method of a linear layer is chosen by."""
+    """The problem that the method of a linear layer is chosen for: a product of matrices."""
 
     rows: int
     weights: int
@@ -171,7 +174,7 @@ class Product(NamedTuple):
 
 
 class FusedLinear(_Fused):
-    r"""A linear layer by a weight that stays as it is, then a clamp.
+    r"""A linear layer with a constant weight, then a clamp.
 
     .. math:: y = \min(\max(x wᵀ + b,\ low),\ high)
 
@@ -204,8 +207,8 @@ class FusedLinear(_Fused):
 
 
 # --------------------------------------------------------------------------------------------------------------- oneDNN
-# The operators that torch.compile calls for inference: torch.ops.mkldnn. A layer behind them is packed, clamped, and
-# summed in one pass.
+# torch.ops.mkldnn has the operators that torch.compile calls for inference. They take a packed weight, and add and
+# clamp in the same pass.
 
 
 def _onednn_missing(refusal: str | None) -> str | None:
@@ -215,7 +218,7 @@ def _onednn_missing(refusal: str | None) -> str | None:
 
 
 def _attribute(low: float, high: float) -> tuple[str, list[float]]:
-    """oneDNN's name for a clamp, and its numbers."""
+    """oneDNN's name for the clamp, and the numbers it takes."""
     if low == -inf and high == inf:
         return "none", []
     return ("relu", []) if low == 0 and high == inf else ("hardtanh", [low, high])
@@ -241,15 +244,15 @@ def _onednn(layer: FusedConv, problem: ConvProblem) -> Run:
     padded = [i + b + a - 2 * n for i, b, a, n in zip(p.input, p.before, p.after, symmetric_pad, strict=True)]
     geometry = symmetric_pad, list(p.stride), list(p.dilation), p.groups
 
-    def pack() -> Any:  # laid out by the image's size, and, as far as was measured, not by the batch
+    def pack() -> Any:  # the layout depends on the image's size and, as far as was measured, not on the batch
         return ops._reorder_convolution_weight.default(layer.weight, *geometry, [p.batch, p.channels, *padded])
 
-    # and by the number of threads: for another it is laid out anew in each call, which took a layer of MobileNet from
-    # 0.07 to 16 ms
+    # The layout depends on the number of threads too. oneDNN packs again in each call with another number, which took a
+    # layer of MobileNet from 0.07 to 16 ms.
     packed = layer.packed(("onednn", torch.get_num_threads(), *padded), pack)
     bias, low, high = layer.bias, layer.low, layer.high
     clamp = (*_attribute(low, high), "")
-    relu, rest = ("relu", (-inf, high)) if low == 0 else (None, (low, high))  # behind a sum it knows only ReLU
+    relu, rest = ("relu", (-inf, high)) if low == 0 else (None, (low, high))  # after a sum it fuses only ReLU
 
     def run(x: Tensor, residual: Tensor | None, reuse: bool) -> Tensor:
         x = F.pad(x, extra_pad) if is_asymmetric else x
@@ -283,7 +286,7 @@ def _onednn_product(layer: FusedLinear, product: Product) -> Run:
 
 
 def _native(name: str) -> Callable[[FusedConv, ConvProblem], Run]:
-    """By ``striate::conv_fused``, with the weight packed where that helps."""
+    """Computes by ``striate::conv_fused``, with the weight packed where the method has a packed layout."""
     number = NUMBERS[name]
 
     def prepare(layer: FusedConv, problem: ConvProblem) -> Run:
@@ -298,7 +301,7 @@ def _native(name: str) -> Callable[[FusedConv, ConvProblem], Run]:
 
 
 def _then_finish(candidate: Candidate) -> Callable[[FusedConv, ConvProblem], Run]:
-    """A method of :mod:`striate.ops.conv`, then the sum and the clamp in place."""
+    """Computes by a method of :mod:`striate.ops.conv`, then adds and clamps in place."""
 
     def prepare(layer: FusedConv, problem: ConvProblem) -> Run:
         def run(x: Tensor, residual: Tensor | None, reuse: bool) -> Tensor:
@@ -311,7 +314,10 @@ def _then_finish(candidate: Candidate) -> Callable[[FusedConv, ConvProblem], Run
 
 
 def _not_preferred(candidate: Candidate) -> Callable[[ConvProblem], str | None]:
-    """By the table's rows for inference, where oneDNN has torch's place; else as where there are gradients."""
+    """Decides by the tuning table's rows for inference, where oneDNN stands in for torch.
+
+    Where oneDNN refuses or the table has no such row, the rows for training decide.
+    """
 
     def not_preferred(problem: ConvProblem) -> str | None:
         fused = problem._replace(pass_="fused")

@@ -1,5 +1,6 @@
-r"""Locally connected layers: three passes of one form, each the gradient of the others (the kernel:
-csrc/kernels/local.cpp).
+r"""Locally connected layers: three passes, which are the derivatives of one trilinear form.
+
+The kernels are in csrc/kernels/local.cpp.
 
 .. math:: ⟨y, dy⟩ = Σ_{n, k, o, c, t} dy[n, k, o] · x[n, c, o·stride + t·dilation - before] · w[k, c, o, t]
 """
@@ -29,11 +30,11 @@ from .layout import empty, is_channels_last, owned
 
 __all__ = ["METHODS", "LocalGeometry", "geometry_for", "local", "resolve"]
 
-MAX_GROWTH = 16  # padding may make the input that many times as large
+MAX_GROWTH = 16  # the padded input may be this many times as large as the input
 
 
 class LocalGeometry(NamedTuple):
-    """The geometry of a call, resolved."""
+    """The arguments of one call, resolved to a window, and as the reference takes them."""
 
     window: Window
     stride: tuple[int, ...]
@@ -51,7 +52,7 @@ class LocalGeometry(NamedTuple):
 def resolve(
     input: Sequence[int], kernel_size: Any, stride: Any, padding: Any, dilation: Any, where: str, shape: tuple[int, ...]
 ) -> LocalGeometry:
-    """The geometry of a window over ``input``; ``shape``: x's, for messages.
+    """The geometry of a window over axes of sizes ``input``. ``shape`` is that of x, for error messages.
 
     Raises ArgumentError, ArgumentTypeError or ShapeError for arguments no window can have.
 
@@ -125,10 +126,10 @@ def _check_tensors(x: Any, weight: Any, bias: Any, where: str) -> None:
 def geometry_for(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, where: str
 ) -> LocalGeometry:
-    """The checks and geometry of one call, cached by shape and arguments."""
+    """Checks the arguments of one call and resolves its geometry, cached by shapes and arguments."""
     _check_tensors(x, weight, bias, where)
     shapes = tuple(x.shape), tuple(weight.shape)
-    if _torch.is_recorded():  # sizes are tensors then
+    if _torch.is_recorded():  # torch.jit.trace makes sizes tensors
         shapes = tuple(map(int, x.shape)), tuple(map(int, weight.shape))
     if not torch.compiler.is_compiling() and all(type(n) is int for shape in shapes for n in shape):
         key = (as_key(stride), as_key(padding), as_key(dilation))
@@ -155,8 +156,8 @@ def _(dy: Any, x: Any, size: Any, stride: Any, dilation: Any, before: Any) -> An
     return dy.new_empty([dy.shape[1], x.shape[1], *dy.shape[2:], *size])
 
 
-# Each of the three passes is linear in two of x, weight and dy, and its gradients are the other two: so all orders of
-# derivatives are these operators.
+# Each of the three passes is linear in two of x, weight and dy, and its gradients are the other two passes. So the
+# derivatives of every order are calls of these operators.
 
 
 def _setup(ctx: Any, inputs: Any, output: Any) -> None:
@@ -206,7 +207,7 @@ def _weight_backward(ctx: Any, ddw: Any) -> Any:
 
 
 def _extra_pad(x: Tensor, weight: Tensor, geometry: Sequence[Any]) -> list[int]:
-    """The padding by which the windows just fit x, as ``torch.nn.functional.pad`` takes it."""
+    """The padding (negative where it cuts) that makes x exactly as large as its windows reach, in F.pad's order."""
     stride, dilation, before = geometry[:3]
     output, size = weight.shape[2 : x.dim()], weight.shape[x.dim() :]
     axes = zip(x.shape[2:], output, size, stride, dilation, before, strict=True)
@@ -265,7 +266,7 @@ def _run(closed: None, x: Tensor, weight: Tensor, bias: Tensor | None, geometry:
 
 def _reference(closed: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: LocalGeometry) -> Tensor:
     y = reference.local(x, weight, bias, geometry.stride, geometry.padding, geometry.dilation)
-    if _torch.is_transformed(x):  # how it lies in memory cannot be asked
+    if _torch.is_transformed(x):  # its strides cannot be read
         return y
     if is_channels_last(x):
         return owned(Tensor.movedim, y.movedim(1, -1).contiguous(), -1, 1)
@@ -286,14 +287,14 @@ def local(
     *,
     where: str = "local",
 ) -> Tensor:
-    r"""A convolution whose every output position has weights of its own.
+    r"""A convolution in which every output position has weights of its own.
 
     .. math:: y[n, k, o] = b[k, o] + Σ_c Σ_t x[n, c, o·stride + t·dilation - before] · w[k, c, o, t]
 
     x: (N, C, *input) or (C, *input) of one, two or three axes; weight: (C_out, C, *output, *taps); bias: (C_out,
     *output) or None.
     Result: (N, C_out, *output) or (C_out, *output), channels_last where x is. padding: numbers, ``"same"`` (ceil(input
-    / stride) outputs, an odd one behind) or ``"valid"``.
+    / stride) outputs; an odd zero goes behind) or ``"valid"``.
 
     Cost: C_out·C·|output|·|taps| MACs a sample.
 
@@ -308,7 +309,7 @@ def local(
     """
     closed = gate.closed(x, weight, bias)
     if closed is not None and closed.symbolic and not isinstance(x, Tensor):
-        # a tracer's stand-in: it says what it cannot do
+        # a tracer's proxy, which raises errors of its own
         return reference.local(x, weight, bias, stride, padding, dilation)
     geometry = geometry_for(x, weight, bias, stride, padding, dilation, where)
     batch = x if x.dim() == weight.dim() // 2 + 1 else x.unsqueeze(0)

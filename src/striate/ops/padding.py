@@ -197,7 +197,7 @@ def padded_conv_transpose(
     where: str = "conv_transpose",
     channels_last: bool = False,
 ) -> Tensor:
-    """The adjoint of :func:`padded_conv` in x, plus a bias: a transposed convolution without padding, then :func:`fold`.
+    """The adjoint of :func:`padded_conv` in x, plus a bias: an unpadded transposed convolution, then :func:`fold`.
 
     output_size: the sizes of the result's axes, with or without batch and channels before them, which are ignored. It
     must be a size from which the convolution makes x's, and takes the place of ``output_padding``.
@@ -233,7 +233,7 @@ def padded_conv_transpose(
     y = conv_transpose(x, weight, None, p.stride, 0, tail, groups, p.dilation, **rest)
     in_place = gate.is_open(y)
     if mode == "zeros" and in_place:
-        y = owned(fold, y, before, after, mode)  # a slice of y; the other modes return a copy, no view
+        y = owned(fold, y, before, after, mode)  # other modes add in place through views: autograd must see those
     else:
         y = fold(y, before, after, mode, in_place=in_place)
     return y if bias is None else y + bias.to(y.dtype).reshape(-1, *[1] * dims)

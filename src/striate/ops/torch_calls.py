@@ -181,7 +181,7 @@ class _GradientsTogether(torch.autograd.Function):
 
 
 def for_group_norm(x: Any, weight: Any, bias: Any) -> Any:
-    """x for a group norm that the caller calls itself, made contiguous where torch's gradient would write out of bounds.
+    """x for a group norm that is called elsewhere, made contiguous where torch's gradient would write out of bounds.
 
     >>> x = torch.ones(1, 2, 2, 2).contiguous(memory_format=torch.channels_last)
     >>> [for_group_norm(x, torch.ones(2).requires_grad_(learns), None).is_contiguous() for learns in (True, False)]

@@ -1,8 +1,7 @@
 """Every operation as its textbook formula, forward and backward, in a few lines of plain torch.
 
-This is what a reader learns from, what the tests trust, and what double backward differentiates: autograd goes through
-every function here, the backward ones included. Nothing here is fast; the kernels are, and they are measured against
-this.
+These functions are for reading and for testing: the kernels are compared with them. Double backward differentiates
+them, since autograd goes through every function here, the backward ones included. None of them is meant to be fast.
 
 >>> import torch
 >>> from striate.reference import conv

@@ -1,10 +1,10 @@
-r"""Convolution: a weighted sum of what the window sees.
+r"""Convolution: a weighted sum of the inputs in a window.
 
-:func:`windows` gathers, for every output and tap, the input there; :func:`windows_backward` is its adjoint. Pooling and
-locally connected layers reduce the same gathered tensor in other ways.
+:func:`windows` gathers the input that each tap of each output reads; :func:`windows_backward` is its adjoint. Pooling
+and locally connected layers reduce the same gathered tensor in other ways.
 
-Formulas write o for a position in the output, t for a tap, and i(o, t) = o·stride + t·dilation - before, one of each an
-axis.
+In formulas o is a position in the output, t a tap, and i(o, t) = o·stride + t·dilation - before the input position that
+they read, on each axis.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ Sizes = int | Sequence[int]
 def window(
     input: Sequence[int], size: Sequence[int], stride: Sizes = 1, padding: Sizes | str = 0, dilation: Sizes = 1
 ) -> Window:
-    """The window of a layer that is given by torch's arguments: one number for all axes, or one for each.
+    """The window of a layer with torch's arguments, each one number for all axes or one number for each.
 
     .. math:: output = ⌊(input + before + after - dilation·(size - 1) - 1) / stride⌋ + 1
 
-    input: spatial sizes; padding: numbers, ``"valid"`` (none) or ``"same"`` (ceil(input / stride) outputs, an odd one
-    behind).
+    input: spatial sizes; padding: numbers, ``"valid"`` (none) or ``"same"`` (ceil(input / stride) outputs; an odd zero
+    goes behind).
 
-    Raises: ArgumentError for any other word.
+    Raises ArgumentError for any other word.
 
     Source: Dumoulin, Visin, *A guide to convolution arithmetic for deep learning*, 2016.
 
@@ -68,8 +68,8 @@ def window(
 
 
 def _sources(axis: Axis | AdaptiveAxis, mode: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """For every output and tap, the input position read and whether there is one: two tensors (output, taps)."""
-    # its windows differ in length: fill the short ones up with taps that see nothing
+    """The input position that each tap of each output reads, and whether it exists: two tensors (output, taps)."""
+    # adaptive windows differ in length: the short ones are filled up with taps that read no input
     if isinstance(axis, AdaptiveAxis):
         rows = [axis.taps(o) for o in range(axis.output)]
         longest = max(map(len, rows), default=1)
@@ -101,16 +101,16 @@ def _sources(axis: Axis | AdaptiveAxis, mode: str, device: torch.device) -> tupl
 
 
 def windows(x: Tensor, axes: Axes, fill: float = 0, mode: str = "zeros") -> Tensor:
-    """What every output sees at every tap; ``fill`` where a tap sees no input.
+    """Gathers the input that each tap of each output reads, and ``fill`` where a tap reads no input.
 
     .. math:: seen[n, c, o, t] = x[n, c, i(o, t)]
 
-    x: (N, C, *input); axes: a Window or its axes, adaptive ones too, one for each of the last axes of x; mode: what
-    stands in the padding, ``fill`` for ``"zeros"``, else the input itself by ``"reflect"``, ``"replicate"`` or
+    x: (N, C, *input); axes: a Window or its axes, adaptive ones too, one for each of the last axes of x; mode: the
+    padding, which is ``fill`` for ``"zeros"``, else values of the input by ``"reflect"``, ``"replicate"`` or
     ``"circular"``.
-    Result: (N, C, *output, *taps); the taps of adaptive windows that are shorter than the longest are ``fill``.
+    Result: (N, C, *output, *taps); adaptive windows that are shorter than the longest end in ``fill``.
 
-    Raises: ArgumentError for another mode, and where a reflection does not fit into the input.
+    Raises ArgumentError for another mode, and where a reflection does not fit into the input.
 
     Source: Chellapilla, Puri, Simard, *High performance convolutional neural networks for document processing*, 2006.
 
@@ -127,20 +127,20 @@ def windows(x: Tensor, axes: Axes, fill: float = 0, mode: str = "zeros") -> Tens
     lead = x.ndim - len(axes)
     for d, axis in enumerate(axes):
         at, inside = _sources(axis, mode, x.device)
-        dim = lead + 2 * d  # every axis before this one has become two: output and tap
+        dim = lead + 2 * d  # each axis before this one has become two, output and tap
         x = torch.unflatten(x.index_select(dim, at.flatten()), dim, at.shape)
         x = x.masked_fill(~inside.reshape(*at.shape, *[1] * (x.ndim - dim - 2)), fill)
     return x.permute(*range(lead), *range(lead, x.ndim, 2), *range(lead + 1, x.ndim, 2))
 
 
 def windows_backward(dseen: Tensor, axes: Axes, mode: str = "zeros") -> Tensor:
-    """The adjoint of :func:`windows`: every input collects the gradients of the (output, tap) pairs that saw it.
+    """The adjoint of :func:`windows`: each input sums the gradients of the (output, tap) pairs that read it.
 
     .. math:: dx[n, c, i] = Σ_{(o, t): i(o, t) = i} dseen[n, c, o, t]
 
-    dseen: (N, C, *output, *taps); axes, mode: as given to ``windows``. Result: (N, C, *input).
+    dseen: (N, C, *output, *taps); axes, mode: those of ``windows``. Result: (N, C, *input).
 
-    Raises: as ``windows`` does.
+    Raises as ``windows`` does.
 
     >>> windows_backward(torch.ones(3, 3), (Axis(input=3, output=3, size=3, before=1, after=1),))
     tensor([2., 3., 2.])
@@ -149,10 +149,10 @@ def windows_backward(dseen: Tensor, axes: Axes, mode: str = "zeros") -> Tensor:
     count = len(axes)
     lead = dseen.ndim - 2 * count
     dx = dseen.permute(*range(lead), *(lead + d + side for d in range(count) for side in (0, count)))
-    for dim, axis in enumerate(axes, lead):  # (output, tap) pairs fold into inputs, one axis after the other
+    for dim, axis in enumerate(axes, lead):  # (output, tap) pairs are summed into inputs, axis by axis
         at, inside = _sources(axis, mode, dx.device)
         dx = dx.masked_fill(~inside.reshape(*at.shape, *[1] * (dx.ndim - dim - 2)), 0)
-        # flatten has no rule where gradients come batched
+        # reshape, since flatten has no batching rule for is_grads_batched
         dx = dx.reshape(*dx.shape[:dim], at.numel(), *dx.shape[dim + 2 :])
         zeros = dx.new_zeros(*dx.shape[:dim], axis.input, *dx.shape[dim + 1 :])
         dx = zeros.index_add(dim, at.flatten(), dx)
@@ -160,7 +160,7 @@ def windows_backward(dseen: Tensor, axes: Axes, mode: str = "zeros") -> Tensor:
 
 
 def _grouped(x: Tensor, axes: Window, groups: int, mode: str) -> Tensor:
-    """What is seen: (N, G, C/G, positions, taps)."""
+    """The gathered inputs, (N, G, C/G, positions, taps)."""
     return torch.unflatten(windows(x, axes, mode=mode).flatten(2, x.ndim - 1).flatten(3), 1, (groups, -1))
 
 
@@ -178,10 +178,11 @@ def conv_forward(x: Tensor, weight: Tensor, axes: Window, groups: int = 1, mode:
 
 
 def conv_backward_data(dy: Tensor, weight: Tensor, axes: Window, groups: int = 1, mode: str = "zeros") -> Tensor:
-    r"""The input gradient, which is the transposed convolution: dx[n, c, i] = Σ_{(o, t): i(o, t) = i} Σ_k dy[n, k, o] ·
-    w[k, c, t].
+    r"""The input gradient, which is also the transposed convolution.
 
-    A full convolution of dy with the kernel turned by 180°. dy: (N, C_out, *output). Result: (N, C, *input).
+    .. math:: dx[n, c, i] = Σ_{(o, t): i(o, t) = i} Σ_k dy[n, k, o] · w[k, c, t]
+
+    It is a full convolution of dy with the kernel rotated by 180°. dy: (N, C_out, *output). Result: (N, C, *input).
 
     >>> conv_backward_data(torch.tensor([[[1, 10]]]), torch.tensor([[[1, -1]]]), window((3,), (2,)))
     tensor([[[  1,   9, -10]]])
@@ -193,7 +194,7 @@ def conv_backward_data(dy: Tensor, weight: Tensor, axes: Window, groups: int = 1
 
 
 def conv_backward_weights(dy: Tensor, x: Tensor, axes: Window, groups: int = 1, mode: str = "zeros") -> Tensor:
-    r"""The weight gradient: dw[k, c, t] = Σ_n Σ_o dy[n, k, o] · x[n, c, i(o, t)], x correlated with dy.
+    r"""The weight gradient: dw[k, c, t] = Σ_n Σ_o dy[n, k, o] · x[n, c, i(o, t)], the correlation of x with dy.
 
     dy: (N, C_out, *output); x: (N, C, *input). Result: (C_out, C/groups, *taps).
 
@@ -215,7 +216,7 @@ def conv(
     groups: int = 1,
     padding_mode: str = "zeros",
 ) -> Tensor:
-    r"""Convolution as networks mean it: cross-correlation, the kernel is not flipped.
+    r"""Convolution as neural networks use the word: cross-correlation, with a kernel that is not flipped.
 
     .. math:: y[n, k, o] = b[k] + Σ_c Σ_t x[n, c, i(o, t)] · w[k, c, t]
 
@@ -225,7 +226,7 @@ def conv(
     padding: numbers, ``"same"`` or ``"valid"``; padding_mode: ``"zeros"``, ``"reflect"``, ``"replicate"`` or
     ``"circular"``.
 
-    Raises: ArgumentError for another padding or padding_mode; RuntimeError where shapes do not fit.
+    Raises ArgumentError for another padding or padding_mode, and RuntimeError where shapes do not fit.
 
     Source: Dumoulin, Visin, *A guide to convolution arithmetic for deep learning*, 2016.
 
@@ -249,19 +250,19 @@ def conv_backward(
     groups: int = 1,
     padding_mode: str = "zeros",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""The gradients (dx, dweight, dbias) of :func:`conv`: the sum is linear in each, so each is an adjoint.
+    r"""The gradients (dx, dweight, dbias) of :func:`conv`, which is linear in each argument: they are its adjoints.
 
     .. math::
         dx[n, c, i] = Σ_{(o, t): i(o, t) = i} Σ_k dy[n, k, o] · w[k, c, t], \quad
         dw[k, c, t] = Σ_n Σ_o dy[n, k, o] · x[n, c, i(o, t)], \quad
         db[k] = Σ_n Σ_o dy[n, k, o]
 
-    dx is a full convolution of dy with the kernel turned by 180°; dw correlates x with dy. Complex factors are
+    dx is a full convolution of dy with the kernel rotated by 180°; dw correlates x with dy. Complex factors are
     conjugated.
 
-    dy: (N, C_out, *output); the rest as for ``conv``. Result: shapes of x, weight and bias.
+    dy: (N, C_out, *output); the rest as for ``conv``. The results have the shapes of x, weight and bias.
 
-    Raises: as ``conv`` does.
+    Raises as ``conv`` does.
 
     Source: Dumoulin, Visin, *A guide to convolution arithmetic for deep learning*, 2016.
 

@@ -1,8 +1,8 @@
-r"""Locally connected layers: a convolution whose every output position has weights of its own.
+r"""Locally connected layers: a convolution in which every output position has weights of its own.
 
-Formulas write o for a position in the output, t for a tap, and i(o, t) = o·stride + t·dilation - before, one of each an
-axis. Each position is a product of matrices, and all of them one ``bmm``: of einsum, batches of gradients
-(``is_grads_batched``) have no rule.
+In formulas o is a position in the output, t a tap, and i(o, t) = o·stride + t·dilation - before the input position that
+they read, on each axis. Each position is a product of matrices; one ``bmm`` computes all of them. einsum would be
+shorter, but has no batching rule for ``is_grads_batched``.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ __all__ = ["local", "local_backward"]
 def _seen(
     x: Tensor, weight: Tensor, stride: Sizes, padding: Sizes | str, dilation: Sizes
 ) -> tuple[Window, Tensor, Tensor]:
-    """The window; what is seen, (N, C, positions, taps); the weight, (C_out, C, positions, taps)."""
+    """The window; the gathered inputs, (N, C, positions, taps); the weight, (C_out, C, positions, taps)."""
     axes = window(x.shape[2:], weight.shape[x.ndim :], stride, padding, dilation)
     return axes, _paired(windows(x, axes), x.ndim), _paired(weight, x.ndim)
 
 
 def _paired(seen: Tensor, rank: int) -> Tensor:
-    """(.., .., *output, *taps) as (.., .., positions, taps)."""
+    """Reshapes (.., .., *output, *taps) to (.., .., positions, taps)."""
     positions = prod(seen.shape[2:rank])
     return seen.reshape(*seen.shape[:2], positions, prod(seen.shape[rank:]))
 
 
 def _columns(seen: Tensor) -> Tensor:
-    """(rows, C, positions, taps) as (positions, rows, C·taps)."""
+    """Permutes (rows, C, positions, taps) to (positions, rows, C·taps)."""
     return seen.permute(2, 0, 1, 3).reshape(seen.shape[2], seen.shape[0], seen.shape[1] * seen.shape[3])
 
 
 def _placed(columns: Tensor, channels: int) -> Tensor:
-    """:func:`_columns`, undone."""
+    """The inverse of :func:`_columns`."""
     return columns.reshape(*columns.shape[:2], channels, columns.shape[2] // max(1, channels)).permute(1, 2, 0, 3)
 
 
@@ -57,7 +57,7 @@ def local(
     x: (N, C, *input); weight: (C_out, C, *output, *taps); bias: (C_out, *output). Result: (N, C_out, *output).
     padding: numbers, ``"same"`` or ``"valid"``.
 
-    Raises: ArgumentError for another padding; RuntimeError where shapes do not fit.
+    Raises ArgumentError for another padding, and RuntimeError where shapes do not fit.
 
     Source: Gregor, LeCun, *Emergence of complex-like cells in a temporal product network with local receptive fields*,
     2010.
@@ -86,10 +86,10 @@ def local_backward(
         dw[k, c, o, t] = Σ_n dy[n, k, o] · x[n, c, i(o, t)], \quad
         db[k, o] = Σ_n dy[n, k, o]
 
-    dy: (N, C_out, *output); the rest as for ``local``. Result: shapes of x, weight and bias. Complex factors are
-    conjugated.
+    dy: (N, C_out, *output); the rest as for ``local``. The results have the shapes of x, weight and bias. Complex
+    factors are conjugated.
 
-    Raises: as ``local`` does.
+    Raises as ``local`` does.
 
     Source: Gregor, LeCun, 2010.
 

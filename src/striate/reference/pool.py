@@ -1,7 +1,7 @@
-r"""Pooling: the maximum or the mean of what the window sees, each channel for itself.
+r"""Pooling: the maximum or the mean of the inputs in a window, channel by channel.
 
-Every function takes a window, or a tuple of adaptive axes. Formulas write o for a position in the output, t for a tap,
-and i(o, t) for the input position that it sees.
+Every function takes a window, or a tuple of adaptive axes. In formulas o is a position in the output, t a tap, and
+i(o, t) the input position that it reads.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ __all__ = [
 
 
 def max_pool(x: Tensor, window: Axes) -> tuple[Tensor, Tensor]:
-    r"""The largest value that each window sees, and where it was.
+    r"""The largest value in each window, and its position.
 
     .. math:: y[n, c, o] = \max_t x[n, c, i(o, t)], \quad index[n, c, o] = i(o, \operatorname{argmax}_t)
 
-    Ties go to the first element, a NaN wins over every number, and of several NaNs the last one's place is kept, as
-    torch does. A window that sees no input gives -inf (an integer type's lowest value) and index -1.
+    As in torch, the first of equal values wins, a NaN wins over every number, and of several NaNs the index is that of
+    the last. A window that reads no input gives -inf (an integer type's lowest value) and index -1.
 
-    x: (N, C, *input). Result: y and index, (N, C, *output); index counts in the unpadded plane, row by row.
+    x: (N, C, *input). Result: y and index, (N, C, *output); index counts positions of the unpadded plane, row by row.
 
-    Raises: RuntimeError where x and window do not fit.
+    Raises RuntimeError where x and window do not fit.
 
     Source: Scherer, Müller, Behnke, *Evaluation of pooling operations in convolutional architectures for object
     recognition*, 2010.
@@ -54,14 +54,14 @@ def max_pool(x: Tensor, window: Axes) -> tuple[Tensor, Tensor]:
     at = windows(torch.arange(prod(input), device=x.device).reshape(input), axes, fill=-1).flatten(len(axes))
     taps = seen.shape[-1]
     t = torch.arange(taps, device=x.device)
-    best = (seen == seen.amax(-1, keepdim=True)) & (at >= 0)  # nowhere, if there is a NaN
-    # the last NaN, or the first best
+    best = (seen == seen.amax(-1, keepdim=True)) & (at >= 0)  # all False where there is a NaN
+    # the last NaN, or else the first of the largest values
     winner = torch.where(seen.isnan(), t + 1, torch.where(best, taps - t, 0)).argmax(-1, keepdim=True)
     return seen.gather(-1, winner).squeeze(-1), at.expand(seen.shape).gather(-1, winner).squeeze(-1)
 
 
 def max_pool_backward(dy: Tensor, index: Tensor, input: Sequence[int]) -> Tensor:
-    r"""The gradient of :func:`max_pool`: each output's goes to the one element that won, and to no other.
+    r"""The gradient of :func:`max_pool`: the gradient of each output goes to the one input that was its maximum.
 
     .. math:: dx[n, c, i] = Σ_{o: index[n, c, o] = i} dy[n, c, o]
 
@@ -79,34 +79,33 @@ def max_pool_backward(dy: Tensor, index: Tensor, input: Sequence[int]) -> Tensor
 
 
 def _divisor(window: Axes, count_include_pad: bool, divisor_override: int | None, like: Tensor) -> Tensor:
-    """What every output's sum is divided by: the counts of the axes, multiplied; (*output)."""
+    """The divisor of each output's sum, (*output): the product of the axes' counts."""
     divisor = torch.ones((), dtype=torch.long)
     for a in window:
         divisor = divisor[..., None] * torch.tensor(
             [a.counted(o, count_include_pad) for o in range(a.output)], dtype=torch.long
         )
+    # at least 1, so that an empty sum gives 0
     divisor = divisor.clamp(min=1) if divisor_override is None else torch.full_like(divisor, divisor_override)
-    return divisor.to(like.device, like.dtype if like.is_floating_point() else None)  # a sum of nothing stays 0
-
+    return divisor.to(like.device, like.dtype if like.is_floating_point() else None)
 
 def _wide(x: Tensor) -> Tensor:
-    """x in the type that its numbers are summed in: at least float32, for a mean of float16 fits where its sum is
-    infinite.
-    """
+    """x in the type of its sums, at least float32: a sum in float16 may be infinite where its mean is not."""
     return x.to(torch.promote_types(x.dtype, torch.float32)) if x.is_floating_point() else x
 
 
 def avg_pool(x: Tensor, window: Axes, count_include_pad: bool = True, divisor_override: int | None = None) -> Tensor:
-    r"""The mean of what each window sees; padding counts as zeros, or not at all.
+    r"""The mean of the inputs in each window, in which padding counts as zeros or not at all.
 
     .. math:: y[n, c, o] = \frac{1}{count(o)} Σ_t x[n, c, i(o, t)]
 
-    count(o): the taps of the window, without those in the padding unless ``count_include_pad``, never those that
-    ``ceil`` has put behind it; or ``divisor_override``. Sums of float16 and bfloat16 are float32's, rounded once.
+    count(o) is ``divisor_override`` if given, else the number of the window's taps: those in the padding count only
+    with ``count_include_pad``, and those beyond it, which rounding up (``ceil``) adds, never do. float16 and bfloat16
+    are summed in float32 and rounded once.
 
     x: (N, C, *input). Result: (N, C, *output).
 
-    Raises: RuntimeError where x and window do not fit.
+    Raises RuntimeError where x and window do not fit.
 
     Source: LeCun, Bottou, Bengio, Haffner, *Gradient-based learning applied to document recognition*, 1998.
 
@@ -123,7 +122,7 @@ def avg_pool(x: Tensor, window: Axes, count_include_pad: bool = True, divisor_ov
 def avg_pool_backward(
     dy: Tensor, window: Axes, count_include_pad: bool = True, divisor_override: int | None = None
 ) -> Tensor:
-    r"""The gradient of :func:`avg_pool`: each output's is shared out evenly over its window.
+    r"""The gradient of :func:`avg_pool`, which spreads the gradient of each output evenly over its window.
 
     .. math:: dx[n, c, i] = Σ_{(o, t): i(o, t) = i} dy[n, c, o] / count(o)
 
@@ -147,7 +146,7 @@ def avg_pool_backward(
 
 
 def global_avg_pool(x: Tensor) -> Tensor:
-    r"""The mean of each channel's whole plane.
+    r"""The mean of each channel over all positions.
 
     .. math:: y[n, c] = \frac{1}{HW} Σ_{h, w} x[n, c, h, w]
 
@@ -162,7 +161,7 @@ def global_avg_pool(x: Tensor) -> Tensor:
 
 
 def global_avg_pool_backward(dy: Tensor, input: Sequence[int]) -> Tensor:
-    r"""The gradient of :func:`global_avg_pool`: the same share for every element.
+    r"""The gradient of :func:`global_avg_pool`, which is the same for every position.
 
     .. math:: dx[n, c, h, w] = dy[n, c] / HW
 
@@ -177,11 +176,11 @@ def global_avg_pool_backward(dy: Tensor, input: Sequence[int]) -> Tensor:
 
 
 def global_max_pool(x: Tensor) -> tuple[Tensor, Tensor]:
-    r"""The largest value of each channel's whole plane, and where it was: one window that sees everything.
+    r"""The largest value of each channel over all positions, and its position: max pooling with one window.
 
     .. math:: y[n, c] = \max_{h, w} x[n, c, h, w]
 
-    Ties and NaN as in :func:`max_pool`. x: (N, C, *input). Result: y and index, (N, C, 1, ..., 1).
+    Ties and NaN are treated as in :func:`max_pool`. x: (N, C, *input). Result: y and index, (N, C, 1, ..., 1).
 
     Source: Oquab, Bottou, Laptev, Sivic, *Is object localization for free?*, 2015.
 
@@ -193,7 +192,7 @@ def global_max_pool(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def global_max_pool_backward(dy: Tensor, index: Tensor, input: Sequence[int]) -> Tensor:
-    r"""The gradient of :func:`global_max_pool`: all of it goes to the one element that won, also where there were ties.
+    r"""The gradient of :func:`global_max_pool`: all of it goes to the one input at ``index``, also in case of ties.
 
     .. math:: dx[n, c, i] = dy[n, c] \text{ if } i = index[n, c] \text{ else } 0
 

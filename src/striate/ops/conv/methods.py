@@ -1,8 +1,9 @@
-"""The methods that compute a convolution or one of its gradients, and which of them is chosen for a problem.
+"""The methods that compute a convolution or one of its gradients, and the choice among them.
 
-Each method computes any of three passes, which are the derivatives of one form that is linear in dy, w and x (see
-:mod:`striate.ops.conv`): "forward" takes (x, w), "backward_data" (dy, w) and "backward_weights" (dy, x). A method is a
-:class:`~striate.ops.dispatch.Candidate` of ``run(problem, a, b, bias)``, where a and b are those two.
+A method computes any of three passes, which are the derivatives of one form that is linear in dy, w and x (see
+:mod:`striate.ops.conv`): "forward" takes (x, w), "backward_data" (dy, w) and "backward_weights" (dy, x). It is a
+:class:`~striate.ops.dispatch.Candidate` with ``run(problem, a, b, bias)``, where a and b are the two tensors of the
+pass.
 """
 
 from __future__ import annotations
@@ -46,17 +47,17 @@ _ops = torch.ops.striate
 
 
 class ConvProblem(NamedTuple):
-    """What a method is chosen by: one pass of a convolution."""
+    """One pass of a convolution, which a method is chosen for."""
 
     pass_: Pass
     geometry: ConvGeometry
-    channels_last: bool  # the memory order in which the kernels take and give activations; of one axis there is but one
+    channels_last: bool  # whether the kernels read and write activations in NHWC; False for one axis
     dtype: torch.dtype
-    refusal: str | None  # why no kernel of striate's takes these tensors
-    method: str | None = None  # asked for by name, or AS_MEASURED; None: what is preferred when a method is chosen
+    refusal: str | None  # why no native kernel may compute with these tensors
+    method: str | None = None  # a name or AS_MEASURED; None: the one that `prefer` names while a method is chosen
     strict: bool = False  # see striate.precision
-    emit_batch_stats: bool = False  # the mean and variance of y's channels are wanted, for a norm
-    weight_channels_last: bool = False  # the weight is, so its gradient is to be
+    emit_batch_stats: bool = False  # a norm wants the mean and variance of y's channels
+    weight_channels_last: bool = False  # the memory format of the weight, and so that of its gradient
 
 
 # ----------------------------------------------------------------------------------------------------- torch's operator
@@ -64,15 +65,17 @@ class ConvProblem(NamedTuple):
 
 def torch_refusal(problem: ConvProblem) -> str | None:
     p = problem.geometry
-    # no max(): traced numbers would be compared
+    # max() is avoided, since it would compare symbolic sizes
     if any(n >= 2**31 - 1 for n in (*p.stride, *p.dilation, *p.before, *p.after, *p.input)):
         return "torch's operators count in 32 bits"
     return None
 
 
 def split_padding(geometry: ConvGeometry) -> tuple[list[int], list[int]]:
-    """The padding as torch's and oneDNN's operators take it, which pad both sides of an axis alike, and the rest, which
-    is put around x, as ``torch.nn.functional.pad`` takes it.
+    """Splits the padding into a symmetric part and the rest.
+
+    torch's and oneDNN's operators pad both sides of an axis alike: they take the symmetric part. The rest is put around
+    x first, and is in ``torch.nn.functional.pad``'s order.
 
     >>> from .geometry import resolve
     >>> split_padding(resolve((1, 1, 7), (1, 1, 4), 1, 1, "same", 1, 1, "conv1d"))
@@ -88,18 +91,18 @@ def _extra_pad(p: ConvGeometry, symmetric_pad: list[int]) -> list[int]:
 
 
 def _torch(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """By torch's operator. Padding that is more on one side is put around x, or less of it cut off."""
+    """Computes by torch's operator. What is asymmetric in the padding is put around x, and cut off dx."""
     p, pass_ = problem.geometry, problem.pass_
     if problem.channels_last and pass_ != "backward_weights" and not (is_channels_last(a) or is_channels_last(b)):
-        a = a.contiguous(memory_format=FORMATS[a.dim()])  # nothing else tells torch which order is wanted
+        a = a.contiguous(memory_format=FORMATS[a.dim()])  # torch takes the order of the result from its operands
     symmetric_pad, extra_pad = split_padding(p)
     if pass_ == "backward_weights" and p.taps == 1 and max(p.stride) > 1:
-        symmetric_pad = [0] * p.dims  # all of it is put around x, and then what no tap sees left out: see below
+        symmetric_pad = [0] * p.dims  # all padding is put around x, which is then sliced by the stride: see below
         extra_pad = _extra_pad(p, symmetric_pad)
     if pass_ == "forward":
         return torch_calls.conv(_padded(a, extra_pad), b, bias, p.stride, symmetric_pad, p.dilation, p.groups, p.dims)
     stride = list(p.stride)
-    # with torch's own gradient: of any type, under autocast and transforms
+    # outside of the gate: by an operator that has torch's own gradient, for any type, autocast and transforms
     if pass_ == "backward_data" and problem.refusal is not None:
         more = _output_padding(p, symmetric_pad)
         y = torch_calls.conv_transpose(a, b, bias, stride, symmetric_pad, more, p.groups, p.dilation, p.dims)
@@ -107,7 +110,7 @@ def _torch(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None = Non
     if pass_ == "backward_data":
         pads = zip(p.input, p.before, p.after, symmetric_pad, strict=True)
         padded = [i + before + after - 2 * n for i, before, after, n in pads]
-        x = empty(a, [p.batch, p.channels, *padded], a.dtype, problem.channels_last)  # its layout is what counts
+        x = empty(a, [p.batch, p.channels, *padded], a.dtype, problem.channels_last)  # only its layout is used
         arguments = (stride, symmetric_pad, list(p.dilation), False, [0] * p.dims, p.groups)
         dx = torch.ops.aten.convolution_backward.default(a, x, b, None, *arguments, [True, False, False])[0]
         dx = _padded(dx, [-n for n in extra_pad])
@@ -115,13 +118,13 @@ def _torch(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None = Non
     x = _padded(b, extra_pad)
     if p.taps == 1 and max(stride) > 1:  # with a stride oneDNN writes past the end of some of these (its issue 6035)
         x, stride = torch_calls.strided_slice(x, stride), [1] * p.dims
-    w = empty(a, p.weight_shape, a.dtype, problem.channels_last)  # its layout is what counts
+    w = empty(a, p.weight_shape, a.dtype, problem.channels_last)  # only its layout is used
     arguments = (stride, symmetric_pad, list(p.dilation), False, [0] * p.dims, p.groups)
     return torch.ops.aten.convolution_backward.default(a, x, w, None, *arguments, [False, True, False])[1]
 
 
 def _output_padding(p: ConvGeometry, symmetric_pad: list[int]) -> list[int]:
-    """torch's output_padding, by which a transposed convolution with that padding gets all values and those around."""
+    """torch's output_padding, with which a transposed convolution yields x's axes and the extra padding around them."""
     axes = zip(p.input, p.before, p.after, symmetric_pad, p.output, p.stride, p.dilation, p.size, strict=True)
     return [
         i + before + after - 2 * n - ((o - 1) * s - 2 * n + d * (k - 1) + 1) for i, before, after, n, o, s, d, k in axes
@@ -133,7 +136,8 @@ def _padded(x: Tensor, extra_pad: list[int]) -> Tensor:
 
 
 def _torch_channels_last(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """By torch's operator on activations copied to channels_last, for which oneDNN is made, and back."""
+    """Computes by torch's operator on activations copied to NHWC, oneDNN's preferred order, and copies the result back.
+    """
     format = FORMATS[problem.geometry.dims + 2]
     a = a.contiguous(memory_format=format)
     b = b.contiguous(memory_format=format) if problem.pass_ == "backward_weights" else b
@@ -152,7 +156,7 @@ def _torch_channels_last_refusal(problem: ConvProblem) -> str | None:
     return torch_refusal(problem)
 
 
-# -------------------------------------------------------------------------------------------- the formula, and products
+# --------------------------------------------------------------------------------- the reference, products of matrices
 
 _REFERENCE = {
     "forward": reference.conv_forward,
@@ -168,7 +172,7 @@ def _reference(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None =
 
 
 def _pointwise(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A 1×1 convolution as a product of matrices: of all pixels at once in NHWC, image by image in NCHW."""
+    """Computes a 1×1 convolution as a product of matrices: of all pixels at once in NHWC, image by image in NCHW."""
     p = problem.geometry
     axes = zip(p.input, p.output, p.stride, strict=True)
     seen = (slice(None), slice(None), *(slice(0, (o - 1) * s + 1, min(s, i)) for i, o, s in axes))
@@ -181,7 +185,7 @@ def _pointwise(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None =
     w, x = (w, a[seen]) if problem.pass_ == "forward" else (w.T, a)
     if problem.channels_last:
         y = F.linear(_pixels(x), w, bias).view(p.batch, *p.output, len(w)).movedim(-1, 1)
-    else:  # by bmm: torch.matmul would transpose x
+    else:  # bmm, since torch.matmul would transpose x
         y = torch.bmm(w.expand(p.batch, *w.shape), x.flatten(2)).view(p.batch, len(w), *p.output)
         y = y if bias is None else y + bias.reshape(-1, *[1] * p.dims)
     if problem.pass_ == "forward" or all(s == 1 for s in p.stride):
@@ -194,7 +198,7 @@ def _pointwise(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None =
 
 
 def _pixels(x: Tensor) -> Tensor:
-    """(N, C, *axes) as a matrix of one pixel a row, without a copy where x is channels_last."""
+    """Views (N, C, *axes) as a matrix of one pixel a row; copies x where it is not channels_last."""
     return x.movedim(1, -1).reshape(-1, x.shape[1])
 
 
@@ -219,7 +223,7 @@ def _native_refusal(problem: ConvProblem) -> str | None:
     axes = zip(p.size, p.dilation, p.before, p.stride, strict=True)
     if any(k > 4096 or max((k - 1) * d, before, s) > 65536 for k, d, before, s in axes):
         return "kernels are for windows of some thousand places"
-    # the band of one row of outputs at its largest: see csrc/kernels/conv/bands.h and direct.cpp; 512 is kColumns
+    # an upper bound of the band of one row of outputs: see csrc/kernels/conv/bands.h and direct.cpp; 512 is kColumns
     extents = [(k - 1) * d + 1 for k, d in zip(p.size, p.dilation, strict=True)]
     band = (min(512, max(p.input[-1], p.output[-1])) + 35) * p.stride[-1] + extents[-1]
     for extent, i, o in zip(extents[:-1], p.input[:-1], p.output[:-1], strict=True):
@@ -239,7 +243,7 @@ def _depthwise_refusal(problem: ConvProblem) -> str | None:
 
 
 def _winograd_refusal(outputs: int) -> Callable[[ConvProblem], str | None]:
-    """Of the tiles of so many outputs on an axis."""
+    """The refusal of Winograd's method whose tiles have so many outputs on an axis."""
     taps = (1, 3) if outputs == 4 else (1, 3, 5)
 
     def refuse(problem: ConvProblem) -> str | None:
@@ -252,7 +256,7 @@ def _winograd_refusal(outputs: int) -> Callable[[ConvProblem], str | None]:
             return "it is for stride and dilation 1"
         if p.dims == 3:
             return "it is for one and two axes"
-        wide = [k for k in p.size if k > 1]  # in no set: traced numbers have no hash
+        wide = [k for k in p.size if k > 1]  # no set, since symbolic sizes have no hash
         if not wide or any(k not in taps for k in wide) or any(k != wide[0] for k in wide):
             return f"it is for {'3' if outputs == 4 else '3 or 5'} taps on an axis, and as many or one on the other"
         return _native_refusal(problem)
@@ -282,15 +286,15 @@ _REFUSALS: dict[str, Callable[[ConvProblem], str | None]] = {
     "winograd_2x2": _winograd_refusal(2),
     "implicit_gemm": _implicit_gemm_refusal,
 }
-# The native methods, in the order of the numbers that the core's operators take (csrc/methods.def). Without a core all
-# of them refuse.
+# The native methods, in the order of the numbers that the core's operators take (csrc/methods.def). Where there is no
+# core, all of them refuse.
 NATIVE: tuple[str, ...] = native.CONV_METHODS or tuple(_REFUSALS)
 NUMBERS = {name: number for number, name in enumerate(NATIVE)}
 if NUMBERS.keys() != _REFUSALS.keys():
     _expects = f"a native core with the convolution methods {', '.join(_REFUSALS)}"
     _hint = "Build the core from the sources of this version."
     raise ImportError(build("striate", _expects, ", ".join(NATIVE), hint=_hint))
-_EMIT_BATCH_STATS = ("winograd_4x4", "winograd_2x2", "implicit_gemm")  # in the pass that writes y
+_EMIT_BATCH_STATS = ("winograd_4x4", "winograd_2x2", "implicit_gemm")  # they measure while they write y
 
 
 def _native(method: str) -> Callable[..., Tensor]:
@@ -335,7 +339,7 @@ NAMES = tuple(candidate.name for candidate in METHODS)
 
 
 def method_for(problem: ConvProblem) -> Candidate:
-    """The method that computes this problem: the first in order that has no reason against it."""
+    """The method that computes this problem: the first in order of preference that nothing speaks against."""
     return first(METHODS, problem, method=problem.method)
 
 
@@ -352,7 +356,7 @@ def _dispatch(problem: ConvProblem) -> Dispatch:
     if problem.refusal is not None:
         all_torch = torch_refusal(problem) is None
     elif geometry.taps == 1 and any(s > 1 for s in geometry.stride):
-        all_torch = False  # its weight gradient may write past the end
+        all_torch = False  # torch's weight gradient may write past the end: see _torch
     else:
         all_torch = all(method_for(problem._replace(pass_=pass_)).name == "torch" for pass_ in PASSES)
     return Dispatch(problem, method_for(problem), all_torch)
@@ -362,7 +366,7 @@ _cached_dispatch = functools.lru_cache(maxsize=4096)(_dispatch)
 
 
 def dispatch_for(problem: ConvProblem) -> Dispatch:
-    """The dispatch of a problem, cached by the whole problem; while ``torch.compile`` traces, made anew."""
+    """The dispatch of a problem, cached by the whole problem, or made anew while ``torch.compile`` traces."""
     if (
         torch.compiler.is_compiling()
         or type(problem.geometry.batch) is not int
