@@ -1,22 +1,22 @@
-r"""Normalization: one formula, and choices of the axes that are measured.
+r"""Normalization: one formula, and for each norm the axes that it reduces.
 
 .. math:: y = γ·x̂ + β, \quad x̂ = (x - μ) / \sqrt{σ² + ε}
 
 ==========  =============================================  ==================================
-kind        μ and σ² are measured over                     x: (N, C, H, W)
+norm        μ and σ² are those of                          reduction axes of x: (N, C, H, W)
 ==========  =============================================  ==================================
 batch       one channel of the whole batch                 (N, H, W) per channel
 layer       one sample                                     (C, H, W) per sample
-layer 2d    all channels at one place                      (C) per sample and place
+layer 2d    all channels at one position                   (C) per sample and position
 instance    one channel of one sample                      (H, W) per sample and channel
 group       a group of channels of one sample              (C/G, H, W) per sample and group
 rms         the last axis, with μ = 0                      (W) per sample, channel and row
 ==========  =============================================  ==================================
 
-σ² is the biased variance; with μ = 0 it is the mean square. Local response normalization stands apart: it divides each
-value by a power of the squares of its neighbouring channels. :func:`leaky` is what may follow a norm.
+σ² is the biased variance; with μ = 0 it is the mean square. Local response normalization is different: it divides each
+value by a power of the sum of squares of its neighbouring channels. :func:`leaky` is the activation behind a norm.
 
-Everything is computed in float64 and rounded once, to the type of what is returned.
+Everything is computed in float64 and rounded once, to the type of the result.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ __all__ = [
 ]
 
 
-def _along(parameter: Tensor | None, x: Tensor, dims: Sequence[int], missing: float) -> Tensor:
-    """A parameter laid along some axes of x, so that it broadcasts; a number where there is none."""
+def _broadcast(parameter: Tensor | None, x: Tensor, dims: Sequence[int], missing: float) -> Tensor:
+    """Reshapes a parameter of the axes ``dims`` so that it broadcasts with x; the number ``missing`` if it is None."""
     if parameter is None:
         return torch.full((), missing, dtype=torch.float64, device=x.device)
     return parameter.to(torch.float64).reshape([size if d in dims else 1 for d, size in enumerate(x.shape)])
@@ -66,14 +66,14 @@ def _standardize(
     variance: Tensor | None,
     centered: bool,
 ) -> tuple[Tensor, Tensor]:
-    """x̂ and 1/√(σ² + ε), with measured statistics or with given ones."""
+    """x̂ and 1/√(σ² + ε), with given statistics or with those of x."""
     if mean is not None and variance is not None:
-        μ, var = _along(mean, x, scaled, 0), _along(variance, x, scaled, 1)
+        μ, var = _broadcast(mean, x, scaled, 0), _broadcast(variance, x, scaled, 1)
     elif centered:
         moments = Moments.of(x, dims, keepdim=True)
         μ, var = moments.mean, moments.variance()
     else:
-        μ, var = _along(None, x, scaled, 0), Moments.of(x.to(torch.float64).square(), dims, keepdim=True).mean
+        μ, var = _broadcast(None, x, scaled, 0), Moments.of(x.to(torch.float64).square(), dims, keepdim=True).mean
     scale = (var + eps).rsqrt()
     return (x - μ) * scale, scale
 
@@ -89,16 +89,15 @@ def normalize(
     variance: Tensor | None = None,
     centered: bool = True,
 ) -> Tensor:
-    r"""Brings x to mean 0 and variance 1 over some axes, then scales and shifts.
+    r"""Normalizes x to mean 0 and variance 1 over the axes ``dims``, then scales and shifts.
 
     .. math:: y = γ·x̂ + β, \quad x̂ = (x - μ) / \sqrt{σ² + ε}, \quad μ = \text{mean}(x), \quad σ² = \text{mean}((x - μ)²)
 
-    x: any shape; dims: the axes that are measured; scaled: the axes that gamma and beta run along (their shape is x's
-    there);
-    mean, variance: given statistics that run along ``scaled``, instead of measured ones; centered: if not, μ is taken
-    as 0, so that σ² is mean(x²). Result: x's shape and type.
+    x: any shape; dims: the axes that are reduced; scaled: the axes of gamma and beta, whose shape is that of x on these
+    axes; mean, variance: given statistics with that shape too, instead of those of x; centered: if False, μ is taken as
+    0, so that σ² is mean(x²). The result has x's shape and type.
 
-    Raises: ArgumentError without an axis to measure; RuntimeError where shapes do not fit.
+    Raises ArgumentError without an axis to reduce, and RuntimeError where shapes do not fit.
 
     Source: Ioffe, Szegedy, *Batch normalization*, 2015; Wu, He, *Group normalization*, 2018.
 
@@ -107,7 +106,7 @@ def normalize(
             [-1.,  1.]])
     """
     x_hat, _ = _standardize(x, dims, eps, scaled, mean, variance, centered)
-    return (_along(gamma, x, scaled, 1) * x_hat + _along(beta, x, scaled, 0)).to(x.dtype)
+    return (_broadcast(gamma, x, scaled, 1) * x_hat + _broadcast(beta, x, scaled, 0)).to(x.dtype)
 
 
 def normalize_backward(
@@ -127,13 +126,12 @@ def normalize_backward(
         g = γ·dy, \quad dx = \frac{1}{\sqrt{σ² + ε}} (g - \text{mean}(g) - x̂·\text{mean}(g·x̂)), \quad
         dγ = Σ dy·x̂, \quad dβ = Σ dy
 
-    The means are over ``dims``, the sums over the axes outside ``scaled``. Given statistics are constants: dx = g/√(σ²
-    + ε). Not ``centered``, μ = 0 is a constant, and mean(g) falls away.
+    The means are over ``dims``, the sums over the axes that are not in ``scaled``. Given statistics are constants, so
+    that dx = g/√(σ² + ε). If not ``centered``, μ = 0 is a constant, and the term mean(g) is left out.
 
-    dy: x's shape; the rest as for ``normalize``. Result: dx of x's shape, dgamma and dbeta of x's shape along
-    ``scaled``.
+    dy: x's shape; the rest as for ``normalize``. dx has x's shape, dgamma and dbeta that of x on the axes ``scaled``.
 
-    Raises: as ``normalize`` does.
+    Raises as ``normalize`` does.
 
     Source: Ioffe, Szegedy, *Batch normalization*, 2015.
 
@@ -144,10 +142,10 @@ def normalize_backward(
     """
     x_hat, scale = _standardize(x, dims, eps, scaled, mean, variance, centered)
     wide = dy.to(torch.float64)
-    g = wide * _along(gamma, x, scaled, 1)
+    g = wide * _broadcast(gamma, x, scaled, 1)
     if mean is None or variance is None:
-        slide = g.mean(tuple(dims), keepdim=True) if centered else 0
-        g = g - slide - x_hat * (g * x_hat).mean(tuple(dims), keepdim=True)
+        mean_g = g.mean(tuple(dims), keepdim=True) if centered else 0
+        g = g - mean_g - x_hat * (g * x_hat).mean(tuple(dims), keepdim=True)
     spread = [size if d in scaled else 1 for d, size in enumerate(x.shape)]
     shape, kind = [x.shape[d] for d in sorted(scaled)], x.dtype if gamma is None else gamma.dtype
     dgamma, dbeta = (total.sum_to_size(spread).reshape(shape).to(kind) for total in (wide * x_hat, wide))
@@ -166,15 +164,15 @@ def batch_norm(
     mean: Tensor | None = None,
     variance: Tensor | None = None,
 ) -> Tensor:
-    r"""Batch normalization: each channel is measured over the batch and all positions.
+    r"""Batch normalization: μ and σ² of each channel over the batch and all positions.
 
     .. math:: y = γ_c·(x - μ_c) / \sqrt{σ²_c + ε} + β_c
 
-    In evaluation ``mean`` and ``variance`` are the running ones, and the layer is linear in x.
+    In evaluation ``mean`` and ``variance`` are the running statistics, and the layer is linear in x.
 
-    x: (N, C, *input); gamma, beta, mean, variance: (C,). Result: x's shape.
+    x: (N, C, *input); gamma, beta, mean, variance: (C,). The result has x's shape.
 
-    Raises: RuntimeError where shapes do not fit.
+    Raises RuntimeError where shapes do not fit.
 
     Source: Ioffe, Szegedy, *Batch normalization*, 2015.
 
@@ -197,14 +195,14 @@ def batch_norm_backward(
     mean: Tensor | None = None,
     variance: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""The gradients (dx, dgamma, dbeta) of :func:`batch_norm`, training or evaluation.
+    r"""The gradients (dx, dgamma, dbeta) of :func:`batch_norm`, in training or in evaluation.
 
     .. math:: dx = \frac{γ}{\sqrt{σ² + ε}} (dy - \text{mean}(dy) - x̂·\text{mean}(dy·x̂)),
               \quad dγ = Σ dy·x̂, \quad dβ = Σ dy
 
-    With given statistics dx = γ/√(σ² + ε)·dy. dy: x's shape. Result: shapes of x, gamma and beta.
+    With given statistics dx = γ/√(σ² + ε)·dy. dy: x's shape. The results have the shapes of x, gamma and beta.
 
-    Raises: RuntimeError where shapes do not fit.
+    Raises RuntimeError where shapes do not fit.
 
     Source: Ioffe, Szegedy, *Batch normalization*, 2015.
 
@@ -222,7 +220,7 @@ def running_statistics(x: Tensor, mean: Tensor, variance: Tensor, momentum: floa
 
     .. math:: r ← (1 - momentum)·r + momentum·batch
 
-    The batch's variance is the unbiased one here, as in torch. x: (N, C, *input); mean, variance: (C,).
+    As in torch, the variance of the batch is the unbiased one here. x: (N, C, *input); mean, variance: (C,).
 
     Source: Ioffe, Szegedy, *Batch normalization*, 2015.
 
@@ -246,16 +244,16 @@ def layer_norm(
     eps: float = 1e-5,
     dims: Sequence[int] | None = None,
 ) -> Tensor:
-    r"""Layer normalization: each sample is measured over all its channels and positions, or over the axes given.
+    r"""Layer normalization: μ and σ² of each sample over all channels and positions, or over the axes ``dims``.
 
     .. math:: y = γ·(x - μ_n) / \sqrt{σ²_n + ε} + β
 
-    dims: the axes measured and scaled, all but the first unless given; torch's ``normalized_shape`` is the last ones,
-    and ``dims=(1,)`` measures all channels at one position (ConvNeXt).
+    dims: the axes that are reduced and scaled, by default all but the first. torch's ``normalized_shape`` corresponds
+    to the last axes; ``dims=(1,)`` reduces all channels at one position (ConvNeXt).
 
-    x: any shape; gamma, beta: x's shape along dims. Result: x's shape.
+    x: any shape; gamma, beta: x's shape on the axes dims. The result has x's shape.
 
-    Raises: RuntimeError where shapes do not fit.
+    Raises RuntimeError where shapes do not fit.
 
     Source: Ba, Kiros, Hinton, *Layer normalization*, 2016.
 
@@ -275,9 +273,10 @@ def layer_norm_backward(
     .. math:: dx = \frac{1}{\sqrt{σ² + ε}} (γ·dy - \text{mean}(γ·dy) - x̂·\text{mean}(γ·dy·x̂)),
               \quad dγ = Σ dy·x̂, \quad dβ = Σ dy
 
-    γ varies inside what is measured, so it stays under the means. dy: x's shape. Result: shapes of x, gamma and beta.
+    γ varies within a reduction, so it stays inside the means. dy: x's shape. The results have the shapes of x, gamma
+    and beta.
 
-    Raises: RuntimeError where shapes do not fit.
+    Raises RuntimeError where shapes do not fit.
 
     Source: Ba, Kiros, Hinton, *Layer normalization*, 2016.
 
@@ -292,13 +291,13 @@ def layer_norm_backward(
 def group_norm(
     x: Tensor, groups: int, gamma: Tensor | None = None, beta: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
-    r"""Group normalization: each group of neighbouring channels of a sample is measured.
+    r"""Group normalization: μ and σ² of each group of neighbouring channels of a sample.
 
     .. math:: y = γ_c·(x - μ_{ng}) / \sqrt{σ²_{ng} + ε} + β_c
 
-    x: (N, C, *input); gamma, beta: (C,). Result: x's shape.
+    x: (N, C, *input); gamma, beta: (C,). The result has x's shape.
 
-    Raises: RuntimeError where groups does not divide C.
+    Raises RuntimeError where groups does not divide C.
 
     Source: Wu, He, *Group normalization*, 2018.
 
@@ -317,9 +316,9 @@ def group_norm_backward(
     .. math:: dx = \frac{1}{\sqrt{σ² + ε}} (γ·dy - \text{mean}(γ·dy) - x̂·\text{mean}(γ·dy·x̂)),
               \quad dγ = Σ dy·x̂, \quad dβ = Σ dy
 
-    dy: x's shape. Result: shapes of x, gamma and beta.
+    dy: x's shape. The results have the shapes of x, gamma and beta.
 
-    Raises: RuntimeError where groups does not divide C.
+    Raises RuntimeError where groups does not divide C.
 
     Source: Wu, He, *Group normalization*, 2018.
 
@@ -333,15 +332,15 @@ def group_norm_backward(
 
 
 def instance_norm(x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None, eps: float = 1e-5) -> Tensor:
-    r"""Instance normalization: each channel of a sample is measured; a group normalization with groups of one channel.
+    r"""Instance normalization: μ and σ² of each channel of a sample; group normalization with groups of one channel.
 
     .. math:: y = γ_c·(x - μ_{nc}) / \sqrt{σ²_{nc} + ε} + β_c
 
-    With running statistics, evaluation is that of :func:`batch_norm`.
+    Evaluation with running statistics is that of :func:`batch_norm`.
 
-    x: (N, C, *input); gamma, beta: (C,). Result: x's shape.
+    x: (N, C, *input); gamma, beta: (C,). The result has x's shape.
 
-    Raises: RuntimeError where shapes do not fit.
+    Raises RuntimeError where shapes do not fit.
 
     Source: Ulyanov, Vedaldi, Lempitsky, *Instance normalization: the missing ingredient for fast stylization*, 2016.
 
@@ -360,9 +359,9 @@ def instance_norm_backward(
     .. math:: dx = \frac{γ}{\sqrt{σ² + ε}} (dy - \text{mean}(dy) - x̂·\text{mean}(dy·x̂)),
               \quad dγ = Σ dy·x̂, \quad dβ = Σ dy
 
-    dy: x's shape. Result: shapes of x, gamma and beta.
+    dy: x's shape. The results have the shapes of x, gamma and beta.
 
-    Raises: RuntimeError where shapes do not fit.
+    Raises RuntimeError where shapes do not fit.
 
     Source: Ulyanov, Vedaldi, Lempitsky, 2016.
 
@@ -378,16 +377,16 @@ def _rms_dims(x: Tensor, dims: Sequence[int] | None) -> tuple[int, ...]:
 
 
 def rms_norm(x: Tensor, gamma: Tensor | None = None, eps: float = 1e-5, dims: Sequence[int] | None = None) -> Tensor:
-    r"""Root mean square normalization: a layer normalization that takes the mean as 0 and does not shift.
+    r"""Root mean square normalization: layer normalization with the mean taken as 0 and without a shift.
 
     .. math:: y = γ·x / \sqrt{\text{mean}(x²) + ε}
 
-    dims: the axes measured and scaled, the last unless given. torch's ``eps=None`` is float64's
-    ``torch.finfo(...).eps``, or float32's for every narrower type.
+    dims: the axes that are reduced and scaled, by default the last. torch's ``eps=None`` means ``torch.finfo(...).eps``
+    of float64, or that of float32 for every narrower type.
 
-    x: any shape; gamma: x's shape along dims. Result: x's shape.
+    x: any shape; gamma: x's shape on the axes dims. The result has x's shape.
 
-    Raises: ArgumentError without an axis; RuntimeError where shapes do not fit.
+    Raises ArgumentError without an axis, and RuntimeError where shapes do not fit.
 
     Source: Zhang, Sennrich, *Root mean square layer normalization*, 2019.
 
@@ -406,9 +405,9 @@ def rms_norm_backward(
 
     .. math:: dx = \frac{1}{\sqrt{\text{mean}(x²) + ε}} (γ·dy - x̂·\text{mean}(γ·dy·x̂)), \quad dγ = Σ dy·x̂
 
-    dy: x's shape. Result: shapes of x and gamma.
+    dy: x's shape. The results have the shapes of x and gamma.
 
-    Raises: ArgumentError without an axis; RuntimeError where shapes do not fit.
+    Raises ArgumentError without an axis, and RuntimeError where shapes do not fit.
 
     Source: Zhang, Sennrich, 2019.
 
@@ -422,27 +421,27 @@ def rms_norm_backward(
 
 
 def _neighbours(x: Tensor, size: int) -> tuple[Axis]:
-    """The window over the channels: of channel c those from c - ⌊size/2⌋ to c + ⌊(size - 1)/2⌋."""
+    """The window over the channels: for channel c, those from c - ⌊size/2⌋ to c + ⌊(size - 1)/2⌋."""
     return (Axis(x.shape[1], x.shape[1], size, before=size // 2, after=(size - 1) // 2),)
 
 
 def _denominator(x: Tensor, size: int, alpha: float, k: float) -> Tensor:
-    """D = k + α·mean(x²), a mean that divides by size at the ends too."""
+    """D = k + α·mean(x²), where the mean divides by ``size`` at the first and last channels too."""
     squares = x.to(torch.float64).square().movedim(1, -1)
     return k + alpha * pool.avg_pool(squares, _neighbours(x, size)).movedim(-1, 1)
 
 
 def local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
-    r"""Local response normalization: each value is divided by a power of the squares of its neighbouring channels.
+    r"""Local response normalization: each value is divided by a power of its neighbouring channels' sum of squares.
 
     .. math:: y_c = x_c / D_c^β, \quad D_c = k + \frac{α}{size} Σ_{j = c - ⌊size/2⌋}^{c + ⌊(size - 1)/2⌋} x_j²
 
-    The window ends at the first and the last channel, but α is always divided by ``size``, as in torch; the paper has α
-    itself.
+    The window ends at the first and the last channel, but α is always divided by ``size``, as in torch. The paper
+    multiplies the sum by α itself.
 
-    x: (N, C, *input); size: at least 1. Result: x's shape.
+    x: (N, C, *input); size: at least 1. The result has x's shape.
 
-    Raises: RuntimeError for a negative size.
+    Raises RuntimeError for a negative size.
 
     Source: Krizhevsky, Sutskever, Hinton, *ImageNet classification with deep convolutional neural networks*, 2012.
 
@@ -455,14 +454,15 @@ def local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float =
 def local_response_norm_backward(
     dy: Tensor, x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> Tensor:
-    r"""The gradient of :func:`local_response_norm`: each channel's own, less what it took from those whose window holds
-    it.
+    r"""The gradient of :func:`local_response_norm`.
+
+    Each channel receives its own term, less one for each channel in whose window it lies.
 
     .. math:: dx_i = dy_i·D_i^{-β} - \frac{2αβ}{size}·x_i Σ_{j: window(j) ∋ i} dy_j·x_j·D_j^{-β - 1}
 
-    dy: x's shape. Result: x's shape.
+    dy: x's shape. The result has x's shape.
 
-    Raises: RuntimeError for a negative size, and where shapes do not fit.
+    Raises RuntimeError for a negative size, and where shapes do not fit.
 
     Source: Krizhevsky, Sutskever, Hinton, 2012.
 
@@ -477,13 +477,13 @@ def local_response_norm_backward(
 
 
 def leaky(z: Tensor, slope: float) -> Tensor:
-    r"""What may follow a norm: values below 0 are multiplied by a slope. 1 changes nothing; 0 is the ReLU.
+    r"""Leaky ReLU: values below 0 are multiplied by a slope. A slope of 1 changes nothing; 0 makes it the ReLU.
 
     .. math:: y = \begin{cases} z & z > 0 \\ slope·z & \text{otherwise} \end{cases}
 
-    With slope 0 also -inf becomes 0; NaN stays NaN. The derivative at 0 is the slope.
+    With slope 0, -inf becomes 0 too. NaN stays NaN. The derivative at 0 is the slope.
 
-    z: any shape. Result: z's shape.
+    z: any shape. The result has z's shape.
 
     Source: Maas, Hannun, Ng, *Rectifier nonlinearities improve neural network acoustic models*, 2013.
 

@@ -1,7 +1,7 @@
-"""The gradients of a convolution, eager and traced, and the shapes that its operators have where they are traced.
+"""The gradients of a convolution, eager and traced, and the fake kernels of its operators.
 
-The three passes are the derivatives of one form that is linear in dy, w and x: so the gradients of each are the two
-others, to any order, and each chooses its own method.
+The three passes are the derivatives of one form that is linear in dy, w and x. So the gradients of each pass are the
+two others, to any order, and each of them chooses its own method.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .methods import ConvProblem, Dispatch, Pass, dispatch_for
 
 __all__ = ["apply", "needs_gradient"]
 
-# Of each pass, for both of its arguments a and b: the pass that gives the gradient, and which of (g, a, b) it takes.
+# For each pass, and for its arguments a and b: the pass that computes the gradient, and which of (g, a, b) it takes.
 _GRADIENTS: dict[Pass, tuple[tuple[Pass, int, int], tuple[Pass, int, int]]] = {
     # a = x, b = w: dx from dy and w, dw from dy and x
     "forward": (("backward_data", 0, 2), ("backward_weights", 0, 1)),
@@ -33,14 +33,15 @@ _GRADIENTS: dict[Pass, tuple[tuple[Pass, int, int], tuple[Pass, int, int]]] = {
 
 
 def _gradients(ctx: Any, problem: ConvProblem, g: Tensor) -> list[Tensor | None]:
-    """Of a, b and the bias, as far as they are asked for."""
+    """The gradients of a, b and the bias, None for those that are not wanted."""
     needs = ctx.needs_input_grad
     got: list[Tensor | None] = [None, None, None]
-    # brought into the kernels' memory order once, not by each pass
+    # g is brought into the kernels' memory order here, once for both passes
     if problem.pass_ != "backward_weights" and problem.refusal is None and problem.geometry.dims > 1:
         g = g.contiguous(memory_format=FORMATS[g.dim()] if problem.channels_last else torch.contiguous_format)
     tensors = [g, *ctx.saved_tensors]
-    for wanted in (1, 0):  # of b first: a is for it alone, and if it was made for it, it need not live longer
+    # The gradient of b comes first: it alone needs a, which may have been recomputed and can be freed after it.
+    for wanted in (1, 0):
         if needs[wanted]:
             pass_, first, second = _GRADIENTS[problem.pass_][wanted]
             got[wanted] = apply(dispatch_for(problem._replace(pass_=pass_)), tensors[first], tensors[second], None)
@@ -65,7 +66,7 @@ class _Pass(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, bias: Tensor | None, chosen: Dispatch) -> Tensor:
         ctx.save_for_backward(a if ctx.needs_input_grad[1] else None, b if ctx.needs_input_grad[0] else None)
         ctx.problem = chosen.problem
-        with below_views():  # a view of what a method made is not one to autograd
+        with below_views():  # autograd must not take the result for a view of a method's intermediate
             return chosen.method.run(chosen.problem, a, b, bias)
 
     @staticmethod
@@ -76,7 +77,7 @@ class _Pass(torch.autograd.Function):
         return (*_gradients(ctx, problem, g), None)
 
 
-_pass = super(torch.autograd.Function, _Pass).apply  # without what only function transforms need
+_pass = super(torch.autograd.Function, _Pass).apply  # skips the part of apply that only function transforms need
 
 
 def apply(chosen: Dispatch, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
@@ -87,7 +88,7 @@ def apply(chosen: Dispatch, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor
         return chosen.method.run(chosen.problem, a, b, bias)
     if needs_gradient(a, b, bias):
         return _pass(a, b, bias, chosen)  # type: ignore[no-untyped-call]
-    with below_views():  # no view either
+    with below_views():  # as in _Pass.forward
         return chosen.method.run(chosen.problem, a, b, bias)
 
 
@@ -95,7 +96,7 @@ def needs_gradient(a: Tensor, b: Tensor, bias: Tensor | None) -> bool:
     return torch.is_grad_enabled() and (a.requires_grad or b.requires_grad or (bias is not None and bias.requires_grad))
 
 
-# --------------------------------------------------------------------------------------------------- where it is traced
+# -------------------------------------------------------------------------------------------------------- under tracing
 
 if native.core:
     _ops = torch.ops.striate
@@ -126,11 +127,11 @@ if native.core:
 
     @torch.library.register_fake("striate::conv_backward_weights")
     def _(dy: Any, x: Any, size: Any, stride: Any, dilation: Any, before: Any, groups: Any, *rest: Any) -> Any:
-        weight_channels_last = len(rest) > 2 and rest[2]  # left out where it is the default
+        weight_channels_last = len(rest) > 2 and rest[2]  # a default that a tracer may leave out
         return empty(dy, [dy.shape[1], x.shape[1] // groups, *size], dy.dtype, weight_channels_last)
 
     def _register(op: Any, pass_: Pass) -> None:
-        """Registers the gradient of one of striate's operators where it is traced."""
+        """Registers the gradient of one of striate's operators for tracing."""
 
         def setup(ctx: Any, inputs: Any, output: Any) -> None:
             a, b = inputs[:2]

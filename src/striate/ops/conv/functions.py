@@ -1,4 +1,4 @@
-"""Convolution and transposed convolution, called as layers call them."""
+"""Convolution and transposed convolution, as layers call them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def _run(
     rematerialize: bool = False,
     channels_last: bool = False,
 ) -> Tensor:
-    """``torch_operator``: calls torch's operator as it is, where there is one for these arguments."""
+    """Dispatches one pass. ``torch_operator`` calls torch's operator directly; None where none takes these arguments.
+    """
     if method is not None and method not in NAMES and (method := current_name(method, where)) not in NAMES:
         hint = "Leave it out for the fastest."
         raise ArgumentError(build(where, f"method to be one of {', '.join(NAMES)}", repr(method), hint=hint))
@@ -46,7 +47,7 @@ def _run(
     follows = refusal is None and follows_channels_last(x, weight)
     weight_channels_last = follows and is_channels_last(weight)
     last = follows or (channels_last and refusal is None and geometry.dims > 1)
-    method = method or preferred() or AS_MEASURED  # settled here, for the gradients too
+    method = method or preferred() or AS_MEASURED  # fixed here, so that it applies to the gradients too
     strict = is_strict()
     chosen = dispatch_for(
         ConvProblem(pass_, geometry, last, x.dtype, refusal, method, strict, emit_batch_stats, weight_channels_last)
@@ -63,8 +64,9 @@ def _run(
 
 
 def follows_channels_last(x: Tensor, weight: Tensor) -> bool:
-    """Whether torch's convolution of these gives channels_last: of an image without a batch axis the weight alone
-    decides.
+    """Whether torch's convolution of these tensors is channels_last.
+
+    For an image without a batch axis the weight alone decides.
 
     >>> x = torch.ones(1, 2, 4, 4).contiguous(memory_format=torch.channels_last)
     >>> follows_channels_last(x, torch.ones(1, 2, 3, 3)), follows_channels_last(x[0], torch.ones(1, 2, 3, 3))
@@ -92,14 +94,15 @@ def conv(
     """Cross-correlation: ``y[n, k, o] = b[k] + sum over c, t of w[k, c, t] · x[n, c, o·stride + t·dilation - before]``.
 
     x: (N, C, *axes) or (C, *axes) of ``dims`` axes, weight: (K, C / groups, *taps), bias: (K,); y: (N, K, *outputs).
-    padding: numbers, ``"valid"`` (none) or ``"same"`` (ceil(input / stride) outputs, an odd one behind).
+    padding: numbers, ``"valid"`` (none) or ``"same"`` (ceil(input / stride) outputs; an odd zero goes behind).
 
-    method: one of ``striate.ops.conv.NAMES``, to go before the one that was measured to be fastest, wherever it can.
-    emit_batch_stats: a batch norm follows; methods that can attach the statistics of y's channels to it (see
+    method: one of ``striate.ops.conv.NAMES``, which is used wherever it does not refuse, in place of the one that was
+    measured to be fastest.
+    emit_batch_stats: a batch norm follows, so that a method that can attaches the statistics of y's channels to y (see
     :mod:`striate.ops.batch_stats`).
-    rematerialize: a norm made x and nobody else can see it, so that backward may compute it again instead of keeping it
-    (see :mod:`striate.ops.rematerialize`).
-    channels_last: y has that memory format whatever x and weight have; else, as torch's, where one of them has it.
+    rematerialize: x is the output of a norm that nobody else can see, so that backward may compute it again instead of
+    saving it (see :mod:`striate.ops.rematerialize`).
+    channels_last: y has that memory format whatever x and weight have; else, as in torch, where one of them has it.
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no convolution can have.
 
@@ -141,8 +144,8 @@ def conv_transpose(
     rematerialize: bool = False,
     channels_last: bool = False,
 ) -> Tensor:
-    """The adjoint of :func:`conv` in x, a layer of its own: ``y[n, c, i] = b[c] + sum of w[k, c, t] · x[n, k, o]`` over
-    the o and t with ``i = o·stride + t·dilation - before``.
+    """The adjoint of :func:`conv` in x: ``y[n, c, i] = b[c] + sum of w[k, c, t] · x[n, k, o]`` over all o and t with
+    ``i = o·stride + t·dilation - before``.
 
     x: (N, K, *axes) or (K, *axes), weight: (K, C / groups, *taps), bias: (C,); y: (N, C, *outputs) with
     ``(axis - 1)·stride - 2·padding + dilation·(taps - 1) + 1 + output_padding`` values on each axis. padding: numbers,
@@ -182,8 +185,8 @@ def explain_methods(
     groups: int = 1,
     channels_last: bool = False,
 ) -> dict[Pass, list[tuple[str, str | None]]]:
-    """For each pass of a float32 convolution, the methods in the order they are asked, up to the chosen one, and the
-    reasons against them.
+    """The methods for each pass of a float32 convolution, in order of preference up to the chosen one, with the reasons
+    against the others.
 
     shape: of x, (N, C, *axes); weight: its shape, (K, C / groups, *taps).
 

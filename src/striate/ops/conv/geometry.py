@@ -1,6 +1,7 @@
-"""The geometry of a convolution, and the checks of its arguments: both made once for each shape and cached.
+"""The geometry of a convolution and the checks of its arguments, both cached by shapes and arguments.
 
-The geometry of a transposed convolution is that of the convolution whose adjoint it is: its input is that one's output.
+The geometry of a transposed convolution is that of the convolution whose adjoint it is: what it takes as input is the
+output of that convolution.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..torch_calls import clamp_stride
 
 __all__ = ["ConvGeometry", "geometry_for", "padding_behind", "resolve", "resolve_transpose"]
 
-ANY = 2**63 - 1  # what torch takes of a stride, and of a dilation where there is one tap
+ANY = 2**63 - 1  # the largest stride that torch takes, and the largest dilation of one tap
 
 
 class ConvGeometry(NamedTuple):
@@ -108,7 +109,7 @@ def _check_shapes(
         if groups > 1:
             hint = f"The weight and {groups} groups fit {wanted} channels."
         raise ShapeError(build(where, f"{wanted} channels", channels, hint=hint, x=shape, weight=of_weight))
-    if channels == 0:  # torch would give an output without filters
+    if channels == 0:  # torch would return an output without filters
         hint = "Only the batch may be empty."
         raise ShapeError(build(where, "x of at least one channel", shape, hint=hint, weight=of_weight))
     if of_bias is not None:
@@ -147,7 +148,7 @@ def resolve(
     groups: int,
     where: str,
 ) -> ConvGeometry:
-    """The geometry of a convolution of x's shape by a weight's, both checked before.
+    """The geometry of a convolution of x with a weight, from their shapes, which the caller has checked.
 
     Raises ArgumentError, ArgumentTypeError or ShapeError for a stride, padding or dilation that does not fit them.
 
@@ -177,7 +178,7 @@ def resolve_transpose(
     groups: int,
     where: str,
 ) -> ConvGeometry:
-    """The geometry of the convolution whose adjoint the transposed one is: its output has x's shape.
+    """The geometry of the convolution whose adjoint the transposed one is. Its output has x's shape.
 
     Raises as :func:`resolve` does.
 
@@ -192,9 +193,9 @@ def resolve_transpose(
         if m >= max(s, d):
             expects = f"output_padding below stride or dilation, {max(s, d)}"
             raise ArgumentError(build(where, expects, m, hint="Choose a smaller one.", x=shape))
-    # what the taps reach, without padding
+    # the size of what the taps reach without padding
     reach = [(o - 1) * s + d * (k - 1) + 1 for o, s, d, k in zip(output, steps, holes, size, strict=True)]
-    if isinstance(padding, str):  # "same": the output is input · stride; "valid": whatever a tap reaches
+    if isinstance(padding, str):  # "same": o · stride values; "valid": all values that a tap reaches
         input = [o * s if padding == "same" else r + m for o, s, r, m in zip(output, steps, reach, more, strict=True)]
         hint = 'Use "same" for input · stride outputs.'
         pads = resolve_padding(padding, input, size, steps, holes, where, shape, hint)
@@ -226,7 +227,7 @@ def padding_behind(
     dilation: Sequence[int],
     pads: Sequence[tuple[int, int]],
 ) -> tuple[int, ...]:
-    """The padding behind each axis: as it is where it gives ``output`` values, else what gives just as many.
+    """The padding behind each axis: that of ``pads`` if it leads to ``output`` values, else the one that does.
 
     >>> padding_behind((8,), (4,), (2,), (2,), (1,), [(1, 1)])
     (-1,)
