@@ -38,7 +38,7 @@ class LayerNorm2d(FusedActivation, torch.nn.Module):
 
     .. math:: y = γ_c·(x - μ_{nhw})/\sqrt{σ²_{nhw} + ε} + β_c
 
-    num_channels: C; elementwise_affine: whether γ and β are there, of shape (C,); bias: whether β is.
+    num_channels: C; elementwise_affine: whether there are γ and β, of shape (C,); bias: whether there is β.
 
     Raises ArgumentError for fewer than one channel, ShapeError for another number of channels.
 
