@@ -18,7 +18,7 @@ class _Depthwise(Documented):
     .. math::
         y[n, k, o] = b[k] + Σ_t x[n, c, o · stride + t · dilation - before] · w[k, t], \\quad k = c·multiplier + m
 
-    multiplier: the filters each channel has. The other arguments as a convolution's.
+    multiplier: the number of filters per channel. The other arguments are those of a convolution.
 
     Shapes: x (N, channels, {letters}) or (channels, {letters}); y (N, channels·multiplier, {letters}) or without N;
     weight (channels·multiplier, 1, \\*kernel_size).
