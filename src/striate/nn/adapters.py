@@ -1,9 +1,9 @@
 """Computes layers of timm by native kernels: each supported class has a subclass with the same state, and
 ``accelerate`` changes the class of its instances to that.
 
-This module imports timm only to load a pickled model: :func:`striate.nn.swap.plan` uses what is imported already. A
-subclass is made at its first use, as an attribute of this module (``adapters.BatchNormAct2d``), so that a model of it
-can be pickled and loaded. Each computes what timm's class computes; under torch's tools it uses torch's operators.
+A subclass is made at its first use, as an attribute of this module (``adapters.BatchNormAct2d``), so that a model of it
+can be pickled and loaded. Only a look-up of such an attribute imports timm: :func:`striate.nn.swap.plan` uses what is
+imported already. Each subclass computes what timm's class computes; under torch's tools it uses torch's operators.
 TorchScript compiles timm's ``forward``.
 """
 

@@ -211,7 +211,8 @@ def _layer_at(layers: list[Any], at: int) -> Any:
     return None
 
 
-_CHAINED: dict[type, tuple[Any, bool]] = {}  # for each class: its forward, and whether the class that defines it has a _chain
+# Maps a class to its forward, and whether the class that defines this forward has a _chain.
+_CHAINED: dict[type, tuple[Any, bool]] = {}
 
 
 def _chain(layer: Any) -> Iterable[Any] | None:

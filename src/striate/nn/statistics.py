@@ -62,7 +62,7 @@ class _WholeBatch:
         return sync_batch_norm.normalize_with(moments, lambda sums: sums / count, *arguments)
 
     def learn(self) -> bool:
-        """Adds what one round of passes has measured to the known ones; returns False if nothing was new."""
+        """Adds the statistics that a round of passes has measured to the known ones; returns whether any were new."""
         new = {layer: moments for layer, moments in self.moments.items() if layer not in self.known}
         self.known |= new
         return bool(new)
@@ -91,8 +91,8 @@ def whole_batch_statistics(
 
     parts: inputs, each a tensor or a tuple of the model's arguments. Call the model itself, because its call begins a
     pass. Layers in evaluation, frozen ones, ghost and synchronized batch norm work as usual. All parts should take the
-    same path through the model. Raises ArgumentError where there is no part or no layer of striate, or where a layer is
-    called twice in a pass, as activation checkpointing does.
+    same path through the model. Raises ArgumentError if there is no part, if all batch norms are torch's, or if a layer
+    is called twice in a pass, as activation checkpointing does.
 
     >>> from striate import nn
     >>> layer, whole, x = nn.BatchNorm1d(3), nn.BatchNorm1d(3), torch.randn(8, 3)
