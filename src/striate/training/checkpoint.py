@@ -88,18 +88,18 @@ def metadata_of(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _keep(path: Path, previous: Path) -> None:
     """Gives the file the second name ``previous``, so that a file named ``path`` exists at any time."""
-    beside = previous.with_name(f".{previous.name}.{os.getpid()}.tmp")
-    beside.unlink(missing_ok=True)
+    temporary = previous.with_name(f".{previous.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
     try:
         try:
-            os.link(path, beside)
+            os.link(path, temporary)
         except OSError:  # a file system without hard links
-            shutil.copyfile(path, beside)
-            with open(beside, "rb+") as file:
+            shutil.copyfile(path, temporary)
+            with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
-        os.replace(beside, previous)
+        os.replace(temporary, previous)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _damaged(path: Path, got: str) -> CheckpointError:

@@ -1,4 +1,4 @@
-"""Convolutions of each channel by itself."""
+"""Convolutions of each channel separately."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["DepthwiseConv1d", "DepthwiseConv2d", "DepthwiseConv3d"]
 
 
 class _Depthwise(Documented):
-    text = """A convolution of each channel by itself, over {axes}: as many groups as channels.
+    text = """A convolution of each channel separately, over {axes}: as many groups as channels.
 
     .. math::
         y[n, k, o] = b[k] + Σ_t x[n, c, o · stride + t · dilation - before] · w[k, t], \\quad k = c·multiplier + m

@@ -1,4 +1,4 @@
-"""Convolutions in two steps: of each channel by itself, then over the channels."""
+"""Convolutions in two steps: of each channel separately, then over the channels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DEPTHWISE: dict[int, Any] = {1: DepthwiseConv1d, 2: DepthwiseConv2d, 3: Depthwi
 
 class _DepthwiseSeparable(Documented, torch.nn.Module):
     dims: int
-    text = """A convolution in two steps: over {axes} in each channel by itself (``depthwise``), then over the channels
+    text = """A convolution in two steps: over {axes} in each channel separately (``depthwise``), then over the channels
     (``pointwise``).
 
     .. math:: y[n, k, o] = b[k] + Σ_j p[k, j] · z[n, j, o], \\quad z = \\text{depthwise}(x)

@@ -34,7 +34,7 @@ class LayerNorm(FusedActivation, torch.nn.LayerNorm):
 
 
 class LayerNorm2d(FusedActivation, torch.nn.Module):
-    r"""Layer normalization over the channels, at each position by itself: (N, C, H, W), or any number of axes.
+    r"""Layer normalization over the channels, at each position separately: (N, C, H, W), or any number of axes.
 
     .. math:: y = γ_c·(x - μ_{nhw})/\sqrt{σ²_{nhw} + ε} + β_c
 
