@@ -43,7 +43,7 @@ Module = torch.nn.Module
 
 
 def _layer_classes(family: Any) -> set[Any]:
-    """Returns the public classes of a module of layers, without the lazy ones, whose class changes at the first call."""
+    """Returns the public classes of a module of layers, without lazy ones, whose class changes at the first call."""
     public = (getattr(family, name) for name in family.__all__ if not name.startswith("Lazy"))
     return {value for value in public if isinstance(value, type)}
 
