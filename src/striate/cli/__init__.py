@@ -1,6 +1,6 @@
 """The command line: parses arguments, calls a command, and prints its result.
 
-Exit codes: 0 success, 1 inspect found mistakes, 2 the request cannot be carried out, 130 stopped by Ctrl-C.
+Exit codes: 0 success, 1 inspect found mistakes, 2 the request failed, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"striate: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader has closed the pipe, such as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or else exit reports an error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python reports an error at exit
         return 0
-    except OSError as error:  # a full disk
+    except OSError as error:  # such as a full disk
         print(f"striate: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -62,7 +62,7 @@ def parser() -> Parser:
         description="Convolutional networks on PyTorch: fast, exact and visible on the CPU you have.",
         epilog="examples:\n"
         "  striate train                                a first run: LeNet-5 on handwritten digits, in a minute\n"
-        "  striate inspect resnet18 --input 3x224x224   what each layer costs and sees, and likely mistakes\n"
+        "  striate inspect resnet18 --input 3x224x224   cost and receptive field of each layer, likely mistakes\n"
         "  striate COMMAND --help                       what a command does, with an example",
     )
     made.add_argument("--version", action="version", version=f"striate {__version__}")
@@ -71,7 +71,7 @@ def parser() -> Parser:
         action=shtab.completion_action(preamble=COMPLETION),
         choices=("bash", "zsh", "tcsh"),
         default=argparse.SUPPRESS,
-        help="print what completes commands and options on Tab in that shell",
+        help="print a script for that shell that completes commands and options on Tab",
     )
     made.set_defaults(command=_print_help)
     commands = made.add_subparsers(title="commands", metavar="COMMAND")

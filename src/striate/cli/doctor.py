@@ -12,7 +12,7 @@ __all__ = ["add", "run"]
 def add(commands: Commands) -> dict[str, Parser]:
     parser: Parser = commands.add_parser(
         "doctor",
-        help="say what striate runs on, and what is native",
+        help="say what striate runs on, and which operations are native",
         description="Says which versions and instruction set striate runs on, and which operations\nare native.",
         epilog="example:\n  striate doctor",
     )

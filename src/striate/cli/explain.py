@@ -1,4 +1,4 @@
-"""``striate explain``: spells out the arithmetic of one layer."""
+"""``striate explain``: shows the arithmetic of one layer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .parser import Commands, Parser
 __all__ = ["add", "run"]
 
 LAYERS = (
-    "conv, depthwise, separable, convtranspose, local, maxpool or avgpool with 1d, 2d or 3d behind it, as conv2d; "
-    "spatial2d, bottleneck2d; batchnorm, layernorm, layernorm2d (all channels at one place), instancenorm, groupnorm"
+    "conv, depthwise, separable, convtranspose, local, maxpool or avgpool followed by 1d, 2d or 3d, as conv2d; "
+    "spatial2d, bottleneck2d; batchnorm, layernorm, layernorm2d (over the channels), instancenorm, groupnorm"
 )
 
 
@@ -23,27 +23,27 @@ def add(commands: Commands) -> dict[str, Parser]:
         description="Puts a layer's numbers into the formulas: output size, parameters, multiply-adds,\n"
         "memory, gradients, receptive field. With --small a smaller layer of the same kind is\n"
         "worked through, forward and backward, cell by cell. For a convolution also: the methods\n"
-        "in the order they are asked, the reason against each, and the one that is taken. Ratios\n"
+        "in the order they are tried, the reason against each, and the one that is used. Ratios\n"
         "there are measurements of benchmarks/tune.py.",
         epilog=_examples(),
     )
     option = parser.add_argument
     option("layer", nargs="?", metavar="LAYER", help=LAYERS)
-    option("--input", metavar="NxCxHxW", help="shape of x, as 16x64x56x56; without N one image (norms need it)")
+    option("--input", metavar="NxCxHxW", help="shape of x, as 16x64x56x56; without N one image (norms need N)")
     option("--out", type=int, metavar="K", help="output channels")
     option("--kernel", metavar="K", help="taps on each axis, as 3 or 3x5")
-    option("--stride", metavar="S", help="as 2 or 2x1 (default 1; of pooling the kernel)")
+    option("--stride", metavar="S", help="as 2 or 2x1 (default 1; the kernel size for pooling)")
     option("--padding", metavar="P", help='as 1 or 1x0, "same" or "valid" (default 0)')
     option("--dilation", metavar="D", help="as 2 or 2x1 (default 1)")
-    option("--groups", type=int, metavar="G", help="default 1; of groupnorm to be given")
-    middle = "channels between two steps (default: out, of a bottleneck out / 4)"
+    option("--groups", type=int, metavar="G", help="default 1; required for groupnorm")
+    middle = "channels between the two steps (default: out, for a bottleneck out / 4)"
     option("--middle", type=int, metavar="M", help=middle)
     option("--output-padding", metavar="P", help="of convtranspose, as 1 or 1x0 (default 0)")
-    option("--no-bias", dest="bias", action="store_const", const=False, help="a convolution without it")
+    option("--no-bias", dest="bias", action="store_const", const=False, help="a convolution without bias")
     option("--ceil", action="store_const", const=True, help="pooling rounds its output size up")
     inside = "avgpool divides by the taps inside x only"
     option("--exclude-pad", dest="count_include_pad", action="store_const", const=False, help=inside)
-    option("--channels-last", action="store_true", help="x lies in memory with its channels innermost")
+    option("--channels-last", action="store_true", help="x is in channels_last memory format")
     option("--small", action="store_true", help="a smaller layer of the same kind is worked through as well")
     option("--example", metavar="NAME", help="in place of a layer: one of the worked examples below")
     option("--json", action="store_true", help="print it as JSON")

@@ -27,18 +27,18 @@ def unit_of(text: str | None) -> tuple[int, ...] | None:
 
 
 def seen(report: Report, layer: str, unit: tuple[int, ...] | None) -> list[str]:
-    """Describes what a unit of a layer, by default the middle one, sees of each input."""
+    """Describes the receptive field of a unit of a layer, by default the middle one, in each input."""
     from ..render.text import columns
 
     output = report.layer(layer).output_shape
-    place = unit if unit is not None else tuple(output[axis] // 2 for axis in report.unit_axes(layer))
+    position = unit if unit is not None else tuple(output[axis] // 2 for axis in report.unit_axes(layer))
     lines = []
     for number, shape in enumerate(report.input_shapes):
-        found = report.receptive_field(layer, place, number)
+        found = report.receptive_field(layer, position, number)
         if len(found.taps) in AXES:
             most = "" if found.exact and found.status != "upper bound" else " at most"
             of = f" of input {number + 1}" if len(report.input_shapes) > 1 else ""
-            lines += ["", f"{layer}{_of_unit(place)} sees{most}{of}"]
+            lines += ["", f"{layer}{_of_unit(position)} sees{most}{of}"]
             axes = zip(AXES[len(found.taps)], shape[2:], found.taps, strict=True)
             rows = [(f"  {name}", f"{_runs(taps)}: {len(taps)} of {size}") for name, size, taps in axes]
             lines += columns(rows, "<<", least={0: 9})
@@ -50,7 +50,7 @@ def seen(report: Report, layer: str, unit: tuple[int, ...] | None) -> list[str]:
 
 
 def print_verified(report: Report, stream: TextIO) -> bool:
-    """Verifies all receptive fields on the model, prints those that differ, and returns whether none does."""
+    """Compares all receptive fields with the model, prints those that differ, and returns whether none does."""
     from contextlib import redirect_stdout
     from sys import stderr
 
@@ -61,7 +61,7 @@ def print_verified(report: Report, stream: TextIO) -> bool:
     wrong = [one for one in checked if not one.holds]
     print(f"\nfields compared with the model: {len(checked) - len(wrong)} of {len(checked)} layers hold", file=stream)
     for one in wrong:
-        expected, measured = ("; ".join(map(_runs, places)) for places in (one.expected, one.measured))
+        expected, measured = ("; ".join(map(_runs, taps)) for taps in (one.expected, one.measured))
         print(f"  {one.layer}{_of_unit(one.unit)} sees {measured}, where the report has {expected}", file=stream)
     return not wrong
 
@@ -70,12 +70,12 @@ def _of_unit(unit: Sequence[int]) -> str:
     return f", unit {','.join(map(str, unit))}," if unit else ""
 
 
-def _runs(places: Sequence[int]) -> str:
+def _runs(positions: Sequence[int]) -> str:
     """Formats sorted integers, with consecutive ones as a range.
 
     >>> _runs((0, 1, 2, 5, 7, 8)), _runs(())
     ('0 to 2, 5, 7 to 8', 'none')
     """
-    starts = [k for k in range(len(places)) if k == 0 or places[k] != places[k - 1] + 1]
-    runs = [(places[a], places[b - 1]) for a, b in zip(starts, [*starts[1:], len(places)], strict=False)]
+    starts = [k for k in range(len(positions)) if k == 0 or positions[k] != positions[k - 1] + 1]
+    runs = [(positions[a], positions[b - 1]) for a, b in zip(starts, [*starts[1:], len(positions)], strict=False)]
     return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in runs) or "none"

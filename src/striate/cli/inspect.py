@@ -1,4 +1,4 @@
-"""``striate inspect``: shows cost and receptive field of a model's layers, and likely mistakes."""
+"""``striate inspect``: shows costs and receptive fields of a model's layers, and likely mistakes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ __all__ = ["add", "run"]
 def add(commands: Commands) -> dict[str, Parser]:
     parser: Parser = commands.add_parser(
         "inspect",
-        help="say what a model's layers cost and see, and what is likely a mistake",
+        help="show costs and receptive fields of a model's layers, and likely mistakes",
         description="Shapes, parameters, multiply-adds, memory and receptive fields of a model,\n"
         "layer by layer, and likely mistakes, before any of it is computed. Exit code\n"
-        "1: there are errors among the findings, or fields that do not hold.",
+        "1: the findings include errors, or --verify finds a wrong receptive field.",
         epilog="examples:\n"
         "  striate inspect resnet18 --input 3x224x224 --html resnet18.html\n"
         "  striate inspect mymodel:make --input 16x3x32x32 --train --fix",
@@ -41,25 +41,25 @@ def add(commands: Commands) -> dict[str, Parser]:
     modes.add_argument("--eval", action="store_true", help="evaluation mode (default)")
     modes.add_argument("--train", action="store_true", help="training mode")
     option("--markdown", action="store_true", help="Markdown in place of the table")
-    json = "where to write all of it as JSON; - for standard output, in place of the table"
+    json = "where to write the whole report as JSON; - for standard output, in place of the table"
     option("--json", metavar="FILE", help=json).complete = shtab.FILE  # type: ignore[attr-defined]
-    page = "where to write it as a page"
+    page = "where to write the report as an HTML page"
     option("--html", metavar="FILE", help=page).complete = shtab.FILE  # type: ignore[attr-defined]
-    option("--field", metavar="LAYER", help="also what a unit of that layer sees of the input")
-    option("--unit", metavar="Y,X", help="which, counted from 0 (default: the middle one)")
-    drawn = "draw where in its field a unit's weight lies, as a PNG"
+    option("--field", metavar="LAYER", help="also show the receptive field of a unit of that layer")
+    option("--unit", metavar="Y,X", help="position of that unit, counted from 0 (default: the middle)")
+    drawn = "draw the effective receptive field of a unit, as a PNG"
     option("--erf", nargs=2, metavar=("LAYER", "FILE"), help=drawn)
-    compared = "compare the fields with what the model does, which runs it often"
+    compared = "compare the receptive fields with the model, by running it many times"
     option("--verify", action="store_true", help=compared)
-    option("--batch-size", type=int, metavar="N", help="training's, for the rules (default: the input's)")
-    object_px = "how large what is to be recognised is in the input, for the rules"
+    option("--batch-size", type=int, metavar="N", help="batch size of training, for the rules (default: the input's)")
+    object_px = "size of the objects to recognise in the input, for the rules"
     option("--object", type=float, metavar="PX", help=object_px)
     option("--task", metavar="TASK", help="for the rules: classification, localisation or segmentation")
-    loss = "what the output goes into, for the rules: of torch.nn, as CrossEntropyLoss"
+    loss = "loss of torch.nn that gets the output, for the rules, as CrossEntropyLoss"
     option("--loss", metavar="NAME", help=loss)
     ignored = "a rule to leave out, as bias-before-norm; repeatable"
     option("--ignore", action="append", default=[], metavar="ID", help=ignored)
-    fixed = "show what mends those findings that can be mended mechanically, as a diff"
+    fixed = "show the fixes of findings that can be fixed mechanically, as a diff"
     option("--fix", action="store_true", help=fixed)
     option("--strict", action="store_true", help="exit code 1 for warnings too")
     option("--debug", action="store_true", help="show where in the code a request failed")
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
             with redirect_stdout(sys.stderr):
                 draw(report, options.erf[0], options.erf[1], unit)
         _print(report, options)
-        # Output for another program has standard output to itself.
+        # Standard output contains nothing else if another program reads it.
         stream = sys.stderr if to_stdout or options.markdown else sys.stdout
         if options.erf is not None:
             print(f"written to {options.erf[1]}", file=stream)

@@ -1,4 +1,4 @@
-"""Loads the model that a word of the command line names, and finds the shape of its input."""
+"""Loads the model that an argument of the command line names, and parses the shape of its input."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ USUAL = ("make", "make_model", "build", "build_model", "create", "create_model",
 
 
 def shape(where: str, text: str) -> tuple[int, ...]:
-    """Parses ``16x3x224x224`` to its numbers."""
+    """Parses a shape such as ``16x3x224x224``."""
     parts = text.lower().split("x")
     numbers = tuple(int(part) for part in parts if part.isascii() and part.isdigit())
     if len(numbers) != len(parts) or 0 in numbers:
@@ -75,7 +75,7 @@ def load(where: str, text: str) -> Any:
 
 
 def _named(where: str, text: str, module: str, name: str) -> Any:
-    """The attribute of a module under a dotted name."""
+    """Imports a module and returns its attribute of a dotted name."""
     hint = "Name the module without .py." if module.endswith(".py") else "The current folder is searched too."
     try:
         found: Any = importlib.import_module(module)
@@ -101,7 +101,7 @@ def _failed(where: str, text: str, error: BaseException, hint: str) -> ArgumentE
 
 
 def _factories_of(text: str) -> str:
-    """Lists, in a sentence, what in a module may create a model; "" if nothing does. The module is not executed."""
+    """Suggests, in a sentence, what in a module may create a model, without executing the module; "" if nothing."""
     module = text.removesuffix(".py").replace("/", ".")
     path = _file_of(module)
     try:

@@ -14,18 +14,18 @@ from ..errors import did_you_mean
 
 __all__ = ["Commands", "DefaultsHelp", "Help", "Parser"]
 
-Commands = Any  # what add_subparsers gives; argparse has no public name for it
+Commands = Any  # the type that add_subparsers returns, for which argparse has no public name
 
 
 class Help(RawDescriptionRichHelpFormatter):
-    """Help with colours only on a terminal, and with texts printed verbatim."""
+    """Formats help with colours only on a terminal, and prints texts verbatim."""
 
     group_name_formatter = str
     help_markup = text_markup = usage_markup = False
 
 
 class DefaultsHelp(ArgumentDefaultsRichHelpFormatter, Help):
-    """The same, with the default of each option after its help."""
+    """Formats help in the same way, with the default of each option after its help."""
 
 
 class Parser(argparse.ArgumentParser):

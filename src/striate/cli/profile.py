@@ -1,4 +1,4 @@
-"""``striate profile``: shows the time of a model, layer by layer."""
+"""``striate profile``: shows where the time of a model goes, layer by layer."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def add(commands: Commands) -> dict[str, Parser]:
     option("--input", required=True, metavar="NxCxHxW", help="shape of x, as 16x3x112x112")
     option("--forward-only", action="store_true", help="inference: evaluation mode, no backward")
     order = parser.add_mutually_exclusive_group()
-    channels_last = "x and the weights lie in memory with their channels innermost"
+    channels_last = "x and the weights are in channels_last memory format"
     order.add_argument("--channels-last", action="store_true", help=channels_last)
-    order.add_argument("--planes", action="store_true", help="they lie plane by plane (default)")
+    order.add_argument("--planes", action="store_true", help="x and the weights are contiguous, NCHW (default)")
     classes = parser.add_mutually_exclusive_group()
     classes.add_argument("--accelerate", action="store_true", help="striate's layers in place of torch's")
     classes.add_argument("--plain", action="store_true", help="torch's layers in place of striate's")
-    option("--rounds", type=int, default=7, metavar="N", help="of which medians are told (default 7)")
+    option("--rounds", type=int, default=7, metavar="N", help="timed rounds, whose medians are reported (default 7)")
     option("--threads", type=int, metavar="N", help="threads for torch (default: its own choice)")
     option("--top", type=int, metavar="N", help="the N slowest layers only, in the text")
-    json, page = "where to write all of it as JSON", "where to write it as a page"
+    json, page = "where to write the whole report as JSON", "where to write the report as an HTML page"
     option("--json", metavar="FILE", help=json).complete = shtab.FILE  # type: ignore[attr-defined]
     option("--html", metavar="FILE", help=page).complete = shtab.FILE  # type: ignore[attr-defined]
     parser.set_defaults(command=run)

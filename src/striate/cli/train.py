@@ -17,7 +17,7 @@ __all__ = ["add", "run"]
 
 
 def add(commands: Commands) -> dict[str, Parser]:
-    own = argparse.SUPPRESS  # the training run has a default of its own
+    own = argparse.SUPPRESS  # leaves the default to the training run
     parser: Parser = commands.add_parser(
         "train",
         help="train a model on 1,797 handwritten digits and test it on a fifth of them",

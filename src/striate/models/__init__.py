@@ -47,9 +47,9 @@ NAMES: dict[str, Callable[..., Sequential]] = {
 
 
 def by_name(name: str) -> Callable[..., Sequential]:
-    """The function that makes the model of that name.
+    """Returns the function that makes the model of that name.
 
-    Raises ArgumentError, with the names there are, for any other.
+    Raises ArgumentError for any other name; the message lists the valid ones.
 
     >>> by_name("lenet5") is lenet5
     True

@@ -1,4 +1,4 @@
-"""AlexNet, with which convolutional networks won ImageNet."""
+"""AlexNet, the first convolutional network that won the ImageNet challenge."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def alexnet(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
     all                                                    (1000,)       61,100,840 714,188,480
     ============ ========================================= ============= ========== ===========
 
-    classes: how many to tell apart; in_channels: C. The table is for one image of three channels and for 1000 classes;
-    MACs are those of convolutions and linear layers. First weights are torch's own. ``state_dict`` has torchvision's
-    names and shapes.
+    classes: number of classes; in_channels: C. The table is for one image of three channels and for 1000 classes;
+    MACs are those of convolutions and linear layers. Weights are initialized as torch does. ``state_dict`` has
+    torchvision's names and shapes.
 
-    Shapes: x ``(N, C, H, W)`` with H and W from 63 on, scores ``(N, classes)``, not yet through a softmax.
+    Shapes: x ``(N, C, H, W)`` with H and W of at least 63, scores ``(N, classes)``, before a softmax.
 
     Source: A. Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014; the first form in
     A. Krizhevsky, I. Sutskever, G. Hinton, "ImageNet Classification with Deep Convolutional Neural Networks", 2012.

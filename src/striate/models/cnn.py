@@ -24,7 +24,7 @@ def cnn_bn(in_channels: int = 3) -> nn.Sequential:
     7        max 2×2, stride 2       (32, H/4, W/4)
     ======== ======================= ============ =====================================
 
-    in_channels: C; with three the model has 5,184 parameters.
+    in_channels: C; with C = 3 the model has 5,184 parameters.
 
     Shapes: x ``(N, C, H, W)``, features ``(N, 32, ⌊⌊H/2⌋/2⌋, ⌊⌊W/2⌋/2⌋)``.
 

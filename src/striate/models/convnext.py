@@ -15,17 +15,17 @@ __all__ = ["Block", "StochasticDepth", "convnext_tiny"]
 
 
 class StochasticDepth(nn.Module):
-    r"""Drops whole samples of a residual branch in training, for which the network is then shallower; the identity in
-    evaluation.
+    r"""Drops a residual branch for random samples in training, for which the network is then shallower; it is the
+    identity in evaluation.
 
     .. math:: y_n = x_n·b_n/(1 - p), \quad b_n ∼ Bernoulli(1 - p)
 
-    p: the part of the samples that is dropped, 0 or more and below 1.
+    p: the probability that a sample is dropped, at least 0 and below 1.
 
     Shapes: x and y ``(N, …)``. Raises ArgumentError for another p.
 
-    Source: G. Huang, Y. Sun, Z. Liu, D. Sedra, K. Weinberger, "Deep Networks with Stochastic Depth", 2016; there the
-    branch is scaled by 1 - p in evaluation, here by 1/(1 - p) in training.
+    Source: G. Huang, Y. Sun, Z. Liu, D. Sedra, K. Weinberger, "Deep Networks with Stochastic Depth", 2016. The paper
+    scales the branch by 1 - p in evaluation, this layer by 1/(1 - p) in training.
 
     >>> _ = torch.manual_seed(0)
     >>> layer, x = StochasticDepth(0.5), torch.ones(6, 2)
@@ -43,8 +43,8 @@ class StochasticDepth(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        kept = x.new_empty([x.shape[0]] + [1] * (x.dim() - 1)).bernoulli_(1 - self.p)
-        return x * kept.div_(1 - self.p)
+        mask = x.new_empty([x.shape[0]] + [1] * (x.dim() - 1)).bernoulli_(1 - self.p)
+        return x * mask.div_(1 - self.p)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -67,10 +67,10 @@ class Block(nn.Module):
 
     .. math:: y = x + drop(λ_c·(W_2·gelu(W_1·norm(depthwise_{7×7}(x)) + b_1) + b_2))
 
-    The perceptron's hidden layer has four times the channels. λ, one for each channel, begins at 10⁻⁶: at first a block
-    is nearly the identity. drop: see :class:`StochasticDepth`.
+    The perceptron's hidden layer has four times the channels. λ, one for each channel, is initialized to 10⁻⁶, so that
+    a new block is nearly the identity. drop: see :class:`StochasticDepth`.
 
-    channels: of x and y; p: the part of the samples for which the branch is dropped in training.
+    channels: of x and y; p: the probability that the branch is dropped for a sample in training.
 
     Shapes: x and y ``(N, channels, H, W)``.
 
@@ -99,7 +99,7 @@ class Block(nn.Module):
 
 
 def convnext_tiny(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
-    """ConvNeXt-T: four stages of 3, 3, 9 and 3 :class:`Block`, a norm and a 2×2 convolution before each but the first.
+    """ConvNeXt-T: stages of 3, 3, 9 and 3 :class:`Block`, with a norm and a 2×2 convolution between two stages.
 
     ========== ============================= ============= ========== =============
     layer      operation                     output        parameters MACs
@@ -118,11 +118,12 @@ def convnext_tiny(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
     all                                      (1000,)       28,589,128 4,455,531,264
     ========== ============================= ============= ========== =============
 
-    classes: how many to tell apart; in_channels: C. The table is for one image of three channels and for 1000 classes;
+    classes: number of classes; in_channels: C. The table is for one image of three channels and for 1000 classes;
     MACs are those of convolutions and linear layers. Block i of 18, from 0, is dropped with p = 0.1·i/17 in training.
-    Weights begin with N(0, 0.02²), cut off at ±2, biases with 0. ``state_dict`` has torchvision's names and shapes.
+    Weights are drawn from N(0, 0.02²), truncated at ±2; biases are 0. ``state_dict`` has torchvision's names and
+    shapes.
 
-    Shapes: x ``(N, C, H, W)`` with H and W from 32 on, scores ``(N, classes)``, not yet through a softmax.
+    Shapes: x ``(N, C, H, W)`` with H and W of at least 32, scores ``(N, classes)``, before a softmax.
 
     Source: Z. Liu, H. Mao, C.-Y. Wu, C. Feichtenhofer, T. Darrell, S. Xie, "A ConvNet for the 2020s", 2022.
 

@@ -1,4 +1,4 @@
-"""First weights that several networks share."""
+"""Initialization of weights that several networks share."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def he(model: Model, linear_std: float | None = None) -> Model:
 
     .. math:: w ∼ N(0, 2/(C_{out}·K_h·K_w)), \quad b = 0
 
-    Depthwise convolutions too, as torchvision does, though each of their inputs reaches K_h·K_w outputs only: the batch
-    norm behind them sets the size right. Norms keep γ = 1 and β = 0.
+    This includes depthwise convolutions, as in torchvision, although each of their inputs contributes to K_h·K_w
+    outputs only: the batch norm that follows corrects the scale. Norms keep γ = 1 and β = 0.
 
-    linear_std: σ of linear layers, w ∼ N(0, σ²) and b = 0; None leaves them as torch draws them.
+    linear_std: σ of linear layers, w ∼ N(0, σ²) and b = 0; None leaves them as torch initializes them.
 
     Source: K. He, X. Zhang, S. Ren, J. Sun, "Delving Deep into Rectifiers", 2015, section 2.2.
 

@@ -26,9 +26,9 @@ def lenet5(classes: int = 10) -> nn.Sequential:
     9        linear                  (classes,)  501 per class
     ======== ======================= ============= =============
 
-    classes: how many to tell apart; with ten the model has 1,256,080 parameters.
+    classes: number of classes; with ten the model has 1,256,080 parameters.
 
-    Shapes: x ``(N, 1, 28, 28)``, scores ``(N, classes)``, not yet through a softmax.
+    Shapes: x ``(N, 1, 28, 28)``, scores ``(N, classes)``, before a softmax.
 
     Source: the course notes, section 7.12.1, after Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-Based Learning
     Applied to Document Recognition", 1998, which had fewer filters, sigmoids and trained subsampling.

@@ -8,7 +8,7 @@ __all__ = ["mlp_bn"]
 
 
 def mlp_bn(inputs: int = 784, hidden: int = 100, classes: int = 10) -> nn.Sequential:
-    """The smallest network with batch normalization: it stands between a linear layer and its ReLU.
+    """A minimal network with batch normalization, between a linear layer and its ReLU.
 
     ======== ==================== ============ ================================
     layer    operation            output       parameters
@@ -20,9 +20,10 @@ def mlp_bn(inputs: int = 784, hidden: int = 100, classes: int = 10) -> nn.Sequen
     3        linear               (classes,)   (hidden + 1)·classes      1,010
     ======== ==================== ============ ================================
 
-    inputs, hidden, classes: features of the input, of the middle and of the result; as given 79,710 parameters.
+    inputs, hidden, classes: features of the input, the hidden layer and the output; with the defaults the model has
+    79,710 parameters.
 
-    Shapes: x ``(N, inputs)``, scores ``(N, classes)``. In training N is 2 or more: one value has no variance.
+    Shapes: x ``(N, inputs)``, scores ``(N, classes)``. In training N is at least 2: one value has no variance.
 
     Source: the course notes on batch normalization in PyTorch.
 

@@ -18,7 +18,7 @@ __all__ = ["InvertedResidual", "mobilenet_v1", "mobilenet_v2"]
 def mobilenet_v1(classes: int = 1000, in_channels: int = 3, width: float = 1.0) -> nn.Sequential:
     """MobileNet: a convolution, then 13 depthwise separable blocks.
 
-    A block is a depthwise convolution 3×3 and a convolution 1×1. Batch normalization and ReLU follow each convolution.
+    A block is a 3×3 depthwise and a 1×1 convolution. Batch normalization and ReLU follow each convolution.
 
     =========== ================================= ============== ========== ===========
     layer       operation                         output         parameters MACs
@@ -43,12 +43,12 @@ def mobilenet_v1(classes: int = 1000, in_channels: int = 3, width: float = 1.0) 
     all                                           (1000,)         4,231,976 568,740,352
     =========== ================================= ============== ========== ===========
 
-    classes: how many to tell apart; in_channels: C; width: the paper's α, by which every number of channels is
+    classes: number of classes; in_channels: C; width: the paper's α, by which every number of channels is
     multiplied and rounded. The table is for one image of three channels, 1000 classes and a width of 1; MACs are those
-    of convolutions and linear layers. Convolutions begin as :func:`.initial.he` draws them, the linear layer with N(0,
-    0.01²) and no bias.
+    of convolutions and linear layers. Convolutions are initialized by :func:`.initial.he`, the linear layer by
+    N(0, 0.01²) with bias 0.
 
-    Shapes: x ``(N, C, H, W)``, scores ``(N, classes)``, not yet through a softmax.
+    Shapes: x ``(N, C, H, W)``, scores ``(N, classes)``, before a softmax.
 
     Raises ArgumentError for a width that is not a number above 0.
 
@@ -89,14 +89,14 @@ def mobilenet_v1(classes: int = 1000, in_channels: int = 3, width: float = 1.0) 
 
 
 class InvertedResidual(nn.Module):
-    r"""A depthwise convolution on many channels between two 1×1 convolutions to few; the shortcut joins the few.
+    r"""A 1×1 convolution to more channels, a depthwise convolution, and a 1×1 convolution to fewer, with a shortcut.
 
     .. math:: y = bn(conv_{1×1}(relu_6(bn(depthwise_{3×3}(relu_6(bn(conv_{1×1}(x)))))))) + x
 
-    With an expansion of 1 the first convolution is left out. The sum is left out where the shapes of x and y differ. No
+    With an expansion of 1 there is no first convolution. Where the shapes of x and y differ there is no sum. No
     activation follows the last norm: a ReLU on few channels would lose information.
 
-    inputs, outputs: channels of x and y; expansion: channels of the depthwise convolution for each of x's; stride: of
+    inputs, outputs: channels of x and y; expansion: channels of the depthwise convolution per channel of x; stride: of
     the depthwise convolution.
 
     Shapes: x ``(N, inputs, H, W)``, y ``(N, outputs, ⌈H/stride⌉, ⌈W/stride⌉)``.
@@ -122,7 +122,7 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.conv(x)
         if self.adds:
-            y = y + x  # += would change a tensor that a hook has kept, and a view that a backward hook has made
+            y = y + x  # += would change a tensor that a hook has saved, and a view that a backward hook has made
         return y
 
     def _chain(self) -> list[nn.Module]:
@@ -132,7 +132,7 @@ class InvertedResidual(nn.Module):
 def mobilenet_v2(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
     """MobileNetV2: 17 :class:`InvertedResidual` between two convolutions.
 
-    Batch normalization follows each convolution, and ReLU6 each but a block's last.
+    Batch normalization follows each convolution, and ReLU6 follows that except at the end of a block.
 
     =========== ================================= ============== ========== ===========
     layer       operation                         output         parameters MACs
@@ -162,11 +162,11 @@ def mobilenet_v2(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
     all                                           (1000,)         3,504,872 300,774,272
     =========== ================================= ============== ========== ===========
 
-    classes: how many to tell apart; in_channels: C. The table is for one image of three channels and for 1000 classes;
-    MACs are those of convolutions and linear layers. Convolutions begin as :func:`.initial.he` draws them, the linear
-    layer with N(0, 0.01²) and no bias. ``state_dict`` has torchvision's names and shapes.
+    classes: number of classes; in_channels: C. The table is for one image of three channels and for 1000 classes;
+    MACs are those of convolutions and linear layers. Convolutions are initialized by :func:`.initial.he`, the linear
+    layer by N(0, 0.01²) with bias 0. ``state_dict`` has torchvision's names and shapes.
 
-    Shapes: x ``(N, C, H, W)``, scores ``(N, classes)``, not yet through a softmax.
+    Shapes: x ``(N, C, H, W)``, scores ``(N, classes)``, before a softmax.
 
     Source: M. Sandler, A. Howard, M. Zhu, A. Zhmoginov, L.-C. Chen, "MobileNetV2: Inverted Residuals and Linear
     Bottlenecks", 2018, table 2.

@@ -17,13 +17,15 @@ __all__ = ["BasicBlock", "ResNetBottleneck", "resnet18", "resnet50", "resnet_cif
 
 
 class BasicBlock(nn.Module):
-    r"""Two 3×3 convolutions beside a shortcut.
+    r"""Two 3×3 convolutions with a shortcut.
 
     .. math:: y = relu(bn_2(conv_2(relu(bn_1(conv_1(x))))) + shortcut(x))
 
-    The shortcut, ``downsample``, is x itself where the shape stays, else a 1×1 convolution and batch normalization.
+    The shortcut, ``downsample``, is the identity where x and y have one shape, else a 1×1 convolution and batch
+    normalization.
 
-    inputs: channels of x; width: of the convolutions and of y; stride: of the first convolution and the shortcut.
+    inputs: channels of x; width: channels of both convolutions and y; stride: of the first convolution and the
+    shortcut.
 
     Shapes: x ``(N, inputs, H, W)``, y ``(N, width, ⌈H/stride⌉, ⌈W/stride⌉)``.
 
@@ -34,7 +36,7 @@ class BasicBlock(nn.Module):
     torch.Size([2, 16, 4, 4])
     """
 
-    widening = 1  # channels of y over width
+    widening = 1  # channels of y divided by width
 
     def __init__(self, inputs: int, width: int, stride: int = 1) -> None:
         super().__init__()
@@ -58,21 +60,21 @@ class BasicBlock(nn.Module):
 
 
 class ResNetBottleneck(nn.Module):
-    r"""A 3×3 convolution between two 1×1 convolutions, the first to fewer channels and the second to four times those,
-    beside a shortcut.
+    r"""A 1×1 convolution to fewer channels, a 3×3 convolution, and a 1×1 convolution to four times as many, with a
+    shortcut.
 
     .. math:: y = relu(bn_3(conv_3(relu(bn_2(conv_2(relu(bn_1(conv_1(x))))))) + shortcut(x))
 
-    The 3×3 convolution has the stride, so that every input is read. In the paper the first convolution has it, which
-    reads every second row and column only.
+    The 3×3 convolution has the stride, so that every input is read. In the paper the first convolution has it and reads
+    only every second row and column.
 
-    inputs: channels of x; width: of the first two convolutions, a quarter of y's; stride: of the second and the
-    shortcut.
+    inputs: channels of x; width: channels of the first two convolutions, a quarter of y's; stride: of the second
+    convolution and the shortcut.
 
     Shapes: x ``(N, inputs, H, W)``, y ``(N, 4·width, ⌈H/stride⌉, ⌈W/stride⌉)``.
 
-    Source: He et al., 2016, figure 5, right; the stride's place from S. Gross, M. Wilber, "Training and investigating
-    residual nets", 2016.
+    Source: He et al., 2016, figure 5, right; the position of the stride from S. Gross, M. Wilber, "Training and
+    investigating residual nets", 2016.
 
     >>> import torch
     >>> ResNetBottleneck(16, 8, stride=2)(torch.zeros(2, 16, 7, 7)).shape
@@ -130,11 +132,11 @@ def resnet18(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
     all                                       (1000,)        11,689,512 1,814,073,344
     ======= ================================= ============== ========== =============
 
-    classes: how many to tell apart; in_channels: C. The table is for one image of three channels and for 1000 classes;
-    MACs are those of convolutions and linear layers. Convolutions begin as :func:`.initial.he` draws them.
+    classes: number of classes; in_channels: C. The table is for one image of three channels and for 1000 classes;
+    MACs are those of convolutions and linear layers. Convolutions are initialized by :func:`.initial.he`.
     ``state_dict`` has torchvision's names and shapes.
 
-    Shapes: x ``(N, C, H, W)``, scores ``(N, classes)``, not yet through a softmax.
+    Shapes: x ``(N, C, H, W)``, scores ``(N, classes)``, before a softmax.
 
     Source: K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", 2016, table 1; shortcuts of
     option B.
@@ -167,11 +169,11 @@ def resnet50(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
     all                                       (1000,)        25,557,032 4,089,184,256
     ======= ================================= ============== ========== =============
 
-    classes: how many to tell apart; in_channels: C. The table is for one image of three channels and for 1000 classes;
-    MACs are those of convolutions and linear layers. Convolutions begin as :func:`.initial.he` draws them.
+    classes: number of classes; in_channels: C. The table is for one image of three channels and for 1000 classes;
+    MACs are those of convolutions and linear layers. Convolutions are initialized by :func:`.initial.he`.
     ``state_dict`` has torchvision's names and shapes.
 
-    Shapes: x ``(N, C, H, W)``, scores ``(N, classes)``, not yet through a softmax.
+    Shapes: x ``(N, C, H, W)``, scores ``(N, classes)``, before a softmax.
 
     Source: K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", 2016, table 1; shortcuts of
     option B.
@@ -186,7 +188,7 @@ def resnet50(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
 
 
 def resnet_cifar(classes: int = 10, in_channels: int = 3, layers: int = 20) -> nn.Sequential:
-    """The small ResNet for small images: 6n + 2 layers, three stages of n :class:`BasicBlock` each, no pooling before
+    """The small ResNet for small images: 6n + 2 layers in three stages of n :class:`BasicBlock`, with pooling only at
     the end.
 
     ======= ========================= ============ ========== ==========
@@ -203,17 +205,17 @@ def resnet_cifar(classes: int = 10, in_channels: int = 3, layers: int = 20) -> n
     all                               (10,)           272,474 40,813,184
     ======= ========================= ============ ========== ==========
 
-    classes: how many to tell apart; in_channels: C; layers: 6n + 2, in the paper 20, 32, 44, 56 and 110; the two 1×1
+    classes: number of classes; in_channels: C; layers: 6n + 2, in the paper 20, 32, 44, 56 and 110; the two 1×1
     shortcuts do not count. The table is for one image of three channels, ten classes and 20 layers; MACs are those of
-    convolutions and linear layers. Convolutions begin as :func:`.initial.he` draws them.
+    convolutions and linear layers. Convolutions are initialized by :func:`.initial.he`.
 
-    Shapes: x ``(N, C, H, W)``, of any size, scores ``(N, classes)``, not yet through a softmax.
+    Shapes: x ``(N, C, H, W)``, of any size, scores ``(N, classes)``, before a softmax.
 
     Raises ArgumentError for another number of layers.
 
-    Source: K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", 2016, section 4.2. There
-    shortcuts pad with zero channels (option A); here they are 1×1 convolutions where the shape changes (option B),
-    2,752 parameters more.
+    Source: K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", 2016, section 4.2. The
+    paper's shortcuts pad with zero channels (option A); these are 1×1 convolutions where the shape changes (option B),
+    which adds 2,752 parameters.
 
     >>> import torch
     >>> model = resnet_cifar()
@@ -247,7 +249,7 @@ def _resnet(
     blocks: list[int],
     classes: int,
 ) -> nn.Sequential:
-    """Stages behind the stem ``layers``; each but the first halves the image."""
+    """Appends stages and the classifier to the stem ``layers``; each stage but the first halves the image."""
     channels = widths[0]  # the stem's
     for number, (width, count) in enumerate(zip(widths, blocks, strict=True), 1):
         stage = nn.Sequential()

@@ -45,14 +45,14 @@ def vgg11_bn(classes: int = 1000, in_channels: int = 3) -> nn.Sequential:
     all                                    (1000,)         132,868,840 7,609,090,048
     ============ ========================= =============== =========== =============
 
-    classes: how many to tell apart; in_channels: C. The table is for one image of three channels and for 1000 classes;
-    MACs are those of convolutions and linear layers. Convolutions begin as :func:`.initial.he` draws them, linear
-    layers with N(0, 0.01²) and no bias. ``state_dict`` has torchvision's names and shapes.
+    classes: number of classes; in_channels: C. The table is for one image of three channels and for 1000 classes;
+    MACs are those of convolutions and linear layers. Convolutions are initialized by :func:`.initial.he`, linear
+    layers by N(0, 0.01²) with bias 0. ``state_dict`` has torchvision's names and shapes.
 
-    Shapes: x ``(N, C, H, W)`` with H and W from 32 on, scores ``(N, classes)``, not yet through a softmax.
+    Shapes: x ``(N, C, H, W)`` with H and W of at least 32, scores ``(N, classes)``, before a softmax.
 
-    Source: K. Simonyan, A. Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2015; batch
-    normalization came after it.
+    Source: K. Simonyan, A. Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", 2015, which
+    has no batch normalization.
 
     >>> import torch
     >>> with torch.device("meta"):

@@ -1,10 +1,10 @@
-"""Layers of timm on native kernels: for each of its classes a subclass with the same state, which ``accelerate`` gives
-to its instances.
+"""Computes layers of timm by native kernels: each supported class has a subclass with the same state, and
+``accelerate`` changes the class of its instances to that.
 
-This module never imports timm by itself: :func:`striate.nn.swap.plan` uses what is imported already. A subclass is made
-at its first use, as an attribute of this module (``adapters.BatchNormAct2d``), so that a model of it can be pickled and
-loaded. Each computes what timm's class computes; under torch's tools by torch's operators. TorchScript compiles timm's
-``forward``.
+A subclass is made at its first use, as an attribute of this module (``adapters.BatchNormAct2d``), so that a model of it
+can be pickled and loaded. Only a look-up of such an attribute imports timm: :func:`striate.nn.swap.plan` uses what is
+imported already. Each subclass computes what timm's class computes; under torch's tools it uses torch's operators.
+TorchScript compiles timm's ``forward``.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class _Adapter:
 
 
 class _Norm(_Adapter):
-    """A norm, and the ``drop`` and ``act`` that some classes call behind it; the activation in the norm's pass where
-    nobody observes the value between them.
+    """A norm, and the ``drop`` and ``act`` that some classes call after it; the norm's pass also computes the
+    activation where nobody observes the value between them.
     """
 
     def _adapted(self: Any, x: Tensor) -> Tensor:
@@ -85,12 +85,12 @@ class _LayerNorm(_Norm):
 class _LayerNorm2d(_Norm):
     def _normalized(self: Any, x: Tensor, following: tuple[str, float] | None) -> Tensor:
         if gate.is_open(x):
-            x = x.contiguous(memory_format=torch.channels_last)  # as timm's class, for every input
+            x = x.contiguous(memory_format=torch.channels_last)  # as timm's class does for every input
         return norm_ops.layer_norm_2d(x, self.weight, self.bias, self.eps, **self._kernel_options(following))
 
 
 class _InFloat32(_Norm):
-    """For classes that compute in float32 whatever the input's type: timm's forward, unless the input is float32."""
+    """For classes that compute in float32 for any dtype: calls timm's forward unless the input is float32."""
 
     def _adapted(self: Any, x: Tensor) -> Tensor:
         y: Tensor = (
@@ -117,7 +117,7 @@ class _BatchNormAct(_Norm, _BatchNorm):
 
 
 class _Conv(_Adapter):
-    """A convolution; some classes normalize their weight filter by filter, some compute their padding at each call."""
+    """A convolution; some classes normalize the weights of each filter, some compute their padding at each call."""
 
     _channels_last = False  # see nn/conv.py
 
@@ -192,14 +192,14 @@ _MODULES = {
 
 
 def imported_classes() -> list[type]:
-    """The classes of timm that can be adapted, of those of its modules that are imported."""
+    """The classes of timm that can be adapted, in those of its modules that are imported already."""
     modules = ((name, sys.modules.get(_MODULES.get(name, "timm.layers"))) for name in _ADAPTERS)
     found = (getattr(module, name, None) for name, module in modules)
     return [kind for kind in found if isinstance(kind, type)]
 
 
 def _adapter(module: Any) -> Any:
-    """The adapter of a module that is exactly of a class of timm's or of its striate subclass; None for any other."""
+    """The adapter of a module whose class is exactly a class of timm or its striate subclass; None for any other."""
     timm_class = type(module).__dict__.get("_timm_class", type(module))
     return _ADAPTERS[timm_class.__name__] if timm_class in imported_classes() else None
 
@@ -215,7 +215,7 @@ def computes_its_weight(module: Any) -> bool:
 
 
 def pads_itself(module: Any) -> bool:
-    """Whether a convolution pads its input with zeros beside those of its ``padding``."""
+    """Whether a convolution pads its input with zeros in addition to its ``padding``."""
     return _adapter(module) in (_ConvSame, _StdConv) and bool(getattr(module, "same_pad", True))
 
 

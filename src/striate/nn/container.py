@@ -1,4 +1,4 @@
-"""Containers that call layers one after the other, and let neighbours share what :mod:`.fusion` allows."""
+"""Containers that call layers one after the other, and compute neighbours together where :mod:`.fusion` allows it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from .fusion import BATCH_NORMS, CONVOLUTIONS, NORMS, Intermediate
 
 __all__ = ["RESIDUAL", "SUM", "Intermediate", "Sequential", "container_of", "run", "torch_container_of"]
 
-RESIDUAL: Any = object()  # marks the position in a chain of layers where a shortcut branches off …
-SUM: Any = object()  # … and where it is added
+RESIDUAL: Any = object()  # marks the position in a chain of layers where a shortcut branches off
+SUM: Any = object()  # marks the position where the shortcut is added
 
 
 class Sequential(torch.nn.Sequential):
-    """``torch.nn.Sequential``, whose layers share what neighbours can (see :mod:`striate.nn.fusion`); the same results.
+    """A ``torch.nn.Sequential`` that computes neighbouring layers together where it can (see :mod:`striate.nn.fusion`),
+    with the same results.
 
-    Every layer computes what its name says: index, slice, replace or hook any of them, and the values between are
-    there. ``isinstance(model, torch.nn.Sequential)`` holds, ``type(model) is torch.nn.Sequential`` does not.
+    Every layer still computes what its class says: it can be indexed, sliced, replaced or hooked, and a hook gets the
+    values between layers. ``isinstance(model, torch.nn.Sequential)`` holds, ``type(model) is torch.nn.Sequential`` does
+    not.
 
     >>> from striate import nn
     >>> block = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
@@ -61,10 +63,11 @@ class Sequential(torch.nn.Sequential):
 
 @functools.cache
 def container_of(torch_class: type) -> type:
-    """The class by which a container of ``torch_class``, which is ``torch.nn.Sequential`` or a subclass that has its
-    ``forward``, lets its layers share as :class:`Sequential` does.
+    """Returns the class that makes a container of ``torch_class`` compute neighbouring layers together, as
+    :class:`Sequential` does.
 
-    It is a subclass of ``torch_class`` made at run time: its instances are copied and pickled as ``torch_class``.
+    torch_class: ``torch.nn.Sequential`` or a subclass that inherits its ``forward``. The result is a subclass made at
+    run time, whose instances are copied and pickled as those of ``torch_class``.
 
     >>> class Block(torch.nn.Sequential):
     ...     pass
@@ -114,8 +117,8 @@ def run(
 
     .. math:: y = act(norm(\ldots) + residual)
 
-    residual: computes what is added to the input of the last module, which in a block of a residual network is the
-    activation behind a norm; it is called where the block's code would compute it.
+    residual: computes the value that is added to the input of the last module, which in a block of a residual network
+    is the activation after a norm; it is called where the block's code would compute it.
 
     >>> from striate import nn
     >>> x = torch.ones(1, 1, 1, 1)
@@ -133,7 +136,7 @@ def run(
     while at < len(layers):
         layer = _layer_at(layers, at)
         kind = type(layer)
-        if at == len(layers):  # the last were containers without layers
+        if at == len(layers):  # only containers without layers were left
             break
         elif layer is RESIDUAL:
             residuals.append(Intermediate(x))
@@ -145,31 +148,31 @@ def run(
             x, fresh = layer(x), False
         elif kind in CONVOLUTIONS:
             weights = _weights(layer)
-            following, behind = _layer_at(layers, at + 1), None
+            following, postponed = _layer_at(layers, at + 1), None
             if type(following) in fusion.ACTIVATIONS:
-                behind = fusion.activation_behind_pool(following, _layer_at(layers, at + 2))
-            if behind is not None:  # convolution, pooling, then the activation
-                how = functools.partial(fusion.conv_and_pool, layer, layers[at + 2], behind)
+                postponed = fusion.activation_behind_pool(following, _layer_at(layers, at + 2))
+            if postponed is not None:  # convolution, pooling, then the activation
+                how = functools.partial(fusion.conv_and_pool, layer, layers[at + 2], postponed)
                 x, at = fusion.compute(tuple(layers[at : at + 3]), how, (x,), *weights, fresh=fresh), at + 2
-            else:  # the convolution, with the statistics of a batch norm behind it
+            else:  # the convolution, with the statistics of a batch norm that follows
                 measure = fusion.takes_batch_stats(following)
                 x = fusion.compute((layer,), layer._compute, (x,), *weights, measure=measure, fresh=fresh)
                 statistics = take_statistics(x) if measure else None
             fresh = False
-        elif kind in BATCH_NORMS:  # the norm, the sum behind it and the activation behind that
+        elif kind in BATCH_NORMS:  # the norm, then the sum, then the activation
             if residual is not None and _layer_at(layers, at + 1) is residual:
                 residuals.append(residual())
                 del layers[at + 1]
-            beside = _layer_at(layers, at + 1)
-            adds = beside is SUM and fusion.takes_activation(layer) and fusion.can_add(x, residuals[-1].value)
-            following = fusion.fused_activation(layer, _layer_at(layers, at + 2) if adds else beside)
+            after = _layer_at(layers, at + 1)
+            adds = after is SUM and fusion.takes_activation(layer) and fusion.can_add(x, residuals[-1].value)
+            following = fusion.fused_activation(layer, _layer_at(layers, at + 2) if adds else after)
             value, recomputable = residuals.pop() if adds else (None, False)
             fused = (layer,) if following is None else (layer, layers[at + 1 + adds])
             inputs = (x,) if value is None else (x, value)
             options = {"following": following, "statistics": statistics, "fresh": recomputable}
             x = fusion.compute(fused, layer._compute, inputs, **options)
             statistics, fresh, at = None, not adds, at + (following is not None) + adds
-        else:  # any other norm and the activation behind it
+        else:  # any other norm, then the activation
             following = fusion.fused_activation(layer, _layer_at(layers, at + 1))
             fused = (layer,) if following is None else (layer, layers[at + 1])
             x = fusion.compute(fused, layer._compute, (x,), following=following)
@@ -199,8 +202,7 @@ def _run_apart(layers: list[Any], x: Any, residual: Callable[[], Intermediate] |
 
 
 def _layer_at(layers: list[Any], at: int) -> Any:
-    """The layer at this position, None behind the last. In the list, a container is replaced by its layers.
-    """
+    """Returns the layer at this position, None after the last; replaces a container in the list by its layers."""
     while at < len(layers):
         layer = layers[at]
         if fusion.has_known_forward(layer) or (inner := _chain(layer)) is None:
@@ -209,7 +211,8 @@ def _layer_at(layers: list[Any], at: int) -> Any:
     return None
 
 
-_CHAINED: dict[type, tuple[Any, bool]] = {}  # by class: its forward, and whether the definer of that has a _chain
+# Maps a class to its forward, and whether the class that defines this forward has a _chain.
+_CHAINED: dict[type, tuple[Any, bool]] = {}
 
 
 def _chain(layer: Any) -> Iterable[Any] | None:

@@ -1,7 +1,7 @@
 """Convolution layers: drop-ins for torch.nn's, with ``"same"`` padding at any stride and padding modes for the
 transposed ones too.
 
-One class body a kind; the number of axes is all that 1d, 2d and 3d differ in.
+Each kind has one class body; its 1d, 2d and 3d classes differ only in the number of axes.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class _AnyConv:
 
 
 def _constructor(cls: Any, torch_constructor: Any) -> Callable[..., None]:
-    """A constructor with the signature of torch's that checks the arguments, and takes padding that torch's refuses."""
+    """Returns a constructor with torch's signature that checks the arguments and accepts padding that torch refuses."""
     signature = inspect.signature(torch_constructor)
 
     @functools.wraps(torch_constructor)
@@ -79,14 +79,14 @@ def _constructor(cls: Any, torch_constructor: Any) -> Callable[..., None]:
         try:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError:
-            torch_constructor(self, *args, **kwargs)  # says which argument is missing or too many
+            torch_constructor(self, *args, **kwargs)  # its error names the argument that is missing or unexpected
             raise
         bound.apply_defaults()
         given = _checked(bound.arguments, cls.dims, type(self).__name__)
         kept = {name: given[name] for name in ("stride", "padding", "padding_mode")}
         if given["padding"] == "same":
             given["stride"] = (1,) * cls.dims
-        if "output_padding" in given:  # torch's transposed convolutions take numbers of zeros only
+        if "output_padding" in given:  # torch's transposed convolutions pad with zeros only, and not by name
             given["padding_mode"] = "zeros"
             given["padding"] = (0,) * cls.dims if isinstance(given["padding"], str) else given["padding"]
         del given["self"]
@@ -97,7 +97,7 @@ def _constructor(cls: Any, torch_constructor: Any) -> Callable[..., None]:
 
 
 def _checked(arguments: dict[str, Any], dims: int, where: str) -> dict[str, Any]:
-    """The constructor's arguments, numbers as plain integers, one for each axis; raises for what no layer can have."""
+    """Returns the constructor's arguments as plain integers, one for each axis; raises for values no layer can have."""
     a = dict(arguments)
     for name, least in (("in_channels", 0), ("out_channels", 1), ("groups", 1)):
         if name not in a:  # a lazy layer's in_channels
@@ -120,7 +120,7 @@ def _checked(arguments: dict[str, Any], dims: int, where: str) -> dict[str, Any]
                 fix = f'Use "same" for {"input · stride" if "output_padding" in a else "ceil(input / stride)"} outputs.'
                 raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(a[name]), hint=fix))
             continue
-        most = 2**63 - 1 if name in ("stride", "dilation") else LARGEST  # a call refuses what is too large
+        most = 2**63 - 1 if name in ("stride", "dilation") else LARGEST  # a call checks the upper limit
         a[name] = per_axis(a[name], dims, least, name, where, most=most)
     if a["padding"] == "same" and any(a.get("output_padding", ())):
         fix = "Leave output_padding out."
@@ -143,15 +143,15 @@ class _Conv(_AnyConv):
     c runs over the in_channels / groups channels of k's group, t over the taps. It is a cross-correlation: the kernel
     is not flipped. The size of each axis is ``⌊(I + before + after - dilation·(kernel_size - 1) - 1) / stride⌋ + 1``.
 
-    Arguments as in ``torch.nn``, and ``padding="same"`` at any stride: as much padding as makes ``⌈I / stride⌉``
-    outputs, an odd one behind. ``padding_mode`` says what stands in the padding, also in that of ``"same"``: "zeros",
-    "reflect", "replicate" or "circular".
+    Arguments as in ``torch.nn``, and ``padding="same"`` at any stride: as much padding as gives ``⌈I / stride⌉``
+    outputs, with the extra value of an odd total at the end. ``padding_mode`` chooses the values of the padding, of
+    ``"same"`` too: "zeros", "reflect", "replicate" or "circular".
 
     Shapes: x (N, in_channels, {letters}) or (in_channels, {letters}); y (N, out_channels, {letters}) or without N;
     weight (out_channels, in_channels / groups, *kernel_size), bias (out_channels,).
 
     Cost: ``out_channels · (in_channels / groups · taps + 1)`` parameters; ``in_channels / groups · taps`` MACs
-    (multiply-adds) an output, those with padding counted.
+    (multiply-adds) per output, those on padding included.
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no convolution can have.
 
@@ -182,7 +182,7 @@ class _Conv(_AnyConv):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if torch.jit.is_scripting():
-            if isinstance(self.padding, str):  # an if of its own, which TorchScript decides while it compiles
+            if isinstance(self.padding, str):  # a separate if, which TorchScript resolves at compile time
                 same = self.padding == "same" and max(self.stride) > 1
                 if same:
                     margins = scripted.same(input, self.kernel_size, self.stride, self.dilation)
@@ -196,8 +196,8 @@ class _Conv(_AnyConv):
     def _compute(
         self: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *, measure: bool = False, fresh: bool = False
     ) -> Tensor:
-        """For a container: ``measure`` and ``fresh``, the ``emit_batch_stats`` and ``rematerialize`` of
-        :func:`striate.ops.conv.conv`.
+        """Computes the convolution; ``measure`` and ``fresh``, which a container sets, are the ``emit_batch_stats`` and
+        ``rematerialize`` of :func:`striate.ops.conv.conv`.
         """
         rest = (self.stride, self.padding, self.dilation, self.groups)
         if self.padding_mode != "zeros":
@@ -212,18 +212,18 @@ class _ConvTranspose(_AnyConv):
     .. math:: y[n, k, i] = b[k] + Σ_{(o, t): o·stride + t·dilation - before = i} Σ_c x[n, c, o] · w[c, k, t]
 
     c runs over the in_channels / groups channels of k's group. The size of each axis is ``(I - 1)·stride - 2·padding +
-    dilation·(kernel_size - 1) + 1 + output_padding``: the same arguments bring a convolution of y to x's size.
+    dilation·(kernel_size - 1) + 1 + output_padding``: a convolution of y with the same arguments has x's size.
 
     Arguments as in ``torch.nn``, and ``padding="same"``: the output has ``I · stride`` values; ``"valid"``: no padding.
     ``padding_mode`` other than "zeros" gives the adjoint of a convolution with that mode: values that fall into the
-    padding are not dropped but added to the outputs that the padding repeats, those at the other end with "circular".
-    ``forward(x, output_size)`` chooses among the sizes that such a convolution brings to x's.
+    padding are not dropped but added to the outputs that the padding repeats, with "circular" those at the other end.
+    ``forward(x, output_size)`` chooses one of the sizes that such a convolution maps to x's size.
 
     Shapes: x (N, in_channels, {letters}) or (in_channels, {letters}); y (N, out_channels, {letters}) or without N;
     weight (in_channels, out_channels / groups, *kernel_size), bias (out_channels,).
 
     Cost: ``in_channels · out_channels / groups · taps + out_channels`` parameters; ``out_channels / groups · taps``
-    MACs (multiply-adds) an input.
+    MACs (multiply-adds) per input.
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no transposed convolution can have.
 
@@ -239,7 +239,7 @@ class _ConvTranspose(_AnyConv):
     >>> back.load_state_dict(conv.state_dict())
     <All keys matched successfully>
     >>> x, y = torch.randn(2, 1, *[5] * {dims})
-    >>> torch.allclose((conv(x) * y).sum(), (x * back(y)).sum(), atol=1e-4)  # what an adjoint is
+    >>> torch.allclose((conv(x) * y).sum(), (x * back(y)).sum(), atol=1e-4)  # by definition of the adjoint
     True
     """
 
@@ -289,7 +289,7 @@ class _ConvTranspose(_AnyConv):
 
 
 class _Lazy:
-    """A layer that takes in_channels from its first input and becomes ``cls_to_become`` then."""
+    """A layer that takes in_channels from its first input and then changes its class to ``cls_to_become``."""
 
     def initialize_parameters(self: Any, input: Tensor, *args: Any, **kwargs: Any) -> None:
         if self.has_uninitialized_params():
@@ -313,7 +313,7 @@ class _Lazy:
             )
             raise ShapeError(build(where, expects, tuple(input.shape), hint=fix))
         channels: int = input.shape[-dims - 1]
-        if channels == 0:  # torch's would leave the bias uninitialized
+        if channels == 0:  # torch would leave the bias uninitialized
             raise ShapeError(
                 build(where, "x of at least one channel", tuple(input.shape), hint="Give the first input channels.")
             )
@@ -323,9 +323,9 @@ class _Lazy:
 class _LazyConv(_Lazy, _Conv):
     documentation = """:class:`Conv{dims}d` that takes ``in_channels`` from its first input, and is one from then on.
 
-    Arguments as in ``torch.nn``, and what :class:`Conv{dims}d` takes besides.
+    Arguments as in ``torch.nn``, with the extensions of :class:`Conv{dims}d`.
 
-    Raises as :class:`Conv{dims}d` does, and ArgumentError where ``groups`` do not divide the channels.
+    Raises as :class:`Conv{dims}d` does, and ArgumentError where ``groups`` does not divide the channels.
 
     >>> from striate import nn
     >>> layer = nn.LazyConv{dims}d(8, 3, stride=2, padding="same")
@@ -339,9 +339,9 @@ class _LazyConvTranspose(_Lazy, _ConvTranspose):
     documentation = """:class:`ConvTranspose{dims}d` that takes ``in_channels`` from its first input, and is one from
     then on.
 
-    Arguments as in ``torch.nn``, and what :class:`ConvTranspose{dims}d` takes besides.
+    Arguments as in ``torch.nn``, with the extensions of :class:`ConvTranspose{dims}d`.
 
-    Raises as :class:`ConvTranspose{dims}d` does, and ArgumentError where ``groups`` do not divide the channels.
+    Raises as :class:`ConvTranspose{dims}d` does, and ArgumentError where ``groups`` does not divide the channels.
 
     >>> from striate import nn
     >>> layer = nn.LazyConvTranspose{dims}d(8, 3, stride=2, padding="same")

@@ -1,4 +1,4 @@
-"""A drop-in for ``torch.nn.functional``: every public name of it, and striate's own functions with the same signatures.
+"""A drop-in for ``torch.nn.functional``: has all its public names, some of them striate's, with the same signatures.
 
 >>> import torch
 >>> max_pool2d(torch.arange(16.0).view(1, 1, 4, 4), 2).flatten()
@@ -18,7 +18,7 @@ from ..ops import conv as _conv
 from ..ops import pool as _pool
 from ..ops.local_response import local_response_norm as local_response_norm
 
-# their signatures are torch's already
+# These functions have torch's signatures already.
 from ..ops.norm import batch_norm as batch_norm
 from ..ops.norm import group_norm as group_norm
 from ..ops.norm import instance_norm as instance_norm

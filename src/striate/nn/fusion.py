@@ -1,11 +1,11 @@
-"""What neighbouring layers share at a call: which layers may be computed together, and by whom a call is observed.
+"""Decides at each call which neighbouring layers of a container may be computed together.
 
-A convolution measures the statistics of the batch norm behind it while it writes its output. A norm computes the
-activation behind it, and the sum with a shortcut, in its own pass. An activation between a convolution and a max
-pooling is computed behind the pooling, on fewer values. A convolution recomputes a norm's output in backward in place
-of keeping it. All of that holds only for a value that nobody else can see or change, so :mod:`.container`, which calls
-both neighbours, asks the functions here at each call, about the layers as they are then. A layer that has a hook, a
-``forward`` of its own or another class is called as any module, and its output is kept.
+A convolution measures the statistics of the batch norm that follows it while it writes its output. A norm computes the
+activation that follows it, and the sum with a shortcut, in its own pass. An activation between a convolution and a max
+pooling is computed after the pooling, on fewer values. A convolution recomputes a norm's output in backward instead of
+saving it. All of that is correct only for a value that nobody else can see or change, so :mod:`.container`, which calls
+both neighbours, asks the functions here at each call, for the state that the layers then have. A layer that has a
+hook, a ``forward`` of its own or another class is called like any module, and its output is saved.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Module = torch.nn.Module
 
 
 def _layer_classes(family: Any) -> set[Any]:
-    """The public classes of a module of layers, without the lazy ones, which become others at their first call."""
+    """Returns the public classes of a module of layers, without lazy ones, whose class changes at the first call."""
     public = (getattr(family, name) for name in family.__all__ if not name.startswith("Lazy"))
     return {value for value in public if isinstance(value, type)}
 
@@ -53,15 +53,16 @@ BATCH_NORMS: set[Any] = {norm.BatchNorm1d, norm.BatchNorm2d, norm.BatchNorm3d, n
 NORMS = _layer_classes(norm) - {norm.AdaIN, norm.NoisyBatchNorm2d, norm.LocalResponseNorm}
 MAX_POOLS: set[Any] = {pool.MaxPool1d, pool.MaxPool2d, pool.MaxPool3d}
 # The activations that a norm computes in its own pass, and whether each commutes with a maximum, gradients included:
-# ReLU and ReLU6 never fall, and where they give different inputs the same value their gradient is 0, so it does not
-# matter which of them the window picks. A leaky ReLU gives different inputs the same value by rounding, too.
+# ReLU and ReLU6 are monotonic, and where they map different inputs to one value the gradient is 0, so it does not
+# matter which of these inputs the window picks. A leaky ReLU also maps different inputs to one value by rounding, where
+# its gradient is not 0.
 ACTIVATIONS: dict[Any, tuple[str, bool]] = {
     torch.nn.ReLU: ("relu", True),
     torch.nn.ReLU6: ("relu6", True),
     torch.nn.LeakyReLU: ("leaky_relu", False),
 }
 MODULE_CALL = Module.__call__
-# By class: the functions that a call of its instances goes through, forward and for convolutions _conv_forward.
+# Maps each class to the functions that a call of an instance runs: forward and, for convolutions, _conv_forward.
 KNOWN_FORWARDS: dict[Any, tuple[Any, Any]] = {
     kind: (kind.forward, getattr(kind, "_conv_forward", None))
     for kind in CONVOLUTIONS | NORMS | MAX_POOLS | ACTIVATIONS.keys()
@@ -72,14 +73,15 @@ class Intermediate(NamedTuple):
     """A value on its way from one layer to the next."""
 
     value: Any
-    fresh: bool = False  # a norm made it and only the next layer can see it, so that it may be recomputed in backward
+    fresh: bool = False  # a norm computed it and only the next layer can see it: it may be recomputed in backward
 
 
 class ObservedForward:
-    """Stands in place of a module's ``forward`` for a tool that observes calls; neighbours go on sharing, and a call
-    that computes several modules is reported as one.
+    """Replaces a module's ``forward`` for a tool that observes calls.
 
-    call: gets the modules, the function that computes them, and its arguments.
+    Neighbouring layers are still computed together, and a call that computes several modules is reported once.
+
+    call: receives the modules, the function that computes them, and its positional and keyword arguments.
 
     >>> layer, seen = torch.nn.ReLU(), []
     >>> def call(modules, compute, args, kwargs):
@@ -99,7 +101,7 @@ class ObservedForward:
 
 
 def has_known_forward(module: Any) -> bool:
-    """Whether the module's class is one of those that share with their neighbours.
+    """Whether the module's class is one of those that can be computed together with their neighbours.
 
     >>> has_known_forward(torch.nn.ReLU()), has_known_forward(torch.nn.Tanh())
     (True, False)
@@ -117,12 +119,12 @@ def is_plain(module: Any) -> bool:
     """
     own = module.__dict__
     hooks = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
-    # an instance may have these in place of its class's, the last by compile()
+    # an instance may override these attributes of its class; compile() sets _compiled_call_impl
     if hooks or "_conv_forward" in own or "_compiled_call_impl" in own:
         return False
     kind = type(module)
     known, known_conv = KNOWN_FORWARDS.get(kind, (None, None))
-    # somebody gave the class another forward
+    # the class's forward or __call__ was replaced
     if known is not None and (kind.forward is not known or kind.__call__ is not MODULE_CALL):
         return False
     if known_conv is not None and kind._conv_forward is not known_conv:
@@ -132,14 +134,14 @@ def is_plain(module: Any) -> bool:
 
 
 def calls_are_observed() -> bool:
-    """Whether somebody observes the calls of all modules: by a global hook, or by another ``Module.__call__``."""
+    """Whether the calls of all modules are observed, by a global hook or a replaced ``Module.__call__``."""
     return Module.__call__ is not MODULE_CALL or _torch.has_global_hooks()
 
 
 def compute(
     modules: tuple[Any, ...], how: Callable[..., Any], inputs: tuple[Any, ...], *weights: Any, **options: Any
 ) -> Any:
-    """Computes the modules, one after the other, from these inputs by ``how``, and reports the call to who observes it.
+    """Computes the modules, one after the other, by calling ``how``, and reports the call to its observer, if any.
 
     >>> compute((torch.nn.ReLU(),), torch.relu, (torch.tensor(-1.0),))
     tensor(0.)
@@ -151,29 +153,29 @@ def compute(
 
 
 def conv_and_pool(convolution: Any, layer: Any, activation: tuple[str, float], *inputs: Any, fresh: bool) -> Any:
-    """Computes a convolution, the pooling behind it and then the activation that stands between them: there are fewer
-    values behind the pooling.
+    """Computes a convolution, the pooling that follows, and then the activation that stands between them, because the
+    pooling leaves fewer values.
     """
     return norm_ops.activated(layer._compute(convolution._compute(*inputs, fresh=fresh)), *activation)
 
 
 def takes_batch_stats(layer: Any) -> bool:
-    """Whether the layer is a batch norm that measures each batch by itself, and nobody observes its input: then the
-    convolution before it may measure its output for it.
+    """Whether the convolution before the layer may measure its statistics: the layer is a batch norm that normalizes
+    each batch with that batch's own statistics, and nobody observes its input.
     """
     measures = type(layer) in BATCH_NORMS and (layer.training or layer.running_mean is None)
     return measures and not layer.frozen and layer.whole_batch is None and is_plain(layer)
 
 
 def takes_activation(layer: Any) -> bool:
-    """Whether a norm's kernel may compute an activation or a sum behind it: it computes no activation yet, and the
-    statistics are not those of several batches.
+    """Whether a norm's kernel may also compute the activation or sum that follows: it computes no activation yet, and
+    its statistics are not those of several batches together.
     """
     return layer.activation is None and getattr(layer, "whole_batch", None) is None
 
 
 def fused_activation(layer: Any, following: Any) -> tuple[str, float] | None:
-    """The activation ``following`` a norm, its name and slope, if the norm can compute it in its own pass."""
+    """The name and slope of the activation ``following`` a norm, if the norm can compute it in its own pass."""
     return activation_of(following) if takes_activation(layer) else None
 
 
@@ -188,10 +190,10 @@ def activation_of(module: Any) -> tuple[str, float] | None:
 
 
 def activation_behind_pool(activation: Any, layer: Any) -> tuple[str, float] | None:
-    """The activation, if it can as well be computed behind the max pooling ``layer`` that follows it: nobody else sees
-    its value, and the two commute.
+    """The activation's name and slope, if it may be computed after the max pooling ``layer`` that follows it: nobody
+    else sees its value, and the two commute.
 
-    A dilated window may cover padding alone, whose maximum is -inf.
+    Dilated poolings are excluded: a dilated window may cover padding alone, whose maximum is -inf.
     """
     name, commutes = ACTIVATIONS.get(type(activation), (None, False))
     if name is None or not commutes or type(layer) not in MAX_POOLS or layer.return_indices or not is_plain(activation):
@@ -201,5 +203,5 @@ def activation_behind_pool(activation: Any, layer: Any) -> tuple[str, float] | N
 
 
 def can_add(x: Any, residual: Any) -> bool:
-    """Whether a norm of ``x`` can add the residual in its own pass; torch's sum takes other shapes and types too."""
+    """Whether a norm of ``x`` can add the residual in its own pass; only torch's sum broadcasts and mixes dtypes."""
     return type(x) is Tensor and type(residual) is Tensor and residual.shape == x.shape and residual.dtype is x.dtype

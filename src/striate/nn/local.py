@@ -27,20 +27,22 @@ class _LocallyConnected(Namesake, torch.nn.Module):
         dims: int
         bias: torch.nn.Parameter | None
     recorded_as = "locally_connected"  # recordings contain one operation of this name instead of the layer's operations
-    documentation = """A convolution over {axes} whose every output position has weights of its own.
+    documentation = """A convolution over {axes} with separate weights for each output position.
 
     .. math:: y[n, k, o] = b[k, o] + Σ_c Σ_t x[n, c, o · stride + t · dilation - before] · w[k, c, o, t]
 
-    input_size: the size of x's last axes, one number for all or one for each; it determines the output's size, and so
-    the weight's. padding: numbers, ``"same"`` (``⌈I / stride⌉`` outputs, an odd one behind) or ``"valid"``.
+    input_size: the size of x's last axes, one number for all or one for each; it determines the size of the output and
+    of the weight. padding: numbers, ``"valid"`` or ``"same"`` (for ``⌈I / stride⌉`` outputs, with the extra value of an
+    odd total at the end).
 
-    Shapes: x (N, in_channels, {letters}) or (in_channels, {letters}); y alike, channels_last where x is; weight
-    (out_channels, in_channels, \\*output, \\*kernel_size); bias (out_channels, \\*output). Both start uniform within
-    ``1 / √(in_channels · taps)``, as a convolution's.
+    Shapes: x (N, in_channels, {letters}) or (in_channels, {letters}); y likewise, channels_last where x is; weight
+    (out_channels, in_channels, \\*output, \\*kernel_size); bias (out_channels, \\*output). Both are initialized from
+    U(±1 / √(in_channels · taps)), as in a convolution.
 
-    Cost: out_channels·|output|·(in_channels·taps + 1) parameters; out_channels·|output|·in_channels·taps MACs a sample.
+    Cost: out_channels·|output|·(in_channels·taps + 1) parameters; out_channels·|output|·in_channels·taps MACs per
+    sample.
 
-    Raises ArgumentError, ArgumentTypeError or ShapeError for arguments no window can have and inputs of another size.
+    Raises ArgumentError, ArgumentTypeError or ShapeError for impossible windows and for inputs of another size.
 
     Source: Gregor, LeCun, *Emergence of complex-like cells in a temporal product network with local receptive fields*,
     2010.
@@ -77,13 +79,13 @@ class _LocallyConnected(Namesake, torch.nn.Module):
             whole(value, what, where) for what, value in (("in_channels", in_channels), ("out_channels", out_channels))
         )
         self.input_size = per_axis(input_size, self.dims, 1, "input_size", where)
-        plan = ops.resolve(
+        geometry = ops.resolve(
             self.input_size, kernel_size, stride, padding, dilation, where, (self.in_channels, *self.input_size)
         )
-        self.kernel_size, self.output_size = plan.window.size, plan.window.output
-        self.stride, self.padding, self.dilation = plan.stride, plan.padding, plan.dilation
-        # as torch.nn.functional.pad's
-        self.margins = [n for axis in reversed(plan.window.axes) for n in (axis.before, axis.after)]
+        self.kernel_size, self.output_size = geometry.window.size, geometry.window.output
+        self.stride, self.padding, self.dilation = geometry.stride, geometry.padding, geometry.dilation
+        # in the order of torch.nn.functional.pad
+        self.margins = [n for axis in reversed(geometry.window.axes) for n in (axis.before, axis.after)]
         shape = (self.out_channels, self.in_channels, *self.output_size, *self.kernel_size)
         if prod(shape) > 2**40:
             hint = "Choose a larger stride, fewer channels, or a convolution, which shares them."
@@ -95,22 +97,22 @@ class _LocallyConnected(Namesake, torch.nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws new random weight and bias."""
+        """Initializes weight and bias with new random values."""
         bound = 1 / sqrt(self.in_channels * prod(self.kernel_size))
         for p in self.parameters(recurse=False):
             torch.nn.init.uniform_(p, -bound, bound)
 
     def _as_torch(self, input: Tensor) -> Tensor:
         dims = self.weight.dim() // 2 - 1
-        seen = input if input.dim() > dims + 1 else input.unsqueeze(0)
-        seen, axis = F.pad(seen, self.margins), 2
-        # TorchScript has no strict
+        taps = input if input.dim() > dims + 1 else input.unsqueeze(0)
+        taps, axis = F.pad(taps, self.margins), 2
+        # TorchScript's zip has no strict
         for size, stride, dilation in zip(self.kernel_size, self.stride, self.dilation):  # noqa: B905
-            seen = seen.unfold(axis, (size - 1) * dilation + 1, stride)[..., ::dilation]
+            taps = taps.unfold(axis, (size - 1) * dilation + 1, stride)[..., ::dilation]
             axis += 1
-        # (rows, C, positions, taps)
-        seen, weight = seen.flatten(2, dims + 1).flatten(3), self.weight.flatten(2, dims + 1).flatten(3)
-        y = torch.bmm(seen.permute(2, 0, 1, 3).flatten(2), weight.permute(2, 1, 3, 0).flatten(1, 2)).permute(1, 2, 0)
+        # (N or out_channels, C, positions, taps)
+        taps, weight = taps.flatten(2, dims + 1).flatten(3), self.weight.flatten(2, dims + 1).flatten(3)
+        y = torch.bmm(taps.permute(2, 0, 1, 3).flatten(2), weight.permute(2, 1, 3, 0).flatten(1, 2)).permute(1, 2, 0)
         y = y.reshape(list(y.shape[:2]) + list(self.weight.shape[2 : 2 + dims]))
         if self.bias is not None:
             y = y + self.bias

@@ -1,10 +1,10 @@
-"""How a striate layer is its ``torch.nn`` namesake to TorchScript, which compiles the source of ``forward``.
+"""Lets TorchScript, which compiles the source of ``forward``, compile a striate layer as its ``torch.nn`` namesake.
 
 The ``forward`` of a layer has two branches. TorchScript compiles the first, ``_scripted``, which is the namesake's own
 ``forward`` under the name ``_as_torch`` unless the layer computes more. TorchScript skips the second, ``_compute``,
-which asks the gate (:mod:`striate.ops.gate`) whether a native kernel may run. A layer with padding that its namesake
-does not have compiles the functions of :mod:`.scripted`. So a scripted model keeps its layers: nothing is swapped for
-it.
+which asks the gate (:mod:`striate.ops.gate`) whether a native kernel may run. For padding that the namesake does not
+have, TorchScript compiles the functions of :mod:`.scripted`. So a model is scripted with striate's layers in it, and
+none of them has to be swapped first.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def as_torch(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def recorded(layer: Any, compute: Callable[..., Any], *inputs: Any) -> Any:
-    """Computes ``layer`` for inputs that are no tensors: under ``torch.fx`` the tracer records it as one node, as it
-    does torch's layers.
+    """Computes ``layer`` for inputs that are not tensors; the tracer of ``torch.fx`` records it as one node, as it does
+    torch's layers.
 
-    The traced graph then calls the layer, so that its state and kernels stay. The root of the trace has no name in the
-    graph: then ``compute`` is traced, as it is called for any other input.
+    The traced graph then calls the layer, with its state and kernels. A layer that is the root of the trace has no name
+    in the graph: then the operations of ``compute`` are traced. For inputs other than proxies ``compute`` is called.
 
     >>> from striate import nn
     >>> [node.op for node in fx.symbolic_trace(torch.nn.Sequential(nn.MaxPool2d(2))).graph.nodes]
@@ -59,7 +59,8 @@ def recorded(layer: Any, compute: Callable[..., Any], *inputs: Any) -> Any:
 class Namesake:
     """Gives a layer of one input its ``forward``.
 
-    The class behind it in the bases is the namesake; ``_compute``, by the layer, calls striate's operation.
+    The namesake is the class of torch that follows among the bases. The layer defines ``_compute``, which calls
+    striate's operation.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -69,7 +70,7 @@ class Namesake:
         if torch_forward is not None:
             cls._as_torch = as_torch(torch_forward)  # type: ignore[method-assign]
 
-    if TYPE_CHECKING:  # TorchScript reads annotations and comments about types: there are none in what it compiles
+    if TYPE_CHECKING:  # TorchScript reads annotations and type comments, so the methods it compiles have none of these
 
         def _as_torch(self, *args: Any, **kwargs: Any) -> Any: ...
 

@@ -1,6 +1,6 @@
 """Pooling layers: drop-ins for torch.nn's, with ``padding="same"``, and global pooling.
 
-One class body a kind; the number of axes is all that 1d, 2d and 3d differ in.
+Each kind has one class body; its 1d, 2d and 3d classes differ only in the number of axes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Pool(Namesake):
         super().__init_subclass__()
         if dims:
             cls.dims = dims
-            cls.__constants__ = [*cls.__constants__, "dims"]  # of TorchScript
+            cls.__constants__ = [*cls.__constants__, "dims"]  # for TorchScript
             cls.__doc__ = for_axes(cls.documentation, dims)
 
 
@@ -46,16 +46,17 @@ class _Max(_Pool):
     .. math:: y[n, c, o] = \\max_t x[n, c, o · stride + t · dilation - before]
 
     The size of each axis is ``⌊(I + before + after - dilation·(kernel_size - 1) - 1) / stride⌋ + 1``, rounded up with
-    ``ceil_mode``. NaN wins; among equals the first in row-major order gives the index and takes the gradient.
+    ``ceil_mode``. The maximum of a window with a NaN is NaN; among equal maxima the first in row-major order gives the
+    index and receives the gradient.
 
-    Arguments as in ``torch.nn``, and ``padding="same"``: as much padding as makes ``⌈I / stride⌉`` outputs, an odd one
-    behind.
+    Arguments as in ``torch.nn``, and ``padding="same"``: as much padding as gives ``⌈I / stride⌉`` outputs, with the
+    extra value of an odd total at the end.
 
-    Shapes: x (N, C, {letters}) or (C, {letters}); y alike. With ``return_indices`` also each maximum's position in its
-    plane.
+    Shapes: x (N, C, {letters}) or (C, {letters}); y likewise. With ``return_indices`` the position of each maximum in
+    its channel is returned as well.
 
-    Kept for backward: one byte an output where the window has at most 256 taps (torch: the input and 8 bytes an
-    output).
+    Memory saved for backward: one byte per output where the window has at most 256 taps (torch saves the input and 8
+    bytes per output).
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no window can have.
 
@@ -98,13 +99,13 @@ class _Avg(_Pool):
 
     .. math:: y[n, c, o] = \\frac{1}{divisor} \\sum_t x[n, c, o · stride + t - before]
 
-    The divisor is the number of taps inside the input and its padding; with ``count_include_pad=False`` inside the
-    input alone; or ``divisor_override``.
+    The divisor is the number of taps inside the input and its padding; with ``count_include_pad=False`` of those inside
+    the input alone; or ``divisor_override``.
 
-    Arguments as in ``torch.nn``, and ``padding="same"``: as much padding as makes ``⌈I / stride⌉`` outputs, an odd one
-    behind.
+    Arguments as in ``torch.nn``, and ``padding="same"``: as much padding as gives ``⌈I / stride⌉`` outputs, with the
+    extra value of an odd total at the end.
 
-    Shapes: x (N, C, {letters}) or (C, {letters}); y alike.
+    Shapes: x (N, C, {letters}) or (C, {letters}); y likewise.
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no window can have.
 
@@ -145,9 +146,9 @@ class _AdaptiveMax(_Pool):
 
     .. math:: y[n, c, o] = \\max x[n, c, ⌊oI/O⌋ … ⌈(o+1)I/O⌉ - 1]
 
-    ``None`` in ``output_size`` keeps an axis as it is. Shapes: x (N, C, {letters}) or (C, {letters}); y alike.
+    ``None`` in ``output_size`` keeps an axis as it is. Shapes: x (N, C, {letters}) or (C, {letters}); y likewise.
 
-    Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for sizes that cannot be.
+    Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for impossible sizes.
 
     Source: torch.nn.
 
@@ -167,9 +168,9 @@ class _AdaptiveAvg(_Pool):
 
     .. math:: y[n, c, o] = \\operatorname{mean} x[n, c, ⌊oI/O⌋ … ⌈(o+1)I/O⌉ - 1]
 
-    ``None`` in ``output_size`` keeps an axis as it is. Shapes: x (N, C, {letters}) or (C, {letters}); y alike.
+    ``None`` in ``output_size`` keeps an axis as it is. Shapes: x (N, C, {letters}) or (C, {letters}); y likewise.
 
-    Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for sizes that cannot be.
+    Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for impossible sizes.
 
     Source: torch.nn.
 
@@ -194,7 +195,7 @@ class _Global(_Pool, torch.nn.Module):
 
 
 class _GlobalMax(_Global):
-    documentation = """Maximum over all of {axes}: one value a channel.
+    documentation = """Maximum over all of {axes}: one value per channel.
 
     .. math:: y[n, c] = \\max_i x[n, c, i]
 
@@ -221,7 +222,7 @@ class _GlobalMax(_Global):
 
 
 class _GlobalAvg(_Global):
-    documentation = """Mean over all of {axes}: one value a channel.
+    documentation = """Mean over all of {axes}: one value per channel.
 
     .. math:: y[n, c] = \\frac{1}{|I|} \\sum_i x[n, c, i]
 
@@ -268,9 +269,9 @@ class AvgPool1d(_Avg, torch.nn.AvgPool1d, dims=1):
         ceil_mode: bool = False,
         count_include_pad: bool = True,
     ) -> None:
-        word = isinstance(padding, str)  # which torch's constructor would take for a list of letters
-        super().__init__(kernel_size, stride, 0 if word else padding, ceil_mode, count_include_pad)
-        if word:
+        is_name = isinstance(padding, str)  # torch's constructor would split it into letters
+        super().__init__(kernel_size, stride, 0 if is_name else padding, ceil_mode, count_include_pad)
+        if is_name:
             self.padding = padding
 
 

@@ -1,9 +1,9 @@
-"""Layers with padding that ``torch.nn`` does not have, as TorchScript compiles them: by torch's operators, for any
-number of axes.
+"""What TorchScript compiles for layers with padding that ``torch.nn`` does not have: functions that call torch's
+operators, for any number of axes.
 
 The padding is ``"same"`` with a stride, in pooling, or in a transposed convolution, and every padding mode of a
-transposed convolution. The functions are written in the part of Python that TorchScript compiles; sizes are lists with
-one number for each axis.
+transposed convolution. The functions are written in the subset of Python that TorchScript compiles; sizes are lists
+with one number for each axis.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def conv(
     groups: int,
     mode: str,
 ) -> Tensor:
-    """A convolution of ``x`` padded by ``margins``, in the order of ``torch.nn.functional.pad``, by a padding mode.
+    """A convolution of ``x`` after padding by ``margins``, in the order of ``torch.nn.functional.pad``, with a mode.
 
     >>> conv(torch.ones(1, 1, 4), torch.ones(1, 1, 3), None, [1, 1], [1], [1], 1, "zeros")
     tensor([[[2., 3., 3., 2.]]])
@@ -77,9 +77,9 @@ def conv_transpose(
     tail: list[int] = []
     for axis in range(dims):
         inputs, step = x.shape[axis - dims], stride[axis]
-        reach = dilation[axis] * (weight.shape[2 + axis] - 1) + 1
-        spread = (inputs - 1) * step + reach
-        outputs = inputs * step if padding is None else spread - 2 * padding[axis] + output_padding[axis]
+        extent = dilation[axis] * (weight.shape[2 + axis] - 1) + 1
+        unpadded = (inputs - 1) * step + extent
+        outputs = inputs * step if padding is None else unpadded - 2 * padding[axis] + output_padding[axis]
         if output_size is not None:
             outputs = output_size[len(output_size) - dims + axis]
         if padding is None:
@@ -88,7 +88,7 @@ def conv_transpose(
             p, q = padding[axis], padding[axis]
         before.append(p)
         after.append(q)
-        tail.append(outputs + p + q - spread)
+        tail.append(outputs + p + q - unpadded)
     batch = x if x.dim() == weight.dim() else x.unsqueeze(0)
     y = torch.convolution(batch, weight, None, stride, [0] * dims, dilation, True, tail, groups)
     y = folded(y, before, after, mode)
@@ -100,7 +100,7 @@ def conv_transpose(
 def max_pool(
     x: Tensor, size: list[int], stride: list[int], padding: str, dilation: list[int], ceil_mode: bool
 ) -> tuple[Tensor, Tensor]:
-    """Maxima with padding "same" or "valid", and the index of each in its plane.
+    """Maxima with padding "same" or "valid", and the index of each in its channel.
 
     >>> max_pool(torch.tensor([[1.0, 3, 2]]), [2], [2], "same", [1], False)
     (tensor([[3., 2.]]), tensor([[1, 2]]))
@@ -110,19 +110,19 @@ def max_pool(
     padded = F.pad(x, margins, "constant", -float("inf"))
     none = [0] * dims
     if dims == 1:
-        y, at = F.max_pool1d_with_indices(padded, size, stride, none, dilation, ceil_mode)
+        y, position = F.max_pool1d_with_indices(padded, size, stride, none, dilation, ceil_mode)
     elif dims == 2:
-        y, at = F.max_pool2d_with_indices(padded, size, stride, none, dilation, ceil_mode)
+        y, position = F.max_pool2d_with_indices(padded, size, stride, none, dilation, ceil_mode)
     else:
-        y, at = F.max_pool3d_with_indices(padded, size, stride, none, dilation, ceil_mode)
-    index = torch.zeros_like(at)
-    apart = 1
-    for axis in range(dims):  # from the last on
-        wide = padded.shape[-1 - axis]
-        c = at % wide - margins[2 * axis]
+        y, position = F.max_pool3d_with_indices(padded, size, stride, none, dilation, ceil_mode)
+    index = torch.zeros_like(position)
+    pitch = 1  # distance in x of neighbours on the axis
+    for axis in range(dims):  # from the last axis to the first
+        width = padded.shape[-1 - axis]
+        c = position % width - margins[2 * axis]
         # a window whose values are all -inf gives its first tap inside x
-        index = index + torch.where(c < 0, c % dilation[-1 - axis], c) * apart
-        at, apart = at // wide, apart * x.shape[-1 - axis]
+        index = index + torch.where(c < 0, c % dilation[-1 - axis], c) * pitch
+        position, pitch = position // width, pitch * x.shape[-1 - axis]
     return y, index
 
 
@@ -152,7 +152,7 @@ def avg_pool(
 
 def _means(x: Tensor, size: list[int], stride: list[int], ceil_mode: bool, divisor_override: int | None) -> Tensor:
     none = [0] * len(size)
-    if len(size) == 1:  # torch's has no divisor_override
+    if len(size) == 1:  # torch's function has no divisor_override
         return F.avg_pool1d(x, size, stride, none, ceil_mode)
     elif len(size) == 2:
         return F.avg_pool2d(x, size, stride, none, ceil_mode, True, divisor_override)

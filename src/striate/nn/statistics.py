@@ -1,4 +1,4 @@
-"""Batch norm whose statistics are those of a whole batch, though the batch passes in parts."""
+"""Batch norm with the statistics of a whole batch that passes through the model in parts."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class _Measured(Exception):
 
 
 class _WholeBatch:
-    """The statistics that the layers of one model have measured; a layer calls :meth:`forward` in place of measuring by
-    itself.
+    """The statistics that the layers of one model have measured; a layer calls :meth:`forward` instead of normalizing
+    by itself.
     """
 
     def __init__(self, model: torch.nn.Module, stop: bool) -> None:
@@ -62,7 +62,7 @@ class _WholeBatch:
         return sync_batch_norm.normalize_with(moments, lambda sums: sums / count, *arguments)
 
     def learn(self) -> bool:
-        """Publishes what one round of passes has measured; returns False if there was nothing new."""
+        """Adds the statistics that a round of passes has measured to the known ones; returns whether any were new."""
         new = {layer: moments for layer, moments in self.moments.items() if layer not in self.known}
         self.known |= new
         return bool(new)
@@ -72,27 +72,27 @@ class _WholeBatch:
 def whole_batch_statistics(
     model: torch.nn.Module, parts: Iterable[Any], *, layer_by_layer: bool = True
 ) -> Iterator[None]:
-    """Inside, every batch norm of ``model`` in training normalizes with the statistics of all ``parts`` together.
+    """In this context every batch norm of ``model`` in training normalizes with the statistics of all ``parts``.
 
-    For gradient accumulation: a batch too large for memory passes in k parts, and batch norm sees it whole (pytorch
-    issue 46516). On entry the parts pass through the model without gradients, and each layer merges its moments over
-    them; inside, give the model the same parts again, with gradients. The running statistics take one step, for the
-    whole batch.
+    It is meant for gradient accumulation: a batch too large for memory passes in k parts, and batch norm normalizes
+    them as one batch (pytorch issue 46516). On entry the parts pass through the model without gradients, and each layer
+    merges its moments over them; in the context, call the model with the same parts again, with gradients. The running
+    statistics take one step, for the whole batch.
 
     Exact: statistics, outputs and running statistics are those of one pass of the whole batch, up to rounding. With
     ``layer_by_layer`` that holds in networks of any depth: a layer's input is right only when the statistics of the
     layers before it are known, so a model of L batch norms costs about L/2 forward passes more. Without it there is one
-    such pass: only layers that depend on no other batch norm are exact, the others were measured behind layers that
+    such pass: only layers that depend on no other batch norm are exact; the others were measured after layers that
     normalized each part by itself.
 
     Not exact: gradients. Each part's dx subtracts its own ``mean(γ·g)`` and ``x̂·mean(γ·g·x̂)``, not the whole batch's,
     which are known only when all backward passes are done; the gradients of scale and shift are exact for the dy they
     get. Dropout and other randomness differ between the passes unless you make them repeat.
 
-    parts: inputs, each a tensor or a tuple of the model's arguments. Call the model itself, whose call begins a pass.
-    Layers in evaluation, frozen ones, ghost and synchronized batch norm stay as they are. All parts should take the
-    same way through the model. Raises ArgumentError where there is no part or no layer, or where a layer is called
-    twice in a pass, as activation checkpointing does.
+    parts: inputs, each a tensor or a tuple of the model's arguments. Call the model itself, because its call begins a
+    pass. Layers in evaluation, frozen ones, ghost and synchronized batch norm work as usual. All parts should take the
+    same path through the model. Raises ArgumentError if there is no part, if all batch norms are torch's, or if a layer
+    is called twice in a pass, as activation checkpointing does.
 
     >>> from striate import nn
     >>> layer, whole, x = nn.BatchNorm1d(3), nn.BatchNorm1d(3), torch.randn(8, 3)

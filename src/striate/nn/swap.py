@@ -30,7 +30,7 @@ BASES = tuple(SWAPS)
 BACK = {replacement: original for original, replacement in SWAPS.items()}
 _GUARD = "_striate_guard"  # attribute: the handle of the hook that guards a layer left to torch
 NAMED = 3  # how many layers of a class a warning names
-_CHANNELS_LAST = "_channels_last"  # attribute: set on a layer whose output is to have that memory format
+_CHANNELS_LAST = "_channels_last"  # attribute: set on a layer that gives its output in that memory format
 
 
 class Left(NamedTuple):
@@ -46,10 +46,10 @@ def adapt(original: type, replacement: type) -> None:
     """Makes :func:`accelerate` give the class ``replacement`` to modules that are exactly of the class ``original``,
     and :func:`restore` take it back.
 
-    For a library's subclass of a torch layer, which accelerate would leave alone: write a subclass of it with the same
-    state whose ``forward`` computes the same by ``striate.nn.functional``. Only the class of the module changes, so
-    ``replacement`` must need nothing that its ``__init__`` would set. A later call for the same class takes the place
-    of an earlier one. The layers of timm are adapted already.
+    Use it for a library's subclass of a torch layer, which accelerate would leave unchanged: write a subclass of that
+    class with the same state whose ``forward`` computes the same by ``striate.nn.functional``. Only the class of the
+    module changes, so ``replacement`` must not depend on attributes that its ``__init__`` would set. A later call for
+    the same class replaces an earlier one. The layers of timm are adapted already.
 
     Raises ArgumentError where ``replacement`` is no subclass of ``original``, either is no class of modules, or
     ``original`` is a torch layer that accelerate swaps by itself.
@@ -91,7 +91,7 @@ def _adapt_imported_libraries() -> None:
 
 
 def plan(model: torch.nn.Module) -> tuple[list[str], list[Left]]:
-    """What :func:`accelerate` would do: the names of the layers it swaps, and those it leaves, with the reason.
+    """Returns what :func:`accelerate` would do: the names of layers it swaps, and those it leaves, with the reason.
 
     >>> class Mine(torch.nn.Conv2d):
     ...     pass
@@ -144,19 +144,19 @@ def accelerate(model: Model, *, memory_format: torch.memory_format = torch.prese
     """Makes ``model`` use striate's layers, in place, and returns it.
 
     Every layer whose class is exactly one of torch's becomes striate's namesake; its parameters, buffers, hooks, mode
-    and name stay. A subclass keeps its class, because its code may count on it: a warning counts them by class, and
-    :func:`plan` names each. Where torch's operator would compute wrongly in channels_last (one tap with a stride,
-    oneDNN's issue 6035; the gradient of a group norm's scale and shift alone), such a layer gets a forward pre-hook
-    that makes its input contiguous. A ``Sequential``, and a subclass that has its ``forward``, gets a class of
-    striate's that computes neighbours together where nobody observes the value between them (see
-    :mod:`striate.nn.fusion`): ``isinstance`` holds, ``type(m) is torch.nn.Sequential`` does not. Every module still
-    computes what its name says: index, slice, hook and replace them as before. Parameters and buffers are not touched:
-    whoever shares, ties or views their memory goes on doing so.
+    and name stay. A layer of a subclass keeps its class, because its code may depend on it: a warning reports their
+    number for each class, and :func:`plan` names each layer. Where torch's operator would compute wrongly in
+    channels_last (one tap with a stride, oneDNN's issue 6035; the gradient of a group norm's scale and shift alone),
+    such a layer gets a forward pre-hook that makes its input contiguous. A ``Sequential``, and a subclass that inherits
+    its ``forward``, gets a class of striate that computes neighbours together where nobody observes the value between
+    them (see :mod:`striate.nn.fusion`): ``isinstance`` holds, ``type(m) is torch.nn.Sequential`` does not. Every module
+    still computes what its class says and can be indexed, sliced, hooked and replaced as before. Parameters and buffers
+    are not replaced: weight tying, shared memory and views stay.
 
-    memory_format: ``torch.preserve_format``, and each layer's output has the memory format that torch's layer would
-    give it; or ``torch.channels_last``, and convolutions of two and three axes give channels_last outputs
-    (channels_last_3d ones of three), which the layers behind them keep. ``y.view(n, -1)`` then fails, as it does after
-    ``model.to(memory_format=torch.channels_last)``: write ``y.flatten(1)``. The last call's choice holds.
+    memory_format: with ``torch.preserve_format`` each layer's output has the memory format that torch's layer would
+    give it; with ``torch.channels_last`` convolutions of two axes give channels_last outputs and those of three axes
+    channels_last_3d ones, and the layers that follow preserve that. ``y.view(n, -1)`` then fails, as it does after
+    ``model.to(memory_format=torch.channels_last)``: write ``y.flatten(1)``. The last call's choice applies.
 
     Raises ArgumentError for any other memory format.
 
@@ -198,7 +198,7 @@ def accelerate(model: Model, *, memory_format: torch.memory_format = torch.prese
 
 
 def _by_class(left: list[Left]) -> str:
-    """Describes, for each class, how many layers are left, which, and why."""
+    """Describes, for each class, how many layers are left to torch, which ones, and why."""
     alike: dict[tuple[str, str], list[str]] = {}
     for one in left:
         alike.setdefault((one.kind, one.reason), []).append(one.name or "the model")
@@ -210,7 +210,7 @@ def _by_class(left: list[Left]) -> str:
 
 
 def restore(model: Model) -> Model:
-    """Undoes :func:`accelerate`, in place: torch's classes.
+    """Undoes :func:`accelerate`, in place: gives the layers torch's classes again, and returns the model.
 
     >>> type(restore(accelerate(torch.nn.Sequential(torch.nn.MaxPool2d(2))))[0])
     <class 'torch.nn.modules.pooling.MaxPool2d'>

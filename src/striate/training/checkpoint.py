@@ -1,7 +1,7 @@
-"""Checkpoints: files of :mod:`striate.tensorfile` with a model's state and metadata, which are read whole or refused.
+"""Saves and loads checkpoints: files of :mod:`striate.tensorfile` with a model's state and metadata.
 
-``save`` keeps the old file as ``<stem>.previous.safetensors``. ``load`` changes the model only once every tensor is
-found to fit.
+``save`` keeps the old file as ``<stem>.previous.safetensors``. ``load`` raises an error for a damaged file, and changes
+the model only after it has checked that every tensor fits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["load", "metadata_of", "previous_path", "save"]
 
 
 def previous_path(path: str | os.PathLike[str]) -> Path:
-    """Where ``save`` keeps the checkpoint before the last.
+    """The path where ``save`` keeps the checkpoint before the last one.
 
     >>> previous_path("model.safetensors").name
     'model.previous.safetensors'
@@ -37,7 +37,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], **metadata: Any) -> Non
     state and metadata give the same bytes. A checkpoint already there is kept as :func:`previous_path`, if it is sound.
 
     Raises CheckpointError if the state holds something that is not a tensor of a plain dtype, the metadata is not JSON,
-    or the file cannot be written; what stood at ``path`` is then as it was.
+    or the file cannot be written; the file at ``path`` is then unchanged.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -58,9 +58,8 @@ def save(model: nn.Module, path: str | os.PathLike[str], **metadata: Any) -> Non
 def load(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
     """Fills a model from a checkpoint, bit for bit, and returns the metadata saved with it.
 
-    Raises CheckpointError, and leaves the model as it was, if the file is missing, damaged in as little as one bit, not
-    a checkpoint of :func:`save`, or of another model. The message offers the previous checkpoint where that one would
-    load.
+    Raises CheckpointError, and leaves the model unchanged, if the file is missing, damaged in as little as one bit, not
+    a checkpoint of :func:`save`, or of another model. The message suggests the previous checkpoint if that would load.
     """
     path = Path(path)
     try:
@@ -88,19 +87,19 @@ def metadata_of(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _keep(path: Path, previous: Path) -> None:
-    """Gives the file a second name, so that its first is never missing."""
-    beside = previous.with_name(f".{previous.name}.{os.getpid()}.tmp")
-    beside.unlink(missing_ok=True)
+    """Gives the file the second name ``previous``, so that a file named ``path`` exists at any time."""
+    temporary = previous.with_name(f".{previous.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
     try:
         try:
-            os.link(path, beside)
+            os.link(path, temporary)
         except OSError:  # a file system without hard links
-            shutil.copyfile(path, beside)
-            with open(beside, "rb+") as file:
+            shutil.copyfile(path, temporary)
+            with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
-        os.replace(beside, previous)
+        os.replace(temporary, previous)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _damaged(path: Path, got: str) -> CheckpointError:
@@ -129,7 +128,7 @@ def _is_sound(path: Path) -> bool:
 
 
 def _read(path: Path, model: nn.Module | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the metadata of a sound checkpoint, which fits the model if there is one."""
+    """Returns the tensors and metadata of a checkpoint; raises if it is damaged, or does not fit a given model."""
     try:
         return read(path, lambda places, _: None if model is None else _check_fit(path, places, model))
     except Damaged as found:

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Split", "digits"]
 
-LARGEST_SIZE_PX = 128  # 1,797 images of 128×128 floats are 118 MB; the scans behind them have 32×32 pixels
+LARGEST_SIZE_PX = 128  # 1,797 images of 128×128 floats take 118 MB; the original scans have 32×32 pixels
 
 
 @dataclass(frozen=True)
 class Split:
-    """A data set in two parts, one to train on and one that training never sees.
+    """A data set in two parts, one for training and one for testing.
 
     Shapes: images ``(N, C, H, W)`` float32, labels ``(N,)`` int64.
     """
@@ -35,8 +35,8 @@ def digits(size: int = 28, test_fraction: float = 0.2, seed: int = 0) -> Split:
 
     Pixels 0 … 16 become 0 … 1; the 8×8 images are resized bilinearly.
 
-    size: height and width of an image [px], 8 to 128; test_fraction: the part held out, strictly between 0 and 1, so
-    large that each of the ten digits is in both parts; seed: of the shuffle, 0 to 2³²-1.
+    size: height and width of an image [px], 8 to 128; test_fraction: the fraction held out for testing, strictly
+    between 0 and 1, such that each of the ten digits is in both parts; seed: of the shuffle, 0 to 2³²-1.
 
     Returns images ``(N, 1, size, size)`` from 0 to 1, labels ``(N,)`` from 0 to 9; 1,437 and 360 of them by default.
     Raises DataError for another size, fraction or seed.

@@ -1,4 +1,4 @@
-"""Figures of a training: its curves, the filters of the first layer, the confusion matrix."""
+"""Draws figures of a training: its curves, the filters of the first layer, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["confusion", "curves", "filters"]
 INK, GREY, LIGHT = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, ORANGE = "#1f6fb4", "#d9661f"  # distinct in every common colour blindness, and by lightness in print
 DPI = 150
-MOST_CELLS = 256  # beyond, a 5×5 filter is smaller than a fingertip
+MOST_CELLS = 256  # pictures in one figure; with more, a 5×5 filter is too small to see
 
 
 def _figure(width_in: float, height_in: float, pad_in: float = 0.12) -> Any:
@@ -98,8 +98,8 @@ def curves(history: History, path: str | os.PathLike[str]) -> None:
 def filters(weight: Tensor, path: str | os.PathLike[str]) -> None:
     """Draws a layer's filters side by side on one colour scale, white at zero, as a PNG file.
 
-    weight: ``(F, C, h, w)``; with one channel the F filters fill a grid row by row, else each filter is a column of its
-    C channels.
+    weight: ``(F, C, h, w)``; with one channel the F filters fill a grid row by row, else each column of the grid shows
+    the C channels of one filter.
 
     Raises ShapeError for another number of axes, or for more than 256 pictures.
     """
@@ -111,7 +111,7 @@ def filters(weight: Tensor, path: str | os.PathLike[str]) -> None:
     count, channels, height, width = weight.shape
     if channels == 1:
         square = math.isqrt(count - 1) + 1
-        # a full grid, if one is near square
+        # a grid without empty cells, if there is one close to square
         columns = next((c for c in range(square, 2 * square) if count % c == 0), square)
         rows = -(-count // columns)
     else:
@@ -145,10 +145,9 @@ def filters(weight: Tensor, path: str | os.PathLike[str]) -> None:
 
 
 def confusion(predictions: Tensor, labels: Tensor, path: str | os.PathLike[str]) -> None:
-    """Draws how often each true class (row) was taken for each class (column), with the counts in the cells, as a PNG
-    file.
+    """Draws the confusion matrix, true classes by predicted classes, with the counts in its cells, as a PNG file.
 
-    Mistakes are orange, right answers blue; zeros stay empty, so that the mistakes stand out.
+    Mistakes are orange, right answers blue; cells with a count of zero stay empty, so that mistakes stand out.
 
     predictions, labels: ``(N,)`` whole numbers from 0. Raises DataError if they differ in length or are empty.
     """

@@ -28,16 +28,16 @@ __all__ = ["digit_classifier", "run", "trained"]
 
 # LeNet-5, 12 epochs at rate 0.02, mean over seeds 0 to 4: 99.3 % of the test images right, 98.4 % without shifts
 SHIFT_PX = 2
-LEAST_PX = {"alexnet": 63, "vgg11_bn": 32, "convnext_tiny": 32}  # models that halve an image of 28 px to nothing
+LEAST_PX = {"alexnet": 63, "vgg11_bn": 32, "convnext_tiny": 32}  # models whose strides leave nothing of 28 px
 
 
 def digit_classifier(name: str) -> nn.Sequential:
-    """A model of :data:`striate.models.NAMES` as a map from images ``(N, 1, 28, 28)`` to ten scores ``(N, 10)``.
+    """Makes a model of :data:`striate.models.NAMES` for images ``(N, 1, 28, 28)`` and scores ``(N, 10)``.
 
-    The perceptron gets a flatten in front, the bare feature extractor a linear classifier behind; the others are made
-    for one channel and ten classes.
+    A flatten layer is put before the perceptron and a linear classifier after the feature extractor; the other models
+    are made for one channel and ten classes.
 
-    Raises ArgumentError, with the names of the others, for a model that needs larger images.
+    Raises ArgumentError, which lists the suitable names, for a model that needs larger images.
 
     >>> digit_classifier("cnn_bn")(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])
@@ -68,22 +68,22 @@ def run(
     out: str | os.PathLike[str] | None = None,
     on_epoch: Callable[[Epoch], object] | None = None,
 ) -> dict[str, Any]:
-    """Trains a model on four fifths of the digits, tests it on the fifth that it never saw, and writes the results.
+    """Trains a model on four fifths of the digits, tests it on the remaining fifth, and writes the results.
 
-    The folder ``out``, ``runs/<model>-digits`` if None, gets ``metrics.json`` (the result of this function),
-    ``model.safetensors``, ``curves.png``, ``filters.png`` and ``confusion.png``. The seed decides the split, the first
-    weights, the order and the shifts of the images; with the same number of threads a run repeats bit for bit.
+    The files ``metrics.json`` (the result of this function), ``model.safetensors``, ``curves.png``, ``filters.png`` and
+    ``confusion.png`` are written to the folder ``out``, ``runs/<model>-digits`` if None. The seed decides the split,
+    the initial weights, the order and the shifts of the images; with the same number of threads a run repeats bit for
+    bit.
 
-    threads: how many torch may use meanwhile, None for its own choice; on_epoch: called after each epoch.
+    threads: the number of torch's threads during the run, None for torch's choice; on_epoch: called after each epoch.
 
-    Raises ArgumentError or DataError, before any work, for a setting out of range or a folder that cannot be written
-    to.
+    Raises ArgumentError or DataError, before any work, for a setting out of range or a folder that is not writable.
     """
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024):
         raise ArgumentError(
             build("train", "1 to 1024 threads", repr(threads), hint="Leave threads out to use every core.")
         )
-    needs("train", "sklearn", "matplotlib")  # which draws at the end, and must not be found missing then
+    needs("train", "sklearn", "matplotlib")  # reports a missing matplotlib before training
     before = torch.get_num_threads()
     start = time.perf_counter()
     try:
@@ -150,7 +150,7 @@ def run(
 
 
 def trained(path: str | os.PathLike[str]) -> nn.Sequential:
-    """The model of a run, from the ``model.safetensors`` it wrote.
+    """Loads the model of a run from the ``model.safetensors`` that it wrote.
 
     Raises CheckpointError for a file that is missing, damaged, or of anything else.
     """
@@ -167,7 +167,7 @@ def trained(path: str | os.PathLike[str]) -> nn.Sequential:
 
 
 def _writable(folder: Path) -> Path:
-    """The folder, made if it is missing; raises before the training, not after it, if no file can be written there."""
+    """Returns the folder, made if it is missing; raises before training, not after it, if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -181,7 +181,7 @@ def _writable(folder: Path) -> Path:
 
 
 def _first_filters(model: nn.Sequential) -> Tensor:
-    """The first weight as pictures: a linear layer's rows are images of the square input."""
+    """Returns the first layer's weight as pictures; each row of a linear layer is reshaped to a square image."""
     weight = next(p for p in model.parameters() if p.ndim > 1).detach()
     if weight.ndim == 2:
         side = math.isqrt(weight.shape[1])

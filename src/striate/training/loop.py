@@ -1,4 +1,4 @@
-"""Training and evaluating a classifier, the same to the last bit for the same seed."""
+"""Trains and evaluates a classifier, with results that repeat bit for bit for the same seed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .parameters import parameter_groups
 __all__ = ["Epoch", "History", "check", "evaluate", "learning_rate_at", "shifted", "train"]
 
 WARM_UP = 0.2  # the fraction of all steps in which the learning rate rises
-EVALUATION_BATCH = 256  # images; keeps LeNet-5's largest activation at 16 MB
+EVALUATION_BATCH = 256  # images; limits LeNet-5's largest activation to 16 MB
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Epoch:
 
 
 class History(list[Epoch]):
-    """The epochs of a training, in order.
+    """A list of the epochs of a training, in order.
 
     >>> history = History([Epoch(1, 2.3, 2.1, 0.5, 0.1, 0.7), Epoch(2, 1.2, 0.9, 0.8, 0.0, 0.7)])
     >>> history.train_loss, history.test_accuracy, history.seconds
@@ -147,18 +147,16 @@ def train(
     .. math:: v ← momentum·v + g, \\quad w ← w - rate·(g + momentum·v)
 
     ``g`` is the batch's mean gradient plus ``weight_decay·w`` (weights only, see :func:`.parameter_groups`); the rate
-    follows :func:`learning_rate_at`. Each epoch visits all images once in an order of its own, in batches of equal
-    size, give or take one image, and of at most ``batch_size``, so that no batch is left too small for batch
-    normalization.
+    follows :func:`learning_rate_at`. Each epoch visits all images once in a new random order. The batches have at most
+    ``batch_size`` images and differ in size by one image at most, so that none is too small for batch normalization.
 
-    The same model, split, arguments, seed and number of threads give the same losses bit for bit. torch's global random
-    numbers are left as they were. The model may map images ``(N, C, H, W)`` to scores ``(N, classes)`` in any way.
+    The same model, split, arguments, seed and number of threads give the same losses bit for bit. The state of torch's
+    global random generator is restored. The model may be any that maps images ``(N, C, H, W)`` to scores
+    ``(N, classes)``.
 
-    learning_rate: the peak; on_epoch: called after each epoch; shift_px: see :func:`shifted`, 0 leaves the images
-    alone.
+    learning_rate: the peak; on_epoch: called after each epoch; shift_px: see :func:`shifted`, 0 for no shifts.
 
-    Raises ArgumentError for a number out of range, or when the loss stops being finite; DataError for an empty
-    split.
+    Raises ArgumentError for a number out of range, or when the loss is no longer finite; DataError for an empty split.
 
     >>> images, labels = torch.eye(4).reshape(4, 1, 2, 2), torch.arange(4)
     >>> few = Split(images, labels, images, labels)
@@ -174,7 +172,7 @@ def train(
     optimizer = torch.optim.SGD(
         parameter_groups(model, weight_decay), lr=learning_rate, momentum=momentum, nesterov=momentum > 0
     )
-    chance = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     history = History()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # dropout draws from the global generator
@@ -183,13 +181,13 @@ def train(
             model.train()
             total = 0.0
             for step, batch in enumerate(
-                torch.randperm(count, generator=chance).tensor_split(batches), (number - 1) * batches
+                torch.randperm(count, generator=generator).tensor_split(batches), (number - 1) * batches
             ):
                 rate = learning_rate_at(step, epochs * batches, learning_rate)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 loss = F.cross_entropy(
-                    model(shifted(split.train_images[batch], shift_px, chance)), split.train_labels[batch]
+                    model(shifted(split.train_images[batch], shift_px, generator)), split.train_labels[batch]
                 )
                 optimizer.zero_grad()
                 torch.autograd.backward(loss)
@@ -210,10 +208,10 @@ def train(
 
 @torch.no_grad()
 def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float, Tensor]:
-    """The mean cross entropy, the part of the images classified rightly, and the class predicted for each.
+    """Returns the mean cross entropy, the fraction of images classified correctly, and the class predicted for each.
 
-    images: ``(N, C, H, W)``; labels: ``(N,)``; predictions: ``(N,)`` int64. The model is in evaluation mode meanwhile,
-    and as it was afterwards. Raises DataError where there are no images, or not one label for each.
+    images: ``(N, C, H, W)``; labels: ``(N,)``; predictions: ``(N,)`` int64. The model runs in evaluation mode; the mode
+    of each module is restored afterwards. Raises DataError where there are no images, or not one label for each.
 
     >>> evaluate(nn.Flatten(), torch.eye(2).reshape(2, 1, 1, 2) * 100, torch.tensor([0, 1]))
     (0.0, 1.0, tensor([0, 1]))

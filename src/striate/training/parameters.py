@@ -1,4 +1,4 @@
-"""The parameters that weight decay applies to."""
+"""Separates the parameters that weight decay applies to from the others."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
 
     .. math:: w ← w - rate·(g + λ·w) \quad \text{in the first group}, \qquad w ← w - rate·g \quad \text{in the second}
 
-    Scale and shift of norms, of any shape, and all biases do not decay: decay would pull a norm's scale towards
-    switching its channel off, and a bias towards no offset, though neither makes the model simpler. Other parameters of
-    one axis or none (a layer's scale, a temperature) do not decay either. A parameter that several modules share is in
-    one group, the second if any of the modules puts it there.
+    Scale and shift of norms, of any shape, and all biases do not decay: decay would pull a norm's scale, and with it
+    the channel, and a bias towards 0, though neither makes the model simpler. Other parameters of one axis or none (a
+    layer's scale, a temperature) do not decay either. A parameter that several modules share is in one group, the
+    second if it would be there for any of these modules.
 
-    weight_decay: λ, of the first group. Result: two dictionaries with ``params`` and ``weight_decay``.
+    weight_decay: λ of the first group. Returns two dictionaries with ``params`` and ``weight_decay``.
 
     Raises ArgumentError where weight_decay is negative or not finite.
 

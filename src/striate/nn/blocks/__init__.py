@@ -1,8 +1,8 @@
-"""Building blocks of convolutional networks beside plain convolutions: factored ones, gates, shuffles, and anti-aliased
-strides.
+"""Building blocks of convolutional networks other than plain convolutions: factored ones, gates, shuffles, and
+anti-aliased strides.
 
-Cost is given in parameters and in MACs (multiply-adds) a sample, taps in padding counted. |y| is the number of output
-positions.
+Cost is given in parameters and in MACs (multiply-adds) per sample, including taps in padding. |y| is the number of
+output positions.
 """
 
 from .blur_pool import BlurPool1d, BlurPool2d, BlurPool3d

@@ -14,7 +14,7 @@ Sizes = int | tuple[int, ...]
 
 
 def as_module(given: Any, what: str, where: str) -> torch.nn.Module:
-    """A module, or what a class or function makes."""
+    """Returns ``given`` if it is a module, else the module that the class or function ``given`` makes."""
     made = given if isinstance(given, torch.nn.Module) else given() if callable(given) else given
     if not isinstance(made, torch.nn.Module):
         hint = "Give a class such as nn.ReLU, a function that makes a module, or a module."

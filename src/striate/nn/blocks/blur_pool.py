@@ -1,4 +1,4 @@
-"""Strides that do not alias."""
+"""Anti-aliased strides: a low-pass filter, then a stride."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ class _BlurPool(Documented, Namesake, torch.nn.Module):
     if TYPE_CHECKING:  # TorchScript reads annotations, and would not resolve these
         dims: int
         filter: Tensor
-    text = """A stride over {axes} that does not alias: a binomial low-pass filter, then each stride-th value.
+    text = """An anti-aliased stride over {axes}: a binomial low-pass filter, then every stride-th value.
 
     .. math::
         y[n, c, o] = Σ_t x[n, c, o · stride + t - ⌊(size - 1)/2⌋] · f[t], \\quad
         f[t] = \\prod_a \\binom{size - 1}{t_a} / 2^{size - 1}
 
-    size: taps on each axis, from 2 to 7; padding, ⌊(size - 1)/2⌋ before and the rest behind, by padding_mode:
-    "reflect", "zeros", "replicate" or "circular".
+    size: taps on each axis, from 2 to 7; padding_mode: "reflect", "zeros", "replicate" or "circular"; the padding is
+    ⌊(size - 1)/2⌋ before and ⌊size/2⌋ after each axis.
 
-    Shapes: x (N, channels, {letters}) or (channels, {letters}); y with ``⌈I / stride⌉`` values an axis. No parameters:
-    the filter is a buffer that is not in ``state_dict``. channels·size^{dims}·|y| MACs.
+    Shapes: x (N, channels, {letters}) or (channels, {letters}); y with ``⌈I / stride⌉`` values per axis. There are no
+    parameters: the filter is a buffer that is not in ``state_dict``. channels·size^{dims}·|y| MACs.
 
-    Raises ArgumentError, ArgumentTypeError or ShapeError for sizes that cannot be, ShapeError for inputs smaller than a
-    reflection.
+    Raises ArgumentError, ArgumentTypeError or ShapeError for impossible sizes, ShapeError for inputs that are too small
+    for the padding.
 
     Source: Zhang, *Making convolutional networks shift-invariant again*, 2019.
 
     >>> from striate import nn
     >>> x = torch.tensor([0.0, 4, 0, 4, 0, 4]).view(1, 1, -1, *[1] * ({dims} - 1)).expand(1, 1, 6, *[6] * ({dims} - 1))
-    >>> y = nn.BlurPool{dims}d(1)(x)  # a stride alone gives all 0 or all 4, by where it begins
+    >>> y = nn.BlurPool{dims}d(1)(x)  # a stride alone gives all 0 or all 4, depending on its start
     >>> y.flatten(2)[0, 0, :: 3 ** ({dims} - 1)]
     tensor([2., 2., 2.])
     """

@@ -22,10 +22,10 @@ class Bottleneck(torch.nn.Module):
     .. math:: y = \text{conv}(\text{reduce}(x)), \quad \text{or} \quad y = \text{expand}(\text{conv}(\text{reduce}(x)))
 
     in_channels → middle → out_channels; with ``expand`` in_channels → middle → middle → out_channels. stride, padding
-    and dilation are the K×K step's, bias is every step's. There is no norm or activation in it: with those, put
-    :class:`ConvNormAct2d` in a row.
+    and dilation apply to the K×K step, bias to every step. It has no norm or activation: for these, chain several
+    :class:`ConvNormAct2d`.
 
-    Shapes: x (N, in_channels, H, W) or (in_channels, H, W); y as of the K×K convolution.
+    Shapes: x (N, in_channels, H, W) or (in_channels, H, W); y as for the K×K convolution.
 
     Cost without expand: middle·(in_channels + 1) + out_channels·(K²·middle + 1) parameters; middle·(in_channels·|x| +
     K²·out_channels·|y|) MACs.

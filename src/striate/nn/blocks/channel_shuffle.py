@@ -1,4 +1,4 @@
-"""The channels of groups, mixed."""
+"""Mixes the channels of groups."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["ChannelShuffle"]
 
 
 class ChannelShuffle(Namesake, torch.nn.ChannelShuffle):
-    r"""Mixes the channels of groups: the G groups of C/G channels in turn become C/G groups of G.
+    r"""Mixes the channels of groups: G groups of C/G consecutive channels become C/G groups of G.
 
     .. math:: y[n, j·G + g] = x[n, g·C/G + j]
 
-    It is (N, G, C/G, \*) with its two middle axes exchanged. Arguments as in ``torch.nn``; the memory order stays.
+    It exchanges the two middle axes of (N, G, C/G, \*). Arguments as in ``torch.nn``; the memory format is preserved.
 
-    Shapes: x (N, C, \*); y alike. No parameters, no MACs.
+    Shapes: x (N, C, \*); y likewise. No parameters, no MACs.
 
     Raises ArgumentError or ArgumentTypeError for groups below 1, ShapeError where they do not divide C.
 
@@ -53,7 +53,7 @@ class ChannelShuffle(Namesake, torch.nn.ChannelShuffle):
             raise ShapeError(
                 build(where, expects, channels, hint="Choose groups that divide them.", x=tuple(input.shape))
             )
-        if channels == 0 or self.groups in (1, channels):  # they stay where they are, in a tensor of its own
+        if channels == 0 or self.groups in (1, channels):  # the order is the same: returns a copy
             return input.clone(
                 memory_format=FORMATS[input.dim()] if is_channels_last(input) else torch.contiguous_format
             )
@@ -62,5 +62,5 @@ class ChannelShuffle(Namesake, torch.nn.ChannelShuffle):
         if is_channels_last(input):
             shuffled = input.movedim(1, -1).unflatten(-1, (self.groups, -1)).transpose(-1, -2)
             return owned(Tensor.movedim, shuffled.flatten(-2), -1, 1)
-        # else a view of what was expanded
+        # without contiguous() the output for an expanded input would be a view of it
         return input.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2).contiguous()

@@ -1,4 +1,4 @@
-"""A convolution, a norm and an activation in a row."""
+"""A convolution, a norm and an activation, one after the other."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ class _ConvNormAct(Documented, Sequential):
     norm: a class or function of the number of channels (``nn.BatchNorm2d``, ``partial(nn.GroupNorm, 8)``), or "batch",
     "instance" (with scale and shift), "group" (32 groups, or as many of their divisors as divide the channels), "layer"
     (each sample's channels and axes together, one group); None for none. activation: a class, a function that makes a
-    module, or a module; None for none. order: "conv-norm-act", "conv-act-norm", or "norm-act-conv", pre-activation. The
-    rest as a convolution's.
+    module, or a module; None for none. order: "conv-norm-act", "conv-act-norm", or "norm-act-conv" (pre-activation).
+    The other arguments are those of a convolution.
 
-    bias: whether the convolution has one; None for one unless a norm right behind it subtracts each channel's own mean
-    (batch, instance, as many groups as channels), which would cancel the bias. True and False give what they say, so
-    that states of other implementations can be loaded.
+    bias: whether the convolution has one; None gives it one unless the norm right after it subtracts each channel's own
+    mean (batch, instance, as many groups as channels), which would cancel the bias. True and False apply with any norm,
+    so that states of other implementations can be loaded.
 
-    A ReLU, ReLU6 or leaky ReLU right behind a norm of striate's is computed by the norm's kernel, in one pass, as in
-    any :class:`Sequential` of striate's; each child is a module by itself, to be inspected or replaced.
+    A ReLU, ReLU6 or leaky ReLU right after a norm of striate is computed by the norm's kernel, in one pass, as in any
+    :class:`Sequential` of striate; each child is a module of its own that can be inspected or replaced.
 
     Shapes: x (N, in_channels, {letters}); y (N, out_channels, {letters}). Children ``conv``, ``norm``, ``act``, in
     their order.
 
-    Cost: the convolution's, and two parameters a channel of the norm.
+    Cost: that of the convolution, and two parameters per channel of the norm.
 
-    Raises ArgumentError or ArgumentTypeError for what makes no module, no order or no convolution.
+    Raises ArgumentError or ArgumentTypeError for arguments that make no module, order or convolution.
 
     Source: Ioffe, Szegedy, *Batch normalization*, 2015; He et al., *Identity mappings in deep residual networks*, 2016
     (pre-activation).
@@ -95,8 +95,8 @@ class _ConvNormAct(Documented, Sequential):
             normed.to(device=device, dtype=dtype)
         act = None if activation is None else as_module(activation, "activation", where)
         if bias is None:
-            behind = normed if order == "conv-norm-act" or (order == "conv-act-norm" and act is None) else None
-            bias = not _centers(behind)
+            follows = normed if order == "conv-norm-act" or (order == "conv-act-norm" and act is None) else None
+            bias = not _centers(follows)
         if not isinstance(bias, bool):
             raise ArgumentTypeError(
                 build(where, "bias to be True, False or None", repr(bias), hint="None drops it where it is useless.")
@@ -109,7 +109,7 @@ class _ConvNormAct(Documented, Sequential):
                 self.add_module(name, children[name])
 
     def __getitem__(self, idx: Any) -> Any:
-        """A child; a slice of them is a plain Sequential."""
+        """Returns a child, or a plain Sequential of a slice of the children."""
         if isinstance(idx, slice):
             return Sequential(OrderedDict(list(self._modules.items())[idx]))
         return super().__getitem__(idx)

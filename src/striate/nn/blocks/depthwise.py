@@ -1,4 +1,4 @@
-"""Convolutions of each channel by itself."""
+"""Convolutions of each channel separately."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["DepthwiseConv1d", "DepthwiseConv2d", "DepthwiseConv3d"]
 
 
 class _Depthwise(Documented):
-    text = """A convolution of each channel by itself, over {axes}: as many groups as channels.
+    text = """A convolution of each channel separately, over {axes}: as many groups as channels.
 
     .. math::
         y[n, k, o] = b[k] + Σ_t x[n, c, o · stride + t · dilation - before] · w[k, t], \\quad k = c·multiplier + m
 
-    multiplier: the filters each channel has. The other arguments as a convolution's.
+    multiplier: the number of filters per channel. The other arguments are those of a convolution.
 
     Shapes: x (N, channels, {letters}) or (channels, {letters}); y (N, channels·multiplier, {letters}) or without N;
     weight (channels·multiplier, 1, \\*kernel_size).

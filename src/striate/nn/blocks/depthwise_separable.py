@@ -1,4 +1,4 @@
-"""Convolutions in two steps: of each channel by itself, then over the channels."""
+"""Convolutions in two steps: of each channel separately, then over the channels."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _DEPTHWISE: dict[int, Any] = {1: DepthwiseConv1d, 2: DepthwiseConv2d, 3: Depthwi
 
 class _DepthwiseSeparable(Documented, torch.nn.Module):
     dims: int
-    text = """A convolution in two steps: over {axes} in each channel by itself (``depthwise``), then over the channels
+    text = """A convolution in two steps: over {axes} in each channel separately (``depthwise``), then over the channels
     (``pointwise``).
 
     .. math:: y[n, k, o] = b[k] + Σ_j p[k, j] · z[n, j, o], \\quad z = \\text{depthwise}(x)
 
-    multiplier: z's channels for each of x's. bias: of both steps. The other arguments, the depthwise step's, as a
-    convolution's.
+    multiplier: channels of z per channel of x. bias: of both steps. The other arguments are those of a convolution and
+    apply to the depthwise step.
 
     Shapes: x (N, in_channels, {letters}) or (in_channels, {letters}); y (N, out_channels, {letters}) or without N.
 
-    Cost, with multiplier 1 and without bias: in_channels·(taps + out_channels) parameters, and |y| times as many MACs:
-    by ``taps·out_channels / (taps + out_channels)`` less than the convolution.
+    Cost, with multiplier 1 and without bias: in_channels·(taps + out_channels) parameters, and |y| times as many MACs.
+    The convolution costs ``taps·out_channels / (taps + out_channels)`` times as much.
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for arguments no convolution can have.
 

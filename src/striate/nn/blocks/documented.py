@@ -13,7 +13,7 @@ class Documented:
     """Gives each class of a family its number of axes, and the family's documentation with that number in it."""
 
     text: str
-    examples: ClassVar[dict[int, str]] = {}  # those of one number of axes alone
+    examples: ClassVar[dict[int, str]] = {}  # for one number of axes only, by that number
 
     def __init_subclass__(cls, dims: int = 0) -> None:
         super().__init_subclass__()

@@ -16,8 +16,8 @@ class _Pointwise(Documented):
 
     .. math:: y[n, k, o] = b[k] + Σ_c x[n, c, o · stride] · w[k, c]
 
-    Shapes: x (N, in_channels, {letters}) or (in_channels, {letters}); y with ``⌈I / stride⌉`` values an axis. State as
-    a convolution's.
+    Shapes: x (N, in_channels, {letters}) or (in_channels, {letters}); y with ``⌈I / stride⌉`` values per axis. The
+    state is that of a convolution.
 
     Cost: out_channels·(in_channels + 1) parameters; in_channels·out_channels·|y| MACs.
 

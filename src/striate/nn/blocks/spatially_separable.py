@@ -25,9 +25,9 @@ class SpatiallySeparableConv2d(torch.nn.Module):
         y[n, k, i, j] = b[k] + Σ_m Σ_t z[n, m, i, j + t] · v[k, m, t]
 
     Together they are the convolution with ``w[k, c, s, t] = Σ_m u[m, c, s]·v[k, m, t]``: the (C·K_h)×(C_out·K_w) matrix
-    of its weights has rank ``middle`` at most. middle: the channels of z; None for out_channels. Each other argument as
-    a convolution's; of each pair the first is the vertical step's, the second the horizontal step's. bias: of the
-    second.
+    of its weights has rank ``middle`` at most. middle: the channels of z; None for out_channels. The other arguments
+    are those of a convolution; of each pair the first applies to the vertical step, the second to the horizontal step.
+    Only the horizontal step has a bias.
 
     Shapes: x (N, in_channels, H, W) or (in_channels, H, W); z has H-K_h+1 rows of W; y H-K_h+1 rows of W-K_w+1 (no
     padding, stride 1).
@@ -64,7 +64,7 @@ class SpatiallySeparableConv2d(torch.nn.Module):
         where = type(self).__name__
         in_channels, out_channels = whole(in_channels, "in_channels", where), whole(out_channels, "out_channels", where)
         middle = out_channels if middle is None else whole(middle, "middle", where)
-        size, step, holes = (
+        size, step, dilations = (
             per_axis(value, 2, 1, what, where)
             for what, value in (("kernel_size", kernel_size), ("stride", stride), ("dilation", dilation))
         )
@@ -72,11 +72,11 @@ class SpatiallySeparableConv2d(torch.nn.Module):
             if padding not in ("same", "valid"):
                 hint = 'Use "same" for ceil(input / stride) outputs.'
                 raise ArgumentError(build(where, 'padding "same", "valid" or a number', repr(padding), hint=hint))
-            down: Any = padding
-            along: Any = padding
+            vertical: Any = padding
+            horizontal: Any = padding
         else:
-            above, left = per_axis(padding, 2, 0, "padding", where)
-            down, along = (above, 0), (0, left)
+            rows, columns = per_axis(padding, 2, 0, "padding", where)
+            vertical, horizontal = (rows, 0), (0, columns)
         if padding_mode not in MODES:
             raise ArgumentError(
                 build(
@@ -84,9 +84,11 @@ class SpatiallySeparableConv2d(torch.nn.Module):
                 )
             )
         rest: Any = {"padding_mode": padding_mode, "device": device, "dtype": dtype}
-        self.vertical = Conv2d(in_channels, middle, (size[0], 1), (step[0], 1), down, (holes[0], 1), bias=False, **rest)
+        self.vertical = Conv2d(
+            in_channels, middle, (size[0], 1), (step[0], 1), vertical, (dilations[0], 1), bias=False, **rest
+        )
         self.horizontal = Conv2d(
-            middle, out_channels, (1, size[1]), (1, step[1]), along, (1, holes[1]), bias=bias, **rest
+            middle, out_channels, (1, size[1]), (1, step[1]), horizontal, (1, dilations[1]), bias=bias, **rest
         )
 
     def forward(self, input: Tensor) -> Tensor:
@@ -110,10 +112,10 @@ class SpatiallySeparableConv2d(torch.nn.Module):
 
         weight: one kernel (K_h, K_w), or (out_channels, in_channels, K_h, K_w); bias: (out_channels,) or None. A
         singular value decomposition of all kernels together gives the fewest ``middle`` channels: 1 for one kernel, and
-        for many at most min(in_channels·K_h, out_channels·K_w). Computed in float64.
+        for several at most min(in_channels·K_h, out_channels·K_w). It is computed in float64.
 
-        Raises ArgumentError where a kernel's ``‖W - uvᵀ‖ / ‖W‖``, u and v the best there are, is above ``tolerance``:
-        with more terms any kernel could be factored, but at no gain.
+        Raises ArgumentError where a kernel's ``‖W - uvᵀ‖ / ‖W‖`` for the best u and v is above ``tolerance``: a sum of
+        more outer products could represent any kernel, but would save nothing.
 
         >>> W = torch.tensor([[3.0, 6, 9], [4, 8, 12], [5, 10, 15]])  # [3 4 5]ᵀ[1 2 3]
         >>> layer, x = SpatiallySeparableConv2d.from_kernel(W), torch.arange(16.0).view(1, 4, 4)
@@ -126,7 +128,7 @@ class SpatiallySeparableConv2d(torch.nn.Module):
         matrix = kernels.permute(1, 2, 0, 3).reshape(channels * height, filters * width)
         u, sigma, v = torch.linalg.svd(matrix, full_matrices=False)
         precision = torch.finfo(weight.dtype if weight.is_floating_point() else torch.float32)
-        rounding = float(sigma[0]) * max(matrix.shape) * precision.eps  # singular values up to this are 0
+        rounding = float(sigma[0]) * max(matrix.shape) * precision.eps  # singular values up to this count as 0
         middle = max(1, int((sigma > rounding).sum()))
         root = sigma[:middle].sqrt()
         dtype = weight.dtype if weight.is_floating_point() else torch.get_default_dtype()
@@ -144,7 +146,7 @@ class SpatiallySeparableConv2d(torch.nn.Module):
 
 
 def _checked_kernels(weight: Any, bias: Any, tolerance: Any, where: str) -> Tensor:
-    """The kernels in float64, (out_channels, in_channels, K_h, K_w); raises where one of them has not rank 1."""
+    """Returns the kernels in float64, (out_channels, in_channels, K_h, K_w); raises if one of them has not rank 1."""
     if not isinstance(weight, Tensor):
         raise ArgumentTypeError(
             build(where, "weight to be a tensor", type(weight).__name__, hint="Call torch.as_tensor on it first.")

@@ -1,4 +1,4 @@
-"""Channels scaled by a gate that has seen the means of all."""
+"""Scales each channel by a gate computed from the means of all channels."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ __all__ = ["SqueezeExcite"]
 
 
 class SqueezeExcite(torch.nn.Module):
-    r"""Scales each channel by a gate that has seen the means of all.
+    r"""Scales each channel by a gate computed from the means of all channels.
 
     .. math::
         y[n, c] = x[n, c] · s[n, c], \quad
         s = \text{gate}(W_2 · \text{act}(W_1 · \operatorname{mean}_{hw} x + b_1) + b_2)
 
-    reduction: channels over the squeezed ones (rounded down, at least 1), or squeeze_channels their number; activation,
-    gate: classes or functions that make a module. ``fc1`` and ``fc2`` are 1×1 convolutions, named as torchvision's.
+    squeeze_channels: rows of W_1; None for channels / reduction, rounded down, at least 1; activation, gate: classes or
+    functions that make a module. ``fc1`` and ``fc2`` are 1×1 convolutions, named as torchvision's.
 
-    Shapes: x (N, channels, H, W) or (channels, H, W); y alike.
+    Shapes: x (N, channels, H, W) or (channels, H, W); y likewise.
 
-    Cost, S squeezed channels: S·(channels + 1) + channels·(S + 1) parameters; 2·S·channels MACs, and a multiplication
-    each value.
+    Cost, with S squeezed channels: S·(channels + 1) + channels·(S + 1) parameters; 2·S·channels MACs, and one
+    multiplication per value.
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError.
 

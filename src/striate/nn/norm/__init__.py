@@ -1,8 +1,8 @@
 """Normalization layers: drop-ins for torch.nn's, and what torch.nn lacks.
 
-Every norm can compute the activation behind it in its own pass: a container asks for it at a call (see
-:mod:`striate.nn.fusion`), and the ``…Act2d`` layers, which are modules of their own and no subclasses of torch's norms,
-have one by name.
+Every norm can compute the activation that follows it in its own pass: a container requests it at a call (see
+:mod:`striate.nn.fusion`), and the ``…Act2d`` layers, which do not derive from torch's norms, take its name as an
+argument.
 """
 
 from .batch import BATCH_NORMS as BATCH_NORMS

@@ -1,4 +1,4 @@
-"""What every norm shares: an activation in the kernel's pass, a residual, checks of the input's axes."""
+"""Base classes of the norms: an activation in the kernel's pass, a residual, and checks of the input's axes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["FusedActivation", "WithResidual", "check_dimensions", "set_activatio
 
 
 class FusedActivation(Namesake):
-    """A norm whose kernel can compute an activation in the same pass; by default none.
+    """A norm whose kernel can compute an activation in the same pass; by default it computes none.
 
-    TorchScript computes the activation behind the namesake.
+    In TorchScript, torch's operators compute the activation after the namesake's ``forward``.
     """
 
     activation: str | None = None
@@ -36,8 +36,8 @@ class FusedActivation(Namesake):
         return self._as_torch(input)
 
     def _kernel_options(self, following: tuple[str, float] | None) -> dict[str, Any]:
-        """Arguments of the operation: the activation behind the norm with its slope, a container's or the layer's own,
-        and the name that errors give.
+        """Returns arguments of the operation: the name and slope of the activation after the norm, ``following`` if a
+        container passes one and else the layer's own, and the name of the layer for error messages.
         """
         name, slope = following or (self.activation, self.negative_slope)
         return {"activation": name, "slope": slope, "where": type(self).__name__}
@@ -52,7 +52,7 @@ class FusedActivation(Namesake):
 
 
 class WithResidual(FusedActivation):
-    """A norm whose ``forward`` takes a residual, which those that are drop-ins do not."""
+    """A norm whose ``forward`` takes a residual, unlike that of torch's norms and their drop-ins."""
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         if torch.jit.is_scripting():

@@ -1,4 +1,4 @@
-"""Batch normalization: statistics of a channel over the batch, measured or running."""
+"""Batch normalization, by statistics of each channel over the batch, measured or running."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .base import FusedActivation, WithResidual, check_dimensions, set_activatio
 
 __all__ = ["BATCH_NORMS", "REFUSALS", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "BatchNormAct2d"]
 
-# The errors that refuse a batch. Other exceptions end a call for reasons of their own: activation checkpointing stops a
-# call when it has recomputed the tensors that it needs.
+# The errors raised for an invalid batch, which is then not counted. Other exceptions may end a valid call: activation
+# checkpointing stops a call when it has recomputed the tensors that it needs.
 REFUSALS = (RuntimeError, ValueError, TypeError, IndexError)
 
 
@@ -32,9 +32,9 @@ class _BatchNorm(FusedActivation):
     def freeze(self: Any, parameters: bool = False) -> Any:
         """Normalizes with the running statistics from now on and leaves them alone, in training too; returns the layer.
 
-        ``train()`` and ``eval()`` change nothing about it, :meth:`unfreeze` does. With ``parameters`` scale and shift
-        get no gradient either, until ``unfreeze(parameters=True)``. Frozen is part of a copy and of a pickle, not of
-        ``state_dict``.
+        Only :meth:`unfreeze` undoes this, ``train()`` and ``eval()`` do not. With ``parameters`` scale and shift get no
+        gradient either, until ``unfreeze(parameters=True)``. A copy or an unpickled layer is frozen too; ``state_dict``
+        does not record it.
 
         A frozen layer would never measure its statistics again, so they are not reset either: ``reset_running_stats()``
         does nothing, nor does ``torch.optim.swa_utils.update_bn``, which calls it first; ``reset_parameters()`` resets
@@ -81,7 +81,7 @@ class _BatchNorm(FusedActivation):
         check_dimensions(input, self._ranks, type(self).__name__, self._shape)
 
     def _count_batch(self: Any) -> float:
-        """Counts a batch; returns the weight it has in the running statistics."""
+        """Counts a batch and returns its weight in the running statistics."""
         batches = self.num_batches_tracked
         if batches is not None:
             batches.add_(1)
@@ -111,8 +111,8 @@ class _BatchNorm(FusedActivation):
     ) -> Tensor:
         """Normalizes, adds ``residual`` and computes an activation.
 
-        A container gives the rest: following, the activation behind the layer; statistics and fresh, which are
-        ``known`` and ``fresh`` of :func:`striate.ops.norm.by_channel`.
+        A container passes the other arguments: following, the activation after the layer; statistics and fresh, the
+        ``statistics`` and ``rematerialize_residual`` of :func:`striate.ops.norm.by_channel`.
         """
         self._check_input_dim(input)
         if self.whole_batch is not None and self.training and not self.frozen:
@@ -145,7 +145,7 @@ class _BatchNorm(FusedActivation):
             raise
 
     def _uncount_batch(self: Any, counted: bool) -> None:
-        """Undoes :meth:`_count_batch` for a batch that was refused."""
+        """Undoes :meth:`_count_batch` for a batch that raised an error."""
         if counted and self.num_batches_tracked is not None:
             self.num_batches_tracked.sub_(1)
 
@@ -201,9 +201,9 @@ class BatchNorm3d(_BatchNorm, torch.nn.BatchNorm3d):
 
 
 class _BatchNormState(torch.nn.Module):
-    """The parameters and buffers of torch's batch norm, under the same names, in a class that is none of torch's."""
+    """The parameters and buffers of torch's batch norm, under the same names, without torch's class as a base."""
 
-    _version = 2  # of a state_dict: from the second on it has num_batches_tracked
+    _version = 2  # of the state_dict, which has num_batches_tracked since version 2
 
     def __init__(
         self,
@@ -221,8 +221,8 @@ class _BatchNormState(torch.nn.Module):
         self.num_features, self.eps, self.momentum = as_int(num_features), eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
         factory = {"device": device, "dtype": dtype}
-        for name, there in (("weight", affine), ("bias", affine and bias)):
-            self.register_parameter(name, torch.nn.Parameter(torch.empty(num_features, **factory)) if there else None)
+        for name, learns in (("weight", affine), ("bias", affine and bias)):
+            self.register_parameter(name, torch.nn.Parameter(torch.empty(num_features, **factory)) if learns else None)
         for name in ("running_mean", "running_var"):
             self.register_buffer(name, torch.empty(num_features, **factory) if track_running_stats else None)
         counted = torch.tensor(0, dtype=torch.long, device=device) if track_running_stats else None
@@ -237,9 +237,9 @@ class _BatchNormState(torch.nn.Module):
 
     def reset_parameters(self: Any) -> None:
         self.reset_running_stats()
-        for parameter, draw in ((self.weight, torch.nn.init.ones_), (self.bias, torch.nn.init.zeros_)):
+        for parameter, fill in ((self.weight, torch.nn.init.ones_), (self.bias, torch.nn.init.zeros_)):
             if parameter is not None:
-                draw(parameter)
+                fill(parameter)
 
     def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, *rest: Any) -> None:
         key = f"{prefix}num_batches_tracked"
@@ -263,15 +263,15 @@ class BatchNormAct2d(WithResidual, _BatchNorm, _BatchNormState):
 
     .. math:: y = act(γ_c·(x - μ_c)/\sqrt{σ²_c + ε} + β_c + residual)
 
-    For backward it keeps x, the statistics and the residual if there is one, but not its output. In a container a
-    convolution behind it does not keep that output either, but recomputes it (see ops/rematerialize.py).
+    For backward it saves x, the statistics and the residual if there is one, but not its output. In a container a
+    convolution that follows does not save that output either, but recomputes it (see ops/rematerialize.py).
 
     x, residual: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W). activation: None, "relu", "leaky_relu", "relu6" or
-    "silu" (SiLU is a pass of its own); negative_slope: of the leaky ReLU. The rest as for :class:`BatchNorm2d`; the
-    state is the same too.
+    "silu" (SiLU takes a separate pass); negative_slope: of the leaky ReLU. The other arguments and the state are those
+    of :class:`BatchNorm2d`.
 
-    It is no subclass of torch's batch norms, whose functions for all of them would lose the activation:
-    ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` and ``torch.optim.swa_utils.update_bn`` leave it alone, and
+    It does not derive from torch's batch norms, because torch's functions that convert these would lose the activation:
+    ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` and ``torch.optim.swa_utils.update_bn`` leave it unchanged, and
     :meth:`SyncBatchNorm.convert_sync_batchnorm` of striate converts it.
 
     Raises ArgumentError for any other activation.

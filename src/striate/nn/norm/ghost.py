@@ -19,12 +19,12 @@ __all__ = ["GhostBatchNorm2d"]
 
 
 class GhostBatchNorm2d(WithResidual, _BatchNorm, torch.nn.BatchNorm2d):
-    r"""Batch normalization of sub-batches: each ``ghost_batch_size`` samples in turn are measured by themselves.
+    r"""Batch normalization of sub-batches: every ``ghost_batch_size`` consecutive samples have their own statistics.
 
     .. math:: y = γ_c·(x - μ_{bc})/\sqrt{σ²_{bc} + ε} + β_c
 
     A large batch then learns with the noise of a small one. The running statistics take one step towards the mean over
-    the sub-batches. Evaluation is :class:`BatchNorm2d`'s. x: as for :class:`BatchNormAct2d`; N is a multiple of
+    the sub-batches. In evaluation it is :class:`BatchNorm2d`. x: as for :class:`BatchNormAct2d`; N is a multiple of
     ``ghost_batch_size``, or smaller.
 
     Raises ArgumentError for a size below 1, ShapeError where it does not divide the batch.
@@ -50,13 +50,13 @@ class GhostBatchNorm2d(WithResidual, _BatchNorm, torch.nn.BatchNorm2d):
     def _compute(
         self: Any, input: Tensor, residual: Tensor | None = None, following: Any = None, **given: Any
     ) -> Tensor:
-        if _torch.is_recorded():  # a trace is for batches of any size: the number of sub-batches stays symbolic
+        if _torch.is_recorded():  # a trace must take batches of any size: the number of sub-batches stays symbolic
             y = self._torch_norm(input)
             return ops.activated(y if residual is None else y + residual, self.activation, self.negative_slope)
         return super()._compute(input, residual, following, **given)
 
     def _torch_norm(self, input: Tensor) -> Tensor:
-        """Normalizes by torch's operators, for a batch of any size."""
+        """Normalizes a batch of any size by torch's operators."""
         size, mean, var = self.ghost_batch_size, self.running_mean, self.running_var
         if self.frozen or not self.training:
             measured = mean is None or (self.training and not self.frozen)

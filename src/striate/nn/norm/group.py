@@ -1,4 +1,4 @@
-"""Group normalization: statistics of a group of channels of one sample."""
+"""Group normalization, by statistics of each group of channels of each sample."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class GroupNormAct2d(WithResidual, torch.nn.Module):
 
     .. math:: y = act(γ_c·(x - μ_{ng})/\sqrt{σ²_{ng} + ε} + β_c + residual)
 
-    x, residual: (N, C, *). activation and negative_slope: as for :class:`BatchNormAct2d`; the rest, and the state, as
-    for :class:`GroupNorm`.
+    x, residual: (N, C, *). activation and negative_slope: as for :class:`BatchNormAct2d`. The other arguments and the
+    state are those of :class:`GroupNorm`.
 
     Raises ArgumentError for any other activation.
 

@@ -17,7 +17,7 @@ __all__ = ["AdaIN", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d", "adapt
 
 
 class _InstanceNorm(FusedActivation):
-    # Whether the output is channels_last where the input is; torch's is always contiguous. accelerate sets it.
+    # Whether the output is channels_last if the input is; torch's output is always contiguous. accelerate sets it.
     _channels_last = False
 
     def _normalize(self: Any, input: Tensor, following: tuple[str, float] | None) -> Tensor:
@@ -89,7 +89,7 @@ class InstanceNorm3d(_InstanceNorm, torch.nn.InstanceNorm3d):
 
 
 def adaptive_instance_norm(content: Tensor, style: Tensor, eps: float = 1e-5) -> Tensor:
-    r"""The content normalized per sample and channel, then given the style's mean and deviation.
+    r"""Normalizes the content per sample and channel, and gives it the style's mean and deviation.
 
     .. math:: y = σ(s)·(c - μ(c))/\sqrt{σ²(c) + ε} + μ(s), \quad σ(s) = \sqrt{σ²(s) + ε}
 

@@ -34,11 +34,11 @@ class LayerNorm(FusedActivation, torch.nn.LayerNorm):
 
 
 class LayerNorm2d(FusedActivation, torch.nn.Module):
-    r"""Layer normalization over the channels, at each position by itself: (N, C, H, W), or any number of axes.
+    r"""Layer normalization over the channels, at each position separately: (N, C, H, W), or any number of axes.
 
     .. math:: y = γ_c·(x - μ_{nhw})/\sqrt{σ²_{nhw} + ε} + β_c
 
-    num_channels: C; elementwise_affine: whether γ and β are there, of shape (C,); bias: whether β is.
+    num_channels: C; elementwise_affine: whether there are γ and β, of shape (C,); bias: whether there is β.
 
     Raises ArgumentError for fewer than one channel, ShapeError for another number of channels.
 

@@ -1,4 +1,4 @@
-"""Batch normalization with noise behind it."""
+"""Batch normalization followed by noise."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ __all__ = ["NoisyBatchNorm2d"]
 
 
 class NoisyBatchNorm2d(WithResidual, _BatchNorm, torch.nn.BatchNorm2d):
-    r"""Batch normalization that is made useless on purpose: random shift and scale after it, of another distribution
-    each step.
+    r"""Batch normalization followed by a random shift and scale, whose distribution changes at each step, so that it
+    does not stabilize what follows.
 
     .. math::
         z_{nc} = s_{nc}·y_{nc} + m_{nc}, \quad m_{nc} ∼ U(μ_c ± r_μ), \; s_{nc} ∼ N(σ_c, r_σ), \quad
         μ_c ∼ U(±n_μ), \; σ_c ∼ U(1, n_σ)
 
-    Each step draws μ and σ for every channel, and from them a shift and a scale for every sample. What follows the
-    layer sees inputs whose distribution shifts more than without any normalization; that training still goes well with
-    it shows that batch norm does not help by removing that shift. Evaluation, and frozen, is :class:`BatchNorm2d`'s.
-    The noise comes from a generator of the layer's own: the same ``seed`` gives the same noise, and forward leaves
-    torch's global numbers alone. Without a seed the constructor draws one from them.
+    Each step draws μ and σ for every channel, and from them a shift and a scale for every sample. The next layer gets
+    inputs whose distribution shifts more than without any normalization; that training still goes well shows that batch
+    norm does not help by removing that shift. In evaluation, or frozen, it is :class:`BatchNorm2d`. The noise comes
+    from the layer's own generator: the same ``seed`` gives the same noise, and forward does not use torch's global
+    generator. Without a seed the constructor draws one from that.
 
     mean_noise, scale_noise: n_μ and n_σ; mean_spread, scale_spread: r_μ and r_σ; the defaults are the paper's.
 
@@ -71,18 +71,18 @@ class NoisyBatchNorm2d(WithResidual, _BatchNorm, torch.nn.BatchNorm2d):
         y = super()._compute(input, residual, following, **shared)
         if not self.training or self.frozen:
             return y
-        # the CPU's generator takes 32 bits of a seed
+        # the CPU's generator uses 32 bits of a seed
         mixed = hashlib.blake2b(f"{self.seed} {self.step}".encode(), digest_size=4)
-        chance: Any = {
+        random: Any = {
             "generator": torch.Generator("cpu").manual_seed(int.from_bytes(mixed.digest(), "little")),
             "device": "cpu",
         }
         self.step += 1
         channels, shape = input.shape[1], input.shape[:2]
-        center = (2 * torch.rand(channels, **chance) - 1) * self.mean_noise
-        width = 1 + torch.rand(channels, **chance) * (self.scale_noise - 1)
-        shift = center + (2 * torch.rand(shape, **chance) - 1) * self.mean_spread
-        scale = width + torch.randn(shape, **chance) * self.scale_spread
+        center = (2 * torch.rand(channels, **random) - 1) * self.mean_noise
+        width = 1 + torch.rand(channels, **random) * (self.scale_noise - 1)
+        shift = center + (2 * torch.rand(shape, **random) - 1) * self.mean_spread
+        scale = width + torch.randn(shape, **random) * self.scale_spread
         shift, scale = (t.to(y).reshape(*shape, *[1] * (y.dim() - 2)) for t in (shift, scale))
         return torch.addcmul(shift, y, scale)
 

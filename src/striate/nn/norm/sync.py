@@ -16,16 +16,16 @@ __all__ = ["SyncBatchNorm"]
 
 
 class SyncBatchNorm(WithResidual, _BatchNorm, _torch.BatchNormBase):
-    r"""Batch normalization of the batch of all processes of ``torch.distributed``, on the CPU too (backend gloo).
+    r"""Batch normalization over the joint batch of all processes of ``torch.distributed``, on the CPU too (gloo).
 
     .. math::
         y = γ_c·(x - μ_c)/\sqrt{σ²_c + ε} + β_c, \quad n = Σ n_r, \quad μ, σ² \text{ merged from all ranks' moments}
 
-    Arguments and state as in ``torch.nn``, whose own does not run on the CPU; not a subclass of it, because
-    ``DistributedDataParallel`` refuses those there. Equal to one process that has the whole batch: backward divides by
-    the whole count, and the running variance is unbiased with it. Ranks may have batches of different size, also none.
-    In evaluation, frozen, without ``torch.distributed``, with one process or outside the group it is
-    :class:`BatchNorm2d`. Each forward gathers 2C + 1 doubles from each rank, each backward 2C.
+    Arguments and state as in ``torch.nn``, whose class does not run on the CPU. It does not derive from that class,
+    which ``DistributedDataParallel`` refuses there. The results equal those of one process with the whole batch:
+    backward divides by the total count, and the running variance is unbiased for it. Ranks may have batches of
+    different sizes, including empty ones. In evaluation, frozen, without ``torch.distributed``, with one process or
+    outside the group it is :class:`BatchNorm2d`. Each forward gathers 2C + 1 doubles from each rank, each backward 2C.
 
     x: as for :class:`BatchNormAct2d`. Raises ShapeError where all ranks together have one value per channel,
     ArgumentError where no kernel takes x.
@@ -77,14 +77,14 @@ class SyncBatchNorm(WithResidual, _BatchNorm, _torch.BatchNormBase):
 
     @classmethod
     def convert_sync_batchnorm(cls, module: Any, process_group: Any = None) -> Any:
-        """``module`` with every batch norm in it, torch's and striate's, made a SyncBatchNorm with the same parameters
-        and state.
+        """Replaces every batch norm in ``module``, torch's and striate's, by a SyncBatchNorm with the same parameters
+        and state, and returns the module.
 
         >>> import torch
         >>> type(SyncBatchNorm.convert_sync_batchnorm(torch.nn.Sequential(torch.nn.BatchNorm2d(4)))[0]).__name__
         'SyncBatchNorm'
         """
-        made: dict[Any, Any] = {}  # a layer under two names stays one
+        made: dict[Any, Any] = {}  # a layer under two names is converted once
 
         def converted(layer: Any) -> Any:
             if layer not in made:
