@@ -1,7 +1,7 @@
 """Stores tensors and text in one file, and refuses to read a file that is damaged.
 
 It is a safetensors file, which any reader of that format opens. Its metadata has one entry, ``striate``: JSON with the
-SHA-256 of every tensor, the SHA-256 of the header (computed with zeros in place of that digest), and whatever the caller
+SHA-256 of every tensor, the SHA-256 of the header (computed with zeros in place of that digest), and what the caller
 adds. So each byte of the file is covered by a digest, and nothing in it can be run: it holds numbers and text only.
 
 At each moment of ``write`` there is a whole file, the old one or the new one (:mod:`.files`). ``read`` compares every

@@ -89,7 +89,7 @@ def again(name: str) -> str:
 
 
 def with_again(contestants: Mapping[str, T], *names: str) -> dict[str, T]:
-    """The contestants, with those of these names entered twice: the difference between a contestant and itself is noise.
+    """The contestants, with those of these names entered twice: a difference between a contestant and itself is noise.
 
     >>> list(with_again({"striate": 1, "torch": 2}, "torch"))
     ['striate', 'torch', 'again torch']

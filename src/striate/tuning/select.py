@@ -28,7 +28,7 @@ COUNTED = {
     "grouped": "channels a group",
     "few filters": "filters",
     "pointwise": "percent of filters to channels",
-    "dense 3×3": "channels",  # or filters, if they are fewer; Winograd's methods can compute this kind, also of one axis
+    "dense 3×3": "channels",  # or filters, if they are fewer; Winograd's methods compute this kind, also of one axis
     "dense 5×5": "channels",
     "dense": "channels",
 }
@@ -253,7 +253,7 @@ def row_for(problem: Problem) -> Row | None:
 
 
 def about() -> list[str]:
-    """Summarizes the table in a few lines: where it was measured, and for each kind how often each method is the fastest.
+    """Summarizes the table in a few lines: where it was measured, and for each kind how often a method is the fastest.
 
     >>> about()[0].startswith("measured on")
     True
