@@ -37,7 +37,7 @@ CASES: dict[str, tuple[int, ...]] = {
 LEAST_SECONDS = 0.25
 
 
-def call_of(name: str, mode: str, last: bool, asked: bool) -> Callable[[], Any]:
+def call_of(name: str, mode: str, last: bool, give_format: bool) -> Callable[[], Any]:
     import torch
     import torch.nn.functional as F
     from plain import NETWORKS
@@ -59,7 +59,7 @@ def call_of(name: str, mode: str, last: bool, asked: bool) -> Callable[[], Any]:
         model = NETWORKS[network]() if kind else getattr(models, network)()
     choice = (
         {"memory_format": torch.channels_last}
-        if asked and "memory_format" in inspect.signature(striate.accelerate).parameters
+        if give_format and "memory_format" in inspect.signature(striate.accelerate).parameters
         else {}
     )
     model = striate.accelerate(model, **choice).train(mode == "train")

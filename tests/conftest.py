@@ -32,7 +32,7 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     native.use_isa(before)
 
 
-LEFT_BYTES = 2**28  # the memory that tests may leave to be collected before a collection is started
+LEFT_BYTES = 2**28  # if memory has grown by more since the last collection, the next one is started
 floor_bytes = 0
 
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 WIDTH = 120  # columns of a line
 LENGTH = 600  # lines of a file
-REPEATED = 6  # as many equal lines in two places are a repetition
+REPEATED = 6  # so many equal lines in a row in two places are a repetition
 
 # ------------------------------------------------------------------------------------------------------------- imports
 

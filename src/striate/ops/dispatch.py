@@ -140,9 +140,9 @@ def explain_choice(
     candidates: Sequence[Candidate], *args: Any, method: str | None = None
 ) -> list[tuple[str, str | None]]:
     """Every candidate up to the chosen one, with the reason against it; the chosen one's is None."""
-    asked: list[tuple[str, str | None]] = []
+    tried: list[tuple[str, str | None]] = []
     for candidate, reason in reasons(candidates, *args, method=method):
-        asked.append((candidate.name, reason))
+        tried.append((candidate.name, reason))
         if reason is None:
             break
-    return asked
+    return tried

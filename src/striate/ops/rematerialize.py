@@ -39,8 +39,8 @@ def save_or_recompute(x: Tensor, y: Tensor, index: int = 0) -> None:
     if torch.compiler.is_compiling() or y.grad_fn is None:
         return
     node: Any = x.grad_fn
-    recompute, parameters, *then = getattr(node, "recompute", (None, ()))
-    if recompute is None or then != [x._version, x.data_ptr()] or _torch.saved_tensors_hooked():
+    recompute, parameters, *marked = getattr(node, "recompute", (None, ()))
+    if recompute is None or marked != [x._version, x.data_ptr()] or _torch.saved_tensors_hooked():
         return
     of_function = getattr(y.grad_fn, "_raw_saved_tensors", None)  # of an autograd.Function
     saved = of_function[index] if of_function else getattr(y.grad_fn, "_raw_saved_input", None)  # torch's convolution

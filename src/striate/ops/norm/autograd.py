@@ -121,12 +121,12 @@ def _double_backward(ctx: Any, *gradients: Any) -> Any:
     used = [
         (out, g) for out, g, flag in zip(outputs, gradients, flags, strict=True) if wanted & flag and g is not None
     ]
-    asked = [k for k, p in enumerate(given) if p is not None and ctx.needs_input_grad[k]]
+    needed = [k for k, p in enumerate(given) if p is not None and ctx.needs_input_grad[k]]
     found: list[Any] = [None] * 17
     if used:
         roots, seeds = zip(*used, strict=True)
-        got = torch.autograd.grad(roots, [given[k] for k in asked], seeds, create_graph=further, allow_unused=True)
-        for k, gradient in zip(asked, got, strict=True):
+        got = torch.autograd.grad(roots, [given[k] for k in needed], seeds, create_graph=further, allow_unused=True)
+        for k, gradient in zip(needed, got, strict=True):
             found[k] = gradient
     return tuple(found)
 
@@ -147,13 +147,13 @@ def _backward_formula(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     dy, x, residual, weight, bias = inputs
     shape, reduced, affine, affine_shape = reduction_axes(x, batches, groups, reduction)
-    (gamma, beta), then = (
+    (gamma, beta), forward_affine = (
         [None if p is None else p.reshape(affine_shape) for p in both] for both in ((weight, bias), applied)
     )
     mean, variance = (None, None) if statistics is None else (s.reshape(affine_shape) for s in statistics)
     g = dy
     if activation:
-        scale, shift = then or (gamma, beta)
+        scale, shift = forward_affine or (gamma, beta)
         z = reference.normalize(
             x.reshape(shape), reduced, scale, shift, eps, affine, mean, variance, centered=centered
         ).reshape(x.shape)
