@@ -131,7 +131,7 @@ def main() -> None:
                 times = in_turns(turns, options.rounds, uncounted=1)  # in the first round networks are built
                 found = {who: summarize(measured) for who, measured in times.items()}
                 medians = {who: one.median for who, one in found.items()}
-                row = [name, "×".join(map(str, shape)), "channels_last" if last else "planes", mode]
+                row = [name, "×".join(map(str, shape)), "channels_last" if last else "NCHW", mode]
                 row += [f"{medians['old']:.2f}", f"{medians['new']:.2f}", f"{found['new'].spread:.0%}"]
                 row += [f"{medians['old'] / medians[who]:.2f}" for who in ("new", "default")]
                 row += [f"{ratio_a_a(medians, 'new'):.2f}"]

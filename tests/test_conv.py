@@ -1605,3 +1605,49 @@ def test_a_stack_of_three_by_threes_sees_two_more_pixels_each() -> None:
     (seen,) = torch.autograd.grad(y[0, 0, 0, 7], x)
     # the receptive field is 1 + 4·2 pixels, with the largest weight in the middle
     assert seen[0, 0, 0].tolist() == [0] * 3 + [1, 4, 10, 16, 19, 16, 10, 4, 1] + [0] * 3
+
+
+# (channels, size of the image, filters, taps, stride, groups): layers of VGG, ResNet, MobileNet, ConvNeXt and of their
+# first layers. Blocks, chunks and parts are cut as in training there, and not as in the small cases above.
+OF_NETWORKS = [
+    (3, 224, 64, 7, 2, 1),
+    (3, 224, 96, 4, 4, 1),
+    (64, 56, 64, 3, 1, 1),
+    (64, 56, 256, 1, 1, 1),
+    (64, 112, 128, 3, 1, 1),
+    (96, 56, 96, 3, 2, 96),
+    (96, 56, 96, 7, 1, 96),
+    (128, 28, 128, 3, 1, 1),
+    (128, 56, 128, 3, 2, 1),
+    (128, 28, 128, 3, 1, 32),
+    (256, 14, 256, 3, 1, 1),
+    (256, 56, 128, 1, 2, 1),
+    (384, 14, 384, 7, 1, 384),
+    (512, 7, 512, 3, 1, 1),
+    (32, 28, 96, 5, 1, 1),
+]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("shape", OF_NETWORKS, ids=str)
+def test_every_method_is_right_on_layers_of_networks_with_batches_of_training(
+    shape: tuple[int, ...], layout: Any, isa: str
+) -> None:
+    channels, size, filters, taps, stride, groups = shape
+    arguments: dict[str, Any] = {"stride": stride, "padding": taps // 2 if stride < 4 else 0, "groups": groups}
+    batch = max(1, 26 * 28**2 // size**2)
+    x, w = torch.randn(batch, channels, size, size), torch.randn(filters, channels // groups, taps, taps)
+
+    def passes(function: Callable[..., Tensor], given: Tensor, dy: Tensor | None) -> list[Tensor]:
+        leaves = given.detach().requires_grad_(), w.detach().requires_grad_()
+        y = function(*leaves, **arguments)
+        gradient = torch.randn_like(y) if dy is None else dy
+        return [y.detach(), *torch.autograd.grad(y, leaves, gradient), gradient]
+
+    *expected, dy = passes(F.conv2d, x, None)
+    for method in (*NATIVE, *WINOGRAD):
+        with dispatch.prefer(method):
+            *got, _ = passes(SF.conv2d, layout(x), layout(dy))
+        for name, y, torch_y in zip(PASSES, got, expected, strict=True):
+            error = (y - torch_y).square().mean().sqrt() / torch_y.square().mean().sqrt()
+            assert error <= 1e-5, (method, name, float(error))

@@ -157,6 +157,19 @@ def test_whole_numbers_and_weights_of_fours_give_exact_sums_where_all_points_are
     assert (expected["forward"] != 0).double().mean() > 0.5
 
 
+def test_the_weights_of_many_channels_and_filters_are_right_where_their_sums_are_made_in_parts(
+    layout: Any, isa: str
+) -> None:
+    # the sums of all channels exceed kSumBytes, all tiles at the points kThreeBytes, and filters fill more than one
+    # cell of magnitudes: here every part but the first wrote magnitudes to a null pointer
+    case = Case("winograd_4x4", (3, 3), (112, 112), (1, 1), batch=2, channels=128, filters=128)
+    x, dy = torch.randn(2, 128, 112, 112), torch.randn(2, 128, 112, 112)
+    arguments = (case.size, *case.rest, layout is channels_last, ops.NUMBERS[case.method])
+    got = kernels.conv_backward_weights(layout(dy), layout(x), *arguments)
+    expected = torch.nn.grad.conv2d_weight(x, got.shape, dy, padding=1)  # torch's sums of as many digits
+    assert (got - expected).square().mean().sqrt() <= 1e-5 * expected.square().mean().sqrt()
+
+
 @pytest.mark.parametrize("outlier", [None, 1e9])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_bits_are_the_same_on_1_2_3_and_8_threads_and_in_both_orders(case: Case, outlier: float | None) -> None:

@@ -85,7 +85,7 @@ struct MagnitudeRecorder {
   Int* largest;
   int64_t row, per_cell;  // distance between rows of cells
 
-  MagnitudeRecorder() : largest(nullptr) {}  // records nothing, where another part records the same
+  MagnitudeRecorder() : largest(nullptr), row(0), per_cell(1) {}  // records nothing: another part records the same
   MagnitudeRecorder(const Magnitudes<T>& magnitudes, int64_t group, int64_t part)
       : largest(magnitudes.largest +
                 (group * magnitudes.rows_of_group + part * magnitudes.rows_of_part) * magnitudes.all * L),
@@ -96,15 +96,15 @@ struct MagnitudeRecorder {
   // read.
   template <class Squares>
   STRIATE_INLINE void record_tile(int64_t tile, int64_t channels, const Squares& squares) const {
-    Int* cell = largest ? largest + tile * L : nullptr;
+    Int* const cells = largest;  // copies of members: the stores could change those, for all the compiler knows
     const int64_t step = row, count = per_cell;
-    for (int64_t v = 0; v * L < channels; cell += step) {
+    for (int64_t v = 0, at = tile * L; v * L < channels; at += step) {
       IntVector<T> most = {};
       for (int64_t k = 0; k < count && v * L < channels; ++k, ++v) {
         const IntVector<T> bits = lanes_of(squares(v), channels - v * L);
         most = bits > most ? bits : most;
       }
-      if (cell) store(cell, most);
+      if (cells) store(cells + at, most);
     }
   }
   // Records the v-th vector in `count` tiles from `tile` on; squares(k) is of the k-th. Vectors must come in order.
