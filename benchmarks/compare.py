@@ -1,9 +1,9 @@
-"""Results of run.py of two versions side by side: `python benchmarks/compare.py --old OLD.json … --new NEW.json …`.
+"""Compares results of run.py of two versions: `python benchmarks/compare.py --old OLD.json … --new NEW.json …`.
 
 Times of two runs are not comparable, because the machine's load differs; ratios to torch within a run are. Each version
-may have several runs (alternate them): then a row changed only if every run of one version lies beyond every run of the
-other. Prints the rows whose ratio to the better of torch's layouts changed by more than --percent, worst first, by
-the median of the runs; exits 1 if any became slower.
+may have several runs (alternate them): then a row counts as changed only if every run of one version is faster than
+every run of the other. Prints the rows whose ratio to the better of torch's layouts changed by more than --percent,
+worst first, by the median of the runs; exits 1 if any became slower.
 """
 
 from __future__ import annotations

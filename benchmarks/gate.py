@@ -1,7 +1,7 @@
-"""What the gate costs each call: ``python benchmarks/gate.py``. The aim is at most 1 µs for three tensors and 1.3 µs
-for five.
+"""Measures what the gate costs each call: ``python benchmarks/gate.py``. The aim is at most 1 µs for three tensors and
+1.3 µs for five.
 
-Medians of 15 turns of 100,000 calls each, beside a call of a function that does nothing.
+It prints medians of 15 turns of 100,000 calls each, and the same for a function that does nothing.
 """
 
 from __future__ import annotations

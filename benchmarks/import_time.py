@@ -1,4 +1,4 @@
-"""What importing striate adds to importing torch: `python benchmarks/import_time.py`.
+"""Measures what importing striate adds to importing torch: `python benchmarks/import_time.py`.
 
 Each contestant is a separate process that times `import torch` and then its own import. They run in turn, in an order
 shuffled each round; medians are reported. The share is the median over processes of what the import added to that

@@ -1,9 +1,9 @@
-"""How long inspecting a network takes, and how much memory: `python benchmarks/inspection.py`.
+"""Measures how long inspecting a network takes, and how much memory: `python benchmarks/inspection.py`.
 
-Compares with torchinfo, which runs the model with values (`pip install torchinfo`), in one process, interleaved;
-medians and spread. The first inspection of a process also imports torch's tracing modules and is reported separately.
-Memory is the peak beyond the model, measured in a separate process for each (Linux). At the end come cases that are too
-large to compute, once each.
+Compares with torchinfo, which runs the model with values (`pip install torchinfo`): both run in one process, in turns,
+and the medians of their times are printed. The first inspection of a process also imports torch's tracing modules and
+is reported separately. Memory is the peak beyond the model, measured in a separate process for each (Linux). At the end
+each of some cases that are too large to compute is inspected once.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""Winograd's kernels of this tree against those of an older commit: ``python benchmarks/kernels.py COMMIT``, in a git
-checkout.
+"""Times Winograd's kernels of this tree against those of an older commit: ``python benchmarks/kernels.py COMMIT``, in a
+git checkout.
 
-3×3 convolutions of padding 1, in both memory orders, on one thread: forward, and the gradients by the input and by the
-weight. Both versions are compiled into one program (kernels.cpp), the older one twice for an A/A column. They compute
-on the same memory in an order shuffled each turn, so that small differences are visible: separate processes differ by
-up to a tenth because of the placement of their pages. So do equal loops because of their placement in the code: there
-are three programs, in which each version is linked first, second and last. Reported are medians over the turns, their
-mean over the programs, and the older version's over this tree's (below 1: this tree is slower). The commit must have
-the same ``ConvShape`` and ``ConvKernels`` (csrc/kernels/conv/conv.h), or it does not compile.
+The cases are 3×3 convolutions of padding 1, in both memory orders, on one thread: forward, and the gradients by the
+input and by the weight. Both versions are compiled into one program (kernels.cpp), the older one twice for an A/A
+column. They compute on the same memory in an order shuffled each turn, so that small differences are visible: separate
+processes differ by up to a tenth because of the placement of their pages. Equal loops differ as much because of their
+placement in the code, so there are three programs, in which each version is linked first, second and last. Reported are
+medians over the turns, their mean over the programs, and the older version's over this tree's (below 1: this tree is
+slower). The commit must have the same ``ConvShape`` and ``ConvKernels`` (csrc/kernels/conv/conv.h), or it does not
+compile.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import striate
 from striate.measure import processor
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("winograd", "direct")  # images that are out of bounds go to the direct sum
+SOURCES = ("winograd", "direct")  # Winograd's kernels call direct's for images whose values are out of bounds
 FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-fno-math-errno", "-Wno-psabi"]  # as CMakeLists.txt has them
 VECTORS = {
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
@@ -57,7 +58,9 @@ def build(commit: str, isa: str, folder: Path) -> list[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0] + ".")
     parser.add_argument("commit", help="the older version, as git names it")
-    parser.add_argument("--turns", type=int, default=101, help="of each version in each program (default: %(default)s)")
+    parser.add_argument(
+        "--turns", type=int, default=101, help="turns of each version in each program (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     isa = striate.native_info()["isa"]
     if isa not in VECTORS:

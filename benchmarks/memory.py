@@ -1,8 +1,8 @@
-"""Peak memory of a locally connected layer, forward and backward, against unfold and einsum: `python
+"""Measures the peak memory of a locally connected layer, forward and backward, against unfold and einsum: `python
 benchmarks/memory.py` (Linux).
 
-The peak memory of the process beyond what it held before. Each formulation runs in a separate process, after a tiny
-call of it, so that the kernels' own memory counts too. "Beyond the gradients" leaves out dx and the weight's gradient,
+Reported is the peak memory of the process beyond what it held before, which includes the kernels' own. Each formulation
+runs in a separate process, after a tiny call of it. "Beyond the gradients" leaves out dx and the weight's gradient,
 which both return.
 """
 
@@ -34,11 +34,11 @@ def measure(number: int, formulation: str) -> tuple[int, int]:
     tiny = LocallyConnected2d(1, 1, 4, 3, bias=False)
     some = torch.randn(1, 1, 4, 4)
     one = (tiny, Unfolded(tiny))[contestant]
-    both_passes(one, list(one.parameters()), some, torch.randn(1, 1, 2, 2), True)[1]()  # code and thread pools
+    both_passes(one, list(one.parameters()), some, torch.randn(1, 1, 2, 2), True)[1]()  # loads code and starts threads
     layer, parameters = CASES[number].contestants()[contestant]
     x = torch.randn(CASES[number].sample.shape, requires_grad=True)
     dy = torch.randn(x.shape[0], layer.weight.shape[0], *layer.weight.shape[2:4])
-    ctypes.CDLL(None).malloc_trim(0)  # garbage from building the layers
+    ctypes.CDLL(None).malloc_trim(0)  # gives memory that building the layers has freed back to the kernel
     reset_peak()
     before = resident_bytes("VmRSS")
     kept = both_passes(layer, parameters, x, dy, True)[1]()
@@ -49,8 +49,8 @@ def measure(number: int, formulation: str) -> tuple[int, int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    say = "bytes that one formulation of the N-th shape takes, and how many of them are gradients"
-    parser.add_argument("--only", nargs=2, metavar=("N", "|".join(FORMULATIONS)), help=say)
+    about = "bytes that one formulation of the N-th shape takes, and how many of them are gradients"
+    parser.add_argument("--only", nargs=2, metavar=("N", "|".join(FORMULATIONS)), help=about)
     options = parser.parse_args()
     if options.only:
         print(*measure(int(options.only[0]), options.only[1]))

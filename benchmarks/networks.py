@@ -17,7 +17,7 @@ memory  the peak of a training step's allocations, from the profiler's record. T
 Contestants: striate; torch's own layers, eager on NCHW and on NHWC, and compiled on NHWC; for inference also compiled
 with frozen weights, ONNX Runtime and OpenVINO, both in float32 on as many threads (`pip install -e '.[bench]'`). Each
 gets its images in the memory format it prefers. "best" is the fastest except striate and the tuned ones. A/A is torch
-eager on NHWC over itself. The limit is the arithmetic of direct convolution, its multiplications, times three in
+eager on NHWC over itself. The limit is the time of direct convolution's multiplications, three times as many in
 training, at the rate of a large product of matrices in the same rounds: a method with fewer multiplications may exceed
 it.
 """
@@ -81,7 +81,11 @@ class Case(NamedTuple):
 
 
 class Contestant(NamedTuple):
-    """Which package computes: "striate", "torch", or another; whether in channels_last, compiled, with memory kept."""
+    """One way to run a network.
+
+    who: the package that computes, "striate", "torch" or another; last: on channels_last images; compiled: by
+    torch.compile; frozen: with frozen weights; tuned: after striate.tune_allocator.
+    """
 
     who: str = "torch"
     last: bool = False
@@ -170,7 +174,7 @@ def trainer(case: Case, contestant: Contestant) -> Call:
         model = plain(model)
         if contestant.last:
             model = model.to(memory_format=torch.channels_last)
-    # keeps the loss far from 0, and gradients from denormals
+    # this learning rate keeps the loss far from 0, and gradients from becoming denormal
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
     called = model
     if contestant.compiled:
@@ -207,12 +211,12 @@ def runner(case: Case, contestant: Contestant, folder: Path) -> Call:
         import openvino
 
         # bfloat16 is the default on processors that multiply it fast
-        wishes = {
+        config = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "LATENCY",
         }
-        network = openvino.Core().compile_model(onnx_path(folder, case), "CPU", wishes)
+        network = openvino.Core().compile_model(onnx_path(folder, case), "CPU", config)
         request = network.create_infer_request()
         return lambda: torch.from_numpy(
             request.infer({0: x.numpy()}, share_inputs=True, share_outputs=True)[network.output(0)]
@@ -269,8 +273,8 @@ def prepare(case: Case, folder: Path, export: bool) -> Tensor:
 
 
 def forward_macs(case: Case) -> int:
-    """The multiply-adds of convolutions and linear layers for the batch. Counts on two images, which also checks that
-    torch's network runs no operator of striate's.
+    """The multiply-adds of convolutions and linear layers for the batch. Counts them in a run on two images, which also
+    checks that torch's network calls no operator of striate's.
     """
     with OnlyTorch(), FlopCounterMode(display=False) as counter, torch.no_grad():
         plain(built(case.network))(images((2, *case.shape[1:]), False))
@@ -283,7 +287,9 @@ def forward_macs(case: Case) -> int:
 def contestant_process(
     make: Callable[..., Call], arguments: tuple[Any, ...], threads: int, tuned: bool
 ) -> Generator[Any, Any, None]:
-    """Runs a contestant: gives its first results when ready, a turn for each "turn", its peak memory at "stop"."""
+    """Runs a contestant: yields its first results, then the times of a turn for each "turn" that is sent, and its peak
+    memory for "stop".
+    """
     if tuned:
         tune_allocator()
     torch.set_num_threads(threads)
@@ -498,7 +504,10 @@ def main() -> int:
                 "--rounds", type=int, default=11, help="turns of each contestant, at least 7 (default %(default)s)"
             )
         sub.add_argument(
-            "--threads", type=int, default=torch.get_num_threads(), help="of every contestant (default %(default)s)"
+            "--threads",
+            type=int,
+            default=torch.get_num_threads(),
+            help="threads of each contestant (default %(default)s)",
         )
         where = f"benchmarks/results/networks_{command.__name__}.json"
         sub.add_argument("--json", type=Path, help=f"where to write the rows (default {where}; with --only nowhere)")

@@ -5,8 +5,9 @@ set to keep freed memory: by default glibc returns blocks of tens of megabytes, 
 at a microsecond a page, which is several times what any of these kernels takes (--allocator default shows it). The
 limit is the machine's copy bandwidth or, where it takes longer, the arithmetic of a large product of matrices, both
 measured in the same rounds. Contestants: striate on the row's layout, torch eager on NCHW and on NHWC, and torch eager
-on the row's layout again (A/A: its ratio to itself shows the noise). "kept" is what forward keeps for backward, over
-what torch keeps. The error is the largest against float64, in units of the largest value.
+on the row's layout again (A/A: its ratio to itself shows the noise). "kept" is the memory that forward keeps for
+backward, over what torch's forward keeps. The error is the largest difference from float64, in units of the largest
+value.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def measure(case: Benchmark, rounds: int) -> list[dict[str, Any]]:
     kept = {
         name: [kept_bytes(function, tensors[0]) for function, _ in both] for name, tensors in given.items()
     }
-    products = (1, 3 if case.input_gradient else 2)  # which has as many multiply-adds as the forward pass
+    products = (1, 3 if case.input_gradient else 2)  # the multiply-adds of each row, as a multiple of forward's
     for k, (which, moved) in enumerate(
         (("forward", forward_bytes), ("forward+backward", forward_bytes + backward_bytes))
     ):
@@ -154,7 +155,10 @@ def main() -> int:
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default %(default)s")
     parser.add_argument(
-        "--allocator", choices=["kept", "default"], default="kept", help="what free does (default %(default)s)"
+        "--allocator",
+        choices=["kept", "default"],
+        default="kept",
+        help="whether freed memory is kept (default %(default)s)",
     )
     parser.add_argument(
         "--json",

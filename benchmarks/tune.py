@@ -1,6 +1,6 @@
-"""Measures which method of convolution is fastest where, and writes a tuning table: `python benchmarks/tune.py`.
+"""Measures which method computes which convolutions fastest, and writes a tuning table: `python benchmarks/tune.py`.
 
-What is measured, and by which rule a method is chosen: src/striate/tuning/measure.py.
+src/striate/tuning/measure.py says what is measured, and by which rule a method is chosen.
 """
 
 from __future__ import annotations

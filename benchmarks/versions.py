@@ -1,5 +1,5 @@
-"""Two versions of striate in one run: ``python benchmarks/versions.py OLD``, OLD being the python of another checkout's
-environment.
+"""Times two versions of striate in one run: ``python benchmarks/versions.py OLD``, where OLD is the python of another
+checkout's environment.
 
 Times a training step and a call under ``torch.no_grad`` of whole accelerated networks, and a call of the frozen ones,
 on images in NCHW and in channels_last. Networks are those of ``striate.models``; "plain" ones, of torch's layers with a
@@ -7,9 +7,9 @@ on images in NCHW and in channels_last. Networks are those of ``striate.models``
 and a classifier. The new version runs as ``accelerate(model, memory_format=torch.channels_last)`` ("new") and as
 ``accelerate(model)`` ("default"); before this option existed, accelerate gave channels_last. Each contestant is a
 separate process, all with the allocator tuned; one works at a time, in shuffled order. A turn is one untimed call, then
-timed ones for at least a quarter of a second, of which the mean counts. Reported are medians over the turns, their
-spread (interquartile range over median), old over new (above 1: the new one is faster) for both, and A/A: two processes
-of the first.
+timed ones for at least a quarter of a second, of which the mean counts. Reported are medians over the turns, the new
+version's spread (interquartile range over median), the old version's time over "new" and over "default" (above 1: the
+new version is faster), and A/A, the ratio of two processes of "new".
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CASES: dict[str, tuple[int, ...]] = {
 LEAST_SECONDS = 0.25
 
 
-def call_of(name: str, mode: str, last: bool, asked: bool) -> Callable[[], Any]:
+def call_of(name: str, mode: str, last: bool, give_format: bool) -> Callable[[], Any]:
     import torch
     import torch.nn.functional as F
     from plain import NETWORKS
@@ -59,7 +59,7 @@ def call_of(name: str, mode: str, last: bool, asked: bool) -> Callable[[], Any]:
         model = NETWORKS[network]() if kind else getattr(models, network)()
     choice = (
         {"memory_format": torch.channels_last}
-        if asked and "memory_format" in inspect.signature(striate.accelerate).parameters
+        if give_format and "memory_format" in inspect.signature(striate.accelerate).parameters
         else {}
     )
     model = striate.accelerate(model, **choice).train(mode == "train")
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="networks whose name contains this")
     options = parser.parse_args()
     pythons = {"old": options.old, "new": sys.executable, "default": sys.executable, "again new": sys.executable}
-    # not at the top: work() runs in the old version, which may not have it
+    # not imported at the top, because work() runs in the old version, which may not have it
     from striate.measure import LineWorker, in_turns, processor, ratio_a_a, summarize
 
     print(processor(), "\n")

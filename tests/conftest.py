@@ -6,7 +6,7 @@ import gc
 import os
 from collections.abc import Generator, Iterator
 
-# processes share the cores: a thread that waits leaves its core, a fifth of the time
+# processes share the cores: a waiting thread releases its core instead of spinning (a fifth of the time)
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # otherwise three compiled models would start a process of 0.3 GB on each core
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
@@ -32,7 +32,7 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     native.use_isa(before)
 
 
-LEFT_BYTES = 2**28  # objects that tests may leave behind before a collection
+LEFT_BYTES = 2**28  # if memory has grown by more since the last collection, the next one is started
 floor_bytes = 0
 
 

@@ -1,5 +1,4 @@
-"""One list of cases for each operation, used by tests, benchmarks and docs. A new family adds its list here.
-"""
+"""Lists the cases of each family of operations, for tests, benchmarks and docs. A new family adds its list here."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ __all__ = ["BENCHMARKS", "CONV", "NORM", "POOL", "Benchmark", "ConvSample", "Nor
 
 
 class Sample(NamedTuple):
-    """One call: ``function`` is the name both of torch's function and of striate's."""
+    """One call; ``function`` is the name of torch's function and also of striate's."""
 
     function: str
     shape: tuple[int, ...]
@@ -40,8 +39,8 @@ class Sample(NamedTuple):
 
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:
-    """``x`` with the channels innermost, for one to three axes. With a single channel too, whose strides ``contiguous``
-    would not change.
+    """A copy of ``x`` with the channels innermost, for one to three axes; also with a single channel, where
+    ``contiguous`` would leave the strides as they are.
     """
     order = [0, *range(2, x.dim()), 1]
     back = [0, x.dim() - 1, *range(1, x.dim() - 1)]
@@ -79,7 +78,7 @@ def _pool() -> Iterator[Sample]:
                 yield Sample(f"adaptive_avg_pool{dims}d", shape, {"output_size": size})
     yield Sample("max_pool2d", (2, 3, 12, 10), {"kernel_size": (3, 2), "stride": (1, 2), "padding": (1, 0)})
     yield Sample("avg_pool2d", (2, 3, 12, 10), {"kernel_size": (1, 5), "stride": (2, 1), "padding": (0, 2)})
-    # 289 taps: an index does not fit a byte
+    # 289 taps: the number of a tap does not fit a byte
     yield Sample("max_pool2d", (1, 2, 40, 41), {"kernel_size": 17, "stride": 5, "padding": 8})
     yield Sample("avg_pool2d", (1, 2, 80, 81), {"kernel_size": 70, "stride": 3})
     yield Sample("max_pool1d", (2, 3, 3000), {"kernel_size": 2, "dilation": 1500, "stride": 7})
@@ -94,9 +93,9 @@ POOL: list[Sample] = list(_pool())
 
 
 class Benchmark(NamedTuple):
-    """A case worth timing. moved_bytes: what must be read and written, for (forward, backward), of element size 4.
+    """A case to time. moved_bytes: the bytes that forward and backward must read and write, at 4 bytes an element.
 
-    layers: makes the native layer and torch's, where the functions take more than x. macs: multiply-adds of the forward
+    layers: makes the native layer and torch's, for functions that take more than x. macs: multiply-adds of the forward
     pass, where arithmetic dominates. input_gradient: whether backward computes dx.
     """
 
@@ -186,7 +185,7 @@ def _normed(function: str, shape: tuple[int, ...]) -> Benchmark:
 
 
 class _PermutedLayerNorm(torch.nn.LayerNorm):
-    """How torch users write a layer norm over the channels at each position."""
+    """A layer norm over the channels at each position, as users of torch write it."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=1e-6)
@@ -245,7 +244,7 @@ def _convolved(
 
 
 class Unfolded(torch.nn.Module):
-    """How torch users write a locally connected layer: unfold everything, then one einsum."""
+    """A locally connected layer as users of torch write it: unfold everything, then one einsum."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
@@ -264,8 +263,8 @@ def _locally_connected(shape: tuple[int, ...], filters: int, size: int, padding:
         native_layer = N.LocallyConnected2d(shape[1], filters, shape[2:], size, padding=padding, bias=False)
         return native_layer, Unfolded(native_layer)
 
-    places = prod(n + 2 * padding - size + 1 for n in shape[2:])
-    weights = places * filters * shape[1] * size**2
+    positions = prod(n + 2 * padding - size + 1 for n in shape[2:])
+    weights = positions * filters * shape[1] * size**2
 
     def moved(x: torch.Tensor, y: torch.Tensor) -> tuple[int, int]:
         return 4 * (x.numel() + y.numel() + weights), 4 * (2 * x.numel() + 2 * y.numel() + 2 * weights)
@@ -305,7 +304,7 @@ def _conv_benchmarks() -> Iterator[Benchmark]:
     yield _convolved((16, 128, 28, 28), 128, 3, padding=1, groups=4)
     yield _convolved((4, 1, 32, 64, 64), 16, 3, padding=1)
     yield _convolved((4, 16, 16, 32, 32), 32, 3, padding=1)
-    # odd ones
+    # unusual sizes
     yield _convolved((8, 17, 13, 29), 33, 3, padding=1)
     yield _convolved((1, 17, 13, 29), 33, 3, padding=1)
     yield _convolved((1, 64, 56, 56), 64, 3, padding=1)
@@ -326,10 +325,10 @@ BENCHMARKS: dict[str, list[Benchmark]] = {
 
 
 class NormSample(NamedTuple):
-    """A call of a normalization in ``striate.ops.norm``. ``arguments``: all but the tensors. ``affine``: with scale and
-    shift.
+    """A call of a normalization in ``striate.ops.norm``. ``arguments`` are all but the tensors; ``affine`` says whether
+    there are scale and shift.
 
-    Batch and instance norm that do not measure get the statistics of :meth:`running`.
+    Batch and instance norms that do not measure their input get the statistics of :meth:`running`.
     """
 
     function: str
@@ -379,8 +378,8 @@ class NormSample(NamedTuple):
 
 
 def _norms() -> Iterator[NormSample]:
-    # lengths 1 and long, channels beside every vector's width, more than one piece of 32768 values, more than 1024
-    # columns
+    # short and long axes, numbers of channels just off each vector's width, more values than one piece of 32768, more
+    # than 1024 columns
     few = [
         (2, 3, 1),
         (3, 1, 50),
@@ -531,7 +530,7 @@ def _convs() -> Iterator[ConvSample]:
         groups = arguments.get("groups", 1)
         return ConvSample(f"conv{len(kernel)}d", shape, (filters, shape[1] // groups, *kernel), arguments, bias)
 
-    # dense: few channels and many, beside every vector's width
+    # dense: few channels and many, just off each vector's width
     yield conv((2, 17, 13, 29), 33, (3, 3), padding=1)
     yield conv((2, 33, 9, 7), 17, (3, 3), padding=1, bias=False)
     yield conv((1, 64, 6, 7), 48, (3, 3), padding=1)
@@ -544,7 +543,7 @@ def _convs() -> Iterator[ConvSample]:
     yield conv((2, 5, 12, 13), 6, (3, 3), stride=2, padding=1)
     yield conv((2, 5, 14, 13), 6, (3, 3), dilation=2, padding=2)
     yield conv((1, 4, 14, 13), 9, (3, 2), dilation=(3, 1), stride=(1, 2), padding=(3, 0))
-    # same padding, more behind than before
+    # same padding, with more after than before
     yield conv((2, 5, 9, 11), 8, (2, 2), padding="same")
     yield conv((2, 6, 8, 10), 7, (3, 3), padding="same", stride=2)
     yield conv((2, 6, 9, 10), 7, (4, 5), padding="same", stride=(2, 3))
@@ -614,11 +613,11 @@ def _convs() -> Iterator[ConvSample]:
     yield transposed((1, 17, 6, 7), 33, (3, 3), stride=2, padding=1, output_padding=1)
     yield transposed((2, 6, 7, 9), 10, (4, 4), stride=2, padding=1, groups=2, bias=False)
     yield transposed((2, 5, 6, 7), 4, (3, 3), padding=1)
-    yield transposed((1, 3, 5, 6), 4, (2, 2), stride=3, output_padding=1)  # outputs that are the bias alone
+    yield transposed((1, 3, 5, 6), 4, (2, 2), stride=3, output_padding=1)  # some outputs are the bias alone
     yield transposed((2, 6, 6, 5), 6, (3, 3), stride=2, padding=1, output_padding=1, groups=6)
     yield transposed((1, 20, 9, 13), 20, (5, 5), padding=2, groups=20)
     yield transposed((2, 3, 6, 5), 4, (3, 2), dilation=(2, 3), padding=(1, 0))
-    # as much as the stride, below the dilation
+    # an output_padding of at least the stride, but below the dilation
     yield transposed((1, 3, 5, 4), 2, (3, 3), dilation=3, stride=2, output_padding=2)
     yield transposed((2, 4, 5, 6), 6, (3, 3), stride=2, padding="same")
     yield transposed((2, 4, 5, 6), 6, (2, 1), stride=(3, 2), padding="same")

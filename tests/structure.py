@@ -1,8 +1,8 @@
-"""The structure of the source code in numbers: sizes by part, import circles, lists of operators, repeated code, long
+"""Measures the structure of the source code: sizes by part, import circles, lists of operators, repeated code, long
 lines.
 
-``python tests/structure.py`` prints them for the working tree, ``python tests/structure.py COMMIT`` sets them against
-those of a commit. tests/test_architecture.py holds some of them.
+``python tests/structure.py`` prints the numbers of the working tree, ``python tests/structure.py COMMIT`` prints those
+of a commit beside them. tests/test_architecture.py asserts some of them.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 WIDTH = 120  # columns of a line
 LENGTH = 600  # lines of a file
-REPEATED = 6  # lines that are the same in two places are a repetition
+REPEATED = 6  # so many equal lines in a row in two places are a repetition
 
 # ------------------------------------------------------------------------------------------------------------- imports
 
 
 class Import(NamedTuple):
-    """One import of a module of striate's, and the line where it stands."""
+    """One import of a module of striate's, and its line."""
 
     module: str
     line: int
 
 
 def modules(package: Path) -> dict[str, Path]:
-    """The modules of a package by their dotted names; a package is the module of its ``__init__.py``."""
+    """The files of a package's modules by their dotted names; ``__init__.py`` has the name of its package."""
     found = {}
     for path in sorted(package.rglob("*.py")):
         parts = [package.name, *path.relative_to(package).with_suffix("").parts]
@@ -45,7 +45,7 @@ def modules(package: Path) -> dict[str, Path]:
 
 
 def imports_of(name: str, path: Path, known: dict[str, Path]) -> list[Import]:
-    """The modules of the same package that a module imports: at its head, within functions, and for types alone."""
+    """The modules of the same package that a module imports: at its top, within functions, and for type checking."""
     found = []
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
@@ -53,7 +53,7 @@ def imports_of(name: str, path: Path, known: dict[str, Path]) -> list[Import]:
             base = package[: len(package) - node.level + 1] if node.level else []
             source = ".".join([*base, *(node.module.split(".") if node.module else [])])
             for alias in node.names:
-                if alias.name.startswith("__"):  # a package's own version and folders, which stand before its imports
+                if alias.name.startswith("__"):  # a package sets its version and its folders before its imports
                     continue
                 module = f"{source}.{alias.name}" if f"{source}.{alias.name}" in known else source
                 found.append(Import(module, node.lineno))
@@ -63,10 +63,10 @@ def imports_of(name: str, path: Path, known: dict[str, Path]) -> list[Import]:
 
 
 def circles(package: Path) -> list[frozenset[str]]:
-    """The sets of modules that import each other, directly or by others, wherever the imports stand.
+    """The sets of modules that import each other, directly or by way of others, at their top or anywhere else.
 
-    A package's ``__init__.py`` gathers the names of its modules for others. That it imports them makes no circle,
-    unless one of them imports from it.
+    A package's ``__init__.py`` imports from its modules to export their names. That makes no circle, unless one of them
+    imports from the package.
     """
     known = modules(package)
     edges = {name: [one.module for one in imports_of(name, path, known)] for name, path in known.items()}
@@ -102,10 +102,9 @@ def components(edges: dict[str, list[str]]) -> Iterator[list[str]]:
 
 
 def operator_lists(path: Path, names: frozenset[str]) -> list[int]:
-    """The lines at which a file lists operators of torch's by name: in a tuple, list, set, dictionary, or a text that
-    is split.
+    """The lines at which a file lists torch's operators by name, in a tuple, list, set, dictionary or string of words.
 
-    names: those of torch's operators, without their namespace.
+    names: the names of torch's operators, without their namespace.
     """
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
@@ -124,7 +123,7 @@ def operator_lists(path: Path, names: frozenset[str]) -> list[int]:
 
 
 def operator_names() -> frozenset[str]:
-    """The names of torch's own operators, without namespace, overload and the mark of those that write in place."""
+    """The names of torch's own operators, without namespace, overload and the underscore of in-place variants."""
     import torch
 
     names = torch._C._dispatch_get_all_op_names()
@@ -135,22 +134,24 @@ def operator_names() -> frozenset[str]:
 
 
 def repetitions(paths: list[Path]) -> int:
-    """How many lines stand in a run of at least six that is somewhere else too, apart from imports and blank lines."""
-    places: dict[tuple[str, ...], list[tuple[Path, int]]] = defaultdict(list)
+    """The number of lines in runs of at least six lines that occur more than once. Imports, comments and blank lines do
+    not count.
+    """
+    positions: dict[tuple[str, ...], list[tuple[Path, int]]] = defaultdict(list)
     for path in paths:
         lines = [(n, text.strip()) for n, text in enumerate(path.read_text().splitlines()) if text.strip()]
         lines = [(n, text) for n, text in lines if not text.startswith(("import ", "from ", "#include", "//", "#"))]
         for at in range(len(lines) - REPEATED + 1):
             window = lines[at : at + REPEATED]
             if sum(len(text) for _, text in window) > 20 * REPEATED:
-                places[tuple(text for _, text in window)] += [(path, n) for n, _ in window]
-    repeated = {place for found in places.values() if len(found) > REPEATED for place in found}
+                positions[tuple(text for _, text in window)] += [(path, n) for n, _ in window]
+    repeated = {position for found in positions.values() if len(found) > REPEATED for position in found}
     return len(repeated)
 
 
 def long_lines(path: Path) -> list[int]:
-    """The numbers of a file's lines of more than 120 columns, as ruff counts them: without what silences a checker.
-    Rows of Markdown's tables, which cannot be broken, do not count.
+    """The numbers of a file's lines of more than 120 columns. As in ruff, comments that silence a checker do not count;
+    nor do the rows of Markdown's tables, which cannot be broken.
     """
     found = []
     for number, text in enumerate(path.read_text().splitlines(), 1):
@@ -162,7 +163,7 @@ def long_lines(path: Path) -> list[int]:
 
 
 def texts(root: Path, *suffixes: str) -> list[Path]:
-    """The files of the repository with these suffixes, but for what is generated or built."""
+    """The repository's files with these suffixes, without those that are generated or built."""
     folders = [root / name for name in ("src", "csrc", "tests", "benchmarks", "docs")]
     found = [path for folder in folders for path in folder.rglob("*") if path.suffix in suffixes]
     found += [path for path in root.glob("*") if path.suffix in suffixes]
@@ -173,7 +174,7 @@ def texts(root: Path, *suffixes: str) -> list[Path]:
 
 
 def report(root: Path) -> dict[str, int]:
-    """All numbers of a tree, by what they count."""
+    """All numbers of a tree, by the names under which they are printed."""
     package = root / "src" / "striate"
     numbers: dict[str, int] = {}
     sizes: Counter[str] = Counter()

@@ -1,7 +1,7 @@
-"""Public names that were moved or renamed since the last release: they work for one more, with a warning.
+"""Keeps public names that were moved or renamed since the last release working for one more release, with a warning.
 
-A module that is gone is imported as an alias of the one that took its place. A name that is gone from a module that
-stays is found by the module's ``__getattr__``, which :func:`accept_old_names` sets.
+A module that was moved is imported as an alias of the one that took its place. An old name in a module that stays is
+found by the module's ``__getattr__``, which :func:`accept_old_names` sets.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["accept_old_names", "old_keywords"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Modules, and names as "module:name"; all of them without "striate." before.
+# Old to new: of modules, and of names as "module:name"; all without the prefix "striate.".
 MODULES: dict[str, str] = {
     "analysis.context": "analysis.lint.context",
     "analysis.cost": "graph.cost",
@@ -122,7 +122,7 @@ PACKAGE = __name__.partition(".")[0]
 
 
 def _lookup(module: str, name: str, stacklevel: int = 2) -> Any:
-    """What has taken the place of a name in a module, with a warning to whoever asked for it."""
+    """The object that took the place of an old name in a module; warns the code that uses the old name."""
     old = module.removeprefix(f"{PACKAGE}.")
     home, _, new = NAMES.get(f"{old}:{name}", f"{MODULES.get(old, '')}:{name}").partition(":")
     if f"{old}.{name}" in MODULES or (module == PACKAGE and name in MODULES):
@@ -138,7 +138,7 @@ def _lookup(module: str, name: str, stacklevel: int = 2) -> Any:
 
 
 def accept_old_names(module: str) -> None:
-    """Lets a module answer to the old names of what was renamed in it, a package to those of moved modules."""
+    """Lets a module accept the old names of what was renamed in it, and a package those of its moved modules."""
     own = vars(sys.modules[module]).get("__getattr__")
 
     def lookup(name: str) -> Any:
@@ -150,7 +150,7 @@ def accept_old_names(module: str) -> None:
 
 
 def old_keywords(**names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Lets a function take the old names of its arguments, ``old="new"``, with a warning."""
+    """Lets a function accept the old names of its arguments, given as ``old="new"``, with a warning."""
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         @functools.wraps(function)
@@ -168,7 +168,7 @@ def old_keywords(**names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 
 class _Alias(ModuleType):
-    """A module that is gone."""
+    """Stands for a module that was moved: its names are those of the new one."""
 
     def __getattr__(self, name: str) -> Any:
         return _lookup(self.__name__, name, stacklevel=3)

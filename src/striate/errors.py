@@ -1,4 +1,4 @@
-"""Errors that say what was expected, what came, where, and what to do next.
+"""Errors that say what was expected, what was given, where, and what to do next.
 
 Every message is made by :func:`build`, so that they all read alike. The classes also inherit the exceptions torch
 raises for the same mistakes: code that catches ``RuntimeError`` or ``ValueError`` around a torch layer catches these
@@ -22,11 +22,11 @@ __all__ = [
 ]
 
 
-LEAST_LIKENESS = 0.6  # of difflib, from which on one name is taken for another that was mistyped
+LEAST_LIKENESS = 0.6  # difflib's ratio from which a name counts as a misspelling of another
 
 
 class ArgumentError(ValueError, RuntimeError):
-    """An argument's value cannot be meant: a stride of 0, a padding over half the window."""
+    """An argument has an invalid value: a stride of 0, a padding over half the window."""
 
 
 class ArgumentTypeError(TypeError, RuntimeError):
@@ -54,7 +54,7 @@ class DependencyError(ImportError):
 
 
 def build(where: str, expects: str, got: object, *, hint: str, **facts: object) -> str:
-    """The text of an error: one sentence of what is wrong, the facts, and what to do next (``hint``).
+    """The text of an error: one sentence that says what is wrong, the facts, and what to do next (``hint``).
 
     >>> build("MaxPool2d", "a stride of at least 1", 0, hint="Leave stride out to step by the kernel's size.", x=(1, 3))
     "MaxPool2d expects a stride of at least 1, got 0. x: (1, 3). Leave stride out to step by the kernel's size."
@@ -64,7 +64,7 @@ def build(where: str, expects: str, got: object, *, hint: str, **facts: object) 
 
 
 def describe_error(error: BaseException) -> str:
-    """The class of an error and the first line of what it says, as part of a message.
+    """The class of an error and the first line of its text, as part of a message.
 
     >>> describe_error(ValueError("no size 0.\\nTraceback"))
     'ValueError: no size 0'
@@ -73,7 +73,7 @@ def describe_error(error: BaseException) -> str:
 
 
 def did_you_mean(given: str, names: Iterable[str]) -> str:
-    """A question that goes behind a hint: which of the names is nearest to a mistyped one; "" if none is near.
+    """A question to append to a hint, with the names nearest to a mistyped one; "" if none is near.
 
     >>> did_you_mean("lenet", ["lenet5", "alexnet"]), did_you_mean("resnet", ["resnet18", "resnet50"])
     (' Did you mean lenet5?', ' Did you mean resnet18 or resnet50?')

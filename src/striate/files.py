@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: beside the old one, flushed to the disk, then renamed onto it."""
+"""Writes files whole or not at all: to a new file beside the old one, flushed to the disk, then renamed onto it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 __all__ = ["replace_file", "write_atomically"]
 
-SPECIAL = ("/dev/", "/proc/")  # names such as /dev/stdout: what they stand for belongs to someone else
+SPECIAL = ("/dev/", "/proc/")  # names such as /dev/stdout stand for files that must not be replaced
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
@@ -18,7 +18,7 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
     content: bytes, or text, which is encoded as UTF-8. A symbolic link stays, and the file it leads to is replaced.
     The permissions of an existing file stay. A pipe or a device cannot be replaced, and is written to directly.
 
-    Raises OSError, which names the file, if it cannot be written; what stood at ``path`` is then as it was.
+    Raises OSError, which names the file, if it cannot be written; an existing file is then unchanged.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -42,10 +42,10 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
 
 
 def replace_file(path: Path, content: bytes, before: Callable[[], None] = lambda: None) -> None:
-    """Puts a new file in the place of the one that ``path`` names, in one step; ``before`` runs right before that step.
+    """Replaces the file that ``path`` names by a new one, in one step; ``before`` runs right before that step.
 
-    The permissions of an existing file stay. Raises OSError if the file cannot be written; what stood at ``path`` is
-    then as it was.
+    The permissions of an existing file stay. Raises OSError if the file cannot be written; an existing file is then
+    unchanged.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -63,7 +63,7 @@ def replace_file(path: Path, content: bytes, before: Callable[[], None] = lambda
 
 
 def _sync_folder(folder: Path) -> None:
-    """Flushes the folder that holds the name: a rename lasts once that is on the disk."""
+    """Flushes a folder's entries to the disk: only then does a rename in it survive a crash."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

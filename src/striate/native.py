@@ -1,4 +1,4 @@
-"""The compiled core: whether it is here, and what it runs on."""
+"""Loads the compiled core, and says whether it is installed and which instruction sets it can use."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _package = sys.modules[__package__]  # not imported: it imports this module
 
 
 def _load() -> str | None:
-    given = os.environ.get("STRIATE_CORE")  # another build of it: with sanitizers, or under work
+    given = os.environ.get("STRIATE_CORE")  # another build, with sanitizers or in development
     # an editable install's package lies in more than one folder
-    places = [Path(given)] if given else [Path(folder) / "_core.so" for folder in _package.__path__]
-    found = [path for path in places if path.is_file()]
+    candidates = [Path(given)] if given else [Path(folder) / "_core.so" for folder in _package.__path__]
+    found = [path for path in candidates if path.is_file()]
     if not found:
         return "striate's native core is not installed"
     try:
@@ -33,8 +33,8 @@ def _load() -> str | None:
 
 
 def _names(letters: list[int]) -> tuple[str, ...]:
-    """What the core lists, in the order of the numbers by which its operators take it. Text comes as bytes: see
-    csrc/bindings/.
+    """Decodes a list of names from the core; its operators take the index of a name. The core returns text as bytes:
+    see csrc/bindings/.
     """
     return tuple(bytes(letters).decode().split())
 
@@ -58,7 +58,7 @@ if core and _asked and _asked not in ISAS:
         stacklevel=2,
     )
 
-# What has kernels of its own and what goes to torch's operator, for `striate doctor`.
+# What has native kernels and what uses torch's operator, for `striate doctor`.
 NATIVE = (
     *(
         "max_pool1d/2d/3d",
@@ -74,7 +74,7 @@ TORCH = ("other convolutions",)
 
 
 def native_info() -> dict[str, object]:
-    """Versions, the instruction set in use and those available, threads, and what is native and what is torch's.
+    """Versions, the instruction set in use and those available, threads, and what has native kernels and what has not.
 
     >>> sorted(native_info())
     ['core', 'isa', 'isa_available', 'native', 'python', 'striate', 'threads', 'torch', 'torch_operator']

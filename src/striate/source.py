@@ -1,4 +1,4 @@
-"""Which line of the model's own code is meant: not torch's, not striate's."""
+"""Finds lines of the model's own code, neither torch's nor striate's, in tracebacks and in the stacks of traces."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ HERE, TORCH = str(Path(__file__).parent), str(Path(torch.__file__).parent)
 
 
 def is_users(file: str) -> bool:
-    """Whether a file, as tracebacks name it, is neither torch's nor striate's. Of torch's traces some names begin at
-    its own folder.
+    """Whether a file, as tracebacks name it, is neither torch's nor striate's. Some of torch's traces name its files as
+    ``torch/…``.
 
     >>> is_users("/home/me/net.py"), is_users(torch.__file__), is_users("<string>")
     (True, False, False)
@@ -25,21 +25,21 @@ def is_users(file: str) -> bool:
 
 
 def of_error(error: BaseException) -> str | None:
-    """The line of the model's code that an error came from, as "net.py:12"; None where it came from none."""
+    """The last line of the model's code in an error's traceback, as "net.py:12"; None if there is none."""
     return _last([(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)])
 
 
-def of_stack(told: str) -> str | None:
-    """The same of a stack in words, as torch's traces keep it.
+def of_stack(text: str) -> str | None:
+    """The last line of the model's code in a stack that torch's traces keep as text; None if there is none.
 
     >>> of_stack(f'File "/home/me/net.py", line 12, in forward\\n  return f(x)\\nFile "{torch.__file__}", line 7, in f')
     'net.py:12'
     """
-    return _last(re.findall(r'File "([^"]+)", line (\d+)', told))
+    return _last(re.findall(r'File "([^"]+)", line (\d+)', text))
 
 
 def at(line: str | None) -> str:
-    """How a message goes on with a line, if it is known.
+    """The end of a message that names a line; "" if the line is not known.
 
     >>> at("net.py:12"), at(None)
     (' (at net.py:12)', '')

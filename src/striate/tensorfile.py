@@ -1,11 +1,11 @@
-"""Tensors and text in one file that is whole or refused.
+"""Stores tensors and text in one file, and refuses to read a file that is damaged.
 
 It is a safetensors file, which any reader of that format opens. Its metadata has one entry, ``striate``: JSON with the
-SHA-256 of every tensor, of the header itself (taken with zeros in its own place), and whatever the caller adds. So each
-byte of the file is covered by a digest, and nothing in it can be run: it holds numbers and text only.
+SHA-256 of every tensor, the SHA-256 of the header (computed with zeros in place of that digest), and what the caller
+adds. So each byte of the file is covered by a digest, and nothing in it can be run: it holds numbers and text only.
 
-``write`` never leaves a moment without a whole file (:mod:`.files`). ``read`` compares every size with the real file
-before it allocates anything.
+At each moment of ``write`` there is a whole file, the old one or the new one (:mod:`.files`). ``read`` compares every
+size with that of the real file before it allocates anything.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["DTYPES", "SUFFIX", "Damaged", "Place", "encode", "read", "write"]
 SUFFIX = ".safetensors"
 MOST_HEADER_BYTES = 100_000_000  # the format's own limit
 HEADER_START = b'{"__metadata__":{"striate":"{\\"header_sha256\\":\\"'
-DIGEST = slice(8 + len(HEADER_START), 8 + len(HEADER_START) + 64)  # where the header's own digest stands in the file
+DIGEST = slice(8 + len(HEADER_START), 8 + len(HEADER_START) + 64)  # the position of the header's digest in the file
 BLANK = b"0" * 64
 DTYPES = {
     "F64": torch.float64,
@@ -47,11 +47,11 @@ DTYPES = {
 
 
 class Place(NamedTuple):
-    """Where a tensor lies in a file, and what it is."""
+    """The position of a tensor in a file, its element type and its shape."""
 
     dtype: str
     shape: tuple[int, ...]
-    first: int  # byte behind the header
+    first: int  # byte, counted from the end of the header
     last: int
 
 
@@ -59,13 +59,13 @@ Check = Callable[[dict[str, Place], dict[str, Any]], None]
 
 
 class Damaged(Exception):
-    """Why a file is refused: what was found, for the reader's message."""
+    """Raised for a file that is refused; its text says what was found, for the caller's message."""
 
 
 def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], where: str = "save") -> bytes:
     """The bytes of a file. The same tensors and metadata give the same bytes.
 
-    Raises CheckpointError for what is no plain tensor, and metadata that is not JSON.
+    Raises CheckpointError for a value that is not a plain tensor, and for metadata that is not JSON.
 
     >>> encode({"x": torch.zeros(2)}, {}) == encode({"x": torch.zeros(2)}, {})
     True
@@ -81,12 +81,12 @@ def encode(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], where: st
         plain[key] = value.detach().cpu().contiguous().clone()
         digests[key] = hashlib.sha256(_bytes_of(plain[key])).hexdigest()
     try:
-        said = {"header_sha256": BLANK.decode(), "metadata": metadata, "sha256": digests}
-        told = json.dumps(said, allow_nan=False, separators=(",", ":"))
+        entry = {"header_sha256": BLANK.decode(), "metadata": metadata, "sha256": digests}
+        entry_json = json.dumps(entry, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
         fix = "Keep to text, finite numbers, lists and dicts."
         raise CheckpointError(build(where, "metadata that JSON can say", str(error), hint=fix)) from None
-    content = bytearray(to_bytes(plain, {"striate": told}))
+    content = bytearray(to_bytes(plain, {"striate": entry_json}))
     header_end = 8 + int.from_bytes(content[:8], "little")
     if content[8 : DIGEST.stop] != HEADER_START + BLANK:
         raise AssertionError("safetensors writes its metadata first, and compactly")
@@ -99,11 +99,11 @@ def _bytes_of(tensor: Tensor) -> Any:
 
 
 def write(path: Path, content: bytes, where: str = "save", before: Callable[[], None] = lambda: None) -> None:
-    """Writes so that a crash at any moment leaves the old file or the new one; ``before`` runs right before the new one
-    takes its place.
+    """Writes a file so that a crash at any moment leaves the old one or the new one; ``before`` runs right before the
+    new one replaces the old one.
 
-    Raises CheckpointError if the name does not end in ``.safetensors`` or the file cannot be written; what stood there
-    is then as it was.
+    Raises CheckpointError if the name does not end in ``.safetensors`` or the file cannot be written; an existing file
+    is then unchanged.
     """
     check_name(path, where)
     try:
@@ -123,9 +123,10 @@ def check_name(path: Path, where: str = "save") -> None:
 
 
 def read(path: Path, check: Check = lambda places, metadata: None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the metadata of a sound file; ``check`` sees what they will be before any tensor is read.
+    """Reads the tensors and the metadata of a file; ``check`` is called with each tensor's :class:`Place` and with the
+    metadata before any tensor is read.
 
-    Raises Damaged, with what was found, if the file is missing, not one of :func:`encode`, or not as it was written.
+    Raises Damaged, with what was found, if the file is missing, was not made by :func:`encode`, or was changed since.
     """
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
@@ -151,8 +152,8 @@ def _decode(file: Any, file_bytes: int, check: Check) -> tuple[dict[str, Tensor]
         raise Damaged("a header that does not match its SHA-256")
     try:
         entries = json.loads(header[8:])
-        told = json.loads(entries.pop("__metadata__")["striate"])
-        digests, metadata = dict(told["sha256"]), dict(told["metadata"])
+        entry = json.loads(entries.pop("__metadata__")["striate"])
+        digests, metadata = dict(entry["sha256"]), dict(entry["metadata"])
         places = {
             key: Place(str(e["dtype"]), tuple(map(int, e["shape"])), *map(int, e["data_offsets"]))
             for key, e in entries.items()

@@ -1,4 +1,4 @@
-"""How times are taken: medians of turns in shuffled order, a process a contestant, the rates of the machine.
+"""Measures times: medians over turns in shuffled order, contestants in separate processes, the rates of the machine.
 
 A comparison holds where its contestants ran in one run: on the same machine, in turns whose order is shuffled anew each
 round, each turn after a call that is not timed. How far the numbers can be trusted is measured along with them: the

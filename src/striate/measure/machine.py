@@ -1,4 +1,4 @@
-"""The machine that times are taken on: its processor and its rates."""
+"""Names this machine's processor, and measures the rates of the machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COPY_ELEMENTS = 2**25  # 128 MiB read, 128 MiB written: far beyond any cache
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The name of the processor and what tells its kinds apart: ``AMD EPYC, family 25 model 1``."""
+    """The name of the processor with its family and model: ``AMD EPYC, family 25 model 1``."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
@@ -35,7 +35,7 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 class Rates(NamedTuple):
-    """What this machine can do at most. Bytes are read and written ones, a MAC is a multiply-add."""
+    """The highest rates of this machine. Both bytes read and bytes written count; a MAC is a multiply-add."""
 
     bytes_per_ms: float
     macs_per_ms: float
@@ -49,7 +49,7 @@ class Rates(NamedTuple):
         return 2 * self.macs_per_ms / 1e6
 
     def least_ms(self, moved_bytes: float, macs: float) -> float:
-        """The least time for so much work [ms]: moving and multiplying overlap.
+        """The shortest possible time [ms] for this much work, if moving bytes and multiplying overlap.
 
         >>> Rates(bytes_per_ms=10, macs_per_ms=100).least_ms(moved_bytes=50, macs=200)
         5.0
@@ -58,7 +58,7 @@ class Rates(NamedTuple):
 
 
 def reference_calls(dtype: torch.dtype = torch.float32) -> dict[str, Call]:
-    """The calls that the rates are taken from: a large copy, and a product of two 2048×2048 matrices of that type."""
+    """The calls whose times give the rates: a large copy, and a product of two 2048×2048 matrices of that type."""
     source, target = torch.ones(COPY_ELEMENTS), torch.empty(COPY_ELEMENTS)
     square = torch.randn(PRODUCT_SIDE, PRODUCT_SIDE).to(dtype)
     return {"copy": lambda: target.copy_(source), "product": lambda: square @ square}
@@ -73,7 +73,7 @@ def rates_of(copy_ms: float = 0.0, product_ms: float = 0.0) -> Rates:
 
 
 def measure_rates(dtype: torch.dtype, rounds: int) -> Rates:
-    """Measures both rates, in turns."""
+    """Measures both rates; the two calls take turns."""
     with torch.no_grad():
         times = medians_ms(reference_calls(dtype), rounds)
     return rates_of(times["copy"].median, times["product"].median)

@@ -1,4 +1,4 @@
-"""What is reported of several times: their median, and how far they lie apart."""
+"""Summarizes several times by their median and their spread."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Contestants in processes of their own: what one does to the allocator, to threads or to torch's settings reaches no
-other.
+"""Runs contestants in separate processes: what one changes in the allocator, in threads or in torch's settings does not
+affect another.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Contestant = Callable[..., Generator[Any, Any, None]]
 
 
 def _serve(pipe: Connection, contestant: Contestant, arguments: tuple[Any, ...]) -> None:
-    """The child's side: sends what the generator yields, and hands it what is asked."""
+    """Runs in the child: sends what the generator yields, and passes each question to it."""
     answers = contestant(*arguments)
     pipe.send(next(answers))
     while True:
@@ -31,9 +31,9 @@ def _serve(pipe: Connection, contestant: Contestant, arguments: tuple[Any, ...])
 
 
 class Worker:
-    """A generator that runs in a process of its own, which is spawned: it inherits nothing.
+    """A generator that runs in a separate process, which is spawned: it inherits nothing.
 
-    ``first`` is what the generator yields when it is ready; :meth:`ask` hands it a question and waits for what it
+    ``first`` is what the generator yields when it is ready; :meth:`ask` sends it a question and waits for what it
     yields next. Function and arguments have to be picklable.
     """
 
@@ -43,11 +43,11 @@ class Worker:
         self._pipe, child = context.Pipe()
         self._process = context.Process(target=_serve, args=(child, contestant, arguments), daemon=True)
         self._process.start()
-        child.close()  # or the end of the process would go unnoticed
+        child.close()  # otherwise the end of the process would go unnoticed
         self.first: Any = self._receive()
 
     def ask(self, question: Any) -> Any:
-        """Raises ChildProcessError if the process has ended."""
+        """Sends a question and returns the answer. Raises ChildProcessError if the process has ended."""
         with suppress(BrokenPipeError):  # _receive notices that the process has ended
             self._pipe.send(question)
         return self._receive()
@@ -74,7 +74,8 @@ def _once(function: Callable[..., T], arguments: tuple[Any, ...]) -> Generator[T
 
 
 def in_a_process(function: Callable[..., T], *arguments: Any) -> T:
-    """What the function returns in a process of its own; both, and the arguments, have to be picklable.
+    """Calls a function in a separate process and returns its result. All three, function, arguments and result, have to
+    be picklable.
 
     Raises ChildProcessError if it raises there.
     """
@@ -85,7 +86,7 @@ def in_a_process(function: Callable[..., T], *arguments: Any) -> T:
 
 
 def run_python(*arguments: str, without: Sequence[str] = ()) -> str:
-    """What this Python prints when it is called with these arguments; without: variables that its environment lacks.
+    """Runs this Python with these arguments and returns what it prints; without: environment variables to remove.
 
     Raises subprocess.CalledProcessError if it fails.
 
@@ -98,14 +99,14 @@ def run_python(*arguments: str, without: Sequence[str] = ()) -> str:
 
 
 class LineWorker:
-    """A command that answers each line that it is sent by a line: for contestants of another Python."""
+    """A command that answers each line of input with a line of output, for contestants that run in another Python."""
 
     def __init__(self, *command: str) -> None:
         self.name = command[0]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, line: str) -> str:
-        """Raises ChildProcessError if the command has ended."""
+        """Sends a line and returns the answer. Raises ChildProcessError if the command has ended."""
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             self._process.stdin.write(line + "\n")

@@ -1,4 +1,4 @@
-"""What a process has used of the machine: page faults, time in the kernel, interruptions, memory."""
+"""Measures what a process has used of the machine: page faults, time in the kernel, interruptions, memory."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["Resources", "allocated_bytes", "reset_peak", "resident_bytes"]
 
 
 class Resources(NamedTuple):
-    """What a process has used: page faults that needed no disk, time in the kernel [ms], and how often other work
-    took a processor from it.
+    """What a process has used: page faults without disk access, time in the kernel [ms], and how often the kernel gave
+    its processor to other work.
     """
 
     page_faults: float
@@ -23,7 +23,7 @@ class Resources(NamedTuple):
 
     @staticmethod
     def now() -> Resources:
-        """Since the process began."""
+        """What this process has used since it began."""
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return Resources(usage.ru_minflt, usage.ru_stime * 1e3, usage.ru_nivcsw)
 
@@ -32,24 +32,24 @@ class Resources(NamedTuple):
 
 
 def resident_bytes(which: str, proc: Path = Path("/proc/self")) -> int:
-    """What this process has in memory (Linux): "VmRSS" now, "VmHWM" at most since it began or :func:`reset_peak`.
+    """This process's resident memory (Linux): "VmRSS" now, "VmHWM" its peak since the start or :func:`reset_peak`.
 
-    ``getrusage`` is of no use for it: its ``ru_maxrss`` begins with the parent's.
+    ``getrusage`` does not tell it: its ``ru_maxrss`` starts from the parent's.
     """
     lines = (proc / "status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{which}:"))
 
 
 def reset_peak(proc: Path = Path("/proc/self")) -> None:
-    """Makes "VmHWM" of :func:`resident_bytes` begin anew (Linux)."""
+    """Resets the peak "VmHWM" of :func:`resident_bytes` to the memory in use now (Linux)."""
     (proc / "clear_refs").write_text("5")
 
 
 def allocated_bytes(call: Callable[[], Any]) -> int:
-    """The most that torch's allocator had given to the second call of a function at once, beyond what it had before.
+    """The peak of what the second call of a function holds from torch's allocator, beyond what was allocated before.
 
     It is summed from the profiler's record of every allocation, so that it does not depend on what the allocator keeps.
-    What kernels take for themselves is not in it.
+    It does not include the kernels' workspaces.
     """
     call()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:

@@ -1,6 +1,6 @@
-"""Contestants timed in turns: one after the other, round after round, in an order shuffled anew each round.
+"""Times contestants in turns: one after the other, round after round, in an order shuffled anew each round.
 
-In a fixed order each contestant would always find the caches as the same neighbour left them: behind a large copy some
+In a fixed order each contestant would always find the caches as the same predecessor left them: after a large copy some
 take twice their time.
 """
 
@@ -18,11 +18,11 @@ __all__ = ["Call", "Repeated", "again", "in_turns", "medians_ms", "ratio_a_a", "
 
 Call = Callable[[], Any]
 T = TypeVar("T")
-clock_ns = time.perf_counter_ns  # read as turns.clock_ns by all that times, so that a test replaces one name
+clock_ns = time.perf_counter_ns  # every measurement reads turns.clock_ns, so that a test has one name to replace
 
 
 def timed_ms(call: Call, before: Call | None = None) -> float:
-    """The time of one call [ms], after an untimed one (which faults in the memory it needs), or after ``before``."""
+    """The time of one call [ms], after an untimed call, which faults in the memory it needs, or after ``before``."""
     (before or call)()
     start = clock_ns()
     call()
@@ -38,7 +38,7 @@ class Repeated(NamedTuple):
 
 
 def repeat(call: Call, least_seconds: float) -> Repeated:
-    """One untimed call, then timed ones for at least so long: a short call is timed many times in a turn."""
+    """Makes one untimed call, then timed ones for ``least_seconds``: a short call is timed many times in a turn."""
     call()
     calls, before, start = 0, Resources.now(), clock_ns()
     while (took := clock_ns() - start) < least_seconds * 1e9 or not calls:
@@ -89,8 +89,7 @@ def again(name: str) -> str:
 
 
 def with_again(contestants: Mapping[str, T], *names: str) -> dict[str, T]:
-    """The contestants, those of these names entered a second time: what is measured of a contestant against itself is
-    noise.
+    """The contestants, with those of these names entered twice: a difference between a contestant and itself is noise.
 
     >>> list(with_again({"striate": 1, "torch": 2}, "torch"))
     ['striate', 'torch', 'again torch']

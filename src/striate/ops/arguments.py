@@ -1,8 +1,9 @@
-"""What every family asks of its arguments: whole numbers, one or one for each axis, within what 64 bits can add.
+"""Converts and checks the numbers that are arguments of every family: one for all axes or one for each, small enough
+that sums of two fit 64 bits.
 
-Numbers are taken as torch takes them: Python's, numpy's, and tensors of one element, in lists, tuples and arrays too.
-:func:`as_int`,
-:func:`as_ints` and :func:`as_float` make Python's of them; what is no number stays as it is, for a check to refuse.
+Accepts what torch accepts: numbers of Python and numpy and tensors of one element, also in lists, tuples and arrays.
+:func:`as_int`, :func:`as_ints` and :func:`as_float` convert them to Python's types. They return anything that is not a
+number unchanged, for a check to refuse.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from ..errors import ArgumentError, ArgumentTypeError, build
 
 __all__ = ["LARGEST", "as_float", "as_int", "as_ints", "as_key", "is_float", "is_int", "per_axis", "whole"]
 
-LARGEST = 2**62  # of any argument: sums of two still fit the kernels' 64 bits
+LARGEST = 2**62  # the largest argument: sums of two still fit the kernels' 64 bits
 
 
 def as_int(value: Any) -> Any:
-    """A whole number, whatever library's, as Python's; a traced one, and all that is none, as it is.
+    """Converts a whole number of any library to Python's; returns a traced one, and anything else, unchanged.
 
     >>> as_int(torch.tensor(2)), as_int(True), as_int(2.0), as_int("same")
     (2, True, 2.0, 'same')
     """
     if type(value) is int or value is None or isinstance(value, bool | float | str | list | tuple | torch.SymInt):
         return value
-    if isinstance(value, Tensor) and value.dtype is torch.bool:  # has an index, as True has
+    if isinstance(value, Tensor) and value.dtype is torch.bool:  # operator.index accepts it, as it accepts True
         return value
     try:
         return int(operator.index(value))
@@ -39,7 +40,7 @@ def as_int(value: Any) -> Any:
 
 
 def as_ints(value: Any) -> Any:
-    """:func:`as_int` of a number, or of each in a list, an array or any other that holds several; then a tuple.
+    """:func:`as_int` of a number; for a list, an array or another iterable, a tuple of :func:`as_int` of each element.
 
     >>> as_ints(2), as_ints([2, torch.tensor(3)]), as_ints(torch.tensor([2, 3])), as_ints("same")
     (2, (2, 3), (2, 3), 'same')
@@ -50,13 +51,13 @@ def as_ints(value: Any) -> Any:
             return value
         try:
             value = tuple(value)
-        except TypeError:  # a tensor or array without an axis
+        except TypeError:  # a tensor or array without an axis cannot be iterated
             return value
     return tuple([as_int(v) for v in value])
 
 
 def as_float(value: Any) -> Any:
-    """A real number, whatever library's, as Python's; a traced one, and all that is none, as it is.
+    """Converts a real number of any library to Python's; returns a traced one, and anything else, unchanged.
 
     >>> as_float(torch.tensor(0.5)), as_float(1), as_float(True), as_float("1e-5")
     (0.5, 1, True, '1e-5')
@@ -68,13 +69,13 @@ def as_float(value: Any) -> Any:
             value.dim() == 0 and not value.requires_grad and not value.is_complex() and value.dtype is not torch.bool
         )
         return value.item() if number else value
-    # torch.compile takes numpy's numbers for arrays, which are none
+    # under torch.compile numpy's numbers are arrays, which are not instances of Real
     real = isinstance(value, Real) or (torch.compiler.is_compiling() and hasattr(value, "__float__"))
     return float(value) if real else value
 
 
 def is_int(value: Any) -> bool:
-    """Whether ``value`` is a whole number, a traced one too; True and False are none.
+    """Whether ``value`` is a whole number, possibly traced; True and False do not count.
 
     >>> is_int(2), is_int(2.0), is_int(True)
     (True, False, False)
@@ -83,7 +84,7 @@ def is_int(value: Any) -> bool:
 
 
 def is_float(value: Any) -> bool:
-    """Whether ``value`` is a real number, a traced one too; True and False are none.
+    """Whether ``value`` is a real number, possibly traced; True and False do not count.
 
     >>> is_float(2), is_float(2.0), is_float(True)
     (True, True, False)
@@ -92,7 +93,7 @@ def is_float(value: Any) -> bool:
 
 
 def whole(value: Any, what: str, where: str, least: int = 1) -> int:
-    """``value`` as a whole number of at least ``least``; raises ArgumentTypeError or ArgumentError.
+    """Returns ``value`` as a whole number of at least ``least``; raises ArgumentTypeError or ArgumentError.
 
     >>> whole(3, "in_channels", "LocallyConnected2d")
     3
@@ -108,10 +109,10 @@ def whole(value: Any, what: str, where: str, least: int = 1) -> int:
 def per_axis(
     value: Any, dims: int, least: int, what: str, where: str, shape: tuple[int, ...] | None = None, most: int = LARGEST
 ) -> tuple[int, ...]:
-    """One number for each axis, from ``least`` to ``most``, from one for all or a list.
+    """One number for each axis, between ``least`` and ``most``; ``value`` is one for all axes, or a list.
 
-    Raises ArgumentTypeError or ArgumentError, with ``what`` for the argument's name, ``where`` for the operation's, and
-    x's ``shape``.
+    Raises ArgumentTypeError or ArgumentError. The message names the argument (``what``) and the operation (``where``),
+    and gives x's ``shape``.
 
     >>> per_axis(3, 2, 1, "stride", "conv2d", (1, 3, 8, 8))
     (3, 3)
@@ -137,7 +138,8 @@ def _facts(shape: tuple[int, ...] | None) -> dict[str, object]:
 
 
 def as_key(value: Any) -> Any:
-    """``value`` as a cache's key, or None: 2, 2.0 and True are one key, so only whole numbers and words may be.
+    """``value`` as a key of a cache, or None if it cannot be one: 2, 2.0 and True would be the same key, so only whole
+    numbers and strings are accepted.
 
     >>> as_key([2, 3]), as_key("same"), as_key(2.0), as_key(torch.tensor(2))
     ((2, 3), 'same', None, 2)
@@ -146,7 +148,7 @@ def as_key(value: Any) -> Any:
         return value
     if type(value) in (tuple, list) and all(type(v) is int for v in value):
         return tuple(value)
-    if isinstance(value, Iterator):  # it gives its numbers once
+    if isinstance(value, Iterator):  # reading it here would use it up
         return None
     value = as_ints(value)
     if isinstance(value, tuple):

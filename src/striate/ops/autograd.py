@@ -1,8 +1,9 @@
-"""Gives an operator its gradient: once for tracing, where it is registered, and once for eager calls, where that is
-slow.
+"""Gives an operator its gradient twice: registered with ``torch.library`` for tracing, and as an ``autograd.Function``
+for eager calls.
 
-An operator registered with ``torch.library`` alone costs about twice as much a call as by the ways below, with a
-gradient to come and without. What a call costs now: ``python benchmarks/run.py pool --only 1x64x8x8``.
+An eager call of an operator whose gradient is only registered takes about twice as long as one by the
+``autograd.Function``, or, where no gradient is needed, by a call below autograd. ``python benchmarks/run.py pool --only
+1x64x8x8`` measures what a call costs now.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ __all__ = ["detached_leaf", "differentiable", "fake", "without_autocast"]
 
 
 def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """A backward of an ``autograd.Function`` that computes in its tensors' type, also where ``.backward()`` is called
-    under autocast.
+    """Wraps the backward of an ``autograd.Function``, so that it computes in its tensors' type even if ``.backward()``
+    is called under autocast.
     """
 
     @functools.wraps(backward)
@@ -35,16 +36,17 @@ def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def fake(name: str) -> Callable[..., Any]:
-    """A decorator: registers the fake kernel of the operator ``striate::name``, which gives the shapes and layouts of
-    its results while it is traced. Without a core there is no operator, and nothing is registered.
+    """A decorator that registers the fake kernel of the operator ``striate::name``, which returns results of the right
+    shape and layout while the operator is traced. Without a core there is no operator, and nothing is registered.
     """
     return torch.library.register_fake(f"striate::{name}") if native.core else lambda function: function
 
 
 def detached_leaf(p: torch.Tensor | None, further: bool) -> Any:
-    """A tensor to differentiate a formula by: the same values on a node of their own, which leads on to those of ``p``
-    where a ``further`` gradient is to come. (Where dy was computed from x, the gradient at x must not take in the way
-    through dy as well.)
+    """A tensor with the values of ``p`` and an autograd node of its own, by which a formula is differentiated. Where a
+    ``further`` gradient will be taken, that node is connected to ``p``'s.
+
+    The separate node matters where dy was computed from x: the gradient by x must not include the path through dy.
     """
     return None if p is None else p.view_as(p) if further and p.requires_grad else p.detach().requires_grad_()
 
@@ -52,12 +54,13 @@ def detached_leaf(p: torch.Tensor | None, further: bool) -> Any:
 def differentiable(
     name: str, setup: Callable[..., None], backward: Callable[..., Any], formula: Callable[..., Any], tensors: int = 1
 ) -> Callable[..., Any]:
-    """A function that calls the operator ``striate::name``, with a gradient: ``backward(ctx, *gradients)`` uses what
-    ``setup(ctx, inputs, output)`` saved.
+    """Returns a function that calls the operator ``striate::name`` and has a gradient: ``backward(ctx, *gradients)``
+    uses what ``setup(ctx, inputs, output)`` saved.
 
-    ``formula(ctx, *gradients)`` is the same gradient in torch's operators, for when the gate is closed: gradients that
-    come batched, a mode that looks on. The first of the arguments is a tensor; gradients may be asked of the first
-    ``tensors``, and they may be None after the first. ``backward`` and ``formula`` return one value for each argument.
+    ``formula(ctx, *gradients)`` computes the same gradient with torch's operators, for when the gate is closed: the
+    gradients are batched, or a dispatch mode is active. The first ``tensors`` arguments are tensors, which can have
+    gradients; all but the first may be None. ``backward`` returns one value for each argument, ``formula`` at least one
+    for each of the first ``tensors``.
 
     Without a core there is no operator, and the function raises; no candidate calls it then.
     """
@@ -80,7 +83,7 @@ def differentiable(
 
     functions = {"forward": staticmethod(forward), "backward": staticmethod(eager_backward)}
     eager: Any = type(name, (torch.autograd.Function,), functions)
-    apply = super(torch.autograd.Function, eager).apply  # without what only function transforms need
+    apply = super(torch.autograd.Function, eager).apply  # skips the checks that only function transforms need
 
     def call(x: torch.Tensor, *arguments: Any) -> Any:
         if torch.compiler.is_compiling() or (type(x) is not torch.Tensor and type(x) is not torch.nn.Parameter):
@@ -89,7 +92,7 @@ def differentiable(
             x.requires_grad
             or (tensors > 1 and any(a is not None and a.requires_grad for a in arguments[: tensors - 1]))
         ):
-            # all that takes no part as one argument
+            # the arguments without a gradient are passed as one tuple
             return apply(x, *arguments[: tensors - 1], arguments[tensors - 1 :])
         with _torch.below_autograd():
             return op(x, *arguments)

@@ -1,4 +1,4 @@
-"""The methods of one convolution as calls that can be timed in turn, for :mod:`striate.tuning.measure`."""
+"""Makes the methods of one convolution into calls that :mod:`striate.tuning.measure` times in turns."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from .fused import CONV_METHODS, FusedConv
 __all__ = ["TUNED", "contest"]
 
 TUNED = tuple(method.name for method in METHODS if method.name not in ("torch", "reference"))
-_OTHER = 2**23  # numbers that are read between two calls: 32 MiB, more than a core's caches
+_OTHER = 2**23  # values that are read between two calls: 32 MiB, more than a core's caches hold
 
 
 def contest(shape: Shape, pass_: str, channels_last: bool) -> Contest:
-    """Every method that can compute a pass of a convolution of that shape. "fused": forward for inference, with a ReLU.
+    """The calls of all methods that can compute a pass of a convolution of that shape. The pass "fused" is forward for
+    inference, with a ReLU.
 
     >>> one = contest(Shape(1, 4, 4, 1, (6, 6), 3), "forward", True)
     >>> one.geometry.output, one.rival, sorted(one.calls)[-1]
@@ -39,7 +40,7 @@ def _tensor(shape: tuple[int, ...], channels_last: bool) -> Tensor:
     if not channels_last:
         return torch.randn(shape)
     batch, channels, *axes = shape
-    return torch.randn(batch, *axes, channels).movedim(-1, 1)  # these strides also where there is one channel
+    return torch.randn(batch, *axes, channels).movedim(-1, 1)  # has NHWC strides even with a single channel
 
 
 def _plain(problem: ConvProblem) -> Contest:
@@ -57,13 +58,15 @@ def _plain(problem: ConvProblem) -> Contest:
 
 
 def _fused(problem: ConvProblem) -> Contest:
-    """In a network the weights of a layer have left the cache when its turn comes; x has not."""
+    """The contest of the pass "fused". Before each call the weights leave the cache and x enters it: that is the state
+    in which a network calls a layer.
+    """
     p = problem.geometry
     weight, bias = torch.randn(p.weight_shape), torch.randn(p.filters)
     layer = FusedConv(weight, bias, p.stride, p.before, p.dilation, p.groups, low=0.0)
     x, other = _tensor(p.x_shape, True), torch.ones(_OTHER)
-    able = [m for m in CONV_METHODS if m.name in (*NATIVE, "onednn") and m.refuse(problem) is None]
-    runs = {m.name: m.run(layer, problem) for m in able}
+    supported = [m for m in CONV_METHODS if m.name in (*NATIVE, "onednn") and m.refuse(problem) is None]
+    runs = {m.name: m.run(layer, problem) for m in supported}
 
     def call(name: str) -> Tensor:
         with torch.no_grad():

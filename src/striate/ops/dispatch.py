@@ -1,4 +1,4 @@
-"""Which method computes an operation: the first of an ordered list of candidates that does not refuse.
+"""Chooses the method that computes an operation: the first of an ordered list of candidates that does not refuse.
 
 A candidate refuses with a sentence that says why, so that every choice can be explained. The last one never refuses.
 
@@ -40,11 +40,10 @@ def always(*args: Any) -> None:
 
 
 class Candidate(NamedTuple):
-    """A method: its name, why it refuses these arguments (None: it does not), what computes, and why another method was
-    measured to be faster (None: none was).
+    """A method. refuse: returns the reason why it cannot compute these arguments, or None; run: computes them;
+    not_preferred: returns the reason to prefer another method, which was measured to be faster, or None.
 
-    A method that refuses never runs; one that is merely not preferred runs where it is asked for by name
-    (:class:`prefer`).
+    A method that refuses never runs. One that is only not preferred runs if it is requested by name (:class:`prefer`).
     """
 
     name: str
@@ -53,19 +52,19 @@ class Candidate(NamedTuple):
     not_preferred: Callable[..., str | None] = always
 
 
-# Every method there is, of one family or of several: first convolution's own, in its order.
+# The names of the methods of all families, each once: first those of convolution, in the order of its candidates.
 NAMES = (
     *("depthwise", "direct", "winograd_4x4", "winograd_2x2", "implicit_gemm", "pointwise", "torch_channels_last"),
     *("torch", "reference", "native", "local", "onednn"),
 )
-AS_MEASURED = ""  # in place of a method's name: the tuning table decides, whatever is preferred
+AS_MEASURED = ""  # given instead of a method's name: the tuning table decides, even inside `prefer`
 
 
 _RENAMED = {"unfolded": "implicit_gemm"}  # the old name works for one more release, with a warning
 
 
 def current_name(name: str, where: str) -> str:
-    """A method's name of today, with a warning where its old one was given."""
+    """A method's current name; warns if the old one was given."""
     if name in _RENAMED:
         instead = f"{where}: the method {name} is {_RENAMED[name]} now; the old name goes with the next release."
         warnings.warn(instead, DeprecationWarning, stacklevel=4)
@@ -84,12 +83,12 @@ _PREFERRED = Setting("prefer", _known(os.environ.get("STRIATE_METHOD") or None, 
 
 
 class prefer(Block[str | None]):  # noqa: N801  used after `with`
-    """Inside, the methods of that name go first wherever they can; None: as measured. Names: :data:`NAMES`, of which
-    each family has some.
+    """A context in which the method of that name runs wherever it does not refuse; with None the tuning table decides.
+    :data:`NAMES` lists the names; each family has some of them.
 
-    For tests, measurements, and whoever wants one method's numbers however small the work. ``STRIATE_METHOD`` sets it
-    for the process, at start. A block holds for its own context, as :class:`striate.precision`'s do, and for the
-    gradients of what was computed in it.
+    It is for tests and measurements, and for users who want the results of one method, however small the work.
+    ``STRIATE_METHOD`` sets it for the whole process at start. A block affects its own thread or task, as a block of
+    :class:`striate.precision` does, and the gradients of what was computed in it.
 
     Raises ArgumentError for a name that no method has.
 
@@ -108,15 +107,15 @@ class prefer(Block[str | None]):  # noqa: N801  used after `with`
 
 
 def preferred() -> str | None:
-    """What :class:`prefer` named in this context, or ``STRIATE_METHOD``."""
+    """The method that :class:`prefer` named in this context, or else ``STRIATE_METHOD``."""
     return _PREFERRED.value()
 
 
 def reasons(
     candidates: Sequence[Candidate], *args: Any, method: str | None = None
 ) -> Iterator[tuple[Candidate, str | None]]:
-    """The candidates in the order they are asked, each with the reason against it; first the one named ``method``, or
-    the preferred.
+    """The candidates in the order in which they are tried, each with the reason against it. The one named ``method``
+    comes first, or else the one that :class:`prefer` named.
     """
     name = preferred() if method is None else method
     for candidate in candidates if not name else sorted(candidates, key=lambda c: c.name != name):
@@ -125,7 +124,7 @@ def reasons(
 
 
 def first(candidates: Sequence[Candidate], *args: Any, method: str | None = None) -> Candidate:
-    """The first candidate that has no reason against it; the last one never has."""
+    """The first candidate without a reason against it; there is never one against the last."""
     for candidate, reason in reasons(candidates, *args, method=method):
         if reason is None:
             return candidate
@@ -133,7 +132,7 @@ def first(candidates: Sequence[Candidate], *args: Any, method: str | None = None
 
 
 def choose(candidates: Sequence[Candidate], *args: Any) -> Callable[..., Any]:
-    """The ``run`` of the first candidate that has no reason against it."""
+    """The ``run`` of the first candidate without a reason against it."""
     return first(candidates, *args).run
 
 
@@ -141,9 +140,9 @@ def explain_choice(
     candidates: Sequence[Candidate], *args: Any, method: str | None = None
 ) -> list[tuple[str, str | None]]:
     """Every candidate up to the chosen one, with the reason against it; the chosen one's is None."""
-    asked: list[tuple[str, str | None]] = []
+    tried: list[tuple[str, str | None]] = []
     for candidate, reason in reasons(candidates, *args, method=method):
-        asked.append((candidate.name, reason))
+        tried.append((candidate.name, reason))
         if reason is None:
             break
-    return asked
+    return tried

@@ -1,5 +1,5 @@
-"""The geometry that convolution, pooling and locally connected layers share: their arguments made numbers, one for each
-axis, with the messages of all three.
+"""Resolves the arguments that convolution, pooling and locally connected layers share to numbers, one for each axis,
+with the same error messages for all three.
 
 Each family has a geometry of its own (:class:`~striate.ops.conv.ConvGeometry`,
 :class:`~striate.ops.pool.PoolGeometry`, :class:`~striate.ops.local.LocalGeometry`), resolved once from shapes and
@@ -61,7 +61,7 @@ def resolve_padding(
     shape: tuple[int, ...],
     hint: str = SAME,
 ) -> list[tuple[int, int]]:
-    """The padding (before, after) of each axis that numbers, ``"same"`` or ``"valid"`` mean.
+    """The padding (before, after) of each axis, where ``padding`` is numbers, ``"same"`` or ``"valid"``.
 
     Raises ArgumentError or ArgumentTypeError; ``shape`` is x's, for the message.
 
@@ -82,7 +82,7 @@ def resolve_padding(
 def resolve_dilation(
     dilation: Any, size: Sequence[int], where: str, shape: tuple[int, ...], most: int
 ) -> tuple[int, ...]:
-    """The dilation of each axis; 1 where there is one tap, whatever was given (up to ``most``).
+    """The dilation of each axis. Where there is one tap it has no effect: any up to ``most`` is accepted and becomes 1.
 
     >>> resolve_dilation(2**62, (1, 1), "conv2d", (1, 1, 7, 7), most=2**63 - 1)
     (1, 1)
@@ -120,7 +120,7 @@ def output_sizes(
 def check_fits_memory(
     sizes: Sequence[int], where: str, shape: tuple[int, ...], hint: str, what: str = "an output"
 ) -> None:
-    """Raises ShapeError for a tensor of more than 2⁴⁰ values; while ``torch.compile`` traces, for none.
+    """Raises ShapeError for a tensor of more than 2⁴⁰ values; does not check while ``torch.compile`` traces.
 
     >>> check_fits_memory((8, 64, 56, 56), "conv2d", (8, 3, 56, 56), "Pad less.")
     """

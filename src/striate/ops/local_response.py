@@ -1,4 +1,4 @@
-"""Local response normalization: each value over a power of the squares of its neighbouring channels."""
+"""Local response normalization: divides each value by a power of the sum of squares over neighbouring channels."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
 def response(
     x: Tensor, size: int, alpha: float, beta: float, k: float, *, where: str = "local_response_norm"
 ) -> Tensor:
-    """:func:`local_response_norm`, named ``where`` in errors.
+    """:func:`local_response_norm`, under the name ``where`` in error messages.
 
     >>> response(torch.full((1, 1, 1), 3), 1, 1.0, 1.0, 1.0).flatten()
     tensor([0.3000])
@@ -87,7 +87,7 @@ def response(
     closed = gate.closed(x)
     if closed is not None and closed.symbolic:
         return F.local_response_norm(x, size, alpha, beta, k)
-    check_input(x, where, 3, "(N, C, *axes)", integers_too=True)  # as torch's
+    check_input(x, where, 3, "(N, C, *axes)", integers_too=True)  # torch accepts them
     size = as_int(size)
     if not is_int(size):
         hint = "Give a number of channels, as 5."
@@ -113,7 +113,7 @@ def _refusal(closed: gate.Closed | None, x: Tensor, *rest: Any) -> str | None:
 
 def _native(closed: None, x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     y: Tensor = response_native(x, size, alpha, beta, k, is_channels_last(x))
-    # torch's is made of operations on single values, which keep any order
+    # torch's operator consists of pointwise operations, which keep x's memory order
     like = y if x.is_contiguous() else torch.empty_like(x)
     return y if like.stride() == y.stride() else like.copy_(y)
 

@@ -1,7 +1,6 @@
-"""What torch's tools ask of our operators where they meet them, in compiled code: a rule for vmap, and how many FLOPs
-they are.
+"""Registers what torch's tools need of striate's operators in compiled code: a vmap rule and the number of FLOPs.
 
-Their fake kernels and gradients stand with the operators' families.
+The fake kernels and gradients are registered by the operators' families.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from .. import native
 __all__ = ["OPERATORS", "one_by_one"]
 
 Shape = list[int]
-# All but norm_update, which changes its arguments: a batch of calls could not share them.
+# All operators but norm_update, which writes into its arguments: the calls of a batch cannot share them.
 OPERATORS = (
     *("conv", "conv_bias", "conv_fused", "conv_backward_data", "conv_measured", "conv_pack", "conv_backward_weights"),
     *("local", "local_backward_data", "local_backward_weights"),
@@ -29,7 +28,7 @@ OPERATORS = (
 
 
 def one_by_one(op: Any) -> Any:
-    """A vmap rule: the operator for each of the batch, and the results as a batch."""
+    """A vmap rule that calls the operator for each element of the batch and stacks the results."""
 
     def rule(info: Any, in_dims: Any, *args: Any) -> Any:
         def part(value: Any, dim: Any, k: int) -> Any:

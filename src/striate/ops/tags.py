@@ -1,7 +1,7 @@
-"""The side channels that are left: what one call tells another beside arguments and results.
+"""Lists the side channels: what one call passes to another by other means than arguments and results.
 
 Each is an attribute of a tensor, an autograd node or a module, or a variable of the thread or task. A new one needs a
-row here (tests/test_tags.py), and a reason why it can be no argument.
+row here (tests/test_tags.py) that gives the reason why it cannot be an argument.
 
 >>> print(table().splitlines()[0].split())
 ['name', 'on', 'writer', 'reader', 'lifetime']

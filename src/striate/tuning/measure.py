@@ -1,12 +1,12 @@
-"""Measures which method of convolution is fastest where, and writes a tuning table.
+"""Measures which method computes which convolutions fastest, and writes a tuning table.
 
-For each kind of convolution, up to each of some numbers of what it is counted by (:mod:`.select`), some shapes are
-computed by every method that can, in turn, over and over; a row of the table holds the geometric means of torch's
-median times over the methods'. The method of a row is the fastest, if it gains 3 % over torch's on average and loses no
-more than 3 % on any shape: else the next that does, and in the end torch's own operator. Winograd's tiles round more,
-and have to gain 20 % over all others.
+A row of the table is for one kind of convolution and one limit of the number by which the kind is counted
+(:mod:`.select`). Two shapes are timed for it: all methods that can compute them run in turns, several rounds. The row
+holds the ratio of torch's median time to each method's, as the geometric mean over the shapes. The method of the row is
+the fastest of those that gain 3 % over torch on average and lose no more than 3 % on any shape; if there is none, it is
+torch's operator. Winograd's methods round more, and must also be 20 % faster than all others.
 
-The convolutions themselves come from whoever has the methods: :func:`striate.ops.contest.contest`.
+:func:`striate.ops.contest.contest` makes the calls that are timed, since this package does not import the methods.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from . import select
 
 __all__ = ["ANY", "PASSES", "Contest", "Shape", "fastest", "ratios", "rows", "shapes", "write"]
 
-# fused: for inference, over oneDNN's operator with a packed weight and a ReLU
+# "fused" is forward for inference, with a ReLU; it is compared with oneDNN's operator on packed weights
 PASSES = ("forward", "backward_data", "backward_weights", "fused")
 ANY = 10**9
-LIMITS = {  # for one, two and three axes
+LIMITS = {  # the limits of each kind's number, for one, two and three axes
     "depthwise": ((9, 25, ANY), (9, 25, ANY), (ANY,)),
     "grouped": ((2, 8, ANY), (1, 2, 4, 8, 16, 32, ANY), (2, 8, ANY)),
     "few filters": ((4,), (2, 4, 8), (4,)),
-    "pointwise": ((), (50, 100, ANY), ()),  # as for two
+    "pointwise": ((), (50, 100, ANY), ()),  # the rows of two axes apply to one and three
     "dense 3×3": ((1, 4, 16, ANY), (1, 2, 4, 8, 16, 32, 64, 128, 256, ANY), ()),
     "dense 5×5": ((1, 4, 16, ANY), (1, 4, 16, 32, ANY), ()),
     "dense": ((1, 4, 16, 32, ANY), (1, 2, 4, 8, 16, 32, 64, ANY), (1, 4, 16, 32, ANY)),
 }
-MIN_GAIN = 1.03  # for a method to go before torch's operator: less is noise
-MAX_LOSS = 0.97  # on any shape of a row
-# What rounds more has to be so much faster than what does not.
+MIN_GAIN = 1.03  # the ratio from which a method is preferred to torch's operator: less is noise
+MAX_LOSS = 0.97  # the smallest ratio that is accepted on any shape of a row
+# The methods that round more, and how many times faster than all others they must be.
 ROUNDING, ROUNDING_GAIN = ("winograd_4x4", "winograd_2x2"), 1.2
-FAR = 3  # times the fastest's time: such a method is not timed again
+FAR = 3  # a method that takes more than this many times the fastest's time is not timed again
 
 Call = Callable[[], object]
-# Of calls by name, each call's median time [ms] and spread over so many rounds; the last: called before each of them.
+# From calls by name, the number of rounds, and a call made before each timed one: each call's median [ms] and spread.
 Medians = Callable[[dict[str, Call], int, Call | None], dict[str, tuple[float, float]]]
 
 
@@ -61,11 +61,12 @@ class Contest(NamedTuple):
 
     geometry: select.Geometry
     calls: dict[str, Call]
-    rival: str  # the call that the others' times are set against
+    rival: str  # the call with which the others are compared
     before: Call | None = None
 
 
-# For sizes that count the outputs of all images: batches and sides of outputs, in training and for inference.
+# For sizes that count the outputs of all images: the batch and the output's side of both shapes of a row, in training
+# (BATCHES) and for inference (SINGLES).
 BATCHES = {
     "tiny": ((16, 4), (4, 8)),
     "small": ((16, 7), (4, 14)),
@@ -78,7 +79,7 @@ SINGLES = {
     "medium": ((1, 56), (16, 14)),
     "large": ((16, 28), (8, 56)),
 }
-LENGTHS = {"tiny": 15, "small": 60, "medium": 400, "large": 4000}  # of one axis, for 16 images
+LENGTHS = {"tiny": 15, "small": 60, "medium": 400, "large": 4000}  # with one axis: the output's length, for 16 images
 
 
 def shapes(axes: int, kind: str, limit: int, stride: int, pass_: str, size_name: str) -> list[Shape]:
@@ -138,7 +139,9 @@ def shapes(axes: int, kind: str, limit: int, stride: int, pass_: str, size_name:
 
 
 def ratios(contest: Contest, rounds: int, medians_ms: Medians) -> dict[str, float]:
-    """The rival's time over each other's. Those that a first call shows to be far behind are not timed again."""
+    """The rival's time over each other method's. A method that a first call shows to be far slower than the fastest is
+    not timed again.
+    """
     first = {}
     for name, call in contest.calls.items():
         call()
@@ -152,7 +155,7 @@ def ratios(contest: Contest, rounds: int, medians_ms: Medians) -> dict[str, floa
 
 
 def fastest(measured: Sequence[dict[str, float]], means: dict[str, float], rival: str) -> str:
-    """The method of a row, from the ratios on each of its shapes and their means.
+    """Chooses the method of a row from the ratios on each of its shapes and their means.
 
     >>> fastest([{"direct": 1.2}, {"direct": 0.9}], {"direct": 1.04}, "torch")
     'torch'
@@ -177,7 +180,7 @@ def rows(
     """Measures the rows of a table, one after the other.
 
     contest: makes the calls for a shape, a pass, and whether the memory order is NHWC; methods: the columns; only:
-    the rows whose axes, kind and pass contain this, as "2d pointwise fused".
+    measures the rows whose axes, kind and pass contain this text, as "2d pointwise fused".
     """
     cases = (
         (axes, kind, limit, stride, pass_, size, last)
@@ -187,7 +190,7 @@ def rows(
         for stride in ((1,) if "×" in kind else (1, 2))
         for pass_ in PASSES
         for size in select.sizes(kind, pass_)
-        for last in ((False, True) if axes > 1 else (False,))  # of one axis there is one memory order
+        for last in ((False, True) if axes > 1 else (False,))  # with one axis there is one memory order
         if only in f"{axes}d {kind} {pass_}" and (pass_ != "fused" or (last and axes == 2))
     )
     for axes, kind, limit, stride, pass_, size, last in cases:
@@ -206,7 +209,7 @@ def rows(
 
 
 def write(path: Path, heading: str, columns: Sequence[str], found: Sequence[dict[str, object]], only: str = "") -> None:
-    """Writes a table. With ``only``, the rows that were not measured are those of the table in use."""
+    """Writes a table. With ``only``, the rows that were not measured are copied from the table in use."""
     found = list(found)
     if only and select.PATH is not None:
         with select.PATH.open(newline="") as file:

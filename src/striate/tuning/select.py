@@ -1,8 +1,9 @@
 """Chooses this machine's tuning table, and in it the row of a convolution.
 
-Each row holds for one kind of convolution, up to a number of what the kind is counted by, with stride 1 or more, up to
-a number of outputs (of an image, or of all of them), one pass and one memory order; the columns are the times of
-torch's operator (for frozen layers of oneDNN's) over the methods' own.
+A row applies to one kind of convolution, up to a limit of the number by which the kind is counted (:data:`COUNTED`), to
+stride 1 or to larger strides, to one size (a range of the number of outputs, of an image or of the batch), to one pass
+and to one memory order. Its columns hold the time of torch's operator (for the pass "fused", of oneDNN's) over that of
+each method.
 """
 
 from __future__ import annotations
@@ -21,24 +22,24 @@ __all__ = [
 ]
 
 TABLES = Path(__file__).with_name("tables")
-# The kinds of convolution, and what a kind is counted by.
+# The kinds of convolution, and the number by which each is counted.
 COUNTED = {
     "depthwise": "taps",
     "grouped": "channels a group",
     "few filters": "filters",
     "pointwise": "percent of filters to channels",
-    "dense 3×3": "channels",  # or filters, whichever are fewer: those that Winograd's tiles are for, on one axis too
+    "dense 3×3": "channels",  # or filters, if they are fewer; Winograd's methods compute this kind, also of one axis
     "dense 5×5": "channels",
     "dense": "channels",
 }
-# The sizes, and up to how many outputs: of an image; where weights are transformed or lie packed, of all images
-# together.
+# The sizes, and the largest number of outputs of each: outputs of one image; where weights are transformed or packed,
+# of the whole batch.
 _OF_IMAGE = {"small": 256, "large": 10**18}
 _OF_ALL = {"tiny": 256, "small": 1024, "medium": 8192, "large": 10**18}
 
 
 class Geometry(Protocol):
-    """What is read of a convolution's geometry (:class:`striate.ops.conv.ConvGeometry`)."""
+    """The part of a convolution's geometry that is read here (:class:`striate.ops.conv.ConvGeometry`)."""
 
     @property
     def batch(self) -> int: ...
@@ -63,7 +64,7 @@ class Geometry(Protocol):
 
 
 class Problem(Protocol):
-    """What is read of one pass of a convolution (:class:`striate.ops.conv.ConvProblem`)."""
+    """The part of one pass of a convolution that is read here (:class:`striate.ops.conv.ConvProblem`)."""
 
     @property
     def pass_(self) -> str: ...
@@ -77,7 +78,7 @@ class Problem(Protocol):
 
 
 def sizes(kind: str, pass_: str) -> dict[str, int]:
-    """The sizes there are, and up to how many outputs.
+    """The sizes of a kind and a pass, and the largest number of outputs of each.
 
     >>> list(sizes("depthwise", "forward")), list(sizes("depthwise", "fused"))
     (['small', 'large'], ['tiny', 'small', 'medium', 'large'])
@@ -91,21 +92,21 @@ class Row(NamedTuple):
     up_to: int
     strided: bool  # by more than 1 on some axis
     size: str  # one of sizes()
-    pass_: str  # or "fused": forward, for inference, and the ratios are to oneDNN's operator for that
+    pass_: str  # one of a convolution's passes, or "fused": forward for inference, compared with oneDNN's operator
     order: str  # "NCHW" or "NHWC", of any number of axes
     method: str  # the fastest
-    columns: str  # the names of the methods, and what was measured of each
-    cells: str
+    columns: str  # the names of the methods, separated by commas
+    cells: str  # the ratio of each method, or nothing if it was not measured
 
     @property
     def ratios(self) -> dict[str, float]:
-        """Of each method measured: torch's time over its own."""
+        """Torch's time over that of each method that was measured."""
         return {
             name: float(cell) for name, cell in zip(self.columns.split(","), self.cells.split(","), strict=True) if cell
         }
 
 
-KEY = ("axes", "kind", "up_to", "stride", "size", "pass", "order", "method")  # the columns in front of the methods
+KEY = ("axes", "kind", "up_to", "stride", "size", "pass", "order", "method")  # the columns before the methods'
 
 
 def _row(line: str, columns: str) -> Row:
@@ -114,7 +115,7 @@ def _row(line: str, columns: str) -> Row:
 
 
 def _reason(row: Row, name: str) -> str:
-    """Against a method that was measured, but was not the fastest."""
+    """The reason against a method that was measured, but was not the fastest."""
     most = "of any number of" if row.up_to >= 10**9 else f"up to {row.up_to}"
     stride = "a larger stride" if row.strided else "stride 1"
     images = "images" if sizes(row.kind, row.pass_) is _OF_IMAGE else "batches"
@@ -143,7 +144,7 @@ def kind_of(geometry: Geometry) -> tuple[str, int]:
         return "pointwise", 100 * filters // max(1, channels)
     if filters <= 8 and filters < channels:
         return "few filters", filters
-    wide = [k for k in geometry.size if k > 1]  # in no set: traced numbers have no hash
+    wide = [k for k in geometry.size if k > 1]  # not a set, because traced numbers have no hash
     if (
         geometry.dims < 3
         and wide[0] in (3, 5)
@@ -155,7 +156,7 @@ def kind_of(geometry: Geometry) -> tuple[str, int]:
 
 
 def size_of(kind: str, pass_: str, geometry: Geometry) -> str:
-    """Which of the sizes a convolution has.
+    """The name of a convolution's size.
 
     >>> from striate.ops.conv import ConvGeometry
     >>> geometry = ConvGeometry(16, 64, 64, 1, (14, 14), (14, 14), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
@@ -164,7 +165,7 @@ def size_of(kind: str, pass_: str, geometry: Geometry) -> str:
     """
     outputs, known = prod(geometry.output), sizes(kind, pass_)
     if known is _OF_ALL:
-        if type(geometry.batch) is not int:  # traced for any batch
+        if type(geometry.batch) is not int:  # traced with a symbolic batch
             return "large"
         outputs = outputs * geometry.batch
     return next(name for name, most in known.items() if outputs <= most)
@@ -174,8 +175,8 @@ def size_of(kind: str, pass_: str, geometry: Geometry) -> str:
 
 
 def table_for(tables: Sequence[Path], maker: str, family: str, isa: str) -> Path | None:
-    """The table that was measured on the processor most like this one: of its family, else of its instruction set, else
-    of its maker, else the first; None if there is none.
+    """The table that was measured on the processor most like this one: of the same family and instruction set, else of
+    the same instruction set, else of the same maker, else the first; None if there is none.
 
     >>> tables = [Path("amd-25-avx2.csv"), Path("intel-6-avx2.csv"), Path("intel-6-avx512.csv")]
     >>> kinds = [("intel", "6", "avx2"), ("amd", "26", "avx512"), ("apple", "0", "baseline")]
@@ -188,11 +189,11 @@ def table_for(tables: Sequence[Path], maker: str, family: str, isa: str) -> Path
         same_maker = of_maker == maker
         return same_maker and of_family == family and of_isa == isa, of_isa == isa, same_maker
 
-    return max(tables, key=likeness, default=None)  # the first of those that are as like
+    return max(tables, key=likeness, default=None)  # the first of equally similar tables
 
 
 def _processor() -> tuple[str, str]:
-    """The maker of this machine's processor, and its family, as tables are named by them."""
+    """The maker and the family of this machine's processor, as in the names of the tables."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -205,7 +206,7 @@ def _processor() -> tuple[str, str]:
 
 def _chosen() -> Path | None:
     tables = sorted(TABLES.glob("*.csv"))
-    if len(tables) < 2:  # nothing to choose from, and on some machines /proc/cpuinfo is long
+    if len(tables) < 2:  # there is no choice, and reading /proc/cpuinfo takes long on some machines
         return tables[0] if tables else None
     return table_for(tables, *_processor(), native.isa())
 
@@ -214,7 +215,7 @@ PATH = _chosen()
 
 
 def read(path: Path | None) -> tuple[str, list[str]]:
-    """The names of the methods, and the lines of a table, in its order: of one kind by rising ``up_to``."""
+    """The names of a table's methods, and its lines in their order, in which ``up_to`` rises within each kind."""
     if path is None:
         return "", []
     head, *lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
@@ -222,13 +223,13 @@ def read(path: Path | None) -> tuple[str, list[str]]:
 
 
 def table() -> tuple[Row, ...]:
-    """All rows, in the order of the file; of one kind by rising ``up_to``."""
+    """All rows in the order of the file, in which ``up_to`` rises within each kind."""
     columns, lines = read(PATH)
     return tuple(_row(line, columns) for line in lines)
 
 
-# Read at import: what torch.compile traces opens no files. A line is made a row when it is looked up: making all 1,640
-# takes 10 ms.
+# The table is read at import, because code that torch.compile traces must not open files. A line becomes a Row when it
+# is looked up: converting all 1,640 takes 10 ms.
 _Key = tuple[str, str, str, str, str, str]  # axes, kind, stride, size, pass, order
 _COLUMNS, _lines = read(PATH)
 _LINES: dict[_Key, list[str]] = {}
@@ -238,8 +239,8 @@ for _line in _lines:
 
 
 def row_for(problem: Problem) -> Row | None:
-    """The row that a problem falls into: the first that reaches its number, or the last. What was not measured for its
-    number of axes is as for two.
+    """The row that applies to a problem: the first whose ``up_to`` is at least the problem's number, else the last. For
+    a number of axes that was not measured, the rows of two axes apply.
     """
     kind, number = kind_of(problem.geometry)
     strided, size = any(s > 1 for s in problem.geometry.stride), size_of(kind, problem.pass_, problem.geometry)
@@ -252,7 +253,7 @@ def row_for(problem: Problem) -> Row | None:
 
 
 def about() -> list[str]:
-    """What the table says, in a few lines: on what it was measured, and how often each method is the fastest, by kind.
+    """Summarizes the table in a few lines: where it was measured, and for each kind how often a method is the fastest.
 
     >>> about()[0].startswith("measured on")
     True
@@ -273,7 +274,7 @@ def about() -> list[str]:
 
 
 def not_preferred(name: str, problem: Problem) -> str | None:
-    """Why the method is not the first choice for a problem, from the measurements; None if it is."""
+    """Why the measurements prefer another method for a problem; None if they prefer this one."""
     row = row_for(problem)
     if row is not None and row.method == name:
         return None

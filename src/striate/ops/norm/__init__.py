@@ -1,6 +1,6 @@
 """Normalization: ``y = act(γ·x̂ + β + residual)``, ``x̂ = (x - μ)/√(σ² + ε)``.
 
-What is measured together is all that tells the norms apart. x is (batches·samples, groups·channels, positions), and
+The norms differ only in which values are measured together. x is (batches·samples, groups·channels, positions), and
 each of batches × groups has a mean and a variance over its samples, channels and positions:
 
 =========  ============================================  =========  =========
@@ -10,14 +10,14 @@ batch      a channel of the whole batch                  1          C
 ghost      a channel of a sub-batch                      N/size     C
 instance   a channel of a sample                         N          C
 group      a group of channels of a sample               N          G
-layer      a sample's last axes; γ, β along them         rows       1
+layer      a sample's last axes; γ, β per element        rows       1
 layer 2d   all channels at one position                  N·H·W      1
 =========  ============================================  =========  =========
 
 RMS norm is a layer norm that takes the mean as 0.
 
-geometry.py says which axes are reduced, checks.py checks the arguments once for every way to compute, methods.py has
-striate's kernel and torch's operator, autograd.py the gradients, functions.py what layers call.
+geometry.py says which axes are reduced, checks.py checks the arguments once for all methods, methods.py has striate's
+kernel and torch's operator, autograd.py the gradients, and functions.py the functions that layers call.
 """
 
 from ..._renamed import accept_old_names

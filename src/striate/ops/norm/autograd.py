@@ -1,4 +1,4 @@
-"""The gradients of norms, and the shapes that their operators have where they are traced."""
+"""The gradients of the norms' operators, and their fake kernels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .geometry import ELEMENTS, reduction_axes, statistics_count
 
 __all__ = ["DRESIDUAL", "DX", "norm_backward", "norm_native"]
 
-DX, DRESIDUAL, DWEIGHT, DBIAS = 1, 2, 4, 8  # flags of norm_backward: the gradients that are wanted
+DX, DRESIDUAL, DWEIGHT, DBIAS = 1, 2, 4, 8  # flags of norm_backward: the gradients to compute
 
 
 @fake("norm")
@@ -61,13 +61,13 @@ def _(mean: Any, variance: Any, statistics: Any, count: Any, momentum: Any) -> N
 
 def _setup(ctx: Any, inputs: Any, output: Any) -> None:
     x, residual, weight, bias, mean, _, *ctx.geometry, _ = inputs
-    activated = ctx.geometry[6] != 0  # only then is the sign of what was activated needed
+    activated = ctx.geometry[6] != 0  # only then does backward need the sign of the activation's input
     ctx.save_for_backward(x, residual if activated else None, weight, bias, output[1])
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(output[1])
     ctx.given = mean is not None  # statistics that were not measured from x are constants
-    # An activation of torch's keeps what it needs: its gradient must not follow who writes scale or shift through
-    # `.data` meanwhile.
+    # torch's activations save a tensor of their own, so that writing scale or shift through `.data` before backward
+    # does not change their gradient. Here backward uses these copies if scale or shift have changed.
     eager = activated and not torch.compiler.is_compiling() and gate.is_open(x, weight, bias)
     ctx.applied = [None if p is None else p.clone() for p in (weight, bias)] if eager else []
 
@@ -110,7 +110,7 @@ def _backward_setup(ctx: Any, inputs: Any, output: Any) -> None:
 
 
 def _double_backward(ctx: Any, *gradients: Any) -> Any:
-    """Differentiates the reference of backward, of which the kernel is the fast form."""
+    """Differentiates the reference formula of what the kernel of backward computes."""
     *inputs, statistics = ctx.saved_tensors
     *geometry, constant, wanted = ctx.geometry
     further = torch.is_grad_enabled()
@@ -121,12 +121,12 @@ def _double_backward(ctx: Any, *gradients: Any) -> Any:
     used = [
         (out, g) for out, g, flag in zip(outputs, gradients, flags, strict=True) if wanted & flag and g is not None
     ]
-    asked = [k for k, p in enumerate(given) if p is not None and ctx.needs_input_grad[k]]
+    needed = [k for k, p in enumerate(given) if p is not None and ctx.needs_input_grad[k]]
     found: list[Any] = [None] * 17
     if used:
         roots, seeds = zip(*used, strict=True)
-        got = torch.autograd.grad(roots, [given[k] for k in asked], seeds, create_graph=further, allow_unused=True)
-        for k, gradient in zip(asked, got, strict=True):
+        got = torch.autograd.grad(roots, [given[k] for k in needed], seeds, create_graph=further, allow_unused=True)
+        for k, gradient in zip(needed, got, strict=True):
             found[k] = gradient
     return tuple(found)
 
@@ -147,13 +147,13 @@ def _backward_formula(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     dy, x, residual, weight, bias = inputs
     shape, reduced, affine, affine_shape = reduction_axes(x, batches, groups, reduction)
-    (gamma, beta), then = (
+    (gamma, beta), forward_affine = (
         [None if p is None else p.reshape(affine_shape) for p in both] for both in ((weight, bias), applied)
     )
     mean, variance = (None, None) if statistics is None else (s.reshape(affine_shape) for s in statistics)
     g = dy
     if activation:
-        scale, shift = then or (gamma, beta)
+        scale, shift = forward_affine or (gamma, beta)
         z = reference.normalize(
             x.reshape(shape), reduced, scale, shift, eps, affine, mean, variance, centered=centered
         ).reshape(x.shape)

@@ -1,4 +1,4 @@
-"""The checks of norms' arguments, made once for every way to compute."""
+"""Checks the arguments of norms, once for all methods."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def check_input(
     complex_too: bool = False,
     integers_too: bool = False,
 ) -> None:
-    """Raises what cannot be meant of a tensor that is normalized: its type, its rank, its numbers."""
+    """Raises ArgumentTypeError, ShapeError or DtypeError unless ``x`` is a tensor of at least ``least`` axes whose
+    element type can be normalized.
+    """
     if not isinstance(x, Tensor):
         what = "a tensor" if name == "x" else f"{name} to be a tensor"
         raise ArgumentTypeError(build(where, what, type(x).__name__, hint="Call torch.as_tensor on it first."))
@@ -46,7 +48,7 @@ def check_input(
 
 
 def check_eps(eps: Any, where: str, zero: bool = True) -> float:
-    """``eps`` as a number; 0 where torch takes it (``zero``)."""
+    """Returns ``eps`` as a number; accepts 0 if ``zero``, that is, where torch accepts it."""
     number = as_float(eps)
     if not is_float(number):
         raise ArgumentTypeError(build(where, "eps to be a number", repr(eps), hint="Use 1e-5."))
@@ -163,10 +165,10 @@ def check_channel_arguments(
     where: str,
     per_sample: bool = False,
 ) -> tuple[float, float]:
-    """Raises what cannot be meant of a norm whose statistics belong to channels; returns momentum and eps as numbers.
+    """Checks the arguments of a norm whose statistics are per channel; returns momentum and eps as numbers.
 
-    per_sample: an eps of 0 is taken where the batch is measured too, as torch's instance norm does and its batch norm
-    does not.
+    per_sample: accepts an eps of 0 even if the batch is measured, as torch's instance norm does and its batch norm does
+    not.
     """
     check_input(x, where, *((3, "(N, C, *axes)") if per_sample else (2, "(N, C) or (N, C, *axes)")))
     eps = check_eps(eps, where, per_sample or not measured)
@@ -199,7 +201,7 @@ def check_group_arguments(
     if activation is not None:
         check_activation(activation, where)
     if x.numel() > 0:
-        check_more_than_one(x.numel() // groups, x, where, "group")  # torch's rule: one sample's lone value
+        check_more_than_one(x.numel() // groups, x, where, "group")  # of all samples, as torch counts
     return groups, eps
 
 

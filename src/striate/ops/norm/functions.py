@@ -1,4 +1,4 @@
-"""Norms, called as layers call them."""
+"""The functions that norm layers call."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def batch_norm(
 ) -> Tensor:
     """``γ·(x - μ)/√(σ² + ε) + β``, μ and σ² per channel: the batch's in training, else the running ones.
 
-    In training the running statistics become ``(1 - momentum)·r + momentum·batch``, the batch's variance unbiased
-    there. input: (N, C) or (N, C, *axes); the others: (C,).
+    In training the running statistics become ``(1 - momentum)·r + momentum·batch``, with the batch's unbiased variance.
+    input: (N, C) or (N, C, *axes); the others: (C,).
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError.
 
@@ -80,17 +80,17 @@ def by_channel(
     rematerialize_residual: bool = False,
     any_order: bool = True,
 ) -> Tensor:
-    """Batch, ghost and instance norm: each of ``batches`` equal parts of the batch is measured per channel, if it is
-    measured.
+    """Batch, ghost and instance norm: if ``measured``, μ and σ² are those of each channel in each of ``batches`` equal
+    parts of the batch; otherwise they are the running statistics.
 
-    ``batches`` None: as many as samples, an instance norm, for which torch has an operator of its own. any_order: the
-    result is channels_last where x is; else contiguous, as that of torch's instance norm. For containers (see
-    :mod:`striate.nn.container`): statistics, the batch's, if the convolution that made x computed them;
-    rematerialize_residual, where a norm made the residual and nobody else can see it, so that backward may compute it
-    again.
+    ``batches`` of None means one a sample, as in instance norm, for which torch has a separate operator. any_order: the
+    result is channels_last where x is; otherwise it is contiguous, as that of torch's instance norm is. Only containers
+    (:mod:`striate.nn.container`) pass statistics, which are the batch's if the convolution that computed x measured
+    them, and rematerialize_residual, which is true if a norm computed the residual and nothing else refers to it:
+    backward may recompute it then.
 
-    The running statistics take one step towards the mean over the batches. What follows: the sum with ``residual``,
-    then ``activation``, one of ACTIVATIONS.
+    The running statistics take one step towards the mean over the batches. ``residual`` is added to the normalized
+    values, then ``activation`` is applied, one of ACTIVATIONS.
 
     >>> by_channel(torch.tensor([[1.0], [3.0]]), None, None, None, None, True, 0.1, 1e-9, activation="relu")
     tensor([[0.],
@@ -115,7 +115,7 @@ def by_channel(
 
     def torch_norm() -> Tensor:
         if not symbolic and x.numel() == 0 and (per_sample or batches != 1):
-            # torch's instance norm takes no empty batch, its batch norm no eps of 0
+            # torch's instance norm refuses an empty batch, its batch norm an eps of 0
             return F.batch_norm(x, None, None, weight, bias, True, momentum, eps or 1.0)
         if per_sample:
             return F.instance_norm(x, running_mean, running_var, weight, bias, measured, momentum, eps)
@@ -135,8 +135,9 @@ def by_channel(
     def step(statistics: Tensor) -> None:
         _ops.norm_update.default(running_mean, running_var, statistics, count, momentum)
 
-    # A checkpoint ends its second pass when it has what it needs, and this norm may keep the last of it. torch's batch
-    # norm has taken its step by then; its instance norm, which is one of many batches, takes it later.
+    # Activation checkpointing stops its second forward pass as soon as all saved tensors are recomputed, and the last
+    # may be one that this norm saves. torch's batch norm has updated the running statistics by then; its instance norm
+    # updates them later.
     step_first = batches == 1 and not per_sample and not torch.compiler.is_compiling() and _torch.saved_tensors_hooked()
     measured_apart = batches if measured else 1
     arguments = (
@@ -258,7 +259,7 @@ def layer_norm(
 
 
 def rms_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
-    """``γ·x/√(mean(x²) + ε)`` over the last axes, those of ``normalized_shape``; ε is the type's rounding step if None.
+    """``γ·x/√(mean(x²) + ε)`` over the last axes, those of ``normalized_shape``; ε is the type's epsilon if None.
 
     Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError.
 
@@ -293,7 +294,7 @@ def by_element(
         if centered:
             return activated(F.layer_norm(x, sizes, weight, bias, 1e-5 if eps is None else eps), activation, slope)
         return activated(F.rms_norm(x, sizes, weight, eps), activation, slope)
-    check_input(x, where, 1, "(*, *normalized_shape)", complex_too=not centered)  # as torch's
+    check_input(x, where, 1, "(*, *normalized_shape)", complex_too=not centered)  # torch accepts them
     shape = check_normalized_shape(x, normalized_shape, where)
     given_eps = eps
     if eps is None and not centered:
@@ -315,7 +316,7 @@ def by_element(
         rows = rows * size
 
     def torch_norm() -> Tensor:
-        if x.numel() == 0:  # torch's would still make statistics for each of what may be 2^31 rows
+        if x.numel() == 0:  # torch's operator would still allocate statistics for each row, perhaps for 2^31
             y = x.clone() if weight is None else x * weight
             return (y if bias is None else y + bias).to(x.dtype)
         if centered:
@@ -327,7 +328,7 @@ def by_element(
         *(False, centered, eps, activation, slope, torch_norm),
     )
     y: Tensor = choose(METHODS, *arguments)(*arguments)
-    if closed is None and not centered and is_channels_last(x):  # as torch's RMS norm gives it
+    if closed is None and not centered and is_channels_last(x):  # as torch's RMS norm returns it
         y = y.contiguous(memory_format=FORMATS[x.dim()])
     return y
 
@@ -342,7 +343,7 @@ def layer_norm_2d(
     slope: float = 0.01,
     where: str = "layer_norm_2d",
 ) -> Tensor:
-    """``γ·(x - μ)/√(σ² + ε) + β``, μ and σ² over all channels at one position, as ConvNeXt has it.
+    """``γ·(x - μ)/√(σ² + ε) + β``, μ and σ² over all channels at one position, as in ConvNeXt.
 
     x: (N, C, *axes); weight, bias: (C,). Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError.
 
@@ -360,7 +361,7 @@ def layer_norm_2d(
             check_activation(activation, where)
 
     def torch_norm() -> Tensor:
-        last = x.dim() - 1  # ONNX's exporter by tracing knows no axes from the end
+        last = x.dim() - 1  # the ONNX exporter that traces does not support negative axes
         y = F.layer_norm(x.movedim(1, last), (x.shape[1],), weight, bias, eps)
         return owned(Tensor.movedim, y, last, 1) if isinstance(y, Tensor) else y.movedim(last, 1)
 

@@ -8,11 +8,11 @@ from torch import Tensor
 
 __all__ = ["ACTIVATIONS", "CHANNELS", "ELEMENTS", "POSITIONS", "reduction_axes", "statistics_count"]
 
-# The core's numbers (csrc/norm.h) for which axes are reduced, and so what γ and β have a number for:
-CHANNELS = 0  # the samples of a batch, the channels of a group and all positions; γ, β have one for each channel
-ELEMENTS = 1  # a row of elements; γ, β have one for each of a row
-POSITIONS = 2  # the channels at one position of one sample; γ, β have one for each channel
-# The core's numbers of activations; SiLU is torch's own, behind the kernel.
+# The core's codes for the axes that are reduced, and so for the shape of γ and β (csrc/bindings/norm.cpp):
+CHANNELS = 0  # reduces the samples of a batch, the channels of a group and all positions; γ, β have a value a channel
+ELEMENTS = 1  # reduces a row of elements; γ, β have a value for each element of a row
+POSITIONS = 2  # reduces the channels at one position of one sample; γ, β have a value a channel
+# The core's codes for activations. It has none for SiLU, which torch's operator computes after the kernel.
 ACTIVATIONS = {None: 0, "relu": 1, "leaky_relu": 2, "relu6": 3, "silu": 0}
 
 
@@ -35,8 +35,8 @@ def statistics_count(x: Tensor, batches: Any, groups: Any, reduction: int) -> An
 def reduction_axes(
     x: Tensor, batches: int, groups: int, reduction: int
 ) -> tuple[list[int], list[int], list[int], list[int]]:
-    """The arguments of :mod:`striate.reference.norm` for these sets: the shape that x takes there, the axes that are
-    reduced, those that γ and β lie on, and the shape of γ and β.
+    """The arguments of :mod:`striate.reference.norm`: the shape to which x is brought, the axes that are reduced, the
+    axes by which γ and β vary, and the shape of γ and β.
 
     >>> import torch
     >>> reduction_axes(torch.ones(2, 6, 4, 4), 2, 3, CHANNELS)

@@ -1,4 +1,4 @@
-"""The methods of norms: striate's kernel, or torch's operator with what follows it."""
+"""The methods of norms: striate's kernel, or torch's operators for the norm, the residual and the activation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .geometry import ACTIVATIONS, reduction_axes
 
 __all__ = ["METHODS", "activated"]
 
-ARGUMENTS = 14  # of a method behind the residual, without what only containers give
+ARGUMENTS = 14  # how many arguments of a method follow the residual, without those that only containers pass
 _ops = torch.ops.striate
 
 
@@ -84,7 +84,7 @@ def _native(
 def _recompute(
     geometry: Any, given: bool, name: str | None, x: Tensor, residual: None, weight: Any, bias: Any, statistics: Tensor
 ) -> Tensor:
-    """The norm's output, to the bit, of what its node keeps for backward."""
+    """Recomputes the norm's output, with the same bits, from what its node saved for backward."""
     if gate.is_open(x, weight, bias):
         return _ops.norm.default(x, residual, weight, bias, *statistics, *geometry, None)[0]
     batches, groups, reduction, _, centered, eps, _, slope = geometry
@@ -103,12 +103,12 @@ def _torch(closed: Any, x: Tensor, residual: Any, *rest: Any) -> Tensor:
 
 
 def activated(y: Tensor, activation: str | None, slope: float = 0.01) -> Tensor:
-    """The activation behind a norm, by torch's operator.
+    """Applies the activation after a norm, by torch's operator.
 
     >>> activated(torch.tensor([-1.0, 2.0]), "leaky_relu", 0.5)
     tensor([-0.5000,  2.0000])
     """
-    if activation is None:  # in words that TorchScript has
+    if activation is None:  # only syntax that TorchScript has
         return y
     if activation == "relu":
         return F.relu(y)

@@ -1,10 +1,10 @@
 """Pooling: the maximum or the mean of x over a window's taps.
 
-Two forms of maximum: for windows of up to 256 taps the kernel keeps one byte an output, the tap's number (*offset*),
-instead of torch's 8-byte position (*index*); wider and adaptive windows keep the index.
+The maximum has two forms. For windows of up to 256 taps the kernel saves one byte an output, the number of the tap
+(*offset*), instead of torch's 8-byte position (*index*); for wider and adaptive windows it saves the index.
 
-geometry.py checks the arguments and resolves the window, methods.py has the ways to compute, autograd.py the gradients,
-functions.py what layers call.
+geometry.py checks the arguments and resolves the window, methods.py has the methods, autograd.py the gradients, and
+functions.py the functions that layers call.
 """
 
 from .functions import adaptive_avg_pool, adaptive_max_pool, avg_pool, max_pool

@@ -1,4 +1,4 @@
-"""The gradients of pooling, and the shapes that its operators have where they are traced."""
+"""The gradients of pooling's operators, and their fake kernels."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def _(
     return empty(dy, [*dy.shape[:2], *input], dy.dtype, channels_last)
 
 
-# Backward is linear in dy, so its own gradient is its adjoint: picking what forward picked, or averaging.
+# Backward is linear in dy, so its gradient is its adjoint: gathering the values at forward's maxima, or averaging.
 
 
 def _max_offset_setup(ctx: Any, inputs: Any, output: Any) -> Any:
     ctx.save_for_backward(output[1])
-    ctx.set_materialize_grads(False)  # or each backward would clear a tensor of zeros for the offsets
+    ctx.set_materialize_grads(False)  # otherwise each backward would create zeros as the gradient of the offsets
     ctx.arguments = (list(inputs[0].shape[2:]), *inputs[2:7])
     ctx.mark_non_differentiable(output[1])
 
@@ -162,7 +162,8 @@ def _avg_double_formula(ctx: Any, ddx: Any) -> Any:
 def _positions(
     offset: Tensor, input: Any, size: Any, stride: Any, dilation: Any, before: Any, channels_last: Any
 ) -> Tensor:
-    """The positions in their planes of the taps that offset numbers: ``striate::offset_to_index`` in torch's operators.
+    """Converts the taps' numbers in ``offset`` to positions in the plane: ``striate::offset_to_index`` in torch's
+    operators.
     """
     tap, index, pitch = offset.long(), torch.zeros((), dtype=torch.long), 1
     for k in reversed(range(len(size))):

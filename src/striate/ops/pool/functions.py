@@ -1,4 +1,4 @@
-"""Pooling, called as layers call it."""
+"""The functions that pooling layers call."""
 
 from __future__ import annotations
 
@@ -118,14 +118,14 @@ def adaptive_avg_pool(x: Tensor, output_size: Any, *, dims: int, where: str = "a
     return choose(AVG_METHODS, closed, x, geometry, True, None)(closed, x, geometry, True, None)
 
 
-# -------------------------------------------------------------------------------------------- sizes that are no numbers
+# ------------------------------------------------------------------------------------------------------- symbolic sizes
 
 
 def _padded_same(
     x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, dims: int, fill: float
 ) -> tuple[Any, Any]:
-    """Where sizes are no numbers: x with the padding around it that a word means, and the padding that is left to
-    torch's operator.
+    """For symbolic sizes: pads x if ``padding`` is "same", and returns it with the padding that is left to torch's
+    operator.
     """
     if padding != "same":
         return x, 0 if padding == "valid" else padding
@@ -143,7 +143,7 @@ def _avg_unchecked(
     divisor_override: Any,
     dims: int,
 ) -> Any:
-    # what is padded by hand counts as inside
+    # torch's operator counts the zeros of F.pad as values of x
     if padding == "same" and not count_include_pad and divisor_override is None:
         total = _avg_unchecked(x, kernel_size, stride, padding, ceil_mode, True, None, dims)
         return total / _avg_unchecked(torch.ones_like(x), kernel_size, stride, padding, ceil_mode, True, None, dims)

@@ -1,4 +1,4 @@
-"""The geometry of pooling, and the checks of its arguments: both made once for each shape and cached."""
+"""Checks the arguments of pooling and resolves its geometry, once for each shape and arguments: results are cached."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..geometry import output_sizes, rank_error, resolve_padding
 
 __all__ = ["MAX_TAPS", "PoolGeometry", "adaptive_geometry_for", "geometry_for", "resolve", "resolve_adaptive"]
 
-MAX_TAPS = 256  # what a byte can number
+MAX_TAPS = 256  # as many as a byte can number
 
 
 class PoolGeometry(NamedTuple):
-    """A call's geometry, resolved. Adaptive axes have size 0."""
+    """The resolved geometry of a call. Adaptive axes have size 0."""
 
     input: list[int]
     output: list[int]
@@ -29,8 +29,8 @@ class PoolGeometry(NamedTuple):
     dilation: list[int]
     before: list[int]
     after: list[int]
-    wide: bool  # a maximum is kept by index: too wide for byte offsets, of taps that vary, or a window may be empty
-    adaptive: bool  # asked for by output size: torch has operators of their own for that
+    wide: bool  # maxima are saved as indices: too wide for byte offsets, taps vary, or a window may be empty
+    adaptive: bool  # defined by the output size: torch has separate operators for that
     window: Window | tuple[AdaptiveAxis, ...]
 
     @property
@@ -89,21 +89,21 @@ def resolve(
 
 
 def _is_wide(window: Window) -> bool:
-    """Whether the kernel that keeps one byte an output cannot take this window."""
+    """Whether the kernel that saves one byte an output cannot compute this window."""
     wide = prod(window.size) > MAX_TAPS or any((a.size - 1) * a.dilation >= 1024 for a in window)
-    # one that may miss the input has no tap to name; one that takes in much would be transposed in much scratch memory
+    # a window that may miss the input has no tap to save
     wide = wide or any(a.before > 0 and a.dilation > a.input for a in window)
-    places = 1
-    # depth by its taps, rows by their reach, columns by a tile of outputs more
+    positions = 1  # that the kernel transposes into scratch memory at once
+    # depth counts the taps, height the window's extent, width the extent and a tile of outputs
     for axis, a in enumerate(window, start=3 - len(window.axes)):
-        places *= a.size if axis == 0 else min(a.input, a.extent + (256 if axis == 2 else 0))
-    return wide or places > 2**16
+        positions *= a.size if axis == 0 else min(a.input, a.extent + (256 if axis == 2 else 0))
+    return wide or positions > 2**16
 
 
 def resolve_adaptive(shape: tuple[int, ...], dims: int, output: Any, where: str) -> PoolGeometry:
-    """The geometry of adaptive windows; where they divide the input evenly they are ordinary ones.
+    """The geometry of adaptive windows; where they divide the input evenly, they are ordinary windows.
 
-    Raises ArgumentError or ArgumentTypeError for an output size that cannot be meant.
+    Raises ArgumentError or ArgumentTypeError for an invalid output size.
 
     >>> resolve_adaptive((1, 3, 8, 8), 2, 4, "adaptive_avg_pool2d").size
     [2, 2]
@@ -163,7 +163,7 @@ def geometry_for(
 
 
 def adaptive_geometry_for(x: Tensor, dims: int, output_size: Any, where: str) -> PoolGeometry:
-    """:func:`geometry_for`, of adaptive windows."""
+    """:func:`geometry_for` for adaptive windows."""
     _check_input(x, dims, where)
     if not torch.compiler.is_compiling():
         key = as_key(output_size)

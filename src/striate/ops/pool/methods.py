@@ -27,8 +27,9 @@ def _batched(x: Tensor, p: PoolGeometry) -> Tensor:
 
 
 def _gives_channels_last(x: Tensor, p: PoolGeometry, mean_or_adaptive: bool) -> bool:
-    """Whether torch's result is channels_last. Its operators differ: of one axis those for means and adaptive windows
-    know that order, of three axes all but those; and without a batch axis those of one and two axes do not.
+    """Whether torch's operator would return channels_last. Its operators differ: with one axis only means and adaptive
+    windows keep that order, with two axes all do, with three axes all but means and adaptive windows. Without a batch
+    axis those of one and two axes do not.
     """
     dims = len(p.input)
     if dims == 3 and x.dim() == 4:
