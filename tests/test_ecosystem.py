@@ -1389,12 +1389,19 @@ ROUNDED = {
 
 # Layers of one and three axes are the code of those of two: they take six minutes, and run with `make nightly`.
 OTHER_AXES = r".*[13]d\b.*"
-# Many calls of what other situations call once.
-LONG = {"`torch.func.hessian`, and products with it", "`torch.autograd.functional.jacobian` and `hessian`"}
+# Many calls of what other situations call once, and a network of layers that have cases of their own.
+LONG = {
+    "`torch.func.hessian`, and products with it",
+    "`torch.func.jacrev` and `jacfwd`",
+    "`torch.autograd.functional.jacobian` and `hessian`",
+    "`torch.autograd.functional.jacobian` with `vectorize=True`",
+    "`gradcheck` and `gradgradcheck`, also of batches and forward mode",
+    "models.resnet_cifar",
+}
 
 
 def _case(name: str, row: str) -> Any:
-    marks = [pytest.mark.nightly] if re.fullmatch(OTHER_AXES, row) or name in LONG else []
+    marks = [pytest.mark.nightly] if re.fullmatch(OTHER_AXES, row) or {name, row} & LONG else []
     return pytest.param(name, row, id=f"{name} | {row}", marks=marks)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -22,16 +23,40 @@ from striate.nn import swap
 from striate.ops import torch_calls
 
 CHECKED = Path("/usr/lib/x86_64-linux-gnu/libc_malloc_debug.so.0")  # since glibc 2.34 MALLOC_CHECK_ works only with it
-START = (
-    "import torch; from torch import nn as T; from striate import nn; import striate, warnings; "
-    "warnings.simplefilter('ignore'); torch.manual_seed(0)\n"
-)
+# Runs each of the programs that come as JSON in a process of its own, forked after the imports, which take longer than
+# the programs, and prints their exit codes and what they wrote to stderr.
+RUNNER = """
+import json, os, sys, tempfile, traceback, warnings
+import torch
+from torch import nn as T
+import striate
+from striate import nn
+warnings.simplefilter("ignore")
+found = {}
+for name, program in json.load(sys.stdin).items():
+    with tempfile.TemporaryFile() as errors:
+        child = os.fork()
+        if child == 0:
+            os.dup2(errors.fileno(), 2)
+            code = 1
+            try:
+                torch.manual_seed(0)
+                exec(program, dict(globals()))
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        errors.seek(0)
+        found[name] = code, errors.read().decode(errors="replace")
+json.dump(found, sys.stdout)
+"""
 STEPS = """
 for _ in range(30):
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled={autocast}):
         y = model(x)
     y.float().square().mean().backward()
-print("survived")
 """
 NET = (
     "model = striate.accelerate(T.Sequential(T.Conv2d(3, {n}, 3, padding=1), {layer}({n}, 48, 1, stride=2, "
@@ -79,21 +104,18 @@ for kind in (torch.float32, torch.bfloat16):
     given = x.to(kind).requires_grad_()
     assert model(given).shape == (3, 64, 4, 2)
     model(given).float().sum().backward()
-print("survived")
 """,
     "max pooling whose window misses the input": """
 for kind in (torch.float32, torch.bfloat16, torch.float16):
     x = torch.randn(3, 40, 2).to(kind).requires_grad_()
     for _ in range(30):
         nn.MaxPool1d(2, padding=1, dilation=3, ceil_mode=True)(x).float().sum().backward()
-print("survived")
 """,
     "max pooling whose window misses the input while a mode looks on": MODE + """
 x = torch.randn(3, 40, 2, requires_grad=True)
 with Looking():
     for _ in range(30):
         nn.MaxPool1d(2, padding=1, dilation=3, ceil_mode=True)(x).sum().backward()
-print("survived")
 """,
     "a group norm's scale and shift alone, in bfloat16": """
 for x, format in ((torch.randn(2, 4, 6, 7), torch.channels_last), (torch.randn(2, 4, 3, 6, 7), torch.channels_last_3d)):
@@ -103,35 +125,51 @@ for x, format in ((torch.randn(2, 4, 6, 7), torch.channels_last), (torch.randn(2
             y = model.bfloat16()(given)
             assert y.is_contiguous(memory_format=format)
             torch.autograd.grad(y.float().sum(), model.weight)
-print("survived")
 """,
     "a group norm's scale and shift alone while a mode looks on": MODE + """
 x = torch.randn(2, 4, 6, 7).contiguous(memory_format=torch.channels_last)
 with Looking():
     nn.GroupNorm(2, 4)(x).sum().backward()
-print("survived")
 """,
     "a group norm behind a frozen convolution, in a layer left to torch": """
 class Mine(T.GroupNorm):
     pass
 model = striate.accelerate(T.Sequential(T.Conv2d(3, 4, 3).requires_grad_(False), Mine(2, 4)))
 model(torch.randn(2, 3, 8, 8)).sum().backward()
-print("survived")
 """,
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_calls_that_torch_breaks_on_do_not_reach_it(name: str) -> None:
+@pytest.fixture(scope="module")
+def ends() -> dict[str, tuple[int, str]]:
+    """The exit code and the errors of each program of BROKEN, with glibc's checks of the heap."""
     env = dict(
         os.environ,
         MALLOC_CHECK_="3",
         **({"LD_PRELOAD": str(CHECKED)} if CHECKED.exists() and "LD_PRELOAD" not in os.environ else {}),
     )
     run = subprocess.run(
-        [sys.executable, "-c", START + BROKEN[name]], capture_output=True, text=True, timeout=600, env=env
+        [sys.executable, "-c", RUNNER], input=json.dumps(BROKEN), capture_output=True, text=True, timeout=600, env=env
     )
-    assert (run.returncode, run.stdout) == (0, "survived\n"), run.stderr[-2000:]
+    assert run.returncode == 0, run.stderr[-2000:]
+    found: dict[str, tuple[int, str]] = json.loads(run.stdout)
+    return found
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_calls_that_torch_breaks_on_do_not_reach_it(name: str, ends: dict[str, tuple[int, str]]) -> None:
+    code, errors = ends[name]
+    assert code == 0, errors[-2000:]
+
+
+def test_the_process_that_runs_them_tells_a_broken_heap_from_a_sound_one() -> None:
+    programs = {"sound": "torch.ones(3)", "wrong": "raise ValueError(3)", "aborted": "os.abort()"}
+    run = subprocess.run(
+        [sys.executable, "-c", RUNNER], input=json.dumps(programs), capture_output=True, text=True, check=True
+    )
+    found = json.loads(run.stdout)
+    assert [code for code, _ in found.values()] == [0, 1, -6]
+    assert "ValueError: 3" in found["wrong"][1]
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
