@@ -24,9 +24,9 @@ def main() -> int:
     parser.add_argument(
         "--only",
         default="",
-        help="kinds and passes whose name contains this, as 2d pointwise fused; the table's other rows stay",
+        help="kinds and passes whose name contains this, as 2d pointwise fused; other rows stay as in the table in use",
     )
-    parser.add_argument("--out", type=Path, default=select.PATH, help="default: the table in use on this machine")
+    parser.add_argument("--out", type=Path, default=select.own_path(), help="default: %(default)s")
     options = parser.parse_args()
     tune_allocator()
     torch.manual_seed(0)

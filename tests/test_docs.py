@@ -42,6 +42,17 @@ def test_files_that_a_document_names_exist(document: Path) -> None:
     assert sorted(word for word in named(document.read_text()) if not exists(word)) == []
 
 
+@pytest.mark.parametrize("document", [ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name)
+def test_a_name_of_a_file_that_a_document_names_is_in_the_file(document: Path) -> None:
+    text, missing = " ".join(document.read_text().split()), []
+    found = re.findall(r"`(\w+)` (?:of|in|\() ?`([\w./]+\.(?:py|cpp|h))`", text)
+    for name, file in found:
+        paths = [ROOT / path[1:] for path in FILES if path.endswith(f"/{file}")]
+        if not any(re.search(rf"\b{name}\b", path.read_text()) for path in paths):
+            missing.append(f"{name} of {file}")
+    assert len(found) > 20 and missing == []
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_of_a_document_lead_to_files(document: Path) -> None:
     text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.S | re.M)

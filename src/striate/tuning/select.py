@@ -18,7 +18,7 @@ from .. import native
 
 __all__ = [
     *("COUNTED", "PATH", "TABLES", "Row", "about", "kind_of", "not_preferred", "row_for", "size_of", "sizes", "table"),
-    *("table_for",),
+    *("own_path", "table_for"),
 ]
 
 TABLES = Path(__file__).with_name("tables")
@@ -202,6 +202,15 @@ def _processor() -> tuple[str, str]:
     maker = facts.get("vendor_id", platform.machine()).lower()
     known = {"genuineintel": "intel", "authenticamd": "amd"}
     return known.get(maker, maker), facts.get("cpu family", "0")
+
+
+def own_path() -> Path:
+    """Where a table that is measured on this machine belongs; there need not be one.
+
+    >>> own_path().suffix, own_path().parent == TABLES
+    ('.csv', True)
+    """
+    return TABLES / f"{'-'.join((*_processor(), native.isa()))}.csv"
 
 
 def _chosen() -> Path | None:
