@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .. import tensorfile
 from .._torch import tree_leaves
-from ..graph.optable import is_kind, row_of
+from ..graph.optable import FUSES, is_kind, kind_of, row_of
 from ..ops import norm
 from .bounds import norm_scale_and_shift
 from .fold.arithmetic import merge_into_outputs
@@ -119,7 +119,7 @@ def fuse_sums(program: Program) -> None:
         for layer, other in (node.args, node.args[::-1]):
             if not (isinstance(layer, Node) and isinstance(other, Node)) or layer is other:
                 continue
-            takes = layer.op in (FUSED_CONV, FUSED_NORM) and layer.kwargs["residual"] is None
+            takes = layer.op in _KINDS and _takes(layer, "sum") and layer.kwargs["residual"] is None
             same = layer.shape == other.shape and other.dtype is torch.float32
             if takes and same and users[layer] == [node]:
                 layer.kwargs["residual"] = other
@@ -145,9 +145,11 @@ def fuse_clamps(program: Program) -> None:
         if layer is not before and users[layer] != [before]:
             continue
         given = layer.kwargs
+        if layer.op not in _KINDS or not _takes(layer, "activation"):
+            continue
         if layer.op == FUSED_NORM and given["activation"] is None and bounds in NORM_ACTIVATIONS:
             given["activation"] = NORM_ACTIVATIONS[bounds]
-        elif layer.op in (FUSED_CONV, FUSED_LINEAR) and given["low"] is None and given["high"] is None:
+        elif layer.op != FUSED_NORM and given["low"] is None and given["high"] is None:
             given["low"], given["high"] = (None if math.isinf(bound) else bound for bound in bounds)
         else:
             continue
@@ -188,7 +190,13 @@ PASSES: list[Callable[[Program], None]] = [
 
 # Helpers.
 
+_KINDS = {FUSED_CONV: "convolution", FUSED_LINEAR: "linear", FUSED_NORM: "batch_norm"}  # of fused operators
 NORM_ACTIVATIONS = {(0.0, math.inf): "relu", **({(0.0, 6.0): "relu6"} if "relu6" in norm.ACTIVATIONS else {})}
+
+
+def _takes(layer: Node, kind: str) -> bool:
+    """Whether the operator of this layer can compute one of that kind behind itself, in its own pass."""
+    return kind in FUSES.get(_KINDS.get(layer.op) or kind_of(layer.op), ())
 
 
 def _substitute(old: Any, new: Any, value: Any) -> Any:
@@ -235,8 +243,10 @@ def _merge(layer: Node, given: dict[str, Any]) -> bool:
     """
     found, rank = re.fullmatch(r"conv_transpose(\d)d", base_of(layer.op)), len(layer.shape or ())
     transposed = found is not None and rank == int(found[1]) + 2
-    if not (transposed or layer.op == FUSED_CONV or (layer.op == FUSED_LINEAR and rank == 2)):
-        return False  # of more than two axes, a linear layer's features are not on the axis of the norm's channels
+    if not (transposed or layer.op in _KINDS) or not _takes(layer, "batch_norm"):
+        return False
+    if layer.op == FUSED_LINEAR and rank != 2:
+        return False  # its features are not on the axis of the norm's channels
     arguments = arguments_of(layer) if transposed else layer.kwargs
     weight, bias = arguments["weight"], arguments["bias"]
     if not (_is_constant(weight) and _is_constant(bias)):
