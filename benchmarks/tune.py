@@ -24,10 +24,14 @@ def main() -> int:
     parser.add_argument(
         "--only",
         default="",
-        help="kinds and passes whose name contains this, as 2d pointwise fused; other rows stay as in the table in use",
+        help="kinds and passes whose name contains this, as 2d pointwise fused; other rows of the table stay",
     )
     parser.add_argument("--out", type=Path, default=select.own_path(), help="default: %(default)s")
     options = parser.parse_args()
+    if options.rounds < 7:
+        parser.error(f"a median of fewer than 7 rounds says little, got --rounds {options.rounds}")
+    if options.only and not options.out.is_file():
+        parser.error(f"--only changes rows of a table, and there is none at {options.out}: measure all of them first")
     tune_allocator()
     torch.manual_seed(0)
     info = native_info()

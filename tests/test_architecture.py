@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "source": set(),
     "graph": {"errors", "_torch", "window", "source"},
     "reference": {"window", "moments", "errors"},
-    "tuning": {"native"},
+    "tuning": {"files", "native"},
     "ops": {"_torch", "tuning", "window", "moments", "errors", "reference", "native"},
     "nn": {"_torch", "graph", "window", "moments", "errors", "reference", "native", "ops"},
     "models": {"errors", "nn"},

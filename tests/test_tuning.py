@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from samples import CONV
@@ -10,7 +14,7 @@ from striate.errors import ArgumentError
 from striate.nn import functional as SF
 from striate.ops import conv, dispatch
 from striate.ops.conv.geometry import resolve
-from striate.tuning import select
+from striate.tuning import measure, select
 
 
 def call(
@@ -117,3 +121,32 @@ def test_explain_methods_lists_each_pass() -> None:
     assert list(listing) == ["forward", "backward_data", "backward_weights"]
     for methods in listing.values():
         assert methods[-1][1] is None and all(reason for _, reason in methods[:-1])
+
+
+def test_a_table_keeps_the_rows_that_were_not_measured_again(tmp_path: Path) -> None:
+    columns = [*select.KEY, "direct"]
+
+    def row(kind: str, ratio: str) -> dict[str, object]:
+        return {"axes": "2", "kind": kind, "pass": "forward", "direct": ratio}
+
+    path = tmp_path / "table.csv"
+    measure.write(path, "# first", columns, [row("pointwise", "1.0"), row("wide", "2.0")])
+    measure.write(path, "# second", columns, [row("pointwise", "3.0")], only="pointwise")
+    heading, names, *lines = path.read_text().splitlines()
+    assert (heading, names) == ("# second", ",".join(columns))
+    assert sorted((line.split(",")[columns.index("kind")], line.split(",")[-1]) for line in lines) == [
+        ("pointwise", "3.0"), ("wide", "2.0")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rounds", "6"], "a median of fewer than 7 rounds says little, got --rounds 6"),
+        (["--only", "2d", "--out", "none.csv"], "--only changes rows of a table, and there is none at none.csv"),
+    ],
+)
+def test_tuning_refuses_what_would_make_a_poor_table(arguments: list[str], message: str, tmp_path: Path) -> None:
+    program = Path(__file__).parent.parent / "benchmarks" / "tune.py"
+    run = subprocess.run([sys.executable, program, *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 2 and message in run.stderr

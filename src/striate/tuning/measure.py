@@ -12,12 +12,14 @@ torch's operator. Winograd's methods round more, and must also be 20 % faster th
 from __future__ import annotations
 
 import csv
+import io
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..files import write_atomically
 from . import select
 
 __all__ = ["ANY", "PASSES", "Contest", "Shape", "fastest", "ratios", "rows", "shapes", "write"]
@@ -209,15 +211,15 @@ def rows(
 
 
 def write(path: Path, heading: str, columns: Sequence[str], found: Sequence[dict[str, object]], only: str = "") -> None:
-    """Writes a table. With ``only``, the rows that were not measured are copied from the table in use."""
+    """Writes a table. With ``only``, the rows that were not measured stay as they are in that file."""
     found = list(found)
-    if only and select.PATH is not None:
-        with select.PATH.open(newline="") as file:
+    if only:
+        with path.open(newline="") as file:
             rest = csv.DictReader(line for line in file if not line.startswith("#"))
             kept = (row for row in rest if only not in f"{row['axes']}d {row['kind']} {row['pass']}")
             found = [{n: row.get(n, "") for n in columns} for row in kept] + found
-    with path.open("w", newline="") as file:
-        file.write(heading + "\n")
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    write_atomically(path, f"{heading}\n{text.getvalue()}")
