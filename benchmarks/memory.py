@@ -53,6 +53,9 @@ def main() -> int:
     parser.add_argument("--only", nargs=2, metavar=("N", "|".join(FORMULATIONS)), help=about)
     options = parser.parse_args()
     if options.only:
+        numbers = [str(number) for number in range(len(CASES))]
+        if options.only[0] not in numbers or options.only[1] not in FORMULATIONS:
+            parser.error(f"expected one of {', '.join(numbers)}, then {' or '.join(FORMULATIONS)}, got {options.only}")
         print(*measure(int(options.only[0]), options.only[1]))
         return 0
     print(
