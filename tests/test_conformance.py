@@ -8,6 +8,7 @@ compared with torch's in float64: the float32 sums of its norms err by more than
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -328,6 +329,9 @@ def test_error_inputs_raise_an_error_of_torchs_kind(name: str) -> None:
             continue
         with pytest.raises((RuntimeError, ValueError, TypeError)) as raised:
             info.op(sample.input, *sample.args, **sample.kwargs)
+        if 0 in sample.input.shape:  # from torch 2.14 on its group norm refuses those without channels
+            assert re.search(error.error_regex, str(raised.value))
+            continue
         assert " expects " in str(raised.value) and name in str(raised.value)  # striate's message, not torch's
 
 

@@ -707,7 +707,8 @@ before = set(sys.modules)
 import striate
 new = {name for name in set(sys.modules) - before if not name.startswith("torch.utils.")}  # the FLOP counter, the gate
 print(sorted({name.split(".")[1] for name in new if name.startswith("striate.")}))
-print(sorted({name.split(".")[0] for name in new} - {"striate", *sys.stdlib_module_names}))
+# torch's builds for CUDA import triton with what is below torch.utils
+print(sorted({name.split(".")[0] for name in new} - {"striate", "triton", *sys.stdlib_module_names}))
 print(striate.native.ISAS[torch.ops.striate.isa_chosen()] == striate.native_info()["isa"])
 print(striate.models.lenet5.__name__, striate.training.parameter_groups.__name__, striate.deploy.freeze.__name__)
 """

@@ -6,6 +6,7 @@ import copy
 import ctypes
 import math
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -836,7 +837,13 @@ def test_samples_without_a_place_pass_too(shape: tuple[int, ...]) -> None:
         lambda x: local_response.local_response_norm(x, 3),
     ):
         x = torch.empty(shape, requires_grad=True)
-        y = call(x)
+        try:
+            y = call(x)
+        except RuntimeError as error:  # what nothing has to be computed for is torch's, which refuses it from 2.14 on
+            with pytest.raises(RuntimeError, match=f"^{re.escape(str(error))}$"):
+                F.group_norm(x, 3)
+            assert torch.__version__ >= (2, 14)
+            continue
         y.sum().backward()
         assert y.shape == shape and x.grad is not None
 
