@@ -1632,7 +1632,7 @@ OF_NETWORKS = [
 @pytest.mark.nightly
 @pytest.mark.parametrize("shape", OF_NETWORKS, ids=str)
 def test_every_method_is_right_on_layers_of_networks_with_batches_of_training(
-    shape: tuple[int, ...], layout: Any, isa: str
+    shape: tuple[int, ...], layout: Any
 ) -> None:
     channels, size, filters, taps, stride, groups = shape
     arguments: dict[str, Any] = {"stride": stride, "padding": taps // 2 if stride < 4 else 0, "groups": groups}
