@@ -42,6 +42,7 @@ import json
 import math
 import os
 import pickle
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -816,7 +817,9 @@ def report(rows: list[dict[str, Any]]) -> str:
     versions = {row["network"].partition(" ")[0]: row["version"] for row in rows}
     packages = ", ".join(f"{source} {version}" for source, version in versions.items())
     machine = f"{processor()}, {striate.native_info()['isa']}"
-    page = HEAD.format(count=len(rows), packages=packages, machine=machine) + "\n".join(lines) + "\n"
+    head = HEAD.format(count=len(rows), packages=packages, machine=machine).split("\n\n")
+    head[1:3] = (textwrap.fill(text, 120, break_on_hyphens=False) for text in head[1:3])
+    page = "\n\n".join(head) + "\n".join(lines) + "\n"
     return page + "".join(f"\n{number}. {words.removeprefix('got ')}" for words, number in notes.items()) + "\n"
 
 
