@@ -1389,7 +1389,7 @@ ROUNDED = {
 
 # Layers of one and three axes are the code of those of two: they take six minutes, and run with `make nightly`.
 OTHER_AXES = r".*[13]d\b.*"
-# Many calls of what other situations call once, and a network of layers that have cases of their own.
+# Many calls of what other situations call once, and networks of layers that have cases of their own.
 LONG = {
     "`torch.func.hessian`, and products with it",
     "`torch.func.jacrev` and `jacfwd`",
@@ -1397,6 +1397,9 @@ LONG = {
     "`torch.autograd.functional.jacobian` with `vectorize=True`",
     "`gradcheck` and `gradgradcheck`, also of batches and forward mode",
     "models.resnet_cifar",
+    "models.convnext.Block",
+    "models.cnn_bn",
+    "models.mlp_bn",
 }
 
 

@@ -298,20 +298,16 @@ def test_the_job_writes_every_file(tmp_path: Path, model: str) -> None:
     assert stored["test_accuracy"] == stored["epochs"][-1]["test_accuracy"]
 
 
-def test_the_saved_model_is_the_one_that_was_tested(tmp_path: Path) -> None:
+def test_the_saved_model_is_the_one_that_was_tested_and_the_number_of_threads_stays(tmp_path: Path) -> None:
+    torch.set_num_threads(2)
     metrics = run("mlp_bn", epochs=2, out=tmp_path, threads=1)
+    assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
     model, held_out = digit_classifier("mlp_bn"), digits()
     metadata = load(model, tmp_path / "model.safetensors")
     loss, accuracy, _ = evaluate(model, held_out.test_images, held_out.test_labels)
     assert (loss, accuracy) == (metrics["test_loss"], metrics["test_accuracy"])
     assert metadata["test_accuracy"] == accuracy
-
-
-def test_the_job_leaves_the_number_of_threads(tmp_path: Path) -> None:
-    torch.set_num_threads(2)
-    run("mlp_bn", epochs=1, out=tmp_path, threads=1)
-    assert torch.get_num_threads() == 2
 
 
 @pytest.mark.parametrize(("epochs", "accuracy"), [(2, 0.9), pytest.param(8, 0.97, marks=pytest.mark.nightly)])
