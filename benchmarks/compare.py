@@ -40,6 +40,8 @@ def main() -> int:
     options = parser.parse_args()
     old, new = ([ratios(path) for path in paths] for paths in (options.old, options.new))
     names = set.intersection(*(set(run) for run in (*old, *new)))
+    if not names:
+        parser.error("the runs have no row in common: were they made by `run.py` for one family?")
     changes = []
     for name in names:
         of_old, of_new = ([run[name] for run in runs] for runs in (old, new))
