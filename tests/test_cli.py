@@ -166,14 +166,38 @@ def test_ctrl_c_says_stopped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 
 def test_doctor_prints_each_fact(capsys: pytest.CaptureFixture[str]) -> None:
-    from striate.native import native_info
+    from striate.native import Machine, native_info
 
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out
     for name, value in native_info().items():
         assert name.replace("_", " ") in printed
         for item in value if isinstance(value, list) else [value]:
-            assert isinstance(item, bool) or str(item) in printed
+            assert isinstance(item, bool | Machine) or str(item) in printed
+
+
+def test_doctor_prints_the_machine_with_units(capsys: pytest.CaptureFixture[str]) -> None:
+    from striate import native
+
+    before = native.machine()
+    assert before
+    try:
+        native.use_machine(native.Machine(96, 49152, 2**21, 110100480, 48))
+        assert main(["doctor"]) == 0
+        native.use_machine(native.Machine(1, 1025, 2**19, 2**23, 1))
+        assert main(["doctor"]) == 0
+    finally:
+        native.use_machine(before)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    starts = [number for number, line in enumerate(lines) if line.startswith("machine ")]
+    assert [line.removeprefix("machine ").strip() for at in starts for line in lines[at : at + 3]] == [
+        "96 cores",
+        "48 KiB of first-level and 2 MiB of second-level cache a core",
+        "105 MiB of last-level cache, shared by 48 cores",
+        "1 core",
+        "1025 bytes of first-level and 512 KiB of second-level cache a core",
+        "8 MiB of last-level cache, shared by 1 core",
+    ]
 
 
 def test_explain_names_the_method_of_each_map_and_the_reasons_against_the_others(

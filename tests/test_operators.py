@@ -53,6 +53,8 @@ def cases() -> dict[str, tuple[Any, ...]]:
         "isa_available": (),
         "isa_choose": (0,),
         "isa_chosen": (),
+        "machine": (),
+        "machine_choose": (torch.ops.striate.machine(),),
         "local": (x, places, scale[:, None, None].expand(2, 3, 3), one, one, zero, False),
         "local_backward_data": (x[..., :3, :3], places, four, one, one, zero, False),
         "local_backward_weights": (x[..., :3, :3], x, two, one, one, zero),

@@ -1,7 +1,8 @@
-// The library as a whole: threads, the names of methods and instruction sets. Operators are registered by each family's
-// file, as fragments of this library.
+// The library as a whole: threads, the names of methods and instruction sets, the machine. Operators are registered by
+// each family's file, as fragments of this library.
 #include "bindings/common.h"
 #include "core/dispatch.h"
+#include "core/machine.h"
 #include "core/parallel.h"
 
 namespace striate {
@@ -46,6 +47,23 @@ void isa_choose(int64_t number) {
   use_kernels(number);
 }
 
+// The values of Machine, in the order of its members.
+Ints machine_in_use() {
+  const Machine& m = machine();
+  return {m.cores, m.first_level, m.second_level, m.last_level, m.sharing};
+}
+void machine_choose(Ints values) {
+  check(values.size() == 5, "a machine is 5 numbers, got " + std::to_string(values.size()));
+  for (size_t k = 0; k < 5; ++k) {
+    const bool counts = k == 0 || k == 4;
+    const int64_t least = counts ? kLeastCount : kLeastCache, most = counts ? kMostCount : kMostCache;
+    check(values[k] >= least && values[k] <= most, "number " + std::to_string(k) + " of a machine is from " +
+                                                       std::to_string(least) + " to " + std::to_string(most) +
+                                                       ", got " + std::to_string(values[k]));
+  }
+  use_machine({values[0], values[1], values[2], values[3], values[4]});
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY(striate, m) {
@@ -53,6 +71,8 @@ STABLE_TORCH_LIBRARY(striate, m) {
   m.def("isa_available() -> int[]");
   m.def("isa_chosen() -> int");
   m.def("isa_choose(int number) -> ()");
+  m.def("machine() -> int[]");
+  m.def("machine_choose(int[] values) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(striate, CompositeExplicitAutograd, m) {
@@ -60,6 +80,8 @@ STABLE_TORCH_LIBRARY_IMPL(striate, CompositeExplicitAutograd, m) {
   m.impl("isa_available", TORCH_BOX(&isa_available));
   m.impl("isa_chosen", TORCH_BOX(&isa_chosen));
   m.impl("isa_choose", TORCH_BOX(&isa_choose));
+  m.impl("machine", TORCH_BOX(&machine_in_use));
+  m.impl("machine_choose", TORCH_BOX(&machine_choose));
 }
 
 }  // namespace striate

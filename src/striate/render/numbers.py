@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["short", "sizes"]
+__all__ = ["byte_size", "short", "sizes"]
 
 
 def sizes(shape: Sequence[int]) -> str:
@@ -27,3 +27,15 @@ def short(number: float) -> str:
             return f"{number:.0f}" if not letter else f"{number:.3g}{letter}"
         number /= 1000
     raise AssertionError
+
+
+def byte_size(number: int) -> str:
+    """Formats a number of bytes with the largest unit of which it has whole ones.
+
+    >>> [byte_size(n) for n in (1000, 32768, 1572864, 2**25, 3 * 2**30)]
+    ['1000 bytes', '32 KiB', '1536 KiB', '32 MiB', '3 GiB']
+    """
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if number >= unit and number % unit == 0:
+            return f"{number // unit} {name}"
+    return f"{number} bytes"
