@@ -35,8 +35,8 @@ class Linear(Namesake, torch.nn.Linear):
     >>> layer = nn.Linear(2, 3)
     >>> layer.weight.data = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     >>> layer.bias.data = torch.tensor([100.0, 200.0, 300.0])
-    >>> layer(torch.tensor([[1.0, 10.0]]))
-    tensor([[121., 243., 365.]])
+    >>> layer(torch.tensor([[1.0, 10.0]])).tolist()
+    [[121.0, 243.0, 365.0]]
     """
 
     def _compute(self, input: Tensor, low: float = -inf, high: float = inf) -> Tensor:

@@ -26,7 +26,7 @@ from . import gate
 from .autograd import fake, without_autocast
 from .dispatch import AS_MEASURED, Candidate, always, explain_choice, first, preferred
 
-__all__ = ["METHODS", "PASSES", "LinearProblem", "explain_methods", "is_worth_a_kernel", "linear"]
+__all__ = ["METHODS", "PASSES", "LinearProblem", "explain_methods", "linear", "not_preferred"]
 
 Pass = str  # one of PASSES
 PASSES = ("forward", "backward_data", "backward_weights")
@@ -35,13 +35,16 @@ LEAST_MACS = 2**12
 _ops = torch.ops.striate
 
 
-def is_worth_a_kernel(rows: int, inputs: int, outputs: int, pass_: Pass) -> bool:
-    """Whether the kernel of a pass is at least as fast as torch's operator, for x (rows, inputs) and y (rows, outputs).
+def not_preferred(rows: int, inputs: int, outputs: int, pass_: Pass) -> str | None:
+    """The reason to prefer torch's operator for a pass, which was measured to be faster, or None, for x (rows, inputs)
+    and y (rows, outputs).
 
-    >>> is_worth_a_kernel(1, 10, 10, "forward"), is_worth_a_kernel(64, 512, 512, "forward")
-    (False, True)
+    pass_: one of :data:`PASSES`, or "fused": forward for inference, where oneDNN's packed weights stand in for torch.
+
+    >>> not_preferred(1, 10, 10, "forward"), not_preferred(64, 512, 512, "forward")
+    ('torch is faster below 4,096 multiply-adds', None)
     """
-    return rows * inputs * outputs >= LEAST_MACS
+    return f"torch is faster below {LEAST_MACS:,} multiply-adds" if rows * inputs * outputs < LEAST_MACS else None
 
 
 class LinearProblem(NamedTuple):
@@ -64,9 +67,7 @@ def _refusal(problem: LinearProblem) -> str | None:
 
 
 def _not_preferred(problem: LinearProblem) -> str | None:
-    if is_worth_a_kernel(problem.rows, problem.inputs, problem.outputs, problem.pass_):
-        return None
-    return "torch's operator was measured to be faster for such a product"
+    return not_preferred(problem.rows, problem.inputs, problem.outputs, problem.pass_)
 
 
 def _native(
@@ -300,13 +301,12 @@ def _plain_dispatch(
 def _chosen(x: Tensor, weight: Tensor, bias: Tensor | None, closed: gate.Closed | None, where: str) -> Dispatch:
     """The dispatch of a call, after its checks."""
     method = preferred() or AS_MEASURED  # fixed here, so that it applies to the gradients too
-    of_bias = None if bias is None else bias.shape
     if closed is None and x is not None and weight is not None and not torch.compiler.is_compiling():
         dtype = x.dtype
         if weight.dtype is dtype and (bias is None or bias.dtype is dtype):
-            return _plain_dispatch(x.shape, weight.shape, of_bias, dtype, method, where)
+            return _plain_dispatch(x.shape, weight.shape, None if bias is None else bias.shape, dtype, method, where)
     _check(x, weight, bias, where)
-    refusal = None if closed is None else closed.reason
+    of_bias, refusal = None if bias is None else bias.shape, None if closed is None else closed.reason
     return _dispatch_for(_problem_of(x.shape, weight.shape, of_bias, x.dtype, refusal, method))
 
 
