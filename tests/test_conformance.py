@@ -24,7 +24,7 @@ import striate.nn as S
 import striate.nn.functional as SF
 from striate._torch import Observer
 from striate.errors import ArgumentError, ShapeError
-from striate.ops import dispatch
+from striate.ops import dispatch, linear
 from striate.ops import norm as ops
 from striate.ops.conv import METHODS
 from striate.ops.precision import precision
@@ -61,7 +61,7 @@ CONVS = {
     "conv_transpose2d": 12,
     "conv_transpose3d": 10,
 }
-OPERATORS = {**POOLS, **NORMS, **CONVS}
+OPERATORS = {**POOLS, **NORMS, **CONVS, "linear": 18}
 # Pooling over one and three axes is the code of two, and has hundreds of samples.
 NAMES = [
     pytest.param(name, marks=pytest.mark.nightly) if name in POOLS and "2d" not in name else name for name in OPERATORS
@@ -80,7 +80,8 @@ NORM_MODULES = {
 CONV_MODULES = {
     f"{lazy}Conv{kind}{d}d": 2 if kind else 4 for lazy in ("", "Lazy") for kind in ("", "Transpose") for d in (1, 2, 3)
 }
-MODULES = {**POOL_MODULES, **NORM_MODULES, **CONV_MODULES}
+LINEAR_MODULES = {"Linear": 3}
+MODULES = {**POOL_MODULES, **NORM_MODULES, **CONV_MODULES, **LINEAR_MODULES}
 MODULE_ERRORS = {"MaxPool2d": 3, **{f"BatchNorm{d}d": 2 for d in (1, 2, 3)}, "GroupNorm": 2}
 
 GRADCHECKS = 24  # finite differences on each of some hundred samples would take minutes
@@ -125,7 +126,13 @@ def samples(name: str, dtype: torch.dtype, kind: str = "sample_inputs") -> Itera
 
 def module_inputs(name: str, training: bool) -> list[Any]:
     info = module_info(name)
-    return info.module_inputs_func(info, device="cpu", dtype=torch.float32, requires_grad=False, training=training)
+    made: list[Any] = info.module_inputs_func(
+        info, device="cpu", dtype=torch.float32, requires_grad=False, training=training
+    )
+    for call in (given.forward_input for given in made):
+        if not call.args:  # one of Linear's
+            call.args = (call.kwargs.pop("input"),)
+    return made
 
 
 def module_info(name: str) -> Any:
@@ -133,14 +140,22 @@ def module_info(name: str) -> Any:
 
 
 def methods(name: str) -> Iterator[bool]:
-    """Prefers each way to compute: the default, and for convolutions the native methods. Yields whether a native method
-    must run.
+    """Prefers each way to compute: the default, and for convolutions and linear layers the native methods. Yields
+    whether a native method must run.
     """
-    yield name not in CONVS
+    yield name not in CONVS and name != "linear"
+    if name == "linear":
+        with dispatch.prefer("native"):
+            yield True
     for method in METHODS if name in CONVS else ():
         if method.name not in ("torch", "reference"):
             with dispatch.prefer(method.name):
                 yield method.name == "direct"  # the native method that supports every shape
+
+
+def native_linears(name: str) -> dispatch.prefer:
+    """Lets the kernel compute linear layers, however small; for others the default."""
+    return dispatch.prefer("native" if name == "linear" or name in LINEAR_MODULES else None)
 
 
 # ----------------------------------------------------------------------------------------------------- what is compared
@@ -353,9 +368,11 @@ def test_gradcheck_and_gradgradcheck(name: str) -> None:
     assert chosen
     for sample in chosen[:: max(1, len(chosen) // GRADCHECKS)]:
         call = Call(getattr(SF, name), sample)
-        fast = sample.input.numel() > SLOW_CHECKS or name in CONVS  # with their weights they have many more values
-        assert torch.autograd.gradcheck(lambda *t: first(call(*t)), call.tensors, fast_mode=fast)
-        assert torch.autograd.gradgradcheck(lambda *t: first(call(*t)), call.tensors, fast_mode=fast)
+        # with their weights they have many more values
+        fast = sample.input.numel() > SLOW_CHECKS or name in CONVS or name == "linear"
+        with native_linears(name):
+            assert torch.autograd.gradcheck(lambda *t: first(call(*t)), call.tensors, fast_mode=fast)
+            assert torch.autograd.gradgradcheck(lambda *t: first(call(*t)), call.tensors, fast_mode=fast)
 
 
 # ------------------------------------------------------------------------------------------------------------- modules
@@ -389,8 +406,9 @@ def test_modules_give_what_torchs_give(name: str, training: bool, strict: None) 
         x, again = call.args[0], copy.deepcopy(native_layer)
         # computes both from x in NCHW: torch's instance norm gives a wrong gradient for one channels_last sample
         expected = to(x.dtype)(two_steps(torch_layer.double(), x.double(), call.kwargs))
-        same(two_steps(native_layer, x, call.kwargs), expected, **rounding(name, expected))
-        same(two_steps(again, last(x), call.kwargs), expected, **rounding(name, expected))
+        with native_linears(name):
+            same(two_steps(native_layer, x, call.kwargs), expected, **rounding(name, expected))
+            same(two_steps(again, last(x), call.kwargs), expected, **rounding(name, expected))
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype")  # torch's rms_norm says that it is slow
@@ -401,8 +419,9 @@ def test_modules_of_other_floats_go_to_torch(name: str, dtype: torch.dtype) -> N
         call = given.forward_input
         x = call.args[0].to(dtype)
         # A layer's own numbers often stay in float32. Of one sample, instance norm then is torch's batch norm, which
-        # rounds less. Convolutions need them in x's type.
-        for state in {dtype, dtype if name.startswith("InstanceNorm") or name in CONV_MODULES else torch.float32}:
+        # rounds less. Convolutions and linear layers need them in x's type.
+        own = name.startswith("InstanceNorm") or name in CONV_MODULES or name in LINEAR_MODULES
+        for state in {dtype, dtype if own else torch.float32}:
             native_layer, torch_layer = (m.to(state) for m in both(name, given, True))
             same_bits_or_error(
                 lambda: two_steps(native_layer, x, call.kwargs), lambda: two_steps(torch_layer, x, call.kwargs)
@@ -527,3 +546,16 @@ def test_opcheck_passes_for_every_convolution_operator() -> None:
                     opcheck(call, trace=(method, name) not in seen)
                     seen.add((method, name))
         assert {name for by, name in seen if by == method} == {"conv", "conv_backward_data", "conv_backward_weights"}
+
+
+def test_opcheck_passes_for_every_operator_of_linear_layers() -> None:
+    seen: set[str] = set()
+    for shape in ((4, 3), (3,), (2, 3, 5), (0, 3)):
+        x, weight = torch.randn(shape, dtype=torch.float64), torch.randn(2, shape[-1], dtype=torch.float64)
+        x, weight, bias = x.requires_grad_(), weight.requires_grad_(), torch.randn(2, dtype=torch.float64)
+        with dispatch.prefer("native"), Operators() as run:
+            for bounds in ({}, {"low": 0.0}, {"low": 0.0, "high": 6.0}):
+                linear.linear(x, weight, bias.requires_grad_(), **bounds).sum().backward()
+        for call in run.calls:
+            seen.add(opcheck(call, trace=shape == (4, 3)))
+    assert seen == {"linear", "linear_backward_data", "linear_backward_weights"}

@@ -157,7 +157,7 @@ def test_every_public_name_of_torch_nn_is_here() -> None:
     assert nn.functional is SF
 
 
-@pytest.mark.parametrize("module", ["blocks", "container", "conv", "local", "norm", "pool"])
+@pytest.mark.parametrize("module", ["blocks", "container", "conv", "linear", "local", "norm", "pool"])
 def test_a_pickle_of_a_layer_may_name_the_module_of_its_family(module: str) -> None:
     family = getattr(nn, module)
     names = [name for name in family.__all__ if isinstance(getattr(nn, name, None), type)]
@@ -181,7 +181,8 @@ def test_our_classes_replace_torchs_and_subclass_them() -> None:
         "LocalResponseNorm",
         "RMSNorm",
     }
-    assert {torch_class.__name__ for torch_class in swap.BASES} == convs | pools | norms | {"ChannelShuffle"}
+    others = {"ChannelShuffle", "LazyLinear", "Linear"}
+    assert {torch_class.__name__ for torch_class in swap.BASES} == convs | pools | norms | others
 
 
 def test_our_functions_take_what_torchs_take() -> None:
@@ -204,7 +205,7 @@ def test_our_functions_take_what_torchs_take() -> None:
         got = list(inspect.signature(native_function).parameters)
         assert got[: len(expected)] == expected, name
         checked += 1
-    assert checked >= 29
+    assert checked >= 30
 
 
 # ----------------------------------------------------------------------------------------------------------------- swap
@@ -595,7 +596,7 @@ def test_accelerate_leaves_subclasses_alone_and_says_so() -> None:
         striate.accelerate(model)
     assert (
         str(warned[0].message)
-        == "accelerate left 1 of 6 layers to torch: 1 Mine (mine), a subclass of Conv2d with code of its own."
+        == "accelerate left 1 of 7 layers to torch: 1 Mine (mine), a subclass of Conv2d with code of its own."
     )
     assert type(model.mine) is Mine
     striate.restore(model)

@@ -356,9 +356,9 @@ INPUT = ["--input", "1x28x28"]
         ),
         (
             ["lenet5", "--input", "1x1x9x9"],
-            "inspect expects a forward that runs on x (1, 1, 9, 9), got RuntimeError: mat1 and mat2 shapes cannot be "
-            "multiplied "
-            "(1x200 and 2450x500). Give the shape the model is for, batch and channels first.",
+            "inspect expects a forward that runs on x (1, 1, 9, 9), got ShapeError: Linear expects 2450 features, got "
+            "200. x: (1, 200). weight: (500, 2450). Set in_features=200, or check the layer before. Give the shape the "
+            "model is for, batch and channels first.",
         ),
         (
             ["lenet5", "--input", "4y3"],

@@ -376,7 +376,9 @@ def test_the_limit_is_the_larger_of_two_and_leaves_out_the_taps_in_the_padding()
         2 * max((4 * (x + w + y) + pooled) / BYTES_PER_MS, first.macs_inside / MACS_PER_MS)
     )
     assert first.share_of_limit == pytest.approx(first.limit_ms / first.ms)
-    assert rows["7"].macs == 2 * 2450 * 500 and rows["7"].moved_bytes == 3 * 4 * (2 * 2450 + 2450 * 500 + 500 + 2 * 500)
+    hidden = rows["7+8"]
+    assert hidden.type == "Linear+ReLU" and hidden.method == {"forward": "native"} and hidden.macs == 2 * 2450 * 500
+    assert hidden.moved_bytes == 3 * 4 * (2 * 2450 + 2450 * 500 + 500 + 2 * 500)
     alone = by_path(quick(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), 2, 20, 28, 28, next_best=False))
     assert alone["0"].moved_bytes == 4 * 2 * y and alone["1"].moved_bytes == 4 * y + 5 * y // 4  # x needs no gradient
 
@@ -619,9 +621,9 @@ def test_what_cannot_be_profiled_is_refused_in_one_sentence() -> None:
         (
             ShapeError,
             (
-                "profile expects an input that the model takes, got (2, 1, 9, 12). error: 5: mat1 and mat2 shapes "
-                "cannot "
-                "be multiplied (2x96 and 64x3). Give another input or model."
+                "profile expects an input that the model takes, got (2, 1, 9, 12). error: 5: Linear expects 64 "
+                "features, got 96. x: (2, 96). weight: (3, 64). Set in_features=96, or check the layer before. Give "
+                "another input or model."
             ),
             lambda: profile(model, torch.randn(2, 1, 9, 12)),
         ),
@@ -812,9 +814,9 @@ NAMED = ", ".join(models.NAMES)
         (
             ["lenet5", "--input", "1x1x9x9"],
             (
-                "profile expects an input that the model takes, got (1, 1, 9, 9). error: 7: mat1 and mat2 shapes "
-                "cannot "
-                "be multiplied (1x200 and 2450x500). Give another input or model."
+                "profile expects an input that the model takes, got (1, 1, 9, 9). error: 7+8: Linear expects 2450 "
+                "features, got 200. x: (1, 200). weight: (500, 2450). Set in_features=200, or check the layer before. "
+                "Give another input or model."
             ),
         ),
         (

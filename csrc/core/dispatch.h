@@ -2,6 +2,7 @@
 // that this CPU supports is chosen once, when the library loads.
 #pragma once
 #include "kernels/conv/conv.h"
+#include "kernels/linear.h"
 #include "kernels/local.h"
 #include "kernels/local_response.h"
 #include "kernels/norm/norm.h"
@@ -29,6 +30,7 @@ struct KernelsOf {
   const NormKernels<T>* norm;
   const LocalResponseKernels<T>* local_response;
   const LocalKernels<T>* local;
+  const LinearKernels<T>* linear;
 };
 
 struct Kernels {

@@ -21,6 +21,8 @@ extern const LocalResponseKernels<float> local_response_f32;
 extern const LocalResponseKernels<double> local_response_f64;
 extern const LocalKernels<float> local_f32;
 extern const LocalKernels<double> local_f64;
+extern const LinearKernels<float> linear_f32;
+extern const LinearKernels<double> linear_f64;
 
 extern const Kernels table;
 constexpr Kernels table = {
@@ -33,7 +35,8 @@ constexpr Kernels table = {
      &pool_f32,
      &norm_f32,
      &local_response_f32,
-     &local_f32},
+     &local_f32,
+     &linear_f32},
     {{
 #define STRIATE_METHOD(name) &name##_f64,
 #include "methods.def"
@@ -42,7 +45,8 @@ constexpr Kernels table = {
      &pool_f64,
      &norm_f64,
      &local_response_f64,
-     &local_f64},
+     &local_f64,
+     &linear_f64},
 };
 
 }  // namespace STRIATE_ISA

@@ -29,6 +29,7 @@ __all__ = [
     "NATIVE",
     "OPERATORS",
     "AdaptiveMaxPoolBase",
+    "AttentionOutput",
     "BatchNormBase",
     "ConvBase",
     "ConvTransposeBase",
@@ -274,6 +275,10 @@ if not TYPE_CHECKING:
     ConvBase = _find("torch.nn.modules.conv._ConvNd", _known, (_t.Conv1d, _t.Conv2d, _t.Conv3d, ConvTransposeBase))
 MaxPoolBase = _find("torch.nn.modules.pooling._MaxPoolNd", "their rows in a profile", ())
 AdaptiveMaxPoolBase = _find("torch.nn.modules.pooling._AdaptiveMaxPoolNd", "their rows in a profile", ())
+# The output layer of torch's attention, which reads its weight and never calls it.
+AttentionOutput = _find(
+    "torch.nn.modules.linear.NonDynamicallyQuantizableLinear", "attention without a warning of accelerate's", None
+)
 LossBase = _find("torch.nn.modules.loss._Loss", "losses by name", torch.nn.Module)
 
 tree_leaves, tree_map, tree_unflatten = (

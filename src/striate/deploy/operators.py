@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .._torch import OpOverloadPacket
 from ..graph.optable import KINDS, TABLE, Column, row_of
-from ..ops import conv, norm, pool
+from ..ops import conv, linear, norm, pool
 from .program import Node
 
 __all__ = [
@@ -179,6 +179,7 @@ LOWERINGS.of("aten.group_norm.default")(lambda *arguments: norm.group_norm(*argu
 LOWERINGS.of("aten.rms_norm.default")(norm.rms_norm)
 LOWERINGS.of("aten.instance_norm.default")(_by_channel(norm.instance_norm))
 LOWERINGS.of("aten.batch_norm.default")(_by_channel(norm.batch_norm))
+LOWERINGS.of("aten.linear.default")(linear.linear)
 for _dims in (1, 2, 3):
     LOWERINGS.of(f"aten.max_pool{_dims}d.default")(partial(pool.max_pool, dims=_dims))
     LOWERINGS.of(f"aten.avg_pool{_dims}d.default")(partial(pool.avg_pool, dims=_dims))

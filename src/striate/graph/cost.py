@@ -102,6 +102,7 @@ FACTORS: Column[tuple[str, str]] = Column("what is multiplied, by the names of t
 FACTORS.of("aten.mm", "aten.bmm")(("self", "mat2"))
 FACTORS.of("aten.addmm")(("mat1", "mat2"))
 FACTORS.of("aten.baddbmm")(("batch1", "batch2"))
+FACTORS.of("striate.linear")(("x", "weight"))
 FACTORS.of("aten.mv")(("self", "vec"))
 FACTORS.of("aten.addmv")(("mat", "vec"))
 FACTORS.of("aten.dot")(("self", "tensor"))
@@ -138,6 +139,15 @@ def _product(recording: Recording, op: Operation) -> Macs | None:
     if left is None or right is None:
         return None
     count = prod(left) * (right[-1] if len(right) > 1 else 1)
+    return Macs(count, count)
+
+
+@COUNTS.of("striate.linear")
+def _linear(recording: Recording, op: Operation) -> Macs | None:
+    x, weight = _shape(recording, op, "x"), _shape(recording, op, "weight")
+    if x is None or weight is None:
+        return None
+    count = prod(x) * weight[0]
     return Macs(count, count)
 
 

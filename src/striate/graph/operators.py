@@ -25,6 +25,8 @@ locally_connected                                   local_convolution       ?   
 striate.local                                       local_convolution       ?       -        -
 aten.convolution_backward                           backward                ?       -        runs
 striate.conv_backward_weights                       backward                ?       -        -
+striate.linear_backward_data                        backward                ?       -        -
+striate.linear_backward_weights                     backward                ?       -        -
 striate.local_backward_data                         backward                ?       -        -
 striate.local_backward_weights                      backward                ?       -        -
 striate.local_response_backward                     backward                ?       -        -
@@ -42,6 +44,7 @@ aten.addmv                                          vector_product          ?   
 aten.dot                                            vector_product          ?       -        -
 aten.vdot                                           vector_product          ?       -        -
 aten.linear                                         linear                  new     -        -
+striate.linear                                      linear                  ?       -        runs
 aten.scaled_dot_product_attention                   attention               ?       -        runs
 aten._scaled_dot_product_attention_math             attention               ?       -        -
 aten._scaled_dot_product_efficient_attention        attention               ?       -        -

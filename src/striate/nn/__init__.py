@@ -15,6 +15,7 @@ from torch.nn import *  # noqa: F403
 from .blocks import *  # noqa: F403
 from .container import Sequential as Sequential
 from .conv import *  # noqa: F403
+from .linear import *  # noqa: F403
 from .local import *  # noqa: F403
 from .norm import *  # type: ignore[assignment]  # noqa: F403
 from .pool import *  # noqa: F403

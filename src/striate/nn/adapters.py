@@ -20,6 +20,7 @@ from torch import Tensor
 from .._renamed import accept_old_names
 from ..ops import conv as conv_ops
 from ..ops import gate
+from ..ops import linear as linear_ops
 from ..ops import norm as norm_ops
 from ..ops import pool as pool_ops
 from . import fusion
@@ -143,6 +144,11 @@ class _StdConv(_Conv):
         return super()._convolved(x, weight, padding)
 
 
+class _Linear(_Adapter):
+    def _adapted(self: Any, x: Tensor) -> Tensor:
+        return linear_ops.linear(x, self.weight, self.bias, where=type(self).__name__)
+
+
 class _AvgPoolSame(_Adapter):
     def _adapted(self: Any, x: Tensor) -> Tensor:
         if self.ceil_mode or any(self.padding):
@@ -177,6 +183,7 @@ _ADAPTERS: dict[str, type] = {
     "LayerNormActFp32": _LayerNormFp32,
     "LayerNormFp32": _LayerNormFp32,
     "LayerNormNoBias": _LayerNorm,
+    "Linear": _Linear,
     "MaxPool2dSame": _MaxPoolSame,
     "ScaledStdConv2d": _StdConv,
     "ScaledStdConv2dSame": _StdConv,

@@ -14,7 +14,7 @@ from .._renamed import accept_old_names
 from ..ops import gate
 from ..ops.batch_stats import take_statistics
 from . import conv, fusion
-from .fusion import BATCH_NORMS, CONVOLUTIONS, NORMS, Intermediate
+from .fusion import BATCH_NORMS, CONVOLUTIONS, LINEARS, NORMS, Intermediate
 
 __all__ = ["RESIDUAL", "SUM", "Intermediate", "Sequential", "container_of", "run", "torch_container_of"]
 
@@ -144,8 +144,13 @@ def run(
             residuals.append(residual())
         elif layer is SUM:
             x, fresh = x + residuals.pop().value, False
-        elif (kind not in CONVOLUTIONS and kind not in NORMS) or not fusion.is_plain(layer):
+        elif (kind not in CONVOLUTIONS and kind not in NORMS and kind not in LINEARS) or not fusion.is_plain(layer):
             x, fresh = layer(x), False
+        elif kind in LINEARS:  # the linear layer, then the activation
+            bounds = fusion.clamp_of(_layer_at(layers, at + 1))
+            fused = (layer,) if bounds is None else (layer, layers[at + 1])
+            x = fusion.compute(fused, layer._compute, (x,), *(bounds or ()))
+            fresh, at = False, at + (bounds is not None)
         elif kind in CONVOLUTIONS:
             weights = _weights(layer)
             following, postponed = _layer_at(layers, at + 1), None

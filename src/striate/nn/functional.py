@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import *  # noqa: F403
 
 from ..ops import conv as _conv
+from ..ops import linear as _linear
 from ..ops import pool as _pool
 from ..ops.local_response import local_response_norm as local_response_norm
 
@@ -122,6 +123,13 @@ def _transposed(dims: int) -> Callable[..., Tensor]:
     return _named(conv_transpose, where, _conv.conv_transpose)
 
 
+def _linear_function() -> Callable[..., Tensor]:
+    def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return _linear.linear(input, weight, bias)
+
+    return _named(linear, "linear", _linear.linear)
+
+
 def _named(function: Callable[..., Any], name: str, documented: Callable[..., Any]) -> Callable[..., Any]:
     function.__name__ = function.__qualname__ = name
     function.__doc__ = (documented.__doc__ or "").split("\n\n")[0]
@@ -136,5 +144,6 @@ adaptive_max_pool1d_with_indices, adaptive_max_pool2d_with_indices, adaptive_max
     _adaptive_max(d, indices=True) for d in (1, 2, 3)
 )
 adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = (_adaptive_avg(d) for d in (1, 2, 3))
+linear = _linear_function()
 conv1d, conv2d, conv3d = (_convolution(d) for d in (1, 2, 3))
 conv_transpose1d, conv_transpose2d, conv_transpose3d = (_transposed(d) for d in (1, 2, 3))

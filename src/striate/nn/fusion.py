@@ -1,16 +1,18 @@
 """Decides at each call which neighbouring layers of a container may be computed together.
 
 A convolution measures the statistics of the batch norm that follows it while it writes its output. A norm computes the
-activation that follows it, and the sum with a shortcut, in its own pass. An activation between a convolution and a max
-pooling is computed after the pooling, on fewer values. A convolution recomputes a norm's output in backward instead of
-saving it. All of that is correct only for a value that nobody else can see or change, so :mod:`.container`, which calls
-both neighbours, asks the functions here at each call, for the state that the layers then have. A layer that has a
-hook, a ``forward`` of its own or another class is called like any module, and its output is saved.
+activation that follows it, and the sum with a shortcut, in its own pass; a linear layer computes the ReLU or ReLU6 that
+follows it. An activation between a convolution and a max pooling is computed after the pooling, on fewer values. A
+convolution recomputes a norm's output in backward instead of saving it. All of that is correct only for a value that
+nobody else can see or change, so :mod:`.container`, which calls both neighbours, asks the functions here at each call,
+for the state that the layers then have. A layer that has a hook, a ``forward`` of its own or another class is called
+like any module, and its output is saved.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -18,11 +20,12 @@ from torch import Tensor
 
 from .. import _torch
 from ..ops import norm as norm_ops
-from . import conv, norm, pool
+from . import conv, linear, norm, pool
 
 __all__ = [
     "BATCH_NORMS",
     "CONVOLUTIONS",
+    "LINEARS",
     "NORMS",
     "Intermediate",
     "ObservedForward",
@@ -30,6 +33,7 @@ __all__ = [
     "activation_of",
     "calls_are_observed",
     "can_add",
+    "clamp_of",
     "compute",
     "conv_and_pool",
     "fused_activation",
@@ -50,6 +54,7 @@ def _layer_classes(family: Any) -> set[Any]:
 
 CONVOLUTIONS = _layer_classes(conv)
 BATCH_NORMS: set[Any] = {norm.BatchNorm1d, norm.BatchNorm2d, norm.BatchNorm3d, norm.BatchNormAct2d}
+LINEARS = _layer_classes(linear)
 NORMS = _layer_classes(norm) - {norm.AdaIN, norm.NoisyBatchNorm2d, norm.LocalResponseNorm}
 MAX_POOLS: set[Any] = {pool.MaxPool1d, pool.MaxPool2d, pool.MaxPool3d}
 # The activations that a norm computes in its own pass, and whether each commutes with a maximum, gradients included:
@@ -61,11 +66,13 @@ ACTIVATIONS: dict[Any, tuple[str, bool]] = {
     torch.nn.ReLU6: ("relu6", True),
     torch.nn.LeakyReLU: ("leaky_relu", False),
 }
+# The bounds of the activations that a linear layer computes in its own pass.
+CLAMPS: dict[Any, tuple[float, float]] = {torch.nn.ReLU: (0.0, inf), torch.nn.ReLU6: (0.0, 6.0)}
 MODULE_CALL = Module.__call__
 # Maps each class to the functions that a call of an instance runs: forward and, for convolutions, _conv_forward.
 KNOWN_FORWARDS: dict[Any, tuple[Any, Any]] = {
     kind: (kind.forward, getattr(kind, "_conv_forward", None))
-    for kind in CONVOLUTIONS | NORMS | MAX_POOLS | ACTIVATIONS.keys()
+    for kind in CONVOLUTIONS | LINEARS | NORMS | MAX_POOLS | ACTIVATIONS.keys()
 }
 
 
@@ -187,6 +194,16 @@ def activation_of(module: Any) -> tuple[str, float] | None:
     """
     name, _ = ACTIVATIONS.get(type(module), (None, False))
     return None if name is None or not is_plain(module) else (name, getattr(module, "negative_slope", 0.01))
+
+
+def clamp_of(module: Any) -> tuple[float, float] | None:
+    """The bounds of the activation that a call of this module computes, if a linear layer can compute it in its pass.
+
+    >>> clamp_of(torch.nn.ReLU6()), clamp_of(torch.nn.LeakyReLU())
+    ((0.0, 6.0), None)
+    """
+    bounds = CLAMPS.get(type(module))
+    return bounds if bounds is not None and is_plain(module) else None
 
 
 def activation_behind_pool(activation: Any, layer: Any) -> tuple[str, float] | None:

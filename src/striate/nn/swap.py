@@ -9,9 +9,10 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from .._renamed import old_keywords
+from .._torch import AttentionOutput
 from ..errors import ArgumentError, build
 from ..ops import torch_calls
-from . import adapters, blocks, container, conv, norm, pool
+from . import adapters, blocks, container, conv, linear, norm, pool
 
 __all__ = ["Left", "accelerate", "adapt", "plan", "restore"]
 
@@ -21,11 +22,11 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 # Parameters, buffers, hooks, mode and identity remain, because the object does.
 SWAPS: dict[type, type] = {
     torch_class: getattr(family, name)
-    for family in (blocks, conv, norm, pool)
+    for family in (blocks, conv, linear, norm, pool)
     for name in family.__all__
     if (torch_class := getattr(torch.nn, name, None)) is not None and issubclass(getattr(family, name), torch_class)
 }
-OWN = {getattr(family, name) for family in (blocks, conv, norm, pool) for name in family.__all__}
+OWN = {getattr(family, name) for family in (blocks, conv, linear, norm, pool) for name in family.__all__}
 BASES = tuple(SWAPS)
 BACK = {replacement: original for original, replacement in SWAPS.items()}
 _GUARD = "_striate_guard"  # attribute: the handle of the hook that guards a layer left to torch
@@ -103,7 +104,7 @@ def plan(model: torch.nn.Module) -> tuple[list[str], list[Left]]:
     for name, module in model.named_modules():
         if type(module) in SWAPS:
             swapped.append(name)
-        elif type(module) not in OWN and type(module) not in BACK:
+        elif type(module) not in OWN and type(module) not in BACK and type(module) is not AttentionOutput:
             base = next((b for b in BASES if isinstance(module, b)), None)
             if base is not None:
                 kind = type(module).__name__

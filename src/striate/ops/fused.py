@@ -31,6 +31,7 @@ from .conv.methods import split_padding, torch_refusal
 from .dispatch import AS_MEASURED, Candidate, always, explain_choice, first, preferred
 from .geometry import Sizes
 from .layout import FORMATS
+from .linear import not_preferred as linear_not_preferred
 from .precision import is_strict
 
 __all__ = ["CONV_METHODS", "LINEAR_METHODS", "FusedConv", "FusedLinear", "Product", "finish"]
@@ -169,7 +170,8 @@ class Product(NamedTuple):
     """The problem that the method of a linear layer is chosen for: a product of matrices."""
 
     rows: int
-    weights: int
+    inputs: int
+    outputs: int
     refusal: str | None
 
 
@@ -197,7 +199,8 @@ class FusedLinear(_Fused):
         if x.dim() == 0 or x.shape[-1] != features:
             hint = f"Set in_features={x.shape[-1] if x.dim() else 1}, or check the layer before."
             raise ShapeError(build(self.where, f"{features} features", tuple(x.shape), hint=hint))
-        return Product(prod(x.shape[:-1]), self.weight.numel(), gate.reason(x, self.weight, self.bias))
+        refusal = gate.reason(x, self.weight, self.bias)
+        return Product(prod(x.shape[:-1]), features, self.weight.shape[0], refusal)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._chosen(x)[1](x, None, False)
@@ -268,7 +271,7 @@ def _onednn(layer: FusedConv, problem: ConvProblem) -> Run:
 
 
 def _onednn_product_refusal(product: Product) -> str | None:
-    few = product.rows < MIN_ROWS or product.weights < MIN_WEIGHTS
+    few = product.rows < MIN_ROWS or product.inputs * product.outputs < MIN_WEIGHTS
     return _onednn_missing(product.refusal) or (
         f"packing pays from {MIN_ROWS} rows and {MIN_WEIGHTS:,} weights on" if few else None
     )
@@ -298,6 +301,16 @@ def _native(name: str) -> Callable[[FusedConv, ConvProblem], Run]:
         return lambda x, residual, reuse: fused(x, *before, residual, *after)
 
     return prepare
+
+
+def _native_product(layer: FusedLinear, product: Product) -> Run:
+    weight, rest = layer.packed("native", layer.weight.contiguous), (layer.bias, layer.low, layer.high)
+    linear = torch.ops.striate.linear.default
+    return lambda x, residual, reuse: linear(x, weight, *rest)
+
+
+def _product_not_preferred(product: Product) -> str | None:
+    return linear_not_preferred(product.rows, product.inputs, product.outputs, "fused")
 
 
 def _then_finish(candidate: Candidate) -> Callable[[FusedConv, ConvProblem], Run]:
@@ -333,6 +346,7 @@ CONV_METHODS = (
     *(c._replace(run=_then_finish(c)) for c in METHODS if c.name not in NATIVE),
 )
 LINEAR_METHODS = (
+    Candidate("native", lambda product: product.refusal, _native_product, _product_not_preferred),
     Candidate("onednn", _onednn_product_refusal, _onednn_product),
     Candidate("torch", always, lambda layer, product: lambda x, residual, reuse: layer.exact(x)),
 )

@@ -20,6 +20,7 @@ Shape = list[int]
 # All operators but norm_update, which writes into its arguments: the calls of a batch cannot share them.
 OPERATORS = (
     *("conv", "conv_bias", "conv_fused", "conv_backward_data", "conv_measured", "conv_pack", "conv_backward_weights"),
+    *("linear", "linear_backward_data", "linear_backward_weights"),
     *("local", "local_backward_data", "local_backward_weights"),
     *("norm", "norm_backward", "norm_measure", "norm_sums", "local_response", "local_response_backward"),
     *("avg_pool", "avg_pool_backward", "max_pool_index", "max_pool_index_backward"),
@@ -59,6 +60,18 @@ def _conv_backward_weights(dy: Shape, x: Shape, *args: Any, out_shape: Any = Non
     return conv_backward_flop(dy, x, out_shape, *geometry, [False, True, False], [None, out_shape, None])
 
 
+def _linear(x: Shape, weight: Shape, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return 2 * prod(x) * weight[0]
+
+
+def _linear_backward_data(dy: Shape, weight: Shape, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return 2 * prod(dy) * weight[1]
+
+
+def _linear_backward_weights(dy: Shape, x: Shape, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return 2 * prod(dy) * x[-1]
+
+
 def _local(x: Shape, weight: Shape, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
     return 2 * x[0] * prod(weight)
 
@@ -72,6 +85,8 @@ if native.core:
     _FLOPS: dict[str, Any] = {
         **{"conv": _conv, "conv_fused": _conv, "conv_measured": _conv_measured},
         **{"conv_backward_data": _conv_backward_data, "conv_backward_weights": _conv_backward_weights},
+        **{"linear": _linear, "linear_backward_data": _linear_backward_data},
+        "linear_backward_weights": _linear_backward_weights,
         **{"local": _local, "local_backward_data": _local, "local_backward_weights": _local_backward_weights},
     }
     for _name, _formula in _FLOPS.items():

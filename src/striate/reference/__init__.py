@@ -10,6 +10,6 @@ them, since autograd goes through every function here, the backward ones include
 tensor([[[ 3., -4.]]])
 """
 
-from striate.reference import conv, local, norm, pool
+from striate.reference import conv, linear, local, norm, pool
 
-__all__ = ["conv", "local", "norm", "pool"]
+__all__ = ["conv", "linear", "local", "norm", "pool"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .link import Along, Anywhere, Link, Op, links_for
+from .link import LINKS, Along, Anywhere, Link, Op, links_for
 from .pointwise import pointwise
 
 
@@ -65,6 +65,14 @@ def product(op: Op) -> list[list[Link]]:
             )
         )
     return [[left, right, *more]]
+
+
+@LINKS.of("striate.linear")
+def linear(op: Op) -> list[list[Link]]:
+    """Each output reads a row of x and all weights."""
+    x, lead = op.input, len(op.output) - 1
+    row = Link(x, (*(Along(i) for i in range(lead)), Anywhere(range(op.shape(x)[-1]))))
+    return [[row, *op.others(x)]]
 
 
 @links_for(

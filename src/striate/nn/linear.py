@@ -1,0 +1,60 @@
+"""Linear layers: drop-ins for torch.nn's.
+
+``Bilinear`` is torch's: its product has three factors, of which no two make a product of matrices that a kernel of
+ours would take without first writing the outer product of the two inputs to memory.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+import torch
+from torch import Tensor
+
+from ..ops import linear as ops
+from .namesake import Namesake
+
+__all__ = ["LazyLinear", "Linear"]
+
+
+class Linear(Namesake, torch.nn.Linear):
+    r"""A linear layer: each output is a weighted sum of all inputs.
+
+    .. math:: y[r, o] = b[o] + Σ_i x[r, i] · w[o, i]
+
+    Arguments as in ``torch.nn``.
+
+    Shapes: x (\*, in_features), with any leading axes; y (\*, out_features); weight (out_features, in_features); bias
+    (out_features,). Both are initialized from U(±1 / √in_features).
+
+    Cost: out_features·(in_features + 1) parameters; out_features·in_features MACs a row.
+
+    Raises ArgumentError, ArgumentTypeError, ShapeError or DtypeError for inputs that do not fit the layer.
+
+    >>> from striate import nn
+    >>> layer = nn.Linear(2, 3)
+    >>> layer.weight.data = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    >>> layer.bias.data = torch.tensor([100.0, 200.0, 300.0])
+    >>> layer(torch.tensor([[1.0, 10.0]])).tolist()
+    [[121.0, 243.0, 365.0]]
+    """
+
+    def _compute(self, input: Tensor, low: float = -inf, high: float = inf) -> Tensor:
+        return ops.linear(input, self.weight, self.bias, low=low, high=high, where=type(self).__name__)
+
+
+class LazyLinear(torch.nn.LazyLinear, Linear):
+    """:class:`Linear` that takes ``in_features`` from its first input, and is one from then on.
+
+    Arguments as in ``torch.nn``.
+
+    Raises as :class:`Linear` does.
+
+    >>> from striate import nn
+    >>> layer = nn.LazyLinear(8)
+    >>> y = layer(torch.ones(2, 5))
+    >>> type(layer).__name__, layer.in_features, y.shape
+    ('Linear', 5, torch.Size([2, 8]))
+    """
+
+    cls_to_become = Linear
