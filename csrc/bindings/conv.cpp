@@ -71,6 +71,12 @@ void check_implicit_gemm(bool adjoint, const ConvShape& s, Method method) {
         "a destination sees at most a million values");
 }
 
+void check_pointwise(const ConvShape& s, Method method) {
+  if (method != Method::pointwise) return;
+  for (const Axis& a : {s.window.depth, s.window.height, s.window.width})
+    check(a.size == 1 && a.before == 0 && (a.output - 1) * a.stride < a.input, "pointwise is for one tap, no padding");
+}
+
 bool weight_is_channels_last(const Tensor& w) { return !has_layout(w, false) && has_layout(w, true); }
 
 // What is done to the sums (see Epilogue). statistics, if wanted: (2, channels), each channel's mean and variance.
@@ -108,6 +114,7 @@ Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight
   Tensor y = new_tensor(sizes, x.scalar_type(), channels_last);
   check_winograd(window, method);
   check_implicit_gemm(adjoint, shape, method);
+  check_pointwise(shape, method);
   OptionalTensor residual = options.residual;
   if (residual) {
     check_sizes(*residual, sizes, "residual");
@@ -202,6 +209,7 @@ Tensor conv_backward_weights(const Tensor& gradient, const Tensor& input, Ints s
   sizes.insert(sizes.end(), size.begin(), size.end());
   Tensor dw = new_tensor(sizes, x.scalar_type(), weight_channels_last);
   check_winograd(window, method);
+  check_pointwise(shape, method);
   for_float(x, [&](auto zero) {
     using T = decltype(zero);
     const ConvKernels<T>& k = conv_kernels<T>(method);

@@ -13,6 +13,8 @@ void parallel_ranges(int64_t count, int64_t grain, void (*body)(void*, int64_t, 
   torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) { body(context, begin, end); });
 }
 
+int64_t thread_count() { return int64_t(torch::stable::get_num_threads()); }
+
 namespace {
 
 // Names as bytes, separated by spaces: the stable ABI of torch 2.13 leaks every string that an operator takes or gives.
@@ -64,6 +66,12 @@ void machine_choose(Ints values) {
   use_machine({values[0], values[1], values[2], values[3], values[4]});
 }
 
+// Multiplies and adds on every thread, on operands that stay in the caches; returns how many multiply-adds it did.
+int64_t multiply_adds(int64_t tiles, bool doubles) {
+  check(tiles >= 0 && tiles < (int64_t(1) << 32), "a measurement has fewer than 2^32 tiles");
+  return (*(doubles ? kernels<double>().multiply_adds : kernels<float>().multiply_adds))(tiles);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY(striate, m) {
@@ -71,6 +79,7 @@ STABLE_TORCH_LIBRARY(striate, m) {
   m.def("isa_available() -> int[]");
   m.def("isa_chosen() -> int");
   m.def("isa_choose(int number) -> ()");
+  m.def("multiply_adds(int tiles, bool doubles) -> int");
   m.def("machine() -> int[]");
   m.def("machine_choose(int[] values) -> ()");
 }
@@ -80,6 +89,7 @@ STABLE_TORCH_LIBRARY_IMPL(striate, CompositeExplicitAutograd, m) {
   m.impl("isa_available", TORCH_BOX(&isa_available));
   m.impl("isa_chosen", TORCH_BOX(&isa_chosen));
   m.impl("isa_choose", TORCH_BOX(&isa_choose));
+  m.impl("multiply_adds", TORCH_BOX(&multiply_adds));
   m.impl("machine", TORCH_BOX(&machine_in_use));
   m.impl("machine_choose", TORCH_BOX(&machine_choose));
 }

@@ -1,6 +1,7 @@
 // Chooses the kernels to run: the build has one table for each instruction set (kernels/table.cpp), and the best table
 // that this CPU supports is chosen once, when the library loads.
 #pragma once
+#include "gemm/multiply_adds.h"
 #include "kernels/conv/conv.h"
 #include "kernels/linear.h"
 #include "kernels/local.h"
@@ -31,6 +32,7 @@ struct KernelsOf {
   const LocalResponseKernels<T>* local_response;
   const LocalKernels<T>* local;
   const LinearKernels<T>* linear;
+  const MultiplyAdds* multiply_adds;
 };
 
 struct Kernels {

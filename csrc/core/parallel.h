@@ -11,6 +11,9 @@ namespace striate {
 // items.
 void parallel_ranges(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context);
 
+// How many threads parallel_ranges uses at most.
+int64_t thread_count();
+
 // Memory of the calling thread, aligned to a cache line (workspace.cpp). It must be given back on the same thread.
 void* take_workspace(size_t bytes);
 void give_workspace(void* memory);

@@ -51,5 +51,54 @@ STRIATE_INLINE void micro_kernel(const T* a, int64_t vector, int64_t channels, i
     for (int v = 0; v < V; ++v) put(j, v, sum[j][v]);
 }
 
+// The same for a tile of A that is [k][row]: the rows' values of one k are contiguous.
+template <class T, int M, int V, class Put>
+STRIATE_INLINE void micro_kernel_rows(const T* a, int64_t depth, const T* b, const Put& put) {
+  constexpr int L = kLanes<T>;
+  Vector<T> sum[M][V];
+#pragma GCC unroll 14
+  for (int j = 0; j < M; ++j)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) sum[j][v] = Vector<T>{};
+  for (; depth > 0; --depth, a += M, b += V * L) {
+    __builtin_prefetch(b + 16 * V * L), __builtin_prefetch(b + 17 * V * L - L), __builtin_prefetch(a + 16 * M);
+    Vector<T> weight[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) weight[v] = load(b + v * L);
+#pragma GCC unroll 14
+    for (int j = 0; j < M; ++j) {
+      const Vector<T> value = broadcast(a[j]);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sum[j][v] += value * weight[v];
+    }
+  }
+#pragma GCC unroll 14
+  for (int j = 0; j < M; ++j)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) put(j, v, sum[j][v]);
+}
+
+// The two forms of a packed tile of A, and the micro-kernel of each.
+struct VectorsOfDepth {
+  template <class T>
+  static int64_t row_values(int64_t depth) {  // of a packed tile, for each of its rows
+    return ceil_div(depth, kLanes<T>) * kLanes<T>;
+  }
+  template <class T, int M, int V, class Put>
+  static STRIATE_INLINE void multiply(const T* a, const T* b, int64_t depth, const Put& put) {
+    micro_kernel<T, M, V>(a, M * kLanes<T>, depth, 1, b, put);
+  }
+};
+struct RowsOfDepth {
+  template <class T>
+  static int64_t row_values(int64_t depth) {
+    return depth;
+  }
+  template <class T, int M, int V, class Put>
+  static STRIATE_INLINE void multiply(const T* a, const T* b, int64_t depth, const Put& put) {
+    micro_kernel_rows<T, M, V>(a, depth, b, put);
+  }
+};
+
 }  // namespace STRIATE_ISA
 }  // namespace striate

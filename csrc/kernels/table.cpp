@@ -23,6 +23,7 @@ extern const LocalKernels<float> local_f32;
 extern const LocalKernels<double> local_f64;
 extern const LinearKernels<float> linear_f32;
 extern const LinearKernels<double> linear_f64;
+extern const MultiplyAdds multiply_adds_f32, multiply_adds_f64;
 
 extern const Kernels table;
 constexpr Kernels table = {
@@ -36,7 +37,8 @@ constexpr Kernels table = {
      &norm_f32,
      &local_response_f32,
      &local_f32,
-     &linear_f32},
+     &linear_f32,
+     &multiply_adds_f32},
     {{
 #define STRIATE_METHOD(name) &name##_f64,
 #include "methods.def"
@@ -46,7 +48,8 @@ constexpr Kernels table = {
      &norm_f64,
      &local_response_f64,
      &local_f64,
-     &linear_f64},
+     &linear_f64,
+     &multiply_adds_f64},
 };
 
 }  // namespace STRIATE_ISA

@@ -156,7 +156,7 @@ def _torch_channels_last_refusal(problem: ConvProblem) -> str | None:
     return torch_refusal(problem)
 
 
-# --------------------------------------------------------------------------------- the reference, products of matrices
+# -------------------------------------------------------------------------------------------------------- the reference
 
 _REFERENCE = {
     "forward": reference.conv_forward,
@@ -169,46 +169,6 @@ def _reference(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None =
     p = problem.geometry
     y = _REFERENCE[problem.pass_](a, b, p.window, p.groups)
     return y if bias is None else y + bias.reshape(-1, *[1] * p.dims)
-
-
-def _pointwise(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Computes a 1×1 convolution as a product of matrices: of all pixels at once in NHWC, image by image in NCHW."""
-    p = problem.geometry
-    axes = zip(p.input, p.output, p.stride, strict=True)
-    seen = (slice(None), slice(None), *(slice(0, (o - 1) * s + 1, min(s, i)) for i, o, s in axes))
-    if problem.pass_ == "backward_weights":
-        x = b[seen]
-        if problem.channels_last:
-            return (_pixels(a).T @ _pixels(x)).view(p.weight_shape)
-        return torch.bmm(a.flatten(2), x.flatten(2).transpose(1, 2)).sum(0).view(p.weight_shape)
-    w = b.reshape(p.filters, p.channels)
-    w, x = (w, a[seen]) if problem.pass_ == "forward" else (w.T, a)
-    if problem.channels_last:
-        y = F.linear(_pixels(x), w, bias).view(p.batch, *p.output, len(w)).movedim(-1, 1)
-    else:  # bmm, since torch.matmul would transpose x
-        y = torch.bmm(w.expand(p.batch, *w.shape), x.flatten(2)).view(p.batch, len(w), *p.output)
-        y = y if bias is None else y + bias.reshape(-1, *[1] * p.dims)
-    if problem.pass_ == "forward" or all(s == 1 for s in p.stride):
-        return y
-    dx = empty(y, p.x_shape, y.dtype, problem.channels_last).zero_()
-    if bias is not None:
-        dx += bias.reshape(-1, *[1] * p.dims)
-    dx[seen] = y
-    return dx
-
-
-def _pixels(x: Tensor) -> Tensor:
-    """Views (N, C, *axes) as a matrix of one pixel a row; copies x where it is not channels_last."""
-    return x.movedim(1, -1).reshape(-1, x.shape[1])
-
-
-def _pointwise_refusal(problem: ConvProblem) -> str | None:
-    p = problem.geometry
-    if problem.refusal is not None:
-        return problem.refusal
-    if p.taps > 1 or p.groups > 1 or any(p.before) or any(p.after):
-        return "it is for one tap, one group and no padding"
-    return "there is nothing to compute" if any(n < 1 for n in (*p.x_shape, *p.y_shape)) else None
 
 
 # ---------------------------------------------------------------------------------------------------- striate's kernels
@@ -279,12 +239,22 @@ def _implicit_gemm_refusal(problem: ConvProblem) -> str | None:
     return _native_refusal(problem)
 
 
+def _pointwise_refusal(problem: ConvProblem) -> str | None:
+    p = problem.geometry
+    if problem.refusal is not None:
+        return problem.refusal
+    if p.taps > 1 or p.groups > 1 or any(p.before) or any(p.after):
+        return "it is for one tap, one group and no padding"
+    return _native_refusal(problem)
+
+
 _REFUSALS: dict[str, Callable[[ConvProblem], str | None]] = {
     "depthwise": _depthwise_refusal,
     "direct": _native_refusal,
     "winograd_4x4": _winograd_refusal(4),
     "winograd_2x2": _winograd_refusal(2),
     "implicit_gemm": _implicit_gemm_refusal,
+    "pointwise": _pointwise_refusal,
 }
 # The native methods, in the order of the numbers that the core's operators take (csrc/methods.def). Where there is no
 # core, all of them refuse.
@@ -325,7 +295,6 @@ def _not_preferred(name: str) -> Callable[[ConvProblem], str | None]:
 
 METHODS = (
     *(Candidate(name, _REFUSALS[name], _native(name), _not_preferred(name)) for name in NATIVE),
-    Candidate("pointwise", _pointwise_refusal, _pointwise, _not_preferred("pointwise")),
     Candidate(
         "torch_channels_last",
         _torch_channels_last_refusal,

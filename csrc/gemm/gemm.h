@@ -1,0 +1,277 @@
+// Products of matrices, C = A·B: five loops around the micro-kernel (Goto, van de Geijn 2008; Van Zee, van de Geijn
+// 2015). docs/kernels/gemm.md builds them up from three loops.
+//
+//   C[m][n] = Σ_k A[m][k] · B[k][n]
+//
+// Loops, from the outside in. Each but the first two cuts an axis so that what the inner loops read again lies in a
+// cache:
+//   rectangles of C   one for each thread, and nothing is shared between them: no thread waits for another
+//   columns, N        kDepth × columns of B, packed, stay in the last-level cache while the rows of A pass by
+//   depth, K          kDepth values of k at a time
+//   rows, M           rows × kDepth of A, packed, stay in the second-level cache while the columns of B pass by
+//   slivers of B      kDepth × two vectors, which stay in the first-level cache while the tiles of A pass by
+//   tiles of A        the micro-kernel: a tile of C in registers (micro_kernel.h)
+//
+// Order of a sum. The micro-kernel sums kDepth values of k in registers; these partial sums are added in C's memory one
+// after the other. So an element is summed in an order that depends on K and kDepth alone: rectangles, rows and columns
+// of a block may follow caches and threads without changing a bit.
+//
+// Packing. Both operands are given by how they lie in memory (sources.h). Packing reads each once a block and lays it
+// out in the order in which the micro-kernel reads it; rows and columns behind the last are zeros, which are multiplied
+// but never stored.
+#pragma once
+#include "core/machine.h"
+#include "core/parallel.h"
+#include "core/simd.h"
+#include "gemm/few_rows.h"
+#include "gemm/micro_kernel.h"
+#include "gemm/product.h"
+#include "gemm/sources.h"
+
+namespace striate {
+namespace STRIATE_ISA {
+
+// The values of k for which B stays packed while the rows of A pass by, so that a block of C is completed part by part
+// while it is in a cache.
+constexpr int64_t kPanelDepth = 8 * kDepth;
+
+// So many rows, or columns, of C at most are summed without packing (few_rows.h): along k, across k.
+constexpr int64_t kFewLines = 16, kFewRows = 6;
+
+// So many tiles of C at most make a small C, whose K is cut into at most so many parts.
+constexpr int64_t kFewTiles = 32, kMostParts = 16;
+
+// The least number of multiply-adds that is worth waking a thread for: some 5 µs.
+constexpr int64_t kGrainProducts = int64_t(1) << 17;
+
+namespace gemm_detail {
+
+// What happens to a tile of sums in C.
+template <class T>
+struct TileResult {
+  Product<T> at;     // of the tile's first row and column
+  int64_t lanes;     // columns that exist
+  bool first, last;  // whether this is the first and the last part of the sum
+  bool stream;       // write past the caches
+};
+
+template <class T, class Whole>
+STRIATE_INLINE void put_sum(Whole whole, const TileResult<T>& r, int64_t j, int64_t n, Vector<T> sum, int64_t lanes) {
+  T* to = r.at.c + j * r.at.pitch + n;
+  if (!r.first) sum = load_lanes<T>(whole, to, lanes) + sum;
+  if (r.last) sum = finish(whole, r.at, sum, j, n, lanes);
+  if (Whole::value && r.stream)
+    store_streaming(to, sum);
+  else
+    store_lanes(whole, to, sum, lanes);
+}
+
+// Adds a tile's products to C. Not inlined: one copy for each size of a tile serves every source.
+template <class T, int M, int V, class Layout>
+__attribute__((noinline)) void tile(const T* a, const T* b, int64_t depth, const TileResult<T>& r) {
+  constexpr int64_t L = kLanes<T>;
+  // C's lines are needed when the sum is complete: fetch them meanwhile.
+  if (!r.stream)
+    for (int j = 0; j < M; ++j) {
+      __builtin_prefetch(r.at.c + j * r.at.pitch, 1);
+      __builtin_prefetch(r.at.c + j * r.at.pitch + r.lanes - 1, 1);
+    }
+  const bool whole = r.lanes == V * L;
+  T sums[M * V * L];  // of a tile at C's right edge
+  Layout::template multiply<T, M, V>(a, b, depth, [&](int j, int v, const Vector<T>& sum) STRIATE_INLINE_LAMBDA {
+    if (whole)
+      put_sum(Constant<true>{}, r, j, v * L, sum, L);
+    else
+      store(sums + (j * V + v) * L, sum);
+  });
+  if (!whole)
+    for (int64_t j = 0; j < M; ++j)
+      for_each_vector<T>(r.lanes, [&](int64_t n, auto full, int64_t lanes) {
+        put_sum(full, r, j, n, load(sums + j * V * L + n), lanes);
+      });
+}
+
+// One rectangle of C: rows [m0, m1), columns [n0, n1), values [k0, k1) of k.
+struct Rectangle {
+  int64_t m0, m1, n0, n1, k0, k1;
+};
+
+// The largest step of `total` that is a multiple of `unit`, at most `most`, and cuts it into nearly equal parts.
+inline int64_t equal_steps(int64_t total, int64_t most, int64_t unit) {
+  const int64_t parts = ceil_div(total, max(unit, most / unit * unit));
+  return ceil_div(ceil_div(total, parts), unit) * unit;
+}
+
+template <class T, class A, class B>
+void rectangle(const Rectangle& s, const A& a, const B& b, const Product<T>& p) {
+  constexpr int64_t L = kLanes<T>, kSliver = 2 * L;
+  const Machine& m = machine();
+  const int64_t rows = s.m1 - s.m0, columns = s.n1 - s.n0, total = s.k1 - s.k0, size = int64_t(sizeof(T));
+  const int64_t longest = min(kDepth, total), panel = min(kPanelDepth, total);
+  const int64_t block_rows = equal_steps(rows, m.second_level / 3 / (longest * size), kMaxRows);
+  const bool one_block = block_rows >= rows;
+  // A strip of slivers is packed at a time, so that lines of memory are read in a row. With one block of rows the next
+  // strip takes its place, else all strips of a panel are kept for the next block of rows.
+  const int64_t strip = max(1, m.second_level / 4 / (longest * kSliver * size)) * kSliver;
+  const int64_t share = m.last_level / 2 / max(1, min(m.sharing, thread_count()));
+  const int64_t block_columns = one_block ? columns : equal_steps(columns, share / (panel * size), kSliver);
+  const int64_t kept =
+      one_block ? min(strip, ceil_div(columns, kSliver) * kSliver) : ceil_div(block_columns, kSliver) * kSliver;
+  const Scratch<T> packed_a(block_rows * ceil_div(longest, L) * L + 64 * L),
+      packed_b(kept * (one_block ? longest : panel) + 64 * L);
+  const bool stream =
+      total <= kDepth && rows * columns * size > m.last_level / 2 && p.pitch % kSliver == 0 && uintptr_t(p.c) % 64 == 0;
+  for (int64_t n = s.n0; n < s.n1; n += block_columns) {
+    const int64_t n_end = min(s.n1, n + block_columns);
+    for (int64_t k_panel = s.k0; k_panel < s.k1; k_panel += kPanelDepth)
+      for (int64_t m0 = s.m0; m0 < s.m1; m0 += block_rows)
+        for (int64_t k = k_panel; k < min(s.k1, k_panel + kPanelDepth); k += kDepth) {
+          const int64_t depth = min(kDepth, s.k1 - k), count = min(block_rows, s.m1 - m0);
+          a.pack_rows(m0, count, k, depth, packed_a);
+          const int64_t tiles = ceil_div(count, kMaxRows);
+          const int64_t k_next = k + depth < min(s.k1, k_panel + kPanelDepth) ? k + depth : k_panel,
+                        m_next = k_next > k ? m0 : m0 + block_rows;
+          Prefetch next_a;
+          if (m_next < s.m1)
+            next_a = a.prefetch(m_next, min(block_rows, s.m1 - m_next), k_next, min(kDepth, s.k1 - k_next),
+                                tiles * ceil_div(n_end - n, kSliver));
+          for (int64_t strip0 = n; strip0 < n_end; strip0 += strip) {
+            const int64_t strip_end = min(n_end, strip0 + strip);
+            T* slivers = packed_b + (one_block ? 0 : kept * (k - k_panel) + (strip0 - n) * depth);
+            if (m0 == s.m0) b.pack_columns(strip0, strip_end - strip0, k, depth, slivers);
+            Prefetch next_b;
+            if (m0 == s.m0) {
+              const int64_t k_after = strip_end < n_end ? k : k + depth,
+                            strip_after = strip_end < n_end ? strip_end : n;
+              if (k_after < min(s.k1, k_panel + kPanelDepth))
+                next_b = b.prefetch(strip_after, min(strip, n_end - strip_after), k_after, min(kDepth, s.k1 - k_after),
+                                    tiles * ceil_div(strip_end - strip0, kSliver));
+            }
+            const auto tiles_of = [&](int64_t column, int64_t t) {
+              const T* sliver = slivers + (column - strip0) * depth;
+              const TileResult<T> r = {p.from(m0 + t, column), min(kSliver, strip_end - column), k == s.k0,
+                                       k + depth == s.k1, stream};
+              next_a.step(), next_b.step();
+              with_constant<kMaxRows>(min(kMaxRows, count - t), [&](auto tile_rows) {
+                constexpr int M = decltype(tile_rows)::value;
+                const T* from = packed_a + t * A::Layout::template row_values<T>(depth);
+                r.lanes > L ? tile<T, M, 2, typename A::Layout>(from, sliver, depth, r)
+                            : tile<T, M, 1, typename A::Layout>(from, sliver, depth, r);
+              });
+            };
+            // What streams to memory is written along its rows.
+            if (stream)
+              for (int64_t t = 0; t < count; t += kMaxRows)
+                for (int64_t column = strip0; column < strip_end; column += kSliver) tiles_of(column, t);
+            else
+              for (int64_t column = strip0; column < strip_end; column += kSliver)
+                for (int64_t t = 0; t < count; t += kMaxRows) tiles_of(column, t);
+          }
+        }
+  }
+  if (stream) fence_streaming_stores();
+}
+
+}  // namespace gemm_detail
+
+struct GemmShape {
+  int64_t rows, columns, depth;      // M, N, K
+  int64_t threads = thread_count();  // that may share it
+};
+
+namespace gemm_detail {
+
+// Cuts [0, count) for threads, in steps of `unit`, and calls body(begin, end).
+template <class Body>
+void in_parallel(int64_t count, int64_t unit, int64_t products_per_item, const Body& body) {
+  const int64_t steps = ceil_div(count, unit);
+  parallel_for(steps, kGrainElements * unit * products_per_item / kGrainProducts,
+               [=](int64_t begin, int64_t end) { body(begin * unit, min(count, end * unit)); });
+}
+
+template <class T>
+void finish_nothing(const GemmShape& s, const Product<T>& p) {
+  for (int64_t m = 0; m < s.rows; ++m)
+    for_each_vector<T>(s.columns, [&](int64_t n, auto whole, int64_t lanes) {
+      store_lanes(whole, p.c + m * p.pitch + n, finish(whole, p, Vector<T>{}, m, n, lanes), lanes);
+    });
+}
+
+// Computes a product that is not worth packing, if it is one (few_rows.h).
+template <class T>
+bool without_packing(const GemmShape& s, const AlongDepth<T>& a, const AlongDepth<T>& b, const Product<T>& p) {
+  if (min(s.rows, s.columns) > kFewLines) return false;
+  const bool swapped = s.rows > s.columns;  // the smaller operand stays in the cache, and the larger one passes by
+  in_parallel(max(s.rows, s.columns), 12, min(s.rows, s.columns) * s.depth, [=](int64_t begin, int64_t end) {
+    if (swapped)
+      few_rows::dot<T>(s.columns, end - begin, s.depth, b.data, b.pitch, a.data + begin * a.pitch, a.pitch, true,
+                       p.from(begin, 0));
+    else
+      few_rows::dot<T>(s.rows, end - begin, s.depth, a.data, a.pitch, b.data + begin * b.pitch, b.pitch, false,
+                       p.from(0, begin));
+  });
+  return true;
+}
+template <class T, class A>
+bool without_packing(const GemmShape& s, const A& a, const AcrossDepth<T>& b, const Product<T>& p) {
+  if (s.rows > kFewRows) return false;
+  in_parallel(s.columns, 2 * kLanes<T>, s.rows * s.depth, [=](int64_t begin, int64_t end) {
+    few_rows::axpy<T>(s.rows, begin, end, s.depth, a.data, a.line_step(), a.depth_step(), b.data, b.pitch, p);
+  });
+  return true;
+}
+template <class T, class A, class B>
+bool without_packing(const GemmShape&, const A&, const B&, const Product<T>&) {
+  return false;
+}
+
+}  // namespace gemm_detail
+
+// Computes C = A·B in parallel. Where K is 0 the sums are 0.
+template <class T, class A, class B>
+void gemm(const GemmShape& s, const A& a, const B& b, const Product<T>& p) {
+  using namespace gemm_detail;
+  if (s.depth == 0) return finish_nothing(s, p);
+  if (without_packing(s, a, b, p)) return;
+  constexpr int64_t kSliver = 2 * kLanes<T>;
+  const int64_t tiles = ceil_div(s.rows, kMaxRows), slivers = ceil_div(s.columns, kSliver);
+  // Where C is small and K long, as in the weight gradient of a layer with few channels, K is cut for the threads.
+  const int64_t parts = tiles * slivers > kFewTiles ? 1 : max(1, min(kMostParts, s.depth / (4 * kDepth)));
+  const Scratch<T> memory(parts > 1 ? parts * s.rows * s.columns : 0);
+  T* const sums = memory;
+  const int64_t work = tiles * kMaxRows * slivers * kSliver * s.depth;
+  const int64_t threads = max(1, min(min(s.threads / parts, tiles * slivers), work / kGrainProducts));
+  // As many rectangles as threads, cut such that the slowest thread is done soonest: a multiply-add counts 1/16 of what
+  // reading and packing a value does.
+  int64_t across = 1, least = -1;
+  for (int64_t columns = 1; columns <= min(threads, slivers); ++columns) {
+    const int64_t rows = min(tiles, threads / columns);
+    const int64_t tall = ceil_div(tiles, rows) * kMaxRows, wide = ceil_div(slivers, columns) * kSliver;
+    const int64_t cost = tall * wide + 16 * (tall + wide);
+    if (least < 0 || cost < least) least = cost, across = columns;
+  }
+  const int64_t down = min(tiles, threads / across);
+  const int64_t whole_parts = ceil_div(s.depth, kDepth);
+  parallel_for(parts * across * down, work / (parts * across * down) / (kGrainProducts / kGrainElements),
+               [=](int64_t begin, int64_t end) {
+                 for (int64_t unit = begin; unit < end; ++unit) {
+                   const int64_t i = unit / across % down, j = unit % across, part = unit / across / down;
+                   const Rectangle r = {
+                       i * tiles / down * kMaxRows,         min(s.rows, (i + 1) * tiles / down * kMaxRows),
+                       j * slivers / across * kSliver,      min(s.columns, (j + 1) * slivers / across * kSliver),
+                       part * whole_parts / parts * kDepth, min(s.depth, (part + 1) * whole_parts / parts * kDepth)};
+                   rectangle<T>(r, a, b, parts == 1 ? p : Product<T>{sums + part * s.rows * s.columns, s.columns});
+                 }
+               });
+  if (parts == 1) return;
+  for (int64_t m = 0; m < s.rows; ++m)
+    for_each_vector<T>(s.columns, [&](int64_t n, auto whole, int64_t lanes) {
+      Vector<T> sum = load_lanes<T>(whole, sums + m * s.columns + n, lanes);
+      for (int64_t part = 1; part < parts; ++part)
+        sum += load_lanes<T>(whole, sums + (part * s.rows + m) * s.columns + n, lanes);
+      store_lanes(whole, p.c + m * p.pitch + n, finish(whole, p, sum, m, n, lanes), lanes);
+    });
+}
+
+}  // namespace STRIATE_ISA
+}  // namespace striate

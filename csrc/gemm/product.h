@@ -1,0 +1,55 @@
+// Where the results of a product of matrices go, and what is done to a sum before it is stored.
+#pragma once
+#include "core/parallel.h"
+#include "core/simd.h"
+
+// For lambdas whose vectors must stay in registers.
+#define STRIATE_INLINE_LAMBDA __attribute__((always_inline))
+
+namespace striate {
+namespace STRIATE_ISA {
+
+// The number of k that are summed in a register, before the sum is added to C in memory: part of what a result is, so
+// not derived from caches. Shorter sums read and write C more often; longer ones push the packed B that a tile reads
+// out of a first-level cache of 32 KiB.
+constexpr int64_t kDepth = 256;
+
+// min(max(sum + bias + residual, low), high). NaN stays NaN.
+template <class T>
+struct Product {
+  T* c;
+  int64_t pitch;              // values from row to row
+  const T* bias = nullptr;    // null: none
+  bool bias_of_rows = false;  // one bias a row, else one a column
+  T low = -T(__builtin_inf()), high = T(__builtin_inf());
+  const T* residual = nullptr;  // null: none. Lies as C does
+
+  // The part of C that begins at this row and column.
+  Product from(int64_t m, int64_t n) const {
+    Product part = *this;
+    part.c += m * pitch + n;
+    if (bias) part.bias += bias_of_rows ? m : n;
+    if (residual) part.residual += m * pitch + n;
+    return part;
+  }
+};
+
+// Finishes the sums of row m and the columns from n on.
+template <class T, class Whole>
+STRIATE_INLINE Vector<T> finish(Whole whole, const Product<T>& p, Vector<T> sum, int64_t m, int64_t n, int64_t lanes) {
+  if (p.bias) sum += p.bias_of_rows ? broadcast(p.bias[m]) : load_lanes<T>(whole, p.bias + n, lanes);
+  if (p.residual) sum += load_lanes<T>(whole, p.residual + m * p.pitch + n, lanes);
+  return clamp<T>(sum, p.low, p.high);
+}
+
+// The same for one sum.
+template <class T>
+inline T finish_one(const Product<T>& p, T sum, int64_t m, int64_t n) {
+  if (p.bias) sum += p.bias[p.bias_of_rows ? m : n];
+  if (p.residual) sum += p.residual[m * p.pitch + n];
+  sum = sum < p.low ? p.low : sum;
+  return sum > p.high ? p.high : sum;
+}
+
+}  // namespace STRIATE_ISA
+}  // namespace striate

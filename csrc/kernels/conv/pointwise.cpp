@@ -1,0 +1,186 @@
+// Convolution of one tap without padding, as a product of matrices (gemm/gemm.h) that reads pixels where they lie.
+//
+//   y[p, k] = Σ_c x[i(p), c]·w[k, c],   dx[i(p), c] = Σ_k dy[p, k]·w[k, c],   dw[k, c] = Σ_p dy[p, k]·x[i(p), c]
+//
+// Layout. In NHWC a pixel's channels are contiguous: all pixels of the batch are the rows of one product, (pixels ×
+// channels) · (channels × filters). In NCHW a channel's pixels are: each image is a product (filters × channels) ·
+// (channels × pixels), and in the weight gradient the sum over pixels goes through all images.
+//
+// Stride. The pixels that a larger stride reads are gathered first, a fourth of x with stride 2; in backward_data they
+// are scattered, and all others get what a sum of nothing is.
+#include "gemm/gemm.h"
+#include "kernels/conv/conv.h"
+#include "kernels/conv/epilogue.h"
+
+namespace striate {
+namespace STRIATE_ISA {
+namespace {
+
+struct Pixels {
+  int64_t images, inputs, outputs;    // pixels of an image of x and of y
+  int64_t channels, filters, groups;  // channels and filters of a group
+  bool strided;
+
+  int64_t all_channels() const { return groups * channels; }
+  int64_t all_filters() const { return groups * filters; }
+};
+
+Pixels pixels_of(const ConvShape& s) {
+  const Window& w = s.window;
+  return {s.batch,
+          w.depth.input * w.height.input * w.width.input,
+          w.depth.output * w.height.output * w.width.output,
+          s.channels / s.groups,
+          s.filters / s.groups,
+          s.groups,
+          w.depth.stride > 1 || w.height.stride > 1 || w.width.stride > 1};
+}
+
+// Calls body(input pixel, output pixel) for the first pixel of each row of an image of y.
+template <class Body>
+void for_each_row(const Window& w, const Body& body) {
+  for (int64_t d = 0; d < w.depth.output; ++d)
+    for (int64_t h = 0; h < w.height.output; ++h)
+      body((d * w.depth.stride * w.height.input + h * w.height.stride) * w.width.input,
+           (d * w.height.output + h) * w.width.output);
+}
+
+// The pixels of x that y reads, in y's order.
+template <class T>
+void gather(const ConvShape& s, const T* x, T* to) {
+  const Pixels p = pixels_of(s);
+  const Window w = s.window;
+  const int64_t planes = s.channels_last ? 1 : p.all_channels(), run = s.channels_last ? p.all_channels() : 1;
+  parallel_for(p.images * planes, p.outputs * run, [=](int64_t begin, int64_t end) {
+    for (int64_t plane = begin; plane < end; ++plane)
+      for_each_row(w, [&](int64_t input, int64_t output) {
+        const T* from = x + (plane * p.inputs + input) * run;
+        T* row = to + (plane * p.outputs + output) * run;
+        for (int64_t i = 0; i < w.width.output; ++i)
+          memcpy(row + i * run, from + i * w.width.stride * run, size_t(run) * sizeof(T));
+      });
+  });
+}
+
+// Puts the products for y's pixels where x has them, zeros elsewhere, and finishes all of them.
+template <class T>
+void scatter(const ConvShape& s, const T* products, const Epilogue<T>& given, T* dx) {
+  const Pixels p = pixels_of(s);
+  const Window w = s.window;
+  const Epilogue<T> e = given;
+  const bool last = s.channels_last;
+  const int64_t planes = last ? 1 : p.all_channels(), run = last ? p.all_channels() : 1;
+  parallel_for(p.images * planes, p.inputs * run, [=](int64_t begin, int64_t end) {
+    for (int64_t plane = begin; plane < end; ++plane) {
+      T* to = dx + plane * p.inputs * run;
+      memset(to, 0, size_t(p.inputs * run) * sizeof(T));
+      for_each_row(w, [&](int64_t input, int64_t output) {
+        const T* row = products + (plane * p.outputs + output) * run;
+        for (int64_t i = 0; i < w.width.output; ++i)
+          memcpy(to + (input + i * w.width.stride) * run, row + i * run, size_t(run) * sizeof(T));
+      });
+      if (!e.bias && !e.finishes()) continue;
+      for (int64_t pixel = 0; pixel < (last ? p.inputs : 1); ++pixel)
+        for_each_vector<T>(last ? run : p.inputs, [&](int64_t i, auto whole, int64_t lanes) {
+          const int64_t at = plane * p.inputs * run + pixel * run + i;
+          Vector<T> sum = load_lanes<T>(whole, dx + at, lanes);
+          if (e.bias) sum += last ? load_lanes<T>(whole, e.bias + i, lanes) : broadcast(e.bias[plane % planes]);
+          store_lanes(whole, dx + at, finish<T>(whole, e, sum, at, lanes), lanes);
+        });
+    }
+  });
+}
+
+template <class T>
+Product<T> product_of(const Epilogue<T>& e, T* y, int64_t at, int64_t pitch, int64_t channel, bool channels_last) {
+  return {y + at, pitch,  e.bias ? e.bias + channel : nullptr,   !channels_last,
+          e.low,  e.high, e.residual ? e.residual + at : nullptr};
+}
+
+// Calls body(image, threads) for each image, with as many threads as an image can use.
+template <class Body>
+void for_each_image(int64_t images, int64_t products, const Body& body) {
+  const int64_t threads = thread_count();
+  if (images < 2 * threads)
+    for (int64_t image = 0; image < images; ++image) body(image, threads);
+  else
+    parallel_for(images, products / (kGrainProducts / kGrainElements), [=](int64_t begin, int64_t end) {
+      for (int64_t image = begin; image < end; ++image) body(image, 1);
+    });
+}
+
+// The products of forward, or with Adjoint of backward_data: of `from` channels to `to` channels in each group.
+template <class T, bool Adjoint>
+void products(const Pixels& p, bool channels_last, const T* x, const T* weight, const Epilogue<T>& given, T* y) {
+  const int64_t from = Adjoint ? p.filters : p.channels, to = Adjoint ? p.channels : p.filters;
+  const Epilogue<T> e = given;
+  for (int64_t g = 0; g < p.groups; ++g) {
+    const T* w = weight + g * p.filters * p.channels;
+    const auto weights = [=] {
+      if constexpr (Adjoint)
+        return AcrossDepth<T>{w, p.channels};
+      else
+        return AlongDepth<T>{w, p.channels};
+    }();
+    if (channels_last)
+      gemm<T>({p.images * p.outputs, to, from}, AlongDepth<T>{x + g * from, p.groups * from}, weights,
+              product_of(e, y, g * to, p.groups * to, g * to, true));
+    else
+      for_each_image(p.images, from * to * p.outputs, [=](int64_t image, int64_t threads) {
+        const T* source = x + (image * p.groups + g) * from * p.outputs;
+        gemm<T>({to, p.outputs, from, threads}, weights, AcrossDepth<T>{source, p.outputs},
+                product_of(e, y, (image * p.groups + g) * to * p.outputs, p.outputs, g * to, false));
+      });
+  }
+}
+
+template <class T>
+void forward(const ConvShape& s, const T* x, Weight<T> weight, const Epilogue<T>& e, T* y) {
+  const Pixels p = pixels_of(s);
+  const Scratch<T> gathered(p.strided ? p.images * p.outputs * p.all_channels() : 0);
+  if (p.strided) gather(s, x, static_cast<T*>(gathered));
+  products<T, false>(p, s.channels_last, p.strided ? gathered : x, weight.data, e, y);
+}
+
+template <class T>
+void backward_data(const ConvShape& s, const T* dy, Weight<T> weight, const Epilogue<T>& e, T* dx) {
+  const Pixels p = pixels_of(s);
+  if (!p.strided) return products<T, true>(p, s.channels_last, dy, weight.data, e, dx);
+  const Scratch<T> apart(p.images * p.outputs * p.all_channels());
+  const Epilogue<T> none = {nullptr, nullptr, -T(__builtin_inf()), T(__builtin_inf()), nullptr, nullptr};
+  products<T, true>(p, s.channels_last, dy, weight.data, none, static_cast<T*>(apart));
+  scatter(s, static_cast<const T*>(apart), e, dx);
+}
+
+template <class T>
+void backward_weights(const ConvShape& s, const T* dy, const T* x, T* dw) {
+  const Pixels p = pixels_of(s);
+  const Scratch<T> gathered(p.strided ? p.images * p.outputs * p.all_channels() : 0);
+  if (p.strided) gather(s, x, static_cast<T*>(gathered));
+  const T* source = p.strided ? gathered : x;
+  for (int64_t g = 0; g < p.groups; ++g) {
+    const Product<T> to = {dw + g * p.filters * p.channels, p.channels};
+    if (s.channels_last) {
+      gemm<T>({p.filters, p.channels, p.images * p.outputs}, AcrossDepth<T>{dy + g * p.filters, p.all_filters()},
+              AcrossDepth<T>{source + g * p.channels, p.all_channels()}, to);
+    } else {
+      const ImagesAlongDepth<T> gradients = {dy + g * p.filters * p.outputs, p.outputs, p.outputs, p.images,
+                                             p.all_filters() * p.outputs},
+                                inputs = {source + g * p.channels * p.outputs, p.outputs, p.outputs, p.images,
+                                          p.all_channels() * p.outputs};
+      gemm<T>({p.filters, p.channels, gradients.depth()}, gradients, inputs, to);
+    }
+  }
+}
+
+}  // namespace
+
+extern const ConvKernels<float> pointwise_f32;
+extern const ConvKernels<double> pointwise_f64;
+const ConvKernels<float> pointwise_f32 = {forward<float>, backward_data<float>, backward_weights<float>, nullptr,
+                                          nullptr};
+const ConvKernels<double> pointwise_f64 = {forward<double>, backward_data<double>, backward_weights<double>, nullptr,
+                                           nullptr};
+
+}  // namespace STRIATE_ISA
+}  // namespace striate
