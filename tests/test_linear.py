@@ -240,7 +240,12 @@ def test_only_what_gradients_need_is_saved(native: None) -> None:
     x, w, b, _ = sample((80, 65), 70)
     for learn_x, learn_w, count in ((True, True, 2), (True, False, 1), (False, True, 1), (False, False, 0)):
         saved: list[Tensor] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):  # type: ignore[func-returns-value]
+
+        def keep(t: Tensor, saved: list[Tensor] = saved) -> Tensor:
+            saved.append(t)
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
             ops.linear(x.clone().requires_grad_(learn_x), w.clone().requires_grad_(learn_w), b.requires_grad_())
         assert len(saved) == count
 
