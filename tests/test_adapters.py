@@ -111,6 +111,7 @@ LAYERS: dict[str, Callable[[Any], torch.nn.Module]] = {
     "AvgPool2dSame": lambda n: n.AvgPool2dSame(3, 2),
     "AvgPool2dSame, rounded up": lambda n: n.AvgPool2dSame(3, 2, ceil_mode=True),
     "AvgPool2dSame, of what is there": lambda n: n.AvgPool2dSame(2, 2, count_include_pad=False),
+    "Linear": lambda n: n.Linear(9, 64),
     "MaxPool2dSame": lambda n: n.pool2d_same.MaxPool2dSame(3, 2),
     "MaxPool2dSame, rounded up": lambda n: n.pool2d_same.MaxPool2dSame(2, 2, ceil_mode=True),
 }

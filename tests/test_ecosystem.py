@@ -346,7 +346,6 @@ def _rows() -> Iterator[tuple[str, Row]]:
     yield "RMSNorm", Row(lambda n: n.RMSNorm(7), x)
     yield "LocalResponseNorm", Row(lambda n: n.LocalResponseNorm(3), x)
     yield "Linear", Row(lambda n: n.Linear(7, 5), x, prefer="native")
-    yield "Linear without bias", Row(lambda n: n.Linear(7, 5, bias=False), (6, 7), prefer="native")
     yield "LazyLinear", Row(lambda n: n.LazyLinear(5), x, prefer="native")
     yield "ChannelShuffle", Row(lambda n: n.ChannelShuffle(2), x, kernel=False)
     yield "BatchNormAct2d", Row(lambda n: n.BatchNormAct2d(4), x, own=True)

@@ -21,6 +21,7 @@ import striate
 import striate.nn as nn
 import striate.nn.functional as SF
 from striate._torch import Observer
+from striate.deploy.frozen import describe_operator
 from striate.errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError
 from striate.graph.cost import backward_macs, macs, macs_inside
 from striate.graph.links import Along, Anywhere, links_of
@@ -141,6 +142,14 @@ def test_tensors_in_other_memory_orders_give_the_same(change: Callable[[Tensor],
         assert equal(results(ops.linear, *map(change, given)), expected)
 
 
+def test_outputs_have_torchs_strides_whatever_the_memory_order_of_x(native: None) -> None:
+    w, b = torch.randn(5, 9), torch.randn(5)
+    for order in itertools.permutations(range(4)):
+        x = torch.randn(2, 3, 4, 9).permute(order).contiguous().permute([order.index(axis) for axis in range(4)])
+        for bias in (b, None):
+            assert ops.linear(x, w, bias).stride() == F.linear(x, w, bias).stride()
+
+
 def test_expanded_tensors_give_the_same(native: None) -> None:
     x, w, b, dy = sample((5, 9), 4)
     for given in (
@@ -240,7 +249,12 @@ def test_only_what_gradients_need_is_saved(native: None) -> None:
     x, w, b, _ = sample((80, 65), 70)
     for learn_x, learn_w, count in ((True, True, 2), (True, False, 1), (False, True, 1), (False, False, 0)):
         saved: list[Tensor] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):  # type: ignore[func-returns-value]
+
+        def keep(t: Tensor, saved: list[Tensor] = saved) -> Tensor:
+            saved.append(t)
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
             ops.linear(x.clone().requires_grad_(learn_x), w.clone().requires_grad_(learn_w), b.requires_grad_())
         assert len(saved) == count
 
@@ -394,6 +408,27 @@ def test_the_operator_is_known_to_recordings_and_programs() -> None:
     assert links[1].axes == (Anywhere(range(70)), Anywhere(range(65)))
     frozen = striate.freeze(model.eval(), x)
     torch.testing.assert_close(frozen(x), model(x))
+
+
+def test_inspect_lint_fold_and_freeze_see_what_they_see_of_torchs() -> None:
+    told = []
+    for namespace in (nn, torch.nn):
+        torch.manual_seed(5)
+        layers = [namespace.Linear(70, 60), namespace.Linear(60, 50), namespace.BatchNorm1d(50), torch.nn.ReLU()]
+        model = namespace.Sequential(*layers, namespace.Linear(50, 9), torch.nn.ReLU6())
+        x = torch.randn(80, 70)
+        report = striate.inspect(model, x)
+        folded, by_norm = striate.fold(model.eval(), x)
+        frozen = striate.freeze(model, x)
+        for prepared in (folded, frozen):
+            torch.testing.assert_close(prepared(x), model(x), rtol=1e-4, atol=1e-5)
+        program = [describe_operator(node) for node in frozen._executable.program.nodes]
+        told.append([str(report), program, frozen.explain(), by_norm.folded])
+    assert told[0] == told[1]
+    report, program, explained, count = told[0]
+    assert "no-nonlinearity: 1" in report and "612,000 MACs" in report
+    assert program == ["linear", "linear + relu", "linear + relu6"] and count == 1
+    assert all(by_method == [("native", None)] for by_method in explained.values())
 
 
 # ------------------------------------------------------------------------------------------------------------ the layer

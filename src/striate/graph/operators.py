@@ -36,6 +36,7 @@ striate.norm_backward                               backward                ?   
 striate.avg_pool_backward                           backward                ?       -        -
 aten.mm                                             matrix_product          ?       -        -
 aten.addmm                                          matrix_product          ?       -        -
+striate.linear                                      matrix_product          ?       -        runs
 aten.bmm                                            batched_product         ?       -        -
 aten.baddbmm                                        batched_product         ?       -        -
 aten.matmul                                         batched_product         ?       -        -
@@ -44,7 +45,6 @@ aten.addmv                                          vector_product          ?   
 aten.dot                                            vector_product          ?       -        -
 aten.vdot                                           vector_product          ?       -        -
 aten.linear                                         linear                  new     -        -
-striate.linear                                      linear                  ?       -        runs
 aten.scaled_dot_product_attention                   attention               ?       -        runs
 aten._scaled_dot_product_attention_math             attention               ?       -        -
 aten._scaled_dot_product_efficient_attention        attention               ?       -        -

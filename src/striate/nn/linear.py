@@ -1,7 +1,7 @@
 """Linear layers: drop-ins for torch.nn's.
 
-``Bilinear`` is torch's: its product has three factors, of which no two make a product of matrices that a kernel of
-ours would take without first writing the outer product of the two inputs to memory.
+``Bilinear`` stays torch's: as a product of matrices it would first have to write ``in1_features`` times as many values
+as its output has.
 """
 
 from __future__ import annotations
