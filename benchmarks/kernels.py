@@ -47,11 +47,14 @@ def build(commit: str, isa: str, folder: Path) -> list[Path]:
     driver, names = folder / "driver.o", " ".join(f"STRIATE_VERSION({version})" for version in objects)
     source = ["-I", str(ROOT / "csrc"), "-c", str(ROOT / "benchmarks" / "kernels.cpp"), "-o", str(driver)]
     subprocess.run(["g++", "-std=c++20", "-O2", f"-DVERSIONS={names}", *source], check=True)
+    machine = folder / "machine.o"  # one for all versions; older ones do not ask
+    source = ["-I", str(ROOT / "csrc"), "-c", str(ROOT / "csrc" / "core" / "machine.cpp"), "-o", str(machine)]
+    subprocess.run(["g++", "-std=c++20", "-O2", *source], check=True)
     programs, order = [], list(objects)
     for k in range(len(order)):
         programs.append(folder / f"kernels{k}")
         linked = [target for version in order[k:] + order[:k] for target in objects[version]]
-        subprocess.run(["g++", str(driver), *linked, "-o", str(programs[-1])], check=True)
+        subprocess.run(["g++", str(driver), str(machine), *linked, "-o", str(programs[-1])], check=True)
     return programs
 
 

@@ -128,7 +128,7 @@ def test_no_operator_takes_or_gives_text() -> None:
 
 def test_a_method_is_the_number_of_its_line() -> None:
     # files store their numbers: a new one is added at the end
-    saved = ("depthwise", "direct", "winograd_4x4", "winograd_2x2", "implicit_gemm")
+    saved = ("depthwise", "direct", "winograd_4x4", "winograd_2x2", "implicit_gemm", "pointwise")
     assert conv.NATIVE == native.CONV_METHODS and conv.NATIVE[: len(saved)] == saved
     assert list(NUMBERS.values()) == list(range(len(NUMBERS)))
     source = Path(conv.__file__).parents[3] / "csrc" / "methods.def"
@@ -151,7 +151,7 @@ def test_a_number_that_is_no_methods_is_refused(number: int) -> None:
         lambda: ops.conv_fused(x, w, None, None, None, 0.0, 1.0, [4, 4], *rest),
         lambda: ops.conv_pack(w, 1, number),
     ]
-    known = "0 depthwise, 1 direct, 2 winograd_4x4, 3 winograd_2x2, 4 implicit_gemm"
+    known = "0 depthwise, 1 direct, 2 winograd_4x4, 3 winograd_2x2, 4 implicit_gemm, 5 pointwise"
     for call in calls:
         with pytest.raises(RuntimeError) as raised:
             call()

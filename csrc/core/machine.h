@@ -23,4 +23,32 @@ const Machine& machine();
 // Makes kernels expect another machine, with values within the bounds. Not while a kernel runs.
 void use_machine(const Machine& other);
 
+#ifdef STRIATE_ISA
+namespace STRIATE_ISA {
+
+// The laws by which kernels cut their work, each in bytes of the calling thread. They say how much is in a cache at a
+// time, never in which order values are summed: lengths of sums are constants, or follow from the shape.
+
+// What an innermost loop reads again and again: half of the first level.
+inline int64_t inner_bytes() { return machine().first_level / 2; }
+// What a thread packs, reads a few times and gives up, beside its results and the weights: a quarter of the second
+// level.
+inline int64_t band_bytes() { return machine().second_level / 4; }
+// The operand of products that is read again for each part of the other one: half of the second level.
+inline int64_t block_bytes() { return machine().second_level / 2; }
+// What a thread makes for itself and comes back to, while only little else passes: three quarters of the second level.
+inline int64_t own_bytes() { return machine().second_level / 4 * 3; }
+// What is read twice, and else would come from memory twice: half of what a core finds again, in its second level or in
+// its part of the last.
+inline int64_t kept_bytes() {
+  const Machine& m = machine();
+  const int64_t part = m.last_level / m.sharing;
+  return (part > m.second_level ? part : m.second_level) / 2;
+}
+// Whether a result is stored past the caches: no cache would hold it until it is read.
+inline bool passes_caches(int64_t bytes) { return bytes > machine().last_level; }
+
+}  // namespace STRIATE_ISA
+#endif
+
 }  // namespace striate

@@ -28,6 +28,28 @@ struct Moments {
   double variance() const { return m2 / count; }
 };
 
+// Merges `runs` rows of moments in order, a column for each of `channels` channels: their means and variances. All
+// moments of a row have the same count, so that a row takes one division.
+inline void merge_rows(const Moments* rows, int64_t runs, int64_t channels, double* mean, double* variance) {
+  constexpr int64_t kPiece = 16;  // channels of a unit of work
+  parallel_for(ceil_div(channels, kPiece), kPiece * runs * 4, [=](int64_t begin, int64_t end) {
+    for (int64_t piece = begin; piece < end; ++piece) {
+      const int64_t first = piece * kPiece, width = min(kPiece, channels - first);
+      double means[kPiece] = {}, squares[kPiece] = {}, n = 0;
+      for (int64_t r = 0; r < runs; ++r) {
+        const Moments* row = rows + r * channels + first;
+        const double share = row->count / (n + row->count), weight = n * share;
+        for (int64_t c = 0; c < width; ++c) {
+          const double delta = row[c].mean - means[c];
+          means[c] += delta * share, squares[c] += row[c].m2 + delta * delta * weight;
+        }
+        n += row->count;
+      }
+      for (int64_t c = 0; c < width; ++c) mean[first + c] = means[c], variance[first + c] = squares[c] / n;
+    }
+  });
+}
+
 // The moments of n values, from the sums of their deviations from `shift` and of the squares of these.
 inline Moments shifted_moments(double n, double shift, double sum, double square) {
   const double m2 = square - sum * (sum / n);

@@ -24,6 +24,7 @@
 // Bits. Each result is one sum in one order, over (c, t), k or n, wherever blocks and pieces are cut.
 #include "kernels/local.h"
 
+#include "core/machine.h"
 #include "core/parallel.h"
 #include "core/simd.h"
 #include "core/transpose.h"
@@ -36,11 +37,7 @@ constexpr int kMicroRows = 6,
               kMicroColumns =
                   kVectorBytes == 64 ? 4 : 2;  // of the micro-kernel: sums take 12 of 16 registers, or 24 of 32
 constexpr int64_t kPanelFilters = 8;           // filters of a panel, whose weights are packed before they are used
-constexpr int64_t kPanelBytes = int64_t(24)
-                                << 10;  // of the rows and filters that are multiplied: in the first-level cache
-constexpr int64_t kSourceBytes = int64_t(192) << 10;  // of a strip's sources at a time: in the second-level cache
-constexpr int64_t kRunBytes = int64_t(32) << 10;      // of weights that are read together, at most
-constexpr int64_t kAhead = 2;                         // how many rows of weights ahead to prefetch
+constexpr int64_t kAhead = 2;                  // how many rows of weights ahead to prefetch
 constexpr int64_t kUnits = 16;  // least number of pieces of backward_data, where there are samples enough
 template <class T>
 constexpr int64_t kLine = 64 / int64_t(sizeof(T));  // values of a cache line
@@ -264,12 +261,13 @@ void gemm(int64_t rows, const T* a, Steps of_a, int64_t columns, const T* b, Ste
       });
 }
 
-// The number of blocks in a strip: their weights are read together, in longer runs of memory. `values` of a block stay
-// in the cache.
+// The number of blocks in a strip: their weights are read together, in runs of memory as long as the first-level cache
+// holds. `values` of a block stay in the second-level cache.
 template <class T>
 int64_t strip_of(const LocalShape& s, int64_t values) {
   constexpr int64_t size = sizeof(T);
-  const int64_t run = max(1, kRunBytes / (kLanes<T> * s.taps() * size)), room = max(1, kSourceBytes / (values * size));
+  const int64_t run = max(1, machine().first_level / (kLanes<T> * s.taps() * size)),
+                room = max(1, band_bytes() / (values * size));
   return min(min(run, room), ceil_div(s.positions(), kLanes<T>));
 }
 
@@ -284,9 +282,9 @@ void forward(const LocalShape& s, const T* x, const T* weight, const T* bias, T*
   // A panel of rows and one of filters stay in the first-level cache, the sources of all samples in the second-level
   // cache.
   const int64_t channel_block =
-      max(1, min(C, kPanelBytes / int64_t(sizeof(T)) / ((kMicroRows + kPanelFilters) * taps * L)));
+      max(1, min(C, inner_bytes() / int64_t(sizeof(T)) / ((kMicroRows + kPanelFilters) * taps * L)));
   const int64_t sample_block =
-      min(s.batch, max(kMicroRows, kSourceBytes / int64_t(sizeof(T)) / (channel_block * taps * L)));
+      min(s.batch, max(kMicroRows, band_bytes() / int64_t(sizeof(T)) / (channel_block * taps * L)));
   const int64_t strip = strip_of<T>(s, max(sample_block, kPanelFilters / 2) * channel_block * taps * L),
                 strips = ceil_div(blocks, strip), pieces = ceil_div(K, kPanelFilters);
   const int64_t source_stride = (channel_block * taps | 1) * L;  // distance between samples, and between filters

@@ -9,14 +9,13 @@
 // the compiler vectorizes. Sums and powers are doubles: squares of values near 1e30 do not overflow.
 #include "kernels/local_response.h"
 
+#include "core/machine.h"
 #include "core/parallel.h"
 #include "core/simd.h"
 
 namespace striate {
 namespace STRIATE_ISA {
 namespace {
-
-constexpr int64_t kTile = 4096;  // values: three rows of doubles stay in the first two levels of cache
 
 inline void to_minus_beta(double* d, int64_t count, double beta) {
   if (beta == 0.75)  // AlexNet's
@@ -52,7 +51,8 @@ struct Tiling {
   int64_t width, across;  // positions of a tile, tiles of a sample
 
   explicit Tiling(const LocalResponse& p) : p(p) {
-    width = p.channels_last ? 1 : max(1, min(p.positions, kTile / p.channels));
+    const int64_t values = band_bytes() / (3 * int64_t(sizeof(double)));  // of three rows of doubles
+    width = p.channels_last ? 1 : max(1, min(p.positions, values / p.channels));
     across = ceil_div(p.positions, width);
   }
   int64_t most() const { return p.channels * width; }

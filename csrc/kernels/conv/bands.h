@@ -3,6 +3,7 @@
 // backward_data (the adjoint) destinations are inputs and sources are outputs. A band holds existing sources only: the
 // kernels handle those in the padding.
 #pragma once
+#include "core/machine.h"
 #include "core/taps.h"
 
 namespace striate {
@@ -91,7 +92,7 @@ struct Block {
   Range deep, high, wide;
 };
 
-// How the destinations of a pass are cut into blocks; depends on the shape alone.
+// How the destinations of a pass are cut into blocks.
 struct Blocks {
   int64_t deep, high, wide;     // the size of a block
   int64_t deeps, highs, wides;  // the number of blocks along each axis
@@ -100,24 +101,41 @@ struct Blocks {
   int64_t positions() const { return deep * high * wide; }
 };
 
-constexpr int64_t kBandValues = 131072;     // 512 KiB of float: half of a second-level cache
-constexpr int64_t kBlockPositions = 65536;  // destinations of a block, for passes with far fewer sources
+// The band of a block: `channels` values of so many bytes for each source position; if `padded`, also for the columns
+// in the padding.
+struct Band {
+  int64_t channels, value_bytes;
+  bool padded;
 
-// Chooses the block size. A band holds `channels` values for each source position; if `padded`, also the columns in the
-// padding. `units` threads may work on the same block.
-inline Blocks make_blocks(const PassShape& s, int64_t channels, int64_t units, bool padded) {
+  // The number of sources along an axis that n destinations read, at most.
+  static int64_t needs(const PassAxis& a, int64_t n) { return max(1, min(a.sources(), a.reach(0, n).size())); }
+  // Whether the band fits band_bytes(), and the destinations, where there are far more than sources, half of them.
+  // Kernels count in it by 32 bits.
+  bool fits(const PassShape& s, int64_t deep, int64_t high, int64_t wide) const {
+    const int64_t row = (padded ? s.width.reach(0, wide).size() : needs(s.width, wide)) * channels,
+                  most = min(band_bytes() / value_bytes, int64_t(1) << 24);
+    return needs(s.depth, deep) * needs(s.height, high) * row <= most && deep * high * wide <= most / 2;
+  }
+};
+
+inline void count_blocks(const PassShape& s, Blocks& b) {
+  b.deeps = ceil_div(s.depth.destinations(), b.deep), b.highs = ceil_div(s.height.destinations(), b.high);
+  b.wides = ceil_div(s.width.destinations(), b.wide);
+  b.per_image = b.deeps * b.highs * b.wides;
+}
+
+// Chooses the block size of a pass whose destinations are sums of their own. `units` threads may work on the same
+// block.
+inline Blocks make_blocks(const PassShape& s, const Band& band, int64_t units) {
   Blocks b;
   b.wide = min(s.width.destinations(), kColumns);
   if (s.width.adjoint) b.wide = max(1, ceil_div(b.wide, s.width.axis.stride)) * s.width.axis.stride;
   b.wide = min(b.wide, s.width.destinations());
-  const auto needs = [&](const PassAxis& a, int64_t n) { return max(1, min(a.sources(), a.reach(0, n).size())); };
-  const int64_t row = (padded ? s.width.reach(0, b.wide).size() : needs(s.width, b.wide)) * channels;
   // As large a block as fits: each step doubles the depths or the rows, whichever saves more copies of sources that
   // neighbouring blocks share.
   b.deep = b.high = 1;
-  const auto fits = [&](int64_t deep, int64_t high) {
-    return needs(s.depth, deep) * needs(s.height, high) * row <= kBandValues && deep * high * b.wide <= kBlockPositions;
-  };
+  const auto fits = [&](int64_t deep, int64_t high) { return band.fits(s, deep, high, b.wide); };
+  const auto needs = [](const PassAxis& a, int64_t n) { return Band::needs(a, n); };
   const auto copies = [&](const PassAxis& a, int64_t n) { return double(needs(a, n)) / double(n); };
   for (;;) {
     const int64_t deep = min(2 * b.deep, s.depth.destinations()), high = min(2 * b.high, s.height.destinations());
@@ -141,22 +159,59 @@ inline Blocks make_blocks(const PassShape& s, int64_t channels, int64_t units, b
     else
       break;
   }
-  b.deeps = ceil_div(s.depth.destinations(), b.deep), b.highs = ceil_div(s.height.destinations(), b.high);
-  b.wides = ceil_div(s.width.destinations(), b.wide);
-  b.per_image = b.deeps * b.highs * b.wides;
+  count_blocks(s, b);
   return b;
 }
 
-inline Block block_at(const PassShape& s, const Blocks& b, int64_t number) {
+// Block `number`, and with `joined` those below it as one.
+inline Block block_at(const PassShape& s, const Blocks& b, int64_t number, int64_t joined = 1) {
   Block at;
   at.n = number / b.per_image;
   const int64_t w = number % b.wides, h = number % b.per_image / b.wides % b.highs,
                 d = number % b.per_image / b.wides / b.highs;
   at.d0 = d * b.deep, at.d1 = min(s.depth.destinations(), at.d0 + b.deep);
-  at.h0 = h * b.high, at.h1 = min(s.height.destinations(), at.h0 + b.high);
+  at.h0 = h * b.high, at.h1 = min(s.height.destinations(), at.h0 + joined * b.high);
   at.w0 = w * b.wide, at.w1 = min(s.width.destinations(), at.w0 + b.wide);
   at.deep = s.depth.range(at.d0, at.d1), at.high = s.height.range(at.h0, at.h1), at.wide = s.width.range(at.w0, at.w1);
   return at;
+}
+
+// The blocks of backward_weights, which sums over all destinations: block after block, in each depth by depth and row
+// by row. So the blocks follow from the shape alone. What follows the caches is how many of them, one below the other,
+// have their sources packed together.
+struct SumBlocks {
+  Blocks one;
+  int64_t joined;
+
+  // The size of the largest band: for layouts and buffers.
+  Blocks together() const {
+    Blocks b = one;
+    b.high *= joined;
+    return b;
+  }
+  // How many blocks from `number` on are packed together, of those before `end`.
+  int64_t joined_at(int64_t number, int64_t end) const {
+    return min(min(joined, end - number), one.highs - number % one.per_image / one.wides % one.highs);
+  }
+};
+
+constexpr int64_t kSumRows = 8, kSumPositions = 512;  // at least, of a row of blocks of one depth
+constexpr int64_t kSumDepths = 4;                     // which share slices of the source
+
+inline SumBlocks make_sum_blocks(const PassShape& s, const Band& band) {
+  SumBlocks b;
+  const int64_t H = s.height.destinations();
+  b.one.wide = min(s.width.destinations(), kColumns);
+  b.one.high = min(H, max(kSumRows, ceil_div(kSumPositions, b.one.wide)));
+  b.one.deep = s.depth.axis.size > 1 ? min(s.depth.destinations(), kSumDepths) : 1;
+  count_blocks(s, b.one);
+  b.joined = 1;
+  // Where rows are cut, the block to the right comes before the one below.
+  while (b.one.wides == 1 && b.joined * b.one.high < H &&
+         band.fits(s, b.one.deep, 2 * b.joined * b.one.high, b.one.wide))
+    b.joined *= 2;
+  b.joined = min(b.joined, b.one.highs);
+  return b;
 }
 
 // The largest number of sources along an axis, of columns and of rows in any block's band.

@@ -14,7 +14,7 @@
 // Edges. A source in the padding adds nothing: a tile that reaches into it skips it.
 //
 // backward_weights uses the same tile with the roles of weights and destinations exchanged. It sums a tile in
-// registers, some rows in float, and from there on in double, in chunks that depend on the shape alone.
+// registers, some rows in float, and from there on in double, in blocks and chunks that depend on the shape alone.
 #include "core/chunks.h"
 #include "core/transpose.h"
 #include "kernels/conv/bands.h"
@@ -323,7 +323,7 @@ void activations_in_bands(const ConvShape& shape, bool adjoint, const T* source,
   const PassShape s = pass_shape(shape, adjoint);
   const int64_t all = s.all_to_channels(), vectors = ceil_div(all, L), taps = shape.taps(), D = s.depth.destinations(),
                 H = s.height.destinations(), W = s.width.destinations();
-  const Blocks blocks = make_blocks(s, s.from_channels * L, vectors, false);
+  const Blocks blocks = make_blocks(s, Band{s.from_channels * L, int64_t(sizeof(T)), false}, vectors);
   const Scratch<T> packed(vectors * s.from_channels * taps * L);
   pack(shape, s, adjoint, false, weight, static_cast<T*>(packed));
   const int64_t band_values = max_rows(s, blocks) * max_columns(s, blocks) * s.from_channels * L;
@@ -503,10 +503,11 @@ void weight_in_bands(const ConvShape& shape, const T* dy, const T* x, T* dweight
   dy_shape.groups = s.all_to_channels(), dy_shape.to_channels = dy_shape.from_channels = 1;
   const int64_t all = s.all_to_channels(), vectors = ceil_div(all, L), taps = shape.taps(),
                 vector_values = s.from_channels * taps * L;
-  const Blocks blocks = make_blocks(s, s.from_channels * L + L, vectors, false);
-  const int64_t items = s.batch * blocks.per_image, chunks = min(items, max(1, 128 / vectors));
-  const int64_t band_values = max_rows(s, blocks) * max_columns(s, blocks) * s.from_channels * L,
-                dy_values = blocks.positions() * L;
+  const SumBlocks blocks = make_sum_blocks(s, Band{s.from_channels * L + L, int64_t(sizeof(T)), false});
+  const Blocks together = blocks.together();
+  const int64_t items = s.batch * blocks.one.per_image, chunks = min(items, max(1, 128 / vectors));
+  const int64_t band_values = max_rows(s, together) * max_columns(s, together) * s.from_channels * L,
+                dy_values = together.positions() * L;
   const Scratch<double> totals(chunks * vectors * vector_values);
   double* partial = totals;
   parallel_for(chunks * vectors, kGrainElements, [=](int64_t begin, int64_t end) {
@@ -522,22 +523,27 @@ void weight_in_bands(const ConvShape& shape, const T* dy, const T* x, T* dweight
       const int64_t last = (chunk + 1) * items / chunks;
       int64_t added = 0;
       ChunkSum<T> total(partial + unit * vector_values, sum, vector_values);
-      for (int64_t item = chunk * items / chunks; item < last; ++item) {
-        const Block b = block_at(s, blocks, item);
+      for (int64_t item = chunk * items / chunks; item < last;) {
+        const int64_t joined = blocks.joined_at(item, last);
+        const Block b = block_at(s, blocks.one, item, joined);
         copy_band(s, b, x, v, static_cast<T*>(band));
-        Block own = b;
-        own.deep = {b.d0, b.d1}, own.high = {b.h0, b.h1}, own.wide = {b.w0, b.w1};
-        copy_band(dy_shape, own, dy, same, static_cast<T*>(gradient));
-        const T* g = static_cast<const T*>(gradient) - b.w0 * L;
-        for (int64_t d = b.d0; d < b.d1; ++d)
-          for (int64_t h = b.h0; h < b.h1; ++h, g += (b.w1 - b.w0) * L) {
-            find_rows(s, b, d, h, static_cast<const T*>(band), static_cast<const T*>(sum), rows);
-            weight_row(
-                rows, p, b.w0, b.w1, 1, 0, Constant<L>::value, [](int64_t) { return int64_t(0); }, g, L,
-                static_cast<T*>(sum));
-          }
-        added += (b.d1 - b.d0) * (b.h1 - b.h0) * (b.w1 - b.w0);
-        if (added >= kFloatPositions || item + 1 == last) total.add(), added = 0;
+        Block of_dy = b;
+        of_dy.deep = {b.d0, b.d1}, of_dy.high = {b.h0, b.h1}, of_dy.wide = {b.w0, b.w1};
+        copy_band(dy_shape, of_dy, dy, same, static_cast<T*>(gradient));
+        const int64_t columns = b.w1 - b.w0;
+        for (const int64_t stop = item + joined; item < stop; ++item) {
+          const Block own = block_at(s, blocks.one, item);
+          for (int64_t d = own.d0; d < own.d1; ++d)
+            for (int64_t h = own.h0; h < own.h1; ++h) {
+              const T* g = gradient + (((d - b.d0) * (b.h1 - b.h0) + h - b.h0) * columns - b.w0) * L;
+              find_rows(s, b, d, h, static_cast<const T*>(band), static_cast<const T*>(sum), rows);
+              weight_row(
+                  rows, p, b.w0, b.w1, 1, 0, Constant<L>::value, [](int64_t) { return int64_t(0); }, g, L,
+                  static_cast<T*>(sum));
+            }
+          added += (own.d1 - own.d0) * (own.h1 - own.h0) * columns;
+          if (added >= kFloatPositions || item + 1 == last) total.add(), added = 0;
+        }
       }
     }
   });

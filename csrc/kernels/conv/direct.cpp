@@ -15,8 +15,8 @@
 //                      broadcast.
 //   backward_weights   up to 12 r × V vectors of filters; sources are broadcast, dy is the vector.
 //
-// backward_weights sums some rows in registers, a block in float, and from there on in double, in chunks that depend on
-// the shape alone.
+// backward_weights sums some rows in registers, some blocks in float, and from there on in double, in blocks and chunks
+// that depend on the shape alone.
 #include "core/chunks.h"
 #include "core/transpose.h"
 #include "kernels/conv/bands.h"
@@ -300,7 +300,7 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
                 vectors = columns_in_lanes ? 1 : ceil_div(s.to_channels, L);
   const int64_t D = s.depth.destinations(), H = s.height.destinations(), W = s.width.destinations(),
                 positions = D * H * W;
-  const Blocks blocks = make_blocks(s, s.from_channels, s.groups, true);
+  const Blocks blocks = make_blocks(s, Band{s.from_channels, int64_t(sizeof(T)), true}, s.groups);
   const PlaneLayout planes = plane_layout(s, blocks);
   const int64_t packed_values = (vectors + vectors % 2) * lanes * max_terms, phases = s.width.phases();
   const Scratch<T> packed(s.groups * packed_values);
@@ -511,20 +511,20 @@ void backward_weights(const ConvShape& shape, const T* dy, const T* x, T* dweigh
   const PassShape s = pass_shape(shape, false);
   const int64_t vectors = ceil_div(s.to_channels, L), pairs = ceil_div(vectors, 2),
                 max_terms = s.from_channels * shape.taps(), group_values = vectors * L * max_terms;
-  const Blocks blocks = make_blocks(s, s.from_channels + 2 * L, s.groups * pairs, true);
-  const PlaneLayout planes = plane_layout(s, blocks);
-  const int64_t items = s.batch * blocks.per_image,
+  const SumBlocks blocks = make_sum_blocks(s, Band{s.from_channels + 2 * L, int64_t(sizeof(T)), true});
+  const PlaneLayout planes = plane_layout(s, blocks.together());
+  const int64_t items = s.batch * blocks.one.per_image,
                 shares = s.groups * pairs;  // of a chunk: two vectors of a group's filters each
   const int64_t chunks = min(items, max(1, min(64 / shares, kMaxTotals / (s.groups * group_values))));
   const Scratch<double> totals(chunks * s.groups * group_values);
   double* partial = totals;
   parallel_for(chunks * shares, kGrainElements, [=](int64_t begin, int64_t end) {
-    const int64_t dy_vector = blocks.positions() * L;
+    const int64_t dy_vector = blocks.together().positions() * L;
     Scratch<T> band(s.from_channels * planes.plane), line(s.from_channels * planes.row), gradient(2 * dy_vector),
         sum(2 * L * max_terms);
     FilledColumns filled;
     Scratch<Term> terms(max_terms);
-    Scratch<GradientRow<T>> rows(blocks.deep * blocks.high);
+    Scratch<GradientRow<T>> rows(blocks.one.deep * blocks.one.high);
     const Phase phase = s.width.phase(0);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t chunk = unit / shares, group = unit % shares / pairs, v = unit % pairs * 2,
@@ -533,8 +533,9 @@ void backward_weights(const ConvShape& shape, const T* dy, const T* x, T* dweigh
       ChunkSum<T> total(partial + (chunk * s.groups + group) * group_values + v * L * max_terms, sum,
                         two * L * max_terms);
       int64_t added = 0;
-      for (int64_t item = chunk * items / chunks; item < last; ++item) {
-        const Block b = block_at(s, blocks, item);
+      for (int64_t item = chunk * items / chunks; item < last;) {
+        const int64_t joined = blocks.joined_at(item, last);
+        const Block b = block_at(s, blocks.one, item, joined);
         const int64_t columns = b.w1 - b.w0, from = b.w0 * phase.step + phase.shift - s.width.reach(b.w0, b.w1).first;
         pack_band(s, b, planes, x, group, static_cast<T*>(line), static_cast<T*>(band), filled);
         for (int64_t k = 0; k < two; ++k)
@@ -550,21 +551,24 @@ void backward_weights(const ConvShape& shape, const T* dy, const T* x, T* dweigh
                    : accumulate_rows<T, 1>(r, gathered, terms, count, dy_vector, columns, to);
           gathered = 0;
         };
-        const T* g = gradient;
-        for (int64_t d = b.d0; d < b.d1; ++d)
-          for (int64_t h = b.h0; h < b.h1; ++h, g += columns * L) {
-            const Sources row_deep = s.depth.of(d), row_high = s.height.of(h);
-            if (!row_deep.same_taps(deep) || !row_high.same_taps(high)) {
-              flush();
-              count = find_terms(s, planes, row_deep, row_high, phase, from, two * L, static_cast<Term*>(terms));
+        for (const int64_t stop = item + joined; item < stop; ++item) {
+          const Block own = block_at(s, blocks.one, item);
+          for (int64_t d = own.d0; d < own.d1; ++d)
+            for (int64_t h = own.h0; h < own.h1; ++h) {
+              const Sources row_deep = s.depth.of(d), row_high = s.height.of(h);
+              if (!row_deep.same_taps(deep) || !row_high.same_taps(high)) {
+                flush();
+                count = find_terms(s, planes, row_deep, row_high, phase, from, two * L, static_cast<Term*>(terms));
+              }
+              deep = row_deep, high = row_high;
+              rows[gathered++] = {band + row_at(planes, b, deep, high),
+                                  gradient + ((d - b.d0) * (b.h1 - b.h0) + h - b.h0) * columns * L};
+              if (gathered * columns >= 256) flush();  // longer sums in float would lose digits
             }
-            deep = row_deep, high = row_high;
-            rows[gathered++] = {band + row_at(planes, b, deep, high), g};
-            if (gathered * columns >= 256) flush();  // longer sums in float would lose digits
-          }
-        flush();
-        added += (b.d1 - b.d0) * (b.h1 - b.h0) * columns;
-        if (added >= kFloatPositions || item + 1 == last) total.add(), added = 0;
+          flush();
+          added += (own.d1 - own.d0) * (own.h1 - own.h0) * columns;
+          if (added >= kFloatPositions || item + 1 == last) total.add(), added = 0;
+        }
       }
     }
   });

@@ -10,9 +10,11 @@
 // and the result is stored once.
 //
 // Blocks. A block's rows stay in the second-level cache while the filters are streamed, two vectors at a time: these
-// are the units that threads share. A thread makes the rows of a block when it comes to it.
+// are the units that threads share. A thread makes the rows of a block when it comes to it. Where results are measured,
+// blocks are whole runs: the moments of a run, whose length follows from the shape alone, are taken together.
 //
 // backward_data of stride 1 is the same product with mirrored taps, channels and filters exchanged.
+#include "core/machine.h"
 #include "core/moments.h"
 #include "core/window.h"
 #include "gemm/micro_kernel.h"
@@ -25,8 +27,8 @@ namespace striate {
 namespace STRIATE_ISA {
 namespace {
 
-constexpr int64_t kSourceBytes = int64_t(1) << 20;  // of a block's rows: half of a second-level cache of 2 MiB
-constexpr int64_t kMaxPositions = 112;              // of a block
+constexpr int64_t kMaxPositions = 112 / kMaxRows * kMaxRows;  // of a block
+constexpr int64_t kRunValues = 65536;                         // of the rows of a run, about
 
 // ------------------------------------------------------------------------------------------------------------ geometry
 
@@ -124,7 +126,7 @@ struct Finish {
   }
 };
 
-// Moments of the results of a block for two vectors of channels, as deviations from its first position.
+// Moments of the results of a run for two vectors of channels, as deviations from its first position.
 template <class T>
 struct ChannelMoments {
   static constexpr int64_t L = kLanes<T>, D = kLanes<double>;
@@ -176,11 +178,18 @@ void pack(const ConvShape& shape, bool adjoint, Weight<T> weight, T* packed) {
                          });
 }
 
-// The positions of a block: as many as kSourceBytes hold, whole micro-kernels, and blocks of nearly equal size.
+// The positions of a run: whole micro-kernels, two at least.
+inline int64_t run_positions(int64_t position_values) {
+  return max(2 * kMaxRows, min(kMaxPositions, kRunValues / position_values / kMaxRows * kMaxRows));
+}
+
+// The positions of a block: as many as block_bytes() hold, whole micro-kernels, and blocks of nearly equal size; or
+// with `run`, whole runs.
 template <class T>
-int64_t block_positions(const GemmView& s, int64_t position_values) {
-  const int64_t fitting = kSourceBytes / (position_values * int64_t(sizeof(T))) / kMaxRows * kMaxRows;
-  const int64_t most = max(kMaxRows, min(kMaxPositions / kMaxRows * kMaxRows, fitting));
+int64_t block_positions(const GemmView& s, int64_t position_values, int64_t run) {
+  const int64_t fitting = block_bytes() / (position_values * int64_t(sizeof(T)));
+  if (run > 0) return min(s.positions(), max(1, min(kMaxPositions, fitting) / run) * run);
+  const int64_t most = max(kMaxRows, min(kMaxPositions, fitting / kMaxRows * kMaxRows));
   return ceil_div(s.positions(), ceil_div(s.positions(), most));
 }
 
@@ -191,14 +200,15 @@ void activations(const GemmView& s, const T* x, const T* packed, const Epilogue<
   const int64_t block_depth = s.gemm_depth(), gemm_batch = s.gemm_batch(),
                 position_values = gemm_batch * ceil_div(block_depth, L) * L, all = s.all_to(),
                 positions = s.positions();
-  const int64_t block = block_positions<T>(s, position_values), blocks = ceil_div(positions, block);
-  const int64_t tile_rows =
-      ceil_div(block, ceil_div(block, kMaxRows));  // rows of the micro-kernel: tiles of nearly equal size
+  const bool measures = e.mean != nullptr;
+  const int64_t run = measures ? run_positions(position_values) : 0, runs = measures ? ceil_div(positions, run) : 0;
+  const int64_t block = block_positions<T>(s, position_values, run), blocks = ceil_div(positions, block);
+  // Rows of the micro-kernel: tiles of nearly equal size. Results are added to moments tile by tile.
+  const int64_t tile_rows = measures ? kMaxRows : ceil_div(block, ceil_div(block, kMaxRows));
   const T* last = x + s.batch * s.depth.input * s.height.input * s.width.input * s.all_from() -
                   L;  // the last address where a vector may begin
-  const bool measures = e.mean != nullptr;
-  const Scratch<Moments> moments(measures ? blocks * all : 0);
-  Moments* block_moments = moments;
+  const Scratch<Moments> moments(runs * all);
+  Moments* run_moments = moments;
   parallel_for(blocks * s.groups * layout.count(), block * s.depth_of_sum() * L / 16, [=](int64_t begin, int64_t end) {
     const Scratch<T> rows(block * position_values);
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -238,17 +248,16 @@ void activations(const GemmView& s, const T* x, const T* packed, const Epilogue<
           else
             product(Constant<1>{}, Constant<false>{});
         });
-        if (measures) measure.add(y + at, all, min(tile_rows, count - t), lanes);
+        if (!measures) continue;
+        measure.add(y + at, all, min(tile_rows, count - t), lanes);
+        if ((t + tile_rows) % run == 0 || t + tile_rows >= count) {
+          measure.put(run_moments + (first + t) / run * all + channel, lanes);
+          measure = ChannelMoments<T>();
+        }
       }
-      if (measures) measure.put(block_moments + number * all + channel, lanes);
     }
   });
-  if (measures)
-    for (int64_t c = 0; c < all; ++c) {
-      Moments total;
-      for (int64_t b = 0; b < blocks; ++b) total.merge(block_moments[b * all + c]);
-      e.mean[c] = total.mean, e.variance[c] = total.variance();
-    }
+  if (measures) merge_rows(run_moments, runs, all, e.mean, e.variance);
 }
 
 // --------------------------------------------------------------------------------------------------------------- entry

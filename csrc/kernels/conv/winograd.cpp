@@ -14,8 +14,10 @@
 // divided among threads too, and U stays in the cache (weight_stationary).
 //
 // backward_data is the same sum with the weights in reverse. backward_weights is Gᵀ[ Σ_tiles (A dy Aᵀ) ⊙ V ]G: products
-// of (channels × tiles) · (tiles × filters), added up in chunks that depend on the shape alone; the number of channels
-// at a time is chosen such that their sums stay in the cache too.
+// of (channels × tiles) · (tiles × filters), added up in runs and chunks of tiles that depend on the shape alone. The
+// caches (core/machine.h) say how many runs are transformed together, and of how many channels at a time, such that
+// their sums stay in the cache too.
+#include "core/machine.h"
 #include "core/moments.h"
 #include "core/transpose.h"
 #include "core/window.h"
@@ -35,8 +37,6 @@ extern const ConvKernels<double> direct_f64;
 
 namespace {
 
-constexpr int64_t kSourceBytes = int64_t(1) << 20;  // of a block's V: half of a second-level cache of 2 MiB
-constexpr int64_t kWeightBytes = int64_t(3) << 19;  // of the weights at the points that a thread transforms for itself
 constexpr int64_t kFewBlocks = 8;
 constexpr int64_t kSpan = 4;  // vectors of channels that one piece of work transforms
 
@@ -118,11 +118,13 @@ struct TileBlocks {
   PointLayout<T> source_points, product_points;  // products with two vectors of destinations
   int64_t strip;                                 // the size that strip_values() gives
 
-  // least: the number of blocks to make at least, where there are tiles enough.
-  TileBlocks(const Grid& g, const TileTransforms<T>& kind, int64_t least = 1) : all(g.tiles) {
+  // least: the number of blocks to make at least, where there are tiles enough; measured: blocks are whole runs.
+  TileBlocks(const Grid& g, const TileTransforms<T>& kind, int64_t least, bool measured) : all(g.tiles) {
     const int64_t tile_bytes = kind.points() * ceil_div(g.from_channels, kLanes<T>) * kVectorBytes;
-    const int64_t most = max(kMaxRows, min(4 * kMaxRows, kSourceBytes / tile_bytes / kMaxRows * kMaxRows));
-    size = ceil_div(all, ceil_div(all, max(kMaxRows, min(most, ceil_div(all, least))))), count = ceil_div(all, size);
+    const int64_t most = max(kMaxRows, min(4 * kMaxRows, block_bytes() / tile_bytes / kMaxRows * kMaxRows));
+    size = ceil_div(all, ceil_div(all, max(kMaxRows, min(most, ceil_div(all, least)))));
+    if (measured) size = min(all, ceil_div(size, kMeasuredTiles) * kMeasuredTiles);
+    count = ceil_div(all, size);
     tile_rows = ceil_div(size, ceil_div(size, kMaxRows));
     const int64_t room = ceil_div(size, tile_rows) * tile_rows;
     source_points = {room, ceil_div(g.from_channels, kLanes<T>)}, product_points = {room, 2};
@@ -130,11 +132,15 @@ struct TileBlocks {
   }
   int64_t first(int64_t b) const { return b * size; }
   int64_t last(int64_t b) const { return min(all, (b + 1) * size); }
+  // The moments of a block's first run, of all channels; null if none are taken.
+  Moments* moments_of(int64_t b, Moments* moments, int64_t channels) const {
+    return moments ? moments + first(b) / kMeasuredTiles * channels : nullptr;
+  }
 };
 
 // Computes block b for one or two vectors of a group's destinations, from the v-th on: products at the points, then the
-// transform back. `weights` are `apart` from point to point. `moments` is null, or has a place for each of the block's
-// channels.
+// transform back. `weights` are `apart` from point to point. `moments` is null, or has a place for each run of the
+// block and each channel.
 template <class T>
 void block_results(const Grid& g, const TileTransforms<T>& kind, const TileBlocks<T>& blocks, const Epilogue<T>& e,
                    int64_t b, int64_t group, int64_t v, int64_t vectors, const T* sources, const T* weights,
@@ -180,7 +186,7 @@ void source_stationary(const Grid& g, const TileTransforms<T>& kind, const TileB
       for (int64_t pair = 0; pair < layout.count(); ++pair)
         block_results<T>(g, kind, blocks, e, b, group, 2 * pair, layout.width(pair) / kLanes<T>, sources,
                          group_weights + layout.at(pair), layout.size(), products, strip, y,
-                         moments ? moments + b * g.all_to() : nullptr);
+                         blocks.moments_of(b, moments, g.all_to()));
     }
   });
 }
@@ -212,8 +218,7 @@ WeightBounds weight_stationary(const ConvShape& s, const Grid& g, const TileTran
                });
   const PackedB<T> layout = {ceil_div(g.to_channels, L), g.from_channels};
   const int64_t vector_bytes = kind.points() * g.from_channels * kVectorBytes;
-  const int64_t step = weight.packed || 2 * vector_bytes <= kWeightBytes ? 2 : 1,
-                steps = ceil_div(layout.vectors, step);
+  const int64_t step = weight.packed || 2 * vector_bytes <= own_bytes() ? 2 : 1, steps = ceil_div(layout.vectors, step);
   const int64_t shares = min(blocks.count, ceil_div(8, steps * g.groups));  // parts of the blocks
   const int64_t pieces = ceil_div(g.from_channels, kPiece);
   const Scratch<typename Lane<T>::Int> squares(g.groups * layout.vectors * pieces * L);
@@ -242,7 +247,7 @@ WeightBounds weight_stationary(const ConvShape& s, const Grid& g, const TileTran
       for (int64_t b = share * blocks.count / shares; b < (share + 1) * blocks.count / shares; ++b)
         block_results<T>(g, kind, blocks, e, b, group, v, vectors, sources + (group * blocks.count + b) * of_block,
                          weights, weight.packed ? layout.size() : pitch, products, strip, y,
-                         moments ? moments + b * g.all_to() : nullptr);
+                         blocks.moments_of(b, moments, g.all_to()));
     }
   });
   return weight.packed ? packed_bounds(g, kind, weight.packed)
@@ -303,11 +308,13 @@ template <class T>
 void activations(const ConvShape& s, const TileTransforms<T>& kind, bool adjoint, const T* x, Weight<T> weight,
                  const Epilogue<T>& e, T* y) {
   const Grid g = make_grid(s, kind, adjoint);
-  const bool few_blocks = TileBlocks<T>(g, kind).count < kFewBlocks &&
-                          packed_values(g, kind) / g.groups * int64_t(sizeof(T)) > kWeightBytes;
-  const TileBlocks<T> blocks(g, kind, few_blocks ? 1 : kFewBlocks);
-  const Scratch<Moments> block_moments(e.mean ? blocks.count * g.all_to() : 0);
-  Moments* moments = e.mean ? static_cast<Moments*>(block_moments) : nullptr;
+  const bool measured = e.mean != nullptr;
+  const bool few_blocks = TileBlocks<T>(g, kind, 1, measured).count < kFewBlocks &&
+                          packed_values(g, kind) / g.groups * int64_t(sizeof(T)) > own_bytes();
+  const TileBlocks<T> blocks(g, kind, few_blocks ? 1 : kFewBlocks, measured);
+  const int64_t runs = ceil_div(g.tiles, kMeasuredTiles);
+  const Scratch<Moments> run_moments(measured ? runs * g.all_to() : 0);
+  Moments* moments = measured ? static_cast<Moments*>(run_moments) : nullptr;
   const Magnitudes<T> magnitudes =
       magnitudes_of<T>(g, g.from_channels, few_blocks ? kSpan : blocks.source_points.vectors);
   WeightBounds bounds;
@@ -326,19 +333,36 @@ void activations(const ConvShape& s, const TileTransforms<T>& kind, bool adjoint
     recompute_directly(s, g, adjoint, static_cast<const uint8_t*>(bad), x, weight, e, y);
     if (moments) measure(g, s.batch, static_cast<const T*>(y), e);
   } else if (moments) {
-    for (int64_t c = 0; c < g.all_to(); ++c) {
-      Moments all;
-      for (int64_t b = 0; b < blocks.count; ++b) all.merge(moments[b * g.all_to() + c]);
-      e.mean[c] = all.mean, e.variance[c] = all.variance();
-    }
+    merge_rows(moments, runs, g.all_to(), e.mean, e.variance);
   }
 }
 
 // ---------------------------------------------------------------------------------------------------- backward_weights
 
-constexpr int64_t kSumBytes = int64_t(5) << 18;    // of the sums for the channels at a time
-constexpr int64_t kTotalBytes = int64_t(1) << 26;  // of the sums of all chunks
-constexpr int64_t kThreeBytes = int64_t(1) << 21;  // of all tiles at the points, for three vectors
+// How the sum over the tiles is cut, by the shape alone. A run is summed in registers; the runs of a chunk are added in
+// order, in T, and the chunks in double. Few tiles are one chunk. Otherwise there are chunks for eight units of work,
+// where a unit has at most kUnitSums sums.
+constexpr int64_t kRunPoints = 576;                                // tiles of a run times points: 16 tiles of 6×6
+constexpr int64_t kOneChunk = kVectorBytes == 64 ? 10920 : 21840;  // tiles times points
+constexpr int64_t kUnitSums = 327680;                              // of a group, and
+constexpr int64_t kTotalBytes = int64_t(1) << 26;                  // of the sums of all chunks, at most
+constexpr int64_t kMostTiles = 128;                                // of a block
+
+template <class T>
+struct TileSums {
+  int64_t run, runs, chunks;
+  int64_t cell;  // vectors of channels whose magnitudes share a cell: their sums, too, are at most kUnitSums
+
+  TileSums(const Grid& g, const TileTransforms<T>& kind) {
+    const int64_t row = ceil_div(g.to_channels, kLanes<T>) * kLanes<T>, of_vector = kind.points() * kLanes<T> * row,
+                  sums = of_vector * ceil_div(g.from_channels, kLanes<T>);
+    run = min(kMostTiles, kRunPoints / kind.points()), runs = ceil_div(g.tiles, run);
+    const int64_t units = g.groups * ceil_div(sums, kUnitSums), most = kTotalBytes / (g.groups * sums * sizeof(T));
+    chunks = g.tiles * kind.points() <= kOneChunk ? 1 : max(1, min(min(ceil_div(runs, 2), ceil_div(8, units)), most));
+    for (cell = kPerCell; cell > 1 && cell * of_vector > kUnitSums;) cell /= 2;
+  }
+  int64_t first(int64_t chunk) const { return chunk * runs / chunks * run; }  // tile
+};
 
 // Transforms the sums at the points, [point][channel][filter], of one vector of channels and one or two of filters to
 // dw. `transposed` is a buffer for a vector.
@@ -363,15 +387,20 @@ void write_filters(const ConvShape& s, const Grid& g, const TileTransforms<T>& k
   }
 }
 
-// Adds `count` tiles at one point to the sums of one vector of channels and one or two of filters; `row` is the
-// distance between channels.
+// Adds `count` tiles at one point, run by run, to the sums of one vector of channels and one or two of filters; `row`
+// is the distance between channels.
 template <class T>
 STRIATE_INLINE void accumulate_vectors(const T* a, const T* b, int64_t b_vector, int64_t vectors, int64_t channels,
-                                       int64_t count, bool overwrite, T* sums, int64_t row) {
-  constexpr int64_t M = kLanes<T> < 8 ? kLanes<T> : 8;
-  for (int64_t c = 0; c < min(kLanes<T>, channels); c += M)
-    vectors == 2 ? weight_micro_kernel<T, M, 2>(a + c, b, b_vector, count, overwrite, sums + c * row, row)
-                 : weight_micro_kernel<T, M, 1>(a + c, b, b_vector, count, overwrite, sums + c * row, row);
+                                       int64_t count, int64_t run, bool overwrite, T* sums, int64_t row) {
+  constexpr int64_t L = kLanes<T>, M = L < 8 ? L : 8;
+  for (int64_t c = 0; c < min(L, channels); c += M)
+    for (int64_t t = 0; t < count; t += run) {
+      const int64_t tiles = min(run, count - t);
+      const bool first = overwrite && t == 0;
+      vectors == 2
+          ? weight_micro_kernel<T, M, 2>(a + c + t * L, b + t * L, b_vector, tiles, first, sums + c * row, row)
+          : weight_micro_kernel<T, M, 1>(a + c + t * L, b + t * L, b_vector, tiles, first, sums + c * row, row);
+    }
 }
 
 // Whether any image of x or of dy is out of bounds.
@@ -387,12 +416,12 @@ bool sums_out_of_bounds(const Grid& g, const TileTransforms<T>& kind, const Magn
                        static_cast<uint8_t*>(bad));
 }
 
-// Both variants return false, and do not write dw, where a value is out of bounds.
-// For few tiles: x and dy at the points are in memory; one vector of channels and two of filters, with their sums, are
-// in the cache.
+// Both variants return false, and do not write dw, where a value is out of bounds. Their bits are the same.
+// For few tiles, in one chunk: x and dy at the points are in memory; one vector of channels and two of filters, with
+// their sums, are in the cache.
 template <class T>
-bool backward_weights_whole(const ConvShape& s, const Grid& g, const TileTransforms<T>& kind, const T* dy, const T* x,
-                            T* dw) {
+bool backward_weights_whole(const ConvShape& s, const Grid& g, const TileTransforms<T>& kind, const TileSums<T>& cut,
+                            const T* dy, const T* x, T* dw) {
   constexpr int64_t L = kLanes<T>;
   const int64_t C = g.from_channels, K = g.to_channels, vectors = ceil_div(C, L), filters = ceil_div(K, L),
                 pairs = ceil_div(filters, 2);
@@ -403,7 +432,8 @@ bool backward_weights_whole(const ConvShape& s, const Grid& g, const TileTransfo
   T *sources = memory, *gradients = sources + g.groups * x_values;
   const int64_t x_spans = ceil_div(vectors, kSpan), spans = x_spans + ceil_div(filters, kSpan),
                 share = min(g.tiles, 4 * kMaxRows), shares = ceil_div(g.tiles, share);
-  const Magnitudes<T> x_magnitudes = magnitudes_of<T>(g, C, kSpan), dy_magnitudes = magnitudes_of<T>(g, K, kSpan);
+  const Magnitudes<T> x_magnitudes = magnitudes_of<T>(g, C, kSpan, cut.cell),
+                      dy_magnitudes = magnitudes_of<T>(g, K, kSpan);
   parallel_for(g.groups * shares * spans, share * kind.points() * kSpan * L,
                [=, &kind, &x_magnitudes, &dy_magnitudes](int64_t begin, int64_t end) {
                  Scratch<T> strip(strip_values(kind, share));
@@ -431,34 +461,33 @@ bool backward_weights_whole(const ConvShape& s, const Grid& g, const TileTransfo
         accumulate_vectors<T>(
             sources + group * x_values + p * x_points.point_stride() + v * x_points.vector_stride(),
             gradients + group * dy_values + p * dy_points.point_stride() + k * dy_points.vector_stride(),
-            dy_points.vector_stride(), filter_vectors, C - v * L, g.tiles, true, sums + p * L * filter_vectors * L,
-            filter_vectors * L);
+            dy_points.vector_stride(), filter_vectors, C - v * L, g.tiles, cut.run, true,
+            sums + p * L * filter_vectors * L, filter_vectors * L);
       write_filters<T>(s, g, kind, group, v * L, k * L, filter_vectors, sums, transposed, dw);
     }
   });
   return true;
 }
 
-// For many tiles: transforms a block of them at a time, in chunks that depend on the shape alone; the sums of all
-// points are in memory.
+// For many tiles: transforms a block of them at a time, one or several runs; the sums of all points are in memory.
 template <class T>
-bool backward_weights_blocked(const ConvShape& s, const Grid& g, const TileTransforms<T>& kind, const T* dy, const T* x,
-                              T* dw) {
+bool backward_weights_blocked(const ConvShape& s, const Grid& g, const TileTransforms<T>& kind, const TileSums<T>& cut,
+                              const T* dy, const T* x, T* dw) {
   constexpr int64_t L = kLanes<T>;
   const int64_t C = g.from_channels, K = g.to_channels, vectors = ceil_div(C, L), filters = ceil_div(K, L),
                 row = filters * L;
-  const int64_t vector_bytes = kind.points() * row * kVectorBytes;  // sums of one vector of channels, in bytes
-  const int64_t part = min(vectors, max(1, kSumBytes / vector_bytes)), parts = ceil_div(vectors, part);
+  const int64_t chunks = cut.chunks, vector_bytes = kind.points() * row * kVectorBytes;  // of a vector's sums
+  // The channels at a time: as many as the cache holds the sums of, and few enough for eight units of work.
+  const int64_t fair = ceil_div(vectors, ceil_div(8, chunks * g.groups)),
+                part = min(vectors, max(1, min(own_bytes() / vector_bytes, fair) / cut.cell) * cut.cell),
+                parts = ceil_div(vectors, part);
   const int64_t tile_bytes = kind.points() * (part + filters) * kVectorBytes;
-  const int64_t block = min(g.tiles, max(16, min(128, kSourceBytes / 2 / tile_bytes))),
-                blocks = ceil_div(g.tiles, block);
+  const int64_t block = max(1, min(kMostTiles, band_bytes() / tile_bytes) / cut.run) * cut.run;
   const int64_t point = vectors * L * row,
                 chunk_values = kind.points() * point;  // sums are [chunk][group][point][channel][filter]
-  const int64_t chunks =
-      max(1, min(ceil_div(blocks, 2),
-                 min(ceil_div(8, parts * g.groups), kTotalBytes / (g.groups * chunk_values * int64_t(sizeof(T))))));
   const PointLayout<T> x_points = {block, part}, dy_points = {block, filters};
-  const Magnitudes<T> x_magnitudes = magnitudes_of<T>(g, C, part), dy_magnitudes = magnitudes_of<T>(g, K, filters);
+  const Magnitudes<T> x_magnitudes = magnitudes_of<T>(g, C, part, cut.cell),
+                      dy_magnitudes = magnitudes_of<T>(g, K, filters);
   const Scratch<T> totals(chunks * g.groups * chunk_values);
   T* total = totals;
   parallel_for(
@@ -472,9 +501,9 @@ bool backward_weights_blocked(const ConvShape& s, const Grid& g, const TileTrans
           const MagnitudeRecorder<T> recorder(x_magnitudes, group, v0 / part);
           const MagnitudeRecorder<T> gradient_recorder =
               v0 == 0 ? MagnitudeRecorder<T>(dy_magnitudes, group, 0) : MagnitudeRecorder<T>();
-          const int64_t first_block = chunk * blocks / chunks;
-          for (int64_t b = first_block; b < (chunk + 1) * blocks / chunks; ++b) {
-            const int64_t first = b * block, last = min(g.tiles, first + block);
+          const int64_t begin_tile = cut.first(chunk), end_tile = min(g.tiles, cut.first(chunk + 1));
+          for (int64_t first = begin_tile; first < end_tile; first += block) {
+            const int64_t last = min(end_tile, first + block);
             evaluate_at_points<T>(g, kind, false, x, group * C + v0 * L, min(C, v1 * L) - v0 * L, first, last, x_points,
                                   recorder, strip, sources);
             evaluate_at_points<T>(g, kind, true, dy, group * K, K, first, last, dy_points, gradient_recorder, strip,
@@ -485,7 +514,7 @@ bool backward_weights_blocked(const ConvShape& s, const Grid& g, const TileTrans
                   accumulate_vectors<T>(sources + p * x_points.point_stride() + (v - v0) * x_points.vector_stride(),
                                         gradients + p * dy_points.point_stride() + k * dy_points.vector_stride(),
                                         dy_points.vector_stride(), min(2, filters - k), C - v * L, last - first,
-                                        b == first_block, sums + p * point + v * L * row + k * L, row);
+                                        cut.run, first == begin_tile, sums + p * point + v * L * row + k * L, row);
           }
         }
       });
@@ -501,10 +530,10 @@ bool backward_weights_blocked(const ConvShape& s, const Grid& g, const TileTrans
           for (int64_t p = 0; p < kind.points(); ++p)
             for (int64_t c = 0; c < L; ++c)
               for (int64_t l = 0; l < filter_vectors * L; l += kLanes<double>, to += kLanes<double>) {
-                Vector<double> sum = {};  // adds the chunks in order
-                for (int64_t chunk = 0; chunk < chunks; ++chunk)
-                  sum += load_widened(total + (chunk * g.groups + group) * chunk_values + p * point +
-                                      (v * L + c) * row + k * L + l);
+                const T* from = total + group * chunk_values + p * point + (v * L + c) * row + k * L + l;
+                Vector<double> sum = load_widened(from);  // adds the chunks in order
+                for (int64_t chunk = 1; chunk < chunks; ++chunk)
+                  sum += load_widened(from + chunk * g.groups * chunk_values);
                 store_narrowed(to, sum);
               }
           write_filters<T>(s, g, kind, group, v * L, k * L, filter_vectors, sums, transposed, dw);
@@ -516,8 +545,13 @@ bool backward_weights_blocked(const ConvShape& s, const Grid& g, const TileTrans
 template <class T>
 void backward_weights(const ConvShape& s, const TileTransforms<T>& kind, const T* dy, const T* x, T* dw) {
   const Grid g = make_grid(s, kind, false);
-  const bool few_blocks = 3 * g.tiles * kind.points() * kVectorBytes <= kThreeBytes;
-  if (!(few_blocks ? backward_weights_whole(s, g, kind, dy, x, dw) : backward_weights_blocked(s, g, kind, dy, x, dw)))
+  const TileSums<T> cut(g, kind);
+  // Whether three vectors of all tiles at the points stay in the second-level cache; or blocks would be few units.
+  const bool whole =
+      cut.chunks == 1 && (3 * g.tiles * kind.points() * kVectorBytes <= machine().second_level ||
+                          g.groups * ceil_div(ceil_div(g.from_channels, kLanes<T>), cut.cell) < kFewBlocks);
+  if (!(whole ? backward_weights_whole(s, g, kind, cut, dy, x, dw)
+              : backward_weights_blocked(s, g, kind, cut, dy, x, dw)))
     direct_kernels<T>().backward_weights(s, dy, x, dw);
 }
 

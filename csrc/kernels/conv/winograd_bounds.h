@@ -59,14 +59,18 @@ struct Magnitudes {
   int64_t cells;                              // of an image, without those that no channel uses
   Scratch<Int> largest;                       // [row][tile][lane]
 
-  Magnitudes(int64_t tiles_of_image, int64_t all_tiles, int64_t groups, int64_t channels, int64_t part)
-      : Magnitudes(tiles_of_image, all_tiles, groups, channels, part, ceil_div(channels, kLanes<T>)) {}
+  // `part` is a multiple of `most_of_cell`, or all vectors: the cells, and with them what is out of bounds, do not
+  // depend on it.
+  Magnitudes(int64_t tiles_of_image, int64_t all_tiles, int64_t groups, int64_t channels, int64_t part,
+             int64_t most_of_cell)
+      : Magnitudes(tiles_of_image, all_tiles, groups, channels, part, most_of_cell, ceil_div(channels, kLanes<T>)) {}
 
  private:
-  Magnitudes(int64_t tiles_of_image, int64_t all_tiles, int64_t groups, int64_t channels, int64_t part, int64_t vectors)
+  Magnitudes(int64_t tiles_of_image, int64_t all_tiles, int64_t groups, int64_t channels, int64_t part,
+             int64_t most_of_cell, int64_t vectors)
       : tiles_per_image(tiles_of_image),
         all(all_tiles),
-        per_cell(tiles_per_image * groups * vectors > kFewUnits ? kPerCell : 1),
+        per_cell(tiles_per_image * groups * vectors > kFewUnits ? most_of_cell : 1),
         rows_of_part(ceil_div(part, per_cell)),
         rows_of_group(vectors / part * rows_of_part + ceil_div(vectors % part, per_cell)),
         rows(groups * rows_of_group),

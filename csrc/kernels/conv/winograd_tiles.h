@@ -3,6 +3,7 @@
 #pragma once
 #include "core/moments.h"
 #include "core/transpose.h"
+#include "gemm/micro_kernel.h"
 #include "kernels/conv/conv.h"
 #include "kernels/conv/epilogue.h"
 #include "kernels/conv/winograd_bounds.h"
@@ -13,6 +14,9 @@ namespace STRIATE_ISA {
 namespace {
 
 constexpr int kMaxPoints = 36, kMaxOutputs = 16;
+// The tiles of a run, whose results are measured together, from the first tile on: a length of sums. Where results are
+// measured, blocks are whole runs.
+constexpr int64_t kMeasuredTiles = kMaxRows;
 
 // The sizes and the transforms of one kind of tile.
 template <class T>
@@ -137,8 +141,8 @@ void transpose_piece(const T* image, const Plane& plane, const Piece& piece, int
 
 // The magnitudes of sources, or of dy, where a group is processed in parts of `part` vectors of channels.
 template <class T>
-Magnitudes<T> magnitudes_of(const Grid& g, int64_t channels, int64_t part) {
-  return Magnitudes<T>(g.rows * g.columns, g.tiles, g.groups, channels, part);
+Magnitudes<T> magnitudes_of(const Grid& g, int64_t channels, int64_t part, int64_t most_of_cell = kPerCell) {
+  return Magnitudes<T>(g.rows * g.columns, g.tiles, g.groups, channels, part, most_of_cell);
 }
 
 // ---------------------------------------------------------------------------------------------------------- transforms
@@ -205,7 +209,8 @@ void evaluate_at_points(const Grid& g, const TileTransforms<T>& kind, bool gradi
   });
 }
 
-// Transforms a block's products back for one vector of channels, and stores the results to y.
+// Transforms a block's products back for one vector of channels, and stores the results to y. `moments` is null, or
+// where the block's first run has its moments of these channels; those of the next run are g.all_to() further on.
 template <class T>
 void write_results(const Grid& g, const TileTransforms<T>& kind, const Epilogue<T>& e, const T* products,
                    const PointLayout<T>& points, int64_t channel, int64_t lanes, int64_t begin, int64_t end, T* strip,
@@ -214,9 +219,14 @@ void write_results(const Grid& g, const TileTransforms<T>& kind, const Epilogue<
   const Vector<T> bias = e.bias ? load_first<Vector<T>>(e.bias + channel, lanes) : Vector<T>{};
   const int64_t all = g.all_to();
   double count = 0;
+  int64_t measured = 0;  // tiles of the run so far
   T shift[kLanes<T>];
-  double sums[kLanes<T>], squares[kLanes<T>];
-  for (int64_t k = 0; k < L; ++k) sums[k] = squares[k] = 0;
+  double sums[kLanes<T>] = {}, squares[kLanes<T>] = {};
+  const auto end_run = [&] {
+    for (int64_t l = 0; l < lanes; ++l) moments[l] = shifted_moments(count, double(shift[l]), sums[l], squares[l]);
+    for (int64_t l = 0; l < L; ++l) sums[l] = squares[l] = 0;
+    count = 0, measured = 0, moments += all;
+  };
   for_each_tile_run(g, begin, end, [&](const TileRun& run) {
     const int64_t row = run.row * kind.high, rows = min(kind.high, g.to.high - row), first = run.column * kind.wide,
                   strip_wide = min(run.count * kind.wide, g.to.wide - first);
@@ -249,6 +259,7 @@ void write_results(const Grid& g, const TileTransforms<T>& kind, const Epilogue<
         T tile_sums[2][kLanes<T>];
         store(tile_sums[0], sum), store(tile_sums[1], square);
         for (int64_t l = 0; l < L; ++l) sums[l] += double(tile_sums[0][l]), squares[l] += double(tile_sums[1][l]);
+        if (++measured == kMeasuredTiles) end_run();
       }
     }
     if (!g.channels_last) {
@@ -259,8 +270,7 @@ void write_results(const Grid& g, const TileTransforms<T>& kind, const Epilogue<
           for (int64_t i = 0; i < rows; ++i) finish_values(e, y, at + l * g.to.size() + i * g.to.wide, strip_wide);
     }
   });
-  if (moments)
-    for (int64_t l = 0; l < lanes; ++l) moments[l] = shifted_moments(count, double(shift[l]), sums[l], squares[l]);
+  if (measured > 0) end_run();
 }
 
 }  // namespace

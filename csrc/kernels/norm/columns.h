@@ -10,7 +10,6 @@ namespace STRIATE_ISA {
 namespace {
 
 constexpr int64_t kChunkRows = 64;  // rows of a chunk: the number of terms of one sum of T
-constexpr int64_t kWidest = 1024;   // columns at a time: their sums stay in the first-level cache
 constexpr int64_t kStrip = 4;       // rows at a time: a column's parameters are loaded once for them
 
 template <class T>
@@ -45,6 +44,12 @@ inline void column_deviations(const T* x, int64_t rows, int64_t pitch, int64_t w
 
 constexpr int64_t kParts = kChunkRows / kTerms;
 static_assert(kParts == 4);
+
+// The columns at a time: what measure_columns() keeps of them stays in the first-level cache.
+template <class T>
+inline int64_t widest() {
+  return max(64, inner_bytes() / ((2 + kParts) * int64_t(sizeof(T))) / 64 * 64);
+}
 
 // Measures the mean and m2 of each column of some rows. `room` is a buffer of 2 + kParts padded widths of T.
 template <class T>
@@ -110,11 +115,11 @@ struct ColumnLayout {
   int64_t rows_of(int64_t p) const { return min(piece(), rows - p * piece()); }
   int64_t values_per_channel(int64_t p) const { return rows_of(p) * joined + (has_tail(p) ? tail / channels : 0); }
 
-  // Calls body(offset, rows, first column, columns) for the blocks of a piece, each at most kWidest columns wide.
+  // Calls body(offset, rows, first column, columns) for the blocks of a piece, each at most `widest` columns wide.
   template <class Body>
-  STRIATE_INLINE void blocks(int64_t p, const Body& body) const {
+  STRIATE_INLINE void blocks(int64_t p, int64_t widest, const Body& body) const {
     const int64_t at = p * piece() * width;
-    for (int64_t w = 0; w < width; w += kWidest) body(at + w, rows_of(p), w, min(kWidest, width - w));
+    for (int64_t w = 0; w < width; w += widest) body(at + w, rows_of(p), w, min(widest, width - w));
     if (has_tail(p)) body(rows * width, 1, 0, tail);
   }
 };
@@ -187,12 +192,13 @@ struct ColumnsForward {
   void prepare(int64_t, const Work&, int64_t) const {}
   void measure(int64_t batch, int64_t piece, const Work& work, int64_t slot) const {
     const int64_t C = layout.channels, rows = layout.rows_of(piece);
-    const Scratch<T> room((2 + kParts) * padded<T>(min(layout.width, kWidest)));
+    const int64_t most = min(layout.width, widest<T>());
+    const Scratch<T> room((2 + kParts) * padded<T>(most));
     const Scratch<double> mean(layout.width), m2(layout.width);
     const T* x = f.x + batch * layout.size;
-    for (int64_t w = 0; w < layout.width; w += kWidest)
-      measure_columns<T>(x + piece * layout.piece() * layout.width + w, rows, layout.width,
-                         min(kWidest, layout.width - w), room, mean + w, m2 + w);
+    for (int64_t w = 0; w < layout.width; w += most)
+      measure_columns<T>(x + piece * layout.piece() * layout.width + w, rows, layout.width, min(most, layout.width - w),
+                         room, mean + w, m2 + w);
     const T* tail = x + layout.rows * layout.width;
     double* out = work.moments + (slot * layout.pieces() + piece) * C * 2;
     for (int64_t c = 0; c < C; ++c) {
@@ -220,7 +226,7 @@ struct ColumnsForward {
   }
   void apply(int64_t batch, int64_t piece, const Work& work, int64_t slot) const {
     const Columns<T> p = columns(work, slot);
-    layout.blocks(piece, [&](int64_t offset, int64_t rows, int64_t first, int64_t width) {
+    layout.blocks(piece, widest<T>(), [&](int64_t offset, int64_t rows, int64_t first, int64_t width) {
       over_strips<T>(
           batch * layout.size + offset, rows, layout.width, width,
           [&](int64_t w) {
@@ -266,12 +272,12 @@ struct ColumnsBackward {
   }
   void measure(int64_t batch, int64_t piece, const Work& work, int64_t slot) const {
     const Columns<T> p = columns(work, slot);
-    const int64_t widest = padded<T>(min(layout.width, kWidest));
-    const Scratch<T> room(2 * widest);
-    T *sum = room, *product = room + widest;
+    const int64_t most = min(layout.width, widest<T>());
+    const Scratch<T> room(2 * padded<T>(most));
+    T *sum = room, *product = room + padded<T>(most);
     double* out = work.sums + (slot * layout.pieces() + piece) * layout.channels * 2;
     for (int64_t c = 0; c < layout.channels * 2; ++c) out[c] = 0;
-    layout.blocks(piece, [&](int64_t offset, int64_t rows, int64_t first, int64_t width) {
+    layout.blocks(piece, most, [&](int64_t offset, int64_t rows, int64_t first, int64_t width) {
       for (int64_t row = 0; row < rows; row += kChunkRows) {
         for (int64_t w = 0; w < padded<T>(width); ++w) sum[w] = product[w] = 0;
         column_gradients(batch * layout.size + offset + row * layout.width, min(kChunkRows, rows - row), width, p,
@@ -329,7 +335,7 @@ struct ColumnsBackward {
   }
   void apply(int64_t batch, int64_t piece, const Work& work, int64_t slot) const {
     const Columns<T> p = columns(work, slot);
-    layout.blocks(piece, [&](int64_t offset, int64_t rows, int64_t first, int64_t width) {
+    layout.blocks(piece, widest<T>(), [&](int64_t offset, int64_t rows, int64_t first, int64_t width) {
       over_strips<T>(
           batch * layout.size + offset, rows, layout.width, width,
           [&](int64_t w) { return load_columns(p, first + w); },

@@ -11,12 +11,13 @@
 //   rows.h         rows of layer norm, backward, where dγ and dβ are sums down the columns
 //
 // Passes (passes.h). The statistics need all of x before y can begin, and dx all of x and dy: two passes each. Where a
-// reduction fits a second-level cache, one thread runs both passes over it at once, and memory is read once; otherwise
-// all threads run the first pass, then the second. Either way pieces of a fixed size are measured and merged in the
-// same order: the bits depend on neither the choice nor the threads.
+// reduction stays in a core's caches (kept_bytes() of core/machine.h), one thread runs both passes over it at once, and
+// memory is read once; otherwise all threads run the first pass, then the second. Either way pieces of a fixed size are
+// measured and merged in the same order: the bits depend on neither the choice nor the threads.
 //
-// Results of 4 MiB and more are written by streaming stores, where whole lines allow it: they would not stay in the
-// cache, and an ordinary store reads the line first. That took a quarter to a third off large forward passes.
+// Results larger than the last-level cache are written by streaming stores, where whole lines allow it: they would not
+// stay in the cache, and an ordinary store reads the line first. That took a quarter to a third off large forward
+// passes.
 //
 // Accuracy. μ and σ are doubles. x - μ is (x - high) - low with μ = high + low in T: the first difference is exact for
 // x near μ, so no digits are lost far from zero. Sums of T are chunks of some thousand terms, added up in double.
@@ -51,7 +52,7 @@ void reduce_channels(const NormShape& shape, const NormBackward<T>& b, const dou
 template <class T>
 void forward(const NormShape& shape, const NormForward<T>& f) {
   if (shape.reductions() == 0 || shape.reduction_size() == 0) return;
-  const bool streaming = shape.reductions() * shape.reduction_size() * int64_t(sizeof(T)) >= kStreamBytes;
+  const bool streaming = passes_caches(shape.reductions() * shape.reduction_size() * int64_t(sizeof(T)));
   if (shape.affine == AffineAxis::kPositions) return positions_forward(shape, f, streaming);
   if (shape.channels_last && shape.affine == AffineAxis::kChannels) {
     const ColumnsForward<T> body = {shape, ColumnLayout(shape), f, streaming};
@@ -66,7 +67,7 @@ void forward(const NormShape& shape, const NormForward<T>& f) {
 template <class T>
 void backward(const NormShape& shape, const NormBackward<T>& b) {
   const bool empty = shape.reductions() == 0 || shape.reduction_size() == 0;
-  const bool streaming = shape.reductions() * shape.reduction_size() * int64_t(sizeof(T)) >= kStreamBytes;
+  const bool streaming = passes_caches(shape.reductions() * shape.reduction_size() * int64_t(sizeof(T)));
   if (shape.affine == AffineAxis::kElements) {
     if (!empty) return RowsBackward<T>{b, streaming, shape.batches, shape.positions}.run();
     for (int64_t i = 0; i < shape.positions; ++i) {
@@ -77,7 +78,8 @@ void backward(const NormShape& shape, const NormBackward<T>& b) {
   }
   const bool sums = b.dgamma || b.dbeta || b.sums || (!b.constant && !b.gradient_mean);
   NormShape parts = shape;  // the shape of the channel sums
-  if (shape.affine == AffineAxis::kPositions) parts.batches = empty ? 0 : PositionBlock<T>::units(shape);
+  if (shape.affine == AffineAxis::kPositions)
+    parts.batches = empty ? 0 : PositionBlock::units(shape, PositionBlock::sum_width(shape));
   if (empty) parts.batches = 0;
   const Scratch<double> by_channel(sums ? parts.batches * parts.all_channels() * 2 : 0);
   double* out = sums ? static_cast<double*>(by_channel) : nullptr;

@@ -3,6 +3,7 @@
 // The headers of this folder but norm.h are parts of one translation unit. Their anonymous namespaces let the compiler
 // inline what is called once.
 #pragma once
+#include "core/machine.h"
 #include "core/parallel.h"
 #include "core/simd.h"
 
@@ -10,11 +11,8 @@ namespace striate {
 namespace STRIATE_ISA {
 namespace {
 
-constexpr int64_t kPiece = 32768;         // values that one unit of work measures: 128 KiB of float
-constexpr int64_t kFusedBytes = 1 << 20;  // half of a large second-level cache, all of a small one
+constexpr int64_t kPiece = 32768;         // values that one unit of work measures: a length of sums
 constexpr int64_t kFusedReductions = 16;  // fewer might leave threads idle
-
-constexpr int64_t kStreamBytes = int64_t(4) << 20;  // results that no second-level cache keeps
 
 // Stores one vector of a result, by a streaming store where it is aligned.
 template <class T, class Whole>
@@ -40,7 +38,7 @@ STRIATE_INLINE void over_result(bool streaming, const T* to, int64_t count, cons
 template <class Body>
 void run_passes(const Body& body, int64_t reductions, int64_t pieces, int64_t reduction_size, int64_t element_bytes) {
   using Work = typename Body::Work;
-  if (pieces == 1 || (reductions >= kFusedReductions && reduction_size * element_bytes <= kFusedBytes)) {
+  if (pieces == 1 || (reductions >= kFusedReductions && reduction_size * element_bytes <= kept_bytes())) {
     parallel_for(reductions, reduction_size * 2, [=](int64_t begin, int64_t end) {
       const Work work(body, 1);
       for (int64_t set = begin; set < end; ++set) {

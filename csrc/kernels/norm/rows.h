@@ -10,7 +10,8 @@ namespace STRIATE_ISA {
 namespace {
 
 // Rows of D elements: dγ and dβ are sums down the columns. The units of work are blocks of rows, each with its own
-// partial sums; rows too long for a cache are cut into columns too, and measured before.
+// partial sums; long rows are cut into columns too, so that a few of them are work for all threads, and measured
+// before. What is long, and the blocks, follow from the shape alone: they are lengths of sums.
 template <class T>
 struct RowsBackward {
   NormBackward<T> b;

@@ -160,7 +160,7 @@ struct AvgBackRow {
 template <class T>
 void avg_backward_channels(const PoolShape& p, AvgDivisor by, const T* dy, T* dx) {
   const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
-  const int64_t C = p.channels, tile = min(W.input, channel_tile(C)), rows = p.batch * D.input * H.input;
+  const int64_t C = p.channels, tile = min(W.input, channel_tile<T>(C)), rows = p.batch * D.input * H.input;
   const Pitch pitch = {H.output * W.output * C, W.output * C, C};
   const AvgBackRow<T> row = {p, by};
   parallel_for(ceil_div(W.input, tile) * rows, tile * C * 4, [=](int64_t begin, int64_t end) {
@@ -186,7 +186,7 @@ void avg_backward_bands(const PoolShape& p, AvgDivisor by, const T* dy, T* dx) {
   constexpr int64_t L = kLanes<T>;
   const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
   const int64_t planes = p.batch * p.channels, ins = D.input * H.input * W.input, outs = D.output * H.output * W.output;
-  const int64_t tile = min(W.input, kTileColumns), band = min(H.input, max(1, kBandElements / L / tile));
+  const int64_t tile = min(W.input, kTileColumns), band = min(H.input, max(1, band_values<T>() / L / tile));
   const int64_t bands = ceil_div(H.input, band), groups = ceil_div(planes, L);
   const int64_t heard = max_outputs(D, 1) * max_outputs(H, band) * max_outputs(W, tile);
   const AvgBackRow<T> row = {p, by};

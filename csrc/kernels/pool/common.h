@@ -1,6 +1,7 @@
 // What max and average pooling share: the loop over outputs in both memory orders, and the loop over wide windows. A
 // part of pool.cpp.
 #pragma once
+#include "core/machine.h"
 #include "core/parallel.h"
 #include "core/transpose.h"
 #include "kernels/pool/pool.h"
@@ -10,7 +11,11 @@ namespace STRIATE_ISA {
 namespace {
 
 constexpr int64_t kTileColumns = 256;
-constexpr int64_t kBandElements = 32768;  // packed at a time: 128 KiB, an eighth to a half of a second-level cache
+// The values that are packed at a time, beside as many results.
+template <class T>
+int64_t band_values() {
+  return band_bytes() / 2 / int64_t(sizeof(T));
+}
 
 // Whether the window covers few enough positions to be packed in bands: 4 MiB of float at most. Wider windows are
 // reduced in runs of consecutive values; max pooling of these returns an index (ops/pool/ decides, by the same
@@ -41,7 +46,10 @@ STRIATE_INLINE void for_each_pixel(const Axis& width, int64_t channels, const Va
 }
 
 // The columns of a unit of work in NHWC: whole rows unless a row is very long.
-inline int64_t channel_tile(int64_t channels) { return max(16, min(512, 65536 / channels)); }
+template <class T>
+int64_t channel_tile(int64_t channels) {
+  return max(16, min(512, band_values<T>() / channels));
+}
 
 // Calls row(from, pitch, channels, d, h, column, taps of each axis, y, offset) for all rows of outputs, in either
 // memory order. `Row` computes `columns` outputs: see max_offset and avg_bands.
@@ -50,7 +58,7 @@ void forward(const PoolShape& p, const T* x, T* y, uint8_t* offset, const Row& r
   constexpr int64_t L = kLanes<T>;
   const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
   if (p.channels_last) {
-    const int64_t C = p.channels, tile = min(W.output, channel_tile(C)), rows = p.batch * D.output * H.output;
+    const int64_t C = p.channels, tile = min(W.output, channel_tile<T>(C)), rows = p.batch * D.output * H.output;
     const Pitch pitch = {H.input * W.input * C, W.input * C, C};
     parallel_for(ceil_div(W.output, tile) * rows, tile * C * 8, [=](int64_t begin, int64_t end) {
       Scratch<ValidTaps> across(tile);
@@ -71,7 +79,7 @@ void forward(const PoolShape& p, const T* x, T* y, uint8_t* offset, const Row& r
   const int64_t tile = min(W.output, max(1, kTileColumns / W.stride));
   const int64_t columns_in = min(W.input, (tile - 1) * W.stride + (W.size - 1) * W.dilation + 1),
                 reach = (H.size - 1) * H.dilation + 1;
-  const int64_t fit = kBandElements / L / columns_in / min(D.size, D.input) - reach;
+  const int64_t fit = band_values<T>() / L / columns_in / min(D.size, D.input) - reach;
   const int64_t band = min(H.output, fit < 0 ? 1 : fit / H.stride + 1), bands = ceil_div(H.output, band);
   const int64_t rows_in = min(H.input, (band - 1) * H.stride + reach), groups = ceil_div(planes, L);
   parallel_for(

@@ -78,7 +78,7 @@ void max_offset(const PoolShape& p, const T* x, T* y, uint8_t* offset) {
 template <class T>
 void max_offset_backward_channels(const PoolShape& p, const T* dy, const uint8_t* offset, T* dx) {
   const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
-  const int64_t C = p.channels, tile = min(W.input, channel_tile(C)), rows = p.batch * D.input * H.input;
+  const int64_t C = p.channels, tile = min(W.input, channel_tile<T>(C)), rows = p.batch * D.input * H.input;
   parallel_for(ceil_div(W.input, tile) * rows, tile * C * 4, [=](int64_t begin, int64_t end) {
     Scratch<CoveringOutputs> across(tile);
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -130,9 +130,9 @@ struct Displacements {
   }
 };
 
-// Backward in NCHW: scatters into bands that fit the first-level cache. A band takes only displacements that fall into
-// it, so that nothing is written outside whatever `offset` holds. Outputs come in order, so that every sum has one
-// order.
+// Backward in NCHW: scatters into bands as large as the first-level cache, past which dy streams. A band takes only
+// displacements that fall into it, so that nothing is written outside whatever `offset` holds. Outputs come in order,
+// so that every sum has one order.
 template <class T>
 void max_offset_backward_planes(const PoolShape& p, const T* dy, const uint8_t* offset, T* dx) {
   const Axis D = p.window.depth, H = p.window.height, W = p.window.width;
@@ -140,7 +140,8 @@ void max_offset_backward_planes(const PoolShape& p, const T* dy, const uint8_t* 
   // cut the first axis with more than one input
   const Axis cut = D.input > 1 ? D : H.input > 1 ? H : W;
   const int64_t slab = D.input > 1 ? plane : H.input > 1 ? W.input : 1;
-  const int64_t band = max(1, min(cut.input, 8192 / slab)), bands = ceil_div(cut.input, band);
+  const int64_t band = max(1, min(cut.input, machine().first_level / int64_t(sizeof(T)) / slab)),
+                bands = ceil_div(cut.input, band);
   parallel_for(planes * bands, band * slab, [=](int64_t begin, int64_t end) {
     const Displacements displacements(p.window);
     for (int64_t unit = begin; unit < end; ++unit) {
