@@ -37,7 +37,7 @@ from striate.window import same_padding
 
 WINOGRAD = ["winograd_4x4", "winograd_2x2"]  # fewer multiplications and larger errors: tests/test_winograd.py has them
 NAMES = [m.name for m in ops.METHODS if m.name not in WINOGRAD]
-NATIVE = ["depthwise", "direct", "implicit_gemm"]
+NATIVE = ["depthwise", "direct", "implicit_gemm", "pointwise"]
 NO_WEIGHT_GRADIENT = ["implicit_gemm"]
 FROM_TORCH = [name for name in NAMES if name not in NATIVE]  # composed of torch's operators
 PASSES = ("forward", "backward_data", "backward_weights")

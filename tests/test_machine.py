@@ -182,7 +182,7 @@ class Conv(NamedTuple):
         generator = torch.Generator().manual_seed(1)
         axes, taps = len(self.input), (self.size,) * len(self.input)
         order = channels_last if last else torch.Tensor.contiguous
-        before = self.size // 2
+        before = 0 if self.method == "pointwise" else self.size // 2
         output = [(i + 2 * before - self.size) // self.stride + 1 for i in self.input]
         x = order(torch.rand(self.batch, self.groups * self.channels, *self.input, generator=generator) - 0.25)
         weight = torch.randn(self.groups * self.filters, self.channels, *taps, generator=generator)
@@ -209,6 +209,9 @@ CONVOLUTIONS = [
     Conv("implicit_gemm", (19, 23), 2, 40, 24),
     Conv("implicit_gemm", (9, 23), 2, 150, 24, stride=2),
     Conv("implicit_gemm", (40, 41), 1, 16, 9, size=1, groups=2),
+    Conv("pointwise", (33, 40), 2, 300, 70, size=1),
+    Conv("pointwise", (31, 30), 3, 24, 144, size=1, stride=2),
+    Conv("pointwise", (90, 91), 1, 16, 9, size=1, groups=2),
     Conv("direct", (70, 37), 2, 9, 20),
     Conv("direct", (45, 600), 1, 2, 3, size=5, stride=2),
     Conv("direct", (11, 13, 12), 2, 5, 6, groups=2),
@@ -227,7 +230,7 @@ def test_convolutions_do_not_depend_on_the_machine(machines: list[Machine], case
     assert_same_bits(machines, lambda: case.run(last))
 
 
-OPERATORS = {"avg_pool", "local", "local_response", "max_pool_index", "max_pool_offset", "norm"}
+OPERATORS = {"_Pass", "avg_pool", "local", "local_response", "max_pool_index", "max_pool_offset", "norm"}
 LAYERS: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, ...]]] = {
     "batch norm": (lambda: S.BatchNorm2d(18), (2, 18, 140, 131)),
     "batch norm of many channels": (lambda: S.BatchNorm2d(1100), (3, 1100, 5, 6)),
@@ -245,6 +248,10 @@ LAYERS: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, ...]]] = {
     "average pooling": (lambda: S.AvgPool2d(3, 2, padding=1), (2, 10, 90, 91)),
     "average pooling of overlapping windows": (lambda: S.AvgPool2d((5, 4), 1), (2, 17, 40, 300)),
     "adaptive average pooling": (lambda: S.AdaptiveAvgPool2d(7), (2, 20, 45, 46)),
+    "linear": (lambda: S.Linear(700, 300), (400, 700)),
+    "linear of few rows": (lambda: S.Linear(700, 1000), (5, 700)),
+    "linear of few outputs": (lambda: S.Linear(300, 20), (9000, 300)),
+    "linear of a shallow sum": (lambda: S.Linear(16, 512), (2000, 16)),
     "locally connected": (lambda: S.LocallyConnected2d(12, 20, (10, 13), 3, padding=1), (9, 12, 10, 13)),
 }
 
@@ -273,5 +280,5 @@ def test_layers_do_not_depend_on_the_machine(machines: list[Machine], name: str,
 
 def test_every_instruction_set_is_independent_of_the_machine(machines: list[Machine], isa: str) -> None:
     assert native.isa() == isa
-    for case in (CONVOLUTIONS[1], CONVOLUTIONS[3], CONVOLUTIONS[6], CONVOLUTIONS[9], CONVOLUTIONS[13]):
+    for case in (CONVOLUTIONS[1], CONVOLUTIONS[3], CONVOLUTIONS[6], CONVOLUTIONS[9], CONVOLUTIONS[16]):
         assert_same_bits(machines, lambda case=case: case.run(True))  # type: ignore[misc]

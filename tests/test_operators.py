@@ -188,7 +188,7 @@ def test_a_core_with_other_methods_is_an_error_at_import() -> None:
     run = imported(f"torch.ops.striate.conv_methods = lambda: list({listed.encode()!r})")
     assert run.stderr.splitlines()[-1] == (
         "ImportError: striate expects a native core with the convolution methods depthwise, direct, winograd_4x4, "
-        "winograd_2x2, implicit_gemm, got "
+        "winograd_2x2, implicit_gemm, pointwise, got "
         "depthwise, direct, winograd_4x4, winograd_2x2, implicit_gemm, fft. Build the core from the sources of this "
         "version."
     )

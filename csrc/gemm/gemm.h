@@ -103,24 +103,20 @@ inline int64_t equal_steps(int64_t total, int64_t most, int64_t unit) {
 }
 
 template <class T, class A, class B>
-void rectangle(const Rectangle& s, const A& a, const B& b, const Product<T>& p) {
+void rectangle(const Rectangle& s, const A& a, const B& b, const Product<T>& p, bool stream) {
   constexpr int64_t L = kLanes<T>, kSliver = 2 * L;
-  const Machine& m = machine();
   const int64_t rows = s.m1 - s.m0, columns = s.n1 - s.n0, total = s.k1 - s.k0, size = int64_t(sizeof(T));
   const int64_t longest = min(kDepth, total), panel = min(kPanelDepth, total);
-  const int64_t block_rows = equal_steps(rows, m.second_level / 3 / (longest * size), kMaxRows);
+  const int64_t block_rows = equal_steps(rows, band_bytes() / (longest * size), kMaxRows);
   const bool one_block = block_rows >= rows;
   // A strip of slivers is packed at a time, so that lines of memory are read in a row. With one block of rows the next
   // strip takes its place, else all strips of a panel are kept for the next block of rows.
-  const int64_t strip = max(1, m.second_level / 4 / (longest * kSliver * size)) * kSliver;
-  const int64_t share = m.last_level / 2 / max(1, min(m.sharing, thread_count()));
-  const int64_t block_columns = one_block ? columns : equal_steps(columns, share / (panel * size), kSliver);
+  const int64_t strip = max(1, band_bytes() / (longest * kSliver * size)) * kSliver;
+  const int64_t block_columns = one_block ? columns : equal_steps(columns, kept_bytes() / (panel * size), kSliver);
   const int64_t kept =
       one_block ? min(strip, ceil_div(columns, kSliver) * kSliver) : ceil_div(block_columns, kSliver) * kSliver;
   const Scratch<T> packed_a(block_rows * ceil_div(longest, L) * L + 64 * L),
       packed_b(kept * (one_block ? longest : panel) + 64 * L);
-  const bool stream =
-      total <= kDepth && rows * columns * size > m.last_level / 2 && p.pitch % kSliver == 0 && uintptr_t(p.c) % 64 == 0;
   for (int64_t n = s.n0; n < s.n1; n += block_columns) {
     const int64_t n_end = min(s.n1, n + block_columns);
     for (int64_t k_panel = s.k0; k_panel < s.k1; k_panel += kPanelDepth)
@@ -251,6 +247,8 @@ void gemm(const GemmShape& s, const A& a, const B& b, const Product<T>& p) {
     if (least < 0 || cost < least) least = cost, across = columns;
   }
   const int64_t down = min(tiles, threads / across);
+  const bool stream = parts == 1 && s.depth <= kDepth && p.pitch % kSliver == 0 && uintptr_t(p.c) % kVectorBytes == 0 &&
+                      passes_caches(s.rows * s.columns * int64_t(sizeof(T)));
   const int64_t whole_parts = ceil_div(s.depth, kDepth);
   parallel_for(parts * across * down, work / (parts * across * down) / (kGrainProducts / kGrainElements),
                [=](int64_t begin, int64_t end) {
@@ -260,7 +258,8 @@ void gemm(const GemmShape& s, const A& a, const B& b, const Product<T>& p) {
                        i * tiles / down * kMaxRows,         min(s.rows, (i + 1) * tiles / down * kMaxRows),
                        j * slivers / across * kSliver,      min(s.columns, (j + 1) * slivers / across * kSliver),
                        part * whole_parts / parts * kDepth, min(s.depth, (part + 1) * whole_parts / parts * kDepth)};
-                   rectangle<T>(r, a, b, parts == 1 ? p : Product<T>{sums + part * s.rows * s.columns, s.columns});
+                   rectangle<T>(r, a, b, parts == 1 ? p : Product<T>{sums + part * s.rows * s.columns, s.columns},
+                                stream);
                  }
                });
   if (parts == 1) return;
