@@ -1928,7 +1928,7 @@ def test_counters_that_look_classes_up_find_those_of_a_restored_model() -> None:
         return counted
 
     native_model, torch_model, x = twins()
-    assert set(count(copy.deepcopy(native_model), x)) == {"Linear"}
+    assert count(copy.deepcopy(native_model), x) == {}
     expected = count(copy.deepcopy(torch_model), x)
     assert set(expected) == {"Conv2d", "BatchNorm2d", "MaxPool2d", "Linear"}
     assert count(striate.restore(copy.deepcopy(native_model)), x) == expected
