@@ -38,7 +38,6 @@ from striate.window import same_padding
 WINOGRAD = ["winograd_4x4", "winograd_2x2"]  # fewer multiplications and larger errors: tests/test_winograd.py has them
 NAMES = [m.name for m in ops.METHODS if m.name not in WINOGRAD]
 NATIVE = ["depthwise", "direct", "implicit_gemm", "pointwise"]
-NO_WEIGHT_GRADIENT = ["implicit_gemm"]
 FROM_TORCH = [name for name in NAMES if name not in NATIVE]  # composed of torch's operators
 PASSES = ("forward", "backward_data", "backward_weights")
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {"channels_first": Tensor.contiguous, "channels_last": channels_last}
@@ -519,13 +518,12 @@ def test_special_values_show_where_torch_shows_them_and_what_is_padded_takes_no_
             y = getattr(functions, name)(*leaves, **arguments)
             results.append([y, *torch.autograd.grad(y, leaves, layout(gradient))])
         for k, (got, expected, mark) in enumerate(zip(*results, strict=True)):
-            # Here torch multiplies the zeros of the padding too, and some methods leave this gradient to torch.
+            # Here torch multiplies the zeros of the padding too.
             padded = where == "dy" and k == 2 and (len(shape) == 5 or shape[-1] < weight[-1])
             if not padded:
                 assert torch.equal(kind(got), kind(expected))
                 assert torch.allclose(got, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
-            is_torchs = padded and native_method in NO_WEIGHT_GRADIENT
-            if not is_torchs and (where, k) not in (("x", 1), ("weight", 2), ("dy", 0)):
+            if (where, k) not in (("x", 1), ("weight", 2), ("dy", 0)):
                 assert torch.equal(kind(got) != 0, mark > 0.5)
 
 

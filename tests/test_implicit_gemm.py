@@ -98,6 +98,8 @@ def implicit_gemm(case: Case, given: Given, dtype: torch.dtype) -> dict[str, Ten
         "as it is": kernels.conv_fused(x, w, None, b, None, -float("inf"), 3.0, case.output, *case.rest),
         "measured": measured,
         "statistics": statistics,
+        "weight": kernels.conv_backward_weights(dy, x, case.size, *case.rest),
+        "weight by channels": kernels.conv_backward_weights(dy, x, case.size, *case.rest, True),
     }
     if case.turns:
         for name, weight in (("input", w), ("input by channels", channels_last(w))):
@@ -107,9 +109,9 @@ def implicit_gemm(case: Case, given: Given, dtype: torch.dtype) -> dict[str, Ten
 
 def exactly(case: Case, given: Given) -> dict[str, Tensor]:
     x, w, b, dy, r = (t.double() for t in given)
-    x.requires_grad_()
+    x.requires_grad_(), w.requires_grad_()
     plain = FUNCTIONS[len(case.size)](x, w, None, case.stride, case.before, case.dilation, case.groups)
-    (dx,) = torch.autograd.grad(plain, x, dy)
+    dx, dw = torch.autograd.grad(plain, (x, w), dy)
     plain = plain.detach()
     y = plain + b.reshape(-1, *[1] * len(case.size))
     of_channel = y.transpose(0, 1).flatten(1)
@@ -120,6 +122,8 @@ def exactly(case: Case, given: Given) -> dict[str, Tensor]:
         "as it is": y.clamp(max=3),
         "measured": y,
         "statistics": torch.stack([of_channel.mean(1), of_channel.var(1, unbiased=False)]),
+        "weight": dw,
+        "weight by channels": dw,
     }
     return {**expected, "input": dx, "input by channels": dx} if case.turns else expected
 
@@ -195,7 +199,7 @@ def call(
         (call((1, 4, 9, 9), (4, 4, 3, 3), strict=True), None),
         (call((1, 4, 9, 9, 9), (4, 4, 3, 3, 3)), None),
         (call((1, 4, 9, 9), (4, 4, 3, 3), last=False), "it is for channels order"),
-        (call((1, 4, 9, 9), (4, 4, 3, 3), "backward_weights"), "it has no weight gradient"),
+        (call((1, 4, 9, 9), (4, 4, 3, 3), "backward_weights", stride=2), None),
         (call((1, 4, 9, 9), (4, 4, 3, 3), "backward_data", stride=2), "its input gradient is for stride 1"),
         (call((1, 1, 300, 300), (1, 1, 257, 256)), "it is for outputs that see at most a million values"),
         (call((0, 4, 9, 9), (4, 4, 3, 3)), "there is nothing to compute"),
@@ -213,8 +217,8 @@ def test_operators_called_past_the_checks_refuse_too() -> None:
         kernels.conv(x, w, None, [10, 10], ones, ones, zeros, 1, False, IMPLICIT_GEMM)
     with pytest.raises(RuntimeError, match="implicit_gemm computes backward_data for stride 1 alone"):
         kernels.conv_backward_data(dy, w, None, [12, 12], [2, 2], ones, zeros, 1, True, IMPLICIT_GEMM)
-    with pytest.raises(RuntimeError, match="the method has a weight gradient"):
-        kernels.conv_backward_weights(dy, x, [3, 3], [2, 2], ones, zeros, 1, True, IMPLICIT_GEMM)
+    with pytest.raises(RuntimeError, match="implicit_gemm takes NHWC alone"):
+        kernels.conv_backward_weights(dy, x, [3, 3], [2, 2], ones, zeros, 1, False, IMPLICIT_GEMM)
     with pytest.raises(RuntimeError, match="a destination sees at most a million values"):
         kernels.conv(
             torch.randn(1, 1, 300, 300),

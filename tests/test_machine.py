@@ -194,8 +194,7 @@ class Conv(NamedTuple):
             results += kernels.conv_measured(x, weight, bias, output, *rest)
         if self.method != "implicit_gemm" or self.stride == 1:
             results.append(kernels.conv_backward_data(dy, weight, None, list(self.input), *rest))
-        if self.method != "implicit_gemm":
-            results.append(kernels.conv_backward_weights(dy, x, list(taps), *rest))
+        results.append(kernels.conv_backward_weights(dy, x, list(taps), *rest))
         return results
 
 

@@ -209,6 +209,7 @@ Tensor conv_backward_weights(const Tensor& gradient, const Tensor& input, Ints s
   sizes.insert(sizes.end(), size.begin(), size.end());
   Tensor dw = new_tensor(sizes, x.scalar_type(), weight_channels_last);
   check_winograd(window, method);
+  check_implicit_gemm(false, shape, method);
   check_pointwise(shape, method);
   for_float(x, [&](auto zero) {
     using T = decltype(zero);

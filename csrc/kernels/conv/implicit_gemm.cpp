@@ -13,15 +13,19 @@
 // are the units that threads share. A thread makes the rows of a block when it comes to it. Where results are measured,
 // blocks are whole runs: the moments of a run, whose length follows from the shape alone, are taken together.
 //
-// backward_data of stride 1 is the same product with mirrored taps, channels and filters exchanged.
+// backward_data of stride 1 is the same product with mirrored taps, channels and filters exchanged. backward_weights is
+// the product over positions, (filters × positions) · (positions × (taps · channels)), on the core of gemm/gemm.h,
+// whose operand B is made from x as it is packed (tap_rows.h).
 #include "core/machine.h"
 #include "core/moments.h"
 #include "core/window.h"
+#include "gemm/gemm.h"
 #include "gemm/micro_kernel.h"
 #include "gemm/packed_b.h"
 #include "kernels/conv/conv.h"
 #include "kernels/conv/epilogue.h"
 #include "kernels/conv/pack_weights.h"
+#include "kernels/conv/tap_rows.h"
 
 namespace striate {
 namespace STRIATE_ISA {
@@ -260,6 +264,27 @@ void activations(const GemmView& s, const T* x, const T* packed, const Epilogue<
   if (measures) merge_rows(run_moments, runs, all, e.mean, e.variance);
 }
 
+template <class T>
+void backward_weights(const ConvShape& shape, const T* dy, const T* x, T* dw) {
+  const GemmView s = gemm_view(shape, false);
+  const int64_t taps = shape.taps(), channels = s.from_channels, row = taps * channels;
+  const bool as_made = shape.weight_channels_last || taps == 1;  // the order of rows (tap, channel) is the weight's own
+  const Scratch<T> apart(as_made ? 0 : s.to_channels * row);
+  T* const made = apart;
+  for (int64_t g = 0; g < s.groups; ++g) {
+    T* group = dw + g * s.to_channels * row;
+    const TapRows<T> rows = {x + g * channels, s.depth, s.height, s.width, channels, s.all_from(), s.block_taps()};
+    gemm<T>({s.to_channels, row, s.positions()}, AcrossDepth<T>{dy + g * s.to_channels, s.all_to()}, rows,
+            {as_made ? group : made, row});
+    if (!as_made)
+      parallel_for(s.to_channels, row, [=](int64_t begin, int64_t end) {
+        for (int64_t k = begin; k < end; ++k)
+          for (int64_t c = 0; c < channels; ++c)
+            for (int64_t t = 0; t < taps; ++t) group[k * row + c * taps + t] = made[k * row + t * channels + c];
+      });
+  }
+}
+
 // --------------------------------------------------------------------------------------------------------------- entry
 
 template <class T, bool Adjoint>
@@ -283,7 +308,7 @@ void pack_weight(const ConvShape& shape, Weight<T> weight, T* packed) {
 
 extern const ConvKernels<float> implicit_gemm_f32;
 extern const ConvKernels<double> implicit_gemm_f64;
-#define STRIATE_IMPLICIT_GEMM(T) {run<T, false>, run<T, true>, nullptr, packed_size<T>, pack_weight<T>}
+#define STRIATE_IMPLICIT_GEMM(T) {run<T, false>, run<T, true>, backward_weights<T>, packed_size<T>, pack_weight<T>}
 const ConvKernels<float> implicit_gemm_f32 = STRIATE_IMPLICIT_GEMM(float);
 const ConvKernels<double> implicit_gemm_f64 = STRIATE_IMPLICIT_GEMM(double);
 
