@@ -1,8 +1,8 @@
 """Times the versions of a product of matrices that docs/kernels/gemm.md goes through: ``python benchmarks/ladder.py``.
 
 They are one program (ladder.cpp) for this machine's best instruction set: from the three loops of the definition to
-striate's core, on one thread, on square matrices of float32, in an order shuffled each turn. Medians are reported. Every
-version's result is compared with the exact one.
+striate's core, on one thread, on square matrices of float32, in an order shuffled each turn. Medians are reported.
+Every version's result is compared with the exact one.
 """
 
 from __future__ import annotations

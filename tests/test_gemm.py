@@ -43,7 +43,10 @@ def test_long_sums_of_a_small_result_are_cut_in_parts(isa: str) -> None:
 
 
 # images, channels, filters, height, width, stride
-POINTWISE = [(2, 5, 7, 9, 8, 1), (3, 16, 33, 7, 7, 2), (5, 40, 20, 13, 11, 3), (1, 3, 64, 30, 30, 1), (9, 20, 12, 5, 6, 2)]
+POINTWISE = [
+    *((2, 5, 7, 9, 8, 1), (3, 16, 33, 7, 7, 2), (5, 40, 20, 13, 11, 3), (1, 3, 64, 30, 30, 1)),
+    (9, 20, 12, 5, 6, 2),
+]
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])

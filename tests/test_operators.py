@@ -55,6 +55,7 @@ def cases() -> dict[str, tuple[Any, ...]]:
         "isa_chosen": (),
         "machine": (),
         "machine_choose": (torch.ops.striate.machine(),),
+        "multiply_adds": (1, False),
         "linear": (x, w.flatten(1)[:, :4], scale, 0.0, 6.0),
         "linear_backward_data": (x[..., :2], w.flatten(1)[:, :4]),
         "linear_backward_weights": (x, x[..., :3]),
