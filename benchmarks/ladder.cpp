@@ -110,9 +110,9 @@ void core(int64_t n, const float* a, const float* b, float* c) {
 
 // The limit: the micro-kernel on operands that stay in the first-level cache, as often as the product needs it.
 void micro_kernel_alone(int64_t n, const float* a, const float* b, float* c) {
-  const gemm_detail::TileResult<float> r = {{c, kSliver}, kSliver, true, true, false};
+  const gemm_detail::TileResult<float> r = {{c, kSliver}, kSliver, true, true, false, false};
   for (int64_t tiles = n * n * n / (kMaxRows * kSliver * kDepth); tiles > 0; --tiles)
-    gemm_detail::tile<float, kMaxRows, 2, RowsOfDepth>(a, b, kDepth, r);
+    gemm_detail::tile<float, RowsOfDepth, kMaxRows, 2>(a, b, kDepth, r);
 }
 
 }  // namespace

@@ -52,6 +52,7 @@ struct TileResult {
   Product<T> at;     // of the tile's first row and column
   int64_t lanes;     // columns that exist
   bool first, last;  // whether this is the first and the last part of the sum
+  bool finishes;     // whether there is more to do than to store a sum that is complete
   bool stream;       // write past the caches
 };
 
@@ -59,37 +60,58 @@ template <class T, class Whole>
 STRIATE_INLINE void put_sum(Whole whole, const TileResult<T>& r, int64_t j, int64_t n, Vector<T> sum, int64_t lanes) {
   T* to = r.at.c + j * r.at.pitch + n;
   if (!r.first) sum = load_lanes<T>(whole, to, lanes) + sum;
-  if (r.last) sum = finish(whole, r.at, sum, j, n, lanes);
-  if (Whole::value && r.stream)
-    store_streaming(to, sum);
-  else
-    store_lanes(whole, to, sum, lanes);
+  if (r.last && r.finishes) sum = finish(whole, r.at, sum, j, n, lanes);
+  store_lanes(whole, to, sum, lanes);
 }
 
-// Adds a tile's products to C. Not inlined: one copy for each size of a tile serves every source.
-template <class T, int M, int V, class Layout>
+// Adds a tile's products to C. Not inlined: one copy for each size of a tile serves every source. What is done with the
+// sums is asked once a tile, because a tile of a shallow product takes no longer than some questions for each vector.
+template <class T, class Layout, int M, int V>
 __attribute__((noinline)) void tile(const T* a, const T* b, int64_t depth, const TileResult<T>& r) {
   constexpr int64_t L = kLanes<T>;
+  T* const c = r.at.c;
+  const int64_t pitch = r.at.pitch;
   // C's lines are needed when the sum is complete: fetch them meanwhile.
   if (!r.stream)
-    for (int j = 0; j < M; ++j) {
-      __builtin_prefetch(r.at.c + j * r.at.pitch, 1);
-      __builtin_prefetch(r.at.c + j * r.at.pitch + r.lanes - 1, 1);
-    }
-  const bool whole = r.lanes == V * L;
-  T sums[M * V * L];  // of a tile at C's right edge
-  Layout::template multiply<T, M, V>(a, b, depth, [&](int j, int v, const Vector<T>& sum) STRIATE_INLINE_LAMBDA {
-    if (whole)
-      put_sum(Constant<true>{}, r, j, v * L, sum, L);
-    else
-      store(sums + (j * V + v) * L, sum);
-  });
-  if (!whole)
+    for (int j = 0; j < M; ++j)
+      __builtin_prefetch(c + j * pitch, 1), __builtin_prefetch(c + j * pitch + r.lanes - 1, 1);
+  const Tile<T, M, V> sums = Layout::template multiply<T, M, V>(a, b, depth);
+  const bool finishes = r.last && r.finishes;
+  if (r.lanes < V * L) {  // at C's right edge
+    T values[M * V * L];
+    sums.for_each([&](int j, int v, const Vector<T>& sum)
+                      STRIATE_INLINE_LAMBDA { store(values + (j * V + v) * L, sum); });
     for (int64_t j = 0; j < M; ++j)
-      for_each_vector<T>(r.lanes, [&](int64_t n, auto full, int64_t lanes) {
-        put_sum(full, r, j, n, load(sums + j * V * L + n), lanes);
+      for_each_vector<T>(r.lanes, [&](int64_t n, auto whole, int64_t lanes) {
+        put_sum(whole, r, j, n, load(values + j * V * L + n), lanes);
       });
+  } else if (r.stream && !finishes) {
+    sums.for_each([&](int j, int v, const Vector<T>& sum)
+                      STRIATE_INLINE_LAMBDA { store_streaming(c + j * pitch + v * L, sum); });
+  } else if (r.stream) {
+    sums.for_each([&](int j, int v, const Vector<T>& sum) STRIATE_INLINE_LAMBDA {
+      store_streaming(c + j * pitch + v * L, finish(Constant<true>{}, r.at, sum, j, v * L, L));
+    });
+  } else if (finishes) {
+    sums.for_each([&](int j, int v, const Vector<T>& sum)
+                      STRIATE_INLINE_LAMBDA { put_sum(Constant<true>{}, r, j, v * L, sum, L); });
+  } else if (r.first) {
+    sums.for_each([&](int j, int v, const Vector<T>& sum) STRIATE_INLINE_LAMBDA { store(c + j * pitch + v * L, sum); });
+  } else {
+    sums.for_each([&](int j, int v, const Vector<T>& sum)
+                      STRIATE_INLINE_LAMBDA { store(c + j * pitch + v * L, load(c + j * pitch + v * L) + sum); });
+  }
 }
+
+// The function for each size of a tile: [V - 1][M - 1].
+template <class T, class Layout, int... I>
+inline auto tile_of(int64_t vectors, int64_t rows, Indices<I...>) {
+  using Run = void (*)(const T*, const T*, int64_t, const TileResult<T>&);
+  static constexpr Run one[] = {tile<T, Layout, I + 1, 1>...}, two[] = {tile<T, Layout, I + 1, 2>...};
+  return (vectors == 2 ? two : one)[rows - 1];
+}
+
+using TileRows = typename CountTo<kMaxRows>::type;
 
 // One rectangle of C: rows [m0, m1), columns [n0, n1), values [k0, k1) of k.
 struct Rectangle {
@@ -143,17 +165,14 @@ void rectangle(const Rectangle& s, const A& a, const B& b, const Product<T>& p, 
                 next_b = b.prefetch(strip_after, min(strip, n_end - strip_after), k_after, min(kDepth, s.k1 - k_after),
                                     tiles * ceil_div(strip_end - strip0, kSliver));
             }
-            const auto tiles_of = [&](int64_t column, int64_t t) {
-              const T* sliver = slivers + (column - strip0) * depth;
-              const TileResult<T> r = {p.from(m0 + t, column), min(kSliver, strip_end - column), k == s.k0,
-                                       k + depth == s.k1, stream};
+            TileResult<T> r = {p, 0, k == s.k0, k + depth == s.k1, p.finishes(), stream};
+            const auto tiles_of = [&](int64_t column, int64_t t) STRIATE_INLINE_LAMBDA {
               next_a.step(), next_b.step();
-              with_constant<kMaxRows>(min(kMaxRows, count - t), [&](auto tile_rows) {
-                constexpr int M = decltype(tile_rows)::value;
-                const T* from = packed_a + t * A::Layout::template row_values<T>(depth);
-                r.lanes > L ? tile<T, M, 2, typename A::Layout>(from, sliver, depth, r)
-                            : tile<T, M, 1, typename A::Layout>(from, sliver, depth, r);
-              });
+              r.at = p.from(m0 + t, column), r.lanes = min(kSliver, strip_end - column);
+              const auto run =
+                  tile_of<T, typename A::Layout>(r.lanes > L ? 2 : 1, min(kMaxRows, count - t), TileRows{});
+              run(packed_a + t * A::Layout::template row_values<T>(depth), slivers + (column - strip0) * depth, depth,
+                  r);
             };
             // What streams to memory is written along its rows.
             if (stream)
@@ -209,11 +228,31 @@ bool without_packing(const GemmShape& s, const AlongDepth<T>& a, const AlongDept
   return true;
 }
 template <class T, class A>
-bool without_packing(const GemmShape& s, const A& a, const AcrossDepth<T>& b, const Product<T>& p) {
+bool by_rows(const GemmShape& s, const A& a, const AcrossDepth<T>& b, const Product<T>& p) {
   if (s.rows > kFewRows) return false;
   in_parallel(s.columns, 2 * kLanes<T>, s.rows * s.depth, [=](int64_t begin, int64_t end) {
     few_rows::axpy<T>(s.rows, begin, end, s.depth, a.data, a.line_step(), a.depth_step(), b.data, b.pitch, p);
   });
+  return true;
+}
+template <class T>
+bool without_packing(const GemmShape& s, const AlongDepth<T>& a, const AcrossDepth<T>& b, const Product<T>& p) {
+  if (by_rows(s, a, b, p)) return true;
+  if (s.columns > kFewRows) return false;
+  const Scratch<T> lines(s.columns * s.depth);  // B transposed, which takes a fraction of reading A
+  for (int64_t n = 0; n < s.columns; ++n)
+    for (int64_t k = 0; k < s.depth; ++k) lines[n * s.depth + k] = b.data[k * b.pitch + n];
+  return without_packing(s, a, AlongDepth<T>{lines, s.depth}, p);
+}
+template <class T>
+bool without_packing(const GemmShape& s, const AcrossDepth<T>& a, const AcrossDepth<T>& b, const Product<T>& p) {
+  if (by_rows(s, a, b, p)) return true;
+  if (s.columns > kFewRows) return false;
+  const Scratch<T> transposed(s.columns * s.rows);
+  by_rows(GemmShape{s.columns, s.rows, s.depth, s.threads}, b, a, Product<T>{transposed, s.rows});
+  for (int64_t m = 0; m < s.rows; ++m)
+    for (int64_t n = 0; n < s.columns; ++n)
+      p.c[m * p.pitch + n] = finish_one(p, static_cast<const T*>(transposed)[n * s.rows + m], m, n);
   return true;
 }
 template <class T, class A, class B>

@@ -20,9 +20,9 @@ int64_t run(int64_t tiles) {
     for (int64_t i = 0; i < (kMaxRows + 2 * kColumns) * kDepth; ++i) a[i] = T(0.5);
     for (int64_t thread = begin; thread < end; ++thread)
       for (int64_t t = 0; t < tiles; ++t)
-        micro_kernel_rows<T, kMaxRows, 2>(a, kDepth, b, [=](int j, int v, const Vector<T>& sum) STRIATE_INLINE_LAMBDA {
-          store(c + j * kColumns + v * kLanes<T>, sum);
-        });
+        micro_kernel_rows<T, kMaxRows, 2>(a, kDepth, b)
+            .for_each([=](int j, int v, const Vector<T>& sum)
+                          STRIATE_INLINE_LAMBDA { store(c + j * kColumns + v * kLanes<T>, sum); });
   });
   return threads * tiles * kMaxRows * kColumns * kDepth;
 }

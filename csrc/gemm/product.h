@@ -24,6 +24,8 @@ struct Product {
   T low = -T(__builtin_inf()), high = T(__builtin_inf());
   const T* residual = nullptr;  // null: none. Lies as C does
 
+  bool finishes() const { return bias || residual || low > -T(__builtin_inf()) || high < T(__builtin_inf()); }
+
   // The part of C that begins at this row and column.
   Product from(int64_t m, int64_t n) const {
     Product part = *this;

@@ -243,7 +243,8 @@ void activations(const GemmView& s, const T* x, const T* packed, const Epilogue<
           const auto product = [&](auto vectors, auto whole) {
             const Finish<T, decltype(whole)> put = {e, y, at, all, lanes, {bias[0], bias[1]}};
             micro_kernel<T, M, decltype(vectors)::value>(rows + t * position_values, M * L, block_depth, gemm_batch,
-                                                         weights, put);
+                                                         weights)
+                .for_each(put);
           };
           if (lanes == 2 * L)
             product(Constant<2>{}, Constant<true>{});

@@ -157,9 +157,9 @@ void block_results(const Grid& g, const TileTransforms<T>& kind, const TileBlock
         const auto put = [&](int j, int k, const Vector<T>& sum) {
           store(out + k * product_points.vector_stride() + j * L, sum);
         };
-        vectors == 2
-            ? micro_kernel<T, M, 2>(a, source_points.vector_stride(), g.from_channels, 1, weights + p * apart, put)
-            : micro_kernel<T, M, 1>(a, source_points.vector_stride(), g.from_channels, 1, weights + p * apart, put);
+        const T* b = weights + p * apart;
+        vectors == 2 ? micro_kernel<T, M, 2>(a, source_points.vector_stride(), g.from_channels, 1, b).for_each(put)
+                     : micro_kernel<T, M, 1>(a, source_points.vector_stride(), g.from_channels, 1, b).for_each(put);
       }
   });
   for (int64_t k = 0; k < vectors; ++k) {
