@@ -151,14 +151,10 @@ inline Blocks make_blocks(const PassShape& s, const Band& band, int64_t units) {
   b.deep = min(b.deep, s.depth.destinations());
   // Enough units for some threads, but blocks no thinner than the window is high.
   const int64_t thin = max(4, s.height.axis.size);
-  while (s.batch * units * ceil_div(s.height.destinations(), b.high) * ceil_div(s.depth.destinations(), b.deep) < 16) {
-    if (b.deep > 1)
-      b.deep = (b.deep + 1) / 2;
-    else if (b.high >= 2 * thin)
-      b.high = (b.high + 1) / 2;
-    else
-      break;
-  }
+  const auto count = [&] { return s.batch * units * ceil_div(s.depth.destinations(), b.deep); };
+  while (b.deep > 1 && count() * ceil_div(s.height.destinations(), b.high) < 16) b.deep = (b.deep + 1) / 2;
+  if (count() * ceil_div(s.height.destinations(), b.high) < 16)
+    b.high = min(b.high, max(thin, ceil_div(s.height.destinations(), ceil_div(16, count()))));
   count_blocks(s, b);
   return b;
 }

@@ -218,7 +218,9 @@ WeightBounds weight_stationary(const ConvShape& s, const Grid& g, const TileTran
                });
   const PackedB<T> layout = {ceil_div(g.to_channels, L), g.from_channels};
   const int64_t vector_bytes = kind.points() * g.from_channels * kVectorBytes;
-  const int64_t step = weight.packed || 2 * vector_bytes <= own_bytes() ? 2 : 1, steps = ceil_div(layout.vectors, step);
+  // With few registers, the sums of one vector of filters are too few to hide the latency of the multiply-add.
+  const int64_t step = weight.packed || kMaxRows < 8 || 2 * vector_bytes <= own_bytes() ? 2 : 1,
+                steps = ceil_div(layout.vectors, step);
   const int64_t shares = min(blocks.count, ceil_div(8, steps * g.groups));  // parts of the blocks
   const int64_t pieces = ceil_div(g.from_channels, kPiece);
   const Scratch<typename Lane<T>::Int> squares(g.groups * layout.vectors * pieces * L);
@@ -479,7 +481,7 @@ bool backward_weights_blocked(const ConvShape& s, const Grid& g, const TileTrans
   const int64_t chunks = cut.chunks, vector_bytes = kind.points() * row * kVectorBytes;  // of a vector's sums
   // The channels at a time: as many as the cache holds the sums of, and few enough for eight units of work.
   const int64_t fair = ceil_div(vectors, ceil_div(8, chunks * g.groups)),
-                part = min(vectors, max(1, min(own_bytes() / vector_bytes, fair) / cut.cell) * cut.cell),
+                part = min(vectors, max(1, min(sum_bytes() / vector_bytes, fair) / cut.cell) * cut.cell),
                 parts = ceil_div(vectors, part);
   const int64_t tile_bytes = kind.points() * (part + filters) * kVectorBytes;
   const int64_t block = max(1, min(kMostTiles, band_bytes() / tile_bytes) / cut.run) * cut.run;
