@@ -109,11 +109,11 @@ struct Band {
 
   // The number of sources along an axis that n destinations read, at most.
   static int64_t needs(const PassAxis& a, int64_t n) { return max(1, min(a.sources(), a.reach(0, n).size())); }
-  // Whether the band fits band_bytes(), and the destinations, where there are far more than sources, half of them.
+  // Whether the band fits block_bytes(), and the destinations, where there are far more than sources, half of them.
   // Kernels count in it by 32 bits.
   bool fits(const PassShape& s, int64_t deep, int64_t high, int64_t wide) const {
     const int64_t row = (padded ? s.width.reach(0, wide).size() : needs(s.width, wide)) * channels,
-                  most = min(band_bytes() / value_bytes, int64_t(1) << 24);
+                  most = min(block_bytes() / value_bytes, int64_t(1) << 24);
     return needs(s.depth, deep) * needs(s.height, high) * row <= most && deep * high * wide <= most / 2;
   }
 };
