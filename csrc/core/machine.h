@@ -38,6 +38,12 @@ inline int64_t band_bytes() { return machine().second_level / 4; }
 inline int64_t block_bytes() { return machine().second_level / 2; }
 // What a thread makes for itself and comes back to, while only little else passes: three quarters of the second level.
 inline int64_t own_bytes() { return machine().second_level / 4 * 3; }
+// Sums that a thread adds to after much arithmetic, one after the other: the same, or a quarter of a core's part of the
+// last level, from which they come soon enough.
+inline int64_t sum_bytes() {
+  const int64_t quarter = machine().last_level / machine().sharing / 4, own = own_bytes();
+  return quarter > own ? quarter : own;
+}
 // What is read twice, and else would come from memory twice: half of what a core finds again, in its second level or in
 // its part of the last.
 inline int64_t kept_bytes() {

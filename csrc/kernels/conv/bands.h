@@ -109,11 +109,11 @@ struct Band {
 
   // The number of sources along an axis that n destinations read, at most.
   static int64_t needs(const PassAxis& a, int64_t n) { return max(1, min(a.sources(), a.reach(0, n).size())); }
-  // Whether the band fits band_bytes(), and the destinations, where there are far more than sources, half of them.
+  // Whether the band fits block_bytes(), and the destinations, where there are far more than sources, half of them.
   // Kernels count in it by 32 bits.
   bool fits(const PassShape& s, int64_t deep, int64_t high, int64_t wide) const {
     const int64_t row = (padded ? s.width.reach(0, wide).size() : needs(s.width, wide)) * channels,
-                  most = min(band_bytes() / value_bytes, int64_t(1) << 24);
+                  most = min(block_bytes() / value_bytes, int64_t(1) << 24);
     return needs(s.depth, deep) * needs(s.height, high) * row <= most && deep * high * wide <= most / 2;
   }
 };
@@ -151,14 +151,10 @@ inline Blocks make_blocks(const PassShape& s, const Band& band, int64_t units) {
   b.deep = min(b.deep, s.depth.destinations());
   // Enough units for some threads, but blocks no thinner than the window is high.
   const int64_t thin = max(4, s.height.axis.size);
-  while (s.batch * units * ceil_div(s.height.destinations(), b.high) * ceil_div(s.depth.destinations(), b.deep) < 16) {
-    if (b.deep > 1)
-      b.deep = (b.deep + 1) / 2;
-    else if (b.high >= 2 * thin)
-      b.high = (b.high + 1) / 2;
-    else
-      break;
-  }
+  const auto count = [&] { return s.batch * units * ceil_div(s.depth.destinations(), b.deep); };
+  while (b.deep > 1 && count() * ceil_div(s.height.destinations(), b.high) < 16) b.deep = (b.deep + 1) / 2;
+  if (count() * ceil_div(s.height.destinations(), b.high) < 16)
+    b.high = min(b.high, max(thin, ceil_div(s.height.destinations(), ceil_div(16, count()))));
   count_blocks(s, b);
   return b;
 }

@@ -218,7 +218,9 @@ WeightBounds weight_stationary(const ConvShape& s, const Grid& g, const TileTran
                });
   const PackedB<T> layout = {ceil_div(g.to_channels, L), g.from_channels};
   const int64_t vector_bytes = kind.points() * g.from_channels * kVectorBytes;
-  const int64_t step = weight.packed || 2 * vector_bytes <= own_bytes() ? 2 : 1, steps = ceil_div(layout.vectors, step);
+  // With few registers, the sums of one vector of filters are too few to hide the latency of the multiply-add.
+  const int64_t step = weight.packed || kMaxRows < 8 || 2 * vector_bytes <= own_bytes() ? 2 : 1,
+                steps = ceil_div(layout.vectors, step);
   const int64_t shares = min(blocks.count, ceil_div(8, steps * g.groups));  // parts of the blocks
   const int64_t pieces = ceil_div(g.from_channels, kPiece);
   const Scratch<typename Lane<T>::Int> squares(g.groups * layout.vectors * pieces * L);
@@ -342,7 +344,8 @@ void activations(const ConvShape& s, const TileTransforms<T>& kind, bool adjoint
 // How the sum over the tiles is cut, by the shape alone. A run is summed in registers; the runs of a chunk are added in
 // order, in T, and the chunks in double. Few tiles are one chunk. Otherwise there are chunks for eight units of work,
 // where a unit has at most kUnitSums sums.
-constexpr int64_t kRunPoints = 576;                                // tiles of a run times points: 16 tiles of 6×6
+constexpr int64_t kRunPoints = 2304;                               // of few tiles: tiles of a run times points
+constexpr int64_t kRunValues = 131072;                             // of many: x and dy of a run at the points, about
 constexpr int64_t kOneChunk = kVectorBytes == 64 ? 10920 : 21840;  // tiles times points
 constexpr int64_t kUnitSums = 327680;                              // of a group, and
 constexpr int64_t kTotalBytes = int64_t(1) << 26;                  // of the sums of all chunks, at most
@@ -356,9 +359,11 @@ struct TileSums {
   TileSums(const Grid& g, const TileTransforms<T>& kind) {
     const int64_t row = ceil_div(g.to_channels, kLanes<T>) * kLanes<T>, of_vector = kind.points() * kLanes<T> * row,
                   sums = of_vector * ceil_div(g.from_channels, kLanes<T>);
-    run = min(kMostTiles, kRunPoints / kind.points()), runs = ceil_div(g.tiles, run);
+    const bool few = g.tiles * kind.points() <= kOneChunk;
+    run = few ? kRunPoints / kind.points() : max(16, kRunValues / (kind.points() * (g.from_channels + g.to_channels)));
+    run = min(kMostTiles, run), runs = ceil_div(g.tiles, run);
     const int64_t units = g.groups * ceil_div(sums, kUnitSums), most = kTotalBytes / (g.groups * sums * sizeof(T));
-    chunks = g.tiles * kind.points() <= kOneChunk ? 1 : max(1, min(min(ceil_div(runs, 2), ceil_div(8, units)), most));
+    chunks = few ? 1 : max(1, min(min(ceil_div(runs, 2), ceil_div(8, units)), most));
     for (cell = kPerCell; cell > 1 && cell * of_vector > kUnitSums;) cell /= 2;
   }
   int64_t first(int64_t chunk) const { return chunk * runs / chunks * run; }  // tile
@@ -479,7 +484,7 @@ bool backward_weights_blocked(const ConvShape& s, const Grid& g, const TileTrans
   const int64_t chunks = cut.chunks, vector_bytes = kind.points() * row * kVectorBytes;  // of a vector's sums
   // The channels at a time: as many as the cache holds the sums of, and few enough for eight units of work.
   const int64_t fair = ceil_div(vectors, ceil_div(8, chunks * g.groups)),
-                part = min(vectors, max(1, min(own_bytes() / vector_bytes, fair) / cut.cell) * cut.cell),
+                part = min(vectors, max(1, min(sum_bytes() / vector_bytes, fair) / cut.cell) * cut.cell),
                 parts = ceil_div(vectors, part);
   const int64_t tile_bytes = kind.points() * (part + filters) * kVectorBytes;
   const int64_t block = max(1, min(kMostTiles, band_bytes() / tile_bytes) / cut.run) * cut.run;
@@ -546,9 +551,9 @@ template <class T>
 void backward_weights(const ConvShape& s, const TileTransforms<T>& kind, const T* dy, const T* x, T* dw) {
   const Grid g = make_grid(s, kind, false);
   const TileSums<T> cut(g, kind);
-  // Whether three vectors of all tiles at the points stay in the second-level cache; or blocks would be few units.
+  // Whether three vectors of all tiles at the points stay in the caches; or blocks would be few units.
   const bool whole =
-      cut.chunks == 1 && (3 * g.tiles * kind.points() * kVectorBytes <= machine().second_level ||
+      cut.chunks == 1 && (3 * g.tiles * kind.points() * kVectorBytes <= max(machine().second_level, sum_bytes()) ||
                           g.groups * ceil_div(ceil_div(g.from_channels, kLanes<T>), cut.cell) < kFewBlocks);
   if (!(whole ? backward_weights_whole(s, g, kind, cut, dy, x, dw)
               : backward_weights_blocked(s, g, kind, cut, dy, x, dw)))

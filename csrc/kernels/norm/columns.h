@@ -120,7 +120,7 @@ struct ColumnLayout {
   STRIATE_INLINE void blocks(int64_t p, int64_t widest, const Body& body) const {
     const int64_t at = p * piece() * width;
     for (int64_t w = 0; w < width; w += widest) body(at + w, rows_of(p), w, min(widest, width - w));
-    if (has_tail(p)) body(rows * width, 1, 0, tail);
+    for (int64_t w = 0; has_tail(p) && w < tail; w += widest) body(rows * width + w, 1, w, min(widest, tail - w));
   }
 };
 

@@ -17,10 +17,10 @@ struct PositionBlock {
     batch = unit / blocks, first = unit % blocks * block, width = min(block, s.positions - first);
     offset = batch * s.channels * s.positions + first;
   }
-  // The width of a block whose x and y are a band; at least a few cache lines.
+  // The width of a block whose x stays in the second-level cache; at least a few cache lines.
   template <class T>
-  static int64_t band_width(const NormShape& s) {
-    return max(64, min(widest<T>(), band_bytes() / 2 / int64_t(sizeof(T)) / s.channels / 64 * 64));
+  static int64_t own_width(const NormShape& s) {
+    return max(64, min(widest<T>(), block_bytes() / int64_t(sizeof(T)) / s.channels / 64 * 64));
   }
   // The width of a block backward, over which dγ and dβ are summed: it follows from the shape alone.
   static int64_t sum_width(const NormShape& s) { return max(64, min(1024, kPiece * 2 / s.channels / 64 * 64)); }
@@ -29,7 +29,7 @@ struct PositionBlock {
 
 template <class T>
 void positions_forward(const NormShape& shape, const NormForward<T>& f, bool streaming) {
-  const int64_t C = shape.channels, S = shape.positions, most = PositionBlock::band_width<T>(shape);
+  const int64_t C = shape.channels, S = shape.positions, most = PositionBlock::own_width<T>(shape);
   parallel_for(PositionBlock::units(shape, most), C * most * 2, [=](int64_t begin, int64_t end) {
     const int64_t apart = padded<T>(most);
     const Scratch<T> room((2 + kParts) * apart);

@@ -11,10 +11,10 @@ namespace STRIATE_ISA {
 namespace {
 
 constexpr int64_t kTileColumns = 256;
-// The values that are packed at a time, beside as many results.
+// The values that are packed at a time.
 template <class T>
 int64_t band_values() {
-  return band_bytes() / 2 / int64_t(sizeof(T));
+  return band_bytes() / int64_t(sizeof(T));
 }
 
 // Whether the window covers few enough positions to be packed in bands: 4 MiB of float at most. Wider windows are
