@@ -228,7 +228,6 @@ def test_convolutions_do_not_depend_on_the_machine(machines: list[Machine], case
     assert_same_bits(machines, lambda: case.run(last))
 
 
-OPERATORS = {"_Pass", "avg_pool", "local", "local_response", "max_pool_index", "max_pool_offset", "norm"}
 @pytest.mark.parametrize("exponent", range(2, 10))
 def test_what_is_out_of_winograds_bounds_does_not_depend_on_the_machine(machines: list[Machine], exponent: int) -> None:
     case = Conv("winograd_4x4", (72, 73), 2, 72, 8)
@@ -238,6 +237,7 @@ def test_what_is_out_of_winograds_bounds_does_not_depend_on_the_machine(machines
     assert_same_bits(machines, lambda: [kernels.conv_backward_weights(dy, x, [3, 3], *rest)])
 
 
+OPERATORS = {"_Pass", "avg_pool", "local", "local_response", "max_pool_index", "max_pool_offset", "norm"}
 LAYERS: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, ...]]] = {
     "batch norm": (lambda: S.BatchNorm2d(18), (2, 18, 140, 131)),
     "batch norm of joined rows": (lambda: S.BatchNorm2d(33), (3, 33, 61, 63)),

@@ -211,9 +211,9 @@ def rows(
 
 
 def write(path: Path, heading: str, columns: Sequence[str], found: Sequence[dict[str, object]], only: str = "") -> None:
-    """Writes a table. With ``only``, the rows that were not measured stay as they are in that file."""
+    """Writes a table. With ``only``, the rows that were not measured stay as they are in that file, if there is one."""
     found = list(found)
-    if only:
+    if only and path.is_file():
         with path.open(newline="") as file:
             rest = csv.DictReader(line for line in file if not line.startswith("#"))
             kept = (row for row in rest if only not in f"{row['axes']}d {row['kind']} {row['pass']}")

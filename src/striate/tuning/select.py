@@ -1,4 +1,6 @@
-"""Chooses this machine's tuning table, and in it the row of a convolution.
+"""Chooses this machine's tuning tables, and in them the row of a convolution.
+
+Rows that the table of the likest processor lacks are taken from the next.
 
 A row applies to one kind of convolution, up to a limit of the number by which the kind is counted (:data:`COUNTED`), to
 stride 1 or to larger strides, to one size (a range of the number of outputs, of an image or of the batch), to one pass
@@ -17,8 +19,8 @@ from typing import NamedTuple, Protocol
 from .. import native
 
 __all__ = [
-    *("COUNTED", "PATH", "TABLES", "Row", "about", "kind_of", "not_preferred", "row_for", "size_of", "sizes", "table"),
-    *("own_path", "table_for"),
+    *("COUNTED", "PATHS", "TABLES", "Row", "about", "kind_of", "not_preferred", "row_for", "size_of", "sizes", "table"),
+    *("own_path", "tables_for"),
 ]
 
 TABLES = Path(__file__).with_name("tables")
@@ -174,13 +176,13 @@ def size_of(kind: str, pass_: str, geometry: Geometry) -> str:
 # ------------------------------------------------------------------------------------------------ this machine's table
 
 
-def table_for(tables: Sequence[Path], maker: str, family: str, isa: str) -> Path | None:
-    """The table that was measured on the processor most like this one: of the same family and instruction set, else of
-    the same instruction set, else of the same maker, else the first; None if there is none.
+def tables_for(tables: Sequence[Path], maker: str, family: str, isa: str) -> list[Path]:
+    """The tables in the order in which the processors they were measured on are like this one: of the same family and
+    instruction set, then of the same instruction set, of the same maker, and all others.
 
     >>> tables = [Path("amd-25-avx2.csv"), Path("intel-6-avx2.csv"), Path("intel-6-avx512.csv")]
     >>> kinds = [("intel", "6", "avx2"), ("amd", "26", "avx512"), ("apple", "0", "baseline")]
-    >>> [str(table_for(tables, *kind)) for kind in kinds]
+    >>> [str(tables_for(tables, *kind)[0]) for kind in kinds]
     ['intel-6-avx2.csv', 'intel-6-avx512.csv', 'amd-25-avx2.csv']
     """
 
@@ -189,7 +191,7 @@ def table_for(tables: Sequence[Path], maker: str, family: str, isa: str) -> Path
         same_maker = of_maker == maker
         return same_maker and of_family == family and of_isa == isa, of_isa == isa, same_maker
 
-    return max(tables, key=likeness, default=None)  # the first of equally similar tables
+    return sorted(tables, key=likeness, reverse=True)  # keeps the order of equally similar tables
 
 
 def _processor() -> tuple[str, str]:
@@ -213,38 +215,38 @@ def own_path() -> Path:
     return TABLES / f"{'-'.join((*_processor(), native.isa()))}.csv"
 
 
-def _chosen() -> Path | None:
+def _chosen() -> list[Path]:
     tables = sorted(TABLES.glob("*.csv"))
     if len(tables) < 2:  # there is no choice, and reading /proc/cpuinfo takes long on some machines
-        return tables[0] if tables else None
-    return table_for(tables, *_processor(), native.isa())
+        return tables
+    return tables_for(tables, *_processor(), native.isa())
 
 
-PATH = _chosen()
+PATHS = _chosen()  # the likest processor's first
 
 
-def read(path: Path | None) -> tuple[str, list[str]]:
+def read(path: Path) -> tuple[str, list[str]]:
     """The names of a table's methods, and its lines in their order, in which ``up_to`` rises within each kind."""
-    if path is None:
-        return "", []
     head, *lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
     return head.split(",", len(KEY))[-1], lines
 
 
-def table() -> tuple[Row, ...]:
-    """All rows in the order of the file, in which ``up_to`` rises within each kind."""
-    columns, lines = read(PATH)
-    return tuple(_row(line, columns) for line in lines)
-
-
-# The table is read at import, because code that torch.compile traces must not open files. A line becomes a Row when it
-# is looked up: converting all 1,640 takes 10 ms.
+# The tables are read at import, because code that torch.compile traces must not open files. A line becomes a Row when
+# it is looked up: converting all 1,640 takes 10 ms.
 _Key = tuple[str, str, str, str, str, str]  # axes, kind, stride, size, pass, order
-_COLUMNS, _lines = read(PATH)
-_LINES: dict[_Key, list[str]] = {}
-for _line in _lines:
-    _axes, _kind, _, _stride, _size, _pass, _order, _ = _line.split(",", 7)
-    _LINES.setdefault((_axes, _kind, _stride, _size, _pass, _order), []).append(_line)
+_LINES: dict[_Key, tuple[Path, str, list[str]]] = {}  # the table, its columns, and its lines of this key
+for _path in PATHS:
+    _columns, _lines = read(_path)
+    for _line in _lines:
+        _axes, _kind, _, _stride, _size, _pass, _order, _ = _line.split(",", 7)
+        _of, _, _same = _LINES.setdefault((_axes, _kind, _stride, _size, _pass, _order), (_path, _columns, []))
+        if _of is _path:
+            _same.append(_line)
+
+
+def table() -> tuple[Row, ...]:
+    """All rows that apply here; ``up_to`` rises within each kind."""
+    return tuple(_row(line, columns) for _, columns, lines in _LINES.values() for line in lines)
 
 
 def row_for(problem: Problem) -> Row | None:
@@ -254,11 +256,12 @@ def row_for(problem: Problem) -> Row | None:
     kind, number = kind_of(problem.geometry)
     strided, size = any(s > 1 for s in problem.geometry.stride), size_of(kind, problem.pass_, problem.geometry)
     key = (kind, "more" if strided else "1", size, problem.pass_, "NHWC" if problem.channels_last else "NCHW")
-    lines = _LINES.get((str(problem.geometry.dims), *key)) or _LINES.get(("2", *key), [])
-    for line in lines:
-        if number <= int(line.split(",", 3)[2]):
-            return _row(line, _COLUMNS)
-    return _row(lines[-1], _COLUMNS) if lines else None
+    found = _LINES.get((str(problem.geometry.dims), *key)) or _LINES.get(("2", *key))
+    if found is None:
+        return None
+    _, columns, lines = found
+    line = next((line for line in lines if number <= int(line.split(",", 3)[2])), lines[-1])
+    return _row(line, columns)
 
 
 def about() -> list[str]:
@@ -267,10 +270,15 @@ def about() -> list[str]:
     >>> about()[0].startswith("measured on")
     True
     """
-    if PATH is None:
+    if not PATHS:
         return ["measured nowhere: the table is missing, and torch's operator goes first"]
-    with PATH.open() as file:
-        lines = [f"measured on {file.readline().strip('# ').strip()}"]
+    lines = []
+    for path in PATHS:
+        kinds = [kind for kind in COUNTED if any(key[1] == kind and of is path for key, (of, _, _) in _LINES.items())]
+        if kinds:
+            with path.open() as file:
+                head = file.readline().strip("# ").strip()
+            lines.append(f"measured on {head}" + (f" ({', '.join(kinds)})" if len(kinds) < len(COUNTED) else ""))
     rows = table()
     for kind in COUNTED:
         chosen: dict[str, int] = {}
