@@ -210,6 +210,12 @@ inline SumBlocks make_sum_blocks(const PassShape& s, const Band& band) {
   return b;
 }
 
+// How many chunks a sum over `items` blocks is cut into, `most` at most, where `shares` units of work divide a chunk:
+// some blocks each, so that few sources are packed twice, but work for some threads.
+inline int64_t sum_chunks(int64_t items, int64_t shares, int64_t most) {
+  return min(min(items, max(1, most)), max(ceil_div(16, shares), ceil_div(items, 4)));
+}
+
 // The largest number of sources along an axis, of columns and of rows in any block's band.
 inline int64_t max_sources(const PassAxis& a, int64_t n) { return max(1, min(a.sources(), a.reach(0, n).size() + 2)); }
 inline int64_t max_columns(const PassShape& s, const Blocks& b) { return max_sources(s.width, b.wide); }

@@ -505,7 +505,7 @@ void weight_in_bands(const ConvShape& shape, const T* dy, const T* x, T* dweight
                 vector_values = s.from_channels * taps * L;
   const SumBlocks blocks = make_sum_blocks(s, Band{s.from_channels * L + L, int64_t(sizeof(T)), false});
   const Blocks together = blocks.together();
-  const int64_t items = s.batch * blocks.one.per_image, chunks = min(items, max(1, 128 / vectors));
+  const int64_t items = s.batch * blocks.one.per_image, chunks = sum_chunks(items, vectors, 128 / vectors);
   const int64_t band_values = max_rows(s, together) * max_columns(s, together) * s.from_channels * L,
                 dy_values = together.positions() * L;
   const Scratch<double> totals(chunks * vectors * vector_values);

@@ -515,7 +515,7 @@ void backward_weights(const ConvShape& shape, const T* dy, const T* x, T* dweigh
   const PlaneLayout planes = plane_layout(s, blocks.together());
   const int64_t items = s.batch * blocks.one.per_image,
                 shares = s.groups * pairs;  // of a chunk: two vectors of a group's filters each
-  const int64_t chunks = min(items, max(1, min(64 / shares, kMaxTotals / (s.groups * group_values))));
+  const int64_t chunks = sum_chunks(items, shares, min(64 / shares, kMaxTotals / (s.groups * group_values)));
   const Scratch<double> totals(chunks * s.groups * group_values);
   double* partial = totals;
   parallel_for(chunks * shares, kGrainElements, [=](int64_t begin, int64_t end) {
