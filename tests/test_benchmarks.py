@@ -1,4 +1,4 @@
-"""benchmarks/gemm.py: the family "gemm" of run.py, on products that take no time."""
+"""benchmarks/gemm.py, the family "gemm" of run.py, on products that take no time; what run.py and networks.py print."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from striate import native
-from striate.measure import machine
+from striate import native, nn
+from striate.measure import Summary, machine
 from striate.ops.conv import METHODS
+from striate.ops.dispatch import prefer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import gemm
-from samples import Sample
+import networks
+import run
+from samples import BENCHMARKS, Sample
 
 
 @pytest.fixture(autouse=True)
@@ -87,9 +90,46 @@ def test_each_kind_of_processor_has_a_file_of_its_own(monkeypatch: pytest.Monkey
 
 def test_the_program_writes_the_rows_of_one_product(tmp_path: Path) -> None:
     out, program = tmp_path / "rows.json", Path(gemm.__file__).parent / "run.py"
-    options = ["gemm", "--only", "linear-1x7-", "--rounds", "7", "--json", str(out)]
+    options = ["gemm", "--only", "linear-1x7-", "--rounds", "7", "--threads", "1", "--json", str(out)]
     printed = subprocess.run([sys.executable, program, *options], capture_output=True, text=True, check=True).stdout
     found = json.loads(out.read_text())
     assert [one["pass"] for one in found["rows"]] == ["forward", "backward_data", "backward_weights"]
     assert all(gemm.line(one) in printed for one in found["rows"]) and gemm.HEADER in printed
     assert found["machine"]["isa"] == native.isa() and found["machine"]["torch"] == torch.__version__
+
+
+# ---------------------------------------------------------------------------------------- the other families, networks
+
+
+def test_a_row_of_run_says_what_its_limit_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "medians_ms", lambda calls, rounds: {name: run_summary(name) for name in calls})
+    case = next(case for case in BENCHMARKS["conv"] if case.sample.shape == (8, 32, 500))
+    rows = run.measure(case, 7)
+    passes = ["forward"] * 2 + ["forward+backward"] * 2
+    assert [(one["layout"], one["pass"]) for one in rows] == list(zip(["NCHW", "NHWC"] * 2, passes, strict=True))
+    assert all(one["limited_by"] == "arithmetic" and one["beyond_limit"] is None for one in rows)
+    assert run.HEADER.count("|") == run.line(rows[0]).count("|")
+    share = f" {rows[0]['share_of_limit']:.0%} |"
+    assert share in run.line(rows[0]) and share not in run.line(rows[0] | {"beyond_limit": "in cache"})
+    assert " in cache |" in run.line(rows[0] | {"beyond_limit": "in cache"})
+
+
+def run_summary(name: str) -> Any:
+    """The references take 1 ms, and who is measured 1000 s."""
+    return Summary(1.0 if name in ("copy", "cached copy", "micro-kernel") else 1e6, 0.0)
+
+
+def test_only_winograds_tiles_take_fewer_multiplications() -> None:
+    layer, shape = nn.Conv2d(8, 8, 3, padding=1), (2, 8, 12, 12)
+    with prefer("winograd_2x2"):
+        assert run.takes_fewer_macs(layer, shape, "NCHW") and run.takes_fewer_macs(layer, shape, "NHWC")
+    with prefer("direct"):
+        assert not run.takes_fewer_macs(layer, shape, "NCHW") and not run.takes_fewer_macs(nn.ReLU(), shape, "NCHW")
+
+
+@pytest.mark.parametrize("beyond", [None, "fewer MACs"])
+def test_a_network_beyond_its_limit_is_told_in_words(beyond: str | None) -> None:
+    network = {"network": "net", "shape": [1, 2], "striate_ms": 1.0, "spread": 0.0, "ratios": {}, "best": "a"}
+    network |= {"ratio_best": 2.0, "ratio_a_a": 1.0, "share_of_limit": 1.3 if beyond else 0.3, "beyond_limit": beyond}
+    assert networks.times_cells(network)[-1] == (beyond or "30%")
+    assert len(networks.times_cells(network)) == len(networks.times_head(["striate"]))
