@@ -36,6 +36,7 @@ bench: $(VENV)/.tested
 	$(BIN)/python benchmarks/run.py pool
 	$(BIN)/python benchmarks/run.py norm
 	$(BIN)/python benchmarks/run.py conv
+	$(BIN)/python benchmarks/run.py gemm
 	$(BIN)/python benchmarks/gate.py
 	$(BIN)/python benchmarks/inspection.py
 	$(BIN)/python benchmarks/import_time.py

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from kernels import FLAGS, ROOT, VECTORS
+
 from striate import native
 from striate.measure import processor
 

@@ -3,11 +3,12 @@
 Every contestant runs each case in turn, once untimed and once timed, repeatedly; medians are reported. The C library is
 set to keep freed memory: by default glibc returns blocks of tens of megabytes, and the next caller faults them in again
 at a microsecond a page, which is several times what any of these kernels takes (--allocator default shows it). The
-limit is the machine's copy bandwidth or, where it takes longer, the arithmetic of a large product of matrices, both
-measured in the same rounds. Contestants: striate on the row's layout, torch eager on NCHW and on NHWC, and torch eager
+limit is the machine's copy bandwidth, within the last-level cache for what may be in it, or, where it takes longer, the
+arithmetic at the rate of the micro-kernel on data in the first-level cache, all measured in the same rounds; a share
+above 100 % is told in words. Contestants: striate on the row's layout, torch eager on NCHW and on NHWC, and torch eager
 on the row's layout again (A/A: its ratio to itself shows the noise). "kept" is the memory that forward keeps for
 backward, over what torch's forward keeps. The error is the largest difference from float64, in units of the largest
-value.
+value. The family gemm has rows of another kind: gemm.py.
 """
 
 from __future__ import annotations
@@ -22,11 +23,15 @@ from typing import Any
 import torch
 
 import striate
+from striate import native
+from striate._torch import ConvBase
 from striate.allocator import tune_allocator
 from striate.files import write_atomically
-from striate.measure import medians_ms, processor, rates_of, ratio_a_a, reference_calls, with_again
+from striate.measure import ABOUT_BEYOND, References, beyond, medians_ms, processor, ratio_a_a, with_again
+from striate.ops.conv import explain_methods
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+import gemm
 from samples import BENCHMARKS, Benchmark, channels_last
 
 RESULTS = Path(__file__).parent / "results"
@@ -71,11 +76,18 @@ def kept_bytes(function: Callable[..., torch.Tensor], x: torch.Tensor) -> int:
     return sum(blocks.values())
 
 
+def takes_fewer_macs(function: Callable[..., torch.Tensor], shape: tuple[int, ...], layout: str) -> bool:
+    """Whether striate computes a pass by Winograd's tiles."""
+    if not isinstance(function, ConvBase):
+        return False
+    arguments = (function.stride, function.padding, function.dilation, function.groups, layout == "NHWC")
+    chosen = explain_methods(shape, function.weight.shape, *arguments)
+    return any(methods[-1][0].startswith("winograd") for methods in chosen.values())
+
+
 def measure(case: Benchmark, rounds: int) -> list[dict[str, Any]]:
     sample, rows = case.sample, []
-    references = reference_calls()
-    if not case.macs:
-        del references["product"]
+    references = References(arithmetic=bool(case.macs))
     x = torch.randn(sample.shape)
     both = case.contestants()  # striate's and torch's
     dy = torch.randn_like(both[1][0](x))
@@ -96,14 +108,15 @@ def measure(case: Benchmark, rounds: int) -> list[dict[str, Any]]:
     ):
         contestants = {f"striate {name}": native_calls[name][k] for name in layouts}
         contestants |= {f"eager {name}": torch_calls[name][k] for name in layouts}
-        entered = references | with_again(contestants, *(f"eager {name}" for name in layouts))
+        entered = references.calls | with_again(contestants, *(f"eager {name}" for name in layouts))
         got = medians_ms(entered, rounds)
         ms = {name: one.median for name, one in got.items()}
-        rates = rates_of(ms["copy"], ms.get("product", 0.0))
-        limit_ms = rates.least_ms(moved, products[k] * case.macs)
+        rates = references.rates(ms)
+        limit = rates.limit(moved, products[k] * case.macs, case.sweeps[0] + k * case.sweeps[1])
         eager_nhwc = ms.get("eager NHWC", ms["eager NCHW"])  # inputs without spatial axes have one memory format only
         for name in layouts:
             native_ms, spread = got[f"striate {name}"]
+            share = limit.ms / native_ms
             rows.append(
                 {
                     "op": sample.function,
@@ -118,9 +131,13 @@ def measure(case: Benchmark, rounds: int) -> list[dict[str, Any]]:
                     "ratio_nchw": ms["eager NCHW"] / native_ms,
                     "ratio_nhwc": eager_nhwc / native_ms,
                     "ratio_a_a": ratio_a_a(ms, f"eager {name}"),
-                    "share_of_limit": limit_ms / native_ms,
+                    "share_of_limit": share,
+                    "limited_by": limit.by,
+                    "beyond_limit": beyond(share, limit.by, takes_fewer_macs(both[0][0], sample.shape, name)),
                     "copy_gb_per_s": rates.copy_gb_per_s,
-                    "gemm_gflops": rates.gemm_gflops if case.macs else None,
+                    "cached_copy_gb_per_s": rates.cached_copy_gb_per_s,
+                    "peak_gflops": rates.peak_gflops if case.macs else None,
+                    "micro_kernel": rates.micro_kernel,
                     "kept_bytes": kept[name][0],
                     "kept_bytes_torch": kept[name][1],
                     "max_error": error(case, *given[name]),
@@ -141,14 +158,15 @@ def line(row: dict[str, Any]) -> str:
         f"| {row['op']} {arguments} | {'×'.join(map(str, row['shape']))} | {row['layout']} | {row['pass']} | "
         f"{row['striate_ms']:.3f} | "
         f"{row['spread']:.0%} | {row['eager_nchw_ms']:.3f} | {row['eager_nhwc_ms']:.3f} | "
-        f"{row['ratio_nchw']:.1f} | {row['ratio_nhwc']:.1f} | {row['ratio_a_a']:.2f} | {row['share_of_limit']:.0%} | "
+        f"{row['ratio_nchw']:.1f} | {row['ratio_nhwc']:.1f} | {row['ratio_a_a']:.2f} | "
+        f"{row['beyond_limit'] or format(row['share_of_limit'], '.0%')} | "
         f"{row['kept_bytes'] / max(1, row['kept_bytes_torch']):.2f} | {row['max_error']:.0e} |"
     )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("family", choices=sorted(BENCHMARKS))
+    parser.add_argument("family", choices=[*sorted(BENCHMARKS), "gemm"])
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument(
         "--rounds", type=int, default=11, help="timed calls of each contestant, at least 7 (default %(default)s)"
@@ -163,7 +181,8 @@ def main() -> int:
     parser.add_argument(
         "--json",
         type=Path,
-        help="where to write the rows (default benchmarks/results/FAMILY.json; with --only nowhere)",
+        help="where to write the rows (default benchmarks/results/FAMILY.json, for gemm a file for each kind of "
+        "processor; with --only nowhere)",
     )
     options = parser.parse_args()
     if options.rounds < 7:
@@ -172,19 +191,29 @@ def main() -> int:
         parser.error("this C library has no mallopt: choose --allocator default")
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    cases = [c for c in BENCHMARKS[options.family] if options.only in str(c.sample)]
+    products = options.family == "gemm"
+    if products and not native.core:
+        parser.error(f"{native.missing}, whose products gemm measures")
+    found: list[Any] = gemm.CASES if products else BENCHMARKS[options.family]
+    cases = [c for c in found if options.only in str(c if products else c.sample)]
     if not cases:
         parser.error(f"no case of {options.family} has {options.only!r} in its name")
     info = striate.native_info()
     versions = f"torch {info['torch']}, striate {info['striate']}"
     print(f"{processor()}, {options.threads} threads, {info['isa']}, {versions}, allocator {options.allocator}\n")
-    print(HEADER + "\n" + "|---" * (HEADER.count("|") - 1) + "|")
+    header = gemm.HEADER if products else HEADER
+    print(header + "\n" + "|---" * (header.count("|") - 1) + "|")
     rows = []
     for case in cases:
-        for row in measure(case, options.rounds):
+        for row in gemm.measure(case, options.rounds) if products else measure(case, options.rounds):
             rows.append(row)
-            print(line(row), flush=True)
-    path = options.json or (None if options.only else RESULTS / f"{options.family}.json")
+            print(gemm.line(row) if products else line(row), flush=True)
+    words = {row["beyond_limit"] for row in rows}
+    for word, about in ABOUT_BEYOND.items():
+        if word in words:
+            print(f"\n{word}: {about}.")
+    name = gemm.result_name() if products else options.family
+    path = options.json or (None if options.only else RESULTS / f"{name}.json")
     if path:
         machine = {
             "processor": processor(),

@@ -96,7 +96,8 @@ class Benchmark(NamedTuple):
     """A case to time. moved_bytes: the bytes that forward and backward must read and write, at 4 bytes an element.
 
     layers: makes the native layer and torch's, for functions that take more than x. macs: multiply-adds of the forward
-    pass, where arithmetic dominates. input_gradient: whether backward computes dx.
+    pass, where arithmetic dominates. input_gradient: whether backward computes dx. sweeps: how many times forward and
+    backward go through their data; what a sweep reads again is in moved_bytes again.
     """
 
     sample: Sample
@@ -104,6 +105,7 @@ class Benchmark(NamedTuple):
     layers: Callable[[], tuple[torch.nn.Module, torch.nn.Module]] | None = None
     macs: int = 0
     input_gradient: bool = True
+    sweeps: tuple[int, int] = (1, 1)
 
     def contestants(self) -> list[tuple[Callable[..., torch.Tensor], list[torch.nn.Parameter]]]:
         """The native call and torch's, each a function of x with its parameters."""
@@ -179,9 +181,9 @@ def _normed(function: str, shape: tuple[int, ...]) -> Benchmark:
         "local_response_norm": ({"size": 5}, lambda: (N.LocalResponseNorm(5), torch.nn.LocalResponseNorm(5))),
     }
     arguments, layers = made[function]
-    return Benchmark(
-        Sample(function, shape, arguments), _whole_bytes if function.startswith("batch") else _set_bytes, layers
-    )
+    whole = function.startswith("batch")
+    sweeps = (2, 2) if whole else (1, 1)
+    return Benchmark(Sample(function, shape, arguments), _whole_bytes if whole else _set_bytes, layers, sweeps=sweeps)
 
 
 class _PermutedLayerNorm(torch.nn.LayerNorm):
@@ -240,7 +242,7 @@ def _convolved(
     outputs = [(n + 2 * padding - dilation * (size - 1) - 1) // stride + 1 for n in shape[2:]]
     macs = shape[0] * prod(outputs) * filters * channels // groups * size**dims
     named = {"filters": filters, "size": size, **arguments} | ({} if input_gradient else {"dx": "no"})
-    return Benchmark(Sample(f"conv{dims}d", shape, named), _conv_bytes, layers, macs, input_gradient)
+    return Benchmark(Sample(f"conv{dims}d", shape, named), _conv_bytes, layers, macs, input_gradient, (1, 2))
 
 
 class Unfolded(torch.nn.Module):
@@ -270,7 +272,11 @@ def _locally_connected(shape: tuple[int, ...], filters: int, size: int, padding:
         return 4 * (x.numel() + y.numel() + weights), 4 * (2 * x.numel() + 2 * y.numel() + 2 * weights)
 
     return Benchmark(
-        Sample("locally_connected", shape, {"filters": filters, "size": size}), moved, layers, shape[0] * weights
+        Sample("locally_connected", shape, {"filters": filters, "size": size}),
+        moved,
+        layers,
+        shape[0] * weights,
+        sweeps=(1, 2),
     )
 
 

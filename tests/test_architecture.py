@@ -16,7 +16,7 @@ ROOT = Path(striate.__file__).parent
 MAY_IMPORT = {
     "errors": set(),
     "_renamed": set(),
-    "measure": {"errors", "files"},
+    "measure": {"errors", "files", "native"},
     "_torch": set(),
     "window": set(),
     "moments": {"errors"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from striate import measure
+from striate import measure, native
 from striate.measure import machine, turns
 
 
@@ -119,24 +120,104 @@ def test_a_contestant_that_is_entered_twice_shows_the_noise(clock: Clock) -> Non
 # ------------------------------------------------------------------------------------------------------------- machine
 
 
-def test_rates_are_those_of_the_copy_and_of_the_product(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "reference_calls", lambda dtype: {"copy": clock.call(4), "product": clock.call(16)})
+def test_rates_are_amounts_over_medians(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Three(machine.References):
+        def __init__(self, dtype: torch.dtype) -> None:
+            super().__init__(dtype, copies=False, arithmetic=False)
+            self._cache_bytes = 1000
+            self._add("copy", clock.call(9, 4), 400.0)
+            self._add("cached copy", clock.call(9, 2), 600.0)
+            self._add("micro-kernel", clock.call(9, 16), 3200.0)
+
+    monkeypatch.setattr(machine, "References", Three)
     rates = measure.measure_rates(torch.float32, 3)
-    assert rates == (2 * 4 * 2**25 / 4, 2048**3 / 16) and rates.copy_gb_per_s == rates.bytes_per_ms / 1e6
-    assert rates.gemm_gflops == 2 * 2048**3 / 16 / 1e6
-    assert rates.least_ms(rates.bytes_per_ms * 3, rates.macs_per_ms * 2) == 3.0
-    assert rates.least_ms(rates.bytes_per_ms, rates.macs_per_ms * 2) == 2.0
-    assert measure.rates_of(product_ms=16).least_ms(10**9, rates.macs_per_ms) == 1.0
-    assert measure.rates_of(copy_ms=4).least_ms(rates.bytes_per_ms, 10**9) == 1.0
+    assert rates == measure.Rates(100.0, 200.0, 300.0, 1000, micro_kernel=True)
+    assert (rates.copy_gb_per_s, rates.cached_copy_gb_per_s, rates.peak_gflops) == (100 / 1e6, 300 / 1e6, 400 / 1e6)
 
 
-def test_the_calls_for_the_rates_copy_and_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "COPY_ELEMENTS", 8)
-    monkeypatch.setattr(machine, "PRODUCT_SIDE", 3)
-    calls = measure.reference_calls(torch.float64)
-    assert torch.equal(calls["copy"](), torch.ones(8))
-    product = calls["product"]()
-    assert product.shape == (3, 3) and product.dtype is torch.float64
+def test_what_is_not_measured_is_no_limit() -> None:
+    assert measure.References(copies=False, arithmetic=False).rates({}).least_ms(10**9, 10**9) == 0.0
+    assert measure.Rates(10.0, 100.0).cached_copy_gb_per_s is None
+
+
+def test_as_many_bytes_of_each_sweep_may_be_in_the_cache_as_it_holds() -> None:
+    rates = measure.Rates(10.0, 100.0, cached_bytes_per_ms=40.0, cache_bytes=80)
+    assert rates.limit(80, 0) == (2.0, "cache") and rates.limit(90, 0) == (3.0, "memory")
+    assert rates.limit(160, 0, 2) == (4.0, "cache") and rates.limit(170, 0, 2) == (5.0, "memory")
+    assert rates.limit(80, 300) == (3.0, "arithmetic") and rates.limit(0, 0) == (0.0, "cache")
+    # without a known cache everything is at the rate of memory, though it may be in a cache
+    assert rates._replace(cache_bytes=0).limit(80, 0) == (8.0, "cache")
+    # a small copy that came out slower than the large one says nothing
+    assert rates._replace(cached_bytes_per_ms=5.0).limit(80, 0) == (8.0, "cache")
+
+
+def test_a_share_beyond_its_limit_is_told_in_words() -> None:
+    told = measure.beyond
+    assert told(1.2, "arithmetic", True) == "fewer MACs" and told(1.2, "arithmetic") == "at limit"
+    assert told(1.2, "cache", True) == "in cache" and told(1.2, "memory", True) == "at limit"
+    assert told(1.0049, "cache") is None and told(0.5, "arithmetic", True) is None and told(None, None) is None
+    words = {told(2.0, by, fewer) for by in ("arithmetic", "cache", "memory") for fewer in (False, True)}
+    assert words == measure.ABOUT_BEYOND.keys()
+
+
+def faked(monkeypatch: pytest.MonkeyPatch, last_level: int) -> None:
+    made = native.Machine(2, 1024, 1024, last_level, 2)
+    monkeypatch.setattr(native, "machine", lambda: made)
+
+
+@pytest.mark.parametrize(
+    ("last_level", "large", "small", "times"), [(1024, 4096, 128, 8), (8192, 8192, 1024, 2), (2**20, 2**14, 2**11, 2)]
+)
+def test_one_copy_is_far_outside_the_last_level_cache_and_one_within(
+    last_level: int, large: int, small: int, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faked(monkeypatch, last_level)
+    monkeypatch.setattr(machine, "COPY_BYTES", 4096)
+    monkeypatch.setattr(machine, "MOST_BYTES", 2**14)
+    references = measure.References(arithmetic=False)
+    assert {name: call().numel() for name, call in references.calls.items()} == {"copy": large, "cached copy": small}
+    assert all(bool((call() == 1).all()) for call in references.calls.values())
+    rates = references.rates({"copy": 2.0, "cached copy": 4.0})
+    assert rates[0] == large and rates[2] == 2 * small * times / 4 and rates.cache_bytes == last_level
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_arithmetic_is_the_micro_kernels_on_every_thread(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "ENOUGH_MS", 0.0)  # one number of tiles is enough
+    references = measure.References(dtype, copies=False)
+    macs = references.calls["micro-kernel"]()
+    doubles = dtype is torch.float64
+    assert list(references.calls) == ["micro-kernel"] and macs == torch.ops.striate.multiply_adds(2**7, doubles) > 0
+    rates = references.rates({"micro-kernel": 0.5})
+    assert rates.macs_per_ms == 2 * macs and rates.micro_kernel and rates.bytes_per_ms == math.inf
+
+
+def test_tiles_are_doubled_until_the_time_doubles_with_them(clock: Clock) -> None:
+    asked: list[int] = []
+
+    def run(tiles: int) -> int:
+        asked.append(tiles)
+        clock.now += 4_000_000 + 1_000 * tiles  # 4 ms to wake the threads, 1 µs a tile
+        return 10 * tiles
+
+    call, macs = machine._multiply_adds(run)
+    assert macs == 10 * 2**15 and call() == macs  # 4 + 32.8 ms against 4 + 16.4
+    assert asked[::3] == [2**k for k in range(7, 16)] + [2**15]
+
+
+def test_without_a_core_and_for_other_types_torchs_product_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "PRODUCT_SIDE", 16)
+    half = measure.References(torch.bfloat16, copies=False)
+    product = half.calls["product"]()
+    assert product.shape == (16, 16) and product.dtype is torch.bfloat16
+    assert half.rates({"product": 2.0}) == measure.Rates(math.inf, 16**3 / 2, micro_kernel=False)
+    monkeypatch.setattr(machine, "LONG_MS", -1.0)  # whatever takes longer is large enough
+    assert measure.References(torch.bfloat16, copies=False).calls["product"]().shape == (2, 2)
+    monkeypatch.setattr(native, "core", False)
+    monkeypatch.setattr(machine, "COPY_BYTES", 64)
+    assert list(measure.References().calls) == ["copy", "product"]
 
 
 @pytest.mark.parametrize(

@@ -385,7 +385,8 @@ def test_the_limit_is_the_larger_of_two_and_leaves_out_the_taps_in_the_padding()
 
 def test_real_rates_are_this_machines() -> None:
     report = quick(nn.ReLU(), 2, 3)
-    assert 0.3 < report.copy_gb_per_s < 3000 and 0.3 < report.gemm_gflops < 1e5
+    assert 0.3 < report.copy_gb_per_s < 3000 and 0.3 < report.peak_gflops < 1e5
+    assert report.cached_copy_gb_per_s is not None and report.cached_copy_gb_per_s > 0.03 and report.micro_kernel
     assert report.machine["torch"] == torch.__version__ and report.machine["processor"]
 
 
@@ -405,9 +406,11 @@ def made(**changes: Any) -> Profile:
         10,
         20,
         1.5,
+        "arithmetic",
         {"forward": "direct"},
         {"forward": 0.5},
         {"forward": 0.25},
+        {"forward": "cache"},
         {"forward": ("torch", 1.0)},
     )
     shared = layer._replace(
@@ -417,9 +420,11 @@ def made(**changes: Any) -> Profile:
         forward_ms=0.25,
         backward_ms=0.5,
         limit_ms=None,
+        limited_by=None,
         method={"forward": "torch"},
         map_ms={},
         map_limit_ms={},
+        map_limited_by={},
         next_best={},
     )
     machine = {"processor": "Abacus", "isa": "beads", "torch": "2.13.0", "striate": "0.1.0", "python": "3.11.7"}
@@ -436,7 +441,9 @@ def made(**changes: Any) -> Profile:
         "threads": 2,
         "machine": machine,
         "copy_gb_per_s": 20.0,
-        "gemm_gflops": 300.0,
+        "cached_copy_gb_per_s": 60.0,
+        "peak_gflops": 300.0,
+        "micro_kernel": True,
     }
     return Profile(
         **facts
@@ -447,7 +454,7 @@ def made(**changes: Any) -> Profile:
 
 TABLE = """\
 net: training step, x 1×3×8×8 in planes order, float32
-Abacus, 2 threads, beads: copies 20.0 GB/s, multiplies matrices at 300 GFLOP/s
+Abacus, 2 threads, beads: copies 20.0 GB/s (60.0 in the last-level cache), multiplies at 300 GFLOP/s
 step 5.00 ms = forward 2.00 + backward 3.00; medians of 7 rounds, spread 2 %
 
 layer          type     output   forward  backward  share  limit  method
@@ -466,6 +473,41 @@ One call of each map; + 2: and of 2 layers alike. ratio: the next best's time ov
 
 def test_the_table_says_all_of_it() -> None:
     assert made().table() == TABLE
+
+
+def test_a_share_beyond_its_limit_and_a_rest_below_nothing_are_told_as_what_they_are() -> None:
+    first, second = made().layers
+    winograd = {"forward": "winograd_4x4"}
+    layers = (
+        first._replace(method=winograd, limit_ms=3.9, map_limit_ms={"forward": 0.7}),
+        first._replace(path="torch", limit_ms=3.9, map_limit_ms={"forward": 0.7}, map_limited_by={"forward": "memory"}),
+        second._replace(limit_ms=0.9, limited_by="cache"),
+    )
+    report = made(layers=layers, forward_ms=2.0, backward_ms=4.0)
+    lines = report.table().splitlines()
+    limits = [re.split("  +", line)[6] for line in lines[5:8]]
+    assert limits == ["fewer MACs", "at limit", "in cache"], lines
+    assert lines[8].split() == ["not", "in", "layers", *["≈", "0"] * 3] and "-" not in "".join(lines[5:])
+    assert " ".join(lines[11:15]) == (
+        "Milliseconds. share: of the whole step; limit: least time by the rates above over the time taken. fewer MACs: "
+        "it takes fewer multiplications than the direct sum, which the limit counts. in cache: its bytes stay in a "
+        "cache that is faster than the copy was. at limit: it is at least as fast as the rates that were measured. "
+        "≈ 0: timing the layers costs more than what lies between them."
+    )
+    assert [" ".join(line.split()[2:6]) for line in lines[17:19]] == [
+        "winograd_4x4 0.500 in cache",
+        "direct 0.500 at limit",
+    ]
+    page = report.html()
+    assert page.count("≈ 0") == 4 and ">fewer MACs</td>" in page and ">in cache</td>" in page
+    assert not re.search(r">-\d|1[0-9]\d %", page.replace("100 %", ""))
+    assert page.count("<u style") == 0 and made().html().count("<u style") == 2  # no mark beyond its bar
+    assert [layer["beyond_limit"] for layer in report.to_dict()["layers"]] == ["fewer MACs", "at limit", "in cache"]
+
+
+def test_a_product_that_stands_in_for_the_micro_kernel_is_told() -> None:
+    report = made(cached_copy_gb_per_s=None, micro_kernel=False)
+    assert "beads: copies 20.0 GB/s, torch multiplies matrices at 300 GFLOP/s\n" in report.table()
 
 
 def test_the_slowest_come_first_where_only_some_are_asked_for() -> None:
@@ -526,8 +568,8 @@ def test_lines_fit_however_long_the_names_are(width: int) -> None:
 def test_json_has_all_of_it_and_its_version() -> None:
     report = quick(small(), 2, 1, 8, 8)
     facts = report.to_dict()
-    assert json.loads(json.dumps(facts)) == facts and facts["version"] == 2
-    assert facts["layers"][0].keys() == {*LayerTime._fields, "share_of_limit"}
+    assert json.loads(json.dumps(facts)) == facts and facts["version"] == 3
+    assert facts["layers"][0].keys() == {*LayerTime._fields, "share_of_limit", "beyond_limit"}
     total = sum(layer["forward_ms"] + layer["backward_ms"] for layer in facts["layers"])
     assert total + facts["outside_forward_ms"] + facts["outside_backward_ms"] == pytest.approx(facts["step_ms"])
 

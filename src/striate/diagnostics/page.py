@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, build
+from ..measure import ABOUT_BEYOND
 from ..render import html
 from ..render.numbers import sizes
 from ..render.text import columns
@@ -23,6 +24,8 @@ RESTLESS = 0.1, 20.0
 CLOSE = 0.97  # another method counts as faster if it takes less than this fraction of the time
 MAPS = {"forward": "forward", "input": "input gradient", "weight": "weight gradient"}
 ABOUT_LAYERS = "Milliseconds. share: of the whole step; limit: least time by the rates above over the time taken."
+NO_REST = "≈ 0"  # in place of what would be negative
+ABOUT_NO_REST = f"{NO_REST}: timing the layers costs more than what lies between them."
 ABOUT_MAPS = "One call of each map; + 2: and of 2 layers alike. ratio: the next best's time over the method's."
 
 
@@ -50,8 +53,7 @@ def facts(profile: StepTimes) -> list[str]:
     )
     lines = [
         f"{profile.model}: {timed}{mode}, x {shapes} in {order} order, {profile.dtype}",
-        f"{machine['processor']}, {threads}, {machine['isa']}: copies {profile.copy_gb_per_s:.1f} GB/s, "
-        f"multiplies matrices at {profile.gemm_gflops:.0f} GFLOP/s",
+        f"{machine['processor']}, {threads}, {machine['isa']}: {rates(profile)}",
         f"step {profile.step_ms:.2f} ms{parts}; medians of {profile.rounds} rounds, spread {100 * profile.spread:.0f} "
         "%",
     ]
@@ -61,12 +63,40 @@ def facts(profile: StepTimes) -> list[str]:
     return lines
 
 
+def rates(profile: StepTimes) -> str:
+    """The machine's rates, and where the product of matrices stands in for the micro-kernel, that it does."""
+    inside = profile.cached_copy_gb_per_s
+    cached = "" if inside is None else f" ({inside:.1f} in the last-level cache)"
+    way = "multiplies" if profile.micro_kernel else "torch multiplies matrices"
+    return f"copies {profile.copy_gb_per_s:.1f} GB/s{cached}, {way} at {profile.peak_gflops:.0f} GFLOP/s"
+
+
 def number(ms: float | None) -> str:
-    return "" if ms is None else f"{ms:.3f}"
+    return "" if ms is None else NO_REST if ms < 0 else f"{ms:.3f}"
 
 
 def percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.0f} %"
+    return "" if share is None else NO_REST if share < 0 else f"{100 * share:.0f} %"
+
+
+def of_limit(layer: LayerTime) -> str:
+    return layer.beyond_limit or percent(layer.share_of_limit)
+
+
+def of_map_limit(layer: LayerTime, pass_: str) -> str:
+    share, words = layer.map_share(pass_)
+    return words or percent(share)
+
+
+def about_layers(profile: StepTimes, shown: Sequence[LayerTime]) -> str:
+    """What the columns of the layers mean, and the words in them."""
+    words = {layer.beyond_limit for layer in shown} | {
+        layer.map_share(pass_)[1] for layer in shown for pass_ in layer.map_ms
+    }
+    told = [f"{word}: {about}." for word, about in ABOUT_BEYOND.items() if word in words]
+    if any(ms < 0 for _, *times in sums(profile, shown) for ms in times):
+        told.append(ABOUT_NO_REST)
+    return " ".join([ABOUT_LAYERS, *told])
 
 
 def kind(layer: LayerTime) -> str:
@@ -121,7 +151,7 @@ def table(profile: StepTimes, width: int, top: int | None) -> str:
             number(layer.forward_ms),
             number(layer.backward_ms),
             percent(profile.share(layer.ms)),
-            percent(layer.share_of_limit),
+            of_limit(layer),
         ]
         rows.append([layer.path, kind(layer), sizes(layer.output_shape), *times, layer.methods])
     for name, forward_ms, backward_ms in sums(profile, shown):
@@ -143,7 +173,7 @@ def table(profile: StepTimes, width: int, top: int | None) -> str:
         "",
         *columns(rows, "<<<>>>><", width, {0: 14, 1: 8, 2: 8, 7: 8}, hidden),
         "",
-        ABOUT_LAYERS,
+        about_layers(profile, shown),
     ]
     rows = [["layer", "map", "method", "ms", "limit", "next best", "ms", "ratio"]]
     for name, layer in alike(shown):
@@ -151,7 +181,7 @@ def table(profile: StepTimes, width: int, top: int | None) -> str:
             other, other_ms = layer.next_best.get(pass_, ("none", None))
             ratio = "" if other_ms is None else f"{other_ms / ms:.2f}"
             path = name if pass_ == next(iter(layer.map_ms)) else ""
-            times = [number(ms), percent(layer.map_limit_ms[pass_] / ms), other, number(other_ms), ratio]
+            times = [number(ms), of_map_limit(layer, pass_), other, number(other_ms), ratio]
             rows.append([path, MAPS[pass_], layer.method[pass_], *times])
     if len(rows) > 1:
         lines += ["", *columns(rows, "<<<>><>>", width, {0: 8, 2: 8, 5: 8}), "", ABOUT_MAPS]
@@ -180,10 +210,10 @@ def page(profile: StepTimes) -> str:
         machine=machine,
         versions=f"torch {versions['torch']}, striate {versions['striate']}, Python {versions['python']}",
         notes=notes,
-        times=[(word, f"{ms:.2f}", "ms") for word, ms in times],
+        times=[(word, NO_REST if ms < 0 else f"{ms:.2f}", "ms") for word, ms in times],
         backward=profile.backward,
         most=max(*(layer.ms for layer in profile.layers), profile.outside_ms, 1e-9),
-        about_layers=ABOUT_LAYERS,
+        about_layers=about_layers(profile, profile.layers),
         layers=_layers(profile),
         sums=_sums(profile),
         about_convolutions=ABOUT_MAPS,
@@ -197,10 +227,10 @@ def _layers(profile: StepTimes) -> list[dict[str, Any]]:
             "name": layer.path,
             "about": f"{kind(layer)} {sizes(layer.output_shape)}",
             "parts": [("f", layer.forward_ms), ("b", layer.backward_ms or 0.0)],
-            "limit_ms": layer.limit_ms,
+            "limit_ms": None if layer.beyond_limit else layer.limit_ms,
             "ms": number(layer.ms),
             "share": percent(profile.share(layer.ms)),
-            "limit": percent(layer.share_of_limit),
+            "limit": of_limit(layer),
             "methods": layer.methods,
         }
         for layer in profile.layers
@@ -226,7 +256,7 @@ def _convolutions(profile: StepTimes) -> list[dict[str, Any]]:
     for name, layer in alike(profile.layers):
         for row, (pass_, ms) in enumerate(layer.map_ms.items(), 1):
             other, other_ms = layer.next_best.get(pass_, ("none", None))
-            limit_ms = layer.map_limit_ms[pass_]
+            limit_ms = None if layer.map_share(pass_)[1] else layer.map_limit_ms[pass_]
             rows.append(
                 {
                     "name": name if row == 1 else "",
@@ -235,11 +265,11 @@ def _convolutions(profile: StepTimes) -> list[dict[str, Any]]:
                     "pass_": MAPS[pass_],
                     "method": layer.method[pass_],
                     "ms": number(ms),
-                    "limit": percent(limit_ms / ms),
+                    "limit": of_map_limit(layer, pass_),
                     "length": ms,
                     "limit_ms": limit_ms,
                     "other_length": other_ms or 0.0,
-                    "most": max(ms, other_ms or 0.0, limit_ms),
+                    "most": max(ms, other_ms or 0.0, limit_ms or 0.0),
                     "other": other,
                     "other_ms": number(other_ms),
                     "is_slower": other_ms is not None and other_ms < CLOSE * ms,

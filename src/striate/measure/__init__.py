@@ -5,29 +5,31 @@ round, each turn after a call that is not timed. How far the numbers can be trus
 spread of each contestant, a contestant timed twice (A/A), and how often other work took a processor away.
 """
 
-from .machine import Rates, measure_rates, processor, rates_of, reference_calls
+from .machine import ABOUT_BEYOND, Limit, Rates, References, beyond, measure_rates, processor
 from .medians import Summary, summarize
 from .processes import LineWorker, Worker, in_a_process, run_python
 from .resources import Resources, allocated_bytes, reset_peak, resident_bytes
 from .turns import Repeated, again, in_turns, medians_ms, ratio_a_a, repeat, timed_ms, with_again
 
 __all__ = [
+    "ABOUT_BEYOND",
+    "Limit",
     "LineWorker",
     "Rates",
+    "References",
     "Repeated",
     "Resources",
     "Summary",
     "Worker",
     "again",
     "allocated_bytes",
+    "beyond",
     "in_a_process",
     "in_turns",
     "measure_rates",
     "medians_ms",
     "processor",
-    "rates_of",
     "ratio_a_a",
-    "reference_calls",
     "repeat",
     "reset_peak",
     "resident_bytes",

@@ -97,10 +97,10 @@ def work_of(
     size: bytes of a value.
     """
     call, each, gradients = contests[0].call, contests[0].work, len(contests) - 1
-    pooled = 0
-    if len(group) > 1:
+    pooled, more = 0, int(len(group) > 1)
+    if more:
         pooled = (prod(call.geometry.y_shape) + 3 * prod(output_shape)) * size + prod(output_shape)
     return (
-        Work(each.moved_bytes + pooled, each.macs),
-        Work(gradients * each.moved_bytes + (pooled if gradients else 0), gradients * each.macs),
+        Work(each.moved_bytes + pooled, each.macs, 1 + more),
+        Work(gradients * each.moved_bytes + (pooled if gradients else 0), gradients * each.macs, gradients + more),
     )

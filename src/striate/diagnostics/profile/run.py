@@ -21,7 +21,7 @@ from torch.nn.parameter import is_lazy
 from ..._torch import ConvBase
 from ...errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
 from ...graph.cost import Macs
-from ...measure import Rates, Resources, measure_rates, processor, summarize, turns
+from ...measure import Limit, Rates, Resources, measure_rates, processor, summarize, turns
 from ...native import native_info
 from ...ops.layout import is_channels_last
 from .convolution import contests_of, macs_of, problems_of, work_of
@@ -66,8 +66,8 @@ def profile(
     """Times a model's layers within whole steps: forward, and backward from random gradients of its outputs.
 
     A layer is a module that calls no other. The whole step is ``Σ layers + outside``, where outside is what runs
-    between the layers. A layer's limit is the sum over its passes of ``max(bytes / copy rate, multiply-adds / product
-    rate)``; both rates are measured first.
+    between the layers. A layer's limit is the sum over its passes of ``max(bytes / copy rate, multiply-adds /
+    micro-kernel's rate)`` (:meth:`striate.measure.Rates.limit`); the rates are measured first.
 
     example_input: a tensor, or a tuple of tensors, that ``model(*example_input)`` runs on, on the CPU and of floating
     point. The model stays in its mode; its buffers and gradients and torch's random state are restored. Without
@@ -132,7 +132,9 @@ def profile(
         threads=torch.get_num_threads(),
         machine={"processor": processor(), **{name: str(info[name]) for name in ("isa", "torch", "striate", "python")}},
         copy_gb_per_s=rates.copy_gb_per_s,
-        gemm_gflops=rates.gemm_gflops,
+        cached_copy_gb_per_s=rates.cached_copy_gb_per_s,
+        peak_gflops=rates.peak_gflops,
+        micro_kernel=rates.micro_kernel,
         forward_ms=statistics.median(step[0] for step in steps) / 1e6,
         backward_ms=statistics.median(step[1] for step in steps) / 1e6 if backward else None,
         spread=summarize([sum(step) for step in steps]).spread,
@@ -280,6 +282,7 @@ def _layer_time(
     first, calls = row[0], len(row)
     forward_ms, backward_ms = (statistics.median(t.get(first.key, (0, 0))[k] for t in times) / 1e6 for k in (0, 1))
     macs, passes = _work(first, layers)
+    limits = [] if passes is None else [rates.limit(*work) for work in passes]
     timed = {contest.pass_: (contest, medians[contest.key]) for contest in first.contests if contest.key in medians}
     others = {
         pass_: {name: ms for name, ms in by_method.items() if name != contest.method}
@@ -296,12 +299,22 @@ def _layer_time(
         macs=None if macs is None else calls * macs.all,
         macs_inside=None if macs is None else calls * macs.inside,
         moved_bytes=None if passes is None else calls * sum(work.moved_bytes for work in passes),
-        limit_ms=None if passes is None else calls * sum(rates.least_ms(*work) for work in passes),
+        limit_ms=None if passes is None else calls * sum(limit.ms for limit in limits),
+        limited_by=_decides(limits),
         method=first.method,
         map_ms={pass_: by_method[contest.method] for pass_, (contest, by_method) in timed.items()},
-        map_limit_ms={pass_: rates.least_ms(*contest.work) for pass_, (contest, _) in timed.items()},
+        map_limit_ms={pass_: rates.limit(*contest.work).ms for pass_, (contest, _) in timed.items()},
+        map_limited_by={pass_: rates.limit(*contest.work).by for pass_, (contest, _) in timed.items()},
         next_best={pass_: min(found.items(), key=lambda other: other[1]) for pass_, found in others.items() if found},
     )
+
+
+def _decides(limits: list[Limit]) -> str | None:
+    """What decides most of the sum of these limits; None if there are none."""
+    sums: dict[str, float] = {}
+    for limit in limits:
+        sums[limit.by] = sums.get(limit.by, 0.0) + limit.ms
+    return max(sums, key=sums.__getitem__) if sums else None
 
 
 def _rows(calls: list[_LayerCall]) -> list[list[_LayerCall]]:

@@ -37,10 +37,14 @@ NORMS = (
 
 
 class Work(NamedTuple):
-    """The least work of a pass: bytes read and written, and multiply-adds without the taps in the padding."""
+    """The least work of a pass: bytes read and written, and multiply-adds without the taps in the padding.
+
+    sweeps: how many times the pass goes through its data; what a sweep reads again counts again in ``moved_bytes``.
+    """
 
     moved_bytes: int
     macs: int
+    sweeps: int = 1
 
 
 def passes_of(
@@ -59,8 +63,9 @@ def passes_of(
     weights = sum(p.numel() for p in module.parameters(recurse=False)) * size
     if macs and weights:  # matrix product: each gradient, too, reads two of x, y and weights and writes the third
         moved = read + written + weights
-        return Work(moved, macs), Work(gradients * moved, gradients * macs)
+        return Work(moved, macs), Work(gradients * moved, gradients * macs, gradients)
     forward = backward = read + written  # backward reads dy and writes dx
+    sweeps = 1
     if isinstance(module, MAXIMA):  # one byte an output stores the position of the maximum
         forward, backward = forward + outputs, backward + outputs
     if isinstance(module, NORMS) or type(module).__module__ == "torch.nn.modules.activation":  # backward reads x too
@@ -68,5 +73,5 @@ def passes_of(
     if isinstance(module, norm.BATCH_NORMS) and (
         (module.training and not getattr(module, "frozen", False)) or module.running_mean is None
     ):  # batch statistics take a further pass over the input
-        forward, backward = forward + read, backward + read + written
-    return Work(forward, macs), (Work(backward, macs) if gradients else Work(0, 0))
+        forward, backward, sweeps = forward + read, backward + read + written, 2
+    return Work(forward, macs, sweeps), (Work(backward, macs, sweeps) if gradients else Work(0, 0))
