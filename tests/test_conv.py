@@ -207,7 +207,7 @@ def test_samples_reach_every_method_of_ours() -> None:
     for name in NATIVE:
         with dispatch.prefer(name):
             reached = [name in (method_of(s, pass_), method_of(s, pass_, True)) for s in CONV for pass_ in PASSES]
-            assert sum(reached) >= 60, name
+            assert sum(reached) >= (18 if name == "pointwise" else 60), name  # few samples have one tap
     assert any(s.transposed and s.depthwise for s in CONV) and {len(s.shape) for s in CONV} == {3, 4, 5}
 
 
@@ -518,12 +518,16 @@ def test_special_values_show_where_torch_shows_them_and_what_is_padded_takes_no_
             y = getattr(functions, name)(*leaves, **arguments)
             results.append([y, *torch.autograd.grad(y, leaves, layout(gradient))])
         for k, (got, expected, mark) in enumerate(zip(*results, strict=True)):
-            # Here torch multiplies the zeros of the padding too.
+            # Here torch multiplies the zeros of the padding too, and some methods leave this gradient to torch.
             padded = where == "dy" and k == 2 and (len(shape) == 5 or shape[-1] < weight[-1])
             if not padded:
                 assert torch.equal(kind(got), kind(expected))
                 assert torch.allclose(got, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
-            if (where, k) not in (("x", 1), ("weight", 2), ("dy", 0)):
+            is_torchs = padded and (native_method, layout) in (
+                *(("pointwise", of) for of in LAYOUTS.values()),
+                ("implicit_gemm", LAYOUTS["channels_first"]),
+            )
+            if not is_torchs and (where, k) not in (("x", 1), ("weight", 2), ("dy", 0)):
                 assert torch.equal(kind(got) != 0, mark > 0.5)
 
 

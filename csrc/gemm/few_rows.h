@@ -2,15 +2,16 @@
 // once and used M times, so that packing it would cost more than the product. It is used where it lies, and in both
 // layouts the time is that of reading it.
 //
-//   B along k (forward): sums of products of two lines, kLanes of k at a time, in a register for each pair of lines;
-//     a tile is 12 pairs, which hide the latency of the multiply-add.
-//   B across k (gradient by the input): rows of B times a value of A each, added to rows of C; kTogetherRows rows of B
-//   a
-//     time, so that the sums are read and written as rarely.
+//   B along k (forward): sums of products of two lines, kLanes of k at a time, in a register for each pair of lines. A
+//     tile is 12 pairs, which hide the latency of the multiply-add.
+//   B across k (gradient by the input): rows of B, each times a value of A, are added to rows of C, kTogetherRows of B
+//     at a time, so that the sums are read and written less often.
 //
 // Order of a sum. Along: each lane sums kDepth values of k, the lanes are summed as a tree, and these sums are added in
-// order. Across: kTogetherRows products at a time, in order.
+// order. Across: kTogetherRows products are summed, then these sums up to kDepth values of k, then those, each in
+// order.
 #pragma once
+#include "core/machine.h"
 #include "core/parallel.h"
 #include "core/simd.h"
 #include "gemm/product.h"
@@ -83,12 +84,14 @@ constexpr int64_t kTogetherRows = 8;  // divides kDepth
 template <class T>
 void axpy(int64_t rows, int64_t n0, int64_t n1, int64_t depth, const T* a, int64_t row, int64_t step, const T* b,
           int64_t b_pitch, const Product<T>& p) {
-  constexpr int64_t L = kLanes<T>, kStrip = 256 * L;  // of a row of sums, which stays in the first-level cache
-  const Scratch<T> sums(rows * kStrip);
+  constexpr int64_t L = kLanes<T>;
+  // Columns whose sums stay in the first-level cache.
+  const int64_t most = max(1, inner_bytes() / (rows * int64_t(sizeof(T))) / L) * L;
+  const Scratch<T> sums(rows * most);
   T* const parts = sums;
-  for (int64_t strip = n0; strip < n1; strip += kStrip)
+  for (int64_t strip = n0; strip < n1; strip += most)
     for (int64_t part = 0; part < depth; part += kDepth) {
-      const int64_t end = min(depth, part + kDepth), width = min(kStrip, n1 - strip);
+      const int64_t end = min(depth, part + kDepth), width = min(most, n1 - strip);
       for (int64_t k = part; k < end; k += kTogetherRows)
         with_constant<int(kTogetherRows)>(min(kTogetherRows, end - k), [&](auto together) {
           constexpr int Count = decltype(together)::value;
@@ -102,7 +105,7 @@ void axpy(int64_t rows, int64_t n0, int64_t n1, int64_t depth, const T* a, int64
               Vector<T> sum = broadcast(value[0]) * w[0];
 #pragma GCC unroll 8
               for (int i = 1; i < Count; ++i) sum += broadcast(value[i * step]) * w[i];
-              T* to = parts + m * kStrip + n;
+              T* to = parts + m * most + n;
               store(to, k == part ? sum : load(to) + sum);
             }
           });
@@ -110,7 +113,7 @@ void axpy(int64_t rows, int64_t n0, int64_t n1, int64_t depth, const T* a, int64
       for (int64_t m = 0; m < rows; ++m)
         for_each_vector<T>(width, [&](int64_t n, auto whole, int64_t lanes) STRIATE_INLINE_LAMBDA {
           T* to = p.c + m * p.pitch + strip + n;
-          Vector<T> sum = load(parts + m * kStrip + n);
+          Vector<T> sum = load(parts + m * most + n);
           if (part > 0) sum = load_lanes<T>(whole, to, lanes) + sum;
           if (end == depth) sum = finish(whole, p, sum, m, strip + n, lanes);
           store_lanes(whole, to, sum, lanes);

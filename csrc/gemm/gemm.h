@@ -3,26 +3,28 @@
 //
 //   C[m][n] = Σ_k A[m][k] · B[k][n]
 //
-// Loops, from the outside in. Each but the first two cuts an axis so that what the inner loops read again lies in a
-// cache:
-//   rectangles of C   one for each thread, and nothing is shared between them: no thread waits for another
-//   columns, N        kDepth × columns of B, packed, stay in the last-level cache while the rows of A pass by
-//   depth, K          kDepth values of k at a time
-//   rows, M           rows × kDepth of A, packed, stay in the second-level cache while the columns of B pass by
-//   slivers of B      kDepth × two vectors, which stay in the first-level cache while the tiles of A pass by
-//   tiles of A        the micro-kernel: a tile of C in registers (micro_kernel.h)
+// C is cut into rectangles, one for each thread, which share nothing: no thread waits for another. (Where C is small
+// and K long, K is cut too.) In a rectangle the loops are, from the outside in:
+//   columns, N   a block of columns
+//   panels, K    kPanelDepth values of k: panel × columns of B, packed, stay in the last level of caches
+//   rows, M      a block of rows, of which C is completed panel by panel
+//   depth, K     kDepth values of k: rows × kDepth of A, packed, stay in the second level
+//   slivers, N   kDepth × two vectors of B, which stay in the first level (packed a strip of slivers at a time)
+//   tiles, M     the micro-kernel: a tile of C in registers (micro_kernel.h)
+// Where all rows are one block, B is used once, and only a strip of it is kept.
 //
 // Order of a sum. The micro-kernel sums kDepth values of k in registers; these partial sums are added in C's memory one
-// after the other. So an element is summed in an order that depends on K and kDepth alone: rectangles, rows and columns
-// of a block may follow caches and threads without changing a bit.
+// after the other. What else decides the order, whether an operand is packed and whether K is cut, follows from the
+// shape and the instruction set: blocks and rectangles may follow caches and threads without changing a bit.
 //
 // Packing. Both operands are given by how they lie in memory (sources.h). Packing reads each once a block and lays it
-// out in the order in which the micro-kernel reads it; rows and columns behind the last are zeros, which are multiplied
-// but never stored.
+// out in the order in which the micro-kernel reads it. A sliver's columns behind the last are zeros, which are
+// multiplied but never stored; a tile has the rows that there are.
 #pragma once
 #include "core/machine.h"
 #include "core/parallel.h"
 #include "core/simd.h"
+#include "core/taps.h"
 #include "gemm/few_rows.h"
 #include "gemm/micro_kernel.h"
 #include "gemm/product.h"
@@ -35,8 +37,9 @@ namespace STRIATE_ISA {
 // while it is in a cache.
 constexpr int64_t kPanelDepth = 8 * kDepth;
 
-// So many rows, or columns, of C at most are summed without packing (few_rows.h): along k, across k.
-constexpr int64_t kFewLines = 16, kFewRows = 6;
+// So many rows, or columns, of C at most are summed without packing (few_rows.h): kFewLines where both operands lie
+// along k, for sums of kFewDepth vectors at least, which are worth adding up lanes for; kFewRows where B lies across k.
+constexpr int64_t kFewLines = 16, kFewDepth = 16, kFewRows = 6;
 
 // So many tiles of C at most make a small C, whose K is cut into at most so many parts.
 constexpr int64_t kFewTiles = 32, kMostParts = 16;
@@ -191,7 +194,7 @@ void rectangle(const Rectangle& s, const A& a, const B& b, const Product<T>& p, 
 
 struct GemmShape {
   int64_t rows, columns, depth;      // M, N, K
-  int64_t threads = thread_count();  // that may share it
+  int64_t threads = thread_count();  // that may share it; within a parallel loop one runs all of it
 };
 
 namespace gemm_detail {
@@ -215,7 +218,8 @@ void finish_nothing(const GemmShape& s, const Product<T>& p) {
 // Computes a product that is not worth packing, if it is one (few_rows.h).
 template <class T>
 bool without_packing(const GemmShape& s, const AlongDepth<T>& a, const AlongDepth<T>& b, const Product<T>& p) {
-  if (min(s.rows, s.columns) > kFewLines) return false;
+  const int64_t few = min(s.rows, s.columns);
+  if (few > kFewLines || (few > 1 && s.depth < kFewDepth * kLanes<T>)) return false;
   const bool swapped = s.rows > s.columns;  // the smaller operand stays in the cache, and the larger one passes by
   in_parallel(max(s.rows, s.columns), 12, min(s.rows, s.columns) * s.depth, [=](int64_t begin, int64_t end) {
     if (swapped)
@@ -238,7 +242,7 @@ bool by_rows(const GemmShape& s, const A& a, const AcrossDepth<T>& b, const Prod
 template <class T>
 bool without_packing(const GemmShape& s, const AlongDepth<T>& a, const AcrossDepth<T>& b, const Product<T>& p) {
   if (by_rows(s, a, b, p)) return true;
-  if (s.columns > kFewRows) return false;
+  if (s.columns > kFewRows || (s.columns > 1 && s.depth < kFewDepth * kLanes<T>)) return false;
   const Scratch<T> lines(s.columns * s.depth);  // B transposed, which takes a fraction of reading A
   for (int64_t n = 0; n < s.columns; ++n)
     for (int64_t k = 0; k < s.depth; ++k) lines[n * s.depth + k] = b.data[k * b.pitch + n];
@@ -275,7 +279,9 @@ void gemm(const GemmShape& s, const A& a, const B& b, const Product<T>& p) {
   const Scratch<T> memory(parts > 1 ? parts * s.rows * s.columns : 0);
   T* const sums = memory;
   const int64_t work = tiles * kMaxRows * slivers * kSliver * s.depth;
-  const int64_t threads = max(1, min(min(s.threads / parts, tiles * slivers), work / kGrainProducts));
+  // As many units, parts times rectangles, as give every thread the same number.
+  const int64_t of_part = s.threads / common_divisor(s.threads, parts);
+  const int64_t threads = max(1, min(min(of_part, tiles * slivers), work / parts / kGrainProducts));
   // As many rectangles as threads, cut such that the slowest thread is done soonest: a multiply-add counts 1/16 of what
   // reading and packing a value does.
   int64_t across = 1, least = -1;

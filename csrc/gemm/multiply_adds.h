@@ -4,7 +4,8 @@
 
 namespace striate {
 
-// Multiplies and adds so many tiles on each thread, and returns how many multiply-adds that were on all of them.
+// Multiplies and adds so many tiles as often as there are threads, on as many threads as it gets, and returns how many
+// multiply-adds those were.
 using MultiplyAdds = int64_t (*)(int64_t tiles);
 
 }  // namespace striate

@@ -10,8 +10,8 @@ namespace striate {
 namespace STRIATE_ISA {
 
 // The number of k that are summed in a register, before the sum is added to C in memory: part of what a result is, so
-// not derived from caches. Shorter sums read and write C more often; longer ones push the packed B that a tile reads
-// out of a first-level cache of 32 KiB.
+// not derived from caches. Shorter sums read and write C more often; with longer ones less of the packed B that tile
+// after tile reads stays in the first-level cache. 128 to 512 were within 5 % of each other.
 constexpr int64_t kDepth = 256;
 
 // min(max(sum + bias + residual, low), high). NaN stays NaN.

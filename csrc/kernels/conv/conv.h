@@ -1,7 +1,7 @@
-// What depthwise.cpp, direct.cpp, implicit_gemm.cpp and winograd.cpp implement, once for each instruction set and
-// element type: methods for the three passes of a convolution (forward, backward_data, backward_weights), which are one
-// trilinear form (ops/conv/); and the gradient of the bias, in bias.cpp. bindings/conv.cpp has checked every
-// argument.
+// What depthwise.cpp, direct.cpp, implicit_gemm.cpp, pointwise.cpp and winograd.cpp implement, once for each
+// instruction set and element type: methods for the three passes of a convolution (forward, backward_data,
+// backward_weights), which are one trilinear form (ops/conv/); and the gradient of the bias, in bias.cpp.
+// bindings/conv.cpp has checked every argument.
 #pragma once
 #include "core/window.h"
 

@@ -19,11 +19,14 @@ namespace {
 struct Pixels {
   int64_t images, inputs, outputs;    // pixels of an image of x and of y
   int64_t channels, filters, groups;  // channels and filters of a group
-  bool strided;
+  bool strided;                       // y reads some of x's pixels only
 
   int64_t all_channels() const { return groups * channels; }
   int64_t all_filters() const { return groups * filters; }
 };
+
+// Whether a pixel's channels are contiguous. Images of one pixel lie alike in both orders.
+bool by_pixels(const ConvShape& s, const Pixels& p) { return s.channels_last || p.outputs == 1; }
 
 Pixels pixels_of(const ConvShape& s) {
   const Window& w = s.window;
@@ -33,16 +36,23 @@ Pixels pixels_of(const ConvShape& s) {
           s.channels / s.groups,
           s.filters / s.groups,
           s.groups,
-          w.depth.stride > 1 || w.height.stride > 1 || w.width.stride > 1};
+          w.depth.input != w.depth.output || w.height.input != w.height.output || w.width.input != w.width.output};
 }
 
-// Calls body(input pixel, output pixel) for the first pixel of each row of an image of y.
-template <class Body>
-void for_each_row(const Window& w, const Body& body) {
-  for (int64_t d = 0; d < w.depth.output; ++d)
-    for (int64_t h = 0; h < w.height.output; ++h)
-      body((d * w.depth.stride * w.height.input + h * w.height.stride) * w.width.input,
-           (d * w.height.output + h) * w.width.output);
+// The first pixel of a row of y, the number-th of an image, in x.
+int64_t first_input(const Window& w, int64_t number) {
+  const int64_t d = number / w.height.output, h = number % w.height.output;
+  return (d * w.depth.stride * w.height.input + h * w.height.stride) * w.width.input;
+}
+
+// Copies `count` pixels of `run` values each, from and to every from_step-th and to_step-th pixel.
+template <class T>
+void copy_pixels(const T* from, int64_t from_step, T* to, int64_t to_step, int64_t count, int64_t run) {
+  if (run == 1)
+    for (int64_t i = 0; i < count; ++i) to[i * to_step] = from[i * from_step];
+  else
+    for (int64_t i = 0; i < count; ++i)
+      memcpy(to + i * to_step * run, from + i * from_step * run, size_t(run) * sizeof(T));
 }
 
 // The pixels of x that y reads, in y's order.
@@ -50,15 +60,12 @@ template <class T>
 void gather(const ConvShape& s, const T* x, T* to) {
   const Pixels p = pixels_of(s);
   const Window w = s.window;
-  const int64_t planes = s.channels_last ? 1 : p.all_channels(), run = s.channels_last ? p.all_channels() : 1;
-  parallel_for(p.images * planes, p.outputs * run, [=](int64_t begin, int64_t end) {
-    for (int64_t plane = begin; plane < end; ++plane)
-      for_each_row(w, [&](int64_t input, int64_t output) {
-        const T* from = x + (plane * p.inputs + input) * run;
-        T* row = to + (plane * p.outputs + output) * run;
-        for (int64_t i = 0; i < w.width.output; ++i)
-          memcpy(row + i * run, from + i * w.width.stride * run, size_t(run) * sizeof(T));
-      });
+  const int64_t planes = s.channels_last ? p.images : p.images * p.all_channels(),
+                run = s.channels_last ? p.all_channels() : 1, rows = w.depth.output * w.height.output;
+  parallel_for(planes * rows, w.width.output * run, [=](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
+      copy_pixels(x + (row / rows * p.inputs + first_input(w, row % rows)) * run, w.width.stride,
+                  to + row * w.width.output * run, 1, w.width.output, run);
   });
 }
 
@@ -69,22 +76,24 @@ void scatter(const ConvShape& s, const T* products, const Epilogue<T>& given, T*
   const Window w = s.window;
   const Epilogue<T> e = given;
   const bool last = s.channels_last;
-  const int64_t planes = last ? 1 : p.all_channels(), run = last ? p.all_channels() : 1;
-  parallel_for(p.images * planes, p.inputs * run, [=](int64_t begin, int64_t end) {
-    for (int64_t plane = begin; plane < end; ++plane) {
-      T* to = dx + plane * p.inputs * run;
-      memset(to, 0, size_t(p.inputs * run) * sizeof(T));
-      for_each_row(w, [&](int64_t input, int64_t output) {
-        const T* row = products + (plane * p.outputs + output) * run;
-        for (int64_t i = 0; i < w.width.output; ++i)
-          memcpy(to + (input + i * w.width.stride) * run, row + i * run, size_t(run) * sizeof(T));
-      });
+  const int64_t planes = last ? p.images : p.images * p.all_channels(), run = last ? p.all_channels() : 1,
+                rows = w.depth.input * w.height.input, width = w.width.input * run;
+  parallel_for(planes * rows, width, [=](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t plane = row / rows, d = row % rows / w.height.input, h = row % w.height.input;
+      T* to = dx + row * width;
+      memset(to, 0, size_t(width) * sizeof(T));
+      const int64_t od = d / w.depth.stride, oh = h / w.height.stride;
+      if (d % w.depth.stride == 0 && h % w.height.stride == 0 && od < w.depth.output && oh < w.height.output)
+        copy_pixels(products + (plane * p.outputs + (od * w.height.output + oh) * w.width.output) * run, 1, to,
+                    w.width.stride, w.width.output, run);
       if (!e.bias && !e.finishes()) continue;
-      for (int64_t pixel = 0; pixel < (last ? p.inputs : 1); ++pixel)
-        for_each_vector<T>(last ? run : p.inputs, [&](int64_t i, auto whole, int64_t lanes) {
-          const int64_t at = plane * p.inputs * run + pixel * run + i;
+      for (int64_t pixel = 0; pixel < (last ? w.width.input : 1); ++pixel)
+        for_each_vector<T>(last ? run : width, [&](int64_t i, auto whole, int64_t lanes) {
+          const int64_t at = row * width + pixel * run + i;
           Vector<T> sum = load_lanes<T>(whole, dx + at, lanes);
-          if (e.bias) sum += last ? load_lanes<T>(whole, e.bias + i, lanes) : broadcast(e.bias[plane % planes]);
+          if (e.bias)
+            sum += last ? load_lanes<T>(whole, e.bias + i, lanes) : broadcast(e.bias[plane % p.all_channels()]);
           store_lanes(whole, dx + at, finish<T>(whole, e, sum, at, lanes), lanes);
         });
     }
@@ -139,16 +148,16 @@ void forward(const ConvShape& s, const T* x, Weight<T> weight, const Epilogue<T>
   const Pixels p = pixels_of(s);
   const Scratch<T> gathered(p.strided ? p.images * p.outputs * p.all_channels() : 0);
   if (p.strided) gather(s, x, static_cast<T*>(gathered));
-  products<T, false>(p, s.channels_last, p.strided ? gathered : x, weight.data, e, y);
+  products<T, false>(p, by_pixels(s, p), p.strided ? gathered : x, weight.data, e, y);
 }
 
 template <class T>
 void backward_data(const ConvShape& s, const T* dy, Weight<T> weight, const Epilogue<T>& e, T* dx) {
   const Pixels p = pixels_of(s);
-  if (!p.strided) return products<T, true>(p, s.channels_last, dy, weight.data, e, dx);
+  if (!p.strided) return products<T, true>(p, by_pixels(s, p), dy, weight.data, e, dx);
   const Scratch<T> apart(p.images * p.outputs * p.all_channels());
   const Epilogue<T> none = {nullptr, nullptr, -T(__builtin_inf()), T(__builtin_inf()), nullptr, nullptr};
-  products<T, true>(p, s.channels_last, dy, weight.data, none, static_cast<T*>(apart));
+  products<T, true>(p, by_pixels(s, p), dy, weight.data, none, static_cast<T*>(apart));
   scatter(s, static_cast<const T*>(apart), e, dx);
 }
 
@@ -160,7 +169,7 @@ void backward_weights(const ConvShape& s, const T* dy, const T* x, T* dw) {
   const T* source = p.strided ? gathered : x;
   for (int64_t g = 0; g < p.groups; ++g) {
     const Product<T> to = {dw + g * p.filters * p.channels, p.channels};
-    if (s.channels_last) {
+    if (by_pixels(s, p)) {
       gemm<T>({p.filters, p.channels, p.images * p.outputs}, AcrossDepth<T>{dy + g * p.filters, p.all_filters()},
               AcrossDepth<T>{source + g * p.channels, p.all_channels()}, to);
     } else {

@@ -19,8 +19,8 @@ from typing import NamedTuple, Protocol
 from .. import native
 
 __all__ = [
-    *("COUNTED", "PATHS", "TABLES", "Row", "about", "kind_of", "not_preferred", "row_for", "size_of", "sizes", "table"),
-    *("own_path", "tables_for"),
+    *("COUNTED", "PATH", "PATHS", "TABLES", "Row", "about", "kind_of", "not_preferred", "own_path", "row_for"),
+    *("size_of", "sizes", "table", "tables_for"),
 ]
 
 TABLES = Path(__file__).with_name("tables")
@@ -223,6 +223,7 @@ def _chosen() -> list[Path]:
 
 
 PATHS = _chosen()  # the likest processor's first
+PATH = next(iter(PATHS), None)
 
 
 def read(path: Path) -> tuple[str, list[str]]:
