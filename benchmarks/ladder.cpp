@@ -18,8 +18,6 @@ Machine here;
 }
 const Machine& machine() { return here; }
 int64_t thread_count() { return 1; }
-void* take_workspace(size_t bytes) { return aligned_alloc(4096, (bytes + 4095) / 4096 * 4096); }
-void give_workspace(void* memory) { free(memory); }
 void parallel_ranges(int64_t count, int64_t, void (*body)(void*, int64_t, int64_t), void* context) {
   if (count > 0) body(context, 0, count);
 }

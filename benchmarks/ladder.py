@@ -33,7 +33,8 @@ def main() -> None:
     isa, m = native.isa(), native.machine()
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "ladder"
-        source = ["-I", str(ROOT / "csrc"), str(ROOT / "benchmarks" / "ladder.cpp"), "-o", str(program)]
+        files = (ROOT / "benchmarks" / "ladder.cpp", ROOT / "csrc" / "core" / "workspace.cpp")
+        source = ["-I", str(ROOT / "csrc"), *map(str, files), "-o", str(program)]
         subprocess.run(["g++", *FLAGS, *VECTORS.get(isa, []), f"-DSTRIATE_ISA={isa}", *source], check=True)
         given = (arguments.size, arguments.turns, m.first_level, m.second_level, m.last_level)
         done = subprocess.run([str(program), *map(str, given)], check=True, capture_output=True, text=True).stdout

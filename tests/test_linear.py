@@ -37,6 +37,20 @@ SIZES = [s for s in itertools.product(ODD, ODD, ODD) if prod(s) <= 300_000] + [(
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 
 
+def forget_choices() -> None:
+    ops._cached_dispatch.cache_clear(), ops._plain_dispatch.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def same_choices_everywhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The kernel is chosen for what these tests compute, whatever processor they run on."""
+    monkeypatch.setattr(ops, "_MKL_IS_SLOW", True)
+    monkeypatch.setattr(ops, "LEAST_MACS", 2**12)
+    forget_choices()
+    yield
+    forget_choices()
+
+
 @pytest.fixture
 def native() -> Iterator[None]:
     """Lets the kernel compute what is small too."""
@@ -283,6 +297,17 @@ def test_small_products_are_torchs_and_others_the_kernels() -> None:
         assert choice(2, 5, 7) == [("native", None)]
     with prefer("torch"):
         assert choice(64, 128, 65) == [("torch", None)]
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_many_rows_are_the_kernels_where_mkl_is_slow_and_few_rows_everywhere(
+    slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ops, "_MKL_IS_SLOW", slow)
+    for pass_ in ops.PASSES:
+        assert ops.not_preferred(16, 512, 512, pass_) is None
+        many = None if slow else "torch is as fast or faster here for more than 16 rows"
+        assert ops.not_preferred(17, 512, 512, pass_) == many
 
 
 def test_the_kernel_refuses_with_a_sentence() -> None:

@@ -310,6 +310,8 @@ def _native_product(layer: FusedLinear, product: Product) -> Run:
 
 
 def _product_not_preferred(product: Product) -> str | None:
+    if _onednn_product_refusal(product) is None:
+        return "oneDNN's packed weights are read faster"
     return linear_not_preferred(product.rows, product.inputs, product.outputs, "fused")
 
 

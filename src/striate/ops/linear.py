@@ -22,6 +22,7 @@ from torch import Tensor
 from .. import native
 from .._torch import below_autograd
 from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
+from ..tuning import select
 from . import gate
 from .autograd import fake, without_autocast
 from .dispatch import AS_MEASURED, Candidate, always, explain_choice, first, preferred
@@ -30,8 +31,13 @@ __all__ = ["METHODS", "PASSES", "LinearProblem", "explain_methods", "linear", "n
 
 Pass = str  # one of PASSES
 PASSES = ("forward", "backward_data", "backward_weights")
-# A product of fewer multiply-adds takes less time than the call of an operator of ours costs more than torch's.
-LEAST_MACS = 2**12
+# A product of fewer multiply-adds takes less time than the call of an operator of ours costs more.
+LEAST_MACS = 2**18
+# So many rows at most are multiplied without packing (kFewLines in csrc/gemm/gemm.h), where MKL packs.
+FEW_ROWS = 16
+# MKL's products run at 0.42 of the micro-kernel's rate on AMD's processors with AVX-512, but on those with AVX2 as fast
+# as ours or faster (docs/kernels/gemm.md). On Intel's they have not been measured beside ours.
+_MKL_IS_SLOW = select.processor()[0] == "amd" and "avx512" in native.ISAS
 _ops = torch.ops.striate
 
 
@@ -41,10 +47,14 @@ def not_preferred(rows: int, inputs: int, outputs: int, pass_: Pass) -> str | No
 
     pass_: one of :data:`PASSES`, or "fused": forward for inference, where oneDNN's packed weights stand in for torch.
 
-    >>> not_preferred(1, 10, 10, "forward"), not_preferred(64, 512, 512, "forward")
-    ('torch is faster below 4,096 multiply-adds', None)
+    >>> not_preferred(1, 10, 10, "forward"), not_preferred(8, 512, 512, "forward")
+    ('torch is faster below 262,144 multiply-adds', None)
     """
-    return f"torch is faster below {LEAST_MACS:,} multiply-adds" if rows * inputs * outputs < LEAST_MACS else None
+    if rows * inputs * outputs < LEAST_MACS:
+        return f"torch is faster below {LEAST_MACS:,} multiply-adds"
+    if rows <= FEW_ROWS or _MKL_IS_SLOW:
+        return None
+    return f"torch is as fast or faster here for more than {FEW_ROWS} rows"
 
 
 class LinearProblem(NamedTuple):

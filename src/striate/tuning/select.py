@@ -20,7 +20,7 @@ from .. import native
 
 __all__ = [
     *("COUNTED", "PATH", "PATHS", "TABLES", "Row", "about", "kind_of", "not_preferred", "own_path", "row_for"),
-    *("size_of", "sizes", "table", "tables_for"),
+    *("processor", "size_of", "sizes", "table", "tables_for"),
 ]
 
 TABLES = Path(__file__).with_name("tables")
@@ -194,8 +194,12 @@ def tables_for(tables: Sequence[Path], maker: str, family: str, isa: str) -> lis
     return sorted(tables, key=likeness, reverse=True)  # keeps the order of equally similar tables
 
 
-def _processor() -> tuple[str, str]:
-    """The maker and the family of this machine's processor, as in the names of the tables."""
+def processor() -> tuple[str, str]:
+    """The maker and the family of this machine's processor, as in the names of the tables.
+
+    >>> len(processor())
+    2
+    """
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -212,14 +216,14 @@ def own_path() -> Path:
     >>> own_path().suffix, own_path().parent == TABLES
     ('.csv', True)
     """
-    return TABLES / f"{'-'.join((*_processor(), native.isa()))}.csv"
+    return TABLES / f"{'-'.join((*processor(), native.isa()))}.csv"
 
 
 def _chosen() -> list[Path]:
     tables = sorted(TABLES.glob("*.csv"))
     if len(tables) < 2:  # there is no choice, and reading /proc/cpuinfo takes long on some machines
         return tables
-    return tables_for(tables, *_processor(), native.isa())
+    return tables_for(tables, *processor(), native.isa())
 
 
 PATHS = _chosen()  # the likest processor's first
