@@ -71,7 +71,7 @@ def test_a_reason_says_by_how_much_another_method_was_faster() -> None:
     reasons = dict(dispatch.explain_choice(conv.METHODS, wide))
     assert reasons["torch"] is None
     assert reasons["depthwise"] == "it is for at most 32 channels and filters a group"
-    assert reasons["pointwise"] == "it is for one tap, one group and no padding"
+    assert reasons["pointwise"] == "it is for one tap and no padding"
     assert reasons["torch_channels_last"] == "the activations are channels_last already"
     assert str(reasons["direct"]).startswith("torch took 0.")
     assert str(reasons["direct"]).endswith(

@@ -11,7 +11,7 @@ namespace STRIATE_ISA {
 
 // The number of k that are summed in a register, before the sum is added to C in memory: part of what a result is, so
 // not derived from caches. Shorter sums read and write C more often; with longer ones less of the packed B that tile
-// after tile reads stays in the first-level cache. 128 to 512 were within 5 % of each other.
+// after tile reads stays in the first-level cache.
 constexpr int64_t kDepth = 256;
 
 // min(max(sum + bias + residual, low), high). NaN stays NaN.

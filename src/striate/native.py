@@ -116,7 +116,7 @@ NATIVE = (
     ),
     *("batch, ghost and synchronized batch norm", "instance, group, layer and RMS norm", "local response norm"),
     *("convolution and its transpose where a kernel of ours was measured to be faster", "locally connected layers"),
-    "linear layers",
+    "linear layers of few rows, and others where torch's products are slow",
 )
 TORCH = ("other convolutions",)
 

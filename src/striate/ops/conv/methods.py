@@ -241,8 +241,8 @@ def _pointwise_refusal(problem: ConvProblem) -> str | None:
     p = problem.geometry
     if problem.refusal is not None:
         return problem.refusal
-    if p.taps > 1 or p.groups > 1 or any(p.before) or any(p.after):
-        return "it is for one tap, one group and no padding"
+    if p.taps > 1 or any(p.before) or any(p.after):
+        return "it is for one tap and no padding"
     return _native_refusal(problem)
 
 
