@@ -171,7 +171,7 @@ void rectangle(const Rectangle& s, const A& a, const B& b, const Product<T>& p, 
             TileResult<T> r = {p, 0, k == s.k0, k + depth == s.k1, p.finishes(), stream};
             const auto tiles_of = [&](int64_t column, int64_t t) STRIATE_INLINE_LAMBDA {
               next_a.step(), next_b.step();
-              r.at = p.from(m0 + t, column), r.lanes = min(kSliver, strip_end - column);
+              r.at = p.from(m0 + t, column), r.lanes = p.images.run(column, min(column + kSliver, strip_end));
               const auto run =
                   tile_of<T, typename A::Layout>(r.lanes > L ? 2 : 1, min(kMaxRows, count - t), TileRows{});
               run(packed_a + t * A::Layout::template row_values<T>(depth), slivers + (column - strip0) * depth, depth,
@@ -259,6 +259,24 @@ bool without_packing(const GemmShape& s, const AcrossDepth<T>& a, const AcrossDe
       p.c[m * p.pitch + n] = finish_one(p, static_cast<const T*>(transposed)[n * s.rows + m], m, n);
   return true;
 }
+template <class T, class A>
+bool without_packing(const GemmShape& s, const A& a, const ImagesAcrossDepth<T>& b, const Product<T>& p) {
+  if (s.rows > kFewRows) return false;
+  const Images images = b.images;
+  const auto image = [=](int64_t number) {
+    const int64_t first = number * images.width;
+    by_rows(GemmShape{s.rows, images.pixels, s.depth}, a, b.image_of(first), p.from(0, first));
+  };
+  // An image's columns are shared by threads where there are fewer images than threads.
+  if (images.count < s.threads)
+    for (int64_t number = 0; number < images.count; ++number) image(number);
+  else
+    parallel_for(images.count, s.rows * images.pixels * s.depth / (kGrainProducts / kGrainElements),
+                 [=](int64_t begin, int64_t end) {
+                   for (int64_t number = begin; number < end; ++number) image(number);
+                 });
+  return true;
+}
 template <class T, class A, class B>
 bool without_packing(const GemmShape&, const A&, const B&, const Product<T>&) {
   return false;
@@ -309,11 +327,14 @@ void gemm(const GemmShape& s, const A& a, const B& b, const Product<T>& p) {
                });
   if (parts == 1) return;
   for (int64_t m = 0; m < s.rows; ++m)
-    for_each_vector<T>(s.columns, [&](int64_t n, auto whole, int64_t lanes) {
-      Vector<T> sum = load_lanes<T>(whole, sums + m * s.columns + n, lanes);
-      for (int64_t part = 1; part < parts; ++part)
-        sum += load_lanes<T>(whole, sums + (part * s.rows + m) * s.columns + n, lanes);
-      store_lanes(whole, p.c + m * p.pitch + n, finish(whole, p, sum, m, n, lanes), lanes);
+    p.images.for_each_run(0, s.columns, [&](int64_t first, int64_t count) {
+      const Product<T> row = p.from(m, first);
+      for_each_vector<T>(count, [&](int64_t n, auto whole, int64_t lanes) {
+        Vector<T> sum = load_lanes<T>(whole, sums + m * s.columns + first + n, lanes);
+        for (int64_t part = 1; part < parts; ++part)
+          sum += load_lanes<T>(whole, sums + (part * s.rows + m) * s.columns + first + n, lanes);
+        store_lanes(whole, row.c + n, finish(whole, row, sum, 0, n, lanes), lanes);
+      });
     });
 }
 

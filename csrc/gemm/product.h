@@ -2,6 +2,7 @@
 #pragma once
 #include "core/parallel.h"
 #include "core/simd.h"
+#include "gemm/images.h"
 
 // For lambdas whose vectors must stay in registers.
 #define STRIATE_INLINE_LAMBDA __attribute__((always_inline))
@@ -23,15 +24,18 @@ struct Product {
   bool bias_of_rows = false;  // one bias a row, else one a column
   T low = -T(__builtin_inf()), high = T(__builtin_inf());
   const T* residual = nullptr;  // null: none. Lies as C does
+  Images images = {};           // that the columns go through
 
   bool finishes() const { return bias || residual || low > -T(__builtin_inf()) || high < T(__builtin_inf()); }
 
-  // The part of C that begins at this row and column.
+  // The part of C that begins at this row and column, up to the end of an image.
   Product from(int64_t m, int64_t n) const {
+    const int64_t at = m * pitch + images.at(n);
     Product part = *this;
-    part.c += m * pitch + n;
+    part.c += at;
     if (bias) part.bias += bias_of_rows ? m : n;
-    if (residual) part.residual += m * pitch + n;
+    if (residual) part.residual += at;
+    part.images = {};
     return part;
   }
 };

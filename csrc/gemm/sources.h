@@ -5,6 +5,7 @@
 //   ImagesAlongDepth   k goes through the pixels of one image after the other, and a line's pixels of one image are
 //                      contiguous: a channel in NCHW. Each image is filled up with zeros to whole vectors
 //   AcrossDepth        the lines' values of one k are contiguous: dy and x in the weight gradient
+//   ImagesAcrossDepth  the same for lines that are the pixels of one image after the other: x in NCHW, k its channels
 //
 // Packed, A is [tile of rows][…]: from AlongDepth [vector of k][row][lane], which packing copies vector by vector, and
 // from AcrossDepth [k][row]. The micro-kernel has a form for each, so that A is never transposed. B is [sliver][k][two
@@ -12,6 +13,7 @@
 #pragma once
 #include "core/parallel.h"
 #include "core/simd.h"
+#include "gemm/images.h"
 #include "gemm/micro_kernel.h"
 
 namespace striate {
@@ -119,12 +121,8 @@ template <class T>
 struct ImagesAlongDepth {
   using Layout = VectorsOfDepth;
   const T* data;
-  int64_t pitch;           // values from line to line
-  int64_t pixels, images;  // of an image; how many
-  int64_t image;           // values from image to image
-
-  int64_t padded() const { return ceil_div(pixels, kLanes<T>) * kLanes<T>; }
-  int64_t depth() const { return images * padded(); }  // K
+  int64_t pitch;  // values from line to line
+  Images images;  // in units of a vector
 
   Prefetch prefetch(int64_t, int64_t, int64_t, int64_t, int64_t) const { return {}; }
   void pack_rows(int64_t line, int64_t lines, int64_t k, int64_t depth, T* to) const {
@@ -135,10 +133,7 @@ struct ImagesAlongDepth {
   }
 
  private:
-  Part<T> part(int64_t k) const {
-    const int64_t pixel = k % padded();
-    return {data + k / padded() * image + pixel, pixels - pixel};
-  }
+  Part<T> part(int64_t k) const { return {data + images.at(k), images.run(k, images.positions())}; }
 };
 
 template <class T>
@@ -187,6 +182,25 @@ struct AcrossDepth {
         else
           for (int64_t i = 0; i < count; ++i, at += L) store(at, load_first<Vector<T>>(from + i * pitch, lanes));
       }
+  }
+};
+
+template <class T>
+struct ImagesAcrossDepth {
+  const T* data;
+  int64_t pitch;  // values from k to k
+  Images images;  // in units of two vectors
+
+  AcrossDepth<T> image_of(int64_t line) const { return {data + line / images.width * images.apart, pitch}; }
+
+  // Of the first image among the lines.
+  Prefetch prefetch(int64_t line, int64_t lines, int64_t k, int64_t depth, int64_t steps) const {
+    return image_of(line).prefetch(line % images.width, images.run(line, line + lines), k, depth, steps);
+  }
+  void pack_columns(int64_t line, int64_t lines, int64_t k, int64_t depth, T* to) const {
+    images.for_each_run(line, line + lines, [&](int64_t first, int64_t count) {
+      image_of(first).pack_columns(first % images.width, count, k, depth, to + (first - line) * depth);
+    });
   }
 };
 

@@ -3,8 +3,8 @@
 //   y[p, k] = Σ_c x[i(p), c]·w[k, c],   dx[i(p), c] = Σ_k dy[p, k]·w[k, c],   dw[k, c] = Σ_p dy[p, k]·x[i(p), c]
 //
 // Layout. In NHWC a pixel's channels are contiguous: all pixels of the batch are the rows of one product, (pixels ×
-// channels) · (channels × filters). In NCHW a channel's pixels are: each image is a product (filters × channels) ·
-// (channels × pixels), and in the weight gradient the sum over pixels goes through all images.
+// channels) · (channels × filters). In NCHW a channel's pixels are: those of one image after the other are the columns
+// of a product (filters × channels) · (channels × pixels), and in the weight gradient the sum goes through them.
 //
 // Stride. The pixels that a larger stride reads are gathered first, a fourth of x with stride 2; in backward_data they
 // are scattered, and all others get what a sum of nothing is.
@@ -101,21 +101,10 @@ void scatter(const ConvShape& s, const T* products, const Epilogue<T>& given, T*
 }
 
 template <class T>
-Product<T> product_of(const Epilogue<T>& e, T* y, int64_t at, int64_t pitch, int64_t channel, bool channels_last) {
-  return {y + at, pitch,  e.bias ? e.bias + channel : nullptr,   !channels_last,
-          e.low,  e.high, e.residual ? e.residual + at : nullptr};
-}
-
-// Calls body(image, threads) for each image, with as many threads as an image can use.
-template <class Body>
-void for_each_image(int64_t images, int64_t products, const Body& body) {
-  const int64_t threads = thread_count();
-  if (images < 2 * threads)
-    for (int64_t image = 0; image < images; ++image) body(image, threads);
-  else
-    parallel_for(images, products / (kGrainProducts / kGrainElements), [=](int64_t begin, int64_t end) {
-      for (int64_t image = begin; image < end; ++image) body(image, 1);
-    });
+Product<T> product_of(const Epilogue<T>& e, T* y, int64_t at, int64_t pitch, int64_t channel, bool channels_last,
+                      const Images& images = {}) {
+  return {y + at, pitch,  e.bias ? e.bias + channel : nullptr,    !channels_last,
+          e.low,  e.high, e.residual ? e.residual + at : nullptr, images};
 }
 
 // The products of forward, or with Adjoint of backward_data: of `from` channels to `to` channels in each group.
@@ -123,6 +112,10 @@ template <class T, bool Adjoint>
 void products(const Pixels& p, bool channels_last, const T* x, const T* weight, const Epilogue<T>& given, T* y) {
   const int64_t from = Adjoint ? p.filters : p.channels, to = Adjoint ? p.channels : p.filters;
   const Epilogue<T> e = given;
+  // In NCHW the columns are pixels of images that lie as far apart as all their channels take.
+  const auto images = [=](int64_t channels) {
+    return Images::in_units_of(2 * kLanes<T>, p.images, p.outputs, p.groups * channels * p.outputs);
+  };
   for (int64_t g = 0; g < p.groups; ++g) {
     const T* w = weight + g * p.filters * p.channels;
     const auto weights = [=] {
@@ -135,11 +128,9 @@ void products(const Pixels& p, bool channels_last, const T* x, const T* weight, 
       gemm<T>({p.images * p.outputs, to, from}, AlongDepth<T>{x + g * from, p.groups * from}, weights,
               product_of(e, y, g * to, p.groups * to, g * to, true));
     else
-      for_each_image(p.images, from * to * p.outputs, [=](int64_t image, int64_t threads) {
-        const T* source = x + (image * p.groups + g) * from * p.outputs;
-        gemm<T>({to, p.outputs, from, threads}, weights, AcrossDepth<T>{source, p.outputs},
-                product_of(e, y, (image * p.groups + g) * to * p.outputs, p.outputs, g * to, false));
-      });
+      gemm<T>({to, images(to).positions(), from}, weights,
+              ImagesAcrossDepth<T>{x + g * from * p.outputs, p.outputs, images(from)},
+              product_of(e, y, g * to * p.outputs, p.outputs, g * to, false, images(to)));
   }
 }
 
@@ -173,11 +164,13 @@ void backward_weights(const ConvShape& s, const T* dy, const T* x, T* dw) {
       gemm<T>({p.filters, p.channels, p.images * p.outputs}, AcrossDepth<T>{dy + g * p.filters, p.all_filters()},
               AcrossDepth<T>{source + g * p.channels, p.all_channels()}, to);
     } else {
-      const ImagesAlongDepth<T> gradients = {dy + g * p.filters * p.outputs, p.outputs, p.outputs, p.images,
-                                             p.all_filters() * p.outputs},
-                                inputs = {source + g * p.channels * p.outputs, p.outputs, p.outputs, p.images,
-                                          p.all_channels() * p.outputs};
-      gemm<T>({p.filters, p.channels, gradients.depth()}, gradients, inputs, to);
+      const auto pixels = [=](const T* from, int64_t channels, int64_t group) {
+        const Images images =
+            Images::in_units_of(kLanes<T>, p.images, p.outputs, p.groups * channels * p.outputs);
+        return ImagesAlongDepth<T>{from + group * channels * p.outputs, p.outputs, images};
+      };
+      const ImagesAlongDepth<T> gradients = pixels(dy, p.filters, g), inputs = pixels(source, p.channels, g);
+      gemm<T>({p.filters, p.channels, gradients.images.positions()}, gradients, inputs, to);
     }
   }
 }
