@@ -45,7 +45,7 @@ def test_long_sums_of_a_small_result_are_cut_in_parts(isa: str) -> None:
 # images, channels, filters, height, width, stride
 POINTWISE = [
     *((2, 5, 7, 9, 8, 1), (3, 16, 33, 7, 7, 2), (5, 40, 20, 13, 11, 3), (1, 3, 64, 30, 30, 1)),
-    (9, 20, 12, 5, 6, 2),
+    *((9, 20, 12, 5, 6, 2), (7, 300, 40, 7, 7, 1), (4, 1500, 8, 3, 5, 1), (5, 40, 3, 9, 9, 1)),
 ]
 
 
@@ -78,6 +78,39 @@ def test_pointwise_adds_a_residual_and_clamps(last: bool) -> None:
     number = ops.conv.NUMBERS["pointwise"]
     y = kernels.conv_fused(x, w, None, bias, residual, 0.0, 6.0, [9, 10], one, one, zero, 1, last, number)
     assert torch.equal(y, (F.conv2d(x, w, bias) + residual).clamp(0, 6)) and y.count_nonzero() > 0
+
+
+# rows around a tile and a run of moments, products with few rows or columns, sums in parts, and groups
+MEASURED = [
+    *((1, 20, 33, 95, 2, 1), (3, 64, 40, 12, 11, 1), (1, 8, 9, 49, 1, 1), (2, 16, 24, 31, 30, 2)),
+    *((1, 3000, 12, 6, 7, 1), (1, 700, 5, 2, 2, 1), (2, 400, 3, 20, 20, 1), (2, 300, 130, 20, 20, 1)),
+]
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_pointwise_measures_the_channels_that_it_writes(isa: str, groups: int) -> None:
+    for images, channels, filters, height, width, stride in MEASURED:
+        for dtype in (torch.float32, torch.float64):
+            x = channels_last(torch.randn(images, groups * channels, height, width, dtype=dtype) + 3)
+            w = torch.randn(groups * filters, channels, 1, 1, dtype=dtype)
+            bias = torch.randn(groups * filters, dtype=dtype)
+            output = [(height - 1) // stride + 1, (width - 1) // stride + 1]
+            rest = (output, [stride] * 2, [1, 1], [0, 0], groups, True, ops.conv.NUMBERS["pointwise"])
+            y, (mean, variance) = kernels.conv_measured(x, w, bias, *rest)
+            assert torch.equal(y, kernels.conv(x, w, bias, *rest))
+            of_channel = y.double().transpose(0, 1).flatten(1)
+            size = of_channel.square().mean(1).sqrt()
+            digits = 3e-7 if dtype is torch.float32 else 1e-14
+            assert ((mean - of_channel.mean(1)).abs() <= digits * size).all()
+            assert torch.allclose(variance, of_channel.var(1, unbiased=False), rtol=40 * digits, atol=1e-9)
+
+
+def test_the_pointwise_kernel_measures_in_channels_last_alone() -> None:
+    x, w = torch.ones(1, 2, 4, 4), torch.ones(2, 2, 1, 1)
+    rest = ([4, 4], [1, 1], [1, 1], [0, 0], 1, False, ops.conv.NUMBERS["pointwise"])
+    message = "striate: only winograd, implicit_gemm, and pointwise in NHWC measure what they write"
+    with pytest.raises(RuntimeError, match=message):
+        kernels.conv_measured(x, w, None, *rest)
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -189,7 +189,8 @@ class Conv(NamedTuple):
         bias = torch.rand(self.groups * self.filters, generator=generator)
         rest = ([self.stride] * axes, [1] * axes, [before] * axes, self.groups, last, NUMBERS[self.method])
         results = [kernels.conv(x, weight, bias, output, *rest), kernels.conv_bias(dy, last)]
-        if self.method.startswith("winograd") or self.method == "implicit_gemm":
+        measures = "implicit_gemm", *(["pointwise"] if last else [])
+        if self.method.startswith("winograd") or self.method in measures:
             results += kernels.conv_measured(x, weight, bias, output, *rest)
         if self.method != "implicit_gemm" or self.stride == 1:
             results.append(kernels.conv_backward_data(dy, weight, None, list(self.input), *rest))

@@ -127,12 +127,18 @@ inline int64_t equal_steps(int64_t total, int64_t most, int64_t unit) {
   return ceil_div(ceil_div(total, parts), unit) * unit;
 }
 
+// Blocks and rectangles have a multiple of so many rows: whole tiles, and whole runs where moments are taken.
+template <class T>
+int64_t row_unit(const Product<T>& p) {
+  return p.moments.data ? MomentsOfRuns::kRows : kMaxRows;
+}
+
 template <class T, class A, class B>
 void rectangle(const Rectangle& s, const A& a, const B& b, const Product<T>& p, bool stream) {
   constexpr int64_t L = kLanes<T>, kSliver = 2 * L;
   const int64_t rows = s.m1 - s.m0, columns = s.n1 - s.n0, total = s.k1 - s.k0, size = int64_t(sizeof(T));
   const int64_t longest = min(kDepth, total), panel = min(kPanelDepth, total);
-  const int64_t block_rows = equal_steps(rows, band_bytes() / (longest * size), kMaxRows);
+  const int64_t block_rows = equal_steps(rows, band_bytes() / (longest * size), row_unit(p));
   const bool one_block = block_rows >= rows;
   // A strip of slivers is packed at a time, so that lines of memory are read in a row. With one block of rows the next
   // strip takes its place, else all strips of a panel are kept for the next block of rows.
@@ -184,6 +190,7 @@ void rectangle(const Rectangle& s, const A& a, const B& b, const Product<T>& p, 
             else
               for (int64_t column = strip0; column < strip_end; column += kSliver)
                 for (int64_t t = 0; t < count; t += kMaxRows) tiles_of(column, t);
+            if (r.last && p.moments.data) p.moments.take(p.c, p.pitch, m0, m0 + count, strip0, strip_end);
           }
         }
   }
@@ -282,14 +289,9 @@ bool without_packing(const GemmShape&, const A&, const B&, const Product<T>&) {
   return false;
 }
 
-}  // namespace gemm_detail
-
-// Computes C = A·B in parallel. Where K is 0 the sums are 0.
+// Computes a product of packed operands. Returns whether the moments are taken.
 template <class T, class A, class B>
-void gemm(const GemmShape& s, const A& a, const B& b, const Product<T>& p) {
-  using namespace gemm_detail;
-  if (s.depth == 0) return finish_nothing(s, p);
-  if (without_packing(s, a, b, p)) return;
+bool with_packing(const GemmShape& s, const A& a, const B& b, const Product<T>& p) {
   constexpr int64_t kSliver = 2 * kLanes<T>;
   const int64_t tiles = ceil_div(s.rows, kMaxRows), slivers = ceil_div(s.columns, kSliver);
   // Where C is small and K long, as in the weight gradient of a layer with few channels, K is cut for the threads.
@@ -309,23 +311,25 @@ void gemm(const GemmShape& s, const A& a, const B& b, const Product<T>& p) {
     const int64_t cost = tall * wide + 16 * (tall + wide);
     if (least < 0 || cost < least) least = cost, across = columns;
   }
-  const int64_t down = min(tiles, threads / across);
+  const int64_t unit = row_unit(p), units = ceil_div(s.rows, unit), down = min(units, threads / across);
   const bool stream = parts == 1 && s.depth <= kDepth && p.pitch % kSliver == 0 && uintptr_t(p.c) % kVectorBytes == 0 &&
-                      passes_caches(s.rows * s.columns * int64_t(sizeof(T)));
+                      !p.moments.data && passes_caches(s.rows * s.columns * int64_t(sizeof(T)));
   const int64_t whole_parts = ceil_div(s.depth, kDepth);
   parallel_for(parts * across * down, work / (parts * across * down) / (kGrainProducts / kGrainElements),
                [=](int64_t begin, int64_t end) {
-                 for (int64_t unit = begin; unit < end; ++unit) {
-                   const int64_t i = unit / across % down, j = unit % across, part = unit / across / down;
-                   const Rectangle r = {
-                       i * tiles / down * kMaxRows,         min(s.rows, (i + 1) * tiles / down * kMaxRows),
-                       j * slivers / across * kSliver,      min(s.columns, (j + 1) * slivers / across * kSliver),
-                       part * whole_parts / parts * kDepth, min(s.depth, (part + 1) * whole_parts / parts * kDepth)};
+                 for (int64_t number = begin; number < end; ++number) {
+                   const int64_t i = number / across % down, j = number % across, part = number / across / down;
+                   const Rectangle r = {i * units / down * unit,
+                                        min(s.rows, (i + 1) * units / down * unit),
+                                        j * slivers / across * kSliver,
+                                        min(s.columns, (j + 1) * slivers / across * kSliver),
+                                        part * whole_parts / parts * kDepth,
+                                        min(s.depth, (part + 1) * whole_parts / parts * kDepth)};
                    rectangle<T>(r, a, b, parts == 1 ? p : Product<T>{sums + part * s.rows * s.columns, s.columns},
                                 stream);
                  }
                });
-  if (parts == 1) return;
+  if (parts == 1) return true;
   for (int64_t m = 0; m < s.rows; ++m)
     p.images.for_each_run(0, s.columns, [&](int64_t first, int64_t count) {
       const Product<T> row = p.from(m, first);
@@ -336,6 +340,20 @@ void gemm(const GemmShape& s, const A& a, const B& b, const Product<T>& p) {
         store_lanes(whole, row.c + n, finish(whole, row, sum, 0, n, lanes), lanes);
       });
     });
+  return false;
+}
+
+}  // namespace gemm_detail
+
+// Computes C = A·B in parallel. Where K is 0 the sums are 0.
+template <class T, class A, class B>
+void gemm(const GemmShape& s, const A& a, const B& b, const Product<T>& p) {
+  using namespace gemm_detail;
+  if (s.depth == 0)
+    finish_nothing(s, p);
+  else if (!without_packing(s, a, b, p) && with_packing(s, a, b, p))
+    return;
+  if (p.moments.data) p.moments.take(p.c, p.pitch, 0, s.rows, 0, s.columns);
 }
 
 }  // namespace STRIATE_ISA

@@ -2,6 +2,7 @@
 #pragma once
 #include "core/parallel.h"
 #include "core/simd.h"
+#include "gemm/column_moments.h"
 #include "gemm/images.h"
 
 // For lambdas whose vectors must stay in registers.
@@ -25,6 +26,7 @@ struct Product {
   T low = -T(__builtin_inf()), high = T(__builtin_inf());
   const T* residual = nullptr;  // null: none. Lies as C does
   Images images = {};           // that the columns go through
+  MomentsOfRuns moments = {};   // of the columns, of one image
 
   bool finishes() const { return bias || residual || low > -T(__builtin_inf()) || high < T(__builtin_inf()); }
 

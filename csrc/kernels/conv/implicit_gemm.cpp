@@ -19,6 +19,7 @@
 #include "core/machine.h"
 #include "core/moments.h"
 #include "core/window.h"
+#include "gemm/column_moments.h"
 #include "gemm/gemm.h"
 #include "gemm/micro_kernel.h"
 #include "gemm/packed_b.h"
@@ -130,38 +131,6 @@ struct Finish {
   }
 };
 
-// Moments of the results of a run for two vectors of channels, as deviations from its first position.
-template <class T>
-struct ChannelMoments {
-  static constexpr int64_t L = kLanes<T>, D = kLanes<double>;
-  double count = 0;
-  T shift[2 * L];
-  double sums[2 * L] = {}, squares[2 * L] = {};
-
-  void add(const T* y, int64_t pitch, int64_t rows, int64_t lanes) {
-    for (int64_t c = 0; c < lanes; c += L) {
-      const int64_t n = min(L, lanes - c);
-      if (count == 0) store(shift + c, load_first<Vector<T>>(y + c, n));
-      const Vector<T> from = load(shift + c);
-      Vector<T> sum = {}, square = {};
-      for (int64_t j = 0; j < rows; ++j) {
-        const Vector<T> deviation = load_first<Vector<T>>(y + j * pitch + c, n) - from;
-        sum += deviation, square += deviation * deviation;
-      }
-      T tile_sums[2][L];
-      store(tile_sums[0], sum), store(tile_sums[1], square);
-      for (int64_t l = 0; l < L; l += D) {
-        store(sums + c + l, load(sums + c + l) + load_widened(tile_sums[0] + l));
-        store(squares + c + l, load(squares + c + l) + load_widened(tile_sums[1] + l));
-      }
-    }
-    count += double(rows);
-  }
-  void put(Moments* moments, int64_t lanes) const {
-    for (int64_t l = 0; l < lanes; ++l) moments[l] = shifted_moments(count, double(shift[l]), sums[l], squares[l]);
-  }
-};
-
 // -------------------------------------------------------------------------------------------------------------- passes
 
 template <class T>
@@ -229,7 +198,7 @@ void activations(const GemmView& s, const T* x, const T* packed, const Epilogue<
       if (e.bias)
         for (int64_t c = 0; c < lanes; c += L)
           bias[c / L] = load_first<Vector<T>>(e.bias + channel + c, min(L, lanes - c));
-      ChannelMoments<T> measure;
+      ColumnMoments<T> measure;
       for (int64_t t = 0; t < count; t += tile_rows) {
         const int64_t at = (first + t) * all + channel;
         // Results go to lines that were not read: fetch them during the sums.
@@ -257,7 +226,7 @@ void activations(const GemmView& s, const T* x, const T* packed, const Epilogue<
         measure.add(y + at, all, min(tile_rows, count - t), lanes);
         if ((t + tile_rows) % run == 0 || t + tile_rows >= count) {
           measure.put(run_moments + (first + t) / run * all + channel, lanes);
-          measure = ChannelMoments<T>();
+          measure = ColumnMoments<T>();
         }
       }
     }

@@ -102,9 +102,10 @@ void scatter(const ConvShape& s, const T* products, const Epilogue<T>& given, T*
 
 template <class T>
 Product<T> product_of(const Epilogue<T>& e, T* y, int64_t at, int64_t pitch, int64_t channel, bool channels_last,
-                      const Images& images = {}) {
+                      const Images& images, const MomentsOfRuns& moments) {
   return {y + at, pitch,  e.bias ? e.bias + channel : nullptr,    !channels_last,
-          e.low,  e.high, e.residual ? e.residual + at : nullptr, images};
+          e.low,  e.high, e.residual ? e.residual + at : nullptr, images,
+          moments};
 }
 
 // The products of forward, or with Adjoint of backward_data: of `from` channels to `to` channels in each group.
@@ -116,7 +117,10 @@ void products(const Pixels& p, bool channels_last, const T* x, const T* weight, 
   const auto images = [=](int64_t channels) {
     return Images::in_units_of(2 * kLanes<T>, p.images, p.outputs, p.groups * channels * p.outputs);
   };
+  const int64_t runs = e.mean ? ceil_div(p.images * p.outputs, MomentsOfRuns::kRows) : 0, all = p.groups * to;
+  const Scratch<Moments> moments(runs * all);
   for (int64_t g = 0; g < p.groups; ++g) {
+    const MomentsOfRuns of_group = {runs > 0 ? moments + g * to : nullptr, all};
     const T* w = weight + g * p.filters * p.channels;
     const auto weights = [=] {
       if constexpr (Adjoint)
@@ -126,12 +130,13 @@ void products(const Pixels& p, bool channels_last, const T* x, const T* weight, 
     }();
     if (channels_last)
       gemm<T>({p.images * p.outputs, to, from}, AlongDepth<T>{x + g * from, p.groups * from}, weights,
-              product_of(e, y, g * to, p.groups * to, g * to, true));
+              product_of(e, y, g * to, all, g * to, true, {}, of_group));
     else
       gemm<T>({to, images(to).positions(), from}, weights,
               ImagesAcrossDepth<T>{x + g * from * p.outputs, p.outputs, images(from)},
-              product_of(e, y, g * to * p.outputs, p.outputs, g * to, false, images(to)));
+              product_of(e, y, g * to * p.outputs, p.outputs, g * to, false, images(to), of_group));
   }
+  if (e.mean) merge_rows(moments, runs, all, e.mean, e.variance);
 }
 
 template <class T>
@@ -165,8 +170,7 @@ void backward_weights(const ConvShape& s, const T* dy, const T* x, T* dw) {
               AcrossDepth<T>{source + g * p.channels, p.all_channels()}, to);
     } else {
       const auto pixels = [=](const T* from, int64_t channels, int64_t group) {
-        const Images images =
-            Images::in_units_of(kLanes<T>, p.images, p.outputs, p.groups * channels * p.outputs);
+        const Images images = Images::in_units_of(kLanes<T>, p.images, p.outputs, p.groups * channels * p.outputs);
         return ImagesAlongDepth<T>{from + group * channels * p.outputs, p.outputs, images};
       };
       const ImagesAlongDepth<T> gradients = pixels(dy, p.filters, g), inputs = pixels(source, p.channels, g);

@@ -265,13 +265,18 @@ if NUMBERS.keys() != _REFUSALS.keys():
 _EMIT_BATCH_STATS = ("winograd_4x4", "winograd_2x2", "implicit_gemm")  # they measure while they write y
 
 
+def _emits_batch_stats(method: str, problem: ConvProblem) -> bool:
+    can = method in _EMIT_BATCH_STATS or (method == "pointwise" and problem.channels_last)
+    return problem.pass_ == "forward" and problem.emit_batch_stats and can
+
+
 def _native(method: str) -> Callable[..., Tensor]:
     number = NUMBERS[method]
 
     def run(problem: ConvProblem, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
         p = problem.geometry
         rest = (p.stride, p.dilation, p.before, p.groups, problem.channels_last, number)
-        if problem.pass_ == "forward" and problem.emit_batch_stats and method in _EMIT_BATCH_STATS:
+        if _emits_batch_stats(method, problem):
             y, statistics = _ops.conv_measured.default(a, b, bias, p.output, *rest)
             attach_statistics(y, statistics)
             return y
