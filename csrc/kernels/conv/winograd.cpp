@@ -78,6 +78,10 @@ void pack(const ConvShape& s, const Grid& g, const TileTransforms<T>& kind, bool
 
 // -------------------------------------------------------------------------------------------------------- micro-kernel
 
+// Channels of the weight gradient's tile at most: 8×2 sums of 32 registers, 4×2 of 16. With 8×2 of 16 some sums wait for
+// memory at every tile.
+constexpr int64_t kWeightRows = kVectorBytes == 64 ? 8 : 4;
+
 // Computes sums[j][v] += Σ_tiles a[tile][lane j] · b[tile][v] for M channels and V vectors of filters.
 template <class T, int M, int V>
 void weight_micro_kernel(const T* a, const T* b, int64_t b_vector, int64_t count, bool overwrite, T* sums,
@@ -397,7 +401,7 @@ void write_filters(const ConvShape& s, const Grid& g, const TileTransforms<T>& k
 template <class T>
 STRIATE_INLINE void accumulate_vectors(const T* a, const T* b, int64_t b_vector, int64_t vectors, int64_t channels,
                                        int64_t count, int64_t run, bool overwrite, T* sums, int64_t row) {
-  constexpr int64_t L = kLanes<T>, M = L < 8 ? L : 8;
+  constexpr int64_t L = kLanes<T>, M = L < kWeightRows ? L : kWeightRows;
   for (int64_t c = 0; c < min(L, channels); c += M)
     for (int64_t t = 0; t < count; t += run) {
       const int64_t tiles = min(run, count - t);
