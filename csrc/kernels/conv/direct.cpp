@@ -197,8 +197,10 @@ struct Target {
   const Epilogue<T>* epilogue = nullptr;
   int64_t at = 0;
 };
+// Not inlined: among the addresses of a loop over columns one of 6×2 sums does not stay in 16 registers, and each of its
+// additions waits for memory.
 template <class T, int M, int V>
-void compute_tile(const T* x, const T* w, const Term* terms, int64_t count, const Vector<T>* bias, const Target<T>& out,
+__attribute__((noinline)) void compute_tile(const T* x, const T* w, const Term* terms, int64_t count, const Vector<T>* bias, const Target<T>& out,
                   int64_t columns) {
   Vector<T> sum[M][V];
 #pragma GCC unroll 16
