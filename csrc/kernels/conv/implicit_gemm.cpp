@@ -179,23 +179,40 @@ __attribute__((noinline)) void im2row(const GemmView& s, const T* x, const T* la
   });
 }
 
-// ------------------------------------------------------------------------------------------------------------ epilogue
+// --------------------------------------------------------------------------------------------------------------- tiles
 
-// Finishes and stores the sums of a tile, for results of two vectors of channels from `channel` on.
-template <class T, class Whole>
-struct Finish {
+// A tile's results: of two vectors of channels from `channel` on, of positions whose results begin in y at results[j].
+template <class T>
+struct TileResult {
   const Epilogue<T>& e;
   T* y;
-  const int64_t* results;  // where they begin in y
+  const int64_t* results;
   int64_t channel, lanes;  // lanes of both vectors together
-  Vector<T> bias[2];
-
-  STRIATE_INLINE void operator()(int j, int v, const Vector<T>& sum) const {
-    constexpr int64_t L = kLanes<T>;
-    const int64_t to = results[j] + channel + v * L, n = min(L, lanes - v * L);
-    store_lanes(Whole{}, y + to, finish(Whole{}, e, sum + bias[v], to, n), n);
-  }
 };
+
+// Multiplies, and stores the finished sums. Not inlined: among other values that stay in registers one of 6×2 sums does
+// not, and each of its additions waits for memory (a product took 1.7 times as long).
+template <class T, int M, int V, class Whole>
+__attribute__((noinline)) void tile(const T* rows, int64_t depth, int64_t batch, const T* weights,
+                                    const TileResult<T>& r) {
+  constexpr int64_t L = kLanes<T>;
+  const auto lanes_of = [&](int64_t v) { return min(L, r.lanes - v * L); };
+  // Results go to lines that were not read: fetch them during the sums.
+  for (int64_t j = 0; j < M; ++j)
+    for (int64_t v = 0; v < V; ++v) {
+      const int64_t at = r.results[j] + r.channel + v * L;
+      __builtin_prefetch(r.y + at, 1);
+      if (r.e.residual) __builtin_prefetch(r.e.residual + at);
+    }
+  const Tile<T, M, V> sums = micro_kernel<T, M, V>(rows, M * L, depth, batch, weights);
+  Vector<T> bias[V] = {};
+  if (r.e.bias)
+    for (int64_t v = 0; v < V; ++v) bias[v] = load_lanes<T>(Whole{}, r.e.bias + r.channel + v * L, lanes_of(v));
+  sums.for_each([&](int j, int v, const Vector<T>& sum) STRIATE_INLINE_LAMBDA {
+    const int64_t at = r.results[j] + r.channel + v * L;
+    store_lanes(Whole{}, r.y + at, finish(Whole{}, r.e, sum + bias[v], at, lanes_of(v)), lanes_of(v));
+  });
+}
 
 // Moments of the results of a run for two vectors of channels, as deviations from its first position.
 template <class T>
@@ -323,35 +340,21 @@ void activations(const PassShape& s, const T* x, const T* packed, const Epilogue
           im2row(view, x + group * s.from_channels, last, first + t, min(tile_rows, count - t), rows + t * row_values);
       const int64_t lanes = min(2 * L, s.to_channels - 2 * pair * L), channel = group * s.to_channels + 2 * pair * L;
       const T* weights = packed + group * layout.size() + layout.at(pair) + before * layout.width(pair);
-      Vector<T> bias[2] = {};
-      if (e.bias)
-        for (int64_t c = 0; c < lanes; c += L)
-          bias[c / L] = load_first<Vector<T>>(e.bias + channel + c, min(L, lanes - c));
       ChannelMoments<T> measure;
       for (int64_t t = 0; t < count; t += tile_rows) {
-        const int64_t* to = results + t;
-        // Results go to lines that were not read: fetch them during the sums.
-        for (int64_t j = 0; j < min(tile_rows, count - t); ++j)
-          for (int64_t c = 0; c < lanes; c += L) {
-            __builtin_prefetch(y + to[j] + channel + c, 1);
-            if (e.residual) __builtin_prefetch(e.residual + to[j] + channel + c);
-          }
+        const TileResult<T> result = {e, y, results + t, channel, lanes};
         with_constant<kMaxRows>(min(tile_rows, count - t), [&](auto m) {
           constexpr int M = decltype(m)::value;
-          const auto product = [&](auto vectors, auto whole) {
-            const Finish<T, decltype(whole)> put = {e, y, to, channel, lanes, {bias[0], bias[1]}};
-            micro_kernel<T, M, decltype(vectors)::value>(rows + t * row_values, M * L, depth, batch, weights)
-                .for_each(put);
-          };
+          const T* a = rows + t * row_values;
           if (lanes == 2 * L)
-            product(Constant<2>{}, Constant<true>{});
+            tile<T, M, 2, Constant<true>>(a, depth, batch, weights, result);
           else if (lanes > L)
-            product(Constant<2>{}, Constant<false>{});
+            tile<T, M, 2, Constant<false>>(a, depth, batch, weights, result);
           else
-            product(Constant<1>{}, Constant<false>{});
+            tile<T, M, 1, Constant<false>>(a, depth, batch, weights, result);
         });
         if (!measures) continue;
-        measure.add(y + *to + channel, all, min(tile_rows, count - t), lanes);
+        measure.add(y + results[t] + channel, all, min(tile_rows, count - t), lanes);
         if ((t + tile_rows) % run == 0 || t + tile_rows >= count) {
           measure.put(run_moments + (first + t) / run * all + channel, lanes);
           measure = ChannelMoments<T>();
