@@ -4,6 +4,7 @@ it refuses.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import pytest
@@ -45,14 +46,10 @@ class Case(NamedTuple):
     def rest(self) -> tuple[Any, ...]:
         return self.stride, self.dilation, self.before, self.groups, True, IMPLICIT_GEMM
 
-    @property
-    def turns(self) -> bool:
-        """Whether it has an input gradient."""
-        return all(s == 1 for s in self.stride)
-
 
 # Rows of taps that are contiguous and taps that are not; edges within a vector; fewer channels and filters than lanes,
-# and more; windows that miss the input; blocks of one position, of several images, and many blocks.
+# and more; windows that miss the input; blocks of one position, of several images, and many blocks; input gradients
+# with phases of no taps, and of more and fewer destinations.
 CASES = [
     Case((1, 1), (9, 7), (1, 1), (1, 1), (0, 0)),
     Case((1, 1), (9, 7), (2, 3), (1, 1), (1, 2), channels=5, filters=40),
@@ -69,6 +66,9 @@ CASES = [
     Case((3,), (31,), (1,), (2,), (2,), groups=2),
     Case((2, 3, 3), (5, 6, 7), (1, 2, 1), (1, 1, 1), (1, 1, 1), channels=6),
     Case((3, 3, 2), (5, 6, 7), (1, 1, 1), (2, 1, 1), (2, 1, 0), channels=6),
+    Case((3, 3), (29, 31), (2, 2), (1, 1), (1, 1), batch=5, channels=70, filters=40),
+    Case((2, 5), (9, 40), (4, 3), (1, 2), (0, 4), channels=40, filters=8, groups=2),
+    Case((3, 1, 2), (7, 6, 9), (2, 3, 4), (2, 1, 2), (2, 0, 1), channels=6, filters=20),
 ]
 
 
@@ -78,20 +78,22 @@ class Given(NamedTuple):
     bias: Tensor
     dy: Tensor
     residual: Tensor
+    input_bias: Tensor  # of backward_data, which is a transposed convolution too
 
 
 def tensors(case: Case, make: Any) -> Given:
     y = (case.batch, case.filters * case.groups, *case.output)
     weight = make((case.filters * case.groups, case.channels, *case.size))
-    return Given(make((case.batch, case.channels * case.groups, *case.input)), weight, make(y[1:2]), make(y), make(y))
+    x = (case.batch, case.channels * case.groups, *case.input)
+    return Given(make(x), weight, make(y[1:2]), make(y), make(y), make(x[1:2]))
 
 
 def implicit_gemm(case: Case, given: Given, dtype: torch.dtype) -> dict[str, Tensor]:
-    x, w, b, dy, r = (t.to(dtype) for t in given)
+    x, w, b, dy, r, input_bias = (t.to(dtype) for t in given)
     x, dy, r = channels_last(x), channels_last(dy), channels_last(r)
     packed = kernels.conv_pack(w, case.groups, IMPLICIT_GEMM)
     measured, statistics = kernels.conv_measured(x, w, b, case.output, *case.rest)
-    got = {
+    return {
         "forward": kernels.conv(x, w, b, case.output, *case.rest),
         "without bias": kernels.conv(x, channels_last(w), None, case.output, *case.rest),
         "fused": kernels.conv_fused(x, w, packed, b, r, -20.0, 30.0, case.output, *case.rest),
@@ -100,22 +102,20 @@ def implicit_gemm(case: Case, given: Given, dtype: torch.dtype) -> dict[str, Ten
         "statistics": statistics,
         "weight": kernels.conv_backward_weights(dy, x, case.size, *case.rest),
         "weight by channels": kernels.conv_backward_weights(dy, x, case.size, *case.rest, True),
+        "input": kernels.conv_backward_data(dy, w, None, case.input, *case.rest),
+        "input with bias": kernels.conv_backward_data(dy, channels_last(w), input_bias, case.input, *case.rest),
     }
-    if case.turns:
-        for name, weight in (("input", w), ("input by channels", channels_last(w))):
-            got[name] = kernels.conv_backward_data(dy, weight, None, case.input, *case.rest)
-    return got
 
 
 def exactly(case: Case, given: Given) -> dict[str, Tensor]:
-    x, w, b, dy, r = (t.double() for t in given)
+    x, w, b, dy, r, input_bias = (t.double() for t in given)
     x.requires_grad_(), w.requires_grad_()
     plain = FUNCTIONS[len(case.size)](x, w, None, case.stride, case.before, case.dilation, case.groups)
     dx, dw = torch.autograd.grad(plain, (x, w), dy)
     plain = plain.detach()
     y = plain + b.reshape(-1, *[1] * len(case.size))
     of_channel = y.transpose(0, 1).flatten(1)
-    expected = {
+    return {
         "forward": y,
         "without bias": plain,
         "fused": (y + r).clamp(-20, 30),
@@ -124,8 +124,9 @@ def exactly(case: Case, given: Given) -> dict[str, Tensor]:
         "statistics": torch.stack([of_channel.mean(1), of_channel.var(1, unbiased=False)]),
         "weight": dw,
         "weight by channels": dw,
+        "input": dx,
+        "input with bias": dx + input_bias.reshape(-1, *[1] * len(case.size)),
     }
-    return {**expected, "input": dx, "input by channels": dx} if case.turns else expected
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -171,6 +172,50 @@ def test_bits_are_the_same_on_1_2_3_and_8_threads(case: Case) -> None:
             assert torch.equal(value, other[name]), name
 
 
+# Taps, stride, dilation and padding of an axis: all strides with windows that have more and fewer taps, and taps whose
+# distance is and is not a multiple of the stride.
+AXES = list(itertools.product((1, 2, 3, 5), (1, 2, 3, 4), (1, 2, 3), (0, 1, 4)))
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("input", [(20,), (9, 14), (6, 9, 13)], ids=str)
+def test_the_input_gradient_is_exact_for_every_stride_dilation_and_padding(
+    input: Axes, groups: int, isa: str
+) -> None:
+    nonzero = []
+    for number in range(len(AXES)):
+        # The other axes have other taps and strides.
+        axes = [AXES[number * factor % len(AXES)] for factor in (1, 5, 11)[: len(input)]]
+        size, stride, dilation, before = zip(*axes, strict=True)
+        case = Case(size, input, stride, dilation, before, channels=3, filters=5, groups=groups)
+        if min(case.output) < 1:
+            continue
+        given = tensors(case, lambda shape: torch.randint(-5, 6, shape).double())
+        expected = exactly(case, given)["input with bias"]
+        dx = kernels.conv_backward_data(
+            channels_last(given.dy).float(), given.weight.float(), given.input_bias.float(), input, *case.rest
+        )
+        assert torch.equal(dx.double(), expected), case
+        nonzero.append((expected != 0).double().mean())
+    assert len(nonzero) > 100 and torch.stack(nonzero).mean() > 0.5
+
+
+@pytest.mark.parametrize("stride", [2, 3, 4])
+def test_nan_and_infinity_in_a_gradient_reach_only_the_inputs_that_were_seen(stride: int) -> None:
+    dy, w = channels_last(torch.randn(1, 20, 5, 5)), torch.randn(20, 4, 3, 3)
+    dy[0, 7, 2, 2], dy[0, 3, 0, 4] = float("nan"), float("inf")
+    given = [4 * stride + 2] * 2
+    for spoilt in (False, True):
+        if spoilt:
+            w[5, 2, 0, 0] = float("nan")  # what meets the padding takes no part
+        rest = [stride] * 2, [1, 1], [1, 1]
+        dx = kernels.conv_backward_data(dy, w, None, given, *rest, 1, True, IMPLICIT_GEMM)
+        expected = F.conv_transpose2d(dy, w, None, stride, 1, 1)
+        assert torch.equal(dx.isnan(), expected.isnan()) and torch.equal(dx.isinf(), expected.isinf())
+        assert torch.allclose(dx, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
+        assert 0 < dx.isfinite().double().mean() < 1
+
+
 def test_nan_and_infinity_reach_only_the_outputs_that_see_them() -> None:
     x, w = channels_last(torch.randn(1, 4, 9, 9)), torch.randn(20, 4, 3, 3)
     x[0, 1, 4, 4], x[0, 2, 0, 8] = float("nan"), float("inf")
@@ -200,7 +245,7 @@ def call(
         (call((1, 4, 9, 9, 9), (4, 4, 3, 3, 3)), None),
         (call((1, 4, 9, 9), (4, 4, 3, 3), last=False), "it is for channels order"),
         (call((1, 4, 9, 9), (4, 4, 3, 3), "backward_weights", stride=2), None),
-        (call((1, 4, 9, 9), (4, 4, 3, 3), "backward_data", stride=2), "its input gradient is for stride 1"),
+        (call((1, 4, 9, 9), (4, 4, 3, 3), "backward_data", stride=2), None),
         (call((1, 1, 300, 300), (1, 1, 257, 256)), "it is for outputs that see at most a million values"),
         (call((0, 4, 9, 9), (4, 4, 3, 3)), "there is nothing to compute"),
     ],
@@ -215,8 +260,8 @@ def test_operators_called_past_the_checks_refuse_too() -> None:
     dy, ones, zeros = channels_last(torch.randn(1, 3, 5, 5)), [1, 1], [0, 0]
     with pytest.raises(RuntimeError, match="implicit_gemm takes NHWC alone"):
         kernels.conv(x, w, None, [10, 10], ones, ones, zeros, 1, False, IMPLICIT_GEMM)
-    with pytest.raises(RuntimeError, match="implicit_gemm computes backward_data for stride 1 alone"):
-        kernels.conv_backward_data(dy, w, None, [12, 12], [2, 2], ones, zeros, 1, True, IMPLICIT_GEMM)
+    with pytest.raises(RuntimeError, match="implicit_gemm takes NHWC alone"):
+        kernels.conv_backward_data(dy, w, None, [12, 12], [2, 2], ones, zeros, 1, False, IMPLICIT_GEMM)
     with pytest.raises(RuntimeError, match="implicit_gemm takes NHWC alone"):
         kernels.conv_backward_weights(dy, x, [3, 3], [2, 2], ones, zeros, 1, False, IMPLICIT_GEMM)
     with pytest.raises(RuntimeError, match="a destination sees at most a million values"):

@@ -65,8 +65,6 @@ constexpr int64_t kMaxImplicitGemm = int64_t(1) << 20;  // values of a row; ops/
 void check_implicit_gemm(bool adjoint, const ConvShape& s, Method method) {
   if (method != Method::implicit_gemm) return;
   check(s.channels_last, "implicit_gemm takes NHWC alone");
-  for (const Axis& a : {s.window.depth, s.window.height, s.window.width})
-    check(!adjoint || a.stride == 1, "implicit_gemm computes backward_data for stride 1 alone");
   check(s.taps() * ((adjoint ? s.filters : s.channels) / s.groups + 15) <= kMaxImplicitGemm,
         "a destination sees at most a million values");
 }

@@ -49,7 +49,7 @@ struct PassAxis {  // one axis of a pass, seen from its destination
     const int64_t g = common_divisor(a.stride, a.dilation), tap_step = a.stride / g;
     int64_t tap = 0;
     while (tap < min(a.size, tap_step) && (number + a.before - tap * a.dilation) % a.stride != 0) ++tap;
-    if (tap >= min(a.size, tap_step)) return {number, a.stride, 1, 0, 0, 1, 0, 1};
+    if (tap >= min(a.size, tap_step)) return {number, a.stride, 1, 0, 0, -tap_step, 0, a.dilation / g};
     const int64_t taps = (a.size - 1 - tap) / tap_step + 1,
                   last = tap + (taps - 1) * tap_step;  // the last tap reads the first source
     return {number,        a.stride, 1, taps, last, -tap_step, (number + a.before - last * a.dilation) / a.stride,

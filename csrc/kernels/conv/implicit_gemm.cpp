@@ -13,9 +13,13 @@
 // are the units that threads share. A thread makes the rows of a block when it comes to it. Where results are measured,
 // blocks are whole runs: the moments of a run, whose length follows from the shape alone, are taken together.
 //
-// backward_data of stride 1 is the same product with mirrored taps, channels and filters exchanged. backward_weights is
-// the product over positions, (filters × positions) · (positions × (taps · channels)), on the core of gemm/gemm.h,
-// whose operand B is made from x as it is packed (tap_rows.h).
+// backward_data is a product for each phase (bands.h): the destinations that use the same taps, a stride apart on each
+// axis, with channels and filters exchanged. Packed weights are ordered by phase. The forward pass, and backward_data
+// of stride 1, have one phase. Phases are neighbouring units, since they read the same sources and divide the taps
+// unevenly.
+//
+// backward_weights is the product over positions, (filters × positions) · (positions × (taps · channels)), on the core
+// of gemm/gemm.h, whose operand B is made from x as it is packed (tap_rows.h).
 #include "core/machine.h"
 #include "core/moments.h"
 #include "core/window.h"
@@ -23,6 +27,7 @@
 #include "gemm/gemm.h"
 #include "gemm/micro_kernel.h"
 #include "gemm/packed_b.h"
+#include "kernels/conv/bands.h"
 #include "kernels/conv/conv.h"
 #include "kernels/conv/epilogue.h"
 #include "kernels/conv/pack_weights.h"
@@ -37,29 +42,94 @@ constexpr int64_t kRunValues = 65536;                         // of the rows of 
 
 // ------------------------------------------------------------------------------------------------------------ geometry
 
-// A pass as a product, seen from its destination: destination o sums the sources o · stride - before + t · dilation;
-// `before` may be negative. A sum of depth_of_sum() terms is a batch of gemm_batch() products of gemm_depth() terms,
-// which are contiguous in memory: the channels of one tap, or of a row of taps.
-struct GemmView {
-  Axis depth, height, width;
-  int64_t batch, groups, to_channels, from_channels;
+// One phase of an axis: `count` of the pass's destinations, and those of `size` taps whose numbers have one residue
+// modulo `residues`.
+struct GemmAxis {
+  Phase phase;
+  int64_t sources, destinations, count, size, residues;
 
-  int64_t all_to() const { return groups * to_channels; }
-  int64_t all_from() const { return groups * from_channels; }
-  int64_t positions() const { return batch * depth.output * height.output * width.output; }
-  int64_t depth_of_sum() const { return depth.size * height.size * width.size * from_channels; }
-  int64_t block_taps() const { return groups == 1 && width.dilation == 1 ? width.size : 1; }
-  int64_t gemm_depth() const { return block_taps() * from_channels; }
-  int64_t gemm_batch() const { return depth_of_sum() / gemm_depth(); }
+  GemmAxis(const PassAxis& a, int64_t number)
+      : phase(a.phase(number)),
+        sources(a.sources()),
+        destinations(a.destinations()),
+        count(ceil_div(destinations - phase.first, phase.apart)),
+        size(a.axis.size),
+        residues(max(phase.tap_step, -phase.tap_step)) {}
+
+  int64_t most_taps() const { return ceil_div(size, residues); }  // of any phase
+  // How many taps are packed before those of this phase: those of smaller residues.
+  int64_t packed_before() const {
+    const int64_t residue = phase.tap % residues;
+    return residue * (size / residues) + min(residue, size % residues);
+  }
+  int64_t source(int64_t position, int64_t tap) const {  // may lie in the padding
+    return position * phase.step + phase.shift + tap * phase.shift_step;
+  }
 };
 
-GemmView gemm_view(const ConvShape& s, bool adjoint) {
-  const auto of_pass = [=](Axis a) {
-    return adjoint ? Axis{a.output, a.input, a.size, 1, a.dilation, (a.size - 1) * a.dilation - a.before, 0} : a;
-  };
-  const int64_t channels = s.channels / s.groups, filters = s.filters / s.groups;
-  return {of_pass(s.window.depth),      of_pass(s.window.height),    of_pass(s.window.width), s.batch, s.groups,
-          adjoint ? channels : filters, adjoint ? filters : channels};
+// One phase of a pass as a product, seen from its destinations. A sum is a batch of gemm_batch() products of
+// gemm_depth() terms, which are contiguous in memory: the channels of one tap, or of a row of taps.
+struct GemmView {
+  GemmAxis depth, height, width;
+  int64_t batch, groups, to_channels, from_channels;
+
+  int64_t all_from() const { return groups * from_channels; }
+  int64_t positions() const { return batch * depth.count * height.count * width.count; }
+  int64_t taps() const { return depth.phase.taps * height.phase.taps * width.phase.taps; }
+  int64_t block_taps() const { return groups == 1 && width.phase.shift_step == 1 ? max(1, width.phase.taps) : 1; }
+  int64_t gemm_depth() const { return block_taps() * from_channels; }
+  int64_t gemm_batch() const { return taps() / block_taps(); }
+  template <class T>
+  int64_t position_values() const {  // of the rows, for each position
+    return gemm_batch() * ceil_div(gemm_depth(), kLanes<T>) * kLanes<T>;
+  }
+  int64_t packed_before() const {  // how many taps are packed before those of this phase
+    const int64_t of_depth = height.packed_before() * width.size + height.phase.taps * width.packed_before();
+    return depth.packed_before() * height.size * width.size + depth.phase.taps * of_depth;
+  }
+};
+
+inline int64_t phases(const PassShape& s) { return s.depth.phases() * s.height.phases() * s.width.phases(); }
+
+GemmView gemm_view(const PassShape& s, int64_t phase) {
+  const int64_t wide = s.width.phases(), high = s.height.phases();
+  return {{s.depth, phase / wide / high},
+          {s.height, phase / wide % high},
+          {s.width, phase % wide},
+          s.batch,
+          s.groups,
+          s.to_channels,
+          s.from_channels};
+}
+
+// As many destinations and taps as any phase has. The first phase has the most destinations.
+GemmView largest_view(const PassShape& s) {
+  GemmView v = gemm_view(s, 0);
+  v.depth.phase.taps = v.depth.most_taps(), v.height.phase.taps = v.height.most_taps(),
+  v.width.phase.taps = v.width.most_taps();
+  return v;
+}
+
+// Calls body(at, run, n, d, h, w) for each run of destinations of one row of an image: the at-th of `count` from
+// `position` on, how many, and where the first of them is among the phase's.
+template <class Body>
+STRIATE_INLINE void for_each_run(const GemmView& s, int64_t position, int64_t count, const Body& body) {
+  for (int64_t at = 0, run; at < count; at += run) {
+    const int64_t row = (position + at) / s.width.count, w = (position + at) % s.width.count, h = row % s.height.count,
+                  d = row / s.height.count % s.depth.count, n = row / s.height.count / s.depth.count;
+    run = min(count - at, s.width.count - w);
+    body(at, run, n, d, h, w);
+  }
+}
+
+// Finds where the results of destinations begin in y, which has so many channels.
+inline void find_results(const GemmView& s, int64_t position, int64_t count, int64_t channels, int64_t* results) {
+  const auto index = [](const GemmAxis& a, int64_t j) { return a.phase.first + j * a.phase.apart; };
+  for_each_run(s, position, count, [&](int64_t at, int64_t run, int64_t n, int64_t d, int64_t h, int64_t w) {
+    const int64_t line = ((n * s.depth.destinations + index(s.depth, d)) * s.height.destinations + index(s.height, h)) *
+                         s.width.destinations;
+    for (int64_t j = 0; j < run; ++j) results[at + j] = (line + index(s.width, w + j)) * channels;
+  });
 }
 
 // -------------------------------------------------------------------------------------------------------------- im2row
@@ -82,72 +152,111 @@ template <class T>
 __attribute__((noinline)) void im2row(const GemmView& s, const T* x, const T* last, int64_t position, int64_t rows,
                                       T* to) {
   constexpr int64_t L = kLanes<T>;
-  const Axis &depth = s.depth, &height = s.height, &width = s.width;
+  const GemmAxis &depth = s.depth, &height = s.height, &width = s.width;
   const int64_t all = s.all_from(), channels = s.from_channels, block_depth = s.gemm_depth(),
                 block_taps = s.block_taps(), vector = rows * L;
   const int64_t block_stride = ceil_div(block_depth, L) * vector, reach = (block_depth - 1) / L * L;
-  for (int64_t row = 0, count; row < rows; row += count, to += count * L) {  // the destinations of one row of the image
-    const int64_t line = (position + row) / width.output, w = (position + row) % width.output, h = line % height.output,
-                  d = line / height.output % depth.output, n = line / height.output / depth.output;
-    count = min(rows - row, width.output - w);
-    T* target = to;
-    for (int64_t td = 0; td < depth.size; ++td)
-      for (int64_t th = 0; th < height.size; ++th) {
-        const int64_t i = d * depth.stride - depth.before + td * depth.dilation,
-                      j = h * height.stride - height.before + th * height.dilation;
-        const bool inside = i >= 0 && i < depth.input && j >= 0 && j < height.input;
-        const T* source = x + ((n * depth.input + i) * height.input + j) * width.input * all;
-        for (int64_t tw = 0; tw < width.size; tw += block_taps, target += block_stride) {
-          int64_t k = w * width.stride - width.before + tw * width.dilation;
-          for (int64_t at = 0; at < count * L; at += L, k += width.stride) {
+  for_each_run(s, position, rows, [&](int64_t row, int64_t count, int64_t n, int64_t d, int64_t h, int64_t w) {
+    T* target = to + row * L;
+    for (int64_t td = 0; td < depth.phase.taps; ++td)
+      for (int64_t th = 0; th < height.phase.taps; ++th) {
+        const int64_t i = depth.source(d, td), j = height.source(h, th);
+        const bool inside = i >= 0 && i < depth.sources && j >= 0 && j < height.sources;
+        const T* source = x + ((n * depth.sources + i) * height.sources + j) * width.sources * all;
+        for (int64_t tw = 0; tw < width.phase.taps; tw += block_taps, target += block_stride) {
+          int64_t k = width.source(w, tw);
+          for (int64_t at = 0; at < count * L; at += L, k += width.phase.step) {
             const T* from = source + k * all;
-            if (inside && k >= 0 && k + block_taps <= width.input && from + reach <= last) {
+            if (inside && k >= 0 && k + block_taps <= width.sources && from + reach <= last) {
               T* put = target + at;  // values behind the last channel go to lanes that are never read
               for (int64_t c = 0; c <= reach; c += L, put += vector) store(put, load(from + c));
             } else {
-              const int64_t begin = min(block_taps, max(0, -k)), end = inside ? min(block_taps, width.input - k) : 0;
+              const int64_t begin = min(block_taps, max(0, -k)), end = inside ? min(block_taps, width.sources - k) : 0;
               copy_part(from, begin * channels, end * channels, block_depth, target + at, vector);
             }
           }
         }
       }
-  }
+  });
 }
 
-// ------------------------------------------------------------------------------------------------------------ epilogue
+// --------------------------------------------------------------------------------------------------------------- tiles
 
-// Finishes and stores the sums of a tile, for results from y[at] on.
-template <class T, class Whole>
-struct Finish {
+// A tile's results: of two vectors of channels from `channel` on, of positions whose results begin in y at results[j].
+template <class T>
+struct TileResult {
   const Epilogue<T>& e;
   T* y;
-  int64_t at, pitch, lanes;  // lanes of both vectors together
-  Vector<T> bias[2];
-
-  STRIATE_INLINE void operator()(int j, int v, const Vector<T>& sum) const {
-    constexpr int64_t L = kLanes<T>;
-    const int64_t to = at + j * pitch + v * L, n = min(L, lanes - v * L);
-    store_lanes(Whole{}, y + to, finish(Whole{}, e, sum + bias[v], to, n), n);
-  }
+  const int64_t* results;
+  int64_t channel, lanes;  // lanes of both vectors together
 };
+
+// Multiplies, and stores the finished sums. Not inlined: among other values that stay in registers one of 6×2 sums does
+// not, and each of its additions waits for memory (a product took 1.7 times as long).
+template <class T, int M, int V, class Whole>
+__attribute__((noinline)) void tile(const T* rows, int64_t depth, int64_t batch, const T* weights,
+                                    const TileResult<T>& r) {
+  constexpr int64_t L = kLanes<T>;
+  const auto lanes_of = [&](int64_t v) { return min(L, r.lanes - v * L); };
+  // Results go to lines that were not read: fetch them during the sums.
+  for (int64_t j = 0; j < M; ++j)
+    for (int64_t v = 0; v < V; ++v) {
+      const int64_t at = r.results[j] + r.channel + v * L;
+      __builtin_prefetch(r.y + at, 1);
+      if (r.e.residual) __builtin_prefetch(r.e.residual + at);
+    }
+  const Tile<T, M, V> sums = micro_kernel<T, M, V>(rows, M * L, depth, batch, weights);
+  Vector<T> bias[V] = {};
+  if (r.e.bias)
+    for (int64_t v = 0; v < V; ++v) bias[v] = load_lanes<T>(Whole{}, r.e.bias + r.channel + v * L, lanes_of(v));
+  sums.for_each([&](int j, int v, const Vector<T>& sum) STRIATE_INLINE_LAMBDA {
+    const int64_t at = r.results[j] + r.channel + v * L;
+    store_lanes(Whole{}, r.y + at, finish(Whole{}, r.e, sum + bias[v], at, lanes_of(v)), lanes_of(v));
+  });
+}
 
 // -------------------------------------------------------------------------------------------------------------- passes
 
 template <class T>
-int64_t packed_values(const GemmView& s) {
-  return s.groups * PackedB<T>{ceil_div(s.to_channels, kLanes<T>), s.depth_of_sum()}.size();
+PackedB<T> packed_layout(const PassShape& s) {
+  const int64_t taps = s.depth.axis.size * s.height.axis.size * s.width.axis.size;
+  return {ceil_div(s.to_channels, kLanes<T>), taps * s.from_channels};
+}
+template <class T>
+int64_t packed_values(const PassShape& s) {
+  return s.groups * packed_layout<T>(s).size();
+}
+
+// Lists the taps in the order in which they are packed, as numbers in the order in which a destination meets its
+// sources (pack_weights.h).
+inline void packed_order(const PassShape& s, int64_t taps, int64_t* order) {
+  for (int64_t i = 0; i < taps; ++i) order[i] = 0;  // of an image smaller than the stride some taps are in no phase
+  for (int64_t number = 0; number < phases(s); ++number) {
+    const GemmView v = gemm_view(s, number);
+    const auto tap = [](const GemmAxis& a, int64_t i) { return a.phase.tap + i * a.phase.tap_step; };
+    int64_t* to = order + v.packed_before();
+    for (int64_t td = 0; td < v.depth.phase.taps; ++td)
+      for (int64_t th = 0; th < v.height.phase.taps; ++th)
+        for (int64_t tw = 0; tw < v.width.phase.taps; ++tw) {
+          const int64_t t = (tap(v.depth, td) * v.height.size + tap(v.height, th)) * v.width.size + tap(v.width, tw);
+          *to++ = s.width.adjoint ? taps - 1 - t : t;
+        }
+  }
 }
 
 template <class T>
 void pack(const ConvShape& shape, bool adjoint, Weight<T> weight, T* packed) {
-  const GemmView s = gemm_view(shape, adjoint);
-  const PackedB<T> layout = {ceil_div(s.to_channels, kLanes<T>), s.depth_of_sum()};
+  const PassShape s = pass_shape(shape, adjoint);
+  const PackedB<T> layout = packed_layout<T>(s);
   const int64_t taps = shape.taps(), channels = s.from_channels;
+  const Scratch<int64_t> memory(taps);
+  int64_t* const order = memory;
+  packed_order(s, taps, order);
   for_each_weight_vector(shape, adjoint, weight,
                          [=](int64_t group, int64_t v, int64_t c, const T* from, int64_t tap_stride) {
                            T* to = packed + group * layout.size();
-                           for (int64_t t = 0; t < taps; ++t)
-                             store(to + layout.at(v, t * channels + c), load(from + t * tap_stride));
+                           for (int64_t i = 0; i < taps; ++i)
+                             store(to + layout.at(v, i * channels + c), load(from + order[i] * tap_stride));
                          });
 }
 
@@ -159,71 +268,62 @@ inline int64_t run_positions(int64_t position_values) {
 // The positions of a block: as many as block_bytes() hold, whole micro-kernels, and blocks of nearly equal size; or
 // with `run`, whole runs.
 template <class T>
-int64_t block_positions(const GemmView& s, int64_t position_values, int64_t run) {
+int64_t block_positions(int64_t positions, int64_t position_values, int64_t run) {
   const int64_t fitting = block_bytes() / (position_values * int64_t(sizeof(T)));
-  if (run > 0) return min(s.positions(), max(1, min(kMaxPositions, fitting) / run) * run);
+  if (run > 0) return min(positions, max(1, min(kMaxPositions, fitting) / run) * run);
   const int64_t most = max(kMaxRows, min(kMaxPositions, fitting / kMaxRows * kMaxRows));
-  return ceil_div(s.positions(), ceil_div(s.positions(), most));
+  return ceil_div(positions, ceil_div(positions, most));
 }
 
 template <class T>
-void activations(const GemmView& s, const T* x, const T* packed, const Epilogue<T>& e, T* y) {
+void activations(const PassShape& s, const T* x, const T* packed, const Epilogue<T>& e, T* y) {
   constexpr int64_t L = kLanes<T>;
-  const PackedB<T> layout = {ceil_div(s.to_channels, L), s.depth_of_sum()};
-  const int64_t block_depth = s.gemm_depth(), gemm_batch = s.gemm_batch(),
-                position_values = gemm_batch * ceil_div(block_depth, L) * L, all = s.all_to(),
-                positions = s.positions();
+  const PackedB<T> layout = packed_layout<T>(s);
+  const GemmView largest = largest_view(s);
+  const int64_t position_values = largest.position_values<T>(), positions = largest.positions(),
+                all = s.all_to_channels(), numbers = phases(s);
   const bool measures = e.mean != nullptr;
   const int64_t run = measures ? run_positions(position_values) : 0, runs = measures ? ceil_div(positions, run) : 0;
-  const int64_t block = block_positions<T>(s, position_values, run), blocks = ceil_div(positions, block);
+  const int64_t block = block_positions<T>(positions, position_values, run), blocks = ceil_div(positions, block);
   // Rows of the micro-kernel: tiles of nearly equal size. Results are added to moments tile by tile.
   const int64_t tile_rows = measures ? kMaxRows : ceil_div(block, ceil_div(block, kMaxRows));
-  const T* last = x + s.batch * s.depth.input * s.height.input * s.width.input * s.all_from() -
-                  L;  // the last address where a vector may begin
+  const T* last = x + s.batch * s.sources() * s.all_from_channels() - L;  // the last address where a vector may begin
   const Scratch<Moments> moments(runs * all);
   Moments* run_moments = moments;
-  parallel_for(blocks * s.groups * layout.count(), block * s.depth_of_sum() * L / 16, [=](int64_t begin, int64_t end) {
+  const int64_t work = block * layout.channels * L / 16 / numbers;  // of a unit
+  parallel_for(blocks * numbers * s.groups * layout.count(), work, [=](int64_t begin, int64_t end) {
     const Scratch<T> rows(block * position_values);
+    GemmView view = largest;
+    int64_t first = 0, count = 0, depth = 0, batch = 0, row_values = 0, before = 0, results[kMaxPositions];
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t pair = unit % layout.count(), group = unit / layout.count() % s.groups,
-                    number = unit / layout.count() / s.groups;
-      const int64_t first = number * block, count = min(positions - first, block);
+      const int64_t pair = unit % layout.count(), group = unit / layout.count() % s.groups;
+      if (unit == begin || (pair == 0 && group == 0)) {
+        view = gemm_view(s, unit / layout.count() / s.groups % numbers);
+        first = unit / layout.count() / s.groups / numbers * block, count = min(view.positions() - first, block);
+        depth = view.gemm_depth(), batch = view.gemm_batch(), row_values = view.position_values<T>(),
+        before = view.packed_before() * s.from_channels;
+        find_results(view, first, count, all, results);
+      }
       if (unit == begin || pair == 0)
         for (int64_t t = 0; t < count; t += tile_rows)
-          im2row(s, x + group * s.from_channels, last, first + t, min(tile_rows, count - t),
-                 rows + t * position_values);
+          im2row(view, x + group * s.from_channels, last, first + t, min(tile_rows, count - t), rows + t * row_values);
       const int64_t lanes = min(2 * L, s.to_channels - 2 * pair * L), channel = group * s.to_channels + 2 * pair * L;
-      const T* weights = packed + group * layout.size() + layout.at(pair);
-      Vector<T> bias[2] = {};
-      if (e.bias)
-        for (int64_t c = 0; c < lanes; c += L)
-          bias[c / L] = load_first<Vector<T>>(e.bias + channel + c, min(L, lanes - c));
+      const T* weights = packed + group * layout.size() + layout.at(pair) + before * layout.width(pair);
       ColumnMoments<T> measure;
       for (int64_t t = 0; t < count; t += tile_rows) {
-        const int64_t at = (first + t) * all + channel;
-        // Results go to lines that were not read: fetch them during the sums.
-        for (int64_t j = 0; j < min(tile_rows, count - t); ++j)
-          for (int64_t c = 0; c < lanes; c += L) {
-            __builtin_prefetch(y + at + j * all + c, 1);
-            if (e.residual) __builtin_prefetch(e.residual + at + j * all + c);
-          }
+        const TileResult<T> result = {e, y, results + t, channel, lanes};
         with_constant<kMaxRows>(min(tile_rows, count - t), [&](auto m) {
           constexpr int M = decltype(m)::value;
-          const auto product = [&](auto vectors, auto whole) {
-            const Finish<T, decltype(whole)> put = {e, y, at, all, lanes, {bias[0], bias[1]}};
-            micro_kernel<T, M, decltype(vectors)::value>(rows + t * position_values, M * L, block_depth, gemm_batch,
-                                                         weights)
-                .for_each(put);
-          };
+          const T* a = rows + t * row_values;
           if (lanes == 2 * L)
-            product(Constant<2>{}, Constant<true>{});
+            tile<T, M, 2, Constant<true>>(a, depth, batch, weights, result);
           else if (lanes > L)
-            product(Constant<2>{}, Constant<false>{});
+            tile<T, M, 2, Constant<false>>(a, depth, batch, weights, result);
           else
-            product(Constant<1>{}, Constant<false>{});
+            tile<T, M, 1, Constant<false>>(a, depth, batch, weights, result);
         });
         if (!measures) continue;
-        measure.add(y + at, all, min(tile_rows, count - t), lanes);
+        measure.add(y + results[t] + channel, all, min(tile_rows, count - t), lanes);
         if ((t + tile_rows) % run == 0 || t + tile_rows >= count) {
           measure.put(run_moments + (first + t) / run * all + channel, lanes);
           measure = ColumnMoments<T>();
@@ -236,15 +336,18 @@ void activations(const GemmView& s, const T* x, const T* packed, const Epilogue<
 
 template <class T>
 void backward_weights(const ConvShape& shape, const T* dy, const T* x, T* dw) {
-  const GemmView s = gemm_view(shape, false);
+  const PassShape s = pass_shape(shape, false);
+  const GemmView view = gemm_view(s, 0);
   const int64_t taps = shape.taps(), channels = s.from_channels, row = taps * channels;
   const bool as_made = shape.weight_channels_last || taps == 1;  // the order of rows (tap, channel) is the weight's own
   const Scratch<T> apart(as_made ? 0 : s.to_channels * row);
   T* const made = apart;
   for (int64_t g = 0; g < s.groups; ++g) {
     T* group = dw + g * s.to_channels * row;
-    const TapRows<T> rows = {x + g * channels, s.depth, s.height, s.width, channels, s.all_from(), s.block_taps()};
-    gemm<T>({s.to_channels, row, s.positions()}, AcrossDepth<T>{dy + g * s.to_channels, s.all_to()}, rows,
+    const Window& w = shape.window;
+    const TapRows<T> rows = {x + g * channels, w.depth,         w.height,         w.width,
+                             channels,         view.all_from(), view.block_taps()};
+    gemm<T>({s.to_channels, row, view.positions()}, AcrossDepth<T>{dy + g * s.to_channels, s.all_to_channels()}, rows,
             {as_made ? group : made, row});
     if (!as_made)
       parallel_for(s.to_channels, row, [=](int64_t begin, int64_t end) {
@@ -259,7 +362,7 @@ void backward_weights(const ConvShape& shape, const T* dy, const T* x, T* dw) {
 
 template <class T, bool Adjoint>
 void run(const ConvShape& shape, const T* x, Weight<T> weight, const Epilogue<T>& e, T* y) {
-  const GemmView s = gemm_view(shape, Adjoint);
+  const PassShape s = pass_shape(shape, Adjoint);
   if (weight.packed) return activations(s, x, weight.packed, e, y);
   const Scratch<T> packed(packed_values<T>(s));
   pack(shape, Adjoint, weight, static_cast<T*>(packed));
@@ -267,7 +370,7 @@ void run(const ConvShape& shape, const T* x, Weight<T> weight, const Epilogue<T>
 }
 template <class T>
 int64_t packed_size(const ConvShape& shape) {
-  return packed_values<T>(gemm_view(shape, false));
+  return packed_values<T>(pass_shape(shape, false));
 }
 template <class T>
 void pack_weight(const ConvShape& shape, Weight<T> weight, T* packed) {

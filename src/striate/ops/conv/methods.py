@@ -230,8 +230,6 @@ def _implicit_gemm_refusal(problem: ConvProblem) -> str | None:
         return problem.refusal
     if not problem.channels_last:
         return "it is for channels order"
-    if problem.pass_ == "backward_data" and any(s != 1 for s in p.stride):
-        return "its input gradient is for stride 1"
     if p.taps * (max(p.channels, p.filters) // p.groups + 15) > 2**20:
         return "it is for outputs that see at most a million values"
     return _native_refusal(problem)
