@@ -400,6 +400,11 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
             }
           }
         for (int64_t p = 0; p < phases; ++p) flush(p);
+        if (s.channels_last && !columns_in_lanes)
+          for (int64_t d = b.d0; d < b.d1; ++d)
+            for (int64_t h = b.h0; h < b.h1; ++h)
+              activate(e.activation, to + (((b.n * D + d) * H + h) * W + b.w0) * all + channel, all, columns,
+                       (two - 1) * L + in_last);
         if (!s.channels_last && !columns_in_lanes)
           for (int64_t k = 0; k < two; ++k)
             for (int64_t d = b.d0; d < b.d1; ++d) {

@@ -253,6 +253,7 @@ void activations(const GemmView& s, const T* x, const T* packed, const Epilogue<
           else
             product(Constant<1>{}, Constant<false>{});
         });
+        activate(e.activation, y + at, all, min(tile_rows, count - t), lanes);
         if (!measures) continue;
         measure.add(y + at, all, min(tile_rows, count - t), lanes);
         if ((t + tile_rows) % run == 0 || t + tile_rows >= count) {
