@@ -82,7 +82,7 @@ def linear_contests(sample: Sample) -> Iterator[Contest]:
     x, w, dy = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(rows, outputs)
     ops = torch.ops.striate
     passes: dict[str, tuple[Call, Callable[[Tensor, Tensor], Tensor], tuple[Tensor, Tensor]]] = {
-        "forward": (lambda: ops.linear(x, w, None, -inf, inf), F.linear, (x, w)),
+        "forward": (lambda: ops.linear(x, w, None, 0, -inf, inf), F.linear, (x, w)),
         "backward_data": (lambda: ops.linear_backward_data(dy, w), torch.mm, (dy, w)),
         "backward_weights": (lambda: ops.linear_backward_weights(dy, x), lambda dy, x: torch.mm(dy.T, x), (dy, x)),
     }

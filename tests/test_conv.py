@@ -541,7 +541,7 @@ def test_what_follows_a_sum_follows_at_the_edges_that_a_weight_spoilt_too(name: 
     operators = torch.ops.striate
     packed = operators.conv_pack(w, 1, ops.NUMBERS[name])
     for given in (None, packed) if packed.numel() else (None,):
-        fused = operators.conv_fused(x, w, given, bias, residual, 0.0, 6.0, *rest)
+        fused = operators.conv_fused(x, w, given, bias, residual, 0, 0.0, 6.0, *rest)
         assert torch.equal(kind(fused), kind(y.clamp(0, 6)))
         assert torch.allclose(fused, y.clamp(0, 6), atol=1e-4, equal_nan=True)
     if name != "direct":

@@ -39,6 +39,7 @@ from striate.deploy.operators import LOWERINGS, base_of, operator_of
 from striate.errors import ArgumentError, ArgumentTypeError, CheckpointError, DtypeError, ShapeError
 from striate.graph.optable import TABLE
 from striate.ops import fused
+from striate.ops.activation import NAMES, Activation, activated
 from striate.ops.conv import NUMBERS
 from striate.ops.dispatch import prefer
 from striate.ops.fused import FusedConv, FusedLinear
@@ -196,6 +197,43 @@ def test_a_clamp_behind_max_pooling_is_the_convolutions() -> None:
     assert operators(checked(dilated, torch.randn(2, 3, 9, 9))) == ["conv", "max_pool2d", "relu"]
 
 
+@pytest.mark.parametrize(
+    ("activation", "name"),
+    [
+        (F.leaky_relu, "leaky_relu 0.01"),
+        (lambda y: F.leaky_relu_(y, 1.5), "leaky_relu 1.5"),
+        (F.silu, "silu"),
+        (lambda y: F.silu(y, inplace=True), "silu"),
+        (F.gelu, "gelu"),
+        (lambda y: F.gelu(y, approximate="tanh"), "gelu_tanh"),
+        (F.hardswish, "hardswish"),
+        (lambda y: F.hardtanh(y, -0.5, 0.25), "clamp -0.5 to 0.25"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("method", ["onednn", "direct", "implicit_gemm", None])
+def test_activations_are_the_layers_before_them(
+    activation: Callable[[Tensor], Tensor], name: str, method: str | None, tmp_path: Path
+) -> None:
+    def call(m: Any, x: Tensor) -> Tensor:
+        y = activation(m.b(activation(m.a(x))) + x)
+        return activation(m.l(y.flatten(1)))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    with prefer(method) if method else contextlib.nullcontext():
+        frozen = checked(Called(call, **convs(2), l=nn.Linear(324, 300)), torch.randn(IMAGE))
+        assert operators(frozen) == [f"conv + {name}", f"conv + sum + {name}", "flatten", f"linear + {name}"]
+        assert f"conv + sum + {name} " in str(frozen)
+        frozen.save(tmp_path / "model.safetensors")
+        x = torch.randn(3, *IMAGE[1:])
+        assert torch.equal(load(tmp_path / "model.safetensors")(x), frozen(x))
+
+
+def test_only_a_clamp_moves_before_a_pooling() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.SiLU())
+    assert operators(checked(model, torch.randn(2, 3, 9, 9))) == ["conv", "max_pool2d", "silu"]
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_an_example_of_any_batch_gives_a_model_for_any_batch(size: int) -> None:
     frozen = checked(models.NAMES["lenet5"](), torch.randn(size, 1, 28, 28))
@@ -310,9 +348,9 @@ GRAPHS: dict[str, tuple[Callable[..., Any], dict[str, Any], list[str]]] = {
     "a sum and two bounds": (lambda m, x: (m.a(x) + x).clamp(-0.5, 0.5), convs(1), ["conv + sum + clamp -0.5 to 0.5"]),
     "a clamp behind a clamp": (lambda m, x: F.relu6(m.a(x).relu()), convs(1), ["conv + relu", "relu6"]),
     "activations that are left": (
-        lambda m, x: F.silu(m.b(F.leaky_relu(m.a(x), 0.1))) * torch.sigmoid(x),
+        lambda m, x: F.silu(m.b(F.elu(m.a(x)))) * torch.sigmoid(x),
         convs(2),
-        ["conv", "leaky_relu", "conv", "silu", "sigmoid", "mul"],
+        ["conv", "elu", "conv + silu", "sigmoid", "mul"],
     ),
     "dropout and identities": (
         lambda m, x: F.dropout2d(m.i(F.dropout(m.a(x), 0.5, m.training)), 0.5, m.training).contiguous().relu(),
@@ -704,6 +742,13 @@ BORN: dict[str, Callable[[Any, Any], Any]] = {  # in a layer's input, its residu
     "in a residual with two bounds": lambda m, x: (m.a(x) + apart(m, x)).clamp(-1, 1),
     "behind a layer": lambda m, x: m.b((m.a(x) - 0.5).log() + 0 * m.a(x)).relu(),
     "far before the clamp": lambda m, x: m.b(m.a(F.max_pool2d(apart(m, x), 3, 1, 1)) + x).relu(),
+    "before a leaky ReLU": lambda m, x: F.leaky_relu(m.a(apart(m, x))),
+    "before SiLU": lambda m, x: F.silu(m.a(apart(m, x))),
+    "before GELU": lambda m, x: F.gelu(m.a(apart(m, x))),
+    "before GELU by tanh": lambda m, x: F.gelu(m.a(apart(m, x)), approximate="tanh"),
+    "before hardswish": lambda m, x: F.hardswish(m.a(apart(m, x))),
+    "in a residual before SiLU": lambda m, x: F.silu(m.a(x) + apart(m, x)),
+    "in SiLU of an overflow": lambda m, x: m.b(F.silu(m.a(x * 1e18) * 1e18 * 1e18)).relu(),
     "before a linear layer": lambda m, x: m.l(apart(m, x).flatten(1)).relu(),
     "before a norm": lambda m, x: m.bn(apart(m, x) + m.a(x)).relu(),
     "by a quotient": lambda m, x: m.a((x - x) / (x - x).relu() + x).relu(),
@@ -1086,6 +1131,42 @@ def test_a_file_of_format_2_whose_operators_have_their_former_names_is_converted
         "operator 'striate.conv_input.default', which is not one it runs",
         "Use the striate and torch it was frozen with.",
     )
+
+
+def test_a_file_of_format_3_whose_activations_are_bounds_is_converted(tmp_path: Path) -> None:
+    class Last(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.ops.striate.linear(x, torch.ones(3, 5), None, 0, -0.5, 0.5)  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.Hardtanh(-0.1, 0.2), nn.Flatten()]
+    model = nn.Sequential(*layers, nn.Linear(75, 6), nn.Hardtanh(-inf, 0.1), nn.Linear(6, 5), Last()).eval()
+    path, x = tmp_path / "model.safetensors", torch.randn(3, 4, 9, 9)
+    expected = freeze(model, torch.randn(IMAGE))
+    expected.save(path)
+    tensors, metadata = tensorfile.read(path)
+    bounds = iter([(0.0, None), (-0.1, 0.2), (None, 0.1), (None, None)])
+    for node in metadata["nodes"]:
+        if node["op"].startswith("fused."):
+            del node["kwargs"]["activation"]
+            node["kwargs"]["low"], node["kwargs"]["high"] = next(bounds)
+        elif node["op"] == "striate.linear.default":
+            assert node["args"]["tuple"].pop(3) == 0
+    path.write_bytes(tensorfile.encode(tensors, {**metadata, "frozen": 3}))
+    again = load(path)
+    assert operators(again) == operators(expected)
+    behind = [name.partition(" + ")[2] for name in operators(again)]
+    assert list(filter(None, behind)) == ["relu", "clamp -0.1 to 0.2", "clamp None to 0.1"]
+    assert torch.equal(again(x), expected(x))
+
+
+def test_an_activation_that_no_kernel_has_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    freeze(nn.Sequential(nn.Linear(3, 4), nn.SiLU()), torch.randn(2, 3)).save(path)
+    tensors, metadata = tensorfile.read(path)
+    metadata["nodes"][0]["kwargs"]["activation"]["tuple"][0] = "mish"
+    path.write_bytes(tensorfile.encode(tensors, metadata))
+    refused(path, "activation 'mish' of fused.linear, which is not one it has", "Use the striate it was frozen with.")
 
 
 @pytest.mark.parametrize("method", ["fft", "torch", ""])
@@ -1636,6 +1717,13 @@ def test_every_method_computes_sum_and_clamp(name: str, method: str) -> None:
             assert same(layer(x), expected) and torch.equal(layer.exact(x), expected)
             assert same(layer(x, kept), summed) and torch.equal(layer.exact(x, kept), summed) and torch.equal(kept, r)
             assert same(layer(x, kept, True), summed)
+    for activation in (Activation("leaky_relu", (0.1,)), *map(Activation, NAMES[2:])):
+        layer = FusedConv(w, b, *geometry, activation=activation)
+        with prefer(method):
+            for z, given in ((y, ()), (y + r, (r.clone(memory_format=torch.preserve_format), True))):
+                expected = activated(z.double(), activation).float()
+                torch.testing.assert_close(layer(x, *given), expected, rtol=1e-4, atol=1e-3)
+                torch.testing.assert_close(layer.exact(x, *(r,) if given else ()), expected)
     assert y.count_nonzero() > y.numel() // 2
 
 
@@ -1650,6 +1738,11 @@ def test_a_linear_layer_by_each_method(rows: int, method: str) -> None:
             assert (layer.method(x) == method) == (method != "onednn" or rows > 1)
             assert torch.equal(layer(x), expected) and torch.equal(layer.exact(x), expected)
             assert torch.equal(layer(x.view(1, rows, 1024)), expected.view(1, rows, 1024))
+    for activation in (Activation("leaky_relu", (0.1,)), *map(Activation, NAMES[2:])):
+        layer, expected = FusedLinear(w, b, activation=activation), activated(F.linear(x, w, b).double(), activation)
+        with prefer(method):
+            torch.testing.assert_close(layer(x), expected.float(), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(layer.exact(x), expected.float())
 
 
 def test_a_weight_is_packed_once_for_all_batches() -> None:

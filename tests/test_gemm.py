@@ -30,7 +30,7 @@ def test_products_of_whole_numbers_are_exact(isa: str, dtype: torch.dtype) -> No
     for rows, inputs, outputs in itertools.product(ROWS, INPUTS, OUTPUTS):
         x, w = whole(rows, inputs, dtype=dtype), whole(outputs, inputs, dtype=dtype, seed=1)
         bias, dy = whole(outputs, dtype=dtype, seed=2), whole(rows, outputs, dtype=dtype, seed=3)
-        y = kernels.linear(x, w, bias, -5.0, inf)
+        y = kernels.linear(x, w, bias, 0, -5.0, inf)
         case = (rows, inputs, outputs)
         assert torch.equal(y, (x.double() @ w.double().T + bias).clamp(min=-5).to(dtype)), case
         assert torch.equal(kernels.linear_backward_data(dy, w), (dy.double() @ w.double()).to(dtype)), case
@@ -76,7 +76,7 @@ def test_pointwise_adds_a_residual_and_clamps(last: bool) -> None:
     bias, residual = whole(33, dtype=torch.float32, seed=2), order(whole(2, 33, 9, 10, dtype=torch.float32, seed=3))
     one, zero = [1, 1], [0, 0]
     number = ops.conv.NUMBERS["pointwise"]
-    y = kernels.conv_fused(x, w, None, bias, residual, 0.0, 6.0, [9, 10], one, one, zero, 1, last, number)
+    y = kernels.conv_fused(x, w, None, bias, residual, 0, 0.0, 6.0, [9, 10], one, one, zero, 1, last, number)
     assert torch.equal(y, (F.conv2d(x, w, bias) + residual).clamp(0, 6)) and y.count_nonzero() > 0
 
 
@@ -138,7 +138,7 @@ def test_an_error_against_float64_is_as_small_as_torchs(isa: str) -> None:
     for rows, inputs, outputs in ((64, 3000, 50), (5, 3000, 50), (3000, 70, 90)):
         x, w, dy = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(rows, outputs)
         for own, a, b in (
-            (kernels.linear(x, w, None, -inf, inf), x, w.T),
+            (kernels.linear(x, w, None, 0, -inf, inf), x, w.T),
             (kernels.linear_backward_data(dy, w), dy, w),
             (kernels.linear_backward_weights(dy, x), dy.T, x),
         ):
@@ -150,7 +150,7 @@ def test_nan_and_infinity_stay_in_their_rows_and_columns() -> None:
     for rows in (1, 5, 40):
         x, w = torch.ones(rows, 300), torch.ones(60, 300)
         x[rows // 2, 7], w[3, 299] = torch.inf, torch.nan
-        y = kernels.linear(x, w, None, 0.0, inf)
+        y = kernels.linear(x, w, None, 0, 0.0, inf)
         expected = torch.full((rows, 60), 300.0)
         expected[rows // 2], expected[:, 3] = torch.inf, torch.nan
         torch.testing.assert_close(y, expected, equal_nan=True)

@@ -96,8 +96,8 @@ def implicit_gemm(case: Case, given: Given, dtype: torch.dtype) -> dict[str, Ten
     return {
         "forward": kernels.conv(x, w, b, case.output, *case.rest),
         "without bias": kernels.conv(x, channels_last(w), None, case.output, *case.rest),
-        "fused": kernels.conv_fused(x, w, packed, b, r, -20.0, 30.0, case.output, *case.rest),
-        "as it is": kernels.conv_fused(x, w, None, b, None, -float("inf"), 3.0, case.output, *case.rest),
+        "fused": kernels.conv_fused(x, w, packed, b, r, 0, -20.0, 30.0, case.output, *case.rest),
+        "as it is": kernels.conv_fused(x, w, None, b, None, 0, -float("inf"), 3.0, case.output, *case.rest),
         "measured": measured,
         "statistics": statistics,
         "weight": kernels.conv_backward_weights(dy, x, case.size, *case.rest),

@@ -28,6 +28,7 @@ from striate.graph.links import Along, Anywhere, links_of
 from striate.graph.recording import record
 from striate.nn import swap
 from striate.ops import linear as ops
+from striate.ops.activation import Activation
 from striate.ops.dispatch import prefer
 from striate.ops.fused import FusedLinear
 
@@ -225,8 +226,9 @@ def test_a_clamp_gives_what_the_activation_gives(
 
 def test_gradcheck_and_gradgradcheck_accept_it(native: None) -> None:
     x, w, b, _ = (t.requires_grad_() for t in sample((2, 3, 5), 4, torch.float64, whole=False))
-    for bounds in ({}, {"low": 0.0}, {"low": -1.0, "high": 1.0}):
-        call = lambda *t, bounds=bounds: ops.linear(*t, **bounds)  # noqa: E731
+    others = ({"activation": Activation("leaky_relu", (0.3,))}, {"activation": Activation("gelu")})
+    for given in ({}, {"low": 0.0}, {"low": -1.0, "high": 1.0}, *others):
+        call = lambda *t, given=given: ops.linear(*t, **given)  # noqa: E731
         assert torch.autograd.gradcheck(call, (x, w, b)) and torch.autograd.gradgradcheck(call, (x, w, b))
     assert torch.autograd.gradgradcheck(lambda x, w: ops.linear(x, w).square(), (x[0, 0], w))
 
@@ -404,7 +406,7 @@ def test_flops_are_counted_as_torchs() -> None:
         with FlopCounterMode(display=False) as counter:
             if direct:
                 own = torch.ops.striate
-                own.linear(x, w, b, -inf, inf), own.linear_backward_data(dy, w), own.linear_backward_weights(dy, x)
+                own.linear(x, w, b, 0, -inf, inf), own.linear_backward_data(dy, w), own.linear_backward_weights(dy, x)
             else:
                 results(F.linear, x, w, b, dy)
         counts.append(counter.get_total_flops())
@@ -419,7 +421,7 @@ class Direct(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.randn(70, 65))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.striate.linear(x, self.weight, None, -inf, inf)
+        return torch.ops.striate.linear(x, self.weight, None, 0, -inf, inf)
 
 
 def test_the_operator_is_known_to_recordings_and_programs() -> None:
@@ -560,6 +562,58 @@ def test_an_activation_behind_is_computed_in_the_pass_with_the_same_bits(method:
     assert (not fused & set(run.names)) == (method == "native")
 
 
+OTHERS: dict[str, tuple[torch.nn.Module, str]] = {
+    "leaky ReLU": (torch.nn.LeakyReLU(0.2), "aten.leaky_relu"),
+    "leaky ReLU that falls": (torch.nn.LeakyReLU(-0.2), "aten.leaky_relu"),
+    "SiLU": (torch.nn.SiLU(), "aten.silu"),
+    "SiLU in place": (torch.nn.SiLU(inplace=True), "aten.silu_"),
+    "GELU": (torch.nn.GELU(), "aten.gelu"),
+    "GELU by tanh": (torch.nn.GELU(approximate="tanh"), "aten.gelu"),
+    "hardswish": (torch.nn.Hardswish(), "aten.hardswish"),
+}
+
+
+@pytest.mark.parametrize(("activation", "operator"), OTHERS.values(), ids=OTHERS)
+def test_other_activations_are_in_the_pass_where_no_gradient_needs_the_sum(
+    activation: torch.nn.Module, operator: str
+) -> None:
+    model, x = chain(nn, activation, activation), 3 * torch.randn(80, 70)
+    with prefer("native"):
+        with torch.no_grad(), Calls() as run:
+            y = model(x)
+        assert run.own == ["linear"] * 3 and operator not in run.names
+        got = learned(model, x)
+        apart = copy.deepcopy(model)
+        for module in apart:
+            module.register_forward_hook(lambda m, a, y: None)
+        with Calls() as unfused:
+            expected = learned(apart, x)
+    assert operator in unfused.names
+    for a, e in zip((y, *got), (expected[0], *expected), strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-5)
+    assert y.unique().numel() > y.numel() // 2
+
+
+def test_an_activation_that_somebody_could_see_stays() -> None:
+    x = 3 * torch.randn(80, 70)
+
+    class Kept(torch.nn.GELU):
+        pass
+
+    def count(model: Any) -> int:
+        with torch.no_grad(), prefer("native"), Calls() as run:
+            model(x)
+        return run.names.count("aten.gelu")
+
+    assert [count(chain(nn, layer)) for layer in (torch.nn.GELU(), Kept())] == [0, 1]
+    model = chain(nn, torch.nn.GELU())
+    handle = model[1].register_forward_hook(lambda m, a, y: None)
+    assert count(model) == 1
+    handle.remove()
+    model[1].forward = model[1].forward
+    assert count(model) == 1
+
+
 def test_nothing_is_fused_that_somebody_could_see() -> None:
     x = 3 * torch.randn(80, 70)
     seen: list[Tensor] = []
@@ -687,13 +741,13 @@ def test_operators_check_what_could_hurt_a_kernel() -> None:
     x, w, b, dy = sample((2, 5), 3)
     own = torch.ops.striate
     cases: list[tuple[Callable[[], Any], str]] = [
-        (lambda: own.linear(x, w[0], None, -inf, inf), "a weight has outputs and inputs"),
-        (lambda: own.linear(x[0, 0], w, None, -inf, inf), "an input has features"),
-        (lambda: own.linear(x[:, :4], w, None, -inf, inf), "a weight fits the features"),
-        (lambda: own.linear(x, w.double(), None, -inf, inf), "weight is of the input's type"),
-        (lambda: own.linear(x, w, b[:2], -inf, inf), "a bias has a number for each output"),
-        (lambda: own.linear(x, w, b.double(), -inf, inf), "bias is of the input's type"),
-        (lambda: own.linear(x.half(), w.half(), None, -inf, inf), "kernels take float32 and float64"),
+        (lambda: own.linear(x, w[0], None, 0, -inf, inf), "a weight has outputs and inputs"),
+        (lambda: own.linear(x[0, 0], w, None, 0, -inf, inf), "an input has features"),
+        (lambda: own.linear(x[:, :4], w, None, 0, -inf, inf), "a weight fits the features"),
+        (lambda: own.linear(x, w.double(), None, 0, -inf, inf), "weight is of the input's type"),
+        (lambda: own.linear(x, w, b[:2], 0, -inf, inf), "a bias has a number for each output"),
+        (lambda: own.linear(x, w, b.double(), 0, -inf, inf), "bias is of the input's type"),
+        (lambda: own.linear(x.half(), w.half(), None, 0, -inf, inf), "kernels take float32 and float64"),
         (lambda: own.linear_backward_data(x, w), "a weight fits the features of dy"),
         (lambda: own.linear_backward_data(dy.double(), w), "weight is of the input's type"),
         (lambda: own.linear_backward_weights(dy[:1], x), "x and dy have the same leading axes"),

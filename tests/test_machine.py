@@ -17,6 +17,7 @@ from torch import Tensor
 import striate.nn as S
 from striate import native
 from striate.native import Machine, use_machine
+from striate.ops.activation import Activation, operator_arguments
 from striate.ops.conv import NUMBERS
 from striate.ops.dispatch import prefer
 
@@ -194,6 +195,9 @@ class Conv(NamedTuple):
             results += kernels.conv_measured(x, weight, bias, output, *rest)
         results.append(kernels.conv_backward_data(dy, weight, None, list(self.input), *rest))
         results.append(kernels.conv_backward_weights(dy, x, list(taps), *rest))
+        for activation in (Activation("leaky_relu", (0.5,)), Activation("gelu")):
+            after = (bias, dy, *operator_arguments(activation))
+            results.append(kernels.conv_fused(x, weight, None, *after, output, *rest))
         return results
 
 
@@ -285,6 +289,27 @@ def test_layers_do_not_depend_on_the_machine(machines: list[Machine], name: str,
             return [y.detach(), *torch.autograd.grad(y, [given, *layer.parameters()], seen)]
 
     assert_same_bits(machines, compute)
+
+
+# rows, inputs, outputs
+PRODUCTS = [(400, 700, 300), (5, 700, 1000), (9000, 300, 20), (2000, 16, 512), (1, 900, 130), (20, 5000, 24)]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("size", PRODUCTS, ids=str)
+def test_activated_products_do_not_depend_on_the_machine(
+    machines: list[Machine], size: tuple[int, int, int], threads: int
+) -> None:
+    rows, inputs, outputs = size
+    x, w, bias = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
+    torch.set_num_threads(1)
+    arguments = [operator_arguments(Activation(name)) for name in ("silu", "gelu_tanh")]
+    expected = [kernels.linear(x, w, bias, *given) for given in arguments]
+    torch.set_num_threads(threads)
+    assert_same_bits(machines, lambda: [kernels.linear(x, w, bias, *given) for given in arguments])
+    use_machine(machines[1])
+    got = [kernels.linear(x, w, bias, *given) for given in arguments]
+    assert all(map(torch.equal, got, expected))
 
 
 def test_every_instruction_set_is_independent_of_the_machine(machines: list[Machine], isa: str) -> None:

@@ -130,7 +130,7 @@ def test_the_rules_for_vmap_are_of_every_operator_of_striates_that_changes_no_ar
     assert own - {"norm_update"} == set(operator_rules.OPERATORS)
     names = torch._C._dispatch_get_all_op_names()
     registered = {name.partition("::")[2] for name in names if name.startswith("striate::")}
-    without_tensors = {"conv_methods", "isa_available", "isa_choose", "isa_chosen"}
+    without_tensors = {"activations", "conv_methods", "isa_available", "isa_choose", "isa_chosen"}
     without_tensors |= {"machine", "machine_choose", "multiply_adds"}
     assert registered - own <= without_tensors, "operators without a row"
 

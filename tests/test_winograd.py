@@ -107,7 +107,7 @@ def by_winograd(case: Case, given: Given, lay: Callable[[Tensor], Tensor], dtype
         "forward": kernels.conv(x, w, b, case.output, *rest),
         "input": kernels.conv_backward_data(dy, w, None, case.input, *rest),
         "weight": kernels.conv_backward_weights(dy, x, case.size, *rest),
-        "fused": kernels.conv_fused(x, w, packed, b, r, -2.0, 3.0, case.output, *rest),
+        "fused": kernels.conv_fused(x, w, packed, b, r, 0, -2.0, 3.0, case.output, *rest),
         "measured": y,
         "statistics": statistics,
     }
@@ -248,7 +248,7 @@ def direct(case: Case, given: Given, lay: Callable[[Tensor], Tensor], dtype: tor
         "forward": y,
         "input": kernels.conv_backward_data(dy, w, None, case.input, *rest),
         "weight": kernels.conv_backward_weights(dy, x, case.size, *rest),
-        "fused": kernels.conv_fused(x, w, None, b, r, -2.0, 3.0, case.output, *rest),
+        "fused": kernels.conv_fused(x, w, None, b, r, 0, -2.0, 3.0, case.output, *rest),
         "measured": y,
     }
 
@@ -462,6 +462,7 @@ def test_a_packed_weight_of_another_method_is_refused() -> None:
             packed,
             None,
             None,
+            0,
             -INFINITE,
             INFINITE,
             [10, 10],

@@ -12,6 +12,7 @@
 #include <tuple>
 #include <vector>
 
+#include "core/activation.h"
 #include "core/window.h"
 
 namespace striate {
@@ -66,6 +67,19 @@ T* pointer(const Tensor& x) {
 template <class T>
 const T* pointer(const OptionalTensor& x) {
   return x && x->numel() > 0 ? static_cast<const T*>(x->data_ptr()) : nullptr;
+}
+
+// The activation of an operator's arguments: a clamp's bounds are low and high, the slope of a leaky ReLU is low.
+template <class T>
+Activation<T> activation_of(int64_t number, double low, double high) {
+  check_number(number, kActivations, "an activation", [](int64_t k) { return kActivationNames[k]; });
+  Activation<T> a;
+  a.kind = static_cast<ActivationKind>(number);
+  if (a.clamps())
+    a.low = T(low), a.high = T(high);
+  else
+    a.slope = T(low);
+  return a;
 }
 
 // Calls run(T{}) with T the element type of x.

@@ -80,6 +80,7 @@ bool weight_is_channels_last(const Tensor& w) { return !has_layout(w, false) && 
 // What is done to the sums (see Epilogue). statistics, if wanted: (2, channels), each channel's mean and variance.
 struct EpilogueOptions {
   OptionalTensor residual;
+  int64_t activation = 0;  // with low and high as activation_of takes them
   double low = -std::numeric_limits<double>::infinity(), high = std::numeric_limits<double>::infinity();
   OptionalTensor statistics;
 };
@@ -123,7 +124,8 @@ Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight
     using T = decltype(zero);
     if (y.numel() == 0) return;
     const ConvKernels<T>& k = conv_kernels<T>(method);
-    Epilogue<T> e = {pointer<T>(b), pointer<T>(residual), T(options.low), T(options.high), nullptr, nullptr};
+    Epilogue<T> e = {pointer<T>(b), pointer<T>(residual),
+                     activation_of<T>(options.activation, options.low, options.high), nullptr, nullptr};
     if (options.statistics) {
       check(k.pack || (method == Method::pointwise && channels_last),
             "only winograd, implicit_gemm, and pointwise in NHWC measure what they write");
@@ -136,7 +138,7 @@ Tensor conv_activations(bool adjoint, const Tensor& source, const Tensor& weight
     }
     (adjoint ? k.backward_data : k.forward)(shape, pointer<T>(x), {pointer<T>(w), last, pointer<T>(packed)}, e,
                                             pointer<T>(y));
-    recompute_edges<T>(shape, adjoint, pointer<T>(x), {pointer<T>(w), last}, e, pointer<T>(y));
+    recompute_edges<T>(shape, adjoint, pointer<T>(x), {pointer<T>(w), last}, e, *kernels<T>().activate, pointer<T>(y));
   });
   return y;
 }
@@ -151,12 +153,12 @@ Tensor conv_backward_data(const Tensor& dy, const Tensor& weight, const Optional
   return conv_activations(true, dy, weight, bias, input, stride, dilation, before, groups, channels_last, method);
 }
 
-// y = min(max(conv + bias + residual, low), high), for inference: it has no gradient.
+// y = activation(conv + bias + residual), for inference: it has no gradient.
 Tensor conv_fused(const Tensor& x, const Tensor& weight, const OptionalTensor& packed, const OptionalTensor& bias,
-                  const OptionalTensor& residual, double low, double high, Ints output, Ints stride, Ints dilation,
-                  Ints before, int64_t groups, bool channels_last, int64_t method) {
+                  const OptionalTensor& residual, int64_t activation, double low, double high, Ints output, Ints stride,
+                  Ints dilation, Ints before, int64_t groups, bool channels_last, int64_t method) {
   return conv_activations(false, x, weight, bias, output, stride, dilation, before, groups, channels_last, method,
-                          packed, {residual, low, high, {}});
+                          packed, {residual, activation, low, high, {}});
 }
 
 // y, and the mean and variance of each of its channels.
@@ -247,8 +249,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(striate, m) {
             .c_str());
   m.def("conv_bias(Tensor dy, bool channels_last) -> Tensor");
   m.def(
-      "conv_fused(Tensor x, Tensor weight, Tensor? packed, Tensor? bias, Tensor? residual, float low, float high, "
-      "SymInt[] output, SymInt[] stride, SymInt[] dilation, SymInt[] before, SymInt groups, bool channels_last, "
+      "conv_fused(Tensor x, Tensor weight, Tensor? packed, Tensor? bias, Tensor? residual, int activation, float low, "
+      "float high, SymInt[] output, SymInt[] stride, SymInt[] dilation, SymInt[] before, SymInt groups, bool "
+      "channels_last, "
       "int method) -> Tensor");
   m.def(
       "conv_measured(Tensor x, Tensor weight, Tensor? bias, SymInt[] output, SymInt[] stride, SymInt[] dilation, "

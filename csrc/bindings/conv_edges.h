@@ -91,7 +91,8 @@ inline int64_t value_at(bool channels_last, int64_t n, int64_t c, int64_t channe
 
 // Computes contaminated results of the forward pass, or of backward_data, again.
 template <class T>
-void recompute_edges(const ConvShape& s, bool adjoint, const T* source, Weight<T> weight, const Epilogue<T>& e, T* y) {
+void recompute_edges(const ConvShape& s, bool adjoint, const T* source, Weight<T> weight, const Epilogue<T>& e,
+                     Activate<T> activate, T* y) {
   const Edges edges(s.window, adjoint);
   const std::vector<EdgePosition> samples = edges.positions(false);
   if (samples.empty()) return;
@@ -125,8 +126,8 @@ void recompute_edges(const ConvShape& s, bool adjoint, const T* source, Weight<T
                      double(source[value_at(s.channels_last, n, first + q, from, at, edges.sources())]);
           }
           const int64_t at = value_at(s.channels_last, n, c, to, edges.destination(p), positions);
-          const T z = T(sum) + (e.residual ? e.residual[at] : T(0));
-          y[at] = z < e.low ? e.low : z > e.high ? e.high : z;
+          y[at] = T(sum) + (e.residual ? e.residual[at] : T(0));
+          activate(e.activation, y + at, 1, 1, 1);
         }
       if (!e.mean) continue;
       double count = 0, mean = 0, squares = 0;

@@ -1,5 +1,5 @@
-// The library as a whole: threads, the names of methods and instruction sets, the machine. Operators are registered by
-// each family's file, as fragments of this library.
+// The library as a whole: threads, the names of methods, activations and instruction sets, the machine. Operators are
+// registered by each family's file, as fragments of this library.
 #include "bindings/common.h"
 #include "core/dispatch.h"
 #include "core/machine.h"
@@ -26,6 +26,10 @@ Ints as_bytes(int64_t count, const auto& name) {
 
 Ints conv_methods() {
   return as_bytes(kMethods, [](int64_t k) { return kMethodNames[k]; });
+}
+
+Ints activations() {
+  return as_bytes(kActivations, [](int64_t k) { return kActivationNames[k]; });
 }
 
 Ints isa_available() {
@@ -76,6 +80,7 @@ int64_t multiply_adds(int64_t tiles, bool doubles) {
 
 STABLE_TORCH_LIBRARY(striate, m) {
   m.def("conv_methods() -> int[]");
+  m.def("activations() -> int[]");
   m.def("isa_available() -> int[]");
   m.def("isa_chosen() -> int");
   m.def("isa_choose(int number) -> ()");
@@ -86,6 +91,7 @@ STABLE_TORCH_LIBRARY(striate, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(striate, CompositeExplicitAutograd, m) {
   m.impl("conv_methods", TORCH_BOX(&conv_methods));
+  m.impl("activations", TORCH_BOX(&activations));
   m.impl("isa_available", TORCH_BOX(&isa_available));
   m.impl("isa_chosen", TORCH_BOX(&isa_chosen));
   m.impl("isa_choose", TORCH_BOX(&isa_choose));

@@ -25,8 +25,8 @@ void check_operands(const Tensor& x, const Tensor& weight) {
   check_same_type(x, weight, "weight");
 }
 
-Tensor linear(const Tensor& input, const Tensor& given_weight, const OptionalTensor& given_bias, double low,
-              double high) {
+Tensor linear(const Tensor& input, const Tensor& given_weight, const OptionalTensor& given_bias, int64_t activation,
+              double low, double high) {
   check_operands(input, given_weight);
   const int64_t outputs = given_weight.size(0), inputs = given_weight.size(1);
   check(features_of(input) == inputs, "a weight fits the features");
@@ -42,7 +42,7 @@ Tensor linear(const Tensor& input, const Tensor& given_weight, const OptionalTen
     using T = decltype(zero);
     if (y.numel() > 0)
       kernels<T>().linear->forward({rows_of(x), inputs, outputs}, pointer<T>(x), pointer<T>(weight),
-                                   {pointer<T>(bias), T(low), T(high)}, pointer<T>(y));
+                                   {pointer<T>(bias), activation_of<T>(activation, low, high)}, pointer<T>(y));
   });
   return y;
 }
@@ -82,7 +82,7 @@ Tensor linear_backward_weights(const Tensor& gradient, const Tensor& input) {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(striate, m) {
-  m.def("linear(Tensor x, Tensor weight, Tensor? bias, float low, float high) -> Tensor");
+  m.def("linear(Tensor x, Tensor weight, Tensor? bias, int activation, float low, float high) -> Tensor");
   m.def("linear_backward_data(Tensor dy, Tensor weight) -> Tensor");
   m.def("linear_backward_weights(Tensor dy, Tensor x) -> Tensor");
 }

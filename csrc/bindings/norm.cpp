@@ -59,9 +59,9 @@ OptionalTensor residual_with_layout(const OptionalTensor& residual, const Tensor
   return with_layout(*residual, channels_last);
 }
 
-Activation activation_of(int64_t number) {
+NormActivation activation_of(int64_t number) {
   check(number >= 0 && number <= 3, "an activation is 0, 1, 2 or 3");
-  return static_cast<Activation>(number);
+  return static_cast<NormActivation>(number);
 }
 
 Tensor norm_measure(const Tensor& input, int64_t batches, int64_t groups, int64_t along, bool channels_last,

@@ -1,6 +1,7 @@
 // Chooses the kernels to run: the build has one table for each instruction set (kernels/table.cpp), and the best table
 // that this CPU supports is chosen once, when the library loads.
 #pragma once
+#include "core/activation.h"
 #include "gemm/multiply_adds.h"
 #include "kernels/conv/conv.h"
 #include "kernels/linear.h"
@@ -33,6 +34,7 @@ struct KernelsOf {
   const LocalKernels<T>* local;
   const LinearKernels<T>* linear;
   const MultiplyAdds* multiply_adds;
+  const Activate<T>* activate;
 };
 
 struct Kernels {

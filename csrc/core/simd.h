@@ -14,6 +14,8 @@
 
 // Marks functions whose vectors must stay in registers: a call would pass them through memory.
 #define STRIATE_INLINE inline __attribute__((always_inline))
+// The same for lambdas.
+#define STRIATE_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace striate {
 namespace STRIATE_ISA {

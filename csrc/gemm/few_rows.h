@@ -71,6 +71,7 @@ void dot(int64_t rows, int64_t lines, int64_t depth, const T* a, int64_t a_pitch
             dot_tile<T, Rows, Lines>(a + m * a_pitch + k, a_pitch, b + j * b_pitch + k, b_pitch, count, k == 0,
                                      k + count == depth, swapped, swapped ? p.from(j, m) : p.from(m, j));
         });
+      if (k + count == depth) swapped ? activate(p.from(n, 0), Most, rows) : activate(p.from(0, n), rows, Most);
     };
     int64_t n = 0;
     for (; n + 12 <= lines; n += 12) tiles(Constant<12>{}, n);
@@ -118,6 +119,7 @@ void axpy(int64_t rows, int64_t n0, int64_t n1, int64_t depth, const T* a, int64
           if (end == depth) sum = finish(whole, p, sum, m, strip + n, lanes);
           store_lanes(whole, to, sum, lanes);
         });
+      if (end == depth) activate(p.from(0, strip), rows, width);
     }
 }
 

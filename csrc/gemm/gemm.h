@@ -91,6 +91,15 @@ __attribute__((noinline)) void tile(const T* a, const T* b, int64_t depth, const
   } else if (r.stream && !finishes) {
     sums.for_each([&](int j, int v, const Vector<T>& sum)
                       STRIATE_INLINE_LAMBDA { store_streaming(c + j * pitch + v * L, sum); });
+  } else if (r.stream && !r.at.activation.clamps()) {  // activated before it leaves for memory
+    T values[M * V * L];
+    sums.for_each([&](int j, int v, const Vector<T>& sum) STRIATE_INLINE_LAMBDA {
+      store(values + (j * V + v) * L, finish(Constant<true>{}, r.at, sum, j, v * L, L));
+    });
+    activate(r.at.activation, values, V * L, M, V * L);
+    for (int64_t j = 0; j < M; ++j)
+      for (int64_t n = 0; n < V * L; n += L) store_streaming(c + j * pitch + n, load(values + j * V * L + n));
+    return;
   } else if (r.stream) {
     sums.for_each([&](int j, int v, const Vector<T>& sum) STRIATE_INLINE_LAMBDA {
       store_streaming(c + j * pitch + v * L, finish(Constant<true>{}, r.at, sum, j, v * L, L));
@@ -104,6 +113,7 @@ __attribute__((noinline)) void tile(const T* a, const T* b, int64_t depth, const
     sums.for_each([&](int j, int v, const Vector<T>& sum)
                       STRIATE_INLINE_LAMBDA { store(c + j * pitch + v * L, load(c + j * pitch + v * L) + sum); });
   }
+  if (finishes) activate(r.at, M, r.lanes);
 }
 
 // The function for each size of a tile: [V - 1][M - 1].
@@ -220,6 +230,7 @@ void finish_nothing(const GemmShape& s, const Product<T>& p) {
     for_each_vector<T>(s.columns, [&](int64_t n, auto whole, int64_t lanes) {
       store_lanes(whole, p.c + m * p.pitch + n, finish(whole, p, Vector<T>{}, m, n, lanes), lanes);
     });
+  activate(p, s.rows, s.columns);
 }
 
 // Computes a product that is not worth packing, if it is one (few_rows.h).
@@ -264,6 +275,7 @@ bool without_packing(const GemmShape& s, const AcrossDepth<T>& a, const AcrossDe
   for (int64_t m = 0; m < s.rows; ++m)
     for (int64_t n = 0; n < s.columns; ++n)
       p.c[m * p.pitch + n] = finish_one(p, static_cast<const T*>(transposed)[n * s.rows + m], m, n);
+  activate(p, s.rows, s.columns);
   return true;
 }
 template <class T, class A>
@@ -339,6 +351,7 @@ bool with_packing(const GemmShape& s, const A& a, const B& b, const Product<T>& 
           sum += load_lanes<T>(whole, sums + (part * s.rows + m) * s.columns + first + n, lanes);
         store_lanes(whole, row.c + n, finish(whole, row, sum, 0, n, lanes), lanes);
       });
+      activate(row, 1, count);
     });
   return false;
 }

@@ -1,6 +1,6 @@
 // Linear layers, as products of matrices (gemm/gemm.h):
 //
-//   y[r, o]  = min(max(b[o] + Σ_i x[r, i]·w[o, i], low), high)
+//   y[r, o]  = activation(b[o] + Σ_i x[r, i]·w[o, i])
 //   dx[r, i] = Σ_o dy[r, o]·w[o, i]
 //   dw[o, i] = Σ_r dy[r, o]·x[r, i]
 //
@@ -17,7 +17,7 @@ namespace {
 template <class T>
 void forward(const LinearShape& s, const T* x, const T* weight, const LinearEpilogue<T>& e, T* y) {
   gemm<T>({s.rows, s.outputs, s.inputs}, AlongDepth<T>{x, s.inputs}, AlongDepth<T>{weight, s.inputs},
-          {y, s.outputs, e.bias, false, e.low, e.high});
+          {y, s.outputs, e.bias, false, e.activation});
 }
 
 template <class T>

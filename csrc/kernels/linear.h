@@ -1,7 +1,7 @@
 // What linear.cpp implements, once for each instruction set and element type: the three passes of a linear layer.
 // bindings/linear.cpp has checked every argument.
 #pragma once
-#include <stdint.h>
+#include "core/activation.h"
 
 namespace striate {
 
@@ -9,11 +9,11 @@ struct LinearShape {
   int64_t rows, inputs, outputs;  // of x (rows, inputs), weight (outputs, inputs) and y (rows, outputs)
 };
 
-// The operations on a sum before it is stored: min(max(sum + bias, low), high). NaN stays NaN.
+// The operations on a sum before it is stored: activation(sum + bias). NaN stays NaN.
 template <class T>
 struct LinearEpilogue {
   const T* bias;  // null: none. One value an output
-  T low, high;
+  Activation<T> activation;
 };
 
 // All matrices are contiguous. A size may be 0; a sum of nothing is 0.

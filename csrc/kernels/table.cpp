@@ -38,7 +38,8 @@ constexpr Kernels table = {
      &local_response_f32,
      &local_f32,
      &linear_f32,
-     &multiply_adds_f32},
+     &multiply_adds_f32,
+     &activate_f32},
     {{
 #define STRIATE_METHOD(name) &name##_f64,
 #include "methods.def"
@@ -49,7 +50,8 @@ constexpr Kernels table = {
      &local_response_f64,
      &local_f64,
      &linear_f64,
-     &multiply_adds_f64},
+     &multiply_adds_f64,
+     &activate_f64},
 };
 
 }  // namespace STRIATE_ISA

@@ -33,7 +33,7 @@ def _load() -> str | None:
         torch.ops.load_library(str(found[0]))
     except OSError as error:
         return f"striate's native core does not load: {str(error).splitlines()[0]}"
-    if not hasattr(torch.ops.striate, "machine_choose"):
+    if not hasattr(torch.ops.striate, "activations"):
         return "striate's native core is of another version"
     return None
 
@@ -56,6 +56,7 @@ if missing is not None:
 # instruction sets of this machine, slowest first
 ISAS: tuple[str, ...] = _names(torch.ops.striate.isa_available()) if core else ()
 CONV_METHODS: tuple[str, ...] = _names(torch.ops.striate.conv_methods()) if core else ()  # csrc/methods.def
+ACTIVATIONS: tuple[str, ...] = _names(torch.ops.striate.activations()) if core else ()  # csrc/activations.def
 
 _asked = os.environ.get("STRIATE_ISA")
 if core and _asked and _asked not in ISAS:

@@ -3,6 +3,7 @@
 // backward_weights), which are one trilinear form (ops/conv/); and the gradient of the bias, in bias.cpp.
 // bindings/conv.cpp has checked every argument.
 #pragma once
+#include "core/activation.h"
 #include "core/window.h"
 
 namespace striate {
@@ -28,15 +29,15 @@ struct Weight {
   const T* packed = nullptr;  // what ConvKernels::pack made of it, for the forward pass
 };
 
-// The operations on a sum before it is stored: min(max(sum + bias + residual, low), high). NaN stays NaN.
+// The operations on a sum before it is stored: activation(sum + bias + residual). NaN stays NaN.
 template <class T>
 struct Epilogue {
   const T* bias;      // null: none. One value a channel of the result
   const T* residual;  // null: none. Has the memory order of the result
-  T low, high;
+  Activation<T> activation;
   double *mean, *variance;  // null, or where to store each channel's statistics of the result (the biased variance)
 
-  bool finishes() const { return residual || low > -__builtin_inf() || high < __builtin_inf(); }
+  bool finishes() const { return residual || activation.changes(); }
 };
 
 template <class T>

@@ -312,6 +312,8 @@ void activations_in_place(const ConvShape& shape, bool adjoint, const T* source,
                 sums[j] = finish(Constant<true>{}, e, sums[j], at - to + j * apart * C, L);
             store_tile(sums, at, apart * C, L);
           });
+      const int64_t values = (min(W, w0 + wide) - w0) * C;
+      activate(e.activation, row + w0 * C, values, 1, values);
     }
   });
 }

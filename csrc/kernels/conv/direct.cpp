@@ -197,11 +197,11 @@ struct Target {
   const Epilogue<T>* epilogue = nullptr;
   int64_t at = 0;
 };
-// Not inlined: among the addresses of a loop over columns one of 6×2 sums does not stay in 16 registers, and each of its
-// additions waits for memory.
+// Not inlined: among the addresses of a loop over columns one of 6×2 sums does not stay in 16 registers, and each of
+// its additions waits for memory.
 template <class T, int M, int V>
-__attribute__((noinline)) void compute_tile(const T* x, const T* w, const Term* terms, int64_t count, const Vector<T>* bias, const Target<T>& out,
-                  int64_t columns) {
+__attribute__((noinline)) void compute_tile(const T* x, const T* w, const Term* terms, int64_t count,
+                                            const Vector<T>* bias, const Target<T>& out, int64_t columns) {
   Vector<T> sum[M][V];
 #pragma GCC unroll 16
   for (int j = 0; j < M; ++j)
@@ -402,6 +402,11 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
             }
           }
         for (int64_t p = 0; p < phases; ++p) flush(p);
+        if (s.channels_last && !columns_in_lanes)
+          for (int64_t d = b.d0; d < b.d1; ++d)
+            for (int64_t h = b.h0; h < b.h1; ++h)
+              activate(e.activation, to + (((b.n * D + d) * H + h) * W + b.w0) * all + channel, all, columns,
+                       (two - 1) * L + in_last);
         if (!s.channels_last && !columns_in_lanes)
           for (int64_t k = 0; k < two; ++k)
             for (int64_t d = b.d0; d < b.d1; ++d) {

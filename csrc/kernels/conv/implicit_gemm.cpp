@@ -213,6 +213,8 @@ __attribute__((noinline)) void tile(const T* rows, int64_t depth, int64_t batch,
     const int64_t at = r.results[j] + r.channel + v * L;
     store_lanes(Whole{}, r.y + at, finish(Whole{}, r.e, sum + bias[v], at, lanes_of(v)), lanes_of(v));
   });
+  if (r.e.activation.clamps()) return;
+  for (int64_t j = 0; j < M; ++j) activate(r.e.activation, r.y + r.results[j] + r.channel, r.lanes, 1, r.lanes);
 }
 
 // -------------------------------------------------------------------------------------------------------------- passes

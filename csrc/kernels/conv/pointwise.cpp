@@ -96,6 +96,7 @@ void scatter(const ConvShape& s, const T* products, const Epilogue<T>& given, T*
             sum += last ? load_lanes<T>(whole, e.bias + i, lanes) : broadcast(e.bias[plane % p.all_channels()]);
           store_lanes(whole, dx + at, finish<T>(whole, e, sum, at, lanes), lanes);
         });
+      activate(e.activation, to, width, 1, width);
     }
   });
 }
@@ -103,9 +104,9 @@ void scatter(const ConvShape& s, const T* products, const Epilogue<T>& given, T*
 template <class T>
 Product<T> product_of(const Epilogue<T>& e, T* y, int64_t at, int64_t pitch, int64_t channel, bool channels_last,
                       const Images& images, const MomentsOfRuns& moments) {
-  return {y + at, pitch,  e.bias ? e.bias + channel : nullptr,    !channels_last,
-          e.low,  e.high, e.residual ? e.residual + at : nullptr, images,
-          moments};
+  return {y + at,         pitch,        e.bias ? e.bias + channel : nullptr,
+          !channels_last, e.activation, e.residual ? e.residual + at : nullptr,
+          images,         moments};
 }
 
 // The products of forward, or with Adjoint of backward_data: of `from` channels to `to` channels in each group.
@@ -152,7 +153,7 @@ void backward_data(const ConvShape& s, const T* dy, Weight<T> weight, const Epil
   const Pixels p = pixels_of(s);
   if (!p.strided) return products<T, true>(p, by_pixels(s, p), dy, weight.data, e, dx);
   const Scratch<T> apart(p.images * p.outputs * p.all_channels());
-  const Epilogue<T> none = {nullptr, nullptr, -T(__builtin_inf()), T(__builtin_inf()), nullptr, nullptr};
+  const Epilogue<T> none = {nullptr, nullptr, {}, nullptr, nullptr};
   products<T, true>(p, by_pixels(s, p), dy, weight.data, none, static_cast<T*>(apart));
   scatter(s, static_cast<const T*>(apart), e, dx);
 }

@@ -78,8 +78,8 @@ void pack(const ConvShape& s, const Grid& g, const TileTransforms<T>& kind, bool
 
 // -------------------------------------------------------------------------------------------------------- micro-kernel
 
-// Channels of the weight gradient's tile at most: 8×2 sums of 32 registers, 4×2 of 16. With 8×2 of 16 some sums wait for
-// memory at every tile.
+// Channels of the weight gradient's tile at most: 8×2 sums of 32 registers, 4×2 of 16. With 8×2 of 16 some sums wait
+// for memory at every tile.
 constexpr int64_t kWeightRows = kVectorBytes == 64 ? 8 : 4;
 
 // Computes sums[j][v] += Σ_tiles a[tile][lane j] · b[tile][v] for M channels and V vectors of filters.

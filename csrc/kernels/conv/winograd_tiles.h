@@ -262,7 +262,11 @@ void write_results(const Grid& g, const TileTransforms<T>& kind, const Epilogue<
         if (++measured == kMeasuredTiles) end_run();
       }
     }
-    if (!g.channels_last) {
+    if (g.channels_last) {
+      for (int64_t i = 0; i < rows; ++i)
+        activate(e.activation, y + ((run.n * g.to.high + row + i) * g.to.wide + first) * all + channel, all, strip_wide,
+                 lanes);
+    } else {
       const int64_t at = ((run.n * all + channel) * g.to.high + row) * g.to.wide + first;
       unpack_lanes_block<T>(static_cast<const T*>(strip), rows, strip_wide, g.to.wide, y + at, g.to.size(), lanes);
       if (e.finishes())

@@ -32,16 +32,18 @@ STRIATE_INLINE Vector<T> before_activation(Whole whole, const Norm& n, const Vec
 }
 
 template <class T>
-STRIATE_INLINE Vector<T> activate(Activation activation, T slope, const Vector<T>& z) {
-  if (activation == Activation::kNone) return z;
-  if (activation == Activation::kRelu) return z <= Vector<T>{} ? Vector<T>{} : z;  // NaN stays NaN
-  if (activation == Activation::kRelu6) return clamp<T>(z, T(0), T(6));
+STRIATE_INLINE Vector<T> activate(NormActivation activation, T slope, const Vector<T>& z) {
+  if (activation == NormActivation::kNone) return z;
+  if (activation == NormActivation::kRelu) return z <= Vector<T>{} ? Vector<T>{} : z;  // NaN stays NaN
+  if (activation == NormActivation::kRelu6) return clamp<T>(z, T(0), T(6));
   return z > Vector<T>{} ? z : z * broadcast(slope);
 }
 template <class T>
-STRIATE_INLINE Vector<T> activate_backward(Activation activation, T slope, const Vector<T>& z, const Vector<T>& dy) {
-  if (activation == Activation::kRelu) return z <= Vector<T>{} ? Vector<T>{} : dy;
-  if (activation == Activation::kRelu6) return z <= Vector<T>{} ? Vector<T>{} : z >= broadcast(T(6)) ? Vector<T>{} : dy;
+STRIATE_INLINE Vector<T> activate_backward(NormActivation activation, T slope, const Vector<T>& z,
+                                           const Vector<T>& dy) {
+  if (activation == NormActivation::kRelu) return z <= Vector<T>{} ? Vector<T>{} : dy;
+  if (activation == NormActivation::kRelu6)
+    return z <= Vector<T>{} ? Vector<T>{} : z >= broadcast(T(6)) ? Vector<T>{} : dy;
   return z > Vector<T>{} ? dy : dy * broadcast(slope);
 }
 
@@ -64,7 +66,7 @@ STRIATE_INLINE void backward_vector(Whole whole, const NormBackward<T>& b, int64
   const Vector<T> d = deviation<T>(load_lanes(whole, b.x + at, lanes), high, low);
   *x_hat = d * rstd;
   *g = load_lanes(whole, b.dy + at, lanes);
-  if (b.activation != Activation::kNone)
+  if (b.activation != NormActivation::kNone)
     *g = activate_backward(b.activation, b.slope, before_activation<T>(whole, b, d, scale, shift, at, lanes), *g);
 }
 

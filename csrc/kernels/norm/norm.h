@@ -32,7 +32,7 @@ struct NormShape {
 };
 
 // The activation after scale, shift and residual: none, max(z, 0), z if z > 0 else slope·z, or min(max(z, 0), 6).
-enum class Activation { kNone, kRelu, kLeaky, kRelu6 };
+enum class NormActivation { kNone, kRelu, kLeaky, kRelu6 };
 
 // Null pointers mean gamma 1, beta 0 and no residual.
 template <class T>
@@ -43,7 +43,7 @@ struct NormForward {
   bool given;               // mean and variance are read, not measured
   bool centered;            // false: the mean is taken as 0 (RMS norm)
   double eps;
-  Activation activation;
+  NormActivation activation;
   T slope;
 };
 
@@ -55,7 +55,7 @@ struct NormBackward {
   bool constant;                               // the statistics are constants: both means are 0
   bool centered;
   double eps;
-  Activation activation;
+  NormActivation activation;
   T slope;
   T *dx, *dresidual, *dgamma, *dbeta;  // null: not wanted
   double* sums;                        // null, or Σg of each channel, then Σ g·x̂ of each

@@ -10,7 +10,8 @@ order, from inputs of at most :data:`MOST`, by the op table's column "size". If 
 it grew beyond the limit or an operator has no rule, the value is *measured* when it is computed: the operators behind
 it may rely on ``MOST``, and if the value is larger or not finite, the program must run again by torch's operators.
 
-A bound is needed where oneDNN may clamp, since its ReLU turns NaN into 0.
+A bound is needed where oneDNN may compute an activation, since its ReLU turns NaN into 0. No activation enlarges a
+value, but a leaky ReLU of a slope above 1.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from .._renamed import accept_old_names
 from ..graph.optable import row_of
+from ..ops.activation import Activation
 from ..ops.layout import FORMATS
 from .fold.arithmetic import scale_and_shift
 from .operators import FUSED_CONV, FUSED_LINEAR, FUSED_NORM
@@ -77,21 +79,21 @@ def measurements(program: Program) -> Measurements:
         else:
             given = node.kwargs
             gain = _largest(given["weight"].value.abs().flatten(1).sum(1))
-            clamped = given["low"] is not None or given["high"] is not None
+            activation = None if given["activation"] is None else Activation(*given["activation"])
             sources = [given["x"], *([] if given.get("residual") is None else [given["residual"]])]
 
             def reach(gain: float = gain, sources: list[Node] = sources, bias: Any = given["bias"]) -> float:
                 return bound(sources[0]) * gain + sum(map(bound, sources[1:])) + (0.0 if bias is None else bound(bias))
 
-            if clamped and not reach() <= LIMIT:
+            if activation is not None and not reach() <= LIMIT:
                 lost = [source for source in sources if source.op != "constant" and bound(source) > MOST]
                 measured.update(lost)
                 bounds.update(dict.fromkeys(lost, MOST))
             found = reach()
-            if not isfinite(gain) or (clamped and not found <= LIMIT):
+            if not isfinite(gain) or (activation is not None and not found <= LIMIT):
                 exact.add(node)
-            elif None not in (given["low"], given["high"]) and found <= LIMIT:
-                found = max(abs(given["low"]), abs(given["high"]))
+            elif activation is not None:
+                found = _activated(found, activation)
         bounds[node] = found if found <= LIMIT else inf
     return Measurements(frozenset(measured), frozenset(exact))
 
@@ -101,6 +103,14 @@ def norm_scale_and_shift(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
     mean, variance = given["mean"].value, given["variance"].value
     weight, bias = (None if given[name] is None else given[name].value for name in ("weight", "bias"))
     return scale_and_shift(mean, variance, weight, bias, given["eps"])
+
+
+def _activated(size: float, activation: Activation) -> float:
+    """The bound of an activation's results, where values are at most ``size``."""
+    numbers = [abs(n) for n in activation.numbers if isfinite(n)]
+    if activation.name == "clamp":
+        return max(numbers) if len(numbers) == 2 else max([size, *numbers])
+    return size * max([1.0, *numbers])
 
 
 def _largest(value: Any) -> float:

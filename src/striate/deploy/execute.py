@@ -7,13 +7,13 @@ residual if nothing else reads that. Activations are channels_last.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from ..ops import gate, norm
+from ..ops.activation import NONE, Activation
 from ..ops.fused import FusedConv, FusedLinear
 from .bounds import is_within, measurements
 from .operators import ARGUMENTS, FUSED_CONV, FUSED_LINEAR, FUSED_NORM, function_of, is_new
@@ -137,14 +137,13 @@ def _layer(node: Node) -> FusedConv | FusedLinear:
     """Makes the layer of a fused operator. A convolution's constant then shares the layer's weight, in its layout."""
     given = node.kwargs
     weight, bias = given["weight"].value, None if given["bias"] is None else given["bias"].value
-    bounds = {
-        "low": -math.inf if given["low"] is None else given["low"],
-        "high": math.inf if given["high"] is None else given["high"],
-    }
+    activation = NONE if given["activation"] is None else Activation(*given["activation"])
     if node.op == FUSED_LINEAR:
-        return FusedLinear(weight, bias, **bounds, where=node.name)
+        return FusedLinear(weight, bias, where=node.name, activation=activation)
     layer = FusedConv(
-        weight, bias, given["stride"], given["padding"], given["dilation"], given["groups"], **bounds, where=node.name
+        *(weight, bias, given["stride"], given["padding"], given["dilation"], given["groups"]),
+        where=node.name,
+        activation=activation,
     )
     given["weight"].value = layer.weight  # the same numbers, channels_last: one copy serves both
     return layer

@@ -18,15 +18,17 @@ from torch import Tensor
 from .. import tensorfile
 from ..errors import CheckpointError, build, describe_error
 from ..ops import conv
+from ..ops.activation import NAMES, NONE, clamp, operator_arguments
 from ..ops.layout import FORMATS
-from .operators import ARGUMENTS, CONSTANTS, draws, operator_of
+from .operators import ARGUMENTS, CONSTANTS, FUSED_CONV, FUSED_LINEAR, draws, operator_of
 from .program import Node, Program, Refusal, walk
 
 __all__ = ["FORMAT", "decode", "encode", "not_running", "read", "save"]
 
 # The format version of the program in a file, increased with each change that older code would misread. In format 2 the
-# method of a convolution is a number, in format 1 it was a name. Format 3 has the new names of RENAMED.
-FORMAT = 3
+# method of a convolution is a number, in format 1 it was a name. Format 3 has the new names of RENAMED. In format 4
+# the activation of a convolution or linear layer is a name and numbers, before it was the bounds of a clamp.
+FORMAT = 4
 # Maps names of operators in earlier formats to those in format 3, and names of methods in format 1 to the present ones.
 RENAMED = {"striate.conv_input.default": "striate.conv_backward_data.default"}
 RENAMED_METHODS = {"unfolded": "implicit_gemm"}
@@ -179,6 +181,8 @@ def decode(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> Program:
         args, kwargs = value_of(one["args"]), {str(key): value_of(value) for key, value in one["kwargs"].items()}
         op = str(one["op"])
         op = RENAMED.get(op, op) if metadata["frozen"] < 3 else op
+        if metadata["frozen"] < 4:
+            args, kwargs = _with_activation(op, args, kwargs)
         node = Node(op, args, kwargs, shape_of(one["shape"]), name=str(one["name"]))
         _check_operator(node)
         if metadata["frozen"] == 1 and node.op.startswith("striate.conv"):
@@ -206,6 +210,23 @@ def _check_operator(node: Node) -> None:
     constant = all(value is None or (isinstance(value, Node) and value.op == "constant") for value in fixed)
     if node.args or node.kwargs.keys() != set(wanted) or not constant:
         raise ValueError(f"arguments that {node.op} does not have")
+    activation = node.kwargs["activation"]
+    if node.op in (FUSED_CONV, FUSED_LINEAR) and activation is not None and activation[0] not in NAMES:
+        got = f"activation {activation[0]!r} of {node.op}, which is not one it has"
+        raise Refusal(got, "Use the striate it was frozen with.")
+
+
+def _with_activation(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Converts the arguments of an operator from format 3, in which each activation is a clamp, to 4."""
+    if op in (FUSED_CONV, FUSED_LINEAR):
+        low, high = kwargs["low"], kwargs["high"]
+        bounds = clamp(-math.inf if low is None else low, math.inf if high is None else high)
+        rest = {name: value for name, value in kwargs.items() if name not in ("low", "high")}
+        return args, {**rest, "activation": None if bounds == NONE else bounds}
+    if op == "striate.linear.default":
+        number = operator_arguments(NONE)[0]
+        return ((*args[:3], number, *args[3:]), kwargs) if len(args) > 3 else (args, {**kwargs, "activation": number})
+    return args, kwargs
 
 
 def _method_number(op: str, value: Any) -> Any:

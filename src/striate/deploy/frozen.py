@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
+from ..ops.activation import Activation, describe
 from ..ops.fused import FusedConv, FusedLinear
 from ..ops.layout import FORMATS
 from .execute import Executable
@@ -208,12 +209,12 @@ def _count(count: int, what: str) -> str:
 
 
 def describe_operator(node: Node) -> str:
-    """The short name of an operator, with the sum and clamp fused into it: conv + sum + relu."""
+    """The short name of an operator, with the sum and activation fused into it: conv + sum + relu."""
     if node.op not in ARGUMENTS:
         return base_of(node.op) or node.op
     given, text = node.kwargs, node.op.partition(".")[2]
     text += " + sum" if given.get("residual") is not None else ""
-    low, high = given.get("low"), given.get("high")
-    clamp = "relu" if (low, high) == (0, None) else "relu6" if (low, high) == (0, 6) else f"clamp {low} to {high}"
-    after = given.get("activation") or (None if low is None and high is None else clamp)
+    after = given["activation"]
+    if after is not None and node.op != FUSED_NORM:
+        after = describe(Activation(*after))
     return f"{text} + {after}" if after else text

@@ -10,6 +10,7 @@ import operator
 import re
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from .._torch import OpOverloadPacket
 from ..graph.optable import KINDS, TABLE, Column, row_of
 from ..ops import conv, linear, norm, pool
+from ..ops.activation import Activation, clamp
 from .program import Node
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "FUSED_NORM",
     "LOWERINGS",
     "SIZES",
+    "activation_of",
     "arguments_of",
     "base_of",
     "draws",
@@ -36,12 +39,13 @@ __all__ = [
     "operator_of",
 ]
 
-# The fused operators that passes create: a layer with its weights, and the sum and clamp fused into it.
+# The fused operators that passes create: a layer with its weights, and the sum and activation fused into it.
 FUSED_CONV, FUSED_LINEAR, FUSED_NORM = "fused.conv", "fused.linear", "fused.batch_norm"
-# Their arguments: x and residual are nodes, CONSTANTS are constants, the others numbers; None if absent.
+# Their arguments: x and residual are nodes, CONSTANTS are constants, the others numbers; None if absent. The activation
+# of a batch norm is a name, that of the others an Activation or the tuple of its parts.
 ARGUMENTS = {
-    FUSED_CONV: ("x", "residual", "weight", "bias", "stride", "padding", "dilation", "groups", "low", "high"),
-    FUSED_LINEAR: ("x", "weight", "bias", "low", "high"),
+    FUSED_CONV: ("x", "residual", "weight", "bias", "stride", "padding", "dilation", "groups", "activation"),
+    FUSED_LINEAR: ("x", "weight", "bias", "activation"),
     FUSED_NORM: ("x", "residual", "weight", "bias", "mean", "variance", "eps", "activation"),
 }
 CONSTANTS = ("weight", "bias", "mean", "variance")
@@ -146,6 +150,37 @@ def arguments_of(node: Node) -> dict[str, Any]:
     schema = operator_of(node.op)._schema
     given = dict(zip((a.name for a in schema.arguments), node.args, strict=False))
     return {a.name: node.kwargs.get(a.name, given.get(a.name, a.default_value)) for a in schema.arguments}
+
+
+# ---------------------------------------------------------------------------------------------------------- activations
+
+# The activation that an operator computes, from its arguments, if a layer before it can compute it; else None.
+_ACTIVATIONS: Column[Callable[[dict[str, Any]], Activation | None]] = Column("the activation of a layer before it")
+_ACTIVATIONS.none(*KINDS)
+_ACTIVATIONS.of("aten.relu")(lambda given: clamp(low=0.0))
+_ACTIVATIONS.of("aten.relu6")(lambda given: clamp(0.0, 6.0))
+_ACTIVATIONS.of("aten.leaky_relu")(lambda given: Activation("leaky_relu", (float(given["negative_slope"]),)))
+_ACTIVATIONS.of("aten.silu")(lambda given: Activation("silu"))
+_ACTIVATIONS.of("aten.gelu")(lambda given: Activation("gelu_tanh" if given["approximate"] == "tanh" else "gelu"))
+_ACTIVATIONS.of("aten.hardswish")(lambda given: Activation("hardswish"))
+
+
+@_ACTIVATIONS.of("aten.hardtanh", "aten.clamp", "aten.clamp_min", "aten.clamp_max")
+def _clamp(given: dict[str, Any]) -> Activation | None:
+    low, high = given.get("min_val", given.get("min")), given.get("max_val", given.get("max"))
+    low, high = -inf if low is None else low, inf if high is None else high
+    by_numbers = isinstance(low, int | float) and isinstance(high, int | float) and low <= high
+    return clamp(low, high) if by_numbers else None
+
+
+def activation_of(node: Node) -> Activation | None:
+    """The activation that a node computes in float32, if layers have it; None for any other node.
+
+    >>> activation_of(Node("aten.silu.default", (None,), dtype=torch.float32))
+    Activation(name='silu', numbers=())
+    """
+    found = _ACTIVATIONS.get(node.op)
+    return None if found is None or node.dtype is not torch.float32 else found(arguments_of(node))
 
 
 # ------------------------------------------------------------------------------------------------------------ lowerings

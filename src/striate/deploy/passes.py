@@ -1,14 +1,13 @@
 """The passes that make a program shorter, in the order in which they run. Each changes the program it is given.
 
 Constants are computed once. A batch norm is merged into the convolution or linear layer before it. A convolution is
-then fused with the sum behind it (a residual) and the clamp behind that (ReLU, ReLU6, hardtanh), so that one kernel
-computes ``y = min(max(conv(x) + b + r, low), high)``; linear layers and remaining norms are fused as far as their
-kernels allow.
+then fused with the sum behind it (a residual) and the activation behind that
+(:data:`striate.ops.activation.NAMES`), so that one kernel computes ``y = f(conv(x) + b + r)``; linear layers and
+remaining norms are fused as far as their kernels allow.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from functools import partial
@@ -19,8 +18,9 @@ from torch import Tensor
 
 from .. import tensorfile
 from .._torch import tree_leaves
-from ..graph.optable import FUSES, is_kind, kind_of, row_of
+from ..graph.optable import FUSES, is_kind, kind_of
 from ..ops import norm
+from ..ops.activation import NONE, clamp
 from .bounds import norm_scale_and_shift
 from .fold.arithmetic import merge_into_outputs
 from .operators import (
@@ -29,6 +29,7 @@ from .operators import (
     FUSED_CONV,
     FUSED_LINEAR,
     FUSED_NORM,
+    activation_of,
     arguments_of,
     base_of,
     function_of,
@@ -130,29 +131,28 @@ def fuse_sums(program: Program) -> None:
                 break
 
 
-def fuse_clamps(program: Program) -> None:
-    """Replaces ``clamp(layer(x))`` by a layer with bounds, and also ``clamp(max_pool(layer(x)))``: since a clamp is
-    monotone, it equals ``max_pool(clamp(layer(x)))``.
+def fuse_activations(program: Program) -> None:
+    """Replaces ``f(layer(x))`` by a layer with the activation f, and also ``clamp(max_pool(layer(x)))``: since a clamp
+    is monotone, it equals ``max_pool(clamp(layer(x)))``.
     """
     users = program.users()
     for node in list(program.nodes):
-        before, bounds = node.args[0] if node.args else None, _bounds(node)
-        if bounds is None or not isinstance(before, Node) or users[before] != [node]:
+        before, activation = node.args[0] if node.args else None, activation_of(node)
+        if activation is None or not isinstance(before, Node) or users[before] != [node]:
             continue
         # A dilated window may contain only padding, with a maximum of -inf, which a clamp before the pooling misses.
-        pools = is_kind(before.op, "max_pool") and set(arguments_of(before)["dilation"]) == {1}
+        clamps = activation.name == "clamp"
+        pools = clamps and is_kind(before.op, "max_pool") and set(arguments_of(before)["dilation"]) == {1}
         layer = before.args[0] if pools else before
         if layer is not before and users[layer] != [before]:
             continue
         given = layer.kwargs
         if layer.op not in _KINDS or not _takes(layer, "activation"):
             continue
-        if layer.op == FUSED_NORM and given["activation"] is None and bounds in NORM_ACTIVATIONS:
-            given["activation"] = NORM_ACTIVATIONS[bounds]
-        elif layer.op != FUSED_NORM and given["low"] is None and given["high"] is None:
-            given["low"], given["high"] = (None if math.isinf(bound) else bound for bound in bounds)
-        else:
+        if given["activation"] is not None or (layer.op == FUSED_NORM and activation not in NORM_ACTIVATIONS):
             continue
+        if activation != NONE:
+            given["activation"] = NORM_ACTIVATIONS[activation] if layer.op == FUSED_NORM else activation
         program.nodes.remove(node)
         program.replace(node, before)
         users = program.users()
@@ -181,7 +181,7 @@ PASSES: list[Callable[[Program], None]] = [
     drop_first_items,
     fold_norms,
     fuse_sums,
-    fuse_clamps,
+    fuse_activations,
     drop_unused,
     make_constants_contiguous,
     copy_constant_outputs,
@@ -191,7 +191,7 @@ PASSES: list[Callable[[Program], None]] = [
 # Helpers.
 
 _KINDS = {FUSED_CONV: "convolution", FUSED_LINEAR: "linear", FUSED_NORM: "batch_norm"}  # of fused operators
-NORM_ACTIVATIONS = {(0.0, math.inf): "relu", **({(0.0, 6.0): "relu6"} if "relu6" in norm.ACTIVATIONS else {})}
+NORM_ACTIVATIONS = {clamp(0.0): "relu", **({clamp(0.0, 6.0): "relu6"} if "relu6" in norm.ACTIVATIONS else {})}
 
 
 def _takes(layer: Node, kind: str) -> bool:
@@ -265,18 +265,3 @@ def _merge(layer: Node, given: dict[str, Any]) -> bool:
     if transposed:
         layer.args, layer.kwargs = tuple(arguments.values()), {}
     return True
-
-
-def _bounds(node: Node) -> tuple[float, float] | None:
-    """The bounds of a clamp by numbers; None for any other node."""
-    if node.op == "aten.relu.default":
-        return 0.0, math.inf
-    relu6, row = base_of(node.op) == "relu6", row_of(node.op)
-    clamps = relu6 or (row is not None and row.size == "clamps")
-    if not clamps or node.dtype is not torch.float32:
-        return None
-    given = {"min": 0.0, "max": 6.0} if relu6 else arguments_of(node)
-    low, high = given.get("min_val", given.get("min")), given.get("max_val", given.get("max"))
-    low, high = -math.inf if low is None else low, math.inf if high is None else high
-    by_numbers = isinstance(low, int | float) and isinstance(high, int | float) and low <= high
-    return (float(low), float(high)) if by_numbers else None

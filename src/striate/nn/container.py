@@ -147,10 +147,10 @@ def run(
         elif (kind not in CONVOLUTIONS and kind not in NORMS and kind not in LINEARS) or not fusion.is_plain(layer):
             x, fresh = layer(x), False
         elif kind in LINEARS:  # the linear layer, then the activation
-            bounds = fusion.clamp_of(_layer_at(layers, at + 1))
-            fused = (layer,) if bounds is None else (layer, layers[at + 1])
-            x = fusion.compute(fused, layer._compute, (x,), *(bounds or ()))
-            fresh, at = False, at + (bounds is not None)
+            activation = fusion.linear_activation(_layer_at(layers, at + 1))
+            fused = (layer,) if activation is None else (layer, layers[at + 1])
+            x = fusion.compute(fused, layer._compute, (x,), *(() if activation is None else (activation,)))
+            fresh, at = False, at + (activation is not None)
         elif kind in CONVOLUTIONS:
             weights = _weights(layer)
             following, postponed = _layer_at(layers, at + 1), None

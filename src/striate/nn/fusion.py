@@ -1,18 +1,18 @@
 """Decides at each call which neighbouring layers of a container may be computed together.
 
 A convolution measures the statistics of the batch norm that follows it while it writes its output. A norm computes the
-activation that follows it, and the sum with a shortcut, in its own pass; a linear layer computes the ReLU or ReLU6 that
-follows it. An activation between a convolution and a max pooling is computed after the pooling, on fewer values. A
-convolution recomputes a norm's output in backward instead of saving it. All of that is correct only for a value that
-nobody else can see or change, so :mod:`.container`, which calls both neighbours, asks the functions here at each call,
-for the state that the layers then have. A layer that has a hook, a ``forward`` of its own or another class is called
-like any module, and its output is saved.
+activation that follows it, and the sum with a shortcut, in its own pass; a linear layer computes the ReLU, ReLU6,
+LeakyReLU, SiLU, GELU or Hardswish that follows it; where a gradient is asked for, the last three stay operators of
+their own, because their gradients need the sum before them. An activation between a convolution and a max pooling is
+computed after the pooling, on fewer values. A convolution recomputes a norm's output in backward instead of saving it.
+All of that is correct only for a value that nobody else can see or change, so :mod:`.container`, which calls both
+neighbours, asks the functions here at each call, for the state that the layers then have. A layer that has a hook, a
+``forward`` of its own or another class is called like any module, and its output is saved.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .. import _torch
 from ..ops import norm as norm_ops
+from ..ops.activation import Activation, clamp
 from . import conv, linear, norm, pool
 
 __all__ = [
@@ -33,12 +34,12 @@ __all__ = [
     "activation_of",
     "calls_are_observed",
     "can_add",
-    "clamp_of",
     "compute",
     "conv_and_pool",
     "fused_activation",
     "has_known_forward",
     "is_plain",
+    "linear_activation",
     "takes_activation",
     "takes_batch_stats",
 ]
@@ -66,13 +67,21 @@ ACTIVATIONS: dict[Any, tuple[str, bool]] = {
     torch.nn.ReLU6: ("relu6", True),
     torch.nn.LeakyReLU: ("leaky_relu", False),
 }
-# The bounds of the activations that a linear layer computes in its own pass.
-CLAMPS: dict[Any, tuple[float, float]] = {torch.nn.ReLU: (0.0, inf), torch.nn.ReLU6: (0.0, 6.0)}
+_GELUS = {"none": Activation("gelu"), "tanh": Activation("gelu_tanh")}
+# The activations that a linear layer computes in its own pass, from their layers.
+LINEAR_ACTIVATIONS: dict[Any, Callable[[Any], Activation | None]] = {
+    torch.nn.ReLU: lambda layer: clamp(low=0.0),
+    torch.nn.ReLU6: lambda layer: clamp(0.0, 6.0),
+    torch.nn.LeakyReLU: lambda layer: Activation("leaky_relu", (float(layer.negative_slope),)),
+    torch.nn.SiLU: lambda layer: Activation("silu"),
+    torch.nn.GELU: lambda layer: _GELUS.get(layer.approximate),
+    torch.nn.Hardswish: lambda layer: Activation("hardswish"),
+}
 MODULE_CALL = Module.__call__
 # Maps each class to the functions that a call of an instance runs: forward and, for convolutions, _conv_forward.
 KNOWN_FORWARDS: dict[Any, tuple[Any, Any]] = {
     kind: (kind.forward, getattr(kind, "_conv_forward", None))
-    for kind in CONVOLUTIONS | LINEARS | NORMS | MAX_POOLS | ACTIVATIONS.keys()
+    for kind in CONVOLUTIONS | LINEARS | NORMS | MAX_POOLS | ACTIVATIONS.keys() | LINEAR_ACTIVATIONS.keys()
 }
 
 
@@ -196,14 +205,14 @@ def activation_of(module: Any) -> tuple[str, float] | None:
     return None if name is None or not is_plain(module) else (name, getattr(module, "negative_slope", 0.01))
 
 
-def clamp_of(module: Any) -> tuple[float, float] | None:
-    """The bounds of the activation that a call of this module computes, if a linear layer can compute it in its pass.
+def linear_activation(module: Any) -> Activation | None:
+    """The activation that a call of this module computes, if a linear layer can compute it in its pass.
 
-    >>> clamp_of(torch.nn.ReLU6()), clamp_of(torch.nn.LeakyReLU())
-    ((0.0, 6.0), None)
+    >>> linear_activation(torch.nn.LeakyReLU(0.1)), linear_activation(torch.nn.Tanh())
+    (Activation(name='leaky_relu', numbers=(0.1,)), None)
     """
-    bounds = CLAMPS.get(type(module))
-    return bounds if bounds is not None and is_plain(module) else None
+    activation = LINEAR_ACTIVATIONS.get(type(module))
+    return activation(module) if activation is not None and is_plain(module) else None
 
 
 def activation_behind_pool(activation: Any, layer: Any) -> tuple[str, float] | None:

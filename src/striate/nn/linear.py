@@ -6,12 +6,11 @@ as its output has.
 
 from __future__ import annotations
 
-from math import inf
-
 import torch
 from torch import Tensor
 
 from ..ops import linear as ops
+from ..ops.activation import NONE, Activation
 from .namesake import Namesake
 
 __all__ = ["LazyLinear", "Linear"]
@@ -39,8 +38,8 @@ class Linear(Namesake, torch.nn.Linear):
     [[121.0, 243.0, 365.0]]
     """
 
-    def _compute(self, input: Tensor, low: float = -inf, high: float = inf) -> Tensor:
-        return ops.linear(input, self.weight, self.bias, low=low, high=high, where=type(self).__name__)
+    def _compute(self, input: Tensor, activation: Activation = NONE) -> Tensor:
+        return ops.linear(input, self.weight, self.bias, activation=activation, where=type(self).__name__)
 
 
 class LazyLinear(torch.nn.LazyLinear, Linear):

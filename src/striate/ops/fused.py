@@ -1,10 +1,9 @@
-r"""Convolutions and linear layers for inference, with weights packed once and a fused sum and clamp.
+r"""Convolutions and linear layers for inference, with weights packed once and a fused sum and activation.
 
-.. math:: y = \min(\max(x * w + b + r,\ low),\ high)
+.. math:: y = f(x * w + b + r)
 
-r is the residual, the other operand of a sum; low and high are the bounds of an activation: 0 and infinity for ReLU, 0
-and 6 for ReLU6. There is no gradient. A layer chooses a method for each shape of x and number of threads when it first
-sees them, and remembers it.
+r is the residual, the other operand of a sum; f is an :class:`~striate.ops.activation.Activation`. There is no
+gradient. A layer chooses a method for each shape of x and number of threads when it first sees them, and remembers it.
 
 A method is a :class:`~striate.ops.dispatch.Candidate` whose ``run(layer, problem)`` packs the layer's weight, or takes
 it packed from :meth:`_Fused.packed`, and returns a function that computes y from x, the residual, and whether the
@@ -26,6 +25,7 @@ from .. import native
 from ..errors import ArgumentError, ShapeError, build
 from ..tuning import select
 from . import gate
+from .activation import NONE, Activation, activated_in_place, clamp, operator_arguments
 from .conv import METHODS, NATIVE, NUMBERS, ConvProblem, conv, geometry_for
 from .conv.methods import split_padding, torch_refusal
 from .dispatch import AS_MEASURED, Candidate, always, explain_choice, first, preferred
@@ -44,30 +44,31 @@ MOST_SHAPES = 32  # that a layer remembers, some KiB each; the least recently us
 MIN_ROWS, MIN_WEIGHTS = 4, 2**20
 
 
-def finish(y: Tensor, residual: Tensor | None = None, low: float = -inf, high: float = inf) -> Tensor:
-    """Adds the residual and clamps, in place: ``y = min(max(y + residual, low), high)``. NaN stays NaN.
+def finish(y: Tensor, residual: Tensor | None = None, activation: Activation = NONE) -> Tensor:
+    """Adds the residual and activates, in place: ``y = f(y + residual)``. NaN stays NaN.
 
-    >>> finish(torch.tensor([-1.0, 2.0]), torch.tensor([0.5, 0.5]), low=0.0)
+    >>> finish(torch.tensor([-1.0, 2.0]), torch.tensor([0.5, 0.5]), clamp(low=0.0))
     tensor([0.0000, 2.5000])
     """
     if residual is not None:
         y.add_(residual)
-    if low == 0 and high == inf:
-        return y.relu_()
-    return y if low == -inf and high == inf else y.clamp_(low, high)
+    return activated_in_place(y, activation)
 
 
 class _Fused:
-    """A layer's weight, its clamp, and the function that computes each shape of x seen so far. It is thread-safe."""
+    """A layer's weight, its activation, and the function that computes each shape of x seen. It is thread-safe."""
 
     methods: tuple[Candidate, ...]
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, low: float, high: float, where: str) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, low: float, high: float, activation: Activation | None, where: str
+    ) -> None:
         if not low <= high:
             raise ArgumentError(
                 build(where, "low to be at most high", f"{low} and {high}", hint="Leave out what does not bound.")
             )
-        self.weight, self.bias, self.low, self.high, self.where = weight, bias, float(low), float(high), where
+        self.weight, self.bias, self.where = weight, bias, where
+        self.activation = clamp(low, high) if activation is None else activation
         self._packed: dict[Any, Any] = {}
         self._runs: dict[Any, tuple[str, Run]] = {}
         self._asked: dict[Any, int] = {}  # the time of the last call, by the keys of _runs
@@ -108,11 +109,12 @@ class _Fused:
 
 
 class FusedConv(_Fused):
-    r"""A convolution with a constant weight, then a sum and a clamp.
+    r"""A convolution with a constant weight, then a sum and an activation.
 
-    .. math:: y = \min(\max(conv(x, w) + b + r,\ low),\ high)
+    .. math:: y = f(conv(x, w) + b + r)
 
-    weight, bias, stride, padding, dilation, groups: as :func:`striate.ops.conv.conv` takes them.
+    weight, bias, stride, padding, dilation, groups: as :func:`striate.ops.conv.conv` takes them. activation: f; where
+    none is given, low and high are the bounds of a clamp.
 
     ``conv(x, residual, reuse)``: with ``reuse`` y may overwrite the residual.
     ``conv.exact(x, residual)``: computes by torch's operator, with torch's NaN and infinity (oneDNN's ReLU turns NaN
@@ -141,10 +143,12 @@ class FusedConv(_Fused):
         low: float = -inf,
         high: float = inf,
         where: str = "conv",
+        activation: Activation | None = None,
     ) -> None:
         self.dims, self.format = weight.dim() - 2, FORMATS.get(weight.dim())
         super().__init__(
-            weight if self.format is None else weight.contiguous(memory_format=self.format), bias, low, high, where
+            weight if self.format is None else weight.contiguous(memory_format=self.format),
+            *(bias, low, high, activation, where),
         )
         self.arguments = stride, padding, dilation, groups
         self.methods = CONV_METHODS
@@ -163,7 +167,7 @@ class FusedConv(_Fused):
 
     def exact(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         y = conv(x, self.weight, self.bias, *self.arguments, dims=self.dims, where=self.where, method="torch")
-        return finish(y, residual, self.low, self.high)
+        return finish(y, residual, self.activation)
 
 
 class Product(NamedTuple):
@@ -176,9 +180,11 @@ class Product(NamedTuple):
 
 
 class FusedLinear(_Fused):
-    r"""A linear layer with a constant weight, then a clamp.
+    r"""A linear layer with a constant weight, then an activation.
 
-    .. math:: y = \min(\max(x wᵀ + b,\ low),\ high)
+    .. math:: y = f(x wᵀ + b)
+
+    activation: f; where none is given, low and high are the bounds of a clamp.
 
     Shapes: x (\*, in), weight (out, in), bias (out,), y (\*, out). ``linear.exact(x)``: as :meth:`FusedConv.exact`.
 
@@ -189,9 +195,15 @@ class FusedLinear(_Fused):
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None = None, low: float = -inf, high: float = inf, where: str = "linear"
+        self,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        low: float = -inf,
+        high: float = inf,
+        where: str = "linear",
+        activation: Activation | None = None,
     ) -> None:
-        super().__init__(weight, bias, low, high, where)
+        super().__init__(weight, bias, low, high, activation, where)
         self.methods = LINEAR_METHODS
 
     def problem_for(self, x: Tensor, strict: bool) -> Product:
@@ -206,12 +218,12 @@ class FusedLinear(_Fused):
         return self._chosen(x)[1](x, None, False)
 
     def exact(self, x: Tensor) -> Tensor:
-        return finish(F.linear(x, self.weight, self.bias), None, self.low, self.high)
+        return finish(F.linear(x, self.weight, self.bias), None, self.activation)
 
 
 # --------------------------------------------------------------------------------------------------------------- oneDNN
 # torch.ops.mkldnn has the operators that torch.compile calls for inference. They take a packed weight, and add and
-# clamp in the same pass.
+# activate in the same pass.
 
 
 def _onednn_missing(refusal: str | None) -> str | None:
@@ -220,11 +232,24 @@ def _onednn_missing(refusal: str | None) -> str | None:
     return None if torch.backends.mkldnn.is_available() else "torch was built without oneDNN"
 
 
-def _attribute(low: float, high: float) -> tuple[str, list[float]]:
-    """oneDNN's name for the clamp, and the numbers it takes."""
-    if low == -inf and high == inf:
-        return "none", []
-    return ("relu", []) if low == 0 and high == inf else ("hardtanh", [low, high])
+# oneDNN's names of activations, and of their algorithms.
+_ONEDNN = {
+    "clamp": ("hardtanh", ""),
+    "leaky_relu": ("leaky_relu", ""),
+    "silu": ("swish", ""),
+    "gelu": ("gelu", "none"),
+    "gelu_tanh": ("gelu", "tanh"),
+    "hardswish": ("hardswish", ""),
+}
+_RELU = clamp(low=0.0)
+
+
+def _attribute(activation: Activation) -> tuple[str, list[float], str]:
+    """oneDNN's name for the activation, the numbers it takes, and its algorithm."""
+    if activation in (NONE, _RELU):
+        return "none" if activation == NONE else "relu", [], ""
+    name, algorithm = _ONEDNN[activation.name]
+    return name, list(activation.numbers), algorithm
 
 
 def _onednn_refusal(problem: ConvProblem) -> str | None:
@@ -253,19 +278,20 @@ def _onednn(layer: FusedConv, problem: ConvProblem) -> Run:
     # The layout depends on the number of threads too. oneDNN packs again in each call with another number, which took a
     # layer of MobileNet from 0.07 to 16 ms.
     packed = layer.packed(("onednn", torch.get_num_threads(), *padded), pack)
-    bias, low, high = layer.bias, layer.low, layer.high
-    clamp = (*_attribute(low, high), "")
-    relu, rest = ("relu", (-inf, high)) if low == 0 else (None, (low, high))  # after a sum it fuses only ReLU
+    bias, activation, attribute = layer.bias, layer.activation, _attribute(layer.activation)
+    relu, rest = None, activation
+    if activation.name == "clamp" and activation.numbers[0] == 0:  # after a sum it fuses only ReLU
+        relu, rest = "relu", clamp(high=activation.numbers[1])
 
     def run(x: Tensor, residual: Tensor | None, reuse: bool) -> Tensor:
         x = F.pad(x, extra_pad) if is_asymmetric else x
         if residual is None:
-            return pointwise(x, packed, bias, *geometry, *clamp)
+            return pointwise(x, packed, bias, *geometry, *attribute)
         if reuse:
             y = summed_in_place(residual, x, packed, bias, *geometry, "add", 1.0, relu, [], "")
         else:
             y = summed(x, residual, packed, bias, *geometry, "add", 1.0, relu, [], "")
-        return finish(y, None, *rest)
+        return finish(y, None, rest)
 
     return run
 
@@ -281,8 +307,8 @@ def _onednn_product(layer: FusedLinear, product: Product) -> Run:
     ops = torch.ops.mkldnn
     key = ("onednn", torch.get_num_threads())
     packed = layer.packed(key, lambda: ops._reorder_linear_weight.default(layer.weight, None))
-    linear, clamp, bias = ops._linear_pointwise.default, (*_attribute(layer.low, layer.high), ""), layer.bias
-    return lambda x, residual, reuse: linear(x, packed, bias, *clamp)
+    linear, attribute, bias = ops._linear_pointwise.default, _attribute(layer.activation), layer.bias
+    return lambda x, residual, reuse: linear(x, packed, bias, *attribute)
 
 
 # ----------------------------------------------------------------------------------------------- methods of convolution
@@ -296,7 +322,8 @@ def _native(name: str) -> Callable[[FusedConv, ConvProblem], Run]:
         ops, p, last = torch.ops.striate, problem.geometry, problem.channels_last
         packed = layer.packed(name, lambda: ops.conv_pack.default(layer.weight, p.groups, number))
         before = (layer.weight, packed if packed.numel() else None, layer.bias)
-        after = (layer.low, layer.high, p.output, p.stride, p.dilation, p.before, p.groups, last, number)
+        geometry = (p.output, p.stride, p.dilation, p.before, p.groups, last, number)
+        after = (*operator_arguments(layer.activation), *geometry)
         fused = ops.conv_fused.default
         return lambda x, residual, reuse: fused(x, *before, residual, *after)
 
@@ -304,7 +331,8 @@ def _native(name: str) -> Callable[[FusedConv, ConvProblem], Run]:
 
 
 def _native_product(layer: FusedLinear, product: Product) -> Run:
-    weight, rest = layer.packed("native", layer.weight.contiguous), (layer.bias, layer.low, layer.high)
+    weight = layer.packed("native", layer.weight.contiguous)
+    rest = (layer.bias, *operator_arguments(layer.activation))
     linear = torch.ops.striate.linear.default
     return lambda x, residual, reuse: linear(x, weight, *rest)
 
@@ -316,12 +344,12 @@ def _product_not_preferred(product: Product) -> str | None:
 
 
 def _then_finish(candidate: Candidate) -> Callable[[FusedConv, ConvProblem], Run]:
-    """Computes by a method of :mod:`striate.ops.conv`, then adds and clamps in place."""
+    """Computes by a method of :mod:`striate.ops.conv`, then adds and activates in place."""
 
     def prepare(layer: FusedConv, problem: ConvProblem) -> Run:
         def run(x: Tensor, residual: Tensor | None, reuse: bool) -> Tensor:
             x = x if layer.format is None else x.contiguous(memory_format=layer.format)
-            return finish(candidate.run(problem, x, layer.weight, layer.bias), residual, layer.low, layer.high)
+            return finish(candidate.run(problem, x, layer.weight, layer.bias), residual, layer.activation)
 
         return run
 

@@ -24,6 +24,16 @@ from .._torch import below_autograd
 from ..errors import ArgumentError, ArgumentTypeError, DtypeError, ShapeError, build
 from ..tuning import select
 from . import gate
+from .activation import (
+    NONE,
+    Activation,
+    activated,
+    clamp,
+    from_arguments,
+    gradient,
+    operator_arguments,
+    result_tells_gradient,
+)
 from .autograd import fake, without_autocast
 from .dispatch import AS_MEASURED, Candidate, always, explain_choice, first, preferred
 
@@ -81,11 +91,11 @@ def _not_preferred(problem: LinearProblem) -> str | None:
 
 
 def _native(
-    problem: LinearProblem, a: Tensor, b: Tensor, bias: Tensor | None = None, low: float = -inf, high: float = inf
+    problem: LinearProblem, a: Tensor, b: Tensor, bias: Tensor | None = None, activation: Activation = NONE
 ) -> Tensor:
     y: Tensor
     if problem.pass_ == "forward":
-        y = _ops.linear.default(a, b, bias, low, high)
+        y = _ops.linear.default(a, b, bias, *operator_arguments(activation))
     elif problem.pass_ == "backward_data":
         y = _ops.linear_backward_data.default(a, b)
     else:
@@ -94,10 +104,10 @@ def _native(
 
 
 def _torch(
-    problem: LinearProblem, a: Tensor, b: Tensor, bias: Tensor | None = None, low: float = -inf, high: float = inf
+    problem: LinearProblem, a: Tensor, b: Tensor, bias: Tensor | None = None, activation: Activation = NONE
 ) -> Tensor:
     if problem.pass_ == "forward":
-        return clamped(F.linear(a, b, bias), low, high)
+        return activated(F.linear(a, b, bias), activation)
     if problem.pass_ == "backward_data":
         return torch.matmul(a, b)
     return torch.mm(a.reshape(problem.rows, problem.outputs).T, b.reshape(problem.rows, problem.inputs))
@@ -132,32 +142,6 @@ def _dispatch_for(problem: LinearProblem) -> Dispatch:
     if torch.compiler.is_compiling() or type(problem.rows) is not int:
         return _dispatch(problem)
     return _cached_dispatch(problem)
-
-
-# ------------------------------------------------------------------------------------------------------- the activation
-# A clamp fused into the forward pass: 0 and infinity for ReLU, 0 and 6 for ReLU6.
-
-
-def clamped(y: Tensor, low: float, high: float) -> Tensor:
-    """``min(max(y, low), high)`` by the operators of torch's activations.
-
-    >>> clamped(torch.tensor([-1.0, 7.0]), 0.0, 6.0), clamped(torch.tensor([-1.0, 7.0]), 0.0, inf)
-    (tensor([0., 6.]), tensor([0., 7.]))
-    """
-    if low == -inf and high == inf:
-        return y
-    return F.relu(y) if low == 0 and high == inf else F.hardtanh(y, low, high)
-
-
-def _clamps(low: float, high: float) -> bool:
-    return low != -inf or high != inf
-
-
-def _clamp_gradient(g: Tensor, y: Tensor, low: float, high: float) -> Tensor:
-    """The gradient of what was clamped to y: 0 where y is a bound, by the operators of torch's activations."""
-    if low == 0 and high == inf:
-        return torch.ops.aten.threshold_backward.default(g, y, 0)
-    return torch.ops.aten.hardtanh_backward.default(g, y, low, high)
 
 
 # ------------------------------------------------------------------------------------------------------------ gradients
@@ -197,13 +181,13 @@ def _bias_gradient(problem: LinearProblem, g: Tensor) -> Tensor:
 class _Pass(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, b: Tensor, bias: Tensor | None, chosen: Dispatch, low: float, high: float
+        ctx: Any, a: Tensor, b: Tensor, bias: Tensor | None, chosen: Dispatch, activation: Activation
     ) -> Tensor:
         with below_autograd():  # autograd must not take the result for a view of a method's intermediate
-            y: Tensor = chosen.method.run(chosen.problem, a, b, bias, low, high)
+            y: Tensor = chosen.method.run(chosen.problem, a, b, bias, activation)
         kept = (a if ctx.needs_input_grad[1] else None, b if ctx.needs_input_grad[0] else None)
-        ctx.problem, ctx.bounds = chosen.problem, (low, high)
-        ctx.save_for_backward(*kept, *((y,) if _clamps(low, high) else ()))
+        ctx.problem, ctx.activation = chosen.problem, activation
+        ctx.save_for_backward(*kept, *(() if activation == NONE else (y,)))
         return y
 
     @staticmethod
@@ -211,29 +195,35 @@ class _Pass(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         closed = gate.closed_to(g)
         problem = ctx.problem if closed is None else ctx.problem._replace(refusal=closed.reason)
-        if _clamps(*ctx.bounds):
-            g = _clamp_gradient(g, ctx.saved_tensors[2], *ctx.bounds)
-        return (*_gradients(ctx, problem, g), None, None, None)
+        if ctx.activation != NONE:
+            g = gradient(g, ctx.saved_tensors[2], ctx.activation)
+        return (*_gradients(ctx, problem, g), None, None)
 
 
 _pass = super(torch.autograd.Function, _Pass).apply  # skips the part of apply that only function transforms need
 
 
 def _apply(
-    chosen: Dispatch, a: Tensor, b: Tensor, bias: Tensor | None = None, low: float = -inf, high: float = inf
+    chosen: Dispatch, a: Tensor, b: Tensor, bias: Tensor | None = None, activation: Activation = NONE
 ) -> Tensor:
     """Computes one pass by the method chosen for it, with a gradient where one is asked for."""
     y: Tensor
     traced = torch.compiler.is_compiling() or (type(a) is not Tensor and type(a) is not torch.nn.Parameter)
     if traced or chosen.problem.refusal is not None:
         # every method then consists of operators that have a gradient
-        y = chosen.method.run(chosen.problem, a, b, bias, low, high)
-    elif torch.is_grad_enabled() and (a.requires_grad or b.requires_grad or (bias is not None and bias.requires_grad)):
-        y = _pass(a, b, bias, chosen, low, high)  # type: ignore[no-untyped-call]
+        y = chosen.method.run(chosen.problem, a, b, bias, activation)
+    elif _needs_gradient(a, b, bias):
+        if not result_tells_gradient(activation):
+            return activated(_apply(chosen, a, b, bias), activation)
+        y = _pass(a, b, bias, chosen, activation)  # type: ignore[no-untyped-call]
     else:
         with below_autograd():  # as in _Pass.forward
-            y = chosen.method.run(chosen.problem, a, b, bias, low, high)
+            y = chosen.method.run(chosen.problem, a, b, bias, activation)
     return y
+
+
+def _needs_gradient(a: Tensor, b: Tensor, bias: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and (a.requires_grad or b.requires_grad or (bias is not None and bias.requires_grad))
 
 
 # --------------------------------------------------------------------------------------------------------- the function
@@ -325,16 +315,20 @@ def linear(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
+    activation: Activation | None = None,
     low: float = -inf,
     high: float = inf,
     where: str = "linear",
 ) -> Tensor:
-    r"""A linear layer, and a clamp in the same pass.
+    r"""A linear layer, and an activation in the same pass.
 
-    .. math:: y[r, o] = \min(\max(b[o] + Σ_i x[r, i] · w[o, i],\ low),\ high)
+    .. math:: y[r, o] = f(b[o] + Σ_i x[r, i] · w[o, i])
 
-    x: (\*, in), with any leading axes; weight: (out, in); bias: (out,) or None. Result: (\*, out). low, high: the
-    bounds of an activation that follows, 0 and infinity for ReLU, 0 and 6 for ReLU6. NaN stays NaN.
+    x: (\*, in), with any leading axes; weight: (out, in); bias: (out,) or None. Result: (\*, out). activation: f; where
+    none is given, low and high are the bounds of a clamp, 0 and infinity for ReLU, 0 and 6 for ReLU6. NaN stays NaN.
+
+    Where a gradient is asked for, clamps and leaky ReLUs are in the same pass, since their results tell their
+    gradients; any other activation is then torch's operator behind the layer, and keeps the sum.
 
     Cost: in·out MACs a row.
 
@@ -345,13 +339,14 @@ def linear(
     >>> linear(torch.tensor([1.0, 10.0]), torch.tensor([[1.0, 2.0], [3.0, -4.0]]), low=0.0)
     tensor([21.,  0.])
     """
+    activation = clamp(low, high) if activation is None else activation
     closed = gate.closed(x, weight, bias)
     if closed is not None and closed.symbolic:
-        return clamped(F.linear(x, weight, bias), low, high)
+        return activated(F.linear(x, weight, bias), activation)
     chosen = _chosen(x, weight, bias, closed, where)
     if chosen.all_torch:
-        return clamped(F.linear(x, weight, bias), low, high)
-    return _apply(chosen, x, weight, bias, low, high)
+        return activated(F.linear(x, weight, bias), activation)
+    return _apply(chosen, x, weight, bias, activation)
 
 
 def explain_methods(
@@ -372,7 +367,7 @@ def explain_methods(
 
 
 @fake("linear")
-def _(x: Any, weight: Any, bias: Any, low: Any, high: Any) -> Any:
+def _(x: Any, weight: Any, bias: Any, activation: Any, low: Any, high: Any) -> Any:
     return x.new_empty([*x.shape[:-1], weight.shape[0]])
 
 
@@ -394,14 +389,17 @@ def _register(op: Any, pass_: Pass) -> None:
         x, y = {"forward": (a, output), "backward_data": (output, a), "backward_weights": (b, a)}[pass_]
         sizes = prod(x.shape[:-1]), x.shape[-1], y.shape[-1]
         ctx.problem = LinearProblem(pass_, *sizes, x.dtype, None, preferred() or AS_MEASURED)
-        ctx.bounds = inputs[3:] if pass_ == "forward" else (-inf, inf)
-        ctx.save_for_backward(a, b, *((output,) if _clamps(*ctx.bounds) else ()))
+        ctx.activation = from_arguments(*inputs[3:]) if pass_ == "forward" else NONE
+        ctx.save_for_backward(a, b, *(() if ctx.activation == NONE else (output, inputs[2])))
 
     def backward(ctx: Any, g: Any) -> Any:
-        if _clamps(*ctx.bounds):
-            g = _clamp_gradient(g, ctx.saved_tensors[2], *ctx.bounds)
+        if ctx.activation != NONE:
+            a, b, y, bias = ctx.saved_tensors
+            # sums that nobody kept are computed again
+            z = y if result_tells_gradient(ctx.activation) else op(a, b, bias, *operator_arguments(NONE))
+            g = gradient(g, z, ctx.activation)
         got = _gradients(ctx, ctx.problem, g)
-        return (*got, None, None) if pass_ == "forward" else tuple(got[:2])
+        return (*got, None, None, None) if pass_ == "forward" else tuple(got[:2])
 
     torch.library.register_autograd(op, backward, setup_context=setup)
 

@@ -116,9 +116,9 @@ if native.core:
 
     @torch.library.register_fake("striate::conv_fused")
     def _(
-        x: Any, weight: Any, packed: Any, bias: Any, residual: Any, low: Any, high: Any, output: Any, *rest: Any
+        x: Any, weight: Any, packed: Any, bias: Any, residual: Any, activation: Any, low: Any, high: Any, *rest: Any
     ) -> Any:
-        return empty(x, [x.shape[0], weight.shape[0], *output], x.dtype, rest[-2])
+        return empty(x, [x.shape[0], weight.shape[0], *rest[0]], x.dtype, rest[-2])
 
     @torch.library.register_fake("striate::conv_measured")
     def _(x: Any, weight: Any, bias: Any, output: Any, *rest: Any) -> Any:
