@@ -397,7 +397,8 @@ void write_filters(const ConvShape& s, const Grid& g, const TileTransforms<T>& k
 template <class T>
 STRIATE_INLINE void accumulate_vectors(const T* a, const T* b, int64_t b_vector, int64_t vectors, int64_t channels,
                                        int64_t count, int64_t run, bool overwrite, T* sums, int64_t row) {
-  constexpr int64_t L = kLanes<T>, M = L < 8 ? L : 8;
+  constexpr int64_t kMost = kVectorBytes == 64 ? 8 : 4;  // 16 sums take more than all of 16 registers
+  constexpr int64_t L = kLanes<T>, M = L < kMost ? L : kMost;
   for (int64_t c = 0; c < min(L, channels); c += M)
     for (int64_t t = 0; t < count; t += run) {
       const int64_t tiles = min(run, count - t);
