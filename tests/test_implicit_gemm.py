@@ -49,7 +49,8 @@ class Case(NamedTuple):
 
 # Rows of taps that are contiguous and taps that are not; edges within a vector; fewer channels and filters than lanes,
 # and more; windows that miss the input; blocks of one position, of several images, and many blocks; input gradients
-# with phases of no taps, and of more and fewer destinations.
+# with phases of no taps, and of more and fewer destinations; sums in parts of one row of taps, of several taps, and of
+# some channels of one.
 CASES = [
     Case((1, 1), (9, 7), (1, 1), (1, 1), (0, 0)),
     Case((1, 1), (9, 7), (2, 3), (1, 1), (1, 2), channels=5, filters=40),
@@ -69,6 +70,11 @@ CASES = [
     Case((3, 3), (29, 31), (2, 2), (1, 1), (1, 1), batch=5, channels=70, filters=40),
     Case((2, 5), (9, 40), (4, 3), (1, 2), (0, 4), channels=40, filters=8, groups=2),
     Case((3, 1, 2), (7, 6, 9), (2, 3, 4), (2, 1, 2), (2, 0, 1), channels=6, filters=20),
+    Case((5, 5), (9, 10), (1, 1), (1, 1), (2, 2), channels=50, filters=40),
+    Case((3, 3), (9, 9), (2, 2), (1, 1), (1, 1), channels=20, filters=400),
+    Case((3, 3), (8, 9), (1, 1), (1, 1), (1, 1), channels=150, filters=20, groups=2),
+    Case((3, 3, 3), (4, 5, 6), (1, 2, 1), (1, 1, 1), (1, 1, 1), channels=120, groups=2),
+    Case((1, 1), (6, 20), (1, 1), (1, 1), (0, 0), channels=1500, filters=33),
 ]
 
 

@@ -9,9 +9,10 @@
 // Weights are a PackedB with k = (tap, channel). Sums become results in registers: bias, residual and clamp are applied
 // and the result is stored once.
 //
-// Blocks. A block's rows stay in the second-level cache while the filters are streamed, two vectors at a time: these
-// are the units that threads share. A thread makes the rows of a block when it comes to it. Where results are measured,
-// blocks are whole runs: the moments of a run, whose length follows from the shape alone, are taken together.
+// Blocks. Rows are made and multiplied in parts of kPartDepth values at most, whose sums are added in y. A part of a
+// block's rows stays in the second-level cache while the filters are streamed, two vectors at a time: these are the
+// units that threads share. A thread makes the rows of a block when it comes to it. Where results are measured, a block
+// is a run, whose moments are taken together and whose length follows from the shape alone.
 //
 // backward_data is a product for each phase (bands.h): the destinations that use the same taps, a stride apart on each
 // axis, with channels and filters exchanged. Packed weights are ordered by phase. The forward pass, and backward_data
@@ -38,7 +39,12 @@ namespace STRIATE_ISA {
 namespace {
 
 constexpr int64_t kMaxPositions = 112 / kMaxRows * kMaxRows;  // of a block
-constexpr int64_t kRunValues = 65536;                         // of the rows of a run, about
+constexpr int64_t kRunValues = 65536;                         // of a part of the rows of a run, about
+
+// The values of k that are summed in registers, before the sum is added to y in memory. Longer parts leave room for so
+// few positions of a block that weights are not read as fast as they are multiplied; with shorter ones reading and
+// writing y, and visiting a row's sources again, take as long as that.
+constexpr int64_t kPartDepth = 1024;
 
 // ------------------------------------------------------------------------------------------------------------ geometry
 
@@ -56,13 +62,13 @@ struct GemmAxis {
         size(a.axis.size),
         residues(max(phase.tap_step, -phase.tap_step)) {}
 
-  int64_t most_taps() const { return ceil_div(size, residues); }  // of any phase
   // How many taps are packed before those of this phase: those of smaller residues.
   int64_t packed_before() const {
     const int64_t residue = phase.tap % residues;
     return residue * (size / residues) + min(residue, size % residues);
   }
-  int64_t source(int64_t position, int64_t tap) const {  // may lie in the padding
+  int64_t most_taps() const { return ceil_div(size, residues); }  // of any phase
+  int64_t source(int64_t position, int64_t tap) const {           // may lie in the padding
     return position * phase.step + phase.shift + tap * phase.shift_step;
   }
 };
@@ -110,6 +116,27 @@ GemmView largest_view(const PassShape& s) {
   return v;
 }
 
+// How sums are cut into parts of kPartDepth values at most, from the shape alone: several products of the batch, or
+// where one is longer, some of its values.
+struct SumParts {
+  int64_t batch, depth, batch_step, depth_step;
+
+  template <class T>
+  static SumParts of(const GemmView& s) {
+    const int64_t depth = s.gemm_depth(), vectors = ceil_div(depth, kLanes<T>), most = kPartDepth / kLanes<T>;
+    return {s.gemm_batch(), depth, max(1, most / vectors), ceil_div(vectors, ceil_div(vectors, most)) * kLanes<T>};
+  }
+};
+
+// One of them: products [first, first + batch) of the batch, and of each values [begin, begin + depth).
+struct SumPart {
+  int64_t first, batch, begin, depth;
+  template <class T>
+  int64_t row_values() const {  // for each position
+    return batch * ceil_div(depth, kLanes<T>) * kLanes<T>;
+  }
+};
+
 // Calls body(at, run, n, d, h, w) for each run of destinations of one row of an image: the at-th of `count` from
 // `position` on, how many, and where the first of them is among the phase's.
 template <class Body>
@@ -146,37 +173,40 @@ void copy_part(const T* x, int64_t begin, int64_t end, int64_t block_depth, T* t
   }
 }
 
-// Makes the rows of `rows` destinations from `position` on. Vectors may be loaded up to `last`. Not inlined, because
-// its loops are short of registers.
+// Makes a part of the rows of `rows` destinations from `position` on. Vectors may be loaded up to `last`. Not inlined,
+// because its loops are short of registers.
 template <class T>
-__attribute__((noinline)) void im2row(const GemmView& s, const T* x, const T* last, int64_t position, int64_t rows,
-                                      T* to) {
+__attribute__((noinline)) void im2row(const GemmView& s, const SumPart& part, const T* x, const T* last,
+                                      int64_t position, int64_t rows, T* to) {
   constexpr int64_t L = kLanes<T>;
   const GemmAxis &depth = s.depth, &height = s.height, &width = s.width;
-  const int64_t all = s.all_from(), channels = s.from_channels, block_depth = s.gemm_depth(),
-                block_taps = s.block_taps(), vector = rows * L;
-  const int64_t block_stride = ceil_div(block_depth, L) * vector, reach = (block_depth - 1) / L * L;
+  const int64_t all = s.all_from(), channels = s.from_channels, block_taps = s.block_taps(), vector = rows * L;
+  const int64_t block_stride = ceil_div(part.depth, L) * vector, reach = (part.depth - 1) / L * L;
+  const int64_t blocks_wide = max(1, width.phase.taps / block_taps), blocks_high = max(1, height.phase.taps);
+  const int64_t first_wide = part.first % blocks_wide * block_taps, first_high = part.first / blocks_wide % blocks_high,
+                first_deep = part.first / blocks_wide / blocks_high;
   for_each_run(s, position, rows, [&](int64_t row, int64_t count, int64_t n, int64_t d, int64_t h, int64_t w) {
     T* target = to + row * L;
-    for (int64_t td = 0; td < depth.phase.taps; ++td)
-      for (int64_t th = 0; th < height.phase.taps; ++th) {
-        const int64_t i = depth.source(d, td), j = height.source(h, th);
-        const bool inside = i >= 0 && i < depth.sources && j >= 0 && j < height.sources;
-        const T* source = x + ((n * depth.sources + i) * height.sources + j) * width.sources * all;
-        for (int64_t tw = 0; tw < width.phase.taps; tw += block_taps, target += block_stride) {
-          int64_t k = width.source(w, tw);
-          for (int64_t at = 0; at < count * L; at += L, k += width.phase.step) {
-            const T* from = source + k * all;
-            if (inside && k >= 0 && k + block_taps <= width.sources && from + reach <= last) {
-              T* put = target + at;  // values behind the last channel go to lanes that are never read
-              for (int64_t c = 0; c <= reach; c += L, put += vector) store(put, load(from + c));
-            } else {
-              const int64_t begin = min(block_taps, max(0, -k)), end = inside ? min(block_taps, width.sources - k) : 0;
-              copy_part(from, begin * channels, end * channels, block_depth, target + at, vector);
-            }
-          }
+    int64_t td = first_deep, th = first_high, tw = first_wide;
+    for (int64_t block = 0; block < part.batch; ++block, target += block_stride) {
+      const int64_t i = depth.source(d, td), j = height.source(h, th);
+      const bool inside = i >= 0 && i < depth.sources && j >= 0 && j < height.sources;
+      const T* source = x + ((n * depth.sources + i) * height.sources + j) * width.sources * all + part.begin;
+      int64_t k = width.source(w, tw);
+      for (int64_t at = 0; at < count * L; at += L, k += width.phase.step) {
+        const T* from = source + k * all;
+        if (inside && k >= 0 && k + block_taps <= width.sources && from + reach <= last) {
+          T* put = target + at;  // values behind the last channel go to lanes that are never read
+          for (int64_t c = 0; c <= reach; c += L, put += vector) store(put, load(from + c));
+        } else {
+          const int64_t begin = min(block_taps, max(0, -k)), end = inside ? min(block_taps, width.sources - k) : 0;
+          copy_part(from, begin * channels - part.begin, end * channels - part.begin, part.depth, target + at, vector);
         }
       }
+      if ((tw += block_taps) < width.phase.taps) continue;
+      tw = 0;
+      if (++th == height.phase.taps) th = 0, ++td;
+    }
   });
 }
 
@@ -189,10 +219,11 @@ struct TileResult {
   T* y;
   const int64_t* results;
   int64_t channel, lanes;  // lanes of both vectors together
+  bool first, last;        // whether this is the first and the last part of the sums
 };
 
-// Multiplies, and stores the finished sums. Not inlined: among other values that stay in registers one of 6×2 sums does
-// not, and each of its additions waits for memory (a product took 1.7 times as long).
+// Multiplies, and stores the sums, finished if they are complete. Not inlined: among other values that stay in
+// registers one of 6×2 sums does not, and each of its additions waits for memory (a product took 1.7 times as long).
 template <class T, int M, int V, class Whole>
 __attribute__((noinline)) void tile(const T* rows, int64_t depth, int64_t batch, const T* weights,
                                     const TileResult<T>& r) {
@@ -206,12 +237,20 @@ __attribute__((noinline)) void tile(const T* rows, int64_t depth, int64_t batch,
       if (r.e.residual) __builtin_prefetch(r.e.residual + at);
     }
   const Tile<T, M, V> sums = micro_kernel<T, M, V>(rows, M * L, depth, batch, weights);
+  const auto sum_at = [&](int64_t at, int64_t v, const Vector<T>& sum) STRIATE_INLINE_LAMBDA {
+    return r.first ? sum : load_lanes<T>(Whole{}, r.y + at, lanes_of(v)) + sum;
+  };
+  if (!r.last)
+    return sums.for_each([&](int j, int v, const Vector<T>& sum) STRIATE_INLINE_LAMBDA {
+      const int64_t at = r.results[j] + r.channel + v * L;
+      store_lanes(Whole{}, r.y + at, sum_at(at, v, sum), lanes_of(v));
+    });
   Vector<T> bias[V] = {};
   if (r.e.bias)
     for (int64_t v = 0; v < V; ++v) bias[v] = load_lanes<T>(Whole{}, r.e.bias + r.channel + v * L, lanes_of(v));
   sums.for_each([&](int j, int v, const Vector<T>& sum) STRIATE_INLINE_LAMBDA {
     const int64_t at = r.results[j] + r.channel + v * L;
-    store_lanes(Whole{}, r.y + at, finish(Whole{}, r.e, sum + bias[v], at, lanes_of(v)), lanes_of(v));
+    store_lanes(Whole{}, r.y + at, finish(Whole{}, r.e, sum_at(at, v, sum) + bias[v], at, lanes_of(v)), lanes_of(v));
   });
   if (r.e.activation.clamps()) return;
   for (int64_t j = 0; j < M; ++j) activate(r.e.activation, r.y + r.results[j] + r.channel, r.lanes, 1, r.lanes);
@@ -263,16 +302,14 @@ void pack(const ConvShape& shape, bool adjoint, Weight<T> weight, T* packed) {
 }
 
 // The positions of a run: whole micro-kernels, two at least.
-inline int64_t run_positions(int64_t position_values) {
-  return max(2 * kMaxRows, min(kMaxPositions, kRunValues / position_values / kMaxRows * kMaxRows));
+inline int64_t run_positions(int64_t row_values) {
+  return max(2 * kMaxRows, min(kMaxPositions, kRunValues / row_values / kMaxRows * kMaxRows));
 }
 
-// The positions of a block: as many as block_bytes() hold, whole micro-kernels, and blocks of nearly equal size; or
-// with `run`, whole runs.
+// The positions of a block: as many as block_bytes() hold, whole micro-kernels, and blocks of nearly equal size.
 template <class T>
-int64_t block_positions(int64_t positions, int64_t position_values, int64_t run) {
-  const int64_t fitting = block_bytes() / (position_values * int64_t(sizeof(T)));
-  if (run > 0) return min(positions, max(1, min(kMaxPositions, fitting) / run) * run);
+int64_t block_positions(int64_t positions, int64_t row_values) {
+  const int64_t fitting = block_bytes() / (row_values * int64_t(sizeof(T)));
   const int64_t most = max(kMaxRows, min(kMaxPositions, fitting / kMaxRows * kMaxRows));
   return ceil_div(positions, ceil_div(positions, most));
 }
@@ -281,59 +318,68 @@ template <class T>
 void activations(const PassShape& s, const T* x, const T* packed, const Epilogue<T>& e, T* y) {
   constexpr int64_t L = kLanes<T>;
   const PackedB<T> layout = packed_layout<T>(s);
-  const GemmView largest = largest_view(s);
-  const int64_t position_values = largest.position_values<T>(), positions = largest.positions(),
-                all = s.all_to_channels(), numbers = phases(s);
   const bool measures = e.mean != nullptr;
-  const int64_t run = measures ? run_positions(position_values) : 0, runs = measures ? ceil_div(positions, run) : 0;
-  const int64_t block = block_positions<T>(positions, position_values, run), blocks = ceil_div(positions, block);
+  const GemmView largest = largest_view(s);
+  const int64_t most_values = min(kPartDepth, largest.position_values<T>()), positions = largest.positions();
+  const int64_t block =
+      measures ? min(positions, run_positions(most_values)) : block_positions<T>(positions, most_values);
+  const int64_t blocks = ceil_div(positions, block), panels = layout.count(), numbers = phases(s),
+                all = s.all_to_channels();
   // Rows of the micro-kernel: tiles of nearly equal size. Results are added to moments tile by tile.
   const int64_t tile_rows = measures ? kMaxRows : ceil_div(block, ceil_div(block, kMaxRows));
   const T* last = x + s.batch * s.sources() * s.all_from_channels() - L;  // the last address where a vector may begin
-  const Scratch<Moments> moments(runs * all);
-  Moments* run_moments = moments;
+  const Scratch<Moments> memory(measures ? blocks * all : 0);
+  Moments* const moments = memory;
   const int64_t work = block * layout.channels * L / 16 / numbers;  // of a unit
-  parallel_for(blocks * numbers * s.groups * layout.count(), work, [=](int64_t begin, int64_t end) {
-    const Scratch<T> rows(block * position_values);
+  parallel_for(blocks * numbers * s.groups * panels, work, [=](int64_t begin, int64_t end) {
+    const Scratch<T> rows(block * most_values);
     GemmView view = largest;
-    int64_t first = 0, count = 0, depth = 0, batch = 0, row_values = 0, before = 0, results[kMaxPositions];
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t pair = unit % layout.count(), group = unit / layout.count() % s.groups;
-      if (unit == begin || (pair == 0 && group == 0)) {
-        view = gemm_view(s, unit / layout.count() / s.groups % numbers);
-        first = unit / layout.count() / s.groups / numbers * block, count = min(view.positions() - first, block);
-        depth = view.gemm_depth(), batch = view.gemm_batch(), row_values = view.position_values<T>(),
-        before = view.packed_before() * s.from_channels;
+    int64_t first = 0, count = 0, results[kMaxPositions];
+    // The panels of one block, phase and group at a time.
+    for (int64_t unit = begin, some; unit < end; unit += some) {
+      const int64_t panel0 = unit % panels, group = unit / panels % s.groups,
+                    number = unit / panels / s.groups / numbers;
+      some = min(panels - panel0, end - unit);
+      if (unit == begin || group == 0) {
+        view = gemm_view(s, unit / panels / s.groups % numbers);
+        first = number * block, count = min(view.positions() - first, block);
         find_results(view, first, count, all, results);
       }
-      if (unit == begin || pair == 0)
-        for (int64_t t = 0; t < count; t += tile_rows)
-          im2row(view, x + group * s.from_channels, last, first + t, min(tile_rows, count - t), rows + t * row_values);
-      const int64_t lanes = min(2 * L, s.to_channels - 2 * pair * L), channel = group * s.to_channels + 2 * pair * L;
-      const T* weights = packed + group * layout.size() + layout.at(pair) + before * layout.width(pair);
-      ColumnMoments<T> measure;
-      for (int64_t t = 0; t < count; t += tile_rows) {
-        const TileResult<T> result = {e, y, results + t, channel, lanes};
-        with_constant<kMaxRows>(min(tile_rows, count - t), [&](auto m) {
-          constexpr int M = decltype(m)::value;
-          const T* a = rows + t * row_values;
-          if (lanes == 2 * L)
-            tile<T, M, 2, Constant<true>>(a, depth, batch, weights, result);
-          else if (lanes > L)
-            tile<T, M, 2, Constant<false>>(a, depth, batch, weights, result);
-          else
-            tile<T, M, 1, Constant<false>>(a, depth, batch, weights, result);
-        });
-        if (!measures) continue;
-        measure.add(y + results[t] + channel, all, min(tile_rows, count - t), lanes);
-        if ((t + tile_rows) % run == 0 || t + tile_rows >= count) {
-          measure.put(run_moments + (first + t) / run * all + channel, lanes);
-          measure = ColumnMoments<T>();
+      const SumParts parts = SumParts::of<T>(view);
+      for (int64_t b = 0; b < max(1, parts.batch); b += parts.batch_step)
+        for (int64_t k = 0; k < parts.depth; k += parts.depth_step) {
+          const SumPart part = {b, min(parts.batch_step, parts.batch - b), k, min(parts.depth_step, parts.depth - k)};
+          const bool is_first = b + k == 0, is_last = b + part.batch == parts.batch && k + part.depth == parts.depth;
+          const int64_t row_values = part.row_values<T>();
+          for (int64_t t = 0; t < count; t += tile_rows)
+            im2row(view, part, x + group * s.from_channels, last, first + t, min(tile_rows, count - t),
+                   rows + t * row_values);
+          for (int64_t panel = panel0; panel < panel0 + some; ++panel) {
+            const int64_t lanes = min(2 * L, s.to_channels - 2 * panel * L),
+                          channel = group * s.to_channels + 2 * panel * L;
+            const int64_t before = view.packed_before() * s.from_channels + b * parts.depth + k;
+            const T* weights = packed + group * layout.size() + layout.at(panel) + before * layout.width(panel);
+            ColumnMoments<T> measure;
+            for (int64_t t = 0; t < count; t += tile_rows) {
+              const TileResult<T> result = {e, y, results + t, channel, lanes, is_first, is_last};
+              with_constant<kMaxRows>(min(tile_rows, count - t), [&](auto m) {
+                constexpr int M = decltype(m)::value;
+                const T* a = rows + t * row_values;
+                if (lanes == 2 * L)
+                  tile<T, M, 2, Constant<true>>(a, part.depth, part.batch, weights, result);
+                else if (lanes > L)
+                  tile<T, M, 2, Constant<false>>(a, part.depth, part.batch, weights, result);
+                else
+                  tile<T, M, 1, Constant<false>>(a, part.depth, part.batch, weights, result);
+              });
+              if (measures && is_last) measure.add(y + results[t] + channel, all, min(tile_rows, count - t), lanes);
+            }
+            if (measures && is_last) measure.put(moments + number * all + channel, lanes);
+          }
         }
-      }
     }
   });
-  if (measures) merge_rows(run_moments, runs, all, e.mean, e.variance);
+  if (measures) merge_rows(moments, blocks, all, e.mean, e.variance);
 }
 
 template <class T>
