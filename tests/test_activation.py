@@ -159,9 +159,14 @@ CASES = [
     Case(SPATIAL, (17,), 9, 18),
     Case(("direct", "implicit_gemm"), (10, 11), 3, 17, stride=2),
     Case(("direct",), (5, 6, 7), 3, 5),
+    Case(("direct",), (9, 11), 4, 3),  # columns in lanes, finished by blocks
+    Case(("direct",), (9, 10), 2, 3, groups=2),  # and all behind the last
+    Case(("direct",), (4, 700), 1, 2, size=5),  # several blocks a row
+    Case(("direct",), (4, 700), 9, 40, batch=1),
     Case(("winograd_4x4",), (12, 20), 64, 72, batch=1),  # few blocks: their weights stay in the cache
     Case(("depthwise",), (9, 10), 1, 1, groups=21),
     Case(("depthwise",), (9, 10), 1, 1, groups=3),
+    Case(("depthwise",), (4, 700), 1, 2, groups=2),
     Case(("depthwise",), (8, 9), 2, 2, groups=5, stride=2),
     Case(("pointwise",), (9, 7), 20, 33, size=1),
     Case(("pointwise",), (9, 7), 20, 12, size=1, stride=2),

@@ -319,7 +319,7 @@ void activations_in_place(const ConvShape& shape, bool adjoint, const T* source,
 }
 
 template <class T>
-void activations_in_bands(const ConvShape& shape, bool adjoint, const T* source, Weight<T> weight, const T* bias,
+void activations_in_bands(const ConvShape& shape, bool adjoint, const T* source, Weight<T> weight, const Epilogue<T>& e,
                           T* to) {
   constexpr int64_t L = kLanes<T>;
   const PassShape s = pass_shape(shape, adjoint);
@@ -331,6 +331,7 @@ void activations_in_bands(const ConvShape& shape, bool adjoint, const T* source,
   const int64_t band_values = max_rows(s, blocks) * max_columns(s, blocks) * s.from_channels * L;
   const T* weights = packed;
   const int64_t work = blocks.positions() * L * min(taps * s.from_channels, 64);
+  const bool finishes = e.finishes(), in_blocks = !s.channels_last || vectors == 1;
   parallel_for(s.batch * blocks.per_image * vectors, work, [=](int64_t begin, int64_t end) {
     Scratch<T> band(band_values), transposed(s.channels_last ? 0 : blocks.positions() * L + L * L);
     const int64_t max_rows_count = s.from_channels * s.depth.axis.size * s.height.axis.size;
@@ -340,7 +341,7 @@ void activations_in_bands(const ConvShape& shape, bool adjoint, const T* source,
       const Block b = block_at(s, blocks, unit / vectors);
       const int64_t first = unit % vectors * L, columns = b.w1 - b.w0;
       const LaneMap<T> v = lane_map<T>(first, all, s.to_channels, s.from_channels);
-      const Vector<T> start = bias ? load_first<Vector<T>>(bias + first, v.lanes) : Vector<T>{};
+      const Vector<T> start = e.bias ? load_first<Vector<T>>(e.bias + first, v.lanes) : Vector<T>{};
       copy_band(s, b, source, v, static_cast<T*>(band));
       T* out = transposed;
       for (int64_t d = b.d0; d < b.d1; ++d)
@@ -367,15 +368,16 @@ void activations_in_bands(const ConvShape& shape, bool adjoint, const T* source,
           unpack_lanes_block<T>(static_cast<const T*>(transposed) + (d - b.d0) * (b.h1 - b.h0) * columns * L,
                                 b.h1 - b.h0, columns, W, to + (((b.n * all + first) * D + d) * H + b.h0) * W + b.w0,
                                 D * H * W, v.lanes);
+      if (finishes && in_blocks) finish_block(e, to, s, b, first, v.lanes);
     }
   });
+  if (finishes && !in_blocks) finish_all(e, s.batch, to, s);
 }
 
 template <class T, bool Adjoint>
 void run(const ConvShape& s, const T* source, Weight<T> weight, const Epilogue<T>& e, T* to) {
   if (reads_in_place(s, kLanes<T>)) return activations_in_place(s, Adjoint, source, weight, e, to);
-  activations_in_bands(s, Adjoint, source, weight, e.bias, to);
-  if (e.finishes()) finish_all(e, s.batch, to, pass_shape(s, Adjoint));
+  activations_in_bands(s, Adjoint, source, weight, e, to);
 }
 
 // ---------------------------------------------------------------------------------------------------- backward_weights

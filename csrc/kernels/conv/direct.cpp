@@ -311,7 +311,7 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
   const int64_t vector_values = blocks.positions() * L + L * L;  // unpack_lanes reads whole squares
   const int64_t work = blocks.positions() * s.to_channels * min(max_terms, 256) / 16;
   const T* bias = e.bias;
-  const bool finishes = e.finishes();
+  const bool finishes = e.finishes(), in_blocks = !s.channels_last || s.groups == 1;
   parallel_for(s.batch * blocks.per_image * s.groups, work, [=](int64_t begin, int64_t end) {
     Scratch<T> band(s.from_channels * planes.plane), line(s.from_channels * planes.row),
         transposed(s.channels_last || columns_in_lanes ? 0 : 2 * vector_values);
@@ -415,14 +415,14 @@ void activations(const ConvShape& shape, bool adjoint, const T* source, Weight<T
               unpack_lanes_block<T>(
                   static_cast<const T*>(transposed) + k * vector_values + (d - b.d0) * (b.h1 - b.h0) * columns * L,
                   b.h1 - b.h0, columns, W, to + at, positions, planes_);
-              if (finishes)
-                for (int64_t l = 0; l < planes_; ++l)
-                  for (int64_t h = 0; h < b.h1 - b.h0; ++h) finish_values(e, to, at + l * positions + h * W, columns);
             }
+        if (!s.channels_last && !columns_in_lanes && finishes)
+          finish_block(e, to, s, b, channel, (two - 1) * L + in_last);
       }
+      if (columns_in_lanes && finishes && in_blocks) finish_block(e, to, s, b, first, s.to_channels);
     }
   });
-  if (columns_in_lanes && finishes) finish_all(e, s.batch, to, s);
+  if (columns_in_lanes && finishes && !in_blocks) finish_all(e, s.batch, to, s);
 }
 
 template <class T, bool Adjoint>

@@ -28,7 +28,23 @@ STRIATE_INLINE void finish_values(const Epilogue<T>& e, T* y, int64_t at, int64_
   }
 }
 
-// Finishes all sums of a pass, for kernels whose tiles leave that to a loop of its own.
+// Finishes a block's sums in `channels` channels from `first` on. In NHWC these must be all channels, so that runs of
+// results are contiguous.
+template <class T, class PassShape, class Block>
+inline void finish_block(const Epilogue<T>& e, T* y, const PassShape& s, const Block& b, int64_t first,
+                         int64_t channels) {
+  const int64_t all = s.all_to_channels(), H = s.height.destinations(), W = s.width.destinations(),
+                positions = s.destinations(), planes = s.channels_last ? 1 : channels,
+                pixel = s.channels_last ? all : 1;
+  const bool whole_rows = b.w1 - b.w0 == W;
+  const int64_t rows = whole_rows ? b.h1 - b.h0 : 1, run = rows * (b.w1 - b.w0) * pixel;
+  for (int64_t c = 0; c < planes; ++c)
+    for (int64_t d = b.d0; d < b.d1; ++d)
+      for (int64_t h = b.h0; h < b.h1; h += rows)
+        finish_values(e, y, (b.n * all + first + c) * positions + ((d * H + h) * W + b.w0) * pixel, run);
+}
+
+// Finishes all sums of a pass, where the blocks of one thread are no contiguous runs of results.
 template <class T, class PassShape>
 inline void finish_all(const Epilogue<T>& e, int64_t batch, T* y, const PassShape& side) {
   const int64_t image = side.all_to_channels() * side.destinations();
