@@ -79,7 +79,7 @@ asan: $(VENV)/.tested
 	STRIATE_CORE=$(CURDIR)/build/asan/_core.so LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=1:leak_check_at_exit=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PYTHONMALLOC=malloc PYTHONPATH=tests \
 	  $(BIN)/python -m pytest -p leaks tests/test_operators.py tests/test_pool.py tests/test_norm.py tests/test_conv.py tests/test_winograd.py \
-	  tests/test_implicit_gemm.py tests/test_local.py tests/test_linear.py -k "not quarter and not 2_to_the_31 and not compile and not export and not bytes and not keep_no_memory"
+	  tests/test_implicit_gemm.py tests/test_local.py tests/test_linear.py tests/test_gemm.py tests/test_activation.py tests/test_machine.py -k "not quarter and not 2_to_the_31 and not compile and not export and not bytes and not keep_no_memory"
 
 clean:
 	rm -rf .venv .venv-torch-* build dist runs
