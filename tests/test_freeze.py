@@ -209,7 +209,7 @@ def test_a_clamp_behind_max_pooling_is_the_convolutions() -> None:
         (F.hardswish, "hardswish"),
         (lambda y: F.hardtanh(y, -0.5, 0.25), "clamp -0.5 to 0.25"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", value),
 )
 @pytest.mark.parametrize("method", ["onednn", "direct", "implicit_gemm", None])
 def test_activations_are_the_layers_before_them(
