@@ -23,7 +23,7 @@ from torch import Tensor
 from ...errors import DataError, build
 from .dataset import PARTS, DataSet, Decoded, Part, Request, class_names, split_part
 from .images import BrokenImage, decode, read_header
-from .sources import folder_of, open_file, within
+from .sources import folder_of, names_in, open_file, within
 
 __all__ = ["read", "read_csv"]
 
@@ -79,14 +79,14 @@ def read(request: Request) -> DataSet:
 def read_csv(request: Request) -> DataSet:
     """Reads a table, and the headers of the images that it names by paths relative to its own folder."""
     where, path = request.kind, Path(request.rest).expanduser()
-    file, file_bytes = open_file(where, path)
+    file, file_bytes = open_file(where, path, follows=True)
     root = Path(os.path.realpath(path)).parent
     files: dict[str, list[_File]] = {}
     with file:
         if file_bytes > MOST_TABLE_BYTES:
             expects = f"a table of at most {MOST_TABLE_BYTES} bytes"
             raise DataError(build(where, expects, file_bytes, path=path, hint="Check which file it is."))
-        for line, row in _rows(where, path, file.read(MOST_TABLE_BYTES)):
+        for line, row in _rows(where, path, file.read(file_bytes)):
             name, label, part = row["path"], row["label"], row.get("part", "all")
             if not name or not label or part not in ("all", *PARTS):
                 expects = "a path, a label, and train, val or test as a part if there are parts"
@@ -132,22 +132,17 @@ def _entries(where: str, folder: Path, root: Path) -> list[tuple[str, bool]]:
     and links that lead out of the root.
     """
     found = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith(".") or entry.name.lower() in IGNORED:
-                    continue
-                if entry.is_symlink():
-                    within(where, Path(entry.path), root)
-                    if entry.is_dir():
-                        expects, hint = "folders that are no links", "Move the folder here."
-                        raise DataError(build(where, expects, "a link", path=entry.path, hint=hint))
-                found.append((entry.name, entry.is_dir(follow_symlinks=False)))
-    except OSError as error:
-        why = error.strerror or str(error)
-        hint = "Check its permissions."
-        raise DataError(build(where, "a folder that can be read", why, path=folder, hint=hint)) from None
-    return sorted(found)
+    for name in names_in(where, folder):
+        path = folder / name
+        if name.startswith(".") or name.lower() in IGNORED:
+            continue
+        if path.is_symlink():
+            within(where, path, root)
+            if path.is_dir():
+                expects, hint = "folders that are no links", "Move the folder here."
+                raise DataError(build(where, expects, "a link", path=path, hint=hint))
+        found.append((name, path.is_dir()))
+    return found
 
 
 def _classes(where: str, folder: Path, root: Path) -> Iterator[_File]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ...errors import DataError, build
 from .dataset import DataSet, Part, Request, class_names
-from .sources import DAMAGED, folder_of, open_file, read_exactly, read_whole, refuse_claim, within
+from .sources import DAMAGED, folder_of, names_in, open_file, read_exactly, read_whole, refuse_claim, within
 
 __all__ = ["read", "read_idx"]
 
@@ -95,17 +95,19 @@ def read_idx(where: str, path: Path, axes: int) -> Tensor:
 def _files(where: str, folder: Path, prefix: str) -> tuple[dict[tuple[str, str], Path], str]:
     """The files by part and content, and what their names begin with. A file that is not gzipped comes first."""
     found: dict[str, dict[tuple[str, str], Path]] = {}
-    for path in sorted(folder.iterdir(), reverse=True):
-        match = NAME.fullmatch(path.name)
+    for name in names_in(where, folder)[::-1]:
+        match = NAME.fullmatch(name)
         if match and match[1].startswith(prefix):
-            found.setdefault(match[1], {})[PART_OF[match[2]], match[3]] = path
-    if len(found) != 1:
+            found.setdefault(match[1], {})[PART_OF[match[2]], match[3]] = folder / name
+    if len(found) != 1 and prefix not in found:
         expects = "train-images-idx3-ubyte, train-labels-idx1-ubyte and the two of t10k, gzipped or not"
-        got = f"several sets: {', '.join(sorted(name.rstrip('-') for name in found))}" if found else "none of them"
-        one = f"{folder}/{min(found).rstrip('-') or 'PREFIX'}"
-        hint = f"Name one, as mnist:{one}." if found else "Give the folder that holds them."
+        got, hint = "none of them", "Give the folder that holds them."
+        if found:
+            sets = sorted(name.rstrip("-") for name in found)
+            got, hint = f"several sets: {', '.join(sets)}", f"Name one, as mnist:{folder}/{sets[0]}."
         raise DataError(build(where, expects, got, path=folder, hint=hint))
-    begin, files = next(iter(found.items()))
+    begin = prefix if prefix in found else next(iter(found))
+    files = found[begin]
     for part, name in (("train", "train"), ("test", "t10k")):
         for content, axes in (("images", 3), ("labels", 1)):
             if (part, content) not in files:

@@ -33,7 +33,7 @@ MOST_DIRECTORY_BYTES = 2**16  # of the archive's list of members, which zipfile 
 MOST_HEADER_BYTES = 10_000  # NumPy's own limit
 END = struct.Struct("<4s4H2LH")
 NPY = re.compile(
-    rb"\{'descr': '([<>|=]?)([a-zA-Z]\d{1,6})', 'fortran_order': (True|False), 'shape': \(([\d, ]*)\), \} *\n"
+    rb"\{'descr': '([<>|=]?)([a-zA-Z]\d{0,6})', 'fortran_order': (True|False), 'shape': \(([\d, ]*)\), \} *\n"
 )
 
 
@@ -42,7 +42,7 @@ def read(request: Request) -> DataSet:
     train_labels and so on, or images and labels, which are split. ``classes`` may hold the names.
     """
     where, path = request.kind, Path(request.rest).expanduser()
-    file, file_bytes = open_file(where, path)
+    file, file_bytes = open_file(where, path, follows=True)
     with file:
         members = _members(where, path, file, file_bytes)
         pairs = {
@@ -84,6 +84,8 @@ class _Members:
     def images(self, name: str) -> Tensor:
         """uint8 ``(N, C, H, W)`` from ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``."""
         array = self._array(name, "u1")
+        if not array.size:
+            raise self._error(f"an image at least in {name}", f"shape {array.shape}", "Save some.")
         if array.ndim == 3:
             array = array[:, None]
         elif array.ndim == 4 and array.shape[3] in (1, 3):
@@ -91,8 +93,6 @@ class _Members:
         elif array.ndim != 4 or array.shape[1] not in (1, 3):
             expects = f"{name} of shape (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels"
             raise self._error(expects, array.shape, "Arrange its axes so.")
-        if not array.size:
-            raise self._error(f"an image at least in {name}", array.shape, "Save some.")
         return torch.from_numpy(np.ascontiguousarray(array))
 
     def labels(self, name: str) -> Tensor:

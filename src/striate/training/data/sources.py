@@ -16,7 +16,7 @@ import numpy as np
 
 from ...errors import DataError, build
 
-__all__ = ["MOST_BYTES", "folder_of", "open_file", "read_exactly", "read_whole", "refuse_claim", "within"]
+__all__ = ["MOST_BYTES", "folder_of", "names_in", "open_file", "read_exactly", "read_whole", "refuse_claim", "within"]
 
 MOST_BYTES = 2**32  # of the images of one file in memory; the largest usual set, EMNIST by class, has 0.64 GB
 DEFLATE = 1032  # bytes from a compressed one, at most: 258 from two bits
@@ -25,13 +25,14 @@ TOO_LARGE = "Keep larger sets as a folder of images (folder:DIR)."
 DAMAGED = "Copy or download it again."
 
 
-def open_file(where: str, path: Path) -> tuple[BinaryIO, int]:
-    """Opens a file and says how many bytes it has.
+def open_file(where: str, path: Path, follows: bool = False) -> tuple[BinaryIO, int]:
+    """Opens a file and says how many bytes it has. follows: whether the path may be a link, as one that a user named;
+    a path from :func:`within` is none, and if it has become one since, it is refused.
 
     Raises DataError if it is missing, may not be read, or is no file (a pipe is not waited for).
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follows else os.O_NOFOLLOW))
         about = os.fstat(handle)
         if not stat.S_ISREG(about.st_mode):
             os.close(handle)
@@ -53,6 +54,15 @@ def folder_of(where: str, text: str) -> Path:
     return Path(os.path.realpath(path))
 
 
+def names_in(where: str, folder: Path) -> list[str]:
+    """The names in a folder, in order. Raises DataError if they may not be read."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        why, hint = error.strerror or str(error), "Check its permissions."
+        raise DataError(build(where, "a folder that can be read", why, path=folder, hint=hint)) from None
+
+
 def within(where: str, path: Path, folder: Path) -> Path:
     """The real path of what lies in a folder. Raises DataError if a link or ``..`` leads out of it.
 
@@ -72,7 +82,7 @@ def read_whole(where: str, path: Path, most: int) -> bytes:
         if file_bytes > most:
             got = f"{file_bytes} bytes"
             raise DataError(build(where, f"a file of at most {most} bytes", got, path=path, hint="Check the path."))
-        return file.read(most)
+        return file.read(file_bytes)
 
 
 def refuse_claim(where: str, path: Path, claimed: int, packed: int | None = None) -> None:
