@@ -45,7 +45,7 @@ def read(request: Request) -> DataSet:
         hint = "Write as python:mypackage.mymodule:make_data."
         raise DataError(build(request.kind, "package.module:callable", repr(request.rest), hint=hint))
     made = _call(request.rest, module, name)
-    both = made if isinstance(made, tuple | list) else (made,)
+    both = made if isinstance(made, tuple) else (made,)
     if len(both) not in (1, 2) or not all(hasattr(one, "__len__") and hasattr(one, "__getitem__") for one in both):
         got = f"{len(both)} values" if len(both) > 2 else type(made).__name__
         hint = "Return one, or one for training and one for testing."
