@@ -8,6 +8,7 @@ Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def read(request: Request) -> DataSet:
     root = folder_of(where, request.rest)
     for folder in (root, *(root / name for name in layout.subfolders)):
         for suffix in (".bin", ""):
-            if (folder / f"{layout.test}{suffix}").exists():
+            if os.path.exists(folder / f"{layout.test}{suffix}"):
                 return _read(where, layout, folder, root, suffix)
     expects = f"{layout.train[0]}.bin and {layout.test}.bin, or {layout.train[0]} and {layout.test}"
     hint = "Unpack the archive, and give the folder that it makes."
@@ -119,7 +120,7 @@ def _check_labels(where: str, layout: _Layout, path: Path, labels: np.ndarray) -
 
 def _names(where: str, layout: _Layout, path: Path, is_binary: bool) -> tuple[str, ...]:
     """The names of the classes; their numbers if the file of names is missing."""
-    if not path.exists():
+    if not os.path.exists(path):
         return tuple(map(str, range(layout.classes)))
     content = read_whole(where, path, MOST_NAME_BYTES)
     names: Any

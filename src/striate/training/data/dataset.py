@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError, build
+from .sources import is_plain
 
 __all__ = [
     "PARTS",
@@ -127,7 +128,8 @@ class DataSet:
     """A data set: what it was opened as, the names of its classes in the order of the labels, its parts by name
     ("train", and "val" or "test" or both), and the broken images that were left out.
 
-    Raises DataError if a part has no image, or an image of a class that the training part lacks.
+    Raises DataError if a part has no image, or an image of a class that the training part lacks, or if the name of a
+    class cannot be printed.
     """
 
     kind: str
@@ -136,6 +138,10 @@ class DataSet:
     skipped: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
+        odd = [name for name in self.classes if not name or not is_plain(name)]
+        if odd:
+            expects = "names of classes in UTF-8 without control codes"
+            raise DataError(build(self.kind, expects, ascii(odd[0]), hint="Rename the class."))
         for name, part in self.parts.items():
             if not len(part):
                 hint = "Give more images, or others."

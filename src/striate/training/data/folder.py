@@ -23,7 +23,7 @@ from torch import Tensor
 from ...errors import DataError, build
 from .dataset import PARTS, DataSet, Decoded, Part, Request, class_names, split_part
 from .images import BrokenImage, decode, read_header
-from .sources import folder_of, names_in, open_file, within
+from .sources import folder_of, is_plain, names_in, open_file, user_path, within
 
 __all__ = ["read", "read_csv"]
 
@@ -78,7 +78,7 @@ def read(request: Request) -> DataSet:
 
 def read_csv(request: Request) -> DataSet:
     """Reads a table, and the headers of the images that it names by paths relative to its own folder."""
-    where, path = request.kind, Path(request.rest).expanduser()
+    where, path = request.kind, user_path(request.rest)
     file, file_bytes = open_file(where, path, follows=True)
     root = Path(os.path.realpath(path)).parent
     files: dict[str, list[_File]] = {}
@@ -93,9 +93,9 @@ def read_csv(request: Request) -> DataSet:
                 got = repr(",".join(row.values()))[:80]
                 hint = "Mend the line."
                 raise DataError(build(where, expects, got, path=path, line=line, hint=hint))
-            if os.path.isabs(name) or "\0" in name:
+            if os.path.isabs(name) or not is_plain(name):
                 expects = "paths relative to the table"
-                raise DataError(build(where, expects, repr(name), path=path, line=line, hint="Write it so."))
+                raise DataError(build(where, expects, ascii(name), path=path, line=line, hint="Write it so."))
             files.setdefault(part, []).append(_File(within(where, root / name, root), name, label))
     if not files:
         raise DataError(build(where, "a line for each image", "none", path=path, hint="Write as cat/1.png,cat."))
@@ -136,12 +136,13 @@ def _entries(where: str, folder: Path, root: Path) -> list[tuple[str, bool]]:
         path = folder / name
         if name.startswith(".") or name.lower() in IGNORED:
             continue
-        if path.is_symlink():
+        is_folder = os.path.isdir(path)
+        if os.path.islink(path):
             within(where, path, root)
-            if path.is_dir():
+            if is_folder:
                 expects, hint = "folders that are no links", "Move the folder here."
                 raise DataError(build(where, expects, "a link", path=path, hint=hint))
-        found.append((name, path.is_dir()))
+        found.append((name, is_folder))
     return found
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import re
 import struct
 import zlib
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from ...errors import DataError, build
 from .dataset import DataSet, Part, Request, class_names
-from .sources import DAMAGED, folder_of, names_in, open_file, read_exactly, read_whole, refuse_claim, within
+from .sources import DAMAGED, folder_of, names_in, open_file, read_exactly, read_whole, refuse_claim, user_path, within
 
 __all__ = ["read", "read_idx"]
 
@@ -32,8 +33,8 @@ MOST_MAPPING_BYTES = 2**16
 
 def read(request: Request) -> DataSet:
     """Reads the four files of a folder, or those whose names begin so: ``mnist:DIR/emnist-letters``."""
-    path = Path(request.rest).expanduser()
-    prefix = "" if path.is_dir() or not path.parent.is_dir() else path.name
+    path = user_path(request.rest)
+    prefix = "" if os.path.isdir(path) or not os.path.isdir(path.parent) else path.name
     folder = folder_of(request.kind, str(path.parent if prefix else path))
     files, prefix = _files(request.kind, folder, prefix)
     loaded: dict[str, tuple[Tensor, Tensor]] = {}
@@ -119,7 +120,7 @@ def _files(where: str, folder: Path, prefix: str) -> tuple[dict[tuple[str, str],
 def _mapping(where: str, folder: Path, prefix: str) -> dict[int, str]:
     """The names of classes in EMNIST's mapping file: a line a label, with the codes of its characters."""
     path = folder / f"{prefix}mapping.txt"
-    if not prefix or not path.is_file():
+    if not prefix or not os.path.isfile(path):
         return {}
     text = read_whole(where, within(where, path, folder), MOST_MAPPING_BYTES).decode("ascii", "replace")
     try:

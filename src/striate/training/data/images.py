@@ -114,8 +114,8 @@ def _opened(where: str, path: Path, is_decoded: bool = False) -> Iterator[tuple[
         if not 0 < width * height <= MOST_PIXELS:
             raise _broken(where, path, f"an image of 1 to {MOST_PIXELS} pixels", f"{width}×{height}")
         try:
-            if is_decoded and kind == "PNG":
-                _compare_checksums(file)
+            if is_decoded and kind in COMPARED:
+                COMPARED[kind](file)
             file.seek(0)
             with PIL.Image.open(file, formats=(kind.upper(),)) as image:
                 if image.size != (width, height):
@@ -184,8 +184,21 @@ def _compare_checksums(file: BinaryIO) -> None:
         place += 12 + length
 
 
+def _find_end(file: BinaryIO) -> None:
+    """Raises ValueError if a JPEG lacks the mark of its end, of which a decoder may be told to take no notice. The two
+    bytes of the mark cannot stand among the pixels.
+    """
+    file.seek(_jpeg_pixels(file)[1])
+    if b"\xff\xd9" not in file.read():
+        raise ValueError("a file that ends within its pixels")
+
+
 def _jpeg_size(file: BinaryIO, file_bytes: int) -> tuple[int, int]:
-    """Goes through the segments to where the pixels begin."""
+    return _jpeg_pixels(file)[0]
+
+
+def _jpeg_pixels(file: BinaryIO) -> tuple[tuple[int, int], int]:
+    """Goes through the segments to where the pixels begin: width and height, and that place."""
     found, place = None, 2
     for _ in range(MOST_SEGMENTS):
         mark, code = _at(file, place, 2)
@@ -200,7 +213,7 @@ def _jpeg_size(file: BinaryIO, file_bytes: int) -> tuple[int, int]:
             height, width = struct.unpack(">2H", _at(file, place + 5, 4))
             found = (width, height)
         if code == 0xDA and found:
-            return found
+            return found, place
         place += 2 + struct.unpack(">H", _at(file, place + 2, 2))[0]
     raise ValueError(f"a header of more than {MOST_SEGMENTS} segments")
 
@@ -222,7 +235,11 @@ def _bmp_size(file: BinaryIO, file_bytes: int) -> tuple[int, int]:
     if int.from_bytes(_at(file, 14, 4), "little") == 12:
         width, height = struct.unpack("<2H", _at(file, 18, 4))
     else:
-        width, height = struct.unpack("<2i", _at(file, 18, 8))
+        width, height, _, depth, compression = struct.unpack("<2i2HI", _at(file, 18, 16))
+        row_bytes = (width * depth + 31) // 32 * 4
+        first = int.from_bytes(_at(file, 10, 4), "little")
+        if compression == 0 and first + row_bytes * abs(height) > file_bytes and width * abs(height) <= MOST_PIXELS:
+            raise ValueError("a file that ends within its pixels")
     return width, abs(height)
 
 
@@ -234,6 +251,7 @@ def _at(file: BinaryIO, place: int, count: int) -> bytes:
     return content
 
 
+COMPARED = {"PNG": _compare_checksums, "JPEG": _find_end}
 SIZES = {"PNG": _png_size, "JPEG": _jpeg_size, "WebP": _webp_size, "BMP": _bmp_size}
 
 # --------------------------------------------------------------------------------------------------------- orientation

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...errors import DataError, build
 from .dataset import PARTS, DataSet, Part, Request, class_names, split_part
-from .sources import DAMAGED, open_file, read_exactly, refuse_claim
+from .sources import DAMAGED, open_file, read_exactly, refuse_claim, user_path
 
 __all__ = ["read"]
 
@@ -41,7 +41,7 @@ def read(request: Request) -> DataSet:
     """Reads the arrays x_train, y_train, x_test, y_test (as Keras names them; x_val, y_val too), train_images,
     train_labels and so on, or images and labels, which are split. ``classes`` may hold the names.
     """
-    where, path = request.kind, Path(request.rest).expanduser()
+    where, path = request.kind, user_path(request.rest)
     file, file_bytes = open_file(where, path, follows=True)
     with file:
         members = _members(where, path, file, file_bytes)

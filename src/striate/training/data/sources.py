@@ -11,12 +11,24 @@ import stat
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
+from unicodedata import category
 
 import numpy as np
 
 from ...errors import DataError, build
 
-__all__ = ["MOST_BYTES", "folder_of", "names_in", "open_file", "read_exactly", "read_whole", "refuse_claim", "within"]
+__all__ = [
+    "MOST_BYTES",
+    "folder_of",
+    "is_plain",
+    "names_in",
+    "open_file",
+    "read_exactly",
+    "read_whole",
+    "refuse_claim",
+    "user_path",
+    "within",
+]
 
 MOST_BYTES = 2**32  # of the images of one file in memory; the largest usual set, EMNIST by class, has 0.64 GB
 DEFLATE = 1032  # bytes from a compressed one, at most: 258 from two bits
@@ -45,9 +57,23 @@ def open_file(where: str, path: Path, follows: bool = False) -> tuple[BinaryIO, 
         raise DataError(build(where, "a file that can be read", why, path=path, hint="Check the path.")) from None
 
 
+def user_path(text: str) -> Path:
+    """The path that a user wrote, with ``~`` replaced."""
+    return Path(os.path.expanduser(text))
+
+
+def is_plain(text: str) -> bool:
+    """Whether a name can be printed: it has no control codes, and no bytes that are not UTF-8.
+
+    >>> is_plain("Käfer 2"), is_plain("cat\\x1b[2J"), is_plain("caf\\udce9")
+    (True, False, False)
+    """
+    return not any(category(letter) in ("Cc", "Cs") for letter in text)
+
+
 def folder_of(where: str, text: str) -> Path:
     """The real path of a folder. Raises DataError if there is none."""
-    path = Path(text).expanduser()
+    path = user_path(text)
     if not os.path.isdir(path):
         got = "a file" if os.path.exists(path) else "no such folder"
         raise DataError(build(where, "a folder", got, path=path, hint="Check the path."))
@@ -55,12 +81,17 @@ def folder_of(where: str, text: str) -> Path:
 
 
 def names_in(where: str, folder: Path) -> list[str]:
-    """The names in a folder, in order. Raises DataError if they may not be read."""
+    """The names in a folder, in order. Raises DataError if they may not be read, or cannot be printed."""
     try:
-        return sorted(os.listdir(folder))
+        names = sorted(os.listdir(folder))
     except OSError as error:
         why, hint = error.strerror or str(error), "Check its permissions."
         raise DataError(build(where, "a folder that can be read", why, path=folder, hint=hint)) from None
+    for name in names:
+        if not is_plain(name):
+            expects = "names in UTF-8 without control codes"
+            raise DataError(build(where, expects, ascii(name), path=folder, hint="Rename the file."))
+    return names
 
 
 def within(where: str, path: Path, folder: Path) -> Path:
