@@ -138,7 +138,7 @@ def test_headers_that_claim_too_much_are_refused_before_memory_is_taken(tmp_path
     path = tmp_path / "train-images-idx3-ubyte"
     refused(
         f"mnist:{tmp_path}",
-        f"mnist expects at most 4294967296 bytes of images in one file, got {(2**32 - 1) ** 3} in its header. path: "
+        f"mnist expects at most 2147483648 bytes of images in one file, got {(2**32 - 1) ** 3} in its header. path: "
         f"{path}. Keep larger sets as a folder of images (folder:DIR).",
     )
     path.unlink()
@@ -525,7 +525,7 @@ LABELS = npy("(2,)", "|u1", b"\0\1")
     [
         (
             npy("(1000000, 1000, 1000)"),
-            "at most 4294967296 bytes of images in one file, got 1000000000000 in its header. path: {path}. Keep "
+            "at most 2147483648 bytes of images in one file, got 1000000000000 in its header. path: {path}. Keep "
             "larger sets as a folder of images (folder:DIR).",
         ),
         (

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -10,10 +11,12 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as st
 import memory
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
 from made_data import picture, png, png_header, two_classes
 from PIL import Image, ImageFile
 
@@ -188,6 +191,24 @@ def test_an_image_cut_at_any_length_is_refused(
         path = written(tmp_path / f"x{suffix}", content[:length])
         with pytest.raises(BrokenImage):
             decode("folder", path, 3)
+
+
+IMAGES = {".png": picture("PNG"), ".jpg": picture("JPEG"), ".webp": picture("WEBP"), ".bmp": picture("BMP")}
+
+
+@pytest.mark.filterwarnings("ignore:.*EXIF")
+@given(st.sampled_from(sorted(IMAGES)), st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_changed_bytes_in_an_image_give_an_image_of_its_size_or_a_broken_one(
+    tmp_path: Path, suffix: str, data: st.DataObject
+) -> None:
+    content = bytearray(IMAGES[suffix])
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = written(tmp_path / f"x{suffix}", bytes(content))
+    with contextlib.suppress(BrokenImage):
+        header = read_header("folder", path)
+        assert decode("folder", path, 3).shape == (3, header.height, header.width)
 
 
 def test_a_changed_bit_in_a_png_is_found_by_its_checksums(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ __all__ = [
     "within",
 ]
 
-MOST_BYTES = 2**32  # of the images of one file in memory; the largest usual set, EMNIST by class, has 0.64 GB
+MOST_BYTES = 2**31  # of the images of one file in memory; the largest usual set, EMNIST by class, has 0.64 GB
 DEFLATE = 1032  # bytes from a compressed one, at most: 258 from two bits
 CHUNK_BYTES = 2**20
 TOO_LARGE = "Keep larger sets as a folder of images (folder:DIR)."
