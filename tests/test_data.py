@@ -121,6 +121,9 @@ def test_a_data_set_needs_an_image_in_each_part_and_known_classes() -> None:
         "npz expects names of classes in UTF-8 without control codes, got 'b\\x1b[2J'. Rename the class."
     )
     with pytest.raises(DataError) as error:
+        DataSet("npz", ("a", "a"), {"train": part(0, 1)})
+    assert str(error.value) == "npz expects a name for each class, got 'a' twice. Rename the class."
+    with pytest.raises(DataError) as error:
         DataSet("npz", ("a", "b"), {"train": part(0), "test": part(1)})
     assert str(error.value) == (
         "npz expects only classes of the training part in the part test, got 'b'. Give training images of each class."

@@ -129,7 +129,7 @@ class DataSet:
     ("train", and "val" or "test" or both), and the broken images that were left out.
 
     Raises DataError if a part has no image, or an image of a class that the training part lacks, or if the name of a
-    class cannot be printed.
+    class cannot be printed or stands for two.
     """
 
     kind: str
@@ -142,6 +142,9 @@ class DataSet:
         if odd:
             expects = "names of classes in UTF-8 without control codes"
             raise DataError(build(self.kind, expects, ascii(odd[0]), hint="Rename the class."))
+        twice = [name for name, count in Counter(self.classes).items() if count > 1]
+        if twice:
+            raise DataError(build(self.kind, "a name for each class", f"{twice[0]!r} twice", hint="Rename the class."))
         for name, part in self.parts.items():
             if not len(part):
                 hint = "Give more images, or others."

@@ -12,6 +12,7 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 from unicodedata import category
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -150,13 +151,7 @@ def read_exactly(where: str, path: Path, stream: Any, count: int) -> Any:
         raise DataError(build(where, f"{count} bytes of memory for it", got, path=path, hint=TOO_LARGE)) from None
     except DataError:
         raise
-    except (OSError, EOFError, ValueError, RuntimeError, zlib.error, _bad_zip()) as error:
+    except (OSError, EOFError, ValueError, RuntimeError, zlib.error, BadZipFile) as error:
         got = f"{filled} and then {str(error).rstrip('.') or 'damage'}"
         raise DataError(build(where, expects, got, path=path, hint=DAMAGED)) from None
     return content
-
-
-def _bad_zip() -> type[Exception]:
-    from zipfile import BadZipFile
-
-    return BadZipFile
