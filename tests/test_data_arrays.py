@@ -601,6 +601,12 @@ def test_a_zip_bomb_is_left_at_what_its_header_says(tmp_path: Path) -> None:
     assert str(error.value) == f"{text}. path: {path}. {AGAIN}"
 
 
+def test_parts_of_an_npz_must_have_as_many_channels(tmp_path: Path) -> None:
+    path, labels = tmp_path / "set.npz", [0, 1]
+    np.savez(path, x_train=numbers(2, 4, 4), y_train=labels, x_test=numbers(2, 4, 4, 3), y_test=labels)
+    refused(f"npz:{path}", f"npz expects as many channels in each part, got others. path: {path}. Save them alike.")
+
+
 def test_labels_of_an_npz_must_fit(tmp_path: Path) -> None:
     path, images = tmp_path / "set.npz", numbers(4, 2, 2)
     for arrays, text in (

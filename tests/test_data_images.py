@@ -483,3 +483,28 @@ def test_decoded_parts_can_be_sent_to_another_process(tmp_path: Path) -> None:
     part = open_data(f"folder:{two_classes(tmp_path)}").parts["train"]
     copy = pickle.loads(pickle.dumps(part))
     assert isinstance(copy.images, Decoded) and torch.equal(copy.image(1), part.image(1))
+
+
+def test_files_and_folders_beyond_what_is_read_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = two_classes(tmp_path / "set")
+    table = written(folder / "labels.csv", b"path,label\ncat/0.png,cat\n")
+    monkeypatch.setattr("striate.training.data.folder.MOST_TABLE_BYTES", 20)
+    refused(
+        f"csv:{table}",
+        f"csv expects a table of at most 20 bytes, got 25. path: {table}. Check which file it is.",
+    )
+    monkeypatch.setattr("striate.training.data.images.MOST_FILE_BYTES", 50)
+    path = folder / "cat" / "0.png"
+    refused(
+        f"folder:{folder}",
+        f"folder expects a file of at most 50 bytes, got {path.stat().st_size}. path: {path}. {MEND}",
+    )
+
+    def denied(folder: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "listdir", denied)
+    refused(
+        f"folder:{folder}",
+        f"folder expects a folder that can be read, got Permission denied. path: {folder}. Check its permissions.",
+    )
