@@ -8,7 +8,11 @@ from .errors import DependencyError, build
 
 __all__ = ["needs"]
 
-PACKAGES = {"sklearn": ("scikit-learn", "train"), "matplotlib": ("matplotlib", "train")}  # and the extra each is in
+PACKAGES = {  # and the extra each is in
+    "sklearn": ("scikit-learn", "train"),
+    "matplotlib": ("matplotlib", "train"),
+    "PIL": ("pillow", "train"),
+}
 
 
 def needs(where: str, *modules: str) -> None:

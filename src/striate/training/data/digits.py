@@ -1,17 +1,18 @@
-"""Data sets that need no download."""
+"""The handwritten digits that come with scikit-learn: a data set that needs no download."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import DataError, build
-from ..extras import needs
+from ...errors import DataError, build
+from ...extras import needs
+from .dataset import DataSet, Part, Request, check_seed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Split", "digits"]
+__all__ = ["Split", "digits", "read"]
 
 LARGEST_SIZE_PX = 128  # 1,797 images of 128×128 floats take 118 MB; the original scans have 32×32 pixels
 
@@ -56,9 +57,7 @@ def digits(size: int = 28, test_fraction: float = 0.2, seed: int = 0) -> Split:
         raise DataError(
             build("digits", "a test_fraction between 0 and 1", repr(test_fraction), hint="Use 0.2 to hold out a fifth.")
         )
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise DataError(build("digits", "a seed from 0 to 4294967295", repr(seed), hint="Use seed=0."))
-
+    check_seed("digits", seed)
     needs("digits", "sklearn")
     import torch
     from sklearn.datasets import load_digits
@@ -77,3 +76,19 @@ def digits(size: int = 28, test_fraction: float = 0.2, seed: int = 0) -> Split:
         images = torch.nn.functional.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
     labels = torch.from_numpy(classes).long()
     return Split(images[train], labels[train], images[test], labels[test])
+
+
+def read(request: Request) -> DataSet:
+    """The digits as a data set: 28×28 pixels, each of the 256 steps from 0 to 1, in the parts of :func:`digits`.
+
+    >>> read(Request("digits")).parts["train"].images.shape
+    torch.Size([1437, 1, 28, 28])
+    """
+    import torch
+
+    split = digits(28, seed=request.seed)
+    parts = {
+        "train": Part((255 * split.train_images).round().to(torch.uint8), split.train_labels),
+        "test": Part((255 * split.test_images).round().to(torch.uint8), split.test_labels),
+    }
+    return DataSet("digits", tuple("0123456789"), parts)
