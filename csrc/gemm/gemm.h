@@ -185,29 +185,25 @@ void rectangle(const Rectangle& s, const A& a, const B& b, const Product<T>& p, 
                                     tiles * ceil_div(strip_end - strip0, kSliver));
             }
             TileResult<T> r = {p, 0, k == s.k0, k + depth == s.k1, p.finishes(), stream};
-            const auto lanes_at = [&](int64_t column) STRIATE_INLINE_LAMBDA {
-              return p.images.run(column, min(column + kSliver, strip_end));
-            };
-            // `at` is where the column begins in C's row m0.
-            const auto tiles_of = [&](const Product<T>& at, int64_t lanes, int64_t column,
-                                      int64_t t) STRIATE_INLINE_LAMBDA {
+            const auto multiply_tile = [&](int64_t column, int64_t t) STRIATE_INLINE_LAMBDA {
               next_a.step(), next_b.step();
-              r.at = at.from(t, 0), r.lanes = lanes;
               const auto run =
                   tile_of<T, typename A::Layout>(r.lanes > L ? 2 : 1, min(kMaxRows, count - t), TileRows{});
               run(packed_a + t * A::Layout::template row_values<T>(depth), slivers + (column - strip0) * depth, depth,
                   r);
             };
+            const auto begin_at = [&](int64_t column, int64_t t) STRIATE_INLINE_LAMBDA {
+              r.at = p.from(m0 + t, column), r.lanes = p.images.run(column, min(column + kSliver, strip_end));
+            };
             // What streams to memory is written along its rows.
             if (stream)
               for (int64_t t = 0; t < count; t += kMaxRows)
                 for (int64_t column = strip0; column < strip_end; column += kSliver)
-                  tiles_of(p.from(m0, column), lanes_at(column), column, t);
+                  begin_at(column, t), multiply_tile(column, t);
             else
               for (int64_t column = strip0; column < strip_end; column += kSliver) {
-                const Product<T> at = p.from(m0, column);
-                const int64_t lanes = lanes_at(column);
-                for (int64_t t = 0; t < count; t += kMaxRows) tiles_of(at, lanes, column, t);
+                begin_at(column, 0);
+                for (int64_t t = 0; t < count; t += kMaxRows, r.at.skip_rows(kMaxRows)) multiply_tile(column, t);
               }
             if (r.last && p.moments.data) p.moments.take(p.c, p.pitch, m0, m0 + count, strip0, strip_end);
           }

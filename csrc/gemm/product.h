@@ -28,6 +28,12 @@ struct Product {
 
   bool finishes() const { return bias || residual || activation.changes(); }
 
+  // Goes on to a later row.
+  void skip_rows(int64_t count) {
+    c += count * pitch;
+    if (bias && bias_of_rows) bias += count;
+    if (residual) residual += count * pitch;
+  }
   // The part of C that begins at this row and column, up to the end of an image.
   Product from(int64_t m, int64_t n) const {
     const int64_t at = m * pitch + images.at(n);
