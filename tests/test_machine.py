@@ -206,6 +206,7 @@ CONVOLUTIONS = [
     Conv("winograd_4x4", (12, 20), 1, 64, 72),  # few blocks: their weights stay in the cache
     Conv("winograd_4x4", (18, 21), 4, 8, 9, groups=8),  # few tiles and many units
     Conv("winograd_4x4", (72, 73), 2, 72, 8),  # many chunks; several parts of the channels
+    Conv("winograd_4x4", (30, 29), 2, 150, 264),  # point by point where the cache is small
     Conv("winograd_2x2", (31, 30), 2, 40, 24),
     Conv("winograd_2x2", (400,), 3, 20, 24),
     Conv("implicit_gemm", (19, 23), 2, 40, 24),

@@ -67,6 +67,9 @@ CASES = [
     Case("winograd_4x4", (3, 3), (9, 9), (1, 1), channels=8, filters=12, groups=3),
     Case("winograd_2x2", (3, 3), (13, 17), (1, 1)),
     Case("winograd_2x2", (3, 3), (7, 7), (1, 1), batch=5, channels=70, filters=64),
+    # so many channels that products are made point by point: in many blocks, and in few
+    Case("winograd_2x2", (3, 3), (17, 19), (1, 1), batch=5, channels=531, filters=259),
+    Case("winograd_2x2", (3, 3), (9, 7), (1, 1), batch=3, channels=531, filters=259),
     Case("winograd_2x2", (1, 3), (4, 9), (0, 0)),
     Case("winograd_2x2", (3, 1), (9, 4), (2, 0)),
     Case("winograd_2x2", (5, 5), (14, 15), (2, 0)),

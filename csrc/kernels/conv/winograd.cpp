@@ -4,14 +4,15 @@
 //
 // For each of the n² points this is a product of matrices, (tiles × channels) · (channels × filters).
 //
-// Layout. Sources at the points, V: [point][vector of channels][tile][lane]; weights at the points, U: for each point a
-// PackedB. The micro-kernel (gemm/micro_kernel.h) broadcasts one channel of M tiles and adds M × 2 vectors of filters.
-// The products, [point][vector][tile][lane], are transformed back two vectors of filters at a time, while they are in
-// the cache.
+// Layout. Sources at the points, V: [point][panel of M tiles][vector of channels][tile][lane]; weights at the points,
+// U: for each point a PackedB. The micro-kernel (gemm/micro_kernel.h) broadcasts one channel of M tiles and adds M × 2
+// vectors of filters. The products, [point][vector][tile][lane], are transformed back a span of filters at a time.
 //
 // Blocks. Tiles continue from row to row and image to image. A block's V should stay in the second-level cache together
-// with its products, while U is read once a block (source_stationary). Where there are few tiles, the filters are
-// divided among threads too, and U stays in the cache (weight_stationary).
+// with its products of two vectors of filters, while U is read once a block (source_stationary). Where V of a block
+// would be of so few tiles that U is not read as fast as it is multiplied, a block has more tiles, and only V of one
+// point stays in that cache while a span of several vectors is multiplied. Where there are few blocks, the filters are
+// divided among threads too (weight_stationary). No sum is cut.
 //
 // backward_data is the same sum with the weights in reverse. backward_weights is Gᵀ[ Σ_tiles (A dy Aᵀ) ⊙ V ]G: products
 // of (channels × tiles) · (tiles × filters), added up in runs and chunks of tiles that depend on the shape alone. The
@@ -39,6 +40,11 @@ namespace {
 
 constexpr int64_t kFewBlocks = 8;
 constexpr int64_t kSpan = 4;  // vectors of channels that one piece of work transforms
+
+// A panel is kMaxRows tiles, which the micro-kernel multiplies together. Where the cache holds the sources of fewer
+// than kFewPanels at all points, a block is of up to kMostPanels, whose sources at one point are read kLongSpan vectors
+// of filters at a time.
+constexpr int64_t kFewPanels = 2, kMostPanels = 8, kLongSpan = 4;
 
 // ------------------------------------------------------------------------------------------------------------- weights
 
@@ -114,24 +120,34 @@ void weight_micro_kernel(const T* a, const T* b, int64_t b_vector, int64_t count
 
 // ------------------------------------------------------------------------------------------- forward and backward_data
 
-// How the tiles are cut into blocks, and the layout of a block's sources and products.
+// How the tiles are cut into blocks, how many filters are processed together, and the layout of a block's sources and
+// products.
 template <class T>
 struct TileBlocks {
   int64_t all, size, count;                      // number of tiles; tiles of a block at most; number of blocks
   int64_t tile_rows;                             // rows of the micro-kernel: tiles of nearly equal size
-  PointLayout<T> source_points, product_points;  // products with two vectors of destinations
+  int64_t span;                                  // vectors of filters whose products are made together
+  PointLayout<T> source_points, product_points;  // products of a span
   int64_t strip;                                 // the size that strip_values() gives
 
   // least: the number of blocks to make at least, where there are tiles enough; measured: blocks are whole runs.
   TileBlocks(const Grid& g, const TileTransforms<T>& kind, int64_t least, bool measured) : all(g.tiles) {
-    const int64_t tile_bytes = kind.points() * ceil_div(g.from_channels, kLanes<T>) * kVectorBytes;
-    const int64_t most = max(kMaxRows, min(4 * kMaxRows, block_bytes() / tile_bytes / kMaxRows * kMaxRows));
+    const int64_t point_bytes = ceil_div(g.from_channels, kLanes<T>) * kVectorBytes,
+                  vectors = ceil_div(g.to_channels, kLanes<T>);
+    const int64_t of_all_points = block_bytes() / (kind.points() * point_bytes);
+    const bool by_points = of_all_points < kFewPanels * kMaxRows;
+    const int64_t held = by_points ? min(kMostPanels * kMaxRows, block_bytes() / point_bytes)
+                                   : min(4 * kMaxRows, of_all_points),
+                  most = max(kMaxRows, held / kMaxRows * kMaxRows);
+    span = by_points && vectors * g.groups >= kFewBlocks * kLongSpan ? kLongSpan : 2;
     size = ceil_div(all, ceil_div(all, max(kMaxRows, min(most, ceil_div(all, least)))));
-    if (measured) size = min(all, ceil_div(size, kMeasuredTiles) * kMeasuredTiles);
+    // Where one thread computes all blocks of some filters, they need not be even, and are whole panels of tiles.
+    if (measured || least == 1) size = min(all, ceil_div(size, kMeasuredTiles) * kMeasuredTiles);
     count = ceil_div(all, size);
     tile_rows = ceil_div(size, ceil_div(size, kMaxRows));
     const int64_t room = ceil_div(size, tile_rows) * tile_rows;
-    source_points = {room, ceil_div(g.from_channels, kLanes<T>)}, product_points = {room, 2};
+    source_points = {room, ceil_div(g.from_channels, kLanes<T>), tile_rows};
+    product_points = {room, min(span, vectors)};
     strip = strip_values(kind, size);
   }
   int64_t first(int64_t b) const { return b * size; }
@@ -142,9 +158,21 @@ struct TileBlocks {
   }
 };
 
-// Computes block b for one or two vectors of a group's destinations, from the v-th on: products at the points, then the
-// transform back. `weights` are `apart` from point to point. `moments` is null, or has a place for each run of the
-// block and each channel.
+// Computes the products of `tiles` tiles with V vectors of filters at one point. Not inlined: its innermost loop is
+// short of registers.
+template <class T, int M, int V>
+__attribute__((noinline)) void point_products(const T* a, int64_t channels, const T* b, int64_t tiles, T* to,
+                                              int64_t to_vector) {
+  constexpr int64_t L = kLanes<T>;
+  for (int64_t t = 0; t < tiles; t += M, a += M * ceil_div(channels, L) * L, to += M * L)
+    micro_kernel<T, M, V>(a, M * L, channels, 1, b).for_each([&](int j, int v, const Vector<T>& sum) {
+      store(to + v * to_vector + j * L, sum);
+    });
+}
+
+// Computes block b for up to blocks.span vectors of a group's destinations, from the v-th on: products at the points,
+// then the transform back. `weights` are `apart` from point to point, each a PackedB. `moments` is null, or has a place
+// for each run of the block and each channel.
 template <class T>
 void block_results(const Grid& g, const TileTransforms<T>& kind, const TileBlocks<T>& blocks, const Epilogue<T>& e,
                    int64_t b, int64_t group, int64_t v, int64_t vectors, const T* sources, const T* weights,
@@ -155,16 +183,13 @@ void block_results(const Grid& g, const TileTransforms<T>& kind, const TileBlock
   with_constant<kMaxRows>(blocks.tile_rows, [&](auto m) {
     constexpr int M = decltype(m)::value;
     for (int64_t p = 0; p < kind.points(); ++p)
-      for (int64_t t = 0; t < last - first; t += M) {
-        const T* a = sources + p * source_points.point_stride() + t * L;
-        T* out = products + p * product_points.point_stride() + t * L;
-        const auto put = [&](int j, int k, const Vector<T>& sum) {
-          store(out + k * product_points.vector_stride() + j * L, sum);
-        };
-        const T* b = weights + p * apart;
-        vectors == 2 ? micro_kernel<T, M, 2>(a, source_points.vector_stride(), g.from_channels, 1, b).for_each(put)
-                     : micro_kernel<T, M, 1>(a, source_points.vector_stride(), g.from_channels, 1, b).for_each(put);
-      }
+      for (int64_t k = 0; k < vectors; k += 2)
+        (k + 1 < vectors ? point_products<T, M, 2>
+                         : point_products<T, M, 1>)(sources + p * source_points.point_stride(), g.from_channels,
+                                                    weights + p * apart + k * L * g.from_channels, last - first,
+                                                    products + p * product_points.point_stride() +
+                                                        k * product_points.vector_stride(),
+                                                    product_points.vector_stride());
   });
   for (int64_t k = 0; k < vectors; ++k) {
     const int64_t in_group = (v + k) * L, channel = group * g.to_channels + in_group;
@@ -187,17 +212,17 @@ void source_stationary(const Grid& g, const TileTransforms<T>& kind, const TileB
       evaluate_at_points<T>(g, kind, false, x, group * g.from_channels, g.from_channels, blocks.first(b),
                             blocks.last(b), blocks.source_points, recorder, strip, sources);
       const T* group_weights = packed + group * kind.points() * layout.size();
-      for (int64_t pair = 0; pair < layout.count(); ++pair)
-        block_results<T>(g, kind, blocks, e, b, group, 2 * pair, layout.width(pair) / kLanes<T>, sources,
-                         group_weights + layout.at(pair), layout.size(), products, strip, y,
+      for (int64_t v = 0; v < layout.vectors; v += blocks.span)
+        block_results<T>(g, kind, blocks, e, b, group, v, min(blocks.span, layout.vectors - v), sources,
+                         group_weights + layout.at(v / 2), layout.size(), products, strip, y,
                          blocks.moments_of(b, moments, g.all_to()));
     }
   });
 }
 
-// For few blocks and many weights: all transformed sources are in memory, and are read past the weights of one or two
-// vectors, which each thread transforms for itself and keeps in its cache. The transformed weights, up to four times
-// the weights, are never written to memory.
+// For few blocks and many weights: all transformed sources are in memory, and are read past the weights of a span of
+// filters, which each thread transforms for itself and keeps in a cache. All transformed weights, up to four times the
+// weights, are never written to memory.
 template <class T>
 WeightBounds weight_stationary(const ConvShape& s, const Grid& g, const TileTransforms<T>& kind,
                                const TileBlocks<T>& blocks, bool adjoint, const T* x, Weight<T> weight,
@@ -223,8 +248,8 @@ WeightBounds weight_stationary(const ConvShape& s, const Grid& g, const TileTran
   const PackedB<T> layout = {ceil_div(g.to_channels, L), g.from_channels};
   const int64_t vector_bytes = kind.points() * g.from_channels * kVectorBytes;
   // With few registers, the sums of one vector of filters are too few to hide the latency of the multiply-add.
-  const int64_t step = weight.packed || kMaxRows < 8 || 2 * vector_bytes <= own_bytes() ? 2 : 1,
-                steps = ceil_div(layout.vectors, step);
+  const bool whole_span = blocks.span > 2 || weight.packed || kMaxRows < 8 || 2 * vector_bytes <= own_bytes();
+  const int64_t step = whole_span ? blocks.span : 1, steps = ceil_div(layout.vectors, step);
   const int64_t shares = min(blocks.count, ceil_div(8, steps * g.groups));  // parts of the blocks
   const int64_t pieces = ceil_div(g.from_channels, kPiece);
   const Scratch<typename Lane<T>::Int> squares(g.groups * layout.vectors * pieces * L);
@@ -237,6 +262,7 @@ WeightBounds weight_stationary(const ConvShape& s, const Grid& g, const TileTran
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t share = unit % shares, v = unit / shares % steps * step, group = unit / shares / steps;
       const int64_t vectors = min(step, layout.vectors - v);
+      const PackedB<T> own = {vectors, g.from_channels};
       const T* weights = local;
       if (weight.packed)
         weights = weight.packed + group * kind.points() * layout.size() + layout.at(v / 2);
@@ -245,8 +271,7 @@ WeightBounds weight_stationary(const ConvShape& s, const Grid& g, const TileTran
           for_each_weight_vector<T>(
               s, adjoint, weight, group, v + k, 0, g.from_channels, transposed,
               [&](int64_t c, const T* from, int64_t tap_stride) {
-                const IntVector<T> bits =
-                    bits_of<T>(kind.weight(from, tap_stride, local + (c * vectors + k) * L, pitch));
+                const IntVector<T> bits = bits_of<T>(kind.weight(from, tap_stride, local + own.at(k, c), pitch));
                 typename Lane<T>::Int* at = largest + ((group * layout.vectors + v + k) * pieces + c / kPiece) * L;
                 if (share == 0) c % kPiece == 0 ? store(at, bits) : raise<T>(at, bits);
               });
