@@ -220,9 +220,9 @@ void source_stationary(const Grid& g, const TileTransforms<T>& kind, const TileB
   });
 }
 
-// For few blocks and many weights: all transformed sources are in memory, and are read past the weights of a span of
-// filters, which each thread transforms for itself and keeps in a cache. All transformed weights, up to four times the
-// weights, are never written to memory.
+// For few blocks and many weights: all transformed sources are in memory, and are read past the weights of one or two
+// vectors, which each thread transforms for itself and keeps in a cache, or of a span of packed ones. The transformed
+// weights, up to four times the weights, are never written to memory.
 template <class T>
 WeightBounds weight_stationary(const ConvShape& s, const Grid& g, const TileTransforms<T>& kind,
                                const TileBlocks<T>& blocks, bool adjoint, const T* x, Weight<T> weight,
@@ -248,8 +248,10 @@ WeightBounds weight_stationary(const ConvShape& s, const Grid& g, const TileTran
   const PackedB<T> layout = {ceil_div(g.to_channels, L), g.from_channels};
   const int64_t vector_bytes = kind.points() * g.from_channels * kVectorBytes;
   // With few registers, the sums of one vector of filters are too few to hide the latency of the multiply-add.
-  const bool whole_span = blocks.span > 2 || weight.packed || kMaxRows < 8 || 2 * vector_bytes <= own_bytes();
-  const int64_t step = whole_span ? blocks.span : 1, steps = ceil_div(layout.vectors, step);
+  const int64_t step = weight.packed                                     ? blocks.span
+                       : kMaxRows < 8 || 2 * vector_bytes <= own_bytes() ? 2
+                                                                         : 1,
+                steps = ceil_div(layout.vectors, step);
   const int64_t shares = min(blocks.count, ceil_div(8, steps * g.groups));  // parts of the blocks
   const int64_t pieces = ceil_div(g.from_channels, kPiece);
   const Scratch<typename Lane<T>::Int> squares(g.groups * layout.vectors * pieces * L);
