@@ -17,6 +17,8 @@ constexpr int kMaxPoints = 36, kMaxOutputs = 16;
 // The tiles of a run, whose results are measured together, from the first tile on: a length of sums. Where results are
 // measured, blocks are whole runs.
 constexpr int64_t kMeasuredTiles = kMaxRows;
+constexpr int64_t kFewBlocks = 8;
+constexpr int64_t kSpan = 4;  // vectors of channels that one piece of work transforms
 
 // The sizes and the transforms of one kind of tile.
 template <class T>
