@@ -1,4 +1,4 @@
-"""Small data sets as files, for tests of their readers."""
+"""Small data sets as files, for tests of their readers, and how these refuse one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,27 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import memory
 import numpy as np
+import pytest
 from PIL import Image
 
-__all__ = ["cifar_binary", "cifar_pickled", "idx", "mnist", "picture", "png", "png_header", "two_classes"]
+from striate.errors import DataError
+from striate.training.data import open_data
+
+__all__ = [
+    *("LITTLE", "cifar_binary", "cifar_pickled", "idx", "mnist", "picture", "png", "png_header", "refused"),
+    "two_classes",
+]
+
+LITTLE = 2**26  # bytes; no file of these tests has 1 % of it
+
+
+def refused(spec: str, message: str) -> None:
+    """The specification is refused with this text, in little memory."""
+    with memory.at_most(LITTLE), pytest.raises(DataError) as error:
+        open_data(spec)
+    assert str(error.value) == message
 
 
 def idx(array: np.ndarray) -> bytes:

@@ -19,27 +19,19 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from made_data import cifar_binary, cifar_pickled, idx, mnist
+from made_data import LITTLE, cifar_binary, cifar_pickled, idx, mnist, refused
 
 from striate.errors import DataError
 from striate.training.data import DataSet, open_data, pickles, sources
 from striate.training.data.idx import read_idx
 from striate.training.data.pickles import read_pickle
 
-LITTLE = 2**26  # bytes; no file of these tests has 1 % of it
 AGAIN = "Copy or download it again."
 FOUR = "mnist expects train-images-idx3-ubyte, train-labels-idx1-ubyte and the two of t10k, gzipped or not"
 UNKNOWN = f"an array of NumPy as images, got a member with another header. path: {{path}}. {AGAIN}"
 OTHER_LENGTH = f"{{whole}} bytes of images, as its header says, got {{found}}. path: {{path}}. {AGAIN}"
 CONVERT = "path: {path}. Convert it: images to numpy.uint8 from 0 to 255, labels to whole numbers."
 MANY_MEMBERS = "one with a list of members of more than 65536 bytes, or of 4 GiB"
-
-
-def refused(spec: str, message: str) -> None:
-    """The specification is refused with this text, in little memory."""
-    with memory.at_most(LITTLE), pytest.raises(DataError) as error:
-        open_data(spec)
-    assert str(error.value) == message
 
 
 def refused_or_equal(spec: str, whole: DataSet) -> bool:

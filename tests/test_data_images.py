@@ -17,23 +17,15 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from made_data import picture, png, png_header, two_classes
+from made_data import LITTLE, picture, png, png_header, refused, two_classes
 from PIL import Image, ImageFile
 
 from striate.errors import DataError
 from striate.training.data import Decoded, open_data
 from striate.training.data.images import BrokenImage, decode, read_header
 
-LITTLE = 2**26  # bytes
 HEADER = "Write a first line path,label, then a line for each image."
 MEND = "Mend or remove it, or leave out what is broken (--skip-broken, skip_broken=True)."
-
-
-def refused(spec: str, message: str) -> None:
-    """The specification is refused with this text, in little memory."""
-    with memory.at_most(LITTLE), pytest.raises(DataError) as error:
-        open_data(spec)
-    assert str(error.value) == message
 
 
 def written(path: Path, content: bytes) -> Path:
