@@ -215,8 +215,7 @@ void rectangle(const Rectangle& s, const A& a, const B& b, const Product<T>& p, 
 }  // namespace gemm_detail
 
 struct GemmShape {
-  int64_t rows, columns, depth;      // M, N, K
-  int64_t threads = thread_count();  // that may share it; within a parallel loop one runs all of it
+  int64_t rows, columns, depth;  // M, N, K
 };
 
 namespace gemm_detail {
@@ -276,7 +275,7 @@ bool without_packing(const GemmShape& s, const AcrossDepth<T>& a, const AcrossDe
   if (by_rows(s, a, b, p)) return true;
   if (s.columns > kFewRows) return false;
   const Scratch<T> transposed(s.columns * s.rows);
-  by_rows(GemmShape{s.columns, s.rows, s.depth, s.threads}, b, a, Product<T>{transposed, s.rows});
+  by_rows(GemmShape{s.columns, s.rows, s.depth}, b, a, Product<T>{transposed, s.rows});
   for (int64_t m = 0; m < s.rows; ++m)
     for (int64_t n = 0; n < s.columns; ++n)
       p.c[m * p.pitch + n] = finish_one(p, static_cast<const T*>(transposed)[n * s.rows + m], m, n);
@@ -292,7 +291,7 @@ bool without_packing(const GemmShape& s, const A& a, const ImagesAcrossDepth<T>&
     by_rows(GemmShape{s.rows, images.pixels, s.depth}, a, b.image_of(first), p.from(0, first));
   };
   // An image's columns are shared by threads where there are fewer images than threads.
-  if (images.count < s.threads)
+  if (images.count < thread_count())
     for (int64_t number = 0; number < images.count; ++number) image(number);
   else
     parallel_for(images.count, s.rows * images.pixels * s.depth / (kGrainProducts / kGrainElements),
@@ -317,7 +316,7 @@ bool with_packing(const GemmShape& s, const A& a, const B& b, const Product<T>& 
   T* const sums = memory;
   const int64_t work = tiles * kMaxRows * slivers * kSliver * s.depth;
   // As many units, parts times rectangles, as give every thread the same number.
-  const int64_t of_part = s.threads / common_divisor(s.threads, parts);
+  const int64_t of_part = thread_count() / common_divisor(thread_count(), parts);
   const int64_t threads = max(1, min(min(of_part, tiles * slivers), work / parts / kGrainProducts));
   // As many rectangles as threads, cut such that the slowest thread is done soonest: a multiply-add counts 1/16 of what
   // reading and packing a value does.
