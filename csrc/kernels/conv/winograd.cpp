@@ -106,7 +106,7 @@ struct TileBlocks {
     tile_rows = ceil_div(size, ceil_div(size, kMaxRows));
     const int64_t room = ceil_div(size, tile_rows) * tile_rows;
     source_points = {room, ceil_div(g.from_channels, kLanes<T>), tile_rows};
-    product_points = {room, min(span, vectors)};
+    product_points = {room, min(span, vectors), room};
     strip = strip_values(kind, size);
   }
   int64_t first(int64_t b) const { return b * size; }

@@ -154,8 +154,7 @@ Magnitudes<T> magnitudes_of(const Grid& g, int64_t channels, int64_t part, int64
 // number of vectors apart: at a power of two, all points of a tile would share a few sets of the cache.
 template <class T>
 struct PointLayout {
-  int64_t tiles, vectors;
-  int64_t rows = tiles;  // tiles of a panel
+  int64_t tiles, vectors, rows;  // rows: tiles of a panel
   int64_t vector_stride() const { return rows * kLanes<T>; }
   int64_t tile(int64_t t) const { return (t / rows * rows * vectors + t % rows) * kLanes<T>; }
   int64_t point_stride() const { return (tiles * vectors | 1) * kLanes<T>; }

@@ -141,7 +141,7 @@ bool backward_weights_whole(const ConvShape& s, const Grid& g, const TileTransfo
   constexpr int64_t L = kLanes<T>;
   const int64_t C = g.from_channels, K = g.to_channels, vectors = ceil_div(C, L), filters = ceil_div(K, L),
                 pairs = ceil_div(filters, 2);
-  const PointLayout<T> x_points = {g.tiles, vectors}, dy_points = {g.tiles, filters};
+  const PointLayout<T> x_points = {g.tiles, vectors, g.tiles}, dy_points = {g.tiles, filters, g.tiles};
   const int64_t x_values = kind.points() * x_points.point_stride(),
                 dy_values = kind.points() * dy_points.point_stride();
   const Scratch<T> memory(g.groups * (x_values + dy_values));
@@ -201,7 +201,7 @@ bool backward_weights_blocked(const ConvShape& s, const Grid& g, const TileTrans
   const int64_t block = max(1, min(kMostTiles, band_bytes() / tile_bytes) / cut.run) * cut.run;
   const int64_t point = vectors * L * row,
                 chunk_values = kind.points() * point;  // sums are [chunk][group][point][channel][filter]
-  const PointLayout<T> x_points = {block, part}, dy_points = {block, filters};
+  const PointLayout<T> x_points = {block, part, block}, dy_points = {block, filters, block};
   const Magnitudes<T> x_magnitudes = magnitudes_of<T>(g, C, part, cut.cell),
                       dy_magnitudes = magnitudes_of<T>(g, K, filters);
   const Scratch<T> totals(chunks * g.groups * chunk_values);
