@@ -170,7 +170,7 @@ def evaluate(
             labels = part.labels[indices]
             loss = F.cross_entropy(scores, labels, reduction="none")
             _check_finite(loss, scores, [part.name(index) for index in indices.tolist()])
-            order = scores.argsort(1, descending=True, stable=True)[:, :TOP]  # equal ones by their number
+            order = scores.argsort(stable=True, dim=1, descending=True)[:, :TOP]  # equal ones by their number
             among_top += int((order == labels[:, None]).sum())
             losses.append(loss)
             predictions.append(order[:, 0])
