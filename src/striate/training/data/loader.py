@@ -25,7 +25,7 @@ from .preprocess import Preprocessing
 __all__ = ["Batch", "Loader"]
 
 AHEAD = 2  # batches that a worker has in hand or ready
-MOST_WORKERS = 64
+MOST_WORKERS = 1024
 
 
 class Batch(NamedTuple):
@@ -136,12 +136,14 @@ class Loader:
 def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
     """Threads in which torch computes on one thread each, so that they take no more from a training step than they use.
 
-    torch keeps the number of threads twice: for the calling thread, and for threads that are yet to begin. The second
-    is set back as soon as the workers have begun.
+    torch keeps the number of threads twice: for the calling thread, and for threads that ask for it for the first time,
+    which then forget what was set for them before. So the workers ask first, and the second number is set back as soon
+    as all have begun.
     """
     begun = threading.Barrier(workers + 1)
 
     def begin() -> None:
+        torch.get_num_threads()
         torch.set_num_threads(1)
         begun.wait()
 
