@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,21 +25,22 @@ from ..extras import needs
 from ..files import write_atomically
 from ..models import classifier
 from ..ops.precision import precision
-from . import checkpoint, figures, finetune
+from ..tensorfile import encode, write
+from . import checkpoint, figures, finetune, random_states
 from .callbacks import Callback, TensorBoard
 from .checkpoints import KeepCheckpoints, latest
 from .config import read_config, write_config
 from .data import DataSet, Preprocessing, open_data
-from .evaluation import Evaluation, evaluate
+from .evaluation import evaluate
 from .fit import fit
 from .folder import CHECKPOINTS, CONFIG, METRICS, MODEL, clear, has_ended, holds_run, working_in
 from .history import History
 from .settings import RunSettings, knobs, resolved
 from .signals import Asked, Stopped, listen
-from .state import Snapshot
 
 __all__ = ["Prepared", "Run", "open_run", "prepare", "train_run"]
 
+VARIANT = ("norm", "norm_position", "pool", "head", "init", "activation")  # what changes a model
 DIGITS = Preprocessing((28, 28), 1, (0.0,), (1.0,))  # of runs whose files do not say: they knew no other data
 
 
@@ -100,8 +102,8 @@ def open_run(path: str | os.PathLike[str]) -> Run:
         raise CheckpointError(build("load", "a checkpoint of striate train", got, path=path, hint=hint))
     known = {name: value for name, value in stored.items() if name in knobs(RunSettings)}
     classes = metadata.get("classes", [str(digit) for digit in range(10)])
-    how = metadata.get("preprocessing")
-    preprocessing = DIGITS if how is None else Preprocessing.from_dict(how)
+    how = {name: metadata[name] for name in ("size", "channels", "mean", "std") if name in metadata}
+    preprocessing = Preprocessing.from_dict(how) if how else DIGITS
     metrics = file.with_name(METRICS)
     told = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
     return Run(file, RunSettings.of(known), tuple(classes), preprocessing, told)
@@ -161,3 +163,151 @@ def train_run(
     settings other than those the run began with; what :func:`prepare` and :func:`.fit.fit` raise; CheckpointError where
     a file cannot be written, as on a full disk. The checkpoints that were saved before stay.
     """
+    needs("train", "matplotlib", "tomlkit")
+    if resume and (out is None or overwrite):
+        expects, got = ("--out with --resume", "none") if out is None else ("one of --resume and --overwrite", "both")
+        hint = "Name the folder of the run." if out is None else "Go on, or begin again."
+        raise ArgumentError(build("train", expects, got, hint=hint))
+    asked_for = (settings or RunSettings()).replace(**changes)
+    name = f"{asked_for.model.replace(':', '.')}-{asked_for.data.partition(':')[0]}"
+    with listen() as asked, working_in(out, name) as folder:
+        if not resume and not overwrite and holds_run(folder):
+            hint = "Add --resume to go on with it, --overwrite to begin again, or give another with --out."
+            raise ArgumentError(build("train", "a folder without a run", "one with a run", folder=folder, hint=hint))
+        try:
+            if resume and (folder / CONFIG).exists():
+                given = changes if settings is None else {**_resolved(settings).to_dict(), **changes}
+                asked_for = _continued(folder, given)
+            if resume and has_ended(folder):
+                tell(f"the run in {folder} has ended already: nothing is left to do")
+                return open_run(folder)
+            with _computing_as(asked_for):
+                return _train(asked_for, folder, asked, resume, callbacks, progress, on_ready, tell)
+        except Stopped as stopped:
+            is_begun = holds_run(folder)
+            more = f" Go on with: striate train --resume --out {shlex.quote(str(folder))}" if is_begun else ""
+            raise Stopped(f"stopped.{more}", stopped.signum) from None
+
+
+def _train(
+    settings: RunSettings,
+    folder: Path,
+    asked: Asked,
+    resume: bool,
+    callbacks: Sequence[Callback],
+    progress: bool,
+    on_ready: Callable[[Prepared, Path], object],
+    tell: Callable[[str], object],
+) -> Run:
+    start = time.perf_counter()
+    snapshot = latest(folder / CHECKPOINTS, tell) if resume else None
+    preprocessing = None if snapshot is None else Preprocessing.from_dict(snapshot.facts["preprocessing"])
+    ready = prepare(settings, preprocessing, fresh=snapshot is None)
+    on_ready(ready, folder)
+    if not resume:
+        clear(folder)
+    if not (folder / CONFIG).exists():
+        write_config(folder / CONFIG, ready.settings)
+    settings, data, preprocessing, model = ready
+    keep = KeepCheckpoints(
+        folder / CHECKPOINTS, settings.checkpoint_minutes, lambda: "a signal" if asked.signum is not None else None
+    )
+    log = [TensorBoard(folder / "tensorboard")] if settings.log == "tensorboard" else []
+    asked.waits = True
+    history = fit(
+        model,
+        data,
+        settings,
+        preprocessing=preprocessing,
+        callbacks=[*log, *callbacks, keep],
+        resume=snapshot,
+        progress=progress,
+    )
+    asked.waits = False
+    if asked.signum is not None:
+        raise asked.stop("stopped.")
+    return _finish(ready, folder, history, time.perf_counter() - start)
+
+
+def _finish(ready: Prepared, folder: Path, history: History, seconds: float) -> Run:
+    """Evaluates the trained model, and writes all files, the metrics last."""
+    settings, data, preprocessing, model = ready
+    part = "test" if "test" in data.parts else "val"
+    found = evaluate(model, data.parts[part], preprocessing, classes=data.classes)
+    stored = {**settings.to_dict()}
+    test_accuracy = found.accuracy if part == "test" else None
+    metadata = {
+        "settings": stored,
+        "classes": list(data.classes),
+        **preprocessing.to_dict(),
+        "test_accuracy": test_accuracy,
+    }
+    write(folder / MODEL, encode(model.state_dict(), metadata, "train"), "train")
+    figures.curves(history, folder / "curves.png")
+    weight = figures.first_filters(model)
+    if weight is not None:
+        figures.filters(weight, folder / "filters.png")
+    figures.confusion(found.predictions, found.labels, folder / "confusion.png")
+    metrics = {
+        "model": settings.model,
+        "data": settings.data,
+        "test_accuracy": test_accuracy,
+        "test_loss": found.loss if part == "test" else None,
+        "val_accuracy": history[-1].accuracy if "val" in data.parts else None,
+        **{f"{name}_images": len(images) for name, images in data.parts.items()},
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "seconds": round(seconds, 3),
+        "training_seconds": round(history.seconds, 3),
+        "stopped": history.stopped,
+        "settings": stored,
+        "versions": _versions(),
+        "folder": str(folder),
+        "epochs": [asdict(epoch) for epoch in history],
+    }
+    write_atomically(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
+    return Run(folder / MODEL, settings, data.classes, preprocessing, metrics)
+
+
+def _made(settings: RunSettings, preprocessing: Preprocessing, classes: int) -> nn.Module:
+    """The model that settings name, with random weights that depend on their seed alone."""
+    variant = {name: getattr(settings, name) for name in VARIANT}
+    with random_states.seeded(settings.seed):
+        return classifier(settings.model, preprocessing.channels, preprocessing.size, classes, **variant)
+
+
+def _resolved(settings: RunSettings) -> RunSettings:
+    return resolved(settings, settings.data.partition(":")[0])
+
+
+def _continued(folder: Path, given: Mapping[str, Any]) -> RunSettings:
+    """The settings that a run began with, and the given ones that no result depends on.
+
+    Raises ArgumentError for a given one that is another than the run began with.
+    """
+    began = RunSettings.of(read_config(folder / CONFIG))
+    free = {name: value for name, value in given.items() if knobs(RunSettings)[name].free}
+    for name in given.keys() - free.keys():
+        if given[name] != getattr(began, name):
+            flag, then = knobs(RunSettings)[name].flag, getattr(began, name)
+            expects = f"the settings that the run began with, {name} = {then!r}"
+            hint = f"Leave {flag} out to go on, or begin a run in another folder with --out."
+            raise ArgumentError(build("train", expects, repr(given[name]), folder=folder, hint=hint))
+    return began.replace(**free)
+
+
+@contextmanager
+def _computing_as(settings: RunSettings) -> Iterator[None]:
+    """Sets threads and precision as settings say, and sets them back."""
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(settings.threads or threads)
+        with precision(settings.precision) if settings.precision is not None else nullcontext():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _versions() -> dict[str, str]:
+    from .. import __version__
+
+    return {"striate": __version__, "torch": torch.__version__, "python": platform.python_version()}
