@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -90,7 +90,7 @@ class Loader:
         """The number of batches in an epoch."""
         return -(-len(self.part) // self.batch_size)
 
-    def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, first: int = 0) -> Generator[Batch, None, None]:
         """The batches of an epoch from number ``first`` on.
 
         An iterator that is no longer used ends its threads. What goes wrong in one of them, such as an image that
@@ -103,7 +103,7 @@ class Loader:
         order = shuffled(self.seed, epoch, len(self.part)) if self.shuffle else np.arange(len(self.part))
         return self._made(epoch, np.array_split(order, max(1, len(self)))[first:])
 
-    def _made(self, epoch: int, chunks: list[NDArray[np.int64]]) -> Iterator[Batch]:
+    def _made(self, epoch: int, chunks: list[NDArray[np.int64]]) -> Generator[Batch, None, None]:
         if not self.workers or not chunks:
             for chunk in chunks:
                 start = time.perf_counter()
