@@ -20,7 +20,7 @@ from striate.errors import ArgumentError
 from striate.models.convnext import Block, StochasticDepth
 from striate.models.mobilenet import InvertedResidual
 from striate.models.resnet import BasicBlock, ResNetBottleneck
-from striate.training import Split, digits, job, load
+from striate.training import DataSet, Split, digits, job, load, open_data
 
 GOLDEN = Path(__file__).parent / "golden"
 NETWORKS = [
@@ -341,9 +341,11 @@ def test_a_model_that_needs_larger_images_is_refused_with_those_that_do_not(
 
 
 def test_the_command_trains_resnet_cifar(
-    few: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(job, "digits", lambda *arguments, **more: few)
+    data = open_data("digits")
+    few = DataSet("digits", data.classes, {name: part.take(torch.arange(64)) for name, part in data.parts.items()})
+    monkeypatch.setattr(job, "open_data", lambda *arguments, **more: few)
     assert (
         cli.main(["train", "--model", "resnet_cifar", "--epochs", "1", "--threads", "1", "--out", str(tmp_path)]) == 0
     )

@@ -11,7 +11,7 @@ from ..models import NAMES
 from .parser import Commands, DefaultsHelp, Parser
 
 if TYPE_CHECKING:
-    from ..training.loop import Epoch
+    from ..training import Epoch, Training
 
 __all__ = ["add", "run"]
 
@@ -46,18 +46,15 @@ def add(commands: Commands) -> dict[str, Parser]:
 def run(options: argparse.Namespace) -> int:
     from ..allocator import tune_allocator
     from ..training import job
+    from ..training.callbacks import Callback, epoch_line
 
-    def print_epoch(epoch: Epoch) -> None:
-        print(
-            f"epoch {epoch.number:>3}/{options.epochs}   train loss {epoch.train_loss:.4f}   "
-            f"test loss {epoch.test_loss:.4f}   test accuracy {100 * epoch.test_accuracy:6.2f} %   "
-            f"{epoch.seconds:.1f} s",
-            flush=True,
-        )
+    class Lines(Callback):
+        def on_epoch(self, training: Training, epoch: Epoch) -> None:
+            print(epoch_line(epoch, training.settings.epochs), flush=True)
 
     tune_allocator()
     settings = {name: value for name, value in vars(options).items() if name != "command"}
-    metrics = job.run(**settings, on_epoch=print_epoch)
+    metrics = job.run(**settings, callbacks=[Lines()])
     accuracy = f"test accuracy {100 * metrics['test_accuracy']:.2f} %"
     print(f"{metrics['model']}: {accuracy} on {metrics['test_images']} images it never saw")
     print(f"results in {metrics['folder']}")

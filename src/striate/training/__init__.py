@@ -1,8 +1,34 @@
-"""Training of small classifiers on the CPU: data, loop, checkpoints, figures, and the job that runs them together."""
+"""Training of classifiers on the CPU: data, the loop, its settings, checkpoints, evaluation and figures."""
 
+from .callbacks import Callback, ProgressBar, TensorBoard
 from .checkpoint import load, save
-from .data import Split, digits
-from .loop import Epoch, History, evaluate, train
+from .data import DataSet, Split, digits, open_data
+from .evaluation import Evaluation, evaluate
+from .fit import fit
+from .history import Epoch, History
 from .parameters import parameter_groups
+from .settings import FitSettings, RunSettings
+from .state import NotFinite, Snapshot, Training
 
-__all__ = ["Epoch", "History", "Split", "digits", "evaluate", "load", "parameter_groups", "save", "train"]
+__all__ = [
+    "Callback",
+    "DataSet",
+    "Epoch",
+    "Evaluation",
+    "FitSettings",
+    "History",
+    "NotFinite",
+    "ProgressBar",
+    "RunSettings",
+    "Snapshot",
+    "Split",
+    "TensorBoard",
+    "Training",
+    "digits",
+    "evaluate",
+    "fit",
+    "load",
+    "open_data",
+    "parameter_groups",
+    "save",
+]

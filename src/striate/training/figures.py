@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DataError, ShapeError, build
 from ..extras import needs
 from ..render.png import write_png
-from .loop import History
+from .history import History
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +19,7 @@ __all__ = ["confusion", "curves", "filters"]
 INK, GREY, LIGHT = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, ORANGE = "#1f6fb4", "#d9661f"  # distinct in every common colour blindness, and by lightness in print
 DPI = 150
+MONITORED = {"val": "validation", "test": "test"}
 MOST_CELLS = 256  # pictures in one figure; with more, a 5×5 filter is too small to see
 
 
@@ -45,7 +46,7 @@ def _plain(axes: Any) -> None:
 
 
 def curves(history: History, path: str | os.PathLike[str]) -> None:
-    """Draws the loss and the test accuracy over the epochs, in two panels, as a PNG file.
+    """Draws loss and accuracy over the epochs, of training and of the monitored part, in two panels, as a PNG file.
 
     Raises DataError if the history is empty.
     """
@@ -58,34 +59,38 @@ def curves(history: History, path: str | os.PathLike[str]) -> None:
     style: dict[str, Any] = {"linewidth": 2, "marker": "o", "markersize": 4, "clip_on": False}
     figure = _figure(10, 4)
     epochs = f"{len(history)} epoch" + "s" * (len(history) > 1)
-    figure.suptitle(f"Test accuracy {100 * history.test_accuracy[-1]:.1f} % after {epochs}", color=INK, fontsize=14)
+    parts = [("training", BLUE, history.train_loss, history.train_accuracy)]
+    loss, accuracy = ([value for value in values if value is not None] for values in (history.loss, history.accuracy))
+    monitored = MONITORED.get(history[-1].monitored or "")
+    if monitored is not None:
+        parts.append((monitored, ORANGE, loss, accuracy))
+    last = 100 * parts[-1][3][-1]
+    figure.suptitle(f"{last:.1f} % of the {parts[-1][0]} images right after {epochs}", color=INK, fontsize=14)
     left, right = figure.subplots(1, 2)
 
-    left.plot(numbers, history.train_loss, color=BLUE, label="training images", **style)
-    left.plot(numbers, history.test_loss, color=ORANGE, label="test images", **style)
+    for name, color, losses, _ in parts:
+        left.plot(numbers, losses, color=color, label=f"{name} images", **style)
     left.set(
         title="Loss",
         xlabel="epoch",
         ylabel="mean cross entropy [nats]",
-        ylim=(0, 1.05 * max(history.train_loss + history.test_loss)),
+        ylim=(0, 1.05 * max(value for part in parts for value in part[2])),
     )
     left.legend(frameon=False)
 
-    percent = [100 * part for part in history.test_accuracy]
-    right.plot(numbers, percent, color=ORANGE, **style)
+    for name, color, _, accuracies in parts:
+        right.plot(numbers, [100 * share for share in accuracies], color=color, label=f"{name} images", **style)
+    lowest = 100 * min(value for part in parts for value in part[3])
     right.set(
-        title="Accuracy on the test images",
-        xlabel="epoch",
-        ylabel="classified rightly [%]",
-        ylim=(max(0, min(percent) - 5), 100),
+        title="Accuracy", xlabel="epoch", ylabel="classified rightly [%]", ylim=(max(0, min(lowest - 5, 95)), 100)
     )
     right.annotate(
-        f"{percent[-1]:.1f}",
-        (numbers[-1], percent[-1]),
+        f"{last:.1f}",
+        (numbers[-1], last),
         xytext=(8, 0),
         textcoords="offset points",
         va="center",
-        color=ORANGE,
+        color=parts[-1][1],
         weight="bold",
     )
     for axes in (left, right):

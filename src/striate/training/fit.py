@@ -60,12 +60,12 @@ def fit(
     ArgumentError) where the loss is infinite or NaN, ShapeError for a model with other scores, DataError for an image
     that cannot be read. Whatever ends the training, weights and buffers are those after the last whole step.
 
-    >>> from striate.training.data import make_shapes
-    >>> from striate import nn
-    >>> model = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.LazyLinear(5))
-    >>> history = fit(model, make_shapes(images=60, size=16), epochs=2)
-    >>> len(history), history[-1].monitored
-    (2, 'test')
+    >>> from striate.training.data import SHAPES, Part, make_shapes
+    >>> images, labels, _ = make_shapes(60, size=16)
+    >>> data = DataSet("shapes", SHAPES, {"train": Part(images, labels)})
+    >>> history = fit(nn.Sequential(nn.Flatten(), nn.Linear(768, 5)), data, epochs=3)
+    >>> len(history), history[2].train_loss < history[0].train_loss
+    (3, True)
     """
     if not isinstance(data, DataSet):
         hint = 'Open one with open_data("folder:photos"), or make a DataSet of tensors.'

@@ -156,7 +156,7 @@ sgd. Did you mean adamw?
         None, "optimizer", "at its peak", least=0, unset="0.025 with sgd, 0.001 with adamw"
     )
     momentum: float = _knob(
-        0.9, "optimizer", "the part of the last step that carries on; with adamw β₁", least=0, below=1
+        0.9, "optimizer", "the part of the last step that carries on; with adamw β1", least=0, below=1
     )
     nesterov: bool = _knob(True, "optimizer", "look ahead along the momentum (sgd)")
     beta2: float = _knob(0.999, "optimizer", "decay of the squared gradients' average (adamw)", least=0, below=1)
@@ -206,8 +206,10 @@ sgd. Did you mean adamw?
         0.0, "augmentation", "change brightness, contrast and saturation by up to this share", least=0, most=1
     )
     cutout: int = _knob(0, "augmentation", "side of a square that is blanked", least=0, placeholder="PX")
-    mixup: float = _knob(0.0, "augmentation", "mix pairs of images; the α of Beta(α, α)", least=0)
-    cutmix: float = _knob(0.0, "augmentation", "paste a box of another image; the α of Beta(α, α)", least=0)
+    mixup: float = _knob(0.0, "augmentation", "mix pairs of images; the α of Beta(α, α)", least=0, most=1)
+    cutmix: float = _knob(
+        0.0, "augmentation", "paste a box of another image; the α of Beta(α, α)", least=0, most=1
+    )
     precision: str | None = _knob(
         None,
         "computation",
@@ -218,7 +220,7 @@ sgd. Did you mean adamw?
     threads: int | None = _knob(
         None, "computation", "threads for torch", least=1, most=1024, unset="its own choice", free=True
     )
-    workers: int = _knob(1, "computation", "threads that prepare images ahead", least=0, most=1024, free=True)
+    workers: int = _knob(1, "computation", "threads that prepare images ahead", least=0, most=64, free=True)
     seed: int = _knob(
         0, "computation", "decides the split, the first weights, the order, augmentation", least=0, most=2**32 - 1
     )
