@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -12,21 +11,16 @@ from torch import Tensor
 
 from striate import nn
 from striate.errors import ArgumentError, DataError, ShapeError
-from striate.training.data import DataSet, Part
+from striate.training.data import DataSet, Part, Preprocessing
 from striate.training.evaluation import Evaluation, evaluate, evaluation_mode, with_classes
 
 NAMES = tuple("abcdefg")
 
 
-class AsFloat:
-    """A preprocessing that changes no value."""
 
-    def batch(self, part: Part, indices: Tensor) -> Tensor:
-        assert isinstance(part.images, Tensor)
-        return part.images[indices].float()
-
-
-PREPROCESSING: Any = AsFloat()
+def prepare(classes: int) -> Preprocessing:
+    """Changes no value."""
+    return Preprocessing((1, classes), 1, (0.0,), (1 / 255,))
 
 
 def scored(rows: list[list[int]], labels: list[int]) -> Part:
@@ -43,16 +37,16 @@ def made(count: int = 500, classes: int = 7, seed: int = 0, skips: int | None = 
         labels[labels == skips] = (skips + 1) % classes
     images = torch.randint(0, 6, (count, 1, 1, classes), generator=generator, dtype=torch.uint8)
     images[torch.arange(count), 0, 0, labels] += 2
-    return evaluate(nn.Flatten(), Part(images, labels), PREPROCESSING, classes=NAMES[:classes], batch_size=64)
+    return evaluate(nn.Flatten(), Part(images, labels), prepare(7), classes=NAMES[:classes], batch_size=64)
 
 
-# ------------------------------------------------------------------------------------------------------------- by hand
+# -------------------------------------------------------------------------------------------------------------- by hand
 
 
 def test_six_images_by_hand() -> None:
     # taken for 0 1 2 2 1 0
     part = scored([[9, 0, 0], [0, 9, 0], [0, 0, 9], [0, 0, 9], [0, 9, 0], [9, 0, 0]], [0, 1, 2, 1, 1, 1])
-    found = evaluate(nn.Flatten(), part, PREPROCESSING, classes=("a", "b", "c"), batch_size=4)
+    found = evaluate(nn.Flatten(), part, prepare(3), classes=("a", "b", "c"), batch_size=4)
     assert len(found) == 6 and found.predictions.tolist() == [0, 1, 2, 2, 1, 0]
     assert found.accuracy == 4 / 6
     assert found.confusion.tolist() == [[1, 0, 0], [1, 2, 1], [0, 0, 1]]
@@ -93,17 +87,17 @@ def test_a_perfectly_sure_and_right_model_has_no_calibration_error() -> None:
 
 def test_top_five_counts_images_whose_class_is_among_the_five_highest_scores() -> None:
     rows = [[6, 5, 4, 3, 2, 1, 0]] * 4
-    found = evaluate(nn.Flatten(), scored(rows, [0, 4, 5, 6]), PREPROCESSING, classes=NAMES)
+    found = evaluate(nn.Flatten(), scored(rows, [0, 4, 5, 6]), prepare(7), classes=NAMES)
     assert found.top5 == 0.5 and found.accuracy == 0.25
 
 
 def test_equal_scores_go_to_the_class_of_the_lowest_number() -> None:
-    found = evaluate(nn.Flatten(), scored([[3] * 7] * 3, [0, 4, 5]), PREPROCESSING, classes=NAMES)
+    found = evaluate(nn.Flatten(), scored([[3] * 7] * 3, [0, 4, 5]), prepare(7), classes=NAMES)
     assert found.predictions.tolist() == [0, 0, 0] and found.top5 == 2 / 3
 
 
 def test_a_fraction_of_nothing_is_nan_and_null() -> None:
-    found = evaluate(nn.Flatten(), scored([[9, 0, 0], [9, 0, 0]], [0, 1]), PREPROCESSING, classes=("a", "b", "c"))
+    found = evaluate(nn.Flatten(), scored([[9, 0, 0], [9, 0, 0]], [0, 1]), prepare(3), classes=("a", "b", "c"))
     assert str(found.precision.tolist()) == "[0.5, nan, nan]" and str(found.recall.tolist()) == "[1.0, 0.0, nan]"
     assert str(found.f1.tolist()) == str([2 / 3, 0.0, math.nan])
     assert found.balanced_accuracy == 0.5 and found.macro_f1 == 1 / 3
@@ -112,7 +106,7 @@ def test_a_fraction_of_nothing_is_nan_and_null() -> None:
     assert facts["confusion"] == [[1, 0, 0], [1, 0, 0], [0, 0, 0]] and facts["classes"] == ["a", "b", "c"]
 
 
-# ------------------------------------------------------------------------------------------------- as scikit-learn has it
+# ----------------------------------------------------------------------------------------------- as scikit-learn has it
 
 
 @pytest.mark.parametrize("skips", [None, 3])
@@ -133,18 +127,19 @@ def test_metrics_are_scikit_learns(skips: int | None) -> None:
     assert found.balanced_accuracy == pytest.approx(recall[support > 0].mean(), rel=1e-12)
     assert found.macro_f1 == pytest.approx(metrics.f1_score(true, taken, average="macro"), rel=1e-12)
     chances = found.probabilities.double().numpy()
+    chances /= chances.sum(1, keepdims=True)
     assert found.loss == pytest.approx(metrics.log_loss(true, chances, labels=numbers), rel=1e-6)
     distinct = found.probabilities.double() - 1e-9 * torch.arange(7)  # scikit-learn takes equal ones from the end
     assert found.top5 == metrics.top_k_accuracy_score(true, distinct.numpy(), k=5, labels=numbers)
 
 
-# ------------------------------------------------------------------------------------------------------ what stays as is
+# ----------------------------------------------------------------------------------------------------- what stays as is
 
 
 def test_results_do_not_depend_on_the_batches() -> None:
     part = scored([[9, 0, 0], [0, 9, 1], [0, 3, 9], [0, 4, 9], [0, 9, 0]], [0, 1, 2, 1, 1])
     one, other = (
-        evaluate(nn.Flatten(), part, PREPROCESSING, classes=("a", "b", "c"), batch_size=size) for size in (2, 256)
+        evaluate(nn.Flatten(), part, prepare(3), classes=("a", "b", "c"), batch_size=size) for size in (2, 256)
     )
     assert torch.equal(one.probabilities, other.probabilities) and one.to_dict() == other.to_dict()
 
@@ -164,7 +159,7 @@ def test_modes_buffers_and_random_state_are_as_before() -> None:
     state = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    evaluate(model, scored([[9, 0], [0, 9]], [0, 1]), PREPROCESSING, classes=("a", "b"))
+    evaluate(model, scored([[9, 0], [0, 9]], [0, 1]), prepare(2), classes=("a", "b"))
     assert torch.equal(torch.get_rng_state(), before)
     assert [module.training for module in model.modules()] == modes and True in modes and False in modes
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
@@ -180,7 +175,7 @@ def test_modes_come_back_after_an_error() -> None:
 def test_progress_is_told_in_images() -> None:
     told: list[tuple[int, int]] = []
     part = scored([[1, 0]] * 5, [0] * 5)
-    evaluate(nn.Flatten(), part, PREPROCESSING, classes=("a", "b"), batch_size=2, on_images=lambda *a: told.append(a))
+    evaluate(nn.Flatten(), part, prepare(2), classes=("a", "b"), batch_size=2, on_images=lambda *a: told.append(a))
     assert told == [(2, 5), (4, 5), (5, 5)]
 
 
@@ -190,14 +185,14 @@ def test_progress_is_told_in_images() -> None:
 def test_no_images_are_refused() -> None:
     part = Part(torch.zeros(0, 1, 1, 2, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
     with pytest.raises(DataError) as error:
-        evaluate(nn.Flatten(), part, PREPROCESSING, classes=("a", "b"))
+        evaluate(nn.Flatten(), part, prepare(2), classes=("a", "b"))
     assert str(error.value) == "evaluate expects an image at least, got none. Check the part."
 
 
 def test_a_model_of_other_classes_is_refused() -> None:
     part = scored([[1, 0, 0]], [0])
     with pytest.raises(ShapeError) as error:
-        evaluate(nn.Flatten(), part, PREPROCESSING, classes=("a", "b"))
+        evaluate(nn.Flatten(), part, prepare(3), classes=("a", "b"))
     assert str(error.value) == (
         "evaluate expects a model that gives scores (1, 2), one for each image and class, got (1, 3). "
         "x: (1, 1, 1, 3). Use a model of 2 classes."
@@ -211,7 +206,7 @@ class Pair(nn.Module):
 
 def test_a_model_that_gives_no_tensor_is_refused() -> None:
     with pytest.raises(ShapeError) as error:
-        evaluate(Pair(), scored([[1, 0]], [0]), PREPROCESSING, classes=("a", "b"))
+        evaluate(Pair(), scored([[1, 0]], [0]), prepare(2), classes=("a", "b"))
     assert str(error.value) == (
         "evaluate expects a model that gives scores (1, 2), one for each image and class, got tuple. "
         "x: (1, 1, 1, 2). Use a model of 2 classes."
@@ -228,14 +223,14 @@ class Breaks(nn.Module):
 def test_scores_that_are_not_finite_are_refused_by_the_name_of_the_image() -> None:
     part = scored([[1, 0], [2, 3], [7, 1], [7, 7]], [0, 0, 0, 0])
     with pytest.raises(ArgumentError) as error:
-        evaluate(Breaks(), part, PREPROCESSING, classes=("a", "b"), batch_size=3)
+        evaluate(Breaks(), part, prepare(2), classes=("a", "b"), batch_size=3)
     assert str(error.value) == (
         "evaluate expects scores that are finite, got nan, 1. image: image 2. "
         "Look for weights or running statistics that are not finite."
     )
 
 
-# ---------------------------------------------------------------------------------------------------------- classes by name
+# ------------------------------------------------------------------------------------------------------ classes by name
 
 
 def data(classes: tuple[str, ...], labels: list[int]) -> DataSet:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError, DataError, ShapeError, build
 from .data.dataset import DataSet, Part
-
-if TYPE_CHECKING:
-    from .data.preprocess import Preprocessing
+from .data.loader import Loader
+from .data.preprocess import Preprocessing
 
 __all__ = ["BINS", "Evaluation", "evaluate", "evaluation_mode", "scores_of", "with_classes"]
 
 BINS = 15  # of confidence, as Guo et al. have them
 TOP = 5
+NOT_FINITE = "Look for weights or running statistics that are not finite."
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,34 +143,33 @@ def evaluate(
     *,
     classes: Sequence[str],
     batch_size: int = 256,
+    workers: int = 1,
     on_images: Callable[[int, int], object] = lambda done, of: None,
 ) -> Evaluation:
     """Runs a model on the images of a part, in evaluation mode, and compares its predictions with their labels.
 
     model: gives scores ``(N, K)``, the logarithms of probabilities up to a constant; classes: the names of the K
-    classes, in the order of the labels; batch_size: limits memory; on_images: called with the number of images done and
-    of all. The modes of all modules and the random state are as before afterwards.
+    classes, in the order of the labels; batch_size: limits memory; workers: threads that prepare images ahead;
+    on_images: called with the number of images done and of all. The modes of all modules and the random state are as
+    before afterwards.
 
     Raises DataError where there are no images, or one is broken; ShapeError for scores of another shape; ArgumentError
     for scores that are not finite.
 
-    >>> class Pixels:
-    ...     def batch(self, part: Part, indices: Tensor) -> Tensor:
-    ...         return part.images[indices].float()
     >>> part = Part(torch.tensor([[[[9, 0]]], [[[0, 9]]], [[[9, 0]]]], dtype=torch.uint8), torch.tensor([0, 1, 1]))
-    >>> evaluate(nn.Flatten(), part, Pixels(), classes=("left", "right")).accuracy
+    >>> evaluate(nn.Flatten(), part, Preprocessing.of(part), classes=("left", "right")).accuracy
     0.6666666666666666
     """
     if not len(part):
         raise DataError(build("evaluate", "an image at least", "none", hint="Check the part."))
     losses, predictions, probabilities, among_top = [], [], [], 0
-    with evaluation_mode(model):
-        for indices in torch.arange(len(part)).split(batch_size):
-            scores = scores_of("evaluate", model, preprocessing.batch(part, indices), len(classes)).double()
-            labels = part.labels[indices]
+    loader = Loader(part, batch_size, preprocessing, classes=len(classes), shuffle=False, workers=workers)
+    with evaluation_mode(model), closing(loader.batches(0)) as batches:
+        for images, labels, indices in batches:
+            scores = scores_of("evaluate", model, images, len(classes)).double()
             loss = F.cross_entropy(scores, labels, reduction="none")
-            _check_finite(loss, scores, [part.name(index) for index in indices.tolist()])
-            order = scores.argsort(1, descending=True, stable=True)[:, :TOP]  # equal ones by their number
+            _check_finite(loss, scores, part, indices)
+            order = scores.argsort(stable=True, dim=1, descending=True)[:, :TOP]  # equal ones by their number
             among_top += int((order == labels[:, None]).sum())
             losses.append(loss)
             predictions.append(order[:, 0])
@@ -219,11 +218,11 @@ def scores_of(where: str, model: nn.Module, images: Tensor, classes: int) -> Ten
     return scores
 
 
-def _check_finite(losses: Tensor, scores: Tensor, names: Sequence[str]) -> None:
-    for name, row in zip(names, scores[~losses.isfinite()].tolist(), strict=False):
+def _check_finite(losses: Tensor, scores: Tensor, part: Part, indices: Tensor) -> None:
+    for place in (~losses.isfinite()).nonzero().flatten().tolist():
+        row, name = scores[place].tolist(), part.name(int(indices[place]))
         got = ", ".join(f"{score:g}" for score in row[:TOP]) + (", …" if len(row) > TOP else "")
-        hint = "Look for weights or running statistics that are not finite."
-        raise ArgumentError(build("evaluate", "scores that are finite", got, image=name, hint=hint))
+        raise ArgumentError(build("evaluate", "scores that are finite", got, image=name, hint=NOT_FINITE))
 
 
 def with_classes(data: DataSet, part: str, classes: Sequence[str]) -> Part:

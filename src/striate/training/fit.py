@@ -21,7 +21,6 @@ from .callbacks import Callback, ProgressBar
 from .data import Batch, DataSet, Preprocessing
 from .evaluation import evaluate
 from .history import Epoch, History
-from .schedule import learning_rate_at
 from .settings import FitSettings, resolved
 from .state import NotFinite, Snapshot, Training
 
@@ -104,7 +103,7 @@ def _train_epoch(training: Training, callbacks: Sequence[Callback]) -> None:
     start, waited = time.perf_counter(), loader.waited_s
     with closing(loader.batches(training.epoch, first=training.step_in_epoch)) as batches:
         for batch in batches:
-            rate = learning_rate_at(training.step, training.steps, settings)
+            rate = training.schedule(training.step, training.steps, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,9 @@ from torch import Tensor, nn
 from ..errors import ArgumentError, DataError, build
 from .data.folder import files_below
 from .data.images import BrokenImage, decode, read_header
+from .data.preprocess import Preprocessing
 from .data.sources import folder_of, is_plain, user_path
-from .evaluation import evaluation_mode, scores_of
-
-if TYPE_CHECKING:
-    from .data.preprocess import Preprocessing
+from .evaluation import NOT_FINITE, evaluation_mode, scores_of
 
 __all__ = ["Prediction", "find_images", "predict"]
 
@@ -34,7 +32,7 @@ class Prediction:
     @property
     def order(self) -> list[int]:
         """The numbers of the classes, the most probable one first."""
-        return self.probabilities.argsort(descending=True, stable=True).tolist()
+        return self.probabilities.argsort(stable=True, descending=True).tolist()
 
     @property
     def name(self) -> str:
@@ -90,8 +88,8 @@ def predict(
     Raises DataError for an image that is broken, or where all are; ShapeError for a model of other classes;
     ArgumentError for scores that are not numbers.
     """
-    names = [os.fspath(file) for file in files]
-    skipped: list[str] = []
+    given = [os.fspath(file) for file in files]
+    skipped: set[str] = set()
 
     def sound(work: Callable[[], Any], name: str) -> Any:
         try:
@@ -99,11 +97,11 @@ def predict(
         except BrokenImage:
             if not skip_broken:
                 raise
-            skipped.append(name)
+            skipped.add(name)
             return None
 
-    paths = {name: Path(os.path.realpath(user_path(name))) for name in names}
-    names = [name for name in names if sound(lambda: read_header("predict", paths[name]), name)]  # noqa: B023
+    paths = {name: Path(os.path.realpath(user_path(name))) for name in given}
+    names = [name for name in given if sound(lambda: read_header("predict", paths[name]), name)]  # noqa: B023
     predictions: list[Prediction] = []
     with evaluation_mode(model):
         for first in range(0, len(names), batch_size):
@@ -117,12 +115,11 @@ def predict(
                 scores = scores_of("predict", model, torch.stack(images), len(classes)).double()
                 for name, row in zip(kept, scores.softmax(1), strict=True):
                     if row.isnan().any():
-                        hint = "Look for weights or running statistics that are not finite."
-                        raise ArgumentError(build("predict", "scores that are finite", "NaN", image=name, hint=hint))
+                        expects = "scores that are finite"
+                        raise ArgumentError(build("predict", expects, "NaN", image=name, hint=NOT_FINITE))
                     predictions.append(Prediction(name, tuple(classes), row))
             on_images(min(first + batch_size, len(names)), len(names))
     if not predictions:
         got = f"{len(skipped)} broken ones" if skipped else "none"
         raise DataError(build("predict", "an image at least that is sound", got, hint="Name others."))
-    order = {name: place for place, name in enumerate(map(os.fspath, files))}
-    return predictions, sorted(skipped, key=order.__getitem__)
+    return predictions, [name for name in given if name in skipped]

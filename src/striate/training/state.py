@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from .data import Augmentation, DataSet, Loader, Preprocessing
 from .ema import Average, state_of
 from .history import Epoch, History
 from .parameters import parameter_groups
+from .schedule import learning_rate_at
 from .settings import FitSettings
 
 __all__ = ["NotFinite", "Snapshot", "Training"]
@@ -56,7 +57,8 @@ class Sums:
 class Training:
     """A training that runs, as a :class:`.callbacks.Callback` sees it.
 
-    model, data, settings (resolved), preprocessing, loader and optimizer are what they are called; monitored: the part
+    model, data, settings (resolved), preprocessing, loader and optimizer are what they are called; schedule: gives the
+    learning rate of a step, and a callback may replace it before the first one; monitored: the part
     that is evaluated after each epoch, "val", else "test", else None; history: the epochs that have ended; step: the
     steps that have ended, of all epochs; steps: those there will be; sums: over the steps of the running epoch; loss:
     of the last step; stopped: why the training is to end before its last epoch, None if it is not.
@@ -81,6 +83,7 @@ class Training:
             workers=settings.workers,
         )
         self.optimizer = _optimizer(model, settings)
+        self.schedule: Callable[[int, int, FitSettings], float] = learning_rate_at
         self.average = None if settings.ema is None else Average(model, settings.ema)
         self.history = History()
         self.step, self.steps = 0, settings.epochs * len(self.loader)
