@@ -219,7 +219,10 @@ def page(profile: StepTimes) -> str:
 
 def times(profile: StepTimes) -> dict[str, Any]:
     """What ``render/templates/times.html`` shows, on this page and others: the time of each layer."""
+    title, machine, *_ = facts(profile)
     return {
+        "step": title.removeprefix(f"{profile.model}: "),
+        "machine": machine,
         "about": about_layers(profile, profile.layers),
         "backward": profile.backward,
         "most": max(*(layer.ms for layer in profile.layers), profile.outside_ms, 1e-9),

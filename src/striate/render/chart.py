@@ -1,12 +1,13 @@
-"""Line charts as SVG: paths in a box of 100 × 100 units, which the page stretches, and ticks in percent of the box, which
-it sets as text, so that letters and lines keep their size at any width.
+"""Line charts as SVG: paths in a box of 100 × 100 units, which the page stretches, and ticks in percent of the box.
+
+The page sets ticks as text, so that letters and lines keep their size at any width.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 __all__ = ["Chart", "Line", "Points", "Scale", "Tick", "chart", "dots", "path", "scale_of", "ticks"]
 
@@ -27,9 +28,10 @@ class Scale(NamedTuple):
 
     def share(self, value: float) -> float:
         """The position of a value, 0 at the low end and 1 at the high one; values beyond an end are put on it."""
-        low, high, value = (map(math.log, (self.low, self.high, max(value, self.low))) if self.is_log
-                            else (self.low, self.high, value))
-        return min(1.0, max(0.0, (value - low) / (high - low)))
+        value = min(self.high, max(self.low, value))
+        if self.is_log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
 
 
 class Tick(NamedTuple):
@@ -102,8 +104,8 @@ def scale_of(values: Sequence[float | None], *, is_log: bool = False, from_zero:
 
 
 def ticks(scale: Scale, most: int = 5) -> list[Tick]:
-    """Positions at round numbers, ``most`` or fewer: whole multiples of 1, 2 or 5 times a power of ten, on a logarithmic
-    scale of a whole power of ten.
+    """Positions at round numbers, ``most`` or fewer: whole multiples of 1, 2 or 5 times a power of ten, or of a whole
+    power of ten on a logarithmic scale.
 
     >>> [tick.label for tick in ticks(Scale(0.0, 0.7))], [tick.label for tick in ticks(Scale(1e-4, 0.1, True))]
     (['0', '0.2', '0.4', '0.6'], ['0.0001', '0.001', '0.01', '0.1'])
@@ -134,10 +136,9 @@ def path(points: Points, x: Scale, y: Scale) -> str:
     """
     parts, draws = [], False
     for at, value in points:
-        known = _is_number(value)
-        if known:
+        if _is_number(value):
             parts.append(f"{'L' if draws else 'M'}{_place(at, value, x, y)}")
-        draws = known
+        draws = _is_number(value)
     return "".join(parts)
 
 
@@ -150,5 +151,5 @@ def _place(at: float, value: float, x: Scale, y: Scale) -> str:
     return f"{round(SIDE * x.share(at), 2):g} {round(SIDE * (1 - y.share(value)), 2):g}"
 
 
-def _is_number(value: float | None) -> bool:
+def _is_number(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)

@@ -1,5 +1,4 @@
-"""What the units of a model make of images: the outputs of its layers in a forward pass that leaves the model as it was.
-"""
+"""What the units of a model make of images: outputs of its layers in a forward pass that leaves the model as it was."""
 
 from __future__ import annotations
 
@@ -38,8 +37,8 @@ def _is_activation(module: nn.Module) -> bool:
 
 @contextmanager
 def settled(model: nn.Module) -> Iterator[None]:
-    """In this context the model is in evaluation mode and records no gradients. Afterwards its modes and buffers and the
-    random generators of torch, NumPy and Python are, bit for bit, as before.
+    """In this context the model is in evaluation mode and records no gradients. Afterwards its modes and buffers, and
+    the random generators of torch, NumPy and Python, are bit for bit as before.
     """
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     before = random_states.capture()
@@ -74,7 +73,9 @@ def observed(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor], objec
         yield
 
 
-def look(model: nn.Module, images: Tensor, layers: Mapping[str, nn.Module], see: Callable[[str, Tensor], object]) -> None:
+def look(
+    model: nn.Module, images: Tensor, layers: Mapping[str, nn.Module], see: Callable[[str, Tensor], object]
+) -> None:
     """Runs a model on images ``(N, C, H, W)`` and calls ``see`` with the name and the output of each of these layers.
 
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())

@@ -1,5 +1,4 @@
-"""Watches what a training does to each layer: how large its gradients and steps are, and how many of its units are dead.
-"""
+"""Watches what a training does to each layer: how large its gradients and steps are, how many of its units are dead."""
 
 from __future__ import annotations
 
@@ -169,8 +168,8 @@ def _parsed(line: bytes) -> Record | None:
     try:
         values = json.loads(line)
         pairs = {str(name): (int(count), int(of)) for name, (count, of) in values["dead"].items()}
-        numbers = [_numbers(values[key]) for key in ("gradient", "update")]
-        return Record(int(values["step"]), float(values["epochs"]), *numbers, pairs)
+        gradient, update = (_numbers(values[key]) for key in ("gradient", "update"))
+        return Record(int(values["step"]), float(values["epochs"]), gradient, update, pairs)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
 
