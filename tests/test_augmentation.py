@@ -283,11 +283,12 @@ def test_shares_have_the_moments_of_a_beta_distribution(alpha: float) -> None:
     [
         ({"crop": -1}, "a whole number of pixels as crop, from 0, got -1. Use 2 for digits, 4 for CIFAR."),
         ({"crop": 2.0}, "a whole number of pixels as crop, from 0, got 2.0. Use 2 for digits, 4 for CIFAR."),
-        ({"cutout": True}, "a whole number of pixels as cutout, from 0, got True. Use a half or a quarter of a side."),
+        ({"cutout": True}, "a whole number of pixels as cutout, from 0, got True. Use a quarter or half of a side."),
         ({"resized_crop": 0}, "a share of the area from above 0 to 1 as resized_crop, got 0. Use 0.5, or None for "
          "none."),
         ({"flip": 1}, "True or False as flip, got 1. Use flip=True to mirror half of the images."),
-        ({"rotate": float("nan")}, "a number from 0 to 180 as rotate, got nan. Use 15 for up to 15 degrees either way."),
+        ({"rotate": float("nan")}, "a number from 0 to 180 as rotate, got nan. Use 15 for up to 15 degrees either "
+         "way."),
         ({"jitter": 1.5}, "a number from 0 to 1 as jitter, got 1.5. Use 0.4 for 60 to 140 %."),
         ({"mixup": 2}, "a number from 0 to 1 as mixup, got 2. Use 0.2, or 1 for shares of every size."),
         ({"cutmix": "1"}, "a number from 0 to 1 as cutmix, got '1'. Use 1 for shares of every size."),
@@ -316,7 +317,8 @@ def test_changes_that_are_too_large_for_the_images_are_refused() -> None:
 
 def test_settings_that_change_nothing_make_no_augmentation() -> None:
     class Settings:
-        crop, resized_crop, flip, rotate, jitter, cutout, mixup, cutmix, epochs = 0, None, False, 0.0, 0.0, 0, 0.0, 0.0, 3
+        crop, resized_crop, flip, rotate, jitter, cutout = 0, None, False, 0.0, 0.0, 0
+        mixup, cutmix, epochs = 0.0, 0.0, 3
 
     assert Augmentation.from_settings(Settings()) is None
     Settings.flip = True

@@ -13,8 +13,9 @@ from .history import History
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
-__all__ = ["confusion", "curves", "filters"]
+__all__ = ["confusion", "curves", "filters", "first_filters"]
 
 INK, GREY, LIGHT = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, ORANGE = "#1f6fb4", "#d9661f"  # distinct in every common colour blindness, and by lightness in print
@@ -147,6 +148,24 @@ def filters(weight: Tensor, path: str | os.PathLike[str]) -> None:
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, colors=INK)
     write_png(figure, path, DPI)
+
+
+def first_filters(model: Module) -> Tensor | None:
+    """The first layer's weight as :func:`filters` draws it, at most 256 pictures; None if it is no picture.
+
+    The weight of a linear layer for square images becomes an image a row.
+
+    >>> from torch import nn
+    >>> first_filters(nn.Sequential(nn.Flatten(), nn.Linear(49, 10))).shape
+    torch.Size([10, 1, 7, 7])
+    """
+    weight = next((p.detach() for p in model.parameters() if p.ndim > 1), None)
+    if weight is not None and weight.ndim == 2 and math.isqrt(weight.shape[1]) ** 2 == weight.shape[1]:
+        side = math.isqrt(weight.shape[1])
+        weight = weight.reshape(-1, 1, side, side)
+    if weight is None or weight.ndim != 4 or not 0 < weight.shape[1] <= MOST_CELLS:
+        return None
+    return weight[: MOST_CELLS // weight.shape[1]]
 
 
 def confusion(predictions: Tensor, labels: Tensor, path: str | os.PathLike[str]) -> None:

@@ -23,7 +23,9 @@ from torch import nn
 from ..errors import ArgumentError, CheckpointError, build
 from ..extras import needs
 from ..files import write_atomically
-from ..models import classifier
+from ..models import KNOBS, classifier, vary
+from ..models.custom import custom
+from ..nn.swap import accelerate
 from ..ops.precision import precision
 from ..tensorfile import encode, write
 from . import checkpoint, figures, finetune, random_states
@@ -37,21 +39,27 @@ from .folder import CHECKPOINTS, CONFIG, METRICS, MODEL, clear, has_ended, holds
 from .history import History
 from .settings import RunSettings, knobs, resolved
 from .signals import Asked, Stopped, listen
+from .state import Snapshot
 
 __all__ = ["Prepared", "Run", "open_run", "prepare", "train_run"]
 
-VARIANT = ("norm", "norm_position", "pool", "head", "init", "activation")  # what changes a model
+PREPARED = ("size", "channels", "mean", "std")  # what the metadata hold of a preprocessing
 DIGITS = Preprocessing((28, 28), 1, (0.0,), (1.0,))  # of runs whose files do not say: they knew no other data
 
 
 class Prepared(NamedTuple):
-    """What a run trains. settings: with a value for each that others decide; preprocessing: how images become inputs.
+    """What a run trains.
+
+    settings: with a value for each that others decide; preprocessing: how images become the model's inputs; loaded:
+    which weights it has from a file; snapshot: where the run goes on, None where it begins.
     """
 
     settings: RunSettings
     data: DataSet
     preprocessing: Preprocessing
     model: nn.Module
+    loaded: finetune.Loaded | None = None
+    snapshot: Snapshot | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,18 +110,17 @@ def open_run(path: str | os.PathLike[str]) -> Run:
         raise CheckpointError(build("load", "a checkpoint of striate train", got, path=path, hint=hint))
     known = {name: value for name, value in stored.items() if name in knobs(RunSettings)}
     classes = metadata.get("classes", [str(digit) for digit in range(10)])
-    how = {name: metadata[name] for name in ("size", "channels", "mean", "std") if name in metadata}
+    how: dict[str, Any] = {name: metadata[name] for name in PREPARED if name in metadata}
     preprocessing = Preprocessing.from_dict(how) if how else DIGITS
     metrics = file.with_name(METRICS)
     told = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
     return Run(file, RunSettings.of(known), tuple(classes), preprocessing, told)
 
 
-def prepare(settings: RunSettings, preprocessing: Preprocessing | None = None, fresh: bool = True) -> Prepared:
-    """Opens the data and makes the model that settings name.
+def prepare(settings: RunSettings, snapshot: Snapshot | None = None) -> Prepared:
+    """Opens the data and makes the model that settings name, with the weights that training begins with.
 
-    preprocessing: measured on the training images if None; fresh: whether the weights are to be those that training
-    begins with, else any.
+    snapshot: of a run that goes on; the preprocessing is then the one it has, and weights are not loaded.
 
     Raises ArgumentError for settings that do not fit together, DataError for data that cannot be used, CheckpointError
     for weights that do not fit.
@@ -126,14 +133,16 @@ def prepare(settings: RunSettings, preprocessing: Preprocessing | None = None, f
     settings = resolved(settings, data.kind)
     if settings.val_fraction is not None:
         data = data.with_validation(settings.val_fraction, settings.seed)
-    if preprocessing is None:
+    if snapshot is None:
         preprocessing = Preprocessing.of(data.parts["train"], settings.size, settings.seed)
-    model = _made(settings, preprocessing, len(data.classes))
-    if fresh and settings.weights is not None:
-        finetune.load_weights(model, settings.weights)
+    else:
+        preprocessing = Preprocessing.from_dict(snapshot.facts["preprocessing"])
+    model, loaded = _made(settings, preprocessing, len(data.classes)), None
+    if snapshot is None and settings.weights is not None:
+        loaded = finetune.load_weights(model, settings.weights)
     if settings.freeze_until is not None:
         finetune.freeze_until(model, settings.freeze_until)
-    return Prepared(settings, data, preprocessing, model)
+    return Prepared(settings, data, preprocessing, model, loaded, snapshot)
 
 
 def train_run(
@@ -200,27 +209,25 @@ def _train(
     tell: Callable[[str], object],
 ) -> Run:
     start = time.perf_counter()
-    snapshot = latest(folder / CHECKPOINTS, tell) if resume else None
-    preprocessing = None if snapshot is None else Preprocessing.from_dict(snapshot.facts["preprocessing"])
-    ready = prepare(settings, preprocessing, fresh=snapshot is None)
+    ready = prepare(settings, latest(folder / CHECKPOINTS, tell) if resume else None)
     on_ready(ready, folder)
     if not resume:
         clear(folder)
     if not (folder / CONFIG).exists():
         write_config(folder / CONFIG, ready.settings)
-    settings, data, preprocessing, model = ready
+    settings = ready.settings
     keep = KeepCheckpoints(
         folder / CHECKPOINTS, settings.checkpoint_minutes, lambda: "a signal" if asked.signum is not None else None
     )
     log = [TensorBoard(folder / "tensorboard")] if settings.log == "tensorboard" else []
     asked.waits = True
     history = fit(
-        model,
-        data,
+        ready.model,
+        ready.data,
         settings,
-        preprocessing=preprocessing,
+        preprocessing=ready.preprocessing,
         callbacks=[*log, *callbacks, keep],
-        resume=snapshot,
+        resume=ready.snapshot,
         progress=progress,
     )
     asked.waits = False
@@ -231,10 +238,10 @@ def _train(
 
 def _finish(ready: Prepared, folder: Path, history: History, seconds: float) -> Run:
     """Evaluates the trained model, and writes all files, the metrics last."""
-    settings, data, preprocessing, model = ready
+    settings, data, preprocessing, model, *_ = ready
     part = "test" if "test" in data.parts else "val"
     found = evaluate(model, data.parts[part], preprocessing, classes=data.classes)
-    stored = {**settings.to_dict()}
+    stored = settings.to_dict()
     test_accuracy = found.accuracy if part == "test" else None
     metadata = {
         "settings": stored,
@@ -270,9 +277,14 @@ def _finish(ready: Prepared, folder: Path, history: History, seconds: float) -> 
 
 def _made(settings: RunSettings, preprocessing: Preprocessing, classes: int) -> nn.Module:
     """The model that settings name, with random weights that depend on their seed alone."""
-    variant = {name: getattr(settings, name) for name in VARIANT}
+    variant = {name: getattr(settings, name) for name in KNOBS}
+    channels, size = preprocessing.channels, preprocessing.size
     with random_states.seeded(settings.seed):
-        return classifier(settings.model, preprocessing.channels, preprocessing.size, classes, **variant)
+        if ":" not in settings.model:
+            return classifier(settings.model, channels, size, classes, **variant)
+        model = custom("train", settings.model, in_channels=channels, channels=channels, size=size, classes=classes,
+                       num_classes=classes)  # fmt: skip
+        return vary(accelerate(model), (channels, *size), **variant)
 
 
 def _resolved(settings: RunSettings) -> RunSettings:

@@ -79,7 +79,7 @@ class Augmentation:
             value = getattr(self, name)
             if not _is_number(value) or not 0 <= value <= most:
                 raise _error(f"a number from 0 to {most} as {name}", value, hint)
-        for name, hint in (("crop", "Use 2 for digits, 4 for CIFAR."), ("cutout", "Use a half or a quarter of a side.")):
+        for name, hint in (("crop", "Use 2 for digits, 4 for CIFAR."), ("cutout", "Use a quarter or half of a side.")):
             value = getattr(self, name)
             if type(value) is not int or value < 0:
                 raise _error(f"a whole number of pixels as {name}, from 0", value, hint)
@@ -185,7 +185,7 @@ class Augmentation:
         grid = np.empty((count, height, width, 2), np.float32)
         grid[..., 0], grid[..., 1] = across, down
         images = F.grid_sample(images, torch.from_numpy(grid), "bilinear", "border", align_corners=False)
-        return images * torch.from_numpy(np.broadcast_to(inside, (count, height, width)))[:, None]
+        return images * torch.from_numpy(inside)[:, None]
 
     def _regions(self, draws: NDArray[np.float64], aspect: float) -> list[NDArray[np.float64]]:
         """Of a resized crop: height and width as shares, and where the middle is, each ``(N, 1, 1)``."""
@@ -207,16 +207,15 @@ class Augmentation:
             images = (images - grey) * saturation + grey
         return images.clamp_(0, 1)
 
-    def _mixed(
-        self, images: Tensor, targets: Tensor, draws: _Draws, classes: int | None
-    ) -> tuple[Tensor, Tensor]:
+    def _mixed(self, images: Tensor, targets: Tensor, draws: _Draws, classes: int | None) -> tuple[Tensor, Tensor]:
         """Mixed with the next image; λ is the share of the image itself."""
         if classes is None:
             raise _error("the number of classes where it mixes", classes, "Give classes=10.")
         height, width = images.shape[2:]
         is_cut = draws(MIX)[:, 0] < (0.5 if self.mixup else 1.0) if self.cutmix else np.zeros(len(images), bool)
         alphas = np.where(is_cut, self.cutmix, self.mixup)
-        shares = np.array([_beta(alpha, row) for alpha, row in zip(alphas.tolist(), draws(SHARES).tolist(), strict=True)])
+        pairs = zip(alphas.tolist(), draws(SHARES).tolist(), strict=True)
+        shares = np.array([_beta(alpha, row) for alpha, row in pairs])
         others = images.roll(-1, 0)
         side = np.sqrt(1 - shares)
         rows, columns = np.rint(side * height), np.rint(side * width)

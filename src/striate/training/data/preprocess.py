@@ -157,9 +157,7 @@ class Preprocessing:
         names = ("size", "channels", "mean", "std")
         if not isinstance(data, Mapping) or set(data) != set(names):
             raise _error(f"a dict of {', '.join(names)}", repr(data)[:80], "Take it from the run that has it.")
-        size, mean, std = (
-            tuple(data[name]) if isinstance(data[name], list | tuple) else data[name] for name in ("size", "mean", "std")
-        )
+        size, mean, std = (tuple(v) if isinstance(v, list) else v for v in (data["size"], data["mean"], data["std"]))
         return cls(size, data["channels"], mean, std)
 
 
