@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from striate.errors import ArgumentError
 from striate.training.data import Augmentation
-from striate.training.data.augmentation import _beta
+from striate.training.data.augmentation import _Draws, _shares
 from striate.training.data.draws import hashed, shuffled, uniform
 
 LABELS = torch.arange(40) % 10
@@ -24,12 +24,12 @@ def pictures(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def draw_always(monkeypatch: pytest.MonkeyPatch, values: Sequence[float]) -> None:
-    """Every draw of an image gives these numbers, by its place among the draws of one change."""
+    """Each change draws these numbers for every image."""
 
-    def constant(seed: int, epoch: int, indices: np.ndarray, draws: Sequence[int]) -> np.ndarray:
-        return np.tile(np.array(values)[: len(draws)], (len(indices), 1))
+    def constant(self: _Draws, draws: range) -> np.ndarray:
+        return np.tile(np.array(values)[: len(draws)], (len(self.indices), 1))
 
-    monkeypatch.setattr("striate.training.data.augmentation.uniform", constant)
+    monkeypatch.setattr(_Draws, "__call__", constant)
 
 
 # ------------------------------------------------------------------------------------------------------- random numbers
@@ -267,8 +267,7 @@ def test_a_mixture_of_one_image_leaves_it() -> None:
 
 @pytest.mark.parametrize("alpha", [0.1, 0.2, 0.5, 1.0])
 def test_shares_have_the_moments_of_a_beta_distribution(alpha: float) -> None:
-    draws = uniform(0, 0, np.arange(20_000), range(64))
-    shares = np.array([_beta(alpha, row) for row in draws.tolist()])
+    shares = _shares(np.full(20_000, alpha), _Draws(0, 0, np.arange(20_000)))
     assert shares.min() >= 0 and shares.max() <= 1 and abs(shares.mean() - 0.5) < 0.02
     assert abs(shares.var() * 4 * (2 * alpha + 1) - 1) < 0.03
     if alpha == 1:

@@ -104,7 +104,7 @@ class Preprocessing:
     def pixels(self, part: Part, indices: Tensor) -> Tensor:
         """The images of these indices at their new size, before anything else: uint8 ``(N, channels, *size)``."""
         if isinstance(part.images, Tensor):
-            return self._fitted(part.images[indices])
+            return self._fitted(torch.from_numpy(part.images.numpy()[indices.numpy()]))  # NumPy copies images whole
         images = torch.empty(len(indices), self.channels, *self.size, dtype=torch.uint8)
         for place, index in enumerate(indices.tolist()):
             images[place] = self._fitted(part.image(index)[None])[0]
