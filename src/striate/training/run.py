@@ -40,8 +40,8 @@ from .history import History
 from .report import report
 from .settings import RunSettings, knobs, resolved
 from .signals import Asked, Stopped, listen
-from .watch import Record, Watch
 from .state import Snapshot
+from .watch import Record, Watch
 
 __all__ = ["Prepared", "Run", "open_run", "prepare", "train_run"]
 
