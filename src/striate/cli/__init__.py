@@ -16,7 +16,7 @@ import shtab
 from .. import __version__
 from .._renamed import accept_old_names
 from ..errors import ArgumentError, ArgumentTypeError, CheckpointError, DataError, DependencyError, ShapeError
-from . import data, doctor, explain, inspect, profile, train
+from . import compare, data, doctor, explain, inspect, profile, runs, train
 from .model import COMPLETION
 from .parser import Parser
 
@@ -75,7 +75,7 @@ def parser() -> Parser:
     )
     made.set_defaults(command=_print_help)
     commands = made.add_subparsers(title="commands", metavar="COMMAND")
-    for one in (train, data, explain, inspect, profile, doctor):
+    for one in (train, runs, compare, data, explain, inspect, profile, doctor):
         made.commands |= one.add(commands)
     return made
 
