@@ -359,8 +359,8 @@ def test_he_keeps_the_mean_square_through_many_layers(activation: str) -> None:
     for at in range(0, 20, 2):  # each layer by itself gives 1 for values of mean square 1 before the activation
         y = made[at](x) if at == 0 else made[at - 1 : at + 1](x)
         assert y.square().mean().item() == pytest.approx(1, rel=0.2)  # five deviations of 512 outputs, if a mean rules
-    # One after the other: with SiLU, GELU and Hardswish the mean square behind a layer grows faster than that before it,
-    # so that a deviation of some percent grows with depth.
+    # One after the other: with SiLU, GELU and Hardswish the mean square behind a layer grows faster than that before
+    # it, so that a deviation of some percent grows with depth.
     assert 0.7 < made(x).square().mean().item() * gain(ACTIVATIONS[activation]()) ** 2 < 2.6
 
 
