@@ -38,7 +38,7 @@ def add(commands: Commands) -> dict[str, Parser]:
         "  striate train --model resnet_cifar --epochs 4 --out runs/mine\n"
         "  striate train --data folder:photos --size 64 --model resnet18 --flip --val-fraction 0.1\n"
         "  striate train --resume --out runs/mine",
-        usage="striate train [--data SPEC] [--model NAME] [--epochs N] [--seed N] [--out RUN] [--resume] [options]",
+        usage="striate train [--data SPEC] [--model NAME] [--epochs N] [--out RUN] [--resume] [options]",
         formatter_class=Help,
     )
     folder = parser.add_argument_group("folder")
