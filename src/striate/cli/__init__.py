@@ -1,6 +1,6 @@
 """The command line: parses arguments, calls a command, and prints its result.
 
-Exit codes: 0 success, 1 inspect found mistakes, 2 the request failed, 130 stopped by Ctrl-C.
+Exit codes: 0 success, 1 inspect found mistakes, 2 the request failed, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # such as a full disk
         print(f"striate: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("striate: stopped.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stopped:
+        print(f"striate: {stopped or 'stopped.'}", file=sys.stderr)
+        return 128 + getattr(stopped, "signum", 2)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
 

@@ -235,7 +235,8 @@ def new_head(model: Module, classes: int) -> str:
         raise ArgumentError(build("new_head", "at least 2 classes", repr(classes), hint=hint))
     path = head_of(model)
     layer: Any = model.get_submodule(path)
-    factory: dict[str, Any] = {"bias": layer.bias is not None, "device": layer.weight.device, "dtype": layer.weight.dtype}
+    weight = layer.weight
+    factory: Any = {"bias": layer.bias is not None, "device": weight.device, "dtype": weight.dtype}
     if isinstance(layer, torch.nn.Linear):
         if layer.out_features == classes:
             return path
@@ -244,7 +245,8 @@ def new_head(model: Module, classes: int) -> str:
         if layer.out_channels == classes:
             return path
         window: Any = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-        made = nn.Conv2d(layer.in_channels, classes, *window, padding_mode=layer.padding_mode, **factory)
+        factory |= {"padding_mode": layer.padding_mode}
+        made = nn.Conv2d(layer.in_channels, classes, *window, **factory)
     else:
         hint = "Give the model the number of classes when it is made."
         raise ArgumentError(build("new_head", "a linear layer or a convolution as head", f"{path}: {layer}", hint=hint))
