@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import re
 import stat
 import zipfile
 from collections.abc import Mapping
@@ -146,10 +148,14 @@ def _torchs(path: Path, file_bytes: int, archive: bool) -> dict[str, Tensor]:
     except CheckpointError:
         raise
     except Exception as error:  # whatever a damaged or hostile pickle raises
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        unsafe = next((line for line in lines if "Unsupported" in line or "GLOBAL" in line), None)
-        why = unsafe or (lines[0] if lines else type(error).__name__)
-        raise _refused(path, "a checkpoint of torch with nothing but tensors", why.rstrip(".")[:200], fix) from None
+        names = re.search(r"GLOBAL (\S+) was not an allowed", str(error))
+        if names:
+            why = f"a pickle that uses {names[1]}"
+        elif isinstance(error, pickle.UnpicklingError):
+            why = "a pickle of something else, or a damaged one"
+        else:
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
+        raise _refused(path, "a checkpoint of torch with nothing but tensors", why, fix) from None
     for wrapper in WRAPPERS:
         if isinstance(held, Mapping) and isinstance(held.get(wrapper), Mapping):
             held = held[wrapper]
