@@ -8,30 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from made_trainings import made_data, made_model
 from torch import Tensor
 
 from striate import models, nn
 from striate.errors import CheckpointError
-from striate.training import Callback, DataSet, Snapshot, Training, fit
-from striate.training.data import Part
+from striate.training import Callback, Snapshot, Training, fit
 from striate.training.units import activations, dead, look
 from striate.training.watch import Record, Watch, interval, read_records
-
-
-def made_data(count: int = 24, classes: int = 3, size: int = 8) -> DataSet:
-    images = torch.randint(0, 256, (count + 6, 1, size, size), dtype=torch.uint8)
-    whole = Part(images, torch.arange(count + 6) % classes)
-    parts = {"train": whole.take(torch.arange(count)), "test": whole.take(torch.arange(count, count + 6))}
-    return DataSet("made", tuple("abcdefgh"[:classes]), parts)
-
-
-def made_model() -> torch.nn.Module:
-    """Layers that are computed together where nobody looks, statistics that move, and dropout that draws numbers."""
-    torch.manual_seed(1)
-    return nn.Sequential(
-        *(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(4, 6, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Dropout(0.5), nn.Linear(24, 3)),
-    )
 
 
 def state(model: torch.nn.Module) -> dict[str, Tensor]:

@@ -132,8 +132,8 @@ def comparison(histories: Mapping[str, History], path: str | os.PathLike[str]) -
             if has_part:
                 axes.plot(epochs, part, marker="o", markersize=4, **style)
             axes.plot([], [], label=name, **style)
-        shown = history.accuracy if has_part else history.train_accuracy
-        lowest = min([lowest, *(100 * share for share in shown if share is not None)])
+        shares = [*history.train_accuracy, *history.accuracy]
+        lowest = min([lowest, *(100 * share for share in shares if share is not None)])
     left.set(title="Loss", xlabel="epoch", ylabel="mean cross entropy [nats]")
     left.set_ylim(bottom=0)
     right.set(title="Accuracy", xlabel="epoch", ylabel="classified rightly [%]", ylim=(max(0, lowest - 5), 100))
