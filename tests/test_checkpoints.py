@@ -186,7 +186,7 @@ def test_no_flipped_bit_of_the_manifest_changes_what_is_loaded_or_kept(folder: P
         assert bits(latest(folder, unexpected)) == last
 
 
-# ------------------------------------------------------------------------------------------------------- while it trains
+# ------------------------------------------------------------------------------------------------------ while it trains
 
 
 class Steps(Callback):
