@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from striate.errors import ArgumentError
 from striate.training.data import Augmentation
-from striate.training.data.augmentation import _beta
+from striate.training.data.augmentation import _Draws, _shares
 from striate.training.data.draws import hashed, shuffled, uniform
 
 LABELS = torch.arange(40) % 10
@@ -24,12 +24,12 @@ def pictures(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def draw_always(monkeypatch: pytest.MonkeyPatch, values: Sequence[float]) -> None:
-    """Every draw of an image gives these numbers, by its place among the draws of one change."""
+    """Each change draws these numbers for every image."""
 
-    def constant(seed: int, epoch: int, indices: np.ndarray, draws: Sequence[int]) -> np.ndarray:
-        return np.tile(np.array(values)[: len(draws)], (len(indices), 1))
+    def constant(self: _Draws, draws: range) -> np.ndarray:
+        return np.tile(np.array(values)[: len(draws)], (len(self.indices), 1))
 
-    monkeypatch.setattr("striate.training.data.augmentation.uniform", constant)
+    monkeypatch.setattr(_Draws, "__call__", constant)
 
 
 # ------------------------------------------------------------------------------------------------------- random numbers
@@ -267,8 +267,7 @@ def test_a_mixture_of_one_image_leaves_it() -> None:
 
 @pytest.mark.parametrize("alpha", [0.1, 0.2, 0.5, 1.0])
 def test_shares_have_the_moments_of_a_beta_distribution(alpha: float) -> None:
-    draws = uniform(0, 0, np.arange(20_000), range(64))
-    shares = np.array([_beta(alpha, row) for row in draws.tolist()])
+    shares = _shares(np.full(20_000, alpha), _Draws(0, 0, np.arange(20_000)))
     assert shares.min() >= 0 and shares.max() <= 1 and abs(shares.mean() - 0.5) < 0.02
     assert abs(shares.var() * 4 * (2 * alpha + 1) - 1) < 0.03
     if alpha == 1:
@@ -283,11 +282,12 @@ def test_shares_have_the_moments_of_a_beta_distribution(alpha: float) -> None:
     [
         ({"crop": -1}, "a whole number of pixels as crop, from 0, got -1. Use 2 for digits, 4 for CIFAR."),
         ({"crop": 2.0}, "a whole number of pixels as crop, from 0, got 2.0. Use 2 for digits, 4 for CIFAR."),
-        ({"cutout": True}, "a whole number of pixels as cutout, from 0, got True. Use a half or a quarter of a side."),
+        ({"cutout": True}, "a whole number of pixels as cutout, from 0, got True. Use a quarter or half of a side."),
         ({"resized_crop": 0}, "a share of the area from above 0 to 1 as resized_crop, got 0. Use 0.5, or None for "
          "none."),
         ({"flip": 1}, "True or False as flip, got 1. Use flip=True to mirror half of the images."),
-        ({"rotate": float("nan")}, "a number from 0 to 180 as rotate, got nan. Use 15 for up to 15 degrees either way."),
+        ({"rotate": float("nan")}, "a number from 0 to 180 as rotate, got nan. Use 15 for up to 15 degrees either "
+         "way."),
         ({"jitter": 1.5}, "a number from 0 to 1 as jitter, got 1.5. Use 0.4 for 60 to 140 %."),
         ({"mixup": 2}, "a number from 0 to 1 as mixup, got 2. Use 0.2, or 1 for shares of every size."),
         ({"cutmix": "1"}, "a number from 0 to 1 as cutmix, got '1'. Use 1 for shares of every size."),
@@ -316,7 +316,8 @@ def test_changes_that_are_too_large_for_the_images_are_refused() -> None:
 
 def test_settings_that_change_nothing_make_no_augmentation() -> None:
     class Settings:
-        crop, resized_crop, flip, rotate, jitter, cutout, mixup, cutmix, epochs = 0, None, False, 0.0, 0.0, 0, 0.0, 0.0, 3
+        crop, resized_crop, flip, rotate, jitter, cutout = 0, None, False, 0.0, 0.0, 0
+        mixup, cutmix, epochs = 0.0, 0.0, 3
 
     assert Augmentation.from_settings(Settings()) is None
     Settings.flip = True

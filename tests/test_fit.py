@@ -160,12 +160,12 @@ def test_from_every_step_it_goes_on_bit_for_bit(data: DataSet, name: str) -> Non
     steps = [f"step {epoch} {4 * epoch + step}" for epoch in (0, 1) for step in (1, 2, 3, 4)]
     assert whole.calls == ["start 0 0", *steps[:4], "epoch 1 4", *steps[4:], "epoch 2 8", "end 2 8", "close"]
     assert not torch.equal(whole.snapshots[0].tensors["model.0.weight"], whole.snapshots[1].tensors["model.0.weight"])
-    for number, snapshot in enumerate(whole.snapshots):
+    for number, snapshot in enumerate(whole.snapshots[:-1]):
         torch.manual_seed(number)
         rest, other = Record(), network()
         nn.init.normal_(other[0].weight)  # whatever it was before
         history = fit(other, data, **settings, callbacks=[rest], resume=stored(snapshot))
-        assert rest.calls[1:] == whole.calls[number + 1 :] if number else rest.calls == whole.calls
+        assert rest.calls[1:] == whole.calls[number + 1 :]
         assert_equal(rest.snapshots[0], snapshot)
         assert_equal(rest.snapshots[-1], whole.snapshots[-1])
         for key, tensor in state_of(model).items():
@@ -250,10 +250,10 @@ def test_a_snapshot_of_anything_else_is_refused_and_changes_nothing(data: DataSe
     assert resumed(data, model, snapshot, epochs=2) == (
         "training expects a snapshot of this model, got one with model.5.bias. Make the model it was taken of."
     )
-    model[5] = nn.Linear(196, 7)
+    model[5] = nn.Linear(190, 5)
     assert resumed(data, model, snapshot, epochs=2) == (
-        "training expects a snapshot of this model, got model.5.bias of shape (5,) where the model has (7,). Make the "
-        "model it was taken of."
+        "training expects a snapshot of this model, got model.5.weight of shape (5, 196) where the model has (5, "
+        "190). Make the model it was taken of."
     )
     assert fit(network(), data, epochs=2, threads=1, workers=2, resume=snapshot).stopped is None
 
@@ -329,7 +329,8 @@ def test_a_batch_in_parts_is_the_batch(data: DataSet) -> None:
     for key in ("1.running_mean", "1.running_var"):
         assert torch.allclose(parts[key], whole[key], atol=1e-6)
     for key in ("1.bias", "5.weight", "5.bias"):  # whose gradients are exact, see whole_batch_statistics
-        assert torch.allclose(parts[key], whole[key], atol=1e-6) and not torch.equal(whole[key], state_of(network())[key])
+        assert torch.allclose(parts[key], whole[key], atol=1e-6)
+        assert not torch.equal(whole[key], state_of(network())[key])
 
 
 def test_a_batch_in_parts_has_the_batchs_gradient_where_no_norm_looks_across_images(data: DataSet) -> None:
@@ -412,8 +413,8 @@ def test_the_best_epoch_is_the_most_accurate_then_the_one_with_the_lowest_loss()
             waiting=0.0,
         )
 
-    history = History([epoch(1, 0.5, 1.0), epoch(2, 0.7, 0.9), epoch(3, 0.7, 0.8), epoch(4, 0.7, 0.8), epoch(5, 0.6, 0)])
-    assert history.best.number == 3
+    results = [(0.5, 1.0), (0.7, 0.9), (0.7, 0.8), (0.7, 0.8), (0.6, 0.1)]
+    assert History(epoch(number, *result) for number, result in enumerate(results, 1)).best.number == 3
     assert History([epoch(1, None, None, 0.5), epoch(2, None, None, 0.6)]).best.number == 2
 
 
@@ -463,7 +464,7 @@ def test_an_error_in_a_step_takes_back_the_running_statistics(data: DataSet) -> 
     with pytest.raises(ShapeError) as error:
         fit(model, data)
     assert str(error.value) == (
-        "training expects scores of shape (23, 5) from the model, got (23, 3). Give its last layer 5 outputs, one for "
+        "training expects scores of shape (24, 5) from the model, got (24, 3). Give its last layer 5 outputs, one for "
         "each class."
     )
     assert all(torch.equal(tensor, before[name]) for name, tensor in state_of(model).items())
@@ -542,7 +543,8 @@ def test_training_works_where_gradients_are_switched_off(data: DataSet) -> None:
 
 def test_frozen_layers_stay(data: DataSet) -> None:
     model = network()
-    model[0].requires_grad_(False)
+    for layer in model[:2]:
+        layer.requires_grad_(False)
     model[1].freeze()
     before = {name: tensor.clone() for name, tensor in state_of(model).items()}
     fit(model, data, epochs=1, ema=0.9)

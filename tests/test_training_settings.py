@@ -43,9 +43,13 @@ def test_groups_stand_together() -> None:
 def test_values_of_another_type_are_refused(name: str) -> None:
     knob = TABLE[name]
     wrong: list[object] = [[1], b"1", 1j]
-    wrong += {int: [True, 2.0, "2", math.nan], float: [True, "2", math.nan, math.inf], bool: [1, "yes", None], str: [1]}[
-        knob.kind
-    ]
+    of_kind: dict[type, list[object]] = {
+        int: [True, 2.0, "2", math.nan],
+        float: [True, "2", math.nan, math.inf],
+        bool: [1, "yes", None],
+        str: [1],
+    }
+    wrong += of_kind[knob.kind]
     if not knob.unset:
         wrong.append(None)
     for value in wrong:
@@ -212,7 +216,8 @@ def test_the_learning_rate_rises_then_falls() -> None:
 def test_one_cycle_and_cosine_differ_in_their_warm_up_alone() -> None:
     assert rates(40, schedule="cosine") != rates(40)
     assert rates(40, schedule="cosine", warm_up=0.2) == rates(40)
-    assert rates(4, schedule="cosine", warm_up=0) == [0.5 * (0.5 + 0.5 * math.cos(math.pi * s / 5)) for s in (1, 2, 3, 4)]
+    falling = [0.5 * (0.5 + 0.5 * math.cos(math.pi * done / 5)) for done in (1, 2, 3, 4)]
+    assert rates(4, schedule="cosine", warm_up=0) == falling
 
 
 def test_a_constant_rate_is_constant_and_steps_fall_where_epochs_begin() -> None:

@@ -56,6 +56,7 @@ MODULES: dict[str, str] = {
     "ops.shared": "ops.sync_batch_norm",
     "ops.traced": "ops.operator_rules",
     "text": "render.numbers",
+    "training.job": "training.run",
     "training.loop": "training.fit",
 }
 NAMES: dict[str, str] = {

@@ -124,7 +124,7 @@ class TensorBoard(Callback):
     def on_start(self, training: Training) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(self.folder, purge_step=training.step + 1)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(self.folder, purge_step=training.step + 1)
 
     def on_step(self, training: Training) -> None:
         self._add(training.step, step_loss=training.loss, learning_rate=training.optimizer.param_groups[0]["lr"])

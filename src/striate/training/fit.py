@@ -150,6 +150,7 @@ def _evaluate_epoch(training: Training) -> Epoch:
     if training.monitored is None:
         return training.end_epoch(None, None, 0.0)
     start = time.perf_counter()
+    training.check_weights()
     part, classes = training.data.parts[training.monitored], training.data.classes
     with training.averaged():
         found = evaluate(training.model, part, training.preprocessing, classes=classes)

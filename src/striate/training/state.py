@@ -1,10 +1,9 @@
-"""The state of a training: all that its next steps depend on, and a snapshot of it from which it goes on bit for bit."""
+"""The state of a training, on which its next steps depend, and snapshots of it, from which it goes on bit for bit."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -58,10 +57,10 @@ class Training:
     """A training that runs, as a :class:`.callbacks.Callback` sees it.
 
     model, data, settings (resolved), preprocessing, loader and optimizer are what they are called; schedule: gives the
-    learning rate of a step, and a callback may replace it before the first one; monitored: the part
-    that is evaluated after each epoch, "val", else "test", else None; history: the epochs that have ended; step: the
-    steps that have ended, of all epochs; steps: those there will be; sums: over the steps of the running epoch; loss:
-    of the last step; stopped: why the training is to end before its last epoch, None if it is not.
+    learning rate of a step, and a callback may replace it before the first one; monitored: the part that is evaluated
+    after each epoch, "val", else "test", else None; history: the epochs that have ended; step: the steps that have
+    ended, of all epochs; steps: those there will be; sums: over the steps of the running epoch; loss: of the last
+    step; stopped: why the training is to end before its last epoch, None if it is not.
     """
 
     def __init__(
@@ -122,6 +121,14 @@ class Training:
             with self.average.applied():
                 yield
 
+    def check_weights(self) -> None:
+        """Raises NotFinite if a parameter of the model is infinite or NaN; a buffer, such as a mask, may be."""
+        for name, parameter in self.model.named_parameters():
+            if not parameter.isfinite().all():
+                hint = "Go on from the snapshot before, with a lower learning_rate, or with clip=1."
+                got = f"infinity or NaN in {name}"
+                raise NotFinite(build("training", "weights that stay finite", got, step=self.step, hint=hint))
+
     def end_step(self, loss: float, right: int, images: int, seconds: float, waited: float) -> None:
         """Counts a step. right: the images that it classified rightly; waited: seconds spent waiting for images."""
         self.step, self.loss, sums = self.step + 1, loss, self.sums
@@ -163,12 +170,8 @@ class Training:
 
         Raises NotFinite if a weight is infinite or NaN: what goes on from such weights is lost.
         """
+        self.check_weights()
         tensors = {MODEL + name: tensor for name, tensor in state_of(self.model).items()}
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                hint = "Go on from the snapshot before, with a lower learning_rate, or with clip=1."
-                got = f"infinity or NaN in {name.removeprefix(MODEL)}"
-                raise NotFinite(build("training", "weights that stay finite", got, step=self.step, hint=hint))
         if self.average is not None:
             tensors |= {AVERAGED + name: tensor for name, tensor in self.average.tensors.items()}
         for name, parameter in self.model.named_parameters():
@@ -205,20 +208,15 @@ class Training:
         state = {MODEL + name: tensor for name, tensor in state_of(self.model).items()}
         if self.average is not None:
             state |= {AVERAGED + name: tensor for name, tensor in self.average.tensors.items()}
+        _check_fit(state, {key: tensor for key, tensor in tensors.items() if key.startswith((MODEL, AVERAGED))})
+        for key, tensor in state.items():
+            tensor.copy_(tensors[key])
         parameters = dict(self.model.named_parameters())
-        slots: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        self.optimizer.state.clear()
         for key, tensor in tensors.items():
             if key.startswith(OPTIMIZER):
                 name, _, slot = key.removeprefix(OPTIMIZER).rpartition(".")
-                slots[name][slot] = tensor
-        _check_fit(state, {key: t for key, t in tensors.items() if key.startswith((MODEL, AVERAGED))})
-        _check_fit(dict.fromkeys(slots), {name: None for name in slots if name in parameters})
-
-        for key, tensor in state.items():
-            tensor.copy_(tensors[key])
-        self.optimizer.state.clear()
-        for name, values in slots.items():
-            self.optimizer.state[parameters[name]] = {slot: value.clone() for slot, value in values.items()}
+                self.optimizer.state[parameters[name]][slot] = tensor.clone()
         for group in self.optimizer.param_groups:
             group["lr"] = facts["learning_rate"]
         self.history[:] = [Epoch(**epoch) for epoch in facts["history"]]
@@ -268,12 +266,13 @@ def _identity(data: DataSet) -> dict[str, Any]:
 
 
 def _check_fit(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    for name in sorted({*wanted} ^ {*given}):
-        got = f"one {'without' if name in wanted else 'with'} {name}"
-        raise CheckpointError(build("training", "a snapshot of this model", got, hint="Make the model it was taken of."))
+    """Raises CheckpointError if a snapshot has other tensors than are wanted, or of other shapes or types."""
+    got = next((f"one {'without' if n in wanted else 'with'} {n}" for n in sorted({*wanted} ^ {*given})), None)
     for name, tensor in wanted.items():
-        if isinstance(tensor, Tensor) and (tensor.shape, tensor.dtype) != (given[name].shape, given[name].dtype):
-            got = f"{name} of shape {tuple(given[name].shape)} where the model has {tuple(tensor.shape)}"
-            raise CheckpointError(
-                build("training", "a snapshot of this model", got, hint="Make the model it was taken of.")
-            )
+        if got is None and (tensor.shape, tensor.dtype) != (given[name].shape, given[name].dtype):
+            shapes = f"shape {tuple(given[name].shape)} where the model has {tuple(tensor.shape)}"
+            types = f"{given[name].dtype} where the model has {tensor.dtype}"
+            got = f"{name} of {shapes if tensor.shape != given[name].shape else types}"
+    if got is not None:
+        hint = "Make the model it was taken of."
+        raise CheckpointError(build("training", "a snapshot of this model", got, hint=hint))

@@ -13,6 +13,17 @@ from .shapes import make_shapes
 from .spec import KINDS, open_data
 
 __all__ = [
-    *("KINDS", "Augmentation", "Batch", "DataSet", "Decoded", "Loader", "Part", "Preprocessing", "Split"),
-    *("digits", "make_shapes", "open_data", "stratified"),
+    "KINDS",
+    "Augmentation",
+    "Batch",
+    "DataSet",
+    "Decoded",
+    "Loader",
+    "Part",
+    "Preprocessing",
+    "Split",
+    "digits",
+    "make_shapes",
+    "open_data",
+    "stratified",
 ]

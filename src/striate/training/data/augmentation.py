@@ -26,7 +26,8 @@ __all__ = ["Augmentation"]
 SHIFT, FLIP, REGION, ANGLE, COLOURS, HOLE, MIX, BOX = (
     range(0, 2), range(2, 3), range(3, 8), range(8, 9), range(9, 12), range(12, 14), range(14, 15), range(15, 17),
 )  # fmt: skip
-SHARES = range(100, 164)  # pairs, of which the first that fits gives the share of a mixture
+FIRST = range(17)  # all of these
+SHARES = range(50, 82)  # pairs of draws 2k and 2k + 1, of which the first that fits gives the share of a mixture
 FLATTEST = 4 / 3  # ratio of the sides of a resized crop, and its inverse
 GREY = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601
 
@@ -79,7 +80,7 @@ class Augmentation:
             value = getattr(self, name)
             if not _is_number(value) or not 0 <= value <= most:
                 raise _error(f"a number from 0 to {most} as {name}", value, hint)
-        for name, hint in (("crop", "Use 2 for digits, 4 for CIFAR."), ("cutout", "Use a half or a quarter of a side.")):
+        for name, hint in (("crop", "Use 2 for digits, 4 for CIFAR."), ("cutout", "Use a quarter or half of a side.")):
             value = getattr(self, name)
             if type(value) is not int or value < 0:
                 raise _error(f"a whole number of pixels as {name}, from 0", value, hint)
@@ -147,16 +148,17 @@ class Augmentation:
         return self._mixed(images, targets, draws, classes) if self.mixes else (images, targets)
 
     def _moved(self, images: Tensor, draws: _Draws) -> Tensor:
-        """Shifted and flipped, value by value."""
-        height, width = images.shape[2:]
+        """Shifted and flipped, value by value; by NumPy, which copies bytes in rows."""
+        count, _, height, width = images.shape
+        pixels = images.numpy()
         if self.crop:
-            down, right = (torch.from_numpy(n) for n in _places(draws(SHIFT), [2 * self.crop + 1] * 2))
-            windows = F.pad(images, (self.crop,) * 4).unfold(2, height, 1).unfold(3, width, 1)
-            images = windows[torch.arange(len(images)), :, down, right]
+            down, right = _places(draws(SHIFT), [2 * self.crop + 1] * 2)
+            windows = F.pad(images, (self.crop,) * 4).unfold(2, height, 1).unfold(3, width, 1).numpy()
+            pixels = windows[np.arange(count), :, down, right]
         if self.flip:
-            mirrored = torch.from_numpy(draws(FLIP)[:, 0] < 0.5)
-            images = torch.where(mirrored.reshape(-1, 1, 1, 1), images.flip(3), images)
-        return images
+            pixels, mirrored = pixels.copy(), draws(FLIP)[:, 0] < 0.5
+            pixels[mirrored] = pixels[mirrored][..., ::-1]
+        return torch.from_numpy(np.ascontiguousarray(pixels))
 
     def _sampled(self, images: Tensor, draws: _Draws) -> Tensor:
         """Cut, turned, shifted and flipped: each pixel of the result is looked up where it comes from.
@@ -185,7 +187,7 @@ class Augmentation:
         grid = np.empty((count, height, width, 2), np.float32)
         grid[..., 0], grid[..., 1] = across, down
         images = F.grid_sample(images, torch.from_numpy(grid), "bilinear", "border", align_corners=False)
-        return images * torch.from_numpy(np.broadcast_to(inside, (count, height, width)))[:, None]
+        return images * torch.from_numpy(inside)[:, None]
 
     def _regions(self, draws: NDArray[np.float64], aspect: float) -> list[NDArray[np.float64]]:
         """Of a resized crop: height and width as shares, and where the middle is, each ``(N, 1, 1)``."""
@@ -207,29 +209,25 @@ class Augmentation:
             images = (images - grey) * saturation + grey
         return images.clamp_(0, 1)
 
-    def _mixed(
-        self, images: Tensor, targets: Tensor, draws: _Draws, classes: int | None
-    ) -> tuple[Tensor, Tensor]:
+    def _mixed(self, images: Tensor, targets: Tensor, draws: _Draws, classes: int | None) -> tuple[Tensor, Tensor]:
         """Mixed with the next image; λ is the share of the image itself."""
         if classes is None:
             raise _error("the number of classes where it mixes", classes, "Give classes=10.")
-        height, width = images.shape[2:]
         is_cut = draws(MIX)[:, 0] < (0.5 if self.mixup else 1.0) if self.cutmix else np.zeros(len(images), bool)
-        alphas = np.where(is_cut, self.cutmix, self.mixup)
-        shares = np.array([_beta(alpha, row) for alpha, row in zip(alphas.tolist(), draws(SHARES).tolist(), strict=True)])
+        shares = _shares(np.where(is_cut, self.cutmix, self.mixup), draws)
         others = images.roll(-1, 0)
-        side = np.sqrt(1 - shares)
-        rows, columns = np.rint(side * height), np.rint(side * width)
-        top, left = _places(draws(BOX), [height, width])
-        top, left = top - rows.astype(np.int64) // 2, left - columns.astype(np.int64) // 2
-        box = _inside(images, top, left, rows.astype(np.int64), columns.astype(np.int64))
-        box = box & torch.from_numpy(is_cut).reshape(-1, 1, 1, 1)
-        kept = 1 - box.sum((1, 2, 3)).double() / (height * width)
-        share = torch.where(torch.from_numpy(is_cut), kept, torch.from_numpy(shares)).float().reshape(-1, 1, 1, 1)
-        blended = images * share + others * (1 - share)
-        images = torch.where(torch.from_numpy(is_cut).reshape(-1, 1, 1, 1), torch.where(box, others, images), blended)
-        hot, share = F.one_hot(targets, classes).float(), share.reshape(-1, 1)
-        return images, hot * share + hot.roll(-1, 0) * (1 - share)
+        kept = torch.from_numpy(shares).float().reshape(-1, 1, 1, 1)
+        mixed = images * kept + others * (1 - kept)
+        if self.cutmix:
+            sides = images.shape[2:]
+            rows, columns = (np.rint(np.sqrt(1 - shares) * side).astype(np.int64) for side in sides)
+            row, column = _places(draws(BOX), sides)  # of the middle
+            box = _inside(images, row - rows // 2, column - columns // 2, rows, columns)
+            cut = torch.from_numpy(is_cut).reshape(-1, 1, 1, 1)
+            mixed = torch.where(cut, torch.where(box, others, images), mixed)
+            kept = torch.where(cut, 1 - box.float().mean((1, 2, 3), keepdim=True), kept)
+        hot, kept = F.one_hot(targets, classes).float(), kept.reshape(-1, 1)
+        return mixed, hot * kept + hot.roll(-1, 0) * (1 - kept)
 
 
 class _Draws:
@@ -237,9 +235,10 @@ class _Draws:
 
     def __init__(self, seed: int, epoch: int, indices: NDArray[np.int64]) -> None:
         self.seed, self.epoch, self.indices = seed, epoch, indices
+        self.first = uniform(seed, epoch, indices, FIRST)
 
-    def __call__(self, draws: Sequence[int]) -> NDArray[np.float64]:
-        return uniform(self.seed, self.epoch, self.indices, draws)
+    def __call__(self, draws: range) -> NDArray[np.float64]:
+        return self.first[:, draws.start : draws.stop]
 
 
 def _places(draws: NDArray[np.float64], counts: Sequence[int]) -> list[NDArray[np.int64]]:
@@ -256,16 +255,24 @@ def _inside(images: Tensor, top: Any, left: Any, rows: Any, columns: Any) -> Ten
     return torch.from_numpy(high[:, None, :, None] & wide[:, None, None, :])
 
 
-def _beta(alpha: float, draws: Sequence[float]) -> float:
-    """A number from Beta(alpha, alpha), alpha from above 0 to 1, by Jöhnk's method: of pairs (u, v) the first with
+def _shares(alphas: NDArray[np.float64], draws: _Draws) -> NDArray[np.float64]:
+    """A number from Beta(α, α) for each image, α from above 0 to 1, by Jöhnk's method: of pairs (u, v) the first with
     :math:`u^{1/α} + v^{1/α} ≤ 1` gives :math:`u^{1/α}/(u^{1/α} + v^{1/α})`. Half of the pairs fit at least; if none of
     32 does, which happens once in 2³², the number is 1.
     """
-    for u, v in zip(draws[::2], draws[1::2], strict=True):
-        x, y = u ** (1 / alpha), v ** (1 / alpha)
-        if 0 < x + y <= 1:
-            return x / (x + y)
-    return 1.0
+    shares, inverses, left = np.ones(len(alphas)), (1 / alphas).tolist(), list(range(len(alphas)))
+    for pair in SHARES:
+        missing, left = left, []
+        pairs = uniform(draws.seed, draws.epoch, draws.indices[missing], [2 * pair, 2 * pair + 1]).tolist()
+        for place, (u, v) in zip(missing, pairs, strict=True):
+            x, y = u ** inverses[place], v ** inverses[place]  # by Python: NumPy may round the end of a row otherwise
+            if 0 < x + y <= 1:
+                shares[place] = x / (x + y)
+            else:
+                left.append(place)
+        if not left:
+            break
+    return shares
 
 
 def _floating(images: Tensor) -> Tensor:

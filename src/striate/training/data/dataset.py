@@ -173,7 +173,8 @@ class DataSet:
     def with_validation(self, fraction: float, seed: int = 0) -> DataSet:
         """The data set with a part "val": this share of each class of the training part, see :func:`stratified`.
 
-        Raises DataError if it has one already, if the fraction is not between 0 and 1, or where no class has two images.
+        Raises DataError if it has one already, for a fraction that is not between 0 and 1, and where no class has two
+        images.
 
         >>> labels = torch.tensor([0] * 8 + [1] * 2)
         >>> data = DataSet("npz", ("a", "b"), {"train": Part(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), labels)})

@@ -45,7 +45,7 @@ def uniform(seed: int, epoch: int, indices: NDArray[np.int64], draws: Sequence[i
     >>> uniform(0, 0, np.arange(10000), [3]).mean().round(2)
     np.float64(0.5)
     """
-    return (hashed(seed, epoch, indices, draws) >> np.uint64(11)) * 2.0**-53
+    return (hashed(seed, epoch, indices, draws) >> np.uint64(11)).astype(np.float64) * np.float64(2.0**-53)
 
 
 def shuffled(seed: int, epoch: int, count: int) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -25,7 +25,7 @@ from .preprocess import Preprocessing
 __all__ = ["Batch", "Loader"]
 
 AHEAD = 2  # batches that a worker has in hand or ready
-MOST_WORKERS = 64
+MOST_WORKERS = 1024
 
 
 class Batch(NamedTuple):
@@ -90,7 +90,7 @@ class Loader:
         """The number of batches in an epoch."""
         return -(-len(self.part) // self.batch_size)
 
-    def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, first: int = 0) -> Generator[Batch, None, None]:
         """The batches of an epoch from number ``first`` on.
 
         An iterator that is no longer used ends its threads. What goes wrong in one of them, such as an image that
@@ -103,7 +103,7 @@ class Loader:
         order = shuffled(self.seed, epoch, len(self.part)) if self.shuffle else np.arange(len(self.part))
         return self._made(epoch, np.array_split(order, max(1, len(self)))[first:])
 
-    def _made(self, epoch: int, chunks: list[NDArray[np.int64]]) -> Iterator[Batch]:
+    def _made(self, epoch: int, chunks: list[NDArray[np.int64]]) -> Generator[Batch, None, None]:
         if not self.workers or not chunks:
             for chunk in chunks:
                 start = time.perf_counter()
@@ -136,12 +136,14 @@ class Loader:
 def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
     """Threads in which torch computes on one thread each, so that they take no more from a training step than they use.
 
-    torch keeps the number of threads twice: for the calling thread, and for threads that are yet to begin. The second
-    is set back as soon as the workers have begun.
+    torch keeps the number of threads twice: for the calling thread, and for threads that ask for it for the first time,
+    which then forget what was set for them before. So the workers ask first, and the second number is set back as soon
+    as all have begun.
     """
     begun = threading.Barrier(workers + 1)
 
     def begin() -> None:
+        torch.get_num_threads()
         torch.set_num_threads(1)
         begun.wait()
 

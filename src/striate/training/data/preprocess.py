@@ -104,7 +104,7 @@ class Preprocessing:
     def pixels(self, part: Part, indices: Tensor) -> Tensor:
         """The images of these indices at their new size, before anything else: uint8 ``(N, channels, *size)``."""
         if isinstance(part.images, Tensor):
-            return self._fitted(part.images[indices])
+            return self._fitted(torch.from_numpy(part.images.numpy()[indices.numpy()]))  # NumPy copies images whole
         images = torch.empty(len(indices), self.channels, *self.size, dtype=torch.uint8)
         for place, index in enumerate(indices.tolist()):
             images[place] = self._fitted(part.image(index)[None])[0]
@@ -157,9 +157,7 @@ class Preprocessing:
         names = ("size", "channels", "mean", "std")
         if not isinstance(data, Mapping) or set(data) != set(names):
             raise _error(f"a dict of {', '.join(names)}", repr(data)[:80], "Take it from the run that has it.")
-        size, mean, std = (
-            tuple(data[name]) if isinstance(data[name], list | tuple) else data[name] for name in ("size", "mean", "std")
-        )
+        size, mean, std = (tuple(v) if isinstance(v, list) else v for v in (data["size"], data["mean"], data["std"]))
         return cls(size, data["channels"], mean, std)
 
 
