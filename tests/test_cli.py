@@ -12,6 +12,8 @@ import pytest
 from striate import cli
 from striate.cli import main
 from striate.models import NAMES
+from striate.training import RunSettings
+from striate.training.settings import knobs
 
 HELP = "See striate train --help."
 
@@ -39,19 +41,9 @@ def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_train_help_shows_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--help"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    for option in (
-        "model",
-        "epochs",
-        "batch-size",
-        "learning-rate",
-        "momentum",
-        "weight-decay",
-        "seed",
-        "threads",
-        "out",
-    ):
-        assert f"--{option} " in printed
-    assert printed.count("(default: ") == 9
+    for knob in knobs(RunSettings).values():
+        assert f" {knob.flag}" in printed and f"(default: {knob.default_text})" in printed, knob.name
+    assert all(f" {option} " in printed for option in ("--out", "--resume", "--overwrite", "--config"))
     assert "runs/lenet5-digits" in printed
 
 
@@ -69,10 +61,13 @@ def test_train_prints_a_line_for_each_epoch_then_the_accuracy_and_the_folder(
     assert main(["train", "--model", "mlp_bn", "--epochs", "2", "--threads", "1", "--out", str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()
     accuracy = json.loads((out / "metrics.json").read_text())["test_accuracy"]
-    assert len(lines) == 4
-    assert lines[0].startswith("epoch   1/2   train loss ") and lines[1].startswith("epoch   2/2   train loss ")
-    assert lines[2] == f"mlp_bn: test accuracy {100 * accuracy:.2f} % on 360 images it never saw"
-    assert lines[3] == f"results in {out}"
+    assert lines[0] == "model    mlp_bn, 79,710 parameters" and lines[3] == f"results  {out}"
+    first, second, *end = lines[-4:]
+    assert first.startswith("epoch 1/2   train loss ") and second.startswith("epoch 2/2   train loss ")
+    assert end == [
+        f"mlp_bn: test accuracy {100 * accuracy:.2f} % on 360 images it never saw",
+        f"results in {out}",
+    ]
     assert tuned == [True]
 
 

@@ -1,8 +1,7 @@
-"""The training job: data, loop and pictures are seeded, checked and complete."""
+"""The digits, the pictures of a training, the groups of its parameters, and what a run of the defaults reaches."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,13 @@ import torch
 
 from striate import nn
 from striate.errors import ArgumentError, DataError, ShapeError
-from striate.training import Epoch, History, Split, digits, evaluate, figures, load, open_data, parameter_groups
-from striate.training.data import Preprocessing
-from striate.training.job import digit_classifier, run
+from striate.models import classifier
+from striate.training import Epoch, History, Split, digits, figures, parameter_groups, train_run
 
 
 @pytest.fixture(scope="module")
 def split() -> Split:
     return digits()
-
-
-def classifier(name: str = "mlp_bn") -> nn.Sequential:
-    torch.manual_seed(0)
-    return digit_classifier(name)
 
 
 def test_the_split_holds_all_1797_digits_once(split: Split) -> None:
@@ -96,7 +89,7 @@ def test_digits_refuses_what_cannot_be_meant(arguments: dict[str, Any], message:
 
 
 def test_norms_and_biases_do_not_decay() -> None:
-    decayed, free = parameter_groups(classifier("cnn_bn"), 0.1)
+    decayed, free = parameter_groups(classifier("cnn_bn", 1, (28, 28), 10), 0.1)
     assert [p.ndim for p in decayed["params"]] == [4, 4, 2] and decayed["weight_decay"] == 0.1
     assert {p.ndim for p in free["params"]} == {1} and free["weight_decay"] == 0
 
@@ -168,39 +161,10 @@ def test_drawing_does_not_touch_pyplot() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("model", ["lenet5", "mlp_bn", "cnn_bn"])
-def test_the_job_writes_every_file(tmp_path: Path, model: str) -> None:
-    metrics = run(model, epochs=1, batch_size=64, seed=3, threads=1, out=tmp_path / "deep" / "run")
-    folder = tmp_path / "deep" / "run"
-    names = ["confusion.png", "curves.png", "filters.png", "metrics.json", "model.safetensors"]
-    assert sorted(file.name for file in folder.iterdir()) == names
-    stored = json.loads((folder / "metrics.json").read_text())
-    assert stored == metrics
-    assert stored["seed"] == 3 and stored["settings"]["threads"] == 1 and stored["seconds"] > 0
-    assert set(stored["versions"]) == {"striate", "torch", "python"}
-    assert [set(epoch) for epoch in stored["epochs"]] == [
-        {"number", "train_loss", "train_accuracy", "monitored", "loss", "accuracy", "learning_rate", "seconds"}
-        | {"images_per_second", "waiting"}
-    ]
-    assert stored["test_accuracy"] == stored["epochs"][-1]["accuracy"]
-
-
-def test_the_saved_model_is_the_one_that_was_tested_and_the_number_of_threads_stays(tmp_path: Path) -> None:
-    torch.set_num_threads(2)
-    metrics = run("mlp_bn", epochs=2, out=tmp_path, threads=1)
-    assert torch.get_num_threads() == 2
-    torch.set_num_threads(1)
-    model, data = digit_classifier("mlp_bn"), open_data("digits")
-    metadata = load(model, tmp_path / "model.safetensors")
-    found = evaluate(model, data.parts["test"], Preprocessing.of(data.parts["train"]), classes=data.classes)
-    assert (found.loss, found.accuracy) == (metrics["test_loss"], metrics["test_accuracy"])
-    assert metadata["test_accuracy"] == found.accuracy
-
-
 @pytest.mark.parametrize(("epochs", "accuracy"), [(2, 0.9), pytest.param(8, 0.97, marks=pytest.mark.nightly)])
 def test_lenet5_learns_the_digits(tmp_path: Path, epochs: int, accuracy: float) -> None:
-    metrics = run(epochs=epochs, out=tmp_path)  # eight are the default
-    assert metrics["test_accuracy"] >= accuracy
+    run = train_run(epochs=epochs, out=tmp_path / "run")  # eight are the default
+    assert run.metrics["test_accuracy"] >= accuracy
 
 
 def test_scale_and_shift_of_every_norm_and_all_biases_do_not_decay() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, ShapeError, build
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-__all__ = ["confusion", "curves", "filters", "first_filters"]
+__all__ = ["comparison", "confusion", "curves", "filters", "first_filters"]
 
 INK, GREY, LIGHT = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, ORANGE = "#1f6fb4", "#d9661f"  # distinct in every common colour blindness, and by lightness in print
+RUN_COLORS = ("#1f6fb4", "#d9661f", "#2e8b57", "#8d5fd3", "#c2185b", "#7d6400", "#00838f", "#5d4037")
 DPI = 150
 MONITORED = {"val": "validation", "test": "test"}
 MOST_CELLS = 256  # pictures in one figure; with more, a 5×5 filter is too small to see
@@ -98,6 +100,47 @@ def curves(history: History, path: str | os.PathLike[str]) -> None:
         _plain(axes)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlim(numbers[0] - (len(numbers) == 1), numbers[-1] + (len(numbers) == 1))
+    write_png(figure, path, DPI)
+
+
+def comparison(histories: Mapping[str, History], path: str | os.PathLike[str]) -> None:
+    """Draws loss and accuracy of several trainings over one another, in two panels, as a PNG file.
+
+    histories: by name. Solid lines are of the monitored part, dotted ones of the training images. Raises DataError if
+    none of them has an epoch.
+    """
+    if not any(histories.values()):
+        hint = "Train for an epoch at least."
+        raise DataError(build("figures.comparison", "an epoch at least", "none", hint=hint))
+    needs("figures.comparison", "matplotlib")
+    from matplotlib.ticker import MaxNLocator
+
+    figure = _figure(11, 4.4)
+    figure.suptitle("Solid: validation or test images after the epoch. Dotted: training images", color=INK, fontsize=11)
+    left, right = figure.subplots(1, 2)
+    lowest = 100.0
+    for number, (name, history) in enumerate(histories.items()):
+        style: dict[str, Any] = {"color": RUN_COLORS[number % len(RUN_COLORS)], "linewidth": 2, "clip_on": False}
+        epochs = [epoch.number for epoch in history]
+        has_part = bool(history) and history[-1].monitored is not None
+        for axes, train, part in (
+            (left, history.train_loss, history.loss),
+            (right, [100 * share for share in history.train_accuracy],
+             [None if share is None else 100 * share for share in history.accuracy]),
+        ):  # fmt: skip
+            axes.plot(epochs, train, linestyle=(0, (1, 2)), **{**style, "linewidth": 1.4})
+            if has_part:
+                axes.plot(epochs, part, marker="o", markersize=4, **style)
+            axes.plot([], [], label=name, **style)
+        shares = [*history.train_accuracy, *history.accuracy]
+        lowest = min([lowest, *(100 * share for share in shares if share is not None)])
+    left.set(title="Loss", xlabel="epoch", ylabel="mean cross entropy [nats]")
+    left.set_ylim(bottom=0)
+    right.set(title="Accuracy", xlabel="epoch", ylabel="classified rightly [%]", ylim=(max(0, lowest - 5), 100))
+    left.legend(frameon=False, fontsize=9)
+    for axes in (left, right):
+        _plain(axes)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     write_png(figure, path, DPI)
 
 

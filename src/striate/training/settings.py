@@ -14,6 +14,7 @@ from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from ..errors import ArgumentError, build, did_you_mean
+from ..models import KNOBS
 
 __all__ = ["FitSettings", "Knob", "RunSettings", "knobs", "markdown", "resolved"]
 
@@ -288,33 +289,27 @@ class RunSettings(FitSettings):
     skip_broken: bool = _knob(False, "data", "leave broken images out and count them")
     model: str = _knob("lenet5", "model", "a model of striate's, or package.module:callable")
     norm: str | None = _knob(
-        None,
-        "model",
-        "the normalization layers",
-        choices=("batch", "group", "layer", "instance", "sync", "ghost", "none"),
-        unset="the model's own",
+        None, "model", "the normalization layers", choices=KNOBS["norm"], unset="the model's own"
     )
     norm_position: str | None = _knob(
         None,
         "model",
         "where they stand, seen from the activation",
-        choices=("before", "after"),
+        choices=KNOBS["norm_position"],
         unset="the model's own, else before",
     )
-    pool: str | None = _knob(
-        None, "model", "how maps get smaller", choices=("max", "avg", "stride"), unset="the model's own"
-    )
+    pool: str | None = _knob(None, "model", "how maps get smaller", choices=KNOBS["pool"], unset="the model's own")
     head: str | None = _knob(
         None,
         "model",
         "what the classifier sees: all places, or the mean over them (gap)",
-        choices=("flatten", "gap"),
+        choices=KNOBS["head"],
         unset="the model's own",
     )
-    init: str | None = _knob(
-        None, "model", "the first weights", choices=("he", "xavier", "normal"), unset="the model's own"
+    init: str | None = _knob(None, "model", "the first weights", choices=KNOBS["init"], unset="the model's own")
+    activation: str | None = _knob(
+        None, "model", "the activations", choices=KNOBS["activation"], unset="the model's own"
     )
-    activation: str | None = _knob(None, "model", "the activations", unset="the model's own")
     weights: str | None = _knob(
         None, "model", "weights to start from: safetensors, or torchvision's", placeholder="FILE", unset="random ones"
     )
