@@ -36,7 +36,9 @@ SETTINGS: dict[str, Any] = {
 EACH_STEP = 1e-9  # minutes between checkpoints
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["made_runs", "striate.training.run", "matplotlib.backends.backend_agg", "torch._dynamo"])
+_server.set_forkserver_preload(
+    ["made_runs", "striate.training.run", "matplotlib.backends.backend_agg", "torch._dynamo"]
+)
 
 
 def net(channels: int, size: tuple[int, int], classes: int) -> nn.Sequential:
@@ -65,8 +67,8 @@ def save_data(file: Path) -> str:
 def train(out: Path, settings: dict[str, Any], file_bytes: int | None = None, quit_at: int | None = None) -> None:
     """Goes on with a run in this process; the text of a CheckpointError is left beside its folder.
 
-    file_bytes: no file may become longer from the second epoch on; quit_at: the step after which the process ends as one
-    that is killed.
+    file_bytes: no file may become longer from the second epoch on; quit_at: the step after which the process ends as
+    one that is killed.
     """
     from striate.errors import CheckpointError
     from striate.files import write_atomically

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from made_runs import EACH_STEP, SETTINGS, finish, process, save_data, weights
+
 
 class Whole(NamedTuple):
     """A run that nothing ended, and the seconds it took."""

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"striate: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
-        print(f"striate: {stopped or 'stopped.'}", file=sys.stderr)
+        print(f"striate: {str(stopped) or 'stopped.'}", file=sys.stderr)
         return 128 + getattr(stopped, "signum", 2)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
