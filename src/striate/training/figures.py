@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, ShapeError, build
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-__all__ = ["comparison", "confusion", "curves", "filters", "first_filters"]
+__all__ = ["comparison", "confusion", "curves", "filters", "first_filters", "rates"]
 
 INK, GREY, LIGHT = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, ORANGE = "#1f6fb4", "#d9661f"  # distinct in every common colour blindness, and by lightness in print
@@ -274,4 +274,38 @@ def confusion(predictions: Tensor, labels: Tensor, path: str | os.PathLike[str])
     axes.tick_params(which="both", length=0, colors=INK)
     for spine in axes.spines.values():
         spine.set_color(LIGHT)
+    write_png(figure, path, DPI)
+
+
+def rates(
+    learning_rates: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    suggestion: float | None,
+    path: str | os.PathLike[str],
+) -> None:
+    """Draws a range test, the loss over the learning rate on a logarithmic scale, as a PNG file.
+
+    Raises DataError if there are no losses.
+    """
+    if not losses:
+        raise DataError(build("figures.rates", "a loss at least", "none", hint="Begin at a lower learning rate."))
+    needs("figures.rates", "matplotlib")
+
+    figure = _figure(8, 4.2)
+    axes = figure.subplots()
+    axes.plot(learning_rates, losses, ".", color=BLUE, alpha=0.35, markersize=5, label="loss of a step", clip_on=True)
+    axes.plot(learning_rates, smoothed, color=BLUE, linewidth=2, label="smoothed")
+    title = "The loss does not fall"
+    if suggestion is not None:
+        title = f"Learning rate: try {suggestion:.2g}"
+        axes.axvline(suggestion, color=ORANGE, linewidth=2, label=f"suggestion, {suggestion:.2g}")
+        lowest = min(range(len(smoothed)), key=smoothed.__getitem__)
+        rate = learning_rates[lowest]
+        axes.plot(rate, smoothed[lowest], "o", color=INK, label=f"lowest, at {rate:.2g}")
+    highest = 1.25 * max(smoothed[0], *(value for value in smoothed if math.isfinite(value)))
+    axes.set(xscale="log", xlabel="learning rate", ylabel="mean cross entropy [nats]", ylim=(0, highest))
+    axes.set_title(title, color=INK, fontsize=14, pad=12)
+    axes.legend(frameon=False, loc="lower left")
+    _plain(axes)
     write_png(figure, path, DPI)

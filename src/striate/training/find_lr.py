@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import ArgumentError, build
+from . import figures
 from .callbacks import Callback
 from .data import DataSet, Preprocessing
 from .fit import fit
@@ -24,6 +26,11 @@ STEPS = 200
 MEMORY = 0.9  # of the smoothed loss: the last ten steps have two thirds of the weight
 LOST = 2.0  # times the lowest loss, at which the test ends
 SETTLED = 10  # steps in which nothing is concluded
+FELL = 0.9  # times the loss of the first steps: what is more may be chance
+# Digits, one-cycle over 5 epochs: cnn_bn is best at a peak of 0.03 (98.9 %; the test's lowest is 0.029), mlp_bn at 0.3
+# (97.5 %; 0.24), and with AdamW at 0.01 (98.1 %; 0.047). A third of the lowest costs cnn_bn half a percent, ten times
+# the best rate costs it six.
+SAFETY = 3
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class RangeTest:
     """What a range test found. The loss at each step, with the learning rate that was reached.
 
     rates, losses: of each step; diverged: whether the test ended early, since the loss had risen to twice its lowest
-    value or was no longer finite.
+    value or was no longer finite; first: the rate of the first step.
 
     >>> test = RangeTest((0.01, 0.1, 1.0), (2.0, 1.0, 4.0), True)
     >>> [round(loss, 3) for loss in test.smoothed]
@@ -41,6 +48,7 @@ class RangeTest:
     rates: tuple[float, ...]
     losses: tuple[float, ...]
     diverged: bool
+    first: float = 0.0
 
     @property
     def smoothed(self) -> tuple[float, ...]:
@@ -60,19 +68,44 @@ class RangeTest:
         smoothed = self.smoothed
         return self.rates[min(range(len(smoothed)), key=smoothed.__getitem__)]
 
+    @property
+    def fell(self) -> bool:
+        """Whether the smoothed loss fell by more than a tenth."""
+        smoothed = self.smoothed
+        return len(smoothed) > SETTLED and min(smoothed[SETTLED:]) < FELL * smoothed[SETTLED - 1]
+
+    @property
+    def suggestion(self) -> float | None:
+        """A learning rate for the peak of a schedule: a third of :attr:`lowest`. None if the loss did not fall."""
+        return self.lowest / SAFETY if self.fell else None
+
+    @property
+    def summary(self) -> str:
+        """What was found, in one sentence."""
+        if not self.losses:
+            return f"the first loss, at a learning rate of {self.first:.2g}, is not finite"
+        reached = f"{self.rates[-1]:.2g}"
+        if not self.fell:
+            end = f"and it diverges at {reached}" if self.diverged else "try other rates, or more steps"
+            return f"the loss does not fall at any learning rate up to {reached}, {end}"
+        first, least = self.smoothed[SETTLED - 1], min(self.smoothed)
+        low = f"the loss falls from {first:.3g} to {least:.3g}, at a learning rate of {self.lowest:.2g}"
+        return f"{low}, and doubles at {reached}" if self.diverged else f"{low}, and has not doubled at {reached}"
+
+    def draw(self, path: str | os.PathLike[str]) -> None:
+        """Draws the loss over the learning rate, as a PNG file. Raises DataError for a test of no steps."""
+        figures.rates(self.rates, self.losses, self.smoothed, self.suggestion, path)
+
     def to_dict(self) -> dict[str, Any]:
+        """The numbers as JSON holds them."""
         return {
             "suggestion": self.suggestion,
-            "lowest": self.lowest,
+            "lowest": self.lowest if self.losses else None,
             "diverged": self.diverged,
             "rates": list(self.rates),
             "losses": list(self.losses),
             "smoothed": list(self.smoothed),
         }
-
-    @property
-    def suggestion(self) -> float | None:
-        return self.lowest / 10
 
 
 def find_lr(
@@ -100,9 +133,11 @@ def find_lr(
     Source: L. N. Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017, section 3.3, where the rate
     rises linearly.
 
-    >>> from striate.training.data import make_shapes
     >>> from striate import nn
-    >>> model = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.LazyLinear(5))
+    >>> from striate.training.data import open_data
+    >>> test = find_lr(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), open_data("digits"), batch_size=64, crop=0)
+    >>> test.fell, 0.001 < test.suggestion < 1
+    (True, True)
     """
     settings = resolved((settings or FitSettings()).replace(**changes), data.kind)
     usual = BOUNDS[settings.optimizer]
@@ -121,7 +156,7 @@ def find_lr(
         )
     except NotFinite:
         watch.diverged = True
-    return RangeTest(tuple(watch.rates), tuple(watch.losses), watch.diverged)
+    return RangeTest(tuple(watch.rates), tuple(watch.losses), watch.diverged, first)
 
 
 class _Watch(Callback):

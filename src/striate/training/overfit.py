@@ -39,9 +39,9 @@ class Overfit:
     """Whether a model learned one batch by heart.
 
     images, classes: how many there were; losses: of each step, in training mode; learned: whether a loss of 0.1 nats
-    was reached with every image right; accuracy: in training mode, at the last step; evaluated: the accuracy afterwards,
-    in evaluation mode, None where the loss was not finite; guessing: the loss of a model that gives each class the same
-    probability; hints: what to look at, the most likely first.
+    was reached with every image right; accuracy: in training mode, at the last step; evaluated: the accuracy
+    afterwards, in evaluation mode, None where the loss was not finite; guessing: the loss of a model that gives each
+    class the same probability; hints: what to look at, the most likely first.
     """
 
     images: int
