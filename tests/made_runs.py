@@ -36,7 +36,9 @@ SETTINGS: dict[str, Any] = {
 EACH_STEP = 1e-9  # minutes between checkpoints
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["made_runs", "striate.training.run", "matplotlib.backends.backend_agg", "torch._dynamo"])
+_server.set_forkserver_preload(
+    ["made_runs", "striate.training.run", "matplotlib.backends.backend_agg", "torch._dynamo"]
+)
 
 
 def net(channels: int, size: tuple[int, int], classes: int) -> nn.Sequential:
@@ -63,9 +65,12 @@ def save_data(file: Path) -> str:
 
 
 def train(out: Path, settings: dict[str, Any], file_bytes: int | None = None, quit_at: int | None = None) -> None:
-    """Goes on with a run in this process. file_bytes: no file may become longer after the first epoch; quit_at: the
-    step after which the process ends like one that was killed.
+    """Goes on with a run in this process; the text of a CheckpointError is left beside its folder.
+
+    file_bytes: no file may become longer from the second epoch on; quit_at: the step after which the process ends as
+    one that is killed.
     """
+    from striate.errors import CheckpointError
     from striate.files import write_atomically
     from striate.training import Callback, figures
     from striate.training.run import train_run
@@ -76,16 +81,16 @@ def train(out: Path, settings: dict[str, Any], file_bytes: int | None = None, qu
         def on_step(self, training: Any) -> None:
             if training.step == quit_at:
                 os._exit(9)
-
-        def on_epoch(self, training: Any, epoch: Any) -> None:
-            if file_bytes is not None:
+            if file_bytes is not None and training.epoch == 1:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, before[1]))
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         train_run(out=out, resume=True, callbacks=[Fault()], **settings)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)  # what is printed of an error is written to a file too
+    except CheckpointError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        out.with_suffix(".error").write_text(str(error))
+        raise SystemExit(2) from None
 
 
 def process(*arguments: Any, **more: Any) -> Any:

@@ -136,6 +136,25 @@ def test_an_image_of_extreme_shape_takes_little_memory() -> None:
         assert prepare(image.transpose(1, 2)).shape == (3, 224, 224)
 
 
+def test_images_that_fit_into_memory_are_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    part, seen = made(20, 3, 7, 9), list[int]()
+    slow = decoded(part, seen.append)
+    prepare = Preprocessing.of(part, 5)
+
+    def batches(epoch: int) -> list[Batch]:
+        return list(loader.batches(epoch))
+
+    loader = Loader(slow, 6, prepare, classes=4, augmentation=Augmentation(crop=1), workers=2)
+    found = [batches(epoch) for epoch in (0, 1, 0)]
+    assert sorted(seen) == list(range(20)) and all(map(equal, found[0], found[2]))
+    assert loader.part.size == (5, 5) and loader.part.name(3) == "image 3"
+    monkeypatch.setattr("striate.training.data.preprocess.MOST_KEPT_BYTES", 20 * 75 - 1)
+    loader = Loader(slow, 6, prepare, classes=4, augmentation=Augmentation(crop=1), workers=2)
+    assert loader.part is slow and all(map(equal, batches(0), found[0])) and all(map(equal, batches(1), found[1]))
+    assert len(seen) == 20 + 40
+    assert prepare.kept(part) is part
+
+
 def test_channels_are_made_those_of_the_model() -> None:
     grey, colours = made(2, 1, 4, 4), made(2, 3, 64, 64)
     three, one = Preprocessing((4, 4), 3, (0.0,) * 3, (1.0,) * 3), Preprocessing((64, 64), 1, (0.0,), (1.0,))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "run", "setting_options", "settings_in"]
 
+PROFILED = 3  # rounds of timing for the report: some ten steps
 FILES = {"data": shtab.FILE, "weights": shtab.FILE, "model": SHELL}  # what completes the value of an option
 
 
@@ -100,6 +101,7 @@ def run(options: argparse.Namespace) -> int:
     from ..training.run import train_run
 
     tune_allocator()
+    findings: dict[str, Any] = {}
     given = {**(read_config(options.config) if options.config is not None else {}), **settings_in(options)}
     with current_folder():
         made = train_run(
@@ -107,7 +109,8 @@ def run(options: argparse.Namespace) -> int:
             resume=options.resume,
             overwrite=options.overwrite,
             progress=True,
-            on_ready=_begin,
+            on_ready=lambda ready, folder: findings.update(_begin(ready, folder)),
+            about_layers=lambda ready: {**findings, "times": _times(ready)},
             tell=lambda line: print(line, flush=True),
             **given,
         )
@@ -115,9 +118,9 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _begin(ready: Prepared, folder: Path) -> None:
+def _begin(ready: Prepared, folder: Path) -> dict[str, Any]:
     """Prints what is about to be trained, and what inspecting the model finds; raises for errors if settings are
-    strict.
+    strict. Returns the findings, for the report.
     """
     from ..render.text import labelled
 
@@ -142,13 +145,14 @@ def _begin(ready: Prepared, folder: Path) -> None:
         facts = ready.snapshot.facts
         rows.append(("goes on", f"after epoch {facts['epoch']}, step {facts['step']:,} of {settings.epochs * steps:,}"))
     print("\n".join([*labelled(rows, output.width(60)), ""]), flush=True)
-    _lint(ready)
+    return _lint(ready)
 
 
-def _lint(ready: Prepared) -> None:
+def _lint(ready: Prepared) -> dict[str, Any]:
     from torch import nn
 
     from ..analysis.inspect.inspection import inspect
+    from ..analysis.inspect.words import counted
     from ..analysis.lint.group import grouped
     from ..analysis.lint.ignore import configured
 
@@ -166,8 +170,9 @@ def _lint(ready: Prepared) -> None:
         )
     except (ValueError, RuntimeError) as error:  # the first step says so too, if it is the model's mistake
         print(f"the model could not be inspected: {describe_error(error)}\n", flush=True)
-        return
-    for group in grouped(report.findings):
+        return {}
+    groups = grouped(report.findings)
+    for group in groups:
         print(f"{group.severity}: {group.rule}: {group.places}{group.scope}: {group.message}")
     if report.findings:
         print(flush=True)
@@ -175,6 +180,22 @@ def _lint(ready: Prepared) -> None:
     if settings.strict and errors:
         hint = "Mend the model, or leave --strict out."
         raise ArgumentError(build("train", "a model without errors, since it is strict", ", ".join(errors), hint=hint))
+    return {"groups": groups, "counted": counted(groups)}
+
+
+def _times(ready: Prepared) -> dict[str, Any] | None:
+    """What the report shows of the layers' times in a step; None for a model that cannot be profiled."""
+    import torch
+
+    from ..diagnostics import profile
+    from ..diagnostics.page import times
+
+    settings, preprocessing = ready.settings, ready.preprocessing
+    images = torch.zeros(settings.batch_size // settings.accumulate, preprocessing.channels, *preprocessing.size)
+    try:
+        return times(profile(ready.model, images, rounds=PROFILED, next_best=False))
+    except (TypeError, ValueError, RuntimeError):  # a page without times is a page still
+        return None
 
 
 def _print_end(made: Run) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -60,7 +60,7 @@ def _symmetric(most: float) -> tuple[float, float]:
     return -most, most
 
 
-def draw(model: Model, law: str, gain: float = math.sqrt(2)) -> Model:
+def draw(model: Model, law: str, gains: Mapping[torch.nn.Module, float] | None = None) -> Model:
     r"""Gives each convolution and linear layer new weights of a law and a bias of 0; returns the model.
 
     .. math::
@@ -70,7 +70,8 @@ def draw(model: Model, law: str, gain: float = math.sqrt(2)) -> Model:
     fan_in is the number of inputs that an output sums, fan_out the number of outputs that an input reaches, without the
     stride: with taps K and G groups C_in·K/G and C_out·K/G. Parameters are made anew, those of norms stay.
 
-    law: "he", "xavier" or "normal"; gain: g, √2 for the ReLU.
+    law: "he", "xavier" or "normal"; gains: g of a layer, 1 for a layer that has none. A layer that reads a ReLU has √2,
+    so that the mean square of its outputs is that of its inputs before the ReLU.
 
     Raises ArgumentError for a layer that computes its weight from other parameters.
 
@@ -78,7 +79,7 @@ def draw(model: Model, law: str, gain: float = math.sqrt(2)) -> Model:
     training deep feedforward neural networks", 2010; A. Krizhevsky et al., "ImageNet Classification with Deep
     Convolutional Neural Networks", 2012, section 5.
 
-    >>> layer = draw(nn.Linear(200, 300), "he", gain=1.0)
+    >>> layer = draw(nn.Linear(200, 300), "he")
     >>> bool(layer.bias.any()), abs(layer.weight.std().item() * 200**0.5 - 1) < 0.02
     (False, True)
     """
@@ -94,7 +95,7 @@ def draw(model: Model, law: str, gain: float = math.sqrt(2)) -> Model:
             if tensor is not None and tensor not in made:
                 made[tensor] = torch.nn.Parameter(torch.empty_like(tensor), requires_grad=tensor.requires_grad)
                 if key == "weight":
-                    LAWS[law](made[tensor], *_fans(layer), gain)
+                    LAWS[law](made[tensor], *_fans(layer), (gains or {}).get(layer, 1.0))
                 else:
                     init.zeros_(made[tensor])
             layer._parameters[key] = None if tensor is None else made[tensor]

@@ -55,6 +55,7 @@ _GATES = (torch.nn.Sigmoid, torch.nn.Hardsigmoid, torch.nn.Tanh)  # these may sc
 _MAX_POOLS = (torch.nn.MaxPool1d, torch.nn.MaxPool2d, torch.nn.MaxPool3d)
 _AVG_POOLS = (torch.nn.AvgPool1d, torch.nn.AvgPool2d, torch.nn.AvgPool3d)
 _GLOBAL_POOLS = (GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d)
+_THROUGH = (torch.nn.Flatten, torch.nn.Dropout, torch.nn.Dropout2d, torch.nn.Identity)  # these only pass values on
 _ADAPTIVE_POOLS = (torch.nn.AdaptiveAvgPool1d, torch.nn.AdaptiveAvgPool2d, torch.nn.AdaptiveAvgPool3d)
 
 
@@ -76,7 +77,7 @@ def vary(
     average pooling becomes the other, or a convolution with its window and stride. head: the last feature map is
     flattened, or each of its channels averaged ("gap") for one linear layer. activation: of all hidden layers. init:
     the law that weights of convolutions and linear layers are drawn from anew (:func:`.initial.draw`), by torch's
-    random generator; biases become 0.
+    random generator, with the :func:`gain` of the activation that a layer reads; biases become 0.
 
     sample_shape: of one sample, ``(C, H, W)``. Returns a copy, in the same mode; layers that no knob changes share
     their parameters and buffers with ``model``, and keep their names in ``state_dict``. The model stays as it is.
@@ -123,8 +124,7 @@ def vary(
             hint = "Its own code depends on the layers that change: change them there."
             raise ArgumentError(build("vary", f"a model that gives {scores} with {knob}={value!r}", got, hint=hint))
     if init is not None:
-        kind = _activation_of(places)
-        draw(made, init, gain(kind) if kind is not None else 1.0)
+        draw(made, init, _gains(places))
     varied: Model = made
     return varied
 
@@ -134,6 +134,8 @@ def gain(activation: Module) -> float:
     passes through a network.
 
     .. math:: g = 1/\sqrt{E[f(z)²]}, \quad z ∼ N(0, 1)
+
+    A layer that reads f(z) of such z then gives values of mean square 1 again.
 
     Source: K. He, X. Zhang, S. Ren, J. Sun, "Delving Deep into Rectifiers", 2015, section 2.2, for any f in place of
     the ReLU, whose g is √2.
@@ -147,6 +149,21 @@ def gain(activation: Module) -> float:
     with torch.no_grad():
         square = (copy.deepcopy(activation).to("cpu", torch.float64)(z) ** 2 * density).sum().item() * step
     return 1 / math.sqrt(square)
+
+
+def _gains(places: Places) -> dict[Module, float]:
+    """The gain of the activation that each layer with weights reads, through pooling and whatever else keeps values;
+    a layer that reads a norm, a sum or another layer has none.
+    """
+    through = (*_MAX_POOLS, *_AVG_POOLS, *_ADAPTIVE_POOLS, *_GLOBAL_POOLS, *_THROUGH, _Permute)
+    found: dict[Module, float] = {}
+    for part in places.of(WEIGHTED):
+        before = places.before(part)
+        while before is not None and isinstance(places.module(before), through):
+            before = places.before(before)
+        if before is not None and isinstance(places.module(before), _ACTIVATIONS):
+            found[places.module(part)] = gain(places.module(before))
+    return found
 
 
 def _refuse(knob: str, value: str, why: str, hint: str | None = None) -> ArgumentError:
@@ -419,13 +436,12 @@ def _before_head(places: Places, linear: Part) -> tuple[list[Part], Part | None]
     """The parts between the last feature map and the first linear layer, the nearest to it first, and the part that
     makes the feature map; None if that is the model's input.
     """
-    through = (torch.nn.Flatten, torch.nn.Dropout, torch.nn.Dropout2d, torch.nn.Identity)
     between: list[Part] = []
     part = places.before(linear)
     while part is not None:
         averages = _averages(places, part) or isinstance(places.module(part), _ADAPTIVE_POOLS)
         norm = isinstance(places.module(part), NORMS) and not any(_averages(places, p) for p in between)
-        if not averages and not norm and not isinstance(places.module(part), through):
+        if not averages and not norm and not isinstance(places.module(part), _THROUGH):
             return between, part
         between.append(part)
         part = places.before(part)

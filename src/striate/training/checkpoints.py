@@ -78,19 +78,20 @@ def latest(folder: Path, tell: Callable[[str], object] = warnings.warn) -> Snaps
     Raises CheckpointError if there are checkpoints and each of them is damaged.
     """
     digests = {entry.file: entry.sha256 for entry in _listed(folder)}
-    damaged: list[str] = []
+    damaged: dict[str, str] = {}
     for file in reversed(_files(folder)):
         try:
             snapshot = _read(folder / file, digests.get(file))
         except Damaged as found:
-            damaged.append(f"{file} is {found}")
+            damaged[file] = str(found)
             continue
-        for line in damaged:
-            tell(f"{line}: it is damaged, and the run goes on from {file}")
+        for name, why in damaged.items():
+            tell(f"{name} is damaged ({why}): the run goes on from {file}")
         return snapshot
     if damaged:
+        got = "; ".join(f"{name}: {why}" for name, why in damaged.items())
         hint = "Copy the folder afresh, or begin again with --overwrite."
-        raise CheckpointError(build("resume", "a sound checkpoint", "; ".join(damaged), folder=folder, hint=hint))
+        raise CheckpointError(build("resume", "a sound checkpoint", got, folder=folder, hint=hint))
     return None
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import re
 import stat
 import zipfile
 from collections.abc import Mapping
@@ -146,10 +148,14 @@ def _torchs(path: Path, file_bytes: int, archive: bool) -> dict[str, Tensor]:
     except CheckpointError:
         raise
     except Exception as error:  # whatever a damaged or hostile pickle raises
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        unsafe = next((line for line in lines if "Unsupported" in line or "GLOBAL" in line), None)
-        why = unsafe or (lines[0] if lines else type(error).__name__)
-        raise _refused(path, "a checkpoint of torch with nothing but tensors", why.rstrip(".")[:200], fix) from None
+        names = re.search(r"GLOBAL (\S+) was not an allowed", str(error))
+        if names:
+            why = f"a pickle that uses {names[1]}"
+        elif isinstance(error, pickle.UnpicklingError):
+            why = "a pickle of something else, or a damaged one"
+        else:
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
+        raise _refused(path, "a checkpoint of torch with nothing but tensors", why, fix) from None
     for wrapper in WRAPPERS:
         if isinstance(held, Mapping) and isinstance(held.get(wrapper), Mapping):
             held = held[wrapper]
@@ -235,7 +241,8 @@ def new_head(model: Module, classes: int) -> str:
         raise ArgumentError(build("new_head", "at least 2 classes", repr(classes), hint=hint))
     path = head_of(model)
     layer: Any = model.get_submodule(path)
-    factory: dict[str, Any] = {"bias": layer.bias is not None, "device": layer.weight.device, "dtype": layer.weight.dtype}
+    weight = layer.weight
+    factory: Any = {"bias": layer.bias is not None, "device": weight.device, "dtype": weight.dtype}
     if isinstance(layer, torch.nn.Linear):
         if layer.out_features == classes:
             return path
@@ -244,7 +251,8 @@ def new_head(model: Module, classes: int) -> str:
         if layer.out_channels == classes:
             return path
         window: Any = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-        made = nn.Conv2d(layer.in_channels, classes, *window, padding_mode=layer.padding_mode, **factory)
+        factory |= {"padding_mode": layer.padding_mode}
+        made = nn.Conv2d(layer.in_channels, classes, *window, **factory)
     else:
         hint = "Give the model the number of classes when it is made."
         raise ArgumentError(build("new_head", "a linear layer or a convolution as head", f"{path}: {layer}", hint=hint))

@@ -15,11 +15,24 @@ from pathlib import Path
 from ..errors import ArgumentError, build
 from ..files import remove_left
 
-__all__ = ["CHECKPOINTS", "CONFIG", "METRICS", "MODEL", "PICTURES", "clear", "has_ended", "holds_run", "working_in"]
+__all__ = [
+    "CHECKPOINTS",
+    "CONFIG",
+    "METRICS",
+    "MODEL",
+    "PICTURES",
+    "REPORT",
+    "WATCH",
+    "clear",
+    "has_ended",
+    "holds_run",
+    "working_in",
+]
 
 MODEL, METRICS, CONFIG, CHECKPOINTS = "model.safetensors", "metrics.json", "config.toml", "checkpoints"
+WATCH, REPORT = "watch.jsonl", "report.html"
 PICTURES = ("curves.png", "filters.png", "confusion.png")
-OURS = (METRICS, CONFIG, MODEL, "model.previous.safetensors", *PICTURES, "report.html")  # metrics.json goes first
+OURS = (METRICS, CONFIG, MODEL, "model.previous.safetensors", *PICTURES, WATCH, REPORT)  # metrics.json goes first
 
 
 def holds_run(folder: Path) -> bool:

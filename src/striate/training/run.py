@@ -35,11 +35,13 @@ from .config import read_config, write_config
 from .data import DataSet, Preprocessing, open_data
 from .evaluation import evaluate
 from .fit import fit
-from .folder import CHECKPOINTS, CONFIG, METRICS, MODEL, clear, has_ended, holds_run, working_in
+from .folder import CHECKPOINTS, CONFIG, METRICS, MODEL, REPORT, WATCH, clear, has_ended, holds_run, working_in
 from .history import History
+from .report import report
 from .settings import RunSettings, knobs, resolved
 from .signals import Asked, Stopped, listen
 from .state import Snapshot
+from .watch import Record, Watch
 
 __all__ = ["Prepared", "Run", "open_run", "prepare", "train_run"]
 
@@ -154,6 +156,7 @@ def train_run(
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
     on_ready: Callable[[Prepared, Path], object] = lambda ready, folder: None,
+    about_layers: Callable[[Prepared], Mapping[str, Any]] = lambda ready: {},
     tell: Callable[[str], object] = lambda line: None,
     **changes: Any,
 ) -> Run:
@@ -163,7 +166,8 @@ def train_run(
     by default a new one, ``runs/<model>-<kind of data>``; resume: go on from the last checkpoint in it, bit for bit as
     if the run had never ended, or begin where there is none; overwrite: remove the run that is in it; callbacks: told
     of each step and epoch; progress: show a bar; on_ready: called before training with what is trained, and where
-    results go; tell: called with what else is to be said, a line each.
+    results go; about_layers: called after it for what the report is to tell of the model, as :func:`.report.report`
+    takes it: findings and times; tell: called with what else is to be said, a line each.
 
     While it trains, SIGINT and SIGTERM finish the step, save a checkpoint, and raise Stopped, a KeyboardInterrupt; a
     second one ends the process.
@@ -191,7 +195,7 @@ def train_run(
                 tell(f"the run in {folder} has ended already: nothing is left to do")
                 return open_run(folder)
             with _computing_as(asked_for):
-                return _train(asked_for, folder, asked, resume, callbacks, progress, on_ready, tell)
+                return _train(asked_for, folder, asked, resume, callbacks, progress, on_ready, about_layers, tell)
         except Stopped as stopped:
             is_begun = holds_run(folder)
             more = f" Go on with: striate train --resume --out {shlex.quote(str(folder))}" if is_begun else ""
@@ -206,6 +210,7 @@ def _train(
     callbacks: Sequence[Callback],
     progress: bool,
     on_ready: Callable[[Prepared, Path], object],
+    about_layers: Callable[[Prepared], Mapping[str, Any]],
     tell: Callable[[str], object],
 ) -> Run:
     start = time.perf_counter()
@@ -220,23 +225,31 @@ def _train(
         folder / CHECKPOINTS, settings.checkpoint_minutes, lambda: "a signal" if asked.signum is not None else None
     )
     log = [TensorBoard(folder / "tensorboard")] if settings.log == "tensorboard" else []
+    watch = Watch(folder / WATCH)
     asked.waits = True
     history = fit(
         ready.model,
         ready.data,
         settings,
         preprocessing=ready.preprocessing,
-        callbacks=[*log, *callbacks, keep],
+        callbacks=[watch, *log, *callbacks, keep],
         resume=ready.snapshot,
         progress=progress,
     )
     asked.waits = False
     if asked.signum is not None:
         raise asked.stop("stopped.")
-    return _finish(ready, folder, history, time.perf_counter() - start)
+    return _finish(ready, folder, history, watch.records, about_layers, time.perf_counter() - start)
 
 
-def _finish(ready: Prepared, folder: Path, history: History, seconds: float) -> Run:
+def _finish(
+    ready: Prepared,
+    folder: Path,
+    history: History,
+    records: Sequence[Record],
+    about_layers: Callable[[Prepared], Mapping[str, Any]],
+    seconds: float,
+) -> Run:
     """Evaluates the trained model, and writes all files, the metrics last."""
     settings, data, preprocessing, model, *_ = ready
     part = "test" if "test" in data.parts else "val"
@@ -255,6 +268,19 @@ def _finish(ready: Prepared, folder: Path, history: History, seconds: float) -> 
     if weight is not None:
         figures.filters(weight, folder / "filters.png")
     figures.confusion(found.predictions, found.labels, folder / "confusion.png")
+    page = report(
+        model,
+        data,
+        found,
+        history,
+        settings=settings,
+        preprocessing=preprocessing,
+        part=part,
+        name=f"{settings.model} on {settings.data}",
+        records=records,
+        **about_layers(ready),
+    )
+    write_atomically(folder / REPORT, page)
     metrics = {
         "model": settings.model,
         "data": settings.data,

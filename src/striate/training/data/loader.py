@@ -44,7 +44,8 @@ class Loader:
     Every epoch visits each image once. The sizes of batches differ by one image at most, and none is larger than
     ``batch_size``. The order depends on (seed, epoch) alone and what an augmentation does to an image on (seed, epoch,
     index), so a loader has no state: two integers, the epoch and the batches done, say where it is. Neither the number
-    of workers nor that of torch's threads changes a bit.
+    of workers nor that of torch's threads changes a bit. Images that must be decoded are kept at their new size if all
+    of them fit into 512 MiB, see :meth:`.Preprocessing.kept`.
 
     classes: the number of them; shuffle: whether the order is random, else it is the part's; workers: threads that
     decode and augment ahead, each two batches at most and on one thread of its own, 0 for none; waited_s: how long
@@ -81,7 +82,7 @@ class Loader:
                 raise ArgumentError(build("loader", f"{name} from {least} to {most}", repr(value), hint=hint))
         if augmentation is not None:
             augmentation.check(preprocessing.size)
-        self.part, self.batch_size, self.preprocessing = part, batch_size, preprocessing
+        self.part, self.batch_size, self.preprocessing = preprocessing.kept(part), batch_size, preprocessing
         self.classes, self.seed, self.augmentation = classes, seed, augmentation
         self.shuffle, self.workers = shuffle, workers
         self.waited_s = 0.0

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...errors import DataError, build
 from ...moments import Moments
-from .dataset import Part
+from .dataset import Decoded, Part
 
 __all__ = ["Preprocessing"]
 
@@ -24,6 +24,7 @@ OWN_PIXELS = 2**18  # images of one size of at most 512×512 pixels keep it
 USUAL_PX = 224  # the side of others, at most, unless a size is named
 SAMPLE = 500  # images that are decoded to measure moments: the error of the mean is a twentieth of the deviation
 CHUNK_VALUES = 2**22  # measured at once: 32 MB in float64
+MOST_KEPT_BYTES = 2**29  # of a part's images at their new size: 3,566 of 224×224 in colour
 LUMA = (19595, 38470, 7471)  # 2¹⁶ times ITU-R BT.601's weights, as Pillow has them
 
 
@@ -110,6 +111,18 @@ class Preprocessing:
             images[place] = self._fitted(part.image(index)[None])[0]
         return images
 
+    def kept(self, part: Part) -> Part:
+        """The part with each image resized when it is first asked for, and kept then: further epochs decode nothing.
+
+        A part whose images lie in memory, or would take more than 512 MiB there, is returned as it is.
+        """
+        images, count = part.images, len(part)
+        if isinstance(images, Tensor) or count * self.channels * math.prod(self.size) > MOST_KEPT_BYTES:
+            return part
+        names = [part.name(index) for index in range(count)]
+        decoded = Decoded(_Kept(self, part), self.channels, [self.size] * count, names, torch.arange(count))
+        return Part(decoded, part.labels, part.boxes)
+
     def normalized(self, images: Tensor) -> Tensor:
         """``(x - mean)/std`` of values from 0 to 1, or of bytes, of which 255 stands for 1.
 
@@ -159,6 +172,21 @@ class Preprocessing:
             raise _error(f"a dict of {', '.join(names)}", repr(data)[:80], "Take it from the run that has it.")
         size, mean, std = (tuple(v) if isinstance(v, list) else v for v in (data["size"], data["mean"], data["std"]))
         return cls(size, data["channels"], mean, std)
+
+
+class _Kept:
+    """Gives the resized image of an index. Two threads that ask for one at once both make it, and write the same."""
+
+    def __init__(self, prepare: Preprocessing, part: Part) -> None:
+        self.prepare, self.part = prepare, part
+        self.images = torch.empty(len(part), prepare.channels, *prepare.size, dtype=torch.uint8)  # no memory until used
+        self.is_made = [False] * len(part)
+
+    def __call__(self, index: int) -> Tensor:
+        if not self.is_made[index]:
+            self.images[index] = self.prepare.pixels(self.part, torch.tensor([index]))[0]
+            self.is_made[index] = True
+        return self.images[index]
 
 
 def _wanted(part: Part, size: int | tuple[int, int] | None) -> tuple[int, int]:
