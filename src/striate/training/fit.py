@@ -110,7 +110,7 @@ def _train_epoch(training: Training, callbacks: Sequence[Callback]) -> None:
             with _buffers_restored_on_error(model):
                 loss, right = _gradients(model, batch, len(training.data.classes), settings)
                 if not math.isfinite(loss):
-                    raise _not_finite(training, loss, rate)
+                    raise _not_finite(training, "a loss that stays finite", loss, training.step + 1)
             if settings.clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
             optimizer.step()
@@ -152,8 +152,12 @@ def _evaluate_epoch(training: Training) -> Epoch:
     start = time.perf_counter()
     training.check_weights()
     part, classes = training.data.parts[training.monitored], training.data.classes
-    with training.averaged():
-        found = evaluate(training.model, part, training.preprocessing, classes=classes)
+    try:
+        with training.averaged():
+            found = evaluate(training.model, part, training.preprocessing, classes=classes)
+    except NotFinite:
+        expects = f"scores that stay finite on the {training.monitored} part"
+        raise _not_finite(training, expects, "infinity or NaN", training.step) from None
     return training.end_epoch(found.loss, found.accuracy, time.perf_counter() - start)
 
 
@@ -164,10 +168,11 @@ def _check_scores(scores: Tensor, shape: tuple[int, int]) -> None:
         raise ShapeError(build("training", f"scores of shape {shape} from the model", got, hint=hint))
 
 
-def _not_finite(training: Training, loss: float, rate: float) -> NotFinite:
-    facts = {"step": f"{training.step + 1} of {training.steps}", "epoch": training.epoch + 1, "learning_rate": rate}
+def _not_finite(training: Training, expects: str, got: object, step: int) -> NotFinite:
+    rate = training.optimizer.param_groups[0]["lr"]
+    facts = {"step": f"{step} of {training.steps}", "epoch": training.epoch + 1, "learning_rate": rate}
     hint = "Lower learning_rate, limit the gradient with clip=1, or raise warm_up."
-    return NotFinite(build("training", "a loss that stays finite", loss, hint=hint, **facts))
+    return NotFinite(build("training", expects, got, hint=hint, **facts))
 
 
 @contextmanager
