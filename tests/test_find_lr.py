@@ -32,13 +32,13 @@ def model() -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
 
 
-def tested(net: nn.Module | None = None, steps: int = 80, **changes: object) -> RangeTest:
+def ranged(net: nn.Module | None = None, steps: int = 80, **changes: object) -> RangeTest:
     settings = {"batch_size": 20, "threads": 1, "workers": 0, **changes}
     return find_lr(net or model(), data(), preprocessing=SAME, steps=steps, **settings)
 
 
 def test_the_rate_rises_from_the_lowest_to_the_highest_by_one_factor() -> None:
-    found = tested(steps=20, lowest=1e-6, highest=1e-3)
+    found = ranged(steps=20, lowest=1e-6, highest=1e-3)
     assert len(found.rates) == len(found.losses) == 20 and not found.diverged
     assert found.rates[0] == pytest.approx(1e-6, rel=1e-12) and found.rates[-1] == pytest.approx(1e-3, rel=1e-12)
     factors = [later / rate for rate, later in zip(found.rates, found.rates[1:], strict=False)]
@@ -58,7 +58,7 @@ def test_the_suggestion_is_a_third_of_the_rate_of_the_lowest_loss() -> None:
 
 
 def test_a_model_that_learns_gets_a_suggestion_and_then_diverges() -> None:
-    found = tested()
+    found = ranged()
     assert found.diverged and len(found.rates) < 80
     assert found.suggestion is not None and 1e-3 < found.suggestion < found.lowest < found.rates[-1]
     assert found.summary == (
@@ -68,7 +68,7 @@ def test_a_model_that_learns_gets_a_suggestion_and_then_diverges() -> None:
 
 
 def test_a_loss_that_does_not_fall_gets_no_suggestion() -> None:
-    found = tested(steps=20, lowest=1e-12, highest=1e-10)
+    found = ranged(steps=20, lowest=1e-12, highest=1e-10)
     assert found.suggestion is None and not found.diverged
     assert found.summary == (
         "the loss does not fall at any learning rate up to 1e-10, try other rates, or more steps"
@@ -79,7 +79,7 @@ def test_a_loss_that_does_not_fall_gets_no_suggestion() -> None:
 def test_a_loss_that_is_not_finite_ends_the_test() -> None:
     net = model()
     net.append(nn.Linear(3, 3))
-    found = tested(net[:2].append(nn.Linear(16, 3)), steps=20, lowest=1e25, highest=1e30)
+    found = ranged(net[:2].append(nn.Linear(16, 3)), steps=20, lowest=1e25, highest=1e30)
     assert found.diverged and len(found.losses) < 20 and all(map(math.isfinite, found.losses))
 
 
@@ -87,7 +87,7 @@ def test_the_model_and_the_random_state_are_not_touched() -> None:
     net = model().eval()
     state = {name: value.clone() for name, value in net.state_dict().items()}
     before = torch.get_rng_state()
-    tested(net, steps=20)
+    ranged(net, steps=20)
     assert torch.equal(torch.get_rng_state(), before) and not net.training and not net[2].training
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
     assert all(parameter.grad is None for parameter in net.parameters())
@@ -111,12 +111,12 @@ def test_the_model_and_the_random_state_are_not_touched() -> None:
 )
 def test_what_is_out_of_range_is_refused(asked: dict[str, float], message: str) -> None:
     with pytest.raises(ArgumentError) as error:
-        tested(**{"steps": 40, **asked})
+        ranged(**{"steps": 40, **asked})
     assert str(error.value) == message
 
 
 def test_the_picture_is_drawn(tmp_path: Path) -> None:
-    tested(steps=40).draw(tmp_path / "rates.png")
+    ranged(steps=40).draw(tmp_path / "rates.png")
     with Image.open(tmp_path / "rates.png") as picture:
         assert picture.width > 1000 and len(picture.convert("RGB").getcolors(2**20) or ()) > 50
 
