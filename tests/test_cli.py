@@ -402,7 +402,7 @@ def test_a_full_disk_leaves_the_old_page_and_names_the_file(
         (
             ["train"],
             "sklearn",
-            "train expects the package scikit-learn, got no such package. Install it with: pip install "
+            "digits expects the package scikit-learn, got no such package. Install it with: pip install "
             "'striate[train]'.",
         ),
         (

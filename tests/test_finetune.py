@@ -239,6 +239,27 @@ def test_an_archive_that_expands_is_refused(tmp_path: Path) -> None:
         load_weights(small(), path)
 
 
+@pytest.mark.parametrize("legacy", [False, True], ids=["archive", "pickle"])
+@pytest.mark.parametrize("claimed", [2000, 2**45, 2**62])
+def test_a_claim_of_more_numbers_than_the_file_holds_is_refused(legacy: bool, claimed: int, tmp_path: Path) -> None:
+    path = tmp_path / "claim.pth"
+    torch.save({"weight": torch.arange(1000.0)}, path, _use_new_zipfile_serialization=not legacy)
+    number, larger = b"M\xe8\x03", b"\x8a\x08" + claimed.to_bytes(8, "little")  # as pickles write 1000 and a long
+    if legacy:
+        content = path.read_bytes()
+        assert content.count(number) == 2
+        size = content.replace(number, larger).replace((1000).to_bytes(8, "little"), claimed.to_bytes(8, "little"))
+        path.write_bytes(size)
+    else:
+        with zipfile.ZipFile(path) as old:
+            entries = {name: old.read(name) for name in old.namelist()}
+        with zipfile.ZipFile(path, "w") as new:
+            for name, content in entries.items():
+                new.writestr(name, content.replace(number, larger) if name.endswith("data.pkl") else content)
+    with pytest.raises(CheckpointError, match="load_weights expects a checkpoint of torch with nothing but tensors"):
+        load_weights(small(), path)
+
+
 @pytest.mark.parametrize("kind", ["striate", "safetensors", "torch", "legacy"])
 def test_no_truncated_file_loads(kind: str, tmp_path: Path) -> None:
     path = written(tmp_path, kind, state_of(small(seed=1)))

@@ -491,6 +491,10 @@ def test_what_cannot_be_meant_is_refused_before_any_work(data: DataSet) -> None:
         "training expects a model with a parameter that learns, got none. Call model.requires_grad_(), or freeze less "
         "of it."
     )
+    assert message(ArgumentError, lambda: fit(nn.Sequential(nn.Flatten(), nn.LazyLinear(5)), data)) == (
+        "training expects a model whose parameters have their sizes, got a lazy 1.weight. Call it once on an image: "
+        "model(preprocessing(data.parts['train'].image(0))[None])."
+    )
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -186,7 +186,7 @@ def test_two_runs_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_comparison_as_json_and_as_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [made_run(tmp_path / name / "run", seed=seed) for seed, name in enumerate("ab")]
     picture = tmp_path / "both.png"
-    assert main(["compare", *map(str, folders), "--json", "--png", str(picture)]) == 0
+    assert main(["compare", *map(str, folders), "--json", "--picture", str(picture)]) == 0
     out, err = capsys.readouterr()
     told = json.loads(out)
     assert told["differences"] == {"seed": [0, 1]} and len(told["runs"][1]["epochs"]) == 8
@@ -227,5 +227,5 @@ def test_comparisons_that_cannot_be_made_are_refused_before_any_work(
     ):
         assert main(["compare", *map(str, runs)]) == 2
         assert capsys.readouterr().err == f"striate: {text}\n"
-    assert main(["compare", str(folder), str(folder / ".."), "--png", str(tmp_path / "x.jpg")]) == 2
-    assert "--png with a file that ends in .png" in capsys.readouterr().err
+    assert main(["compare", str(folder), str(folder / ".."), "--picture", str(tmp_path / "x.jpg")]) == 2
+    assert "--picture with a file that ends in .png" in capsys.readouterr().err

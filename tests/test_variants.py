@@ -172,8 +172,8 @@ def test_a_knob_works_on_a_small_model_or_is_refused(name: str, knob: str, value
 @pytest.mark.parametrize("name", [name for name in models.NAMES if name not in SMALL])
 @pytest.mark.parametrize(("knob", "value"), CELLS)
 def test_a_knob_works_on_any_model_or_is_refused(name: str, knob: str, value: str) -> None:
-    torch.manual_seed(0)
-    check_cell(name, knob, value)
+    with torch.device("meta"):  # the same steps without values, which the small models have
+        check_cell(name, knob, value)
 
 
 @pytest.mark.parametrize(
@@ -465,6 +465,29 @@ def test_norms_of_a_users_network_move() -> None:
     assert mean.abs().max() < 1e-6
 
 
+def test_activations_that_write_into_their_input_are_seen() -> None:
+    layers = [torch.nn.Conv2d(3, 8, 3, bias=False), torch.nn.BatchNorm2d(8), torch.nn.ReLU(inplace=True)]
+    layers += [torch.nn.MaxPool2d(2), torch.nn.Flatten(), torch.nn.Linear(72, CLASSES)]
+    model = torch.nn.Sequential(*layers)
+    made = vary(model, (3, 8, 8), norm="batch", norm_position="after", init="he")
+    assert [type(m).__name__ for m in made][:3] == ["Conv2d", "ReLU", "BatchNorm2d"] and made[0].bias is not None
+    check_step(copy.deepcopy(made), (3, 8, 8))
+    last = [vary(one, (3, 8, 8), init="he")[-1].weight.std().item() * 72**0.5 for one in (made, model)]
+    assert last == pytest.approx([1, 2**0.5], rel=0.15)  # it reads a norm; it reads the activation
+
+
+def test_a_model_that_cannot_be_copied_is_told_so() -> None:
+    model = plain(nn.ReLU())
+    model.open_file = open(__file__)  # type: ignore[assignment]  # noqa: SIM115
+    with pytest.raises(ArgumentError) as error:
+        vary(model, (1, 9, 9), activation="silu")
+    model.open_file.close()
+    assert str(error.value) == (
+        "vary expects a model that can be copied, got TypeError: cannot pickle '_io.TextIOWrapper' object. Take out "
+        "what keeps copy.deepcopy(model) from working."
+    )
+
+
 def test_an_averaged_head_is_put_behind_the_layer_before_a_functional_flatten() -> None:
     class Plain(torch.nn.Module):
         def __init__(self) -> None:
@@ -706,3 +729,47 @@ def test_lenet5_refuses_images_that_vanish() -> None:
         models.lenet5(size=(3, 28))
     expected = "lenet5 expects images of at least 4×4 pixels, got 3×28. Use 28×28, or resize the images."
     assert str(error.value) == expected
+
+
+# The guide.
+
+guide = pytest.mark.skipif(not GUIDE.exists(), reason="documents are not installed, only the checkout has them")
+
+
+def table(first: str) -> list[list[str]]:
+    """The rows of the guide's table whose first column has this title."""
+    lines = GUIDE.read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {first} |"))
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in rows]
+
+
+@guide
+def test_the_guide_lists_the_knobs_and_their_values() -> None:
+    rows = {row[0].strip("`"): tuple(re.findall("`(.+?)`", row[1])) for row in table("knob")[2:]}
+    assert rows == KNOBS
+
+
+@guide
+def test_the_guides_table_lists_what_is_refused() -> None:
+    head, _, *rows = table("model")
+    assert [row[0] for row in rows] == list(models.NAMES) and head[1:] == list(KNOBS)
+    listed = {
+        (row[0], knob, value)
+        for row in rows
+        for knob, cell in zip(head[1:], row[1:], strict=True)
+        for value in re.findall("`(.+?)`", cell)
+    }
+    assert listed == set(REFUSED)
+
+
+@guide
+def test_the_numbers_of_the_guide_are_those_of_the_code() -> None:
+    text = " ".join(GUIDE.read_text().split())
+    gap = sum(p.numel() for p in models.classifier("lenet5", 1, (28, 28), 10, head="gap").parameters())
+    assert gap == 520 + 25_050 + 510 and f"{round(gap / 1000)} thousand are left" in text
+    with torch.device("meta"):
+        resnet18 = models.resnet18(classes=5).state_dict()
+    assert f"Loaded {len(resnet18) - 2} tensors." in text
+    with pytest.raises(ArgumentError, match="one with a single position at layer4"), torch.device("meta"):
+        models.classifier("resnet18", 3, (32, 32), 5, norm="instance")

@@ -28,14 +28,14 @@ def add(commands: Commands) -> dict[str, Parser]:
         "compare",
         help="set training runs beside each other: what differs, and their curves",
         description="Shows in which settings runs differ, what each reached, and the accuracy after\n"
-        "each epoch. --png draws loss and accuracy of all of them over one another.",
-        epilog="example:\n  striate compare runs/lenet5-digits runs/lenet5-digits-2 --png compare.png",
+        "each epoch. --picture draws loss and accuracy of all of them over one another.",
+        epilog="example:\n  striate compare runs/lenet5-digits runs/lenet5-digits-2 --picture compare.png",
     )
     option = parser.add_argument
     runs = option("runs", metavar="RUN", nargs="+", help="folders of striate train, two at least")
     runs.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
-    png = "where to draw their curves over one another"
-    option("--png", metavar="FILE", help=png).complete = shtab.FILE  # type: ignore[attr-defined]
+    picture = "where to draw their curves over one another"
+    option("--picture", metavar="FILE", help=picture).complete = shtab.FILE  # type: ignore[attr-defined]
     option("--json", action="store_true", help="JSON in place of the tables")
     parser.set_defaults(command=run)
     return {"compare": parser}
@@ -53,9 +53,9 @@ def run(options: argparse.Namespace) -> int:
         print(output.json_text(told))
     else:
         print("\n\n".join(_tables(names, records, histories)))
-    if options.png is not None:
-        comparison(dict(zip(names, histories, strict=True)), options.png)
-        print(f"written to {options.png}", file=sys.stderr if options.json else sys.stdout)
+    if options.picture is not None:
+        comparison(dict(zip(names, histories, strict=True)), options.picture)
+        print(f"written to {options.picture}", file=sys.stderr if options.json else sys.stdout)
     return 0
 
 
@@ -65,10 +65,10 @@ def _check(options: argparse.Namespace) -> None:
         got = "one" if len(folders) == 1 else "one of them twice"
         hint = "Name two, as runs/lenet5-digits runs/lenet5-digits-2; striate runs lists them."
         raise ArgumentError(build("compare", "two runs at least, each once", got, hint=hint))
-    output.check_files("compare", options.png)
-    if options.png is not None and Path(options.png).suffix.lower() != ".png":
-        expects = "--png with a file that ends in .png"
-        raise ArgumentError(build("compare", expects, repr(options.png), hint="Name another."))
+    output.check_files("compare", options.picture)
+    if options.picture is not None and Path(options.picture).suffix.lower() != ".png":
+        expects = "--picture with a file that ends in .png"
+        raise ArgumentError(build("compare", expects, repr(options.picture), hint="Name another."))
 
 
 def _tables(names: list[str], records: list[RunRecord], histories: list[History]) -> list[str]:

@@ -13,6 +13,7 @@ from torch.nn import Module
 
 from .. import nn
 from .._torch import ConvBase, NormBase
+from ..errors import ArgumentError, build, describe_error
 from ..graph.neighbours import Neighbours, Part
 from ..graph.recording import Operation, record
 from ..graph.running import tensors_like
@@ -34,6 +35,8 @@ NORMS: tuple[Any, ...] = (
 def skeleton(model: Module) -> Module:
     """A copy of the modules that shares their parameters, buffers and other tensors with ``model``.
 
+    Raises ArgumentError if some other part of the model cannot be copied.
+
     >>> model = nn.Sequential(nn.Linear(2, 2))
     >>> made = skeleton(model)
     >>> made[0] is model[0], made[0].weight is model[0].weight
@@ -41,7 +44,11 @@ def skeleton(model: Module) -> Module:
     """
     held = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
     shared: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers(), *held)}
-    return copy.deepcopy(model, shared)
+    try:
+        return copy.deepcopy(model, shared)
+    except Exception as error:
+        hint = "Take out what keeps copy.deepcopy(model) from working."
+        raise ArgumentError(build("vary", "a model that can be copied", describe_error(error), hint=hint)) from error
 
 
 class Places:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, ShapeError, build
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-__all__ = ["comparison", "confusion", "curves", "filters", "first_filters"]
+__all__ = ["comparison", "confusion", "curves", "filters", "first_filters", "rates"]
 
 INK, GREY, LIGHT = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, ORANGE = "#1f6fb4", "#d9661f"  # distinct in every common colour blindness, and by lightness in print
 RUN_COLORS = ("#1f6fb4", "#d9661f", "#2e8b57", "#8d5fd3", "#c2185b", "#7d6400", "#00838f", "#5d4037")
 DPI = 150
 MONITORED = {"val": "validation", "test": "test"}
+GAP = 0.12  # between two pictures of filters, in parts of one
 MOST_CELLS = 256  # pictures in one figure; with more, a 5×5 filter is too small to see
 
 
@@ -157,6 +158,9 @@ def filters(weight: Tensor, path: str | os.PathLike[str]) -> None:
         raise ShapeError(
             build("figures.filters", wanted, tuple(weight.shape), hint="Pick some filters: weight[:16, :3].")
         )
+    needs("figures.filters", "matplotlib")
+    from matplotlib.patches import Rectangle
+
     count, channels, height, width = weight.shape
     if channels == 1:
         square = math.isqrt(count - 1) + 1
@@ -172,21 +176,22 @@ def filters(weight: Tensor, path: str | os.PathLike[str]) -> None:
     figure = _figure(max(4.5, 1.1 * columns + 1.6), max(2.5, 1.1 * rows * height / width + names_in + 0.7), pad_in=0.06)
     size = f"{height}×{width}" + f" on {channels} channels" * (channels > 1)
     figure.suptitle(f"The {count} filter{'s' * (count > 1)} of the first layer, {size}", color=INK, fontsize=14)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for index, axes in enumerate(grid.flat):
-        axes.set(xticks=[], yticks=[])
-        if index >= len(pictures):
-            axes.axis("off")
-            continue
-        image = axes.imshow(pictures[index], cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
-        for spine in axes.spines.values():
-            spine.set_color(GREY)
-            spine.set_linewidth(0.6)
+    axes, tall = figure.subplots(), height / width
+    named = 0.3 if channels == 1 else GAP  # where a number stands above each picture
+    for index, picture in enumerate(pictures):
+        # one set of axes for all: with its own for each, the layout would take seconds
+        left, top = index % columns * (1 + GAP), index // columns * (tall + named)
+        extent = (left, left + 1, top + tall, top)
+        image = axes.imshow(picture, extent=extent, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
+        axes.add_patch(Rectangle((left, top), 1, tall, fill=False, edgecolor=GREY, linewidth=0.6))
         if index < count:
-            axes.set_title(index, fontsize=9, color=GREY, pad=3)
+            axes.text(left + 0.5, top - 0.05, index, fontsize=9, color=GREY, ha="center", va="bottom")
         if channels > 1 and index % columns == 0:
-            axes.set_ylabel(f"channel {index // columns}", fontsize=9, color=GREY)
-    bar = figure.colorbar(image, ax=grid, pad=0.02, aspect=30)
+            name = f"channel {index // columns}"
+            axes.text(-0.1, top + tall / 2, name, fontsize=9, color=GREY, rotation=90, ha="right", va="center")
+    axes.set(xlim=(-0.02, columns * (1 + GAP)), ylim=(rows * (tall + named), -0.02), aspect="equal")
+    axes.axis("off")
+    bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=30)
     bar.set_label("weight (red adds, blue subtracts)" if rows * height > width else "weight", color=INK, fontsize=9)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, colors=INK)
@@ -269,4 +274,38 @@ def confusion(predictions: Tensor, labels: Tensor, path: str | os.PathLike[str])
     axes.tick_params(which="both", length=0, colors=INK)
     for spine in axes.spines.values():
         spine.set_color(LIGHT)
+    write_png(figure, path, DPI)
+
+
+def rates(
+    learning_rates: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    suggestion: float | None,
+    path: str | os.PathLike[str],
+) -> None:
+    """Draws a range test, the loss over the learning rate on a logarithmic scale, as a PNG file.
+
+    Raises DataError if there are no losses.
+    """
+    if not losses:
+        raise DataError(build("figures.rates", "a loss at least", "none", hint="Begin at a lower learning rate."))
+    needs("figures.rates", "matplotlib")
+
+    figure = _figure(8, 4.2)
+    axes = figure.subplots()
+    axes.plot(learning_rates, losses, ".", color=BLUE, alpha=0.35, markersize=5, label="loss of a step", clip_on=True)
+    axes.plot(learning_rates, smoothed, color=BLUE, linewidth=2, label="smoothed")
+    title = "The loss does not fall"
+    if suggestion is not None:
+        title = f"Learning rate: try {suggestion:.2g}"
+        axes.axvline(suggestion, color=ORANGE, linewidth=2, label=f"suggestion, {suggestion:.2g}")
+        lowest = min(range(len(smoothed)), key=smoothed.__getitem__)
+        rate = learning_rates[lowest]
+        axes.plot(rate, smoothed[lowest], "o", color=INK, label=f"lowest, at {rate:.2g}")
+    highest = 1.25 * max(smoothed[0], *(value for value in smoothed if math.isfinite(value)))
+    axes.set(xscale="log", xlabel="learning rate", ylabel="mean cross entropy [nats]", ylim=(0, highest))
+    axes.set_title(title, color=INK, fontsize=14, pad=12)
+    axes.legend(frameon=False, loc="lower left")
+    _plain(axes)
     write_png(figure, path, DPI)

@@ -57,11 +57,11 @@ def fit(
 
     Raises ArgumentError for settings out of range or that do not fit together or the snapshot, NotFinite (an
     ArgumentError) where the loss is infinite or NaN, ShapeError for a model with other scores, DataError for an image
-    that cannot be read. Whatever ends the training, weights and buffers are those after the last whole step.
+    that cannot be read. The weights and buffers are then those after the last step that was taken.
 
-    >>> from striate.training.data import SHAPES, Part, make_shapes
+    >>> from striate.training.data import Part, make_shapes
     >>> images, labels, _ = make_shapes(60, size=16)
-    >>> data = DataSet("shapes", SHAPES, {"train": Part(images, labels)})
+    >>> data = DataSet("shapes", ("disk", "square", "triangle", "cross", "ring"), {"train": Part(images, labels)})
     >>> history = fit(nn.Sequential(nn.Flatten(), nn.Linear(768, 5)), data, epochs=3)
     >>> len(history), history[2].train_loss < history[0].train_loss
     (3, True)
@@ -118,7 +118,7 @@ def _train_epoch(training: Training, callbacks: Sequence[Callback]) -> None:
                 training.average.step(training.step)
 
             now = time.perf_counter()
-            training.end_step(loss, right, len(batch.indices), now - start, loader.waited_s - waited)
+            training.end_step(batch, loss, right, now - start, loader.waited_s - waited)
             start, waited = now, loader.waited_s
             for callback in callbacks:
                 callback.on_step(training)
@@ -131,9 +131,9 @@ def _gradients(model: nn.Module, batch: Batch, classes: int, settings: FitSettin
     count = len(batch.images)
     parts = min(settings.accumulate, count)
     images, targets = batch.images.tensor_split(parts), batch.targets.tensor_split(parts)
-    has_batch_norms = any(isinstance(module, BATCH_NORMS) for module in model.modules())
+    needs_statistics = parts > 1 and any(isinstance(module, BATCH_NORMS) for module in model.modules())
     loss, right = 0.0, 0
-    with whole_batch_statistics(model, images) if parts > 1 and has_batch_norms else nullcontext():
+    with whole_batch_statistics(model, images) if needs_statistics else nullcontext():
         for x, target in zip(images, targets, strict=True):
             scores = model(x)
             _check_scores(scores, (len(x), classes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ..errors import CheckpointError, build
 from ..files import write_atomically
 from .callbacks import Callback
 from .state import Training
@@ -59,7 +58,7 @@ class Watch(Callback):
     with their neighbours. Nothing of it reaches the training: it stays the same bit for bit.
 
     file: where the records are kept, one a line; a training that goes on from a snapshot goes on with those up to it.
-    records: those so far. Raises CheckpointError where the file cannot be written.
+    Where it cannot be written, the training goes on and the records are kept in memory alone. records: those so far.
 
     Source: the ratio of update and weight, which should be near 10⁻³, as in A. Karpathy, "CS231n: Neural Networks Part
     3", 2015.
@@ -123,15 +122,15 @@ class Watch(Callback):
 
         self._write(append)
 
-    def _write(self, write: Any) -> None:
-        if self.file is None:
-            return
+    def _write(self, write: Callable[[Path], object]) -> None:
+        """Writes to the file. After a write that fails, as on a full disk, none is tried again: a record is not worth
+        a training.
+        """
         try:
-            write(self.file)
-        except OSError as error:
-            fix = "Make room, then go on with --resume: what was saved before is unchanged."
-            got = error.strerror or str(error)
-            raise CheckpointError(build("watch", "a file it can write to", got, file=self.file, hint=fix)) from error
+            if self.file is not None:
+                write(self.file)
+        except OSError:
+            self.file = None
 
 
 def interval(steps: int, steps_per_epoch: int) -> int:
