@@ -11,6 +11,7 @@ from .parameters import parameter_groups
 from .run import Run, open_run, train_run
 from .settings import FitSettings, RunSettings
 from .state import NotFinite, Snapshot, Training
+from .watch import Watch
 
 __all__ = [
     "Callback",
@@ -28,6 +29,7 @@ __all__ = [
     "Split",
     "TensorBoard",
     "Training",
+    "Watch",
     "digits",
     "evaluate",
     "fit",
