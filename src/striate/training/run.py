@@ -138,7 +138,7 @@ def prepare(settings: RunSettings, snapshot: Snapshot | None = None) -> Prepared
 
     >>> ready = prepare(RunSettings(model="cnn_bn"))
     >>> ready.preprocessing.size, ready.settings.crop, sum(p.numel() for p in ready.model.parameters())
-    ((28, 28), 2, 20714)
+    ((28, 28), 2, 20586)
     """
     data = open_data(settings.data, settings.seed, settings.skip_broken)
     settings = resolved(settings, data.kind)
