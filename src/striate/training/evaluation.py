@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ArgumentError, DataError, ShapeError, build
+from ..errors import DataError, ShapeError, build
 from .data.dataset import DataSet, Part
 from .data.loader import Loader
 from .data.preprocess import Preprocessing
+from .state import NotFinite
 
 __all__ = ["BINS", "Evaluation", "evaluate", "evaluation_mode", "scores_of", "with_classes"]
 
@@ -153,7 +154,7 @@ def evaluate(
     on_images: called with the number of images done and of all. The modes of all modules and the random state are as
     before afterwards.
 
-    Raises DataError where there are no images, or one is broken; ShapeError for scores of another shape; ArgumentError
+    Raises DataError where there are no images, or one is broken; ShapeError for scores of another shape; NotFinite
     for scores that are not finite.
 
     >>> part = Part(torch.tensor([[[[9, 0]]], [[[0, 9]]], [[[9, 0]]]], dtype=torch.uint8), torch.tensor([0, 1, 1]))
@@ -222,7 +223,7 @@ def _check_finite(losses: Tensor, scores: Tensor, part: Part, indices: Tensor) -
     for place in (~losses.isfinite()).nonzero().flatten().tolist():
         row, name = scores[place].tolist(), part.name(int(indices[place]))
         got = ", ".join(f"{score:g}" for score in row[:TOP]) + (", …" if len(row) > TOP else "")
-        raise ArgumentError(build("evaluate", "scores that are finite", got, image=name, hint=NOT_FINITE))
+        raise NotFinite(build("evaluate", "scores that are finite", got, image=name, hint=NOT_FINITE))
 
 
 def with_classes(data: DataSet, part: str, classes: Sequence[str]) -> Part:

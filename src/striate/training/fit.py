@@ -57,11 +57,11 @@ def fit(
 
     Raises ArgumentError for settings out of range or that do not fit together or the snapshot, NotFinite (an
     ArgumentError) where the loss is infinite or NaN, ShapeError for a model with other scores, DataError for an image
-    that cannot be read. Whatever ends the training, weights and buffers are those after the last whole step.
+    that cannot be read. The weights and buffers are then those after the last step that was taken.
 
-    >>> from striate.training.data import SHAPES, Part, make_shapes
+    >>> from striate.training.data import Part, make_shapes
     >>> images, labels, _ = make_shapes(60, size=16)
-    >>> data = DataSet("shapes", SHAPES, {"train": Part(images, labels)})
+    >>> data = DataSet("shapes", ("disk", "square", "triangle", "cross", "ring"), {"train": Part(images, labels)})
     >>> history = fit(nn.Sequential(nn.Flatten(), nn.Linear(768, 5)), data, epochs=3)
     >>> len(history), history[2].train_loss < history[0].train_loss
     (3, True)
@@ -110,7 +110,7 @@ def _train_epoch(training: Training, callbacks: Sequence[Callback]) -> None:
             with _buffers_restored_on_error(model):
                 loss, right = _gradients(model, batch, len(training.data.classes), settings)
                 if not math.isfinite(loss):
-                    raise _not_finite(training, loss, rate)
+                    raise _not_finite(training, "a loss that stays finite", loss, training.step + 1)
             if settings.clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
             optimizer.step()
@@ -118,7 +118,7 @@ def _train_epoch(training: Training, callbacks: Sequence[Callback]) -> None:
                 training.average.step(training.step)
 
             now = time.perf_counter()
-            training.end_step(loss, right, len(batch.indices), now - start, loader.waited_s - waited)
+            training.end_step(batch, loss, right, now - start, loader.waited_s - waited)
             start, waited = now, loader.waited_s
             for callback in callbacks:
                 callback.on_step(training)
@@ -131,9 +131,9 @@ def _gradients(model: nn.Module, batch: Batch, classes: int, settings: FitSettin
     count = len(batch.images)
     parts = min(settings.accumulate, count)
     images, targets = batch.images.tensor_split(parts), batch.targets.tensor_split(parts)
-    has_batch_norms = any(isinstance(module, BATCH_NORMS) for module in model.modules())
+    needs_statistics = parts > 1 and any(isinstance(module, BATCH_NORMS) for module in model.modules())
     loss, right = 0.0, 0
-    with whole_batch_statistics(model, images) if parts > 1 and has_batch_norms else nullcontext():
+    with whole_batch_statistics(model, images) if needs_statistics else nullcontext():
         for x, target in zip(images, targets, strict=True):
             scores = model(x)
             _check_scores(scores, (len(x), classes))
@@ -152,8 +152,12 @@ def _evaluate_epoch(training: Training) -> Epoch:
     start = time.perf_counter()
     training.check_weights()
     part, classes = training.data.parts[training.monitored], training.data.classes
-    with training.averaged():
-        found = evaluate(training.model, part, training.preprocessing, classes=classes)
+    try:
+        with training.averaged():
+            found = evaluate(training.model, part, training.preprocessing, classes=classes)
+    except NotFinite:
+        expects = f"scores that stay finite on the {training.monitored} part"
+        raise _not_finite(training, expects, "infinity or NaN", training.step) from None
     return training.end_epoch(found.loss, found.accuracy, time.perf_counter() - start)
 
 
@@ -164,10 +168,11 @@ def _check_scores(scores: Tensor, shape: tuple[int, int]) -> None:
         raise ShapeError(build("training", f"scores of shape {shape} from the model", got, hint=hint))
 
 
-def _not_finite(training: Training, loss: float, rate: float) -> NotFinite:
-    facts = {"step": f"{training.step + 1} of {training.steps}", "epoch": training.epoch + 1, "learning_rate": rate}
+def _not_finite(training: Training, expects: str, got: object, step: int) -> NotFinite:
+    rate = training.optimizer.param_groups[0]["lr"]
+    facts = {"step": f"{step} of {training.steps}", "epoch": training.epoch + 1, "learning_rate": rate}
     hint = "Lower learning_rate, limit the gradient with clip=1, or raise warm_up."
-    return NotFinite(build("training", "a loss that stays finite", loss, hint=hint, **facts))
+    return NotFinite(build("training", expects, got, hint=hint, **facts))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError, CheckpointError, build
 from . import random_states
-from .data import Augmentation, DataSet, Loader, Preprocessing
+from .data import Augmentation, Batch, DataSet, Loader, Preprocessing
 from .ema import Average, state_of
 from .history import Epoch, History
 from .parameters import parameter_groups
@@ -59,8 +59,8 @@ class Training:
     model, data, settings (resolved), preprocessing, loader and optimizer are what they are called; schedule: gives the
     learning rate of a step, and a callback may replace it before the first one; monitored: the part that is evaluated
     after each epoch, "val", else "test", else None; history: the epochs that have ended; step: the steps that have
-    ended, of all epochs; steps: those there will be; sums: over the steps of the running epoch; loss: of the last
-    step; stopped: why the training is to end before its last epoch, None if it is not.
+    ended, of all epochs; steps: those there will be; sums: over the steps of the running epoch; batch, loss: of the
+    last step; stopped: why the training is to end before its last epoch, None if it is not.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class Training:
         self.history = History()
         self.step, self.steps = 0, settings.epochs * len(self.loader)
         self.sums, self.loss = Sums(), math.nan
+        self.batch: Batch | None = None
         self.stopped: str | None = None
 
     @property
@@ -129,16 +130,15 @@ class Training:
                 got = f"infinity or NaN in {name}"
                 raise NotFinite(build("training", "weights that stay finite", got, step=self.step, hint=hint))
 
-    def end_step(self, loss: float, right: int, images: int, seconds: float, waited: float) -> None:
+    def end_step(self, batch: Batch, loss: float, right: int, seconds: float, waited: float) -> None:
         """Counts a step. right: the images that it classified rightly; waited: seconds spent waiting for images."""
-        self.step, self.loss, sums = self.step + 1, loss, self.sums
-        self.sums = Sums(
-            sums.images + images,
-            sums.loss + loss * images,
-            sums.right + right,
-            sums.seconds + seconds,
-            sums.waited + waited,
-        )
+        images, sums = len(batch.indices), self.sums
+        self.step, self.batch, self.loss = self.step + 1, batch, loss
+        sums.images += images
+        sums.loss += loss * images
+        sums.right += right
+        sums.seconds += seconds
+        sums.waited += waited
 
     def end_epoch(self, loss: float | None, accuracy: float | None, seconds: float) -> Epoch:
         """Counts an epoch. loss, accuracy: of the monitored part; seconds: that evaluating it took."""
@@ -228,7 +228,7 @@ class Training:
     def _check_same(self, facts: Mapping[str, Any]) -> None:
         now, then = self.settings, facts["settings"]
         own = {name: value for name, value in then.items() if hasattr(now, name)}
-        for name in now.differences(type(now).of(own)):
+        for name in now.differences(now.replace(**own)):
             got = f"{name}={getattr(now, name)!r} where it began with {own[name]!r}"
             hint = "Leave the setting out to go on, or begin a new training."
             raise ArgumentError(build("training", "the settings it began with", got, hint=hint))
@@ -241,6 +241,10 @@ class Training:
 
 
 def _optimizer(model: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:
+    lazy = next((name for name, one in model.named_parameters() if nn.parameter.is_lazy(one)), None)
+    if lazy is not None:
+        hint = "Call it once on an image: model(preprocessing(data.parts['train'].image(0))[None])."
+        raise ArgumentError(build("training", "a model whose parameters have their sizes", f"a lazy {lazy}", hint=hint))
     rate, decay = settings.learning_rate, settings.weight_decay
     assert rate is not None and decay is not None
     groups = parameter_groups(model, decay)
