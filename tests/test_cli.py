@@ -66,7 +66,7 @@ def test_train_prints_a_line_for_each_epoch_then_the_accuracy_and_the_folder(
     assert first.startswith("epoch 1/2   train loss ") and second.startswith("epoch 2/2   train loss ")
     assert end == [
         f"mlp_bn: test accuracy {100 * accuracy:.2f} % on 360 images it never saw",
-        f"results in {out}",
+        f"results in {out}: report.html shows them",
     ]
     assert tuned == [True]
 

@@ -378,6 +378,18 @@ def test_a_file_of_no_run_is_refused(metadata: dict[str, Any], got: str, hint: s
     assert str(error.value) == f"load expects a checkpoint of striate train, got {got}. path: {path}. {hint}"
 
 
+def test_metrics_that_are_damaged_are_named(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes((whole / "model.safetensors").read_bytes())
+    for content in ("{", "[]"):
+        (tmp_path / "metrics.json").write_text(content)
+        with pytest.raises(CheckpointError) as error:
+            open_run(tmp_path)
+        assert str(error.value) == (
+            f"load expects the metrics of a run, got a file of something else. path: {tmp_path / 'metrics.json'}. "
+            "Remove it, then go on with --resume: it is written again."
+        )
+
+
 def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     for out, why in ((tmp_path / "file" / "run", "Not a directory"), (tmp_path / "file", "File exists")):

@@ -32,6 +32,7 @@ SHAPES: dict[str, tuple[int, int, int]] = {name: (3, 33, 33) for name in models.
     "alexnet": (3, 65, 65),
     "resnet18": (3, 65, 65),
     "resnet50": (3, 65, 65),
+    "convnext_tiny": (3, 65, 65),
 }
 SMALL = ["lenet5", "mlp_bn", "cnn_bn", "resnet_cifar"]
 CELLS = [(knob, value) for knob, values in KNOBS.items() for value in values if knob != "activation"]

@@ -208,14 +208,17 @@ def _print_end(made: Run) -> None:
         seen = "it never saw" if held_out == "test" else "of validation"
         images = f"{metrics[f'{held_out}_images']:,} images {seen}"
         print(f"{made.settings.model}: {held_out} accuracy {100 * accuracy:.2f} % on {images}")
-    print(f"results in {made.folder}")
+    print(f"results in {made.folder}: report.html shows them")
     if not sys.stdout.isatty():
         return
-    run = shlex.quote(str(made.folder))
+    run, spec = shlex.quote(str(made.folder)), shlex.quote(made.settings.data)
     channels, (height, width) = made.preprocessing.channels, made.preprocessing.size
-    print(
-        "\nwhat to try next:\n"
-        f"  striate inspect {run} --input {channels}x{height}x{width}   its layers, what they cost and see\n"
-        f"  striate train --data {shlex.quote(made.settings.data)} --model cnn_bn --norm group   another model\n"
-        "  striate train --help   all settings"
-    )
+    commands = [
+        (f"striate evaluate {run} --data {spec}", "accuracy of each class, and which are confused"),
+        (f"striate predict {run} IMAGE …", "classes of your own images"),
+        (f"striate inspect {run} --input {channels}x{height}x{width}", "its layers, what they cost and see"),
+        (f"striate train --data {spec} --model cnn_bn --norm group", "another model; --help lists all settings"),
+        ("striate runs", "all runs beside each other"),
+    ]
+    wide = max(len(command) for command, _ in commands)
+    print("\n".join(["", "what to try next:", *(f"  {command:<{wide}}   {what}" for command, what in commands)]))

@@ -24,7 +24,7 @@ __all__ = ["Overfit", "overfit"]
 
 STEPS = 200
 LEARNED = 0.1  # nats, at which the right class has a probability of 0.9
-FALLS = 0.9  # times the loss of a tenth of the steps before: it is still falling
+FALLS = 0.98  # times the loss of the quarter of steps before: it is still falling
 HIGH = 2.0  # times the loss of guessing: the first scores are too large
 MOST_NAMES = 5
 PLAIN: dict[str, Any] = {  # settings that would keep a model from learning a batch by heart, or hide that it does
@@ -218,9 +218,7 @@ def _after_failure(seen: _Seen) -> Iterator[str]:
     if _falls(losses):
         yield f"The loss still falls: give it more steps, or a higher learning_rate than {seen.rate:g}."
     elif losses and not watch.failed:
-        yield (
-            f"The loss does not fall at learning_rate {seen.rate:g}: look for a better one with striate find-lr."
-        )
+        yield f"The loss falls no more at learning_rate {seen.rate:g}: look for a better one with striate find-lr."
     dropped = [name for name, one in seen.model.named_modules() if type(one).__name__.endswith("Dropout") and one.p > 0]
     if dropped:
         yield f"Dropout disturbs learning by heart: try once without it ({_few(dropped)})."
@@ -243,9 +241,9 @@ def _contradiction(batch: Part, preprocessing: Preprocessing) -> tuple[str, str]
 
 
 def _falls(losses: list[float]) -> bool:
-    """Whether the mean loss of the last tenth of the steps is lower than that of the tenth before."""
-    tenth = len(losses) // 10
-    return tenth > 0 and sum(losses[-tenth:]) < FALLS * sum(losses[-2 * tenth : -tenth])
+    """Whether the mean loss of the last quarter of the steps is lower than that of the quarter before."""
+    quarter = len(losses) // 4
+    return quarter > 0 and sum(losses[-quarter:]) < FALLS * sum(losses[-2 * quarter : -quarter])
 
 
 def _few(names: list[str]) -> str:

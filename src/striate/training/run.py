@@ -114,9 +114,18 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     classes = metadata.get("classes", [str(digit) for digit in range(10)])
     how: dict[str, Any] = {name: metadata[name] for name in PREPARED if name in metadata}
     preprocessing = Preprocessing.from_dict(how) if how else DIGITS
-    metrics = file.with_name(METRICS)
-    told = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
-    return Run(file, RunSettings.of(known), tuple(classes), preprocessing, told)
+    return Run(file, RunSettings.of(known), tuple(classes), preprocessing, _metrics_of(file.with_name(METRICS)))
+
+
+def _metrics_of(path: Path) -> dict[str, Any]:
+    try:
+        metrics = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError:
+        metrics = None
+    if not isinstance(metrics, dict):
+        hint = "Remove it, then go on with --resume: it is written again."
+        raise CheckpointError(build("load", "the metrics of a run", "a file of something else", path=path, hint=hint))
+    return metrics
 
 
 def prepare(settings: RunSettings, snapshot: Snapshot | None = None) -> Prepared:

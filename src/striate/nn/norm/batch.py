@@ -122,7 +122,7 @@ class _BatchNorm(FusedActivation):
             else:
                 mean = var = None
         try:
-            return self._normalized(
+            return self._by_channel(
                 input,
                 mean,
                 var,
@@ -137,7 +137,7 @@ class _BatchNorm(FusedActivation):
             self._uncount_batch(measured and mean is not None)
             raise
 
-    def _normalized(
+    def _by_channel(
         self: Any, input: Tensor, mean: Tensor | None, var: Tensor | None, measured: bool, momentum: float, **given: Any
     ) -> Tensor:
         """Normalizes with the batch's statistics, if ``measured``, and moves the running ones by ``momentum``."""

@@ -86,19 +86,19 @@ class GhostBatchNorm2d(WithResidual, _BatchNorm, torch.nn.BatchNorm2d):
             y = y + self.bias.reshape(shape)
         return y
 
-    def _normalized(
+    def _by_channel(
         self: Any, input: Tensor, mean: Tensor | None, var: Tensor | None, measured: bool, momentum: float, **given: Any
     ) -> Tensor:
         def normalized(part: slice, batches: int, momentum: float) -> Tensor:
             own = given | {"residual": None if residual is None else residual[part], "batches": batches}
-            return super(GhostBatchNorm2d, self)._normalized(input[part], mean, var, measured, momentum, **own)
+            return super(GhostBatchNorm2d, self)._by_channel(input[part], mean, var, measured, momentum, **own)
 
         samples = input.shape[0] if isinstance(input, Tensor) and input.dim() else 0
         residual, batches = given.get("residual"), max(1, -(-samples // self.ghost_batch_size))
         size, larger = divmod(samples, batches)
         if not measured or larger == 0:
             given["batches"] = batches if measured else 1
-            return super()._normalized(input, mean, var, measured, momentum, **given)
+            return super()._by_channel(input, mean, var, measured, momentum, **given)
         # The two steps of the running statistics are one towards the mean over all sub-batches: the weight of what was
         # there is (1 - first)·(1 - second) = 1 - momentum. The smaller ones come first, because they may be refused.
         second = momentum * larger / batches

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
+from time import perf_counter as clock_s
 from typing import NamedTuple
 
 import numpy as np
@@ -107,18 +107,18 @@ class Loader:
     def _made(self, epoch: int, chunks: list[NDArray[np.int64]]) -> Generator[Batch, None, None]:
         if not self.workers or not chunks:
             for chunk in chunks:
-                start = time.perf_counter()
+                start = clock_s()
                 batch = self._make(epoch, chunk)
-                self.waited_s += time.perf_counter() - start
+                self.waited_s += clock_s() - start
                 yield batch
             return
         with _pool(min(self.workers, len(chunks))) as pool:
             rest = iter(chunks)
             ahead = deque(pool.submit(self._make, epoch, chunk) for chunk in islice(rest, AHEAD * self.workers))
             while ahead:
-                start = time.perf_counter()
+                start = clock_s()
                 batch = ahead.popleft().result()
-                self.waited_s += time.perf_counter() - start
+                self.waited_s += clock_s() - start
                 ahead.extend(pool.submit(self._make, epoch, chunk) for chunk in islice(rest, 1))
                 yield batch
 
