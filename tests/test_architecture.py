@@ -32,9 +32,9 @@ MAY_IMPORT = {
     "tuning": {"files", "native"},
     "ops": {"_torch", "tuning", "window", "moments", "errors", "reference", "native"},
     "nn": {"_torch", "graph", "window", "moments", "errors", "reference", "native", "ops"},
-    "models": {"errors", "nn"},
+    "models": {"_torch", "errors", "source", "graph", "nn"},
     "deploy": {"_torch", "errors", "source", "graph", "nn", "ops", "native", "tensorfile"},
-    "training": {"_torch", "errors", "moments", "files", "extras", "render", "nn", "models", "tensorfile"},
+    "training": {"_torch", "errors", "moments", "files", "extras", "render", "ops", "nn", "models", "tensorfile"},
     "analysis": {"_torch", "errors", "source", "window", "graph", "render", "reference", "ops", "nn", "training"},
     "diagnostics": {"_torch", "errors", "extras", "measure", "graph", "ops", "nn", "native", "render", "analysis"},
     "cli": {

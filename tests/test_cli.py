@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import subprocess
 import sys
@@ -13,7 +12,8 @@ import pytest
 from striate import cli
 from striate.cli import main
 from striate.models import NAMES
-from striate.training.job import run
+from striate.training import RunSettings
+from striate.training.settings import knobs
 
 HELP = "See striate train --help."
 
@@ -41,27 +41,10 @@ def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_train_help_shows_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--help"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    for option in (
-        "model",
-        "epochs",
-        "batch-size",
-        "learning-rate",
-        "momentum",
-        "weight-decay",
-        "seed",
-        "threads",
-        "out",
-    ):
-        assert f"--{option} " in printed
-    assert printed.count("(default: ") == 9
+    for knob in knobs(RunSettings).values():
+        assert f" {knob.flag}" in printed and f"(default: {knob.default_text})" in printed, knob.name
+    assert all(f" {option} " in printed for option in ("--out", "--resume", "--overwrite", "--config"))
     assert "runs/lenet5-digits" in printed
-
-
-def test_the_defaults_are_the_jobs() -> None:
-    options = vars(cli.parser().parse_args(["train"]))
-    del options["command"]
-    defaults = {name: p.default for name, p in inspect.signature(run).parameters.items()}
-    assert options.items() <= defaults.items() and defaults.keys() - options.keys() == {"threads", "out", "on_epoch"}
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,10 +61,13 @@ def test_train_prints_a_line_for_each_epoch_then_the_accuracy_and_the_folder(
     assert main(["train", "--model", "mlp_bn", "--epochs", "2", "--threads", "1", "--out", str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()
     accuracy = json.loads((out / "metrics.json").read_text())["test_accuracy"]
-    assert len(lines) == 4
-    assert lines[0].startswith("epoch   1/2   train loss ") and lines[1].startswith("epoch   2/2   train loss ")
-    assert lines[2] == f"mlp_bn: test accuracy {100 * accuracy:.2f} % on 360 images it never saw"
-    assert lines[3] == f"results in {out}"
+    assert lines[0] == "model    mlp_bn, 79,710 parameters" and lines[3] == f"results  {out}"
+    first, second, *end = lines[-4:]
+    assert first.startswith("epoch 1/2   train loss ") and second.startswith("epoch 2/2   train loss ")
+    assert end == [
+        f"mlp_bn: test accuracy {100 * accuracy:.2f} % on 360 images it never saw",
+        f"results in {out}: report.html shows them",
+    ]
     assert tuned == [True]
 
 
@@ -96,28 +82,29 @@ def test_the_folder_is_named_after_the_model(tmp_path: Path, monkeypatch: pytest
     [
         (
             ["train", "--epochs", "0"],
-            "striate: train expects epochs of at least 1, got 0. Use a whole number from 1 on.",
+            "striate: training expects epochs to be a whole number from 1 on, got 0. Leave it out for 8.",
         ),
         (
             ["train", "--batch-size", "0"],
-            "striate: train expects batch_size of at least 1, got 0. Use a whole number from 1 on.",
+            "striate: training expects batch_size to be a whole number from 1 on, got 0. Leave it out for 32.",
         ),
         (
             ["train", "--threads", "0"],
-            "striate: train expects 1 to 1024 threads, got 0. Leave threads out to use every core.",
+            "striate: training expects threads to be a whole number from 1 to 1024, got 0. Leave it out for its own "
+            "choice.",
         ),
-        (["train", "--seed", "-1"], "striate: digits expects a seed from 0 to 4294967295, got -1. Use seed=0."),
+        (
+            ["train", "--seed", "-1"],
+            "striate: training expects seed to be a whole number from 0 to 4294967295, got -1. Leave it out for 0.",
+        ),
         (
             ["train", "--model", "vgg99"],
             f"striate: models.by_name expects one of {', '.join(NAMES)}, got 'vgg99'. Choose one of these names.",
         ),
         (
             ["train", "--learning-rate", "nan"],
-            (
-                "striate: train expects a learning_rate of 0 or more, got nan. Set learning_rate to a finite number "
-                "from "
-                "0 on."
-            ),
+            "striate: training expects learning_rate to be a number from 0 on, got nan. Leave it out for 0.025 with "
+            "sgd, 0.001 with adamw.",
         ),
         (["train", "--epochs", "two"], f"striate train: argument --epochs: invalid int value: 'two'. {HELP}"),
         (["train", "--depth", "3"], "striate: unrecognized arguments: --depth 3. See striate --help."),
@@ -415,7 +402,7 @@ def test_a_full_disk_leaves_the_old_page_and_names_the_file(
         (
             ["train"],
             "sklearn",
-            "train expects the package scikit-learn, got no such package. Install it with: pip install "
+            "digits expects the package scikit-learn, got no such package. Install it with: pip install "
             "'striate[train]'.",
         ),
         (

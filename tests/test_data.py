@@ -15,7 +15,7 @@ from PIL import Image
 
 from striate.cli import main
 from striate.errors import DataError
-from striate.training.data import DataSet, Part, digits, make_shapes, open_data, stratified
+from striate.training.data import Augmentation, DataSet, Part, digits, make_shapes, open_data, stratified
 from striate.training.data.shapes import SHAPES
 from striate.training.data.sheet import contact_sheet
 from striate.training.data.summary import summarize
@@ -329,6 +329,26 @@ def test_a_contact_sheet_shows_images_of_each_class() -> None:
     assert (array[:72, :120] < 128).any() and (array[72:, :120] < 128).any()  # names
 
 
+def test_a_contact_sheet_shows_the_first_image_of_each_class_as_it_comes_in_the_epochs() -> None:
+    random = np.random.RandomState(0)
+    images = torch.from_numpy(random.randint(0, 256, (5, 3, 64, 64), np.uint8))
+    data = DataSet("npz", ("cat", "cow", "dog"), {"train": Part(images, torch.tensor([2, 0, 0, 2, 0]))})
+    change = Augmentation(crop=9, flip=True)
+    sheet = np.array(Image.open(io.BytesIO(contact_sheet(data, 4, change, seed=5))))
+    cells = [
+        [torch.from_numpy(sheet[4 + 68 * row :, 120 + 68 * column :][:64, :64].copy()).permute(2, 0, 1)
+         for column in range(4)] for row in range(3)
+    ]  # fmt: skip
+    for row, index in ((0, 1), (2, 0)):
+        assert torch.equal(cells[row][0], images[index])
+        for epoch in range(3):
+            wanted, _ = change(images[[index]], torch.tensor([0]), torch.tensor([index]), 5, epoch)
+            assert torch.equal(cells[row][1 + epoch], wanted[0]) and not torch.equal(wanted[0], images[index])
+    assert all((cell == 255).all() for cell in cells[1])  # no image is of this class
+    mixed = contact_sheet(data, 4, Augmentation(mixup=1.0))
+    assert mixed != contact_sheet(data, 4) and mixed == contact_sheet(data, 4, Augmentation(mixup=1.0))
+
+
 # ---------------------------------------------------------------------------------------------------------- the command
 
 
@@ -357,6 +377,16 @@ def test_the_command_tells_what_is_in_a_folder(tmp_path: Path, capsys: pytest.Ca
         f"written to {sheet}",
     ]
     assert Image.open(sheet).format == "PNG"
+
+
+def test_the_sheet_shows_what_training_sees(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sheet = tmp_path / "x.png"
+    assert main(["data", "shapes", "--seed", "3", "--sheet", str(sheet), "--flip", "--jitter", "0.5"]) == 0
+    change = Augmentation(flip=True, jitter=0.5)
+    assert sheet.read_bytes() == contact_sheet(open_data("shapes", seed=3), augmentation=change, seed=3)
+    assert main(["data", "digits", "--sheet", str(sheet), "--rotate", "9"]) == 0
+    change = Augmentation(crop=2, rotate=9.0)  # crop is 2 where `striate train` trains on digits
+    assert sheet.read_bytes() == contact_sheet(open_data("digits"), augmentation=change)
 
 
 def test_the_json_has_what_scripts_rely_on(capsys: pytest.CaptureFixture[str]) -> None:
@@ -389,6 +419,19 @@ def test_repetitions_are_told_in_words(tmp_path: Path, capsys: pytest.CaptureFix
     [
         (["nothing"], f"data expects one of {FORMS}, got 'nothing'. Choose one of these kinds."),
         (["--sheet", "x.jpg"], "data expects --sheet with a file that ends in .png, got 'x.jpg'. Name another."),
+        (
+            ["shapes", "--crop", "2", "--flip"],
+            "data expects --sheet FILE, got --crop, --flip without it. These options change what is drawn there.",
+        ),
+        (
+            ["shapes", "--rotate", "-1", "--sheet", "x.png"],
+            "training expects rotate to be a number from 0 to 180, got -1.0. Leave it out for 0.0.",
+        ),
+        (
+            ["shapes", "--cutout", "32", "--sheet", "x.png"],
+            "augmentation expects cutout of less than the 32 px of the images' shorter side, got 32. Use a quarter of "
+            "the side or less.",
+        ),
         (["--seed", "-1"], "data expects a seed from 0 to 4294967295, got -1. Use seed=0."),
     ],
 )

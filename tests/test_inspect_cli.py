@@ -22,7 +22,6 @@ from striate.analysis.lint.rule import Found, Rule
 from striate.cli import main
 from striate.diagnostics import fields
 from striate.training import checkpoint
-from striate.training.job import digit_classifier
 
 LENET = ["inspect", "lenet5", "--input", "1x28x28"]
 NAMED = ", ".join(models.NAMES)
@@ -170,7 +169,7 @@ def test_a_callable_in_the_current_folder_gets_several_inputs(here: Path, capsys
 def test_the_file_of_a_run_is_the_model_that_was_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = str(tmp_path / "model.safetensors")
     for name, parameters in (("lenet5", 1_256_080), ("cnn_bn", None)):
-        model = digit_classifier(name)
+        model = models.classifier(name, 1, (28, 28), 10)
         checkpoint.save(model, file, settings={"model": name})
         report = report_of(file, "--input", "1x28x28", capsys=capsys)
         total = report["totals"]["parameters"]  # type: ignore[index]

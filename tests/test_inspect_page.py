@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from math import prod
 from pathlib import Path
 
 import pytest
 import torch
 from graphs import GRAPHS
+from pages import Page
 from torch import Tensor, nn
 
 from striate import models
@@ -54,33 +54,6 @@ def odd(name: str) -> Report:
 def large(name: str) -> Report:
     with torch.device("meta"):
         return inspect(models.by_name(name)().eval(), (1, 3, 224, 224))
-
-
-class Page(HTMLParser):
-    """Parses a page: fails where a tag is not closed, and collects the elements' attributes and the text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(page)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in ("meta", "br", "input"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 # -------------------------------------------------------------------------------------------------------------- as text

@@ -20,7 +20,7 @@ from striate.errors import ArgumentError
 from striate.models.convnext import Block, StochasticDepth
 from striate.models.mobilenet import InvertedResidual
 from striate.models.resnet import BasicBlock, ResNetBottleneck
-from striate.training import Split, digits, job, load
+from striate.training import DataSet, Split, digits, open_data, open_run, run
 
 GOLDEN = Path(__file__).parent / "golden"
 NETWORKS = [
@@ -311,20 +311,13 @@ def test_every_norm_of_a_network_folds(make: Callable[[], nn.Sequential]) -> Non
 # On the digits.
 
 
-def test_the_models_that_train_on_the_digits_are_those_that_run_on_28_pixels() -> None:
-    runs = []
-    for name in NETWORKS:
-        try:
-            on_meta(name, in_channels=1, classes=10).eval()(torch.empty(2, 1, 28, 28, device="meta"))
-            runs.append(name)
-        except RuntimeError:
-            assert job.LEAST_PX[name] == LEAST_PX[name]
-    assert set(runs) == set(NETWORKS) - set(job.LEAST_PX)
-
-
 @pytest.mark.parametrize("name", ["resnet_cifar", "mobilenet_v1"])
 def test_a_network_classifies_digits(name: str) -> None:
-    assert job.digit_classifier(name)(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+    assert digit_classifier(name)(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+
+
+def digit_classifier(name: str) -> nn.Sequential:
+    return models.classifier(name, 1, (28, 28), 10)
 
 
 def test_a_model_that_needs_larger_images_is_refused_with_those_that_do_not(
@@ -333,24 +326,23 @@ def test_a_model_that_needs_larger_images_is_refused_with_those_that_do_not(
     assert cli.main(["train", "--model", "alexnet", "--out", str(tmp_path / "run")]) == 2
     printed = capsys.readouterr()
     assert printed.err == (
-        "striate: train expects a model for images of 28 px, one of lenet5, mlp_bn, cnn_bn, resnet_cifar, resnet18, "
-        "resnet50, "
-        "mobilenet_v1, mobilenet_v2, got 'alexnet'. needs_px: 63. Choose one of these names.\n"
+        "striate: classifier expects a model for images of 28×28 pixels, one of lenet5, mlp_bn, cnn_bn, resnet_cifar, "
+        "resnet18, resnet50, mobilenet_v1, mobilenet_v2, got 'alexnet'. Choose one of these, or resize the images to "
+        "63 pixels or more on each side.\n"
     )
     assert printed.out == "" and not (tmp_path / "run").exists()
 
 
 def test_the_command_trains_resnet_cifar(
-    few: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(job, "digits", lambda *arguments, **more: few)
-    assert (
-        cli.main(["train", "--model", "resnet_cifar", "--epochs", "1", "--threads", "1", "--out", str(tmp_path)]) == 0
-    )
+    data = open_data("digits")
+    few = DataSet("digits", data.classes, {name: part.take(torch.arange(64)) for name, part in data.parts.items()})
+    monkeypatch.setattr(run, "open_data", lambda *arguments, **more: few)
+    arguments = ["--model", "resnet_cifar", "--epochs", "1", "--threads", "1", "--out", str(tmp_path)]
+    assert cli.main(["train", *arguments]) == 0
     assert f"results in {tmp_path}" in capsys.readouterr().out
-    model = job.digit_classifier("resnet_cifar")
-    load(model, tmp_path / "model.safetensors")
-    assert model.bn1.num_batches_tracked == 2
+    assert open_run(tmp_path).model().bn1.num_batches_tracked == 2
 
 
 @pytest.fixture(scope="module")
@@ -399,7 +391,7 @@ def test_a_network_trains_as_with_torchs_layers(
     few: Split, name: str, dtype: torch.dtype, images: int, steps: int, rate: float, tolerance: float
 ) -> None:
     torch.set_num_threads(1)
-    model = job.digit_classifier(name).to(dtype)
+    model = digit_classifier(name).to(dtype)
     torch_losses, native_losses = (loss_curve(m, few, images, steps, rate) for m in (torchs(model), model))
     for losses in (torch_losses, native_losses):
         assert losses[-3:].max() < 0.7 * losses[0], "it does not learn"
@@ -414,7 +406,7 @@ def test_resnet_cifar_in_float32_trains_as_with_torchs_layers_within_what_a_roun
     layers may diverge as far.
     """
     torch.set_num_threads(1)
-    model = job.digit_classifier("resnet_cifar")
+    model = digit_classifier("resnet_cifar")
     settings = (few, 16, 12, 0.01)
     torch_losses, twins = loss_curve(torchs(model), *settings), []
     for _ in range(2):

@@ -2669,14 +2669,6 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ),
     ),
     (
-        lambda: LAYERS["GhostBatchNorm2d"](torch.cat([X, X[:1]])),
-        ShapeError,
-        (
-            "GhostBatchNorm2d expects a batch that ghost_batch_size, 2, divides, got 3. x: (3, 6, 4, 5). Drop the last "
-            "incomplete batch or choose another size."
-        ),
-    ),
-    (
         lambda: LAYERS["GhostBatchNorm2d"](X[:, :5]),
         ShapeError,
         (

@@ -369,7 +369,7 @@ def refused(layer: Any, name: str) -> None:
     x = input_of(name)
     wrong: list[Any] = [x[:, :3], x[:1].mean(tuple(range(2, x.dim())), keepdim=True), x.int(), x[0, 0, 0]]
     if name == "GhostBatchNorm2d":
-        wrong.append(x[:3])
+        wrong.append(x[:3, :, :1, :1])  # parts of two samples and of one
     for batch in wrong:
         with pytest.raises((ShapeError, DtypeError)):
             layer(batch)
@@ -396,15 +396,16 @@ def test_a_batch_that_is_refused_is_not_counted(name: str) -> None:
 
 
 def chunkwise(layer: Any, x: Tensor, dy: Tensor, size: int) -> list[Tensor]:
-    """Torch's batch norm on each chunk; the running statistics as documented: one step towards the mean over the
-    chunks.
+    """Torch's batch norm on each of the fewest chunks of at most so many samples, which differ by one sample at most;
+    the running statistics as documented: one step towards the mean over the chunks.
     """
     x = x.clone().requires_grad_()
     layer.zero_grad()
-    chunks = [copy.deepcopy(layer) for _ in x.split(size)]
+    split = x.tensor_split(-(-len(x) // size))
+    chunks = [copy.deepcopy(layer) for _ in split]
     for chunk in chunks:
         chunk.momentum = 1.0
-    y = torch.cat([chunk(part) for chunk, part in zip(chunks, x.split(size), strict=True)])
+    y = torch.cat([chunk(part) for chunk, part in zip(chunks, split, strict=True)])
     gradients = torch.autograd.grad(y, [x, *(p for chunk in chunks for p in chunk.parameters())], dy)
     learned = [sum(gradients[k::2]) for k in (1, 2)]  # type: ignore[call-overload]
     momentum = 1.0 if layer.momentum is None else layer.momentum
@@ -415,7 +416,7 @@ def chunkwise(layer: Any, x: Tensor, dy: Tensor, size: int) -> list[Tensor]:
     return [y.detach(), gradients[0], *learned, *statistics, layer.num_batches_tracked + 1]
 
 
-@pytest.mark.parametrize("samples", [12, 4, 3], ids=lambda n: f"{n} samples")
+@pytest.mark.parametrize("samples", [12, 4, 3, 10, 5], ids=lambda n: f"{n} samples")
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize("channels_last", [False, True], ids=["planes", "channels_last"])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -462,13 +463,18 @@ def test_a_ghost_batch_norm_takes_any_number_of_axes(shape: tuple[int, ...]) -> 
     close(nn.GhostBatchNorm2d(4, 3).double()(x), expected)
 
 
-def test_a_batch_that_ghosts_do_not_divide_is_refused() -> None:
+def test_one_sample_too_many_is_normalized_in_parts_that_differ_by_one() -> None:
+    x = torch.randn(5, 4, 3, 3) * (1 + torch.arange(5).reshape(-1, 1, 1, 1))
+    y = nn.GhostBatchNorm2d(4, 4)(x)
+    assert torch.equal(y[:3], nn.BatchNorm2d(4)(x[:3])) and torch.equal(y[3:], nn.BatchNorm2d(4)(x[3:]))
+
+
+def test_a_part_of_one_value_is_refused_before_any_statistics_move() -> None:
+    layer = nn.GhostBatchNorm2d(4, 2)
     with pytest.raises(ShapeError) as raised:
-        nn.GhostBatchNorm2d(4, ghost_batch_size=4)(torch.randn(6, 4, 3, 5))
-    assert str(raised.value) == (
-        "GhostBatchNorm2d expects a batch that ghost_batch_size, 4, divides, got 6. x: (6, 4, 3, 5). "
-        "Drop the last incomplete batch or choose another size."
-    )
+        layer(torch.randn(3, 4))
+    assert str(raised.value).startswith("GhostBatchNorm2d expects more than one value per channel")
+    assert not layer.running_mean.any() and layer.num_batches_tracked == 0
 
 
 @pytest.mark.parametrize("size", [0, -2, 2.0, True, None, "4"], ids=repr)

@@ -21,6 +21,19 @@ GONE = {
     "striate.analysis.picture": {"STYLE": "a template of striate.render"},
     "striate.sheet": dict.fromkeys(("bars", "boxes", "document"), "templates of striate.render"),
     "striate.text": {"cut": "private to striate.render.text"},
+    "striate.training": {"train": "striate.training.fit, which takes a data set"},
+    "striate.training.job": {
+        "digit_classifier": "striate.models.classifier, for images of any size",
+        "run": "striate.training.train_run, for any data set",
+        "trained": "striate.training.open_run, for any data set",
+    },
+    "striate.training.loop": {
+        "check": "checks of striate.training.settings",
+        "evaluate": "striate.training.evaluation, which takes a part of a data set",
+        "learning_rate_at": "striate.training.schedule, which takes settings",
+        "shifted": "the setting crop of striate.training.fit",
+        "train": "striate.training.fit, which takes a data set",
+    },
 }
 
 

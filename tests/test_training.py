@@ -1,8 +1,7 @@
-"""The training job: data, loop and pictures are seeded, checked and complete."""
+"""The digits, the pictures of a training, the groups of its parameters, and what a run of the defaults reaches."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +10,13 @@ import torch
 
 from striate import nn
 from striate.errors import ArgumentError, DataError, ShapeError
-from striate.training import Epoch, History, Split, digits, evaluate, figures, load, parameter_groups, train
-from striate.training.job import digit_classifier, run
-from striate.training.loop import learning_rate_at, shifted
-
-SETTINGS: dict[str, Any] = {
-    "epochs": 2,
-    "batch_size": 32,
-    "learning_rate": 0.05,
-    "momentum": 0.9,
-    "weight_decay": 5e-4,
-    "seed": 0,
-}
+from striate.models import classifier
+from striate.training import Epoch, History, Split, digits, figures, parameter_groups, train_run
 
 
 @pytest.fixture(scope="module")
 def split() -> Split:
     return digits()
-
-
-@pytest.fixture
-def few(split: Split) -> Split:
-    return Split(split.train_images[:200], split.train_labels[:200], split.test_images[:50], split.test_labels[:50])
-
-
-def classifier(name: str = "mlp_bn") -> nn.Sequential:
-    torch.manual_seed(0)
-    return digit_classifier(name)
 
 
 def test_the_split_holds_all_1797_digits_once(split: Split) -> None:
@@ -109,137 +88,37 @@ def test_digits_refuses_what_cannot_be_meant(arguments: dict[str, Any], message:
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize("name", ["lenet5", "mlp_bn", "cnn_bn"])
-def test_the_same_seed_gives_the_same_losses(few: Split, name: str) -> None:
-    torch.set_num_threads(1)
-    histories = [train(classifier(name), few, **SETTINGS, shift_px=2) for _ in range(2)]
-    first, second = ([(e.train_loss, e.test_loss, e.test_accuracy) for e in history] for history in histories)
-    assert first == second
-
-
-def test_another_seed_gives_other_losses(few: Split) -> None:
-    first, second = (train(classifier(), few, **{**SETTINGS, "seed": seed}) for seed in (0, 1))
-    assert first.train_loss != second.train_loss
-
-
-def test_training_leaves_torchs_random_numbers_alone(few: Split) -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(784, 10))
-    state = torch.random.get_rng_state()
-    train(model, few, **SETTINGS)
-    assert torch.equal(torch.random.get_rng_state(), state)
-
-
-@pytest.mark.parametrize("name", ["lenet5", "mlp_bn", "cnn_bn"])
-def test_two_epochs_lower_the_loss(few: Split, name: str) -> None:
-    model = classifier(name)
-    before, _, _ = evaluate(model, few.test_images, few.test_labels)
-    history = train(model, few, **SETTINGS)
-    assert history.test_loss[-1] < before
-    assert history.train_loss[1] < history.train_loss[0]
-
-
-def test_every_epoch_is_told_as_it_ends(few: Split) -> None:
-    epochs: list[Epoch] = []
-    history = train(classifier(), few, **SETTINGS, on_epoch=epochs.append)
-    assert epochs == list(history) and [epoch.number for epoch in epochs] == [1, 2]
-    assert history.seconds == sum(epoch.seconds for epoch in epochs) > 0
-
-
-def test_a_last_batch_of_one_image_is_shared_out(few: Split) -> None:
-    odd = Split(few.train_images[:65], few.train_labels[:65], few.test_images, few.test_labels)
-    train(classifier("mlp_bn"), odd, **SETTINGS)  # 32 + 32 + 1 would leave batch normalization one value
-
-
-def test_the_learning_rate_rises_then_falls() -> None:
-    rates = [learning_rate_at(step, 100, 0.5) for step in range(100)]
-    top = rates.index(max(rates))
-    assert top == 19 and rates[top] == 0.5
-    assert rates[:20] == sorted(rates[:20]) and rates[19:] == sorted(rates[19:], reverse=True)
-    assert 0 < rates[-1] < 0.001
-
-
-@pytest.mark.parametrize("steps", [1, 2, 3])
-def test_the_learning_rate_is_positive_however_few_the_steps(steps: int) -> None:
-    assert all(0 < learning_rate_at(step, steps, 1.0) <= 1 for step in range(steps))
-
-
 def test_norms_and_biases_do_not_decay() -> None:
-    decayed, free = parameter_groups(classifier("cnn_bn"), 0.1)
+    decayed, free = parameter_groups(classifier("cnn_bn", 1, (28, 28), 10), 0.1)
     assert [p.ndim for p in decayed["params"]] == [4, 4, 2] and decayed["weight_decay"] == 0.1
     assert {p.ndim for p in free["params"]} == {1} and free["weight_decay"] == 0
-
-
-def test_a_shift_moves_each_image_by_whole_pixels() -> None:
-    x = torch.zeros(64, 1, 9, 9)
-    x[:, 0, 4, 4] = 1
-    moved = shifted(x, 2, torch.Generator().manual_seed(0))
-    spots = moved.flatten(1).argmax(1)
-    assert torch.equal(moved.flatten(1).sum(1), torch.ones(64))
-    assert set((spots // 9).tolist()) == set((spots % 9).tolist()) == {2, 3, 4, 5, 6}
-    assert shifted(x, 0, torch.Generator()) is x
-
-
-def test_evaluation_leaves_each_layers_mode(few: Split) -> None:
-    model = classifier("cnn_bn").train()
-    model[1].eval()
-    modes = [module.training for module in model.modules()]
-    loss, accuracy, predictions = evaluate(model, few.test_images, few.test_labels)
-    assert [module.training for module in model.modules()] == modes
-    assert loss > 0 and accuracy == (predictions == few.test_labels).double().mean().item()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"epochs": 0}, "train expects epochs of at least 1, got 0. Use a whole number from 1 on."),
-        ({"batch_size": 0}, "train expects batch_size of at least 1, got 0. Use a whole number from 1 on."),
-        ({"epochs": 1.5}, "train expects epochs of at least 1, got 1.5. Use a whole number from 1 on."),
-        (
-            {"learning_rate": -1},
-            "train expects a learning_rate of 0 or more, got -1. Set learning_rate to a finite number from 0 on.",
-        ),
-        (
-            {"weight_decay": float("nan")},
-            "train expects a weight_decay of 0 or more, got nan. Set weight_decay to a finite number from 0 on.",
-        ),
-        ({"momentum": 1.0}, "train expects a momentum below 1, got 1.0. Use 0.9; from 1 on old steps never fade."),
-    ],
-)
-def test_train_refuses_what_cannot_be_meant(few: Split, change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ArgumentError) as error:
-        train(classifier(), few, **{**SETTINGS, **change})
-    assert str(error.value) == message
-
-
-def test_a_loss_that_explodes_stops_the_training(few: Split) -> None:
-    with pytest.raises(
-        ArgumentError,
-        match=r"^train expects a loss that stays finite, got (nan|inf)\. epoch: 1\. learning_rate: 1e\+30\. ",
-    ):
-        train(classifier("lenet5"), few, **{**SETTINGS, "learning_rate": 1e30})
-
-
-def test_no_images_are_refused(few: Split) -> None:
-    none = Split(few.train_images[:0], few.train_labels[:0], few.test_images, few.test_labels)
-    with pytest.raises(DataError) as error:
-        train(classifier(), none, **SETTINGS)
-    expected = (
-        "train expects one label for each training image, and an image at least, got 0 images and 0 labels. Check "
-        "the split."
-    )
-    assert str(error.value) == expected
-    with pytest.raises(DataError):
-        evaluate(classifier(), few.test_images, few.test_labels[:3])
 
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 30])
-def test_curves_are_drawn_for_any_number_of_epochs(tmp_path: Path, epochs: int) -> None:
-    figures.curves(
-        History(Epoch(n, 2.0 / n, 2.1 / n, 1 - 0.5 / n, 0.1, 1.0) for n in range(1, epochs + 1)), tmp_path / "c.png"
+def history(epochs: int, monitored: str | None) -> History:
+    return History(
+        Epoch(
+            number=n,
+            train_loss=2.0 / n,
+            train_accuracy=1 - 0.6 / n,
+            monitored=monitored,
+            loss=2.1 / n if monitored else None,
+            accuracy=1 - 0.5 / n if monitored else None,
+            learning_rate=0.1,
+            seconds=1.0,
+            images_per_second=1000.0,
+            waiting=0.0,
+        )
+        for n in range(1, epochs + 1)
     )
+
+
+@pytest.mark.parametrize("monitored", ["val", "test", None])
+@pytest.mark.parametrize("epochs", [1, 2, 30])
+def test_curves_are_drawn_for_any_number_of_epochs(tmp_path: Path, epochs: int, monitored: str | None) -> None:
+    figures.curves(history(epochs, monitored), tmp_path / "c.png")
     assert (tmp_path / "c.png").read_bytes().startswith(PNG)
 
 
@@ -282,38 +161,10 @@ def test_drawing_does_not_touch_pyplot() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("model", ["lenet5", "mlp_bn", "cnn_bn"])
-def test_the_job_writes_every_file(tmp_path: Path, model: str) -> None:
-    metrics = run(model, epochs=1, batch_size=64, seed=3, threads=1, out=tmp_path / "deep" / "run")
-    folder = tmp_path / "deep" / "run"
-    names = ["confusion.png", "curves.png", "filters.png", "metrics.json", "model.safetensors"]
-    assert sorted(file.name for file in folder.iterdir()) == names
-    stored = json.loads((folder / "metrics.json").read_text())
-    assert stored == metrics
-    assert stored["seed"] == 3 and stored["settings"]["threads"] == 1 and stored["seconds"] > 0
-    assert set(stored["versions"]) == {"striate", "torch", "python"}
-    assert [set(epoch) for epoch in stored["epochs"]] == [
-        {"number", "train_loss", "test_loss", "test_accuracy", "learning_rate", "seconds"}
-    ]
-    assert stored["test_accuracy"] == stored["epochs"][-1]["test_accuracy"]
-
-
-def test_the_saved_model_is_the_one_that_was_tested_and_the_number_of_threads_stays(tmp_path: Path) -> None:
-    torch.set_num_threads(2)
-    metrics = run("mlp_bn", epochs=2, out=tmp_path, threads=1)
-    assert torch.get_num_threads() == 2
-    torch.set_num_threads(1)
-    model, held_out = digit_classifier("mlp_bn"), digits()
-    metadata = load(model, tmp_path / "model.safetensors")
-    loss, accuracy, _ = evaluate(model, held_out.test_images, held_out.test_labels)
-    assert (loss, accuracy) == (metrics["test_loss"], metrics["test_accuracy"])
-    assert metadata["test_accuracy"] == accuracy
-
-
 @pytest.mark.parametrize(("epochs", "accuracy"), [(2, 0.9), pytest.param(8, 0.97, marks=pytest.mark.nightly)])
 def test_lenet5_learns_the_digits(tmp_path: Path, epochs: int, accuracy: float) -> None:
-    metrics = run(epochs=epochs, out=tmp_path)  # eight are the default
-    assert metrics["test_accuracy"] >= accuracy
+    run = train_run(epochs=epochs, out=tmp_path / "run")  # eight are the default
+    assert run.metrics["test_accuracy"] >= accuracy
 
 
 def test_scale_and_shift_of_every_norm_and_all_biases_do_not_decay() -> None:

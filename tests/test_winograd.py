@@ -617,11 +617,12 @@ def test_scores_of_resnet50_differ_by_little_between_fast_and_strict() -> None:
 
 
 def test_a_training_run_ends_at_the_same_accuracy_under_fast_and_strict(tmp_path: Any) -> None:
-    from striate.training.job import run
+    from striate.training import train_run
 
     accuracies = []
     for mode in ("fast", "strict"):
         with precision(mode):
-            accuracies.append(run(model="lenet5", epochs=1, threads=1, out=tmp_path / mode)["test_accuracy"])
+            run = train_run(model="lenet5", epochs=1, threads=1, out=tmp_path / mode)
+            accuracies.append(run.metrics["test_accuracy"])
     assert min(accuracies) > 0.4
     assert abs(accuracies[0] - accuracies[1]) <= 0.03, accuracies

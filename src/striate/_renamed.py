@@ -56,6 +56,8 @@ MODULES: dict[str, str] = {
     "ops.shared": "ops.sync_batch_norm",
     "ops.traced": "ops.operator_rules",
     "text": "render.numbers",
+    "training.job": "training.run",
+    "training.loop": "training.fit",
 }
 NAMES: dict[str, str] = {
     "analysis.page:markdown": "analysis.inspect.markdown:markdown",

@@ -12,6 +12,8 @@ PACKAGES = {  # and the extra each is in
     "sklearn": ("scikit-learn", "train"),
     "matplotlib": ("matplotlib", "train"),
     "PIL": ("pillow", "train"),
+    "tomlkit": ("tomlkit", "train"),
+    "tensorboard": ("tensorboard", "tensorboard"),
 }
 
 

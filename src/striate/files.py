@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["replace_file", "write_atomically"]
+__all__ = ["remove_left", "replace_file", "write_atomically"]
 
+LEFT = re.compile(r"\..+\.\d+\.tmp")  # a file that is being written
 SPECIAL = ("/dev/", "/proc/")  # names such as /dev/stdout stand for files that must not be replaced
 
 
@@ -60,6 +62,15 @@ def replace_file(path: Path, content: bytes, before: Callable[[], None] = lambda
     finally:
         beside.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def remove_left(folder: Path) -> None:
+    """Removes the files in a folder that were being written when their process was ended. No other process may write
+    there.
+    """
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if LEFT.fullmatch(path.name) and path.is_file():
+            path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The command line: parses arguments, calls a command, and prints its result.
 
-Exit codes: 0 success, 1 inspect found mistakes, 2 the request failed, 130 stopped by Ctrl-C.
+Exit codes: 0 success, 1 inspect found mistakes or overfit did not learn, 2 the request failed, 130 stopped by Ctrl-C,
+143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import shtab
 from .. import __version__
 from .._renamed import accept_old_names
 from ..errors import ArgumentError, ArgumentTypeError, CheckpointError, DataError, DependencyError, ShapeError
-from . import data, doctor, explain, inspect, profile, train
+from . import compare, data, doctor, evaluate, explain, find_lr, inspect, overfit, predict, profile, runs, train
 from .model import COMPLETION
 from .parser import Parser
 
@@ -48,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # such as a full disk
         print(f"striate: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("striate: stopped.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stopped:
+        print(f"striate: {str(stopped) or 'stopped.'}", file=sys.stderr)
+        return 128 + getattr(stopped, "signum", 2)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
 
@@ -75,7 +76,8 @@ def parser() -> Parser:
     )
     made.set_defaults(command=_print_help)
     commands = made.add_subparsers(title="commands", metavar="COMMAND")
-    for one in (train, data, explain, inspect, profile, doctor):
+    own = (train, evaluate, predict, runs, compare, find_lr, overfit, data, explain, inspect, profile, doctor)
+    for one in own:
         made.commands |= one.add(commands)
     return made
 

@@ -15,8 +15,10 @@ from ..files import write_atomically
 from . import output
 from .model import current_folder
 from .parser import Commands, DefaultsHelp, Parser
+from .train import setting_options, settings_in
 
 if TYPE_CHECKING:
+    from ..training.data import Augmentation
     from ..training.data.summary import Summary
 
 __all__ = ["add", "run"]
@@ -36,7 +38,10 @@ def add(commands: Commands) -> dict[str, Parser]:
         description="Says what is in a data set: images of each class and part, their sizes, mean\n"
         "and deviation by channel of the training images, images that repeat, also\n"
         "between training and testing, and what is broken.",
-        epilog="example:\n  striate data folder:photos --sheet photos.png",
+        epilog="examples:\n"
+        "  striate data folder:photos --sheet photos.png\n"
+        "  striate data shapes --sheet seen.png --crop 4 --flip --rotate 15",
+        usage="striate data [SPEC] [--json] [--seed N] [--skip-broken] [--sheet FILE] [options]",
         formatter_class=DefaultsHelp,
     )
     option = parser.add_argument
@@ -45,8 +50,11 @@ def add(commands: Commands) -> dict[str, Parser]:
     option("--seed", type=int, default=0, metavar="N", help="decides the split where the data have none")
     skipped = "leave out and count images that are broken"
     option("--skip-broken", action="store_true", default=argparse.SUPPRESS, help=skipped)
-    sheet = "where to draw some images of each class, as a PNG"
+    sheet = "where to draw some images of each class, as a PNG; with options of augmentation as training sees them"
     option("--sheet", metavar="FILE", default=argparse.SUPPRESS, help=sheet).complete = shtab.FILE  # type: ignore[attr-defined]
+    from ..training.settings import RunSettings, knobs
+
+    setting_options(parser, [name for name, knob in knobs(RunSettings).items() if knob.group != "augmentation"])
     parser.set_defaults(command=run, json=False, skip_broken=False, sheet=None)
     return {"data": parser}
 
@@ -60,16 +68,33 @@ def run(options: argparse.Namespace) -> int:
     if options.sheet is not None and Path(options.sheet).suffix.lower() != ".png":
         expects = "--sheet with a file that ends in .png"
         raise ArgumentError(build("data", expects, repr(options.sheet), hint="Name another."))
+    augmentation = _augmentation(options)
     # output of the data set's own code is not part of the report
     with current_folder(), output.progress_bar() as show, redirect_stdout(sys.stderr):
         data = open_data(options.spec, options.seed, options.skip_broken)
         found = summarize(data, (lambda done, of: show(done, of, "images")) if show else lambda done, of: None)
-        sheet = contact_sheet(data) if options.sheet is not None else None
+        sheet = contact_sheet(data, augmentation=augmentation, seed=options.seed) if options.sheet is not None else None
     print(output.json_text(found.to_dict()) if options.json else _text(options.spec, found))
     if sheet is not None:
         write_atomically(options.sheet, sheet)
         print(f"written to {options.sheet}", file=sys.stderr if options.json else sys.stdout)
     return 0
+
+
+def _augmentation(options: argparse.Namespace) -> Augmentation | None:
+    """What `striate train` makes of the images with these options; None if none of augmentation is among them."""
+    from ..training.data import Augmentation
+    from ..training.settings import FitSettings, knobs, resolved
+
+    groups = {name: knob.group for name, knob in knobs(FitSettings).items()}
+    given = {name: value for name, value in settings_in(options).items() if groups.get(name) == "augmentation"}
+    if not given:
+        return None
+    if options.sheet is None:
+        hint = "These options change what is drawn there."
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ArgumentError(build("data", "--sheet FILE", f"{flags} without it", hint=hint))
+    return Augmentation.from_settings(resolved(FitSettings(**given), options.spec.partition(":")[0]))
 
 
 def _text(spec: str, found: Summary) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import importlib.util
 import os
 import sys
@@ -13,14 +12,14 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from .. import source
 from ..errors import ArgumentError, build, did_you_mean
 from ..models import NAMES
+from ..models.custom import custom
 
 __all__ = ["COMPLETION", "MODEL", "SHELL", "current_folder", "load", "shape"]
 
 MODEL = (
-    f"one of {', '.join(NAMES)}; package.module:callable, which returns a module; or the model.safetensors of "
+    f"one of {', '.join(NAMES)}; package.module:callable, which returns a module; or a run of "
     "striate train"
 )
 SHELL = {"bash": "_striate_models", "zsh": "_striate_models", "tcsh": "f"}  # shell code that completes a model's name
@@ -44,60 +43,21 @@ def shape(where: str, text: str) -> tuple[int, ...]:
 
 
 def load(where: str, text: str) -> Any:
-    """Loads a model by name, by calling ``package.module:callable``, or from a file of ``striate train``."""
-    from torch.nn import Module
-
+    """Loads a model by name, by calling ``package.module:callable``, or from a run of ``striate train``."""
     if text in NAMES:
         return NAMES[text]()
-    if text.endswith(".safetensors"):
-        from ..training.job import trained
+    from ..training.folder import holds_run
 
-        return trained(text)
+    if text.endswith(".safetensors") or holds_run(Path(text)):
+        from ..training.run import open_run
+
+        return open_run(text).model()
     if ":" not in text:
-        expects = f"one of {', '.join(NAMES)}, package.module:callable, or a file of striate train"
+        expects = f"one of {', '.join(NAMES)}, package.module:callable, or a run of striate train"
         near = _factories_of(text) or did_you_mean(text, NAMES)
         hint = f"Choose one of these names, or a callable of your own.{near}"
         raise ArgumentError(build(where, expects, repr(text), hint=hint))
-    module, _, name = text.partition(":")
-    made = _named(where, text, module, name)
-    if not isinstance(made, Module) and callable(made):
-        try:
-            made = made()
-        except (Exception, SystemExit) as error:  # whatever the called code raises
-            at = source.of_error(error)
-            hint = "Name a function or class that makes one without arguments."
-            hint = hint if at is None else f"Call {module}.{name}() in Python to see all of it."
-            raise _failed(where, text, error, hint) from error
-    if not isinstance(made, Module):
-        hint = "Name a function or class that makes one without arguments."
-        raise ArgumentError(build(where, f"a torch.nn.Module from {text}", type(made).__name__, hint=hint))
-    return made
-
-
-def _named(where: str, text: str, module: str, name: str) -> Any:
-    """Imports a module and returns its attribute of a dotted name."""
-    hint = "Name the module without .py." if module.endswith(".py") else "The current folder is searched too."
-    try:
-        found: Any = importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # whatever the imported code raises
-        at = source.of_error(error)
-        raise _failed(
-            where, text, error, hint if at is None else f"Import {module} in Python to see all of it."
-        ) from error
-    for part in name.split("."):
-        try:
-            found = getattr(found, part)
-        except (Exception, SystemExit) as error:
-            near = did_you_mean(part, [word for word in dir(found) if not word.startswith("_")])
-            raise _failed(where, text, error, f"{hint}{near}") from error
-    return found
-
-
-def _failed(where: str, text: str, error: BaseException, hint: str) -> ArgumentError:
-    """Describes an error in the model's own code, with its line."""
-    why = (str(error).strip() or "no more is told").splitlines()[0].rstrip(".")
-    got = f"{type(error).__name__}: {why}{source.at(source.of_error(error))}"
-    return ArgumentError(build(where, f"a model from {text}", got, hint=hint))
+    return custom(where, text)
 
 
 def _factories_of(text: str) -> str:

@@ -52,7 +52,9 @@ class Parser(argparse.ArgumentParser):
         if self.commands and command is not None and command not in self.commands:
             return did_you_mean(command, self.commands)
         known = self.commands[command] if self.commands and command is not None else self
+        usage, known.usage = known.usage, None  # which names the most used options only
         options = set(re.findall(r"--[a-z][a-z-]*", known.format_usage()))
+        known.usage = usage
         for word in given:
             name = word.split("=")[0]
             if name == "--":

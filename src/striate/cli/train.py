@@ -1,64 +1,224 @@
-"""``striate train``: trains a model on handwritten digits."""
+"""``striate train``: trains a model on a data set, in a folder from which it goes on where it was stopped."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import shtab
 
-from ..models import NAMES
-from .parser import Commands, DefaultsHelp, Parser
+from ..errors import ArgumentError, build, describe_error
+from . import output
+from .model import SHELL, current_folder
+from .parser import Commands, Help, Parser
 
 if TYPE_CHECKING:
-    from ..training.loop import Epoch
+    from ..training.run import Prepared, Run
+    from ..training.settings import Knob
 
-__all__ = ["add", "run"]
+__all__ = ["add", "run", "setting_options", "settings_in"]
+
+PROFILED = 3  # rounds of timing for the report: some ten steps
+FILES = {"data": shtab.FILE, "weights": shtab.FILE, "model": SHELL}  # what completes the value of an option
 
 
 def add(commands: Commands) -> dict[str, Parser]:
-    own = argparse.SUPPRESS  # leaves the default to the training run
     parser: Parser = commands.add_parser(
         "train",
-        help="train a model on 1,797 handwritten digits and test it on a fifth of them",
-        description="Trains a model on four fifths of scikit-learn's 1,797 handwritten digits and\n"
-        "tests it on the fifth it never saw. Writes metrics.json, model.safetensors,\n"
-        "curves.png, filters.png and confusion.png.",
-        epilog="example:\n  striate train --model resnet_cifar --epochs 4 --out runs/mine",
-        formatter_class=DefaultsHelp,
+        help="train a model on a data set and test it on images it never saw",
+        description="Trains a model, by default LeNet-5 on 1,797 handwritten digits, and tests it on\n"
+        "images it never saw. Ctrl-C saves a checkpoint, from which --resume goes on as\n"
+        "if nothing had happened. Writes model.safetensors, metrics.json, config.toml,\n"
+        "checkpoints/, pictures and report.html.",
+        epilog="examples:\n"
+        "  striate train --model resnet_cifar --epochs 4 --out runs/mine\n"
+        "  striate train --data folder:photos --size 64 --model resnet18 --flip --val-fraction 0.1\n"
+        "  striate train --resume --out runs/mine",
+        usage="striate train [--data SPEC] [--model NAME] [--epochs N] [--out RUN] [--resume] [options]",
+        formatter_class=Help,
     )
-    option = parser.add_argument
-    model = f"one of {', '.join(NAMES)}; those for larger images are refused"
-    option("--model", default="lenet5", metavar="NAME", help=model)
-    option("--epochs", type=int, default=8, metavar="N", help="times to go through the training images")
-    option("--batch-size", type=int, default=32, metavar="N", help="images in a step, at most")
-    option("--learning-rate", type=float, default=0.025, metavar="X", help="at its peak")
-    option("--momentum", type=float, default=0.9, metavar="X", help="the part of the last step that carries on")
-    option("--weight-decay", type=float, default=5e-4, metavar="X", help="pull of the weights towards zero")
-    option("--seed", type=int, default=0, metavar="N", help="decides the split, the first weights and the order")
-    option("--threads", type=int, default=own, metavar="N", help="threads for torch (default: its own choice)")
-    out = "for the results (default: runs/MODEL-digits, as runs/lenet5-digits)"
-    option("--out", default=own, metavar="FOLDER", help=out).complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+    folder = parser.add_argument_group("folder")
+    out = "the run's folder (default: a new one, as runs/lenet5-digits)"
+    folder.add_argument("--out", metavar="RUN", help=out).complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+    folder.add_argument("--resume", action="store_true", help="go on with the run there, or begin where there is none")
+    folder.add_argument("--overwrite", action="store_true", help="remove the run there, and begin again")
+    config = "TOML file with settings, named as the options below, with _ for -; options win over it"
+    folder.add_argument("--config", metavar="FILE", help=config).complete = shtab.FILE  # type: ignore[attr-defined]
+    setting_options(parser)
     parser.set_defaults(command=run)
     return {"train": parser}
 
 
+def setting_options(parser: Parser, without: Sequence[str] = ()) -> None:
+    """Adds an option for each setting of a run, in its group. One that is not given is not among the parsed options."""
+    from ..training.settings import RunSettings, knobs
+
+    groups: dict[str, Any] = {}
+    for knob in knobs(RunSettings).values():
+        if knob.name in without:
+            continue
+        if knob.group not in groups:
+            groups[knob.group] = parser.add_argument_group(knob.group)
+        _add(groups[knob.group], knob)
+
+
+def _add(group: Any, knob: Knob) -> None:
+    text = f"{knob.help}{': ' + ', '.join(knob.choices) if knob.choices else ''} (default: {knob.default_text})"
+    about: dict[str, Any] = {"dest": knob.name, "default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
+    if knob.kind is bool:
+        group.add_argument(knob.flag, action=argparse.BooleanOptionalAction, **about)
+        return
+    option = group.add_argument(knob.flag, type=knob.kind, metavar=knob.metavar, **about)
+    if knob.choices:
+        option.choices = _Words(knob.choices)
+    elif knob.name in FILES:
+        option.complete = FILES[knob.name]
+
+
+class _Words(tuple[str, ...]):
+    """Words that a shell completes. argparse lets any other pass, since the setting itself refuses it and names the
+    nearest.
+    """
+
+    def __contains__(self, word: object) -> bool:
+        return True
+
+
+def settings_in(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that options give, by name."""
+    from ..training.settings import RunSettings, knobs
+
+    return {name: value for name, value in vars(options).items() if name in knobs(RunSettings)}
+
+
 def run(options: argparse.Namespace) -> int:
     from ..allocator import tune_allocator
-    from ..training import job
-
-    def print_epoch(epoch: Epoch) -> None:
-        print(
-            f"epoch {epoch.number:>3}/{options.epochs}   train loss {epoch.train_loss:.4f}   "
-            f"test loss {epoch.test_loss:.4f}   test accuracy {100 * epoch.test_accuracy:6.2f} %   "
-            f"{epoch.seconds:.1f} s",
-            flush=True,
-        )
+    from ..training.config import read_config
+    from ..training.run import train_run
 
     tune_allocator()
-    settings = {name: value for name, value in vars(options).items() if name != "command"}
-    metrics = job.run(**settings, on_epoch=print_epoch)
-    accuracy = f"test accuracy {100 * metrics['test_accuracy']:.2f} %"
-    print(f"{metrics['model']}: {accuracy} on {metrics['test_images']} images it never saw")
-    print(f"results in {metrics['folder']}")
+    findings: dict[str, Any] = {}
+    given = {**(read_config(options.config) if options.config is not None else {}), **settings_in(options)}
+    with current_folder():
+        made = train_run(
+            out=options.out,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            progress=True,
+            on_ready=lambda ready, folder: findings.update(_begin(ready, folder)),
+            about_layers=lambda ready: {**findings, "times": _times(ready)},
+            tell=lambda line: print(line, flush=True),
+            **given,
+        )
+    _print_end(made)
     return 0
+
+
+def _begin(ready: Prepared, folder: Path) -> dict[str, Any]:
+    """Prints what is about to be trained, and what inspecting the model finds; raises for errors if settings are
+    strict. Returns the findings, for the report.
+    """
+    from ..render.text import labelled
+
+    settings, data = ready.settings, ready.data
+    count = sum(p.numel() for p in ready.model.parameters())
+    frozen = sum(p.numel() for p in ready.model.parameters() if not p.requires_grad)
+    height, width = ready.preprocessing.size
+    parts = ", ".join(f"{len(part):,} {name}" for name, part in data.parts.items())
+    steps = -(-len(data.parts["train"]) // settings.batch_size)
+    rows = [
+        ("model", f"{settings.model}, {count:,} parameters" + (f", {frozen:,} of them frozen" if frozen else "")),
+        ("data", f"{settings.data}: {parts} images in {len(data.classes)} classes, "
+                 f"{ready.preprocessing.channels}×{height}×{width}"),
+        ("epochs", f"{settings.epochs} of {steps:,} steps, {settings.batch_size} images each"),
+        ("results", str(folder)),
+    ]  # fmt: skip
+    if data.skipped:
+        rows.insert(2, ("left out", f"{len(data.skipped):,} broken images, as {data.skipped[0]}"))
+    if ready.loaded is not None:
+        rows.insert(1, ("weights", f"{settings.weights}: {ready.loaded}"))
+    if ready.snapshot is not None:
+        facts = ready.snapshot.facts
+        rows.append(("goes on", f"after epoch {facts['epoch']}, step {facts['step']:,} of {settings.epochs * steps:,}"))
+    print("\n".join([*labelled(rows, output.width(60)), ""]), flush=True)
+    return _lint(ready)
+
+
+def _lint(ready: Prepared) -> dict[str, Any]:
+    from torch import nn
+
+    from ..analysis.inspect.inspection import inspect
+    from ..analysis.inspect.words import counted
+    from ..analysis.lint.group import grouped
+    from ..analysis.lint.ignore import configured
+
+    settings, preprocessing = ready.settings, ready.preprocessing
+    shape = (settings.batch_size, preprocessing.channels, *preprocessing.size)
+    ready.model.train()
+    try:
+        report = inspect(
+            ready.model,
+            shape,
+            batch_size=settings.batch_size // settings.accumulate,
+            loss=nn.CrossEntropyLoss(),
+            task="classification",
+            ignore=configured(Path.cwd()),
+        )
+    except (ValueError, RuntimeError) as error:  # the first step says so too, if it is the model's mistake
+        print(f"the model could not be inspected: {describe_error(error)}\n", flush=True)
+        return {}
+    groups = grouped(report.findings)
+    for group in groups:
+        print(f"{group.severity}: {group.rule}: {group.places}{group.scope}: {group.message}")
+    if report.findings:
+        print(flush=True)
+    errors = sorted({finding.rule for finding in report.findings if finding.severity == "error"})
+    if settings.strict and errors:
+        hint = "Mend the model, or leave --strict out."
+        raise ArgumentError(build("train", "a model without errors, since it is strict", ", ".join(errors), hint=hint))
+    return {"groups": groups, "counted": counted(groups)}
+
+
+def _times(ready: Prepared) -> dict[str, Any] | None:
+    """What the report shows of the layers' times in a step; None for a model that cannot be profiled."""
+    import torch
+
+    from ..diagnostics import profile
+    from ..diagnostics.page import times
+
+    settings, preprocessing = ready.settings, ready.preprocessing
+    images = torch.zeros(settings.batch_size // settings.accumulate, preprocessing.channels, *preprocessing.size)
+    try:
+        return times(profile(ready.model, images, rounds=PROFILED, next_best=False))
+    except (TypeError, ValueError, RuntimeError):  # a page without times is a page still
+        return None
+
+
+def _print_end(made: Run) -> None:
+    metrics = made.metrics
+    held_out = "test" if metrics.get("test_accuracy") is not None else "val"
+    accuracy = metrics.get(f"{held_out}_accuracy")
+    if metrics.get("stopped"):
+        print(f"stopped early: {metrics['stopped']}")
+    if accuracy is not None:
+        seen = "it never saw" if held_out == "test" else "of validation"
+        images = f"{metrics[f'{held_out}_images']:,} images {seen}"
+        print(f"{made.settings.model}: {held_out} accuracy {100 * accuracy:.2f} % on {images}")
+    print(f"results in {made.folder}: report.html shows them")
+    if not sys.stdout.isatty():
+        return
+    run, spec = shlex.quote(str(made.folder)), shlex.quote(made.settings.data)
+    channels, (height, width) = made.preprocessing.channels, made.preprocessing.size
+    commands = [
+        (f"striate evaluate {run} --data {spec}", "accuracy of each class, and which are confused"),
+        (f"striate predict {run} IMAGE …", "classes of your own images"),
+        (f"striate inspect {run} --input {channels}x{height}x{width}", "its layers, what they cost and see"),
+        (f"striate train --data {spec} --model cnn_bn --norm group", "another model; --help lists all settings"),
+        ("striate runs", "all runs beside each other"),
+    ]
+    wide = max(len(command) for command, _ in commands)
+    print("\n".join(["", "what to try next:", *(f"  {command:<{wide}}   {what}" for command, what in commands)]))

@@ -15,7 +15,7 @@ from ..render.text import columns
 if TYPE_CHECKING:
     from .profile.result import LayerTime, StepTimes
 
-__all__ = ["page", "table"]
+__all__ = ["page", "table", "times"]
 
 LEAST_WIDTH = 80
 # A warning is shown from this spread, or this number of interruptions a second, on: both suggest other work on the
@@ -196,10 +196,10 @@ def page(profile: StepTimes) -> str:
     title, machine, _, *notes = facts(profile)
     what = title.removeprefix(f"{profile.model}: ")
     versions = profile.machine
-    times = [("step", profile.step_ms), ("forward", profile.forward_ms)]
+    sums = [("step", profile.step_ms), ("forward", profile.forward_ms)]
     if profile.backward_ms is not None:
-        times.append(("backward", profile.backward_ms))
-    times.append(("not in layers", profile.outside_ms))
+        sums.append(("backward", profile.backward_ms))
+    sums.append(("not in layers", profile.outside_ms))
     return html.page(
         "profile.html",
         title=f"{profile.model}: profile",
@@ -210,15 +210,25 @@ def page(profile: StepTimes) -> str:
         machine=machine,
         versions=f"torch {versions['torch']}, striate {versions['striate']}, Python {versions['python']}",
         notes=notes,
-        times=[(word, NO_REST if ms < 0 else f"{ms:.2f}", "ms") for word, ms in times],
-        backward=profile.backward,
-        most=max(*(layer.ms for layer in profile.layers), profile.outside_ms, 1e-9),
-        about_layers=about_layers(profile, profile.layers),
-        layers=_layers(profile),
-        sums=_sums(profile),
+        facts=[(word, NO_REST if ms < 0 else f"{ms:.2f}", "ms") for word, ms in sums],
+        times=times(profile),
         about_convolutions=ABOUT_MAPS,
         convolutions=_convolutions(profile),
     )
+
+
+def times(profile: StepTimes) -> dict[str, Any]:
+    """What ``render/templates/times.html`` shows, on this page and others: the time of each layer."""
+    title, machine, *_ = facts(profile)
+    return {
+        "step": title.removeprefix(f"{profile.model}: "),
+        "machine": machine,
+        "about": about_layers(profile, profile.layers),
+        "backward": profile.backward,
+        "most": max(*(layer.ms for layer in profile.layers), profile.outside_ms, 1e-9),
+        "layers": _layers(profile),
+        "sums": _sums(profile),
+    }
 
 
 def _layers(profile: StepTimes) -> list[dict[str, Any]]:

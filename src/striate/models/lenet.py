@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from .. import nn
+from ..errors import ArgumentError, build
 
 __all__ = ["lenet5"]
 
 
-def lenet5(classes: int = 10) -> nn.Sequential:
+def lenet5(classes: int = 10, in_channels: int = 1, size: tuple[int, int] = (28, 28)) -> nn.Sequential:
     """LeNet-5 as it is taught today: two blocks of convolution, ReLU and max pooling, then two linear layers.
 
     ======== ======================= ============= =============
@@ -26,9 +27,12 @@ def lenet5(classes: int = 10) -> nn.Sequential:
     9        linear                  (classes,)  501 per class
     ======== ======================= ============= =============
 
-    classes: number of classes; with ten the model has 1,256,080 parameters.
+    classes: number of classes; with ten the model has 1,256,080 parameters. in_channels: C; size: H and W, for which
+    the first linear layer has 50·⌊⌊H/2⌋/2⌋·⌊⌊W/2⌋/2⌋ inputs.
 
-    Shapes: x ``(N, 1, 28, 28)``, scores ``(N, classes)``, before a softmax.
+    Shapes: x ``(N, C, H, W)`` of that size, scores ``(N, classes)``, before a softmax.
+
+    Raises ArgumentError for a size below 4×4.
 
     Source: the course notes, section 7.12.1, after Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-Based Learning
     Applied to Document Recognition", 1998, which had fewer filters, sigmoids and trained subsampling.
@@ -36,15 +40,19 @@ def lenet5(classes: int = 10) -> nn.Sequential:
     >>> sum(p.numel() for p in lenet5().parameters())
     1256080
     """
+    height, width = size
+    if min(size) < 4:
+        hint = "Use 28×28, or resize the images."
+        raise ArgumentError(build("lenet5", "images of at least 4×4 pixels", f"{height}×{width}", hint=hint))
     return nn.Sequential(
-        nn.Conv2d(1, 20, 5, padding=2),
+        nn.Conv2d(in_channels, 20, 5, padding=2),
         nn.ReLU(),
         nn.MaxPool2d(2, 2),
         nn.Conv2d(20, 50, 5, padding=2),
         nn.ReLU(),
         nn.MaxPool2d(2, 2),
         nn.Flatten(),
-        nn.Linear(50 * 7 * 7, 500),
+        nn.Linear(50 * (height // 4) * (width // 4), 500),
         nn.ReLU(),
         nn.Linear(500, classes),
     )

@@ -1,8 +1,45 @@
-"""Training of small classifiers on the CPU: data, loop, checkpoints, figures, and the job that runs them together."""
+"""Training of classifiers on the CPU: data, the loop, its settings, runs and their checkpoints, evaluation, figures."""
 
+from .callbacks import Callback, ProgressBar, TensorBoard
 from .checkpoint import load, save
-from .data import Split, digits
-from .loop import Epoch, History, evaluate, train
+from .data import DataSet, Split, digits, open_data
+from .evaluation import Evaluation, evaluate
+from .finetune import Loaded, freeze_until, load_weights, new_head
+from .fit import fit
+from .history import Epoch, History
 from .parameters import parameter_groups
+from .run import Run, open_run, train_run
+from .settings import FitSettings, RunSettings
+from .state import NotFinite, Snapshot, Training
+from .watch import Watch
 
-__all__ = ["Epoch", "History", "Split", "digits", "evaluate", "load", "parameter_groups", "save", "train"]
+__all__ = [
+    "Callback",
+    "DataSet",
+    "Epoch",
+    "Evaluation",
+    "FitSettings",
+    "History",
+    "Loaded",
+    "NotFinite",
+    "ProgressBar",
+    "Run",
+    "RunSettings",
+    "Snapshot",
+    "Split",
+    "TensorBoard",
+    "Training",
+    "Watch",
+    "digits",
+    "evaluate",
+    "fit",
+    "freeze_until",
+    "load",
+    "load_weights",
+    "new_head",
+    "open_data",
+    "open_run",
+    "parameter_groups",
+    "save",
+    "train_run",
+]

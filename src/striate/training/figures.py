@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, ShapeError, build
 from ..extras import needs
 from ..render.png import write_png
-from .loop import History
+from .history import History
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
-__all__ = ["confusion", "curves", "filters"]
+__all__ = ["comparison", "confusion", "curves", "filters", "first_filters", "rates"]
 
 INK, GREY, LIGHT = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, ORANGE = "#1f6fb4", "#d9661f"  # distinct in every common colour blindness, and by lightness in print
+RUN_COLORS = ("#1f6fb4", "#d9661f", "#2e8b57", "#8d5fd3", "#c2185b", "#7d6400", "#00838f", "#5d4037")
 DPI = 150
+MONITORED = {"val": "validation", "test": "test"}
+GAP = 0.12  # between two pictures of filters, in parts of one
 MOST_CELLS = 256  # pictures in one figure; with more, a 5×5 filter is too small to see
 
 
@@ -45,7 +50,7 @@ def _plain(axes: Any) -> None:
 
 
 def curves(history: History, path: str | os.PathLike[str]) -> None:
-    """Draws the loss and the test accuracy over the epochs, in two panels, as a PNG file.
+    """Draws loss and accuracy over the epochs, of training and of the monitored part, in two panels, as a PNG file.
 
     Raises DataError if the history is empty.
     """
@@ -58,40 +63,85 @@ def curves(history: History, path: str | os.PathLike[str]) -> None:
     style: dict[str, Any] = {"linewidth": 2, "marker": "o", "markersize": 4, "clip_on": False}
     figure = _figure(10, 4)
     epochs = f"{len(history)} epoch" + "s" * (len(history) > 1)
-    figure.suptitle(f"Test accuracy {100 * history.test_accuracy[-1]:.1f} % after {epochs}", color=INK, fontsize=14)
+    parts = [("training", BLUE, history.train_loss, history.train_accuracy)]
+    loss, accuracy = ([value for value in values if value is not None] for values in (history.loss, history.accuracy))
+    monitored = MONITORED.get(history[-1].monitored or "")
+    if monitored is not None:
+        parts.append((monitored, ORANGE, loss, accuracy))
+    last = 100 * parts[-1][3][-1]
+    figure.suptitle(f"{last:.1f} % of the {parts[-1][0]} images right after {epochs}", color=INK, fontsize=14)
     left, right = figure.subplots(1, 2)
 
-    left.plot(numbers, history.train_loss, color=BLUE, label="training images", **style)
-    left.plot(numbers, history.test_loss, color=ORANGE, label="test images", **style)
+    for name, color, losses, _ in parts:
+        left.plot(numbers, losses, color=color, label=f"{name} images", **style)
     left.set(
         title="Loss",
         xlabel="epoch",
         ylabel="mean cross entropy [nats]",
-        ylim=(0, 1.05 * max(history.train_loss + history.test_loss)),
+        ylim=(0, 1.05 * max(value for part in parts for value in part[2])),
     )
     left.legend(frameon=False)
 
-    percent = [100 * part for part in history.test_accuracy]
-    right.plot(numbers, percent, color=ORANGE, **style)
+    for name, color, _, accuracies in parts:
+        right.plot(numbers, [100 * share for share in accuracies], color=color, label=f"{name} images", **style)
+    lowest = 100 * min(value for part in parts for value in part[3])
     right.set(
-        title="Accuracy on the test images",
-        xlabel="epoch",
-        ylabel="classified rightly [%]",
-        ylim=(max(0, min(percent) - 5), 100),
+        title="Accuracy", xlabel="epoch", ylabel="classified rightly [%]", ylim=(max(0, min(lowest - 5, 95)), 100)
     )
     right.annotate(
-        f"{percent[-1]:.1f}",
-        (numbers[-1], percent[-1]),
+        f"{last:.1f}",
+        (numbers[-1], last),
         xytext=(8, 0),
         textcoords="offset points",
         va="center",
-        color=ORANGE,
+        color=parts[-1][1],
         weight="bold",
     )
     for axes in (left, right):
         _plain(axes)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlim(numbers[0] - (len(numbers) == 1), numbers[-1] + (len(numbers) == 1))
+    write_png(figure, path, DPI)
+
+
+def comparison(histories: Mapping[str, History], path: str | os.PathLike[str]) -> None:
+    """Draws loss and accuracy of several trainings over one another, in two panels, as a PNG file.
+
+    histories: by name. Solid lines are of the monitored part, dotted ones of the training images. Raises DataError if
+    none of them has an epoch.
+    """
+    if not any(histories.values()):
+        hint = "Train for an epoch at least."
+        raise DataError(build("figures.comparison", "an epoch at least", "none", hint=hint))
+    needs("figures.comparison", "matplotlib")
+    from matplotlib.ticker import MaxNLocator
+
+    figure = _figure(11, 4.4)
+    figure.suptitle("Solid: validation or test images after the epoch. Dotted: training images", color=INK, fontsize=11)
+    left, right = figure.subplots(1, 2)
+    lowest = 100.0
+    for number, (name, history) in enumerate(histories.items()):
+        style: dict[str, Any] = {"color": RUN_COLORS[number % len(RUN_COLORS)], "linewidth": 2, "clip_on": False}
+        epochs = [epoch.number for epoch in history]
+        has_part = bool(history) and history[-1].monitored is not None
+        for axes, train, part in (
+            (left, history.train_loss, history.loss),
+            (right, [100 * share for share in history.train_accuracy],
+             [None if share is None else 100 * share for share in history.accuracy]),
+        ):  # fmt: skip
+            axes.plot(epochs, train, linestyle=(0, (1, 2)), **{**style, "linewidth": 1.4})
+            if has_part:
+                axes.plot(epochs, part, marker="o", markersize=4, **style)
+            axes.plot([], [], label=name, **style)
+        shares = [*history.train_accuracy, *history.accuracy]
+        lowest = min([lowest, *(100 * share for share in shares if share is not None)])
+    left.set(title="Loss", xlabel="epoch", ylabel="mean cross entropy [nats]")
+    left.set_ylim(bottom=0)
+    right.set(title="Accuracy", xlabel="epoch", ylabel="classified rightly [%]", ylim=(max(0, lowest - 5), 100))
+    left.legend(frameon=False, fontsize=9)
+    for axes in (left, right):
+        _plain(axes)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     write_png(figure, path, DPI)
 
 
@@ -108,6 +158,9 @@ def filters(weight: Tensor, path: str | os.PathLike[str]) -> None:
         raise ShapeError(
             build("figures.filters", wanted, tuple(weight.shape), hint="Pick some filters: weight[:16, :3].")
         )
+    needs("figures.filters", "matplotlib")
+    from matplotlib.patches import Rectangle
+
     count, channels, height, width = weight.shape
     if channels == 1:
         square = math.isqrt(count - 1) + 1
@@ -123,25 +176,44 @@ def filters(weight: Tensor, path: str | os.PathLike[str]) -> None:
     figure = _figure(max(4.5, 1.1 * columns + 1.6), max(2.5, 1.1 * rows * height / width + names_in + 0.7), pad_in=0.06)
     size = f"{height}×{width}" + f" on {channels} channels" * (channels > 1)
     figure.suptitle(f"The {count} filter{'s' * (count > 1)} of the first layer, {size}", color=INK, fontsize=14)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for index, axes in enumerate(grid.flat):
-        axes.set(xticks=[], yticks=[])
-        if index >= len(pictures):
-            axes.axis("off")
-            continue
-        image = axes.imshow(pictures[index], cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
-        for spine in axes.spines.values():
-            spine.set_color(GREY)
-            spine.set_linewidth(0.6)
+    axes, tall = figure.subplots(), height / width
+    named = 0.3 if channels == 1 else GAP  # where a number stands above each picture
+    for index, picture in enumerate(pictures):
+        # one set of axes for all: with its own for each, the layout would take seconds
+        left, top = index % columns * (1 + GAP), index // columns * (tall + named)
+        extent = (left, left + 1, top + tall, top)
+        image = axes.imshow(picture, extent=extent, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
+        axes.add_patch(Rectangle((left, top), 1, tall, fill=False, edgecolor=GREY, linewidth=0.6))
         if index < count:
-            axes.set_title(index, fontsize=9, color=GREY, pad=3)
+            axes.text(left + 0.5, top - 0.05, index, fontsize=9, color=GREY, ha="center", va="bottom")
         if channels > 1 and index % columns == 0:
-            axes.set_ylabel(f"channel {index // columns}", fontsize=9, color=GREY)
-    bar = figure.colorbar(image, ax=grid, pad=0.02, aspect=30)
+            name = f"channel {index // columns}"
+            axes.text(-0.1, top + tall / 2, name, fontsize=9, color=GREY, rotation=90, ha="right", va="center")
+    axes.set(xlim=(-0.02, columns * (1 + GAP)), ylim=(rows * (tall + named), -0.02), aspect="equal")
+    axes.axis("off")
+    bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=30)
     bar.set_label("weight (red adds, blue subtracts)" if rows * height > width else "weight", color=INK, fontsize=9)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, colors=INK)
     write_png(figure, path, DPI)
+
+
+def first_filters(model: Module) -> Tensor | None:
+    """The first layer's weight as :func:`filters` draws it, at most 256 pictures; None if it is no picture.
+
+    The weight of a linear layer for square images becomes an image a row.
+
+    >>> from torch import nn
+    >>> first_filters(nn.Sequential(nn.Flatten(), nn.Linear(49, 10))).shape
+    torch.Size([10, 1, 7, 7])
+    """
+    weight = next((p.detach() for p in model.parameters() if p.ndim > 1), None)
+    if weight is not None and weight.ndim == 2 and math.isqrt(weight.shape[1]) ** 2 == weight.shape[1]:
+        side = math.isqrt(weight.shape[1])
+        weight = weight.reshape(-1, 1, side, side)
+    if weight is None or weight.ndim != 4 or not 0 < weight.shape[1] <= MOST_CELLS:
+        return None
+    return weight[: MOST_CELLS // weight.shape[1]]
 
 
 def confusion(predictions: Tensor, labels: Tensor, path: str | os.PathLike[str]) -> None:
@@ -202,4 +274,38 @@ def confusion(predictions: Tensor, labels: Tensor, path: str | os.PathLike[str])
     axes.tick_params(which="both", length=0, colors=INK)
     for spine in axes.spines.values():
         spine.set_color(LIGHT)
+    write_png(figure, path, DPI)
+
+
+def rates(
+    learning_rates: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    suggestion: float | None,
+    path: str | os.PathLike[str],
+) -> None:
+    """Draws a range test, the loss over the learning rate on a logarithmic scale, as a PNG file.
+
+    Raises DataError if there are no losses.
+    """
+    if not losses:
+        raise DataError(build("figures.rates", "a loss at least", "none", hint="Begin at a lower learning rate."))
+    needs("figures.rates", "matplotlib")
+
+    figure = _figure(8, 4.2)
+    axes = figure.subplots()
+    axes.plot(learning_rates, losses, ".", color=BLUE, alpha=0.35, markersize=5, label="loss of a step", clip_on=True)
+    axes.plot(learning_rates, smoothed, color=BLUE, linewidth=2, label="smoothed")
+    title = "The loss does not fall"
+    if suggestion is not None:
+        title = f"Learning rate: try {suggestion:.2g}"
+        axes.axvline(suggestion, color=ORANGE, linewidth=2, label=f"suggestion, {suggestion:.2g}")
+        lowest = min(range(len(smoothed)), key=smoothed.__getitem__)
+        rate = learning_rates[lowest]
+        axes.plot(rate, smoothed[lowest], "o", color=INK, label=f"lowest, at {rate:.2g}")
+    highest = 1.25 * max(smoothed[0], *(value for value in smoothed if math.isfinite(value)))
+    axes.set(xscale="log", xlabel="learning rate", ylabel="mean cross entropy [nats]", ylim=(0, highest))
+    axes.set_title(title, color=INK, fontsize=14, pad=12)
+    axes.legend(frameon=False, loc="lower left")
+    _plain(axes)
     write_png(figure, path, DPI)

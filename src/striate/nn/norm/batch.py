@@ -89,9 +89,6 @@ class _BatchNorm(FusedActivation):
                 return 1.0 / float(batches)
         return 0.0 if self.momentum is None else self.momentum
 
-    def _batches(self: Any, input: Tensor) -> int:
-        return 1
-
     def _torch_norm(self, input: Tensor) -> Tensor:
         if self.frozen:
             return F.batch_norm(
@@ -125,16 +122,12 @@ class _BatchNorm(FusedActivation):
             else:
                 mean = var = None
         try:
-            return ops.by_channel(
+            return self._by_channel(
                 input,
                 mean,
                 var,
-                self.weight,
-                self.bias,
                 measured,
                 momentum,
-                self.eps,
-                batches=self._batches(input) if measured else 1,
                 residual=residual,
                 **self._kernel_options(following),
                 statistics=statistics if measured else None,
@@ -143,6 +136,12 @@ class _BatchNorm(FusedActivation):
         except REFUSALS:
             self._uncount_batch(measured and mean is not None)
             raise
+
+    def _by_channel(
+        self: Any, input: Tensor, mean: Tensor | None, var: Tensor | None, measured: bool, momentum: float, **given: Any
+    ) -> Tensor:
+        """Normalizes with the batch's statistics, if ``measured``, and moves the running ones by ``momentum``."""
+        return ops.by_channel(input, mean, var, self.weight, self.bias, measured, momentum, self.eps, **given)
 
     def _uncount_batch(self: Any, counted: bool) -> None:
         """Undoes :meth:`_count_batch` for a batch that raised an error."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ... import _torch
-from ...errors import ArgumentError, ShapeError, build
+from ...errors import ArgumentError, build
 from ...ops import norm as ops
 from ...ops.arguments import as_int, is_int
 from .base import WithResidual
@@ -19,15 +19,16 @@ __all__ = ["GhostBatchNorm2d"]
 
 
 class GhostBatchNorm2d(WithResidual, _BatchNorm, torch.nn.BatchNorm2d):
-    r"""Batch normalization of sub-batches: every ``ghost_batch_size`` consecutive samples have their own statistics.
+    r"""Batch normalization of sub-batches: every ``ghost_batch_size`` consecutive samples have their own statistics;
+    in a batch that this does not divide, sub-batches have fewer samples, and differ by one at most.
 
     .. math:: y = γ_c·(x - μ_{bc})/\sqrt{σ²_{bc} + ε} + β_c
 
     A large batch then learns with the noise of a small one. The running statistics take one step towards the mean over
-    the sub-batches. In evaluation it is :class:`BatchNorm2d`. x: as for :class:`BatchNormAct2d`; N is a multiple of
-    ``ghost_batch_size``, or smaller.
+    the sub-batches. In evaluation it is :class:`BatchNorm2d`. x: as for :class:`BatchNormAct2d`; a trace or script of a
+    layer in training takes multiples of ``ghost_batch_size``, and smaller batches.
 
-    Raises ArgumentError for a size below 1, ShapeError where it does not divide the batch.
+    Raises ArgumentError for a size below 1, ShapeError where a sub-batch has one value per channel.
 
     Source: Hoffer, Hubara, Soudry, *Train longer, generalize better*, 2017.
 
@@ -85,15 +86,26 @@ class GhostBatchNorm2d(WithResidual, _BatchNorm, torch.nn.BatchNorm2d):
             y = y + self.bias.reshape(shape)
         return y
 
-    def _batches(self, input: Tensor) -> int:
-        if not isinstance(input, Tensor):
-            return 1
-        samples, size = input.shape[0], self.ghost_batch_size
-        if samples > size and samples % size != 0:
-            expects = f"a batch that ghost_batch_size, {size}, divides"
-            hint = "Drop the last incomplete batch or choose another size."
-            raise ShapeError(build(type(self).__name__, expects, samples, hint=hint, x=tuple(input.shape)))
-        return max(1, samples // size)
+    def _by_channel(
+        self: Any, input: Tensor, mean: Tensor | None, var: Tensor | None, measured: bool, momentum: float, **given: Any
+    ) -> Tensor:
+        def normalized(part: slice, batches: int, momentum: float) -> Tensor:
+            own = given | {"residual": None if residual is None else residual[part], "batches": batches}
+            return super(GhostBatchNorm2d, self)._by_channel(input[part], mean, var, measured, momentum, **own)
+
+        samples = input.shape[0] if isinstance(input, Tensor) and input.dim() else 0
+        residual, batches = given.get("residual"), max(1, -(-samples // self.ghost_batch_size))
+        size, larger = divmod(samples, batches)
+        if not measured or larger == 0:
+            given["batches"] = batches if measured else 1
+            return super()._by_channel(input, mean, var, measured, momentum, **given)
+        # The two steps of the running statistics are one towards the mean over all sub-batches: the weight of what was
+        # there is (1 - first)·(1 - second) = 1 - momentum. The smaller ones come first, because they may be refused.
+        second = momentum * larger / batches
+        first = (momentum - second) / (1 - second)
+        cut = larger * (size + 1)
+        tail = normalized(slice(cut, None), batches - larger, first)
+        return torch.cat([normalized(slice(cut), larger, second), tail])
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, ghost_batch_size={self.ghost_batch_size}"

@@ -170,6 +170,30 @@ class DataSet:
     def __len__(self) -> int:
         return sum(map(len, self.parts.values()))
 
+    def with_validation(self, fraction: float, seed: int = 0) -> DataSet:
+        """The data set with a part "val": this share of each class of the training part, see :func:`stratified`.
+
+        Raises DataError if it has one already, for a fraction that is not between 0 and 1, and where no class has two
+        images.
+
+        >>> labels = torch.tensor([0] * 8 + [1] * 2)
+        >>> data = DataSet("npz", ("a", "b"), {"train": Part(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), labels)})
+        >>> {name: part.labels.tolist() for name, part in data.with_validation(0.25).parts.items()}
+        {'train': [0, 0, 0, 0, 0, 0, 1], 'val': [0, 0, 1]}
+        """
+        check_seed(self.kind, seed)
+        if "val" in self.parts:
+            hint = "Leave the fraction out, to validate on that part."
+            raise DataError(build(self.kind, "no fraction, as it has a part val", repr(fraction), hint=hint))
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
+            hint = "Use 0.1 to validate on a tenth of the training images."
+            raise DataError(build(self.kind, "a fraction between 0 and 1", repr(fraction), hint=hint))
+        train = self.parts["train"]
+        first, second = stratified(train.labels, fraction, seed)
+        rest = {name: part for name, part in self.parts.items() if name != "train"}
+        parts = {"train": train.take(first), "val": train.take(second), **rest}
+        return DataSet(self.kind, self.classes, parts, self.skipped)
+
 
 def check_seed(where: str, seed: int) -> None:
     """Raises DataError for a seed that is not a whole number from 0 to 2³²-1."""

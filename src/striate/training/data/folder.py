@@ -25,7 +25,7 @@ from .dataset import PARTS, DataSet, Decoded, Part, Request, class_names, split_
 from .images import BrokenImage, decode, read_header
 from .sources import folder_of, is_plain, names_in, open_file, user_path, within
 
-__all__ = ["read", "read_csv"]
+__all__ = ["files_below", "read", "read_csv"]
 
 IGNORED = {"thumbs.db", "desktop.ini"}  # what file managers leave in folders, beside hidden files
 ALIASES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -154,19 +154,19 @@ def _classes(where: str, folder: Path, root: Path) -> Iterator[_File]:
         got = "one" if classes else "none"
         raise DataError(build(where, "two subfolders at least, one a class", got, path=folder, hint=hint))
     for label in classes:
-        files = list(_below(where, folder / label, root))
+        files = list(files_below(where, folder / label, root))
         if not files:
             expects = f"an image at least of the class {label!r}"
             raise DataError(build(where, expects, "none", path=folder / label, hint="Remove the folder, or fill it."))
         yield from (_File(path, str(name.relative_to(root)), label) for path, name in files)
 
 
-def _below(where: str, folder: Path, root: Path) -> Iterator[tuple[Path, Path]]:
+def files_below(where: str, folder: Path, root: Path) -> Iterator[tuple[Path, Path]]:
     """The files below a folder: where each really lies, and its name."""
     for name, is_folder in _entries(where, folder, root):
         path = folder / name
         if is_folder:
-            yield from _below(where, path, root)
+            yield from files_below(where, path, root)
         else:
             yield within(where, path, root), path
 
