@@ -399,6 +399,26 @@ def test_patience_ends_the_training_when_nothing_gets_better() -> None:
     assert rest.calls == [f"start {len(history)} {3 * len(history)}", f"end {len(history)} {3 * len(history)}", "close"]
 
 
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_with_patience_the_result_is_the_best_epoch(ema: float | None) -> None:
+    data, best, snapshots = shapes("val"), {}, []
+
+    class Best(Callback):
+        def on_epoch(self, training: Training, epoch: Epoch) -> None:
+            snapshots.append(training.snapshot())
+            if training.is_best:
+                with training.averaged():
+                    best.update({name: tensor.clone() for name, tensor in training.model.state_dict().items()})
+
+    settings = FitSettings(epochs=30, learning_rate=0.3, patience=2, ema=ema)
+    model, again = network(), network()
+    history = fit(model, data, settings, callbacks=[Best()])
+    assert history.best is not history[-1]
+    assert all(torch.equal(tensor, best[name]) for name, tensor in model.state_dict().items())
+    fit(again, data, settings, resume=snapshots[-2])
+    assert all(torch.equal(tensor, best[name]) for name, tensor in again.state_dict().items())
+
+
 def test_the_best_epoch_is_the_most_accurate_then_the_one_with_the_lowest_loss() -> None:
     def epoch(number: int, accuracy: float | None, loss: float | None, train: float = 0.5) -> Epoch:
         return Epoch(

@@ -89,9 +89,7 @@ def fit(
                     callback.on_epoch(training, epoch)
         for callback in told:
             callback.on_end(training)
-        training.optimizer.zero_grad()  # frees the gradients' memory
-        if training.average is not None:
-            training.average.swap()
+        training.finish()
     training.history.stopped = training.stopped
     return training.history
 

@@ -148,7 +148,8 @@ sgd. Did you mean adamw?
     patience: int | None = _knob(
         None,
         "training",
-        "epochs without a better result on the validation part after which training stops",
+        "epochs without a better result on the validation part after which training stops; the result is then the best "
+        "epoch's weights",
         least=1,
         unset="no early stop",
     )

@@ -23,7 +23,8 @@ from .settings import FitSettings
 
 __all__ = ["NotFinite", "Snapshot", "Training"]
 
-MODEL, AVERAGED, OPTIMIZER, RANDOM = "model.", "averaged.", "optimizer.", "random.torch"  # how tensors are called
+# how tensors are called
+MODEL, AVERAGED, BEST, OPTIMIZER, RANDOM = "model.", "averaged.", "best.", "optimizer.", "random.torch"
 
 
 class NotFinite(ArgumentError):
@@ -33,9 +34,9 @@ class NotFinite(ArgumentError):
 class Snapshot(NamedTuple):
     """A training at one moment.
 
-    tensors: parameters, buffers, their average, the optimizer's state and torch's random state; facts: what JSON can
-    hold: the place in the training, its sums and history, its settings, what identifies its data, the other random
-    states.
+    tensors: parameters, buffers, their average, those of the best epoch, the optimizer's state and torch's random
+    state; facts: what JSON can hold: the place in the training, its sums and history, its settings, what identifies its
+    data, the other random states.
     """
 
     tensors: dict[str, Tensor]
@@ -60,7 +61,8 @@ class Training:
     learning rate of a step, and a callback may replace it before the first one; monitored: the part that is evaluated
     after each epoch, "val", else "test", else None; history: the epochs that have ended; step: the steps that have
     ended, of all epochs; steps: those there will be; sums: over the steps of the running epoch; batch, loss: of the
-    last step; stopped: why the training is to end before its last epoch, None if it is not.
+    last step; best: with ``patience`` the parameters and buffers of the best epoch, by name; stopped: why the training
+    is to end before its last epoch, None if it is not.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Training:
         self.history = History()
         self.step, self.steps = 0, settings.epochs * len(self.loader)
         self.sums, self.loss = Sums(), math.nan
+        self.best: dict[str, Tensor] = {}
         self.batch: Batch | None = None
         self.stopped: str | None = None
 
@@ -157,8 +160,23 @@ class Training:
         )
         self.history.append(epoch)
         self.sums = Sums()
+        if self.settings.patience is not None and self.is_best:
+            with self.averaged():
+                self.best = {name: tensor.detach().clone() for name, tensor in state_of(self.model).items()}
         self._stop_early()
         return epoch
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Gives the model the weights that are the result: with ``patience`` those of the best epoch, with ``ema`` the
+        averaged ones, else the last ones.
+        """
+        self.optimizer.zero_grad()  # frees the gradients' memory
+        if self.best:
+            for name, tensor in state_of(self.model).items():
+                tensor.copy_(self.best[name])
+        elif self.average is not None:
+            self.average.swap()
 
     def _stop_early(self) -> None:
         patience = self.settings.patience
@@ -174,6 +192,7 @@ class Training:
         tensors = {MODEL + name: tensor for name, tensor in state_of(self.model).items()}
         if self.average is not None:
             tensors |= {AVERAGED + name: tensor for name, tensor in self.average.tensors.items()}
+        tensors |= {BEST + name: tensor for name, tensor in self.best.items()}
         for name, parameter in self.model.named_parameters():
             for slot, value in self.optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
@@ -209,8 +228,12 @@ class Training:
         if self.average is not None:
             state |= {AVERAGED + name: tensor for name, tensor in self.average.tensors.items()}
         _check_fit(state, {key: tensor for key, tensor in tensors.items() if key.startswith((MODEL, AVERAGED))})
+        best = {key.removeprefix(BEST): tensor for key, tensor in tensors.items() if key.startswith(BEST)}
+        if best:
+            _check_fit(state_of(self.model), best)
         for key, tensor in state.items():
             tensor.copy_(tensors[key])
+        self.best = {name: tensor.clone() for name, tensor in best.items()}
         parameters = dict(self.model.named_parameters())
         self.optimizer.state.clear()
         for key, tensor in tensors.items():
