@@ -17,6 +17,7 @@ from striate.errors import ArgumentError, CheckpointError
 from striate.models import classifier
 from striate.training import (
     Callback,
+    NotFinite,
     RunSettings,
     checkpoint,
     evaluate,
@@ -26,6 +27,7 @@ from striate.training import (
     signals,
     train_run,
 )
+from striate.training.checkpoints import latest
 from striate.training.config import read_config, write_config
 from striate.training.folder import working_in
 from striate.training.run import prepare
@@ -279,11 +281,13 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
                 with torch.no_grad():
                     training.model[-1].weight.fill_(float("nan"))
 
-    with pytest.raises(ArgumentError, match="expects a loss that stays finite, got nan"):
+    with pytest.raises(NotFinite, match="expects a loss that stays finite, got nan") as error:
         train_run(out=tmp_path, callbacks=[Breaks()], **settings)
-    assert [path.name for path in (tmp_path / "checkpoints").glob("*.safetensors")] == [
-        "epoch-0001-step-000006.safetensors"
-    ]
+    good = tmp_path / "checkpoints" / "epoch-0001-step-000006.safetensors"
+    assert list((tmp_path / "checkpoints").glob("*.safetensors")) == [good]
+    assert str(error.value).endswith(f"The last good checkpoint is kept: --weights {good}")
+    run = train_run(out=tmp_path / "other", weights=str(good), **{**settings, "learning_rate": 0.0})
+    assert torch.equal(run.model()[-1].weight, latest(good.parent).weights()["6.weight"])
     train_run(out=tmp_path, resume=True)
     assert bits(tmp_path) == bits(whole)
 

@@ -24,7 +24,7 @@ from .callbacks import Callback
 from .history import Epoch
 from .state import Snapshot, Training
 
-__all__ = ["MANIFEST", "KeepCheckpoints", "latest", "save"]
+__all__ = ["MANIFEST", "KeepCheckpoints", "latest", "newest", "save"]
 
 MANIFEST = "manifest.json"
 LAST = 2  # checkpoints that stay, beside the best one
@@ -68,6 +68,12 @@ def save(folder: Path, snapshot: Snapshot, best: bool = False) -> Path:
             build("checkpoints", "a folder that can be written to", got, folder=folder, hint=hint)
         ) from error
     return folder / name
+
+
+def newest(folder: Path) -> Path | None:
+    """The path of the newest checkpoint in a folder, None if there is none; it is not read."""
+    files = _files(folder)
+    return folder / files[-1] if files else None
 
 
 def latest(folder: Path, tell: Callable[[str], object] = warnings.warn) -> Snapshot | None:

@@ -20,6 +20,7 @@ from .._torch import ConvBase
 from ..errors import ArgumentError, CheckpointError, build, did_you_mean
 from ..nn.norm import BATCH_NORMS
 from ..tensorfile import SUFFIX, Damaged, read
+from .state import Snapshot
 
 __all__ = ["Loaded", "freeze_until", "head_of", "load_weights", "new_head"]
 
@@ -59,7 +60,8 @@ class Loaded(NamedTuple):
 
 def load_weights(model: Module, path: str | os.PathLike[str], *, strict: bool = True) -> Loaded:
     """Fills a model with weights from a file: safetensors, of striate (whose digests are compared) or any other
-    program, or a checkpoint of torch, such as torchvision's, of which nothing but tensors is unpickled.
+    program, or a checkpoint of torch, such as torchvision's, of which nothing but tensors is unpickled. Of a checkpoint
+    of a run, in its folder ``checkpoints``, the weights are taken.
 
     A checkpoint that holds the weights in an entry ``state_dict``, ``model_state_dict`` or ``model``, or under names
     that begin with ``module.``, is accepted. Numbers are converted between floating-point types. A last layer (see
@@ -87,7 +89,8 @@ def load_weights(model: Module, path: str | os.PathLike[str], *, strict: bool = 
     head = _head_names(model, found, state)
     loaded = [name for name in state if name in found and name not in head]
     missing = [n for n in state if n not in found and not n.endswith("num_batches_tracked")]
-    unexpected = [n for n in found if n not in state]
+    temporary = dict(model.named_buffers()).keys() - state.keys()  # which a state_dict leaves out, a checkpoint not
+    unexpected = [n for n in found if n not in state and n not in temporary]
     misshapen = [n for n in loaded if found[n].shape != state[n].shape]
     if not loaded or len(misshapen) == len(loaded) or (strict and (missing or unexpected or misshapen)):
         raise _misfit(path, found, state, missing, unexpected, misshapen)
@@ -131,7 +134,10 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, "pt") as file:
             of_striate = "striate" in (file.metadata() or {})
-        return read(path)[0] if of_striate else load_file(path)
+        if not of_striate:
+            return load_file(path)
+        tensors, metadata = read(path)
+        return Snapshot(tensors, metadata["facts"]).weights() if "facts" in metadata else tensors
     except (SafetensorError, Damaged, OSError, ValueError) as error:
         why = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise _refused(path, "a sound safetensors file", why, "Copy the file afresh.") from None

@@ -30,7 +30,7 @@ from ..ops.precision import precision
 from ..tensorfile import encode, write
 from . import checkpoint, figures, finetune, random_states
 from .callbacks import Callback, TensorBoard
-from .checkpoints import KeepCheckpoints, latest
+from .checkpoints import KeepCheckpoints, latest, newest
 from .config import read_config, write_config
 from .data import DataSet, Preprocessing, open_data
 from .evaluation import evaluate
@@ -40,7 +40,7 @@ from .history import History
 from .report import report
 from .settings import RunSettings, knobs, resolved
 from .signals import Asked, Stopped, listen
-from .state import Snapshot
+from .state import NotFinite, Snapshot
 from .watch import Record, Watch
 
 __all__ = ["Prepared", "Run", "open_run", "prepare", "train_run"]
@@ -209,6 +209,10 @@ def train_run(
             is_begun = holds_run(folder)
             more = f" Go on with: striate train --resume --out {shlex.quote(str(folder))}" if is_begun else ""
             raise Stopped(f"stopped.{more}", stopped.signum) from None
+        except NotFinite as error:
+            good = newest(folder / CHECKPOINTS)
+            more = "" if good is None else f" The last good checkpoint is kept: --weights {shlex.quote(str(good))}"
+            raise NotFinite(f"{error}{more}") from None
 
 
 def _train(

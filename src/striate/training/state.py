@@ -42,6 +42,11 @@ class Snapshot(NamedTuple):
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
 
+    def weights(self) -> dict[str, Tensor]:
+        """The parameters and buffers of the model at that moment, by name; averaged ones with ``ema``."""
+        prefix = AVERAGED if any(name.startswith(AVERAGED) for name in self.tensors) else MODEL
+        return {k.removeprefix(prefix): tensor for k, tensor in self.tensors.items() if k.startswith(prefix)}
+
 
 @dataclass
 class Sums:
