@@ -62,12 +62,16 @@ def test_train_prints_a_line_for_each_epoch_then_the_accuracy_and_the_folder(
     lines = capsys.readouterr().out.splitlines()
     accuracy = json.loads((out / "metrics.json").read_text())["test_accuracy"]
     assert lines[0] == "model    mlp_bn, 79,710 parameters" and lines[3] == f"results  {out}"
-    first, second, *end = lines[-4:]
+    place = next(place for place, line in enumerate(lines) if line.startswith("epoch 1/2"))
+    first, second, *end = lines[place : place + 6]
     assert first.startswith("epoch 1/2   train loss ") and second.startswith("epoch 2/2   train loss ")
     assert end == [
         f"mlp_bn: test accuracy {100 * accuracy:.2f} % on 360 images it never saw",
         f"results in {out}: report.html shows them",
+        "",
+        "what to try next:",
     ]
+    assert lines[place + 6].startswith(f"  striate evaluate {out} --data digits ")
     assert tuned == [True]
 
 

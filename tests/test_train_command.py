@@ -38,7 +38,7 @@ def test_settings_come_from_a_file_and_options_win_over_it(
         f"model {NET}, 243 parameters data {data}: 120 train, 30 test images in 3 classes, 1×8×8 "
         f"epochs 1 of 4 steps, 30 images each results {out} "
     )
-    assert printed.splitlines()[-1] == f"results in {out}: report.html shows them"
+    assert f"\nresults in {out}: report.html shows them\n\nwhat to try next:\n  striate evaluate {out} " in printed
 
     assert main(["train", "--resume", "--out", str(out), "--config", str(out / "config.toml")]) == 0
     assert capsys.readouterr().out.splitlines()[0] == f"the run in {out} has ended already: nothing is left to do"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,8 +208,6 @@ def _print_end(made: Run) -> None:
         images = f"{metrics[f'{held_out}_images']:,} images {seen}"
         print(f"{made.settings.model}: {held_out} accuracy {100 * accuracy:.2f} % on {images}")
     print(f"results in {made.folder}: report.html shows them")
-    if not sys.stdout.isatty():
-        return
     run, spec = shlex.quote(str(made.folder)), shlex.quote(made.settings.data)
     channels, (height, width) = made.preprocessing.channels, made.preprocessing.size
     commands = [
