@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
+import threading
 from collections.abc import Generator, Iterator
 
 # processes share the cores: a waiting thread releases its core instead of spinning (a fifth of the time)
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # otherwise three compiled models would start a process of 0.3 GB on each core
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
+# a suite that a shell started in the background ignores Ctrl-C, and so would each process that a test interrupts
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import memory
 import pytest

@@ -8,7 +8,6 @@ import copy
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -154,7 +153,7 @@ def test_a_layer_of_timms_computes_as_timms(name: str, training: bool) -> None:
     assert type(native) is getattr(adapters, kind.__name__) and isinstance(native, kind)
     with torch.autograd.profiler.profile() as profile:
         for x in images():
-            with prefer("native") if name == "Linear" else nullcontext():  # a small product is torch's else
+            with prefer("native"):  # some of these shapes are torch's in the tables of some processors
                 got = step(native, x)
             expected = step(timm_model, x)
             assert got[0].is_contiguous() == expected[0].is_contiguous()

@@ -315,12 +315,12 @@ INPUT = ["--input", "1x28x28"]
     [
         (
             ["resnet", *INPUT],
-            f"inspect expects one of {NAMED}, package.module:callable, or a file of striate train, got 'resnet'. "
+            f"inspect expects one of {NAMED}, package.module:callable, or a run of striate train, got 'resnet'. "
             "Choose one of these names, or a callable of your own. Did you mean resnet18 or resnet50?",
         ),
         (
             ["mine_to_inspect", *INPUT],
-            f"inspect expects one of {NAMED}, package.module:callable, or a file of striate train, got "
+            f"inspect expects one of {NAMED}, package.module:callable, or a run of striate train, got "
             "'mine_to_inspect'. "
             "Choose one of these names, or a callable of your own. "
             "Did you mean mine_to_inspect:Net or mine_to_inspect:Broken or mine_to_inspect:number?",

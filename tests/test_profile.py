@@ -783,7 +783,7 @@ NAMED = ", ".join(models.NAMES)
     [
         (
             ["resnet", "--input", "1x3x8x8"],
-            f"profile expects one of {NAMED}, package.module:callable, or a file of striate train, got 'resnet'. "
+            f"profile expects one of {NAMED}, package.module:callable, or a run of striate train, got 'resnet'. "
             "Choose one of these names, or a callable of your own. Did you mean resnet18 or resnet50?",
         ),
         (

@@ -95,7 +95,7 @@ class GhostBatchNorm2d(WithResidual, _BatchNorm, torch.nn.BatchNorm2d):
 
         samples = input.shape[0] if isinstance(input, Tensor) and input.dim() else 0
         residual, batches = given.get("residual"), max(1, -(-samples // self.ghost_batch_size))
-        size, larger = divmod(samples, batches)
+        size, larger = samples // batches, samples % batches  # torch.export has no divmod of symbols
         if not measured or larger == 0:
             given["batches"] = batches if measured else 1
             return super()._by_channel(input, mean, var, measured, momentum, **given)
