@@ -153,7 +153,7 @@ def test_a_layer_of_timms_computes_as_timms(name: str, training: bool) -> None:
     assert type(native) is getattr(adapters, kind.__name__) and isinstance(native, kind)
     with torch.autograd.profiler.profile() as profile:
         for x in images():
-            with prefer("native"):  # some of these shapes are torch's in the tables of some processors
+            with prefer("native" if name == "Linear" else "direct"):  # some of these shapes are torch's in the tables of some processors
                 got = step(native, x)
             expected = step(timm_model, x)
             assert got[0].is_contiguous() == expected[0].is_contiguous()
