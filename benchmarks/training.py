@@ -5,9 +5,11 @@ epoch, after a short untimed one at first. Reported are medians over the rounds 
 over median). All train the same network from the same weights on the same made images (random bytes, random labels) by
 SGD with Nesterov momentum; the mean losses of the first epoch must agree to 0.05.
 
-striate train        striate.training.fit, as the command runs it: one worker, the allocator tuned
-without workers      the same, batches made by the training thread
-augmented            the same, with crop, flip and jitter
+striate train        striate.training.fit, as the command runs it: one worker, the allocator tuned, layers watched, a
+                     checkpoint after the epoch
+fit                  the same without a watch and checkpoints
+without workers      fit, batches made by the training thread
+augmented            fit, with crop, flip and jitter
 bare loop            the fewest lines that train it: striate's layers, the allocator tuned, batches indexed and
                      normalized on the spot
 torch                the same lines with torch's layers, and batches from torch's DataLoader: "alone" without workers,
@@ -26,6 +28,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
@@ -37,8 +40,10 @@ from striate import models
 from striate.allocator import tune_allocator
 from striate.files import write_atomically
 from striate.measure import LineWorker, again, in_turns, processor, summarize, with_again
-from striate.training import fit
+from striate.training import Watch, fit
+from striate.training.checkpoints import KeepCheckpoints
 from striate.training.data import DataSet, Part, Preprocessing
+from striate.training.folder import WATCH
 from striate.training.parameters import parameter_groups
 from striate.training.settings import FitSettings
 
@@ -62,6 +67,7 @@ class Case(NamedTuple):
 CASES = [Case("lenet5", 60_000, (1, 28, 28), 64), Case("resnet_cifar", 5_120, (3, 32, 32), 128)]
 FITS: dict[str, dict[str, Any]] = {
     FIT: {},
+    "fit": {},
     "without workers": {"workers": 0},
     "augmented": {"crop": 2, "flip": True, "jitter": 0.2},
 }
@@ -93,17 +99,19 @@ def built(case: Case) -> torch.nn.Module:
     return models.by_name(case.network)()
 
 
-def fitted(case: Case, changes: dict[str, Any]) -> Callable[[Part], tuple[float, float]]:
+def fitted(case: Case, name: str) -> Callable[[Part], tuple[float, float]]:
     """An epoch of fit: its mean loss, and the share of waiting."""
     model = built(case)
     settings = FitSettings(
         epochs=1, batch_size=case.batch, learning_rate=RATE, momentum=MOMENTUM, weight_decay=DECAY,
         schedule="constant", warm_up=0.0, crop=0,
-    ).replace(**changes)  # fmt: skip
+    ).replace(**FITS[name])  # fmt: skip
 
     def epoch(part: Part) -> tuple[float, float]:
         data = DataSet("made", tuple(map(str, range(10))), {"train": part})
-        last = fit(model, data, settings, preprocessing=prepared(part))[-1]
+        with TemporaryDirectory() as folder:
+            told = [Watch(Path(folder, WATCH)), KeepCheckpoints(Path(folder))] if name == FIT else []
+            last = fit(model, data, settings, preprocessing=prepared(part), callbacks=told)[-1]
         return last.train_loss, last.waiting
 
     return epoch
@@ -147,7 +155,7 @@ def prepared(part: Part) -> Preprocessing:
 
 
 def contestants() -> dict[str, tuple[Callable[..., Any], Any]]:
-    made_by_fit = {name: (fitted, changes) for name, changes in FITS.items()}
+    made_by_fit = {name: (fitted, name) for name in FITS}
     return {**made_by_fit, BARE: (looped, None), "torch": (looped, 1), "torch alone": (looped, 0)}
 
 

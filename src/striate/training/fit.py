@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import random_states
 from ..errors import ArgumentTypeError, ShapeError, build
 from ..nn.norm import BATCH_NORMS
 from ..nn.statistics import whole_batch_statistics
 from ..ops.precision import precision
-from . import random_states
 from .callbacks import Callback, ProgressBar
 from .data import Batch, DataSet, Preprocessing
 from .evaluation import evaluate

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from .. import random_states
 from ..errors import ArgumentError, CheckpointError, build
 from ..extras import needs
 from ..files import write_atomically
@@ -28,7 +29,7 @@ from ..models.custom import custom
 from ..nn.swap import accelerate
 from ..ops.precision import precision
 from ..tensorfile import encode, write
-from . import checkpoint, figures, finetune, random_states
+from . import checkpoint, figures, finetune
 from .callbacks import Callback, TensorBoard
 from .checkpoints import KeepCheckpoints, latest, newest
 from .config import read_config, write_config

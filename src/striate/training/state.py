@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .. import random_states
 from ..errors import ArgumentError, CheckpointError, build
-from . import random_states
 from .data import Augmentation, Batch, DataSet, Loader, Preprocessing
 from .ema import Average, state_of
 from .history import Epoch, History

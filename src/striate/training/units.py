@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import random_states
 from ..nn import BatchNormAct2d, GroupNormAct2d
-from . import random_states
 from .evaluation import evaluation_mode
 
 __all__ = ["activations", "dead", "look", "observed", "settled"]
