@@ -689,7 +689,11 @@ def network() -> torch.nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("dynamic", "name"), [pytest.param(True, None, marks=pytest.mark.nightly), *((False, name) for name in NATIVE)]
+    ("dynamic", "name"),
+    [
+        pytest.param(True, None, marks=pytest.mark.nightly),
+        *(pytest.param(False, name, marks=[pytest.mark.nightly] * (name != "direct")) for name in NATIVE),
+    ],
 )
 def test_models_compile_without_graph_breaks(dynamic: bool, name: str | None) -> None:
     model, x = network(), torch.randn(2, 3, 20, 22)

@@ -1403,10 +1403,25 @@ LONG = {
     "models.cnn_bn",
     "models.mlp_bn",
 }
+# Forms of layers that have a case without them.
+FORMS = {
+    *("AvgPool2d same", "AvgPool2d with a divisor", "AvgPool2d without padding counted"),
+    "AdaptiveAvgPool2d of one axis",
+    *("MaxPool2d same", "MaxPool2d channels_last", "MaxPool2d of 289 taps"),
+    *("BatchNorm2d channels_last", "BatchNorm2d of all batches", "InstanceNorm2d of one sample"),
+    "LayerNorm without scale",
+    *("Conv2d 1×1", "Conv2d channels_last", "Conv2d circular", "Conv2d depthwise 5×5", "Conv2d implicit_gemm"),
+    *("Conv2d same", "ConvTranspose2d circular", "ConvTranspose2d same", "LazyConvTranspose2d"),
+    *("DepthwiseConv2d", "PointwiseConv2d", "SpatiallySeparableConv2d", "models.InvertedResidual"),
+}
+
+
+def test_what_is_left_to_the_night_is_among_the_cases() -> None:
+    assert {row for _, row in CASES} >= FORMS and {one for case in CASES for one in case} >= LONG
 
 
 def _case(name: str, row: str) -> Any:
-    marks = [pytest.mark.nightly] if re.fullmatch(OTHER_AXES, row) or {name, row} & LONG else []
+    marks = [pytest.mark.nightly] if re.fullmatch(OTHER_AXES, row) or {name, row} & (LONG | FORMS) else []
     return pytest.param(name, row, id=f"{name} | {row}", marks=marks)
 
 
@@ -1499,7 +1514,8 @@ def operators_of(graph: torch.fx.Graph) -> set[str]:
 of_models("`torch.compile`, forward and backward, for any batch size", by="striate")
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiled_models_give_what_torchs_give_for_any_batch_size(backend: str) -> None:
     native_model, torch_model, x = twins(train=True)
     compiled = torch.compile(native_model, backend=backend, fullgraph=True, dynamic=True)

@@ -174,7 +174,10 @@ FUSED = {  # operators left, by their names
 }
 
 
-@pytest.mark.parametrize("name", models.NAMES)
+LARGE = {"convnext_tiny", "resnet50", "vgg11_bn", "mobilenet_v2"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.nightly] * (n in LARGE)) for n in models.NAMES])
 def test_every_model_of_striate_is_the_same_frozen(name: str) -> None:
     shape = INPUTS.get(name, (3, 32, 32))
     frozen = checked(calibrated(made(name), *shape), torch.randn(2, *shape))

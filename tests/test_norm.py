@@ -1564,6 +1564,7 @@ def test_models_compile_without_graph_breaks(dynamic: bool, layout: Layout) -> N
     torch.testing.assert_close(compiled(layout(torch.randn(6, 3, 7, 8))).shape, torch.Size([6, 6, 5, 6]))
 
 
+@pytest.mark.nightly
 def test_a_training_step_compiles_to_machine_code_with_its_running_statistics() -> None:
     model = randomized(S.BatchNorm2d(6))
     twin, x = copy.deepcopy(model), torch.randn(4, 6, 7, 8)

@@ -66,6 +66,13 @@ def drawn(norm: nn.Module) -> nn.Module:
     return norm
 
 
+@pytest.fixture(autouse=True, scope="module")
+def fewer_objects_to_traverse() -> None:
+    """These tests collect garbage many times: half a second each, if modules that earlier tests imported take part."""
+    gc.collect()
+    gc.freeze()
+
+
 @contextmanager
 def outputs(norm: nn.Module) -> Iterator[list[weakref.ref[Tensor]]]:
     """Records the outputs inside layers of this norm's class, which only the container that calls them sees."""
