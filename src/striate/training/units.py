@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import random_states
+from ..guard import probing
 from ..nn import BatchNormAct2d, GroupNormAct2d
 from .evaluation import evaluation_mode
 
@@ -37,19 +37,11 @@ def _is_activation(module: nn.Module) -> bool:
 
 @contextmanager
 def settled(model: nn.Module) -> Iterator[None]:
-    """In this context the model is in evaluation mode and records no gradients. Afterwards its modes and buffers, and
-    the random generators of torch, NumPy and Python, are bit for bit as before.
+    """In this context the model is in evaluation mode and records no gradients. Afterwards all of it, and the random
+    generators of torch, NumPy and Python, are bit for bit as before.
     """
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    before = random_states.capture()
-    try:
-        with evaluation_mode(model):
-            yield
-    finally:
-        random_states.restore(*before)
-        with torch.no_grad():
-            for buffer, old in buffers:
-                buffer.copy_(old)
+    with probing(model), evaluation_mode(model):
+        yield
 
 
 @contextmanager
