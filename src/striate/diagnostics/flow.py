@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, overload
@@ -18,7 +18,7 @@ from ..extras import needs
 from ..guard import probing
 from ..render import figure
 from ..render.text import columns
-from .batches import Batch, Loss, loss_of, number, pairs
+from .batches import Batch, Loss, loss_of, number, pairs, plain
 
 __all__ = ["FlowRow", "GradientFlow", "gradient_flow"]
 
@@ -193,8 +193,10 @@ class GradientFlow(Sequence[FlowRow]):
         return self.table()
 
 
-def gradient_flow(model: nn.Module, loss: Loss, batch: Batch, *, rate: float | None = None, seed: int = 0) -> GradientFlow:
-    r"""Measures the gradient at each layer with weights, and by which factor each stage scales it; see :class:`FlowRow`.
+def gradient_flow(
+    model: nn.Module, loss: Loss, batch: Batch, *, rate: float | None = None, seed: int = 0
+) -> GradientFlow:
+    r"""Measures the gradient at each layer with weights, and the factor of each stage; see :class:`FlowRow`.
 
     .. math:: factor_l = \frac{‖J_l^T g_{l+1}‖}{‖g_{l+1}‖}, \quad g_l = \frac{∂L}{∂x_l}, \quad
               expected_l = \sqrt{E[w²]·fan_{in}} · \sqrt{E[φ'²]} = gain_l · slope_l
@@ -237,23 +239,24 @@ def gradient_flow(model: nn.Module, loss: Loss, batch: Batch, *, rate: float | N
     with probing(model), torch.inference_mode(False), torch.enable_grad(), parametrize.cached():
         with _recorded(model) as calls:
             output = model(_own(x))
-        value = loss_of("gradient_flow", loss, output, target)
+        value = loss_of("gradient_flow", loss, output, plain(target))
         if not value.requires_grad:
             got = "one that depends on no weight and no input"
             hint = "Compute it by torch, from the model's output, and do not detach it."
             raise ArgumentError(build("gradient_flow", "a loss with a gradient", got, hint=hint))
         if not calls:
             got = "none that passes a gradient on"
-            hint = "A layer counts if it is a module with a weight of two axes at least, and is not run without gradients."
+            hint = "A layer counts if it is a module with a weight of two axes or more, and runs with gradients."
             raise ArgumentError(build("gradient_flow", "a layer with weights", got, hint=hint))
         return _flow(calls, output if isinstance(output, Tensor) else None, value, rate, seed)
 
 
 def _own(x: Any) -> Any:
     """A copy of the input, through which the gradient reaches the first layer."""
-    if isinstance(x, Tensor) and x.is_floating_point():
-        return x.detach().clone().requires_grad_().clone()  # not a leaf: the first layer may work in place
-    return x.clone() if isinstance(x, Tensor) else x
+    if not isinstance(x, Tensor):
+        return x
+    # not a leaf: the first layer may work in place
+    return x.detach().clone().requires_grad_().clone() if x.is_floating_point() else x.clone()
 
 
 # -------------------------------------------------------------------------------------------------------- the recording
@@ -332,7 +335,7 @@ def _flow(calls: list[_Call], output: Tensor | None, loss: Tensor, rate: float |
 
 
 def _stage(
-    call: _Call, ends: Sequence[Tensor], gradients: dict[int, Tensor | None], generator: torch.Generator
+    call: _Call, ends: Sequence[Tensor], gradients: Mapping[int, Tensor | None], generator: torch.Generator
 ) -> tuple[float | None, float | None]:
     """The factor of the stage of a call, and its slope. It ends at the first of ``ends`` that its output reaches.
 
@@ -373,7 +376,7 @@ def _norm(x: Tensor | None) -> float:
 
 def _row(
     call: _Call,
-    gradients: dict[int, Tensor | None],
+    gradients: Mapping[int, Tensor | None],
     factor: float | None,
     gain: float | None,
     slope: float | None,
