@@ -185,6 +185,8 @@ class GradientFlow(Sequence[FlowRow]):
         below.legend(frameon=False)
         for axes in (above, below):
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}" if axes is below else "")
             figure.plain(axes)
         drawn.suptitle(self.verdict, color=figure.INK, fontsize=11)
         return figure.svg_text(drawn)
