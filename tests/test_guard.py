@@ -320,15 +320,26 @@ def test_a_parametrized_layer_is_put_back() -> None:
     assert state_of(layer) == before
 
 
-def test_settled_keeps_all_of_a_model_too() -> None:
+def test_settled_keeps_all_of_a_model_but_what_is_written_into_its_weights() -> None:
     model, x = lived_in(small("cnn_bn")), torch.randn(2, 3, 16, 16)
     before = state_of(model)
     with settled(model):
         assert not any(module.training for module in model.modules()) and not torch.is_grad_enabled()
         set_gradient(model)
         hooked(model)
+        replaced(model)
+        model[1].running_mean.zero_()
     look(model, x, activations(model), lambda name, output: None)
     assert state_of(model) == before
+
+
+def test_a_probe_that_writes_no_weight_copies_none() -> None:
+    layer = nn.Linear(64, 64)
+    layer.weight.grad = torch.ones(64, 64)
+    with probing(layer, writes_weights=False):
+        layer.weight.detach().zero_()
+        layer.weight.grad.zero_()
+    assert not layer.weight.any() and not layer.weight.grad.any(), "there was a copy"
 
 
 def test_a_function_is_no_model() -> None:

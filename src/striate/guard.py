@@ -20,7 +20,7 @@ TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 @contextmanager
-def probing(model: nn.Module) -> Iterator[None]:
+def probing(model: nn.Module, *, writes_weights: bool = True) -> Iterator[None]:
     """In this context a model may be run, trained, hooked and changed. Afterwards it is bit for bit as before, also
     where an error ends the context.
 
@@ -32,6 +32,7 @@ def probing(model: nn.Module) -> Iterator[None]:
     was made before and holds it can still be differentiated.
 
     It costs a copy of all parameters, buffers and gradients in memory, and a comparison with it at the end.
+    writes_weights: False for a probe that writes into no parameter and no gradient: those are then not copied.
 
     Raises ArgumentTypeError for what is no module; ArgumentError for lazy layers that have not seen data yet.
 
@@ -48,7 +49,8 @@ def probing(model: nn.Module) -> Iterator[None]:
     records_gradients = torch.is_grad_enabled()
     generators = random_states.capture()
     modules = [_ModuleState(module) for module in model.modules()]
-    tensors = [_TensorState(tensor) for tensor in _tensors(model)]
+    weights = set() if writes_weights else {id(p) for p in model.parameters()}
+    tensors = [_TensorState(tensor, id(tensor) not in weights) for tensor in _tensors(model)]
     try:
         yield
     finally:
@@ -128,14 +130,14 @@ def _parts(container: Any) -> list[Any]:
 
 
 class _TensorState:
-    """A tensor's memory, its bits, whether it learns, its hooks, and the same of its gradient."""
+    """A tensor's memory, its bits if they are copied, whether it learns, its hooks, and the same of its gradient."""
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, is_copied: bool) -> None:
         self.tensor = tensor
         self.memory = tensor.detach()
-        self.bits = self.memory.clone()
+        self.bits = self.memory.clone() if is_copied else None
         self.is_leaf, self.requires_grad = tensor.is_leaf, tensor.requires_grad
-        self.gradient = None if not self.is_leaf or tensor.grad is None else _TensorState(tensor.grad)
+        self.gradient = None if not self.is_leaf or tensor.grad is None else _TensorState(tensor.grad, is_copied)
         self.hooks = {name: getattr(tensor, name, None) for name in TENSOR_HOOKS}
         self.containers = [_ContainerState(hooks) for hooks in self.hooks.values() if hooks is not None]
 
@@ -145,7 +147,7 @@ class _TensorState:
             tensor.detach_()
         if not _is_same_memory(tensor, self.memory):
             tensor.data = self.memory
-        if not _has_same_bits(self.memory, self.bits):
+        if self.bits is not None and not _has_same_bits(self.memory, self.bits):
             with torch.inference_mode(tensor.is_inference()), torch.no_grad():
                 tensor.copy_(self.bits)  # not through .data: who keeps something of its values sees the new version
         if tensor.requires_grad != self.requires_grad:
@@ -182,4 +184,8 @@ def _has_same_bits(one: Tensor, other: Tensor) -> bool:
         return True
     if one.layout != torch.strided or one.is_quantized:
         return False
-    return torch.equal(*(x.reshape(-1).view(torch.uint8) for x in (one, other)))
+    parts = [x.reshape(-1).view(torch.uint8) for x in (one, other)]
+    for word, size in ((torch.int64, 8), (torch.int32, 4)):  # faster than byte by byte
+        if all(part.numel() % size == 0 and part.storage_offset() % size == 0 for part in parts):
+            return torch.equal(*(part.view(word) for part in parts))
+    return torch.equal(*parts)

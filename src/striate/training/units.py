@@ -36,10 +36,10 @@ def _is_activation(module: nn.Module) -> bool:
 
 @contextmanager
 def settled(model: nn.Module) -> Iterator[None]:
-    """In this context the model is in evaluation mode and records no gradients. Afterwards all of it, and the random
-    generators of torch, NumPy and Python, are bit for bit as before.
+    """In this context the model is in evaluation mode and records no gradients. Afterwards it and the random generators
+    of torch, NumPy and Python are bit for bit as before, but for parameters that are written into.
     """
-    with probing(model), evaluation_mode(model):
+    with probing(model, writes_weights=False), evaluation_mode(model):
         yield
 
 
