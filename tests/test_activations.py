@@ -13,7 +13,7 @@ from torch import nn as tnn
 
 from striate import models, nn
 from striate.diagnostics import activation_statistics, dead_units
-from striate.errors import ArgumentError
+from striate.errors import ArgumentError, ArgumentTypeError
 from striate.training.units import activations, dead, look
 
 NORMAL = 200_000  # samples of a normal distribution: their mean is within 0.01 of it, their deviation within 0.007
@@ -241,3 +241,9 @@ def test_what_cannot_be_taken_gets_one_sentence(probe: Any) -> None:
     with pytest.raises(ArgumentError) as error:
         probe(nn.ReLU(), [])
     assert str(error.value) == f"{probe.__name__} expects a batch at least, got none. Give a list of pairs (x, target)."
+    with pytest.raises(ArgumentTypeError) as wrong:
+        probe(torch.jit.script(tnn.ReLU()), [(torch.ones(2, 2), None)])
+    assert str(wrong.value) == (
+        f"{probe.__name__} expects a model whose layers take hooks, got one of TorchScript. Give the model as it was "
+        "before torch.jit."
+    )

@@ -105,7 +105,7 @@ def test_a_batch_norm_has_the_slope_of_its_scale_over_the_deviation() -> None:
     tnn.init.constant_(model[1].weight, 3.0)
     x = 4 * torch.randn(200, 20)
     flow = gradient_flow(model, F.cross_entropy, (x, torch.arange(200) % 5))
-    deviations = model[0](x).std(0, correction=0)
+    deviations = model[0](x).detach().std(0, correction=0)
     # of each channel's 200 directions, the mean and the variance take two away
     slope = 3 * float(deviations.pow(-2).mean().sqrt()) * math.sqrt(198 / 200)
     assert flow[0].slope == pytest.approx(slope, rel=0.02)
@@ -265,6 +265,28 @@ def test_recurrent_attending_and_parametrized_layers_have_rows() -> None:
     assert flow.total is not None and flow.kind == "fine"
 
 
+def test_branches_that_join_layers_of_no_effect_and_an_output_of_several_parts_are_taken() -> None:
+    class Joined(tnn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(11, 8, 3, padding=1)
+            self.aside, self.last, self.unused = nn.Linear(8, 2), nn.Linear(8, 4), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            y = torch.cat([x, F.relu(self.first(x))], 1)
+            y = F.relu_(self.second(y)).mean((2, 3))
+            return {"aside": self.aside(y), "scores": self.last(y), "unused": self.unused(y)}
+
+    torch.manual_seed(0)
+    batch = (torch.randn(16, 3, 8, 8), torch.arange(16) % 4)
+    flow = gradient_flow(Joined(), lambda output, target: F.cross_entropy(output["scores"], target), batch)
+    assert [row.name for row in flow] == ["first", "second", "aside", "last", "unused"]
+    for row in flow[:2]:
+        assert row.factor == pytest.approx(row.expected, rel=0.15)
+    assert [flow[number].weight_gradient for number in (2, 4)] == [0.0, 0.0] and flow[3].weight_gradient > 0
+    assert flow.output_gradient is None and flow.total == flow[0].input_gradient / flow[4].input_gradient
+
+
 def test_frozen_weights_pass_the_gradient_on_and_have_none() -> None:
     model = chain(nn.ReLU, HE, 2)
     model[2].requires_grad_(False)
@@ -420,8 +442,14 @@ def test_a_flow_is_measured_where_gradients_are_off() -> None:
             "gradient_flow expects a layer with weights, got none that passes a gradient on. A layer counts if it is "
             "a module with a weight of two axes or more, and runs with gradients.",
         ),
+        (
+            {"model": torch.jit.script(tnn.Linear(4, 3))},
+            ArgumentTypeError,
+            "gradient_flow expects a model whose layers take hooks, got one of TorchScript. Give the model as it was "
+            "before torch.jit.",
+        ),
     ],
-    ids=["no pair", "empty", "rate", "no mean", "no tensor", "other output", "detached", "no weights"],
+    ids=["no pair", "empty", "rate", "no mean", "no tensor", "other output", "detached", "no weights", "scripted"],
 )
 def test_what_cannot_be_taken_gets_one_sentence(
     arguments: dict[str, Any], error: type[Exception], text: str

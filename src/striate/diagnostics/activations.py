@@ -20,7 +20,7 @@ from ..ops import norm as ops
 from ..render import figure
 from ..render.text import columns
 from ..training.units import activations
-from .batches import Batch, number, pairs
+from .batches import Batch, check_hooks, number, pairs
 
 __all__ = ["ActivationRow", "ActivationStatistics", "DeadUnits", "activation_statistics", "dead_units"]
 
@@ -292,6 +292,7 @@ class _Seen(NamedTuple):
 
 def _look(where: str, model: nn.Module, batches: Sequence[Batch], see: Callable[[_Seen], None]) -> None:
     """Runs a model on batches, and calls ``see`` for each call of an activation."""
+    check_hooks(where, model)
     with probing(model), torch.inference_mode(False), torch.no_grad():
         layers = activations(model)
         if not layers:

@@ -1,4 +1,4 @@
-"""What the probes are given: batches, each a pair ``(x, target)``, and the loss of an output and its target."""
+"""What the probes are given: a model, batches, which are pairs ``(x, target)``, and the loss of output and target."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, ArgumentTypeError, build, describe_error
 
-__all__ = ["Batch", "Loss", "loss_of", "number", "pairs", "plain"]
+__all__ = ["Batch", "Loss", "check_hooks", "loss_of", "number", "pairs", "plain"]
 
 Batch = tuple[Any, Any]
 Loss = Callable[[Any, Any], Tensor]
@@ -19,7 +20,6 @@ Loss = Callable[[Any, Any], Tensor]
 def pairs(where: str, batches: Iterable[Batch]) -> list[Batch]:
     """The batches as a list. Raises ArgumentError for none or an empty one, ArgumentTypeError for what is no pair.
 
-    >>> import torch
     >>> [(x.shape[0], target) for x, target in pairs("example", [(torch.ones(2, 3), None)])]
     [(2, None)]
     """
@@ -36,10 +36,20 @@ def pairs(where: str, batches: Iterable[Batch]) -> list[Batch]:
     return [(x, target) for x, target in found]
 
 
+def check_hooks(where: str, model: object) -> None:
+    """Raises ArgumentTypeError for a model of TorchScript, whose layers take no hooks.
+
+    >>> check_hooks("example", torch.nn.Linear(2, 3))
+    """
+    modules = model.modules() if isinstance(model, torch.nn.Module) else []
+    if any(isinstance(module, torch.jit.ScriptModule) for module in modules):
+        hint = "Give the model as it was before torch.jit."
+        raise ArgumentTypeError(build(where, "a model whose layers take hooks", "one of TorchScript", hint=hint))
+
+
 def loss_of(where: str, loss: Loss, output: Any, target: Any) -> Tensor:
     """The loss, a tensor of one number. Raises ArgumentError for a loss that cannot be taken, or is anything else.
 
-    >>> import torch
     >>> loss_of("example", torch.nn.functional.mse_loss, torch.ones(3), torch.zeros(3))
     tensor(1.)
     """
@@ -58,7 +68,6 @@ def loss_of(where: str, loss: Loss, output: Any, target: Any) -> Tensor:
 def plain(x: Any) -> Any:
     """A tensor that autograd may keep: a copy of one that was made in inference mode; anything else as it is.
 
-    >>> import torch
     >>> with torch.inference_mode():
     ...     target = torch.arange(3)
     >>> target.is_inference(), plain(target).is_inference()

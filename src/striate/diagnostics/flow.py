@@ -18,7 +18,7 @@ from ..extras import needs
 from ..guard import probing
 from ..render import figure
 from ..render.text import columns
-from .batches import Batch, Loss, loss_of, number, pairs, plain
+from .batches import Batch, Loss, check_hooks, loss_of, number, pairs, plain
 
 __all__ = ["FlowRow", "GradientFlow", "gradient_flow"]
 
@@ -86,7 +86,9 @@ class GradientFlow(Sequence[FlowRow]):
     def total(self) -> float | None:
         """The norm of the gradient by the input of the first layer, in parts of that by the output of the model."""
         known = [row.input_gradient for row in self.rows if row.input_gradient is not None]
-        last = known[-1] if known and self.output_gradient is None else self.output_gradient
+        last = self.output_gradient
+        if last is None:
+            last = next((norm for norm in reversed(known) if norm), 0.0)  # not that of a layer of no effect on the loss
         return known[0] / last if known and last else None
 
     @property
@@ -220,7 +222,8 @@ def gradient_flow(
     Cost: a forward pass and about three backward passes, and a copy of each layer's output. The model and the random
     generators are bit for bit as before (:func:`striate.guard.probing`).
 
-    Raises ArgumentError where no layer with weights passes a gradient on, or the loss is not one number.
+    Raises ArgumentError where no layer with weights passes a gradient on, or the loss is not one number;
+    ArgumentTypeError for a scripted model, whose layers take no hooks.
 
     Source: K. He, X. Zhang, S. Ren, J. Sun, "Delving Deep into Rectifiers", 2015 (E[w²]); S. Schoenholz, J. Gilmer,
     S. Ganguli, J. Sohl-Dickstein, "Deep Information Propagation", 2017 (χ = σ_w²·E[φ'²]); A. Karpathy, "CS231n: Neural
@@ -236,6 +239,7 @@ def gradient_flow(
     'fine: the norm of the gradient changes by a factor of 0.3 a layer, 0.027 over 3 of them.'
     """
     ((x, target),) = pairs("gradient_flow", [batch])
+    check_hooks("gradient_flow", model)
     if rate is not None and not 0 < rate < math.inf:
         raise ArgumentError(build("gradient_flow", "a rate above 0", rate, hint="Give the optimizer's learning rate."))
     with probing(model), torch.inference_mode(False), torch.enable_grad(), parametrize.cached():

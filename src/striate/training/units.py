@@ -69,6 +69,7 @@ def look(
 ) -> None:
     """Runs a model on images ``(N, C, H, W)`` and calls ``see`` with the name and the output of each of these layers.
 
+    >>> import torch
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
     >>> look(model, torch.ones(4, 2), activations(model), lambda name, output: print(name, tuple(output.shape)))
     1 (4, 3)
@@ -83,6 +84,7 @@ def dead(output: Tensor) -> tuple[int, int]:
     A unit is a channel, output: ``(N, C, …)``. It is dead if it has one and the same value for all images and at all
     places: it tells nothing of them, and where the activation is flat there, as below 0 of a ReLU, it learns nothing.
 
+    >>> import torch
     >>> dead(torch.tensor([[0.0, 1.0], [0.0, 2.0]]))
     (1, 2)
     """
