@@ -340,7 +340,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
         "_backward_hooks",
         "_backward_pre_hooks",
     ),
-    "a tensor": ("_base", "_version"),
+    "a tensor": ("_base", "_version", "_post_accumulate_grad_hooks"),
     "a storage": ("_cdata",),
     "an operator": ("_schema",),
     "a lazy layer, an instance norm": ("_get_in_channels", "_get_no_batch_dim", "_check_input_dim"),

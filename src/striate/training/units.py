@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from .. import random_states
+from ..guard import probing
 from ..nn import BatchNormAct2d, GroupNormAct2d
 from .evaluation import evaluation_mode
 
@@ -37,19 +36,11 @@ def _is_activation(module: nn.Module) -> bool:
 
 @contextmanager
 def settled(model: nn.Module) -> Iterator[None]:
-    """In this context the model is in evaluation mode and records no gradients. Afterwards its modes and buffers, and
-    the random generators of torch, NumPy and Python, are bit for bit as before.
+    """In this context the model is in evaluation mode and records no gradients. Afterwards it and the random generators
+    of torch, NumPy and Python are bit for bit as before, but for parameters that are written into.
     """
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    before = random_states.capture()
-    try:
-        with evaluation_mode(model):
-            yield
-    finally:
-        random_states.restore(*before)
-        with torch.no_grad():
-            for buffer, old in buffers:
-                buffer.copy_(old)
+    with probing(model, writes_weights=False), evaluation_mode(model):
+        yield
 
 
 @contextmanager
@@ -78,6 +69,7 @@ def look(
 ) -> None:
     """Runs a model on images ``(N, C, H, W)`` and calls ``see`` with the name and the output of each of these layers.
 
+    >>> import torch
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
     >>> look(model, torch.ones(4, 2), activations(model), lambda name, output: print(name, tuple(output.shape)))
     1 (4, 3)
@@ -92,6 +84,7 @@ def dead(output: Tensor) -> tuple[int, int]:
     A unit is a channel, output: ``(N, C, …)``. It is dead if it has one and the same value for all images and at all
     places: it tells nothing of them, and where the activation is flat there, as below 0 of a ReLU, it learns nothing.
 
+    >>> import torch
     >>> dead(torch.tensor([[0.0, 1.0], [0.0, 2.0]]))
     (1, 2)
     """
