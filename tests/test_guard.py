@@ -17,7 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from striate import diagnostics, models, nn, random_states
-from striate.diagnostics import activation_statistics, dead_units, gradient_flow
+from striate.diagnostics import (
+    activation_statistics,
+    curvature,
+    dead_units,
+    effective_smoothness,
+    gradient_flow,
+    gradient_predictiveness,
+    loss_plane,
+    loss_slice,
+)
 from striate.errors import ArgumentError, ArgumentTypeError
 from striate.guard import probing
 from striate.training.units import activations, look, settled
@@ -30,6 +39,14 @@ PROBES: dict[str, Callable[[torch.nn.Module, Batch], object]] = {
     "gradient_flow": lambda model, batch: gradient_flow(model, F.cross_entropy, batch, rate=0.1),
     "activation_statistics": lambda model, batch: activation_statistics(model, [batch, batch]),
     "dead_units": lambda model, batch: dead_units(model, [batch, batch]),
+    "curvature": lambda model, batch: [
+        curvature(model, F.cross_entropy, [batch, batch], operator=operator, steps=2, samples=2)
+        for operator in ("hessian", "gauss_newton")
+    ],
+    "loss_slice": lambda model, batch: loss_slice(model, F.cross_entropy, batch, [0.1]),
+    "loss_plane": lambda model, batch: loss_plane(model, F.cross_entropy, batch, 2),
+    "gradient_predictiveness": lambda model, batch: gradient_predictiveness(model, F.cross_entropy, batch, [0.1]),
+    "effective_smoothness": lambda model, batch: effective_smoothness(model, F.cross_entropy, batch, [0.1]),
     "profile": lambda model, batch: diagnostics.profile(model, batch[0], rounds=3, next_best=False),
 }
 NO_PROBES: set[str] = set()  # what takes no model, or is there to change it
