@@ -316,7 +316,7 @@ def _learned(where: str, model: nn.Module, layer: str | None) -> dict[str, Tenso
     for name, p in model.named_parameters(remove_duplicate=False):
         if layer is None or name == layer or name.startswith(f"{layer}."):
             within[id(p)] = name
-    found = {
+    found: dict[str, Tensor] = {
         name: p
         for name, p in model.named_parameters()
         if id(p) in within and p.requires_grad and p.is_floating_point() and p.numel()
