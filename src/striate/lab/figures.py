@@ -71,6 +71,7 @@ def limits(criterion: str) -> dict[str, list[float]]:
         sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
         for pair in pairwise(sides):
             for name, number in (pair, pair[::-1]):
-                if isinstance(name, ast.Name) and isinstance(number, ast.Constant):
-                    found.setdefault(name.id, []).append(float(number.value))
+                value = number.value if isinstance(number, ast.Constant) else None
+                if isinstance(name, ast.Name) and isinstance(value, int | float):
+                    found.setdefault(name.id, []).append(float(value))
     return found

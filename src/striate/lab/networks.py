@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from ..random_states import seeded
 __all__ = ["ACTIVATIONS", "GAINS", "NORMS", "Residual", "convnet", "mlp", "redraw"]
 
 Norm = str | Callable[[int], nn.Module]
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -127,7 +128,7 @@ def convnet(
     bias: bool | None = None,
     head: str = "gap",
     size: int = 8,
-    padding_mode: str = "zeros",
+    padding_mode: PaddingMode = "zeros",
     seed: int | None = None,
 ) -> nn.Sequential:
     """A plain convolutional network from a plan, and a linear layer for the scores.
@@ -221,7 +222,7 @@ def _layout(
     return _Layout(ACTIVATIONS[activation], made, after, residual)
 
 
-def _conv(found: re.Match[str], channels: int, bias: bool, padding_mode: str) -> nn.Conv2d:
+def _conv(found: re.Match[str], channels: int, bias: bool, padding_mode: PaddingMode) -> nn.Conv2d:
     """The convolution of a plan's word."""
     given = {name: int(value) for name, value in found.groupdict().items() if value is not None}
     kernel, dilation = given.get("kernel", 3), given.get("dilation", 1)
