@@ -52,7 +52,7 @@ def _add_list(kinds: Commands) -> Parser:
         "list",
         help="list the experiments with their claims",
         description="Lists the experiments: the section of the notes, the verdict that theory or the\n"
-        "paper gives, the seconds that all seeds take together on one thread, and whether\n"
+        "paper gives, the seconds that all seeds take together on one core, and whether\n"
         "one's own model or data may be given.",
         epilog="example:\n  striate lab list",
     )

@@ -20,8 +20,9 @@ from .claim import Claim
 __all__ = ["fingerprint", "machine"]
 
 PACKAGE = Path(__file__).parent.parent
-SHARED = ("lab/claim.py", "lab/images.py", "lab/networks.py", "lab/training.py", "random_states.py", "_core.so")
-PARTS = ("diagnostics", "models", "nn", "ops", "reference")  # all of whose files may change what a trial measures
+SHARED = ("random_states.py", "_core.so")
+PARTS = ("diagnostics", "models", "nn", "ops", "reference", "training/data")  # all of whose files may change numbers
+NOT_MEASURING = {"criterion.py", "figures.py", "fingerprint.py", "report.py", "runner.py", "store.py", "verdict.py"}
 
 
 def fingerprint(claim: Claim) -> str:
@@ -63,9 +64,11 @@ def _is_claim(node: ast.Assign | ast.AnnAssign) -> bool:
 @cache
 def _of_package() -> str:
     """The digests of the files of the package that experiments run on."""
-    paths = [PACKAGE / name for name in SHARED] + sorted(p for part in PARTS for p in (PACKAGE / part).rglob("*.py"))
+    own = [path for path in (PACKAGE / "lab").glob("*.py") if path.name not in NOT_MEASURING]
+    paths = own + [path for part in PARTS for path in (PACKAGE / part).rglob("*.py")]
+    paths += [PACKAGE / name for name in SHARED]
     digest = hashlib.sha256(f"{torch.__version__} {numpy.__version__}".encode())
-    for path in paths:
+    for path in sorted(paths):
         if path.is_file():  # an installation without the core has none
             digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

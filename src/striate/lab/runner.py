@@ -63,17 +63,17 @@ def run_trial(claim: Claim, trial: Trial) -> Outcome:
     >>> run_trial(claim, Trial(seed=2)).values, run_trial(claim, Trial(seed=0)).error
     ({'a': 0.5}, 'ZeroDivisionError: division by zero')
     """
-    begun = time.monotonic()
+    begun = time.process_time()  # on a busy machine the clock on the wall tells of others
     try:
         with seeded(trial.seed):
             values = {name: float(value) for name, value in claim.measure(trial).items()}
     except Exception as error:  # an experiment that fails must not end the others
-        return Outcome(trial.seed, seconds=time.monotonic() - begun, error=describe_error(error))
+        return Outcome(trial.seed, seconds=time.process_time() - begun, error=describe_error(error))
     if set(values) != set(claim.statistics):
         gave, named = (", ".join(sorted(names)) or "nothing" for names in (values, claim.statistics))
         said = f"measure gave {gave}, and statistics has {named}"
-        return Outcome(trial.seed, seconds=time.monotonic() - begun, error=said)
-    return Outcome(trial.seed, values, dict(trial.kept), time.monotonic() - begun)
+        return Outcome(trial.seed, seconds=time.process_time() - begun, error=said)
+    return Outcome(trial.seed, values, dict(trial.kept), time.process_time() - begun)
 
 
 def run_claims(
@@ -115,7 +115,7 @@ class _Run:
         self.on_progress, self.on_result = on_progress, on_result
         self.outcomes: dict[str, dict[int, Outcome]] = {claim.name: {} for claim in claims}
         self.results: dict[str, Result] = {}
-        self.took, self.expected = 0.0, 0.0  # of the trials that this run has measured
+        self.begun, self.expected = time.monotonic(), 0.0  # seconds that its trials so far were expected to take
 
     def begin(self, again: bool) -> list[Task]:
         """Takes what is in the store, and returns the other trials, those that take longest first: the last ones then
@@ -145,8 +145,7 @@ class _Run:
                 if isinstance(measured, BaseException):
                     raise measured
                 self._note(*measured)
-                left = self._seconds_left(todo) / workers
-                self.on_progress(Progress(number, len(todo), left, measured[0].name))
+                self.on_progress(Progress(number, len(todo), self._seconds_left(todo), measured[0].name))
                 self._conclude(measured[0])
         finally:
             for process in pool:
@@ -155,7 +154,6 @@ class _Run:
     def _note(self, claim: Claim, outcome: Outcome) -> None:
         self.outcomes[claim.name][outcome.seed] = outcome
         self.store.save(claim, outcome)
-        self.took += outcome.seconds
         self.expected += self._seconds(claim)
 
     def _conclude(self, claim: Claim) -> None:
@@ -171,9 +169,9 @@ class _Run:
         return claim.seconds / claim.seeds / (QUICK_SHARE if self.store.quick else 1)
 
     def _seconds_left(self, todo: Sequence[Task]) -> float:
-        """Of one process: what is expected of the trials that are left, times what those done took of theirs."""
+        """What is expected of the trials that are left, times what passed over what was expected of those done."""
         left = sum(self._seconds(claim) for claim, seed in todo if seed not in self.outcomes[claim.name])
-        return left * self.took / self.expected
+        return left * (time.monotonic() - self.begun) / self.expected
 
 
 class _Process:
@@ -183,19 +181,15 @@ class _Process:
         self.store, self.tasks, self.done = store, tasks, done
         self.worker: Worker | None = None
         self.is_ended = False
-        self.thread = threading.Thread(target=self._serve, daemon=True)
-        self.thread.start()
+        threading.Thread(target=self._serve, daemon=True).start()
 
     def end(self) -> None:
-        """Ends the process, whatever it does, and waits until it has ended."""
+        """Ends the process, whatever it does."""
         self.is_ended = True
         if self.worker is not None:
             self.worker.kill()
-        self.thread.join()
 
     def _serve(self) -> None:
-        # what this thread starts inherits its mask: Ctrl-C reaches every process of a terminal, and one is to act on it
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             while (task := self.tasks.get()) is not None and not self.is_ended:
                 self.done.put(self._measured(*task))
@@ -222,6 +216,7 @@ class _Process:
 
 def _measure_all(quick: bool, data: str | None, model: str | None) -> Generator[Any, Any, None]:
     """Runs in a process: measures trials as they are named, by the module of the claim and the seed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal: the first one ends all
     torch.set_num_threads(1)
     task = yield None
     while True:

@@ -16,7 +16,7 @@ __all__ = ["Outcome", "Result"]
 class Outcome:
     """What one trial measured.
 
-    values: the statistics by name; kept: its curves; seconds: that it took; error: what it raised instead, or None.
+    values: the statistics by name; kept: its curves; seconds: of processor time; error: what it raised instead, or None.
     """
 
     seed: int
@@ -94,7 +94,7 @@ class Result:
 
     @property
     def seconds(self) -> float:
-        """Of all trials together, each on one thread."""
+        """The processor time of all trials together."""
         return sum(outcome.seconds for outcome in self.outcomes)
 
     def to_dict(self) -> dict[str, Any]:
