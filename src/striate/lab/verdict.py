@@ -16,7 +16,8 @@ __all__ = ["Outcome", "Result"]
 class Outcome:
     """What one trial measured.
 
-    values: the statistics by name; kept: its curves; seconds: of processor time; error: what it raised instead, or None.
+    values: the statistics by name; kept: its curves; seconds: of processor time; error: what it raised instead, or
+    None.
     """
 
     seed: int
