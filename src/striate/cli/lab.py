@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -138,11 +139,13 @@ def list_claims(options: argparse.Namespace) -> int:
     if options.json:
         print(output.json_text([_told(claim) for claim in claims]))
         return 0
-    rows = [["experiment", "notes", "expected", "s", "takes", "claim"]]
+    head = ("experiment", "notes", "expected", "s", "takes")
+    rows, width = [[*head, "claim"]], output.width(100)
+    left = width - sum(max(map(len, texts)) + 2 for texts in zip(head, *map(_cells, claims), strict=True))
     for claim in claims:
-        takes = " ".join(sorted(claim.takes))
-        rows.append([claim.name, claim.section, claim.expected, f"{claim.seconds:.0f}", takes, claim.claim])
-    print("\n".join(columns(rows, "<<<><<", output.width(80), {5: 20})))
+        first, *more = textwrap.wrap(claim.claim, max(left, 24))
+        rows += [[*_cells(claim), first], *([*[""] * 5, line] for line in more)]
+    print("\n".join(columns(rows, "<<<><<", width)))
     return 0
 
 
@@ -283,6 +286,11 @@ def _store(options: argparse.Namespace) -> Store:
     from ..lab.store import Store
 
     return Store(Path(options.folder), options.quick, options.data, options.model)
+
+
+def _cells(claim: Claim) -> tuple[str, ...]:
+    """What the table has of a claim beside its sentence."""
+    return claim.name, claim.section, claim.expected, f"{claim.seconds:.0f}", " ".join(sorted(claim.takes))
 
 
 def _known(store: Store, claims: Sequence[Claim]) -> list[Result]:
