@@ -343,6 +343,17 @@ def test_the_knobs_reach_the_model_and_the_weights_of_another_run_its_layers(
     assert len(parameter_groups(ready.model, 0.1)[0]["params"]) == 1 and str(ready.loaded).startswith("Loaded ")
 
 
+def test_weights_that_fit_in_part_load_only_where_that_is_asked_for(whole: Path, data: str) -> None:
+    given = {"data": data, "model": NET, "norm": "group", "weights": str(whole / "model.safetensors")}
+    with pytest.raises(CheckpointError, match=r"or load what fits with --weights-partial \(strict=False\)\.$"):
+        prepare(RunSettings(**given))
+    ready = prepare(RunSettings(**given, weights_partial=True))
+    assert str(ready.loaded) == (
+        "Loaded 6 tensors. Not in the model: 1.num_batches_tracked, 1.running_mean, 1.running_var."
+    )
+    assert torch.equal(ready.model[0].weight, open_run(whole).model()[0].weight)
+
+
 def test_a_model_of_torchs_layers_trains_on_striates(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import made_runs
 

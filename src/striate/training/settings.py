@@ -314,6 +314,7 @@ class RunSettings(FitSettings):
     weights: str | None = _knob(
         None, "model", "weights to start from: safetensors, or torchvision's", placeholder="FILE", unset="random ones"
     )
+    weights_partial: bool = _knob(False, "model", "of weights, load what fits the model and name what does not")
     freeze_until: str | None = _knob(
         None, "model", "the first layer that learns", placeholder="LAYER", unset="all layers learn"
     )
