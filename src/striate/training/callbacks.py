@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Callback", "ProgressBar", "TensorBoard", "epoch_line"]
 
-REFRESHES_PER_SECOND = 4  # drawing a bar takes about 3 ms, which the training waits for
+REFRESHES_PER_SECOND = 4  # the training waits while a bar is drawn
 
 
 class Callback:
