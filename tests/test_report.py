@@ -173,7 +173,7 @@ def test_any_number_of_classes_fits(classes: int) -> None:
     assert ('<image href="data:image/png;base64,' in matrix) == (classes > 100)
     assert matrix.count("<rect class=") == (1 + classes if classes <= 100 else 1)
     assert page.count('data-name="F1"') == min(classes, 20)
-    assert ("evaluate lists the other 81 too" in page) == (classes == 101)
+    assert ("evaluate --json lists the other 81 too" in page) == (classes == 101)
     assert "class number 1</b> for class number 0 (1×)" in page
     Page(page)
 

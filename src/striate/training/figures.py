@@ -207,7 +207,7 @@ def confusion(
 
     Mistakes are orange, right answers blue; cells with a count of zero stay empty, so that mistakes stand out. The
     picture grows up to 20 classes. With more, cells get smaller, then lose their counts, and some of the classes are
-    named; with more than 1,000, a row stands for several classes.
+    named; with more than 1,000, a row stands for several classes, and a cell with both kinds has the colour of the more.
 
     predictions, labels: ``(N,)`` whole numbers from 0; classes: their names, by default these numbers. Raises DataError
     if they differ in length or are empty.
@@ -228,8 +228,9 @@ def confusion(
 
     right_share = right / np.maximum((right + wrong).sum(1, keepdims=True), 1)
     wrong_share = 0.25 + 0.6 * wrong / max(wrong.max(), 1)
-    colors = np.where(wrong[..., None] > 0, np.array(to_rgb(ORANGE)), np.array(to_rgb(BLUE)))
-    cells = 1 - np.where(wrong > 0, wrong_share, right_share)[..., None] * (1 - colors)
+    is_wrong = wrong > right
+    colors = np.where(is_wrong[..., None], np.array(to_rgb(ORANGE)), np.array(to_rgb(BLUE)))
+    cells = 1 - np.where(is_wrong, wrong_share, right_share)[..., None] * (1 - colors)
 
     cell_in = CELL_IN * min(1.0, LARGE / rows)
     names_in = 0.09 * max(map(len, names))

@@ -50,13 +50,13 @@ def image(pixels: Tensor, name: str = "", about: str = "") -> Picture:
 
 
 def confusion(right: Tensor, wrong: Tensor) -> Picture:
-    """A confusion matrix, a pixel a cell, as :func:`.evaluation.confusion_blocks` gives it: the opacity is the share of
-    the images of its row.
+    """A confusion matrix, a pixel a cell, as :func:`.evaluation.confusion_blocks` gives it: its colour tells whether
+    there are more right answers or mistakes, the opacity is the share of the images of its row.
     """
     share = (right + wrong) / (right + wrong).sum(1, keepdim=True).clamp(min=1)
-    is_wrong = (wrong > 0)[..., None]
-    colors = torch.where(is_wrong, torch.tensor(WRONG), torch.tensor(RIGHT))
-    opacity = torch.where(wrong > 0, 0.4 + 0.6 * (4 * share).clamp(max=1), share)
+    is_wrong = wrong > right
+    colors = torch.where(is_wrong[..., None], torch.tensor(WRONG), torch.tensor(RIGHT))
+    opacity = torch.where(is_wrong, 0.4 + 0.6 * (4 * share).clamp(max=1), share)
     return _picture(torch.cat([colors, 255 * opacity[..., None]], 2), "", "")
 
 

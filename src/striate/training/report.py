@@ -28,7 +28,9 @@ __all__ = ["report"]
 MOST_MISTAKES = 24
 MOST_NUMBERED = 30  # classes of a confusion matrix with numbers, and of any the classes with names beside it
 MOST_CELLS = 100  # classes of one whose cells tell about themselves; a larger one is a picture
-MOST_ROWS = 1000  # of the picture; with more classes a row stands for several
+MOST_ROWS = 250  # of the picture, so that no screen leaves out cells; with more classes a row stands for several
+BESIDE = 15  # classes of one that stands beside the table
+CELL_PX = 34
 MOST_PAIRS = 10
 MOST_CLASSES = 20  # with a row each
 NAME = 14  # characters of a class's name beside the matrix
@@ -219,18 +221,24 @@ def _percent(share: float) -> str:
 
 
 def _matrix(evaluation: Evaluation) -> dict[str, Any]:
-    """The confusion matrix; names: of some classes, with their places; scale: of the names, in cells."""
+    """The confusion matrix; names: of some classes, with their places; scale: of the names, in cells; block: classes in a
+    row.
+    """
     count = len(evaluation.classes)
     scale = -(-count // MOST_NUMBERED)
     short = [name if len(name) <= NAME else f"{name[: NAME - 1]}…" for name in evaluation.classes[::scale]]
     drawn = confusion_blocks(evaluation.predictions, evaluation.labels, count, MOST_ROWS)
+    margin = scale * (0.5 + 0.27 * max(map(len, short)))
     return {
         "cells": _cells(evaluation) if count <= MOST_CELLS else [],
         "picture": confusion(*drawn) if count > MOST_CELLS else None,
         "names": [(scale * number, name) for number, name in enumerate(short)],
         "scale": scale,
         "size": count,
-        "margin": scale * (0.5 + 0.27 * max(map(len, short))),
+        "block": -(-count // MOST_ROWS),
+        "margin": margin,
+        "width_px": round(CELL_PX * (count + margin) / scale),
+        "is_wide": count > BESIDE,
     }
 
 
