@@ -53,6 +53,15 @@ def test_settings_come_from_a_file_and_options_win_over_it(
     assert read_config(out / "config.toml")["batch_size"] == 30
 
 
+def test_a_batch_larger_than_the_data_is_the_data(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither inspecting the model nor timing its layers takes memory for images that are not there."""
+    command = ["train", "--data", data, "--model", NET, "--epochs", "1", "--threads", "1", "--batch-size", "16000000"]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    assert "epochs   1 of 1 step, 120 images each\n" in capsys.readouterr().out
+
+
 def test_a_strict_run_stops_where_inspecting_finds_an_error(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -179,7 +180,7 @@ def _lint(ready: Prepared) -> dict[str, Any]:
         return {}
     groups = grouped(report.findings)
     for group in groups:
-        print(f"{group.severity}: {group.rule}: {group.places}{group.scope}: {group.message}")
+        print(output.wrapped(f"{group.severity}: {group.rule}: {group.places}{group.scope}: {group.message}"))
     if report.findings:
         print(flush=True)
     errors = sorted({finding.rule for finding in report.findings if finding.severity == "error"})
@@ -225,5 +226,8 @@ def _print_end(made: Run) -> None:
         (f"striate train --data {spec} --model cnn_bn --norm group", "another model; --help lists all settings"),
         ("striate runs", "all runs beside each other"),
     ]
-    wide = max(len(command) for command, _ in commands)
-    print("\n".join(["", "what to try next:", *(f"  {command:<{wide}}   {what}" for command, what in commands)]))
+    most, longest = max(len(command) for command, _ in commands), max(len(what) for _, what in commands)
+    lines = [f"  {command:<{most}}   {what}" for command, what in commands]
+    if sys.stdout.isatty() and most + longest + 5 > output.width(60):
+        lines = [f"  {what}:\n    {command}" for command, what in commands]
+    print("\n".join(["", "what to try next:", *lines]))

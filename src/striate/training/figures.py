@@ -206,8 +206,8 @@ def confusion(
     """Draws the confusion matrix, true classes by predicted classes, with the counts in its cells, as a PNG file.
 
     Mistakes are orange, right answers blue; cells with a count of zero stay empty, so that mistakes stand out. The
-    picture grows up to 20 classes. With more, cells get smaller, then lose their counts, and some of the classes are
-    named; with more than 1,000, a row stands for several classes, and a cell with both kinds has the colour of the more.
+    picture grows up to 20 classes. With more, cells get smaller, then lose their counts, and some classes only are
+    named; with more than 1,000, a row stands for several classes, and a cell has the colour of the larger count.
 
     predictions, labels: ``(N,)`` whole numbers from 0; classes: their names, by default these numbers. Raises DataError
     if they differ in length or are empty.

@@ -221,8 +221,8 @@ def _percent(share: float) -> str:
 
 
 def _matrix(evaluation: Evaluation) -> dict[str, Any]:
-    """The confusion matrix; names: of some classes, with their places; scale: of the names, in cells; block: classes in a
-    row.
+    """The confusion matrix; names: of some classes, with their places; scale: of the names, in cells; block:
+    the classes in a row.
     """
     count = len(evaluation.classes)
     scale = -(-count // MOST_NUMBERED)

@@ -34,6 +34,7 @@ from .callbacks import Callback, TensorBoard
 from .checkpoints import KeepCheckpoints, latest, newest
 from .config import read_config, write_config
 from .data import DataSet, Preprocessing, open_data
+from .data.sources import user_path
 from .evaluation import evaluate
 from .fit import fit
 from .folder import CHECKPOINTS, CONFIG, METRICS, MODEL, REPORT, WATCH, clear, has_ended, holds_run, working_in
@@ -206,6 +207,7 @@ def train_run(
             if resume and has_ended(folder):
                 tell(f"the run in {folder} has ended already: nothing is left to do")
                 return open_run(folder)
+            _check_outside(asked_for.data, folder)
             with _computing_as(asked_for):
                 return _train(asked_for, folder, asked, resume, callbacks, progress, on_ready, about_layers, tell)
         except Stopped as stopped:
@@ -336,6 +338,15 @@ def _made(
 
 def _resolved(settings: RunSettings) -> RunSettings:
     return resolved(settings, settings.data.partition(":")[0])
+
+
+def _check_outside(data: str, folder: Path) -> None:
+    """Raises ArgumentError where the folder of a run would lie among the images, as one of their classes."""
+    kind, _, images = data.partition(":")
+    if kind == "folder" and folder.resolve().is_relative_to(user_path(images).resolve()):
+        hint = "Give another with --out."
+        got = f"one in {images}"
+        raise ArgumentError(build("train", "a folder outside of that of the images", got, folder=folder, hint=hint))
 
 
 def _continued(folder: Path, given: Mapping[str, Any]) -> RunSettings:

@@ -150,7 +150,11 @@ class Preprocessing:
             top, left = (height - rows) // 2, (width - columns) // 2
             images = images[:, :, top : top + rows, left : left + columns]
             if (rows, columns) != self.size:
-                images = F.interpolate(images, self.size, mode="bilinear", antialias=True)
+                is_pixel = self.size == (1, 1)  # which torch 2.13 makes of floats only
+                images = F.interpolate(
+                    images.float() if is_pixel else images, self.size, mode="bilinear", antialias=True
+                )
+                images = images.round().to(torch.uint8) if is_pixel else images
         if images.shape[1] == self.channels:
             return images
         if images.shape[1] == 1:
