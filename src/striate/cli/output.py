@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TextIO
 from ..errors import ArgumentError, build
 from ..files import write_atomically
 
-__all__ = ["Show", "check_files", "json_text", "progress_bar", "width", "write"]
+__all__ = ["Show", "check_files", "json_text", "progress_bar", "width", "wrapped", "write"]
 
 Show = Callable[[int, int, str], None]  # how much is done, of how much, and of what
 
@@ -34,6 +35,13 @@ def width(least: int) -> int:
     """The width of lines: that of the terminal, between ``least`` and 160 columns, or 100 without a terminal."""
     columns = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
     return max(least, min(columns, 160))
+
+
+def wrapped(text: str) -> str:
+    """A sentence in lines that the terminal has room for; elsewhere, for programs that read it, in one."""
+    if not sys.stdout.isatty():
+        return text
+    return textwrap.fill(text, width(60), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def check_files(where: str, *paths: str | None) -> None:
