@@ -1382,8 +1382,8 @@ def _cases() -> Iterator[tuple[str, str]]:
 CASES = list(_cases())
 
 
-# Where torch's operators sum in another order on some machines: a 1×1 convolution with a stride, as in a shortcut, reads
-# the pixels it needs as another tensor (ops/torch_calls.py).
+# Where torch's operators sum in another order on some machines: a 1×1 convolution with a stride, as in a shortcut,
+# reads the pixels it needs as another tensor (ops/torch_calls.py).
 ROUNDED = {
     ("an ensemble: `stack_module_state`, `functional_call` and `vmap`", "models.resnet_cifar"),
     ("`replace_all_batch_norm_modules_`, then per-sample gradients", "models.resnet_cifar"),

@@ -800,6 +800,6 @@ def test_the_numbers_of_the_guide_are_those_of_the_code() -> None:
     assert gap == 520 + 25_050 + 510 and f"{round(gap / 1000)} thousand are left" in text
     with torch.device("meta"):
         resnet18 = models.resnet18(classes=5).state_dict()
-    assert f"Loaded {len(resnet18) - 2} tensors." in text
+    assert f"Loaded {len(resnet18) - 2} of {len(resnet18)} tensors." in text
     with pytest.raises(ArgumentError, match="one with a single position at layer4"), torch.device("meta"):
         models.classifier("resnet18", 3, (32, 32), 5, norm="instance")

