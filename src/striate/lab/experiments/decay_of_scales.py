@@ -1,0 +1,57 @@
+"""What weight decay does where it takes in the scale and shift of norms."""
+
+from __future__ import annotations
+
+import torch
+
+from ... import nn
+from ...training import parameter_groups
+from ..claim import Claim, Trial
+from ..networks import convnet
+from ..training import accuracy, train_steps
+
+DECAYS = {"usual": 5e-4, "strong": 1e-2}
+
+
+def measure(trial: Trial) -> dict[str, float]:
+    """Two strengths of decay, of all parameters and of weights alone."""
+    values: dict[str, float] = {}
+    for name, decay in DECAYS.items():
+        for which in ("all", "weights"):
+            values[f"{name}_error_{which}"], values[f"{name}_scale_{which}"] = _trained(trial, decay, which == "all")
+    return values
+
+
+def _trained(trial: Trial, decay: float, everything: bool) -> tuple[float, float]:
+    """The test error and the mean |γ| after training."""
+    x, y, x_test, y_test = trial.digits()
+    model = convnet("16-M-32-M-64", classes=trial.classes, norm="batch", seed=trial.seed)
+    all_of_them = [{"params": list(model.parameters()), "weight_decay": decay}]
+    groups = all_of_them if everything else parameter_groups(model, decay)
+    options = {"lr": 0.1, "batch": 32, "momentum": 0.9, "schedule": "cosine", "seed": trial.seed}
+    train_steps(model, x, y, trial.steps(400), parameters=groups, **options)
+    scales = [layer.weight.detach().abs() for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    return 1 - accuracy(model, x_test, y_test), torch.cat(scales).mean().item()
+
+
+CLAIM = Claim(
+    name="decay-of-scales",
+    claim="Weight decay should leave out the scale and shift of norms: decay pulls the scales towards 0, and costs test "
+    "accuracy at a strength that weights bear.",
+    section="7.14.8",
+    source="notes; T. He et al., Bag of tricks for image classification, 2018, section 3.1",
+    expected="holds",
+    setting="Convolutions 16-M-32-M-64 with batch norm, digits, batch 32, 400 steps of SGD with momentum 0.9, rate 0.1, "
+    "cosine; decay of 5e-4 and 1e-2, of all parameters or of weights alone.",
+    statistics={
+        f"{name}_{what}_{which}": f"{meaning}, decay {decay} of {parameters}"
+        for name, decay in DECAYS.items()
+        for which, parameters in {"all": "all parameters", "weights": "weights alone"}.items()
+        for what, meaning in {"error": "test error, a share", "scale": "mean |γ|"}.items()
+    },
+    criterion="usual_scale_all < usual_scale_weights and strong_scale_all < strong_scale_weights / 2 "
+    "and strong_error_all > strong_error_weights + 0.01",
+    measure=measure,
+    why="",
+    seconds=40,
+)
