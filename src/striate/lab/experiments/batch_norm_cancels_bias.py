@@ -11,12 +11,14 @@ from ... import nn
 from ..claim import Claim, Trial
 from ..networks import convnet
 
+NORMS = ("batch", "group", "instance")
+
 
 def measure(trial: Trial) -> dict[str, float]:
     """What random biases of all convolutions change, before three kinds of norms, and the gradient by the biases."""
     x, y, _, _ = trial.digits()
     x, y = x[:128].double(), y[:128]
-    networks = {norm: convnet("16-M-32-32", norm=norm, bias=True, seed=trial.seed).double() for norm in ("batch", "group", "instance")}
+    networks = {norm: convnet("16-M-32-32", norm=norm, bias=True, seed=trial.seed).double() for norm in NORMS}
     batch = networks["batch"]
     F.cross_entropy(batch(x), y).backward()
     convolutions = [layer for layer in batch.modules() if isinstance(layer, nn.Conv2d)]

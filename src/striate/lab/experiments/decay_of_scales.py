@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ... import nn
@@ -28,8 +30,9 @@ def _trained(trial: Trial, decay: float, everything: bool) -> tuple[float, float
     model = convnet("16-M-32-M-64", classes=trial.classes, norm="batch", seed=trial.seed)
     all_of_them = [{"params": list(model.parameters()), "weight_decay": decay}]
     groups = all_of_them if everything else parameter_groups(model, decay)
-    options = {"lr": 0.1, "batch": 32, "momentum": 0.9, "schedule": "cosine", "seed": trial.seed}
-    train_steps(model, x, y, trial.steps(400), parameters=groups, **options)
+    steps = trial.steps(400)
+    settings: dict[str, Any] = {"lr": 0.1, "batch": 32, "momentum": 0.9, "schedule": "cosine"}
+    train_steps(model, x, y, steps, parameters=groups, seed=trial.seed, **settings)
     scales = [layer.weight.detach().abs() for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
     return 1 - accuracy(model, x_test, y_test), torch.cat(scales).mean().item()
 

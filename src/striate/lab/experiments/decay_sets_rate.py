@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ...diagnostics.scale import angle, equilibrium_angle
 from ..claim import Claim, Trial
 from ..networks import convnet
 from ..training import Batch, train_steps
@@ -29,32 +29,39 @@ def measure(trial: Trial) -> dict[str, float]:
 def _share(trial: Trial, rate: float, decay: float, momentum: float) -> float:
     """Root mean square of the angles of the convolutions' weights in the last third of the steps, by theory's."""
     x, y, _, _ = trial.digits()
-    random = torch.Generator().manual_seed(trial.seed)
-    drawn = torch.randint(trial.classes, y.shape, generator=random)
-    y = torch.where(torch.rand(len(y), generator=random) < NOISY_LABELS, drawn, y)
     model = convnet("16-M-32-32", classes=trial.classes, norm="batch", seed=trial.seed)
     weights = [p for p in model.parameters() if p.ndim == 4]
     others = [p for p in model.parameters() if p.ndim != 4]
-    groups = [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-    directions = [_directions(weights)]
+    last: list[Tensor] = []
+    squares: list[float] = []
+    steps = trial.steps(1000)
 
     def after_step(step: int, batch: Batch) -> None:
-        directions.append(_directions(weights))
+        if step >= 2 * steps // 3:
+            now = [w.detach().clone() for w in weights]
+            squares.extend(angle(before, after) ** 2 for before, after in zip(last, now, strict=False))
+            last[:] = now
 
-    steps = trial.steps(1000)
-    options = {"lr": rate, "batch": 32, "momentum": momentum, "seed": trial.seed, "parameters": groups}
-    train_steps(model, x, y, steps, after_step=after_step, **options)
-    last = directions[-steps // 3 :]
-    squares = [_angle(a, b) ** 2 for now, then in zip(last, last[1:], strict=False) for a, b in zip(now, then, strict=True)]
-    return math.sqrt(sum(squares) / len(squares) / (2 * rate * decay / (1 + momentum)))
+    train_steps(
+        model,
+        x,
+        _noisy(y, trial),
+        steps,
+        lr=rate,
+        batch=32,
+        momentum=momentum,
+        parameters=[{"params": weights, "weight_decay": decay}, {"params": others}],
+        seed=trial.seed,
+        after_step=after_step,
+    )
+    return math.sqrt(sum(squares) / len(squares)) / equilibrium_angle(rate, decay, momentum)
 
 
-def _directions(weights: list[Tensor]) -> list[Tensor]:
-    return [F.normalize(w.detach().flatten().double(), dim=0) for w in weights]
+def _noisy(y: Tensor, trial: Trial) -> Tensor:
+    random = torch.Generator().manual_seed(trial.seed)
+    drawn = torch.randint(trial.classes, y.shape, generator=random)
+    return torch.where(torch.rand(len(y), generator=random) < NOISY_LABELS, drawn, y)
 
-
-def _angle(one: Tensor, other: Tensor) -> float:
-    return 2 * math.asin((one - other).norm().item() / 2)
 
 
 CLAIM = Claim(

@@ -22,7 +22,8 @@ def measure(trial: Trial) -> dict[str, float]:
     for layer in frozen.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.freeze()
-    return {name: _fine_tuned(trial, model) for name, model in {"live": batch, "frozen": frozen, "group": group}.items()}
+    models = {"live": batch, "frozen": frozen, "group": group}
+    return {name: _fine_tuned(trial, model) for name, model in models.items()}
 
 
 def _trained_on_old(trial: Trial, norm: str) -> nn.Sequential:

@@ -15,8 +15,15 @@ def measure(trial: Trial) -> dict[str, float]:
     values: dict[str, float] = {}
     for place, after in {"before": False, "after": True}.items():
         relu = convnet(classes=trial.classes, norm="batch", norm_after=after, seed=trial.seed)
-        options = {"activation": "sigmoid", "init": "xavier", "norm": "batch", "norm_after": after, "seed": trial.seed}
-        sigmoid = mlp(depth=10, width=64, classes=trial.classes, **options)
+        sigmoid = mlp(
+            width=64,
+            classes=trial.classes,
+            activation="sigmoid",
+            init="xavier",
+            norm="batch",
+            norm_after=after,
+            seed=trial.seed,
+        )
         for name, model in {"relu": relu, "sigmoid": sigmoid}.items():
             values[f"{name}_{place}"], values[f"{name}_error_{place}"] = _trained(trial, model)
     return values
