@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...diagnostics import recompute_statistics
+from ...diagnostics.norms import recompute_statistics
 from ..claim import Claim, Trial
 from ..networks import convnet
 from ..training import accuracy, train_steps

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ... import nn
-from ...diagnostics import curvature
+from ...diagnostics.curvature import curvature
 from ..claim import Claim, Trial
 from ..networks import convnet
 
