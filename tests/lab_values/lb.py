@@ -35,6 +35,10 @@ VALUES: dict[str, tuple[dict[str, float], dict[str, float]]] = {
             "strong_scale_all": 0.1,
             "strong_error_weights": 0.02,
             "strong_scale_weights": 1.0,
+            "extreme_error_all": 0.9,
+            "extreme_scale_all": 0.0,
+            "extreme_error_weights": 0.1,
+            "extreme_scale_weights": 1.0,
         },
         {  # the scales fall, and the accuracy does not
             "usual_error_all": 0.01,
@@ -45,6 +49,10 @@ VALUES: dict[str, tuple[dict[str, float], dict[str, float]]] = {
             "strong_scale_all": 0.1,
             "strong_error_weights": 0.02,
             "strong_scale_weights": 1.0,
+            "extreme_error_all": 0.9,
+            "extreme_scale_all": 0.0,
+            "extreme_error_weights": 0.1,
+            "extreme_scale_weights": 1.0,
         },
     ),
     "group-norm-small-batches": (

@@ -12,11 +12,11 @@ from ..claim import Claim, Trial
 from ..networks import convnet
 from ..training import accuracy, train_steps
 
-DECAYS = {"usual": 5e-4, "strong": 1e-2}
+DECAYS = {"usual": 5e-4, "strong": 1e-2, "extreme": 1e-1}
 
 
 def measure(trial: Trial) -> dict[str, float]:
-    """Two strengths of decay, of all parameters and of weights alone."""
+    """Three strengths of decay, of all parameters and of weights alone."""
     values: dict[str, float] = {}
     for name, decay in DECAYS.items():
         for which in ("all", "weights"):
@@ -28,7 +28,7 @@ def _trained(trial: Trial, decay: float, everything: bool) -> tuple[float, float
     """The test error and the mean |γ| after training."""
     x, y, x_test, y_test = trial.digits()
     model = convnet("16-M-32-M-64", classes=trial.classes, norm="batch", seed=trial.seed)
-    all_of_them = [{"params": list(model.parameters()), "weight_decay": decay}]
+    all_of_them: list[dict[str, Any]] = [{"params": list(model.parameters()), "weight_decay": decay}]
     groups = all_of_them if everything else parameter_groups(model, decay)
     steps = trial.steps(400)
     settings: dict[str, Any] = {"lr": 0.1, "batch": 32, "momentum": 0.9, "schedule": "cosine"}
@@ -39,13 +39,13 @@ def _trained(trial: Trial, decay: float, everything: bool) -> tuple[float, float
 
 CLAIM = Claim(
     name="decay-of-scales",
-    claim="Weight decay should leave out the scale and shift of norms: decay pulls the scales towards 0, and costs test "
-    "accuracy at a strength that weights bear.",
+    claim="Weight decay should leave out the scale and shift of norms: it pulls the scales towards 0, and costs test "
+    "accuracy already at a decay of 1e-2.",
     section="7.14.8",
     source="notes; T. He et al., Bag of tricks for image classification, 2018, section 3.1",
     expected="holds",
-    setting="Convolutions 16-M-32-M-64 with batch norm, digits, batch 32, 400 steps of SGD with momentum 0.9, rate 0.1, "
-    "cosine; decay of 5e-4 and 1e-2, of all parameters or of weights alone.",
+    setting="Convolutions 16-M-32-M-64 with batch norm, digits, batch 32, 400 steps of SGD with momentum 0.9, rate "
+    "0.1, cosine; decay of 5e-4, 1e-2 and 1e-1, of all parameters or of weights alone.",
     statistics={
         f"{name}_{what}_{which}": f"{meaning}, decay {decay} of {parameters}"
         for name, decay in DECAYS.items()
@@ -55,6 +55,11 @@ CLAIM = Claim(
     criterion="usual_scale_all < usual_scale_weights and strong_scale_all < strong_scale_weights / 2 "
     "and strong_error_all > strong_error_weights + 0.01",
     measure=measure,
-    why="",
-    seconds=40,
+    why="Half of it is so: at the usual decay the scales end a tenth lower where they decay, at a strong one at a "
+    "third of what they are. The test error does not mind, and at 1e-2 is as low or lower with all parameters decayed. "
+    "The strength of 1e-1 was added, and the sentence told its strength, after a first run; the criterion stayed. A "
+    "smaller γ is made up for by the next layer, which is behind a norm of its own, and by the last layer; what decay "
+    "takes from it is size, not what it tells apart. To leave them out is a safe habit, not a need, at strengths in "
+    "use; the strongest decay, which the criterion does not ask about, is there to show where it ends.",
+    seconds=45,
 )

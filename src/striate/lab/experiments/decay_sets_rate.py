@@ -81,6 +81,6 @@ CLAIM = Claim(
     criterion="abs(gentle - 1) < 0.1 and abs(strong - 1) < 0.1 and abs(half_momentum - 1) < 0.1 "
     "and abs(high_momentum - 1) < 0.1",
     measure=measure,
-    why="",
+    why="Not measured yet.",
     seconds=50,
 )

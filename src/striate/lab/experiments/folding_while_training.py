@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,8 +46,8 @@ def _folded(model: nn.Sequential) -> nn.Sequential:
         if not isinstance(layer, nn.BatchNorm2d):
             layers.append(layer)
             continue
-        conv = layers[-1]
-        assert layer.running_mean is not None and layer.running_var is not None and conv.bias is None
+        conv: Any = layers[-1]
+        assert layer.running_mean is not None and layer.running_var is not None
         factor = layer.weight / (layer.running_var + layer.eps).sqrt()
         conv.weight.mul_(factor[:, None, None, None])
         conv.bias = nn.Parameter(layer.bias - layer.running_mean * factor)
@@ -69,7 +70,10 @@ CLAIM = Claim(
     },
     criterion="difference < 1e-4 and folded > 3 * unfolded",
     measure=measure,
-    why="",
-    seconds=20,
+    why="In evaluation mode a batch norm is one factor and one shift for each channel, so that the convolution can "
+    "have them: the scores are the same to a millionth. The function is the same, but not its gradient: no statistics "
+    "follow the weights, nothing divides by their size, and a rate of 0.3 that the unfolded network learns on at "
+    "drives the folded one to infinity (told as 1,000). Fold when training is over.",
+    seconds=15,
     takes=frozenset({"data"}),
 )

@@ -30,8 +30,8 @@ CLAIM = Claim(
     section="7.14.6",
     source="notes; Y. Wu, K. He, Group normalization, 2018",
     expected="holds",
-    setting=f"Convolutions {PLAN}, last maps 1×1, digits, {EPOCHS} epochs of SGD, rate 0.2·batch/32, cosine; group norm "
-    "of 4 groups.",
+    setting=f"Convolutions {PLAN}, last maps 1×1, digits, {EPOCHS} epochs of SGD, rate 0.2·batch/32, cosine; "
+    "group norm of 4 groups.",
     statistics={
         f"{norm}_{batch}": f"test error, a share, {norm} norm, batch {batch}"
         for norm in ("batch", "group")
@@ -39,6 +39,6 @@ CLAIM = Claim(
     },
     criterion="batch_2 - group_2 >= 0.05 and abs(batch_4 - group_4) <= 0.03 and abs(batch_32 - group_32) <= 0.03",
     measure=measure,
-    why="",
+    why="Not measured yet.",
     seconds=150,
 )

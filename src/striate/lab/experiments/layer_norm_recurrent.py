@@ -10,7 +10,7 @@ from ... import nn
 from ..claim import Claim, Trial
 from ..training import batches
 
-WIDTH = 48
+WIDTH, BATCH = 48, 16
 NORMS = {"plain": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
 
@@ -23,12 +23,14 @@ class _Recurrent(nn.Module):
         self.norm, self.head = NORMS[norm](WIDTH), nn.Linear(WIDTH, classes)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        entered = self.enter(x)
-        h = x.new_zeros(len(x), WIDTH)
+        order = lengths.argsort(descending=True, stable=True)
+        entered, h = self.enter(x[order]), x.new_zeros(len(x), WIDTH)
+        ended: list[Tensor] = []
         for step in range(int(lengths.max())):
-            alive = lengths > step
-            h = h.index_put((alive,), torch.tanh(self.norm(entered[alive, step] + self.keep(h[alive]))))
-        return self.head(h)
+            alive = int((lengths > step).sum())  # the longest ones, which come first
+            ended.append(h[alive:])
+            h = torch.tanh(self.norm(entered[:alive, step] + self.keep(h[:alive])))
+        return self.head(torch.cat([h, *reversed(ended)])[order.argsort()])
 
 
 def measure(trial: Trial) -> dict[str, float]:
@@ -42,28 +44,32 @@ def _errors(trial: Trial, norm: str) -> tuple[float, float]:
     """The test errors in evaluation mode and in training mode."""
     x, y, x_test, y_test = trial.digits()
     torch.manual_seed(trial.seed)
+    random = torch.Generator().manual_seed(trial.seed)
     model = _Recurrent(norm, x.shape[-1], trial.classes)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for indices in batches(len(x), 64, trial.steps(300), trial.seed):
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for indices in batches(len(x), BATCH, trial.steps(400), trial.seed):
         optimizer.zero_grad()
-        F.cross_entropy(model(*_sequences(x[indices])), y[indices]).backward()
+        F.cross_entropy(model(*_sequences(x[indices], random)), y[indices]).backward()
         optimizer.step()
-    errors = []
+    sequences, errors = _sequences(x_test, random), []
     with torch.no_grad():
         for mode in (False, True):
-            wrong = model.train(mode)(*_sequences(x_test)).argmax(1) != y_test
+            wrong = model.train(mode)(*sequences).argmax(1) != y_test
             errors.append(wrong.double().mean().item())
     return errors[0], errors[1]
 
 
-def _sequences(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of images as sequences ``(N, T, F)`` and their lengths: each row once, twice or three times."""
+def _sequences(images: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rows of images as sequences ``(N, T, F)``, played at speeds of 1 to ½, and their lengths.
+
+    Each two images have one length, so that two sequences at least are left at each step: one has no variance.
+    """
     rows = images.flatten(1, 2)
     height = rows.shape[1]
-    times = torch.arange(len(rows)) % 3 + 1
-    steps = torch.arange(3 * height)
-    places = (steps // times[:, None]).clamp(max=height - 1)
-    return rows.gather(1, places[:, :, None].expand(-1, -1, rows.shape[2])), height * times
+    lengths = torch.randint(height, 2 * height + 1, (len(rows) // 2 + 1,), generator=random)
+    lengths = lengths.repeat_interleave(2)[: len(rows)]
+    places = (torch.arange(2 * height) * height // lengths[:, None]).clamp(max=height - 1)
+    return rows.gather(1, places[:, :, None].expand(-1, -1, rows.shape[2])), lengths
 
 
 CLAIM = Claim(
@@ -73,8 +79,9 @@ CLAIM = Claim(
     section="7.14.6",
     source="notes; J. L. Ba, J. R. Kiros, G. E. Hinton, Layer normalization, 2016",
     expected="holds",
-    setting="tanh network of 48 units that reads digits row by row, each row once, twice or three times: 8, 16 or 24 "
-    "steps; batch 64, 300 steps of Adam, rate 0.003; norm of Ux + Wh, one for all steps.",
+    setting="tanh network of 48 units that reads digits row by row at a speed drawn for each two images, in 8 to 16 "
+    "steps; batch 16, 400 steps of Adam, rate 0.005; norm of Ux + Wh by the sequences that go on, one norm for all "
+    "steps.",
     statistics={
         "plain": "test error, a share, without norm",
         "layer": "the same, layer norm",
@@ -83,7 +90,6 @@ CLAIM = Claim(
     },
     criterion="layer < plain and batch > layer + 0.1",
     measure=measure,
-    why="",
+    why="Not measured yet.",
     seconds=50,
-    takes=frozenset({"data"}),
 )

@@ -48,7 +48,11 @@ CLAIM = Claim(
     },
     criterion="layer < 0.1 and group < 0.1 and batch > group + 0.2 and refused > 0",
     measure=measure,
-    why="",
-    seconds=50,
+    why="One image has statistics of its own, so that batch norm in training is instance norm; in evaluation it takes "
+    "the running means of these instead, a function that was never trained, and most answers are wrong. With maps of "
+    "one pixel it refuses: one value has no variance. The rate was 0.01 at first, at which one pass left layer and "
+    "group norm at an error of 0.12 and 0.11: too few steps for the question. Layer and group norm compute the same in "
+    "both modes, whatever the batch.",
+    seconds=40,
     takes=frozenset({"data"}),
 )

@@ -87,6 +87,9 @@ CLAIM = Claim(
     criterion="output_change < 1e-6 and abs(3 * gradient_ratio - 1) < 1e-6 and abs(9 * eigenvalue_ratio - 1) < 1e-6 "
     "and cosine < 1e-6 and plain_output_change > 1",
     measure=measure,
-    why="",
-    seconds=10,
+    why="It is algebra: μ and σ grow with the weights, so that they cancel, and only ε does not. With ε at 1e-10 the "
+    "output stays to ten digits, the gradient is a third and the curvature a ninth. It follows that a rate that suits "
+    "weights of one size is nine times too large for weights of a third of it: what counts is η/‖w‖². Without norm the "
+    "output becomes 27 times what it was, three for each convolution.",
+    seconds=8,
 )
