@@ -53,6 +53,6 @@ CLAIM = Claim(
     why="Batch, images and steps are the same for all three, so that the noise of the gradient is too; sub-batches add "
     "noise of the statistics alone, and the gap falls with it, and the test error as well. Smaller batches add both "
     "kinds of noise at once, which this setting keeps apart.",
-    seconds=30,
+    seconds=35,
     takes=frozenset({"data"}),
 )

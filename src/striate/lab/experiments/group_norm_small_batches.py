@@ -39,6 +39,6 @@ CLAIM = Claim(
     },
     criterion="batch_2 - group_2 >= 0.05 and abs(batch_4 - group_4) <= 0.03 and abs(batch_32 - group_32) <= 0.03",
     measure=measure,
-    why="Not measured yet.",
-    seconds=150,
+    why="Not measured yet by this code: a seed takes half a minute or more.",
+    seconds=200,
 )
