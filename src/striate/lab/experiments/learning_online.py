@@ -50,9 +50,10 @@ CLAIM = Claim(
     measure=measure,
     why="One image has statistics of its own, so that batch norm in training is instance norm; in evaluation it takes "
     "the running means of these instead, a function that was never trained, and most answers are wrong. With maps of "
-    "one pixel it refuses: one value has no variance. The rate was 0.01 at first, at which one pass left layer and "
-    "group norm at an error of 0.12 and 0.11: too few steps for the question. Layer and group norm compute the same in "
-    "both modes, whatever the batch.",
+    "one pixel it refuses: one value has no variance. One pass is short: at a rate of 0.01, tried first, layer and "
+    "group norm were at errors of 0.12 and 0.11, and at 0.02 they are at 0.07 to 0.15, on either side of the tenth "
+    "that the criterion asks for; batch norm is at two thirds and more. Layer and group norm compute the same in both "
+    "modes, whatever the batch.",
     seconds=60,
     takes=frozenset({"data"}),
 )
