@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -14,7 +14,9 @@ from typing import TextIO
 from ..errors import ArgumentError, build
 from ..files import write_atomically
 
-__all__ = ["check_files", "json_text", "progress_bar", "width", "write"]
+__all__ = ["Show", "check_files", "json_text", "progress_bar", "width", "write"]
+
+Show = Callable[[int, int, str], None]  # how much is done, of how much, and of what
 
 
 def write(path: str | None, text: Callable[[], str], stream: TextIO | None = None) -> None:
@@ -24,7 +26,7 @@ def write(path: str | None, text: Callable[[], str], stream: TextIO | None = Non
         print(f"written to {path}", file=stream)
 
 
-def json_text(facts: Mapping[str, object], only_ascii: bool = True) -> str:
+def json_text(facts: Mapping[str, object] | Sequence[object], only_ascii: bool = True) -> str:
     return json.dumps(facts, indent=1, ensure_ascii=only_ascii)
 
 
@@ -50,7 +52,7 @@ def check_files(where: str, *paths: str | None) -> None:
 
 
 @contextmanager
-def progress_bar(width: int = 24) -> Iterator[Callable[[int, int, str], None] | None]:
+def progress_bar(width: int = 24) -> Iterator[Show | None]:
     """A progress bar on standard error that disappears at the end; None if that is no terminal."""
     if not sys.stderr.isatty():
         yield None

@@ -23,6 +23,7 @@ __all__ = ["TAKES", "VERDICTS", "Claim", "Trial"]
 VERDICTS = ("holds", "fails", "inconclusive")
 TAKES = ("model", "data")
 QUICK_SHARE = 3  # a quick trial takes a third of the steps
+QUICK_SEEDS = 2
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,9 @@ class Claim:
     paper, or "notes"; expected: the verdict that theory or the paper gives; setting: net, data, steps and rates, in a
     sentence or two; statistics: what each number means, with its unit, by the names that ``measure`` returns;
     criterion: when a seed meets the claim, see :mod:`.criterion`; measure: makes one trial; why: a paragraph on what
-    came out; seconds: of one thread, for all seeds together; at_least: seeds that must meet the criterion, None for
-    all; figure: draws on axes what it gets for each seed, the statistics and the curves that were kept, by name; takes:
-    which of "model" and "data" may be one's own.
+    came out; seconds: of one thread, for all seeds together; at_least: seeds that must meet the criterion, more than half of
+    them, None for all; figure: draws on axes what it gets for each seed, the statistics and the curves that were kept, by
+    name; takes: which of "model" and "data" may be one's own.
 
     Raises ArgumentError for a claim that does not fit this.
 
@@ -140,16 +141,23 @@ class Claim:
             (self.expected in VERDICTS, f"one of {', '.join(VERDICTS)} as expected", repr(self.expected)),
             (self.statistics, "a statistic at least", "none"),
             (self.seeds > 0, "a seed at least", self.seeds),
-            (self.at_least is None or 0 < self.at_least <= self.seeds, "at_least from 1 to seeds", self.at_least),
+            (self._is_majority(), "at_least to be more than half of the seeds", self.at_least),
             (self.seconds > 0 and math.isfinite(self.seconds), "a positive number of seconds", self.seconds),
             (self.takes <= set(TAKES), f"takes to have {' and '.join(TAKES)} only", ", ".join(sorted(self.takes))),
             *((getattr(self, name).strip(), f"a text as {name}", "none") for name in ("claim", "source", "setting")),
         ]
         return [(expects, got) for is_right, expects, got in checks if not is_right]
 
+    def _is_majority(self) -> bool:
+        return self.at_least is None or self.seeds < 2 * self.at_least <= 2 * self.seeds
+
     def is_met(self, values: Mapping[str, float]) -> bool | None:
         """Whether one seed's numbers meet the criterion; None if that is unknown, see :func:`.criterion.is_met`."""
         return is_met(self.criterion, values)
+
+    def seeds_of(self, quick: bool) -> range:
+        """The seeds of a run: from 0 on, in a quick one two at most."""
+        return range(min(self.seeds, QUICK_SEEDS) if quick else self.seeds)
 
     def must_meet(self, seeds: int) -> int:
         """How many of so many seeds must meet the criterion: in a run of fewer seeds the same share, rounded up."""
