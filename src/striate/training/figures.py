@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, ShapeError, build
 from ..extras import needs
+from ..render.figure import BLUE, GREY, INK, LIGHT, ORANGE, RUN_COLORS, blank, plain
 from ..render.png import write_png
 from .history import History
 
@@ -18,35 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["comparison", "confusion", "curves", "filters", "first_filters", "rates"]
 
-INK, GREY, LIGHT = "#1f2933", "#7b8794", "#e4e7eb"
-BLUE, ORANGE = "#1f6fb4", "#d9661f"  # distinct in every common colour blindness, and by lightness in print
-RUN_COLORS = ("#1f6fb4", "#d9661f", "#2e8b57", "#8d5fd3", "#c2185b", "#7d6400", "#00838f", "#5d4037")
 DPI = 150
 MONITORED = {"val": "validation", "test": "test"}
 GAP = 0.12  # between two pictures of filters, in parts of one
 MOST_CELLS = 256  # pictures in one figure; with more, a 5×5 filter is too small to see
-
-
-def _figure(width_in: float, height_in: float, pad_in: float = 0.12) -> Any:
-    needs("figures", "matplotlib")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    layout = ConstrainedLayoutEngine(w_pad=pad_in, h_pad=pad_in)
-    figure = Figure(figsize=(width_in, height_in), layout=layout, facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _plain(axes: Any) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(GREY)
-    axes.tick_params(colors=INK, labelsize=9)
-    axes.grid(axis="y", color=LIGHT, linewidth=0.8)
-    axes.set_axisbelow(True)
 
 
 def curves(history: History, path: str | os.PathLike[str]) -> None:
@@ -61,7 +37,7 @@ def curves(history: History, path: str | os.PathLike[str]) -> None:
 
     numbers = [epoch.number for epoch in history]
     style: dict[str, Any] = {"linewidth": 2, "marker": "o", "markersize": 4, "clip_on": False}
-    figure = _figure(10, 4)
+    figure = blank(10, 4)
     epochs = f"{len(history)} epoch" + "s" * (len(history) > 1)
     parts = [("training", BLUE, history.train_loss, history.train_accuracy)]
     loss, accuracy = ([value for value in values if value is not None] for values in (history.loss, history.accuracy))
@@ -98,7 +74,7 @@ def curves(history: History, path: str | os.PathLike[str]) -> None:
         weight="bold",
     )
     for axes in (left, right):
-        _plain(axes)
+        plain(axes)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlim(numbers[0] - (len(numbers) == 1), numbers[-1] + (len(numbers) == 1))
     write_png(figure, path, DPI)
@@ -116,7 +92,7 @@ def comparison(histories: Mapping[str, History], path: str | os.PathLike[str]) -
     needs("figures.comparison", "matplotlib")
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure(11, 4.4)
+    figure = blank(11, 4.4)
     figure.suptitle("Solid: validation or test images after the epoch. Dotted: training images", color=INK, fontsize=11)
     left, right = figure.subplots(1, 2)
     lowest = 100.0
@@ -140,7 +116,7 @@ def comparison(histories: Mapping[str, History], path: str | os.PathLike[str]) -
     right.set(title="Accuracy", xlabel="epoch", ylabel="classified rightly [%]", ylim=(max(0, lowest - 5), 100))
     left.legend(frameon=False, fontsize=9)
     for axes in (left, right):
-        _plain(axes)
+        plain(axes)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     write_png(figure, path, DPI)
 
@@ -173,7 +149,7 @@ def filters(weight: Tensor, path: str | os.PathLike[str]) -> None:
     largest = float(abs(pictures).max()) or 1.0
 
     names_in = 0.25 * (rows if channels == 1 else 1)
-    figure = _figure(max(4.5, 1.1 * columns + 1.6), max(2.5, 1.1 * rows * height / width + names_in + 0.7), pad_in=0.06)
+    figure = blank(max(4.5, 1.1 * columns + 1.6), max(2.5, 1.1 * rows * height / width + names_in + 0.7), pad_in=0.06)
     size = f"{height}×{width}" + f" on {channels} channels" * (channels > 1)
     figure.suptitle(f"The {count} filter{'s' * (count > 1)} of the first layer, {size}", color=INK, fontsize=14)
     axes, tall = figure.subplots(), height / width
@@ -245,7 +221,7 @@ def confusion(predictions: Tensor, labels: Tensor, path: str | os.PathLike[str])
     cells = 1 - share * (1 - np.where(right[..., None], np.array(to_rgb(BLUE)), np.array(to_rgb(ORANGE))))
 
     side = max(4.5, 0.52 * classes + 1.2)
-    figure = _figure(side, side + 0.3)
+    figure = blank(side, side + 0.3)
     axes = figure.subplots()
     axes.imshow(cells, interpolation="nearest")
     for row in range(classes):
@@ -292,7 +268,7 @@ def rates(
         raise DataError(build("figures.rates", "a loss at least", "none", hint="Begin at a lower learning rate."))
     needs("figures.rates", "matplotlib")
 
-    figure = _figure(8, 4.2)
+    figure = blank(8, 4.2)
     axes = figure.subplots()
     axes.plot(learning_rates, losses, ".", color=BLUE, alpha=0.35, markersize=5, label="loss of a step", clip_on=True)
     axes.plot(learning_rates, smoothed, color=BLUE, linewidth=2, label="smoothed")
@@ -307,5 +283,5 @@ def rates(
     axes.set(xscale="log", xlabel="learning rate", ylabel="mean cross entropy [nats]", ylim=(0, highest))
     axes.set_title(title, color=INK, fontsize=14, pad=12)
     axes.legend(frameon=False, loc="lower left")
-    _plain(axes)
+    plain(axes)
     write_png(figure, path, DPI)
