@@ -192,8 +192,8 @@ def report(options: argparse.Namespace) -> int:
     claims = [claim for claim in all_claims() if options.data is None or "data" in claim.takes]
     results = _known(store, claims)
     if not results:
-        hint = "Measure first: striate lab run --all."
-        raise ArgumentError(build("lab report", "results of this code on this machine", "none", folder=store.folder, hint=hint))
+        expects, hint = "results of this code on this machine", "Measure first: striate lab run --all."
+        raise ArgumentError(build("lab report", expects, "none", folder=store.folder, hint=hint))
     also = {spec: _known(Store(Path(options.folder), options.quick, spec), claims) for spec in options.also}
     path = options.html if options.html is not None else str(Path(options.folder) / "report.html")
     output.check_files("lab report", path, options.markdown)
@@ -272,7 +272,11 @@ def _chosen(options: argparse.Namespace) -> list[Claim]:
     if not options.all:
         return [claim_of(name) for name in dict.fromkeys(options.names)]
     needed = {what for what in ("data", "model") if getattr(options, what) is not None}
-    return [claim for claim in all_claims() if needed <= claim.takes]
+    chosen = [claim for claim in all_claims() if needed <= claim.takes]
+    if not chosen:
+        expects = f"an experiment that takes one's own {' and '.join(sorted(needed))}"
+        raise ArgumentError(build("lab run", expects, "none", hint="striate lab list says which do."))
+    return chosen
 
 
 def _store(options: argparse.Namespace) -> Store:

@@ -93,10 +93,15 @@ def counted(results: Sequence[Result]) -> str:
     >>> counted([])
     '0 claims: 0 hold, 0 fail, 0 are inconclusive; 0 as expected.'
     """
-    hold, fail, open_ = ([result.verdict for result in results].count(verdict) for verdict in VERDICTS)
+    verdicts = [result.verdict for result in results]
+    words = (("holds", "hold"), ("fails", "fail"), ("is inconclusive", "are inconclusive"))
+    parts = []
+    for verdict, (one, many) in zip(VERDICTS, words, strict=True):
+        count = verdicts.count(verdict)
+        parts.append(f"{count} {one if count == 1 else many}")
     expected = sum(result.is_expected for result in results)
     claims = "1 claim" if len(results) == 1 else f"{len(results)} claims"
-    return f"{claims}: {hold} hold, {fail} fail, {open_} are inconclusive; {expected} as expected."
+    return f"{claims}: {', '.join(parts)}; {expected} as expected."
 
 
 def _section(result: Result) -> list[str]:

@@ -42,7 +42,7 @@ class Store:
         write_atomically(self._path(claim, outcome.seed), json.dumps(told, indent=1))
 
     def load(self, claim: Claim, seed: int) -> Outcome | None:
-        """What this code on this machine has measured before; None if nothing or an error, or if the file holds something else."""
+        """What this code on this machine has measured before; None if there is none, or if it raised an error."""
         told = self._read(claim, seed)
         return None if told is None else Outcome.from_dict(told)
 
