@@ -93,9 +93,9 @@ class Claim:
     paper, or "notes"; expected: the verdict that theory or the paper gives; setting: net, data, steps and rates, in a
     sentence or two; statistics: what each number means, with its unit, by the names that ``measure`` returns;
     criterion: when a seed meets the claim, see :mod:`.criterion`; measure: makes one trial; why: a paragraph on what
-    came out; seconds: of one thread, for all seeds together; at_least: seeds that must meet the criterion, more than half of
-    them, None for all; figure: draws on axes what it gets for each seed, the statistics and the curves that were kept, by
-    name; takes: which of "model" and "data" may be one's own.
+    came out; seconds: of one thread, for all seeds together; at_least: seeds that must meet the criterion, more than
+    half of them, None for all; figure: draws on axes what it gets for each seed, the statistics and the curves that
+    were kept, by name; takes: which of "model" and "data" may be one's own.
 
     Raises ArgumentError for a claim that does not fit this.
 

@@ -1,4 +1,4 @@
-"""Criteria: comparisons of measured numbers, as text, so that what was written before a run is what decides after it."""
+"""Criteria: comparisons of measured numbers, as text: what was written before a run is what decides after it."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""The figure of a result: what its claim draws, or by default the numbers of each seed beside the criterion's limits."""
+"""The figure of a result: what its claim draws, or the numbers of each seed beside the criterion's limits."""
 
 from __future__ import annotations
 
 import ast
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from ..extras import needs
@@ -68,7 +69,7 @@ def limits(criterion: str) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for node in ast.walk(ast.parse(criterion, mode="eval")):
         sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
-        for pair in zip(sides, sides[1:], strict=False):
+        for pair in pairwise(sides):
             for name, number in (pair, pair[::-1]):
                 if isinstance(name, ast.Name) and isinstance(number, ast.Constant):
                     found.setdefault(name.id, []).append(float(number.value))

@@ -69,10 +69,10 @@ def run_trial(claim: Claim, trial: Trial) -> Outcome:
             values = {name: float(value) for name, value in claim.measure(trial).items()}
     except Exception as error:  # an experiment that fails must not end the others
         return Outcome(trial.seed, seconds=time.monotonic() - begun, error=describe_error(error))
-    strange = sorted(set(values) ^ set(claim.statistics))
-    if strange:
-        said = f"measure gave {', '.join(sorted(values)) or 'nothing'}, and statistics has {', '.join(claim.statistics)}"
-        return Outcome(trial.seed, seconds=time.monotonic() - begun, error=said)
+    if set(values) != set(claim.statistics):
+        gave, named = (", ".join(sorted(names)) or "nothing" for names in (values, claim.statistics))
+        error = f"measure gave {gave}, and statistics has {named}"
+        return Outcome(trial.seed, seconds=time.monotonic() - begun, error=error)
     return Outcome(trial.seed, values, dict(trial.kept), time.monotonic() - begun)
 
 

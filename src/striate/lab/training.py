@@ -1,4 +1,4 @@
-"""The training loop of the experiments: plain steps of SGD on batches in a seeded order, with a look at some of them."""
+"""The training loop of the experiments: plain steps of SGD on batches in a seeded order, with looks at some of them."""
 
 from __future__ import annotations
 
