@@ -166,5 +166,5 @@ def _facts(results: Sequence[Result]) -> list[tuple[str, str, str]]:
         *((verdict, str(verdicts.count(verdict)), f"of {len(results)}") for verdict in VERDICTS),
         ("as expected", str(sum(result.is_expected for result in results)), f"of {len(results)}"),
         ("seeds", str(round(statistics.median(seeds))) if seeds else "0", "each"),
-        ("time", f"{minutes:.1f}", "min of one thread"),
+        (("time of one thread", f"{minutes:.1f}", "min")),
     ]

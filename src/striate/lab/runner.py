@@ -71,8 +71,8 @@ def run_trial(claim: Claim, trial: Trial) -> Outcome:
         return Outcome(trial.seed, seconds=time.monotonic() - begun, error=describe_error(error))
     if set(values) != set(claim.statistics):
         gave, named = (", ".join(sorted(names)) or "nothing" for names in (values, claim.statistics))
-        error = f"measure gave {gave}, and statistics has {named}"
-        return Outcome(trial.seed, seconds=time.monotonic() - begun, error=error)
+        said = f"measure gave {gave}, and statistics has {named}"
+        return Outcome(trial.seed, seconds=time.monotonic() - begun, error=said)
     return Outcome(trial.seed, values, dict(trial.kept), time.monotonic() - begun)
 
 

@@ -32,7 +32,7 @@ def batches(count: int, size: int, steps: int, seed: int = 0) -> Iterator[Tensor
     Raises ArgumentError for a size that is none.
 
     >>> [batch.tolist() for batch in batches(5, 2, steps=3, seed=1)]
-    [[4, 3], [1, 0], [4, 0]]
+    [[0, 4], [2, 3], [3, 2]]
     """
     if not 1 <= size <= count:
         hint = "Use a smaller batch or more samples."
