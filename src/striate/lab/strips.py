@@ -17,7 +17,7 @@ __all__ = ["marks", "strip_accuracy", "strip_net"]
 LENGTH = 32  # [px]
 NOISE = 0.1  # deviation of each pixel; a mark is 1
 COUNT, WIDTH = 1024, 16
-STEPS, RATE, MOMENTUM = 300, 0.05, 0.9
+STEPS, RATE, MOMENTUM = 200, 0.05, 0.9
 
 
 def marks(distances: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
@@ -62,7 +62,7 @@ def strip_net(dilations: Sequence[int], classes: int, seed: int) -> nn.Sequentia
 
 
 def strip_accuracy(trial: Trial, dilations: Sequence[int], distances: Sequence[int]) -> float:
-    """The share of new strips that such a network classifies rightly after 300 steps of SGD with momentum 0.9 at a rate
+    """The share of new strips that such a network classifies rightly after 200 steps of SGD with momentum 0.9 at a rate
     of 0.05 on batches of 64.
 
     >>> 0.4 < strip_accuracy(Trial(seed=0, quick=True), (1,), (4, 16)) < 0.6

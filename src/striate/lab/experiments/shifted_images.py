@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+from itertools import product
 from statistics import fmean
 
 from ..claim import Claim, Trial
 from ..networks import convnet, mlp
-from ..shifts import SHIFTS, centred, shifted
+from ..shifts import centred, shifted
 from ..training import accuracy, train_steps
 
-PLAN, STEPS, RATE = "16-16-M-32-32", 300, 0.1
+PLAN = "16-M-32-32"
+STEPS, RATE, MOMENTUM = 150, 0.05, 0.9
+FAR = {"one": 1, "two": 2}  # pixels: two is the stride of the pooling
 
 
 def measure(trial: Trial) -> dict[str, float]:
-    """The test errors of three networks on centred images, and on images shifted by one or two pixels."""
+    """The test errors of three networks on centred images, and on images shifted by one and by two pixels."""
     x, y, x_test, y_test = trial.digits()
     x, classes, seed = centred(x), trial.classes, trial.seed
     models = {
         "perceptron": mlp(x[0].numel(), depth=2, classes=classes, seed=seed),
-        "flattened": convnet(PLAN, classes=classes, head="flatten", size=x.shape[-1], seed=seed),
-        "averaged": convnet(PLAN, classes=classes, seed=seed),
+        "flattened": convnet(PLAN, norm="batch", classes=classes, head="flatten", size=x.shape[-1], seed=seed),
+        "averaged": convnet(PLAN, norm="batch", classes=classes, seed=seed),
     }
     found = {}
     for name, model in models.items():
-        train_steps(model, x, y, trial.steps(STEPS), lr=RATE, schedule="cosine", seed=seed)
+        steps = trial.steps(STEPS)
+        train_steps(model, x, y, steps, lr=RATE, momentum=MOMENTUM, schedule="cosine", seed=seed)
         found[name] = 1 - accuracy(model, centred(x_test), y_test)
-        found[f"{name}_shifted"] = 1 - fmean(accuracy(model, shifted(x_test, *shift), y_test) for shift in SHIFTS)
+        for word, far in FAR.items():
+            shifts = [shift for shift in product((-far, 0, far), repeat=2) if shift != (0, 0)]
+            found[f"{name}_{word}"] = 1 - fmean(accuracy(model, shifted(x_test, *shift), y_test) for shift in shifts)
     return found
 
 
@@ -36,9 +42,9 @@ CLAIM = Claim(
     section="7.9.2",
     source="notes",
     expected="holds",
-    setting=f"Digits in the middle of 12×12 pixels; a perceptron with two hidden layers of 128, and convolutions "
-    f"{PLAN} with a flattened head or a mean over positions; 300 steps of SGD on batches of 64, rate 0.1, cosine. "
-    "Tested on the 24 shifts by one or two pixels.",
+    setting=f"Digits in the middle of 16×16 pixels; a perceptron with two hidden layers of 128, and convolutions "
+    f"{PLAN} with batch norm and a flattened head or a mean over positions; 150 steps of SGD with momentum 0.9 on "
+    "batches of 64, rate 0.05, cosine. Tested on the eight shifts by one pixel, and by two, along each axis or both.",
     statistics={
         f"{name}{suffix}": f"test error, a share, {text}, {images}"
         for name, text in (
@@ -46,10 +52,10 @@ CLAIM = Claim(
             ("flattened", "convolutions and a flattened head"),
             ("averaged", "convolutions and a mean over positions"),
         )
-        for suffix, images in (("", "centred images"), ("_shifted", "shifted images"))
+        for suffix, images in (("", "centred images"), ("_one", "shifted by one pixel"), ("_two", "shifted by two"))
     },
-    criterion="averaged_shifted - averaged <= 0.1 and perceptron_shifted - perceptron >= 0.3 "
-    "and flattened_shifted - flattened >= 0.2",
+    criterion="max(averaged_one, averaged_two) - averaged <= 0.1 and perceptron_two - perceptron >= 0.3 "
+    "and flattened_two - flattened >= 0.2",
     measure=measure,
     why="Not measured yet.",
     seconds=50,
