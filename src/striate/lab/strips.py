@@ -17,7 +17,7 @@ __all__ = ["marks", "strip_accuracy", "strip_net"]
 LENGTH = 32  # [px]
 NOISE = 0.1  # deviation of each pixel; a mark is 1
 COUNT, WIDTH = 1024, 16
-STEPS, RATE, MOMENTUM = 200, 0.05, 0.9
+STEPS, RATE, MOMENTUM = 250, 0.05, 0.9
 
 
 def marks(distances: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
@@ -44,7 +44,7 @@ def marks(distances: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
 
 
 def strip_net(dilations: Sequence[int], classes: int, seed: int) -> nn.Sequential:
-    """Convolutions of kernel 3 and 16 channels with these dilations, ReLU after each, the maximum over the strip, and a
+    """Convolutions of kernel 3 and 16 channels with these dilations, batch norm and ReLU after each, the maximum over the strip, and a
     linear layer. An output of the convolutions sees ``1 + 2·sum(dilations)`` pixels from the first to the last.
 
     Shapes: x ``(N, 1, L)``, scores ``(N, classes)``.
@@ -55,14 +55,16 @@ def strip_net(dilations: Sequence[int], classes: int, seed: int) -> nn.Sequentia
     layers: list[nn.Module] = []
     for number, dilation in enumerate(dilations):
         before = WIDTH if number else 1
-        conv = nn.Conv1d(before, WIDTH, 3, padding=dilation, dilation=dilation, padding_mode="circular")
-        layers += [conv, nn.ReLU()]
+        conv = nn.Conv1d(
+            before, WIDTH, 3, padding=dilation, dilation=dilation, bias=False, padding_mode="circular"
+        )
+        layers += [conv, nn.BatchNorm1d(WIDTH), nn.ReLU()]  # without norm some seeds learn nothing
     layers += [nn.AdaptiveMaxPool1d(1), nn.Flatten(), nn.Linear(WIDTH, classes)]
     return redraw(nn.Sequential(*layers), seed=seed)
 
 
 def strip_accuracy(trial: Trial, dilations: Sequence[int], distances: Sequence[int]) -> float:
-    """The share of new strips that such a network classifies rightly after 200 steps of SGD with momentum 0.9 at a rate
+    """The share of new strips that such a network classifies rightly after 250 steps of SGD with momentum 0.9 at a rate
     of 0.05 on batches of 64.
 
     >>> 0.4 < strip_accuracy(Trial(seed=0, quick=True), (1,), (4, 16)) < 0.6

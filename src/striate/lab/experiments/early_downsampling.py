@@ -10,7 +10,7 @@ from ..training import accuracy, train_steps
 SIZES = {"small": 16, "large": 32}  # [px] of an image: a shape is a third to two thirds of it
 PLANS = {"early": "8s2-8s2-16-32", "late": "8-8-16s2-32s2"}
 TRAIN, TEST = 1000, 500
-STEPS, BATCH, RATE, MOMENTUM = 200, 32, 0.05, 0.9
+STEPS, BATCH, RATE, MOMENTUM = 150, 32, 0.05, 0.9
 
 
 def measure(trial: Trial) -> dict[str, float]:
