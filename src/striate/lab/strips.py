@@ -44,8 +44,9 @@ def marks(distances: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
 
 
 def strip_net(dilations: Sequence[int], classes: int, seed: int) -> nn.Sequential:
-    """Convolutions of kernel 3 and 16 channels with these dilations, batch norm and ReLU after each, the maximum over the strip, and a
-    linear layer. An output of the convolutions sees ``1 + 2·sum(dilations)`` pixels from the first to the last.
+    """Convolutions of kernel 3 and 16 channels with these dilations, batch norm and ReLU after each, the maximum over
+    the strip, and a linear layer. An output of the convolutions sees ``1 + 2·sum(dilations)`` pixels from the first to
+    the last.
 
     Shapes: x ``(N, 1, L)``, scores ``(N, classes)``.
 
@@ -55,9 +56,7 @@ def strip_net(dilations: Sequence[int], classes: int, seed: int) -> nn.Sequentia
     layers: list[nn.Module] = []
     for number, dilation in enumerate(dilations):
         before = WIDTH if number else 1
-        conv = nn.Conv1d(
-            before, WIDTH, 3, padding=dilation, dilation=dilation, bias=False, padding_mode="circular"
-        )
+        conv = nn.Conv1d(before, WIDTH, 3, padding=dilation, dilation=dilation, bias=False, padding_mode="circular")
         layers += [conv, nn.BatchNorm1d(WIDTH), nn.ReLU()]  # without norm some seeds learn nothing
     layers += [nn.AdaptiveMaxPool1d(1), nn.Flatten(), nn.Linear(WIDTH, classes)]
     return redraw(nn.Sequential(*layers), seed=seed)

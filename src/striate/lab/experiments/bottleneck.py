@@ -39,6 +39,6 @@ CLAIM = Claim(
     criterion="parameters >= 3 and macs >= 2.5 and speed > 1 and cheap_error <= plain_error + 0.02",
     measure=measure,
     why="Not measured yet.",
-    seconds=40,
+    seconds=22,
     takes=frozenset({"data"}),
 )

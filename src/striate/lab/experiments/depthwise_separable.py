@@ -38,6 +38,6 @@ CLAIM = Claim(
     criterion="parameters >= 5 and macs >= 5 and speed > 1 and cheap_error <= plain_error + 0.03",
     measure=measure,
     why="Not measured yet.",
-    seconds=40,
+    seconds=21,
     takes=frozenset({"data"}),
 )

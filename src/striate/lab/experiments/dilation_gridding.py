@@ -52,5 +52,5 @@ CLAIM = Claim(
     "and same_odd < 0.6 and min(same_even, mixed_odd, mixed_even) > 0.95",
     measure=measure,
     why="Not measured yet.",
-    seconds=30,
+    seconds=25,
 )

@@ -55,6 +55,6 @@ CLAIM = Claim(
     criterion="max(near_below, far_below) < 0.6 and min(near_at, far_at, near_above, far_above) > 0.95",
     measure=measure,
     why="Not measured yet.",
-    seconds=40,
+    seconds=35,
     figure=figure,
 )

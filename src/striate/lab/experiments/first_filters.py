@@ -91,6 +91,6 @@ CLAIM = Claim(
     criterion="gabor - gabor_random >= 0.15 and sobel >= 2 * sobel_random",
     measure=measure,
     why="Not measured yet.",
-    seconds=40,
+    seconds=25,
     takes=frozenset({"data"}),
 )

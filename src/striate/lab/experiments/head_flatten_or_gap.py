@@ -49,6 +49,6 @@ CLAIM = Claim(
     "and flattened_parameters >= 4 * averaged_parameters",
     measure=measure,
     why="Not measured yet.",
-    seconds=25,
+    seconds=15,
     takes=frozenset({"data"}),
 )

@@ -69,5 +69,5 @@ CLAIM = Claim(
     criterion="maximum >= 1.2 * full and global_average >= 2 * full",
     measure=measure,
     why="Not measured yet.",
-    seconds=50,
+    seconds=40,
 )

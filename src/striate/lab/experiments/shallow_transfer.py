@@ -80,5 +80,5 @@ CLAIM = Claim(
     criterion="shallow - none <= 0.015 and deep - none >= 0.03",
     measure=measure,
     why="Not measured yet.",
-    seconds=40,
+    seconds=25,
 )

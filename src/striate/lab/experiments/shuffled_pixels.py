@@ -55,6 +55,6 @@ CLAIM = Claim(
     "and abs(perceptron_shuffled - perceptron) <= 0.02 and convolutional_shuffled - convolutional >= 0.05",
     measure=measure,
     why="Not measured yet.",
-    seconds=30,
+    seconds=16,
     takes=frozenset({"data"}),
 )

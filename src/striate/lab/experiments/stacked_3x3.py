@@ -37,7 +37,7 @@ CLAIM = Claim(
     criterion="parameters > 1 and macs > 1 and cheap_error < plain_error",
     measure=measure,
     why="Not measured yet.",
-    seconds=50,
+    seconds=17,
     at_least=4,
     takes=frozenset({"data"}),
 )
