@@ -79,6 +79,7 @@ MAY_IMPORT = {
         "render",
         "reference",
         "window",
+        "graph",
         "nn",
         "models",
         "training",
