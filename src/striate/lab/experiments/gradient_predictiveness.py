@@ -1,0 +1,48 @@
+"""With batch norm the gradient predicts better what the gradient is farther along."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn import functional as F
+
+from ...diagnostics.landscape import gradient_predictiveness
+from ..claim import Claim, Trial
+from ..landscape import NETS, RATES, STEPS_ALONG, typical, watched
+from ..training import Batch
+
+
+def probe(model: nn.Module, batch: Batch) -> float:
+    """The largest change of the gradient up to 0.4 gradients beyond the weights, in parts of its norm."""
+    return gradient_predictiveness(model, F.cross_entropy, batch, STEPS_ALONG, dtype=None).largest
+
+
+def measure(trial: Trial) -> dict[str, float]:
+    return {
+        f"{name}_{speed}": typical(trial, f"{name}_{speed}_curve", watched(trial, norm, rate, probe))
+        for name, norm in NETS.items()
+        for speed, rate in RATES.items()
+    }
+
+
+CLAIM = Claim(
+    name="gradient-predictiveness",
+    claim="With batch norm the gradient changes less along itself: it predicts better.",
+    section="7.14.4",
+    source="S. Santurkar et al., How Does Batch Normalization Help Optimization?, 2018, figure 4 (b); notes",
+    expected="holds",
+    setting=(
+        "Convolutions 16-16-M-32-32-M-64-64 on the digits with He's weights: 120 steps of SGD on batches of 128 at rates "
+        "0.05 (slow) and 0.1 (fast). At each tenth step, on the same batch, the largest ‖g(w - s·g) - g‖/‖g‖ of eight "
+        "steps s up to 0.4; the median over the training steps."
+    ),
+    statistics={
+        f"{name}_{speed}": f"change of the gradient, in parts of its norm, at rate {rate}, {text}"
+        for name, text in (("plain", "no norm"), ("batch_norm", "batch norm"))
+        for speed, rate in RATES.items()
+    },
+    criterion="plain_slow >= 3 * batch_norm_slow and plain_fast >= 3 * batch_norm_fast",
+    measure=measure,
+    why="Not measured yet.",
+    seconds=50,
+    takes=frozenset({"data", "model"}),
+)

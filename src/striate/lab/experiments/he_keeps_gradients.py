@@ -1,0 +1,50 @@
+"""Weights of variance 2/fan_in keep the gradient's norm through ReLU layers; smaller ones lose it, larger ones blow it
+up.
+"""
+
+from __future__ import annotations
+
+from ..claim import Claim, Trial
+from ..depth import flow_at_start, hidden_factor
+from ..networks import mlp
+
+DEPTHS = (10, 30)
+INITS: dict[str, str | float] = {"he": "he", "xavier": "xavier", "gain_3": 3.0}
+
+
+def measure(trial: Trial) -> dict[str, float]:
+    return {
+        f"{name}_{depth}": hidden_factor(
+            flow_at_start(trial, mlp(depth=depth, classes=trial.classes, init=init, seed=trial.seed))
+        )
+        for name, init in INITS.items()
+        for depth in DEPTHS
+    }
+
+
+CLAIM = Claim(
+    name="he-keeps-gradients",
+    claim="He's first weights keep the gradient through ReLU layers; it vanishes with Xavier's and explodes with larger.",
+    section="7.13",
+    source="notes; K. He et al., Delving Deep into Rectifiers, 2015",
+    expected="holds",
+    setting=(
+        "Perceptrons of 10 and 30 ReLU layers of width 128, before training; cross entropy of 256 digits. Weights have "
+        "the deviation g/√fan_in with g = √2 (He), 1 (Xavier) or 3. The factor is the geometric mean over the hidden "
+        "layers of the norm of the gradient by a layer's input, in parts of that by the next one's: theory has g/√2."
+    ),
+    statistics={
+        f"{name}_{depth}": f"factor a layer of {depth} layers, {text}"
+        for name, text in (("he", "He's weights"), ("xavier", "Xavier's weights"), ("gain_3", "gain 3"))
+        for depth in DEPTHS
+    },
+    criterion=(
+        "abs(he_10 - 1) < 0.08 and abs(he_30 - 1) < 0.08 and "
+        "abs(xavier_10 * 2 ** 0.5 - 1) < 0.08 and abs(xavier_30 * 2 ** 0.5 - 1) < 0.08 and "
+        "abs(gain_3_10 * 2 ** 0.5 / 3 - 1) < 0.08 and abs(gain_3_30 * 2 ** 0.5 / 3 - 1) < 0.08"
+    ),
+    measure=measure,
+    why="Not measured yet.",
+    seconds=10,
+    takes=frozenset({"data"}),
+)

@@ -1,0 +1,60 @@
+"""Measured in evaluation mode, the curvature of a network with batch norm is not lower."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn import functional as F
+
+from ...diagnostics.curvature import curvature
+from ..claim import Claim, Trial
+from ..landscape import EACH, typical, watched
+from ..training import Batch
+
+RATE, LANCZOS = 0.1, 12
+
+
+def largest(model: nn.Module, batch: Batch, mode: str) -> float:
+    """The largest eigenvalue on a batch."""
+    seen = curvature(model, F.cross_entropy, [batch], mode=mode, steps=LANCZOS, samples=1)
+    return seen.largest[0]
+
+
+def measure(trial: Trial) -> dict[str, float]:
+    plain = watched(trial, "none", RATE, lambda model, batch: largest(model, batch, "train"), EACH)
+    both = watched(
+        trial,
+        "batch",
+        RATE,
+        lambda model, batch: (largest(model, batch, "train"), largest(model, batch, "eval")),
+        EACH,
+    )
+    training, evaluation = zip(*both, strict=True)
+    return {
+        "plain": typical(trial, "plain_curve", plain),
+        "batch_norm_training": typical(trial, "batch_norm_training_curve", training),
+        "batch_norm_evaluation": typical(trial, "batch_norm_evaluation_curve", evaluation),
+    }
+
+
+CLAIM = Claim(
+    name="hessian-by-mode",
+    claim="That batch norm lowers the curvature is seen in training mode, and not in evaluation mode.",
+    section="7.14.4",
+    source="notes, which do not say in which mode",
+    expected="holds",
+    setting=(
+        "Convolutions 16-16-M-32-32-M-64-64 on the digits with He's weights: 120 steps of SGD on batches of 128 at rate "
+        "0.1. At each tenth step from the tenth on, λ of the Hessian of the loss on that batch, with the batch's statistics "
+        "and with the running ones, in float64, by 12 steps of the Lanczos iteration; the median over the training steps."
+    ),
+    statistics={
+        "plain": "λ [nats/weight²], no norm",
+        "batch_norm_training": "λ [nats/weight²], batch norm, with the batch's statistics",
+        "batch_norm_evaluation": "λ [nats/weight²], batch norm, with the running statistics",
+    },
+    criterion="plain >= 1.5 * batch_norm_training and plain < 1.5 * batch_norm_evaluation",
+    measure=measure,
+    why="Not measured yet.",
+    seconds=120,
+    takes=frozenset({"data", "model"}),
+)

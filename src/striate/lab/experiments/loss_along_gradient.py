@@ -1,0 +1,48 @@
+"""With batch norm the loss varies less along the gradient while a network trains."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn import functional as F
+
+from ...diagnostics.landscape import loss_slice
+from ..claim import Claim, Trial
+from ..landscape import NETS, RATES, STEPS_ALONG, typical, watched
+from ..training import Batch
+
+
+def probe(model: nn.Module, batch: Batch) -> float:
+    """The highest loss minus the lowest from the weights to 0.4 gradients beyond."""
+    return loss_slice(model, F.cross_entropy, batch, (0.0, *STEPS_ALONG), dtype=None).range
+
+
+def measure(trial: Trial) -> dict[str, float]:
+    return {
+        f"{name}_{speed}": typical(trial, f"{name}_{speed}_curve", watched(trial, norm, rate, probe))
+        for name, norm in NETS.items()
+        for speed, rate in RATES.items()
+    }
+
+
+CLAIM = Claim(
+    name="loss-along-gradient",
+    claim="With batch norm the loss varies less along the gradient.",
+    section="7.14.4",
+    source="S. Santurkar et al., How Does Batch Normalization Help Optimization?, 2018, figure 4 (a); notes",
+    expected="holds",
+    setting=(
+        "Convolutions 16-16-M-32-32-M-64-64 on the digits with He's weights: 120 steps of SGD on batches of 128 at rates "
+        "0.05 (slow) and 0.1 (fast). At each tenth step, on the same batch, the range of the loss over 0 to 0.4 "
+        "gradients; the median over the steps."
+    ),
+    statistics={
+        f"{name}_{speed}": f"range of the loss [nats] at rate {rate}, {text}"
+        for name, text in (("plain", "no norm"), ("batch_norm", "batch norm"))
+        for speed, rate in RATES.items()
+    },
+    criterion="plain_slow >= 20 * batch_norm_slow and plain_fast >= 20 * batch_norm_fast",
+    measure=measure,
+    why="Not measured yet.",
+    seconds=50,
+    takes=frozenset({"data", "model"}),
+)

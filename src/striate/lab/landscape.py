@@ -1,0 +1,85 @@
+"""Looks at the loss around the weights while a network trains, with and without batch norm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch import nn
+
+from ..models.variant import vary
+from .claim import Trial
+from .networks import convnet
+from .training import Batch, train_steps
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["NETS", "RATES", "STEPS_ALONG", "curves", "network", "typical", "watched"]
+
+T = TypeVar("T")
+
+NETS = {"plain": "none", "batch_norm": "batch"}
+PLAN = "16-16-M-32-32-M-64-64"
+RATES = {"slow": 0.05, "fast": 0.1}  # both train: without norm 0.3 does not
+STEPS, BATCH, EACH = 120, 128, 10
+STEPS_ALONG = tuple(round(0.05 * number, 2) for number in range(1, 9))  # up to 0.4, in units of the gradient
+
+
+def network(trial: Trial, norm: str, plan: str = PLAN) -> nn.Module:
+    """The network of a plan with this norm, "none" or "batch"; or one's own, with its norms exchanged, removed, or put
+    behind its layers.
+
+    >>> [type(layer).__name__ for layer in network(Trial(seed=0), "batch", "8")][:3]
+    ['Conv2d', 'BatchNorm2d', 'ReLU']
+    """
+    if trial.model is None:
+        return convnet(plan, classes=trial.classes, norm=norm, seed=trial.seed)
+    return vary(trial.network(nn.Identity), (1, 8, 8), norm=norm)
+
+
+def watched(
+    trial: Trial, norm: str, lr: float, probe: Callable[[nn.Module, Batch], T], least_step: int = 0
+) -> list[T]:
+    """Trains a network for 120 steps of SGD on batches of 128, and returns what a probe finds at each tenth, from
+    ``least_step`` on, on the batch of that step before its update.
+
+    >>> len(watched(Trial(seed=0, quick=True), "none", 0.05, lambda model, batch: 0))
+    4
+    """
+    x, y, _, _ = trial.digits()
+    model = network(trial, norm)
+    found: list[T] = []
+
+    def look(step: int, batch: Batch) -> None:
+        if step >= least_step:
+            found.append(probe(model, batch))
+
+    train_steps(model, x, y, trial.steps(STEPS), lr=lr, batch=BATCH, seed=trial.seed, each=EACH, before_step=look)
+    return found
+
+
+def typical(trial: Trial, name: str, values: Sequence[float]) -> float:
+    """The median over the steps that were looked at; the values are kept as a curve of that name.
+
+    >>> trial = Trial(seed=0)
+    >>> typical(trial, "curve", [3.0, 1.0, 2.0]), trial.kept
+    (2.0, {'curve': [3.0, 1.0, 2.0]})
+    """
+    trial.keep(name, values)
+    return median(values)
+
+
+def curves(axes: Any, seeds: Sequence[Mapping[str, Any]], names: Sequence[str], label: str) -> None:
+    """Draws the curves that were kept under these names over the steps, a line a seed and a colour a name."""
+    from ..render.figure import RUN_COLORS
+
+    for name, color in zip(names, RUN_COLORS, strict=False):
+        for number, seed in enumerate(seeds):
+            values = seed[f"{name}_curve"]
+            steps = range(0, EACH * len(values), EACH)
+            said = name.replace("_", " ") if number == 0 else None
+            axes.plot(steps, values, color=color, alpha=0.6, linewidth=1.2, label=said)
+    axes.set(xlabel="step", ylabel=label, yscale="log")
+    axes.legend(frameon=False, fontsize=9)
