@@ -10,9 +10,13 @@ from torch.nn import functional as F
 from ..diagnostics.flow import GradientFlow, gradient_flow
 from .claim import Trial
 
-__all__ = ["flow_at_start", "hidden_expected", "hidden_factor"]
+__all__ = ["FACTOR", "flow_at_start", "hidden_expected", "hidden_factor"]
 
 SAMPLES = 256
+FACTOR = (  # of a setting
+    "Before training, by the cross entropy of 256 digits. The factor is the geometric mean over the hidden layers of "
+    "the norm of the gradient by a layer's input, in parts of that by the next one's."
+)
 
 
 def flow_at_start(trial: Trial, model: nn.Module) -> GradientFlow:

@@ -5,7 +5,7 @@ up.
 from __future__ import annotations
 
 from ..claim import Claim, Trial
-from ..depth import flow_at_start, hidden_factor
+from ..depth import FACTOR, flow_at_start, hidden_factor
 from ..networks import mlp
 
 DEPTHS = (10, 30)
@@ -24,14 +24,13 @@ def measure(trial: Trial) -> dict[str, float]:
 
 CLAIM = Claim(
     name="he-keeps-gradients",
-    claim="He's first weights keep the gradient through ReLU layers; it vanishes with Xavier's and explodes with larger.",
+    claim="With ReLU, He's first weights keep the gradient; it vanishes with Xavier's and explodes with larger ones.",
     section="7.13",
     source="notes; K. He et al., Delving Deep into Rectifiers, 2015",
     expected="holds",
     setting=(
-        "Perceptrons of 10 and 30 ReLU layers of width 128, before training; cross entropy of 256 digits. Weights have "
-        "the deviation g/√fan_in with g = √2 (He), 1 (Xavier) or 3. The factor is the geometric mean over the hidden "
-        "layers of the norm of the gradient by a layer's input, in parts of that by the next one's: theory has g/√2."
+        "Perceptrons of 10 and 30 ReLU layers of width 128. Weights have the deviation g/√fan_in with g = √2 (He), 1 "
+        f"(Xavier) or 3. {FACTOR} Theory has g/√2."
     ),
     statistics={
         f"{name}_{depth}": f"factor a layer of {depth} layers, {text}"

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from ...diagnostics.curvature import curvature
 from ..claim import Claim, Trial
-from ..landscape import EACH, typical, watched
+from ..landscape import EACH, SETTING, typical, watched
 from ..training import Batch
 
 RATE, LANCZOS = 0.1, 12
@@ -15,7 +15,7 @@ RATE, LANCZOS = 0.1, 12
 
 def largest(model: nn.Module, batch: Batch, mode: str) -> float:
     """The largest eigenvalue on a batch."""
-    seen = curvature(model, F.cross_entropy, [batch], mode=mode, steps=LANCZOS, samples=1)
+    seen = curvature(model, F.cross_entropy, [batch], mode=mode, steps=LANCZOS, samples=2)
     return seen.largest[0]
 
 
@@ -43,9 +43,9 @@ CLAIM = Claim(
     source="notes, which do not say in which mode",
     expected="holds",
     setting=(
-        "Convolutions 16-16-M-32-32-M-64-64 on the digits with He's weights: 120 steps of SGD on batches of 128 at rate "
-        "0.1. At each tenth step from the tenth on, λ of the Hessian of the loss on that batch, with the batch's statistics "
-        "and with the running ones, in float64, by 12 steps of the Lanczos iteration; the median over the training steps."
+        f"{SETTING} Here at the fast rate. λ is the largest eigenvalue of the Hessian of the loss, with the batch's "
+        "statistics and with the running ones, in float64, by 12 steps of the Lanczos iteration, from the tenth "
+        "training step on."
     ),
     statistics={
         "plain": "λ [nats/weight²], no norm",

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from ...diagnostics.curvature import Curvature, curvature
 from ..claim import Claim, Trial
-from ..landscape import EACH, NETS, RATES, typical, watched
+from ..landscape import EACH, NETS, RATES, SETTING, typical, watched
 from ..training import Batch
 
 LANCZOS = 12
@@ -15,7 +15,7 @@ LANCZOS = 12
 
 def probe(model: nn.Module, batch: Batch) -> Curvature:
     """The curvature on a batch with its statistics."""
-    return curvature(model, F.cross_entropy, [batch], mode="train", steps=LANCZOS, samples=1)
+    return curvature(model, F.cross_entropy, [batch], mode="train", steps=LANCZOS, samples=2)
 
 
 def measure(trial: Trial) -> dict[str, float]:
@@ -33,12 +33,11 @@ CLAIM = Claim(
     name="hessian-in-training",
     claim="With batch norm the largest eigenvalue of the Hessian is lower in training.",
     section="7.14.4",
-    source="B. Ghorbani et al., An Investigation into Neural Net Optimization via Hessian Eigenvalue Density, 2019; notes",
+    source="B. Ghorbani et al., An Investigation into Neural Net Optimization via Hessian Eigenvalue Density, 2019",
     expected="holds",
     setting=(
-        "Convolutions 16-16-M-32-32-M-64-64 on the digits with He's weights: 120 steps of SGD on batches of 128 at rates "
-        "0.05 (slow) and 0.1 (fast). At each tenth step from the tenth on, λ of the Hessian of the loss on that batch with "
-        "its own statistics, in float64, by 12 steps of the Lanczos iteration; the median over the training steps."
+        f"{SETTING} λ is the largest eigenvalue of the Hessian of the loss with the batch's statistics, in float64, by "
+        "12 steps of the Lanczos iteration, from the tenth training step on."
     ),
     statistics={
         f"{name}_{speed}{suffix}": f"{what} at rate {rate}, {text}"

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from ...diagnostics.landscape import loss_slice
 from ..claim import Claim, Trial
-from ..landscape import NETS, RATES, STEPS_ALONG, typical, watched
+from ..landscape import NETS, RATES, SETTING, STEPS_ALONG, typical, watched
 from ..training import Batch
 
 
@@ -31,9 +31,8 @@ CLAIM = Claim(
     source="S. Santurkar et al., How Does Batch Normalization Help Optimization?, 2018, figure 4 (a); notes",
     expected="holds",
     setting=(
-        "Convolutions 16-16-M-32-32-M-64-64 on the digits with He's weights: 120 steps of SGD on batches of 128 at rates "
-        "0.05 (slow) and 0.1 (fast). At each tenth step, on the same batch, the range of the loss over 0 to 0.4 "
-        "gradients; the median over the steps."
+        f"{SETTING} The range is the highest loss minus the lowest at w - s·g, s being 0, 0.05, 0.1, 0.2 and 0.4 and g "
+        "the gradient."
     ),
     statistics={
         f"{name}_{speed}": f"range of the loss [nats] at rate {rate}, {text}"

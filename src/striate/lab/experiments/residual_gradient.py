@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..claim import Claim, Trial
-from ..depth import flow_at_start, hidden_factor
+from ..depth import FACTOR, flow_at_start, hidden_factor
 from ..networks import mlp
 
 DEPTH = 30
@@ -37,10 +37,9 @@ CLAIM = Claim(
     source="notes; K. He et al., Deep Residual Learning for Image Recognition, 2016",
     expected="holds",
     setting=(
-        "Perceptrons of 30 layers of width 128, before training, where each hidden layer's input is added to its output "
-        "or not; sigmoids with Xavier's weights, and ReLUs with He's beside them; cross entropy of 256 digits. The "
-        "factor is the geometric mean over the hidden layers of the norm of the gradient by a layer's input, in parts "
-        "of that by the next one's: theory has √(1 + g²) where the layer alone has g."
+        "Perceptrons of 30 layers of width 128, where each hidden layer's input is added to its output or not: "
+        f"sigmoids with Xavier's weights, and ReLUs with He's beside them. {FACTOR} Theory has √(1 + g²) where the "
+        "layer alone has g."
     ),
     statistics={
         "plain_sigmoid": "factor a layer of sigmoids without residual connections",
