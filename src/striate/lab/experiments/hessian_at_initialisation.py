@@ -10,7 +10,7 @@ from ..landscape import NETS
 from ..networks import convnet
 
 DEPTHS = (4, 8, 16, 24)
-SAMPLES, LANCZOS = 128, 15
+SAMPLES, LANCZOS = 64, 12
 
 
 def measure(trial: Trial) -> dict[str, float]:
@@ -19,7 +19,8 @@ def measure(trial: Trial) -> dict[str, float]:
     found = {}
     for name, norm in NETS.items():
         for depth in DEPTHS:
-            model = convnet("-".join(["16"] * depth), classes=trial.classes, norm=norm, seed=trial.seed)
+            plan = "-".join(["16"] * depth)
+            model = convnet(plan, classes=trial.classes, norm=norm, head="flatten", seed=trial.seed)
             seen = curvature(model, F.cross_entropy, [batch], mode="train", steps=LANCZOS, samples=2, seed=trial.seed)
             found[f"{name}_{depth}"] = seen.largest[0]
     return found
@@ -32,8 +33,9 @@ CLAIM = Claim(
     source="notes; against them G. Yang et al., A Mean Field Theory of Batch Normalization, 2019",
     expected="fails",
     setting=(
-        "4, 8, 16 and 24 convolutions of 16 channels with ReLU on maps of 8×8, with He's weights, before training; "
-        "cross entropy of 128 digits with their batch's statistics, in float64; 15 steps of the Lanczos iteration."
+        "4, 8, 16 and 24 convolutions of 16 channels with ReLU on maps of 8×8 and a linear layer on all positions, "
+        "with He's weights, before training; cross entropy of 64 digits with their batch's statistics, in float64; 12 "
+        "steps of the Lanczos iteration."
     ),
     statistics={
         f"{name}_{depth}": f"largest eigenvalue of {depth} convolutions, {text}"

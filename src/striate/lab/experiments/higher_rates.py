@@ -63,7 +63,12 @@ CLAIM = Claim(
     },
     criterion="batch_norm_highest > plain_highest > 0 and batch_norm_range >= 5 * plain_range",
     measure=measure,
-    why="Not measured yet.",
+    why=(
+        "Without norm the rates from 0.03 to 0.3 train, with it those from 0.01 to 1: three times higher, and a range "
+        "ten times wider. At 3 neither does. Weights before a batch norm that a long step has made longer get shorter "
+        "relative steps from then on, which is one reason; the loss's smaller curvature while training "
+        "(hessian-in-training) is another."
+    ),
     seconds=50,
     figure=figure,
     takes=frozenset({"data", "model"}),

@@ -41,7 +41,12 @@ CLAIM = Claim(
     },
     criterion="plain_slow >= 20 * batch_norm_slow and plain_fast >= 20 * batch_norm_fast",
     measure=measure,
-    why="Not measured yet.",
+    why=(
+        "A step of 0.4 gradients, four to eight times the rate, changes the loss by half a nat to several without "
+        "norm, and by hundredths with batch norm. Part of that is that the network with batch norm has the smaller "
+        "loss and gradient at the same step: the range is a difference of losses, not a curvature. Before the first "
+        "step both are alike, 1.2 and 1.4."
+    ),
     seconds=50,
     takes=frozenset({"data", "model"}),
 )

