@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
 from ..models.variant import vary
+from ..render.figure import RUN_COLORS
 from .claim import Trial
 from .networks import convnet
 from .training import Batch, train_steps
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-__all__ = ["NETS", "RATES", "SETTING", "STEPS_ALONG", "curves", "network", "typical", "watched"]
+__all__ = ["NETS", "NETS_AT_RATES", "RATES", "SETTING", "STEPS_ALONG", "curves", "network", "typical", "watched"]
 
 T = TypeVar("T")
 
 NETS = {"plain": "none", "batch_norm": "batch"}
 PLAN = "16-16-M-32-32-M-64-64"
 RATES = {"slow": 0.05, "fast": 0.1}  # both train: without norm 0.3 does not
+NETS_AT_RATES = tuple(f"{net}_{speed}" for net in NETS for speed in RATES)
 STEPS, BATCH, EACH = 120, 128, 10
 SETTING = (
     "Convolutions 16-16-M-32-32-M-64-64 and a linear layer on the digits, with He's weights: 120 steps of SGD on "
@@ -45,10 +44,10 @@ def network(trial: Trial, norm: str, plan: str = PLAN) -> nn.Module:
 
 
 def watched(
-    trial: Trial, norm: str, lr: float, probe: Callable[[nn.Module, Batch], T], least_step: int = 0
+    trial: Trial, norm: str, lr: float, probe: Callable[[nn.Module, Batch], T], first: int = 0, each: int = EACH
 ) -> list[T]:
-    """Trains a network for 120 steps of SGD on batches of 128, and returns what a probe finds at each tenth, from
-    ``least_step`` on, on the batch of that step before its update.
+    """Trains a network for 120 steps of SGD on batches of 128, and returns what a probe finds at each tenth, or
+    ``each``-th, from the step ``first`` on, on the batch of that step before its update.
 
     >>> len(watched(Trial(seed=0, quick=True), "none", 0.05, lambda model, batch: 0))
     4
@@ -58,10 +57,10 @@ def watched(
     found: list[T] = []
 
     def look(step: int, batch: Batch) -> None:
-        if step >= least_step:
+        if step >= first:
             found.append(probe(model, batch))
 
-    train_steps(model, x, y, trial.steps(STEPS), lr=lr, batch=BATCH, seed=trial.seed, each=EACH, before_step=look)
+    train_steps(model, x, y, trial.steps(STEPS), lr=lr, batch=BATCH, seed=trial.seed, each=each, before_step=look)
     return found
 
 
@@ -76,14 +75,14 @@ def typical(trial: Trial, name: str, values: Sequence[float]) -> float:
     return median(values)
 
 
-def curves(axes: Any, seeds: Sequence[Mapping[str, Any]], names: Sequence[str], label: str) -> None:
-    """Draws the curves that were kept under these names over the steps, a line a seed and a colour a name."""
-    from ..render.figure import RUN_COLORS
-
+def curves(
+    axes: Any, seeds: Sequence[Mapping[str, Any]], names: Sequence[str], label: str, first: int = 0, each: int = EACH
+) -> None:
+    """Draws the curves that were kept under these names over the training steps, a line a seed and a colour a name."""
     for name, color in zip(names, RUN_COLORS, strict=False):
         for number, seed in enumerate(seeds):
             values = seed[f"{name}_curve"]
-            steps = range(0, EACH * len(values), EACH)
+            steps = range(first, first + each * len(values), each)
             said = name.replace("_", " ") if number == 0 else None
             axes.plot(steps, values, color=color, alpha=0.6, linewidth=1.2, label=said)
     axes.set(xlabel="step", ylabel=label, yscale="log")

@@ -47,6 +47,6 @@ CLAIM = Claim(
         "at all positions, batch norm takes a mean out of it, and the factor is 1.08 to 1.09. Padding with zeros loses "
         "some at the borders."
     ),
-    seconds=25,
+    seconds=15,
     takes=frozenset({"data"}),
 )

@@ -58,6 +58,6 @@ CLAIM = Claim(
         "Nothing but another draw mends it. Batch norm does prevent it: each unit has sums of mean 0, and so fires for "
         "some image."
     ),
-    seconds=25,
+    seconds=40,
     takes=frozenset({"data"}),
 )

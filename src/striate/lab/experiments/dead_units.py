@@ -58,6 +58,6 @@ CLAIM = Claim(
         "weights says nothing of dead units. Width 32 at rate 1.5 was chosen because most losses stay finite; the "
         "limits are those written before."
     ),
-    seconds=10,
+    seconds=6,
     takes=frozenset({"data"}),
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import nn
 from torch.nn import functional as F
 
 from ...diagnostics.landscape import effective_smoothness
 from ..claim import Claim, Trial
-from ..landscape import NETS, RATES, SETTING, STEPS_ALONG, typical, watched
+from ..landscape import NETS, NETS_AT_RATES, RATES, SETTING, STEPS_ALONG, curves, typical, watched
 from ..training import Batch
 
 
@@ -42,5 +44,6 @@ CLAIM = Claim(
     measure=measure,
     why="Not measured yet.",
     seconds=50,
+    figure=partial(curves, names=NETS_AT_RATES, label="β [nats/weight²]"),
     takes=frozenset({"data", "model"}),
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import nn
 from torch.nn import functional as F
 
 from ...diagnostics.landscape import gradient_predictiveness
 from ..claim import Claim, Trial
-from ..landscape import NETS, RATES, SETTING, STEPS_ALONG, typical, watched
+from ..landscape import NETS, NETS_AT_RATES, RATES, SETTING, STEPS_ALONG, curves, typical, watched
 from ..training import Batch
 
 
@@ -46,5 +48,6 @@ CLAIM = Claim(
         "loss, it does not become small with the gradient."
     ),
     seconds=50,
+    figure=partial(curves, names=NETS_AT_RATES, label="change of the gradient"),
     takes=frozenset({"data", "model"}),
 )

@@ -50,6 +50,6 @@ CLAIM = Claim(
         "\"too large\" are not far apart. Norms of the gradient by a layer's input show this; those by its weights "
         "stay flat, since the layers that get little of the gradient have the larger inputs."
     ),
-    seconds=10,
+    seconds=3,
     takes=frozenset({"data"}),
 )

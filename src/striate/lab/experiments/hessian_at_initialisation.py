@@ -44,7 +44,13 @@ CLAIM = Claim(
     },
     criterion="batch_norm_16 < plain_16 and batch_norm_24 < plain_24",
     measure=measure,
-    why="Not measured yet.",
-    seconds=60,
+    why=(
+        "The notes say that batch norm lowers the largest eigenvalues, and do not say when. Before training the "
+        "opposite is true of deep networks: gradients that grow by 1.2 a layer (batch-norm-explodes) make a loss whose "
+        "curvature grows with depth. At 4 layers batch norm does halve the largest eigenvalue, at 8 both are alike, "
+        "and at 24 it is a hundred times and more that of the network without norm. What lowers it in training "
+        "(hessian-in-training) is where training goes."
+    ),
+    seconds=110,
     takes=frozenset({"data"}),
 )

@@ -69,7 +69,7 @@ CLAIM = Claim(
         "relative steps from then on, which is one reason; the loss's smaller curvature while training "
         "(hessian-in-training) is another."
     ),
-    seconds=50,
+    seconds=70,
     figure=figure,
     takes=frozenset({"data", "model"}),
 )

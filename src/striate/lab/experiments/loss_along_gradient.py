@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import nn
 from torch.nn import functional as F
 
 from ...diagnostics.landscape import loss_slice
 from ..claim import Claim, Trial
-from ..landscape import NETS, RATES, SETTING, STEPS_ALONG, typical, watched
+from ..landscape import NETS, NETS_AT_RATES, RATES, SETTING, STEPS_ALONG, curves, typical, watched
 from ..training import Batch
 
 
@@ -48,5 +50,6 @@ CLAIM = Claim(
         "step both are alike, 1.2 and 1.4."
     ),
     seconds=50,
+    figure=partial(curves, names=NETS_AT_RATES, label="range of the loss [nats]"),
     takes=frozenset({"data", "model"}),
 )

@@ -85,6 +85,6 @@ CLAIM = Claim(
         "with noise are closer (0.03 to 0.14 and 0.04). It is a claim on a rate that is high for the network without "
         "norm."
     ),
-    seconds=25,
+    seconds=40,
     takes=frozenset({"data"}),
 )

@@ -57,6 +57,6 @@ CLAIM = Claim(
         "too: outputs of ReLUs are never negative, so that E[Wᵀφ'] is not 0 and the two parts of the gradient are not "
         "at a right angle. Residual networks need a norm, or smaller first weights in their branches, for this reason."
     ),
-    seconds=10,
+    seconds=3,
     takes=frozenset({"data"}),
 )
