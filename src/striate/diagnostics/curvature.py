@@ -97,7 +97,9 @@ class Curvature:
         """
         places, weights = torch.tensor(self.nodes, dtype=torch.float64).T
         low, high = float(places.min()), float(places.max())
-        width = WIDTH * (high - low or abs(high) or 1.0) if width is None else width
+        size = max(abs(low), abs(high))
+        spread = high - low if high - low > ROUNDING * size else size or 1.0  # equal ones differ by rounding
+        width = WIDTH * spread if width is None else width
         if not 0 < width < math.inf:
             raise ArgumentError(build("Curvature.density", "a width above 0", repr(width), hint="Leave it out."))
         if isinstance(points, int):

@@ -32,6 +32,7 @@ __all__ = ["MODES", "OPERATORS", "Batch", "Loss", "Objective", "objective"]
 Batch = tuple[Any, Any]
 Loss = Callable[[Any, Any], Tensor]
 MODES = ("train", "eval")
+ONCE = torch.autograd.function.once_differentiable(print).__code__  # the same whatever it wraps
 TYPES = re.compile(r"\bd?types?\b|\bDouble\b|\bFloat\b")  # in messages of torch's about element types
 
 
@@ -140,7 +141,7 @@ class Objective:
             try:
                 total += graph(v)
             except RuntimeError as error:
-                raise self._once(error) from error
+                raise self._failed(error) from error
         if not total.isfinite().all():
             hint = "Look for a root or a norm of zero in the model or the loss."
             raise ArgumentError(build(self.where, "finite second derivatives", "some that are not", hint=hint))
@@ -153,19 +154,23 @@ class Objective:
             self._kept = None  # the last graph goes before the next one comes
             leaf = self.start.clone().requires_grad_()
             output, loss = self._run(number, leaf)
+            name = _once_differentiable(loss)
+            if name is not None:
+                raise self._not_twice(f"{name}, which can be once")
             try:
                 graph = OPERATORS[operator](self, number, leaf, output, loss)
             except RuntimeError as error:
-                raise self._once(error) from error
+                raise self._failed(error) from error
             self._kept = operator, number, graph
         return self._kept[2]
 
-    def _once(self, error: RuntimeError) -> RuntimeError:
-        if isinstance(error, ArgumentError | ArgumentTypeError | ShapeError):
-            return error
+    def _failed(self, error: RuntimeError) -> RuntimeError:
+        is_told = isinstance(error, ArgumentError | ArgumentTypeError | ShapeError)
+        return error if is_told else self._not_twice(describe_error(error))
+
+    def _not_twice(self, got: str) -> ArgumentError:
         hint = "Use operations whose gradients have gradients."
-        expects = "a model and a loss that can be differentiated twice"
-        return ArgumentError(build(self.where, expects, describe_error(error), hint=hint))
+        return ArgumentError(build(self.where, "a model and a loss that can be differentiated twice", got, hint=hint))
 
     def _run(self, number: int, w: Tensor) -> tuple[Any, Tensor]:
         """The output for a batch, and its loss, with the weights w."""
@@ -271,6 +276,29 @@ class _GaussNewton:
 
 
 OPERATORS: dict[str, Any] = {"hessian": _Hessian, "gauss_newton": _GaussNewton}
+
+
+def _once_differentiable(y: Tensor) -> str | None:
+    """The name of a function in the graph of y whose backward is marked ``once_differentiable``, None without one.
+
+    ``torch.autograd.grad`` walks to its inputs alone. It does not come by the node that would raise, and takes the
+    second derivative of such a function for zero.
+    """
+    seen: set[Any] = set()
+    waiting: list[Any] = [y.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
+        function = getattr(type(node), "_forward_cls", None)
+        backward = getattr(function, "backward", None)
+        while backward is not None:
+            if getattr(backward, "__code__", None) is ONCE:
+                return str(getattr(function, "__name__", function))
+            backward = getattr(backward, "__wrapped__", None)
+    return None
 
 
 def _transposed(y: Tensor, x: Tensor, v: Tensor) -> Tensor:
