@@ -345,7 +345,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "an operator": ("_schema",),
     "a lazy layer, an instance norm": ("_get_in_channels", "_get_no_batch_dim", "_check_input_dim"),
     "a convolution": ("_conv_forward",),
-    "a node of autograd's": ("_raw_saved_tensors", "_raw_saved_input"),
+    "a node of autograd's": ("_raw_saved_tensors", "_raw_saved_input", "_forward_cls"),
 }
 OPERATORS = (
     *(
