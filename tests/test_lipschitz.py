@@ -47,7 +47,7 @@ def made(draw: random.Random, dims: int, transposed: bool, mode: str) -> tuple[A
     stride = [draw.randint(1, min(3, 5 - dims)) for _ in range(dims)]
     dilation = [draw.randint(1, 2) for _ in range(dims)]
     kernel = [draw.randint(1, 2 if dims == 3 and d == 2 else 3) for d in dilation]
-    padding: Any = "same" if draw.random() < 0.2 else [draw.randint(0, k - 1) for k in kernel]
+    padding: Any = "same" if draw.random() < 0.2 else [draw.randint(0, min(k - 1, 4 - dims)) for k in kernel]
     given: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     given |= {"padding_mode": mode, "bias": draw.random() < 0.5}
     if transposed and padding != "same" and draw.random() < 0.5:
@@ -291,6 +291,19 @@ def test_branches_add_and_joined_values_add_squares() -> None:
     model.joins = True
     bounds = lipschitz(model, torch.randn(2, 4))
     assert bounds.upper == pytest.approx(5.0) and bounds.lower == pytest.approx(5.0)
+
+
+def test_a_factor_for_each_channel_counts_with_the_largest() -> None:
+    class Scaled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor([1.0, -3.0, 2.0]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.scale * (x * self.scale) / 4
+
+    bounds = lipschitz(Scaled(), torch.randn(2, 3))
+    assert bounds.upper == pytest.approx(9 / 4) and bounds.lower == pytest.approx(9 / 4)
 
 
 SLOPES: list[tuple[Callable[[Tensor], Tensor], float]] = [

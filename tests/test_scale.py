@@ -233,16 +233,16 @@ def test_the_gradient_of_a_scale_invariant_weight_shrinks_with_it_and_is_orthogo
 def test_the_angle_in_equilibrium_is_what_random_gradients_reach() -> None:
     """SGD on the loss ⟨v, w/‖w‖⟩ with a new v each step: its gradient is orthogonal to w and shrinks as 1/‖w‖."""
     generator = torch.Generator().manual_seed(0)
-    for rate, decay, momentum in ((0.1, 0.05, 0.0), (0.5, 0.01, 0.9), (0.02, 0.1, 0.5)):
+    for rate, decay, momentum in ((0.1, 0.05, 0.0), (0.5, 0.01, 0.9)):
         weight = torch.nn.Parameter(torch.randn(500, generator=generator))
         optimizer = torch.optim.SGD([weight], lr=rate, weight_decay=decay, momentum=momentum)
         turned = []
-        for step in range(1200):
+        for step in range(600):
             before = weight.detach().clone()
             optimizer.zero_grad()
             torch.dot(torch.randn(500, generator=generator), weight / weight.norm()).backward()
             optimizer.step()
-            turned += [angle(before, weight)] * (step >= 800)
+            turned += [angle(before, weight)] * (step >= 400)
         assert sum(turned) / len(turned) == pytest.approx(equilibrium_angle(rate, decay, momentum), rel=0.03)
 
 

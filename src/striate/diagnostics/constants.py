@@ -123,14 +123,17 @@ def added(site: Site) -> float | None:
 
 @_of_kinds("scale")
 def scaled(site: Site) -> float | None:
-    """x · c, and x / c for a number c."""
-    other, is_division = site["other"], site.operation.name.startswith("aten.div")
-    if site.before is None or (is_division and site["rounding_mode"]):
+    """x · c and c · x, and x / c for a number c."""
+    one, other, is_division = site["self"], site["other"], site.operation.name.startswith("aten.div")
+    if isinstance(one, Ref) and one.value not in site.known and not is_division:
+        one, other = other, one
+    if len(site.data) != 1 or one != Ref(site.data[0]) or other == one or site["rounding_mode"]:
         return None
+    before = site.known[site.data[0]]
     if isinstance(other, int | float) and not (is_division and other == 0):
-        return site.before * abs(1 / other if is_division else other)
+        return before * abs(1 / other if is_division else other)
     tensor = site.tensor(other)
-    return None if tensor is None or is_division else site.before * float(tensor.abs().max())
+    return None if tensor is None or is_division else before * float(tensor.abs().max())
 
 
 @_of_kinds("matrix_product")
