@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import math
 import pickle
@@ -129,6 +130,20 @@ def test_the_norm_of_a_linear_layer_is_the_largest_singular_value_of_its_weight(
     norm = operator_norm(layer, (5, 7, 40))
     assert norm == pytest.approx(exact, rel=1e-5) and norm.lower <= exact <= norm.upper
     assert norm.by == "the singular values of the weight" and norm.upper == pytest.approx(exact, rel=1e-11)
+
+
+def test_a_large_linear_layer_is_bounded_without_its_singular_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("striate.diagnostics.lipschitz"), "LARGEST", 8)
+    thin, flat = nn.Linear(40, 30), nn.Linear(12, 10)
+    torch.nn.init.ones_(flat.weight)
+    flat.weight.data[0, 0] = 0.5  # the root of all squares is √119.25, that of the sums √120
+    for layer, by in ((thin, "the root of all squares"), (flat, "the root of all squares")):
+        exact = float(torch.linalg.svdvals(layer.weight.detach().double())[0])
+        norm = operator_norm(layer, (1, layer.in_features))
+        assert norm.lower <= exact <= norm.upper and norm.by == by and norm == pytest.approx(exact, rel=1e-5)
+    torch.nn.init.eye_(thin.weight)
+    norm = operator_norm(thin, (1, 40))
+    assert norm.by == "sums of rows and columns" and norm.upper == pytest.approx(1.0)
 
 
 def test_the_norm_of_a_norm_is_its_largest_factor_in_evaluation_mode() -> None:

@@ -13,21 +13,7 @@ from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build, descri
 from ..moments import Moments
 from ..nn.norm import BATCH_NORMS
 
-__all__ = [
-    "Batch",
-    "Loss",
-    "batch_norms",
-    "batch_statistics",
-    "checked",
-    "fits",
-    "loss_of",
-    "moments_of",
-    "output_of",
-    "set_statistics",
-]
-
-Batch = tuple[Tensor, Tensor]
-Loss = Callable[[Tensor, Tensor], Tensor]
+__all__ = ["batch_norms", "batch_statistics", "fits", "inputs_of", "moments_of", "output_of", "set_statistics"]
 
 
 def moments_of(x: Tensor) -> Moments:
@@ -85,22 +71,21 @@ def batch_norms(where: str, model: torch.nn.Module) -> dict[Any, str]:
     return found
 
 
-def checked(where: str, batches: Sequence[Any], has_targets: bool) -> list[tuple[Tensor, Any]]:
-    """Pairs of an input and a target, which is None where only inputs are given and needed."""
-    wanted = "batches that are pairs of two tensors, (x, target)"
-    wanted = wanted if has_targets else "batches that are tensors, or pairs (x, target)"
+def inputs_of(where: str, batches: Sequence[Any]) -> list[Tensor]:
+    """The inputs of batches that are tensors, or pairs of input and target."""
     if isinstance(batches, Tensor) or not hasattr(batches, "__iter__"):
         hint = "Put it into a list."
         raise ArgumentTypeError(build(where, "a sequence of batches", type(batches).__name__, hint=hint))
-    found: list[tuple[Tensor, Any]] = []
+    found: list[Tensor] = []
     for batch in batches:
-        pair = tuple(batch) if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
-        if not isinstance(pair[0], Tensor) or (has_targets and not isinstance(pair[1], Tensor)):
+        x = batch[0] if isinstance(batch, tuple | list) and len(batch) == 2 else batch
+        if not isinstance(x, Tensor):
             hint = "Take them from a loader, as list(loader)[:8]."
+            wanted = "batches that are tensors, or pairs (x, target)"
             raise ArgumentTypeError(build(where, wanted, type(batch).__name__, hint=hint))
-        found.append((pair[0], pair[1]))
+        found.append(x)
     if not found:
-        raise ArgumentError(build(where, "one batch at least", "none", hint="Give a list of (x, target)."))
+        raise ArgumentError(build(where, "a batch at least", "none", hint="Give a list of inputs."))
     return found
 
 
@@ -114,18 +99,3 @@ def output_of(where: str, model: torch.nn.Module, x: Tensor) -> Any:
         expects = f"batches that {type(model).__name__} takes"
         got = f"one of shape {tuple(x.shape)}: {describe_error(error)}"
         raise ShapeError(build(where, expects, got, hint=hint)) from error
-
-
-def loss_of(where: str, model: torch.nn.Module, loss: Loss, x: Tensor, target: Tensor) -> float:
-    y = output_of(where, model, x)
-    try:
-        value = loss(y, target)
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-        hint = "Give a function of the model's output and a batch's target, as F.cross_entropy."
-        got = describe_error(error)
-        raise ShapeError(build(where, "a loss that takes output and target", got, hint=hint)) from error
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        hint = "Take the mean over the batch."
-        raise ShapeError(build(where, "a loss that is one number, a tensor", got, hint=hint))
-    return float(value)

@@ -208,17 +208,25 @@ def _least_bound(
         found.append(Bound(largest.value, "all singular values", exact=True))
     if isinstance(layer, ConvBase) and weights:
         found += _convolution_bounds(layer, jacobian, weights[-1], v)
-    elif isinstance(layer, torch.nn.Linear) and weights and min(weights[-1].shape) <= LARGEST:
-        weight = weights[-1]
-        if is_same_matrix(jacobian, lambda x: F.linear(x, weight), v):
-            value = float(torch.linalg.matrix_norm(weight, 2))
-            found.append(Bound(value, "the singular values of the weight", exact=True))
+    elif isinstance(layer, torch.nn.Linear) and weights:
+        found += _linear_bounds(jacobian, weights[-1], v)
     elif type(layer) in LOCAL:
         absolute = {name: tensor.abs() for name, tensor in doubles(layer).items()}
         found.append(row_and_column_bound(Jacobian(lambda x: functional_call(layer, absolute, (x,)), jacobian.x)))
     elif _has_no_negative_factors(layer, jacobian):
         found.append(row_and_column_bound(jacobian))
     return min(found, key=lambda bound: bound.value)
+
+
+def _linear_bounds(jacobian: Jacobian, weight: Tensor, v: Tensor) -> list[Bound]:
+    """Those of a linear layer; none if it computes another product, as a subclass may."""
+    if not is_same_matrix(jacobian, lambda x: F.linear(x, weight), v):
+        return []
+    if min(weight.shape) <= LARGEST:
+        value = float(torch.linalg.matrix_norm(weight, 2))
+        return [Bound(value, "the singular values of the weight", exact=True)]
+    absolute = Jacobian(lambda x: F.linear(x, weight.abs()), jacobian.x)
+    return [Bound(float(weight.norm()), "the root of all squares"), row_and_column_bound(absolute)]
 
 
 def _has_no_negative_factors(layer: torch.nn.Module, jacobian: Jacobian) -> bool:

@@ -17,18 +17,8 @@ from ..guard import probing
 from ..moments import Moments
 from ..render.figure import BLUE, ORANGE, RUN_COLORS, blank, plain, svg_text
 from ..render.text import columns, facts
-from .batch_norms import (
-    Batch,
-    Loss,
-    batch_norms,
-    batch_statistics,
-    checked,
-    fits,
-    loss_of,
-    moments_of,
-    output_of,
-    set_statistics,
-)
+from .batch_norms import batch_norms, batch_statistics, fits, inputs_of, moments_of, output_of, set_statistics
+from .batches import Batch, Loss, loss_of, pairs
 
 __all__ = [
     "MismatchRow",
@@ -128,8 +118,8 @@ def norm_mismatch(model: torch.nn.Module, loss: Loss, batches: Sequence[Batch]) 
 
     Cost: L + 2 forward passes of each batch for L norms.
 
-    Raises ArgumentError for no batches or a model without such a norm, ArgumentTypeError for batches that are no pairs,
-    ShapeError where the model or the loss does not take one.
+    Raises ArgumentError for no batches, a loss that does not fit or a model without such a norm, ArgumentTypeError for
+    batches that are no pairs, ShapeError where the model does not take one.
 
     Source: Y. Wu, J. Johnson, "Rethinking 'Batch' in BatchNorm", 2021, sections 3 and 5.
 
@@ -140,16 +130,16 @@ def norm_mismatch(model: torch.nn.Module, loss: Loss, batches: Sequence[Batch]) 
     >>> round(found.rows[0].mean_gap, 4), round(found.running, 4), round(found.batch, 4)
     (4.0, 16.9998, 1.0)
     """
-    pairs = checked("norm_mismatch", batches, has_targets=True)
+    given = pairs("norm_mismatch", batches)
     with probing(model), torch.no_grad():
         model.eval()
         norms = batch_norms("norm_mismatch", model)
 
         def mean_loss() -> float:
             total = count = 0.0
-            for x, target in pairs:
-                value = loss_of("norm_mismatch", model, loss, x, target)
-                total, count = total + value * len(target), count + len(target)
+            for x, target in given:
+                value = float(loss_of("norm_mismatch", loss, output_of("norm_mismatch", model, x), target))
+                total, count = total + value * len(x), count + len(x)
             return total / count
 
         running = mean_loss()
@@ -272,7 +262,7 @@ def recompute_statistics(
     (tensor([3.]), tensor([2.5000]), tensor(2))
     """
     where = "recompute_statistics"
-    inputs = [x for x, _ in checked(where, batches, has_targets=False)]
+    inputs = inputs_of(where, batches)
     with probing(model), torch.no_grad():
         model.eval()
         norms = batch_norms(where, model)
@@ -448,7 +438,7 @@ def statistics_noise(
     [0.25, 0.12]
     """
     where = "statistics_noise"
-    [(x, _)] = checked(where, [batch], has_targets=False)
+    [x] = inputs_of(where, [batch])
     _check_sizes(x, batch_sizes, draws)
     samples: dict[Any, list[Moments]] = {}
     with probing(model), torch.no_grad():
