@@ -17,12 +17,35 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from striate import diagnostics, models, nn, random_states
-from striate.diagnostics import activation_statistics, dead_units, gradient_flow
+from striate.diagnostics import (
+    activation_statistics,
+    dead_units,
+    effective_rates,
+    gradient_flow,
+    lipschitz,
+    norm_mismatch,
+    operator_norm,
+    scale_invariant,
+    statistics_noise,
+)
 from striate.errors import ArgumentError, ArgumentTypeError
 from striate.guard import probing
 from striate.training.units import activations, look, settled
 
 Batch = tuple[Tensor, Tensor]
+
+
+def layer_of(model: torch.nn.Module) -> tuple[torch.nn.Module, tuple[int, ...]]:
+    """The first linear layer or convolution of a model, and the shape of an input of it."""
+    layer: Any = next(m for m in model.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d))
+    return (layer, (1, layer.in_features)) if isinstance(layer, torch.nn.Linear) else (layer, (1, 3, 16, 16))
+
+
+def with_norm(model: torch.nn.Module) -> torch.nn.Module:
+    """The model, before which there is a batch norm if it has none."""
+    has_norm = any(isinstance(m, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d) for m in model.modules())
+    return model if has_norm else torch.nn.Sequential(nn.BatchNorm2d(3), model)
+
 
 # Every function of striate.diagnostics that takes a model, called with one and a batch. A new one joins here: the last
 # test of this file asks for it.
@@ -30,9 +53,15 @@ PROBES: dict[str, Callable[[torch.nn.Module, Batch], object]] = {
     "gradient_flow": lambda model, batch: gradient_flow(model, F.cross_entropy, batch, rate=0.1),
     "activation_statistics": lambda model, batch: activation_statistics(model, [batch, batch]),
     "dead_units": lambda model, batch: dead_units(model, [batch, batch]),
+    "operator_norm": lambda model, batch: operator_norm(*layer_of(model)),
+    "lipschitz": lambda model, batch: lipschitz(model, batch[0]),
+    "scale_invariant": lambda model, batch: scale_invariant(model, batch[0]),
+    "effective_rates": lambda model, batch: effective_rates(model, torch.optim.SGD(model.parameters(), 0.1)),
+    "norm_mismatch": lambda model, batch: norm_mismatch(with_norm(model), F.cross_entropy, [batch]),
+    "statistics_noise": lambda model, batch: statistics_noise(with_norm(model), batch, [2]),
     "profile": lambda model, batch: diagnostics.profile(model, batch[0], rounds=3, next_best=False),
 }
-NO_PROBES: set[str] = set()  # what takes no model, or is there to change it
+NO_PROBES = {"angle", "equilibrium_angle", "recompute_statistics"}  # what takes no model, or is there to change it
 PX = {"alexnet": 63, "vgg11_bn": 32, "convnext_tiny": 32}  # the side of images; 16 for all others
 SLOW = {"profile"}  # it measures the machine first
 LARGE = {"alexnet", "vgg11_bn", "resnet50", "resnet18", "mobilenet_v1", "mobilenet_v2", "convnext_tiny"}

@@ -1,4 +1,4 @@
-"""Measurements on a live model: its profile, receptive fields, what its gradients and activations do, and curvature."""
+"""Measurements on a live model: profile, fields, gradients, activations, curvature, Lipschitz bounds, scales, norms."""
 
 from .._renamed import accept_old_names
 from .activations import ActivationRow, ActivationStatistics, DeadUnits, activation_statistics, dead_units
@@ -14,7 +14,33 @@ from .landscape import (
     loss_plane,
     loss_slice,
 )
+from .lipschitz import Factor, LipschitzBounds, OperatorNorm, lipschitz, operator_norm
+from .norms import (
+    MismatchRow,
+    NoiseRow,
+    NormMismatch,
+    RecomputedStatistics,
+    StatisticsNoise,
+    StatisticsRow,
+    norm_mismatch,
+    recompute_statistics,
+    statistics_noise,
+)
 from .profile import LayerTime, Profile, profile
+from .scale import (
+    EffectiveRates,
+    RateRow,
+    ScaleInvariance,
+    ScaleRecord,
+    ScaleReport,
+    ScaleRow,
+    ScaleWatch,
+    WeightRow,
+    angle,
+    effective_rates,
+    equilibrium_angle,
+    scale_invariant,
+)
 
 __all__ = [
     "ActivationRow",
@@ -23,23 +49,49 @@ __all__ = [
     "CurvatureByMode",
     "DeadUnits",
     "Density",
+    "EffectiveRates",
+    "Factor",
     "FlowRow",
     "GradientFlow",
     "LayerTime",
+    "LipschitzBounds",
+    "MismatchRow",
+    "NoiseRow",
+    "NormMismatch",
+    "OperatorNorm",
     "Plane",
     "Predictiveness",
     "Profile",
+    "RateRow",
+    "RecomputedStatistics",
+    "ScaleInvariance",
+    "ScaleRecord",
+    "ScaleReport",
+    "ScaleRow",
+    "ScaleWatch",
     "Slice",
     "Smoothness",
+    "StatisticsNoise",
+    "StatisticsRow",
+    "WeightRow",
     "activation_statistics",
+    "angle",
     "curvature",
     "dead_units",
+    "effective_rates",
     "effective_smoothness",
+    "equilibrium_angle",
     "gradient_flow",
     "gradient_predictiveness",
+    "lipschitz",
     "loss_plane",
     "loss_slice",
+    "norm_mismatch",
+    "operator_norm",
     "profile",
+    "recompute_statistics",
+    "scale_invariant",
+    "statistics_noise",
 ]
 
 accept_old_names(__name__)
