@@ -1,7 +1,7 @@
 """The command line: parses arguments, calls a command, and prints its result.
 
-Exit codes: 0 success, 1 inspect found mistakes or overfit did not learn, 2 the request failed, 130 stopped by Ctrl-C,
-143 by SIGTERM.
+Exit codes: 0 success, 1 inspect or diagnose found mistakes or overfit did not learn, 2 the request failed, 130 stopped
+by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -17,7 +17,21 @@ import shtab
 from .. import __version__
 from .._renamed import accept_old_names
 from ..errors import ArgumentError, ArgumentTypeError, CheckpointError, DataError, DependencyError, ShapeError
-from . import compare, data, doctor, evaluate, explain, find_lr, inspect, overfit, predict, profile, runs, train
+from . import (
+    compare,
+    data,
+    diagnose,
+    doctor,
+    evaluate,
+    explain,
+    find_lr,
+    inspect,
+    overfit,
+    predict,
+    profile,
+    runs,
+    train,
+)
 from .model import COMPLETION
 from .parser import Parser
 
@@ -76,7 +90,10 @@ def parser() -> Parser:
     )
     made.set_defaults(command=_print_help)
     commands = made.add_subparsers(title="commands", metavar="COMMAND")
-    own = (train, evaluate, predict, runs, compare, find_lr, overfit, data, explain, inspect, profile, doctor)
+    own = (
+        *(train, evaluate, predict, runs, compare, find_lr, overfit, diagnose, data, explain, inspect, profile),
+        doctor,
+    )
     for one in own:
         made.commands |= one.add(commands)
     return made
