@@ -26,6 +26,7 @@ from ..errors import (
     did_you_mean,
 )
 from ..guard import probing
+from ..nn.norm import BATCH_NORMS
 from ..render import html
 from .activations import activation_statistics, dead_units
 from .batch_norms import output_of
@@ -73,7 +74,7 @@ class Diagnosis:
         """What was found, in a sentence."""
         if not self.findings:
             return "No fault was found."
-        return f"{counted(grouped(self.findings))}, the gravest first."
+        return f"Found: {counted(grouped(self.findings))}, the gravest first."
 
     @property
     def summary(self) -> str:
@@ -275,11 +276,19 @@ def _flow(given: _Given) -> Any:
 
 def _curvature(given: _Given) -> Any:
     _check_weights("curvature", given)
-    has_norms = any("BatchNorm" in type(module).__name__ for module in given.model.modules())
-    mode: Any = "both" if has_norms else "train"
+    mode: Any = "both" if _has_batch_norms(given.model) else "train"
     batches = [tuple(plain(part) for part in given.batches[0])]
     how: dict[str, Any] = {"steps": STEPS, "tolerance": TOLERANCE, "samples": 2, "dtype": None}
     return curvature(given.model, given.loss, batches, mode, **how)  # type: ignore[arg-type]
+
+
+def _norms(given: _Given) -> Any:
+    suits = _has_batch_norms(given.model) or not given.limited
+    return norm_mismatch(given.model, given.loss, given.batches) if suits else None
+
+
+def _has_batch_norms(model: nn.Module) -> bool:
+    return any(isinstance(module, BATCH_NORMS) for module in model.modules())
 
 
 def _scale(given: _Given) -> Any:
@@ -304,7 +313,7 @@ PROBES: dict[str, Callable[[_Given], Any]] = {
     "gradient_flow": _flow,
     "activation_statistics": lambda given: activation_statistics(given.model, given.batches),
     "dead_units": lambda given: dead_units(given.model, given.batches),
-    "norm_mismatch": lambda given: norm_mismatch(given.model, given.loss, given.batches),
+    "norm_mismatch": _norms,
     "curvature": _curvature,
     "scale_invariant": _scale,
     "effective_rates": lambda given: given.optimizer and effective_rates(given.model, given.optimizer),

@@ -26,7 +26,7 @@ DEAD = 0.4
 # From half on the median value of an activation is where its slope is below 1/20 of the steepest.
 SATURATED = 0.5
 BOUNDED = ("Hardsigmoid", "Hardtanh", "Sigmoid", "Softsign", "Tanh")  # flat on both sides; a ReLU is at 0 by design
-# Of what a network has learned, guessing - loss, the part that running statistics take away again.
+# Of what a network has learned, guessing - loss, the part that is lost where the other statistics are used.
 LOST, MOSTLY_LOST = 0.1, 0.5
 STALE = 0.5  # of the gap of single batches: what is left in the mean over all of them, where chance cancels
 UNLEARNED = 0.95  # times the loss of guessing: a twentieth has been learned at most
@@ -34,7 +34,7 @@ UNLEARNED = 0.95  # times the loss of guessing: a twentieth has been learned at 
 LARGE_UPDATE, SMALL_UPDATE = 1e-1, 1e-5
 # Rates above 2/λ: gradient descent leaves the valley (Cohen et al. 2021), but up to 4/λ lands in a flatter one, and
 # with ReLU up to about 12/λ (Lewkowycz et al. 2020).
-UNSTABLE, CATAPULT, DIVERGING = 1.0, 2.0, 6.0
+UNSTABLE, DIVERGING = 1.0, 6.0
 ARITHMETIC = "arithmetic"
 
 
@@ -135,13 +135,16 @@ def _dead(seen: Seen) -> Iterator[Symptom]:
     found: DeadUnits | None = seen.results.get("dead_units")
     if found is None:
         return
+    kinds = dict(seen.model.named_modules())
     for name, (dead, of) in found.items():
         if dead >= DEAD * of:
-            message = (
-                f"{dead:,} of its {of:,} units have the same value for all {found.samples:,} samples: they tell "
-                "nothing, and ReLUs at 0 learn no more."
-            )
-            fix = "Lower the learning rate, begin with He's weights, or put a norm before it."
+            same = f"{dead:,} of its {of:,} units have the same value for all {found.samples:,} samples"
+            if type(kinds[name.partition(" ")[0]]).__name__ in BOUNDED:
+                message = f"{same}: what tells these apart is lost on the way."
+                fix = "Begin with larger weights, put a norm before each activation, or shortcuts around the layers."
+            else:
+                message = f"{same}: they tell nothing, and ReLUs at 0 learn no more."
+                fix = "Lower the learning rate, begin with He's weights, or put a norm before it."
             severity = "error" if dead == of else "warning"
             source = "Lu et al. 2019; Karpathy, CS231n"
             yield Symptom("dead-units", severity, name, message, fix, source, value=dead / of, limit=DEAD)
@@ -153,7 +156,7 @@ def _gradient(seen: Seen) -> Iterator[Symptom]:
         return
     mean, total = flow.mean_factor, flow.total
     if not total or mean is None:
-        if seen.loss and not any(one.severity == "error" for one in _dead(seen)):
+        if seen.loss and not any(_dead(seen)):  # else that is why
             fix = "Look for what cuts it off: detach(), no_grad(), units that are 0 for every sample."
             message = "No gradient reaches the first layer: it learns nothing."
             yield Symptom("no-gradient", "error", "model", message, fix, ARITHMETIC, value=0.0, limit=0)
@@ -182,24 +185,26 @@ def _mode(seen: Seen) -> Iterator[Symptom]:
     found: NormMismatch | None = seen.results.get("norm_mismatch")
     if found is None or not seen.trained:  # before training running statistics are 0 and 1, and no one's
         return
-    learned = found.batch if seen.guessing is None else seen.guessing - found.batch
-    lost = found.gap / learned if learned > 0 else 0.0
+    better = min(found.running, found.batch)
+    learned = better if seen.guessing is None else seen.guessing - better
+    lost = abs(found.gap) / learned if learned > 0 else 0.0
     if not lost >= LOST:
         return
     worst = max(found.rows, key=lambda row: (not math.isnan(row.mean_gap), row.mean_gap))
-    share = "" if seen.guessing is None else f": {100 * min(lost, 1):.0f} % of what it has learned is lost"
+    share = "" if seen.guessing is None else f", which loses {100 * min(lost, 1):.0f} % of what was learned"
+    losses = {
+        "running statistics, as in evaluation mode,": found.running,
+        "statistics of the batch, as in training mode,": found.batch,
+    }
+    (bad, most), (good, least) = sorted(losses.items(), key=lambda item: -item[1])
     message = (
-        f"With running statistics, as in evaluation mode, the loss is {found.running:.4g}, with those of the batch "
-        f"{found.batch:.4g}{share}. Means of a batch are {worst.mean_gap:.2g} deviations off the running ones, those "
-        f"of all batches {worst.pooled_gap:.2g}."
+        f"With {bad} the loss is {most:.4g}, with {good} {least:.4g}{share}. Means of a batch are "
+        f"{worst.mean_gap:.2g} deviations off the running ones, those of all batches {worst.pooled_gap:.2g}."
     )
-    if worst.pooled_gap >= STALE * worst.mean_gap:
-        fix = (
-            "Running statistics are stale: take momentum=0.1 or more steps, or recompute_statistics(model, batches) at "
-            "the end."
-        )
+    if found.gap > 0 and worst.pooled_gap >= STALE * worst.mean_gap:
+        fix = "Running statistics are stale: take momentum=0.1, more steps, or recompute_statistics(model, batches)."
     else:
-        fix = "Batches are too small, or not alike: take larger ones, shuffle them, or use group norm."
+        fix = "Batches are too small, or not alike: take larger ones, shuffle them, or use group norm (norm=group)."
     severity = "error" if lost >= MOSTLY_LOST else "warning"
     source = "Wu & Johnson 2021, section 3"
     yield Symptom("mode-mismatch", severity, worst.name, message, fix, source, value=number(lost), limit=LOST)
@@ -231,7 +236,7 @@ def _rate(seen: Seen) -> Iterator[Symptom]:
         f"The learning rate {seen.descent.rate:g} is {times:.2g} times the largest that is stable here, {stable:.2g} "
         f"for a largest eigenvalue of {largest:.3g}{momentum}: steps along its direction grow."
     )
-    severity = "error" if times >= DIVERGING else "warning" if times >= CATAPULT else "note"
+    severity = "warning" if times >= DIVERGING else "note"
     fix = "Lower it, let it rise slowly (warm_up), or put norms into the network."
     source = "Cohen et al. 2021; Lewkowycz et al. 2020"
     yield Symptom("rate-too-high", severity, "model", message, fix, source, value=times, limit=UNSTABLE)
@@ -264,7 +269,8 @@ def _updates(seen: Seen) -> Iterator[Symptom]:
         message = f"A step moves its weights by {100 * value:.2g} % of their norm, where 0.1 % is usual."
         if value > LARGE_UPDATE:
             fix, limit = "Lower the learning rate, or let it rise slowly (warm_up).", LARGE_UPDATE
-            yield Symptom("large-updates", "warning", row.name, message, fix, source, value=value, limit=limit)
+            severity = "warning" if value > 1 else "note"
+            yield Symptom("large-updates", severity, row.name, message, fix, source, value=value, limit=limit)
         elif not seen.trained:  # a network that has learned has small gradients
             fix, limit = "Raise the learning rate; striate find-lr looks for one.", SMALL_UPDATE
             yield Symptom("small-updates", "note", row.name, message, fix, source, value=value, limit=limit)
