@@ -48,7 +48,7 @@ def page_faults(which: str, thread: str) -> tuple[str, int]:
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="there is no glibc")
-@pytest.mark.parametrize("thread", ["main", "another"])
+@pytest.mark.parametrize("thread", [pytest.param("main", marks=pytest.mark.nightly), "another"])
 def test_large_blocks_fault_once_and_not_at_every_use(thread: str) -> None:
     (_, default), (answer, tuned) = page_faults("default", thread), page_faults("tuned", thread)
     assert answer == "True"

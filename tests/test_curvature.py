@@ -19,7 +19,7 @@ from striate import nn
 from striate.diagnostics import curvature
 from striate.diagnostics.lanczos import lanczos, rademacher
 from striate.diagnostics.products import objective
-from striate.errors import ArgumentError, ArgumentTypeError, ShapeError
+from striate.errors import ArgumentError, ArgumentTypeError
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 
@@ -591,15 +591,19 @@ def test_a_model_without_a_parameter_that_learns_is_named() -> None:
     check(ArgumentError, text.format(" with requires_grad"), torch_nn.ReLU(), loss, batches)
 
 
+def test_a_model_of_torchscript_is_named() -> None:
+    model, loss, batches = closed_form()
+    hint = "Give the model as it was before torch.jit."
+    text = f"curvature expects a model whose weights can be replaced, got one of TorchScript. {hint}"
+    check(ArgumentTypeError, text, torch.jit.script(model), loss, batches)
+
+
 def test_a_loss_that_is_no_number_is_named() -> None:
     model, _, batches = closed_form()
-    text = (
-        "curvature expects a loss of one number, got the shape (2, 1). Take the mean over the batch, as "
-        'reduction="mean" does.'
-    )
-    check(ShapeError, text, model, torch_nn.MSELoss(reduction="none"), batches)
-    text = "curvature expects a loss that is a tensor, got float. Return what torch computed, before .item()."
-    check(ArgumentTypeError, text, model, lambda y, t: y.sum().item(), batches)
+    text = "curvature expects a loss that is one number, got (2, 1). Take its mean over the samples."
+    check(ArgumentError, text, model, torch_nn.MSELoss(reduction="none"), batches)
+    text = "curvature expects a loss that is one number, got float. Take its mean over the samples."
+    check(ArgumentError, text, model, lambda y, t: y.sum().item(), batches)
     text = (
         "curvature expects a loss that depends on the weights, got one that no weight changes. Do not detach the "
         "output, nor compute it under no_grad."

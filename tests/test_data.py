@@ -15,7 +15,7 @@ from PIL import Image
 
 from striate.cli import main
 from striate.errors import DataError
-from striate.training.data import Augmentation, DataSet, Part, digits, make_shapes, open_data, stratified
+from striate.training.data import Augmentation, DataSet, Part, make_shapes, open_data, stratified
 from striate.training.data.shapes import SHAPES
 from striate.training.data.sheet import contact_sheet
 from striate.training.data.summary import summarize
@@ -35,15 +35,26 @@ FORMS = (
 )
 
 
-def test_the_digits_are_those_of_digits_in_256_steps() -> None:
-    data, split = open_data("digits", seed=3), digits(28, seed=3)
-    for part, images, labels in (
-        ("train", split.train_images, split.train_labels),
-        ("test", split.test_images, split.test_labels),
-    ):
-        assert torch.equal(data.parts[part].images, (255 * images).round().byte())
-        assert torch.equal(data.parts[part].labels, labels)
-    assert data.classes == tuple("0123456789")
+def test_the_digits_are_scikit_learns_resized_each_once_and_split_alike_by_class() -> None:
+    from sklearn.datasets import load_digits
+
+    data, other = open_data("digits", seed=3), open_data("digits", seed=4)
+    train, test = data.parts["train"], data.parts["test"]
+    stored, labels = load_digits(return_X_y=True)
+    small = torch.from_numpy(stored).float().reshape(-1, 1, 8, 8) / 16
+    resized = torch.nn.functional.interpolate(small, size=(28, 28), mode="bilinear")
+
+    def rows(images: Any, numbers: Any) -> list[tuple[bytes, int]]:
+        pairs = zip(images, numbers.tolist(), strict=True)
+        return sorted((image.numpy().tobytes(), number) for image, number in pairs)
+
+    given = [rows(part.images, part.labels) for part in (train, test)]
+    assert sorted(given[0] + given[1]) == rows((255 * resized).round().byte(), torch.from_numpy(labels))
+    assert not set(given[0]) & set(given[1]) and data.classes == tuple("0123456789")
+    assert (len(train), len(test)) == (1437, 360) and train.images.max() == 255
+    shares = [part.labels.bincount() / len(part) for part in (train, test)]
+    assert torch.allclose(*shares, atol=1 / 360)
+    assert rows(other.parts["test"].images, other.parts["test"].labels) != given[1]
 
 
 @pytest.mark.parametrize(

@@ -380,7 +380,12 @@ def test_an_image_that_became_a_link_out_or_a_pipe_is_refused(tmp_path: Path) ->
 
 def test_names_that_cannot_be_printed_are_refused(tmp_path: Path) -> None:
     folder = two_classes(tmp_path / "set")
-    for name, shown in ((b"\x1b[2J", r"'\x1b[2J'"), (b"caf\xe9", r"'caf\udce9'"), (b"a\nb", r"'a\nb'")):
+    for name, shown in (
+        (b"\x1b[2J", r"'\x1b[2J'"),
+        (b"caf\xe9", r"'caf\udce9'"),
+        (b"a\nb", r"'a\nb'"),
+        ("gpj\u202e".encode(), r"'gpj\u202e'"),
+    ):
         path = os.path.join(os.fsencode(folder), name)
         os.mkdir(path)
         refused(

@@ -17,7 +17,7 @@ from striate import accelerate, models, nn
 from striate.errors import ArgumentError, CheckpointError
 from striate.models.resnet import BasicBlock
 from striate.training import checkpoint
-from striate.training.finetune import Loaded, freeze_until, head_of, load_weights, new_head
+from striate.training.finetune import Loaded, fit_head, freeze_until, head_of, load_weights, new_head
 
 GOLDEN = Path(__file__).parent / "golden"
 TORCHVISIONS = ["alexnet", "vgg11_bn", "resnet18", "resnet50", "mobilenet_v2", "convnext_tiny"]
@@ -79,7 +79,7 @@ def test_a_head_of_another_number_of_classes_is_left_new(kind: str, tmp_path: Pa
     head = (model[2].weight.clone(), model[2].bias.clone())
     report = load_weights(model, written(tmp_path, kind, state_of(source)))
     assert report.new_head == ("2.weight", "2.bias") and len(report.loaded) == 6
-    assert str(report) == "Loaded 6 tensors. The head is new: 2.weight, 2.bias."
+    assert str(report) == "Loaded 6 of 8 tensors. The head is new: 2.weight, 2.bias."
     assert torch.equal(model[2].weight, head[0]) and torch.equal(model[2].bias, head[1])
     assert torch.equal(model[0][0].weight, source[0][0].weight)
 
@@ -122,9 +122,22 @@ def test_a_variant_takes_weights_of_the_layers_that_stay(tmp_path: Path) -> None
         "norm_3",
         "norm_7",
     }
-    assert str(report).startswith("Loaded 8 tensors. Not in the file: norm_0.weight, norm_0.bias, ")
+    assert str(report).startswith("Loaded 8 of 20 tensors. Not in the file: norm_0.weight, norm_0.bias, ")
     with pytest.raises(CheckpointError):
         load_weights(made, path)
+
+
+def test_what_fits_is_loaded_and_what_does_not_is_told_by_kind(tmp_path: Path) -> None:
+    state, model = state_of(small(seed=1)), small(seed=2)
+    own = state_of(model)
+    state["0.0.weight"], state["extra"] = torch.ones(4, 1, 3, 3), state.pop("0.1.bias")
+    report = load_weights(model, written(tmp_path, "torch", state), strict=False)
+    assert str(report) == (
+        "Loaded 6 of 8 tensors. Not in the file: 0.1.bias. Of another shape in the file: 0.0.weight. Not in the model: "
+        "extra."
+    )
+    kept = {name: (own if name in ("0.0.weight", "0.1.bias") else state)[name] for name in own}
+    assert same(state_of(model), kept)
 
 
 def test_counts_of_batches_may_be_missing(tmp_path: Path) -> None:
@@ -145,22 +158,26 @@ def test_numbers_are_converted_between_floating_point_types(tmp_path: Path) -> N
         (
             lambda state: state.pop("0.0.weight"),
             "load_weights expects weights of this model, got no 0.0.weight. path: {path}. Make the model that the file "
-            "is of, without knobs that change its layers.",
+            "is of, or load what fits with "
+            "--weights-partial (strict=False).",
         ),
         (
             lambda state: state.update({f"9.{i}": torch.ones(1) for i in range(7)}),
             "load_weights expects weights of this model, got unexpected 9.0, 9.1, 9.2, 9.3, 9.4 and 2 more. path: "
-            "{path}. Make the model that the file is of, without knobs that change its layers.",
+            "{path}. Make the model that the file is of, or load what fits with "
+            "--weights-partial (strict=False).",
         ),
         (
             lambda state: state.update({"0.0.weight": torch.ones(4, 1, 3, 3)}),
             "load_weights expects weights of this model, got 0.0.weight of shape (4, 1, 3, 3) where the model has "
-            "(4, 3, 3, 3). path: {path}. Make the model that the file is of, without knobs that change its layers.",
+            "(4, 3, 3, 3). path: {path}. Make the model that the file is of, or load what fits with "
+            "--weights-partial (strict=False).",
         ),
         (
             lambda state: state.update({"2.weight": torch.ones(10, 7)}),
             "load_weights expects weights of this model, got 2.weight of shape (10, 7) where the model has (10, 144). "
-            "path: {path}. Make the model that the file is of, without knobs that change its layers.",
+            "path: {path}. Make the model that the file is of, or load what fits with "
+            "--weights-partial (strict=False).",
         ),
         (
             lambda state: state["0.1.running_var"].fill_(float("nan")),
@@ -401,6 +418,30 @@ def test_the_last_layer_of_a_model_is_its_head(name: str) -> None:
 def test_a_convolution_may_be_a_head() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 10, 1, bias=False), nn.GlobalAvgPool2d())
     assert new_head(model, 4) == "2" and model(torch.randn(2, 3, 6, 6)).shape == (2, 4) and model[2].bias is None
+
+
+def test_a_model_for_another_number_of_classes_gets_a_head_for_those_there_are() -> None:
+    torch.manual_seed(3)
+    model = small(10)
+    assert fit_head(model, (3, 8, 8), 3) == ("2", 10) and model(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
+    assert fit_head(model, (3, 8, 8), 3) is None
+
+
+def test_a_model_whose_scores_are_not_those_of_its_last_layer_stays_as_it_is() -> None:
+    class Twice(torch.nn.Module):
+        """Its last layer in state_dict is the first that runs."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.last, self.first = nn.Linear(4, 10), nn.Linear(2, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.first(x.flatten(1)))
+
+    for model in (Twice(), nn.Flatten(), nn.Sequential(nn.Conv2d(1, 4, 1)), nn.Linear(3, 4)):
+        before = dict(model.named_modules())
+        assert fit_head(model, (1, 1, 2), 3) is None
+        assert dict(model.named_modules()) == before
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import json
 import math
 import random
 from collections.abc import Callable as Function
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from rich.console import Console
 
 import striate
@@ -32,8 +35,9 @@ from striate.training import (
     Training,
     evaluate,
     fit,
+    open_data,
 )
-from striate.training.data import Augmentation, Loader, Part, Preprocessing, make_shapes
+from striate.training.data import Augmentation, Decoded, Loader, Part, Preprocessing, make_shapes
 from striate.training.ema import Average, state_of
 from striate.training.schedule import learning_rate_at
 from striate.training.settings import FitSettings, resolved
@@ -376,6 +380,44 @@ def test_the_validation_part_is_watched_if_there_is_one() -> None:
         history = fit(network(), shapes(*parts), epochs=1)
         assert history[0].monitored == monitored and (history[0].loss is None) == (monitored is None)
         assert history.best is history[0]
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+@pytest.mark.parametrize("change", [{}, {"ema": 0.9}], ids=["plain", "averaged"])
+def test_the_result_of_an_epoch_is_that_of_evaluate_bit_for_bit_also_of_files_of_which_some_are_broken(
+    part: str, change: dict[str, Any], tmp_path: Path
+) -> None:
+    random = np.random.RandomState(0)
+    for name, label in itertools.product(("train", part), ("cat", "dog")):
+        (tmp_path / name / label).mkdir(parents=True)
+        for number in range(8):
+            size = (9 + number, 12 - number // 2, 3)
+            pixels = random.randint(0, 256, size) // (1 + (label == "cat"))
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / name / label / f"{number}.png")
+        (tmp_path / name / label / "broken.png").write_bytes(b"\x89PNG")
+    data = open_data(f"folder:{tmp_path}", skip_broken=True)
+    assert len(data.skipped) == 4 and len(data.parts[part]) == 16
+    prepare = Preprocessing.of(data.parts["train"], size=8)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    history = fit(model, data, epochs=2, batch_size=5, preprocessing=prepare, **change)
+    found = evaluate(model, data.parts[part], prepare, classes=data.classes)
+    assert (history[-1].monitored, history[-1].accuracy, history[-1].loss) == (part, found.accuracy, found.loss)
+
+
+def test_each_image_that_is_held_out_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def load(index: int) -> torch.Tensor:
+        asked.append(index)
+        return pixels[index]
+
+    pixels, labels, _ = make_shapes(20, size=16)
+    images = Decoded(load, 3, [(16, 16)] * 20, [f"{k}" for k in range(20)], torch.arange(20))
+    data = DataSet("made", ("disk", "square", "triangle", "cross", "ring"),
+                   {"train": Part(pixels, labels), "test": Part(images, labels)})  # fmt: skip
+    fit(network(), data, epochs=3, workers=0)
+    assert sorted(asked) == list(range(20))
 
 
 def test_patience_ends_the_training_when_nothing_gets_better() -> None:

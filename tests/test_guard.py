@@ -19,10 +19,16 @@ from torch import Tensor
 from striate import diagnostics, models, nn, random_states
 from striate.diagnostics import (
     activation_statistics,
+    curvature,
     dead_units,
+    diagnose,
     effective_rates,
+    effective_smoothness,
     gradient_flow,
+    gradient_predictiveness,
     lipschitz,
+    loss_plane,
+    loss_slice,
     norm_mismatch,
     operator_norm,
     scale_invariant,
@@ -53,12 +59,21 @@ PROBES: dict[str, Callable[[torch.nn.Module, Batch], object]] = {
     "gradient_flow": lambda model, batch: gradient_flow(model, F.cross_entropy, batch, rate=0.1),
     "activation_statistics": lambda model, batch: activation_statistics(model, [batch, batch]),
     "dead_units": lambda model, batch: dead_units(model, [batch, batch]),
+    "curvature": lambda model, batch: [
+        curvature(model, F.cross_entropy, [batch, batch], operator=operator, steps=2, samples=2)
+        for operator in ("hessian", "gauss_newton")
+    ],
+    "loss_slice": lambda model, batch: loss_slice(model, F.cross_entropy, batch, [0.1]),
+    "loss_plane": lambda model, batch: loss_plane(model, F.cross_entropy, batch, 2),
+    "gradient_predictiveness": lambda model, batch: gradient_predictiveness(model, F.cross_entropy, batch, [0.1]),
+    "effective_smoothness": lambda model, batch: effective_smoothness(model, F.cross_entropy, batch, [0.1]),
     "operator_norm": lambda model, batch: operator_norm(*layer_of(model)),
     "lipschitz": lambda model, batch: lipschitz(model, batch[0]),
     "scale_invariant": lambda model, batch: scale_invariant(model, batch[0]),
     "effective_rates": lambda model, batch: effective_rates(model, torch.optim.SGD(model.parameters(), 0.1)),
     "norm_mismatch": lambda model, batch: norm_mismatch(with_norm(model), F.cross_entropy, [batch]),
     "statistics_noise": lambda model, batch: statistics_noise(with_norm(model), batch, [2]),
+    "diagnose": lambda model, batch: diagnose(model, F.cross_entropy, [batch, batch], rate=0.1, quick=True),
     "profile": lambda model, batch: diagnostics.profile(model, batch[0], rounds=3, next_best=False),
 }
 NO_PROBES = {"angle", "equilibrium_angle", "recompute_statistics"}  # what takes no model, or is there to change it

@@ -71,7 +71,7 @@ def test_printing_a_report_shows_its_table() -> None:
 
 
 @pytest.mark.parametrize("name", LARGE)
-@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 130])
+@pytest.mark.parametrize("width", [40, 80, 130])
 def test_lines_of_large_networks_fit_and_every_layer_has_its_own(name: str, width: int) -> None:
     report = large(name)
     lines = report.table(width).splitlines()

@@ -20,7 +20,8 @@ from striate.errors import ArgumentError
 from striate.models.convnext import Block, StochasticDepth
 from striate.models.mobilenet import InvertedResidual
 from striate.models.resnet import BasicBlock, ResNetBottleneck
-from striate.training import DataSet, Split, digits, open_data, open_run, run
+from striate.training import DataSet, open_data, open_run, run
+from striate.training.data import Part
 
 GOLDEN = Path(__file__).parent / "golden"
 NETWORKS = [
@@ -346,18 +347,17 @@ def test_the_command_trains_resnet_cifar(
 
 
 @pytest.fixture(scope="module")
-def few() -> Split:
-    split = digits()
-    return Split(split.train_images[:64], split.train_labels[:64], split.test_images[:32], split.test_labels[:32])
+def few() -> Part:
+    return open_data("digits").parts["train"].take(torch.arange(16))
 
 
 # The same training as with torch's layers.
 
 
-def loss_curve(model: nn.Module, few: Split, images: int, steps: int, rate: float) -> torch.Tensor:
+def loss_curve(model: nn.Module, few: Part, images: int, steps: int, rate: float) -> torch.Tensor:
     """The losses before each step of gradient descent with momentum on the first images."""
     dtype = next(model.parameters()).dtype
-    x, labels = few.train_images[:images].to(dtype), few.train_labels[:images]
+    x, labels = few.images[:images].to(dtype) / 255, few.labels[:images]
     optimizer = torch.optim.SGD(model.train().parameters(), lr=rate, momentum=0.9)
     losses = []
     for _ in range(steps):
@@ -388,7 +388,7 @@ def torchs(model: Any) -> Any:
     ],
 )
 def test_a_network_trains_as_with_torchs_layers(
-    few: Split, name: str, dtype: torch.dtype, images: int, steps: int, rate: float, tolerance: float
+    few: Part, name: str, dtype: torch.dtype, images: int, steps: int, rate: float, tolerance: float
 ) -> None:
     torch.set_num_threads(1)
     model = digit_classifier(name).to(dtype)
@@ -398,7 +398,7 @@ def test_a_network_trains_as_with_torchs_layers(
     assert (native_losses - torch_losses).abs().max() <= tolerance
 
 
-def test_resnet_cifar_in_float32_trains_as_with_torchs_layers_within_what_a_rounding_changes(few: Split) -> None:
+def test_resnet_cifar_in_float32_trains_as_with_torchs_layers_within_what_a_rounding_changes(few: Part) -> None:
     """In float32, roundings switch some of the ReLUs of 20 layers within a few steps, so that two runs of torch's
     layers diverge too.
 

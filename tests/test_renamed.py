@@ -16,12 +16,18 @@ from striate import _renamed, nn
 # The public names of every module before the move: one line per module, with its __all__.
 LIST = Path(__file__).parent / "golden" / "renamed" / "public_names.txt"
 BEFORE = [line.split() for line in LIST.read_text().splitlines()]
+DIGITS = "the parts of striate.training.open_data('digits')"
 GONE = {
     "striate.analysis.trace": {"FREE": "is_free of striate.graph.optable", "LOCAL": "a kind of the op table"},
     "striate.analysis.picture": {"STYLE": "a template of striate.render"},
     "striate.sheet": dict.fromkeys(("bars", "boxes", "document"), "templates of striate.render"),
     "striate.text": {"cut": "private to striate.render.text"},
-    "striate.training": {"train": "striate.training.fit, which takes a data set"},
+    "striate.training": {
+        "Split": DIGITS,
+        "digits": DIGITS,
+        "train": "striate.training.fit, which takes a data set",
+    },
+    "striate.training.data": {"Split": DIGITS, "digits": DIGITS},
     "striate.training.job": {
         "digit_classifier": "striate.models.classifier, for images of any size",
         "run": "striate.training.train_run, for any data set",

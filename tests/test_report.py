@@ -167,9 +167,13 @@ def test_any_number_of_classes_fits(classes: int) -> None:
     part = Part(torch.zeros(classes, 1, 8, 8, dtype=torch.uint8), labels)
     data = DataSet("made", tuple(f"class number {k}" for k in labels.tolist()), {"train": part, "test": part})
     page = made_report(data, nn.Sequential(nn.Flatten(), nn.Linear(64, classes)), {1: (0, 0.9)})
-    assert ("<svg class=\"matrix\"" in page) == (classes <= 100) and ("<text" in page) == (classes <= 30)
+    matrix = page[page.index("<svg class=\"matrix\"") : page.index("Rows: what images are")]
+    names = re.findall(r'text-anchor="end">([^<]+)</text>', matrix)
+    assert names == [f"class number {k if k < 10 else '…'}" for k in range(0, classes, -(-classes // 30))]
+    assert ('<image href="data:image/png;base64,' in matrix) == (classes > 100)
+    assert matrix.count("<rect class=") == (1 + classes if classes <= 100 else 1)
     assert page.count('data-name="F1"') == min(classes, 20)
-    assert ("evaluate lists the other 81 too" in page) == (classes == 101)
+    assert ("evaluate --json lists the other 81 too" in page) == (classes == 101)
     assert "class number 1</b> for class number 0 (1×)" in page
     Page(page)
 

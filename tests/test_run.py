@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -203,8 +204,14 @@ def test_a_folder_in_which_another_process_trains_is_refused(tmp_path: Path, set
             {"epoch": 3},
             "training expects settings that it has, got 'epoch'. RunSettings lists them. Did you mean epochs?",
         ),
+        ({"out": ""}, "train expects the name of a folder, got an empty one. Give one with --out."),
+        (
+            {"data": "folder:.", "out": "runs/mine"},
+            "train expects a folder outside of that of the images, got one in .. folder: runs/mine. Give another with "
+            "--out.",
+        ),
     ],
-    ids=["out", "both", "name"],
+    ids=["out", "both", "name", "empty", "inside"],
 )
 def test_a_request_that_cannot_be_meant_is_refused(given: dict[str, Any], message: str, tmp_path: Path,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
@@ -242,6 +249,15 @@ def test_a_run_that_has_ended_says_so_and_stays(whole: Path, settings: dict[str,
     assert told == [f"the run in {whole} has ended already: nothing is left to do"]
     assert run.metrics == open_run(whole).metrics
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+
+
+def test_a_run_whose_model_is_gone_makes_it_again_from_its_last_checkpoint(
+    whole: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    moved = Path(shutil.copytree(whole, tmp_path / "moved run"))
+    (moved / "model.safetensors").unlink()
+    train_run(out=moved, resume=True)
+    assert bits(moved) == bits(whole)
 
 
 def test_settings_other_than_those_the_run_began_with_are_refused_by_name(
@@ -341,6 +357,17 @@ def test_the_knobs_reach_the_model_and_the_weights_of_another_run_its_layers(
     assert torch.equal(ready.model[0].weight, open_run(whole).model()[0].weight)
     assert [p.requires_grad for p in ready.model.parameters()] == [False] * 4 + [True] * 2 and ready.model[1].frozen
     assert len(parameter_groups(ready.model, 0.1)[0]["params"]) == 1 and str(ready.loaded).startswith("Loaded ")
+
+
+def test_weights_that_fit_in_part_load_only_where_that_is_asked_for(whole: Path, data: str) -> None:
+    given = {"data": data, "model": NET, "norm": "group", "weights": str(whole / "model.safetensors")}
+    with pytest.raises(CheckpointError, match=r"or load what fits with --weights-partial \(strict=False\)\.$"):
+        prepare(RunSettings(**given))
+    ready = prepare(RunSettings(**given, weights_partial=True))
+    assert str(ready.loaded) == (
+        "Loaded 6 tensors. Not in the model: 1.num_batches_tracked, 1.running_mean, 1.running_var."
+    )
+    assert torch.equal(ready.model[0].weight, open_run(whole).model()[0].weight)
 
 
 def test_a_model_of_torchs_layers_trains_on_striates(data: str, monkeypatch: pytest.MonkeyPatch) -> None:

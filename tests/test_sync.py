@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import striate.nn as nn
 from striate.errors import ArgumentTypeError
 
-WORLDS = (2, 3)
+WORLDS = (pytest.param(2, marks=pytest.mark.nightly), 3)
 C = 3
 DEADLINE_SECONDS = 300  # all checks of one world hang; they take 5, and on a busy machine 40
 COLLECTIVE_SECONDS = 60  # seconds after which a rank left alone gives up
@@ -488,6 +488,7 @@ os._exit(0)  # all is saved and said; at an ordinary exit gloo's threads at time
 """
 
 
+@pytest.mark.nightly
 def test_three_steps_under_torchrun_equal_one_process(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))

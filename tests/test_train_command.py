@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from made_runs import NET, save_data
 
 from striate.cli import main
+from striate.training import RunSettings, open_run
 from striate.training.config import read_config
+from striate.training.run import prepare
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +53,15 @@ def test_settings_come_from_a_file_and_options_win_over_it(
     assert read_config(out / "config.toml")["batch_size"] == 30
 
 
+def test_a_batch_larger_than_the_data_is_the_data(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither inspecting the model nor timing its layers takes memory for images that are not there."""
+    command = ["train", "--data", data, "--model", NET, "--epochs", "1", "--threads", "1", "--batch-size", "16000000"]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    assert "epochs   1 of 1 step, 120 images each\n" in capsys.readouterr().out
+
+
 def test_a_strict_run_stops_where_inspecting_finds_an_error(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,3 +84,21 @@ def test_a_strict_run_stops_where_inspecting_finds_an_error(
         "Mend the model, or leave --strict out.\n"
     )
     assert not out.exists()
+
+
+def test_a_model_for_a_fixed_number_of_classes_gets_a_head_for_those_of_the_data(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import made_runs
+
+    def fixed() -> torch.nn.Module:
+        layers = torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(72, 1000)
+        return torch.nn.Sequential(*layers)
+
+    monkeypatch.setattr(made_runs, "fixed", fixed, raising=False)
+    out, given = tmp_path / "run", {"data": data, "model": "made_runs:fixed", "epochs": 1}
+    ready = prepare(RunSettings(**given))
+    assert ready.new_head == ("3", 1000) and ready.model[3].out_features == 3
+    assert main(["train", *(f"--{name}={value}" for name, value in given.items()), "--out", str(out)]) == 0
+    assert "head     3 is new, for 3 classes: the model gives 1000 scores\n" in capsys.readouterr().out
+    assert open_run(out).model()(torch.zeros(2, 1, 8, 8)).shape == (2, 3)

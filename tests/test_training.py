@@ -1,91 +1,17 @@
-"""The digits, the pictures of a training, the groups of its parameters, and what a run of the defaults reaches."""
+"""The pictures of a training, the groups of its parameters, and what a run of the defaults reaches."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from striate import nn
 from striate.errors import ArgumentError, DataError, ShapeError
 from striate.models import classifier
-from striate.training import Epoch, History, Split, digits, figures, parameter_groups, train_run
-
-
-@pytest.fixture(scope="module")
-def split() -> Split:
-    return digits()
-
-
-def test_the_split_holds_all_1797_digits_once(split: Split) -> None:
-    from sklearn.datasets import load_digits
-
-    small = digits(size=8)
-    images = torch.cat([small.train_images, small.test_images]).reshape(1797, 64)
-    stored = torch.from_numpy(load_digits().data).float() / 16
-    assert torch.equal(images[lexical(images)], stored[lexical(stored)])
-    assert (len(split.train_labels), len(split.test_labels)) == (1437, 360)
-
-
-def lexical(rows: torch.Tensor) -> list[int]:
-    return sorted(range(len(rows)), key=lambda i: rows[i].tolist())
-
-
-def test_the_split_is_stratified(split: Split) -> None:
-    train_part = split.train_labels.bincount() / len(split.train_labels)
-    test_part = split.test_labels.bincount() / len(split.test_labels)
-    assert torch.allclose(train_part, test_part, atol=1 / 360)
-
-
-def test_no_test_image_is_among_the_training_images(split: Split) -> None:
-    seen = {image.numpy().tobytes() for image in split.train_images}
-    assert not [image for image in split.test_images if image.numpy().tobytes() in seen]
-
-
-def test_images_are_float32_from_0_to_1(split: Split) -> None:
-    assert split.train_images.dtype == split.test_images.dtype == torch.float32
-    assert split.train_images.shape[1:] == (1, 28, 28)
-    assert split.train_images.min() == 0 and split.train_images.max() == 1
-
-
-def test_the_split_follows_the_seed(split: Split) -> None:
-    assert torch.equal(digits(seed=0).test_images, split.test_images)
-    assert not torch.equal(digits(seed=1).test_images, split.test_images)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            {"size": 7},
-            "digits expects a size from 8 to 128 px, got 7. Use size=28 for LeNet-5, size=8 for the stored images.",
-        ),
-        (
-            {"size": 28.0},
-            "digits expects a size from 8 to 128 px, got 28.0. Use size=28 for LeNet-5, size=8 for the stored images.",
-        ),
-        (
-            {"test_fraction": 1.0},
-            "digits expects a test_fraction between 0 and 1, got 1.0. Use 0.2 to hold out a fifth.",
-        ),
-        (
-            {"test_fraction": float("nan")},
-            "digits expects a test_fraction between 0 and 1, got nan. Use 0.2 to hold out a fifth.",
-        ),
-        (
-            {"test_fraction": 0.001},
-            "digits expects a test_fraction that leaves ten images or more in both parts, got 0.001. images: 1797. "
-            "Use 0.2 to hold out a fifth.",
-        ),
-        ({"seed": -1}, "digits expects a seed from 0 to 4294967295, got -1. Use seed=0."),
-    ],
-)
-def test_digits_refuses_what_cannot_be_meant(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(DataError) as error:
-        digits(**arguments)
-    assert str(error.value) == message
+from striate.training import Epoch, History, figures, parameter_groups, train_run
 
 
 def test_norms_and_biases_do_not_decay() -> None:
@@ -134,6 +60,26 @@ def test_confusions_are_drawn_with_and_without_mistakes(tmp_path: Path) -> None:
     for predictions in (labels, labels.flip(0), torch.zeros_like(labels)):
         figures.confusion(predictions, labels, tmp_path / "m.png")
         assert (tmp_path / "m.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize(("classes", "side"), [(2, 900), (20, 2000), (30, 2000), (100, 2000), (1000, 2000)])
+def test_a_confusion_matrix_of_any_number_of_classes_has_a_bounded_size(
+    classes: int, side: int, tmp_path: Path
+) -> None:
+    labels = torch.arange(classes).repeat(2)
+    names = [f"class number {k}" for k in range(classes)]
+    figures.confusion(labels.flip(0), labels, tmp_path / "m.png", names)
+    with Image.open(tmp_path / "m.png") as drawn:
+        assert 600 < drawn.size[0] <= side and 600 < drawn.size[1] <= side
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_are_drawn_letter_by_letter_or_by_number_where_the_font_lacks_one(tmp_path: Path) -> None:
+    labels = torch.arange(3)
+    figures.confusion(labels, labels, tmp_path / "m.png", ["$\\frac$ a $b$", "猫", "Käfer"])
+    assert figures._drawable("$1", "0") == "\\$1" and figures._drawable("猫", "1") == "1"
+    assert figures._drawable("Käfer", "2") == "Käfer"
+    figures.comparison({"$a$ $\\x": history(2, "val"), "犬": history(2, None)}, tmp_path / "c.png")
 
 
 def test_pictures_of_nothing_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The tutorial: its commands and its Python run as they stand there, on small folders of images."""
+"""The guide to training: commands and Python of its pages run as they stand there, on small folders of images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import os
 import re
 import shlex
 import signal
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,13 @@ import pytest
 import torch
 from PIL import Image
 
+from striate import nn
 from striate.cli import main
 from striate.files import write_atomically
 from striate.training import Epoch, Training, figures
 from striate.training.watch import Watch
 
-PAGE = Path(__file__).parent.parent / "docs" / "guide" / "training.md"
+GUIDE = Path(__file__).parent.parent / "docs" / "guide"
 COLORS = {
     "cat": (200, 90, 60),
     "dog": (60, 90, 200),
@@ -40,23 +43,37 @@ def draw_images(folder: Path, classes: tuple[str, ...], count: int) -> None:
             Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number}.png")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-
-
-def test_the_tutorial_runs_as_it_stands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if not PAGE.is_file():
+def text_of(page: str) -> str:
+    if not GUIDE.is_dir():
         pytest.skip("the guide is not installed, only the checkout has it")
+    return (GUIDE / page).read_text(encoding="utf-8")
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text_of(page), re.M | re.S)
+
+
+def commands_of(page: str) -> list[list[str]]:
+    lines = "".join(blocks(page, "sh")).replace("\\\n", " ")
+    return [shlex.split(line, comments=True) for line in lines.splitlines() if line.strip()]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with 25 photographs of each of two classes."""
     draw_images(tmp_path / "photos", ("cat", "dog"), 25)
-    draw_images(tmp_path / "birds", ("owl", "robin", "wren"), 12)
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
     # drawing would take half of the time
     monkeypatch.setattr(figures, "write_png", lambda figure, path, dpi: write_atomically(path, b""))
-    lines = "".join(blocks("sh")).replace("\\\n", " ")
-    commands = [shlex.split(line, comments=True) for line in lines.splitlines() if line.strip()]
+    return tmp_path
+
+
+def test_the_tutorial_runs_as_it_stands(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_images(folder / "birds", ("owl", "robin", "wren"), 12)
+    commands = commands_of("training.md")
     assert len(commands) == 13 and {command[0] for command in commands} == {"striate"}
 
     def press_ctrl_c(watch: Watch, training: Training, epoch: Epoch) -> None:
@@ -78,7 +95,7 @@ def test_the_tutorial_runs_as_it_stands(
         outputs[line] = out
 
     assert json.loads(Path("runs/photos/metrics.json").read_text())["test_accuracy"] >= 0.9
-    for names in re.findall(r"^\| (`\S+(?:, `\S+)*) \|", PAGE.read_text(encoding="utf-8"), re.M):
+    for names in re.findall(r"^\| (`\S+(?:, `\S+)*) \|", text_of("training.md"), re.M):
         assert all((Path("runs/photos") / name).exists() for name in re.findall(r"`([^`]+)`", names)), names
     told = [out for line, out in outputs.items() if line.startswith("striate evaluate") and "--json" in line]
     assert all(set(json.loads(out)) >= {"accuracy", "confusion"} for out in told)
@@ -88,8 +105,40 @@ def test_the_tutorial_runs_as_it_stands(
     birds = outputs[next(line for line in outputs if "runs/birds" in line)]
     assert "The head is new: 9.weight, 9.bias." in birds and "of them frozen" in birds
 
-    for code in blocks("python"):
+    for code in blocks("training.md", "python"):
         values: dict[str, Any] = {}
-        exec(compile(code, str(PAGE), "exec"), values)
+        exec(compile(code, "training.md", "exec"), values)
     assert len(values["history"]) == 2 and values["watch"].records
     assert capsys.readouterr().out.startswith("dog ")
+
+
+def test_the_page_on_what_comes_before_and_after_training_runs_as_it_stands(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def make(classes: int) -> nn.Sequential:
+        features = nn.Conv2d(3, 8, 5, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.GlobalAvgPool2d()
+        return nn.Sequential(*features, nn.Flatten(), nn.Linear(8, classes))
+
+    mine = ModuleType("mymodel")
+    mine.make = make  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mymodel", mine)
+    Image.open("photos/cat/1.png").save("cat.jpg", quality=95)
+    draw_images(folder / "more-photos", ("dog",), 2)
+    train = ["train", "--model", "mymodel:make", "--data", "folder:photos", "--epochs", "6", "--learning-rate", "0.1"]
+    assert main([*train, "--out", "runs/mine"]) == 0
+    capsys.readouterr()
+
+    commands = commands_of("evaluate.md")
+    assert [command[1] for command in commands] == ["overfit", "find-lr", "evaluate", "predict"]
+    for command in commands:
+        code = main(command[1:])
+        out, err = capsys.readouterr()
+        assert code == 0, f"{shlex.join(command)}\n{out}\n{err}"
+    assert [one["class"] for one in json.loads(out)] == ["cat", "dog", "dog"] and Path("rates.png").exists()
+
+    values: dict[str, Any] = {}
+    (code_of_page,) = blocks("evaluate.md", "python")
+    exec(compile(code_of_page, "evaluate.md", "exec"), values)
+    assert values["found"].accuracy == values["run"].metrics["test_accuracy"] and values["broken"] == []
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2].startswith("It can learn: 14 images of 2 classes by heart in ") and float(lines[-1]) > 0

@@ -14,6 +14,7 @@ PACKAGES = {  # and the extra each is in
     "PIL": ("pillow", "train"),
     "tomlkit": ("tomlkit", "train"),
     "tensorboard": ("tensorboard", "tensorboard"),
+    "mlxtend": ("mlxtend", "lab"),
 }
 
 

@@ -1,7 +1,7 @@
 """The command line: parses arguments, calls a command, and prints its result.
 
-Exit codes: 0 success, 1 inspect or diagnose found mistakes or overfit did not learn, 2 the request failed, 130 stopped
-by Ctrl-C, 143 by SIGTERM.
+Exit codes: 0 success, 1 inspect found mistakes, overfit did not learn or a trial of lab raised an error, 2 the request
+failed, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from . import (
     explain,
     find_lr,
     inspect,
+    lab,
     overfit,
     predict,
     profile,
@@ -92,7 +93,7 @@ def parser() -> Parser:
     commands = made.add_subparsers(title="commands", metavar="COMMAND")
     own = (
         *(train, evaluate, predict, runs, compare, find_lr, overfit, diagnose, data, explain, inspect, profile),
-        doctor,
+        *(lab, doctor),
     )
     for one in own:
         made.commands |= one.add(commands)

@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
             on_images=(lambda done, of: show(done, of, "images")) if show else lambda done, of: None,
         )
         if options.picture is not None:
-            figures.confusion(found.predictions, found.labels, options.picture)
+            figures.confusion(found.predictions, found.labels, options.picture, found.classes)
     about = {"run": options.run, "data": _spec(opened, options), "part": name, "mode": "evaluation"}
     if options.json:
         print(output.json_text({**about, **found.to_dict(), "skipped": list(data.skipped)}))

@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(output.json_text({"model": settings.model, "data": settings.data, **found.to_dict()}))
     else:
-        print(f"{settings.model} on {settings.data}, {ready.settings.optimizer}: {found.summary}")
+        print(output.wrapped(f"{settings.model} on {settings.data}, {ready.settings.optimizer}: {found.summary}"))
         if found.suggestion is not None:
             print(f"try: --learning-rate {found.suggestion:.2g}")
     if options.picture is not None:

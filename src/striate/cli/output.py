@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -14,7 +15,9 @@ from typing import TextIO
 from ..errors import ArgumentError, build
 from ..files import write_atomically
 
-__all__ = ["check_files", "json_text", "progress_bar", "width", "write"]
+__all__ = ["Show", "check_files", "json_text", "progress_bar", "width", "wrapped", "write"]
+
+Show = Callable[[int, int, str], None]  # how much is done, of how much, and of what
 
 
 def write(path: str | None, text: Callable[[], str], stream: TextIO | None = None) -> None:
@@ -24,7 +27,7 @@ def write(path: str | None, text: Callable[[], str], stream: TextIO | None = Non
         print(f"written to {path}", file=stream)
 
 
-def json_text(facts: Mapping[str, object], only_ascii: bool = True) -> str:
+def json_text(facts: Mapping[str, object] | Sequence[object], only_ascii: bool = True) -> str:
     return json.dumps(facts, indent=1, ensure_ascii=only_ascii)
 
 
@@ -32,6 +35,13 @@ def width(least: int) -> int:
     """The width of lines: that of the terminal, between ``least`` and 160 columns, or 100 without a terminal."""
     columns = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
     return max(least, min(columns, 160))
+
+
+def wrapped(text: str) -> str:
+    """A sentence in lines that the terminal has room for; elsewhere, for programs that read it, in one."""
+    if not sys.stdout.isatty():
+        return text
+    return textwrap.fill(text, width(60), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def check_files(where: str, *paths: str | None) -> None:
@@ -50,7 +60,7 @@ def check_files(where: str, *paths: str | None) -> None:
 
 
 @contextmanager
-def progress_bar(width: int = 24) -> Iterator[Callable[[int, int, str], None] | None]:
+def progress_bar(width: int = 24) -> Iterator[Show | None]:
     """A progress bar on standard error that disappears at the end; None if that is no terminal."""
     if not sys.stderr.isatty():
         yield None

@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(output.json_text({"model": settings.model, "data": settings.data, **found.to_dict()}))
     else:
-        print(f"{settings.model} on {settings.data}: {found.verdict}")
+        print(output.wrapped(f"{settings.model} on {settings.data}: {found.verdict}"))
         for hint in found.hints:
-            print(f"- {hint}")
+            print(output.wrapped(f"- {hint}"))
     return 0 if found.learned else 1

@@ -48,10 +48,12 @@ class Parser(argparse.ArgumentParser):
 
     def _nearest(self, given: Sequence[str]) -> str:
         """Suggests what the first unknown command or option was probably meant to be; "" if nothing is near."""
-        command = next((word for word in given if not word.startswith("-")), None)
-        if self.commands and command is not None and command not in self.commands:
-            return did_you_mean(command, self.commands)
-        known = self.commands[command] if self.commands and command is not None else self
+        known = self
+        for word in given:
+            if known.commands and not word.startswith("-"):
+                if word not in known.commands:
+                    return did_you_mean(word, known.commands)
+                known = known.commands[word]
         usage, known.usage = known.usage, None  # which names the most used options only
         options = set(re.findall(r"--[a-z][a-z-]*", known.format_usage()))
         known.usage = usage

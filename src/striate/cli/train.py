@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,21 +128,24 @@ def _begin(ready: Prepared, folder: Path) -> dict[str, Any]:
     """
     from ..render.text import labelled
 
-    settings, data = ready.settings, ready.data
+    settings, data, batch = ready.settings, ready.data, _batch(ready)
     count = sum(p.numel() for p in ready.model.parameters())
     frozen = sum(p.numel() for p in ready.model.parameters() if not p.requires_grad)
     height, width = ready.preprocessing.size
     parts = ", ".join(f"{len(part):,} {name}" for name, part in data.parts.items())
-    steps = -(-len(data.parts["train"]) // settings.batch_size)
+    steps = -(-len(data.parts["train"]) // batch)
     rows = [
         ("model", f"{settings.model}, {count:,} parameters" + (f", {frozen:,} of them frozen" if frozen else "")),
         ("data", f"{settings.data}: {parts} images in {len(data.classes)} classes, "
                  f"{ready.preprocessing.channels}×{height}×{width}"),
-        ("epochs", f"{settings.epochs} of {steps:,} steps, {settings.batch_size} images each"),
+        ("epochs", f"{settings.epochs} of {steps:,} step{'s' * (steps != 1)}, {batch} images each"),
         ("results", str(folder)),
     ]  # fmt: skip
     if data.skipped:
         rows.insert(2, ("left out", f"{len(data.skipped):,} broken images, as {data.skipped[0]}"))
+    if ready.new_head is not None:
+        name, given = ready.new_head
+        rows.insert(1, ("head", f"{name} is new, for {len(data.classes)} classes: the model gives {given} scores"))
     if ready.loaded is not None:
         rows.insert(1, ("weights", f"{settings.weights}: {ready.loaded}"))
     if ready.snapshot is not None:
@@ -149,6 +153,11 @@ def _begin(ready: Prepared, folder: Path) -> dict[str, Any]:
         rows.append(("goes on", f"after epoch {facts['epoch']}, step {facts['step']:,} of {settings.epochs * steps:,}"))
     print("\n".join([*labelled(rows, output.width(60)), ""]), flush=True)
     return {**_lint(ready), "diagnoses": _diagnosed(ready, trained=False) if ready.snapshot is None else []}
+
+
+def _batch(ready: Prepared) -> int:
+    """The images of a step, at most: never more than there are."""
+    return min(ready.settings.batch_size, len(ready.data.parts["train"]))
 
 
 def _lint(ready: Prepared) -> dict[str, Any]:
@@ -159,14 +168,13 @@ def _lint(ready: Prepared) -> dict[str, Any]:
     from ..analysis.lint.group import grouped
     from ..analysis.lint.ignore import configured
 
-    settings, preprocessing = ready.settings, ready.preprocessing
-    shape = (settings.batch_size, preprocessing.channels, *preprocessing.size)
+    settings, preprocessing, batch = ready.settings, ready.preprocessing, _batch(ready)
     ready.model.train()
     try:
         report = inspect(
             ready.model,
-            shape,
-            batch_size=settings.batch_size // settings.accumulate,
+            (batch, preprocessing.channels, *preprocessing.size),
+            batch_size=max(1, batch // settings.accumulate),
             loss=nn.CrossEntropyLoss(),
             task="classification",
             ignore=configured(Path.cwd()),
@@ -176,7 +184,7 @@ def _lint(ready: Prepared) -> dict[str, Any]:
         return {}
     groups = grouped(report.findings)
     for group in groups:
-        print(f"{group.severity}: {group.rule}: {group.places}{group.scope}: {group.message}")
+        print(output.wrapped(f"{group.severity}: {group.rule}: {group.places}{group.scope}: {group.message}"))
     if report.findings:
         print(flush=True)
     errors = sorted({finding.rule for finding in report.findings if finding.severity == "error"})
@@ -206,7 +214,8 @@ def _times(ready: Prepared) -> dict[str, Any] | None:
     from ..diagnostics.page import times
 
     settings, preprocessing = ready.settings, ready.preprocessing
-    images = torch.zeros(settings.batch_size // settings.accumulate, preprocessing.channels, *preprocessing.size)
+    count = max(1, _batch(ready) // settings.accumulate)
+    images = torch.zeros(count, preprocessing.channels, *preprocessing.size)
     try:
         return times(profile(ready.model, images, rounds=PROFILED, next_best=False))
     except (TypeError, ValueError, RuntimeError):  # a page without times is a page still
@@ -233,5 +242,8 @@ def _print_end(made: Run) -> None:
         (f"striate train --data {spec} --model cnn_bn --norm group", "another model; --help lists all settings"),
         ("striate runs", "all runs beside each other"),
     ]
-    wide = max(len(command) for command, _ in commands)
-    print("\n".join(["", "what to try next:", *(f"  {command:<{wide}}   {what}" for command, what in commands)]))
+    most, longest = max(len(command) for command, _ in commands), max(len(what) for _, what in commands)
+    lines = [f"  {command:<{most}}   {what}" for command, what in commands]
+    if sys.stdout.isatty() and most + longest + 5 > output.width(60):
+        lines = [f"  {what}:\n    {command}" for command, what in commands]
+    print("\n".join(["", "what to try next:", *lines]))

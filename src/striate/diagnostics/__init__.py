@@ -1,4 +1,4 @@
-"""Measurements on a live model: profile, fields, gradients, activations, curvature, Lipschitz bounds, scales, norms."""
+"""Measurements on a live model: profile, fields, gradients, activations, curvature, Lipschitz constants, scales."""
 
 from .._renamed import accept_old_names
 from .activations import ActivationRow, ActivationStatistics, DeadUnits, activation_statistics, dead_units

@@ -15,8 +15,9 @@ from ..errors import ArgumentError, build
 from ..extras import needs
 from ..render import figure
 from ..render.text import columns
+from .batches import Batch, Loss
 from .lanczos import Ritz, lanczos, rademacher
-from .products import OPERATORS, Batch, Loss, Objective, objective
+from .products import OPERATORS, Objective, objective
 
 __all__ = ["Curvature", "CurvatureByMode", "Density", "curvature"]
 
@@ -266,8 +267,7 @@ def curvature(
     The model is left bit for bit as it was. Where it draws random numbers, as dropout does, each product has the same.
 
     Raises ArgumentError for arguments out of range, where no parameter learns, and where the loss, its gradient or a
-    product is not finite or has no derivative; ShapeError for a loss that is not one number; ArgumentTypeError for
-    batches that are no pairs.
+    product is not finite, is not one number or has no derivative; ArgumentTypeError for batches that are no pairs.
 
     Source: B. Ghorbani, S. Krishnan, Y. Xiao, "An Investigation into Neural Net Optimization via Hessian Eigenvalue
     Density", ICML 2019; M. F. Hutchinson, "A Stochastic Estimator of the Trace of the Influence Matrix for Laplacian

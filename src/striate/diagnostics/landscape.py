@@ -18,7 +18,8 @@ from ..errors import ArgumentError, build
 from ..extras import needs
 from ..render import figure
 from ..render.text import columns
-from .products import Batch, Loss, Objective, objective
+from .batches import Batch, Loss, number
+from .products import Objective, objective
 
 __all__ = [
     "Plane",
@@ -69,10 +70,10 @@ class Slice:
         """The numbers as JSON holds them; None stands for those that are not finite."""
         return {
             "steps": list(self.steps),
-            "losses": [_or_none(loss) for loss in self.losses],
+            "losses": [number(loss) for loss in self.losses],
             "loss": self.loss,
             "gradient_norm": self.gradient_norm,
-            "range": _or_none(self.range),
+            "range": number(self.range),
             "best": self.best,
         }
 
@@ -114,7 +115,7 @@ class Plane:
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers as JSON holds them; None stands for those that are not finite."""
-        losses = [[_or_none(loss) for loss in row] for row in self.losses]
+        losses = [[number(loss) for loss in row] for row in self.losses]
         return {"axis": list(self.axis), "losses": losses, "loss": self.loss}
 
     def table(self, width: int = 100) -> str:
@@ -177,11 +178,11 @@ class Predictiveness:
         """The numbers as JSON holds them; None stands for those that are not finite."""
         return {
             "steps": list(self.steps),
-            "changes": [_or_none(change) for change in self.changes],
-            "cosines": [_or_none(cosine) for cosine in self.cosines],
+            "changes": [number(change) for change in self.changes],
+            "cosines": [number(cosine) for cosine in self.cosines],
             "loss": self.loss,
             "gradient_norm": self.gradient_norm,
-            "largest": _or_none(self.largest),
+            "largest": number(self.largest),
         }
 
     def table(self, width: int = 100) -> str:
@@ -221,10 +222,10 @@ class Smoothness:
         """The numbers as JSON holds them; None stands for those that are not finite."""
         return {
             "steps": list(self.steps),
-            "values": [_or_none(value) for value in self.values],
+            "values": [number(value) for value in self.values],
             "loss": self.loss,
             "gradient_norm": self.gradient_norm,
-            "beta": _or_none(self.beta),
+            "beta": number(self.beta),
         }
 
     def table(self, width: int = 100) -> str:
@@ -261,7 +262,7 @@ def loss_slice(
     Cost: one backward pass, and a forward pass for the gradient and for each step. Unit: that of the loss.
 
     Raises ArgumentError for steps that are none or not finite, where no parameter learns, and where the loss at the
-    weights or its gradient is not finite; ShapeError for a loss that is not one number.
+    weights or its gradient is not one finite number.
 
     Source: S. Santurkar, D. Tsipras, A. Ilyas, A. Madry, "How Does Batch Normalization Help Optimization?", NeurIPS
     2018, figure 4 (a).
@@ -452,10 +453,6 @@ def _steps(where: str, steps: Sequence[float]) -> tuple[float, ...]:
 def _check_moves(where: str, steps: Sequence[float]) -> None:
     if 0 in steps:
         raise ArgumentError(build(where, "steps that are not 0", list(steps), hint="Leave 0 out."))
-
-
-def _or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _or_infinity(value: float) -> float:

@@ -14,7 +14,7 @@ the graph of the loss and its gradient once and walks it for each vector, where 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,13 +24,12 @@ from torch.func import functional_call
 
 from .. import random_states
 from .._torch import tree_map
-from ..errors import ArgumentError, ArgumentTypeError, ShapeError, build, describe_error, did_you_mean
+from ..errors import ArgumentError, ArgumentTypeError, build, describe_error, did_you_mean
 from ..guard import probing
+from .batches import Batch, Loss, loss_of, pairs
 
-__all__ = ["MODES", "OPERATORS", "Batch", "Loss", "Objective", "objective"]
+__all__ = ["MODES", "OPERATORS", "Objective", "objective"]
 
-Batch = tuple[Any, Any]
-Loss = Callable[[Any, Any], Tensor]
 MODES = ("train", "eval")
 ONCE = torch.autograd.function.once_differentiable(print).__code__  # the same whatever it wraps
 TYPES = re.compile(r"\bd?types?\b|\bDouble\b|\bFloat\b")  # in messages of torch's about element types
@@ -59,7 +58,10 @@ def objective(
     """
     if mode not in MODES:
         raise ArgumentError(build(where, "the mode 'train' or 'eval'", repr(mode), hint="Leave it out."))
-    checked = _pairs(where, batches)
+    checked = pairs(where, batches)
+    if isinstance(model, torch.jit.ScriptModule):  # functional_call takes none
+        expects, hint = "a model whose weights can be replaced", "Give the model as it was before torch.jit."
+        raise ArgumentTypeError(build(where, expects, "one of TorchScript", hint=hint))
     with probing(model), torch.inference_mode(False), torch.enable_grad():
         model.train(mode == "train")
         yield Objective(where, model, loss, checked, layer, dtype, seed)
@@ -74,7 +76,7 @@ class Objective:
     dtype: of parameters, buffers, inputs and floating targets; None leaves them as they are.
 
     Raises ArgumentError where no parameter learns, for a layer that is not there, and where the loss is no finite
-    number or does not depend on the weights; ShapeError where it is not one number.
+    number or does not depend on the weights.
     """
 
     def __init__(
@@ -165,7 +167,7 @@ class Objective:
         return self._kept[2]
 
     def _failed(self, error: RuntimeError) -> RuntimeError:
-        is_told = isinstance(error, ArgumentError | ArgumentTypeError | ShapeError)
+        is_told = isinstance(error, ArgumentError | ArgumentTypeError)
         return error if is_told else self._not_twice(describe_error(error))
 
     def _not_twice(self, got: str) -> ArgumentError:
@@ -184,18 +186,13 @@ class Objective:
 
     def loss_of(self, output: Any, target: Any) -> Tensor:
         """The loss, checked to be one number; the tensors of a loss that is a module are taken in ``dtype`` too."""
-        if isinstance(self.loss, nn.Module):
-            own = {**dict(self.loss.named_parameters()), **dict(self.loss.named_buffers())}
-            loss = functional_call(self.loss, {name: self._own(t) for name, t in own.items()}, (output, target))
-        else:
-            loss = self.loss(output, target)
-        if not isinstance(loss, Tensor):
-            hint = "Return what torch computed, before .item()."
-            raise ArgumentTypeError(build(self.where, "a loss that is a tensor", type(loss).__name__, hint=hint))
-        if loss.numel() != 1:
-            hint = 'Take the mean over the batch, as reduction="mean" does.'
-            raise ShapeError(build(self.where, "a loss of one number", f"the shape {tuple(loss.shape)}", hint=hint))
-        return loss.reshape(())
+        return loss_of(self.where, self._call_loss, output, target)
+
+    def _call_loss(self, output: Any, target: Any) -> Tensor:
+        if not isinstance(self.loss, nn.Module):
+            return self.loss(output, target)
+        own = {**dict(self.loss.named_parameters()), **dict(self.loss.named_buffers())}
+        return functional_call(self.loss, {name: self._own(t) for name, t in own.items()}, (output, target))
 
     def _grad(self, loss: Tensor, w: Tensor, create_graph: bool = False) -> Tensor:
         self.check_depends(loss)
@@ -228,8 +225,8 @@ class Objective:
                 raise
             name = str(self.dtype).removeprefix("torch.")
             hint = "Give dtype=None, so that the model computes in its own."
-            expects = f"a model and a loss that compute in {name}"
-            raise ArgumentError(build(self.where, expects, describe_error(error), hint=hint)) from error
+            expects, got = f"a model and a loss that compute in {name}", describe_error(error.__cause__ or error)
+            raise ArgumentError(build(self.where, expects, got, hint=hint)) from error
 
 
 class _Hessian:
@@ -308,20 +305,6 @@ def _transposed(y: Tensor, x: Tensor, v: Tensor) -> Tensor:
     return torch.autograd.grad(y, x, v, retain_graph=True, materialize_grads=True)[0]
 
 
-def _pairs(where: str, batches: Iterable[Batch]) -> list[Batch]:
-    found = list(batches)
-    if not found:
-        raise ArgumentError(build(where, "a batch at least", "none", hint="Give a list of pairs (x, target)."))
-    for batch in found:
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            got = f"{len(batch)} parts" if isinstance(batch, tuple | list) else type(batch).__name__
-            hint = "Put one batch into a list: [(x, target)]."
-            raise ArgumentTypeError(build(where, "batches that are pairs (x, target)", got, hint=hint))
-        if any(isinstance(part, Tensor) and part.numel() == 0 for part in batch):
-            raise ArgumentError(build(where, "batches with samples", "an empty one", hint="Leave it out."))
-    return [(x, target) for x, target in found]
-
-
 def _learned(where: str, model: nn.Module, layer: str | None) -> dict[str, Tensor]:
     """The parameters with ``requires_grad``, of the whole model or below one layer, by name."""
     within: dict[int, str] = {}
@@ -333,7 +316,7 @@ def _learned(where: str, model: nn.Module, layer: str | None) -> dict[str, Tenso
     for name, p in model.named_parameters(remove_duplicate=False):
         if layer is None or name == layer or name.startswith(f"{layer}."):
             within[id(p)] = name
-    found = {
+    found: dict[str, Tensor] = {
         name: p
         for name, p in model.named_parameters()
         if id(p) in within and p.requires_grad and p.is_floating_point() and p.numel()

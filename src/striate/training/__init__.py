@@ -2,12 +2,15 @@
 
 from .callbacks import Callback, ProgressBar, TensorBoard
 from .checkpoint import load, save
-from .data import DataSet, Split, digits, open_data
+from .data import DataSet, open_data
 from .evaluation import Evaluation, evaluate
+from .find_lr import RangeTest, find_lr
 from .finetune import Loaded, freeze_until, load_weights, new_head
 from .fit import fit
 from .history import Epoch, History
+from .overfit import Overfit, overfit
 from .parameters import parameter_groups
+from .predict import Prediction, find_images, predict
 from .run import Run, open_run, train_run
 from .settings import FitSettings, RunSettings
 from .state import NotFinite, Snapshot, Training
@@ -22,16 +25,19 @@ __all__ = [
     "History",
     "Loaded",
     "NotFinite",
+    "Overfit",
+    "Prediction",
     "ProgressBar",
+    "RangeTest",
     "Run",
     "RunSettings",
     "Snapshot",
-    "Split",
     "TensorBoard",
     "Training",
     "Watch",
-    "digits",
     "evaluate",
+    "find_images",
+    "find_lr",
     "fit",
     "freeze_until",
     "load",
@@ -39,7 +45,9 @@ __all__ = [
     "new_head",
     "open_data",
     "open_run",
+    "overfit",
     "parameter_groups",
+    "predict",
     "save",
     "train_run",
 ]

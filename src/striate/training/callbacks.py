@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Callback", "ProgressBar", "TensorBoard", "epoch_line"]
 
-REFRESHES_PER_SECOND = 4  # drawing a bar takes about 3 ms, which the training waits for
+REFRESHES_PER_SECOND = 4  # the training waits while a bar is drawn
 
 
 class Callback:
@@ -44,12 +44,14 @@ class Callback:
         """At the very end, whatever ended the training."""
 
 
-def epoch_line(epoch: Epoch, epochs: int) -> str:
-    """One line that tells the results of an epoch.
+def epoch_line(epoch: Epoch, epochs: int, width: int | None = None) -> str:
+    """One line that tells the results of an epoch; with less in it if it is longer than ``width``.
 
     >>> made = dict(train_loss=0.25, train_accuracy=0.925, learning_rate=0.1, seconds=2.0, waiting=0.0)
     >>> epoch_line(Epoch(number=1, images_per_second=1437, monitored="test", loss=0.2, accuracy=0.95, **made), 8)
     'epoch 1/8   train loss 0.2500, accuracy 92.50 %   test loss 0.2000, accuracy 95.00 %   1,437 images/s   2.0 s'
+    >>> epoch_line(Epoch(number=1, images_per_second=1437, monitored="test", loss=0.2, accuracy=0.95, **made), 8, 80)
+    'epoch 1/8  train 0.2500, 92.50 %  test 0.2000, 95.00 %  2.0 s'
     """
     parts = [f"epoch {epoch.number:>{len(str(epochs))}}/{epochs}"]
     parts.append(f"train loss {epoch.train_loss:.4f}, accuracy {100 * epoch.train_accuracy:.2f} %")
@@ -59,7 +61,11 @@ def epoch_line(epoch: Epoch, epochs: int) -> str:
     if epoch.waiting >= 0.005:
         parts.append(f"{100 * epoch.waiting:.0f} % waiting for images")
     parts.append(f"{epoch.seconds:.1f} s")
-    return "   ".join(parts)
+    line = "   ".join(parts)
+    if width is None or len(line) <= width:
+        return line
+    short = "  ".join(part for part in parts if not part.endswith("images/s"))
+    return short.replace(" loss", "").replace(", accuracy", ",").replace(" waiting for images", " waiting")
 
 
 class ProgressBar(Callback):
@@ -84,7 +90,7 @@ class ProgressBar(Callback):
                 TextColumn("{task.fields[place]}"),
                 BarColumn(),
                 TextColumn("{task.fields[results]}"),
-                TimeRemainingColumn(),
+                TimeRemainingColumn(compact=True),
                 TextColumn("left"),
                 console=self.console,
                 refresh_per_second=REFRESHES_PER_SECOND,
@@ -102,7 +108,8 @@ class ProgressBar(Callback):
             self._bar.update(self._task, completed=training.step, place=place, results=results)
 
     def on_epoch(self, training: Training, epoch: Epoch) -> None:
-        self.console.print(epoch_line(epoch, training.settings.epochs), highlight=False, soft_wrap=True)
+        width = self.console.width if self.console.is_terminal else None
+        self.console.print(epoch_line(epoch, training.settings.epochs, width), highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -115,6 +115,7 @@ class KeepCheckpoints(Callback):
         self._saved_at = time.monotonic()
 
     def on_start(self, training: Training) -> None:
+        _ = training.data_identity  # now: it may take seconds, which whoever asks to stop may not give
         self._saved_at = time.monotonic()
 
     def on_step(self, training: Training) -> None:

@@ -18,7 +18,7 @@ from .data.loader import Loader
 from .data.preprocess import Preprocessing
 from .state import NotFinite
 
-__all__ = ["BINS", "Evaluation", "evaluate", "evaluation_mode", "scores_of", "with_classes"]
+__all__ = ["BINS", "Evaluation", "confusion_blocks", "evaluate", "evaluation_mode", "scores_of", "with_classes"]
 
 BINS = 15  # of confidence, as Guo et al. have them
 TOP = 5
@@ -56,8 +56,8 @@ class Evaluation:
     @property
     def confusion(self) -> Tensor:
         """How many images of each class (rows) were taken for each class (columns), int64 ``(K, K)``."""
-        count = len(self.classes)
-        return (self.labels * count + self.predictions).bincount(minlength=count * count).reshape(count, count)
+        right, wrong = confusion_blocks(self.predictions, self.labels, len(self.classes), len(self.classes))
+        return right + wrong
 
     @property
     def support(self) -> Tensor:
@@ -135,6 +135,21 @@ class Evaluation:
             ],
             "confusion": self.confusion.tolist(),
         }
+
+
+def confusion_blocks(predictions: Tensor, labels: Tensor, classes: int, most: int) -> tuple[Tensor, Tensor]:
+    """The right answers and the mistakes of a confusion matrix of at most ``most`` rows: each row and column stands for
+    as many neighbouring classes as that takes. Both are int64 ``(rows, rows)``, true by predicted classes.
+
+    >>> right, wrong = confusion_blocks(torch.tensor([0, 0, 3]), torch.tensor([0, 1, 3]), classes=4, most=2)
+    >>> right.tolist(), wrong.tolist()
+    ([[1, 0], [0, 1]], [[1, 0], [0, 0]])
+    """
+    block = -(-classes // most)
+    rows = -(-classes // block)
+    place, is_right = labels // block * rows + predictions // block, predictions == labels
+    right, wrong = (place[chosen].bincount(minlength=rows**2).reshape(rows, rows) for chosen in (is_right, ~is_right))
+    return right, wrong
 
 
 def evaluate(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, ShapeError, build
 from ..extras import needs
 from ..render.figure import BLUE, GREY, INK, LIGHT, ORANGE, RUN_COLORS, blank, plain
 from ..render.png import write_png
+from .evaluation import confusion_blocks
 from .history import History
 
 if TYPE_CHECKING:
@@ -23,6 +25,12 @@ DPI = 150
 MONITORED = {"val": "validation", "test": "test"}
 GAP = 0.12  # between two pictures of filters, in parts of one
 MOST_CELLS = 256  # pictures in one figure; with more, a 5×5 filter is too small to see
+# The confusion matrix: the side of a cell, up to how many rows it has that, with how many it has counts and lines.
+CELL_IN, LARGE, MOST_NUMBERED, MOST_GRID = 0.52, 20, 40, 100
+MOST_ROWS = 1000  # 1.6 pixels each
+LEAST_PT, LABEL_IN = 5.0, 0.2  # of a count, and from one name to the next
+STEPS = tuple(factor * 10**power for power in range(4) for factor in (1, 2, 5))  # classes from one name to the next
+MOST_LETTERS = 16  # of the name of a class
 
 
 def curves(history: History, path: str | os.PathLike[str]) -> None:
@@ -108,7 +116,7 @@ def comparison(histories: Mapping[str, History], path: str | os.PathLike[str]) -
             axes.plot(epochs, train, linestyle=(0, (1, 2)), **{**style, "linewidth": 1.4})
             if has_part:
                 axes.plot(epochs, part, marker="o", markersize=4, **style)
-            axes.plot([], [], label=name, **style)
+            axes.plot([], [], label=_drawable(name, f"run {number + 1}"), **style)
         shares = [*history.train_accuracy, *history.accuracy]
         lowest = min([lowest, *(100 * share for share in shares if share is not None)])
     left.set(title="Loss", xlabel="epoch", ylabel="mean cross entropy [nats]")
@@ -192,12 +200,17 @@ def first_filters(model: Module) -> Tensor | None:
     return weight[: MOST_CELLS // weight.shape[1]]
 
 
-def confusion(predictions: Tensor, labels: Tensor, path: str | os.PathLike[str]) -> None:
+def confusion(
+    predictions: Tensor, labels: Tensor, path: str | os.PathLike[str], classes: Sequence[str] = ()
+) -> None:
     """Draws the confusion matrix, true classes by predicted classes, with the counts in its cells, as a PNG file.
 
-    Mistakes are orange, right answers blue; cells with a count of zero stay empty, so that mistakes stand out.
+    Mistakes are orange, right answers blue; cells with a count of zero stay empty, so that mistakes stand out. The
+    picture grows up to 20 classes. With more, cells get smaller, then lose their counts, and some classes only are
+    named; with more than 1,000, a row stands for several classes, and a cell has the colour of the larger count.
 
-    predictions, labels: ``(N,)`` whole numbers from 0. Raises DataError if they differ in length or are empty.
+    predictions, labels: ``(N,)`` whole numbers from 0; classes: their names, by default these numbers. Raises DataError
+    if they differ in length or are empty.
     """
     if len(labels) == 0 or predictions.shape != labels.shape:
         got = f"{len(predictions)} for {len(labels)}"
@@ -208,49 +221,63 @@ def confusion(predictions: Tensor, labels: Tensor, path: str | os.PathLike[str])
     import numpy as np
     from matplotlib.colors import to_rgb
 
-    classes = int(max(predictions.max(), labels.max())) + 1
-    counts = (
-        (labels * classes + predictions).cpu().bincount(minlength=classes * classes).reshape(classes, classes).numpy()
-    )
-    wrong = int(counts.sum() - counts.trace())
+    count = len(classes) or int(max(predictions.max(), labels.max())) + 1
+    right, wrong = (t.numpy() for t in confusion_blocks(predictions.cpu(), labels.cpu(), count, MOST_ROWS))
+    rows, block = len(right), -(-count // MOST_ROWS)
+    names = [_drawable(_short(name), str(number)) for number, name in enumerate(classes or map(str, range(count)))]
 
-    right = np.eye(classes, dtype=bool)
-    right_share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    wrong_share = np.where(counts > 0, 0.25 + 0.6 * counts / max(counts[~right].max(initial=0), 1), 0)
-    share = np.where(right, right_share, wrong_share)[..., None]
-    cells = 1 - share * (1 - np.where(right[..., None], np.array(to_rgb(BLUE)), np.array(to_rgb(ORANGE))))
+    right_share = right / np.maximum((right + wrong).sum(1, keepdims=True), 1)
+    wrong_share = 0.25 + 0.6 * wrong / max(wrong.max(), 1)
+    is_wrong = wrong > right
+    colors = np.where(is_wrong[..., None], np.array(to_rgb(ORANGE)), np.array(to_rgb(BLUE)))
+    cells = 1 - np.where(is_wrong, wrong_share, right_share)[..., None] * (1 - colors)
 
-    side = max(4.5, 0.52 * classes + 1.2)
+    cell_in = CELL_IN * min(1.0, LARGE / rows)
+    names_in = 0.09 * max(map(len, names))
+    side = max(4.5, cell_in * rows + names_in + 0.9)
     figure = blank(side, side + 0.3)
     axes = figure.subplots()
     axes.imshow(cells, interpolation="nearest")
-    for row in range(classes):
-        for column in range(classes):
-            if counts[row, column]:
-                dark = cells[row, column].mean() < 0.62
-                axes.text(
-                    column,
-                    row,
-                    counts[row, column],
-                    ha="center",
-                    va="center",
-                    fontsize=10,
-                    color="white" if dark else INK,
-                )
-    axes.set_title(
-        f"{len(labels) - wrong} of {len(labels)} test images right, {wrong} mistaken", color=INK, fontsize=14, pad=12
-    )
+    counts = right + wrong
+    size = min(10.0, 0.75 * 72 * cell_in / (0.6 * len(str(counts.max()))))  # pt: a digit is 0.6 of it wide
+    for row, column in zip(*counts.nonzero(), strict=True) if rows <= MOST_NUMBERED and size >= LEAST_PT else ():
+        color = "white" if cells[row, column].mean() < 0.62 else INK
+        text = axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=size, color=color)
+        text.set_in_layout(False)  # which takes seconds with a thousand of them
+    mistakes = int(wrong.sum())
+    title = f"{len(labels) - mistakes:,} of {len(labels):,} images right, {mistakes:,} mistaken"
+    figure.suptitle(title, color=INK, fontsize=13)
     axes.set_xlabel("predicted class", color=INK)
     axes.set_ylabel("true class", color=INK)
-    axes.set_xticks(range(classes))
-    axes.set_yticks(range(classes))
-    axes.set_xticks(np.arange(-0.5, classes), minor=True)
-    axes.set_yticks(np.arange(-0.5, classes), minor=True)
-    axes.grid(which="minor", color=LIGHT, linewidth=0.8)
+    named = range(0, rows, next(step for step in STEPS if step * cell_in >= LABEL_IN))
+    is_long = max(len(names[place * block]) for place in named) * 0.09 > cell_in * named.step
+    axes.set_xticks(named, [names[place * block] for place in named], rotation=90 if is_long else 0)
+    axes.set_yticks(named, [names[place * block] for place in named])
+    if rows <= MOST_GRID:
+        axes.set_xticks(np.arange(-0.5, rows), minor=True)
+        axes.set_yticks(np.arange(-0.5, rows), minor=True)
+        axes.grid(which="minor", color=LIGHT, linewidth=0.8 * min(1.0, LARGE / rows))
     axes.tick_params(which="both", length=0, colors=INK)
     for spine in axes.spines.values():
         spine.set_color(LIGHT)
     write_png(figure, path, DPI)
+
+
+@cache
+def _letters() -> frozenset[int]:
+    """The letters that the font of matplotlib has."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    return frozenset(get_font(findfont(FontProperties())).get_charmap())
+
+
+def _drawable(name: str, instead: str) -> str:
+    """A name as matplotlib is to draw it letter by letter; ``instead`` where its font lacks one."""
+    return name.replace("$", r"\$") if all(ord(letter) in _letters() for letter in name) else instead
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
 
 
 def rates(

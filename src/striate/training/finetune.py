@@ -17,12 +17,13 @@ from torch.nn import Module
 
 from .. import nn
 from .._torch import ConvBase
-from ..errors import ArgumentError, CheckpointError, build, did_you_mean
+from ..errors import ArgumentError, ArgumentTypeError, CheckpointError, ShapeError, build, did_you_mean
+from ..models.places import Places
 from ..nn.norm import BATCH_NORMS
 from ..tensorfile import SUFFIX, Damaged, read
 from .state import Snapshot
 
-__all__ = ["Loaded", "freeze_until", "head_of", "load_weights", "new_head"]
+__all__ = ["Loaded", "fit_head", "freeze_until", "head_of", "load_weights", "new_head"]
 
 FEW = 5  # names that a message lists
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # entries of a checkpoint that hold the weights
@@ -34,24 +35,30 @@ class Loaded(NamedTuple):
 
     loaded: the names of the tensors that the model has from the file; new_head: those of the last layer, whose number
     of classes is another, which stay as they were; missing: other names of the model that the file lacks; unexpected:
-    names in the file that the model lacks. The last two are empty unless ``strict=False``.
+    names in the file that the model lacks; misshapen: names of both, with other shapes. The last three are empty unless
+    ``strict=False``.
     """
 
     loaded: tuple[str, ...]
     new_head: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
+    misshapen: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """One sentence for each fact.
 
         >>> print(Loaded(("0.weight",), ("3.weight", "3.bias"), (), ()))
-        Loaded 1 tensor. The head is new: 3.weight, 3.bias.
+        Loaded 1 of 3 tensors. The head is new: 3.weight, 3.bias.
         """
-        text = f"Loaded {len(self.loaded)} tensor{'s' * (len(self.loaded) != 1)}."
+        count = len(self.loaded)
+        others = len(self.new_head) + len(self.missing) + len(self.misshapen)
+        of = f" of {count + others}" if others else ""
+        text = f"Loaded {count}{of} tensor{'s' * (count + others != 1)}."
         for names, what in (
             (self.new_head, "The head is new"),
             (self.missing, "Not in the file"),
+            (self.misshapen, "Of another shape in the file"),
             (self.unexpected, "Not in the model"),
         ):
             text += f" {what}: {_few(names)}." if names else ""
@@ -78,7 +85,7 @@ def load_weights(model: Module, path: str | os.PathLike[str], *, strict: bool = 
     >>> folder = tempfile.TemporaryDirectory()
     >>> save(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 10)), folder.name + "/ten.safetensors")
     >>> print(load_weights(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), folder.name + "/ten.safetensors"))
-    Loaded 2 tensors. The head is new: 1.weight, 1.bias.
+    Loaded 2 of 4 tensors. The head is new: 1.weight, 1.bias.
     """
     path = Path(path)
     found = _tensors_of(path)
@@ -105,8 +112,7 @@ def load_weights(model: Module, path: str | os.PathLike[str], *, strict: bool = 
     with torch.no_grad():
         for name in loaded:
             state[name].copy_(found[name])
-    misfits = [] if strict else misshapen
-    return Loaded(tuple(loaded), tuple(head), tuple(missing + misfits), tuple(unexpected))
+    return Loaded(tuple(loaded), tuple(head), tuple(missing), tuple(unexpected), tuple(misshapen))
 
 
 def _tensors_of(path: Path) -> dict[str, Tensor]:
@@ -201,7 +207,7 @@ def _misfit(
         name = misshapen[0]
         more = f" and {len(misshapen) - 1} more of other shapes" if len(misshapen) > 1 else ""
         parts.append(f"{name} of shape {tuple(found[name].shape)} where the model has {tuple(state[name].shape)}{more}")
-    hint = "Make the model that the file is of, without knobs that change its layers."
+    hint = "Make the model that the file is of, or load what fits with --weights-partial (strict=False)."
     return _refused(path, "weights of this model", "; ".join(parts), hint)
 
 
@@ -267,6 +273,41 @@ def new_head(model: Module, classes: int) -> str:
         raise ArgumentError(build("new_head", "a model that holds its head", type(model).__name__, hint=hint))
     model.set_submodule(path, made.train(layer.training))
     return path
+
+
+def fit_head(model: Module, sample_shape: tuple[int, ...], classes: int) -> tuple[str, int] | None:
+    """Puts a new head into a model that gives another number of scores than there are classes, see :func:`new_head`.
+
+    sample_shape: of an image, ``(C, H, W)``. Returns the name of the head, and the scores that the model gave before.
+    None, and the model stays as it is, where it fits already, does not run on such images, or where its scores do not
+    come from its last layer.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 10))
+    >>> fit_head(model, (1, 2, 2), 3), model[1].out_features, fit_head(model, (1, 2, 2), 3)
+    (('1', 10), 3, None)
+    """
+    given = _scores(model, sample_shape)
+    if given is None or given == classes:
+        return None
+    try:
+        path = head_of(model)
+        old = model.get_submodule(path)
+        new_head(model, classes)
+    except ArgumentError:
+        return None
+    if _scores(model, sample_shape) != classes:
+        model.set_submodule(path, old)
+        return None
+    return path, given
+
+
+def _scores(model: Module, sample_shape: tuple[int, ...]) -> int | None:
+    """How many scores a model gives for an image; None if it gives something else, or does not run."""
+    try:
+        shape = Places(model, sample_shape).output_shape()
+    except (ArgumentError, ArgumentTypeError, ShapeError, IndexError):
+        return None
+    return shape[1] if len(shape) == 2 else None
 
 
 def freeze_until(model: Module, layer: str) -> tuple[str, ...]:

@@ -145,14 +145,15 @@ def _gradients(model: nn.Module, batch: Batch, classes: int, settings: FitSettin
 
 def _evaluate_epoch(training: Training) -> Epoch:
     """Ends the running epoch with what the model reaches on the monitored part."""
-    if training.monitored is None:
+    if training.held_out is None:
         return training.end_epoch(None, None, 0.0)
     start = time.perf_counter()
     training.check_weights()
-    part, classes = training.data.parts[training.monitored], training.data.classes
     try:
         with training.averaged():
-            found = evaluate(training.model, part, training.preprocessing, classes=classes)
+            found = evaluate(
+                training.model, training.held_out, training.preprocessing, classes=training.data.classes
+            )
     except NotFinite:
         expects = f"scores that stay finite on the {training.monitored} part"
         raise _not_finite(training, expects, "infinity or NaN", training.step) from None

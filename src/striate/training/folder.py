@@ -41,8 +41,8 @@ def holds_run(folder: Path) -> bool:
 
 
 def has_ended(folder: Path) -> bool:
-    """Whether a run has begun in a folder, and has ended: its metrics are written last."""
-    return (folder / METRICS).is_file()
+    """Whether a run has begun in a folder, and has ended: its metrics are written last, after its model."""
+    return (folder / METRICS).is_file() and (folder / MODEL).is_file()
 
 
 def clear(folder: Path) -> None:
@@ -62,6 +62,8 @@ def working_in(out: str | os.PathLike[str] | None, name: str) -> Iterator[Path]:
 
     Raises ArgumentError for a folder that cannot be written to, or that another process works in.
     """
+    if out is not None and not os.fspath(out):
+        raise ArgumentError(build("train", "the name of a folder", "an empty one", hint="Give one with --out."))
     made: list[Path] = []
     try:
         folder = _new(name, made) if out is None else _made(Path(out), made)

@@ -14,13 +14,14 @@ from ..render.numbers import sizes
 from ..render.png import data_uri
 from .units import activations, look
 
-__all__ = ["Picture", "feature_maps", "filters", "image"]
+__all__ = ["Picture", "confusion", "feature_maps", "filters", "image"]
 
 IMAGE_PX = 96  # the longer side of an image, at most
 MAP_PX = 56  # the longer side of a map, at most
 MOST_MAPS, MAP_COLUMNS = 16, 8
 MOST_FILTERS, FILTER_COLUMNS = 64, 16
 MOST_LAYERS = 10  # whose maps are shown
+RIGHT, WRONG = (31, 111, 180), (217, 102, 31)  # answers, as the figures have them
 RED, BLUE = (178, 24, 43), (33, 102, 172)  # of weights above and below zero, as the figures have them
 
 
@@ -46,6 +47,17 @@ def image(pixels: Tensor, name: str = "", about: str = "") -> Picture:
         size = [max(1, round(scale * side)) for side in pixels.shape[1:]]
         pixels = F.interpolate(pixels[None], size, mode="bilinear", antialias=True)[0]
     return _picture(pixels.permute(1, 2, 0), name, about)
+
+
+def confusion(right: Tensor, wrong: Tensor) -> Picture:
+    """A confusion matrix, a pixel a cell, as :func:`.evaluation.confusion_blocks` gives it: its colour tells whether
+    there are more right answers or mistakes, the opacity is the share of the images of its row.
+    """
+    share = (right + wrong) / (right + wrong).sum(1, keepdim=True).clamp(min=1)
+    is_wrong = wrong > right
+    colors = torch.where(is_wrong[..., None], torch.tensor(WRONG), torch.tensor(RIGHT))
+    opacity = torch.where(is_wrong, 0.4 + 0.6 * (4 * share).clamp(max=1), share)
+    return _picture(torch.cat([colors, 255 * opacity[..., None]], 2), "", "")
 
 
 def filters(model: nn.Module, channels: int, size: tuple[int, int]) -> Picture | None:

@@ -17,17 +17,20 @@ from ..render import html
 from ..render.chart import Chart, Points, Scale, chart, path, scale_of
 from ..render.numbers import short, sizes
 from .data import DataSet, Preprocessing
-from .evaluation import Evaluation
+from .evaluation import Evaluation, confusion_blocks
 from .history import History
-from .pictures import Picture, feature_maps, filters, image
+from .pictures import Picture, confusion, feature_maps, filters, image
 from .settings import FitSettings, knobs
 from .watch import Record
 
 __all__ = ["report"]
 
 MOST_MISTAKES = 24
-MOST_NUMBERED = 30  # classes of a confusion matrix with numbers and names
-MOST_CELLS = 100  # classes of one that is drawn
+MOST_NUMBERED = 30  # classes of a confusion matrix with numbers, and of any the classes with names beside it
+MOST_CELLS = 100  # classes of one whose cells tell about themselves; a larger one is a picture
+MOST_ROWS = 250  # of the picture, so that no screen leaves out cells; with more classes a row stands for several
+BESIDE = 15  # classes of one that stands beside the table
+CELL_PX = 34
 MOST_PAIRS = 10
 MOST_CLASSES = 20  # with a row each
 NAME = 14  # characters of a class's name beside the matrix
@@ -220,12 +223,31 @@ def _percent(share: float) -> str:
     return "" if math.isnan(share) else f"{100 * share:.1f} %"
 
 
-def _matrix(evaluation: Evaluation) -> dict[str, Any] | None:
-    """The confusion matrix: the opacity of a cell is its share of the images of its class."""
-    names = evaluation.classes
-    if len(names) > MOST_CELLS:
-        return None
-    counts, support = evaluation.confusion, evaluation.support.clamp(min=1)
+def _matrix(evaluation: Evaluation) -> dict[str, Any]:
+    """The confusion matrix; names: of some classes, with their places; scale: of the names, in cells; block:
+    the classes in a row.
+    """
+    count = len(evaluation.classes)
+    scale = -(-count // MOST_NUMBERED)
+    short = [name if len(name) <= NAME else f"{name[: NAME - 1]}…" for name in evaluation.classes[::scale]]
+    drawn = confusion_blocks(evaluation.predictions, evaluation.labels, count, MOST_ROWS)
+    margin = scale * (0.5 + 0.27 * max(map(len, short)))
+    return {
+        "cells": _cells(evaluation) if count <= MOST_CELLS else [],
+        "picture": confusion(*drawn) if count > MOST_CELLS else None,
+        "names": [(scale * number, name) for number, name in enumerate(short)],
+        "scale": scale,
+        "size": count,
+        "block": -(-count // MOST_ROWS),
+        "margin": margin,
+        "width_px": round(CELL_PX * (count + margin) / scale),
+        "is_wide": count > BESIDE,
+    }
+
+
+def _cells(evaluation: Evaluation) -> list[Cell]:
+    """The opacity of a cell is its share of the images of its class."""
+    names, counts, support = evaluation.classes, evaluation.confusion, evaluation.support.clamp(min=1)
     cells = []
     for row, column in counts.nonzero().tolist():
         count = int(counts[row, column])
@@ -233,9 +255,7 @@ def _matrix(evaluation: Evaluation) -> dict[str, Any] | None:
         opacity = 0.08 + 0.5 * share if row == column else 0.25 + 0.5 * min(1.0, 4 * share)
         words = "rightly" if row == column else f"for {names[column]}"
         cells.append(Cell(row, column, count, f"{opacity:.2f}", f"{names[row]}: {count:,} taken {words}"))
-    is_numbered = len(names) <= MOST_NUMBERED
-    label = [name if len(name) <= NAME else f"{name[: NAME - 1]}…" for name in names] if is_numbered else []
-    return {"cells": cells, "names": label, "size": len(names), "margin": 0.5 + 0.27 * max(map(len, label), default=0)}
+    return cells
 
 
 def _pairs(evaluation: Evaluation) -> list[tuple[str, str, int]]:

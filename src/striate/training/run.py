@@ -34,6 +34,7 @@ from .callbacks import Callback, TensorBoard
 from .checkpoints import KeepCheckpoints, latest, newest
 from .config import read_config, write_config
 from .data import DataSet, Preprocessing, open_data
+from .data.sources import user_path
 from .evaluation import evaluate
 from .fit import fit
 from .folder import CHECKPOINTS, CONFIG, METRICS, MODEL, REPORT, WATCH, clear, has_ended, holds_run, working_in
@@ -54,7 +55,8 @@ class Prepared(NamedTuple):
     """What a run trains.
 
     settings: with a value for each that others decide; preprocessing: how images become the model's inputs; loaded:
-    which weights it has from a file; snapshot: where the run goes on, None where it begins.
+    which weights it has from a file; snapshot: where the run goes on, None where it begins; new_head: the head that a
+    model for another number of classes got, and that number.
     """
 
     settings: RunSettings
@@ -63,6 +65,7 @@ class Prepared(NamedTuple):
     model: nn.Module
     loaded: finetune.Loaded | None = None
     snapshot: Snapshot | None = None
+    new_head: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +93,7 @@ class Run:
         Raises CheckpointError for a file that is damaged or that the model does not fit, ArgumentError if the model's
         own code fails.
         """
-        model = _made(self.settings, self.preprocessing, len(self.classes))
+        model, _ = _made(self.settings, self.preprocessing, len(self.classes))
         checkpoint.load(model, self.file)
         return model.eval()
 
@@ -149,12 +152,12 @@ def prepare(settings: RunSettings, snapshot: Snapshot | None = None) -> Prepared
         preprocessing = Preprocessing.of(data.parts["train"], settings.size, settings.seed)
     else:
         preprocessing = Preprocessing.from_dict(snapshot.facts["preprocessing"])
-    model, loaded = _made(settings, preprocessing, len(data.classes)), None
+    (model, new_head), loaded = _made(settings, preprocessing, len(data.classes)), None
     if snapshot is None and settings.weights is not None:
-        loaded = finetune.load_weights(model, settings.weights)
+        loaded = finetune.load_weights(model, settings.weights, strict=not settings.weights_partial)
     if settings.freeze_until is not None:
         finetune.freeze_until(model, settings.freeze_until)
-    return Prepared(settings, data, preprocessing, model, loaded, snapshot)
+    return Prepared(settings, data, preprocessing, model, loaded, snapshot, new_head)
 
 
 def train_run(
@@ -204,6 +207,7 @@ def train_run(
             if resume and has_ended(folder):
                 tell(f"the run in {folder} has ended already: nothing is left to do")
                 return open_run(folder)
+            _check_outside(asked_for.data, folder)
             with _computing_as(asked_for):
                 return _train(asked_for, folder, asked, resume, callbacks, progress, on_ready, about_layers, tell)
         except Stopped as stopped:
@@ -281,7 +285,7 @@ def _finish(
     weight = figures.first_filters(model)
     if weight is not None:
         figures.filters(weight, folder / "filters.png")
-    figures.confusion(found.predictions, found.labels, folder / "confusion.png")
+    figures.confusion(found.predictions, found.labels, folder / "confusion.png", found.classes)
     page = report(
         model,
         data,
@@ -315,20 +319,34 @@ def _finish(
     return Run(folder / MODEL, settings, data.classes, preprocessing, metrics)
 
 
-def _made(settings: RunSettings, preprocessing: Preprocessing, classes: int) -> nn.Module:
-    """The model that settings name, with random weights that depend on their seed alone."""
+def _made(
+    settings: RunSettings, preprocessing: Preprocessing, classes: int
+) -> tuple[nn.Module, tuple[str, int] | None]:
+    """The model that settings name, with random weights that depend on their seed alone, and :attr:`Prepared.new_head`.
+    """
     variant = {name: getattr(settings, name) for name in KNOBS}
     channels, size = preprocessing.channels, preprocessing.size
     with random_states.seeded(settings.seed):
         if ":" not in settings.model:
-            return classifier(settings.model, channels, size, classes, **variant)
+            return classifier(settings.model, channels, size, classes, **variant), None
         model = custom("train", settings.model, in_channels=channels, channels=channels, size=size, classes=classes,
                        num_classes=classes)  # fmt: skip
-        return vary(accelerate(model), (channels, *size), **variant)
+        model = accelerate(model)
+        new_head = finetune.fit_head(model, (channels, *size), classes)
+        return vary(model, (channels, *size), **variant), new_head
 
 
 def _resolved(settings: RunSettings) -> RunSettings:
     return resolved(settings, settings.data.partition(":")[0])
+
+
+def _check_outside(data: str, folder: Path) -> None:
+    """Raises ArgumentError where the folder of a run would lie among the images, as one of their classes."""
+    kind, _, images = data.partition(":")
+    if kind == "folder" and folder.resolve().is_relative_to(user_path(images).resolve()):
+        hint = "Give another with --out."
+        got = f"one in {images}"
+        raise ArgumentError(build("train", "a folder outside of that of the images", got, folder=folder, hint=hint))
 
 
 def _continued(folder: Path, given: Mapping[str, Any]) -> RunSettings:

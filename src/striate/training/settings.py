@@ -14,7 +14,7 @@ from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from ..errors import ArgumentError, build, did_you_mean
-from ..models import KNOBS
+from ..models import KNOBS, NAMES
 
 __all__ = ["FitSettings", "Knob", "RunSettings", "knobs", "markdown", "resolved"]
 
@@ -288,7 +288,7 @@ class RunSettings(FitSettings):
         None, "data", "height and width that images are brought to", least=1, placeholder="PX", unset="their own"
     )
     skip_broken: bool = _knob(False, "data", "leave broken images out and count them")
-    model: str = _knob("lenet5", "model", "a model of striate's, or package.module:callable")
+    model: str = _knob("lenet5", "model", f"one of {', '.join(NAMES)}, or package.module:callable")
     norm: str | None = _knob(
         None, "model", "the normalization layers", choices=KNOBS["norm"], unset="the model's own"
     )
@@ -314,6 +314,7 @@ class RunSettings(FitSettings):
     weights: str | None = _knob(
         None, "model", "weights to start from: safetensors, or torchvision's", placeholder="FILE", unset="random ones"
     )
+    weights_partial: bool = _knob(False, "model", "of weights, load what fits the model and name what does not")
     freeze_until: str | None = _knob(
         None, "model", "the first layer that learns", placeholder="LAYER", unset="all layers learn"
     )

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from .. import random_states
 from ..errors import ArgumentError, CheckpointError, build
-from .data import Augmentation, Batch, DataSet, Loader, Preprocessing
+from .data import Augmentation, Batch, DataSet, Loader, Preprocessing, fingerprint
 from .ema import Average, state_of
 from .history import Epoch, History
 from .parameters import parameter_groups
@@ -63,11 +64,12 @@ class Training:
     """A training that runs, as a :class:`.callbacks.Callback` sees it.
 
     model, data, settings (resolved), preprocessing, loader and optimizer are what they are called; schedule: gives the
-    learning rate of a step, and a callback may replace it before the first one; monitored: the part that is evaluated
-    after each epoch, "val", else "test", else None; history: the epochs that have ended; step: the steps that have
-    ended, of all epochs; steps: those there will be; sums: over the steps of the running epoch; batch, loss: of the
-    last step; best: with ``patience`` the parameters and buffers of the best epoch, by name; stopped: why the training
-    is to end before its last epoch, None if it is not.
+    learning rate of a step, and a callback may replace it before the first one; monitored: the name of the part that is
+    evaluated after each epoch, "val", else "test", else None; held_out: that part, each image of which is decoded
+    once, as those of the loader are; history: the epochs that have ended; step: the steps that have ended, of all
+    epochs; steps: those there will be; sums: over the steps of the running epoch; batch, loss: of the last step; best:
+    with ``patience`` the parameters and buffers of the best epoch, by name; stopped: why the training is to end before
+    its last epoch, None if it is not.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Training:
             augmentation=Augmentation.from_settings(settings),
             workers=settings.workers,
         )
+        self.held_out = None if self.monitored is None else preprocessing.kept(data.parts[self.monitored])
         self.optimizer = _optimizer(model, settings)
         self.schedule: Callable[[int, int, FitSettings], float] = learning_rate_at
         self.average = None if settings.ema is None else Average(model, settings.ema)
@@ -116,6 +119,20 @@ class Training:
     @property
     def is_over(self) -> bool:
         return self.epoch == self.settings.epochs or self.stopped is not None
+
+    @cached_property
+    def data_identity(self) -> dict[str, Any]:
+        """What tells the data from others, see :func:`.data.fingerprint`. A snapshot has it, and goes on with no other
+        data.
+        """
+        parts = self.data.parts.items()
+        labels = {name: hashlib.sha256(part.labels.numpy().tobytes()).hexdigest() for name, part in parts}
+        return {
+            "classes": list(self.data.classes),
+            "images": {name: len(part) for name, part in parts},
+            "labels": labels,
+            "pixels": {name: fingerprint(part) for name, part in parts},
+        }
 
     def stop(self, reason: str) -> None:
         """Ends the training when the running step, or epoch, has ended. reason: a phrase, as "Ctrl-C"."""
@@ -214,7 +231,7 @@ class Training:
             "history": [asdict(epoch) for epoch in self.history],
             "best": self.history.best.number if self.history else None,
             "settings": self.settings.to_dict(),
-            "data": _identity(self.data),
+            "data": self.data_identity,
             "preprocessing": self.preprocessing.to_dict(),
             "random": others,
         }
@@ -260,7 +277,7 @@ class Training:
             got = f"{name}={getattr(now, name)!r} where it began with {own[name]!r}"
             hint = "Leave the setting out to go on, or begin a new training."
             raise ArgumentError(build("training", "the settings it began with", got, hint=hint))
-        for what, here in (("data", _identity(self.data)), ("preprocessing", self.preprocessing.to_dict())):
+        for what, here in (("data", self.data_identity), ("preprocessing", self.preprocessing.to_dict())):
             for name, value in here.items():
                 if facts[what].get(name) != value:
                     got = f"other {what}: {name} differ"
@@ -285,16 +302,6 @@ def _optimizer(model: nn.Module, settings: FitSettings) -> torch.optim.Optimizer
         return torch.optim.AdamW(groups, lr=rate, betas=(settings.momentum, settings.beta2))
     nesterov = settings.nesterov and settings.momentum > 0
     return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, nesterov=nesterov)
-
-
-def _identity(data: DataSet) -> dict[str, Any]:
-    """What tells a data set from another without going through its images."""
-    labels = {name: part.labels.numpy().tobytes() for name, part in data.parts.items()}
-    return {
-        "classes": list(data.classes),
-        "images": {name: len(part) for name, part in data.parts.items()},
-        "labels": {name: hashlib.sha256(bytes).hexdigest() for name, bytes in labels.items()},
-    }
 
 
 def _check_fit(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -21,8 +21,9 @@ from .units import activations, dead, look
 
 __all__ = ["Record", "Watch", "interval", "read_records"]
 
-# A look takes about half a step of LeNet-5 in batches of 32: with 45 steps between two, 1 % of the time. A training of
-# fewer than 360 steps is looked at 8 times all the same, so that a line can be drawn: that takes as long as 4 steps.
+# A look is a forward pass of 16 images and a copy of the weights, less than a step of 32 images: with 50 steps between
+# two it costs little (`python benchmarks/training.py` has "striate train" with a watch beside "fit" without). A
+# training of fewer than 400 steps is looked at 8 times all the same, so that a line can be drawn.
 LEAST_STEPS, MOST_AN_EPOCH, LEAST_LOOKS = 50, 4, 8
 IMAGES = 16  # on which units must vary to count as alive
 

@@ -6,7 +6,7 @@ before memory is taken, nothing is unpickled, and no link leads out of a folder.
 
 from .augmentation import Augmentation
 from .dataset import DataSet, Decoded, Part, stratified
-from .digits import Split, digits
+from .fingerprint import fingerprint
 from .loader import Batch, Loader
 from .preprocess import Preprocessing
 from .shapes import make_shapes
@@ -21,8 +21,7 @@ __all__ = [
     "Loader",
     "Part",
     "Preprocessing",
-    "Split",
-    "digits",
+    "fingerprint",
     "make_shapes",
     "open_data",
     "stratified",

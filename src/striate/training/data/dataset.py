@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ class Decoded:
     """Images that are made one at a time, by index.
 
     load: gives uint8 ``(C, H, W)`` for an index; sizes: (height, width) of each; names: what messages call each;
-    indices: which of them, in order, are meant.
+    indices: which of them, in order, are meant; files: where each lies, () for images that are made otherwise.
     """
 
     load: Callable[[int], Tensor]
@@ -59,6 +60,7 @@ class Decoded:
     sizes: Sequence[tuple[int, int]]
     names: Sequence[str]
     indices: Tensor
+    files: Sequence[Path] = ()
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -119,7 +121,7 @@ class Part:
         if isinstance(images, Tensor):
             images = images[indices]
         else:
-            images = Decoded(images.load, images.channels, images.sizes, images.names, images.indices[indices])
+            images = replace(images, indices=images.indices[indices])
         return Part(images, self.labels[indices], None if self.boxes is None else self.boxes[indices])
 
 

@@ -196,12 +196,13 @@ def _assembled(request: Request, files: dict[str, list[_File]]) -> DataSet:
     classes = class_names(file.label for file in kept)
     place = {label: number for number, label in enumerate(classes)}
     labels = torch.tensor([place[file.label] for file in kept], dtype=torch.int64)
-    load = _Files(where, [file.path for file in kept], sizes, channels)
+    paths = [file.path for file in kept]
+    load = _Files(where, paths, sizes, channels)
     names = [file.name for file in kept]
     parts = {}
     for part in files:
         indices = torch.tensor([k for k, name in enumerate(part_of) if name == part], dtype=torch.int64)
-        parts[part] = Part(Decoded(load, channels, sizes, names, indices), labels[indices])
+        parts[part] = Part(Decoded(load, channels, sizes, names, indices, paths), labels[indices])
     if list(parts) in (["all"], ["train"]):
         parts = split_part(next(iter(parts.values())), request.seed)
     return DataSet(where, classes, parts, tuple(skipped))

@@ -114,10 +114,13 @@ class Preprocessing:
     def kept(self, part: Part) -> Part:
         """The part with each image resized when it is first asked for, and kept then: further epochs decode nothing.
 
-        A part whose images lie in memory, or would take more than 512 MiB there, is returned as it is.
+        A part whose images lie in memory, or would take more than 512 MiB there, is returned as it is, and so is one
+        whose images are kept already.
         """
         images, count = part.images, len(part)
         if isinstance(images, Tensor) or count * self.channels * math.prod(self.size) > MOST_KEPT_BYTES:
+            return part
+        if isinstance(images.load, _Kept) and images.load.prepare == self:
             return part
         names = [part.name(index) for index in range(count)]
         decoded = Decoded(_Kept(self, part), self.channels, [self.size] * count, names, torch.arange(count))
@@ -147,7 +150,11 @@ class Preprocessing:
             top, left = (height - rows) // 2, (width - columns) // 2
             images = images[:, :, top : top + rows, left : left + columns]
             if (rows, columns) != self.size:
-                images = F.interpolate(images, self.size, mode="bilinear", antialias=True)
+                is_pixel = self.size == (1, 1)  # which torch 2.13 makes of floats only
+                images = F.interpolate(
+                    images.float() if is_pixel else images, self.size, mode="bilinear", antialias=True
+                )
+                images = images.round().to(torch.uint8) if is_pixel else images
         if images.shape[1] == self.channels:
             return images
         if images.shape[1] == 1:

@@ -11,7 +11,7 @@ import stat
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
-from unicodedata import category
+from unicodedata import bidirectional, category
 from zipfile import BadZipFile
 
 import numpy as np
@@ -34,6 +34,7 @@ __all__ = [
 MOST_BYTES = 2**31  # of the images of one file in memory; the largest usual set, EMNIST by class, has 0.64 GB
 DEFLATE = 1032  # bytes from a compressed one, at most: 258 from two bits
 CHUNK_BYTES = 2**20
+TURNING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}  # codes for the direction of text
 TOO_LARGE = "Keep larger sets as a folder of images (folder:DIR)."
 DAMAGED = "Copy or download it again."
 
@@ -64,12 +65,13 @@ def user_path(text: str) -> Path:
 
 
 def is_plain(text: str) -> bool:
-    """Whether a name can be printed: it has no control codes, and no bytes that are not UTF-8.
+    """Whether a name can be printed: it has no control codes, also none that turn the direction of what follows, and no
+    bytes that are not UTF-8.
 
-    >>> is_plain("Käfer 2"), is_plain("cat\\x1b[2J"), is_plain("caf\\udce9")
-    (True, False, False)
+    >>> is_plain("Käfer 2"), is_plain("cat\\x1b[2J"), is_plain("gpj\\u202e"), is_plain("caf\\udce9")
+    (True, False, False, False)
     """
-    return not any(category(letter) in ("Cc", "Cs") for letter in text)
+    return not any(category(letter) in ("Cc", "Cs") or bidirectional(letter) in TURNING for letter in text)
 
 
 def folder_of(where: str, text: str) -> Path:
