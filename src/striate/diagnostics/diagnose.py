@@ -72,9 +72,9 @@ class Diagnosis:
     @property
     def verdict(self) -> str:
         """What was found, in a sentence."""
-        if not self.findings:
-            return "No fault was found."
-        return f"Found: {counted(grouped(self.findings))}, the gravest first."
+        groups = grouped(self.findings)
+        first = ", the gravest first" if len(groups) > 1 else ""
+        return f"Found: {counted(groups)}{first}." if groups else "No fault was found."
 
     @property
     def summary(self) -> str:
@@ -165,10 +165,11 @@ def diagnose(
     r"""Runs the probes of :data:`PROBES` that suit a model, in training mode, and says what is wrong with it.
 
     Findings, each with its number and what to do: something is not finite; units are dead (from 40 % of a layer on);
-    the gradient vanishes (10⁻⁴ over all layers) or explodes (10⁴), or reaches no layer; running statistics lose what
-    was learned (from 10 % on); the rate is above the stable one, for gradient descent 2/λ; activations are saturated
-    (from half of the values on); the loss is that of guessing, or twice that; a step moves weights by more than 0.1 or
-    less than 10⁻⁵ of their norm. The sources of the thresholds are beside them in :mod:`.symptoms`.
+    the gradient vanishes (10⁻⁴ over all layers) or explodes (10⁴), or reaches no layer; running statistics, or those of
+    the batch, lose what was learned (from a fifth on); the rate is above the stable one, for gradient descent 2/λ;
+    activations are saturated (from half of the values on); the loss is that of guessing, or twice that; a step moves
+    weights by more than 0.1 or less than 10⁻⁵ of their norm. The sources of the thresholds are beside them in
+    :mod:`.symptoms`.
 
     batches: some as the model is trained with, as large and as mixed; gradient and curvature are of the first.
     optimizer or rate: what it is trained with, without which nothing is said of steps. trained: False for a model with
@@ -266,7 +267,7 @@ def _run(
     return results, refused
 
 
-# ---------------------------------------------------------------------------------------------------------- the probes
+# ----------------------------------------------------------------------------------------------------------- the probes
 
 
 def _flow(given: _Given) -> Any:
@@ -321,7 +322,7 @@ PROBES: dict[str, Callable[[_Given], Any]] = {
 }
 
 
-# ------------------------------------------------------------------------------------------------------------- drawing
+# -------------------------------------------------------------------------------------------------------------- drawing
 
 
 def _table(result: Any, width: int) -> list[str]:

@@ -27,7 +27,7 @@ DEAD = 0.4
 SATURATED = 0.5
 BOUNDED = ("Hardsigmoid", "Hardtanh", "Sigmoid", "Softsign", "Tanh")  # flat on both sides; a ReLU is at 0 by design
 # Of what a network has learned, guessing - loss, the part that is lost where the other statistics are used.
-LOST, MOSTLY_LOST = 0.1, 0.5
+LOST, MOSTLY_LOST = 0.2, 0.5
 STALE = 0.5  # of the gap of single batches: what is left in the mean over all of them, where chance cancels
 UNLEARNED = 0.95  # times the loss of guessing: a twentieth has been learned at most
 # Karpathy ("CS231n: Neural Networks Part 3", 2015) has the ratio of update and weight near 10⁻³: two orders either way.
@@ -100,7 +100,7 @@ def symptoms(seen: Seen) -> tuple[Symptom, ...]:
     return tuple(sorted(found, key=lambda one: SEVERITIES.index(one.severity)))
 
 
-# ---------------------------------------------------------------------------------------------------------- the faults
+# ----------------------------------------------------------------------------------------------------------- the faults
 
 
 def _not_finite(seen: Seen) -> Iterator[Symptom]:
