@@ -21,6 +21,7 @@ from striate.diagnostics import (
     activation_statistics,
     curvature,
     dead_units,
+    diagnose,
     effective_rates,
     effective_smoothness,
     gradient_flow,
@@ -72,6 +73,7 @@ PROBES: dict[str, Callable[[torch.nn.Module, Batch], object]] = {
     "effective_rates": lambda model, batch: effective_rates(model, torch.optim.SGD(model.parameters(), 0.1)),
     "norm_mismatch": lambda model, batch: norm_mismatch(with_norm(model), F.cross_entropy, [batch]),
     "statistics_noise": lambda model, batch: statistics_noise(with_norm(model), batch, [2]),
+    "diagnose": lambda model, batch: diagnose(model, F.cross_entropy, [batch, batch], rate=0.1, quick=True),
     "profile": lambda model, batch: diagnostics.profile(model, batch[0], rounds=3, next_best=False),
 }
 NO_PROBES = {"angle", "equilibrium_angle", "recompute_statistics"}  # what takes no model, or is there to change it

@@ -17,7 +17,22 @@ import shtab
 from .. import __version__
 from .._renamed import accept_old_names
 from ..errors import ArgumentError, ArgumentTypeError, CheckpointError, DataError, DependencyError, ShapeError
-from . import compare, data, doctor, evaluate, explain, find_lr, inspect, lab, overfit, predict, profile, runs, train
+from . import (
+    compare,
+    data,
+    diagnose,
+    doctor,
+    evaluate,
+    explain,
+    find_lr,
+    inspect,
+    lab,
+    overfit,
+    predict,
+    profile,
+    runs,
+    train,
+)
 from .model import COMPLETION
 from .parser import Parser
 
@@ -76,7 +91,10 @@ def parser() -> Parser:
     )
     made.set_defaults(command=_print_help)
     commands = made.add_subparsers(title="commands", metavar="COMMAND")
-    own = (train, evaluate, predict, runs, compare, find_lr, overfit, data, explain, inspect, profile, lab, doctor)
+    own = (
+        *(train, evaluate, predict, runs, compare, find_lr, overfit, diagnose, data, explain, inspect, profile),
+        *(lab, doctor),
+    )
     for one in own:
         made.commands |= one.add(commands)
     return made

@@ -19,7 +19,7 @@ __all__ = ["add", "run"]
 
 WITHOUT = (
     *("epochs", "learning_rate", "ema", "patience", "schedule", "warm_up", "step_epochs", "step_factor"),
-    *("val_fraction", "checkpoint_minutes", "strict", "log"),
+    *("val_fraction", "checkpoint_minutes", "strict", "diagnose", "log"),
 )
 
 

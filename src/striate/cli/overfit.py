@@ -13,7 +13,7 @@ from .train import setting_options, settings_in
 
 __all__ = ["add", "run"]
 
-WITHOUT = ("epochs", "val_fraction", "checkpoint_minutes", "strict", "log", "workers")
+WITHOUT = ("epochs", "val_fraction", "checkpoint_minutes", "strict", "diagnose", "log", "workers")
 
 
 def add(commands: Commands) -> dict[str, Parser]:

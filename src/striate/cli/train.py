@@ -110,7 +110,11 @@ def run(options: argparse.Namespace) -> int:
             overwrite=options.overwrite,
             progress=True,
             on_ready=lambda ready, folder: findings.update(_begin(ready, folder)),
-            about_layers=lambda ready: {**findings, "times": _times(ready)},
+            about_layers=lambda ready: {
+                **findings,
+                "times": _times(ready),
+                "diagnoses": [*findings["diagnoses"], *_diagnosed(ready, trained=True)],
+            },
             tell=lambda line: print(line, flush=True),
             **given,
         )
@@ -148,7 +152,7 @@ def _begin(ready: Prepared, folder: Path) -> dict[str, Any]:
         facts = ready.snapshot.facts
         rows.append(("goes on", f"after epoch {facts['epoch']}, step {facts['step']:,} of {settings.epochs * steps:,}"))
     print("\n".join([*labelled(rows, output.width(60)), ""]), flush=True)
-    return _lint(ready)
+    return {**_lint(ready), "diagnoses": _diagnosed(ready, trained=False) if ready.snapshot is None else []}
 
 
 def _batch(ready: Prepared) -> int:
@@ -188,6 +192,18 @@ def _lint(ready: Prepared) -> dict[str, Any]:
         hint = "Mend the model, or leave --strict out."
         raise ArgumentError(build("train", "a model without errors, since it is strict", ", ".join(errors), hint=hint))
     return {"groups": groups, "counted": counted(groups)}
+
+
+def _diagnosed(ready: Prepared, *, trained: bool) -> list[tuple[str, str, Any]]:
+    """Prints what is wrong with the model, if settings ask for it; returns it for the report: when, what, findings."""
+    from ..analysis.lint.group import grouped
+    from .diagnose import of_training
+
+    if not ready.settings.diagnose:
+        return []
+    found = of_training(ready, trained=trained, with_rate=not trained)
+    print(f"{found.table(output.width(60))}\n", flush=True)
+    return [("After training" if trained else "Before training", found.summary, grouped(found.findings))]
 
 
 def _times(ready: Prepared) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from .._renamed import accept_old_names
 from .activations import ActivationRow, ActivationStatistics, DeadUnits, activation_statistics, dead_units
 from .curvature import Curvature, CurvatureByMode, Density, curvature
+from .diagnose import Diagnosis, diagnose
 from .flow import FlowRow, GradientFlow, gradient_flow
 from .landscape import (
     Plane,
@@ -41,6 +42,7 @@ from .scale import (
     equilibrium_angle,
     scale_invariant,
 )
+from .symptoms import Symptom
 
 __all__ = [
     "ActivationRow",
@@ -49,6 +51,7 @@ __all__ = [
     "CurvatureByMode",
     "DeadUnits",
     "Density",
+    "Diagnosis",
     "EffectiveRates",
     "Factor",
     "FlowRow",
@@ -73,11 +76,13 @@ __all__ = [
     "Smoothness",
     "StatisticsNoise",
     "StatisticsRow",
+    "Symptom",
     "WeightRow",
     "activation_statistics",
     "angle",
     "curvature",
     "dead_units",
+    "diagnose",
     "effective_rates",
     "effective_smoothness",
     "equilibrium_angle",

@@ -87,13 +87,15 @@ def report(
     groups: Sequence[Any] = (),
     counted: str = "",
     times: Mapping[str, Any] | None = None,
+    diagnoses: Sequence[tuple[str, str, Sequence[Any]]] = (),
 ) -> str:
     """Renders the page, which needs nothing from elsewhere and no script.
 
     model: as it was trained; evaluation: of the data's part ``part``; name: what the page is called, by default the
     class of the model; records: what a :class:`.watch.Watch` saw; groups, counted: findings about the model, as the
     functions ``grouped`` and ``counted`` of :mod:`striate.analysis` give them; times: of its layers, as ``times`` of
-    :mod:`striate.diagnostics.page` gives them. The model stays as it is.
+    :mod:`striate.diagnostics.page` gives them; diagnoses: when the model was measured, a sentence and the groups of its
+    findings, of :func:`striate.diagnostics.diagnose`. The model stays as it is.
 
     Raises DataError for an image that is broken.
     """
@@ -129,6 +131,7 @@ def report(
         groups=groups,
         counted=counted,
         times=times,
+        diagnoses=diagnoses,
         settings=_settings(settings),
     )
 

@@ -322,6 +322,9 @@ class RunSettings(FitSettings):
         5.0, "run", "time between checkpoints within an epoch", above=0, placeholder="MINUTES", free=True
     )
     strict: bool = _knob(False, "run", "stop where inspecting the model finds an error")
+    diagnose: bool = _knob(
+        False, "run", "say what is wrong with the model, before and after, as striate diagnose does", free=True
+    )
     log: str | None = _knob(None, "run", "also log for this program", choices=("tensorboard",), unset="no other log")
 
 

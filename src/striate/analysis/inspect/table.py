@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
 from ...errors import ArgumentError, build
 from ...render.text import colored, columns
-from ..lint.group import grouped
+from ..lint.group import Group, grouped
 from .result import Result
 from .words import COLUMNS, about, cells, counted, facts, shares
 
-__all__ = ["bar", "table"]
+__all__ = ["bar", "finding_lines", "table"]
 
 LEAST_WIDTH = 40
 HIDDEN = (  # the widths below which columns, by number, are omitted
@@ -40,12 +41,18 @@ def table(report: Result, width: int = 100, color: bool = False) -> str:
     parts = [*_wrapped([*facts(report), *report.notes], width), "", *lines, "", *_wrapped([about(shown)], width)]
     groups = grouped(report.findings)
     parts += ["", counted(groups)] if groups else []
+    return "\n".join([*parts, *finding_lines(groups, width, color)])
+
+
+def finding_lines(groups: Sequence[Group], width: int, color: bool = False) -> list[str]:
+    """Formats findings: rule and places with a mark for the severity, and below it what is wrong and how to mend it."""
+    lines = []
     for group in groups:
         mark = MARKS[group.severity]
         first, *more = _indented(f"{mark} {group.rule}: {group.places}{group.scope}", width)
-        parts += [colored(mark, group.severity) + first[len(mark) :] if color else first, *more]
-        parts += _indented(f"  {group.message}", width)
-    return "\n".join(parts)
+        lines += [colored(mark, group.severity) + first[len(mark) :] if color else first, *more]
+        lines += _indented(f"  {group.message}", width)
+    return lines
 
 
 def bar(share: float, width: int = BAR) -> str:
