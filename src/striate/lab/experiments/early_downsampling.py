@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ...training.data import make_shapes
 from ..claim import Claim, Trial
 from ..networks import convnet
@@ -23,7 +25,7 @@ def _error(trial: Trial, plan: str, size: int) -> float:
     x = images.float()
     x = (x - x[:TRAIN].mean()) / x[:TRAIN].std()
     model = convnet(plan, 3, 5, norm="batch", seed=trial.seed)
-    given = {"lr": RATE, "momentum": MOMENTUM, "batch": BATCH, "schedule": "cosine", "seed": trial.seed}
+    given: dict[str, Any] = {"lr": RATE, "momentum": MOMENTUM, "batch": BATCH, "schedule": "cosine", "seed": trial.seed}
     train_steps(model, x[:TRAIN], y[:TRAIN], trial.steps(STEPS), **given)
     return 1 - accuracy(model, x[TRAIN:], y[TRAIN:])
 

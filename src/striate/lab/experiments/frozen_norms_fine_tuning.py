@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 from torch import Tensor
 
@@ -19,9 +20,9 @@ def measure(trial: Trial) -> dict[str, float]:
     """Test errors on the new digits after fine-tuning all layers."""
     batch, group = (_trained_on_old(trial, norm) for norm in ("batch", "group"))
     frozen = deepcopy(batch)
-    for layer in frozen.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.freeze()
+    norms: list[Any] = [layer for layer in frozen.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.freeze()
     models = {"live": batch, "frozen": frozen, "group": group}
     return {name: _fine_tuned(trial, model) for name, model in models.items()}
 

@@ -12,14 +12,14 @@ PLAN, HIDDEN = "16-16-M-32-32", 128
 
 def measure(trial: Trial) -> dict[str, float]:
     """Errors and parameters of both networks."""
-    body = convnet(PLAN, classes=trial.classes, head="flatten", norm="batch", seed=trial.seed)[:-1]
+    layers = list(convnet(PLAN, classes=trial.classes, head="flatten", norm="batch", seed=trial.seed))
     features = 32 * 4 * 4
     head = (nn.Linear(features, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, trial.classes))
     models = {
-        "flattened": redraw(nn.Sequential(*body, *head), seed=trial.seed),
+        "flattened": redraw(nn.Sequential(*layers[:-1], *head), seed=trial.seed),
         "averaged": convnet(PLAN, classes=trial.classes, norm="batch", seed=trial.seed),
     }
-    found = {}
+    found: dict[str, float] = {}
     for name, model in models.items():
         one = trained(trial, model)
         found |= {f"{name}_error": one.error, f"{name}_gap": one.error - one.fit, f"{name}_parameters": one.parameters}

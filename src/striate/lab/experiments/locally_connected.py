@@ -49,6 +49,7 @@ def _network(trial: Trial, is_shared: bool, size: int) -> nn.Sequential:
     for layer in model:
         if isinstance(layer, nn.LocallyConnected2d):  # He's law, as redraw gives it to convolutions
             nn.init.normal_(layer.weight, std=math.sqrt(2 / (layer.in_channels * math.prod(layer.kernel_size))))
+            assert layer.bias is not None
             nn.init.zeros_(layer.bias)
     return model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -47,7 +48,7 @@ def _growth(trial: Trial, norm: Norm) -> tuple[float, float]:
     return off, float((changes < 0).any(1).sum())
 
 
-def _squares(tensors: list[Tensor]) -> Tensor:
+def _squares(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([tensor.detach().square().sum() for tensor in tensors])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
@@ -40,8 +42,8 @@ def _distance(trial: Trial, x: Tensor, y: Tensor, plan: str, head: str) -> float
         {"params": list(model[:-1].parameters())},
         {"params": list(last.parameters()), "lr": min(RATE, 2 / last.in_features)},  # more diverges: 2,048 sum up
     ]
-    given = {"lr": RATE, "momentum": MOMENTUM, "schedule": "cosine", "loss": mse_loss, "seed": trial.seed}
-    train_steps(model, x[:TRAIN], y[:TRAIN], trial.steps(STEPS), parameters=groups, **given)
+    given: dict[str, Any] = {"lr": RATE, "momentum": MOMENTUM, "schedule": "cosine", "loss": mse_loss}
+    train_steps(model, x[:TRAIN], y[:TRAIN], trial.steps(STEPS), parameters=groups, seed=trial.seed, **given)
     with torch.no_grad(), evaluation_mode(model):
         off = model(x[TRAIN:]) - y[TRAIN:]
     return off.norm(dim=1).mean().item() * SIZE / 2

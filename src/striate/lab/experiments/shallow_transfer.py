@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from statistics import fmean
+from typing import Any
 
 from torch import Tensor
 
@@ -58,8 +59,8 @@ def _train(trial: Trial, model: nn.Sequential, data: Data, kept: int) -> None:
     convolutions = [layer for layer in model if isinstance(layer, nn.Conv2d)]
     frozen = {parameter for layer in convolutions[:kept] for parameter in layer.parameters()}
     learnt = [parameter for parameter in model.parameters() if parameter not in frozen]
-    given = {"lr": RATE, "momentum": MOMENTUM, "schedule": "cosine", "parameters": learnt, "seed": trial.seed}
-    train_steps(model, data[0], data[1], trial.steps(STEPS), **given)
+    given: dict[str, Any] = {"lr": RATE, "momentum": MOMENTUM, "schedule": "cosine", "parameters": learnt}
+    train_steps(model, data[0], data[1], trial.steps(STEPS), seed=trial.seed, **given)
 
 
 CLAIM = Claim(
