@@ -25,7 +25,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -177,11 +177,11 @@ def work() -> None:
         print(json.dumps([time.perf_counter() - start, waiting]), flush=True)
 
 
-def measure(case: Case, rounds: int, threads: int) -> dict[str, Any]:
+def measure(case: Case, names: Sequence[str], rounds: int, threads: int) -> dict[str, Any]:
     """A row: images a second and spread of every contestant, and their times over that of fit."""
     with ExitStack() as stack:
         workers, losses = {}, {}
-        for name in contestants():
+        for name in names:
             # no Worker, as its process may have no children, and torch's DataLoader needs one
             workers[name] = LineWorker(sys.executable, __file__, "--work")
             stack.callback(workers[name].kill)
@@ -195,7 +195,7 @@ def measure(case: Case, rounds: int, threads: int) -> dict[str, Any]:
         "spread": {name: one.spread for name, one in found.items()},
         "ratios": {name: one.median / found[FIT].median for name, one in found.items()},
         "ratio_a_a": found[again(BARE)].median / found[BARE].median,
-        "waiting": {name: statistics.median(waiting for _, waiting in answers[name]) for name in FITS},
+        "waiting": {name: statistics.median(waiting for _, waiting in answers[name]) for name in FITS if name in names},
         "losses": losses,
         "losses_agree": max(losses.values()) - min(losses.values()) <= LOSS_TOLERANCE,
     }
@@ -204,28 +204,30 @@ def measure(case: Case, rounds: int, threads: int) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="networks whose name contains this")
+    parser.add_argument("--against", nargs="*", default=[*contestants()], metavar="NAME",
+                        help=f"whom to time beside {FIT} and {BARE} (default: all)")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=7, help="turns of each, at least 3 (default %(default)s)")
     parser.add_argument("--images", type=int, help="images of an epoch (default 60000 and 5120)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads (default %(default)s)")
     where = "benchmarks/results/training.json"
-    parser.add_argument("--json", type=Path, help=f"where to write the rows (default {where}; with --only nowhere)")
+    parser.add_argument("--json", type=Path, help=f"where to write the rows (default {where}; of a part nowhere)")
     options = parser.parse_args()
     cases = [case for case in CASES if options.only in case.network]
     if not cases or options.rounds < 3:
         parser.error("--only names a network, lenet5 or resnet_cifar, and --rounds is 3 at least")
     if options.images:
         cases = [case._replace(images=options.images) for case in cases]
+    names = [name for name in contestants() if name in (FIT, BARE, *options.against)]
     info = striate.native_info()
     machine = {"processor": processor(), "threads": options.threads, "rounds": options.rounds}
     machine |= {name: info[name] for name in ("isa", "torch", "striate")}
     print(", ".join(f"{name} {value}" for name, value in machine.items()) + "\n")
-    names = list(contestants())
     head = ["network", "images", "batch", *(f"{name} images/s (time)" for name in names), "A/A", "waiting"]
     print("| " + " | ".join(head) + " |")
     print("|---" * (len(names) + 5) + "|")
     rows = []
     for case in cases:
-        row = measure(case, options.rounds, options.threads)
+        row = measure(case, names, options.rounds, options.threads)
         rows.append(row)
         cells = [f"{row['images_per_second'][name]:,.0f} ({row['ratios'][name]:.2f} ×)" for name in names]
         cells += [f"{row['ratio_a_a']:.2f}", f"{row['waiting'][FIT]:.1%}"]
@@ -234,7 +236,8 @@ def main() -> int:
     for row in rows:
         spreads = ", ".join(f"{name} {spread:.0%}" for name, spread in row["spread"].items())
         print(f"spreads of {row['network']}: {spreads}")
-    path = options.json or (None if options.only or options.images else RESULTS / "training.json")
+    is_whole = not options.only and not options.images and len(names) == len(contestants())
+    path = options.json or (RESULTS / "training.json" if is_whole else None)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
