@@ -280,7 +280,7 @@ def _curvature(given: _Given) -> Any:
     mode: Any = "both" if _has_batch_norms(given.model) else "train"
     batches = [tuple(plain(part) for part in given.batches[0])]
     how: dict[str, Any] = {"steps": STEPS, "tolerance": TOLERANCE, "samples": 2, "dtype": None}
-    return curvature(given.model, given.loss, batches, mode, **how)  # type: ignore[arg-type]
+    return curvature(given.model, given.loss, batches, mode, **how)
 
 
 def _norms(given: _Given) -> Any:
