@@ -127,6 +127,15 @@ def test_relus_with_weights_that_are_too_small_are_told_otherwise() -> None:
     )
 
 
+def test_batch_norms_of_two_values_let_hardly_any_gradient_through() -> None:
+    model = deep(nn.ReLU, 30.0, norm=True)
+    found = one(seen(model, given=batches(2, 2)), "vanishing-gradient")
+    assert found.fix == (
+        "Batch norms of few values pass hardly any gradient: take larger batches, or group norm (norm=group)."
+    )
+    assert "vanishing-gradient" not in rules(seen(model))
+
+
 def test_weights_that_are_too_large_make_the_gradient_explode() -> None:
     found = seen(deep(nn.ReLU, 6.0))
     first = found.findings[0]

@@ -17,15 +17,9 @@ from .model import MODEL, SHELL, current_folder
 from .parser import Commands, Help, Parser
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import Tensor
-    from torch.optim import Optimizer
-
-    from ..diagnostics import Diagnosis
     from ..training.run import Prepared
 
-__all__ = ["add", "of_training", "run"]
+__all__ = ["add", "run"]
 
 IMAGES = 512
 
@@ -69,6 +63,7 @@ def add(commands: Commands) -> dict[str, Parser]:
 
 def run(options: argparse.Namespace) -> int:
     from ..allocator import tune_allocator
+    from ..diagnostics.prepared import diagnose_prepared
     from ..training.folder import holds_run
 
     _check(options)
@@ -77,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     # output of the model's and the data set's own code is not part of the report
     with current_folder(), output.progress_bar() as show, redirect_stdout(sys.stderr):
         ready = _opened(options) if is_run else _made(options)
-        found = of_training(
+        found = diagnose_prepared(
             ready,
             trained=is_run,
             images=options.images,
@@ -97,57 +92,6 @@ def run(options: argparse.Namespace) -> int:
     output.write(options.picture, found.picture, stream)
     output.write(options.page, found.page, stream)
     return 1 if any(finding.severity == "error" for finding in found.findings) else 0
-
-
-def of_training(
-    ready: Prepared,
-    *,
-    trained: bool,
-    images: int = IMAGES,
-    with_rate: bool = True,
-    quick: bool = False,
-    probes: list[str] | None = None,
-    on_probe: Callable[[int, int, str], object] = lambda done, of, name: None,
-) -> Diagnosis:
-    """The diagnosis of a model on training images, in batches as large as those of its training, not augmented."""
-    import torch.nn.functional as F
-
-    from ..diagnostics import diagnose
-
-    settings = ready.settings
-    return diagnose(
-        ready.model,
-        lambda scores, labels: F.cross_entropy(scores, labels, label_smoothing=settings.label_smoothing),
-        _batches(ready, images),
-        optimizer=_optimizer(ready) if with_rate else None,
-        trained=trained,
-        quick=quick,
-        probes=probes,
-        on_probe=on_probe,
-    )
-
-
-def _batches(ready: Prepared, images: int) -> list[tuple[Tensor, Tensor]]:
-    """Batches of one size, of images that the seed chooses."""
-    import torch
-
-    from ..training.data import Loader
-
-    settings, part = ready.settings, ready.data.parts["train"]
-    count = min(images, len(part))
-    size = min(settings.batch_size, count)
-    order = torch.randperm(len(part), generator=torch.Generator().manual_seed(settings.seed))
-    chosen = part.take(order[: count - count % size])
-    loader = Loader(chosen, size, ready.preprocessing, classes=len(ready.data.classes), shuffle=False, workers=0)
-    return [(batch.images, batch.targets) for batch in loader.batches(0)]
-
-
-def _optimizer(ready: Prepared) -> Optimizer:
-    """That of the training, at its peak."""
-    from ..training import Training
-
-    settings = ready.settings.replace(ema=None, patience=None)  # of which a step knows nothing
-    return Training(ready.model, ready.data, settings, ready.preprocessing).optimizer
 
 
 def _made(options: argparse.Namespace) -> Prepared:

@@ -197,11 +197,11 @@ def _lint(ready: Prepared) -> dict[str, Any]:
 def _diagnosed(ready: Prepared, *, trained: bool) -> list[tuple[str, str, Any]]:
     """Prints what is wrong with the model, if settings ask for it; returns it for the report: when, what, findings."""
     from ..analysis.lint.group import grouped
-    from .diagnose import of_training
+    from ..diagnostics.prepared import diagnose_prepared
 
     if not ready.settings.diagnose:
         return []
-    found = of_training(ready, trained=trained, with_rate=not trained)
+    found = diagnose_prepared(ready, trained=trained, with_rate=not trained)
     print(f"{found.table(output.width(60))}\n", flush=True)
     return [("After training" if trained else "Before training", found.summary, grouped(found.findings))]
 

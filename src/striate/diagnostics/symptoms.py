@@ -172,6 +172,8 @@ def _gradient(seen: Seen) -> Iterator[Symptom]:
     )
     if flow.kind == "exploding":
         fix = "Begin with He's weights, put a norm before each activation, or limit the gradient with clip=1."
+    elif slope < 0.5 and not any(type(module).__name__ in BOUNDED for module in seen.model.modules()):
+        fix = "Batch norms of few values pass hardly any gradient: take larger batches, or group norm (norm=group)."
     elif slope < 0.5:  # a ReLU's is 0.7
         fix = "Use ReLU in place of activations that saturate, with He's weights; or a norm before each, or shortcuts."
     else:
