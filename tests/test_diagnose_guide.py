@@ -48,7 +48,8 @@ def test_three_broken_networks_are_told_what_is_wrong_and_mended_ones_that_nothi
         fails = "✗" in out or comment.strip() == "it does not learn one batch"
         assert code == int(fails), f"{line}\n{out}\n{err}"
         printed[command.strip()] = out
-    shown = re.findall(r"^```\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    fenced = PAGE.read_text(encoding="utf-8").split("```")[1::2]
+    shown = [text.removeprefix("\n") for text in fenced if text.startswith("\n")]
     assert len(shown) == 3
     for text in shown:
         first = text.partition("\n")[0].removesuffix(" on digits")
