@@ -35,20 +35,21 @@ def test_three_broken_networks_are_told_what_is_wrong_and_mended_ones_that_nothi
     net, *python = blocks("python")
     (tmp_path / "net.py").write_text(net)
     lines = "".join(blocks("sh")).splitlines()
-    assert len(lines) == 10
+    assert len(lines) == 12
     printed = {}
     for line in lines:
         command, _, comment = line.partition("#")
         words = shlex.split(command)
         code = main(words[1:])
         out, err = capsys.readouterr()
-        found = set(re.findall(r"^[✗!] ([\w-]+):", out, re.M))
+        found = set(re.findall(r"^✗ ([\w-]+):", out, re.M))
         expected = set(re.findall(r"finds ([\w, -]+)", comment)[0].split(", ")) if "finds " in comment else {"nothing"}
         assert words[1] == "train" or (found or {"nothing"}) == expected, f"{line}\n{out}\n{err}"
         fails = "✗" in out or comment.strip() == "it does not learn one batch"
         assert code == int(fails), f"{line}\n{out}\n{err}"
         printed[command.strip()] = out
-    shown = re.findall(r"^```\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    fenced = PAGE.read_text(encoding="utf-8").split("```")[1::2]
+    shown = [text.removeprefix("\n") for text in fenced if text.startswith("\n")]
     assert len(shown) == 3
     for text in shown:
         first = text.partition("\n")[0].removesuffix(" on digits")

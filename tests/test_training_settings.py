@@ -153,7 +153,8 @@ def test_settings_are_what_their_dictionary_says() -> None:
 
 
 def test_settings_that_change_no_result_make_no_difference() -> None:
-    assert {name for name, knob in TABLE.items() if knob.free} == {"threads", "workers", "checkpoint_minutes"}
+    free = {name for name, knob in TABLE.items() if knob.free}
+    assert free == {"threads", "workers", "checkpoint_minutes", "diagnose"}
     changed = RunSettings(threads=3, workers=2, checkpoint_minutes=1.0)
     assert RunSettings().differences(changed) == []
     assert RunSettings().differences(changed.replace(seed=1, pool="avg")) == ["seed", "pool"]
