@@ -216,7 +216,7 @@ NETWORKS = [
     _cv("espnetv2.espnetv2_wd2", 1, 3, 224, 224, refused={"pickled": "Can't pickle"}),
     _cv("fdmobilenet.fdmobilenet_wd4", 2, 3, 224, 224),
     _cv("hardnet.hardnet39ds", 1, 3, 224, 224),
-    _cv("nin_cifar.nin_cifar10", 4, 3, 32, 32, small=True),
+    _cv("nin_cifar.nin_cifar10", 4, 3, 32, 32),
     _cv(
         "octresnet.octresnet10_ad2",
         2,
@@ -250,7 +250,6 @@ NETWORKS = [
     _monai(
         "UNet",
         (2, 1, 32, 32),
-        small=True,
         spatial_dims=2,
         in_channels=1,
         out_channels=2,
@@ -290,7 +289,6 @@ NETWORKS = [
     _monai(
         "DenseNet",
         (2, 1, 16, 16, 16),
-        small=True,
         spatial_dims=3,
         in_channels=1,
         out_channels=2,

@@ -1547,7 +1547,10 @@ TRANSFORMS: dict[str, Callable[[torch.nn.Module], Callable[[Tensor], Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.nightly] * (n in ("grad", "jacrev", "jvp"))) for n in TRANSFORMS],
+)
 def test_compiled_function_transforms_give_what_torchs_give(name: str) -> None:
     def make(n: Any) -> torch.nn.Module:
         norms = [] if name == "jvp" else [n.GroupNorm(2, 4), n.BatchNorm2d(4)]  # torch's own cannot be compiled with it
