@@ -1,6 +1,6 @@
 # make demo   a first look: sets up .venv, builds the native core, trains LeNet-5 on handwritten digits
 # make test   the same set-up with the test tools, then the suite: at most 6 GB of memory and 12 minutes on two cores
-# make nightly  the same set-up, then the tests that take longer or more memory: once before an issue is resolved; writes docs/ecosystem-networks.md
+# make nightly  the same set-up, then the tests that take longer or more memory, or repeat what the suite samples: once before an issue is resolved; writes docs/ecosystem-networks.md
 # make bench  the benchmarks                  make asan   the native tests under AddressSanitizer, LeakSanitizer and UBSan
 # make lint   ruff, clang-format and mypy    make clean  forgets everything that was built
 # TORCH=2.14.1 behind any of them: with that torch, in an environment of its own (a CUDA build takes 5.5 GB of disk)

@@ -14,7 +14,19 @@ from .claim import Trial
 from .networks import convnet
 from .training import Batch, train_steps
 
-__all__ = ["NETS", "NETS_AT_RATES", "RATES", "SETTING", "STEPS_ALONG", "curves", "network", "typical", "watched"]
+__all__ = [
+    "NETS",
+    "NETS_AT_RATES",
+    "RATES",
+    "SETTING",
+    "STEPS_ALONG",
+    "at_rates",
+    "curves",
+    "meanings",
+    "network",
+    "typical",
+    "watched",
+]
 
 T = TypeVar("T")
 
@@ -73,6 +85,32 @@ def typical(trial: Trial, name: str, values: Sequence[float]) -> float:
     """
     trial.keep(name, values)
     return median(values)
+
+
+def at_rates(trial: Trial, probe: Callable[[nn.Module, Batch], float]) -> dict[str, float]:
+    """What a probe typically finds, by net and rate.
+
+    >>> at_rates(Trial(seed=0, quick=True), lambda model, batch: 1.0)
+    {'plain_slow': 1.0, 'plain_fast': 1.0, 'batch_norm_slow': 1.0, 'batch_norm_fast': 1.0}
+    """
+    return {
+        f"{name}_{speed}": typical(trial, f"{name}_{speed}_curve", watched(trial, norm, rate, probe))
+        for name, norm in NETS.items()
+        for speed, rate in RATES.items()
+    }
+
+
+def meanings(what: str) -> dict[str, str]:
+    """What the numbers of :func:`at_rates` are.
+
+    >>> meanings("loss [nats]")["batch_norm_fast"]
+    'loss [nats] at rate 0.1, batch norm'
+    """
+    return {
+        f"{name}_{speed}": f"{what} at rate {rate}, {text}"
+        for name, text in (("plain", "no norm"), ("batch_norm", "batch norm"))
+        for speed, rate in RATES.items()
+    }
 
 
 def curves(

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ...diagnostics.landscape import gradient_predictiveness
 from ..claim import Claim, Trial
-from ..landscape import NETS, NETS_AT_RATES, RATES, SETTING, STEPS_ALONG, curves, typical, watched
+from ..landscape import NETS_AT_RATES, SETTING, STEPS_ALONG, at_rates, curves, meanings
 from ..training import Batch
 
 
@@ -19,11 +19,7 @@ def probe(model: nn.Module, batch: Batch) -> float:
 
 
 def measure(trial: Trial) -> dict[str, float]:
-    return {
-        f"{name}_{speed}": typical(trial, f"{name}_{speed}_curve", watched(trial, norm, rate, probe))
-        for name, norm in NETS.items()
-        for speed, rate in RATES.items()
-    }
+    return at_rates(trial, probe)
 
 
 CLAIM = Claim(
@@ -35,17 +31,13 @@ CLAIM = Claim(
     setting=(
         f"{SETTING} The change is the largest ‖g(w - s·g) - g‖/‖g‖, s being 0.05, 0.1, 0.2 and 0.4 and g the gradient."
     ),
-    statistics={
-        f"{name}_{speed}": f"change of the gradient, in parts of its norm, at rate {rate}, {text}"
-        for name, text in (("plain", "no norm"), ("batch_norm", "batch norm"))
-        for speed, rate in RATES.items()
-    },
+    statistics=meanings("change of the gradient, in parts of its norm,"),
     criterion="plain_slow >= 3 * batch_norm_slow and plain_fast >= 3 * batch_norm_fast",
     measure=measure,
     why=(
-        "Without norm the gradient 0.4 steps farther along differs from the one that was followed by seven to fifteen "
-        "times its norm, and with batch norm by one to two times. It is a ratio, so that, unlike the range of the "
-        "loss, it does not become small with the gradient."
+        "Without norm the gradient 0.4 steps farther along differs from the one that was followed by 18 to 21 times "
+        "its norm at the lower rate and 5 to 8 times at the higher one, with batch norm by 1.1 to 2.3 times, over five "
+        "seeds. It is a ratio, so that, unlike the range of the loss, it does not become small with the gradient."
     ),
     seconds=50,
     figure=partial(curves, names=NETS_AT_RATES, label="change of the gradient"),

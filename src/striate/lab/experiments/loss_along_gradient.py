@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ...diagnostics.landscape import loss_slice
 from ..claim import Claim, Trial
-from ..landscape import NETS, NETS_AT_RATES, RATES, SETTING, STEPS_ALONG, curves, typical, watched
+from ..landscape import NETS_AT_RATES, SETTING, STEPS_ALONG, at_rates, curves, meanings
 from ..training import Batch
 
 
@@ -19,11 +19,7 @@ def probe(model: nn.Module, batch: Batch) -> float:
 
 
 def measure(trial: Trial) -> dict[str, float]:
-    return {
-        f"{name}_{speed}": typical(trial, f"{name}_{speed}_curve", watched(trial, norm, rate, probe))
-        for name, norm in NETS.items()
-        for speed, rate in RATES.items()
-    }
+    return at_rates(trial, probe)
 
 
 CLAIM = Claim(
@@ -36,11 +32,7 @@ CLAIM = Claim(
         f"{SETTING} The range is the highest loss minus the lowest at w - s·g, s being 0, 0.05, 0.1, 0.2 and 0.4 and g "
         "the gradient."
     ),
-    statistics={
-        f"{name}_{speed}": f"range of the loss [nats] at rate {rate}, {text}"
-        for name, text in (("plain", "no norm"), ("batch_norm", "batch norm"))
-        for speed, rate in RATES.items()
-    },
+    statistics=meanings("range of the loss [nats]"),
     criterion="plain_slow >= 20 * batch_norm_slow and plain_fast >= 20 * batch_norm_fast",
     measure=measure,
     why=(
